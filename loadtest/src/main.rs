@@ -1,0 +1,2 @@
+//! Load-test workers for Tidegate.
+fn main(){}

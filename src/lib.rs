@@ -1,0 +1,1 @@
+//! Tidegate: events in at line rate, rows in Postgres by `COPY`.

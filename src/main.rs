@@ -1,0 +1,2 @@
+//! The Tidegate service.
+fn main(){}
