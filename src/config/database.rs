@@ -1,0 +1,145 @@
+//! Postgres: where it is, how it is used, and what the first migration makes.
+
+use std::path::PathBuf;
+
+use serde::Deserialize;
+
+use super::{ConfigError, Kind, Setting, refuse};
+
+/// Postgres.
+#[derive(Debug, Clone, Deserialize)]
+pub struct DatabaseConfig {
+    /// The database; unset: a private one under `data_dir`.
+    pub database_url: Option<String>,
+    /// Where the service keeps its files.
+    pub data_dir: PathBuf,
+    /// Folder of Postgres' binaries for the private one.
+    pub pg_bin: Option<PathBuf>,
+    /// Connections.
+    pub db_pool_size: usize,
+    /// Seconds until an idle connection is closed.
+    pub db_idle_timeout: u64,
+    /// Seconds for a connection to be made.
+    pub db_connect_timeout_s: u64,
+    /// Seconds that a start waits for Postgres.
+    pub db_start_timeout_s: u64,
+    /// The schema that holds all tables.
+    pub db_schema: String,
+    /// How the first migration makes `requests`.
+    pub partitioning: Partitioning,
+    /// Days for which partitions are made ahead.
+    pub partition_days_ahead: u64,
+    /// Days that events are kept; unset: for ever.
+    pub retention_days: Option<u64>,
+}
+
+/// How `requests` is made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Partitioning {
+    /// A partition a day.
+    Day,
+    /// One table.
+    Off,
+}
+
+impl Partitioning {
+    /// The word in the settings.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Day => "day",
+            Self::Off => "off",
+        }
+    }
+}
+
+pub(super) const SETTINGS: &[Setting] = &[
+    Setting {
+        name: "DATABASE_URL",
+        default: "",
+        kind: Kind::Secret("a URL such as postgres://user:password@host:5432/name?sslmode=verify-full"),
+        help: "The database. Unset: a private Postgres under DATA_DIR.",
+    },
+    Setting {
+        name: "DATA_DIR",
+        default: "./data",
+        kind: Kind::Text("a folder, made if it is not there"),
+        help: "Where the service keeps its files.",
+    },
+    Setting {
+        name: "PG_BIN",
+        default: "",
+        kind: Kind::Text("the folder of initdb, pg_ctl and postgres"),
+        help: "Postgres' binaries for the private one. Unset: they are looked for.",
+    },
+    Setting {
+        name: "DB_POOL_SIZE",
+        default: "20",
+        kind: Kind::Int { min: 4, max: 10_000, unit: "connections" },
+        help: "Connections to Postgres at once.",
+    },
+    Setting {
+        name: "DB_IDLE_TIMEOUT",
+        default: "20",
+        kind: Kind::Int { min: 1, max: 86_400, unit: "seconds" },
+        help: "Time after which an idle connection to Postgres is closed.",
+    },
+    Setting {
+        name: "DB_CONNECT_TIMEOUT_S",
+        default: "5",
+        kind: Kind::Int { min: 1, max: 3_600, unit: "seconds" },
+        help: "Time for a connection to Postgres to be made, or to come free.",
+    },
+    Setting {
+        name: "DB_START_TIMEOUT_S",
+        default: "60",
+        kind: Kind::Int { min: 1, max: 86_400, unit: "seconds" },
+        help: "Time that a start waits for Postgres to answer.",
+    },
+    Setting {
+        name: "DB_SCHEMA",
+        default: "public",
+        kind: Kind::Text("a letter or _, then letters, digits or _, at most 63"),
+        help: "The schema that holds all tables; made if it is not there.",
+    },
+    Setting {
+        name: "PARTITIONING",
+        default: "day",
+        kind: Kind::OneOf(&["day", "off"]),
+        help: "How the first migration makes requests: a partition a day, or one table. Later it has no effect.",
+    },
+    Setting {
+        name: "PARTITION_DAYS_AHEAD",
+        default: "7",
+        kind: Kind::Int { min: 1, max: 366, unit: "days" },
+        help: "Days for which partitions are made ahead.",
+    },
+    Setting {
+        name: "RETENTION_DAYS",
+        default: "",
+        kind: Kind::Int { min: 1, max: 36_500, unit: "days" },
+        help: "Days that events are kept; whole partitions are dropped. Unset: for ever.",
+    },
+];
+
+impl DatabaseConfig {
+    pub(super) fn check(&self) -> Result<(), ConfigError> {
+        let name = &self.db_schema;
+        let form = name.len() <= 63
+            && !name.starts_with(|c: char| c.is_ascii_digit())
+            && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
+        if !form {
+            return Err(refuse("DB_SCHEMA", name, "a letter or _, then letters, digits or _, at most 63"));
+        }
+        if let Some(url) = &self.database_url
+            && let Err(error) = crate::db::ConnectionUrl::parse(url)
+        {
+            return Err(ConfigError::Value {
+                name: "DATABASE_URL",
+                got: format!("one that is not valid ({error})"),
+                takes: "a URL such as postgres://user:password@host:5432/name?sslmode=verify-full".into(),
+            });
+        }
+        Ok(())
+    }
+}

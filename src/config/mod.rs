@@ -1,0 +1,375 @@
+//! Settings, read once from the environment (and from `.env`, where the environment says nothing).
+//!
+//! Each concern has a struct, filled by envy, and beside it a table of [`Setting`]s: the only place that knows a
+//! variable's default, bounds, unit and meaning. The table fills in defaults, checks values before envy sees them (so
+//! that a mistake is reported with the variable's name, what it got and what it takes), and prints `serve --help`.
+//! `.env.example` is compared with it by a test.
+
+mod database;
+mod ingest;
+mod logging;
+mod server;
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+
+pub use database::{DatabaseConfig, Partitioning};
+pub use ingest::{DeadLetterConfig, Durability, IngestConfig};
+pub use logging::{LogFormat, LoggingConfig};
+pub use server::ServerConfig;
+
+/// One variable.
+#[derive(Debug, Clone, Copy)]
+pub struct Setting {
+    /// The variable's name.
+    pub name: &'static str,
+    /// What it is when it is not set; empty: unset.
+    pub default: &'static str,
+    /// What it takes.
+    pub kind: Kind,
+    /// What it does.
+    pub help: &'static str,
+}
+
+/// What a variable takes.
+#[derive(Debug, Clone, Copy)]
+pub enum Kind {
+    /// A whole number within bounds, with its unit.
+    Int {
+        /// The least.
+        min: u64,
+        /// The most.
+        max: u64,
+        /// The unit.
+        unit: &'static str,
+    },
+    /// `on` or `off`.
+    Switch,
+    /// One of these words.
+    OneOf(&'static [&'static str]),
+    /// Text, described.
+    Text(&'static str),
+    /// Text that is never shown, described.
+    Secret(&'static str),
+}
+
+impl Kind {
+    /// What the variable takes, in words.
+    pub fn takes(self) -> String {
+        match self {
+            Self::Int { min, max, unit } => format!("a whole number from {min} to {max} ({unit})"),
+            Self::Switch => "on or off".into(),
+            Self::OneOf(words) => words.join(" or "),
+            Self::Text(what) | Self::Secret(what) => what.into(),
+        }
+    }
+
+    fn accepts(self, value: &str) -> bool {
+        match self {
+            Self::Int { min, max, .. } => value.parse().is_ok_and(|number| (min..=max).contains(&number)),
+            Self::Switch => matches!(value, "on" | "off"),
+            Self::OneOf(words) => words.contains(&value),
+            Self::Text(_) | Self::Secret(_) => true,
+        }
+    }
+}
+
+/// A variable has a value that it does not take.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum ConfigError {
+    /// A value of the wrong form, or out of bounds.
+    #[error("{name}: got {got}, takes {takes}")]
+    Value {
+        /// The variable.
+        name: &'static str,
+        /// Its value, quoted, unless it is a secret.
+        got: String,
+        /// What it takes.
+        takes: String,
+    },
+    /// `.env` is there and cannot be read.
+    #[error(".env: {0}")]
+    DotEnv(String),
+}
+
+/// `on` or `off`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Switch {
+    /// Enabled.
+    On,
+    /// Disabled.
+    Off,
+}
+
+impl Switch {
+    /// Whether it is on.
+    pub fn is_on(self) -> bool {
+        self == Self::On
+    }
+}
+
+/// All settings of the service.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Listening, connections, limits of requests.
+    pub server: ServerConfig,
+    /// Postgres.
+    pub database: DatabaseConfig,
+    /// Queue and writer.
+    pub ingest: IngestConfig,
+    /// The dead-letter queue.
+    pub dead_letters: DeadLetterConfig,
+    /// Logs.
+    pub logging: LoggingConfig,
+}
+
+/// The tables of all concerns, in the order in which they are shown.
+pub const ALL_SETTINGS: [(&str, &[Setting]); 5] = [
+    ("Server", server::SETTINGS),
+    ("Postgres", database::SETTINGS),
+    ("Events", ingest::SETTINGS),
+    ("Dead letters", ingest::DEAD_LETTER_SETTINGS),
+    ("Logs", logging::SETTINGS),
+];
+
+impl Config {
+    /// Reads the process's environment and `.env`.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError`] for the first variable with a value that it does not take.
+    pub fn from_env() -> Result<Self, ConfigError> {
+        Self::from_variables(&Variables::from_process(Path::new(".env"))?)
+    }
+
+    /// Reads the given variables.
+    ///
+    /// # Errors
+    ///
+    /// As [`Config::from_env`].
+    pub fn from_variables(variables: &Variables) -> Result<Self, ConfigError> {
+        let config = Self {
+            server: variables.load(server::SETTINGS)?,
+            database: variables.load(database::SETTINGS)?,
+            ingest: variables.load(ingest::SETTINGS)?,
+            dead_letters: variables.load(ingest::DEAD_LETTER_SETTINGS)?,
+            logging: variables.load(logging::SETTINGS)?,
+        };
+        config.server.check()?;
+        config.database.check()?;
+        config.ingest.check()?;
+        Ok(config)
+    }
+}
+
+/// Variables by name; an empty value is unset.
+#[derive(Debug, Clone, Default)]
+pub struct Variables(BTreeMap<String, String>);
+
+impl Variables {
+    /// The process's environment over the file `dot_env`, if there is one.
+    ///
+    /// # Errors
+    ///
+    /// If the file cannot be read, or one of our variables is not UTF-8.
+    pub fn from_process(dot_env: &Path) -> Result<Self, ConfigError> {
+        let mut variables = BTreeMap::new();
+        match dotenvy::from_path_iter(dot_env) {
+            Ok(lines) => {
+                for line in lines {
+                    let (name, value) = line.map_err(|error| ConfigError::DotEnv(error.to_string()))?;
+                    variables.insert(name, value);
+                }
+            }
+            Err(dotenvy::Error::Io(error)) if error.kind() == std::io::ErrorKind::NotFound => {}
+            Err(error) => return Err(ConfigError::DotEnv(error.to_string())),
+        }
+        for (name, value) in std::env::vars_os() {
+            let Some(name) = name.to_str() else { continue };
+            match value.into_string() {
+                Ok(value) => {
+                    variables.insert(name.to_owned(), value);
+                }
+                Err(value) => {
+                    if let Some(setting) = setting(name) {
+                        let got = format!("{} bytes that are not UTF-8", value.len());
+                        return Err(ConfigError::Value {
+                            name: setting.name,
+                            got,
+                            takes: setting.kind.takes(),
+                        });
+                    }
+                }
+            }
+        }
+        Ok(variables.into_iter().collect())
+    }
+
+    fn get(&self, name: &str) -> Option<&str> {
+        self.0.get(name).map(String::as_str)
+    }
+
+    /// Fills a concern's struct from its variables and their defaults.
+    fn load<T: DeserializeOwned>(&self, settings: &'static [Setting]) -> Result<T, ConfigError> {
+        let mut values = Vec::new();
+        for setting in settings {
+            let value = self.get(setting.name).unwrap_or(setting.default);
+            if value.is_empty() {
+                continue;
+            }
+            if !setting.kind.accepts(value) {
+                return Err(setting.refuse(value));
+            }
+            values.push((setting.name.to_owned(), value.to_owned()));
+        }
+        envy::from_iter(values.iter().cloned()).map_err(|error| {
+            // envy's errors do not always name the variable: the one that fails beside the others' defaults is it.
+            let culprit = settings.iter().find(|setting| {
+                let alone = settings.iter().filter_map(|other| {
+                    let value = if other.name == setting.name { self.get(other.name) } else { None };
+                    let value = value.filter(|value| !value.is_empty()).unwrap_or(other.default);
+                    (!value.is_empty()).then(|| (other.name.to_owned(), value.to_owned()))
+                });
+                envy::from_iter::<_, T>(alone).is_err()
+            });
+            match culprit {
+                Some(setting) => setting.refuse(self.get(setting.name).unwrap_or_default()),
+                None => ConfigError::DotEnv(error.to_string()),
+            }
+        })
+    }
+}
+
+impl FromIterator<(String, String)> for Variables {
+    fn from_iter<I: IntoIterator<Item = (String, String)>>(variables: I) -> Self {
+        Self(variables.into_iter().filter(|(_, value)| !value.is_empty()).collect())
+    }
+}
+
+impl Setting {
+    fn refuse(&self, value: &str) -> ConfigError {
+        let got = match self.kind {
+            Kind::Secret(_) => "a value that is not shown".into(),
+            _ => format!("{value:?}"),
+        };
+        ConfigError::Value { name: self.name, got, takes: self.kind.takes() }
+    }
+}
+
+fn setting(name: &str) -> Option<&'static Setting> {
+    ALL_SETTINGS.iter().flat_map(|(_, settings)| *settings).find(|setting| setting.name == name)
+}
+
+/// Refuses a value that only its relation to another makes wrong.
+fn refuse(name: &'static str, got: impl std::fmt::Display, takes: impl Into<String>) -> ConfigError {
+    ConfigError::Value { name, got: format!("\"{got}\""), takes: takes.into() }
+}
+
+/// The part of `serve --help` that lists every variable.
+pub fn help() -> String {
+    use std::fmt::Write;
+    let mut text = String::from("Environment (read from .env too):\n");
+    for (concern, settings) in ALL_SETTINGS {
+        let _infallible = writeln!(text, "\n{concern}:");
+        for setting in settings {
+            let default = if setting.default.is_empty() { "unset" } else { setting.default };
+            let takes = setting.kind.takes();
+            let _infallible = writeln!(
+                text,
+                "  {:<24} {}\n{:27}[{takes}; default {default}]",
+                setting.name, setting.help, ""
+            );
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load(variables: &[(&str, &str)]) -> Result<Config, ConfigError> {
+        let pairs = variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+        Config::from_variables(&pairs.collect())
+    }
+
+    #[test]
+    fn defaults_are_those_of_the_contract() {
+        let config = load(&[]).unwrap();
+        assert_eq!((config.server.host.to_string().as_str(), config.server.port), ("127.0.0.1", 3000));
+        assert_eq!(config.database.database_url, None);
+        assert_eq!(config.database.data_dir, Path::new("./data"));
+        assert_eq!((config.database.db_pool_size, config.database.db_idle_timeout), (20, 20));
+        let ingest = &config.ingest;
+        assert_eq!((ingest.batch_size, ingest.flush_interval_ms, ingest.max_queue_size), (1000, 25, 200_000));
+        let dead = &config.dead_letters;
+        assert_eq!((dead.dead_flush_interval_ms, dead.max_dead_queue_size), (250, 100_000));
+        assert_eq!(config.server.shutdown_timeout_s, 30);
+    }
+
+    #[test]
+    fn a_bad_value_is_named_with_what_it_takes() {
+        let cases = [
+            (
+                "PORT",
+                "70000",
+                "PORT: got \"70000\", takes a whole number from 0 to 65535 (TCP port; 0 takes a free one)",
+            ),
+            (
+                "PORT",
+                "abc",
+                "PORT: got \"abc\", takes a whole number from 0 to 65535 (TCP port; 0 takes a free one)",
+            ),
+            ("ALLOW_OPEN", "true", "ALLOW_OPEN: got \"true\", takes on or off"),
+            ("HOST", "example.com", "HOST: got \"example.com\", takes an IP address to listen on"),
+            ("DURABILITY", "tape", "DURABILITY: got \"tape\", takes memory"),
+            (
+                "DB_SCHEMA",
+                "a-b",
+                "DB_SCHEMA: got \"a-b\", takes a letter or _, then letters, digits or _, at most 63",
+            ),
+        ];
+        for (name, value, message) in cases {
+            assert_eq!(load(&[(name, value)]).unwrap_err().to_string(), message);
+        }
+        let secret = load(&[("DATABASE_URL", "mysql://user:hunter2@host/db")]).unwrap_err().to_string();
+        assert!(secret.starts_with("DATABASE_URL: ") && !secret.contains("hunter2"), "{secret}");
+    }
+
+    #[test]
+    fn an_empty_value_is_unset() {
+        assert_eq!(load(&[("PORT", ""), ("PG_BIN", "")]).unwrap().server.port, 3000);
+    }
+
+    #[test]
+    fn the_example_file_lists_every_variable_with_its_default() {
+        let example = include_str!("../../.env.example");
+        let listed: Vec<&str> = example
+            .lines()
+            .filter_map(|line| line.strip_prefix('#'))
+            .filter(|line| {
+                line.split_once('=').is_some_and(|(name, _)| {
+                    !name.is_empty() && name.chars().all(|c| c.is_ascii_uppercase() || c == '_')
+                })
+            })
+            .collect();
+        let settings: Vec<String> = ALL_SETTINGS
+            .iter()
+            .flat_map(|(_, settings)| *settings)
+            .map(|setting| format!("{}={}", setting.name, setting.default))
+            .collect();
+        assert_eq!(listed, settings);
+    }
+
+    #[test]
+    fn help_lists_every_variable() {
+        let help = help();
+        for setting in ALL_SETTINGS.iter().flat_map(|(_, settings)| *settings) {
+            assert!(help.contains(setting.name) && help.contains(setting.help), "{}", setting.name);
+        }
+    }
+}
