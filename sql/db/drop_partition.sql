@@ -1,0 +1,6 @@
+-- Needs requests to itself for a moment. Waiting for that would hold up every COPY behind it, so it does not wait long
+-- and is tried again.
+begin;
+set local lock_timeout = '200ms';
+drop table {schema}.{partition};
+commit;

@@ -1,0 +1,1 @@
+select to_regclass('{schema}.tidegate_migrations') is not null

@@ -1,0 +1,1 @@
+select exists (select from pg_partitioned_table where partrelid = to_regclass('{schema}.requests'))

@@ -1,0 +1,76 @@
+//! Postgres: the connection URL, TLS, the pool, migrations, partitions, and the private cluster of a first run.
+
+pub mod local;
+mod migrations;
+mod partitions;
+mod pool;
+mod tls;
+mod url;
+
+use std::time::Duration;
+
+use tokio_postgres::error::SqlState;
+
+pub use migrations::{MigrationError, migrate};
+pub use partitions::PartitionKeeper;
+pub use pool::{Connection, Database, PoolStatus};
+pub use url::{ConnectionUrl, UrlError};
+
+/// What can go wrong between us and Postgres.
+#[derive(Debug, thiserror::Error)]
+pub enum DbError {
+    /// Postgres answered with an error, or the connection broke.
+    #[error("postgres")]
+    Postgres(#[from] tokio_postgres::Error),
+    /// No connection could be had from the pool.
+    #[error("no connection to postgres")]
+    Pool(#[from] deadpool_postgres::PoolError),
+    /// Postgres did not answer in time.
+    #[error("no answer from postgres within {} s", .0.as_secs_f32())]
+    Timeout(Duration),
+    /// The roots of trust for TLS cannot be had.
+    #[error("TLS: {0}")]
+    Tls(String),
+}
+
+impl DbError {
+    /// The SQLSTATE, where Postgres sent one.
+    pub fn sql_state(&self) -> Option<&SqlState> {
+        match self {
+            Self::Postgres(error) | Self::Pool(deadpool_postgres::PoolError::Backend(error)) => error.code(),
+            _ => None,
+        }
+    }
+
+    /// The whole story in one line, the SQLSTATE first where there is one.
+    pub fn with_sources(&self) -> String {
+        let database = match self {
+            Self::Postgres(error) | Self::Pool(deadpool_postgres::PoolError::Backend(error)) => {
+                error.as_db_error()
+            }
+            _ => None,
+        };
+        match database {
+            Some(error) => {
+                let detail = error.detail().map(|detail| format!(" ({detail})")).unwrap_or_default();
+                format!("{} {}{detail}", error.code().code(), error.message())
+            }
+            None => chain(self),
+        }
+    }
+}
+
+/// An error with its sources, from the outermost in.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        let inner = error.to_string();
+        // Some wrappers repeat their source.
+        if !text.ends_with(&inner) {
+            text = format!("{text}: {inner}");
+        }
+        source = error.source();
+    }
+    text
+}

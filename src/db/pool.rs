@@ -1,0 +1,193 @@
+//! The one pool of connections, and what its users may rely on.
+//!
+//! * The task that drives a connection runs on the runtime that the pool was built on, whoever asks for a connection:
+//!   request threads come and go, a connection stays.
+//! * deadpool keeps idle connections for ever; a task here closes those that were idle for `DB_IDLE_TIMEOUT`.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use deadpool_postgres::{Connect, Manager, ManagerConfig, Object, Pool, RecyclingMethod};
+use tokio::runtime::Handle;
+use tokio::task::JoinHandle;
+use tokio_postgres::{Client, Config};
+use tokio_postgres_rustls::MakeRustlsConnect;
+
+use super::{ConnectionUrl, DbError, tls};
+use crate::config::DatabaseConfig;
+
+/// The database; cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Database {
+    pool: Pool,
+    direct: Arc<Direct>,
+    schema: Arc<str>,
+}
+
+/// How many connections there are.
+#[derive(Debug, Clone, Copy)]
+pub struct PoolStatus {
+    /// The most that there can be.
+    pub max: usize,
+    /// Those that are open.
+    pub open: usize,
+    /// Those that are open and free.
+    pub idle: usize,
+    /// Those who wait for one.
+    pub waiting: usize,
+}
+
+impl Database {
+    /// A pool for `url`; nothing is connected yet. Connections live on the current runtime.
+    ///
+    /// # Errors
+    ///
+    /// [`DbError::Tls`] if the URL asks for roots of trust that cannot be had.
+    pub fn new(url: &ConnectionUrl, config: &DatabaseConfig) -> Result<Self, DbError> {
+        let connect_timeout = Duration::from_secs(config.db_connect_timeout_s);
+        let mut postgres = url.config.clone();
+        if postgres.get_connect_timeout().is_none() {
+            postgres.connect_timeout(connect_timeout);
+        }
+        // A peer that went away without a word is noticed, however long a statement may take.
+        postgres.tcp_user_timeout(Duration::from_secs(30));
+        let direct =
+            Arc::new(Direct { tls: tls::connector(url)?, runtime: Handle::current(), config: postgres });
+        let manager = Manager::from_connect(
+            direct.config.clone(),
+            Driver(Arc::clone(&direct)),
+            ManagerConfig { recycling_method: RecyclingMethod::Fast },
+        );
+        let pool = Pool::builder(manager)
+            .max_size(config.db_pool_size)
+            .wait_timeout(Some(connect_timeout))
+            .create_timeout(Some(connect_timeout))
+            .runtime(deadpool_postgres::Runtime::Tokio1)
+            .build()
+            .map_err(|error| DbError::Tls(error.to_string()))?;
+        Ok(Self { pool, direct, schema: config.db_schema.as_str().into() })
+    }
+
+    /// A connection from the pool.
+    ///
+    /// # Errors
+    ///
+    /// [`DbError::Pool`] if none can be made, or none comes free in time.
+    pub async fn get(&self) -> Result<Connection, DbError> {
+        Ok(Connection(self.pool.get().await?))
+    }
+
+    /// A connection beside the pool, for what needs one to itself.
+    ///
+    /// # Errors
+    ///
+    /// [`DbError::Postgres`] if it cannot be made.
+    pub async fn connect(&self) -> Result<Client, DbError> {
+        let (client, _task) = self.direct.connect().await?;
+        Ok(client)
+    }
+
+    /// A statement from `sql/`, with `{schema}` replaced by the quoted name of the schema that holds our tables.
+    pub fn sql(&self, statement: &str) -> String {
+        statement.replace("{schema}", &format!("\"{}\"", self.schema))
+    }
+
+    /// The name of the schema that holds our tables.
+    pub fn schema(&self) -> &str {
+        &self.schema
+    }
+
+    /// How many connections there are.
+    pub fn status(&self) -> PoolStatus {
+        let status = self.pool.status();
+        PoolStatus {
+            max: status.max_size,
+            open: status.size,
+            idle: status.available,
+            waiting: status.waiting,
+        }
+    }
+
+    /// Closes connections that were idle for `timeout`, until it is dropped.
+    pub async fn close_idle(self, timeout: Duration) {
+        let mut interval = tokio::time::interval(timeout.min(Duration::from_secs(5)));
+        loop {
+            interval.tick().await;
+            let _closed = self.pool.retain(|_, metrics| metrics.last_used() < timeout);
+        }
+    }
+
+    /// Closes all connections, those in use when they are given back.
+    pub fn close(&self) {
+        self.pool.close();
+    }
+}
+
+/// A connection from the pool; goes back when it is dropped.
+#[derive(Debug)]
+pub struct Connection(Object);
+
+impl Connection {
+    /// Closes the connection instead of giving it back: its state is not known.
+    pub fn discard(self) {
+        let _closed = Object::take(self.0);
+    }
+}
+
+impl std::ops::Deref for Connection {
+    type Target = deadpool_postgres::Client;
+
+    fn deref(&self) -> &Self::Target {
+        &self.0
+    }
+}
+
+impl std::ops::DerefMut for Connection {
+    fn deref_mut(&mut self) -> &mut Self::Target {
+        &mut self.0
+    }
+}
+
+/// Makes connections.
+struct Direct {
+    config: Config,
+    tls: MakeRustlsConnect,
+    runtime: Handle,
+}
+
+impl std::fmt::Debug for Direct {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Direct").field("config", &self.config).finish_non_exhaustive()
+    }
+}
+
+impl Direct {
+    async fn connect(&self) -> Result<(Client, JoinHandle<()>), tokio_postgres::Error> {
+        let (config, tls) = (self.config.clone(), self.tls.clone());
+        // The socket too must be registered with the pool's runtime.
+        let connecting = self.runtime.spawn(async move { config.connect(tls).await });
+        let (client, connection) = match connecting.await {
+            Ok(connected) => connected?,
+            Err(_runtime_is_going) => std::future::pending().await,
+        };
+        let task = self.runtime.spawn(async move {
+            if let Err(error) = connection.await {
+                tracing::debug!(error = super::chain(&error), "a connection to Postgres ended");
+            }
+        });
+        Ok((client, task))
+    }
+}
+
+struct Driver(Arc<Direct>);
+
+type Connecting<'a> =
+    Pin<Box<dyn Future<Output = Result<(Client, JoinHandle<()>), tokio_postgres::Error>> + Send + 'a>>;
+
+impl Connect for Driver {
+    fn connect(&self, _config: &Config) -> Connecting<'_> {
+        Box::pin(self.0.connect())
+    }
+}

@@ -1,0 +1,138 @@
+//! TLS to Postgres, by rustls.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use rustls::client::WebPkiServerVerifier;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
+use tokio_postgres_rustls::MakeRustlsConnect;
+
+use super::DbError;
+use super::url::{ConnectionUrl, Roots, Verification};
+
+/// What connects by TLS as `url` asks.
+pub(super) fn connector(url: &ConnectionUrl) -> Result<MakeRustlsConnect, DbError> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let failed = |error: &dyn std::fmt::Display| DbError::Tls(error.to_string());
+    let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
+        .with_safe_default_protocol_versions()
+        .map_err(|error| failed(&error))?;
+    let config = match url.verification {
+        Verification::Full => builder.with_root_certificates(roots(&url.roots)?).with_no_client_auth(),
+        relaxed => {
+            let authority = match relaxed {
+                Verification::None => None,
+                _ => Some(
+                    WebPkiServerVerifier::builder_with_provider(
+                        Arc::new(roots(&url.roots)?),
+                        Arc::clone(&provider),
+                    )
+                    .build()
+                    .map_err(|error| failed(&error))?,
+                ),
+            };
+            builder
+                .dangerous()
+                .with_custom_certificate_verifier(Arc::new(RelaxedVerifier { provider, authority }))
+                .with_no_client_auth()
+        }
+    };
+    Ok(MakeRustlsConnect::new(config))
+}
+
+fn roots(roots: &Roots) -> Result<RootCertStore, DbError> {
+    let mut store = RootCertStore::empty();
+    match roots {
+        Roots::System => {
+            let found = rustls_native_certs::load_native_certs();
+            store.add_parsable_certificates(found.certs);
+            if store.is_empty() {
+                return Err(DbError::Tls(
+                    "the system has no root certificates; name a file by sslrootcert".into(),
+                ));
+            }
+        }
+        Roots::File(path) => {
+            for certificate in read_pem(path)? {
+                store.add(certificate).map_err(|error| unreadable(path, &error))?;
+            }
+            if store.is_empty() {
+                return Err(DbError::Tls(format!("sslrootcert {} holds no certificate", path.display())));
+            }
+        }
+    }
+    Ok(store)
+}
+
+fn read_pem(path: &Path) -> Result<Vec<CertificateDer<'static>>, DbError> {
+    CertificateDer::pem_file_iter(path).and_then(Iterator::collect).map_err(|error| unreadable(path, &error))
+}
+
+fn unreadable(path: &Path, error: &dyn std::fmt::Display) -> DbError {
+    DbError::Tls(format!("sslrootcert {}: {error}", path.display()))
+}
+
+/// Libpq's weaker modes: `require` encrypts and asks for nothing else, `verify-ca` does not look at the host's name.
+#[derive(Debug)]
+struct RelaxedVerifier {
+    provider: Arc<CryptoProvider>,
+    authority: Option<Arc<WebPkiServerVerifier>>,
+}
+
+impl ServerCertVerifier for RelaxedVerifier {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        server_name: &ServerName<'_>,
+        ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        let Some(authority) = &self.authority else {
+            return Ok(ServerCertVerified::assertion());
+        };
+        match authority.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now) {
+            // The name is looked at last: all else was found good.
+            Err(Error::InvalidCertificate(
+                CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
+            )) => Ok(ServerCertVerified::assertion()),
+            other => other,
+        }
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls12_signature(
+            message,
+            certificate,
+            signature,
+            &self.provider.signature_verification_algorithms,
+        )
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls13_signature(
+            message,
+            certificate,
+            signature,
+            &self.provider.signature_verification_algorithms,
+        )
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.provider.signature_verification_algorithms.supported_schemes()
+    }
+}
