@@ -1,0 +1,45 @@
+//! One COPY of encoded tuples into a table.
+//!
+//! tokio-postgres' `BinaryCopyInWriter` encodes each value again and sends every 4 KiB; our tuples are encoded already,
+//! so they are framed here by hand and sent in pieces of [`PIECE_BYTES`], large enough that a piece's fixed cost does
+//! not count and small enough that Postgres parses one while the next is on its way.
+
+use bytes::{BufMut, Bytes, BytesMut};
+use futures_util::SinkExt;
+use tokio_postgres::Statement;
+
+use crate::db::Connection;
+
+/// Signature, flags and header extension of the binary format ("COPY", Postgres' manual).
+const HEADER: &[u8] = b"PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0";
+/// A field count of −1 ends the data.
+const TRAILER: [u8; 2] = (-1i16).to_be_bytes();
+const PIECE_BYTES: usize = 128 * 1024;
+
+/// Sends `stretches` of tuples by `statement`, a `copy … from stdin (format binary)`; returns the rows stored.
+///
+/// The COPY is one statement outside a transaction: all of its rows are stored or none is.
+///
+/// # Errors
+///
+/// Whatever Postgres or the connection says; nothing was stored then, unless the connection was lost at the end.
+pub async fn copy_rows<'a>(
+    connection: &Connection,
+    statement: &Statement,
+    stretches: impl Iterator<Item = &'a [u8]>,
+) -> Result<u64, tokio_postgres::Error> {
+    let sink = connection.copy_in::<_, Bytes>(statement).await?;
+    tokio::pin!(sink);
+    let mut piece = BytesMut::with_capacity(PIECE_BYTES);
+    piece.put_slice(HEADER);
+    for stretch in stretches {
+        if piece.len() + stretch.len() > PIECE_BYTES && !piece.is_empty() {
+            sink.feed(piece.split().freeze()).await?;
+            piece.reserve(PIECE_BYTES.max(stretch.len()));
+        }
+        piece.put_slice(stretch);
+    }
+    piece.put_slice(&TRAILER);
+    sink.send(piece.freeze()).await?;
+    sink.finish().await
+}

@@ -1,0 +1,460 @@
+//! Decides, before COPY, whether a body can be a `jsonb` value.
+//!
+//! A COPY fails as a whole for one value that Postgres refuses, so the decision must be ours and must agree with
+//! Postgres in both directions: what is called [`Verdict::Jsonb`] is never refused, and what is refused here would be
+//! refused there. The one exception is depth: Postgres' own limit hangs on `max_stack_depth` and the platform's stack
+//! frames, so a fixed limit below it is used (`MAX_JSON_DEPTH`).
+//!
+//! # Rules
+//!
+//! * The grammar is RFC 8259, in UTF-8.
+//! * `jsonb` has no U+0000 and no lone surrogates, in keys and values alike (`jsonapi.c`, `json_lex_string`).
+//! * A number becomes a `numeric`: at most 131,072 digits before the decimal point and 16,383 after it, and an
+//!   exponent below 2³⁰ − 1 in size (`numeric.c`, `set_var_from_str` and `make_result`).
+//!
+//! One pass, no recursion, and no allocation for documents up to 64 levels deep.
+
+use std::fmt;
+
+/// What a body is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// JSON that a `jsonb` column takes.
+    Jsonb,
+    /// JSON by RFC 8259 that a `jsonb` column refuses.
+    NotJsonb(Refusal),
+    /// Not JSON; the offset in bytes of the first byte that does not fit.
+    NotJson(usize),
+}
+
+/// Why `jsonb` refuses a JSON document.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refusal {
+    /// The escape `\u0000`.
+    Nul,
+    /// Half of a surrogate pair.
+    LoneSurrogate,
+    /// A number that `numeric` cannot hold.
+    Number,
+    /// Nested deeper than `MAX_JSON_DEPTH`.
+    Depth,
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Nul => "it holds \\u0000",
+            Self::LoneSurrogate => "it holds half a surrogate pair",
+            Self::Number => "it holds a number beyond numeric",
+            Self::Depth => "it is nested too deep",
+        })
+    }
+}
+
+/// Postgres' `numeric`: digits before the decimal point.
+const MAX_INTEGER_DIGITS: i64 = 131_072;
+/// Postgres' `numeric`: digits after the decimal point (`NUMERIC_MAX_DISPLAY_SCALE`'s mask).
+const MAX_FRACTION_DIGITS: i64 = 16_383;
+/// Postgres' `numeric_in` refuses exponents from `INT_MAX / 2` on, whatever the digits are.
+const EXPONENT_LIMIT: i64 = (i32::MAX / 2) as i64;
+
+/// Classifies `body`; containers nested deeper than `max_depth` make it [`Refusal::Depth`].
+pub fn classify(body: &[u8], max_depth: usize) -> Verdict {
+    if let Err(error) = std::str::from_utf8(body) {
+        return Verdict::NotJson(error.valid_up_to());
+    }
+    let mut scanner = Scanner { body, at: 0, refusal: None };
+    match scanner.document(max_depth) {
+        Err(Malformed) => Verdict::NotJson(scanner.at),
+        Ok(()) => scanner.refusal.map_or(Verdict::Jsonb, Verdict::NotJsonb),
+    }
+}
+
+/// The grammar does not go on at `Scanner::at`.
+struct Malformed;
+
+struct Scanner<'a> {
+    body: &'a [u8],
+    at: usize,
+    /// The first reason for `jsonb` to refuse; scanning goes on, as the text may still turn out not to be JSON.
+    refusal: Option<Refusal>,
+}
+
+impl Scanner<'_> {
+    fn document(&mut self, max_depth: usize) -> Result<(), Malformed> {
+        let mut open = Nesting::default();
+        'value: loop {
+            match self.next_token()? {
+                b'{' => {
+                    self.enter(&mut open, Container::Object, max_depth);
+                    if self.peek_token() == Some(b'"') {
+                        self.key()?;
+                        continue 'value;
+                    }
+                    self.closing(b'}')?;
+                    open.pop();
+                }
+                b'[' => {
+                    self.enter(&mut open, Container::Array, max_depth);
+                    if self.peek_token() != Some(b']') {
+                        continue 'value;
+                    }
+                    self.at += 1;
+                    open.pop();
+                }
+                b'"' => self.string()?,
+                b't' => self.literal(b"true")?,
+                b'f' => self.literal(b"false")?,
+                b'n' => self.literal(b"null")?,
+                b'-' | b'0'..=b'9' => self.number()?,
+                _ => return Err(Malformed),
+            }
+            // A value has ended: close what it completes, or go on to its sibling.
+            loop {
+                let Some(container) = open.top() else {
+                    return if self.peek_token().is_none() { Ok(()) } else { Err(Malformed) };
+                };
+                match (container, self.peek_token()) {
+                    (Container::Array, Some(b',')) => {
+                        self.at += 1;
+                        continue 'value;
+                    }
+                    (Container::Object, Some(b',')) => {
+                        self.at += 1;
+                        self.key()?;
+                        continue 'value;
+                    }
+                    (Container::Array, Some(b']')) | (Container::Object, Some(b'}')) => {
+                        self.at += 1;
+                        open.pop();
+                    }
+                    _ => return Err(Malformed),
+                }
+            }
+        }
+    }
+
+    fn enter(&mut self, open: &mut Nesting, container: Container, max_depth: usize) {
+        self.at += 1;
+        open.push(container);
+        if open.depth > max_depth {
+            self.refuse(Refusal::Depth);
+        }
+    }
+
+    fn refuse(&mut self, refusal: Refusal) {
+        self.refusal.get_or_insert(refusal);
+    }
+
+    /// The next byte that is not white space, left in place.
+    #[inline]
+    fn peek_token(&mut self) -> Option<u8> {
+        while let Some(&byte) = self.body.get(self.at) {
+            if !matches!(byte, b' ' | b'\t' | b'\n' | b'\r') {
+                return Some(byte);
+            }
+            self.at += 1;
+        }
+        None
+    }
+
+    #[inline]
+    fn next_token(&mut self) -> Result<u8, Malformed> {
+        self.peek_token().ok_or(Malformed)
+    }
+
+    fn closing(&mut self, wanted: u8) -> Result<(), Malformed> {
+        if self.peek_token() != Some(wanted) {
+            return Err(Malformed);
+        }
+        self.at += 1;
+        Ok(())
+    }
+
+    /// A member's name and its colon.
+    #[inline]
+    fn key(&mut self) -> Result<(), Malformed> {
+        if self.peek_token() != Some(b'"') {
+            return Err(Malformed);
+        }
+        self.string()?;
+        self.closing(b':')
+    }
+
+    fn literal(&mut self, word: &[u8]) -> Result<(), Malformed> {
+        if !self.body[self.at..].starts_with(word) {
+            return Err(Malformed);
+        }
+        self.at += word.len();
+        Ok(())
+    }
+
+    /// A string from its opening quote to behind its closing one.
+    #[inline]
+    fn string(&mut self) -> Result<(), Malformed> {
+        self.at += 1;
+        loop {
+            let rest = &self.body[self.at..];
+            let Some(plain) = rest.iter().position(|&byte| ENDS_PLAIN_TEXT[usize::from(byte)]) else {
+                self.at = self.body.len();
+                return Err(Malformed);
+            };
+            self.at += plain;
+            match rest[plain] {
+                b'"' => {
+                    self.at += 1;
+                    return Ok(());
+                }
+                b'\\' => self.escape()?,
+                _control_character => return Err(Malformed),
+            }
+        }
+    }
+
+    fn escape(&mut self) -> Result<(), Malformed> {
+        match self.body.get(self.at + 1) {
+            Some(b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't') => {
+                self.at += 2;
+                Ok(())
+            }
+            Some(b'u') => {
+                match self.code_unit()? {
+                    0 => self.refuse(Refusal::Nul),
+                    0xD800..=0xDBFF => {
+                        // Its other half must follow at once, as an escape too.
+                        let paired = self.body[self.at..].starts_with(b"\\u")
+                            && matches!(self.code_unit()?, 0xDC00..=0xDFFF);
+                        if !paired {
+                            self.refuse(Refusal::LoneSurrogate);
+                        }
+                    }
+                    0xDC00..=0xDFFF => self.refuse(Refusal::LoneSurrogate),
+                    _ => {}
+                }
+                Ok(())
+            }
+            _ => Err(Malformed),
+        }
+    }
+
+    /// The four hex digits of the `\uXXXX` that starts here.
+    fn code_unit(&mut self) -> Result<u16, Malformed> {
+        let digits = self.body.get(self.at + 2..self.at + 6).ok_or(Malformed)?;
+        let mut unit = 0;
+        for &digit in digits {
+            let value = char::from(digit).to_digit(16).ok_or(Malformed)?;
+            unit = unit << 4 | value as u16;
+        }
+        self.at += 6;
+        Ok(unit)
+    }
+
+    #[inline]
+    fn number(&mut self) -> Result<(), Malformed> {
+        if self.body[self.at] == b'-' {
+            self.at += 1;
+        }
+        let integer = self.at;
+        let integer_digits = self.digits()?;
+        if integer_digits > 1 && self.body[integer] == b'0' {
+            self.at = integer + 1;
+            return Err(Malformed);
+        }
+        let mut fraction_digits = 0;
+        if self.body.get(self.at) == Some(&b'.') {
+            self.at += 1;
+            fraction_digits = self.digits()?;
+        }
+        let mantissa = integer..self.at;
+        let mut exponent = 0;
+        if let Some(b'e' | b'E') = self.body.get(self.at) {
+            self.at += 1;
+            exponent = self.exponent()?;
+        }
+        // No number this short, without an exponent, can be out of range.
+        if exponent != 0 || mantissa.len() > 10_000 {
+            let mantissa = &self.body[mantissa];
+            if !numeric_holds(mantissa, integer_digits as i64, fraction_digits as i64, exponent) {
+                self.refuse(Refusal::Number);
+            }
+        }
+        Ok(())
+    }
+
+    /// One digit or more; their count.
+    #[inline]
+    fn digits(&mut self) -> Result<usize, Malformed> {
+        let rest = &self.body[self.at..];
+        let count = rest.iter().position(|byte| !byte.is_ascii_digit()).unwrap_or(rest.len());
+        self.at += count;
+        if count == 0 { Err(Malformed) } else { Ok(count) }
+    }
+
+    fn exponent(&mut self) -> Result<i64, Malformed> {
+        let negative = self.body.get(self.at) == Some(&b'-');
+        if let Some(b'+' | b'-') = self.body.get(self.at) {
+            self.at += 1;
+        }
+        let start = self.at;
+        self.digits()?;
+        let mut size: i64 = 0;
+        for &digit in &self.body[start..self.at] {
+            size = size.saturating_mul(10).saturating_add(i64::from(digit - b'0')).min(EXPONENT_LIMIT);
+        }
+        Ok(if negative { -size } else { size })
+    }
+}
+
+/// Whether `numeric` holds the number with these digits (`mantissa` may hold a point) and this exponent.
+fn numeric_holds(mantissa: &[u8], integer_digits: i64, fraction_digits: i64, exponent: i64) -> bool {
+    if exponent.abs() >= EXPONENT_LIMIT || fraction_digits - exponent > MAX_FRACTION_DIGITS {
+        return false;
+    }
+    let leading_zeros = mantissa.iter().filter(|&&byte| byte != b'.').position(|&byte| byte != b'0');
+    // Zero has no weight, whatever its exponent is.
+    leading_zeros.is_none_or(|zeros| integer_digits + exponent - zeros as i64 <= MAX_INTEGER_DIGITS)
+}
+
+/// The bytes at which a run of plain string text stops: the quote, the backslash and control characters.
+static ENDS_PLAIN_TEXT: [bool; 256] = {
+    let mut table = [false; 256];
+    let mut byte = 0;
+    while byte < 0x20 {
+        table[byte] = true;
+        byte += 1;
+    }
+    table[b'"' as usize] = true;
+    table[b'\\' as usize] = true;
+    table
+};
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Container {
+    Array,
+    Object,
+}
+
+/// The open containers, a bit each (1 is an object); words of 64 levels are kept on the heap only below the 64th.
+#[derive(Default)]
+struct Nesting {
+    depth: usize,
+    word: u64,
+    outer_words: Vec<u64>,
+}
+
+impl Nesting {
+    #[inline]
+    fn push(&mut self, container: Container) {
+        if self.depth > 0 && self.depth.is_multiple_of(64) {
+            self.outer_words.push(self.word);
+        }
+        self.depth += 1;
+        self.word = self.word << 1 | u64::from(container == Container::Object);
+    }
+
+    #[inline]
+    fn pop(&mut self) {
+        self.depth -= 1;
+        self.word >>= 1;
+        if self.depth > 0
+            && self.depth.is_multiple_of(64)
+            && let Some(word) = self.outer_words.pop()
+        {
+            self.word = word;
+        }
+    }
+
+    #[inline]
+    fn top(&self) -> Option<Container> {
+        match (self.depth, self.word & 1) {
+            (0, _) => None,
+            (_, 1) => Some(Container::Object),
+            _ => Some(Container::Array),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn verdict(text: &str) -> Verdict {
+        classify(text.as_bytes(), 100)
+    }
+
+    #[test]
+    fn what_serde_json_reads_is_json_and_what_it_refuses_is_not() {
+        let texts = [
+            "",
+            " ",
+            "{}",
+            "[]",
+            " [ ] ",
+            "{\"a\":1}",
+            "{\"a\" : [1, 2,{\"b\":null}] }",
+            "[1,]",
+            "[,1]",
+            "{,}",
+            "{\"a\"}",
+            "{\"a\":}",
+            "{\"a\":1,}",
+            "{a:1}",
+            "01",
+            "-",
+            "-0",
+            "1.",
+            ".5",
+            "1e",
+            "1e+",
+            "1E+5",
+            "tru",
+            "true",
+            "truefalse",
+            "nul",
+            "\"",
+            "\"\\x\"",
+            "\"\\u12g4\"",
+            "\"\t\"",
+            "1 2",
+            "[1 2]",
+            "[1}",
+            "{\"a\":1]",
+            "]",
+            "}",
+            "[[[[[[]]]]]]",
+            "[[]",
+            "\"\\",
+            "\"\\u00",
+            "-1.5e-3",
+            "\u{feff}1",
+            "\"é😀\"",
+            "+1",
+            "NaN",
+        ];
+        for text in texts {
+            let json = serde_json::from_str::<serde::de::IgnoredAny>(text).is_ok();
+            assert_eq!(
+                !matches!(verdict(text), Verdict::NotJson(_)),
+                json,
+                "{text:?} is {:?}",
+                verdict(text)
+            );
+        }
+    }
+
+    #[test]
+    fn nesting_survives_the_words_borders() {
+        for depth in [1, 63, 64, 65, 127, 128, 129, 1000] {
+            let text = "[{\"a\":".repeat(depth) + "1" + &"}]".repeat(depth);
+            assert_eq!(classify(text.as_bytes(), 2 * depth), Verdict::Jsonb);
+            assert_eq!(classify(text.as_bytes(), 2 * depth - 1), Verdict::NotJsonb(Refusal::Depth));
+            let crossed = "[{\"a\":".repeat(depth) + "1" + &"]}".repeat(depth);
+            assert!(matches!(classify(crossed.as_bytes(), 2 * depth), Verdict::NotJson(_)));
+        }
+    }
+
+    #[test]
+    fn invalid_utf8_is_not_json_at_its_offset() {
+        assert_eq!(classify(b"\"ab\xff\"", 100), Verdict::NotJson(3));
+    }
+}

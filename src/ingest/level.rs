@@ -1,0 +1,105 @@
+//! A fill level in events and in bytes, moved by one atomic operation.
+//!
+//! Both numbers share one 64-bit word: the events in the upper 24 bits, the bytes in the lower 40. So a level counts up
+//! to 16.7 million events and 1 TiB, far above what the settings allow.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+const BYTES_BITS: u32 = 40;
+
+/// The most events a level can hold.
+pub const MAX_EVENTS: u64 = (1 << (64 - BYTES_BITS)) - 1;
+/// The most bytes a level can hold.
+pub const MAX_BYTES: u64 = (1 << BYTES_BITS) - 1;
+
+/// So many events, of so many bytes together.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Load {
+    /// Events.
+    pub events: u64,
+    /// Their encoded size in bytes.
+    pub bytes: u64,
+}
+
+impl Load {
+    /// Whether this load stays within `limit` in both respects.
+    pub fn fits(self, limit: Self) -> bool {
+        self.events <= limit.events && self.bytes <= limit.bytes
+    }
+
+    /// Whether this load is at or above `mark` in either respect.
+    pub fn reaches(self, mark: Self) -> bool {
+        self.events >= mark.events || self.bytes >= mark.bytes
+    }
+
+    fn pack(self) -> u64 {
+        self.events << BYTES_BITS | self.bytes
+    }
+
+    fn unpack(word: u64) -> Self {
+        Self { events: word >> BYTES_BITS, bytes: word & MAX_BYTES }
+    }
+}
+
+impl std::ops::Add for Load {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self { events: self.events + other.events, bytes: self.bytes + other.bytes }
+    }
+}
+
+impl std::ops::AddAssign for Load {
+    fn add_assign(&mut self, other: Self) {
+        *self = *self + other;
+    }
+}
+
+/// A shared fill level. Its loads and additions are sequentially consistent, because the queue's wake-up relies on the
+/// order of a level and a mark.
+#[derive(Debug, Default)]
+pub struct Level(AtomicU64);
+
+impl Level {
+    /// The level now.
+    pub fn get(&self) -> Load {
+        Load::unpack(self.0.load(Ordering::SeqCst))
+    }
+
+    /// Raises the level and returns what it was before. The caller knows that there is room.
+    pub fn raise(&self, by: Load) -> Load {
+        Load::unpack(self.0.fetch_add(by.pack(), Ordering::SeqCst))
+    }
+
+    /// Raises the level if the sum stays within `limit`.
+    pub fn try_raise(&self, by: Load, limit: Load) -> bool {
+        self.0
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, |word| {
+                let sum = Load::unpack(word) + by;
+                sum.fits(limit).then(|| sum.pack())
+            })
+            .is_ok()
+    }
+
+    /// Lowers the level by what was raised before.
+    pub fn lower(&self, by: Load) {
+        self.0.fetch_sub(by.pack(), Ordering::AcqRel);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_level_never_passes_its_limit_in_either_respect() {
+        let level = Level::default();
+        let limit = Load { events: 3, bytes: 100 };
+        assert!(level.try_raise(Load { events: 1, bytes: 60 }, limit));
+        assert!(!level.try_raise(Load { events: 1, bytes: 41 }, limit));
+        assert!(level.try_raise(Load { events: 2, bytes: 40 }, limit));
+        assert!(!level.try_raise(Load { events: 1, bytes: 0 }, limit));
+        level.lower(Load { events: 1, bytes: 60 });
+        assert_eq!(level.get(), Load { events: 2, bytes: 40 });
+    }
+}

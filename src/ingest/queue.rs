@@ -1,0 +1,349 @@
+//! The bounded, lock-free queue between the request handlers and the writer.
+//!
+//! # Constraints
+//!
+//! * Bounded in events and in bytes. Both bounds cover an event from its admission until it is stored or dead, so they
+//!   bound what the service holds, not only what waits in the channel.
+//! * Admission of one event is two atomic additions and one push; nothing is locked and, but for the tuple itself,
+//!   nothing is allocated.
+//! * Full means a short wait for room ([`Limits::admit_wait`]), itself bounded in bytes, and then a refusal.
+//! * A batch is admitted whole or refused whole: room for all of it is taken first, then its parcels are pushed.
+//!
+//! # Waking the writer
+//!
+//! The consumer publishes a mark, the load at which it wants to be woken. A producer that lifts the level over the
+//! mark wakes it, every other producer does not: a wake-up costs a system call, and there is one a COPY instead of one
+//! an event.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, Sender};
+use tokio::sync::Notify;
+
+use super::level::{Level, Load};
+
+/// Encoded tuples that travel together: one event, or a stretch of a batch.
+#[derive(Debug)]
+pub struct Parcel {
+    /// The tuples, one behind the other (see [`super::row`]).
+    pub rows: Box<[u8]>,
+    /// How many they are.
+    pub events: u32,
+}
+
+impl Parcel {
+    /// Its events and bytes.
+    pub fn load(&self) -> Load {
+        Load { events: u64::from(self.events), bytes: self.rows.len() as u64 }
+    }
+}
+
+/// How much the queue takes.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// The most that is held at once.
+    pub capacity: Load,
+    /// How long an event waits for room.
+    pub admit_wait: Duration,
+    /// The most bytes that wait for room at once.
+    pub max_waiting_bytes: u64,
+}
+
+/// The queue; shared by all request handlers and the writer.
+#[derive(Debug)]
+pub struct Queue {
+    limits: Limits,
+    sender: Sender<Parcel>,
+    receiver: Receiver<Parcel>,
+    /// What is held: waiting in the channel or on its way to Postgres.
+    held: Level,
+    /// What waits in the channel.
+    waiting: Level,
+    /// What waits for room.
+    outside: Level,
+    mark_events: AtomicU64,
+    mark_bytes: AtomicU64,
+    closed: AtomicBool,
+    arrived: Notify,
+    room: Notify,
+}
+
+/// There was no room, or the queue takes nothing any more.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Full;
+
+impl Queue {
+    /// An empty queue.
+    pub fn new(limits: Limits) -> Arc<Self> {
+        // One slot an event: a parcel holds at least one, so a push of what was admitted always finds a slot.
+        let (sender, receiver) = crossbeam_channel::bounded(limits.capacity.events as usize);
+        Arc::new(Self {
+            limits,
+            sender,
+            receiver,
+            held: Level::default(),
+            waiting: Level::default(),
+            outside: Level::default(),
+            mark_events: AtomicU64::new(u64::MAX),
+            mark_bytes: AtomicU64::new(u64::MAX),
+            closed: AtomicBool::new(false),
+            arrived: Notify::new(),
+            room: Notify::new(),
+        })
+    }
+
+    /// What is held: admitted and neither stored nor dead.
+    pub fn held(&self) -> Load {
+        self.held.get()
+    }
+
+    /// What waits in the channel for the writer.
+    pub fn waiting(&self) -> Load {
+        self.waiting.get()
+    }
+
+    /// The limits.
+    pub fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
+    /// Takes nothing more; what was admitted is still handed to the writer.
+    pub fn close(&self) {
+        self.closed.store(true, Ordering::SeqCst);
+        self.arrived.notify_waiters();
+        self.arrived.notify_one();
+        self.room.notify_waiters();
+    }
+
+    /// Whether the queue was closed.
+    pub fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::SeqCst)
+    }
+
+    /// Takes room for `load` at once, or refuses.
+    pub fn try_reserve(self: &Arc<Self>, load: Load) -> Result<Reservation, Full> {
+        if self.is_closed() || !self.held.try_raise(load, self.limits.capacity) {
+            return Err(Full);
+        }
+        Ok(Reservation(Hold { queue: Arc::clone(self), load }))
+    }
+
+    /// Takes room for `load`, waiting for it as long as the limits say.
+    pub async fn reserve(self: &Arc<Self>, load: Load) -> Result<Reservation, Full> {
+        if let Ok(reservation) = self.try_reserve(load) {
+            return Ok(reservation);
+        }
+        let outside = Load { events: 1, bytes: load.bytes };
+        let limit = Load { events: u64::MAX, bytes: self.limits.max_waiting_bytes };
+        if !load.fits(self.limits.capacity) || !self.outside.try_raise(outside, limit) {
+            return Err(Full);
+        }
+        let _left = LowerOnDrop { level: &self.outside, load: outside };
+        let deadline = tokio::time::Instant::now() + self.limits.admit_wait;
+        loop {
+            let room = self.room.notified();
+            tokio::pin!(room);
+            // Armed before the look, so that room made in between is not missed.
+            room.as_mut().enable();
+            if let Ok(reservation) = self.try_reserve(load) {
+                return Ok(reservation);
+            }
+            if self.is_closed() || tokio::time::timeout_at(deadline, room).await.is_err() {
+                return Err(Full);
+            }
+        }
+    }
+
+    /// Waits until the waiting load reaches `mark`, the queue is closed, or `deadline` has come.
+    pub(super) async fn wait_for(&self, mark: Load, deadline: Option<Instant>) {
+        self.mark_events.store(mark.events, Ordering::SeqCst);
+        self.mark_bytes.store(mark.bytes, Ordering::SeqCst);
+        loop {
+            let arrived = self.arrived.notified();
+            tokio::pin!(arrived);
+            arrived.as_mut().enable();
+            if self.waiting.get().reaches(mark) || self.is_closed() {
+                return;
+            }
+            match deadline {
+                None => arrived.await,
+                Some(deadline) => {
+                    if tokio::time::timeout_at(deadline.into(), arrived).await.is_err() {
+                        return;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Takes parcels until `max_bytes` are reached or none waits.
+    pub(super) fn take(self: &Arc<Self>, max_bytes: u64) -> Batch {
+        let mut load = Load::default();
+        let mut parcels = Vec::new();
+        while load.bytes < max_bytes
+            && let Ok(parcel) = self.receiver.try_recv()
+        {
+            load += parcel.load();
+            parcels.push(parcel);
+        }
+        self.waiting.lower(load);
+        Batch { parcels, hold: Hold { queue: Arc::clone(self), load } }
+    }
+
+    fn push(&self, parcel: Parcel) {
+        let load = parcel.load();
+        // The channel has a slot for each admitted event and both its ends live here: this cannot fail.
+        let sent = self.sender.try_send(parcel);
+        debug_assert!(sent.is_ok());
+        let before = self.waiting.raise(load);
+        let mark = Load {
+            events: self.mark_events.load(Ordering::SeqCst),
+            bytes: self.mark_bytes.load(Ordering::SeqCst),
+        };
+        if !before.reaches(mark) && (before + load).reaches(mark) {
+            self.arrived.notify_one();
+        }
+    }
+}
+
+/// Room that was taken; given back when dropped.
+#[derive(Debug)]
+struct Hold {
+    queue: Arc<Queue>,
+    load: Load,
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        if self.load != Load::default() {
+            self.queue.held.lower(self.load);
+            self.queue.room.notify_waiters();
+        }
+    }
+}
+
+struct LowerOnDrop<'a> {
+    level: &'a Level,
+    load: Load,
+}
+
+impl Drop for LowerOnDrop<'_> {
+    fn drop(&mut self) {
+        self.level.lower(self.load);
+    }
+}
+
+/// Room in the queue, to be filled with the parcels it was taken for.
+#[derive(Debug)]
+pub struct Reservation(Hold);
+
+impl Reservation {
+    /// Pushes one parcel of those that the room was taken for.
+    pub fn push(&mut self, parcel: Parcel) {
+        let load = parcel.load();
+        debug_assert!(load.fits(self.0.load));
+        // From here on the batch that takes the parcel holds its room.
+        self.0.load.events -= load.events;
+        self.0.load.bytes -= load.bytes;
+        self.0.queue.push(parcel);
+    }
+}
+
+/// What one COPY takes. Its room in the queue is given back when it is dropped.
+#[derive(Debug)]
+pub struct Batch {
+    parcels: Vec<Parcel>,
+    hold: Hold,
+}
+
+impl Batch {
+    /// Events and bytes.
+    pub fn load(&self) -> Load {
+        self.hold.load
+    }
+
+    /// The encoded tuples, a stretch at a time.
+    pub fn stretches(&self) -> impl Iterator<Item = &[u8]> + Clone {
+        self.parcels.iter().map(|parcel| &*parcel.rows)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn queue(events: u64, bytes: u64) -> Arc<Queue> {
+        Queue::new(Limits {
+            capacity: Load { events, bytes },
+            admit_wait: Duration::from_millis(100),
+            max_waiting_bytes: 10,
+        })
+    }
+
+    fn parcel(events: u32, bytes: usize) -> Parcel {
+        Parcel { rows: vec![0; bytes].into(), events }
+    }
+
+    fn one(bytes: u64) -> Load {
+        Load { events: 1, bytes }
+    }
+
+    #[test]
+    fn room_is_held_until_the_batch_is_dropped() {
+        let queue = queue(10, 10);
+        queue.try_reserve(one(6)).unwrap().push(parcel(1, 6));
+        assert_eq!(queue.try_reserve(one(5)).unwrap_err(), Full);
+        let batch = queue.take(100);
+        assert_eq!((batch.load(), queue.waiting()), (one(6), Load::default()));
+        assert_eq!(queue.try_reserve(one(5)).unwrap_err(), Full);
+        drop(batch);
+        assert_eq!(queue.held(), Load::default());
+        queue.try_reserve(one(10)).unwrap();
+        assert_eq!(queue.held(), Load::default(), "an unused reservation gives its room back");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_full_queue_is_waited_for_and_the_waiting_is_bounded_in_bytes() {
+        let queue = queue(1, 100);
+        queue.try_reserve(one(5)).unwrap().push(parcel(1, 5));
+        let waiter = tokio::spawn({
+            let queue = Arc::clone(&queue);
+            async move { queue.reserve(one(6)).await.map(|_| ()) }
+        });
+        tokio::task::yield_now().await;
+        // 6 bytes wait already and 10 may.
+        let started = tokio::time::Instant::now();
+        assert!(queue.reserve(one(5)).await.is_err());
+        assert_eq!(started.elapsed(), Duration::ZERO);
+        drop(queue.take(100));
+        assert_eq!(waiter.await.unwrap(), Ok(()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn waiting_ends_with_a_refusal() {
+        let queue = queue(1, 100);
+        queue.try_reserve(one(5)).unwrap().push(parcel(1, 5));
+        let started = tokio::time::Instant::now();
+        assert!(queue.reserve(one(5)).await.is_err());
+        assert_eq!(started.elapsed().as_millis() / 10, 10);
+        assert_eq!(queue.outside.get(), Load::default());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_consumer_is_woken_at_its_mark_and_not_before() {
+        let queue = queue(100, 1000);
+        let waiting = tokio::spawn({
+            let queue = Arc::clone(&queue);
+            async move { queue.wait_for(Load { events: 3, bytes: 1000 }, None).await }
+        });
+        for sent in 0..3 {
+            tokio::task::yield_now().await;
+            assert!(!waiting.is_finished(), "woken after {sent} events");
+            queue.try_reserve(one(1)).unwrap().push(parcel(1, 1));
+        }
+        waiting.await.unwrap();
+        assert_eq!(queue.take(2).load(), Load { events: 2, bytes: 2 });
+    }
+}

@@ -1,0 +1,108 @@
+//! What is done about an error of a COPY: one exhaustive decision.
+//!
+//! The classes are those of Postgres' appendix "PostgreSQL Error Codes".
+
+use std::time::Duration;
+
+use tokio_postgres::error::SqlState;
+
+use crate::db::DbError;
+
+/// What to do with a batch whose COPY failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// Passing: the same batch again, soon.
+    Retry,
+    /// A row is at fault: halve the batch until it stands alone.
+    Bisect,
+    /// The database or its schema is at fault, not the batch: keep it, say so, and look again until it is mended.
+    Halt,
+}
+
+impl Verdict {
+    /// The verdict's name in logs and metrics.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Retry => "retry",
+            Self::Bisect => "bisect",
+            Self::Halt => "halt",
+        }
+    }
+
+    /// Judges an error.
+    pub fn on(error: &DbError) -> Self {
+        match error.sql_state() {
+            // The connection failed, or could not be had: nothing is known against the batch.
+            None => Self::Retry,
+            Some(state) => Self::on_state(state),
+        }
+    }
+
+    fn on_state(state: &SqlState) -> Self {
+        match state.code() {
+            // COPY's own framing was not understood: our fault, and no row's.
+            "22P03" | "22P04" => Self::Halt,
+            // Too many connections, out of memory; a full disk halts.
+            "53100" => Self::Halt,
+            // A read-only server: a failover under way.
+            "25006" => Self::Retry,
+            // A lock or statement timeout.
+            "55P03" | "57014" => Self::Retry,
+            code => match &code[..2] {
+                // Data exception, integrity constraint, program limit, raised by a trigger.
+                "22" | "23" | "54" | "P0" => Self::Bisect,
+                // Connection, rollback (serialization, deadlock), resources, operator intervention.
+                "08" | "40" | "53" | "57" => Self::Retry,
+                // Among them 42: a table, column or right that is missing.
+                _ => Self::Halt,
+            },
+        }
+    }
+
+    /// How long to wait before the `attempt`-th repetition (from 1): doubling, jittered, at most 2 s, or 5 s to look
+    /// whether what halted is mended.
+    pub fn delay(self, attempt: u32) -> Duration {
+        let most_ms = if self == Self::Halt { 5_000 } else { 2_000 };
+        let full_ms = 50u64.saturating_mul(1 << attempt.saturating_sub(1).min(10)).min(most_ms);
+        Duration::from_millis(fastrand::u64(full_ms / 2..=full_ms))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_class_of_errors_has_its_verdict() {
+        let cases = [
+            ("22P02", Verdict::Bisect),
+            ("22P04", Verdict::Halt),
+            ("23514", Verdict::Bisect),
+            ("54001", Verdict::Bisect),
+            ("P0001", Verdict::Bisect),
+            ("42P01", Verdict::Halt),
+            ("42501", Verdict::Halt),
+            ("53100", Verdict::Halt),
+            ("53300", Verdict::Retry),
+            ("40P01", Verdict::Retry),
+            ("57P01", Verdict::Retry),
+            ("57014", Verdict::Retry),
+            ("25006", Verdict::Retry),
+            ("08006", Verdict::Retry),
+            ("XX000", Verdict::Halt),
+        ];
+        for (code, verdict) in cases {
+            assert_eq!(Verdict::on_state(&SqlState::from_code(code)), verdict, "{code}");
+        }
+    }
+
+    #[test]
+    fn delays_double_up_to_their_limit() {
+        for attempt in 1..100 {
+            assert!(Verdict::Retry.delay(attempt) <= Duration::from_secs(2));
+            assert!(Verdict::Halt.delay(attempt) <= Duration::from_secs(5));
+        }
+        assert!(Verdict::Retry.delay(1) <= Duration::from_millis(50));
+        assert!(Verdict::Retry.delay(20) >= Duration::from_secs(1));
+    }
+}

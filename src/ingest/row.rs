@@ -1,0 +1,189 @@
+//! One event as a tuple of Postgres' binary COPY, encoded once and never touched again.
+//!
+//! A tuple is a 16-bit field count, then for each field a 32-bit length (−1 for null) and the field's bytes, all
+//! big-endian ("COPY", file formats, in Postgres' manual). The fields stand in the order of [`COLUMNS`]. What is kept
+//! in the queue, and later in the journal, is this tuple.
+
+use uuid::Uuid;
+
+/// The columns of `requests` that a tuple fills, in the tuple's order.
+pub const COLUMNS: &str = "id, trace_id, payload, body, content_type, received_at";
+
+const FIELDS: i16 = 6;
+/// The version byte in front of a binary `jsonb`.
+const JSONB_VERSION: u8 = 1;
+const NULL: i32 = -1;
+/// Field count, six lengths, the id and the time: what a tuple weighs beside its variable fields.
+const FIXED_BYTES: usize = 2 + 6 * 4 + 16 + 8;
+/// Unix time of 2000-01-01T00:00:00Z, from which Postgres counts, in microseconds.
+const POSTGRES_EPOCH_US: i64 = 946_684_800_000_000;
+
+/// What `requests` keeps of a body.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Content<'a> {
+    /// Goes into `payload`.
+    Jsonb(&'a [u8]),
+    /// Goes into `body`, byte for byte.
+    Bytes(&'a [u8]),
+}
+
+/// An event on its way into a tuple.
+#[derive(Debug, Clone, Copy)]
+pub struct Row<'a> {
+    /// UUIDv7, the primary key.
+    pub id: Uuid,
+    /// 1–128 visible ASCII characters.
+    pub trace_id: &'a [u8],
+    /// The body.
+    pub content: Content<'a>,
+    /// The media type that the client declared.
+    pub content_type: Option<&'a str>,
+    /// When it was received, in microseconds of Unix time.
+    pub received_at_us: i64,
+}
+
+impl Row<'_> {
+    /// The tuple's length in bytes.
+    pub fn encoded_len(&self) -> usize {
+        let content = match self.content {
+            Content::Jsonb(json) => 1 + json.len(),
+            Content::Bytes(bytes) => bytes.len(),
+        };
+        FIXED_BYTES + self.trace_id.len() + content + self.content_type.map_or(0, str::len)
+    }
+
+    /// Appends the tuple to `out`.
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        out.reserve(self.encoded_len());
+        out.extend_from_slice(&FIELDS.to_be_bytes());
+        put_field(out, self.id.as_bytes());
+        put_field(out, self.trace_id);
+        match self.content {
+            Content::Jsonb(json) => {
+                put_length(out, 1 + json.len());
+                out.push(JSONB_VERSION);
+                out.extend_from_slice(json);
+                put_null(out);
+            }
+            Content::Bytes(bytes) => {
+                put_null(out);
+                put_field(out, bytes);
+            }
+        }
+        match self.content_type {
+            Some(content_type) => put_field(out, content_type.as_bytes()),
+            None => put_null(out),
+        }
+        put_field(out, &(self.received_at_us - POSTGRES_EPOCH_US).to_be_bytes());
+    }
+}
+
+/// Appends a field of a tuple; nothing that comes near 2 GiB gets this far.
+#[inline]
+pub(super) fn put_field(out: &mut Vec<u8>, bytes: &[u8]) {
+    put_length(out, bytes.len());
+    out.extend_from_slice(bytes);
+}
+
+#[inline]
+fn put_length(out: &mut Vec<u8>, length: usize) {
+    out.extend_from_slice(&(length as i32).to_be_bytes());
+}
+
+/// Appends a null field.
+#[inline]
+pub(super) fn put_null(out: &mut Vec<u8>) {
+    out.extend_from_slice(&NULL.to_be_bytes());
+}
+
+/// Microseconds since 2000-01-01, as a `timestamptz` field holds them.
+pub(super) fn postgres_timestamp(unix_us: i64) -> [u8; 8] {
+    (unix_us - POSTGRES_EPOCH_US).to_be_bytes()
+}
+
+/// An encoded tuple, to be read again when a row is picked out of its batch.
+#[derive(Debug, Clone, Copy)]
+pub struct Tuple<'a>(&'a [u8]);
+
+impl<'a> Tuple<'a> {
+    /// The tuple's bytes.
+    pub fn bytes(self) -> &'a [u8] {
+        self.0
+    }
+
+    /// The fields in the order of [`COLUMNS`]; `None` is null.
+    pub fn fields(self) -> [Option<&'a [u8]>; FIELDS as usize] {
+        let mut fields = self.iter();
+        std::array::from_fn(|_| fields.next().flatten())
+    }
+
+    /// The field at `index`, from 0.
+    pub fn field(self, index: usize) -> Option<&'a [u8]> {
+        self.iter().nth(index).flatten()
+    }
+
+    fn iter(self) -> impl Iterator<Item = Option<&'a [u8]>> {
+        let mut at = 2;
+        std::iter::from_fn(move || {
+            let length = field_length(self.0, at);
+            at += 4;
+            let field = length.and_then(|length| self.0.get(at..at + length));
+            at += length.unwrap_or(0);
+            (at <= self.0.len()).then_some(field)
+        })
+    }
+}
+
+/// The tuples that stand one behind the other in `rows`.
+pub fn tuples(rows: &[u8]) -> impl Iterator<Item = Tuple<'_>> {
+    let mut at = 0;
+    std::iter::from_fn(move || {
+        let start = at;
+        let count = rows.get(at..at + 2)?.try_into().ok()?;
+        at += 2;
+        for _ in 0..i16::from_be_bytes(count) {
+            at += 4 + field_length(rows, at).unwrap_or(0);
+        }
+        rows.get(start..at).map(Tuple)
+    })
+}
+
+/// The length that stands at `at`; `None` for a null field.
+fn field_length(bytes: &[u8], at: usize) -> Option<usize> {
+    let length = bytes.get(at..at + 4)?.try_into().ok()?;
+    usize::try_from(i32::from_be_bytes(length)).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn tuples_read_back_what_was_encoded(
+            rows in prop::collection::vec((any::<u128>(), "[!-~]{1,128}", any::<bool>(), ".{0,64}", prop::option::of(".{0,32}"), 0i64..4_000_000_000_000_000), 1..20)
+        ) {
+            let mut encoded = Vec::new();
+            let mut length = 0;
+            for (id, trace, json, content, content_type, at) in &rows {
+                let content = if *json { Content::Jsonb(content.as_bytes()) } else { Content::Bytes(content.as_bytes()) };
+                let row = Row { id: Uuid::from_u128(*id), trace_id: trace.as_bytes(), content, content_type: content_type.as_deref(), received_at_us: *at };
+                row.encode(&mut encoded);
+                length += row.encoded_len();
+            }
+            prop_assert_eq!(encoded.len(), length);
+            let read: Vec<_> = tuples(&encoded).collect();
+            prop_assert_eq!(read.len(), rows.len());
+            for (tuple, (id, trace, json, content, content_type, at)) in read.iter().zip(&rows) {
+                let [id_field, trace_field, payload, body, type_field, at_field] = tuple.fields();
+                prop_assert_eq!(id_field, Some(&id.to_be_bytes()[..]));
+                prop_assert_eq!(trace_field, Some(trace.as_bytes()));
+                prop_assert_eq!(payload.map(|field| (field[0], &field[1..])), json.then_some((1, content.as_bytes())));
+                prop_assert_eq!(body, (!json).then_some(content.as_bytes()));
+                prop_assert_eq!(type_field, content_type.as_ref().map(|text| text.as_bytes()));
+                prop_assert_eq!(at_field, Some(&postgres_timestamp(*at)[..]));
+            }
+        }
+    }
+}

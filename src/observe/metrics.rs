@@ -1,0 +1,206 @@
+//! Every number that the service counts, named as Prometheus' conventions ask, behind functions.
+//!
+//! One [`Metrics`] belongs to one running service and holds a registry of its own, so that two services in one process
+//! (the tests) do not count into each other. Labels take values from fixed sets only: routes from the router's table,
+//! statuses, reasons, states. Nothing that a client sends becomes a label.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use prometheus::core::Collector;
+use prometheus::{
+    Encoder, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
+    Registry, TextEncoder,
+};
+
+/// Latency buckets in seconds, from a memory-speed answer to a request's time limit.
+const LATENCY_BUCKETS_S: &[f64] = &[
+    0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0,
+    10.0, 30.0,
+];
+const BATCH_ROWS_BUCKETS: &[f64] =
+    &[1.0, 10.0, 100.0, 500.0, 1_000.0, 2_500.0, 5_000.0, 10_000.0, 25_000.0, 50_000.0, 100_000.0];
+
+/// The figures of one service.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    /// Requests by route and status.
+    pub requests: IntCounterVec,
+    /// Time from a request's head to its answer, by route.
+    pub request_seconds: HistogramVec,
+    /// Time from a request's head to the promise that its answer carries, by promise.
+    pub ack_seconds: HistogramVec,
+    /// Events that got a promise.
+    pub accepted: IntCounter,
+    /// Events stored in `requests`.
+    pub committed: IntCounter,
+    /// Events that were accepted and became dead letters.
+    pub dead: IntCounter,
+    /// Events refused with 503, by reason.
+    pub refused: IntCounterVec,
+    /// Dead letters stored, by reason.
+    pub dead_letters: IntCounterVec,
+    /// Dead letters that did not fit into their queue and are gone, by reason.
+    pub dead_letters_dropped: IntCounterVec,
+    /// Rows of each COPY.
+    pub batch_rows: Histogram,
+    /// Time of each COPY.
+    pub batch_seconds: Histogram,
+    /// COPYs that are tried again, by the class of their error.
+    pub retries: IntCounterVec,
+    /// Levels that are read when they are asked for.
+    pub gauges: Gauges,
+}
+
+/// Levels, set just before they are shown.
+#[derive(Debug)]
+pub struct Gauges {
+    /// Events held by the queue.
+    pub queue_events: IntGauge,
+    /// Bytes held by the queue.
+    pub queue_bytes: IntGauge,
+    /// Dead letters that wait to be stored.
+    pub dead_queue_events: IntGauge,
+    /// Bytes of dead letters that wait to be stored.
+    pub dead_queue_bytes: IntGauge,
+    /// Bytes of request bodies under way.
+    pub body_bytes: IntGauge,
+    /// Open client connections.
+    pub connections: IntGauge,
+    /// Database connections by state.
+    pub pool: IntGaugeVec,
+}
+
+impl Metrics {
+    /// All figures at zero.
+    ///
+    /// # Errors
+    ///
+    /// Only if two figures have one name, which is a fault of this file.
+    pub fn new() -> prometheus::Result<Arc<Self>> {
+        let registry = Registry::new();
+        let metrics = Self {
+            requests: counters(
+                "tidegate_http_requests_total",
+                "Requests by route and status.",
+                &["route", "status"],
+            )?,
+            request_seconds: histograms(
+                "tidegate_http_request_duration_seconds",
+                "Time from a request's head to its answer.",
+                "route",
+            )?,
+            ack_seconds: histograms(
+                "tidegate_ack_duration_seconds",
+                "Time from a request's head to the promise that its answer carries.",
+                "level",
+            )?,
+            accepted: counter("tidegate_events_accepted_total", "Events that got a promise.")?,
+            committed: counter("tidegate_events_committed_total", "Events stored in requests.")?,
+            dead: counter("tidegate_events_dead_total", "Accepted events that became dead letters.")?,
+            refused: counters("tidegate_events_refused_total", "Events refused with 503.", &["reason"])?,
+            dead_letters: counters("tidegate_dead_letters_total", "Dead letters stored.", &["reason"])?,
+            dead_letters_dropped: counters(
+                "tidegate_dead_letters_dropped_total",
+                "Dead letters that did not fit into their queue and are gone.",
+                &["reason"],
+            )?,
+            batch_rows: Histogram::with_opts(
+                HistogramOpts::new("tidegate_copy_rows", "Rows of each COPY.")
+                    .buckets(BATCH_ROWS_BUCKETS.to_vec()),
+            )?,
+            batch_seconds: Histogram::with_opts(
+                HistogramOpts::new("tidegate_copy_duration_seconds", "Time of each COPY.")
+                    .buckets(LATENCY_BUCKETS_S.to_vec()),
+            )?,
+            retries: counters("tidegate_copy_retries_total", "COPYs that are tried again.", &["verdict"])?,
+            gauges: Gauges {
+                queue_events: gauge(
+                    "tidegate_queue_events",
+                    "Events held: admitted and neither stored nor dead.",
+                )?,
+                queue_bytes: gauge("tidegate_queue_bytes", "Bytes of the events held.")?,
+                dead_queue_events: gauge("tidegate_dead_letter_queue_events", "Dead letters that wait.")?,
+                dead_queue_bytes: gauge(
+                    "tidegate_dead_letter_queue_bytes",
+                    "Bytes of the dead letters that wait.",
+                )?,
+                body_bytes: gauge("tidegate_http_body_bytes", "Bytes of request bodies under way.")?,
+                connections: gauge("tidegate_http_connections", "Open client connections.")?,
+                pool: IntGaugeVec::new(
+                    Opts::new("tidegate_db_connections", "Database connections by state."),
+                    &["state"],
+                )?,
+            },
+            registry,
+        };
+        metrics.register()?;
+        Ok(Arc::new(metrics))
+    }
+
+    fn register(&self) -> prometheus::Result<()> {
+        let gauges = &self.gauges;
+        let all: [Box<dyn Collector>; 19] = [
+            Box::new(self.requests.clone()),
+            Box::new(self.request_seconds.clone()),
+            Box::new(self.ack_seconds.clone()),
+            Box::new(self.accepted.clone()),
+            Box::new(self.committed.clone()),
+            Box::new(self.dead.clone()),
+            Box::new(self.refused.clone()),
+            Box::new(self.dead_letters.clone()),
+            Box::new(self.dead_letters_dropped.clone()),
+            Box::new(self.batch_rows.clone()),
+            Box::new(self.batch_seconds.clone()),
+            Box::new(self.retries.clone()),
+            Box::new(gauges.queue_events.clone()),
+            Box::new(gauges.queue_bytes.clone()),
+            Box::new(gauges.dead_queue_events.clone()),
+            Box::new(gauges.dead_queue_bytes.clone()),
+            Box::new(gauges.body_bytes.clone()),
+            Box::new(gauges.connections.clone()),
+            Box::new(gauges.pool.clone()),
+        ];
+        for collector in all {
+            self.registry.register(collector)?;
+        }
+        #[cfg(target_os = "linux")]
+        self.registry.register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))?;
+        Ok(())
+    }
+
+    /// A COPY of `rows` rows took `elapsed` and is committed.
+    pub fn copy_committed(&self, rows: u64, elapsed: Duration) {
+        self.committed.inc_by(rows);
+        self.batch_rows.observe(rows as f64);
+        self.batch_seconds.observe(elapsed.as_secs_f64());
+    }
+
+    /// All figures in Prometheus' text format.
+    ///
+    /// # Errors
+    ///
+    /// If the encoder refuses a figure.
+    pub fn render(&self) -> prometheus::Result<Vec<u8>> {
+        let mut text = Vec::with_capacity(16 * 1024);
+        TextEncoder::new().encode(&self.registry.gather(), &mut text)?;
+        Ok(text)
+    }
+}
+
+fn counter(name: &str, help: &str) -> prometheus::Result<IntCounter> {
+    IntCounter::new(name, help)
+}
+
+fn counters(name: &str, help: &str, labels: &[&str]) -> prometheus::Result<IntCounterVec> {
+    IntCounterVec::new(Opts::new(name, help), labels)
+}
+
+fn gauge(name: &str, help: &str) -> prometheus::Result<IntGauge> {
+    IntGauge::new(name, help)
+}
+
+fn histograms(name: &str, help: &str, label: &str) -> prometheus::Result<HistogramVec> {
+    HistogramVec::new(HistogramOpts::new(name, help).buckets(LATENCY_BUCKETS_S.to_vec()), &[label])
+}
