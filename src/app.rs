@@ -1,0 +1,249 @@
+//! Builds every part in order, runs it, and stops it in the reverse order.
+//!
+//! | start | stop |
+//! |---|---|
+//! | listen (answers 503 until the rest is up) | 7 |
+//! | the private Postgres, where there is no `DATABASE_URL` | 6 the private Postgres stops |
+//! | pool | 5 connections close |
+//! | migrations, the first partitions | |
+//! | housekeeping: idle connections, partitions | 4 ends |
+//! | pipeline: lanes and dead letters | 3 drains: everything accepted is stored |
+//! | events are taken | 1 nothing is taken, 2 the requests under way are answered |
+//!
+//! A second signal ends the process at once, wherever it is.
+
+use std::io::Write;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use crate::config::{Config, ConfigError};
+use crate::db::local::{LocalCluster, LocalError};
+use crate::db::{self, ConnectionUrl, Database, DbError, MigrationError, PartitionKeeper};
+use crate::http::{BoundServer, Face, RunningServer};
+use crate::ingest::{Drained, IngestSettings, Pipeline};
+use crate::lifecycle::Lifecycle;
+use crate::observe::Metrics;
+
+/// Why the service did not run, or did not end well.
+#[derive(Debug, thiserror::Error)]
+pub enum AppError {
+    /// The settings cannot be used.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The address cannot be listened on.
+    #[error("cannot listen on {address}")]
+    Listen {
+        /// `HOST:PORT`.
+        address: String,
+        /// What the system says.
+        source: std::io::Error,
+    },
+    /// The private Postgres did not start or stop.
+    #[error(transparent)]
+    Local(#[from] LocalError),
+    /// The database cannot be used.
+    #[error("the database cannot be used: {0}")]
+    Database(#[from] MigrationError),
+    /// The system refuses what the service needs.
+    #[error("cannot start")]
+    System(#[from] std::io::Error),
+    /// Metrics cannot be set up.
+    #[error("cannot set up metrics")]
+    Metrics(#[from] prometheus::Error),
+    /// A part ended that should run for as long as the service does.
+    #[error("a writer lane ended unexpectedly; the cause is above")]
+    LaneEnded,
+    /// The drain's end left events behind.
+    #[error("{} accepted events and {} dead letters could not be stored in time and are lost", .0.events_left, .0.dead_letters_left)]
+    LeftBehind(Drained),
+    /// A signal came while the service was starting.
+    #[error("stopped while starting")]
+    Interrupted,
+}
+
+impl AppError {
+    /// The error with its sources in one line.
+    pub fn with_sources(&self) -> String {
+        db::chain(self)
+    }
+}
+
+/// Runs the service until it is told to stop.
+///
+/// # Errors
+///
+/// [`AppError`] says why it could not start, or what a stop left behind.
+pub async fn run(config: &Config) -> Result<(), AppError> {
+    let mut signals = Signals::new()?;
+    let lifecycle = Lifecycle::default();
+    let metrics = Metrics::new()?;
+    let face = Face::new(config, &metrics, &lifecycle);
+    let server = listen(config, &face)?;
+
+    let mut local = None;
+    let started = tokio::select! {
+        started = start(config, &face, &metrics, &mut local) => started,
+        () = signals.next() => Err(AppError::Interrupted),
+    };
+    let result = match started {
+        Ok(running) => {
+            announce(&server, local.as_ref());
+            until_stopped(config, running, server, &lifecycle, &mut signals, local.as_ref()).await
+        }
+        Err(error) => {
+            server.stop(Instant::now()).await;
+            Err(error)
+        }
+    };
+    // A failure to stop must not hide what went wrong before.
+    match (result, stop_local(local).await) {
+        (Err(AppError::Interrupted), stopped) => stopped,
+        (Ok(()), stopped) => stopped,
+        (failed, _) => failed,
+    }
+}
+
+fn listen(config: &Config, face: &Arc<Face>) -> Result<RunningServer, AppError> {
+    let failed = |source| AppError::Listen {
+        address: format!("{}:{}", config.server.host, config.server.port),
+        source,
+    };
+    BoundServer::bind(&config.server).and_then(|server| server.serve(&config.server, face)).map_err(failed)
+}
+
+/// What runs once the service has started, but for the server.
+struct Running {
+    database: Database,
+    pipeline: Pipeline,
+    housekeeping: JoinSet<()>,
+}
+
+async fn start(
+    config: &Config,
+    face: &Arc<Face>,
+    metrics: &Arc<Metrics>,
+    local: &mut Option<LocalCluster>,
+) -> Result<Running, AppError> {
+    let url = match &config.database.database_url {
+        Some(url) => url.clone(),
+        None => {
+            let cluster =
+                LocalCluster::start(&config.database.data_dir, config.database.pg_bin.as_deref()).await?;
+            local.insert(cluster).url().to_owned()
+        }
+    };
+    let url = ConnectionUrl::parse(&url).map_err(|error| MigrationError::Failed(error.to_string()))?;
+    let database = Database::new(&url, &config.database).map_err(MigrationError::Database)?;
+    migrate(config, &database).await?;
+
+    let mut housekeeping = JoinSet::new();
+    let keeper = PartitionKeeper::new(database.clone(), &config.database);
+    housekeeping.spawn(keeper.run());
+    housekeeping.spawn(database.clone().close_idle(Duration::from_secs(config.database.db_idle_timeout)));
+
+    let settings =
+        IngestSettings { ingest: config.ingest.clone(), dead_letters: config.dead_letters.clone() };
+    let pipeline = Pipeline::start(&settings, &database, metrics);
+    face.serve(pipeline.ingest().clone(), database.clone());
+    Ok(Running { database, pipeline, housekeeping })
+}
+
+/// Migrates, waiting for a Postgres that is not there yet.
+async fn migrate(config: &Config, database: &Database) -> Result<(), AppError> {
+    let deadline = Instant::now() + Duration::from_secs(config.database.db_start_timeout_s);
+    loop {
+        match db::migrate(database, config.database.partitioning).await {
+            Ok(()) => return Ok(()),
+            Err(MigrationError::Database(error)) if is_passing(&error) && Instant::now() < deadline => {
+                tracing::warn!(error = error.with_sources(), "waiting for Postgres");
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+/// Whether a Postgres that says this may be another one soon: not there, or starting up.
+fn is_passing(error: &DbError) -> bool {
+    error.sql_state().is_none_or(|state| state.code().starts_with("57P"))
+}
+
+fn announce(server: &RunningServer, local: Option<&LocalCluster>) {
+    let address = server.address();
+    let private_postgres = local.is_some();
+    tracing::info!(private_postgres, "listening on http://{address}");
+    let _closed = std::io::stderr().flush();
+}
+
+async fn until_stopped(
+    config: &Config,
+    running: Running,
+    server: RunningServer,
+    lifecycle: &Lifecycle,
+    signals: &mut Signals,
+    local: Option<&LocalCluster>,
+) -> Result<(), AppError> {
+    let Running { database, mut pipeline, mut housekeeping } = running;
+    let asked = tokio::select! {
+        () = signals.next() => true,
+        () = pipeline.failed() => false,
+    };
+    tracing::info!("stopping: answering what is under way, then storing what was accepted");
+    let deadline = Instant::now() + Duration::from_secs(config.server.shutdown_timeout_s);
+    let stopping = async {
+        lifecycle.drain();
+        server.stop(deadline).await;
+        let drained = pipeline.drain(deadline).await;
+        housekeeping.shutdown().await;
+        database.close();
+        drained
+    };
+    let drained = tokio::select! {
+        drained = stopping => drained,
+        () = signals.next() => {
+            tracing::warn!("a second signal: ending at once");
+            if let Some(local) = local {
+                local.stop_now();
+            }
+            std::process::exit(130);
+        }
+    };
+    match (asked, drained.is_complete()) {
+        (_, false) => Err(AppError::LeftBehind(drained)),
+        (false, true) => Err(AppError::LaneEnded),
+        (true, true) => {
+            tracing::info!("stopped: everything accepted is stored");
+            Ok(())
+        }
+    }
+}
+
+async fn stop_local(local: Option<LocalCluster>) -> Result<(), AppError> {
+    if let Some(local) = local {
+        local.stop().await?;
+    }
+    Ok(())
+}
+
+/// SIGTERM and SIGINT.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn new() -> std::io::Result<Self> {
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}

@@ -1,0 +1,260 @@
+//! `POST /api/v1/events/batch`: many events, as NDJSON or as a JSON array.
+//!
+//! The body is decompressed, split, classified and encoded as it streams in; what is held of it is one unfinished
+//! event and the encoded tuples, all counted against `MAX_BODY_MEMORY`. At the end the batch is admitted whole, or
+//! refused whole. An event that is not JSON is left out and named in the answer; its neighbours are not touched.
+//!
+//! An event's index is its line's number, or its place in the array, from 0. Blank lines are passed over and counted,
+//! so that an index is a line number of the client's file.
+
+pub(super) mod decode;
+mod split;
+
+use std::time::Instant;
+
+use axum::body::Body;
+use axum::response::Response;
+use hyper::body::Incoming;
+use hyper::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
+use hyper::{Request, StatusCode};
+use serde::Serialize;
+
+use self::decode::Decoded;
+use self::split::{Piece, Splitter};
+use super::Core;
+use super::body::{self, BodyLimits, BodyShare, LimitedBody};
+use super::error::ApiError;
+use super::events::{MAX_TRACE_ID, accepted, content_type, encoding, trace_id};
+use crate::ingest::id::unix_now_us;
+use crate::ingest::json::Verdict;
+use crate::ingest::queue::Parcel;
+use crate::ingest::row::Row;
+
+/// Encoded tuples travel in parcels of about this size.
+const PARCEL_BYTES: usize = 256 * 1024;
+/// A long batch lets other connections have a turn each time it has worked through this many bytes.
+const TURN_BYTES: usize = 256 * 1024;
+
+/// Takes the batch, and answers 202 with what was left out.
+pub(super) async fn post(
+    core: &Core,
+    request: Request<Incoming>,
+    started: Instant,
+) -> Result<Response, ApiError> {
+    let (head, mut incoming) = request.into_parts();
+    let checked = trace_id(&head.headers).and_then(|trace_id| {
+        Ok((
+            trace_id,
+            encoding(&head.headers)?,
+            Splitter::for_media_type(&head.headers, core.limits.event_bytes)?,
+        ))
+    });
+    let (trace_id, encoding, splitter) = match checked {
+        Ok(checked) => checked,
+        Err(refusal) => {
+            body::discard(&mut incoming).await;
+            return Err(refusal);
+        }
+    };
+    let limits = BodyLimits {
+        bytes: core.limits.batch_bytes,
+        setting: "MAX_BATCH_BYTES",
+        deadline: started + core.limits.body_timeout,
+    };
+    let trace_id = match trace_id {
+        Some(trace_id) => trace_id,
+        None => HeaderValue::from_str(&core.ingest.ids(1, unix_now_us()).take().to_string())
+            .map_err(|_| ApiError::internal())?,
+    };
+    let mut batch = Batch::new(core, &trace_id, &head.headers);
+    let mut decoded = Decoded::new(LimitedBody::new(incoming, limits), encoding, limits, &core.bodies)?;
+    if let Err(refusal) = batch.read(&mut decoded, splitter).await {
+        decoded.discard().await;
+        return Err(refusal);
+    }
+    let Batch { parcels, rejected, events, share, .. } = batch.finished();
+    let promise = core.ingest.admit_batch(parcels).await?;
+    drop(share);
+    let answer = Answer { accepted: events, rejected: &rejected };
+    let json = serde_json::to_vec(&answer).map_err(|_| ApiError::internal())?;
+    let mut response = accepted(promise, trace_id, Body::from(json));
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    Ok(response)
+}
+
+#[derive(Serialize)]
+struct Answer<'a> {
+    accepted: u64,
+    rejected: &'a [Rejected],
+}
+
+/// An event that was left out.
+#[derive(Debug, Clone, Copy)]
+struct Rejected {
+    index: u64,
+    why: Why,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Why {
+    /// Not JSON, from this byte of the event on.
+    NotJson(usize),
+    /// Larger than `MAX_EVENT_BYTES`.
+    TooLarge(usize),
+    /// The trace id with its index is too long.
+    TraceId,
+}
+
+impl Serialize for Rejected {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        use serde::ser::SerializeStruct;
+        let (code, message) = match self.why {
+            Why::NotJson(at) => ("invalid_json", format!("not JSON from byte {at} on")),
+            Why::TooLarge(limit) => ("too_large", format!("larger than {limit} bytes (MAX_EVENT_BYTES)")),
+            Why::TraceId => ("invalid_id", format!("its trace id is longer than {MAX_TRACE_ID} characters")),
+        };
+        let mut rejected = serializer.serialize_struct("Rejected", 3)?;
+        rejected.serialize_field("index", &self.index)?;
+        rejected.serialize_field("code", code)?;
+        rejected.serialize_field("message", &message)?;
+        rejected.end()
+    }
+}
+
+/// A batch as it grows.
+struct Batch<'a> {
+    core: &'a Core,
+    content_type: Option<String>,
+    received_at_us: i64,
+    /// `T-`, behind which each event's index is written.
+    trace_id: Vec<u8>,
+    trace_prefix: usize,
+    next_index: u64,
+    events: u64,
+    rejected: Vec<Rejected>,
+    parcels: Vec<Parcel>,
+    /// The parcel being filled.
+    rows: Vec<u8>,
+    rows_events: u32,
+    share: BodyShare,
+}
+
+impl<'a> Batch<'a> {
+    fn new(core: &'a Core, trace_id: &HeaderValue, headers: &HeaderMap) -> Self {
+        let mut prefix = trace_id.as_bytes().to_vec();
+        prefix.push(b'-');
+        Self {
+            core,
+            content_type: content_type(headers).map(|_| "application/json".to_owned()),
+            received_at_us: unix_now_us(),
+            trace_prefix: prefix.len(),
+            trace_id: prefix,
+            next_index: 0,
+            events: 0,
+            rejected: Vec::new(),
+            parcels: Vec::new(),
+            rows: Vec::new(),
+            rows_events: 0,
+            share: BodyShare::new(&core.bodies),
+        }
+    }
+
+    async fn read(&mut self, body: &mut Decoded, mut splitter: Splitter) -> Result<(), ApiError> {
+        let mut worked = 0;
+        while let Some(piece) = body.next().await? {
+            worked += piece.len();
+            splitter.split(&piece, |piece| self.add(piece))?;
+            if worked >= TURN_BYTES {
+                worked = 0;
+                tokio::task::yield_now().await;
+            }
+        }
+        splitter.finish(|piece| self.add(piece))
+    }
+
+    fn add(&mut self, piece: Piece<'_>) -> Result<(), ApiError> {
+        let index = self.next_index;
+        self.next_index += 1;
+        let event = match piece {
+            Piece::Blank => return Ok(()),
+            Piece::TooLong => return self.reject(index, Why::TooLarge(self.core.limits.event_bytes)),
+            Piece::Event(event) => event,
+        };
+        self.trace_id.truncate(self.trace_prefix);
+        self.trace_id.extend_from_slice(itoa::Buffer::new().format(index).as_bytes());
+        if self.trace_id.len() > MAX_TRACE_ID {
+            return self.reject(index, Why::TraceId);
+        }
+        let verdict = self.core.ingest.classify(event);
+        if let Verdict::NotJson(at) = verdict {
+            return self.reject(index, Why::NotJson(at));
+        }
+        self.count_one()?;
+        self.events += 1;
+        self.rows_events += 1;
+        let row = Row {
+            id: self.core.ingest.ids(1, self.received_at_us).take(),
+            trace_id: &self.trace_id,
+            content: crate::ingest::content(verdict, event),
+            content_type: self.content_type.as_deref(),
+            received_at_us: self.received_at_us,
+        };
+        self.share.grow(row.encoded_len())?;
+        row.encode(&mut self.rows);
+        if self.rows.len() >= PARCEL_BYTES {
+            self.close_parcel();
+        }
+        Ok(())
+    }
+
+    fn reject(&mut self, index: u64, why: Why) -> Result<(), ApiError> {
+        self.count_one()?;
+        self.share.grow(size_of::<Rejected>())?;
+        self.rejected.push(Rejected { index, why });
+        Ok(())
+    }
+
+    /// Refuses the event after the last that a batch may hold.
+    fn count_one(&self) -> Result<(), ApiError> {
+        let most = self.core.limits.batch_events;
+        if self.events + self.rejected.len() as u64 >= most {
+            return Err(ApiError::too_large(format!(
+                "the batch has more than {most} events (MAX_BATCH_EVENTS)"
+            )));
+        }
+        Ok(())
+    }
+
+    fn close_parcel(&mut self) {
+        if self.rows_events > 0 {
+            let rows = std::mem::take(&mut self.rows).into_boxed_slice();
+            self.parcels.push(Parcel { rows, events: std::mem::take(&mut self.rows_events) });
+        }
+    }
+
+    fn finished(mut self) -> Self {
+        self.close_parcel();
+        self
+    }
+}
+
+impl Splitter {
+    /// What splits a body of the declared media type.
+    fn for_media_type(headers: &HeaderMap, max_event_bytes: usize) -> Result<Self, ApiError> {
+        let declared = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+        let essence = declared.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+        match essence.as_str() {
+            "application/x-ndjson"
+            | "application/ndjson"
+            | "application/jsonl"
+            | "application/x-jsonlines" => Ok(Self::lines(max_event_bytes)),
+            "application/json" => Ok(Self::array(max_event_bytes)),
+            _ => Err(ApiError::new(
+                StatusCode::UNSUPPORTED_MEDIA_TYPE,
+                "unsupported_media_type",
+                "a batch is application/x-ndjson (an event a line) or application/json (an array)",
+            )
+            .field("content-type")),
+        }
+    }
+}

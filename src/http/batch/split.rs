@@ -1,0 +1,294 @@
+//! Cuts a streamed batch into its events, without holding more than one unfinished event.
+
+use super::super::error::ApiError;
+
+/// What stands at one index.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Piece<'a> {
+    /// An event's bytes, without the white space around it.
+    Event(&'a [u8]),
+    /// A line of white space.
+    Blank,
+    /// More than an event may have; its bytes were not kept.
+    TooLong,
+}
+
+/// Cuts a body that comes in pieces of any size.
+#[derive(Debug)]
+pub(super) enum Splitter {
+    /// NDJSON: an event a line.
+    Lines(Partial),
+    /// A JSON array: an event an element.
+    Array(Partial, ArrayState),
+}
+
+/// The beginning of an event whose end has not come yet.
+#[derive(Debug)]
+pub(super) struct Partial {
+    bytes: Vec<u8>,
+    too_long: bool,
+    max_event_bytes: usize,
+}
+
+impl Partial {
+    fn new(max_event_bytes: usize) -> Self {
+        Self { bytes: Vec::new(), too_long: false, max_event_bytes }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.bytes.is_empty() && !self.too_long
+    }
+
+    fn keep(&mut self, bytes: &[u8]) {
+        // White space in front of an event is not part of it, however much there is.
+        let bytes = if self.bytes.is_empty() { bytes.trim_ascii_start() } else { bytes };
+        if self.too_long || self.bytes.len() + bytes.len() > self.max_event_bytes + TRAILING_SPACE {
+            self.too_long = true;
+            self.bytes = Vec::new();
+        } else {
+            self.bytes.extend_from_slice(bytes);
+        }
+    }
+
+    /// The event that ends with `rest`.
+    fn complete<T>(&mut self, rest: &[u8], take: impl FnOnce(Piece<'_>) -> T) -> T {
+        if self.is_empty() {
+            return take(piece(rest, self.max_event_bytes));
+        }
+        self.keep(rest);
+        let taken =
+            if self.too_long { take(Piece::TooLong) } else { take(piece(&self.bytes, self.max_event_bytes)) };
+        self.bytes.clear();
+        self.too_long = false;
+        taken
+    }
+}
+
+/// Bytes of white space behind an event that do not make it too long while its end has not come yet.
+const TRAILING_SPACE: usize = 1024;
+
+fn piece(bytes: &[u8], max_event_bytes: usize) -> Piece<'_> {
+    match bytes.trim_ascii() {
+        [] => Piece::Blank,
+        event if event.len() > max_event_bytes => Piece::TooLong,
+        event => Piece::Event(event),
+    }
+}
+
+impl Splitter {
+    pub(super) fn lines(max_event_bytes: usize) -> Self {
+        Self::Lines(Partial::new(max_event_bytes))
+    }
+
+    pub(super) fn array(max_event_bytes: usize) -> Self {
+        Self::Array(Partial::new(max_event_bytes), ArrayState::default())
+    }
+
+    /// Hands each event that ends in `chunk` to `take`.
+    pub(super) fn split(
+        &mut self,
+        mut chunk: &[u8],
+        mut take: impl FnMut(Piece<'_>) -> Result<(), ApiError>,
+    ) -> Result<(), ApiError> {
+        match self {
+            Self::Lines(partial) => {
+                while let Some(end) = memchr::memchr(b'\n', chunk) {
+                    partial.complete(&chunk[..end], &mut take)?;
+                    chunk = &chunk[end + 1..];
+                }
+                partial.keep(chunk);
+            }
+            Self::Array(partial, state) => {
+                while !chunk.is_empty() {
+                    let (length, found) = state.scan(chunk)?;
+                    let (text, rest) = chunk.split_at(length);
+                    match found {
+                        Found::Nothing => partial.keep(text),
+                        Found::Skip => {}
+                        Found::Element => partial.complete(&text[..length - 1], |piece| match piece {
+                            // `[1,,2]`: an element that is not there is not JSON.
+                            Piece::Blank => take(Piece::Event(b"")),
+                            piece => take(piece),
+                        })?,
+                        Found::End => partial.complete(&text[..length - 1], |piece| match piece {
+                            Piece::Blank if !state.after_comma => Ok(()),
+                            Piece::Blank => take(Piece::Event(b"")),
+                            piece => take(piece),
+                        })?,
+                    }
+                    chunk = rest;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Hands over what the body's end completes.
+    pub(super) fn finish(
+        self,
+        mut take: impl FnMut(Piece<'_>) -> Result<(), ApiError>,
+    ) -> Result<(), ApiError> {
+        match self {
+            Self::Lines(mut partial) if !partial.is_empty() => partial.complete(&[], &mut take),
+            Self::Lines(_) => Ok(()),
+            Self::Array(_, ArrayState { phase: Phase::After, .. }) => Ok(()),
+            Self::Array(_, ArrayState { phase: Phase::Before, .. }) => {
+                Err(ApiError::invalid("the body is not a JSON array"))
+            }
+            Self::Array(..) => Err(ApiError::invalid("the array breaks off before its end")),
+        }
+    }
+}
+
+/// Where in an array's text a scan is.
+#[derive(Debug, Default)]
+pub(super) struct ArrayState {
+    phase: Phase,
+    /// Containers open within the element.
+    depth: usize,
+    in_string: bool,
+    escaped: bool,
+    after_comma: bool,
+}
+
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    #[default]
+    Before,
+    Within,
+    After,
+}
+
+enum Found {
+    /// The chunk ended within an element.
+    Nothing,
+    /// White space or the opening bracket.
+    Skip,
+    /// The comma behind an element.
+    Element,
+    /// The closing bracket.
+    End,
+}
+
+impl ArrayState {
+    /// Scans up to the next border between elements; the length includes the border's own byte.
+    fn scan(&mut self, chunk: &[u8]) -> Result<(usize, Found), ApiError> {
+        if self.phase != Phase::Within {
+            return self.scan_outside(chunk);
+        }
+        for (at, &byte) in chunk.iter().enumerate() {
+            if self.in_string {
+                match byte {
+                    _ if self.escaped => self.escaped = false,
+                    b'\\' => self.escaped = true,
+                    b'"' => self.in_string = false,
+                    _ => {}
+                }
+                continue;
+            }
+            match byte {
+                b'"' => self.in_string = true,
+                b'[' | b'{' => self.depth += 1,
+                b']' if self.depth == 0 => {
+                    self.phase = Phase::After;
+                    return Ok((at + 1, Found::End));
+                }
+                // A closing bracket of the wrong kind makes this element no JSON, and no other.
+                b']' | b'}' => self.depth = self.depth.saturating_sub(1),
+                b',' if self.depth == 0 => {
+                    self.after_comma = true;
+                    return Ok((at + 1, Found::Element));
+                }
+                _ => {}
+            }
+        }
+        Ok((chunk.len(), Found::Nothing))
+    }
+
+    fn scan_outside(&mut self, chunk: &[u8]) -> Result<(usize, Found), ApiError> {
+        let space = chunk.iter().take_while(|byte| matches!(byte, b' ' | b'\t' | b'\n' | b'\r')).count();
+        match (self.phase, chunk.get(space)) {
+            (_, None) => Ok((space, Found::Skip)),
+            (Phase::Before, Some(b'[')) => {
+                self.phase = Phase::Within;
+                Ok((space + 1, Found::Skip))
+            }
+            (Phase::Before, Some(_)) => Err(ApiError::invalid("the body is not a JSON array")),
+            (_, Some(_)) => Err(ApiError::invalid("something stands behind the array's end")),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn split(mut splitter: Splitter, body: &[u8], step: usize) -> Result<Vec<Option<Vec<u8>>>, String> {
+        let mut pieces = Vec::new();
+        let mut take = |piece: Piece<'_>| {
+            match piece {
+                Piece::Event(event) => pieces.push(Some(event.to_vec())),
+                Piece::TooLong => pieces.push(Some(b"TOO LONG".to_vec())),
+                Piece::Blank => pieces.push(None),
+            }
+            Ok(())
+        };
+        for chunk in body.chunks(step) {
+            splitter.split(chunk, &mut take).map_err(|error| format!("{error:?}"))?;
+        }
+        splitter.finish(&mut take).map_err(|error| format!("{error:?}"))?;
+        Ok(pieces)
+    }
+
+    fn texts(pieces: &[Option<Vec<u8>>]) -> Vec<&str> {
+        pieces
+            .iter()
+            .map(|piece| piece.as_deref().map_or("-", |text| std::str::from_utf8(text).unwrap()))
+            .collect()
+    }
+
+    #[test]
+    fn lines_are_cut_wherever_the_chunks_end() {
+        let body = b" {\"a\":1}\r\n\n  \n12345678901\n[2]";
+        for step in 1..=body.len() {
+            let pieces = split(Splitter::lines(10), body, step).unwrap();
+            assert_eq!(texts(&pieces), ["{\"a\":1}", "-", "-", "TOO LONG", "[2]"], "{step}");
+        }
+    }
+
+    #[test]
+    fn elements_are_cut_wherever_the_chunks_end() {
+        let body = br#" [ {"a":"],[\"}"} , [1,[2]],3 , "\\", 12345678901234567890, {"b":1] ,] "#;
+        for step in 1..=body.len() {
+            let pieces = split(Splitter::array(15), body, step).unwrap();
+            let wanted = [r#"{"a":"],[\"}"}"#, "[1,[2]]", "3", r#""\\""#, "TOO LONG", r#"{"b":1]"#, ""];
+            assert_eq!(texts(&pieces), wanted, "{step}");
+        }
+        assert_eq!(split(Splitter::array(10), b" [ ] ", 1).unwrap(), []);
+        for broken in ["", "{}", "[1", "[\"]", "[1] 2", "[[1]", "x"] {
+            assert!(split(Splitter::array(10), broken.as_bytes(), 3).is_err(), "{broken}");
+        }
+    }
+
+    #[test]
+    fn an_endless_event_costs_no_memory() {
+        let mut splitter = Splitter::lines(100);
+        for _ in 0..10_000 {
+            splitter.split(&[b'x'; 1000], |_| Ok(())).unwrap();
+        }
+        let Splitter::Lines(partial) = splitter else { unreachable!() };
+        assert_eq!((partial.too_long, partial.bytes.capacity()), (true, 0));
+    }
+
+    proptest! {
+        #[test]
+        fn both_forms_give_the_events_back(values in prop::collection::vec("[a-z\\[\\]{},: \\\\\"]{0,20}", 0..20), step in 1usize..50) {
+            let events: Vec<String> = values.iter().map(|value| serde_json::to_string(value).unwrap()).collect();
+            let lines = split(Splitter::lines(100), events.join("\n").as_bytes(), step).unwrap();
+            let array = split(Splitter::array(100), format!("[{}]", events.join(",")).as_bytes(), step).unwrap();
+            prop_assert_eq!(texts(&lines), events.iter().map(String::as_str).collect::<Vec<_>>());
+            prop_assert_eq!(texts(&array), events.iter().map(String::as_str).collect::<Vec<_>>());
+        }
+    }
+}

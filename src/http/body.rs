@@ -1,0 +1,235 @@
+//! Reading request bodies within limits of size, time and memory.
+//!
+//! A body that comes in one piece with its head, as small events do, is taken as it is. Whatever has to be gathered is
+//! counted against [`BodyMemory`] while it is held: so many slow clients, or a few large bodies, cannot take more memory
+//! than `MAX_BODY_MEMORY` together.
+
+use std::future::{Future, poll_fn};
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use futures_core::Stream;
+use http_body_util::BodyExt;
+use hyper::StatusCode;
+use hyper::body::{Body, Incoming};
+use tokio::time::Sleep;
+
+use super::error::ApiError;
+use crate::ingest::level::{Level, Load};
+
+/// The bytes of all request bodies under way.
+#[derive(Debug)]
+pub struct BodyMemory {
+    held: Level,
+    limit: u64,
+}
+
+impl BodyMemory {
+    /// Nothing held, of at most `limit` bytes.
+    pub fn new(limit: u64) -> Arc<Self> {
+        Arc::new(Self { held: Level::default(), limit })
+    }
+
+    /// The bytes held.
+    pub fn held(&self) -> u64 {
+        self.held.get().bytes
+    }
+}
+
+/// A part of [`BodyMemory`]; given back when dropped.
+#[derive(Debug)]
+pub struct BodyShare {
+    memory: Arc<BodyMemory>,
+    bytes: u64,
+}
+
+impl BodyShare {
+    /// Nothing yet.
+    pub fn new(memory: &Arc<BodyMemory>) -> Self {
+        Self { memory: Arc::clone(memory), bytes: 0 }
+    }
+
+    /// Takes more.
+    pub fn grow(&mut self, bytes: usize) -> Result<(), ApiError> {
+        let more = Load { events: 0, bytes: bytes as u64 };
+        if !self.memory.held.try_raise(more, Load { events: u64::MAX, bytes: self.memory.limit }) {
+            let message = "too many request bodies are under way; try again later";
+            return Err(ApiError::unavailable("overloaded", message, Duration::from_secs(1)));
+        }
+        self.bytes += more.bytes;
+        Ok(())
+    }
+}
+
+impl Drop for BodyShare {
+    fn drop(&mut self) {
+        self.memory.held.lower(Load { events: 0, bytes: self.bytes });
+    }
+}
+
+/// How much of a body is read, and until when.
+#[derive(Debug, Clone, Copy)]
+pub struct BodyLimits {
+    /// The most bytes.
+    pub bytes: usize,
+    /// The variable that sets it, for the refusal.
+    pub setting: &'static str,
+    /// When a body that is still coming is given up.
+    pub deadline: Instant,
+}
+
+impl BodyLimits {
+    /// The refusal of a body that is too large.
+    pub fn too_large(&self) -> ApiError {
+        ApiError::too_large(format!("the body is larger than {} bytes ({})", self.bytes, self.setting))
+    }
+}
+
+/// A body as it comes, within its limits.
+#[derive(Debug)]
+pub struct LimitedBody {
+    incoming: Incoming,
+    limits: BodyLimits,
+    read: usize,
+    /// Runs only once the body lets us wait.
+    timer: Option<Pin<Box<Sleep>>>,
+    refusal: Option<ApiError>,
+}
+
+impl LimitedBody {
+    /// A body; one that announces itself as too large is refused by its first read.
+    pub fn new(incoming: Incoming, limits: BodyLimits) -> Self {
+        Self { incoming, limits, read: 0, timer: None, refusal: None }
+    }
+
+    /// The next piece; `None` at the end.
+    pub async fn next(&mut self) -> Result<Option<Bytes>, ApiError> {
+        poll_fn(|cx| self.poll_piece(cx)).await.transpose()
+    }
+
+    fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, ApiError>>> {
+        if self.read == 0 && self.incoming.size_hint().lower() > self.limits.bytes as u64 {
+            return Poll::Ready(Some(Err(self.limits.too_large())));
+        }
+        loop {
+            if self.incoming.is_end_stream() {
+                return Poll::Ready(None);
+            }
+            let frame = match Pin::new(&mut self.incoming).poll_frame(cx) {
+                Poll::Ready(Some(Ok(frame))) => frame,
+                Poll::Ready(Some(Err(_broken))) => {
+                    return Poll::Ready(Some(Err(ApiError::invalid("the body broke off before its end"))));
+                }
+                Poll::Ready(None) => return Poll::Ready(None),
+                Poll::Pending => {
+                    let deadline = self.limits.deadline;
+                    let timer =
+                        self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(deadline.into())));
+                    ready!(timer.as_mut().poll(cx));
+                    let message = "the body took too long (BODY_TIMEOUT_S)";
+                    let refusal = ApiError::new(StatusCode::REQUEST_TIMEOUT, "request_timeout", message);
+                    return Poll::Ready(Some(Err(refusal)));
+                }
+            };
+            // Trailers are not looked at.
+            let Ok(data) = frame.into_data() else { continue };
+            self.read += data.len();
+            if self.read > self.limits.bytes {
+                return Poll::Ready(Some(Err(self.limits.too_large())));
+            }
+            return Poll::Ready(Some(Ok(data)));
+        }
+    }
+
+    /// Whether the whole body has been read.
+    pub fn is_at_end(&self) -> bool {
+        self.incoming.is_end_stream()
+    }
+
+    /// The refusal that ended the stream.
+    pub fn take_refusal(&mut self) -> Option<ApiError> {
+        self.refusal.take()
+    }
+
+    /// Reads the rest of a refused body and throws it away, for a short while: closing a connection with unread bytes
+    /// resets it, and the client would not see the answer.
+    pub async fn discard(&mut self) {
+        discard(&mut self.incoming).await;
+    }
+}
+
+/// For decoders, which read through `io`: a refusal is kept aside and named by [`LimitedBody::take_refusal`].
+impl Stream for LimitedBody {
+    type Item = io::Result<Bytes>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.poll_piece(cx).map(|piece| {
+            piece.map(|piece| {
+                piece.map_err(|refusal| {
+                    self.refusal = Some(refusal);
+                    io::ErrorKind::InvalidData.into()
+                })
+            })
+        })
+    }
+}
+
+/// A whole body. The share of memory that it took lives as long as it does.
+#[derive(Debug)]
+pub enum WholeBody {
+    /// In one piece, as it came.
+    Piece(Bytes),
+    /// Gathered.
+    Gathered(Vec<u8>, BodyShare),
+}
+
+impl std::ops::Deref for WholeBody {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match self {
+            Self::Piece(piece) => piece,
+            Self::Gathered(bytes, _) => bytes,
+        }
+    }
+}
+
+/// Reads a whole body.
+pub async fn read_whole(body: &mut LimitedBody, memory: &Arc<BodyMemory>) -> Result<WholeBody, ApiError> {
+    let Some(first) = body.next().await? else {
+        return Ok(WholeBody::Piece(Bytes::new()));
+    };
+    if body.is_at_end() {
+        return Ok(WholeBody::Piece(first));
+    }
+    let mut share = BodyShare::new(memory);
+    share.grow(first.len())?;
+    let mut whole = first.to_vec();
+    drop(first);
+    while let Some(piece) = body.next().await? {
+        share.grow(piece.len())?;
+        whole.extend_from_slice(&piece);
+    }
+    Ok(WholeBody::Gathered(whole, share))
+}
+
+/// How long, and up to how many bytes, the rest of a refused body is read.
+const LINGER: Duration = Duration::from_secs(2);
+const LINGER_BYTES: usize = 256 * 1024 * 1024;
+
+/// As [`LimitedBody::discard`], for a body that was refused for its head.
+pub async fn discard(incoming: &mut Incoming) {
+    let mut read = 0;
+    let _gave_up = tokio::time::timeout(LINGER, async {
+        while read < LINGER_BYTES
+            && let Some(Ok(frame)) = incoming.frame().await
+        {
+            read += frame.data_ref().map_or(0, Bytes::len);
+        }
+    })
+    .await;
+}

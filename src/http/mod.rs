@@ -1,0 +1,228 @@
+//! The HTTP face: every route and the order of what a request passes, on this page.
+//!
+//! ```text
+//! accept ─▶ connection (limits of time and number) ─▶ dispatch ─▶ events, batch      (straight: the hot path)
+//!                                                         └─────▶ router ─▶ track ─▶ everything else
+//! ```
+
+mod batch;
+mod body;
+mod connection;
+mod error;
+mod events;
+mod ops;
+mod server;
+
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+
+use axum::Router;
+use axum::extract::{MatchedPath, Request as AxumRequest, State};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{any, get};
+use hyper::body::Incoming;
+use hyper::header::HeaderName;
+use hyper::{Method, Request, StatusCode};
+use prometheus::{Histogram, IntCounter};
+use tower_service::Service;
+
+pub use body::BodyMemory;
+pub use server::{BoundServer, RunningServer};
+
+use crate::config::Config;
+use crate::db::Database;
+use crate::ingest::{Ingest, Promise};
+use crate::lifecycle::Lifecycle;
+use crate::observe::Metrics;
+use error::ApiError;
+
+static X_TRACE_ID: HeaderName = HeaderName::from_static("x-trace-id");
+static X_ACK: HeaderName = HeaderName::from_static("x-ack");
+
+const EVENTS: &str = "/api/v1/events";
+const BATCH: &str = "/api/v1/events/batch";
+
+/// Every route.
+fn router(face: &Arc<Face>) -> Router {
+    Router::new()
+        // Their POST is dispatched before the router; what arrives here is another method.
+        .route(EVENTS, any(|| method_not_allowed("POST")))
+        .route(BATCH, any(|| method_not_allowed("POST")))
+        .route("/api/health", get(ops::api_health))
+        .route("/health", get(ops::alive))
+        .route("/health/ready", get(ops::ready))
+        .route("/metrics", get(ops::metrics))
+        .fallback(not_found)
+        .method_not_allowed_fallback(|| method_not_allowed("GET"))
+        .layer(middleware::from_fn_with_state(Arc::clone(face), track))
+        .with_state(Arc::clone(face))
+}
+
+/// What all handlers share.
+#[derive(Debug)]
+pub struct Face {
+    /// Whether the service is starting, serving or stopping.
+    pub lifecycle: Lifecycle,
+    /// The figures.
+    pub metrics: Arc<Metrics>,
+    /// Request bodies under way.
+    pub bodies: Arc<BodyMemory>,
+    /// Limits of requests.
+    pub limits: Limits,
+    /// Set once the database is ready.
+    core: OnceLock<Core>,
+    hot: [HotRoute; 2],
+    started: Instant,
+}
+
+/// What handlers need beside the face, once the service has started.
+#[derive(Debug)]
+pub struct Core {
+    ingest: Ingest,
+    database: Database,
+    bodies: Arc<BodyMemory>,
+    limits: Limits,
+}
+
+/// Limits of requests.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Bytes of one event.
+    pub event_bytes: usize,
+    /// Bytes of one batch.
+    pub batch_bytes: usize,
+    /// Events of one batch.
+    pub batch_events: u64,
+    /// Time for a body.
+    pub body_timeout: Duration,
+}
+
+/// The figures of a route that is dispatched directly, looked up once.
+#[derive(Debug)]
+struct HotRoute {
+    route: &'static str,
+    accepted: IntCounter,
+    seconds: Histogram,
+    ack_seconds: Histogram,
+}
+
+impl Face {
+    /// A face that answers 503 until [`Face::serve`] is called.
+    pub fn new(config: &Config, metrics: &Arc<Metrics>, lifecycle: &Lifecycle) -> Arc<Self> {
+        let hot = [EVENTS, BATCH].map(|route| HotRoute {
+            route,
+            accepted: metrics.requests.with_label_values(&[route, "202"]),
+            seconds: metrics.request_seconds.with_label_values(&[route]),
+            ack_seconds: metrics.ack_seconds.with_label_values(&[Promise::Queued.name()]),
+        });
+        Arc::new(Self {
+            lifecycle: lifecycle.clone(),
+            metrics: Arc::clone(metrics),
+            bodies: BodyMemory::new(config.server.max_body_memory),
+            limits: Limits {
+                event_bytes: config.ingest.max_event_bytes,
+                batch_bytes: config.ingest.max_batch_bytes,
+                batch_events: config.ingest.max_batch_events(),
+                body_timeout: Duration::from_secs(config.server.body_timeout_s),
+            },
+            core: OnceLock::new(),
+            hot,
+            started: Instant::now(),
+        })
+    }
+
+    /// From now on events are accepted.
+    pub fn serve(&self, ingest: Ingest, database: Database) {
+        let core = Core { ingest, database, bodies: Arc::clone(&self.bodies), limits: self.limits };
+        let _set_once = self.core.set(core);
+        self.lifecycle.serve();
+    }
+
+    fn core(&self) -> Result<&Core, ApiError> {
+        match self.core.get() {
+            Some(core) if !self.lifecycle.is_draining() => Ok(core),
+            Some(_) => Err(ApiError::unavailable(
+                "shutting_down",
+                "the service is shutting down",
+                Duration::from_secs(5),
+            )),
+            None => Err(ApiError::unavailable("starting", "the service is starting", Duration::from_secs(1))),
+        }
+    }
+}
+
+/// Answers one request.
+async fn dispatch(face: &Arc<Face>, router: &mut Router, request: Request<Incoming>) -> Response {
+    let hot = match (request.uri().path(), request.method()) {
+        (EVENTS, &Method::POST) => &face.hot[0],
+        (BATCH, &Method::POST) => &face.hot[1],
+        _ => return router.call(request).await.unwrap_or_else(|never| match never {}),
+    };
+    let started = Instant::now();
+    let answer = match face.core() {
+        Err(refusal) => Err(refusal),
+        Ok(core) if hot.route == EVENTS => events::post(core, request, started).await,
+        Ok(core) => batch::post(core, request, started).await,
+    };
+    let elapsed = started.elapsed();
+    hot.seconds.observe(elapsed.as_secs_f64());
+    match answer {
+        Ok(response) => {
+            hot.accepted.inc();
+            hot.ack_seconds.observe(elapsed.as_secs_f64());
+            log_request(&Method::POST, hot.route, response.status(), elapsed);
+            response
+        }
+        Err(refusal) => {
+            let response = refusal.into_response();
+            count(&face.metrics, hot.route, response.status());
+            log_request(&Method::POST, hot.route, response.status(), elapsed);
+            response
+        }
+    }
+}
+
+/// Counts, times and logs what goes through the router.
+async fn track(State(face): State<Arc<Face>>, request: AxumRequest, next: Next) -> Response {
+    let started = Instant::now();
+    let method = request.method().clone();
+    let matched = request.extensions().get::<MatchedPath>().cloned();
+    let response = next.run(request).await;
+    let route = matched.as_ref().map_or("unmatched", MatchedPath::as_str);
+    let elapsed = started.elapsed();
+    count(&face.metrics, route, response.status());
+    face.metrics.request_seconds.with_label_values(&[route]).observe(elapsed.as_secs_f64());
+    log_request(&method, route, response.status(), elapsed);
+    response
+}
+
+fn count(metrics: &Metrics, route: &str, status: StatusCode) {
+    metrics.requests.with_label_values(&[route, status.as_str()]).inc();
+}
+
+fn log_request(method: &Method, route: &str, status: StatusCode, elapsed: Duration) {
+    tracing::debug!(
+        http.method = method.as_str(),
+        http.route = route,
+        http.status = status.as_u16(),
+        elapsed_us = elapsed.as_micros() as u64,
+        "request"
+    );
+}
+
+async fn not_found() -> ApiError {
+    ApiError::new(StatusCode::NOT_FOUND, "not_found", "there is nothing at this path")
+}
+
+async fn method_not_allowed(allowed: &'static str) -> Response {
+    let refusal = ApiError::new(
+        StatusCode::METHOD_NOT_ALLOWED,
+        "method_not_allowed",
+        format!("this path takes {allowed}"),
+    );
+    let mut response = refusal.into_response();
+    let allowed = hyper::header::HeaderValue::from_static(allowed);
+    response.headers_mut().insert(hyper::header::ALLOW, allowed);
+    response
+}

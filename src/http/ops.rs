@@ -1,0 +1,200 @@
+//! For operators: health, readiness and metrics.
+
+use std::sync::Arc;
+use std::time::UNIX_EPOCH;
+
+use axum::Json;
+use axum::extract::State;
+use axum::response::{IntoResponse, Response};
+use hyper::StatusCode;
+use hyper::header::CONTENT_TYPE;
+use serde::Serialize;
+
+use super::Face;
+use super::error::ApiError;
+use crate::ingest::{Rates, WriterState};
+
+#[derive(Serialize)]
+struct Health {
+    status: &'static str,
+    version: &'static str,
+    uptime_s: u64,
+    #[serde(flatten)]
+    pipeline: Option<PipelineHealth>,
+    memory: Memory,
+    http: Http,
+}
+
+#[derive(Serialize)]
+struct PipelineHealth {
+    /// Events that got a promise, since the start.
+    accepted: u64,
+    committed: u64,
+    dead: u64,
+    pending: u64,
+    /// What an accepted event is promised.
+    promise: &'static str,
+    queue: QueueHealth,
+    dead_letter_queue: Depth,
+    rates: Vec<RateHealth>,
+    writer: WriterHealth,
+    pool: PoolHealth,
+}
+
+#[derive(Serialize)]
+struct QueueHealth {
+    #[serde(flatten)]
+    depth: Depth,
+    max_events: u64,
+    max_bytes: u64,
+}
+
+#[derive(Serialize)]
+struct Depth {
+    events: u64,
+    bytes: u64,
+}
+
+#[derive(Serialize)]
+struct RateHealth {
+    span_s: usize,
+    accepted_per_s: f64,
+    settled_per_s: f64,
+}
+
+#[derive(Serialize)]
+struct WriterHealth {
+    state: &'static str,
+    last_error: Option<LastErrorHealth>,
+}
+
+#[derive(Serialize)]
+struct LastErrorHealth {
+    message: String,
+    /// Unix time in milliseconds.
+    at_ms: u64,
+}
+
+#[derive(Serialize)]
+struct PoolHealth {
+    max: usize,
+    open: usize,
+    idle: usize,
+    waiting: usize,
+}
+
+#[derive(Serialize)]
+struct Memory {
+    resident_bytes: Option<u64>,
+}
+
+#[derive(Serialize)]
+struct Http {
+    connections: i64,
+    body_bytes: u64,
+}
+
+/// `GET /api/health`: everything at a glance. 200 while events are taken, else 503.
+pub(super) async fn api_health(State(face): State<Arc<Face>>) -> Response {
+    let pipeline = face.core.get().map(|core| {
+        let now = core.ingest.snapshot();
+        let pool = core.database.status();
+        PipelineHealth {
+            accepted: now.accepted,
+            committed: now.committed,
+            dead: now.dead,
+            pending: now.pending(),
+            promise: core.ingest.promise().name(),
+            queue: QueueHealth {
+                depth: Depth { events: now.held.events, bytes: now.held.bytes },
+                max_events: now.capacity.events,
+                max_bytes: now.capacity.bytes,
+            },
+            dead_letter_queue: Depth { events: now.dead_held.events, bytes: now.dead_held.bytes },
+            rates: rates(core.ingest.rates()),
+            writer: WriterHealth {
+                state: now.writer.name(),
+                last_error: now.last_error.map(|error| LastErrorHealth {
+                    message: error.message,
+                    at_ms: error.at.duration_since(UNIX_EPOCH).map_or(0, |time| time.as_millis() as u64),
+                }),
+            },
+            pool: PoolHealth { max: pool.max, open: pool.open, idle: pool.idle, waiting: pool.waiting },
+        }
+    });
+    let status = status(&face);
+    let health = Health {
+        status,
+        version: env!("CARGO_PKG_VERSION"),
+        uptime_s: face.started.elapsed().as_secs(),
+        pipeline,
+        memory: Memory { resident_bytes: resident_bytes() },
+        http: Http { connections: face.metrics.gauges.connections.get(), body_bytes: face.bodies.held() },
+    };
+    let code =
+        if matches!(status, "ok" | "degraded") { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    (code, Json(health)).into_response()
+}
+
+fn rates(rates: &Rates) -> Vec<RateHealth> {
+    let shown = |rate: crate::ingest::Rate| RateHealth {
+        span_s: rate.span_s,
+        accepted_per_s: rate.accepted,
+        settled_per_s: rate.settled,
+    };
+    rates.get().into_iter().map(shown).collect()
+}
+
+fn status(face: &Face) -> &'static str {
+    match face.core.get() {
+        None => "starting",
+        Some(_) if face.lifecycle.is_draining() => "draining",
+        Some(core) if !core.ingest.has_room() => "overloaded",
+        Some(core) if core.ingest.snapshot().writer != WriterState::Running => "degraded",
+        Some(_) => "ok",
+    }
+}
+
+/// `GET /health`: the process answers.
+pub(super) async fn alive() -> &'static str {
+    "ok\n"
+}
+
+/// `GET /health/ready`: whether events should be sent here.
+pub(super) async fn ready(State(face): State<Arc<Face>>) -> Response {
+    match status(&face) {
+        "ok" | "degraded" => "ready\n".into_response(),
+        other => (StatusCode::SERVICE_UNAVAILABLE, format!("{other}\n")).into_response(),
+    }
+}
+
+/// `GET /metrics`, for Prometheus.
+pub(super) async fn metrics(State(face): State<Arc<Face>>) -> Result<Response, ApiError> {
+    let gauges = &face.metrics.gauges;
+    if let Some(core) = face.core.get() {
+        let now = core.ingest.snapshot();
+        gauges.queue_events.set(now.held.events as i64);
+        gauges.queue_bytes.set(now.held.bytes as i64);
+        gauges.dead_queue_events.set(now.dead_held.events as i64);
+        gauges.dead_queue_bytes.set(now.dead_held.bytes as i64);
+        let pool = core.database.status();
+        for (state, count) in [("open", pool.open), ("idle", pool.idle), ("waiting", pool.waiting)] {
+            gauges.pool.with_label_values(&[state]).set(count as i64);
+        }
+    }
+    gauges.body_bytes.set(face.bodies.held() as i64);
+    match face.metrics.render() {
+        Ok(text) => Ok(([(CONTENT_TYPE, prometheus::TEXT_FORMAT)], text).into_response()),
+        Err(error) => {
+            tracing::error!(error = error.to_string(), "metrics cannot be rendered");
+            Err(ApiError::internal())
+        }
+    }
+}
+
+/// The process's resident memory, where `/proc` tells.
+fn resident_bytes() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok().map(|kib| kib * 1024)
+}
