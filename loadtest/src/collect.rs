@@ -1,13 +1,12 @@
 //! Sees the workers through a run: waits until all are ready, starts them together, ends them, adds them up.
 
-use std::future::pending;
 use std::io;
 use std::time::Duration;
 
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::{Instant, sleep_until};
 
 use crate::fleet::{Event, Fleet};
+use crate::interrupts::Interrupts;
 use crate::pace::CATCH_UP;
 use crate::progress::Progress;
 use crate::protocol::{Message, Plan};
@@ -22,7 +21,7 @@ const MARGIN: Duration = Duration::from_secs(10);
 /// Why a run did not start.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
-    /// The processes cannot be started, or signals not be listened to.
+    /// The processes cannot be started.
     #[error("the workers cannot be started")]
     Start(#[from] io::Error),
     /// A worker gave up before the start.
@@ -46,9 +45,8 @@ pub(crate) struct Collected {
     pub(crate) interrupted: bool,
 }
 
-/// Runs the workers of `plan` from start to end.
-pub(crate) async fn collect(plan: &Plan) -> Result<Collected, Error> {
-    let mut interrupts = Interrupts::listen()?;
+/// Runs the workers of `plan` from start to end. A first interrupt ends them in good order, a second one at once.
+pub(crate) async fn collect(plan: &Plan, interrupts: &mut Interrupts) -> Result<Collected, Error> {
     let plans: Vec<Plan> = (0..plan.workers).map(|worker| Plan { worker, ..plan.clone() }).collect();
     let mut fleet = Fleet::start(&plans).await?;
     tokio::select! {
@@ -158,28 +156,6 @@ impl Workers {
             failures.push(format!("worker {index}: {why}; it counts as in its last word"));
         }
         Collected { tally, failures, interrupted }
-    }
-}
-
-/// Ctrl-C and SIGTERM.
-struct Interrupts {
-    interrupt: Signal,
-    terminate: Signal,
-}
-
-impl Interrupts {
-    fn listen() -> io::Result<Self> {
-        Ok(Self { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? })
-    }
-
-    async fn next(&mut self) {
-        let signalled = tokio::select! {
-            signalled = self.interrupt.recv() => signalled,
-            signalled = self.terminate.recv() => signalled,
-        };
-        if signalled.is_none() {
-            pending::<()>().await;
-        }
     }
 }
 

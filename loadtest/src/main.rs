@@ -1,10 +1,10 @@
 //! Load-test workers for Tidegate.
 //!
 //! ```text
-//! run ──▶ fleet ══ one process a worker ══▶ worker ──▶ pace ──▶ sender × connections ──▶ client ──▶ the service
-//!  ├─▶ collect ◀══ counts and histograms ══   schedule ┘            └ payload, tally
-//!  ├─▶ audit ──▶ health, database
-//!  └─▶ progress, report
+//! run ─┬▶ collect ─▶ fleet ══ plan, go ══▶ worker ─┬▶ pace ◀ schedule, timer
+//!      │               ◀══ counts, tally ══        └▶ sender × connections ─▶ client ─▶ the service
+//!      ├▶ audit ─▶ health, database                     └ payload, tally
+//!      └▶ report, progress
 //! ```
 //!
 //! `run` plans the test and starts `worker` processes of the same program ([`protocol`] is what they say to each
@@ -18,6 +18,7 @@ mod collect;
 mod database;
 mod fleet;
 mod health;
+mod interrupts;
 mod pace;
 mod payload;
 mod progress;

@@ -4,11 +4,12 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use crate::audit::{self, Audit, Promised};
+use crate::audit::{self, Promised};
 use crate::cli::{Mode, RunArgs};
 use crate::collect::{self, Collected};
 use crate::database::{self, Location, RunRows};
 use crate::health::{self, Health};
+use crate::interrupts::Interrupts;
 use crate::payload::{self, DEFAULT_TEMPLATE, Payloads, Source, now_ms};
 use crate::protocol::{Plan, Token};
 use crate::report::{Report, Setup};
@@ -78,14 +79,20 @@ async fn conduct(args: RunArgs) -> Result<bool, Error> {
         duration_s: plan.duration_s,
     };
 
-    let mut collected = collect::collect(&plan).await?;
+    let mut interrupts = Interrupts::listen()?;
+    let mut collected = collect::collect(&plan, &mut interrupts).await?;
     let audit = match &location {
         Some(location) => {
             eprintln!("waiting for the accepted events to land …");
             let promised = promised(&plan, &mut rows, &collected);
             let patience = Duration::from_secs_f64(args.settle_timeout);
-            let audit = audit::audit(location, &health, &rows, promised, patience).await;
-            note_failure(audit, &mut collected.failures)
+            let audited = tokio::select! {
+                audited = audit::audit(location, &health, &rows, promised, patience) => {
+                    audited.map_err(|error| crate::describe(&error))
+                }
+                () = interrupts.next() => Err("interrupted".to_owned()),
+            };
+            audited.map_err(|why| collected.failures.push(format!("no audit: {why}"))).ok()
         }
         None => None,
     };
@@ -157,10 +164,6 @@ fn promised(plan: &Plan, rows: &mut RunRows, collected: &Collected) -> Promised 
     let unnamed = counts.unknown.saturating_sub(named.len() as u64);
     rows.set_unanswered(named);
     Promised { accepted: counts.accepted, unnamed }
-}
-
-fn note_failure(audit: Result<Audit, database::Error>, failures: &mut Vec<String>) -> Option<Audit> {
-    audit.map_err(|error| failures.push(format!("no audit: {}", crate::describe(&error)))).ok()
 }
 
 fn write_report(report: &Report, path: &Path) -> Result<(), Error> {
