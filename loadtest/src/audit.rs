@@ -56,7 +56,7 @@ impl Audit {
             stored_unanswered: found.unanswered,
             lost: promised.accepted.saturating_sub(found.answered),
             doubled: (found.stored + found.dead).saturating_sub(distinct),
-            surplus: found.answered.saturating_sub(promised.accepted + promised.unnamed),
+            surplus: found.answered.saturating_sub(promised.accepted.saturating_add(promised.unnamed)),
             ..Self::default()
         }
     }

@@ -161,7 +161,9 @@ fn promised(plan: &Plan, rows: &mut RunRows, collected: &Collected) -> Promised 
             requests.iter().flat_map(|id| (0..lines).map(move |line| format!("{id}-{line}"))).collect()
         }
     };
-    let unnamed = counts.unknown.saturating_sub(named.len() as u64);
+    // Nobody knows what a worker did between its last word and its death.
+    let died = !collected.failures.is_empty();
+    let unnamed = if died { u64::MAX } else { counts.unknown.saturating_sub(named.len() as u64) };
     rows.set_unanswered(named);
     Promised { accepted: counts.accepted, unnamed }
 }
