@@ -223,6 +223,9 @@ impl Report {
         if !audit.doubled_trace_ids.is_empty() {
             text.push_str(&format!("; doubled are {} …", audit.doubled_trace_ids.join(", ")));
         }
+        if audit.pending.is_some_and(|pending| pending > 0) {
+            text.push_str("; the service still had events pending, a longer --settle-timeout may tell");
+        }
         text
     }
 }
