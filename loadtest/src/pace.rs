@@ -9,7 +9,8 @@ use tokio::sync::Semaphore;
 use crate::schedule::Schedule;
 use crate::timer::FineTimer;
 
-/// The pacer wakes up no more often than this: closer requests leave together.
+/// The pacer wakes up no more often than this: closer requests leave together. Half of it would cost half as much
+/// processor time again at 20,000 requests a second, which the service on the same machine would lack.
 const TICK: Duration = Duration::from_micros(200);
 
 /// How long after its end a schedule that is behind may still catch up. Long enough for the last requests of a
