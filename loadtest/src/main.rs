@@ -1,2 +1,59 @@
 //! Load-test workers for Tidegate.
-fn main(){}
+//!
+//! ```text
+//! run ─┬▶ collect ─▶ fleet ══ plan, go ══▶ worker ─┬▶ pace ◀ schedule, timer
+//!      │               ◀══ counts, tally ══        └▶ sender × connections ─▶ client ─▶ the service
+//!      ├▶ audit ─▶ health, database                     └ payload, tally
+//!      └▶ report, progress
+//! ```
+//!
+//! `run` plans the test and starts `worker` processes of the same program ([`protocol`] is what they say to each
+//! other). A worker sends on a fixed [`schedule`] or as fast as answers come, and counts in a [`tally`]. At the end
+//! `run` adds the tallies up, counts the run's rows in the [`database`], and the [`audit`] compares the two.
+
+mod audit;
+mod cli;
+mod client;
+mod collect;
+mod database;
+mod fleet;
+mod health;
+mod interrupts;
+mod pace;
+mod payload;
+mod progress;
+mod protocol;
+mod report;
+mod run;
+mod schedule;
+mod sender;
+mod tally;
+mod timer;
+mod worker;
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+use crate::cli::{Cli, Command};
+
+fn main() -> ExitCode {
+    match Cli::parse().command {
+        Command::Run(args) => run::run(*args),
+        Command::Worker => worker::run(),
+    }
+}
+
+/// An error and its causes on one line. Some errors repeat their cause in their own words; that is said once.
+fn describe(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let said = error.to_string();
+        if !text.contains(&said) {
+            text = format!("{text}: {said}");
+        }
+        cause = error.source();
+    }
+    text
+}

@@ -1,0 +1,202 @@
+//! Was every promise kept? What was accepted is counted in the database.
+//!
+//! Events whose answer never came may or may not be there; they are named to the database and counted apart, so that
+//! one of them that was stored cannot hide the loss of one that was promised.
+
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+
+use crate::database::{Database, Error, Found, Location, RunRows};
+use crate::health::Health;
+
+/// How often the service is asked whether it is done.
+const LOOK: Duration = Duration::from_millis(200);
+
+/// How long the row count has to stay the same to be taken as final. Longer than the service holds back dead letters.
+const STILL: Duration = Duration::from_secs(1);
+
+/// What the run's answers promise about the database.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Promised {
+    /// Events answered as accepted.
+    pub(crate) accepted: u64,
+    /// Events without an answer whose trace ids are not known: each may account for one row too many.
+    pub(crate) unnamed: u64,
+}
+
+/// The audit's findings.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub(crate) struct Audit {
+    /// Rows in `requests`.
+    pub(crate) stored: u64,
+    /// Kept as dead letters, those for overload left out.
+    pub(crate) dead: u64,
+    /// Rows of events whose answer never came.
+    pub(crate) stored_unanswered: u64,
+    /// Accepted events that are nowhere.
+    pub(crate) lost: u64,
+    /// Rows beyond the first of the same event.
+    pub(crate) doubled: u64,
+    /// Events that are there although nothing promised them.
+    pub(crate) surplus: u64,
+    /// A few of the trace ids that are doubled.
+    pub(crate) doubled_trace_ids: Vec<String>,
+    /// What the service said was pending at the end.
+    pub(crate) pending: Option<u64>,
+}
+
+impl Audit {
+    /// Compares what was promised with what was found.
+    pub(crate) fn judge(promised: Promised, found: &Found) -> Self {
+        let distinct = found.answered + found.unanswered;
+        Self {
+            stored: found.stored,
+            dead: found.dead,
+            stored_unanswered: found.unanswered,
+            lost: promised.accepted.saturating_sub(found.answered),
+            doubled: (found.stored + found.dead).saturating_sub(distinct),
+            surplus: found.answered.saturating_sub(promised.accepted.saturating_add(promised.unnamed)),
+            ..Self::default()
+        }
+    }
+
+    /// Whether the books balance.
+    pub(crate) fn balances(&self) -> bool {
+        self.lost == 0 && self.doubled == 0 && self.surplus == 0
+    }
+}
+
+/// Waits, no longer than `patience`, until the rows of the run have landed, and judges them.
+pub(crate) async fn audit(
+    location: &Location,
+    health: &Health,
+    run: &RunRows,
+    promised: Promised,
+    patience: Duration,
+) -> Result<Audit, Error> {
+    let deadline = Instant::now() + patience;
+    let mut database: Option<Database> = None;
+    let mut before: Option<Found> = None;
+    loop {
+        let pending = health.pending().await.ok().flatten();
+        let last_look = Instant::now() >= deadline;
+        if pending.unwrap_or(0) > 0 && !last_look {
+            tokio::time::sleep(LOOK).await;
+            continue;
+        }
+        match count(&mut database, location, run).await {
+            Ok((database, found)) => {
+                if last_look || is_settled(pending, promised, &found, before.as_ref()) {
+                    let mut audit = Audit { pending, ..Audit::judge(promised, &found) };
+                    if audit.doubled > 0 {
+                        audit.doubled_trace_ids = database.doubled(run).await?;
+                    }
+                    return Ok(audit);
+                }
+                before = Some(found);
+            }
+            // Postgres may be on its way back.
+            Err(error) if last_look => return Err(error),
+            Err(_) => database = None,
+        }
+        tokio::time::sleep(STILL).await;
+    }
+}
+
+async fn count<'a>(
+    database: &'a mut Option<Database>,
+    location: &Location,
+    run: &RunRows,
+) -> Result<(&'a Database, Found), Error> {
+    let database = match database {
+        Some(database) => database,
+        none => none.insert(location.connect().await?),
+    };
+    let found = database.count(run).await?;
+    Ok((database, found))
+}
+
+/// Whether more waiting could change what was found. A service that does not say what is pending may be on its way
+/// back from a crash with the missing rows in its journal: then only a complete count is final.
+fn is_settled(pending: Option<u64>, promised: Promised, found: &Found, before: Option<&Found>) -> bool {
+    let complete = found.answered >= promised.accepted;
+    let still = before == Some(found);
+    match pending {
+        Some(0) => complete || still,
+        Some(_) => false,
+        None => complete && still,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn found(stored: u64, dead: u64, answered: u64, unanswered: u64) -> Found {
+        Found { stored, dead, answered, unanswered }
+    }
+
+    fn judge(accepted: u64, found: &Found) -> Audit {
+        Audit::judge(Promised { accepted, unnamed: 0 }, found)
+    }
+
+    #[test]
+    fn every_accepted_event_stored_once_balances() {
+        assert!(judge(100, &found(100, 0, 100, 0)).balances());
+        assert!(judge(0, &found(0, 0, 0, 0)).balances());
+    }
+
+    #[test]
+    fn a_dead_letter_keeps_its_promise() {
+        let audit = judge(100, &found(97, 3, 100, 0));
+        assert!(audit.balances());
+        assert_eq!(audit.dead, 3);
+    }
+
+    #[test]
+    fn a_missing_event_is_lost_even_when_another_is_doubled() {
+        let audit = judge(100, &found(100, 0, 99, 0));
+        assert!(!audit.balances());
+        assert_eq!((audit.lost, audit.doubled), (1, 1));
+    }
+
+    #[test]
+    fn an_event_both_stored_and_dead_is_doubled() {
+        let audit = judge(100, &found(100, 1, 100, 0));
+        assert_eq!((audit.lost, audit.doubled), (0, 1));
+    }
+
+    #[test]
+    fn an_event_that_was_refused_and_stored_all_the_same_is_surplus() {
+        let audit = judge(100, &found(101, 0, 101, 0));
+        assert!(!audit.balances());
+        assert_eq!(audit.surplus, 1);
+    }
+
+    #[test]
+    fn events_without_an_answer_may_be_stored_or_not_and_hide_no_loss() {
+        assert!(judge(100, &found(105, 0, 100, 5)).balances());
+        assert!(judge(100, &found(100, 0, 100, 0)).balances());
+        assert_eq!(judge(100, &found(104, 0, 99, 5)).lost, 1);
+    }
+
+    #[test]
+    fn unnamed_events_without_an_answer_are_allowed_for() {
+        let promised = Promised { accepted: 100, unnamed: 3 };
+        assert!(Audit::judge(promised, &found(103, 0, 103, 0)).balances());
+        assert_eq!(Audit::judge(promised, &found(104, 0, 104, 0)).surplus, 1);
+    }
+
+    #[test]
+    fn waiting_ends_when_nothing_more_can_come() {
+        let promised = Promised { accepted: 100, unnamed: 0 };
+        let (all, some) = (found(100, 0, 100, 0), found(60, 0, 60, 0));
+        assert!(is_settled(Some(0), promised, &all, None));
+        assert!(!is_settled(Some(0), promised, &some, None));
+        assert!(is_settled(Some(0), promised, &some, Some(&some)));
+        assert!(!is_settled(Some(7), promised, &all, Some(&all)));
+        assert!(!is_settled(None, promised, &some, Some(&some)));
+        assert!(is_settled(None, promised, &all, Some(&all)));
+    }
+}

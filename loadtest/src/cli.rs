@@ -1,0 +1,149 @@
+//! The command line.
+
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::client::Target;
+
+/// Puts load on a Tidegate service and audits that it kept every promise.
+#[derive(Debug, Parser)]
+#[command(name = "loadtest", version)]
+pub(crate) struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// What the program can do.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run a load test with worker processes, then audit the database.
+    ///
+    /// Exit codes: 0, every promise was kept; 1, the audit found a difference, a worker failed or something could not
+    /// be reached; 2, the command line is wrong.
+    Run(Box<RunArgs>),
+    /// Be one worker process: takes its plan as JSON on standard input and reports as JSON lines. `run` starts these.
+    Worker,
+}
+
+/// How the load is sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Mode {
+    /// One event a request.
+    Single,
+    /// Many events a request, as NDJSON.
+    Batch,
+}
+
+/// What `run` takes.
+#[derive(Debug, Args)]
+pub(crate) struct RunArgs {
+    /// The service.
+    #[arg(long, default_value = "http://127.0.0.1:3000")]
+    pub(crate) url: Target,
+    /// Worker processes. Each uses at most one processor.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=64))]
+    pub(crate) workers: u32,
+    /// Connections of each worker [default: 64, in batch mode 4].
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..=4096))]
+    pub(crate) connections: Option<u16>,
+    /// Events a second over all workers, sent on a fixed schedule (open loop). 0 or none: every connection sends as
+    /// soon as it has its answer (closed loop).
+    #[arg(long, default_value = "0", value_parser = non_negative)]
+    pub(crate) rate: f64,
+    /// For how long to send, in seconds.
+    #[arg(long, default_value = "10", value_parser = positive)]
+    pub(crate) duration: f64,
+    /// How events are sent.
+    #[arg(long, value_enum, default_value = "single")]
+    pub(crate) mode: Mode,
+    /// Lines of a batch.
+    #[arg(long, default_value = "1000", value_parser = batch_size)]
+    pub(crate) batch_size: NonZeroUsize,
+    /// The event, with any of {seq} (its number in the run), {uuid} (a UUIDv7), {now_ms} (Unix time) and {rand}
+    /// (0 to 999,999) filled in; other braces are text [default: a small JSON event].
+    #[arg(long, value_name = "TEMPLATE")]
+    pub(crate) payload: Option<String>,
+    /// Send the lines of this file in turn, just as they are.
+    #[arg(long, value_name = "FILE.ndjson", conflicts_with = "payload")]
+    pub(crate) payload_file: Option<PathBuf>,
+    /// Bearer token for the service [env: LOADTEST_TOKEN, which other users of the machine cannot see].
+    #[arg(long)]
+    pub(crate) token: Option<String>,
+    /// Write the results to this file, as JSON.
+    #[arg(long, value_name = "FILE.json")]
+    pub(crate) report: Option<PathBuf>,
+    /// The service's database [env: DATABASE_URL] [default: the private cluster of a service started with nothing
+    /// set]. DB_SCHEMA names the schema of its tables.
+    #[arg(long, value_name = "URL")]
+    pub(crate) database_url: Option<String>,
+    /// Do not look into the database.
+    #[arg(long)]
+    pub(crate) no_audit: bool,
+    /// How long to wait for accepted events to land before the audit, in seconds.
+    #[arg(long, value_name = "SECONDS", default_value = "30", value_parser = non_negative)]
+    pub(crate) settle_timeout: f64,
+    /// How long an answer may take, in seconds; then its connection is given up.
+    #[arg(long, value_name = "SECONDS", default_value = "30", value_parser = positive)]
+    pub(crate) timeout: f64,
+}
+
+/// The longest time, in seconds, and highest rate that arguments may name: far beyond use, safe to calculate with.
+const LIMIT: f64 = 1e8;
+
+fn non_negative(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(number) if (0.0..=LIMIT).contains(&number) => Ok(number),
+        _ => Err(format!("expected a number from 0 to {LIMIT}")),
+    }
+}
+
+fn positive(text: &str) -> Result<f64, String> {
+    non_negative(text)
+        .ok()
+        .filter(|number| *number > 0.0)
+        .ok_or_else(|| "expected a number above 0".to_owned())
+}
+
+fn batch_size(text: &str) -> Result<NonZeroUsize, String> {
+    let size = text.parse().ok().filter(|size: &NonZeroUsize| size.get() <= 1_000_000);
+    size.ok_or_else(|| "expected a number from 1 to 1000000".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        use clap::CommandFactory as _;
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn the_documented_command_means_an_open_loop_with_an_audit() {
+        let cli = Cli::parse_from(["loadtest", "run", "--rate", "20000", "--duration", "20"]);
+        let Command::Run(args) = cli.command else { panic!("not a run") };
+        assert_eq!((args.rate, args.duration, args.workers, args.mode), (20_000.0, 20.0, 1, Mode::Single));
+        assert!(!args.no_audit);
+    }
+
+    #[test]
+    fn values_that_make_no_sense_are_refused() {
+        for bad in [
+            "--rate=-1",
+            "--rate=NaN",
+            "--duration=0",
+            "--duration=inf",
+            "--workers=0",
+            "--batch-size=0",
+            "--connections=0",
+            "--url=https://h",
+            "--mode=both",
+        ] {
+            assert!(Cli::try_parse_from(["loadtest", "run", bad]).is_err(), "{bad}");
+        }
+    }
+}

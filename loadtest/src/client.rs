@@ -1,0 +1,217 @@
+//! One HTTP/1.1 connection, kept open and driven by the task that uses it.
+//!
+//! The generator shares its machine with what it measures, so this is hyper's bare connection: no pool, no background
+//! task, `TCP_NODELAY`, and header values made once.
+
+use std::pin::{Pin, pin};
+use std::str::FromStr;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use http_body_util::{BodyExt, Full};
+use hyper::client::conn::http1;
+use hyper::header::HeaderValue;
+use hyper::{Request, Response, Uri, body::Incoming};
+use hyper_util::rt::TokioIo;
+use serde::{Deserialize, Serialize};
+use tokio::net::TcpStream;
+
+/// The longest answer that is read; longer ones are no answers of this service.
+const MAX_ANSWER_BYTES: usize = 64 << 20;
+
+/// Where the service is, taken apart.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Target {
+    host: String,
+    port: u16,
+    base_path: String,
+}
+
+/// A URL that cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[error("expected http://HOST[:PORT][/PATH]")]
+pub(crate) struct BadUrl;
+
+impl FromStr for Target {
+    type Err = BadUrl;
+
+    fn from_str(url: &str) -> Result<Self, BadUrl> {
+        let uri: Uri = url.parse().map_err(|_| BadUrl)?;
+        let authority = uri.authority().ok_or(BadUrl)?;
+        if uri.scheme_str() != Some("http") || uri.query().is_some() || authority.as_str().contains('@') {
+            return Err(BadUrl);
+        }
+        let base_path = uri.path().trim_end_matches('/').to_owned();
+        Ok(Self { host: authority.host().to_owned(), port: authority.port_u16().unwrap_or(80), base_path })
+    }
+}
+
+impl Target {
+    /// The full URL of `path`.
+    pub(crate) fn url(&self, path: &str) -> String {
+        format!("http://{}:{}{}{path}", self.host, self.port, self.base_path)
+    }
+
+    /// The request target of `path`.
+    pub(crate) fn path(&self, path: &str) -> String {
+        format!("{}{path}", self.base_path)
+    }
+
+    /// The value of the `Host` header.
+    pub(crate) fn host_header(&self) -> String {
+        format!("{}:{}", self.host, self.port)
+    }
+}
+
+/// What the service answered.
+pub(crate) struct Answer {
+    /// The HTTP status.
+    pub(crate) status: u16,
+    /// The body, where it was asked for.
+    pub(crate) body: Bytes,
+}
+
+/// Whether to read an answer's body or only to run past it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Body {
+    /// Keep it.
+    Keep,
+    /// Throw it away.
+    Skip,
+}
+
+/// Why a connection could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ConnectError {
+    /// Nothing accepts there.
+    #[error(transparent)]
+    Tcp(#[from] std::io::Error),
+    /// The connection cannot carry HTTP.
+    #[error(transparent)]
+    Http(#[from] hyper::Error),
+}
+
+/// How an exchange failed.
+#[derive(Debug)]
+pub(crate) enum Failure {
+    /// The request never left; here it is again.
+    NotSent(Box<Request<Full<Bytes>>>),
+    /// It left, wholly or in part, and no answer came.
+    Unanswered,
+}
+
+/// One open connection.
+pub(crate) struct Connection {
+    requests: http1::SendRequest<Full<Bytes>>,
+    driver: Driver,
+}
+
+struct Driver {
+    protocol: Pin<Box<http1::Connection<TokioIo<TcpStream>, Full<Bytes>>>>,
+    closed: bool,
+}
+
+impl Driver {
+    /// Waits for `future` while the connection reads and writes.
+    async fn drive<F: Future>(&mut self, future: F) -> F::Output {
+        let mut future = pin!(future);
+        std::future::poll_fn(|context| {
+            if !self.closed {
+                self.closed = self.protocol.as_mut().poll(context).is_ready();
+            }
+            future.as_mut().poll(context)
+        })
+        .await
+    }
+}
+
+impl Connection {
+    /// Connects to `target`.
+    pub(crate) async fn open(target: &Target) -> Result<Self, ConnectError> {
+        let host = target.host.trim_start_matches('[').trim_end_matches(']');
+        let stream = TcpStream::connect((host, target.port)).await?;
+        stream.set_nodelay(true)?;
+        let (requests, protocol) = http1::handshake(TokioIo::new(stream)).await?;
+        Ok(Self { requests, driver: Driver { protocol: Box::pin(protocol), closed: false } })
+    }
+
+    /// Waits for `future` while the connection notices that the service closes it.
+    pub(crate) async fn idle<F: Future>(&mut self, future: F) -> F::Output {
+        self.driver.drive(future).await
+    }
+
+    /// Whether the connection has ended.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.driver.closed
+    }
+
+    /// Sends a request and waits for the whole answer, no longer than `timeout`. After a failure the connection is
+    /// of no more use.
+    pub(crate) async fn exchange(
+        &mut self,
+        request: Request<Full<Bytes>>,
+        body: Body,
+        timeout: Duration,
+    ) -> Result<Answer, Failure> {
+        if self.driver.drive(self.requests.ready()).await.is_err() {
+            return Err(Failure::NotSent(Box::new(request)));
+        }
+        let response = self.requests.try_send_request(request);
+        let exchange = async {
+            let mut error = match response.await {
+                Ok(response) => return read(response, body).await,
+                Err(error) => error,
+            };
+            Err(error
+                .take_message()
+                .map_or(Failure::Unanswered, |request| Failure::NotSent(Box::new(request))))
+        };
+        let answered = tokio::time::timeout(timeout, self.driver.drive(exchange)).await;
+        answered.unwrap_or(Err(Failure::Unanswered))
+    }
+}
+
+/// Reads an answer to its end, without which the connection cannot be used again.
+async fn read(response: Response<Incoming>, keep: Body) -> Result<Answer, Failure> {
+    let status = response.status().as_u16();
+    let mut body = response.into_body();
+    let mut kept = BytesMut::new();
+    while let Some(frame) = body.frame().await {
+        let Ok(data) = frame.map_err(|_| Failure::Unanswered)?.into_data() else { continue };
+        if keep == Body::Keep {
+            if kept.len() + data.len() > MAX_ANSWER_BYTES {
+                return Err(Failure::Unanswered);
+            }
+            kept.extend_from_slice(&data);
+        }
+    }
+    Ok(Answer { status, body: kept.freeze() })
+}
+
+/// A header value that no debug output shows.
+pub(crate) fn bearer(token: &str) -> Option<HeaderValue> {
+    let mut value = HeaderValue::from_str(&format!("Bearer {token}")).ok()?;
+    value.set_sensitive(true);
+    Some(value)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn urls_are_taken_apart_and_put_together_again() {
+        let target: Target = "http://127.0.0.1:3000".parse().unwrap();
+        assert_eq!(target.url("/api/health"), "http://127.0.0.1:3000/api/health");
+        let target: Target = "http://tide.example/gate/".parse().unwrap();
+        assert_eq!(target.path("/api/v1/events"), "/gate/api/v1/events");
+        assert_eq!(target.host_header(), "tide.example:80");
+    }
+
+    #[test]
+    fn what_is_not_a_plain_http_url_is_refused() {
+        for url in ["https://h", "127.0.0.1:3000", "http://", "/x", "http://user:pw@h", "http://h/?q=1", ""] {
+            assert!(url.parse::<Target>().is_err(), "{url}");
+        }
+    }
+}

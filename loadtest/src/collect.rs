@@ -1,0 +1,179 @@
+//! Sees the workers through a run: waits until all are ready, starts them together, ends them, adds them up.
+
+use std::io;
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep_until};
+
+use crate::fleet::{Event, Fleet};
+use crate::interrupts::Interrupts;
+use crate::pace::CATCH_UP;
+use crate::progress::Progress;
+use crate::protocol::{Message, Plan};
+use crate::tally::{Counts, Tally};
+
+/// How long workers may take to open their connections.
+const START_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How much longer than its own limits a worker may take before it is given up.
+const MARGIN: Duration = Duration::from_secs(10);
+
+/// Why a run did not start.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    /// The processes cannot be started.
+    #[error("the workers cannot be started")]
+    Start(#[from] io::Error),
+    /// A worker gave up before the start.
+    #[error("worker {0} is not ready: {1}")]
+    NotReady(usize, String),
+    /// Some worker took too long.
+    #[error("the workers were not ready within {} s", START_TIMEOUT.as_secs())]
+    StartTimeout,
+    /// Interrupted before the start.
+    #[error("interrupted")]
+    Interrupted,
+}
+
+/// The workers' sum.
+pub(crate) struct Collected {
+    /// Everything that they measured.
+    pub(crate) tally: Tally,
+    /// Workers that did not come back.
+    pub(crate) failures: Vec<String>,
+    /// Whether the run was cut short.
+    pub(crate) interrupted: bool,
+}
+
+/// Runs the workers of `plan` from start to end. A first interrupt ends them in good order, a second one at once.
+pub(crate) async fn collect(plan: &Plan, interrupts: &mut Interrupts) -> Result<Collected, Error> {
+    let plans: Vec<Plan> = (0..plan.workers).map(|worker| Plan { worker, ..plan.clone() }).collect();
+    let mut fleet = Fleet::start(&plans).await?;
+    tokio::select! {
+        ready = all_ready(&mut fleet, plans.len()) => ready?,
+        () = tokio::time::sleep(START_TIMEOUT) => return Err(Error::StartTimeout),
+        () = interrupts.next() => return Err(Error::Interrupted),
+    }
+    let mut workers = Workers::new(plans.len());
+    let duration = Duration::from_secs_f64(plan.duration_s);
+    let last_answers = Duration::from_secs_f64(plan.timeout_s) + CATCH_UP + MARGIN;
+    let mut progress = Progress::start(duration);
+    let mut deadline = Instant::now() + duration + last_answers;
+    let mut interrupted = false;
+    fleet.go().await;
+    while workers.running() > 0 {
+        tokio::select! {
+            event = fleet.next() => match event {
+                Some((worker, event)) => workers.take(worker, event),
+                None => break,
+            },
+            () = interrupts.next() => {
+                let patience = if interrupted { Duration::ZERO } else { last_answers };
+                deadline = deadline.min(Instant::now() + patience);
+                interrupted = true;
+                progress.note("interrupted: waiting for the last answers; once more ends at once");
+                fleet.stop();
+            }
+            () = sleep_until(deadline) => break,
+        }
+        progress.update(&workers.so_far());
+    }
+    progress.finish();
+    Ok(workers.sum(interrupted))
+}
+
+async fn all_ready(fleet: &mut Fleet, workers: usize) -> Result<(), Error> {
+    for _ in 0..workers {
+        match fleet.next().await {
+            Some((_, Event::Said(Message::Ready))) => {}
+            Some((worker, Event::Said(Message::Failed(why)) | Event::Lost(why))) => {
+                return Err(Error::NotReady(worker, why));
+            }
+            Some((worker, Event::Said(_))) => return Err(Error::NotReady(worker, "out of step".to_owned())),
+            None => return Err(Error::NotReady(workers, "gone".to_owned())),
+        }
+    }
+    Ok(())
+}
+
+enum Worker {
+    Running(Counts),
+    Done(Box<Tally>),
+    Lost(Counts, String),
+}
+
+struct Workers(Vec<Worker>);
+
+impl Workers {
+    fn new(workers: usize) -> Self {
+        Self((0..workers).map(|_| Worker::Running(Counts::default())).collect())
+    }
+
+    fn running(&self) -> usize {
+        self.0.iter().filter(|worker| matches!(worker, Worker::Running(_))).count()
+    }
+
+    fn take(&mut self, worker: usize, event: Event) {
+        let worker = &mut self.0[worker];
+        let Worker::Running(counts) = worker else { return };
+        match event {
+            Event::Said(Message::Progress(now)) => *counts = now,
+            Event::Said(Message::Done(tally)) => *worker = Worker::Done(tally),
+            Event::Said(Message::Failed(why)) | Event::Lost(why) => {
+                *worker = Worker::Lost(std::mem::take(counts), why);
+            }
+            Event::Said(Message::Ready) => {}
+        }
+    }
+
+    fn so_far(&self) -> Counts {
+        let mut sum = Counts::default();
+        for worker in &self.0 {
+            match worker {
+                Worker::Running(counts) | Worker::Lost(counts, _) => sum.add(counts),
+                Worker::Done(tally) => sum.add(&tally.counts),
+            }
+        }
+        sum
+    }
+
+    /// Adds everything up. Of a worker that did not come back its last word counts, and whatever was then on its way
+    /// is unknown.
+    fn sum(self, interrupted: bool) -> Collected {
+        let mut tally = Tally::default();
+        let mut failures = Vec::new();
+        for (index, worker) in self.0.into_iter().enumerate() {
+            let (mut counts, why) = match worker {
+                Worker::Done(done) => {
+                    tally.add(&done);
+                    continue;
+                }
+                Worker::Running(counts) => (counts, "did not end in time".to_owned()),
+                Worker::Lost(counts, why) => (counts, why),
+            };
+            counts.unknown += counts.in_flight();
+            tally.counts.add(&counts);
+            failures.push(format!("worker {index}: {why}; it counts as in its last word"));
+        }
+        Collected { tally, failures, interrupted }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_worker_that_dies_fails_the_run_and_leaves_its_last_word() {
+        let mut workers = Workers::new(2);
+        let counts = |sent, accepted| Counts { sent, accepted, ..Counts::default() };
+        workers.take(0, Event::Said(Message::Progress(counts(10, 7))));
+        workers.take(0, Event::Lost("killed".to_owned()));
+        let done = Tally { counts: counts(5, 5), elapsed_s: 2.0, ..Tally::default() };
+        workers.take(1, Event::Said(Message::Done(Box::new(done))));
+        assert_eq!(workers.running(), 0);
+        let collected = workers.sum(false);
+        assert_eq!(collected.tally.counts, Counts { unknown: 3, ..counts(15, 12) });
+        assert_eq!(collected.failures.len(), 1);
+    }
+}

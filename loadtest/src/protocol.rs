@@ -1,0 +1,81 @@
+//! What coordinator and worker say to each other, one JSON object a line.
+//!
+//! The coordinator writes to a worker's standard input: the [`Plan`], then [`GO`] once every worker is ready. The end
+//! of the input, at any time, means "stop sending, wait for your answers, report": a worker therefore never outlives
+//! its coordinator, and the token is on no command line. The worker writes [`Message`]s to its standard output.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::client::Target;
+use crate::payload::Source;
+use crate::schedule::Lane;
+use crate::tally::{Counts, Tally};
+
+/// The line that starts the clock.
+pub(crate) const GO: &str = "go";
+
+/// Everything a worker needs to know.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Plan {
+    /// The run's name, the first part of every trace id.
+    pub(crate) run: String,
+    /// This worker's index, from 0.
+    pub(crate) worker: u32,
+    /// How many workers share the run.
+    pub(crate) workers: u32,
+    /// Where the service is.
+    pub(crate) target: Target,
+    /// Sent as `Authorization: Bearer`.
+    pub(crate) token: Option<Token>,
+    /// Connections of this worker.
+    pub(crate) connections: usize,
+    /// Requests a second over all workers; none is a closed loop at full speed.
+    pub(crate) requests_per_second: Option<f64>,
+    /// For how long requests are started, in seconds.
+    pub(crate) duration_s: f64,
+    /// How long an answer may take, in seconds.
+    pub(crate) timeout_s: f64,
+    /// Lines a request; none sends single events.
+    pub(crate) batch: Option<usize>,
+    /// What the events say.
+    pub(crate) payload: Source,
+}
+
+impl Plan {
+    /// Which of the run's requests are this worker's.
+    pub(crate) fn lane(&self) -> Lane {
+        Lane { worker: self.worker, workers: self.workers }
+    }
+
+    /// Events in one request.
+    pub(crate) fn events(&self) -> usize {
+        self.batch.unwrap_or(1)
+    }
+}
+
+/// A bearer token that no debug output shows.
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(transparent)]
+pub(crate) struct Token(pub String);
+
+impl fmt::Debug for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Token(…)")
+    }
+}
+
+/// What a worker tells the coordinator.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Message {
+    /// Every connection is open.
+    Ready,
+    /// The counts so far.
+    Progress(Counts),
+    /// The worker cannot go on.
+    Failed(String),
+    /// The worker has its last answer and ends.
+    Done(Box<Tally>),
+}

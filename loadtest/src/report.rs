@@ -1,0 +1,313 @@
+//! The results: as a table for people, as JSON for programs.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use comfy_table::{CellAlignment, Table, presets};
+use serde::Serialize;
+
+use crate::audit::Audit;
+use crate::tally::{Counts, Tally, Times};
+
+/// The percentiles shown, and their names in JSON.
+const PERCENTILES: [(f64, &str); 6] =
+    [(50.0, "p50"), (75.0, "p75"), (90.0, "p90"), (99.0, "p99"), (99.9, "p99.9"), (99.99, "p99.99")];
+
+/// How the run was set up.
+#[derive(Debug, Serialize)]
+pub(crate) struct Setup {
+    /// The first part of every trace id.
+    pub(crate) run: String,
+    /// Unix time of the start, in milliseconds.
+    pub(crate) started_at_ms: u64,
+    /// The service.
+    pub(crate) url: String,
+    /// `single` or `batch`.
+    pub(crate) mode: &'static str,
+    /// Lines of a batch.
+    pub(crate) batch_size: Option<usize>,
+    /// Worker processes.
+    pub(crate) workers: u32,
+    /// Connections of each.
+    pub(crate) connections: usize,
+    /// Events a second asked for; none is a closed loop.
+    pub(crate) rate: Option<f64>,
+    /// For how long, in seconds.
+    pub(crate) duration_s: f64,
+}
+
+/// Everything that a run found out.
+#[derive(Debug, Serialize)]
+pub(crate) struct Report {
+    /// How it was set up.
+    pub(crate) setup: Setup,
+    /// Whether every promise was kept and every worker came back.
+    pub(crate) passed: bool,
+    /// What went wrong with the run itself, or kept it from being audited.
+    pub(crate) failures: Vec<String>,
+    /// Whether it was cut short.
+    pub(crate) interrupted: bool,
+    /// What was sent and answered.
+    pub(crate) counts: Counts,
+    /// From the start to the last answer, in seconds.
+    pub(crate) elapsed_s: f64,
+    /// Accepted events a second.
+    pub(crate) accepted_per_s: f64,
+    /// Processor time that the workers themselves used, in seconds.
+    pub(crate) generator_cpu_s: f64,
+    /// From the due time to the answer, of accepted requests.
+    pub(crate) latency: Summary,
+    /// The same of all others; unanswered and unsent ones with the time until they were given up.
+    pub(crate) latency_other: Summary,
+    /// From the due time until a request left.
+    pub(crate) send_lag: Summary,
+    /// What the database holds; none if it was not asked or did not answer.
+    pub(crate) audit: Option<Audit>,
+}
+
+/// A histogram's main points, in microseconds.
+#[derive(Debug, Serialize)]
+pub(crate) struct Summary {
+    /// Requests.
+    pub(crate) count: u64,
+    /// The mean.
+    pub(crate) mean_us: u64,
+    /// The percentiles by name.
+    pub(crate) percentiles_us: BTreeMap<&'static str, u64>,
+    /// The longest.
+    pub(crate) max_us: u64,
+}
+
+impl Summary {
+    fn new(times: &Times) -> Self {
+        let us = |time: Duration| time.as_micros() as u64;
+        Self {
+            count: times.len(),
+            mean_us: us(times.mean()),
+            percentiles_us: PERCENTILES.into_iter().map(|(at, name)| (name, us(times.at(at)))).collect(),
+            max_us: us(times.max()),
+        }
+    }
+}
+
+impl Report {
+    /// Puts the workers' sum and the audit together. It passes if nothing failed and the audit, where there is one,
+    /// balances.
+    pub(crate) fn new(
+        setup: Setup,
+        tally: &Tally,
+        audit: Option<Audit>,
+        failures: Vec<String>,
+        interrupted: bool,
+    ) -> Self {
+        Self {
+            setup,
+            passed: failures.is_empty() && audit.as_ref().is_none_or(Audit::balances),
+            failures,
+            interrupted,
+            counts: tally.counts.clone(),
+            elapsed_s: tally.elapsed_s,
+            accepted_per_s: per_second(tally.counts.accepted, tally.elapsed_s),
+            generator_cpu_s: tally.cpu_s,
+            latency: Summary::new(&tally.accepted),
+            latency_other: Summary::new(&tally.other),
+            send_lag: Summary::new(&tally.lag),
+            audit,
+        }
+    }
+
+    /// The tables and the verdict.
+    pub(crate) fn render(&self) -> String {
+        let mut text = format!("{}\n{}\n", self.counts_table(), self.latency_table());
+        for failure in &self.failures {
+            text.push_str(&format!("failed: {failure}\n"));
+        }
+        text.push_str(&self.verdict());
+        text
+    }
+
+    fn counts_table(&self) -> Table {
+        let Setup { run, mode, rate, duration_s, workers, connections, .. } = &self.setup;
+        let mut table = table();
+        let pace = rate.map_or("closed loop".to_owned(), |rate| format!("{} events/s", grouped(rate as u64)));
+        table.set_header(vec![
+            format!("{run} · {mode}"),
+            format!("{pace}, {duration_s} s, {workers} × {connections}"),
+        ]);
+        let mut row = |name: &str, value: String| {
+            table.add_row(vec![name.to_owned(), value]);
+        };
+        let counts = &self.counts;
+        let rate = |events| {
+            format!("{} ({}/s)", grouped(events), grouped(per_second(events, self.elapsed_s) as u64))
+        };
+        row("sent", rate(counts.sent));
+        row("accepted", rate(counts.accepted));
+        let mut refused = counts.refused.iter().peekable();
+        if refused.peek().is_none() {
+            row("refused", "0".to_owned());
+        }
+        for (status, events) in refused {
+            row(&format!("refused, {status}"), grouped(*events));
+        }
+        for (code, events) in &counts.rejected {
+            row(&format!("rejected, {code}"), grouped(*events));
+        }
+        for (name, events) in [
+            ("unknown (no answer)", counts.unknown),
+            ("unsent (no connection free)", counts.unsent),
+            ("reconnects", counts.reconnects),
+        ] {
+            if events > 0 {
+                row(name, grouped(events));
+            }
+        }
+        if let Some(audit) = &self.audit {
+            row("stored", grouped(audit.stored));
+            row("lost", grouped(audit.lost));
+            for (name, events) in [
+                ("dead letters", audit.dead),
+                ("stored without an answer", audit.stored_unanswered),
+                ("doubled", audit.doubled),
+                ("surplus", audit.surplus),
+                ("still pending", audit.pending.unwrap_or(0)),
+            ] {
+                if events > 0 {
+                    row(name, grouped(events));
+                }
+            }
+        }
+        row("generator's CPU", format!("{:.2} s", self.generator_cpu_s));
+        align(&mut table);
+        table
+    }
+
+    fn latency_table(&self) -> Table {
+        let mut columns = vec![("accepted", &self.latency)];
+        if self.latency_other.count > 0 {
+            columns.push(("others", &self.latency_other));
+        }
+        columns.push(("send lag", &self.send_lag));
+        let mut table = table();
+        let unit =
+            self.setup.batch_size.map_or("latency".to_owned(), |lines| format!("latency, {lines} a request"));
+        let cells = |first: &str, value: &dyn Fn(&Summary) -> String| {
+            let values = columns.iter().map(|(_, summary)| value(summary));
+            std::iter::once(first.to_owned()).chain(values).collect::<Vec<_>>()
+        };
+        let names = columns.iter().map(|(name, _)| (*name).to_owned());
+        table.set_header(std::iter::once(unit).chain(names).collect::<Vec<_>>());
+        for (_, name) in PERCENTILES {
+            table.add_row(cells(name, &|summary| {
+                time(summary.percentiles_us.get(name).copied().unwrap_or(0))
+            }));
+        }
+        table.add_row(cells("max", &|summary| time(summary.max_us)));
+        align(&mut table);
+        table
+    }
+
+    fn verdict(&self) -> String {
+        let Some(audit) = &self.audit else {
+            return "audit: not done".to_owned();
+        };
+        if audit.balances() {
+            return format!("audit: all {} accepted events are kept", grouped(self.counts.accepted));
+        }
+        let mut text = format!(
+            "audit: DIFFERENCE: {} lost, {} doubled, {} there without a promise",
+            grouped(audit.lost),
+            grouped(audit.doubled),
+            grouped(audit.surplus),
+        );
+        if !audit.doubled_trace_ids.is_empty() {
+            text.push_str(&format!("; doubled are {} …", audit.doubled_trace_ids.join(", ")));
+        }
+        if audit.pending.is_some_and(|pending| pending > 0) {
+            text.push_str("; the service still had events pending, a longer --settle-timeout may tell");
+        }
+        text
+    }
+}
+
+fn table() -> Table {
+    let mut table = Table::new();
+    table.load_preset(presets::UTF8_BORDERS_ONLY);
+    table
+}
+
+fn align(table: &mut Table) {
+    for column in table.column_iter_mut().skip(1) {
+        column.set_cell_alignment(CellAlignment::Right);
+    }
+}
+
+fn per_second(events: u64, elapsed_s: f64) -> f64 {
+    if elapsed_s > 0.0 { events as f64 / elapsed_s } else { 0.0 }
+}
+
+fn time(us: u64) -> String {
+    match us {
+        0..1_000 => format!("{us} µs"),
+        1_000..1_000_000 => format!("{:.2} ms", us as f64 / 1e3),
+        _ => format!("{:.2} s", us as f64 / 1e6),
+    }
+}
+
+/// A number with its thousands set apart.
+pub(crate) fn grouped(number: u64) -> String {
+    let digits = number.to_string();
+    let mut text = String::with_capacity(digits.len() * 4 / 3);
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn report(audit: Option<Audit>, failures: Vec<String>) -> Report {
+        let setup = Setup {
+            run: "lt-x".to_owned(),
+            started_at_ms: 0,
+            url: "http://h".to_owned(),
+            mode: "single",
+            batch_size: None,
+            workers: 1,
+            connections: 64,
+            rate: Some(20_000.0),
+            duration_s: 20.0,
+        };
+        let mut tally = Tally { elapsed_s: 2.0, ..Tally::default() };
+        tally.counts.accepted = 1_000;
+        tally.counts.refused.insert(503, 7);
+        tally.accepted.record(Duration::from_micros(1_500));
+        Report::new(setup, &tally, audit, failures, false)
+    }
+
+    #[test]
+    fn a_run_passes_only_when_nothing_failed_and_the_audit_balances() {
+        assert!(report(None, vec![]).passed);
+        assert!(report(Some(Audit::default()), vec![]).passed);
+        assert!(!report(Some(Audit { lost: 1, ..Audit::default() }), vec![]).passed);
+        assert!(!report(Some(Audit::default()), vec!["worker 1 was killed".to_owned()]).passed);
+    }
+
+    #[test]
+    fn the_tables_name_refusals_losses_and_percentiles() {
+        let text = report(Some(Audit { lost: 3, ..Audit::default() }), vec![]).render();
+        for expected in ["1,000 (500/s)", "refused, 503", "p99.99", "1.50 ms", "DIFFERENCE: 3 lost"] {
+            assert!(text.contains(expected), "{expected} is missing in\n{text}");
+        }
+    }
+
+    #[test]
+    fn thousands_are_set_apart() {
+        assert_eq!([0, 999, 1_000, 1_234_567].map(grouped), ["0", "999", "1,000", "1,234,567"]);
+    }
+}

@@ -1,0 +1,175 @@
+//! The coordinator: plans the run, starts the workers, adds them up, audits, reports.
+
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use crate::audit::{self, Promised};
+use crate::cli::{Mode, RunArgs};
+use crate::collect::{self, Collected};
+use crate::database::{self, Location, RunRows};
+use crate::health::{self, Health};
+use crate::interrupts::Interrupts;
+use crate::payload::{self, DEFAULT_TEMPLATE, Payloads, Source, now_ms};
+use crate::protocol::{Plan, Token};
+use crate::report::{Report, Setup};
+
+/// Why there is no result.
+#[derive(Debug, thiserror::Error)]
+enum Error {
+    #[error(transparent)]
+    Payload(#[from] payload::Error),
+    #[error("the token holds characters that a header cannot carry")]
+    Token,
+    #[error(transparent)]
+    Service(#[from] health::Error),
+    #[error(transparent)]
+    Database(#[from] database::Error),
+    #[error(transparent)]
+    Workers(#[from] collect::Error),
+    #[error("the coordinator cannot start")]
+    Runtime(#[from] std::io::Error),
+    #[error("the report {0} cannot be written")]
+    Report(String, #[source] std::io::Error),
+}
+
+impl Error {
+    fn exit_code(&self) -> ExitCode {
+        match self {
+            Self::Payload(_) | Self::Token | Self::Database(database::Error::BadUrl(_)) => ExitCode::from(2),
+            _ => ExitCode::FAILURE,
+        }
+    }
+}
+
+/// Runs a load test; the exit code is its verdict.
+pub(crate) fn run(args: RunArgs) -> ExitCode {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let passed = runtime.map_err(Error::Runtime).and_then(|runtime| runtime.block_on(conduct(args)));
+    match passed {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("loadtest: {}", crate::describe(&error));
+            error.exit_code()
+        }
+    }
+}
+
+async fn conduct(args: RunArgs) -> Result<bool, Error> {
+    let plan = plan(&args)?;
+    // Whatever is wrong with the arguments is said before anything is started.
+    Payloads::load(&plan.payload, plan.events())?;
+    let health = Health::new(plan.target.clone(), plan.token.clone());
+    health.pending().await?;
+    let location = if args.no_audit { None } else { Some(locate(args.database_url.as_deref())?) };
+    let mut rows = RunRows::starting_now(&plan.run);
+    if let Some(location) = &location {
+        location.connect().await?.count(&rows).await?;
+    }
+    let setup = Setup {
+        run: plan.run.clone(),
+        started_at_ms: now_ms(),
+        url: plan.target.url(""),
+        mode: if plan.batch.is_some() { "batch" } else { "single" },
+        batch_size: plan.batch,
+        workers: plan.workers,
+        connections: plan.connections,
+        rate: (args.rate > 0.0).then_some(args.rate),
+        duration_s: plan.duration_s,
+    };
+
+    let mut interrupts = Interrupts::listen()?;
+    let mut collected = collect::collect(&plan, &mut interrupts).await?;
+    let audit = match &location {
+        Some(location) => {
+            eprintln!("waiting for the accepted events to land …");
+            let promised = promised(&plan, &mut rows, &collected);
+            let patience = Duration::from_secs_f64(args.settle_timeout);
+            let audited = tokio::select! {
+                audited = audit::audit(location, &health, &rows, promised, patience) => {
+                    audited.map_err(|error| crate::describe(&error))
+                }
+                () = interrupts.next() => Err("interrupted".to_owned()),
+            };
+            audited.map_err(|why| collected.failures.push(format!("no audit: {why}"))).ok()
+        }
+        None => None,
+    };
+    let Collected { tally, failures, interrupted } = collected;
+    let report = Report::new(setup, &tally, audit, failures, interrupted);
+    println!("{}", report.render());
+    if let Some(path) = &args.report {
+        write_report(&report, path)?;
+    }
+    Ok(report.passed)
+}
+
+fn plan(args: &RunArgs) -> Result<Plan, Error> {
+    let batch = (args.mode == Mode::Batch).then_some(args.batch_size.get());
+    let token = args.token.clone().or_else(|| variable("LOADTEST_TOKEN")).map(Token);
+    if token.as_ref().is_some_and(|token| crate::client::bearer(&token.0).is_none()) {
+        return Err(Error::Token);
+    }
+    let payload = match (&args.payload_file, &args.payload) {
+        (Some(file), _) => Source::File(file.clone()),
+        (None, Some(template)) => Source::Template(template.clone()),
+        (None, None) => Source::Template(DEFAULT_TEMPLATE.to_owned()),
+    };
+    let default_connections = if batch.is_some() { 4 } else { 64 };
+    Ok(Plan {
+        run: run_name(),
+        worker: 0,
+        workers: args.workers,
+        target: args.url.clone(),
+        token,
+        connections: args.connections.map_or(default_connections, usize::from),
+        requests_per_second: (args.rate > 0.0).then(|| args.rate / batch.unwrap_or(1) as f64),
+        duration_s: args.duration,
+        timeout_s: args.timeout,
+        batch,
+        payload,
+    })
+}
+
+fn run_name() -> String {
+    let random: String =
+        std::iter::repeat_with(|| fastrand::alphanumeric().to_ascii_lowercase()).take(10).collect();
+    format!("lt-{random}")
+}
+
+fn locate(database_url: Option<&str>) -> Result<Location, database::Error> {
+    let url = match database_url.map(str::to_owned).or_else(|| variable("DATABASE_URL")) {
+        Some(url) => url,
+        None => database::private_cluster_url()?,
+    };
+    Location::parse(&url, &variable("DB_SCHEMA").unwrap_or_else(|| "public".to_owned()))
+}
+
+/// An environment variable; an empty one is unset.
+fn variable(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|value| !value.is_empty())
+}
+
+/// What the answers promise, and to `rows` the names of those without one.
+fn promised(plan: &Plan, rows: &mut RunRows, collected: &Collected) -> Promised {
+    let counts = &collected.tally.counts;
+    let requests = &collected.tally.unknown;
+    let named = match plan.batch {
+        None => requests.clone(),
+        Some(lines) => {
+            requests.iter().flat_map(|id| (0..lines).map(move |line| format!("{id}-{line}"))).collect()
+        }
+    };
+    // Nobody knows what a worker did between its last word and its death.
+    let died = !collected.failures.is_empty();
+    let unnamed = if died { u64::MAX } else { counts.unknown.saturating_sub(named.len() as u64) };
+    rows.set_unanswered(named);
+    Promised { accepted: counts.accepted, unnamed }
+}
+
+fn write_report(report: &Report, path: &Path) -> Result<(), Error> {
+    let json = serde_json::to_vec_pretty(report).map_err(std::io::Error::from);
+    json.and_then(|json| std::fs::write(path, json))
+        .map_err(|error| Error::Report(path.display().to_string(), error))
+}
