@@ -1,0 +1,3 @@
+//! The database: where it is found, and how it is reached.
+
+pub mod local;
