@@ -7,4 +7,5 @@
     reason = "a test fails by a panic, its helpers too"
 )]
 
+mod local_postgres;
 mod support;
