@@ -180,31 +180,38 @@ impl Stream for LimitedBody {
 
 /// A whole body. The share of memory that it took lives as long as it does.
 #[derive(Debug)]
-pub enum WholeBody {
-    /// In one piece, as it came.
-    Piece(Bytes),
-    /// Gathered.
-    Gathered(Vec<u8>, BodyShare),
+pub struct WholeBody {
+    bytes: Bytes,
+    _share: Option<BodyShare>,
+}
+
+impl WholeBody {
+    /// A body that was gathered.
+    pub fn gathered(bytes: Vec<u8>, share: BodyShare) -> Self {
+        Self { bytes: bytes.into(), _share: Some(share) }
+    }
+
+    /// A body that came in one piece with its head.
+    fn piece(bytes: Bytes) -> Self {
+        Self { bytes, _share: None }
+    }
 }
 
 impl std::ops::Deref for WholeBody {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
-        match self {
-            Self::Piece(piece) => piece,
-            Self::Gathered(bytes, _) => bytes,
-        }
+        &self.bytes
     }
 }
 
 /// Reads a whole body.
 pub async fn read_whole(body: &mut LimitedBody, memory: &Arc<BodyMemory>) -> Result<WholeBody, ApiError> {
     let Some(first) = body.next().await? else {
-        return Ok(WholeBody::Piece(Bytes::new()));
+        return Ok(WholeBody::piece(Bytes::new()));
     };
     if body.is_at_end() {
-        return Ok(WholeBody::Piece(first));
+        return Ok(WholeBody::piece(first));
     }
     let mut share = BodyShare::new(memory);
     share.grow(first.len())?;
@@ -214,7 +221,7 @@ pub async fn read_whole(body: &mut LimitedBody, memory: &Arc<BodyMemory>) -> Res
         share.grow(piece.len())?;
         whole.extend_from_slice(&piece);
     }
-    Ok(WholeBody::Gathered(whole, share))
+    Ok(WholeBody::gathered(whole, share))
 }
 
 /// How long, and up to how many bytes, the rest of a refused body is read.

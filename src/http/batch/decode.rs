@@ -185,7 +185,7 @@ pub(in super::super) async fn decode_whole(
                 Ok(()) => whole.extend_from_slice(&piece),
                 Err(refusal) => break refusal,
             },
-            Ok(None) => return Ok(WholeBody::Gathered(whole, share)),
+            Ok(None) => return Ok(WholeBody::gathered(whole, share)),
             Err(refusal) => break refusal,
         }
     };

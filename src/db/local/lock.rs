@@ -1,0 +1,67 @@
+//! One service a `DATA_DIR`.
+//!
+//! The lock is the kernel's (`flock`), so it ends with the process however that ends; the file's text is only for the
+//! refusal's message. Rust opens files close-on-exec: Postgres, which outlives a killed service, does not inherit it.
+
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io::{self, Read, Seek, Write};
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use nix::unistd::Uid;
+
+use super::account::other_owner;
+use super::error::LocalError;
+
+const FILE: &str = "tidegate.lock";
+
+/// Held as long as this service uses the folder.
+#[derive(Debug)]
+pub(super) struct DataDirLock {
+    _file: File,
+}
+
+impl DataDirLock {
+    pub(super) fn take(data_dir: &Path) -> Result<Self, LocalError> {
+        let path = data_dir.join(FILE);
+        let mut file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(&path)
+            .map_err(|error| refused(data_dir, &path, error))?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                let mut pid = String::new();
+                // Empty for the instant between the other's lock and its text.
+                let _ = file.read_to_string(&mut pid);
+                let pid = if pid.trim().is_empty() { "unknown".to_owned() } else { pid.trim().to_owned() };
+                return Err(LocalError::InUse { pid, data_dir: data_dir.to_path_buf() });
+            }
+            Err(TryLockError::Error(error)) => return Err(LocalError::io("lock", &path)(error)),
+        }
+        let write = |file: &mut File| {
+            file.set_len(0)?;
+            file.rewind()?;
+            writeln!(file, "{}", std::process::id())
+        };
+        write(&mut file).map_err(LocalError::io("write", &path))?;
+        Ok(Self { _file: file })
+    }
+}
+
+/// A folder or lock file of another user is named as that.
+fn refused(data_dir: &Path, path: &Path, error: io::Error) -> LocalError {
+    if error.kind() == io::ErrorKind::PermissionDenied {
+        for candidate in [path, data_dir] {
+            if let Ok(found) = candidate.metadata()
+                && found.uid() != Uid::effective().as_raw()
+            {
+                return other_owner(candidate, Uid::from_raw(found.uid()));
+            }
+        }
+    }
+    LocalError::io("open", path)(error)
+}

@@ -1,0 +1,220 @@
+//! Starting, finding and stopping the cluster's server, by `pg_ctl`.
+//!
+//! `pg_ctl` puts the postmaster in a session of its own: Ctrl-C in the terminal reaches the service only, which must drain
+//! before its database goes. Every wait here is bounded.
+
+use std::fs;
+use std::io::{Read, Seek, SeekFrom};
+use std::net::{Ipv4Addr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+use postgresql_commands::pg_ctl::{Mode, PgCtlBuilder, ShutdownMode};
+use postgresql_commands::{CommandBuilder, CommandExecutor};
+
+use super::account::Account;
+use super::binaries::Binaries;
+use super::cluster;
+use super::error::{LocalError, printed};
+use super::postmaster::{self, Life, PidFile, Status, disown};
+use super::reach::Reach;
+use super::socket;
+
+const LOG: &str = "postgres.log";
+const LOG_MAX_BYTES: u64 = 16 * 1024 * 1024;
+const TAIL_BYTES: u64 = 4 * 1024;
+const TAIL_LINES: usize = 12;
+
+/// Recovery replays up to `max_wal_size` of log.
+const START_TIMEOUT: Duration = Duration::from_secs(300);
+const STOP_TIMEOUT: Duration = Duration::from_secs(20);
+/// An immediate stop writes nothing; the postmaster itself kills backends that linger for 5 s.
+const STOP_NOW_TIMEOUT: Duration = Duration::from_secs(8);
+/// How long the backends of a killed postmaster may hold its shared memory.
+const ORPHANS_TIMEOUT: Duration = Duration::from_secs(20);
+const PORT_ATTEMPTS: u32 = 5;
+const POLL: Duration = Duration::from_millis(50);
+
+/// What is needed to run the server of one cluster.
+#[derive(Debug)]
+pub(super) struct Server {
+    pub(super) cluster: PathBuf,
+    pub(super) binaries: Binaries,
+    pub(super) account: Account,
+    mark: String,
+}
+
+impl Server {
+    pub(super) fn new(cluster: PathBuf, binaries: Binaries, account: Account) -> Result<Self, LocalError> {
+        let mark = postmaster::mark(&cluster)?;
+        Ok(Self { cluster, binaries, account, mark })
+    }
+
+    /// The postmaster that an earlier service left behind, once it is ready; nothing if there is none, or none any more.
+    pub(super) fn find_running(&self) -> Result<Option<PidFile>, LocalError> {
+        let deadline = Instant::now() + START_TIMEOUT;
+        loop {
+            let Some(file) = PidFile::read(&self.cluster)? else { return Ok(None) };
+            match file.life(&self.mark) {
+                Life::Gone => return Ok(None),
+                Life::Replaced => {
+                    tracing::warn!(
+                        postgres.pid = file.pid,
+                        "postmaster.pid names another process; it is stale"
+                    );
+                    return Ok(None);
+                }
+                Life::Alive => {}
+            }
+            match file.status {
+                Status::Ready => return Ok(Some(file)),
+                Status::Stopping => {
+                    self.stop(file.pid)?;
+                    return Ok(None);
+                }
+                Status::Other if Instant::now() >= deadline => {
+                    self.stop(file.pid)?;
+                    return Ok(None);
+                }
+                Status::Other => sleep(POLL),
+            }
+        }
+    }
+
+    /// Starts the server and returns when it takes connections.
+    pub(super) fn start(&self) -> Result<PidFile, LocalError> {
+        // Whoever has the pid now: another process, or the killed postmaster itself until someone reaps it.
+        if PidFile::read(&self.cluster)?.is_some_and(|file| file.life(&self.mark) != Life::Alive) {
+            disown(&self.cluster, &self.account)?;
+        }
+        self.rotate_log();
+        let socket_folder = socket::folder_for(&self.cluster, &self.mark, &self.account)?;
+        socket::clear(&socket_folder);
+        let orphans_deadline = Instant::now() + ORPHANS_TIMEOUT;
+        let mut port = cluster::last_port(&self.cluster).filter(|port| is_free(*port));
+        let mut port_attempts = 0;
+        loop {
+            let chosen = match port {
+                Some(port) => port,
+                None => free_port().map_err(LocalError::io("find a free port for", &self.cluster))?,
+            };
+            cluster::write_settings(&self.cluster, &self.account, chosen, &socket_folder)?;
+            let log_start = fs::symlink_metadata(self.cluster.join(LOG)).map_or(0, |log| log.len());
+            let Err(printed) = self.pg_ctl_start()? else {
+                return PidFile::read(&self.cluster)?.ok_or_else(|| self.start_error(log_start, ""));
+            };
+            let error = self.start_error(log_start, &printed);
+            let LocalError::Start { tail, .. } = &error else { return Err(error) };
+            if tail.contains("shared memory block") && Instant::now() < orphans_deadline {
+                sleep(Duration::from_millis(500));
+            } else if tail.contains("TCP/IP sockets") && port_attempts < PORT_ATTEMPTS {
+                port_attempts += 1;
+                port = None;
+            } else {
+                return Err(error);
+            }
+        }
+    }
+
+    /// Stops the server: by `fast`, which ends sessions and checkpoints; then by `immediate`, which leaves the rest to the
+    /// next start's recovery; then by force. No committed row is lost by any of them.
+    pub(super) fn stop(&self, pid: i32) -> Result<(), LocalError> {
+        let mut output = String::new();
+        for (mode, limit) in [(ShutdownMode::Fast, STOP_TIMEOUT), (ShutdownMode::Immediate, STOP_NOW_TIMEOUT)]
+        {
+            if !self.lives(pid)? {
+                return Ok(());
+            }
+            match self.pg_ctl(Mode::Stop, |ctl| ctl.shutdown_mode(mode.clone()).timeout(limit.as_secs()))? {
+                Ok(()) => return Ok(()),
+                Err(said) => {
+                    tracing::warn!(postgres.pid = pid, %mode, "Postgres did not stop in time");
+                    output = said;
+                }
+            }
+        }
+        if self.lives(pid)? {
+            postmaster::signal(pid, Signal::SIGKILL);
+        }
+        let deadline = Instant::now() + STOP_NOW_TIMEOUT;
+        while self.lives(pid)? {
+            if Instant::now() >= deadline {
+                return Err(LocalError::Stop { pid, output });
+            }
+            sleep(POLL);
+        }
+        Ok(())
+    }
+
+    /// Stops the server without waiting.
+    pub(super) fn stop_now(&self, pid: i32) {
+        if self.lives(pid).unwrap_or(false) {
+            postmaster::signal(pid, Signal::SIGQUIT);
+        }
+    }
+
+    /// Whether the cluster is still served by this postmaster.
+    fn lives(&self, pid: i32) -> Result<bool, LocalError> {
+        let file = PidFile::read(&self.cluster)?;
+        Ok(file.is_some_and(|file| file.pid == pid && file.life(&self.mark) == Life::Alive))
+    }
+
+    fn pg_ctl_start(&self) -> Result<Result<(), String>, LocalError> {
+        // The mark is on the command line for `PidFile::life`; everything else is in files.
+        let mark = format!("-c cluster_name={}", self.mark);
+        let seconds = START_TIMEOUT.as_secs();
+        let reach = Reach::to(&self.cluster, &self.account)?;
+        let log = reach.path().join(LOG);
+        self.pg_ctl(Mode::Start, |ctl| ctl.log(log).options(&[&mark]).timeout(seconds))
+    }
+
+    /// Runs `pg_ctl` and waits; the inner error is what it printed.
+    fn pg_ctl(
+        &self,
+        mode: Mode,
+        with: impl FnOnce(PgCtlBuilder) -> PgCtlBuilder,
+    ) -> Result<Result<(), String>, LocalError> {
+        let reach = Reach::to(&self.cluster, &self.account)?;
+        let builder =
+            PgCtlBuilder::new().program_dir(&self.binaries.dir).mode(mode).pgdata(reach.path()).wait();
+        let mut command = with(builder).build();
+        self.account.adopt(&mut command);
+        Ok(command.execute().map(drop).map_err(|error| printed(&error)))
+    }
+
+    fn start_error(&self, log_start: u64, printed: &str) -> LocalError {
+        let tail = tail(&self.cluster, log_start).unwrap_or_default();
+        let tail = if tail.trim().is_empty() { printed.to_owned() } else { tail };
+        LocalError::Start { log: self.cluster.join(LOG), tail }
+    }
+
+    /// Keeps one older log; a failure to do so is no reason not to start.
+    fn rotate_log(&self) {
+        let log = self.cluster.join(LOG);
+        if log.symlink_metadata().is_ok_and(|log| log.len() > LOG_MAX_BYTES) {
+            let _ = fs::rename(&log, self.cluster.join(format!("{LOG}.1")));
+        }
+    }
+}
+
+/// The last lines that were written to the log since it was `from` bytes long.
+fn tail(cluster: &Path, from: u64) -> std::io::Result<String> {
+    let mut log = postmaster::open_inside(cluster, LOG)?;
+    let length = log.metadata()?.len();
+    log.seek(SeekFrom::Start(from.max(length.saturating_sub(TAIL_BYTES))))?;
+    let mut bytes = Vec::new();
+    log.read_to_end(&mut bytes)?;
+    let text = String::from_utf8_lossy(&bytes);
+    let lines: Vec<&str> = text.lines().collect();
+    Ok(lines[lines.len().saturating_sub(TAIL_LINES)..].join("\n"))
+}
+
+fn is_free(port: u16) -> bool {
+    TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok()
+}
+
+fn free_port() -> std::io::Result<u16> {
+    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port())
+}

@@ -1,0 +1,232 @@
+//! The real program as a process, and a plain HTTP client for it.
+
+use std::collections::BTreeMap;
+use std::process::{ExitStatus, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full};
+use hyper::client::conn::http1;
+use hyper::{HeaderMap, Request, StatusCode};
+use hyper_util::rt::TokioIo;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::Value;
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::TcpStream;
+use tokio::process::{Child, Command};
+
+const START_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// A running `tidegate serve`. It is killed with its value.
+pub(crate) struct Service {
+    child: Child,
+    pub(crate) address: String,
+    log: Arc<Mutex<String>>,
+}
+
+/// What a process that ended left behind.
+#[derive(Debug)]
+pub(crate) struct Ended {
+    pub(crate) status: ExitStatus,
+    pub(crate) log: String,
+}
+
+/// An answer.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) status: StatusCode,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: Bytes,
+}
+
+impl Answer {
+    pub(crate) fn header(&self, name: &str) -> &str {
+        self.headers.get(name).map_or("", |value| value.to_str().unwrap())
+    }
+
+    pub(crate) fn json(&self) -> Value {
+        serde_json::from_slice(&self.body).unwrap_or_else(|error| panic!("{error}: {:?}", self.body))
+    }
+
+    /// The error's code, after a look that the envelope is whole.
+    pub(crate) fn error_code(&self) -> String {
+        let json = self.json();
+        assert!(json["error"]["message"].is_string(), "{json}");
+        json["error"]["code"].as_str().unwrap().to_owned()
+    }
+}
+
+/// The program with nothing of the test's own environment but `PATH`.
+pub(crate) fn program(arguments: &[&str], variables: &[(&str, &str)]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tidegate"));
+    let kept = ["PATH", "HOME", "TMPDIR", "LLVM_PROFILE_FILE"];
+    command
+        .args(arguments)
+        .env_clear()
+        .envs(std::env::vars().filter(|(name, _)| kept.contains(&name.as_str())))
+        .envs(variables.iter().copied())
+        .stdin(Stdio::null())
+        .kill_on_drop(true);
+    command
+}
+
+/// Runs the program to its end.
+pub(crate) async fn run(arguments: &[&str], variables: &[(&str, &str)]) -> (ExitStatus, String, String) {
+    let output = program(arguments, variables).output().await.unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    (output.status, text(output.stdout), text(output.stderr))
+}
+
+impl Service {
+    /// Starts a service on `database_url` and waits until it takes events.
+    pub(crate) async fn start(database_url: &str, variables: &[(&str, &str)]) -> Self {
+        let mut all = BTreeMap::from([("DATABASE_URL", database_url)]);
+        all.extend(variables.iter().copied());
+        let all: Vec<_> = all.into_iter().collect();
+        Self::start_with(&all).await
+    }
+
+    /// Starts a service with just these variables and waits until it takes events.
+    pub(crate) async fn start_with(variables: &[(&str, &str)]) -> Self {
+        let mut service = Self::spawn(variables).await;
+        let deadline = Instant::now() + START_TIMEOUT;
+        loop {
+            if let Some(address) = service.logged("listening on http://") {
+                service.address = address;
+                return service;
+            }
+            let ended = service.child.try_wait().unwrap();
+            assert!(ended.is_none(), "ended with {ended:?}: {}", service.log());
+            assert!(Instant::now() < deadline, "not up: {}", service.log());
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    /// Starts a service and waits for nothing.
+    pub(crate) async fn spawn(variables: &[(&str, &str)]) -> Self {
+        let mut all = BTreeMap::from([("PORT", "0"), ("LOG_FORMAT", "json"), ("DATA_DIR", "/nonexistent")]);
+        all.extend(variables.iter().copied());
+        let all: Vec<_> = all.into_iter().collect();
+        let mut child = program(&["serve"], &all).stderr(Stdio::piped()).spawn().unwrap();
+        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+        let log = Arc::new(Mutex::new(String::new()));
+        tokio::spawn({
+            let log = Arc::clone(&log);
+            async move {
+                while let Ok(Some(line)) = lines.next_line().await {
+                    let mut log = log.lock().unwrap();
+                    log.push_str(&line);
+                    log.push('\n');
+                }
+            }
+        });
+        Self { child, address: String::new(), log }
+    }
+
+    /// What follows `text` in the log, up to the next quote or space.
+    pub(crate) fn logged(&self, text: &str) -> Option<String> {
+        let log = self.log.lock().unwrap();
+        let (_, rest) = log.split_once(text)?;
+        Some(rest.split(['"', ' ', '\n']).next().unwrap_or_default().to_owned())
+    }
+
+    pub(crate) fn log(&self) -> String {
+        self.log.lock().unwrap().clone()
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id().unwrap()
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(self.pid() as i32), signal).unwrap();
+    }
+
+    /// Sends SIGTERM and waits for the end.
+    pub(crate) async fn stop(self) -> Ended {
+        self.signal(Signal::SIGTERM);
+        self.ended().await
+    }
+
+    /// Waits for the end.
+    pub(crate) async fn ended(mut self) -> Ended {
+        let status = tokio::time::timeout(Duration::from_secs(60), self.child.wait()).await.unwrap().unwrap();
+        // The last lines are still on their way through the pipe.
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        Ended { status, log: self.log() }
+    }
+
+    /// One request on a connection of its own.
+    pub(crate) async fn request(&self, method: &str, path: &str, headers: &[(&str, &str)], body: impl Into<Bytes>) -> Answer {
+        let stream = TcpStream::connect(&self.address).await.unwrap();
+        let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.unwrap();
+        let driver = tokio::spawn(connection);
+        let mut request = Request::builder().method(method).uri(path).header("host", "localhost");
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let response = sender.send_request(request.body(Full::new(body.into())).unwrap()).await.unwrap();
+        let (head, incoming) = response.into_parts();
+        let body = incoming.collect().await.unwrap().to_bytes();
+        driver.abort();
+        Answer { status: head.status, headers: head.headers, body }
+    }
+
+    pub(crate) async fn get(&self, path: &str) -> Answer {
+        self.request("GET", path, &[], "").await
+    }
+
+    /// Posts one event.
+    pub(crate) async fn post(&self, headers: &[(&str, &str)], body: impl Into<Bytes>) -> Answer {
+        self.request("POST", "/api/v1/events", headers, body).await
+    }
+
+    /// Posts a batch.
+    pub(crate) async fn post_batch(&self, headers: &[(&str, &str)], body: impl Into<Bytes>) -> Answer {
+        self.request("POST", "/api/v1/events/batch", headers, body).await
+    }
+
+    /// Sends raw bytes and reads until the other side closes, or for `patience`.
+    pub(crate) async fn raw(&self, bytes: &[u8], patience: Duration) -> String {
+        let mut stream = TcpStream::connect(&self.address).await.unwrap();
+        // The service may answer and close before all is written.
+        let _ = stream.write_all(bytes).await;
+        let mut answer = Vec::new();
+        let _ = tokio::time::timeout(patience, stream.read_to_end(&mut answer)).await;
+        String::from_utf8_lossy(&answer).into_owned()
+    }
+
+    pub(crate) async fn health(&self) -> Value {
+        self.get("/api/health").await.json()
+    }
+
+    /// Waits until nothing accepted is pending.
+    pub(crate) async fn settled(&self) -> Value {
+        eventually("everything is settled", async || {
+            let health = self.health().await;
+            (health["pending"] == 0 && health["dead_letter_queue"]["events"] == 0).then_some(health)
+        })
+        .await
+    }
+
+    /// The process's resident memory in bytes.
+    pub(crate) fn resident_bytes(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        line.trim().trim_end_matches(" kB").trim().parse::<u64>().unwrap() * 1024
+    }
+}
+
+/// Looks again and again until `look` finds something.
+pub(crate) async fn eventually<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    loop {
+        if let Some(found) = look().await {
+            return found;
+        }
+        assert!(Instant::now() < deadline, "in vain: {what}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
