@@ -75,8 +75,8 @@ pub(crate) struct RunArgs {
     /// Write the results to this file, as JSON.
     #[arg(long, value_name = "FILE.json")]
     pub(crate) report: Option<PathBuf>,
-    /// The service's database [env: DATABASE_URL] [default: the private cluster of a service started with nothing
-    /// set]. DB_SCHEMA names the schema of its tables.
+    /// The service's database [default: where a service with this environment and this .env has it: DATABASE_URL, or
+    /// the private cluster under DATA_DIR].
     #[arg(long, value_name = "URL")]
     pub(crate) database_url: Option<String>,
     /// Do not look into the database.

@@ -1,10 +1,8 @@
 //! The database that the service lands its events in: where it is, and what it holds of a run.
 
-use std::process::Command;
-use std::time::Duration;
-
-use tokio::task::JoinHandle;
-use tokio_postgres::NoTls;
+use tidegate::config::{Config, ConfigError, DatabaseConfig};
+use tidegate::db::local::{LocalError, running_url};
+use tidegate::db::{ConnectionUrl, DbError, UrlError};
 
 use crate::payload::now_ms;
 
@@ -14,8 +12,6 @@ const DOUBLED_TRACES: &str = include_str!("../sql/doubled_traces.sql");
 /// Counting millions of rows takes its time, but not for ever.
 const SESSION: &str = "set statement_timeout = '120s'; set work_mem = '64MB'; set jit = off";
 
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-
 /// How far the clock that makes row ids may be behind ours.
 const CLOCK_MARGIN_MS: u64 = 60_000;
 
@@ -23,60 +19,45 @@ const CLOCK_MARGIN_MS: u64 = 60_000;
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
     /// There is no private cluster, or it does not run.
-    #[error("no database to audit: {0}; give --database-url, or --no-audit")]
-    NoPrivateCluster(String),
+    #[error("no database to audit; give --database-url, or --no-audit")]
+    NoPrivateCluster(#[from] LocalError),
+    /// The service's settings, which say where its database is, cannot be used.
+    #[error(transparent)]
+    Settings(#[from] ConfigError),
     /// The URL is no Postgres URL. It may hold a password, so it is not repeated.
     #[error("the database URL cannot be used")]
-    BadUrl(#[source] tokio_postgres::Error),
+    BadUrl(#[from] UrlError),
     /// Nothing answers there, or it refuses us.
     #[error("cannot connect to the database")]
-    Connect(#[source] tokio_postgres::Error),
+    Connect(#[from] DbError),
     /// A statement failed.
     #[error("the database cannot be asked for the run's rows")]
     Query(#[from] tokio_postgres::Error),
 }
 
-/// The URL of the private Postgres that a service started with nothing set runs for itself.
-pub(crate) fn private_cluster_url() -> Result<String, Error> {
-    let missing = |reason: String| Error::NoPrivateCluster(reason);
-    let own = std::env::current_exe().map_err(|error| missing(error.to_string()))?;
-    let output = Command::new(own.with_file_name("tidegate"))
-        .arg("url")
-        .output()
-        .map_err(|error| missing(format!("`tidegate url` cannot be run ({error})")))?;
-    if !output.status.success() {
-        return Err(missing(String::from_utf8_lossy(&output.stderr).trim().to_owned()));
-    }
-    Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
-}
-
 /// Where the run's rows are.
 #[derive(Debug, Clone)]
 pub(crate) struct Location {
-    config: tokio_postgres::Config,
-    schema: String,
+    url: ConnectionUrl,
+    settings: DatabaseConfig,
 }
 
 impl Location {
-    /// Reads a connection URL; `schema` is where the service's tables are.
-    pub(crate) fn parse(url: &str, schema: &str) -> Result<Self, Error> {
-        let mut config: tokio_postgres::Config = url.parse().map_err(Error::BadUrl)?;
-        config.application_name("loadtest");
-        if config.get_connect_timeout().is_none() {
-            config.connect_timeout(CONNECT_TIMEOUT);
-        }
-        Ok(Self { config, schema: schema.to_owned() })
+    /// The database of a service that has our environment and our `.env`; `url` stands in for what they say.
+    pub(crate) fn find(url: Option<&str>) -> Result<Self, Error> {
+        let settings = Config::from_env()?.database;
+        let url = match url.map(str::to_owned).or_else(|| settings.database_url.clone()) {
+            Some(url) => url,
+            None => running_url(&settings.data_dir)?,
+        };
+        Ok(Self { url: ConnectionUrl::parse(&url)?, settings })
     }
 
-    /// Connects.
+    /// Connects, by TLS where the URL asks for it.
     pub(crate) async fn connect(&self) -> Result<Database, Error> {
-        let (client, connection) = self.config.connect(NoTls).await.map_err(Error::Connect)?;
-        // A connection that breaks is reported by the statement that it breaks under.
-        let driver = tokio::spawn(async move {
-            let _ = connection.await;
-        });
-        let database = Database { client, driver };
-        let search_path = format!("{SESSION}; set search_path to {}", quoted(&self.schema));
+        let client = tidegate::db::Database::new(&self.url, &self.settings)?.connect().await?;
+        let database = Database { client };
+        let search_path = format!("{SESSION}; set search_path to {}", quoted(&self.settings.db_schema));
         database.client.batch_execute(&search_path).await?;
         Ok(database)
     }
@@ -120,13 +101,6 @@ pub(crate) struct Found {
 /// One connection to the database.
 pub(crate) struct Database {
     client: tokio_postgres::Client,
-    driver: JoinHandle<()>,
-}
-
-impl Drop for Database {
-    fn drop(&mut self) {
-        self.driver.abort();
-    }
 }
 
 impl Database {
@@ -173,11 +147,5 @@ mod tests {
         assert!(lowest < first);
         let (seconds, _) = lowest.get_timestamp().unwrap().to_unix();
         assert!(before / 1000 - seconds <= 61);
-    }
-
-    #[test]
-    fn an_unusable_url_is_refused_without_repeating_it() {
-        let error = Location::parse("postgres://u:secret@h:port/db", "public").unwrap_err();
-        assert!(!crate::describe(&error).contains("secret"));
     }
 }

@@ -62,7 +62,7 @@ async fn conduct(args: RunArgs) -> Result<bool, Error> {
     Payloads::load(&plan.payload, plan.events())?;
     let health = Health::new(plan.target.clone(), plan.token.clone());
     health.pending().await?;
-    let location = if args.no_audit { None } else { Some(locate(args.database_url.as_deref())?) };
+    let location = if args.no_audit { None } else { Some(Location::find(args.database_url.as_deref())?) };
     let mut rows = RunRows::starting_now(&plan.run);
     if let Some(location) = &location {
         location.connect().await?.count(&rows).await?;
@@ -136,14 +136,6 @@ fn run_name() -> String {
     let random: String =
         std::iter::repeat_with(|| fastrand::alphanumeric().to_ascii_lowercase()).take(10).collect();
     format!("lt-{random}")
-}
-
-fn locate(database_url: Option<&str>) -> Result<Location, database::Error> {
-    let url = match database_url.map(str::to_owned).or_else(|| variable("DATABASE_URL")) {
-        Some(url) => url,
-        None => database::private_cluster_url()?,
-    };
-    Location::parse(&url, &variable("DB_SCHEMA").unwrap_or_else(|| "public".to_owned()))
 }
 
 /// An environment variable; an empty one is unset.

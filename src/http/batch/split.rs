@@ -3,7 +3,7 @@
 use super::super::error::ApiError;
 
 /// What stands at one index.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Piece<'a> {
     /// An event's bytes, without the white space around it.
     Event(&'a [u8]),
