@@ -7,6 +7,12 @@
     reason = "a test fails by a panic, its helpers too"
 )]
 
+mod bad_input;
+mod batches;
 mod events;
+mod failures;
+mod life;
 mod local_postgres;
+mod schema;
 mod support;
+mod tls;

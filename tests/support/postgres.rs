@@ -59,10 +59,20 @@ pub(crate) struct TestDatabase {
 
 impl TestDatabase {
     pub(crate) async fn create() -> Self {
+        Self::create_with(&format!("template {}", Run::join().await.template)).await
+    }
+
+    /// One that was never migrated.
+    pub(crate) async fn create_empty() -> Self {
+        Self::create_with("").await
+    }
+
+    /// One made with these options of `create database`.
+    pub(crate) async fn create_with(options: &str) -> Self {
         let run = Run::join().await;
         let name = format!("test_{}", Uuid::new_v4().simple());
         let admin = connect(&run.admin_url()).await;
-        admin.batch_execute(&format!("create database {name} template {}", run.template)).await.unwrap();
+        admin.batch_execute(&format!("create database {name} {options}")).await.unwrap();
         Self { url: run.url(&name), name }
     }
 
@@ -110,7 +120,13 @@ pub(crate) struct PrivateServer {
 impl PrivateServer {
     /// Starts a server with further settings, such as `("wal_level", "logical")`. They win over the service's own.
     pub(crate) async fn start(settings: &[(&str, &str)]) -> Self {
+        Self::start_as(settings, |_| {}).await
+    }
+
+    /// As [`Self::start`], after `prepare` has put files into the cluster's folder.
+    pub(crate) async fn start_as(settings: &[(&str, &str)], prepare: impl FnOnce(&Path)) -> Self {
         let scratch = Scratch::with_cluster(settings).await;
+        prepare(&scratch.path().join("postgres"));
         let cluster = LocalCluster::start(scratch.path(), None).await.unwrap();
         let url = cluster.url().to_owned();
         let pid = postmaster_pid(scratch.path()).unwrap();
@@ -121,6 +137,11 @@ impl PrivateServer {
     /// the server is down.
     pub(crate) fn url(&self) -> &str {
         &self.url
+    }
+
+    /// How to reach it by TCP.
+    pub(crate) fn tcp_url(&self) -> String {
+        running_url(self.scratch.path()).unwrap()
     }
 
     /// The postmaster.

@@ -1,0 +1,103 @@
+//! Requests that are wrong, broken or hostile: each gets a clear answer, and nothing that was accepted is lost.
+
+use std::time::Duration;
+
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
+
+use crate::support::postgres::TestDatabase;
+use crate::support::service::{Service, eventually};
+
+const PATIENCE: Duration = Duration::from_secs(5);
+
+#[tokio::test]
+async fn malformed_requests_are_refused_and_the_service_goes_on() {
+    let database = TestDatabase::create().await;
+    let service = Service::start(database.url(), &[]).await;
+    let many_headers = format!("POST /api/v1/events HTTP/1.1\r\nhost: x\r\n{}\r\n", "a: b\r\n".repeat(10_000));
+    let large_header = format!("POST /api/v1/events HTTP/1.1\r\nhost: x\r\na: {}\r\n\r\n", "b".repeat(100_000));
+    for (request, status) in [
+        ("nonsense\r\n\r\n", "400"),
+        ("POST /api/v1/events HTTP/1.1\r\nhost: x\r\ncontent-length: x\r\n\r\n{}", "400"),
+        ("POST /api/v1/events HTTP/1.1\r\nhost: x\r\ncontent-length: -1\r\n\r\n{}", "400"),
+        ("POST /api/v1/events HTTP/1.1\r\nhost: x\r\ncontent-length: 99999999999999999999\r\n\r\n", "400"),
+        ("POST /api/v1/events HTTP/1.1\r\nhost: x\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\n{}", "400"),
+        ("POST /api/v1/events HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n{}\r\n0\r\n\r\n", "400"),
+        ("POST /api/v1/events HTTP/1.1\r\nhost: x\r\ncontent-length: 1000000000000\r\n\r\n", "413"),
+        (&many_headers, "431"),
+        (&large_header, "431"),
+    ] {
+        let answer = service.raw(request.as_bytes(), PATIENCE).await;
+        let named = &request[..request.len().min(120)];
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status}")), "{named}: {answer}");
+    }
+    assert_eq!(service.post(&[], "{}").await.status.as_u16(), 202);
+    assert_eq!(service.settled().await["accepted"], 1);
+}
+
+#[tokio::test]
+async fn a_client_that_disappears_half_way_leaves_nothing_behind() {
+    let database = TestDatabase::create().await;
+    let service = Service::start(database.url(), &[]).await;
+    for head in [
+        "POST /api/v1/events HTTP/1.1\r\nhost: x\r\ncontent-length: 100000\r\n\r\n",
+        "POST /api/v1/events/batch HTTP/1.1\r\nhost: x\r\ncontent-type: application/x-ndjson\r\ncontent-length: 100000\r\n\r\n",
+        "POST /api/v1/events/batch HTTP/1.1\r\nhost: x\r\ncontent-type: application/x-ndjson\r\ntransfer-encoding: chunked\r\n\r\n4\r\n1\n2\n\r\n",
+    ] {
+        let mut stream = TcpStream::connect(&service.address).await.unwrap();
+        stream.write_all(head.as_bytes()).await.unwrap();
+        stream.write_all(&b"1\n".repeat(1000)).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        stream.set_zero_linger().unwrap();
+    }
+    eventually("all shares and connections are given back", async || {
+        let health = service.health().await;
+        (health["http"]["body_bytes"] == 0 && health["http"]["connections"] == 1).then_some(())
+    })
+    .await;
+    assert_eq!(service.settled().await["accepted"], 0);
+}
+
+#[tokio::test]
+async fn bodies_under_way_are_bounded_together() {
+    let database = TestDatabase::create().await;
+    let settings = [("MAX_BODY_MEMORY", "33554432"), ("MAX_EVENT_BYTES", "16777216")];
+    let service = Service::start(database.url(), &settings).await;
+    let mut stuck = Vec::new();
+    for _ in 0..4 {
+        let mut stream = TcpStream::connect(&service.address).await.unwrap();
+        stream.write_all(b"POST /api/v1/events HTTP/1.1\r\nhost: x\r\ncontent-length: 16777216\r\n\r\n").await.unwrap();
+        // The service may refuse before all is sent.
+        let _ = stream.write_all(&vec![b'1'; 10 << 20]).await;
+        stuck.push(stream);
+    }
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let health = service.health().await;
+    assert!(health["http"]["body_bytes"].as_u64().unwrap() <= 33_554_432, "{health}");
+    assert!(service.resident_bytes() < 160 << 20, "{}", service.resident_bytes());
+    let answer = service.post(&[], "1".repeat(8 << 20)).await;
+    assert_eq!((answer.status.as_u16(), answer.error_code().as_str()), (503, "overloaded"));
+    assert_eq!(service.post(&[], "{}").await.status.as_u16(), 202, "a small event needs none of it");
+    drop(stuck);
+    eventually("the memory comes free", async || {
+        (service.post(&[], "1".repeat(8 << 20)).await.status.as_u16() == 202).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn many_clients_that_send_half_a_head_hold_no_memory() {
+    let database = TestDatabase::create().await;
+    let service = Service::start(database.url(), &[]).await;
+    let before = service.resident_bytes();
+    let mut clients = Vec::new();
+    for _ in 0..500 {
+        let mut stream = TcpStream::connect(&service.address).await.unwrap();
+        stream.write_all(b"POST /api/v1/events HTTP/1.1\r\nhost: x\r\nx-slow: ").await.unwrap();
+        clients.push(stream);
+    }
+    eventually("all are connected", async || (service.health().await["http"]["connections"].as_u64().unwrap() > 500).then_some(())).await;
+    let each = service.resident_bytes().saturating_sub(before) / 500;
+    assert!(each < 32 << 10, "{each} bytes each");
+    assert_eq!(service.post(&[], "{}").await.status.as_u16(), 202);
+}

@@ -1,0 +1,210 @@
+//! What happens when Postgres is away, full, read-only, or not as it was: accepted events are kept and stored in the end.
+
+use serde_json::json;
+
+use crate::support::postgres::{PrivateServer, TestDatabase, connect};
+use crate::support::service::{Service, eventually};
+
+async fn writer_state(service: &Service, state: &str) -> String {
+    eventually(state, async || {
+        let health = service.health().await;
+        (health["writer"]["state"] == state)
+            .then(|| health["writer"]["last_error"]["message"].as_str().unwrap_or_default().to_owned())
+    })
+    .await
+}
+
+async fn count(url: &str) -> i64 {
+    connect(url).await.query_one("select count(*) from requests", &[]).await.unwrap().get(0)
+}
+
+#[tokio::test]
+async fn an_outage_of_postgres_is_waited_out() {
+    let mut server = PrivateServer::start(&[]).await;
+    let service = Service::start(server.url(), &[]).await;
+    assert_eq!(service.post(&[], "{}").await.status.as_u16(), 202);
+    service.settled().await;
+    server.stop_immediate().await;
+    for _ in 0..20 {
+        assert_eq!(service.post(&[], "{}").await.status.as_u16(), 202);
+    }
+    writer_state(&service, "retrying").await;
+    assert_eq!(service.health().await["status"], "degraded");
+    assert_eq!(service.get("/health/ready").await.status.as_u16(), 200, "there is room, so events are taken");
+    server.start_again().await;
+    let health = service.settled().await;
+    assert_eq!((&health["committed"], &health["status"]), (&json!(21), &json!("ok")));
+    assert_eq!(count(server.url()).await, 21);
+}
+
+#[tokio::test]
+async fn a_service_that_starts_before_postgres_waits_for_it() {
+    let mut server = PrivateServer::start(&[]).await;
+    let url = server.url().to_owned();
+    server.stop_immediate().await;
+    let service = Service::spawn(&[("DATABASE_URL", &url), ("PORT", "0")]).await;
+    eventually("it waits", async || service.logged("waiting for Postgres")).await;
+    server.start_again().await;
+    eventually("it serves", async || service.logged("listening on http://")).await;
+}
+
+#[tokio::test]
+async fn a_bad_row_becomes_a_dead_letter_and_its_neighbours_are_stored() {
+    let database = TestDatabase::create().await;
+    let client = database.connect().await;
+    client.batch_execute("alter table requests add constraint no_evil check (payload->>'evil' is null)").await.unwrap();
+    let service = Service::start(database.url(), &[]).await;
+    let body: String = (0..1000).map(|n| if n % 100 == 7 { format!("{{\"evil\":{n}}}\n") } else { format!("{{\"n\":{n}}}\n") }).collect();
+    let answer = service.post_batch(&[("content-type", "application/x-ndjson"), ("x-trace-id", "T")], body).await;
+    assert_eq!(answer.json()["accepted"], 1000);
+    let health = service.settled().await;
+    assert_eq!((&health["committed"], &health["dead"], &health["pending"]), (&json!(990), &json!(10), &json!(0)));
+    let rows = client.query("select trace_id, error, reason, convert_from(body, 'UTF8') from dead_letters order by id", &[]).await.unwrap();
+    let traces: Vec<String> = rows.iter().map(|row| row.get(0)).collect();
+    assert_eq!(traces, (0..10).map(|n| format!("T-{}", n * 100 + 7)).collect::<Vec<_>>());
+    assert!(rows[0].get::<_, &str>(1).starts_with("23514 "), "{}", rows[0].get::<_, &str>(1));
+    assert_eq!((rows[0].get::<_, &str>(2), rows[0].get::<_, &str>(3)), ("rejected", "{\"evil\":7}"));
+}
+
+#[tokio::test]
+async fn a_read_only_database_is_waited_out() {
+    let server = PrivateServer::start(&[]).await;
+    let service = Service::start(server.url(), &[]).await;
+    let admin = connect(server.url()).await;
+    let set = async |value: &str| {
+        admin.batch_execute(&format!("alter system set default_transaction_read_only = {value}")).await.unwrap();
+        admin.query("select pg_reload_conf()", &[]).await.unwrap();
+    };
+    set("on").await;
+    eventually("it is read-only", async || {
+        let row = connect(server.url()).await.query_one("show default_transaction_read_only", &[]).await.unwrap();
+        (row.get::<_, &str>(0) == "on").then_some(())
+    })
+    .await;
+    tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+    service.post(&[], "{}").await;
+    let error = writer_state(&service, "retrying").await;
+    assert!(error.starts_with("25006 "), "{error}");
+    admin.batch_execute("set default_transaction_read_only = off").await.unwrap();
+    set("off").await;
+    assert_eq!(service.settled().await["committed"], 1);
+}
+
+/// The server runs on a file system of its own, of 100 MiB, which is filled up.
+#[tokio::test]
+async fn a_full_database_is_waited_out() {
+    let database = TestDatabase::create().await;
+    let client = database.connect().await;
+    // A double for the fault: filling a real disk needs rights that tests do not have everywhere.
+    client
+        .batch_execute(
+            "create function full_disk() returns trigger language plpgsql as $$ begin
+                raise exception 'could not extend file: No space left on device' using errcode = '53100';
+            end $$;
+            create trigger full_disk before insert on requests for each row execute function full_disk();",
+        )
+        .await
+        .unwrap();
+    let service = Service::start(database.url(), &[]).await;
+    service.post(&[], "{}").await;
+    let error = writer_state(&service, "halted").await;
+    assert!(error.starts_with("53100 "), "{error}");
+    assert_eq!(service.post(&[], "{}").await.status.as_u16(), 202, "it still accepts");
+    client.batch_execute("drop trigger full_disk on requests").await.unwrap();
+    let health = service.settled().await;
+    assert_eq!((&health["committed"], &health["dead"], &health["writer"]["state"]), (&json!(2), &json!(0), &json!("running")));
+}
+
+#[tokio::test]
+async fn a_table_that_someone_altered_halts_the_writer_until_it_is_mended() {
+    let database = TestDatabase::create().await;
+    let client = database.connect().await;
+    let service = Service::start(database.url(), &[]).await;
+    service.post(&[], "{\"n\":1}").await;
+    service.settled().await;
+    for (n, (broken, mended, state)) in [
+        ("alter table requests rename column payload to data", "alter table requests rename column data to payload", "42703 "),
+        ("alter table requests rename to gone", "alter table gone rename to requests", "42P01 "),
+        ("alter table requests alter column payload type text using payload::text", "alter table requests alter column payload type jsonb using payload::jsonb", ""),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        client.batch_execute(broken).await.unwrap();
+        service.post(&[], "{\"n\":2}").await;
+        if state.is_empty() {
+            // A text column takes the bytes of a jsonb's wire form as they are: nothing is lost.
+            service.settled().await;
+        } else {
+            let error = writer_state(&service, "halted").await;
+            assert!(error.starts_with(state), "{broken}: {error}");
+            client.batch_execute(mended).await.unwrap();
+            assert_eq!(service.settled().await["committed"], n + 2);
+        }
+    }
+    // Columns of the users' own are none of our business.
+    let (fresh, service) = (TestDatabase::create().await, service);
+    drop(service);
+    fresh.connect().await.batch_execute("alter table requests add column note text default 'mine'").await.unwrap();
+    let service = Service::start(fresh.url(), &[]).await;
+    service.post(&[], "{}").await;
+    assert_eq!(service.settled().await["committed"], 1);
+}
+
+#[tokio::test]
+async fn a_role_that_loses_its_rights_halts_the_writer_and_one_that_never_had_them_is_told_so() {
+    let database = TestDatabase::create().await;
+    let client = database.connect().await;
+    let role = format!("role_{}", database.name());
+    client
+        .batch_execute(&format!(
+            "create role {role} login password 'pass';
+             grant usage on schema public to {role};
+             grant select, insert on all tables in schema public to {role};"
+        ))
+        .await
+        .unwrap();
+    let (_, host) = database.url().split_once('@').unwrap();
+    let url = format!("postgres://{role}:pass@{host}");
+    let service = Service::start(&url, &[]).await;
+    service.post(&[], "{}").await;
+    service.settled().await;
+    client.batch_execute(&format!("revoke insert on requests from {role}")).await.unwrap();
+    service.post(&[], "{}").await;
+    let error = writer_state(&service, "halted").await;
+    assert!(error.starts_with("42501 "), "{error}");
+    client.batch_execute(&format!("grant insert on requests to {role}")).await.unwrap();
+    assert_eq!(service.settled().await["committed"], 2);
+    assert!(service.stop().await.status.success());
+
+    let (status, _, stderr) = crate::support::service::run(&["serve"], &[("DATABASE_URL", &url), ("PORT", "0"), ("DB_SCHEMA", "forbidden")]).await;
+    assert_eq!(status.code(), Some(1));
+    assert!(stderr.contains("the database cannot be used: 42501 "), "{stderr}");
+    client.batch_execute(&format!("drop owned by {role}; drop role {role}")).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_connection_that_is_cut_in_the_middle_of_a_copy_doubles_nothing() {
+    let database = TestDatabase::create().await;
+    let service = Service::start(database.url(), &[("BATCH_SIZE", "50")]).await;
+    let client = database.connect().await;
+    let cut = async {
+        for _ in 0..20 {
+            client
+                .query("select pg_terminate_backend(pid) from pg_stat_activity where datname = current_database() and application_name = 'tidegate'", &[])
+                .await
+                .unwrap();
+            tokio::time::sleep(std::time::Duration::from_millis(30)).await;
+        }
+    };
+    let send = async {
+        for _ in 0..40 {
+            let body = "{\"n\":1}\n".repeat(500);
+            assert_eq!(service.post_batch(&[("content-type", "application/x-ndjson")], body).await.status.as_u16(), 202);
+        }
+    };
+    tokio::join!(cut, send);
+    assert_eq!(service.settled().await["committed"], 20_000);
+    let row = client.query_one("select count(*), count(distinct trace_id) from requests", &[]).await.unwrap();
+    assert_eq!((row.get::<_, i64>(0), row.get::<_, i64>(1)), (20_000, 20_000));
+}
