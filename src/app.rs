@@ -46,7 +46,7 @@ pub enum AppError {
     #[error(transparent)]
     Local(#[from] LocalError),
     /// The database cannot be used.
-    #[error("the database cannot be used: {0}")]
+    #[error("the database cannot be used")]
     Database(#[from] MigrationError),
     /// The system refuses what the service needs.
     #[error("cannot start")]

@@ -29,7 +29,7 @@ async fn one_bad_line_never_costs_its_neighbours() {
     assert_eq!(
         answer.json(),
         json!({"accepted": 4, "rejected": [
-            {"index": 1, "code": "invalid_json", "message": "not JSON from byte 1 on"},
+            {"index": 1, "code": "invalid_json", "message": "not JSON from byte 0 on"},
             {"index": 4, "code": "too_large", "message": "larger than 100 bytes (MAX_EVENT_BYTES)"},
         ]})
     );

@@ -115,7 +115,7 @@ async fn a_first_run_has_everything_and_url_names_its_database() {
     let scratch = Scratch::with_cluster(&[]).await;
     let data_dir = scratch.path().to_str().unwrap();
     let (status, _, stderr) = run(&["url"], &[("DATA_DIR", data_dir)]).await;
-    assert!(status.code() == Some(1) && stderr.contains("not running"), "{stderr}");
+    assert!(status.code() == Some(1) && stderr.contains("no private Postgres is running"), "{stderr}");
 
     let service = Service::start_with(&[("DATA_DIR", data_dir)]).await;
     service.post(&[("x-trace-id", "first")], "{}").await;

@@ -164,6 +164,9 @@ pub(super) const DEAD_LETTER_SETTINGS: &[Setting] = &[
     },
 ];
 
+/// What a row takes beside its body at the most: a trace id, a media type as long as a head may be, an error's text.
+pub(super) const TUPLE_OVERHEAD_BYTES: u64 = 64 * 1024;
+
 /// What [`IngestConfig::max_batch_events`] is where neither it nor a smaller queue is set.
 const DEFAULT_MAX_BATCH_EVENTS: u64 = 100_000;
 

@@ -51,10 +51,8 @@ impl DbError {
             _ => None,
         };
         match database {
-            Some(error) => {
-                let detail = error.detail().map(|detail| format!(" ({detail})")).unwrap_or_default();
-                format!("{} {}{detail}", error.code().code(), error.message())
-            }
+            // Without its detail, which quotes the row.
+            Some(error) => format!("{} {}", error.code().code(), error.message()),
             None => chain(self),
         }
     }

@@ -13,6 +13,8 @@ use crate::config::DatabaseConfig;
 const DAY_MS: u64 = 24 * 60 * 60 * 1000;
 /// Between rounds in which everything went well.
 const ROUND: Duration = Duration::from_secs(600);
+/// The longest that a round may take.
+const ROUND_TIMEOUT: Duration = Duration::from_secs(300);
 /// After a round in which something has to be tried again.
 const AGAIN: Duration = Duration::from_secs(2);
 
@@ -33,7 +35,8 @@ impl PartitionKeeper {
     /// Goes round until it is dropped.
     pub async fn run(self) {
         loop {
-            let wait = match self.round(SystemTime::now()).await {
+            let round = tokio::time::timeout(ROUND_TIMEOUT, self.round(SystemTime::now())).await;
+            let wait = match round.unwrap_or(Err(DbError::Timeout(ROUND_TIMEOUT))) {
                 Ok(true) => ROUND,
                 Ok(false) => AGAIN,
                 Err(error) => {
@@ -57,6 +60,9 @@ impl PartitionKeeper {
         let connection = self.database.get().await?;
         let partitioned = self.database.sql(include_str!("../../sql/db/is_partitioned.sql"));
         if !connection.query_one(&partitioned, &[]).await?.try_get::<_, bool>(0)? {
+            if self.retention_days.is_some() {
+                tracing::warn!("RETENTION_DAYS has no effect: requests was made without partitions (PARTITIONING=off)");
+            }
             return Ok(true);
         }
         let list = self.database.sql(include_str!("../../sql/db/partitions.sql"));
@@ -69,7 +75,7 @@ impl PartitionKeeper {
         for day in (today..=today + self.days_ahead).map(Day) {
             if !there.contains(&day.partition()) {
                 complete &=
-                    self.execute(&connection, day, include_str!("../../sql/db/make_partition.sql")).await?;
+                    self.execute(&connection, day, include_str!("../../sql/db/make_partition.sql"), "partition made").await?;
             }
         }
         if let Some(retention_days) = self.retention_days {
@@ -78,7 +84,7 @@ impl PartitionKeeper {
                 there.iter().filter_map(|name| Day::of_partition(name)).filter(|day| day.0 < first_kept.0)
             {
                 complete &=
-                    self.execute(&connection, day, include_str!("../../sql/db/drop_partition.sql")).await?;
+                    self.execute(&connection, day, include_str!("../../sql/db/drop_partition.sql"), "partition dropped").await?;
             }
             let trim = self.database.sql(include_str!("../../sql/db/trim_default.sql"));
             connection.execute(&trim, &[&first_kept.lower_bound()]).await?;
@@ -92,6 +98,7 @@ impl PartitionKeeper {
         connection: &tokio_postgres::Client,
         day: Day,
         script: &str,
+        done: &str,
     ) -> Result<bool, DbError> {
         let script = self
             .database
@@ -100,7 +107,7 @@ impl PartitionKeeper {
             .replace("{from}", &day.lower_bound().to_string())
             .replace("{to}", &Day(day.0 + 1).lower_bound().to_string());
         let Err(error) = connection.batch_execute(&script).await else {
-            tracing::info!(partition = day.partition(), "partition made or dropped");
+            tracing::info!(partition = day.partition(), "{done}");
             return Ok(true);
         };
         let error = DbError::from(error);

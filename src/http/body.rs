@@ -56,6 +56,10 @@ impl BodyShare {
     /// Takes more.
     pub fn grow(&mut self, bytes: usize) -> Result<(), ApiError> {
         let more = Load { events: 0, bytes: bytes as u64 };
+        if self.bytes + more.bytes > self.memory.limit {
+            let limit = self.memory.limit;
+            return Err(ApiError::too_large(format!("the request takes more than {limit} bytes (MAX_BODY_MEMORY)")));
+        }
         if !self.memory.held.try_raise(more, Load { events: u64::MAX, bytes: self.memory.limit }) {
             let message = "too many request bodies are under way; try again later";
             return Err(ApiError::unavailable("overloaded", message, Duration::from_secs(1)));

@@ -9,6 +9,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
+use tokio_postgres::error::SqlState;
 use uuid::Uuid;
 
 use super::copy::copy_rows;
@@ -130,8 +131,14 @@ impl Lander {
                 }
                 Err(error) => error,
             };
-            let verdict = Verdict::on(&error);
+            let verdict = match Verdict::on(&error) {
+                // An earlier attempt that was given up is being stored after all: the next look will find its rows.
+                Verdict::Bisect if in_doubt && error.sql_state() == Some(&SqlState::UNIQUE_VIOLATION) => Verdict::Retry,
+                verdict => verdict,
+            };
             if verdict == Verdict::Bisect {
+                // Postgres answers, and the rows are dealt with one by one: nothing is waited for any more.
+                self.status.running();
                 return Err(Rejected { error, attempts });
             }
             self.wait_out(verdict, &error, attempts).await;
@@ -145,20 +152,22 @@ impl Lander {
     {
         let started = Instant::now();
         let connection = self.database.get().await?;
-        if *in_doubt && let Some(id) = first_id(stretches.clone()) {
-            let stored: bool = connection.query_one(&self.table.has_id, &[&id]).await?.try_get(0)?;
-            if stored {
-                return Ok(started.elapsed());
+        let work = async {
+            if *in_doubt && let Some(id) = first_id(stretches.clone()) {
+                let stored: bool = connection.query_one(&self.table.has_id, &[&id]).await?.try_get(0)?;
+                if stored {
+                    return Ok(());
+                }
             }
-        }
-        let statement = connection.prepare_cached(&self.table.copy).await?;
-        match tokio::time::timeout(self.deadline, copy_rows(&connection, &statement, stretches)).await {
-            Ok(Ok(_rows)) => Ok(started.elapsed()),
-            Ok(Err(error)) => {
-                // An error that Postgres sent is the end of the COPY; any other may hide its success.
-                *in_doubt |= error.code().is_none();
-                Err(error.into())
-            }
+            let statement = connection.prepare_cached(&self.table.copy).await?;
+            let copied = copy_rows(&connection, &statement, stretches).await;
+            // An error that Postgres sent is the end of the COPY; any other may hide its success.
+            *in_doubt |= copied.as_ref().is_err_and(|error| error.code().is_none());
+            copied.map(|_rows| ())
+        };
+        match tokio::time::timeout(self.deadline, work).await {
+            Ok(Ok(())) => Ok(started.elapsed()),
+            Ok(Err(error)) => Err(error.into()),
             Err(_elapsed) => {
                 *in_doubt = true;
                 connection.discard();

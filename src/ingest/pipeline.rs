@@ -138,8 +138,9 @@ impl Pipeline {
 
     /// Resolves when a lane has ended though the queue is open: a fault after which nothing may be accepted.
     pub async fn failed(&mut self) {
-        if self.lanes.join_next().await.is_none() {
-            std::future::pending::<()>().await;
+        tokio::select! {
+            Some(_ended) = self.lanes.join_next() => {}
+            Some(_ended) = self.dead_letter_writer.join_next() => {}
         }
     }
 
@@ -153,7 +154,8 @@ impl Pipeline {
         let _all_stored = tokio::time::timeout_at(deadline, self.dead_letter_writer.join_next()).await;
         self.sampler.abort_all();
         let left = self.ingest.snapshot();
-        Drained { events_left: left.held.events, dead_letters_left: left.dead_held.events }
+        // A lane that panicked gave its room back, but not its events a row: `pending` knows.
+        Drained { events_left: left.pending().max(left.held.events), dead_letters_left: left.dead_held.events }
     }
 }
 

@@ -194,10 +194,11 @@ impl Queue {
 
     fn push(&self, parcel: Parcel) {
         let load = parcel.load();
+        // Raised first, so that whoever takes the parcel never lowers the level below zero.
+        let before = self.waiting.raise(load);
         // The channel has a slot for each admitted event and both its ends live here: this cannot fail.
         let sent = self.sender.try_send(parcel);
         debug_assert!(sent.is_ok());
-        let before = self.waiting.raise(load);
         let mark = Load {
             events: self.mark_events.load(Ordering::SeqCst),
             bytes: self.mark_bytes.load(Ordering::SeqCst),

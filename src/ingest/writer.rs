@@ -38,8 +38,9 @@ impl Writer {
         match self.lander.land(batch.stretches()).await {
             Ok(elapsed) => self.metrics.copy_committed(batch.load().events, elapsed),
             Err(rejected) => {
-                let error = rejected.error.with_sources();
-                tracing::warn!(rows = batch.load().events, error, "a row is refused; looking for it");
+                // The code alone: a message may quote the row, and stays with the dead letter.
+                let code = rejected.error.sql_state().map_or("", |state| state.code());
+                tracing::warn!(rows = batch.load().events, code, "a row is refused; looking for it");
                 self.bisect(batch, rejected).await;
             }
         }
