@@ -10,18 +10,20 @@
 //! | pipeline: lanes and dead letters | 3 drains: everything accepted is stored |
 //! | events are taken | 1 nothing is taken, 2 the requests under way are answered |
 //!
+//! The stop's time, `SHUTDOWN_TIMEOUT_S`, has shares: a quarter for 1 and 2, up to three quarters with 3, the last for 6.
 //! A second signal ends the process at once, wherever it is.
 
 use std::io::Write;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use crate::config::{Config, ConfigError};
-use crate::db::local::{LocalCluster, LocalError};
+use crate::db::local::{EmergencyStop, LocalCluster, LocalError};
 use crate::db::{self, ConnectionUrl, Database, DbError, MigrationError, PartitionKeeper};
 use crate::http::{BoundServer, Face, RunningServer};
 use crate::ingest::{Drained, IngestSettings, Pipeline};
@@ -55,8 +57,8 @@ pub enum AppError {
     #[error("cannot set up metrics")]
     Metrics(#[from] prometheus::Error),
     /// A part ended that should run for as long as the service does.
-    #[error("a writer lane ended unexpectedly; the cause is above")]
-    LaneEnded,
+    #[error("a writer or a request thread ended unexpectedly; the cause is above")]
+    PartEnded,
     /// The drain's end left events behind.
     #[error("{} accepted events and {} dead letters could not be stored in time and are lost", .0.events_left, .0.dead_letters_left)]
     LeftBehind(Drained),
@@ -78,21 +80,18 @@ impl AppError {
 ///
 /// [`AppError`] says why it could not start, or what a stop left behind.
 pub async fn run(config: &Config) -> Result<(), AppError> {
-    let mut signals = Signals::new()?;
+    let signals = Signals::listen()?;
     let lifecycle = Lifecycle::default();
     let metrics = Metrics::new()?;
     let face = Face::new(config, &metrics, &lifecycle);
     let server = listen(config, &face)?;
 
     let mut local = None;
-    let started = tokio::select! {
-        started = start(config, &face, &metrics, &mut local) => started,
-        () = signals.next() => Err(AppError::Interrupted),
-    };
+    let started = start(config, &face, &metrics, &signals, &mut local).await;
     let result = match started {
         Ok(running) => {
-            announce(&server, local.as_ref());
-            until_stopped(config, running, server, &lifecycle, &mut signals, local.as_ref()).await
+            announce(&server, local.is_some());
+            until_stopped(config, running, server, &lifecycle, &signals).await
         }
         Err(error) => {
             server.stop(Instant::now()).await;
@@ -100,9 +99,8 @@ pub async fn run(config: &Config) -> Result<(), AppError> {
         }
     };
     // A failure to stop must not hide what went wrong before.
-    match (result, stop_local(local).await) {
-        (Err(AppError::Interrupted), stopped) => stopped,
-        (Ok(()), stopped) => stopped,
+    match (result, stop_local(config, local).await) {
+        (Ok(()) | Err(AppError::Interrupted), stopped) => stopped,
         (failed, _) => failed,
     }
 }
@@ -126,19 +124,25 @@ async fn start(
     config: &Config,
     face: &Arc<Face>,
     metrics: &Arc<Metrics>,
+    signals: &Signals,
     local: &mut Option<LocalCluster>,
 ) -> Result<Running, AppError> {
     let url = match &config.database.database_url {
         Some(url) => url.clone(),
         None => {
-            let cluster =
-                LocalCluster::start(&config.database.data_dir, config.database.pg_bin.as_deref()).await?;
+            // Not cut short by the first signal: a cluster that is half started could not be stopped.
+            let database = &config.database;
+            let cluster = LocalCluster::start(&database.data_dir, database.pg_bin.as_deref()).await?;
+            signals.on_second(cluster.emergency_stop());
             local.insert(cluster).url().to_owned()
         }
     };
     let url = ConnectionUrl::parse(&url).map_err(|error| MigrationError::Failed(error.to_string()))?;
     let database = Database::new(&url, &config.database).map_err(MigrationError::Database)?;
-    migrate(config, &database).await?;
+    tokio::select! {
+        migrated = migrate(config, &database) => migrated?,
+        () = signals.first() => return Err(AppError::Interrupted),
+    }
 
     let mut housekeeping = JoinSet::new();
     let keeper = PartitionKeeper::new(database.clone(), &config.database);
@@ -172,9 +176,8 @@ fn is_passing(error: &DbError) -> bool {
     error.sql_state().is_none_or(|state| state.code().starts_with("57P"))
 }
 
-fn announce(server: &RunningServer, local: Option<&LocalCluster>) {
+fn announce(server: &RunningServer, private_postgres: bool) {
     let address = server.address();
-    let private_postgres = local.is_some();
     tracing::info!(private_postgres, "listening on http://{address}");
     let _closed = std::io::stderr().flush();
 }
@@ -184,37 +187,25 @@ async fn until_stopped(
     running: Running,
     server: RunningServer,
     lifecycle: &Lifecycle,
-    signals: &mut Signals,
-    local: Option<&LocalCluster>,
+    signals: &Signals,
 ) -> Result<(), AppError> {
     let Running { database, mut pipeline, mut housekeeping } = running;
     let asked = tokio::select! {
-        () = signals.next() => true,
+        () = signals.first() => true,
         () = pipeline.failed() => false,
+        () = server.failed() => false,
     };
     tracing::info!("stopping: answering what is under way, then storing what was accepted");
-    let deadline = Instant::now() + Duration::from_secs(config.server.shutdown_timeout_s);
-    let stopping = async {
-        lifecycle.drain();
-        server.stop(deadline).await;
-        let drained = pipeline.drain(deadline).await;
-        housekeeping.shutdown().await;
-        database.close();
-        drained
-    };
-    let drained = tokio::select! {
-        drained = stopping => drained,
-        () = signals.next() => {
-            tracing::warn!("a second signal: ending at once");
-            if let Some(local) = local {
-                local.stop_now();
-            }
-            std::process::exit(130);
-        }
-    };
+    lifecycle.drain();
+    let now = Instant::now();
+    // A client that does not read its answer must not use up the time for storing what others were promised.
+    server.stop(now + share_of_shutdown(config, 1)).await;
+    let drained = pipeline.drain(now + share_of_shutdown(config, 3)).await;
+    housekeeping.shutdown().await;
+    database.close();
     match (asked, drained.is_complete()) {
         (_, false) => Err(AppError::LeftBehind(drained)),
-        (false, true) => Err(AppError::LaneEnded),
+        (false, true) => Err(AppError::PartEnded),
         (true, true) => {
             tracing::info!("stopped: everything accepted is stored");
             Ok(())
@@ -222,28 +213,72 @@ async fn until_stopped(
     }
 }
 
-async fn stop_local(local: Option<LocalCluster>) -> Result<(), AppError> {
-    if let Some(local) = local {
-        local.stop().await?;
-    }
-    Ok(())
+/// So many quarters of `SHUTDOWN_TIMEOUT_S`.
+fn share_of_shutdown(config: &Config, quarters: u32) -> Duration {
+    Duration::from_secs(config.server.shutdown_timeout_s) * quarters / 4
 }
 
-/// SIGTERM and SIGINT.
-struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
-}
-
-impl Signals {
-    fn new() -> std::io::Result<Self> {
-        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
-    }
-
-    async fn next(&mut self) {
-        tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
+async fn stop_local(config: &Config, local: Option<LocalCluster>) -> Result<(), AppError> {
+    let Some(local) = local else { return Ok(()) };
+    let emergency = local.emergency_stop();
+    match tokio::time::timeout(share_of_shutdown(config, 1).max(LEAST_STOP), local.stop()).await {
+        Ok(stopped) => Ok(stopped?),
+        Err(_elapsed) => {
+            tracing::warn!(
+                "the private Postgres does not stop in time; ending it at once, its next start recovers"
+            );
+            emergency.stop_now();
+            Ok(())
         }
     }
 }
+
+/// A checkpoint of a small cluster takes seconds, whatever `SHUTDOWN_TIMEOUT_S` is.
+const LEAST_STOP: Duration = Duration::from_secs(5);
+
+/// SIGTERM and SIGINT: the first asks for a stop, the second ends the process wherever it is.
+struct Signals {
+    first: CancellationToken,
+    postgres: Arc<OnceLock<EmergencyStop>>,
+}
+
+impl Signals {
+    fn listen() -> std::io::Result<Self> {
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let (first, postgres) = (CancellationToken::new(), Arc::new(OnceLock::<EmergencyStop>::new()));
+        tokio::spawn({
+            let (first, postgres) = (first.clone(), Arc::clone(&postgres));
+            async move {
+                loop {
+                    tokio::select! {
+                        _ = terminate.recv() => {}
+                        _ = interrupt.recv() => {}
+                    }
+                    if first.is_cancelled() {
+                        tracing::warn!("a second signal: ending at once");
+                        if let Some(postgres) = postgres.get() {
+                            postgres.stop_now();
+                        }
+                        std::process::exit(EXIT_SECOND_SIGNAL);
+                    }
+                    first.cancel();
+                }
+            }
+        });
+        Ok(Self { first, postgres })
+    }
+
+    /// Resolves when a stop was asked for.
+    async fn first(&self) {
+        self.first.cancelled().await;
+    }
+
+    /// The private Postgres is to be ended with the process by a second signal.
+    fn on_second(&self, postgres: EmergencyStop) {
+        let _set_once = self.postgres.set(postgres);
+    }
+}
+
+/// As a shell reports a program that was ended by SIGINT.
+const EXIT_SECOND_SIGNAL: i32 = 130;

@@ -1,14 +1,17 @@
-//! The command line: `tidegate [serve]` and `tidegate url`.
+//! The command line: `tidegate [serve]`, `tidegate url` and `tidegate health`.
 //!
 //! Exit codes: 0 fine, 1 a failure, 2 a usage or configuration that cannot be used.
 
+use std::io::{self, Read, Write};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 
 use crate::app::{self, AppError};
 use crate::config::{self, Config, ConfigError};
-use crate::db::local;
+use crate::db::{self, local};
 use crate::observe::logging;
 
 /// Takes events at line rate and lands them in Postgres by COPY.
@@ -26,6 +29,12 @@ enum Command {
     Serve,
     /// Prints the connection URL that the same environment would use.
     Url,
+    /// Asks a running service whether it is alive; for containers' health checks.
+    Health {
+        /// Asks whether it takes events instead: a full queue is not ready, and no reason for a restart.
+        #[arg(long)]
+        ready: bool,
+    },
 }
 
 /// A run's end that is not success.
@@ -47,6 +56,7 @@ pub fn run() -> ExitCode {
     let done = match Cli::parse().command.unwrap_or(Command::Serve) {
         Command::Serve => serve(),
         Command::Url => url(),
+        Command::Health { ready } => health(ready),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -80,9 +90,37 @@ fn url() -> Result<(), Failure> {
     let url = match config.database.database_url {
         Some(url) => url,
         None => {
-            local::running_url(&config.database.data_dir).map_err(|error| Failure::Run(error.to_string()))?
+            local::running_url(&config.database.data_dir).map_err(|error| Failure::Run(db::chain(&error)))?
         }
     };
     println!("{url}");
     Ok(())
+}
+
+/// The longest that `health` waits for each step.
+const HEALTH_TIMEOUT: Duration = Duration::from_secs(2);
+
+fn health(ready: bool) -> Result<(), Failure> {
+    let server = Config::from_env()?.server;
+    // A service that listens everywhere is asked where we are.
+    let host = match server.host {
+        IpAddr::V4(host) if host.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(host) if host.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        host => host,
+    };
+    let path = if ready { "/health/ready" } else { "/health" };
+    let answer = ask(SocketAddr::new(host, server.port), path)
+        .map_err(|error| Failure::Run(format!("no answer from {host}:{}: {error}", server.port)))?;
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
+    if head.starts_with("HTTP/1.1 200") { Ok(()) } else { Err(Failure::Run(body.trim().to_owned())) }
+}
+
+fn ask(address: SocketAddr, path: &str) -> io::Result<String> {
+    let mut stream = TcpStream::connect_timeout(&address, HEALTH_TIMEOUT)?;
+    stream.set_read_timeout(Some(HEALTH_TIMEOUT))?;
+    stream.set_write_timeout(Some(HEALTH_TIMEOUT))?;
+    write!(stream, "GET {path} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n")?;
+    let mut answer = String::new();
+    stream.take(64 * 1024).read_to_string(&mut answer)?;
+    Ok(answer)
 }

@@ -14,15 +14,23 @@ const PATIENCE: Duration = Duration::from_secs(5);
 async fn malformed_requests_are_refused_and_the_service_goes_on() {
     let database = TestDatabase::create().await;
     let service = Service::start(database.url(), &[]).await;
-    let many_headers = format!("POST /api/v1/events HTTP/1.1\r\nhost: x\r\n{}\r\n", "a: b\r\n".repeat(10_000));
-    let large_header = format!("POST /api/v1/events HTTP/1.1\r\nhost: x\r\na: {}\r\n\r\n", "b".repeat(100_000));
+    let many_headers =
+        format!("POST /api/v1/events HTTP/1.1\r\nhost: x\r\n{}\r\n", "a: b\r\n".repeat(10_000));
+    let large_header =
+        format!("POST /api/v1/events HTTP/1.1\r\nhost: x\r\na: {}\r\n\r\n", "b".repeat(100_000));
     for (request, status) in [
         ("nonsense\r\n\r\n", "400"),
         ("POST /api/v1/events HTTP/1.1\r\nhost: x\r\ncontent-length: x\r\n\r\n{}", "400"),
         ("POST /api/v1/events HTTP/1.1\r\nhost: x\r\ncontent-length: -1\r\n\r\n{}", "400"),
         ("POST /api/v1/events HTTP/1.1\r\nhost: x\r\ncontent-length: 99999999999999999999\r\n\r\n", "400"),
-        ("POST /api/v1/events HTTP/1.1\r\nhost: x\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\n{}", "400"),
-        ("POST /api/v1/events HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n{}\r\n0\r\n\r\n", "400"),
+        (
+            "POST /api/v1/events HTTP/1.1\r\nhost: x\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\n{}",
+            "400",
+        ),
+        (
+            "POST /api/v1/events HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n{}\r\n0\r\n\r\n",
+            "400",
+        ),
         ("POST /api/v1/events HTTP/1.1\r\nhost: x\r\ncontent-length: 1000000000000\r\n\r\n", "413"),
         (&many_headers, "431"),
         (&large_header, "431"),
@@ -66,7 +74,10 @@ async fn bodies_under_way_are_bounded_together() {
     let mut stuck = Vec::new();
     for _ in 0..4 {
         let mut stream = TcpStream::connect(&service.address).await.unwrap();
-        stream.write_all(b"POST /api/v1/events HTTP/1.1\r\nhost: x\r\ncontent-length: 16777216\r\n\r\n").await.unwrap();
+        stream
+            .write_all(b"POST /api/v1/events HTTP/1.1\r\nhost: x\r\ncontent-length: 16777216\r\n\r\n")
+            .await
+            .unwrap();
         // The service may refuse before all is sent.
         let _ = stream.write_all(&vec![b'1'; 10 << 20]).await;
         stuck.push(stream);
@@ -96,7 +107,10 @@ async fn many_clients_that_send_half_a_head_hold_no_memory() {
         stream.write_all(b"POST /api/v1/events HTTP/1.1\r\nhost: x\r\nx-slow: ").await.unwrap();
         clients.push(stream);
     }
-    eventually("all are connected", async || (service.health().await["http"]["connections"].as_u64().unwrap() > 500).then_some(())).await;
+    eventually("all are connected", async || {
+        (service.health().await["http"]["connections"].as_u64().unwrap() > 500).then_some(())
+    })
+    .await;
     let each = service.resident_bytes().saturating_sub(before) / 500;
     assert!(each < 32 << 10, "{each} bytes each");
     assert_eq!(service.post(&[], "{}").await.status.as_u16(), 202);

@@ -14,7 +14,12 @@ const NDJSON: (&str, &str) = ("content-type", "application/x-ndjson");
 const ARRAY: (&str, &str) = ("content-type", "application/json");
 
 async fn rows(database: &TestDatabase) -> Vec<(String, Option<Value>, Option<Vec<u8>>)> {
-    let rows = database.connect().await.query("select trace_id, payload, body from requests order by id", &[]).await.unwrap();
+    let rows = database
+        .connect()
+        .await
+        .query("select trace_id, payload, body from requests order by id", &[])
+        .await
+        .unwrap();
     rows.iter().map(|row| (row.get(0), row.get(1), row.get(2))).collect()
 }
 
@@ -25,7 +30,10 @@ async fn one_bad_line_never_costs_its_neighbours() {
     let long = format!("\"{}\"", "x".repeat(99));
     let body = format!("{{\"n\":0}}\nnot json\r\n\n  {{\"n\":3}}  \r\n{long}\n[\"\\u0000\"]\n{{\"n\":6}}");
     let answer = service.post_batch(&[NDJSON, ("x-trace-id", "T")], body).await;
-    assert_eq!((answer.status.as_u16(), answer.header("x-trace-id"), answer.header("x-ack")), (202, "T", "queued"));
+    assert_eq!(
+        (answer.status.as_u16(), answer.header("x-trace-id"), answer.header("x-ack")),
+        (202, "T", "queued")
+    );
     assert_eq!(
         answer.json(),
         json!({"accepted": 4, "rejected": [
@@ -37,7 +45,11 @@ async fn one_bad_line_never_costs_its_neighbours() {
     let stored = rows(&database).await;
     assert_eq!(stored.iter().map(|row| row.0.as_str()).collect::<Vec<_>>(), ["T-0", "T-3", "T-5", "T-6"]);
     assert_eq!(stored[1].1, Some(json!({"n": 3})));
-    assert_eq!((&stored[2].1, stored[2].2.as_deref()), (&None, Some(&br#"["\u0000"]"#[..])), "jsonb refuses it");
+    assert_eq!(
+        (&stored[2].1, stored[2].2.as_deref()),
+        (&None, Some(&br#"["\u0000"]"#[..])),
+        "jsonb refuses it"
+    );
 }
 
 #[tokio::test]
@@ -47,15 +59,25 @@ async fn an_array_is_a_batch_too() {
     let answer = service.post_batch(&[ARRAY], r#" [ {"n":0}, oops, [1,{"a":"],["}] , 3,] "#).await;
     let trace_id = answer.header("x-trace-id").to_owned();
     assert_eq!((answer.status.as_u16(), trace_id.len()), (202, 36));
-    let rejected: Vec<u64> = answer.json()["rejected"].as_array().unwrap().iter().map(|one| one["index"].as_u64().unwrap()).collect();
+    let rejected: Vec<u64> = answer.json()["rejected"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|one| one["index"].as_u64().unwrap())
+        .collect();
     assert_eq!((&answer.json()["accepted"], rejected), (&json!(3), vec![1, 4]));
     service.settled().await;
-    let stored: Vec<_> = rows(&database).await.into_iter().map(|(trace, payload, _)| (trace, payload.unwrap())).collect();
+    let stored: Vec<_> =
+        rows(&database).await.into_iter().map(|(trace, payload, _)| (trace, payload.unwrap())).collect();
     let wanted = [(0, json!({"n": 0})), (2, json!([1, {"a": "],["}])), (3, json!(3))];
     assert_eq!(stored, wanted.map(|(index, payload)| (format!("{trace_id}-{index}"), payload)));
     for broken in ["", "{}", "[1", "[1]]", "1", "nonsense"] {
         let answer = service.post_batch(&[ARRAY], broken).await;
-        assert_eq!((answer.status.as_u16(), answer.error_code().as_str()), (400, "invalid_request"), "{broken:?}");
+        assert_eq!(
+            (answer.status.as_u16(), answer.error_code().as_str()),
+            (400, "invalid_request"),
+            "{broken:?}"
+        );
     }
     assert_eq!(service.post_batch(&[ARRAY], "[]").await.json(), json!({"accepted": 0, "rejected": []}));
     assert_eq!(service.post_batch(&[NDJSON], "").await.json(), json!({"accepted": 0, "rejected": []}));
@@ -92,12 +114,21 @@ async fn every_encoding_is_understood_and_a_broken_one_refused_whole() {
         assert_eq!(answer.json(), json!({"accepted": 5000, "rejected": []}), "{encoding}");
         for broken in [&sent[..sent.len() / 2], b"\x1f\x8bnonsense", b"{\"n\":1}"] {
             let answer = service.post_batch(&headers, broken.to_vec()).await;
-            assert_eq!((answer.status.as_u16(), answer.json()["error"]["field"].as_str()), (400, Some("content-encoding")), "{encoding}");
+            assert_eq!(
+                (answer.status.as_u16(), answer.json()["error"]["field"].as_str()),
+                (400, Some("content-encoding")),
+                "{encoding}"
+            );
         }
     }
     let health = service.settled().await;
     assert_eq!((&health["accepted"], &health["committed"]), (&json!(20_000), &json!(20_000)));
-    let row = database.connect().await.query_one("select count(*), count(distinct (trace_id, payload)) from requests", &[]).await.unwrap();
+    let row = database
+        .connect()
+        .await
+        .query_one("select count(*), count(distinct (trace_id, payload)) from requests", &[])
+        .await
+        .unwrap();
     assert_eq!((row.get::<_, i64>(0), row.get::<_, i64>(1)), (20_000, 20_000));
 }
 
@@ -136,7 +167,10 @@ async fn an_endless_line_costs_bounded_memory_and_only_itself() {
     let before = service.resident_bytes();
     let body = "1\n".to_owned() + &"x".repeat(30 << 20) + "\n2";
     let answer = service.post_batch(&[NDJSON], body).await;
-    assert_eq!((&answer.json()["accepted"], &answer.json()["rejected"][0]["code"]), (&json!(2), &json!("too_large")));
+    assert_eq!(
+        (&answer.json()["accepted"], &answer.json()["rejected"][0]["code"]),
+        (&json!(2), &json!("too_large"))
+    );
     let chunk = format!("{:x}\r\n{}\r\n", 1 << 20, "y".repeat(1 << 20)).repeat(40);
     let head = "POST /api/v1/events/batch HTTP/1.1\r\nhost: x\r\ncontent-type: application/x-ndjson\r\ntransfer-encoding: chunked\r\n\r\n";
     let answer = service.raw((head.to_owned() + &chunk).as_bytes(), Duration::from_secs(5)).await;
@@ -198,7 +232,10 @@ async fn real_payloads_come_back_as_they_were_sent() {
     let database = TestDatabase::create().await;
     let service = Service::start(database.url(), &[]).await;
     let lines: Vec<&str> = body.lines().collect();
-    assert_eq!(service.post_batch(&[NDJSON], body.clone()).await.json(), json!({"accepted": lines.len(), "rejected": []}));
+    assert_eq!(
+        service.post_batch(&[NDJSON], body.clone()).await.json(),
+        json!({"accepted": lines.len(), "rejected": []})
+    );
     service.settled().await;
     for ((_, payload, _), line) in rows(&database).await.iter().zip(&lines) {
         assert_eq!(payload.as_ref().unwrap(), &serde_json::from_str::<Value>(line).unwrap());

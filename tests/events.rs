@@ -14,16 +14,25 @@ async fn an_event_is_acknowledged_and_stored_as_it_came() {
     let service = Service::start(database.url(), &[]).await;
     let headers = [("content-type", "application/json"), ("x-trace-id", "demo-123")];
     let answer = service.post(&headers, r#"{"event":"signup","userId":"u_42"}"#).await;
-    assert_eq!((answer.status.as_u16(), answer.header("x-trace-id"), answer.header("x-ack")), (202, "demo-123", "queued"));
+    assert_eq!(
+        (answer.status.as_u16(), answer.header("x-trace-id"), answer.header("x-ack")),
+        (202, "demo-123", "queued")
+    );
     assert!(answer.body.is_empty());
     let health = service.settled().await;
-    assert_eq!((&health["accepted"], &health["committed"], &health["dead"]), (&json!(1), &json!(1), &json!(0)));
+    assert_eq!(
+        (&health["accepted"], &health["committed"], &health["dead"]),
+        (&json!(1), &json!(1), &json!(0))
+    );
 
     let row = database.connect().await.query_one(
         "select id::text, trace_id, payload->>'event', body, content_type, received_at between now() - interval '1 minute' and now() from requests", &[]).await.unwrap();
     let id: String = row.get(0);
     assert_eq!(id.as_bytes()[14], b'7', "{id} is a UUIDv7");
-    assert_eq!((row.get::<_, &str>(1), row.get::<_, &str>(2), row.get::<_, Option<&[u8]>>(3)), ("demo-123", "signup", None));
+    assert_eq!(
+        (row.get::<_, &str>(1), row.get::<_, &str>(2), row.get::<_, Option<&[u8]>>(3)),
+        ("demo-123", "signup", None)
+    );
     assert_eq!((row.get::<_, &str>(4), row.get::<_, bool>(5)), ("application/json", true));
 }
 
@@ -33,8 +42,12 @@ async fn an_event_without_a_trace_id_gets_its_own_id_as_one() {
     let service = Service::start(database.url(), &[]).await;
     let answer = service.post(&[], "1").await;
     service.settled().await;
-    let row = database.connect().await.query_one("select id::text, trace_id from requests", &[]).await.unwrap();
-    assert_eq!((row.get::<_, &str>(0), row.get::<_, &str>(1)), (answer.header("x-trace-id"), answer.header("x-trace-id")));
+    let row =
+        database.connect().await.query_one("select id::text, trace_id from requests", &[]).await.unwrap();
+    assert_eq!(
+        (row.get::<_, &str>(0), row.get::<_, &str>(1)),
+        (answer.header("x-trace-id"), answer.header("x-trace-id"))
+    );
 }
 
 #[tokio::test]
@@ -53,13 +66,18 @@ async fn any_body_of_any_type_is_kept_byte_for_byte_where_jsonb_cannot_keep_it()
         ("deep", deep.as_bytes()),
     ];
     for (trace_id, body) in bodies {
-        let answer = service.post(&[("x-trace-id", trace_id), ("content-type", "application/octet-stream")], body.to_vec()).await;
+        let answer = service
+            .post(&[("x-trace-id", trace_id), ("content-type", "application/octet-stream")], body.to_vec())
+            .await;
         assert_eq!(answer.status.as_u16(), 202, "{trace_id}");
     }
     service.settled().await;
     let client = database.connect().await;
     for (trace_id, body) in bodies {
-        let row = client.query_one("select payload is null, body from requests where trace_id = $1", &[trace_id]).await.unwrap();
+        let row = client
+            .query_one("select payload is null, body from requests where trace_id = $1", &[trace_id])
+            .await
+            .unwrap();
         assert_eq!((row.get::<_, bool>(0), row.get::<_, &[u8]>(1)), (true, *body), "{trace_id}");
     }
 }
@@ -72,7 +90,11 @@ async fn a_trace_id_that_is_not_visible_ascii_of_1_to_128_characters_is_refused(
     assert_eq!(service.post(&[("x-trace-id", &longest)], "1").await.status.as_u16(), 202);
     for wrong in ["", "a b", "é", &"x".repeat(129)] {
         let answer = service.post(&[("x-trace-id", wrong)], "1").await;
-        assert_eq!((answer.status.as_u16(), answer.error_code().as_str()), (400, "invalid_request"), "{wrong:?}");
+        assert_eq!(
+            (answer.status.as_u16(), answer.error_code().as_str()),
+            (400, "invalid_request"),
+            "{wrong:?}"
+        );
         assert_eq!(answer.json()["error"]["field"], "x-trace-id");
     }
     assert_eq!(service.settled().await["accepted"], 1);
@@ -88,7 +110,9 @@ async fn an_event_over_the_limit_is_refused_and_one_at_the_limit_is_not() {
     // Without a length in front, and far more than a socket's buffers hold.
     let chunk = format!("{:x}\r\n{}\r\n", 65_536, "1".repeat(65_536)).repeat(200);
     let head = "POST /api/v1/events HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n";
-    let answer = service.raw((head.to_owned() + &chunk + "0\r\n\r\n").as_bytes(), std::time::Duration::from_secs(1)).await;
+    let answer = service
+        .raw((head.to_owned() + &chunk + "0\r\n\r\n").as_bytes(), std::time::Duration::from_secs(1))
+        .await;
     assert!(answer.starts_with("HTTP/1.1 413"), "{answer}");
 }
 
@@ -99,20 +123,34 @@ async fn a_compressed_event_is_stored_decompressed() {
     let service = Service::start(database.url(), &[]).await;
     let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
     gzip.write_all(br#"{"zipped":true}"#).unwrap();
-    let answer = service.post(&[("content-encoding", "gzip"), ("x-trace-id", "z")], gzip.finish().unwrap()).await;
+    let answer =
+        service.post(&[("content-encoding", "gzip"), ("x-trace-id", "z")], gzip.finish().unwrap()).await;
     assert_eq!(answer.status.as_u16(), 202);
     let answer = service.post(&[("content-encoding", "gzip")], "not gzip").await;
-    assert_eq!((answer.status.as_u16(), answer.json()["error"]["field"].clone()), (400, json!("content-encoding")));
+    assert_eq!(
+        (answer.status.as_u16(), answer.json()["error"]["field"].clone()),
+        (400, json!("content-encoding"))
+    );
     assert_eq!(service.post(&[("content-encoding", "compress")], "x").await.status.as_u16(), 415);
     service.settled().await;
-    let row = database.connect().await.query_one("select payload from requests where trace_id = 'z'", &[]).await.unwrap();
+    let row = database
+        .connect()
+        .await
+        .query_one("select payload from requests where trace_id = 'z'", &[])
+        .await
+        .unwrap();
     assert_eq!(row.get::<_, Value>(0), json!({"zipped": true}));
 }
 
 #[tokio::test]
 async fn a_full_queue_answers_503_with_retry_after_and_keeps_the_event_as_a_dead_letter() {
     let database = TestDatabase::create().await;
-    let settings = [("MAX_QUEUE_SIZE", "3"), ("ADMIT_WAIT_MS", "20"), ("MAX_DEAD_QUEUE_SIZE", "2"), ("COPY_TIMEOUT_S", "3600")];
+    let settings = [
+        ("MAX_QUEUE_SIZE", "3"),
+        ("ADMIT_WAIT_MS", "20"),
+        ("MAX_DEAD_QUEUE_SIZE", "2"),
+        ("COPY_TIMEOUT_S", "3600"),
+    ];
     let service = Service::start(database.url(), &settings).await;
     // While somebody holds the table, nothing is stored.
     let mut holder = database.connect().await;
@@ -130,10 +168,16 @@ async fn a_full_queue_answers_503_with_retry_after_and_keeps_the_event_as_a_dead
     hold.commit().await.unwrap();
     let health = service.settled().await;
     assert_eq!((&health["accepted"], &health["committed"]), (&json!(3), &json!(3)));
-    let rows = holder.query("select trace_id, payload, reason, attempts from dead_letters order by trace_id", &[]).await.unwrap();
+    let rows = holder
+        .query("select trace_id, payload, reason, attempts from dead_letters order by trace_id", &[])
+        .await
+        .unwrap();
     let kept: Vec<&str> = rows.iter().map(|row| row.get(0)).collect();
     assert_eq!(kept, ["over-1", "over-2"], "the third did not fit, and is counted");
-    assert_eq!((rows[0].get::<_, Value>(1), rows[0].get::<_, &str>(2), rows[0].get::<_, i32>(3)), (json!({"kept": 1}), "overload", 0));
+    assert_eq!(
+        (rows[0].get::<_, Value>(1), rows[0].get::<_, &str>(2), rows[0].get::<_, i32>(3)),
+        (json!({"kept": 1}), "overload", 0)
+    );
     let metrics = String::from_utf8(service.get("/metrics").await.body.to_vec()).unwrap();
     for line in [
         "tidegate_dead_letters_dropped_total{reason=\"overload\"} 1",
@@ -167,13 +211,17 @@ async fn an_event_that_finds_the_queue_full_is_taken_when_room_comes_in_time() {
 fn json_text() -> impl Strategy<Value = String> {
     let number = prop_oneof![
         "-?(0|[1-9][0-9]{0,20})(\\.[0-9]{1,20})?([eE][+-]?[0-9]{1,3})?",
-        (0i64..300_000, any::<bool>(), "0|1|0\\.0|0\\.001|12\\.50|9{1,4}").prop_map(|(exponent, negative, mantissa)| {
-            format!("{mantissa}e{}{exponent}", if negative { "-" } else { "" })
-        }),
+        (0i64..300_000, any::<bool>(), "0|1|0\\.0|0\\.001|12\\.50|9{1,4}").prop_map(
+            |(exponent, negative, mantissa)| {
+                format!("{mantissa}e{}{exponent}", if negative { "-" } else { "" })
+            }
+        ),
         (130_900i64..131_200).prop_map(|exponent| format!("1e{exponent}")),
         (16_300i64..16_500).prop_map(|exponent| format!("1e-{exponent}")),
-        (16_300usize..16_500, 0i64..60).prop_map(|(digits, exponent)| format!("0.{}1e{exponent}", "0".repeat(digits))),
-        (130_900usize..131_200, -50i64..50).prop_map(|(digits, exponent)| format!("{}e{exponent}", "7".repeat(digits))),
+        (16_300usize..16_500, 0i64..60)
+            .prop_map(|(digits, exponent)| format!("0.{}1e{exponent}", "0".repeat(digits))),
+        (130_900usize..131_200, -50i64..50)
+            .prop_map(|(digits, exponent)| format!("{}e{exponent}", "7".repeat(digits))),
         Just("1e1073741823".to_owned()),
         Just("0e1073741823".to_owned()),
         Just("0e1073741822".to_owned()),
@@ -182,16 +230,20 @@ fn json_text() -> impl Strategy<Value = String> {
     ];
     let string = prop_oneof![
         ".{0,10}".prop_map(|text| serde_json::to_string(&text).unwrap()),
-        "(\\\\u(0000|0001|00e9|d83d|de00|D800|DFFF|dbff|dc00|ffff)|\\\\n|a|é){0,4}".prop_map(|text| format!("\"{text}\"")),
+        "(\\\\u(0000|0001|00e9|d83d|de00|D800|DFFF|dbff|dc00|ffff)|\\\\n|a|é){0,4}"
+            .prop_map(|text| format!("\"{text}\"")),
     ];
     let leaf = prop_oneof![number, string, "true|false|null", "[ -~]{0,3}"];
     leaf.prop_recursive(4, 32, 4, |inner| {
         prop_oneof![
             prop::collection::vec(inner.clone(), 0..4).prop_map(|items| format!("[{}]", items.join(","))),
-            prop::collection::vec(("\"[a-b]?\"|\"\\\\u0000\"|\"\\\\udead\"", inner), 0..4).prop_map(|members| {
-                let members: Vec<String> = members.into_iter().map(|(key, value)| format!("{key} : {value}")).collect();
-                format!("{{{}}}", members.join(" , "))
-            }),
+            prop::collection::vec(("\"[a-b]?\"|\"\\\\u0000\"|\"\\\\udead\"", inner), 0..4).prop_map(
+                |members| {
+                    let members: Vec<String> =
+                        members.into_iter().map(|(key, value)| format!("{key} : {value}")).collect();
+                    format!("{{{}}}", members.join(" , "))
+                }
+            ),
         ]
     })
 }
@@ -203,7 +255,8 @@ fn what_is_called_jsonb_is_what_postgres_casts_to_jsonb() {
     let client = runtime.block_on(database.connect());
     let cast = |text: &str| {
         // A NUL never gets as far as a cast: the protocol's text has none.
-        !text.contains('\0') && runtime.block_on(client.query_one("select ($1::text)::jsonb is not null", &[&text])).is_ok()
+        !text.contains('\0')
+            && runtime.block_on(client.query_one("select ($1::text)::jsonb is not null", &[&text])).is_ok()
     };
     let agrees = |text: &str| {
         let verdict = classify(text.as_bytes(), 1000);
@@ -226,7 +279,8 @@ fn what_is_called_jsonb_is_what_postgres_casts_to_jsonb() {
 #[tokio::test]
 async fn events_of_many_connections_are_all_stored_once() {
     let database = TestDatabase::create().await;
-    let service = Service::start(database.url(), &[("HTTP_THREADS", "3"), ("WRITERS", "3"), ("BATCH_SIZE", "7")]).await;
+    let service =
+        Service::start(database.url(), &[("HTTP_THREADS", "3"), ("WRITERS", "3"), ("BATCH_SIZE", "7")]).await;
     let posts = (0..300).map(|index| {
         let service = &service;
         async move {
@@ -238,7 +292,10 @@ async fn events_of_many_connections_are_all_stored_once() {
     service.settled().await;
     let client = database.connect().await;
     eventually("all are there", async || {
-        let row = client.query_one("select count(*), count(distinct trace_id), count(distinct id) from requests", &[]).await.unwrap();
+        let row = client
+            .query_one("select count(*), count(distinct trace_id), count(distinct id) from requests", &[])
+            .await
+            .unwrap();
         ((row.get::<_, i64>(0), row.get::<_, i64>(1), row.get::<_, i64>(2)) == (300, 300, 300)).then_some(())
     })
     .await;

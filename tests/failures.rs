@@ -52,14 +52,29 @@ async fn a_service_that_starts_before_postgres_waits_for_it() {
 async fn a_bad_row_becomes_a_dead_letter_and_its_neighbours_are_stored() {
     let database = TestDatabase::create().await;
     let client = database.connect().await;
-    client.batch_execute("alter table requests add constraint no_evil check (payload->>'evil' is null)").await.unwrap();
+    client
+        .batch_execute("alter table requests add constraint no_evil check (payload->>'evil' is null)")
+        .await
+        .unwrap();
     let service = Service::start(database.url(), &[]).await;
-    let body: String = (0..1000).map(|n| if n % 100 == 7 { format!("{{\"evil\":{n}}}\n") } else { format!("{{\"n\":{n}}}\n") }).collect();
-    let answer = service.post_batch(&[("content-type", "application/x-ndjson"), ("x-trace-id", "T")], body).await;
+    let body: String = (0..1000)
+        .map(|n| if n % 100 == 7 { format!("{{\"evil\":{n}}}\n") } else { format!("{{\"n\":{n}}}\n") })
+        .collect();
+    let answer =
+        service.post_batch(&[("content-type", "application/x-ndjson"), ("x-trace-id", "T")], body).await;
     assert_eq!(answer.json()["accepted"], 1000);
     let health = service.settled().await;
-    assert_eq!((&health["committed"], &health["dead"], &health["pending"]), (&json!(990), &json!(10), &json!(0)));
-    let rows = client.query("select trace_id, error, reason, convert_from(body, 'UTF8') from dead_letters order by id", &[]).await.unwrap();
+    assert_eq!(
+        (&health["committed"], &health["dead"], &health["pending"]),
+        (&json!(990), &json!(10), &json!(0))
+    );
+    let rows = client
+        .query(
+            "select trace_id, error, reason, convert_from(body, 'UTF8') from dead_letters order by id",
+            &[],
+        )
+        .await
+        .unwrap();
     let traces: Vec<String> = rows.iter().map(|row| row.get(0)).collect();
     assert_eq!(traces, (0..10).map(|n| format!("T-{}", n * 100 + 7)).collect::<Vec<_>>());
     assert!(rows[0].get::<_, &str>(1).starts_with("23514 "), "{}", rows[0].get::<_, &str>(1));
@@ -72,12 +87,16 @@ async fn a_read_only_database_is_waited_out() {
     let service = Service::start(server.url(), &[]).await;
     let admin = connect(server.url()).await;
     let set = async |value: &str| {
-        admin.batch_execute(&format!("alter system set default_transaction_read_only = {value}")).await.unwrap();
+        admin
+            .batch_execute(&format!("alter system set default_transaction_read_only = {value}"))
+            .await
+            .unwrap();
         admin.query("select pg_reload_conf()", &[]).await.unwrap();
     };
     set("on").await;
     eventually("it is read-only", async || {
-        let row = connect(server.url()).await.query_one("show default_transaction_read_only", &[]).await.unwrap();
+        let row =
+            connect(server.url()).await.query_one("show default_transaction_read_only", &[]).await.unwrap();
         (row.get::<_, &str>(0) == "on").then_some(())
     })
     .await;
@@ -112,7 +131,10 @@ async fn a_full_database_is_waited_out() {
     assert_eq!(service.post(&[], "{}").await.status.as_u16(), 202, "it still accepts");
     client.batch_execute("drop trigger full_disk on requests").await.unwrap();
     let health = service.settled().await;
-    assert_eq!((&health["committed"], &health["dead"], &health["writer"]["state"]), (&json!(2), &json!(0), &json!("running")));
+    assert_eq!(
+        (&health["committed"], &health["dead"], &health["writer"]["state"]),
+        (&json!(2), &json!(0), &json!("running"))
+    );
 }
 
 #[tokio::test]
@@ -123,9 +145,17 @@ async fn a_table_that_someone_altered_halts_the_writer_until_it_is_mended() {
     service.post(&[], "{\"n\":1}").await;
     service.settled().await;
     for (n, (broken, mended, state)) in [
-        ("alter table requests rename column payload to data", "alter table requests rename column data to payload", "42703 "),
+        (
+            "alter table requests rename column payload to data",
+            "alter table requests rename column data to payload",
+            "42703 ",
+        ),
         ("alter table requests rename to gone", "alter table gone rename to requests", "42P01 "),
-        ("alter table requests alter column payload type text using payload::text", "alter table requests alter column payload type jsonb using payload::jsonb", ""),
+        (
+            "alter table requests alter column payload type text using payload::text",
+            "alter table requests alter column payload type jsonb using payload::jsonb",
+            "",
+        ),
     ]
     .into_iter()
     .enumerate()
@@ -145,7 +175,12 @@ async fn a_table_that_someone_altered_halts_the_writer_until_it_is_mended() {
     // Columns of the users' own are none of our business.
     let (fresh, service) = (TestDatabase::create().await, service);
     drop(service);
-    fresh.connect().await.batch_execute("alter table requests add column note text default 'mine'").await.unwrap();
+    fresh
+        .connect()
+        .await
+        .batch_execute("alter table requests add column note text default 'mine'")
+        .await
+        .unwrap();
     let service = Service::start(fresh.url(), &[]).await;
     service.post(&[], "{}").await;
     assert_eq!(service.settled().await["committed"], 1);
@@ -177,7 +212,11 @@ async fn a_role_that_loses_its_rights_halts_the_writer_and_one_that_never_had_th
     assert_eq!(service.settled().await["committed"], 2);
     assert!(service.stop().await.status.success());
 
-    let (status, _, stderr) = crate::support::service::run(&["serve"], &[("DATABASE_URL", &url), ("PORT", "0"), ("DB_SCHEMA", "forbidden")]).await;
+    let (status, _, stderr) = crate::support::service::run(
+        &["serve"],
+        &[("DATABASE_URL", &url), ("PORT", "0"), ("DB_SCHEMA", "forbidden")],
+    )
+    .await;
     assert_eq!(status.code(), Some(1));
     assert!(stderr.contains("the database cannot be used: 42501 "), "{stderr}");
     client.batch_execute(&format!("drop owned by {role}; drop role {role}")).await.unwrap();
@@ -200,7 +239,10 @@ async fn a_connection_that_is_cut_in_the_middle_of_a_copy_doubles_nothing() {
     let send = async {
         for _ in 0..40 {
             let body = "{\"n\":1}\n".repeat(500);
-            assert_eq!(service.post_batch(&[("content-type", "application/x-ndjson")], body).await.status.as_u16(), 202);
+            assert_eq!(
+                service.post_batch(&[("content-type", "application/x-ndjson")], body).await.status.as_u16(),
+                202
+            );
         }
     };
     tokio::join!(cut, send);

@@ -15,7 +15,8 @@ const EVENT: &str = "POST /api/v1/events HTTP/1.1\r\nhost: x\r\ncontent-length: 
 #[tokio::test]
 async fn sigterm_answers_what_is_under_way_stores_what_was_accepted_and_exits_0() {
     let database = TestDatabase::create().await;
-    let service = Service::start(database.url(), &[("FLUSH_INTERVAL_MS", "60000"), ("BATCH_SIZE", "100000")]).await;
+    let service =
+        Service::start(database.url(), &[("FLUSH_INTERVAL_MS", "60000"), ("BATCH_SIZE", "100000")]).await;
     for _ in 0..50 {
         assert_eq!(service.post(&[], "{}").await.status.as_u16(), 202);
     }
@@ -35,7 +36,8 @@ async fn sigterm_answers_what_is_under_way_stores_what_was_accepted_and_exits_0(
     assert_eq!(ended.status.code(), Some(0), "{}", ended.log);
     let accepted = 50 + i64::from(answer.starts_with("HTTP/1.1 202"));
     assert!(accepted == 51 || answer.contains("shutting_down"), "{answer}");
-    let stored: i64 = database.connect().await.query_one("select count(*) from requests", &[]).await.unwrap().get(0);
+    let stored: i64 =
+        database.connect().await.query_one("select count(*) from requests", &[]).await.unwrap().get(0);
     assert_eq!(stored, accepted);
 }
 
@@ -51,7 +53,11 @@ async fn a_drain_that_cannot_end_exits_1_with_the_count() {
     }
     let ended = service.stop().await;
     assert_eq!(ended.status.code(), Some(1));
-    assert!(ended.log.contains("3 accepted events and 0 dead letters could not be stored in time"), "{}", ended.log);
+    assert!(
+        ended.log.contains("3 accepted events and 0 dead letters could not be stored in time"),
+        "{}",
+        ended.log
+    );
 }
 
 #[tokio::test]
@@ -74,11 +80,26 @@ async fn a_second_signal_ends_it_at_once() {
 #[tokio::test]
 async fn settings_that_cannot_be_used_are_one_line_on_stderr_and_exit_2() {
     for (variables, line) in [
-        (&[("PORT", "http")][..], "tidegate: PORT: got \"http\", takes a whole number from 0 to 65535 (TCP port; 0 takes a free one)\n"),
-        (&[("BATCH_SIZE", "0")], "tidegate: BATCH_SIZE: got \"0\", takes a whole number from 1 to 1000000 (events)\n"),
-        (&[("HOST", "0.0.0.0")], "tidegate: HOST: got \"0.0.0.0\", takes a loopback address, as there is no authentication yet; ALLOW_OPEN=on listens there all the same\n"),
-        (&[("MAX_QUEUE_SIZE", "10"), ("MAX_BATCH_EVENTS", "11")], "tidegate: MAX_BATCH_EVENTS: got \"11\", takes at most MAX_QUEUE_SIZE, 10\n"),
-        (&[("LOG", "tidegate=loud")], "tidegate: LOG: got \"tidegate=loud\", takes a level or directives such as info,tidegate=debug"),
+        (
+            &[("PORT", "http")][..],
+            "tidegate: PORT: got \"http\", takes a whole number from 0 to 65535 (TCP port; 0 takes a free one)\n",
+        ),
+        (
+            &[("BATCH_SIZE", "0")],
+            "tidegate: BATCH_SIZE: got \"0\", takes a whole number from 1 to 1000000 (events)\n",
+        ),
+        (
+            &[("HOST", "0.0.0.0")],
+            "tidegate: HOST: got \"0.0.0.0\", takes a loopback address, as there is no authentication yet; ALLOW_OPEN=on listens there all the same\n",
+        ),
+        (
+            &[("MAX_QUEUE_SIZE", "10"), ("MAX_BATCH_EVENTS", "11")],
+            "tidegate: MAX_BATCH_EVENTS: got \"11\", takes at most MAX_QUEUE_SIZE, 10\n",
+        ),
+        (
+            &[("LOG", "tidegate=loud")],
+            "tidegate: LOG: got \"tidegate=loud\", takes a level or directives such as info,tidegate=debug",
+        ),
     ] {
         let (status, _, stderr) = run(&["serve"], variables).await;
         assert_eq!(status.code(), Some(2), "{stderr}");
@@ -107,7 +128,10 @@ async fn a_dot_env_file_is_read_and_the_environment_wins_over_it() {
 async fn help_names_every_variable_with_its_default_and_unit() {
     let (status, stdout, _) = run(&["serve", "--help"], &[]).await;
     assert!(status.success());
-    assert!(stdout.contains("FLUSH_INTERVAL_MS") && stdout.contains("(milliseconds); default 25]"), "{stdout}");
+    assert!(
+        stdout.contains("FLUSH_INTERVAL_MS") && stdout.contains("(milliseconds); default 25]"),
+        "{stdout}"
+    );
 }
 
 #[tokio::test]
@@ -146,23 +170,39 @@ async fn health_tells_what_happens() {
         (health["rates"][1]["accepted_per_s"].as_f64().unwrap() > 0.0).then_some(health)
     })
     .await;
-    assert_eq!((&health["status"], &health["version"], &health["promise"]), (&json!("ok"), &json!(env!("CARGO_PKG_VERSION")), &json!("queued")));
+    assert_eq!(
+        (&health["status"], &health["version"], &health["promise"]),
+        (&json!("ok"), &json!(env!("CARGO_PKG_VERSION")), &json!("queued"))
+    );
     assert_eq!((&health["writer"]["state"], &health["pool"]["max"]), (&json!("running"), &json!(20)));
-    assert_eq!(health["queue"], json!({"events": 0, "bytes": 0, "max_events": 200_000, "max_bytes": 268_435_456}));
+    assert_eq!(
+        health["queue"],
+        json!({"events": 0, "bytes": 0, "max_events": 200_000, "max_bytes": 268_435_456})
+    );
     assert!(health["memory"]["resident_bytes"].as_u64().unwrap() > 1 << 20);
     let metrics = service.get("/metrics").await;
     assert!(metrics.header("content-type").starts_with("text/plain"));
     let text = String::from_utf8(metrics.body.to_vec()).unwrap();
-    for name in ["tidegate_events_accepted_total 1", "tidegate_events_committed_total 1", "tidegate_copy_rows_count 1",
-        "tidegate_ack_duration_seconds_count{level=\"queued\"} 1", "tidegate_http_request_duration_seconds_count{route=\"/health\"} 1",
-        "tidegate_db_connections{state=\"open\"}", "tidegate_queue_events 0", "process_resident_memory_bytes"] {
+    for name in [
+        "tidegate_events_accepted_total 1",
+        "tidegate_events_committed_total 1",
+        "tidegate_copy_rows_count 1",
+        "tidegate_ack_duration_seconds_count{level=\"queued\"} 1",
+        "tidegate_http_request_duration_seconds_count{route=\"/health\"} 1",
+        "tidegate_db_connections{state=\"open\"}",
+        "tidegate_queue_events 0",
+        "process_resident_memory_bytes",
+    ] {
         assert!(text.contains(name), "{name} is not in {text}");
     }
     assert_eq!(service.get("/nothing/here").await.error_code(), "not_found");
     let wrong_method = service.get("/api/v1/events").await;
     assert_eq!((wrong_method.status.as_u16(), wrong_method.header("allow")), (405, "POST"));
     let labels = String::from_utf8(service.get("/metrics").await.body.to_vec()).unwrap();
-    assert!(!labels.contains("/nothing/here") && labels.contains("route=\"unmatched\""), "paths do not become labels");
+    assert!(
+        !labels.contains("/nothing/here") && labels.contains("route=\"unmatched\""),
+        "paths do not become labels"
+    );
 }
 
 #[tokio::test]
@@ -204,10 +244,17 @@ async fn connections_beyond_the_limit_are_told_so() {
     tokio::time::sleep(Duration::from_millis(200)).await;
     let answer = service.raw(b"", Duration::from_secs(5)).await;
     let (head, body) = answer.split_once("\r\n\r\n").unwrap();
-    assert!(head.starts_with("HTTP/1.1 503") && head.contains(&format!("content-length: {}", body.len())), "{answer}");
+    assert!(
+        head.starts_with("HTTP/1.1 503") && head.contains(&format!("content-length: {}", body.len())),
+        "{answer}"
+    );
     drop(first);
     eventually("a place comes free", async || {
-        service.raw(EVENT.as_bytes(), Duration::from_millis(500)).await.starts_with("HTTP/1.1 202").then_some(())
+        service
+            .raw(EVENT.as_bytes(), Duration::from_millis(500))
+            .await
+            .starts_with("HTTP/1.1 202")
+            .then_some(())
     })
     .await;
 }
@@ -216,7 +263,8 @@ async fn connections_beyond_the_limit_are_told_so() {
 async fn a_port_that_is_taken_is_one_clear_line() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let port = taken.local_addr().unwrap().port().to_string();
-    let (status, _, stderr) = run(&["serve"], &[("PORT", &port), ("DATABASE_URL", "postgres://localhost:1/x")]).await;
+    let (status, _, stderr) =
+        run(&["serve"], &[("PORT", &port), ("DATABASE_URL", "postgres://localhost:1/x")]).await;
     assert_eq!(status.code(), Some(1));
     assert!(stderr.starts_with(&format!("tidegate: cannot listen on 127.0.0.1:{port}: ")), "{stderr}");
 }

@@ -12,18 +12,23 @@ async fn names(database: &TestDatabase, sql: &str) -> Vec<String> {
     database.connect().await.query(sql, &[]).await.unwrap().iter().map(|row| row.get(0)).collect()
 }
 
-const PARTITIONS: &str = "select inhrelid::regclass::text from pg_inherits where inhparent = 'requests'::regclass order by 1";
+const PARTITIONS: &str =
+    "select inhrelid::regclass::text from pg_inherits where inhparent = 'requests'::regclass order by 1";
 
 fn settings(variables: &[(&str, &str)]) -> Config {
-    let variables: Variables = variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+    let variables: Variables =
+        variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
     Config::from_variables(&variables).unwrap()
 }
 
 #[tokio::test]
 async fn two_nodes_that_start_at_once_migrate_an_empty_database_once() {
     let database = TestDatabase::create_empty().await;
-    let (one, two, three) =
-        tokio::join!(Service::start(database.url(), &[]), Service::start(database.url(), &[]), Service::start(database.url(), &[]));
+    let (one, two, three) = tokio::join!(
+        Service::start(database.url(), &[]),
+        Service::start(database.url(), &[]),
+        Service::start(database.url(), &[])
+    );
     for service in [&one, &two, &three] {
         assert_eq!(service.post(&[], "{}").await.status.as_u16(), 202);
         service.settled().await;
@@ -42,7 +47,10 @@ async fn a_database_that_is_newer_or_not_utf8_is_refused() {
         .unwrap();
     let (status, _, stderr) = run(&["serve"], &[("DATABASE_URL", database.url()), ("PORT", "0")]).await;
     assert_eq!(status.code(), Some(1));
-    assert!(stderr.contains("the database is newer than this binary: it is at migration 99, this binary knows 1"), "{stderr}");
+    assert!(
+        stderr.contains("the database is newer than this binary: it is at migration 99, this binary knows 1"),
+        "{stderr}"
+    );
 
     let latin = TestDatabase::create_with("encoding 'LATIN1' locale 'C' template template0").await;
     let (status, _, stderr) = run(&["serve"], &[("DATABASE_URL", latin.url()), ("PORT", "0")]).await;
@@ -58,7 +66,13 @@ async fn everything_lives_in_the_schema_of_the_users_choice() {
     service.settled().await;
     let outside = "select schemaname || '.' || tablename from pg_tables where schemaname not in ('Tide_Gate', 'pg_catalog', 'information_schema')";
     assert_eq!(names(&database, outside).await, Vec::<String>::new());
-    let stored: i64 = database.connect().await.query_one("select count(*) from \"Tide_Gate\".requests", &[]).await.unwrap().get(0);
+    let stored: i64 = database
+        .connect()
+        .await
+        .query_one("select count(*) from \"Tide_Gate\".requests", &[])
+        .await
+        .unwrap()
+        .get(0);
     assert_eq!(stored, 1);
 }
 
@@ -66,7 +80,10 @@ async fn everything_lives_in_the_schema_of_the_users_choice() {
 async fn days_are_made_ahead_and_events_land_in_theirs() {
     let database = TestDatabase::create().await;
     let service = Service::start(database.url(), &[("PARTITION_DAYS_AHEAD", "2")]).await;
-    eventually("today and two days ahead", async || (names(&database, PARTITIONS).await.len() == 4).then_some(())).await;
+    eventually("today and two days ahead", async || {
+        (names(&database, PARTITIONS).await.len() == 4).then_some(())
+    })
+    .await;
     service.post(&[], "{}").await;
     service.settled().await;
     let client = database.connect().await;
@@ -84,7 +101,10 @@ async fn partitioning_is_chosen_by_the_first_migration() {
     let service = Service::start(database.url(), &[("PARTITIONING", "day")]).await;
     service.post(&[], "{}").await;
     service.settled().await;
-    assert_eq!(names(&database, "select relkind::text from pg_class where oid = 'requests'::regclass").await, ["r"]);
+    assert_eq!(
+        names(&database, "select relkind::text from pg_class where oid = 'requests'::regclass").await,
+        ["r"]
+    );
 }
 
 #[tokio::test]
@@ -117,25 +137,45 @@ async fn retention_drops_old_days_while_events_are_written_and_moves_what_the_ne
             .unwrap();
     }
     let in_net = "select id::text from requests_default order by 1";
-    assert_eq!(names(&database, in_net).await, [id(long_ago - 5 * day).to_string(), id(tomorrow_but_one).to_string()]);
+    assert_eq!(
+        names(&database, in_net).await,
+        [id(long_ago - 5 * day).to_string(), id(tomorrow_but_one).to_string()]
+    );
 
     // A writer at work all the while.
     let writing = Service::start(database.url(), &[("PARTITION_DAYS_AHEAD", "1")]).await;
     let rounds = async {
-        eventually("all is done", async || keeper.round(SystemTime::now() + day).await.unwrap().then_some(())).await;
+        eventually("all is done", async || {
+            keeper.round(SystemTime::now() + day).await.unwrap().then_some(())
+        })
+        .await;
     };
     let write = async {
         for _ in 0..50 {
-            assert_eq!(writing.post_batch(&[("content-type", "application/x-ndjson")], "{}\n".repeat(200)).await.status.as_u16(), 202);
+            assert_eq!(
+                writing
+                    .post_batch(&[("content-type", "application/x-ndjson")], "{}\n".repeat(200))
+                    .await
+                    .status
+                    .as_u16(),
+                202
+            );
         }
     };
     tokio::join!(rounds, write);
     assert_eq!(writing.settled().await["committed"], 10_000);
     let kept = names(&database, "select id::text from requests where trace_id = 'x' order by 1").await;
     assert_eq!(kept, [id(tomorrow_but_one).to_string()], "what is old is gone, in the net too");
-    assert_eq!(names(&database, in_net).await, Vec::<String>::new(), "and the net's row has moved to its day");
+    assert_eq!(
+        names(&database, in_net).await,
+        Vec::<String>::new(),
+        "and the net's row has moved to its day"
+    );
     let oldest = names(&database, PARTITIONS).await;
-    assert!(oldest.iter().all(|name| name == "requests_default" || *name >= format!("requests_p{}", "2026")), "{oldest:?}");
+    assert!(
+        oldest.iter().all(|name| name == "requests_default" || *name >= format!("requests_p{}", "2026")),
+        "{oldest:?}"
+    );
 }
 
 #[tokio::test]
@@ -146,7 +186,10 @@ async fn idle_connections_are_really_closed() {
     service.settled().await;
     let client = database.connect().await;
     let open = "select count(*) from pg_stat_activity where datname = current_database() and application_name = 'tidegate'";
-    eventually("Postgres sees none", async || (client.query_one(open, &[]).await.unwrap().get::<_, i64>(0) == 0).then_some(())).await;
+    eventually("Postgres sees none", async || {
+        (client.query_one(open, &[]).await.unwrap().get::<_, i64>(0) == 0).then_some(())
+    })
+    .await;
     assert_eq!(service.health().await["pool"]["open"], 0);
     service.post(&[], "{}").await;
     assert_eq!(service.settled().await["committed"], 2);

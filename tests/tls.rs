@@ -17,7 +17,10 @@ fn certificates(scratch: &Scratch) {
     fs::write(scratch.path().join("ca.pem"), authority.pem()).unwrap();
     let issuer = Issuer::new(params, key);
     let server_key = KeyPair::generate().unwrap();
-    let server = CertificateParams::new(vec!["localhost".to_owned()]).unwrap().signed_by(&server_key, &issuer).unwrap();
+    let server = CertificateParams::new(vec!["localhost".to_owned()])
+        .unwrap()
+        .signed_by(&server_key, &issuer)
+        .unwrap();
     fs::write(scratch.path().join("server.pem"), server.pem()).unwrap();
     fs::write(scratch.path().join("server.key"), server_key.serialize_pem()).unwrap();
     let other = KeyPair::generate().unwrap();
@@ -31,15 +34,18 @@ async fn every_sslmode_does_what_libpq_says_it_does() {
     let files = Scratch::new();
     certificates(&files);
     let path = |name: &str| files.path().join(name).to_str().unwrap().to_owned();
-    let server = PrivateServer::start_as(&[("ssl", "on"), ("ssl_cert_file", "server.pem"), ("ssl_key_file", "server.key")], |cluster| {
-        let owner = std::os::unix::fs::MetadataExt::uid(&fs::metadata(cluster).unwrap());
-        for name in ["server.pem", "server.key"] {
-            let to = cluster.join(name);
-            fs::copy(files.path().join(name), &to).unwrap();
-            fs::set_permissions(&to, fs::Permissions::from_mode(0o600)).unwrap();
-            chown(&to, Some(owner), None).unwrap();
-        }
-    })
+    let server = PrivateServer::start_as(
+        &[("ssl", "on"), ("ssl_cert_file", "server.pem"), ("ssl_key_file", "server.key")],
+        |cluster| {
+            let owner = std::os::unix::fs::MetadataExt::uid(&fs::metadata(cluster).unwrap());
+            for name in ["server.pem", "server.key"] {
+                let to = cluster.join(name);
+                fs::copy(files.path().join(name), &to).unwrap();
+                fs::set_permissions(&to, fs::Permissions::from_mode(0o600)).unwrap();
+                chown(&to, Some(owner), None).unwrap();
+            }
+        },
+    )
     .await;
     let tcp = server.tcp_url();
     let by_name = tcp.replace("127.0.0.1", "localhost");
@@ -69,7 +75,8 @@ async fn every_sslmode_does_what_libpq_says_it_does() {
         (format!("{tcp}?sslmode=verify-ca&sslrootcert={other}"), "invalid peer certificate"),
         (format!("{tcp}?sslmode=verify-full&sslrootcert=/nonexistent.pem"), "sslrootcert /nonexistent.pem"),
     ] {
-        let (status, _, stderr) = run(&["serve"], &[("DATABASE_URL", &url), ("PORT", "0"), ("DB_START_TIMEOUT_S", "1")]).await;
+        let (status, _, stderr) =
+            run(&["serve"], &[("DATABASE_URL", &url), ("PORT", "0"), ("DB_START_TIMEOUT_S", "1")]).await;
         assert_eq!(status.code(), Some(1));
         assert!(stderr.contains(error), "{error} is not in {stderr}");
     }
@@ -81,7 +88,8 @@ async fn a_server_without_tls_is_refused_where_tls_is_asked_for() {
     let tcp = server.tcp_url();
     assert!(Service::start(&format!("{tcp}?sslmode=prefer"), &[]).await.stop().await.status.success());
     let url = format!("{tcp}?sslmode=require");
-    let (status, _, stderr) = run(&["serve"], &[("DATABASE_URL", &url), ("PORT", "0"), ("DB_START_TIMEOUT_S", "1")]).await;
+    let (status, _, stderr) =
+        run(&["serve"], &[("DATABASE_URL", &url), ("PORT", "0"), ("DB_START_TIMEOUT_S", "1")]).await;
     assert_eq!(status.code(), Some(1));
     assert!(stderr.contains("server does not support TLS"), "{stderr}");
 }

@@ -151,13 +151,22 @@ impl Config {
         let (ingest, pool) = (&self.ingest, self.database.db_pool_size);
         // Dead letters and the partitions' keeper need a connection each.
         if ingest.writers + 2 > pool {
-            return Err(refuse("WRITERS", ingest.writers, format!("at most DB_POOL_SIZE less 2, {}", pool - 2)));
+            return Err(refuse(
+                "WRITERS",
+                ingest.writers,
+                format!("at most DB_POOL_SIZE less 2, {}", pool - 2),
+            ));
         }
         // An event that can never be queued, or never become a dead letter, must not be accepted.
-        let smallest = ingest.max_queue_bytes.min(self.dead_letters.max_dead_queue_bytes).min(self.server.max_body_memory);
+        let smallest = ingest
+            .max_queue_bytes
+            .min(self.dead_letters.max_dead_queue_bytes)
+            .min(self.server.max_body_memory);
         let most = smallest.saturating_sub(ingest::TUPLE_OVERHEAD_BYTES);
         if ingest.max_event_bytes as u64 > most {
-            let takes = format!("at most {most}, as MAX_QUEUE_BYTES, MAX_DEAD_QUEUE_BYTES and MAX_BODY_MEMORY are set");
+            let takes = format!(
+                "at most {most}, as MAX_QUEUE_BYTES, MAX_DEAD_QUEUE_BYTES and MAX_BODY_MEMORY are set"
+            );
             return Err(refuse("MAX_EVENT_BYTES", ingest.max_event_bytes, takes));
         }
         Ok(())

@@ -142,9 +142,15 @@ impl LocalCluster {
         .await
     }
 
+    /// A handle that can end Postgres at once while the cluster itself is being stopped.
+    #[must_use]
+    pub fn emergency_stop(&self) -> EmergencyStop {
+        EmergencyStop { server: Arc::clone(&self.server), pid: self.pid }
+    }
+
     /// Makes Postgres end at once, without waiting for it: its next start recovers.
     pub fn stop_now(&self) {
-        self.server.stop_now(self.pid);
+        self.emergency_stop().stop_now();
     }
 
     /// Connects, makes the database if it is not there, and returns how to connect again.
@@ -182,6 +188,20 @@ impl fmt::Debug for LocalCluster {
             .field("pid", pid)
             .field("socket_folder", socket_folder)
             .finish_non_exhaustive()
+    }
+}
+
+/// Ends a private Postgres at once, if it still runs.
+#[derive(Debug, Clone)]
+pub struct EmergencyStop {
+    server: Arc<Server>,
+    pid: i32,
+}
+
+impl EmergencyStop {
+    /// Makes Postgres end at once, without waiting for it: its next start recovers.
+    pub fn stop_now(&self) {
+        self.server.stop_now(self.pid);
     }
 }
 

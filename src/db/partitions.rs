@@ -61,7 +61,9 @@ impl PartitionKeeper {
         let partitioned = self.database.sql(include_str!("../../sql/db/is_partitioned.sql"));
         if !connection.query_one(&partitioned, &[]).await?.try_get::<_, bool>(0)? {
             if self.retention_days.is_some() {
-                tracing::warn!("RETENTION_DAYS has no effect: requests was made without partitions (PARTITIONING=off)");
+                tracing::warn!(
+                    "RETENTION_DAYS has no effect: requests was made without partitions (PARTITIONING=off)"
+                );
             }
             return Ok(true);
         }
@@ -74,8 +76,14 @@ impl PartitionKeeper {
         let mut complete = true;
         for day in (today..=today + self.days_ahead).map(Day) {
             if !there.contains(&day.partition()) {
-                complete &=
-                    self.execute(&connection, day, include_str!("../../sql/db/make_partition.sql"), "partition made").await?;
+                complete &= self
+                    .execute(
+                        &connection,
+                        day,
+                        include_str!("../../sql/db/make_partition.sql"),
+                        "partition made",
+                    )
+                    .await?;
             }
         }
         if let Some(retention_days) = self.retention_days {
@@ -83,8 +91,14 @@ impl PartitionKeeper {
             for day in
                 there.iter().filter_map(|name| Day::of_partition(name)).filter(|day| day.0 < first_kept.0)
             {
-                complete &=
-                    self.execute(&connection, day, include_str!("../../sql/db/drop_partition.sql"), "partition dropped").await?;
+                complete &= self
+                    .execute(
+                        &connection,
+                        day,
+                        include_str!("../../sql/db/drop_partition.sql"),
+                        "partition dropped",
+                    )
+                    .await?;
             }
             let trim = self.database.sql(include_str!("../../sql/db/trim_default.sql"));
             connection.execute(&trim, &[&first_kept.lower_bound()]).await?;

@@ -12,14 +12,20 @@ use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use futures_core::Stream;
+use futures_util::Stream;
 use http_body_util::BodyExt;
 use hyper::StatusCode;
 use hyper::body::{Body, Incoming};
+use hyper::header::EXPECT;
+use hyper::http::request::Parts;
 use tokio::time::Sleep;
 
 use super::error::ApiError;
 use crate::ingest::level::{Level, Load};
+
+/// How long, and up to how many bytes, the rest of a refused body is read.
+const LINGER: Duration = Duration::from_secs(2);
+const LINGER_BYTES: usize = 256 * 1024 * 1024;
 
 /// The bytes of all request bodies under way.
 #[derive(Debug)]
@@ -58,7 +64,9 @@ impl BodyShare {
         let more = Load { events: 0, bytes: bytes as u64 };
         if self.bytes + more.bytes > self.memory.limit {
             let limit = self.memory.limit;
-            return Err(ApiError::too_large(format!("the request takes more than {limit} bytes (MAX_BODY_MEMORY)")));
+            return Err(ApiError::too_large(format!(
+                "the request takes more than {limit} bytes (MAX_BODY_MEMORY)"
+            )));
         }
         if !self.memory.held.try_raise(more, Load { events: u64::MAX, bytes: self.memory.limit }) {
             let message = "too many request bodies are under way; try again later";
@@ -102,12 +110,20 @@ pub struct LimitedBody {
     /// Runs only once the body lets us wait.
     timer: Option<Pin<Box<Sleep>>>,
     refusal: Option<ApiError>,
+    /// The client waits for `100 Continue`, which the first read sends.
+    awaits_continue: bool,
 }
 
 impl LimitedBody {
     /// A body; one that announces itself as too large is refused by its first read.
-    pub fn new(incoming: Incoming, limits: BodyLimits) -> Self {
-        Self { incoming, limits, read: 0, timer: None, refusal: None }
+    pub fn new(head: &Parts, incoming: Incoming, limits: BodyLimits) -> Self {
+        let awaits_continue = head.headers.contains_key(EXPECT);
+        Self { incoming, limits, read: 0, timer: None, refusal: None, awaits_continue }
+    }
+
+    /// The limits.
+    pub fn limits(&self) -> BodyLimits {
+        self.limits
     }
 
     /// The next piece; `None` at the end.
@@ -162,7 +178,19 @@ impl LimitedBody {
     /// Reads the rest of a refused body and throws it away, for a short while: closing a connection with unread bytes
     /// resets it, and the client would not see the answer.
     pub async fn discard(&mut self) {
-        discard(&mut self.incoming).await;
+        // A client that was not told to go on has sent nothing, and will not.
+        if self.awaits_continue && self.read == 0 {
+            return;
+        }
+        let mut read = 0;
+        let _gave_up = tokio::time::timeout(LINGER, async {
+            while read < LINGER_BYTES
+                && let Some(Ok(frame)) = self.incoming.frame().await
+            {
+                read += frame.data_ref().map_or(0, Bytes::len);
+            }
+        })
+        .await;
     }
 }
 
@@ -226,21 +254,4 @@ pub async fn read_whole(body: &mut LimitedBody, memory: &Arc<BodyMemory>) -> Res
         whole.extend_from_slice(&piece);
     }
     Ok(WholeBody::gathered(whole, share))
-}
-
-/// How long, and up to how many bytes, the rest of a refused body is read.
-const LINGER: Duration = Duration::from_secs(2);
-const LINGER_BYTES: usize = 256 * 1024 * 1024;
-
-/// As [`LimitedBody::discard`], for a body that was refused for its head.
-pub async fn discard(incoming: &mut Incoming) {
-    let mut read = 0;
-    let _gave_up = tokio::time::timeout(LINGER, async {
-        while read < LINGER_BYTES
-            && let Some(Ok(frame)) = incoming.frame().await
-        {
-            read += frame.data_ref().map_or(0, Bytes::len);
-        }
-    })
-    .await;
 }

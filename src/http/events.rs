@@ -1,16 +1,15 @@
 //! `POST /api/v1/events`: one event, whatever it is.
 
 use std::borrow::Cow;
-use std::time::Instant;
 
 use axum::body::Body;
 use axum::response::Response;
-use hyper::body::Incoming;
+use hyper::StatusCode;
 use hyper::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderValue};
-use hyper::{Request, StatusCode};
+use hyper::http::request::Parts;
 
 use super::batch::decode::{Encoding, decode_whole};
-use super::body::{self, BodyLimits, LimitedBody, WholeBody};
+use super::body::{self, LimitedBody};
 use super::error::ApiError;
 use super::{Core, X_ACK, X_TRACE_ID};
 use crate::ingest::Promise;
@@ -21,26 +20,12 @@ use crate::ingest::row::Row;
 pub(super) const MAX_TRACE_ID: usize = 128;
 
 /// Takes the event, and answers 202 once it has the promise that `x-ack` names.
-pub(super) async fn post(
-    core: &Core,
-    request: Request<Incoming>,
-    started: Instant,
-) -> Result<Response, ApiError> {
-    let (head, mut incoming) = request.into_parts();
-    let (trace_id, encoding) = match (trace_id(&head.headers), encoding(&head.headers)) {
-        (Ok(trace_id), Ok(encoding)) => (trace_id, encoding),
-        (Err(refusal), _) | (_, Err(refusal)) => {
-            body::discard(&mut incoming).await;
-            return Err(refusal);
-        }
+pub(super) async fn post(core: &Core, head: &Parts, body: &mut LimitedBody) -> Result<Response, ApiError> {
+    let trace_id = trace_id(&head.headers)?;
+    let whole = match encoding(&head.headers)? {
+        Encoding::Identity => body::read_whole(body, &core.bodies).await?,
+        encoding => decode_whole(body, encoding, &core.bodies).await?,
     };
-    let limits = BodyLimits {
-        bytes: core.limits.event_bytes,
-        setting: "MAX_EVENT_BYTES",
-        deadline: started + core.limits.body_timeout,
-    };
-    let whole = read(core, incoming, encoding, limits).await?;
-
     let now_us = unix_now_us();
     let id = core.ingest.ids(1, now_us).take();
     let mut id_text = [0; uuid::fmt::Hyphenated::LENGTH];
@@ -59,23 +44,6 @@ pub(super) async fn post(
     };
     let promise = core.ingest.admit(&row).await?;
     Ok(accepted(promise, trace_id, Body::empty()))
-}
-
-async fn read(
-    core: &Core,
-    incoming: Incoming,
-    encoding: Encoding,
-    limits: BodyLimits,
-) -> Result<WholeBody, ApiError> {
-    let mut body = LimitedBody::new(incoming, limits);
-    if encoding != Encoding::Identity {
-        return decode_whole(body, encoding, limits, &core.bodies).await;
-    }
-    let whole = body::read_whole(&mut body, &core.bodies).await;
-    if whole.is_err() {
-        body.discard().await;
-    }
-    whole
 }
 
 /// The 202 that carries a promise.

@@ -28,6 +28,7 @@ use prometheus::{Histogram, IntCounter};
 use tower_service::Service;
 
 pub use body::BodyMemory;
+use body::{BodyLimits, LimitedBody};
 pub use server::{BoundServer, RunningServer};
 
 use crate::config::Config;
@@ -160,10 +161,17 @@ async fn dispatch(face: &Arc<Face>, router: &mut Router, request: Request<Incomi
         _ => return router.call(request).await.unwrap_or_else(|never| match never {}),
     };
     let started = Instant::now();
+    let (head, incoming) = request.into_parts();
+    let (bytes, setting) = match hot.route {
+        EVENTS => (face.limits.event_bytes, "MAX_EVENT_BYTES"),
+        _ => (face.limits.batch_bytes, "MAX_BATCH_BYTES"),
+    };
+    let limits = BodyLimits { bytes, setting, deadline: started + face.limits.body_timeout };
+    let mut body = LimitedBody::new(&head, incoming, limits);
     let answer = match face.core() {
         Err(refusal) => Err(refusal),
-        Ok(core) if hot.route == EVENTS => events::post(core, request, started).await,
-        Ok(core) => batch::post(core, request, started).await,
+        Ok(core) if hot.route == EVENTS => events::post(core, &head, &mut body).await,
+        Ok(core) => batch::post(core, &head, &mut body).await,
     };
     let elapsed = started.elapsed();
     hot.seconds.observe(elapsed.as_secs_f64());
@@ -175,6 +183,7 @@ async fn dispatch(face: &Arc<Face>, router: &mut Router, request: Request<Incomi
             response
         }
         Err(refusal) => {
+            body.discard().await;
             let response = refusal.into_response();
             count(&face.metrics, hot.route, response.status());
             log_request(&Method::POST, hot.route, response.status(), elapsed);

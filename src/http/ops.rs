@@ -12,7 +12,7 @@ use serde::Serialize;
 
 use super::Face;
 use super::error::ApiError;
-use crate::ingest::{Rates, WriterState};
+use crate::ingest::{LastError, Rates, WriterState};
 
 #[derive(Serialize)]
 struct Health {
@@ -38,6 +38,7 @@ struct PipelineHealth {
     dead_letter_queue: Depth,
     rates: Vec<RateHealth>,
     writer: WriterHealth,
+    dead_letter_writer: WriterHealth,
     pool: PoolHealth,
 }
 
@@ -66,6 +67,16 @@ struct RateHealth {
 struct WriterHealth {
     state: &'static str,
     last_error: Option<LastErrorHealth>,
+}
+
+impl From<(WriterState, Option<LastError>)> for WriterHealth {
+    fn from((state, last_error): (WriterState, Option<LastError>)) -> Self {
+        let last_error = last_error.map(|error| LastErrorHealth {
+            message: error.message,
+            at_ms: error.at.duration_since(UNIX_EPOCH).map_or(0, |time| time.as_millis() as u64),
+        });
+        Self { state: state.name(), last_error }
+    }
 }
 
 #[derive(Serialize)]
@@ -112,13 +123,8 @@ pub(super) async fn api_health(State(face): State<Arc<Face>>) -> Response {
             },
             dead_letter_queue: Depth { events: now.dead_held.events, bytes: now.dead_held.bytes },
             rates: rates(core.ingest.rates()),
-            writer: WriterHealth {
-                state: now.writer.name(),
-                last_error: now.last_error.map(|error| LastErrorHealth {
-                    message: error.message,
-                    at_ms: error.at.duration_since(UNIX_EPOCH).map_or(0, |time| time.as_millis() as u64),
-                }),
-            },
+            writer: now.writer.into(),
+            dead_letter_writer: now.dead_letter_writer.into(),
             pool: PoolHealth { max: pool.max, open: pool.open, idle: pool.idle, waiting: pool.waiting },
         }
     });
@@ -150,8 +156,12 @@ fn status(face: &Face) -> &'static str {
         None => "starting",
         Some(_) if face.lifecycle.is_draining() => "draining",
         Some(core) if !core.ingest.has_room() => "overloaded",
-        Some(core) if core.ingest.snapshot().writer != WriterState::Running => "degraded",
-        Some(_) => "ok",
+        Some(core) => {
+            let now = core.ingest.snapshot();
+            let running =
+                [now.writer.0, now.dead_letter_writer.0].iter().all(|state| *state == WriterState::Running);
+            if running { "ok" } else { "degraded" }
+        }
     }
 }
 

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -20,10 +20,17 @@ use super::{Face, router};
 use crate::config::ServerConfig;
 
 /// What a connection beyond `MAX_CONNECTIONS` is told.
-const TOO_MANY: &[u8] =
-    b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\nretry-after: 1\r\n\
-connection: close\r\ncontent-length: 80\r\n\r\n\
-{\"error\":{\"code\":\"overloaded\",\"message\":\"too many connections; try again later\"}}";
+fn too_many_connections() -> String {
+    let body = r#"{"error":{"code":"overloaded","message":"too many connections; try again later"}}"#;
+    let length = body.len();
+    format!(
+        "HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\nretry-after: 1\r\nconnection: close\r\n\
+         content-length: {length}\r\n\r\n{body}"
+    )
+}
+
+/// Connections that wait to be accepted.
+const BACKLOG: u32 = 4096;
 
 /// A listener that does not serve yet.
 #[derive(Debug)]
@@ -37,6 +44,7 @@ pub struct RunningServer {
     address: SocketAddr,
     stop: CancellationToken,
     abort: CancellationToken,
+    failed: CancellationToken,
     threads: Vec<JoinHandle<()>>,
 }
 
@@ -48,14 +56,11 @@ impl BoundServer {
     /// If the address is taken or not ours.
     pub fn bind(config: &ServerConfig) -> io::Result<Self> {
         let address = SocketAddr::new(config.host, config.port);
-        let socket =
-            socket2::Socket::new(socket2::Domain::for_address(address), socket2::Type::STREAM, None)?;
+        let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
         // A restart must not wait for the last run's connections to be forgotten.
-        socket.set_reuse_address(true)?;
-        socket.set_nonblocking(true)?;
-        socket.bind(&address.into())?;
-        socket.listen(4096)?;
-        Ok(Self { listener: TcpListener::from_std(socket.into())? })
+        socket.set_reuseaddr(true)?;
+        socket.bind(address)?;
+        Ok(Self { listener: socket.listen(BACKLOG)? })
     }
 
     /// Serves `face` until it is stopped.
@@ -65,7 +70,7 @@ impl BoundServer {
     /// If threads cannot be started.
     pub fn serve(self, config: &ServerConfig, face: &Arc<Face>) -> io::Result<RunningServer> {
         let address = self.listener.local_addr()?;
-        let (stop, abort) = (CancellationToken::new(), CancellationToken::new());
+        let [stop, abort, failed] = std::array::from_fn(|_| CancellationToken::new());
         let limits = ConnectionLimits {
             max_header_bytes: config.max_header_bytes,
             header_timeout: Duration::from_secs(config.header_timeout_s),
@@ -83,9 +88,13 @@ impl BoundServer {
                 abort: abort.clone(),
             };
             let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
-            let thread = std::thread::Builder::new()
-                .name(format!("http-{index}"))
-                .spawn(move || runtime.block_on(worker.run()))?;
+            let thread = std::thread::Builder::new().name(format!("http-{index}")).spawn({
+                let ended = failed.clone().drop_guard();
+                move || {
+                    let _ended = ended;
+                    runtime.block_on(worker.run());
+                }
+            })?;
             threads.push(thread);
             senders.push(sender);
         }
@@ -96,7 +105,7 @@ impl BoundServer {
             config.max_connections as i64,
             stop.clone(),
         ));
-        Ok(RunningServer { address, stop, abort, threads })
+        Ok(RunningServer { address, stop, abort, failed, threads })
     }
 }
 
@@ -104,6 +113,11 @@ impl RunningServer {
     /// Where it listens.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Resolves when a thread has ended, by a panic: its connections are gone, and every so many new ones would be.
+    pub async fn failed(&self) {
+        self.failed.cancelled().await;
     }
 
     /// Takes no more connections, answers the requests under way until `deadline`, and joins the threads.
@@ -132,6 +146,7 @@ async fn accept(
     stop: CancellationToken,
 ) {
     let open = &face.metrics.gauges.connections;
+    let too_many = too_many_connections();
     let mut turn = senders.iter().cycle();
     loop {
         let accepted = tokio::select! {
@@ -141,7 +156,8 @@ async fn accept(
         match accepted {
             Ok((stream, _peer)) if open.get() >= max_connections => {
                 // Fits into the socket's empty send buffer; nothing waits for a client here.
-                let _told = stream.try_write(TOO_MANY);
+                let _told = stream.try_write(too_many.as_bytes());
+                face.metrics.connections_refused.inc();
             }
             Ok((stream, _peer)) => {
                 let _refused = stream.set_nodelay(true);

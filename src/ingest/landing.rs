@@ -133,7 +133,9 @@ impl Lander {
             };
             let verdict = match Verdict::on(&error) {
                 // An earlier attempt that was given up is being stored after all: the next look will find its rows.
-                Verdict::Bisect if in_doubt && error.sql_state() == Some(&SqlState::UNIQUE_VIOLATION) => Verdict::Retry,
+                Verdict::Bisect if in_doubt && error.sql_state() == Some(&SqlState::UNIQUE_VIOLATION) => {
+                    Verdict::Retry
+                }
                 verdict => verdict,
             };
             if verdict == Verdict::Bisect {

@@ -35,7 +35,7 @@ use id::IdMint;
 use json::Verdict;
 use landing::WriterStatus;
 use level::Load;
-use queue::{Parcel, Queue, Reservation};
+use queue::{Parcel, Queue};
 use row::{Content, Row};
 
 use crate::observe::Metrics;
@@ -84,6 +84,7 @@ struct Shared {
     rates: Arc<Rates>,
     max_json_depth: usize,
     writer_status: Arc<WriterStatus>,
+    dead_letter_writer_status: Arc<WriterStatus>,
 }
 
 impl Ingest {
@@ -131,28 +132,29 @@ impl Ingest {
         }
     }
 
+    /// Whether the queue could hold these parcels if it were empty.
+    pub fn can_hold(&self, parcels: &[Parcel]) -> bool {
+        total(parcels).fits(self.shared.queue.limits().capacity)
+    }
+
     /// Admits all events of a batch, or none.
     ///
     /// # Errors
     ///
     /// [`Overloaded`] if there is no room for all of them; they are counted and not kept.
     pub async fn admit_batch(&self, parcels: Vec<Parcel>) -> Result<Promise, Overloaded> {
-        let load = parcels.iter().fold(Load::default(), |sum, parcel| sum + parcel.load());
+        let load = total(&parcels);
         if load.events == 0 {
             return Ok(self.promise());
         }
         let Ok(mut room) = self.shared.queue.reserve(load).await else {
             return Err(self.overloaded(load.events));
         };
-        self.push_all(&mut room, parcels);
-        self.shared.metrics.accepted.inc_by(load.events);
-        Ok(self.promise())
-    }
-
-    fn push_all(&self, room: &mut Reservation, parcels: Vec<Parcel>) {
         for parcel in parcels {
             room.push(parcel);
         }
+        self.shared.metrics.accepted.inc_by(load.events);
+        Ok(self.promise())
     }
 
     fn overloaded(&self, events: u64) -> Overloaded {
@@ -170,7 +172,6 @@ impl Ingest {
     /// The figures that health and metrics show.
     pub fn snapshot(&self) -> Snapshot {
         let shared = &self.shared;
-        let (writer, last_error) = shared.writer_status.get();
         Snapshot {
             accepted: shared.metrics.accepted.get(),
             committed: shared.metrics.committed.get(),
@@ -178,8 +179,8 @@ impl Ingest {
             held: shared.queue.held(),
             capacity: shared.queue.limits().capacity,
             dead_held: shared.dead_letters.held(),
-            writer,
-            last_error,
+            writer: shared.writer_status.get(),
+            dead_letter_writer: shared.dead_letter_writer_status.get(),
         }
     }
 
@@ -204,10 +205,10 @@ pub struct Snapshot {
     pub capacity: Load,
     /// What the dead-letter queue holds.
     pub dead_held: Load,
-    /// What the writers are doing.
-    pub writer: WriterState,
-    /// The last error that a writer met.
-    pub last_error: Option<LastError>,
+    /// What the writers are doing, and the last error that one met.
+    pub writer: (WriterState, Option<LastError>),
+    /// The same of the dead letters' writer.
+    pub dead_letter_writer: (WriterState, Option<LastError>),
 }
 
 impl Snapshot {
@@ -215,6 +216,10 @@ impl Snapshot {
     pub fn pending(&self) -> u64 {
         self.accepted.saturating_sub(self.committed + self.dead)
     }
+}
+
+fn total(parcels: &[Parcel]) -> Load {
+    parcels.iter().fold(Load::default(), |sum, parcel| sum + parcel.load())
 }
 
 /// Classifies `body` for a row.

@@ -82,6 +82,13 @@ impl Pipeline {
                 .replace("{columns}", row::COLUMNS),
             has_id: database.sql(include_str!("../../sql/ingest/request_exists.sql")),
         });
+        let dead_lander = lander(LandingTable {
+            name: "dead_letters",
+            copy: database
+                .sql(include_str!("../../sql/ingest/copy_dead_letters.sql"))
+                .replace("{columns}", dead_letters::COLUMNS),
+            has_id: database.sql(include_str!("../../sql/ingest/dead_letter_exists.sql")),
+        });
         let rates = Arc::new(Rates::default());
         let ingest = Ingest {
             shared: Arc::new(Shared {
@@ -92,6 +99,7 @@ impl Pipeline {
                 rates: Arc::clone(&rates),
                 max_json_depth: config.max_json_depth,
                 writer_status: Arc::clone(requests.status()),
+                dead_letter_writer_status: Arc::clone(dead_lander.status()),
             }),
         };
 
@@ -112,13 +120,7 @@ impl Pipeline {
         let stop_dead_letters = CancellationToken::new();
         let dead_letter_writer = DeadLetterWriter {
             queue: dead_queue,
-            lander: lander(LandingTable {
-                name: "dead_letters",
-                copy: database
-                    .sql(include_str!("../../sql/ingest/copy_dead_letters.sql"))
-                    .replace("{columns}", dead_letters::COLUMNS),
-                has_id: database.sql(include_str!("../../sql/ingest/dead_letter_exists.sql")),
-            }),
+            lander: dead_lander,
             metrics: Arc::clone(metrics),
             interval: Duration::from_millis(dead.dead_flush_interval_ms),
             max_copy_bytes: config.max_copy_bytes,
@@ -155,7 +157,10 @@ impl Pipeline {
         self.sampler.abort_all();
         let left = self.ingest.snapshot();
         // A lane that panicked gave its room back, but not its events a row: `pending` knows.
-        Drained { events_left: left.pending().max(left.held.events), dead_letters_left: left.dead_held.events }
+        Drained {
+            events_left: left.pending().max(left.held.events),
+            dead_letters_left: left.dead_held.events,
+        }
     }
 }
 

@@ -156,8 +156,8 @@ impl Queue {
         }
     }
 
-    /// Waits until the waiting load reaches `mark`, the queue is closed, or `deadline` has come.
-    pub(super) async fn wait_for(&self, mark: Load, deadline: Option<Instant>) {
+    /// Waits until the waiting load reaches `mark` or the queue is closed; false if `deadline` came first.
+    pub(super) async fn wait_for(&self, mark: Load, deadline: Option<Instant>) -> bool {
         self.mark_events.store(mark.events, Ordering::SeqCst);
         self.mark_bytes.store(mark.bytes, Ordering::SeqCst);
         loop {
@@ -165,13 +165,13 @@ impl Queue {
             tokio::pin!(arrived);
             arrived.as_mut().enable();
             if self.waiting.get().reaches(mark) || self.is_closed() {
-                return;
+                return true;
             }
             match deadline {
                 None => arrived.await,
                 Some(deadline) => {
                     if tokio::time::timeout_at(deadline.into(), arrived).await.is_err() {
-                        return;
+                        return false;
                     }
                 }
             }
@@ -337,7 +337,9 @@ mod tests {
         let queue = queue(100, 1000);
         let waiting = tokio::spawn({
             let queue = Arc::clone(&queue);
-            async move { queue.wait_for(Load { events: 3, bytes: 1000 }, None).await }
+            async move {
+                queue.wait_for(Load { events: 3, bytes: 1000 }, None).await;
+            }
         });
         for sent in 0..3 {
             tokio::task::yield_now().await;

@@ -31,6 +31,8 @@ pub struct Metrics {
     pub request_seconds: HistogramVec,
     /// Time from a request's head to the promise that its answer carries, by promise.
     pub ack_seconds: HistogramVec,
+    /// Connections refused because there were too many.
+    pub connections_refused: IntCounter,
     /// Events that got a promise.
     pub accepted: IntCounter,
     /// Events stored in `requests`.
@@ -96,6 +98,10 @@ impl Metrics {
                 "Time from a request's head to the promise that its answer carries.",
                 "level",
             )?,
+            connections_refused: counter(
+                "tidegate_http_connections_refused_total",
+                "Connections beyond MAX_CONNECTIONS, answered 503 and closed.",
+            )?,
             accepted: counter("tidegate_events_accepted_total", "Events that got a promise.")?,
             committed: counter("tidegate_events_committed_total", "Events stored in requests.")?,
             dead: counter("tidegate_events_dead_total", "Accepted events that became dead letters.")?,
@@ -141,10 +147,11 @@ impl Metrics {
 
     fn register(&self) -> prometheus::Result<()> {
         let gauges = &self.gauges;
-        let all: [Box<dyn Collector>; 19] = [
+        let all: [Box<dyn Collector>; 20] = [
             Box::new(self.requests.clone()),
             Box::new(self.request_seconds.clone()),
             Box::new(self.ack_seconds.clone()),
+            Box::new(self.connections_refused.clone()),
             Box::new(self.accepted.clone()),
             Box::new(self.committed.clone()),
             Box::new(self.dead.clone()),

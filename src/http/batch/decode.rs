@@ -10,7 +10,7 @@ use async_compression::tokio::bufread::{BrotliDecoder, GzipDecoder, ZlibDecoder,
 use async_compression::zstd::DParameter;
 use bytes::{Bytes, BytesMut};
 use hyper::StatusCode;
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncBufReadExt, AsyncReadExt};
 use tokio_util::io::StreamReader;
 
 use super::super::body::{BodyLimits, BodyMemory, BodyShare, LimitedBody, WholeBody};
@@ -71,11 +71,11 @@ impl Encoding {
     }
 }
 
-type Compressed = StreamReader<LimitedBody, Bytes>;
+type Compressed<'a> = StreamReader<&'a mut LimitedBody, Bytes>;
 
 /// A body with its encoding taken off, as it comes.
-pub(super) struct Decoded {
-    decoder: Decoder,
+pub(super) struct Decoded<'a> {
+    decoder: Decoder<'a>,
     encoding: Encoding,
     limits: BodyLimits,
     produced: usize,
@@ -83,21 +83,21 @@ pub(super) struct Decoded {
     _window: BodyShare,
 }
 
-enum Decoder {
-    Identity(LimitedBody),
-    Gzip(Box<GzipDecoder<Compressed>>),
-    Deflate(Box<ZlibDecoder<Compressed>>),
-    Zstd(Box<ZstdDecoder<Compressed>>),
-    Brotli(Box<BrotliDecoder<Compressed>>),
+enum Decoder<'a> {
+    Identity(&'a mut LimitedBody),
+    Gzip(Box<GzipDecoder<Compressed<'a>>>),
+    Deflate(Box<ZlibDecoder<Compressed<'a>>>),
+    Zstd(Box<ZstdDecoder<Compressed<'a>>>),
+    Brotli(Box<BrotliDecoder<Compressed<'a>>>),
 }
 
-impl Decoded {
+impl<'a> Decoded<'a> {
     pub(super) fn new(
-        body: LimitedBody,
+        body: &'a mut LimitedBody,
         encoding: Encoding,
-        limits: BodyLimits,
         memory: &Arc<BodyMemory>,
     ) -> Result<Self, ApiError> {
+        let limits = body.limits();
         let mut window = BodyShare::new(memory);
         window.grow(encoding.decoder_bytes())?;
         let decoder = match encoding {
@@ -133,7 +133,7 @@ impl Decoded {
             Decoder::Brotli(decoder) => decoder.read_buf(buffer).await,
         };
         match read {
-            Ok(0) => Ok(None),
+            Ok(0) => self.at_end().await.map(|()| None),
             Ok(read) => {
                 self.produced += read;
                 if self.produced > self.limits.bytes {
@@ -147,48 +147,49 @@ impl Decoded {
 
     /// A failure of the body itself comes through the decoder as an error of its reader.
     fn refusal(&mut self, error: &io::Error) -> ApiError {
-        self.body().take_refusal().unwrap_or_else(|| {
+        let refused = self.compressed().and_then(|compressed| compressed.get_mut().take_refusal());
+        refused.unwrap_or_else(|| {
             ApiError::invalid(format!("the body is not valid {}: {error}", self.encoding.name()))
                 .field("content-encoding")
         })
     }
 
-    fn body(&mut self) -> &mut LimitedBody {
-        match &mut self.decoder {
-            Decoder::Identity(body) => body,
-            Decoder::Gzip(decoder) => decoder.get_mut().get_mut(),
-            Decoder::Deflate(decoder) => decoder.get_mut().get_mut(),
-            Decoder::Zstd(decoder) => decoder.get_mut().get_mut(),
-            Decoder::Brotli(decoder) => decoder.get_mut().get_mut(),
+    /// Refuses what stands behind the compressed data's end: nobody would look at it.
+    async fn at_end(&mut self) -> Result<(), ApiError> {
+        let rest = match self.compressed() {
+            Some(compressed) => compressed.fill_buf().await.map(<[u8]>::len),
+            None => Ok(0),
+        };
+        match rest {
+            Ok(0) => Ok(()),
+            Ok(_) => Err(self.refusal(&io::Error::other("something stands behind its end"))),
+            Err(error) => Err(self.refusal(&error)),
         }
     }
 
-    /// Reads the rest of a refused body and throws it away (see [`LimitedBody::discard`]).
-    pub(super) async fn discard(&mut self) {
-        self.body().discard().await;
+    fn compressed(&mut self) -> Option<&mut Compressed<'a>> {
+        match &mut self.decoder {
+            Decoder::Identity(_) => None,
+            Decoder::Gzip(decoder) => Some(decoder.get_mut()),
+            Decoder::Deflate(decoder) => Some(decoder.get_mut()),
+            Decoder::Zstd(decoder) => Some(decoder.get_mut()),
+            Decoder::Brotli(decoder) => Some(decoder.get_mut()),
+        }
     }
 }
 
 /// A whole body with its encoding taken off.
 pub(in super::super) async fn decode_whole(
-    body: LimitedBody,
+    body: &mut LimitedBody,
     encoding: Encoding,
-    limits: BodyLimits,
     memory: &Arc<BodyMemory>,
 ) -> Result<WholeBody, ApiError> {
-    let mut decoded = Decoded::new(body, encoding, limits, memory)?;
+    let mut decoded = Decoded::new(body, encoding, memory)?;
     let mut share = BodyShare::new(memory);
     let mut whole = Vec::new();
-    let refusal = loop {
-        match decoded.next().await {
-            Ok(Some(piece)) => match share.grow(piece.len()) {
-                Ok(()) => whole.extend_from_slice(&piece),
-                Err(refusal) => break refusal,
-            },
-            Ok(None) => return Ok(WholeBody::gathered(whole, share)),
-            Err(refusal) => break refusal,
-        }
-    };
-    decoded.discard().await;
-    Err(refusal)
+    while let Some(piece) = decoded.next().await? {
+        share.grow(piece.len())?;
+        whole.extend_from_slice(&piece);
+    }
+    Ok(WholeBody::gathered(whole, share))
 }

@@ -10,19 +10,17 @@
 pub(super) mod decode;
 mod split;
 
-use std::time::Instant;
-
 use axum::body::Body;
 use axum::response::Response;
-use hyper::body::Incoming;
+use hyper::StatusCode;
 use hyper::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
-use hyper::{Request, StatusCode};
+use hyper::http::request::Parts;
 use serde::Serialize;
 
 use self::decode::Decoded;
 use self::split::{Piece, Splitter};
 use super::Core;
-use super::body::{self, BodyLimits, BodyShare, LimitedBody};
+use super::body::{BodyShare, LimitedBody};
 use super::error::ApiError;
 use super::events::{MAX_TRACE_ID, accepted, content_type, encoding, trace_id};
 use crate::ingest::id::unix_now_us;
@@ -36,43 +34,23 @@ const PARCEL_BYTES: usize = 256 * 1024;
 const TURN_BYTES: usize = 256 * 1024;
 
 /// Takes the batch, and answers 202 with what was left out.
-pub(super) async fn post(
-    core: &Core,
-    request: Request<Incoming>,
-    started: Instant,
-) -> Result<Response, ApiError> {
-    let (head, mut incoming) = request.into_parts();
-    let checked = trace_id(&head.headers).and_then(|trace_id| {
-        Ok((
-            trace_id,
-            encoding(&head.headers)?,
-            Splitter::for_media_type(&head.headers, core.limits.event_bytes)?,
-        ))
-    });
-    let (trace_id, encoding, splitter) = match checked {
-        Ok(checked) => checked,
-        Err(refusal) => {
-            body::discard(&mut incoming).await;
-            return Err(refusal);
-        }
-    };
-    let limits = BodyLimits {
-        bytes: core.limits.batch_bytes,
-        setting: "MAX_BATCH_BYTES",
-        deadline: started + core.limits.body_timeout,
-    };
+pub(super) async fn post(core: &Core, head: &Parts, body: &mut LimitedBody) -> Result<Response, ApiError> {
+    let trace_id = trace_id(&head.headers)?;
+    let encoding = encoding(&head.headers)?;
+    let splitter = Splitter::for_media_type(&head.headers, core.limits.event_bytes)?;
     let trace_id = match trace_id {
         Some(trace_id) => trace_id,
         None => HeaderValue::from_str(&core.ingest.ids(1, unix_now_us()).take().to_string())
             .map_err(|_| ApiError::internal())?,
     };
     let mut batch = Batch::new(core, &trace_id, &head.headers);
-    let mut decoded = Decoded::new(LimitedBody::new(incoming, limits), encoding, limits, &core.bodies)?;
-    if let Err(refusal) = batch.read(&mut decoded, splitter).await {
-        decoded.discard().await;
-        return Err(refusal);
-    }
+    batch.read(&mut Decoded::new(body, encoding, &core.bodies)?, splitter).await?;
     let Batch { parcels, rejected, events, share, .. } = batch.finished();
+    if !core.ingest.can_hold(&parcels) {
+        return Err(ApiError::too_large(
+            "the batch is larger than the queue (MAX_QUEUE_SIZE, MAX_QUEUE_BYTES)",
+        ));
+    }
     let promise = core.ingest.admit_batch(parcels).await?;
     drop(share);
     let answer = Answer { accepted: events, rejected: &rejected };
@@ -159,7 +137,7 @@ impl<'a> Batch<'a> {
         }
     }
 
-    async fn read(&mut self, body: &mut Decoded, mut splitter: Splitter) -> Result<(), ApiError> {
+    async fn read(&mut self, body: &mut Decoded<'_>, mut splitter: Splitter) -> Result<(), ApiError> {
         let mut worked = 0;
         while let Some(piece) = body.next().await? {
             worked += piece.len();
