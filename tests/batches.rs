@@ -241,3 +241,19 @@ async fn real_payloads_come_back_as_they_were_sent() {
         assert_eq!(payload.as_ref().unwrap(), &serde_json::from_str::<Value>(line).unwrap());
     }
 }
+
+#[tokio::test]
+async fn bytes_behind_the_end_of_compressed_data_are_refused() {
+    let database = TestDatabase::create().await;
+    let service = Service::start(database.url(), &[]).await;
+    for encoding in ["deflate", "br"] {
+        let mut sent = compressed(encoding, b"{}\n").await;
+        sent.extend_from_slice(b"{\"smuggled\":1}\n");
+        let answer = service.post_batch(&[NDJSON, ("content-encoding", encoding)], sent).await;
+        assert_eq!(
+            (answer.status.as_u16(), answer.error_code().as_str()),
+            (400, "invalid_request"),
+            "{encoding}"
+        );
+    }
+}

@@ -250,3 +250,42 @@ async fn a_connection_that_is_cut_in_the_middle_of_a_copy_doubles_nothing() {
     let row = client.query_one("select count(*), count(distinct trace_id) from requests", &[]).await.unwrap();
     assert_eq!((row.get::<_, i64>(0), row.get::<_, i64>(1)), (20_000, 20_000));
 }
+
+#[tokio::test]
+async fn a_copy_that_was_given_up_and_is_stored_all_the_same_makes_no_dead_letters() {
+    let database = TestDatabase::create().await;
+    let client = database.connect().await;
+    client
+        .batch_execute(
+            "create function slow() returns trigger language plpgsql as $$ begin perform pg_sleep(1.5); return null; end $$;
+            create trigger slow after insert on requests for each statement execute function slow();",
+        )
+        .await
+        .unwrap();
+    let service = Service::start(database.url(), &[("COPY_TIMEOUT_S", "1")]).await;
+    for _ in 0..5 {
+        service.post(&[], "{}").await;
+    }
+    let health = service.settled().await;
+    assert_eq!(
+        (&health["committed"], &health["dead"], &health["status"]),
+        (&json!(5), &json!(0), &json!("ok"))
+    );
+    assert_eq!(count(database.url()).await, 5);
+}
+
+#[tokio::test]
+async fn the_contents_of_a_refused_row_are_not_logged() {
+    let database = TestDatabase::create().await;
+    let client = database.connect().await;
+    client
+        .batch_execute("alter table requests add constraint no_evil check (payload->>'evil' is null)")
+        .await
+        .unwrap();
+    let service = Service::start(database.url(), &[("LOG", "debug")]).await;
+    service.post(&[("x-trace-id", "secret-trace")], "{\"evil\":\"hunter2\"}").await;
+    assert_eq!(service.settled().await["dead"], 1);
+    let log = service.log();
+    assert!(log.contains("23514") && log.contains("\"http.route\":\"/api/v1/events\""), "{log}");
+    assert!(!log.contains("hunter2") && !log.contains("secret-trace"), "{log}");
+}

@@ -268,3 +268,60 @@ async fn a_port_that_is_taken_is_one_clear_line() {
     assert_eq!(status.code(), Some(1));
     assert!(stderr.starts_with(&format!("tidegate: cannot listen on 127.0.0.1:{port}: ")), "{stderr}");
 }
+
+#[tokio::test]
+async fn the_health_command_tells_by_its_exit_code() {
+    let database = TestDatabase::create().await;
+    let service = Service::start(database.url(), &[]).await;
+    let port = service.address.rsplit(':').next().unwrap().to_owned();
+    for arguments in [&["health"][..], &["health", "--ready"]] {
+        let (status, _, stderr) =
+            run(arguments, &[("PORT", &port), ("HOST", "0.0.0.0"), ("ALLOW_OPEN", "on")]).await;
+        assert_eq!(status.code(), Some(0), "{stderr}");
+    }
+    drop(service);
+    let (status, _, stderr) = run(&["health"], &[("PORT", &port)]).await;
+    assert!(status.code() == Some(1) && stderr.contains("no answer from 127.0.0.1"), "{stderr}");
+}
+
+#[tokio::test]
+async fn the_load_tests_audit_finds_what_was_accepted_and_misses_what_was_taken_away() {
+    let loadtest = std::path::Path::new(env!("CARGO_BIN_EXE_tidegate")).with_file_name("loadtest");
+    assert!(loadtest.exists(), "run `cargo test --workspace`, which builds {}", loadtest.display());
+    let database = TestDatabase::create().await;
+    let service = Service::start(database.url(), &[]).await;
+    let url = format!("http://{}", service.address);
+    let load = async |arguments: &[&str]| {
+        let mut command = tokio::process::Command::new(&loadtest);
+        command
+            .args(["run", "--url", &url, "--database-url", database.url(), "--duration", "1"])
+            .args(arguments);
+        let output = command.current_dir("/tmp").stdin(std::process::Stdio::null()).output().await.unwrap();
+        (
+            output.status.code(),
+            String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr),
+        )
+    };
+    for arguments in [
+        &["--rate", "500"][..],
+        &["--mode", "batch", "--batch-size", "100"],
+        &["--workers", "2", "--rate", "300"],
+    ] {
+        let (code, output) = load(arguments).await;
+        assert_eq!(code, Some(0), "{output}");
+    }
+    database
+        .connect()
+        .await
+        .batch_execute(
+            "create function lose() returns trigger language plpgsql as $$ begin
+                if random() < 0.1 then return null; end if; return new;
+            end $$;
+            create trigger lose before insert on requests for each row execute function lose();",
+        )
+        .await
+        .unwrap();
+    let (code, output) = load(&["--rate", "500"]).await;
+    assert_eq!(code, Some(1), "{output}");
+    assert!(output.contains("lost"), "{output}");
+}

@@ -171,7 +171,8 @@ async fn dispatch(face: &Arc<Face>, router: &mut Router, request: Request<Incomi
     let answer = match face.core() {
         Err(refusal) => Err(refusal),
         Ok(core) if hot.route == EVENTS => events::post(core, &head, &mut body).await,
-        Ok(core) => batch::post(core, &head, &mut body).await,
+        // On the heap, as every idle connection holds room for the largest future that it may run.
+        Ok(core) => Box::pin(batch::post(core, &head, &mut body)).await,
     };
     let elapsed = started.elapsed();
     hot.seconds.observe(elapsed.as_secs_f64());

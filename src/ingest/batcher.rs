@@ -120,3 +120,92 @@ impl Drop for Flight<'_> {
         self.batcher.landed.notify_one();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ingest::queue::{Limits, Parcel};
+
+    const INTERVAL: Duration = Duration::from_millis(25);
+
+    fn batcher() -> (Arc<Queue>, Batcher) {
+        let queue = Queue::new(Limits {
+            capacity: Load { events: 100_000, bytes: 1_000_000 },
+            admit_wait: Duration::ZERO,
+            max_waiting_bytes: 0,
+        });
+        let settings = BatchSettings { batch_size: 10, flush_interval: INTERVAL, max_copy_bytes: 1000 };
+        (Arc::clone(&queue), Batcher::new(settings, queue))
+    }
+
+    fn push(queue: &Arc<Queue>, events: u64) {
+        let mut room = queue.try_reserve(Load { events, bytes: events }).unwrap();
+        for _ in 0..events {
+            room.push(Parcel { rows: Box::new([0]), events: 1 });
+        }
+    }
+
+    /// Events of the next batch, if it comes within `patience`.
+    async fn within(batcher: &Batcher, patience: Duration) -> Option<u64> {
+        let flight = tokio::time::timeout(patience, batcher.next()).await.ok()??;
+        Some(flight.load().events)
+    }
+
+    #[tokio::test]
+    async fn a_full_batch_starts_at_once_and_a_trickle_after_the_interval() {
+        let (queue, batcher) = batcher();
+        push(&queue, 10);
+        assert_eq!(within(&batcher, Duration::ZERO).await, Some(10));
+        push(&queue, 3);
+        assert_eq!(within(&batcher, INTERVAL / 5).await, None);
+        assert_eq!(
+            within(&batcher, INTERVAL * 3).await,
+            Some(3),
+            "batches that fill slowly do not wait to grow"
+        );
+    }
+
+    #[tokio::test]
+    async fn batches_that_fill_one_upon_the_other_are_left_to_grow() {
+        let (queue, batcher) = batcher();
+        push(&queue, 10);
+        assert_eq!(within(&batcher, Duration::ZERO).await, Some(10));
+        push(&queue, 20);
+        assert_eq!(within(&batcher, INTERVAL).await, None);
+        push(&queue, 480);
+        assert_eq!(
+            within(&batcher, Duration::ZERO).await,
+            Some(500),
+            "half of what a COPY may take is plenty"
+        );
+        push(&queue, 20);
+        assert_eq!(within(&batcher, INTERVAL * (PATIENCE + 4)).await, Some(20), "patience has an end");
+    }
+
+    #[tokio::test]
+    async fn a_second_lane_starts_when_there_is_plenty_for_it() {
+        let (queue, batcher) = batcher();
+        push(&queue, 10);
+        let first = batcher.next().await.unwrap();
+        push(&queue, 100);
+        assert_eq!(within(&batcher, INTERVAL).await, None);
+        push(&queue, 400);
+        assert_eq!(within(&batcher, Duration::ZERO).await, Some(500));
+        push(&queue, 5);
+        let second = batcher.next();
+        tokio::pin!(second);
+        assert!(tokio::time::timeout(INTERVAL * 2, &mut second).await.is_err());
+        drop(first);
+        assert_eq!(second.await.unwrap().load().events, 5);
+    }
+
+    #[tokio::test]
+    async fn a_closed_queue_is_emptied_without_waiting() {
+        let (queue, batcher) = batcher();
+        push(&queue, 1500);
+        queue.close();
+        assert_eq!(within(&batcher, Duration::ZERO).await, Some(1000));
+        assert_eq!(within(&batcher, Duration::ZERO).await, Some(500));
+        assert!(batcher.next().await.is_none());
+    }
+}

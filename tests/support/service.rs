@@ -132,6 +132,29 @@ impl Service {
         Some(rest.split(['"', ' ', '\n']).next().unwrap_or_default().to_owned())
     }
 
+    /// The port of the only socket that the process listens on, as the kernel knows it.
+    pub(crate) fn listening_port(&self) -> Option<u16> {
+        let sockets: Vec<String> = std::fs::read_dir(format!("/proc/{}/fd", self.pid()))
+            .ok()?
+            .filter_map(|fd| std::fs::read_link(fd.ok()?.path()).ok())
+            .filter_map(|link| {
+                Some(link.to_str()?.strip_prefix("socket:[")?.trim_end_matches(']').to_owned())
+            })
+            .collect();
+        let table = std::fs::read_to_string("/proc/net/tcp").ok()?;
+        table.lines().skip(1).find_map(|line| {
+            let columns: Vec<&str> = line.split_whitespace().collect();
+            let listens = columns[3] == "0A" && sockets.iter().any(|socket| socket == columns[9]);
+            listens.then(|| u16::from_str_radix(columns[1].rsplit(':').next().unwrap(), 16).unwrap())
+        })
+    }
+
+    /// The same service, to be reached at `address`.
+    pub(crate) fn at(mut self, address: &str) -> Self {
+        self.address = address.to_owned();
+        self
+    }
+
     pub(crate) fn log(&self) -> String {
         self.log.lock().unwrap().clone()
     }
