@@ -1,4 +1,4 @@
-//! Owns the tasks behind [`Ingest`](super::Ingest): starts the lanes, and drains them when the service stops.
+//! Owns the tasks behind [`super::Ingest`]: starts the lanes, and drains them when the service stops.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -41,7 +41,7 @@ impl Rates {
         samples.push_back(Sample { accepted, settled });
     }
 
-    /// The rates over each of [`SPANS_S`], or over what has passed of it.
+    /// The rates over each of `SPANS_S`, or over what has passed of it.
     pub fn get(&self) -> [Rate; 3] {
         let samples = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         SPANS_S.map(|span_s| {
