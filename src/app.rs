@@ -80,6 +80,10 @@ impl AppError {
 ///
 /// [`AppError`] says why it could not start, or what a stop left behind.
 pub async fn run(config: &Config) -> Result<(), AppError> {
+    // What is wrong with a setting is said before anything is started.
+    if let Some(url) = &config.database.database_url {
+        ConnectionUrl::parse(url).map_err(|error| ConfigError::database_url(&error))?;
+    }
     let signals = Signals::listen()?;
     let lifecycle = Lifecycle::default();
     let metrics = Metrics::new()?;

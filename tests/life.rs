@@ -105,6 +105,13 @@ async fn settings_that_cannot_be_used_are_one_line_on_stderr_and_exit_2() {
         assert_eq!(status.code(), Some(2), "{stderr}");
         assert!(stderr.starts_with(line) && stderr.lines().count() == 1, "{stderr}");
     }
+    let (status, _, stderr) = run(&["serve"], &[("DATABASE_URL", "mysql://user:hunter2@host/db")]).await;
+    assert_eq!(status.code(), Some(2));
+    assert!(
+        stderr.starts_with("tidegate: DATABASE_URL: got one that is not valid")
+            && !stderr.contains("hunter2"),
+        "{stderr}"
+    );
     let (status, _, _) = run(&["fly"], &[]).await;
     assert_eq!(status.code(), Some(2));
 }

@@ -291,6 +291,14 @@ fn setting(name: &str) -> Option<&'static Setting> {
     ALL_SETTINGS.iter().flat_map(|(_, settings)| *settings).find(|setting| setting.name == name)
 }
 
+impl ConfigError {
+    /// A `DATABASE_URL` that cannot be used, for this reason; its value is not shown.
+    pub fn database_url(reason: &impl std::fmt::Display) -> Self {
+        let got = format!("one that is not valid ({reason})");
+        Self::Value { name: "DATABASE_URL", got, takes: database::DATABASE_URL_TAKES.into() }
+    }
+}
+
 /// Refuses a value that only its relation to another makes wrong.
 fn refuse(name: &'static str, got: impl std::fmt::Display, takes: impl Into<String>) -> ConfigError {
     ConfigError::Value { name, got: format!("\"{got}\""), takes: takes.into() }
@@ -363,8 +371,6 @@ mod tests {
         for (name, value, message) in cases {
             assert_eq!(load(&[(name, value)]).unwrap_err().to_string(), message);
         }
-        let secret = load(&[("DATABASE_URL", "mysql://user:hunter2@host/db")]).unwrap_err().to_string();
-        assert!(secret.starts_with("DATABASE_URL: ") && !secret.contains("hunter2"), "{secret}");
     }
 
     #[test]
