@@ -248,6 +248,20 @@ impl Service {
     }
 }
 
+/// A process that is killed writes no coverage profile, so under `cargo llvm-cov` it gets a moment to end by itself.
+impl Drop for Service {
+    fn drop(&mut self) {
+        if std::env::var_os("LLVM_PROFILE_FILE").is_none() || self.child.id().is_none() {
+            return;
+        }
+        self.signal(Signal::SIGTERM);
+        let deadline = Instant::now() + Duration::from_secs(3);
+        while matches!(self.child.try_wait(), Ok(None)) && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+}
+
 /// Looks again and again until `look` finds something.
 pub(crate) async fn eventually<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
     let deadline = Instant::now() + Duration::from_secs(30);
