@@ -252,26 +252,26 @@ async fn a_connection_that_is_cut_in_the_middle_of_a_copy_doubles_nothing() {
 }
 
 #[tokio::test]
-async fn a_copy_that_was_given_up_and_is_stored_all_the_same_makes_no_dead_letters() {
+async fn a_commit_that_was_given_up_and_happens_all_the_same_makes_no_dead_letters() {
     let database = TestDatabase::create().await;
     let client = database.connect().await;
     client
         .batch_execute(
             "create function slow() returns trigger language plpgsql as $$ begin perform pg_sleep(1.5); return null; end $$;
-            create trigger slow after insert on requests for each statement execute function slow();",
+            create constraint trigger slow after insert on requests deferrable initially deferred
+                for each row execute function slow();",
         )
         .await
         .unwrap();
     let service = Service::start(database.url(), &[("COPY_TIMEOUT_S", "1")]).await;
-    for _ in 0..5 {
-        service.post(&[], "{}").await;
-    }
+    service.post(&[], "{}").await;
     let health = service.settled().await;
     assert_eq!(
         (&health["committed"], &health["dead"], &health["status"]),
-        (&json!(5), &json!(0), &json!("ok"))
+        (&json!(1), &json!(0), &json!("ok"))
     );
-    assert_eq!(count(database.url()).await, 5);
+    assert_eq!(count(database.url()).await, 1);
+    assert!(service.logged("no answer from postgres within 1 s").is_some(), "{}", service.log());
 }
 
 #[tokio::test]
@@ -288,4 +288,30 @@ async fn the_contents_of_a_refused_row_are_not_logged() {
     let log = service.log();
     assert!(log.contains("23514") && log.contains("\"http.route\":\"/api/v1/events\""), "{log}");
     assert!(!log.contains("hunter2") && !log.contains("secret-trace"), "{log}");
+}
+
+#[tokio::test]
+async fn a_row_that_finds_no_partition_waits_for_one_and_is_no_dead_letter() {
+    let database = TestDatabase::create().await;
+    let client = database.connect().await;
+    let service = Service::start(database.url(), &[("PARTITION_DAYS_AHEAD", "1")]).await;
+    let today = "select 'requests_p' || to_char(now() at time zone 'utc', 'YYYYMMDD')";
+    let today: String = client.query_one(today, &[]).await.unwrap().get(0);
+    let days = "select count(*) from pg_inherits where inhparent = 'requests'::regclass";
+    eventually("the days are made", async || {
+        (client.query_one(days, &[]).await.unwrap().get::<_, i64>(0) == 3).then_some(())
+    })
+    .await;
+    let bounds =
+        format!("select pg_get_expr(relpartbound, oid) from pg_class where oid = '{today}'::regclass");
+    let bounds: String = client.query_one(&bounds, &[]).await.unwrap().get(0);
+    for partition in ["requests_default", &today] {
+        client.batch_execute(&format!("alter table requests detach partition {partition}")).await.unwrap();
+    }
+    service.post(&[], "{}").await;
+    let error = writer_state(&service, "halted").await;
+    assert!(error.starts_with("23514 "), "{error}");
+    client.batch_execute(&format!("alter table requests attach partition {today} {bounds}")).await.unwrap();
+    let health = service.settled().await;
+    assert_eq!((&health["committed"], &health["dead"]), (&json!(1), &json!(0)));
 }

@@ -42,15 +42,26 @@ impl DbError {
         }
     }
 
-    /// The whole story in one line, the SQLSTATE first where there is one.
-    pub fn with_sources(&self) -> String {
-        let database = match self {
+    /// Whether Postgres found no partition for a row: none is there, or one was attached while the statement ran.
+    ///
+    /// Its SQLSTATE is that of a check constraint; only the routine that reports it tells them apart.
+    pub fn is_partition_missing(&self) -> bool {
+        let routine = self.database_error().and_then(tokio_postgres::error::DbError::routine);
+        matches!(routine, Some("ExecFindPartition" | "ExecPartitionCheckEmitError"))
+    }
+
+    fn database_error(&self) -> Option<&tokio_postgres::error::DbError> {
+        match self {
             Self::Postgres(error) | Self::Pool(deadpool_postgres::PoolError::Backend(error)) => {
                 error.as_db_error()
             }
             _ => None,
-        };
-        match database {
+        }
+    }
+
+    /// The whole story in one line, the SQLSTATE first where there is one.
+    pub fn with_sources(&self) -> String {
+        match self.database_error() {
             // Without its detail, which quotes the row.
             Some(error) => format!("{} {}", error.code().code(), error.message()),
             None => chain(self),

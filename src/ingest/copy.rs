@@ -16,19 +16,37 @@ const HEADER: &[u8] = b"PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0";
 const TRAILER: [u8; 2] = (-1i16).to_be_bytes();
 const PIECE_BYTES: usize = 128 * 1024;
 
-/// Sends `stretches` of tuples by `statement`, a `copy … from stdin (format binary)`; returns the rows stored.
+/// A COPY that failed.
+#[derive(Debug)]
+pub struct CopyError {
+    /// What Postgres or the connection says.
+    pub error: tokio_postgres::Error,
+    /// It failed while it was being committed, so its rows may be stored all the same.
+    pub in_doubt: bool,
+}
+
+impl From<tokio_postgres::Error> for CopyError {
+    fn from(error: tokio_postgres::Error) -> Self {
+        Self { error, in_doubt: false }
+    }
+}
+
+/// Stores `stretches` of tuples by `statement`, a `copy … from stdin (format binary)`: all of them or none.
 ///
-/// The COPY is one statement outside a transaction: all of its rows are stored or none is.
+/// In a transaction of its own, though a COPY is a single statement: in the extended protocol its completion is reported
+/// *before* the implicit transaction is committed, so a backend that ends in between, or a constraint that is checked at
+/// the end, would lose rows that were called stored. Only the answer to `commit` is proof.
 ///
 /// # Errors
 ///
-/// Whatever Postgres or the connection says; nothing was stored then, unless the connection was lost at the end.
+/// [`CopyError`]; nothing was stored then, unless it is in doubt.
 pub async fn copy_rows<'a>(
-    connection: &Connection,
+    connection: &mut Connection,
     statement: &Statement,
     stretches: impl Iterator<Item = &'a [u8]>,
-) -> Result<u64, tokio_postgres::Error> {
-    let sink = connection.copy_in::<_, Bytes>(statement).await?;
+) -> Result<(), CopyError> {
+    let transaction = connection.transaction().await?;
+    let sink = transaction.copy_in::<_, Bytes>(statement).await?;
     tokio::pin!(sink);
     let mut piece = BytesMut::with_capacity(PIECE_BYTES);
     piece.put_slice(HEADER);
@@ -41,5 +59,7 @@ pub async fn copy_rows<'a>(
     }
     piece.put_slice(&TRAILER);
     sink.send(piece.freeze()).await?;
-    sink.finish().await
+    sink.finish().await?;
+    // Even an error that Postgres sent, such as 57P01, may come after the commit.
+    transaction.commit().await.map_err(|error| CopyError { error, in_doubt: true })
 }

@@ -3,7 +3,7 @@
 //! A landing ends in one of two ways: the rows are stored, or Postgres says that one of them is at fault. Everything
 //! else (no connection, a restart, a full disk, a missing table) is waited out here, with the state for health to show.
 //!
-//! A connection lost at the end of a COPY leaves its fate in doubt. A COPY is atomic, so asking for its first row's id
+//! A connection lost at a COPY's commit leaves its fate in doubt. A COPY is atomic, so asking for its first row's id
 //! settles it before it is tried again.
 
 use std::sync::{Arc, Mutex, PoisonError};
@@ -153,7 +153,7 @@ impl Lander {
         I: Iterator<Item = &'a [u8]> + Clone,
     {
         let started = Instant::now();
-        let connection = self.database.get().await?;
+        let mut connection = self.database.get().await?;
         let work = async {
             if *in_doubt && let Some(id) = first_id(stretches.clone()) {
                 let stored: bool = connection.query_one(&self.table.has_id, &[&id]).await?.try_get(0)?;
@@ -162,14 +162,14 @@ impl Lander {
                 }
             }
             let statement = connection.prepare_cached(&self.table.copy).await?;
-            let copied = copy_rows(&connection, &statement, stretches).await;
-            // An error that Postgres sent is the end of the COPY; any other may hide its success.
-            *in_doubt |= copied.as_ref().is_err_and(|error| error.code().is_none());
-            copied.map(|_rows| ())
+            copy_rows(&mut connection, &statement, stretches).await
         };
         match tokio::time::timeout(self.deadline, work).await {
             Ok(Ok(())) => Ok(started.elapsed()),
-            Ok(Err(error)) => Err(error.into()),
+            Ok(Err(failed)) => {
+                *in_doubt |= failed.in_doubt;
+                Err(failed.error.into())
+            }
             Err(_elapsed) => {
                 *in_doubt = true;
                 connection.discard();

@@ -34,6 +34,8 @@ impl Verdict {
         match error.sql_state() {
             // The connection failed, or could not be had: nothing is known against the batch.
             None => Self::Retry,
+            // No row's fault. A partition that was just attached is found by the next attempt.
+            Some(_) if error.is_partition_missing() => Self::Halt,
             Some(state) => Self::on_state(state),
         }
     }
