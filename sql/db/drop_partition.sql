@@ -3,4 +3,5 @@
 begin;
 set local lock_timeout = '200ms';
 drop table {schema}.{partition};
+insert into {schema}.ingest_removed (cause, from_id, to_id) values ('retention', '{from}', '{to}');
 commit;

@@ -10,7 +10,10 @@ use super::{Database, DbError};
 use crate::config::Partitioning;
 
 /// The files of `sql/migrations`, in order. They are only ever added to.
-const MIGRATIONS: &[(&str, &str)] = &[("V1__events", include_str!("../../sql/migrations/V1__events.sql"))];
+const MIGRATIONS: &[(&str, &str)] = &[
+    ("V1__events", include_str!("../../sql/migrations/V1__events.sql")),
+    ("V2__exactly_once", include_str!("../../sql/migrations/V2__exactly_once.sql")),
+];
 
 /// Why a database cannot be used.
 #[derive(Debug, thiserror::Error)]

@@ -1,8 +1,8 @@
 //! Ids of events: UUIDv7 (RFC 9562), fixed when an event is accepted.
 //!
-//! The 74 bits that RFC 9562 leaves to chance hold a tag of 34 random bits, drawn once by each process, and a sequence
-//! of 40 bits. So ids of one process never collide, sort in the order of acceptance within a millisecond, and the
-//! events of one process can be counted by id alone, without a further index.
+//! The 74 bits that RFC 9562 leaves to chance hold a tag of 34 random bits, drawn once by each journal (or process, where
+//! there is none), and a sequence of 40 bits. So ids of one journal never collide, sort in the order of acceptance within
+//! a millisecond, and the events of one journal can be counted by id alone, without a further index.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -13,18 +13,62 @@ const SEQUENCE_BITS: u32 = 40;
 const SEQUENCE_MASK: u64 = (1 << SEQUENCE_BITS) - 1;
 const TAG_BITS: u32 = 34;
 
+/// The 34 bits of an id that name its journal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Tag(u64);
+
+impl Tag {
+    /// The tag of the journal with this id.
+    pub fn of_journal(journal: Uuid) -> Self {
+        Self(journal.as_u128() as u64 & ((1 << TAG_BITS) - 1))
+    }
+
+    /// The tag in an event's id.
+    pub fn of_event(id: Uuid) -> Self {
+        let random = id.as_u128();
+        let rand_b = random & ((1 << 62) - 1);
+        let rand_a = (random >> 64) & 0xFFF;
+        Self(((rand_a << 62 | rand_b) >> SEQUENCE_BITS) as u64)
+    }
+
+    /// Bytes 6 to 10 of the ids with this tag, as SQL's `ingest_tag` gives them.
+    pub fn bytes(self) -> [u8; 5] {
+        let id = event_id(0, self, 0).into_bytes();
+        std::array::from_fn(|index| id[6 + index])
+    }
+}
+
+/// The id of the event `sequence` (modulo 2^40) of a journal, accepted at `unix_ms` (milliseconds of Unix time).
+#[inline]
+pub fn event_id(unix_ms: u64, tag: Tag, sequence: u64) -> Uuid {
+    let random = u128::from(tag.0) << SEQUENCE_BITS | u128::from(sequence & SEQUENCE_MASK);
+    let (rand_a, rand_b) = (random >> 62, random & ((1 << 62) - 1));
+    Uuid::from_u128(
+        u128::from(unix_ms & 0xFFFF_FFFF_FFFF) << 80 | 0x7 << 76 | rand_a << 64 | 0b10 << 62 | rand_b,
+    )
+}
+
+/// The sequence in an event's id.
+pub fn sequence(id: Uuid) -> u64 {
+    id.as_u128() as u64 & SEQUENCE_MASK
+}
+
+/// The time in an event's id, in milliseconds of Unix time.
+pub fn unix_ms(id: Uuid) -> u64 {
+    (id.as_u128() >> 80) as u64
+}
+
 /// Gives out ids.
 #[derive(Debug)]
 pub struct IdMint {
-    tag: u64,
+    tag: Tag,
     next: AtomicU64,
 }
 
 impl IdMint {
     /// A mint with a tag of its own.
     pub fn new() -> Self {
-        let random = Uuid::new_v4().as_u128() as u64;
-        Self { tag: random & ((1 << TAG_BITS) - 1), next: AtomicU64::new(0) }
+        Self { tag: Tag::of_journal(Uuid::new_v4()), next: AtomicU64::new(0) }
     }
 
     /// The first of `count` ids in a row, all with the time `now_us` (microseconds of Unix time).
@@ -44,7 +88,7 @@ impl Default for IdMint {
 #[derive(Debug)]
 pub struct IdRange {
     unix_ms: u64,
-    tag: u64,
+    tag: Tag,
     next: u64,
 }
 
@@ -52,17 +96,9 @@ impl IdRange {
     /// The next id.
     #[inline]
     pub fn take(&mut self) -> Uuid {
-        let sequence = self.next & SEQUENCE_MASK;
+        let id = event_id(self.unix_ms, self.tag, self.next);
         self.next += 1;
-        let random = u128::from(self.tag) << SEQUENCE_BITS | u128::from(sequence);
-        let (rand_a, rand_b) = (random >> 62, random & ((1 << 62) - 1));
-        Uuid::from_u128(
-            u128::from(self.unix_ms & 0xFFFF_FFFF_FFFF) << 80
-                | 0x7 << 76
-                | rand_a << 64
-                | 0b10 << 62
-                | rand_b,
-        )
+        id
     }
 }
 
@@ -90,6 +126,11 @@ mod tests {
             assert_eq!((id.get_version_num(), id.get_variant()), (7, uuid::Variant::RFC4122));
             let (seconds, nanos) = id.get_timestamp().unwrap().to_unix();
             assert_eq!((seconds, nanos / 1_000_000), (1_700_000_000, 123));
+        }
+        for (n, id) in ids.iter().enumerate() {
+            let bytes: [u8; 5] = id.as_bytes()[6..11].try_into().unwrap();
+            assert_eq!((Tag::of_event(*id), mint.tag.bytes()), (mint.tag, bytes));
+            assert_eq!((sequence(*id), unix_ms(*id)), (n as u64, 1_700_000_000_123));
         }
         assert!(mint.reserve(1, 1_700_000_000_123_456).take() > ids[999]);
         assert!(lower_bound(1_700_000_000_123) < ids[0] && ids[999] < lower_bound(1_700_000_000_124));
