@@ -4,10 +4,11 @@
 //! |---|---|
 //! | listen (answers 503 until the rest is up) | 7 |
 //! | the private Postgres, where there is no `DATABASE_URL` | 6 the private Postgres stops |
+//! | the journal: recovered, with a new part of our own | |
 //! | pool | 5 connections close |
 //! | migrations, the first partitions | |
 //! | housekeeping: idle connections, partitions | 4 ends |
-//! | pipeline: lanes and dead letters | 3 drains: everything accepted is stored |
+//! | pipeline: journal, lanes and dead letters | 3 drains: everything accepted is stored, or left in the journal |
 //! | events are taken | 1 nothing is taken, 2 the requests under way are answered |
 //!
 //! The stop's time, `SHUTDOWN_TIMEOUT_S`, has shares: a quarter for 1 and 2, up to three quarters with 3, the last for 6.
@@ -22,11 +23,12 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::config::{Config, ConfigError};
+use crate::config::{Config, ConfigError, Durability};
 use crate::db::local::{EmergencyStop, LocalCluster, LocalError};
 use crate::db::{self, ConnectionUrl, Database, DbError, MigrationError, PartitionKeeper};
 use crate::http::{BoundServer, Face, RunningServer};
-use crate::ingest::{Drained, IngestSettings, Pipeline};
+use crate::ingest::journal::{self, JournalError, JournalSettings};
+use crate::ingest::{Drained, FenceError, IngestSettings, OpenJournal, Pipeline, Registered};
 use crate::lifecycle::Lifecycle;
 use crate::observe::Metrics;
 
@@ -50,6 +52,12 @@ pub enum AppError {
     /// The database cannot be used.
     #[error("the database cannot be used")]
     Database(#[from] MigrationError),
+    /// The journal cannot be used.
+    #[error("the journal cannot be used")]
+    Journal(#[from] JournalError),
+    /// The journal and the database do not go together.
+    #[error(transparent)]
+    Fence(#[from] FenceError),
     /// The system refuses what the service needs.
     #[error("cannot start")]
     System(#[from] std::io::Error),
@@ -74,12 +82,19 @@ impl AppError {
     }
 }
 
+/// What an operator asks of one start.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Start {
+    /// A database that does not know the journal is given all that it holds.
+    pub adopt_database: bool,
+}
+
 /// Runs the service until it is told to stop.
 ///
 /// # Errors
 ///
 /// [`AppError`] says why it could not start, or what a stop left behind.
-pub async fn run(config: &Config) -> Result<(), AppError> {
+pub async fn run(config: &Config, asked: Start) -> Result<(), AppError> {
     // What is wrong with a setting is said before anything is started.
     if let Some(url) = &config.database.database_url {
         ConnectionUrl::parse(url).map_err(|error| ConfigError::database_url(&error))?;
@@ -91,7 +106,7 @@ pub async fn run(config: &Config) -> Result<(), AppError> {
     let server = listen(config, &face)?;
 
     let mut local = None;
-    let started = start(config, &face, &metrics, &signals, &mut local).await;
+    let started = start(config, asked, &face, &metrics, &signals, &mut local).await;
     let result = match started {
         Ok(running) => {
             announce(&server, local.is_some());
@@ -126,6 +141,7 @@ struct Running {
 
 async fn start(
     config: &Config,
+    asked: Start,
     face: &Arc<Face>,
     metrics: &Arc<Metrics>,
     signals: &Signals,
@@ -142,10 +158,22 @@ async fn start(
         }
     };
     let url = ConnectionUrl::parse(&url).map_err(|error| MigrationError::Failed(error.to_string()))?;
+    let journal = match config.ingest.durability {
+        Durability::Memory => None,
+        Durability::Disk => Some(open_journal(config, asked).await?),
+    };
     let database = Database::new(&url, &config.database).map_err(MigrationError::Database)?;
-    tokio::select! {
-        migrated = migrate(config, &database) => migrated?,
+    // Events can be journaled while Postgres is away, if it is known to have their tables.
+    let may_be_away = match &journal {
+        Some(journal) => Registered::read(&journal.dir)?.has_schema(db::schema_version()),
+        None => false,
+    };
+    let postgres_is_away = tokio::select! {
+        migrated = migrate(config, &database, may_be_away) => !migrated?,
         () = signals.first() => return Err(AppError::Interrupted),
+    };
+    if let (Some(journal), false) = (&journal, postgres_is_away) {
+        Registered::read(&journal.dir)?.set_schema(db::schema_version())?;
     }
 
     let mut housekeeping = JoinSet::new();
@@ -155,17 +183,40 @@ async fn start(
 
     let settings =
         IngestSettings { ingest: config.ingest.clone(), dead_letters: config.dead_letters.clone() };
-    let pipeline = Pipeline::start(&settings, &database, metrics);
+    let pipeline = Pipeline::start(&settings, journal, postgres_is_away, &database, metrics).await?;
     face.serve(pipeline.ingest().clone(), database.clone());
     Ok(Running { database, pipeline, housekeeping })
 }
 
-/// Migrates, waiting for a Postgres that is not there yet.
-async fn migrate(config: &Config, database: &Database) -> Result<(), AppError> {
+/// Recovers what former runs left, and begins a part of our own.
+async fn open_journal(config: &Config, asked: Start) -> Result<OpenJournal, AppError> {
+    let (database, limits) = (&config.database, &config.journal);
+    let dir = database.data_dir.join("journal");
+    let settings = JournalSettings {
+        dir: dir.clone(),
+        segment_bytes: limits.journal_segment_bytes,
+        max_bytes: limits.journal_max_bytes,
+        keep_bytes: limits.journal_keep_bytes,
+        min_free: limits.journal_min_free,
+    };
+    // All of it is read once.
+    let opening = tokio::task::spawn_blocking(move || journal::open(journal::system_files(), settings));
+    let (appender, store, recovered) = opening.await.map_err(std::io::Error::other)??;
+    tracing::info!(journal = %appender.journal().0, dir = %dir.display(), "{recovered}");
+    Ok(OpenJournal { appender, store, dir, adopt: asked.adopt_database })
+}
+
+/// Migrates, waiting for a Postgres that is not there yet; or returns false if it `may_be_away`.
+async fn migrate(config: &Config, database: &Database, may_be_away: bool) -> Result<bool, AppError> {
     let deadline = Instant::now() + Duration::from_secs(config.database.db_start_timeout_s);
     loop {
         match db::migrate(database, config.database.partitioning).await {
-            Ok(()) => return Ok(()),
+            Ok(()) => return Ok(true),
+            Err(MigrationError::Database(error)) if is_passing(&error) && may_be_away => {
+                let error = error.with_sources();
+                tracing::warn!(error, "Postgres is away; events are taken into the journal");
+                return Ok(false);
+            }
             Err(MigrationError::Database(error)) if is_passing(&error) && Instant::now() < deadline => {
                 tracing::warn!(error = error.with_sources(), "waiting for Postgres");
                 tokio::time::sleep(Duration::from_secs(1)).await;
@@ -211,7 +262,12 @@ async fn until_stopped(
         (_, false) => Err(AppError::LeftBehind(drained)),
         (false, true) => Err(AppError::PartEnded),
         (true, true) => {
-            tracing::info!("stopped: everything accepted is stored");
+            match drained.events_left {
+                0 => tracing::info!("stopped: everything accepted is stored"),
+                left => {
+                    tracing::warn!(left, "stopped: what is not stored is in the journal, for the next run")
+                }
+            }
             Ok(())
         }
     }

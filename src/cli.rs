@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 
-use crate::app::{self, AppError};
+use crate::app::{self, AppError, Start};
 use crate::config::{self, Config, ConfigError};
 use crate::db::{self, local};
 use crate::observe::logging;
@@ -26,7 +26,12 @@ struct Cli {
 enum Command {
     /// Runs the service (the default).
     #[command(after_long_help = config::help(), after_help = config::help())]
-    Serve,
+    Serve {
+        /// Stores all that the journal holds in a database that does not know it: another one, or one that was restored
+        /// to an older point.
+        #[arg(long)]
+        adopt_database: bool,
+    },
     /// Prints the connection URL that the same environment would use.
     Url,
     /// Asks a running service whether it is alive; for containers' health checks.
@@ -53,8 +58,8 @@ impl From<ConfigError> for Failure {
 
 /// Runs the program.
 pub fn run() -> ExitCode {
-    let done = match Cli::parse().command.unwrap_or(Command::Serve) {
-        Command::Serve => serve(),
+    let done = match Cli::parse().command.unwrap_or(Command::Serve { adopt_database: false }) {
+        Command::Serve { adopt_database } => serve(Start { adopt_database }),
         Command::Url => url(),
         Command::Health { ready } => health(ready),
     };
@@ -71,7 +76,7 @@ pub fn run() -> ExitCode {
     }
 }
 
-fn serve() -> Result<(), Failure> {
+fn serve(asked: Start) -> Result<(), Failure> {
     let config = Config::from_env()?;
     logging::init(&config.logging).map_err(|error| Failure::Usage(error.to_string()))?;
     // The database side of the service; requests are served by threads of their own.
@@ -79,7 +84,7 @@ fn serve() -> Result<(), Failure> {
         .enable_all()
         .build()
         .map_err(|error| Failure::Run(format!("no runtime: {error}")))?;
-    runtime.block_on(app::run(&config)).map_err(|error| match error {
+    runtime.block_on(app::run(&config, asked)).map_err(|error| match error {
         AppError::Config(error) => error.into(),
         error => Failure::Run(error.with_sources()),
     })

@@ -35,6 +35,10 @@ pub struct IngestConfig {
     max_batch_events: Option<u64>,
     /// Levels of JSON up to which it becomes jsonb.
     pub max_json_depth: usize,
+    /// Milliseconds that a request waits for its events to be committed, if it asks for that.
+    pub ack_timeout_ms: u64,
+    /// Seconds for which a key keeps a second event with it from being stored.
+    pub idempotency_window_s: u64,
 }
 
 /// What a promise survives.
@@ -43,14 +47,16 @@ pub struct IngestConfig {
 pub enum Durability {
     /// Nothing: an accepted event is in memory until it is in Postgres.
     Memory,
+    /// The process's end and the machine's: an accepted event is in a synced journal until it is in Postgres.
+    Disk,
 }
 
 pub(super) const SETTINGS: &[Setting] = &[
     Setting {
         name: "DURABILITY",
-        default: "memory",
-        kind: Kind::OneOf(&["memory"]),
-        help: "Where an accepted event is until it is in Postgres.",
+        default: "disk",
+        kind: Kind::OneOf(&["memory", "disk"]),
+        help: "Where an accepted event is until it is in Postgres: in memory, or in a synced journal in DATA_DIR.",
     },
     Setting {
         name: "BATCH_SIZE",
@@ -129,6 +135,58 @@ pub(super) const SETTINGS: &[Setting] = &[
         default: "1000",
         kind: Kind::Int { min: 1, max: 5_000, unit: "levels" },
         help: "Nesting up to which JSON is stored as jsonb; deeper, its bytes are kept in body.",
+    },
+    Setting {
+        name: "ACK_TIMEOUT_MS",
+        default: "5000",
+        kind: Kind::Int { min: 1, max: 600_000, unit: "milliseconds" },
+        help: "Time that a request with ack=committed waits; then it is told what was reached.",
+    },
+    Setting {
+        name: "IDEMPOTENCY_WINDOW_S",
+        default: "86400",
+        kind: Kind::Int { min: 1, max: 31_536_000, unit: "seconds" },
+        help: "Time for which a key keeps a second event with it from being stored.",
+    },
+];
+
+/// The journal.
+#[derive(Debug, Clone, Deserialize)]
+pub struct JournalConfig {
+    /// Bytes of one of its files.
+    pub journal_segment_bytes: u64,
+    /// Bytes that Postgres does not have yet.
+    pub journal_max_bytes: u64,
+    /// Bytes kept after Postgres has them.
+    pub journal_keep_bytes: u64,
+    /// Bytes of the file system that are left to others.
+    pub journal_min_free: u64,
+}
+
+pub(super) const JOURNAL_SETTINGS: &[Setting] = &[
+    Setting {
+        name: "JOURNAL_MAX_BYTES",
+        default: "8589934592",
+        kind: Kind::Int { min: 16_777_216, max: 1_099_511_627_776, unit: "bytes" },
+        help: "Journal that Postgres does not have yet; beyond it events are refused with 503.",
+    },
+    Setting {
+        name: "JOURNAL_KEEP_BYTES",
+        default: "268435456",
+        kind: Kind::Int { min: 0, max: 1_099_511_627_776, unit: "bytes" },
+        help: "Journal kept after Postgres has it, to be stored again if Postgres goes back in time.",
+    },
+    Setting {
+        name: "JOURNAL_MIN_FREE",
+        default: "536870912",
+        kind: Kind::Int { min: 0, max: 1_099_511_627_776, unit: "bytes" },
+        help: "Free space of the journal's file system below which events are refused with 503.",
+    },
+    Setting {
+        name: "JOURNAL_SEGMENT_BYTES",
+        default: "67108864",
+        kind: Kind::Int { min: 4_194_304, max: 1_073_741_824, unit: "bytes" },
+        help: "Size of each of the journal's files; a batch must fit into one.",
     },
 ];
 

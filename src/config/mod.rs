@@ -17,7 +17,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 pub use database::{DatabaseConfig, Partitioning};
-pub use ingest::{DeadLetterConfig, Durability, IngestConfig};
+pub use ingest::{DeadLetterConfig, Durability, IngestConfig, JournalConfig};
 pub use logging::{LogFormat, LoggingConfig};
 pub use server::ServerConfig;
 
@@ -121,6 +121,8 @@ pub struct Config {
     pub database: DatabaseConfig,
     /// Queue and writer.
     pub ingest: IngestConfig,
+    /// The journal.
+    pub journal: JournalConfig,
     /// The dead-letter queue.
     pub dead_letters: DeadLetterConfig,
     /// Logs.
@@ -128,10 +130,11 @@ pub struct Config {
 }
 
 /// The tables of all concerns, in the order in which they are shown.
-pub const ALL_SETTINGS: [(&str, &[Setting]); 5] = [
+pub const ALL_SETTINGS: [(&str, &[Setting]); 6] = [
     ("Server", server::SETTINGS),
     ("Postgres", database::SETTINGS),
     ("Events", ingest::SETTINGS),
+    ("Journal", ingest::JOURNAL_SETTINGS),
     ("Dead letters", ingest::DEAD_LETTER_SETTINGS),
     ("Logs", logging::SETTINGS),
 ];
@@ -156,6 +159,16 @@ impl Config {
                 ingest.writers,
                 format!("at most DB_POOL_SIZE less 2, {}", pool - 2),
             ));
+        }
+        let most = self.journal.journal_segment_bytes / 2;
+        if ingest.durability == Durability::Disk
+            && ingest.max_event_bytes as u64 + ingest::TUPLE_OVERHEAD_BYTES > most
+        {
+            let takes = format!(
+                "at most half of JOURNAL_SEGMENT_BYTES, {most}, less {}",
+                ingest::TUPLE_OVERHEAD_BYTES
+            );
+            return Err(refuse("MAX_EVENT_BYTES", ingest.max_event_bytes, takes));
         }
         // An event that can never be queued, or never become a dead letter, must not be accepted.
         let smallest = ingest
@@ -182,6 +195,7 @@ impl Config {
             server: variables.load(server::SETTINGS)?,
             database: variables.load(database::SETTINGS)?,
             ingest: variables.load(ingest::SETTINGS)?,
+            journal: variables.load(ingest::JOURNAL_SETTINGS)?,
             dead_letters: variables.load(ingest::DEAD_LETTER_SETTINGS)?,
             logging: variables.load(logging::SETTINGS)?,
         };
@@ -361,7 +375,7 @@ mod tests {
             ),
             ("ALLOW_OPEN", "true", "ALLOW_OPEN: got \"true\", takes on or off"),
             ("HOST", "example.com", "HOST: got \"example.com\", takes an IP address to listen on"),
-            ("DURABILITY", "tape", "DURABILITY: got \"tape\", takes memory"),
+            ("DURABILITY", "tape", "DURABILITY: got \"tape\", takes memory or disk"),
             (
                 "DB_SCHEMA",
                 "a-b",

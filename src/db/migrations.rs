@@ -104,6 +104,11 @@ pub async fn migrate(database: &Database, partitioning: Partitioning) -> Result<
     Ok(())
 }
 
+/// The version of the schema that this binary works with.
+pub fn schema_version() -> usize {
+    MIGRATIONS.len()
+}
+
 fn latest() -> i32 {
     MIGRATIONS.len() as i32
 }

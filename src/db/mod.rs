@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use tokio_postgres::error::SqlState;
 
-pub use migrations::{MigrationError, migrate};
+pub use migrations::{MigrationError, migrate, schema_version};
 pub use partitions::PartitionKeeper;
 pub use pool::{Connection, Database, PoolStatus};
 pub use url::{ConnectionUrl, UrlError};
@@ -48,6 +48,11 @@ impl DbError {
     pub fn is_partition_missing(&self) -> bool {
         let routine = self.database_error().and_then(tokio_postgres::error::DbError::routine);
         matches!(routine, Some("ExecFindPartition" | "ExecPartitionCheckEmitError"))
+    }
+
+    /// The constraint that was violated, where Postgres names one.
+    pub fn constraint(&self) -> Option<&str> {
+        self.database_error()?.constraint()
     }
 
     fn database_error(&self) -> Option<&tokio_postgres::error::DbError> {

@@ -9,7 +9,7 @@ use hyper::StatusCode;
 use hyper::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER};
 use serde::Serialize;
 
-use crate::ingest::Overloaded;
+use crate::ingest::{Refusal, Refused};
 
 /// A refusal on its way to the client.
 #[derive(Debug)]
@@ -74,9 +74,45 @@ impl ApiError {
     }
 }
 
-impl From<Overloaded> for ApiError {
-    fn from(overloaded: Overloaded) -> Self {
-        Self::unavailable("overloaded", "the queue is full; try again later", overloaded.retry_after)
+impl ApiError {
+    /// 422: the event was accepted, and Postgres refused it. `error` begins with the SQLSTATE; the rest of it may quote
+    /// what only an operator should see.
+    pub fn refused_by_postgres(error: &str) -> Self {
+        let state = error.split(' ').next().unwrap_or_default();
+        let message = format!("Postgres refused the event (SQLSTATE {state}); it is kept as a dead letter");
+        Self::new(StatusCode::UNPROCESSABLE_ENTITY, "rejected", message)
+    }
+}
+
+/// When it is worth another try after the journal took nothing: somebody has to look, or Postgres has to come back.
+const JOURNAL_RETRY: Duration = Duration::from_secs(5);
+
+impl From<Refused> for ApiError {
+    fn from(refused: Refused) -> Self {
+        let journal = |code, message| Self::unavailable(code, message, JOURNAL_RETRY);
+        match refused {
+            Refused::Overloaded { retry_after } => {
+                Self::unavailable("overloaded", "the queue is full; try again later", retry_after)
+            }
+            Refused::Journal(Refusal::Full) => journal(
+                "journal_full",
+                "the journal holds as much as it may (JOURNAL_MAX_BYTES); try again later",
+            ),
+            Refused::Journal(Refusal::MinFree | Refusal::NoSpace) => {
+                journal("disk_full", "the journal's disk is full; try again later")
+            }
+            Refused::Journal(Refusal::Failed) => journal(
+                "journal_failed",
+                "the journal cannot be written; nothing is accepted until a restart",
+            ),
+            Refused::Journal(Refusal::TooLarge) => {
+                Self::too_large("the batch is larger than a part of the journal (JOURNAL_SEGMENT_BYTES)")
+            }
+            Refused::OutcomeUnknown => journal(
+                "outcome_unknown",
+                "the journal failed while the event was made durable: it may be stored after a restart, or not",
+            ),
+        }
     }
 }
 

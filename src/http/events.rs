@@ -3,57 +3,55 @@
 use std::borrow::Cow;
 
 use axum::body::Body;
-use axum::response::Response;
-use hyper::StatusCode;
+use axum::response::IntoResponse;
 use hyper::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderValue};
 use hyper::http::request::Parts;
 
 use super::batch::decode::{Encoding, decode_whole};
 use super::body::{self, LimitedBody};
 use super::error::ApiError;
-use super::{Core, X_ACK, X_TRACE_ID};
-use crate::ingest::Promise;
+use super::{Answered, Core, X_TRACE_ID, ack};
 use crate::ingest::id::unix_now_us;
-use crate::ingest::row::Row;
+use crate::ingest::{self, Event, keys};
 
 /// The longest trace id, in characters.
 pub(super) const MAX_TRACE_ID: usize = 128;
 
-/// Takes the event, and answers 202 once it has the promise that `x-ack` names.
-pub(super) async fn post(core: &Core, head: &Parts, body: &mut LimitedBody) -> Result<Response, ApiError> {
+/// Takes the event, and answers once it has the promise that `x-ack` names.
+pub(super) async fn post(core: &Core, head: &Parts, body: &mut LimitedBody) -> Result<Answered, ApiError> {
     let trace_id = trace_id(&head.headers)?;
+    let asked = ack::asked(core, head)?;
+    let key = ack::key(&head.headers)?.map(|(kind, parts)| keys::hash(kind, &parts));
     let whole = match encoding(&head.headers)? {
         Encoding::Identity => body::read_whole(body, &core.bodies).await?,
         encoding => decode_whole(body, encoding, &core.bodies).await?,
     };
-    let now_us = unix_now_us();
-    let id = core.ingest.ids(1, now_us).take();
-    let mut id_text = [0; uuid::fmt::Hyphenated::LENGTH];
+    let content_type = content_type(&head.headers);
+    let event = Event {
+        trace_id: trace_id.as_ref().map(HeaderValue::as_bytes),
+        content: ingest::content(core.ingest.classify(&whole), &whole),
+        content_type: content_type.as_deref(),
+        received_at_us: unix_now_us(),
+        key,
+    };
+    let accepted = core.ingest.admit(&event, asked.wish).await?;
+    let mut text = [0; uuid::fmt::Hyphenated::LENGTH];
     let trace_id = match trace_id {
         Some(trace_id) => trace_id,
-        None => HeaderValue::from_str(id.hyphenated().encode_lower(&mut id_text))
-            .map_err(|_| ApiError::internal())?,
+        None => {
+            let id = accepted.trace_id.unwrap_or_default();
+            HeaderValue::from_str(id.hyphenated().encode_lower(&mut text))
+                .map_err(|_| ApiError::internal())?
+        }
     };
-    let content_type = content_type(&head.headers);
-    let row = Row {
-        id,
-        trace_id: trace_id.as_bytes(),
-        content: crate::ingest::content(core.ingest.classify(&whole), &whole),
-        content_type: content_type.as_deref(),
-        received_at_us: now_us,
-    };
-    let promise = core.ingest.admit(&row).await?;
-    Ok(accepted(promise, trace_id, Body::empty()))
-}
-
-/// The 202 that carries a promise.
-pub(super) fn accepted(promise: Promise, trace_id: HeaderValue, body: Body) -> Response {
-    let mut response = Response::new(body);
-    *response.status_mut() = StatusCode::ACCEPTED;
-    let headers = response.headers_mut();
-    headers.insert(X_TRACE_ID.clone(), trace_id);
-    headers.insert(X_ACK.clone(), HeaderValue::from_static(promise.name()));
-    response
+    let mut response = ack::answer(&accepted, asked, trace_id, Body::empty());
+    if let Some(dead) = accepted.dead.1.first() {
+        let refusal = ApiError::refused_by_postgres(&dead.error).into_response();
+        *response.status_mut() = refusal.status();
+        response.headers_mut().extend(refusal.headers().clone());
+        *response.body_mut() = refusal.into_body();
+    }
+    Ok((response, accepted.promise))
 }
 
 /// The client's trace id, checked.

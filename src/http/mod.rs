@@ -5,6 +5,7 @@
 //!                                                         └─────▶ router ─▶ track ─▶ everything else
 //! ```
 
+mod ack;
 mod batch;
 mod body;
 mod connection;
@@ -40,6 +41,7 @@ use error::ApiError;
 
 static X_TRACE_ID: HeaderName = HeaderName::from_static("x-trace-id");
 static X_ACK: HeaderName = HeaderName::from_static("x-ack");
+static X_RECEIPT: HeaderName = HeaderName::from_static("x-receipt");
 
 const EVENTS: &str = "/api/v1/events";
 const BATCH: &str = "/api/v1/events/batch";
@@ -97,16 +99,23 @@ pub struct Limits {
     pub batch_events: u64,
     /// Time for a body.
     pub body_timeout: Duration,
+    /// The longest that a request waits for its events to be committed.
+    pub ack_timeout: Duration,
 }
 
 /// The figures of a route that is dispatched directly, looked up once.
 #[derive(Debug)]
 struct HotRoute {
     route: &'static str,
+    /// Answers of status 202, by far the most frequent.
     accepted: IntCounter,
     seconds: Histogram,
-    ack_seconds: Histogram,
+    /// By promise, in the order of [`Promise`].
+    ack_seconds: [Histogram; 3],
 }
+
+/// An answer, and what it promises.
+type Answered = (Response, Promise);
 
 impl Face {
     /// A face that answers 503 until [`Face::serve`] is called.
@@ -115,7 +124,8 @@ impl Face {
             route,
             accepted: metrics.requests.with_label_values(&[route, "202"]),
             seconds: metrics.request_seconds.with_label_values(&[route]),
-            ack_seconds: metrics.ack_seconds.with_label_values(&[Promise::Queued.name()]),
+            ack_seconds: [Promise::Queued, Promise::Journaled, Promise::Committed]
+                .map(|promise| metrics.ack_seconds.with_label_values(&[promise.name()])),
         });
         Arc::new(Self {
             lifecycle: lifecycle.clone(),
@@ -126,6 +136,7 @@ impl Face {
                 batch_bytes: config.ingest.max_batch_bytes,
                 batch_events: config.ingest.max_batch_events(),
                 body_timeout: Duration::from_secs(config.server.body_timeout_s),
+                ack_timeout: Duration::from_millis(config.ingest.ack_timeout_ms),
             },
             core: OnceLock::new(),
             hot,
@@ -177,9 +188,14 @@ async fn dispatch(face: &Arc<Face>, router: &mut Router, request: Request<Incomi
     let elapsed = started.elapsed();
     hot.seconds.observe(elapsed.as_secs_f64());
     match answer {
-        Ok(response) => {
-            hot.accepted.inc();
-            hot.ack_seconds.observe(elapsed.as_secs_f64());
+        Ok((response, promise)) => {
+            match response.status() {
+                StatusCode::ACCEPTED => hot.accepted.inc(),
+                status => count(&face.metrics, hot.route, status),
+            }
+            if let Some(seconds) = hot.ack_seconds.get(promise as usize) {
+                seconds.observe(elapsed.as_secs_f64());
+            }
             log_request(&Method::POST, hot.route, response.status(), elapsed);
             response
         }

@@ -12,7 +12,8 @@ use serde::Serialize;
 
 use super::Face;
 use super::error::ApiError;
-use crate::ingest::{LastError, Rates, WriterState};
+use crate::ingest::{Account, JournalSnapshot, LastError, Rates, Refusal, WriterState};
+use crate::observe::Gauges;
 
 #[derive(Serialize)]
 struct Health {
@@ -30,6 +31,7 @@ struct PipelineHealth {
     /// Events that got a promise, since the start.
     accepted: u64,
     committed: u64,
+    duplicates: u64,
     dead: u64,
     pending: u64,
     /// What an accepted event is promised.
@@ -39,7 +41,79 @@ struct PipelineHealth {
     rates: Vec<RateHealth>,
     writer: WriterHealth,
     dead_letter_writer: WriterHealth,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    journal: Option<JournalHealth>,
     pool: PoolHealth,
+}
+
+#[derive(Serialize)]
+struct JournalHealth {
+    /// `accepting`, or why nothing is accepted.
+    state: &'static str,
+    pending_bytes: u64,
+    kept_bytes: u64,
+    free_bytes: u64,
+    quarantined_bytes: u64,
+    /// Events that Postgres lost and the journal did not hold any more.
+    lost_by_postgres: u64,
+    /// Keeps what is durable in Postgres apart from what is not.
+    fence: WriterHealth,
+    /// Over the journals on disk, as of the last fence.
+    ledger: LedgerHealth,
+}
+
+#[derive(Serialize)]
+struct LedgerHealth {
+    balanced: bool,
+    accepted: u64,
+    committed: u64,
+    duplicates: u64,
+    dead: u64,
+    discarded: u64,
+    quarantined: u64,
+    pending: u64,
+    journals: usize,
+}
+
+impl From<&JournalSnapshot> for LedgerHealth {
+    fn from(journal: &JournalSnapshot) -> Self {
+        let accounts = &journal.accounts;
+        let sum = |of: fn(&Account) -> u64| accounts.iter().map(of).sum();
+        Self {
+            balanced: accounts.iter().all(Account::is_balanced),
+            accepted: sum(|account| account.accepted),
+            committed: sum(|account| account.counts.committed),
+            duplicates: sum(|account| account.counts.duplicates),
+            dead: sum(|account| account.counts.dead),
+            discarded: sum(|account| account.counts.discarded),
+            quarantined: sum(|account| account.counts.quarantined),
+            pending: sum(Account::pending),
+            journals: accounts.len(),
+        }
+    }
+}
+
+impl From<JournalSnapshot> for JournalHealth {
+    fn from(journal: JournalSnapshot) -> Self {
+        let ledger = LedgerHealth::from(&journal);
+        let state = match journal.refusal {
+            None => "accepting",
+            Some(Refusal::Full) => "full",
+            Some(Refusal::MinFree | Refusal::NoSpace) => "disk_full",
+            Some(Refusal::Failed | Refusal::TooLarge) => "failed",
+        };
+        let usage = journal.usage;
+        Self {
+            state,
+            pending_bytes: usage.pending_bytes,
+            kept_bytes: usage.kept_bytes,
+            free_bytes: usage.free_bytes,
+            quarantined_bytes: usage.quarantined_bytes,
+            lost_by_postgres: journal.lost,
+            fence: journal.fence.into(),
+            ledger,
+        }
+    }
 }
 
 #[derive(Serialize)]
@@ -114,7 +188,9 @@ pub(super) async fn api_health(State(face): State<Arc<Face>>) -> Response {
             accepted: now.accepted,
             committed: now.committed,
             dead: now.dead,
-            pending: now.pending(),
+            duplicates: now.duplicates,
+            pending: now.pending,
+            journal: now.journal.map(JournalHealth::from),
             promise: core.ingest.promise().name(),
             queue: QueueHealth {
                 depth: Depth { events: now.held.events, bytes: now.held.bytes },
@@ -158,9 +234,11 @@ fn status(face: &Face) -> &'static str {
         Some(core) if !core.ingest.has_room() => "overloaded",
         Some(core) => {
             let now = core.ingest.snapshot();
-            let running =
-                [now.writer.0, now.dead_letter_writer.0].iter().all(|state| *state == WriterState::Running);
-            if running { "ok" } else { "degraded" }
+            let fence = now.journal.as_ref().map_or(WriterState::Running, |journal| journal.fence.0);
+            let lost = now.journal.as_ref().is_some_and(|journal| journal.lost > 0);
+            let states = [now.writer.0, now.dead_letter_writer.0, fence];
+            let running = states.iter().all(|state| *state == WriterState::Running);
+            if running && !lost { "ok" } else { "degraded" }
         }
     }
 }
@@ -187,6 +265,9 @@ pub(super) async fn metrics(State(face): State<Arc<Face>>) -> Result<Response, A
         gauges.queue_bytes.set(now.held.bytes as i64);
         gauges.dead_queue_events.set(now.dead_held.events as i64);
         gauges.dead_queue_bytes.set(now.dead_held.bytes as i64);
+        if let Some(journal) = &now.journal {
+            journal_gauges(gauges, journal);
+        }
         let pool = core.database.status();
         for (state, count) in [("open", pool.open), ("idle", pool.idle), ("waiting", pool.waiting)] {
             gauges.pool.with_label_values(&[state]).set(count as i64);
@@ -200,6 +281,30 @@ pub(super) async fn metrics(State(face): State<Arc<Face>>) -> Result<Response, A
             Err(ApiError::internal())
         }
     }
+}
+
+fn journal_gauges(gauges: &Gauges, journal: &JournalSnapshot) {
+    let usage = &journal.usage;
+    for (state, bytes) in [
+        ("pending", usage.pending_bytes),
+        ("kept", usage.kept_bytes),
+        ("quarantined", usage.quarantined_bytes),
+    ] {
+        gauges.journal_bytes.with_label_values(&[state]).set(bytes as i64);
+    }
+    let ledger = LedgerHealth::from(journal);
+    for (state, events) in [
+        ("accepted", ledger.accepted),
+        ("committed", ledger.committed),
+        ("duplicates", ledger.duplicates),
+        ("dead", ledger.dead),
+        ("discarded", ledger.discarded),
+        ("quarantined", ledger.quarantined),
+        ("pending", ledger.pending),
+    ] {
+        gauges.ledger.with_label_values(&[state]).set(events as i64);
+    }
+    gauges.lost.set(journal.lost as i64);
 }
 
 /// The process's resident memory, where `/proc` tells.

@@ -18,6 +18,7 @@ use tokio_util::task::TaskTracker;
 use super::connection::{self, ConnectionLimits};
 use super::{Face, router};
 use crate::config::ServerConfig;
+use crate::ingest;
 
 /// What a connection beyond `MAX_CONNECTIONS` is told.
 fn too_many_connections() -> String {
@@ -190,6 +191,8 @@ struct Worker {
 impl Worker {
     async fn run(mut self) {
         let tasks = TaskTracker::new();
+        // Answers that a group commit makes possible are woken together. Not tracked: it never ends by itself.
+        tokio::spawn(ingest::Home::serve());
         let router = router(&self.face);
         loop {
             let stream = tokio::select! {

@@ -8,14 +8,14 @@
 //! after COPY, the next one starts when half of `MAX_COPY_BYTES` waits, or after [`PATIENCE`] intervals. So a second
 //! connection is used once there is enough for it to do, and a trickle is never held up.
 
+use std::sync::PoisonError;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::{Mutex, Notify};
 
 use super::level::Load;
-use super::queue::{Batch, Queue};
+use super::source::{Batch, Source};
 
 /// When a COPY starts, and how much it takes.
 #[derive(Debug, Clone, Copy)]
@@ -32,7 +32,7 @@ pub struct BatchSettings {
 #[derive(Debug)]
 pub struct Batcher {
     settings: BatchSettings,
-    queue: Arc<Queue>,
+    source: Source,
     /// Held by the lane whose turn it is.
     turn: Mutex<()>,
     in_flight: AtomicUsize,
@@ -41,11 +41,11 @@ pub struct Batcher {
 }
 
 impl Batcher {
-    /// Batches out of `queue`.
-    pub fn new(settings: BatchSettings, queue: Arc<Queue>) -> Self {
+    /// Batches out of `source`.
+    pub fn new(settings: BatchSettings, source: Source) -> Self {
         Self {
             settings,
-            queue,
+            source,
             turn: Mutex::new(()),
             in_flight: AtomicUsize::new(0),
             landed: Notify::new(),
@@ -59,11 +59,11 @@ impl Batcher {
         last.is_some_and(|last| last.elapsed() < self.settings.flush_interval * PATIENCE)
     }
 
-    /// The next batch, once it is worth a COPY; `None` when the queue is closed and empty.
+    /// The next batch, once it is worth a COPY; `None` when nothing is left and nothing more comes.
     pub async fn next(&self) -> Option<Flight<'_>> {
         let _turn = self.turn.lock().await;
         loop {
-            self.queue.wait_for(Load { events: 1, bytes: 1 }, None).await;
+            self.source.wait_for(Load { events: 1, bytes: 1 }, None).await;
             let first_waits_since = Instant::now();
             let patient = first_waits_since + self.settings.flush_interval * PATIENCE;
             let plenty = Load { events: u64::MAX, bytes: (self.settings.max_copy_bytes / 2).max(1) };
@@ -71,22 +71,21 @@ impl Batcher {
             while self.in_flight.load(Ordering::SeqCst) > 0 {
                 let landed = self.landed.notified();
                 tokio::select! {
-                    _filled = self.queue.wait_for(plenty, Some(patient)) => break,
+                    _filled = self.source.wait_for(plenty, Some(patient)) => break,
                     () = landed => {}
                 }
             }
             let enough = Load { events: self.settings.batch_size, bytes: self.settings.max_copy_bytes };
             let due = first_waits_since + self.settings.flush_interval;
-            let filled = self.queue.wait_for(enough, Some(due)).await;
-            if filled && self.landed_lately() && !self.queue.is_closed() {
-                self.queue.wait_for(plenty, Some(patient)).await;
+            let filled = self.source.wait_for(enough, Some(due)).await;
+            if filled && self.landed_lately() && !self.source.is_closed() {
+                self.source.wait_for(plenty, Some(patient)).await;
             }
-            let batch = self.queue.take(self.settings.max_copy_bytes);
-            if batch.load().events > 0 {
+            if let Some(batch) = self.source.take(self.settings.max_copy_bytes).await {
                 self.in_flight.fetch_add(1, Ordering::SeqCst);
                 return Some(Flight { batch, batcher: self });
             }
-            if self.queue.is_closed() && self.queue.waiting().events == 0 {
+            if self.source.is_closed() && self.source.waiting().events == 0 {
                 return None;
             }
             // Counted but not pushed yet: its producer is between the two.
@@ -124,7 +123,9 @@ impl Drop for Flight<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ingest::queue::{Limits, Parcel};
+    use std::sync::Arc;
+
+    use crate::ingest::queue::{Limits, Parcel, Queue, Stretch};
 
     const INTERVAL: Duration = Duration::from_millis(25);
 
@@ -135,20 +136,20 @@ mod tests {
             max_waiting_bytes: 0,
         });
         let settings = BatchSettings { batch_size: 10, flush_interval: INTERVAL, max_copy_bytes: 1000 };
-        (Arc::clone(&queue), Batcher::new(settings, queue))
+        (Arc::clone(&queue), Batcher::new(settings, Source::Queue(queue)))
     }
 
     fn push(queue: &Arc<Queue>, events: u64) {
         let mut room = queue.try_reserve(Load { events, bytes: events }).unwrap();
         for _ in 0..events {
-            room.push(Parcel { rows: Box::new([0]), events: 1 });
+            room.push(Parcel::one(Stretch { rows: Box::new([0]), events: 1 }, None));
         }
     }
 
     /// Events of the next batch, if it comes within `patience`.
     async fn within(batcher: &Batcher, patience: Duration) -> Option<u64> {
         let flight = tokio::time::timeout(patience, batcher.next()).await.ok()??;
-        Some(flight.load().events)
+        Some(flight.lot().events)
     }
 
     #[tokio::test]
@@ -196,7 +197,7 @@ mod tests {
         tokio::pin!(second);
         assert!(tokio::time::timeout(INTERVAL * 2, &mut second).await.is_err());
         drop(first);
-        assert_eq!(second.await.unwrap().load().events, 5);
+        assert_eq!(second.await.unwrap().lot().events, 5);
     }
 
     #[tokio::test]

@@ -6,9 +6,7 @@
 
 use bytes::{BufMut, Bytes, BytesMut};
 use futures_util::SinkExt;
-use tokio_postgres::Statement;
-
-use crate::db::Connection;
+use tokio_postgres::Transaction;
 
 /// Signature, flags and header extension of the binary format ("COPY", Postgres' manual).
 const HEADER: &[u8] = b"PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0";
@@ -16,37 +14,21 @@ const HEADER: &[u8] = b"PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0";
 const TRAILER: [u8; 2] = (-1i16).to_be_bytes();
 const PIECE_BYTES: usize = 128 * 1024;
 
-/// A COPY that failed.
-#[derive(Debug)]
-pub struct CopyError {
-    /// What Postgres or the connection says.
-    pub error: tokio_postgres::Error,
-    /// It failed while it was being committed, so its rows may be stored all the same.
-    pub in_doubt: bool,
-}
-
-impl From<tokio_postgres::Error> for CopyError {
-    fn from(error: tokio_postgres::Error) -> Self {
-        Self { error, in_doubt: false }
-    }
-}
-
-/// Stores `stretches` of tuples by `statement`, a `copy … from stdin (format binary)`: all of them or none.
+/// Sends `stretches` of tuples by `copy`, a `copy … from stdin (format binary)`, within `transaction`.
 ///
-/// In a transaction of its own, though a COPY is a single statement: in the extended protocol its completion is reported
-/// *before* the implicit transaction is committed, so a backend that ends in between, or a constraint that is checked at
-/// the end, would lose rows that were called stored. Only the answer to `commit` is proof.
+/// In the extended protocol a COPY's completion is reported *before* an implicit transaction is committed, so only the
+/// answer to the caller's `commit` is proof. The statement is prepared and closed within the transaction, so that it
+/// works behind a pooler that hands the server on afterwards.
 ///
 /// # Errors
 ///
-/// [`CopyError`]; nothing was stored then, unless it is in doubt.
+/// Whatever Postgres says; nothing is stored then.
 pub async fn copy_rows<'a>(
-    connection: &mut Connection,
-    statement: &Statement,
+    transaction: &Transaction<'_>,
+    copy: &str,
     stretches: impl Iterator<Item = &'a [u8]>,
-) -> Result<(), CopyError> {
-    let transaction = connection.transaction().await?;
-    let sink = transaction.copy_in::<_, Bytes>(statement).await?;
+) -> Result<(), tokio_postgres::Error> {
+    let sink = transaction.copy_in::<_, Bytes>(copy).await?;
     tokio::pin!(sink);
     let mut piece = BytesMut::with_capacity(PIECE_BYTES);
     piece.put_slice(HEADER);
@@ -60,6 +42,5 @@ pub async fn copy_rows<'a>(
     piece.put_slice(&TRAILER);
     sink.send(piece.freeze()).await?;
     sink.finish().await?;
-    // Even an error that Postgres sent, such as 57P01, may come after the commit.
-    transaction.commit().await.map_err(|error| CopyError { error, in_doubt: true })
+    Ok(())
 }

@@ -12,9 +12,10 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use super::id::unix_now_us;
-use super::landing::{Lander, Rejected};
+use super::landing::{Lander, Lane, Rejected, Unlanded};
 use super::level::Load;
-use super::queue::{Parcel, Queue};
+use super::lot::{Kind, Lot};
+use super::queue::{Parcel, Queue, Stretch};
 use super::row::{self, Tuple};
 use crate::observe::Metrics;
 
@@ -64,8 +65,8 @@ impl DeadLetters {
 
     /// Keeps an event that was refused because the queue was full, if there is room.
     pub fn add_overload(&self, tuple: Tuple<'_>) {
-        let parcel = encode(tuple, "the queue was full", Reason::Overload, 0);
-        match self.queue.try_reserve(load(&parcel)) {
+        let parcel = parcel(encode(tuple, "the queue was full", Reason::Overload, 0));
+        match self.queue.try_reserve(parcel.load()) {
             Ok(mut room) => room.push(parcel),
             Err(_full) => self.dropped(Reason::Overload),
         }
@@ -74,8 +75,8 @@ impl DeadLetters {
     /// Keeps a row that Postgres refused; waits while the queue is full.
     pub async fn add_rejected(&self, tuple: Tuple<'_>, rejected: &Rejected) {
         let error = rejected.error.with_sources();
-        let parcel = encode(tuple, &error, Reason::Rejected, rejected.attempts);
-        let load = load(&parcel);
+        let parcel = parcel(encode(tuple, &error, Reason::Rejected, rejected.attempts));
+        let load = parcel.load();
         if !load.fits(self.queue.limits().capacity) {
             self.dropped(Reason::Rejected);
             return;
@@ -103,11 +104,12 @@ impl DeadLetters {
     }
 }
 
-fn load(parcel: &Parcel) -> Load {
-    Load { events: 1, bytes: parcel.rows.len() as u64 }
+fn parcel(row: Vec<u8>) -> Parcel {
+    Parcel::one(Stretch { rows: row.into(), events: 1 }, None)
 }
 
-fn encode(tuple: Tuple<'_>, error: &str, reason: Reason, attempts: u32) -> Parcel {
+/// The tuple of a dead letter.
+pub fn encode(tuple: Tuple<'_>, error: &str, reason: Reason, attempts: u32) -> Vec<u8> {
     let mut rows = Vec::with_capacity(tuple.bytes().len() + error.len() + reason.name().len() + 32);
     rows.extend_from_slice(&FIELDS.to_be_bytes());
     // A text column takes no NUL, which an error's message could quote.
@@ -131,7 +133,7 @@ fn encode(tuple: Tuple<'_>, error: &str, reason: Reason, attempts: u32) -> Parce
     row::put_field(&mut rows, reason.name().as_bytes());
     row::put_field(&mut rows, &(attempts as i32).to_be_bytes());
     row::put_field(&mut rows, &row::postgres_timestamp(unix_now_us()));
-    Parcel { rows: rows.into(), events: 1 }
+    rows
 }
 
 /// Stores dead letters.
@@ -174,19 +176,20 @@ impl DeadLetterWriter {
             return false;
         }
         let rows: Vec<&[u8]> = batch.stretches().collect();
+        let mut lane = Lane::new(0);
         let mut pending = vec![&rows[..]];
         while let Some(rows) = pending.pop() {
-            match self.lander.land(rows.iter().copied()).await {
-                Ok(_elapsed) => self.stored(rows),
-                Err(rejected) => {
-                    if let [_] = rows {
-                        let error = rejected.error.with_sources();
-                        self.metrics.dead_letters_dropped.with_label_values(&["refused"]).inc();
-                        tracing::error!(error, "a dead letter is refused by Postgres and lost");
-                    } else {
-                        let (left, right) = rows.split_at(rows.len() / 2);
-                        pending.extend([right, left]);
-                    }
+            let lot = Lot::new(Kind::DeadLetters, rows.len() as u64, None, Vec::new(), rows.to_vec());
+            match self.lander.land(&lot, &mut lane).await {
+                Ok(_landed) => self.stored(rows),
+                Err(Unlanded::Rejected(rejected)) if rows.len() <= 1 => {
+                    let error = rejected.error.with_sources();
+                    self.metrics.dead_letters_dropped.with_label_values(&["refused"]).inc();
+                    tracing::error!(error, "a dead letter is refused by Postgres and lost");
+                }
+                Err(_cut_up) => {
+                    let (left, right) = rows.split_at(rows.len() / 2);
+                    pending.extend([right, left]);
                 }
             }
         }

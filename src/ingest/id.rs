@@ -71,6 +71,11 @@ impl IdMint {
         Self { tag: Tag::of_journal(Uuid::new_v4()), next: AtomicU64::new(0) }
     }
 
+    /// `count` sequences in a row: the mint's tag, and the first of them.
+    pub fn reserve_range(&self, count: u64) -> (Tag, u64) {
+        (self.tag, self.next.fetch_add(count, Ordering::Relaxed))
+    }
+
     /// The first of `count` ids in a row, all with the time `now_us` (microseconds of Unix time).
     pub fn reserve(&self, count: u64, now_us: i64) -> IdRange {
         let first = self.next.fetch_add(count, Ordering::Relaxed);

@@ -1,21 +1,34 @@
-//! Gets encoded tuples into a table, however long it takes.
+//! Gets a lot of encoded tuples into Postgres, however long it takes.
 //!
-//! A landing ends in one of two ways: the rows are stored, or Postgres says that one of them is at fault. Everything
-//! else (no connection, a restart, a full disk, a missing table) is waited out here, with the state for health to show.
+//! A landing ends in one of few ways: the lot is settled, or a row of it is at fault, or a part of it turns out to be
+//! settled already. Everything else (no connection, a restart, a full disk, a missing table) is waited out here, with
+//! the state for health to show.
 //!
-//! A connection lost at a COPY's commit leaves its fate in doubt. A COPY is atomic, so asking for its first row's id
-//! settles it before it is tried again.
+//! # How a lot of a journal is settled exactly once
+//!
+//! Its rows and its receipt are one transaction. If the end of that was not heard, it may be committed, rolled back, or
+//! still be on its way to either, even after a new connection has been made. So the lane's epoch is raised first, which
+//! waits for whatever holds the lane and keeps out whatever does not yet; only then do the receipts tell for sure.
+//!
+//! Without a journal a lot is retried in the same boundaries, so the primary key keeps it from being stored twice, and
+//! asking for one of its ids settles what became of it.
 
+use std::collections::HashMap;
+use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
+use rangemap::RangeSet;
 use tokio_postgres::error::SqlState;
-use uuid::Uuid;
 
+use super::claims::{Claimed, Claims};
 use super::copy::copy_rows;
+use super::fence::Fences;
+use super::journal::JournalId;
+use super::lot::{Kind, Lot};
+use super::receipts::{Counts, Receipts};
 use super::retry::Verdict;
-use super::row;
-use crate::db::{Database, DbError};
+use crate::db::{Connection, Database, DbError};
 use crate::observe::Metrics;
 
 /// What a writer is doing.
@@ -50,7 +63,7 @@ pub struct LastError {
     pub at: SystemTime,
 }
 
-/// What health shows of the writers; shared by all of one table.
+/// What health shows of the writers; shared by all of one kind.
 #[derive(Debug, Default)]
 pub struct WriterStatus(Mutex<(WriterState, Option<LastError>)>);
 
@@ -60,28 +73,55 @@ impl WriterStatus {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    fn failed(&self, state: WriterState, message: String) {
+    pub(super) fn failed(&self, state: WriterState, message: String) {
         let error = LastError { message, at: SystemTime::now() };
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = (state, Some(error));
     }
 
-    fn running(&self) {
+    pub(super) fn running(&self) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).0 = WriterState::Running;
     }
 }
 
-/// The statements of the table that rows land in.
-#[derive(Debug, Clone)]
-pub struct LandingTable {
-    /// Its name in logs.
-    pub name: &'static str,
-    /// `copy … from stdin (format binary)`.
-    pub copy: String,
-    /// Whether a row with the id `$1` exists.
-    pub has_id: String,
+/// The statements of the tables that rows land in.
+#[derive(Debug)]
+pub struct LandingTables {
+    /// `copy requests … from stdin (format binary)`.
+    pub copy_requests: String,
+    /// `copy dead_letters … from stdin (format binary)`.
+    pub copy_dead_letters: String,
+    /// Whether a row of `requests` with the id `$1` exists.
+    pub has_request: String,
+    /// The same of `dead_letters`.
+    pub has_dead_letter: String,
+    /// Keys of producers.
+    pub claims: Claims,
+    /// The journal's side.
+    pub receipts: Receipts,
 }
 
-/// Postgres refuses a row, whoever sends it and however often.
+impl LandingTables {
+    fn copy(&self, kind: Kind) -> &str {
+        if kind == Kind::Events { &self.copy_requests } else { &self.copy_dead_letters }
+    }
+
+    fn has_id(&self, kind: Kind) -> &str {
+        if kind == Kind::Events { &self.has_request } else { &self.has_dead_letter }
+    }
+}
+
+/// Why a lot was not landed as it was.
+#[derive(Debug)]
+pub enum Unlanded {
+    /// Postgres refuses a row, whoever sends it and however often.
+    Rejected(Rejected),
+    /// A part of it is settled already; the sequences are given.
+    Partly(RangeSet<u64>),
+    /// It takes Postgres too long: less of it may do.
+    TooSlow,
+}
+
+/// Postgres refuses a row.
 #[derive(Debug)]
 pub struct Rejected {
     /// What Postgres says.
@@ -90,97 +130,240 @@ pub struct Rejected {
     pub attempts: u32,
 }
 
-/// Lands rows in one table.
+/// A lot that is settled.
+#[derive(Debug, Clone, Copy)]
+pub struct Landed {
+    /// Rows stored.
+    pub stored: u64,
+    /// Left out, as their keys were there.
+    pub duplicates: u64,
+    /// The time that it took.
+    pub elapsed: Duration,
+}
+
+/// What an attempt came to.
+enum Attempt {
+    Landed(Claimed),
+    Settled(RangeSet<u64>),
+    /// Another process, or an older self, has the lane; or the database went back in time.
+    Fenced,
+}
+
+/// What is left to be known of a lane between its attempts.
+#[derive(Debug)]
+pub struct Lane {
+    number: i32,
+    /// The epoch of each journal in which this lane may write. None: to be raised first.
+    epochs: HashMap<JournalId, i64>,
+    /// Without a journal: an earlier attempt may have been stored.
+    in_doubt: bool,
+}
+
+impl Lane {
+    /// The lane with this number.
+    pub fn new(number: i32) -> Self {
+        Self { number, epochs: HashMap::new(), in_doubt: false }
+    }
+}
+
+/// Lands lots.
 #[derive(Debug, Clone)]
 pub struct Lander {
     database: Database,
-    table: Arc<LandingTable>,
+    tables: Arc<LandingTables>,
     status: Arc<WriterStatus>,
     metrics: Arc<Metrics>,
     deadline: Duration,
+    fences: Arc<Fences>,
 }
 
 impl Lander {
-    /// Lands rows in `table`; a COPY that takes longer than `deadline` is given up and tried again.
-    pub fn new(database: Database, table: LandingTable, metrics: Arc<Metrics>, deadline: Duration) -> Self {
-        Self { database, table: Arc::new(table), status: Arc::default(), metrics, deadline }
+    /// Lands lots in `tables`; a transaction that takes longer than `deadline` is given up and tried again.
+    pub fn new(
+        database: Database,
+        tables: &Arc<LandingTables>,
+        metrics: Arc<Metrics>,
+        deadline: Duration,
+        fences: &Arc<Fences>,
+    ) -> Self {
+        let (tables, fences) = (Arc::clone(tables), Arc::clone(fences));
+        Self { database, tables, status: Arc::default(), metrics, deadline, fences }
     }
 
-    /// What the writers of this table are doing.
+    /// What the writers are doing.
     pub fn status(&self) -> &Arc<WriterStatus> {
         &self.status
     }
 
-    /// Stores the tuples of `stretches`; returns the time that the COPY took.
+    /// Settles `lot`.
     ///
     /// # Errors
     ///
-    /// [`Rejected`] if a row is at fault.
-    pub async fn land<'a, I>(&self, stretches: I) -> Result<Duration, Rejected>
-    where
-        I: Iterator<Item = &'a [u8]> + Clone,
-    {
+    /// [`Unlanded`] if it must be cut up first.
+    pub async fn land(&self, lot: &Lot<'_>, lane: &mut Lane) -> Result<Landed, Unlanded> {
         let mut attempts = 0;
-        let mut in_doubt = false;
+        let mut id_clashes = 0;
+        lane.in_doubt = false;
         loop {
             attempts += 1;
-            let error = match self.attempt(stretches.clone(), &mut in_doubt).await {
-                Ok(elapsed) => {
+            let started = Instant::now();
+            let error = match self.attempt(lot, lane).await {
+                Ok(Attempt::Landed(claimed)) => {
                     self.recovered(attempts);
-                    return Ok(elapsed);
+                    let duplicates = claimed.duplicates();
+                    let stored = lot.events - duplicates;
+                    return Ok(Landed { stored, duplicates, elapsed: started.elapsed() });
                 }
+                Ok(Attempt::Settled(settled)) => {
+                    self.recovered(attempts);
+                    return Err(Unlanded::Partly(settled));
+                }
+                Ok(Attempt::Fenced) => continue,
                 Err(error) => error,
             };
             let verdict = match Verdict::on(&error) {
-                // An earlier attempt that was given up is being stored after all: the next look will find its rows.
-                Verdict::Bisect if in_doubt && error.sql_state() == Some(&SqlState::UNIQUE_VIOLATION) => {
-                    Verdict::Retry
+                // An earlier attempt was stored after all: the next look will find it. If it does not, it is not ours.
+                Verdict::Bisect if is_id_clash(&error) && (lane.in_doubt || lot.origin.is_some()) => {
+                    id_clashes += 1;
+                    if id_clashes > 2 { Verdict::Halt } else { Verdict::Retry }
                 }
+                // A dead letter has no place to go but here.
+                Verdict::Bisect if lot.kind != Kind::Events && lot.origin.is_some() => Verdict::Halt,
                 verdict => verdict,
             };
             if verdict == Verdict::Bisect {
                 // Postgres answers, and the rows are dealt with one by one: nothing is waited for any more.
                 self.status.running();
-                return Err(Rejected { error, attempts });
+                return Err(Unlanded::Rejected(Rejected { error, attempts }));
             }
             self.wait_out(verdict, &error, attempts).await;
+            if lot.events > 1 && error.sql_state() == Some(&SqlState::QUERY_CANCELED) {
+                return Err(Unlanded::TooSlow);
+            }
         }
     }
 
-    /// One attempt. `in_doubt` says whether an earlier one may have been stored, and is kept for the next.
-    async fn attempt<'a, I>(&self, stretches: I, in_doubt: &mut bool) -> Result<Duration, DbError>
-    where
-        I: Iterator<Item = &'a [u8]> + Clone,
-    {
-        let started = Instant::now();
+    async fn attempt(&self, lot: &Lot<'_>, lane: &mut Lane) -> Result<Attempt, DbError> {
         let mut connection = self.database.get().await?;
         let work = async {
-            if *in_doubt && let Some(id) = first_id(stretches.clone()) {
-                let stored: bool = connection.query_one(&self.table.has_id, &[&id]).await?.try_get(0)?;
-                if stored {
-                    return Ok(());
-                }
+            match lot.origin {
+                Some(_) => self.attempt_journaled(lot, lane, &mut connection).await,
+                None => self.attempt_queued(lot, lane, &mut connection).await,
             }
-            let statement = connection.prepare_cached(&self.table.copy).await?;
-            copy_rows(&mut connection, &statement, stretches).await
         };
-        match tokio::time::timeout(self.deadline, work).await {
-            Ok(Ok(())) => Ok(started.elapsed()),
-            Ok(Err(failed)) => {
-                *in_doubt |= failed.in_doubt;
-                Err(failed.error.into())
-            }
+        let result = match tokio::time::timeout(self.deadline, work).await {
+            Ok(result) => result,
             Err(_elapsed) => {
-                *in_doubt = true;
-                connection.discard();
+                lane.in_doubt = true;
                 Err(DbError::Timeout(self.deadline))
             }
+        };
+        if let Err(error) = &result {
+            // What was committed a moment ago may be gone with a server that crashed: it does not wait for the disk.
+            self.fences.look();
+            if let Some(origin) = lot.origin {
+                lane.epochs.remove(&origin.journal);
+            }
+            // A server that was demoted, or a transaction that may still be running, is no connection to keep.
+            let demoted = error.sql_state() == Some(&SqlState::READ_ONLY_SQL_TRANSACTION);
+            if demoted || matches!(error, DbError::Timeout(_)) {
+                connection.discard();
+            }
         }
+        result
+    }
+
+    /// Rows, receipt and lane in one transaction.
+    async fn attempt_journaled(
+        &self,
+        lot: &Lot<'_>,
+        lane: &mut Lane,
+        connection: &mut Connection,
+    ) -> Result<Attempt, DbError> {
+        let Some(origin) = lot.origin else { return Ok(Attempt::Fenced) };
+        let (journal, range) = (origin.journal, lot.sequences(origin));
+        let receipts = &self.tables.receipts;
+        let epoch = match lane.epochs.get(&journal) {
+            Some(epoch) => *epoch,
+            None => {
+                let epoch = receipts.raise_epoch(connection, journal, lane.number).await?;
+                lane.epochs.insert(journal, epoch);
+                let settled = receipts.over(connection, journal, &range).await?;
+                if !settled.is_empty() {
+                    return Ok(Attempt::Settled(settled));
+                }
+                epoch
+            }
+        };
+        let transaction = connection.transaction().await?;
+        let Some(fence) = receipts.hold_lane(&transaction, journal, lane.number, epoch).await? else {
+            transaction.rollback().await?;
+            lane.epochs.remove(&journal);
+            return Ok(Attempt::Fenced);
+        };
+        if !self.fences.saw(journal, fence) {
+            // The batch is as good as any. What went missing is the keeper's to find.
+            tracing::warn!("the database went back in time; looking for what it lacks");
+        }
+        let claimed = self.store(lot, &transaction).await?;
+        receipts.add(&transaction, journal, &range, counts(lot, &claimed)).await?;
+        transaction.commit().await?;
+        Ok(Attempt::Landed(claimed))
+    }
+
+    /// Without a journal.
+    async fn attempt_queued(
+        &self,
+        lot: &Lot<'_>,
+        lane: &mut Lane,
+        connection: &mut Connection,
+    ) -> Result<Attempt, DbError> {
+        if lane.in_doubt
+            && let Some(id) = lot.unkeyed_id()
+        {
+            let has_id = self.tables.has_id(lot.kind);
+            if connection.query_one(has_id, &[&id]).await?.try_get(0)? {
+                return Ok(Attempt::Landed(Claimed::default()));
+            }
+        }
+        let transaction = connection.transaction().await?;
+        let claimed = self.store(lot, &transaction).await?;
+        if claimed.already_ours {
+            return Ok(Attempt::Landed(claimed));
+        }
+        // Even an error that Postgres sent, such as 57P01, may come after the commit.
+        lane.in_doubt = true;
+        transaction.commit().await?;
+        Ok(Attempt::Landed(claimed))
+    }
+
+    async fn store(
+        &self,
+        lot: &Lot<'_>,
+        transaction: &tokio_postgres::Transaction<'_>,
+    ) -> Result<Claimed, DbError> {
+        let claimed = if lot.keys.is_empty() {
+            Claimed::default()
+        } else {
+            self.tables.claims.claim(transaction, lot).await?
+        };
+        if lot.kind == Kind::Damage || claimed.duplicates() == lot.events || claimed.already_ours {
+            return Ok(claimed);
+        }
+        let copy = self.tables.copy(lot.kind);
+        if claimed.duplicates() == 0 {
+            copy_rows(transaction, copy, lot.stretches()).await?;
+        } else {
+            let tuples = lot.tuples();
+            let new = tuples.iter().enumerate().filter(|(index, _)| !claimed.is_duplicate(*index as u64));
+            copy_rows(transaction, copy, new.map(|(_, tuple)| tuple.bytes())).await?;
+        }
+        Ok(claimed)
     }
 
     fn recovered(&self, attempts: u32) {
         if attempts > 1 {
-            tracing::info!(table = self.table.name, attempts, "storing again");
+            tracing::info!(attempts, "storing again");
         }
         self.status.running();
     }
@@ -190,9 +373,8 @@ impl Lander {
         let message = error.with_sources();
         // Once when it begins and now and then after that, not at each attempt of an outage.
         if attempts.is_power_of_two() {
-            let (table, verdict) = (self.table.name, verdict.name());
+            let verdict = verdict.name();
             tracing::warn!(
-                table,
                 attempts,
                 verdict,
                 error = message,
@@ -205,7 +387,25 @@ impl Lander {
     }
 }
 
-fn first_id<'a>(mut stretches: impl Iterator<Item = &'a [u8]>) -> Option<Uuid> {
-    let tuple = row::tuples(stretches.next()?).next()?;
-    Uuid::from_slice(tuple.field(0)?).ok()
+fn counts(lot: &Lot<'_>, claimed: &Claimed) -> Counts {
+    let duplicates = claimed.duplicates();
+    let rest = lot.events - duplicates;
+    match lot.kind {
+        Kind::Events => Counts { committed: rest, duplicates, ..Counts::default() },
+        Kind::DeadLetters => Counts { dead: rest, duplicates, ..Counts::default() },
+        Kind::Damage => Counts { quarantined: lot.events, ..Counts::default() },
+    }
+}
+
+/// Whether Postgres has a row with the same id. Users' own constraints have names of their own.
+fn is_id_clash(error: &DbError) -> bool {
+    error.sql_state() == Some(&SqlState::UNIQUE_VIOLATION)
+        && error.constraint().is_some_and(|name| {
+            name.ends_with("_pkey") && (name.starts_with("requests") || name.starts_with("dead_letters"))
+        })
+}
+
+/// The sequences of `whole` that are not in `settled`.
+pub fn unsettled(whole: &Range<u64>, settled: &RangeSet<u64>) -> Vec<Range<u64>> {
+    settled.gaps(whole).collect()
 }

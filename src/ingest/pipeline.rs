@@ -1,21 +1,34 @@
-//! Owns the tasks behind [`super::Ingest`]: starts the lanes, and drains them when the service stops.
+//! Owns the tasks behind [`super::Ingest`]: starts them, and drains them when the service stops.
+//!
+//! With a journal a stop ends when what was accepted is synced; what Postgres does not have by the deadline is left to the
+//! next run.
 
+use std::path::PathBuf;
 use std::sync::Arc;
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::admission::{Ingest, Journaled, Shared};
+use super::backlog::Backlog;
 use super::batcher::{BatchSettings, Batcher};
+use super::claims::Claims;
 use super::dead_letters::{self, DeadLetterWriter, DeadLetters};
+use super::fence::{FenceError, FenceKeeper, Fences};
+use super::group_commit::GroupCommit;
 use super::id::IdMint;
-use super::landing::{Lander, LandingTable};
+use super::journal::{Appender, Store};
+use super::landing::{Lander, LandingTables};
 use super::level::Load;
 use super::queue::{Limits, Queue};
 use super::rates::Rates;
+use super::receipts::Receipts;
+use super::row;
+use super::source::Source;
 use super::writer::Writer;
-use super::{Ingest, Shared, row};
 use crate::config::{DeadLetterConfig, IngestConfig};
 use crate::db::Database;
 use crate::observe::Metrics;
@@ -29,15 +42,39 @@ pub struct IngestSettings {
     pub dead_letters: DeadLetterConfig,
 }
 
+/// The journal that a pipeline writes and drains.
+#[derive(Debug)]
+pub struct OpenJournal {
+    /// Its end, to be written on.
+    pub appender: Appender,
+    /// Its files.
+    pub store: Arc<Store>,
+    /// Its folder.
+    pub dir: PathBuf,
+    /// Whether a database that does not know it is given all that it holds.
+    pub adopt: bool,
+}
+
 /// The running pipeline.
 #[derive(Debug)]
 pub struct Pipeline {
     ingest: Ingest,
     queue: Arc<Queue>,
+    journal: Option<JournalParts>,
     lanes: JoinSet<()>,
     dead_letter_writer: JoinSet<()>,
     sampler: JoinSet<()>,
     stop_dead_letters: CancellationToken,
+}
+
+#[derive(Debug)]
+struct JournalParts {
+    /// Cancelled when the thread that owns the journal ends.
+    ended: CancellationToken,
+    thread: Option<JoinHandle<()>>,
+    backlog: Arc<Backlog>,
+    keeper: JoinSet<()>,
+    stop_keeper: CancellationToken,
 }
 
 /// What a drain left behind.
@@ -45,20 +82,33 @@ pub struct Pipeline {
 pub struct Drained {
     /// Accepted events that are neither stored nor dead.
     pub events_left: u64,
+    /// Whether they are in the journal, and will be stored by the next run.
+    pub journaled: bool,
     /// Dead letters that are not stored.
     pub dead_letters_left: u64,
 }
 
 impl Drained {
-    /// Whether nothing was left.
+    /// Whether nothing was lost.
     pub fn is_complete(&self) -> bool {
-        self.events_left == 0 && self.dead_letters_left == 0
+        (self.events_left == 0 || self.journaled) && self.dead_letters_left == 0
     }
 }
 
 impl Pipeline {
-    /// Starts the lanes on the current runtime.
-    pub fn start(settings: &IngestSettings, database: &Database, metrics: &Arc<Metrics>) -> Self {
+    /// Starts the tasks on the current runtime. With a journal, what Postgres knows of it is read before anything is
+    /// stored, in the background if `postgres_is_away`.
+    ///
+    /// # Errors
+    ///
+    /// [`FenceError`] if the journal and the database do not go together, or the system has no thread for us.
+    pub async fn start(
+        settings: &IngestSettings,
+        journal: Option<OpenJournal>,
+        postgres_is_away: bool,
+        database: &Database,
+        metrics: &Arc<Metrics>,
+    ) -> Result<Self, FenceError> {
         let IngestSettings { ingest: config, dead_letters: dead } = settings;
         let queue = Queue::new(Limits {
             capacity: Load { events: config.max_queue_size, bytes: config.max_queue_bytes },
@@ -71,28 +121,42 @@ impl Pipeline {
             max_waiting_bytes: config.max_copy_bytes,
         });
         let dead_letters = DeadLetters::new(Arc::clone(&dead_queue), Arc::clone(metrics));
-        let lander = |table| {
+        let tables = Arc::new(landing_tables(database, config));
+
+        let mut source = Source::Queue(Arc::clone(&queue));
+        let mut fences = Arc::<Fences>::default();
+        let (mut parts, mut journaled) = (None, None);
+        if let Some(OpenJournal { appender, store, dir, adopt }) = journal {
+            let backlog = Backlog::new(store);
+            let mut keeper = FenceKeeper::new(database.clone(), &tables, &backlog, &dir, adopt)?;
+            if !postgres_is_away {
+                keeper.open().await?;
+            }
+            source = Source::Journal(Arc::clone(&backlog));
+            fences = Arc::clone(keeper.fences());
+            journaled = Some(Journaled {
+                backlog: Arc::clone(&backlog),
+                ledger: Arc::clone(keeper.ledger()),
+                fence_status: Arc::clone(keeper.status()),
+            });
+            let group_commit = GroupCommit {
+                queue: Arc::clone(&queue),
+                appender,
+                backlog: Arc::clone(&backlog),
+                metrics: Arc::clone(metrics),
+            };
+            parts = Some(JournalParts::start(group_commit, backlog, keeper)?);
+        }
+        let lander = || {
             let deadline = Duration::from_secs(config.copy_timeout_s);
-            Lander::new(database.clone(), table, Arc::clone(metrics), deadline)
+            Lander::new(database.clone(), &tables, Arc::clone(metrics), deadline, &fences)
         };
-        let requests = lander(LandingTable {
-            name: "requests",
-            copy: database
-                .sql(include_str!("../../sql/ingest/copy_requests.sql"))
-                .replace("{columns}", row::COLUMNS),
-            has_id: database.sql(include_str!("../../sql/ingest/request_exists.sql")),
-        });
-        let dead_lander = lander(LandingTable {
-            name: "dead_letters",
-            copy: database
-                .sql(include_str!("../../sql/ingest/copy_dead_letters.sql"))
-                .replace("{columns}", dead_letters::COLUMNS),
-            has_id: database.sql(include_str!("../../sql/ingest/dead_letter_exists.sql")),
-        });
+        let (requests, dead_lander) = (lander(), lander());
         let rates = Arc::new(Rates::default());
         let ingest = Ingest {
             shared: Arc::new(Shared {
                 queue: Arc::clone(&queue),
+                journal: journaled,
                 dead_letters: dead_letters.clone(),
                 ids: IdMint::new(),
                 metrics: Arc::clone(metrics),
@@ -103,18 +167,16 @@ impl Pipeline {
             }),
         };
 
-        let batcher = Arc::new(Batcher::new(
-            BatchSettings {
-                batch_size: config.batch_size,
-                flush_interval: Duration::from_millis(config.flush_interval_ms),
-                max_copy_bytes: config.max_copy_bytes,
-            },
-            Arc::clone(&queue),
-        ));
+        let batches = BatchSettings {
+            batch_size: config.batch_size,
+            flush_interval: Duration::from_millis(config.flush_interval_ms),
+            max_copy_bytes: config.max_copy_bytes,
+        };
+        let batcher = Arc::new(Batcher::new(batches, source));
         let writer = Writer { batcher, lander: requests, dead_letters, metrics: Arc::clone(metrics) };
         let mut lanes = JoinSet::new();
-        for _ in 0..config.writers {
-            lanes.spawn(writer.clone().run());
+        for number in 0..config.writers {
+            lanes.spawn(writer.clone().run(number as i32));
         }
 
         let stop_dead_letters = CancellationToken::new();
@@ -130,7 +192,15 @@ impl Pipeline {
 
         let mut sampler = JoinSet::new();
         sampler.spawn(sample_rates(rates, Arc::clone(metrics)));
-        Self { ingest, queue, lanes, dead_letter_writer: dead_letter_tasks, sampler, stop_dead_letters }
+        Ok(Self {
+            ingest,
+            queue,
+            journal: parts,
+            lanes,
+            dead_letter_writer: dead_letter_tasks,
+            sampler,
+            stop_dead_letters,
+        })
     }
 
     /// The way in.
@@ -138,29 +208,87 @@ impl Pipeline {
         &self.ingest
     }
 
-    /// Resolves when a lane has ended though the queue is open: a fault after which nothing may be accepted.
+    /// Resolves when a part has ended though nothing was stopped: a fault after which nothing may be accepted.
     pub async fn failed(&mut self) {
+        let journal_ended = async {
+            match &self.journal {
+                Some(parts) => parts.ended.cancelled().await,
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
             Some(_ended) = self.lanes.join_next() => {}
             Some(_ended) = self.dead_letter_writer.join_next() => {}
+            () = journal_ended => {}
         }
     }
 
     /// Takes nothing more and stores what is held, until `deadline`.
     pub async fn drain(mut self, deadline: Instant) -> Drained {
         self.queue.close();
+        let mut parts = self.journal.take();
+        if let Some(parts) = &mut parts {
+            parts.join_thread(deadline).await;
+        }
+        let lanes = &mut self.lanes;
         let _all_landed =
-            tokio::time::timeout_at(deadline, async { while self.lanes.join_next().await.is_some() {} })
-                .await;
+            tokio::time::timeout_at(deadline, async { while lanes.join_next().await.is_some() {} }).await;
+        // A transaction that is cut short here is rolled back, and stored by the next run.
+        self.lanes.shutdown().await;
         self.stop_dead_letters.cancel();
         let _all_stored = tokio::time::timeout_at(deadline, self.dead_letter_writer.join_next()).await;
+        if let Some(parts) = &mut parts {
+            parts.stop_keeper.cancel();
+            let _last_fence = tokio::time::timeout_at(deadline, parts.keeper.join_next()).await;
+        }
         self.sampler.abort_all();
         let left = self.ingest.snapshot();
         // A lane that panicked gave its room back, but not its events a row: `pending` knows.
         Drained {
-            events_left: left.pending().max(left.held.events),
+            events_left: left.pending.max(left.held.events),
+            journaled: parts.is_some() && left.held.events == 0,
             dead_letters_left: left.dead_held.events,
         }
+    }
+}
+
+impl JournalParts {
+    fn start(group_commit: GroupCommit, backlog: Arc<Backlog>, keeper: FenceKeeper) -> std::io::Result<Self> {
+        let [ended, stop_keeper] = std::array::from_fn(|_| CancellationToken::new());
+        let guard = ended.clone().drop_guard();
+        let thread = std::thread::Builder::new().name("journal".into()).spawn(move || {
+            let _ended = guard;
+            group_commit.run();
+        })?;
+        let mut keepers = JoinSet::new();
+        keepers.spawn(keeper.run(stop_keeper.clone()));
+        Ok(Self { ended, thread: Some(thread), backlog, keeper: keepers, stop_keeper })
+    }
+
+    /// Waits until all that was admitted is synced.
+    async fn join_thread(&mut self, deadline: Instant) {
+        if tokio::time::timeout_at(deadline, self.ended.cancelled()).await.is_ok()
+            && let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            tracing::error!("the journal's thread panicked");
+        }
+        // Whatever became of it, nothing more is synced.
+        self.backlog.close();
+    }
+}
+
+fn landing_tables(database: &Database, config: &IngestConfig) -> LandingTables {
+    let sql = |text| database.sql(text);
+    let copy_requests = sql(include_str!("../../sql/ingest/copy_requests.sql"));
+    let copy_dead_letters = sql(include_str!("../../sql/ingest/copy_dead_letters.sql"));
+    LandingTables {
+        copy_requests: copy_requests.replace("{columns}", row::COLUMNS),
+        copy_dead_letters: copy_dead_letters.replace("{columns}", dead_letters::COLUMNS),
+        has_request: sql(include_str!("../../sql/ingest/request_exists.sql")),
+        has_dead_letter: sql(include_str!("../../sql/ingest/dead_letter_exists.sql")),
+        claims: Claims::new(database, config.idempotency_window_s),
+        receipts: Receipts::new(database),
     }
 }
 
@@ -168,6 +296,7 @@ async fn sample_rates(rates: Arc<Rates>, metrics: Arc<Metrics>) {
     let mut second = tokio::time::interval(Duration::from_secs(1));
     loop {
         second.tick().await;
-        rates.sample(metrics.accepted.get(), metrics.committed.get() + metrics.dead.get());
+        let settled = metrics.committed.get() + metrics.duplicates.get() + metrics.dead.get();
+        rates.sample(metrics.accepted.get(), settled);
     }
 }

@@ -9,35 +9,87 @@
 //! * Full means a short wait for room ([`Limits::admit_wait`]), itself bounded in bytes, and then a refusal.
 //! * A batch is admitted whole or refused whole: room for all of it is taken first, then its parcels are pushed.
 //!
-//! # Waking the writer
-//!
-//! The consumer publishes a mark, the load at which it wants to be woken. A producer that lifts the level over the
-//! mark wakes it, every other producer does not: a wake-up costs a system call, and there is one a COPY instead of one
-//! an event.
+//! Its consumer is the writer, woken by a [`Bell`] when enough waits, or with a journal the thread that commits groups
+//! to it, which blocks until something comes ([`Queue::take_blocking`]).
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use tokio::sync::Notify;
 
+use super::bell::Bell;
 use super::level::{Level, Load};
+use super::ticket::Ticket;
 
-/// Encoded tuples that travel together: one event, or a stretch of a batch.
+/// Encoded tuples, one behind the other (see [`super::row`]): one event, or a part of a batch.
 #[derive(Debug)]
-pub struct Parcel {
-    /// The tuples, one behind the other (see [`super::row`]).
+pub struct Stretch {
+    /// The tuples.
     pub rows: Box<[u8]>,
     /// How many they are.
     pub events: u32,
 }
 
-impl Parcel {
+impl Stretch {
     /// Its events and bytes.
     pub fn load(&self) -> Load {
         Load { events: u64::from(self.events), bytes: self.rows.len() as u64 }
     }
+}
+
+/// Events that are kept together, or not at all.
+#[derive(Debug)]
+pub struct Parcel {
+    stretches: Stretches,
+    /// What whoever sent them waits on.
+    pub ticket: Option<Arc<Ticket>>,
+}
+
+/// A single event, which is by far the most frequent parcel, needs no list.
+#[derive(Debug)]
+enum Stretches {
+    One(Stretch),
+    Many(Box<[Stretch]>),
+}
+
+impl Parcel {
+    /// One stretch.
+    pub fn one(stretch: Stretch, ticket: Option<Arc<Ticket>>) -> Self {
+        Self { stretches: Stretches::One(stretch), ticket }
+    }
+
+    /// A whole batch.
+    pub fn many(stretches: Vec<Stretch>, ticket: Option<Arc<Ticket>>) -> Self {
+        Self { stretches: Stretches::Many(stretches.into()), ticket }
+    }
+
+    /// Its events and bytes.
+    pub fn load(&self) -> Load {
+        total(self.stretches())
+    }
+
+    /// Its stretches, in order.
+    pub fn stretches(&self) -> &[Stretch] {
+        match &self.stretches {
+            Stretches::One(stretch) => std::slice::from_ref(stretch),
+            Stretches::Many(stretches) => stretches,
+        }
+    }
+
+    /// Its stretches, for their ids to be filled in.
+    pub fn stretches_mut(&mut self) -> &mut [Stretch] {
+        match &mut self.stretches {
+            Stretches::One(stretch) => std::slice::from_mut(stretch),
+            Stretches::Many(stretches) => stretches,
+        }
+    }
+}
+
+/// Events and bytes of all `stretches`.
+pub fn total(stretches: &[Stretch]) -> Load {
+    stretches.iter().fold(Load::default(), |sum, stretch| sum + stretch.load())
 }
 
 /// How much the queue takes.
@@ -63,10 +115,8 @@ pub struct Queue {
     waiting: Level,
     /// What waits for room.
     outside: Level,
-    mark_events: AtomicU64,
-    mark_bytes: AtomicU64,
     closed: AtomicBool,
-    arrived: Notify,
+    arrived: Bell,
     room: Notify,
 }
 
@@ -86,10 +136,8 @@ impl Queue {
             held: Level::default(),
             waiting: Level::default(),
             outside: Level::default(),
-            mark_events: AtomicU64::new(u64::MAX),
-            mark_bytes: AtomicU64::new(u64::MAX),
             closed: AtomicBool::new(false),
-            arrived: Notify::new(),
+            arrived: Bell::default(),
             room: Notify::new(),
         })
     }
@@ -112,8 +160,10 @@ impl Queue {
     /// Takes nothing more; what was admitted is still handed to the writer.
     pub fn close(&self) {
         self.closed.store(true, Ordering::SeqCst);
-        self.arrived.notify_waiters();
-        self.arrived.notify_one();
+        self.arrived.ring();
+        // Whoever blocks on an empty channel gets an empty parcel; if it is full, nobody does.
+        let nothing = Stretch { rows: Box::default(), events: 0 };
+        let _full = self.sender.try_send(Parcel::one(nothing, None));
         self.room.notify_waiters();
     }
 
@@ -158,30 +208,26 @@ impl Queue {
 
     /// Waits until the waiting load reaches `mark` or the queue is closed; false if `deadline` came first.
     pub(super) async fn wait_for(&self, mark: Load, deadline: Option<Instant>) -> bool {
-        self.mark_events.store(mark.events, Ordering::SeqCst);
-        self.mark_bytes.store(mark.bytes, Ordering::SeqCst);
-        loop {
-            let arrived = self.arrived.notified();
-            tokio::pin!(arrived);
-            arrived.as_mut().enable();
-            if self.waiting.get().reaches(mark) || self.is_closed() {
-                return true;
-            }
-            match deadline {
-                None => arrived.await,
-                Some(deadline) => {
-                    if tokio::time::timeout_at(deadline.into(), arrived).await.is_err() {
-                        return false;
-                    }
-                }
-            }
-        }
+        self.arrived.wait_for(mark, deadline, || self.waiting.get(), || self.is_closed()).await
     }
 
     /// Takes parcels until `max_bytes` are reached or none waits.
     pub(super) fn take(self: &Arc<Self>, max_bytes: u64) -> Batch {
-        let mut load = Load::default();
-        let mut parcels = Vec::new();
+        self.take_behind(None, max_bytes)
+    }
+
+    /// As [`Queue::take`], but blocks the thread until a parcel comes, for at most `patience`.
+    pub(super) fn take_blocking(self: &Arc<Self>, max_bytes: u64, patience: Duration) -> Taken {
+        match self.receiver.recv_timeout(patience) {
+            Ok(first) => Taken::Batch(self.take_behind(Some(first), max_bytes)),
+            Err(_nothing) if self.is_closed() && self.held().events == 0 => Taken::End,
+            Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => Taken::Nothing,
+        }
+    }
+
+    fn take_behind(self: &Arc<Self>, first: Option<Parcel>, max_bytes: u64) -> Batch {
+        let mut load = first.as_ref().map(Parcel::load).unwrap_or_default();
+        let mut parcels: Vec<Parcel> = first.into_iter().collect();
         while load.bytes < max_bytes
             && let Ok(parcel) = self.receiver.try_recv()
         {
@@ -199,14 +245,19 @@ impl Queue {
         // The channel has a slot for each admitted event and both its ends live here: this cannot fail.
         let sent = self.sender.try_send(parcel);
         debug_assert!(sent.is_ok());
-        let mark = Load {
-            events: self.mark_events.load(Ordering::SeqCst),
-            bytes: self.mark_bytes.load(Ordering::SeqCst),
-        };
-        if !before.reaches(mark) && (before + load).reaches(mark) {
-            self.arrived.notify_one();
-        }
+        self.arrived.rose(before, before + load);
     }
+}
+
+/// What [`Queue::take_blocking`] came back with.
+#[derive(Debug)]
+pub(super) enum Taken {
+    /// Parcels.
+    Batch(Batch),
+    /// Nothing came in time.
+    Nothing,
+    /// The queue is closed, and nothing is admitted any more.
+    End,
 }
 
 /// Room that was taken; given back when dropped.
@@ -265,9 +316,19 @@ impl Batch {
         self.hold.load
     }
 
+    /// The parcels.
+    pub fn parcels(&self) -> &[Parcel] {
+        &self.parcels
+    }
+
+    /// The parcels, for their ids to be filled in.
+    pub fn parcels_mut(&mut self) -> &mut [Parcel] {
+        &mut self.parcels
+    }
+
     /// The encoded tuples, a stretch at a time.
     pub fn stretches(&self) -> impl Iterator<Item = &[u8]> + Clone {
-        self.parcels.iter().map(|parcel| &*parcel.rows)
+        self.parcels.iter().flat_map(Parcel::stretches).map(|stretch| &*stretch.rows)
     }
 }
 
@@ -284,7 +345,7 @@ mod tests {
     }
 
     fn parcel(events: u32, bytes: usize) -> Parcel {
-        Parcel { rows: vec![0; bytes].into(), events }
+        Parcel::one(Stretch { rows: vec![0; bytes].into(), events }, None)
     }
 
     fn one(bytes: u64) -> Load {

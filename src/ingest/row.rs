@@ -6,6 +6,8 @@
 
 use uuid::Uuid;
 
+use super::id::{self, Tag};
+
 /// The columns of `requests` that a tuple fills, in the tuple's order.
 pub const COLUMNS: &str = "id, trace_id, payload, body, content_type, received_at";
 
@@ -148,6 +150,38 @@ pub fn tuples(rows: &[u8]) -> impl Iterator<Item = Tuple<'_>> {
     })
 }
 
+/// Where a tuple's id begins.
+const ID_AT: usize = 2 + 4;
+/// Where its trace id begins.
+const TRACE_AT: usize = ID_AT + 16 + 4;
+
+/// Gives ids to the tuples of `rows`, from `sequence` on; the time in each id stays as it is. With `trace_from_id` the
+/// trace id, which has the length of a UUID's text, becomes the id's text.
+pub fn stamp(rows: &mut [u8], tag: Tag, mut sequence: u64, trace_from_id: bool) {
+    let mut at = 0;
+    loop {
+        let rest = rows.get(at..).unwrap_or_default();
+        let Some(length) = tuples(rest).next().map(|tuple| tuple.bytes().len()) else { return };
+        let Some(tuple) = rows.get_mut(at..at + length) else { return };
+        at += length;
+        let Some(field) = tuple.get_mut(ID_AT..ID_AT + 16) else { return };
+        let old = Uuid::from_slice(field).unwrap_or_default();
+        let id = id::event_id(id::unix_ms(old), tag, sequence);
+        field.copy_from_slice(id.as_bytes());
+        sequence += 1;
+        if trace_from_id
+            && let Some(trace) = tuple.get_mut(TRACE_AT..TRACE_AT + uuid::fmt::Hyphenated::LENGTH)
+        {
+            id.hyphenated().encode_lower(trace);
+        }
+    }
+}
+
+/// The id of the first tuple of `rows`.
+pub fn first_id(rows: &[u8]) -> Option<Uuid> {
+    Uuid::from_slice(rows.get(ID_AT..ID_AT + 16)?).ok()
+}
+
 /// The length that stands at `at`; `None` for a null field.
 fn field_length(bytes: &[u8], at: usize) -> Option<usize> {
     let length = bytes.get(at..at + 4)?.try_into().ok()?;
@@ -158,6 +192,34 @@ fn field_length(bytes: &[u8], at: usize) -> Option<usize> {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn stamping_fills_in_ids_and_nothing_else() {
+        let row = |n: u64, trace: &'static [u8]| Row {
+            id: id::event_id(n, Tag::of_journal(Uuid::nil()), 0),
+            trace_id: trace,
+            content: Content::Jsonb(b"[]"),
+            content_type: None,
+            received_at_us: 5,
+        };
+        let mut rows = Vec::new();
+        for n in 0..3 {
+            row(n, b"mine").encode(&mut rows);
+        }
+        let before = rows.clone();
+        let tag = Tag::of_journal(Uuid::max());
+        stamp(&mut rows, tag, 7, false);
+        assert_eq!(first_id(&rows), Some(id::event_id(0, tag, 7)));
+        for (n, (stamped, before)) in tuples(&rows).zip(tuples(&before)).enumerate() {
+            assert_eq!(stamped.field(0), Some(&id::event_id(n as u64, tag, 7 + n as u64).as_bytes()[..]));
+            assert_eq!(stamped.fields()[1..], before.fields()[1..]);
+        }
+        let mut one = Vec::new();
+        row(1, &[b' '; 36]).encode(&mut one);
+        stamp(&mut one, tag, 1, true);
+        let text = id::event_id(1, tag, 1).to_string();
+        assert_eq!(tuples(&one).next().unwrap().field(1), Some(text.as_bytes()));
+    }
 
     proptest! {
         #[test]

@@ -37,8 +37,18 @@ pub struct Metrics {
     pub accepted: IntCounter,
     /// Events stored in `requests`.
     pub committed: IntCounter,
+    /// Events left out, as their keys were there.
+    pub duplicates: IntCounter,
     /// Events that were accepted and became dead letters.
     pub dead: IntCounter,
+    /// Events that cannot be read from the journal any more.
+    pub quarantined: IntCounter,
+    /// Events of each group that was journaled.
+    pub group_events: Histogram,
+    /// Time to write and sync each group.
+    pub group_seconds: Histogram,
+    /// Time of each sync of the journal.
+    pub journal_sync_seconds: Histogram,
     /// Events refused with 503, by reason.
     pub refused: IntCounterVec,
     /// Dead letters stored, by reason.
@@ -72,6 +82,12 @@ pub struct Gauges {
     pub connections: IntGauge,
     /// Database connections by state.
     pub pool: IntGaugeVec,
+    /// The ledger over the journals on disk, by state.
+    pub ledger: IntGaugeVec,
+    /// Bytes of the journal, by what they are.
+    pub journal_bytes: IntGaugeVec,
+    /// Events that Postgres lost and the journal did not hold any more.
+    pub lost: IntGauge,
 }
 
 impl Metrics {
@@ -104,7 +120,30 @@ impl Metrics {
             )?,
             accepted: counter("tidegate_events_accepted_total", "Events that got a promise.")?,
             committed: counter("tidegate_events_committed_total", "Events stored in requests.")?,
+            duplicates: counter(
+                "tidegate_events_duplicate_total",
+                "Events that were not stored since one with the same key was.",
+            )?,
             dead: counter("tidegate_events_dead_total", "Accepted events that became dead letters.")?,
+            quarantined: counter(
+                "tidegate_events_quarantined_total",
+                "Events that cannot be read from the journal any more.",
+            )?,
+            group_events: histogram(
+                "tidegate_journal_group_events",
+                "Events of each group that was journaled.",
+                BATCH_ROWS_BUCKETS,
+            )?,
+            group_seconds: histogram(
+                "tidegate_journal_group_duration_seconds",
+                "Time to write and sync each group.",
+                LATENCY_BUCKETS_S,
+            )?,
+            journal_sync_seconds: histogram(
+                "tidegate_journal_sync_duration_seconds",
+                "Time of each sync of the journal.",
+                LATENCY_BUCKETS_S,
+            )?,
             refused: counters("tidegate_events_refused_total", "Events refused with 503.", &["reason"])?,
             dead_letters: counters("tidegate_dead_letters_total", "Dead letters stored.", &["reason"])?,
             dead_letters_dropped: counters(
@@ -112,13 +151,11 @@ impl Metrics {
                 "Dead letters that did not fit into their queue and are gone.",
                 &["reason"],
             )?,
-            batch_rows: Histogram::with_opts(
-                HistogramOpts::new("tidegate_copy_rows", "Rows of each COPY.")
-                    .buckets(BATCH_ROWS_BUCKETS.to_vec()),
-            )?,
-            batch_seconds: Histogram::with_opts(
-                HistogramOpts::new("tidegate_copy_duration_seconds", "Time of each COPY.")
-                    .buckets(LATENCY_BUCKETS_S.to_vec()),
+            batch_rows: histogram("tidegate_copy_rows", "Rows of each COPY.", BATCH_ROWS_BUCKETS)?,
+            batch_seconds: histogram(
+                "tidegate_copy_duration_seconds",
+                "Time of each COPY.",
+                LATENCY_BUCKETS_S,
             )?,
             retries: counters("tidegate_copy_retries_total", "COPYs that are tried again.", &["verdict"])?,
             gauges: Gauges {
@@ -138,6 +175,21 @@ impl Metrics {
                     Opts::new("tidegate_db_connections", "Database connections by state."),
                     &["state"],
                 )?,
+                ledger: IntGaugeVec::new(
+                    Opts::new(
+                        "tidegate_ledger_events",
+                        "Events of the journals on disk: accepted is the sum of the other states.",
+                    ),
+                    &["state"],
+                )?,
+                journal_bytes: IntGaugeVec::new(
+                    Opts::new("tidegate_journal_bytes", "Bytes of the journal on disk."),
+                    &["state"],
+                )?,
+                lost: gauge(
+                    "tidegate_events_lost_by_postgres",
+                    "Events that Postgres lost and the journal did not hold any more.",
+                )?,
             },
             registry,
         };
@@ -147,14 +199,19 @@ impl Metrics {
 
     fn register(&self) -> prometheus::Result<()> {
         let gauges = &self.gauges;
-        let all: [Box<dyn Collector>; 20] = [
+        let all: [Box<dyn Collector>; 28] = [
             Box::new(self.requests.clone()),
             Box::new(self.request_seconds.clone()),
             Box::new(self.ack_seconds.clone()),
             Box::new(self.connections_refused.clone()),
             Box::new(self.accepted.clone()),
             Box::new(self.committed.clone()),
+            Box::new(self.duplicates.clone()),
             Box::new(self.dead.clone()),
+            Box::new(self.quarantined.clone()),
+            Box::new(self.group_events.clone()),
+            Box::new(self.group_seconds.clone()),
+            Box::new(self.journal_sync_seconds.clone()),
             Box::new(self.refused.clone()),
             Box::new(self.dead_letters.clone()),
             Box::new(self.dead_letters_dropped.clone()),
@@ -168,6 +225,9 @@ impl Metrics {
             Box::new(gauges.body_bytes.clone()),
             Box::new(gauges.connections.clone()),
             Box::new(gauges.pool.clone()),
+            Box::new(gauges.ledger.clone()),
+            Box::new(gauges.journal_bytes.clone()),
+            Box::new(gauges.lost.clone()),
         ];
         for collector in all {
             self.registry.register(collector)?;
@@ -177,11 +237,18 @@ impl Metrics {
         Ok(())
     }
 
-    /// A COPY of `rows` rows took `elapsed` and is committed.
-    pub fn copy_committed(&self, rows: u64, elapsed: Duration) {
+    /// A COPY of `rows` rows took `elapsed` and is committed; `duplicates` were left out of it.
+    pub fn copy_committed(&self, rows: u64, duplicates: u64, elapsed: Duration) {
         self.committed.inc_by(rows);
+        self.duplicates.inc_by(duplicates);
         self.batch_rows.observe(rows as f64);
         self.batch_seconds.observe(elapsed.as_secs_f64());
+    }
+
+    /// A group of `events` events took `elapsed` to be written and synced.
+    pub fn group_committed(&self, events: u64, elapsed: Duration) {
+        self.group_events.observe(events as f64);
+        self.group_seconds.observe(elapsed.as_secs_f64());
     }
 
     /// All figures in Prometheus' text format.
@@ -202,6 +269,10 @@ fn counter(name: &str, help: &str) -> prometheus::Result<IntCounter> {
 
 fn counters(name: &str, help: &str, labels: &[&str]) -> prometheus::Result<IntCounterVec> {
     IntCounterVec::new(Opts::new(name, help), labels)
+}
+
+fn histogram(name: &str, help: &str, buckets: &[f64]) -> prometheus::Result<Histogram> {
+    Histogram::with_opts(HistogramOpts::new(name, help).buckets(buckets.to_vec()))
 }
 
 fn gauge(name: &str, help: &str) -> prometheus::Result<IntGauge> {

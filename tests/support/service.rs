@@ -24,6 +24,28 @@ pub(crate) struct Service {
     child: Child,
     pub(crate) address: String,
     log: Arc<Mutex<String>>,
+    _data: Folder,
+}
+
+/// A folder of its own, which goes when it is dropped.
+pub(crate) struct Folder(String);
+
+impl Folder {
+    pub(crate) fn new() -> Self {
+        let path = std::env::temp_dir().join(format!("tidegate-test-{}", uuid::Uuid::new_v4()));
+        std::fs::create_dir(&path).unwrap();
+        Self(path.to_str().unwrap().to_owned())
+    }
+
+    pub(crate) fn path(&self) -> &str {
+        &self.0
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
 }
 
 /// What a process that ended left behind.
@@ -82,7 +104,15 @@ pub(crate) async fn run(arguments: &[&str], variables: &[(&str, &str)]) -> (Exit
 impl Service {
     /// Starts a service on `database_url` and waits until it takes events.
     pub(crate) async fn start(database_url: &str, variables: &[(&str, &str)]) -> Self {
-        let mut all = BTreeMap::from([("DATABASE_URL", database_url)]);
+        // Small segments, as each service begins with one.
+        let data = Folder::new();
+        let mut all = BTreeMap::from([
+            ("PORT", "0"),
+            ("LOG_FORMAT", "json"),
+            ("DATA_DIR", data.path()),
+            ("JOURNAL_SEGMENT_BYTES", "4194304"),
+            ("JOURNAL_MIN_FREE", "0"),
+        ]);
         all.extend(variables.iter().copied());
         let all: Vec<_> = all.into_iter().collect();
         Self::start_with(&all).await
@@ -106,7 +136,12 @@ impl Service {
 
     /// Starts a service and waits for nothing.
     pub(crate) async fn spawn(variables: &[(&str, &str)]) -> Self {
-        let mut all = BTreeMap::from([("PORT", "0"), ("LOG_FORMAT", "json"), ("DATA_DIR", "/nonexistent")]);
+        let mut all = BTreeMap::from([
+            ("PORT", "0"),
+            ("LOG_FORMAT", "json"),
+            ("DATA_DIR", "/nonexistent"),
+            ("DURABILITY", "memory"),
+        ]);
         all.extend(variables.iter().copied());
         let all: Vec<_> = all.into_iter().collect();
         let mut child = program(&["serve"], &all).stderr(Stdio::piped()).spawn().unwrap();
@@ -122,7 +157,7 @@ impl Service {
                 }
             }
         });
-        Self { child, address: String::new(), log }
+        Self { child, address: String::new(), log, _data: data }
     }
 
     /// What follows `text` in the log, up to the next quote or space.

@@ -8,62 +8,106 @@
 //! so that an index is a line number of the client's file.
 
 pub(super) mod decode;
+mod naming;
 mod split;
 
 use axum::body::Body;
-use axum::response::Response;
 use hyper::StatusCode;
 use hyper::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
 use hyper::http::request::Parts;
 use serde::Serialize;
+use uuid::Uuid;
 
 use self::decode::Decoded;
+use self::naming::{Naming, NoKey};
 use self::split::{Piece, Splitter};
-use super::Core;
 use super::body::{BodyShare, LimitedBody};
 use super::error::ApiError;
-use super::events::{MAX_TRACE_ID, accepted, content_type, encoding, trace_id};
-use crate::ingest::id::unix_now_us;
+use super::events::{MAX_TRACE_ID, content_type, encoding, trace_id};
+use super::{Answered, Core, ack};
+use crate::ingest::id::{self, unix_now_us};
 use crate::ingest::json::Verdict;
-use crate::ingest::queue::Parcel;
+use crate::ingest::keys::Key;
+use crate::ingest::queue::Stretch;
 use crate::ingest::row::Row;
 
-/// Encoded tuples travel in parcels of about this size.
-const PARCEL_BYTES: usize = 256 * 1024;
+/// Encoded tuples are gathered in stretches of about this size.
+const STRETCH_BYTES: usize = 256 * 1024;
 /// A long batch lets other connections have a turn each time it has worked through this many bytes.
 const TURN_BYTES: usize = 256 * 1024;
 
-/// Takes the batch, and answers 202 with what was left out.
-pub(super) async fn post(core: &Core, head: &Parts, body: &mut LimitedBody) -> Result<Response, ApiError> {
+/// Takes the batch, and answers with what was left out of it.
+pub(super) async fn post(core: &Core, head: &Parts, body: &mut LimitedBody) -> Result<Answered, ApiError> {
     let trace_id = trace_id(&head.headers)?;
+    let asked = ack::asked(core, head)?;
+    let naming = Naming::of(head, trace_id.is_some())?;
     let encoding = encoding(&head.headers)?;
     let splitter = Splitter::for_media_type(&head.headers, core.limits.event_bytes)?;
+    let received_at_us = unix_now_us();
     let trace_id = match trace_id {
         Some(trace_id) => trace_id,
-        None => HeaderValue::from_str(&core.ingest.ids(1, unix_now_us()).take().to_string())
-            .map_err(|_| ApiError::internal())?,
+        None => {
+            let id = naming.batch_id().unwrap_or_else(|| core.ingest.fresh_id(received_at_us));
+            HeaderValue::from_str(&id.to_string()).map_err(|_| ApiError::internal())?
+        }
     };
-    let mut batch = Batch::new(core, &trace_id, &head.headers);
+    let mut batch = Batch::new(core, &trace_id, naming, &head.headers, received_at_us);
     batch.read(&mut Decoded::new(body, encoding, &core.bodies)?, splitter).await?;
-    let Batch { parcels, rejected, events, share, .. } = batch.finished();
-    if !core.ingest.can_hold(&parcels) {
+    let Batch { stretches, keys, rejected, events, indexes, share, .. } = batch.finished();
+    if !core.ingest.can_hold(&stretches) {
         return Err(ApiError::too_large(
             "the batch is larger than the queue (MAX_QUEUE_SIZE, MAX_QUEUE_BYTES)",
         ));
     }
-    let promise = core.ingest.admit_batch(parcels).await?;
+    let accepted = core.ingest.admit_batch(stretches, keys.into(), received_at_us, asked.wish).await?;
     drop(share);
-    let answer = Answer { accepted: events, rejected: &rejected };
+    let index_of = |place: u64| indexes.index_of(place);
+    let dead = accepted.dead.1.iter().map(|dead| Dead::new(index_of(dead.index), &dead.error)).collect();
+    let answer = Answer { accepted: events, rejected: &rejected, dead_lettered: dead };
     let json = serde_json::to_vec(&answer).map_err(|_| ApiError::internal())?;
-    let mut response = accepted(promise, trace_id, Body::from(json));
+    let mut response = ack::answer(&accepted, asked, trace_id, Body::from(json));
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    Ok(response)
+    Ok((response, accepted.promise))
 }
 
 #[derive(Serialize)]
 struct Answer<'a> {
     accepted: u64,
     rejected: &'a [Rejected],
+    /// With `ack=committed`: accepted events that Postgres refused.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    dead_lettered: Vec<Dead<'a>>,
+}
+
+#[derive(Serialize)]
+struct Dead<'a> {
+    index: u64,
+    sqlstate: &'a str,
+}
+
+impl<'a> Dead<'a> {
+    fn new(index: u64, error: &'a str) -> Self {
+        Self { index, sqlstate: error.split(' ').next().unwrap_or_default() }
+    }
+}
+
+/// Which index the events have that were accepted: their place, moved by all that was left out before it.
+#[derive(Debug, Default)]
+struct Indexes(Vec<(u64, u64)>);
+
+impl Indexes {
+    /// The event at `place` has this index.
+    fn note(&mut self, place: u64, index: u64) {
+        if self.0.last().map_or(0, |(place, index)| index - place) != index - place {
+            self.0.push((place, index));
+        }
+    }
+
+    fn index_of(&self, place: u64) -> u64 {
+        let noted = self.0.partition_point(|(from, _)| *from <= place);
+        let moved = noted.checked_sub(1).and_then(|noted| self.0.get(noted));
+        moved.map_or(place, |(from, index)| index + (place - from))
+    }
 }
 
 /// An event that was left out.
@@ -81,6 +125,8 @@ enum Why {
     TooLarge(usize),
     /// The trace id with its index is too long.
     TraceId,
+    /// It has no member that `id_field` names, or one that is neither text nor a number.
+    NoId,
 }
 
 impl Serialize for Rejected {
@@ -90,6 +136,7 @@ impl Serialize for Rejected {
             Why::NotJson(at) => ("invalid_json", format!("not JSON from byte {at} on")),
             Why::TooLarge(limit) => ("too_large", format!("larger than {limit} bytes (MAX_EVENT_BYTES)")),
             Why::TraceId => ("invalid_id", format!("its trace id is longer than {MAX_TRACE_ID} characters")),
+            Why::NoId => ("invalid_id", "it has no text or number where id_field points".to_owned()),
         };
         let mut rejected = serializer.serialize_struct("Rejected", 3)?;
         rejected.serialize_field("index", &self.index)?;
@@ -104,33 +151,45 @@ struct Batch<'a> {
     core: &'a Core,
     content_type: Option<String>,
     received_at_us: i64,
+    naming: Naming<'a>,
     /// `T-`, behind which each event's index is written.
     trace_id: Vec<u8>,
     trace_prefix: usize,
     next_index: u64,
     events: u64,
+    indexes: Indexes,
     rejected: Vec<Rejected>,
-    parcels: Vec<Parcel>,
-    /// The parcel being filled.
+    keys: Vec<(u32, Key)>,
+    stretches: Vec<Stretch>,
+    /// The stretch being filled.
     rows: Vec<u8>,
     rows_events: u32,
     share: BodyShare,
 }
 
 impl<'a> Batch<'a> {
-    fn new(core: &'a Core, trace_id: &HeaderValue, headers: &HeaderMap) -> Self {
+    fn new(
+        core: &'a Core,
+        trace_id: &HeaderValue,
+        naming: Naming<'a>,
+        headers: &HeaderMap,
+        received_at_us: i64,
+    ) -> Self {
         let mut prefix = trace_id.as_bytes().to_vec();
         prefix.push(b'-');
         Self {
             core,
             content_type: content_type(headers).map(|_| "application/json".to_owned()),
-            received_at_us: unix_now_us(),
+            received_at_us,
+            naming,
             trace_prefix: prefix.len(),
             trace_id: prefix,
             next_index: 0,
             events: 0,
+            indexes: Indexes::default(),
             rejected: Vec::new(),
-            parcels: Vec::new(),
+            keys: Vec::new(),
+            stretches: Vec::new(),
             rows: Vec::new(),
             rows_events: 0,
             share: BodyShare::new(&core.bodies),
@@ -167,20 +226,36 @@ impl<'a> Batch<'a> {
         if let Verdict::NotJson(at) = verdict {
             return self.reject(index, Why::NotJson(at));
         }
+        let key = match self.naming.key(event, index) {
+            Ok(key) => key,
+            Err(NoKey) => return self.reject(index, Why::NoId),
+        };
         self.count_one()?;
+        self.indexes.note(self.events, index);
+        let mut key_text = [0; uuid::fmt::Hyphenated::LENGTH];
+        let mut trace_id = &self.trace_id[..];
+        if let Some(key) = key {
+            self.share.grow(size_of::<(u32, Key)>())?;
+            self.keys.push((self.events as u32, key));
+            if self.naming.trace_from_key {
+                let text = Uuid::from_bytes(key).hyphenated();
+                trace_id = text.encode_lower(&mut key_text).as_bytes();
+            }
+        }
         self.events += 1;
         self.rows_events += 1;
         let row = Row {
-            id: self.core.ingest.ids(1, self.received_at_us).take(),
-            trace_id: &self.trace_id,
+            // Its journal and sequence are filled in where the batch is admitted.
+            id: id::lower_bound((self.received_at_us / 1000) as u64),
+            trace_id,
             content: crate::ingest::content(verdict, event),
             content_type: self.content_type.as_deref(),
             received_at_us: self.received_at_us,
         };
         self.share.grow(row.encoded_len())?;
         row.encode(&mut self.rows);
-        if self.rows.len() >= PARCEL_BYTES {
-            self.close_parcel();
+        if self.rows.len() >= STRETCH_BYTES {
+            self.close_stretch();
         }
         Ok(())
     }
@@ -203,15 +278,15 @@ impl<'a> Batch<'a> {
         Ok(())
     }
 
-    fn close_parcel(&mut self) {
+    fn close_stretch(&mut self) {
         if self.rows_events > 0 {
             let rows = std::mem::take(&mut self.rows).into_boxed_slice();
-            self.parcels.push(Parcel { rows, events: std::mem::take(&mut self.rows_events) });
+            self.stretches.push(Stretch { rows, events: std::mem::take(&mut self.rows_events) });
         }
     }
 
     fn finished(mut self) -> Self {
-        self.close_parcel();
+        self.close_stretch();
         self
     }
 }

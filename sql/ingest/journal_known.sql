@@ -1,0 +1,1 @@
+select exists (select from {schema}.ingest_journals where journal = $1)

@@ -1,0 +1,465 @@
+//! The way in: what request handlers call.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use uuid::Uuid;
+
+use super::Promise;
+use super::backlog::Backlog;
+use super::dead_letters::{DeadLetters, Reason};
+use super::fence::{Account, Ledger};
+use super::id::{self, IdMint, Tag};
+use super::journal::{self, AppendError, Usage};
+use super::json::{self, Verdict};
+use super::keys::Key;
+use super::landing::{LastError, WriterState, WriterStatus};
+use super::level::Load;
+use super::queue::{self, Parcel, Queue, Stretch};
+use super::rates::Rates;
+use super::row::{self, Content, Row};
+use super::ticket::{DeadEvent, NotJournaled, Ticket};
+use crate::observe::Metrics;
+
+/// One event.
+#[derive(Debug, Clone, Copy)]
+pub struct Event<'a> {
+    /// 1–128 visible ASCII characters; `None`: its key, or else its id.
+    pub trace_id: Option<&'a [u8]>,
+    /// The body.
+    pub content: Content<'a>,
+    /// The media type that the client declared.
+    pub content_type: Option<&'a str>,
+    /// When it was received, in microseconds of Unix time.
+    pub received_at_us: i64,
+    /// The hash of the key by which a retry of it is told.
+    pub key: Option<Key>,
+}
+
+/// What a request asks for.
+#[derive(Debug, Clone, Copy)]
+pub struct Wish {
+    /// The promise it waits for.
+    pub promise: Promise,
+    /// How long it waits for [`Promise::Committed`]; then it gets what was reached.
+    pub patience: Duration,
+}
+
+/// Which events an answer stands for: consecutive ids from `first` on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Receipt {
+    /// The first event's id.
+    pub first: Uuid,
+    /// How many they are.
+    pub events: u64,
+}
+
+impl std::fmt::Display for Receipt {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.events {
+            1 => write!(f, "{}", self.first),
+            events => write!(f, "{}/{events}", self.first),
+        }
+    }
+}
+
+/// Events that were accepted.
+#[derive(Debug, Clone)]
+pub struct Accepted {
+    /// What they are promised.
+    pub promise: Promise,
+    /// Their ids; `None` if they have none yet.
+    pub receipt: Option<Receipt>,
+    /// The trace id of an event that came without one.
+    pub trace_id: Option<Uuid>,
+    /// Those that became dead letters meanwhile: how many, and the first of them.
+    pub dead: (u64, Vec<DeadEvent>),
+}
+
+impl Accepted {
+    fn new(promise: Promise, receipt: Option<Receipt>) -> Self {
+        Self { promise, receipt, trace_id: None, dead: (0, Vec::new()) }
+    }
+}
+
+/// Why the journal takes nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refusal {
+    /// It holds as much as it may.
+    Full,
+    /// The file system is nearly full.
+    MinFree,
+    /// The file system is full.
+    NoSpace,
+    /// Writing or syncing failed; it takes nothing until a restart.
+    Failed,
+    /// What is to be kept together is larger than a segment.
+    TooLarge,
+}
+
+impl From<&AppendError> for Refusal {
+    fn from(error: &AppendError) -> Self {
+        match error {
+            AppendError::NoSpace(_) => Self::NoSpace,
+            AppendError::Full => Self::Full,
+            AppendError::MinFree => Self::MinFree,
+            AppendError::TooLarge => Self::TooLarge,
+            AppendError::Poisoned(_) => Self::Failed,
+        }
+    }
+}
+
+impl From<journal::Refusal> for Refusal {
+    fn from(refusal: journal::Refusal) -> Self {
+        match refusal {
+            journal::Refusal::Full => Self::Full,
+            journal::Refusal::MinFree => Self::MinFree,
+            journal::Refusal::NoSpace => Self::NoSpace,
+            journal::Refusal::Poisoned => Self::Failed,
+        }
+    }
+}
+
+/// Events that were not accepted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refused {
+    /// There was no room within the time that they may wait.
+    Overloaded {
+        /// When it is worth another try: the time that the queue needs to drain, jittered, at least a second.
+        retry_after: Duration,
+    },
+    /// The journal takes nothing.
+    Journal(Refusal),
+    /// They were written and not synced: they may turn up after a restart, or not.
+    OutcomeUnknown,
+}
+
+/// The way into the pipeline; cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Ingest {
+    pub(super) shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub queue: Arc<Queue>,
+    /// With a journal.
+    pub journal: Option<Journaled>,
+    pub dead_letters: DeadLetters,
+    pub ids: IdMint,
+    pub metrics: Arc<Metrics>,
+    pub rates: Arc<Rates>,
+    pub max_json_depth: usize,
+    pub writer_status: Arc<WriterStatus>,
+    pub dead_letter_writer_status: Arc<WriterStatus>,
+}
+
+#[derive(Debug)]
+pub(super) struct Journaled {
+    pub backlog: Arc<Backlog>,
+    pub ledger: Arc<Ledger>,
+    pub fence_status: Arc<WriterStatus>,
+}
+
+/// What a trace id that is still to be filled in looks like.
+const BLANK_TRACE_ID: &[u8] = &[b'0'; uuid::fmt::Hyphenated::LENGTH];
+
+impl Ingest {
+    /// The promise that an accepted event has if it asks for nothing else.
+    pub fn promise(&self) -> Promise {
+        if self.shared.journal.is_some() { Promise::Journaled } else { Promise::Queued }
+    }
+
+    /// Whether this node can ever give a promise: without a journal there is nothing between the queue and Postgres.
+    pub fn can_promise(&self, promise: Promise) -> bool {
+        promise != Promise::Journaled || self.shared.journal.is_some()
+    }
+
+    /// What to keep of a body: as `jsonb` where Postgres can, else byte for byte.
+    pub fn classify(&self, body: &[u8]) -> Verdict {
+        json::classify(body, self.shared.max_json_depth)
+    }
+
+    /// An id that no event has.
+    pub fn fresh_id(&self, now_us: i64) -> Uuid {
+        self.shared.ids.reserve(1, now_us).take()
+    }
+
+    /// Admits one event.
+    ///
+    /// # Errors
+    ///
+    /// [`Refused`]. An event that found no room is kept as a dead letter, as far as those have room.
+    pub async fn admit(&self, event: &Event<'_>, wish: Wish) -> Result<Accepted, Refused> {
+        let shared = &self.shared;
+        let journaled = shared.journal.is_some();
+        // The journal gives out the ids that its events get.
+        let id = match journaled {
+            true => id::lower_bound((event.received_at_us / 1000) as u64),
+            false => self.fresh_id(event.received_at_us),
+        };
+        let default_trace_id = match (event.trace_id, event.key) {
+            (Some(_), _) => None,
+            // So that the answer to a retry names the same trace.
+            (None, Some(key)) => Some(Uuid::from_bytes(key)),
+            (None, None) if journaled && wish.promise == Promise::Queued => {
+                Some(self.fresh_id(event.received_at_us))
+            }
+            (None, None) if journaled => None,
+            (None, None) => Some(id),
+        };
+        let trace_from_id = event.trace_id.is_none() && default_trace_id.is_none();
+        let mut text = [0; uuid::fmt::Hyphenated::LENGTH];
+        let trace_id = match (event.trace_id, default_trace_id) {
+            (Some(trace_id), _) => trace_id,
+            (None, Some(default)) => default.hyphenated().encode_lower(&mut text).as_bytes(),
+            (None, None) => BLANK_TRACE_ID,
+        };
+        let (content, content_type) = (event.content, event.content_type);
+        let row = Row { id, trace_id, content, content_type, received_at_us: event.received_at_us };
+        let mut encoded = Vec::with_capacity(row.encoded_len());
+        row.encode(&mut encoded);
+
+        let load = Load { events: 1, bytes: encoded.len() as u64 };
+        let reserved = match (self.journal_takes(), shared.queue.try_reserve(load)) {
+            (Err(refusal), _) => Err(Refused::Journal(refusal)),
+            (Ok(()), Ok(room)) => Ok(room),
+            (Ok(()), Err(_full)) => shared.queue.reserve(load).await.map_err(|_full| self.overloaded()),
+        };
+        let mut room = match reserved {
+            Ok(room) => room,
+            Err(refused) => {
+                self.count_refused(1);
+                if let Some(tuple) = row::tuples(&encoded).next() {
+                    shared.dead_letters.add_overload(tuple);
+                }
+                return Err(refused);
+            }
+        };
+        let keys = event.key.map(|key| (0, key)).into_iter().collect();
+        let ticket = self.ticket(1, wish, keys, trace_from_id);
+        room.push(Parcel::one(Stretch { rows: encoded.into(), events: 1 }, ticket.clone()));
+        let accepted = self.wait(ticket, Receipt { first: id, events: 1 }, wish).await?;
+        let trace_id = match trace_from_id {
+            true => accepted.receipt.map(|receipt| receipt.first),
+            false => default_trace_id,
+        };
+        Ok(Accepted { trace_id, ..accepted })
+    }
+
+    /// A ticket, if anything is to be waited for or to be known of the events.
+    fn ticket(
+        &self,
+        events: u64,
+        wish: Wish,
+        keys: Box<[(u32, Key)]>,
+        trace_from_id: bool,
+    ) -> Option<Arc<Ticket>> {
+        let waits = match self.shared.journal {
+            Some(_) => wish.promise > Promise::Queued,
+            None => wish.promise == Promise::Committed,
+        };
+        (waits || !keys.is_empty()).then(|| Ticket::new(events, wish.promise, keys, trace_from_id))
+    }
+
+    /// Waits until the promise is true.
+    async fn wait(
+        &self,
+        ticket: Option<Arc<Ticket>>,
+        receipt: Receipt,
+        wish: Wish,
+    ) -> Result<Accepted, Refused> {
+        let mut accepted = Accepted::new(Promise::Queued, Some(receipt));
+        if self.shared.journal.is_none() {
+            self.shared.metrics.accepted.inc_by(receipt.events);
+        } else {
+            accepted.receipt = None;
+        }
+        let Some(ticket) = ticket.filter(|_| wish.promise > Promise::Queued) else { return Ok(accepted) };
+        if self.shared.journal.is_some() {
+            let first = ticket.journaled().await.map_err(|refused| match refused {
+                NotJournaled::Refused(refusal) => {
+                    self.count_refused(receipt.events);
+                    Refused::Journal(refusal)
+                }
+                NotJournaled::OutcomeUnknown => Refused::OutcomeUnknown,
+            })?;
+            accepted = Accepted::new(Promise::Journaled, Some(Receipt { first, ..receipt }));
+        }
+        if wish.promise == Promise::Committed {
+            match tokio::time::timeout(wish.patience, ticket.settled()).await {
+                Ok(dead) => {
+                    accepted.promise = if dead.0 == 0 { Promise::Committed } else { accepted.promise };
+                    accepted.dead = dead;
+                }
+                Err(_elapsed) => {
+                    if let (Some(journal), Some(receipt)) = (&self.shared.journal, accepted.receipt) {
+                        journal.backlog.forget_waiting(receipt.first);
+                    }
+                }
+            }
+        }
+        Ok(accepted)
+    }
+
+    /// Whether the queue could hold these stretches if it were empty.
+    pub fn can_hold(&self, stretches: &[Stretch]) -> bool {
+        queue::total(stretches).fits(self.shared.queue.limits().capacity)
+    }
+
+    /// Admits all events of a batch, or none. Their ids are filled in here; `keys` are by the place in the batch.
+    ///
+    /// # Errors
+    ///
+    /// [`Refused`]; they are counted and not kept.
+    pub async fn admit_batch(
+        &self,
+        mut stretches: Vec<Stretch>,
+        keys: Box<[(u32, Key)]>,
+        now_us: i64,
+        wish: Wish,
+    ) -> Result<Accepted, Refused> {
+        let load = queue::total(&stretches);
+        if load.events == 0 {
+            return Ok(Accepted::new(wish.promise, None));
+        }
+        let reserved = match self.journal_takes() {
+            Err(refusal) => Err(Refused::Journal(refusal)),
+            Ok(()) => self.shared.queue.reserve(load).await.map_err(|_full| self.overloaded()),
+        };
+        let mut room = reserved.inspect_err(|_| self.count_refused(load.events))?;
+        let ticket = self.ticket(load.events, wish, keys, false);
+        let mut receipt = Receipt { first: Uuid::nil(), events: load.events };
+        if self.shared.journal.is_some() {
+            room.push(Parcel::many(stretches, ticket.clone()));
+        } else {
+            let (tag, mut next) = self.shared.ids.reserve_range(load.events);
+            receipt.first = id::event_id((now_us / 1000) as u64, tag, next);
+            for stretch in &mut stretches {
+                row::stamp(&mut stretch.rows, tag, next, false);
+                next += u64::from(stretch.events);
+            }
+            if ticket.is_some() {
+                room.push(Parcel::many(stretches, ticket.clone()));
+            } else {
+                // One by one, so that a COPY may take some of them.
+                for stretch in stretches {
+                    room.push(Parcel::one(stretch, None));
+                }
+            }
+        }
+        self.wait(ticket, receipt, wish).await
+    }
+
+    fn journal_takes(&self) -> Result<(), Refusal> {
+        match &self.shared.journal {
+            Some(journal) => journal.backlog.store().accepting().map_err(Refusal::from),
+            None => Ok(()),
+        }
+    }
+
+    fn count_refused(&self, events: u64) {
+        self.shared.metrics.refused.with_label_values(&[Reason::Overload.name()]).inc_by(events);
+    }
+
+    fn overloaded(&self) -> Refused {
+        Refused::Overloaded { retry_after: self.shared.rates.retry_after(self.shared.queue.held().events) }
+    }
+
+    /// Whether an event would be admitted at once.
+    pub fn has_room(&self) -> bool {
+        let queue = &self.shared.queue;
+        let next = queue.held() + Load { events: 1, bytes: 1 };
+        self.journal_takes().is_ok() && !queue.is_closed() && next.fits(queue.limits().capacity)
+    }
+
+    /// Whether the journal holds the event and it is not settled.
+    pub fn is_pending(&self, tag: Tag, sequence: u64) -> bool {
+        self.shared.journal.as_ref().is_some_and(|journal| journal.backlog.is_pending(tag, sequence))
+    }
+
+    /// The figures that health and metrics show.
+    pub fn snapshot(&self) -> Snapshot {
+        let shared = &self.shared;
+        let metrics = &shared.metrics;
+        let held = shared.queue.held();
+        let settled = metrics.committed.get() + metrics.duplicates.get() + metrics.dead.get();
+        Snapshot {
+            accepted: metrics.accepted.get(),
+            committed: metrics.committed.get(),
+            duplicates: metrics.duplicates.get(),
+            dead: metrics.dead.get(),
+            pending: match &shared.journal {
+                Some(journal) => journal.backlog.pending() + held.events,
+                None => metrics.accepted.get().saturating_sub(settled),
+            },
+            held,
+            capacity: shared.queue.limits().capacity,
+            dead_held: shared.dead_letters.held(),
+            writer: shared.writer_status.get(),
+            dead_letter_writer: shared.dead_letter_writer_status.get(),
+            journal: shared.journal.as_ref().map(|journal| JournalSnapshot {
+                usage: journal.backlog.store().usage(),
+                refusal: self.journal_takes().err(),
+                accounts: journal.ledger.accounts(),
+                lost: journal.ledger.lost(),
+                fence: journal.fence_status.get(),
+            }),
+        }
+    }
+
+    /// Events a second over the last seconds.
+    pub fn rates(&self) -> &Rates {
+        &self.shared.rates
+    }
+}
+
+/// The pipeline's figures at one moment.
+#[derive(Debug, Clone)]
+pub struct Snapshot {
+    /// Events that got a promise.
+    pub accepted: u64,
+    /// Events stored.
+    pub committed: u64,
+    /// Events left out, as their keys were there.
+    pub duplicates: u64,
+    /// Accepted events that became dead letters.
+    pub dead: u64,
+    /// Accepted events that are not settled; with a journal, those of former runs too.
+    pub pending: u64,
+    /// What the queue holds.
+    pub held: Load,
+    /// What the queue can hold.
+    pub capacity: Load,
+    /// What the dead-letter queue holds.
+    pub dead_held: Load,
+    /// What the writers are doing, and the last error that one met.
+    pub writer: (WriterState, Option<LastError>),
+    /// The same of the dead letters' writer.
+    pub dead_letter_writer: (WriterState, Option<LastError>),
+    /// The journal, if there is one.
+    pub journal: Option<JournalSnapshot>,
+}
+
+/// The journal's figures at one moment.
+#[derive(Debug, Clone)]
+pub struct JournalSnapshot {
+    /// Its files.
+    pub usage: Usage,
+    /// Why it takes nothing, if so.
+    pub refusal: Option<Refusal>,
+    /// Each journal's account, as of the last fence.
+    pub accounts: Vec<Account>,
+    /// Events that Postgres lost and the journal did not hold any more.
+    pub lost: u64,
+    /// What the fences' keeper is doing, and the last error that it met.
+    pub fence: (WriterState, Option<LastError>),
+}
+
+/// Classifies `body` for a row.
+pub fn content(verdict: Verdict, body: &[u8]) -> Content<'_> {
+    match verdict {
+        Verdict::Jsonb => Content::Jsonb(body),
+        Verdict::NotJsonb(_) | Verdict::NotJson(_) => Content::Bytes(body),
+    }
+}

@@ -1,0 +1,373 @@
+//! Decides what of the journal is safe in Postgres, and finds what Postgres has lost.
+//!
+//! Batches are committed without waiting for Postgres' disk, since the journal still holds them. About once a second a
+//! fence reads all receipts and commits with `synchronous_commit = on`: whatever *it has read* is durable from then on,
+//! and that alone may be trimmed from the journal.
+//!
+//! What was settled, as far as this process knows, and is not among the receipts that a fence reads, was lost: by a crash
+//! of Postgres, by a failover to a standby that lagged behind, by a restore to an older point. It is handed out again.
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use rangemap::RangeSet;
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+use super::backlog::{Backlog, Known, length};
+use super::journal::JournalId;
+use super::landing::{LandingTables, WriterState, WriterStatus};
+use super::receipts::{Counts, Coverage};
+use super::registered::Registered;
+use crate::db::{Database, DbError};
+
+const INTERVAL: Duration = Duration::from_secs(1);
+/// The longest that a fence may take.
+const TIMEOUT: Duration = Duration::from_secs(60);
+/// Between two lines about a backlog that drains.
+const PROGRESS: Duration = Duration::from_secs(10);
+/// A backlog smaller than this drains without a word.
+const LARGE_BACKLOG: u64 = 100_000;
+
+/// Why the journal and the database do not go together.
+#[derive(Debug, thiserror::Error)]
+pub enum FenceError {
+    /// The database does not know a journal that was registered with it.
+    #[error(
+        "the database does not know journal {journal}, which holds {events} events and was registered before: this is another database, or one that was restored to an older point. Point DATABASE_URL at the right one, or start with --adopt-database to store all that the journal holds in this one"
+    )]
+    UnknownJournal {
+        /// The journal.
+        journal: uuid::Uuid,
+        /// Events that it holds.
+        events: u64,
+    },
+    /// This server is older than the one seen before.
+    #[error(
+        "this server is on timeline {found}, and timeline {seen} was seen before: it is a former primary"
+    )]
+    OldTimeline {
+        /// Its timeline.
+        found: i64,
+        /// The highest seen.
+        seen: i64,
+    },
+    /// The list of registered journals cannot be kept.
+    #[error("cannot keep the list of registered journals")]
+    Files(#[from] std::io::Error),
+    /// Postgres says no.
+    #[error("{}", .0.with_sources())]
+    Database(#[from] DbError),
+}
+
+/// The highest fence of each journal that was seen, and what wakes the keeper.
+#[derive(Debug, Default)]
+pub struct Fences {
+    highest: Mutex<HashMap<JournalId, i64>>,
+    look: Notify,
+}
+
+impl Fences {
+    /// Takes note of a fence; false if it is lower than one seen before, and the keeper looks at once.
+    pub fn saw(&self, journal: JournalId, fence: i64) -> bool {
+        let mut highest = self.highest.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = highest.entry(journal).or_insert(fence);
+        if fence < *known {
+            self.look.notify_one();
+            return false;
+        }
+        *known = fence;
+        true
+    }
+
+    /// The keeper looks at once.
+    pub fn look(&self) {
+        self.look.notify_one();
+    }
+
+    fn fenced(&self, journal: JournalId, fence: i64) {
+        self.highest.lock().unwrap_or_else(PoisonError::into_inner).insert(journal, fence);
+    }
+}
+
+/// One journal's account: accepted = settled (in its five kinds) + pending.
+#[derive(Debug, Clone, Copy)]
+pub struct Account {
+    /// The journal.
+    pub journal: JournalId,
+    /// Sequences that were synced.
+    pub accepted: u64,
+    /// What its receipts say.
+    pub counts: Counts,
+}
+
+impl Account {
+    /// Accepted and not settled.
+    pub fn pending(&self) -> u64 {
+        self.accepted.saturating_sub(self.counts.total())
+    }
+
+    /// Whether no more was settled than accepted. (That each receipt adds up is a check of its table.)
+    pub fn is_balanced(&self) -> bool {
+        self.counts.total() <= self.accepted
+    }
+}
+
+/// What the keeper knows; read by health and metrics.
+#[derive(Debug, Default)]
+pub struct Ledger {
+    accounts: Mutex<Vec<Account>>,
+    lost: Mutex<u64>,
+}
+
+impl Ledger {
+    /// The accounts of the journals on disk, oldest first, as of the last fence.
+    pub fn accounts(&self) -> Vec<Account> {
+        self.accounts.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Events that Postgres lost and the journal did not hold any more.
+    pub fn lost(&self) -> u64 {
+        *self.lost.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Opens journals and sets fences.
+#[derive(Debug)]
+pub struct FenceKeeper {
+    database: Database,
+    tables: Arc<LandingTables>,
+    backlog: Arc<Backlog>,
+    fences: Arc<Fences>,
+    ledger: Arc<Ledger>,
+    status: Arc<WriterStatus>,
+    registered: Registered,
+    adopt: bool,
+    timeline: Option<i64>,
+    /// What was known when the last fence was set; nothing is to be done while it stays so.
+    last: Vec<(JournalId, u64, u64)>,
+    progress: Option<(SystemTime, u64)>,
+}
+
+impl FenceKeeper {
+    /// A keeper of the journals in `dir`. With `adopt` a database that does not know them is given all that they hold.
+    ///
+    /// # Errors
+    ///
+    /// If the list of registered journals cannot be read.
+    pub fn new(
+        database: Database,
+        tables: &Arc<LandingTables>,
+        backlog: &Arc<Backlog>,
+        dir: &Path,
+        adopt: bool,
+    ) -> Result<Self, FenceError> {
+        Ok(Self {
+            database,
+            tables: Arc::clone(tables),
+            backlog: Arc::clone(backlog),
+            fences: Arc::default(),
+            ledger: Arc::default(),
+            status: Arc::default(),
+            registered: Registered::read(dir)?,
+            adopt,
+            timeline: None,
+            last: Vec::new(),
+            progress: None,
+        })
+    }
+
+    /// The fences seen, for the lanes.
+    pub fn fences(&self) -> &Arc<Fences> {
+        &self.fences
+    }
+
+    /// The accounts.
+    pub fn ledger(&self) -> &Arc<Ledger> {
+        &self.ledger
+    }
+
+    /// What it is doing.
+    pub fn status(&self) -> &Arc<WriterStatus> {
+        &self.status
+    }
+
+    /// Makes all journals known to the database and reads what it has of them; from then on they are drained.
+    ///
+    /// # Errors
+    ///
+    /// [`FenceError`]; those that were opened before it stay open.
+    pub async fn open(&mut self) -> Result<(), FenceError> {
+        for known in self.backlog.known().into_iter().filter(|known| !known.open) {
+            let mut connection = self.database.get().await?;
+            let is_known = self.tables.receipts.is_known(&connection, known.journal).await?;
+            let events = known.held.end - known.held.start;
+            if !is_known && self.registered.contains(known.journal.0) && events > 0 && !self.adopt {
+                return Err(FenceError::UnknownJournal { journal: known.journal.0, events });
+            }
+            self.tables.receipts.register(&mut connection, known.journal).await?;
+            self.registered.add(known.journal.0)?;
+            // Read only now: whatever a former process had under way has ended.
+            let receipts = &self.tables.receipts;
+            let settled = match known.held.is_empty() {
+                true => RangeSet::new(),
+                false => receipts.over(&connection, known.journal, &known.held).await?,
+            };
+            let pending = events - length(&settled);
+            if pending > 0 {
+                tracing::info!(journal = %known.journal.0, pending, "storing what a former run left in its journal");
+            }
+            self.backlog.open(known.journal, &settled);
+        }
+        Ok(())
+    }
+
+    /// Keeps fences until `stop` is cancelled.
+    pub async fn run(mut self, stop: CancellationToken) {
+        let mut attempts: u32 = 0;
+        loop {
+            let wait = match self.round().await {
+                Ok(()) => {
+                    if attempts > 0 {
+                        tracing::info!("the journal and Postgres go together again");
+                    }
+                    attempts = 0;
+                    self.status.running();
+                    INTERVAL
+                }
+                Err(error) => {
+                    attempts += 1;
+                    self.failed(&error, attempts);
+                    INTERVAL * attempts.min(5)
+                }
+            };
+            let look = Arc::clone(&self.fences);
+            tokio::select! {
+                () = tokio::time::sleep(wait) => {}
+                // Not at once: a server that is just coming down breaks many connections.
+                () = async { look.look.notified().await; tokio::time::sleep(INTERVAL / 4).await } => {}
+                () = stop.cancelled() => break,
+            }
+        }
+        // What was stored last is trimmed by the next run if this does not come through.
+        let _left = tokio::time::timeout(INTERVAL, self.round()).await;
+    }
+
+    fn failed(&self, error: &FenceError, attempts: u32) {
+        let passing = matches!(error, FenceError::Database(error) if error.sql_state().is_none_or(|state| state.code().starts_with("57")));
+        let state = if passing { WriterState::Retrying } else { WriterState::Halted };
+        if attempts.is_power_of_two() {
+            tracing::warn!(
+                attempts,
+                error = crate::db::chain(error),
+                "no fence could be set; the journal is not trimmed"
+            );
+        }
+        self.status.failed(state, crate::db::chain(error));
+    }
+
+    async fn round(&mut self) -> Result<(), FenceError> {
+        let round = async {
+            self.open().await?;
+            self.fence().await
+        };
+        match tokio::time::timeout(TIMEOUT, round).await {
+            Ok(done) => done,
+            Err(_elapsed) => Err(DbError::Timeout(TIMEOUT).into()),
+        }
+    }
+
+    async fn fence(&mut self) -> Result<(), FenceError> {
+        let known: Vec<Known> = self.backlog.known();
+        let seen: Vec<_> =
+            known.iter().map(|known| (known.journal, known.held.end, length(&known.settled))).collect();
+        self.tell_progress();
+        if seen == self.last {
+            return Ok(());
+        }
+        let mut connection = self.database.get().await?;
+        if let Some(found) = self.tables.receipts.timeline(&connection).await {
+            let seen = self.timeline.unwrap_or(found);
+            if found < seen {
+                connection.discard();
+                return Err(FenceError::OldTimeline { found, seen });
+            }
+            self.timeline = Some(found);
+        }
+        let journals: Vec<JournalId> = known.iter().map(|known| known.journal).collect();
+        let coverage = self.tables.receipts.fence(&mut connection, &journals).await?;
+        drop(connection);
+        let mut accounts = Vec::new();
+        let mut rewound = false;
+        for known in &known {
+            let Some((_, covered)) = coverage.iter().find(|(journal, _)| *journal == known.journal) else {
+                let events = known.held.end - known.held.start;
+                return Err(FenceError::UnknownJournal { journal: known.journal.0, events });
+            };
+            self.fences.fenced(known.journal, covered.fence);
+            rewound |= self.rewind(known, covered);
+            accounts.push(Account {
+                journal: known.journal,
+                accepted: known.held.end,
+                counts: covered.counts,
+            });
+        }
+        *self.ledger.accounts.lock().unwrap_or_else(PoisonError::into_inner) = accounts;
+        self.trim(coverage).await;
+        self.last = if rewound { Vec::new() } else { seen };
+        Ok(())
+    }
+
+    /// Hands out again what the database does not have any more.
+    fn rewind(&self, known: &Known, covered: &Coverage) -> bool {
+        let mut expected = known.settled.clone();
+        if known.held.start > 0 {
+            // What was trimmed had been settled for good.
+            expected.insert(0..known.held.start);
+        }
+        let lost: RangeSet<u64> = expected.iter().flat_map(|range| covered.settled.gaps(range)).collect();
+        if lost.is_empty() {
+            return false;
+        }
+        let rewound = self.backlog.rewind(known.journal, &lost);
+        tracing::warn!(
+            journal = %known.journal.0,
+            replayed = rewound.replayed,
+            gone = rewound.gone,
+            "Postgres has lost events that it had; those that the journal holds are stored again"
+        );
+        *self.ledger.lost.lock().unwrap_or_else(PoisonError::into_inner) = rewound.gone;
+        rewound.replayed > 0
+    }
+
+    async fn trim(&self, coverage: Vec<(JournalId, Coverage)>) {
+        let store = Arc::clone(self.backlog.store());
+        let trimmed = tokio::task::spawn_blocking(move || {
+            coverage.iter().try_for_each(|(journal, covered)| store.trim(*journal, &covered.settled))
+        });
+        if let Ok(Err(error)) = trimmed.await {
+            tracing::warn!(error = error.to_string(), "the journal cannot be trimmed");
+        }
+        self.backlog.refresh();
+    }
+
+    fn tell_progress(&mut self) {
+        let pending = self.backlog.pending();
+        let now = SystemTime::now();
+        match self.progress {
+            None if pending > LARGE_BACKLOG => self.progress = Some((now, pending)),
+            Some((since, before)) => {
+                let elapsed = now.duration_since(since).unwrap_or_default();
+                if elapsed < PROGRESS {
+                    return;
+                }
+                let per_s = before.saturating_sub(pending) / elapsed.as_secs().max(1);
+                tracing::info!(pending, settled_per_s = per_s, "working through the journal's backlog");
+                self.progress = (pending > LARGE_BACKLOG).then_some((now, pending));
+            }
+            None => {}
+        }
+    }
+}

@@ -1,0 +1,104 @@
+//! What one transaction settles: tuples, with what they come from and the keys that some of them have.
+
+use std::ops::Range;
+
+use uuid::Uuid;
+
+use super::journal::JournalId;
+use super::keys::Key;
+use super::row::{self, Tuple};
+
+/// What a lot is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Rows of `requests`.
+    Events,
+    /// Rows of `dead_letters`.
+    DeadLetters,
+    /// Sequences that cannot be read: a receipt, and no rows.
+    Damage,
+}
+
+/// Where in a journal a lot begins. Its sequences follow each other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Origin {
+    /// The journal.
+    pub journal: JournalId,
+    /// The sequence of the lot's first event.
+    pub first: u64,
+}
+
+/// So many events for one transaction.
+#[derive(Debug, Clone)]
+pub struct Lot<'a> {
+    /// What they are.
+    pub kind: Kind,
+    /// How many they are.
+    pub events: u64,
+    /// Where they come from; `None` without a journal.
+    pub origin: Option<Origin>,
+    /// Keys, by the place in the lot, in order.
+    pub keys: Vec<(u64, Key)>,
+    rows: Rows<'a>,
+}
+
+#[derive(Debug, Clone)]
+enum Rows<'a> {
+    Stretches(Vec<&'a [u8]>),
+    Tuples(&'a [Tuple<'a>]),
+}
+
+impl<'a> Lot<'a> {
+    /// A lot of stretches of tuples.
+    pub fn new(
+        kind: Kind,
+        events: u64,
+        origin: Option<Origin>,
+        keys: Vec<(u64, Key)>,
+        stretches: Vec<&'a [u8]>,
+    ) -> Self {
+        Self { kind, events, origin, keys, rows: Rows::Stretches(stretches) }
+    }
+
+    /// A part of the lot, of whose tuples all are given.
+    pub fn part(&self, tuples: &'a [Tuple<'a>], places: &Range<u64>) -> Self {
+        let keys = self.keys.iter().filter(|(place, _)| places.contains(place));
+        Self {
+            kind: self.kind,
+            events: places.end - places.start,
+            origin: self.origin.map(|origin| Origin { first: origin.first + places.start, ..origin }),
+            keys: keys.map(|(place, key)| (place - places.start, *key)).collect(),
+            rows: Rows::Tuples(tuples.get(places.start as usize..places.end as usize).unwrap_or_default()),
+        }
+    }
+
+    /// The lot's sequences.
+    pub fn sequences(&self, origin: Origin) -> Range<u64> {
+        origin.first..origin.first + self.events
+    }
+
+    /// The tuples, some at a time.
+    pub fn stretches(&self) -> impl Iterator<Item = &'a [u8]> + Clone + use<'a> {
+        let (stretches, tuples) = match &self.rows {
+            Rows::Stretches(stretches) => (stretches.clone(), &[][..]),
+            Rows::Tuples(tuples) => (Vec::new(), *tuples),
+        };
+        stretches.into_iter().chain(tuples.iter().map(|tuple| tuple.bytes()))
+    }
+
+    /// The tuples, one by one.
+    pub fn tuples(&self) -> Vec<Tuple<'a>> {
+        match &self.rows {
+            Rows::Stretches(stretches) => stretches.iter().flat_map(|stretch| row::tuples(stretch)).collect(),
+            Rows::Tuples(tuples) => tuples.to_vec(),
+        }
+    }
+
+    /// The id of an event without a key, if there is one: it is stored whenever the lot is.
+    pub fn unkeyed_id(&self) -> Option<Uuid> {
+        let keyed = |place: u64| self.keys.iter().any(|(of, _)| *of == place);
+        let place = (0..self.events).find(|place| !keyed(*place))?;
+        let tuple = self.stretches().flat_map(row::tuples).nth(place as usize)?;
+        Uuid::from_slice(tuple.field(0)?).ok()
+    }
+}

@@ -1,0 +1,135 @@
+//! Where the writer's batches come from: the queue itself, or the journal behind it.
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::backlog::{Backlog, Portion};
+use super::journal::Piece;
+use super::level::Load;
+use super::lot::{Kind, Lot, Origin};
+use super::queue::{self, Queue};
+use super::ticket::{Outcome, Wakeups};
+
+/// A source of batches.
+#[derive(Debug, Clone)]
+pub enum Source {
+    /// Without a journal.
+    Queue(Arc<Queue>),
+    /// With one.
+    Journal(Arc<Backlog>),
+}
+
+impl Source {
+    /// Waits until what waits reaches `mark` or nothing more comes; false if `deadline` came first.
+    pub(super) async fn wait_for(&self, mark: Load, deadline: Option<Instant>) -> bool {
+        match self {
+            Self::Queue(queue) => queue.wait_for(mark, deadline).await,
+            Self::Journal(backlog) => backlog.wait_for(mark, deadline).await,
+        }
+    }
+
+    /// Whether nothing more comes.
+    pub fn is_closed(&self) -> bool {
+        match self {
+            Self::Queue(queue) => queue.is_closed(),
+            Self::Journal(backlog) => backlog.is_closed(),
+        }
+    }
+
+    /// What waits to be taken.
+    pub fn waiting(&self) -> Load {
+        match self {
+            Self::Queue(queue) => queue.waiting(),
+            Self::Journal(backlog) => backlog.waiting(),
+        }
+    }
+
+    /// Takes what waits, about `max_bytes` of it; `None` if nothing does.
+    pub(super) async fn take(&self, max_bytes: u64) -> Option<Batch> {
+        match self {
+            Self::Queue(queue) => {
+                let batch = queue.take(max_bytes);
+                (batch.load().events > 0).then_some(Batch::Queued(batch))
+            }
+            Self::Journal(backlog) => match backlog.take(max_bytes).await {
+                Ok(portion) => portion.map(|portion| Batch::Journaled(portion, Arc::clone(backlog))),
+                Err(error) => {
+                    tracing::error!(error = error.to_string(), "the journal cannot be read; trying again");
+                    tokio::time::sleep(UNREADABLE_DELAY).await;
+                    None
+                }
+            },
+        }
+    }
+}
+
+/// Between two tries to read a journal that the system does not let us read.
+const UNREADABLE_DELAY: Duration = Duration::from_secs(1);
+
+/// What one lane works on.
+#[derive(Debug)]
+pub enum Batch {
+    /// Parcels; their room in the queue is given back when they are dropped.
+    Queued(queue::Batch),
+    /// A part of the journal.
+    Journaled(Portion, Arc<Backlog>),
+}
+
+impl Batch {
+    /// The lot that all of it makes.
+    pub fn lot(&self) -> Lot<'_> {
+        match self {
+            Self::Queued(batch) => {
+                let mut keys = Vec::new();
+                let mut place = 0;
+                for parcel in batch.parcels() {
+                    if let Some(ticket) = &parcel.ticket {
+                        keys.extend(ticket.keys.iter().map(|(index, key)| (place + u64::from(*index), *key)));
+                    }
+                    place += parcel.load().events;
+                }
+                Lot::new(Kind::Events, place, None, keys, batch.stretches().collect())
+            }
+            Self::Journaled(portion, _) => {
+                let range = portion.range();
+                let (first, events) = (range.start, range.end - range.start);
+                let origin = Some(Origin { journal: portion.journal, first });
+                match &portion.piece {
+                    Piece::Damaged { .. } => Lot::new(Kind::Damage, events, origin, Vec::new(), Vec::new()),
+                    Piece::Rows(chunk) => {
+                        let keys = chunk.keys.iter().map(|(sequence, key)| (sequence - first, *key));
+                        let stretches = chunk.stretches.iter();
+                        let stretches =
+                            stretches.map(|range| chunk.buffer.get(range.clone()).unwrap_or_default());
+                        Lot::new(Kind::Events, events, origin, keys.collect(), stretches.collect())
+                    }
+                }
+            }
+        }
+    }
+
+    /// The events at `places` are settled.
+    pub fn settled(&self, places: Range<u64>, outcome: Outcome<'_>) {
+        match self {
+            Self::Journaled(portion, backlog) => {
+                let first = portion.range().start;
+                backlog.settled(portion.journal, first + places.start..first + places.end, outcome);
+            }
+            Self::Queued(batch) => {
+                let mut wakeups = Wakeups::default();
+                let mut start = 0;
+                for parcel in batch.parcels() {
+                    let end = start + parcel.load().events;
+                    let (from, until) = (places.start.max(start), places.end.min(end));
+                    if let Some(ticket) = &parcel.ticket
+                        && from < until
+                    {
+                        ticket.settle(from - start, until - from, outcome, &mut wakeups);
+                    }
+                    start = end;
+                }
+            }
+        }
+    }
+}

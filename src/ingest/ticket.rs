@@ -1,0 +1,257 @@
+//! What a request holds while it waits for its events to be journaled, or stored.
+//!
+//! A ticket travels with its events. Whoever makes a promise true says so on the ticket, and the request that waits on
+//! it goes on.
+//!
+//! # Waking
+//!
+//! A group commit answers many requests of a few threads at once. Waking a task from another thread costs a system call
+//! each time, so tickets are not woken one by one: their wakers are handed to the [`Home`] of the thread that waits, which
+//! is woken once and then wakes them all on its own thread, where it costs next to nothing.
+
+use std::cell::RefCell;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Poll, Waker};
+
+use tokio::sync::Notify;
+use uuid::Uuid;
+
+use super::Promise;
+use super::keys::Key;
+
+/// Why events were not journaled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NotJournaled {
+    /// Nothing was kept: the journal takes nothing now.
+    Refused(super::Refusal),
+    /// Written, but the sync failed: they may turn up after a restart, or not.
+    OutcomeUnknown,
+}
+
+/// An event that Postgres refused.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeadEvent {
+    /// Its place in its batch, from 0.
+    pub index: u64,
+    /// Why, the SQLSTATE first where there is one.
+    pub error: String,
+}
+
+/// The most dead events that a ticket names; the others are counted.
+const MOST_NAMED: usize = 1000;
+
+/// What became of settled events.
+#[derive(Debug, Clone, Copy)]
+pub enum Outcome<'a> {
+    /// Stored, now or before under the same key.
+    Stored,
+    /// A dead letter, with the error.
+    Dead(&'a str),
+}
+
+/// What a request waits on. Shared by the request and its events.
+#[derive(Debug)]
+pub struct Ticket {
+    state: Mutex<State>,
+    home: Option<Arc<Home>>,
+    /// What the request waits for.
+    pub wants: Promise,
+    /// Its events' keys, by their place in the batch.
+    pub keys: Box<[(u32, Key)]>,
+    /// The event's trace id is its id, to be written where the id is given out.
+    pub trace_from_id: bool,
+}
+
+#[derive(Debug)]
+struct State {
+    waker: Option<Waker>,
+    journaled: Option<Result<Uuid, NotJournaled>>,
+    unsettled: u64,
+    dead: u64,
+    named: Vec<DeadEvent>,
+}
+
+impl Ticket {
+    /// A ticket for `events` events, to be waited on by this thread.
+    pub fn new(events: u64, wants: Promise, keys: Box<[(u32, Key)]>, trace_from_id: bool) -> Arc<Self> {
+        Arc::new(Self {
+            state: Mutex::new(State {
+                waker: None,
+                journaled: None,
+                unsettled: events,
+                dead: 0,
+                named: Vec::new(),
+            }),
+            home: Home::of_this_thread(),
+            wants,
+            keys,
+            trace_from_id,
+        })
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits for the journal's answer: the id of the first event.
+    pub async fn journaled(&self) -> Result<Uuid, NotJournaled> {
+        self.wait(|state| state.journaled).await
+    }
+
+    /// Waits until all events are settled: how many became dead letters, and the first of them by name.
+    pub async fn settled(&self) -> (u64, Vec<DeadEvent>) {
+        self.wait(|state| (state.unsettled == 0).then(|| (state.dead, std::mem::take(&mut state.named))))
+            .await
+    }
+
+    async fn wait<T>(&self, look: impl Fn(&mut State) -> Option<T>) -> T {
+        std::future::poll_fn(|context| {
+            let mut state = self.state();
+            if let Some(found) = look(&mut state) {
+                return Poll::Ready(found);
+            }
+            match &state.waker {
+                Some(waker) if waker.will_wake(context.waker()) => {}
+                _ => state.waker = Some(context.waker().clone()),
+            }
+            Poll::Pending
+        })
+        .await
+    }
+
+    /// The journal's answer.
+    pub fn answer(&self, journaled: Result<Uuid, NotJournaled>, wakeups: &mut Wakeups) {
+        let mut state = self.state();
+        state.journaled = Some(journaled);
+        wakeups.add(state.waker.take(), self.home.as_ref());
+    }
+
+    /// `events` events, of which the first stands at `index`, are settled.
+    pub fn settle(&self, index: u64, events: u64, outcome: Outcome<'_>, wakeups: &mut Wakeups) {
+        let mut state = self.state();
+        state.unsettled = state.unsettled.saturating_sub(events);
+        if let Outcome::Dead(error) = outcome {
+            state.dead += events;
+            if state.named.len() < MOST_NAMED {
+                state.named.push(DeadEvent { index, error: error.to_owned() });
+            }
+        }
+        if state.unsettled == 0 {
+            wakeups.add(state.waker.take(), self.home.as_ref());
+        }
+    }
+}
+
+/// Wakes the waiting tasks of one thread, all at once.
+#[derive(Debug, Default)]
+pub struct Home {
+    ready: Mutex<Vec<Waker>>,
+    bell: Notify,
+}
+
+thread_local! {
+    static HOME: RefCell<Option<Arc<Home>>> = const { RefCell::new(None) };
+}
+
+impl Home {
+    /// Makes this thread's home, for as long as the future runs. Tasks of a thread without one are woken one by one.
+    pub async fn serve() {
+        let home = Arc::new(Self::default());
+        HOME.set(Some(Arc::clone(&home)));
+        let _cleared = ClearHome;
+        loop {
+            home.bell.notified().await;
+            let ready = std::mem::take(&mut *home.ready());
+            for waker in ready {
+                waker.wake();
+            }
+        }
+    }
+
+    fn of_this_thread() -> Option<Arc<Self>> {
+        HOME.with_borrow(Clone::clone)
+    }
+
+    fn ready(&self) -> MutexGuard<'_, Vec<Waker>> {
+        self.ready.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+struct ClearHome;
+
+impl Drop for ClearHome {
+    fn drop(&mut self) {
+        HOME.set(None);
+    }
+}
+
+/// Gathers those who are to be woken; wakes them when it is dropped.
+#[derive(Debug, Default)]
+pub struct Wakeups {
+    homes: Vec<(Arc<Home>, Vec<Waker>)>,
+    homeless: Vec<Waker>,
+}
+
+impl Wakeups {
+    fn add(&mut self, waker: Option<Waker>, home: Option<&Arc<Home>>) {
+        let Some(waker) = waker else { return };
+        let Some(home) = home else { return self.homeless.push(waker) };
+        match self.homes.iter_mut().find(|(known, _)| Arc::ptr_eq(known, home)) {
+            Some((_, wakers)) => wakers.push(waker),
+            None => self.homes.push((Arc::clone(home), vec![waker])),
+        }
+    }
+}
+
+impl Drop for Wakeups {
+    fn drop(&mut self) {
+        for (home, wakers) in self.homes.drain(..) {
+            home.ready().extend(wakers);
+            home.bell.notify_one();
+        }
+        for waker in self.homeless.drain(..) {
+            waker.wake();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_ticket_is_settled_when_all_its_events_are() {
+        let ticket = Ticket::new(3, Promise::Committed, Box::default(), false);
+        let waiting = tokio::spawn({
+            let ticket = Arc::clone(&ticket);
+            async move { ticket.settled().await }
+        });
+        for (index, outcome) in
+            [Outcome::Stored, Outcome::Dead("23505 there"), Outcome::Stored].into_iter().enumerate()
+        {
+            tokio::task::yield_now().await;
+            assert!(!waiting.is_finished());
+            ticket.settle(index as u64, 1, outcome, &mut Wakeups::default());
+        }
+        let dead = DeadEvent { index: 1, error: "23505 there".to_owned() };
+        assert_eq!(waiting.await.unwrap(), (1, vec![dead]));
+    }
+
+    #[tokio::test]
+    async fn tasks_are_woken_through_their_threads_home() {
+        let home = tokio::spawn(Home::serve());
+        tokio::task::yield_now().await;
+        let ticket = Ticket::new(1, Promise::Journaled, Box::default(), false);
+        assert!(ticket.home.is_some());
+        let waiting = tokio::spawn({
+            let ticket = Arc::clone(&ticket);
+            async move { ticket.journaled().await }
+        });
+        tokio::task::yield_now().await;
+        std::thread::spawn(move || ticket.answer(Ok(Uuid::max()), &mut Wakeups::default())).join().unwrap();
+        assert_eq!(waiting.await.unwrap(), Ok(Uuid::max()));
+        home.abort();
+        let _aborted = home.await;
+        assert!(Home::of_this_thread().is_none());
+    }
+}
