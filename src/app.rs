@@ -265,7 +265,7 @@ async fn until_stopped(
             match drained.events_left {
                 0 => tracing::info!("stopped: everything accepted is stored"),
                 left => {
-                    tracing::warn!(left, "stopped: what is not stored is in the journal, for the next run")
+                    tracing::warn!(left, "stopped: what is not stored is in the journal, for the next run");
                 }
             }
             Ok(())

@@ -69,7 +69,11 @@ async fn a_client_that_disappears_half_way_leaves_nothing_behind() {
 #[tokio::test]
 async fn bodies_under_way_are_bounded_together() {
     let database = TestDatabase::create().await;
-    let settings = [("MAX_BODY_MEMORY", "33554432"), ("MAX_EVENT_BYTES", "16777216")];
+    let settings = [
+        ("MAX_BODY_MEMORY", "33554432"),
+        ("MAX_EVENT_BYTES", "16777216"),
+        ("JOURNAL_SEGMENT_BYTES", "67108864"),
+    ];
     let service = Service::start(database.url(), &settings).await;
     let mut stuck = Vec::new();
     for _ in 0..4 {

@@ -32,7 +32,7 @@ async fn one_bad_line_never_costs_its_neighbours() {
     let answer = service.post_batch(&[NDJSON, ("x-trace-id", "T")], body).await;
     assert_eq!(
         (answer.status.as_u16(), answer.header("x-trace-id"), answer.header("x-ack")),
-        (202, "T", "queued")
+        (202, "T", "journaled")
     );
     assert_eq!(
         answer.json(),
@@ -163,7 +163,7 @@ async fn a_bomb_is_refused_at_the_limit_and_costs_bounded_memory() {
 #[tokio::test]
 async fn an_endless_line_costs_bounded_memory_and_only_itself() {
     let database = TestDatabase::create().await;
-    let service = Service::start(database.url(), &[]).await;
+    let service = Service::start(database.url(), &[("DURABILITY", "memory")]).await;
     let before = service.resident_bytes();
     let body = "1\n".to_owned() + &"x".repeat(30 << 20) + "\n2";
     let answer = service.post_batch(&[NDJSON], body).await;
@@ -182,7 +182,12 @@ async fn an_endless_line_costs_bounded_memory_and_only_itself() {
 #[tokio::test]
 async fn a_batch_is_admitted_whole_or_refused_whole() {
     let database = TestDatabase::create().await;
-    let settings = [("MAX_QUEUE_SIZE", "10"), ("ADMIT_WAIT_MS", "20"), ("COPY_TIMEOUT_S", "3600")];
+    let settings = [
+        ("DURABILITY", "memory"),
+        ("MAX_QUEUE_SIZE", "10"),
+        ("ADMIT_WAIT_MS", "20"),
+        ("COPY_TIMEOUT_S", "3600"),
+    ];
     let service = Service::start(database.url(), &settings).await;
     let mut holder = database.connect().await;
     let hold = holder.transaction().await.unwrap();

@@ -16,7 +16,7 @@ async fn an_event_is_acknowledged_and_stored_as_it_came() {
     let answer = service.post(&headers, r#"{"event":"signup","userId":"u_42"}"#).await;
     assert_eq!(
         (answer.status.as_u16(), answer.header("x-trace-id"), answer.header("x-ack")),
-        (202, "demo-123", "queued")
+        (202, "demo-123", "journaled")
     );
     assert!(answer.body.is_empty());
     let health = service.settled().await;
@@ -146,6 +146,7 @@ async fn a_compressed_event_is_stored_decompressed() {
 async fn a_full_queue_answers_503_with_retry_after_and_keeps_the_event_as_a_dead_letter() {
     let database = TestDatabase::create().await;
     let settings = [
+        ("DURABILITY", "memory"),
         ("MAX_QUEUE_SIZE", "3"),
         ("ADMIT_WAIT_MS", "20"),
         ("MAX_DEAD_QUEUE_SIZE", "2"),
@@ -192,7 +193,12 @@ async fn a_full_queue_answers_503_with_retry_after_and_keeps_the_event_as_a_dead
 #[tokio::test]
 async fn an_event_that_finds_the_queue_full_is_taken_when_room_comes_in_time() {
     let database = TestDatabase::create().await;
-    let settings = [("MAX_QUEUE_SIZE", "1"), ("ADMIT_WAIT_MS", "30000"), ("COPY_TIMEOUT_S", "3600")];
+    let settings = [
+        ("DURABILITY", "memory"),
+        ("MAX_QUEUE_SIZE", "1"),
+        ("ADMIT_WAIT_MS", "30000"),
+        ("COPY_TIMEOUT_S", "3600"),
+    ];
     let service = Service::start(database.url(), &settings).await;
     let mut holder = database.connect().await;
     let hold = holder.transaction().await.unwrap();

@@ -44,7 +44,8 @@ async fn sigterm_answers_what_is_under_way_stores_what_was_accepted_and_exits_0(
 #[tokio::test]
 async fn a_drain_that_cannot_end_exits_1_with_the_count() {
     let database = TestDatabase::create().await;
-    let service = Service::start(database.url(), &[("SHUTDOWN_TIMEOUT_S", "1")]).await;
+    let service =
+        Service::start(database.url(), &[("DURABILITY", "memory"), ("SHUTDOWN_TIMEOUT_S", "1")]).await;
     let mut holder = database.connect().await;
     let hold = holder.transaction().await.unwrap();
     hold.batch_execute("lock table requests in access exclusive mode").await.unwrap();
@@ -179,7 +180,7 @@ async fn health_tells_what_happens() {
     .await;
     assert_eq!(
         (&health["status"], &health["version"], &health["promise"]),
-        (&json!("ok"), &json!(env!("CARGO_PKG_VERSION")), &json!("queued"))
+        (&json!("ok"), &json!(env!("CARGO_PKG_VERSION")), &json!("journaled"))
     );
     assert_eq!((&health["writer"]["state"], &health["pool"]["max"]), (&json!("running"), &json!(20)));
     assert_eq!(
@@ -194,7 +195,7 @@ async fn health_tells_what_happens() {
         "tidegate_events_accepted_total 1",
         "tidegate_events_committed_total 1",
         "tidegate_copy_rows_count 1",
-        "tidegate_ack_duration_seconds_count{level=\"queued\"} 1",
+        "tidegate_ack_duration_seconds_count{level=\"journaled\"} 1",
         "tidegate_http_request_duration_seconds_count{route=\"/health\"} 1",
         "tidegate_db_connections{state=\"open\"}",
         "tidegate_queue_events 0",

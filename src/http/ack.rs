@@ -28,6 +28,9 @@ const MAX_KEY: usize = 1024;
 /// The longest `id_field`, in bytes.
 const MAX_ID_FIELD: usize = 256;
 
+/// What a key is made of.
+pub(super) type KeyParts<'a> = (KeyKind, Vec<&'a [u8]>);
+
 /// What a request asks for, and how it asked.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Asked {
@@ -89,7 +92,7 @@ pub(super) fn id_field(head: &Parts) -> Result<Option<String>, ApiError> {
 }
 
 /// The parts of the request's key, if it has one.
-pub(super) fn key(headers: &HeaderMap) -> Result<Option<(KeyKind, Vec<&[u8]>)>, ApiError> {
+pub(super) fn key(headers: &HeaderMap) -> Result<Option<KeyParts<'_>>, ApiError> {
     if let Some(value) = headers.get(IDEMPOTENCY_KEY) {
         let bytes = value.as_bytes();
         // The header is a string of RFC 9651, which stands in quotes; many clients leave them out.

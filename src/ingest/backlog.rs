@@ -143,8 +143,8 @@ impl Backlog {
                     sequences.todo.insert(new);
                 }
             }
-            if more > 0 {
-                self.row_bytes.store((bytes / more).max(1), Ordering::Relaxed);
+            if let Some(row_bytes) = bytes.checked_div(more) {
+                self.row_bytes.store(row_bytes.max(1), Ordering::Relaxed);
             }
             (before, to_do(&state))
         };

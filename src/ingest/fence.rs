@@ -240,7 +240,7 @@ impl FenceKeeper {
                 Err(error) => {
                     attempts += 1;
                     self.failed(&error, attempts);
-                    INTERVAL * attempts.min(5)
+                    INTERVAL
                 }
             };
             let look = Arc::clone(&self.fences);

@@ -75,20 +75,19 @@ impl Writer {
         lane: &mut Lane,
     ) -> Vec<Range<u64>> {
         let middle = places.start + (places.end - places.start) / 2;
+        if let Unlanded::Rejected(rejected) = &unlanded
+            && places == (0..lot.events)
+        {
+            // The code alone: a message may quote the row, and stays with the dead letter.
+            let code = rejected.error.sql_state().map_or("", |state| state.code());
+            tracing::warn!(rows = lot.events, code, "a row is refused; looking for it");
+        }
         match unlanded {
             Unlanded::Rejected(rejected) if places.end - places.start <= 1 => {
                 self.bury(batch, lot, places.start, &rejected, tuples, lane).await;
                 Vec::new()
             }
-            Unlanded::Rejected(rejected) => {
-                if places == (0..lot.events) {
-                    // The code alone: a message may quote the row, and stays with the dead letter.
-                    let code = rejected.error.sql_state().map_or("", |state| state.code());
-                    tracing::warn!(rows = lot.events, code, "a row is refused; looking for it");
-                }
-                vec![middle..places.end, places.start..middle]
-            }
-            Unlanded::TooSlow => vec![middle..places.end, places.start..middle],
+            Unlanded::Rejected(_) | Unlanded::TooSlow => vec![middle..places.end, places.start..middle],
             Unlanded::Partly(settled) => {
                 let Some(origin) = lot.origin else { return vec![places] };
                 let whole = origin.first + places.start..origin.first + places.end;

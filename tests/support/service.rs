@@ -96,7 +96,11 @@ pub(crate) fn program(arguments: &[&str], variables: &[(&str, &str)]) -> Command
 
 /// Runs the program to its end.
 pub(crate) async fn run(arguments: &[&str], variables: &[(&str, &str)]) -> (ExitStatus, String, String) {
-    let output = program(arguments, variables).output().await.unwrap();
+    let data = Folder::new();
+    let mut all = BTreeMap::from([("DATA_DIR", data.path()), ("JOURNAL_SEGMENT_BYTES", "4194304")]);
+    all.extend(variables.iter().copied());
+    let all: Vec<_> = all.into_iter().collect();
+    let output = program(arguments, &all).output().await.unwrap();
     let text = |bytes| String::from_utf8(bytes).unwrap();
     (output.status, text(output.stdout), text(output.stderr))
 }
@@ -104,15 +108,7 @@ pub(crate) async fn run(arguments: &[&str], variables: &[(&str, &str)]) -> (Exit
 impl Service {
     /// Starts a service on `database_url` and waits until it takes events.
     pub(crate) async fn start(database_url: &str, variables: &[(&str, &str)]) -> Self {
-        // Small segments, as each service begins with one.
-        let data = Folder::new();
-        let mut all = BTreeMap::from([
-            ("PORT", "0"),
-            ("LOG_FORMAT", "json"),
-            ("DATA_DIR", data.path()),
-            ("JOURNAL_SEGMENT_BYTES", "4194304"),
-            ("JOURNAL_MIN_FREE", "0"),
-        ]);
+        let mut all = BTreeMap::from([("DATABASE_URL", database_url)]);
         all.extend(variables.iter().copied());
         let all: Vec<_> = all.into_iter().collect();
         Self::start_with(&all).await
@@ -136,11 +132,14 @@ impl Service {
 
     /// Starts a service and waits for nothing.
     pub(crate) async fn spawn(variables: &[(&str, &str)]) -> Self {
+        // Small segments, as each service begins with one.
+        let data = Folder::new();
         let mut all = BTreeMap::from([
             ("PORT", "0"),
             ("LOG_FORMAT", "json"),
-            ("DATA_DIR", "/nonexistent"),
-            ("DURABILITY", "memory"),
+            ("DATA_DIR", data.path()),
+            ("JOURNAL_SEGMENT_BYTES", "4194304"),
+            ("JOURNAL_MIN_FREE", "0"),
         ]);
         all.extend(variables.iter().copied());
         let all: Vec<_> = all.into_iter().collect();

@@ -35,7 +35,7 @@ pub trait File: Debug + Send + Sync {
     /// # Errors
     ///
     /// As the system says.
-    fn len(&self) -> io::Result<u64>;
+    fn length(&self) -> io::Result<u64>;
 }
 
 /// A lock that is held until it is dropped.
@@ -135,7 +135,7 @@ impl File for fs::File {
         self.sync_data()
     }
 
-    fn len(&self) -> io::Result<u64> {
+    fn length(&self) -> io::Result<u64> {
         Ok(self.metadata()?.len())
     }
 }

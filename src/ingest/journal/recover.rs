@@ -115,7 +115,7 @@ struct Found {
 fn find(files: &dyn Files, path: &Path, salt: Salt, read_only: bool) -> Result<Found, JournalError> {
     let io = |source| JournalError::Io { path: path.to_owned(), source };
     let file = files.open(path, read_only).map_err(io)?;
-    let bytes = file.len().map_err(io)?;
+    let bytes = file.length().map_err(io)?;
     let mut segment = Segment {
         salt,
         file: Some(file),

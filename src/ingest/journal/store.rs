@@ -332,7 +332,7 @@ impl Store {
             self.make_spare()?;
         }
         let file = self.files.open(&spare, false)?;
-        if file.len()? != self.settings.segment_bytes {
+        if file.length()? != self.settings.segment_bytes {
             self.files.remove(&spare)?;
             self.make_spare()?;
             return self.take_spare(path);
