@@ -50,6 +50,11 @@ impl DbError {
         matches!(routine, Some("ExecFindPartition" | "ExecPartitionCheckEmitError"))
     }
 
+    /// Whether there is no answer from Postgres, or only that it has no room or time for one now.
+    pub fn is_away(&self) -> bool {
+        self.sql_state().is_none_or(|state| matches!(&state.code()[..2], "08" | "53" | "57"))
+    }
+
     /// The constraint that was violated, where Postgres names one.
     pub fn constraint(&self) -> Option<&str> {
         self.database_error()?.constraint()

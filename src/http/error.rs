@@ -9,6 +9,7 @@ use hyper::StatusCode;
 use hyper::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER};
 use serde::Serialize;
 
+use crate::db::DbError;
 use crate::ingest::{Refusal, Refused};
 
 /// A refusal on its way to the client.
@@ -86,6 +87,24 @@ impl ApiError {
 
 /// When it is worth another try after the journal took nothing: somebody has to look, or Postgres has to come back.
 const JOURNAL_RETRY: Duration = Duration::from_secs(5);
+
+impl From<DbError> for ApiError {
+    fn from(error: DbError) -> Self {
+        let cause = error.with_sources();
+        if error.is_away() {
+            tracing::warn!(error = cause, "Postgres is away");
+            return Self::unavailable(
+                "database_away",
+                "the database does not answer; try again later",
+                AWAY_RETRY,
+            );
+        }
+        tracing::error!(error = cause, "a request failed in Postgres");
+        Self::internal()
+    }
+}
+
+const AWAY_RETRY: Duration = Duration::from_secs(2);
 
 impl From<Refused> for ApiError {
     fn from(refused: Refused) -> Self {

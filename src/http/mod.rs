@@ -9,9 +9,12 @@ mod ack;
 mod batch;
 mod body;
 mod connection;
+mod dead_letters;
 mod error;
 mod events;
 mod ops;
+mod query;
+mod reconcile;
 mod server;
 
 use std::sync::{Arc, OnceLock};
@@ -21,7 +24,7 @@ use axum::Router;
 use axum::extract::{MatchedPath, Request as AxumRequest, State};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{any, get};
+use axum::routing::{any, get, post};
 use hyper::body::Incoming;
 use hyper::header::HeaderName;
 use hyper::{Method, Request, StatusCode};
@@ -52,12 +55,16 @@ fn router(face: &Arc<Face>) -> Router {
         // Their POST is dispatched before the router; what arrives here is another method.
         .route(EVENTS, any(|| method_not_allowed("POST")))
         .route(BATCH, any(|| method_not_allowed("POST")))
+        .route("/api/v1/dead-letters", get(dead_letters::list))
+        .route("/api/v1/dead-letters/redrive", post(dead_letters::redrive))
+        .route("/api/v1/dead-letters/{id}", get(dead_letters::get).delete(dead_letters::discard))
+        .route("/api/v1/reconcile", post(reconcile::post))
         .route("/api/health", get(ops::api_health))
         .route("/health", get(ops::alive))
         .route("/health/ready", get(ops::ready))
         .route("/metrics", get(ops::metrics))
         .fallback(not_found)
-        .method_not_allowed_fallback(|| method_not_allowed("GET"))
+        .method_not_allowed_fallback(not_allowed)
         .layer(middleware::from_fn_with_state(Arc::clone(face), track))
         .with_state(Arc::clone(face))
 }
@@ -101,6 +108,8 @@ pub struct Limits {
     pub body_timeout: Duration,
     /// The longest that a request waits for its events to be committed.
     pub ack_timeout: Duration,
+    /// Levels of JSON up to which it becomes jsonb.
+    pub max_json_depth: usize,
 }
 
 /// The figures of a route that is dispatched directly, looked up once.
@@ -137,6 +146,7 @@ impl Face {
                 batch_events: config.ingest.max_batch_events(),
                 body_timeout: Duration::from_secs(config.server.body_timeout_s),
                 ack_timeout: Duration::from_millis(config.ingest.ack_timeout_ms),
+                max_json_depth: config.ingest.max_json_depth,
             },
             core: OnceLock::new(),
             hot,
@@ -239,6 +249,11 @@ fn log_request(method: &Method, route: &str, status: StatusCode, elapsed: Durati
 
 async fn not_found() -> ApiError {
     ApiError::new(StatusCode::NOT_FOUND, "not_found", "there is nothing at this path")
+}
+
+/// The router's own answer names what is allowed.
+async fn not_allowed() -> ApiError {
+    ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "this path takes another method")
 }
 
 async fn method_not_allowed(allowed: &'static str) -> Response {

@@ -15,7 +15,7 @@ mod batcher;
 mod bell;
 mod claims;
 mod copy;
-mod dead_letters;
+pub mod dead_letters;
 mod fence;
 mod group_commit;
 pub mod id;
@@ -29,17 +29,18 @@ mod pipeline;
 pub mod queue;
 mod rates;
 mod receipts;
+pub mod reconcile;
 mod registered;
 mod retry;
 pub mod row;
 mod source;
 mod ticket;
+pub mod verify;
 mod writer;
 
 pub use admission::{
     Accepted, Event, Ingest, JournalSnapshot, Receipt, Refusal, Refused, Snapshot, Wish, content,
 };
-pub use dead_letters::Reason;
 pub use fence::{Account, FenceError};
 pub use landing::{LastError, WriterState};
 pub use pipeline::{Drained, IngestSettings, OpenJournal, Pipeline};

@@ -124,6 +124,44 @@ impl<'a> Tuple<'a> {
         self.iter().nth(index).flatten()
     }
 
+    /// Writes the event as a line of JSON: `payload` as it is, `body` as text, or as base64 in `body_base64`.
+    ///
+    /// # Errors
+    ///
+    /// As `out` says.
+    pub fn write_json(self, out: &mut impl std::io::Write) -> std::io::Result<()> {
+        let [id, trace_id, payload, body, content_type, received_at] = self.fields();
+        let text = |bytes: Option<&[u8]>| String::from_utf8_lossy(bytes.unwrap_or_default()).into_owned();
+        let id = Uuid::from_slice(id.unwrap_or_default()).unwrap_or_default();
+        let at_us = received_at.and_then(|bytes| bytes.try_into().ok()).map(i64::from_be_bytes);
+        let head = serde_json::json!({
+            "id": id.to_string(),
+            "trace_id": text(trace_id),
+            "content_type": content_type.map(|bytes| text(Some(bytes))),
+            "received_at_us": at_us.map(|us| us + POSTGRES_EPOCH_US),
+        });
+        // The payload is JSON already, and stays as it came.
+        let head = head.to_string();
+        out.write_all(head.strip_suffix('}').unwrap_or_default().as_bytes())?;
+        match (payload, body) {
+            (Some([_version, payload @ ..]), _) => {
+                out.write_all(b",\"payload\":")?;
+                for part in payload.split(|byte| matches!(byte, b'\n' | b'\r')) {
+                    out.write_all(part)?;
+                }
+            }
+            (_, Some(body)) => match std::str::from_utf8(body) {
+                Ok(body) => write!(out, ",\"body\":{}", serde_json::Value::from(body))?,
+                Err(_) => {
+                    let body = base64::Engine::encode(&base64::engine::general_purpose::STANDARD, body);
+                    write!(out, ",\"body_base64\":\"{body}\"")?;
+                }
+            },
+            _ => {}
+        }
+        out.write_all(b"}\n")
+    }
+
     fn iter(self) -> impl Iterator<Item = Option<&'a [u8]>> {
         let mut at = 2;
         std::iter::from_fn(move || {
@@ -174,6 +212,13 @@ pub fn stamp(rows: &mut [u8], tag: Tag, mut sequence: u64, trace_from_id: bool) 
         {
             id.hyphenated().encode_lower(trace);
         }
+    }
+}
+
+/// Gives the first tuple of `rows` another id.
+pub fn set_id(rows: &mut [u8], id: Uuid) {
+    if let Some(field) = rows.get_mut(ID_AT..ID_AT + 16) {
+        field.copy_from_slice(id.as_bytes());
     }
 }
 

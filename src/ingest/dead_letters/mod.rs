@@ -6,11 +6,16 @@
 //!
 //! A dead letter is the event's own tuple with four more fields behind it.
 
+mod redrive;
+mod store;
+
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
+pub use self::redrive::{Redriven, Selection};
+pub use self::store::{Body, Cursor, DeadLetter, DeadLetterStore, Filter};
 use super::id::unix_now_us;
 use super::landing::{Lander, Lane, Rejected, Unlanded};
 use super::level::Load;

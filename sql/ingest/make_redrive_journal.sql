@@ -1,0 +1,1 @@
+insert into {schema}.ingest_journals (journal, tag, kind) values ($1, $2, 'redrive') on conflict do nothing

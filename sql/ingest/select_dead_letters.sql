@@ -1,0 +1,11 @@
+-- The next dead letters to redrive, in the order of their ids. Overloads were never accepted, so they are asked for by
+-- name.
+select id
+from {schema}.dead_letters
+where id > $1
+  and ($2::uuid[] is null or id = any($2))
+  and (reason = $3 or ($3::text is null and (reason <> 'overload' or $2::uuid[] is not null)))
+  and ($4::bigint is null or failed_at >= timestamptz 'epoch' + $4 * interval '1 microsecond')
+  and ($5::bigint is null or failed_at < timestamptz 'epoch' + $5 * interval '1 microsecond')
+order by id
+limit $6

@@ -1,0 +1,5 @@
+select journals.journal, journals.tag, journals.kind, receipts.first, receipts.last, receipts.committed,
+    receipts.duplicates, receipts.dead, receipts.discarded, receipts.quarantined
+from {schema}.ingest_journals journals
+left join {schema}.ingest_receipts receipts using (journal)
+order by journals.registered_at, journals.journal, receipts.first

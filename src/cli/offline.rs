@@ -1,0 +1,42 @@
+//! What commands need that work without the service, or beside it.
+
+use std::future::Future;
+
+use super::Failure;
+use crate::config::Config;
+use crate::db::local::{self, LocalCluster};
+use crate::db::{self, ConnectionUrl, Database};
+
+/// Runs `work` with the database that the environment names. A private Postgres that is not running is started for it, and
+/// stopped again.
+pub(super) fn with_database<T, F>(config: &Config, work: impl FnOnce(Database) -> F) -> Result<T, Failure>
+where
+    F: Future<Output = Result<T, Failure>>,
+{
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(|error| Failure::Run(format!("no runtime: {error}")))?;
+    runtime.block_on(async {
+        let settings = &config.database;
+        let failed = |error: &dyn std::error::Error| Failure::Run(db::chain(error));
+        let mut started = None;
+        let url = match &settings.database_url {
+            Some(url) => url.clone(),
+            None => match local::running_url(&settings.data_dir) {
+                Ok(url) => url,
+                Err(_not_running) => {
+                    let cluster = LocalCluster::start(&settings.data_dir, settings.pg_bin.as_deref()).await;
+                    started.insert(cluster.map_err(|error| failed(&error))?).url().to_owned()
+                }
+            },
+        };
+        let url = ConnectionUrl::parse(&url).map_err(|error| failed(&error))?;
+        let done = match Database::new(&url, settings) {
+            Ok(database) => work(database).await,
+            Err(error) => Err(failed(&error)),
+        };
+        if let Some(cluster) = started {
+            cluster.stop().await.map_err(|error| failed(&error))?;
+        }
+        done
+    })
+}

@@ -1,0 +1,40 @@
+//! `tidegate redrive`: stores dead letters after all.
+
+use clap::Args;
+use uuid::Uuid;
+
+use super::{Failure, offline};
+use crate::config::Config;
+use crate::ingest::dead_letters::{DeadLetterStore, Filter, Selection};
+
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+pub(super) struct RedriveArgs {
+    /// All that Postgres refused. Overloads, whose clients were told 503, are left out.
+    #[arg(long)]
+    all: bool,
+    /// Those of one reason; overloads are newly accepted.
+    #[arg(long, value_parser = ["overload", "rejected"])]
+    reason: Option<String>,
+    /// This one; may be given several times.
+    #[arg(long)]
+    id: Vec<Uuid>,
+}
+
+pub(super) fn run(args: RedriveArgs) -> Result<(), Failure> {
+    let config = Config::from_env()?;
+    let ids = (!args.id.is_empty()).then_some(args.id);
+    let selection = Selection { ids, filter: Filter { reason: args.reason, ..Filter::default() } };
+    let depth = config.ingest.max_json_depth;
+    offline::with_database(&config, async |database| {
+        let store = DeadLetterStore::new(&database);
+        let done = store.redrive(&selection, depth, usize::MAX).await;
+        let done = done.map_err(|error| Failure::Run(error.with_sources()))?;
+        println!("{} stored, {} refused again", done.stored, done.refused);
+        if done.refused == 0 {
+            Ok(())
+        } else {
+            Err(Failure::Run("some were refused again; GET /api/v1/dead-letters tells why".into()))
+        }
+    })
+}

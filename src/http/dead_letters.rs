@@ -1,0 +1,219 @@
+//! `/api/v1/dead-letters`: what could not be stored, to be looked at, stored after all, or discarded.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::body::Bytes;
+use axum::extract::rejection::{BytesRejection, PathRejection, QueryRejection};
+use axum::extract::{Path, Query, State};
+use axum::response::{IntoResponse, Response};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use hyper::StatusCode;
+use hyper::header::LINK;
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+use uuid::Uuid;
+
+use super::error::ApiError;
+use super::{Face, query};
+use crate::ingest::dead_letters::{Body, Cursor, DeadLetter, DeadLetterStore, Filter, Redriven, Selection};
+
+const DEFAULT_LIMIT: i64 = 50;
+const MAX_LIMIT: i64 = 1000;
+/// The most dead letters that one request redrives; the answer says whether there are more.
+const MAX_REDRIVEN: usize = 10_000;
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ListQuery {
+    limit: Option<i64>,
+    reason: Option<String>,
+    since: Option<String>,
+    until: Option<String>,
+    after: Option<String>,
+}
+
+#[derive(Serialize)]
+struct Listed<'a> {
+    id: Uuid,
+    trace_id: &'a str,
+    reason: &'a str,
+    error: &'a str,
+    attempts: i32,
+    content_type: Option<&'a str>,
+    received_at: &'a str,
+    failed_at: &'a str,
+    bytes: i64,
+}
+
+impl<'a> From<&'a DeadLetter> for Listed<'a> {
+    fn from(letter: &'a DeadLetter) -> Self {
+        Self {
+            id: letter.id,
+            trace_id: &letter.trace_id,
+            reason: &letter.reason,
+            error: &letter.error,
+            attempts: letter.attempts,
+            content_type: letter.content_type.as_deref(),
+            received_at: &letter.received_at,
+            failed_at: &letter.failed_at,
+            bytes: letter.bytes,
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct Whole<'a> {
+    #[serde(flatten)]
+    listed: Listed<'a>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    payload: Option<Box<RawValue>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    body: Option<String>,
+    /// `utf-8` or `base64`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    body_encoding: Option<&'static str>,
+}
+
+/// `GET /api/v1/dead-letters`.
+pub(super) async fn list(
+    State(face): State<Arc<Face>>,
+    query: Result<Query<ListQuery>, QueryRejection>,
+) -> Result<Response, ApiError> {
+    let Query(query) = query.map_err(|rejection| ApiError::invalid(rejection.body_text()))?;
+    let limit = query.limit.unwrap_or(DEFAULT_LIMIT);
+    if !(1..=MAX_LIMIT).contains(&limit) {
+        return Err(ApiError::invalid(format!("limit takes 1 to {MAX_LIMIT}")).field("limit"));
+    }
+    let filter = filter(query.reason.clone(), query.since.as_deref(), query.until.as_deref())?;
+    let after = query.after.as_deref().map(cursor).transpose()?;
+    let page = store(&face)?.list(&filter, after, limit).await?;
+    let listed: Vec<Listed<'_>> = page.iter().map(Listed::from).collect();
+    let mut response = Json(listed).into_response();
+    if page.len() as i64 == limit
+        && let Some(last) = page.last()
+        && let Ok(link) = next_link(&query, limit, last).try_into()
+    {
+        response.headers_mut().insert(LINK, link);
+    }
+    Ok(response)
+}
+
+/// `GET /api/v1/dead-letters/{id}`.
+pub(super) async fn get(
+    State(face): State<Arc<Face>>,
+    id: Result<Path<Uuid>, PathRejection>,
+) -> Result<Response, ApiError> {
+    let Some((letter, body)) = store(&face)?.get(known_id(id)?).await? else { return Err(no_such_letter()) };
+    let mut whole = Whole { listed: Listed::from(&letter), payload: None, body: None, body_encoding: None };
+    match body {
+        Body::Json(text) => {
+            whole.payload = Some(RawValue::from_string(text).map_err(|_| ApiError::internal())?);
+        }
+        Body::Bytes(bytes) => match String::from_utf8(bytes.to_vec()) {
+            Ok(text) => (whole.body, whole.body_encoding) = (Some(text), Some("utf-8")),
+            Err(_) => (whole.body, whole.body_encoding) = (Some(STANDARD.encode(&bytes)), Some("base64")),
+        },
+    }
+    Ok(Json(whole).into_response())
+}
+
+/// `DELETE /api/v1/dead-letters/{id}`.
+pub(super) async fn discard(
+    State(face): State<Arc<Face>>,
+    id: Result<Path<Uuid>, PathRejection>,
+) -> Result<StatusCode, ApiError> {
+    match store(&face)?.discard(known_id(id)?).await? {
+        true => Ok(StatusCode::NO_CONTENT),
+        false => Err(no_such_letter()),
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RedriveBody {
+    ids: Option<Vec<Uuid>>,
+    reason: Option<String>,
+    since: Option<String>,
+    until: Option<String>,
+    #[serde(default)]
+    all: bool,
+}
+
+#[derive(Serialize)]
+struct RedriveAnswer {
+    redriven: u64,
+    refused: u64,
+    more: bool,
+}
+
+/// `POST /api/v1/dead-letters/redrive`.
+pub(super) async fn redrive(
+    State(face): State<Arc<Face>>,
+    body: Result<Bytes, BytesRejection>,
+) -> Result<Response, ApiError> {
+    let body: RedriveBody = query::json(body)?;
+    let filter = filter(body.reason, body.since.as_deref(), body.until.as_deref())?;
+    let filtered = filter.reason.is_some() || filter.since_us.is_some() || filter.until_us.is_some();
+    match (&body.ids, body.all, filtered) {
+        (None, false, false) => {
+            return Err(ApiError::invalid("ids, a filter (reason, since, until) or all is needed"));
+        }
+        (Some(_), true, _) | (_, true, true) => {
+            return Err(ApiError::invalid("all goes with neither ids nor a filter").field("all"));
+        }
+        (Some(ids), ..) if ids.len() > MAX_REDRIVEN => {
+            return Err(ApiError::invalid(format!("ids takes at most {MAX_REDRIVEN}")).field("ids"));
+        }
+        _ => {}
+    }
+    let selection = Selection { ids: body.ids, filter };
+    let depth = face.limits.max_json_depth;
+    let Redriven { stored, refused, more } = store(&face)?.redrive(&selection, depth, MAX_REDRIVEN).await?;
+    Ok(Json(RedriveAnswer { redriven: stored, refused, more }).into_response())
+}
+
+fn store(face: &Face) -> Result<DeadLetterStore, ApiError> {
+    Ok(DeadLetterStore::new(&face.core()?.database))
+}
+
+fn filter(reason: Option<String>, since: Option<&str>, until: Option<&str>) -> Result<Filter, ApiError> {
+    if reason.as_deref().is_some_and(|reason| !matches!(reason, "overload" | "rejected")) {
+        return Err(ApiError::invalid("reason takes overload or rejected").field("reason"));
+    }
+    Ok(Filter {
+        reason,
+        since_us: since.map(|text| query::time_us(text, "since")).transpose()?,
+        until_us: until.map(|text| query::time_us(text, "until")).transpose()?,
+    })
+}
+
+fn cursor(text: &str) -> Result<Cursor, ApiError> {
+    let parse = || {
+        let (failed_at_us, id) = text.split_once('_')?;
+        Some(Cursor { failed_at_us: failed_at_us.parse().ok()?, id: id.parse().ok()? })
+    };
+    parse().ok_or_else(|| ApiError::invalid("after takes what a Link header gave").field("after"))
+}
+
+fn next_link(query: &ListQuery, limit: i64, last: &DeadLetter) -> String {
+    use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+    let mut link = format!("</api/v1/dead-letters?limit={limit}&after={}_{}", last.failed_at_us, last.id);
+    let filters = [("reason", &query.reason), ("since", &query.since), ("until", &query.until)];
+    for (name, value) in filters {
+        if let Some(value) = value {
+            link = format!("{link}&{name}={}", utf8_percent_encode(value, NON_ALPHANUMERIC));
+        }
+    }
+    link + ">; rel=\"next\""
+}
+
+fn known_id(id: Result<Path<Uuid>, PathRejection>) -> Result<Uuid, ApiError> {
+    // What is no id is the id of nothing.
+    id.map(|Path(id)| id).map_err(|_| no_such_letter())
+}
+
+fn no_such_letter() -> ApiError {
+    ApiError::new(StatusCode::NOT_FOUND, "not_found", "there is no such dead letter")
+}

@@ -1,0 +1,158 @@
+//! Reads dead letters, and lets an operator discard one.
+
+use bytes::Bytes;
+use tokio_postgres::Row;
+use tokio_postgres::types::{ToSql, Type};
+use uuid::Uuid;
+
+use crate::db::{Database, DbError};
+
+/// A statement's parameter with its type.
+pub(super) type Parameter<'a> = (&'a (dyn ToSql + Sync), Type);
+
+/// Which dead letters.
+#[derive(Debug, Clone, Default)]
+pub struct Filter {
+    /// Of this reason.
+    pub reason: Option<String>,
+    /// That failed at this time or later, in microseconds of Unix time.
+    pub since_us: Option<i64>,
+    /// That failed before this time.
+    pub until_us: Option<i64>,
+}
+
+/// Where a page ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Cursor {
+    /// When its last one failed, in microseconds of Unix time.
+    pub failed_at_us: i64,
+    /// Its last one's id.
+    pub id: Uuid,
+}
+
+/// A dead letter, without its body.
+#[derive(Debug, Clone)]
+pub struct DeadLetter {
+    /// The event's id.
+    pub id: Uuid,
+    /// The event's trace id.
+    pub trace_id: String,
+    /// `overload` or `rejected`.
+    pub reason: String,
+    /// What Postgres said, the SQLSTATE first.
+    pub error: String,
+    /// How often it was tried.
+    pub attempts: i32,
+    /// The declared media type.
+    pub content_type: Option<String>,
+    /// RFC 3339.
+    pub received_at: String,
+    /// RFC 3339.
+    pub failed_at: String,
+    /// The same in microseconds of Unix time.
+    pub failed_at_us: i64,
+    /// Bytes of its body.
+    pub bytes: i64,
+}
+
+/// What a dead letter holds.
+#[derive(Debug, Clone)]
+pub enum Body {
+    /// JSON text.
+    Json(String),
+    /// The bytes as they came.
+    Bytes(Bytes),
+}
+
+/// The table.
+#[derive(Debug, Clone)]
+pub struct DeadLetterStore {
+    pub(super) database: Database,
+}
+
+impl DeadLetterStore {
+    /// The dead letters of `database`.
+    pub fn new(database: &Database) -> Self {
+        Self { database: database.clone() }
+    }
+
+    /// A page, newest first.
+    ///
+    /// # Errors
+    ///
+    /// Whatever Postgres says.
+    pub async fn list(
+        &self,
+        filter: &Filter,
+        after: Option<Cursor>,
+        limit: i64,
+    ) -> Result<Vec<DeadLetter>, DbError> {
+        let list = self.database.sql(include_str!("../../../sql/ingest/list_dead_letters.sql"));
+        let (after_us, after_id) = (after.map(|cursor| cursor.failed_at_us), after.map(|cursor| cursor.id));
+        let parameters: [Parameter<'_>; 6] = [
+            (&filter.reason, Type::TEXT),
+            (&filter.since_us, Type::INT8),
+            (&filter.until_us, Type::INT8),
+            (&after_us, Type::INT8),
+            (&after_id, Type::UUID),
+            (&limit, Type::INT8),
+        ];
+        let rows = self.database.get().await?.query_typed(&list, &parameters).await?;
+        rows.iter().map(dead_letter).collect()
+    }
+
+    /// One of them, with its body.
+    ///
+    /// # Errors
+    ///
+    /// Whatever Postgres says.
+    pub async fn get(&self, id: Uuid) -> Result<Option<(DeadLetter, Body)>, DbError> {
+        let get = self.database.sql(include_str!("../../../sql/ingest/dead_letter.sql"));
+        let rows = self.database.get().await?.query_typed(&get, &[(&id, Type::UUID)]).await?;
+        let Some(row) = rows.first() else { return Ok(None) };
+        let body = match row.try_get::<_, Option<String>>("payload")? {
+            Some(payload) => Body::Json(payload),
+            None => Body::Bytes(row.try_get::<_, Option<Vec<u8>>>("body")?.unwrap_or_default().into()),
+        };
+        Ok(Some((dead_letter(row)?, body)))
+    }
+
+    /// Deletes one of them; false if it is not there. In the ledger it is discarded from then on.
+    ///
+    /// # Errors
+    ///
+    /// Whatever Postgres says; nothing is changed then.
+    pub async fn discard(&self, id: Uuid) -> Result<bool, DbError> {
+        let sql = |text| self.database.sql(text);
+        let mut connection = self.database.get().await?;
+        let transaction = connection.transaction().await?;
+        let ids = vec![id];
+        let lock = sql(include_str!("../../../sql/ingest/lock_journals.sql"));
+        transaction.query_typed(&lock, &[(&ids, Type::UUID_ARRAY)]).await?;
+        let discard = sql(include_str!("../../../sql/ingest/discard_dead_letter.sql"));
+        let gone = transaction.query_typed(&discard, &[(&id, Type::UUID)]).await?;
+        let Some(row) = gone.first() else { return Ok(false) };
+        if row.try_get::<_, &str>(0)? == super::Reason::Rejected.name() {
+            let moved =
+                sql(include_str!("../../../sql/ingest/move_dead.sql")).replace("{state}", "discarded");
+            transaction.execute_typed(&moved, &[(&ids, Type::UUID_ARRAY)]).await?;
+        }
+        transaction.commit().await?;
+        Ok(true)
+    }
+}
+
+fn dead_letter(row: &Row) -> Result<DeadLetter, DbError> {
+    Ok(DeadLetter {
+        id: row.try_get("id")?,
+        trace_id: row.try_get("trace_id")?,
+        reason: row.try_get("reason")?,
+        error: row.try_get("error")?,
+        attempts: row.try_get("attempts")?,
+        content_type: row.try_get("content_type")?,
+        received_at: row.try_get("received_at")?,
+        failed_at: row.try_get("failed_at")?,
+        failed_at_us: row.try_get("failed_at_us")?,
+        bytes: row.try_get("bytes")?,
+    })
+}
