@@ -9,6 +9,7 @@
 
 mod bad_input;
 mod batches;
+mod dead_letters;
 mod events;
 mod failures;
 mod life;
@@ -16,3 +17,4 @@ mod local_postgres;
 mod schema;
 mod support;
 mod tls;
+mod verify;

@@ -1,7 +1,11 @@
 -- What was taken out by time, truncated or beyond its retention: for each journal, the first sequence that is not older
 -- than that.
 with removed as (
-    select max(to_id) as to_id, max(at) as at from {schema}.ingest_removed where tag is null
+    select to_id, max(at) over () as at
+    from {schema}.ingest_removed
+    where tag is null
+    order by to_id desc
+    limit 1
 )
 select journals.tag, (
     select min({schema}.ingest_sequence(requests.id))
@@ -9,4 +13,4 @@ select journals.tag, (
     where requests.id > removed.to_id and {schema}.ingest_tag(requests.id) = journals.tag
 ) as first_left
 from {schema}.ingest_journals journals, removed
-where removed.to_id is not null and journals.registered_at <= removed.at
+where journals.registered_at <= removed.at

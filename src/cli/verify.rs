@@ -9,7 +9,7 @@ use super::{Failure, offline};
 use crate::config::Config;
 use crate::db;
 use crate::ingest::journal;
-use crate::ingest::verify::{JournalVerdict, Verdict, verify};
+use crate::ingest::verify::{self, JournalVerdict, Verdict};
 
 #[derive(Debug, Args)]
 pub(super) struct VerifyArgs {
@@ -21,13 +21,8 @@ pub(super) struct VerifyArgs {
 pub(super) fn run(args: &VerifyArgs) -> Result<(), Failure> {
     let config = Config::from_env()?;
     let verdict = offline::with_database(&config, async |database| {
-        // The database first: what is accepted in between is pending, then.
-        let before = verify(&database, &[]).await.map_err(|error| Failure::Run(error.with_sources()))?;
-        let held = held(&config)?;
-        if held.is_empty() {
-            return Ok(before);
-        }
-        verify(&database, &held).await.map_err(|error| Failure::Run(error.with_sources()))
+        let books = verify::read(&database).await.map_err(|error| Failure::Run(error.with_sources()))?;
+        Ok(verify::compare(&books, &held(&config)?))
     })?;
     match args.json {
         true => println!("{}", serde_json::to_string_pretty(&verdict).unwrap_or_default()),

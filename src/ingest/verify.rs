@@ -37,9 +37,9 @@ struct Journal {
     receipts: Vec<(Range<u64>, Counts)>,
 }
 
-/// Everything that is compared.
+/// Everything that is compared, as of one moment.
 #[derive(Debug, Default)]
-struct Books {
+pub struct Books {
     journals: Vec<Journal>,
     requests: ByTag,
     dead: ByTag,
@@ -133,16 +133,12 @@ impl Verdict {
     }
 }
 
-/// Recounts the database. `held` are the sequences of journals on this host's disk.
+/// Reads the books of a database.
 ///
 /// # Errors
 ///
 /// Whatever Postgres says.
-pub async fn verify(database: &Database, held: &[(Uuid, Range<u64>)]) -> Result<Verdict, DbError> {
-    Ok(compare(&read(database).await?, held))
-}
-
-async fn read(database: &Database) -> Result<Books, DbError> {
+pub async fn read(database: &Database) -> Result<Books, DbError> {
     let mut client = database.connect().await?;
     let transaction = client
         .build_transaction()
@@ -200,7 +196,9 @@ async fn read(database: &Database) -> Result<Books, DbError> {
     Ok(books)
 }
 
-fn compare(books: &Books, held: &[(Uuid, Range<u64>)]) -> Verdict {
+/// Compares. `held` are the sequences of journals on this host's disk, looked at after the books were read: what was not
+/// settled then is there.
+pub fn compare(books: &Books, held: &[(Uuid, Range<u64>)]) -> Verdict {
     let known = |tag: &Vec<u8>| books.journals.iter().any(|journal| journal.tag == *tag);
     let foreign = books.requests.iter().filter(|(tag, _)| !known(tag));
     Verdict {

@@ -1,0 +1,154 @@
+//! The proof: what `verify` and `reconcile` say of events, and that they notice when one is not where it should be.
+
+use serde_json::{Value, json};
+
+use crate::support::postgres::TestDatabase;
+use crate::support::service::{Service, run};
+
+const NDJSON: (&str, &str) = ("content-type", "application/x-ndjson");
+
+async fn with_a_hundred() -> (TestDatabase, Service) {
+    let database = TestDatabase::create().await;
+    let service = Service::start(database.url(), &[]).await;
+    let body: String = (0..100).map(|n| format!("{{\"n\":{n}}}\n")).collect();
+    service.post_batch(&[NDJSON], body).await;
+    service.settled().await;
+    (database, service)
+}
+
+/// What `verify` makes of the database: whether it is fine, and the only journal's account.
+async fn verdict(database: &TestDatabase) -> (bool, Value) {
+    let (status, stdout, _) = run(&["verify", "--json"], &[("DATABASE_URL", database.url())]).await;
+    let mut verdict: Value = serde_json::from_str(&stdout).unwrap();
+    (status.success(), verdict["journals"][0].take())
+}
+
+async fn kinds(database: &TestDatabase) -> Vec<String> {
+    let (fine, account) = verdict(database).await;
+    let differences = account["differences"].as_array().unwrap();
+    assert_eq!(fine, differences.is_empty());
+    differences.iter().map(|difference| difference["kind"].as_str().unwrap().to_owned()).collect()
+}
+
+async fn execute(database: &TestDatabase, sql: &str) {
+    database.connect().await.batch_execute(sql).await.unwrap();
+}
+
+/// Behind the triggers' back.
+async fn tamper(database: &TestDatabase, sql: &str) {
+    execute(
+        database,
+        &format!(
+            "alter table requests disable trigger user; {sql}; alter table requests enable trigger user"
+        ),
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn books_balance_and_what_an_operator_deleted_is_told_apart_from_a_loss() {
+    let (database, _service) = with_a_hundred().await;
+    let (fine, account) = verdict(&database).await;
+    assert!(fine);
+    assert_eq!((&account["accepted"], &account["committed"]), (&json!(100), &json!(100)));
+    execute(&database, "delete from requests where (payload->>'n')::int between 10 and 19").await;
+    let (fine, account) = verdict(&database).await;
+    assert_eq!((fine, &account["removed"]), (true, &json!(10)));
+    tamper(&database, "delete from requests where (payload->>'n')::int in (40, 41, 60)").await;
+    let (fine, account) = verdict(&database).await;
+    assert!(!fine);
+    let difference = &account["differences"][0];
+    assert_eq!((&difference["kind"], &difference["events"]), (&json!("missing"), &json!(3)));
+    assert_eq!(difference["ranges"], json!([[40, 41], [60, 60]]));
+    execute(&database, "truncate requests").await;
+    assert_eq!(kinds(&database).await, Vec::<String>::new(), "all of it was taken out");
+}
+
+#[tokio::test]
+async fn a_row_too_many_and_a_receipt_too_few_are_noticed() {
+    let (database, service) = with_a_hundred().await;
+    // It would notice that receipts are gone, and store the events again.
+    assert!(service.stop().await.status.success());
+    execute(
+        &database,
+        "insert into requests select (overlay(id::text placing '00' from 1 for 2))::uuid, trace_id, payload, body, content_type, received_at from requests where payload->>'n' = '7'",
+    )
+    .await;
+    assert_eq!(kinds(&database).await, ["doubled"]);
+    tamper(&database, "delete from requests where id::text like '00%'").await;
+    execute(&database, "delete from ingest_receipts").await;
+    assert!(kinds(&database).await.contains(&"without_receipt".to_owned()));
+}
+
+#[tokio::test]
+async fn what_waits_in_the_journal_is_pending() {
+    let database = TestDatabase::create().await;
+    let data = crate::support::service::Folder::new();
+    let service = Service::start(database.url(), &[("DATA_DIR", data.path())]).await;
+    service.post(&[], "1").await;
+    service.settled().await;
+    let mut holder = database.connect().await;
+    let hold = holder.transaction().await.unwrap();
+    hold.batch_execute("lock table requests in exclusive mode").await.unwrap();
+    let answer = service.post(&[], "2").await;
+    let receipt = answer.header("x-receipt").to_owned();
+    let (status, stdout, stderr) =
+        run(&["verify"], &[("DATABASE_URL", database.url()), ("DATA_DIR", data.path())]).await;
+    assert!(status.success(), "{stdout} {stderr}");
+    assert!(
+        stdout.contains(
+            "2 accepted = 1 committed + 0 duplicates + 0 dead + 0 discarded + 0 quarantined + 1 pending"
+        ),
+        "{stdout}"
+    );
+    let answer = reconcile(&service, json!({"receipts": [receipt]})).await;
+    assert_eq!(answer["receipts"][0]["counts"], json!({"pending": 1}));
+    hold.commit().await.unwrap();
+}
+
+async fn reconcile(service: &Service, body: Value) -> Value {
+    service.request("POST", "/api/v1/reconcile", &[], body.to_string()).await.json()
+}
+
+#[tokio::test]
+async fn reconciling_tells_each_events_fate() {
+    let database = TestDatabase::create().await;
+    execute(&database, "alter table requests add constraint no_evil check (payload->>'evil' is null)").await;
+    let service = Service::start(database.url(), &[]).await;
+    let body = "{\"n\":0}\n{\"evil\":1}\n{\"n\":2}\n{\"evil\":3}\n";
+    let receipt =
+        service.post_batch(&[NDJSON, ("x-trace-id", "T")], body).await.header("x-receipt").to_owned();
+    let keyed = [("idempotency-key", "k"), ("x-trace-id", "first")];
+    let first = service.post(&keyed, "{}").await.header("x-receipt").to_owned();
+    let second = service.post(&keyed, "{}").await.header("x-receipt").to_owned();
+    service.settled().await;
+    let letters = service.get("/api/v1/dead-letters").await.json();
+    let path = format!("/api/v1/dead-letters/{}", letters[0]["id"].as_str().unwrap());
+    assert_eq!(service.request("DELETE", &path, &[], "").await.status.as_u16(), 204);
+    let never = "01a1fc92-9c3a-70d3-96b6-7b0000000000";
+    let answer = reconcile(&service, json!({"receipts": [receipt, first, second, never]})).await;
+    let counts: Vec<&Value> =
+        answer["receipts"].as_array().unwrap().iter().map(|one| &one["counts"]).collect();
+    assert_eq!(*counts[0], json!({"committed": 2, "dead_lettered": 1, "discarded": 1}));
+    assert_eq!(*counts[1], json!({"committed": 1}));
+    assert_eq!(answer["receipts"][2]["others"][0]["state"], "duplicate");
+    assert_eq!(answer["receipts"][2]["others"][0]["first_id"], json!(first));
+    assert_eq!(*counts[3], json!({"never_seen": 1}));
+
+    let times = "select array(select to_char(now() at time zone 'UTC' + minutes * interval '1 minute', 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"') from unnest(array[-120, -30, 30]) minutes)";
+    let times: Vec<String> = database.connect().await.query_one(times, &[]).await.unwrap().get(0);
+    let wanted = json!({"trace_ids": ["T-0", "T-9"], "since": times[1], "until": times[2]});
+    let answer = reconcile(&service, wanted).await;
+    let states: Vec<&Value> =
+        answer["trace_ids"].as_array().unwrap().iter().map(|one| &one["state"]).collect();
+    assert_eq!(states, [&json!("committed"), &json!("never_seen")]);
+    for (body, status) in [
+        (json!({"trace_ids": ["T"]}), 400),
+        (json!({"trace_ids": ["T"], "since": times[0], "until": times[2]}), 400),
+        (json!({"receipts": ["nonsense"]}), 400),
+        (json!({"receipts": [format!("{never}/10001")]}), 413),
+    ] {
+        let answer = service.request("POST", "/api/v1/reconcile", &[], body.to_string()).await;
+        assert_eq!(answer.status.as_u16(), status, "{body}");
+    }
+}
