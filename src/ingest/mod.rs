@@ -12,6 +12,7 @@ mod batcher;
 mod copy;
 mod dead_letters;
 pub mod id;
+pub mod journal;
 pub mod json;
 mod landing;
 pub mod level;
