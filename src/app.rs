@@ -27,7 +27,7 @@ use crate::config::{Config, ConfigError, Durability};
 use crate::db::local::{EmergencyStop, LocalCluster, LocalError};
 use crate::db::{self, ConnectionUrl, Database, DbError, MigrationError, PartitionKeeper};
 use crate::http::{BoundServer, Face, RunningServer};
-use crate::ingest::journal::{self, JournalError, JournalSettings};
+use crate::ingest::journal::{self, JournalError, JournalSettings, RealFiles, Recovered};
 use crate::ingest::{Drained, FenceError, IngestSettings, OpenJournal, Pipeline, Registered};
 use crate::lifecycle::Lifecycle;
 use crate::observe::Metrics;
@@ -200,10 +200,34 @@ async fn open_journal(config: &Config, asked: Start) -> Result<OpenJournal, AppE
         min_free: limits.journal_min_free,
     };
     // All of it is read once.
-    let opening = tokio::task::spawn_blocking(move || journal::open(journal::system_files(), settings));
+    let opening = tokio::task::spawn_blocking(move || journal::open(Arc::new(RealFiles), settings));
     let (appender, store, recovered) = opening.await.map_err(std::io::Error::other)??;
-    tracing::info!(journal = %appender.journal().0, dir = %dir.display(), "{recovered}");
+    tell_recovered(&recovered);
+    tracing::debug!(journal = %appender.journal(), dir = %dir.display(), "the journal is open");
     Ok(OpenJournal { appender, store, dir, adopt: asked.adopt_database })
+}
+
+fn tell_recovered(recovered: &Recovered) {
+    let events: u64 = recovered.journals.iter().map(|held| held.end - held.first).sum();
+    if events > 0 {
+        let journals = recovered.journals.len();
+        tracing::info!(
+            journals,
+            events,
+            "the journal holds events of former runs; what is not stored yet will be"
+        );
+    }
+    for torn in &recovered.torn {
+        tracing::warn!(file = %torn.file.display(), offset = torn.offset, "a write that was never acknowledged was cut");
+    }
+    for damage in &recovered.damaged {
+        let (from, until) = (damage.from, damage.until);
+        let file = damage.file.display();
+        tracing::error!(journal = %damage.journal, from, until, %file, "acknowledged events cannot be read any more");
+    }
+    for stray in &recovered.strays {
+        tracing::warn!(file = %stray.display(), "no part of the journal; left alone");
+    }
 }
 
 /// Migrates, waiting for a Postgres that is not there yet; or returns false if it `may_be_away`.

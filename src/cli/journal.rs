@@ -2,13 +2,14 @@
 
 use std::io::{self, BufWriter, Write};
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use clap::Args;
 
 use super::Failure;
 use crate::config::Config;
 use crate::db;
-use crate::ingest::journal::{self, JournalError, Piece, SegmentInfo, SegmentState, Store};
+use crate::ingest::journal::{self, JournalError, JournalId, Piece, RealFiles, SegmentInfo, Store};
 use crate::ingest::row;
 
 #[derive(Debug, Args)]
@@ -28,31 +29,34 @@ pub(super) fn run(args: &JournalArgs) -> Result<(), Failure> {
     let config = Config::from_env()?;
     let dir = config.database.data_dir.join("journal");
     let failed = |error: &dyn std::error::Error| Failure::Run(db::chain(error));
-    let store = journal::inspect(journal::system_files(), &dir).map_err(|error| failed(&error))?;
+    let (store, _) = journal::inspect(Arc::new(RealFiles), &dir).map_err(|error| failed(&error))?;
     let segments = store.segments();
     if let Some(wanted) = &args.export {
-        let segment = segments.iter().find(|segment| segment.path.file_name() == wanted.file_name());
+        let segment = segments.iter().find(|segment| segment.file.file_name() == wanted.file_name());
         let segment =
             segment.ok_or_else(|| Failure::Run(format!("there is no segment {}", wanted.display())))?;
         return export(&store, segment).map_err(|error| Failure::Run(format!("cannot export: {error}")));
     }
     let mut damaged = 0;
     for segment in &segments {
-        let SegmentInfo { journal, number, first, end, used_bytes, state, path } = segment;
-        let name = path.file_name().unwrap_or_default().display();
+        let SegmentInfo { journal, number, first, end, used, state, file, .. } = segment;
+        let name = file.file_name().unwrap_or_default().display();
+        let Some(journal) = journal else {
+            println!("{name}  {}", state.name());
+            continue;
+        };
         let events = end - first;
         println!(
-            "{name}  {}  journal {}  part {number}  {events} events from {first}  {used_bytes} bytes",
-            state.name(),
-            journal.0
+            "{name}  {}  journal {journal}  part {number}  {events} events from {first}  {used} bytes",
+            state.name()
         );
-        if args.check && *state != SegmentState::Missing {
-            let bad = check(&store, segment).map_err(|error| failed(&error))?;
+        if args.check {
+            let bad = check(&store, *journal, segment).map_err(|error| failed(&error))?;
             damaged += bad;
-            println!(
-                "  {}",
-                if bad == 0 { "checked".to_owned() } else { format!("DAMAGED: {bad} events cannot be read") }
-            );
+            match bad {
+                0 => println!("  checked"),
+                bad => println!("  DAMAGED: {bad} events cannot be read"),
+            }
         }
     }
     if segments.is_empty() {
@@ -61,10 +65,10 @@ pub(super) fn run(args: &JournalArgs) -> Result<(), Failure> {
     if damaged == 0 { Ok(()) } else { Err(Failure::Run(format!("{damaged} events cannot be read"))) }
 }
 
-fn check(store: &Store, segment: &SegmentInfo) -> Result<u64, JournalError> {
+fn check(store: &Store, journal: JournalId, segment: &SegmentInfo) -> Result<u64, JournalError> {
     let (mut next, mut damaged) = (segment.first, 0);
     while next < segment.end {
-        match store.read(segment.journal, next, segment.end, PIECE_BYTES)? {
+        match store.read(journal, next, segment.end, PIECE_BYTES)? {
             Piece::Rows(chunk) => next = chunk.until,
             Piece::Damaged { from, until, .. } => (next, damaged) = (until, damaged + until - from),
         }
@@ -73,10 +77,11 @@ fn check(store: &Store, segment: &SegmentInfo) -> Result<u64, JournalError> {
 }
 
 fn export(store: &Store, segment: &SegmentInfo) -> io::Result<()> {
+    let Some(journal) = segment.journal else { return Ok(()) };
     let mut out = BufWriter::new(io::stdout().lock());
     let mut next = segment.first;
     while next < segment.end {
-        let piece = store.read(segment.journal, next, segment.end, PIECE_BYTES).map_err(io::Error::other)?;
+        let piece = store.read(journal, next, segment.end, PIECE_BYTES).map_err(io::Error::other)?;
         match piece {
             Piece::Damaged { from, until, .. } => {
                 eprintln!("tidegate: the events {from} to {} are damaged and left out", until - 1);

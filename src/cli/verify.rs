@@ -1,6 +1,7 @@
 //! `tidegate verify`: recounts tables and journal.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use clap::Args;
 use uuid::Uuid;
@@ -8,7 +9,7 @@ use uuid::Uuid;
 use super::{Failure, offline};
 use crate::config::Config;
 use crate::db;
-use crate::ingest::journal;
+use crate::ingest::journal::{self, RealFiles};
 use crate::ingest::verify::{self, JournalVerdict, Verdict};
 
 #[derive(Debug, Args)]
@@ -37,8 +38,8 @@ fn held(config: &Config) -> Result<Vec<(Uuid, Range<u64>)>, Failure> {
     if !dir.is_dir() {
         return Ok(Vec::new());
     }
-    let store = journal::inspect(journal::system_files(), &dir);
-    let store = store.map_err(|error| Failure::Run(db::chain(&error)))?;
+    let inspected = journal::inspect(Arc::new(RealFiles), &dir);
+    let (store, _) = inspected.map_err(|error| Failure::Run(db::chain(&error)))?;
     Ok(store.journals().into_iter().map(|held| (held.journal.0, held.first..held.end)).collect())
 }
 

@@ -108,7 +108,7 @@ impl From<JournalSnapshot> for JournalHealth {
             pending_bytes: usage.pending_bytes,
             kept_bytes: usage.kept_bytes,
             free_bytes: usage.free_bytes,
-            quarantined_bytes: usage.quarantined_bytes,
+            quarantined_bytes: usage.quarantined.bytes,
             lost_by_postgres: journal.lost,
             fence: journal.fence.into(),
             ledger,
@@ -288,7 +288,7 @@ fn journal_gauges(gauges: &Gauges, journal: &JournalSnapshot) {
     for (state, bytes) in [
         ("pending", usage.pending_bytes),
         ("kept", usage.kept_bytes),
-        ("quarantined", usage.quarantined_bytes),
+        ("quarantined", usage.quarantined.bytes),
     ] {
         gauges.journal_bytes.with_label_values(&[state]).set(bytes as i64);
     }

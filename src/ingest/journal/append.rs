@@ -1,231 +1,306 @@
-//! The journal's end: appends, syncs, and begins new segments.
+//! Appends groups of records to the current journal.
 
 use std::io;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use uuid::Uuid;
 
-use super::files::File;
-use super::format::{BlockBuilder, FIRST_BLOCK, Salt, SegmentHeader};
-use super::segment::{self, Segment};
-use super::store::Store;
-use super::{AppendError, JournalError, JournalId, Records};
+use super::error::AppendError;
+use super::files::{File, write_all};
+use super::format::{BlockWriter, Content, FIRST_BLOCK, PAGE, Place, SegmentHeader, pad};
+use super::keeper::Keeper;
+use super::store::{SegmentState, Store, lock};
+use super::{JournalId, Records};
+use crate::ingest::{id, row};
 
-/// Records are gathered in blocks of about this many bytes; damage costs at most one.
-const BLOCK_BYTES: usize = 256 * 1024;
+/// Records of a group share a block up to this size; a larger one has its own. So damage costs that much at most.
+const BLOCK_BYTES: u64 = 256 << 10;
 
-/// Writes one journal. Owned by one thread.
+/// The one who appends. Lives on one thread.
 #[derive(Debug)]
 pub struct Appender {
     store: Arc<Store>,
-    salt: Salt,
-    file: Arc<dyn File>,
-    /// Where the next block goes.
-    offset: u64,
-    /// Up to where the segment is synced.
-    synced: u64,
+    journal: JournalId,
     next: u64,
-    write: u64,
-    unsynced: bool,
-    buffer: Vec<u8>,
-    poisoned: Option<String>,
+    next_number: u64,
+    open: Option<Open>,
+    /// The blocks of a group; kept for its memory.
+    bytes: Vec<u8>,
+    plan: Vec<Planned>,
+    _keeper: Option<Keeper>,
+}
+
+/// The segment that is appended to.
+#[derive(Debug)]
+struct Open {
+    file: Arc<dyn File>,
+    nonce: u64,
+    number: u64,
+    bytes: u64,
+    write_at: u64,
+    synced_at: u64,
+    chain: u32,
+    /// Where the last block is a marker that says all there is to say.
+    sealed_at: u64,
+    /// The first pages of blocks that could not be written whole, to be zeroed before anything else is written.
+    remains: Vec<u64>,
+}
+
+/// The records that go into one block.
+#[derive(Debug, Clone, Copy)]
+struct Planned {
+    content: Content,
+    records: (usize, usize),
 }
 
 impl Appender {
-    /// Begins a new journal.
-    pub(super) fn begin(store: Arc<Store>, journal: JournalId) -> Result<Self, JournalError> {
-        let salt = Salt { journal, number: 0 };
-        let file = begin_segment(&store, salt, 0, 0)
-            .map_err(|source| JournalError::Io { path: store.settings.dir.clone(), source })?;
-        store.make_spare_ahead();
-        Ok(Self {
-            store,
-            salt,
-            file,
-            offset: FIRST_BLOCK,
-            synced: FIRST_BLOCK,
-            next: 0,
-            write: 0,
-            unsynced: false,
-            buffer: Vec::new(),
-            poisoned: None,
-        })
+    pub(super) fn new(store: Arc<Store>, journal: JournalId, keeper: Option<Keeper>) -> Self {
+        let (bytes, plan) = (Vec::new(), Vec::new());
+        Self { store, journal, next: 0, next_number: 0, open: None, bytes, plan, _keeper: keeper }
     }
 
-    /// The journal that it writes.
+    /// The journal that is appended to.
     pub fn journal(&self) -> JournalId {
-        self.salt.journal
+        self.journal
     }
 
-    /// The sequence that the next event gets.
+    /// The sequence of the next event to be appended.
     pub fn next_sequence(&self) -> u64 {
         self.next
     }
 
-    /// Writes a group; it is not synced, and cannot be read yet.
+    /// The most bytes that the blocks of one group may take: those of a segment without its header and a last marker.
+    pub fn largest_group(&self) -> u64 {
+        self.store.settings.segment_bytes - 2 * PAGE
+    }
+
+    /// Writes a group, all of it or nothing. It counts for nothing until it is synced.
     ///
     /// # Errors
     ///
-    /// [`AppendError`]; nothing of the group was taken then.
+    /// Nothing of the group was appended, and the next sequence is what it was. Only after a poisoned append may some of
+    /// the group be found again by a recovery.
     pub fn append(&mut self, group: &[Records<'_>]) -> Result<(), AppendError> {
-        self.check()?;
-        self.write += 1;
-        let blocks = self.build(group);
-        let length = self.buffer.len() as u64;
-        if length > self.store.settings.segment_bytes - FIRST_BLOCK {
+        self.usable()?;
+        let size = plan(group, &mut self.plan)?;
+        if size > self.largest_group() {
             return Err(AppendError::TooLarge);
         }
-        if !self.store.has_room_for(length) {
-            return Err(AppendError::Full);
+        if size == 0 {
+            return Ok(());
         }
-        if self.offset + length > self.store.settings.segment_bytes {
+        self.look_at_free_space()?;
+        if self.open.as_ref().is_none_or(|open| open.write_at + size > open.bytes - PAGE) {
             self.roll()?;
-            // Offsets are part of the checksums.
-            let _same = self.build(group);
         }
-        if let Err(error) = self.file.write_at(&self.buffer, self.offset) {
-            return Err(self.failed(error));
+        let Some(open) = &mut self.open else { return Err(AppendError::Full) };
+        open.cut(&self.store)?;
+
+        self.bytes.clear();
+        let mut writer = open.writer(self.journal);
+        let (mut sequence, mut pages) = (self.next, Vec::with_capacity(self.plan.len()));
+        for planned in &self.plan {
+            pages.push(writer.offset);
+            let records = group.get(planned.records.0..planned.records.1).unwrap_or_default();
+            writer.put(&mut self.bytes, sequence, planned.content, |out| put_records(out, records));
+            sequence += u64::from(planned.content.events);
         }
-        self.offset += length;
-        self.next += blocks;
-        self.unsynced = true;
+        if let Err(error) = write_all(&*open.file, &self.bytes, open.write_at) {
+            let refused = self.store.failed("write to the journal", error);
+            if let AppendError::NoSpace(_) = refused {
+                open.remains = pages;
+                // Tried again by the next append, if there is no room even for this.
+                if let Err(AppendError::Poisoned(reason)) = open.cut(&self.store) {
+                    return Err(AppendError::Poisoned(reason));
+                }
+            }
+            return Err(refused);
+        }
+        (open.write_at, open.chain) = (writer.offset, writer.chain);
+        self.next = sequence;
+        self.store.gate.has_space();
+        self.look_ahead();
         Ok(())
     }
 
-    /// Makes durable what was appended; readers see it from then on.
+    /// Makes all that was appended survive a loss of power, and shows it to the readers.
     ///
     /// # Errors
     ///
-    /// [`AppendError::Poisoned`]: what was appended since the last sync may be on disk, or not.
+    /// Any error is for ever: see [`AppendError::Poisoned`].
     pub fn sync(&mut self) -> Result<(), AppendError> {
-        self.check()?;
-        if !self.unsynced {
+        self.usable()?;
+        let Some(open) = self.open.as_mut().filter(|open| open.synced_at < open.write_at) else {
             return Ok(());
-        }
-        if let Err(error) = self.file.sync() {
-            return Err(self.poison(&error));
-        }
-        self.unsynced = false;
-        self.synced = self.offset;
-        self.store.synced(self.next, self.synced);
+        };
+        open.file.fdatasync().map_err(|error| self.store.sync_failed(&error))?;
+        open.synced_at = open.write_at;
+        self.store.advance(self.next, open.write_at);
         Ok(())
     }
 
-    /// Writes an empty block, which testifies that everything before it is synced. It need not be synced itself.
+    /// Writes a marker that says how far all is synced, so that later damage of the last block is not mistaken for a torn
+    /// tail. Wants no sync: without one it is lost, at worst. For times of idleness and the end.
     ///
     /// # Errors
     ///
-    /// [`AppendError`].
+    /// As [`Self::append`].
     pub fn seal(&mut self) -> Result<(), AppendError> {
-        self.sync()?;
-        self.write += 1;
-        let _none = self.build(&[]);
-        let length = self.buffer.len() as u64;
-        if self.offset + length > self.store.settings.segment_bytes {
+        self.usable()?;
+        let journal = self.journal;
+        let Some(open) = self.open.as_mut() else { return Ok(()) };
+        let nothing_to_say = open.synced_at == FIRST_BLOCK || open.sealed_at == open.write_at;
+        if nothing_to_say || open.write_at + PAGE > open.bytes {
             return Ok(());
         }
-        if let Err(error) = self.file.write_at(&self.buffer, self.offset) {
-            return Err(self.failed(error));
+        open.cut(&self.store)?;
+        self.bytes.clear();
+        let mut writer = open.writer(journal);
+        writer.put(&mut self.bytes, self.next, Content::default(), |_| ());
+        if let Err(error) = write_all(&*open.file, &self.bytes, open.write_at) {
+            open.remains = vec![open.write_at];
+            return Err(self.store.failed("write to the journal", error));
         }
-        self.offset += length;
-        self.unsynced = true;
+        (open.write_at, open.chain) = (writer.offset, writer.chain);
+        open.sealed_at = open.write_at;
         Ok(())
     }
 
-    fn check(&self) -> Result<(), AppendError> {
-        match &self.poisoned {
-            Some(why) => Err(AppendError::Poisoned(why.clone())),
-            None => Ok(()),
+    fn usable(&self) -> Result<(), AppendError> {
+        self.store.gate.poisoned().map_or(Ok(()), |reason| Err(AppendError::Poisoned(reason.to_owned())))
+    }
+
+    fn look_at_free_space(&self) -> Result<(), AppendError> {
+        if self.store.gate.free_is_stale() {
+            let looked = self.store.look_at_free_space();
+            looked.map_err(|error| self.store.failed("look at the free space", error))?;
+        }
+        if self.store.gate.is_low() { Err(AppendError::MinFree) } else { Ok(()) }
+    }
+
+    /// Closes the gate while the little that is left of the last segment still takes what was admitted before.
+    fn look_ahead(&self) {
+        let little = (self.store.settings.segment_bytes / 16).min(1 << 20);
+        let ends = self.open.as_ref().is_some_and(|open| open.bytes - open.write_at < little);
+        if ends && !self.store.gate.is_full() && !self.store.may_grow() {
+            self.store.gate.set_full(true);
         }
     }
 
-    /// Fills the buffer with the blocks of a group, as they are to stand at the present offset; returns its events.
-    fn build(&mut self, group: &[Records<'_>]) -> u64 {
-        let out = &mut self.buffer;
-        out.clear();
-        out.shrink_to(4 * BLOCK_BYTES);
-        let mut next = self.next;
-        let mut block = BlockBuilder::begin(out);
-        let mut offset = self.offset;
-        let finish = |block: BlockBuilder, out: &mut Vec<u8>, offset: &mut u64, next: &mut u64| {
-            let start = block.start();
-            *next += u64::from(block.finish(out, self.salt, *offset, *next, self.write, self.synced));
-            *offset += (out.len() - start) as u64;
-        };
-        for records in group {
-            if !block.is_empty() && block.length_with(out, records.rows.len()) > BLOCK_BYTES {
-                finish(block, out, &mut offset, &mut next);
-                block = BlockBuilder::begin(out);
-            }
-            block.push(out, records.rows, records.events, records.keys);
-        }
-        finish(block, out, &mut offset, &mut next);
-        next - self.next
-    }
-
-    /// Goes on in a new segment. What was appended to this one is synced first.
-    fn roll(&mut self) -> Result<(), AppendError> {
+    /// Goes on in a new segment.
+    pub(super) fn roll(&mut self) -> Result<(), AppendError> {
+        // A segment that has another one behind it is synced as a whole: this is what recovery builds on.
         self.sync()?;
-        let salt = Salt { number: self.salt.number + 1, ..self.salt };
-        match begin_segment(&self.store, salt, self.next, self.synced) {
-            Ok(file) => {
-                self.file = file;
-                self.salt = salt;
-                self.offset = FIRST_BLOCK;
-                self.synced = FIRST_BLOCK;
-                let _kept = self.store.give_up_kept();
-                self.store.make_spare_ahead();
-                Ok(())
-            }
-            Err(error) => Err(self.failed(error)),
+        if let Some(open) = &mut self.open {
+            open.cut(&self.store)?;
         }
-    }
-
-    fn failed(&mut self, error: io::Error) -> AppendError {
-        match error.kind() {
-            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-                self.store.ran_out_of_space();
-                AppendError::NoSpace(error)
-            }
-            _ => self.poison(&error),
-        }
-    }
-
-    fn poison(&mut self, error: &io::Error) -> AppendError {
-        let why = error.to_string();
-        self.poisoned = Some(why.clone());
-        self.store.poison();
-        AppendError::Poisoned(why)
+        let (high, low) = Uuid::new_v4().as_u64_pair();
+        let header = SegmentHeader {
+            journal: self.journal,
+            number: self.next_number,
+            nonce: high ^ low,
+            first: self.next,
+            previous_synced: self.open.as_ref().map_or(0, |open| open.write_at),
+            created_at_us: id::unix_now_us(),
+            columns: row::COLUMNS.to_owned(),
+        };
+        let (file, segment) = self.store.install(&header)?;
+        self.open = Some(Open {
+            file,
+            nonce: header.nonce,
+            number: header.number,
+            bytes: segment.bytes,
+            write_at: FIRST_BLOCK,
+            synced_at: FIRST_BLOCK,
+            chain: 0,
+            sealed_at: 0,
+            remains: Vec::new(),
+        });
+        self.next_number += 1;
+        self.store.push(segment);
+        self.store.wake();
+        Ok(())
     }
 }
 
-/// A new segment, whose name is durable.
-fn begin_segment(store: &Arc<Store>, salt: Salt, first: u64, previous_end: u64) -> io::Result<Arc<dyn File>> {
-    let dir = &store.settings.dir;
-    let path = dir.join(segment::name(salt));
-    let created_ms =
-        SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO).as_millis() as u64;
-    let file = store.take_spare(&path)?;
-    let header = SegmentHeader { salt, first, previous_end, created_ms };
-    file.write_at(&header.encode(), 0)?;
-    file.sync()?;
-    store.files.sync_dir(dir)?;
-    store.opened(Segment {
-        salt,
-        file: Some(Arc::clone(&file)),
-        path,
-        created_ms,
-        first,
-        end: first,
-        used: FIRST_BLOCK,
-        bytes: store.settings.segment_bytes,
-        kept: false,
-    });
-    Ok(file)
+impl Drop for Appender {
+    fn drop(&mut self) {
+        let mut state = lock(&self.store.state);
+        let current = state.journals.iter_mut().find(|journal| journal.current);
+        if let Some(last) = current.and_then(|journal| journal.segments.back_mut())
+            && last.state == SegmentState::Open
+        {
+            last.state = SegmentState::Sealed;
+        }
+    }
 }
 
-/// A journal that no other one is called.
-pub(super) fn new_journal() -> JournalId {
-    JournalId(Uuid::new_v4())
+impl Open {
+    fn writer(&self, journal: JournalId) -> BlockWriter {
+        BlockWriter {
+            place: Place { journal, number: self.number },
+            nonce: self.nonce,
+            synced_before: self.synced_at,
+            chain: self.chain,
+            offset: self.write_at,
+        }
+    }
+
+    /// Makes sure that nothing of a group that could not be written is ever taken for a block: its answer was a refusal.
+    fn cut(&mut self, store: &Store) -> Result<(), AppendError> {
+        if self.remains.is_empty() {
+            return Ok(());
+        }
+        let zeroed: io::Result<()> =
+            self.remains.iter().try_for_each(|page| write_all(&*self.file, &[0; PAGE as usize], *page));
+        zeroed.map_err(|error| store.failed("write to the journal", error))?;
+        self.file.fdatasync().map_err(|error| store.sync_failed(&error))?;
+        self.remains.clear();
+        Ok(())
+    }
+}
+
+/// Deals the group out to blocks; their size on disk.
+fn plan(group: &[Records<'_>], plan: &mut Vec<Planned>) -> Result<u64, AppendError> {
+    plan.clear();
+    let mut size = 0;
+    for (index, records) in group.iter().enumerate().filter(|(_, records)| records.events > 0) {
+        debug_assert_eq!(row::tuples(records.rows).count(), records.events as usize);
+        let (Ok(rows), Ok(keys)) = (u32::try_from(records.rows.len()), u32::try_from(records.keys.len()))
+        else {
+            return Err(AppendError::TooLarge);
+        };
+        let content = Content { rows, events: records.events, keys };
+        if u32::try_from(content.length()).is_err() {
+            return Err(AppendError::TooLarge);
+        }
+        match plan.last_mut() {
+            Some(last) if last.content.length() + content.length() <= BLOCK_BYTES => {
+                last.content.rows += rows;
+                last.content.events += content.events;
+                last.content.keys += keys;
+                last.records.1 = index + 1;
+            }
+            _ => plan.push(Planned { content, records: (index, index + 1) }),
+        }
+    }
+    for planned in plan {
+        size += pad(planned.content.length());
+    }
+    Ok(size)
+}
+
+fn put_records(out: &mut Vec<u8>, records: &[Records<'_>]) {
+    let records = || records.iter().filter(|records| records.events > 0);
+    for record in records() {
+        out.extend_from_slice(record.rows);
+    }
+    let mut first = 0;
+    for record in records() {
+        for (index, key) in record.keys {
+            out.extend_from_slice(&(first + index).to_le_bytes());
+            out.extend_from_slice(key);
+        }
+        first += record.events;
+    }
 }

@@ -1,158 +1,140 @@
-//! The file system as the journal uses it: the real one, and in tests one that loses what was not synced.
+//! The file layer: everything that the journal asks of an operating system.
+//!
+//! A trait, because the tests put a disk behind it that loses power, runs full and fails at a chosen call.
 
+use std::any::Any;
 use std::fmt::Debug;
 use std::fs;
-use std::io;
+use std::io::{self, ErrorKind};
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
+
+/// A folder's files.
+pub trait Files: Debug + Send + Sync {
+    /// Creates the folder (0700), if it is not there, and syncs its own entry.
+    fn create_dir(&self, dir: &Path) -> io::Result<()>;
+    /// The names in the folder.
+    fn list(&self, dir: &Path) -> io::Result<Vec<String>>;
+    /// Opens a file that is there.
+    fn open(&self, path: &Path, access: Access) -> io::Result<Arc<dyn File>>;
+    /// Opens a new, empty file (0600) for writing; one of that name is emptied.
+    fn create(&self, path: &Path) -> io::Result<Arc<dyn File>>;
+    /// Renames a file; one that has the new name is replaced.
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
+    /// Removes a file.
+    fn remove(&self, path: &Path) -> io::Result<()>;
+    /// Makes the folder's entries survive a loss of power.
+    fn sync_dir(&self, dir: &Path) -> io::Result<()>;
+    /// Locks the file for this process alone until the answer is dropped; `None` if another one holds it.
+    fn lock(&self, path: &Path) -> io::Result<Option<Lock>>;
+    /// Bytes that the folder's file system still takes from this user.
+    fn free_space(&self, dir: &Path) -> io::Result<u64>;
+}
+
+/// Held as long as the lock is wanted.
+pub type Lock = Box<dyn Any + Send + Sync>;
+
+/// What a file is opened for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Access {
+    /// Reading.
+    Read,
+    /// Reading and writing.
+    Write,
+}
 
 /// An open file.
 pub trait File: Debug + Send + Sync {
-    /// Reads at `offset` until `buffer` is full or the file ends; returns how much was read.
-    ///
-    /// # Errors
-    ///
-    /// As the system says.
-    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize>;
-
-    /// Writes all of `bytes` at `offset`.
-    ///
-    /// # Errors
-    ///
-    /// As the system says; some of it may be written then.
-    fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()>;
-
-    /// Makes what was written durable.
-    ///
-    /// # Errors
-    ///
-    /// As the system says; nothing is known of what was written since the last sync then.
-    fn sync(&self) -> io::Result<()>;
-
-    /// Its length in bytes.
-    ///
-    /// # Errors
-    ///
-    /// As the system says.
+    /// Reads at `offset`; fewer bytes than asked for, as `read(2)` may.
+    fn pread(&self, bytes: &mut [u8], offset: u64) -> io::Result<usize>;
+    /// Writes at `offset`; fewer bytes than asked for, as `write(2)` may.
+    fn pwrite(&self, bytes: &[u8], offset: u64) -> io::Result<usize>;
+    /// Makes what was written survive a loss of power.
+    fn fdatasync(&self) -> io::Result<()>;
+    /// The length in bytes.
     fn length(&self) -> io::Result<u64>;
+    /// Asks that later reads come from the disk. After a failed sync, Linux may keep pages as clean that never reached
+    /// it. A hint: no error.
+    fn forget_cached(&self);
 }
 
-/// A lock that is held until it is dropped.
-pub trait Lock: Debug + Send + Sync {}
-
-impl Lock for fs::File {}
-
-/// What the journal asks of a file system.
-pub trait Files: Debug + Send + Sync {
-    /// Makes a folder that only its owner can use, if it is not there.
-    ///
-    /// # Errors
-    ///
-    /// As the system says.
-    fn make_dir(&self, dir: &Path) -> io::Result<()>;
-
-    /// Makes an empty file that only its owner can use; one that is there is emptied.
-    ///
-    /// # Errors
-    ///
-    /// As the system says.
-    fn create(&self, path: &Path) -> io::Result<Arc<dyn File>>;
-
-    /// Opens a file, to be read and, unless `read_only`, written.
-    ///
-    /// # Errors
-    ///
-    /// As the system says.
-    fn open(&self, path: &Path, read_only: bool) -> io::Result<Arc<dyn File>>;
-
-    /// Gives a file another name.
-    ///
-    /// # Errors
-    ///
-    /// As the system says.
-    fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
-
-    /// Removes a file.
-    ///
-    /// # Errors
-    ///
-    /// As the system says.
-    fn remove(&self, path: &Path) -> io::Result<()>;
-
-    /// The files of a folder.
-    ///
-    /// # Errors
-    ///
-    /// As the system says.
-    fn list(&self, dir: &Path) -> io::Result<Vec<PathBuf>>;
-
-    /// Makes the names in a folder durable.
-    ///
-    /// # Errors
-    ///
-    /// As the system says.
-    fn sync_dir(&self, dir: &Path) -> io::Result<()>;
-
-    /// Locks a file for this process alone; `None` if another one has it.
-    ///
-    /// # Errors
-    ///
-    /// As the system says.
-    fn lock(&self, path: &Path) -> io::Result<Option<Box<dyn Lock>>>;
-
-    /// Bytes that are free for us.
-    ///
-    /// # Errors
-    ///
-    /// As the system says.
-    fn free_bytes(&self, dir: &Path) -> io::Result<u64>;
+/// Writes all of `bytes` at `offset`.
+pub(super) fn write_all(file: &dyn File, mut bytes: &[u8], mut offset: u64) -> io::Result<()> {
+    while !bytes.is_empty() {
+        match file.pwrite(bytes, offset) {
+            Ok(0) => return Err(ErrorKind::WriteZero.into()),
+            Ok(written) => {
+                bytes = bytes.get(written..).unwrap_or_default();
+                offset += written as u64;
+            }
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
 }
 
-/// The real file system.
+/// Reads at `offset` until `bytes` is full or the file ends; how many bytes that were.
+pub(super) fn read_up_to(file: &dyn File, bytes: &mut [u8], offset: u64) -> io::Result<usize> {
+    let mut done = 0;
+    while done < bytes.len() {
+        match file.pread(&mut bytes[done..], offset + done as u64) {
+            Ok(0) => break,
+            Ok(read) => done += read,
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(done)
+}
+
+/// Whether the error says that there is no room, which passes, unlike all others.
+pub(super) fn is_no_space(error: &io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded)
+}
+
+/// The operating system's files.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct RealFiles;
+
 #[derive(Debug)]
-pub struct SystemFiles;
+struct RealFile(fs::File);
 
-impl File for fs::File {
-    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
-        let mut read = 0;
-        while let Some(rest) = buffer.get_mut(read..).filter(|rest| !rest.is_empty()) {
-            match FileExt::read_at(self, rest, offset + read as u64) {
-                Ok(0) => break,
-                Ok(more) => read += more,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
+impl Files for RealFiles {
+    fn create_dir(&self, dir: &Path) -> io::Result<()> {
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
+        match dir.parent() {
+            Some(parent) if !parent.as_os_str().is_empty() => self.sync_dir(parent),
+            _ => Ok(()),
+        }
+    }
+
+    fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
+        let mut names = Vec::new();
+        for entry in fs::read_dir(dir)? {
+            // A name that is not UTF-8 is none of ours.
+            if let Ok(name) = entry?.file_name().into_string() {
+                names.push(name);
             }
         }
-        Ok(read)
+        Ok(names)
     }
 
-    fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
-        self.write_all_at(bytes, offset)
-    }
-
-    fn sync(&self) -> io::Result<()> {
-        self.sync_data()
-    }
-
-    fn length(&self) -> io::Result<u64> {
-        Ok(self.metadata()?.len())
-    }
-}
-
-impl Files for SystemFiles {
-    fn make_dir(&self, dir: &Path) -> io::Result<()> {
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)
+    fn open(&self, path: &Path, access: Access) -> io::Result<Arc<dyn File>> {
+        let file = fs::OpenOptions::new().read(true).write(access == Access::Write).open(path)?;
+        Ok(Arc::new(RealFile(file)))
     }
 
     fn create(&self, path: &Path) -> io::Result<Arc<dyn File>> {
-        let mut options = fs::File::options();
-        options.read(true).write(true).create(true).truncate(true).mode(0o600);
-        Ok(Arc::new(options.open(path)?))
-    }
-
-    fn open(&self, path: &Path, read_only: bool) -> io::Result<Arc<dyn File>> {
-        Ok(Arc::new(fs::File::options().read(true).write(!read_only).open(path)?))
+        let file = fs::OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(path)?;
+        Ok(Arc::new(RealFile(file)))
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
@@ -163,16 +145,18 @@ impl Files for SystemFiles {
         fs::remove_file(path)
     }
 
-    fn list(&self, dir: &Path) -> io::Result<Vec<PathBuf>> {
-        fs::read_dir(dir)?.map(|entry| Ok(entry?.path())).collect()
-    }
-
     fn sync_dir(&self, dir: &Path) -> io::Result<()> {
         fs::File::open(dir)?.sync_all()
     }
 
-    fn lock(&self, path: &Path) -> io::Result<Option<Box<dyn Lock>>> {
-        let file = fs::File::options().write(true).create(true).truncate(false).mode(0o600).open(path)?;
+    fn lock(&self, path: &Path) -> io::Result<Option<Lock>> {
+        let file = fs::OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(path)?;
         match file.try_lock() {
             Ok(()) => Ok(Some(Box::new(file))),
             Err(fs::TryLockError::WouldBlock) => Ok(None),
@@ -180,10 +164,61 @@ impl Files for SystemFiles {
         }
     }
 
-    fn free_bytes(&self, dir: &Path) -> io::Result<u64> {
+    fn free_space(&self, dir: &Path) -> io::Result<u64> {
         let stat = nix::sys::statvfs::statvfs(dir)?;
-        // Their types differ from system to system.
-        #[allow(clippy::unnecessary_cast, reason = "fsblkcnt_t is 32 bits wide on some systems")]
-        Ok(stat.blocks_available() as u64 * stat.fragment_size() as u64)
+        Ok(stat.blocks_available().saturating_mul(stat.fragment_size()))
     }
+}
+
+impl File for RealFile {
+    fn pread(&self, bytes: &mut [u8], offset: u64) -> io::Result<usize> {
+        self.0.read_at(bytes, offset)
+    }
+
+    fn pwrite(&self, bytes: &[u8], offset: u64) -> io::Result<usize> {
+        self.0.write_at(bytes, offset)
+    }
+
+    fn fdatasync(&self) -> io::Result<()> {
+        self.0.sync_data()
+    }
+
+    fn length(&self) -> io::Result<u64> {
+        Ok(self.0.metadata()?.len())
+    }
+
+    fn forget_cached(&self) {
+        #[cfg(target_os = "linux")]
+        {
+            use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
+            let _hint = posix_fadvise(&self.0, 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED);
+        }
+    }
+}
+
+/// A segment's bytes in memory, for reading alone.
+#[derive(Debug)]
+pub(super) struct Bytes(pub(super) Vec<u8>);
+
+impl File for Bytes {
+    fn pread(&self, bytes: &mut [u8], offset: u64) -> io::Result<usize> {
+        let rest = usize::try_from(offset).ok().and_then(|at| self.0.get(at..)).unwrap_or_default();
+        let read = rest.len().min(bytes.len());
+        bytes[..read].copy_from_slice(&rest[..read]);
+        Ok(read)
+    }
+
+    fn pwrite(&self, _bytes: &[u8], _offset: u64) -> io::Result<usize> {
+        Err(ErrorKind::Unsupported.into())
+    }
+
+    fn fdatasync(&self) -> io::Result<()> {
+        Err(ErrorKind::Unsupported.into())
+    }
+
+    fn length(&self) -> io::Result<u64> {
+        Ok(self.0.len() as u64)
+    }
+
+    fn forget_cached(&self) {}
 }

@@ -1,321 +1,278 @@
-//! The bytes on disk: headers of segments and of blocks. The format is described at the top of the module above.
+//! The bytes on disk: a segment's header, a block's header, and the checks that tell them from anything else.
+//!
+//! All numbers are little-endian. See the [module](super) for the layout and why it is so.
 
 use uuid::Uuid;
 
 use super::{JournalId, Key};
-use crate::ingest::row;
 
-/// Blocks begin at multiples of this, so that no write touches a sector or a page that holds what was synced before.
-pub(super) const ALIGNMENT: u64 = 4096;
-/// A segment's header takes one unit.
-pub(super) const FIRST_BLOCK: u64 = ALIGNMENT;
-const VERSION: u32 = 1;
-const SEGMENT_MAGIC: &[u8; 8] = b"TIDEGATE";
-const BLOCK_MAGIC: &[u8; 4] = b"TGB1";
-/// Where a segment header's checksum stands: at the end of its unit.
-const SEGMENT_CRC_AT: usize = ALIGNMENT as usize - 4;
-/// The length of a block's header, with its checksum.
-pub(super) const BLOCK_HEADER: usize = 48;
-const BLOCK_CRC_AT: usize = BLOCK_HEADER - 4;
-const KEY_BYTES: usize = 4 + 16;
+/// Every block begins at a multiple of this, so that no write touches a page or sector that holds synced bytes.
+pub const PAGE: u64 = 4096;
+/// Where a segment's first block begins.
+pub(super) const FIRST_BLOCK: u64 = PAGE;
+/// The version that this code writes, and the newest that it reads.
+pub const FORMAT_VERSION: u32 = 1;
 
-/// What distinguishes a segment from all others; part of every checksum, so that what a recycled file held before is
-/// never taken for valid.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Salt {
-    pub(super) journal: JournalId,
-    pub(super) number: u32,
+const SEGMENT_MAGIC: [u8; 8] = *b"TIDEGATE";
+const BLOCK_MAGIC: [u8; 4] = *b"tgBk";
+/// A block's header before its rows.
+pub(super) const BLOCK_HEADER: usize = 64;
+/// A key in a block: its event's index, then the key.
+pub(super) const KEY_BYTES: usize = 4 + 16;
+/// The longest column list that a header has room for.
+const MAX_COLUMNS: usize = 2048;
+const COLUMNS_AT: usize = 80;
+
+/// The least multiple of [`PAGE`] that is not below `bytes`.
+pub(super) fn pad(bytes: u64) -> u64 {
+    bytes.div_ceil(PAGE) * PAGE
 }
 
-impl Salt {
-    fn hasher(self) -> crc32fast::Hasher {
-        let mut hasher = crc32fast::Hasher::new();
-        hasher.update(self.journal.0.as_bytes());
-        hasher.update(&self.number.to_le_bytes());
-        hasher
+/// Reads numbers one behind the other; zeros past the end, which no checksum lets through.
+struct Fields<'a>(&'a [u8]);
+
+impl Fields<'_> {
+    fn take<const N: usize>(&mut self) -> [u8; N] {
+        let (head, rest) = self.0.split_at_checked(N).unwrap_or_default();
+        self.0 = rest;
+        head.try_into().unwrap_or([0; N])
+    }
+
+    fn u32(&mut self) -> u32 {
+        u32::from_le_bytes(self.take())
+    }
+
+    fn u64(&mut self) -> u64 {
+        u64::from_le_bytes(self.take())
     }
 }
 
-/// A segment's header.
+/// What stands in a segment's first page.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct SegmentHeader {
-    pub(super) salt: Salt,
-    /// The sequence of its first event.
+    pub(super) journal: JournalId,
+    pub(super) number: u64,
+    /// Drawn for this segment; each of its blocks repeats it. A client may learn a journal's id and guess an offset, so
+    /// without it an event's body could be made to look like a block.
+    pub(super) nonce: u64,
+    /// The sequence of the segment's first event.
     pub(super) first: u64,
-    /// Up to where the segment before it was synced.
-    pub(super) previous_end: u64,
-    /// Unix time in milliseconds.
-    pub(super) created_ms: u64,
+    /// Up to which offset the segment before this one was synced, which is all of it.
+    pub(super) previous_synced: u64,
+    pub(super) created_at_us: i64,
+    /// The columns that the rows fill.
+    pub(super) columns: String,
 }
 
-/// What a segment's first unit turned out to be.
+/// Why a first page is no header.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum ReadHeader {
-    Valid(SegmentHeader),
-    /// Written by a newer version.
-    Newer(u32),
-    /// Its rows have other columns than ours.
-    OtherColumns(String),
+pub(super) enum NoHeader {
     Damaged,
+    /// Written by a later version of the program.
+    Newer(u32),
 }
 
 impl SegmentHeader {
+    /// The first page.
     pub(super) fn encode(&self) -> Vec<u8> {
-        let mut bytes = Vec::with_capacity(ALIGNMENT as usize);
-        bytes.extend_from_slice(SEGMENT_MAGIC);
-        bytes.extend_from_slice(&VERSION.to_le_bytes());
-        bytes.extend_from_slice(self.salt.journal.0.as_bytes());
-        bytes.extend_from_slice(&self.salt.number.to_le_bytes());
-        bytes.extend_from_slice(&self.first.to_le_bytes());
-        bytes.extend_from_slice(&self.previous_end.to_le_bytes());
-        bytes.extend_from_slice(&self.created_ms.to_le_bytes());
-        bytes.extend_from_slice(&(row::COLUMNS.len() as u16).to_le_bytes());
-        bytes.extend_from_slice(row::COLUMNS.as_bytes());
-        bytes.resize(SEGMENT_CRC_AT, 0);
-        bytes.extend_from_slice(&crc32fast::hash(&bytes).to_le_bytes());
-        bytes
+        let mut page = Vec::with_capacity(PAGE as usize);
+        page.extend_from_slice(&SEGMENT_MAGIC);
+        page.extend_from_slice(&[0; 4]);
+        page.extend_from_slice(&FORMAT_VERSION.to_le_bytes());
+        page.extend_from_slice(self.journal.0.as_bytes());
+        page.extend_from_slice(&self.number.to_le_bytes());
+        page.extend_from_slice(&self.nonce.to_le_bytes());
+        page.extend_from_slice(&self.first.to_le_bytes());
+        page.extend_from_slice(&self.previous_synced.to_le_bytes());
+        page.extend_from_slice(&self.created_at_us.to_le_bytes());
+        let columns = &self.columns.as_bytes()[..self.columns.len().min(MAX_COLUMNS)];
+        page.extend_from_slice(&(columns.len() as u64).to_le_bytes());
+        debug_assert_eq!(page.len(), COLUMNS_AT);
+        page.extend_from_slice(columns);
+        page.resize(PAGE as usize, 0);
+        let crc = crc32fast::hash(&page[12..]);
+        page[8..12].copy_from_slice(&crc.to_le_bytes());
+        page
     }
 
-    pub(super) fn read(bytes: &[u8]) -> ReadHeader {
-        match Self::parse(bytes) {
-            Some(read) => read,
-            None => ReadHeader::Damaged,
+    /// Reads the first page. Magic, checksum and version stay where they are in every version to come, so that a newer
+    /// one is told from a damaged one.
+    pub(super) fn decode(page: &[u8]) -> Result<Self, NoHeader> {
+        let page = page.get(..PAGE as usize).ok_or(NoHeader::Damaged)?;
+        let mut fields = Fields(page);
+        if fields.take() != SEGMENT_MAGIC || fields.u32() != crc32fast::hash(&page[12..]) {
+            return Err(NoHeader::Damaged);
         }
+        let version = fields.u32();
+        if version != FORMAT_VERSION {
+            return Err(NoHeader::Newer(version));
+        }
+        let journal = JournalId(Uuid::from_bytes(fields.take()));
+        let (number, nonce, first, previous_synced) =
+            (fields.u64(), fields.u64(), fields.u64(), fields.u64());
+        let created_at_us = i64::from_le_bytes(fields.take());
+        let length = usize::try_from(fields.u64()).unwrap_or(usize::MAX);
+        let columns = fields.0.get(..length).and_then(|bytes| str::from_utf8(bytes).ok());
+        let columns = columns.ok_or(NoHeader::Damaged)?.to_owned();
+        Ok(Self { journal, number, nonce, first, previous_synced, created_at_us, columns })
     }
+}
 
-    fn parse(bytes: &[u8]) -> Option<ReadHeader> {
-        let body = bytes.get(..SEGMENT_CRC_AT)?;
-        let mut fields = Fields(body);
-        if fields.take(8)? != SEGMENT_MAGIC
-            || crc32fast::hash(body) != Fields(bytes.get(SEGMENT_CRC_AT..)?).u32()?
-        {
-            return None;
-        }
-        let version = fields.u32()?;
-        if version > VERSION {
-            return Some(ReadHeader::Newer(version));
-        }
-        let journal = JournalId(Uuid::from_slice(fields.take(16)?).ok()?);
-        let number = fields.u32()?;
-        let header = Self {
-            salt: Salt { journal, number },
-            first: fields.u64()?,
-            previous_end: fields.u64()?,
-            created_ms: fields.u64()?,
-        };
-        let columns = fields.u16()?;
-        let columns = fields.take(usize::from(columns))?;
-        if columns != row::COLUMNS.as_bytes() {
-            return Some(ReadHeader::OtherColumns(String::from_utf8_lossy(columns).into_owned()));
-        }
-        Some(ReadHeader::Valid(header))
+/// What a block's checksums cover beside its own bytes: where it belongs. So the remains of another journal or segment
+/// in a recycled file are never valid, nor is a block that was copied elsewhere.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Place {
+    pub(super) journal: JournalId,
+    pub(super) number: u64,
+}
+
+impl Place {
+    fn crc(self, offset: u64, bytes: &[u8]) -> u32 {
+        let mut hasher = crc32fast::Hasher::new();
+        hasher.update(self.journal.0.as_bytes());
+        hasher.update(&self.number.to_le_bytes());
+        hasher.update(&offset.to_le_bytes());
+        hasher.update(bytes);
+        hasher.finalize()
     }
 }
 
 /// A block's header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct BlockHeader {
-    /// With header, keys and padding.
+    /// The header's own checksum, which the next block repeats.
+    pub(super) crc: u32,
+    payload_crc: u32,
+    /// Header, rows and keys, without the padding.
     pub(super) length: u32,
     pub(super) rows: u32,
     pub(super) events: u32,
     pub(super) keys: u32,
+    /// The checksum of the block before this one, 0 for a segment's first. What is left of a group that could not be
+    /// written follows nothing and is never taken for a block.
+    pub(super) chain: u32,
     pub(super) first: u64,
-    /// Rises with each write, also with one that failed: what a failed write left behind is older than what follows.
-    pub(super) write: u64,
-    /// Everything before this offset had been synced when the block was written.
+    /// Up to which offset of this segment all was synced when this block was written.
     pub(super) synced_before: u64,
+    pub(super) nonce: u64,
 }
 
 impl BlockHeader {
-    /// The sequence after its last event.
+    /// One past the last sequence.
     pub(super) fn end(&self) -> u64 {
-        self.first + u64::from(self.events)
+        self.first.saturating_add(u64::from(self.events))
     }
 
-    /// The length of a block with so much in it.
-    pub(super) fn length_of(rows: usize, keys: usize) -> usize {
-        (BLOCK_HEADER + rows + keys * KEY_BYTES).next_multiple_of(ALIGNMENT as usize)
+    /// Bytes on disk.
+    pub(super) fn padded(&self) -> u64 {
+        pad(u64::from(self.length))
     }
 
-    fn encode(&self) -> [u8; BLOCK_CRC_AT] {
-        let mut bytes = [0; BLOCK_CRC_AT];
-        let fields: [&[u8]; 8] = [
-            BLOCK_MAGIC,
-            &self.length.to_le_bytes(),
-            &self.rows.to_le_bytes(),
-            &self.events.to_le_bytes(),
-            &self.keys.to_le_bytes(),
-            &self.first.to_le_bytes(),
-            &self.write.to_le_bytes(),
-            &self.synced_before.to_le_bytes(),
-        ];
-        let mut at = 0;
-        for field in fields {
-            if let Some(place) = bytes.get_mut(at..at + field.len()) {
-                place.copy_from_slice(field);
-            }
-            at += field.len();
-        }
-        bytes
-    }
-
-    /// Reads a header without looking at its checksum; its lengths fit one another.
-    pub(super) fn peek(bytes: &[u8]) -> Option<Self> {
+    /// Reads the header of a block that begins `bytes` and lies at `offset`; the payload is not looked at.
+    pub(super) fn decode(place: Place, offset: u64, bytes: &[u8]) -> Option<Self> {
+        let bytes = bytes.get(..BLOCK_HEADER)?;
         let mut fields = Fields(bytes);
-        if fields.take(4)? != BLOCK_MAGIC {
+        if fields.take() != BLOCK_MAGIC {
+            return None;
+        }
+        let crc = fields.u32();
+        if crc != place.crc(offset, &bytes[8..]) {
             return None;
         }
         let header = Self {
-            length: fields.u32()?,
-            rows: fields.u32()?,
-            events: fields.u32()?,
-            keys: fields.u32()?,
-            first: fields.u64()?,
-            write: fields.u64()?,
-            synced_before: fields.u64()?,
+            crc,
+            payload_crc: fields.u32(),
+            length: fields.u32(),
+            rows: fields.u32(),
+            events: fields.u32(),
+            keys: fields.u32(),
+            chain: fields.u32(),
+            first: fields.u64(),
+            synced_before: fields.u64(),
+            nonce: fields.u64(),
         };
-        let fits = header.keys <= header.events
-            && header.length as usize == Self::length_of(header.rows as usize, header.keys as usize);
-        fits.then_some(header)
-    }
-}
-
-/// A block that was read and found valid.
-#[derive(Debug, Clone)]
-pub(super) struct Block<'a> {
-    pub(super) header: BlockHeader,
-    pub(super) rows: &'a [u8],
-    keys: &'a [u8],
-}
-
-impl<'a> Block<'a> {
-    /// The block that stands at the beginning of `bytes`, which begin at `offset` of the segment; `None` if there is none
-    /// whose checksum is right.
-    pub(super) fn read(bytes: &'a [u8], salt: Salt, offset: u64) -> Option<Self> {
-        let header = BlockHeader::peek(bytes)?;
-        let (head, rest) = bytes.get(..header.length as usize)?.split_at_checked(BLOCK_HEADER)?;
-        let (rows, rest) = rest.split_at_checked(header.rows as usize)?;
-        let keys = rest.get(..header.keys as usize * KEY_BYTES)?;
-        let stored = Fields(head.get(BLOCK_CRC_AT..)?).u32()?;
-        let head = head.get(..BLOCK_CRC_AT)?;
-        (stored == checksum(salt, offset, head, &[rows, keys])).then_some(Self { header, rows, keys })
+        let length = BLOCK_HEADER as u64 + u64::from(header.rows) + u64::from(header.keys) * KEY_BYTES as u64;
+        (length == u64::from(header.length) && header.synced_before <= offset).then_some(header)
     }
 
-    /// The keys of its events, by sequence.
-    pub(super) fn keys(&self) -> impl Iterator<Item = (u64, Key)> {
-        let first = self.header.first;
-        self.keys.chunks_exact(KEY_BYTES).filter_map(move |bytes| {
-            let mut fields = Fields(bytes);
-            Some((first + u64::from(fields.u32()?), fields.take(16)?.try_into().ok()?))
+    /// Whether the whole block, in `bytes`, is as it was written.
+    pub(super) fn verifies(&self, bytes: &[u8]) -> bool {
+        bytes
+            .get(BLOCK_HEADER..self.length as usize)
+            .is_some_and(|payload| crc32fast::hash(payload) == self.payload_crc)
+    }
+
+    /// The keys in the block's `bytes`, each with the sequence of its event.
+    pub(super) fn keys<'a>(&self, bytes: &'a [u8]) -> impl Iterator<Item = (u64, Key)> + use<'a> {
+        let first = self.first;
+        let range = BLOCK_HEADER + self.rows as usize..self.length as usize;
+        bytes.get(range).unwrap_or_default().chunks_exact(KEY_BYTES).map(move |entry| {
+            let mut fields = Fields(entry);
+            (first.saturating_add(u64::from(fields.u32())), fields.take())
         })
     }
 }
 
-fn checksum(salt: Salt, offset: u64, head: &[u8], parts: &[&[u8]]) -> u32 {
-    let mut hasher = salt.hasher();
-    hasher.update(&offset.to_le_bytes());
-    hasher.update(head);
-    for part in parts {
-        hasher.update(part);
-    }
-    hasher.finalize()
-}
-
-/// Builds a block at the end of a buffer: begin, push rows, then finish.
+/// Builds blocks, one behind the other, for one write.
 #[derive(Debug)]
-pub(super) struct BlockBuilder {
-    start: usize,
-    events: u32,
-    keys: Vec<u8>,
-    key_count: u32,
+pub(super) struct BlockWriter {
+    pub(super) place: Place,
+    pub(super) nonce: u64,
+    pub(super) synced_before: u64,
+    pub(super) chain: u32,
+    /// Where the next block goes, in the segment.
+    pub(super) offset: u64,
 }
 
-impl BlockBuilder {
-    pub(super) fn begin(out: &mut Vec<u8>) -> Self {
+/// What goes into one block.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Content {
+    pub(super) rows: u32,
+    pub(super) events: u32,
+    pub(super) keys: u32,
+}
+
+impl Content {
+    pub(super) fn length(self) -> u64 {
+        BLOCK_HEADER as u64 + u64::from(self.rows) + u64::from(self.keys) * KEY_BYTES as u64
+    }
+}
+
+impl BlockWriter {
+    /// Appends a block to `out`, whose payload `fill` writes.
+    pub(super) fn put(
+        &mut self,
+        out: &mut Vec<u8>,
+        first: u64,
+        content: Content,
+        fill: impl FnOnce(&mut Vec<u8>),
+    ) {
         let start = out.len();
         out.resize(start + BLOCK_HEADER, 0);
-        Self { start, events: 0, keys: Vec::new(), key_count: 0 }
-    }
-
-    /// Adds the rows of `events` events, of which some have keys.
-    pub(super) fn push(&mut self, out: &mut Vec<u8>, rows: &[u8], events: u32, keys: &[(u32, Key)]) {
-        for (index, key) in keys {
-            self.keys.extend_from_slice(&(self.events + index).to_le_bytes());
-            self.keys.extend_from_slice(key);
-            self.key_count += 1;
+        fill(out);
+        let length = out.len() - start;
+        debug_assert_eq!(length as u64, content.length());
+        let payload_crc = crc32fast::hash(&out[start + BLOCK_HEADER..]);
+        let mut header = Vec::with_capacity(BLOCK_HEADER);
+        header.extend_from_slice(&payload_crc.to_le_bytes());
+        for number in [length as u32, content.rows, content.events, content.keys, self.chain] {
+            header.extend_from_slice(&number.to_le_bytes());
         }
-        out.extend_from_slice(rows);
-        self.events += events;
-    }
-
-    pub(super) fn start(&self) -> usize {
-        self.start
-    }
-
-    pub(super) fn is_empty(&self) -> bool {
-        self.events == 0
-    }
-
-    /// Bytes that it will take with `more` rows.
-    pub(super) fn length_with(&self, out: &[u8], more: usize) -> usize {
-        out.len() - self.start + more + self.keys.len()
-    }
-
-    pub(super) fn finish(
-        self,
-        out: &mut Vec<u8>,
-        salt: Salt,
-        offset: u64,
-        first: u64,
-        write: u64,
-        synced_before: u64,
-    ) -> u32 {
-        let rows = out.len() - self.start - BLOCK_HEADER;
-        out.extend_from_slice(&self.keys);
-        let length = BlockHeader::length_of(rows, self.key_count as usize);
-        let header = BlockHeader {
-            length: length as u32,
-            rows: rows as u32,
-            events: self.events,
-            keys: self.key_count,
-            first,
-            write,
-            synced_before,
-        };
-        let head = header.encode();
-        let (before, payload) = out.split_at_mut(self.start + BLOCK_HEADER);
-        let crc = checksum(salt, offset, &head, &[payload]).to_le_bytes();
-        if let Some((place, crc_place)) =
-            before.get_mut(self.start..).and_then(|place| place.split_at_mut_checked(BLOCK_CRC_AT))
-        {
-            place.copy_from_slice(&head);
-            crc_place.copy_from_slice(&crc);
+        for number in [first, self.synced_before, self.nonce] {
+            header.extend_from_slice(&number.to_le_bytes());
         }
-        out.resize(self.start + length, 0);
-        self.events
+        header.resize(BLOCK_HEADER - 8, 0);
+        self.chain = self.place.crc(self.offset, &header);
+        out[start..start + 4].copy_from_slice(&BLOCK_MAGIC);
+        out[start + 4..start + 8].copy_from_slice(&self.chain.to_le_bytes());
+        out[start + 8..start + BLOCK_HEADER].copy_from_slice(&header);
+        let padded = pad(length as u64);
+        out.resize(start + padded as usize, 0);
+        self.offset += padded;
     }
 }
 
-/// Reads little-endian fields one by one.
-struct Fields<'a>(&'a [u8]);
-
-impl<'a> Fields<'a> {
-    fn take(&mut self, count: usize) -> Option<&'a [u8]> {
-        let (field, rest) = self.0.split_at_checked(count)?;
-        self.0 = rest;
-        Some(field)
-    }
-
-    fn u16(&mut self) -> Option<u16> {
-        Some(u16::from_le_bytes(self.take(2)?.try_into().ok()?))
-    }
-
-    fn u32(&mut self) -> Option<u32> {
-        Some(u32::from_le_bytes(self.take(4)?.try_into().ok()?))
-    }
-
-    fn u64(&mut self) -> Option<u64> {
-        Some(u64::from_le_bytes(self.take(8)?.try_into().ok()?))
-    }
+/// Whether a page could begin a block.
+pub(super) fn looks_like_block(page: &[u8]) -> bool {
+    page.starts_with(&BLOCK_MAGIC)
 }

@@ -1,207 +1,278 @@
-//! The journal: what makes an accepted event survive the process and the machine's power.
+//! The disk journal: rows that a promise was given for, synced before the promise.
+//!
+//! Synchronous, and ignorant of who reads or writes: rows go in as groups, each with one write and one sync, get
+//! sequences from 0 on, and come out again in that order until they are trimmed.
 //!
 //! # Constraints
 //!
-//! * An event is accepted when a sync that came after its write has succeeded. Nothing that was not synced is ever read.
-//! * One process writes, to a journal of its own with a new id: a folder that was restored or cloned never goes on with
-//!   sequences that a receipt calls settled.
-//! * A failed sync is never tried again: the kernel may have dropped the pages, and a second one would succeed without
-//!   them. The journal is poisoned until a restart reads what is really there.
-//! * Damage costs what is damaged, and is told from the torn end of a write that nobody was promised.
-//! * Memory does not grow with the backlog: no index of events or blocks is held.
+//! * A synced row is read back byte for byte, or reported as damaged. A row that was never appended is never read.
+//! * A written row that was not synced may be there after a loss of power or not; but never without all before it.
+//! * A journal is appended to by one process, once. Each start opens a journal with an id of its own, so that a restored
+//!   or cloned folder never gives out a sequence twice. A lock keeps two processes apart.
+//! * Whatever bytes are found: no panic, no endless loop, no start that fails for ever. Only a newer format is refused.
+//! * Disk: at most `max_bytes` of segments, and one spare. Memory: one group, and what readers ask for.
 //!
-//! # Format
+//! # On disk
 //!
-//! `DATA_DIR/journal` holds `<journal>-<number>.seg` files of `JOURNAL_SEGMENT_BYTES`, zero-filled ahead or recycled, since
-//! syncing a write that grows a file costs twice as much. All integers are little-endian.
+//! A folder of segments, `<journal>-<number>.seg`, all of one size, filled with zeros before use or recycled: a sync of
+//! bytes that were allocated before costs half of one that lengthens a file. Beside them `spare`, the next one; `lock`;
+//! and `quarantine/`, copies of damaged bytes. Numbers are little-endian.
 //!
 //! ```text
-//! segment │ header, 4096 bytes │ block │ block │ … │ zeros, or what a recycled file held before
-//! header  │ "TIDEGATE" │ version u32 │ journal 16 │ number u32 │ first sequence u64 │ end of the segment before u64 │
-//!         │ created, unix ms u64 │ length u16, columns of the rows │ zeros │ crc32 of all before
-//! block   │ "TGB1" │ length u32 │ rows u32 │ events u32 │ keys u32 │ first sequence u64 │ write u64 │ synced before u64 │
-//!         │ crc32 │ rows: COPY tuples, one behind the other │ keys: (event's place u32, 16 bytes) … │ zeros up to 4096 · n
-//! ```
+//! segment   header page │ block │ block │ … │ zeros, or remains of what the file held before it was recycled
 //!
-//! A block's checksum covers the journal, the segment's number, the block's offset, its header, rows and keys. So neither
-//! what a recycled file held before nor a block that was moved is taken for valid.
+//! header      0  magic "TIDEGATE"          40  nonce: u64                  72  length of the column list: u64
+//!  4096       8  crc32 of 12..4096: u32    48  first sequence: u64         80  column list
+//!            12  version: u32              56  end of the segment before
+//!            16  journal: uuid             64  created at, µs: i64
+//!            32  number: u64
+//!
+//! block       0  magic "tgBk"              20  events: u32                 40  synced before: u64
+//!  64 +       4  crc32 of 8..64: u32       24  keys: u32                   48  nonce: u64
+//!  payload    8  crc32 of the payload      28  crc at 4 of the block       56  zeros
+//!            12  length: u32                   before this one, or 0       64  rows, then keys (index: u32, key: 16)
+//!            16  bytes of rows: u32        32  first sequence: u64         … zeros up to a multiple of 4096
+//! ```
 //!
 //! # Rules
 //!
-//! * A write is one or more blocks of one segment, then one sync. `synced before` is the offset up to which everything
-//!   was synced when the block was written.
-//! * Reading on after a bad block at X: if a later block of the segment was written when X had been synced, or a later
-//!   segment begins behind X, then X was promised and is *damaged*: it is quarantined, and reading goes on there. If
-//!   not, X is a torn end and is cut.
-//! * So that a damaged last block is told from a torn one, an empty block is written behind it once nothing follows.
-//! * `write` rises with each write, failed ones too, and never falls within a segment: what a failed write left behind the
-//!   one that took its place is not taken for a part of it.
+//! * A block begins on a page of its own, so a write never touches a sector or page that holds synced bytes.
+//! * A group lies wholly in one segment. Its records share blocks up to 256 KiB: that is what a bad sector costs.
+//! * A block's crc also covers journal, number and offset, so the remains in a recycled file are not valid; the nonce is
+//!   secret, so no event's body is; and each block names the one before, so nothing is of a group that was cut back.
+//! * Before a segment gets a successor, all of it is synced. The successor's header says where it ends.
+//! * Every block says up to where all was synced before it. **Bad bytes before that are damage**: they are kept in
+//!   quarantine, and their events, up to the next valid block, reported. **Bad bytes after it are a torn tail**: cut, so
+//!   that they never come back. [`Appender::seal`] says it when no other block follows.
+//! * A name is synced before its file is used, and a recycled file's new name before its first new byte.
+//! * Segments are given up from a journal's beginning on only.
+//! * ENOSPC from a write: the group is cut back and refused. Any other error of a write, and any of a sync: poisoned.
 
 mod append;
+mod error;
 mod files;
 mod format;
+mod gate;
+mod keeper;
+mod quarantine;
 mod read;
 mod recover;
-mod segment;
+mod scan;
+mod space;
 mod store;
+#[cfg(test)]
+mod tests;
 
-use std::io;
-use std::ops::Range;
-use std::path::PathBuf;
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
 
 use uuid::Uuid;
 
 pub use append::Appender;
-pub use files::{File, Files, Lock, SystemFiles};
-pub use recover::{Recovered, inspect, open};
-pub use store::{Held, SegmentInfo, SegmentState, Store, Usage};
+pub use error::{AppendError, JournalError, Refusal};
+pub use files::{Access, File, Files, Lock, RealFiles};
+pub use format::{FORMAT_VERSION, PAGE};
+pub use read::{Chunk, Piece};
+pub use recover::{Damage, Recovered, TornTail};
+pub use store::{Held, Quarantined, SegmentInfo, SegmentState, Store, Usage};
 
-use super::id::Tag;
-pub use super::keys::Key;
+use super::{id, row};
+use format::{FIRST_BLOCK, Place, SegmentHeader};
+use gate::Gate;
+use keeper::Keeper;
+use recover::Recovery;
+use scan::{Found, Walk};
+use store::{Journal, LOCK, NEW_SPARE, SPARE, Signal, State};
 
-/// Where the journal is, and how large it gets.
+/// What the journal may take.
 #[derive(Debug, Clone)]
 pub struct JournalSettings {
-    /// Its folder.
+    /// The folder.
     pub dir: PathBuf,
-    /// Bytes of a segment.
+    /// The size of a segment; a multiple of [`PAGE`]. A group must fit into one.
     pub segment_bytes: u64,
-    /// Bytes that are not trimmed yet, beyond which nothing is taken.
+    /// The most bytes of segments, those kept for a rewind included, which yield first.
     pub max_bytes: u64,
-    /// Bytes of trimmed segments that are kept.
+    /// The most bytes of covered segments that are kept for a rewind.
     pub keep_bytes: u64,
-    /// Free bytes of the file system below which nothing is taken.
+    /// Free bytes of the file system below which nothing is accepted.
     pub min_free: u64,
 }
 
-/// A journal: what one process wrote.
+/// A journal: what one process appends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct JournalId(pub Uuid);
 
 impl JournalId {
-    /// The tag of its events' ids.
-    pub fn tag(self) -> Tag {
-        Tag::of_journal(self.0)
+    /// What the ids of its events carry.
+    pub fn tag(self) -> id::Tag {
+        id::Tag::of_journal(self.0)
     }
 }
 
-/// Events to be appended together.
+impl std::fmt::Display for JournalId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// The hash of an idempotency key.
+pub type Key = [u8; 16];
+
+/// Events that belong together: one, or a stretch of a batch.
 #[derive(Debug, Clone, Copy)]
 pub struct Records<'a> {
-    /// Their tuples (see [`super::row`]), one behind the other.
+    /// Encoded tuples, one behind the other (see [`super::row`]).
     pub rows: &'a [u8],
     /// How many they are.
     pub events: u32,
-    /// Keys of some of them, by their place.
+    /// Keys of some of them, each with the index of its event in these records.
     pub keys: &'a [(u32, Key)],
 }
 
-/// Why the journal cannot be used.
-#[derive(Debug, thiserror::Error)]
-pub enum JournalError {
-    /// Another process has it.
-    #[error("{} is in use by another process", .0.display())]
-    InUse(PathBuf),
-    /// A newer version wrote it.
-    #[error("{} was written by a newer version (format {version}); run that version, or move the file away", .path.display())]
-    Newer {
-        /// The file.
-        path: PathBuf,
-        /// Its format.
-        version: u32,
-    },
-    /// Its rows have other columns than this version's.
-    #[error("{} holds rows of other columns ({columns}); drain it with the version that wrote it", .path.display())]
-    OtherColumns {
-        /// The file.
-        path: PathBuf,
-        /// Its columns.
-        columns: String,
-    },
-    /// The journal holds no such sequence.
-    #[error("the journal does not hold {journal} {sequence}")]
-    NotHeld {
-        /// The journal.
-        journal: Uuid,
-        /// The sequence.
-        sequence: u64,
-    },
-    /// The system says no.
-    #[error("{}", .path.display())]
-    Io {
-        /// What was read or written.
-        path: PathBuf,
-        /// What the system says.
-        source: io::Error,
-    },
+/// Opens the folder, recovers what earlier processes left, and begins a journal of its own.
+///
+/// It also opens where there is no room for a first segment: what is pending can be read and trimmed, which makes some.
+///
+/// # Errors
+///
+/// Another process has the folder, a later version wrote it, or the file system fails.
+pub fn open(
+    files: Arc<dyn Files>,
+    settings: JournalSettings,
+) -> Result<(Appender, Arc<Store>, Recovered), JournalError> {
+    open_with(files, settings, true)
 }
 
-/// Why nothing was appended, or synced.
-#[derive(Debug, thiserror::Error)]
-pub enum AppendError {
-    /// The file system is full. Nothing was kept; a later try may succeed.
-    #[error("no space: {0}")]
-    NoSpace(io::Error),
-    /// It holds as much as it may.
-    #[error("the journal holds as much as it may")]
-    Full,
-    /// Too little is left of the file system.
-    #[error("too little space is left")]
-    MinFree,
-    /// More than a segment holds.
-    #[error("larger than a segment")]
-    TooLarge,
-    /// Writing or syncing failed; nothing is taken until a restart.
-    #[error("the journal cannot be written any more: {0}")]
-    Poisoned(String),
+fn open_with(
+    files: Arc<dyn Files>,
+    settings: JournalSettings,
+    keeper: bool,
+) -> Result<(Appender, Arc<Store>, Recovered), JournalError> {
+    let bytes = settings.segment_bytes;
+    if bytes < 4 * PAGE || !bytes.is_multiple_of(PAGE) || bytes > u64::from(u32::MAX) {
+        let rule = format!("a segment of {bytes} bytes: a multiple of {PAGE} from {} to 4 GiB", 4 * PAGE);
+        return Err(JournalError::Settings(rule));
+    }
+    let dir = settings.dir.clone();
+    files.create_dir(&dir).map_err(JournalError::io("create", &dir))?;
+    let lock = files.lock(&dir.join(LOCK)).map_err(JournalError::io("lock", &dir))?;
+    let lock = lock.ok_or_else(|| JournalError::Locked(dir.clone()))?;
+    let mut recovery = Recovery { files: &*files, dir: &dir, own: true, found: Recovered::default() };
+    let mut journals = recovery.run()?;
+    let recovered = recovery.found;
+    let spare = adopt_spare(&*files, &settings)?;
+    files.sync_dir(&dir).map_err(JournalError::io("sync", &dir))?;
+
+    let journal = JournalId(Uuid::new_v4());
+    journals.push(Journal {
+        id: journal,
+        created_at_us: id::unix_now_us(),
+        current: true,
+        columns: Arc::from(row::COLUMNS),
+        segments: Default::default(),
+        cursors: Default::default(),
+    });
+    let quarantined = quarantine::count(&*files, &dir);
+    let store = Arc::new(Store {
+        files,
+        settings,
+        read_only: false,
+        gate: Gate::new(),
+        state: Mutex::new(State { journals, quarantined }),
+        spare: Mutex::new(spare),
+        signal: Signal::default(),
+        lock: Some(lock),
+    });
+    store.look_at_free_space().map_err(JournalError::io("look at the free space of", &dir))?;
+    let thread = keeper.then(|| Keeper::start(&store)).transpose();
+    let thread = thread.map_err(JournalError::io("start the thread of", &dir))?;
+    let mut appender = Appender::new(Arc::clone(&store), journal, thread);
+    match appender.roll() {
+        Err(AppendError::Poisoned(reason)) => {
+            let source = std::io::Error::other(reason);
+            Err(JournalError::Io { doing: "begin a segment in", path: dir, source })
+        }
+        // No room: the first append tries again.
+        Ok(()) | Err(_) => Ok((appender, store, recovered)),
+    }
 }
 
-/// Why nothing would be appended now.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Refusal {
-    /// As [`AppendError::Full`].
-    Full,
-    /// As [`AppendError::MinFree`].
-    MinFree,
-    /// As [`AppendError::NoSpace`], a moment ago.
-    NoSpace,
-    /// As [`AppendError::Poisoned`].
-    Poisoned,
+/// Opens the folder for reading alone, without its lock, beside a running service or without one. Changes nothing; what
+/// the service appends later is not seen.
+///
+/// # Errors
+///
+/// A later version wrote it, or it cannot be read.
+pub fn inspect(files: Arc<dyn Files>, dir: &Path) -> Result<(Arc<Store>, Recovered), JournalError> {
+    let mut recovery = Recovery { files: &*files, dir, own: false, found: Recovered::default() };
+    let journals = recovery.run()?;
+    let recovered = recovery.found;
+    let quarantined = quarantine::count(&*files, dir);
+    let settings =
+        JournalSettings { dir: dir.to_owned(), segment_bytes: 0, max_bytes: 0, keep_bytes: 0, min_free: 0 };
+    let store = Store {
+        files,
+        settings,
+        read_only: true,
+        gate: Gate::new(),
+        state: Mutex::new(State { journals, quarantined }),
+        spare: Mutex::new(None),
+        signal: Signal::default(),
+        lock: None,
+    };
+    Ok((Arc::new(store), recovered))
 }
 
-/// What was read.
-#[derive(Debug)]
-pub enum Piece {
-    /// Rows.
-    Rows(Chunk),
-    /// Sequences that were promised and cannot be read any more.
-    Damaged {
-        /// The first of them.
-        from: u64,
-        /// The one after the last.
-        until: u64,
-        /// Where the bytes are kept that stand in their place.
-        file: PathBuf,
-    },
+/// A spare segment that an earlier process left. Its bytes do not matter, its size does.
+fn adopt_spare(files: &dyn Files, settings: &JournalSettings) -> Result<Option<Arc<dyn File>>, JournalError> {
+    let names = files.list(&settings.dir).map_err(JournalError::io("list", &settings.dir))?;
+    let path = settings.dir.join(NEW_SPARE);
+    if names.iter().any(|name| name == NEW_SPARE) {
+        files.remove(&path).map_err(JournalError::io("remove", &path))?;
+    }
+    if !names.iter().any(|name| name == SPARE) {
+        return Ok(None);
+    }
+    let path = settings.dir.join(SPARE);
+    let file = files.open(&path, Access::Write).map_err(JournalError::io("open", &path))?;
+    if file.length().map_err(JournalError::io("open", &path))? == settings.segment_bytes {
+        return Ok(Some(file));
+    }
+    files.remove(&path).map_err(JournalError::io("remove", &path))?;
+    Ok(None)
 }
 
-/// Rows that follow each other.
-#[derive(Debug)]
-pub struct Chunk {
-    /// The sequence of the first.
-    pub from: u64,
-    /// The one after the last.
-    pub until: u64,
-    /// Holds the rows, and the headers between them.
-    pub buffer: Vec<u8>,
-    /// Where the rows are in the buffer, in order.
-    pub stretches: Vec<Range<usize>>,
-    /// Keys, by sequence.
-    pub keys: Vec<(u64, Key)>,
+/// What [`scan_bytes`] found.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Scan {
+    /// Events in valid blocks.
+    pub events: u64,
+    /// Events that are missing.
+    pub damaged: u64,
+    /// Steps taken.
+    pub steps: u64,
 }
 
-/// The real file system.
-pub fn system_files() -> Arc<dyn Files> {
-    Arc::new(SystemFiles)
+/// Walks bytes as if they were a segment: what a fuzzer calls.
+pub fn scan_bytes(bytes: &[u8]) -> Scan {
+    let mut scan = Scan::default();
+    let Ok(header) = SegmentHeader::decode(bytes) else { return scan };
+    let place = Place { journal: header.journal, number: header.number };
+    let file: Arc<dyn File> = Arc::new(files::Bytes(bytes.to_vec()));
+    let Ok(mut walk) = Walk::whole(&file, place, Some(header.nonce), header.first) else { return scan };
+    loop {
+        scan.steps += 1;
+        match walk.next() {
+            Ok(Found::Block { offset, header }) => {
+                let read = walk.bytes(offset, &header).unwrap_or_default();
+                let rows = read.get(format::BLOCK_HEADER..).unwrap_or_default();
+                let tuples = row::tuples(rows.get(..header.rows as usize).unwrap_or_default());
+                scan.events += tuples.take(header.events as usize).count() as u64;
+                debug_assert!(offset >= FIRST_BLOCK && header.keys(read).count() == header.keys as usize);
+            }
+            Ok(Found::Damage { from, until, .. }) => scan.damaged += until - from,
+            Ok(Found::End { .. }) | Err(_) => return scan,
+        }
+    }
 }

@@ -1,23 +1,79 @@
-//! Reads rows back, and quarantines what is damaged.
+//! Reads rows in the order of their sequences.
+//!
+//! There is no index: memory stays flat however much is pending. Whoever reads on where an earlier read ended finds the
+//! place remembered; any other read walks from its segment's beginning.
 
 use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
-use super::files::File;
-use super::format::{ALIGNMENT, BLOCK_HEADER, Block, BlockHeader, FIRST_BLOCK, Salt};
-use super::segment::Segment;
-use super::store::Store;
-use super::{Chunk, JournalError, JournalId, Piece};
+use super::error::JournalError;
+use super::files::{Access, File};
+use super::format::{BLOCK_HEADER, BlockHeader, FIRST_BLOCK, PAGE, SegmentHeader};
+use super::scan::{Found, Start, Walk, Window};
+use super::store::{Cursor, Segment, Store, lock, segment_name};
+use super::{JournalId, Key};
 use crate::ingest::row;
 
+/// Ends of reads that are remembered in a journal.
+const CURSORS: usize = 32;
+const READ_AHEAD: Range<usize> = 64 << 10..8 << 20;
+
+/// What a read gives.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Piece {
+    /// Rows, as they were appended.
+    Rows(Chunk),
+    /// These events were synced and cannot be read any more.
+    Damaged {
+        /// The first that is missing.
+        from: u64,
+        /// One past the last that is missing.
+        until: u64,
+        /// Where the damaged bytes are to be found.
+        file: PathBuf,
+    },
+}
+
+/// Rows of a stretch of sequences.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Chunk {
+    /// The first sequence.
+    pub from: u64,
+    /// One past the last sequence.
+    pub until: u64,
+    /// Holds the rows, and what lies between them.
+    pub buffer: Vec<u8>,
+    /// Where in the buffer the rows are, in order.
+    pub stretches: Vec<Range<usize>>,
+    /// Keys with the sequences of their events, in order.
+    pub keys: Vec<(u64, Key)>,
+}
+
+impl Chunk {
+    /// The rows, a stretch at a time.
+    pub fn rows(&self) -> impl Iterator<Item = &[u8]> + Clone {
+        self.stretches.iter().map(|range| self.buffer.get(range.clone()).unwrap_or_default())
+    }
+}
+
+/// Where a read begins.
+enum Source {
+    Segment(Segment, Cursor),
+    /// The segments in between are not there; the first of them would be in this file.
+    Hole {
+        until: u64,
+        file: PathBuf,
+    },
+}
+
 impl Store {
-    /// Reads rows from `from` on, up to `until` (exclusive) or about `max_bytes`; or tells that they are damaged.
+    /// Reads rows from the sequence `from` on, up to `until`, to what is synced, to the end of a segment, or until
+    /// `max_bytes` are reached, whichever comes first; at least one block's. Damaged events come as a piece of their own.
     ///
     /// # Errors
     ///
-    /// [`JournalError`] if the journal does not hold `from`, or the file cannot be read.
+    /// [`JournalError::NotHeld`] if `from` is not held or not synced yet.
     pub fn read(
         &self,
         journal: JournalId,
@@ -25,212 +81,207 @@ impl Store {
         until: u64,
         max_bytes: usize,
     ) -> Result<Piece, JournalError> {
-        let not_held = || JournalError::NotHeld { journal: journal.0, sequence: from };
-        let (segment, position) = {
-            let state = self.state();
-            let segment = state
-                .segments
-                .iter()
-                .find(|segment| {
-                    segment.salt.journal == journal && (segment.first..segment.end).contains(&from)
+        if from >= until {
+            return Ok(Piece::Rows(Chunk { from, until: from, ..Chunk::default() }));
+        }
+        match self.locate(journal, from)? {
+            Source::Hole { until: end, file } => Ok(Piece::Damaged { from, until: until.min(end), file }),
+            Source::Segment(segment, cursor) => {
+                let path = self.path(segment_name(segment.place));
+                let opened = self.files.open(&path, Access::Read);
+                let file = opened.map_err(JournalError::io("open", &path))?;
+                let max_bytes = max_bytes.max(1);
+                let mut reader = Reader { store: self, segment: &segment, file, from, until, max_bytes };
+                reader.run(cursor).map_err(|error| match error {
+                    Stop::Io(source) => JournalError::io("read", &path)(source),
+                    Stop::Gone => JournalError::NotHeld { journal, sequence: from },
                 })
-                .cloned();
-            let position = state.positions.iter().find(|position| position.0 == journal).copied();
-            (segment.ok_or_else(not_held)?, position)
-        };
-        let until = until.min(segment.end);
-        let Some(file) = segment.file.clone() else {
-            return Ok(Piece::Damaged { from, until, file: segment.path });
-        };
-        let reader = Reader { file, segment: &segment };
-        let start = match position {
-            Some((_, sequence, number, offset)) if sequence <= from && number == segment.salt.number => {
-                offset
             }
-            _ => FIRST_BLOCK,
-        };
-        let offset = reader.find(from, start)?;
-        self.read_at(&reader, offset, from..until, max_bytes)
+        }
     }
 
-    fn read_at(
-        &self,
-        reader: &Reader<'_>,
-        offset: u64,
-        wanted: Range<u64>,
-        max_bytes: usize,
-    ) -> Result<Piece, JournalError> {
-        let segment = reader.segment;
-        let first = reader.header(offset)?.map_or(ALIGNMENT, |header| u64::from(header.length));
-        let length = (max_bytes as u64).max(first).min(segment.used.saturating_sub(offset));
-        let buffer = reader.read(offset, length as usize)?;
-        let mut chunk = Chunk {
-            from: wanted.start,
-            until: wanted.start,
-            buffer,
-            stretches: Vec::new(),
-            keys: Vec::new(),
-        };
-        let (mut at, mut stretches, mut keys) = (0, Vec::new(), Vec::new());
-        while chunk.until < wanted.end {
-            let rest = chunk.buffer.get(at..).unwrap_or_default();
-            let Some(block) = Block::read(rest, segment.salt, offset + at as u64) else { break };
-            let header = block.header;
-            // What is damaged in between ends a chunk.
-            if header.first > chunk.until {
-                break;
+    fn locate(&self, journal: JournalId, sequence: u64) -> Result<Source, JournalError> {
+        let not_held = JournalError::NotHeld { journal, sequence };
+        let state = lock(&self.state);
+        let Some(held) = state.journals.iter().find(|held| held.id == journal) else { return Err(not_held) };
+        if sequence < held.first() {
+            return Err(not_held);
+        }
+        // The first that ends behind the sequence; those before it end before it.
+        let index = held.segments.partition_point(|segment| segment.end <= sequence);
+        let Some(segment) = held.segments.get(index) else { return Err(not_held) };
+        if segment.first > sequence {
+            let before = index.checked_sub(1).and_then(|index| held.segments.get(index));
+            let mut missing = segment.place;
+            missing.number = before.map_or(0, |before| before.place.number + 1);
+            let file = self.path(segment_name(missing));
+            return Ok(Source::Hole { until: segment.first, file });
+        }
+        let number = segment.place.number;
+        let remembered = held.cursors.iter().filter(|cursor| cursor.number == number);
+        let nearest =
+            remembered.filter(|cursor| cursor.sequence <= sequence).max_by_key(|cursor| cursor.offset);
+        let beginning = Cursor { number, offset: FIRST_BLOCK, sequence: segment.first, chain: Some(0) };
+        Ok(Source::Segment(segment.clone(), nearest.copied().unwrap_or(beginning)))
+    }
+
+    fn remember(&self, journal: JournalId, used: Cursor, next: Cursor) {
+        let mut state = lock(&self.state);
+        if let Some(held) = state.journals.iter_mut().find(|held| held.id == journal) {
+            held.cursors.retain(|cursor| (cursor.number, cursor.offset) != (used.number, used.offset));
+            if held.cursors.len() >= CURSORS {
+                held.cursors.pop_front();
             }
-            let rows = at + BLOCK_HEADER;
-            if header.end() > chunk.until {
-                let places = chunk.until - header.first..wanted.end.min(header.end()) - header.first;
-                let part = part(block.rows, places.clone(), u64::from(header.events));
-                stretches.push(rows + part.start..rows + part.end);
-                let sequences = header.first + places.start..header.first + places.end;
-                keys.extend(block.keys().filter(|(sequence, _)| sequences.contains(sequence)));
-                chunk.until = sequences.end;
-                if sequences.end < header.end() {
-                    break;
-                }
-            }
-            at += header.length as usize;
+            held.cursors.push_back(next);
         }
-        if chunk.until == chunk.from {
-            return self.damaged(reader, offset, wanted);
-        }
-        self.remember(segment.salt, chunk.until, offset + at as u64);
-        (chunk.stretches, chunk.keys) = (stretches, keys);
-        Ok(Piece::Rows(chunk))
-    }
-
-    fn remember(&self, salt: Salt, sequence: u64, offset: u64) {
-        let mut state = self.state();
-        state.positions.retain(|position| position.0 != salt.journal);
-        state.positions.push((salt.journal, sequence, salt.number, offset));
-    }
-
-    /// The block at `offset`, where `wanted` should begin, is damaged: everything up to the next good one is.
-    fn damaged(&self, reader: &Reader<'_>, offset: u64, wanted: Range<u64>) -> Result<Piece, JournalError> {
-        let segment = reader.segment;
-        let next = reader.next_good(offset + ALIGNMENT)?;
-        let (end, next_sequence) =
-            next.map_or((segment.used, segment.end), |(at, header)| (at, header.first));
-        let until = next_sequence.min(wanted.end).max(wanted.start + 1);
-        let file = self.quarantine(reader, offset..end)?;
-        tracing::error!(
-            journal = %segment.salt.journal.0,
-            from = wanted.start,
-            until,
-            file = %file.display(),
-            "a part of the journal is damaged; its events are lost, and it is kept aside"
-        );
-        Ok(Piece::Damaged { from: wanted.start, until, file })
-    }
-
-    /// Keeps a copy of damaged bytes, for whoever wants to look into them.
-    fn quarantine(&self, reader: &Reader<'_>, bytes: Range<u64>) -> Result<PathBuf, JournalError> {
-        let salt = reader.segment.salt;
-        let dir = self.settings.dir.join("quarantine");
-        let path = dir.join(format!("{}-{:08}-{}.bin", salt.journal.0, salt.number, bytes.start));
-        // Whoever only looks changes nothing.
-        if self.lock.is_none() {
-            return Ok(path);
-        }
-        let io = |source| JournalError::Io { path: path.clone(), source };
-        self.files.make_dir(&dir).map_err(io)?;
-        if self.files.list(&dir).map_err(io)?.contains(&path) {
-            return Ok(path);
-        }
-        let content = reader.read(bytes.start, (bytes.end - bytes.start) as usize)?;
-        self.quarantined.fetch_add(content.len() as u64, Ordering::Relaxed);
-        let copied =
-            self.files.create(&path).and_then(|copy| copy.write_at(&content, 0).and_then(|()| copy.sync()));
-        if let Err(error) = copied {
-            tracing::warn!(error = error.to_string(), "damaged bytes of the journal could not be kept aside");
-        }
-        Ok(path)
     }
 }
 
-/// Reads one segment.
-pub(super) struct Reader<'a> {
-    pub(super) file: Arc<dyn File>,
-    pub(super) segment: &'a Segment,
+struct Reader<'a> {
+    store: &'a Store,
+    segment: &'a Segment,
+    file: Arc<dyn File>,
+    from: u64,
+    until: u64,
+    max_bytes: usize,
+}
+
+enum Stop {
+    Io(std::io::Error),
+    /// The file is another segment's by now.
+    Gone,
+}
+
+impl From<std::io::Error> for Stop {
+    fn from(error: std::io::Error) -> Self {
+        Self::Io(error)
+    }
+}
+
+/// The blocks that a chunk is made of.
+#[derive(Default)]
+struct Kept {
+    blocks: Vec<(u64, BlockHeader)>,
+    keys: Vec<(u64, Key)>,
 }
 
 impl Reader<'_> {
-    fn io(&self, source: std::io::Error) -> JournalError {
-        JournalError::Io { path: self.segment.path.clone(), source }
-    }
-
-    /// Bytes from `offset` on; fewer if the file ends.
-    pub(super) fn read(&self, offset: u64, length: usize) -> Result<Vec<u8>, JournalError> {
-        let mut buffer = vec![0; length];
-        let read = self.file.read_at(&mut buffer, offset).map_err(|error| self.io(error))?;
-        buffer.truncate(read);
-        Ok(buffer)
-    }
-
-    /// What stands at `offset` and looks like a block's header.
-    fn header(&self, offset: u64) -> Result<Option<BlockHeader>, JournalError> {
-        let bytes = self.read(offset, BLOCK_HEADER)?;
-        let header = BlockHeader::peek(&bytes);
-        Ok(header.filter(|header| offset + u64::from(header.length) <= self.segment.bytes))
-    }
-
-    /// The good block at `offset`, if there is one.
-    pub(super) fn good(&self, offset: u64) -> Result<Option<BlockHeader>, JournalError> {
-        let Some(header) = self.header(offset)? else { return Ok(None) };
-        let bytes = self.read(offset, header.length as usize)?;
-        Ok(Block::read(&bytes, self.segment.salt, offset).map(|block| block.header))
-    }
-
-    /// The first good block at `offset` or behind it, among what is synced.
-    fn next_good(&self, mut offset: u64) -> Result<Option<(u64, BlockHeader)>, JournalError> {
-        while offset < self.segment.used {
-            if let Some(header) = self.good(offset)? {
-                return Ok(Some((offset, header)));
+    fn run(&mut self, begin: Cursor) -> Result<Piece, Stop> {
+        let used = self.segment.used;
+        let start = Start { offset: begin.offset, sequence: begin.sequence, chain: begin.chain };
+        let ahead = self.max_bytes.clamp(READ_AHEAD.start, READ_AHEAD.end);
+        let window = Window::new(Arc::clone(&self.file), start.offset, ahead, used);
+        let mut walk = Walk::new(window, self.segment.place, self.segment.nonce, used, start);
+        let mut kept = Kept::default();
+        // Where the next read goes on: behind the last block that is wholly used.
+        let mut resume = start;
+        loop {
+            let at = walk.at();
+            if at.sequence >= self.until || kept.bytes(at.offset) >= self.max_bytes as u64 {
+                break;
             }
-            offset += ALIGNMENT;
-        }
-        Ok(None)
-    }
-
-    /// Where the block stands that holds `sequence`, or the damage in its place.
-    fn find(&self, sequence: u64, start: u64) -> Result<u64, JournalError> {
-        let mut offset = start;
-        while offset < self.segment.used {
-            // Only the headers are looked at here; those that lead astray are found out when the block is read.
-            let Some(header) = self.header(offset)? else {
-                let Some((next, header)) = self.next_good(offset + ALIGNMENT)? else { return Ok(offset) };
-                if header.first > sequence {
-                    return Ok(offset);
+            match walk.next()? {
+                Found::Block { offset, header } => {
+                    if header.end() > self.from && header.events > 0 {
+                        self.keep(&mut kept, &mut walk, offset, &header)?;
+                    } else if kept.blocks.is_empty() {
+                        walk.window().tidy(offset);
+                    }
+                    if header.end() <= self.until {
+                        resume = walk.at();
+                    }
                 }
-                offset = next;
-                continue;
-            };
-            if header.end() > sequence || header.first > sequence {
-                return Ok(offset);
+                Found::Damage { from, until, offset, next } => {
+                    if !kept.blocks.is_empty() {
+                        break;
+                    }
+                    let until = if next >= used { self.segment.end } else { until };
+                    if until > self.from {
+                        return self.damaged(from, until, (offset, next));
+                    }
+                }
+                Found::End { offset } => {
+                    if kept.blocks.is_empty() {
+                        return self.damaged(at.sequence, self.segment.end, (offset, used));
+                    }
+                    break;
+                }
             }
-            offset += u64::from(header.length);
         }
-        Ok(start)
+        let number = begin.number;
+        let next = Cursor { number, offset: resume.offset, sequence: resume.sequence, chain: resume.chain };
+        self.store.remember(self.segment.place.journal, begin, next);
+        Ok(Piece::Rows(self.chunk(kept, walk)))
+    }
+
+    fn keep(
+        &self,
+        kept: &mut Kept,
+        walk: &mut Walk,
+        offset: u64,
+        header: &BlockHeader,
+    ) -> std::io::Result<()> {
+        if header.keys > 0 {
+            let (from, until) = (self.from, self.until);
+            let bytes = walk.bytes(offset, header)?;
+            kept.keys.extend(header.keys(bytes).filter(|(sequence, _)| (from..until).contains(sequence)));
+        }
+        if kept.blocks.is_empty() {
+            walk.window().read_less();
+        }
+        kept.blocks.push((offset, *header));
+        Ok(())
+    }
+
+    fn chunk(&self, kept: Kept, walk: Walk) -> Chunk {
+        let (base, buffer) = walk.into_window().into_bytes();
+        let mut until = self.from;
+        let mut stretches = Vec::with_capacity(kept.blocks.len());
+        for (offset, header) in kept.blocks {
+            let start = (offset - base) as usize + BLOCK_HEADER;
+            let rows = start..start + header.rows as usize;
+            let wanted = self.from.max(header.first)..self.until.min(header.end());
+            let bytes = buffer.get(rows.clone()).unwrap_or_default();
+            let skipped = tuples_bytes(bytes, wanted.start - header.first, header.events);
+            let taken = tuples_bytes(bytes, wanted.end - header.first, header.events);
+            stretches.push(rows.start + skipped..rows.start + taken);
+            until = wanted.end;
+        }
+        Chunk { from: self.from, until, buffer, stretches, keys: kept.keys }
+    }
+
+    fn damaged(&self, from: u64, until: u64, (offset, next): (u64, u64)) -> Result<Piece, Stop> {
+        // Beside a running service, the file may have become another segment's since it was looked up.
+        if self.store.read_only && self.is_gone() {
+            return Err(Stop::Gone);
+        }
+        let file = self.store.quarantine(self.segment.place, &*self.file, offset, next);
+        Ok(Piece::Damaged { from: from.max(self.from), until: until.min(self.until), file })
+    }
+
+    fn is_gone(&self) -> bool {
+        let path = self.store.path(segment_name(self.segment.place));
+        let mut page = vec![0; PAGE as usize];
+        let read = self.file.pread(&mut page, 0);
+        let header = SegmentHeader::decode(&page);
+        let other = header.is_ok_and(|header| {
+            (header.journal, header.number) != (self.segment.place.journal, self.segment.place.number)
+        });
+        read.is_err() || other || self.store.files.open(&path, Access::Read).is_err()
     }
 }
 
-/// Where the rows at `places` of a block stand in its rows.
-fn part(rows: &[u8], places: Range<u64>, events: u64) -> Range<usize> {
-    if places == (0..events) {
-        return 0..rows.len();
+impl Kept {
+    /// From the first block up to `offset`.
+    fn bytes(&self, offset: u64) -> u64 {
+        self.blocks.first().map_or(0, |(first, _)| offset - first)
     }
-    let (mut start, mut end) = (rows.len(), 0);
-    let mut at = 0;
-    for (place, tuple) in row::tuples(rows).enumerate() {
-        let next = at + tuple.bytes().len();
-        if places.contains(&(place as u64)) {
-            start = start.min(at);
-            end = next;
-        }
-        at = next;
+}
+
+/// Bytes of the first `count` of `events` tuples.
+fn tuples_bytes(rows: &[u8], count: u64, events: u32) -> usize {
+    if count >= u64::from(events) {
+        return rows.len();
     }
-    start.min(end)..end
+    row::tuples(rows).take(count as usize).map(|tuple| tuple.bytes().len()).sum()
 }

@@ -1,247 +1,316 @@
-//! Reads what former runs left, and begins a journal of our own.
+//! Finds out, at the start, what earlier processes left.
+//!
+//! Read whole are only the segments whose end nothing else tells: the last one of each journal, and those beside a
+//! damaged header. Damage in the others shows when they are read.
 
-use std::collections::BTreeMap;
-use std::fmt;
-use std::path::Path;
+use std::collections::{BTreeMap, VecDeque};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::append::{self, Appender};
-use super::files::Files;
-use super::format::{ALIGNMENT, FIRST_BLOCK, ReadHeader, Salt, SegmentHeader};
-use super::read::Reader;
-use super::segment::{self, Segment};
-use super::store::Store;
-use super::{JournalError, JournalId, JournalSettings};
+use uuid::Uuid;
 
-/// What a start found.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+use super::error::JournalError;
+use super::files::{Access, File, Files, read_up_to, write_all};
+use super::format::{FIRST_BLOCK, NoHeader, PAGE, Place, SegmentHeader, looks_like_block};
+use super::quarantine;
+use super::scan::{Found, SCAN_AHEAD, Walk, Window};
+use super::store::{
+    Held, Journal, LOCK, NEW_SPARE, QUARANTINE, SPARE, Segment, SegmentState, parse_segment_name,
+    segment_name,
+};
+use super::{JournalId, row};
+
+/// What was found at the start.
+#[derive(Debug, Default)]
 pub struct Recovered {
-    /// Journals of former runs that hold events.
-    pub journals: usize,
-    /// Their events.
-    pub events: u64,
-    /// Bytes of writes that were cut short, or never promised.
-    pub torn_bytes: u64,
+    /// The journals of earlier processes that hold events, the oldest first.
+    pub journals: Vec<Held>,
+    /// Synced events that cannot be read any more, as far as that is known without reading everything.
+    pub damaged: Vec<Damage>,
+    /// Writes that no sync covered, and that are not whole; cut.
+    pub torn: Vec<TornTail>,
+    /// Files that are no part of the journal; left alone.
+    pub strays: Vec<PathBuf>,
 }
 
-impl fmt::Display for Recovered {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { journals, events, torn_bytes } = self;
-        write!(f, "the journal is open; {journals} of former runs hold {events} events")?;
-        if *torn_bytes > 0 {
-            write!(f, ", and a write of {torn_bytes} bytes that was never promised was cut")?;
+/// Synced events that cannot be read any more.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Damage {
+    /// The journal.
+    pub journal: JournalId,
+    /// The first that is missing.
+    pub from: u64,
+    /// One past the last that is missing.
+    pub until: u64,
+    /// Where the damaged bytes are to be found.
+    pub file: PathBuf,
+}
+
+/// The remains of writes that no sync covered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TornTail {
+    /// The segment.
+    pub file: PathBuf,
+    /// From where on it was cut.
+    pub offset: u64,
+}
+
+/// Reads a folder; changes it only where `own` says that it belongs to this process.
+pub(super) struct Recovery<'a> {
+    pub(super) files: &'a dyn Files,
+    pub(super) dir: &'a Path,
+    pub(super) own: bool,
+    pub(super) found: Recovered,
+}
+
+/// A segment's file, before its extent is known.
+struct Probe {
+    place: Place,
+    path: PathBuf,
+    file: Arc<dyn File>,
+    bytes: u64,
+    header: Option<SegmentHeader>,
+    /// The first valid block, looked for only where there is no header.
+    block: Option<(u64, u64)>,
+}
+
+impl Probe {
+    /// The first sequence, as far as this file tells it.
+    fn first(&self) -> Option<u64> {
+        match (&self.header, self.place.number, self.block) {
+            (Some(header), ..) => Some(header.first),
+            // A journal begins with 0.
+            (None, 0, _) => Some(0),
+            (None, _, Some((FIRST_BLOCK, first))) => Some(first),
+            _ => None,
+        }
+    }
+}
+
+impl Recovery<'_> {
+    /// The journals in the folder, the oldest first.
+    pub(super) fn run(&mut self) -> Result<Vec<Journal>, JournalError> {
+        let mut journals: BTreeMap<Uuid, Vec<Probe>> = BTreeMap::new();
+        let mut names = self.files.list(self.dir).map_err(JournalError::io("list", self.dir))?;
+        names.sort_unstable();
+        for name in names {
+            match parse_segment_name(&name) {
+                Some(place) => {
+                    if let Some(probe) = self.probe(place)? {
+                        journals.entry(place.journal.0).or_default().push(probe);
+                    }
+                }
+                None if [LOCK, SPARE, NEW_SPARE, QUARANTINE].contains(&name.as_str()) => {}
+                None => self.found.strays.push(self.dir.join(name)),
+            }
+        }
+        let mut held = Vec::new();
+        for (journal, mut probes) in journals {
+            probes.sort_by_key(|probe| probe.place.number);
+            held.extend(self.journal(JournalId(journal), &probes)?);
+        }
+        held.sort_by_key(|journal: &Journal| (journal.created_at_us, journal.id.0));
+        self.found.journals = held.iter().map(Journal::held).collect();
+        Ok(held)
+    }
+
+    /// Opens a segment's file and reads its header; `None` if it is none.
+    fn probe(&mut self, place: Place) -> Result<Option<Probe>, JournalError> {
+        let path = self.dir.join(segment_name(place));
+        let access = if self.own { Access::Write } else { Access::Read };
+        let file = match self.files.open(&path, access) {
+            // Given up meanwhile by the service beside which this one reads.
+            Err(error) if !self.own && error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            opened => opened.map_err(JournalError::io("open", &path))?,
+        };
+        if self.own {
+            // What is counted as kept has to be on the disk, and read from there.
+            file.fdatasync().map_err(JournalError::io("sync", &path))?;
+            file.forget_cached();
+        }
+        let bytes = file.length().map_err(JournalError::io("read", &path))?;
+        let mut window = Window::new(Arc::clone(&file), 0, PAGE as usize, PAGE);
+        let page = window.get(0, PAGE as usize).map_err(JournalError::io("read", &path))?;
+        let header = match SegmentHeader::decode(page) {
+            Ok(header) if (header.journal, header.number) == (place.journal, place.number) => Some(header),
+            Ok(_other_segment) => {
+                self.found.strays.push(path);
+                return Ok(None);
+            }
+            Err(NoHeader::Newer(version)) => return Err(JournalError::Newer { file: path, version }),
+            Err(NoHeader::Damaged) => None,
+        };
+        let block = match header {
+            Some(_) => None,
+            None => Walk::whole(&file, place, None, 0)
+                .and_then(|mut walk| walk.find())
+                .map_err(JournalError::io("read", &path))?
+                .map(|(offset, block)| (offset, block.first)),
+        };
+        if header.is_none() && block.is_none() {
+            self.discard(place, &path, &*file, bytes)?;
+            return Ok(None);
+        }
+        Ok(Some(Probe { place, path, file, bytes, header, block }))
+    }
+
+    /// Puts away a file in which nothing is left of a segment.
+    fn discard(
+        &mut self,
+        place: Place,
+        path: &Path,
+        file: &dyn File,
+        bytes: u64,
+    ) -> Result<(), JournalError> {
+        if !self.own {
+            return Ok(());
+        }
+        if !is_zero(file, bytes).map_err(JournalError::io("read", path))? {
+            // Who knows what it was: kept for whoever wants to look at it.
+            let copied = quarantine::copy(self.files, self.dir, place, file, (0, bytes));
+            let (kept, _bytes) = copied.map_err(JournalError::io("copy", path))?;
+            self.found.strays.push(kept);
+        }
+        self.files.remove(path).map_err(JournalError::io("remove", path))
+    }
+
+    /// Settles the extents of a journal's segments; nothing, if it holds no event.
+    fn journal(&mut self, id: JournalId, probes: &[Probe]) -> Result<Option<Journal>, JournalError> {
+        let mut segments: VecDeque<Segment> = VecDeque::new();
+        let created_at_us =
+            probes.iter().find_map(|probe| probe.header.as_ref().map(|header| header.created_at_us));
+        let columns =
+            probes.iter().find_map(|probe| probe.header.as_ref().map(|header| header.columns.as_str()));
+        let columns = Arc::from(columns.unwrap_or(row::COLUMNS));
+        for (index, probe) in probes.iter().enumerate() {
+            let next = probes.get(index + 1);
+            let adjacent = |after: u64, number: u64| number.checked_sub(1) == Some(after);
+            let before = segments.back().filter(|before| adjacent(before.place.number, probe.place.number));
+            let first = probe.first().or(before.map(|before| before.end));
+            let first = first.or(probe.block.map(|(_, first)| first)).unwrap_or(0);
+            let next_header = next.filter(|next| adjacent(probe.place.number, next.place.number));
+            let next_header = next_header.and_then(|next| next.header.as_ref());
+            let mut segment = Segment {
+                place: probe.place,
+                bytes: probe.bytes,
+                nonce: probe.header.as_ref().map(|header| header.nonce),
+                first,
+                end: first,
+                used: FIRST_BLOCK,
+                state: SegmentState::Sealed,
+                pin: Arc::default(),
+            };
+            match next_header {
+                Some(header) if header.first >= first => {
+                    (segment.end, segment.used) = (header.first, header.previous_synced.max(FIRST_BLOCK));
+                }
+                _ => {
+                    self.scan(probe, &mut segment)?;
+                    match next.map(Probe::first) {
+                        None => self.cut(probe, segment.used)?,
+                        // All of a segment was synced before the next one was begun: what is missing in between is lost.
+                        Some(Some(next_first))
+                            if next.is_some_and(|next| adjacent(probe.place.number, next.place.number)) =>
+                        {
+                            segment.end = segment.end.max(next_first);
+                        }
+                        Some(_) => {}
+                    }
+                }
+            }
+            segments.push_back(segment);
+        }
+        if segments.iter().all(|segment| segment.first == segment.end) {
+            for probe in probes.iter().filter(|_| self.own) {
+                self.files.remove(&probe.path).map_err(JournalError::io("remove", &probe.path))?;
+            }
+            return Ok(None);
+        }
+        let (current, cursors) = (false, VecDeque::new());
+        let created_at_us = created_at_us.unwrap_or(0);
+        Ok(Some(Journal { id, created_at_us, current, columns, segments, cursors }))
+    }
+
+    /// Walks a segment of which nothing is known to be synced but what its own blocks testify.
+    fn scan(&mut self, probe: &Probe, segment: &mut Segment) -> Result<(), JournalError> {
+        let read = JournalError::io("read", &probe.path);
+        let mut step = || -> std::io::Result<()> {
+            let mut walk = Walk::whole(&probe.file, probe.place, segment.nonce, segment.first)?;
+            loop {
+                match walk.next()? {
+                    Found::Block { offset, .. } => walk.window().tidy(offset),
+                    Found::Damage { from, until, offset, next } => {
+                        self.damage(probe, (from, until), (offset, next))?;
+                    }
+                    Found::End { offset } => {
+                        segment.used = offset;
+                        segment.end = walk.at().sequence;
+                        segment.nonce = walk.nonce();
+                        return Ok(());
+                    }
+                }
+            }
+        };
+        step().map_err(read)
+    }
+
+    fn damage(
+        &mut self,
+        probe: &Probe,
+        (from, until): (u64, u64),
+        (offset, next): (u64, u64),
+    ) -> std::io::Result<()> {
+        if from == until {
+            return Ok(());
+        }
+        let mut file = probe.path.clone();
+        if self.own
+            && let Ok((copy, _bytes)) =
+                quarantine::copy(self.files, self.dir, probe.place, &*probe.file, (offset, next))
+        {
+            file = copy;
+        }
+        self.found.damaged.push(Damage { journal: probe.place.journal, from, until, file });
+        Ok(())
+    }
+
+    /// Makes sure that what is not counted now is never counted: a page that could begin a block is zeroed.
+    fn cut(&mut self, probe: &Probe, from: u64) -> Result<(), JournalError> {
+        let io = |doing| JournalError::io(doing, &probe.path);
+        let mut window = Window::new(Arc::clone(&probe.file), from, SCAN_AHEAD, probe.bytes);
+        let (mut offset, mut torn) = (from, false);
+        while offset < probe.bytes {
+            window.tidy(offset);
+            let page = window.get(offset, PAGE as usize).map_err(io("read"))?;
+            let remains = page.iter().any(|byte| *byte != 0) && (offset == from || looks_like_block(page));
+            if remains {
+                torn = true;
+                if self.own {
+                    let zeros = vec![0; page.len()];
+                    write_all(&*probe.file, &zeros, offset).map_err(io("write"))?;
+                }
+            }
+            offset += PAGE;
+        }
+        if torn {
+            if self.own {
+                probe.file.fdatasync().map_err(io("sync"))?;
+            }
+            self.found.torn.push(TornTail { file: probe.path.clone(), offset: from });
         }
         Ok(())
     }
 }
 
-/// Recovers the journals in a folder, which is made if it is not there, and begins a new one.
-///
-/// # Errors
-///
-/// [`JournalError`] if another process has it, or the files cannot be used. Damage is no error.
-pub fn open(
-    files: Arc<dyn Files>,
-    settings: JournalSettings,
-) -> Result<(Appender, Arc<Store>, Recovered), JournalError> {
-    let dir = settings.dir.clone();
-    let io = |source| JournalError::Io { path: dir.clone(), source };
-    files.make_dir(&dir).map_err(io)?;
-    let lock = files.lock(&dir.join("lock")).map_err(io)?.ok_or_else(|| JournalError::InUse(dir.clone()))?;
-    let (mut segments, recovered) = scan(&*files, &dir, false)?;
-    // What is kept is made durable before it is counted.
-    for file in segments.iter().filter_map(|segment| segment.file.as_ref()) {
-        file.sync().map_err(io)?;
-    }
-    // Journals without an event are of no use to anyone.
-    for segment in segments.extract_if(.., |segment| segment.first == segment.end) {
-        if segment.file.is_some() {
-            files.remove(&segment.path).map_err(io)?;
+fn is_zero(file: &dyn File, bytes: u64) -> std::io::Result<bool> {
+    let mut page = vec![0; SCAN_AHEAD];
+    let mut offset = 0;
+    while offset < bytes {
+        let read = read_up_to(file, &mut page, offset)?;
+        if read == 0 || page[..read].iter().any(|byte| *byte != 0) {
+            return Ok(read == 0);
         }
+        offset += read as u64;
     }
-    files.sync_dir(&dir).map_err(io)?;
-    let journal = append::new_journal();
-    let store = Arc::new(Store::new(files, settings, segments, Some(lock), Some(journal)));
-    let appender = Appender::begin(Arc::clone(&store), journal)?;
-    Ok((appender, store, recovered))
-}
-
-/// Looks at the journals in a folder, beside a service that may be running; changes nothing.
-///
-/// # Errors
-///
-/// As [`open`].
-pub fn inspect(files: Arc<dyn Files>, dir: &Path) -> Result<Arc<Store>, JournalError> {
-    let (segments, _) = scan(&*files, dir, true)?;
-    let settings = JournalSettings {
-        dir: dir.to_owned(),
-        segment_bytes: 0,
-        max_bytes: u64::MAX,
-        keep_bytes: u64::MAX,
-        min_free: 0,
-    };
-    Ok(Arc::new(Store::new(files, settings, segments, None, None)))
-}
-
-fn scan(files: &dyn Files, dir: &Path, read_only: bool) -> Result<(Vec<Segment>, Recovered), JournalError> {
-    let mut journals: BTreeMap<JournalId, Vec<Found>> = BTreeMap::new();
-    for path in files.list(dir).map_err(|source| JournalError::Io { path: dir.to_owned(), source })? {
-        if let Some(salt) = segment::parse_name(&path) {
-            let found = find(files, &path, salt, read_only)?;
-            journals.entry(salt.journal).or_default().push(found);
-        }
-    }
-    let mut recovered = Recovered::default();
-    let mut in_order: Vec<Vec<Segment>> = Vec::new();
-    for (_, found) in journals {
-        let segments = assemble(dir, found, &mut recovered)?;
-        let events: u64 = segments.iter().map(|segment| segment.end - segment.first).sum();
-        recovered.journals += usize::from(events > 0);
-        recovered.events += events;
-        in_order.push(segments);
-    }
-    in_order.sort_by_key(|segments| {
-        segments.iter().map(|segment| segment.created_ms).find(|created| *created > 0)
-    });
-    Ok((in_order.into_iter().flatten().collect(), recovered))
-}
-
-/// A segment's file, and its header if that is good.
-struct Found {
-    segment: Segment,
-    header: Option<SegmentHeader>,
-}
-
-fn find(files: &dyn Files, path: &Path, salt: Salt, read_only: bool) -> Result<Found, JournalError> {
-    let io = |source| JournalError::Io { path: path.to_owned(), source };
-    let file = files.open(path, read_only).map_err(io)?;
-    let bytes = file.length().map_err(io)?;
-    let mut segment = Segment {
-        salt,
-        file: Some(file),
-        path: path.to_owned(),
-        created_ms: 0,
-        first: 0,
-        end: 0,
-        used: bytes,
-        bytes,
-        kept: false,
-    };
-    let start = Reader {
-        file: segment.file.clone().ok_or_else(|| JournalError::InUse(path.to_owned()))?,
-        segment: &segment,
-    }
-    .read(0, ALIGNMENT as usize)?;
-    let header = match SegmentHeader::read(&start) {
-        ReadHeader::Valid(header) if header.salt == salt => Some(header),
-        ReadHeader::Newer(version) => return Err(JournalError::Newer { path: path.to_owned(), version }),
-        ReadHeader::OtherColumns(columns) => {
-            return Err(JournalError::OtherColumns { path: path.to_owned(), columns });
-        }
-        ReadHeader::Valid(_) | ReadHeader::Damaged => None,
-    };
-    if let Some(header) = &header {
-        segment.first = header.first;
-        segment.created_ms = header.created_ms;
-    }
-    Ok(Found { segment, header })
-}
-
-/// Puts the segments of one journal in order, and finds where each ends.
-fn assemble(
-    dir: &Path,
-    mut found: Vec<Found>,
-    recovered: &mut Recovered,
-) -> Result<Vec<Segment>, JournalError> {
-    found.sort_by_key(|found| found.segment.salt.number);
-    let mut segments: Vec<Segment> = Vec::new();
-    for index in 0..found.len() {
-        let Some(Found { segment, header }) = found.get(index) else { break };
-        let mut segment = segment.clone();
-        let extent = extent(&segment, header.as_ref().map(|header| header.first))?;
-        // The segment behind tells for sure, if it is the next and its header is good.
-        let next = found.get(index + 1).filter(|next| next.segment.salt.number == segment.salt.number + 1);
-        let next = next.and_then(|next| next.header.as_ref());
-        segment.first = extent.first;
-        (segment.end, segment.used) = match next {
-            Some(next) => (next.first.max(extent.end), next.previous_end.max(extent.used)),
-            None => (extent.end, extent.used),
-        };
-        if index + 1 == found.len() {
-            recovered.torn_bytes += extent.torn;
-        }
-        // What lies between it and the one before is missing.
-        if let Some(before) = segments.last()
-            && before.end < segment.first
-        {
-            let salt = Salt { number: before.salt.number + 1, ..before.salt };
-            let (first, end) = (before.end, segment.first);
-            let path = dir.join(segment::name(salt));
-            segments.push(Segment {
-                salt,
-                file: None,
-                path,
-                first,
-                end,
-                used: 0,
-                bytes: 0,
-                ..segment.clone()
-            });
-        }
-        segments.push(segment);
-    }
-    Ok(segments)
-}
-
-/// What the blocks of a segment tell.
-struct Extent {
-    first: u64,
-    end: u64,
-    used: u64,
-    torn: u64,
-}
-
-fn extent(segment: &Segment, first: Option<u64>) -> Result<Extent, JournalError> {
-    let Some(file) = segment.file.clone() else {
-        return Ok(Extent { first: segment.first, end: segment.end, used: segment.used, torn: 0 });
-    };
-    let reader = Reader { file, segment };
-    // Without a header the first good block tells where it begins.
-    let mut extent =
-        Extent { first: first.unwrap_or(0), end: first.unwrap_or(0), used: FIRST_BLOCK, torn: 0 };
-    let (mut begun, mut write, mut offset) = (first.is_some(), 0, FIRST_BLOCK);
-    // Offsets of good blocks behind a bad one count once one of them says that the bad one had been synced.
-    let mut bad: Option<u64> = None;
-    while offset + ALIGNMENT <= segment.bytes {
-        let good = reader.good(offset)?.filter(|header| header.write >= write);
-        let good = good.filter(|header| match (begun, bad) {
-            (false, _) => true,
-            (true, None) => header.first == extent.end,
-            (true, Some(bad)) => header.first >= extent.end && header.synced_before > bad,
-        });
-        let Some(header) = good else {
-            bad.get_or_insert(offset);
-            offset += ALIGNMENT;
-            continue;
-        };
-        if !begun {
-            (begun, extent.first) = (true, header.first);
-        }
-        (bad, write) = (None, header.write);
-        extent.end = header.end();
-        offset += u64::from(header.length);
-        extent.used = offset;
-    }
-    if let Some(bad) = bad
-        && let Some(bytes) = torn(&reader, bad)?
-    {
-        extent.torn = bytes;
-    }
-    Ok(extent)
-}
-
-/// How much of a write stands at `offset` that was never promised; `None` for what was never written.
-fn torn(reader: &Reader<'_>, offset: u64) -> Result<Option<u64>, JournalError> {
-    let bytes = reader.read(offset, ALIGNMENT as usize)?;
-    Ok(bytes.iter().any(|byte| *byte != 0).then_some(ALIGNMENT))
+    Ok(true)
 }

@@ -1,0 +1,326 @@
+//! A disk in memory that keeps apart what was written and what was synced, loses power, and fails at a chosen call.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{self, ErrorKind};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use super::super::files::{Access, File, Files, Lock};
+
+const SECTOR: usize = 512;
+
+/// How a call fails.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Fault {
+    NoSpace,
+    Eio,
+    /// Half of what was asked for, and then nothing more until the next call.
+    Short,
+}
+
+#[derive(Debug, Clone, Default)]
+struct Inode {
+    cached: Vec<u8>,
+    durable: Vec<u8>,
+    /// Sectors whose content is not durable.
+    dirty: BTreeSet<usize>,
+}
+
+#[derive(Debug, Clone)]
+enum Change {
+    Create(PathBuf, usize),
+    Rename(PathBuf, PathBuf, usize),
+    Remove(PathBuf),
+}
+
+#[derive(Debug, Default)]
+struct Content {
+    inodes: Vec<Inode>,
+    names: BTreeMap<PathBuf, usize>,
+    durable_names: BTreeMap<PathBuf, usize>,
+    changes: Vec<Change>,
+    locked: BTreeSet<PathBuf>,
+    calls: u64,
+    fail_at: Option<(u64, Fault)>,
+    /// The calls that failed.
+    failed: Vec<&'static str>,
+    free: u64,
+}
+
+/// The disk.
+#[derive(Debug, Default)]
+pub(super) struct Disk {
+    content: Arc<Mutex<Content>>,
+}
+
+#[derive(Debug)]
+struct DiskFile {
+    content: Arc<Mutex<Content>>,
+    inode: usize,
+}
+
+struct Locked {
+    content: Arc<Mutex<Content>>,
+    path: PathBuf,
+}
+
+impl Drop for Locked {
+    fn drop(&mut self) {
+        self.content.lock().unwrap().locked.remove(&self.path);
+    }
+}
+
+fn missing() -> io::Error {
+    ErrorKind::NotFound.into()
+}
+
+impl Content {
+    /// Counts a call; it fails if it is its turn.
+    fn call(&mut self, name: &'static str) -> io::Result<()> {
+        match self.turn(name) {
+            None | Some(Fault::Short) => Ok(()),
+            Some(Fault::NoSpace) => Err(io::Error::from_raw_os_error(28)),
+            Some(Fault::Eio) => Err(io::Error::from_raw_os_error(5)),
+        }
+    }
+
+    fn turn(&mut self, name: &'static str) -> Option<Fault> {
+        let call = self.calls;
+        self.calls += 1;
+        let fault = self.fail_at.filter(|(at, _)| *at == call).map(|(_, fault)| fault);
+        if fault.is_some() {
+            self.failed.push(name);
+        }
+        fault
+    }
+}
+
+impl Disk {
+    pub(super) fn new() -> Arc<Self> {
+        let disk = Self::default();
+        disk.content().free = 1 << 40;
+        Arc::new(disk)
+    }
+
+    fn content(&self) -> MutexGuard<'_, Content> {
+        self.content.lock().unwrap()
+    }
+
+    pub(super) fn set_free(&self, free: u64) {
+        self.content().free = free;
+    }
+
+    pub(super) fn calls(&self) -> u64 {
+        self.content().calls
+    }
+
+    pub(super) fn fail_at(&self, call: u64, fault: Fault) {
+        self.content().fail_at = Some((call, fault));
+    }
+
+    /// The calls that failed.
+    pub(super) fn failed(&self) -> Vec<&'static str> {
+        self.content().failed.clone()
+    }
+
+    /// The files' bytes, as a process sees them.
+    pub(super) fn bytes(&self, path: &Path) -> Option<Vec<u8>> {
+        let content = self.content();
+        content.names.get(path).map(|inode| content.inodes[*inode].cached.clone())
+    }
+
+    pub(super) fn paths(&self) -> Vec<PathBuf> {
+        self.content().names.keys().cloned().collect()
+    }
+
+    /// Puts a file there, or other bytes into one.
+    pub(super) fn put(&self, path: &Path, bytes: Vec<u8>) {
+        let mut content = self.content();
+        let inode = Inode { cached: bytes.clone(), durable: bytes, dirty: BTreeSet::new() };
+        let number = content.inodes.len();
+        content.inodes.push(inode);
+        content.names.insert(path.to_owned(), number);
+        content.durable_names.insert(path.to_owned(), number);
+    }
+
+    pub(super) fn take(&self, path: &Path) {
+        let mut content = self.content();
+        content.names.remove(path);
+        content.durable_names.remove(path);
+    }
+
+    /// A copy of the disk as it is, all of it durable.
+    pub(super) fn copy(&self) -> Arc<Self> {
+        let copy = Self::new();
+        let content = self.content();
+        for (path, inode) in &content.names {
+            copy.put(path, content.inodes[*inode].cached.clone());
+        }
+        copy
+    }
+
+    /// The disk after a loss of power: each sector that was not synced is what it was, what was written, or neither;
+    /// each change of a name that was not synced is there or not.
+    pub(super) fn lose_power(&self, seed: u64) -> Arc<Self> {
+        let mut rng = fastrand::Rng::with_seed(seed);
+        let content = self.content();
+        let mut names = content.durable_names.clone();
+        for change in content.changes.iter().filter(|_| rng.bool()) {
+            match change {
+                Change::Create(path, inode) => drop(names.insert(path.clone(), *inode)),
+                Change::Rename(from, to, inode) => {
+                    if names.get(from) == Some(inode) {
+                        names.remove(from);
+                    }
+                    names.insert(to.clone(), *inode);
+                }
+                Change::Remove(path) => drop(names.remove(path)),
+            }
+        }
+        let after = Self::new();
+        // In some losses all is kept, or nothing: mixtures alone would hardly ever show them.
+        let (kept, dropped) = [(0.5, 0.9), (1.0, 1.0), (0.0, 1.0), (0.9, 0.95)][rng.usize(..4)];
+        for (path, inode) in names {
+            let inode = &content.inodes[inode];
+            let mut bytes = inode.durable.clone();
+            if rng.bool() {
+                bytes.resize(inode.cached.len().max(bytes.len()), 0);
+            }
+            for sector in &inode.dirty {
+                let range = (sector * SECTOR).min(bytes.len())..((sector + 1) * SECTOR).min(bytes.len());
+                let fate = rng.f64();
+                if fate < kept {
+                    let written = inode.cached.get(range.clone()).unwrap_or_default();
+                    bytes[range.start..range.start + written.len()].copy_from_slice(written);
+                } else if fate >= dropped {
+                    bytes[range].iter_mut().for_each(|byte| *byte = rng.u8(..));
+                }
+            }
+            after.put(&path, bytes);
+        }
+        after
+    }
+}
+
+impl Files for Disk {
+    fn create_dir(&self, _dir: &Path) -> io::Result<()> {
+        self.content().call("create_dir")
+    }
+
+    fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
+        let mut content = self.content();
+        content.call("list")?;
+        let children = content.names.keys().filter_map(|path| path.strip_prefix(dir).ok());
+        let names: BTreeSet<String> =
+            children.filter_map(|path| Some(path.iter().next()?.to_str()?.to_owned())).collect();
+        Ok(names.into_iter().collect())
+    }
+
+    fn open(&self, path: &Path, _access: Access) -> io::Result<Arc<dyn File>> {
+        let mut content = self.content();
+        content.call("open")?;
+        let inode = *content.names.get(path).ok_or_else(missing)?;
+        Ok(Arc::new(DiskFile { content: Arc::clone(&self.content), inode }))
+    }
+
+    fn create(&self, path: &Path) -> io::Result<Arc<dyn File>> {
+        let mut content = self.content();
+        content.call("create")?;
+        let inode = content.inodes.len();
+        content.inodes.push(Inode::default());
+        content.names.insert(path.to_owned(), inode);
+        content.changes.push(Change::Create(path.to_owned(), inode));
+        Ok(Arc::new(DiskFile { content: Arc::clone(&self.content), inode }))
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        let mut content = self.content();
+        content.call("rename")?;
+        let inode = content.names.remove(from).ok_or_else(missing)?;
+        content.names.insert(to.to_owned(), inode);
+        content.changes.push(Change::Rename(from.to_owned(), to.to_owned(), inode));
+        Ok(())
+    }
+
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        let mut content = self.content();
+        content.call("remove")?;
+        content.names.remove(path).ok_or_else(missing)?;
+        content.changes.push(Change::Remove(path.to_owned()));
+        Ok(())
+    }
+
+    fn sync_dir(&self, _dir: &Path) -> io::Result<()> {
+        let mut content = self.content();
+        content.call("sync_dir")?;
+        content.durable_names = content.names.clone();
+        content.changes.clear();
+        Ok(())
+    }
+
+    fn lock(&self, path: &Path) -> io::Result<Option<Lock>> {
+        let mut content = self.content();
+        content.call("lock")?;
+        if !content.locked.insert(path.to_owned()) {
+            return Ok(None);
+        }
+        Ok(Some(Box::new(Locked { content: Arc::clone(&self.content), path: path.to_owned() })))
+    }
+
+    fn free_space(&self, _dir: &Path) -> io::Result<u64> {
+        let mut content = self.content();
+        content.call("free_space")?;
+        Ok(content.free)
+    }
+}
+
+impl File for DiskFile {
+    fn pread(&self, bytes: &mut [u8], offset: u64) -> io::Result<usize> {
+        let mut content = self.content.lock().unwrap();
+        let short = match content.turn("pread") {
+            Some(Fault::Eio) => return Err(io::Error::from_raw_os_error(5)),
+            Some(Fault::Short) => bytes.len().div_ceil(2),
+            _ => bytes.len(),
+        };
+        let rest = content.inodes[self.inode].cached.get(offset as usize..).unwrap_or_default();
+        let read = rest.len().min(short);
+        bytes[..read].copy_from_slice(&rest[..read]);
+        Ok(read)
+    }
+
+    fn pwrite(&self, bytes: &[u8], offset: u64) -> io::Result<usize> {
+        let mut content = self.content.lock().unwrap();
+        let fault = content.turn("pwrite");
+        // A failing write leaves something behind, too.
+        let written = if fault.is_some() { bytes.len().div_ceil(2) } else { bytes.len() };
+        let inode = &mut content.inodes[self.inode];
+        let (start, end) = (offset as usize, offset as usize + written);
+        if inode.cached.len() < end {
+            inode.cached.resize(end, 0);
+        }
+        inode.cached[start..end].copy_from_slice(&bytes[..written]);
+        inode.dirty.extend(start / SECTOR..end.div_ceil(SECTOR));
+        match fault {
+            Some(Fault::NoSpace) => Err(io::Error::from_raw_os_error(28)),
+            Some(Fault::Eio) => Err(io::Error::from_raw_os_error(5)),
+            _ => Ok(written),
+        }
+    }
+
+    fn fdatasync(&self) -> io::Result<()> {
+        let mut content = self.content.lock().unwrap();
+        content.call("fdatasync")?;
+        let inode = &mut content.inodes[self.inode];
+        inode.durable.clone_from(&inode.cached);
+        inode.dirty.clear();
+        Ok(())
+    }
+
+    fn length(&self) -> io::Result<u64> {
+        let mut content = self.content.lock().unwrap();
+        content.call("length")?;
+        Ok(content.inodes[self.inode].cached.len() as u64)
+    }
+
+    fn forget_cached(&self) {}
+}
