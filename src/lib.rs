@@ -1,8 +1,9 @@
 //! Tidegate: events in at line rate, rows in Postgres by `COPY`, and a promise in each answer that is kept.
 //!
 //! ```text
-//! producers ─▶ http ─▶ queue ─▶ writer ──COPY──▶ Postgres
-//!                        │        └─ a refused row ─▶ dead_letters
+//! producers ─▶ http ─▶ queue ─▶ journal ─▶ writer ──COPY──▶ Postgres
+//!                        │         │           └─ a refused row ─▶ dead_letters
+//!                        │         └ synced: x-ack: journaled
 //!                        └ full ─▶ 503, and a dead letter
 //! ```
 //!
@@ -11,17 +12,19 @@
 //! | [`app`] | builds every part in order, runs it, and stops it in the reverse order |
 //! | [`config`] | every setting, read once from the environment |
 //! | [`db`] | the pool, TLS, migrations, partitions, and the private Postgres of a first run |
+//! | [`doctor`] | measures a host and its database, and runs drills |
 //! | [`http`] | the HTTP face: routes, limits, wire formats |
 //! | [`ingest`] | the path of an event, from admission to its row |
 //! | [`lifecycle`] | whether the service is starting, serving or stopping |
 //! | [`observe`] | metrics and logs |
 //!
-//! Dependencies point one way: `main → cli → app → http → ingest → db`, and anyone → `config`, `observe`.
+//! Dependencies point one way: `main → cli → app → http → ingest → db` (and `cli → doctor → ingest`), and anyone → `config`, `observe`.
 
 pub mod app;
 pub mod cli;
 pub mod config;
 pub mod db;
+pub mod doctor;
 pub mod http;
 pub mod ingest;
 pub mod lifecycle;

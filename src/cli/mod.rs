@@ -2,6 +2,7 @@
 //!
 //! Exit codes: 0 fine, 1 a failure, 2 a usage or configuration that cannot be used.
 
+mod doctor;
 mod journal;
 mod offline;
 mod redrive;
@@ -45,6 +46,8 @@ enum Command {
     Redrive(redrive::RedriveArgs),
     /// Shows what the journal's files hold.
     Journal(journal::JournalArgs),
+    /// Measures this host and its database, runs drills, and says which promise they can keep.
+    Doctor(doctor::DoctorArgs),
     /// Asks a running service whether it is alive; for containers' health checks.
     Health {
         /// Asks whether it takes events instead: a full queue is not ready, and no reason for a restart.
@@ -75,6 +78,7 @@ pub fn run() -> ExitCode {
         Command::Verify(args) => verify::run(&args),
         Command::Redrive(args) => redrive::run(args),
         Command::Journal(args) => journal::run(&args),
+        Command::Doctor(args) => doctor::run(&args),
         Command::Health { ready } => health(ready),
     };
     match done {

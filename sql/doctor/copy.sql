@@ -1,0 +1,1 @@
+copy tidegate_doctor ({columns}) from stdin (format binary)

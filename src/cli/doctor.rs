@@ -1,0 +1,45 @@
+//! `tidegate doctor`: which promise this host can keep.
+
+use std::fs;
+use std::path::PathBuf;
+
+use clap::Args;
+use uuid::Uuid;
+
+use super::{Failure, offline};
+use crate::config::Config;
+use crate::doctor;
+
+#[derive(Debug, Args)]
+pub(super) struct DoctorArgs {
+    /// What the crash drill starts and kills.
+    #[arg(long, hide = true)]
+    drill: Option<PathBuf>,
+}
+
+pub(super) fn run(args: &DoctorArgs) -> Result<(), Failure> {
+    if let Some(dir) = &args.drill {
+        return doctor::write_until_killed(dir).map_err(|error| Failure::Run(error.to_string()));
+    }
+    let config = Config::from_env()?;
+    let scratch = config.database.data_dir.join(format!("doctor-{}", Uuid::new_v4()));
+    fs::create_dir_all(&scratch)
+        .map_err(|error| Failure::Run(format!("cannot write to {}: {error}", scratch.display())))?;
+    let host = doctor::check_host(&config, &scratch);
+    let removed = fs::remove_dir_all(&scratch);
+    for finding in &host {
+        println!("{finding}");
+    }
+    let database = offline::with_database(&config, async |database| {
+        Ok(doctor::check_database(&config, &database).await)
+    })?;
+    for finding in &database {
+        println!("{finding}");
+    }
+    if let Err(error) = removed {
+        println!("warn  scratch folder: {} is left: {error}", scratch.display());
+    }
+    let (fine, conclusion) = doctor::conclusion(&host, &database);
+    println!("{conclusion}");
+    if fine { Ok(()) } else { Err(Failure::Run("see what is marked FAIL".into())) }
+}

@@ -1,0 +1,84 @@
+//! `tidegate doctor`: measures this host and its database, runs drills in a scratch folder, and says which promise they can
+//! keep.
+
+mod database;
+mod disk;
+mod drill;
+
+pub use drill::write_until_killed;
+
+use std::fmt;
+use std::path::Path;
+
+use crate::config::Config;
+use crate::db::Database;
+
+/// How a check ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Grade {
+    /// As it should be.
+    Ok,
+    /// It works, with a price or a risk that is named.
+    Warn,
+    /// A promise cannot be kept.
+    Fail,
+}
+
+/// What one check found.
+#[derive(Debug, Clone)]
+pub struct Finding {
+    /// How it ended.
+    pub grade: Grade,
+    /// What was looked at.
+    pub what: &'static str,
+    /// What was found, with its figures.
+    pub found: String,
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let grade = match self.grade {
+            Grade::Ok => "ok  ",
+            Grade::Warn => "warn",
+            Grade::Fail => "FAIL",
+        };
+        write!(f, "{grade}  {}: {}", self.what, self.found)
+    }
+}
+
+fn finding(grade: Grade, what: &'static str, found: impl Into<String>) -> Finding {
+    Finding { grade, what, found: found.into() }
+}
+
+/// Checks of the disk under `dir`, a scratch folder, and drills in it.
+pub fn check_host(config: &Config, dir: &Path) -> Vec<Finding> {
+    let mut findings = disk::check(config, dir);
+    findings.push(drill::crash(dir));
+    findings.push(drill::full_disk(dir));
+    findings
+}
+
+/// Checks of the database.
+pub async fn check_database(config: &Config, database: &Database) -> Vec<Finding> {
+    database::check(config, database).await.unwrap_or_else(|error| {
+        vec![finding(Grade::Fail, "database", format!("cannot be used: {}", error.with_sources()))]
+    })
+}
+
+/// Which promise the findings allow.
+pub fn conclusion(host: &[Finding], database: &[Finding]) -> (bool, String) {
+    let worst =
+        |findings: &[Finding]| findings.iter().map(|finding| finding.grade).max().unwrap_or(Grade::Ok);
+    match (worst(host), worst(database)) {
+        (Grade::Fail, _) => {
+            (false, "no promise: this host's disk does not keep what was synced, or has no room".into())
+        }
+        (_, Grade::Fail) => {
+            (false, "x-ack: journaled can be kept; x-ack: committed cannot, see the database".into())
+        }
+        (Grade::Warn, _) | (_, Grade::Warn) => {
+            (true, "x-ack: journaled and x-ack: committed can be kept, with what the warnings say".into())
+        }
+        (Grade::Ok, Grade::Ok) => (true, "x-ack: journaled and x-ack: committed can be kept".into()),
+    }
+}
