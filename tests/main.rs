@@ -9,6 +9,7 @@
 
 mod bad_input;
 mod batches;
+mod crash;
 mod dead_letters;
 mod events;
 mod failures;

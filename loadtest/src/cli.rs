@@ -24,6 +24,9 @@ pub(crate) enum Command {
     /// Exit codes: 0, every promise was kept; 1, the audit found a difference, a worker failed or something could not
     /// be reached; 2, the command line is wrong.
     Run(Box<RunArgs>),
+    /// Gather a backlog in the journal while the table is locked, let it drain, and compare with one plain COPY of the
+    /// same rows. For a scratch database: the table is locked, and a table drain_floor is made and dropped.
+    Drain(DrainArgs),
     /// Be one worker process: takes its plan as JSON on standard input and reports as JSON lines. `run` starts these.
     Worker,
 }
@@ -88,6 +91,23 @@ pub(crate) struct RunArgs {
     /// How long an answer may take, in seconds; then its connection is given up.
     #[arg(long, value_name = "SECONDS", default_value = "30", value_parser = positive)]
     pub(crate) timeout: f64,
+}
+
+/// What `drain` takes.
+#[derive(Debug, Args)]
+pub(crate) struct DrainArgs {
+    /// The service.
+    #[arg(long, default_value = "http://127.0.0.1:3000")]
+    pub(crate) url: Target,
+    /// How much JSON to gather, in MiB.
+    #[arg(long, default_value_t = 1024, value_parser = clap::value_parser!(u32).range(1..=1_048_576))]
+    pub(crate) mebibytes: u32,
+    /// The service's database [default: as for run].
+    #[arg(long, value_name = "URL")]
+    pub(crate) database_url: Option<String>,
+    /// How long to wait for the backlog to drain, in seconds.
+    #[arg(long, value_name = "SECONDS", default_value = "600", value_parser = positive)]
+    pub(crate) settle_timeout: f64,
 }
 
 /// The longest time, in seconds, and highest rate that arguments may name: far beyond use, safe to calculate with.

@@ -1,5 +1,9 @@
 //! The database that the service lands its events in: where it is, and what it holds of a run.
 
+use std::time::{Duration, Instant};
+
+use bytes::{Bytes, BytesMut};
+use futures_util::{SinkExt as _, TryStreamExt as _};
 use tidegate::config::{Config, ConfigError, DatabaseConfig};
 use tidegate::db::local::{LocalError, running_url};
 use tidegate::db::{ConnectionUrl, DbError, UrlError};
@@ -7,6 +11,11 @@ use tidegate::db::{ConnectionUrl, DbError, UrlError};
 use crate::payload::now_ms;
 
 const COUNT_RUN: &str = include_str!("../sql/count_run.sql");
+const HOLD_REQUESTS: &str = include_str!("../sql/hold_requests.sql");
+const MAKE_FLOOR: &str = include_str!("../sql/make_floor.sql");
+const COPY_OUT: &str = include_str!("../sql/copy_out.sql");
+const COPY_FLOOR: &str = include_str!("../sql/copy_floor.sql");
+const PIECE_BYTES: usize = 128 * 1024;
 const DOUBLED_TRACES: &str = include_str!("../sql/doubled_traces.sql");
 
 /// Counting millions of rows takes its time, but not for ever.
@@ -114,6 +123,47 @@ impl Database {
             answered: count("answered"),
             unanswered: count("unanswered"),
         })
+    }
+
+    /// The smallest id of events that are sent from now on.
+    pub(crate) fn rows_from_now(&self) -> uuid::Uuid {
+        uuid::Builder::from_unix_timestamp_millis(now_ms(), &[0; 10]).into_uuid()
+    }
+
+    /// Locks the table: nothing is stored until [`Database::let_go`].
+    pub(crate) async fn hold_requests(&self) -> Result<(), Error> {
+        self.client.batch_execute("begin").await?;
+        Ok(self.client.batch_execute(HOLD_REQUESTS).await?)
+    }
+
+    /// Ends the lock.
+    pub(crate) async fn let_go(&self) -> Result<(), Error> {
+        Ok(self.client.batch_execute("commit").await?)
+    }
+
+    /// Copies the rows from `lowest` on into a table of the same shape, with one plain COPY: how many, and the time of
+    /// that COPY alone.
+    pub(crate) async fn copy_floor(&self, lowest: &uuid::Uuid) -> Result<(u64, Duration), Error> {
+        self.client.batch_execute("set statement_timeout = 0; drop table if exists drain_floor").await?;
+        self.client.batch_execute(MAKE_FLOOR).await?;
+        let out = self.client.copy_out(&COPY_OUT.replace("{lowest}", &lowest.to_string())).await?;
+        let pieces: Vec<Bytes> = out.try_collect().await?;
+        let started = Instant::now();
+        let sink = self.client.copy_in::<_, Bytes>(COPY_FLOOR).await?;
+        let mut sink = std::pin::pin!(sink);
+        // In pieces of a size that a client would send: one message a row would measure the messages.
+        let mut buffer = BytesMut::with_capacity(2 * PIECE_BYTES);
+        for piece in pieces {
+            buffer.extend_from_slice(&piece);
+            if buffer.len() >= PIECE_BYTES {
+                sink.feed(buffer.split().freeze()).await?;
+            }
+        }
+        sink.send(buffer.freeze()).await?;
+        let rows = sink.finish().await?;
+        let elapsed = started.elapsed();
+        self.client.batch_execute("drop table drain_floor").await?;
+        Ok((rows, elapsed))
     }
 
     /// A few trace ids that stand in more than one row.

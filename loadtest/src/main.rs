@@ -16,6 +16,7 @@ mod cli;
 mod client;
 mod collect;
 mod database;
+mod drain;
 mod fleet;
 mod health;
 mod interrupts;
@@ -40,6 +41,7 @@ use crate::cli::{Cli, Command};
 fn main() -> ExitCode {
     match Cli::parse().command {
         Command::Run(args) => run::run(*args),
+        Command::Drain(args) => drain::run(&args),
         Command::Worker => worker::run(),
     }
 }

@@ -1,0 +1,118 @@
+//! Measures how fast a backlog drains from the journal: gathers one while the table is locked, lets go, and compares with
+//! one plain COPY of the same rows into a table of the same shape.
+
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::Request;
+use hyper::header::{CONTENT_TYPE, HOST};
+
+use crate::cli::DrainArgs;
+use crate::client::{Body, ConnectError, Connection};
+use crate::database::{self, Location};
+use crate::health::{self, Health};
+use crate::payload::{self, DEFAULT_TEMPLATE, Payloads, Source};
+
+/// Events of a request.
+const BATCH: usize = 1000;
+/// Between two looks at what is pending.
+const LOOK: Duration = Duration::from_millis(20);
+/// For one request: the journal may be busy.
+const TIMEOUT: Duration = Duration::from_secs(30);
+
+#[derive(Debug, thiserror::Error)]
+enum Error {
+    #[error(transparent)]
+    Payload(#[from] payload::Error),
+    #[error(transparent)]
+    Service(#[from] health::Error),
+    #[error(transparent)]
+    Database(#[from] database::Error),
+    #[error("cannot connect to the service")]
+    Connect(#[from] ConnectError),
+    #[error("the service does not take the backlog: {0}")]
+    Refused(String),
+    #[error("the service does not say what is pending")]
+    NoPending,
+    #[error("the backlog did not drain within {0:?}")]
+    NotDrained(Duration),
+    #[error("cannot start")]
+    Runtime(#[from] std::io::Error),
+}
+
+/// Gathers a backlog and measures how it drains.
+pub(crate) fn run(args: &DrainArgs) -> ExitCode {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    match runtime.map_err(Error::Runtime).and_then(|runtime| runtime.block_on(measure(args))) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("loadtest: {}", crate::describe(&error));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn measure(args: &DrainArgs) -> Result<(), Error> {
+    let location = Location::find(args.database_url.as_deref())?;
+    let holder = location.connect().await?;
+    let database = location.connect().await?;
+    let health = Health::new(args.url.clone(), None);
+    health.pending().await?.ok_or(Error::NoPending)?;
+
+    let rows = database.rows_from_now();
+    holder.hold_requests().await?;
+    let started = Instant::now();
+    let (events, bytes) = gather(args).await?;
+    println!(
+        "gathered {events} events, {} MiB of JSON, in {:.1} s; letting go",
+        bytes >> 20,
+        started.elapsed().as_secs_f64()
+    );
+    let started = Instant::now();
+    holder.let_go().await?;
+    let deadline = Duration::from_secs_f64(args.settle_timeout);
+    while health.pending().await? != Some(0) {
+        if started.elapsed() > deadline {
+            return Err(Error::NotDrained(deadline));
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+    let drained = events as f64 / started.elapsed().as_secs_f64();
+    println!("drained {drained:.0} events/s");
+    let (copied, elapsed) = database.copy_floor(&rows).await?;
+    let floor = copied as f64 / elapsed.as_secs_f64();
+    println!("one plain COPY of the same {copied} rows: {floor:.0} rows/s");
+    println!("ratio: {:.2}", drained / floor);
+    if copied != events {
+        return Err(Error::Refused(format!("{events} events were accepted and {copied} rows stored")));
+    }
+    Ok(())
+}
+
+/// Posts batches until they add up; returns their events and bytes.
+async fn gather(args: &DrainArgs) -> Result<(u64, u64), Error> {
+    let mut payloads = Payloads::load(&Source::Template(DEFAULT_TEMPLATE.into()), BATCH)?;
+    let mut connection = Connection::open(&args.url).await?;
+    let wanted = u64::from(args.mebibytes) << 20;
+    let (mut requests, mut bytes) = (0, 0);
+    while bytes < wanted {
+        let body: Bytes = payloads.body(requests);
+        let length = body.len() as u64;
+        let request = Request::post(args.url.path("/api/v1/events/batch"))
+            .header(HOST, args.url.host_header())
+            .header(CONTENT_TYPE, "application/x-ndjson")
+            .body(Full::new(body))
+            .map_err(|_| health::Error::Unsendable)?;
+        let answer = connection.exchange(request, Body::Keep, TIMEOUT).await;
+        match answer {
+            Ok(answer) if answer.status == 202 => {}
+            Ok(answer) => return Err(Error::Refused(String::from_utf8_lossy(&answer.body).into_owned())),
+            Err(_) => return Err(Error::Refused("no answer".into())),
+        }
+        requests += 1;
+        bytes += length;
+    }
+    Ok((requests * BATCH as u64, bytes))
+}
