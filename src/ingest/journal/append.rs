@@ -11,9 +11,10 @@ use super::format::{BlockWriter, Content, FIRST_BLOCK, PAGE, Place, SegmentHeade
 use super::keeper::Keeper;
 use super::store::{SegmentState, Store, lock};
 use super::{JournalId, Records};
-use crate::ingest::{id, row};
+use crate::ingest::row;
 
-/// Records of a group share a block up to this size; a larger one has its own. So damage costs that much at most.
+/// Records of a group share a block up to this size, or a sixteenth of a small segment; a larger one has its own. So
+/// damage costs that much at most.
 const BLOCK_BYTES: u64 = 256 << 10;
 
 /// The one who appends. Lives on one thread.
@@ -21,6 +22,7 @@ const BLOCK_BYTES: u64 = 256 << 10;
 pub struct Appender {
     store: Arc<Store>,
     journal: JournalId,
+    created_at_us: i64,
     next: u64,
     next_number: u64,
     open: Option<Open>,
@@ -54,9 +56,23 @@ struct Planned {
 }
 
 impl Appender {
-    pub(super) fn new(store: Arc<Store>, journal: JournalId, keeper: Option<Keeper>) -> Self {
+    pub(super) fn new(
+        store: Arc<Store>,
+        (journal, created_at_us): (JournalId, i64),
+        keeper: Option<Keeper>,
+    ) -> Self {
         let (bytes, plan) = (Vec::new(), Vec::new());
-        Self { store, journal, next: 0, next_number: 0, open: None, bytes, plan, _keeper: keeper }
+        Self {
+            store,
+            journal,
+            created_at_us,
+            next: 0,
+            next_number: 0,
+            open: None,
+            bytes,
+            plan,
+            _keeper: keeper,
+        }
     }
 
     /// The journal that is appended to.
@@ -82,7 +98,8 @@ impl Appender {
     /// the group be found again by a recovery.
     pub fn append(&mut self, group: &[Records<'_>]) -> Result<(), AppendError> {
         self.usable()?;
-        let size = plan(group, &mut self.plan)?;
+        let block_bytes = BLOCK_BYTES.min(self.store.settings.segment_bytes / 16);
+        let size = plan(group, block_bytes, &mut self.plan)?;
         if size > self.largest_group() {
             return Err(AppendError::TooLarge);
         }
@@ -172,8 +189,8 @@ impl Appender {
 
     fn look_at_free_space(&self) -> Result<(), AppendError> {
         if self.store.gate.free_is_stale() {
-            let looked = self.store.look_at_free_space();
-            looked.map_err(|error| self.store.failed("look at the free space", error))?;
+            // A figure that cannot be had is no reason to refuse; the write itself will tell.
+            let _old_figure_stays = self.store.look_at_free_space();
         }
         if self.store.gate.is_low() { Err(AppendError::MinFree) } else { Ok(()) }
     }
@@ -201,7 +218,7 @@ impl Appender {
             nonce: high ^ low,
             first: self.next,
             previous_synced: self.open.as_ref().map_or(0, |open| open.write_at),
-            created_at_us: id::unix_now_us(),
+            created_at_us: self.created_at_us,
             columns: row::COLUMNS.to_owned(),
         };
         let (file, segment) = self.store.install(&header)?;
@@ -261,7 +278,7 @@ impl Open {
 }
 
 /// Deals the group out to blocks; their size on disk.
-fn plan(group: &[Records<'_>], plan: &mut Vec<Planned>) -> Result<u64, AppendError> {
+fn plan(group: &[Records<'_>], block_bytes: u64, plan: &mut Vec<Planned>) -> Result<u64, AppendError> {
     plan.clear();
     let mut size = 0;
     for (index, records) in group.iter().enumerate().filter(|(_, records)| records.events > 0) {
@@ -275,7 +292,7 @@ fn plan(group: &[Records<'_>], plan: &mut Vec<Planned>) -> Result<u64, AppendErr
             return Err(AppendError::TooLarge);
         }
         match plan.last_mut() {
-            Some(last) if last.content.length() + content.length() <= BLOCK_BYTES => {
+            Some(last) if last.content.length() + content.length() <= block_bytes => {
                 last.content.rows += rows;
                 last.content.events += content.events;
                 last.content.keys += keys;

@@ -59,6 +59,7 @@ pub(super) struct SegmentHeader {
     pub(super) first: u64,
     /// Up to which offset the segment before this one was synced, which is all of it.
     pub(super) previous_synced: u64,
+    /// When the journal was begun.
     pub(super) created_at_us: i64,
     /// The columns that the rows fill.
     pub(super) columns: String,
@@ -275,4 +276,35 @@ impl BlockWriter {
 /// Whether a page could begin a block.
 pub(super) fn looks_like_block(page: &[u8]) -> bool {
     page.starts_with(&BLOCK_MAGIC)
+}
+
+/// Makes the magics and checksums of a segment's header, and of whatever stands on its pages, right: for fuzzing.
+pub(super) fn repair(bytes: &mut [u8]) {
+    let Some(page) = bytes.get_mut(..PAGE as usize) else { return };
+    page[..8].copy_from_slice(&SEGMENT_MAGIC);
+    page[12..16].copy_from_slice(&FORMAT_VERSION.to_le_bytes());
+    page[73..80].fill(0);
+    page[COLUMNS_AT..COLUMNS_AT + 256].fill(b'c');
+    let crc = crc32fast::hash(&page[12..]);
+    page[8..12].copy_from_slice(&crc.to_le_bytes());
+    let Ok(header) = SegmentHeader::decode(page) else { return };
+    let place = Place { journal: header.journal, number: header.number };
+    for offset in (FIRST_BLOCK as usize..bytes.len()).step_by(PAGE as usize) {
+        let Some(block) = bytes.get_mut(offset..).filter(|block| block.len() >= BLOCK_HEADER) else { return };
+        // The numbers of rows and keys decide; a length that contradicts them is never followed.
+        let (rows, keys) = (Fields(&block[16..]).u32(), Fields(&block[24..]).u32());
+        let content = Content { rows: rows % (1 << 16), events: 0, keys: keys % 64 };
+        let length = content.length();
+        block[12..16].copy_from_slice(&(length as u32).to_le_bytes());
+        block[16..20].copy_from_slice(&content.rows.to_le_bytes());
+        block[24..28].copy_from_slice(&content.keys.to_le_bytes());
+        block[48..56].copy_from_slice(&header.nonce.to_le_bytes());
+        if let Some(payload) = block.get(BLOCK_HEADER..length as usize) {
+            let crc = crc32fast::hash(payload);
+            block[8..12].copy_from_slice(&crc.to_le_bytes());
+        }
+        block[..4].copy_from_slice(&BLOCK_MAGIC);
+        let crc = place.crc(offset as u64, &block[8..BLOCK_HEADER]);
+        block[4..8].copy_from_slice(&crc.to_le_bytes());
+    }
 }

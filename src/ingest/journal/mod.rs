@@ -24,7 +24,7 @@
 //! header      0  magic "TIDEGATE"          40  nonce: u64                  72  length of the column list: u64
 //!  4096       8  crc32 of 12..4096: u32    48  first sequence: u64         80  column list
 //!            12  version: u32              56  end of the segment before
-//!            16  journal: uuid             64  created at, µs: i64
+//!            16  journal: uuid             64  journal begun at, µs: i64
 //!            32  number: u64
 //!
 //! block       0  magic "tgBk"              20  events: u32                 40  synced before: u64
@@ -37,7 +37,7 @@
 //! # Rules
 //!
 //! * A block begins on a page of its own, so a write never touches a sector or page that holds synced bytes.
-//! * A group lies wholly in one segment. Its records share blocks up to 256 KiB: that is what a bad sector costs.
+//! * A group lies wholly in one segment. Its records share blocks up to 256 KiB: what a bad sector costs.
 //! * A block's crc also covers journal, number and offset, so the remains in a recycled file are not valid; the nonce is
 //!   secret, so no event's body is; and each block names the one before, so nothing is of a group that was cut back.
 //! * Before a segment gets a successor, all of it is synced. The successor's header says where it ends.
@@ -165,9 +165,10 @@ fn open_with(
     files.sync_dir(&dir).map_err(JournalError::io("sync", &dir))?;
 
     let journal = JournalId(Uuid::new_v4());
+    let created_at_us = id::unix_now_us();
     journals.push(Journal {
         id: journal,
-        created_at_us: id::unix_now_us(),
+        created_at_us,
         current: true,
         columns: Arc::from(row::COLUMNS),
         segments: Default::default(),
@@ -179,15 +180,16 @@ fn open_with(
         settings,
         read_only: false,
         gate: Gate::new(),
-        state: Mutex::new(State { journals, quarantined }),
+        state: Mutex::new(State { journals, quarantined, ..State::default() }),
         spare: Mutex::new(spare),
         signal: Signal::default(),
         lock: Some(lock),
     });
-    store.look_at_free_space().map_err(JournalError::io("look at the free space of", &dir))?;
+    // A figure that cannot be had is no reason not to start.
+    let _no_figure_yet = store.look_at_free_space();
     let thread = keeper.then(|| Keeper::start(&store)).transpose();
     let thread = thread.map_err(JournalError::io("start the thread of", &dir))?;
-    let mut appender = Appender::new(Arc::clone(&store), journal, thread);
+    let mut appender = Appender::new(Arc::clone(&store), (journal, created_at_us), thread);
     match appender.roll() {
         Err(AppendError::Poisoned(reason)) => {
             let source = std::io::Error::other(reason);
@@ -216,7 +218,7 @@ pub fn inspect(files: Arc<dyn Files>, dir: &Path) -> Result<(Arc<Store>, Recover
         settings,
         read_only: true,
         gate: Gate::new(),
-        state: Mutex::new(State { journals, quarantined }),
+        state: Mutex::new(State { journals, quarantined, ..State::default() }),
         spare: Mutex::new(None),
         signal: Signal::default(),
         lock: None,
@@ -275,4 +277,10 @@ pub fn scan_bytes(bytes: &[u8]) -> Scan {
             Ok(Found::End { .. }) | Err(_) => return scan,
         }
     }
+}
+
+/// Walks bytes as [`scan_bytes`] does, after making their checksums right: a fuzzer hardly ever guesses one.
+pub fn scan_repaired(mut bytes: Vec<u8>) -> Scan {
+    format::repair(&mut bytes);
+    scan_bytes(&bytes)
 }

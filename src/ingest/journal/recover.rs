@@ -282,7 +282,8 @@ impl Recovery<'_> {
         while offset < probe.bytes {
             window.tidy(offset);
             let page = window.get(offset, PAGE as usize).map_err(io("read"))?;
-            let remains = page.iter().any(|byte| *byte != 0) && (offset == from || looks_like_block(page));
+            let may_begin = offset == from || looks_like_block(page);
+            let remains = may_begin && page.iter().any(|byte| *byte != 0);
             if remains {
                 torn = true;
                 if self.own {

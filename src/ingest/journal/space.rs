@@ -56,15 +56,25 @@ impl Store {
         let path = self.path(segment_name(segment.place));
         // A file that is being read must not be written again; removed, it stays with its readers.
         let unread = Arc::strong_count(&segment.pin) == 1;
-        if recycle && unread && spare.is_none() && segment.bytes == self.settings.segment_bytes {
-            self.files.rename(&path, &self.path(SPARE))?;
-            // Before a byte of it is written: else the old name could come back with new content.
-            self.files.sync_dir(&self.settings.dir)?;
+        let recycle = recycle && unread && spare.is_none() && segment.bytes == self.settings.segment_bytes;
+        let given_up =
+            if recycle { self.files.rename(&path, &self.path(SPARE)) } else { self.files.remove(&path) };
+        if let Err(error) = given_up {
+            // It stays, and all behind it: a segment that is missing in between would look like a loss.
+            put_back(&mut lock(&self.state), segment);
+            return Err(error);
+        }
+        // A journal goes with its last segment.
+        lock(&self.state).journals.retain(|journal| journal.current || !journal.segments.is_empty());
+        // One at a time, for the same reason; and before a byte of a recycled file is written, as else the old name could
+        // come back with new content.
+        if let Err(error) = self.files.sync_dir(&self.settings.dir) {
+            lock(&self.state).names_unknown = true;
+            let _poisoned = self.sync_failed(&error);
+            return Err(error);
+        }
+        if recycle {
             *spare = Some(self.files.open(&self.path(SPARE), super::Access::Write)?);
-        } else {
-            self.files.remove(&path)?;
-            // One at a time, so that a loss of power never leaves a hole between two segments.
-            self.files.sync_dir(&self.settings.dir)?;
         }
         Ok(true)
     }
@@ -136,9 +146,7 @@ impl Store {
             return Ok(());
         }
         let wanted = self.settings.min_free.saturating_add(self.settings.segment_bytes);
-        let look = || self.files.free_space(&self.settings.dir);
-        let mut free = look().map_err(|error| self.failed("look at the free space", error))?;
-        while free < wanted {
+        while self.files.free_space(&self.settings.dir).unwrap_or(u64::MAX) < wanted {
             // Recycled, a kept segment is the spare one, and no free space is needed.
             if !self.give_up_one(spare, true).map_err(|error| self.failed("give up a segment", error))? {
                 self.gate.no_space();
@@ -147,7 +155,6 @@ impl Store {
             if spare.is_some() {
                 return Ok(());
             }
-            free = look().map_err(|error| self.failed("look at the free space", error))?;
         }
         match self.fill_new() {
             Ok(file) => *spare = Some(file),
@@ -237,15 +244,19 @@ impl Store {
     }
 }
 
-/// Takes out the oldest kept segment that is its journal's first; a journal goes with its last segment.
+/// Takes out the oldest kept segment that is its journal's first.
 fn take_oldest_kept(state: &mut State) -> Option<Segment> {
-    let index = state.journals.iter().position(|journal| {
-        journal.segments.front().is_some_and(|segment| segment.state == SegmentState::Kept)
-    })?;
-    let journal = state.journals.get_mut(index)?;
-    let segment = journal.segments.pop_front();
-    if journal.segments.is_empty() && !journal.current {
-        state.journals.remove(index);
+    if state.names_unknown {
+        return None;
     }
-    segment
+    let is_kept = |segment: &Segment| segment.state == SegmentState::Kept;
+    let index = state.journals.iter().position(|journal| journal.segments.front().is_some_and(is_kept))?;
+    let journal = state.journals.get_mut(index)?;
+    journal.segments.pop_front()
+}
+
+fn put_back(state: &mut State, segment: Segment) {
+    if let Some(journal) = state.journals.iter_mut().find(|journal| journal.id == segment.place.journal) {
+        journal.segments.push_front(segment);
+    }
 }

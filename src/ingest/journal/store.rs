@@ -124,6 +124,8 @@ pub(super) struct State {
     /// Oldest first.
     pub(super) journals: Vec<Journal>,
     pub(super) quarantined: Quarantined,
+    /// A sync of the folder failed: which names are on the disk is not known, and no segment is given up any more.
+    pub(super) names_unknown: bool,
 }
 
 impl State {

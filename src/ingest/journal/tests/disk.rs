@@ -137,10 +137,31 @@ impl Disk {
     pub(super) fn put(&self, path: &Path, bytes: Vec<u8>) {
         let mut content = self.content();
         let inode = Inode { cached: bytes.clone(), durable: bytes, dirty: BTreeSet::new() };
+        if let Some(number) = content.names.get(path).copied() {
+            content.inodes[number] = inode;
+            return;
+        }
         let number = content.inodes.len();
         content.inodes.push(inode);
         content.names.insert(path.to_owned(), number);
         content.durable_names.insert(path.to_owned(), number);
+    }
+
+    /// Changes one byte.
+    pub(super) fn poke(&self, path: &Path, at: usize, change: impl Fn(u8) -> u8) {
+        let mut content = self.content();
+        let inode = content.names[path];
+        let inode = &mut content.inodes[inode];
+        inode.cached[at] = change(inode.cached[at]);
+        inode.durable[at] = inode.cached[at];
+    }
+
+    /// Makes a file shorter.
+    pub(super) fn cut(&self, path: &Path, length: usize) {
+        let mut content = self.content();
+        let inode = content.names[path];
+        content.inodes[inode].cached.truncate(length);
+        content.inodes[inode].durable.truncate(length);
     }
 
     pub(super) fn take(&self, path: &Path) {

@@ -1,5 +1,7 @@
 //! Opening, rolling over, recycling, limits.
 
+use rangemap::RangeSet;
+
 use super::*;
 
 #[test]
@@ -43,4 +45,294 @@ fn rows_come_back_in_order_with_their_keys() {
         let expected: Vec<_> = (from..until).filter(|at| at % 2 == 1).map(|at| (at, [7; 16])).collect();
         assert_eq!(keys, expected);
     }
+}
+
+fn one(appender: &mut Appender, number: u64, bytes: usize) -> Result<(), AppendError> {
+    append_one(appender, &tuple(number, bytes))?;
+    appender.sync()
+}
+
+fn covered(range: std::ops::Range<u64>) -> RangeSet<u64> {
+    [range].into_iter().collect()
+}
+
+#[test]
+fn nothing_is_read_past_the_last_sync() {
+    let (mut appender, store, _) = open_disk(&Disk::new(), &settings(8, 10)).unwrap();
+    one(&mut appender, 0, 10).unwrap();
+    append_one(&mut appender, &tuple(1, 10)).unwrap();
+    let journal = appender.journal();
+    assert_eq!(held(&store, journal).unwrap().end, 1);
+    let Piece::Rows(chunk) = store.read(journal, 0, 9, 1000).unwrap() else { panic!() };
+    assert_eq!(chunk.until, 1);
+    assert!(matches!(store.read(journal, 1, 2, 1000), Err(JournalError::NotHeld { sequence: 1, .. })));
+    appender.sync().unwrap();
+    assert!(matches!(store.read(journal, 1, 2, 1000), Ok(Piece::Rows(_))));
+}
+
+#[test]
+fn a_second_process_on_one_folder_is_refused() {
+    let disk = Disk::new();
+    let first = open_disk(&disk, &settings(8, 10)).unwrap();
+    assert!(matches!(open_disk(&disk, &settings(8, 10)), Err(JournalError::Locked(_))));
+    drop(first);
+    open_disk(&disk, &settings(8, 10)).unwrap();
+}
+
+#[test]
+fn copies_of_a_folder_never_give_out_a_sequence_of_each_other() {
+    let disk = Disk::new();
+    let (mut appender, store, _) = open_disk(&disk, &settings(8, 10)).unwrap();
+    one(&mut appender, 0, 10).unwrap();
+    let old = appender.journal();
+    let copies = [disk.copy(), disk.copy()].map(|disk| open_disk(&disk, &settings(8, 10)).unwrap());
+    let ids = copies.each_ref().map(|(appender, ..)| appender.journal());
+    assert!(ids[0] != ids[1] && !ids.contains(&old));
+    for (appender, copy, _) in &copies {
+        assert_eq!(appender.next_sequence(), 0);
+        assert_eq!(copy.journals()[0], Held { current: false, ..held(&store, old).unwrap() });
+    }
+}
+
+#[test]
+fn journals_without_events_leave_nothing_behind() {
+    let disk = Disk::new();
+    for _ in 0..5 {
+        drop(open_disk(&disk, &settings(8, 10)).unwrap());
+    }
+    assert_eq!(disk.paths().len(), 1, "{:?}", disk.paths());
+}
+
+#[test]
+fn old_rows_in_a_recycled_segment_are_never_taken_for_new_ones() {
+    let (disk, settings) = (Disk::new(), settings(8, 10));
+    let (mut appender, store, _) = open_disk(&disk, &settings).unwrap();
+    let journal = appender.journal();
+    // Blocks of one page, six a segment.
+    for number in 0..6 {
+        one(&mut appender, number, 3000).unwrap();
+    }
+    let stale = disk.bytes(&store.segments()[0].file).unwrap();
+    one(&mut appender, 6, 3000).unwrap();
+    store.trim(journal, &covered(0..6)).unwrap();
+    assert_eq!(held(&store, journal).unwrap().first, 6);
+    // The third segment is the first one's file.
+    for number in 7..13 {
+        one(&mut appender, number, 3000).unwrap();
+    }
+    let info = store.segments().into_iter().find(|segment| segment.number == 2).unwrap();
+    let page = PAGE as usize;
+    assert_eq!(disk.bytes(&info.file).unwrap()[2 * page..], stale[2 * page..], "it holds the old rows");
+    let (_, store, recovered) = open_disk(&disk.copy(), &settings).unwrap();
+    assert_eq!(recovered.damaged, []);
+    let (rows, gaps) = read_all(&store, &held(&store, journal).unwrap(), 1000);
+    assert_eq!(gaps, []);
+    let expected: Vec<_> = (6..13).map(|number| (number, tuple(number, 3000))).collect();
+    assert!(rows == expected);
+}
+
+#[test]
+fn rows_of_another_journal_in_a_recycled_segment_are_never_taken_for_new_ones() {
+    let (disk, settings) = (Disk::new(), settings(8, 10));
+    let (mut appender, store, _) = open_disk(&disk, &settings).unwrap();
+    (0..7).for_each(|number| one(&mut appender, number, 3000).unwrap());
+    store.trim(appender.journal(), &covered(0..6)).unwrap();
+    drop((appender, store));
+    // Its first segment is the file of rows 0 to 5; so behind its only row comes, at its place, an old row 1.
+    let (mut appender, store, _) = open_disk(&disk, &settings).unwrap();
+    one(&mut appender, 100, 3000).unwrap();
+    let journal = appender.journal();
+    drop((appender, store));
+    let (_, store, _) = open_disk(&disk, &settings).unwrap();
+    assert!(read_all(&store, &held(&store, journal).unwrap(), 1000).0 == [(0, tuple(100, 3000))]);
+}
+
+#[test]
+fn a_group_lies_wholly_in_one_segment() {
+    let (mut appender, store, _) = open_disk(&Disk::new(), &settings(8, 10)).unwrap();
+    one(&mut appender, 0, 10_000).unwrap();
+    one(&mut appender, 1, 15_000).unwrap();
+    let ranges: Vec<_> = store.segments().iter().map(|segment| (segment.first, segment.end)).collect();
+    assert_eq!(ranges, [(0, 1), (1, 2)]);
+    assert!(matches!(one(&mut appender, 2, 8 * 4096), Err(AppendError::TooLarge)));
+    let most = appender.largest_group() as usize - 64 - tuple(2, 0).len();
+    one(&mut appender, 2, most).unwrap();
+    assert!(matches!(one(&mut appender, 3, most + 1), Err(AppendError::TooLarge)));
+    assert_eq!(appender.next_sequence(), 3);
+}
+
+#[test]
+fn a_full_journal_refuses_before_it_writes_and_goes_on_once_trimmed() {
+    let (mut appender, store, _) = open_disk(&Disk::new(), &settings(8, 3)).unwrap();
+    let journal = appender.journal();
+    let mut number = 0;
+    while one(&mut appender, number, 3000).is_ok() {
+        number += 1;
+    }
+    assert!(matches!(one(&mut appender, number, 3000), Err(AppendError::Full)));
+    assert_eq!((number, appender.next_sequence(), store.accepting()), (18, 18, Err(Refusal::Full)));
+    assert_eq!(store.usage().pending_bytes, 3 * 8 * PAGE);
+    // A segment that is not covered whole stays.
+    store.trim(journal, &covered(1..12)).unwrap();
+    assert_eq!((store.accepting(), held(&store, journal).unwrap().first), (Ok(()), 0));
+    one(&mut appender, number, 3000).unwrap();
+    store.trim(journal, &covered(0..12)).unwrap();
+    assert_eq!(held(&store, journal).unwrap().first, 12);
+}
+
+#[test]
+fn covered_segments_are_kept_for_a_rewind_and_yield_when_room_is_needed() {
+    let mut settings = settings(8, 5);
+    settings.keep_bytes = 2 * settings.segment_bytes;
+    let (mut appender, store, _) = open_disk(&Disk::new(), &settings).unwrap();
+    let journal = appender.journal();
+    (0..24).for_each(|number| one(&mut appender, number, 3000).unwrap());
+    store.trim(journal, &covered(0..18)).unwrap();
+    // Of three covered segments two are kept.
+    assert_eq!((held(&store, journal).unwrap().first, store.usage().kept_bytes), (6, 2 * 8 * PAGE));
+    assert!(matches!(store.read(journal, 6, 7, 1000), Ok(Piece::Rows(_))));
+    (24..42).for_each(|number| one(&mut appender, number, 3000).unwrap());
+    assert_eq!(held(&store, journal).unwrap().first, 12);
+    let usage = store.usage();
+    assert_eq!((usage.pending_bytes, usage.kept_bytes), (4 * 8 * PAGE, 8 * PAGE));
+    assert!(usage.pending_bytes + usage.kept_bytes <= settings.max_bytes);
+}
+
+#[test]
+fn little_free_space_refuses_and_passes() {
+    let (disk, mut settings) = (Disk::new(), settings(8, 10));
+    settings.min_free = 1 << 20;
+    let (mut appender, store, _) = open_disk(&disk, &settings).unwrap();
+    one(&mut appender, 0, 10).unwrap();
+    disk.set_free((1 << 20) - 1);
+    store.tend();
+    assert_eq!(store.accepting(), Err(Refusal::MinFree));
+    assert!(matches!(one(&mut appender, 1, 10), Err(AppendError::MinFree)));
+    disk.set_free(1 << 30);
+    store.tend();
+    assert_eq!(store.accepting(), Ok(()));
+    one(&mut appender, 1, 10).unwrap();
+}
+
+#[test]
+fn it_opens_on_a_full_disk_so_that_what_is_pending_can_drain() {
+    let (disk, mut settings) = (Disk::new(), settings(8, 10));
+    let (mut appender, store, _) = open_disk(&disk, &settings).unwrap();
+    one(&mut appender, 0, 10).unwrap();
+    let old = appender.journal();
+    drop((appender, store));
+    (settings.min_free, settings.segment_bytes) = (1 << 20, 16 * PAGE);
+    disk.set_free(1000);
+    let (mut appender, store, _) = open_disk(&disk, &settings).unwrap();
+    assert!(matches!(one(&mut appender, 0, 10), Err(AppendError::MinFree)));
+    assert_eq!(read_all(&store, &held(&store, old).unwrap(), 1000).0, [(0, tuple(0, 10))]);
+    store.trim(old, &covered(0..1)).unwrap();
+    disk.set_free(1 << 30);
+    store.tend();
+    one(&mut appender, 0, 10).unwrap();
+    assert_eq!(store.journals().len(), 1);
+}
+
+#[test]
+fn inspecting_beside_a_running_service_changes_nothing() {
+    let disk = Disk::new();
+    let (mut appender, store, _) = open_disk(&disk, &settings(8, 10)).unwrap();
+    (0..9).for_each(|number| one(&mut appender, number, 3000).unwrap());
+    append_one(&mut appender, &tuple(9, 9000)).unwrap();
+    let all = || disk.paths().iter().map(|path| (path.clone(), disk.bytes(path))).collect::<Vec<_>>();
+    let before = all();
+    let (inspected, _) = inspect(Arc::clone(&disk) as Arc<dyn Files>, Path::new(DIR)).unwrap();
+    let journal = held(&inspected, appender.journal()).unwrap();
+    assert_eq!(read_all(&inspected, &journal, 1000).0.len(), 10);
+    assert!(all() == before);
+    // Given up meanwhile: an error, and not damage.
+    appender.sync().unwrap();
+    store.trim(journal.journal, &covered(0..6)).unwrap();
+    assert!(inspected.read(journal.journal, 0, 9, 1000).is_err());
+}
+
+/// A real folder, removed when dropped.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new() -> Self {
+        let folder = std::env::temp_dir().join(format!("tidegate-journal-{}", Uuid::new_v4()));
+        std::fs::create_dir(&folder).unwrap();
+        Self(folder)
+    }
+
+    fn settings(&self) -> JournalSettings {
+        JournalSettings { dir: self.0.join("journal"), ..settings(64, 1000) }
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _left_behind = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+#[test]
+fn readers_follow_while_rows_are_appended_and_trimmed() {
+    const ROWS: u64 = 4000;
+    let folder = Folder::new();
+    let (mut appender, store, _) = open(Arc::new(RealFiles), folder.settings()).unwrap();
+    let journal = appender.journal();
+    std::thread::scope(|scope| {
+        for reader in 0..2 {
+            let store = &store;
+            scope.spawn(move || {
+                let mut at = 0;
+                while at < ROWS {
+                    if store.synced(journal).unwrap() <= at {
+                        std::thread::yield_now();
+                        continue;
+                    }
+                    let Piece::Rows(chunk) = store.read(journal, at, ROWS, 50_000).unwrap() else { panic!() };
+                    for row in chunk.rows().flat_map(tuples) {
+                        assert!(row.bytes() == tuple(at, at as usize % 900));
+                        at += 1;
+                    }
+                    // Only one of them may trim: what it has read the other one may not have.
+                    if reader == 0 && at > 1500 {
+                        store.trim(journal, &covered(0..at - 1500)).ok();
+                    }
+                }
+            });
+        }
+        for number in 0..ROWS {
+            append_one(&mut appender, &tuple(number, number as usize % 900)).unwrap();
+            if number % 5 == 4 {
+                appender.sync().unwrap();
+            }
+            // The other reader never falls behind what is trimmed.
+            while store.synced(journal).unwrap() + 5 < number {
+                std::thread::yield_now();
+            }
+        }
+        appender.sync().unwrap();
+    });
+}
+
+#[test]
+fn real_files_are_for_their_owner_alone_and_survive_a_restart() {
+    use std::os::unix::fs::PermissionsExt;
+    let folder = Folder::new();
+    let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    let (mut appender, store, _) = open(Arc::new(RealFiles), folder.settings()).unwrap();
+    (0..200).for_each(|number| one(&mut appender, number, 3000).unwrap());
+    appender.seal().unwrap();
+    let journal = appender.journal();
+    assert!(matches!(open(Arc::new(RealFiles), folder.settings()), Err(JournalError::Locked(_))));
+    assert_eq!(mode(&folder.settings().dir), 0o700);
+    for entry in std::fs::read_dir(folder.settings().dir).unwrap() {
+        assert_eq!(mode(&entry.unwrap().path()), 0o600);
+    }
+    drop((appender, store));
+    let (_appender, store, recovered) = open(Arc::new(RealFiles), folder.settings()).unwrap();
+    assert_eq!((recovered.damaged.len(), recovered.torn.len(), recovered.journals.len()), (0, 0, 1));
+    let (rows, gaps) = read_all(&store, &held(&store, journal).unwrap(), 1 << 20);
+    assert!(
+        gaps.is_empty() && rows == (0..200).map(|number| (number, tuple(number, 3000))).collect::<Vec<_>>()
+    );
 }

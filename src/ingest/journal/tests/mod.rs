@@ -1,6 +1,8 @@
 //! What the journal guarantees, each with a test of that name.
 
+mod damage;
 mod disk;
+mod faults;
 mod lifecycle;
 mod power_loss;
 

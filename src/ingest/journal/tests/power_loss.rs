@@ -16,6 +16,8 @@ enum Step {
     /// Covers this many thousandths of what is synced, from the beginning.
     Trim(u64),
     LosePower(u64),
+    /// The process ends, and the disk goes on.
+    Kill,
 }
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
@@ -27,6 +29,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         1 => Just(Step::Seal),
         1 => (0u64..1100).prop_map(Step::Trim),
         2 => any::<u64>().prop_map(Step::LosePower),
+        1 => Just(Step::Kill),
     ];
     prop::collection::vec(step, 1..60)
 }
@@ -114,6 +117,12 @@ proptest! {
                         }
                         store.trim(*journal, &covered).unwrap();
                     }
+                }
+                Step::Kill => {
+                    drop((appender, store));
+                    let recovered;
+                    (appender, store, recovered) = open_disk(&disk, &settings).unwrap();
+                    check(&mut model, &store, &recovered);
                 }
                 Step::LosePower(seed) => {
                     let after = disk.lose_power(seed);

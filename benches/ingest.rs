@@ -1,0 +1,110 @@
+//! What an event costs: encoding it, and appending it to the journal. Times are for a whole group; divide by its events.
+//!
+//! The journal's folder is made in the system's temporary one; `TMPDIR` chooses the disk.
+
+use std::hint::black_box;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use criterion::{BenchmarkId, Criterion, Throughput};
+use tidegate::ingest::journal::{self, Appender, JournalSettings, RealFiles, Records, Store};
+use tidegate::ingest::row::{Content, Row};
+use uuid::Uuid;
+
+/// Bytes of an event's body.
+const BODY: usize = 300;
+
+struct Folder(PathBuf);
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _left_behind = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+fn open() -> (Appender, Arc<Store>, Folder) {
+    let folder = Folder(std::env::temp_dir().join(format!("tidegate-bench-{}", Uuid::new_v4())));
+    let settings = JournalSettings {
+        dir: folder.0.clone(),
+        segment_bytes: 64 << 20,
+        max_bytes: 1 << 30,
+        keep_bytes: 0,
+        min_free: 0,
+    };
+    match journal::open(Arc::new(RealFiles), settings) {
+        Ok((appender, store, _)) => (appender, store, folder),
+        Err(error) => {
+            eprintln!("{error}");
+            std::process::exit(1);
+        }
+    }
+}
+
+fn row(body: &[u8]) -> Row<'_> {
+    Row {
+        id: Uuid::from_u128(7),
+        trace_id: b"3f8e4c1a9b7d4e2f8a6c5b4d3e2f1a0b",
+        content: Content::Jsonb(body),
+        content_type: Some("application/json"),
+        received_at_us: 1_700_000_000_000_000,
+    }
+}
+
+fn encode(criterion: &mut Criterion) {
+    let body = vec![b'x'; BODY];
+    let mut group = criterion.benchmark_group("row");
+    group.throughput(Throughput::Elements(1));
+    group.bench_function("encode", |bencher| {
+        let mut out = Vec::with_capacity(1 << 10);
+        bencher.iter(|| {
+            out.clear();
+            black_box(row(black_box(&body))).encode(&mut out);
+            out.len()
+        });
+    });
+    group.finish();
+}
+
+fn append(criterion: &mut Criterion) {
+    let body = vec![b'x'; BODY];
+    let mut one = Vec::new();
+    row(&body).encode(&mut one);
+    let parcel = one.repeat(1000);
+    let singles: Vec<_> = (0..64).map(|_| Records { rows: &one, events: 1, keys: &[] }).collect();
+    let parcels = [Records { rows: &parcel, events: 1000, keys: &[] }];
+    for (name, records) in [("64 single events", &singles[..]), ("a parcel of 1000", &parcels[..])] {
+        let events: u64 = records.iter().map(|record| u64::from(record.events)).sum();
+        for sync in [false, true] {
+            let mut group = criterion.benchmark_group(if sync { "append and sync" } else { "append" });
+            group.throughput(Throughput::Elements(events)).sample_size(if sync { 20 } else { 50 });
+            group.bench_function(BenchmarkId::from_parameter(name), |bencher| {
+                let (mut appender, store, _folder) = open();
+                let journal = appender.journal();
+                bencher.iter(|| {
+                    let mut done = appender.append(records).is_ok();
+                    if sync {
+                        done &= appender.sync().is_ok();
+                    }
+                    if !done {
+                        eprintln!("the journal refused");
+                        std::process::exit(1);
+                    }
+                    // All but the current segment is recycled, as in a service that keeps up.
+                    let appended = || std::iter::once(0..appender.next_sequence()).collect();
+                    if appender.next_sequence() % 64_000 < events && store.trim(journal, &appended()).is_err()
+                    {
+                        eprintln!("the journal cannot be trimmed");
+                    }
+                });
+            });
+            group.finish();
+        }
+    }
+}
+
+fn main() {
+    let mut criterion = Criterion::default().configure_from_args();
+    encode(&mut criterion);
+    append(&mut criterion);
+    criterion.final_summary();
+}
