@@ -92,7 +92,7 @@ pub(super) const SETTINGS: &[Setting] = &[
         name: "MAX_QUEUE_SIZE",
         default: "200000",
         kind: Kind::Int { min: 1, max: 10_000_000, unit: "events" },
-        help: "Events held: accepted and not yet in Postgres.",
+        help: "Events held in memory: not yet journaled, or without a journal not yet in Postgres.",
     },
     Setting {
         name: "MAX_QUEUE_BYTES",
