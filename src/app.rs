@@ -225,7 +225,7 @@ fn tell_recovered(recovered: &Recovered) {
         let file = damage.file.display();
         tracing::error!(journal = %damage.journal, from, until, %file, "acknowledged events cannot be read any more");
     }
-    for stray in &recovered.strays {
+    for stray in recovered.strays.iter().filter(|stray| !Registered::is_its(stray)) {
         tracing::warn!(file = %stray.display(), "no part of the journal; left alone");
     }
 }

@@ -7,11 +7,13 @@
     reason = "a test fails by a panic, its helpers too"
 )]
 
+mod acks;
 mod bad_input;
 mod batches;
 mod crash;
 mod dead_letters;
 mod events;
+mod exactly_once;
 mod failures;
 mod life;
 mod local_postgres;

@@ -160,6 +160,11 @@ impl Config {
                 format!("at most DB_POOL_SIZE less 2, {}", pool - 2),
             ));
         }
+        let journal = &self.journal;
+        if journal.journal_keep_bytes >= journal.journal_max_bytes {
+            let takes = format!("less than JOURNAL_MAX_BYTES, {}", journal.journal_max_bytes);
+            return Err(refuse("JOURNAL_KEEP_BYTES", journal.journal_keep_bytes, takes));
+        }
         let most = self.journal.journal_segment_bytes / 2;
         if ingest.durability == Durability::Disk
             && ingest.max_event_bytes as u64 + ingest::TUPLE_OVERHEAD_BYTES > most

@@ -230,6 +230,11 @@ impl Ingest {
             Ok(room) => room,
             Err(refused) => {
                 self.count_refused(1);
+                if journaled {
+                    // It gets no id from the journal, and needs one in dead_letters.
+                    let (tag, sequence) = shared.ids.reserve_range(1);
+                    row::stamp(&mut encoded, tag, sequence, trace_from_id);
+                }
                 if let Some(tuple) = row::tuples(&encoded).next() {
                     shared.dead_letters.add_overload(tuple);
                 }

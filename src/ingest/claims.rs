@@ -11,7 +11,7 @@ use uuid::Uuid;
 use super::keys::Key;
 use super::lot::Lot;
 use super::row::Tuple;
-use crate::db::{Database, DbError};
+use crate::db::{Connection, Database, DbError};
 
 /// The statements.
 #[derive(Debug)]
@@ -19,6 +19,7 @@ pub struct Claims {
     claim: String,
     owners: String,
     add_duplicates: String,
+    forget: String,
     window_s: f64,
 }
 
@@ -49,8 +50,15 @@ impl Claims {
             claim: database.sql(include_str!("../../sql/ingest/claim_keys.sql")),
             owners: database.sql(include_str!("../../sql/ingest/keys_owners.sql")),
             add_duplicates: database.sql(include_str!("../../sql/ingest/add_duplicates.sql")),
+            forget: database.sql(include_str!("../../sql/ingest/forget_keys.sql")),
             window_s: window_s as f64,
         }
+    }
+
+    /// Deletes keys, and what is known of duplicates, beyond the window.
+    pub async fn forget(&self, connection: &Connection) -> Result<(), DbError> {
+        connection.query_typed(&self.forget, &[(&self.window_s, Type::FLOAT8)]).await?;
+        Ok(())
     }
 
     /// Claims the keys of `lot`, and notes the events whose keys are taken.

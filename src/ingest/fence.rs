@@ -9,8 +9,9 @@
 
 use std::collections::HashMap;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use rangemap::RangeSet;
 use tokio::sync::Notify;
@@ -26,6 +27,8 @@ use crate::db::{Database, DbError};
 const INTERVAL: Duration = Duration::from_secs(1);
 /// The longest that a fence may take.
 const TIMEOUT: Duration = Duration::from_secs(60);
+/// Between two deletions of keys that are older than their window.
+const FORGET_KEYS: Duration = Duration::from_secs(60);
 /// Between two lines about a backlog that drains.
 const PROGRESS: Duration = Duration::from_secs(10);
 /// A backlog smaller than this drains without a word.
@@ -67,6 +70,8 @@ pub enum FenceError {
 pub struct Fences {
     highest: Mutex<HashMap<JournalId, i64>>,
     look: Notify,
+    /// Somebody asked for a look since the last one.
+    wanted: AtomicBool,
 }
 
 impl Fences {
@@ -75,7 +80,7 @@ impl Fences {
         let mut highest = self.highest.lock().unwrap_or_else(PoisonError::into_inner);
         let known = highest.entry(journal).or_insert(fence);
         if fence < *known {
-            self.look.notify_one();
+            self.look();
             return false;
         }
         *known = fence;
@@ -84,6 +89,7 @@ impl Fences {
 
     /// The keeper looks at once.
     pub fn look(&self) {
+        self.wanted.store(true, Ordering::Relaxed);
         self.look.notify_one();
     }
 
@@ -119,7 +125,8 @@ impl Account {
 #[derive(Debug, Default)]
 pub struct Ledger {
     accounts: Mutex<Vec<Account>>,
-    lost: Mutex<u64>,
+    /// By journal.
+    lost: Mutex<HashMap<JournalId, u64>>,
 }
 
 impl Ledger {
@@ -130,7 +137,7 @@ impl Ledger {
 
     /// Events that Postgres lost and the journal did not hold any more.
     pub fn lost(&self) -> u64 {
-        *self.lost.lock().unwrap_or_else(PoisonError::into_inner)
+        self.lost.lock().unwrap_or_else(PoisonError::into_inner).values().sum()
     }
 }
 
@@ -149,6 +156,7 @@ pub struct FenceKeeper {
     /// What was known when the last fence was set; nothing is to be done while it stays so.
     last: Vec<(JournalId, u64, u64)>,
     progress: Option<(SystemTime, u64)>,
+    keys_forgotten: Instant,
 }
 
 impl FenceKeeper {
@@ -176,6 +184,7 @@ impl FenceKeeper {
             timeline: None,
             last: Vec::new(),
             progress: None,
+            keys_forgotten: Instant::now(),
         })
     }
 
@@ -271,7 +280,8 @@ impl FenceKeeper {
     async fn round(&mut self) -> Result<(), FenceError> {
         let round = async {
             self.open().await?;
-            self.fence().await
+            self.fence().await?;
+            self.forget_keys().await
         };
         match tokio::time::timeout(TIMEOUT, round).await {
             Ok(done) => done,
@@ -284,7 +294,7 @@ impl FenceKeeper {
         let seen: Vec<_> =
             known.iter().map(|known| (known.journal, known.held.end, length(&known.settled))).collect();
         self.tell_progress();
-        if seen == self.last {
+        if !self.fences.wanted.swap(false, Ordering::Relaxed) && seen == self.last {
             return Ok(());
         }
         let mut connection = self.database.get().await?;
@@ -308,11 +318,9 @@ impl FenceKeeper {
             };
             self.fences.fenced(known.journal, covered.fence);
             rewound |= self.rewind(known, covered);
-            accounts.push(Account {
-                journal: known.journal,
-                accepted: known.held.end,
-                counts: covered.counts,
-            });
+            // Looked at after the receipts, so that nothing is settled that is not accepted.
+            let accepted = self.backlog.store().synced(known.journal).unwrap_or(known.held.end);
+            accounts.push(Account { journal: known.journal, accepted, counts: covered.counts });
         }
         *self.ledger.accounts.lock().unwrap_or_else(PoisonError::into_inner) = accounts;
         self.trim(coverage).await;
@@ -332,17 +340,33 @@ impl FenceKeeper {
             return false;
         }
         let rewound = self.backlog.rewind(known.journal, &lost);
+        let before = {
+            let mut lost = self.ledger.lost.lock().unwrap_or_else(PoisonError::into_inner);
+            lost.insert(known.journal, rewound.gone)
+        };
+        if rewound.replayed == 0 && before == Some(rewound.gone) {
+            return false;
+        }
         tracing::warn!(
             journal = %known.journal.0,
             replayed = rewound.replayed,
             gone = rewound.gone,
             "Postgres has lost events that it had; those that the journal holds are stored again"
         );
-        *self.ledger.lost.lock().unwrap_or_else(PoisonError::into_inner) = rewound.gone;
         rewound.replayed > 0
     }
 
-    async fn trim(&self, coverage: Vec<(JournalId, Coverage)>) {
+    /// Keys beyond their window are of no use to anyone.
+    async fn forget_keys(&mut self) -> Result<(), FenceError> {
+        if self.keys_forgotten.elapsed() >= FORGET_KEYS {
+            self.keys_forgotten = Instant::now();
+            let connection = self.database.get().await?;
+            self.tables.claims.forget(&connection).await?;
+        }
+        Ok(())
+    }
+
+    async fn trim(&mut self, coverage: Vec<(JournalId, Coverage)>) {
         let store = Arc::clone(self.backlog.store());
         let trimmed = tokio::task::spawn_blocking(move || {
             coverage.iter().try_for_each(|(journal, covered)| store.trim(*journal, &covered.settled))
@@ -351,6 +375,10 @@ impl FenceKeeper {
             tracing::warn!(error = error.to_string(), "the journal cannot be trimmed");
         }
         self.backlog.refresh();
+        let held = self.backlog.known();
+        if let Err(error) = self.registered.retain(|id| held.iter().any(|known| known.journal.0 == id)) {
+            tracing::debug!(error = error.to_string(), "the list of registered journals is not shortened");
+        }
     }
 
     fn tell_progress(&mut self) {

@@ -12,6 +12,7 @@ use super::backlog::Backlog;
 use super::id::Tag;
 use super::journal::{AppendError, Appender, Records};
 use super::keys::Key;
+use super::level::Load;
 use super::queue::{Batch, Parcel, Queue, Taken};
 use super::ticket::{NotJournaled, Wakeups};
 use super::{Promise, Refusal, row};
@@ -66,31 +67,54 @@ impl GroupCommit {
     }
 
     fn commit(&mut self, mut batch: Batch) {
-        let journal = self.appender.journal();
-        let first = self.appender.next_sequence();
-        stamp(&mut batch, journal.tag(), first);
-        let load = batch.load();
-        let started = Instant::now();
-        let done = self.append(&batch).and_then(|()| self.sync());
-        match done {
-            Ok(()) => {
-                self.metrics.group_committed(load.events, started.elapsed());
-                self.register_waiting(&batch, first);
-                self.backlog.synced(journal, first + load.events, load.bytes);
-                self.metrics.accepted.inc_by(load.events);
-                self.answer(&batch, None);
-            }
-            Err(refused) => {
-                tracing::debug!(events = load.events, refused = ?refused, "a group was not journaled");
-                self.answer(&batch, Some(refused));
+        let parcels = batch.parcels_mut();
+        if self.commit_group(parcels) == Err(NotJournaled::Refused(Refusal::TooLarge)) && parcels.len() > 1 {
+            // One large batch must not take the others down with it.
+            for parcel in parcels.chunks_mut(1) {
+                let _told = self.commit_group(parcel);
             }
         }
     }
 
-    fn append(&mut self, batch: &Batch) -> Result<(), NotJournaled> {
-        let mut records = Vec::with_capacity(batch.parcels().len());
-        let keys = split_keys(batch);
-        let stretches = batch.parcels().iter().flat_map(|parcel| parcel.stretches());
+    /// Commits parcels together. If they are refused they have been told so, but for being too large together.
+    fn commit_group(&mut self, parcels: &mut [Parcel]) -> Result<(), NotJournaled> {
+        let journal = self.appender.journal();
+        let first = self.appender.next_sequence();
+        stamp(parcels, journal.tag(), first);
+        let load = parcels.iter().fold(Load::default(), |sum, parcel| sum + parcel.load());
+        let started = Instant::now();
+        let done = self.append(parcels).and_then(|()| self.sync());
+        match done {
+            Ok(()) => {
+                self.metrics.group_committed(load.events, started.elapsed());
+                self.register_waiting(parcels, first);
+                self.backlog.synced(journal, first + load.events, load.bytes);
+                self.metrics.accepted.inc_by(load.events);
+                self.answer(parcels, None);
+            }
+            Err(NotJournaled::Refused(Refusal::TooLarge)) if parcels.len() > 1 => {}
+            Err(refused) => self.refuse(parcels, refused),
+        }
+        done
+    }
+
+    fn refuse(&self, parcels: &[Parcel], refused: NotJournaled) {
+        // Those who wait are told; of the others there is this count.
+        let waits =
+            |parcel: &Parcel| parcel.ticket.as_ref().is_some_and(|ticket| ticket.wants > Promise::Queued);
+        let unheard = parcels.iter().filter(|parcel| !waits(parcel));
+        let events: u64 = unheard.map(|parcel| parcel.load().events).sum();
+        if events > 0 {
+            self.metrics.refused.with_label_values(&["journal"]).inc_by(events);
+            tracing::warn!(events, refused = ?refused, "events that were only queued are lost: the journal took nothing");
+        }
+        self.answer(parcels, Some(refused));
+    }
+
+    fn append(&mut self, parcels: &[Parcel]) -> Result<(), NotJournaled> {
+        let mut records = Vec::with_capacity(parcels.len());
+        let keys = split_keys(parcels);
+        let stretches = parcels.iter().flat_map(|parcel| parcel.stretches());
         for (index, stretch) in stretches.enumerate().filter(|(_, stretch)| stretch.events > 0) {
             let keys = keys.get(index).map_or(&[][..], Vec::as_slice);
             records.push(Records { rows: &stretch.rows, events: stretch.events, keys });
@@ -119,9 +143,9 @@ impl GroupCommit {
         NotJournaled::Refused(refusal)
     }
 
-    fn register_waiting(&self, batch: &Batch, first: u64) {
+    fn register_waiting(&self, parcels: &[Parcel], first: u64) {
         let mut next = first;
-        for parcel in batch.parcels() {
+        for parcel in parcels {
             let start = next;
             next += parcel.load().events;
             if let Some(ticket) = &parcel.ticket
@@ -132,9 +156,9 @@ impl GroupCommit {
         }
     }
 
-    fn answer(&self, batch: &Batch, refused: Option<NotJournaled>) {
+    fn answer(&self, parcels: &[Parcel], refused: Option<NotJournaled>) {
         let mut wakeups = Wakeups::default();
-        for parcel in batch.parcels() {
+        for parcel in parcels {
             let Some(ticket) = &parcel.ticket else { continue };
             let id = parcel.stretches().first().and_then(|stretch| row::first_id(&stretch.rows));
             let answer = match (refused, id) {
@@ -148,8 +172,8 @@ impl GroupCommit {
 }
 
 /// Fills in the ids, from `sequence` on.
-fn stamp(batch: &mut Batch, tag: Tag, mut sequence: u64) {
-    for parcel in batch.parcels_mut() {
+fn stamp(parcels: &mut [Parcel], tag: Tag, mut sequence: u64) {
+    for parcel in parcels {
         let trace_from_id = parcel.ticket.as_ref().is_some_and(|ticket| ticket.trace_from_id);
         for stretch in parcel.stretches_mut() {
             row::stamp(&mut stretch.rows, tag, sequence, trace_from_id);
@@ -159,13 +183,13 @@ fn stamp(batch: &mut Batch, tag: Tag, mut sequence: u64) {
 }
 
 /// The keys of each stretch, by the place in the stretch; nothing where no event has one.
-fn split_keys(batch: &Batch) -> Vec<Vec<(u32, Key)>> {
+fn split_keys(parcels: &[Parcel]) -> Vec<Vec<(u32, Key)>> {
     let keys_of = |parcel: &Parcel| parcel.ticket.as_ref().is_some_and(|ticket| !ticket.keys.is_empty());
-    if !batch.parcels().iter().any(keys_of) {
+    if !parcels.iter().any(keys_of) {
         return Vec::new();
     }
     let mut of_stretches = Vec::new();
-    for parcel in batch.parcels() {
+    for parcel in parcels {
         // In order of their places, so each stretch takes the next of them.
         let mut keys = parcel.ticket.as_ref().map_or(&[][..], |ticket| &ticket.keys).iter().peekable();
         let mut first = 0;

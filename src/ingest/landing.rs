@@ -157,12 +157,14 @@ pub struct Lane {
     epochs: HashMap<JournalId, i64>,
     /// Without a journal: an earlier attempt may have been stored.
     in_doubt: bool,
+    /// What failed was the rows' own COPY, or the commit that checks them: a row may be at fault.
+    at_rows: bool,
 }
 
 impl Lane {
     /// The lane with this number.
     pub fn new(number: i32) -> Self {
-        Self { number, epochs: HashMap::new(), in_doubt: false }
+        Self { number, epochs: HashMap::new(), in_doubt: false, at_rows: false }
     }
 }
 
@@ -227,6 +229,8 @@ impl Lander {
                     id_clashes += 1;
                     if id_clashes > 2 { Verdict::Halt } else { Verdict::Retry }
                 }
+                // No row's fault: the journal is not known, or a receipt is there already.
+                Verdict::Bisect if !lane.at_rows => Verdict::Halt,
                 // A dead letter has no place to go but here.
                 Verdict::Bisect if lot.kind != Kind::Events && lot.origin.is_some() => Verdict::Halt,
                 verdict => verdict,
@@ -244,6 +248,7 @@ impl Lander {
     }
 
     async fn attempt(&self, lot: &Lot<'_>, lane: &mut Lane) -> Result<Attempt, DbError> {
+        lane.at_rows = false;
         let mut connection = self.database.get().await?;
         let work = async {
             match lot.origin {
@@ -305,8 +310,10 @@ impl Lander {
             // The batch is as good as any. What went missing is the keeper's to find.
             tracing::warn!("the database went back in time; looking for what it lacks");
         }
-        let claimed = self.store(lot, &transaction).await?;
+        let claimed = self.store(lot, lane, &transaction).await?;
+        lane.at_rows = false;
         receipts.add(&transaction, journal, &range, counts(lot, &claimed)).await?;
+        lane.at_rows = true;
         transaction.commit().await?;
         Ok(Attempt::Landed(claimed))
     }
@@ -327,7 +334,7 @@ impl Lander {
             }
         }
         let transaction = connection.transaction().await?;
-        let claimed = self.store(lot, &transaction).await?;
+        let claimed = self.store(lot, lane, &transaction).await?;
         if claimed.already_ours {
             return Ok(Attempt::Landed(claimed));
         }
@@ -340,6 +347,7 @@ impl Lander {
     async fn store(
         &self,
         lot: &Lot<'_>,
+        lane: &mut Lane,
         transaction: &tokio_postgres::Transaction<'_>,
     ) -> Result<Claimed, DbError> {
         let claimed = if lot.keys.is_empty() {
@@ -350,6 +358,7 @@ impl Lander {
         if lot.kind == Kind::Damage || claimed.duplicates() == lot.events || claimed.already_ours {
             return Ok(claimed);
         }
+        lane.at_rows = true;
         let copy = self.tables.copy(lot.kind);
         if claimed.duplicates() == 0 {
             copy_rows(transaction, copy, lot.stretches()).await?;

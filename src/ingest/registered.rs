@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use uuid::Uuid;
 
 const FILE: &str = "registered";
+const NEW_FILE: &str = "registered.new";
 const SCHEMA: &str = "schema ";
 
 /// The list.
@@ -39,6 +40,11 @@ impl Registered {
             journals: text.lines().filter_map(|line| line.parse().ok()).collect(),
             schema: text.lines().find_map(|line| line.strip_prefix(SCHEMA)?.parse().ok()),
         })
+    }
+
+    /// Whether this is the list's file.
+    pub fn is_its(path: &Path) -> bool {
+        path.file_name().is_some_and(|name| name == FILE || name == NEW_FILE)
     }
 
     /// Whether the database was told of this journal.
@@ -82,7 +88,7 @@ impl Registered {
 
     /// All at once: a reader sees the old list or the new one.
     fn write(&self) -> io::Result<()> {
-        let new = self.dir.join("registered.new");
+        let new = self.dir.join(NEW_FILE);
         let mut file = File::options().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
         if let Some(schema) = self.schema {
             writeln!(file, "{SCHEMA}{schema}")?;

@@ -242,7 +242,8 @@ fn account(journal: &Journal, books: &Books, held: Option<&Range<u64>>) -> Journ
         }
         let mut taken_out = intersection(&nowhere, &removed.sequences);
         if let Some(first_left) = removed_before {
-            let before = RangeSet::from([0..first_left.unwrap_or(u64::MAX).max(1)]);
+            let mut before = RangeSet::new();
+            before.insert(0..first_left.unwrap_or(u64::MAX).max(1));
             taken_out = taken_out.union(&intersection(&nowhere, &before)).collect();
         }
         // Keys, and with them what is known of duplicates, are forgotten after their window.
@@ -309,11 +310,13 @@ mod tests {
 
     const TAG: [u8; 5] = [1; 5];
 
-    fn present(ranges: &[Range<u64>]) -> ByTag {
-        let sequences: RangeSet<u64> = ranges.iter().cloned().collect();
+    fn present(ranges: &[(u64, u64)]) -> ByTag {
+        let sequences: RangeSet<u64> = ranges.iter().map(|(start, end)| *start..*end).collect();
         let rows = length(&sequences);
         HashMap::from([(TAG.to_vec(), Present { sequences, doubled: Vec::new(), rows })])
     }
+
+    type Named = (DifferenceKind, u64, Vec<(u64, u64)>);
 
     /// Ten events, of which 3 is dead, 4 a duplicate, and 5 was discarded.
     fn books() -> Books {
@@ -324,14 +327,14 @@ mod tests {
                 tag: TAG.to_vec(),
                 receipts: vec![(0..10, counts)],
             }],
-            requests: present(&[0..3, 6..10]),
-            dead: present(&[3..4]),
-            duplicates: present(&[4..5]),
+            requests: present(&[(0, 3), (6, 10)]),
+            dead: present(&[(3, 4)]),
+            duplicates: present(&[(4, 5)]),
             ..Books::default()
         }
     }
 
-    fn differences(books: &Books) -> Vec<(DifferenceKind, u64, Vec<(u64, u64)>)> {
+    fn differences(books: &Books) -> Vec<Named> {
         let verdict = compare(books, &[]);
         let named = |difference: Difference| (difference.kind, difference.events, difference.ranges);
         verdict.journals.into_iter().flat_map(|journal| journal.differences).map(named).collect()
@@ -347,10 +350,10 @@ mod tests {
     #[test]
     fn a_row_that_is_gone_is_missing_unless_its_removal_was_noted() {
         let mut books = books();
-        books.requests = present(&[0..2, 6..10]);
+        books.requests = present(&[(0, 2), (6, 10)]);
         let [(DifferenceKind::Missing, 1, ranges)] = &differences(&books)[..] else { panic!() };
         assert!(ranges.contains(&(2, 2)), "{ranges:?}");
-        books.removed = present(&[2..3]);
+        books.removed = present(&[(2, 3)]);
         assert_eq!(differences(&books), []);
         assert_eq!(compare(&books, &[]).journals[0].removed, 1);
         books.removed = ByTag::new();
@@ -361,9 +364,9 @@ mod tests {
     #[test]
     fn what_is_stored_without_a_receipt_or_twice_is_named() {
         let mut books = books();
-        books.requests = present(&[0..3, 6..12]);
+        books.requests = present(&[(0, 3), (6, 12)]);
         assert_eq!(differences(&books), [(DifferenceKind::WithoutReceipt, 2, vec![(10, 11)])]);
-        books.requests = present(&[0..4, 6..10]);
+        books.requests = present(&[(0, 4), (6, 10)]);
         assert!(differences(&books).contains(&(DifferenceKind::Doubled, 1, vec![(3, 3)])));
     }
 
@@ -372,7 +375,7 @@ mod tests {
         let mut books = books();
         let counts = Counts { committed: 1, ..Counts::default() };
         books.journals[0].receipts.push((12..13, counts));
-        books.requests = present(&[0..3, 6..10, 12..13]);
+        books.requests = present(&[(0, 3), (6, 10), (12, 13)]);
         assert_eq!(differences(&books), [(DifferenceKind::Uncovered, 2, vec![(10, 11)])]);
         assert!(compare(&books, &[(Uuid::nil(), 8..13)]).is_fine());
     }

@@ -166,12 +166,11 @@ impl DeadLetterStore {
         let rows = transaction.query_typed(&next, &[(&journal, Type::UUID)]).await?;
         let first: i64 = rows.first().map(|row| row.try_get(0)).transpose()?.unwrap_or(0);
         let tag = Tag::of_journal(journal);
-        let mut sequence = first as u64;
         let accepted = id::lower_bound((unix_now_us() / 1000) as u64);
-        for taken in taken.iter_mut().filter(|taken| taken.overload) {
+        let overloaded = taken.iter_mut().filter(|taken| taken.overload);
+        for (sequence, taken) in (first as u64..).zip(overloaded) {
             row::set_id(&mut taken.tuple, accepted);
             row::stamp(&mut taken.tuple, tag, sequence, false);
-            sequence += 1;
         }
         let none = 0_i64;
         let last = first + overloads - 1;
