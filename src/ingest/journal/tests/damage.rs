@@ -103,6 +103,23 @@ fn a_flipped_bit_in_the_last_block_is_cut_unless_a_marker_says_that_it_was_synce
 }
 
 #[test]
+fn a_tail_that_was_cut_never_comes_back() {
+    let (disk, settings) = (Disk::new(), settings(8, 100));
+    let (mut appender, store, _) = open_disk(&disk, &settings).unwrap();
+    append_one(&mut appender, &tuple(0, 100)).unwrap();
+    append_one(&mut appender, &tuple(1, 5000)).unwrap();
+    appender.sync().unwrap();
+    let (journal, file) = (appender.journal(), store.segments().remove(0).file);
+    drop((appender, store));
+    // A page that reads one way now, and the other way later.
+    for rows in [1, 1] {
+        disk.poke(&file, 3 * PAGE as usize + 5, |byte| !byte);
+        let (_, store, _) = open_disk(&disk, &settings).unwrap();
+        assert_eq!(held(&store, journal).unwrap().end, rows);
+    }
+}
+
+#[test]
 fn a_file_cut_at_any_byte_is_recovered_or_accounted_for() {
     let small = small_of(4, 3, true);
     let last = small.files.len() - 1;

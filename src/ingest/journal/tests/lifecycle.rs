@@ -166,7 +166,7 @@ fn a_full_journal_refuses_before_it_writes_and_goes_on_once_trimmed() {
     let (mut appender, store, _) = open_disk(&Disk::new(), &settings(8, 3)).unwrap();
     let journal = appender.journal();
     let mut number = 0;
-    while one(&mut appender, number, 3000).is_ok() {
+    while number < 100 && one(&mut appender, number, 3000).is_ok() {
         number += 1;
     }
     assert!(matches!(one(&mut appender, number, 3000), Err(AppendError::Full)));
@@ -239,6 +239,12 @@ fn inspecting_beside_a_running_service_changes_nothing() {
     let (mut appender, store, _) = open_disk(&disk, &settings(8, 10)).unwrap();
     (0..9).for_each(|number| one(&mut appender, number, 3000).unwrap());
     append_one(&mut appender, &tuple(9, 9000)).unwrap();
+    // A write under way, of which the first page is there and the rest is not.
+    append_one(&mut appender, &tuple(10, 5000)).unwrap();
+    let last = store.segments().pop().unwrap().file;
+    let written = disk.bytes(&last).unwrap();
+    let end = written.iter().rposition(|byte| *byte != 0).unwrap();
+    disk.poke(&last, end, |byte| !byte);
     let all = || disk.paths().iter().map(|path| (path.clone(), disk.bytes(path))).collect::<Vec<_>>();
     let before = all();
     let (inspected, _) = inspect(Arc::clone(&disk) as Arc<dyn Files>, Path::new(DIR)).unwrap();
@@ -246,6 +252,7 @@ fn inspecting_beside_a_running_service_changes_nothing() {
     assert_eq!(read_all(&inspected, &journal, 1000).0.len(), 10);
     assert!(all() == before);
     // Given up meanwhile: an error, and not damage.
+    disk.poke(&last, end, |byte| !byte);
     appender.sync().unwrap();
     store.trim(journal.journal, &covered(0..6)).unwrap();
     assert!(inspected.read(journal.journal, 0, 9, 1000).is_err());
