@@ -355,7 +355,10 @@ impl Lander {
         } else {
             self.tables.claims.claim(transaction, lot).await?
         };
-        if lot.kind == Kind::Damage || claimed.duplicates() == lot.events || claimed.already_ours {
+        // Keys that are ours tell that the lot was stored where a lot is retried as it was. Of a journal's lot another
+        // process may have stored a part: the primary key tells, and then the receipts.
+        let was_stored = claimed.already_ours && lot.origin.is_none();
+        if lot.kind == Kind::Damage || claimed.duplicates() == lot.events || was_stored {
             return Ok(claimed);
         }
         lane.at_rows = true;
