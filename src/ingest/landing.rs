@@ -31,6 +31,10 @@ use super::retry::Verdict;
 use crate::db::{Connection, Database, DbError};
 use crate::observe::Metrics;
 
+/// What an attempt gets beyond its deadline if its lane is to be settled first: a holder is waited for 2 s, ended, and
+/// waited for once more.
+const HOLDER_TIME: Duration = Duration::from_secs(5);
+
 /// What a writer is doing.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum WriterState {
@@ -250,17 +254,20 @@ impl Lander {
     async fn attempt(&self, lot: &Lot<'_>, lane: &mut Lane) -> Result<Attempt, DbError> {
         lane.at_rows = false;
         let mut connection = self.database.get().await?;
+        // A lane may have to be wrung from a backend that does not end, however soon a COPY is given up.
+        let is_unsettled = lot.origin.is_some_and(|origin| !lane.epochs.contains_key(&origin.journal));
+        let deadline = self.deadline + if is_unsettled { HOLDER_TIME } else { Duration::ZERO };
         let work = async {
             match lot.origin {
                 Some(_) => self.attempt_journaled(lot, lane, &mut connection).await,
                 None => self.attempt_queued(lot, lane, &mut connection).await,
             }
         };
-        let result = match tokio::time::timeout(self.deadline, work).await {
+        let result = match tokio::time::timeout(deadline, work).await {
             Ok(result) => result,
             Err(_elapsed) => {
                 lane.in_doubt = true;
-                Err(DbError::Timeout(self.deadline))
+                Err(DbError::Timeout(deadline))
             }
         };
         if let Err(error) = &result {
