@@ -22,9 +22,11 @@ use super::journal::JournalId;
 use super::landing::{LandingTables, WriterState, WriterStatus};
 use super::receipts::{Counts, Coverage};
 use super::registered::Registered;
-use crate::db::{Database, DbError};
+use crate::db::{Connection, Database, DbError};
 
 const INTERVAL: Duration = Duration::from_secs(1);
+/// How often it is looked whether the database went back in time while nothing was stored.
+const IDLE_LOOK: Duration = Duration::from_secs(10);
 /// The longest that a fence may take.
 const TIMEOUT: Duration = Duration::from_secs(60);
 /// Between two deletions of keys that are older than their window.
@@ -155,6 +157,7 @@ pub struct FenceKeeper {
     timeline: Option<i64>,
     /// What was known when the last fence was set; nothing is to be done while it stays so.
     last: Vec<(JournalId, u64, u64)>,
+    looked: Instant,
     progress: Option<(SystemTime, u64)>,
     keys_forgotten: Instant,
 }
@@ -183,6 +186,7 @@ impl FenceKeeper {
             adopt,
             timeline: None,
             last: Vec::new(),
+            looked: Instant::now(),
             progress: None,
             keys_forgotten: Instant::now(),
         })
@@ -294,10 +298,16 @@ impl FenceKeeper {
         let seen: Vec<_> =
             known.iter().map(|known| (known.journal, known.held.end, length(&known.settled))).collect();
         self.tell_progress();
-        if !self.fences.wanted.swap(false, Ordering::Relaxed) && seen == self.last {
+        let wanted = self.fences.wanted.swap(false, Ordering::Relaxed);
+        if !wanted && seen == self.last && self.looked.elapsed() < IDLE_LOOK {
             return Ok(());
         }
         let mut connection = self.database.get().await?;
+        let journals: Vec<JournalId> = known.iter().map(|known| known.journal).collect();
+        if !wanted && seen == self.last && self.is_as_it_was(&connection, &journals).await? {
+            self.looked = Instant::now();
+            return Ok(());
+        }
         if let Some(found) = self.tables.receipts.timeline(&connection).await {
             let seen = self.timeline.unwrap_or(found);
             if found < seen {
@@ -306,7 +316,6 @@ impl FenceKeeper {
             }
             self.timeline = Some(found);
         }
-        let journals: Vec<JournalId> = known.iter().map(|known| known.journal).collect();
         let coverage = self.tables.receipts.fence(&mut connection, &journals).await?;
         drop(connection);
         let mut accounts = Vec::new();
@@ -325,7 +334,15 @@ impl FenceKeeper {
         *self.ledger.accounts.lock().unwrap_or_else(PoisonError::into_inner) = accounts;
         self.trim(coverage).await;
         self.last = if rewound { Vec::new() } else { seen };
+        self.looked = Instant::now();
         Ok(())
+    }
+
+    /// Whether the database has the fences that were set last.
+    async fn is_as_it_was(&self, connection: &Connection, journals: &[JournalId]) -> Result<bool, DbError> {
+        let fences = self.tables.receipts.fences(connection, journals).await?;
+        Ok(fences.len() == journals.len()
+            && fences.iter().all(|(journal, fence)| self.fences.saw(*journal, *fence)))
     }
 
     /// Hands out again what the database does not have any more.

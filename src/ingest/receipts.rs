@@ -31,6 +31,7 @@ pub struct Receipts {
     add: String,
     over: String,
     fence: String,
+    fences: String,
     compact: String,
     all: String,
     timeline: String,
@@ -94,6 +95,7 @@ impl Receipts {
             add: sql(include_str!("../../sql/ingest/add_receipt.sql")),
             over: sql(include_str!("../../sql/ingest/receipts_over.sql")),
             fence: sql(include_str!("../../sql/ingest/fence.sql")),
+            fences: sql(include_str!("../../sql/ingest/fences.sql")),
             compact: sql(include_str!("../../sql/ingest/compact_receipts.sql")),
             all: sql(include_str!("../../sql/ingest/receipts.sql")),
             timeline: sql(include_str!("../../sql/ingest/timeline.sql")),
@@ -230,6 +232,17 @@ impl Receipts {
     pub async fn timeline(&self, connection: &Connection) -> Option<i64> {
         let rows = connection.query_typed(&self.timeline, &[]).await.ok()?;
         rows.first()?.try_get(0).ok()
+    }
+
+    /// The fences of those of `journals` that the database knows. Changes nothing.
+    pub async fn fences(
+        &self,
+        connection: &Connection,
+        journals: &[JournalId],
+    ) -> Result<Vec<(JournalId, i64)>, DbError> {
+        let ids: Vec<Uuid> = journals.iter().map(|journal| journal.0).collect();
+        let rows = connection.query_typed(&self.fences, &[(&ids, Type::UUID_ARRAY)]).await?;
+        rows.iter().map(|row| Ok((JournalId(row.try_get(0)?), row.try_get(1)?))).collect()
     }
 
     /// Reads all receipts of `journals` and makes durable what it read. Receipts that follow each other become one.
