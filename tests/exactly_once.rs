@@ -203,7 +203,7 @@ async fn a_database_that_does_not_know_the_journal_is_refused_until_it_is_adopte
 async fn an_outage_fills_the_journal_up_to_its_limit_in_flat_memory_and_is_made_up_for() {
     let mut server = PrivateServer::start(&[]).await;
     let settings =
-        [("JOURNAL_MAX_BYTES", "33554432"), ("MAX_QUEUE_SIZE", "1000"), ("JOURNAL_KEEP_BYTES", "0")];
+        [("JOURNAL_MAX_BYTES", "100663296"), ("MAX_QUEUE_SIZE", "1000"), ("JOURNAL_KEEP_BYTES", "0")];
     let service = Service::start(server.url(), &settings).await;
     post_many(&service, 1).await;
     all_settled(&service, 100).await;
@@ -219,9 +219,9 @@ async fn an_outage_fills_the_journal_up_to_its_limit_in_flat_memory_and_is_made_
         }
     };
     assert_eq!((refused.status.as_u16(), refused.error_code().as_str()), (503, "journal_full"));
-    assert!(accepted > 20_000, "{accepted} were taken");
+    assert!(accepted > 70_000, "{accepted} were taken");
     let grown = service.resident_bytes().saturating_sub(before);
-    assert!(grown < 16 << 20, "grew by {grown} bytes with {accepted} events");
+    assert!(grown < 32 << 20, "grew by {grown} bytes with {accepted} events");
     assert_eq!(service.health().await["journal"]["state"], json!("full"));
     server.start_again().await;
     all_settled(&service, accepted).await;
