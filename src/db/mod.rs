@@ -60,6 +60,11 @@ impl DbError {
         self.database_error()?.constraint()
     }
 
+    /// The table that is concerned, where Postgres names one.
+    pub fn table(&self) -> Option<&str> {
+        self.database_error()?.table()
+    }
+
     fn database_error(&self) -> Option<&tokio_postgres::error::DbError> {
         match self {
             Self::Postgres(error) | Self::Pool(deadpool_postgres::PoolError::Backend(error)) => {

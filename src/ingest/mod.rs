@@ -14,7 +14,7 @@ mod backlog;
 mod batcher;
 mod bell;
 mod claims;
-pub mod copy;
+pub(crate) mod copy;
 pub mod dead_letters;
 mod fence;
 mod group_commit;

@@ -9,8 +9,8 @@
 //! * Full means a short wait for room ([`Limits::admit_wait`]), itself bounded in bytes, and then a refusal.
 //! * A batch is admitted whole or refused whole: room for all of it is taken first, then its parcels are pushed.
 //!
-//! Its consumer is the writer, woken by a [`Bell`] when enough waits, or with a journal the thread that commits groups
-//! to it, which blocks until something comes ([`Queue::take_blocking`]).
+//! Its consumer is the writer, woken by a `Bell` when enough waits, or with a journal the thread that commits groups
+//! to it, which blocks until something comes (`take_blocking`).
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -36,6 +36,13 @@ impl Verdict {
             None => Self::Retry,
             // No row's fault. A partition that was just attached is found by the next attempt.
             Some(_) if error.is_partition_missing() => Self::Halt,
+            // No event is in these.
+            Some(state) if error.table().is_some_and(|table| table.starts_with("ingest_")) => {
+                match Self::on_state(state) {
+                    Self::Bisect => Self::Halt,
+                    verdict => verdict,
+                }
+            }
             Some(state) => Self::on_state(state),
         }
     }
