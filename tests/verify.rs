@@ -2,8 +2,8 @@
 
 use serde_json::{Value, json};
 
-use crate::support::postgres::TestDatabase;
-use crate::support::service::{Service, run};
+use crate::support::postgres::{PrivateServer, TestDatabase};
+use crate::support::service::{Folder, Service, run};
 
 const NDJSON: (&str, &str) = ("content-type", "application/x-ndjson");
 
@@ -83,7 +83,7 @@ async fn a_row_too_many_and_a_receipt_too_few_are_noticed() {
 #[tokio::test]
 async fn what_waits_in_the_journal_is_pending() {
     let database = TestDatabase::create().await;
-    let data = crate::support::service::Folder::new();
+    let data = Folder::new();
     let service = Service::start(database.url(), &[("DATA_DIR", data.path())]).await;
     service.post(&[], "1").await;
     service.settled().await;
@@ -151,4 +151,39 @@ async fn reconciling_tells_each_events_fate() {
         let answer = service.request("POST", "/api/v1/reconcile", &[], body.to_string()).await;
         assert_eq!(answer.status.as_u16(), status, "{body}");
     }
+}
+
+#[tokio::test]
+async fn doctor_and_journal_tell_what_they_find() {
+    let database = TestDatabase::create().await;
+    let data = Folder::new();
+    let settings =
+        [("DATA_DIR", data.path()), ("DATABASE_URL", database.url()), ("JOURNAL_SEGMENT_BYTES", "4194304")];
+    let service = Service::start(database.url(), &settings).await;
+    for _ in 0..2 {
+        service.post_batch(&[NDJSON], "{}\n".repeat(100)).await;
+    }
+    service.settled().await;
+    let (status, stdout, _) = run(&["journal", "--check"], &settings).await;
+    assert!(status.success() && stdout.contains("200 events from 0"), "{stdout}");
+    assert!(service.stop().await.status.success());
+
+    let segments = std::fs::read_dir(format!("{}/journal", data.path())).unwrap();
+    let segment = segments
+        .map(|entry| entry.unwrap().path())
+        .find(|path| path.extension().is_some_and(|end| end == "seg"))
+        .unwrap();
+    let mut bytes = std::fs::read(&segment).unwrap();
+    bytes[5000] ^= 1;
+    std::fs::write(&segment, bytes).unwrap();
+    let (status, stdout, _) = run(&["journal", "--check"], &settings).await;
+    assert!(!status.success() && stdout.contains("DAMAGED"), "{stdout}");
+
+    // The tests' shared cluster runs without fsync.
+    let (status, stdout, stderr) = run(&["doctor"], &settings).await;
+    assert!(!status.success() && stdout.contains("FAIL  settings: fsync is off"), "{stdout} {stderr}");
+    let server = PrivateServer::start(&[]).await;
+    let url = [("DATA_DIR", data.path()), ("DATABASE_URL", server.url())];
+    let (status, stdout, _) = run(&["doctor"], &url).await;
+    assert!(status.success() && stdout.contains("ok    crash drill"), "{stdout}");
 }

@@ -25,14 +25,14 @@ use super::claims::{Claimed, Claims};
 use super::copy::copy_rows;
 use super::fence::Fences;
 use super::journal::JournalId;
-use super::lot::{Kind, Lot};
+use super::lot::{Kind, Lot, Origin};
 use super::receipts::{Counts, Receipts};
 use super::retry::Verdict;
 use crate::db::{Connection, Database, DbError};
 use crate::observe::Metrics;
 
-/// What an attempt gets beyond its deadline if its lane is to be settled first: a holder is waited for 2 s, ended, and
-/// waited for once more.
+/// The least time for settling a lane, however soon a COPY is given up: a transaction that holds it is waited for 2 s,
+/// ended, and waited for once more.
 const HOLDER_TIME: Duration = Duration::from_secs(5);
 
 /// What a writer is doing.
@@ -254,23 +254,12 @@ impl Lander {
     async fn attempt(&self, lot: &Lot<'_>, lane: &mut Lane) -> Result<Attempt, DbError> {
         lane.at_rows = false;
         let mut connection = self.database.get().await?;
-        // A lane may have to be wrung from a backend that does not end, however soon a COPY is given up.
-        let is_unsettled = lot.origin.is_some_and(|origin| !lane.epochs.contains_key(&origin.journal));
-        let deadline = self.deadline + if is_unsettled { HOLDER_TIME } else { Duration::ZERO };
-        let work = async {
-            match lot.origin {
-                Some(_) => self.attempt_journaled(lot, lane, &mut connection).await,
-                None => self.attempt_queued(lot, lane, &mut connection).await,
-            }
-        };
-        let result = match tokio::time::timeout(deadline, work).await {
-            Ok(result) => result,
-            Err(_elapsed) => {
-                lane.in_doubt = true;
-                Err(DbError::Timeout(deadline))
-            }
+        let result = match lot.origin {
+            Some(origin) => self.attempt_journaled(lot, origin, lane, &mut connection).await,
+            None => within(self.deadline, self.attempt_queued(lot, lane, &mut connection)).await,
         };
         if let Err(error) = &result {
+            lane.in_doubt |= matches!(error, DbError::Timeout(_));
             // What was committed a moment ago may be gone with a server that crashed: it does not wait for the disk.
             self.fences.look();
             if let Some(origin) = lot.origin {
@@ -285,28 +274,45 @@ impl Lander {
         result
     }
 
-    /// Rows, receipt and lane in one transaction.
+    /// Takes the lane if it is not ours, and stores the lot.
     async fn attempt_journaled(
         &self,
         lot: &Lot<'_>,
+        origin: Origin,
         lane: &mut Lane,
         connection: &mut Connection,
     ) -> Result<Attempt, DbError> {
-        let Some(origin) = lot.origin else { return Ok(Attempt::Fenced) };
         let (journal, range) = (origin.journal, lot.sequences(origin));
         let receipts = &self.tables.receipts;
         let epoch = match lane.epochs.get(&journal) {
             Some(epoch) => *epoch,
             None => {
-                let epoch = receipts.raise_epoch(connection, journal, lane.number).await?;
+                let settling = async {
+                    let epoch = receipts.raise_epoch(connection, journal, lane.number).await?;
+                    Ok((epoch, receipts.over(connection, journal, &range).await?))
+                };
+                let (epoch, settled) = within(self.deadline.max(HOLDER_TIME), settling).await?;
                 lane.epochs.insert(journal, epoch);
-                let settled = receipts.over(connection, journal, &range).await?;
                 if !settled.is_empty() {
                     return Ok(Attempt::Settled(settled));
                 }
                 epoch
             }
         };
+        within(self.deadline, self.store_journaled(lot, origin, epoch, lane, connection)).await
+    }
+
+    /// Rows, receipt and lane in one transaction.
+    async fn store_journaled(
+        &self,
+        lot: &Lot<'_>,
+        origin: Origin,
+        epoch: i64,
+        lane: &mut Lane,
+        connection: &mut Connection,
+    ) -> Result<Attempt, DbError> {
+        let (journal, range) = (origin.journal, lot.sequences(origin));
+        let receipts = &self.tables.receipts;
         let transaction = connection.transaction().await?;
         let Some(fence) = receipts.hold_lane(&transaction, journal, lane.number, epoch).await? else {
             transaction.rollback().await?;
@@ -404,6 +410,10 @@ impl Lander {
         self.status.failed(state, message);
         tokio::time::sleep(verdict.delay(attempts)).await;
     }
+}
+
+async fn within<T>(limit: Duration, work: impl Future<Output = Result<T, DbError>>) -> Result<T, DbError> {
+    tokio::time::timeout(limit, work).await.unwrap_or(Err(DbError::Timeout(limit)))
 }
 
 fn counts(lot: &Lot<'_>, claimed: &Claimed) -> Counts {

@@ -1,4 +1,6 @@
 //! What the tests share.
 
+pub(crate) mod load;
 pub(crate) mod postgres;
+pub(crate) mod proxy;
 pub(crate) mod service;

@@ -116,7 +116,12 @@ impl Service {
 
     /// Starts a service with just these variables and waits until it takes events.
     pub(crate) async fn start_with(variables: &[(&str, &str)]) -> Self {
-        let mut service = Self::spawn(variables).await;
+        Self::start_as(&["serve"], variables).await
+    }
+
+    /// As [`Self::start_with`], with these arguments.
+    pub(crate) async fn start_as(arguments: &[&str], variables: &[(&str, &str)]) -> Self {
+        let mut service = Self::spawn_as(arguments, variables).await;
         let deadline = Instant::now() + START_TIMEOUT;
         loop {
             if let Some(address) = service.logged("listening on http://") {
@@ -132,6 +137,10 @@ impl Service {
 
     /// Starts a service and waits for nothing.
     pub(crate) async fn spawn(variables: &[(&str, &str)]) -> Self {
+        Self::spawn_as(&["serve"], variables).await
+    }
+
+    async fn spawn_as(arguments: &[&str], variables: &[(&str, &str)]) -> Self {
         // Small segments, as each service begins with one.
         let data = Folder::new();
         let mut all = BTreeMap::from([
@@ -143,7 +152,7 @@ impl Service {
         ]);
         all.extend(variables.iter().copied());
         let all: Vec<_> = all.into_iter().collect();
-        let mut child = program(&["serve"], &all).stderr(Stdio::piped()).spawn().unwrap();
+        let mut child = program(arguments, &all).stderr(Stdio::piped()).spawn().unwrap();
         let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
         let log = Arc::new(Mutex::new(String::new()));
         tokio::spawn({
@@ -270,6 +279,20 @@ impl Service {
         eventually("everything is settled", async || {
             let health = self.health().await;
             (health["pending"] == 0 && health["dead_letter_queue"]["events"] == 0).then_some(health)
+        })
+        .await
+    }
+
+    /// Waits until all that this process accepted is settled and a fence has seen it: Postgres cannot lose it any more.
+    pub(crate) async fn fenced(&self) -> Value {
+        eventually("everything is fenced", async || {
+            let health = self.health().await;
+            let ledger = &health["journal"]["ledger"];
+            let is_fenced = health["pending"] == 0
+                && health["queue"]["events"] == 0
+                && ledger["pending"] == 0
+                && ledger["accepted"].as_u64() >= health["accepted"].as_u64();
+            is_fenced.then_some(health)
         })
         .await
     }

@@ -1,0 +1,265 @@
+//! Producers that note what they sent and what was acknowledged, and the recount that compares both with the tables.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full};
+use hyper::client::conn::http1::{self, SendRequest};
+use hyper::{Request, StatusCode};
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+use tokio::task::JoinSet;
+use tokio_postgres::Client;
+
+/// No answer takes longer, unless the service has died.
+const PATIENCE: Duration = Duration::from_secs(20);
+const PAUSE: Duration = Duration::from_millis(5);
+
+/// The constraint that events with a member `evil` violate.
+pub(crate) const NO_EVIL: &str =
+    "alter table requests add constraint no_evil check (payload->>'evil' is null)";
+
+/// Producers under way. They send single events and batches, some of which wait for the commit.
+pub(crate) struct Load {
+    shared: Arc<Shared>,
+    producers: JoinSet<()>,
+}
+
+#[derive(Default)]
+struct Shared {
+    address: Mutex<String>,
+    /// Tells the events of one load from another's.
+    prefix: String,
+    stopped: AtomicBool,
+    /// One event in so many is one that [`NO_EVIL`] refuses; 0: none.
+    evil_in: u64,
+    notes: Mutex<Notes>,
+    next: AtomicU64,
+}
+
+#[derive(Default)]
+struct Notes {
+    /// By trace id: whether it was acknowledged.
+    sent: HashMap<String, bool>,
+    committed: u64,
+}
+
+impl Load {
+    /// Starts `producers`, which send to `address` until they are stopped.
+    pub(crate) fn start(address: &str, producers: usize, evil_in: u64) -> Self {
+        let prefix = format!("{:08x}", fastrand::u32(..));
+        let address = Mutex::new(address.to_owned());
+        let shared = Arc::new(Shared { address, prefix, evil_in, ..Shared::default() });
+        let mut tasks = JoinSet::new();
+        for number in 0..producers {
+            tasks.spawn(produce(Arc::clone(&shared), number));
+        }
+        Self { shared, producers: tasks }
+    }
+
+    /// The service is to be found here now.
+    pub(crate) fn turn_to(&self, address: &str) {
+        address.clone_into(&mut self.shared.address.lock().unwrap());
+    }
+
+    /// Events acknowledged so far.
+    pub(crate) fn acknowledged(&self) -> u64 {
+        self.shared.notes.lock().unwrap().sent.values().filter(|acknowledged| **acknowledged).count() as u64
+    }
+
+    /// Waits until so many more are acknowledged.
+    pub(crate) async fn progresses(&self, more: u64) {
+        let from = self.acknowledged();
+        let look = async {
+            while self.acknowledged() < from + more {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(30), look).await.expect("events are acknowledged");
+    }
+
+    /// Ends the producers, each after the answer it waits for.
+    pub(crate) async fn stop(mut self) -> Sent {
+        self.shared.stopped.store(true, Ordering::Relaxed);
+        while let Some(ended) = self.producers.join_next().await {
+            ended.unwrap();
+        }
+        let notes = std::mem::take(&mut *self.shared.notes.lock().unwrap());
+        Sent { by_trace_id: notes.sent, committed: notes.committed }
+    }
+}
+
+/// What was sent, and what of it was acknowledged.
+pub(crate) struct Sent {
+    pub(crate) by_trace_id: HashMap<String, bool>,
+    /// Requests that were answered with 201.
+    pub(crate) committed: u64,
+}
+
+impl Sent {
+    /// One event that was acknowledged, beside a load's.
+    pub(crate) fn add(&mut self, trace_id: impl Into<String>) {
+        self.by_trace_id.insert(trace_id.into(), true);
+    }
+
+    /// Both together.
+    pub(crate) fn and(mut self, other: Self) -> Self {
+        self.by_trace_id.extend(other.by_trace_id);
+        self.committed += other.committed;
+        self
+    }
+
+    /// Events that were acknowledged.
+    pub(crate) fn acknowledged(&self) -> usize {
+        self.by_trace_id.values().filter(|acknowledged| **acknowledged).count()
+    }
+}
+
+async fn produce(shared: Arc<Shared>, number: usize) {
+    let mut connection: Option<(String, SendRequest<Full<Bytes>>)> = None;
+    while !shared.stopped.load(Ordering::Relaxed) {
+        let address = shared.address.lock().unwrap().clone();
+        connection = connection.filter(|(to, sender)| *to == address && !sender.is_closed());
+        if connection.is_none() {
+            connection = connect(&address).await.map(|sender| (address, sender));
+        }
+        let Some((_, sender)) = &mut connection else {
+            tokio::time::sleep(PAUSE).await;
+            continue;
+        };
+        if tokio::time::timeout(PATIENCE, send_one(&shared, number, sender)).await != Ok(true) {
+            connection = None;
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+}
+
+async fn connect(address: &str) -> Option<SendRequest<Full<Bytes>>> {
+    let stream = TcpStream::connect(address).await.ok()?;
+    let (sender, connection) = http1::handshake(TokioIo::new(stream)).await.ok()?;
+    tokio::spawn(connection);
+    Some(sender)
+}
+
+/// One request; false if the connection is of no more use.
+async fn send_one(shared: &Shared, number: usize, sender: &mut SendRequest<Full<Bytes>>) -> bool {
+    let n = shared.next.fetch_add(1, Ordering::Relaxed);
+    let name = format!("{}p{number}.{n}", shared.prefix);
+    let event = |n: u64| match shared.evil_in > 0 && n.is_multiple_of(shared.evil_in) {
+        true => format!("{{\"evil\":{n}}}"),
+        false => format!("{{\"n\":{n}}}"),
+    };
+    let is_batch = fastrand::u8(0..4) == 0;
+    let (path, body, trace_ids) = if is_batch {
+        let size = fastrand::u64(1..200);
+        let body: String = (0..size).map(|index| event(n + index) + "\n").collect();
+        ("/api/v1/events/batch", body, (0..size).map(|index| format!("{name}-{index}")).collect())
+    } else {
+        ("/api/v1/events", event(n), vec![name.clone()])
+    };
+    let ack = if fastrand::u8(0..3) == 0 { "?ack=committed" } else { "" };
+    let request = Request::post(format!("{path}{ack}"))
+        .header("host", "localhost")
+        .header("x-trace-id", &name)
+        .header("content-type", if is_batch { "application/x-ndjson" } else { "application/json" });
+    // A key that nobody repeats changes nothing.
+    let request = match fastrand::u8(0..4) {
+        0 => request.header("idempotency-key", &name),
+        _ => request,
+    };
+    shared.notes.lock().unwrap().sent.extend(trace_ids.iter().map(|id| (id.clone(), false)));
+    let Ok(response) = sender.send_request(request.body(Full::new(body.into())).unwrap()).await else {
+        return false;
+    };
+    let status = response.status();
+    // The head of an answer is its promise, whether or not the rest of it arrives.
+    if matches!(status, StatusCode::ACCEPTED | StatusCode::CREATED | StatusCode::UNPROCESSABLE_ENTITY) {
+        let mut notes = shared.notes.lock().unwrap();
+        notes.sent.extend(trace_ids.into_iter().map(|id| (id, true)));
+        notes.committed += u64::from(status == StatusCode::CREATED);
+    } else {
+        assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
+        tokio::time::sleep(PAUSE).await;
+    }
+    response.into_body().collect().await.is_ok() && sender.ready().await.is_ok()
+}
+
+/// Every acknowledged event is exactly once in `requests` or `dead_letters`, nothing is there that was never sent, and the
+/// receipts say the same.
+pub(crate) async fn assert_exactly_once(client: &Client, sent: &Sent) {
+    let stored = client
+        .query(
+            "select trace_id from requests union all select trace_id from dead_letters where reason = 'rejected'",
+            &[],
+        )
+        .await
+        .unwrap();
+    let mut seen = HashSet::with_capacity(stored.len());
+    let mut doubled = Vec::new();
+    for row in &stored {
+        let trace_id: &str = row.get(0);
+        if !seen.insert(trace_id) {
+            doubled.push(trace_id);
+        }
+    }
+    let strange: Vec<_> = seen.iter().filter(|id| !sent.by_trace_id.contains_key(**id)).collect();
+    let acknowledged = sent.by_trace_id.iter().filter(|(_, acknowledged)| **acknowledged);
+    let lost: Vec<_> = acknowledged.map(|(id, _)| id).filter(|id| !seen.contains(id.as_str())).collect();
+    assert!(
+        doubled.is_empty() && strange.is_empty() && lost.is_empty(),
+        "of {} sent and {} stored: {} doubled ({:?}), {} never sent ({:?}), {} lost ({:?})",
+        sent.by_trace_id.len(),
+        stored.len(),
+        doubled.len(),
+        &doubled[..doubled.len().min(5)],
+        strange.len(),
+        &strange[..strange.len().min(5)],
+        lost.len(),
+        &lost[..lost.len().min(5)],
+    );
+    assert_receipts_add_up(client).await;
+}
+
+/// Per journal: the receipts do not overlap, leave no gap from 0 on, and count what the tables hold.
+pub(crate) async fn assert_receipts_add_up(client: &Client) {
+    let off = client
+        .query(
+            "with receipts as (
+                select journal, sum(last - first + 1)::bigint as covered, max(last) + 1 as accepted,
+                    sum(committed)::bigint as committed, sum(dead)::bigint as dead
+                from ingest_receipts group by journal
+             ), rows as (
+                select ingest_tag(id) as tag, count(*) as committed from requests group by 1
+             ), letters as (
+                select ingest_tag(id) as tag, count(*) as dead
+                from dead_letters where reason = 'rejected' group by 1
+             )
+             select format('%s: accepted %s, covered %s, receipts say %s committed and %s dead, tables %s and %s',
+                journal, accepted, covered, receipts.committed, receipts.dead, rows.committed, letters.dead)
+             from ingest_journals
+             full join receipts using (journal)
+             full join rows using (tag)
+             full join letters using (tag)
+             where coalesce(covered, 0) <> coalesce(accepted, 0)
+                or coalesce(receipts.committed, 0) <> coalesce(rows.committed, 0)
+                or coalesce(receipts.dead, 0) <> coalesce(letters.dead, 0)",
+            &[],
+        )
+        .await
+        .unwrap();
+    let off: Vec<String> = off.iter().map(|row| row.get(0)).collect();
+    assert!(off.is_empty(), "{off:#?}");
+    let overlaps = client
+        .query(
+            "select one.journal::text, one.first, one.last, other.first
+             from ingest_receipts one
+             join ingest_receipts other on other.journal = one.journal and other.first > one.first and other.first <= one.last",
+            &[],
+        )
+        .await
+        .unwrap();
+    assert!(overlaps.is_empty(), "{overlaps:?}");
+}

@@ -1,0 +1,172 @@
+//! A TCP proxy before Postgres that understands as much of the protocol as it takes to cut a connection at a chosen moment.
+
+use std::sync::{Arc, Mutex};
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tokio::task::AbortHandle;
+
+const STARTUP_V3: [u8; 4] = [0, 3, 0, 0];
+const QUERY: u8 = b'Q';
+const COPY_DATA: u8 = b'd';
+
+/// What is done to a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Cut {
+    /// It is closed in the middle of the COPY: a part of the rows went to the server.
+    MidCopy,
+    /// It is closed once the COMMIT of a COPY has gone to the server; the answer is not passed back.
+    AfterCommit,
+    /// As a network that swallows packets: once the COMMIT of a COPY has come, nothing more goes either way, not even
+    /// that, and nobody is told.
+    HangAtCommit,
+}
+
+/// Closes its connections when it is dropped.
+pub(crate) struct Proxy {
+    url: String,
+    plan: Arc<Mutex<Plan>>,
+    cut_all: watch::Sender<()>,
+    listener: AbortHandle,
+}
+
+#[derive(Default)]
+struct Plan {
+    cut: Option<Cut>,
+    /// Connections still to be cut.
+    left: u32,
+    done: u32,
+}
+
+impl Plan {
+    fn take(&mut self, cut: Cut) -> bool {
+        let due = self.cut == Some(cut) && self.left > 0;
+        if due {
+            self.left -= 1;
+            self.done += 1;
+        }
+        due
+    }
+}
+
+impl Proxy {
+    /// A proxy before the server of `url`, which is reached by TCP.
+    pub(crate) async fn before(url: &str) -> Self {
+        let (head, rest) = url.rsplit_once('@').unwrap();
+        let (server, database) = rest.split_once('/').unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("{head}@{}/{database}", listener.local_addr().unwrap());
+        let (plan, (cut_all, cut)) = (Arc::<Mutex<Plan>>::default(), watch::channel(()));
+        let accepting = tokio::spawn({
+            let (plan, server) = (Arc::clone(&plan), server.to_owned());
+            async move {
+                while let Ok((client, _)) = listener.accept().await {
+                    let (plan, server, mut cut) = (Arc::clone(&plan), server.clone(), cut.clone());
+                    cut.mark_unchanged();
+                    tokio::spawn(async move {
+                        tokio::select! {
+                            () = forward(client, &server, &plan) => {}
+                            _ = cut.changed() => {}
+                        }
+                    });
+                }
+            }
+        });
+        Self { url, plan, cut_all, listener: accepting.abort_handle() }
+    }
+
+    /// How to reach the database through it.
+    pub(crate) fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// Cuts the next `times` connections that come to this point.
+    pub(crate) fn arm(&self, cut: Cut, times: u32) {
+        *self.plan.lock().unwrap() = Plan { cut: Some(cut), left: times, done: 0 };
+    }
+
+    /// How many were cut since then.
+    pub(crate) fn done(&self) -> u32 {
+        self.plan.lock().unwrap().done
+    }
+
+    /// Cuts all connections.
+    pub(crate) fn cut_all(&self) {
+        self.cut_all.send_replace(());
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        self.listener.abort();
+        self.cut_all();
+    }
+}
+
+async fn forward(client: TcpStream, server: &str, plan: &Mutex<Plan>) {
+    let Ok(server) = TcpStream::connect(server).await else { return };
+    let (_, _) = (client.set_nodelay(true), server.set_nodelay(true));
+    let (mut from_client, mut to_client) = client.into_split();
+    let (mut from_server, mut to_server) = server.into_split();
+    let answers = tokio::spawn(async move {
+        let _ended = tokio::io::copy(&mut from_server, &mut to_client).await;
+        from_server
+    });
+    let stop = answers.abort_handle();
+    match watch_messages(&mut from_client, &mut to_server, plan).await {
+        Some(Cut::MidCopy) | None => stop.abort(),
+        Some(Cut::AfterCommit) => {
+            stop.abort();
+            drop(from_client);
+            // The server reads the COMMIT before it learns that nobody listens any more: a reset could overtake it.
+            let _closed = to_server.shutdown().await;
+            tokio::time::sleep(std::time::Duration::from_millis(500)).await;
+        }
+        Some(Cut::HangAtCommit) => {
+            stop.abort();
+            // Held open until the proxy goes: what a peer sends is not even read.
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+/// Passes messages on until one is due to be cut at, or either side ends.
+async fn watch_messages(
+    from: &mut OwnedReadHalf,
+    to: &mut OwnedWriteHalf,
+    plan: &Mutex<Plan>,
+) -> Option<Cut> {
+    let (mut is_started, mut has_copied) = (false, false);
+    let mut message = Vec::new();
+    loop {
+        message.clear();
+        // Before the protocol's version was told, messages have no kind.
+        let head = if is_started { 5 } else { 4 };
+        message.resize(head, 0);
+        from.read_exact(&mut message).await.ok()?;
+        let kind = if is_started { message[0] } else { 0 };
+        let length = u32::from_be_bytes(message[head - 4..].try_into().unwrap()) as usize;
+        message.resize(head - 4 + length, 0);
+        from.read_exact(&mut message[head..]).await.ok()?;
+        if !is_started {
+            is_started = message[4..8] == STARTUP_V3;
+        }
+        if kind == COPY_DATA && plan.lock().unwrap().take(Cut::MidCopy) {
+            let half = message.len() / 2;
+            to.write_all(&message[..half]).await.ok()?;
+            return Some(Cut::MidCopy);
+        }
+        has_copied |= kind == COPY_DATA;
+        let commits = kind == QUERY && message[5..].to_ascii_uppercase().starts_with(b"COMMIT");
+        if commits && has_copied && plan.lock().unwrap().take(Cut::HangAtCommit) {
+            return Some(Cut::HangAtCommit);
+        }
+        to.write_all(&message).await.ok()?;
+        if commits && has_copied && plan.lock().unwrap().take(Cut::AfterCommit) {
+            return Some(Cut::AfterCommit);
+        }
+        has_copied &= !commits;
+    }
+}
