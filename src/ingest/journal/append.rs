@@ -41,6 +41,8 @@ struct Open {
     bytes: u64,
     write_at: u64,
     synced_at: u64,
+    /// How often it was synced.
+    groups: u64,
     chain: u32,
     /// Where the last block is a marker that says all there is to say.
     sealed_at: u64,
@@ -152,6 +154,7 @@ impl Appender {
         };
         open.file.fdatasync().map_err(|error| self.store.sync_failed(&error))?;
         open.synced_at = open.write_at;
+        open.groups += 1;
         self.store.advance(self.next, open.write_at);
         Ok(())
     }
@@ -210,6 +213,7 @@ impl Appender {
         self.sync()?;
         if let Some(open) = &mut self.open {
             open.cut(&self.store)?;
+            self.store.segment_took(open.groups);
         }
         let (high, low) = Uuid::new_v4().as_u64_pair();
         let header = SegmentHeader {
@@ -229,6 +233,7 @@ impl Appender {
             bytes: segment.bytes,
             write_at: FIRST_BLOCK,
             synced_at: FIRST_BLOCK,
+            groups: 0,
             chain: 0,
             sealed_at: 0,
             remains: Vec::new(),

@@ -50,6 +50,9 @@ pub trait File: Debug + Send + Sync {
     fn pread(&self, bytes: &mut [u8], offset: u64) -> io::Result<usize>;
     /// Writes at `offset`; fewer bytes than asked for, as `write(2)` may.
     fn pwrite(&self, bytes: &[u8], offset: u64) -> io::Result<usize>;
+    /// Makes an empty file `bytes` of zeros long by taking its blocks without writing them. [`ErrorKind::Unsupported`]
+    /// where there is no such call.
+    fn reserve(&self, bytes: u64) -> io::Result<()>;
     /// Makes what was written survive a loss of power.
     fn fdatasync(&self) -> io::Result<()>;
     /// The length in bytes.
@@ -179,6 +182,19 @@ impl File for RealFile {
         self.0.write_at(bytes, offset)
     }
 
+    #[cfg(target_os = "linux")]
+    fn reserve(&self, bytes: u64) -> io::Result<()> {
+        use nix::fcntl::{FallocateFlags, fallocate};
+        let bytes = i64::try_from(bytes).map_err(io::Error::other)?;
+        // EOPNOTSUPP has `Unsupported` as its kind.
+        Ok(fallocate(&self.0, FallocateFlags::empty(), 0, bytes)?)
+    }
+
+    #[cfg(not(target_os = "linux"))]
+    fn reserve(&self, _bytes: u64) -> io::Result<()> {
+        Err(ErrorKind::Unsupported.into())
+    }
+
     fn fdatasync(&self) -> io::Result<()> {
         self.0.sync_data()
     }
@@ -209,6 +225,10 @@ impl File for Bytes {
     }
 
     fn pwrite(&self, _bytes: &[u8], _offset: u64) -> io::Result<usize> {
+        Err(ErrorKind::Unsupported.into())
+    }
+
+    fn reserve(&self, _bytes: u64) -> io::Result<()> {
         Err(ErrorKind::Unsupported.into())
     }
 

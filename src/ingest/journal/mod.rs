@@ -15,8 +15,9 @@
 //! # On disk
 //!
 //! A folder of segments, `<journal>-<number>.seg`, all of one size, filled with zeros before use or recycled: a sync of
-//! bytes that were allocated before costs half of one that lengthens a file. Beside them `spare`, the next one; `lock`;
-//! and `quarantine/`, copies of damaged bytes. Numbers are little-endian.
+//! bytes that were written before costs half of one that lengthens a file. While groups are large, new segments are
+//! reserved instead of filled, as that would write everything twice. Beside them `spare`, the next one; `lock`; and
+//! `quarantine/`, copies of damaged bytes. Numbers are little-endian.
 //!
 //! ```text
 //! segment   header page │ block │ block │ … │ zeros, or remains of what the file held before it was recycled
@@ -64,6 +65,7 @@ mod store;
 mod tests;
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 
 use uuid::Uuid;
@@ -182,6 +184,7 @@ fn open_with(
         gate: Gate::new(),
         state: Mutex::new(State { journals, quarantined, ..State::default() }),
         spare: Mutex::new(spare),
+        fills_spares: AtomicBool::new(true),
         signal: Signal::default(),
         lock: Some(lock),
     });
@@ -220,6 +223,7 @@ pub fn inspect(files: Arc<dyn Files>, dir: &Path) -> Result<(Arc<Store>, Recover
         gate: Gate::new(),
         state: Mutex::new(State { journals, quarantined, ..State::default() }),
         spare: Mutex::new(None),
+        fills_spares: AtomicBool::new(true),
         signal: Signal::default(),
         lock: None,
     };

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use rangemap::RangeSet;
 
@@ -13,6 +14,9 @@ use super::{JournalId, PAGE};
 
 /// What a new file is filled with at once.
 const FILL: usize = 1 << 20;
+
+/// From so many groups on a segment is worth being filled ahead: 64 MiB cost 150 ms of a core, and save 0.1 ms a group.
+const MANY_GROUPS: u64 = 1024;
 
 type Spare = Option<Arc<dyn File>>;
 
@@ -156,7 +160,7 @@ impl Store {
                 return Ok(());
             }
         }
-        match self.fill_new() {
+        match self.make_spare() {
             Ok(file) => *spare = Some(file),
             Err(error) => {
                 // Nothing was promised of this file, so a failed sync of it is no reason to stop: it is not used.
@@ -167,20 +171,46 @@ impl Store {
         Ok(())
     }
 
-    /// A new file full of zeros: a sync of bytes that are allocated already is half the work.
-    fn fill_new(&self) -> io::Result<Arc<dyn File>> {
+    /// A new file of zeros, synced.
+    ///
+    /// A sync of bytes that were written before is half the work, so a segment of many small groups is filled ahead of
+    /// its use. In one of few large groups that saves less than writing everything twice costs: its blocks are only
+    /// reserved.
+    fn make_spare(&self) -> io::Result<Arc<dyn File>> {
         let file = self.files.create(&self.path(NEW_SPARE))?;
-        let zeros = vec![0; FILL.min(self.settings.segment_bytes as usize)];
-        let mut offset = 0;
-        while offset < self.settings.segment_bytes {
-            let length = zeros.len().min((self.settings.segment_bytes - offset) as usize);
-            write_all(&*file, &zeros[..length], offset)?;
-            offset += length as u64;
+        let reserved = !self.fills_spares.load(Ordering::Relaxed) && self.reserve(&*file)?;
+        if !reserved {
+            self.fill(&*file)?;
         }
         file.fdatasync()?;
         self.files.rename(&self.path(NEW_SPARE), &self.path(SPARE))?;
         self.files.sync_dir(&self.settings.dir)?;
         Ok(file)
+    }
+
+    /// False where the file system cannot.
+    fn reserve(&self, file: &dyn File) -> io::Result<bool> {
+        match file.reserve(self.settings.segment_bytes) {
+            Ok(()) => Ok(true),
+            Err(error) if error.kind() == io::ErrorKind::Unsupported => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn fill(&self, file: &dyn File) -> io::Result<()> {
+        let zeros = vec![0; FILL.min(self.settings.segment_bytes as usize)];
+        let mut offset = 0;
+        while offset < self.settings.segment_bytes {
+            let length = zeros.len().min((self.settings.segment_bytes - offset) as usize);
+            write_all(file, &zeros[..length], offset)?;
+            offset += length as u64;
+        }
+        Ok(())
+    }
+
+    /// A segment took so many groups: what its successors are to be made for.
+    pub(super) fn segment_took(&self, groups: u64) {
+        self.fills_spares.store(groups >= MANY_GROUPS, Ordering::Relaxed);
     }
 
     /// What the background thread does once a second and when it is woken.
@@ -209,7 +239,7 @@ impl Store {
         if spare.is_some() || self.gate.free() < self.settings.min_free + self.settings.segment_bytes {
             return Ok(());
         }
-        match self.fill_new() {
+        match self.make_spare() {
             Ok(file) => *spare = Some(file),
             Err(error) => {
                 let _half_filled = self.files.remove(&self.path(NEW_SPARE));

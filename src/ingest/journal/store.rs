@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use super::files::{File, Files, Lock};
@@ -226,6 +227,8 @@ pub struct Store {
     pub(super) state: Mutex<State>,
     /// The spare segment. Its mutex is held by whoever gives up or prepares segments, and always taken before `state`'s.
     pub(super) spare: Mutex<Option<Arc<dyn File>>>,
+    /// Whether new segments are filled ahead of their use.
+    pub(super) fills_spares: AtomicBool,
     pub(super) signal: Signal,
     pub(super) lock: Option<Lock>,
 }

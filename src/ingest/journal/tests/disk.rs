@@ -45,6 +45,8 @@ struct Content {
     /// The calls that failed.
     failed: Vec<&'static str>,
     free: u64,
+    /// Files whose blocks were reserved.
+    reserved: u64,
 }
 
 /// The disk.
@@ -121,6 +123,11 @@ impl Disk {
     /// The calls that failed.
     pub(super) fn failed(&self) -> Vec<&'static str> {
         self.content().failed.clone()
+    }
+
+    /// How many files were made by reserving their blocks.
+    pub(super) fn reserved(&self) -> u64 {
+        self.content().reserved
     }
 
     /// The files' bytes, as a process sees them.
@@ -326,6 +333,16 @@ impl File for DiskFile {
             Some(Fault::Eio) => Err(io::Error::from_raw_os_error(5)),
             _ => Ok(written),
         }
+    }
+
+    fn reserve(&self, bytes: u64) -> io::Result<()> {
+        let mut content = self.content.lock().unwrap();
+        content.call("reserve")?;
+        content.reserved += 1;
+        let inode = &mut content.inodes[self.inode];
+        inode.cached.resize(bytes as usize, 0);
+        inode.dirty.extend(0..bytes.div_ceil(SECTOR as u64) as usize);
+        Ok(())
     }
 
     fn fdatasync(&self) -> io::Result<()> {

@@ -343,3 +343,20 @@ fn real_files_are_for_their_owner_alone_and_survive_a_restart() {
         gaps.is_empty() && rows == (0..200).map(|number| (number, tuple(number, 3000))).collect::<Vec<_>>()
     );
 }
+
+#[test]
+fn a_segment_is_filled_ahead_where_groups_are_many_and_reserved_where_they_are_few() {
+    let disk = Disk::new();
+    let (mut appender, store, _) = open_disk(&disk, &settings(1500, 20)).unwrap();
+    let segments_of = |appender: &Appender| held(&store, appender.journal()).unwrap().segments as u64;
+    let mut fill = |bytes: usize, segments: u64| {
+        let until = segments_of(&appender) + segments;
+        while segments_of(&appender) < until {
+            one(&mut appender, 0, bytes).unwrap();
+        }
+        disk.reserved()
+    };
+    assert_eq!(fill(100, 2), 0, "a page a group");
+    assert_eq!(fill(40 * PAGE as usize, 3), 3, "forty pages a group");
+    assert_eq!(fill(100, 3), 3, "a page a group again");
+}
