@@ -10,11 +10,15 @@ mod url;
 use std::time::Duration;
 
 use tokio_postgres::error::SqlState;
+use tokio_postgres::types::{ToSql, Type};
 
 pub use migrations::{MigrationError, migrate, schema_version};
 pub use partitions::PartitionKeeper;
 pub use pool::{Connection, Database, PoolStatus};
 pub use url::{ConnectionUrl, UrlError};
+
+/// A statement's parameter with its type, so that the statement needs no round trip to be prepared.
+pub type Parameter<'a> = (&'a (dyn ToSql + Sync), Type);
 
 /// What can go wrong between us and Postgres.
 #[derive(Debug, thiserror::Error)]

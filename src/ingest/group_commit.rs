@@ -47,7 +47,10 @@ impl GroupCommit {
                     self.commit(batch);
                     sealed = false;
                 }
-                Taken::Nothing if !sealed => sealed = self.seal(),
+                Taken::Nothing if !sealed => {
+                    self.seal();
+                    sealed = true;
+                }
                 Taken::Nothing => {}
                 Taken::End => break,
             }
@@ -58,12 +61,11 @@ impl GroupCommit {
         self.backlog.close();
     }
 
-    fn seal(&mut self) -> bool {
+    fn seal(&mut self) {
         // Only a testimony: without it a damaged last block would be taken for a torn one.
         if let Err(error) = self.appender.seal() {
             tracing::debug!(error = error.to_string(), "the journal's end is not marked");
         }
-        true
     }
 
     fn commit(&mut self, mut batch: Batch) {

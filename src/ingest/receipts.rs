@@ -5,18 +5,16 @@ use std::time::Duration;
 
 use rangemap::RangeSet;
 use tokio_postgres::error::SqlState;
-use tokio_postgres::types::{ToSql, Type};
+use tokio_postgres::types::Type;
 use tokio_postgres::{Row, Transaction};
 use uuid::Uuid;
 
 use super::id::Tag;
 use super::journal::JournalId;
-use crate::db::{Connection, Database, DbError};
+use crate::db::{Connection, Database, DbError, Parameter};
 
 /// How long a transaction of one's own lane is waited for before its backend is ended.
 const HOLDER_PATIENCE: &str = include_str!("../../sql/ingest/holder_patience.sql");
-
-type Parameter<'a> = (&'a (dyn ToSql + Sync), Type);
 
 /// The statements.
 #[derive(Debug)]

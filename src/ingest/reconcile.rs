@@ -1,11 +1,11 @@
 //! Tells a producer what became of its events.
 
-use tokio_postgres::types::{ToSql, Type};
+use tokio_postgres::types::Type;
 use uuid::Uuid;
 
 use super::Ingest;
 use super::id::{self, Tag};
-use crate::db::{Database, DbError};
+use crate::db::{Database, DbError, Parameter};
 
 /// What became of an event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,9 +50,6 @@ pub struct Reconciler {
     database: Database,
     ingest: Ingest,
 }
-
-/// A statement's parameter with its type.
-type Parameter<'a> = (&'a (dyn ToSql + Sync), Type);
 
 impl Reconciler {
     /// Looks in `database`, and in the journal behind `ingest`.

@@ -7,10 +7,12 @@ use tokio_postgres::types::Type;
 use uuid::Uuid;
 
 use super::Reason;
-use super::store::{DeadLetterStore, Filter, Parameter};
-use crate::db::DbError;
+use super::store::{DeadLetterStore, Filter};
+use crate::db::{DbError, Parameter};
 use crate::ingest::copy::copy_rows;
 use crate::ingest::id::{self, Tag, unix_now_us};
+use crate::ingest::journal::JournalId;
+use crate::ingest::receipts::{Counts, Receipts};
 use crate::ingest::retry::Verdict;
 use crate::ingest::row::{self, Row};
 use crate::ingest::{content, json};
@@ -150,7 +152,7 @@ impl DeadLetterStore {
         transaction: &tokio_postgres::Transaction<'_>,
         taken: &mut [Taken],
     ) -> Result<(), DbError> {
-        let overloads = taken.iter().filter(|taken| taken.overload).count() as i64;
+        let overloads = taken.iter().filter(|taken| taken.overload).count() as u64;
         if overloads == 0 {
             return Ok(());
         }
@@ -172,19 +174,9 @@ impl DeadLetterStore {
             row::set_id(&mut taken.tuple, accepted);
             row::stamp(&mut taken.tuple, tag, sequence, false);
         }
-        let none = 0_i64;
-        let last = first + overloads - 1;
-        let add = sql(include_str!("../../../sql/ingest/add_receipt.sql"));
-        let parameters: [Parameter<'_>; 7] = [
-            (&journal, Type::UUID),
-            (&first, Type::INT8),
-            (&last, Type::INT8),
-            (&overloads, Type::INT8),
-            (&none, Type::INT8),
-            (&none, Type::INT8),
-            (&none, Type::INT8),
-        ];
-        transaction.execute_typed(&add, &parameters).await?;
+        let range = first as u64..first as u64 + overloads;
+        let counts = Counts { committed: overloads, ..Counts::default() };
+        Receipts::new(&self.database).add(transaction, JournalId(journal), &range, counts).await?;
         Ok(())
     }
 }

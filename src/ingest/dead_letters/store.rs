@@ -2,13 +2,10 @@
 
 use bytes::Bytes;
 use tokio_postgres::Row;
-use tokio_postgres::types::{ToSql, Type};
+use tokio_postgres::types::Type;
 use uuid::Uuid;
 
-use crate::db::{Database, DbError};
-
-/// A statement's parameter with its type.
-pub(super) type Parameter<'a> = (&'a (dyn ToSql + Sync), Type);
+use crate::db::{Database, DbError, Parameter};
 
 /// Which dead letters.
 #[derive(Debug, Clone, Default)]

@@ -4,7 +4,8 @@
 
 use uuid::Uuid;
 
-use super::{JournalId, Key};
+use super::JournalId;
+use crate::ingest::keys::Key;
 
 /// Every block begins at a multiple of this, so that no write touches a page or sector that holds synced bytes.
 pub const PAGE: u64 = 4096;

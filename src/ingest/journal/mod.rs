@@ -78,6 +78,7 @@ pub use read::{Chunk, Piece};
 pub use recover::{Damage, Recovered, TornTail};
 pub use store::{Held, Quarantined, SegmentInfo, SegmentState, Store, Usage};
 
+use super::keys::Key;
 use super::{id, row};
 use format::{FIRST_BLOCK, Place, SegmentHeader};
 use gate::Gate;
@@ -117,9 +118,6 @@ impl std::fmt::Display for JournalId {
         self.0.fmt(f)
     }
 }
-
-/// The hash of an idempotency key.
-pub type Key = [u8; 16];
 
 /// Events that belong together: one, or a stretch of a batch.
 #[derive(Debug, Clone, Copy)]

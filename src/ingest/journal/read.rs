@@ -7,12 +7,13 @@ use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use super::JournalId;
 use super::error::JournalError;
 use super::files::{Access, File};
 use super::format::{BLOCK_HEADER, BlockHeader, FIRST_BLOCK, PAGE, SegmentHeader};
 use super::scan::{Found, Start, Walk, Window};
 use super::store::{Cursor, Segment, Store, lock, segment_name};
-use super::{JournalId, Key};
+use crate::ingest::keys::Key;
 use crate::ingest::row;
 
 /// Ends of reads that are remembered in a journal.
