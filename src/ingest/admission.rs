@@ -8,16 +8,17 @@ use uuid::Uuid;
 use super::Promise;
 use super::backlog::Backlog;
 use super::dead_letters::{DeadLetters, Reason};
-use super::fence::{Account, Ledger};
 use super::id::{self, IdMint, Tag};
-use super::journal::{self, AppendError, Usage};
 use super::json::{self, Verdict};
 use super::keys::Key;
-use super::landing::{LastError, WriterState, WriterStatus};
+use super::ledger::Ledger;
 use super::level::Load;
-use super::queue::{self, Parcel, Queue, Stretch};
+use super::parcel::{self, Parcel, Stretch};
+use super::queue::Queue;
 use super::rates::Rates;
+use super::refusal::{Refusal, Refused};
 use super::row::{self, Content, Row};
+use super::status::WriterStatus;
 use super::ticket::{DeadEvent, NotJournaled, Ticket};
 use crate::observe::Metrics;
 
@@ -80,58 +81,6 @@ impl Accepted {
     fn new(promise: Promise, receipt: Option<Receipt>) -> Self {
         Self { promise, receipt, trace_id: None, dead: (0, Vec::new()) }
     }
-}
-
-/// Why the journal takes nothing.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Refusal {
-    /// It holds as much as it may.
-    Full,
-    /// The file system is nearly full.
-    MinFree,
-    /// The file system is full.
-    NoSpace,
-    /// Writing or syncing failed; it takes nothing until a restart.
-    Failed,
-    /// What is to be kept together is larger than a segment.
-    TooLarge,
-}
-
-impl From<&AppendError> for Refusal {
-    fn from(error: &AppendError) -> Self {
-        match error {
-            AppendError::NoSpace(_) => Self::NoSpace,
-            AppendError::Full => Self::Full,
-            AppendError::MinFree => Self::MinFree,
-            AppendError::TooLarge => Self::TooLarge,
-            AppendError::Poisoned(_) => Self::Failed,
-        }
-    }
-}
-
-impl From<journal::Refusal> for Refusal {
-    fn from(refusal: journal::Refusal) -> Self {
-        match refusal {
-            journal::Refusal::Full => Self::Full,
-            journal::Refusal::MinFree => Self::MinFree,
-            journal::Refusal::NoSpace => Self::NoSpace,
-            journal::Refusal::Poisoned => Self::Failed,
-        }
-    }
-}
-
-/// Events that were not accepted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Refused {
-    /// There was no room within the time that they may wait.
-    Overloaded {
-        /// When it is worth another try: the time that the queue needs to drain, jittered, at least a second.
-        retry_after: Duration,
-    },
-    /// The journal takes nothing.
-    Journal(Refusal),
-    /// They were written and not synced: they may turn up after a restart, or not.
-    OutcomeUnknown,
 }
 
 /// The way into the pipeline; cheap to clone.
@@ -309,7 +258,7 @@ impl Ingest {
 
     /// Whether the queue could hold these stretches if it were empty.
     pub fn can_hold(&self, stretches: &[Stretch]) -> bool {
-        queue::total(stretches).fits(self.shared.queue.limits().capacity)
+        parcel::total(stretches).fits(self.shared.queue.limits().capacity)
     }
 
     /// Admits all events of a batch, or none. Their ids are filled in here; `keys` are by the place in the batch.
@@ -324,7 +273,7 @@ impl Ingest {
         now_us: i64,
         wish: Wish,
     ) -> Result<Accepted, Refused> {
-        let load = queue::total(&stretches);
+        let load = parcel::total(&stretches);
         if load.events == 0 {
             return Ok(Accepted::new(wish.promise, None));
         }
@@ -356,7 +305,7 @@ impl Ingest {
         self.wait(ticket, receipt, wish).await
     }
 
-    fn journal_takes(&self) -> Result<(), Refusal> {
+    pub(super) fn journal_takes(&self) -> Result<(), Refusal> {
         match &self.shared.journal {
             Some(journal) => journal.backlog.store().accepting().map_err(Refusal::from),
             None => Ok(()),
@@ -383,82 +332,10 @@ impl Ingest {
         self.shared.journal.as_ref().is_some_and(|journal| journal.backlog.is_pending(tag, sequence))
     }
 
-    /// The figures that health and metrics show.
-    pub fn snapshot(&self) -> Snapshot {
-        let shared = &self.shared;
-        let metrics = &shared.metrics;
-        let held = shared.queue.held();
-        let settled = metrics.committed.get() + metrics.duplicates.get() + metrics.dead.get();
-        Snapshot {
-            accepted: metrics.accepted.get(),
-            committed: metrics.committed.get(),
-            duplicates: metrics.duplicates.get(),
-            dead: metrics.dead.get(),
-            pending: match &shared.journal {
-                Some(journal) => journal.backlog.pending() + held.events,
-                None => metrics.accepted.get().saturating_sub(settled),
-            },
-            held,
-            capacity: shared.queue.limits().capacity,
-            dead_held: shared.dead_letters.held(),
-            writer: shared.writer_status.get(),
-            dead_letter_writer: shared.dead_letter_writer_status.get(),
-            journal: shared.journal.as_ref().map(|journal| JournalSnapshot {
-                usage: journal.backlog.store().usage(),
-                refusal: self.journal_takes().err(),
-                accounts: journal.ledger.accounts(),
-                lost: journal.ledger.lost(),
-                fence: journal.fence_status.get(),
-            }),
-        }
-    }
-
     /// Events a second over the last seconds.
     pub fn rates(&self) -> &Rates {
         &self.shared.rates
     }
-}
-
-/// The pipeline's figures at one moment.
-#[derive(Debug, Clone)]
-pub struct Snapshot {
-    /// Events that got a promise.
-    pub accepted: u64,
-    /// Events stored.
-    pub committed: u64,
-    /// Events left out, as their keys were there.
-    pub duplicates: u64,
-    /// Accepted events that became dead letters.
-    pub dead: u64,
-    /// Accepted events that are not settled; with a journal, those of former runs too.
-    pub pending: u64,
-    /// What the queue holds.
-    pub held: Load,
-    /// What the queue can hold.
-    pub capacity: Load,
-    /// What the dead-letter queue holds.
-    pub dead_held: Load,
-    /// What the writers are doing, and the last error that one met.
-    pub writer: (WriterState, Option<LastError>),
-    /// The same of the dead letters' writer.
-    pub dead_letter_writer: (WriterState, Option<LastError>),
-    /// The journal, if there is one.
-    pub journal: Option<JournalSnapshot>,
-}
-
-/// The journal's figures at one moment.
-#[derive(Debug, Clone)]
-pub struct JournalSnapshot {
-    /// Its files.
-    pub usage: Usage,
-    /// Why it takes nothing, if so.
-    pub refusal: Option<Refusal>,
-    /// Each journal's account, as of the last fence.
-    pub accounts: Vec<Account>,
-    /// Events that Postgres lost and the journal did not hold any more.
-    pub lost: u64,
-    /// What the fences' keeper is doing, and the last error that it met.
-    pub fence: (WriterState, Option<LastError>),
 }
 
 /// Classifies `body` for a row.

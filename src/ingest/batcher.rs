@@ -125,7 +125,8 @@ mod tests {
     use super::*;
     use std::sync::Arc;
 
-    use crate::ingest::queue::{Limits, Parcel, Queue, Stretch};
+    use crate::ingest::parcel::{Parcel, Stretch};
+    use crate::ingest::queue::{Limits, Queue};
 
     const INTERVAL: Duration = Duration::from_millis(25);
 

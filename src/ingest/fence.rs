@@ -19,9 +19,11 @@ use tokio_util::sync::CancellationToken;
 
 use super::backlog::{Backlog, Known, length};
 use super::journal::JournalId;
-use super::landing::{LandingTables, WriterState, WriterStatus};
-use super::receipts::{Counts, Coverage};
+use super::landing::LandingTables;
+use super::ledger::{Account, Ledger};
+use super::receipts::Coverage;
 use super::registered::Registered;
+use super::status::{WriterState, WriterStatus};
 use crate::db::{Connection, Database, DbError};
 
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -97,49 +99,6 @@ impl Fences {
 
     fn fenced(&self, journal: JournalId, fence: i64) {
         self.highest.lock().unwrap_or_else(PoisonError::into_inner).insert(journal, fence);
-    }
-}
-
-/// One journal's account: accepted = settled (in its five kinds) + pending.
-#[derive(Debug, Clone, Copy)]
-pub struct Account {
-    /// The journal.
-    pub journal: JournalId,
-    /// Sequences that were synced.
-    pub accepted: u64,
-    /// What its receipts say.
-    pub counts: Counts,
-}
-
-impl Account {
-    /// Accepted and not settled.
-    pub fn pending(&self) -> u64 {
-        self.accepted.saturating_sub(self.counts.total())
-    }
-
-    /// Whether no more was settled than accepted. (That each receipt adds up is a check of its table.)
-    pub fn is_balanced(&self) -> bool {
-        self.counts.total() <= self.accepted
-    }
-}
-
-/// What the keeper knows; read by health and metrics.
-#[derive(Debug, Default)]
-pub struct Ledger {
-    accounts: Mutex<Vec<Account>>,
-    /// By journal.
-    lost: Mutex<HashMap<JournalId, u64>>,
-}
-
-impl Ledger {
-    /// The accounts of the journals on disk, oldest first, as of the last fence.
-    pub fn accounts(&self) -> Vec<Account> {
-        self.accounts.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    /// Events that Postgres lost and the journal did not hold any more.
-    pub fn lost(&self) -> u64 {
-        self.lost.lock().unwrap_or_else(PoisonError::into_inner).values().sum()
     }
 }
 
@@ -331,7 +290,7 @@ impl FenceKeeper {
             let accepted = self.backlog.store().synced(known.journal).unwrap_or(known.held.end);
             accounts.push(Account { journal: known.journal, accepted, counts: covered.counts });
         }
-        *self.ledger.accounts.lock().unwrap_or_else(PoisonError::into_inner) = accounts;
+        self.ledger.set(accounts);
         self.trim(coverage).await;
         self.last = if rewound { Vec::new() } else { seen };
         self.looked = Instant::now();
@@ -357,10 +316,7 @@ impl FenceKeeper {
             return false;
         }
         let rewound = self.backlog.rewind(known.journal, &lost);
-        let before = {
-            let mut lost = self.ledger.lost.lock().unwrap_or_else(PoisonError::into_inner);
-            lost.insert(known.journal, rewound.gone)
-        };
+        let before = self.ledger.set_lost(known.journal, rewound.gone);
         if rewound.replayed == 0 && before == Some(rewound.gone) {
             return false;
         }

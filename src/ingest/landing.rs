@@ -15,8 +15,8 @@
 
 use std::collections::HashMap;
 use std::ops::Range;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant, SystemTime};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use rangemap::RangeSet;
 use tokio_postgres::error::SqlState;
@@ -28,64 +28,13 @@ use super::journal::JournalId;
 use super::lot::{Kind, Lot, Origin};
 use super::receipts::{Counts, Receipts};
 use super::retry::Verdict;
+use super::status::{WriterState, WriterStatus};
 use crate::db::{Connection, Database, DbError};
 use crate::observe::Metrics;
 
 /// The least time for settling a lane, however soon a COPY is given up: a transaction that holds it is waited for 2 s,
 /// ended, and waited for once more.
 const HOLDER_TIME: Duration = Duration::from_secs(5);
-
-/// What a writer is doing.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum WriterState {
-    /// Storing, or waiting for something to store.
-    #[default]
-    Running,
-    /// Waiting to try again: a passing error.
-    Retrying,
-    /// Waiting for the database to be mended.
-    Halted,
-}
-
-impl WriterState {
-    /// The state's name in health.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Running => "running",
-            Self::Retrying => "retrying",
-            Self::Halted => "halted",
-        }
-    }
-}
-
-/// The last error that a writer met.
-#[derive(Debug, Clone)]
-pub struct LastError {
-    /// What happened, with its SQLSTATE where there is one.
-    pub message: String,
-    /// When it was last seen.
-    pub at: SystemTime,
-}
-
-/// What health shows of the writers; shared by all of one kind.
-#[derive(Debug, Default)]
-pub struct WriterStatus(Mutex<(WriterState, Option<LastError>)>);
-
-impl WriterStatus {
-    /// The state and the last error.
-    pub fn get(&self) -> (WriterState, Option<LastError>) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    pub(super) fn failed(&self, state: WriterState, message: String) {
-        let error = LastError { message, at: SystemTime::now() };
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = (state, Some(error));
-    }
-
-    pub(super) fn running(&self) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).0 = WriterState::Running;
-    }
-}
 
 /// The statements of the tables that rows land in.
 #[derive(Debug)]

@@ -23,29 +23,35 @@ pub mod journal;
 pub mod json;
 pub mod keys;
 mod landing;
+mod ledger;
 pub mod level;
 mod lot;
+pub mod parcel;
 mod pipeline;
 pub mod queue;
 mod rates;
 mod receipts;
 pub mod reconcile;
+mod refusal;
 mod registered;
 mod retry;
 pub mod row;
+mod snapshot;
 mod source;
+mod status;
 mod ticket;
 pub mod verify;
 mod writer;
 
-pub use admission::{
-    Accepted, Event, Ingest, JournalSnapshot, Receipt, Refusal, Refused, Snapshot, Wish, content,
-};
-pub use fence::{Account, FenceError};
-pub use landing::{LastError, WriterState};
+pub use admission::{Accepted, Event, Ingest, Receipt, Wish, content};
+pub use fence::FenceError;
+pub use ledger::Account;
 pub use pipeline::{Drained, IngestSettings, OpenJournal, Pipeline};
 pub use rates::{Rate, Rates};
+pub use refusal::{Refusal, Refused};
 pub use registered::Registered;
+pub use snapshot::{JournalSnapshot, Snapshot};
+pub use status::{LastError, WriterState};
 pub use ticket::{DeadEvent, Home};
 
 /// What an answer to an event promises; each level includes those before it.

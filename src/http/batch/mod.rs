@@ -28,7 +28,7 @@ use super::{Answered, Core, ack};
 use crate::ingest::id::{self, unix_now_us};
 use crate::ingest::json::Verdict;
 use crate::ingest::keys::Key;
-use crate::ingest::queue::Stretch;
+use crate::ingest::parcel::Stretch;
 use crate::ingest::row::Row;
 
 /// Encoded tuples are gathered in stretches of about this size.

@@ -20,7 +20,8 @@ use super::id::unix_now_us;
 use super::landing::{Lander, Lane, Rejected, Unlanded};
 use super::level::Load;
 use super::lot::{Kind, Lot};
-use super::queue::{Parcel, Queue, Stretch};
+use super::parcel::{Parcel, Stretch};
+use super::queue::Queue;
 use super::row::{self, Tuple};
 use crate::observe::Metrics;
 

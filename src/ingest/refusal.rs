@@ -1,0 +1,57 @@
+//! Why events were not accepted.
+
+use std::time::Duration;
+
+use super::journal::{self, AppendError};
+
+/// Why the journal takes nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refusal {
+    /// It holds as much as it may.
+    Full,
+    /// The file system is nearly full.
+    MinFree,
+    /// The file system is full.
+    NoSpace,
+    /// Writing or syncing failed; it takes nothing until a restart.
+    Failed,
+    /// What is to be kept together is larger than a segment.
+    TooLarge,
+}
+
+impl From<&AppendError> for Refusal {
+    fn from(error: &AppendError) -> Self {
+        match error {
+            AppendError::NoSpace(_) => Self::NoSpace,
+            AppendError::Full => Self::Full,
+            AppendError::MinFree => Self::MinFree,
+            AppendError::TooLarge => Self::TooLarge,
+            AppendError::Poisoned(_) => Self::Failed,
+        }
+    }
+}
+
+impl From<journal::Refusal> for Refusal {
+    fn from(refusal: journal::Refusal) -> Self {
+        match refusal {
+            journal::Refusal::Full => Self::Full,
+            journal::Refusal::MinFree => Self::MinFree,
+            journal::Refusal::NoSpace => Self::NoSpace,
+            journal::Refusal::Poisoned => Self::Failed,
+        }
+    }
+}
+
+/// Events that were not accepted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refused {
+    /// There was no room within the time that they may wait.
+    Overloaded {
+        /// When it is worth another try: the time that the queue needs to drain, jittered, at least a second.
+        retry_after: Duration,
+    },
+    /// The journal takes nothing.
+    Journal(Refusal),
+    /// They were written and not synced: they may turn up after a restart, or not.
+    OutcomeUnknown,
+}
