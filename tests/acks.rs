@@ -74,9 +74,7 @@ async fn a_request_gets_the_promise_that_it_asks_for_or_what_was_reached_in_time
 #[tokio::test]
 async fn who_waits_for_a_refused_event_is_told_its_sqlstate() {
     for durability in ["disk", "memory"] {
-        let database = TestDatabase::create().await;
-        let evil = "alter table requests add constraint no_evil check (payload->>'evil' is null)";
-        database.connect().await.batch_execute(evil).await.unwrap();
+        let database = TestDatabase::refusing_evil().await;
         let service = Service::start(database.url(), &[("DURABILITY", durability)]).await;
         let answer = post(&service, "?ack=committed", &[("x-trace-id", "T")], "{\"evil\":1}").await;
         assert_eq!((answer.status.as_u16(), answer.error_code().as_str()), (422, "rejected"));

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
-use crate::support::load::{Load, NO_EVIL, assert_exactly_once};
+use crate::support::load::{Load, assert_exactly_once};
 use crate::support::postgres::TestDatabase;
 use crate::support::service::{Folder, Service};
 
@@ -18,9 +18,8 @@ async fn every_acknowledged_event_survives_kill_9_exactly_once() {
     let seed = fastrand::u64(..);
     let mut random = fastrand::Rng::with_seed(seed);
     eprintln!("seed {seed}");
-    let database = TestDatabase::create().await;
+    let database = TestDatabase::refusing_evil().await;
     let client = database.connect().await;
-    client.batch_execute(NO_EVIL).await.unwrap();
     let folder = Folder::new();
     let settings = [
         ("DATABASE_URL", database.url()),

@@ -54,12 +54,7 @@ async fn a_service_that_starts_before_postgres_waits_for_it() {
 
 #[tokio::test]
 async fn a_bad_row_becomes_a_dead_letter_and_its_neighbours_are_stored() {
-    let database = TestDatabase::create().await;
-    let client = database.connect().await;
-    client
-        .batch_execute("alter table requests add constraint no_evil check (payload->>'evil' is null)")
-        .await
-        .unwrap();
+    let database = TestDatabase::refusing_evil().await;
     let service = Service::start(database.url(), &[]).await;
     let body: String = (0..1000)
         .map(|n| if n % 100 == 7 { format!("{{\"evil\":{n}}}\n") } else { format!("{{\"n\":{n}}}\n") })
@@ -72,7 +67,9 @@ async fn a_bad_row_becomes_a_dead_letter_and_its_neighbours_are_stored() {
         (&health["committed"], &health["dead"], &health["pending"]),
         (&json!(990), &json!(10), &json!(0))
     );
-    let rows = client
+    let rows = database
+        .connect()
+        .await
         .query(
             "select trace_id, error, reason, convert_from(body, 'UTF8') from dead_letters order by id",
             &[],
@@ -286,12 +283,7 @@ async fn a_commit_that_was_given_up_and_happens_all_the_same_makes_no_dead_lette
 
 #[tokio::test]
 async fn the_contents_of_a_refused_row_are_not_logged() {
-    let database = TestDatabase::create().await;
-    let client = database.connect().await;
-    client
-        .batch_execute("alter table requests add constraint no_evil check (payload->>'evil' is null)")
-        .await
-        .unwrap();
+    let database = TestDatabase::refusing_evil().await;
     let service = Service::start(database.url(), &[("LOG", "debug")]).await;
     service.post(&[("x-trace-id", "secret-trace")], "{\"evil\":\"hunter2\"}").await;
     assert_eq!(service.settled().await["dead"], 1);

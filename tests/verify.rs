@@ -112,8 +112,7 @@ async fn reconcile(service: &Service, body: Value) -> Value {
 
 #[tokio::test]
 async fn reconciling_tells_each_events_fate() {
-    let database = TestDatabase::create().await;
-    execute(&database, "alter table requests add constraint no_evil check (payload->>'evil' is null)").await;
+    let database = TestDatabase::refusing_evil().await;
     let service = Service::start(database.url(), &[]).await;
     let body = "{\"n\":0}\n{\"evil\":1}\n{\"n\":2}\n{\"evil\":3}\n";
     let receipt =

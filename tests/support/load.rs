@@ -18,10 +18,6 @@ use tokio_postgres::Client;
 const PATIENCE: Duration = Duration::from_secs(20);
 const PAUSE: Duration = Duration::from_millis(5);
 
-/// The constraint that events with a member `evil` violate.
-pub(crate) const NO_EVIL: &str =
-    "alter table requests add constraint no_evil check (payload->>'evil' is null)";
-
 /// Producers under way. They send single events and batches, some of which wait for the commit.
 pub(crate) struct Load {
     shared: Arc<Shared>,
@@ -34,7 +30,7 @@ struct Shared {
     /// Tells the events of one load from another's.
     prefix: String,
     stopped: AtomicBool,
-    /// One event in so many is one that [`NO_EVIL`] refuses; 0: none.
+    /// One event in so many is one that `NO_EVIL` refuses; 0: none.
     evil_in: u64,
     notes: Mutex<Notes>,
     next: AtomicU64,

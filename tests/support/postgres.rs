@@ -51,6 +51,9 @@ async fn migrate_template(url: &str) {
     migrate(&database, config.partitioning).await.unwrap();
 }
 
+/// The constraint that events with a member `evil` violate.
+const NO_EVIL: &str = "alter table requests add constraint no_evil check (payload->>'evil' is null)";
+
 /// A database that nothing else uses. It is dropped with its value.
 pub(crate) struct TestDatabase {
     name: String,
@@ -60,6 +63,13 @@ pub(crate) struct TestDatabase {
 impl TestDatabase {
     pub(crate) async fn create() -> Self {
         Self::create_with(&format!("template {}", Run::join().await.template)).await
+    }
+
+    /// One whose `requests` takes no event with a member `evil`.
+    pub(crate) async fn refusing_evil() -> Self {
+        let database = Self::create().await;
+        database.connect().await.batch_execute(NO_EVIL).await.unwrap();
+        database
     }
 
     /// One that was never migrated.
