@@ -17,6 +17,7 @@ mod exactly_once;
 mod failures;
 mod life;
 mod local_postgres;
+mod pooler;
 mod schema;
 mod support;
 mod tls;

@@ -5,8 +5,9 @@
 //! refusals that an operator should see by name.
 
 use refinery::{Migration, Runner};
+use tokio_postgres::types::Type;
 
-use super::{Database, DbError};
+use super::{Database, DbError, Parameter};
 use crate::config::Partitioning;
 
 /// The files of `sql/migrations`, in order. They are only ever added to.
@@ -60,7 +61,11 @@ impl From<tokio_postgres::Error> for MigrationError {
 /// [`MigrationError`], with nothing half applied: each file is a transaction of its own.
 pub async fn migrate(database: &Database, partitioning: Partitioning) -> Result<(), MigrationError> {
     let mut client = database.connect().await?;
-    let encoding: String = client.query_one("show server_encoding", &[]).await?.try_get(0)?;
+    let encoding: String = client
+        .query_typed("show server_encoding", &[])
+        .await?
+        .first()
+        .map_or(Ok(String::new()), |row| row.try_get(0))?;
     if encoding != "UTF8" {
         return Err(MigrationError::Encoding(encoding));
     }
@@ -79,7 +84,9 @@ pub async fn migrate(database: &Database, partitioning: Partitioning) -> Result<
         None => {
             client.batch_execute(&database.sql(include_str!("../../sql/db/prepare.sql"))).await?;
             let choose = database.sql(include_str!("../../sql/db/choose.sql"));
-            client.execute(&choose, &[&"partitioning", &partitioning.name()]).await?;
+            let choice: [Parameter<'_>; 2] =
+                [(&"partitioning", Type::TEXT), (&partitioning.name(), Type::TEXT)];
+            client.execute_typed(&choose, &choice).await?;
         }
     }
     let migrations = MIGRATIONS
@@ -118,11 +125,13 @@ async fn applied(
     client: &tokio_postgres::Client,
 ) -> Result<Option<i32>, MigrationError> {
     let exists = database.sql(include_str!("../../sql/db/history_exists.sql"));
-    if !client.query_one(&exists, &[]).await?.try_get::<_, bool>(0)? {
+    let exists = client.query_typed(&exists, &[]).await?;
+    if !exists.first().map_or(Ok(false), |row| row.try_get(0))? {
         return Ok(None);
     }
     let newest = database.sql(include_str!("../../sql/db/history.sql"));
-    Ok(client.query_one(&newest, &[]).await?.try_get(0)?)
+    let newest = client.query_typed(&newest, &[]).await?;
+    Ok(newest.first().map_or(Ok(None), |row| row.try_get(0))?)
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use tokio_postgres::types::Type;
 use uuid::Uuid;
 
 use super::{Database, DbError};
@@ -59,7 +60,8 @@ impl PartitionKeeper {
     pub async fn round(&self, now: SystemTime) -> Result<bool, DbError> {
         let connection = self.database.get().await?;
         let partitioned = self.database.sql(include_str!("../../sql/db/is_partitioned.sql"));
-        if !connection.query_one(&partitioned, &[]).await?.try_get::<_, bool>(0)? {
+        let partitioned = connection.query_typed(&partitioned, &[]).await?;
+        if !partitioned.first().map_or(Ok(false), |row| row.try_get(0))? {
             if self.retention_days.is_some() {
                 tracing::warn!(
                     "RETENTION_DAYS has no effect: requests was made without partitions (PARTITIONING=off)"
@@ -69,7 +71,7 @@ impl PartitionKeeper {
         }
         let list = self.database.sql(include_str!("../../sql/db/partitions.sql"));
         let mut there = Vec::new();
-        for row in connection.query(&list, &[]).await? {
+        for row in connection.query_typed(&list, &[]).await? {
             there.push(row.try_get::<_, String>(0)?);
         }
         let today = day_of(now);
@@ -101,7 +103,7 @@ impl PartitionKeeper {
                     .await?;
             }
             let trim = self.database.sql(include_str!("../../sql/db/trim_default.sql"));
-            connection.execute(&trim, &[&first_kept.lower_bound()]).await?;
+            connection.execute_typed(&trim, &[(&first_kept.lower_bound(), Type::UUID)]).await?;
         }
         Ok(complete)
     }

@@ -19,7 +19,8 @@ const CLOCK_MS: u64 = 1000;
 pub(super) async fn check(config: &Config, database: &Database) -> Result<Vec<Finding>, DbError> {
     let mut client = database.connect().await?;
     let mut findings = Vec::new();
-    let server = client.query_one(include_str!("../../sql/doctor/server.sql"), &[]).await?;
+    let server = client.query_typed(include_str!("../../sql/doctor/server.sql"), &[]).await?;
+    let Some(server) = server.first() else { return Ok(findings) };
     let text = |column: &str| server.try_get::<_, String>(column);
     findings.push(finding(Grade::Ok, "database", format!("Postgres {}", text("version")?)));
     if text("encoding")? != "UTF8" {
@@ -62,15 +63,15 @@ fn clock(theirs_ms: i64) -> Finding {
 }
 
 async fn rights(database: &Database, client: &tokio_postgres::Client) -> Result<Vec<Finding>, DbError> {
-    let rows = client.query(&database.sql(include_str!("../../sql/doctor/rights.sql")), &[]).await?;
+    let rows = client.query_typed(&database.sql(include_str!("../../sql/doctor/rights.sql")), &[]).await?;
     let missing = rows.iter().map(|row| row.try_get(0)).collect::<Result<Vec<String>, _>>()?;
     let mut findings = vec![match &missing[..] {
         [] => finding(Grade::Ok, "rights", "all that the service needs on its tables"),
         missing => finding(Grade::Fail, "rights", format!("missing on {}", missing.join(", "))),
     }];
     let create =
-        client.query_one(&database.sql(include_str!("../../sql/doctor/may_create.sql")), &[]).await?;
-    if !create.try_get::<_, bool>(0)? {
+        client.query_typed(&database.sql(include_str!("../../sql/doctor/may_create.sql")), &[]).await?;
+    if !create.first().map_or(Ok(false), |row| row.try_get(0))? {
         let found = "none to create in the schema: migrations and partitions are an administrator's to make";
         findings.push(finding(Grade::Warn, "rights", found));
     }
@@ -81,7 +82,7 @@ async fn commits(client: &tokio_postgres::Client) -> Finding {
     let mut times = Vec::with_capacity(COMMITS);
     for _ in 0..COMMITS {
         let started = Instant::now();
-        if let Err(error) = client.query_one(include_str!("../../sql/doctor/commit.sql"), &[]).await {
+        if let Err(error) = client.query_typed(include_str!("../../sql/doctor/commit.sql"), &[]).await {
             let found = format!("not measured: {}", DbError::from(error).with_sources());
             return finding(Grade::Warn, "commit", found);
         }

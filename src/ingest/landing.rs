@@ -20,6 +20,7 @@ use std::time::{Duration, Instant};
 
 use rangemap::RangeSet;
 use tokio_postgres::error::SqlState;
+use tokio_postgres::types::Type;
 
 use super::claims::{Claimed, Claims};
 use super::copy::copy_rows;
@@ -291,7 +292,8 @@ impl Lander {
             && let Some(id) = lot.unkeyed_id()
         {
             let has_id = self.tables.has_id(lot.kind);
-            if connection.query_one(has_id, &[&id]).await?.try_get(0)? {
+            let found = connection.query_typed(has_id, &[(&id, Type::UUID)]).await?;
+            if found.first().map_or(Ok(false), |row| row.try_get(0))? {
                 return Ok(Attempt::Landed(Claimed::default()));
             }
         }

@@ -1,0 +1,108 @@
+//! Behind PgBouncer in transaction mode, where each transaction may meet another server connection.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::process::{Child, Command, Stdio};
+
+use crate::support::load::{Load, assert_exactly_once, assert_receipts_add_up};
+use crate::support::postgres::{TestDatabase, connect};
+use crate::support::service::{Folder, Service, eventually};
+
+/// A PgBouncer of few connections; ended when dropped.
+struct PgBouncer {
+    process: Child,
+    url: String,
+    _folder: Folder,
+}
+
+impl PgBouncer {
+    /// In front of `url`; `None` where no PgBouncer is installed, which CI does not let pass.
+    async fn start(url: &str) -> Option<Self> {
+        let binary = ["/usr/sbin/pgbouncer", "/usr/bin/pgbouncer", "/usr/local/bin/pgbouncer"];
+        let Some(binary) = binary.into_iter().find(|path| fs::exists(path).unwrap_or(false)) else {
+            assert!(std::env::var_os("TIDEGATE_NEEDS_POOLER").is_none(), "PgBouncer is not installed");
+            eprintln!("skipped: PgBouncer is not installed");
+            return None;
+        };
+        let config = url.parse::<tokio_postgres::Config>().unwrap();
+        let (port, user) = (config.get_ports()[0], config.get_user().unwrap());
+        let password = String::from_utf8_lossy(config.get_password().unwrap_or_default());
+        let database = config.get_dbname().unwrap();
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let listen_port = listener.local_addr().unwrap().port();
+        drop(listener);
+        let folder = Folder::new();
+        let file = std::path::Path::new(folder.path()).join("pgbouncer.ini");
+        // It will not run as root.
+        let as_whom = if nix::unistd::geteuid().is_root() { "user = nobody" } else { "" };
+        let settings = format!(
+            "[databases]
+             * = host=127.0.0.1 port={port} user={user} password={password}
+             [pgbouncer]
+             listen_addr = 127.0.0.1
+             listen_port = {listen_port}
+             unix_socket_dir =
+             auth_type = any
+             pool_mode = transaction
+             default_pool_size = 5
+             {as_whom}\n"
+        );
+        fs::write(&file, settings).unwrap();
+        fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
+        let process = Command::new(binary)
+            .arg("--quiet")
+            .arg(&file)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        eventually("PgBouncer listens", async || {
+            tokio::net::TcpStream::connect(("127.0.0.1", listen_port)).await.ok()
+        })
+        .await;
+        let url = format!("postgres://{user}@127.0.0.1:{listen_port}/{database}");
+        Some(Self { process, url, _folder: folder })
+    }
+}
+
+impl Drop for PgBouncer {
+    fn drop(&mut self) {
+        let _ended = self.process.kill();
+        let _reaped = self.process.wait();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pooler_that_hands_out_another_connection_for_each_transaction_changes_nothing() {
+    // Migrated through the pooler, too.
+    let database = TestDatabase::create_empty().await;
+    let Some(pooler) = PgBouncer::start(database.url()).await else { return };
+    let folder = Folder::new();
+    let settings = [("DATABASE_URL", pooler.url.as_str()), ("DATA_DIR", folder.path()), ("BATCH_SIZE", "50")];
+    let mut sent = None;
+    // A second run meets connections that the first has used.
+    for _run in 0..3 {
+        let service = Service::start_with(&settings).await;
+        let load = Load::start(&service.address, 3, 0);
+        load.progresses(300).await;
+        // Server connections break, and the pooler makes others.
+        let admin = connect(database.url()).await;
+        let cut = "select pg_terminate_backend(pid) from pg_stat_activity
+                   where datname = current_database() and pid <> pg_backend_pid()";
+        admin.batch_execute(cut).await.unwrap();
+        load.progresses(300).await;
+        let more = load.stop().await;
+        sent = Some(match sent {
+            None => more,
+            Some(sent) => more.and(sent),
+        });
+        service.fenced().await;
+        let log = service.log();
+        assert!(!log.contains("26000") && !log.contains("42P05"), "{log}");
+        assert!(service.stop().await.status.success());
+    }
+    let client = connect(database.url()).await;
+    assert_exactly_once(&client, &sent.unwrap()).await;
+    assert_receipts_add_up(&client).await;
+}
