@@ -179,6 +179,9 @@ async fn start(
     let mut housekeeping = JoinSet::new();
     let keeper = PartitionKeeper::new(database.clone(), &config.database);
     housekeeping.spawn(keeper.run());
+    if config.database.trace_index.is_on() {
+        housekeeping.spawn(db::trace_index::keep(database.clone()));
+    }
     housekeeping.spawn(database.clone().close_idle(Duration::from_secs(config.database.db_idle_timeout)));
 
     let settings =

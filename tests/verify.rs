@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::support::postgres::{PrivateServer, TestDatabase};
-use crate::support::service::{Folder, Service, run};
+use crate::support::service::{Folder, Service, eventually, run};
 
 const NDJSON: (&str, &str) = ("content-type", "application/x-ndjson");
 
@@ -150,6 +150,37 @@ async fn reconciling_tells_each_events_fate() {
         let answer = service.request("POST", "/api/v1/reconcile", &[], body.to_string()).await;
         assert_eq!(answer.status.as_u16(), status, "{body}");
     }
+}
+
+#[tokio::test]
+async fn with_an_index_trace_ids_are_found_over_all_time() {
+    let database = TestDatabase::create().await;
+    // What a build leaves behind that was cut short.
+    execute(
+        &database,
+        "create index dead_letters_trace_id on dead_letters (trace_id);
+         update pg_index set indisvalid = false where indexrelid = 'dead_letters_trace_id'::regclass",
+    )
+    .await;
+    let service = Service::start(database.url(), &[("TRACE_INDEX", "on")]).await;
+    service.post(&[("x-trace-id", "T")], "{}").await;
+    service.settled().await;
+    let wanted = json!({"trace_ids": ["T", "U"]}).to_string();
+    let answer = eventually("the index is built", async || {
+        let answer = service.request("POST", "/api/v1/reconcile", &[], wanted.clone()).await;
+        (answer.status.as_u16() == 200).then_some(answer)
+    })
+    .await;
+    let states: Vec<Value> =
+        answer.json()["trace_ids"].as_array().unwrap().iter().map(|one| one["state"].clone()).collect();
+    assert_eq!(states, [json!("committed"), json!("never_seen")]);
+    let plan = "explain select id from requests where trace_id = any('{T}')
+                union all select id from dead_letters where trace_id = any('{T}')";
+    let client = database.connect().await;
+    client.batch_execute("set enable_seqscan = off").await.unwrap();
+    let plan = client.query(plan, &[]).await.unwrap();
+    let plan: String = plan.iter().map(|row| row.get::<_, String>(0) + "\n").collect();
+    assert!(!plan.contains("Seq Scan") && plan.contains("dead_letters_trace_id"), "{plan}");
 }
 
 #[tokio::test]

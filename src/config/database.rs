@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use serde::Deserialize;
 
-use super::{ConfigError, Kind, Setting, refuse};
+use super::{ConfigError, Kind, Setting, Switch, refuse};
 
 /// Postgres.
 #[derive(Debug, Clone, Deserialize)]
@@ -31,6 +31,8 @@ pub struct DatabaseConfig {
     pub partition_days_ahead: u64,
     /// Days that events are kept; unset: for ever.
     pub retention_days: Option<u64>,
+    /// Whether trace ids are indexed.
+    pub trace_index: Switch,
 }
 
 /// How `requests` is made.
@@ -122,6 +124,12 @@ pub(super) const SETTINGS: &[Setting] = &[
         default: "",
         kind: Kind::Int { min: 1, max: 36_500, unit: "days" },
         help: "Days that events are kept; whole partitions are dropped. Unset: for ever.",
+    },
+    Setting {
+        name: "TRACE_INDEX",
+        default: "off",
+        kind: Kind::Switch,
+        help: "Indexes trace ids, so that reconcile finds them over all time; halves the speed of COPY. Off drops nothing.",
     },
 ];
 

@@ -5,6 +5,7 @@ mod migrations;
 mod partitions;
 mod pool;
 mod tls;
+pub mod trace_index;
 mod url;
 
 use std::time::Duration;

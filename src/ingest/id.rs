@@ -107,9 +107,12 @@ impl IdRange {
     }
 }
 
+/// The last millisecond that a UUIDv7 can tell (RFC 9562, section 5.7).
+pub const MAX_UNIX_MS: u64 = (1 << 48) - 1;
+
 /// The smallest UUIDv7 of the millisecond `unix_ms`: where a partition begins.
 pub fn lower_bound(unix_ms: u64) -> Uuid {
-    Uuid::from_u128(u128::from(unix_ms & 0xFFFF_FFFF_FFFF) << 80)
+    Uuid::from_u128(u128::from(unix_ms & MAX_UNIX_MS) << 80)
 }
 
 /// Microseconds of Unix time, now.

@@ -5,7 +5,7 @@ use uuid::Uuid;
 
 use super::Ingest;
 use super::id::{self, Tag};
-use crate::db::{Database, DbError, Parameter};
+use crate::db::{Database, DbError, Parameter, trace_index};
 
 /// What became of an event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -89,6 +89,15 @@ impl Reconciler {
         Ok(fates)
     }
 
+    /// Whether trace ids are indexed, so that a span of any length can be searched.
+    ///
+    /// # Errors
+    ///
+    /// Whatever Postgres says.
+    pub async fn finds_at_any_time(&self) -> Result<bool, DbError> {
+        trace_index::is_complete(&self.database).await
+    }
+
     /// The stored events with these trace ids, accepted in a span of time (microseconds of Unix time), at most `limit`.
     ///
     /// # Errors
@@ -102,7 +111,7 @@ impl Reconciler {
         limit: i64,
     ) -> Result<Vec<(Uuid, String)>, DbError> {
         let find = self.database.sql(include_str!("../../sql/ingest/find_traces.sql"));
-        let bound = |us: i64| id::lower_bound((us.max(0) / 1000) as u64);
+        let bound = |us: i64| id::lower_bound(((us.max(0) / 1000) as u64).min(id::MAX_UNIX_MS));
         let (from, to, traces) = (bound(since_us), bound(until_us), trace_ids.to_vec());
         let parameters: [Parameter<'_>; 4] =
             [(&from, Type::UUID), (&to, Type::UUID), (&traces, Type::TEXT_ARRAY), (&limit, Type::INT8)];

@@ -1,0 +1,63 @@
+//! With `TRACE_INDEX=on`, keeps an index on the trace ids of each table of events, so that one can be looked for over all
+//! time. Without it there is none: it costs every COPY more than half of its speed.
+//!
+//! Indexes are built a table at a time and concurrently, over a connection of their own: the writer goes on.
+
+use std::time::Duration;
+
+use super::{Database, DbError};
+
+/// Between two looks whether a table came to be that has none, such as a new day's.
+const ROUND: Duration = Duration::from_secs(10);
+/// After a round that failed.
+const AGAIN: Duration = Duration::from_secs(60);
+
+/// Whether all tables of events have an index on trace ids, whoever made it.
+///
+/// # Errors
+///
+/// Whatever Postgres says.
+pub async fn is_complete(database: &Database) -> Result<bool, DbError> {
+    let without = database.sql(include_str!("../../sql/db/without_trace_index.sql"));
+    Ok(database.get().await?.query_typed(&without, &[]).await?.is_empty())
+}
+
+/// Builds what is missing, until it is dropped.
+pub async fn keep(database: Database) {
+    loop {
+        let wait = match round(&database).await {
+            Ok(()) => ROUND,
+            Err(error) => {
+                tracing::warn!(
+                    error = error.with_sources(),
+                    "the index on trace ids is not complete; trying again"
+                );
+                AGAIN
+            }
+        };
+        tokio::time::sleep(wait).await;
+    }
+}
+
+/// Builds what is missing.
+///
+/// # Errors
+///
+/// Whatever Postgres says.
+pub async fn round(database: &Database) -> Result<(), DbError> {
+    if is_complete(database).await? {
+        return Ok(());
+    }
+    let client = database.connect().await?;
+    let without = database.sql(include_str!("../../sql/db/without_trace_index.sql"));
+    for row in client.query_typed(&without, &[]).await? {
+        let (table, remains): (String, Option<String>) = (row.try_get(0)?, row.try_get(1)?);
+        let of_table = |statement| database.sql(statement).replace("{table}", &table);
+        if remains.is_some() {
+            client.batch_execute(&of_table(include_str!("../../sql/db/drop_trace_index.sql"))).await?;
+        }
+        tracing::info!(table, "building an index on trace ids");
+        client.batch_execute(&of_table(include_str!("../../sql/db/make_trace_index.sql"))).await?;
+    }
+    Ok(())
+}
