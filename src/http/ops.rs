@@ -96,12 +96,7 @@ impl From<&JournalSnapshot> for LedgerHealth {
 impl From<JournalSnapshot> for JournalHealth {
     fn from(journal: JournalSnapshot) -> Self {
         let ledger = LedgerHealth::from(&journal);
-        let state = match journal.refusal {
-            None => "accepting",
-            Some(Refusal::Full) => "full",
-            Some(Refusal::MinFree | Refusal::NoSpace) => "disk_full",
-            Some(Refusal::Failed | Refusal::TooLarge) => "failed",
-        };
+        let state = journal.refusal.map_or("accepting", Refusal::state);
         let usage = journal.usage;
         Self {
             state,
@@ -291,6 +286,10 @@ fn journal_gauges(gauges: &Gauges, journal: &JournalSnapshot) {
         ("quarantined", usage.quarantined.bytes),
     ] {
         gauges.journal_bytes.with_label_values(&[state]).set(bytes as i64);
+    }
+    for state in Refusal::STATES {
+        let refuses = journal.refusal.is_some_and(|refusal| refusal.state() == state);
+        gauges.journal_refuses.with_label_values(&[state]).set(refuses.into());
     }
     let ledger = LedgerHealth::from(journal);
     for (state, events) in [

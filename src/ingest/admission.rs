@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use super::Promise;
 use super::backlog::Backlog;
-use super::dead_letters::{DeadLetters, Reason};
+use super::dead_letters::DeadLetters;
 use super::id::{self, IdMint, Tag};
 use super::json::{self, Verdict};
 use super::keys::Key;
@@ -178,14 +178,14 @@ impl Ingest {
         let mut room = match reserved {
             Ok(room) => room,
             Err(refused) => {
-                self.count_refused(1);
+                self.count_refused(refused, 1);
                 if journaled {
                     // It gets no id from the journal, and needs one in dead_letters.
                     let (tag, sequence) = shared.ids.reserve_range(1);
                     row::stamp(&mut encoded, tag, sequence, trace_from_id);
                 }
                 if let Some(tuple) = row::tuples(&encoded).next() {
-                    shared.dead_letters.add_overload(tuple);
+                    shared.dead_letters.add_overload(tuple, refused.message());
                 }
                 return Err(refused);
             }
@@ -231,12 +231,13 @@ impl Ingest {
         }
         let Some(ticket) = ticket.filter(|_| wish.promise > Promise::Queued) else { return Ok(accepted) };
         if self.shared.journal.is_some() {
-            let first = ticket.journaled().await.map_err(|refused| match refused {
-                NotJournaled::Refused(refusal) => {
-                    self.count_refused(receipt.events);
-                    Refused::Journal(refusal)
-                }
-                NotJournaled::OutcomeUnknown => Refused::OutcomeUnknown,
+            let first = ticket.journaled().await.map_err(|refused| {
+                let refused = match refused {
+                    NotJournaled::Refused(refusal) => Refused::Journal(refusal),
+                    NotJournaled::OutcomeUnknown => Refused::OutcomeUnknown,
+                };
+                self.count_refused(refused, receipt.events);
+                refused
             })?;
             accepted = Accepted::new(Promise::Journaled, Some(Receipt { first, ..receipt }));
         }
@@ -281,7 +282,7 @@ impl Ingest {
             Err(refusal) => Err(Refused::Journal(refusal)),
             Ok(()) => self.shared.queue.reserve(load).await.map_err(|_full| self.overloaded()),
         };
-        let mut room = reserved.inspect_err(|_| self.count_refused(load.events))?;
+        let mut room = reserved.inspect_err(|refused| self.count_refused(*refused, load.events))?;
         let ticket = self.ticket(load.events, wish, keys, false);
         let mut receipt = Receipt { first: Uuid::nil(), events: load.events };
         if self.shared.journal.is_some() {
@@ -312,8 +313,8 @@ impl Ingest {
         }
     }
 
-    fn count_refused(&self, events: u64) {
-        self.shared.metrics.refused.with_label_values(&[Reason::Overload.name()]).inc_by(events);
+    fn count_refused(&self, refused: Refused, events: u64) {
+        self.shared.metrics.refused.with_label_values(&[refused.reason()]).inc_by(events);
     }
 
     fn overloaded(&self) -> Refused {

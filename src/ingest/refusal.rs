@@ -19,6 +19,32 @@ pub enum Refusal {
     TooLarge,
 }
 
+impl Refusal {
+    /// The states of a journal that takes nothing, as health and metrics name them.
+    pub const STATES: [&str; 3] = ["full", "disk_full", "failed"];
+
+    /// Which of [`Self::STATES`] it is.
+    pub fn state(self) -> &'static str {
+        let [full, disk_full, failed] = Self::STATES;
+        match self {
+            Self::Full => full,
+            Self::MinFree | Self::NoSpace => disk_full,
+            Self::Failed | Self::TooLarge => failed,
+        }
+    }
+
+    /// What a dead letter says of it.
+    fn message(self) -> &'static str {
+        match self {
+            Self::Full => "the journal was full",
+            Self::MinFree => "the journal's file system was nearly full",
+            Self::NoSpace => "the journal's file system was full",
+            Self::Failed => "the journal had failed",
+            Self::TooLarge => "the event was larger than a segment of the journal",
+        }
+    }
+}
+
 impl From<&AppendError> for Refusal {
     fn from(error: &AppendError) -> Self {
         match error {
@@ -54,4 +80,23 @@ pub enum Refused {
     Journal(Refusal),
     /// They were written and not synced: they may turn up after a restart, or not.
     OutcomeUnknown,
+}
+
+impl Refused {
+    /// The label under which it is counted.
+    pub(super) fn reason(self) -> &'static str {
+        match self {
+            Self::Overloaded { .. } => "overload",
+            Self::Journal(_) | Self::OutcomeUnknown => "journal",
+        }
+    }
+
+    /// What a dead letter says of it.
+    pub(super) fn message(self) -> &'static str {
+        match self {
+            Self::Overloaded { .. } => "the queue was full",
+            Self::Journal(refusal) => refusal.message(),
+            Self::OutcomeUnknown => "the journal could not be synced",
+        }
+    }
 }

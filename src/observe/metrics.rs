@@ -86,6 +86,8 @@ pub struct Gauges {
     pub ledger: IntGaugeVec,
     /// Bytes of the journal, by what they are.
     pub journal_bytes: IntGaugeVec,
+    /// 1 while the journal takes nothing, by why.
+    pub journal_refuses: IntGaugeVec,
     /// Events that Postgres lost and the journal did not hold any more.
     pub lost: IntGauge,
 }
@@ -186,6 +188,10 @@ impl Metrics {
                     Opts::new("tidegate_journal_bytes", "Bytes of the journal on disk."),
                     &["state"],
                 )?,
+                journal_refuses: IntGaugeVec::new(
+                    Opts::new("tidegate_journal_refuses", "1 while the journal takes nothing, by state."),
+                    &["state"],
+                )?,
                 lost: gauge(
                     "tidegate_events_lost_by_postgres",
                     "Events that Postgres lost and the journal did not hold any more.",
@@ -199,7 +205,7 @@ impl Metrics {
 
     fn register(&self) -> prometheus::Result<()> {
         let gauges = &self.gauges;
-        let all: [Box<dyn Collector>; 28] = [
+        let all: [Box<dyn Collector>; 29] = [
             Box::new(self.requests.clone()),
             Box::new(self.request_seconds.clone()),
             Box::new(self.ack_seconds.clone()),
@@ -227,6 +233,7 @@ impl Metrics {
             Box::new(gauges.pool.clone()),
             Box::new(gauges.ledger.clone()),
             Box::new(gauges.journal_bytes.clone()),
+            Box::new(gauges.journal_refuses.clone()),
             Box::new(gauges.lost.clone()),
         ];
         for collector in all {

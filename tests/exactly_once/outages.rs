@@ -129,6 +129,9 @@ async fn an_outage_fills_the_journal_and_not_the_memory_and_passes_by_itself() {
         assert!(accepted < 100 * BATCH, "JOURNAL_MAX_BYTES has no effect");
     };
     assert_eq!((refused.status.as_u16(), refused.error_code().as_str()), (503, "journal_full"));
+    let metrics = String::from_utf8(service.get("/metrics").await.body.to_vec()).unwrap();
+    assert!(metrics.contains("tidegate_journal_refuses{state=\"full\"} 1"), "{metrics}");
+    assert!(!metrics.contains("tidegate_events_refused_total{reason=\"overload\"}"), "{metrics}");
     assert!(!refused.header("retry-after").is_empty());
     assert!(accepted > 20 * BATCH, "{accepted} is far more than the queue holds");
     assert_eq!(service.health().await["pending"], accepted - BATCH);

@@ -35,7 +35,7 @@ const REASON_FIELD: usize = 7;
 /// Why an event is a dead letter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reason {
-    /// The queue was full; the client was told 503.
+    /// The queue was full, or the journal took nothing; the client was told 503.
     Overload,
     /// Postgres refused the row.
     Rejected,
@@ -69,9 +69,9 @@ impl DeadLetters {
         self.queue.held()
     }
 
-    /// Keeps an event that was refused because the queue was full, if there is room.
-    pub fn add_overload(&self, tuple: Tuple<'_>) {
-        let parcel = parcel(encode(tuple, "the queue was full", Reason::Overload, 0));
+    /// Keeps an event that was refused, with the reason why, if there is room.
+    pub fn add_overload(&self, tuple: Tuple<'_>, error: &str) {
+        let parcel = parcel(encode(tuple, error, Reason::Overload, 0));
         match self.queue.try_reserve(parcel.load()) {
             Ok(mut room) => room.push(parcel),
             Err(_full) => self.dropped(Reason::Overload),
