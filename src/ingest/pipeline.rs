@@ -123,7 +123,6 @@ impl Pipeline {
         let dead_letters = DeadLetters::new(Arc::clone(&dead_queue), Arc::clone(metrics));
         let tables = Arc::new(landing_tables(database, config));
 
-        let mut source = Source::Queue(Arc::clone(&queue));
         let mut fences = Arc::<Fences>::default();
         let (mut parts, mut journaled) = (None, None);
         if let Some(OpenJournal { appender, store, dir, adopt }) = journal {
@@ -132,7 +131,6 @@ impl Pipeline {
             if !postgres_is_away {
                 keeper.open().await?;
             }
-            source = Source::Journal(Arc::clone(&backlog));
             fences = Arc::clone(keeper.fences());
             journaled = Some(Journaled {
                 backlog: Arc::clone(&backlog),
@@ -152,6 +150,10 @@ impl Pipeline {
             Lander::new(database.clone(), &tables, Arc::clone(metrics), deadline, &fences)
         };
         let (requests, dead_lander) = (lander(), lander());
+        let source = match &journaled {
+            Some(journaled) => Source::Journal(Arc::clone(&journaled.backlog), Arc::clone(requests.status())),
+            None => Source::Queue(Arc::clone(&queue)),
+        };
         let rates = Arc::new(Rates::default());
         let ingest = Ingest {
             shared: Arc::new(Shared {

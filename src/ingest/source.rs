@@ -9,6 +9,7 @@ use super::journal::Piece;
 use super::level::Load;
 use super::lot::{Kind, Lot, Origin};
 use super::queue::{self, Queue};
+use super::status::{WriterState, WriterStatus};
 use super::ticket::{Outcome, Wakeups};
 
 /// A source of batches.
@@ -16,8 +17,8 @@ use super::ticket::{Outcome, Wakeups};
 pub enum Source {
     /// Without a journal.
     Queue(Arc<Queue>),
-    /// With one.
-    Journal(Arc<Backlog>),
+    /// With one, and where to say that it cannot be read.
+    Journal(Arc<Backlog>, Arc<WriterStatus>),
 }
 
 impl Source {
@@ -25,7 +26,7 @@ impl Source {
     pub(super) async fn wait_for(&self, mark: Load, deadline: Option<Instant>) -> bool {
         match self {
             Self::Queue(queue) => queue.wait_for(mark, deadline).await,
-            Self::Journal(backlog) => backlog.wait_for(mark, deadline).await,
+            Self::Journal(backlog, _) => backlog.wait_for(mark, deadline).await,
         }
     }
 
@@ -33,7 +34,7 @@ impl Source {
     pub fn is_closed(&self) -> bool {
         match self {
             Self::Queue(queue) => queue.is_closed(),
-            Self::Journal(backlog) => backlog.is_closed(),
+            Self::Journal(backlog, _) => backlog.is_closed(),
         }
     }
 
@@ -41,7 +42,7 @@ impl Source {
     pub fn waiting(&self) -> Load {
         match self {
             Self::Queue(queue) => queue.waiting(),
-            Self::Journal(backlog) => backlog.waiting(),
+            Self::Journal(backlog, _) => backlog.waiting(),
         }
     }
 
@@ -52,10 +53,12 @@ impl Source {
                 let batch = queue.take(max_bytes);
                 (batch.load().events > 0).then_some(Batch::Queued(batch))
             }
-            Self::Journal(backlog) => match backlog.take(max_bytes).await {
+            Self::Journal(backlog, status) => match backlog.take(max_bytes).await {
                 Ok(portion) => portion.map(|portion| Batch::Journaled(portion, Arc::clone(backlog))),
                 Err(error) => {
-                    tracing::error!(error = error.to_string(), "the journal cannot be read; trying again");
+                    let error = error.to_string();
+                    tracing::error!(error, "the journal cannot be read; trying again");
+                    status.failed(WriterState::Halted, format!("the journal cannot be read: {error}"));
                     tokio::time::sleep(UNREADABLE_DELAY).await;
                     None
                 }
