@@ -19,6 +19,7 @@ mod life;
 mod local_postgres;
 mod pooler;
 mod schema;
+mod sse;
 mod support;
 mod tls;
 mod verify;

@@ -9,6 +9,7 @@ mod database;
 mod ingest;
 mod logging;
 mod server;
+mod stress;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -20,6 +21,7 @@ pub use database::{DatabaseConfig, Partitioning};
 pub use ingest::{DeadLetterConfig, Durability, IngestConfig, JournalConfig};
 pub use logging::{LogFormat, LoggingConfig};
 pub use server::ServerConfig;
+pub use stress::StressConfig;
 
 /// One variable.
 #[derive(Debug, Clone, Copy)]
@@ -125,17 +127,20 @@ pub struct Config {
     pub journal: JournalConfig,
     /// The dead-letter queue.
     pub dead_letters: DeadLetterConfig,
+    /// The stress API.
+    pub stress: StressConfig,
     /// Logs.
     pub logging: LoggingConfig,
 }
 
 /// The tables of all concerns, in the order in which they are shown.
-pub const ALL_SETTINGS: [(&str, &[Setting]); 6] = [
+pub const ALL_SETTINGS: [(&str, &[Setting]); 7] = [
     ("Server", server::SETTINGS),
     ("Postgres", database::SETTINGS),
     ("Events", ingest::SETTINGS),
     ("Journal", ingest::JOURNAL_SETTINGS),
     ("Dead letters", ingest::DEAD_LETTER_SETTINGS),
+    ("Stress API", stress::SETTINGS),
     ("Logs", logging::SETTINGS),
 ];
 
@@ -202,11 +207,13 @@ impl Config {
             ingest: variables.load(ingest::SETTINGS)?,
             journal: variables.load(ingest::JOURNAL_SETTINGS)?,
             dead_letters: variables.load(ingest::DEAD_LETTER_SETTINGS)?,
+            stress: variables.load(stress::SETTINGS)?,
             logging: variables.load(logging::SETTINGS)?,
         };
         config.server.check()?;
         config.database.check()?;
         config.ingest.check()?;
+        config.stress.check()?;
         config.check_together()?;
         Ok(config)
     }

@@ -1,17 +1,18 @@
 //! One client connection: hyper's protocol loop, watched.
 //!
-//! hyper knows one time limit, for a request's head. The watch here knows what a connection is doing and since when:
-//! idle (waiting for a request, or for a client that does not read its answers), reading a head, or busy with a
-//! request, whose body has a limit of its own. It looks now and then instead of setting a timer for each request.
+//! hyper knows one time limit, for a request's head. The [watch](super::watch) knows what a connection is doing and since
+//! when. It looks now and then instead of setting a timer for each request.
 
 use std::convert::Infallible;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
+use axum::body::Body;
+use bytes::Bytes;
+use hyper::body::{Body as _, Frame, SizeHint};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
@@ -19,6 +20,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 
+use super::watch::{Ending, Phase, Watch};
 use super::{Face, dispatch};
 
 /// Limits of a connection.
@@ -27,6 +29,32 @@ pub(super) struct ConnectionLimits {
     pub(super) max_header_bytes: usize,
     pub(super) header_timeout: Duration,
     pub(super) idle_timeout: Duration,
+}
+
+/// What a request may ask of the connection that it came by.
+#[derive(Debug, Clone)]
+pub(super) struct Line(Arc<Watch>);
+
+impl Line {
+    /// Resets the connection, whatever is answered.
+    pub(super) fn reset(&self) {
+        self.0.end(Ending::Reset);
+    }
+
+    /// A client that reads nothing of a streamed answer is cut off at `deadline`.
+    pub(super) fn read_by(&self, deadline: Instant) {
+        self.0.read_by(deadline);
+    }
+
+    /// Whether the client of a streamed answer was slower than it, since the last [`Self::forget_blocked`].
+    pub(super) fn was_blocked(&self) -> bool {
+        self.0.was_blocked()
+    }
+
+    /// The stream has caught up.
+    pub(super) fn forget_blocked(&self) {
+        self.0.forget_blocked();
+    }
 }
 
 /// Serves `stream` until its client goes, a limit is passed, or `stop` is cancelled and the request under way is
@@ -38,14 +66,20 @@ pub(super) async fn serve(
     limits: ConnectionLimits,
     stop: CancellationToken,
 ) {
-    let watch = Arc::new(Watch::new());
+    let line = Line(Arc::new(Watch::new()));
+    let watch = Arc::clone(&line.0);
     let service = service_fn(|request| {
-        let (face, mut router, watch) = (Arc::clone(&face), router.clone(), Arc::clone(&watch));
+        let (face, mut router, line) = (Arc::clone(&face), router.clone(), line.clone());
         async move {
-            watch.enter(Phase::Busy);
-            let response = dispatch(&face, &mut router, request).await;
-            watch.enter(Phase::Idle);
-            Ok::<_, Infallible>(response)
+            line.0.enter(Phase::Busy);
+            let response = dispatch(&face, &mut router, request, &line).await;
+            // An answer of a known length is left to the client; one without may go on for ever.
+            if response.body().size_hint().exact().is_some() {
+                line.0.enter(Phase::Idle);
+                return Ok::<_, Infallible>(response);
+            }
+            line.0.enter(Phase::Answering);
+            Ok(response.map(|body| Body::new(Streamed { body, watch: line.0 })))
         }
     });
     let io = TokioIo::new(Watched { stream, watch: Arc::clone(&watch) });
@@ -53,6 +87,8 @@ pub(super) async fn serve(
         http1::Builder::new().max_buf_size(limits.max_header_bytes).serve_connection(io, service);
     tokio::pin!(connection);
     tokio::select! {
+        // In this order the watch sees at once that an answer has begun to stream.
+        biased;
         // Broken connections are the clients' business.
         _ended = &mut connection => {}
         () = watch.overdue(&limits) => {}
@@ -66,60 +102,63 @@ pub(super) async fn serve(
     }
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(u8)]
-enum Phase {
-    Idle,
-    Head,
-    Busy,
+/// A body of unknown length; the connection is idle once it has ended.
+struct Streamed {
+    body: Body,
+    watch: Arc<Watch>,
 }
 
-/// What a connection is doing, and since when.
-#[derive(Debug)]
-struct Watch {
-    phase: AtomicU8,
-    /// Milliseconds from `origin`.
-    since_ms: AtomicU64,
-    origin: Instant,
-}
+impl hyper::body::Body for Streamed {
+    type Data = Bytes;
+    type Error = axum::Error;
 
-impl Watch {
-    fn new() -> Self {
-        Self { phase: AtomicU8::new(Phase::Idle as u8), since_ms: AtomicU64::new(0), origin: Instant::now() }
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        Pin::new(&mut self.body).poll_frame(cx)
     }
 
-    fn enter(&self, phase: Phase) {
-        self.phase.store(phase as u8, Ordering::Relaxed);
-        self.since_ms.store(self.origin.elapsed().as_millis() as u64, Ordering::Relaxed);
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
     }
 
-    fn bytes_came(&self) {
-        if self.phase.load(Ordering::Relaxed) == Phase::Idle as u8 {
-            self.enter(Phase::Head);
-        }
-    }
-
-    /// Resolves when the connection has been in one phase for longer than it may.
-    async fn overdue(&self, limits: &ConnectionLimits) {
-        loop {
-            let since = Duration::from_millis(self.since_ms.load(Ordering::Relaxed));
-            let passed = self.origin.elapsed().saturating_sub(since);
-            let limit = match self.phase.load(Ordering::Relaxed) {
-                phase if phase == Phase::Idle as u8 => limits.idle_timeout,
-                phase if phase == Phase::Head as u8 => limits.header_timeout,
-                _busy => Duration::MAX,
-            };
-            let Some(left) = limit.checked_sub(passed).filter(|left| !left.is_zero()) else { return };
-            // A head may begin right after this look, so the next one comes no later than a head's limit.
-            tokio::time::sleep(left.min(limits.header_timeout)).await;
-        }
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
     }
 }
 
-/// The stream, telling the watch when bytes come.
+impl Drop for Streamed {
+    fn drop(&mut self) {
+        self.watch.enter(Phase::Idle);
+    }
+}
+
+/// The stream, telling the watch what comes and goes, and ended as the watch says.
 struct Watched {
     stream: TcpStream,
     watch: Arc<Watch>,
+}
+
+impl Watched {
+    /// hyper gives a connection up at the first error.
+    fn ended() -> io::Error {
+        io::ErrorKind::ConnectionAborted.into()
+    }
+
+    fn wrote(&self, polled: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        self.watch.wrote(polled.is_ready());
+        polled
+    }
+}
+
+impl Drop for Watched {
+    fn drop(&mut self) {
+        if self.watch.ends_at_once() {
+            // With no time to linger, closing a socket resets its connection (Linux: socket(7), SO_LINGER).
+            let _closed_then = self.stream.set_zero_linger();
+        }
+    }
 }
 
 impl AsyncRead for Watched {
@@ -139,7 +178,11 @@ impl AsyncRead for Watched {
 
 impl AsyncWrite for Watched {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, buf)
+        if self.watch.ends_at_once() {
+            return Poll::Ready(Err(Self::ended()));
+        }
+        let polled = Pin::new(&mut self.stream).poll_write(cx, buf);
+        self.wrote(polled)
     }
 
     fn poll_write_vectored(
@@ -147,7 +190,11 @@ impl AsyncWrite for Watched {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
+        if self.watch.ends_at_once() {
+            return Poll::Ready(Err(Self::ended()));
+        }
+        let polled = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
+        self.wrote(polled)
     }
 
     fn is_write_vectored(&self) -> bool {

@@ -18,7 +18,7 @@ pub struct ApiError {
     status: StatusCode,
     code: &'static str,
     message: Cow<'static, str>,
-    field: Option<&'static str>,
+    field: Option<Cow<'static, str>>,
     retry_after: Option<Duration>,
 }
 
@@ -70,8 +70,8 @@ impl ApiError {
     }
 
     /// Names the parameter, header or member that is at fault.
-    pub fn field(self, field: &'static str) -> Self {
-        Self { field: Some(field), ..self }
+    pub fn field(self, field: impl Into<Cow<'static, str>>) -> Self {
+        Self { field: Some(field.into()), ..self }
     }
 }
 
@@ -137,7 +137,7 @@ impl From<Refused> for ApiError {
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
-        let detail = Detail { code: self.code, message: &self.message, field: self.field };
+        let detail = Detail { code: self.code, message: &self.message, field: self.field.as_deref() };
         let body = serde_json::to_vec(&Envelope { error: detail }).unwrap_or_default();
         let mut response = Response::new(Body::from(body));
         *response.status_mut() = self.status;

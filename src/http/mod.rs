@@ -16,6 +16,9 @@ mod ops;
 mod query;
 mod reconcile;
 mod server;
+mod sse;
+mod stress;
+mod watch;
 
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
@@ -40,7 +43,9 @@ use crate::db::Database;
 use crate::ingest::{Ingest, Promise};
 use crate::lifecycle::Lifecycle;
 use crate::observe::Metrics;
+use connection::Line;
 use error::ApiError;
+use stress::Stress;
 
 static X_TRACE_ID: HeaderName = HeaderName::from_static("x-trace-id");
 static X_ACK: HeaderName = HeaderName::from_static("x-ack");
@@ -51,7 +56,7 @@ const BATCH: &str = "/api/v1/events/batch";
 
 /// Every route.
 fn router(face: &Arc<Face>) -> Router {
-    Router::new()
+    let mut routes = Router::new()
         // Their POST is dispatched before the router; what arrives here is another method.
         .route(EVENTS, any(|| method_not_allowed("POST")))
         .route(BATCH, any(|| method_not_allowed("POST")))
@@ -62,7 +67,11 @@ fn router(face: &Arc<Face>) -> Router {
         .route("/api/health", get(ops::api_health))
         .route("/health", get(ops::alive))
         .route("/health/ready", get(ops::ready))
-        .route("/metrics", get(ops::metrics))
+        .route("/metrics", get(ops::metrics));
+    if face.stress.is_some() {
+        routes = routes.merge(stress::routes());
+    }
+    routes
         .fallback(not_found)
         .method_not_allowed_fallback(not_allowed)
         .layer(middleware::from_fn_with_state(Arc::clone(face), track))
@@ -80,6 +89,8 @@ pub struct Face {
     pub bodies: Arc<BodyMemory>,
     /// Limits of requests.
     pub limits: Limits,
+    /// The stress API; none: it is not there.
+    stress: Option<Stress>,
     /// Set once the database is ready.
     core: OnceLock<Core>,
     hot: [HotRoute; 2],
@@ -148,6 +159,7 @@ impl Face {
                 ack_timeout: Duration::from_millis(config.ingest.ack_timeout_ms),
                 max_json_depth: config.ingest.max_json_depth,
             },
+            stress: config.stress.is_served(&config.server).then(|| Stress::new(&config.stress)),
             core: OnceLock::new(),
             hot,
             started: Instant::now(),
@@ -174,12 +186,20 @@ impl Face {
     }
 }
 
-/// Answers one request.
-async fn dispatch(face: &Arc<Face>, router: &mut Router, request: Request<Incoming>) -> Response {
+/// Answers one request that came by `line`.
+async fn dispatch(
+    face: &Arc<Face>,
+    router: &mut Router,
+    mut request: Request<Incoming>,
+    line: &Line,
+) -> Response {
     let hot = match (request.uri().path(), request.method()) {
         (EVENTS, &Method::POST) => &face.hot[0],
         (BATCH, &Method::POST) => &face.hot[1],
-        _ => return router.call(request).await.unwrap_or_else(|never| match never {}),
+        _ => {
+            request.extensions_mut().insert(line.clone());
+            return router.call(request).await.unwrap_or_else(|never| match never {});
+        }
     };
     let started = Instant::now();
     let (head, incoming) = request.into_parts();

@@ -61,6 +61,10 @@ pub struct Metrics {
     pub batch_seconds: Histogram,
     /// COPYs that are tried again, by the class of their error.
     pub retries: IntCounterVec,
+    /// Messages of streams of server-sent events.
+    pub sse_messages: IntCounter,
+    /// Streams of server-sent events that ended, by why.
+    pub sse_closed: IntCounterVec,
     /// Levels that are read when they are asked for.
     pub gauges: Gauges,
 }
@@ -80,6 +84,8 @@ pub struct Gauges {
     pub body_bytes: IntGauge,
     /// Open client connections.
     pub connections: IntGauge,
+    /// Open streams of server-sent events.
+    pub sse_streams: IntGauge,
     /// Database connections by state.
     pub pool: IntGaugeVec,
     /// The ledger over the journals on disk, by state.
@@ -160,6 +166,15 @@ impl Metrics {
                 LATENCY_BUCKETS_S,
             )?,
             retries: counters("tidegate_copy_retries_total", "COPYs that are tried again.", &["verdict"])?,
+            sse_messages: counter(
+                "tidegate_sse_messages_total",
+                "Messages of streams of server-sent events.",
+            )?,
+            sse_closed: counters(
+                "tidegate_sse_closed_total",
+                "Streams of server-sent events that ended.",
+                &["reason"],
+            )?,
             gauges: Gauges {
                 queue_events: gauge(
                     "tidegate_queue_events",
@@ -173,6 +188,7 @@ impl Metrics {
                 )?,
                 body_bytes: gauge("tidegate_http_body_bytes", "Bytes of request bodies under way.")?,
                 connections: gauge("tidegate_http_connections", "Open client connections.")?,
+                sse_streams: gauge("tidegate_sse_streams", "Open streams of server-sent events.")?,
                 pool: IntGaugeVec::new(
                     Opts::new("tidegate_db_connections", "Database connections by state."),
                     &["state"],
@@ -205,7 +221,7 @@ impl Metrics {
 
     fn register(&self) -> prometheus::Result<()> {
         let gauges = &self.gauges;
-        let all: [Box<dyn Collector>; 29] = [
+        let all: Vec<Box<dyn Collector>> = vec![
             Box::new(self.requests.clone()),
             Box::new(self.request_seconds.clone()),
             Box::new(self.ack_seconds.clone()),
@@ -224,12 +240,15 @@ impl Metrics {
             Box::new(self.batch_rows.clone()),
             Box::new(self.batch_seconds.clone()),
             Box::new(self.retries.clone()),
+            Box::new(self.sse_messages.clone()),
+            Box::new(self.sse_closed.clone()),
             Box::new(gauges.queue_events.clone()),
             Box::new(gauges.queue_bytes.clone()),
             Box::new(gauges.dead_queue_events.clone()),
             Box::new(gauges.dead_queue_bytes.clone()),
             Box::new(gauges.body_bytes.clone()),
             Box::new(gauges.connections.clone()),
+            Box::new(gauges.sse_streams.clone()),
             Box::new(gauges.pool.clone()),
             Box::new(gauges.ledger.clone()),
             Box::new(gauges.journal_bytes.clone()),

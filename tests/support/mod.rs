@@ -4,3 +4,4 @@ pub(crate) mod load;
 pub(crate) mod postgres;
 pub(crate) mod proxy;
 pub(crate) mod service;
+pub(crate) mod sse;

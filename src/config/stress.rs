@@ -1,0 +1,92 @@
+//! The stress API.
+
+use serde::Deserialize;
+
+use super::{ConfigError, Kind, ServerConfig, Setting, Switch, refuse};
+
+/// The stress API.
+#[derive(Debug, Clone, Deserialize)]
+pub struct StressConfig {
+    /// Whether `/api/stress` is there; none: where only this machine can reach it.
+    pub stress: Option<Switch>,
+    /// Streams of server-sent events at once.
+    pub max_sse_streams: usize,
+    /// Messages a second that a stream may ask for.
+    pub sse_max_rate: u64,
+    /// Messages a second of a stream that asks for nothing.
+    pub sse_default_rate: u64,
+    /// Bytes of one message's data.
+    pub sse_max_message_bytes: usize,
+    /// Bytes that a stream may owe its client.
+    pub sse_buffer_bytes: u64,
+    /// Seconds without a message after which a comment is sent.
+    pub sse_heartbeat_s: u64,
+    /// Milliseconds that clients are told to wait before they connect again.
+    pub sse_retry_ms: u64,
+}
+
+pub(super) const SETTINGS: &[Setting] = &[
+    Setting {
+        name: "STRESS",
+        default: "",
+        kind: Kind::Switch,
+        help: "Serves /api/stress. Unset: on where HOST is a loopback address, else off.",
+    },
+    Setting {
+        name: "MAX_SSE_STREAMS",
+        default: "2000",
+        kind: Kind::Int { min: 1, max: 1_000_000, unit: "streams" },
+        help: "Streams of server-sent events at once; further ones are answered 503.",
+    },
+    Setting {
+        name: "SSE_MAX_RATE",
+        default: "10000",
+        kind: Kind::Int { min: 1, max: 1_000_000, unit: "messages a second" },
+        help: "The most that a stream of the stress API may ask for.",
+    },
+    Setting {
+        name: "SSE_DEFAULT_RATE",
+        default: "10",
+        kind: Kind::Int { min: 1, max: 1_000_000, unit: "messages a second" },
+        help: "What a stream of the stress API that names no rate gets.",
+    },
+    Setting {
+        name: "SSE_MAX_MESSAGE_BYTES",
+        default: "65536",
+        kind: Kind::Int { min: 256, max: 1_048_576, unit: "bytes" },
+        help: "Size of one message's data that a stream of the stress API may ask for.",
+    },
+    Setting {
+        name: "SSE_BUFFER_BYTES",
+        default: "1048576",
+        kind: Kind::Int { min: 65_536, max: 1_073_741_824, unit: "bytes" },
+        help: "Messages that are due and that a client does not read; beyond it the stream is cut off.",
+    },
+    Setting {
+        name: "SSE_HEARTBEAT_S",
+        default: "15",
+        kind: Kind::Int { min: 1, max: 3_600, unit: "seconds" },
+        help: "Time without a message after which a stream is sent a comment.",
+    },
+    Setting {
+        name: "SSE_RETRY_MS",
+        default: "1000",
+        kind: Kind::Int { min: 0, max: 3_600_000, unit: "milliseconds" },
+        help: "Time that clients of a stream are told to wait before they connect again.",
+    },
+];
+
+impl StressConfig {
+    pub(super) fn check(&self) -> Result<(), ConfigError> {
+        if self.sse_default_rate > self.sse_max_rate {
+            let takes = format!("at most SSE_MAX_RATE, {}", self.sse_max_rate);
+            return Err(refuse("SSE_DEFAULT_RATE", self.sse_default_rate, takes));
+        }
+        Ok(())
+    }
+
+    /// Whether the stress API is served where `server` listens.
+    pub fn is_served(&self, server: &ServerConfig) -> bool {
+        self.stress.map_or(server.host.is_loopback(), Switch::is_on)
+    }
+}

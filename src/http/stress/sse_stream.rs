@@ -1,0 +1,57 @@
+//! `GET /api/stress/sse-stream`: server-sent events at a rate.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Extension;
+use axum::body::Body;
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Query, State};
+use axum::response::{IntoResponse, Response};
+use hyper::StatusCode;
+use hyper::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
+
+use super::stream_body::{StreamBody, StreamParts};
+use super::stream_plan::{LAST_EVENT_ID, StreamPlan};
+use crate::http::connection::Line;
+use crate::http::error::ApiError;
+use crate::http::{Face, not_found, sse};
+
+/// nginx hands a stream on as it comes when it is told so.
+static X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
+
+/// Streams messages until the last, or until its client goes.
+pub(in crate::http) async fn get(
+    State(face): State<Arc<Face>>,
+    Extension(line): Extension<Line>,
+    parameters: Result<Query<Vec<(String, String)>>, QueryRejection>,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
+    face.core()?;
+    let Some(stress) = &face.stress else { return Err(not_found().await) };
+    let Query(parameters) = parameters.map_err(|_| ApiError::invalid("the query cannot be read"))?;
+    let last_event_id = headers.get(LAST_EVENT_ID).map(HeaderValue::as_bytes);
+    let plan = StreamPlan::parse(&parameters, last_event_id, &stress.config)?;
+    if plan.is_complete(0) {
+        // With 204 a client that has seen everything does not connect again (WHATWG HTML, section 9.2.1).
+        return Ok(StatusCode::NO_CONTENT.into_response());
+    }
+    let Ok(permit) = Arc::clone(&stress.streams).try_acquire_owned() else {
+        let message = "there are as many streams as there may be (MAX_SSE_STREAMS); try again later";
+        return Err(ApiError::unavailable("overloaded", message, Duration::from_secs(1)));
+    };
+    let parts = StreamParts {
+        line,
+        metrics: Arc::clone(&face.metrics),
+        draining: face.lifecycle.draining(),
+        permit,
+        heartbeat: Duration::from_secs(stress.config.sse_heartbeat_s),
+        buffer_bytes: stress.config.sse_buffer_bytes,
+    };
+    let mut response = Response::new(Body::new(StreamBody::new(plan, parts)));
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(sse::MEDIA_TYPE));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+    headers.insert(X_ACCEL_BUFFERING.clone(), HeaderValue::from_static("no"));
+    Ok(response)
+}

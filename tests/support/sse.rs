@@ -1,0 +1,85 @@
+//! Streams of server-sent events, read by a parser written by others.
+
+use std::pin::Pin;
+use std::time::Duration;
+
+use bytes::Bytes;
+use eventsource_stream::{Event, EventStreamError, Eventsource};
+use futures_util::{Stream, StreamExt};
+use http_body_util::{BodyExt, Empty};
+use hyper::client::conn::http1;
+use hyper::{HeaderMap, Request, StatusCode};
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+use tokio::task::JoinHandle;
+
+use super::service::Service;
+
+/// How long a message is waited for.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+type Events = Pin<Box<dyn Stream<Item = Result<Event, EventStreamError<hyper::Error>>> + Send>>;
+
+/// An open stream; its connection goes with it.
+pub(crate) struct EventStream {
+    pub(crate) status: StatusCode,
+    pub(crate) headers: HeaderMap,
+    events: Events,
+    driver: JoinHandle<()>,
+}
+
+impl EventStream {
+    pub(crate) async fn open(service: &Service, path: &str, headers: &[(&str, &str)]) -> Self {
+        let stream = TcpStream::connect(&service.address).await.unwrap();
+        let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.unwrap();
+        let driver = tokio::spawn(async move {
+            let _ended = connection.await;
+        });
+        let mut request = Request::get(path).header("host", "localhost");
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let response = sender.send_request(request.body(Empty::<Bytes>::new()).unwrap()).await.unwrap();
+        let (head, body) = response.into_parts();
+        let events = Box::pin(body.into_data_stream().eventsource());
+        Self { status: head.status, headers: head.headers, events, driver }
+    }
+
+    /// The next event; none at the end, an error if the answer broke off.
+    pub(crate) async fn next(&mut self) -> Option<Result<Event, String>> {
+        let next = tokio::time::timeout(PATIENCE, self.events.next()).await.expect("no event, and no end");
+        next.map(|event| event.map_err(|error| error.to_string()))
+    }
+
+    /// So many events.
+    pub(crate) async fn take(&mut self, count: usize) -> Vec<Event> {
+        let mut events = Vec::new();
+        while events.len() < count {
+            events.push(self.next().await.expect("the stream ended").unwrap());
+        }
+        events
+    }
+
+    /// All events up to the end.
+    pub(crate) async fn rest(&mut self) -> Vec<Event> {
+        let mut events = Vec::new();
+        while let Some(event) = self.next().await {
+            events.push(event.unwrap());
+        }
+        events
+    }
+}
+
+impl Drop for EventStream {
+    fn drop(&mut self) {
+        self.driver.abort();
+    }
+}
+
+/// The value of a figure of `/metrics`; 0 if it is not there.
+pub(crate) async fn metric(service: &Service, name: &str) -> f64 {
+    let text = service.get("/metrics").await.body;
+    let text = String::from_utf8(text.to_vec()).unwrap();
+    let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    line.map_or(0.0, |value| value.parse().unwrap())
+}
