@@ -99,6 +99,9 @@ pub async fn run(config: &Config, asked: Start) -> Result<(), AppError> {
     if let Some(url) = &config.database.database_url {
         ConnectionUrl::parse(url).map_err(|error| ConfigError::database_url(&error))?;
     }
+    if config.stress.faults.is_on() {
+        tracing::warn!("FAULTS=on: whoever reaches the service can make it fail on purpose");
+    }
     let signals = Signals::listen()?;
     let lifecycle = Lifecycle::default();
     let metrics = Metrics::new()?;

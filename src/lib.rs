@@ -13,6 +13,7 @@
 //! | [`config`] | every setting, read once from the environment |
 //! | [`db`] | the pool, TLS, migrations, partitions, and the private Postgres of a first run |
 //! | [`doctor`] | measures a host and its database, and runs drills |
+//! | [`faults`] | which request is hit by a fault on demand, and by what |
 //! | [`http`] | the HTTP face: routes, limits, wire formats |
 //! | [`ingest`] | the path of an event, from admission to its row |
 //! | [`lifecycle`] | whether the service is starting, serving or stopping |
@@ -25,6 +26,7 @@ pub mod cli;
 pub mod config;
 pub mod db;
 pub mod doctor;
+pub mod faults;
 pub mod http;
 pub mod ingest;
 pub mod lifecycle;

@@ -15,6 +15,7 @@ mod dead_letters;
 mod events;
 mod exactly_once;
 mod failures;
+mod faults;
 mod life;
 mod local_postgres;
 mod pooler;

@@ -127,7 +127,7 @@ pub struct Config {
     pub journal: JournalConfig,
     /// The dead-letter queue.
     pub dead_letters: DeadLetterConfig,
-    /// The stress API.
+    /// The stress API, and faults on demand.
     pub stress: StressConfig,
     /// Logs.
     pub logging: LoggingConfig,
@@ -140,7 +140,7 @@ pub const ALL_SETTINGS: [(&str, &[Setting]); 7] = [
     ("Events", ingest::SETTINGS),
     ("Journal", ingest::JOURNAL_SETTINGS),
     ("Dead letters", ingest::DEAD_LETTER_SETTINGS),
-    ("Stress API", stress::SETTINGS),
+    ("Stress API and faults", stress::SETTINGS),
     ("Logs", logging::SETTINGS),
 ];
 

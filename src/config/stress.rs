@@ -1,14 +1,20 @@
-//! The stress API.
+//! The stress API, and faults on demand.
 
 use serde::Deserialize;
 
 use super::{ConfigError, Kind, ServerConfig, Setting, Switch, refuse};
 
-/// The stress API.
+/// The stress API, and faults on demand.
 #[derive(Debug, Clone, Deserialize)]
 pub struct StressConfig {
     /// Whether `/api/stress` is there; none: where only this machine can reach it.
     pub stress: Option<Switch>,
+    /// Whether faults can be injected.
+    pub faults: Switch,
+    /// Faults at once.
+    pub max_faults: usize,
+    /// Milliseconds that a fault may delay a request.
+    pub max_fault_delay_ms: u64,
     /// Streams of server-sent events at once.
     pub max_sse_streams: usize,
     /// Messages a second that a stream may ask for.
@@ -31,6 +37,24 @@ pub(super) const SETTINGS: &[Setting] = &[
         default: "",
         kind: Kind::Switch,
         help: "Serves /api/stress. Unset: on where HOST is a loopback address, else off.",
+    },
+    Setting {
+        name: "FAULTS",
+        default: "off",
+        kind: Kind::Switch,
+        help: "Serves /_test/inject-error, by which clients make the service fail on purpose.",
+    },
+    Setting {
+        name: "MAX_FAULTS",
+        default: "100",
+        kind: Kind::Int { min: 1, max: 10_000, unit: "faults" },
+        help: "Faults at once, one a path.",
+    },
+    Setting {
+        name: "MAX_FAULT_DELAY_MS",
+        default: "60000",
+        kind: Kind::Int { min: 1, max: 3_600_000, unit: "milliseconds" },
+        help: "The longest that a fault may delay a request, its jitter included.",
     },
     Setting {
         name: "MAX_SSE_STREAMS",

@@ -21,7 +21,7 @@ use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 
 use super::watch::{Ending, Phase, Watch};
-use super::{Face, dispatch};
+use super::{Face, answer};
 
 /// Limits of a connection.
 #[derive(Debug, Clone, Copy)]
@@ -39,6 +39,11 @@ impl Line {
     /// Resets the connection, whatever is answered.
     pub(super) fn reset(&self) {
         self.0.end(Ending::Reset);
+    }
+
+    /// Ends the connection once all that the answer's body gave so far is sent; the body gives nothing more.
+    pub(super) fn cut(&self, by_reset: bool) {
+        self.0.end(if by_reset { Ending::ResetAfterFlush } else { Ending::CloseAfterFlush });
     }
 
     /// A client that reads nothing of a streamed answer is cut off at `deadline`.
@@ -72,7 +77,7 @@ pub(super) async fn serve(
         let (face, mut router, line) = (Arc::clone(&face), router.clone(), line.clone());
         async move {
             line.0.enter(Phase::Busy);
-            let response = dispatch(&face, &mut router, request, &line).await;
+            let response = answer(&face, &mut router, request, &line).await;
             // An answer of a known length is left to the client; one without may go on for ever.
             if response.body().size_hint().exact().is_some() {
                 line.0.enter(Phase::Idle);
@@ -154,7 +159,7 @@ impl Watched {
 
 impl Drop for Watched {
     fn drop(&mut self) {
-        if self.watch.ends_at_once() {
+        if self.watch.ends_by_reset() {
             // With no time to linger, closing a socket resets its connection (Linux: socket(7), SO_LINGER).
             let _closed_then = self.stream.set_zero_linger();
         }
@@ -201,7 +206,11 @@ impl AsyncWrite for Watched {
         self.stream.is_write_vectored()
     }
 
+    /// hyper flushes once it has written all that it holds.
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.watch.ends_after_flush() {
+            return Poll::Ready(Err(Self::ended()));
+        }
         Pin::new(&mut self.stream).poll_flush(cx)
     }
 

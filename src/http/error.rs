@@ -10,6 +10,7 @@ use hyper::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER};
 use serde::Serialize;
 
 use crate::db::DbError;
+use crate::faults::FaultError;
 use crate::ingest::{Refusal, Refused};
 
 /// A refusal on its way to the client.
@@ -131,6 +132,17 @@ impl From<Refused> for ApiError {
                 "outcome_unknown",
                 "the journal failed while the event was made durable: it may be stored after a restart, or not",
             ),
+        }
+    }
+}
+
+impl From<FaultError> for ApiError {
+    fn from(error: FaultError) -> Self {
+        let message = error.to_string();
+        match error {
+            FaultError::NotAnObject => Self::invalid(message),
+            FaultError::Member { field, .. } => Self::invalid(message).field(field),
+            FaultError::TooMany(_) => Self::new(StatusCode::CONFLICT, "too_many_faults", message),
         }
     }
 }

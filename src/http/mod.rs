@@ -1,8 +1,8 @@
 //! The HTTP face: every route and the order of what a request passes, on this page.
 //!
 //! ```text
-//! accept ─▶ connection (limits of time and number) ─▶ dispatch ─▶ events, batch      (straight: the hot path)
-//!                                                         └─────▶ router ─▶ track ─▶ everything else
+//! accept ─▶ connection (limits of time and number) ─▶ faults ─▶ dispatch ─▶ events, batch      (straight: the hot path)
+//!                                                     (if on)      └─────▶ router ─▶ track ─▶ everything else
 //! ```
 
 mod ack;
@@ -12,6 +12,7 @@ mod connection;
 mod dead_letters;
 mod error;
 mod events;
+mod faults;
 mod ops;
 mod query;
 mod reconcile;
@@ -45,6 +46,7 @@ use crate::lifecycle::Lifecycle;
 use crate::observe::Metrics;
 use connection::Line;
 use error::ApiError;
+use faults::Faults;
 use stress::Stress;
 
 static X_TRACE_ID: HeaderName = HeaderName::from_static("x-trace-id");
@@ -71,6 +73,9 @@ fn router(face: &Arc<Face>) -> Router {
     if face.stress.is_some() {
         routes = routes.merge(stress::routes());
     }
+    if face.faults.is_some() {
+        routes = routes.merge(faults::routes());
+    }
     routes
         .fallback(not_found)
         .method_not_allowed_fallback(not_allowed)
@@ -89,6 +94,8 @@ pub struct Face {
     pub bodies: Arc<BodyMemory>,
     /// Limits of requests.
     pub limits: Limits,
+    /// What is made to fail on purpose; none: nothing, and nothing stands in the way.
+    faults: Option<Faults>,
     /// The stress API; none: it is not there.
     stress: Option<Stress>,
     /// Set once the database is ready.
@@ -159,6 +166,7 @@ impl Face {
                 ack_timeout: Duration::from_millis(config.ingest.ack_timeout_ms),
                 max_json_depth: config.ingest.max_json_depth,
             },
+            faults: Faults::new(&config.stress),
             stress: config.stress.is_served(&config.server).then(|| Stress::new(&config.stress)),
             core: OnceLock::new(),
             hot,
@@ -187,6 +195,13 @@ impl Face {
 }
 
 /// Answers one request that came by `line`.
+async fn answer(face: &Arc<Face>, router: &mut Router, request: Request<Incoming>, line: &Line) -> Response {
+    match &face.faults {
+        None => dispatch(face, router, request, line).await,
+        Some(faults) => Box::pin(faults::around(faults, face, router, request, line)).await,
+    }
+}
+
 async fn dispatch(
     face: &Arc<Face>,
     router: &mut Router,

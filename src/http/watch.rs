@@ -37,6 +37,10 @@ pub(super) enum Ending {
     None,
     /// Reset at once; what was not sent is thrown away (RFC 9293, section 3.9.1: ABORT).
     Reset,
+    /// Closed once what was written so far has been handed to the kernel.
+    CloseAfterFlush,
+    /// Reset once what was written so far has been handed to the kernel.
+    ResetAfterFlush,
 }
 
 /// The times are milliseconds from `origin`.
@@ -147,6 +151,16 @@ impl Watch {
 
     pub(super) fn ends_at_once(&self) -> bool {
         self.ending.load(Ordering::Relaxed) == Ending::Reset as u8
+    }
+
+    pub(super) fn ends_after_flush(&self) -> bool {
+        let ending = self.ending.load(Ordering::Relaxed);
+        ending == Ending::CloseAfterFlush as u8 || ending == Ending::ResetAfterFlush as u8
+    }
+
+    pub(super) fn ends_by_reset(&self) -> bool {
+        let ending = self.ending.load(Ordering::Relaxed);
+        ending == Ending::Reset as u8 || ending == Ending::ResetAfterFlush as u8
     }
 
     /// Resolves when the connection has been in one phase for longer than it may.

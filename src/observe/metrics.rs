@@ -61,6 +61,8 @@ pub struct Metrics {
     pub batch_seconds: Histogram,
     /// COPYs that are tried again, by the class of their error.
     pub retries: IntCounterVec,
+    /// What faults did to requests on purpose, by what it was.
+    pub faults_injected: IntCounterVec,
     /// Messages of streams of server-sent events.
     pub sse_messages: IntCounter,
     /// Streams of server-sent events that ended, by why.
@@ -166,6 +168,11 @@ impl Metrics {
                 LATENCY_BUCKETS_S,
             )?,
             retries: counters("tidegate_copy_retries_total", "COPYs that are tried again.", &["verdict"])?,
+            faults_injected: counters(
+                "tidegate_faults_injected_total",
+                "What was done to requests on purpose (FAULTS=on).",
+                &["kind"],
+            )?,
             sse_messages: counter(
                 "tidegate_sse_messages_total",
                 "Messages of streams of server-sent events.",
@@ -240,6 +247,7 @@ impl Metrics {
             Box::new(self.batch_rows.clone()),
             Box::new(self.batch_seconds.clone()),
             Box::new(self.retries.clone()),
+            Box::new(self.faults_injected.clone()),
             Box::new(self.sse_messages.clone()),
             Box::new(self.sse_closed.clone()),
             Box::new(gauges.queue_events.clone()),

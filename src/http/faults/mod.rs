@@ -1,0 +1,142 @@
+//! Faults on demand, with `FAULTS=on`: what stands around every answer, and the routes that set what it does.
+//!
+//! ```text
+//! request ─▶ strike? ─▶ delay ─▶ drop ─▶ error, or the service ─▶ event, flipped bits, cut ─▶ client
+//! ```
+
+mod body;
+mod routes;
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use axum::Router;
+use axum::body::Body;
+use axum::response::{IntoResponse, Response};
+use hyper::body::Incoming;
+use hyper::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
+use hyper::{Request, StatusCode};
+
+pub(super) use routes::routes;
+
+use super::body::{BodyLimits, LimitedBody};
+use super::connection::Line;
+use super::error::ApiError;
+use super::{Face, count, dispatch, sse};
+use crate::config::StressConfig;
+use crate::faults::{Fault, FaultError, FaultLimits, FaultPlan, InjectedError, Strike};
+use body::FaultyBody;
+
+/// The faults of one service.
+#[derive(Debug)]
+pub(super) struct Faults {
+    limits: FaultLimits,
+    /// Held for a decision, never while anything waits.
+    plan: Mutex<FaultPlan>,
+}
+
+impl Faults {
+    /// None if they are switched off.
+    pub(super) fn new(config: &StressConfig) -> Option<Self> {
+        config.faults.is_on().then(|| Self {
+            limits: FaultLimits { max_delay: Duration::from_millis(config.max_fault_delay_ms) },
+            plan: Mutex::new(FaultPlan::new(config.max_faults)),
+        })
+    }
+
+    fn with<T>(&self, decide: impl FnOnce(&mut FaultPlan) -> T) -> T {
+        decide(&mut self.plan.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn set(&self, json: &serde_json::Value) -> Result<Fault, FaultError> {
+        let fault = Fault::parse(json, &self.limits)?;
+        self.with(|plan| plan.set(fault.clone()))?;
+        Ok(fault)
+    }
+
+    fn strike(&self, method: &str, path: &str) -> Option<Strike> {
+        self.with(|plan| plan.strike(method, path, &mut fastrand::Rng::new()))
+    }
+}
+
+/// Answers a request as the service does, but for what a fault does to it.
+pub(super) async fn around(
+    faults: &Faults,
+    face: &Arc<Face>,
+    router: &mut Router,
+    request: Request<Incoming>,
+    line: &Line,
+) -> Response {
+    let Some(strike) = faults.strike(request.method().as_str(), request.uri().path()) else {
+        return dispatch(face, router, request, line).await;
+    };
+    let injected = |kind| face.metrics.faults_injected.with_label_values(&[kind]).inc();
+    if !strike.delay.is_zero() {
+        injected("delay");
+        // A client that goes ends the connection's task, and this with it.
+        tokio::select! {
+            () = tokio::time::sleep(strike.delay) => {}
+            () = face.lifecycle.draining() => {}
+        }
+    }
+    if strike.drops {
+        injected("drop");
+        if strike.body.cut_at.is_none() {
+            line.reset();
+            return Response::new(Body::empty());
+        }
+    }
+    let response = match strike.error {
+        Some(error) => {
+            injected("status");
+            refuse(face, request, error).await
+        }
+        None => dispatch(face, router, request, line).await,
+    };
+    spoil(face, response, strike, line)
+}
+
+/// Answers with an error that nothing has caused.
+async fn refuse(face: &Face, request: Request<Incoming>, error: InjectedError) -> Response {
+    let (head, incoming) = request.into_parts();
+    let (bytes, setting) = (face.limits.batch_bytes, "MAX_BATCH_BYTES");
+    let limits = BodyLimits { bytes, setting, deadline: Instant::now() + face.limits.body_timeout };
+    LimitedBody::new(&head, incoming, limits).discard().await;
+    let status = StatusCode::from_u16(error.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let mut response =
+        ApiError::new(status, "injected", "a fault that was asked for (FAULTS=on)").into_response();
+    if let Some(seconds) = error.retry_after_s {
+        response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds));
+    }
+    count(&face.metrics, "injected", status);
+    response
+}
+
+/// Puts the body of an answer through what a fault does to it.
+fn spoil(face: &Face, mut response: Response, strike: Strike, line: &Line) -> Response {
+    let mut fault = strike.body;
+    let streams_events = response
+        .headers()
+        .get(CONTENT_TYPE)
+        .is_some_and(|kind| kind.as_bytes().starts_with(sse::MEDIA_TYPE.as_bytes()));
+    if !streams_events {
+        fault.event = None;
+    }
+    let kinds = [
+        ("sse_event", fault.event.is_some()),
+        ("corrupt", fault.corruption.is_some()),
+        ("truncate", fault.cut_at.is_some()),
+    ];
+    for (kind, _) in kinds.iter().filter(|(_, strikes)| *strikes) {
+        face.metrics.faults_injected.with_label_values(&[kind]).inc();
+    }
+    if kinds.iter().all(|(_, strikes)| !strikes) {
+        return response;
+    }
+    if fault.event.is_some() {
+        // hyper works it out again from the body.
+        response.headers_mut().remove(CONTENT_LENGTH);
+    }
+    let line = line.clone();
+    response.map(|body| Body::new(FaultyBody::new(body, fault, strike.drops, line)))
+}
