@@ -101,6 +101,12 @@ impl Watch {
     }
 
     pub(super) fn enter(&self, phase: Phase) {
+        if phase == Phase::Answering {
+            // What the answer before on this connection left behind is no business of this one.
+            self.blocked_since_ms.store(NEVER, Ordering::Relaxed);
+            self.read_by_ms.store(NEVER, Ordering::Relaxed);
+            self.forget_blocked();
+        }
         self.phase.store(phase as u8, Ordering::Relaxed);
         self.since_ms.store(self.now_ms(), Ordering::Relaxed);
     }
@@ -122,9 +128,11 @@ impl Watch {
         }
         if took {
             self.blocked_since_ms.store(NEVER, Ordering::Relaxed);
-        } else if self.blocked_since_ms.load(Ordering::Relaxed) == NEVER {
+            return;
+        }
+        self.was_blocked.store(true, Ordering::Relaxed);
+        if self.blocked_since_ms.load(Ordering::Relaxed) == NEVER {
             self.blocked_since_ms.store(self.now_ms(), Ordering::Relaxed);
-            self.was_blocked.store(true, Ordering::Relaxed);
         }
     }
 
@@ -134,15 +142,13 @@ impl Watch {
         self.read_by_ms.store(ms, Ordering::Relaxed);
     }
 
-    /// Whether the client took nothing at some time since [`Self::forget_blocked`].
+    /// Whether the client takes nothing, or took nothing at some time since [`Self::forget_blocked`].
     pub(super) fn was_blocked(&self) -> bool {
-        self.was_blocked.load(Ordering::Relaxed)
+        self.was_blocked.load(Ordering::Relaxed) || self.blocked_since_ms.load(Ordering::Relaxed) != NEVER
     }
 
     pub(super) fn forget_blocked(&self) {
-        if self.was_blocked() {
-            self.was_blocked.store(false, Ordering::Relaxed);
-        }
+        self.was_blocked.store(false, Ordering::Relaxed);
     }
 
     pub(super) fn end(&self, ending: Ending) {
@@ -211,6 +217,24 @@ mod tests {
         assert_eq!(left(Phase::Head, 950, NEVER, NEVER), Some(50));
         assert_eq!(left(Phase::Head, 900, NEVER, NEVER), None);
         assert!(left(Phase::Busy, 0, NEVER, NEVER).is_some());
+    }
+
+    #[test]
+    fn a_client_that_takes_nothing_is_not_forgotten_while_it_does_so() {
+        let watch = Watch::new();
+        watch.wrote(false);
+        assert!(!watch.was_blocked(), "nothing is streamed");
+        watch.enter(Phase::Answering);
+        watch.wrote(false);
+        watch.forget_blocked();
+        assert!(watch.was_blocked());
+        watch.wrote(true);
+        assert!(!watch.was_blocked());
+        watch.wrote(false);
+        watch.wrote(true);
+        assert!(watch.was_blocked(), "it was, since the stream last asked");
+        watch.enter(Phase::Answering);
+        assert!(!watch.was_blocked(), "another answer");
     }
 
     #[test]

@@ -157,9 +157,6 @@ impl StreamBody {
     /// When there is something to send again, if nothing is owed now.
     fn next_look(&self) -> Instant {
         let silence = self.last_chunk + self.heartbeat;
-        if self.plan.is_complete(self.sent) {
-            return silence;
-        }
         let due = self.started.checked_add(self.plan.pace.due_at(self.sent)).unwrap_or(silence);
         due.max(self.last_chunk + TICK).min(silence)
     }
