@@ -27,6 +27,9 @@ pub(crate) enum Command {
     /// Gather a backlog in the journal while the table is locked, let it drain, and compare with one plain COPY of the
     /// same rows. For a scratch database: the table is locked, and a table drain_floor is made and dropped.
     Drain(DrainArgs),
+    /// Open streams of server-sent events and look whether each message comes, in order and in time. Exit codes as for
+    /// run.
+    Sse(SseArgs),
     /// Be one worker process: takes its plan as JSON on standard input and reports as JSON lines. `run` starts these.
     Worker,
 }
@@ -108,6 +111,26 @@ pub(crate) struct DrainArgs {
     /// How long to wait for the backlog to drain, in seconds.
     #[arg(long, value_name = "SECONDS", default_value = "600", value_parser = positive)]
     pub(crate) settle_timeout: f64,
+}
+
+/// What `sse` takes.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct SseArgs {
+    /// The service.
+    #[arg(long, default_value = "http://127.0.0.1:3000")]
+    pub(crate) url: Target,
+    /// Streams at once.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub(crate) clients: u32,
+    /// Messages a second of each stream.
+    #[arg(long, default_value = "100", value_parser = positive)]
+    pub(crate) rate: f64,
+    /// For how long each stream is read, in seconds.
+    #[arg(long, default_value = "10", value_parser = positive)]
+    pub(crate) seconds: f64,
+    /// Bytes of each message's data.
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=1_048_576))]
+    pub(crate) size: u32,
 }
 
 /// The longest time, in seconds, and highest rate that arguments may name: far beyond use, safe to calculate with.

@@ -171,6 +171,35 @@ impl Connection {
     }
 }
 
+impl Connection {
+    /// Sends a request and hands each piece of its answer's body to `piece`, until that returns false or the answer
+    /// ends; the answer and each next piece may take `timeout`. Returns the status, of an answer that ended early 0.
+    pub(crate) async fn follow(
+        &mut self,
+        request: Request<Full<Bytes>>,
+        timeout: Duration,
+        mut piece: impl FnMut(&[u8]) -> bool,
+    ) -> Result<u16, Failure> {
+        let response = self.requests.send_request(request);
+        let follow = async {
+            let response = tokio::time::timeout(timeout, response).await.map_err(|_| Failure::Unanswered)?;
+            let response = response.map_err(|_| Failure::Unanswered)?;
+            let status = response.status().as_u16();
+            let mut body = response.into_body();
+            loop {
+                let frame =
+                    tokio::time::timeout(timeout, body.frame()).await.map_err(|_| Failure::Unanswered)?;
+                let Some(frame) = frame else { return Ok(if status == 200 { 0 } else { status }) };
+                let Ok(data) = frame.map_err(|_| Failure::Unanswered)?.into_data() else { continue };
+                if status == 200 && !piece(&data) {
+                    return Ok(status);
+                }
+            }
+        };
+        self.driver.drive(follow).await
+    }
+}
+
 /// Reads an answer to its end, without which the connection cannot be used again.
 async fn read(response: Response<Incoming>, keep: Body) -> Result<Answer, Failure> {
     let status = response.status().as_u16();

@@ -28,6 +28,7 @@ mod report;
 mod run;
 mod schedule;
 mod sender;
+mod sse;
 mod tally;
 mod timer;
 mod worker;
@@ -42,6 +43,7 @@ fn main() -> ExitCode {
     match Cli::parse().command {
         Command::Run(args) => run::run(*args),
         Command::Drain(args) => drain::run(&args),
+        Command::Sse(args) => sse::run(&args),
         Command::Worker => worker::run(),
     }
 }

@@ -242,11 +242,13 @@ fn align(table: &mut Table) {
     }
 }
 
-fn per_second(events: u64, elapsed_s: f64) -> f64 {
+/// Events a second.
+pub(crate) fn per_second(events: u64, elapsed_s: f64) -> f64 {
     if elapsed_s > 0.0 { events as f64 / elapsed_s } else { 0.0 }
 }
 
-fn time(us: u64) -> String {
+/// A time in the unit that suits it.
+pub(crate) fn time(us: u64) -> String {
     match us {
         0..1_000 => format!("{us} µs"),
         1_000..1_000_000 => format!("{:.2} ms", us as f64 / 1e3),

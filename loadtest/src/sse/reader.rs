@@ -1,0 +1,98 @@
+//! Reads the ids of a stream's messages as they come, and little else: the generator shares its machine with the service.
+
+use std::time::{Duration, Instant};
+
+/// The longest line that is looked at; the ids are far shorter.
+const LONGEST_ID_LINE: usize = 64;
+
+/// Where one stream is.
+pub(super) struct Reader {
+    per_s: f64,
+    /// When the first message came: it is due at once, and the others at their rate from then on.
+    first_at: Option<Instant>,
+    last_id: u64,
+    /// The beginning of a line whose end has not come.
+    line: Vec<u8>,
+}
+
+/// What one piece held.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Read {
+    /// Messages.
+    pub(super) messages: u64,
+    /// Messages that are not the one behind the last.
+    pub(super) gaps: u64,
+}
+
+impl Reader {
+    pub(super) fn new(per_s: f64) -> Self {
+        Self { per_s, first_at: None, last_id: 0, line: Vec::new() }
+    }
+
+    /// Reads a piece that came `now`; tells how late each message is.
+    pub(super) fn read(&mut self, piece: &[u8], now: Instant, mut late: impl FnMut(Duration)) -> Read {
+        let mut read = Read::default();
+        let mut lines = piece.split(|byte| *byte == b'\n');
+        let unfinished = lines.next_back().unwrap_or_default();
+        for line in lines {
+            let id = if self.line.is_empty() { id(line) } else { self.finished(line) };
+            let Some(id) = id else { continue };
+            read.messages += 1;
+            read.gaps += u64::from(id != self.last_id + 1);
+            self.last_id = id;
+            let due = Duration::from_secs_f64(id.saturating_sub(1) as f64 / self.per_s);
+            let first_at = *self.first_at.get_or_insert(now);
+            late(now.saturating_duration_since(first_at + due));
+        }
+        self.keep(unfinished);
+        read
+    }
+
+    fn finished(&mut self, end: &[u8]) -> Option<u64> {
+        self.keep(end);
+        let id = id(&self.line);
+        self.line.clear();
+        id
+    }
+
+    fn keep(&mut self, bytes: &[u8]) {
+        let room = LONGEST_ID_LINE.saturating_sub(self.line.len());
+        self.line.extend_from_slice(&bytes[..bytes.len().min(room)]);
+    }
+}
+
+fn id(line: &[u8]) -> Option<u64> {
+    std::str::from_utf8(line.strip_prefix(b"id: ")?).ok()?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const STREAM: &[u8] =
+        b"retry: 1000\nid: 1\ndata: a\n\nid: 2\ndata: id: 7\n\n:\n\nid: 3\ndata: c\n\nid: 5\ndata: e\n\n";
+
+    #[test]
+    fn ids_are_found_however_the_stream_is_cut() {
+        for length in 1..STREAM.len() {
+            let mut reader = Reader::new(10.0);
+            let mut all = Read::default();
+            for piece in STREAM.chunks(length) {
+                let read = reader.read(piece, Instant::now(), |_| {});
+                all.messages += read.messages;
+                all.gaps += read.gaps;
+            }
+            assert_eq!(all, Read { messages: 4, gaps: 1 }, "pieces of {length}");
+        }
+    }
+
+    #[test]
+    fn lateness_counts_from_when_a_message_was_due() {
+        let mut reader = Reader::new(10.0);
+        let (mut late, start) = (Vec::new(), Instant::now());
+        reader.read(b"id: 1\n", start, |by| late.push(by));
+        reader.read(b"id: 2\nid: 3\n", start + Duration::from_millis(250), |by| late.push(by));
+        reader.read(b"id: 4\n", start + Duration::from_millis(290), |by| late.push(by));
+        assert_eq!(late.iter().map(Duration::as_millis).collect::<Vec<_>>(), [0, 150, 50, 0]);
+    }
+}
