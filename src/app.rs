@@ -9,6 +9,7 @@
 //! | migrations, the first partitions | |
 //! | housekeeping: idle connections, partitions | 4 ends |
 //! | pipeline: journal, lanes and dead letters | 3 drains: everything accepted is stored, or left in the journal |
+//! | records: group commits, the feed's retention | end with 4 |
 //! | events are taken | 1 nothing is taken, 2 the requests under way are answered |
 //!
 //! The stop's time, `SHUTDOWN_TIMEOUT_S`, has shares: a quarter for 1 and 2, up to three quarters with 3, the last for 6.
@@ -26,11 +27,12 @@ use tokio_util::sync::CancellationToken;
 use crate::config::{Config, ConfigError, Durability};
 use crate::db::local::{EmergencyStop, LocalCluster, LocalError};
 use crate::db::{self, ConnectionUrl, Database, DbError, MigrationError, PartitionKeeper};
-use crate::http::{BoundServer, Face, RunningServer};
+use crate::http::{BoundServer, Face, RunningServer, StressParts};
 use crate::ingest::journal::{self, JournalError, JournalSettings, RealFiles, Recovered};
 use crate::ingest::{Drained, FenceError, IngestSettings, OpenJournal, Pipeline, Registered};
 use crate::lifecycle::Lifecycle;
 use crate::observe::Metrics;
+use crate::records::{Records, RecordsSettings, RecordsTasks};
 
 /// Why the service did not run, or did not end well.
 #[derive(Debug, thiserror::Error)]
@@ -139,6 +141,7 @@ fn listen(config: &Config, face: &Arc<Face>) -> Result<RunningServer, AppError> 
 struct Running {
     database: Database,
     pipeline: Pipeline,
+    records: RecordsTasks,
     housekeeping: JoinSet<()>,
 }
 
@@ -190,8 +193,22 @@ async fn start(
     let settings =
         IngestSettings { ingest: config.ingest.clone(), dead_letters: config.dead_letters.clone() };
     let pipeline = Pipeline::start(&settings, journal, postgres_is_away, &database, metrics).await?;
-    face.serve(pipeline.ingest().clone(), database.clone());
-    Ok(Running { database, pipeline, housekeeping })
+    let settings = RecordsSettings {
+        records: config.records.clone(),
+        shares: config.shares(),
+        makes_collections: config.makes_collections(),
+        max_json_depth: config.ingest.max_json_depth,
+    };
+    let (records, records_tasks) = Records::start(&settings, &database);
+    let wait = Duration::from_millis(config.records.records_wait_ms);
+    let stress = StressParts {
+        records,
+        database: database.share(settings.shares.stress, wait),
+        config: config.large.clone(),
+    };
+    let operations = database.share(settings.shares.operations, wait);
+    face.serve(pipeline.ingest().clone(), operations, stress);
+    Ok(Running { database, pipeline, records: records_tasks, housekeeping })
 }
 
 /// Recovers what former runs left, and begins a part of our own.
@@ -274,7 +291,7 @@ async fn until_stopped(
     lifecycle: &Lifecycle,
     signals: &Signals,
 ) -> Result<(), AppError> {
-    let Running { database, mut pipeline, mut housekeeping } = running;
+    let Running { database, mut pipeline, records, mut housekeeping } = running;
     let asked = tokio::select! {
         () = signals.first() => true,
         () = pipeline.failed() => false,
@@ -286,6 +303,8 @@ async fn until_stopped(
     // A client that does not read its answer must not use up the time for storing what others were promised.
     server.stop(now + share_of_shutdown(config, 1)).await;
     let drained = pipeline.drain(now + share_of_shutdown(config, 3)).await;
+    // Whoever waited for a record has been answered.
+    drop(records);
     housekeeping.shutdown().await;
     database.close();
     match (asked, drained.is_complete()) {

@@ -10,6 +10,7 @@
 //! | module | what it holds |
 //! |---|---|
 //! | [`app`] | builds every part in order, runs it, and stops it in the reverse order |
+//! | [`auth`] | whose bearer tokens are good |
 //! | [`config`] | every setting, read once from the environment |
 //! | [`db`] | the pool, TLS, migrations, partitions, and the private Postgres of a first run |
 //! | [`doctor`] | measures a host and its database, and runs drills |
@@ -18,10 +19,14 @@
 //! | [`ingest`] | the path of an event, from admission to its row |
 //! | [`lifecycle`] | whether the service is starting, serving or stopping |
 //! | [`observe`] | metrics and logs |
+//! | [`realtime`] | the feed of changes |
+//! | [`records`] | JSON records in collections |
 //!
-//! Dependencies point one way: `main → cli → app → http → ingest → db` (and `cli → doctor → ingest`), and anyone → `config`, `observe`.
+//! Dependencies point one way: `main → cli → app → http → { ingest, records, auth } → db` (and `cli → doctor → ingest`,
+//! `records → realtime`), and anyone → `config`, `observe`.
 
 pub mod app;
+pub mod auth;
 pub mod cli;
 pub mod config;
 pub mod db;
@@ -31,3 +36,5 @@ pub mod http;
 pub mod ingest;
 pub mod lifecycle;
 pub mod observe;
+pub mod realtime;
+pub mod records;

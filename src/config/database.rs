@@ -17,6 +17,8 @@ pub struct DatabaseConfig {
     pub pg_bin: Option<PathBuf>,
     /// Connections.
     pub db_pool_size: usize,
+    /// Of those, for what operators ask for.
+    pub operations_connections: usize,
     /// Seconds until an idle connection is closed.
     pub db_idle_timeout: u64,
     /// Seconds for a connection to be made.
@@ -80,8 +82,14 @@ pub(super) const SETTINGS: &[Setting] = &[
     Setting {
         name: "DB_POOL_SIZE",
         default: "20",
-        kind: Kind::Int { min: 4, max: 10_000, unit: "connections" },
-        help: "Connections to Postgres at once.",
+        kind: Kind::Int { min: 7, max: 10_000, unit: "connections" },
+        help: "Connections to Postgres at once. WRITERS and 2 are kept for events; a pool too small for all other shares makes the largest smaller.",
+    },
+    Setting {
+        name: "OPERATIONS_CONNECTIONS",
+        default: "3",
+        kind: Kind::Int { min: 1, max: 1_000, unit: "connections" },
+        help: "Share of the pool for dead letters that are asked for, and for reconcile.",
     },
     Setting {
         name: "DB_IDLE_TIMEOUT",

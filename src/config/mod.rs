@@ -5,10 +5,13 @@
 //! that a mistake is reported with the variable's name, what it got and what it takes), and prints `serve --help`.
 //! `.env.example` is compared with it by a test.
 
+mod auth;
 mod database;
 mod ingest;
 mod logging;
+mod records;
 mod server;
+mod shares;
 mod stress;
 
 use std::collections::BTreeMap;
@@ -17,10 +20,13 @@ use std::path::Path;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
+pub use auth::AuthConfig;
 pub use database::{DatabaseConfig, Partitioning};
 pub use ingest::{DeadLetterConfig, Durability, IngestConfig, JournalConfig};
 pub use logging::{LogFormat, LoggingConfig};
+pub use records::{LargeConfig, RecordsConfig};
 pub use server::ServerConfig;
+pub use shares::Shares;
 pub use stress::StressConfig;
 
 /// One variable.
@@ -127,20 +133,29 @@ pub struct Config {
     pub journal: JournalConfig,
     /// The dead-letter queue.
     pub dead_letters: DeadLetterConfig,
+    /// Records.
+    pub records: RecordsConfig,
     /// The stress API, and faults on demand.
     pub stress: StressConfig,
+    /// The stress API's errors and large payloads.
+    pub large: LargeConfig,
+    /// Who may call.
+    pub auth: AuthConfig,
     /// Logs.
     pub logging: LoggingConfig,
 }
 
 /// The tables of all concerns, in the order in which they are shown.
-pub const ALL_SETTINGS: [(&str, &[Setting]); 7] = [
+pub const ALL_SETTINGS: [(&str, &[Setting]); 10] = [
     ("Server", server::SETTINGS),
     ("Postgres", database::SETTINGS),
     ("Events", ingest::SETTINGS),
     ("Journal", ingest::JOURNAL_SETTINGS),
     ("Dead letters", ingest::DEAD_LETTER_SETTINGS),
+    ("Records", records::SETTINGS),
     ("Stress API and faults", stress::SETTINGS),
+    ("Large payloads and errors on demand", records::LARGE_SETTINGS),
+    ("Authentication", auth::SETTINGS),
     ("Logs", logging::SETTINGS),
 ];
 
@@ -157,12 +172,12 @@ impl Config {
     /// What one concern's settings ask of another's.
     fn check_together(&self) -> Result<(), ConfigError> {
         let (ingest, pool) = (&self.ingest, self.database.db_pool_size);
-        // Dead letters and the partitions' keeper need a connection each.
-        if ingest.writers + 2 > pool {
+        let others = shares::WRITERS_COMPANY + shares::LEAST_FOR_OTHERS;
+        if ingest.writers + others > pool {
             return Err(refuse(
                 "WRITERS",
                 ingest.writers,
-                format!("at most DB_POOL_SIZE less 2, {}", pool - 2),
+                format!("at most DB_POOL_SIZE less {others}, {}", pool.saturating_sub(others)),
             ));
         }
         let journal = &self.journal;
@@ -195,6 +210,24 @@ impl Config {
         Ok(())
     }
 
+    /// How the pool's connections are shared out.
+    pub fn shares(&self) -> Shares {
+        let wanted = Shares {
+            operations: self.database.operations_connections,
+            record_commits: self.records.records_writers,
+            records: self.records.records_connections,
+            stress: self.large.stress_connections,
+        };
+        let kept = self.ingest.writers + shares::WRITERS_COMPANY;
+        wanted.within(self.database.db_pool_size.saturating_sub(kept))
+    }
+
+    /// Whether a collection is made by the first record written to it: where `RECORDS_AUTO_CREATE` says nothing, on
+    /// loopback.
+    pub fn makes_collections(&self) -> bool {
+        self.records.records_auto_create.map_or(self.server.host.is_loopback(), Switch::is_on)
+    }
+
     /// Reads the given variables.
     ///
     /// # Errors
@@ -207,10 +240,14 @@ impl Config {
             ingest: variables.load(ingest::SETTINGS)?,
             journal: variables.load(ingest::JOURNAL_SETTINGS)?,
             dead_letters: variables.load(ingest::DEAD_LETTER_SETTINGS)?,
+            records: variables.load(records::SETTINGS)?,
             stress: variables.load(stress::SETTINGS)?,
+            large: variables.load(records::LARGE_SETTINGS)?,
+            auth: variables.load(auth::SETTINGS)?,
             logging: variables.load(logging::SETTINGS)?,
         };
         config.server.check()?;
+        config.auth.check()?;
         config.database.check()?;
         config.ingest.check()?;
         config.stress.check()?;

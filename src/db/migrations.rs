@@ -14,6 +14,7 @@ use crate::config::Partitioning;
 const MIGRATIONS: &[(&str, &str)] = &[
     ("V1__events", include_str!("../../sql/migrations/V1__events.sql")),
     ("V2__exactly_once", include_str!("../../sql/migrations/V2__exactly_once.sql")),
+    ("V3__records", include_str!("../../sql/migrations/V3__records.sql")),
 ];
 
 /// Why a database cannot be used.

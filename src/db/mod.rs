@@ -4,6 +4,8 @@ pub mod local;
 mod migrations;
 mod partitions;
 mod pool;
+mod statement;
+mod stress;
 mod tls;
 pub mod trace_index;
 mod url;
@@ -16,6 +18,8 @@ use tokio_postgres::types::{ToSql, Type};
 pub use migrations::{MigrationError, migrate, schema_version};
 pub use partitions::PartitionKeeper;
 pub use pool::{Connection, Database, PoolStatus};
+pub use statement::{begin_in_time, in_time, query_in_time};
+pub use stress::FailingStatements;
 pub use url::{ConnectionUrl, UrlError};
 
 /// A statement's parameter with its type, so that the statement needs no round trip to be prepared.
@@ -33,6 +37,9 @@ pub enum DbError {
     /// Postgres did not answer in time.
     #[error("no answer from postgres within {} s", .0.as_secs_f32())]
     Timeout(Duration),
+    /// This use's share of the pool had no connection free in time.
+    #[error("no connection of its share of the pool within {} s", .0.as_secs_f32())]
+    Exhausted(Duration),
     /// The roots of trust for TLS cannot be had.
     #[error("TLS: {0}")]
     Tls(String),
@@ -47,6 +54,11 @@ impl DbError {
         }
     }
 
+    /// The five characters of the SQLSTATE, where Postgres sent one.
+    pub fn state_code(&self) -> Option<&str> {
+        self.sql_state().map(SqlState::code)
+    }
+
     /// Whether Postgres found no partition for a row: none is there, or one was attached while the statement ran.
     ///
     /// Its SQLSTATE is that of a check constraint; only the routine that reports it tells them apart.
@@ -58,6 +70,17 @@ impl DbError {
     /// Whether there is no answer from Postgres, or only that it has no room or time for one now.
     pub fn is_away(&self) -> bool {
         self.sql_state().is_none_or(|state| matches!(&state.code()[..2], "08" | "53" | "57"))
+    }
+
+    /// Whether one of a statement's rows is at fault, and others would be stored: a value that does not fit, a
+    /// constraint, a limit, or what a trigger raised.
+    pub fn is_rows_fault(&self) -> bool {
+        self.sql_state().is_some_and(|state| matches!(&state.code()[..2], "22" | "23" | "54" | "P0"))
+    }
+
+    /// Whether the statement's table is not there.
+    pub fn is_table_missing(&self) -> bool {
+        self.sql_state() == Some(&SqlState::UNDEFINED_TABLE)
     }
 
     /// The constraint that was violated, where Postgres names one.

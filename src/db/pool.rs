@@ -2,6 +2,8 @@
 //!
 //! * The task that drives a connection runs on the runtime that the pool was built on, whoever asks for a connection:
 //!   request threads come and go, a connection stays.
+//! * Each use of the pool but the event path's holds a share of it, by a semaphore: what is left over is the event
+//!   path's alone, whatever the others do.
 //! * deadpool keeps idle connections for ever; a task here closes those that were idle for `DB_IDLE_TIMEOUT`.
 
 use std::future::Future;
@@ -11,6 +13,7 @@ use std::time::Duration;
 
 use deadpool_postgres::{Connect, Manager, ManagerConfig, Object, Pool, RecyclingMethod};
 use tokio::runtime::Handle;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinHandle;
 use tokio_postgres::{Client, Config};
 use tokio_postgres_rustls::MakeRustlsConnect;
@@ -24,6 +27,14 @@ pub struct Database {
     pool: Pool,
     direct: Arc<Direct>,
     schema: Arc<str>,
+    share: Option<Share>,
+}
+
+/// The most connections that one use of the pool may hold at once.
+#[derive(Debug, Clone)]
+struct Share {
+    connections: Arc<Semaphore>,
+    wait: Duration,
 }
 
 /// How many connections there are.
@@ -67,16 +78,35 @@ impl Database {
             .runtime(deadpool_postgres::Runtime::Tokio1)
             .build()
             .map_err(|error| DbError::Tls(error.to_string()))?;
-        Ok(Self { pool, direct, schema: config.db_schema.as_str().into() })
+        Ok(Self { pool, direct, schema: config.db_schema.as_str().into(), share: None })
     }
 
-    /// A connection from the pool.
+    /// The same database for one use of it, whose clones hold no more than so many `connections` together. Who finds none
+    /// free waits up to `wait`.
+    pub fn share(&self, connections: usize, wait: Duration) -> Self {
+        Self {
+            share: Some(Share { connections: Arc::new(Semaphore::new(connections)), wait }),
+            ..self.clone()
+        }
+    }
+
+    /// A connection from the pool, or of this use's share of it.
     ///
     /// # Errors
     ///
-    /// [`DbError::Pool`] if none can be made, or none comes free in time.
+    /// [`DbError::Exhausted`] if the share has none free in time; [`DbError::Pool`] if none can be made.
     pub async fn get(&self) -> Result<Connection, DbError> {
-        Ok(Connection(self.pool.get().await?))
+        let permit = match &self.share {
+            None => None,
+            Some(share) => {
+                let permit = Arc::clone(&share.connections).acquire_owned();
+                match tokio::time::timeout(share.wait, permit).await {
+                    Ok(Ok(permit)) => Some(permit),
+                    _ => return Err(DbError::Exhausted(share.wait)),
+                }
+            }
+        };
+        Ok(Connection { object: self.pool.get().await?, _permit: permit })
     }
 
     /// A connection beside the pool, for what needs one to itself.
@@ -127,12 +157,16 @@ impl Database {
 
 /// A connection from the pool; goes back when it is dropped.
 #[derive(Debug)]
-pub struct Connection(Object);
+pub struct Connection {
+    object: Object,
+    // Given back after the connection is.
+    _permit: Option<OwnedSemaphorePermit>,
+}
 
 impl Connection {
     /// Closes the connection instead of giving it back: its state is not known.
     pub fn discard(self) {
-        let _closed = Object::take(self.0);
+        let _closed = Object::take(self.object);
     }
 }
 
@@ -140,13 +174,13 @@ impl std::ops::Deref for Connection {
     type Target = deadpool_postgres::Client;
 
     fn deref(&self) -> &Self::Target {
-        &self.0
+        &self.object
     }
 }
 
 impl std::ops::DerefMut for Connection {
     fn deref_mut(&mut self) -> &mut Self::Target {
-        &mut self.0
+        &mut self.object
     }
 }
 

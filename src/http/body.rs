@@ -13,9 +13,8 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures_util::Stream;
-use http_body_util::BodyExt;
 use hyper::StatusCode;
-use hyper::body::{Body, Incoming};
+use hyper::body::{Body, Frame, Incoming, SizeHint};
 use hyper::header::EXPECT;
 use hyper::http::request::Parts;
 use tokio::time::Sleep;
@@ -101,10 +100,58 @@ impl BodyLimits {
     }
 }
 
+/// Where a body comes from: hyper itself, or the router, which wraps what hyper gave it.
+#[derive(Debug)]
+pub enum Source {
+    /// From hyper.
+    Direct(Incoming),
+    /// Through the router.
+    Routed(axum::body::Body),
+}
+
+impl Source {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
+        match self {
+            Self::Direct(body) => Pin::new(body).poll_frame(cx).map_err(|_| Broken),
+            Self::Routed(body) => Pin::new(body).poll_frame(cx).map_err(|_| Broken),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Direct(body) => body.is_end_stream(),
+            Self::Routed(body) => body.is_end_stream(),
+        }
+    }
+
+    /// The fewest bytes that are to come.
+    fn announced(&self) -> u64 {
+        match self {
+            Self::Direct(body) => body.size_hint().lower(),
+            Self::Routed(body) => body.size_hint().lower(),
+        }
+    }
+}
+
+impl From<Incoming> for Source {
+    fn from(body: Incoming) -> Self {
+        Self::Direct(body)
+    }
+}
+
+impl From<axum::body::Body> for Source {
+    fn from(body: axum::body::Body) -> Self {
+        Self::Routed(body)
+    }
+}
+
+/// The body ended before its end.
+struct Broken;
+
 /// A body as it comes, within its limits.
 #[derive(Debug)]
 pub struct LimitedBody {
-    incoming: Incoming,
+    incoming: Source,
     limits: BodyLimits,
     read: usize,
     /// Runs only once the body lets us wait.
@@ -116,9 +163,9 @@ pub struct LimitedBody {
 
 impl LimitedBody {
     /// A body; one that announces itself as too large is refused by its first read.
-    pub fn new(head: &Parts, incoming: Incoming, limits: BodyLimits) -> Self {
+    pub fn new(head: &Parts, incoming: impl Into<Source>, limits: BodyLimits) -> Self {
         let awaits_continue = head.headers.contains_key(EXPECT);
-        Self { incoming, limits, read: 0, timer: None, refusal: None, awaits_continue }
+        Self { incoming: incoming.into(), limits, read: 0, timer: None, refusal: None, awaits_continue }
     }
 
     /// The limits.
@@ -132,16 +179,16 @@ impl LimitedBody {
     }
 
     fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, ApiError>>> {
-        if self.read == 0 && self.incoming.size_hint().lower() > self.limits.bytes as u64 {
+        if self.read == 0 && self.incoming.announced() > self.limits.bytes as u64 {
             return Poll::Ready(Some(Err(self.limits.too_large())));
         }
         loop {
             if self.incoming.is_end_stream() {
                 return Poll::Ready(None);
             }
-            let frame = match Pin::new(&mut self.incoming).poll_frame(cx) {
+            let frame = match self.incoming.poll_frame(cx) {
                 Poll::Ready(Some(Ok(frame))) => frame,
-                Poll::Ready(Some(Err(_broken))) => {
+                Poll::Ready(Some(Err(Broken))) => {
                     return Poll::Ready(Some(Err(ApiError::invalid("the body broke off before its end"))));
                 }
                 Poll::Ready(None) => return Poll::Ready(None),
@@ -165,6 +212,11 @@ impl LimitedBody {
         }
     }
 
+    /// The fewest bytes that are to come.
+    pub fn announced(&self) -> u64 {
+        self.incoming.announced()
+    }
+
     /// Whether the whole body has been read.
     pub fn is_at_end(&self) -> bool {
         self.incoming.is_end_stream()
@@ -185,7 +237,7 @@ impl LimitedBody {
         let mut read = 0;
         let _gave_up = tokio::time::timeout(LINGER, async {
             while read < LINGER_BYTES
-                && let Some(Ok(frame)) = self.incoming.frame().await
+                && let Some(Ok(frame)) = poll_fn(|cx| self.incoming.poll_frame(cx)).await
             {
                 read += frame.data_ref().map_or(0, Bytes::len);
             }
@@ -229,6 +281,13 @@ impl WholeBody {
     }
 }
 
+impl WholeBody {
+    /// The bytes, sharing what holds them.
+    pub fn bytes(&self) -> &Bytes {
+        &self.bytes
+    }
+}
+
 impl std::ops::Deref for WholeBody {
     type Target = [u8];
 
@@ -236,6 +295,46 @@ impl std::ops::Deref for WholeBody {
         &self.bytes
     }
 }
+
+/// An answer's body that is held until the client has read it, counted meanwhile.
+#[derive(Debug)]
+pub struct HeldBody {
+    bytes: Bytes,
+    _share: BodyShare,
+}
+
+impl HeldBody {
+    /// These bytes, for which `share` was taken.
+    pub fn new(bytes: Vec<u8>, share: BodyShare) -> Self {
+        Self { bytes: bytes.into(), _share: share }
+    }
+}
+
+impl Body for HeldBody {
+    type Data = Bytes;
+    type Error = std::convert::Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        // In pieces, so that what is held elsewhere on the way out stays small.
+        let piece = self.bytes.len().min(HELD_PIECE_BYTES);
+        let piece = self.bytes.split_to(piece);
+        Poll::Ready((!piece.is_empty()).then(|| Ok(Frame::data(piece))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.bytes.is_empty()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(self.bytes.len() as u64)
+    }
+}
+
+/// What a [`HeldBody`] hands out at a time.
+const HELD_PIECE_BYTES: usize = 256 * 1024;
 
 /// Reads a whole body.
 pub async fn read_whole(body: &mut LimitedBody, memory: &Arc<BodyMemory>) -> Result<WholeBody, ApiError> {

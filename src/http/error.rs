@@ -6,12 +6,13 @@ use std::time::Duration;
 use axum::body::Body;
 use axum::response::{IntoResponse, Response};
 use hyper::StatusCode;
-use hyper::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER};
+use hyper::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
 use serde::Serialize;
 
 use crate::db::DbError;
 use crate::faults::FaultError;
 use crate::ingest::{Refusal, Refused};
+use crate::records::RecordsError;
 
 /// A refusal on its way to the client.
 #[derive(Debug)]
@@ -74,7 +75,14 @@ impl ApiError {
     pub fn field(self, field: impl Into<Cow<'static, str>>) -> Self {
         Self { field: Some(field.into()), ..self }
     }
+
+    /// 401: there is a bearer token, and it is not good.
+    pub fn unauthorized() -> Self {
+        Self::new(StatusCode::UNAUTHORIZED, UNAUTHORIZED, "the bearer token is not valid")
+    }
 }
+
+const UNAUTHORIZED: &str = "unauthorized";
 
 impl ApiError {
     /// 422: the event was accepted, and Postgres refused it. `error` begins with the SQLSTATE; the rest of it may quote
@@ -89,9 +97,24 @@ impl ApiError {
 /// When it is worth another try after the journal took nothing: somebody has to look, or Postgres has to come back.
 const JOURNAL_RETRY: Duration = Duration::from_secs(5);
 
-impl From<DbError> for ApiError {
-    fn from(error: DbError) -> Self {
+/// The one table from what the database says to what a client is told. A client gets a fixed message, the log the cause.
+impl From<&DbError> for ApiError {
+    fn from(error: &DbError) -> Self {
         let cause = error.with_sources();
+        let state = match error {
+            // Postgres did not even tell that it had given up in time.
+            DbError::Timeout(_) => Some(STATEMENT_TIMEOUT),
+            error => error.state_code(),
+        };
+        if let DbError::Exhausted(_) = error {
+            tracing::debug!(error = cause, "a share of the pool is used up");
+            let message = "all connections for this are in use; try again later";
+            return Self::unavailable("pool_exhausted", message, EXHAUSTED_RETRY);
+        }
+        if let Some((status, code, message)) = state.and_then(told) {
+            tracing::info!(error = cause, http.status = status.as_u16(), "a statement was refused");
+            return Self::new(status, code, message);
+        }
         if error.is_away() {
             tracing::warn!(error = cause, "Postgres is away");
             return Self::unavailable(
@@ -105,7 +128,49 @@ impl From<DbError> for ApiError {
     }
 }
 
+/// `query_canceled`.
+const STATEMENT_TIMEOUT: &str = "57014";
+
+/// What is told of these SQLSTATEs; no other is more than a failure.
+fn told(state: &str) -> Option<(StatusCode, &'static str, &'static str)> {
+    Some(match state {
+        "23505" => (StatusCode::CONFLICT, "conflict", "the value is taken, and has to be unique"),
+        "23514" => {
+            (StatusCode::UNPROCESSABLE_ENTITY, "check_failed", "a check of the database refused the value")
+        }
+        STATEMENT_TIMEOUT => (StatusCode::GATEWAY_TIMEOUT, "statement_timeout", "the database took too long"),
+        _ => return None,
+    })
+}
+
+impl From<DbError> for ApiError {
+    fn from(error: DbError) -> Self {
+        Self::from(&error)
+    }
+}
+
+impl From<RecordsError> for ApiError {
+    fn from(error: RecordsError) -> Self {
+        let told = error.to_string();
+        match error {
+            RecordsError::UnknownCollection | RecordsError::NotFound => {
+                Self::new(StatusCode::NOT_FOUND, "not_found", told)
+            }
+            RecordsError::TooManyCollections(_) => {
+                Self::new(StatusCode::CONFLICT, "too_many_collections", told)
+            }
+            RecordsError::Taken => Self::new(StatusCode::CONFLICT, "conflict", told).field("id"),
+            RecordsError::Changed => Self::new(StatusCode::PRECONDITION_FAILED, "precondition_failed", told),
+            RecordsError::Invalid { field, message } => Self::invalid(message).field(field),
+            RecordsError::TooLarge(_) => Self::too_large(told),
+            RecordsError::Overloaded => Self::unavailable("overloaded", told, EXHAUSTED_RETRY),
+            RecordsError::Database(error) => Self::from(&*error),
+        }
+    }
+}
+
 const AWAY_RETRY: Duration = Duration::from_secs(2);
+const EXHAUSTED_RETRY: Duration = Duration::from_secs(1);
 
 impl From<Refused> for ApiError {
     fn from(refused: Refused) -> Self {
@@ -154,6 +219,11 @@ impl IntoResponse for ApiError {
         let mut response = Response::new(Body::from(body));
         *response.status_mut() = self.status;
         response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        if self.code == UNAUTHORIZED {
+            // RFC 6750, section 3.
+            let challenge = HeaderValue::from_static("Bearer error=\"invalid_token\"");
+            response.headers_mut().insert(WWW_AUTHENTICATE, challenge);
+        }
         if let Some(retry_after) = self.retry_after {
             response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(retry_after.as_secs().max(1)));
         }

@@ -2,10 +2,11 @@
 //!
 //! ```text
 //! accept ─▶ connection (limits of time and number) ─▶ faults ─▶ dispatch ─▶ events, batch      (straight: the hot path)
-//!                                                     (if on)      └─────▶ router ─▶ track ─▶ everything else
+//!                                                     (if on)      └─────▶ router ─▶ track ─▶ authenticate ─▶ everything else
 //! ```
 
 mod ack;
+mod auth;
 mod batch;
 mod body;
 mod connection;
@@ -39,6 +40,7 @@ pub use body::BodyMemory;
 use body::{BodyLimits, LimitedBody};
 pub use server::{BoundServer, RunningServer};
 
+use crate::auth::Verifier;
 use crate::config::Config;
 use crate::db::Database;
 use crate::ingest::{Ingest, Promise};
@@ -47,7 +49,8 @@ use crate::observe::Metrics;
 use connection::Line;
 use error::ApiError;
 use faults::Faults;
-use stress::Stress;
+pub use stress::StressParts;
+use stress::{Streams, Stress};
 
 static X_TRACE_ID: HeaderName = HeaderName::from_static("x-trace-id");
 static X_ACK: HeaderName = HeaderName::from_static("x-ack");
@@ -70,7 +73,7 @@ fn router(face: &Arc<Face>) -> Router {
         .route("/health", get(ops::alive))
         .route("/health/ready", get(ops::ready))
         .route("/metrics", get(ops::metrics));
-    if face.stress.is_some() {
+    if face.streams.is_some() {
         routes = routes.merge(stress::routes());
     }
     if face.faults.is_some() {
@@ -79,6 +82,7 @@ fn router(face: &Arc<Face>) -> Router {
     routes
         .fallback(not_found)
         .method_not_allowed_fallback(not_allowed)
+        .layer(middleware::from_fn_with_state(Arc::clone(face), auth::authenticate))
         .layer(middleware::from_fn_with_state(Arc::clone(face), track))
         .with_state(Arc::clone(face))
 }
@@ -94,10 +98,12 @@ pub struct Face {
     pub bodies: Arc<BodyMemory>,
     /// Limits of requests.
     pub limits: Limits,
+    /// Knows which tokens are good.
+    pub verifier: Verifier,
     /// What is made to fail on purpose; none: nothing, and nothing stands in the way.
     faults: Option<Faults>,
-    /// The stress API; none: it is not there.
-    stress: Option<Stress>,
+    /// Streams of the stress API; none: `/api/stress` is not there.
+    streams: Option<Streams>,
     /// Set once the database is ready.
     core: OnceLock<Core>,
     hot: [HotRoute; 2],
@@ -111,6 +117,7 @@ pub struct Core {
     database: Database,
     bodies: Arc<BodyMemory>,
     limits: Limits,
+    stress: Stress,
 }
 
 /// Limits of requests.
@@ -166,17 +173,19 @@ impl Face {
                 ack_timeout: Duration::from_millis(config.ingest.ack_timeout_ms),
                 max_json_depth: config.ingest.max_json_depth,
             },
+            verifier: Verifier::new(&config.auth),
             faults: Faults::new(&config.stress),
-            stress: config.stress.is_served(&config.server).then(|| Stress::new(&config.stress)),
+            streams: config.stress.is_served(&config.server).then(|| Streams::new(&config.stress)),
             core: OnceLock::new(),
             hot,
             started: Instant::now(),
         })
     }
 
-    /// From now on events are accepted.
-    pub fn serve(&self, ingest: Ingest, database: Database) {
-        let core = Core { ingest, database, bodies: Arc::clone(&self.bodies), limits: self.limits };
+    /// From now on events are accepted. `database` is the operators' share of the pool.
+    pub fn serve(&self, ingest: Ingest, database: Database, stress: StressParts) {
+        let stress = Stress::new(stress);
+        let core = Core { ingest, database, bodies: Arc::clone(&self.bodies), limits: self.limits, stress };
         let _set_once = self.core.set(core);
         self.lifecycle.serve();
     }
@@ -224,7 +233,8 @@ async fn dispatch(
     };
     let limits = BodyLimits { bytes, setting, deadline: started + face.limits.body_timeout };
     let mut body = LimitedBody::new(&head, incoming, limits);
-    let answer = match face.core() {
+    let known = auth::principal(&face.verifier, &head.headers);
+    let answer = match known.and_then(|_anybody| face.core()) {
         Err(refusal) => Err(refusal),
         Ok(core) if hot.route == EVENTS => events::post(core, &head, &mut body).await,
         // On the heap, as every idle connection holds room for the largest future that it may run.

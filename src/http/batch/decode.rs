@@ -74,7 +74,7 @@ impl Encoding {
 type Compressed<'a> = StreamReader<&'a mut LimitedBody, Bytes>;
 
 /// A body with its encoding taken off, as it comes.
-pub(super) struct Decoded<'a> {
+pub(in super::super) struct Decoded<'a> {
     decoder: Decoder<'a>,
     encoding: Encoding,
     limits: BodyLimits,
@@ -92,7 +92,7 @@ enum Decoder<'a> {
 }
 
 impl<'a> Decoded<'a> {
-    pub(super) fn new(
+    pub(in super::super) fn new(
         body: &'a mut LimitedBody,
         encoding: Encoding,
         memory: &Arc<BodyMemory>,
@@ -120,7 +120,7 @@ impl<'a> Decoded<'a> {
     }
 
     /// The next piece; `None` at the end.
-    pub(super) async fn next(&mut self) -> Result<Option<Bytes>, ApiError> {
+    pub(in super::super) async fn next(&mut self) -> Result<Option<Bytes>, ApiError> {
         if self.buffer.capacity() == 0 && self.encoding != Encoding::Identity {
             self.buffer.reserve(PIECE_BYTES);
         }

@@ -1,7 +1,11 @@
-//! The stress API, `/api/stress`: what authors of clients hammer.
+//! `/api/stress`: what the authors of clients need to hammer a backend, and every failure on demand.
 
+mod errors;
+mod etag;
+mod large;
 mod message;
 mod pace;
+mod records;
 mod sse_stream;
 mod stream_body;
 mod stream_plan;
@@ -9,27 +13,113 @@ mod stream_plan;
 use std::sync::Arc;
 
 use axum::Router;
-use axum::routing::get;
+use axum::extract::Path;
+use axum::extract::rejection::PathRejection;
+use axum::routing::{get, post};
 use tokio::sync::Semaphore;
 
 use super::Face;
-use crate::config::StressConfig;
+use super::body::BodyMemory;
+use super::error::ApiError;
+use crate::config::{LargeConfig, StressConfig};
+use crate::db::{Database, FailingStatements};
+use crate::records::large::LargePayloads;
+use crate::records::{Name, RecordId, Records, RecordsError};
 
-/// What the stress API shares.
+/// What the stress API is built from.
 #[derive(Debug)]
-pub(super) struct Stress {
-    config: StressConfig,
-    /// A permit a stream.
-    streams: Arc<Semaphore>,
+pub struct StressParts {
+    /// Records.
+    pub records: Records,
+    /// A share of the pool for all else.
+    pub database: Database,
+    /// Limits.
+    pub config: LargeConfig,
 }
 
+/// What its handlers share.
+#[derive(Debug)]
+pub(super) struct Stress {
+    records: Records,
+    large: LargePayloads,
+    failing: FailingStatements,
+    config: LargeConfig,
+    /// Large payloads under way have a bound of their own: what is held of all of them.
+    large_memory: Arc<BodyMemory>,
+    in_flight: Arc<Semaphore>,
+}
+
+/// What a large payload may take beside its bytes: itself once more without reserved members, and a decoder.
+const LARGE_COPIES: u64 = 2;
+const DECODER_BYTES: u64 = 32 << 20;
+
 impl Stress {
-    pub(super) fn new(config: &StressConfig) -> Self {
-        Self { config: config.clone(), streams: Arc::new(Semaphore::new(config.max_sse_streams)) }
+    pub(super) fn new(parts: StressParts) -> Self {
+        let StressParts { records, database, config } = parts;
+        let each = config.max_large_payload_bytes as u64 * LARGE_COPIES + DECODER_BYTES;
+        Self {
+            large: LargePayloads::new(&records, &database),
+            failing: FailingStatements::new(&database),
+            large_memory: BodyMemory::new(each * config.max_large_in_flight as u64),
+            in_flight: Arc::new(Semaphore::new(config.max_large_in_flight)),
+            records,
+            config,
+        }
     }
 }
 
-/// The routes, which are there only if the stress API is served.
+/// What the streams share.
+#[derive(Debug)]
+pub(super) struct Streams {
+    config: StressConfig,
+    /// A permit a stream.
+    permits: Arc<Semaphore>,
+}
+
+impl Streams {
+    pub(super) fn new(config: &StressConfig) -> Self {
+        Self { config: config.clone(), permits: Arc::new(Semaphore::new(config.max_sse_streams)) }
+    }
+}
+
+/// Every route below `/api/stress`.
 pub(super) fn routes() -> Router<Arc<Face>> {
-    Router::new().route("/api/stress/sse-stream", get(sse_stream::get))
+    Router::new()
+        .route("/api/stress/records/{collection}", get(records::list).post(records::create))
+        .route(
+            "/api/stress/records/{collection}/{id}",
+            get(records::get).put(records::put).patch(records::patch).delete(records::delete),
+        )
+        .route("/api/stress/large-payload/{collection}", post(large::create))
+        .route("/api/stress/large-payload/{collection}/{id}", get(large::get))
+        .route("/api/stress/sse-stream", get(sse_stream::get))
+        .route("/api/stress/error/404/{collection}/{id}", get(errors::not_found))
+        .route("/api/stress/error/auth", get(errors::unauthorized))
+        .route("/api/stress/error/500", get(errors::internal))
+        .route("/api/stress/error/timeout", get(errors::timeout))
+}
+
+fn collection(path: Result<Path<String>, PathRejection>) -> Result<Name, ApiError> {
+    let Path(name) = path.map_err(|_| bad_name())?;
+    Name::parse(&name).ok_or_else(bad_name)
+}
+
+fn collection_and_id(
+    path: Result<Path<(String, String)>, PathRejection>,
+) -> Result<(Name, RecordId), ApiError> {
+    let Path((name, id)) = path.map_err(|_| bad_name())?;
+    let name = Name::parse(&name).ok_or_else(bad_name)?;
+    // What is no id is the id of nothing.
+    Ok((name, RecordId::parse(&id).ok_or(RecordsError::NotFound)?))
+}
+
+/// The collection of a path that names a record, whatever the record's id is.
+fn collection_of_record(path: Result<Path<(String, String)>, PathRejection>) -> Result<Name, ApiError> {
+    let Path((name, _)) = path.map_err(|_| bad_name())?;
+    Name::parse(&name).ok_or_else(bad_name)
+}
+
+fn bad_name() -> ApiError {
+    ApiError::invalid("a collection's name is a letter or _, then letters, digits or _, at most 63")
+        .field("collection")
 }

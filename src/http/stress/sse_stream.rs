@@ -28,15 +28,15 @@ pub(in crate::http) async fn get(
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
     face.core()?;
-    let Some(stress) = &face.stress else { return Err(not_found().await) };
+    let Some(streams) = &face.streams else { return Err(not_found().await) };
     let Query(parameters) = parameters.map_err(|_| ApiError::invalid("the query cannot be read"))?;
     let last_event_id = headers.get(LAST_EVENT_ID).map(HeaderValue::as_bytes);
-    let plan = StreamPlan::parse(&parameters, last_event_id, &stress.config)?;
+    let plan = StreamPlan::parse(&parameters, last_event_id, &streams.config)?;
     if plan.is_complete(0) {
         // With 204 a client that has seen everything does not connect again (WHATWG HTML, section 9.2.1).
         return Ok(StatusCode::NO_CONTENT.into_response());
     }
-    let Ok(permit) = Arc::clone(&stress.streams).try_acquire_owned() else {
+    let Ok(permit) = Arc::clone(&streams.permits).try_acquire_owned() else {
         let message = "there are as many streams as there may be (MAX_SSE_STREAMS); try again later";
         return Err(ApiError::unavailable("overloaded", message, Duration::from_secs(1)));
     };
@@ -45,8 +45,8 @@ pub(in crate::http) async fn get(
         metrics: Arc::clone(&face.metrics),
         draining: face.lifecycle.draining(),
         permit,
-        heartbeat: Duration::from_secs(stress.config.sse_heartbeat_s),
-        buffer_bytes: stress.config.sse_buffer_bytes,
+        heartbeat: Duration::from_secs(streams.config.sse_heartbeat_s),
+        buffer_bytes: streams.config.sse_buffer_bytes,
     };
     let mut response = Response::new(Body::new(StreamBody::new(plan, parts)));
     let headers = response.headers_mut();

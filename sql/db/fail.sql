@@ -1,0 +1,2 @@
+-- Fails, whatever the database holds.
+select 1 / $1

@@ -1,0 +1,1 @@
+select id from {schema}.collections where name = $1

@@ -1,0 +1,1 @@
+select id, version, created, updated, data::text as data from {table} where id = any($1)

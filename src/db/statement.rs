@@ -1,0 +1,76 @@
+//! Statements with a limit of time that Postgres keeps, without a round trip more than the statement has itself.
+//!
+//! `statement_timeout` is set for the transaction only: a session's own would outlive it behind a pooler. Nothing is
+//! prepared by name, for the same reason.
+
+use std::future::Future;
+use std::time::Duration;
+
+use deadpool_postgres::Transaction;
+use tokio_postgres::Row;
+use tokio_postgres::types::{ToSql, Type};
+
+use super::{Connection, DbError};
+
+/// How much longer than `statement_timeout` its answer is waited for: Postgres may be stopped, or the network gone.
+const GRACE: Duration = Duration::from_secs(2);
+
+/// Runs one statement in a transaction of its own. Its three messages are sent at once, and Postgres answers them in order.
+///
+/// # Errors
+///
+/// [`DbError::Postgres`] with SQLSTATE 57014 after `timeout`; [`DbError::Timeout`] if not even that was heard. Nothing is
+/// stored then, but for a commit whose answer was lost.
+pub async fn query_in_time(
+    connection: &Connection,
+    timeout: Duration,
+    sql: &str,
+    parameters: &[(&(dyn ToSql + Sync), Type)],
+) -> Result<Vec<Row>, DbError> {
+    let begin = format!("begin;\n{}", set_timeout(timeout));
+    in_time(timeout, async {
+        let (begun, rows, committed) = tokio::join!(
+            biased;
+            connection.batch_execute(&begin),
+            connection.query_typed(sql, parameters),
+            connection.batch_execute("commit"),
+        );
+        begun?;
+        let rows = rows?;
+        // A commit that follows a failed statement rolls back, and says that it went well.
+        committed?;
+        Ok(rows)
+    })
+    .await
+}
+
+/// Begins a transaction each of whose statements may take up to `timeout`. Dropped, it is rolled back.
+///
+/// # Errors
+///
+/// [`DbError::Postgres`] if it cannot be begun.
+pub async fn begin_in_time(
+    connection: &mut Connection,
+    timeout: Duration,
+) -> Result<Transaction<'_>, DbError> {
+    let transaction = connection.transaction().await?;
+    transaction.batch_execute(&set_timeout(timeout)).await?;
+    Ok(transaction)
+}
+
+/// Waits for what is bounded by a `statement_timeout` of `timeout`, and a little longer.
+///
+/// # Errors
+///
+/// [`DbError::Timeout`]: the connection's state is not known then.
+pub async fn in_time<T>(
+    timeout: Duration,
+    work: impl Future<Output = Result<T, DbError>>,
+) -> Result<T, DbError> {
+    let patience = timeout + GRACE;
+    tokio::time::timeout(patience, work).await.unwrap_or(Err(DbError::Timeout(patience)))
+}
+
+fn set_timeout(timeout: Duration) -> String {
+    include_str!("../../sql/db/set_timeout.sql").replace("{timeout_ms}", &timeout.as_millis().to_string())
+}

@@ -1,0 +1,76 @@
+//! `/api/stress/error`: failures on demand. Each is a real one: it goes the way that the same failure goes when nobody
+//! asked for it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::rejection::{PathRejection, QueryRejection};
+use axum::extract::{Path, Query, State};
+use hyper::StatusCode;
+use serde::Deserialize;
+
+use super::super::Face;
+use super::super::error::ApiError;
+use super::{collection_of_record, records};
+use crate::records::RecordId;
+
+/// What `delay_ms` is where it is not set, in milliseconds.
+const DEFAULT_DELAY_MS: u64 = 500;
+
+/// `GET /api/stress/error/404/{collection}/{id}`: looks for a record whose id no record can have.
+pub(super) async fn not_found(
+    State(face): State<Arc<Face>>,
+    path: Result<Path<(String, String)>, PathRejection>,
+) -> Result<StatusCode, ApiError> {
+    let stress = &face.core()?.stress;
+    let name = collection_of_record(path)?;
+    Err(records::found_nothing(stress.records.get(&name, RecordId::impossible()).await))
+}
+
+/// `GET /api/stress/error/auth`: shows the verifier a token that is not good.
+pub(super) async fn unauthorized(State(face): State<Arc<Face>>) -> Result<StatusCode, ApiError> {
+    match face.verifier.verify("not.a.token") {
+        Err(_) => Err(ApiError::unauthorized()),
+        Ok(_) => Err(ApiError::internal()),
+    }
+}
+
+/// `GET /api/stress/error/500`: runs a statement that fails.
+pub(super) async fn internal(State(face): State<Arc<Face>>) -> Result<StatusCode, ApiError> {
+    face.core()?.stress.failing.fail().await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct TimeoutQuery {
+    delay_ms: Option<u64>,
+    mode: Option<String>,
+}
+
+/// `GET /api/stress/error/timeout`: takes too long, in one of three places.
+pub(super) async fn timeout(
+    State(face): State<Arc<Face>>,
+    query: Result<Query<TimeoutQuery>, QueryRejection>,
+) -> Result<StatusCode, ApiError> {
+    let stress = &face.core()?.stress;
+    let Query(query) = query.map_err(|rejection| ApiError::invalid(rejection.body_text()).field("query"))?;
+    let most = stress.config.max_stress_delay_ms;
+    let delay_ms = query.delay_ms.unwrap_or(DEFAULT_DELAY_MS.min(most));
+    if !(1..=most).contains(&delay_ms) {
+        let message = format!("delay_ms takes 1 to {most} (MAX_STRESS_DELAY_MS)");
+        return Err(ApiError::invalid(message).field("delay_ms"));
+    }
+    let delay = Duration::from_millis(delay_ms);
+    match query.mode.as_deref() {
+        None | Some("statement") => stress.failing.exceed(delay).await?,
+        Some("pool") => stress.failing.exhaust(delay).await?,
+        Some("before") => {
+            tokio::time::sleep(delay).await;
+            let message = "the request took too long before the database was asked";
+            return Err(ApiError::new(StatusCode::GATEWAY_TIMEOUT, "timeout", message));
+        }
+        Some(_) => return Err(ApiError::invalid("mode takes before, statement or pool").field("mode")),
+    }
+    Ok(StatusCode::NO_CONTENT)
+}

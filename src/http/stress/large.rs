@@ -1,0 +1,268 @@
+//! `/api/stress/large-payload`: objects of up to `MAX_LARGE_PAYLOAD_BYTES`.
+//!
+//! One that comes in is held once, whole, as it has to be looked at before it is stored; its answer shows it out of the
+//! same bytes. One that goes out is held a part at a time. Few are under way at once: who comes beyond
+//! `MAX_LARGE_IN_FLIGHT` is told 503 before anything is read.
+
+use std::io;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use async_compression::Level;
+use async_compression::tokio::bufread::{BrotliEncoder, GzipEncoder, ZlibEncoder, ZstdEncoder};
+use axum::body::Body;
+use axum::extract::rejection::PathRejection;
+use axum::extract::{Path, Request, State};
+use axum::response::Response;
+use bytes::Bytes;
+use futures_util::{Stream, StreamExt, stream};
+use hyper::header::{ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_LENGTH, HeaderValue, LOCATION, VARY};
+use hyper::http::request::Parts;
+use hyper::{HeaderMap, StatusCode};
+use tokio::sync::OwnedSemaphorePermit;
+use tokio_util::io::{ReaderStream, StreamReader};
+
+use super::super::batch::decode::{Decoded, Encoding};
+use super::super::body::{BodyLimits, BodyShare, LimitedBody};
+use super::super::error::ApiError;
+use super::super::{Core, Face, events};
+use super::records::{json, takes_json};
+use super::{Stress, collection, collection_and_id};
+use crate::records::Draft;
+use crate::records::large::{LargePayload, PART_BYTES};
+
+/// `POST /api/stress/large-payload/{collection}`.
+pub(super) async fn create(
+    State(face): State<Arc<Face>>,
+    path: Result<Path<String>, PathRejection>,
+    request: Request,
+) -> Result<Response, ApiError> {
+    let core = face.core()?;
+    let name = collection(path)?;
+    let (head, body) = request.into_parts();
+    let limits = BodyLimits {
+        bytes: core.stress.config.max_large_payload_bytes,
+        setting: "MAX_LARGE_PAYLOAD_BYTES",
+        deadline: Instant::now() + core.limits.body_timeout,
+    };
+    let mut body = LimitedBody::new(&head, body, limits);
+    let held = match hold(&core.stress, core, &head, &mut body).await {
+        Ok(held) => held,
+        Err(refusal) => {
+            body.discard().await;
+            return Err(refusal);
+        }
+    };
+    let payload = core.stress.large.create(&name, held.draft.id, &held.draft.data).await?;
+    let location = format!("/api/stress/large-payload/{}/{}", name.as_str(), payload.id.as_str());
+    let location = HeaderValue::try_from(location).map_err(|_| ApiError::internal())?;
+    let Held { draft, share, turn } = held;
+    let content = draft.data.into_bytes();
+    let parts = stream::unfold((content, (share, turn)), |(mut rest, kept)| async move {
+        let part = rest.split_to(rest.len().min(PART_BYTES));
+        (!part.is_empty()).then_some((Ok(part), (rest, kept)))
+    });
+    let mut response = answer(&head.headers, StatusCode::CREATED, &payload, parts);
+    response.headers_mut().insert(LOCATION, location);
+    Ok(response)
+}
+
+/// `GET /api/stress/large-payload/{collection}/{id}`.
+pub(super) async fn get(
+    State(face): State<Arc<Face>>,
+    path: Result<Path<(String, String)>, PathRejection>,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
+    let stress = &face.core()?.stress;
+    let (name, id) = collection_and_id(path)?;
+    let turn = turn(stress)?;
+    let large = stress.large.clone();
+    let payload = large.get(&name, id).await?;
+    // What breaks off here cannot be told any more: the connection is closed before the body's end.
+    let parts = stream::unfold((0, turn), move |(part, turn)| {
+        let large = large.clone();
+        async move {
+            if part == payload.parts {
+                return None;
+            }
+            let content = match large.part(&payload, part).await {
+                Ok(Some(content)) => Ok(content),
+                Ok(None) => Err(io::Error::other("the payload was deleted")),
+                Err(error) => {
+                    let error = ApiError::from(error);
+                    Err(io::Error::other(format!("{error:?}")))
+                }
+            };
+            Some((content, (part + 1, turn)))
+        }
+    });
+    Ok(answer(&headers, StatusCode::OK, &payload, parts))
+}
+
+/// What is held of a payload that comes in.
+struct Held {
+    draft: Draft,
+    share: BodyShare,
+    turn: OwnedSemaphorePermit,
+}
+
+fn turn(stress: &Stress) -> Result<OwnedSemaphorePermit, ApiError> {
+    Arc::clone(&stress.in_flight).try_acquire_owned().map_err(|_| {
+        let message = "as many large payloads are under way as may be (MAX_LARGE_IN_FLIGHT); try again later";
+        ApiError::unavailable("overloaded", message, Duration::from_secs(1))
+    })
+}
+
+async fn hold(stress: &Stress, core: &Core, head: &Parts, body: &mut LimitedBody) -> Result<Held, ApiError> {
+    takes_json(&head.headers)?;
+    let encoding = events::encoding(&head.headers)?;
+    let turn = turn(stress)?;
+    let limits = body.limits();
+    // Room for all that may come, taken at once, as growing would copy what is there; it costs memory only where it is
+    // written to. A body that says how long it is gets that much.
+    let room = match (encoding, body.announced()) {
+        (Encoding::Identity, announced) if announced > 0 => (announced as usize).min(limits.bytes),
+        _ => limits.bytes,
+    };
+    let mut share = BodyShare::new(&stress.large_memory);
+    let mut whole = Vec::new();
+    let mut decoded = Decoded::new(body, encoding, &stress.large_memory)?;
+    while let Some(piece) = decoded.next().await? {
+        if whole.capacity() == 0 {
+            whole.reserve_exact(room);
+        }
+        share.grow(piece.len())?;
+        whole.extend_from_slice(&piece);
+    }
+    let whole = Bytes::from(whole);
+    let draft = Draft::parse(&whole, core.limits.max_json_depth)?;
+    Ok(Held { draft, share, turn })
+}
+
+/// The payload as a record: the members that the service made, then its own.
+fn answer(
+    headers: &HeaderMap,
+    status: StatusCode,
+    payload: &LargePayload,
+    parts: impl Stream<Item = io::Result<Bytes>> + Send + 'static,
+) -> Response {
+    let whole = stream::once(std::future::ready(Ok(Bytes::from(payload.head())))).chain(joined(parts));
+    let encoding = accepted(headers);
+    let body = match encoding {
+        None => Body::from_stream(whole),
+        Some(encoding) => compressed(encoding, whole),
+    };
+    let mut response = json(status, body);
+    response.headers_mut().insert(VARY, HeaderValue::from_static("accept-encoding"));
+    if let Some(encoding) = encoding {
+        response.headers_mut().remove(CONTENT_LENGTH);
+        response.headers_mut().insert(CONTENT_ENCODING, HeaderValue::from_static(encoding));
+    }
+    response
+}
+
+/// An object's text behind other members: its brace becomes a comma, or nothing if it has no members.
+fn joined(
+    parts: impl Stream<Item = io::Result<Bytes>> + Send + 'static,
+) -> impl Stream<Item = io::Result<Bytes>> + Send + 'static {
+    let mut state = Joint::Brace;
+    parts
+        .map(move |part| part.map(|part| state.join(part)))
+        .filter(|part| std::future::ready(part.as_ref().map_or(true, |part| !part.is_empty())))
+}
+
+/// How much of an object's beginning has been seen.
+enum Joint {
+    Brace,
+    FirstMember,
+    Joined,
+}
+
+impl Joint {
+    fn join(&mut self, part: Bytes) -> Bytes {
+        let mut rest = part;
+        if let Self::Brace = self {
+            let Some(brace) = rest.iter().position(|byte| *byte == b'{') else { return Bytes::new() };
+            rest = rest.slice(brace + 1..);
+            *self = Self::FirstMember;
+        }
+        if let Self::FirstMember = self {
+            let Some(begin) = rest.iter().position(|byte| !byte.is_ascii_whitespace()) else {
+                return Bytes::new();
+            };
+            rest = rest.slice(begin..);
+            *self = Self::Joined;
+            if rest.first() != Some(&b'}') {
+                let mut joined = Vec::with_capacity(rest.len() + 1);
+                joined.push(b',');
+                joined.extend_from_slice(&rest);
+                return joined.into();
+            }
+        }
+        rest
+    }
+}
+
+/// The encoding that the client prefers among ours (RFC 9110, section 12.5.3): the first of ours that it takes.
+fn accepted(headers: &HeaderMap) -> Option<&'static str> {
+    let values = headers.get_all(ACCEPT_ENCODING).iter().filter_map(|value| value.to_str().ok());
+    let takes: Vec<String> = values
+        .flat_map(|value| value.split(','))
+        .filter_map(|item| {
+            let (name, parameters) = item.split_once(';').unwrap_or((item, ""));
+            let quality = parameters.trim().strip_prefix("q=").unwrap_or("1").trim().parse::<f32>();
+            (quality.unwrap_or(0.0) > 0.0).then(|| name.trim().to_ascii_lowercase())
+        })
+        .collect();
+    ["zstd", "gzip", "br", "deflate"].into_iter().find(|ours| takes.iter().any(|name| name == ours))
+}
+
+fn compressed(encoding: &str, whole: impl Stream<Item = io::Result<Bytes>> + Send + 'static) -> Body {
+    let reader = StreamReader::new(Box::pin(whole));
+    let level = Level::Fastest;
+    match encoding {
+        "zstd" => Body::from_stream(pieces(ZstdEncoder::with_quality(reader, level))),
+        "gzip" => Body::from_stream(pieces(GzipEncoder::with_quality(reader, level))),
+        "br" => Body::from_stream(pieces(BrotliEncoder::with_quality(reader, level))),
+        _ => Body::from_stream(pieces(ZlibEncoder::with_quality(reader, level))),
+    }
+}
+
+fn pieces<R: tokio::io::AsyncRead>(reader: R) -> ReaderStream<R> {
+    ReaderStream::with_capacity(reader, 64 * 1024)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn the_clients_encodings_are_read() {
+        let accepted = |value: &'static str| {
+            accepted(&HeaderMap::from_iter([(ACCEPT_ENCODING, HeaderValue::from_static(value))]))
+        };
+        assert_eq!(accepted("gzip, deflate, br"), Some("gzip"));
+        assert_eq!(accepted("zstd;q=0, br;q=0.5"), Some("br"));
+        assert_eq!(accepted("identity"), None);
+        assert_eq!(accepted("GZIP;q=1.0"), Some("gzip"));
+    }
+
+    proptest! {
+        #[test]
+        fn an_object_is_joined_to_members_wherever_its_parts_are_cut(
+            text in prop_oneof![Just(" { } "), Just("{\"a\":1}"), Just("\n{ \"a\" : {} }")], cut in 0..20_usize
+        ) {
+            let (first, second) = text.split_at(cut.min(text.len()));
+            let mut joint = Joint::Brace;
+            let mut joined = b"{\"id\":1".to_vec();
+            for part in [first, second] {
+                joined.extend_from_slice(&joint.join(Bytes::from(part.to_owned())));
+            }
+            let mut expected: serde_json::Value = serde_json::from_str(text).unwrap();
+            expected["id"] = 1.into();
+            prop_assert_eq!(serde_json::from_slice::<serde_json::Value>(&joined).unwrap(), expected);
+        }
+    }
+}

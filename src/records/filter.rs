@@ -1,0 +1,268 @@
+//! Conditions on records: `filter_<field>=<operator>:<value>`.
+//!
+//! A value is compared as what the field holds: with a number as a number, if the value reads as one; with text as text, by
+//! its bytes (`collate "C"`); `true`, `false` and `null` with themselves. So `eq:10` finds `10` and `"10"`. A field that
+//! is missing is null.
+
+use super::RecordsError;
+use super::expression::{Field, Parameter, Parameters};
+use super::model::Millis;
+use crate::ingest::json::{self, Verdict};
+
+/// The longest value, in bytes.
+const MAX_VALUE_BYTES: usize = 8_192;
+/// The most values of `in:`.
+const MAX_VALUES: usize = 200;
+
+/// A condition on one field.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Filter {
+    field: Field,
+    test: Test,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Test {
+    /// Whether it is one of these.
+    OneOf(Vec<String>),
+    NotOneOf(Vec<String>),
+    Compared(Comparison, String),
+    /// SQL's `like`, without an escape character.
+    Like(String),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Comparison {
+    Greater,
+    GreaterOrEqual,
+    Less,
+    LessOrEqual,
+}
+
+impl Comparison {
+    fn sql(self) -> &'static str {
+        match self {
+            Self::Greater => ">",
+            Self::GreaterOrEqual => ">=",
+            Self::Less => "<",
+            Self::LessOrEqual => "<=",
+        }
+    }
+}
+
+impl Filter {
+    /// Reads what `filter_<name>` is set to. Without an operator that is known, all of it is the value.
+    ///
+    /// # Errors
+    ///
+    /// [`RecordsError::Invalid`] names the parameter.
+    pub fn parse(name: &str, text: &str) -> Result<Self, RecordsError> {
+        let parameter = format!("filter_{name}");
+        let field = Field::parse(name, &parameter)?;
+        if text.len() > MAX_VALUE_BYTES || text.contains('\0') {
+            let message = format!("a filter's value has at most {MAX_VALUE_BYTES} bytes, without NUL");
+            return Err(RecordsError::invalid(&parameter, message));
+        }
+        let (operator, value) = text.split_once(':').unwrap_or(("", text));
+        let compared = |comparison| Test::Compared(comparison, value.to_owned());
+        let test = match operator {
+            "eq" => Test::OneOf(vec![value.to_owned()]),
+            "ne" => Test::NotOneOf(vec![value.to_owned()]),
+            "gt" => compared(Comparison::Greater),
+            "gte" => compared(Comparison::GreaterOrEqual),
+            "lt" => compared(Comparison::Less),
+            "lte" => compared(Comparison::LessOrEqual),
+            "like" => Test::Like(pattern(value)),
+            "in" => Test::OneOf(value.split(',').map(str::to_owned).collect()),
+            _ => Test::OneOf(vec![text.to_owned()]),
+        };
+        if let Test::OneOf(values) = &test
+            && values.len() > MAX_VALUES
+        {
+            return Err(RecordsError::invalid(&parameter, format!("in takes at most {MAX_VALUES} values")));
+        }
+        let filter = Self { field, test };
+        // What cannot be compared is told before anything is asked of the database.
+        filter.compile(&mut Parameters::default())?;
+        Ok(filter)
+    }
+
+    /// The condition in SQL.
+    pub(super) fn compile(&self, parameters: &mut Parameters) -> Result<String, RecordsError> {
+        match &self.field {
+            Field::Id => Ok(self.compile_id(parameters)),
+            Field::Created => self.compile_time("created", parameters),
+            Field::Updated => self.compile_time("updated", parameters),
+            Field::Path(path) => Ok(self.compile_path(path, parameters)),
+        }
+    }
+
+    fn compile_id(&self, parameters: &mut Parameters) -> String {
+        match &self.test {
+            Test::OneOf(values) => format!("id = any({})", parameters.bind(Parameter::Texts(values.clone()))),
+            Test::NotOneOf(values) => {
+                format!("id <> all({})", parameters.bind(Parameter::Texts(values.clone())))
+            }
+            Test::Compared(comparison, value) => {
+                format!("id {} {}", comparison.sql(), parameters.bind(Parameter::Text(value.clone())))
+            }
+            Test::Like(pattern) => {
+                format!("id like {} escape ''", parameters.bind(Parameter::Text(pattern.clone())))
+            }
+        }
+    }
+
+    fn compile_time(&self, column: &str, parameters: &mut Parameters) -> Result<String, RecordsError> {
+        let refuse = || {
+            let message = format!("{column} is compared with a time such as 2026-01-31T12:00:00Z (RFC 3339)");
+            RecordsError::invalid(&format!("filter_{column}"), message)
+        };
+        let time = |text: &String| Millis::parse(text).ok_or_else(refuse);
+        let times = |values: &[String]| values.iter().map(time).collect::<Result<Vec<_>, _>>();
+        Ok(match &self.test {
+            Test::OneOf(values) => {
+                format!("{column} = any({})", parameters.bind(Parameter::Times(times(values)?)))
+            }
+            Test::NotOneOf(values) => {
+                format!("{column} <> all({})", parameters.bind(Parameter::Times(times(values)?)))
+            }
+            Test::Compared(comparison, value) => {
+                format!("{column} {} {}", comparison.sql(), parameters.bind(Parameter::Time(time(value)?)))
+            }
+            Test::Like(_) => return Err(refuse()),
+        })
+    }
+
+    fn compile_path(&self, path: &[String], parameters: &mut Parameters) -> String {
+        let value = parameters.value_at(path);
+        match &self.test {
+            Test::OneOf(values) => is_one_of(&value, values, parameters),
+            Test::NotOneOf(values) => {
+                format!("not coalesce({}, false)", is_one_of(&value, values, parameters))
+            }
+            Test::Compared(comparison, operand) => {
+                let comparison = comparison.sql();
+                let text = parameters.bind(Parameter::Text(operand.clone()));
+                // Only in a case's branch is a value that is no number sure not to be read as one.
+                let number = match is_number(operand) {
+                    true => format!("({value} #>> '{{}}')::numeric {comparison} {text}::numeric"),
+                    false => "false".to_owned(),
+                };
+                format!(
+                    "case jsonb_typeof({value}) when 'number' then {number} \
+                     when 'string' then ({value} #>> '{{}}') collate \"C\" {comparison} {text} else false end"
+                )
+            }
+            Test::Like(pattern) => {
+                let pattern = parameters.bind(Parameter::Text(pattern.clone()));
+                format!(
+                    "case jsonb_typeof({value}) when 'string' then ({value} #>> '{{}}') like {pattern} escape '' \
+                     else false end"
+                )
+            }
+        }
+    }
+}
+
+/// Whether the value is one of these: in `jsonb` numbers are equal as numbers and text is equal byte for byte.
+fn is_one_of(value: &str, texts: &[String], parameters: &mut Parameters) -> String {
+    let mut candidates = Vec::with_capacity(texts.len() + 1);
+    for text in texts {
+        if matches!(text.as_str(), "true" | "false" | "null") || is_number(text) {
+            candidates.push(text.clone());
+        }
+        candidates.push(serde_json::Value::from(text.as_str()).to_string());
+    }
+    let candidates = parameters.bind(Parameter::Texts(candidates));
+    let equal = format!("{value} = any({candidates}::jsonb[])");
+    match texts.iter().any(|text| text == "null") {
+        true => format!("({value} is null or {equal})"),
+        false => equal,
+    }
+}
+
+/// Whether the text is a number as JSON has them, which `numeric` can hold.
+fn is_number(text: &str) -> bool {
+    let begins = text.starts_with(|c: char| c == '-' || c.is_ascii_digit());
+    let ends = text.ends_with(|c: char| c.is_ascii_digit());
+    begins && ends && json::classify(text.as_bytes(), 0) == Verdict::Jsonb
+}
+
+/// A pattern without a wildcard is looked for anywhere.
+fn pattern(text: &str) -> String {
+    if text.contains(['%', '_']) { text.to_owned() } else { format!("%{text}%") }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn compiled(name: &str, text: &str) -> (String, Vec<Parameter>) {
+        let mut parameters = Parameters::default();
+        let sql = Filter::parse(name, text).unwrap().compile(&mut parameters).unwrap();
+        (sql, parameters.0)
+    }
+
+    fn texts(values: &[&str]) -> Parameter {
+        Parameter::Texts(values.iter().map(|value| (*value).to_owned()).collect())
+    }
+
+    #[test]
+    fn a_value_is_compared_as_what_it_may_be() {
+        let (sql, parameters) = compiled("age", "eq:10");
+        assert_eq!(sql, "(data -> $1) = any($2::jsonb[])");
+        assert_eq!(parameters, [Parameter::Text("age".into()), texts(&["10", "\"10\""])]);
+        assert_eq!(compiled("a", "null").0, "((data -> $1) is null or (data -> $1) = any($2::jsonb[]))");
+        assert_eq!(compiled("a", "in:x,true,1").1[1], texts(&["\"x\"", "true", "\"true\"", "1", "\"1\""]));
+        assert_eq!(compiled("a.b", "x").1[0], texts(&["a", "b"]));
+        assert!(compiled("a", "gt:abc").0.contains("when 'number' then false"));
+        assert!(compiled("a", "gt:1e5").0.contains("::numeric > $2::numeric"));
+    }
+
+    #[test]
+    fn an_operator_that_is_not_known_is_a_part_of_the_value() {
+        assert_eq!(compiled("a", "https://x").1[1], texts(&["\"https://x\""]));
+        assert_eq!(compiled("a", "eq:gt:1").1[1], texts(&["\"gt:1\""]));
+    }
+
+    #[test]
+    fn what_cannot_be_compared_is_refused_by_name() {
+        let long = "x".repeat(10_000);
+        let many = format!("in:{}", ",".repeat(300));
+        for (name, value) in [
+            ("", "1"),
+            ("a..b", "1"),
+            ("a\0", "1"),
+            ("a", "\0"),
+            ("created", "eq:yesterday"),
+            ("created", "like:2"),
+            (&long, "1"),
+            ("a", &long),
+            ("a", &many),
+        ] {
+            let Err(RecordsError::Invalid { field, message }) = Filter::parse(name, value) else {
+                panic!("{name:?} {value:?}");
+            };
+            assert!(field.starts_with("filter_") && field.len() <= 100, "{field}");
+            assert!(message.len() < 200, "{message}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn nothing_a_client_sent_becomes_a_part_of_the_statement(name in "[^.\0]{1,20}", text in "[^\0]{0,40}") {
+            prop_assume!(!matches!(name.as_str(), "id" | "created" | "updated"));
+            let (sql, parameters) = compiled(&name, &text);
+            let (same, _) = compiled("other", &text);
+            prop_assert_eq!(sql, same);
+            prop_assert_eq!(&parameters[0], &Parameter::Text(name));
+        }
+
+        #[test]
+        fn no_text_makes_parsing_panic(name in ".{0,300}", text in ".{0,300}") {
+            let _ = Filter::parse(&name, &text);
+        }
+    }
+}

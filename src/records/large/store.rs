@@ -1,0 +1,87 @@
+//! Large payloads in Postgres.
+
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use tokio_postgres::types::{ToSql, Type};
+
+use super::LargePayload;
+use crate::db::{Database, DbError, begin_in_time, query_in_time};
+use crate::records::RecordId;
+
+type Typed<'a> = (&'a (dyn ToSql + Sync), Type);
+
+#[derive(Debug, Clone)]
+pub(super) struct Store {
+    database: Database,
+    timeout: Duration,
+}
+
+impl Store {
+    /// Over `database`, each of whose statements may take up to `timeout`.
+    pub(super) fn new(database: &Database, timeout: Duration) -> Self {
+        Self { database: database.clone(), timeout }
+    }
+
+    /// Stores a payload and its parts in one transaction; false if its id is taken.
+    pub(super) async fn insert<'a>(
+        &self,
+        payload: &LargePayload,
+        parts: impl Iterator<Item = &'a [u8]>,
+    ) -> Result<bool, DbError> {
+        let mut connection = self.database.get().await?;
+        let transaction = begin_in_time(&mut connection, self.timeout).await?;
+        let (id, created) = (payload.id.as_str(), SystemTime::from(payload.created));
+        let head: [Typed<'_>; 5] = [
+            (&payload.collection, Type::INT4),
+            (&id, Type::TEXT),
+            (&created, Type::TIMESTAMPTZ),
+            (&payload.bytes, Type::INT8),
+            (&payload.parts, Type::INT4),
+        ];
+        let add = self.database.sql(include_str!("../../../sql/records/add_large.sql"));
+        if transaction.execute_typed(&add, &head).await? == 0 {
+            return Ok(false);
+        }
+        let add_part = self.database.sql(include_str!("../../../sql/records/add_large_part.sql"));
+        for (part, content) in parts.enumerate() {
+            let part = part as i32;
+            let parameters: [Typed<'_>; 4] = [
+                (&payload.collection, Type::INT4),
+                (&id, Type::TEXT),
+                (&part, Type::INT4),
+                (&content, Type::BYTEA),
+            ];
+            transaction.execute_typed(&add_part, &parameters).await?;
+        }
+        transaction.commit().await?;
+        Ok(true)
+    }
+
+    /// A payload, without its content.
+    pub(super) async fn find(&self, collection: i32, id: RecordId) -> Result<Option<LargePayload>, DbError> {
+        let find = self.database.sql(include_str!("../../../sql/records/find_large.sql"));
+        let connection = self.database.get().await?;
+        let parameters: [Typed<'_>; 2] = [(&collection, Type::INT4), (&id.as_str(), Type::TEXT)];
+        let rows = query_in_time(&connection, self.timeout, &find, &parameters).await?;
+        let Some(row) = rows.first() else { return Ok(None) };
+        Ok(Some(LargePayload {
+            collection,
+            id,
+            created: row.try_get::<_, SystemTime>(0)?.into(),
+            bytes: row.try_get(1)?,
+            parts: row.try_get(2)?,
+        }))
+    }
+
+    /// A part of a payload's content.
+    pub(super) async fn part(&self, payload: &LargePayload, part: i32) -> Result<Option<Bytes>, DbError> {
+        let read = self.database.sql(include_str!("../../../sql/records/large_part.sql"));
+        let connection = self.database.get().await?;
+        let parameters: [Typed<'_>; 3] =
+            [(&payload.collection, Type::INT4), (&payload.id.as_str(), Type::TEXT), (&part, Type::INT4)];
+        let rows = query_in_time(&connection, self.timeout, &read, &parameters).await?;
+        let Some(row) = rows.first() else { return Ok(None) };
+        Ok(Some(Bytes::copy_from_slice(row.try_get::<_, &[u8]>(0)?)))
+    }
+}

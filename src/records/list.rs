@@ -1,0 +1,276 @@
+//! A list of records: what a client may ask for, and the page that it gets.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+
+use serde_json::value::RawValue;
+
+use super::expression::{Parameters, path};
+use super::{Cursor, Filter, Record, RecordsError, Sort, sort};
+
+const DEFAULT_LIMIT: usize = 50;
+/// The most records of a page.
+pub const MAX_LIMIT: usize = 1000;
+/// The most records that are passed over by `offset`; beyond it a cursor goes on without reading them.
+const MAX_OFFSET: u64 = 10_000_000;
+/// The most filters.
+const MAX_FILTERS: usize = 50;
+/// The most fields of `fields`.
+const MAX_FIELDS: usize = 100;
+
+/// What to list.
+#[derive(Debug, Clone, Default)]
+pub struct Query {
+    pub(super) filters: Vec<Filter>,
+    /// In which order.
+    pub sort: Sort,
+    pub(super) limit: usize,
+    pub(super) offset: u64,
+    pub(super) after: Option<Cursor>,
+    /// Which members to show; all if none are named.
+    pub fields: Option<Fields>,
+    /// Whether to count all that match.
+    pub counts: bool,
+}
+
+/// A page of a list.
+#[derive(Debug)]
+pub struct Page {
+    /// Its records.
+    pub records: Vec<Record>,
+    /// Where the next page goes on, if there is one.
+    pub next: Option<Next>,
+    /// How many records match, if that was asked.
+    pub total: Option<i64>,
+}
+
+/// How to ask for the next page.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Next {
+    /// By `after`.
+    After(String),
+    /// By `offset`, where no token can name the place.
+    Offset(u64),
+}
+
+impl Query {
+    /// Reads a query's parameters.
+    ///
+    /// # Errors
+    ///
+    /// [`RecordsError::Invalid`] names the first that cannot be taken.
+    pub fn parse(parameters: &[(String, String)]) -> Result<Self, RecordsError> {
+        let mut query = Self { limit: DEFAULT_LIMIT, ..Self::default() };
+        let mut after = None;
+        let mut seen: Vec<&str> = Vec::new();
+        for (name, value) in parameters {
+            if let Some(field) = name.strip_prefix("filter_") {
+                if query.filters.len() == MAX_FILTERS {
+                    return Err(RecordsError::invalid(
+                        name,
+                        format!("there are at most {MAX_FILTERS} filters"),
+                    ));
+                }
+                query.filters.push(Filter::parse(field, value)?);
+                continue;
+            }
+            if seen.contains(&name.as_str()) {
+                return Err(RecordsError::invalid(name, "a parameter is there twice"));
+            }
+            match name.as_str() {
+                "limit" => {
+                    let limit = value.parse().ok().filter(|limit| (1..=MAX_LIMIT).contains(limit));
+                    let message = format!("limit takes 1 to {MAX_LIMIT}");
+                    query.limit = limit.ok_or_else(|| RecordsError::invalid("limit", message))?;
+                }
+                "offset" => {
+                    let offset = value.parse().ok().filter(|offset| *offset <= MAX_OFFSET);
+                    let message = format!("offset takes 0 to {MAX_OFFSET}");
+                    query.offset = offset.ok_or_else(|| RecordsError::invalid("offset", message))?;
+                }
+                "sortBy" => query.sort = Sort::parse(value)?,
+                "after" => after = Some(value),
+                "fields" => query.fields = Some(Fields::parse(value)?),
+                "count" => match value.as_str() {
+                    "exact" => query.counts = true,
+                    _ => return Err(RecordsError::invalid("count", "count takes exact")),
+                },
+                _ => return Err(RecordsError::invalid(name, "there is no such parameter")),
+            }
+            seen.push(name);
+        }
+        if let Some(token) = after {
+            if query.offset > 0 {
+                return Err(RecordsError::invalid("offset", "offset does not go with after"));
+            }
+            query.after = Some(Cursor::parse(token, &query.sort)?);
+        }
+        Ok(query)
+    }
+
+    /// The conditions of the filters; `true` if there are none.
+    pub(super) fn conditions(&self, parameters: &mut Parameters) -> Result<Vec<String>, RecordsError> {
+        let mut conditions = vec!["true".to_owned()];
+        for filter in &self.filters {
+            conditions.push(filter.compile(parameters)?);
+        }
+        Ok(conditions)
+    }
+
+    /// The conditions with the one that comes after the cursor.
+    pub(super) fn page_conditions(
+        &self,
+        keys: &[sort::Key],
+        parameters: &mut Parameters,
+    ) -> Result<String, RecordsError> {
+        let mut conditions = self.conditions(parameters)?;
+        if let Some(cursor) = &self.after {
+            conditions.push(sort::after(keys, cursor.values.clone(), parameters));
+        }
+        Ok(conditions.join(" and "))
+    }
+}
+
+/// The members of a record that are to be shown.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Fields(BTreeMap<String, Fields>);
+
+impl Fields {
+    /// Reads a list of dotted names.
+    ///
+    /// # Errors
+    ///
+    /// [`RecordsError::Invalid`] names `fields`.
+    pub fn parse(text: &str) -> Result<Self, RecordsError> {
+        let mut fields = Self::default();
+        for (index, name) in text.split(',').map(str::trim).enumerate() {
+            if index == MAX_FIELDS {
+                return Err(RecordsError::invalid(
+                    "fields",
+                    format!("fields takes at most {MAX_FIELDS} names"),
+                ));
+            }
+            let mut inner = &mut fields;
+            for part in path(name, "fields")? {
+                inner = inner.0.entry(part).or_default();
+            }
+            // All of a member is more than a part of it.
+            inner.0.insert(WHOLE.into(), Self::default());
+        }
+        Ok(fields)
+    }
+
+    /// Appends a record with these members only.
+    pub fn write_json(&self, record: &Record, out: &mut Vec<u8>) -> Result<(), serde_json::Error> {
+        let (created, updated) = (record.created.to_string(), record.updated.to_string());
+        let made = [("id", record.id.as_str()), ("created", &created), ("updated", &updated)];
+        out.push(b'{');
+        let mut first = true;
+        for (name, value) in made {
+            if self.0.contains_key(name) {
+                separate(&mut first, out);
+                serde_json::to_writer(&mut *out, name)?;
+                out.push(b':');
+                serde_json::to_writer(&mut *out, value)?;
+            }
+        }
+        self.write_members(&record.data, &mut first, out)?;
+        out.push(b'}');
+        Ok(())
+    }
+
+    fn write_members(
+        &self,
+        object: &str,
+        first: &mut bool,
+        out: &mut Vec<u8>,
+    ) -> Result<(), serde_json::Error> {
+        let members: BTreeMap<Cow<'_, str>, &RawValue> = serde_json::from_str(object)?;
+        for (name, value) in members {
+            let Some(inner) = self.0.get(&*name) else { continue };
+            let value = value.get();
+            let is_whole = inner.0.contains_key(WHOLE);
+            if !is_whole && !value.starts_with('{') {
+                continue;
+            }
+            separate(first, out);
+            serde_json::to_writer(&mut *out, &name)?;
+            out.push(b':');
+            if is_whole {
+                out.extend_from_slice(value.as_bytes());
+            } else {
+                out.push(b'{');
+                inner.write_members(value, &mut true, out)?;
+                out.push(b'}');
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Marks that all of a member is to be shown; no part of a name is empty.
+const WHOLE: &str = "";
+
+fn separate(first: &mut bool, out: &mut Vec<u8>) {
+    if !std::mem::take(first) {
+        out.push(b',');
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Millis, RecordId, Version};
+    use super::*;
+
+    fn parse(parameters: &[(&str, &str)]) -> Result<Query, RecordsError> {
+        let owned: Vec<_> =
+            parameters.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        Query::parse(&owned)
+    }
+
+    #[test]
+    fn a_malformed_parameter_is_named() {
+        for (name, value) in [
+            ("limit", "0"),
+            ("limit", "1001"),
+            ("limit", "x"),
+            ("limit", "-1"),
+            ("offset", "-1"),
+            ("offset", "99999999999999999999"),
+            ("sortBy", ""),
+            ("count", "about"),
+            ("after", "x"),
+            ("fields", ""),
+            ("unknown", "1"),
+            ("filter_", "1"),
+        ] {
+            let refused = parse(&[(name, value)]);
+            assert!(
+                matches!(&refused, Err(RecordsError::Invalid { field, .. }) if field == name),
+                "{name} {refused:?}"
+            );
+        }
+        assert!(parse(&[("limit", "1"), ("limit", "1")]).is_err());
+        assert!(parse(&vec![("filter_a", "1"); MAX_FILTERS + 1]).is_err());
+    }
+
+    #[test]
+    fn only_the_fields_that_were_asked_for_are_shown() {
+        let record = Record {
+            id: RecordId::parse("abcdefghij01234").unwrap(),
+            version: Version(1),
+            created: Millis(0),
+            updated: Millis(0),
+            data: r#"{"a": {"b": 1, "c": [2]}, "d": 1.50, "e": "x"}"#.into(),
+        };
+        let shown = |fields: &str| {
+            let mut out = Vec::new();
+            Fields::parse(fields).unwrap().write_json(&record, &mut out).unwrap();
+            String::from_utf8(out).unwrap()
+        };
+        assert_eq!(shown("id,d"), r#"{"id":"abcdefghij01234","d":1.50}"#);
+        assert_eq!(shown("a.b,d.x,nothing"), r#"{"a":{"b":1}}"#);
+        assert_eq!(shown("a,a.b"), r#"{"a":{"b": 1, "c": [2]}}"#);
+        assert_eq!(shown("created"), r#"{"created":"1970-01-01T00:00:00.000Z"}"#);
+    }
+}

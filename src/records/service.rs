@@ -1,0 +1,272 @@
+//! The handle that faces hold, and the tasks behind it.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::task::JoinSet;
+
+use super::collections::{Collection, Collections};
+use super::group::{Group, Work};
+use super::list::{Page, Query};
+use super::model::{Millis, Name, Record, RecordId, Version};
+use super::store::{New, Outcome, Store};
+use super::{Data, Draft, RecordsError, merge};
+use crate::config::{RecordsConfig, Shares};
+use crate::db::{Database, DbError};
+use crate::realtime::store::ChangeKeeper;
+
+/// Groups of look-ups at once.
+const READERS: usize = 2;
+/// How often another id is made for a record whose id was taken by chance.
+const MAX_IDS: usize = 3;
+
+/// What records are built from.
+#[derive(Debug, Clone)]
+pub struct RecordsSettings {
+    /// Limits.
+    pub records: RecordsConfig,
+    /// How the pool is shared out.
+    pub shares: Shares,
+    /// Whether a first write makes its collection.
+    pub makes_collections: bool,
+    /// Levels of JSON that a record may have.
+    pub max_json_depth: usize,
+}
+
+/// Records; cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Records {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    settings: RecordsSettings,
+    collections: Collections,
+    store: Store,
+    creations: Group<Creations>,
+    lookups: Group<LookUps>,
+}
+
+/// The tasks behind [`Records`]; they end when it is dropped.
+#[derive(Debug)]
+pub struct RecordsTasks {
+    _tasks: JoinSet<()>,
+}
+
+/// What a client makes of a record.
+#[derive(Debug, Clone)]
+pub enum Change {
+    /// Its members are merged into the record's (RFC 7396).
+    Merge(Data),
+    /// They take the place of the record's.
+    Replace(Data),
+    /// It is deleted.
+    Delete,
+}
+
+/// Which version a client means to change.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Precondition {
+    /// Any.
+    None,
+    /// One of these (`If-Match`).
+    OneOf(Vec<Version>),
+}
+
+impl Precondition {
+    fn allows(&self, version: Version) -> bool {
+        match self {
+            Self::None => true,
+            Self::OneOf(versions) => versions.contains(&version),
+        }
+    }
+}
+
+impl Records {
+    /// Starts the tasks on the current runtime, over shares of `database`.
+    pub fn start(settings: &RecordsSettings, database: &Database) -> (Self, RecordsTasks) {
+        let RecordsSettings { records: config, shares, .. } = settings;
+        let wait = Duration::from_millis(config.records_wait_ms);
+        let timeout = Duration::from_millis(config.records_timeout_ms);
+        let share = database.share(shares.records, wait);
+        let store = Store::new(&share, timeout);
+        let commits = Store::new(&database.share(shares.record_commits, wait), timeout);
+
+        let room = config.records_queue_bytes;
+        let (creations, creating) = Group::new(Creations(commits), shares.record_commits, room, wait);
+        let (lookups, looking_up) = Group::new(LookUps(store.clone()), READERS, room, wait);
+        let mut tasks = JoinSet::new();
+        tasks.spawn(creating);
+        tasks.spawn(looking_up);
+        tasks.spawn(ChangeKeeper::new(&share, config.changes_retention_s).run());
+
+        let collections = Collections::new(store.clone(), config.max_collections);
+        let inner = Inner { settings: settings.clone(), collections, store, creations, lookups };
+        (Self { inner: Arc::new(inner) }, RecordsTasks { _tasks: tasks })
+    }
+
+    /// Limits.
+    pub fn config(&self) -> &RecordsConfig {
+        &self.inner.settings.records
+    }
+
+    /// The time of one statement.
+    pub fn statement_timeout(&self) -> Duration {
+        Duration::from_millis(self.config().records_timeout_ms)
+    }
+
+    /// Levels of JSON that a record may have.
+    pub fn max_json_depth(&self) -> usize {
+        self.inner.settings.max_json_depth
+    }
+
+    /// Makes a record, and its collection if that is to be made. Answers after the commit.
+    ///
+    /// # Errors
+    ///
+    /// [`RecordsError`]; nothing is stored then, unless the answer to a commit was lost.
+    pub async fn create(&self, name: &Name, draft: Draft) -> Result<Record, RecordsError> {
+        let collection = self.collection_to_write(name).await?;
+        let bytes = draft.data.as_bytes().len();
+        for _ in 0..MAX_IDS {
+            let id = draft.id.unwrap_or_else(|| RecordId::make(Millis::now()));
+            let creation = Creation { id, is_chosen: draft.id.is_some(), data: draft.data.clone() };
+            let created = self.inner.creations.ask(Arc::clone(&collection), creation, bytes).await;
+            match created {
+                Err(RecordsError::Taken) if draft.id.is_none() => {}
+                created => return self.known(name, created),
+            }
+        }
+        Err(RecordsError::Taken)
+    }
+
+    /// Looks a record up.
+    ///
+    /// # Errors
+    ///
+    /// [`RecordsError`].
+    pub async fn get(&self, name: &Name, id: RecordId) -> Result<Record, RecordsError> {
+        let collection = self.inner.collections.find(name).await?;
+        let found = self.inner.lookups.ask(collection, id, 0).await;
+        self.known(name, found)
+    }
+
+    /// Changes or deletes a record; returns what it is now, or what it was.
+    ///
+    /// # Errors
+    ///
+    /// [`RecordsError`]; nothing is changed then, unless the answer to a commit was lost.
+    pub async fn change(
+        &self,
+        name: &Name,
+        id: RecordId,
+        precondition: &Precondition,
+        change: &Change,
+    ) -> Result<Record, RecordsError> {
+        let collection = self.inner.collections.find(name).await?;
+        let max_bytes = self.config().max_record_bytes;
+        let decide = |record: &Record| {
+            if !precondition.allows(record.version) {
+                return Err(RecordsError::Changed);
+            }
+            let data = match change {
+                Change::Delete => return Ok(Outcome::Delete),
+                Change::Replace(data) => data.clone(),
+                Change::Merge(patch) => merge(&record.data, patch)?,
+            };
+            if data.as_bytes().len() > max_bytes {
+                return Err(RecordsError::TooLarge(max_bytes));
+            }
+            Ok(Outcome::Update(data))
+        };
+        let changed = self.inner.store.change(&collection, id, decide).await;
+        self.known(name, changed)
+    }
+
+    /// A page of a collection.
+    ///
+    /// # Errors
+    ///
+    /// [`RecordsError`].
+    pub async fn list(&self, name: &Name, query: &Query) -> Result<Page, RecordsError> {
+        let collection = self.inner.collections.find(name).await?;
+        let page = self.inner.store.list(&collection, query, self.config().max_page_bytes).await;
+        self.known(name, page)
+    }
+
+    /// The number of a collection that is written to.
+    pub(super) async fn collection_to_write(&self, name: &Name) -> Result<Arc<Collection>, RecordsError> {
+        match self.inner.settings.makes_collections {
+            true => self.inner.collections.find_or_make(name).await,
+            false => self.inner.collections.find(name).await,
+        }
+    }
+
+    /// The number of a collection that is read.
+    pub(super) async fn collection_to_read(&self, name: &Name) -> Result<Arc<Collection>, RecordsError> {
+        self.inner.collections.find(name).await
+    }
+
+    /// A collection whose table is gone was dropped by somebody: it is not known any more.
+    fn known<T>(&self, name: &Name, outcome: Result<T, RecordsError>) -> Result<T, RecordsError> {
+        match outcome {
+            Err(RecordsError::Database(error)) if error.is_table_missing() => {
+                self.inner.collections.forget(name);
+                Err(RecordsError::UnknownCollection)
+            }
+            outcome => outcome,
+        }
+    }
+}
+
+/// A record that is to be made.
+struct Creation {
+    id: RecordId,
+    is_chosen: bool,
+    data: Data,
+}
+
+/// Creates records together.
+struct Creations(Store);
+
+impl Work for Creations {
+    type Job = Creation;
+    type Answer = Record;
+
+    async fn run(
+        &self,
+        collection: &Collection,
+        jobs: &[Self::Job],
+    ) -> Result<Vec<Result<Record, RecordsError>>, DbError> {
+        let new: Vec<New<'_>> = jobs
+            .iter()
+            .map(|job| New { id: job.id, is_chosen: job.is_chosen, data: job.data.as_bytes() })
+            .collect();
+        let made = self.0.insert(collection, &new).await?;
+        let mut made: HashMap<RecordId, Record> =
+            made.into_iter().map(|record| (record.id, record)).collect();
+        // Of two jobs with one id the first has made it: rows are inserted in order.
+        Ok(jobs.iter().map(|job| made.remove(&job.id).ok_or(RecordsError::Taken)).collect())
+    }
+}
+
+/// Looks records up together.
+struct LookUps(Store);
+
+impl Work for LookUps {
+    type Job = RecordId;
+    type Answer = Record;
+
+    async fn run(
+        &self,
+        collection: &Collection,
+        jobs: &[RecordId],
+    ) -> Result<Vec<Result<Record, RecordsError>>, DbError> {
+        let ids: Vec<&str> = jobs.iter().map(RecordId::as_str).collect();
+        let found = self.0.read(collection, &ids).await?;
+        let found: HashMap<RecordId, Record> = found.into_iter().map(|record| (record.id, record)).collect();
+        Ok(jobs.iter().map(|id| found.get(id).cloned().ok_or(RecordsError::NotFound)).collect())
+    }
+}

@@ -1,0 +1,375 @@
+//! Records in Postgres: the statements, and what becomes of their rows.
+
+use std::time::{Duration, SystemTime};
+
+use bytes::{BufMut, BytesMut};
+use deadpool_postgres::Transaction;
+use futures_util::TryStreamExt;
+use tokio_postgres::Row;
+use tokio_postgres::types::{IsNull, ToSql, Type, to_sql_checked};
+
+use super::collections::{Collection, table};
+use super::expression::{Parameter, Parameters};
+use super::list::{Next, Page, Query};
+use super::sort::{self, KeyKind, KeyValue};
+use super::{Cursor, Data, Millis, Name, Record, RecordId, RecordsError, Version};
+use crate::db::{Connection, Database, DbError, begin_in_time, in_time, query_in_time};
+
+/// A statement's parameter with its type.
+type Typed<'a> = (&'a (dyn ToSql + Sync), Type);
+
+/// Records, over a share of the pool.
+#[derive(Debug, Clone)]
+pub(super) struct Store {
+    database: Database,
+    timeout: Duration,
+}
+
+/// A record that is to be made.
+pub(super) struct New<'a> {
+    pub(super) id: RecordId,
+    /// Whether a client chose the id.
+    pub(super) is_chosen: bool,
+    pub(super) data: &'a [u8],
+}
+
+/// What a change does to a record, decided while its row is locked.
+pub(super) enum Outcome {
+    /// It holds this from now on.
+    Update(Data),
+    /// It is deleted.
+    Delete,
+}
+
+impl Store {
+    /// Over `database`, whose statements may take up to `timeout`.
+    pub(super) fn new(database: &Database, timeout: Duration) -> Self {
+        Self { database: database.clone(), timeout }
+    }
+
+    pub(super) fn database(&self) -> &Database {
+        &self.database
+    }
+
+    /// The number of a collection.
+    pub(super) async fn find_collection(&self, name: &Name) -> Result<Option<i32>, DbError> {
+        let find = self.database.sql(include_str!("../../sql/records/find_collection.sql"));
+        let rows = self.query(&find, &[(&name.as_str(), Type::TEXT)]).await?;
+        rows.first().map(|row| Ok(row.try_get(0)?)).transpose()
+    }
+
+    /// Makes a collection, unless it is there by now; none if there are `max` already.
+    pub(super) async fn make_collection(&self, name: &Name, max: i64) -> Result<Option<i32>, DbError> {
+        let sql = |text: &str| self.database.sql(text);
+        let mut connection = self.database.get().await?;
+        let made = in_time(self.timeout, async {
+            let transaction = self.begin(&mut connection).await?;
+            let lock = sql(include_str!("../../sql/records/lock_collections.sql"));
+            transaction.query_typed(&lock, &[]).await?;
+            let find = sql(include_str!("../../sql/records/find_collection.sql"));
+            let name_parameter: Typed<'_> = (&name.as_str(), Type::TEXT);
+            if let Some(row) =
+                transaction.query_typed(&find, std::slice::from_ref(&name_parameter)).await?.first()
+            {
+                return Ok(Some(row.try_get(0)?));
+            }
+            let add = sql(include_str!("../../sql/records/add_collection.sql"));
+            let added = transaction.query_typed(&add, &[name_parameter, (&max, Type::INT8)]).await?;
+            let Some(row) = added.first() else { return Ok(None) };
+            let id: i32 = row.try_get(0)?;
+            // Names have no character that would mean something in a comment's text.
+            let make = sql(include_str!("../../sql/records/make_table.sql"))
+                .replace("{table}", &table(&self.database, id))
+                .replace("{name}", name.as_str());
+            transaction.batch_execute(&make).await?;
+            transaction.commit().await?;
+            tracing::info!(collection = name.as_str(), table = format!("records_{id}"), "collection made");
+            Ok(Some(id))
+        })
+        .await;
+        if let Err(DbError::Timeout(_)) = made {
+            connection.discard();
+        }
+        made
+    }
+
+    /// Adds records; those whose id is taken are not among the ones that are returned.
+    pub(super) async fn insert(
+        &self,
+        collection: &Collection,
+        new: &[New<'_>],
+    ) -> Result<Vec<Record>, DbError> {
+        let ids: Vec<&str> = new.iter().map(|new| new.id.as_str()).collect();
+        let data: Vec<JsonText<'_>> = new.iter().map(|new| JsonText(new.data)).collect();
+        let now = SystemTime::from(Millis::now());
+        let parameters: [Typed<'_>; 4] = [
+            (&collection.name.as_str(), Type::TEXT),
+            (&ids, Type::TEXT_ARRAY),
+            (&now, Type::TIMESTAMPTZ),
+            (&data, Type::JSONB_ARRAY),
+        ];
+        // An id that was made here is nobody else's, but one that was chosen may be that of a record that is changed or
+        // deleted at this moment.
+        let chosen: Vec<&str> = new.iter().filter(|new| new.is_chosen).map(|new| new.id.as_str()).collect();
+        if chosen.is_empty() {
+            return records(&self.query(&collection.create, &parameters).await?);
+        }
+        let mut connection = self.database.get().await?;
+        let made = in_time(self.timeout, async {
+            let transaction = self.begin(&mut connection).await?;
+            self.lock(&transaction, collection, &chosen).await?;
+            let rows = transaction.query_typed(&collection.create, &parameters).await?;
+            transaction.commit().await?;
+            records(&rows)
+        })
+        .await;
+        if let Err(DbError::Timeout(_)) = made {
+            connection.discard();
+        }
+        made
+    }
+
+    /// Takes the locks of records that may be there, before all else in a transaction.
+    async fn lock(
+        &self,
+        transaction: &Transaction<'_>,
+        collection: &Collection,
+        ids: &[&str],
+    ) -> Result<(), DbError> {
+        let lock = include_str!("../../sql/records/lock_ids.sql");
+        transaction.query_typed(lock, &[(&collection.id, Type::INT4), (&ids, Type::TEXT_ARRAY)]).await?;
+        Ok(())
+    }
+
+    /// Looks records up.
+    pub(super) async fn read(&self, collection: &Collection, ids: &[&str]) -> Result<Vec<Record>, DbError> {
+        records(&self.query(&collection.read, &[(&ids, Type::TEXT_ARRAY)]).await?)
+    }
+
+    /// Locks a record, asks what is to become of it, and does that.
+    pub(super) async fn change(
+        &self,
+        collection: &Collection,
+        id: RecordId,
+        decide: impl FnOnce(&Record) -> Result<Outcome, RecordsError>,
+    ) -> Result<Record, RecordsError> {
+        let mut connection = self.database.get().await?;
+        let mut refusal = None;
+        // Each of its statements has the time that one has, and so has the whole.
+        let changed = in_time(self.timeout, async {
+            let transaction = self.begin(&mut connection).await?;
+            let (ids, text) = ([id.as_str()], id.as_str());
+            let parameters: [Typed<'_>; 1] = [(&text, Type::TEXT)];
+            // Sent together, and done one after the other.
+            let (held, locked) = tokio::join!(
+                biased;
+                self.lock(&transaction, collection, &ids),
+                transaction.query_typed(&collection.lock, &parameters),
+            );
+            held?;
+            let locked = locked?;
+            let outcome = match records(&locked)?.first() {
+                None => Err(RecordsError::NotFound),
+                Some(record) => decide(record),
+            };
+            let outcome = match outcome {
+                Ok(outcome) => outcome,
+                Err(why) => {
+                    refusal = Some(why);
+                    transaction.rollback().await?;
+                    return Ok(None);
+                }
+            };
+            let now = SystemTime::from(Millis::now());
+            let (topic, id) = (collection.name.as_str(), id.as_str());
+            let mut parameters: Vec<Typed<'_>> =
+                vec![(&topic, Type::TEXT), (&id, Type::TEXT), (&now, Type::TIMESTAMPTZ)];
+            let rows = match &outcome {
+                Outcome::Delete => transaction.query_typed(&collection.delete, &parameters).await?,
+                Outcome::Update(data) => {
+                    let data = JsonText(data.as_bytes());
+                    parameters.push((&data, Type::JSONB));
+                    transaction.query_typed(&collection.update, &parameters).await?
+                }
+            };
+            transaction.commit().await?;
+            Ok(records(&rows)?.into_iter().next())
+        })
+        .await;
+        if let Err(DbError::Timeout(_)) = changed {
+            connection.discard();
+        }
+        match (refusal, changed?) {
+            (Some(why), _) => Err(why),
+            (None, Some(record)) => Ok(record),
+            (None, None) => Err(RecordsError::NotFound),
+        }
+    }
+
+    /// A page of records, of at most `max_bytes` and one record more.
+    pub(super) async fn list(
+        &self,
+        collection: &Collection,
+        query: &Query,
+        max_bytes: usize,
+    ) -> Result<Page, RecordsError> {
+        let total = if query.counts { Some(self.count(collection, query).await?) } else { None };
+        let mut parameters = Parameters::default();
+        let keys = query.sort.keys(&mut parameters);
+        let conditions = query.page_conditions(&keys, &mut parameters)?;
+        // One record more than the page has tells whether there is a next one.
+        let limit = query.limit + 1;
+        let shown: String = keys
+            .iter()
+            .filter(|key| matches!(key.kind, KeyKind::Json | KeyKind::Text))
+            .map(|key| format!(", ({})::text", key.sql))
+            .collect();
+        let list = collection
+            .list
+            .replace("{limit}", &limit.to_string())
+            .replace("{offset}", &query.offset.to_string())
+            .replace("{order}", &sort::order(&keys))
+            .replace("{conditions}", &conditions)
+            .replace("{keys}", &shown);
+        let kinds: Vec<KeyKind> = keys.iter().map(|key| key.kind).collect();
+        let bound = Bound::new(parameters);
+
+        let mut connection = self.database.get().await?;
+        let read = in_time(self.timeout, async {
+            let transaction = self.begin(&mut connection).await?;
+            let (mut page, mut bytes, mut last, mut more) = (Vec::new(), 0, None, false);
+            {
+                let rows = transaction.query_typed_raw(&list, bound.typed()).await?;
+                futures_util::pin_mut!(rows);
+                while let Some(row) = rows.try_next().await? {
+                    if page.len() == query.limit || bytes > max_bytes {
+                        more = true;
+                        break;
+                    }
+                    if let Some(record) = record(&row)? {
+                        bytes += record.json_len();
+                        last = Some(key_values(&row, &record, &kinds)?);
+                        page.push(record);
+                    }
+                }
+            }
+            // Rows that nobody takes any more are passed over by the connection, and the commit comes after them.
+            transaction.commit().await?;
+            Ok((page, last.filter(|_| more)))
+        })
+        .await;
+        if let Err(DbError::Timeout(_)) = read {
+            connection.discard();
+        }
+        let (records, last) = read?;
+        let next = last.map(|values| match (Cursor { values }).token(&query.sort) {
+            Some(token) => Next::After(token),
+            None => Next::Offset(query.offset + records.len() as u64),
+        });
+        Ok(Page { records, next, total })
+    }
+
+    async fn count(&self, collection: &Collection, query: &Query) -> Result<i64, RecordsError> {
+        let mut parameters = Parameters::default();
+        let conditions = query.conditions(&mut parameters)?.join(" and ");
+        let bound = Bound::new(parameters);
+        let count = collection.count.replace("{conditions}", &conditions);
+        let rows = self.query(&count, &bound.typed()).await?;
+        Ok(rows.first().map(|row| row.try_get(0)).transpose().map_err(DbError::from)?.unwrap_or(0))
+    }
+
+    async fn begin<'a>(&self, connection: &'a mut Connection) -> Result<Transaction<'a>, DbError> {
+        begin_in_time(connection, self.timeout).await
+    }
+
+    async fn query(&self, sql: &str, parameters: &[Typed<'_>]) -> Result<Vec<Row>, DbError> {
+        let connection = self.database.get().await?;
+        let rows = query_in_time(&connection, self.timeout, sql, parameters).await;
+        if let Err(DbError::Timeout(_)) = rows {
+            connection.discard();
+        }
+        rows
+    }
+}
+
+/// JSON text as `jsonb` is sent: a version, then the text.
+#[derive(Debug)]
+struct JsonText<'a>(&'a [u8]);
+
+impl ToSql for JsonText<'_> {
+    fn to_sql(
+        &self,
+        _type: &Type,
+        out: &mut BytesMut,
+    ) -> Result<IsNull, Box<dyn std::error::Error + Sync + Send>> {
+        out.put_u8(1);
+        out.extend_from_slice(self.0);
+        Ok(IsNull::No)
+    }
+
+    fn accepts(wanted: &Type) -> bool {
+        *wanted == Type::JSONB
+    }
+
+    to_sql_checked!();
+}
+
+/// Parameters as the driver takes them.
+struct Bound(Vec<(Box<dyn ToSql + Sync + Send>, Type)>);
+
+impl Bound {
+    fn new(parameters: Parameters) -> Self {
+        let bound = parameters.0.into_iter().map(|parameter| -> (Box<dyn ToSql + Sync + Send>, Type) {
+            match parameter {
+                Parameter::Text(text) => (Box::new(text), Type::TEXT),
+                Parameter::Texts(texts) => (Box::new(texts), Type::TEXT_ARRAY),
+                Parameter::Time(time) => (Box::new(SystemTime::from(time)), Type::TIMESTAMPTZ),
+                Parameter::Times(times) => {
+                    let times: Vec<SystemTime> = times.into_iter().map(SystemTime::from).collect();
+                    (Box::new(times), Type::TIMESTAMPTZ_ARRAY)
+                }
+            }
+        });
+        Self(bound.collect())
+    }
+
+    fn typed(&self) -> Vec<Typed<'_>> {
+        self.0.iter().map(|(value, kind)| (&**value as &(dyn ToSql + Sync), kind.clone())).collect()
+    }
+}
+
+fn records(rows: &[Row]) -> Result<Vec<Record>, DbError> {
+    rows.iter().filter_map(|row| record(row).transpose()).collect()
+}
+
+/// A record; none for a row whose id is none of ours, which the table's check keeps out.
+fn record(row: &Row) -> Result<Option<Record>, DbError> {
+    let Some(id) = RecordId::parse(row.try_get(0)?) else { return Ok(None) };
+    Ok(Some(Record {
+        id,
+        version: Version(row.try_get(1)?),
+        created: row.try_get::<_, SystemTime>(2)?.into(),
+        updated: row.try_get::<_, SystemTime>(3)?.into(),
+        data: row.try_get(4)?,
+    }))
+}
+
+/// What a record is ordered by; keys that are expressions follow its columns.
+fn key_values(row: &Row, record: &Record, kinds: &[KeyKind]) -> Result<Vec<KeyValue>, DbError> {
+    let mut column = 5;
+    let mut next = || {
+        column += 1;
+        row.try_get::<_, String>(column - 1)
+    };
+    let mut values = Vec::with_capacity(kinds.len());
+    for kind in kinds {
+        values.push(match kind {
+            KeyKind::Id => KeyValue::Text(record.id.as_str().to_owned()),
+            KeyKind::Created => KeyValue::Time(record.created),
+            KeyKind::Updated => KeyValue::Time(record.updated),
+            KeyKind::Json => KeyValue::Json(next()?),
+            KeyKind::Text => KeyValue::Text(next()?),
+        });
+    }
+    Ok(values)
+}

@@ -1,0 +1,231 @@
+//! The stress API beside records: failures on demand, large payloads, tokens, and what keeps them from the event path.
+
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use crate::support::postgres::TestDatabase;
+use crate::support::service::{Service, eventually, run};
+
+const ERRORS: &str = "/api/stress/error";
+const LARGE: &str = "/api/stress/large-payload/items";
+
+/// An object of about `bytes`.
+fn large(bytes: usize) -> String {
+    let mut text = String::from("{\"items\":[0");
+    let mut n = 0;
+    while text.len() < bytes {
+        n += 1;
+        text += &format!(",{{\"n\":{n},\"text\":\"item {n}\"}}");
+    }
+    text + "]}"
+}
+
+#[tokio::test]
+async fn every_failure_is_a_real_one_with_its_status() {
+    let database = TestDatabase::create().await;
+    let service = Service::start(database.url(), &[("MAX_STRESS_DELAY_MS", "1000")]).await;
+    service.request("POST", "/api/stress/records/items", &[], "{}").await;
+    for (path, status, code) in [
+        ("404/items/abc", 404, "not_found"),
+        ("404/none/abcdefghij01234", 404, "not_found"),
+        ("auth", 401, "unauthorized"),
+        ("500", 500, "internal"),
+        ("timeout?delay_ms=100", 504, "statement_timeout"),
+        ("timeout?delay_ms=100&mode=statement", 504, "statement_timeout"),
+        ("timeout?delay_ms=100&mode=before", 504, "timeout"),
+        ("timeout?delay_ms=100&mode=pool", 503, "pool_exhausted"),
+        ("timeout?delay_ms=0", 400, "invalid_request"),
+        ("timeout?delay_ms=1001", 400, "invalid_request"),
+        ("timeout?delay_ms=x", 400, "invalid_request"),
+        ("timeout?mode=never", 400, "invalid_request"),
+        ("timeout?delay=1", 400, "invalid_request"),
+    ] {
+        let answer = service.get(&format!("{ERRORS}/{path}")).await;
+        assert_eq!((answer.status.as_u16(), answer.error_code().as_str()), (status, code), "{path}");
+        assert_eq!(answer.headers.contains_key("retry-after"), status == 503, "{path}");
+    }
+    let unauthorized = service.get(&format!("{ERRORS}/auth")).await;
+    assert_eq!(unauthorized.header("www-authenticate"), "Bearer error=\"invalid_token\"");
+    let failed = service.get(&format!("{ERRORS}/500")).await;
+    assert!(!String::from_utf8_lossy(&failed.body).contains("division"), "{:?}", failed.body);
+    assert!(service.log().contains("22012 division by zero"), "the log has the cause");
+}
+
+#[tokio::test]
+async fn a_bad_token_is_refused_on_every_route_and_a_good_one_is_not() {
+    let database = TestDatabase::create().await;
+    let service = Service::start(database.url(), &[("STRESS_TOKEN", "good")]).await;
+    for (method, path) in [
+        ("POST", "/api/v1/events"),
+        ("POST", "/api/v1/events/batch"),
+        ("GET", "/api/health"),
+        ("GET", "/nothing"),
+        ("GET", "/api/stress/records/items"),
+        ("POST", "/api/stress/records/items"),
+    ] {
+        let bad = service.request(method, path, &[("authorization", "Bearer bad")], "{}").await;
+        assert_eq!((bad.status.as_u16(), bad.error_code().as_str()), (401, "unauthorized"), "{path}");
+        assert_eq!(bad.header("www-authenticate"), "Bearer error=\"invalid_token\"");
+        let good = service.request(method, path, &[("authorization", "Bearer good")], "{}").await;
+        assert_ne!(good.status.as_u16(), 401, "{path}");
+    }
+    assert_eq!(service.settled().await["accepted"], 1, "of the refused events none was taken");
+    assert!(!service.log().contains("Bearer bad"));
+}
+
+#[tokio::test]
+async fn without_the_stress_api_its_routes_are_not_there() {
+    let database = TestDatabase::create().await;
+    let service = Service::start(database.url(), &[("STRESS", "off")]).await;
+    for path in ["/api/stress/records/items", "/api/stress/error/500"] {
+        assert_eq!(service.get(path).await.status.as_u16(), 404, "{path}");
+    }
+    let (status, _, stderr) = run(&["serve"], &[("JWT_SECRET", "short")]).await;
+    assert_eq!(status.code(), Some(2));
+    assert!(
+        stderr.contains("JWT_SECRET: got a value that is not shown, takes at least 32 bytes"),
+        "{stderr}"
+    );
+}
+
+#[tokio::test]
+async fn events_are_stored_while_all_else_has_used_up_its_connections() {
+    let database = TestDatabase::create().await;
+    let settings = [("RECORDS_TIMEOUT_MS", "3000"), ("RECORDS_WAIT_MS", "500"), ("STRESS_CONNECTIONS", "2")];
+    let service = Service::start(database.url(), &settings).await;
+    let first = service.request("POST", "/api/stress/records/items", &[], "{}").await.json();
+    let path = format!("/api/stress/records/items/{}", first["id"].as_str().unwrap());
+    let holder = database.connect().await;
+    holder.batch_execute("begin; lock table records_1").await.unwrap();
+    let started = Instant::now();
+    // Everything that records may hold hangs, and so does the share of the stress API.
+    let hanging = async {
+        let changes = (0..20).map(|_| service.request("PATCH", &path, &[], "{}"));
+        let creates = (0..20).map(|_| service.request("POST", "/api/stress/records/items", &[], "{}"));
+        let sleeps = (0..6).map(|_| service.get("/api/stress/error/timeout?delay_ms=3000"));
+        let (changes, creates, sleeps) = tokio::join!(
+            futures_util::future::join_all(changes),
+            futures_util::future::join_all(creates),
+            futures_util::future::join_all(sleeps),
+        );
+        [changes, creates, sleeps].concat_codes()
+    };
+    let storing = async {
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        for _ in 0..20 {
+            let answer = service.request("POST", "/api/v1/events?ack=committed", &[], "{}").await;
+            assert_eq!(answer.status.as_u16(), 201, "{:?}", answer.body);
+        }
+        started.elapsed()
+    };
+    let (codes, stored_after) = tokio::join!(hanging, storing);
+    assert!(stored_after < Duration::from_secs(2), "{stored_after:?}: while the others hang");
+    let count = |code: &str| codes.iter().filter(|found| *found == code).count();
+    assert!(count("pool_exhausted") >= 10 && count("statement_timeout") >= 4, "{codes:?}");
+    assert_eq!(count("pool_exhausted") + count("statement_timeout"), 46, "{codes:?}");
+    holder.batch_execute("commit").await.unwrap();
+    assert_eq!(service.get(&path).await.status.as_u16(), 200, "and all is well again");
+}
+
+trait Codes {
+    fn concat_codes(self) -> Vec<String>;
+}
+
+impl Codes for [Vec<crate::support::service::Answer>; 3] {
+    fn concat_codes(self) -> Vec<String> {
+        self.into_iter().flatten().map(|answer| answer.error_code()).collect()
+    }
+}
+
+#[tokio::test]
+async fn a_large_payload_comes_back_as_it_went_in_whatever_its_encoding() {
+    let database = TestDatabase::create().await;
+    let service = Service::start(database.url(), &[]).await;
+    let sent = large(5 << 20);
+    let made = service.request("POST", LARGE, &[], sent.clone()).await;
+    assert_eq!(made.status.as_u16(), 201);
+    let record = made.json();
+    assert_eq!(record["items"], serde_json::from_str::<serde_json::Value>(&sent).unwrap()["items"]);
+    let path = made.header("location").to_owned();
+    assert_eq!(path, format!("{LARGE}/{}", record["id"].as_str().unwrap()));
+    assert_eq!(service.get(&path).await.json(), record);
+    let squeezed = service.request("GET", &path, &[("accept-encoding", "gzip")], "").await;
+    assert_eq!(squeezed.header("content-encoding"), "gzip");
+    assert!(squeezed.body.len() < sent.len() / 2);
+    let mut text = String::new();
+    std::io::Read::read_to_string(&mut flate2::read::GzDecoder::new(&squeezed.body[..]), &mut text).unwrap();
+    assert_eq!(serde_json::from_str::<serde_json::Value>(&text).unwrap(), record);
+
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    std::io::Write::write_all(&mut encoder, text.as_bytes()).unwrap();
+    let again =
+        service.request("POST", LARGE, &[("content-encoding", "gzip")], encoder.finish().unwrap()).await;
+    assert_eq!(again.status.as_u16(), 409, "a fetched payload has its id");
+    for (body, status) in [("[1]", 400), ("{", 400), ("{\"a\":\"\\u0000\"}", 400), ("{}", 201)] {
+        assert_eq!(service.request("POST", LARGE, &[], body).await.status.as_u16(), status, "{body}");
+    }
+    assert_eq!(service.get(&format!("{LARGE}/abcdefghij01234")).await.status.as_u16(), 404);
+    assert_eq!(service.get("/api/stress/large-payload/none/abcdefghij01234").await.status.as_u16(), 404);
+}
+
+#[tokio::test]
+async fn a_payload_that_is_too_large_or_one_too_many_is_refused() {
+    let database = TestDatabase::create().await;
+    let settings = [("MAX_LARGE_PAYLOAD_BYTES", "1000000"), ("MAX_LARGE_IN_FLIGHT", "2")];
+    let service = Service::start(database.url(), &settings).await;
+    let over = service.request("POST", LARGE, &[], large(1_100_000)).await;
+    assert_eq!((over.status.as_u16(), over.error_code().as_str()), (413, "too_large"));
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    std::io::Write::write_all(&mut encoder, large(1_100_000).as_bytes()).unwrap();
+    let bomb =
+        service.request("POST", LARGE, &[("content-encoding", "gzip")], encoder.finish().unwrap()).await;
+    assert_eq!(bomb.status.as_u16(), 413);
+    let mut stuck = Vec::new();
+    for _ in 0..2 {
+        let mut stream = TcpStream::connect(&service.address).await.unwrap();
+        let head = format!("POST {LARGE} HTTP/1.1\r\nhost: x\r\ncontent-length: 900000\r\n\r\n{{\"a\":\"");
+        stream.write_all(head.as_bytes()).await.unwrap();
+        stuck.push(stream);
+    }
+    let refused = eventually("both are under way", async || {
+        let answer = service.request("POST", LARGE, &[], "{}").await;
+        (answer.status.as_u16() == 503).then_some(answer)
+    })
+    .await;
+    assert_eq!((refused.error_code().as_str(), refused.header("retry-after")), ("overloaded", "1"));
+    // Clients that hang up half way leave nothing behind.
+    drop(stuck);
+    eventually("their turns come free", async || {
+        (service.request("POST", LARGE, &[], "{}").await.status.as_u16() == 201).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn large_payloads_are_held_once_and_a_slow_reader_holds_a_part() {
+    let database = TestDatabase::create().await;
+    let service = Service::start(database.url(), &[]).await;
+    let body = bytes::Bytes::from(large(64 << 20 >> 1));
+    let before = service.resident_bytes();
+    let made = service.request("POST", LARGE, &[], body.clone()).await;
+    assert_eq!(made.status.as_u16(), 201);
+    let grown = service.resident_bytes().saturating_sub(before);
+    assert!(grown < 2 * body.len() as u64 + (40 << 20), "{} MiB", grown >> 20);
+    let path = made.header("location").to_owned();
+    let mut readers = Vec::new();
+    for _ in 0..4 {
+        let mut stream = TcpStream::connect(&service.address).await.unwrap();
+        stream.write_all(format!("GET {path} HTTP/1.1\r\nhost: x\r\n\r\n").as_bytes()).await.unwrap();
+        let mut first = [0; 1024];
+        stream.read_exact(&mut first).await.unwrap();
+        readers.push(stream);
+    }
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let grown = service.resident_bytes().saturating_sub(before);
+    assert!(grown < 2 * body.len() as u64 + (60 << 20), "{} MiB", grown >> 20);
+    let beyond = service.get(&path).await;
+    assert_eq!((beyond.status.as_u16(), beyond.json()["error"]["code"].clone()), (503, json!("overloaded")));
+}
