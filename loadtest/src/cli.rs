@@ -30,6 +30,8 @@ pub(crate) enum Command {
     /// Open streams of server-sent events and look whether each message comes, in order and in time. Exit codes as for
     /// run.
     Sse(SseArgs),
+    /// Create single records as fast as answers come, then look them up, and tell both rates.
+    Crud(CrudArgs),
     /// Be one worker process: takes its plan as JSON on standard input and reports as JSON lines. `run` starts these.
     Worker,
 }
@@ -131,6 +133,26 @@ pub(crate) struct SseArgs {
     /// Bytes of each message's data.
     #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=1_048_576))]
     pub(crate) size: u32,
+}
+
+/// What `crud` takes.
+#[derive(Debug, Args)]
+pub(crate) struct CrudArgs {
+    /// The service.
+    #[arg(long, default_value = "http://127.0.0.1:3000")]
+    pub(crate) url: Target,
+    /// The path that records are posted to; their ids follow it.
+    #[arg(long, default_value = "/api/stress/records/loadtest")]
+    pub(crate) path: String,
+    /// Connections.
+    #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u16).range(1..=4096))]
+    pub(crate) connections: u16,
+    /// For how long to create, and then to look up, in seconds.
+    #[arg(long, default_value = "10", value_parser = positive)]
+    pub(crate) seconds: f64,
+    /// Bearer token for the service [env: LOADTEST_TOKEN].
+    #[arg(long)]
+    pub(crate) token: Option<String>,
 }
 
 /// The longest time, in seconds, and highest rate that arguments may name: far beyond use, safe to calculate with.

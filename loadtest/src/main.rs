@@ -7,6 +7,8 @@
 //!      └▶ report, progress
 //! ```
 //!
+//! `drain` and [`crud`] measure one thing each, in one process.
+//!
 //! `run` plans the test and starts `worker` processes of the same program ([`protocol`] is what they say to each
 //! other). A worker sends on a fixed [`schedule`] or as fast as answers come, and counts in a [`tally`]. At the end
 //! `run` adds the tallies up, counts the run's rows in the [`database`], and the [`audit`] compares the two.
@@ -15,6 +17,7 @@ mod audit;
 mod cli;
 mod client;
 mod collect;
+mod crud;
 mod database;
 mod drain;
 mod fleet;
@@ -44,6 +47,7 @@ fn main() -> ExitCode {
         Command::Run(args) => run::run(*args),
         Command::Drain(args) => drain::run(&args),
         Command::Sse(args) => sse::run(&args),
+        Command::Crud(args) => crud::run(&args),
         Command::Worker => worker::run(),
     }
 }

@@ -139,7 +139,7 @@ fn run_name() -> String {
 }
 
 /// An environment variable; an empty one is unset.
-fn variable(name: &str) -> Option<String> {
+pub(crate) fn variable(name: &str) -> Option<String> {
     std::env::var(name).ok().filter(|value| !value.is_empty())
 }
 
