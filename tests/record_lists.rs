@@ -69,7 +69,8 @@ fn passes(value: &Value, operator: &str, operand: &str) -> bool {
         Value::Null => operand == "null",
         Value::String(text) => text == operand,
         Value::Number(number) => operand.parse::<f64>().is_ok_and(|operand| number.as_f64() == Some(operand)),
-        other => other.to_string() == operand,
+        Value::Bool(value) => operand.parse() == Ok(*value),
+        _ => false,
     };
     let compared = match value {
         Value::String(text) => Some(text.as_str().cmp(operand)),

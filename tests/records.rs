@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use serde_json::{Value, json};
 
 use crate::support::postgres::TestDatabase;
-use crate::support::service::{Answer, Service};
+use crate::support::service::{Answer, Service, eventually};
 
 const ITEMS: &str = "/api/stress/records/items";
 
@@ -262,6 +262,23 @@ async fn the_feed_tells_the_changes_of_one_record_in_their_order_whoever_writes(
         service.get(&path).await.json()["n"],
         "the last change is the record's state"
     );
+}
+
+#[tokio::test]
+async fn changes_are_kept_for_their_time_and_no_longer() {
+    let database = TestDatabase::create().await;
+    let client = database.connect().await;
+    let old = "insert into changes (number, topic, record, action, created, updated, data, at)
+        select n, 'old', 'x', 'create', now(), now(), '{}', now() - interval '2 days' from generate_series(1, 12000) n";
+    client.batch_execute(old).await.unwrap();
+    let service = Service::start(database.url(), &[("CHANGES_RETENTION_S", "86400")]).await;
+    create(&service, &json!({})).await;
+    let topics = "select count(*) filter (where topic = 'old'), count(*) from changes";
+    eventually("the old ones are gone", async || {
+        let row = client.query_one(topics, &[]).await.unwrap();
+        (row.get::<_, i64>(0) == 0).then(|| assert_eq!(row.get::<_, i64>(1), 1))
+    })
+    .await;
 }
 
 #[tokio::test]

@@ -12,6 +12,8 @@ const LOT: i64 = 5_000;
 const PAUSE: Duration = Duration::from_millis(50);
 /// Between two looks.
 const ROUND: Duration = Duration::from_secs(10);
+/// After an error, which may be one that lasts: a role that may not delete.
+const AFTER_ERROR: Duration = Duration::from_secs(60);
 /// For one statement.
 const TIMEOUT: Duration = Duration::from_secs(30);
 
