@@ -43,7 +43,7 @@ impl ChangeKeeper {
                         error = error.with_sources(),
                         "old changes were not deleted; trying again"
                     );
-                    ROUND
+                    AFTER_ERROR
                 }
             };
             tokio::time::sleep(wait).await;
