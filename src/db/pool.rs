@@ -11,7 +11,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use deadpool_postgres::{Connect, Manager, ManagerConfig, Object, Pool, RecyclingMethod};
+use deadpool_postgres::{Connect, Manager, ManagerConfig, Object, Pool, QueueMode, RecyclingMethod};
 use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinHandle;
@@ -73,6 +73,8 @@ impl Database {
         );
         let pool = Pool::builder(manager)
             .max_size(config.db_pool_size)
+            // Those used last are the ones whose backends have their caches warm; the others become idle and are closed.
+            .queue_mode(QueueMode::Lifo)
             .wait_timeout(Some(connect_timeout))
             .create_timeout(Some(connect_timeout))
             .runtime(deadpool_postgres::Runtime::Tokio1)

@@ -1,7 +1,7 @@
 //! Statements with a limit of time that Postgres keeps, without a round trip more than the statement has itself.
 //!
-//! `statement_timeout` is set for the transaction only: a session's own would outlive it behind a pooler. Nothing is
-//! prepared by name, for the same reason.
+//! `statement_timeout` is set for the transaction only: a session's own would outlive it behind a pooler. Only
+//! what is run often is prepared by name.
 
 use std::future::Future;
 use std::time::Duration;
@@ -12,6 +12,8 @@ use tokio_postgres::types::{ToSql, Type};
 
 use super::{Connection, DbError};
 
+/// Statements that a connection keeps prepared; beyond it, it starts over.
+const MAX_PREPARED: usize = 100;
 /// How much longer than `statement_timeout` its answer is waited for: Postgres may be stopped, or the network gone.
 const GRACE: Duration = Duration::from_secs(2);
 
@@ -38,6 +40,40 @@ pub async fn query_in_time(
         begun?;
         let rows = rows?;
         // A commit that follows a failed statement rolls back, and says that it went well.
+        committed?;
+        Ok(rows)
+    })
+    .await
+}
+
+/// As [`query_in_time`], for a statement that is run often: each connection keeps it prepared, as planning it would cost
+/// more than running it. A pooler must keep prepared statements, too (docs/OPERATIONS.md).
+///
+/// # Errors
+///
+/// As [`query_in_time`].
+pub async fn query_often_in_time(
+    connection: &Connection,
+    timeout: Duration,
+    sql: &str,
+    parameters: &[(&(dyn ToSql + Sync), Type)],
+) -> Result<Vec<Row>, DbError> {
+    let begin = format!("begin;\n{}", set_timeout(timeout));
+    let types: Vec<Type> = parameters.iter().map(|(_, kind)| kind.clone()).collect();
+    let values: Vec<&(dyn ToSql + Sync)> = parameters.iter().map(|(value, _)| *value).collect();
+    in_time(timeout, async {
+        if connection.statement_cache.size() >= MAX_PREPARED {
+            connection.statement_cache.clear();
+        }
+        let statement = connection.prepare_typed_cached(sql, &types).await?;
+        let (begun, rows, committed) = tokio::join!(
+            biased;
+            connection.batch_execute(&begin),
+            connection.query(&statement, &values),
+            connection.batch_execute("commit"),
+        );
+        begun?;
+        let rows = rows?;
         committed?;
         Ok(rows)
     })

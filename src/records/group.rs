@@ -1,7 +1,8 @@
 //! What waits at the same moment is done together: one statement, and for what is written one commit, for all of it.
 //!
-//! One task owns what waits. Whenever one of its few turns is free, all that waits (up to [`MAX_JOBS`]) goes with it, so
-//! groups grow with the load and no timer is needed: who is alone does not wait for others. Each is answered after its
+//! One task owns what waits. When a group has ended, all that waits (up to [`MAX_JOBS`]) goes with the next one, so groups
+//! grow with the load, and who is alone does not wait for others. A group that takes longer than [`PATIENCE`] is not waited
+//! for, as far as there are turns. Each is answered after its
 //! group's transaction has been committed.
 //!
 //! What may wait is bounded in bytes, and in time: who was not taken along in time is refused.
@@ -23,6 +24,9 @@ use crate::db::DbError;
 const MAX_JOBS: usize = 128;
 /// The bytes at which a group is large enough.
 const MAX_BYTES: usize = 4 << 20;
+/// How long a group that is under way is waited for before the next one begins beside it: longer than one takes, unless the
+/// disk is slow or something holds it up.
+const PATIENCE: Duration = Duration::from_millis(2);
 /// The unit in which what waits is counted; the least that a job counts for.
 const UNIT_BYTES: usize = 1024;
 
@@ -104,6 +108,11 @@ async fn own<W: Work>(
     let turns = Arc::new(Semaphore::new(turns));
     let mut running = JoinSet::new();
     while let Some(first) = waiting.recv().await {
+        while running.try_join_next().is_some() {}
+        if !running.is_empty() {
+            // Whoever comes meanwhile goes along, which costs all of them less than a turn of their own.
+            let _ended_or_slow = tokio::time::timeout(PATIENCE, running.join_next()).await;
+        }
         let Ok(turn) = Arc::clone(&turns).acquire_owned().await else { return };
         let mut bytes = first.bytes;
         let mut group = vec![first];
@@ -114,7 +123,6 @@ async fn own<W: Work>(
             bytes += next.bytes;
             group.push(next);
         }
-        while running.try_join_next().is_some() {}
         let work = Arc::clone(&work);
         running.spawn(async move {
             for (collection, jobs) in by_collection(group, wait) {

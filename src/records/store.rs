@@ -13,7 +13,7 @@ use super::expression::{Parameter, Parameters};
 use super::list::{Next, Page, Query};
 use super::sort::{self, KeyKind, KeyValue};
 use super::{Cursor, Data, Millis, Name, Record, RecordId, RecordsError, Version};
-use crate::db::{Connection, Database, DbError, begin_in_time, in_time, query_in_time};
+use crate::db::{Connection, Database, DbError, begin_in_time, in_time, query_in_time, query_often_in_time};
 
 /// A statement's parameter with its type.
 type Typed<'a> = (&'a (dyn ToSql + Sync), Type);
@@ -112,7 +112,7 @@ impl Store {
         // deleted at this moment.
         let chosen: Vec<&str> = new.iter().filter(|new| new.is_chosen).map(|new| new.id.as_str()).collect();
         if chosen.is_empty() {
-            return records(&self.query(&collection.create, &parameters).await?);
+            return records(&self.query_often(&collection.create, &parameters).await?);
         }
         let mut connection = self.database.get().await?;
         let made = in_time(self.timeout, async {
@@ -143,7 +143,7 @@ impl Store {
 
     /// Looks records up.
     pub(super) async fn read(&self, collection: &Collection, ids: &[&str]) -> Result<Vec<Record>, DbError> {
-        records(&self.query(&collection.read, &[(&ids, Type::TEXT_ARRAY)]).await?)
+        records(&self.query_often(&collection.read, &[(&ids, Type::TEXT_ARRAY)]).await?)
     }
 
     /// Locks a record, asks what is to become of it, and does that.
@@ -280,6 +280,15 @@ impl Store {
 
     async fn begin<'a>(&self, connection: &'a mut Connection) -> Result<Transaction<'a>, DbError> {
         begin_in_time(connection, self.timeout).await
+    }
+
+    async fn query_often(&self, sql: &str, parameters: &[Typed<'_>]) -> Result<Vec<Row>, DbError> {
+        let connection = self.database.get().await?;
+        let rows = query_often_in_time(&connection, self.timeout, sql, parameters).await;
+        if let Err(DbError::Timeout(_)) = rows {
+            connection.discard();
+        }
+        rows
     }
 
     async fn query(&self, sql: &str, parameters: &[Typed<'_>]) -> Result<Vec<Row>, DbError> {
