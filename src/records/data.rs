@@ -33,7 +33,7 @@ impl Data {
         self.0
     }
 
-    /// What [`super::merge`] makes of data is data.
+    /// What [`super::merge()`] makes of data is data.
     pub(super) fn merged(text: Vec<u8>) -> Self {
         Self(text.into())
     }

@@ -20,7 +20,7 @@ type Members<'a> = BTreeMap<Cow<'a, str>, &'a RawValue>;
 ///
 /// # Errors
 ///
-/// [`RecordsError::Invalid`] if the patch is nested deeper than [`MAX_PATCH_DEPTH`].
+/// [`RecordsError::Invalid`] if the patch is nested deeper than a patch may be.
 pub fn merge(target: &str, patch: &Data) -> Result<Data, RecordsError> {
     let unreadable = || RecordsError::invalid("body", "the body cannot be merged");
     let patch = std::str::from_utf8(patch.as_bytes()).map_err(|_| unreadable())?;
