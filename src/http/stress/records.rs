@@ -136,9 +136,9 @@ pub(super) async fn list(
     let name = collection(path)?;
     let parameters = query(parameters)?;
     let query = Query::parse(&parameters)?;
-    // What a page may take is taken before it is read, as pages of slow readers add up.
-    let mut share = BodyShare::new(&core.bodies);
     let page = core.stress.records.list(&name, &query).await?;
+    // Held until the client has read it: pages of slow readers add up.
+    let mut share = BodyShare::new(&core.bodies);
     share.grow(page.records.iter().map(Record::json_len).sum())?;
     let mut body = vec![b'['];
     for (index, record) in page.records.iter().enumerate() {
