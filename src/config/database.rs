@@ -25,6 +25,8 @@ pub struct DatabaseConfig {
     pub db_connect_timeout_s: u64,
     /// Seconds that a start waits for Postgres.
     pub db_start_timeout_s: u64,
+    /// Whether statements that are run often are prepared.
+    pub db_prepare: Switch,
     /// The schema that holds all tables.
     pub db_schema: String,
     /// How the first migration makes `requests`.
@@ -108,6 +110,12 @@ pub(super) const SETTINGS: &[Setting] = &[
         default: "60",
         kind: Kind::Int { min: 1, max: 86_400, unit: "seconds" },
         help: "Time that a start waits for Postgres to answer.",
+    },
+    Setting {
+        name: "DB_PREPARE",
+        default: "on",
+        kind: Kind::Switch,
+        help: "Prepares statements that are run often. Off behind a pooler that keeps none, as PgBouncer before 1.21.",
     },
     Setting {
         name: "DB_SCHEMA",

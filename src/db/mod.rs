@@ -67,6 +67,12 @@ impl DbError {
         matches!(routine, Some("ExecFindPartition" | "ExecPartitionCheckEmitError"))
     }
 
+    /// Whether Postgres does not know a prepared statement, or knows one of that name already: a pooler handed out another
+    /// of its connections.
+    fn is_unprepared(&self) -> bool {
+        self.sql_state().is_some_and(|state| matches!(state.code(), "26000" | "42P05"))
+    }
+
     /// Whether there is no answer from Postgres, or only that it has no room or time for one now.
     pub fn is_away(&self) -> bool {
         self.sql_state().is_none_or(|state| matches!(&state.code()[..2], "08" | "53" | "57"))

@@ -9,6 +9,7 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use deadpool_postgres::{Connect, Manager, ManagerConfig, Object, Pool, QueueMode, RecyclingMethod};
@@ -28,6 +29,7 @@ pub struct Database {
     direct: Arc<Direct>,
     schema: Arc<str>,
     share: Option<Share>,
+    prepares: Arc<AtomicBool>,
 }
 
 /// The most connections that one use of the pool may hold at once.
@@ -80,7 +82,13 @@ impl Database {
             .runtime(deadpool_postgres::Runtime::Tokio1)
             .build()
             .map_err(|error| DbError::Tls(error.to_string()))?;
-        Ok(Self { pool, direct, schema: config.db_schema.as_str().into(), share: None })
+        Ok(Self {
+            pool,
+            direct,
+            schema: config.db_schema.as_str().into(),
+            share: None,
+            prepares: Arc::new(AtomicBool::new(config.db_prepare.is_on())),
+        })
     }
 
     /// The same database for one use of it, whose clones hold no more than so many `connections` together. Who finds none
@@ -108,7 +116,8 @@ impl Database {
                 }
             }
         };
-        Ok(Connection { object: self.pool.get().await?, _permit: permit })
+        let prepares = Arc::clone(&self.prepares);
+        Ok(Connection { object: self.pool.get().await?, prepares, _permit: permit })
     }
 
     /// A connection beside the pool, for what needs one to itself.
@@ -161,6 +170,7 @@ impl Database {
 #[derive(Debug)]
 pub struct Connection {
     object: Object,
+    prepares: Arc<AtomicBool>,
     // Given back after the connection is.
     _permit: Option<OwnedSemaphorePermit>,
 }
@@ -169,6 +179,16 @@ impl Connection {
     /// Closes the connection instead of giving it back: its state is not known.
     pub fn discard(self) {
         let _closed = Object::take(self.object);
+    }
+
+    /// Whether statements that are run often are prepared.
+    pub(super) fn prepares(&self) -> bool {
+        self.prepares.load(Ordering::Relaxed)
+    }
+
+    /// From now on none is, on any connection of the pool.
+    pub(super) fn prepare_no_more(&self) {
+        self.prepares.store(false, Ordering::Relaxed);
     }
 }
 

@@ -10,7 +10,7 @@ use deadpool_postgres::Transaction;
 use tokio_postgres::Row;
 use tokio_postgres::types::{ToSql, Type};
 
-use super::{Connection, DbError};
+use super::{Connection, DbError, Parameter};
 
 /// Statements that a connection keeps prepared; beyond it, it starts over.
 const MAX_PREPARED: usize = 100;
@@ -27,7 +27,7 @@ pub async fn query_in_time(
     connection: &Connection,
     timeout: Duration,
     sql: &str,
-    parameters: &[(&(dyn ToSql + Sync), Type)],
+    parameters: &[Parameter<'_>],
 ) -> Result<Vec<Row>, DbError> {
     let begin = format!("begin;\n{}", set_timeout(timeout));
     in_time(timeout, async {
@@ -47,7 +47,7 @@ pub async fn query_in_time(
 }
 
 /// As [`query_in_time`], for a statement that is run often: each connection keeps it prepared, as planning it would cost
-/// more than running it. A pooler must keep prepared statements, too (docs/OPERATIONS.md).
+/// more than running it. Where a pooler turns out not to keep prepared statements nothing is prepared any more.
 ///
 /// # Errors
 ///
@@ -56,7 +56,29 @@ pub async fn query_often_in_time(
     connection: &Connection,
     timeout: Duration,
     sql: &str,
-    parameters: &[(&(dyn ToSql + Sync), Type)],
+    parameters: &[Parameter<'_>],
+) -> Result<Vec<Row>, DbError> {
+    if !connection.prepares() {
+        return query_in_time(connection, timeout, sql, parameters).await;
+    }
+    match query_prepared(connection, timeout, sql, parameters).await {
+        Err(error) if error.is_unprepared() => {
+            connection.prepare_no_more();
+            tracing::warn!(
+                error = error.with_sources(),
+                "a pooler keeps no prepared statements; from now on each is planned anew (DB_PREPARE)"
+            );
+            query_in_time(connection, timeout, sql, parameters).await
+        }
+        queried => queried,
+    }
+}
+
+async fn query_prepared(
+    connection: &Connection,
+    timeout: Duration,
+    sql: &str,
+    parameters: &[Parameter<'_>],
 ) -> Result<Vec<Row>, DbError> {
     let begin = format!("begin;\n{}", set_timeout(timeout));
     let types: Vec<Type> = parameters.iter().map(|(_, kind)| kind.clone()).collect();

@@ -13,10 +13,10 @@ use super::expression::{Parameter, Parameters};
 use super::list::{Next, Page, Query};
 use super::sort::{self, KeyKind, KeyValue};
 use super::{Cursor, Data, Millis, Name, Record, RecordId, RecordsError, Version};
-use crate::db::{Connection, Database, DbError, begin_in_time, in_time, query_in_time, query_often_in_time};
-
-/// A statement's parameter with its type.
-type Typed<'a> = (&'a (dyn ToSql + Sync), Type);
+use crate::db::{
+    Connection, Database, DbError, Parameter as Typed, begin_in_time, in_time, query_in_time,
+    query_often_in_time,
+};
 
 /// Records, over a share of the pool.
 #[derive(Debug, Clone)]

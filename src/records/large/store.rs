@@ -3,13 +3,11 @@
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use tokio_postgres::types::{ToSql, Type};
+use tokio_postgres::types::Type;
 
 use super::LargePayload;
-use crate::db::{Database, DbError, begin_in_time, query_in_time};
+use crate::db::{Database, DbError, Parameter, begin_in_time, query_in_time};
 use crate::records::RecordId;
-
-type Typed<'a> = (&'a (dyn ToSql + Sync), Type);
 
 #[derive(Debug, Clone)]
 pub(super) struct Store {
@@ -32,7 +30,7 @@ impl Store {
         let mut connection = self.database.get().await?;
         let transaction = begin_in_time(&mut connection, self.timeout).await?;
         let (id, created) = (payload.id.as_str(), SystemTime::from(payload.created));
-        let head: [Typed<'_>; 5] = [
+        let head: [Parameter<'_>; 5] = [
             (&payload.collection, Type::INT4),
             (&id, Type::TEXT),
             (&created, Type::TIMESTAMPTZ),
@@ -46,7 +44,7 @@ impl Store {
         let add_part = self.database.sql(include_str!("../../../sql/records/add_large_part.sql"));
         for (part, content) in parts.enumerate() {
             let part = part as i32;
-            let parameters: [Typed<'_>; 4] = [
+            let parameters: [Parameter<'_>; 4] = [
                 (&payload.collection, Type::INT4),
                 (&id, Type::TEXT),
                 (&part, Type::INT4),
@@ -62,7 +60,7 @@ impl Store {
     pub(super) async fn find(&self, collection: i32, id: RecordId) -> Result<Option<LargePayload>, DbError> {
         let find = self.database.sql(include_str!("../../../sql/records/find_large.sql"));
         let connection = self.database.get().await?;
-        let parameters: [Typed<'_>; 2] = [(&collection, Type::INT4), (&id.as_str(), Type::TEXT)];
+        let parameters: [Parameter<'_>; 2] = [(&collection, Type::INT4), (&id.as_str(), Type::TEXT)];
         let rows = query_in_time(&connection, self.timeout, &find, &parameters).await?;
         let Some(row) = rows.first() else { return Ok(None) };
         Ok(Some(LargePayload {
@@ -78,7 +76,7 @@ impl Store {
     pub(super) async fn part(&self, payload: &LargePayload, part: i32) -> Result<Option<Bytes>, DbError> {
         let read = self.database.sql(include_str!("../../../sql/records/large_part.sql"));
         let connection = self.database.get().await?;
-        let parameters: [Typed<'_>; 3] =
+        let parameters: [Parameter<'_>; 3] =
             [(&payload.collection, Type::INT4), (&payload.id.as_str(), Type::TEXT), (&part, Type::INT4)];
         let rows = query_in_time(&connection, self.timeout, &read, &parameters).await?;
         let Some(row) = rows.first() else { return Ok(None) };
