@@ -229,3 +229,56 @@ async fn large_payloads_are_held_once_and_a_slow_reader_holds_a_part() {
     let beyond = service.get(&path).await;
     assert_eq!((beyond.status.as_u16(), beyond.json()["error"]["code"].clone()), (503, json!("overloaded")));
 }
+
+#[tokio::test]
+async fn a_run_reads_what_holds_and_changes_it_within_bounds() {
+    let database = TestDatabase::create().await;
+    let settings = [("MAX_LARGE_PAYLOAD_BYTES", "65536"), ("SSE_MAX_RATE", "500")];
+    let service = Service::start(database.url(), &settings).await;
+    let path = "/api/stress/config";
+    let before = service.get(path).await.json();
+    assert_eq!(before["default_collection"], "stress_test_items");
+    assert_eq!((&before["sse_rate"], &before["large_payload_bytes"]), (&json!(10), &json!(65536)));
+    assert_eq!((&before["error_delay_ms"], &before["limits"]["max_sse_rate"]), (&json!(500), &json!(500)));
+
+    let changes = json!({"default_collection": "mine", "sse_rate": 2, "large_payload_bytes": 1024, "error_delay_ms": 1500});
+    let changed = service.request("POST", path, &[], changes.to_string()).await;
+    assert_eq!(changed.status.as_u16(), 200);
+    let now = service.get(path).await.json();
+    assert_eq!((&now["default_collection"], &now["limits"]), (&json!("mine"), &before["limits"]));
+    assert_eq!(changed.json(), now);
+
+    // What was changed has an effect.
+    let large = json!({"text": "x".repeat(2000)}).to_string();
+    let refused = service.request("POST", "/api/stress/large-payload/items", &[], large).await;
+    assert_eq!(refused.status.as_u16(), 413);
+    let started = Instant::now();
+    assert_eq!(service.get("/api/stress/error/timeout").await.status.as_u16(), 504);
+    assert!(started.elapsed() > Duration::from_millis(1400), "{:?}", started.elapsed());
+    let started = Instant::now();
+    let stream = service.get("/api/stress/sse-stream?count=3").await;
+    assert!(String::from_utf8_lossy(&stream.body).contains("id: 3\n"));
+    assert!(started.elapsed() > Duration::from_millis(900), "{:?}", started.elapsed());
+
+    for (body, field) in [
+        (json!({"sse_rate": 501}), "sse_rate"),
+        (json!({"sse_rate": 0}), "sse_rate"),
+        (json!({"sse_rate": "10"}), "sse_rate"),
+        (json!({"large_payload_bytes": 65537}), "large_payload_bytes"),
+        (json!({"error_delay_ms": -1}), "error_delay_ms"),
+        (json!({"default_collection": "a; drop table x"}), "default_collection"),
+        (json!({"limits": {}}), "limits"),
+        (json!({"sse_rate": 1, "nonsense": 1}), "nonsense"),
+    ] {
+        let answer = service.request("POST", path, &[], body.to_string()).await;
+        assert_eq!(
+            (answer.status.as_u16(), &answer.json()["error"]["field"]),
+            (400, &json!(field)),
+            "{body}"
+        );
+    }
+    for body in ["[]", "1", "null", "{", "{\"sse_rate\":NaN}", ""] {
+        assert_eq!(service.request("POST", path, &[], body).await.status.as_u16(), 400, "{body}");
+    }
+    assert_eq!(service.get(path).await.json(), now, "all of a change, or nothing");
+}

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use serde::Deserialize;
 
-use super::{ConfigError, Kind, Setting, Switch, refuse};
+use super::{ConfigError, Kind, NAME, Setting, Switch, is_name, refuse};
 
 /// Postgres.
 #[derive(Debug, Clone, Deserialize)]
@@ -120,7 +120,7 @@ pub(super) const SETTINGS: &[Setting] = &[
     Setting {
         name: "DB_SCHEMA",
         default: "public",
-        kind: Kind::Text("a letter or _, then letters, digits or _, at most 63"),
+        kind: Kind::Text(NAME),
         help: "The schema that holds all tables; made if it is not there.",
     },
     Setting {
@@ -152,11 +152,8 @@ pub(super) const SETTINGS: &[Setting] = &[
 impl DatabaseConfig {
     pub(super) fn check(&self) -> Result<(), ConfigError> {
         let name = &self.db_schema;
-        let form = name.len() <= 63
-            && !name.starts_with(|c: char| c.is_ascii_digit())
-            && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
-        if !form {
-            return Err(refuse("DB_SCHEMA", name, "a letter or _, then letters, digits or _, at most 63"));
+        if !is_name(name) {
+            return Err(refuse("DB_SCHEMA", name, NAME));
         }
         Ok(())
     }

@@ -145,6 +145,15 @@ pub struct Config {
     pub logging: LoggingConfig,
 }
 
+/// What [`is_name`] takes.
+const NAME: &str = "a letter or _, then letters, digits or _, at most 63";
+
+/// Whether `text` is a name as schemas and collections have it.
+fn is_name(text: &str) -> bool {
+    let is_word = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    text.len() <= 63 && text.starts_with(|c: char| !c.is_ascii_digit()) && text.chars().all(is_word)
+}
+
 /// The tables of all concerns, in the order in which they are shown.
 pub const ALL_SETTINGS: [(&str, &[Setting]); 10] = [
     ("Server", server::SETTINGS),

@@ -2,7 +2,7 @@
 
 use serde::Deserialize;
 
-use super::{ConfigError, Kind, ServerConfig, Setting, Switch, refuse};
+use super::{ConfigError, Kind, NAME, ServerConfig, Setting, Switch, is_name, refuse};
 
 /// The stress API, and faults on demand.
 #[derive(Debug, Clone, Deserialize)]
@@ -17,6 +17,10 @@ pub struct StressConfig {
     pub max_fault_delay_ms: u64,
     /// Streams of server-sent events at once.
     pub max_sse_streams: usize,
+    /// The collection that a run uses if it is told no other.
+    pub stress_default_collection: String,
+    /// Milliseconds that an error on demand takes if it is told nothing else.
+    pub stress_default_delay_ms: u64,
     /// Messages a second that a stream may ask for.
     pub sse_max_rate: u64,
     /// Messages a second of a stream that asks for nothing.
@@ -37,6 +41,18 @@ pub(super) const SETTINGS: &[Setting] = &[
         default: "",
         kind: Kind::Switch,
         help: "Serves /api/stress. Unset: on where HOST is a loopback address, else off.",
+    },
+    Setting {
+        name: "STRESS_DEFAULT_COLLECTION",
+        default: "stress_test_items",
+        kind: Kind::Text(NAME),
+        help: "The collection that /api/stress/config names to stress runs.",
+    },
+    Setting {
+        name: "STRESS_DEFAULT_DELAY_MS",
+        default: "500",
+        kind: Kind::Int { min: 1, max: 600_000, unit: "milliseconds" },
+        help: "What /api/stress/error/timeout takes where delay_ms is left out; at most MAX_STRESS_DELAY_MS.",
     },
     Setting {
         name: "FAULTS",
@@ -105,6 +121,9 @@ impl StressConfig {
         if self.sse_default_rate > self.sse_max_rate {
             let takes = format!("at most SSE_MAX_RATE, {}", self.sse_max_rate);
             return Err(refuse("SSE_DEFAULT_RATE", self.sse_default_rate, takes));
+        }
+        if !is_name(&self.stress_default_collection) {
+            return Err(refuse("STRESS_DEFAULT_COLLECTION", &self.stress_default_collection, NAME));
         }
         Ok(())
     }

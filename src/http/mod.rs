@@ -50,7 +50,7 @@ use connection::Line;
 use error::ApiError;
 use faults::Faults;
 pub use stress::StressParts;
-use stress::{Streams, Stress};
+use stress::{Stress, StressStores};
 
 static X_TRACE_ID: HeaderName = HeaderName::from_static("x-trace-id");
 static X_ACK: HeaderName = HeaderName::from_static("x-ack");
@@ -73,7 +73,7 @@ fn router(face: &Arc<Face>) -> Router {
         .route("/health", get(ops::alive))
         .route("/health/ready", get(ops::ready))
         .route("/metrics", get(ops::metrics));
-    if face.streams.is_some() {
+    if face.stress.is_some() {
         routes = routes.merge(stress::routes());
     }
     if face.faults.is_some() {
@@ -102,8 +102,8 @@ pub struct Face {
     pub verifier: Verifier,
     /// What is made to fail on purpose; none: nothing, and nothing stands in the way.
     faults: Option<Faults>,
-    /// Streams of the stress API; none: `/api/stress` is not there.
-    streams: Option<Streams>,
+    /// The stress API; none: it is not there.
+    stress: Option<Stress>,
     /// Set once the database is ready.
     core: OnceLock<Core>,
     hot: [HotRoute; 2],
@@ -117,7 +117,7 @@ pub struct Core {
     database: Database,
     bodies: Arc<BodyMemory>,
     limits: Limits,
-    stress: Stress,
+    stress: StressStores,
 }
 
 /// Limits of requests.
@@ -175,7 +175,7 @@ impl Face {
             },
             verifier: Verifier::new(&config.auth),
             faults: Faults::new(&config.stress),
-            streams: config.stress.is_served(&config.server).then(|| Streams::new(&config.stress)),
+            stress: Stress::new(config),
             core: OnceLock::new(),
             hot,
             started: Instant::now(),
@@ -184,7 +184,7 @@ impl Face {
 
     /// From now on events are accepted. `database` is the operators' share of the pool.
     pub fn serve(&self, ingest: Ingest, database: Database, stress: StressParts) {
-        let stress = Stress::new(stress);
+        let stress = StressStores::new(stress);
         let core = Core { ingest, database, bodies: Arc::clone(&self.bodies), limits: self.limits, stress };
         let _set_once = self.core.set(core);
         self.lifecycle.serve();

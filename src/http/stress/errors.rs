@@ -14,9 +14,6 @@ use super::super::error::ApiError;
 use super::{collection_of_record, records};
 use crate::records::RecordId;
 
-/// What `delay_ms` is where it is not set, in milliseconds.
-const DEFAULT_DELAY_MS: u64 = 500;
-
 /// `GET /api/stress/error/404/{collection}/{id}`: looks for a record whose id no record can have.
 pub(super) async fn not_found(
     State(face): State<Arc<Face>>,
@@ -56,7 +53,8 @@ pub(super) async fn timeout(
     let stress = &face.core()?.stress;
     let Query(query) = query.map_err(|rejection| ApiError::invalid(rejection.body_text()).field("query"))?;
     let most = stress.config.max_stress_delay_ms;
-    let delay_ms = query.delay_ms.unwrap_or(DEFAULT_DELAY_MS.min(most));
+    let default_ms = face.stress.as_ref().map_or(most, |stress| stress.settings.now().error_delay_ms);
+    let delay_ms = query.delay_ms.unwrap_or(default_ms);
     if !(1..=most).contains(&delay_ms) {
         let message = format!("delay_ms takes 1 to {most} (MAX_STRESS_DELAY_MS)");
         return Err(ApiError::invalid(message).field("delay_ms"));

@@ -25,9 +25,9 @@ use tokio_util::io::{ReaderStream, StreamReader};
 use super::super::batch::decode::{Decoded, Encoding};
 use super::super::body::{BodyLimits, BodyShare, LimitedBody};
 use super::super::error::ApiError;
-use super::super::{Core, Face, events};
+use super::super::{Core, Face, events, not_found};
 use super::records::{json, takes_json};
-use super::{Stress, collection, collection_and_id};
+use super::{StressStores, collection, collection_and_id};
 use crate::records::Draft;
 use crate::records::large::{LargePayload, PART_BYTES};
 
@@ -38,10 +38,11 @@ pub(super) async fn create(
     request: Request,
 ) -> Result<Response, ApiError> {
     let core = face.core()?;
+    let Some(stress) = &face.stress else { return Err(not_found().await) };
     let name = collection(path)?;
     let (head, body) = request.into_parts();
     let limits = BodyLimits {
-        bytes: core.stress.config.max_large_payload_bytes,
+        bytes: stress.settings.now().large_payload_bytes,
         setting: "MAX_LARGE_PAYLOAD_BYTES",
         deadline: Instant::now() + core.limits.body_timeout,
     };
@@ -106,14 +107,19 @@ struct Held {
     turn: OwnedSemaphorePermit,
 }
 
-fn turn(stress: &Stress) -> Result<OwnedSemaphorePermit, ApiError> {
+fn turn(stress: &StressStores) -> Result<OwnedSemaphorePermit, ApiError> {
     Arc::clone(&stress.in_flight).try_acquire_owned().map_err(|_| {
         let message = "as many large payloads are under way as may be (MAX_LARGE_IN_FLIGHT); try again later";
         ApiError::unavailable("overloaded", message, Duration::from_secs(1))
     })
 }
 
-async fn hold(stress: &Stress, core: &Core, head: &Parts, body: &mut LimitedBody) -> Result<Held, ApiError> {
+async fn hold(
+    stress: &StressStores,
+    core: &Core,
+    head: &Parts,
+    body: &mut LimitedBody,
+) -> Result<Held, ApiError> {
     takes_json(&head.headers)?;
     let encoding = events::encoding(&head.headers)?;
     let turn = turn(stress)?;

@@ -1,5 +1,6 @@
 //! `/api/stress`: what the authors of clients need to hammer a backend, and every failure on demand.
 
+mod config;
 mod errors;
 mod etag;
 mod large;
@@ -21,10 +22,11 @@ use tokio::sync::Semaphore;
 use super::Face;
 use super::body::BodyMemory;
 use super::error::ApiError;
-use crate::config::{LargeConfig, StressConfig};
+use crate::config::{Config, LargeConfig, StressConfig};
 use crate::db::{Database, FailingStatements};
 use crate::records::large::LargePayloads;
 use crate::records::{Name, RecordId, Records, RecordsError};
+use config::StressSettings;
 
 /// What the stress API is built from.
 #[derive(Debug)]
@@ -37,9 +39,9 @@ pub struct StressParts {
     pub config: LargeConfig,
 }
 
-/// What its handlers share.
+/// What those of its handlers share that need the database.
 #[derive(Debug)]
-pub(super) struct Stress {
+pub(super) struct StressStores {
     records: Records,
     large: LargePayloads,
     failing: FailingStatements,
@@ -53,7 +55,7 @@ pub(super) struct Stress {
 const LARGE_COPIES: u64 = 2;
 const DECODER_BYTES: u64 = 32 << 20;
 
-impl Stress {
+impl StressStores {
     pub(super) fn new(parts: StressParts) -> Self {
         let StressParts { records, database, config } = parts;
         let each = config.max_large_payload_bytes as u64 * LARGE_COPIES + DECODER_BYTES;
@@ -68,17 +70,29 @@ impl Stress {
     }
 }
 
+/// What all of its handlers share.
+#[derive(Debug)]
+pub(super) struct Stress {
+    settings: StressSettings,
+    streams: Streams,
+}
+
 /// What the streams share.
 #[derive(Debug)]
-pub(super) struct Streams {
+struct Streams {
     config: StressConfig,
     /// A permit a stream.
     permits: Arc<Semaphore>,
 }
 
-impl Streams {
-    pub(super) fn new(config: &StressConfig) -> Self {
-        Self { config: config.clone(), permits: Arc::new(Semaphore::new(config.max_sse_streams)) }
+impl Stress {
+    /// `None` where the stress API is not served.
+    pub(super) fn new(config: &Config) -> Option<Self> {
+        let permits = Arc::new(Semaphore::new(config.stress.max_sse_streams));
+        config.stress.is_served(&config.server).then(|| Self {
+            settings: StressSettings::new(config),
+            streams: Streams { config: config.stress.clone(), permits },
+        })
     }
 }
 
@@ -92,6 +106,7 @@ pub(super) fn routes() -> Router<Arc<Face>> {
         )
         .route("/api/stress/large-payload/{collection}", post(large::create))
         .route("/api/stress/large-payload/{collection}/{id}", get(large::get))
+        .route("/api/stress/config", get(config::get).post(config::post))
         .route("/api/stress/sse-stream", get(sse_stream::get))
         .route("/api/stress/error/404/{collection}/{id}", get(errors::not_found))
         .route("/api/stress/error/auth", get(errors::unauthorized))

@@ -13,6 +13,7 @@ use hyper::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderMap, HeaderName, HeaderVa
 
 use super::stream_body::{StreamBody, StreamParts};
 use super::stream_plan::{LAST_EVENT_ID, StreamPlan};
+use crate::config::StressConfig;
 use crate::http::connection::Line;
 use crate::http::error::ApiError;
 use crate::http::{Face, not_found, sse};
@@ -28,10 +29,12 @@ pub(in crate::http) async fn get(
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
     face.core()?;
-    let Some(streams) = &face.streams else { return Err(not_found().await) };
+    let Some(stress) = &face.stress else { return Err(not_found().await) };
+    let streams = &stress.streams;
+    let config = StressConfig { sse_default_rate: stress.settings.now().sse_rate, ..streams.config.clone() };
     let Query(parameters) = parameters.map_err(|_| ApiError::invalid("the query cannot be read"))?;
     let last_event_id = headers.get(LAST_EVENT_ID).map(HeaderValue::as_bytes);
-    let plan = StreamPlan::parse(&parameters, last_event_id, &streams.config)?;
+    let plan = StreamPlan::parse(&parameters, last_event_id, &config)?;
     if plan.is_complete(0) {
         // With 204 a client that has seen everything does not connect again (WHATWG HTML, section 9.2.1).
         return Ok(StatusCode::NO_CONTENT.into_response());
@@ -45,8 +48,8 @@ pub(in crate::http) async fn get(
         metrics: Arc::clone(&face.metrics),
         draining: face.lifecycle.draining(),
         permit,
-        heartbeat: Duration::from_secs(streams.config.sse_heartbeat_s),
-        buffer_bytes: streams.config.sse_buffer_bytes,
+        heartbeat: Duration::from_secs(config.sse_heartbeat_s),
+        buffer_bytes: config.sse_buffer_bytes,
     };
     let mut response = Response::new(Body::new(StreamBody::new(plan, parts)));
     let headers = response.headers_mut();
