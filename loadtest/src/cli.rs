@@ -32,6 +32,8 @@ pub(crate) enum Command {
     Sse(SseArgs),
     /// Create single records as fast as answers come, then look them up, and tell both rates.
     Crud(CrudArgs),
+    /// Send large payloads, several at once, fetch them again, and tell how much memory the service took.
+    Large(LargeArgs),
     /// Be one worker process: takes its plan as JSON on standard input and reports as JSON lines. `run` starts these.
     Worker,
 }
@@ -133,6 +135,26 @@ pub(crate) struct SseArgs {
     /// Bytes of each message's data.
     #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=1_048_576))]
     pub(crate) size: u32,
+}
+
+/// What `large` takes.
+#[derive(Debug, Args)]
+pub(crate) struct LargeArgs {
+    /// The service.
+    #[arg(long, default_value = "http://127.0.0.1:3000")]
+    pub(crate) url: Target,
+    /// The path that payloads are posted to; their ids follow it.
+    #[arg(long, default_value = "/api/stress/large-payload/loadtest")]
+    pub(crate) path: String,
+    /// Size of each, in MiB.
+    #[arg(long, default_value_t = 63, value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub(crate) mebibytes: u16,
+    /// How many at once.
+    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=100))]
+    pub(crate) at_once: u16,
+    /// Bearer token for the service [env: LOADTEST_TOKEN].
+    #[arg(long)]
+    pub(crate) token: Option<String>,
 }
 
 /// What `crud` takes.

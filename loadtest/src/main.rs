@@ -23,11 +23,13 @@ mod drain;
 mod fleet;
 mod health;
 mod interrupts;
+mod large;
 mod pace;
 mod payload;
 mod progress;
 mod protocol;
 mod report;
+mod resident;
 mod run;
 mod schedule;
 mod sender;
@@ -48,6 +50,7 @@ fn main() -> ExitCode {
         Command::Drain(args) => drain::run(&args),
         Command::Sse(args) => sse::run(&args),
         Command::Crud(args) => crud::run(&args),
+        Command::Large(args) => large::run(&args),
         Command::Worker => worker::run(),
     }
 }

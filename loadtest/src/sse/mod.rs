@@ -14,8 +14,9 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::task::JoinSet;
 
 use crate::cli::SseArgs;
-use crate::client::{Body, ConnectError, Connection, Failure};
+use crate::client::Connection;
 use crate::report::{grouped, per_second, time};
+use crate::resident::{ResidentError, resident_bytes};
 use crate::tally::Times;
 use reader::Reader;
 
@@ -28,12 +29,10 @@ const OTHER_DESCRIPTORS: u64 = 100;
 
 #[derive(Debug, thiserror::Error)]
 enum Error {
-    #[error("no connection to the service")]
-    Connect(#[from] ConnectError),
+    #[error(transparent)]
+    Resident(#[from] ResidentError),
     #[error("the URL holds characters that HTTP cannot carry")]
     Unsendable,
-    #[error("the service does not show its metrics")]
-    NoMetrics,
     #[error("cannot have {0} descriptors; raise the limit (ulimit -n)")]
     Descriptors(u64),
     #[error("cannot start")]
@@ -68,7 +67,7 @@ pub(crate) fn run(args: &SseArgs) -> ExitCode {
 
 async fn measure(args: &SseArgs) -> Result<bool, Error> {
     raise_descriptors(args.clients as u64 + OTHER_DESCRIPTORS)?;
-    let before = resident_bytes(args).await?;
+    let before = resident_bytes(&args.url).await?;
     let seen = Arc::new(Mutex::new(Seen::default()));
     let opening = Arc::new(tokio::sync::Semaphore::new(OPENING));
     let started = Instant::now();
@@ -90,12 +89,12 @@ async fn measure(args: &SseArgs) -> Result<bool, Error> {
     let (midway, ()) = tokio::join!(
         async {
             tokio::time::sleep(half).await;
-            resident_bytes(args).await
+            resident_bytes(&args.url).await
         },
         async { while streams.join_next().await.is_some() {} }
     );
     let elapsed = started.elapsed().as_secs_f64();
-    let (midway, after) = (midway?, resident_bytes(args).await?);
+    let (midway, after) = (midway?, resident_bytes(&args.url).await?);
     let seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
     let wanted = (args.rate * args.seconds * f64::from(args.clients)) as u64;
     let mib = |bytes: u64| bytes as f64 / 1_048_576.0;
@@ -162,16 +161,6 @@ fn request(args: &SseArgs, path: &str) -> Result<Request<Full<Bytes>>, Error> {
         .header(HOST, args.url.host_header())
         .body(Full::default())
         .map_err(|_| Error::Unsendable)
-}
-
-/// The service's resident memory, as it tells itself.
-async fn resident_bytes(args: &SseArgs) -> Result<u64, Error> {
-    let mut connection = Connection::open(&args.url).await?;
-    let answer = connection.exchange(request(args, "/metrics")?, Body::Keep, TIMEOUT).await;
-    let answer = answer.map_err(|_: Failure| Error::NoMetrics)?;
-    let text = String::from_utf8_lossy(&answer.body);
-    let line = text.lines().find_map(|line| line.strip_prefix("process_resident_memory_bytes "));
-    line.and_then(|value| value.parse::<f64>().ok()).map(|bytes| bytes as u64).ok_or(Error::NoMetrics)
 }
 
 /// A stream is a descriptor, and shells allow few by default.

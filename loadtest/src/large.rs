@@ -1,0 +1,154 @@
+//! Sends large payloads, several at once, fetches them again, and watches the service's memory meanwhile.
+
+use std::fmt::Write as _;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use futures_util::future::try_join_all;
+use http_body_util::Full;
+use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HOST, HeaderValue};
+use hyper::{Method, Request};
+
+use crate::cli::LargeArgs;
+use crate::client::{Body, ConnectError, Connection, bearer};
+use crate::resident::{ResidentError, resident_bytes};
+use crate::run::variable;
+
+/// For one answer, or the next piece of one.
+const TIMEOUT: Duration = Duration::from_secs(120);
+/// Between two looks at the memory.
+const LOOK: Duration = Duration::from_millis(50);
+const MIB: f64 = 1_048_576.0;
+
+#[derive(Debug, thiserror::Error)]
+enum Error {
+    #[error("cannot connect to the service")]
+    Connect(#[from] ConnectError),
+    #[error(transparent)]
+    Resident(#[from] ResidentError),
+    #[error("the URL, the path or the token holds characters that HTTP cannot carry")]
+    Unsendable,
+    #[error("no answer")]
+    Unanswered,
+    #[error("answered {0}")]
+    Refused(u16),
+    #[error("{came} bytes came back of {sent}")]
+    Short { sent: usize, came: usize },
+    #[error("cannot start")]
+    Runtime(#[from] std::io::Error),
+}
+
+/// Sends them, fetches them; the exit code is 0 if all came back.
+pub(crate) fn run(args: &LargeArgs) -> ExitCode {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    match runtime.map_err(Error::Runtime).and_then(|runtime| runtime.block_on(measure(args))) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("loadtest: {}", crate::describe(&error));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn measure(args: &LargeArgs) -> Result<(), Error> {
+    let before = resident_bytes(&args.url).await?;
+    println!("resident before: {:.0} MiB", before as f64 / MIB);
+    let payloads: Vec<(String, Bytes)> = (0..args.at_once)
+        .map(|_| {
+            let id = id();
+            let payload = payload(&id, usize::from(args.mebibytes) << 20);
+            (id, payload)
+        })
+        .collect();
+    let bytes: usize = payloads.iter().map(|(_, payload)| payload.len()).sum();
+    watched(args, "in", bytes, try_join_all(payloads.iter().map(|(_, payload)| send(args, payload)))).await?;
+    let fetches = payloads.iter().map(|(id, payload)| fetch(args, id, payload.len()));
+    watched(args, "out", bytes, try_join_all(fetches)).await
+}
+
+/// An id that no other run has.
+fn id() -> String {
+    uuid::Uuid::new_v4().simple().to_string().chars().take(15).collect()
+}
+
+/// An object of about `bytes`, made of small members as real ones are.
+fn payload(id: &str, bytes: usize) -> Bytes {
+    let mut text = format!("{{\"id\":\"{id}\",\"items\":[0");
+    let mut n = 0;
+    while text.len() + 80 < bytes {
+        let _infallible = write!(text, ",{{\"n\":{n},\"name\":\"item {n}\",\"active\":{}}}", n % 2 == 0);
+        n += 1;
+    }
+    text.push_str("]}");
+    text.into()
+}
+
+/// Does it, and tells how long it took and the most memory that was seen meanwhile.
+async fn watched<T>(
+    args: &LargeArgs,
+    direction: &str,
+    bytes: usize,
+    work: impl Future<Output = Result<T, Error>>,
+) -> Result<(), Error> {
+    let started = Instant::now();
+    let mut most = 0;
+    let looks = async {
+        loop {
+            if let Ok(resident) = resident_bytes(&args.url).await {
+                most = most.max(resident);
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+    };
+    tokio::select! {
+        done = work => { done?; }
+        () = looks => {}
+    }
+    let elapsed = started.elapsed().as_secs_f64();
+    println!(
+        "{direction}: {} × {} MiB in {elapsed:.2} s, {:.0} MiB/s; resident at most {:.0} MiB",
+        args.at_once,
+        args.mebibytes,
+        bytes as f64 / MIB / elapsed,
+        most as f64 / MIB
+    );
+    Ok(())
+}
+
+async fn send(args: &LargeArgs, payload: &Bytes) -> Result<(), Error> {
+    let mut connection = Connection::open(&args.url).await?;
+    let request = request(args, Method::POST, &args.path, payload.clone())?;
+    let answer = connection.exchange(request, Body::Skip, TIMEOUT).await.map_err(|_| Error::Unanswered)?;
+    if answer.status == 201 { Ok(()) } else { Err(Error::Refused(answer.status)) }
+}
+
+async fn fetch(args: &LargeArgs, id: &str, sent: usize) -> Result<(), Error> {
+    let mut connection = Connection::open(&args.url).await?;
+    let request = request(args, Method::GET, &format!("{}/{id}", args.path), Bytes::new())?;
+    let mut came = 0;
+    let count = |piece: &[u8]| {
+        came += piece.len();
+        true
+    };
+    // An answer that was read to its end.
+    const ENDED: u16 = 0;
+    match connection.follow(request, TIMEOUT, count).await {
+        Ok(ENDED) if came >= sent => Ok(()),
+        Ok(ENDED) => Err(Error::Short { sent, came }),
+        Ok(status) => Err(Error::Refused(status)),
+        Err(_) => Err(Error::Unanswered),
+    }
+}
+
+fn request(args: &LargeArgs, method: Method, path: &str, body: Bytes) -> Result<Request<Full<Bytes>>, Error> {
+    let host = HeaderValue::from_str(&args.url.host_header()).map_err(|_| Error::Unsendable)?;
+    let mut request = Request::builder().method(method).uri(args.url.path(path)).header(HOST, host);
+    if !body.is_empty() {
+        request = request.header(CONTENT_TYPE, "application/json");
+    }
+    if let Some(token) = args.token.clone().or_else(|| variable("LOADTEST_TOKEN")) {
+        request = request.header(AUTHORIZATION, bearer(&token).ok_or(Error::Unsendable)?);
+    }
+    request.body(Full::new(body)).map_err(|_| Error::Unsendable)
+}
