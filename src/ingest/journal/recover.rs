@@ -11,7 +11,9 @@ use uuid::Uuid;
 
 use super::error::JournalError;
 use super::files::{Access, File, Files, read_up_to, write_all};
-use super::format::{FIRST_BLOCK, NoHeader, PAGE, Place, SegmentHeader, looks_like_block};
+use super::format::{
+    BlockWriter, Content, FIRST_BLOCK, NoHeader, PAGE, Place, SegmentHeader, looks_like_block,
+};
 use super::quarantine;
 use super::scan::{Found, SCAN_AHEAD, Walk, Window};
 use super::store::{
@@ -205,9 +207,9 @@ impl Recovery<'_> {
                     (segment.end, segment.used) = (header.first, header.previous_synced.max(FIRST_BLOCK));
                 }
                 _ => {
-                    self.scan(probe, &mut segment)?;
+                    let chain = self.scan(probe, &mut segment)?;
                     match next.map(Probe::first) {
-                        None => self.cut(probe, segment.used)?,
+                        None => self.cut(probe, &segment, chain)?,
                         // All of a segment was synced before the next one was begun: what is missing in between is lost.
                         Some(Some(next_first))
                             if next.is_some_and(|next| adjacent(probe.place.number, next.place.number)) =>
@@ -231,10 +233,10 @@ impl Recovery<'_> {
         Ok(Some(Journal { id, created_at_us, current, columns, segments, cursors }))
     }
 
-    /// Walks a segment of which nothing is known to be synced but what its own blocks testify.
-    fn scan(&mut self, probe: &Probe, segment: &mut Segment) -> Result<(), JournalError> {
+    /// Walks a segment of which nothing is known to be synced but what its own blocks testify; the last block's checksum.
+    fn scan(&mut self, probe: &Probe, segment: &mut Segment) -> Result<u32, JournalError> {
         let read = JournalError::io("read", &probe.path);
-        let mut step = || -> std::io::Result<()> {
+        let mut step = || -> std::io::Result<u32> {
             let mut walk = Walk::whole(&probe.file, probe.place, segment.nonce, segment.first)?;
             loop {
                 match walk.next()? {
@@ -246,7 +248,7 @@ impl Recovery<'_> {
                         segment.used = offset;
                         segment.end = walk.at().sequence;
                         segment.nonce = walk.nonce();
-                        return Ok(());
+                        return Ok(walk.at().chain.unwrap_or_default());
                     }
                 }
             }
@@ -275,32 +277,56 @@ impl Recovery<'_> {
     }
 
     /// Makes sure that what is not counted now is never counted: a page that could begin a block is zeroed.
-    fn cut(&mut self, probe: &Probe, from: u64) -> Result<(), JournalError> {
+    ///
+    /// The first of them becomes a marker instead. A block that goes may be the only one that testifies to the sync of
+    /// those before it, and without that a damaged one among them would be taken for a torn one at the next start.
+    fn cut(&mut self, probe: &Probe, segment: &Segment, chain: u32) -> Result<(), JournalError> {
         let io = |doing| JournalError::io(doing, &probe.path);
+        let from = segment.used;
         let mut window = Window::new(Arc::clone(&probe.file), from, SCAN_AHEAD, probe.bytes);
-        let (mut offset, mut torn) = (from, false);
+        let mut remains = Vec::new();
+        let mut offset = from;
         while offset < probe.bytes {
             window.tidy(offset);
             let page = window.get(offset, PAGE as usize).map_err(io("read"))?;
             let may_begin = offset == from || looks_like_block(page);
-            let remains = may_begin && page.iter().any(|byte| *byte != 0);
-            if remains {
-                torn = true;
-                if self.own {
-                    let zeros = vec![0; page.len()];
-                    write_all(&*probe.file, &zeros, offset).map_err(io("write"))?;
-                }
+            if may_begin && page.iter().any(|byte| *byte != 0) {
+                remains.push((offset, page.len()));
             }
             offset += PAGE;
         }
-        if torn {
-            if self.own {
-                probe.file.fdatasync().map_err(io("sync"))?;
-            }
-            self.found.torn.push(TornTail { file: probe.path.clone(), offset: from });
+        if remains.is_empty() {
+            return Ok(());
         }
+        if self.own {
+            // On the disk before any testimony goes.
+            if let Some(marker) = marker(probe, segment, chain) {
+                write_all(&*probe.file, &marker, from).map_err(io("write"))?;
+                probe.file.fdatasync().map_err(io("sync"))?;
+                remains.retain(|(offset, _)| *offset != from);
+            }
+            for (offset, length) in remains {
+                write_all(&*probe.file, &vec![0; length], offset).map_err(io("write"))?;
+            }
+            probe.file.fdatasync().map_err(io("sync"))?;
+        }
+        self.found.torn.push(TornTail { file: probe.path.clone(), offset: from });
         Ok(())
     }
+}
+
+/// A block without events behind those of a segment, all of which were synced when it was probed. None where the segment
+/// has no block, or no room.
+fn marker(probe: &Probe, segment: &Segment, chain: u32) -> Option<Vec<u8>> {
+    let nonce = segment.nonce.filter(|_| segment.used > FIRST_BLOCK)?;
+    if segment.used + PAGE > probe.bytes {
+        return None;
+    }
+    let mut writer =
+        BlockWriter { place: probe.place, nonce, synced_before: segment.used, chain, offset: segment.used };
+    let mut page = Vec::with_capacity(PAGE as usize);
+    writer.put(&mut page, segment.end, Content::default(), |_| ());
+    Some(page)
 }
 
 fn is_zero(file: &dyn File, bytes: u64) -> std::io::Result<bool> {

@@ -23,6 +23,11 @@ fn settings(pages: u64, segments: u64) -> JournalSettings {
     JournalSettings { dir, segment_bytes, max_bytes, keep_bytes: 0, min_free: 0 }
 }
 
+/// So many cases of a property, unless `PROPTEST_CASES` says otherwise: each is slower than proptest expects.
+fn cases(usual: u32) -> u32 {
+    std::env::var("PROPTEST_CASES").map_or(usual, |cases| cases.parse().unwrap())
+}
+
 /// Without the thread, so that the calls to the disk come in one order.
 fn open_disk(
     disk: &Arc<Disk>,

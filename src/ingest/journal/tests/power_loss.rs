@@ -71,7 +71,7 @@ fn check(model: &mut Model, store: &Store, recovered: &Recovered) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 400, max_shrink_iters: 2000, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: cases(400), max_shrink_iters: 2000, ..ProptestConfig::default() })]
 
     #[test]
     fn what_was_synced_survives_any_loss_of_power_and_nothing_else_appears(steps in steps()) {
