@@ -130,6 +130,26 @@ async fn events_are_stored_while_all_else_has_used_up_its_connections() {
     assert_eq!(service.get(&path).await.status.as_u16(), 200, "and all is well again");
 }
 
+#[tokio::test]
+async fn a_client_that_goes_leaves_no_statement_behind_for_whoever_is_next() {
+    let database = TestDatabase::create().await;
+    let service = Service::start(database.url(), &[]).await;
+    for _ in 0..3 {
+        let mut client = TcpStream::connect(&service.address).await.unwrap();
+        let request = "GET /api/stress/error/timeout?delay_ms=6000 HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n";
+        client.write_all(request.as_bytes()).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(300)).await;
+    }
+    let started = Instant::now();
+    for n in 0..10 {
+        let answer = service.request("POST", "/api/v1/events?ack=committed", &[], "{}").await;
+        assert_eq!(answer.status.as_u16(), 201, "{:?}", answer.body);
+        let path = format!("/api/stress/records/items{n}");
+        assert_eq!(service.request("POST", &path, &[], "{}").await.status.as_u16(), 201);
+    }
+    assert!(started.elapsed() < Duration::from_secs(4), "{:?}", started.elapsed());
+}
+
 trait Codes {
     fn concat_codes(self) -> Vec<String>;
 }

@@ -10,7 +10,7 @@ use deadpool_postgres::Transaction;
 use tokio_postgres::Row;
 use tokio_postgres::types::{ToSql, Type};
 
-use super::{Connection, DbError, Parameter};
+use super::{Connection, Database, DbError, Parameter};
 
 /// Statements that a connection keeps prepared; beyond it, it starts over.
 const MAX_PREPARED: usize = 100;
@@ -44,6 +44,27 @@ pub async fn query_in_time(
         Ok(rows)
     })
     .await
+}
+
+impl Database {
+    /// As [`query_in_time`], over a connection that is closed if it does not answer.
+    ///
+    /// # Errors
+    ///
+    /// As [`query_in_time`], and [`DbError::Exhausted`] or [`DbError::Pool`] if there is no connection.
+    pub async fn query_in_time(
+        &self,
+        timeout: Duration,
+        sql: &str,
+        parameters: &[Parameter<'_>],
+    ) -> Result<Vec<Row>, DbError> {
+        let connection = self.get().await?;
+        let rows = query_in_time(&connection, timeout, sql, parameters).await;
+        if let Err(DbError::Timeout(_)) = rows {
+            connection.discard();
+        }
+        rows
+    }
 }
 
 /// As [`query_in_time`], for a statement that is run often: each connection keeps it prepared, as planning it would cost

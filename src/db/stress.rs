@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio_postgres::types::Type;
 
-use super::{Database, DbError, query_in_time};
+use super::{Database, DbError};
 
 /// Statements that fail, over a share of the pool.
 #[derive(Debug, Clone)]
@@ -27,8 +27,9 @@ impl FailingStatements {
     ///
     /// Always: division by zero.
     pub async fn fail(&self) -> Result<(), DbError> {
-        let connection = self.database.get().await?;
-        query_in_time(&connection, SHORT, include_str!("../../sql/db/fail.sql"), &[(&0, Type::INT4)]).await?;
+        self.database
+            .query_in_time(SHORT, include_str!("../../sql/db/fail.sql"), &[(&0, Type::INT4)])
+            .await?;
         Ok(())
     }
 
@@ -38,10 +39,9 @@ impl FailingStatements {
     ///
     /// Always, after `timeout`: the statement was cancelled.
     pub async fn exceed(&self, timeout: Duration) -> Result<(), DbError> {
-        let connection = self.database.get().await?;
         let seconds = timeout.as_secs_f64() * 2.0;
         let sleep = include_str!("../../sql/db/sleep.sql");
-        query_in_time(&connection, timeout, sleep, &[(&seconds, Type::FLOAT8)]).await?;
+        self.database.query_in_time(timeout, sleep, &[(&seconds, Type::FLOAT8)]).await?;
         Ok(())
     }
 

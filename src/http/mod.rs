@@ -22,6 +22,7 @@ mod sse;
 mod stress;
 mod watch;
 
+use std::convert::Infallible;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -222,7 +223,7 @@ async fn dispatch(
         (BATCH, &Method::POST) => &face.hot[1],
         _ => {
             request.extensions_mut().insert(line.clone());
-            return router.call(request).await.unwrap_or_else(|never| match never {});
+            return to_its_end(router.call(request)).await;
         }
     };
     let started = Instant::now();
@@ -260,6 +261,20 @@ async fn dispatch(
             count(&face.metrics, hot.route, response.status());
             log_request(&Method::POST, hot.route, response.status(), elapsed);
             response
+        }
+    }
+}
+
+/// Runs a handler to its end, though its client may have gone: one that is dropped half way would give a connection back
+/// to the pool in the middle of a statement, and whoever is next, an event's writer perhaps, would wait for that.
+async fn to_its_end(
+    handler: impl Future<Output = Result<Response, Infallible>> + Send + 'static,
+) -> Response {
+    match tokio::spawn(handler).await {
+        Ok(Ok(response)) => response,
+        Err(panicked) => {
+            tracing::error!(error = panicked.to_string(), "a request was not answered");
+            ApiError::internal().into_response()
         }
     }
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio_postgres::types::Type;
 
-use crate::db::{Database, DbError, query_in_time};
+use crate::db::{Database, DbError, Parameter};
 
 /// Changes that one statement deletes.
 const LOT: i64 = 5_000;
@@ -34,6 +34,9 @@ impl ChangeKeeper {
 
     /// Goes round until it is dropped.
     pub async fn run(self) {
+        if let Err(error) = self.forget_foreign().await {
+            tracing::warn!(error = error.with_sources(), "changes of another server were not looked for");
+        }
         loop {
             let wait = match self.forget().await {
                 Ok(true) => PAUSE,
@@ -50,12 +53,18 @@ impl ChangeKeeper {
         }
     }
 
+    /// Deletes what came with a dump of another server whose transactions had higher numbers: it would be hidden until
+    /// those of this one pass them, and then stand behind what happened since.
+    async fn forget_foreign(&self) -> Result<(), DbError> {
+        let forget = self.database.sql(include_str!("../../sql/realtime/forget_foreign_changes.sql"));
+        self.database.query_in_time(TIMEOUT, &forget, &[]).await?;
+        Ok(())
+    }
+
     /// Deletes a lot; whether there may be more.
     async fn forget(&self) -> Result<bool, DbError> {
-        let connection = self.database.get().await?;
-        let parameters: [(&(dyn tokio_postgres::types::ToSql + Sync), Type); 2] =
-            [(&LOT, Type::INT8), (&self.retention_s, Type::FLOAT8)];
-        let deleted = query_in_time(&connection, TIMEOUT, &self.forget, &parameters).await?;
+        let parameters: [Parameter<'_>; 2] = [(&LOT, Type::INT8), (&self.retention_s, Type::FLOAT8)];
+        let deleted = self.database.query_in_time(TIMEOUT, &self.forget, &parameters).await?;
         Ok(deleted.len() as i64 == LOT)
     }
 }

@@ -86,14 +86,17 @@ pub(super) async fn get(
             if part == payload.parts {
                 return None;
             }
-            let content = match large.part(&payload, part).await {
-                Ok(Some(content)) => Ok(content),
-                Ok(None) => Err(io::Error::other("the payload was deleted")),
-                Err(error) => {
-                    let error = ApiError::from(error);
-                    Err(io::Error::other(format!("{error:?}")))
-                }
+            // A client that goes must not leave a connection in the middle of a statement.
+            let content = match tokio::spawn(async move { large.part(&payload, part).await }).await {
+                Ok(Ok(Some(content))) => Ok(content),
+                Ok(Ok(None)) => Err(io::Error::other("the payload was deleted")),
+                Ok(Err(error)) => Err(io::Error::other(error)),
+                Err(panicked) => Err(io::Error::other(panicked)),
             };
+            if let Err(error) = &content {
+                let id = payload.id.as_str();
+                tracing::warn!(id, part, error = error.to_string(), "a large payload breaks off");
+            }
             Some((content, (part + 1, turn)))
         }
     });

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use tokio_postgres::types::Type;
 
 use super::LargePayload;
-use crate::db::{Database, DbError, Parameter, begin_in_time, query_in_time};
+use crate::db::{Connection, Database, DbError, Parameter, begin_in_time, in_time};
 use crate::records::RecordId;
 
 #[derive(Debug, Clone)]
@@ -28,7 +28,22 @@ impl Store {
         parts: impl Iterator<Item = &'a [u8]>,
     ) -> Result<bool, DbError> {
         let mut connection = self.database.get().await?;
-        let transaction = begin_in_time(&mut connection, self.timeout).await?;
+        // Each statement has the time that one has, and so all together have theirs.
+        let time = self.timeout * u32::try_from(payload.parts).unwrap_or(u32::MAX).saturating_add(1);
+        let inserted = in_time(time, self.insert_over(&mut connection, payload, parts)).await;
+        if let Err(DbError::Timeout(_)) = inserted {
+            connection.discard();
+        }
+        inserted
+    }
+
+    async fn insert_over<'a>(
+        &self,
+        connection: &mut Connection,
+        payload: &LargePayload,
+        parts: impl Iterator<Item = &'a [u8]>,
+    ) -> Result<bool, DbError> {
+        let transaction = begin_in_time(connection, self.timeout).await?;
         let (id, created) = (payload.id.as_str(), SystemTime::from(payload.created));
         let head: [Parameter<'_>; 5] = [
             (&payload.collection, Type::INT4),
@@ -59,9 +74,8 @@ impl Store {
     /// A payload, without its content.
     pub(super) async fn find(&self, collection: i32, id: RecordId) -> Result<Option<LargePayload>, DbError> {
         let find = self.database.sql(include_str!("../../../sql/records/find_large.sql"));
-        let connection = self.database.get().await?;
         let parameters: [Parameter<'_>; 2] = [(&collection, Type::INT4), (&id.as_str(), Type::TEXT)];
-        let rows = query_in_time(&connection, self.timeout, &find, &parameters).await?;
+        let rows = self.database.query_in_time(self.timeout, &find, &parameters).await?;
         let Some(row) = rows.first() else { return Ok(None) };
         Ok(Some(LargePayload {
             collection,
@@ -75,10 +89,9 @@ impl Store {
     /// A part of a payload's content.
     pub(super) async fn part(&self, payload: &LargePayload, part: i32) -> Result<Option<Bytes>, DbError> {
         let read = self.database.sql(include_str!("../../../sql/records/large_part.sql"));
-        let connection = self.database.get().await?;
         let parameters: [Parameter<'_>; 3] =
             [(&payload.collection, Type::INT4), (&payload.id.as_str(), Type::TEXT), (&part, Type::INT4)];
-        let rows = query_in_time(&connection, self.timeout, &read, &parameters).await?;
+        let rows = self.database.query_in_time(self.timeout, &read, &parameters).await?;
         let Some(row) = rows.first() else { return Ok(None) };
         Ok(Some(Bytes::copy_from_slice(row.try_get::<_, &[u8]>(0)?)))
     }
