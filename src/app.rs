@@ -203,7 +203,8 @@ async fn start(
     let wait = Duration::from_millis(config.records.records_wait_ms);
     let stress = StressParts {
         records,
-        database: database.share(settings.shares.stress, wait),
+        large: database.share(settings.shares.large, wait),
+        errors: database.share(settings.shares.errors, wait),
         config: config.large.clone(),
     };
     let operations = database.share(settings.shares.operations, wait);

@@ -94,7 +94,7 @@ async fn without_the_stress_api_its_routes_are_not_there() {
 #[tokio::test]
 async fn events_are_stored_while_all_else_has_used_up_its_connections() {
     let database = TestDatabase::create().await;
-    let settings = [("RECORDS_TIMEOUT_MS", "5000"), ("RECORDS_WAIT_MS", "500"), ("STRESS_CONNECTIONS", "2")];
+    let settings = [("RECORDS_TIMEOUT_MS", "5000"), ("RECORDS_WAIT_MS", "500"), ("ERROR_CONNECTIONS", "2")];
     let service = Service::start(database.url(), &settings).await;
     let first = service.request("POST", "/api/stress/records/items", &[], "{}").await.json();
     let path = format!("/api/stress/records/items/{}", first["id"].as_str().unwrap());
@@ -148,6 +148,37 @@ async fn a_client_that_goes_leaves_no_statement_behind_for_whoever_is_next() {
         assert_eq!(service.request("POST", &path, &[], "{}").await.status.as_u16(), 201);
     }
     assert!(started.elapsed() < Duration::from_secs(4), "{:?}", started.elapsed());
+}
+
+#[tokio::test]
+async fn a_reader_that_is_too_slow_does_not_keep_its_turn() {
+    let database = TestDatabase::create().await;
+    let settings = [("MAX_LARGE_IN_FLIGHT", "1"), ("BODY_TIMEOUT_S", "1"), ("LARGE_MIN_RATE", "1073741824")];
+    let service = Service::start(database.url(), &settings).await;
+    let payload = large(16 << 20);
+    let made = service.request("POST", LARGE, &[], payload.clone()).await;
+    assert_eq!(made.status.as_u16(), 201);
+    let path = made.header("location").to_owned();
+    let mut client = TcpStream::connect(&service.address).await.unwrap();
+    client.write_all(format!("GET {path} HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n").as_bytes()).await.unwrap();
+    let slowly = async {
+        let (mut piece, mut came) = (vec![0; 16 << 10], 0);
+        while let Ok(read @ 1..) = client.read(&mut piece).await {
+            came += read;
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        came
+    };
+    let other = async {
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        assert_eq!(service.get(&path).await.status.as_u16(), 503, "its turn is taken");
+        eventually("the turn is free", async || {
+            (service.get(&path).await.status.as_u16() == 200).then_some(())
+        })
+        .await;
+    };
+    let (came, ()) = tokio::join!(slowly, other);
+    assert!(came < payload.len(), "{came} bytes: it was cut off");
 }
 
 trait Codes {

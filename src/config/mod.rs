@@ -225,7 +225,8 @@ impl Config {
             operations: self.database.operations_connections,
             record_commits: self.records.records_writers,
             records: self.records.records_connections,
-            stress: self.large.stress_connections,
+            large: self.large.large_connections,
+            errors: self.large.error_connections,
         };
         let kept = self.ingest.writers + shares::WRITERS_COMPANY;
         wanted.within(self.database.db_pool_size.saturating_sub(kept))

@@ -95,8 +95,12 @@ pub(super) const SETTINGS: &[Setting] = &[
 /// The stress API's own: errors on demand and large payloads.
 #[derive(Debug, Clone, Deserialize)]
 pub struct LargeConfig {
-    /// Connections.
-    pub stress_connections: usize,
+    /// Connections for large payloads.
+    pub large_connections: usize,
+    /// Connections for errors on demand.
+    pub error_connections: usize,
+    /// Bytes a second that a large payload is to come or go with at least.
+    pub large_min_rate: u64,
     /// Milliseconds that an error on demand may take.
     pub max_stress_delay_ms: u64,
     /// Bytes of a large payload.
@@ -107,10 +111,22 @@ pub struct LargeConfig {
 
 pub(super) const LARGE_SETTINGS: &[Setting] = &[
     Setting {
-        name: "STRESS_CONNECTIONS",
+        name: "LARGE_CONNECTIONS",
         default: "3",
         kind: Kind::Int { min: 1, max: 1_000, unit: "connections" },
-        help: "Share of the pool for large payloads and for errors on demand.",
+        help: "Share of the pool for large payloads.",
+    },
+    Setting {
+        name: "ERROR_CONNECTIONS",
+        default: "1",
+        kind: Kind::Int { min: 1, max: 1_000, unit: "connections" },
+        help: "Share of the pool for errors on demand.",
+    },
+    Setting {
+        name: "LARGE_MIN_RATE",
+        default: "262144",
+        kind: Kind::Int { min: 1, max: 1_073_741_824, unit: "bytes a second" },
+        help: "What a client sends or reads of a large payload at least, beside BODY_TIMEOUT_S; a slower one is cut off.",
     },
     Setting {
         name: "MAX_STRESS_DELAY_MS",

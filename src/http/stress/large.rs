@@ -10,12 +10,14 @@ use std::time::{Duration, Instant};
 
 use async_compression::Level;
 use async_compression::tokio::bufread::{BrotliEncoder, GzipEncoder, ZlibEncoder, ZstdEncoder};
+use axum::Extension;
 use axum::body::Body;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, Request, State};
 use axum::response::Response;
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt, stream};
+use hyper::body::Body as _;
 use hyper::header::{ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_LENGTH, HeaderValue, LOCATION, VARY};
 use hyper::http::request::Parts;
 use hyper::{HeaderMap, StatusCode};
@@ -24,6 +26,7 @@ use tokio_util::io::{ReaderStream, StreamReader};
 
 use super::super::batch::decode::{Decoded, Encoding};
 use super::super::body::{BodyLimits, BodyShare, LimitedBody};
+use super::super::connection::Line;
 use super::super::error::ApiError;
 use super::super::{Core, Face, events, not_found};
 use super::records::{json, takes_json};
@@ -34,6 +37,7 @@ use crate::records::large::{LargePayload, PART_BYTES};
 /// `POST /api/stress/large-payload/{collection}`.
 pub(super) async fn create(
     State(face): State<Arc<Face>>,
+    Extension(line): Extension<Line>,
     path: Result<Path<String>, PathRejection>,
     request: Request,
 ) -> Result<Response, ApiError> {
@@ -41,11 +45,9 @@ pub(super) async fn create(
     let Some(stress) = &face.stress else { return Err(not_found().await) };
     let name = collection(path)?;
     let (head, body) = request.into_parts();
-    let limits = BodyLimits {
-        bytes: stress.settings.now().large_payload_bytes,
-        setting: "MAX_LARGE_PAYLOAD_BYTES",
-        deadline: Instant::now() + core.limits.body_timeout,
-    };
+    let bytes = stress.settings.now().large_payload_bytes;
+    let time = core.stress.time(core, body.size_hint().exact().unwrap_or(bytes as u64));
+    let limits = BodyLimits { bytes, setting: "MAX_LARGE_PAYLOAD_BYTES", deadline: Instant::now() + time };
     let mut body = LimitedBody::new(&head, body, limits);
     let held = match hold(&core.stress, core, &head, &mut body).await {
         Ok(held) => held,
@@ -59,9 +61,11 @@ pub(super) async fn create(
     let location = HeaderValue::try_from(location).map_err(|_| ApiError::internal())?;
     let Held { draft, share, turn } = held;
     let content = draft.data.into_bytes();
-    let parts = stream::unfold((content, (share, turn)), |(mut rest, kept)| async move {
+    let until = Instant::now() + core.stress.time(core, payload.bytes as u64);
+    let parts = stream::unfold((content, (share, turn)), move |(mut rest, kept)| {
+        line.read_by(until);
         let part = rest.split_to(rest.len().min(PART_BYTES));
-        (!part.is_empty()).then_some((Ok(part), (rest, kept)))
+        std::future::ready((!part.is_empty()).then_some((Ok(part), (rest, kept))))
     });
     let mut response = answer(&head.headers, StatusCode::CREATED, &payload, parts);
     response.headers_mut().insert(LOCATION, location);
@@ -71,17 +75,22 @@ pub(super) async fn create(
 /// `GET /api/stress/large-payload/{collection}/{id}`.
 pub(super) async fn get(
     State(face): State<Arc<Face>>,
+    Extension(line): Extension<Line>,
     path: Result<Path<(String, String)>, PathRejection>,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
-    let stress = &face.core()?.stress;
+    let core = face.core()?;
+    let stress = &core.stress;
     let (name, id) = collection_and_id(path)?;
     let turn = turn(stress)?;
     let large = stress.large.clone();
     let payload = large.get(&name, id).await?;
+    let until = Instant::now() + stress.time(core, payload.bytes as u64);
     // What breaks off here cannot be told any more: the connection is closed before the body's end.
     let parts = stream::unfold((0, turn), move |(part, turn)| {
         let large = large.clone();
+        // Said while the answer is under way, as it holds for one answer.
+        line.read_by(until);
         async move {
             if part == payload.parts {
                 return None;
@@ -108,6 +117,13 @@ struct Held {
     draft: Draft,
     share: BodyShare,
     turn: OwnedSemaphorePermit,
+}
+
+impl StressStores {
+    /// How long so many bytes may take to come, or to go: who is slower keeps a turn from others.
+    fn time(&self, core: &Core, bytes: u64) -> Duration {
+        core.limits.body_timeout + Duration::from_secs(bytes / self.config.large_min_rate)
+    }
 }
 
 fn turn(stress: &StressStores) -> Result<OwnedSemaphorePermit, ApiError> {

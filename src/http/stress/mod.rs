@@ -33,8 +33,10 @@ use config::StressSettings;
 pub struct StressParts {
     /// Records.
     pub records: Records,
-    /// A share of the pool for all else.
-    pub database: Database,
+    /// A share of the pool for large payloads.
+    pub large: Database,
+    /// A share that may be used up.
+    pub errors: Database,
     /// Limits.
     pub config: LargeConfig,
 }
@@ -57,11 +59,11 @@ const DECODER_BYTES: u64 = 32 << 20;
 
 impl StressStores {
     pub(super) fn new(parts: StressParts) -> Self {
-        let StressParts { records, database, config } = parts;
+        let StressParts { records, large, errors, config } = parts;
         let each = config.max_large_payload_bytes as u64 * LARGE_COPIES + DECODER_BYTES;
         Self {
-            large: LargePayloads::new(&records, &database),
-            failing: FailingStatements::new(&database),
+            large: LargePayloads::new(&records, &large),
+            failing: FailingStatements::new(&errors),
             large_memory: BodyMemory::new(each * config.max_large_in_flight as u64),
             in_flight: Arc::new(Semaphore::new(config.max_large_in_flight)),
             records,
