@@ -240,6 +240,8 @@ async fn bad_parameters_are_refused_by_name_and_the_api_can_be_switched_off() {
     }
     let answer = service.request("GET", ROUTE, &[("last-event-id", "seven")], "").await;
     assert_eq!(answer.json()["error"]["field"], "last-event-id");
+    let beyond = [("last-event-id", "9007199254740992")];
+    assert_eq!(service.request("GET", ROUTE, &beyond, "").await.status.as_u16(), 400);
     assert_eq!(service.request("POST", ROUTE, &[], "").await.status, 405);
     let service = Service::start(database.url(), &[("STRESS", "off")]).await;
     assert_eq!(service.get(ROUTE).await.status, 404);

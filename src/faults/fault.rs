@@ -183,6 +183,10 @@ fn path(path: Option<String>) -> Result<String, FaultError> {
     if !path.starts_with('/') && path != "*" {
         return Err(wrong("takes a path that begins with /, exact or with a trailing *"));
     }
+    let exact = path.strip_suffix('*').unwrap_or(&path);
+    if exact.contains(|c: char| c.is_ascii_whitespace() || c.is_ascii_control() || "?#*".contains(c)) {
+        return Err(wrong("takes a path as requests have it: no query, no blank, and no * but at its end"));
+    }
     if path.starts_with(OWN_PATHS) {
         return Err(wrong("takes no path of /_test/: faults could not be taken back"));
     }

@@ -23,6 +23,9 @@ const PATCH_ELEMENTS: &str = "datastar-patch-elements";
 /// The header by which a client says what it has seen (WHATWG HTML, section 9.2.4).
 pub(super) const LAST_EVENT_ID: &str = "last-event-id";
 
+/// The highest id that a client may have seen: what JavaScript's numbers hold.
+const MAX_ID: u64 = (1 << 53) - 1;
+
 /// How messages are wrapped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Format {
@@ -202,7 +205,7 @@ fn seen(last_event_id: Option<&[u8]>) -> Result<u64, ApiError> {
     if text.is_empty() {
         return Ok(0);
     }
-    let number = std::str::from_utf8(text).ok().and_then(|text| whole(text, 0, u64::MAX));
+    let number = std::str::from_utf8(text).ok().and_then(|text| whole(text, 0, MAX_ID));
     number.ok_or_else(|| wrong(LAST_EVENT_ID, "takes the id of a message of this stream, a whole number"))
 }
 
