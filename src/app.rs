@@ -10,6 +10,7 @@
 //! | housekeeping: idle connections, partitions | 4 ends |
 //! | pipeline: journal, lanes and dead letters | 3 drains: everything accepted is stored, or left in the journal |
 //! | records: group commits, the feed's retention | end with 4 |
+//! | accounts: what other nodes revoked | ends with 4 |
 //! | events are taken | 1 nothing is taken, 2 the requests under way are answered |
 //!
 //! The stop's time, `SHUTDOWN_TIMEOUT_S`, has shares: a quarter for 1 and 2, up to three quarters with 3, the last for 6.
@@ -24,6 +25,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::auth::{Accounts, AuthTasks, SecretError, Verifier, signing_secret};
 use crate::config::{Config, ConfigError, Durability};
 use crate::db::local::{EmergencyStop, LocalCluster, LocalError};
 use crate::db::{self, ConnectionUrl, Database, DbError, MigrationError, PartitionKeeper};
@@ -40,6 +42,9 @@ pub enum AppError {
     /// The settings cannot be used.
     #[error(transparent)]
     Config(#[from] ConfigError),
+    /// There is no secret to sign tokens with.
+    #[error("JWT_SECRET cannot be had")]
+    Secret(#[from] SecretError),
     /// The address cannot be listened on.
     #[error("cannot listen on {address}")]
     Listen {
@@ -107,7 +112,8 @@ pub async fn run(config: &Config, asked: Start) -> Result<(), AppError> {
     let signals = Signals::listen()?;
     let lifecycle = Lifecycle::default();
     let metrics = Metrics::new()?;
-    let face = Face::new(config, &metrics, &lifecycle);
+    let verifier = verifier(config)?;
+    let face = Face::new(config, &metrics, &lifecycle, &verifier);
     let server = listen(config, &face)?;
 
     let mut local = None;
@@ -129,6 +135,15 @@ pub async fn run(config: &Config, asked: Start) -> Result<(), AppError> {
     }
 }
 
+fn verifier(config: &Config) -> Result<Arc<Verifier>, AppError> {
+    let secret = signing_secret(config).map_err(|error| match error {
+        SecretError::Needed => AppError::Config(ConfigError::jwt_secret_needed()),
+        error => error.into(),
+    })?;
+    Ok(Verifier::new(&config.auth, config.auth_mode(), secret.as_ref())
+        .map_err(|error| ConfigError::jwt_public_key_file(&error))?)
+}
+
 fn listen(config: &Config, face: &Arc<Face>) -> Result<RunningServer, AppError> {
     let failed = |source| AppError::Listen {
         address: format!("{}:{}", config.server.host, config.server.port),
@@ -142,6 +157,7 @@ struct Running {
     database: Database,
     pipeline: Pipeline,
     records: RecordsTasks,
+    auth: AuthTasks,
     housekeeping: JoinSet<()>,
 }
 
@@ -208,8 +224,10 @@ async fn start(
         config: config.large.clone(),
     };
     let operations = database.share(settings.shares.operations, wait);
-    face.serve(pipeline.ingest().clone(), operations, stress);
-    Ok(Running { database, pipeline, records: records_tasks, housekeeping })
+    let share = database.share(settings.shares.auth, Duration::from_millis(config.auth.auth_wait_ms));
+    let (accounts, auth) = Accounts::start(&config.auth, &face.verifier, &share);
+    face.serve(pipeline.ingest().clone(), operations, stress, accounts);
+    Ok(Running { database, pipeline, records: records_tasks, auth, housekeeping })
 }
 
 /// Recovers what former runs left, and begins a part of our own.
@@ -292,7 +310,7 @@ async fn until_stopped(
     lifecycle: &Lifecycle,
     signals: &Signals,
 ) -> Result<(), AppError> {
-    let Running { database, mut pipeline, records, mut housekeeping } = running;
+    let Running { database, mut pipeline, records, auth, mut housekeeping } = running;
     let asked = tokio::select! {
         () = signals.first() => true,
         () = pipeline.failed() => false,
@@ -305,7 +323,7 @@ async fn until_stopped(
     server.stop(now + share_of_shutdown(config, 1)).await;
     let drained = pipeline.drain(now + share_of_shutdown(config, 3)).await;
     // Whoever waited for a record has been answered.
-    drop(records);
+    drop((records, auth));
     housekeeping.shutdown().await;
     database.close();
     match (asked, drained.is_complete()) {

@@ -10,7 +10,7 @@ use tokio::net::TcpStream;
 use crate::support::postgres::{Scratch, TestDatabase, connect, postmaster_pid};
 use crate::support::service::{Service, eventually, run};
 
-const EVENT: &str = "POST /api/v1/events HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\n\r\n{}";
+const EVENT: &str = "POST /api/v1/events HTTP/1.1\r\nhost: localhost\r\ncontent-length: 2\r\n\r\n{}";
 
 #[tokio::test]
 async fn sigterm_answers_what_is_under_way_stores_what_was_accepted_and_exits_0() {
@@ -91,7 +91,7 @@ async fn settings_that_cannot_be_used_are_one_line_on_stderr_and_exit_2() {
         ),
         (
             &[("HOST", "0.0.0.0")],
-            "tidegate: HOST: got \"0.0.0.0\", takes a loopback address, as there is no authentication yet; ALLOW_OPEN=on listens there all the same\n",
+            "tidegate: HOST: got \"0.0.0.0\", takes a loopback address, unless AUTH=required: whoever reaches an open service may use it\n",
         ),
         (
             &[("MAX_QUEUE_SIZE", "10"), ("MAX_BATCH_EVENTS", "11")],
@@ -284,7 +284,7 @@ async fn the_health_command_tells_by_its_exit_code() {
     let port = service.address.rsplit(':').next().unwrap().to_owned();
     for arguments in [&["health"][..], &["health", "--ready"]] {
         let (status, _, stderr) =
-            run(arguments, &[("PORT", &port), ("HOST", "0.0.0.0"), ("ALLOW_OPEN", "on")]).await;
+            run(arguments, &[("PORT", &port), ("HOST", "0.0.0.0"), ("AUTH", "required")]).await;
         assert_eq!(status.code(), Some(0), "{stderr}");
     }
     drop(service);

@@ -8,6 +8,8 @@
 )]
 
 mod acks;
+mod api_keys;
+mod auth;
 mod bad_input;
 mod batches;
 mod crash;
@@ -18,6 +20,7 @@ mod failures;
 mod faults;
 mod life;
 mod local_postgres;
+mod permissions;
 mod pooler;
 mod record_lists;
 mod records;
@@ -26,4 +29,5 @@ mod sse;
 mod stress;
 mod support;
 mod tls;
+mod tokens;
 mod verify;

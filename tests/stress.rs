@@ -237,7 +237,8 @@ async fn a_payload_that_is_too_large_or_one_too_many_is_refused() {
     let mut stuck = Vec::new();
     for _ in 0..2 {
         let mut stream = TcpStream::connect(&service.address).await.unwrap();
-        let head = format!("POST {LARGE} HTTP/1.1\r\nhost: x\r\ncontent-length: 900000\r\n\r\n{{\"a\":\"");
+        let head =
+            format!("POST {LARGE} HTTP/1.1\r\nhost: localhost\r\ncontent-length: 900000\r\n\r\n{{\"a\":\"");
         stream.write_all(head.as_bytes()).await.unwrap();
         stuck.push(stream);
     }
@@ -269,7 +270,7 @@ async fn large_payloads_are_held_once_and_a_slow_reader_holds_a_part() {
     let mut readers = Vec::new();
     for _ in 0..4 {
         let mut stream = TcpStream::connect(&service.address).await.unwrap();
-        stream.write_all(format!("GET {path} HTTP/1.1\r\nhost: x\r\n\r\n").as_bytes()).await.unwrap();
+        stream.write_all(format!("GET {path} HTTP/1.1\r\nhost: localhost\r\n\r\n").as_bytes()).await.unwrap();
         let mut first = [0; 1024];
         stream.read_exact(&mut first).await.unwrap();
         readers.push(stream);

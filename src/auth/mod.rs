@@ -1,148 +1,103 @@
-//! Who sends a request: what a bearer token says, and whether it is good.
+//! Who may use what.
 //!
-//! Two kinds of token are good: the one that the operator set (`STRESS_TOKEN`), and those signed with `JWT_SECRET`: JSON
-//! Web Tokens (RFC 7519) by HS256 and nothing else, with an `exp` that is still to come. There is no leeway.
+//! A request shows a bearer token of one of four kinds, and [`Verifier`] says whose it is out of memory, without waiting:
+//!
+//! | token | good if |
+//! |---|---|
+//! | the operator's (`STRESS_TOKEN`) | it is that, compared in constant time |
+//! | a JWT of our own | signed with `JWT_SECRET`, in its time, and its session is not over (`revocations`) |
+//! | a JWT of an issuer | verified by a public key that an operator named |
+//! | an API key | its SHA-256 is known (`keys::cache`), or the database knows it ([`Accounts::look_up`]) |
+//!
+//! What anybody may do is a set of [`Scopes`]; which route needs which is a table of the HTTP face. Users, sessions and keys
+//! are in Postgres, and [`Accounts`] is the handle of whatever reads or changes them. What one node takes back the others read
+//! within a second.
 
-use jsonwebtoken::{Algorithm, DecodingKey, Validation};
-use serde::Deserialize;
-use subtle::ConstantTimeEq;
+mod accounts;
+mod clock;
+mod issuer;
+mod jwt;
+pub mod keys;
+mod principal;
+mod random;
+mod revocations;
+mod scope;
+mod secret;
+pub mod sessions;
+pub mod users;
+mod verifier;
 
-use crate::config::AuthConfig;
+pub use accounts::{Accounts, AuthTasks};
+pub use issuer::IssuerError;
+pub use keys::KeyHash;
+pub use principal::{Decision, Principal, Who};
+pub use random::{NoRandomness, Secret};
+pub use scope::{ALL as ALL_SCOPES, Scope, Scopes};
+pub use secret::{SecretError, signing_secret};
+pub use verifier::{Shown, Verifier};
 
-/// Who sends a request.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Principal {
-    /// Nobody said.
-    Anonymous,
-    /// Whoever has the operator's token.
-    Operator,
-    /// The subject (`sub`) of a signed token; empty where it names none.
-    Subject(String),
+use crate::db::DbError;
+
+/// Why somebody is not let in, or what he asked for is not done.
+#[derive(Debug, thiserror::Error)]
+pub enum AuthError {
+    /// A token that is not good. Why is not told: it would help whoever made it up.
+    #[error("the token is not valid")]
+    Invalid,
+    /// It cannot be told yet whether a token is good.
+    #[error("sessions are not known yet; try again later")]
+    NotReady,
+    /// An unknown email, or a wrong password: which of them is not told.
+    #[error("the email or the password is wrong")]
+    WrongPassword,
+    /// A user has the email.
+    #[error("the email is taken")]
+    EmailTaken,
+    /// A value that cannot be taken.
+    #[error("{message}")]
+    Field {
+        /// Its member.
+        field: &'static str,
+        /// What it takes.
+        message: String,
+    },
+    /// More passwords wait to be checked than may.
+    #[error("too many passwords are being checked; try again later")]
+    Overloaded,
+    /// `REGISTRATION` is off.
+    #[error("nobody can register here")]
+    RegistrationOff,
+    /// There is no `JWT_SECRET` to sign tokens with.
+    #[error("users sign in elsewhere: there is no JWT_SECRET")]
+    SignInOff,
+    /// What was asked for is not there, or is another's: which of them is not told.
+    #[error("there is no such {0}")]
+    NotFound(&'static str),
+    /// A key may not be given more than its maker may.
+    #[error("a key may do no more than whoever makes it")]
+    BeyondRights,
+    /// The user has as many keys as he may.
+    #[error("there are {0} keys already (MAX_USER_KEYS)")]
+    TooManyKeys(i64),
+    /// Who asks is none of our users.
+    #[error("this takes a user's token")]
+    NotAUser,
+    /// The database.
+    #[error("the database")]
+    Database(#[source] Box<DbError>),
+    /// Something that never fails did.
+    #[error("a token or a hash cannot be made")]
+    Failed,
 }
 
-/// A token that is not good. Why is not told: it would help whoever made it up.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the token is not valid")]
-pub struct AuthError;
-
-/// Longer than any header that a client may send.
-const MAX_TOKEN_BYTES: usize = 64 * 1024;
-
-/// Knows which tokens are good.
-pub struct Verifier {
-    token: Option<String>,
-    jwt: Option<(DecodingKey, Validation)>,
-}
-
-impl std::fmt::Debug for Verifier {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Verifier").finish_non_exhaustive()
+impl From<DbError> for AuthError {
+    fn from(error: DbError) -> Self {
+        Self::Database(Box::new(error))
     }
 }
 
-#[derive(Deserialize)]
-struct Claims {
-    #[serde(default)]
-    sub: String,
-}
-
-impl Verifier {
-    /// A verifier for the tokens that the settings name.
-    pub fn new(config: &AuthConfig) -> Self {
-        let jwt = config.jwt_secret.as_ref().map(|secret| {
-            // What a token says of its algorithm counts for nothing (RFC 8725, section 3.1).
-            let mut validation = Validation::new(Algorithm::HS256);
-            validation.leeway = 0;
-            validation.validate_nbf = true;
-            validation.validate_aud = false;
-            validation.set_required_spec_claims(&["exp"]);
-            (DecodingKey::from_secret(secret.as_bytes()), validation)
-        });
-        Self { token: config.stress_token.clone(), jwt }
-    }
-
-    /// Whose token this is.
-    ///
-    /// # Errors
-    ///
-    /// [`AuthError`] for every token that is not good.
-    pub fn verify(&self, token: &str) -> Result<Principal, AuthError> {
-        if token.is_empty() || token.len() > MAX_TOKEN_BYTES {
-            return Err(AuthError);
-        }
-        // Compared without telling by its time how much of it was right.
-        let is_operators =
-            self.token.as_ref().is_some_and(|own| own.as_bytes().ct_eq(token.as_bytes()).into());
-        if is_operators {
-            return Ok(Principal::Operator);
-        }
-        let (key, validation) = self.jwt.as_ref().ok_or(AuthError)?;
-        let decoded = jsonwebtoken::decode::<Claims>(token, key, validation).map_err(|_| AuthError)?;
-        Ok(Principal::Subject(decoded.claims.sub))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::time::{SystemTime, UNIX_EPOCH};
-
-    use jsonwebtoken::{EncodingKey, Header, encode};
-    use proptest::prelude::*;
-    use serde_json::json;
-
-    use super::*;
-
-    const SECRET: &str = "a secret of more than thirty-two bytes";
-
-    fn verifier() -> Verifier {
-        Verifier::new(&AuthConfig { stress_token: Some("static".into()), jwt_secret: Some(SECRET.into()) })
-    }
-
-    fn now() -> u64 {
-        SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs()
-    }
-
-    fn token(algorithm: Algorithm, claims: &serde_json::Value, secret: &str) -> String {
-        encode(&Header::new(algorithm), claims, &EncodingKey::from_secret(secret.as_bytes())).unwrap()
-    }
-
-    #[test]
-    fn the_operators_token_and_signed_ones_are_good() {
-        assert_eq!(verifier().verify("static"), Ok(Principal::Operator));
-        let signed = token(Algorithm::HS256, &json!({"sub": "ada", "exp": now() + 60}), SECRET);
-        assert_eq!(verifier().verify(&signed), Ok(Principal::Subject("ada".into())));
-    }
-
-    #[test]
-    fn a_token_of_another_secret_algorithm_or_time_is_not() {
-        let claims = json!({"sub": "ada", "exp": now() + 60});
-        let good = token(Algorithm::HS256, &claims, SECRET);
-        let (_, rest) = good.split_once('.').unwrap();
-        let unsigned = format!("eyJhbGciOiJub25lIn0.{}.", rest.split_once('.').unwrap().0);
-        for bad in [
-            "",
-            "stati",
-            "statics",
-            "a.b.c",
-            &unsigned,
-            &good[..good.len() - 2],
-            &token(Algorithm::HS512, &claims, SECRET),
-            &token(Algorithm::HS256, &claims, "another secret of thirty-two bytes!"),
-            &token(Algorithm::HS256, &json!({"sub": "ada"}), SECRET),
-            &token(Algorithm::HS256, &json!({"sub": "ada", "exp": now() - 1}), SECRET),
-            &token(Algorithm::HS256, &json!({"exp": now() + 60, "nbf": now() + 30}), SECRET),
-        ] {
-            assert_eq!(verifier().verify(bad), Err(AuthError), "{bad}");
-        }
-        let nothing_set = Verifier::new(&AuthConfig::default());
-        assert_eq!(nothing_set.verify(&good), Err(AuthError));
-        assert_eq!(nothing_set.verify("static"), Err(AuthError));
-    }
-
-    proptest! {
-        #[test]
-        fn no_text_makes_the_verifier_panic(token in ".{0,200}") {
-            prop_assert!(verifier().verify(&token).is_err());
-        }
+impl From<NoRandomness> for AuthError {
+    fn from(_: NoRandomness) -> Self {
+        Self::Failed
     }
 }

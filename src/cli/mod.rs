@@ -4,8 +4,10 @@
 
 mod doctor;
 mod journal;
+mod keys;
 mod offline;
 mod redrive;
+mod users;
 mod verify;
 
 use std::io::{self, Read, Write};
@@ -48,6 +50,10 @@ enum Command {
     Journal(journal::JournalArgs),
     /// Measures this host and its database, runs drills, and says which promise they can keep.
     Doctor(doctor::DoctorArgs),
+    /// Makes, lists and revokes API keys.
+    Keys(keys::KeysArgs),
+    /// Makes, lists and deletes users, and gives them passwords and permissions.
+    Users(users::UsersArgs),
     /// Asks a running service whether it is alive; for containers' health checks.
     Health {
         /// Asks whether it takes events instead: a full queue is not ready, and no reason for a restart.
@@ -79,6 +85,8 @@ pub fn run() -> ExitCode {
         Command::Redrive(args) => redrive::run(args),
         Command::Journal(args) => journal::run(&args),
         Command::Doctor(args) => doctor::run(&args),
+        Command::Keys(args) => keys::run(args),
+        Command::Users(args) => users::run(args),
         Command::Health { ready } => health(ready),
     };
     match done {

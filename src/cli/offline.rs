@@ -3,6 +3,7 @@
 use std::future::Future;
 
 use super::Failure;
+use crate::auth::{Accounts, AuthError, Verifier};
 use crate::config::Config;
 use crate::db::local::{self, LocalCluster};
 use crate::db::{self, ConnectionUrl, Database};
@@ -39,4 +40,30 @@ where
         }
         done
     })
+}
+
+/// Runs `work` with the users, sessions and keys of the database that the environment names, which is migrated first: the first
+/// key may be made before the first start.
+pub(super) fn with_accounts<F>(config: &Config, work: impl FnOnce(Accounts) -> F) -> Result<(), Failure>
+where
+    F: Future<Output = Result<(), Failure>>,
+{
+    with_database(config, async |database| {
+        let migrated = db::migrate(&database, config.database.partitioning).await;
+        migrated.map_err(|error| Failure::Run(db::chain(&error)))?;
+        // Nothing is signed or verified here.
+        let verifier = Verifier::new(&config.auth, config.auth_mode(), None);
+        let verifier = verifier.map_err(|error| Failure::Run(error.to_string()))?;
+        work(Accounts::new(&config.auth, &verifier, &database)).await
+    })
+}
+
+impl From<AuthError> for Failure {
+    fn from(error: AuthError) -> Self {
+        match error {
+            AuthError::Database(error) => Self::Run(error.with_sources()),
+            AuthError::Field { message, .. } => Self::Usage(message),
+            error => Self::Run(error.to_string()),
+        }
+    }
 }

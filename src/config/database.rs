@@ -84,12 +84,12 @@ pub(super) const SETTINGS: &[Setting] = &[
     Setting {
         name: "DB_POOL_SIZE",
         default: "20",
-        kind: Kind::Int { min: 7, max: 10_000, unit: "connections" },
+        kind: Kind::Int { min: 9, max: 10_000, unit: "connections" },
         help: "Connections to Postgres at once. WRITERS and 2 are kept for events; a pool too small for all other shares makes the largest smaller.",
     },
     Setting {
         name: "OPERATIONS_CONNECTIONS",
-        default: "3",
+        default: "2",
         kind: Kind::Int { min: 1, max: 1_000, unit: "connections" },
         help: "Share of the pool for dead letters that are asked for, and for reconcile.",
     },

@@ -20,7 +20,7 @@ use std::path::Path;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
-pub use auth::AuthConfig;
+pub use auth::{AuthConfig, AuthMode};
 pub use database::{DatabaseConfig, Partitioning};
 pub use ingest::{DeadLetterConfig, Durability, IngestConfig, JournalConfig};
 pub use logging::{LogFormat, LoggingConfig};
@@ -180,6 +180,11 @@ impl Config {
 
     /// What one concern's settings ask of another's.
     fn check_together(&self) -> Result<(), ConfigError> {
+        if self.auth_mode() == AuthMode::Open && !self.server.host.is_loopback() {
+            let takes =
+                "a loopback address, unless AUTH=required: whoever reaches an open service may use it";
+            return Err(refuse("HOST", self.server.host, takes));
+        }
         let (ingest, pool) = (&self.ingest, self.database.db_pool_size);
         let others = shares::WRITERS_COMPANY + shares::LEAST_FOR_OTHERS;
         if ingest.writers + others > pool {
@@ -227,9 +232,20 @@ impl Config {
             records: self.records.records_connections,
             large: self.large.large_connections,
             errors: self.large.error_connections,
+            auth: self.auth.auth_connections,
         };
         let kept = self.ingest.writers + shares::WRITERS_COMPANY;
         wanted.within(self.database.db_pool_size.saturating_sub(kept))
+    }
+
+    /// Whether anybody has to say who he is: where `AUTH` says nothing, nobody.
+    pub fn auth_mode(&self) -> AuthMode {
+        self.auth.auth.unwrap_or(AuthMode::Open)
+    }
+
+    /// Whether anybody may register: where `REGISTRATION` says nothing, on loopback.
+    pub fn takes_registrations(&self) -> bool {
+        self.auth.registration.map_or(self.server.host.is_loopback(), Switch::is_on)
     }
 
     /// Whether a collection is made by the first record written to it: where `RECORDS_AUTO_CREATE` says nothing, on
@@ -256,7 +272,6 @@ impl Config {
             auth: variables.load(auth::SETTINGS)?,
             logging: variables.load(logging::SETTINGS)?,
         };
-        config.server.check()?;
         config.auth.check()?;
         config.database.check()?;
         config.ingest.check()?;
@@ -365,6 +380,19 @@ fn setting(name: &str) -> Option<&'static Setting> {
 }
 
 impl ConfigError {
+    /// No `JWT_SECRET` where there has to be one.
+    pub fn jwt_secret_needed() -> Self {
+        let takes = "at least 32 bytes where AUTH=required and the database is your own".into();
+        Self::Value { name: "JWT_SECRET", got: "nothing".into(), takes }
+    }
+
+    /// A `JWT_PUBLIC_KEY_FILE` that cannot be used, for this reason.
+    pub fn jwt_public_key_file(reason: &impl std::fmt::Display) -> Self {
+        let got = format!("a file that {reason}");
+        let takes = "a file with a public key in PEM: RSA, P-256 or Ed25519".into();
+        Self::Value { name: "JWT_PUBLIC_KEY_FILE", got, takes }
+    }
+
     /// A `DATABASE_URL` that cannot be used, for this reason; its value is not shown.
     pub fn database_url(reason: &impl std::fmt::Display) -> Self {
         let got = format!("one that is not valid ({reason})");
@@ -432,7 +460,7 @@ mod tests {
                 "abc",
                 "PORT: got \"abc\", takes a whole number from 0 to 65535 (TCP port; 0 takes a free one)",
             ),
-            ("ALLOW_OPEN", "true", "ALLOW_OPEN: got \"true\", takes on or off"),
+            ("STRESS", "true", "STRESS: got \"true\", takes on or off"),
             ("HOST", "example.com", "HOST: got \"example.com\", takes an IP address to listen on"),
             ("DURABILITY", "tape", "DURABILITY: got \"tape\", takes memory or disk"),
             (

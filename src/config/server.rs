@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use serde::Deserialize;
 
-use super::{ConfigError, Kind, Setting, Switch, refuse};
+use super::{Kind, Setting};
 
 /// Listening, connections, and the limits of requests.
 #[derive(Debug, Clone, Deserialize)]
@@ -13,8 +13,6 @@ pub struct ServerConfig {
     pub host: IpAddr,
     /// Port to listen on.
     pub port: u16,
-    /// Whether to listen off loopback though nobody has to authenticate.
-    pub allow_open: Switch,
     /// Threads that serve requests; 0: half the cores.
     pub http_threads: usize,
     /// Client connections at once.
@@ -45,12 +43,6 @@ pub(super) const SETTINGS: &[Setting] = &[
         default: "3000",
         kind: Kind::Int { min: 0, max: 65_535, unit: "TCP port; 0 takes a free one" },
         help: "Port to listen on.",
-    },
-    Setting {
-        name: "ALLOW_OPEN",
-        default: "off",
-        kind: Kind::Switch,
-        help: "Listens off loopback though nobody has to authenticate.",
     },
     Setting {
         name: "HTTP_THREADS",
@@ -107,17 +99,6 @@ pub(super) const SETTINGS: &[Setting] = &[
 ];
 
 impl ServerConfig {
-    pub(super) fn check(&self) -> Result<(), ConfigError> {
-        if !self.host.is_loopback() && !self.allow_open.is_on() {
-            return Err(refuse(
-                "HOST",
-                self.host,
-                "a loopback address, as there is no authentication yet; ALLOW_OPEN=on listens there all the same",
-            ));
-        }
-        Ok(())
-    }
-
     /// Threads that serve requests, at least one.
     pub fn http_threads(&self) -> usize {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);

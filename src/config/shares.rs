@@ -7,7 +7,7 @@
 pub(super) const WRITERS_COMPANY: usize = 2;
 
 /// One connection for each of the other uses.
-pub(super) const LEAST_FOR_OTHERS: usize = 5;
+pub(super) const LEAST_FOR_OTHERS: usize = 6;
 
 /// The most connections that each use may hold at once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,6 +22,8 @@ pub struct Shares {
     pub large: usize,
     /// Errors on demand, which hold theirs on purpose.
     pub errors: usize,
+    /// Users, sessions and keys.
+    pub auth: usize,
 }
 
 impl Shares {
@@ -34,6 +36,7 @@ impl Shares {
                 &mut self.large,
                 &mut self.errors,
                 &mut self.record_commits,
+                &mut self.auth,
             ];
             let sum: usize = all.iter().map(|share| **share).sum();
             match all.iter_mut().max_by_key(|share| ***share) {
@@ -48,23 +51,25 @@ impl Shares {
 mod tests {
     use super::*;
 
-    const WANTED: Shares = Shares { operations: 3, record_commits: 2, records: 6, large: 3, errors: 1 };
+    const WANTED: Shares =
+        Shares { operations: 2, record_commits: 2, records: 6, large: 3, errors: 1, auth: 2 };
 
     #[test]
     fn shares_that_fit_are_left_alone() {
+        assert_eq!(WANTED.within(18), WANTED);
         assert_eq!(WANTED.within(16), WANTED);
-        assert_eq!(WANTED.within(15), WANTED);
     }
 
     #[test]
     fn in_a_small_pool_the_largest_give_way_and_each_keeps_one() {
-        for room in LEAST_FOR_OTHERS..15 {
+        for room in LEAST_FOR_OTHERS..16 {
             let shares = WANTED.within(room);
-            let all = [shares.operations, shares.record_commits, shares.records, shares.large, shares.errors];
+            let Shares { operations, record_commits, records, large, errors, auth } = shares;
+            let all = [operations, record_commits, records, large, errors, auth];
             assert_eq!(all.iter().sum::<usize>(), room, "{shares:?}");
             assert!(all.iter().all(|share| *share >= 1), "{shares:?}");
         }
-        let least = Shares { operations: 1, record_commits: 1, records: 1, large: 1, errors: 1 };
-        assert_eq!(WANTED.within(5), least);
+        let least = Shares { operations: 1, record_commits: 1, records: 1, large: 1, errors: 1, auth: 1 };
+        assert_eq!(WANTED.within(6), least);
     }
 }

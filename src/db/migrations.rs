@@ -15,6 +15,7 @@ const MIGRATIONS: &[(&str, &str)] = &[
     ("V1__events", include_str!("../../sql/migrations/V1__events.sql")),
     ("V2__exactly_once", include_str!("../../sql/migrations/V2__exactly_once.sql")),
     ("V3__records", include_str!("../../sql/migrations/V3__records.sql")),
+    ("V4__auth", include_str!("../../sql/migrations/V4__auth.sql")),
 ];
 
 /// Why a database cannot be used.

@@ -1,70 +1,136 @@
-//! `Authorization`: whoever shows a bearer token is who the token says, or is refused.
+//! Who sends a request, and whether he may: what every request passes before its route is called.
 //!
-//! A request without one is anybody's. Other schemes are passed over, as if they were not there.
+//! A token comes as `Authorization: Bearer …` or as `X-API-Key`, which are the same. Other schemes are passed over, as if
+//! they were not there. Cookies are never looked at, and no token is taken from a URL.
 
 use std::sync::Arc;
 
-use axum::extract::{Request, State};
+use axum::extract::{MatchedPath, Request, State};
 use axum::middleware::Next;
-use axum::response::Response;
+use axum::response::{IntoResponse, Response};
 use hyper::HeaderMap;
-use hyper::header::AUTHORIZATION;
+use hyper::header::{ALLOW, AUTHORIZATION, HeaderName, HeaderValue};
 
 use super::Face;
 use super::error::ApiError;
-use crate::auth::{Principal, Verifier};
+use super::permissions::{self, Needs};
+use crate::auth::{AuthError, Decision, KeyHash, Principal, Shown};
 
-/// Who sends a request with these headers (RFC 6750, section 2.1).
-pub(super) fn principal(verifier: &Verifier, headers: &HeaderMap) -> Result<Principal, ApiError> {
-    let mut values = headers.get_all(AUTHORIZATION).iter();
-    let Some(value) = values.next() else { return Ok(Principal::Anonymous) };
-    let (scheme, token) = match value.as_bytes().iter().position(|byte| *byte == b' ') {
-        Some(space) => value.as_bytes().split_at(space),
-        None => (value.as_bytes(), &b""[..]),
-    };
-    if !scheme.eq_ignore_ascii_case(b"bearer") {
-        return Ok(Principal::Anonymous);
+static X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
+
+/// Who sends a request with these headers, if he may do what needs this.
+pub(super) async fn admit(face: &Face, needs: Needs, headers: &HeaderMap) -> Result<Principal, ApiError> {
+    if let Some(own) = &face.own_origin {
+        own.check(headers)?;
     }
-    // Two of them: which one counts would be a guess.
-    let token = std::str::from_utf8(token.trim_ascii()).ok().filter(|_| values.next().is_none());
-    token.and_then(|token| verifier.verify(token).ok()).ok_or_else(ApiError::unauthorized)
+    if needs == Needs::Nothing {
+        return Ok(Principal::ANONYMOUS);
+    }
+    let principal = match token(headers)? {
+        None => Principal::ANONYMOUS,
+        Some(token) => match face.verifier.verify(token)? {
+            Shown::Known(principal) => principal,
+            // On the heap, as every idle connection holds room for the largest future that it may run.
+            Shown::Ask(hash) => Box::pin(look_up(face, hash)).await?,
+        },
+    };
+    let decision = match needs {
+        Needs::Nothing | Needs::GoodIfShown => Decision::Allowed,
+        Needs::SignedIn if principal.is_known() => Decision::Allowed,
+        Needs::SignedIn => Decision::Unknown,
+        Needs::Scope(scope) => principal.may(scope, face.verifier.is_open()),
+    };
+    match (decision, needs) {
+        (Decision::Allowed, _) => Ok(principal),
+        (Decision::Forbidden, Needs::Scope(scope)) => Err(ApiError::lacks(scope)),
+        _ => Err(ApiError::token_needed()),
+    }
 }
 
-/// For all that goes through the router: refuses bad tokens, and leaves the [`Principal`] with the request.
-pub(super) async fn authenticate(
+async fn look_up(face: &Face, hash: KeyHash) -> Result<Principal, ApiError> {
+    Ok(face.core()?.accounts.look_up(hash).await?)
+}
+
+/// The token that is shown (RFC 6750, section 2.1).
+fn token(headers: &HeaderMap) -> Result<Option<&str>, AuthError> {
+    let mut shown = None;
+    for value in headers.get_all(AUTHORIZATION) {
+        let bytes = value.as_bytes();
+        let (scheme, token) =
+            bytes.split_at(bytes.iter().position(|byte| *byte == b' ').unwrap_or(bytes.len()));
+        if scheme.eq_ignore_ascii_case(b"bearer") {
+            // Two of them: which one counts would be a guess.
+            if shown.replace(token.trim_ascii()).is_some() {
+                return Err(AuthError::Invalid);
+            }
+        }
+    }
+    for value in headers.get_all(&X_API_KEY) {
+        if shown.replace(value.as_bytes().trim_ascii()).is_some() {
+            return Err(AuthError::Invalid);
+        }
+    }
+    shown.map(|token| std::str::from_utf8(token).map_err(|_| AuthError::Invalid)).transpose()
+}
+
+/// For all that goes through the router: lets nobody through who may not, and leaves the [`Principal`] with the request.
+pub(super) async fn authorize(
     State(face): State<Arc<Face>>,
     mut request: Request,
     next: Next,
 ) -> Result<Response, ApiError> {
-    let principal = principal(&face.verifier, request.headers())?;
+    let matched = request.extensions().get::<MatchedPath>();
+    let needs = matched.map(|path| permissions::needs(request.method(), path.as_str()));
+    let asked = match needs {
+        Some(Ok(needs)) => needs,
+        // Nothing is called, but a token that is shown has to be good everywhere.
+        None | Some(Err(_)) => Needs::GoodIfShown,
+    };
+    let principal = admit(&face, asked, request.headers()).await?;
+    if let Some(Err(allowed)) = needs {
+        return Ok(not_allowed(&allowed));
+    }
     request.extensions_mut().insert(principal);
     Ok(next.run(request).await)
 }
 
+fn not_allowed(allowed: &str) -> Response {
+    let mut response = ApiError::method_not_allowed().into_response();
+    if let Ok(allowed) = HeaderValue::try_from(allowed) {
+        response.headers_mut().insert(ALLOW, allowed);
+    }
+    response
+}
+
 #[cfg(test)]
 mod tests {
-    use hyper::header::HeaderValue;
-
     use super::*;
-    use crate::config::AuthConfig;
 
-    fn of(values: &[&'static str]) -> Result<Principal, ApiError> {
-        let config = AuthConfig { stress_token: Some("good".into()), jwt_secret: None };
+    fn of(pairs: &[(&'static str, &'static str)]) -> Result<Option<String>, AuthError> {
         let mut headers = HeaderMap::new();
-        for value in values {
-            headers.append(AUTHORIZATION, HeaderValue::from_static(value));
+        for (name, value) in pairs {
+            headers.append(*name, HeaderValue::from_static(value));
         }
-        principal(&Verifier::new(&config), &headers)
+        token(&headers).map(|token| token.map(str::to_owned))
     }
 
     #[test]
-    fn a_bearer_token_is_good_or_refused_and_other_schemes_are_passed_over() {
-        assert_eq!(of(&[]).unwrap(), Principal::Anonymous);
-        assert_eq!(of(&["Basic Z29vZA=="]).unwrap(), Principal::Anonymous);
-        assert_eq!(of(&["Bearer good"]).unwrap(), Principal::Operator);
-        assert_eq!(of(&["bEARER  good "]).unwrap(), Principal::Operator);
-        for bad in [&["Bearer"][..], &["Bearer "], &["Bearer bad"], &["Bearer good", "Bearer good"]] {
-            assert!(of(bad).is_err(), "{bad:?}");
+    fn a_token_is_bearer_or_x_api_key_and_other_schemes_are_passed_over() {
+        let good = Some("good".to_owned());
+        assert_eq!(of(&[]).unwrap(), None);
+        assert_eq!(of(&[("authorization", "Basic Z29vZA==")]).unwrap(), None);
+        assert_eq!(of(&[("authorization", "Bearer good")]).unwrap(), good);
+        assert_eq!(of(&[("authorization", "bEARER  good ")]).unwrap(), good);
+        assert_eq!(of(&[("x-api-key", "good")]).unwrap(), good);
+        assert_eq!(of(&[("authorization", "Basic x"), ("x-api-key", "good")]).unwrap(), good);
+        assert_eq!(of(&[("authorization", "Bearer")]).unwrap(), Some(String::new()));
+        assert_eq!(of(&[("cookie", "token=good")]).unwrap(), None);
+        for two in [
+            [("authorization", "Bearer good"), ("authorization", "Bearer good")],
+            [("authorization", "Bearer good"), ("x-api-key", "good")],
+            [("x-api-key", "good"), ("x-api-key", "good")],
+        ] {
+            assert!(of(&two).is_err(), "{two:?}");
         }
     }
 }

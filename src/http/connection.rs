@@ -5,6 +5,7 @@
 
 use std::convert::Infallible;
 use std::io;
+use std::net::{IpAddr, Ipv4Addr};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -33,32 +34,40 @@ pub(super) struct ConnectionLimits {
 
 /// What a request may ask of the connection that it came by.
 #[derive(Debug, Clone)]
-pub(super) struct Line(Arc<Watch>);
+pub(super) struct Line {
+    watch: Arc<Watch>,
+    peer: IpAddr,
+}
 
 impl Line {
+    /// The address at the other end.
+    pub(super) fn peer(&self) -> IpAddr {
+        self.peer
+    }
+
     /// Resets the connection, whatever is answered.
     pub(super) fn reset(&self) {
-        self.0.end(Ending::Reset);
+        self.watch.end(Ending::Reset);
     }
 
     /// Ends the connection once all that the answer's body gave so far is sent; the body gives nothing more.
     pub(super) fn cut(&self, by_reset: bool) {
-        self.0.end(if by_reset { Ending::ResetAfterFlush } else { Ending::CloseAfterFlush });
+        self.watch.end(if by_reset { Ending::ResetAfterFlush } else { Ending::CloseAfterFlush });
     }
 
     /// A client that reads nothing of a streamed answer is cut off at `deadline`.
     pub(super) fn read_by(&self, deadline: Instant) {
-        self.0.read_by(deadline);
+        self.watch.read_by(deadline);
     }
 
     /// Whether the client of a streamed answer was slower than it, since the last [`Self::forget_blocked`].
     pub(super) fn was_blocked(&self) -> bool {
-        self.0.was_blocked()
+        self.watch.was_blocked()
     }
 
     /// The stream has caught up.
     pub(super) fn forget_blocked(&self) {
-        self.0.forget_blocked();
+        self.watch.forget_blocked();
     }
 }
 
@@ -71,20 +80,22 @@ pub(super) async fn serve(
     limits: ConnectionLimits,
     stop: CancellationToken,
 ) {
-    let line = Line(Arc::new(Watch::new()));
-    let watch = Arc::clone(&line.0);
+    // A connection that broke already has none; nothing will be read from it.
+    let peer = stream.peer_addr().map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |peer| peer.ip().to_canonical());
+    let watch = Arc::new(Watch::new());
+    let line = Line { watch: Arc::clone(&watch), peer };
     let service = service_fn(|request| {
         let (face, mut router, line) = (Arc::clone(&face), router.clone(), line.clone());
         async move {
-            line.0.enter(Phase::Busy);
+            line.watch.enter(Phase::Busy);
             let response = answer(&face, &mut router, request, &line).await;
             // An answer of a known length is left to the client; one without may go on for ever.
             if response.body().size_hint().exact().is_some() {
-                line.0.enter(Phase::Idle);
+                line.watch.enter(Phase::Idle);
                 return Ok::<_, Infallible>(response);
             }
-            line.0.enter(Phase::Answering);
-            Ok(response.map(|body| Body::new(Streamed { body, watch: line.0 })))
+            line.watch.enter(Phase::Answering);
+            Ok(response.map(|body| Body::new(Streamed { body, watch: line.watch })))
         }
     });
     let io = TokioIo::new(Watched { stream, watch: Arc::clone(&watch) });

@@ -9,6 +9,7 @@ use hyper::StatusCode;
 use hyper::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
 use serde::Serialize;
 
+use crate::auth::{AuthError, Scope};
 use crate::db::DbError;
 use crate::faults::FaultError;
 use crate::ingest::{Refusal, Refused};
@@ -22,6 +23,8 @@ pub struct ApiError {
     message: Cow<'static, str>,
     field: Option<Cow<'static, str>>,
     retry_after: Option<Duration>,
+    /// `WWW-Authenticate`.
+    challenge: Option<Cow<'static, str>>,
 }
 
 #[derive(Serialize)]
@@ -40,7 +43,7 @@ struct Detail<'a> {
 impl ApiError {
     /// A refusal with a status, a code in `snake_case` and a sentence.
     pub fn new(status: StatusCode, code: &'static str, message: impl Into<Cow<'static, str>>) -> Self {
-        Self { status, code, message: message.into(), field: None, retry_after: None }
+        Self { status, code, message: message.into(), field: None, retry_after: None, challenge: None }
     }
 
     /// 400: the request is malformed or fails a check.
@@ -76,13 +79,43 @@ impl ApiError {
         Self { field: Some(field.into()), ..self }
     }
 
-    /// 401: there is a bearer token, and it is not good.
+    /// 401: there is a token, and it is not good (RFC 6750, section 3.1).
     pub fn unauthorized() -> Self {
-        Self::new(StatusCode::UNAUTHORIZED, UNAUTHORIZED, "the bearer token is not valid")
+        let refusal = Self::new(StatusCode::UNAUTHORIZED, UNAUTHORIZED, "the bearer token is not valid");
+        refusal.challenge("Bearer error=\"invalid_token\"")
+    }
+
+    /// 401: there is no token, and there has to be one.
+    pub fn token_needed() -> Self {
+        let message = "this takes a token: Authorization: Bearer …, or X-API-Key";
+        Self::new(StatusCode::UNAUTHORIZED, UNAUTHORIZED, message).challenge("Bearer")
+    }
+
+    /// 403: it is known who asks, and he may not.
+    pub fn lacks(scope: Scope) -> Self {
+        let scope = scope.name();
+        let refusal = Self::forbidden(FORBIDDEN, format!("this takes the permission {scope}"));
+        refusal.challenge(format!("Bearer error=\"insufficient_scope\", scope=\"{scope}\""))
+    }
+
+    /// 403, whoever asks.
+    pub fn forbidden(code: &'static str, message: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(StatusCode::FORBIDDEN, code, message)
+    }
+
+    /// 405: the path takes another method.
+    pub fn method_not_allowed() -> Self {
+        Self::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "this path takes another method")
+    }
+
+    /// Says what a client is to show (RFC 9110, section 11.6.1).
+    fn challenge(self, challenge: impl Into<Cow<'static, str>>) -> Self {
+        Self { challenge: Some(challenge.into()), ..self }
     }
 }
 
 const UNAUTHORIZED: &str = "unauthorized";
+const FORBIDDEN: &str = "forbidden";
 
 impl ApiError {
     /// 422: the event was accepted, and Postgres refused it. `error` begins with the SQLSTATE; the rest of it may quote
@@ -169,6 +202,33 @@ impl From<RecordsError> for ApiError {
     }
 }
 
+impl From<AuthError> for ApiError {
+    fn from(error: AuthError) -> Self {
+        let told = error.to_string();
+        match error {
+            AuthError::Invalid => Self::unauthorized(),
+            AuthError::NotReady => Self::unavailable("starting", told, EXHAUSTED_RETRY),
+            AuthError::WrongPassword => {
+                Self::new(StatusCode::UNAUTHORIZED, "wrong_credentials", told).challenge("Bearer")
+            }
+            AuthError::EmailTaken => Self::new(StatusCode::CONFLICT, "conflict", told).field("email"),
+            AuthError::Field { field, message } => Self::invalid(message).field(field),
+            AuthError::Overloaded => Self::unavailable("overloaded", told, EXHAUSTED_RETRY),
+            AuthError::RegistrationOff => Self::forbidden("registration_off", told),
+            AuthError::SignInOff => Self::forbidden("sign_in_off", told),
+            AuthError::NotFound(_) => Self::new(StatusCode::NOT_FOUND, "not_found", told),
+            AuthError::BeyondRights => Self::forbidden(FORBIDDEN, told).field("scopes"),
+            AuthError::NotAUser => Self::forbidden(FORBIDDEN, told),
+            AuthError::TooManyKeys(_) => Self::new(StatusCode::CONFLICT, "too_many_keys", told),
+            AuthError::Database(error) => Self::from(&*error),
+            AuthError::Failed => {
+                tracing::error!(error = told, "a request failed");
+                Self::internal()
+            }
+        }
+    }
+}
+
 const AWAY_RETRY: Duration = Duration::from_secs(2);
 const EXHAUSTED_RETRY: Duration = Duration::from_secs(1);
 
@@ -219,9 +279,9 @@ impl IntoResponse for ApiError {
         let mut response = Response::new(Body::from(body));
         *response.status_mut() = self.status;
         response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        if self.code == UNAUTHORIZED {
-            // RFC 6750, section 3.
-            let challenge = HeaderValue::from_static("Bearer error=\"invalid_token\"");
+        if let Some(challenge) = self.challenge
+            && let Ok(challenge) = HeaderValue::try_from(&*challenge)
+        {
             response.headers_mut().insert(WWW_AUTHENTICATE, challenge);
         }
         if let Some(retry_after) = self.retry_after {

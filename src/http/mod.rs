@@ -2,9 +2,12 @@
 //!
 //! ```text
 //! accept ─▶ connection (limits of time and number) ─▶ faults ─▶ dispatch ─▶ events, batch      (straight: the hot path)
-//!                                                     (if on)      └─────▶ router ─▶ track ─▶ authenticate ─▶ everything else
+//!                                                     (if on)      └─────▶ router ─▶ track ─▶ authorize ─▶ everything else
 //! ```
+//!
+//! What each route needs is in [`permissions`]; a route that is not listed there cannot be reached.
 
+mod accounts;
 mod ack;
 mod auth;
 mod batch;
@@ -15,6 +18,8 @@ mod error;
 mod events;
 mod faults;
 mod ops;
+mod origin;
+pub mod permissions;
 mod query;
 mod reconcile;
 mod server;
@@ -30,7 +35,7 @@ use axum::Router;
 use axum::extract::{MatchedPath, Request as AxumRequest, State};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{any, get, post};
+use axum::routing::{get, post};
 use hyper::body::Incoming;
 use hyper::header::HeaderName;
 use hyper::{Method, Request, StatusCode};
@@ -41,7 +46,7 @@ pub use body::BodyMemory;
 use body::{BodyLimits, LimitedBody};
 pub use server::{BoundServer, RunningServer};
 
-use crate::auth::Verifier;
+use crate::auth::{Accounts, Scope, Verifier};
 use crate::config::Config;
 use crate::db::Database;
 use crate::ingest::{Ingest, Promise};
@@ -50,6 +55,8 @@ use crate::observe::Metrics;
 use connection::Line;
 use error::ApiError;
 use faults::Faults;
+use origin::OwnOrigin;
+use permissions::Needs;
 pub use stress::StressParts;
 use stress::{Stress, StressStores};
 
@@ -63,9 +70,10 @@ const BATCH: &str = "/api/v1/events/batch";
 /// Every route.
 fn router(face: &Arc<Face>) -> Router {
     let mut routes = Router::new()
-        // Their POST is dispatched before the router; what arrives here is another method.
-        .route(EVENTS, any(|| method_not_allowed("POST")))
-        .route(BATCH, any(|| method_not_allowed("POST")))
+        // Their POST is dispatched before the router, which only has to know the paths.
+        .route(EVENTS, post(not_found))
+        .route(BATCH, post(not_found))
+        .merge(accounts::router())
         .route("/api/v1/dead-letters", get(dead_letters::list))
         .route("/api/v1/dead-letters/redrive", post(dead_letters::redrive))
         .route("/api/v1/dead-letters/{id}", get(dead_letters::get).delete(dead_letters::discard))
@@ -82,8 +90,7 @@ fn router(face: &Arc<Face>) -> Router {
     }
     routes
         .fallback(not_found)
-        .method_not_allowed_fallback(not_allowed)
-        .layer(middleware::from_fn_with_state(Arc::clone(face), auth::authenticate))
+        .layer(middleware::from_fn_with_state(Arc::clone(face), auth::authorize))
         .layer(middleware::from_fn_with_state(Arc::clone(face), track))
         .with_state(Arc::clone(face))
 }
@@ -100,7 +107,10 @@ pub struct Face {
     /// Limits of requests.
     pub limits: Limits,
     /// Knows which tokens are good.
-    pub verifier: Verifier,
+    pub verifier: Arc<Verifier>,
+    /// Whom an open service serves; one that is not open answers to any name.
+    own_origin: Option<OwnOrigin>,
+    takes_registrations: bool,
     /// What is made to fail on purpose; none: nothing, and nothing stands in the way.
     faults: Option<Faults>,
     /// The stress API; none: it is not there.
@@ -119,6 +129,8 @@ pub struct Core {
     bodies: Arc<BodyMemory>,
     limits: Limits,
     stress: StressStores,
+    accounts: Accounts,
+    takes_registrations: bool,
 }
 
 /// Limits of requests.
@@ -142,6 +154,7 @@ pub struct Limits {
 #[derive(Debug)]
 struct HotRoute {
     route: &'static str,
+    needs: Needs,
     /// Answers of status 202, by far the most frequent.
     accepted: IntCounter,
     seconds: Histogram,
@@ -154,9 +167,16 @@ type Answered = (Response, Promise);
 
 impl Face {
     /// A face that answers 503 until [`Face::serve`] is called.
-    pub fn new(config: &Config, metrics: &Arc<Metrics>, lifecycle: &Lifecycle) -> Arc<Self> {
+    pub fn new(
+        config: &Config,
+        metrics: &Arc<Metrics>,
+        lifecycle: &Lifecycle,
+        verifier: &Arc<Verifier>,
+    ) -> Arc<Self> {
         let hot = [EVENTS, BATCH].map(|route| HotRoute {
             route,
+            // Without an entry nobody would get in.
+            needs: permissions::needs(&Method::POST, route).unwrap_or(Needs::Scope(Scope::Admin)),
             accepted: metrics.requests.with_label_values(&[route, "202"]),
             seconds: metrics.request_seconds.with_label_values(&[route]),
             ack_seconds: [Promise::Queued, Promise::Journaled, Promise::Committed]
@@ -174,7 +194,9 @@ impl Face {
                 ack_timeout: Duration::from_millis(config.ingest.ack_timeout_ms),
                 max_json_depth: config.ingest.max_json_depth,
             },
-            verifier: Verifier::new(&config.auth),
+            verifier: Arc::clone(verifier),
+            own_origin: verifier.is_open().then(|| OwnOrigin::new(config.server.host, &[])),
+            takes_registrations: config.takes_registrations(),
             faults: Faults::new(&config.stress),
             stress: Stress::new(config),
             core: OnceLock::new(),
@@ -184,9 +206,16 @@ impl Face {
     }
 
     /// From now on events are accepted. `database` is the operators' share of the pool.
-    pub fn serve(&self, ingest: Ingest, database: Database, stress: StressParts) {
-        let stress = StressStores::new(stress);
-        let core = Core { ingest, database, bodies: Arc::clone(&self.bodies), limits: self.limits, stress };
+    pub fn serve(&self, ingest: Ingest, database: Database, stress: StressParts, accounts: Accounts) {
+        let core = Core {
+            ingest,
+            database,
+            bodies: Arc::clone(&self.bodies),
+            limits: self.limits,
+            stress: StressStores::new(stress),
+            accounts,
+            takes_registrations: self.takes_registrations,
+        };
         let _set_once = self.core.set(core);
         self.lifecycle.serve();
     }
@@ -234,8 +263,8 @@ async fn dispatch(
     };
     let limits = BodyLimits { bytes, setting, deadline: started + face.limits.body_timeout };
     let mut body = LimitedBody::new(&head, incoming, limits);
-    let known = auth::principal(&face.verifier, &head.headers);
-    let answer = match known.and_then(|_anybody| face.core()) {
+    let admitted = auth::admit(face, hot.needs, &head.headers).await;
+    let answer = match admitted.and_then(|_principal| face.core()) {
         Err(refusal) => Err(refusal),
         Ok(core) if hot.route == EVENTS => events::post(core, &head, &mut body).await,
         // On the heap, as every idle connection holds room for the largest future that it may run.
@@ -309,21 +338,4 @@ fn log_request(method: &Method, route: &str, status: StatusCode, elapsed: Durati
 
 async fn not_found() -> ApiError {
     ApiError::new(StatusCode::NOT_FOUND, "not_found", "there is nothing at this path")
-}
-
-/// The router's own answer names what is allowed.
-async fn not_allowed() -> ApiError {
-    ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "this path takes another method")
-}
-
-async fn method_not_allowed(allowed: &'static str) -> Response {
-    let refusal = ApiError::new(
-        StatusCode::METHOD_NOT_ALLOWED,
-        "method_not_allowed",
-        format!("this path takes {allowed}"),
-    );
-    let mut response = refusal.into_response();
-    let allowed = hyper::header::HeaderValue::from_static(allowed);
-    response.headers_mut().insert(hyper::header::ALLOW, allowed);
-    response
 }

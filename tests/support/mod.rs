@@ -1,5 +1,6 @@
 //! What the tests share.
 
+pub(crate) mod accounts;
 pub(crate) mod exchange;
 pub(crate) mod load;
 pub(crate) mod postgres;

@@ -27,7 +27,7 @@ pub(super) async fn not_found(
 /// `GET /api/stress/error/auth`: shows the verifier a token that is not good.
 pub(super) async fn unauthorized(State(face): State<Arc<Face>>) -> Result<StatusCode, ApiError> {
     match face.verifier.verify("not.a.token") {
-        Err(_) => Err(ApiError::unauthorized()),
+        Err(refused) => Err(refused.into()),
         Ok(_) => Err(ApiError::internal()),
     }
 }

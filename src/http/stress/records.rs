@@ -198,7 +198,7 @@ async fn read(core: &Core, head: &Parts, body: &mut LimitedBody) -> Result<(Draf
 }
 
 /// Refuses a body that says that it is something else than JSON.
-pub(super) fn takes_json(headers: &HeaderMap) -> Result<(), ApiError> {
+pub(in super::super) fn takes_json(headers: &HeaderMap) -> Result<(), ApiError> {
     let Some(declared) = headers.get(CONTENT_TYPE) else { return Ok(()) };
     let declared = declared.to_str().unwrap_or_default().to_ascii_lowercase();
     let essence = declared.split(';').next().unwrap_or_default().trim();

@@ -1,0 +1,3 @@
+-- The keys of an owner that are good.
+select count(*) from {schema}.api_keys
+where owner = $1 and revoked is null and (expires is null or expires > now())

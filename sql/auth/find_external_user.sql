@@ -1,0 +1,1 @@
+select id from {schema}.users where issuer = $1 and subject = $2

@@ -1,0 +1,10 @@
+-- Revokes a key, by its id or what is shown of it, and tells every node. $3: only if it is this owner's.
+with gone as (
+    update {schema}.api_keys set revoked = now()
+    where (id = $1 or prefix = $2) and ($3::uuid is null or owner = $3) and revoked is null
+    returning id
+), told as (
+    insert into {schema}.auth_revocations (kind, subject, until)
+    select 'key', id, now() + interval '1 minute' from gone
+)
+select id from gone

@@ -1,0 +1,210 @@
+//! The table `api_keys`.
+
+use std::sync::atomic::AtomicI64;
+use std::time::Duration;
+
+use tokio_postgres::Row;
+use tokio_postgres::types::{ToSql, Type};
+use uuid::Uuid;
+
+use super::text::NewKey;
+use super::{KeyHash, KnownKey};
+use crate::auth::AuthError;
+use crate::auth::scope::{Scope, Scopes};
+use crate::db::{Connection, Database, DbError, begin_in_time, in_time, query_in_time};
+
+type Typed<'a> = (&'a (dyn ToSql + Sync), Type);
+
+/// A key in a list.
+#[derive(Debug, Clone)]
+pub struct ListedKey {
+    /// Its id.
+    pub id: Uuid,
+    /// The part of it that may be shown.
+    pub prefix: String,
+    /// What it is called.
+    pub name: String,
+    /// What it may do.
+    pub scopes: Scopes,
+    /// The user who made it.
+    pub owner: Option<Uuid>,
+    /// RFC 3339.
+    pub created: String,
+    /// RFC 3339.
+    pub expires: Option<String>,
+    /// RFC 3339; behind by up to half a minute.
+    pub last_used: Option<String>,
+    /// RFC 3339.
+    pub revoked: Option<String>,
+    /// The key that took its place.
+    pub replaced_by: Option<Uuid>,
+}
+
+/// A key that is to be made.
+pub(super) struct NewRow<'a> {
+    pub(super) id: Uuid,
+    pub(super) key: &'a NewKey,
+    pub(super) name: &'a str,
+    pub(super) scopes: Scopes,
+    pub(super) is_admin: bool,
+    pub(super) owner: Option<Uuid>,
+    pub(super) expires_s: Option<i64>,
+    pub(super) replaces: Option<(Uuid, i64)>,
+}
+
+#[derive(Debug, Clone)]
+pub(super) struct Store {
+    database: Database,
+    timeout: Duration,
+}
+
+impl Store {
+    pub(super) fn new(database: &Database, timeout: Duration) -> Self {
+        Self { database: database.clone(), timeout }
+    }
+
+    async fn query(&self, sql: &str, parameters: &[Typed<'_>]) -> Result<Vec<Row>, DbError> {
+        let connection = self.database.get().await?;
+        query_in_time(&connection, self.timeout, &self.database.sql(sql), parameters).await
+    }
+
+    /// Adds a key, unless its owner has `most`, or what it is to replace is not there.
+    pub(super) async fn add(&self, new: &NewRow<'_>, most: i64) -> Result<(), AuthError> {
+        let mut connection = self.database.get().await?;
+        let adding = async { Ok(self.add_with(&mut connection, new, most).await) };
+        in_time(self.timeout * 4, adding).await?
+    }
+
+    async fn add_with(
+        &self,
+        connection: &mut Connection,
+        new: &NewRow<'_>,
+        most: i64,
+    ) -> Result<(), AuthError> {
+        let sql = |text| self.database.sql(text);
+        let transaction = begin_in_time(connection, self.timeout).await?;
+        if let Some(owner) = new.owner {
+            let lock = sql(include_str!("../../../sql/auth/lock_owner.sql"));
+            let owners =
+                transaction.query_typed(&lock, &[(&owner, Type::UUID)]).await.map_err(DbError::from)?;
+            if owners.is_empty() {
+                return Err(AuthError::NotAUser);
+            }
+            let count = sql(include_str!("../../../sql/auth/count_keys.sql"));
+            let rows =
+                transaction.query_typed(&count, &[(&owner, Type::UUID)]).await.map_err(DbError::from)?;
+            let held: i64 = rows.first().map_or(Ok(0), |row| row.try_get(0)).map_err(DbError::from)?;
+            if held >= most {
+                return Err(AuthError::TooManyKeys(most));
+            }
+        }
+        let names = new.scopes.names();
+        let parameters: [Typed<'_>; 8] = [
+            (&new.id, Type::UUID),
+            (&new.key.prefix, Type::TEXT),
+            (&&new.key.hash.0[..], Type::BYTEA),
+            (&new.name, Type::TEXT),
+            (&names, Type::TEXT_ARRAY),
+            (&new.is_admin, Type::BOOL),
+            (&new.owner, Type::UUID),
+            (&new.expires_s, Type::INT8),
+        ];
+        let add = sql(include_str!("../../../sql/auth/add_key.sql"));
+        transaction.execute_typed(&add, &parameters).await.map_err(DbError::from)?;
+        if let Some((replaced, overlap_s)) = new.replaces {
+            let overlap_s = overlap_s as f64;
+            let parameters: [Typed<'_>; 4] = [
+                (&replaced, Type::UUID),
+                (&new.id, Type::UUID),
+                (&overlap_s, Type::FLOAT8),
+                (&new.owner, Type::UUID),
+            ];
+            let replace = sql(include_str!("../../../sql/auth/replace_key.sql"));
+            let rows = transaction.query_typed(&replace, &parameters).await.map_err(DbError::from)?;
+            if rows.is_empty() {
+                return Err(AuthError::NotFound("key"));
+            }
+        }
+        Ok(transaction.commit().await.map_err(DbError::from)?)
+    }
+
+    pub(super) async fn find(&self, hash: &KeyHash) -> Result<Option<KnownKey>, DbError> {
+        let find = include_str!("../../../sql/auth/find_key.sql");
+        let rows = self.query(find, &[(&&hash.0[..], Type::BYTEA)]).await?;
+        rows.first().map(known).transpose()
+    }
+
+    /// The keys that were used last, with their hashes.
+    pub(super) async fn used_last(&self, limit: i64) -> Result<Vec<(KeyHash, KnownKey)>, DbError> {
+        let warm = include_str!("../../../sql/auth/warm_keys.sql");
+        let rows = self.query(warm, &[(&limit, Type::INT8)]).await?;
+        let read = |row: &Row| {
+            let hash = row.try_get::<_, &[u8]>("hash")?;
+            let Ok(hash) = hash.try_into() else { return Ok(None) };
+            Ok(Some((KeyHash(hash), known(row)?)))
+        };
+        rows.iter().filter_map(|row| read(row).transpose()).collect()
+    }
+
+    pub(super) async fn list(
+        &self,
+        owner: Option<Uuid>,
+        after: Option<Uuid>,
+        limit: i64,
+    ) -> Result<Vec<ListedKey>, DbError> {
+        let list = include_str!("../../../sql/auth/list_keys.sql");
+        let parameters: [Typed<'_>; 3] = [(&owner, Type::UUID), (&after, Type::UUID), (&limit, Type::INT8)];
+        self.query(list, &parameters).await?.iter().map(listed).collect()
+    }
+
+    pub(super) async fn revoke(
+        &self,
+        id: Option<Uuid>,
+        prefix: &str,
+        owner: Option<Uuid>,
+    ) -> Result<Vec<Uuid>, DbError> {
+        let revoke = include_str!("../../../sql/auth/revoke_key.sql");
+        let parameters: [Typed<'_>; 3] = [(&id, Type::UUID), (&prefix, Type::TEXT), (&owner, Type::UUID)];
+        self.query(revoke, &parameters).await?.iter().map(|row| Ok(row.try_get(0)?)).collect()
+    }
+
+    /// When keys were used last, in seconds of Unix time.
+    pub(super) async fn touch(&self, ids: &[Uuid], at_s: &[i64]) -> Result<(), DbError> {
+        let touch = include_str!("../../../sql/auth/touch_keys.sql");
+        self.query(touch, &[(&ids, Type::UUID_ARRAY), (&at_s, Type::INT8_ARRAY)]).await?;
+        Ok(())
+    }
+}
+
+fn scopes(row: &Row) -> Result<Scopes, DbError> {
+    let scopes = Scopes::known(row.try_get::<_, Vec<&str>>("scopes")?);
+    Ok(if row.try_get("admin")? { scopes.with(Scope::Admin) } else { scopes })
+}
+
+fn known(row: &Row) -> Result<KnownKey, DbError> {
+    let owners: Option<Vec<&str>> = row.try_get("owner_permissions")?;
+    let scopes = scopes(row)?;
+    Ok(KnownKey {
+        id: row.try_get("id")?,
+        owner: row.try_get("owner")?,
+        scopes: owners.map_or(scopes, |owners| scopes.within(Scopes::known(owners))),
+        expires_s: row.try_get("expires_s")?,
+        used_s: AtomicI64::new(0),
+        written_s: AtomicI64::new(0),
+    })
+}
+
+fn listed(row: &Row) -> Result<ListedKey, DbError> {
+    Ok(ListedKey {
+        id: row.try_get("id")?,
+        prefix: row.try_get("prefix")?,
+        name: row.try_get("name")?,
+        scopes: scopes(row)?,
+        owner: row.try_get("owner")?,
+        created: row.try_get("created")?,
+        expires: row.try_get("expires")?,
+        last_used: row.try_get("last_used")?,
+        revoked: row.try_get("revoked")?,
+        replaced_by: row.try_get("replaced_by")?,
+    })
+}

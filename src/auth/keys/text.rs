@@ -1,0 +1,97 @@
+//! What an API key looks like.
+//!
+//! ```text
+//! tg_ k3v9x2ma 0f3…(34 characters) 1c8…(7 characters)
+//!     prefix   170 random bits     CRC-32 of all before it
+//! ```
+//!
+//! `tg_` lets scanners for leaked secrets find it, the prefix is what lists show, and the checksum tells a mistyped or made
+//! up key without asking the database. It is no secret and proves nothing.
+
+use sha2::{Digest, Sha256};
+
+use crate::auth::random::{self, ALPHABET, NoRandomness, Secret};
+
+const MARK: &str = "tg_";
+const PREFIX: usize = 8;
+const RANDOM: usize = 34;
+const CHECKSUM: usize = 7;
+const LENGTH: usize = MARK.len() + PREFIX + RANDOM + CHECKSUM;
+
+/// The SHA-256 of a key. What a key is looked up by: whoever could read it from the database could not use it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct KeyHash(pub(super) [u8; 32]);
+
+impl KeyHash {
+    /// The hash of what has the form of a key; nothing if it is none.
+    pub fn of(text: &str) -> Option<Self> {
+        let bytes = text.as_bytes();
+        if bytes.len() != LENGTH || !text.starts_with(MARK) || !text.is_ascii() {
+            return None;
+        }
+        let (front, checksum) = bytes.split_at(LENGTH - CHECKSUM);
+        (check(front) == checksum).then(|| Self(Sha256::digest(bytes).into()))
+    }
+}
+
+/// A new key.
+pub(super) struct NewKey {
+    pub(super) secret: Secret,
+    pub(super) prefix: String,
+    pub(super) hash: KeyHash,
+}
+
+impl NewKey {
+    /// A key that nobody else has.
+    pub(super) fn make() -> Result<Self, NoRandomness> {
+        let mut text = format!("{MARK}{}", random::text(PREFIX + RANDOM)?);
+        let checksum = check(text.as_bytes());
+        text.extend(checksum.iter().copied().map(char::from));
+        let prefix = text[..MARK.len() + PREFIX].to_owned();
+        let hash = KeyHash(Sha256::digest(text.as_bytes()).into());
+        Ok(Self { secret: Secret::new(text), prefix, hash })
+    }
+}
+
+/// Whether a token means to be a key.
+pub fn is_key(token: &str) -> bool {
+    token.starts_with(MARK)
+}
+
+fn check(front: &[u8]) -> [u8; CHECKSUM] {
+    let sum = crc32fast::hash(front);
+    std::array::from_fn(|place| ALPHABET[(sum as usize >> (5 * place)) & 31])
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn a_key_is_known_by_its_hash_and_shows_its_prefix() {
+        let key = NewKey::make().unwrap();
+        let text = key.secret.reveal();
+        assert_eq!((text.len(), KeyHash::of(text)), (LENGTH, Some(key.hash)));
+        assert!(text.starts_with(&key.prefix) && key.prefix.len() == 11 && is_key(text));
+        assert_ne!(NewKey::make().unwrap().hash, key.hash);
+        assert!(!format!("{:?}", key.secret).contains(&key.prefix));
+    }
+
+    proptest! {
+        #[test]
+        fn a_key_with_a_character_changed_is_none(place in 0..LENGTH, with in 33_u8..127) {
+            let key = NewKey::make().unwrap();
+            let mut bytes = key.secret.reveal().as_bytes().to_vec();
+            prop_assume!(bytes[place] != with);
+            bytes[place] = with;
+            prop_assert_eq!(KeyHash::of(std::str::from_utf8(&bytes).unwrap()), None);
+        }
+
+        #[test]
+        fn no_text_is_a_key_by_chance(text in ".{0,80}") {
+            prop_assert_eq!(KeyHash::of(&text), None);
+        }
+    }
+}

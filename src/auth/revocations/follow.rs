@@ -1,0 +1,116 @@
+//! Reads what other nodes and the command line took back, and keeps the tables small.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::store::{Place, Store};
+use crate::auth::Verifier;
+use crate::auth::clock::now_s;
+use crate::auth::keys::Keys;
+use crate::db::{Database, DbError};
+
+/// Between two looks: what one node takes back is unknown to another for no longer than this and a statement.
+const ROUND: Duration = Duration::from_millis(500);
+/// Between two looks while the last one failed.
+const AFTER_ERROR: Duration = Duration::from_secs(2);
+/// Between two times that what is of no use is deleted, and that the last use of keys is written.
+const UPKEEP: Duration = Duration::from_secs(30);
+/// Keys that were taken back are told of for a minute. Who has not looked for half of that may have missed one.
+const LONGEST_GAP: Duration = Duration::from_secs(30);
+
+/// Follows the table `auth_revocations`.
+pub(in crate::auth) struct Follower {
+    store: Store,
+    verifier: Arc<Verifier>,
+    keys: Keys,
+    /// From where on there may be rows that were not seen.
+    from: Place,
+    looked: Option<Instant>,
+}
+
+impl Follower {
+    pub(in crate::auth) fn new(
+        database: &Database,
+        timeout: Duration,
+        verifier: &Arc<Verifier>,
+        keys: Keys,
+    ) -> Self {
+        let store = Store::new(database, timeout);
+        Self { store, verifier: Arc::clone(verifier), keys, from: Place::start(), looked: None }
+    }
+
+    /// Goes round until it is dropped.
+    pub(in crate::auth) async fn run(mut self) {
+        let mut kept_up = Instant::now();
+        let mut failing = false;
+        loop {
+            let wait = match self.look().await {
+                Ok(()) => {
+                    failing = false;
+                    ROUND
+                }
+                Err(error) => {
+                    // Once, not at each look: an outage of Postgres is told of elsewhere too.
+                    if !std::mem::replace(&mut failing, true) {
+                        tracing::warn!(error = error.with_sources(), "what was revoked cannot be read");
+                    }
+                    AFTER_ERROR
+                }
+            };
+            if !failing && kept_up.elapsed() >= UPKEEP {
+                kept_up = Instant::now();
+                self.keep_up().await;
+            }
+            tokio::time::sleep(wait).await;
+        }
+    }
+
+    async fn look(&mut self) -> Result<(), DbError> {
+        let began = Instant::now();
+        let mut place = self.from.clone();
+        let mut horizon = None;
+        let (mut ended, mut keys) = (Vec::new(), Vec::new());
+        loop {
+            let page = self.store.page(&place).await?;
+            // What the first page could not see is not behind the last one's horizon.
+            let horizon = horizon.get_or_insert(page.horizon);
+            for revocation in page.revocations {
+                match revocation.is_session {
+                    true => ended.push((revocation.subject, revocation.until_s)),
+                    false => keys.push(revocation.subject),
+                }
+            }
+            self.verifier.revocations.end(ended.drain(..), now_s());
+            self.verifier.keys.forget(&keys);
+            keys.clear();
+            match page.next {
+                Some(next) => place = next,
+                None => {
+                    self.from = horizon.clone();
+                    break;
+                }
+            }
+        }
+        match self.looked.replace(began) {
+            None => {
+                self.verifier.revocations.loaded();
+                self.keys.warm().await?;
+            }
+            Some(last) if last.elapsed() > LONGEST_GAP => self.verifier.keys.forget_all(),
+            Some(_) => {}
+        }
+        Ok(())
+    }
+
+    async fn keep_up(&self) {
+        self.verifier.revocations.expire(now_s());
+        for kept in [self.store.forget().await, self.keys.write_last_used().await] {
+            if let Err(error) = kept {
+                tracing::warn!(
+                    error = error.with_sources(),
+                    "sessions and keys are not kept up; trying again"
+                );
+            }
+        }
+    }
+}

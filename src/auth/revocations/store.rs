@@ -1,0 +1,97 @@
+//! The table `auth_revocations`.
+
+use std::time::Duration;
+
+use tokio_postgres::types::{ToSql, Type};
+use uuid::Uuid;
+
+use crate::db::{Database, DbError, query_in_time};
+
+type Typed<'a> = (&'a (dyn ToSql + Sync), Type);
+
+/// Rows that are read at once.
+const PAGE: i64 = 5_000;
+
+/// A place in the table's order.
+#[derive(Debug, Clone)]
+pub(super) struct Place {
+    xid: String,
+    number: i64,
+}
+
+impl Place {
+    /// Before everything.
+    pub(super) fn start() -> Self {
+        Self { xid: "0".into(), number: -1 }
+    }
+}
+
+/// Something that was taken back.
+#[derive(Debug)]
+pub(super) struct Revocation {
+    pub(super) is_session: bool,
+    pub(super) subject: Uuid,
+    /// Seconds of Unix time.
+    pub(super) until_s: i64,
+}
+
+/// A page of the table.
+#[derive(Debug)]
+pub(super) struct Page {
+    pub(super) revocations: Vec<Revocation>,
+    /// Where the next page begins, if there may be one.
+    pub(super) next: Option<Place>,
+    /// The place before all that may still be added.
+    pub(super) horizon: Place,
+}
+
+/// The table.
+#[derive(Debug, Clone)]
+pub(super) struct Store {
+    database: Database,
+    timeout: Duration,
+}
+
+impl Store {
+    pub(super) fn new(database: &Database, timeout: Duration) -> Self {
+        Self { database: database.clone(), timeout }
+    }
+
+    /// What comes after a place.
+    pub(super) async fn page(&self, after: &Place) -> Result<Page, DbError> {
+        let sql = self.database.sql(include_str!("../../../sql/auth/revocations.sql"));
+        let parameters: [Typed<'_>; 3] =
+            [(&after.xid, Type::TEXT), (&after.number, Type::INT8), (&PAGE, Type::INT8)];
+        let connection = self.database.get().await?;
+        let rows = query_in_time(&connection, self.timeout, &sql, &parameters).await?;
+        let mut page = Page { revocations: Vec::new(), next: None, horizon: after.clone() };
+        let is_full = rows.len() as i64 == PAGE;
+        for row in &rows {
+            page.horizon = Place { xid: row.try_get("horizon")?, number: -1 };
+            // The one row of an empty page has the horizon alone.
+            let Some(subject) = row.try_get("subject")? else { break };
+            page.revocations.push(Revocation {
+                is_session: row.try_get::<_, &str>("kind")? == "session",
+                subject,
+                until_s: row.try_get("until_s")?,
+            });
+            if is_full {
+                page.next = Some(Place { xid: row.try_get("xid")?, number: row.try_get("number")? });
+            }
+        }
+        Ok(page)
+    }
+
+    /// Deletes a lot of what is of no use any more, of sessions and of what was taken back.
+    pub(super) async fn forget(&self) -> Result<(), DbError> {
+        let connection = self.database.get().await?;
+        for sql in [
+            include_str!("../../../sql/auth/forget_revocations.sql"),
+            include_str!("../../../sql/auth/forget_sessions.sql"),
+        ] {
+            let lot: Typed<'_> = (&PAGE, Type::INT8);
+            query_in_time(&connection, self.timeout, &self.database.sql(sql), &[lot]).await?;
+        }
+        Ok(())
+    }
+}

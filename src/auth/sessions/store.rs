@@ -1,0 +1,154 @@
+//! The table `sessions`.
+
+use std::time::Duration;
+
+use tokio_postgres::Row;
+use tokio_postgres::types::{ToSql, Type};
+use uuid::Uuid;
+
+use super::rotation::{Judgement, RefreshToken, Stored, judge};
+use crate::auth::users::{User, read_user};
+use crate::db::{Connection, Database, DbError, begin_in_time, in_time, query_in_time};
+
+type Typed<'a> = (&'a (dyn ToSql + Sync), Type);
+
+/// Where a session was begun from, as far as is known. It proves nothing, and is for its user to recognise.
+#[derive(Debug, Clone, Default)]
+pub struct Client {
+    /// What the client calls itself.
+    pub user_agent: Option<String>,
+    /// Its address.
+    pub address: Option<String>,
+}
+
+/// A session in a list.
+#[derive(Debug, Clone)]
+pub struct ListedSession {
+    /// Its id (`sid`).
+    pub id: Uuid,
+    /// RFC 3339.
+    pub created: String,
+    /// When tokens of it were last given out. RFC 3339.
+    pub last_used: String,
+    /// RFC 3339.
+    pub expires: String,
+    /// Where it was begun from.
+    pub client: Client,
+}
+
+#[derive(Debug, Clone)]
+pub(super) struct Store {
+    database: Database,
+    timeout: Duration,
+}
+
+impl Store {
+    pub(super) fn new(database: &Database, timeout: Duration) -> Self {
+        Self { database: database.clone(), timeout }
+    }
+
+    async fn query(&self, sql: &str, parameters: &[Typed<'_>]) -> Result<Vec<Row>, DbError> {
+        let connection = self.database.get().await?;
+        query_in_time(&connection, self.timeout, &self.database.sql(sql), parameters).await
+    }
+
+    /// The sessions of a user beyond the first `kept`.
+    pub(super) async fn surplus(&self, user: Uuid, kept: i64) -> Result<Vec<Uuid>, DbError> {
+        let find = include_str!("../../../sql/auth/find_surplus_sessions.sql");
+        ids(&self.query(find, &[(&user, Type::UUID), (&kept, Type::INT8)]).await?)
+    }
+
+    pub(super) async fn add(
+        &self,
+        user: Uuid,
+        token: &RefreshToken,
+        lifetime_s: i64,
+        client: &Client,
+    ) -> Result<(), DbError> {
+        let add = include_str!("../../../sql/auth/add_session.sql");
+        let (hash, lifetime_s) = (token.hash(), lifetime_s as f64);
+        let parameters: [Typed<'_>; 6] = [
+            (&token.session, Type::UUID),
+            (&user, Type::UUID),
+            (&&hash[..], Type::BYTEA),
+            (&lifetime_s, Type::FLOAT8),
+            (&client.user_agent, Type::TEXT),
+            (&client.address, Type::TEXT),
+        ];
+        self.query(add, &parameters).await?;
+        Ok(())
+    }
+
+    /// Judges a token that is shown and lets `next` follow it if it may; with the user if it is good.
+    pub(super) async fn rotate(
+        &self,
+        shown: &RefreshToken,
+        next: &RefreshToken,
+        lifetime_s: i64,
+    ) -> Result<(Judgement, Option<User>), DbError> {
+        let mut connection = self.database.get().await?;
+        in_time(self.timeout * 3, self.rotate_with(&mut connection, shown, next, lifetime_s)).await
+    }
+
+    async fn rotate_with(
+        &self,
+        connection: &mut Connection,
+        shown: &RefreshToken,
+        next: &RefreshToken,
+        lifetime_s: i64,
+    ) -> Result<(Judgement, Option<User>), DbError> {
+        let transaction = begin_in_time(connection, self.timeout).await?;
+        let lock = self.database.sql(include_str!("../../../sql/auth/lock_session.sql"));
+        let rows = transaction.query_typed(&lock, &[(&shown.session, Type::UUID)]).await?;
+        let Some(row) = rows.first() else { return Ok((Judgement::Over, None)) };
+        let stored = Stored {
+            current: row.try_get("current_hash")?,
+            previous: row.try_get("previous_hash")?,
+            rotated_s_ago: row.try_get("rotated_s_ago")?,
+            is_over: row.try_get("is_revoked")? || row.try_get("is_expired")?,
+        };
+        let (hash, next_hash) = (shown.hash(), next.hash());
+        let judgement = judge(&stored, &hash, &next_hash);
+        if judgement == Judgement::Rotate {
+            let rotate = self.database.sql(include_str!("../../../sql/auth/rotate_session.sql"));
+            let lifetime_s = lifetime_s as f64;
+            let parameters: [Typed<'_>; 3] =
+                [(&shown.session, Type::UUID), (&&next_hash[..], Type::BYTEA), (&lifetime_s, Type::FLOAT8)];
+            transaction.execute_typed(&rotate, &parameters).await?;
+        }
+        let user = read_user(row)?;
+        transaction.commit().await?;
+        Ok((judgement, Some(user)))
+    }
+
+    pub(super) async fn end(
+        &self,
+        user: Option<Uuid>,
+        sessions: Option<&[Uuid]>,
+        remembered_s: i64,
+    ) -> Result<Vec<Uuid>, DbError> {
+        let end = include_str!("../../../sql/auth/end_sessions.sql");
+        let remembered_s = remembered_s as f64;
+        let parameters: [Typed<'_>; 3] =
+            [(&user, Type::UUID), (&sessions, Type::UUID_ARRAY), (&remembered_s, Type::FLOAT8)];
+        ids(&self.query(end, &parameters).await?)
+    }
+
+    pub(super) async fn list(&self, user: Uuid) -> Result<Vec<ListedSession>, DbError> {
+        let list = include_str!("../../../sql/auth/list_sessions.sql");
+        let listed = |row: &Row| {
+            Ok(ListedSession {
+                id: row.try_get("id")?,
+                created: row.try_get("created")?,
+                last_used: row.try_get("last_used")?,
+                expires: row.try_get("expires")?,
+                client: Client { user_agent: row.try_get("user_agent")?, address: row.try_get("address")? },
+            })
+        };
+        self.query(list, &[(&user, Type::UUID)]).await?.iter().map(listed).collect()
+    }
+}
+
+fn ids(rows: &[Row]) -> Result<Vec<Uuid>, DbError> {
+    rows.iter().map(|row| Ok(row.try_get(0)?)).collect()
+}

@@ -1,0 +1,238 @@
+//! Users: who signs in by email and password, and whom an issuer of tokens vouches for.
+
+mod password;
+mod store;
+
+use std::time::Duration;
+
+use quick_cache::sync::Cache;
+use uuid::Uuid;
+
+pub use store::ListedUser;
+pub(super) use store::read_user;
+
+use self::password::Passwords;
+use self::store::Store;
+use super::AuthError;
+use super::random::Secret;
+use super::scope::Scopes;
+use crate::config::AuthConfig;
+use crate::db::Database;
+
+/// RFC 5321, section 4.5.3.1.3.
+const MAX_EMAIL_BYTES: usize = 254;
+const PASSWORD_BYTES: std::ops::RangeInclusive<usize> = 8..=256;
+/// Bytes of an issuer's name or a subject's.
+const MAX_SUBJECT_BYTES: usize = 1024;
+/// Subjects of issuers whose users are known without asking.
+const KNOWN_SUBJECTS: usize = 10_000;
+/// Users in a page of a list.
+const PAGE: i64 = 1000;
+
+/// A user.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct User {
+    /// His id.
+    pub id: Uuid,
+    /// How he is addressed; empty if that is not known. It proves nothing.
+    pub email: String,
+    /// What he may do.
+    pub permissions: Scopes,
+    /// RFC 3339.
+    pub created: String,
+}
+
+/// An email as somebody typed it, of a form that can be one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Email(String);
+
+impl Email {
+    /// An email; whether it exists is not known.
+    ///
+    /// # Errors
+    ///
+    /// [`AuthError::Field`].
+    pub fn parse(text: &str) -> Result<Self, AuthError> {
+        let text = text.trim();
+        let parts = text.rsplit_once('@').filter(|(name, domain)| !name.is_empty() && !domain.is_empty());
+        let is_plain = !text.chars().any(|c| c.is_control() || c.is_whitespace());
+        if parts.is_none() || !is_plain || text.len() > MAX_EMAIL_BYTES {
+            let message = format!("email takes name@domain, at most {MAX_EMAIL_BYTES} bytes");
+            return Err(AuthError::Field { field: "email", message });
+        }
+        Ok(Self(text.to_owned()))
+    }
+
+    /// As it was typed.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// A password of a length that is taken.
+#[derive(Debug, Clone)]
+pub struct Password(Secret);
+
+impl Password {
+    /// A password.
+    ///
+    /// # Errors
+    ///
+    /// [`AuthError::Field`].
+    pub fn parse(text: String) -> Result<Self, AuthError> {
+        if !PASSWORD_BYTES.contains(&text.len()) {
+            let message = "password takes 8 to 256 bytes".to_owned();
+            return Err(AuthError::Field { field: "password", message });
+        }
+        Ok(Self(Secret::new(text)))
+    }
+}
+
+/// Users; cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Users {
+    store: Store,
+    passwords: Passwords,
+    subjects: std::sync::Arc<Cache<(String, String), Uuid>>,
+}
+
+impl Users {
+    /// The users of `database`.
+    pub fn new(config: &AuthConfig, database: &Database) -> Self {
+        Self {
+            store: Store::new(database, Duration::from_millis(config.auth_timeout_ms)),
+            passwords: Passwords::new(config.password_threads, config.password_queue),
+            subjects: std::sync::Arc::new(Cache::new(KNOWN_SUBJECTS)),
+        }
+    }
+
+    /// Makes a user.
+    ///
+    /// # Errors
+    ///
+    /// [`AuthError::EmailTaken`], or that passwords or the database cannot keep up.
+    pub async fn add(
+        &self,
+        email: &Email,
+        password: Password,
+        permissions: Scopes,
+    ) -> Result<User, AuthError> {
+        let hash = self.passwords.hash(password.0).await?;
+        self.store.add(email.as_str(), &hash, permissions).await
+    }
+
+    /// The user with this email and password. An unknown email takes as long as a wrong password.
+    ///
+    /// # Errors
+    ///
+    /// [`AuthError::WrongPassword`], or that passwords or the database cannot keep up.
+    pub async fn sign_in(&self, email: &Email, password: Password) -> Result<User, AuthError> {
+        let found = self.store.find_by_email(email.as_str()).await?;
+        let (user, hash) = found.unzip();
+        let is_right = self.passwords.is_right(password.0, hash).await?;
+        user.filter(|_| is_right).ok_or(AuthError::WrongPassword)
+    }
+
+    /// A user.
+    ///
+    /// # Errors
+    ///
+    /// [`AuthError::Database`].
+    pub async fn find(&self, id: Uuid) -> Result<Option<User>, AuthError> {
+        Ok(self.store.find(id).await?)
+    }
+
+    /// The user with this email.
+    ///
+    /// # Errors
+    ///
+    /// [`AuthError::Database`].
+    pub async fn id_of(&self, email: &Email) -> Result<Option<Uuid>, AuthError> {
+        Ok(self.store.find_by_email(email.as_str()).await?.map(|(user, _)| user.id))
+    }
+
+    /// The user of an issuer's subject, who is made when he first comes.
+    ///
+    /// # Errors
+    ///
+    /// [`AuthError::Invalid`] for a subject that cannot be one, [`AuthError::Database`].
+    pub async fn of_subject(&self, issuer: &str, subject: &str) -> Result<Uuid, AuthError> {
+        let is_usable = |text: &str| (1..=MAX_SUBJECT_BYTES).contains(&text.len()) && !text.contains('\0');
+        if !is_usable(issuer) || !is_usable(subject) {
+            return Err(AuthError::Invalid);
+        }
+        let key = (issuer.to_owned(), subject.to_owned());
+        if let Some(id) = self.subjects.get(&key) {
+            return Ok(id);
+        }
+        let id = self.store.of_subject(issuer, subject).await?;
+        self.subjects.insert(key, id);
+        Ok(id)
+    }
+
+    /// Users in the order in which they came, up to a thousand, after one of them.
+    ///
+    /// # Errors
+    ///
+    /// [`AuthError::Database`].
+    pub async fn list(&self, after: Option<Uuid>) -> Result<Vec<ListedUser>, AuthError> {
+        Ok(self.store.list(after, PAGE).await?)
+    }
+
+    /// Gives the user with this email another password; who that is, if there is one.
+    ///
+    /// # Errors
+    ///
+    /// [`AuthError::Database`].
+    pub async fn set_password(&self, email: &Email, password: Password) -> Result<Option<Uuid>, AuthError> {
+        let hash = self.passwords.hash(password.0).await?;
+        Ok(self.store.set_password(email.as_str(), &hash).await?)
+    }
+
+    /// Gives the user with this email other permissions; who that is, if there is one.
+    ///
+    /// # Errors
+    ///
+    /// [`AuthError::Database`].
+    pub async fn set_permissions(
+        &self,
+        email: &Email,
+        permissions: Scopes,
+    ) -> Result<Option<Uuid>, AuthError> {
+        Ok(self.store.set_permissions(email.as_str(), permissions).await?)
+    }
+
+    /// Deletes the user with this email, with his sessions and keys, whose tokens live for at most so many seconds more where
+    /// nobody is told; whether there was one.
+    ///
+    /// # Errors
+    ///
+    /// [`AuthError::Database`].
+    pub async fn delete(&self, email: &Email, token_lifetime_s: i64) -> Result<bool, AuthError> {
+        Ok(self.store.delete(email.as_str(), token_lifetime_s).await?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_email_has_a_name_and_a_domain() {
+        for good in ["a@b", "ada@example.com", "\"a@b\"@c", " ada@example.com "] {
+            assert!(Email::parse(good).is_ok(), "{good}");
+        }
+        let long = format!("{}@b", "a".repeat(253));
+        for bad in ["", "a", "@b", "a@", "a b@c", "a\u{0}@b", "a\n@b", &long] {
+            assert!(matches!(Email::parse(bad), Err(AuthError::Field { field: "email", .. })), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_password_has_8_to_256_bytes_and_is_never_shown() {
+        for (length, is_taken) in [(0, false), (7, false), (8, true), (256, true), (257, false)] {
+            assert_eq!(Password::parse("x".repeat(length)).is_ok(), is_taken, "{length}");
+        }
+        assert!(!format!("{:?}", Password::parse("hunter22".into()).unwrap()).contains("hunter22"));
+    }
+}

@@ -1,0 +1,123 @@
+//! The table `users`.
+
+use std::time::Duration;
+
+use tokio_postgres::Row;
+use tokio_postgres::types::{ToSql, Type};
+use uuid::Uuid;
+
+use super::User;
+use crate::auth::AuthError;
+use crate::auth::scope::Scopes;
+use crate::db::{Database, DbError, query_in_time};
+
+type Typed<'a> = (&'a (dyn ToSql + Sync), Type);
+
+/// A user in a list.
+#[derive(Debug, Clone)]
+pub struct ListedUser {
+    /// The user.
+    pub user: User,
+    /// Who vouches for him, and for whom: issuer and subject.
+    pub subject: Option<(String, String)>,
+}
+
+#[derive(Debug, Clone)]
+pub(super) struct Store {
+    database: Database,
+    timeout: Duration,
+}
+
+impl Store {
+    pub(super) fn new(database: &Database, timeout: Duration) -> Self {
+        Self { database: database.clone(), timeout }
+    }
+
+    async fn query(&self, sql: &str, parameters: &[Typed<'_>]) -> Result<Vec<Row>, DbError> {
+        let connection = self.database.get().await?;
+        query_in_time(&connection, self.timeout, &self.database.sql(sql), parameters).await
+    }
+
+    pub(super) async fn add(&self, email: &str, hash: &str, permissions: Scopes) -> Result<User, AuthError> {
+        let add = include_str!("../../../sql/auth/add_user.sql");
+        let names = permissions.names();
+        let parameters: [Typed<'_>; 3] =
+            [(&email, Type::TEXT), (&hash, Type::TEXT), (&names, Type::TEXT_ARRAY)];
+        let rows = self.query(add, &parameters).await.map_err(|error| match error.constraint() {
+            Some("users_email") => AuthError::EmailTaken,
+            _ => error.into(),
+        })?;
+        Ok(read_user(rows.first().ok_or(AuthError::Failed)?)?)
+    }
+
+    /// The user with an email, and the hash of his password.
+    pub(super) async fn find_by_email(&self, email: &str) -> Result<Option<(User, String)>, DbError> {
+        let find = include_str!("../../../sql/auth/find_user_by_email.sql");
+        let rows = self.query(find, &[(&email, Type::TEXT)]).await?;
+        rows.first().map(|row| Ok((read_user(row)?, row.try_get("password_hash")?))).transpose()
+    }
+
+    pub(super) async fn find(&self, id: Uuid) -> Result<Option<User>, DbError> {
+        let find = include_str!("../../../sql/auth/find_user.sql");
+        self.query(find, &[(&id, Type::UUID)]).await?.first().map(read_user).transpose()
+    }
+
+    pub(super) async fn of_subject(&self, issuer: &str, subject: &str) -> Result<Uuid, AuthError> {
+        let parameters: [Typed<'_>; 2] = [(&issuer, Type::TEXT), (&subject, Type::TEXT)];
+        for sql in [
+            include_str!("../../../sql/auth/find_external_user.sql"),
+            include_str!("../../../sql/auth/add_external_user.sql"),
+        ] {
+            if let Some(row) = self.query(sql, &parameters).await?.first() {
+                return Ok(row.try_get(0).map_err(DbError::from)?);
+            }
+        }
+        Err(AuthError::Failed)
+    }
+
+    pub(super) async fn list(&self, after: Option<Uuid>, limit: i64) -> Result<Vec<ListedUser>, DbError> {
+        let list = include_str!("../../../sql/auth/list_users.sql");
+        let rows = self.query(list, &[(&after, Type::UUID), (&limit, Type::INT8)]).await?;
+        let listed = |row: &Row| {
+            let issuer: Option<String> = row.try_get("issuer")?;
+            let subject: Option<String> = row.try_get("subject")?;
+            Ok(ListedUser { user: read_user(row)?, subject: issuer.zip(subject) })
+        };
+        rows.iter().map(listed).collect()
+    }
+
+    pub(super) async fn set_password(&self, email: &str, hash: &str) -> Result<Option<Uuid>, DbError> {
+        let set = include_str!("../../../sql/auth/set_password.sql");
+        id(&self.query(set, &[(&email, Type::TEXT), (&hash, Type::TEXT)]).await?)
+    }
+
+    pub(super) async fn set_permissions(
+        &self,
+        email: &str,
+        permissions: Scopes,
+    ) -> Result<Option<Uuid>, DbError> {
+        let set = include_str!("../../../sql/auth/set_permissions.sql");
+        let names = permissions.names();
+        id(&self.query(set, &[(&email, Type::TEXT), (&names, Type::TEXT_ARRAY)]).await?)
+    }
+
+    pub(super) async fn delete(&self, email: &str, token_lifetime_s: i64) -> Result<bool, DbError> {
+        let delete = include_str!("../../../sql/auth/delete_user.sql");
+        let seconds = token_lifetime_s as f64;
+        Ok(id(&self.query(delete, &[(&email, Type::TEXT), (&seconds, Type::FLOAT8)]).await?)?.is_some())
+    }
+}
+
+fn id(rows: &[Row]) -> Result<Option<Uuid>, DbError> {
+    Ok(rows.first().map(|row| row.try_get(0)).transpose()?)
+}
+
+pub(in crate::auth) fn read_user(row: &Row) -> Result<User, DbError> {
+    let permissions: Vec<&str> = row.try_get("permissions")?;
+    Ok(User {
+        id: row.try_get("id")?,
+        email: row.try_get::<_, Option<String>>("email")?.unwrap_or_default(),
+        permissions: Scopes::known(permissions),
+        created: row.try_get("created")?,
+    })
+}

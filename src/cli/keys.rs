@@ -1,0 +1,125 @@
+//! `tidegate keys`: API keys, beside a running service or without one.
+
+use clap::{Args, Subcommand};
+use time::format_description::well_known::Rfc3339;
+use time::{Duration, OffsetDateTime};
+use uuid::Uuid;
+
+use super::{Failure, offline};
+use crate::auth::keys::{KEYS_PAGE, KeyRequest, ListedKey};
+use crate::auth::{Scope, Scopes};
+use crate::config::Config;
+
+#[derive(Debug, Args)]
+pub(super) struct KeysArgs {
+    #[command(subcommand)]
+    command: KeysCommand,
+}
+
+#[derive(Debug, Subcommand)]
+enum KeysCommand {
+    /// Makes a key and prints it, once.
+    Create(CreateArgs),
+    /// Lists all keys, newest first.
+    List,
+    /// Revokes a key, on every node within a second.
+    Revoke {
+        /// Its id, or the part of it that the list shows.
+        key: String,
+    },
+}
+
+#[derive(Debug, Args)]
+struct CreateArgs {
+    /// What it may do, such as events:write; may be given several times.
+    #[arg(long, value_parser = scope, required_unless_present = "admin")]
+    scope: Vec<Scope>,
+    /// What it is called.
+    #[arg(long, default_value = "")]
+    name: String,
+    /// When it expires: a time such as 2026-12-31T00:00:00Z, or in how many days or hours, such as 90d or 12h.
+    #[arg(long, value_parser = expiry)]
+    expires: Option<i64>,
+    /// It may do everything.
+    #[arg(long)]
+    admin: bool,
+    /// The id of the key whose place it takes.
+    #[arg(long)]
+    replaces: Option<Uuid>,
+    /// For how many hours both are good.
+    #[arg(long, default_value_t = 24, requires = "replaces")]
+    overlap_h: u16,
+}
+
+pub(super) fn run(args: KeysArgs) -> Result<(), Failure> {
+    let config = Config::from_env()?;
+    offline::with_accounts(&config, async |accounts| match args.command {
+        KeysCommand::Create(args) => {
+            let scopes: Scopes = args.scope.into_iter().chain(args.admin.then_some(Scope::Admin)).collect();
+            let replaces = args.replaces.map(|id| (id, i64::from(args.overlap_h) * 3600));
+            let request = KeyRequest { name: args.name, scopes, expires_s: args.expires, replaces };
+            let made = accounts.keys.create(&request, None, Scopes::ADMIN).await?;
+            println!("{}", made.secret.reveal());
+            Ok(())
+        }
+        KeysCommand::List => {
+            let mut after = None;
+            loop {
+                let page = accounts.keys.list(None, after).await?;
+                page.iter().for_each(print);
+                after = page.last().map(|key| key.id);
+                if page.len() < KEYS_PAGE {
+                    return Ok(());
+                }
+            }
+        }
+        KeysCommand::Revoke { key } => Ok(accounts.keys.revoke(&key, None).await?),
+    })
+}
+
+fn print(key: &ListedKey) {
+    let or = |text: &Option<String>, otherwise: &str| text.clone().unwrap_or_else(|| otherwise.to_owned());
+    let state = match (&key.revoked, &key.expires) {
+        (Some(revoked), _) => format!("revoked {revoked}"),
+        (None, expires) => format!("expires {}", or(expires, "never")),
+    };
+    let (used, scopes) = (or(&key.last_used, "never"), key.scopes.names().join(" "));
+    println!("{}  {}  {state}  used {used}  [{scopes}]  {}", key.id, key.prefix, key.name);
+}
+
+/// A scope by its name.
+pub(super) fn scope(word: &str) -> Result<Scope, String> {
+    let known = || crate::auth::ALL_SCOPES.map(Scope::name).join(", ");
+    Scope::parse(word).ok_or_else(|| format!("takes one of {}", known()))
+}
+
+/// A time to come, in seconds of Unix time.
+fn expiry(text: &str) -> Result<i64, String> {
+    let span = match text.split_at_checked(text.len().saturating_sub(1)) {
+        Some((number, "d")) => number.parse::<u32>().ok().map(|days| Duration::days(days.into())),
+        Some((number, "h")) => number.parse::<u32>().ok().map(|hours| Duration::hours(hours.into())),
+        _ => None,
+    };
+    let time = match span {
+        Some(span) => OffsetDateTime::now_utc().checked_add(span),
+        None => OffsetDateTime::parse(text, &Rfc3339).ok(),
+    };
+    time.map(OffsetDateTime::unix_timestamp)
+        .ok_or_else(|| "takes a time such as 2026-12-31T00:00:00Z, 90d or 12h".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_expiry_is_a_time_or_a_span() {
+        let now = OffsetDateTime::now_utc().unix_timestamp();
+        assert!((expiry("90d").unwrap() - now - 90 * 86_400).abs() < 5);
+        assert!((expiry("12h").unwrap() - now - 12 * 3600).abs() < 5);
+        assert_eq!(expiry("2026-01-01T00:00:00Z"), Ok(1_767_225_600));
+        for bad in ["", "d", "-1d", "1w", "90", "4294967295d", "é"] {
+            assert!(expiry(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,142 @@
+//! `tidegate users`: users, beside a running service or without one. No mail is sent: whoever forgot his password is given a
+//! new one here.
+
+use std::io::{self, BufRead, IsTerminal, Write};
+
+use clap::{Args, Subcommand};
+
+use super::keys::scope;
+use super::{Failure, offline};
+use crate::auth::users::{Email, ListedUser, Password};
+use crate::auth::{Accounts, Scope, Scopes};
+use crate::config::Config;
+
+#[derive(Debug, Args)]
+pub(super) struct UsersArgs {
+    #[command(subcommand)]
+    command: UsersCommand,
+}
+
+#[derive(Debug, Subcommand)]
+enum UsersCommand {
+    /// Makes a user; the password is read from standard input.
+    Add {
+        /// His email.
+        email: String,
+        /// What he may do; may be given several times. Without it, his own conversations and files.
+        #[arg(long, value_parser = scope)]
+        permission: Vec<Scope>,
+    },
+    /// Lists all users, in the order in which they came.
+    List,
+    /// Gives a user another password, read from standard input, and ends his sessions.
+    Password {
+        /// His email.
+        email: String,
+    },
+    /// Gives a user these permissions in place of those that he has, and ends his sessions.
+    Permissions {
+        /// His email.
+        email: String,
+        /// A permission; may be given several times. Without it he may do nothing.
+        #[arg(long, value_parser = scope)]
+        permission: Vec<Scope>,
+    },
+    /// Ends all sessions of a user.
+    LogOut {
+        /// His email.
+        email: String,
+    },
+    /// Deletes a user with his sessions and keys.
+    Delete {
+        /// His email.
+        email: String,
+    },
+}
+
+pub(super) fn run(args: UsersArgs) -> Result<(), Failure> {
+    let config = Config::from_env()?;
+    // Read before anything is started.
+    let password = match &args.command {
+        UsersCommand::Add { .. } | UsersCommand::Password { .. } => Some(read_password()?),
+        _ => None,
+    };
+    let token_lifetime_s = config.auth.access_token_s as i64;
+    offline::with_accounts(&config, async |accounts| {
+        let users = &accounts.users;
+        match (args.command, password) {
+            (UsersCommand::Add { email, permission }, Some(password)) => {
+                let permissions = match permission.is_empty() {
+                    true => Scopes::of_a_registered_user(),
+                    false => permission.into_iter().collect(),
+                };
+                println!("{}", users.add(&Email::parse(&email)?, password, permissions).await?.id);
+                Ok(())
+            }
+            (UsersCommand::Password { email }, Some(password)) => {
+                let user = users.set_password(&Email::parse(&email)?, password).await?;
+                end_sessions(&accounts, user).await
+            }
+            (UsersCommand::Permissions { email, permission }, _) => {
+                let permissions = permission.into_iter().collect();
+                let user = users.set_permissions(&Email::parse(&email)?, permissions).await?;
+                end_sessions(&accounts, user).await
+            }
+            (UsersCommand::LogOut { email }, _) => {
+                let user = users.id_of(&Email::parse(&email)?).await?;
+                end_sessions(&accounts, user).await
+            }
+            (UsersCommand::Delete { email }, _) => {
+                match users.delete(&Email::parse(&email)?, token_lifetime_s).await? {
+                    true => Ok(()),
+                    false => Err(no_such_user()),
+                }
+            }
+            (UsersCommand::List, _) => list(&accounts).await,
+            (UsersCommand::Add { .. } | UsersCommand::Password { .. }, None) => Err(no_such_user()),
+        }
+    })
+}
+
+async fn end_sessions(accounts: &Accounts, user: Option<uuid::Uuid>) -> Result<(), Failure> {
+    let user = user.ok_or_else(no_such_user)?;
+    accounts.sessions.end(Some(user), None).await?;
+    Ok(())
+}
+
+async fn list(accounts: &Accounts) -> Result<(), Failure> {
+    let mut after = None;
+    loop {
+        let page = accounts.users.list(after).await?;
+        let Some(last) = page.last() else { return Ok(()) };
+        after = Some(last.user.id);
+        page.iter().for_each(print);
+    }
+}
+
+fn print(listed: &ListedUser) {
+    let ListedUser { user, subject } = listed;
+    let name = match subject {
+        Some((issuer, subject)) => format!("{subject} of {issuer}"),
+        None => user.email.clone(),
+    };
+    println!("{}  {}  [{}]  {name}", user.id, user.created, user.permissions.names().join(" "));
+}
+
+fn no_such_user() -> Failure {
+    Failure::Run("there is no user with this email and a password".into())
+}
+
+/// The first line of standard input. Not an argument: those are in the shell's history, and every process sees them.
+fn read_password() -> Result<Password, Failure> {
+    let failed = |error: io::Error| Failure::Run(format!("the password cannot be read: {error}"));
+    let input = io::stdin();
+    if input.is_terminal() {
+        eprint!("password (it is shown): ");
+        io::stderr().flush().map_err(failed)?;
+    }
+    let mut line = String::new();
+    input.lock().read_line(&mut line).map_err(failed)?;
+    Password::parse(line.trim_end_matches(['\r', '\n']).to_owned())
+        .map_err(|error| Failure::Usage(error.to_string()))
+}

@@ -1,0 +1,163 @@
+//! `/api/keys`: keys of programs.
+
+use std::sync::Arc;
+
+use axum::Extension;
+use axum::extract::rejection::{PathRejection, QueryRejection};
+use axum::extract::{Path, Query, Request, State};
+use axum::response::Response;
+use hyper::StatusCode;
+use hyper::header::{HeaderValue, LINK};
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use super::super::error::ApiError;
+use super::super::{Core, Face, query};
+use super::members::Members;
+use super::private;
+use crate::auth::keys::{KEYS_PAGE, KeyRequest};
+use crate::auth::{AuthError, Principal, Scope, Scopes, Who};
+
+/// How long a key is good beside the one that takes its place, where nothing is said, in seconds.
+const DEFAULT_OVERLAP_S: i64 = 86_400;
+
+#[derive(Serialize)]
+struct Made<'a> {
+    id: Uuid,
+    /// The key, this once.
+    key: &'a str,
+    prefix: &'a str,
+    name: &'a str,
+    scopes: Vec<&'static str>,
+}
+
+/// `POST /api/keys`.
+pub(super) async fn create(
+    State(face): State<Arc<Face>>,
+    Extension(principal): Extension<Principal>,
+    request: Request,
+) -> Result<Response, ApiError> {
+    let core = face.core()?;
+    let request = key_request(Members::read(core, request).await?)?;
+    let owner = owner(core, &principal).await?;
+    let made = core.accounts.keys.create(&request, owner, rights(&principal)).await?;
+    let shown = Made {
+        id: made.id,
+        key: made.secret.reveal(),
+        prefix: &made.prefix,
+        name: &request.name,
+        scopes: request.scopes.names(),
+    };
+    Ok(private(StatusCode::CREATED, &shown))
+}
+
+fn key_request(mut members: Members) -> Result<KeyRequest, ApiError> {
+    let mut scopes = Scopes::default();
+    for word in members.texts("scopes")?.unwrap_or_default() {
+        let refuse = || ApiError::invalid("scopes has a word that is no scope").field("scopes");
+        scopes = scopes.with(Scope::parse(&word).ok_or_else(refuse)?);
+    }
+    let expires = members.text("expires")?.map(|text| query::time_us(&text, "expires")).transpose()?;
+    let replaces = members.text("replaces")?.map(|id| {
+        Uuid::try_parse(&id).map_err(|_| ApiError::invalid("replaces takes a key's id").field("replaces"))
+    });
+    let overlap_s = members.number("overlap_s")?.unwrap_or(DEFAULT_OVERLAP_S);
+    let request = KeyRequest {
+        name: members.text("name")?.unwrap_or_default(),
+        scopes,
+        expires_s: expires.map(|expires_us| expires_us.div_euclid(1_000_000)),
+        replaces: replaces.transpose()?.map(|id| (id, overlap_s)),
+    };
+    members.end()?;
+    Ok(request)
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ListQuery {
+    after: Option<Uuid>,
+}
+
+#[derive(Serialize)]
+struct Listed<'a> {
+    id: Uuid,
+    prefix: &'a str,
+    name: &'a str,
+    scopes: Vec<&'static str>,
+    owner: Option<Uuid>,
+    created: &'a str,
+    expires: Option<&'a str>,
+    last_used: Option<&'a str>,
+    revoked: Option<&'a str>,
+    replaced_by: Option<Uuid>,
+}
+
+/// `GET /api/keys`: one's own; of whoever may do everything, all.
+pub(super) async fn list(
+    State(face): State<Arc<Face>>,
+    Extension(principal): Extension<Principal>,
+    query: Result<Query<ListQuery>, QueryRejection>,
+) -> Result<Response, ApiError> {
+    let Query(query) = query
+        .map_err(|_| ApiError::invalid("after takes a key's id, and there is no more").field("after"))?;
+    let core = face.core()?;
+    let keys = core.accounts.keys.list(whose(core, &principal).await?, query.after).await?;
+    let shown: Vec<Listed<'_>> = keys
+        .iter()
+        .map(|key| Listed {
+            id: key.id,
+            prefix: &key.prefix,
+            name: &key.name,
+            scopes: key.scopes.names(),
+            owner: key.owner,
+            created: &key.created,
+            expires: key.expires.as_deref(),
+            last_used: key.last_used.as_deref(),
+            revoked: key.revoked.as_deref(),
+            replaced_by: key.replaced_by,
+        })
+        .collect();
+    let mut response = private(StatusCode::OK, &shown);
+    if let Some(last) = keys.last().filter(|_| keys.len() == KEYS_PAGE)
+        && let Ok(link) = HeaderValue::try_from(format!("</api/keys?after={}>; rel=\"next\"", last.id))
+    {
+        response.headers_mut().insert(LINK, link);
+    }
+    Ok(response)
+}
+
+/// `DELETE /api/keys/{id}`: revokes one's own; whoever may do everything, any.
+pub(super) async fn revoke(
+    State(face): State<Arc<Face>>,
+    Extension(principal): Extension<Principal>,
+    id: Result<Path<Uuid>, PathRejection>,
+) -> Result<StatusCode, ApiError> {
+    let Ok(Path(id)) = id else { return Err(AuthError::NotFound("key").into()) };
+    let core = face.core()?;
+    let owner = whose(core, &principal).await?;
+    core.accounts.keys.revoke(&id.to_string(), owner).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// What somebody may give away: what his token says, and nothing where it says nothing, open or not.
+fn rights(principal: &Principal) -> Scopes {
+    principal.permissions.unwrap_or_default()
+}
+
+/// The user whose a new key is, if it is one's. A key makes none, unless it may do everything: those that a leaked one had
+/// made would be good after it was revoked.
+async fn owner(core: &Core, principal: &Principal) -> Result<Option<Uuid>, AuthError> {
+    match principal.who {
+        Who::Key { .. } if !rights(principal).allow(Scope::Admin) => Err(AuthError::NotAUser),
+        _ => core.accounts.user_of(principal).await,
+    }
+}
+
+/// Whose keys somebody sees and revokes; all of them if he may do everything.
+async fn whose(core: &Core, principal: &Principal) -> Result<Option<Uuid>, AuthError> {
+    if rights(principal).allow(Scope::Admin) {
+        return Ok(None);
+    }
+    let owner = core.accounts.user_of(principal).await?;
+    owner.map(Some).ok_or(AuthError::NotAUser)
+}

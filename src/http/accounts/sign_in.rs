@@ -1,0 +1,216 @@
+//! `/api/auth`: registering, logging in and out, and one's own sessions.
+
+use std::sync::Arc;
+
+use axum::Extension;
+use axum::extract::rejection::PathRejection;
+use axum::extract::{Path, Request, State};
+use axum::response::Response;
+use hyper::StatusCode;
+use hyper::header::{HeaderMap, USER_AGENT};
+use serde::Serialize;
+use uuid::Uuid;
+
+use super::super::error::ApiError;
+use super::super::{Core, Face};
+use super::members::Members;
+use super::private;
+use crate::auth::sessions::{Client, Grant};
+use crate::auth::users::{Email, Password, User};
+use crate::auth::{AuthError, Principal, Scopes, Secret, Who};
+use crate::http::connection::Line;
+
+/// Characters of a `User-Agent` that are kept.
+const MAX_USER_AGENT: usize = 256;
+
+#[derive(Serialize)]
+struct ShownUser<'a> {
+    id: Uuid,
+    email: &'a str,
+    permissions: Vec<&'static str>,
+    created: &'a str,
+}
+
+impl<'a> From<&'a User> for ShownUser<'a> {
+    fn from(user: &'a User) -> Self {
+        let permissions = user.permissions.names();
+        Self { id: user.id, email: &user.email, permissions, created: &user.created }
+    }
+}
+
+#[derive(Serialize)]
+struct Tokens<'a> {
+    access_token: &'a str,
+    refresh_token: &'a str,
+    token_type: &'static str,
+    expires_in: i64,
+}
+
+fn tokens(grant: &Grant) -> Response {
+    let tokens = Tokens {
+        access_token: grant.access.reveal(),
+        refresh_token: grant.refresh.reveal(),
+        token_type: "Bearer",
+        expires_in: grant.expires_in_s,
+    };
+    private(StatusCode::OK, &tokens)
+}
+
+/// `POST /api/auth/register`.
+pub(super) async fn register(State(face): State<Arc<Face>>, request: Request) -> Result<Response, ApiError> {
+    let core = face.core()?;
+    if !core.takes_registrations {
+        return Err(AuthError::RegistrationOff.into());
+    }
+    let (email, password) = credentials(core, request).await?;
+    let user = core.accounts.users.add(&email, password, Scopes::of_a_registered_user()).await?;
+    Ok(private(StatusCode::CREATED, &ShownUser::from(&user)))
+}
+
+/// `POST /api/auth/login`.
+pub(super) async fn login(State(face): State<Arc<Face>>, request: Request) -> Result<Response, ApiError> {
+    let core = face.core()?;
+    let client = client(&request);
+    let (email, password) = credentials(core, request).await?;
+    let user = core.accounts.users.sign_in(&email, password).await?;
+    Ok(tokens(&core.accounts.sessions.begin(&user, &client).await?))
+}
+
+/// `POST /api/auth/refresh`.
+pub(super) async fn refresh(State(face): State<Arc<Face>>, request: Request) -> Result<Response, ApiError> {
+    let core = face.core()?;
+    let mut members = Members::read(core, request).await?;
+    let token = Secret::new(members.needed_text("refresh_token")?);
+    members.end()?;
+    Ok(tokens(&core.accounts.sessions.refresh(&token).await?))
+}
+
+/// `POST /api/auth/logout`: ends the session of the token that is shown.
+pub(super) async fn logout(
+    State(face): State<Arc<Face>>,
+    Extension(principal): Extension<Principal>,
+) -> Result<StatusCode, ApiError> {
+    let (user, session) = session(&principal)?;
+    face.core()?.accounts.sessions.end(Some(user), Some(&[session])).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+#[derive(Serialize)]
+struct Me<'a> {
+    kind: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    id: Option<Uuid>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    email: Option<&'a str>,
+    permissions: Vec<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    created: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    session: Option<Uuid>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    key: Option<Uuid>,
+}
+
+/// `GET /api/auth/me`: who the token that is shown says one is.
+pub(super) async fn me(
+    State(face): State<Arc<Face>>,
+    Extension(principal): Extension<Principal>,
+) -> Result<Response, ApiError> {
+    let core = face.core()?;
+    let id = core.accounts.user_of(&principal).await?;
+    let user = match id {
+        Some(id) => core.accounts.users.find(id).await?,
+        None => None,
+    };
+    let (kind, session, key) = match principal.who {
+        Who::Anonymous => return Err(ApiError::token_needed()),
+        Who::Operator => ("operator", None, None),
+        // A user who was deleted has no token that is good.
+        Who::User { .. } if user.is_none() => return Err(AuthError::Invalid.into()),
+        Who::User { session, .. } => ("user", Some(session), None),
+        Who::External { .. } => ("user", None, None),
+        Who::Key { id, .. } => ("key", None, Some(id)),
+    };
+    let me = Me {
+        kind,
+        id,
+        email: user.as_ref().map(|user| user.email.as_str()).filter(|email| !email.is_empty()),
+        permissions: principal.scopes(face.verifier.is_open()).names(),
+        created: user.as_ref().map(|user| user.created.as_str()),
+        session,
+        key,
+    };
+    Ok(private(StatusCode::OK, &me))
+}
+
+#[derive(Serialize)]
+struct ShownSession<'a> {
+    id: Uuid,
+    created: &'a str,
+    last_used: &'a str,
+    expires: &'a str,
+    user_agent: Option<&'a str>,
+    address: Option<&'a str>,
+    current: bool,
+}
+
+/// `GET /api/auth/sessions`: one's own that are not over.
+pub(super) async fn sessions(
+    State(face): State<Arc<Face>>,
+    Extension(principal): Extension<Principal>,
+) -> Result<Response, ApiError> {
+    let (user, current) = session(&principal)?;
+    let listed = face.core()?.accounts.sessions.list(user).await?;
+    let shown: Vec<ShownSession<'_>> = listed
+        .iter()
+        .map(|session| ShownSession {
+            id: session.id,
+            created: &session.created,
+            last_used: &session.last_used,
+            expires: &session.expires,
+            user_agent: session.client.user_agent.as_deref(),
+            address: session.client.address.as_deref(),
+            current: session.id == current,
+        })
+        .collect();
+    Ok(private(StatusCode::OK, &shown))
+}
+
+/// `DELETE /api/auth/sessions/{id}`: ends one of one's own.
+pub(super) async fn end_session(
+    State(face): State<Arc<Face>>,
+    Extension(principal): Extension<Principal>,
+    id: Result<Path<Uuid>, PathRejection>,
+) -> Result<StatusCode, ApiError> {
+    let (user, _) = session(&principal)?;
+    let Ok(Path(id)) = id else { return Err(AuthError::NotFound("session").into()) };
+    match face.core()?.accounts.sessions.end(Some(user), Some(&[id])).await? {
+        0 => Err(AuthError::NotFound("session").into()),
+        _ => Ok(StatusCode::NO_CONTENT),
+    }
+}
+
+/// The user and the session of a token that was got by logging in.
+fn session(principal: &Principal) -> Result<(Uuid, Uuid), AuthError> {
+    match principal.who {
+        Who::User { id, session } => Ok((id, session)),
+        _ => Err(AuthError::NotAUser),
+    }
+}
+
+async fn credentials(core: &Core, request: Request) -> Result<(Email, Password), ApiError> {
+    let mut members = Members::read(core, request).await?;
+    let email = Email::parse(&members.needed_text("email")?)?;
+    let password = Password::parse(members.needed_text("password")?)?;
+    members.end()?;
+    Ok((email, password))
+}
+
+fn client(request: &Request) -> Client {
+    let agent = |headers: &HeaderMap| {
+        let text = String::from_utf8_lossy(headers.get(USER_AGENT)?.as_bytes()).into_owned();
+        Some(text.chars().take(MAX_USER_AGENT).collect())
+    };
+    let address = request.extensions().get::<Line>().map(|line| line.peer().to_string());
+    Client { user_agent: agent(request.headers()), address }
+}

@@ -1,0 +1,132 @@
+//! What an open service refuses: requests that a web page of another site makes in somebody's browser.
+//!
+//! Nobody has to say who he is there, so being able to reach the service is all that a page needs, and a browser on the same
+//! machine can. Two things give such a page away. Its name in `Host`, if it had a name of its own resolve to this machine
+//! (DNS rebinding). And `Origin` or `Sec-Fetch-Site`, which browsers set and pages cannot. Programs send neither.
+
+use std::net::IpAddr;
+
+use hyper::HeaderMap;
+use hyper::header::{HOST, HeaderName, ORIGIN};
+
+use super::error::ApiError;
+
+static SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
+
+/// Whom an open service serves.
+#[derive(Debug, Clone)]
+pub(super) struct OwnOrigin {
+    /// The address that it listens on, as `Host` has it.
+    listens: String,
+    /// Origins of web pages that may call (`CORS_ORIGINS`).
+    allowed: Vec<String>,
+}
+
+impl OwnOrigin {
+    /// A service that listens on `host`; pages of the origins `allowed` may call it.
+    pub(super) fn new(host: IpAddr, allowed: &[String]) -> Self {
+        let listens = match host {
+            IpAddr::V4(host) => host.to_string(),
+            IpAddr::V6(host) => format!("[{host}]"),
+        };
+        Self { listens, allowed: allowed.to_vec() }
+    }
+
+    /// Refuses what a page of another site sends.
+    pub(super) fn check(&self, headers: &HeaderMap) -> Result<(), ApiError> {
+        let mut hosts = headers.get_all(HOST).iter();
+        let host = hosts.next().map(|host| host.as_bytes());
+        if hosts.next().is_some() || host.is_some_and(|host| !self.is_own(host)) {
+            return Err(ApiError::forbidden("foreign_host", FOREIGN_HOST));
+        }
+        if let Some(origin) = headers.get(ORIGIN) {
+            let origin = origin.as_bytes();
+            let is_allowed = self.allowed.iter().any(|allowed| allowed.as_bytes() == origin);
+            // The scheme is not compared: a proxy in front may add TLS.
+            let site = origin.strip_prefix(b"http://").or_else(|| origin.strip_prefix(b"https://"));
+            let is_same = site.is_some() && site == host;
+            return if is_allowed || is_same { Ok(()) } else { Err(cross_site()) };
+        }
+        // Pages of other origins send no `Origin` with a plain GET.
+        match headers.get(&SEC_FETCH_SITE).map(|site| site.as_bytes()) {
+            None | Some(b"same-origin" | b"none") => Ok(()),
+            Some(_) => Err(cross_site()),
+        }
+    }
+
+    fn is_own(&self, host: &[u8]) -> bool {
+        let name = match host.iter().rposition(|byte| *byte == b':') {
+            Some(colon) if host[colon + 1..].iter().all(u8::is_ascii_digit) => &host[..colon],
+            _ => host,
+        };
+        name.eq_ignore_ascii_case(b"localhost")
+            || name == b"127.0.0.1"
+            || name == b"[::1]"
+            || name == self.listens.as_bytes()
+    }
+}
+
+const FOREIGN_HOST: &str =
+    "an open service answers to localhost and to its own address only; AUTH=required answers to any name";
+
+fn cross_site() -> ApiError {
+    ApiError::forbidden("cross_site", "a page of another origin may not call this service (CORS_ORIGINS)")
+}
+
+#[cfg(test)]
+mod tests {
+    use hyper::header::HeaderValue;
+
+    use super::*;
+
+    fn is_served(pairs: &[(&'static str, &'static str)]) -> bool {
+        let mut headers = HeaderMap::new();
+        for (name, value) in pairs {
+            headers.append(*name, HeaderValue::from_static(value));
+        }
+        OwnOrigin::new("127.0.0.2".parse().unwrap(), &["https://app.example".into()]).check(&headers).is_ok()
+    }
+
+    #[test]
+    fn programs_and_pages_of_our_own_are_served() {
+        for pairs in [
+            &[][..],
+            &[("host", "localhost")],
+            &[("host", "LocalHost:3000")],
+            &[("host", "127.0.0.1:3000")],
+            &[("host", "127.0.0.2:1")],
+            &[("host", "[::1]:3000")],
+            &[("host", "localhost:3000"), ("origin", "http://localhost:3000")],
+            &[("host", "localhost:3000"), ("sec-fetch-site", "same-origin")],
+            &[("host", "localhost:3000"), ("sec-fetch-site", "none")],
+            &[
+                ("host", "localhost:3000"),
+                ("origin", "https://app.example"),
+                ("sec-fetch-site", "cross-site"),
+            ],
+        ] {
+            assert!(is_served(pairs), "{pairs:?}");
+        }
+    }
+
+    #[test]
+    fn names_of_others_and_pages_of_others_are_not() {
+        for pairs in [
+            &[("host", "evil.example")][..],
+            &[("host", "evil.example:3000")],
+            &[("host", "localhost.evil.example")],
+            &[("host", "127.0.0.1.evil.example:80")],
+            &[("host", "localhost:x")],
+            &[("host", "")],
+            &[("host", "localhost"), ("host", "evil.example")],
+            &[("host", "localhost:3000"), ("origin", "http://localhost:5173")],
+            &[("host", "localhost:3000"), ("origin", "null")],
+            &[("host", "localhost:3000"), ("origin", "http://evil.example")],
+            &[("host", "localhost:3000"), ("origin", "https://app.example.evil")],
+            &[("host", "localhost:3000"), ("sec-fetch-site", "cross-site")],
+            &[("host", "localhost:3000"), ("sec-fetch-site", "same-site")],
+        ] {
+            assert!(!is_served(pairs), "{pairs:?}");
+        }
+    }
+}

@@ -1,0 +1,186 @@
+//! API keys: made, used, listed, replaced, revoked.
+
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use crate::support::accounts::{guarded, key, log_in, me, register, send, tidegate, token_with};
+use crate::support::postgres::TestDatabase;
+use crate::support::service::{Service, eventually};
+
+async fn post_event(service: &Service, api_key: &str) -> u16 {
+    service.request("POST", "/api/v1/events", &[("x-api-key", api_key)], "{}").await.status.as_u16()
+}
+
+#[tokio::test]
+async fn a_key_is_good_from_its_making_to_its_revocation_on_every_node() {
+    let database = TestDatabase::create().await;
+    let (service, other) = tokio::join!(guarded(&database, &[]), guarded(&database, &[]));
+    let api_key = key(&database, &["--scope", "events:write", "--name", "sensors", "--expires", "1d"]).await;
+    assert!(api_key.starts_with("tg_") && api_key.len() == 52, "{api_key}");
+    assert_eq!((post_event(&service, &api_key).await, post_event(&other, &api_key).await), (202, 202));
+    assert_eq!(send(&service, "POST", "/api/v1/events", &api_key, &json!({})).await.status.as_u16(), 202);
+    let listed = tidegate(&database, &["keys", "list"], "").await.unwrap();
+    assert!(
+        listed.contains(&api_key[..11]) && listed.contains("sensors") && !listed.contains(&api_key),
+        "{listed}"
+    );
+    let stored: i64 = database
+        .connect()
+        .await
+        .query_one(
+            "select count(*) from api_keys where api_keys::text like '%' || $1 || '%'",
+            &[&&api_key[11..]],
+        )
+        .await
+        .unwrap()
+        .get(0);
+    assert_eq!(stored, 0, "the key itself is nowhere");
+
+    tidegate(&database, &["keys", "revoke", &api_key[..11]], "").await.unwrap();
+    let revoked = Instant::now();
+    for node in [&service, &other] {
+        eventually("the node knows", async || (post_event(node, &api_key).await == 401).then_some(())).await;
+    }
+    assert!(revoked.elapsed() < Duration::from_millis(1500), "{:?}", revoked.elapsed());
+    assert!(
+        tidegate(&database, &["keys", "revoke", &api_key[..11]], "").await.is_err(),
+        "it is revoked already"
+    );
+    assert!(tidegate(&database, &["keys", "create", "--scope", "everything"], "").await.is_err());
+}
+
+#[tokio::test]
+async fn a_user_mints_keys_within_his_rights_and_loses_them_with_his_rights() {
+    let database = TestDatabase::create().await;
+    let service = guarded(&database, &[("MAX_USER_KEYS", "3")]).await;
+    for (email, permissions) in [("ada@example.com", "events:write"), ("bob@example.com", "ops:read")] {
+        tidegate(&database, &["users", "add", email, "--permission", permissions], "correct horse")
+            .await
+            .unwrap();
+    }
+    let (ada, bob) = (log_in(&service, "ada@example.com").await, log_in(&service, "bob@example.com").await);
+    let mint = async |token: &str, body: Value| send(&service, "POST", "/api/keys", token, &body).await;
+    for beyond in [json!(["ops:read"]), json!(["admin"]), json!(["events:write", "stress"])] {
+        let refused = mint(&ada.access, json!({"scopes": beyond})).await;
+        assert_eq!((refused.status.as_u16(), &refused.json()["error"]["field"]), (403, &json!("scopes")));
+    }
+    for (body, field) in [
+        (json!({"scopes": []}), "scopes"),
+        (json!({}), "scopes"),
+        (json!({"scopes": ["nothing"]}), "scopes"),
+        (json!({"scopes": "events:write"}), "scopes"),
+        (json!({"scopes": ["events:write"], "name": 1}), "name"),
+        (json!({"scopes": ["events:write"], "name": "a\u{0}"}), "name"),
+        (json!({"scopes": ["events:write"], "expires": "tomorrow"}), "expires"),
+        (json!({"scopes": ["events:write"], "expires": "2020-01-01T00:00:00Z"}), "expires"),
+        (json!({"scopes": ["events:write"], "replaces": "x"}), "replaces"),
+        (json!({"scopes": ["events:write"], "admin": true}), "admin"),
+    ] {
+        let refused = mint(&ada.access, body.clone()).await;
+        assert_eq!(
+            (refused.status.as_u16(), &refused.json()["error"]["field"]),
+            (400, &json!(field)),
+            "{body}"
+        );
+    }
+    let made = mint(&ada.access, json!({"scopes": ["events:write"], "name": "mine"})).await;
+    assert_eq!(made.status.as_u16(), 201, "{made:?}");
+    let (api_key, id) =
+        (made.json()["key"].as_str().unwrap().to_owned(), made.json()["id"].as_str().unwrap().to_owned());
+    assert_eq!((post_event(&service, &api_key).await, me(&service, &api_key).await), (202, 200));
+    // A key makes no keys, and nobody sees or revokes another's.
+    assert_eq!(mint(&api_key, json!({"scopes": ["events:write"]})).await.status.as_u16(), 403);
+    let list = async |token: &str| send(&service, "GET", "/api/keys", token, &Value::Null).await.json();
+    assert_eq!((list(&ada.access).await.as_array().unwrap().len(), list(&bob.access).await), (1, json!([])));
+    assert_eq!(list(&token_with(&["admin"])).await.as_array().unwrap().len(), 1);
+    assert!(list(&ada.access).await[0].get("key").is_none());
+    let path = format!("/api/keys/{id}");
+    assert_eq!(send(&service, "DELETE", &path, &bob.access, &Value::Null).await.status.as_u16(), 404);
+    assert_eq!(post_event(&service, &api_key).await, 202);
+    for _ in 0..2 {
+        assert_eq!(mint(&ada.access, json!({"scopes": ["events:write"]})).await.status.as_u16(), 201);
+    }
+    assert_eq!(mint(&ada.access, json!({"scopes": ["events:write"]})).await.error_code(), "too_many_keys");
+    assert_eq!(send(&service, "DELETE", &path, &ada.access, &Value::Null).await.status.as_u16(), 204);
+    assert_eq!(post_event(&service, &api_key).await, 401, "on the node that was asked, at once");
+
+    let made = mint(&ada.access, json!({"scopes": ["events:write"]})).await.json();
+    let api_key = made["key"].as_str().unwrap();
+    assert_eq!(post_event(&service, api_key).await, 202);
+    tidegate(&database, &["users", "permissions", "ada@example.com", "--permission", "ops:read"], "")
+        .await
+        .unwrap();
+    eventually("the key lost it too", async || (post_event(&service, api_key).await == 403).then_some(()))
+        .await;
+    tidegate(&database, &["users", "delete", "ada@example.com"], "").await.unwrap();
+    eventually("the key went with him", async || (post_event(&service, api_key).await == 401).then_some(()))
+        .await;
+}
+
+#[tokio::test]
+async fn a_key_is_replaced_with_an_overlap_and_expires() {
+    let database = TestDatabase::create().await;
+    let service = guarded(&database, &[]).await;
+    let admin = token_with(&["admin"]);
+    let mint = async |body: Value| send(&service, "POST", "/api/keys", &admin, &body).await.json();
+    let text = |json: &Value, name: &str| json[name].as_str().unwrap().to_owned();
+    let first = mint(json!({"scopes": ["events:write"]})).await;
+    let (old, id) = (text(&first, "key"), text(&first, "id"));
+    assert_eq!(post_event(&service, &old).await, 202);
+    let second = mint(json!({"scopes": ["events:write"], "replaces": id, "overlap_s": 4})).await;
+    let new = text(&second, "key");
+    assert_eq!((post_event(&service, &old).await, post_event(&service, &new).await), (202, 202));
+    let listed = send(&service, "GET", "/api/keys", &admin, &Value::Null).await.json();
+    assert_eq!(listed[1]["replaced_by"], second["id"], "{listed}");
+    eventually("the overlap is over", async || (post_event(&service, &old).await == 401).then_some(())).await;
+    assert_eq!(post_event(&service, &new).await, 202);
+    let again =
+        send(&service, "POST", "/api/keys", &admin, &json!({"scopes": ["stress"], "replaces": id})).await;
+    assert_eq!(again.status.as_u16(), 404, "one that is over is not replaced, and no key is made");
+    assert_eq!(
+        send(&service, "GET", "/api/keys", &admin, &Value::Null).await.json().as_array().unwrap().len(),
+        2
+    );
+}
+
+#[tokio::test]
+async fn known_keys_work_while_postgres_is_away_and_unknown_ones_are_told_so() {
+    use crate::support::postgres::PrivateServer;
+    let mut server = PrivateServer::start(&[]).await;
+    let variables =
+        [("AUTH", "required"), ("JWT_SECRET", crate::support::accounts::SECRET), ("AUTH_TIMEOUT_MS", "500")];
+    let service = Service::start(server.url(), &variables).await;
+    let admin = token_with(&["admin"]);
+    let mint = async || {
+        let made = send(&service, "POST", "/api/keys", &admin, &json!({"scopes": ["events:write"]})).await;
+        made.json()["key"].as_str().unwrap().to_owned()
+    };
+    let (known, unknown) = (mint().await, mint().await);
+    assert_eq!(post_event(&service, &known).await, 202);
+    server.stop_immediate().await;
+    assert_eq!(post_event(&service, &known).await, 202);
+    assert_eq!(post_event(&service, &unknown).await, 503);
+    server.start_again().await;
+    eventually("it is asked again", async || (post_event(&service, &unknown).await == 202).then_some(()))
+        .await;
+}
+
+#[tokio::test]
+async fn the_last_use_of_a_key_is_written_later_and_made_up_keys_ask_nobody() {
+    let database = TestDatabase::create().await;
+    let service = guarded(&database, &[]).await;
+    register(&service, "ada@example.com").await;
+    let api_key = key(&database, &["--scope", "events:write"]).await;
+    assert_eq!(post_event(&service, &api_key).await, 202);
+    let client = database.connect().await;
+    let scans = "select coalesce(idx_scan, 0) + coalesce(seq_scan, 0) from pg_stat_user_tables where relname = 'api_keys'";
+    for n in 0..50 {
+        let mut made_up = api_key.clone();
+        made_up.replace_range(12..14, &format!("{n:02}"));
+        let expected = if made_up == api_key { 202 } else { 401 };
+        assert_eq!(post_event(&service, &made_up).await, expected);
+    }
+    let asked: i64 = client.query_one(scans, &[]).await.unwrap().get(0);
+    assert!(asked < 20, "{asked}: a wrong checksum is told without asking");
+}
