@@ -25,11 +25,11 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::auth::{Accounts, AuthTasks, SecretError, Verifier, signing_secret};
+use crate::auth::{Accounts, AuthTasks, SecretError, SigningSecret, Verifier, signing_secret};
 use crate::config::{Config, ConfigError, Durability};
 use crate::db::local::{EmergencyStop, LocalCluster, LocalError};
 use crate::db::{self, ConnectionUrl, Database, DbError, MigrationError, PartitionKeeper};
-use crate::http::{BoundServer, Face, RunningServer, StressParts};
+use crate::http::{BoundServer, Face, RunningServer, StressParts, jwks};
 use crate::ingest::journal::{self, JournalError, JournalSettings, RealFiles, Recovered};
 use crate::ingest::{Drained, FenceError, IngestSettings, OpenJournal, Pipeline, Registered};
 use crate::lifecycle::Lifecycle;
@@ -112,9 +112,14 @@ pub async fn run(config: &Config, asked: Start) -> Result<(), AppError> {
     let signals = Signals::listen()?;
     let lifecycle = Lifecycle::default();
     let metrics = Metrics::new()?;
-    let verifier = verifier(config)?;
+    let secret = secret(config)?;
+    let verifier = Verifier::new(&config.auth, config.auth_mode(), secret.secret.as_ref())
+        .map_err(|error| ConfigError::jwt_public_key_file(&error))?;
     let face = Face::new(config, &metrics, &lifecycle, &verifier);
     let server = listen(config, &face)?;
+    if secret.is_passing {
+        tracing::warn!("JWT_SECRET is not set: whoever signs in has to again after a restart");
+    }
 
     let mut local = None;
     let started = start(config, asked, &face, &metrics, &signals, &mut local).await;
@@ -135,13 +140,11 @@ pub async fn run(config: &Config, asked: Start) -> Result<(), AppError> {
     }
 }
 
-fn verifier(config: &Config) -> Result<Arc<Verifier>, AppError> {
-    let secret = signing_secret(config).map_err(|error| match error {
+fn secret(config: &Config) -> Result<SigningSecret, AppError> {
+    signing_secret(config).map_err(|error| match error {
         SecretError::Needed => AppError::Config(ConfigError::jwt_secret_needed()),
         error => error.into(),
-    })?;
-    Ok(Verifier::new(&config.auth, config.auth_mode(), secret.as_ref())
-        .map_err(|error| ConfigError::jwt_public_key_file(&error))?)
+    })
 }
 
 fn listen(config: &Config, face: &Arc<Face>) -> Result<RunningServer, AppError> {
@@ -224,6 +227,10 @@ async fn start(
         config: config.large.clone(),
     };
     let operations = database.share(settings.shares.operations, wait);
+    if let Some(url) = &config.auth.jwt_jwks_url {
+        let refresh = Duration::from_secs(config.auth.jwt_jwks_refresh_s);
+        housekeeping.spawn(jwks::follow(url.clone(), refresh, Arc::clone(&face.verifier)));
+    }
     let share = database.share(settings.shares.auth, Duration::from_millis(config.auth.auth_wait_ms));
     let (accounts, auth) = Accounts::start(&config.auth, &face.verifier, &share);
     face.serve(pipeline.ingest().clone(), operations, stress, accounts);

@@ -7,6 +7,7 @@
     reason = "a test fails by a panic, its helpers too"
 )]
 
+mod access;
 mod acks;
 mod api_keys;
 mod auth;

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::support::accounts::{SECRET, guarded, log_in, me, now, register, send, signed};
 use crate::support::postgres::{Scratch, TestDatabase};
-use crate::support::service::run;
+use crate::support::service::{eventually, run};
 
 #[tokio::test]
 async fn a_token_of_ours_says_what_the_contract_says_and_nobody_can_change_it() {
@@ -150,4 +150,77 @@ async fn an_issuers_tokens_are_verified_by_its_public_key_and_its_subjects_becom
         [("JWT_PUBLIC_KEY_FILE", file.to_str().unwrap()), ("JWT_ISSUER", "x"), ("JWT_AUDIENCE", "y")];
     let (status, _, stderr) = run(&["serve"], &variables).await;
     assert!(status.code() == Some(2) && stderr.starts_with("tidegate: JWT_PUBLIC_KEY_FILE: "), "{stderr}");
+}
+
+/// Publishes what `keys` holds, on loopback; its address.
+async fn publish(keys: std::sync::Arc<std::sync::Mutex<String>>) -> String {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        loop {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut head = [0; 2048];
+            let _ = stream.read(&mut head).await;
+            let body = keys.lock().unwrap().clone();
+            let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{body}", body.len());
+            let _ = stream.write_all(answer.as_bytes()).await;
+        }
+    });
+    format!("http://{address}/jwks.json")
+}
+
+/// A set (RFC 7517) with an Ed25519 key.
+fn key_set(id: &str, pair: &rcgen::KeyPair) -> String {
+    let x = URL_SAFE_NO_PAD.encode(pair.public_key_raw());
+    json!({"keys": [{"kty": "OKP", "crv": "Ed25519", "kid": id, "use": "sig", "alg": "EdDSA", "x": x}]})
+        .to_string()
+}
+
+#[tokio::test]
+async fn an_issuers_published_keys_are_fetched_and_followed_when_they_change() {
+    let database = TestDatabase::create().await;
+    let [one, two] = [(); 2].map(|()| rcgen::KeyPair::generate_for(&rcgen::PKCS_ED25519).unwrap());
+    let keys = std::sync::Arc::new(std::sync::Mutex::new(key_set("one", &one)));
+    let url = publish(std::sync::Arc::clone(&keys)).await;
+    let variables = [
+        ("JWT_JWKS_URL", url.as_str()),
+        ("JWT_JWKS_REFRESH_S", "1"),
+        ("JWT_ISSUER", "https://idp"),
+        ("JWT_AUDIENCE", "tidegate"),
+    ];
+    let service = guarded(&database, &variables).await;
+    let sign = |id: &str, pair: &rcgen::KeyPair, header: &dyn Fn(&mut Header)| {
+        let claims = json!({"sub": "u", "iss": "https://idp", "aud": "tidegate", "exp": now() + 60});
+        let mut head = Header::new(Algorithm::EdDSA);
+        head.kid = Some(id.into());
+        header(&mut head);
+        encode(&head, &claims, &EncodingKey::from_ed_pem(pair.serialize_pem().as_bytes()).unwrap()).unwrap()
+    };
+    let plain = |id: &str, pair| sign(id, pair, &|_| ());
+    eventually("the keys are fetched", async || {
+        (me(&service, &plain("one", &one)).await == 200).then_some(())
+    })
+    .await;
+    // The key that a token brings or points at is nobody's.
+    let brought = sign("two", &two, &|head| head.jku = Some(url.clone()));
+    assert_eq!(me(&service, &brought).await, 401);
+    assert_eq!(me(&service, &plain("one", &two)).await, 401);
+    *keys.lock().unwrap() = "{\"keys\": []}".into();
+    tokio::time::sleep(std::time::Duration::from_millis(2500)).await;
+    assert_eq!(
+        me(&service, &plain("one", &one)).await,
+        200,
+        "what is no set of keys leaves those that were good"
+    );
+    *keys.lock().unwrap() = key_set("two", &two);
+    eventually("the others are fetched", async || {
+        (me(&service, &plain("two", &two)).await == 200).then_some(())
+    })
+    .await;
+    assert_eq!(
+        me(&service, &plain("one", &one)).await,
+        401,
+        "a key that is not published any more is not good"
+    );
 }

@@ -117,6 +117,11 @@ impl Tokens {
         self.lifetime_s
     }
 
+    /// The keys of the issuer.
+    pub(super) fn issuer(&self) -> &IssuerKeys {
+        &self.issuer
+    }
+
     /// Whether users can sign in here.
     pub(super) fn can_sign(&self) -> bool {
         self.own.is_some()
@@ -168,7 +173,7 @@ impl Tokens {
             let decoded = jsonwebtoken::decode::<Claims>(token, &own.verifies, &own.validation);
             return Ok(self.verified(decoded.map_err(|_| AuthError::Invalid)?.claims, true));
         }
-        for key in self.issuer.fitting(header.alg) {
+        for key in self.issuer.fitting(header.alg, header.kid.as_deref()) {
             let validation = validation(key.algorithm, &self.expects, &["exp", "iss", "aud", "sub"]);
             if let Ok(decoded) = jsonwebtoken::decode::<Claims>(token, &key.key, &validation) {
                 return Ok(self.verified(decoded.claims, false));

@@ -18,6 +18,7 @@ mod clock;
 mod issuer;
 mod jwt;
 pub mod keys;
+pub mod limits;
 mod principal;
 mod random;
 mod revocations;
@@ -33,7 +34,7 @@ pub use keys::KeyHash;
 pub use principal::{Decision, Principal, Who};
 pub use random::{NoRandomness, Secret};
 pub use scope::{ALL as ALL_SCOPES, Scope, Scopes};
-pub use secret::{SecretError, signing_secret};
+pub use secret::{SecretError, SigningSecret, signing_secret};
 pub use verifier::{Shown, Verifier};
 
 use crate::db::DbError;

@@ -36,26 +36,43 @@ pub enum SecretError {
     Randomness(#[from] NoRandomness),
 }
 
+/// A secret to sign with.
+#[derive(Debug)]
+pub struct SigningSecret {
+    /// The secret; none where users sign in elsewhere.
+    pub secret: Option<Secret>,
+    /// Whether it ends with this process, and with it every token.
+    pub is_passing: bool,
+}
+
+impl SigningSecret {
+    fn lasting(secret: Secret) -> Self {
+        Self { secret: Some(secret), is_passing: false }
+    }
+}
+
 /// The secret: the one that is set; for a private Postgres the one in `DATA_DIR`, made if it is not there; a random one that
 /// ends with this process where the service is open; none where users sign in elsewhere.
 ///
 /// # Errors
 ///
 /// [`SecretError`].
-pub fn signing_secret(config: &Config) -> Result<Option<Secret>, SecretError> {
+pub fn signing_secret(config: &Config) -> Result<SigningSecret, SecretError> {
     if let Some(secret) = &config.auth.jwt_secret {
-        return Ok(Some(Secret::new(secret.clone())));
+        return Ok(SigningSecret::lasting(Secret::new(secret.clone())));
     }
     if config.database.database_url.is_none() {
         let path = config.database.data_dir.join(FILE);
-        return read_or_make(&config.database.data_dir, &path).map(Some);
+        return read_or_make(&config.database.data_dir, &path).map(SigningSecret::lasting);
     }
     match config.auth_mode() {
-        AuthMode::Required if config.auth.trusts_an_issuer() => Ok(None),
+        AuthMode::Required if config.auth.trusts_an_issuer() => {
+            Ok(SigningSecret { secret: None, is_passing: false })
+        }
         AuthMode::Required => Err(SecretError::Needed),
         AuthMode::Open => {
-            tracing::warn!("JWT_SECRET is not set: whoever signs in has to again after a restart");
-            Ok(Some(Secret::new(random::text(CHARACTERS)?)))
+            let secret = Some(Secret::new(random::text(CHARACTERS)?));
+            Ok(SigningSecret { secret, is_passing: true })
         }
     }
 }

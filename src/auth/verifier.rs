@@ -11,7 +11,7 @@ use super::jwt::Tokens;
 use super::keys::{self, KeyCache, KeyHash, Known};
 use super::principal::{Principal, Who};
 use super::random::Secret;
-use super::revocations::{Revocations, Standing};
+use super::revocations::{Freshness, Revocations, Standing};
 use super::scope::Scopes;
 use crate::config::{AuthConfig, AuthMode};
 
@@ -24,6 +24,7 @@ pub struct Verifier {
     token: Option<String>,
     pub(super) tokens: Tokens,
     pub(super) revocations: Revocations,
+    pub(super) freshness: Freshness,
     pub(super) keys: KeyCache,
 }
 
@@ -62,6 +63,7 @@ impl Verifier {
             token: config.stress_token.clone(),
             tokens: Tokens::new(config, secret, issuer),
             revocations: Revocations::default(),
+            freshness: Freshness::default(),
             keys: KeyCache::new(config.key_cache),
         }))
     }
@@ -69,6 +71,30 @@ impl Verifier {
     /// Whether nobody has to say who he is.
     pub fn is_open(&self) -> bool {
         self.mode == AuthMode::Open
+    }
+
+    /// A token is shown: whether [`Self::freshen`] is to be waited for before it is verified.
+    pub fn is_stale(&self) -> bool {
+        self.freshness.is_stale()
+    }
+
+    /// Waits until what other nodes took back is known, for half a second at the longest.
+    pub async fn freshen(&self) {
+        self.freshness.wait().await;
+    }
+
+    /// Takes the keys that an issuer publishes (RFC 7517) in place of those before; how many of them can be used.
+    ///
+    /// # Errors
+    ///
+    /// [`IssuerError::NotASet`]: those before stay good.
+    pub fn replace_issuer_keys(&self, set: &[u8]) -> Result<usize, IssuerError> {
+        self.tokens.issuer().replace(set)
+    }
+
+    /// Resolves when a token came that none of the issuer's keys fits: it may have published others.
+    pub async fn lacks_an_issuer_key(&self) {
+        self.tokens.issuer().lacking().await;
     }
 
     /// Whose token this is.

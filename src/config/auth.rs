@@ -27,6 +27,10 @@ pub struct AuthConfig {
     pub jwt_secret: Option<String>,
     /// A file with the public key of an issuer of tokens.
     pub jwt_public_key_file: Option<PathBuf>,
+    /// Where an issuer publishes its public keys.
+    pub jwt_jwks_url: Option<String>,
+    /// Seconds between two looks there.
+    pub jwt_jwks_refresh_s: u64,
     /// The issuer of tokens.
     pub jwt_issuer: Option<String>,
     /// Whom tokens are meant for.
@@ -72,6 +76,7 @@ impl std::fmt::Debug for AuthConfig {
 const LEAST_SECRET_BYTES: usize = 32;
 const JWT_SECRET_TAKES: &str = "at least 32 bytes";
 const STRESS_TOKEN_TAKES: &str = "visible ASCII characters, as a header has them";
+const JWKS_URL_TAKES: &str = "a URL that begins with https://, or with http:// and a loopback address";
 
 pub(super) const SETTINGS: &[Setting] = &[
     Setting {
@@ -97,6 +102,18 @@ pub(super) const SETTINGS: &[Setting] = &[
         default: "",
         kind: Kind::Text("a file with a public key in PEM: RSA, P-256 or Ed25519"),
         help: "Takes tokens of another issuer too (RS256, ES256, EdDSA) that this key verifies; JWT_ISSUER and JWT_AUDIENCE must be set.",
+    },
+    Setting {
+        name: "JWT_JWKS_URL",
+        default: "",
+        kind: Kind::Text(JWKS_URL_TAKES),
+        help: "The same with the keys that an issuer publishes here (RFC 7517).",
+    },
+    Setting {
+        name: "JWT_JWKS_REFRESH_S",
+        default: "600",
+        kind: Kind::Int { min: 1, max: 86_400, unit: "seconds" },
+        help: "Time between two looks there. A token that no key fits makes it look at once, twice a minute at most.",
     },
     Setting {
         name: "JWT_ISSUER",
@@ -187,7 +204,7 @@ pub(super) const SETTINGS: &[Setting] = &[
 impl AuthConfig {
     /// Whether tokens of another issuer are taken.
     pub fn trusts_an_issuer(&self) -> bool {
-        self.jwt_public_key_file.is_some()
+        self.jwt_public_key_file.is_some() || self.jwt_jwks_url.is_some()
     }
 
     pub(super) fn check(&self) -> Result<(), ConfigError> {
@@ -202,6 +219,12 @@ impl AuthConfig {
         {
             return refuse("STRESS_TOKEN", hidden, STRESS_TOKEN_TAKES);
         }
+        if self.jwt_jwks_url.as_ref().is_some_and(|url| !is_safe(url)) {
+            return refuse("JWT_JWKS_URL", "another one", JWKS_URL_TAKES);
+        }
+        if self.jwt_jwks_url.is_some() && self.jwt_public_key_file.is_some() {
+            return refuse("JWT_JWKS_URL", "one beside JWT_PUBLIC_KEY_FILE", "a value only without that");
+        }
         // Without them a token that an issuer made for somebody else would be good here (RFC 8725, sections 3.8 and 3.9).
         for (name, value) in [("JWT_ISSUER", &self.jwt_issuer), ("JWT_AUDIENCE", &self.jwt_audience)] {
             if self.trusts_an_issuer() && value.is_none() {
@@ -210,6 +233,20 @@ impl AuthConfig {
         }
         Ok(())
     }
+}
+
+/// Keys that anybody on the way could replace would let anybody in.
+fn is_safe(url: &str) -> bool {
+    url.starts_with("https://")
+        || [
+            "http://127.0.0.1:",
+            "http://127.0.0.1/",
+            "http://[::1]:",
+            "http://localhost:",
+            "http://localhost/",
+        ]
+        .iter()
+        .any(|loopback| url.starts_with(loopback))
 }
 
 #[cfg(test)]
@@ -246,10 +283,15 @@ mod tests {
     }
 
     #[test]
-    fn an_issuer_is_trusted_by_name_only() {
-        let with = |more: &[(&str, &str)]| load(&[&[("JWT_PUBLIC_KEY_FILE", "key.pem")], more].concat());
-        assert!(with(&[]).unwrap_err().to_string().starts_with("JWT_ISSUER: got nothing"));
-        let error = with(&[("JWT_ISSUER", "https://a")]).unwrap_err().to_string();
-        assert!(error.starts_with("JWT_AUDIENCE: got nothing"), "{error}");
+    fn an_issuer_is_trusted_by_name_and_over_a_safe_way_only() {
+        for (variables, name) in [
+            (&[("JWT_PUBLIC_KEY_FILE", "key.pem")][..], "JWT_ISSUER"),
+            (&[("JWT_JWKS_URL", "https://a/jwks"), ("JWT_ISSUER", "https://a")], "JWT_AUDIENCE"),
+            (&[("JWT_JWKS_URL", "http://a/jwks")], "JWT_JWKS_URL"),
+            (&[("JWT_JWKS_URL", "http://127.0.0.1.evil/jwks")], "JWT_JWKS_URL"),
+            (&[("JWT_JWKS_URL", "https://a/"), ("JWT_PUBLIC_KEY_FILE", "key.pem")], "JWT_JWKS_URL"),
+        ] {
+            assert!(load(variables).unwrap_err().to_string().starts_with(name), "{variables:?}");
+        }
     }
 }

@@ -5,6 +5,7 @@
 //! that a mistake is reported with the variable's name, what it got and what it takes), and prints `serve --help`.
 //! `.env.example` is compared with it by a test.
 
+mod access;
 mod auth;
 mod database;
 mod ingest;
@@ -20,6 +21,7 @@ use std::path::Path;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
+pub use access::{AccessConfig, Rates};
 pub use auth::{AuthConfig, AuthMode};
 pub use database::{DatabaseConfig, Partitioning};
 pub use ingest::{DeadLetterConfig, Durability, IngestConfig, JournalConfig};
@@ -141,6 +143,8 @@ pub struct Config {
     pub large: LargeConfig,
     /// Who may call.
     pub auth: AuthConfig,
+    /// How often, and from which web pages.
+    pub access: AccessConfig,
     /// Logs.
     pub logging: LoggingConfig,
 }
@@ -165,6 +169,7 @@ pub const ALL_SETTINGS: [(&str, &[Setting]); 10] = [
     ("Stress API and faults", stress::SETTINGS),
     ("Large payloads and errors on demand", records::LARGE_SETTINGS),
     ("Authentication", auth::SETTINGS),
+    ("Access", access::SETTINGS),
     ("Logs", logging::SETTINGS),
 ];
 
@@ -243,6 +248,11 @@ impl Config {
         self.auth.auth.unwrap_or(AuthMode::Open)
     }
 
+    /// How often anybody may ask: where nothing is set and the service is open, as often as he likes.
+    pub fn rates(&self) -> Rates {
+        self.access.rates(self.auth_mode() == AuthMode::Open)
+    }
+
     /// Whether anybody may register: where `REGISTRATION` says nothing, on loopback.
     pub fn takes_registrations(&self) -> bool {
         self.auth.registration.map_or(self.server.host.is_loopback(), Switch::is_on)
@@ -270,9 +280,11 @@ impl Config {
             stress: variables.load(stress::SETTINGS)?,
             large: variables.load(records::LARGE_SETTINGS)?,
             auth: variables.load(auth::SETTINGS)?,
+            access: variables.load(access::SETTINGS)?,
             logging: variables.load(logging::SETTINGS)?,
         };
         config.auth.check()?;
+        config.access.check()?;
         config.database.check()?;
         config.ingest.check()?;
         config.stress.check()?;

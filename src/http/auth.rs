@@ -3,16 +3,19 @@
 //! A token comes as `Authorization: Bearer …` or as `X-API-Key`, which are the same. Other schemes are passed over, as if
 //! they were not there. Cookies are never looked at, and no token is taken from a URL.
 
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use axum::extract::{MatchedPath, Request, State};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
-use hyper::HeaderMap;
 use hyper::header::{ALLOW, AUTHORIZATION, HeaderName, HeaderValue};
+use hyper::{HeaderMap, StatusCode};
 
 use super::Face;
+use super::client::{self, ClientAddress};
 use super::error::ApiError;
+use super::limits::Quota;
 use super::permissions::{self, Needs};
 use crate::auth::{AuthError, Decision, KeyHash, Principal, Shown};
 
@@ -28,11 +31,16 @@ pub(super) async fn admit(face: &Face, needs: Needs, headers: &HeaderMap) -> Res
     }
     let principal = match token(headers)? {
         None => Principal::ANONYMOUS,
-        Some(token) => match face.verifier.verify(token)? {
-            Shown::Known(principal) => principal,
-            // On the heap, as every idle connection holds room for the largest future that it may run.
-            Shown::Ask(hash) => Box::pin(look_up(face, hash)).await?,
-        },
+        Some(token) => {
+            // Both on the heap, as every idle connection holds room for the largest future that it may run.
+            if face.verifier.is_stale() {
+                Box::pin(face.verifier.freshen()).await;
+            }
+            match face.verifier.verify(token)? {
+                Shown::Known(principal) => principal,
+                Shown::Ask(hash) => Box::pin(look_up(face, hash)).await?,
+            }
+        }
     };
     let decision = match needs {
         Needs::Nothing | Needs::GoodIfShown => Decision::Allowed,
@@ -45,6 +53,22 @@ pub(super) async fn admit(face: &Face, needs: Needs, headers: &HeaderMap) -> Res
         (Decision::Forbidden, Needs::Scope(scope)) => Err(ApiError::lacks(scope)),
         _ => Err(ApiError::token_needed()),
     }
+}
+
+/// Whether a request with events may be taken, and what is left of its sender's budget.
+pub(super) async fn admit_events(
+    face: &Face,
+    needs: Needs,
+    headers: &HeaderMap,
+    peer: IpAddr,
+) -> Result<Option<Quota>, ApiError> {
+    let principal = admit(face, needs, headers).await?;
+    // Whose address it is need not be known where nothing is counted.
+    if !face.budgets.count_events() {
+        return Ok(None);
+    }
+    let client = client::client(peer, headers, &face.trusted_proxies);
+    face.budgets.take_events(&principal, client.ip)
 }
 
 async fn look_up(face: &Face, hash: KeyHash) -> Result<Principal, ApiError> {
@@ -87,11 +111,18 @@ pub(super) async fn authorize(
         None | Some(Err(_)) => Needs::GoodIfShown,
     };
     let principal = admit(&face, asked, request.headers()).await?;
+    let client = request.extensions().get::<ClientAddress>().copied();
+    let address = client.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |client| client.ip);
+    let quota = face.budgets.take(request.method(), asked, &principal, address)?;
     if let Some(Err(allowed)) = needs {
         return Ok(not_allowed(&allowed));
     }
     request.extensions_mut().insert(principal);
-    Ok(next.run(request).await)
+    let mut response = next.run(request).await;
+    if let Some(quota) = quota.filter(|_| response.status() != StatusCode::TOO_MANY_REQUESTS) {
+        quota.write(response.headers_mut());
+    }
+    Ok(response)
 }
 
 fn not_allowed(allowed: &str) -> Response {

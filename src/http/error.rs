@@ -9,6 +9,7 @@ use hyper::StatusCode;
 use hyper::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
 use serde::Serialize;
 
+use super::limits::Quota;
 use crate::auth::{AuthError, Scope};
 use crate::db::DbError;
 use crate::faults::FaultError;
@@ -25,6 +26,7 @@ pub struct ApiError {
     retry_after: Option<Duration>,
     /// `WWW-Authenticate`.
     challenge: Option<Cow<'static, str>>,
+    quota: Option<Box<Quota>>,
 }
 
 #[derive(Serialize)]
@@ -43,7 +45,15 @@ struct Detail<'a> {
 impl ApiError {
     /// A refusal with a status, a code in `snake_case` and a sentence.
     pub fn new(status: StatusCode, code: &'static str, message: impl Into<Cow<'static, str>>) -> Self {
-        Self { status, code, message: message.into(), field: None, retry_after: None, challenge: None }
+        Self {
+            status,
+            code,
+            message: message.into(),
+            field: None,
+            retry_after: None,
+            challenge: None,
+            quota: None,
+        }
     }
 
     /// 400: the request is malformed or fails a check.
@@ -101,6 +111,15 @@ impl ApiError {
     /// 403, whoever asks.
     pub fn forbidden(code: &'static str, message: impl Into<Cow<'static, str>>) -> Self {
         Self::new(StatusCode::FORBIDDEN, code, message)
+    }
+
+    /// 429: too often; `quota` is what is left, which is nothing.
+    pub(super) fn too_many(retry_after: Duration, quota: Option<Quota>) -> Self {
+        let message = "too many requests; try again later";
+        let refusal = Self::new(StatusCode::TOO_MANY_REQUESTS, "too_many_requests", message);
+        // Up, so that who waits for so long is not too early.
+        let retry_after = Duration::from_secs_f64(retry_after.as_secs_f64().ceil());
+        Self { retry_after: Some(retry_after), quota: quota.map(Box::new), ..refusal }
     }
 
     /// 405: the path takes another method.
@@ -283,6 +302,9 @@ impl IntoResponse for ApiError {
             && let Ok(challenge) = HeaderValue::try_from(&*challenge)
         {
             response.headers_mut().insert(WWW_AUTHENTICATE, challenge);
+        }
+        if let Some(quota) = self.quota {
+            quota.write(response.headers_mut());
         }
         if let Some(retry_after) = self.retry_after {
             response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(retry_after.as_secs().max(1)));

@@ -12,11 +12,16 @@ mod ack;
 mod auth;
 mod batch;
 mod body;
+mod client;
 mod connection;
+mod cors;
 mod dead_letters;
 mod error;
 mod events;
 mod faults;
+mod headers;
+pub mod jwks;
+mod limits;
 mod ops;
 mod origin;
 pub mod permissions;
@@ -39,8 +44,10 @@ use axum::routing::{get, post};
 use hyper::body::Incoming;
 use hyper::header::HeaderName;
 use hyper::{Method, Request, StatusCode};
+use ipnet::IpNet;
 use prometheus::{Histogram, IntCounter};
 use tower_service::Service;
+use tracing::Instrument;
 
 pub use body::BodyMemory;
 use body::{BodyLimits, LimitedBody};
@@ -55,6 +62,7 @@ use crate::observe::Metrics;
 use connection::Line;
 use error::ApiError;
 use faults::Faults;
+use limits::Budgets;
 use origin::OwnOrigin;
 use permissions::Needs;
 pub use stress::StressParts;
@@ -110,6 +118,10 @@ pub struct Face {
     pub verifier: Arc<Verifier>,
     /// Whom an open service serves; one that is not open answers to any name.
     own_origin: Option<OwnOrigin>,
+    /// Origins whose pages may call.
+    cors_origins: Vec<String>,
+    trusted_proxies: Vec<IpNet>,
+    budgets: Budgets,
     takes_registrations: bool,
     /// What is made to fail on purpose; none: nothing, and nothing stands in the way.
     faults: Option<Faults>,
@@ -195,7 +207,12 @@ impl Face {
                 max_json_depth: config.ingest.max_json_depth,
             },
             verifier: Arc::clone(verifier),
-            own_origin: verifier.is_open().then(|| OwnOrigin::new(config.server.host, &[])),
+            own_origin: verifier
+                .is_open()
+                .then(|| OwnOrigin::new(config.server.host, &config.access.cors_origins())),
+            cors_origins: config.access.cors_origins(),
+            trusted_proxies: config.access.trusted_proxies(),
+            budgets: Budgets::new(config),
             takes_registrations: config.takes_registrations(),
             faults: Faults::new(&config.stress),
             stress: Stress::new(config),
@@ -241,7 +258,28 @@ async fn answer(face: &Arc<Face>, router: &mut Router, request: Request<Incoming
     }
 }
 
+/// Answers one request, apart from faults. What web pages of other origins may do is said around all of it.
 async fn dispatch(
+    face: &Arc<Face>,
+    router: &mut Router,
+    request: Request<Incoming>,
+    line: &Line,
+) -> Response {
+    if face.cors_origins.is_empty() {
+        return routed(face, router, request, line).await;
+    }
+    let Some(origin) = cors::allowed(&face.cors_origins, request.headers()) else {
+        return routed(face, router, request, line).await;
+    };
+    let mut response = match cors::preflight(request.method(), request.headers()) {
+        Some(response) => response,
+        None => routed(face, router, request, line).await,
+    };
+    cors::let_read(response.headers_mut(), origin);
+    response
+}
+
+async fn routed(
     face: &Arc<Face>,
     router: &mut Router,
     mut request: Request<Incoming>,
@@ -251,6 +289,8 @@ async fn dispatch(
         (EVENTS, &Method::POST) => &face.hot[0],
         (BATCH, &Method::POST) => &face.hot[1],
         _ => {
+            let client = client::client(line.peer(), request.headers(), &face.trusted_proxies);
+            request.extensions_mut().insert(client);
             request.extensions_mut().insert(line.clone());
             return to_its_end(router.call(request)).await;
         }
@@ -263,17 +303,26 @@ async fn dispatch(
     };
     let limits = BodyLimits { bytes, setting, deadline: started + face.limits.body_timeout };
     let mut body = LimitedBody::new(&head, incoming, limits);
-    let admitted = auth::admit(face, hot.needs, &head.headers).await;
-    let answer = match admitted.and_then(|_principal| face.core()) {
+    let admitted = auth::admit_events(face, hot.needs, &head.headers, peer).await;
+    let answer = match admitted.and_then(|quota| Ok((quota, face.core()?))) {
         Err(refusal) => Err(refusal),
-        Ok(core) if hot.route == EVENTS => events::post(core, &head, &mut body).await,
-        // On the heap, as every idle connection holds room for the largest future that it may run.
-        Ok(core) => Box::pin(batch::post(core, &head, &mut body)).await,
+        Ok((quota, core)) => {
+            let answer = if hot.route == EVENTS {
+                events::post(core, &head, &mut body).await
+            } else {
+                // On the heap, as every idle connection holds room for the largest future that it may run.
+                Box::pin(batch::post(core, &head, &mut body)).await
+            };
+            answer.map(|answered| (answered, quota))
+        }
     };
     let elapsed = started.elapsed();
     hot.seconds.observe(elapsed.as_secs_f64());
-    match answer {
-        Ok((response, promise)) => {
+    let mut response = match answer {
+        Ok(((mut response, promise), quota)) => {
+            if let Some(quota) = quota {
+                quota.write(response.headers_mut());
+            }
             match response.status() {
                 StatusCode::ACCEPTED => hot.accepted.inc(),
                 status => count(&face.metrics, hot.route, status),
@@ -281,17 +330,18 @@ async fn dispatch(
             if let Some(seconds) = hot.ack_seconds.get(promise as usize) {
                 seconds.observe(elapsed.as_secs_f64());
             }
-            log_request(&Method::POST, hot.route, response.status(), elapsed);
             response
         }
         Err(refusal) => {
             body.discard().await;
             let response = refusal.into_response();
             count(&face.metrics, hot.route, response.status());
-            log_request(&Method::POST, hot.route, response.status(), elapsed);
             response
         }
-    }
+    };
+    headers::nosniff(response.headers_mut());
+    log_request(&Method::POST, hot.route, response.status(), elapsed);
+    response
 }
 
 /// Runs a handler to its end, though its client may have gone: one that is dropped half way would give a connection back
@@ -308,12 +358,16 @@ async fn to_its_end(
     }
 }
 
-/// Counts, times and logs what goes through the router.
+/// Counts, times and logs what goes through the router, and writes the headers that all of it has.
 async fn track(State(face): State<Arc<Face>>, request: AxumRequest, next: Next) -> Response {
     let started = Instant::now();
     let method = request.method().clone();
     let matched = request.extensions().get::<MatchedPath>().cloned();
-    let response = next.run(request).await;
+    let by_tls = request.extensions().get::<ClientAddress>().is_some_and(|client| client.by_tls);
+    let id = headers::request_id(request.headers());
+    let span = tracing::debug_span!("request", http.request_id = id.to_str().unwrap_or_default());
+    let mut response = next.run(request).instrument(span).await;
+    headers::write(response.headers_mut(), id, by_tls);
     let route = matched.as_ref().map_or("unmatched", MatchedPath::as_str);
     let elapsed = started.elapsed();
     count(&face.metrics, route, response.status());

@@ -11,6 +11,8 @@ use crate::db::{Database, DbError};
 
 /// Between two looks: what one node takes back is unknown to another for no longer than this and a statement.
 const ROUND: Duration = Duration::from_millis(500);
+/// The same while no token is shown. Shorter than [`LONGEST_GAP`].
+const IDLE: Duration = Duration::from_secs(20);
 /// Between two looks while the last one failed.
 const AFTER_ERROR: Duration = Duration::from_secs(2);
 /// Between two times that what is of no use is deleted, and that the last use of keys is written.
@@ -44,24 +46,24 @@ impl Follower {
         let mut kept_up = Instant::now();
         let mut failing = false;
         loop {
-            let wait = match self.look().await {
-                Ok(()) => {
-                    failing = false;
-                    ROUND
-                }
+            match self.look().await {
+                Ok(()) => failing = false,
                 Err(error) => {
                     // Once, not at each look: an outage of Postgres is told of elsewhere too.
                     if !std::mem::replace(&mut failing, true) {
                         tracing::warn!(error = error.with_sources(), "what was revoked cannot be read");
                     }
-                    AFTER_ERROR
                 }
-            };
+            }
+            self.verifier.freshness.looked(!failing);
             if !failing && kept_up.elapsed() >= UPKEEP {
                 kept_up = Instant::now();
                 self.keep_up().await;
             }
-            tokio::time::sleep(wait).await;
+            match failing {
+                true => tokio::time::sleep(AFTER_ERROR).await,
+                false => self.verifier.freshness.pause(ROUND, IDLE).await,
+            }
         }
     }
 

@@ -5,6 +5,7 @@
 //! that was issued before: whoever has a session gets another one by its refresh token, which the database knows.
 
 mod follow;
+mod fresh;
 mod store;
 
 use std::collections::HashMap;
@@ -13,6 +14,7 @@ use std::sync::{PoisonError, RwLock};
 use uuid::Uuid;
 
 pub(super) use follow::Follower;
+pub(super) use fresh::Freshness;
 
 /// Sessions that are remembered at once.
 const MAX_ENDED: usize = 200_000;

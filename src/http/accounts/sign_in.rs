@@ -11,6 +11,7 @@ use hyper::header::{HeaderMap, USER_AGENT};
 use serde::Serialize;
 use uuid::Uuid;
 
+use super::super::client::ClientAddress;
 use super::super::error::ApiError;
 use super::super::{Core, Face};
 use super::members::Members;
@@ -18,7 +19,6 @@ use super::private;
 use crate::auth::sessions::{Client, Grant};
 use crate::auth::users::{Email, Password, User};
 use crate::auth::{AuthError, Principal, Scopes, Secret, Who};
-use crate::http::connection::Line;
 
 /// Characters of a `User-Agent` that are kept.
 const MAX_USER_AGENT: usize = 256;
@@ -72,6 +72,7 @@ pub(super) async fn login(State(face): State<Arc<Face>>, request: Request) -> Re
     let core = face.core()?;
     let client = client(&request);
     let (email, password) = credentials(core, request).await?;
+    face.budgets.take_account(&email)?;
     let user = core.accounts.users.sign_in(&email, password).await?;
     Ok(tokens(&core.accounts.sessions.begin(&user, &client).await?))
 }
@@ -211,6 +212,6 @@ fn client(request: &Request) -> Client {
         let text = String::from_utf8_lossy(headers.get(USER_AGENT)?.as_bytes()).into_owned();
         Some(text.chars().take(MAX_USER_AGENT).collect())
     };
-    let address = request.extensions().get::<Line>().map(|line| line.peer().to_string());
-    Client { user_agent: agent(request.headers()), address }
+    let address = request.extensions().get::<ClientAddress>();
+    Client { user_agent: agent(request.headers()), address: address.map(|address| address.ip.to_string()) }
 }

@@ -1,0 +1,181 @@
+//! How much anybody may ask for, behind which proxies, and from which web pages.
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use serde::Deserialize;
+
+use super::{ConfigError, Kind, Setting, refuse};
+
+/// How much anybody may ask for, behind which proxies, and from which web pages.
+#[derive(Debug, Clone, Deserialize)]
+pub struct AccessConfig {
+    /// Log-ins and registrations a minute, by address; 0: unlimited.
+    pub rate_logins: u32,
+    /// Log-ins a minute, by account; 0: unlimited.
+    pub rate_account_logins: u32,
+    /// Reads a minute; see [`super::Config::rates`].
+    pub(super) rate_reads: Option<u32>,
+    /// Writes a minute; see [`super::Config::rates`].
+    pub(super) rate_writes: Option<u32>,
+    /// Requests with events a minute; 0: unlimited.
+    pub(super) rate_events: u32,
+    /// Addresses, and beside them keys and users, whose requests are counted.
+    pub max_rate_subjects: usize,
+    trusted_proxies: Option<String>,
+    cors_origins: Option<String>,
+}
+
+/// Requests a minute, by key, user or address; 0: unlimited.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rates {
+    /// `GET`.
+    pub reads: u32,
+    /// Everything else but events.
+    pub writes: u32,
+    /// Events and batches of them.
+    pub events: u32,
+}
+
+/// What each may read, and write, a minute where everybody says who he is.
+const READS: u32 = 6_000;
+const WRITES: u32 = 3_000;
+
+const MOST: u64 = 100_000_000;
+const PROXIES_TAKE: &str = "addresses or networks with commas between, such as 10.0.0.0/8,::1";
+const ORIGINS_TAKE: &str = "origins with commas between, such as https://app.example,http://localhost:5173";
+
+pub(super) const SETTINGS: &[Setting] = &[
+    Setting {
+        name: "RATE_LOGINS",
+        default: "300",
+        kind: Kind::Int { min: 0, max: MOST, unit: "a minute; 0: unlimited" },
+        help: "Log-ins, registrations and refreshes of an address; beyond it 429.",
+    },
+    Setting {
+        name: "RATE_ACCOUNT_LOGINS",
+        default: "30",
+        kind: Kind::Int { min: 0, max: MOST, unit: "a minute; 0: unlimited" },
+        help: "Log-ins to an account, wherever they come from; beyond it 429.",
+    },
+    Setting {
+        name: "RATE_READS",
+        default: "",
+        kind: Kind::Int { min: 0, max: MOST, unit: "a minute; 0: unlimited" },
+        help: "GETs of a key, a user or an address; beyond it 429. Unset: 6000 with AUTH=required, else unlimited.",
+    },
+    Setting {
+        name: "RATE_WRITES",
+        default: "",
+        kind: Kind::Int { min: 0, max: MOST, unit: "a minute; 0: unlimited" },
+        help: "The same for all other requests but events. Unset: 3000 with AUTH=required, else unlimited.",
+    },
+    Setting {
+        name: "RATE_EVENTS",
+        default: "0",
+        kind: Kind::Int { min: 0, max: MOST, unit: "a minute; 0: unlimited" },
+        help: "The same for requests with events, single ones and batches.",
+    },
+    Setting {
+        name: "MAX_RATE_SUBJECTS",
+        default: "100000",
+        kind: Kind::Int { min: 16, max: 10_000_000, unit: "addresses, or keys and users" },
+        help: "Whose requests are counted apart; those beyond share what is left.",
+    },
+    Setting {
+        name: "TRUSTED_PROXIES",
+        default: "",
+        kind: Kind::Text(PROXIES_TAKE),
+        help: "Proxies whose X-Forwarded-For and X-Forwarded-Proto are believed. Unset: nobody's.",
+    },
+    Setting {
+        name: "CORS_ORIGINS",
+        default: "",
+        kind: Kind::Text(ORIGINS_TAKE),
+        help: "Origins whose web pages may call. Unset: only pages of the service itself.",
+    },
+];
+
+impl AccessConfig {
+    pub(super) fn rates(&self, is_open: bool) -> Rates {
+        let or = |set: Option<u32>, default| set.unwrap_or(if is_open { 0 } else { default });
+        let (reads, writes) = (or(self.rate_reads, READS), or(self.rate_writes, WRITES));
+        Rates { reads, writes, events: self.rate_events }
+    }
+
+    /// Proxies whose word on their clients is taken.
+    pub fn trusted_proxies(&self) -> Vec<IpNet> {
+        words(self.trusted_proxies.as_deref()).filter_map(network).collect()
+    }
+
+    /// Origins whose web pages may call, as browsers write them.
+    pub fn cors_origins(&self) -> Vec<String> {
+        words(self.cors_origins.as_deref()).map(str::to_owned).collect()
+    }
+
+    pub(super) fn check(&self) -> Result<(), ConfigError> {
+        if let Some(bad) = words(self.trusted_proxies.as_deref()).find(|word| network(word).is_none()) {
+            return Err(refuse("TRUSTED_PROXIES", bad, PROXIES_TAKE));
+        }
+        if let Some(bad) = words(self.cors_origins.as_deref()).find(|word| !is_origin(word)) {
+            return Err(refuse("CORS_ORIGINS", bad, ORIGINS_TAKE));
+        }
+        Ok(())
+    }
+}
+
+fn words(list: Option<&str>) -> impl Iterator<Item = &str> {
+    list.unwrap_or_default().split(',').map(str::trim).filter(|word| !word.is_empty())
+}
+
+fn network(word: &str) -> Option<IpNet> {
+    word.parse().ok().or_else(|| word.parse::<IpAddr>().ok().map(IpNet::from))
+}
+
+/// RFC 6454, section 6.2: scheme, host and maybe a port, without a path.
+fn is_origin(word: &str) -> bool {
+    let rest = word.strip_prefix("https://").or_else(|| word.strip_prefix("http://"));
+    rest.is_some_and(|rest| {
+        let is_plain = |byte: u8| byte.is_ascii_graphic() && !b"/?#@*\\".contains(&byte);
+        !rest.is_empty() && rest.bytes().all(is_plain) && !rest.bytes().any(|byte| byte.is_ascii_uppercase())
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::config::{Config, Rates, Variables};
+
+    fn load(variables: &[(&str, &str)]) -> Result<Config, String> {
+        let pairs = variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+        Config::from_variables(&pairs.collect::<Variables>()).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn lists_are_checked_word_by_word() {
+        let config = load(&[
+            ("TRUSTED_PROXIES", "10.0.0.0/8, ::1,127.0.0.1"),
+            ("CORS_ORIGINS", "https://app.example,http://localhost:5173"),
+        ]);
+        let access = config.unwrap().access;
+        assert_eq!((access.trusted_proxies().len(), access.cors_origins().len()), (3, 2));
+        for (name, bad) in [
+            ("TRUSTED_PROXIES", "proxy.example"),
+            ("TRUSTED_PROXIES", "10.0.0.0/33"),
+            ("CORS_ORIGINS", "*"),
+            ("CORS_ORIGINS", "null"),
+            ("CORS_ORIGINS", "app.example"),
+            ("CORS_ORIGINS", "https://app.example/"),
+            ("CORS_ORIGINS", "https://App.example"),
+            ("CORS_ORIGINS", "https://*.example"),
+        ] {
+            assert!(load(&[(name, bad)]).unwrap_err().starts_with(name), "{bad}");
+        }
+    }
+
+    #[test]
+    fn an_open_service_counts_log_ins_only() {
+        assert_eq!(load(&[]).unwrap().rates(), Rates { reads: 0, writes: 0, events: 0 });
+        let required = load(&[("AUTH", "required"), ("RATE_WRITES", "7")]).unwrap();
+        assert_eq!(required.rates(), Rates { reads: 6_000, writes: 7, events: 0 });
+    }
+}

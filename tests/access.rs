@@ -1,0 +1,169 @@
+//! How often anybody may ask, and what browsers are told.
+
+use serde_json::{Value, json};
+
+use crate::support::accounts::{PASSWORD, SECRET, guarded, key, register, send, token_with};
+use crate::support::postgres::TestDatabase;
+use crate::support::service::{Answer, Service};
+
+fn is_limited(answer: &Answer) -> bool {
+    if answer.status.as_u16() != 429 {
+        return false;
+    }
+    assert_eq!(answer.error_code(), "too_many_requests");
+    assert!(answer.header("retry-after").parse::<u64>().unwrap() >= 1);
+    assert!(answer.header("ratelimit").contains(";r=0;t="), "{:?}", answer.headers);
+    true
+}
+
+#[tokio::test]
+async fn each_key_and_user_has_a_budget_of_his_own_for_reads_and_for_writes() {
+    let database = TestDatabase::create().await;
+    let service = guarded(&database, &[("RATE_READS", "6"), ("RATE_WRITES", "3"), ("STRESS", "on")]).await;
+    let [one, other] = [key(&database, &["--admin"]).await, key(&database, &["--admin"]).await];
+    let read = async |token: &str| send(&service, "GET", "/api/health", token, &Value::Null).await;
+    let write =
+        async |token: &str| send(&service, "POST", "/api/stress/records/items", token, &json!({})).await;
+    let first = read(&one).await;
+    assert_eq!((first.status.as_u16(), first.header("ratelimit-policy")), (200, "\"reads\";q=6;w=60"));
+    assert!(first.header("ratelimit").starts_with("\"reads\";r=1;t="), "{:?}", first.headers);
+    assert!(!is_limited(&read(&one).await));
+    assert!(is_limited(&read(&one).await), "a third of a minute's budget is all that there is at once");
+    assert!(!is_limited(&write(&one).await) && is_limited(&write(&one).await), "writes are another budget");
+    assert!(!is_limited(&read(&other).await), "another key is another budget");
+    // Events are not limited by default, and neither are probes.
+    for _ in 0..20 {
+        assert_eq!(send(&service, "POST", "/api/v1/events", &one, &json!({})).await.status.as_u16(), 202);
+        assert_eq!(service.get("/health").await.status.as_u16(), 200);
+    }
+    let limited = guarded(&database, &[("RATE_EVENTS", "3")]).await;
+    let event = async || send(&limited, "POST", "/api/v1/events", &one, &json!({})).await;
+    let first = event().await;
+    assert_eq!((first.status.as_u16(), first.header("ratelimit-policy")), (202, "\"events\";q=3;w=60"));
+    assert!(is_limited(&event().await));
+}
+
+#[tokio::test]
+async fn log_ins_are_counted_by_account_and_by_address() {
+    let database = TestDatabase::create().await;
+    let limits = [("RATE_ACCOUNT_LOGINS", "6"), ("RATE_LOGINS", "30"), ("TRUSTED_PROXIES", "127.0.0.1")];
+    let service = guarded(&database, &limits).await;
+    let log_in = async |email: &str, from: &str| {
+        let body = json!({"email": email, "password": PASSWORD}).to_string();
+        service.request("POST", "/api/auth/login", &[("x-forwarded-for", from)], body).await
+    };
+    register(&service, "ada@example.com").await;
+    // From wherever they come, and however it is written.
+    for (place, email) in ["ada@example.com", "ADA@example.com"].into_iter().enumerate() {
+        assert_eq!(log_in(email, &format!("203.0.113.{place}")).await.status.as_u16(), 200);
+    }
+    assert!(is_limited_account(&log_in("ada@example.com", "203.0.113.9").await));
+    // From one network, to whichever accounts.
+    let mut limited = 0;
+    for n in 0..12 {
+        let answer = log_in(&format!("{n}@example.com"), &format!("2001:db8::{n}")).await;
+        limited += i32::from(is_limited(&answer));
+    }
+    assert!((1..=2).contains(&limited), "{limited}");
+    assert!(!is_limited(&log_in("x@example.com", "2001:db8:0:1::1").await), "another network");
+    // What a client wrote itself is at the left, and not believed.
+    assert!(is_limited(&log_in("y@example.com", "9.9.9.9, 2001:db8::1").await));
+}
+
+fn is_limited_account(answer: &Answer) -> bool {
+    is_limited(answer) && answer.header("ratelimit-policy") == "\"accounts\";q=6;w=60"
+}
+
+#[tokio::test]
+async fn without_a_trusted_proxy_nobody_says_where_he_comes_from() {
+    let database = TestDatabase::create().await;
+    let service = guarded(&database, &[("RATE_LOGINS", "6")]).await;
+    let mut limited = 0;
+    for n in 0..4 {
+        let from = format!("203.0.113.{n}");
+        let answer = service.request("POST", "/api/auth/refresh", &[("x-forwarded-for", &from)], "{}").await;
+        limited += i32::from(is_limited(&answer));
+    }
+    assert_eq!(limited, 2);
+}
+
+#[tokio::test]
+async fn an_open_service_counts_neither_reads_nor_writes() {
+    let database = TestDatabase::create().await;
+    let service = Service::start(database.url(), &[("JWT_SECRET", SECRET)]).await;
+    for _ in 0..50 {
+        let answer = service.get("/api/health").await;
+        assert!(answer.status.is_success() && !answer.headers.contains_key("ratelimit"));
+    }
+}
+
+#[tokio::test]
+async fn every_answer_tells_a_browser_to_run_nothing_and_names_its_request() {
+    let database = TestDatabase::create().await;
+    let service = guarded(&database, &[("TRUSTED_PROXIES", "127.0.0.0/8")]).await;
+    for path in ["/health", "/api/health", "/nothing", "/api/auth/me"] {
+        let answer = service.get(path).await;
+        for (name, value) in [
+            ("content-security-policy", "default-src 'none'; frame-ancestors 'none'"),
+            ("x-content-type-options", "nosniff"),
+            ("referrer-policy", "no-referrer"),
+            ("strict-transport-security", ""),
+        ] {
+            assert_eq!(answer.header(name), value, "{path}");
+        }
+        assert!(answer.header("permissions-policy").contains("camera=()"), "{path}");
+        assert_eq!(answer.header("x-request-id").len(), 36, "{path}");
+        assert!(
+            !answer.headers.contains_key("set-cookie")
+                && !answer.headers.contains_key("access-control-allow-origin")
+        );
+    }
+    let own = service
+        .request("GET", "/health", &[("x-request-id", "mine-1"), ("x-forwarded-proto", "https")], "")
+        .await;
+    assert_eq!(
+        (own.header("x-request-id"), own.header("strict-transport-security")),
+        ("mine-1", "max-age=31536000")
+    );
+    let long = "x".repeat(129);
+    assert_ne!(
+        service.request("GET", "/health", &[("x-request-id", &long)], "").await.header("x-request-id"),
+        long
+    );
+    let event = send(&service, "POST", "/api/v1/events", &token_with(&["events:write"]), &json!({})).await;
+    assert_eq!(event.header("x-content-type-options"), "nosniff");
+    // No token is taken from a URL or a cookie.
+    let token = token_with(&["admin"]);
+    for name in ["access_token", "token", "api_key"] {
+        assert_eq!(service.get(&format!("/api/health?{name}={token}")).await.status.as_u16(), 401);
+    }
+    let cookie = format!("token={token}; access_token={token}");
+    assert_eq!(service.request("GET", "/api/health", &[("cookie", &cookie)], "").await.status.as_u16(), 401);
+}
+
+#[tokio::test]
+async fn only_pages_of_named_origins_may_call() {
+    let database = TestDatabase::create().await;
+    let service = Service::start(database.url(), &[("CORS_ORIGINS", "https://app.example")]).await;
+    let ours = ("origin", "https://app.example");
+    let asks = ("access-control-request-method", "POST");
+    for path in ["/api/v1/events", "/api/health", "/api/keys"] {
+        let preflight = service.request("OPTIONS", path, &[ours, asks], "").await;
+        assert_eq!(
+            (preflight.status.as_u16(), preflight.header("access-control-allow-origin")),
+            (204, ours.1)
+        );
+        assert!(preflight.header("access-control-allow-headers").contains("authorization"));
+        assert!(!preflight.headers.contains_key("access-control-allow-credentials"));
+        let theirs = service.request("OPTIONS", path, &[("origin", "https://evil.example"), asks], "").await;
+        assert!(!theirs.headers.contains_key("access-control-allow-origin"), "{path}");
+    }
+    for (method, path) in [("POST", "/api/v1/events"), ("GET", "/api/health")] {
+        let answer = service.request(method, path, &[ours], "{}").await;
+        assert!(answer.status.is_success(), "{path}");
+        assert_eq!((answer.header("access-control-allow-origin"), answer.header("vary")), (ours.1, "origin"));
+        assert!(answer.header("access-control-expose-headers").contains("x-ack"));
+        let theirs = service.request(method, path, &[("origin", "https://evil.example")], "{}").await;
+        assert_eq!((theirs.status.as_u16(), theirs.header("access-control-allow-origin")), (403, ""));
+    }
+}
