@@ -88,6 +88,27 @@ async fn without_a_trusted_proxy_nobody_says_where_he_comes_from() {
 }
 
 #[tokio::test]
+async fn keys_that_have_to_be_asked_for_are_counted_like_log_ins() {
+    let database = TestDatabase::create().await;
+    let service = guarded(&database, &[("RATE_LOGINS", "9")]).await;
+    let mut statuses = Vec::new();
+    for _ in 0..5 {
+        // Each is good, and none is known here yet.
+        let api_key = key(&database, &["--scope", "events:write"]).await;
+        let answer = send(&service, "POST", "/api/v1/events", &api_key, &json!({})).await;
+        statuses.push(answer.status.as_u16());
+        if answer.status.as_u16() == 202 {
+            let again = send(&service, "POST", "/api/v1/events", &api_key, &json!({})).await;
+            assert_eq!(again.status.as_u16(), 202, "one that is known costs nothing");
+        } else {
+            assert!(is_limited(&answer));
+        }
+    }
+    assert_eq!(&statuses[..3], [202, 202, 202]);
+    assert!(statuses[3..].contains(&429), "{statuses:?}");
+}
+
+#[tokio::test]
 async fn an_open_service_counts_neither_reads_nor_writes() {
     let database = TestDatabase::create().await;
     let service = Service::start(database.url(), &[("JWT_SECRET", SECRET)]).await;

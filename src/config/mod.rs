@@ -159,7 +159,7 @@ fn is_name(text: &str) -> bool {
 }
 
 /// The tables of all concerns, in the order in which they are shown.
-pub const ALL_SETTINGS: [(&str, &[Setting]); 10] = [
+pub const ALL_SETTINGS: [(&str, &[Setting]); 11] = [
     ("Server", server::SETTINGS),
     ("Postgres", database::SETTINGS),
     ("Events", ingest::SETTINGS),

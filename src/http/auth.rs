@@ -21,8 +21,8 @@ use crate::auth::{AuthError, Decision, KeyHash, Principal, Shown};
 
 static X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 
-/// Who sends a request with these headers, if he may do what needs this.
-pub(super) async fn admit(face: &Face, needs: Needs, headers: &HeaderMap) -> Result<Principal, ApiError> {
+/// Who sends a request with these headers, if he may do what needs this. It came from `peer`.
+async fn admit(face: &Face, needs: Needs, headers: &HeaderMap, peer: IpAddr) -> Result<Principal, ApiError> {
     if let Some(own) = &face.own_origin {
         own.check(headers)?;
     }
@@ -38,7 +38,7 @@ pub(super) async fn admit(face: &Face, needs: Needs, headers: &HeaderMap) -> Res
             }
             match face.verifier.verify(token)? {
                 Shown::Known(principal) => principal,
-                Shown::Ask(hash) => Box::pin(look_up(face, hash)).await?,
+                Shown::Ask(hash) => Box::pin(look_up(face, hash, headers, peer)).await?,
             }
         }
     };
@@ -62,7 +62,7 @@ pub(super) async fn admit_events(
     headers: &HeaderMap,
     peer: IpAddr,
 ) -> Result<Option<Quota>, ApiError> {
-    let principal = admit(face, needs, headers).await?;
+    let principal = admit(face, needs, headers, peer).await?;
     // Whose address it is need not be known where nothing is counted.
     if !face.budgets.count_events() {
         return Ok(None);
@@ -71,7 +71,14 @@ pub(super) async fn admit_events(
     face.budgets.take_events(&principal, client.ip)
 }
 
-async fn look_up(face: &Face, hash: KeyHash) -> Result<Principal, ApiError> {
+/// Asks the database. Whoever makes up keys must not keep it busy, so this counts as a log-in does.
+async fn look_up(
+    face: &Face,
+    hash: KeyHash,
+    headers: &HeaderMap,
+    peer: IpAddr,
+) -> Result<Principal, ApiError> {
+    face.budgets.take_look_up(client::client(peer, headers, &face.trusted_proxies).ip)?;
     Ok(face.core()?.accounts.look_up(hash).await?)
 }
 
@@ -97,6 +104,9 @@ fn token(headers: &HeaderMap) -> Result<Option<&str>, AuthError> {
     shown.map(|token| std::str::from_utf8(token).map_err(|_| AuthError::Invalid)).transpose()
 }
 
+/// Where a request comes from that no connection brought.
+const NOWHERE: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+
 /// For all that goes through the router: lets nobody through who may not, and leaves the [`Principal`] with the request.
 pub(super) async fn authorize(
     State(face): State<Arc<Face>>,
@@ -110,9 +120,9 @@ pub(super) async fn authorize(
         // Nothing is called, but a token that is shown has to be good everywhere.
         None | Some(Err(_)) => Needs::GoodIfShown,
     };
-    let principal = admit(&face, asked, request.headers()).await?;
     let client = request.extensions().get::<ClientAddress>().copied();
-    let address = client.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |client| client.ip);
+    let (peer, address) = client.map_or((NOWHERE, NOWHERE), |client| (client.peer, client.ip));
+    let principal = admit(&face, asked, request.headers(), peer).await?;
     let quota = face.budgets.take(request.method(), asked, &principal, address)?;
     if let Some(Err(allowed)) = needs {
         return Ok(not_allowed(&allowed));

@@ -16,6 +16,9 @@ static X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-prot
 /// Whom a request comes from, and how.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct ClientAddress {
+    /// Who connected: the client, or a proxy.
+    pub(super) peer: IpAddr,
+    /// The client.
     pub(super) ip: IpAddr,
     /// Whether a proxy says that the client came to it by TLS.
     pub(super) by_tls: bool,
@@ -25,7 +28,7 @@ pub(super) struct ClientAddress {
 pub(super) fn client(peer: IpAddr, headers: &HeaderMap, trusted: &[IpNet]) -> ClientAddress {
     let is_trusted = |ip: &IpAddr| trusted.iter().any(|network| network.contains(ip));
     if !is_trusted(&peer) {
-        return ClientAddress { ip: peer, by_tls: false };
+        return ClientAddress { peer, ip: peer, by_tls: false };
     }
     let mut ip = peer;
     let values: Vec<&str> =
@@ -39,7 +42,7 @@ pub(super) fn client(peer: IpAddr, headers: &HeaderMap, trusted: &[IpNet]) -> Cl
         }
     }
     let proto = headers.get(&X_FORWARDED_PROTO).map(|proto| proto.as_bytes());
-    ClientAddress { ip, by_tls: proto == Some(b"https") }
+    ClientAddress { peer, ip, by_tls: proto == Some(b"https") }
 }
 
 /// An address, with or without a port, an IPv6 one with or without brackets.

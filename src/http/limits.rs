@@ -103,6 +103,12 @@ impl Budgets {
         budget.as_ref().map_or(Ok(None), |budget| take(budget, &Subject::of(principal, address)))
     }
 
+    /// Takes a look-up of a key that is not known out of an address's budget for log-ins.
+    pub(super) fn take_look_up(&self, address: IpAddr) -> Result<(), ApiError> {
+        let Some(budget) = &self.logins else { return Ok(()) };
+        take(budget, &Subject::address(address)).map(|_| ())
+    }
+
     /// Takes a log-in out of an account's budget, whether there is such an account or not.
     pub(super) fn take_account(&self, email: &Email) -> Result<(), ApiError> {
         let Some(budget) = &self.accounts else { return Ok(()) };

@@ -59,6 +59,7 @@ use crate::db::Database;
 use crate::ingest::{Ingest, Promise};
 use crate::lifecycle::Lifecycle;
 use crate::observe::Metrics;
+use client::ClientAddress;
 use connection::Line;
 use error::ApiError;
 use faults::Faults;
@@ -303,7 +304,7 @@ async fn routed(
     };
     let limits = BodyLimits { bytes, setting, deadline: started + face.limits.body_timeout };
     let mut body = LimitedBody::new(&head, incoming, limits);
-    let admitted = auth::admit_events(face, hot.needs, &head.headers, peer).await;
+    let admitted = auth::admit_events(face, hot.needs, &head.headers, line.peer()).await;
     let answer = match admitted.and_then(|quota| Ok((quota, face.core()?))) {
         Err(refusal) => Err(refusal),
         Ok((quota, core)) => {
