@@ -87,8 +87,9 @@ fn token(headers: &HeaderMap) -> Result<Option<&str>, AuthError> {
     let mut shown = None;
     for value in headers.get_all(AUTHORIZATION) {
         let bytes = value.as_bytes();
-        let (scheme, token) =
-            bytes.split_at(bytes.iter().position(|byte| *byte == b' ').unwrap_or(bytes.len()));
+        // Whatever ends the scheme: a token behind a tab is still one that is shown.
+        let end = bytes.iter().position(|byte| !byte.is_ascii_alphanumeric() && *byte != b'-');
+        let (scheme, token) = bytes.split_at(end.unwrap_or(bytes.len()));
         if scheme.eq_ignore_ascii_case(b"bearer") {
             // Two of them: which one counts would be a guess.
             if shown.replace(token.trim_ascii()).is_some() {
@@ -165,6 +166,9 @@ mod tests {
         assert_eq!(of(&[("x-api-key", "good")]).unwrap(), good);
         assert_eq!(of(&[("authorization", "Basic x"), ("x-api-key", "good")]).unwrap(), good);
         assert_eq!(of(&[("authorization", "Bearer")]).unwrap(), Some(String::new()));
+        assert_eq!(of(&[("authorization", "Bearer\tgood")]).unwrap(), good);
+        assert_eq!(of(&[("authorization", "Bearer, x")]).unwrap(), Some(", x".to_owned()));
+        assert_eq!(of(&[("authorization", "Basic x"), ("authorization", "Bearer good")]).unwrap(), good);
         assert_eq!(of(&[("cookie", "token=good")]).unwrap(), None);
         for two in [
             [("authorization", "Bearer good"), ("authorization", "Bearer good")],

@@ -287,7 +287,9 @@ mod tests {
         assert!(!plan.is_complete(4) && plan.is_complete(5));
         assert_eq!((plan.owed(3, 1), plan.owed(100, 1)), (2, 4));
         assert!(parse(&[("count", "12")], Some(b"12")).unwrap().is_complete(0));
-        assert!(!parse(&[], Some(b"18446744073709551615")).unwrap().is_complete(u64::MAX));
+        let last = MAX_ID.to_string();
+        assert!(!parse(&[], Some(last.as_bytes())).unwrap().is_complete(u64::MAX));
+        assert!(parse(&[], Some((MAX_ID + 1).to_string().as_bytes())).is_err());
     }
 
     #[test]
