@@ -63,7 +63,11 @@ async fn an_answer_is_cut_after_the_bytes_that_were_asked_for() {
             let received = exchange(&service, "GET /nowhere", "").await;
             assert_eq!((received.body().len(), received.was_reset), (bytes, by_reset), "{received:?}");
             let whole = exchange(&service, "GET /nowhere", "").await;
-            assert_eq!(received.head(), whole.head(), "its length stays that of the whole");
+            // Each answer has an id of its own.
+            let head = |head: &str| {
+                head.lines().filter(|line| !line.starts_with("x-request-id")).collect::<Vec<_>>().join("\n")
+            };
+            assert_eq!(head(&received.head()), head(&whole.head()), "its length stays that of the whole");
         }
         inject(&service, fault(EVENTS, 30)).await;
         let received = exchange(&service, "POST /api/v1/events?ack=nonsense", "1").await;

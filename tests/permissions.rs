@@ -20,6 +20,7 @@ fn path(route: &Route) -> String {
         .replace("/sessions/{id}", "/sessions/00000000-0000-4000-8000-000000000000")
         .replace("/keys/{id}", "/keys/00000000-0000-4000-8000-000000000000")
         .replace("{id}", "abcdefghij01234")
+        .replace("/sse-stream", "/sse-stream?count=1")
 }
 
 fn body(route: &Route) -> Value {
@@ -46,8 +47,11 @@ fn is_let_in(answer: &Answer, route: &Route) -> bool {
 #[tokio::test]
 async fn each_route_lets_in_whom_the_table_says_and_nobody_else() {
     let database = TestDatabase::create().await;
-    let service =
-        guarded(&database, &[("STRESS", "on"), ("REGISTRATION", "on"), ("MAX_STRESS_DELAY_MS", "50")]).await;
+    let service = guarded(
+        &database,
+        &[("STRESS", "on"), ("FAULTS", "on"), ("REGISTRATION", "on"), ("MAX_STRESS_DELAY_MS", "50")],
+    )
+    .await;
     register(&service, "ada@example.com").await;
     let client = database.connect().await;
     let scopes = |wanted: &dyn Fn(&Scope) -> bool| {
