@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 use serde_json::{Value, json};
-use tidegate::ingest::json::{Verdict, classify};
+use tidegate::ingest::json::{Verdict, classify, measure};
 
 use crate::support::postgres::TestDatabase;
 use crate::support::service::{Service, eventually};
@@ -255,18 +255,28 @@ fn json_text() -> impl Strategy<Value = String> {
 }
 
 #[test]
-fn what_is_called_jsonb_is_what_postgres_casts_to_jsonb() {
+fn what_is_called_jsonb_is_what_postgres_casts_to_jsonb_and_takes_what_was_measured() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let database = runtime.block_on(TestDatabase::create());
     let client = runtime.block_on(database.connect());
     let cast = |text: &str| {
         // A NUL never gets as far as a cast: the protocol's text has none.
-        !text.contains('\0')
-            && runtime.block_on(client.query_one("select ($1::text)::jsonb is not null", &[&text])).is_ok()
+        if text.contains('\0') {
+            return None;
+        }
+        let row = runtime.block_on(client.query_one("select ($1::text)::jsonb::text", &[&text])).ok()?;
+        Some(row.get::<_, String>(0))
     };
     let agrees = |text: &str| {
         let verdict = classify(text.as_bytes(), 1000);
-        (verdict, (verdict == Verdict::Jsonb) == cast(text))
+        let stored = cast(text);
+        let is_measured = stored.as_ref().is_none_or(|stored| {
+            let (sent, stored) = (measure(text.as_bytes(), 1000), measure(stored.as_bytes(), 1000));
+            // Text may be stored in fewer bytes than it was sent in; all else takes what was measured.
+            let is_exact = !text.contains('"');
+            sent.0 == verdict && (sent.1 == stored.1 || (!is_exact && sent.1 > stored.1))
+        });
+        (verdict, (verdict == Verdict::Jsonb) == stored.is_some() && is_measured)
     };
     let mut runner = TestRunner::new(Config { cases: 3000, failure_persistence: None, ..Config::default() });
     runner

@@ -12,9 +12,12 @@
 //! * A number becomes a `numeric`: at most 131,072 digits before the decimal point and 16,383 after it, and an
 //!   exponent below 2³⁰ − 1 in size (`numeric.c`, `set_var_from_str` and `make_result`).
 //!
-//! One pass, no recursion, and no allocation for documents up to 64 levels deep.
+//! One pass, no recursion, and no allocation for documents up to 64 levels deep. [`measure`] also counts how long the
+//! document is once it is stored, which [`classify`], on the path of events, does not pay for.
 
 use std::fmt;
+
+use super::numeric::{EXPONENT_LIMIT, Number};
 
 /// What a body is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,36 +54,48 @@ impl fmt::Display for Refusal {
     }
 }
 
-/// Postgres' `numeric`: digits before the decimal point.
-const MAX_INTEGER_DIGITS: i64 = 131_072;
-/// Postgres' `numeric`: digits after the decimal point (`NUMERIC_MAX_DISPLAY_SCALE`'s mask).
-const MAX_FRACTION_DIGITS: i64 = 16_383;
-/// Postgres' `numeric_in` refuses exponents from `INT_MAX / 2` on, whatever the digits are.
-const EXPONENT_LIMIT: i64 = (i32::MAX / 2) as i64;
-
 /// Classifies `body`; containers nested deeper than `max_depth` make it [`Refusal::Depth`].
 pub fn classify(body: &[u8], max_depth: usize) -> Verdict {
+    scan::<false>(body, max_depth).0
+}
+
+/// As [`classify`], and the bytes that the document takes as `jsonb` writes it, without the spaces between its tokens.
+///
+/// Numbers count with all the digits that `numeric` writes. Text counts as it is escaped here, which is never less than
+/// how `jsonb` escapes it, and a name that comes twice counts twice. So what `jsonb` wrote never measures more than what
+/// it was made of. The bytes mean something for [`Verdict::Jsonb`] only.
+pub fn measure(body: &[u8], max_depth: usize) -> (Verdict, usize) {
+    scan::<true>(body, max_depth)
+}
+
+fn scan<const MEASURES: bool>(body: &[u8], max_depth: usize) -> (Verdict, usize) {
     if let Err(error) = std::str::from_utf8(body) {
-        return Verdict::NotJson(error.valid_up_to());
+        return (Verdict::NotJson(error.valid_up_to()), 0);
     }
-    let mut scanner = Scanner { body, at: 0, refusal: None };
-    match scanner.document(max_depth) {
+    let mut scanner = Scanner::<MEASURES> { body, at: 0, refusal: None, dropped: 0, added: 0 };
+    let verdict = match scanner.document(max_depth) {
         Err(Malformed) => Verdict::NotJson(scanner.at),
         Ok(()) => scanner.refusal.map_or(Verdict::Jsonb, Verdict::NotJsonb),
-    }
+    };
+    (verdict, (body.len() - scanner.dropped).saturating_add(scanner.added))
 }
 
 /// The grammar does not go on at `Scanner::at`.
 struct Malformed;
 
-struct Scanner<'a> {
+/// Reads a document; counts what it takes as `jsonb` only if it `MEASURES`.
+struct Scanner<'a, const MEASURES: bool> {
     body: &'a [u8],
     at: usize,
     /// The first reason for `jsonb` to refuse; scanning goes on, as the text may still turn out not to be JSON.
     refusal: Option<Refusal>,
+    /// Bytes that are not stored: white space, and numbers, which may be written in another way.
+    dropped: usize,
+    /// Bytes of those numbers as they are written.
+    added: usize,
 }
 
-impl Scanner<'_> {
+impl<const MEASURES: bool> Scanner<'_, MEASURES> {
     fn document(&mut self, max_depth: usize) -> Result<(), Malformed> {
         let mut open = Nesting::default();
         'value: loop {
@@ -154,6 +169,9 @@ impl Scanner<'_> {
                 return Some(byte);
             }
             self.at += 1;
+            if MEASURES {
+                self.dropped += 1;
+            }
         }
         None
     }
@@ -251,7 +269,9 @@ impl Scanner<'_> {
 
     #[inline]
     fn number(&mut self) -> Result<(), Malformed> {
-        if self.body[self.at] == b'-' {
+        let start = self.at;
+        let negative = self.body[self.at] == b'-';
+        if negative {
             self.at += 1;
         }
         let integer = self.at;
@@ -272,10 +292,14 @@ impl Scanner<'_> {
             exponent = self.exponent()?;
         }
         // No number this short, without an exponent, can be out of range.
-        if exponent != 0 || mantissa.len() > 10_000 {
+        if MEASURES || exponent != 0 || mantissa.len() > 10_000 {
             let mantissa = &self.body[mantissa];
-            if !numeric_holds(mantissa, integer_digits as i64, fraction_digits as i64, exponent) {
+            let number = Number { negative, mantissa, integer_digits, fraction_digits, exponent };
+            if !number.fits() {
                 self.refuse(Refusal::Number);
+            } else if MEASURES {
+                self.dropped += self.at - start;
+                self.added = self.added.saturating_add(number.text_len());
             }
         }
         Ok(())
@@ -303,16 +327,6 @@ impl Scanner<'_> {
         }
         Ok(if negative { -size } else { size })
     }
-}
-
-/// Whether `numeric` holds the number with these digits (`mantissa` may hold a point) and this exponent.
-fn numeric_holds(mantissa: &[u8], integer_digits: i64, fraction_digits: i64, exponent: i64) -> bool {
-    if exponent.abs() >= EXPONENT_LIMIT || fraction_digits - exponent > MAX_FRACTION_DIGITS {
-        return false;
-    }
-    let leading_zeros = mantissa.iter().filter(|&&byte| byte != b'.').position(|&byte| byte != b'0');
-    // Zero has no weight, whatever its exponent is.
-    leading_zeros.is_none_or(|zeros| integer_digits + exponent - zeros as i64 <= MAX_INTEGER_DIGITS)
 }
 
 /// The bytes at which a run of plain string text stops: the quote, the backslash and control characters.
@@ -451,6 +465,26 @@ mod tests {
             let crossed = "[{\"a\":".repeat(depth) + "1" + &"]}".repeat(depth);
             assert!(matches!(classify(crossed.as_bytes(), 2 * depth), Verdict::NotJson(_)));
         }
+    }
+
+    #[test]
+    fn a_document_is_measured_as_it_is_stored() {
+        for (text, stored) in [
+            ("{}", "{}"),
+            (" { \"a b\" : [ 1 , -2.50 ] }\n", "{\"a b\":[1,-2.50]}"),
+            ("1e3", "1000"),
+            ("[-12.5E+2]", "[-1250]"),
+            ("1.25e1", "12.5"),
+            ("-1e-3", "-0.001"),
+            ("100e-2", "1.00"),
+            ("-0e-2", "0.00"),
+            ("0e9", "0"),
+            ("-0", "0"),
+            ("1e0", "1"),
+        ] {
+            assert_eq!(measure(text.as_bytes(), 100), (Verdict::Jsonb, stored.len()), "{text}");
+        }
+        assert_eq!(measure(b"[1e131000,1e131000]", 100), (Verdict::Jsonb, 2 * 131_001 + 3));
     }
 
     #[test]

@@ -26,6 +26,7 @@ mod landing;
 mod ledger;
 pub mod level;
 mod lot;
+mod numeric;
 pub mod parcel;
 mod pipeline;
 pub mod queue;

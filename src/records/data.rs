@@ -20,22 +20,37 @@ const RESERVED: [&str; 3] = ["id", "created", "updated"];
 
 /// A JSON object that `jsonb` takes, without reserved members.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Data(Bytes);
+pub struct Data {
+    text: Bytes,
+    size: usize,
+}
 
 impl Data {
     /// Its text.
     pub fn as_bytes(&self) -> &[u8] {
-        &self.0
+        &self.text
     }
 
     /// Its text, to keep.
     pub fn into_bytes(self) -> Bytes {
-        self.0
+        self.text
+    }
+
+    /// Its size in bytes as a record: without white space, and with all digits of its numbers, of which `jsonb` makes
+    /// more than were sent (`1e1000`). A record that is fetched is of no more than the size that it was sent with.
+    pub fn size(&self) -> usize {
+        self.size
     }
 
     /// What [`super::merge()`] makes of data is data.
     pub(super) fn merged(text: Vec<u8>) -> Self {
-        Self(text.into())
+        Self::measured(text.into())
+    }
+
+    /// An object that is known to be one that `jsonb` takes.
+    fn measured(text: Bytes) -> Self {
+        let (_, size) = json::measure(&text, usize::MAX);
+        Self { text, size }
     }
 }
 
@@ -56,7 +71,8 @@ impl Draft {
     /// [`RecordsError::Invalid`] says why it cannot be a record.
     pub fn parse(body: &Bytes, max_depth: usize) -> Result<Self, RecordsError> {
         let refuse = |message: String| Err(RecordsError::invalid("body", message));
-        match json::classify(body, max_depth) {
+        let (verdict, size) = json::measure(body, max_depth);
+        match verdict {
             Verdict::Jsonb => {}
             Verdict::NotJson(at) => return refuse(format!("the body is not JSON from byte {at} on")),
             Verdict::NotJsonb(reason) => return refuse(format!("the body cannot be stored: {reason}")),
@@ -72,8 +88,8 @@ impl Draft {
             Some(Err(_)) => return Err(bad_id()),
         };
         let data = match found.reserved {
-            false => Data(body.clone()),
-            true => Data(without_reserved(body)?.into()),
+            false => Data { text: body.clone(), size },
+            true => Data::measured(without_reserved(body)?.into()),
         };
         Ok(Self { data, id })
     }
@@ -208,6 +224,15 @@ mod tests {
         {
             assert!(matches!(parse(bad), Err(RecordsError::Invalid { field, .. }) if field == "id"), "{bad}");
         }
+    }
+
+    #[test]
+    fn a_size_counts_what_is_stored_and_nothing_else() {
+        let size = |text: &str| parse(text).unwrap().data.size();
+        assert_eq!(size(r#" { "a" : 1 } "#), r#"{"a":1}"#.len());
+        assert_eq!(size(r#"{"id":"abcdefghij01234", "created":1e9, "a": 1}"#), r#"{"a":1}"#.len());
+        assert_eq!(size(r#"{"a":1e1000}"#), 1001 + r#"{"a":}"#.len());
+        assert_eq!(Data::merged(br#"{"a": 1e9, "b": 2}"#.to_vec()).size(), r#"{"a":1000000000,"b":2}"#.len());
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Merging a patch into a record: RFC 7396.
 //!
-//! Values are passed on as the text that they are, so a number keeps all of its digits, and a tree is made only of the
+//! Values are passed on as the text that they are, so no digit of a number is lost before `numeric` has it, and a tree is made only of the
 //! objects on the patch's way.
 
 use std::borrow::Cow;
@@ -125,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_keep_their_digits() {
+    fn numbers_are_passed_on_as_they_are_written() {
         let target = r#"{"a": 12345678901234567890.123456789, "b": 1e3000}"#;
         assert_eq!(
             merged(target, r#"{"c":0.10}"#),

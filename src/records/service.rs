@@ -128,8 +128,10 @@ impl Records {
     ///
     /// [`RecordsError`]; nothing is stored then, unless the answer to a commit was lost.
     pub async fn create(&self, name: &Name, draft: Draft) -> Result<Record, RecordsError> {
+        self.fits(&draft.data)?;
         let collection = self.collection_to_write(name).await?;
-        let bytes = draft.data.as_bytes().len();
+        // Postgres sends it back as it was stored, which may be longer than what came.
+        let bytes = draft.data.size().max(draft.data.as_bytes().len()).min(self.config().records_queue_bytes);
         for _ in 0..MAX_IDS {
             let id = draft.id.unwrap_or_else(|| RecordId::make(Millis::now()));
             let creation = Creation { id, is_chosen: draft.id.is_some(), data: draft.data.clone() };
@@ -166,7 +168,6 @@ impl Records {
         change: &Change,
     ) -> Result<Record, RecordsError> {
         let collection = self.inner.collections.find(name).await?;
-        let max_bytes = self.config().max_record_bytes;
         let decide = |record: &Record| {
             if !precondition.allows(record.version) {
                 return Err(RecordsError::Changed);
@@ -176,9 +177,7 @@ impl Records {
                 Change::Replace(data) => data.clone(),
                 Change::Merge(patch) => merge(&record.data, patch)?,
             };
-            if data.as_bytes().len() > max_bytes {
-                return Err(RecordsError::TooLarge(max_bytes));
-            }
+            self.fits(&data)?;
             Ok(Outcome::Update(data))
         };
         let changed = self.inner.store.change(&collection, id, decide).await;
@@ -194,6 +193,11 @@ impl Records {
         let collection = self.inner.collections.find(name).await?;
         let page = self.inner.store.list(&collection, query, self.config().max_page_bytes).await;
         self.known(name, page)
+    }
+
+    fn fits(&self, data: &Data) -> Result<(), RecordsError> {
+        let max_bytes = self.config().max_record_bytes;
+        if data.size() > max_bytes { Err(RecordsError::TooLarge(max_bytes)) } else { Ok(()) }
     }
 
     /// The number of a collection that is written to.

@@ -176,7 +176,7 @@ fn unknown_parameter(name: &str) -> ApiError {
 async fn draft(core: &Core, request: Request) -> Result<(Draft, WholeBody), ApiError> {
     let (head, body) = request.into_parts();
     let limits = BodyLimits {
-        bytes: core.stress.records.config().max_record_bytes,
+        bytes: core.stress.records.config().max_record_body_bytes(),
         setting: "MAX_RECORD_BYTES",
         deadline: Instant::now() + core.limits.body_timeout,
     };
