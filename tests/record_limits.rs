@@ -63,3 +63,22 @@ async fn a_fetched_record_can_be_sent_back_however_large_it_is() {
     let more = service.request("POST", ITEMS, &[], format!("{{\"b\":1,\"a\":[{zeros}]}}")).await;
     assert_eq!(told(&more), (413, "too_large".into()));
 }
+
+#[tokio::test]
+async fn what_is_nested_too_deep_is_refused_as_such_on_every_way_in() {
+    let database = TestDatabase::create().await;
+    let service = Service::start(database.url(), &[]).await;
+    let record = create(&service, &json!({})).await;
+    let path = format!("{ITEMS}/{}", record["id"].as_str().unwrap());
+    let replace = format!("{path}?mode=replace");
+    let deep = |levels: usize| "{\"a\":".repeat(levels) + "1" + &"}".repeat(levels);
+    let large = "/api/stress/large-payload/items";
+    for (method, path) in [("POST", ITEMS), ("PATCH", &path), ("PUT", &replace), ("POST", large)] {
+        let refused = service.request(method, path, &[], deep(1001)).await;
+        assert_eq!(told(&refused), (400, "invalid_request".into()), "{method} {path}");
+        assert_eq!(refused.json()["error"]["field"], "body", "{method} {path}");
+    }
+    for (path, status) in [(ITEMS, 201), (large, 201)] {
+        assert_eq!(service.request("POST", path, &[], deep(100)).await.status.as_u16(), status, "{path}");
+    }
+}
