@@ -324,3 +324,51 @@ async fn a_page_of_large_records_ends_early_and_goes_on() {
     assert_eq!(seen, (0..10).collect::<Vec<i64>>());
     assert!(rounds > 2, "{rounds}");
 }
+
+#[tokio::test]
+async fn pages_by_numbers_of_any_length_neither_repeat_nor_leave_out() {
+    let database = TestDatabase::create().await;
+    let service = Service::start(database.url(), &[]).await;
+    let long = "7".repeat(2_000);
+    let below = format!("-{long}");
+    // In their order; those of one line are alike to it, and follow each other by their ids.
+    let numbers = [
+        vec!["-1e130000", "-1e2000", &below],
+        vec!["-999999e494"],
+        vec!["-1e499"],
+        vec!["-0.5"],
+        vec!["-1e-16000", "0", "1e-600", "1e-16000"],
+        vec!["1e-500"],
+        vec!["1.50", "1.5"],
+        vec!["2"],
+        vec!["1e499"],
+        vec![&long, "1e2000", "9e2000", "1e130000"],
+    ];
+    let mut made = Vec::new();
+    for (rank, alike) in numbers.iter().enumerate() {
+        for number in alike {
+            let name = &number[..number.len().min(20)];
+            made.push((rank, format!("{{\"v\":{number},\"rank\":{rank},\"name\":\"{name}\"}}")));
+        }
+    }
+    fastrand::seed(3);
+    fastrand::shuffle(&mut made);
+    for (_, body) in &made {
+        assert_eq!(service.request("POST", ITEMS, &[], body.clone()).await.status.as_u16(), 201);
+    }
+    for sort in ["v", "-v", "v,-created", "-v,rank"] {
+        let mut expected: Vec<usize> = made.iter().map(|(rank, _)| *rank).collect();
+        expected.sort_unstable();
+        if sort.starts_with('-') {
+            expected.reverse();
+        }
+        let path =
+            query_of(&[("limit", "2".into()), ("sortBy", sort.into()), ("fields", "rank,name".into())]);
+        let got = pages(&service, &path, 2).await;
+        let ranks: Vec<usize> = got.iter().map(|record| record["rank"].as_u64().unwrap() as usize).collect();
+        assert_eq!(ranks, expected, "{sort}: {got:?}");
+        let names: std::collections::HashSet<&str> =
+            got.iter().map(|record| record["name"].as_str().unwrap()).collect();
+        assert_eq!(names.len(), made.len(), "{sort}: each of them once");
+    }
+}

@@ -38,19 +38,10 @@ pub struct Query {
 pub struct Page {
     /// Its records.
     pub records: Vec<Record>,
-    /// Where the next page goes on, if there is one.
-    pub next: Option<Next>,
+    /// What the next page goes on `after`, if there is one.
+    pub next: Option<String>,
     /// How many records match, if that was asked.
     pub total: Option<i64>,
-}
-
-/// How to ask for the next page.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Next {
-    /// By `after`.
-    After(String),
-    /// By `offset`, where no token can name the place.
-    Offset(u64),
 }
 
 impl Query {

@@ -29,7 +29,7 @@ use std::sync::Arc;
 pub use cursor::Cursor;
 pub use data::{Data, Draft};
 pub use filter::Filter;
-pub use list::{Fields, Next, Page, Query};
+pub use list::{Fields, Page, Query};
 pub use merge::merge;
 pub use model::{Millis, Name, Record, RecordId, Version};
 pub use service::{Change, Precondition, Records, RecordsSettings, RecordsTasks};

@@ -2,8 +2,9 @@
 //!
 //! The order is total, so that a cursor can go on anywhere in it: the id comes last, in the direction of the field before
 //! it. Members of different kinds are ordered as `jsonb` orders them: null (and missing), text, numbers, booleans, lists,
-//! objects. Text is ordered by the bytes of its first [`COMPARED_CHARACTERS`] characters, so that a cursor stays short;
-//! lists are all alike, and so are objects.
+//! objects. Lists are all alike, and so are objects. So that a cursor stays short, text is ordered by the bytes of its first
+//! [`COMPARED_CHARACTERS`] characters, and numbers by their first [`COMPARED_DIGITS`] digits on either side of the point:
+//! those with more before it are as large as can be.
 
 use super::expression::{Field, Parameter, Parameters};
 use super::{Millis, RecordsError};
@@ -12,11 +13,13 @@ use super::{Millis, RecordsError};
 const MAX_FIELDS: usize = 8;
 /// How much of a text is compared, in characters.
 pub const COMPARED_CHARACTERS: usize = 200;
+/// How much of a number is compared: its digits before the point, and those behind it.
+pub const COMPARED_DIGITS: usize = 500;
 
 /// An order of records.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Sort {
-    /// As the client wrote it.
+    /// As a client writes it, without white space.
     text: String,
     fields: Vec<(Field, Direction)>,
 }
@@ -61,6 +64,7 @@ impl Sort {
     /// [`RecordsError::Invalid`] names `sortBy`.
     pub fn parse(text: &str) -> Result<Self, RecordsError> {
         let mut fields = Vec::new();
+        let mut names = Vec::new();
         for name in text.split(',').map(str::trim) {
             if fields.len() == MAX_FIELDS {
                 return Err(RecordsError::invalid(
@@ -73,6 +77,7 @@ impl Sort {
                 None => (name.strip_prefix('+').unwrap_or(name), Direction::Ascending),
             };
             fields.push((Field::parse(name, "sortBy")?, direction));
+            names.push(if direction == Direction::Descending { format!("-{name}") } else { name.to_owned() });
         }
         let last = fields.last().map_or(Direction::Ascending, |(_, direction)| *direction);
         // What follows the id decides nothing.
@@ -80,10 +85,10 @@ impl Sort {
             Some(id) => fields.truncate(id + 1),
             None => fields.push((Field::Id, last)),
         }
-        Ok(Self { text: text.to_owned(), fields })
+        Ok(Self { text: names.join(","), fields })
     }
 
-    /// As the client wrote it.
+    /// As a client writes it, without white space.
     pub fn text(&self) -> &str {
         &self.text
     }
@@ -105,12 +110,14 @@ impl Sort {
                 Field::Updated => add(KeyKind::Updated, "updated".into()),
                 Field::Path(path) => {
                     let value = parameters.value_at(path);
+                    let number = bounded_number(&value);
                     // An empty list would come before null, so one that is not empty stands for all.
                     add(
                         KeyKind::Json,
                         format!(
                             "case jsonb_typeof({value}) when 'string' then '\"\"'::jsonb when 'array' then '[0]'::jsonb \
-                             when 'object' then '{{}}'::jsonb else coalesce({value}, 'null'::jsonb) end"
+                             when 'object' then '{{}}'::jsonb when 'number' then {number} \
+                             else coalesce({value}, 'null'::jsonb) end"
                         ),
                     );
                     add(
@@ -125,6 +132,17 @@ impl Sort {
         }
         keys
     }
+}
+
+/// The number with [`COMPARED_DIGITS`] digits at the most on either side of the point. That never puts two numbers the
+/// other way round, and most numbers are left as they are.
+fn bounded_number(value: &str) -> String {
+    let number = format!("({value})::numeric");
+    let limit = format!("1e{COMPARED_DIGITS}");
+    format!(
+        "case when scale({number}) <= {COMPARED_DIGITS} and {number} between -{limit} and {limit} then {value} \
+         else to_jsonb(trunc(least(greatest({number}, -{limit}), {limit}), {COMPARED_DIGITS})) end"
+    )
 }
 
 /// What `order by` takes.

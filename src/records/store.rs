@@ -10,7 +10,7 @@ use tokio_postgres::types::{IsNull, ToSql, Type, to_sql_checked};
 
 use super::collections::{Collection, table};
 use super::expression::{Parameter, Parameters};
-use super::list::{Next, Page, Query};
+use super::list::{Page, Query};
 use super::sort::{self, KeyKind, KeyValue};
 use super::{Cursor, Data, Millis, Name, Record, RecordId, RecordsError, Version};
 use crate::db::{
@@ -262,10 +262,7 @@ impl Store {
             connection.discard();
         }
         let (records, last) = read?;
-        let next = last.map(|values| match (Cursor { values }).token(&query.sort) {
-            Some(token) => Next::After(token),
-            None => Next::Offset(query.offset + records.len() as u64),
-        });
+        let next = last.map(|values| Cursor { values }.token(&query.sort));
         Ok(Page { records, next, total })
     }
 

@@ -17,7 +17,7 @@ use super::super::body::{self, BodyLimits, BodyShare, HeldBody, LimitedBody, Who
 use super::super::error::ApiError;
 use super::super::{Core, Face, events};
 use super::{collection, collection_and_id, etag};
-use crate::records::{Change, Draft, Fields, Next, Precondition, Query, Record, RecordsError};
+use crate::records::{Change, Draft, Fields, Precondition, Query, Record, RecordsError};
 
 static X_TOTAL_COUNT: HeaderName = HeaderName::from_static("x-total-count");
 
@@ -246,16 +246,12 @@ pub(super) fn json(status: StatusCode, body: Body) -> Response {
 }
 
 /// The same list, from where the page ended.
-fn next_link(name: &str, parameters: &[(String, String)], next: &Next) -> String {
-    let (place, value) = match next {
-        Next::After(token) => ("after", token.clone()),
-        Next::Offset(offset) => ("offset", offset.to_string()),
-    };
+fn next_link(name: &str, parameters: &[(String, String)], after: &str) -> String {
     let kept = parameters.iter().filter(|(name, _)| !matches!(name.as_str(), "after" | "offset"));
     let encoded = |text: &str| utf8_percent_encode(text, NON_ALPHANUMERIC).to_string();
     let query: Vec<String> = kept
         .map(|(name, value)| format!("{}={}", encoded(name), encoded(value)))
-        .chain([format!("{place}={}", encoded(&value))])
+        .chain([format!("after={}", encoded(after))])
         .collect();
     format!("</api/stress/records/{name}?{}>; rel=\"next\"", query.join("&"))
 }
