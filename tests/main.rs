@@ -23,6 +23,7 @@ mod life;
 mod local_postgres;
 mod permissions;
 mod pooler;
+mod record_groups;
 mod record_limits;
 mod record_lists;
 mod records;

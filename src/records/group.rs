@@ -1,16 +1,18 @@
 //! What waits at the same moment is done together: one statement, and for what is written one commit, for all of it.
 //!
-//! One task owns what waits. When a group has ended, all that waits (up to [`MAX_JOBS`]) goes with the next one, so groups
-//! grow with the load, and who is alone does not wait for others. A group that takes longer than [`PATIENCE`] is not waited
-//! for, as far as there are turns. Each is answered after its
-//! group's transaction has been committed.
+//! A group is of one collection. While it is under way, all that comes for the same collection waits for the next one, which
+//! takes up to [`MAX_JOBS`] along and begins when it has ended: so groups grow with the load, and who is alone does not wait
+//! for others. [`Lines`] says which collection is next; one task owns it. Each job is answered after its group's transaction
+//! has been committed.
 //!
-//! What may wait is bounded in bytes, and in time: who was not taken along in time is refused.
+//! What may wait is bounded in bytes, and in time: who has not been taken along in time is refused. A job that has been
+//! taken along is answered by what becomes of it, however long that takes.
 
-use std::collections::BTreeMap;
+use std::collections::VecDeque;
 use std::future::Future;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
@@ -18,15 +20,13 @@ use tokio::task::JoinSet;
 
 use super::RecordsError;
 use super::collections::Collection;
+use super::lines::Lines;
 use crate::db::DbError;
 
 /// The most jobs of a group.
 const MAX_JOBS: usize = 128;
 /// The bytes at which a group is large enough.
 const MAX_BYTES: usize = 4 << 20;
-/// How long a group that is under way is waited for before the next one begins beside it: longer than one takes, unless the
-/// disk is slow or something holds it up.
-const PATIENCE: Duration = Duration::from_millis(2);
 /// The unit in which what waits is counted; the least that a job counts for.
 const UNIT_BYTES: usize = 1024;
 
@@ -45,12 +45,28 @@ pub(super) trait Work: Send + Sync + 'static {
     ) -> impl Future<Output = Result<Vec<Result<Self::Answer, RecordsError>>, DbError>> + Send;
 }
 
+/// Decides, once, whether a job is taken along or given up.
+#[derive(Debug, Clone, Default)]
+struct Claim(Arc<AtomicBool>);
+
+impl Claim {
+    /// Whether the caller is the one who decides.
+    fn take(&self) -> bool {
+        // Nothing else is passed on by it.
+        !self.0.swap(true, Ordering::Relaxed)
+    }
+
+    fn is_taken(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
 /// A job that waits.
 struct Waiting<W: Work> {
     collection: Arc<Collection>,
     job: W::Job,
     bytes: usize,
-    since: Instant,
+    claim: Claim,
     answer: oneshot::Sender<Result<W::Answer, RecordsError>>,
     // Not in the asker's future: what waits is counted even if nobody waits for it any more.
     _room: OwnedSemaphorePermit,
@@ -60,6 +76,7 @@ struct Waiting<W: Work> {
 pub(super) struct Group<W: Work> {
     waiting: UnboundedSender<Waiting<W>>,
     room: Arc<Semaphore>,
+    wait: Duration,
 }
 
 impl<W: Work> std::fmt::Debug for Group<W> {
@@ -78,10 +95,10 @@ impl<W: Work> Group<W> {
     ) -> (Self, impl Future<Output = ()> + Send + 'static) {
         let (waiting, jobs) = unbounded_channel();
         let room = Arc::new(Semaphore::new(room / UNIT_BYTES));
-        (Self { waiting, room }, own(Arc::new(work), jobs, turns, wait))
+        (Self { waiting, room, wait }, own(Arc::new(work), jobs, turns))
     }
 
-    /// Asks for one job of so many `bytes`, and waits for its answer.
+    /// Asks for one job of so many `bytes`, and waits for its answer; for its turn no longer than the group's `wait`.
     pub(super) async fn ask(
         &self,
         collection: Arc<Collection>,
@@ -91,65 +108,82 @@ impl<W: Work> Group<W> {
         let units = u32::try_from(bytes.div_ceil(UNIT_BYTES)).unwrap_or(u32::MAX).max(1);
         let room = Arc::clone(&self.room).try_acquire_many_owned(units);
         let room = room.map_err(|_| RecordsError::Overloaded)?;
-        let (answer, answered) = oneshot::channel();
-        let waiting = Waiting { collection, job, bytes, since: Instant::now(), answer, _room: room };
+        let (answer, mut answered) = oneshot::channel();
+        let claim = Claim::default();
+        let waiting = Waiting { collection, job, bytes, claim: claim.clone(), answer, _room: room };
         self.waiting.send(waiting).map_err(|_| RecordsError::Overloaded)?;
+        let answer = match tokio::time::timeout(self.wait, &mut answered).await {
+            Err(_elapsed) if claim.take() => return Err(DbError::Exhausted(self.wait).into()),
+            // It has its turn: its statements' time bounds the rest.
+            Err(_elapsed) => answered.await,
+            Ok(answer) => answer,
+        };
         // The owner never drops a job without an answer while the service runs.
-        answered.await.unwrap_or(Err(RecordsError::Overloaded))
+        answer.unwrap_or(Err(RecordsError::Overloaded))
     }
 }
 
-async fn own<W: Work>(
-    work: Arc<W>,
-    mut waiting: UnboundedReceiver<Waiting<W>>,
-    turns: usize,
-    wait: Duration,
-) {
-    let turns = Arc::new(Semaphore::new(turns));
+async fn own<W: Work>(work: Arc<W>, mut asked: UnboundedReceiver<Waiting<W>>, turns: usize) {
+    let mut lines = Lines::new(turns);
     let mut running = JoinSet::new();
-    while let Some(first) = waiting.recv().await {
+    let (ending, mut ended) = unbounded_channel();
+    loop {
+        tokio::select! {
+            Some(collection) = ended.recv() => lines.ended(collection),
+            asked = asked.recv() => match asked {
+                Some(job) => lines.push(job.collection.id, job, Waiting::is_gone),
+                None => return,
+            },
+        }
+        while let Ok(job) = asked.try_recv() {
+            lines.push(job.collection.id, job, Waiting::is_gone);
+        }
         while running.try_join_next().is_some() {}
-        if !running.is_empty() {
-            // Whoever comes meanwhile goes along, which costs all of them less than a turn of their own.
-            let _ended_or_slow = tokio::time::timeout(PATIENCE, running.join_next()).await;
+        while let Some((id, group)) = lines.next(take) {
+            let turn = Turn { collection: id, ending: ending.clone() };
+            let work = Arc::clone(&work);
+            running.spawn(async move {
+                if let Some(collection) = group.first().map(|job| Arc::clone(&job.collection)) {
+                    run(&*work, &collection, group).await;
+                }
+                drop(turn);
+            });
         }
-        let Ok(turn) = Arc::clone(&turns).acquire_owned().await else { return };
-        let mut bytes = first.bytes;
-        let mut group = vec![first];
-        while group.len() < MAX_JOBS
-            && bytes < MAX_BYTES
-            && let Ok(next) = waiting.try_recv()
-        {
-            bytes += next.bytes;
-            group.push(next);
-        }
-        let work = Arc::clone(&work);
-        running.spawn(async move {
-            for (collection, jobs) in by_collection(group, wait) {
-                run(&*work, &collection, jobs).await;
-            }
-            drop(turn);
-        });
     }
 }
 
-type OfCollection<W> = (Arc<Collection>, Vec<Waiting<W>>);
+/// A turn, which is told to the owner when it is over, however that came.
+struct Turn {
+    collection: i32,
+    ending: UnboundedSender<i32>,
+}
 
-/// The jobs of each collection. Those that nobody waits for are left out, and those that waited too long are refused.
-fn by_collection<W: Work>(group: Vec<Waiting<W>>, wait: Duration) -> Vec<OfCollection<W>> {
-    let mut parts: BTreeMap<i32, OfCollection<W>> = BTreeMap::new();
-    for job in group {
-        if job.answer.is_closed() {
-            continue;
-        }
-        if job.since.elapsed() > wait {
-            let _gone = job.answer.send(Err(DbError::Exhausted(wait).into()));
-            continue;
-        }
-        let collection = Arc::clone(&job.collection);
-        parts.entry(collection.id).or_insert_with(|| (collection, Vec::new())).1.push(job);
+impl Drop for Turn {
+    fn drop(&mut self) {
+        let _owner_is_gone = self.ending.send(self.collection);
     }
-    parts.into_values().collect()
+}
+
+impl<W: Work> Waiting<W> {
+    /// Whether nobody waits for the answer any more.
+    fn is_gone(&self) -> bool {
+        self.claim.is_taken() || self.answer.is_closed()
+    }
+}
+
+/// Takes a group out of a line, without those that nobody waits for any more.
+fn take<W: Work>(line: &mut VecDeque<Waiting<W>>) -> Vec<Waiting<W>> {
+    let (mut group, mut bytes) = (Vec::new(), 0);
+    while group.len() < MAX_JOBS
+        && bytes < MAX_BYTES
+        && let Some(job) = line.pop_front()
+    {
+        if !job.answer.is_closed() && job.claim.take() {
+            bytes += job.bytes;
+            group.push(job);
+        }
+    }
+    group
 }
 
 async fn run<W: Work>(work: &W, collection: &Collection, waiting: Vec<Waiting<W>>) {

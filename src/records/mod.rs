@@ -17,6 +17,7 @@ mod expression;
 mod filter;
 mod group;
 pub mod large;
+mod lines;
 mod list;
 mod merge;
 mod model;
