@@ -80,7 +80,7 @@ fn read(mut rest: &[u8], listed: &mut Vec<Tag>) -> Option<()> {
         let after = after.strip_prefix(b"\"")?;
         let end = after.iter().position(|byte| *byte == b'"')?;
         let (opaque, after) = after.split_at(end);
-        let version = std::str::from_utf8(opaque).ok().and_then(|text| text.parse().ok()).map(Version);
+        let version = version(opaque);
         if listed.len() == MAX_TAGS {
             return None;
         }
@@ -90,6 +90,13 @@ fn read(mut rest: &[u8], listed: &mut Vec<Tag>) -> Option<()> {
             return None;
         }
     }
+}
+
+/// The version whose tag this is. Tags are compared byte by byte (RFC 9110, section 8.8.3.2), so `019` and `+19` are none.
+fn version(opaque: &[u8]) -> Option<Version> {
+    let text = std::str::from_utf8(opaque).ok()?;
+    let number: i64 = text.parse().ok()?;
+    (number.to_string() == text).then_some(Version(number))
 }
 
 #[cfg(test)]
@@ -108,6 +115,10 @@ mod tests {
         assert_eq!(precondition("*"), Some(Precondition::None));
         assert_eq!(precondition("\"7\""), Some(Precondition::OneOf(vec![Version(7)])));
         assert_eq!(precondition(" \"a,b\" ,W/\"6\", \"7\""), Some(Precondition::OneOf(vec![Version(7)])));
+        for other in ["\"+7\"", "\"07\"", "\" 7\"", "\"-0\"", "\"7.0\""] {
+            assert_eq!(precondition(other), Some(Precondition::OneOf(Vec::new())), "{other}");
+            assert!(!is_known(&headers(IF_NONE_MATCH, other), Version(7)).unwrap(), "{other}");
+        }
         for bad in ["", "7", "\"7", "\"7\" \"8\"", "w/\"7\"", "\"7\"x"] {
             assert_eq!(precondition(bad), None, "{bad}");
         }
