@@ -13,6 +13,7 @@ mod api_keys;
 mod auth;
 mod bad_input;
 mod batches;
+mod collections;
 mod crash;
 mod dead_letters;
 mod events;

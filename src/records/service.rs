@@ -129,16 +129,15 @@ impl Records {
     /// [`RecordsError`]; nothing is stored then, unless the answer to a commit was lost.
     pub async fn create(&self, name: &Name, draft: Draft) -> Result<Record, RecordsError> {
         self.fits(&draft.data)?;
-        let collection = self.collection_to_write(name).await?;
         // Postgres sends it back as it was stored, which may be longer than what came.
         let bytes = draft.data.size().max(draft.data.as_bytes().len()).min(self.config().records_queue_bytes);
         for _ in 0..MAX_IDS {
             let id = draft.id.unwrap_or_else(|| RecordId::make(Millis::now()));
             let creation = Creation { id, is_chosen: draft.id.is_some(), data: draft.data.clone() };
-            let created = self.inner.creations.ask(Arc::clone(&collection), creation, bytes).await;
-            match created {
+            let ask = |collection| self.inner.creations.ask(collection, creation.clone(), bytes);
+            match self.on(name, self.inner.settings.makes_collections, ask).await {
                 Err(RecordsError::Taken) if draft.id.is_none() => {}
-                created => return self.known(name, created),
+                created => return created,
             }
         }
         Err(RecordsError::Taken)
@@ -150,9 +149,7 @@ impl Records {
     ///
     /// [`RecordsError`].
     pub async fn get(&self, name: &Name, id: RecordId) -> Result<Record, RecordsError> {
-        let collection = self.inner.collections.find(name).await?;
-        let found = self.inner.lookups.ask(collection, id, 0).await;
-        self.known(name, found)
+        self.on(name, false, |collection| self.inner.lookups.ask(collection, id, 0)).await
     }
 
     /// Changes or deletes a record; returns what it is now, or what it was.
@@ -167,7 +164,6 @@ impl Records {
         precondition: &Precondition,
         change: &Change,
     ) -> Result<Record, RecordsError> {
-        let collection = self.inner.collections.find(name).await?;
         let decide = |record: &Record| {
             if !precondition.allows(record.version) {
                 return Err(RecordsError::Changed);
@@ -180,8 +176,12 @@ impl Records {
             self.fits(&data)?;
             Ok(Outcome::Update(data))
         };
-        let changed = self.inner.store.change(&collection, id, decide).await;
-        self.known(name, changed)
+        self.on(
+            name,
+            false,
+            |collection| async move { self.inner.store.change(&collection, id, decide).await },
+        )
+        .await
     }
 
     /// A page of a collection.
@@ -190,9 +190,11 @@ impl Records {
     ///
     /// [`RecordsError`].
     pub async fn list(&self, name: &Name, query: &Query) -> Result<Page, RecordsError> {
-        let collection = self.inner.collections.find(name).await?;
-        let page = self.inner.store.list(&collection, query, self.config().max_page_bytes).await;
-        self.known(name, page)
+        let max_bytes = self.config().max_page_bytes;
+        self.on(name, false, |collection| async move {
+            self.inner.store.list(&collection, query, max_bytes).await
+        })
+        .await
     }
 
     fn fits(&self, data: &Data) -> Result<(), RecordsError> {
@@ -202,10 +204,7 @@ impl Records {
 
     /// The number of a collection that is written to.
     pub(super) async fn collection_to_write(&self, name: &Name) -> Result<Arc<Collection>, RecordsError> {
-        match self.inner.settings.makes_collections {
-            true => self.inner.collections.find_or_make(name).await,
-            false => self.inner.collections.find(name).await,
-        }
+        self.collection(name, self.inner.settings.makes_collections).await
     }
 
     /// The number of a collection that is read.
@@ -213,19 +212,45 @@ impl Records {
         self.inner.collections.find(name).await
     }
 
-    /// A collection whose table is gone was dropped by somebody: it is not known any more.
-    fn known<T>(&self, name: &Name, outcome: Result<T, RecordsError>) -> Result<T, RecordsError> {
-        match outcome {
-            Err(RecordsError::Database(error)) if error.is_table_missing() => {
-                self.inner.collections.forget(name);
-                Err(RecordsError::UnknownCollection)
-            }
-            outcome => outcome,
+    async fn collection(&self, name: &Name, makes: bool) -> Result<Arc<Collection>, RecordsError> {
+        match makes {
+            true => self.inner.collections.find_or_make(name).await,
+            false => self.inner.collections.find(name).await,
         }
+    }
+
+    /// Does something on a collection, which is made before if it is not there and `makes` says so.
+    ///
+    /// One whose table is gone was dropped by somebody, which is seen only now if the collection is known: it is looked up once
+    /// more. If its table is still not there, its row in `collections` says what is not so, and the database's error stands.
+    async fn on<T, F>(
+        &self,
+        name: &Name,
+        makes: bool,
+        act: impl Fn(Arc<Collection>) -> F,
+    ) -> Result<T, RecordsError>
+    where
+        F: Future<Output = Result<T, RecordsError>>,
+    {
+        let first = act(self.collection(name, makes).await?).await;
+        if !is_table_missing(&first) {
+            return first;
+        }
+        self.inner.collections.forget(name);
+        let second = act(self.collection(name, makes).await?).await;
+        if is_table_missing(&second) {
+            self.inner.collections.forget(name);
+        }
+        second
     }
 }
 
+fn is_table_missing<T>(outcome: &Result<T, RecordsError>) -> bool {
+    matches!(outcome, Err(RecordsError::Database(error)) if error.is_table_missing())
+}
+
 /// A record that is to be made.
+#[derive(Clone)]
 struct Creation {
     id: RecordId,
     is_chosen: bool,
