@@ -34,6 +34,7 @@ async fn pages(service: &Service, path: &str, limit: usize) -> Vec<Value> {
         let page = answer.json();
         let page = page.as_array().unwrap();
         all.extend(page.iter().cloned());
+        assert!(all.len() <= 1_000, "pages repeat: {path:.200}");
         match next_of(&answer) {
             Some(next) => {
                 assert_eq!(page.len(), limit, "{path}");
