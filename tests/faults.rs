@@ -196,7 +196,7 @@ async fn a_delay_holds_up_its_request_alone_and_ends_with_its_client_or_the_serv
 
     inject(&service, json!({"path": "/health", "delayMs": 60_000, "count": 2})).await;
     let mut gone = TcpStream::connect(&service.address).await.unwrap();
-    gone.write_all(b"GET /health HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+    gone.write_all(b"GET /health HTTP/1.1\r\nhost: localhost\r\n\r\n").await.unwrap();
     eventually("it waits", async || (injected(&service, "delay").await == 2.0).then_some(())).await;
     drop(gone);
     eventually("the wait ends with its client", async || {
@@ -204,7 +204,7 @@ async fn a_delay_holds_up_its_request_alone_and_ends_with_its_client_or_the_serv
     })
     .await;
     let mut waiting = TcpStream::connect(&service.address).await.unwrap();
-    waiting.write_all(b"GET /health HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+    waiting.write_all(b"GET /health HTTP/1.1\r\nhost: localhost\r\n\r\n").await.unwrap();
     eventually("it waits", async || (injected(&service, "delay").await == 3.0).then_some(())).await;
     let started = Instant::now();
     let ended = service.stop().await;

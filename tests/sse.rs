@@ -48,7 +48,7 @@ async fn the_first_message_comes_at_once_and_silence_is_filled_with_comments() {
     let service = Service::start(database.url(), &[("SSE_HEARTBEAT_S", "1"), ("SSE_RETRY_MS", "4321")]).await;
     let started = Instant::now();
     let mut stream = TcpStream::connect(&service.address).await.unwrap();
-    let request = format!("GET {ROUTE}?rate=0.01 HTTP/1.1\r\nhost: x\r\n\r\n");
+    let request = format!("GET {ROUTE}?rate=0.01 HTTP/1.1\r\nhost: localhost\r\n\r\n");
     stream.write_all(request.as_bytes()).await.unwrap();
     let mut read = String::new();
     while !read.contains("\ndata: {\"seq\":1,") {
@@ -121,7 +121,7 @@ async fn a_slow_reader_is_cut_off_and_counted_and_no_memory_grows() {
         // A small window, so that the kernel does not read for the client.
         socket.set_recv_buffer_size(4096).unwrap();
         let mut stream = socket.connect(service.address.parse().unwrap()).await.unwrap();
-        let request = format!("GET {ROUTE}?rate=10000&size=1000 HTTP/1.1\r\nhost: x\r\n\r\n");
+        let request = format!("GET {ROUTE}?rate=10000&size=1000 HTTP/1.1\r\nhost: localhost\r\n\r\n");
         stream.write_all(request.as_bytes()).await.unwrap();
         idle.push(stream);
     }
@@ -147,7 +147,7 @@ async fn a_reader_that_is_slow_and_steady_is_cut_off_too() {
     let socket = TcpSocket::new_v4().unwrap();
     socket.set_recv_buffer_size(4096).unwrap();
     let mut stream = socket.connect(service.address.parse().unwrap()).await.unwrap();
-    let request = format!("GET {ROUTE}?rate=10000&size=1000 HTTP/1.1\r\nhost: x\r\n\r\n");
+    let request = format!("GET {ROUTE}?rate=10000&size=1000 HTTP/1.1\r\nhost: localhost\r\n\r\n");
     stream.write_all(request.as_bytes()).await.unwrap();
     let deadline = Instant::now() + Duration::from_secs(30);
     let mut buffer = vec![0; 16 * 1024];
@@ -183,7 +183,7 @@ async fn a_stream_outlives_the_idle_time_and_a_client_that_says_more() {
     let settings = [("IDLE_TIMEOUT_S", "1"), ("HEADER_TIMEOUT_S", "1"), ("SSE_HEARTBEAT_S", "60")];
     let service = Service::start(database.url(), &settings).await;
     let mut stream = TcpStream::connect(&service.address).await.unwrap();
-    let request = format!("GET {ROUTE}?rate=0.3&count=2 HTTP/1.1\r\nhost: x\r\n\r\n");
+    let request = format!("GET {ROUTE}?rate=0.3&count=2 HTTP/1.1\r\nhost: localhost\r\n\r\n");
     stream.write_all(request.as_bytes()).await.unwrap();
     tokio::time::sleep(Duration::from_millis(300)).await;
     // Half a head of the next request.
@@ -193,7 +193,7 @@ async fn a_stream_outlives_the_idle_time_and_a_client_that_says_more() {
         read_some(&mut stream, &mut read).await;
     }
     assert!(read.contains("\nid: 2\n"), "{read}");
-    stream.write_all(b"P/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+    stream.write_all(b"P/1.1\r\nhost: localhost\r\n\r\n").await.unwrap();
     while !read.ends_with("ok\n") {
         read_some(&mut stream, &mut read).await;
     }
