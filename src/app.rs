@@ -187,7 +187,9 @@ async fn start(
         Durability::Memory => None,
         Durability::Disk => Some(open_journal(config, asked).await?),
     };
-    let database = Database::new(&url, &config.database).map_err(MigrationError::Database)?;
+    let shares = config.shares();
+    let database =
+        Database::new(&url, &config.database).map_err(MigrationError::Database)?.with_spare(shares.spare);
     // Events can be journaled while Postgres is away, if it is known to have their tables.
     let may_be_away = match &journal {
         Some(journal) => Registered::read(&journal.dir)?.has_schema(db::schema_version()),
@@ -214,7 +216,7 @@ async fn start(
     let pipeline = Pipeline::start(&settings, journal, postgres_is_away, &database, metrics).await?;
     let settings = RecordsSettings {
         records: config.records.clone(),
-        shares: config.shares(),
+        shares,
         makes_collections: config.makes_collections(),
         max_json_depth: config.ingest.max_json_depth,
     };

@@ -85,7 +85,7 @@ pub(super) const SETTINGS: &[Setting] = &[
         name: "DB_POOL_SIZE",
         default: "20",
         kind: Kind::Int { min: 9, max: 10_000, unit: "connections" },
-        help: "Connections to Postgres at once. WRITERS and 2 are kept for events; a pool too small for all other shares makes the largest smaller.",
+        help: "Connections to Postgres at once. WRITERS and 2 are kept for events, and one for each other share; what is left is lent to whoever comes first.",
     },
     Setting {
         name: "OPERATIONS_CONNECTIONS",

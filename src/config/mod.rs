@@ -7,7 +7,9 @@
 
 mod access;
 mod auth;
+mod conversations;
 mod database;
+mod files;
 mod ingest;
 mod logging;
 mod records;
@@ -23,7 +25,9 @@ use serde::de::DeserializeOwned;
 
 pub use access::{AccessConfig, Rates};
 pub use auth::{AuthConfig, AuthMode};
+pub use conversations::ConversationsConfig;
 pub use database::{DatabaseConfig, Partitioning};
+pub use files::{FilesConfig, ImportsConfig};
 pub use ingest::{DeadLetterConfig, Durability, IngestConfig, JournalConfig};
 pub use logging::{LogFormat, LoggingConfig};
 pub use records::{LargeConfig, RecordsConfig};
@@ -137,6 +141,12 @@ pub struct Config {
     pub dead_letters: DeadLetterConfig,
     /// Records.
     pub records: RecordsConfig,
+    /// Conversations and their messages.
+    pub conversations: ConversationsConfig,
+    /// Files.
+    pub files: FilesConfig,
+    /// What is imported from files.
+    pub imports: ImportsConfig,
     /// The stress API, and faults on demand.
     pub stress: StressConfig,
     /// The stress API's errors and large payloads.
@@ -159,13 +169,16 @@ fn is_name(text: &str) -> bool {
 }
 
 /// The tables of all concerns, in the order in which they are shown.
-pub const ALL_SETTINGS: [(&str, &[Setting]); 11] = [
+pub const ALL_SETTINGS: [(&str, &[Setting]); 14] = [
     ("Server", server::SETTINGS),
     ("Postgres", database::SETTINGS),
     ("Events", ingest::SETTINGS),
     ("Journal", ingest::JOURNAL_SETTINGS),
     ("Dead letters", ingest::DEAD_LETTER_SETTINGS),
     ("Records", records::SETTINGS),
+    ("Conversations", conversations::SETTINGS),
+    ("Files", files::SETTINGS),
+    ("Imports", files::IMPORT_SETTINGS),
     ("Stress API and faults", stress::SETTINGS),
     ("Large payloads and errors on demand", records::LARGE_SETTINGS),
     ("Authentication", auth::SETTINGS),
@@ -231,16 +244,19 @@ impl Config {
 
     /// How the pool's connections are shared out.
     pub fn shares(&self) -> Shares {
-        let wanted = Shares {
+        let kept = self.ingest.writers + shares::WRITERS_COMPANY + shares::LEAST_FOR_OTHERS;
+        Shares {
             operations: self.database.operations_connections,
             record_commits: self.records.records_writers,
             records: self.records.records_connections,
             large: self.large.large_connections,
             errors: self.large.error_connections,
             auth: self.auth.auth_connections,
-        };
-        let kept = self.ingest.writers + shares::WRITERS_COMPANY;
-        wanted.within(self.database.db_pool_size.saturating_sub(kept))
+            conversations: self.conversations.conversations_connections,
+            files: self.files.files_connections,
+            imports: self.imports.import_writers,
+            spare: self.database.db_pool_size.saturating_sub(kept),
+        }
     }
 
     /// Whether anybody has to say who he is: where `AUTH` says nothing, nobody.
@@ -277,6 +293,9 @@ impl Config {
             journal: variables.load(ingest::JOURNAL_SETTINGS)?,
             dead_letters: variables.load(ingest::DEAD_LETTER_SETTINGS)?,
             records: variables.load(records::SETTINGS)?,
+            conversations: variables.load(conversations::SETTINGS)?,
+            files: variables.load(files::SETTINGS)?,
+            imports: variables.load(files::IMPORT_SETTINGS)?,
             stress: variables.load(stress::SETTINGS)?,
             large: variables.load(records::LARGE_SETTINGS)?,
             auth: variables.load(auth::SETTINGS)?,

@@ -2,8 +2,8 @@
 //!
 //! * The task that drives a connection runs on the runtime that the pool was built on, whoever asks for a connection:
 //!   request threads come and go, a connection stays.
-//! * Each use of the pool but the event path's holds a share of it, by a semaphore: what is left over is the event
-//!   path's alone, whatever the others do.
+//! * Each use of the pool but the event path's holds a share of it, by semaphores: one connection that is its own, and
+//!   what it may borrow of those that are spare. What is left over is the event path's alone, whatever the others do.
 //! * deadpool keeps idle connections for ever; a task here closes those that were idle for `DB_IDLE_TIMEOUT`.
 
 use std::future::Future;
@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use deadpool_postgres::{Connect, Manager, ManagerConfig, Object, Pool, QueueMode, RecyclingMethod};
 use tokio::runtime::Handle;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinHandle;
 use tokio_postgres::{Client, Config};
 use tokio_postgres_rustls::MakeRustlsConnect;
@@ -29,14 +29,42 @@ pub struct Database {
     direct: Arc<Direct>,
     schema: Arc<str>,
     share: Option<Share>,
+    /// What shares may borrow.
+    spare: Arc<Semaphore>,
     prepares: Arc<AtomicBool>,
 }
 
-/// The most connections that one use of the pool may hold at once.
+/// The connections that one use of the pool may hold at once.
 #[derive(Debug, Clone)]
 struct Share {
-    connections: Arc<Semaphore>,
+    /// That which nobody else can have.
+    own: Arc<Semaphore>,
+    /// Those that it may borrow.
+    borrowed: Arc<Semaphore>,
     wait: Duration,
+}
+
+/// Room for a connection in a share; given back when dropped.
+#[derive(Debug)]
+struct Room {
+    _permit: OwnedSemaphorePermit,
+    _borrowed: Option<OwnedSemaphorePermit>,
+}
+
+impl Share {
+    /// Room, as soon as there is any.
+    async fn room(&self, spare: &Arc<Semaphore>) -> Result<Room, AcquireError> {
+        let own = Arc::clone(&self.own).acquire_owned();
+        let borrow = async {
+            let borrowed = Arc::clone(&self.borrowed).acquire_owned().await?;
+            Ok((Arc::clone(spare).acquire_owned().await?, borrowed))
+        };
+        tokio::select! {
+            biased;
+            own = own => Ok(Room { _permit: own?, _borrowed: None }),
+            lent = borrow => lent.map(|(spare, borrowed)| Room { _permit: spare, _borrowed: Some(borrowed) }),
+        }
+    }
 }
 
 /// How many connections there are.
@@ -87,17 +115,26 @@ impl Database {
             direct,
             schema: config.db_schema.as_str().into(),
             share: None,
+            spare: Arc::new(Semaphore::new(config.db_pool_size)),
             prepares: Arc::new(AtomicBool::new(config.db_prepare.is_on())),
         })
     }
 
-    /// The same database for one use of it, whose clones hold no more than so many `connections` together. Who finds none
-    /// free waits up to `wait`.
+    /// The same database, of whose connections so many may be borrowed by the shares made from it.
+    pub fn with_spare(self, spare: usize) -> Self {
+        Self { spare: Arc::new(Semaphore::new(spare)), ..self }
+    }
+
+    /// The same database for one use of it, whose clones hold no more than so many `connections` together: one of their own,
+    /// and what they can borrow. Who finds none free waits up to `wait`.
     pub fn share(&self, connections: usize, wait: Duration) -> Self {
-        Self {
-            share: Some(Share { connections: Arc::new(Semaphore::new(connections)), wait }),
-            ..self.clone()
-        }
+        let own = connections.min(1);
+        let share = Share {
+            own: Arc::new(Semaphore::new(own)),
+            borrowed: Arc::new(Semaphore::new(connections - own)),
+            wait,
+        };
+        Self { share: Some(share), ..self.clone() }
     }
 
     /// A connection from the pool, or of this use's share of it.
@@ -106,18 +143,15 @@ impl Database {
     ///
     /// [`DbError::Exhausted`] if the share has none free in time; [`DbError::Pool`] if none can be made.
     pub async fn get(&self) -> Result<Connection, DbError> {
-        let permit = match &self.share {
+        let room = match &self.share {
             None => None,
-            Some(share) => {
-                let permit = Arc::clone(&share.connections).acquire_owned();
-                match tokio::time::timeout(share.wait, permit).await {
-                    Ok(Ok(permit)) => Some(permit),
-                    _ => return Err(DbError::Exhausted(share.wait)),
-                }
-            }
+            Some(share) => match tokio::time::timeout(share.wait, share.room(&self.spare)).await {
+                Ok(Ok(room)) => Some(room),
+                _ => return Err(DbError::Exhausted(share.wait)),
+            },
         };
         let prepares = Arc::clone(&self.prepares);
-        Ok(Connection { object: self.pool.get().await?, prepares, _permit: permit })
+        Ok(Connection { object: self.pool.get().await?, prepares, _room: room })
     }
 
     /// A connection beside the pool, for what needs one to itself.
@@ -172,7 +206,7 @@ pub struct Connection {
     object: Object,
     prepares: Arc<AtomicBool>,
     // Given back after the connection is.
-    _permit: Option<OwnedSemaphorePermit>,
+    _room: Option<Room>,
 }
 
 impl Connection {
@@ -245,5 +279,43 @@ type Connecting<'a> =
 impl Connect for Driver {
     fn connect(&self, _config: &Config) -> Connecting<'_> {
         Box::pin(self.0.connect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn share(connections: usize) -> Share {
+        let (own, borrowed) = (Arc::new(Semaphore::new(1)), Arc::new(Semaphore::new(connections - 1)));
+        Share { own, borrowed, wait: Duration::ZERO }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_share_keeps_one_of_its_own_and_borrows_what_is_spare() {
+        let spare = Arc::new(Semaphore::new(2));
+        let (greedy, other) = (share(9), share(3));
+        let soon = Duration::from_millis(1);
+        let mut held = Vec::new();
+        while let Ok(room) = tokio::time::timeout(soon, greedy.room(&spare)).await {
+            held.push(room.unwrap());
+        }
+        assert_eq!(held.len(), 3, "its own and all that is spare");
+        let own = other.room(&spare).await.unwrap();
+        assert!(tokio::time::timeout(soon, other.room(&spare)).await.is_err(), "nothing is spare");
+        held.pop();
+        let lent = other.room(&spare).await.unwrap();
+        drop((own, lent));
+        assert_eq!((spare.available_permits(), other.own.available_permits()), (1, 1));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_share_holds_no_more_than_it_may_whatever_is_spare() {
+        let spare = Arc::new(Semaphore::new(9));
+        let share = share(2);
+        let held = [share.room(&spare).await.unwrap(), share.room(&spare).await.unwrap()];
+        assert!(tokio::time::timeout(Duration::from_millis(1), share.room(&spare)).await.is_err());
+        drop(held);
+        assert_eq!(spare.available_permits(), 9);
     }
 }
