@@ -1,5 +1,6 @@
 //! Postgres: the connection URL, TLS, the pool, migrations, partitions, and the private cluster of a first run.
 
+mod json;
 pub mod local;
 mod migrations;
 mod partitions;
@@ -15,6 +16,7 @@ use std::time::Duration;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::types::{ToSql, Type};
 
+pub use json::JsonText;
 pub use migrations::{MigrationError, migrate, schema_version};
 pub use partitions::PartitionKeeper;
 pub use pool::{Connection, Database, PoolStatus};

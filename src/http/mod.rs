@@ -20,6 +20,7 @@ mod error;
 mod events;
 mod faults;
 mod headers;
+mod json;
 pub mod jwks;
 mod limits;
 mod ops;

@@ -1,7 +1,9 @@
-//! Reading what the operators' routes take: queries, JSON bodies, times.
+//! Reading what routes take: queries, small JSON bodies, times; and links to the pages of a list.
 
 use axum::body::Bytes;
-use axum::extract::rejection::BytesRejection;
+use axum::extract::Query;
+use axum::extract::rejection::{BytesRejection, QueryRejection};
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::de::DeserializeOwned;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
@@ -26,4 +28,37 @@ pub(super) fn time_us(text: &str, field: &'static str) -> Result<i64, ApiError> 
             Err(ApiError::invalid(message).field(field))
         }
     }
+}
+
+/// All parameters, in their order.
+pub(super) fn parameters(
+    parameters: Result<Query<Vec<(String, String)>>, QueryRejection>,
+) -> Result<Vec<(String, String)>, ApiError> {
+    let Query(parameters) =
+        parameters.map_err(|_| ApiError::invalid("the query cannot be read").field("query"))?;
+    Ok(parameters)
+}
+
+/// Nothing goes by this name. Only the start of a long one is repeated.
+pub(super) fn unknown_parameter(name: &str) -> ApiError {
+    ApiError::invalid("there is no such parameter").field(name.chars().take(100).collect::<String>())
+}
+
+/// The parameters that say where a page is.
+const PLACES: [&str; 3] = ["after", "before", "offset"];
+
+/// A link to the same list from another place (RFC 8288).
+pub(super) fn page_link(
+    path: &str,
+    parameters: &[(String, String)],
+    rel: &str,
+    place: (&str, &str),
+) -> String {
+    let kept = parameters.iter().filter(|(name, _)| !PLACES.contains(&name.as_str()));
+    let encoded = |text: &str| utf8_percent_encode(text, NON_ALPHANUMERIC).to_string();
+    let query: Vec<String> = kept
+        .map(|(name, value)| format!("{}={}", encoded(name), encoded(value)))
+        .chain([format!("{}={}", place.0, encoded(place.1))])
+        .collect();
+    format!("<{path}?{}>; rel=\"{rel}\"", query.join("&"))
 }

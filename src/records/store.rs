@@ -2,11 +2,10 @@
 
 use std::time::{Duration, SystemTime};
 
-use bytes::{BufMut, BytesMut};
 use deadpool_postgres::Transaction;
 use futures_util::TryStreamExt;
 use tokio_postgres::Row;
-use tokio_postgres::types::{IsNull, ToSql, Type, to_sql_checked};
+use tokio_postgres::types::{ToSql, Type};
 
 use super::collections::{Collection, table};
 use super::expression::{Parameter, Parameters};
@@ -14,7 +13,7 @@ use super::list::{Page, Query};
 use super::sort::{self, KeyKind, KeyValue};
 use super::{Cursor, Data, Millis, Name, Record, RecordId, RecordsError, Version};
 use crate::db::{
-    Connection, Database, DbError, Parameter as Typed, begin_in_time, in_time, query_in_time,
+    Connection, Database, DbError, JsonText, Parameter as Typed, begin_in_time, in_time, query_in_time,
     query_often_in_time,
 };
 
@@ -296,28 +295,6 @@ impl Store {
         }
         rows
     }
-}
-
-/// JSON text as `jsonb` is sent: a version, then the text.
-#[derive(Debug)]
-struct JsonText<'a>(&'a [u8]);
-
-impl ToSql for JsonText<'_> {
-    fn to_sql(
-        &self,
-        _type: &Type,
-        out: &mut BytesMut,
-    ) -> Result<IsNull, Box<dyn std::error::Error + Sync + Send>> {
-        out.put_u8(1);
-        out.extend_from_slice(self.0);
-        Ok(IsNull::No)
-    }
-
-    fn accepts(wanted: &Type) -> bool {
-        *wanted == Type::JSONB
-    }
-
-    to_sql_checked!();
 }
 
 /// Parameters as the driver takes them.

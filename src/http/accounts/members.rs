@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 use super::super::Core;
 use super::super::body::{self, BodyLimits, LimitedBody};
 use super::super::error::ApiError;
-use super::super::stress::takes_json;
+use super::super::json::takes_json;
 
 /// Bytes of a body.
 const MAX_BYTES: usize = 16 * 1024;

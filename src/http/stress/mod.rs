@@ -19,8 +19,6 @@ use axum::extract::rejection::PathRejection;
 use axum::routing::{get, post};
 use tokio::sync::Semaphore;
 
-pub(super) use records::takes_json;
-
 use super::Face;
 use super::body::BodyMemory;
 use super::error::ApiError;

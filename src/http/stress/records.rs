@@ -1,28 +1,21 @@
 //! `/api/stress/records`: create, get, update, delete and list.
 
 use std::sync::Arc;
-use std::time::Instant;
 
 use axum::body::Body;
 use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{Path, Query as Parameters, Request, State};
 use axum::response::{IntoResponse, Response};
-use hyper::header::{CONTENT_TYPE, ETAG, HeaderName, HeaderValue, LINK, LOCATION};
-use hyper::http::request::Parts;
+use hyper::header::{ETAG, HeaderName, HeaderValue, LINK, LOCATION};
 use hyper::{HeaderMap, StatusCode};
-use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 
-use super::super::batch::decode::{Encoding, decode_whole};
-use super::super::body::{self, BodyLimits, BodyShare, HeldBody, LimitedBody, WholeBody};
+use super::super::body::{BodyShare, HeldBody, WholeBody};
 use super::super::error::ApiError;
-use super::super::{Core, Face, events};
+use super::super::{Core, Face, json, query};
 use super::{collection, collection_and_id, etag};
 use crate::records::{Change, Draft, Fields, Precondition, Query, Record, RecordsError};
 
 static X_TOTAL_COUNT: HeaderName = HeaderName::from_static("x-total-count");
-
-/// From here on, what is held of an answer is counted.
-const SMALL_ANSWER_BYTES: usize = 16 * 1024;
 
 /// `POST /api/stress/records/{collection}`.
 pub(super) async fn create(
@@ -52,10 +45,10 @@ pub(super) async fn get(
     let core = face.core()?;
     let (name, id) = collection_and_id(path)?;
     let mut fields = None;
-    for (parameter, value) in query(parameters)? {
+    for (parameter, value) in query::parameters(parameters)? {
         match parameter.as_str() {
             "fields" => fields = Some(Fields::parse(&value)?),
-            _ => return Err(unknown_parameter(&parameter)),
+            _ => return Err(query::unknown_parameter(&parameter)),
         }
     }
     let record = core.stress.records.get(&name, id).await?;
@@ -75,12 +68,12 @@ pub(super) async fn put(
     request: Request,
 ) -> Result<Response, ApiError> {
     let mut replaces = false;
-    for (parameter, value) in query(parameters)? {
+    for (parameter, value) in query::parameters(parameters)? {
         match (parameter.as_str(), value.as_str()) {
             ("mode", "merge") => replaces = false,
             ("mode", "replace") => replaces = true,
             ("mode", _) => return Err(ApiError::invalid("mode takes merge or replace").field("mode")),
-            _ => return Err(unknown_parameter(&parameter)),
+            _ => return Err(query::unknown_parameter(&parameter)),
         }
     }
     change(&face, path, request, replaces).await
@@ -134,7 +127,7 @@ pub(super) async fn list(
 ) -> Result<Response, ApiError> {
     let core = face.core()?;
     let name = collection(path)?;
-    let parameters = query(parameters)?;
+    let parameters = query::parameters(parameters)?;
     let query = Query::parse(&parameters)?;
     let page = core.stress.records.list(&name, &query).await?;
     // Held until the client has read it: pages of slow readers add up.
@@ -148,9 +141,10 @@ pub(super) async fn list(
         write(record, query.fields.as_ref(), &mut body)?;
     }
     body.push(b']');
-    let mut response = json(StatusCode::OK, Body::new(HeldBody::new(body, share)));
+    let mut response = json::json(StatusCode::OK, Body::new(HeldBody::new(body, share)));
     if let Some(next) = &page.next {
-        let link = next_link(name.as_str(), &parameters, next);
+        let path = format!("/api/stress/records/{}", name.as_str());
+        let link = query::page_link(&path, &parameters, "next", ("after", next));
         let link = HeaderValue::try_from(link).map_err(|_| ApiError::internal())?;
         response.headers_mut().insert(LINK, link);
     }
@@ -160,54 +154,11 @@ pub(super) async fn list(
     Ok(response)
 }
 
-fn query(
-    parameters: Result<Parameters<Vec<(String, String)>>, QueryRejection>,
-) -> Result<Vec<(String, String)>, ApiError> {
-    let Parameters(parameters) =
-        parameters.map_err(|_| ApiError::invalid("the query cannot be read").field("query"))?;
-    Ok(parameters)
-}
-
-fn unknown_parameter(name: &str) -> ApiError {
-    ApiError::invalid("there is no such parameter").field(name.chars().take(100).collect::<String>())
-}
-
 /// Reads a record from a request. The body's share of memory is held as long as what is returned beside it.
 async fn draft(core: &Core, request: Request) -> Result<(Draft, WholeBody), ApiError> {
-    let (head, body) = request.into_parts();
-    let limits = BodyLimits {
-        bytes: core.stress.records.config().max_record_body_bytes(),
-        setting: "MAX_RECORD_BYTES",
-        deadline: Instant::now() + core.limits.body_timeout,
-    };
-    let mut body = LimitedBody::new(&head, body, limits);
-    let read = read(core, &head, &mut body).await;
-    if read.is_err() {
-        body.discard().await;
-    }
-    read
-}
-
-async fn read(core: &Core, head: &Parts, body: &mut LimitedBody) -> Result<(Draft, WholeBody), ApiError> {
-    takes_json(&head.headers)?;
-    let whole = match events::encoding(&head.headers)? {
-        Encoding::Identity => body::read_whole(body, &core.bodies).await?,
-        encoding => decode_whole(body, encoding, &core.bodies).await?,
-    };
+    let bytes = core.stress.records.config().max_record_body_bytes();
+    let (_, whole) = json::read(core, request, bytes, "MAX_RECORD_BYTES").await?;
     Ok((Draft::parse(whole.bytes(), core.stress.records.max_json_depth())?, whole))
-}
-
-/// Refuses a body that says that it is something else than JSON.
-pub(in super::super) fn takes_json(headers: &HeaderMap) -> Result<(), ApiError> {
-    let Some(declared) = headers.get(CONTENT_TYPE) else { return Ok(()) };
-    let declared = declared.to_str().unwrap_or_default().to_ascii_lowercase();
-    let essence = declared.split(';').next().unwrap_or_default().trim();
-    if essence == "application/json" || (essence.starts_with("application/") && essence.ends_with("+json")) {
-        return Ok(());
-    }
-    let message = "content-type takes application/json";
-    Err(ApiError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", message)
-        .field("content-type"))
 }
 
 fn answer(
@@ -218,14 +169,7 @@ fn answer(
 ) -> Result<Response, ApiError> {
     let mut body = Vec::with_capacity(record.json_len());
     write(record, fields, &mut body)?;
-    let body = if body.len() <= SMALL_ANSWER_BYTES {
-        Body::from(body)
-    } else {
-        let mut share = BodyShare::new(&core.bodies);
-        share.grow(body.len())?;
-        Body::new(HeldBody::new(body, share))
-    };
-    let mut response = json(status, body);
+    let mut response = json::json(status, json::held(core, body)?);
     response.headers_mut().insert(ETAG, etag::tag(record.version));
     Ok(response)
 }
@@ -236,24 +180,6 @@ fn write(record: &Record, fields: Option<&Fields>, out: &mut Vec<u8>) -> Result<
         Some(fields) => fields.write_json(record, out).map_err(|_| ApiError::internal())?,
     }
     Ok(())
-}
-
-pub(super) fn json(status: StatusCode, body: Body) -> Response {
-    let mut response = Response::new(body);
-    *response.status_mut() = status;
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    response
-}
-
-/// The same list, from where the page ended.
-fn next_link(name: &str, parameters: &[(String, String)], after: &str) -> String {
-    let kept = parameters.iter().filter(|(name, _)| !matches!(name.as_str(), "after" | "offset"));
-    let encoded = |text: &str| utf8_percent_encode(text, NON_ALPHANUMERIC).to_string();
-    let query: Vec<String> = kept
-        .map(|(name, value)| format!("{}={}", encoded(name), encoded(value)))
-        .chain([format!("after={}", encoded(after))])
-        .collect();
-    format!("</api/stress/records/{name}?{}>; rel=\"next\"", query.join("&"))
 }
 
 /// The error of a look-up that must find nothing.

@@ -1,0 +1,26 @@
+//! JSON text on its way into a `jsonb`.
+
+use bytes::{BufMut, BytesMut};
+use tokio_postgres::types::{IsNull, ToSql, Type, to_sql_checked};
+
+/// JSON text as `jsonb` is sent: a version, then the text.
+#[derive(Debug)]
+pub struct JsonText<'a>(pub &'a [u8]);
+
+impl ToSql for JsonText<'_> {
+    fn to_sql(
+        &self,
+        _type: &Type,
+        out: &mut BytesMut,
+    ) -> Result<IsNull, Box<dyn std::error::Error + Sync + Send>> {
+        out.put_u8(1);
+        out.extend_from_slice(self.0);
+        Ok(IsNull::No)
+    }
+
+    fn accepts(wanted: &Type) -> bool {
+        *wanted == Type::JSONB
+    }
+
+    to_sql_checked!();
+}

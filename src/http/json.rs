@@ -1,0 +1,77 @@
+//! JSON in and out: bodies that say that they are JSON, and answers that are.
+
+use std::time::Instant;
+
+use axum::body::Body;
+use axum::extract::Request;
+use axum::response::Response;
+use hyper::header::{CONTENT_TYPE, HeaderValue};
+use hyper::http::request::Parts;
+use hyper::{HeaderMap, StatusCode};
+
+use super::batch::decode::{Encoding, decode_whole};
+use super::body::{self, BodyLimits, BodyShare, HeldBody, LimitedBody, WholeBody};
+use super::error::ApiError;
+use super::{Core, events};
+
+/// From here on, what is held of an answer is counted.
+const SMALL_ANSWER_BYTES: usize = 16 * 1024;
+
+/// Refuses a body that says that it is something else than JSON.
+pub(super) fn takes_json(headers: &HeaderMap) -> Result<(), ApiError> {
+    let Some(declared) = headers.get(CONTENT_TYPE) else { return Ok(()) };
+    let declared = declared.to_str().unwrap_or_default().to_ascii_lowercase();
+    let essence = declared.split(';').next().unwrap_or_default().trim();
+    if essence == "application/json" || (essence.starts_with("application/") && essence.ends_with("+json")) {
+        return Ok(());
+    }
+    let message = "content-type takes application/json";
+    Err(ApiError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", message)
+        .field("content-type"))
+}
+
+/// Reads a body of JSON of up to so many bytes; `setting` is the variable that says so. What is returned holds its share of
+/// the memory for bodies.
+pub(super) async fn read(
+    core: &Core,
+    request: Request,
+    bytes: usize,
+    setting: &'static str,
+) -> Result<(Parts, WholeBody), ApiError> {
+    let (head, body) = request.into_parts();
+    let limits = BodyLimits { bytes, setting, deadline: Instant::now() + core.limits.body_timeout };
+    let mut body = LimitedBody::new(&head, body, limits);
+    match read_whole(core, &head, &mut body).await {
+        Ok(whole) => Ok((head, whole)),
+        Err(refusal) => {
+            body.discard().await;
+            Err(refusal)
+        }
+    }
+}
+
+async fn read_whole(core: &Core, head: &Parts, body: &mut LimitedBody) -> Result<WholeBody, ApiError> {
+    takes_json(&head.headers)?;
+    match events::encoding(&head.headers)? {
+        Encoding::Identity => body::read_whole(body, &core.bodies).await,
+        encoding => decode_whole(body, encoding, &core.bodies).await,
+    }
+}
+
+/// An answer's body; a large one is counted until the client has read it.
+pub(super) fn held(core: &Core, bytes: Vec<u8>) -> Result<Body, ApiError> {
+    if bytes.len() <= SMALL_ANSWER_BYTES {
+        return Ok(Body::from(bytes));
+    }
+    let mut share = BodyShare::new(&core.bodies);
+    share.grow(bytes.len())?;
+    Ok(Body::new(HeldBody::new(bytes, share)))
+}
+
+/// An answer of JSON.
+pub(super) fn json(status: StatusCode, body: Body) -> Response {
+    let mut response = Response::new(body);
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+}
