@@ -10,6 +10,7 @@
 //! | housekeeping: idle connections, partitions | 4 ends |
 //! | pipeline: journal, lanes and dead letters | 3 drains: everything accepted is stored, or left in the journal |
 //! | records: group commits, the feed's retention | end with 4 |
+//! | conversations: what keeps their tables small | ends with 4 |
 //! | accounts: what other nodes revoked | ends with 4 |
 //! | events are taken | 1 nothing is taken, 2 the requests under way are answered |
 //!
@@ -27,9 +28,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::auth::{Accounts, AuthTasks, SecretError, SigningSecret, Verifier, signing_secret};
 use crate::config::{Config, ConfigError, Durability};
+use crate::conversations::{Conversations, ConversationsSettings, ConversationsTasks};
 use crate::db::local::{EmergencyStop, LocalCluster, LocalError};
 use crate::db::{self, ConnectionUrl, Database, DbError, MigrationError, PartitionKeeper};
-use crate::http::{BoundServer, Face, RunningServer, StressParts, jwks};
+use crate::http::{BoundServer, Face, Parts, RunningServer, StressParts, jwks};
 use crate::ingest::journal::{self, JournalError, JournalSettings, RealFiles, Recovered};
 use crate::ingest::{Drained, FenceError, IngestSettings, OpenJournal, Pipeline, Registered};
 use crate::lifecycle::Lifecycle;
@@ -159,8 +161,7 @@ fn listen(config: &Config, face: &Arc<Face>) -> Result<RunningServer, AppError> 
 struct Running {
     database: Database,
     pipeline: Pipeline,
-    records: RecordsTasks,
-    auth: AuthTasks,
+    tasks: (RecordsTasks, ConversationsTasks, AuthTasks),
     housekeeping: JoinSet<()>,
 }
 
@@ -235,8 +236,18 @@ async fn start(
     }
     let share = database.share(settings.shares.auth, Duration::from_millis(config.auth.auth_wait_ms));
     let (accounts, auth) = Accounts::start(&config.auth, &face.verifier, &share);
-    face.serve(pipeline.ingest().clone(), operations, stress, accounts);
-    Ok(Running { database, pipeline, records: records_tasks, auth, housekeeping })
+    let wait = Duration::from_millis(config.conversations.conversations_wait_ms);
+    let share = database.share(settings.shares.conversations, wait);
+    let settings = ConversationsSettings {
+        config: config.conversations.clone(),
+        max_page_bytes: config.records.max_page_bytes,
+        max_json_depth: config.ingest.max_json_depth,
+    };
+    let (conversations, conversation_tasks) = Conversations::start(&settings, &share);
+    let ingest = pipeline.ingest().clone();
+    face.serve(Parts { ingest, database: operations, stress, accounts, conversations });
+    let tasks = (records_tasks, conversation_tasks, auth);
+    Ok(Running { database, pipeline, tasks, housekeeping })
 }
 
 /// Recovers what former runs left, and begins a part of our own.
@@ -319,7 +330,7 @@ async fn until_stopped(
     lifecycle: &Lifecycle,
     signals: &Signals,
 ) -> Result<(), AppError> {
-    let Running { database, mut pipeline, records, auth, mut housekeeping } = running;
+    let Running { database, mut pipeline, tasks, mut housekeeping } = running;
     let asked = tokio::select! {
         () = signals.first() => true,
         () = pipeline.failed() => false,
@@ -331,8 +342,8 @@ async fn until_stopped(
     // A client that does not read its answer must not use up the time for storing what others were promised.
     server.stop(now + share_of_shutdown(config, 1)).await;
     let drained = pipeline.drain(now + share_of_shutdown(config, 3)).await;
-    // Whoever waited for a record has been answered.
-    drop((records, auth));
+    // Whoever waited for a record or a message has been answered.
+    drop(tasks);
     housekeeping.shutdown().await;
     database.close();
     match (asked, drained.is_complete()) {

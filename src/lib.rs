@@ -29,6 +29,7 @@ pub mod app;
 pub mod auth;
 pub mod cli;
 pub mod config;
+pub mod conversations;
 pub mod db;
 pub mod doctor;
 pub mod faults;

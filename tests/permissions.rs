@@ -2,7 +2,7 @@
 
 use jsonwebtoken::Algorithm;
 use serde_json::{Value, json};
-use tidegate::auth::{ALL_SCOPES, Scope};
+use tidegate::auth::{ALL_SCOPES, Scope, Scopes};
 use tidegate::http::permissions::{Needs, ROUTES, Route};
 
 use crate::support::accounts::{
@@ -19,6 +19,8 @@ fn path(route: &Route) -> String {
         .replace("/dead-letters/{id}", "/dead-letters/00000000-0000-4000-8000-000000000000")
         .replace("/sessions/{id}", "/sessions/00000000-0000-4000-8000-000000000000")
         .replace("/keys/{id}", "/keys/00000000-0000-4000-8000-000000000000")
+        .replace("/conversations/{id}", "/conversations/00000000-0000-7000-8000-000000000000")
+        .replace("{message}", "00000000-0000-7000-8000-000000000000")
         .replace("{id}", "abcdefghij01234")
         .replace("/sse-stream", "/sse-stream?count=1")
 }
@@ -123,9 +125,10 @@ async fn each_route_lets_in_whom_the_table_says_and_nobody_else() {
                     "{name}"
                 );
                 let others = scopes(&|other| *other != scope && *other != Scope::Admin);
-                for without in
-                    [token_with(&[]), token_with(&others), log_in(&service, "ada@example.com").await.access]
-                {
+                let user = log_in(&service, "ada@example.com").await.access;
+                let is_a_users = Scopes::of_a_registered_user().allow(scope);
+                let users = [user].into_iter().filter(|_| !is_a_users);
+                for without in [token_with(&[]), token_with(&others)].into_iter().chain(users) {
                     let answer = ask(&service, route, &without).await;
                     assert_eq!(
                         (answer.status.as_u16(), answer.error_code().as_str()),

@@ -16,6 +16,7 @@ const MIGRATIONS: &[(&str, &str)] = &[
     ("V2__exactly_once", include_str!("../../sql/migrations/V2__exactly_once.sql")),
     ("V3__records", include_str!("../../sql/migrations/V3__records.sql")),
     ("V4__auth", include_str!("../../sql/migrations/V4__auth.sql")),
+    ("V5__conversations", include_str!("../../sql/migrations/V5__conversations.sql")),
 ];
 
 /// Why a database cannot be used.

@@ -123,6 +123,37 @@ async fn query_prepared(
     .await
 }
 
+/// As [`query_in_time`], behind a statement that takes locks. A statement sees what was committed before it began, so the
+/// second one sees all that the locks waited for. All messages are sent at once.
+///
+/// # Errors
+///
+/// As [`query_in_time`].
+pub async fn query_behind_in_time(
+    connection: &Connection,
+    timeout: Duration,
+    lock: (&str, &[Parameter<'_>]),
+    sql: &str,
+    parameters: &[Parameter<'_>],
+) -> Result<Vec<Row>, DbError> {
+    let begin = format!("begin;\n{}", set_timeout(timeout));
+    in_time(timeout, async {
+        let (begun, locked, rows, committed) = tokio::join!(
+            biased;
+            connection.batch_execute(&begin),
+            connection.query_typed(lock.0, lock.1),
+            connection.query_typed(sql, parameters),
+            connection.batch_execute("commit"),
+        );
+        begun?;
+        locked?;
+        let rows = rows?;
+        committed?;
+        Ok(rows)
+    })
+    .await
+}
+
 /// Begins a transaction each of whose statements may take up to `timeout`. Dropped, it is rolled back.
 ///
 /// # Errors

@@ -11,6 +11,7 @@ use serde::Serialize;
 
 use super::limits::Quota;
 use crate::auth::{AuthError, Scope};
+use crate::conversations::ConversationsError;
 use crate::db::DbError;
 use crate::faults::FaultError;
 use crate::ingest::{Refusal, Refused};
@@ -217,6 +218,22 @@ impl From<RecordsError> for ApiError {
             RecordsError::TooLarge(_) => Self::too_large(told),
             RecordsError::Overloaded => Self::unavailable("overloaded", told, EXHAUSTED_RETRY),
             RecordsError::Database(error) => Self::from(&*error),
+        }
+    }
+}
+
+impl From<ConversationsError> for ApiError {
+    fn from(error: ConversationsError) -> Self {
+        let told = error.to_string();
+        match error {
+            ConversationsError::NotFound(_) => Self::new(StatusCode::NOT_FOUND, "not_found", told),
+            ConversationsError::Invalid { field, message } => Self::invalid(message).field(field),
+            ConversationsError::KeyReused => {
+                Self::new(StatusCode::UNPROCESSABLE_ENTITY, "idempotency_conflict", told)
+                    .field("idempotency-key")
+            }
+            ConversationsError::Overloaded => Self::unavailable("overloaded", told, EXHAUSTED_RETRY),
+            ConversationsError::Database(error) => Self::from(&*error),
         }
     }
 }

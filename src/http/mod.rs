@@ -14,6 +14,7 @@ mod batch;
 mod body;
 mod client;
 mod connection;
+mod conversations;
 mod cors;
 mod dead_letters;
 mod error;
@@ -56,6 +57,7 @@ pub use server::{BoundServer, RunningServer};
 
 use crate::auth::{Accounts, Scope, Verifier};
 use crate::config::Config;
+use crate::conversations::Conversations;
 use crate::db::Database;
 use crate::ingest::{Ingest, Promise};
 use crate::lifecycle::Lifecycle;
@@ -84,6 +86,7 @@ fn router(face: &Arc<Face>) -> Router {
         .route(EVENTS, post(not_found))
         .route(BATCH, post(not_found))
         .merge(accounts::router())
+        .merge(conversations::router())
         .route("/api/v1/dead-letters", get(dead_letters::list))
         .route("/api/v1/dead-letters/redrive", post(dead_letters::redrive))
         .route("/api/v1/dead-letters/{id}", get(dead_letters::get).delete(dead_letters::discard))
@@ -144,7 +147,23 @@ pub struct Core {
     limits: Limits,
     stress: StressStores,
     accounts: Accounts,
+    conversations: Conversations,
     takes_registrations: bool,
+}
+
+/// What is there once the service has started.
+#[derive(Debug)]
+pub struct Parts {
+    /// Where events go.
+    pub ingest: Ingest,
+    /// The operators' share of the pool.
+    pub database: Database,
+    /// The stress API's.
+    pub stress: StressParts,
+    /// Users, sessions and keys.
+    pub accounts: Accounts,
+    /// Conversations.
+    pub conversations: Conversations,
 }
 
 /// Limits of requests.
@@ -224,8 +243,9 @@ impl Face {
         })
     }
 
-    /// From now on events are accepted. `database` is the operators' share of the pool.
-    pub fn serve(&self, ingest: Ingest, database: Database, stress: StressParts, accounts: Accounts) {
+    /// From now on events are accepted.
+    pub fn serve(&self, parts: Parts) {
+        let Parts { ingest, database, stress, accounts, conversations } = parts;
         let core = Core {
             ingest,
             database,
@@ -233,6 +253,7 @@ impl Face {
             limits: self.limits,
             stress: StressStores::new(stress),
             accounts,
+            conversations,
             takes_registrations: self.takes_registrations,
         };
         let _set_once = self.core.set(core);

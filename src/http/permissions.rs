@@ -37,6 +37,11 @@ const fn route(method: Method, path: &'static str, needs: Needs) -> Route {
 const RECORDS: &str = "/api/stress/records/{collection}";
 const RECORD: &str = "/api/stress/records/{collection}/{id}";
 
+const CONVERSATIONS: &str = "/api/conversations";
+const CONVERSATION: &str = "/api/conversations/{id}";
+const MESSAGES: &str = "/api/conversations/{id}/messages";
+const MESSAGE: &str = "/api/conversations/{id}/messages/{message}";
+
 /// Every route.
 pub const ROUTES: &[Route] = &[
     route(Method::POST, EVENTS, Needs::Scope(Scope::EventsWrite)),
@@ -74,6 +79,14 @@ pub const ROUTES: &[Route] = &[
     route(Method::POST, "/api/keys", Needs::SignedIn),
     route(Method::GET, "/api/keys", Needs::SignedIn),
     route(Method::DELETE, "/api/keys/{id}", Needs::SignedIn),
+    route(Method::GET, CONVERSATIONS, Needs::Scope(Scope::ConversationsRead)),
+    route(Method::POST, CONVERSATIONS, Needs::Scope(Scope::ConversationsWrite)),
+    route(Method::GET, CONVERSATION, Needs::Scope(Scope::ConversationsRead)),
+    route(Method::PATCH, CONVERSATION, Needs::Scope(Scope::ConversationsWrite)),
+    route(Method::DELETE, CONVERSATION, Needs::Scope(Scope::ConversationsWrite)),
+    route(Method::GET, MESSAGES, Needs::Scope(Scope::ConversationsRead)),
+    route(Method::POST, MESSAGES, Needs::Scope(Scope::ConversationsWrite)),
+    route(Method::GET, MESSAGE, Needs::Scope(Scope::ConversationsRead)),
     route(Method::GET, "/api/health", Needs::Scope(Scope::OpsRead)),
     route(Method::GET, "/health", Needs::GoodIfShown),
     route(Method::GET, "/health/ready", Needs::GoodIfShown),

@@ -1,0 +1,52 @@
+-- Adds the messages of several requests. $1 to $4: of each request its conversation, whose that has to be, its key and the
+-- hash of its body; $5 to $11: of each message the number of its request, and what it is. A request whose key is known is
+-- not done again. Those who add to a conversation hold its lock (lock.sql), so keys and times are nobody else's.
+with mine as (
+    select request.*, known.hash as known, known.ids, known.first
+    from unnest($1::uuid[], $2::uuid[], $3::text[], $4::bytea[]) with ordinality
+        as request (conversation_id, owner, key, hash, request)
+    join {schema}.conversations c
+        on c.id = request.conversation_id and c.owner is not distinct from request.owner
+    left join {schema}.message_keys known
+        on known.conversation_id = request.conversation_id and known.key = request.key
+), new as (
+    select mine.request, mine.conversation_id, mine.key, mine.hash,
+        m.id, m.role, m.content, m.token_count, m.metadata, m.done,
+        row_number() over (partition by mine.conversation_id order by m.place) - 1 as nth
+    from unnest($5::integer[], $6::uuid[], $7::text[], $8::text[], $9::integer[], $10::jsonb[], $11::boolean[])
+        with ordinality as m (request, id, role, content, token_count, metadata, done, place)
+    join mine on mine.request = m.request
+    where mine.first is null
+), touched as (
+    update {schema}.conversations c
+    set updated_at = greatest(clock_timestamp(), c.updated_at + interval '1 microsecond')
+        + n.more * interval '1 microsecond'
+    from (select conversation_id, count(*) - 1 as more from new group by conversation_id) as n
+    where c.id = n.conversation_id
+    returning c.id as conversation_id, c.updated_at - n.more * interval '1 microsecond' as first
+), placed as (
+    select new.*, touched.first + new.nth * interval '1 microsecond' as at
+    from new join touched on touched.conversation_id = new.conversation_id
+), added as (
+    insert into {schema}.messages (id, conversation_id, role, content, timestamp, token_count, metadata)
+    select id, conversation_id, role, content, at, token_count, metadata from placed
+), begun as (
+    insert into {schema}.message_drafts (message_id, length, bytes)
+    select id, char_length(content), octet_length(content) from placed where not done
+), keyed as (
+    insert into {schema}.message_keys (conversation_id, key, hash, ids, first)
+    select conversation_id, key, hash, array_agg(id order by at), min(at)
+    from placed
+    where key is not null
+    group by conversation_id, key, hash
+), fed as (
+    insert into {schema}.changes (number, topic, record, action, created, updated, data)
+    select nextval('{schema}.change_numbers'), 'conversation:' || conversation_id, id::text, 'create', at, at,
+        jsonb_build_object(
+            'role', role, 'content', content, 'token_count', token_count, 'metadata', metadata, 'done', done
+        )
+    from (select * from placed order by conversation_id, at) as placed
+)
+select mine.request::integer as request, mine.known, mine.ids,
+    coalesce(mine.first, (select min(at) from placed where placed.request = mine.request)) as first
+from mine

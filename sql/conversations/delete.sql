@@ -1,0 +1,11 @@
+with deleted as (
+    delete from {schema}.conversations
+    where id = $1 and owner is not distinct from $2
+    returning id, created_at, updated_at
+), fed as (
+    insert into {schema}.changes (number, topic, record, action, created, updated, data)
+    select nextval('{schema}.change_numbers'), 'conversation:' || id, id::text, 'delete', created_at,
+        greatest(clock_timestamp(), updated_at), '{}'
+    from deleted
+)
+select id from deleted

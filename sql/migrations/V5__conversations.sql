@@ -1,0 +1,61 @@
+-- Conversations and their messages.
+
+-- `owner` is the user whose a conversation is; null: nobody's in particular, as where nobody has to say who he is.
+create table {schema}.conversations (
+    id uuid primary key,
+    title text not null,
+    created_at timestamptz not null,
+    updated_at timestamptz not null,
+    metadata jsonb not null default '{}',
+    owner uuid references {schema}.users on delete cascade
+);
+-- Newest activity first, of one owner. `owner is null` orders no index that begins with the owner, hence one for each case.
+create index conversations_of_owner on {schema}.conversations (owner, updated_at desc, id desc) where owner is not null;
+create index conversations_of_nobody on {schema}.conversations (updated_at desc, id desc) where owner is null;
+
+-- The order of a conversation's messages is (timestamp, id). Whoever adds messages holds the conversation's row, and gives
+-- them times after its `updated_at`, a microsecond apart: so times rise strictly, and no column counts positions. What is
+-- imported has times of its own, and may come before what is there.
+create table {schema}.messages (
+    id uuid primary key,
+    conversation_id uuid not null references {schema}.conversations on delete cascade,
+    role text collate "C" not null check (role in ('system', 'user', 'assistant', 'tool')),
+    content text not null,
+    timestamp timestamptz not null,
+    token_count integer,
+    metadata jsonb not null default '{}'
+);
+create index messages_in_order on {schema}.messages (conversation_id, timestamp, id);
+
+-- Messages that are being written. `length` is in characters (Unicode code points), `bytes` in UTF-8; both count what the
+-- message was made with too. A row here is small, so that a piece costs the same however long its message is.
+create table {schema}.message_drafts (
+    message_id uuid primary key references {schema}.messages on delete cascade,
+    length integer not null,
+    bytes integer not null
+);
+-- What was added to them, by where it begins; the message takes it in when it is done.
+create table {schema}.message_pieces (
+    message_id uuid not null references {schema}.message_drafts on delete cascade,
+    at integer not null,
+    content text not null,
+    primary key (message_id, at)
+);
+
+-- What was sent with an Idempotency-Key: the SHA-256 of its body, and what became of it, so that it can be answered again.
+create table {schema}.message_keys (
+    conversation_id uuid not null references {schema}.conversations on delete cascade,
+    key text collate "C" not null,
+    hash bytea not null,
+    ids uuid[] not null,
+    first timestamptz not null,
+    at timestamptz not null default now(),
+    primary key (conversation_id, key)
+);
+create index message_keys_at on {schema}.message_keys (at);
+
+-- `append`: text was added to a message that is being written. `import`: messages were added whose ids are between `first`
+-- and `last` of `data`; one row for many.
+alter table {schema}.changes drop constraint changes_action_check;
+alter table {schema}.changes add constraint changes_action_check
+    check (action in ('create', 'update', 'delete', 'append', 'import'));

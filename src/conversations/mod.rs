@@ -1,0 +1,66 @@
+//! Conversations and their messages, each somebody's own.
+//!
+//! ```text
+//! Conversations ─┬─ create, change, delete ─▶ conversations + changes
+//!                ├─ list ───────────────────▶ newest activity first, by a cursor or an offset
+//!                └─ messages ─┬─ add ───────▶ one statement: conversation, messages, changes
+//!                             ├─ append ────▶ a piece of a message that is being written
+//!                             └─ page ──────▶ in order, from either side of a place
+//! ```
+//!
+//! Whose a conversation is decides what is there: one of another's is not found, whoever asks.
+
+mod list;
+mod messages;
+mod model;
+mod place;
+mod service;
+mod store;
+
+use std::sync::Arc;
+
+pub use list::{ListQuery, MessageQuery, Page};
+pub use messages::{Added, Key, NewMessage};
+pub use model::{Conversation, Message, Metadata, Micros, Role};
+pub use place::Place;
+pub use service::{Conversations, ConversationsSettings, ConversationsTasks, NewConversation, Patch};
+
+use crate::db::DbError;
+
+/// Why a conversation or its messages were not read or written.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum ConversationsError {
+    /// There is none, or it is another's: which of them is not told.
+    #[error("there is no such {0}")]
+    NotFound(&'static str),
+    /// Something that the client sent cannot be taken.
+    #[error("{message}")]
+    Invalid {
+        /// The parameter or member at fault.
+        field: String,
+        /// What is wrong with it.
+        message: String,
+    },
+    /// The `Idempotency-Key` came before, with something else.
+    #[error("the Idempotency-Key was used for another body")]
+    KeyReused,
+    /// Too much waits already.
+    #[error("too many requests wait; try again later")]
+    Overloaded,
+    /// The database said no.
+    #[error("the database")]
+    Database(#[from] Arc<DbError>),
+}
+
+impl From<DbError> for ConversationsError {
+    fn from(error: DbError) -> Self {
+        Self::Database(Arc::new(error))
+    }
+}
+
+impl ConversationsError {
+    /// A parameter or member that cannot be taken. Only the start of a long name is repeated.
+    pub(crate) fn invalid(field: &str, message: impl Into<String>) -> Self {
+        Self::Invalid { field: field.chars().take(100).collect(), message: message.into() }
+    }
+}

@@ -1,0 +1,262 @@
+//! The handle that faces hold, and the tasks behind it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::task::JoinSet;
+use uuid::Uuid;
+
+use super::ConversationsError;
+use super::list::{ListQuery, MessageQuery, Page};
+use super::messages::{Added, Key, NewMessage, added};
+use super::model::{Conversation, Message, Metadata};
+use super::place::{Order, Place};
+use super::store::{Addition, Outcome, Store};
+use crate::config::ConversationsConfig;
+use crate::db::{Database, DbError};
+use crate::ingest::id::{IdMint, unix_now_us};
+
+/// Messages that one statement deletes.
+const DELETE_LOT: usize = 5_000;
+
+/// What conversations are built from.
+#[derive(Debug, Clone)]
+pub struct ConversationsSettings {
+    /// Limits.
+    pub config: ConversationsConfig,
+    /// Bytes of a page.
+    pub max_page_bytes: usize,
+    /// Levels of JSON that metadata may have.
+    pub max_json_depth: usize,
+}
+
+/// Conversations and their messages; cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Conversations {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    settings: ConversationsSettings,
+    store: Store,
+    mint: IdMint,
+}
+
+/// The tasks behind [`Conversations`]; they end when it is dropped.
+#[derive(Debug)]
+pub struct ConversationsTasks {
+    _tasks: JoinSet<()>,
+}
+
+/// A conversation that is to be made.
+#[derive(Debug, Clone)]
+pub struct NewConversation {
+    /// Its title.
+    pub title: String,
+    /// What its owner keeps with it.
+    pub metadata: Metadata,
+}
+
+/// What is to become of a conversation; what is none stays as it is.
+#[derive(Debug, Clone)]
+pub struct Patch {
+    /// Its title.
+    pub title: Option<String>,
+    /// What its owner keeps with it, as a whole.
+    pub metadata: Option<Metadata>,
+}
+
+impl Conversations {
+    /// Starts the tasks on the current runtime, over a share of the pool.
+    pub fn start(settings: &ConversationsSettings, share: &Database) -> (Self, ConversationsTasks) {
+        let timeout = Duration::from_millis(settings.config.conversations_timeout_ms);
+        let store = Store::new(share, timeout);
+        let mut tasks = JoinSet::new();
+        tasks.spawn(keep(store.clone(), settings.config.idempotency_retention_s));
+        let inner = Inner { settings: settings.clone(), store, mint: IdMint::new() };
+        (Self { inner: Arc::new(inner) }, ConversationsTasks { _tasks: tasks })
+    }
+
+    /// Limits.
+    pub fn config(&self) -> &ConversationsConfig {
+        &self.inner.settings.config
+    }
+
+    /// Levels of JSON that metadata may have.
+    pub fn max_json_depth(&self) -> usize {
+        self.inner.settings.max_json_depth
+    }
+
+    /// Makes a conversation.
+    ///
+    /// # Errors
+    ///
+    /// [`ConversationsError`]; nothing is stored then, unless the answer to a commit was lost.
+    pub async fn create(
+        &self,
+        owner: Option<Uuid>,
+        new: &NewConversation,
+    ) -> Result<Conversation, ConversationsError> {
+        let id = self.ids(1).remove(0);
+        let made = self.inner.store.create(id, &new.title, &new.metadata, owner).await;
+        made.map_err(no_owner)?.ok_or(ConversationsError::NotFound("user"))
+    }
+
+    /// A page of somebody's conversations, newest activity first.
+    ///
+    /// # Errors
+    ///
+    /// [`ConversationsError`].
+    pub async fn list(
+        &self,
+        owner: Option<Uuid>,
+        query: &ListQuery,
+    ) -> Result<Page<Conversation>, ConversationsError> {
+        let max_bytes = self.inner.settings.max_page_bytes;
+        let (entries, is_more) = self.inner.store.list(owner, query, max_bytes).await?;
+        let place = |last: &Conversation| Place { at: last.updated_at, id: last.id };
+        let next = entries.last().filter(|_| is_more).map(|last| place(last).token(Order::Conversations));
+        Ok(Page { entries, next, prev: None })
+    }
+
+    /// A conversation of somebody's.
+    ///
+    /// # Errors
+    ///
+    /// [`ConversationsError`].
+    pub async fn get(&self, owner: Option<Uuid>, id: Uuid) -> Result<Conversation, ConversationsError> {
+        self.inner.store.get(id, owner).await?.ok_or(NO_CONVERSATION)
+    }
+
+    /// Changes a conversation; returns what it is now.
+    ///
+    /// # Errors
+    ///
+    /// [`ConversationsError`]; nothing is changed then, unless the answer to a commit was lost.
+    pub async fn change(
+        &self,
+        owner: Option<Uuid>,
+        id: Uuid,
+        patch: &Patch,
+    ) -> Result<Conversation, ConversationsError> {
+        let (title, metadata) = (patch.title.as_deref(), patch.metadata.as_ref());
+        self.inner.store.change(id, owner, title, metadata).await?.ok_or(NO_CONVERSATION)
+    }
+
+    /// Deletes a conversation and its messages. Those go first, in lots: what is cut short leaves a conversation with fewer of
+    /// them, which can be deleted again.
+    ///
+    /// # Errors
+    ///
+    /// [`ConversationsError`].
+    pub async fn delete(&self, owner: Option<Uuid>, id: Uuid) -> Result<(), ConversationsError> {
+        let store = &self.inner.store;
+        while store.delete_messages(id, owner, DELETE_LOT as i64).await? == DELETE_LOT {}
+        if store.delete(id, owner).await? { Ok(()) } else { Err(NO_CONVERSATION) }
+    }
+
+    /// Adds messages, all or none. With a key that is known nothing is added: what was added then is returned.
+    ///
+    /// # Errors
+    ///
+    /// [`ConversationsError`]; nothing is stored then, unless the answer to a commit was lost, which a key makes harmless.
+    pub async fn add(
+        &self,
+        owner: Option<Uuid>,
+        conversation: Uuid,
+        messages: Vec<NewMessage>,
+        key: Option<&Key>,
+    ) -> Result<Added, ConversationsError> {
+        let ids = self.ids(messages.len());
+        let addition = Addition { conversation, owner, key, messages: &messages, ids: &ids };
+        match self.inner.store.add(addition).await? {
+            Outcome::NotFound => Err(NO_CONVERSATION),
+            Outcome::Added(first) => {
+                let messages = added(conversation, messages, &ids, first);
+                Ok(Added { messages, is_repeated: false })
+            }
+            Outcome::Known { hash, .. } if key.is_none_or(|key| key.hash != hash) => {
+                Err(ConversationsError::KeyReused)
+            }
+            Outcome::Known { ids, first, .. } => {
+                let messages = added(conversation, messages, &ids, first);
+                Ok(Added { messages, is_repeated: true })
+            }
+        }
+    }
+
+    /// A page of a conversation's messages, in order.
+    ///
+    /// # Errors
+    ///
+    /// [`ConversationsError`].
+    pub async fn messages(
+        &self,
+        owner: Option<Uuid>,
+        conversation: Uuid,
+        query: &MessageQuery,
+    ) -> Result<Page<Message>, ConversationsError> {
+        let max_bytes = self.inner.settings.max_page_bytes;
+        let found = self.inner.store.messages(conversation, owner, query, max_bytes).await?;
+        let (entries, is_more) = found.ok_or(NO_CONVERSATION)?;
+        let place = |message: &Message| Place { at: message.timestamp, id: message.id };
+        Ok(query.page(entries, is_more, place))
+    }
+
+    /// A message.
+    ///
+    /// # Errors
+    ///
+    /// [`ConversationsError`].
+    pub async fn message(
+        &self,
+        owner: Option<Uuid>,
+        conversation: Uuid,
+        id: Uuid,
+    ) -> Result<Message, ConversationsError> {
+        let found = self.inner.store.message(conversation, owner, id).await?;
+        found.ok_or(ConversationsError::NotFound("message"))
+    }
+
+    /// New ids, which rise.
+    fn ids(&self, count: usize) -> Vec<Uuid> {
+        let mut range = self.inner.mint.reserve(count as u64, unix_now_us());
+        (0..count).map(|_| range.take()).collect()
+    }
+}
+
+const NO_CONVERSATION: ConversationsError = ConversationsError::NotFound("conversation");
+
+/// A token may be good for a moment longer than its user is there.
+fn no_owner(error: DbError) -> ConversationsError {
+    match error.state_code() {
+        Some("23503") => ConversationsError::NotFound("user"),
+        _ => error.into(),
+    }
+}
+
+/// Keys that one statement deletes.
+const KEY_LOT: i64 = 5_000;
+/// Between two of them, so that others have their turn.
+const PAUSE: Duration = Duration::from_millis(50);
+/// Between two looks.
+const ROUND: Duration = Duration::from_secs(30);
+
+/// Deletes keys that are old enough, until it is dropped.
+async fn keep(store: Store, retention_s: u64) {
+    loop {
+        let wait = match store.forget_keys(KEY_LOT, retention_s as f64).await {
+            Ok(deleted) if deleted as i64 == KEY_LOT => PAUSE,
+            Ok(_) => ROUND,
+            Err(error) => {
+                tracing::warn!(
+                    error = error.with_sources(),
+                    "old keys of messages were not deleted; trying again"
+                );
+                ROUND
+            }
+        };
+        tokio::time::sleep(wait).await;
+    }
+}

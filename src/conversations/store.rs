@@ -1,0 +1,318 @@
+//! Conversations and messages in Postgres: the statements, and what becomes of their rows.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use serde_json::value::RawValue;
+use tokio_postgres::Row;
+use tokio_postgres::types::Type;
+use uuid::Uuid;
+
+use super::list::{From, ListQuery, MessageQuery};
+use super::messages::{Key, NewMessage};
+use super::model::{Conversation, Message, Metadata, Micros, Role};
+use super::place::Place;
+use crate::db::{Database, DbError, JsonText, Parameter as Typed, query_behind_in_time, query_often_in_time};
+
+/// Conversations and messages, over a share of the pool.
+#[derive(Debug, Clone)]
+pub(super) struct Store {
+    database: Database,
+    timeout: Duration,
+    sql: Arc<Statements>,
+}
+
+#[derive(Debug)]
+struct Statements {
+    create: String,
+    list_of_owner: String,
+    list_of_nobody: String,
+    get: String,
+    change: String,
+    delete_messages: String,
+    delete: String,
+    add_messages: String,
+    messages_after: String,
+    messages_before: String,
+    message: String,
+    forget_keys: String,
+}
+
+impl Statements {
+    fn new(database: &Database) -> Self {
+        let list = database.sql(include_str!("../../sql/conversations/list.sql"));
+        let messages = database.sql(include_str!("../../sql/conversations/messages.sql"));
+        let towards =
+            |beyond, direction| messages.replace("{beyond}", beyond).replace("{direction}", direction);
+        Self {
+            create: database.sql(include_str!("../../sql/conversations/create.sql")),
+            list_of_owner: list.replace("{mine}", "owner = $1::uuid"),
+            list_of_nobody: list.replace("{mine}", "owner is null and $1::uuid is null"),
+            get: database.sql(include_str!("../../sql/conversations/get.sql")),
+            change: database.sql(include_str!("../../sql/conversations/change.sql")),
+            delete_messages: database.sql(include_str!("../../sql/conversations/delete_messages.sql")),
+            delete: database.sql(include_str!("../../sql/conversations/delete.sql")),
+            add_messages: database.sql(include_str!("../../sql/conversations/add_messages.sql")),
+            messages_after: towards(">", "asc"),
+            messages_before: towards("<", "desc"),
+            message: database.sql(include_str!("../../sql/conversations/message.sql")),
+            forget_keys: database.sql(include_str!("../../sql/conversations/forget_keys.sql")),
+        }
+    }
+}
+
+/// Messages of one request.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Addition<'a> {
+    pub(super) conversation: Uuid,
+    pub(super) owner: Option<Uuid>,
+    pub(super) key: Option<&'a Key>,
+    pub(super) messages: &'a [NewMessage],
+    /// One for each message.
+    pub(super) ids: &'a [Uuid],
+}
+
+/// What became of an [`Addition`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Outcome {
+    /// Its messages are there, from this time on.
+    Added(Micros),
+    /// Its key was known.
+    Known {
+        /// The hash that came with the key.
+        hash: Vec<u8>,
+        /// The ids that were given then.
+        ids: Vec<Uuid>,
+        /// The time of the first of them.
+        first: Micros,
+    },
+    /// There is no such conversation.
+    NotFound,
+}
+
+/// Entries, and whether there are more behind them.
+pub(super) type Found<T> = (Vec<T>, bool);
+
+impl Store {
+    /// Over `database`, whose statements may take up to `timeout`.
+    pub(super) fn new(database: &Database, timeout: Duration) -> Self {
+        Self { database: database.clone(), timeout, sql: Arc::new(Statements::new(database)) }
+    }
+
+    pub(super) async fn create(
+        &self,
+        id: Uuid,
+        title: &str,
+        metadata: &Metadata,
+        owner: Option<Uuid>,
+    ) -> Result<Option<Conversation>, DbError> {
+        let metadata = JsonText(metadata.as_str().as_bytes());
+        let parameters: [Typed<'_>; 4] =
+            [(&id, Type::UUID), (&title, Type::TEXT), (&metadata, Type::JSONB), (&owner, Type::UUID)];
+        one(&self.often(&self.sql.create, &parameters).await?)
+    }
+
+    /// A page of at most `max_bytes` and one conversation more.
+    pub(super) async fn list(
+        &self,
+        owner: Option<Uuid>,
+        query: &ListQuery,
+        max_bytes: usize,
+    ) -> Result<Found<Conversation>, DbError> {
+        let sql = if owner.is_some() { &self.sql.list_of_owner } else { &self.sql.list_of_nobody };
+        let (at, limit) = (SystemTime::from(query.after.at), query.limit as i64 + 1);
+        let (offset, bytes) = (i64::from(query.offset), max_bytes as i64);
+        let parameters: [Typed<'_>; 6] = [
+            (&owner, Type::UUID),
+            (&at, Type::TIMESTAMPTZ),
+            (&query.after.id, Type::UUID),
+            (&limit, Type::INT8),
+            (&offset, Type::INT8),
+            (&bytes, Type::INT8),
+        ];
+        page(&self.often(sql, &parameters).await?, query.limit, conversation)
+    }
+
+    pub(super) async fn get(&self, id: Uuid, owner: Option<Uuid>) -> Result<Option<Conversation>, DbError> {
+        one(&self.often(&self.sql.get, &[(&id, Type::UUID), (&owner, Type::UUID)]).await?)
+    }
+
+    /// Changes what is some.
+    pub(super) async fn change(
+        &self,
+        id: Uuid,
+        owner: Option<Uuid>,
+        title: Option<&str>,
+        metadata: Option<&Metadata>,
+    ) -> Result<Option<Conversation>, DbError> {
+        let metadata = metadata.map(|metadata| JsonText(metadata.as_str().as_bytes()));
+        let parameters: [Typed<'_>; 4] =
+            [(&id, Type::UUID), (&owner, Type::UUID), (&title, Type::TEXT), (&metadata, Type::JSONB)];
+        one(&self.locked(id, &self.sql.change, &parameters).await?)
+    }
+
+    /// Deletes up to `lot` messages; how many there were.
+    pub(super) async fn delete_messages(
+        &self,
+        id: Uuid,
+        owner: Option<Uuid>,
+        lot: i64,
+    ) -> Result<usize, DbError> {
+        let parameters: [Typed<'_>; 3] = [(&id, Type::UUID), (&owner, Type::UUID), (&lot, Type::INT8)];
+        Ok(self.often(&self.sql.delete_messages, &parameters).await?.len())
+    }
+
+    /// Deletes a conversation; whether it was there.
+    pub(super) async fn delete(&self, id: Uuid, owner: Option<Uuid>) -> Result<bool, DbError> {
+        let parameters: [Typed<'_>; 2] = [(&id, Type::UUID), (&owner, Type::UUID)];
+        Ok(!self.locked(id, &self.sql.delete, &parameters).await?.is_empty())
+    }
+
+    /// Adds messages.
+    pub(super) async fn add(&self, addition: Addition<'_>) -> Result<Outcome, DbError> {
+        let Addition { conversation, owner, key, messages, ids } = addition;
+        let (conversations, owners) = ([conversation], [owner]);
+        let keys = [key.map(|key| key.text.as_str())];
+        let hashes = [key.map(|key| key.hash.as_slice())];
+        let requests = vec![1_i32; messages.len()];
+        let roles: Vec<&str> = messages.iter().map(|message| message.role.name()).collect();
+        let contents: Vec<&str> = messages.iter().map(|message| message.content.as_str()).collect();
+        let counts: Vec<Option<i32>> = messages.iter().map(|message| message.token_count).collect();
+        let metadata: Vec<JsonText<'_>> =
+            messages.iter().map(|message| JsonText(message.metadata.as_str().as_bytes())).collect();
+        let done: Vec<bool> = messages.iter().map(|message| message.done).collect();
+        let parameters: [Typed<'_>; 11] = [
+            (&&conversations[..], Type::UUID_ARRAY),
+            (&&owners[..], Type::UUID_ARRAY),
+            (&&keys[..], Type::TEXT_ARRAY),
+            (&&hashes[..], Type::BYTEA_ARRAY),
+            (&requests, Type::INT4_ARRAY),
+            (&ids, Type::UUID_ARRAY),
+            (&roles, Type::TEXT_ARRAY),
+            (&contents, Type::TEXT_ARRAY),
+            (&counts, Type::INT4_ARRAY),
+            (&metadata, Type::JSONB_ARRAY),
+            (&done, Type::BOOL_ARRAY),
+        ];
+        let rows = self.locked(conversation, &self.sql.add_messages, &parameters).await?;
+        let Some(row) = rows.first() else { return Ok(Outcome::NotFound) };
+        let first: SystemTime = row.try_get("first")?;
+        Ok(match row.try_get::<_, Option<Vec<u8>>>("known")? {
+            None => Outcome::Added(first.into()),
+            Some(hash) => Outcome::Known { hash, ids: row.try_get("ids")?, first: first.into() },
+        })
+    }
+
+    /// A page of at most `max_bytes` and one message more, nearest first; none if there is no such conversation.
+    pub(super) async fn messages(
+        &self,
+        conversation: Uuid,
+        owner: Option<Uuid>,
+        query: &MessageQuery,
+        max_bytes: usize,
+    ) -> Result<Option<Found<Message>>, DbError> {
+        let (sql, place): (_, Place) = match query.from {
+            From::After(place) => (&self.sql.messages_after, place),
+            From::Before(place) => (&self.sql.messages_before, place),
+        };
+        let (at, limit, bytes) = (SystemTime::from(place.at), query.limit as i64 + 1, max_bytes as i64);
+        let parameters: [Typed<'_>; 6] = [
+            (&conversation, Type::UUID),
+            (&owner, Type::UUID),
+            (&at, Type::TIMESTAMPTZ),
+            (&place.id, Type::UUID),
+            (&limit, Type::INT8),
+            (&bytes, Type::INT8),
+        ];
+        let rows = self.often(sql, &parameters).await?;
+        match rows.first() {
+            None => Ok(None),
+            Some(row) if row.try_get::<_, Option<Uuid>>("id")?.is_none() => Ok(Some((Vec::new(), false))),
+            Some(_) => page(&rows, query.limit, message).map(Some),
+        }
+    }
+
+    pub(super) async fn message(
+        &self,
+        conversation: Uuid,
+        owner: Option<Uuid>,
+        id: Uuid,
+    ) -> Result<Option<Message>, DbError> {
+        let parameters: [Typed<'_>; 3] =
+            [(&conversation, Type::UUID), (&owner, Type::UUID), (&id, Type::UUID)];
+        self.often(&self.sql.message, &parameters).await?.first().map(message).transpose()
+    }
+
+    /// Deletes up to `lot` keys that are older than so many seconds; how many there were.
+    pub(super) async fn forget_keys(&self, lot: i64, retention_s: f64) -> Result<usize, DbError> {
+        let parameters: [Typed<'_>; 2] = [(&lot, Type::INT8), (&retention_s, Type::FLOAT8)];
+        Ok(self.often(&self.sql.forget_keys, &parameters).await?.len())
+    }
+
+    /// Runs one statement in a transaction of its own.
+    async fn often(&self, sql: &str, parameters: &[Typed<'_>]) -> Result<Vec<Row>, DbError> {
+        let connection = self.database.get().await?;
+        let rows = query_often_in_time(&connection, self.timeout, sql, parameters).await;
+        if let Err(DbError::Timeout(_)) = rows {
+            connection.discard();
+        }
+        rows
+    }
+
+    /// The same with the lock of a conversation.
+    async fn locked(&self, id: Uuid, sql: &str, parameters: &[Typed<'_>]) -> Result<Vec<Row>, DbError> {
+        let connection = self.database.get().await?;
+        let id: [Typed<'_>; 1] = [(&id, Type::UUID)];
+        let lock = (include_str!("../../sql/conversations/lock.sql"), &id[..]);
+        let rows = query_behind_in_time(&connection, self.timeout, lock, sql, parameters).await;
+        if let Err(DbError::Timeout(_)) = rows {
+            connection.discard();
+        }
+        rows
+    }
+}
+
+fn one(rows: &[Row]) -> Result<Option<Conversation>, DbError> {
+    rows.first().map(conversation).transpose()
+}
+
+/// The rows of a page, which has up to `limit` entries.
+fn page<T>(
+    rows: &[Row],
+    limit: usize,
+    entry: impl Fn(&Row) -> Result<T, DbError>,
+) -> Result<Found<T>, DbError> {
+    let found: i64 = rows.first().map_or(Ok(0), |row| row.try_get("found"))?;
+    let entries = rows.iter().take(limit).map(entry).collect::<Result<Vec<_>, _>>()?;
+    let is_more = found > entries.len() as i64;
+    Ok((entries, is_more))
+}
+
+fn conversation(row: &Row) -> Result<Conversation, DbError> {
+    Ok(Conversation {
+        id: row.try_get("id")?,
+        title: row.try_get("title")?,
+        created_at: row.try_get::<_, SystemTime>("created_at")?.into(),
+        updated_at: row.try_get::<_, SystemTime>("updated_at")?.into(),
+        metadata: metadata(row)?,
+    })
+}
+
+fn message(row: &Row) -> Result<Message, DbError> {
+    Ok(Message {
+        id: row.try_get("id")?,
+        conversation_id: row.try_get("conversation_id")?,
+        // The table's check keeps other words out.
+        role: Role::parse(row.try_get("role")?).unwrap_or(Role::System),
+        content: row.try_get("content")?,
+        timestamp: row.try_get::<_, SystemTime>("timestamp")?.into(),
+        token_count: row.try_get("token_count")?,
+        metadata: metadata(row)?,
+        done: row.try_get("done")?,
+    })
+}
+
+fn metadata(row: &Row) -> Result<Metadata, DbError> {
+    // What Postgres writes of a jsonb is JSON.
+    Ok(RawValue::from_string(row.try_get("metadata")?).map_or_else(|_| Metadata::empty(), Metadata::new))
+}

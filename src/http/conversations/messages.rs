@@ -1,0 +1,130 @@
+//! `/api/conversations/{id}/messages`: a conversation's messages, in order.
+
+use std::sync::Arc;
+
+use axum::Extension;
+use axum::extract::rejection::{PathRejection, QueryRejection};
+use axum::extract::{Path, Query, Request, State};
+use axum::response::Response;
+use hyper::header::LOCATION;
+use hyper::{HeaderMap, StatusCode};
+use sha2::{Digest, Sha256};
+use uuid::Uuid;
+
+use super::super::error::ApiError;
+use super::super::{Core, Face, query};
+use super::members::Members;
+use super::{PATH, answer, conversation_id, header, message_id, page_answer, read_body};
+use crate::auth::Principal;
+use crate::conversations::{Key, MessageQuery, Metadata, NewMessage, Role};
+
+const IDEMPOTENCY_KEY: &str = "idempotency-key";
+/// The longest key, in characters.
+const MAX_KEY: usize = 255;
+
+/// `GET /api/conversations/{id}/messages`.
+pub(super) async fn list(
+    State(face): State<Arc<Face>>,
+    Extension(principal): Extension<Principal>,
+    id: Result<Path<Uuid>, PathRejection>,
+    parameters: Result<Query<Vec<(String, String)>>, QueryRejection>,
+) -> Result<Response, ApiError> {
+    let core = face.core()?;
+    let id = conversation_id(id)?;
+    let parameters = query::parameters(parameters)?;
+    let query = MessageQuery::parse(&parameters)?;
+    let owner = core.accounts.user_of(&principal).await?;
+    let page = core.conversations.messages(owner, id, &query).await?;
+    page_answer(core, &format!("{PATH}/{id}/messages"), &parameters, &page)
+}
+
+/// `GET /api/conversations/{id}/messages/{message}`.
+pub(super) async fn get(
+    State(face): State<Arc<Face>>,
+    Extension(principal): Extension<Principal>,
+    ids: Result<Path<(Uuid, Uuid)>, PathRejection>,
+) -> Result<Response, ApiError> {
+    let core = face.core()?;
+    let (conversation, id) = message_id(ids)?;
+    let owner = core.accounts.user_of(&principal).await?;
+    answer(core, StatusCode::OK, &core.conversations.message(owner, conversation, id).await?)
+}
+
+/// `POST /api/conversations/{id}/messages`: one message, or an array of them, all or none.
+pub(super) async fn add(
+    State(face): State<Arc<Face>>,
+    Extension(principal): Extension<Principal>,
+    id: Result<Path<Uuid>, PathRejection>,
+    request: Request,
+) -> Result<Response, ApiError> {
+    let core = face.core()?;
+    let id = conversation_id(id)?;
+    let (head, body) = read_body(core, request).await?;
+    let key = key(&head.headers, &body)?;
+    let (messages, is_array) = new_messages(core, &body)?;
+    let owner = core.accounts.user_of(&principal).await?;
+    let added = core.conversations.add(owner, id, messages, key.as_ref()).await?;
+    let Some(first) = added.messages.first() else { return Err(ApiError::internal()) };
+    let location = format!("{PATH}/{id}/messages/{}", first.id);
+    // What was done before is not made once more.
+    let status = if added.is_repeated { StatusCode::OK } else { StatusCode::CREATED };
+    let mut response = match is_array {
+        true => answer(core, status, &added.messages)?,
+        false => answer(core, status, first)?,
+    };
+    response.headers_mut().insert(LOCATION, header(&location)?);
+    Ok(response)
+}
+
+/// The request's key, with the hash of what came with it.
+fn key(headers: &HeaderMap, body: &[u8]) -> Result<Option<Key>, ApiError> {
+    let Some(value) = headers.get(IDEMPOTENCY_KEY) else { return Ok(None) };
+    let bytes = value.as_bytes();
+    // The header is a string of RFC 9651, which stands in quotes; many clients leave them out.
+    let bare = bytes.strip_prefix(b"\"").and_then(|bytes| bytes.strip_suffix(b"\"")).unwrap_or(bytes);
+    let text = std::str::from_utf8(bare).ok().filter(|text| {
+        (1..=MAX_KEY).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic())
+    });
+    let refuse = || {
+        let message = format!("idempotency-key takes 1 to {MAX_KEY} visible ASCII characters");
+        ApiError::invalid(message).field(IDEMPOTENCY_KEY)
+    };
+    Ok(Some(Key { text: text.ok_or_else(refuse)?.to_owned(), hash: Sha256::digest(body).to_vec() }))
+}
+
+/// The messages of a body, and whether it is an array.
+fn new_messages(core: &Core, body: &[u8]) -> Result<(Vec<NewMessage>, bool), ApiError> {
+    let config = core.conversations.config();
+    let depth = core.conversations.max_json_depth();
+    let (each, is_array) = Members::of_each(body, config.max_messages_per_append, depth)?;
+    if each.is_empty() {
+        return Err(ApiError::invalid("the body takes at least one message").field("body"));
+    }
+    let messages = each
+        .into_iter()
+        .map(|members| new_message(members, config.max_message_bytes, config.max_metadata_bytes));
+    Ok((messages.collect::<Result<_, _>>()?, is_array))
+}
+
+fn new_message(
+    mut members: Members<'_>,
+    max_bytes: usize,
+    max_metadata_bytes: usize,
+) -> Result<NewMessage, ApiError> {
+    let role = members.needed_text("role")?;
+    let role =
+        Role::parse(&role).ok_or_else(|| members.refuse("role", "takes system, user, assistant or tool"))?;
+    let content = members.needed_text("content")?;
+    if content.len() > max_bytes {
+        return Err(members.too_large("content", max_bytes));
+    }
+    let new = NewMessage {
+        role,
+        content,
+        token_count: members.number("token_count")?,
+        metadata: members.metadata(max_metadata_bytes)?.unwrap_or_else(Metadata::empty),
+        done: members.truth("done")?.unwrap_or(true),
+    };
+    members.end()?;
+    Ok(new)
+}

@@ -1,0 +1,173 @@
+//! `/api/conversations`: conversations, and their messages.
+
+mod members;
+mod messages;
+
+use std::sync::Arc;
+
+use axum::extract::rejection::{PathRejection, QueryRejection};
+use axum::extract::{Path, Query, Request, State};
+use axum::response::Response;
+use axum::routing::get;
+use axum::{Extension, Router};
+use hyper::StatusCode;
+use hyper::header::{HeaderValue, LINK, LOCATION};
+use serde::Serialize;
+use uuid::Uuid;
+
+use super::error::ApiError;
+use super::{Core, Face, json, query};
+use crate::auth::Principal;
+use crate::conversations::{ConversationsError, ListQuery, Metadata, NewConversation, Page, Patch};
+use members::Members;
+
+const PATH: &str = "/api/conversations";
+const DEFAULT_TITLE: &str = "New Conversation";
+
+/// Every route below `/api/conversations`.
+pub(super) fn router() -> Router<Arc<Face>> {
+    Router::new()
+        .route(PATH, get(list).post(create))
+        .route("/api/conversations/{id}", get(read).patch(change).delete(delete))
+        .route("/api/conversations/{id}/messages", get(messages::list).post(messages::add))
+        .route("/api/conversations/{id}/messages/{message}", get(messages::get))
+}
+
+/// `GET /api/conversations`.
+async fn list(
+    State(face): State<Arc<Face>>,
+    Extension(principal): Extension<Principal>,
+    parameters: Result<Query<Vec<(String, String)>>, QueryRejection>,
+) -> Result<Response, ApiError> {
+    let core = face.core()?;
+    let parameters = query::parameters(parameters)?;
+    let query = ListQuery::parse(&parameters)?;
+    let owner = core.accounts.user_of(&principal).await?;
+    let page = core.conversations.list(owner, &query).await?;
+    page_answer(core, PATH, &parameters, &page)
+}
+
+/// `POST /api/conversations`.
+async fn create(
+    State(face): State<Arc<Face>>,
+    Extension(principal): Extension<Principal>,
+    request: Request,
+) -> Result<Response, ApiError> {
+    let core = face.core()?;
+    let (_, body) = read_body(core, request).await?;
+    let patch = patch(core, &body)?;
+    let new = NewConversation {
+        title: patch.title.unwrap_or_else(|| DEFAULT_TITLE.to_owned()),
+        metadata: patch.metadata.unwrap_or_else(Metadata::empty),
+    };
+    let owner = core.accounts.user_of(&principal).await?;
+    let made = core.conversations.create(owner, &new).await?;
+    created(core, &format!("{PATH}/{}", made.id), &made)
+}
+
+/// `GET /api/conversations/{id}`.
+async fn read(
+    State(face): State<Arc<Face>>,
+    Extension(principal): Extension<Principal>,
+    id: Result<Path<Uuid>, PathRejection>,
+) -> Result<Response, ApiError> {
+    let core = face.core()?;
+    let id = conversation_id(id)?;
+    let owner = core.accounts.user_of(&principal).await?;
+    answer(core, StatusCode::OK, &core.conversations.get(owner, id).await?)
+}
+
+/// `PATCH /api/conversations/{id}`.
+async fn change(
+    State(face): State<Arc<Face>>,
+    Extension(principal): Extension<Principal>,
+    id: Result<Path<Uuid>, PathRejection>,
+    request: Request,
+) -> Result<Response, ApiError> {
+    let core = face.core()?;
+    let id = conversation_id(id)?;
+    let (_, body) = read_body(core, request).await?;
+    let patch = patch(core, &body)?;
+    let owner = core.accounts.user_of(&principal).await?;
+    answer(core, StatusCode::OK, &core.conversations.change(owner, id, &patch).await?)
+}
+
+/// `DELETE /api/conversations/{id}`.
+async fn delete(
+    State(face): State<Arc<Face>>,
+    Extension(principal): Extension<Principal>,
+    id: Result<Path<Uuid>, PathRejection>,
+) -> Result<StatusCode, ApiError> {
+    let core = face.core()?;
+    let id = conversation_id(id)?;
+    let owner = core.accounts.user_of(&principal).await?;
+    core.conversations.delete(owner, id).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// The members of a conversation that a client may set; what is not there or null stays as it is.
+fn patch(core: &Core, body: &[u8]) -> Result<Patch, ApiError> {
+    let config = core.conversations.config();
+    let mut members = Members::of_body(body, core.conversations.max_json_depth())?;
+    let title = members.text("title")?;
+    if let Some(title) = &title
+        && title.len() > config.max_title_bytes
+    {
+        let most = config.max_title_bytes;
+        return Err(
+            ApiError::invalid(format!("title takes up to {most} bytes (MAX_TITLE_BYTES)")).field("title")
+        );
+    }
+    let metadata = members.metadata(config.max_metadata_bytes)?;
+    members.end()?;
+    Ok(Patch { title, metadata })
+}
+
+async fn read_body(
+    core: &Core,
+    request: Request,
+) -> Result<(hyper::http::request::Parts, super::body::WholeBody), ApiError> {
+    let bytes = core.conversations.config().max_messages_body_bytes;
+    json::read(core, request, bytes, "MAX_MESSAGES_BODY_BYTES").await
+}
+
+/// What is no id is the id of nothing.
+fn conversation_id(id: Result<Path<Uuid>, PathRejection>) -> Result<Uuid, ConversationsError> {
+    id.map(|Path(id)| id).map_err(|_| ConversationsError::NotFound("conversation"))
+}
+
+fn message_id(ids: Result<Path<(Uuid, Uuid)>, PathRejection>) -> Result<(Uuid, Uuid), ConversationsError> {
+    ids.map(|Path(ids)| ids).map_err(|_| ConversationsError::NotFound("message"))
+}
+
+fn answer(core: &Core, status: StatusCode, shown: &impl Serialize) -> Result<Response, ApiError> {
+    let body = serde_json::to_vec(shown).map_err(|_| ApiError::internal())?;
+    Ok(json::json(status, json::held(core, body)?))
+}
+
+fn created(core: &Core, location: &str, shown: &impl Serialize) -> Result<Response, ApiError> {
+    let mut response = answer(core, StatusCode::CREATED, shown)?;
+    response.headers_mut().insert(LOCATION, header(location)?);
+    Ok(response)
+}
+
+/// A page as an array, with links to its neighbours.
+fn page_answer<T: Serialize>(
+    core: &Core,
+    path: &str,
+    parameters: &[(String, String)],
+    page: &Page<T>,
+) -> Result<Response, ApiError> {
+    let mut response = answer(core, StatusCode::OK, &page.entries)?;
+    for (rel, name, token) in [("next", "after", &page.next), ("prev", "before", &page.prev)] {
+        if let Some(token) = token {
+            let link = query::page_link(path, parameters, rel, (name, token));
+            response.headers_mut().append(LINK, header(&link)?);
+        }
+    }
+    Ok(response)
+}
+
+fn header(value: &str) -> Result<HeaderValue, ApiError> {
+    HeaderValue::try_from(value).map_err(|_| ApiError::internal())
+}

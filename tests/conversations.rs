@@ -1,0 +1,165 @@
+//! Conversations: made, listed, changed and deleted, each by its owner alone.
+
+use serde_json::{Value, json};
+
+use crate::support::accounts::{guarded, log_in, register, send};
+use crate::support::postgres::TestDatabase;
+use crate::support::service::{Answer, Service};
+
+pub(crate) const CONVERSATIONS: &str = "/api/conversations";
+
+/// Makes a conversation; its path.
+pub(crate) async fn make(service: &Service, token: &str) -> String {
+    let made = send(service, "POST", CONVERSATIONS, token, &json!({})).await;
+    assert_eq!(made.status.as_u16(), 201, "{:?}", made.body);
+    made.header("location").to_owned()
+}
+
+/// The place of a `Link` header with this relation.
+pub(crate) fn link(answer: &Answer, rel: &str) -> Option<String> {
+    let links = answer.headers.get_all("link").iter().map(|link| link.to_str().unwrap());
+    let wanted = format!(">; rel=\"{rel}\"");
+    links.into_iter().find_map(|link| Some(link.strip_suffix(&wanted)?.strip_prefix('<')?.to_owned()))
+}
+
+fn titles(answer: &Answer) -> Vec<String> {
+    let json = answer.json();
+    json.as_array().unwrap().iter().map(|one| one["title"].as_str().unwrap().to_owned()).collect()
+}
+
+#[tokio::test]
+async fn a_conversation_is_made_read_changed_and_deleted() {
+    let database = TestDatabase::create().await;
+    let service = Service::start(database.url(), &[]).await;
+    let made = send(&service, "POST", CONVERSATIONS, "", &Value::Null).await;
+    assert_eq!(made.status.as_u16(), 201, "{:?}", made.body);
+    let path = made.header("location").to_owned();
+    let made = made.json();
+    assert_eq!((&made["title"], &made["metadata"]), (&json!("New Conversation"), &json!({})));
+    assert_eq!(path, format!("{CONVERSATIONS}/{}", made["id"].as_str().unwrap()));
+    assert_eq!(made["created_at"], made["updated_at"]);
+    assert_eq!(service.get(&path).await.json(), made);
+
+    let patch = json!({"title": "Ferries", "metadata": {"n": 1}});
+    let changed = send(&service, "PATCH", &path, "", &patch).await.json();
+    assert_eq!((&changed["title"], &changed["metadata"]), (&json!("Ferries"), &json!({"n": 1})));
+    assert!(changed["updated_at"].as_str() > made["updated_at"].as_str());
+    let again = send(&service, "PATCH", &path, "", &json!({"metadata": {"m": 2}})).await.json();
+    assert_eq!(
+        (&again["title"], &again["metadata"]),
+        (&json!("Ferries"), &json!({"m": 2})),
+        "what is not named stays, and metadata is replaced as a whole"
+    );
+
+    assert_eq!(send(&service, "DELETE", &path, "", &Value::Null).await.status.as_u16(), 204);
+    for method in ["GET", "PATCH", "DELETE"] {
+        let gone = send(&service, method, &path, "", &json!({})).await;
+        assert_eq!((gone.status.as_u16(), gone.error_code().as_str()), (404, "not_found"), "{method}");
+    }
+    let client = database.connect().await;
+    let feed = "select string_agg(action, ' ' order by xid, number) from changes where topic = $1";
+    let topic = format!("conversation:{}", made["id"].as_str().unwrap());
+    let actions: String = client.query_one(feed, &[&topic]).await.unwrap().get(0);
+    assert_eq!(actions, "create update update delete");
+}
+
+#[tokio::test]
+async fn a_list_has_the_newest_activity_first_and_goes_on_by_cursor_or_offset() {
+    let database = TestDatabase::create().await;
+    let service = Service::start(database.url(), &[]).await;
+    let mut paths = Vec::new();
+    for n in 0..5 {
+        let made = send(&service, "POST", CONVERSATIONS, "", &json!({"title": format!("{n}")})).await;
+        paths.push(made.header("location").to_owned());
+    }
+    assert_eq!(titles(&service.get(CONVERSATIONS).await), ["4", "3", "2", "1", "0"]);
+    let message = json!({"role": "user", "content": "hello"});
+    let said = send(&service, "POST", &format!("{}/messages", paths[1]), "", &message).await;
+    assert_eq!(said.status.as_u16(), 201, "{:?}", said.body);
+    assert_eq!(titles(&service.get(CONVERSATIONS).await), ["1", "4", "3", "2", "0"], "a message is activity");
+
+    let first = service.get(&format!("{CONVERSATIONS}?limit=2")).await;
+    let second = service.get(&link(&first, "next").unwrap()).await;
+    let third = service.get(&link(&second, "next").unwrap()).await;
+    assert_eq!([titles(&first), titles(&second), titles(&third)].concat(), ["1", "4", "3", "2", "0"]);
+    assert_eq!(link(&third, "next"), None);
+    assert_eq!(titles(&service.get(&format!("{CONVERSATIONS}?limit=2&offset=3")).await), ["2", "0"]);
+    for (query, field) in [
+        ("limit=0", "limit"),
+        ("limit=201", "limit"),
+        ("offset=-1", "offset"),
+        ("after=x", "after"),
+        ("order=asc", "order"),
+        ("limit=1&limit=1", "limit"),
+    ] {
+        let refused = service.get(&format!("{CONVERSATIONS}?{query}")).await;
+        assert_eq!((refused.status.as_u16(), refused.error_code().as_str()), (400, "invalid_request"));
+        assert_eq!(refused.json()["error"]["field"], field);
+    }
+}
+
+#[tokio::test]
+async fn a_page_is_bounded_in_bytes_and_the_next_one_goes_on() {
+    let database = TestDatabase::create().await;
+    let service = Service::start(database.url(), &[("MAX_PAGE_BYTES", "65536")]).await;
+    for n in 0..4 {
+        let new = json!({"title": format!("{n}"), "metadata": {"a": "x".repeat(40_000)}});
+        send(&service, "POST", CONVERSATIONS, "", &new).await;
+    }
+    let first = service.get(CONVERSATIONS).await;
+    let second = service.get(&link(&first, "next").unwrap()).await;
+    assert_eq!([titles(&first), titles(&second)], [["3", "2"], ["1", "0"]]);
+    assert_eq!(link(&second, "next"), None);
+}
+
+#[tokio::test]
+async fn nobody_sees_or_touches_what_is_anothers() {
+    let database = TestDatabase::create().await;
+    let service = guarded(&database, &[("REGISTRATION", "on")]).await;
+    let mut tokens = Vec::new();
+    for email in ["ada@example.com", "bob@example.com"] {
+        register(&service, email).await;
+        tokens.push(log_in(&service, email).await.access);
+    }
+    let [ada, bob] = [&tokens[0], &tokens[1]];
+    let admin = crate::support::accounts::token_with(&["admin"]);
+    let path = make(&service, ada).await;
+    let message = json!({"role": "user", "content": "mine"});
+    let said = send(&service, "POST", &format!("{path}/messages"), ada, &message).await;
+    let said = said.header("location").to_owned();
+    let missing = format!("{CONVERSATIONS}/{}", uuid::Uuid::new_v4());
+    for token in [bob, &admin] {
+        let list = send(&service, "GET", CONVERSATIONS, token, &Value::Null).await;
+        assert_eq!(list.json(), json!([]));
+        for (method, path, body) in [
+            ("GET", path.clone(), Value::Null),
+            ("PATCH", path.clone(), json!({"title": "yours"})),
+            ("DELETE", path.clone(), Value::Null),
+            ("GET", format!("{path}/messages"), Value::Null),
+            ("POST", format!("{path}/messages"), message.clone()),
+            ("GET", said.clone(), Value::Null),
+        ] {
+            let refused = send(&service, method, &path, token, &body).await;
+            let none =
+                send(&service, method, &path.replace(&path[..missing.len()], &missing), token, &body).await;
+            assert_eq!((refused.status.as_u16(), &refused.body), (404, &none.body), "{method} {path}");
+        }
+    }
+    let mine = send(&service, "GET", &format!("{path}/messages"), ada, &Value::Null).await.json();
+    assert_eq!((mine.as_array().unwrap().len(), &mine[0]["content"]), (1, &json!("mine")));
+}
+
+#[tokio::test]
+async fn a_conversation_of_more_messages_than_one_statement_deletes_is_deleted() {
+    let database = TestDatabase::create().await;
+    let service = Service::start(database.url(), &[]).await;
+    let path = make(&service, "").await;
+    let client = database.connect().await;
+    let id: uuid::Uuid = path.rsplit('/').next().unwrap().parse().unwrap();
+    let fill = "insert into messages (id, conversation_id, role, content, timestamp)
+        select gen_random_uuid(), $1, 'user', n::text, now() from generate_series(1, 12000) n";
+    client.execute(fill, &[&id]).await.unwrap();
+    assert_eq!(send(&service, "DELETE", &path, "", &Value::Null).await.status.as_u16(), 204);
+    let left: i64 = client.query_one("select count(*) from messages", &[]).await.unwrap().get(0);
+    assert_eq!(left, 0);
+}
