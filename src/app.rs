@@ -12,6 +12,7 @@
 //! | records: group commits, the feed's retention | end with 4 |
 //! | conversations: what keeps their tables small | ends with 4 |
 //! | accounts: what other nodes revoked | ends with 4 |
+//! | files: the sweeper | ends with 4 |
 //! | events are taken | 1 nothing is taken, 2 the requests under way are answered |
 //!
 //! The stop's time, `SHUTDOWN_TIMEOUT_S`, has shares: a quarter for 1 and 2, up to three quarters with 3, the last for 6.
@@ -31,6 +32,7 @@ use crate::config::{Config, ConfigError, Durability};
 use crate::conversations::{Conversations, ConversationsSettings, ConversationsTasks};
 use crate::db::local::{EmergencyStop, LocalCluster, LocalError};
 use crate::db::{self, ConnectionUrl, Database, DbError, MigrationError, PartitionKeeper};
+use crate::files::{Files, FilesSettings};
 use crate::http::{BoundServer, Face, Parts, RunningServer, StressParts, jwks};
 use crate::ingest::journal::{self, JournalError, JournalSettings, RealFiles, Recovered};
 use crate::ingest::{Drained, FenceError, IngestSettings, OpenJournal, Pipeline, Registered};
@@ -245,9 +247,23 @@ async fn start(
     };
     let (conversations, conversation_tasks) = Conversations::start(&settings, &share);
     let ingest = pipeline.ingest().clone();
-    face.serve(Parts { ingest, database: operations, stress, accounts, conversations });
+    let files = files(config, &database, metrics);
+    housekeeping.spawn(files.clone().keep_swept());
+    face.serve(Parts { ingest, database: operations, stress, accounts, conversations, files });
     let tasks = (records_tasks, conversation_tasks, auth);
     Ok(Running { database, pipeline, tasks, housekeeping })
+}
+
+/// Files, over their share of the pool. What is left free of the disk is the journal's, as an event is never refused for
+/// the sake of a file.
+fn files(config: &Config, database: &Database, metrics: &Arc<Metrics>) -> Files {
+    let wait = Duration::from_millis(config.files.files_wait_ms);
+    let settings = FilesSettings {
+        config: config.files.clone(),
+        folder: config.database.data_dir.join("files"),
+        min_free: config.journal.journal_min_free,
+    };
+    Files::new(settings, &database.share(config.shares().files, wait), metrics)
 }
 
 /// Recovers what former runs left, and begins a part of our own.

@@ -17,12 +17,13 @@
 //! | [`faults`] | which request is hit by a fault on demand, and by what |
 //! | [`http`] | the HTTP face: routes, limits, wire formats |
 //! | [`ingest`] | the path of an event, from admission to its row |
+//! | [`files`] | files that users upload |
 //! | [`lifecycle`] | whether the service is starting, serving or stopping |
 //! | [`observe`] | metrics and logs |
 //! | [`realtime`] | the feed of changes |
 //! | [`records`] | JSON records in collections |
 //!
-//! Dependencies point one way: `main → cli → app → http → { ingest, records, auth } → db` (and `cli → doctor → ingest`,
+//! Dependencies point one way: `main → cli → app → http → { ingest, records, files, auth } → db` (and `cli → doctor → ingest`,
 //! `records → realtime`), and anyone → `config`, `observe`.
 
 pub mod app;
@@ -33,6 +34,7 @@ pub mod conversations;
 pub mod db;
 pub mod doctor;
 pub mod faults;
+pub mod files;
 pub mod http;
 pub mod ingest;
 pub mod lifecycle;

@@ -18,6 +18,7 @@ fn path(route: &Route) -> String {
         .replace("{collection}", "items")
         .replace("/dead-letters/{id}", "/dead-letters/00000000-0000-4000-8000-000000000000")
         .replace("/sessions/{id}", "/sessions/00000000-0000-4000-8000-000000000000")
+        .replace("/files/{id}", "/files/00000000-0000-4000-8000-000000000000")
         .replace("/keys/{id}", "/keys/00000000-0000-4000-8000-000000000000")
         .replace("/conversations/{id}", "/conversations/00000000-0000-7000-8000-000000000000")
         .replace("{message}", "00000000-0000-7000-8000-000000000000")

@@ -13,6 +13,20 @@ pub struct FilesConfig {
     pub files_wait_ms: u64,
     /// Milliseconds that a statement may take.
     pub files_timeout_ms: u64,
+    /// Bytes of one file.
+    pub max_file_bytes: u64,
+    /// Files of one upload.
+    pub max_files_per_upload: usize,
+    /// Bytes that an owner's files may take together; 0: as many as there is room for.
+    pub file_quota_bytes: u64,
+    /// Uploads under way at once.
+    pub max_uploads: usize,
+    /// Downloads under way at once.
+    pub max_downloads: usize,
+    /// Bytes a second that a client sends or reads at least.
+    pub file_min_rate: u64,
+    /// Seconds between two sweeps of contents that no file has; 0: there is none.
+    pub files_sweep_s: u64,
 }
 
 pub(super) const SETTINGS: &[Setting] = &[
@@ -33,6 +47,48 @@ pub(super) const SETTINGS: &[Setting] = &[
         default: "5000",
         kind: Kind::Int { min: 10, max: 600_000, unit: "milliseconds" },
         help: "Time of one statement on files (statement_timeout); then 504.",
+    },
+    Setting {
+        name: "MAX_FILE_BYTES",
+        default: "2147483648",
+        kind: Kind::Int { min: 1, max: 1_099_511_627_776, unit: "bytes" },
+        help: "Size of one file; a larger one is answered 413.",
+    },
+    Setting {
+        name: "MAX_FILES_PER_UPLOAD",
+        default: "20",
+        kind: Kind::Int { min: 1, max: 1_000, unit: "files" },
+        help: "Files of one upload; more are answered 413.",
+    },
+    Setting {
+        name: "FILE_QUOTA_BYTES",
+        default: "10737418240",
+        kind: Kind::Int { min: 0, max: 1_099_511_627_776, unit: "bytes; 0: no quota" },
+        help: "What a user's files may take together, each at least 4 KiB; beyond it 413.",
+    },
+    Setting {
+        name: "MAX_UPLOADS",
+        default: "8",
+        kind: Kind::Int { min: 1, max: 1_000, unit: "uploads" },
+        help: "Uploads under way at once; beyond it 503.",
+    },
+    Setting {
+        name: "MAX_DOWNLOADS",
+        default: "256",
+        kind: Kind::Int { min: 1, max: 100_000, unit: "downloads" },
+        help: "Downloads under way at once, each with 128 KiB; beyond it 503.",
+    },
+    Setting {
+        name: "FILE_MIN_RATE",
+        default: "65536",
+        kind: Kind::Int { min: 1, max: 1_073_741_824, unit: "bytes a second" },
+        help: "What a client sends or reads of a file at least, beside BODY_TIMEOUT_S; a slower one is cut off.",
+    },
+    Setting {
+        name: "FILES_SWEEP_S",
+        default: "600",
+        kind: Kind::Int { min: 0, max: 86_400, unit: "seconds; 0: never" },
+        help: "Time between two looks for contents in DATA_DIR/files that no file has any more, which are removed.",
     },
 ];
 

@@ -17,6 +17,7 @@ const MIGRATIONS: &[(&str, &str)] = &[
     ("V3__records", include_str!("../../sql/migrations/V3__records.sql")),
     ("V4__auth", include_str!("../../sql/migrations/V4__auth.sql")),
     ("V5__conversations", include_str!("../../sql/migrations/V5__conversations.sql")),
+    ("V6__files", include_str!("../../sql/migrations/V6__files.sql")),
 ];
 
 /// Why a database cannot be used.

@@ -217,6 +217,14 @@ impl LimitedBody {
         self.incoming.announced()
     }
 
+    /// Gives a body that is still coming so much more time.
+    pub fn give_time(&mut self, more: Duration) {
+        self.limits.deadline += more;
+        if let Some(timer) = &mut self.timer {
+            timer.as_mut().reset(self.limits.deadline.into());
+        }
+    }
+
     /// Whether the whole body has been read.
     pub fn is_at_end(&self) -> bool {
         self.incoming.is_end_stream()

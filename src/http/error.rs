@@ -14,6 +14,7 @@ use crate::auth::{AuthError, Scope};
 use crate::conversations::ConversationsError;
 use crate::db::DbError;
 use crate::faults::FaultError;
+use crate::files::FilesError;
 use crate::ingest::{Refusal, Refused};
 use crate::records::RecordsError;
 
@@ -83,6 +84,11 @@ impl ApiError {
             "internal",
             "the service failed; the cause is in its log",
         )
+    }
+
+    /// The code.
+    pub fn code(&self) -> &'static str {
+        self.code
     }
 
     /// Names the parameter, header or member that is at fault.
@@ -234,6 +240,30 @@ impl From<ConversationsError> for ApiError {
             }
             ConversationsError::Overloaded => Self::unavailable("overloaded", told, EXHAUSTED_RETRY),
             ConversationsError::Database(error) => Self::from(&*error),
+        }
+    }
+}
+
+impl From<FilesError> for ApiError {
+    fn from(error: FilesError) -> Self {
+        let told = error.to_string();
+        match error {
+            FilesError::NotFound => Self::new(StatusCode::NOT_FOUND, "not_found", told),
+            FilesError::Invalid { field, message } => Self::invalid(message).field(field),
+            FilesError::TypeMismatch { .. } => {
+                Self::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "type_mismatch", told).field("content-type")
+            }
+            FilesError::TooLarge(_) | FilesError::TooManyFiles(_) => Self::too_large(told),
+            FilesError::QuotaExceeded(_) => Self::new(StatusCode::PAYLOAD_TOO_LARGE, "quota_exceeded", told),
+            FilesError::DiskFull => Self::new(StatusCode::INSUFFICIENT_STORAGE, "disk_full", told),
+            FilesError::Overloaded(_) => Self::unavailable("overloaded", told, EXHAUSTED_RETRY),
+            FilesError::OwnerGone => Self::unauthorized(),
+            FilesError::Source(_) => Self::invalid(told).field("body"),
+            FilesError::Disk(_) => {
+                tracing::error!(error = error.with_sources(), "a file cannot be stored or read");
+                Self::internal()
+            }
+            FilesError::Database(error) => Self::from(&*error),
         }
     }
 }

@@ -20,6 +20,7 @@ mod dead_letters;
 mod error;
 mod events;
 mod faults;
+mod files;
 mod headers;
 mod json;
 pub mod jwks;
@@ -59,6 +60,7 @@ use crate::auth::{Accounts, Scope, Verifier};
 use crate::config::Config;
 use crate::conversations::Conversations;
 use crate::db::Database;
+use crate::files::Files;
 use crate::ingest::{Ingest, Promise};
 use crate::lifecycle::Lifecycle;
 use crate::observe::Metrics;
@@ -87,6 +89,7 @@ fn router(face: &Arc<Face>) -> Router {
         .route(BATCH, post(not_found))
         .merge(accounts::router())
         .merge(conversations::router())
+        .merge(files::routes())
         .route("/api/v1/dead-letters", get(dead_letters::list))
         .route("/api/v1/dead-letters/redrive", post(dead_letters::redrive))
         .route("/api/v1/dead-letters/{id}", get(dead_letters::get).delete(dead_letters::discard))
@@ -148,6 +151,7 @@ pub struct Core {
     stress: StressStores,
     accounts: Accounts,
     conversations: Conversations,
+    files: Files,
     takes_registrations: bool,
 }
 
@@ -164,6 +168,8 @@ pub struct Parts {
     pub accounts: Accounts,
     /// Conversations.
     pub conversations: Conversations,
+    /// Files.
+    pub files: Files,
 }
 
 /// Limits of requests.
@@ -245,7 +251,7 @@ impl Face {
 
     /// From now on events are accepted.
     pub fn serve(&self, parts: Parts) {
-        let Parts { ingest, database, stress, accounts, conversations } = parts;
+        let Parts { ingest, database, stress, accounts, conversations, files } = parts;
         let core = Core {
             ingest,
             database,
@@ -254,6 +260,7 @@ impl Face {
             stress: StressStores::new(stress),
             accounts,
             conversations,
+            files,
             takes_registrations: self.takes_registrations,
         };
         let _set_once = self.core.set(core);

@@ -67,6 +67,14 @@ pub struct Metrics {
     pub sse_messages: IntCounter,
     /// Streams of server-sent events that ended, by why.
     pub sse_closed: IntCounterVec,
+    /// Files stored.
+    pub files_stored: IntCounter,
+    /// Bytes of the files stored.
+    pub file_bytes_stored: IntCounter,
+    /// Uploads refused, by the code of the answer.
+    pub file_uploads_refused: IntCounterVec,
+    /// Contents removed, as no file had them any more.
+    pub contents_swept: IntCounter,
     /// Levels that are read when they are asked for.
     pub gauges: Gauges,
 }
@@ -182,6 +190,17 @@ impl Metrics {
                 "Streams of server-sent events that ended.",
                 &["reason"],
             )?,
+            files_stored: counter("tidegate_files_stored_total", "Files stored.")?,
+            file_bytes_stored: counter("tidegate_file_bytes_stored_total", "Bytes of the files stored.")?,
+            file_uploads_refused: counters(
+                "tidegate_file_uploads_refused_total",
+                "Uploads refused, by the code of the answer.",
+                &["reason"],
+            )?,
+            contents_swept: counter(
+                "tidegate_file_contents_swept_total",
+                "Contents removed from DATA_DIR/files, as no file had them any more.",
+            )?,
             gauges: Gauges {
                 queue_events: gauge(
                     "tidegate_queue_events",
@@ -250,6 +269,10 @@ impl Metrics {
             Box::new(self.faults_injected.clone()),
             Box::new(self.sse_messages.clone()),
             Box::new(self.sse_closed.clone()),
+            Box::new(self.files_stored.clone()),
+            Box::new(self.file_bytes_stored.clone()),
+            Box::new(self.file_uploads_refused.clone()),
+            Box::new(self.contents_swept.clone()),
             Box::new(gauges.queue_events.clone()),
             Box::new(gauges.queue_bytes.clone()),
             Box::new(gauges.dead_queue_events.clone()),
@@ -283,6 +306,12 @@ impl Metrics {
     pub fn group_committed(&self, events: u64, elapsed: Duration) {
         self.group_events.observe(events as f64);
         self.group_seconds.observe(elapsed.as_secs_f64());
+    }
+
+    /// So many files, of so many `bytes` together, were stored.
+    pub fn files_stored(&self, files: usize, bytes: u64) {
+        self.files_stored.inc_by(files as u64);
+        self.file_bytes_stored.inc_by(bytes);
     }
 
     /// All figures in Prometheus' text format.

@@ -1,0 +1,243 @@
+//! The folder of contents, `DATA_DIR/files`:
+//!
+//! ```text
+//! database      which database's files these are
+//! tmp/…         drafts: contents that are still on their way
+//! ab/abcd…      contents by their SHA-256, below its first two digits
+//! ```
+//!
+//! Every name in it is one of ours: digits of a hash, or of a draft's random id. Each step down is taken from the folder
+//! above (`openat`) and follows no symbolic link, so whoever can plant one there does not lead us out of it. All of it
+//! blocks; callers see to the threads.
+
+use std::fs::{self, File};
+use std::io::{self, ErrorKind, Read, Write};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use nix::dir::Dir;
+use nix::errno::Errno;
+use nix::fcntl::{AtFlags, OFlag, openat, renameat};
+use nix::sys::stat::{Mode, SFlag, fstatat, mkdirat};
+use nix::unistd::{UnlinkatFlags, unlinkat};
+use uuid::Uuid;
+
+use super::draft::Draft;
+use super::{ContentHash, FilesError};
+
+const DRAFTS: &str = "tmp";
+const MARKER: &str = "database";
+/// Only the service's own user gets in.
+const FOLDER_MODE: Mode = Mode::S_IRWXU;
+const FILE_MODE: Mode = Mode::from_bits_truncate(0o600);
+/// The flags of every folder that is opened.
+const FOLDER_FLAGS: OFlag = OFlag::O_DIRECTORY.union(OFlag::O_CLOEXEC);
+
+/// The folder of contents; cheap to clone.
+#[derive(Debug, Clone)]
+pub(super) struct Contents {
+    path: Arc<PathBuf>,
+    min_free: u64,
+}
+
+impl Contents {
+    /// The folder at `path`, which leaves `min_free` bytes of its file system to others. It is made when it is needed.
+    pub(super) fn new(path: PathBuf, min_free: u64) -> Self {
+        Self { path: Arc::new(path), min_free }
+    }
+
+    /// The folder itself, which an operator may have put elsewhere by a link.
+    fn root(&self) -> io::Result<File> {
+        let root = nix::fcntl::open(&*self.path, FOLDER_FLAGS, Mode::empty())?;
+        Ok(root.into())
+    }
+
+    fn made_root(&self) -> io::Result<File> {
+        match self.root() {
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                fs::DirBuilder::new().recursive(true).mode(0o700).create(&*self.path)?;
+                if let Some(parent) = self.path.parent() {
+                    File::open(parent)?.sync_all()?;
+                }
+                self.root()
+            }
+            opened => opened,
+        }
+    }
+
+    /// A folder in it.
+    fn folder(&self, name: &str) -> io::Result<File> {
+        open_folder(&self.root()?, name)
+    }
+
+    fn made_folder(&self, name: &str) -> io::Result<File> {
+        let root = self.made_root()?;
+        match mkdirat(&root, name, FOLDER_MODE) {
+            Ok(()) => root.sync_all()?,
+            Err(Errno::EEXIST) => {}
+            Err(error) => return Err(error.into()),
+        }
+        open_folder(&root, name)
+    }
+
+    /// Whether so many bytes more leave the journal what it needs.
+    pub(super) fn check_room(&self, more: u64) -> Result<(), FilesError> {
+        let stat = nix::sys::statvfs::fstatvfs(self.made_root()?).map_err(io::Error::from)?;
+        let free = stat.blocks_available().saturating_mul(stat.fragment_size());
+        if free.saturating_sub(more) < self.min_free {
+            return Err(FilesError::DiskFull);
+        }
+        Ok(())
+    }
+
+    /// A new draft.
+    pub(super) fn draft(&self) -> io::Result<Draft> {
+        let folder = Arc::new(self.made_folder(DRAFTS)?);
+        loop {
+            let name = Uuid::new_v4().simple().to_string();
+            let flags =
+                OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+            let file = File::from(openat(&*folder, name.as_str(), flags, FILE_MODE)?);
+            // Before it was locked, a sweeper may have taken it for one that was left behind.
+            if is_lockable(&file)? && exists(&folder, &name)? {
+                return Ok(Draft::new(folder, name, file));
+            }
+        }
+    }
+
+    /// Puts a complete draft where its content belongs, unless that is there already.
+    pub(super) fn place(&self, draft: &mut Draft, hash: &ContentHash) -> io::Result<()> {
+        let (folder, name) = (self.made_folder(&hash.folder())?, hash.to_string());
+        if is_content(&folder, &name, draft.size())? {
+            draft.discard();
+        } else {
+            renameat(draft.folder(), draft.name(), &folder, name.as_str())?;
+            draft.moved();
+        }
+        // Even where it was there: whoever put it there may not have come to this yet.
+        folder.sync_all()
+    }
+
+    /// Opens a content of `size` bytes for reading. What is there under its name and is no such file is none of ours.
+    pub(super) fn open(&self, hash: &ContentHash, size: u64) -> io::Result<File> {
+        let folder = self.folder(&hash.folder())?;
+        // Not to wait for the other end, were it a pipe.
+        let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
+        let file = File::from(openat(&folder, hash.to_string().as_str(), flags, Mode::empty())?);
+        let metadata = file.metadata()?;
+        if !metadata.is_file() || metadata.len() != size {
+            return Err(io::Error::new(ErrorKind::InvalidData, "a content is not what was stored"));
+        }
+        Ok(file)
+    }
+
+    /// Removes a content.
+    pub(super) fn remove(&self, hash: &ContentHash) -> io::Result<()> {
+        let folder = self.folder(&hash.folder())?;
+        unlinkat(&folder, hash.to_string().as_str(), UnlinkatFlags::NoRemoveDir)?;
+        Ok(())
+    }
+
+    /// The contents of which the hash begins with `first`.
+    pub(super) fn list(&self, first: u8) -> io::Result<Vec<ContentHash>> {
+        let folder = match self.folder(&format!("{first:02x}")) {
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+            folder => folder?,
+        };
+        let names = names(&folder)?;
+        let hashes = names.iter().filter_map(|name| ContentHash::parse(name));
+        Ok(hashes.filter(|hash| hash.0[0] == first).collect())
+    }
+
+    /// Removes drafts that nobody writes any more: whoever does holds a lock on his, which ends with his process. How
+    /// many there were.
+    pub(super) fn sweep_drafts(&self) -> io::Result<usize> {
+        let folder = match self.folder(DRAFTS) {
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(0),
+            folder => folder?,
+        };
+        let mut removed = 0;
+        for name in names(&folder)? {
+            let flags = OFlag::O_WRONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
+            let Ok(file) = openat(&folder, name.as_str(), flags, Mode::empty()).map(File::from) else {
+                continue;
+            };
+            if is_lockable(&file)? && unlinkat(&folder, name.as_str(), UnlinkatFlags::NoRemoveDir).is_ok() {
+                removed += 1;
+            }
+        }
+        Ok(removed)
+    }
+
+    /// Whether the folder is that of the database with this id; one that is nobody's becomes its own. `None` if there is
+    /// no folder.
+    pub(super) fn belongs_to(&self, database: Uuid) -> io::Result<Option<bool>> {
+        let root = match self.root() {
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+            root => root?,
+        };
+        let flags = OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
+        match openat(&root, MARKER, flags | OFlag::O_RDONLY, Mode::empty()) {
+            Ok(marker) => {
+                let mut text = String::new();
+                File::from(marker).take(64).read_to_string(&mut text)?;
+                Ok(Some(text.trim() == database.to_string()))
+            }
+            Err(Errno::ENOENT) => {
+                let flags = flags | OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL;
+                let mut marker = File::from(openat(&root, MARKER, flags, FILE_MODE)?);
+                marker.write_all(format!("{database}\n").as_bytes())?;
+                marker.sync_all()?;
+                root.sync_all()?;
+                Ok(Some(true))
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+fn open_folder(root: &File, name: &str) -> io::Result<File> {
+    Ok(openat(root, name, FOLDER_FLAGS | OFlag::O_NOFOLLOW, Mode::empty())?.into())
+}
+
+fn is_lockable(file: &File) -> io::Result<bool> {
+    match file.try_lock() {
+        Ok(()) => Ok(true),
+        Err(fs::TryLockError::WouldBlock) => Ok(false),
+        Err(fs::TryLockError::Error(error)) => Err(error),
+    }
+}
+
+fn exists(folder: &File, name: &str) -> io::Result<bool> {
+    match fstatat(folder, name, AtFlags::AT_SYMLINK_NOFOLLOW) {
+        Ok(_) => Ok(true),
+        Err(Errno::ENOENT) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Whether there is a file of this name and size; a link is none, and is replaced.
+fn is_content(folder: &File, name: &str, size: u64) -> io::Result<bool> {
+    match fstatat(folder, name, AtFlags::AT_SYMLINK_NOFOLLOW) {
+        Ok(stat) => {
+            let is_file = SFlag::from_bits_truncate(stat.st_mode & SFlag::S_IFMT.bits()) == SFlag::S_IFREG;
+            Ok(is_file && u64::try_from(stat.st_size) == Ok(size))
+        }
+        Err(Errno::ENOENT) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn names(folder: &File) -> io::Result<Vec<String>> {
+    let mut dir = Dir::openat(folder, ".", FOLDER_FLAGS, Mode::empty())?;
+    let mut names = Vec::new();
+    for entry in dir.iter() {
+        // A name that is not UTF-8 is none of ours.
+        match entry?.file_name().to_str() {
+            Ok("." | "..") | Err(_) => {}
+            Ok(name) => names.push(name.to_owned()),
+        }
+    }
+    Ok(names)
+}

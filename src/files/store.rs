@@ -1,0 +1,235 @@
+//! The table `files`.
+
+use std::future::Future;
+use std::time::Duration;
+
+use tokio_postgres::Row;
+use tokio_postgres::types::Type;
+use uuid::Uuid;
+
+use super::list::{Cursor, Listed, Page};
+use super::{ContentHash, FilesError, StoredFile};
+use crate::db::{Connection, Database, DbError, Parameter, begin_in_time, in_time};
+
+/// A file counts as so many bytes at least: an empty one takes room as well.
+pub(super) const LEAST_COUNTED: u64 = 4096;
+
+/// The statements of the transaction that adds files.
+const STATEMENTS: u32 = 6;
+/// How long contents may take to be put into place, beside the statements.
+const PLACE_TIME: Duration = Duration::from_secs(30);
+
+#[derive(Debug, Clone)]
+pub(super) struct Store {
+    database: Database,
+    timeout: Duration,
+}
+
+/// A file that is to be added.
+#[derive(Debug, Clone)]
+pub(super) struct NewFile {
+    pub(super) id: Uuid,
+    pub(super) filename: String,
+    pub(super) size: u64,
+    pub(super) mime_type: String,
+    pub(super) sha256: ContentHash,
+}
+
+impl Store {
+    /// Over `database`, each of whose statements may take up to `timeout`.
+    pub(super) fn new(database: &Database, timeout: Duration) -> Self {
+        Self { database: database.clone(), timeout }
+    }
+
+    async fn query(&self, sql: &str, parameters: &[Parameter<'_>]) -> Result<Vec<Row>, DbError> {
+        self.database.query_in_time(self.timeout, &self.database.sql(sql), parameters).await
+    }
+
+    /// What an owner's files count as, in bytes.
+    pub(super) async fn usage(&self, owner: Option<Uuid>) -> Result<u64, DbError> {
+        let usage = include_str!("../../sql/files/usage.sql");
+        bytes(&self.query(usage, &[(&owner, Type::UUID), (&(LEAST_COUNTED as i64), Type::INT8)]).await?)
+    }
+
+    /// Adds an upload's files in one transaction, all or none, if the owner's files then count as no more than `quota`.
+    /// Their contents are put into place by `place` while the sweeper is kept off them. The time at which they were
+    /// uploaded.
+    pub(super) async fn add(
+        &self,
+        owner: Option<Uuid>,
+        quota: Option<u64>,
+        files: &[NewFile],
+        place: impl Future<Output = Result<(), FilesError>>,
+    ) -> Result<String, FilesError> {
+        let mut connection = self.database.get().await?;
+        let time = self.timeout * STATEMENTS + PLACE_TIME;
+        let added = in_time(time, self.add_over(&mut connection, owner, quota, files, place)).await;
+        if let Err(DbError::Timeout(_)) = added {
+            connection.discard();
+        }
+        added?
+    }
+
+    async fn add_over(
+        &self,
+        connection: &mut Connection,
+        owner: Option<Uuid>,
+        quota: Option<u64>,
+        files: &[NewFile],
+        place: impl Future<Output = Result<(), FilesError>>,
+    ) -> Result<Result<String, FilesError>, DbError> {
+        let transaction = begin_in_time(connection, self.timeout).await?;
+        if let Some(quota) = quota {
+            let lock = self.database.sql(include_str!("../../sql/files/lock_owner.sql"));
+            transaction.query_typed(&lock, &[(&owner, Type::UUID)]).await?;
+            let usage = self.database.sql(include_str!("../../sql/files/usage.sql"));
+            let parameters: [Parameter<'_>; 2] =
+                [(&owner, Type::UUID), (&(LEAST_COUNTED as i64), Type::INT8)];
+            let held = bytes(&transaction.query_typed(&usage, &parameters).await?)?;
+            let more: u64 = files.iter().map(|file| counted(file.size)).sum();
+            if held.saturating_add(more) > quota {
+                return Ok(Err(FilesError::QuotaExceeded(quota)));
+            }
+        }
+        let hashes: Vec<&[u8]> = files.iter().map(|file| &file.sha256.0[..]).collect();
+        let lock = self.database.sql(include_str!("../../sql/files/lock_contents.sql"));
+        transaction.query_typed(&lock, &[(&hashes, Type::BYTEA_ARRAY)]).await?;
+        if let Err(error) = place.await {
+            return Ok(Err(error));
+        }
+        let ids: Vec<Uuid> = files.iter().map(|file| file.id).collect();
+        let names: Vec<&str> = files.iter().map(|file| file.filename.as_str()).collect();
+        let paths: Vec<String> = files.iter().map(|file| file.sha256.path()).collect();
+        let sizes: Vec<i64> = files.iter().map(|file| file.size as i64).collect();
+        let types: Vec<&str> = files.iter().map(|file| file.mime_type.as_str()).collect();
+        let add = self.database.sql(include_str!("../../sql/files/add.sql"));
+        let parameters: [Parameter<'_>; 7] = [
+            (&ids, Type::UUID_ARRAY),
+            (&names, Type::TEXT_ARRAY),
+            (&paths, Type::TEXT_ARRAY),
+            (&sizes, Type::INT8_ARRAY),
+            (&types, Type::TEXT_ARRAY),
+            (&hashes, Type::BYTEA_ARRAY),
+            (&owner, Type::UUID),
+        ];
+        let rows = transaction.query_typed(&add, &parameters).await?;
+        let uploaded_at = rows.first().map_or(Ok(String::new()), |row| row.try_get("uploaded_at"))?;
+        transaction.commit().await?;
+        Ok(Ok(uploaded_at))
+    }
+
+    /// A file of an owner.
+    pub(super) async fn find(&self, owner: Option<Uuid>, id: Uuid) -> Result<Option<StoredFile>, DbError> {
+        let find = include_str!("../../sql/files/find.sql");
+        let rows = self.query(find, &[(&owner, Type::UUID), (&id, Type::UUID)]).await?;
+        Ok(rows.first().map(read).transpose()?.map(|(file, _)| file))
+    }
+
+    /// A page of an owner's files.
+    pub(super) async fn list(&self, owner: Option<Uuid>, page: &Page) -> Result<Listed, DbError> {
+        let list = include_str!("../../sql/files/list.sql");
+        let after_us = page.after.map(|cursor| cursor.uploaded_us);
+        let after_id = page.after.map(|cursor| cursor.id);
+        // One more, to know whether there are more.
+        let limit = page.limit + 1;
+        let parameters: [Parameter<'_>; 5] = [
+            (&owner, Type::UUID),
+            (&limit, Type::INT8),
+            (&page.offset, Type::INT8),
+            (&after_us, Type::INT8),
+            (&after_id, Type::UUID),
+        ];
+        let mut rows = self.query(list, &parameters).await?;
+        let has_more = rows.len() as i64 > page.limit;
+        rows.truncate(page.limit as usize);
+        let read: Vec<(StoredFile, i64)> = rows.iter().map(read).collect::<Result<_, _>>()?;
+        let next = read.last().filter(|_| has_more);
+        let next = next.map(|(file, uploaded_us)| Cursor { uploaded_us: *uploaded_us, id: file.id }.token());
+        Ok(Listed { files: read.into_iter().map(|(file, _)| file).collect(), next })
+    }
+
+    /// Deletes a file of an owner; false if there is none.
+    pub(super) async fn delete(&self, owner: Option<Uuid>, id: Uuid) -> Result<bool, DbError> {
+        let delete = include_str!("../../sql/files/delete.sql");
+        Ok(!self.query(delete, &[(&owner, Type::UUID), (&id, Type::UUID)]).await?.is_empty())
+    }
+
+    /// Which database this is.
+    pub(super) async fn id(&self) -> Result<Option<Uuid>, DbError> {
+        let rows = self.query(include_str!("../../sql/files/store_id.sql"), &[]).await?;
+        Ok(rows.first().map(|row| row.try_get(0)).transpose()?)
+    }
+
+    /// Those of these contents that no file has.
+    pub(super) async fn orphans(&self, hashes: &[ContentHash]) -> Result<Vec<ContentHash>, DbError> {
+        let hashes: Vec<&[u8]> = hashes.iter().map(|hash| &hash.0[..]).collect();
+        let orphans = include_str!("../../sql/files/orphans.sql");
+        let rows = self.query(orphans, &[(&hashes, Type::BYTEA_ARRAY)]).await?;
+        let hash = |row: &Row| Ok(ContentHash::from_bytes(row.try_get(0)?));
+        rows.iter().filter_map(|row| hash(row).transpose()).collect()
+    }
+
+    /// Has a content removed by `remove` if no file has it and nobody is about to add one; whether it was.
+    pub(super) async fn remove_orphan(
+        &self,
+        hash: ContentHash,
+        remove: impl Future<Output = Result<(), FilesError>>,
+    ) -> Result<bool, FilesError> {
+        let mut connection = self.database.get().await?;
+        let time = self.timeout * STATEMENTS + PLACE_TIME;
+        let removed = in_time(time, self.remove_orphan_over(&mut connection, hash, remove)).await;
+        if let Err(DbError::Timeout(_)) = removed {
+            connection.discard();
+        }
+        removed?
+    }
+
+    async fn remove_orphan_over(
+        &self,
+        connection: &mut Connection,
+        hash: ContentHash,
+        remove: impl Future<Output = Result<(), FilesError>>,
+    ) -> Result<Result<bool, FilesError>, DbError> {
+        let transaction = begin_in_time(connection, self.timeout).await?;
+        let lock = self.database.sql(include_str!("../../sql/files/try_lock_content.sql"));
+        let rows = transaction.query_typed(&lock, &[(&&hash.0[..], Type::BYTEA)]).await?;
+        if !rows.first().map_or(Ok(false), |row| row.try_get(0))? {
+            return Ok(Ok(false));
+        }
+        // Looked at once more, now that it is ours: a statement sees all that was committed before it began.
+        let orphans = self.database.sql(include_str!("../../sql/files/orphans.sql"));
+        let hashes = [&hash.0[..]];
+        let rows = transaction.query_typed(&orphans, &[(&&hashes[..], Type::BYTEA_ARRAY)]).await?;
+        if rows.is_empty() {
+            return Ok(Ok(false));
+        }
+        let removed = remove.await;
+        transaction.commit().await?;
+        Ok(removed.map(|()| true))
+    }
+}
+
+/// What a file counts as against a quota, in bytes.
+pub(super) fn counted(size: u64) -> u64 {
+    size.max(LEAST_COUNTED)
+}
+
+fn bytes(rows: &[Row]) -> Result<u64, DbError> {
+    let sum: i64 = rows.first().map_or(Ok(0), |row| row.try_get(0))?;
+    Ok(u64::try_from(sum).unwrap_or_default())
+}
+
+/// A file, and when it was uploaded in microseconds of Unix time.
+fn read(row: &Row) -> Result<(StoredFile, i64), DbError> {
+    let sha256: [u8; 32] = row.try_get::<_, &[u8]>("sha256")?.try_into().unwrap_or_default();
+    let file = StoredFile {
+        id: row.try_get("id")?,
+        filename: row.try_get("filename")?,
+        size: u64::try_from(row.try_get::<_, i64>("size")?).unwrap_or_default(),
+        mime_type: row.try_get("mime_type")?,
+        sha256: ContentHash(sha256),
+        uploaded_at: row.try_get("uploaded_at")?,
+        processed: row.try_get("processed")?,
+    };
+    Ok((file, row.try_get("uploaded_us")?))
+}

@@ -1,0 +1,139 @@
+//! `GET /api/files/{id}`: a file's content, to be saved and never to be shown in our origin.
+
+use std::fs::File;
+use std::io;
+use std::ops::Range;
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+
+use axum::Extension;
+use axum::body::Body;
+use axum::extract::rejection::PathRejection;
+use axum::extract::{Path, State};
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use futures_util::{Stream, stream};
+use hyper::header::{
+    ACCEPT_RANGES, CACHE_CONTROL, CONTENT_DISPOSITION, CONTENT_LENGTH, CONTENT_RANGE,
+    CONTENT_SECURITY_POLICY, CONTENT_TYPE, ETAG, HeaderMap, HeaderValue,
+};
+use hyper::{Method, StatusCode};
+use tokio::sync::OwnedSemaphorePermit;
+use uuid::Uuid;
+
+use super::super::Face;
+use super::super::connection::Line;
+use super::super::error::ApiError;
+use super::range::{self, Part};
+use super::{deadline, disposition, known_id};
+use crate::auth::Principal;
+use crate::files::{FilesError, StoredFile};
+
+/// What is read and held of a file at a time.
+const PIECE_BYTES: u64 = 128 * 1024;
+
+/// `GET /api/files/{id}`, and `HEAD`.
+pub(super) async fn get(
+    State(face): State<Arc<Face>>,
+    Extension(principal): Extension<Principal>,
+    Extension(line): Extension<Line>,
+    id: Result<Path<Uuid>, PathRejection>,
+    method: Method,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
+    let core = face.core()?;
+    let id = known_id(id)?;
+    let owner = core.accounts.user_of(&principal).await?;
+    let file = core.files.find(owner, id).await?;
+    // A content has one hash: the tag is a strong one.
+    let tag = format!("\"{}\"", file.sha256);
+    if range::is_known(&headers, &tag) {
+        let mut response = StatusCode::NOT_MODIFIED.into_response();
+        describe(response.headers_mut(), &tag)?;
+        return Ok(response);
+    }
+    // A range is of what GET sends (RFC 9110, section 14.2).
+    let part = if method == Method::GET { range::part(&headers, &tag, file.size) } else { Part::Whole };
+    let (status, bytes) = match part {
+        Part::Whole => (StatusCode::OK, 0..file.size),
+        Part::Bytes(bytes) => (StatusCode::PARTIAL_CONTENT, bytes),
+        Part::Unsatisfiable => return unsatisfiable(&file),
+    };
+    // A file that cannot be read is told before its head is.
+    let content = core.files.open(&file).await?;
+    let length = bytes.end - bytes.start;
+    let body = if method == Method::GET {
+        let turn = core.files.download_turn()?;
+        let until = deadline(core, length);
+        // Said while the answer is under way, as it holds for one answer.
+        let before_each = move || line.read_by(until);
+        Body::from_stream(pieces(file.id, Arc::new(content), bytes.clone(), turn, before_each))
+    } else {
+        Body::empty()
+    };
+    let mut response = Response::new(body);
+    *response.status_mut() = status;
+    let answer = response.headers_mut();
+    describe(answer, &tag)?;
+    let media_type = HeaderValue::try_from(&file.mime_type);
+    answer.insert(CONTENT_TYPE, media_type.unwrap_or(HeaderValue::from_static("application/octet-stream")));
+    answer.insert(CONTENT_DISPOSITION, disposition::attachment(&file.filename));
+    answer.insert(CONTENT_LENGTH, length.into());
+    if status == StatusCode::PARTIAL_CONTENT {
+        let range = format!("bytes {}-{}/{}", bytes.start, bytes.end - 1, file.size);
+        answer.insert(CONTENT_RANGE, HeaderValue::try_from(range).map_err(|_| ApiError::internal())?);
+    }
+    Ok(response)
+}
+
+/// What each answer about a content says, a 304 too.
+fn describe(headers: &mut HeaderMap, tag: &str) -> Result<(), ApiError> {
+    headers.insert(ETAG, HeaderValue::try_from(tag).map_err(|_| ApiError::internal())?);
+    headers.insert(ACCEPT_RANGES, HeaderValue::from_static("bytes"));
+    // Its owner's alone, and asked for again each time: he may have deleted it.
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("private, no-cache"));
+    // Whoever opens it nevertheless opens it without scripts, and in no origin of ours.
+    headers.insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static("sandbox; default-src 'none'"));
+    Ok(())
+}
+
+fn unsatisfiable(file: &StoredFile) -> Result<Response, ApiError> {
+    let message = "the range has no byte of the file";
+    let refusal = ApiError::new(StatusCode::RANGE_NOT_SATISFIABLE, "range_not_satisfiable", message);
+    let mut response = refusal.field("range").into_response();
+    let range = format!("bytes */{}", file.size);
+    let range = HeaderValue::try_from(range).map_err(|_| ApiError::internal())?;
+    response.headers_mut().insert(CONTENT_RANGE, range);
+    Ok(response)
+}
+
+/// The bytes of a file, a piece at a time, read on threads that may wait for a disk. `turn` is held until the end.
+fn pieces(
+    id: Uuid,
+    content: Arc<File>,
+    bytes: Range<u64>,
+    turn: OwnedSemaphorePermit,
+    before_each: impl Fn() + Send + 'static,
+) -> impl Stream<Item = Result<Bytes, FilesError>> + Send + 'static {
+    stream::unfold((bytes, turn), move |(rest, turn)| {
+        before_each();
+        let content = Arc::clone(&content);
+        async move {
+            if rest.is_empty() {
+                return None;
+            }
+            let end = rest.end.min(rest.start + PIECE_BYTES);
+            let (at, length) = (rest.start, (end - rest.start) as usize);
+            let read = tokio::task::spawn_blocking(move || {
+                let mut piece = vec![0; length];
+                content.read_exact_at(&mut piece, at).map(|()| Bytes::from(piece))
+            });
+            let piece = read.await.unwrap_or_else(|ended| Err(io::Error::other(ended)));
+            if let Err(error) = &piece {
+                // It cannot be told any more: the connection is closed before the body's end.
+                tracing::error!(file.id = %id, error = error.to_string(), "a download breaks off");
+            }
+            Some((piece.map_err(FilesError::Disk), (end..rest.end, turn)))
+        }
+    })
+}

@@ -1,0 +1,131 @@
+//! `/api/files`: uploading, listing, downloading and deleting files.
+
+mod disposition;
+mod download;
+mod multipart;
+mod range;
+mod upload;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use axum::body::Body;
+use axum::extract::rejection::{PathRejection, QueryRejection};
+use axum::extract::{Path, Query, State};
+use axum::response::Response;
+use axum::routing::{get, post};
+use axum::{Extension, Router};
+use hyper::StatusCode;
+use hyper::header::{CONTENT_TYPE, HeaderValue, LINK};
+use serde::Serialize;
+use uuid::Uuid;
+
+use super::body::{BodyShare, HeldBody};
+use super::error::ApiError;
+use super::{Core, Face};
+use crate::auth::Principal;
+use crate::files::{FilesError, Page, StoredFile};
+
+/// Every route below `/api/files`.
+pub(super) fn routes() -> Router<Arc<Face>> {
+    Router::new()
+        .route("/api/files", get(list))
+        .route("/api/files/upload", post(upload::post))
+        .route("/api/files/{id}", get(download::get).delete(delete))
+}
+
+/// A file as it is shown.
+#[derive(Serialize)]
+struct ShownFile<'a> {
+    id: Uuid,
+    filename: &'a str,
+    size: u64,
+    mime_type: &'a str,
+    sha256: String,
+    uploaded_at: &'a str,
+    processed: bool,
+}
+
+impl<'a> From<&'a StoredFile> for ShownFile<'a> {
+    fn from(file: &'a StoredFile) -> Self {
+        Self {
+            id: file.id,
+            filename: &file.filename,
+            size: file.size,
+            mime_type: &file.mime_type,
+            sha256: file.sha256.to_string(),
+            uploaded_at: &file.uploaded_at,
+            processed: file.processed,
+        }
+    }
+}
+
+/// `GET /api/files`.
+async fn list(
+    State(face): State<Arc<Face>>,
+    Extension(principal): Extension<Principal>,
+    parameters: Result<Query<Vec<(String, String)>>, QueryRejection>,
+) -> Result<Response, ApiError> {
+    let core = face.core()?;
+    let Query(parameters) =
+        parameters.map_err(|_| ApiError::invalid("the query cannot be read").field("query"))?;
+    let [mut limit, mut offset, mut after] = [None, None, None];
+    for (name, value) in &parameters {
+        let taken = match name.as_str() {
+            "limit" => &mut limit,
+            "offset" => &mut offset,
+            "after" => &mut after,
+            _ => {
+                let name = name.chars().take(100).collect::<String>();
+                return Err(ApiError::invalid("there is no such parameter").field(name));
+            }
+        };
+        *taken = Some(value.as_str());
+    }
+    let page = Page::parse(limit, offset, after)?;
+    let owner = core.accounts.user_of(&principal).await?;
+    let listed = core.files.list(owner, &page).await?;
+    let shown: Vec<ShownFile<'_>> = listed.files.iter().map(ShownFile::from).collect();
+    let body = serde_json::to_vec(&shown).map_err(|_| ApiError::internal())?;
+    // Held until the client has read it: pages of slow readers add up.
+    let mut share = BodyShare::new(&core.bodies);
+    share.grow(body.len())?;
+    let mut response = json(StatusCode::OK, Body::new(HeldBody::new(body, share)));
+    if let Some(next) = listed.next {
+        let limit = limit.map(|limit| format!("limit={limit}&")).unwrap_or_default();
+        let link = format!("</api/files?{limit}after={next}>; rel=\"next\"");
+        response.headers_mut().insert(LINK, HeaderValue::try_from(link).map_err(|_| ApiError::internal())?);
+    }
+    Ok(response)
+}
+
+/// `DELETE /api/files/{id}`.
+async fn delete(
+    State(face): State<Arc<Face>>,
+    Extension(principal): Extension<Principal>,
+    id: Result<Path<Uuid>, PathRejection>,
+) -> Result<StatusCode, ApiError> {
+    let core = face.core()?;
+    let id = known_id(id)?;
+    let owner = core.accounts.user_of(&principal).await?;
+    core.files.delete(owner, id).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+fn known_id(id: Result<Path<Uuid>, PathRejection>) -> Result<Uuid, FilesError> {
+    // What is no id is the id of nothing.
+    id.map(|Path(id)| id).map_err(|_| FilesError::NotFound)
+}
+
+fn json(status: StatusCode, body: Body) -> Response {
+    let mut response = Response::new(body);
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+}
+
+/// Until when so many bytes have to have come or gone: who is slower keeps a turn from others.
+fn deadline(core: &Core, bytes: u64) -> Instant {
+    let rate = core.files.config().file_min_rate.max(1);
+    Instant::now() + core.limits.body_timeout + Duration::from_secs(bytes / rate)
+}

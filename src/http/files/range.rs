@@ -1,0 +1,118 @@
+//! Which bytes are asked for (RFC 9110, sections 13 and 14), and whether the client has them already.
+
+use std::ops::Range;
+
+use http_range_header::{EndPosition, StartPosition, parse_range_header};
+use hyper::HeaderMap;
+use hyper::header::{IF_NONE_MATCH, IF_RANGE, RANGE};
+
+/// What of a content is sent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Part {
+    /// All of it.
+    Whole,
+    /// These bytes.
+    Bytes(Range<u64>),
+    /// Nothing: the range has no byte of it.
+    Unsatisfiable,
+}
+
+/// What a request asks for of a content of `size` bytes that has the strong tag `tag`. A header that is malformed, names
+/// another unit or several ranges is passed over, as section 14.2 lets a server do; and so is one that was meant for
+/// another version (`If-Range`, compared strongly).
+pub(super) fn part(headers: &HeaderMap, tag: &str, size: u64) -> Part {
+    let mut ranges = headers.get_all(RANGE).iter();
+    let (Some(range), None) = (ranges.next(), ranges.next()) else { return Part::Whole };
+    let is_meant = headers.get(IF_RANGE).is_none_or(|condition| condition.as_bytes() == tag.as_bytes());
+    let parsed = range.to_str().ok().and_then(|text| parse_range_header(text.trim()).ok());
+    let Some(parsed) = parsed.filter(|_| is_meant) else { return Part::Whole };
+    let [range] = &parsed.ranges[..] else { return Part::Whole };
+    let last = match range.end {
+        EndPosition::Index(last) => last,
+        EndPosition::LastByte => u64::MAX,
+    };
+    let first = match range.start {
+        StartPosition::Index(first) if first > last => return Part::Whole,
+        StartPosition::Index(first) => first,
+        // More than there is: all of it.
+        StartPosition::FromLast(bytes) => size.saturating_sub(bytes),
+    };
+    if first >= size {
+        return Part::Unsatisfiable;
+    }
+    Part::Bytes(first..last.saturating_add(1).min(size))
+}
+
+/// Whether `If-None-Match` names the tag, or any. Tags are compared weakly.
+pub(super) fn is_known(headers: &HeaderMap, tag: &str) -> bool {
+    let values = headers.get_all(IF_NONE_MATCH).iter().filter_map(|value| value.to_str().ok());
+    // Our tags have no comma, so a piece of another's is never one.
+    values
+        .flat_map(|value| value.split(','))
+        .map(str::trim)
+        .any(|listed| listed == "*" || listed.strip_prefix("W/").unwrap_or(listed) == tag)
+}
+
+#[cfg(test)]
+mod tests {
+    use hyper::header::{HeaderName, HeaderValue};
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn headers(pairs: &[(HeaderName, &str)]) -> HeaderMap {
+        pairs.iter().map(|(name, value)| (name.clone(), HeaderValue::from_str(value).unwrap())).collect()
+    }
+
+    #[test]
+    fn a_range_is_what_rfc_9110_says() {
+        let of = |range: &str, size| part(&headers(&[(RANGE, range)]), "\"t\"", size);
+        for (range, expected) in [
+            ("bytes=0-0", Part::Bytes(0..1)),
+            ("bytes=0-", Part::Bytes(0..10)),
+            ("bytes=3-5", Part::Bytes(3..6)),
+            ("bytes=3-500", Part::Bytes(3..10)),
+            ("bytes=-4", Part::Bytes(6..10)),
+            ("bytes=-400", Part::Bytes(0..10)),
+            ("bytes=9-18446744073709551615", Part::Bytes(9..10)),
+            ("bytes=10-", Part::Unsatisfiable),
+            ("bytes=10-20", Part::Unsatisfiable),
+            ("bytes=5-3", Part::Whole),
+            ("bytes=0-1,3-4", Part::Whole),
+            ("bytes=", Part::Whole),
+            ("bytes=a-b", Part::Whole),
+            ("bytes=99999999999999999999-", Part::Whole),
+            ("lines=0-1", Part::Whole),
+            ("0-1", Part::Whole),
+        ] {
+            assert_eq!(of(range, 10), expected, "{range}");
+        }
+        assert_eq!(of("bytes=0-", 0), Part::Unsatisfiable);
+        assert_eq!(part(&headers(&[(RANGE, "bytes=0-0"), (RANGE, "bytes=1-1")]), "\"t\"", 10), Part::Whole);
+    }
+
+    #[test]
+    fn a_range_of_another_version_is_passed_over() {
+        let of = |condition| part(&headers(&[(RANGE, "bytes=0-0"), (IF_RANGE, condition)]), "\"t\"", 10);
+        assert_eq!(of("\"t\""), Part::Bytes(0..1));
+        for other in ["\"u\"", "W/\"t\"", "Wed, 21 Oct 2015 07:28:00 GMT", ""] {
+            assert_eq!(of(other), Part::Whole, "{other}");
+        }
+    }
+
+    #[test]
+    fn a_known_tag_is_found_in_a_list() {
+        let known = |value| is_known(&headers(&[(IF_NONE_MATCH, value)]), "\"t\"");
+        assert!(["\"t\"", "W/\"t\"", "*", "\"a,b\", \"t\""].into_iter().all(known));
+        assert!(!["", "t", "\"u\"", "\"t", "\"at\""].into_iter().any(known));
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_is_asked_for_lies_within(range in "bytes=[0-9]{0,21}-[0-9]{0,21}", size in 0..1000_u64) {
+            if let Part::Bytes(bytes) = part(&headers(&[(RANGE, &range)]), "\"t\"", size) {
+                prop_assert!(bytes.start < bytes.end && bytes.end <= size);
+            }
+        }
+    }
+}

@@ -1,0 +1,133 @@
+//! `POST /api/files/upload`: `multipart/form-data` (RFC 7578), each part a file.
+
+use std::io;
+use std::sync::Arc;
+
+use axum::Extension;
+use axum::body::Body;
+use axum::extract::{Request, State};
+use axum::response::Response;
+use futures_util::TryStreamExt;
+use hyper::StatusCode;
+use hyper::header::CONTENT_TYPE;
+use multer::Multipart;
+use serde::Serialize;
+
+use super::super::body::{BodyLimits, LimitedBody};
+use super::super::error::ApiError;
+use super::super::{Core, Face};
+use super::multipart::{MAX_PART_HEAD_BYTES, Pace, Pieces, boundary, malformed};
+use super::{deadline, json};
+use crate::auth::Principal;
+use crate::files::{FilesError, StoredFile, Upload};
+
+#[derive(Serialize)]
+struct Uploaded {
+    files: Vec<Stored>,
+}
+
+#[derive(Serialize)]
+struct Stored {
+    id: uuid::Uuid,
+    filename: String,
+    size: u64,
+    mime_type: String,
+    sha256: String,
+}
+
+impl From<StoredFile> for Stored {
+    fn from(file: StoredFile) -> Self {
+        let StoredFile { id, filename, size, mime_type, sha256, .. } = file;
+        Self { id, filename, size, mime_type, sha256: sha256.to_string() }
+    }
+}
+
+/// `POST /api/files/upload`.
+pub(super) async fn post(
+    State(face): State<Arc<Face>>,
+    Extension(principal): Extension<Principal>,
+    request: Request,
+) -> Result<Response, ApiError> {
+    let core = face.core()?;
+    let (head, body) = request.into_parts();
+    let config = core.files.config();
+    let most = config.max_file_bytes.saturating_add(MAX_PART_HEAD_BYTES);
+    let bytes = most.saturating_mul(config.max_files_per_upload as u64);
+    let limits = BodyLimits {
+        bytes: usize::try_from(bytes).unwrap_or(usize::MAX),
+        setting: "MAX_FILE_BYTES × MAX_FILES_PER_UPLOAD",
+        deadline: deadline(core, 0),
+    };
+    let mut body = LimitedBody::new(&head, body, limits);
+    let stored = store(core, &principal, head.headers.get(CONTENT_TYPE), &mut body).await;
+    // What follows the last part is nothing to us (RFC 2046, section 5.1.1), but has to be read for an answer to be seen.
+    body.discard().await;
+    let stored = match stored {
+        Ok(stored) => stored,
+        Err(refusal) => {
+            face.metrics.file_uploads_refused.with_label_values(&[refusal.code()]).inc();
+            return Err(refusal);
+        }
+    };
+    let uploaded = Uploaded { files: stored.into_iter().map(Stored::from).collect() };
+    let shown = serde_json::to_vec(&uploaded).map_err(|_| ApiError::internal())?;
+    Ok(json(StatusCode::CREATED, Body::from(shown)))
+}
+
+async fn store(
+    core: &Core,
+    principal: &Principal,
+    content_type: Option<&hyper::header::HeaderValue>,
+    body: &mut LimitedBody,
+) -> Result<Vec<StoredFile>, ApiError> {
+    let boundary = boundary(content_type)?;
+    if body.announced() > body.limits().bytes as u64 {
+        return Err(body.limits().too_large());
+    }
+    let owner = core.accounts.user_of(principal).await?;
+    let mut upload = core.files.begin(owner, body.announced()).await?;
+    let pace = Pace::default();
+    let rate = core.files.config().file_min_rate;
+    let mut pieces = Pieces::new(body, &pace, rate);
+    let taken = take_parts(&mut pieces, &pace, boundary, &mut upload).await;
+    // What the body itself was refused for says more than that its parts ended.
+    let refused = pieces.take_refusal();
+    match (refused, taken) {
+        (_, Ok(())) => Ok(upload.finish().await?),
+        (Some(refusal), Err(_)) => Err(refusal),
+        (None, Err(refusal)) => Err(refusal),
+    }
+}
+
+async fn take_parts(
+    pieces: &mut Pieces<'_>,
+    pace: &Pace,
+    boundary: String,
+    upload: &mut Upload,
+) -> Result<(), ApiError> {
+    let mut parts = Multipart::new(pieces, boundary);
+    loop {
+        pace.expect_head();
+        let Some(part) = parts.next_field().await.map_err(|error| malformed(&error))? else { return Ok(()) };
+        pace.expect_content();
+        let Some(name) = part.file_name().map(str::to_owned) else {
+            let field = part.name().unwrap_or("file").chars().take(100).collect::<String>();
+            return Err(ApiError::invalid("each part is a file, with a filename in UTF-8").field(field));
+        };
+        let declared = match part.headers().get(CONTENT_TYPE) {
+            None => None,
+            Some(declared) => Some(declared.to_str().map(str::to_owned).map_err(|_| {
+                FilesError::Invalid { field: "content-type", message: "a file's type is visible ASCII" }
+            })?),
+        };
+        let mut broken = None;
+        let content = part.map_err(|error| {
+            broken = Some(malformed(&error));
+            io::Error::from(io::ErrorKind::InvalidData)
+        });
+        match (upload.add(&name, declared.as_deref(), content).await, broken) {
+            (Err(FilesError::Source(_)), Some(refusal)) => return Err(refusal),
+            (added, _) => added?,
+        }
+    }
+}

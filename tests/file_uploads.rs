@@ -1,0 +1,389 @@
+//! Uploads that are wrong, too many, cut off or hostile: each is refused as a whole and leaves nothing behind.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::task::JoinSet;
+
+use crate::support::files::{BOUNDARY, MULTIPART, body, end, on_disk, part, store, upload};
+use crate::support::postgres::TestDatabase;
+use crate::support::service::{Answer, Folder, Service, eventually};
+
+const PATIENCE: Duration = Duration::from_secs(10);
+
+fn told(answer: &Answer) -> (u16, String, String) {
+    let field = answer.json()["error"]["field"].as_str().unwrap_or_default().to_owned();
+    (answer.status.as_u16(), answer.error_code(), field)
+}
+
+fn refused(status: u16, code: &str, field: &str) -> (u16, String, String) {
+    (status, code.to_owned(), field.to_owned())
+}
+
+async fn assert_nothing_is_left(service: &Service, data: &Folder) {
+    assert_eq!(service.get("/api/files").await.json(), serde_json::json!([]));
+    assert_eq!(on_disk(data), (Vec::<PathBuf>::new(), Vec::new()));
+}
+
+#[tokio::test]
+async fn what_is_no_upload_is_refused_as_a_whole_and_leaves_nothing() {
+    let (database, data) = (TestDatabase::create().await, Folder::new());
+    let variables = [("DATA_DIR", data.path()), ("MAX_FILE_BYTES", "100000"), ("MAX_FILES_PER_UPLOAD", "3")];
+    let service = Service::start(database.url(), &variables).await;
+    let good = part("good.txt", "text/plain", b"good");
+    let raw = |head: &str, content: &[u8]| {
+        [b"--", BOUNDARY.as_bytes(), b"\r\n", head.as_bytes(), content, b"\r\n"].concat()
+    };
+    let after_good = |bad: Vec<u8>| [good.clone(), bad].concat();
+    let invalid = |field| refused(400, "invalid_request", field);
+    let disposition = "content-disposition: form-data; name=\"file\"; filename=\"a\"\r\n";
+    for (what, sent, expected) in [
+        ("nothing", Vec::new(), invalid("body")),
+        ("no part", end(), invalid("file")),
+        ("no boundary in it", b"hello".to_vec(), invalid("body")),
+        ("cut off in a head", after_good(b"------a-boundary\r\ncontent-dis".to_vec()), invalid("body")),
+        ("cut off in a content", after_good(part("a", "text/plain", b"x")), invalid("body")),
+        ("cut off in a boundary", after_good(b"------a-bou".to_vec()), invalid("body")),
+        (
+            "no filename",
+            body(&[good.clone(), raw("content-disposition: form-data; name=\"note\"\r\n\r\n", b"x")]),
+            invalid("note"),
+        ),
+        ("no head", body(&[good.clone(), raw("\r\n", b"x")]), invalid("body")),
+        ("a head that is none", body(&[good.clone(), raw("nonsense\r\n\r\n", b"x")]), invalid("body")),
+        (
+            "a huge head",
+            body(&[good.clone(), raw(&format!("{disposition}x: {}\r\n\r\n", "y".repeat(60_000)), b"x")]),
+            invalid("body"),
+        ),
+        (
+            "many heads",
+            body(&[good.clone(), raw(&format!("{disposition}{}\r\n", "x: y\r\n".repeat(100)), b"x")]),
+            invalid("body"),
+        ),
+        (
+            "a long preamble",
+            [vec![b'x'; 60_000], body(std::slice::from_ref(&good))].concat(),
+            invalid("body"),
+        ),
+        (
+            "a name of 300 bytes",
+            body(&[good.clone(), part(&"n".repeat(300), "text/plain", b"x")]),
+            invalid("filename"),
+        ),
+        (
+            "a name that is a folder",
+            body(&[good.clone(), part("../..", "text/plain", b"x")]),
+            invalid("filename"),
+        ),
+        ("no name", body(&[good.clone(), part("", "text/plain", b"x")]), invalid("filename")),
+        ("a NUL in a name", body(&[good.clone(), part("a\0b", "text/plain", b"x")]), invalid("body")),
+        ("a tab in a name", body(&[good.clone(), part("a\tb", "text/plain", b"x")]), invalid("filename")),
+        (
+            "a line in a name",
+            body(&[good.clone(), part("a\r\nset-cookie: x", "text/plain", b"x")]),
+            invalid("file"),
+        ),
+        ("a type that is none", body(&[good.clone(), part("a", "nonsense", b"x")]), invalid("content-type")),
+        ("a type of bytes", body(&[good.clone(), part("a", "text/\u{fc}", b"x")]), invalid("content-type")),
+        (
+            "another type",
+            body(&[good.clone(), part("a.png", "image/png", b"<html><script>alert(1)</script>")]),
+            refused(415, "type_mismatch", "content-type"),
+        ),
+        (
+            "a file that is too large",
+            body(&[good.clone(), part("a", "text/plain", &vec![b'x'; 100_001])]),
+            refused(413, "too_large", ""),
+        ),
+        ("four files", body(&vec![good.clone(); 4]), refused(413, "too_large", "")),
+        ("10,000 parts", body(&vec![part("a", "text/plain", b""); 10_000]), refused(413, "too_large", "")),
+    ] {
+        let answer = upload(&service, "", sent).await;
+        assert_eq!(told(&answer), expected, "{what}: {:?}", answer.body);
+        // Nothing of the machine is told.
+        assert!(!String::from_utf8_lossy(&answer.body).contains(data.path()), "{what}");
+    }
+    let sent = body(std::slice::from_ref(&good));
+    for (content_type, expected) in [
+        ("text/plain", refused(415, "unsupported_media_type", "content-type")),
+        ("multipart/mixed; boundary=x", refused(415, "unsupported_media_type", "content-type")),
+        ("multipart/form-data", invalid("content-type")),
+        (&format!("multipart/form-data; boundary={}", "x".repeat(1000)), invalid("content-type")),
+        ("multipart/form-data; boundary=another", invalid("body")),
+    ] {
+        let answer = service
+            .request("POST", "/api/files/upload", &[("content-type", content_type)], sent.clone())
+            .await;
+        assert_eq!(told(&answer), expected, "{content_type}");
+    }
+    let answer = service.request("POST", "/api/files/upload", &[], sent.clone()).await;
+    assert_eq!(answer.status.as_u16(), 415);
+    let invalid_utf8 = [
+        b"------a-boundary\r\ncontent-disposition: form-data; name=\"file\"; filename=\"\xff\xfe\"\r\n\r\nx\r\n".to_vec(),
+        end(),
+    ];
+    assert_eq!(told(&upload(&service, "", invalid_utf8.concat()).await), invalid("file"));
+    let nested = "multipart/mixed; boundary=inner";
+    assert_nothing_is_left(&service, &data).await;
+    // What is within a file is its own business; three of the largest are taken.
+    let full = part("a", nested, &vec![b'-'; 100_000]);
+    assert_eq!(upload(&service, "", body(&vec![full; 3])).await.status.as_u16(), 201);
+    let metrics = String::from_utf8(service.get("/metrics").await.body.to_vec()).unwrap();
+    assert!(metrics.contains("tidegate_file_uploads_refused_total{reason=\"type_mismatch\"} 1"), "{metrics}");
+}
+
+#[tokio::test]
+async fn names_are_data_wherever_they_turn_up() {
+    let (database, data) = (TestDatabase::create().await, Folder::new());
+    let service = Service::start(database.url(), &[("DATA_DIR", data.path())]).await;
+    for (sent, kept) in [
+        ("../../../etc/passwd", "passwd"),
+        ("/etc/shadow", "shadow"),
+        ("..\\..\\boot.ini", "boot.ini"),
+        ("C:\\x", "x"),
+        ("'; drop table files; --", "'; drop table files; --"),
+        ("$1 {schema} %s ${PATH}", "$1 {schema} %s ${PATH}"),
+        ("日本語.txt", "日本語.txt"),
+        ("a%2e%2e%2fb", "a%2e%2e%2fb"),
+        (".htaccess", ".htaccess"),
+        ("CON", "CON"),
+    ] {
+        let file = store(&service, "", sent, sent.as_bytes()).await;
+        assert_eq!(file["filename"], kept);
+        let path = format!("/api/files/{}", file["id"].as_str().unwrap());
+        assert_eq!(service.get(&path).await.body, sent.as_bytes());
+    }
+    let (contents, drafts) = on_disk(&data);
+    assert_eq!((contents.len(), drafts.len()), (10, 0));
+    let is_a_hash =
+        |path: &PathBuf| path.file_name().unwrap().to_str().unwrap().chars().all(|c| c.is_ascii_hexdigit());
+    assert!(contents.iter().all(is_a_hash), "{contents:?}");
+    use std::os::unix::fs::PermissionsExt;
+    let mode = |path: &std::path::Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    assert_eq!(mode(&contents[0]), 0o600);
+    assert_eq!(mode(contents[0].parent().unwrap()), 0o700);
+    assert_eq!(mode(contents[0].parent().unwrap().parent().unwrap()), 0o700);
+}
+
+#[tokio::test]
+async fn twenty_uploads_at_once_do_not_pass_the_quota_by_a_byte() {
+    let (database, data) = (TestDatabase::create().await, Folder::new());
+    // Seven of them fit.
+    let variables = [
+        ("DATA_DIR", data.path()),
+        ("FILE_QUOTA_BYTES", "700099"),
+        ("MAX_UPLOADS", "20"),
+        ("FILES_WAIT_MS", "30000"),
+        ("FILES_TIMEOUT_MS", "30000"),
+        ("FILES_SWEEP_S", "1"),
+    ];
+    let service = std::sync::Arc::new(Service::start(database.url(), &variables).await);
+    let mut uploads = JoinSet::new();
+    for number in 0..20_u8 {
+        let service = std::sync::Arc::clone(&service);
+        uploads.spawn(async move {
+            let answer =
+                upload(&service, "", body(&[part("a", "text/plain", &vec![b'a' + number; 100_000])])).await;
+            if answer.status.as_u16() != 201 {
+                assert_eq!(told(&answer), refused(413, "quota_exceeded", ""));
+            }
+            answer.status.as_u16()
+        });
+    }
+    let answers = uploads.join_all().await;
+    assert_eq!(answers.iter().filter(|status| **status == 201).count(), 7, "{answers:?}");
+    let client = database.connect().await;
+    let held: i64 = client.query_one("select sum(size)::bigint from files", &[]).await.unwrap().get(0);
+    assert_eq!(held, 700_000);
+    assert_eq!(on_disk(&data), (on_disk(&data).0, Vec::new()));
+    assert_eq!(on_disk(&data).0.len(), 7, "what was refused was not put into place");
+    // Empty files count as well, and what is deleted is free again.
+    let listed = service.get("/api/files?limit=1").await.json();
+    let path = format!("/api/files/{}", listed[0]["id"].as_str().unwrap());
+    assert_eq!(service.request("DELETE", &path, &[], "").await.status.as_u16(), 204);
+    for _ in 0..24 {
+        store(&service, "", "empty", b"").await;
+    }
+    let answer = upload(&service, "", body(&[part("empty", "text/plain", b"")])).await;
+    assert_eq!(told(&answer), refused(413, "quota_exceeded", ""));
+}
+
+#[tokio::test]
+async fn the_journals_reserve_of_the_disk_is_left_to_it() {
+    let (database, data) = (TestDatabase::create().await, Folder::new());
+    let variables = [("DATA_DIR", data.path()), ("JOURNAL_MIN_FREE", "1099511627776")];
+    let service = Service::start(database.url(), &variables).await;
+    let answer = upload(&service, "", body(&[part("a", "text/plain", b"a")])).await;
+    assert_eq!(told(&answer), refused(507, "disk_full", ""));
+    assert_nothing_is_left(&service, &data).await;
+}
+
+/// Sends the beginning of an upload of `announced` bytes, `sent` of them content.
+async fn begun(service: &Service, announced: usize, sent: usize) -> TcpStream {
+    let mut stream = TcpStream::connect(&service.address).await.unwrap();
+    let head = format!(
+        "POST /api/files/upload HTTP/1.1\r\nhost: localhost\r\ncontent-type: {MULTIPART}\r\ncontent-length: {announced}\r\n\r\n"
+    );
+    let first = part("a", "application/octet-stream", &vec![1; sent]);
+    stream.write_all(&[head.as_bytes(), &first].concat()).await.unwrap();
+    stream
+}
+
+#[tokio::test]
+async fn an_upload_that_is_cut_off_leaves_nothing_and_gives_its_turn_back() {
+    let (database, data) = (TestDatabase::create().await, Folder::new());
+    let variables = [
+        ("DATA_DIR", data.path()),
+        ("MAX_UPLOADS", "2"),
+        ("BODY_TIMEOUT_S", "2"),
+        ("FILE_MIN_RATE", "1000000"),
+    ];
+    let service = Service::start(database.url(), &variables).await;
+    let sent = body(&[part("b", "text/plain", b"b")]);
+    for by_reset in [true, false] {
+        let stuck = [begun(&service, 9_000_000, 700_000).await, begun(&service, 9_000_000, 700_000).await];
+        eventually("two drafts", async || (on_disk(&data).1.len() == 2).then_some(())).await;
+        let answer = upload(&service, "", sent.clone()).await;
+        assert_eq!(told(&answer), refused(503, "overloaded", ""));
+        if by_reset {
+            stuck.iter().for_each(|stream| stream.set_zero_linger().unwrap());
+            drop(stuck);
+        } else {
+            // One that sends nothing more is told so in time.
+            for mut stream in stuck {
+                let mut answer = String::new();
+                tokio::time::timeout(PATIENCE, stream.read_to_string(&mut answer)).await.unwrap().unwrap();
+                assert!(answer.starts_with("HTTP/1.1 408"), "{answer}");
+            }
+        }
+        eventually("no drafts", async || on_disk(&data).1.is_empty().then_some(())).await;
+        assert_eq!(on_disk(&data).0, Vec::<PathBuf>::new());
+    }
+    assert_eq!(upload(&service, "", sent).await.status.as_u16(), 201);
+}
+
+#[tokio::test]
+async fn a_process_that_is_killed_during_an_upload_leaves_no_orphan_after_its_next_start() {
+    let (database, data) = (TestDatabase::create().await, Folder::new());
+    let variables = [("DATA_DIR", data.path())];
+    let service = Service::start(database.url(), &variables).await;
+    let kept = store(&service, "", "kept", b"kept").await;
+    let _stuck = begun(&service, 9_000_000, 2_000_000).await;
+    eventually("a draft", async || (on_disk(&data).1.len() == 1).then_some(())).await;
+    service.signal(nix::sys::signal::Signal::SIGKILL);
+    service.ended().await;
+    assert_eq!(on_disk(&data).1.len(), 1, "it was killed in the middle");
+    // And a content whose transaction failed.
+    let orphan = "ab".to_owned() + &"0".repeat(62);
+    let folder = std::path::Path::new(data.path()).join("files/ab");
+    std::fs::create_dir_all(&folder).unwrap();
+    std::fs::write(folder.join(orphan), "x").unwrap();
+    let service = Service::start(database.url(), &variables).await;
+    eventually("the draft and the orphan go", async || {
+        let (contents, drafts) = on_disk(&data);
+        (drafts.is_empty() && contents.len() == 1).then_some(())
+    })
+    .await;
+    let path = format!("/api/files/{}", kept["id"].as_str().unwrap());
+    assert_eq!(service.get(&path).await.body, "kept");
+}
+
+#[tokio::test]
+async fn a_folder_of_another_database_is_never_cleared() {
+    let (database, another, data) =
+        (TestDatabase::create().await, TestDatabase::create().await, Folder::new());
+    let variables = [("DATA_DIR", data.path()), ("FILES_SWEEP_S", "1"), ("DURABILITY", "memory")];
+    let client = another.connect().await;
+    client.execute("update file_store set id = gen_random_uuid()", &[]).await.unwrap();
+    let service = Service::start(database.url(), &variables).await;
+    let file = store(&service, "", "a", b"content").await;
+    eventually("the folder is marked", async || {
+        std::path::Path::new(data.path()).join("files/database").exists().then_some(())
+    })
+    .await;
+    service.stop().await;
+    let service = Service::start(another.url(), &variables).await;
+    eventually("it says so", async || service.log().contains("belongs to another database").then_some(()))
+        .await;
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    assert_eq!(on_disk(&data).0.len(), 1);
+    service.stop().await;
+    let service = Service::start(database.url(), &variables).await;
+    let path = format!("/api/files/{}", file["id"].as_str().unwrap());
+    assert_eq!(service.get(&path).await.body, "content");
+}
+
+#[tokio::test]
+async fn a_content_that_is_deleted_and_uploaded_again_while_it_is_swept_is_never_lost() {
+    let (database, data) = (TestDatabase::create().await, Folder::new());
+    let variables = [
+        ("DATA_DIR", data.path()),
+        ("FILES_SWEEP_S", "1"),
+        ("MAX_UPLOADS", "20"),
+        ("FILES_WAIT_MS", "20000"),
+    ];
+    let nodes = [
+        Service::start(database.url(), &[&variables[..], &[("DURABILITY", "memory")]].concat()).await,
+        Service::start(database.url(), &[&variables[..], &[("DURABILITY", "memory")]].concat()).await,
+    ];
+    // Both sweep the folder once a second; each round deletes the last file of a content and adds it again.
+    let until = std::time::Instant::now() + Duration::from_secs(8);
+    let mut rounds = 0;
+    while std::time::Instant::now() < until {
+        let name = format!("{}", rounds % 3);
+        let stored = tokio::join!(
+            store(&nodes[0], "", &name, name.as_bytes()),
+            store(&nodes[1], "", &name, name.as_bytes())
+        );
+        for file in [stored.0, stored.1] {
+            let path = format!("/api/files/{}", file["id"].as_str().unwrap());
+            let answer = nodes[rounds % 2].get(&path).await;
+            assert_eq!((answer.status.as_u16(), &answer.body[..]), (200, name.as_bytes()), "round {rounds}");
+            assert_eq!(nodes[0].request("DELETE", &path, &[], "").await.status.as_u16(), 204);
+        }
+        rounds += 1;
+    }
+    assert!(rounds > 10, "{rounds}");
+    let swept = String::from_utf8(nodes[0].get("/metrics").await.body.to_vec()).unwrap();
+    let swept_too = String::from_utf8(nodes[1].get("/metrics").await.body.to_vec()).unwrap();
+    assert!(!(swept + &swept_too).contains("failed"));
+    eventually("in the end nothing is left", async || on_disk(&data).0.is_empty().then_some(())).await;
+}
+
+#[tokio::test]
+async fn an_upload_of_256_mib_takes_no_memory_to_speak_of() {
+    let (database, data) = (TestDatabase::create().await, Folder::new());
+    let service = Service::start(database.url(), &[("DATA_DIR", data.path())]).await;
+    store(&service, "", "warm", &vec![1; 1 << 20]).await;
+    let most = || {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", service.pid())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+        line.trim().trim_end_matches(" kB").trim().parse::<u64>().unwrap() * 1024
+    };
+    let before = most();
+    let mib = 256_usize;
+    let (first, last) = (part("large", "application/octet-stream", b""), end());
+    let head = &first[..first.len() - 2];
+    let length = head.len() + (mib << 20) + 2 + last.len();
+    let mut stream = TcpStream::connect(&service.address).await.unwrap();
+    let request = format!(
+        "POST /api/files/upload HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ncontent-type: {MULTIPART}\r\ncontent-length: {length}\r\n\r\n"
+    );
+    stream.write_all(&[request.as_bytes(), head].concat()).await.unwrap();
+    let piece: Vec<u8> = (0..1_u32 << 20).map(|n| (n % 253) as u8).collect();
+    for _ in 0..mib {
+        stream.write_all(&piece).await.unwrap();
+    }
+    stream.write_all(&[b"\r\n", &last[..]].concat()).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    assert!(
+        answer.starts_with("HTTP/1.1 201") && answer.contains(&format!("\"size\":{}", mib << 20)),
+        "{answer}"
+    );
+    let grown = most().saturating_sub(before);
+    assert!(grown < 16 << 20, "{grown} bytes");
+}

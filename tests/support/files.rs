@@ -1,0 +1,62 @@
+//! Uploads for tests, and a look into the folder of contents.
+
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+
+use super::service::{Answer, Folder, Service};
+
+pub(crate) const BOUNDARY: &str = "----a-boundary";
+pub(crate) const MULTIPART: &str = "multipart/form-data; boundary=----a-boundary";
+
+/// One part as a browser sends it.
+pub(crate) fn part(filename: &str, content_type: &str, content: &[u8]) -> Vec<u8> {
+    let head = format!(
+        "--{BOUNDARY}\r\ncontent-disposition: form-data; name=\"file\"; filename=\"{filename}\"\r\ncontent-type: {content_type}\r\n\r\n"
+    );
+    [head.as_bytes(), content, b"\r\n"].concat()
+}
+
+/// The end of a body.
+pub(crate) fn end() -> Vec<u8> {
+    format!("--{BOUNDARY}--\r\n").into_bytes()
+}
+
+/// A body of these parts.
+pub(crate) fn body(parts: &[Vec<u8>]) -> Vec<u8> {
+    [parts.concat(), end()].concat()
+}
+
+/// Uploads a body.
+pub(crate) async fn upload(service: &Service, token: &str, body: Vec<u8>) -> Answer {
+    let bearer = format!("Bearer {token}");
+    let mut headers = vec![("content-type", MULTIPART)];
+    if !token.is_empty() {
+        headers.push(("authorization", &bearer));
+    }
+    service.request("POST", "/api/files/upload", &headers, body).await
+}
+
+/// Uploads one file, which has to be taken; as it is shown.
+pub(crate) async fn store(service: &Service, token: &str, filename: &str, content: &[u8]) -> Value {
+    let answer = upload(service, token, body(&[part(filename, "application/octet-stream", content)])).await;
+    assert_eq!(answer.status.as_u16(), 201, "{:?}", answer.body);
+    answer.json()["files"][0].clone()
+}
+
+/// Asks with a token, if there is one.
+pub(crate) async fn ask(service: &Service, method: &str, path: &str, token: &str) -> Answer {
+    let bearer = format!("Bearer {token}");
+    let headers = [("authorization", bearer.as_str())];
+    service.request(method, path, if token.is_empty() { &[] } else { &headers }, "").await
+}
+
+/// The contents and the drafts that are on the disk.
+pub(crate) fn on_disk(data: &Folder) -> (Vec<PathBuf>, Vec<PathBuf>) {
+    let root = Path::new(data.path()).join("files");
+    let list = |dir: &Path| -> Vec<PathBuf> {
+        std::fs::read_dir(dir).map_or(Vec::new(), |dir| dir.map(|entry| entry.unwrap().path()).collect())
+    };
+    let folders = list(&root).into_iter().filter(|path| path.file_name().unwrap().len() == 2);
+    (folders.flat_map(|folder| list(&folder)).collect(), list(&root.join("tmp")))
+}
