@@ -13,6 +13,7 @@
 //! | conversations: what keeps their tables small | ends with 4 |
 //! | accounts: what other nodes revoked | ends with 4 |
 //! | files: the sweeper | ends with 4 |
+//! | imports: those that are not done | end with 4, and are taken up by the next start |
 //! | events are taken | 1 nothing is taken, 2 the requests under way are answered |
 //!
 //! The stop's time, `SHUTDOWN_TIMEOUT_S`, has shares: a quarter for 1 and 2, up to three quarters with 3, the last for 6.
@@ -34,6 +35,7 @@ use crate::db::local::{EmergencyStop, LocalCluster, LocalError};
 use crate::db::{self, ConnectionUrl, Database, DbError, MigrationError, PartitionKeeper};
 use crate::files::{Files, FilesSettings};
 use crate::http::{BoundServer, Face, Parts, RunningServer, StressParts, jwks};
+use crate::imports::{Imports, ImportsSettings, ImportsTasks, Limits};
 use crate::ingest::journal::{self, JournalError, JournalSettings, RealFiles, Recovered};
 use crate::ingest::{Drained, FenceError, IngestSettings, OpenJournal, Pipeline, Registered};
 use crate::lifecycle::Lifecycle;
@@ -163,7 +165,7 @@ fn listen(config: &Config, face: &Arc<Face>) -> Result<RunningServer, AppError> 
 struct Running {
     database: Database,
     pipeline: Pipeline,
-    tasks: (RecordsTasks, ConversationsTasks, AuthTasks),
+    tasks: (RecordsTasks, ConversationsTasks, AuthTasks, ImportsTasks),
     housekeeping: JoinSet<()>,
 }
 
@@ -249,8 +251,10 @@ async fn start(
     let ingest = pipeline.ingest().clone();
     let files = files(config, &database, metrics);
     housekeeping.spawn(files.clone().keep_swept());
-    face.serve(Parts { ingest, database: operations, stress, accounts, conversations, files });
-    let tasks = (records_tasks, conversation_tasks, auth);
+    let (imports, import_tasks) = imports(config, &database, &files, metrics);
+    let parts = Parts { ingest, database: operations, stress, accounts, conversations, files, imports };
+    face.serve(parts);
+    let tasks = (records_tasks, conversation_tasks, auth, import_tasks);
     Ok(Running { database, pipeline, tasks, housekeeping })
 }
 
@@ -264,6 +268,30 @@ fn files(config: &Config, database: &Database, metrics: &Arc<Metrics>) -> Files 
         min_free: config.journal.journal_min_free,
     };
     Files::new(settings, &database.share(config.shares().files, wait), metrics)
+}
+
+/// Imports, over shares of the pool; those that a former run began go on.
+fn imports(
+    config: &Config,
+    database: &Database,
+    files: &Files,
+    metrics: &Arc<Metrics>,
+) -> (Imports, ImportsTasks) {
+    let (conversations, shares) = (&config.conversations, config.shares());
+    let settings = ImportsSettings {
+        imports: config.imports.clone(),
+        limits: Limits {
+            line_bytes: config.imports.max_import_line_bytes,
+            event_bytes: config.ingest.max_event_bytes,
+            title_bytes: conversations.max_title_bytes,
+            message_bytes: conversations.max_message_bytes,
+            metadata_bytes: conversations.max_metadata_bytes,
+            json_depth: config.ingest.max_json_depth,
+        },
+    };
+    let wait = Duration::from_millis(config.files.files_wait_ms);
+    let writers = database.share(shares.imports, wait);
+    Imports::start(&settings, &writers, &database.share(shares.files, wait), files, metrics)
 }
 
 /// Recovers what former runs left, and begins a part of our own.

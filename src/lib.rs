@@ -15,7 +15,9 @@
 //! | [`db`] | the pool, TLS, migrations, partitions, and the private Postgres of a first run |
 //! | [`doctor`] | measures a host and its database, and runs drills |
 //! | [`faults`] | which request is hit by a fault on demand, and by what |
+//! | [`files`] | files of users
 //! | [`http`] | the HTTP face: routes, limits, wire formats |
+//! | [`imports`] | lines of files become events, conversations and messages
 //! | [`ingest`] | the path of an event, from admission to its row |
 //! | [`files`] | files that users upload |
 //! | [`lifecycle`] | whether the service is starting, serving or stopping |
@@ -23,8 +25,8 @@
 //! | [`realtime`] | the feed of changes |
 //! | [`records`] | JSON records in collections |
 //!
-//! Dependencies point one way: `main → cli → app → http → { ingest, records, files, auth } → db` (and `cli → doctor → ingest`,
-//! `records → realtime`), and anyone → `config`, `observe`.
+//! Dependencies point one way: `main → cli → app → http → { ingest, records, conversations, files, imports, auth } → db` (and `cli → doctor → ingest`,
+//! `imports → { ingest, files }`, `{ records, conversations } → realtime`), and anyone → `config`, `observe`.
 
 pub mod app;
 pub mod auth;
@@ -36,6 +38,7 @@ pub mod doctor;
 pub mod faults;
 pub mod files;
 pub mod http;
+pub mod imports;
 pub mod ingest;
 pub mod lifecycle;
 pub mod observe;

@@ -24,6 +24,7 @@ mod faults;
 mod file_downloads;
 mod file_uploads;
 mod files;
+mod imports;
 mod life;
 mod local_postgres;
 mod messages;

@@ -97,11 +97,61 @@ pub(super) const SETTINGS: &[Setting] = &[
 pub struct ImportsConfig {
     /// Connections, each with a `COPY` at a time.
     pub import_writers: usize,
+    /// Imports at once.
+    pub imports_at_once: usize,
+    /// Imports that wait.
+    pub max_imports: usize,
+    /// Bytes of a file that one transaction stores.
+    pub import_part_bytes: u64,
+    /// Bytes of a line.
+    pub max_import_line_bytes: usize,
+    /// Lines left out of which it is kept why.
+    pub import_max_rejected: u64,
+    /// Seconds that a statement may take.
+    pub import_timeout_s: u64,
 }
 
-pub(super) const IMPORT_SETTINGS: &[Setting] = &[Setting {
-    name: "IMPORT_WRITERS",
-    default: "2",
-    kind: Kind::Int { min: 1, max: 64, unit: "connections" },
-    help: "Share of the pool in which lines of files are stored, each connection a COPY at a time.",
-}];
+pub(super) const IMPORT_SETTINGS: &[Setting] = &[
+    Setting {
+        name: "IMPORT_WRITERS",
+        default: "2",
+        kind: Kind::Int { min: 1, max: 64, unit: "connections" },
+        help: "Share of the pool in which lines of files are stored, each connection a COPY at a time.",
+    },
+    Setting {
+        name: "IMPORTS_AT_ONCE",
+        default: "2",
+        kind: Kind::Int { min: 1, max: 64, unit: "files" },
+        help: "Files whose lines are stored at once; the others wait.",
+    },
+    Setting {
+        name: "MAX_IMPORTS",
+        default: "100",
+        kind: Kind::Int { min: 1, max: 100_000, unit: "files" },
+        help: "Files that wait for their lines to be stored; beyond it 503.",
+    },
+    Setting {
+        name: "IMPORT_PART_BYTES",
+        default: "4194304",
+        kind: Kind::Int { min: 4_096, max: 67_108_864, unit: "bytes" },
+        help: "What one transaction stores of a file, at most 32768 lines; a few parts are held in memory.",
+    },
+    Setting {
+        name: "MAX_IMPORT_LINE_BYTES",
+        default: "1114112",
+        kind: Kind::Int { min: 1_024, max: 67_108_864, unit: "bytes" },
+        help: "Size of a line; a longer one is left out.",
+    },
+    Setting {
+        name: "IMPORT_MAX_REJECTED",
+        default: "100000",
+        kind: Kind::Int { min: 0, max: 10_000_000, unit: "lines" },
+        help: "Lines of a file that were left out and of which the reasons are kept; all are counted.",
+    },
+    Setting {
+        name: "IMPORT_TIMEOUT_S",
+        default: "60",
+        kind: Kind::Int { min: 1, max: 3_600, unit: "seconds" },
+        help: "Time of one statement that stores a part of a file (statement_timeout); then it is tried again.",
+    },
+];

@@ -18,6 +18,7 @@ const MIGRATIONS: &[(&str, &str)] = &[
     ("V4__auth", include_str!("../../sql/migrations/V4__auth.sql")),
     ("V5__conversations", include_str!("../../sql/migrations/V5__conversations.sql")),
     ("V6__files", include_str!("../../sql/migrations/V6__files.sql")),
+    ("V7__imports", include_str!("../../sql/migrations/V7__imports.sql")),
 ];
 
 /// Why a database cannot be used.

@@ -15,6 +15,7 @@ use crate::conversations::ConversationsError;
 use crate::db::DbError;
 use crate::faults::FaultError;
 use crate::files::FilesError;
+use crate::imports::ImportsError;
 use crate::ingest::{Refusal, Refused};
 use crate::records::RecordsError;
 
@@ -291,6 +292,20 @@ impl From<AuthError> for ApiError {
                 tracing::error!(error = told, "a request failed");
                 Self::internal()
             }
+        }
+    }
+}
+
+impl From<ImportsError> for ApiError {
+    fn from(error: ImportsError) -> Self {
+        let told = error.to_string();
+        match error {
+            ImportsError::Invalid { field, message } => Self::invalid(message).field(field),
+            ImportsError::Processed => Self::new(StatusCode::CONFLICT, "processed", told).field("file_id"),
+            ImportsError::NotProcessed => Self::new(StatusCode::NOT_FOUND, "not_processed", told),
+            ImportsError::TooMany => Self::unavailable("overloaded", told, EXHAUSTED_RETRY),
+            ImportsError::File(error) => error.into(),
+            ImportsError::Database(error) => Self::from(&*error),
         }
     }
 }

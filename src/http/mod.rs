@@ -22,6 +22,7 @@ mod events;
 mod faults;
 mod files;
 mod headers;
+mod imports;
 mod json;
 pub mod jwks;
 mod limits;
@@ -61,6 +62,7 @@ use crate::config::Config;
 use crate::conversations::Conversations;
 use crate::db::Database;
 use crate::files::Files;
+use crate::imports::Imports;
 use crate::ingest::{Ingest, Promise};
 use crate::lifecycle::Lifecycle;
 use crate::observe::Metrics;
@@ -90,6 +92,7 @@ fn router(face: &Arc<Face>) -> Router {
         .merge(accounts::router())
         .merge(conversations::router())
         .merge(files::routes())
+        .merge(imports::router())
         .route("/api/v1/dead-letters", get(dead_letters::list))
         .route("/api/v1/dead-letters/redrive", post(dead_letters::redrive))
         .route("/api/v1/dead-letters/{id}", get(dead_letters::get).delete(dead_letters::discard))
@@ -152,6 +155,7 @@ pub struct Core {
     accounts: Accounts,
     conversations: Conversations,
     files: Files,
+    imports: Imports,
     takes_registrations: bool,
 }
 
@@ -170,6 +174,8 @@ pub struct Parts {
     pub conversations: Conversations,
     /// Files.
     pub files: Files,
+    /// Lines of files that are stored.
+    pub imports: Imports,
 }
 
 /// Limits of requests.
@@ -251,7 +257,7 @@ impl Face {
 
     /// From now on events are accepted.
     pub fn serve(&self, parts: Parts) {
-        let Parts { ingest, database, stress, accounts, conversations, files } = parts;
+        let Parts { ingest, database, stress, accounts, conversations, files, imports } = parts;
         let core = Core {
             ingest,
             database,
@@ -261,6 +267,7 @@ impl Face {
             accounts,
             conversations,
             files,
+            imports,
             takes_registrations: self.takes_registrations,
         };
         let _set_once = self.core.set(core);

@@ -35,7 +35,7 @@ mod receipts;
 pub mod reconcile;
 mod refusal;
 mod registered;
-mod retry;
+pub(crate) mod retry;
 pub mod row;
 mod snapshot;
 mod source;

@@ -62,9 +62,7 @@ impl Row<'_> {
         put_field(out, self.trace_id);
         match self.content {
             Content::Jsonb(json) => {
-                put_length(out, 1 + json.len());
-                out.push(JSONB_VERSION);
-                out.extend_from_slice(json);
+                put_jsonb(out, json);
                 put_null(out);
             }
             Content::Bytes(bytes) => {
@@ -82,7 +80,7 @@ impl Row<'_> {
 
 /// Appends a field of a tuple; nothing that comes near 2 GiB gets this far.
 #[inline]
-pub(super) fn put_field(out: &mut Vec<u8>, bytes: &[u8]) {
+pub fn put_field(out: &mut Vec<u8>, bytes: &[u8]) {
     put_length(out, bytes.len());
     out.extend_from_slice(bytes);
 }
@@ -94,12 +92,20 @@ fn put_length(out: &mut Vec<u8>, length: usize) {
 
 /// Appends a null field.
 #[inline]
-pub(super) fn put_null(out: &mut Vec<u8>) {
+pub fn put_null(out: &mut Vec<u8>) {
     out.extend_from_slice(&NULL.to_be_bytes());
 }
 
+/// Appends a field of `jsonb`.
+#[inline]
+pub fn put_jsonb(out: &mut Vec<u8>, json: &[u8]) {
+    put_length(out, 1 + json.len());
+    out.push(JSONB_VERSION);
+    out.extend_from_slice(json);
+}
+
 /// Microseconds since 2000-01-01, as a `timestamptz` field holds them.
-pub(super) fn postgres_timestamp(unix_us: i64) -> [u8; 8] {
+pub fn postgres_timestamp(unix_us: i64) -> [u8; 8] {
     (unix_us - POSTGRES_EPOCH_US).to_be_bytes()
 }
 

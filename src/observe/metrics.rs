@@ -75,6 +75,8 @@ pub struct Metrics {
     pub file_uploads_refused: IntCounterVec,
     /// Contents removed, as no file had them any more.
     pub contents_swept: IntCounter,
+    /// Lines of imported files, by what became of them.
+    pub import_lines: IntCounterVec,
     /// Levels that are read when they are asked for.
     pub gauges: Gauges,
 }
@@ -201,6 +203,11 @@ impl Metrics {
                 "tidegate_file_contents_swept_total",
                 "Contents removed from DATA_DIR/files, as no file had them any more.",
             )?,
+            import_lines: counters(
+                "tidegate_import_lines_total",
+                "Lines of imported files, but for blank ones.",
+                &["outcome"],
+            )?,
             gauges: Gauges {
                 queue_events: gauge(
                     "tidegate_queue_events",
@@ -273,6 +280,7 @@ impl Metrics {
             Box::new(self.file_bytes_stored.clone()),
             Box::new(self.file_uploads_refused.clone()),
             Box::new(self.contents_swept.clone()),
+            Box::new(self.import_lines.clone()),
             Box::new(gauges.queue_events.clone()),
             Box::new(gauges.queue_bytes.clone()),
             Box::new(gauges.dead_queue_events.clone()),
@@ -312,6 +320,12 @@ impl Metrics {
     pub fn files_stored(&self, files: usize, bytes: u64) {
         self.files_stored.inc_by(files as u64);
         self.file_bytes_stored.inc_by(bytes);
+    }
+
+    /// A part of a file was stored.
+    pub fn import_stored(&self, stored: u64, rejected: u64) {
+        self.import_lines.with_label_values(&["stored"]).inc_by(stored);
+        self.import_lines.with_label_values(&["rejected"]).inc_by(rejected);
     }
 
     /// All figures in Prometheus' text format.

@@ -1,0 +1,5 @@
+-- One import a file, whoever asks how often.
+insert into {schema}.imports (file_id, kind, mapping, allowed, part_bytes, started_us)
+values ($1, $2, $3::text::jsonb, $4, $5, $6)
+on conflict (file_id) do nothing
+returning 1

@@ -1,0 +1,6 @@
+-- What became of a part's lines.
+with noted as (
+    insert into {schema}.import_rejected (file_id, line, reason)
+    select $1, line, reason from unnest($5::bigint[], $6::text[]) as rejected (line, reason)
+)
+update {schema}.import_parts set stored = $3, rejected = $4 where file_id = $1 and number = $2

@@ -1,0 +1,341 @@
+//! `/api/files/process-jsonl`: the lines of a file become events, conversations and messages; how far that is, and which
+//! lines were left out.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use axum::body::Body;
+use axum::extract::rejection::{PathRejection, QueryRejection};
+use axum::extract::{Path, Query, Request, State};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Extension, Json, Router};
+use bytes::{Bytes, BytesMut};
+use futures_util::stream;
+use hyper::body::Body as _;
+use hyper::header::{
+    ACCEPT, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_TYPE, HeaderName, HeaderValue, LOCATION,
+};
+use hyper::{HeaderMap, StatusCode};
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use super::body::{self, BodyLimits, LimitedBody};
+use super::error::ApiError;
+use super::{Core, Face, query, sse};
+use crate::auth::{Principal, Scope};
+use crate::files::StoredFile;
+use crate::imports::{Allowed, Imports, Kind, Mapping, Plan, Progress, State as ImportState};
+
+/// What a file is called that was sent as lines.
+const NAME: &str = "lines.jsonl";
+/// Bytes of a body that names a file.
+const MAX_NAME_BYTES: usize = 16 * 1024;
+/// How many lines of `rejected` are asked for at once.
+const PAGE: i64 = 1_000;
+/// Between two looks at how far an import is.
+const LOOK: Duration = Duration::from_millis(500);
+/// Looks after which a stream says that it is alive.
+const LOOKS_A_HEARTBEAT: u32 = 30;
+static X_TOTAL_COUNT: HeaderName = HeaderName::from_static("x-total-count");
+
+/// Every route of imports.
+pub(super) fn router() -> Router<Arc<Face>> {
+    Router::new()
+        .route("/api/files/process-jsonl", post(process))
+        .route("/api/files/{id}/progress", get(progress))
+        .route("/api/files/{id}/rejected", get(rejected))
+}
+
+#[derive(Serialize)]
+struct Begun {
+    file_id: Uuid,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Named {
+    file_id: Uuid,
+}
+
+/// `POST /api/files/process-jsonl`.
+async fn process(
+    State(face): State<Arc<Face>>,
+    Extension(principal): Extension<Principal>,
+    parameters: Result<Query<Vec<(String, String)>>, QueryRejection>,
+    request: Request,
+) -> Result<Response, ApiError> {
+    let core = face.core()?;
+    let plan = plan(&face, &principal, parameters)?;
+    core.imports.has_room()?;
+    let owner = core.accounts.user_of(&principal).await?;
+    let file = file(core, owner, request).await?;
+    core.imports.begin(owner, &file, plan).await?;
+    let mut response = (StatusCode::ACCEPTED, Json(Begun { file_id: file.id })).into_response();
+    let location = format!("/api/files/{}/progress", file.id);
+    let location = HeaderValue::try_from(location).map_err(|_| ApiError::internal())?;
+    response.headers_mut().insert(LOCATION, location);
+    Ok(response)
+}
+
+fn plan(
+    face: &Face,
+    principal: &Principal,
+    parameters: Result<Query<Vec<(String, String)>>, QueryRejection>,
+) -> Result<Plan, ApiError> {
+    let parameters = query::parameters(parameters)?;
+    let (mut kind, mut mapping) = (None, Mapping::default());
+    for (name, value) in &parameters {
+        match name.strip_prefix("map.") {
+            Some(field) => mapping.set(field, value)?,
+            None if name == "kind" => {
+                let refuse = || ApiError::invalid("kind takes event, conversation or message").field("kind");
+                kind = Some(Kind::parse(value).ok_or_else(refuse)?);
+            }
+            None => {
+                let name: String = name.chars().take(100).collect();
+                return Err(ApiError::invalid("there is no such parameter").field(name));
+            }
+        }
+    }
+    let scopes = principal.scopes(face.verifier.is_open());
+    let allowed = Allowed::which(|kind| scopes.allow(scope(kind)));
+    match kind {
+        Some(kind) if !allowed.has(kind) => Err(ApiError::lacks(scope(kind))),
+        kind => Ok(Plan { kind, mapping, allowed }),
+    }
+}
+
+/// What storing lines of a kind takes.
+fn scope(kind: Kind) -> Scope {
+    match kind {
+        Kind::Event => Scope::EventsWrite,
+        Kind::Conversation | Kind::Message => Scope::ConversationsWrite,
+    }
+}
+
+/// The file that a request names, or that its lines become.
+async fn file(core: &Core, owner: Option<Uuid>, request: Request) -> Result<StoredFile, ApiError> {
+    let (head, body) = request.into_parts();
+    let limits = match content(&head.headers)? {
+        Content::Name => BodyLimits {
+            bytes: MAX_NAME_BYTES,
+            setting: "a body that names a file",
+            deadline: Instant::now() + core.limits.body_timeout,
+        },
+        Content::Lines => lines_limits(core, &body),
+    };
+    let mut body = LimitedBody::new(&head, body, limits);
+    let file = match content(&head.headers)? {
+        Content::Name => named(core, owner, &mut body).await,
+        Content::Lines => lines(core, owner, &mut body).await,
+    };
+    if file.is_err() {
+        body.discard().await;
+    }
+    file
+}
+
+fn lines_limits(core: &Core, body: &Body) -> BodyLimits {
+    let config = core.files.config();
+    let announced = body.size_hint().exact().unwrap_or(config.max_file_bytes).min(config.max_file_bytes);
+    let time = core.limits.body_timeout + Duration::from_secs(announced / config.file_min_rate.max(1));
+    BodyLimits {
+        bytes: usize::try_from(config.max_file_bytes).unwrap_or(usize::MAX),
+        setting: "MAX_FILE_BYTES",
+        deadline: Instant::now() + time,
+    }
+}
+
+/// What a body holds.
+enum Content {
+    /// JSON that names a file.
+    Name,
+    /// The lines themselves.
+    Lines,
+}
+
+fn content(headers: &HeaderMap) -> Result<Content, ApiError> {
+    let declared = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let essence = declared.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    let refuse = |message: &'static str, field: &'static str| {
+        let status = StatusCode::UNSUPPORTED_MEDIA_TYPE;
+        Err(ApiError::new(status, "unsupported_media_type", message).field(field))
+    };
+    match essence.as_str() {
+        _ if headers.contains_key(CONTENT_ENCODING) => {
+            refuse("lines are taken as they are, without a content-encoding", "content-encoding")
+        }
+        "" | "application/json" => Ok(Content::Name),
+        "application/x-ndjson" | "application/ndjson" | "application/jsonl" | "application/x-jsonlines" => {
+            Ok(Content::Lines)
+        }
+        _ => refuse(
+            "content-type takes application/json for a file's id, or application/x-ndjson for the lines themselves",
+            "content-type",
+        ),
+    }
+}
+
+async fn named(core: &Core, owner: Option<Uuid>, body: &mut LimitedBody) -> Result<StoredFile, ApiError> {
+    let whole = body::read_whole(body, &core.bodies).await?;
+    let named: Named = serde_json::from_slice(whole.bytes())
+        .map_err(|_| ApiError::invalid("the body takes {\"file_id\": a file's id}").field("file_id"))?;
+    Ok(core.files.find(owner, named.file_id).await?)
+}
+
+async fn lines(core: &Core, owner: Option<Uuid>, body: &mut LimitedBody) -> Result<StoredFile, ApiError> {
+    match core.files.keep(owner, NAME, Some("application/x-ndjson"), &mut *body).await {
+        Ok(file) => Ok(file),
+        // Of what is wrong with the body, the body knows best.
+        Err(error) => Err(body.take_refusal().unwrap_or_else(|| error.into())),
+    }
+}
+
+/// `GET /api/files/{id}/progress`.
+async fn progress(
+    State(face): State<Arc<Face>>,
+    Extension(principal): Extension<Principal>,
+    id: Result<Path<Uuid>, PathRejection>,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
+    let core = face.core()?;
+    let Path(id) = id.map_err(|_| not_found())?;
+    let owner = core.accounts.user_of(&principal).await?;
+    let progress = core.imports.progress(owner, id).await?;
+    if !wants_stream(&headers) {
+        return Ok(Json(progress).into_response());
+    }
+    let mut response = Response::new(follow(&face, core.imports.clone(), owner, progress));
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(sse::MEDIA_TYPE));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+    Ok(response)
+}
+
+/// Whether server-sent events are asked for.
+fn wants_stream(headers: &HeaderMap) -> bool {
+    let values = headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok());
+    let mut types =
+        values.flat_map(|value| value.split(',')).map(|item| item.split(';').next().unwrap_or_default());
+    types.any(|essence| essence.trim().eq_ignore_ascii_case(sse::MEDIA_TYPE))
+}
+
+/// How far it is, whenever that has changed, until it has ended.
+fn follow(face: &Face, imports: Imports, owner: Option<Uuid>, first: Progress) -> Body {
+    let state = Following { imports, owner, last: None, next: Some(first) };
+    let events = stream::unfold(state, |mut state| async move {
+        let event = state.next_event().await?;
+        Some((Ok::<_, Infallible>(event), state))
+    });
+    Body::from_stream(futures_util::StreamExt::take_until(events, face.lifecycle.draining()))
+}
+
+struct Following {
+    imports: Imports,
+    owner: Option<Uuid>,
+    last: Option<Progress>,
+    next: Option<Progress>,
+}
+
+impl Following {
+    async fn next_event(&mut self) -> Option<Bytes> {
+        let mut looks = 0;
+        let mut out = BytesMut::new();
+        loop {
+            if let Some(progress) = self.next.take().filter(|next| self.last.as_ref() != Some(next)) {
+                let json = serde_json::to_vec(&progress).ok()?;
+                let name = match progress.state {
+                    ImportState::Running => "progress",
+                    ImportState::Done => "done",
+                    ImportState::Failed => "failed",
+                };
+                sse::write_event(
+                    &mut out,
+                    sse::Fields { event: Some(name), ..sse::Fields::default() },
+                    &json,
+                );
+                self.last = Some(progress);
+                return Some(out.freeze());
+            }
+            if self.last.as_ref().is_some_and(|last| last.state != ImportState::Running) {
+                return None;
+            }
+            if looks == LOOKS_A_HEARTBEAT {
+                sse::write_comment(&mut out);
+                return Some(out.freeze());
+            }
+            looks += 1;
+            tokio::time::sleep(LOOK).await;
+            let (imports, owner, id) = (self.imports.clone(), self.owner, self.last.as_ref()?.file_id);
+            // A client that goes must not leave a connection in the middle of a statement.
+            let asked = tokio::spawn(async move { imports.progress(owner, id).await });
+            // A database that is away is asked again; a file that was deleted is not.
+            match asked.await.ok()? {
+                Ok(progress) => self.next = Some(progress),
+                Err(error) if error.is_passing() => {}
+                Err(_) => return None,
+            }
+        }
+    }
+}
+
+/// `GET /api/files/{id}/rejected`: NDJSON.
+async fn rejected(
+    State(face): State<Arc<Face>>,
+    Extension(principal): Extension<Principal>,
+    id: Result<Path<Uuid>, PathRejection>,
+) -> Result<Response, ApiError> {
+    let core = face.core()?;
+    let Path(id) = id.map_err(|_| not_found())?;
+    let owner = core.accounts.user_of(&principal).await?;
+    let progress = core.imports.progress(owner, id).await?;
+    let imports = core.imports.clone();
+    let pages = stream::try_unfold((imports, 0), move |(imports, after)| async move {
+        let asked = imports.clone();
+        let page = tokio::spawn(async move { asked.rejected(id, after, PAGE).await });
+        let lines = page.await.map_err(std::io::Error::other)?.map_err(std::io::Error::other)?;
+        let Some((last, _)) = lines.last() else { return Ok(None) };
+        let last = *last;
+        Ok::<_, std::io::Error>(Some((ndjson(&lines)?, (imports, last))))
+    });
+    let mut response = Response::new(Body::from_stream(pages));
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/x-ndjson"));
+    headers.insert(&X_TOTAL_COUNT, progress.rejected.into());
+    Ok(response)
+}
+
+#[derive(Serialize)]
+struct RejectedLine<'a> {
+    line: i64,
+    reason: &'a str,
+}
+
+fn ndjson(lines: &[(i64, String)]) -> Result<Bytes, std::io::Error> {
+    let mut out = Vec::new();
+    for (line, reason) in lines {
+        serde_json::to_writer(&mut out, &RejectedLine { line: *line, reason })?;
+        out.push(b'\n');
+    }
+    Ok(out.into())
+}
+
+fn not_found() -> ApiError {
+    ApiError::new(StatusCode::NOT_FOUND, "not_found", "there is no such file")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stream_is_sent_to_whoever_names_its_media_type() {
+        let wants = |value: &'static str| {
+            wants_stream(&HeaderMap::from_iter([(ACCEPT, HeaderValue::from_static(value))]))
+        };
+        assert!(wants("text/event-stream") && wants("application/json, Text/Event-Stream;q=0.5"));
+        assert!(!wants("*/*") && !wants("application/json") && !wants_stream(&HeaderMap::new()));
+    }
+}

@@ -1,0 +1,52 @@
+//! Why an import cannot be begun or told of.
+
+use crate::db::DbError;
+use crate::files::FilesError;
+
+/// Why an import cannot be begun or told of.
+#[derive(Debug, thiserror::Error)]
+pub enum ImportsError {
+    /// A parameter is not what it takes.
+    #[error("{message}")]
+    Invalid {
+        /// The parameter.
+        field: &'static str,
+        /// What it takes.
+        message: String,
+    },
+    /// The file was imported, or is being imported, as something else.
+    #[error("the file was processed already; upload it again to process it again")]
+    Processed,
+    /// The file was not imported.
+    #[error("the file was not processed")]
+    NotProcessed,
+    /// Too many imports wait.
+    #[error("as many files wait as may (MAX_IMPORTS); try again later")]
+    TooMany,
+    /// The file.
+    #[error(transparent)]
+    File(#[from] FilesError),
+    /// The database.
+    #[error("the database")]
+    Database(#[from] Box<DbError>),
+}
+
+impl ImportsError {
+    pub(super) fn invalid(field: &'static str, message: impl Into<String>) -> Self {
+        Self::Invalid { field, message: message.into() }
+    }
+
+    /// Whether it may be another answer soon: the database is away, or all its connections are in use.
+    pub fn is_passing(&self) -> bool {
+        match self {
+            Self::Database(error) | Self::File(FilesError::Database(error)) => error.is_away(),
+            _ => false,
+        }
+    }
+}
+
+impl From<DbError> for ImportsError {
+    fn from(error: DbError) -> Self {
+        Self::Database(Box::new(error))
+    }
+}

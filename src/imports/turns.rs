@@ -1,0 +1,66 @@
+//! Which parts of an import are stored, for those that depend on the parts before them.
+
+use std::collections::BTreeSet;
+use std::sync::{Mutex, PoisonError};
+
+use tokio::sync::watch;
+
+/// The parts that are stored.
+#[derive(Debug)]
+pub(super) struct Turns {
+    /// Those that are, after the first one that is not.
+    ahead: Mutex<BTreeSet<i32>>,
+    /// The first one that is not.
+    first_missing: watch::Sender<i32>,
+}
+
+impl Turns {
+    /// These parts are stored.
+    pub(super) fn new(stored: impl Iterator<Item = i32>) -> Self {
+        let turns = Self { ahead: Mutex::default(), first_missing: watch::Sender::new(0) };
+        for number in stored {
+            turns.stored(number);
+        }
+        turns
+    }
+
+    /// A part is stored.
+    pub(super) fn stored(&self, number: i32) {
+        let mut ahead = self.ahead.lock().unwrap_or_else(PoisonError::into_inner);
+        ahead.insert(number);
+        self.first_missing.send_if_modified(|first| {
+            let before = *first;
+            while ahead.remove(first) {
+                *first += 1;
+            }
+            *first != before
+        });
+    }
+
+    /// Whether all parts before one are stored.
+    pub(super) fn is_next(&self, number: i32) -> bool {
+        *self.first_missing.borrow() >= number
+    }
+
+    /// Waits until they are.
+    pub(super) async fn wait_for(&self, number: i32) {
+        let mut watched = self.first_missing.subscribe();
+        let _sender_is_here = watched.wait_for(|first| *first >= number).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_part_is_next_when_all_before_it_are_stored() {
+        let turns = Turns::new([0, 2].into_iter());
+        assert!(turns.is_next(1) && !turns.is_next(2));
+        turns.stored(3);
+        assert!(!turns.is_next(3));
+        turns.stored(1);
+        turns.wait_for(4).await;
+        assert!(!turns.is_next(5));
+    }
+}

@@ -1,0 +1,365 @@
+//! Lines of files become events, conversations and messages: each once, or with a reason why not.
+
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use tokio_postgres::Client;
+
+use crate::support::accounts::{guarded, key, log_in, register, send};
+use crate::support::postgres::TestDatabase;
+use crate::support::service::{Answer, Folder, Service, eventually};
+use crate::support::sse::EventStream;
+
+const PROCESS: &str = "/api/files/process-jsonl";
+const NDJSON: (&str, &str) = ("content-type", "application/x-ndjson");
+
+/// Sends lines with a token, if there is one.
+async fn post(service: &Service, query: &str, token: &str, lines: &str) -> Answer {
+    let bearer = format!("Bearer {token}");
+    let headers = [NDJSON, ("authorization", bearer.as_str())];
+    let headers = if token.is_empty() { &headers[..1] } else { &headers };
+    service.request("POST", &format!("{PROCESS}{query}"), headers, lines.to_owned()).await
+}
+
+/// Sends lines that are taken: the file's id.
+async fn process(service: &Service, query: &str, token: &str, lines: &str) -> String {
+    let answer = post(service, query, token, lines).await;
+    assert_eq!(answer.status.as_u16(), 202, "{:?}", answer.body);
+    let id = answer.json()["file_id"].as_str().unwrap().to_owned();
+    assert_eq!(answer.header("location"), format!("/api/files/{id}/progress"));
+    id
+}
+
+async fn progress(service: &Service, token: &str, file: &str) -> Value {
+    send(service, "GET", &format!("/api/files/{file}/progress"), token, &Value::Null).await.json()
+}
+
+/// How it ended.
+async fn ended(service: &Service, token: &str, file: &str) -> Value {
+    eventually("the import has ended", async || {
+        let progress = progress(service, token, file).await;
+        (progress["state"] != "running").then_some(progress)
+    })
+    .await
+}
+
+/// Lines that were left out, with the reasons.
+async fn rejected(service: &Service, token: &str, file: &str) -> Vec<(u64, String)> {
+    let answer = send(service, "GET", &format!("/api/files/{file}/rejected"), token, &Value::Null).await;
+    assert_eq!(answer.header("content-type"), "application/x-ndjson");
+    let lines: Vec<Value> = answer
+        .body
+        .split(|byte| *byte == b'\n')
+        .filter(|line| !line.is_empty())
+        .map(|line| serde_json::from_slice(line).unwrap())
+        .collect();
+    assert_eq!(answer.header("x-total-count"), lines.len().to_string());
+    lines
+        .iter()
+        .map(|line| (line["line"].as_u64().unwrap(), line["reason"].as_str().unwrap().to_owned()))
+        .collect()
+}
+
+async fn count(client: &Client, what: &str) -> i64 {
+    client.query_one(&format!("select count(*) from {what}"), &[]).await.unwrap().get(0)
+}
+
+fn figures(progress: &Value) -> (i64, i64, i64) {
+    let figure = |name: &str| progress[name].as_i64().unwrap();
+    (figure("lines"), figure("stored"), figure("rejected"))
+}
+
+#[tokio::test]
+async fn lines_become_events_but_for_those_that_are_no_json_and_a_file_is_processed_once() {
+    let database = TestDatabase::create().await;
+    let service = Service::start(database.url(), &[]).await;
+    let lines = "{\"n\":1}\r\n\n  [2] \nnope\n\"\\u0000\"\n{\"n\":3}";
+    let file = process(&service, "?kind=event", "", lines).await;
+    let progress = ended(&service, "", &file).await;
+    assert_eq!((&progress["state"], figures(&progress)), (&json!("done"), (6, 4, 1)), "{progress}");
+    assert_eq!((&progress["bytes"], &progress["total_bytes"]), (&json!(lines.len()), &json!(lines.len())));
+    assert_eq!(rejected(&service, "", &file).await, [(4, "not JSON from byte 0 on".to_owned())]);
+
+    let client = database.connect().await;
+    let rows = client
+        .query("select payload::text, body, trace_id = id::text, content_type from requests order by id", &[])
+        .await
+        .unwrap();
+    let payloads: Vec<Option<&str>> = rows.iter().map(|row| row.get(0)).collect();
+    assert_eq!(payloads, [Some("{\"n\": 1}"), Some("[2]"), None, Some("{\"n\": 3}")]);
+    assert_eq!(rows[2].get::<_, Option<&[u8]>>(1), Some(&b"\"\\u0000\""[..]));
+    assert!(rows.iter().all(|row| row.get(2) && row.get::<_, &str>(3) == "application/json"));
+
+    let files = service.get("/api/files").await.json();
+    assert_eq!(files[0]["id"], file.as_str());
+    let named = |id: &str| json!({"file_id": id});
+    let again = send(&service, "POST", &format!("{PROCESS}?kind=event"), "", &named(&file)).await;
+    assert_eq!((again.status.as_u16(), again.error_code().as_str()), (409, "processed"));
+    let unknown = named("00000000-0000-4000-8000-000000000000");
+    assert_eq!(send(&service, "POST", PROCESS, "", &unknown).await.status.as_u16(), 404);
+    assert_eq!(count(&client, "requests").await, 4);
+    assert_eq!(count(&client, "import_parts").await, 0, "parts are kept while they are needed");
+}
+
+#[tokio::test]
+async fn a_file_may_hold_conversations_their_messages_and_events_in_order() {
+    let database = TestDatabase::create().await;
+    // A part a line or two, so that messages and their conversations are in different ones.
+    let service =
+        Service::start(database.url(), &[("IMPORT_PART_BYTES", "4096"), ("IMPORT_WRITERS", "4")]).await;
+    let id = |n: usize| format!("00000000-0000-4000-8000-{n:012}");
+    let message = |conversation: &str, text: &str| {
+        json!({"kind": "message", "thread": conversation, "role": "user", "text": text, "more": [1]})
+            .to_string()
+    };
+    let mut lines = vec![message(&id(0), "too early")];
+    for n in 0..8 {
+        lines.push(
+            json!({"kind": "conversation", "id": id(n), "title": format!("c{n}"), "metadata": {"n": n}})
+                .to_string(),
+        );
+        lines.extend((0..40).map(|m| message(&id(n), &format!("{m} {}", "x".repeat(100)))));
+        lines.push(json!({"kind": "event", "payload": n, "trace_id": format!("t{n}")}).to_string());
+    }
+    lines.push(json!({"kind": "conversation", "id": id(0)}).to_string());
+    lines.push(message("11111111-0000-4000-8000-000000000000", "nobody's"));
+    let file = process(&service, "?map.content=text&map.conversation_id=thread", "", &lines.join("\n")).await;
+    let progress = ended(&service, "", &file).await;
+    let all = lines.len() as i64;
+    assert_eq!(figures(&progress), (all, all - 3, 3), "{progress}");
+    let reasons: Vec<String> =
+        rejected(&service, "", &file).await.into_iter().map(|(_, reason)| reason).collect();
+    let unknown = "there is no such conversation".to_owned();
+    assert_eq!(reasons, [unknown.clone(), "there is a conversation with this id".to_owned(), unknown]);
+
+    for n in [0, 7] {
+        let page = service.get(&format!("/api/conversations/{}/messages?limit=100", id(n))).await.json();
+        let texts: Vec<&str> =
+            page.as_array().unwrap().iter().map(|message| message["content"].as_str().unwrap()).collect();
+        let expected: Vec<String> = (0..40).map(|m| format!("{m} {}", "x".repeat(100))).collect();
+        assert_eq!(texts, expected, "{n}");
+        let conversation = service.get(&format!("/api/conversations/{}", id(n))).await.json();
+        assert_eq!(
+            (&conversation["title"], &conversation["metadata"]),
+            (&json!(format!("c{n}")), &json!({"n": n}))
+        );
+        let last = page[39]["timestamp"].as_str().unwrap();
+        assert_eq!(conversation["updated_at"], last);
+    }
+    let client = database.connect().await;
+    assert_eq!(count(&client, "requests where trace_id = 't' || payload::text").await, 8);
+}
+
+#[tokio::test]
+async fn nobody_stores_by_a_file_what_he_may_not_store_otherwise() {
+    let database = TestDatabase::create().await;
+    let service = guarded(&database, &[("REGISTRATION", "on")]).await;
+    let mut users = Vec::new();
+    for email in ["ada@example.com", "bob@example.com"] {
+        register(&service, email).await;
+        users.push(log_in(&service, email).await.access);
+    }
+    let (ada, bob) = (&users[0], &users[1]);
+    let conversation =
+        send(&service, "POST", "/api/conversations", bob, &json!({})).await.json()["id"].clone();
+
+    let refused = post(&service, "?kind=event", ada, "{}").await;
+    assert_eq!((refused.status.as_u16(), refused.error_code().as_str()), (403, "forbidden"));
+    assert!(refused.header("www-authenticate").contains("scope=\"events:write\""));
+
+    let lines = [
+        json!({"kind": "event", "payload": 1}),
+        json!({"kind": "message", "conversation_id": conversation, "role": "user", "content": "hers"}),
+        json!({"kind": "conversation", "id": conversation}),
+        json!({"kind": "conversation", "title": "own"}),
+    ];
+    let lines = lines.map(|line| line.to_string()).join("\n");
+    let file = process(&service, "", ada, &lines).await;
+    assert_eq!(figures(&ended(&service, ada, &file).await), (4, 1, 3));
+    let expected = [
+        "this takes the permission events:write",
+        "there is no such conversation",
+        "there is a conversation with this id",
+    ];
+    assert_eq!(
+        rejected(&service, ada, &file).await.into_iter().map(|(_, reason)| reason).collect::<Vec<_>>(),
+        expected
+    );
+    let own = send(&service, "GET", "/api/conversations", ada, &Value::Null).await.json();
+    assert_eq!((own.as_array().unwrap().len(), &own[0]["title"]), (1, &json!("own")));
+
+    for path in ["progress", "rejected"] {
+        let path = format!("/api/files/{file}/{path}");
+        assert_eq!(send(&service, "GET", &path, bob, &Value::Null).await.status.as_u16(), 404, "{path}");
+    }
+    let named = json!({"file_id": file});
+    assert_eq!(send(&service, "POST", PROCESS, bob, &named).await.status.as_u16(), 404);
+    // What a key does, it does for its user.
+    let own_key =
+        key(&database, &["--scope", "files:read", "--scope", "files:write", "--scope", "events:write"]).await;
+    assert_eq!(
+        send(&service, "GET", &format!("/api/files/{file}/progress"), &own_key, &Value::Null)
+            .await
+            .status
+            .as_u16(),
+        404
+    );
+}
+
+#[tokio::test]
+async fn an_import_that_is_killed_again_and_again_stores_each_line_once() {
+    const LINES: i64 = 30_000;
+    let database = TestDatabase::create().await;
+    let client = database.connect().await;
+    let data = Folder::new();
+    let variables = [("DATA_DIR", data.path()), ("IMPORT_PART_BYTES", "4096")];
+    let lines: String = (0..LINES).map(|n| format!("{{\"n\":{n},\"x\":\"{}\"}}\n", "y".repeat(30))).collect();
+    let mut service = Service::start(database.url(), &variables).await;
+    let file = process(&service, "?kind=event", "", &lines).await;
+    let mut kills = 0;
+    for goal in [1, 3_000, 9_000, 15_000] {
+        let started = Instant::now();
+        while count(&client, "requests").await < goal && started.elapsed() < Duration::from_secs(20) {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+        if goal == 9_000 {
+            // Its backends too, in the middle of whatever they do.
+            let end = "select pg_terminate_backend(pid) from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid()";
+            client.execute(end, &[]).await.unwrap();
+            continue;
+        }
+        kills += i32::from(count(&client, "requests").await < LINES);
+        drop(service);
+        service = Service::start(database.url(), &variables).await;
+    }
+    assert!(kills > 0, "it was done before it could be killed");
+    assert_eq!(figures(&ended(&service, "", &file).await), (LINES, LINES, 0));
+    let row = client
+        .query_one("select count(*), count(distinct payload->>'n'), count(distinct id) from requests", &[])
+        .await
+        .unwrap();
+    assert_eq!((row.get(0), row.get(1), row.get(2)), (LINES, LINES, LINES));
+}
+
+#[tokio::test]
+async fn a_row_that_postgres_refuses_is_left_out_alone() {
+    let database = TestDatabase::refusing_evil().await;
+    let service = Service::start(database.url(), &[]).await;
+    let lines: Vec<String> = (1..=500)
+        .map(|n| if n % 97 == 0 { r#"{"evil":1}"#.to_owned() } else { format!("{{\"n\":{n}}}") })
+        .collect();
+    let file = process(&service, "?kind=event", "", &lines.join("\n")).await;
+    assert_eq!(figures(&ended(&service, "", &file).await), (500, 495, 5));
+    let reason = "Postgres refused it (SQLSTATE 23514)".to_owned();
+    let expected: Vec<(u64, String)> = (1..=5).map(|n| (n * 97, reason.clone())).collect();
+    assert_eq!(rejected(&service, "", &file).await, expected);
+}
+
+#[tokio::test]
+async fn reasons_are_kept_up_to_a_number_and_long_lines_are_not_held() {
+    let database = TestDatabase::create().await;
+    let variables =
+        [("IMPORT_MAX_REJECTED", "3"), ("MAX_IMPORT_LINE_BYTES", "1024"), ("IMPORT_PART_BYTES", "4096")];
+    let service = Service::start(database.url(), &variables).await;
+    let mut lines = "\"".to_owned() + &"x".repeat(3_000_000) + "\"\n";
+    lines.push_str(&"no\n".repeat(5_000));
+    lines.push_str("1\n");
+    let file = process(&service, "?kind=event", "", &lines).await;
+    assert_eq!(figures(&ended(&service, "", &file).await), (5_002, 1, 5_001));
+    let answer = service.get(&format!("/api/files/{file}/rejected")).await;
+    assert_eq!(answer.header("x-total-count"), "5001");
+    let text = String::from_utf8(answer.body.to_vec()).unwrap();
+    assert!(
+        text.starts_with("{\"line\":1,\"reason\":\"the line is too long (MAX_IMPORT_LINE_BYTES)\"}\n"),
+        "{text}"
+    );
+    assert!(
+        (3..1_500).contains(&text.lines().count()),
+        "one part's at the most beyond it: {}",
+        text.lines().count()
+    );
+}
+
+#[tokio::test]
+async fn progress_can_be_followed_to_its_end() {
+    let database = TestDatabase::create().await;
+    let service = Service::start(database.url(), &[("IMPORT_PART_BYTES", "4096")]).await;
+    let lines: String = (0..20_000).map(|n| format!("{n}\n")).collect();
+    let file = process(&service, "?kind=event", "", &lines).await;
+    let path = format!("/api/files/{file}/progress");
+    let mut stream = EventStream::open(&service, &path, &[("accept", "text/event-stream")]).await;
+    assert_eq!(stream.headers["content-type"], "text/event-stream");
+    let mut last: Option<(String, Value)> = None;
+    while let Some(event) = stream.next().await {
+        let event = event.unwrap();
+        let data: Value = serde_json::from_str(&event.data).unwrap();
+        let before = last.as_ref().map_or(0, |(_, data)| data["lines"].as_i64().unwrap());
+        assert!(data["lines"].as_i64().unwrap() >= before, "{data}");
+        last = Some((event.event, data));
+    }
+    let (name, data) = last.unwrap();
+    assert_eq!((name.as_str(), figures(&data)), ("done", (20_000, 20_000, 0)));
+    assert!(data["finished_at"].is_string() && data["error"].is_null(), "{data}");
+}
+
+#[tokio::test]
+async fn an_import_ends_with_its_file() {
+    let database = TestDatabase::create().await;
+    let client = database.connect().await;
+    let variables = [("IMPORT_PART_BYTES", "4096"), ("IMPORT_WRITERS", "1"), ("IMPORTS_AT_ONCE", "1")];
+    let service = Service::start(database.url(), &variables).await;
+    let lines: String = (0..200_000).map(|n| format!("{n}\n")).collect();
+    let file = process(&service, "?kind=event", "", &lines).await;
+    eventually("some of it is stored", async || (count(&client, "requests").await > 0).then_some(())).await;
+    let deleted = service.request("DELETE", &format!("/api/files/{file}"), &[], "").await;
+    assert_eq!(deleted.status.as_u16(), 204);
+    assert_eq!(service.get(&format!("/api/files/{file}/progress")).await.status.as_u16(), 404);
+    // The next one has its turn, so the first one has ended.
+    let next = process(&service, "?kind=event", "", "1\n").await;
+    ended(&service, "", &next).await;
+    let stored = count(&client, "requests").await;
+    assert!(stored < 200_001, "{stored}");
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    assert_eq!(count(&client, "requests").await, stored);
+}
+
+#[tokio::test]
+async fn what_is_no_request_for_an_import_is_refused() {
+    let database = TestDatabase::create().await;
+    let service = Service::start(database.url(), &[]).await;
+    let json = ("content-type", "application/json");
+    for (query, headers, body, status, field) in [
+        ("", vec![("content-type", "text/plain")], "1", 415, "content-type"),
+        ("", vec![], "1", 400, "file_id"),
+        ("", vec![NDJSON, ("content-encoding", "gzip")], "1", 415, "content-encoding"),
+        ("?kind=row", vec![NDJSON], "1", 400, "kind"),
+        ("?kinds=event", vec![NDJSON], "1", 400, "kinds"),
+        ("?map.contents=text", vec![NDJSON], "1", 400, "map"),
+        ("?map.content=", vec![NDJSON], "1", 400, "map"),
+        ("", vec![json], "", 400, "file_id"),
+        ("", vec![json], "[]", 400, "file_id"),
+        ("", vec![json], r#"{"file_id":"../../etc/passwd"}"#, 400, "file_id"),
+        ("", vec![json], r#"{"file_id":"00000000-0000-4000-8000-000000000000","more":1}"#, 400, "file_id"),
+    ] {
+        let answer = service.request("POST", &format!("{PROCESS}{query}"), &headers, body).await;
+        assert_eq!(
+            (answer.status.as_u16(), &answer.json()["error"]["field"]),
+            (status, &json!(field)),
+            "{query} {headers:?} {body}"
+        );
+    }
+    for path in ["/api/files/x/progress", "/api/files/'%3B%20drop%20table%20files/rejected"] {
+        assert_eq!(service.get(path).await.status.as_u16(), 404, "{path}");
+    }
+    let plain = service
+        .request(
+            "POST",
+            "/api/files/upload",
+            &[("content-type", "multipart/form-data; boundary=x")],
+            "--x\r\ncontent-disposition: form-data; name=\"f\"; filename=\"a.txt\"\r\n\r\nhi\r\n--x--\r\n",
+        )
+        .await;
+    let id = plain.json()["files"][0]["id"].as_str().unwrap().to_owned();
+    let answer = service.get(&format!("/api/files/{id}/progress")).await;
+    assert_eq!((answer.status.as_u16(), answer.error_code().as_str()), (404, "not_processed"));
+}
