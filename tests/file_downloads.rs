@@ -105,6 +105,8 @@ async fn links_that_are_planted_in_the_folder_lead_nowhere() {
 
     // A link in the content's place is not followed, and an upload of the same content takes its place.
     std::fs::remove_file(content).unwrap();
+    let answer = service.get(&path).await;
+    assert_eq!((answer.status.as_u16(), answer.error_code().as_str()), (500, "content_missing"));
     symlink(&secret, content).unwrap();
     let answer = service.get(&path).await;
     assert_eq!((answer.status.as_u16(), answer.error_code().as_str()), (500, "internal"));

@@ -1,13 +1,14 @@
 //! Uploads that are wrong, too many, cut off or hostile: each is refused as a whole and leaves nothing behind.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
-use crate::support::files::{BOUNDARY, MULTIPART, body, end, on_disk, part, store, upload};
+use crate::support::files::{BOUNDARY, MULTIPART, begun, body, end, on_disk, part, store, upload};
 use crate::support::postgres::TestDatabase;
 use crate::support::service::{Answer, Folder, Service, eventually};
 
@@ -162,7 +163,7 @@ async fn names_are_data_wherever_they_turn_up() {
         |path: &PathBuf| path.file_name().unwrap().to_str().unwrap().chars().all(|c| c.is_ascii_hexdigit());
     assert!(contents.iter().all(is_a_hash), "{contents:?}");
     use std::os::unix::fs::PermissionsExt;
-    let mode = |path: &std::path::Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
     assert_eq!(mode(&contents[0]), 0o600);
     assert_eq!(mode(contents[0].parent().unwrap()), 0o700);
     assert_eq!(mode(contents[0].parent().unwrap().parent().unwrap()), 0o700);
@@ -180,10 +181,10 @@ async fn twenty_uploads_at_once_do_not_pass_the_quota_by_a_byte() {
         ("FILES_TIMEOUT_MS", "30000"),
         ("FILES_SWEEP_S", "1"),
     ];
-    let service = std::sync::Arc::new(Service::start(database.url(), &variables).await);
+    let service = Arc::new(Service::start(database.url(), &variables).await);
     let mut uploads = JoinSet::new();
     for number in 0..20_u8 {
-        let service = std::sync::Arc::clone(&service);
+        let service = Arc::clone(&service);
         uploads.spawn(async move {
             let answer =
                 upload(&service, "", body(&[part("a", "text/plain", &vec![b'a' + number; 100_000])])).await;
@@ -221,17 +222,6 @@ async fn the_journals_reserve_of_the_disk_is_left_to_it() {
     assert_nothing_is_left(&service, &data).await;
 }
 
-/// Sends the beginning of an upload of `announced` bytes, `sent` of them content.
-async fn begun(service: &Service, announced: usize, sent: usize) -> TcpStream {
-    let mut stream = TcpStream::connect(&service.address).await.unwrap();
-    let head = format!(
-        "POST /api/files/upload HTTP/1.1\r\nhost: localhost\r\ncontent-type: {MULTIPART}\r\ncontent-length: {announced}\r\n\r\n"
-    );
-    let first = part("a", "application/octet-stream", &vec![1; sent]);
-    stream.write_all(&[head.as_bytes(), &first].concat()).await.unwrap();
-    stream
-}
-
 #[tokio::test]
 async fn an_upload_that_is_cut_off_leaves_nothing_and_gives_its_turn_back() {
     let (database, data) = (TestDatabase::create().await, Folder::new());
@@ -266,91 +256,33 @@ async fn an_upload_that_is_cut_off_leaves_nothing_and_gives_its_turn_back() {
 }
 
 #[tokio::test]
-async fn a_process_that_is_killed_during_an_upload_leaves_no_orphan_after_its_next_start() {
+async fn an_upload_under_way_is_stored_before_the_service_stops() {
     let (database, data) = (TestDatabase::create().await, Folder::new());
-    let variables = [("DATA_DIR", data.path())];
-    let service = Service::start(database.url(), &variables).await;
-    let kept = store(&service, "", "kept", b"kept").await;
-    let _stuck = begun(&service, 9_000_000, 2_000_000).await;
+    let service = Service::start(database.url(), &[("DATA_DIR", data.path())]).await;
+    let (first, last) = (part("a", "application/octet-stream", &vec![1; 500_000]), end());
+    let mut stream = begun(&service, first.len() + last.len(), 500_000).await;
     eventually("a draft", async || (on_disk(&data).1.len() == 1).then_some(())).await;
-    service.signal(nix::sys::signal::Signal::SIGKILL);
-    service.ended().await;
-    assert_eq!(on_disk(&data).1.len(), 1, "it was killed in the middle");
-    // And a content whose transaction failed.
-    let orphan = "ab".to_owned() + &"0".repeat(62);
-    let folder = std::path::Path::new(data.path()).join("files/ab");
-    std::fs::create_dir_all(&folder).unwrap();
-    std::fs::write(folder.join(orphan), "x").unwrap();
-    let service = Service::start(database.url(), &variables).await;
-    eventually("the draft and the orphan go", async || {
-        let (contents, drafts) = on_disk(&data);
-        (drafts.is_empty() && contents.len() == 1).then_some(())
-    })
-    .await;
-    let path = format!("/api/files/{}", kept["id"].as_str().unwrap());
-    assert_eq!(service.get(&path).await.body, "kept");
+    service.signal(nix::sys::signal::Signal::SIGTERM);
+    eventually("it stops", async || service.log().contains("stopping:").then_some(())).await;
+    stream.write_all(&last).await.unwrap();
+    let mut answer = String::new();
+    tokio::time::timeout(PATIENCE, stream.read_to_string(&mut answer)).await.unwrap().unwrap();
+    assert!(answer.starts_with("HTTP/1.1 201"), "{answer}");
+    let ended = service.ended().await;
+    assert_eq!(ended.status.code(), Some(0), "{}", ended.log);
+    assert_eq!((on_disk(&data).0.len(), on_disk(&data).1.len()), (1, 0));
 }
 
 #[tokio::test]
-async fn a_folder_of_another_database_is_never_cleared() {
-    let (database, another, data) =
-        (TestDatabase::create().await, TestDatabase::create().await, Folder::new());
-    let variables = [("DATA_DIR", data.path()), ("FILES_SWEEP_S", "1"), ("DURABILITY", "memory")];
-    let client = another.connect().await;
-    client.execute("update file_store set id = gen_random_uuid()", &[]).await.unwrap();
-    let service = Service::start(database.url(), &variables).await;
-    let file = store(&service, "", "a", b"content").await;
-    eventually("the folder is marked", async || {
-        std::path::Path::new(data.path()).join("files/database").exists().then_some(())
-    })
-    .await;
-    service.stop().await;
-    let service = Service::start(another.url(), &variables).await;
-    eventually("it says so", async || service.log().contains("belongs to another database").then_some(()))
-        .await;
-    tokio::time::sleep(Duration::from_millis(1500)).await;
-    assert_eq!(on_disk(&data).0.len(), 1);
-    service.stop().await;
-    let service = Service::start(database.url(), &variables).await;
-    let path = format!("/api/files/{}", file["id"].as_str().unwrap());
-    assert_eq!(service.get(&path).await.body, "content");
-}
-
-#[tokio::test]
-async fn a_content_that_is_deleted_and_uploaded_again_while_it_is_swept_is_never_lost() {
+async fn an_upload_that_outlasts_the_stop_leaves_nothing_behind() {
     let (database, data) = (TestDatabase::create().await, Folder::new());
-    let variables = [
-        ("DATA_DIR", data.path()),
-        ("FILES_SWEEP_S", "1"),
-        ("MAX_UPLOADS", "20"),
-        ("FILES_WAIT_MS", "20000"),
-    ];
-    let nodes = [
-        Service::start(database.url(), &[&variables[..], &[("DURABILITY", "memory")]].concat()).await,
-        Service::start(database.url(), &[&variables[..], &[("DURABILITY", "memory")]].concat()).await,
-    ];
-    // Both sweep the folder once a second; each round deletes the last file of a content and adds it again.
-    let until = std::time::Instant::now() + Duration::from_secs(8);
-    let mut rounds = 0;
-    while std::time::Instant::now() < until {
-        let name = format!("{}", rounds % 3);
-        let stored = tokio::join!(
-            store(&nodes[0], "", &name, name.as_bytes()),
-            store(&nodes[1], "", &name, name.as_bytes())
-        );
-        for file in [stored.0, stored.1] {
-            let path = format!("/api/files/{}", file["id"].as_str().unwrap());
-            let answer = nodes[rounds % 2].get(&path).await;
-            assert_eq!((answer.status.as_u16(), &answer.body[..]), (200, name.as_bytes()), "round {rounds}");
-            assert_eq!(nodes[0].request("DELETE", &path, &[], "").await.status.as_u16(), 204);
-        }
-        rounds += 1;
-    }
-    assert!(rounds > 10, "{rounds}");
-    let swept = String::from_utf8(nodes[0].get("/metrics").await.body.to_vec()).unwrap();
-    let swept_too = String::from_utf8(nodes[1].get("/metrics").await.body.to_vec()).unwrap();
-    assert!(!(swept + &swept_too).contains("failed"));
-    eventually("in the end nothing is left", async || on_disk(&data).0.is_empty().then_some(())).await;
+    let variables = [("DATA_DIR", data.path()), ("SHUTDOWN_TIMEOUT_S", "4")];
+    let service = Service::start(database.url(), &variables).await;
+    let _stuck = begun(&service, 9_000_000, 500_000).await;
+    eventually("a draft", async || (on_disk(&data).1.len() == 1).then_some(())).await;
+    let ended = service.stop().await;
+    assert_eq!(ended.status.code(), Some(0), "{}", ended.log);
+    assert_eq!(on_disk(&data), (Vec::new(), Vec::new()));
 }
 
 #[tokio::test]

@@ -22,6 +22,7 @@ mod exactly_once;
 mod failures;
 mod faults;
 mod file_downloads;
+mod file_sweeps;
 mod file_uploads;
 mod files;
 mod imports;

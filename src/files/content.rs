@@ -11,7 +11,7 @@
 //! blocks; callers see to the threads.
 
 use std::fs::{self, File};
-use std::io::{self, ErrorKind, Read, Write};
+use std::io::{self, ErrorKind, Read};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -139,6 +139,15 @@ impl Contents {
         Ok(())
     }
 
+    /// Whether there is a folder.
+    pub(super) fn exists(&self) -> io::Result<bool> {
+        match self.root() {
+            Ok(_) => Ok(true),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
     /// The contents of which the hash begins with `first`.
     pub(super) fn list(&self, first: u8) -> io::Result<Vec<ContentHash>> {
         let folder = match self.folder(&format!("{first:02x}")) {
@@ -170,27 +179,25 @@ impl Contents {
         Ok(removed)
     }
 
-    /// Whether the folder is that of the database with this id; one that is nobody's becomes its own. `None` if there is
-    /// no folder.
-    pub(super) fn belongs_to(&self, database: Uuid) -> io::Result<Option<bool>> {
-        let root = match self.root() {
-            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-            root => root?,
-        };
-        let flags = OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
-        match openat(&root, MARKER, flags | OFlag::O_RDONLY, Mode::empty()) {
+    /// Whether the folder is that of the database with this id; one that is nobody's becomes its own.
+    pub(super) fn belongs_to(&self, database: Uuid) -> io::Result<bool> {
+        let root = self.made_root()?;
+        let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
+        match openat(&root, MARKER, flags, Mode::empty()) {
             Ok(marker) => {
                 let mut text = String::new();
                 File::from(marker).take(64).read_to_string(&mut text)?;
-                Ok(Some(text.trim() == database.to_string()))
+                Ok(text.trim() == database.to_string())
             }
             Err(Errno::ENOENT) => {
-                let flags = flags | OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL;
-                let mut marker = File::from(openat(&root, MARKER, flags, FILE_MODE)?);
-                marker.write_all(format!("{database}\n").as_bytes())?;
-                marker.sync_all()?;
+                // Whole or not there: half a name would be another database's.
+                let mut draft = self.draft()?;
+                draft.write(format!("{database}\n").as_bytes())?;
+                draft.complete()?;
+                renameat(draft.folder(), draft.name(), &root, MARKER)?;
+                draft.moved();
                 root.sync_all()?;
-                Ok(Some(true))
+                Ok(true)
             }
             Err(error) => Err(error.into()),
         }

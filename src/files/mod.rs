@@ -2,7 +2,7 @@
 //!
 //! An upload is streamed into drafts, hashed on the way and synced; then one transaction holds the owner to his quota, puts
 //! the contents into place and adds the rows. So a row that can be seen has its content, and what a crash leaves behind is
-//! at most a draft or a content without a row, which the [sweeper] removes.
+//! at most a draft or a content without a row, which the sweeper removes.
 
 mod content;
 mod draft;
@@ -21,7 +21,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::Stream;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OnceCell, OwnedSemaphorePermit, Semaphore};
 use uuid::Uuid;
 
 pub use list::{Listed, Page};
@@ -49,6 +49,8 @@ struct Inner {
     metrics: Arc<Metrics>,
     uploads: Arc<Semaphore>,
     downloads: Arc<Semaphore>,
+    /// Whether the folder is this database's, once that was looked at.
+    is_ours: OnceCell<bool>,
 }
 
 /// What files are built from.
@@ -105,6 +107,9 @@ pub enum FilesError {
     /// What the bytes came from broke off.
     #[error("the file broke off before its end")]
     Source(#[source] io::Error),
+    /// Its content is not in the folder: another service took it in, into a folder of its own, or it was removed.
+    #[error("the file's content is not in this service's DATA_DIR/files")]
+    ContentMissing,
     /// The folder of contents cannot be used.
     #[error("the folder of files cannot be used")]
     Disk(#[source] io::Error),
@@ -151,6 +156,7 @@ impl Files {
             metrics: Arc::clone(metrics),
             uploads: Arc::new(Semaphore::new(config.max_uploads)),
             downloads: Arc::new(Semaphore::new(config.max_downloads)),
+            is_ours: OnceCell::new(),
             config,
         };
         Self { inner: Arc::new(inner) }
@@ -171,6 +177,8 @@ impl Files {
         let turn = turn(&self.inner.uploads, "uploads")?;
         let contents = self.inner.contents.clone();
         blocking(move || contents.check_room(announced)).await?;
+        // Before anything is put into it: what a folder that is nobody's holds would be cleared by whoever comes first.
+        self.is_ours().await?;
         let quota = self.inner.config.file_quota_bytes;
         let left = match quota {
             0 => None,
@@ -180,6 +188,17 @@ impl Files {
             return Err(FilesError::QuotaExceeded(quota));
         }
         Ok(Upload::new(self, owner, left, turn))
+    }
+
+    /// Whether the folder is that of this database; one that is nobody's is from now on. Asked for once, as neither of them
+    /// changes while the service runs.
+    async fn is_ours(&self) -> Result<bool, FilesError> {
+        let look = async || {
+            let Some(database) = self.inner.store.id().await? else { return Ok(false) };
+            let contents = self.inner.contents.clone();
+            blocking(move || Ok(contents.belongs_to(database)?)).await
+        };
+        self.inner.is_ours.get_or_try_init(look).await.copied()
     }
 
     /// Stores one file: what it is `named` and which type was `declared`, and its bytes as they come.
@@ -236,11 +255,15 @@ impl Files {
     ///
     /// # Errors
     ///
-    /// [`FilesError::Disk`] if the content is not there, or not as it was stored.
+    /// [`FilesError::ContentMissing`], and [`FilesError::Disk`] if what is there is not what was stored.
     pub async fn open(&self, file: &StoredFile) -> Result<File, FilesError> {
         let (contents, hash, size) = (self.inner.contents.clone(), file.sha256, file.size);
         // Whatever is wrong with the folder now has nothing to do with room.
-        blocking(move || contents.open(&hash, size).map_err(FilesError::Disk)).await
+        let why = |error: io::Error| match error.kind() {
+            io::ErrorKind::NotFound => FilesError::ContentMissing,
+            _ => FilesError::Disk(error),
+        };
+        blocking(move || contents.open(&hash, size).map_err(why)).await
     }
 
     /// A turn to send a file; held until it is sent.

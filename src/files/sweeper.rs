@@ -54,18 +54,16 @@ impl Files {
     pub async fn sweep(&self) -> Result<Swept, FilesError> {
         let inner = &self.inner;
         let contents = inner.contents.clone();
-        let mut swept = Swept { drafts: blocking(move || Ok(contents.sweep_drafts()?)).await?, contents: 0 };
-        let Some(database) = inner.store.id().await? else { return Ok(swept) };
+        if !blocking(move || Ok(contents.exists()?)).await? {
+            return Ok(Swept::default());
+        }
         let contents = inner.contents.clone();
-        match blocking(move || Ok(contents.belongs_to(database)?)).await? {
-            None => return Ok(swept),
-            Some(true) => {}
-            Some(false) => {
-                tracing::warn!(
-                    "DATA_DIR/files belongs to another database (its file `database`); nothing in it is removed"
-                );
-                return Ok(swept);
-            }
+        let mut swept = Swept { drafts: blocking(move || Ok(contents.sweep_drafts()?)).await?, contents: 0 };
+        if !self.is_ours().await? {
+            tracing::warn!(
+                "DATA_DIR/files belongs to another database (its file `database`); nothing in it is removed"
+            );
+            return Ok(swept);
         }
         for first in 0..=u8::MAX {
             let contents = inner.contents.clone();

@@ -260,6 +260,10 @@ impl From<FilesError> for ApiError {
             FilesError::Overloaded(_) => Self::unavailable("overloaded", told, EXHAUSTED_RETRY),
             FilesError::OwnerGone => Self::unauthorized(),
             FilesError::Source(_) => Self::invalid(told).field("body"),
+            FilesError::ContentMissing => {
+                tracing::error!("a file's content is not in DATA_DIR/files");
+                Self::new(StatusCode::INTERNAL_SERVER_ERROR, "content_missing", told)
+            }
             FilesError::Disk(_) => {
                 tracing::error!(error = error.with_sources(), "a file cannot be stored or read");
                 Self::internal()

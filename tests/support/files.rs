@@ -3,6 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
 
 use super::service::{Answer, Folder, Service};
 
@@ -59,4 +61,15 @@ pub(crate) fn on_disk(data: &Folder) -> (Vec<PathBuf>, Vec<PathBuf>) {
     };
     let folders = list(&root).into_iter().filter(|path| path.file_name().unwrap().len() == 2);
     (folders.flat_map(|folder| list(&folder)).collect(), list(&root.join("tmp")))
+}
+
+/// Sends the beginning of an upload of `announced` bytes, `sent` of them content.
+pub(crate) async fn begun(service: &Service, announced: usize, sent: usize) -> TcpStream {
+    let mut stream = TcpStream::connect(&service.address).await.unwrap();
+    let head = format!(
+        "POST /api/files/upload HTTP/1.1\r\nhost: localhost\r\ncontent-type: {MULTIPART}\r\ncontent-length: {announced}\r\n\r\n"
+    );
+    let first = part("a", "application/octet-stream", &vec![1; sent]);
+    stream.write_all(&[head.as_bytes(), &first].concat()).await.unwrap();
+    stream
 }
