@@ -29,6 +29,7 @@ mod imports;
 mod life;
 mod local_postgres;
 mod messages;
+mod openapi;
 mod permissions;
 mod pooler;
 mod record_groups;

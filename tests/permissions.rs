@@ -22,6 +22,7 @@ fn path(route: &Route) -> String {
         .replace("/keys/{id}", "/keys/00000000-0000-4000-8000-000000000000")
         .replace("/conversations/{id}", "/conversations/00000000-0000-7000-8000-000000000000")
         .replace("{message}", "00000000-0000-7000-8000-000000000000")
+        .replace("{*rest}", "index.css")
         .replace("{id}", "abcdefghij01234")
         .replace("/sse-stream", "/sse-stream?count=1")
 }

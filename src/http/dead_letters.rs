@@ -13,6 +13,7 @@ use hyper::StatusCode;
 use hyper::header::LINK;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
+use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
 use super::error::ApiError;
@@ -24,17 +25,27 @@ const MAX_LIMIT: i64 = 1000;
 /// The most dead letters that one request redrives; the answer says whether there are more.
 const MAX_REDRIVEN: usize = 10_000;
 
-#[derive(Deserialize)]
+#[derive(Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
 pub(super) struct ListQuery {
+    /// Dead letters of a page.
+    #[param(minimum = 1, maximum = 1000, default = 50)]
     limit: Option<i64>,
+    /// `overload` or `rejected`.
     reason: Option<String>,
+    /// RFC 3339.
+    #[param(format = DateTime)]
     since: Option<String>,
+    /// RFC 3339.
+    #[param(format = DateTime)]
     until: Option<String>,
+    /// What a `Link` header gave.
     after: Option<String>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = DeadLetter)]
 struct Listed<'a> {
     id: Uuid,
     trace_id: &'a str,
@@ -63,11 +74,13 @@ impl<'a> From<&'a DeadLetter> for Listed<'a> {
     }
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = WholeDeadLetter)]
 struct Whole<'a> {
     #[serde(flatten)]
     listed: Listed<'a>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<serde_json::Value>)]
     payload: Option<Box<RawValue>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     body: Option<String>,
@@ -77,6 +90,14 @@ struct Whole<'a> {
 }
 
 /// `GET /api/v1/dead-letters`.
+#[utoipa::path(
+    get,
+    path = "/api/v1/dead-letters",
+    tag = "events",
+    summary = "What could not be stored, newest first",
+    params(ListQuery),
+    responses((status = 200, description = "Dead letters without their bodies", body = [Listed], headers(("link" = String, description = "The next page"))))
+)]
 pub(super) async fn list(
     State(face): State<Arc<Face>>,
     query: Result<Query<ListQuery>, QueryRejection>,
@@ -101,6 +122,17 @@ pub(super) async fn list(
 }
 
 /// `GET /api/v1/dead-letters/{id}`.
+#[utoipa::path(
+    get,
+    path = "/api/v1/dead-letters/{id}",
+    tag = "events",
+    summary = "A dead letter with its body",
+    params(("id" = Uuid, Path, description = "The dead letter")),
+    responses(
+        (status = 200, description = "The dead letter", body = Whole),
+        (status = 404, description = "There is none"),
+    )
+)]
 pub(super) async fn get(
     State(face): State<Arc<Face>>,
     id: Result<Path<Uuid>, PathRejection>,
@@ -120,6 +152,17 @@ pub(super) async fn get(
 }
 
 /// `DELETE /api/v1/dead-letters/{id}`.
+#[utoipa::path(
+    delete,
+    path = "/api/v1/dead-letters/{id}",
+    tag = "events",
+    summary = "Gives a dead letter up",
+    params(("id" = Uuid, Path, description = "The dead letter")),
+    responses(
+        (status = 204, description = "It is given up"),
+        (status = 404, description = "There is none"),
+    )
+)]
 pub(super) async fn discard(
     State(face): State<Arc<Face>>,
     id: Result<Path<Uuid>, PathRejection>,
@@ -130,8 +173,9 @@ pub(super) async fn discard(
     }
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(as = Redrive)]
 struct RedriveBody {
     ids: Option<Vec<Uuid>>,
     reason: Option<String>,
@@ -141,7 +185,8 @@ struct RedriveBody {
     all: bool,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = Redriven)]
 struct RedriveAnswer {
     redriven: u64,
     refused: u64,
@@ -149,6 +194,14 @@ struct RedriveAnswer {
 }
 
 /// `POST /api/v1/dead-letters/redrive`.
+#[utoipa::path(
+    post,
+    path = "/api/v1/dead-letters/redrive",
+    tag = "events",
+    summary = "Stores dead letters after all",
+    request_body = RedriveBody,
+    responses((status = 200, description = "What became of them", body = RedriveAnswer))
+)]
 pub(super) async fn redrive(
     State(face): State<Arc<Face>>,
     body: Result<Bytes, BytesRejection>,

@@ -8,6 +8,7 @@ use axum::response::{IntoResponse, Response};
 use hyper::StatusCode;
 use hyper::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::limits::Quota;
 use crate::auth::{AuthError, Scope};
@@ -32,15 +33,23 @@ pub struct ApiError {
     quota: Option<Box<Quota>>,
 }
 
-#[derive(Serialize)]
-struct Envelope<'a> {
+/// A refusal.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Error)]
+pub(super) struct Envelope<'a> {
     error: Detail<'a>,
 }
 
-#[derive(Serialize)]
+/// What is wrong.
+#[derive(Serialize, ToSchema)]
+#[schema(as = ErrorDetail)]
 struct Detail<'a> {
+    /// A word for it, in snake_case.
+    #[schema(example = "invalid_request")]
     code: &'a str,
+    /// A sentence.
     message: &'a str,
+    /// The parameter, header or member that is at fault.
     #[serde(skip_serializing_if = "Option::is_none")]
     field: Option<&'a str>,
 }

@@ -10,12 +10,35 @@ use hyper::http::request::Parts;
 use super::batch::decode::{Encoding, decode_whole};
 use super::body::{self, LimitedBody};
 use super::error::ApiError;
-use super::{Answered, Core, X_TRACE_ID, ack};
+use super::{Answered, Core, X_TRACE_ID, ack, not_found};
 use crate::ingest::id::unix_now_us;
 use crate::ingest::{self, Event, keys};
 
 /// The longest trace id, in characters.
 pub(super) const MAX_TRACE_ID: usize = 128;
+
+/// How it is described; it is answered by [`post`], before the router.
+#[utoipa::path(
+    post,
+    path = "/api/v1/events",
+    tag = "events",
+    summary = "Takes one event of any content",
+    params(
+        ("ack" = Option<String>, Query, description = "What the answer waits for: queued, journaled or committed"),
+        ("x-trace-id" = Option<String>, Header, description = "1 to 128 visible ASCII characters"),
+        ("idempotency-key" = Option<String>, Header, description = "Of two events with one key the first is stored"),
+    ),
+    request_body(content = Vec<u8>, description = "Any bytes; JSON is kept as jsonb", content_type = "application/octet-stream"),
+    responses(
+        (status = 201, description = "Stored, with ack=committed", headers(("x-ack" = String, description = "committed"), ("x-trace-id" = String, description = "Its trace id"), ("x-receipt" = String, description = "Its id"))),
+        (status = 202, description = "Taken; x-ack says what that is worth", headers(("x-ack" = String, description = "queued, journaled or committed"), ("x-trace-id" = String, description = "Its trace id"), ("x-receipt" = String, description = "Its id"))),
+        (status = 422, description = "Postgres refused it, with ack=committed"),
+        (status = 503, description = "The queue or the journal is full"),
+    )
+)]
+pub(super) async fn described() -> ApiError {
+    not_found().await
+}
 
 /// Takes the event, and answers once it has the promise that `x-ack` names.
 pub(super) async fn post(core: &Core, head: &Parts, body: &mut LimitedBody) -> Result<Answered, ApiError> {

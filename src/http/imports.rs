@@ -9,8 +9,7 @@ use axum::body::Body;
 use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{Path, Query, Request, State};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
-use axum::{Extension, Json, Router};
+use axum::{Extension, Json};
 use bytes::{Bytes, BytesMut};
 use futures_util::stream;
 use hyper::body::Body as _;
@@ -19,10 +18,14 @@ use hyper::header::{
 };
 use hyper::{HeaderMap, StatusCode};
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 use uuid::Uuid;
 
 use super::body::{self, BodyLimits, LimitedBody};
 use super::error::ApiError;
+use super::openapi::bodies::ProgressShape;
 use super::{Core, Face, query, sse};
 use crate::auth::{Principal, Scope};
 use crate::files::StoredFile;
@@ -41,25 +44,40 @@ const LOOKS_A_HEARTBEAT: u32 = 30;
 static X_TOTAL_COUNT: HeaderName = HeaderName::from_static("x-total-count");
 
 /// Every route of imports.
-pub(super) fn router() -> Router<Arc<Face>> {
-    Router::new()
-        .route("/api/files/process-jsonl", post(process))
-        .route("/api/files/{id}/progress", get(progress))
-        .route("/api/files/{id}/rejected", get(rejected))
+pub(super) fn router() -> OpenApiRouter<Arc<Face>> {
+    OpenApiRouter::default().routes(routes!(process)).routes(routes!(progress)).routes(routes!(rejected))
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = ImportBegun)]
 struct Begun {
     file_id: Uuid,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(as = NamedFile)]
 struct Named {
     file_id: Uuid,
 }
 
 /// `POST /api/files/process-jsonl`.
+#[utoipa::path(
+    post,
+    path = "/api/files/process-jsonl",
+    tag = "files",
+    summary = "Stores the lines of a file as events, conversations or messages",
+    description = "Parameters map.<field>=<member> say which member of a line holds a field.",
+    params(("kind" = Option<String>, Query, description = "event, conversation or message; without it each line says so")),
+    request_body(content((Named = "application/json"), (String = "application/x-ndjson"))),
+    responses(
+        (status = 202, description = "The file is stored, and its import noted", body = Begun, headers(("location" = String, description = "The path of its progress"))),
+        (status = 404, description = "There is no such file of one's own"),
+        (status = 409, description = "The file was processed already"),
+        (status = 413, description = "Too large (MAX_FILE_BYTES), or beyond the quota (FILE_QUOTA_BYTES)"),
+        (status = 507, description = "The disk is full"),
+    )
+)]
 async fn process(
     State(face): State<Arc<Face>>,
     Extension(principal): Extension<Principal>,
@@ -194,6 +212,17 @@ async fn lines(core: &Core, owner: Option<Uuid>, body: &mut LimitedBody) -> Resu
 }
 
 /// `GET /api/files/{id}/progress`.
+#[utoipa::path(
+    get,
+    path = "/api/files/{id}/progress",
+    tag = "files",
+    summary = "How far the import of a file is",
+    params(("id" = Uuid, Path, description = "The file")),
+    responses(
+        (status = 200, description = "How far it is, once or whenever it has changed", content((ProgressShape = "application/json"), (String = "text/event-stream"))),
+        (status = 404, description = "There is no such file of one's own, or it was not processed"),
+    )
+)]
 async fn progress(
     State(face): State<Arc<Face>>,
     Extension(principal): Extension<Principal>,
@@ -282,6 +311,17 @@ impl Following {
 }
 
 /// `GET /api/files/{id}/rejected`: NDJSON.
+#[utoipa::path(
+    get,
+    path = "/api/files/{id}/rejected",
+    tag = "files",
+    summary = "Lines that were left out, and why",
+    params(("id" = Uuid, Path, description = "The file")),
+    responses(
+        (status = 200, description = "An object of line and reason a line", body = String, content_type = "application/x-ndjson", headers(("x-total-count" = String, description = "How many there are"))),
+        (status = 404, description = "There is no such file of one's own, or it was not processed"),
+    )
+)]
 async fn rejected(
     State(face): State<Arc<Face>>,
     Extension(principal): Extension<Principal>,

@@ -7,6 +7,8 @@
 //!
 //! What each route needs is in [`permissions`]; a route that is not listed there cannot be reached.
 
+#![allow(unused_qualifications, reason = "utoipa's macros write out the paths of what they are given")]
+
 mod accounts;
 mod ack;
 mod auth;
@@ -26,6 +28,7 @@ mod imports;
 mod json;
 pub mod jwks;
 mod limits;
+mod openapi;
 mod ops;
 mod origin;
 pub mod permissions;
@@ -44,7 +47,6 @@ use axum::Router;
 use axum::extract::{MatchedPath, Request as AxumRequest, State};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
 use hyper::body::Incoming;
 use hyper::header::HeaderName;
 use hyper::{Method, Request, StatusCode};
@@ -52,6 +54,8 @@ use ipnet::IpNet;
 use prometheus::{Histogram, IntCounter};
 use tower_service::Service;
 use tracing::Instrument;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 pub use body::BodyMemory;
 use body::{BodyLimits, LimitedBody};
@@ -85,29 +89,29 @@ const BATCH: &str = "/api/v1/events/batch";
 
 /// Every route.
 fn router(face: &Arc<Face>) -> Router {
-    let mut routes = Router::new()
-        // Their POST is dispatched before the router, which only has to know the paths.
-        .route(EVENTS, post(not_found))
-        .route(BATCH, post(not_found))
+    let mut routes = OpenApiRouter::with_openapi(openapi::base())
+        // These two are dispatched before the router, which only has to know their paths.
+        .routes(routes!(events::described))
+        .routes(routes!(batch::described))
         .merge(accounts::router())
         .merge(conversations::router())
         .merge(files::routes())
         .merge(imports::router())
-        .route("/api/v1/dead-letters", get(dead_letters::list))
-        .route("/api/v1/dead-letters/redrive", post(dead_letters::redrive))
-        .route("/api/v1/dead-letters/{id}", get(dead_letters::get).delete(dead_letters::discard))
-        .route("/api/v1/reconcile", post(reconcile::post))
-        .route("/api/health", get(ops::api_health))
-        .route("/health", get(ops::alive))
-        .route("/health/ready", get(ops::ready))
-        .route("/metrics", get(ops::metrics));
+        .routes(routes!(dead_letters::list))
+        .routes(routes!(dead_letters::redrive))
+        .routes(routes!(dead_letters::get, dead_letters::discard))
+        .routes(routes!(reconcile::post))
+        .routes(routes!(ops::api_health))
+        .routes(routes!(ops::alive))
+        .routes(routes!(ops::ready))
+        .routes(routes!(ops::metrics));
     if face.stress.is_some() {
         routes = routes.merge(stress::routes());
     }
     if face.faults.is_some() {
         routes = routes.merge(faults::routes());
     }
-    routes
+    openapi::served(routes)
         .fallback(not_found)
         .layer(middleware::from_fn_with_state(Arc::clone(face), auth::authorize))
         .layer(middleware::from_fn_with_state(Arc::clone(face), track))

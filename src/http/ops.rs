@@ -9,13 +9,14 @@ use axum::response::{IntoResponse, Response};
 use hyper::StatusCode;
 use hyper::header::CONTENT_TYPE;
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::Face;
 use super::error::ApiError;
 use crate::ingest::{Account, JournalSnapshot, LastError, Rates, Refusal, WriterState};
 use crate::observe::Gauges;
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 struct Health {
     status: &'static str,
     version: &'static str,
@@ -26,7 +27,7 @@ struct Health {
     http: Http,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 struct PipelineHealth {
     /// Events that got a promise, since the start.
     accepted: u64,
@@ -46,7 +47,7 @@ struct PipelineHealth {
     pool: PoolHealth,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 struct JournalHealth {
     /// `accepting`, or why nothing is accepted.
     state: &'static str,
@@ -62,7 +63,7 @@ struct JournalHealth {
     ledger: LedgerHealth,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 struct LedgerHealth {
     balanced: bool,
     accepted: u64,
@@ -111,7 +112,7 @@ impl From<JournalSnapshot> for JournalHealth {
     }
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 struct QueueHealth {
     #[serde(flatten)]
     depth: Depth,
@@ -119,20 +120,20 @@ struct QueueHealth {
     max_bytes: u64,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 struct Depth {
     events: u64,
     bytes: u64,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 struct RateHealth {
     span_s: usize,
     accepted_per_s: f64,
     settled_per_s: f64,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 struct WriterHealth {
     state: &'static str,
     last_error: Option<LastErrorHealth>,
@@ -148,14 +149,14 @@ impl From<(WriterState, Option<LastError>)> for WriterHealth {
     }
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 struct LastErrorHealth {
     message: String,
     /// Unix time in milliseconds.
     at_ms: u64,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 struct PoolHealth {
     max: usize,
     open: usize,
@@ -163,18 +164,28 @@ struct PoolHealth {
     waiting: usize,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 struct Memory {
     resident_bytes: Option<u64>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 struct Http {
     connections: i64,
     body_bytes: u64,
 }
 
 /// `GET /api/health`: everything at a glance. 200 while events are taken, else 503.
+#[utoipa::path(
+    get,
+    path = "/api/health",
+    tag = "operations",
+    summary = "Everything at a glance",
+    responses(
+        (status = 200, description = "Events are taken", body = Health),
+        (status = 503, description = "They are not", body = Health),
+    )
+)]
 pub(super) async fn api_health(State(face): State<Arc<Face>>) -> Response {
     let pipeline = face.core.get().map(|core| {
         let now = core.ingest.snapshot();
@@ -239,11 +250,28 @@ fn status(face: &Face) -> &'static str {
 }
 
 /// `GET /health`: the process answers.
+#[utoipa::path(
+    get,
+    path = "/health",
+    tag = "operations",
+    summary = "The process answers",
+    responses((status = 200, description = "It does", body = String, content_type = "text/plain"))
+)]
 pub(super) async fn alive() -> &'static str {
     "ok\n"
 }
 
 /// `GET /health/ready`: whether events should be sent here.
+#[utoipa::path(
+    get,
+    path = "/health/ready",
+    tag = "operations",
+    summary = "Whether events should be sent here",
+    responses(
+        (status = 200, description = "They should", body = String, content_type = "text/plain"),
+        (status = 503, description = "They should not", body = String, content_type = "text/plain"),
+    )
+)]
 pub(super) async fn ready(State(face): State<Arc<Face>>) -> Response {
     match status(&face) {
         "ok" | "degraded" => "ready\n".into_response(),
@@ -252,6 +280,13 @@ pub(super) async fn ready(State(face): State<Arc<Face>>) -> Response {
 }
 
 /// `GET /metrics`, for Prometheus.
+#[utoipa::path(
+    get,
+    path = "/metrics",
+    tag = "operations",
+    summary = "Figures for Prometheus",
+    responses((status = 200, description = "The text format", body = String, content_type = "text/plain"))
+)]
 pub(super) async fn metrics(State(face): State<Arc<Face>>) -> Result<Response, ApiError> {
     let gauges = &face.metrics.gauges;
     if let Some(core) = face.core.get() {

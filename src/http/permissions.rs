@@ -98,6 +98,10 @@ pub const ROUTES: &[Route] = &[
     route(Method::GET, "/health", Needs::GoodIfShown),
     route(Method::GET, "/health/ready", Needs::GoodIfShown),
     route(Method::GET, "/metrics", Needs::Scope(Scope::OpsRead)),
+    route(Method::GET, "/api/openapi.json", Needs::GoodIfShown),
+    route(Method::GET, "/api/docs", Needs::GoodIfShown),
+    route(Method::GET, "/api/docs/", Needs::GoodIfShown),
+    route(Method::GET, "/api/docs/{*rest}", Needs::GoodIfShown),
 ];
 
 /// What a request for a path of the router needs; or, if the path takes no such method, those that it takes.

@@ -9,6 +9,7 @@ use axum::extract::State;
 use axum::extract::rejection::BytesRejection;
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::error::ApiError;
@@ -21,8 +22,9 @@ const MAX_EVENTS: usize = 10_000;
 /// The longest span in which trace ids are looked for where they are not indexed.
 const MAX_SPAN_US: i64 = 3_600_000_000;
 
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(as = Reconcile)]
 struct Wanted {
     #[serde(default)]
     receipts: Vec<String>,
@@ -32,13 +34,15 @@ struct Wanted {
     until: Option<String>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = Reconciled)]
 struct Answer {
     receipts: Vec<ReceiptAnswer>,
     trace_ids: Vec<TraceAnswer>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = ReconciledReceipt)]
 struct ReceiptAnswer {
     receipt: String,
     /// How many events had each fate.
@@ -48,7 +52,8 @@ struct ReceiptAnswer {
     others: Vec<EventAnswer>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = ReconciledEvent)]
 struct EventAnswer {
     #[serde(skip_serializing_if = "Option::is_none")]
     place: Option<usize>,
@@ -65,7 +70,8 @@ impl EventAnswer {
     }
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = ReconciledTrace)]
 struct TraceAnswer {
     trace_id: String,
     state: &'static str,
@@ -73,6 +79,14 @@ struct TraceAnswer {
 }
 
 /// Answers for each receipt and trace id.
+#[utoipa::path(
+    post,
+    path = "/api/v1/reconcile",
+    tag = "events",
+    summary = "What became of events, by receipts or trace ids",
+    request_body = Wanted,
+    responses((status = 200, description = "Their states", body = Answer))
+)]
 pub(super) async fn post(
     State(face): State<Arc<Face>>,
     body: Result<Bytes, BytesRejection>,

@@ -9,9 +9,11 @@ use axum::response::Response;
 use hyper::StatusCode;
 use hyper::header::{HeaderValue, LINK};
 use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
 use super::super::error::ApiError;
+use super::super::openapi::bodies::KeyRequestBody;
 use super::super::{Core, Face, query};
 use super::members::Members;
 use super::private;
@@ -21,7 +23,8 @@ use crate::auth::{AuthError, Principal, Scope, Scopes, Who};
 /// How long a key is good beside the one that takes its place, where nothing is said, in seconds.
 const DEFAULT_OVERLAP_S: i64 = 86_400;
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = NewKey)]
 struct Made<'a> {
     id: Uuid,
     /// The key, this once.
@@ -32,6 +35,19 @@ struct Made<'a> {
 }
 
 /// `POST /api/keys`.
+#[utoipa::path(
+    post,
+    path = "/api/keys",
+    tag = "keys",
+    summary = "Makes a key of no more rights than one's own",
+    request_body = KeyRequestBody,
+    responses(
+        (status = 201, description = "The key, which is shown this once", body = Made),
+        (status = 403, description = "Beyond one's rights"),
+        (status = 404, description = "There is no such key to be replaced"),
+        (status = 409, description = "Too many keys"),
+    )
+)]
 pub(super) async fn create(
     State(face): State<Arc<Face>>,
     Extension(principal): Extension<Principal>,
@@ -72,13 +88,16 @@ fn key_request(mut members: Members) -> Result<KeyRequest, ApiError> {
     Ok(request)
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
 pub(super) struct ListQuery {
+    /// The last key of the page before.
     after: Option<Uuid>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = Key)]
 struct Listed<'a> {
     id: Uuid,
     prefix: &'a str,
@@ -93,6 +112,14 @@ struct Listed<'a> {
 }
 
 /// `GET /api/keys`: one's own; of whoever may do everything, all.
+#[utoipa::path(
+    get,
+    path = "/api/keys",
+    tag = "keys",
+    summary = "One's own keys; all of them for whoever may do everything",
+    params(ListQuery),
+    responses((status = 200, description = "Keys, newest first", body = [Listed], headers(("link" = String, description = "The next page"))))
+)]
 pub(super) async fn list(
     State(face): State<Arc<Face>>,
     Extension(principal): Extension<Principal>,
@@ -127,6 +154,17 @@ pub(super) async fn list(
 }
 
 /// `DELETE /api/keys/{id}`: revokes one's own; whoever may do everything, any.
+#[utoipa::path(
+    delete,
+    path = "/api/keys/{id}",
+    tag = "keys",
+    summary = "Revokes a key",
+    params(("id" = Uuid, Path, description = "The key")),
+    responses(
+        (status = 204, description = "It is good no more"),
+        (status = 404, description = "There is no such key of one's own"),
+    )
+)]
 pub(super) async fn revoke(
     State(face): State<Arc<Face>>,
     Extension(principal): Extension<Principal>,

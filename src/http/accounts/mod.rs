@@ -6,27 +6,28 @@ mod sign_in;
 
 use std::sync::Arc;
 
+use axum::Json;
 use axum::response::{IntoResponse, Response};
-use axum::routing::{delete, get, post};
-use axum::{Json, Router};
 use hyper::StatusCode;
 use hyper::header::{CACHE_CONTROL, HeaderValue};
 use serde::Serialize;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use super::Face;
 
 /// Every route below `/api/auth` and `/api/keys`.
-pub(super) fn router() -> Router<Arc<Face>> {
-    Router::new()
-        .route("/api/auth/register", post(sign_in::register))
-        .route("/api/auth/login", post(sign_in::login))
-        .route("/api/auth/refresh", post(sign_in::refresh))
-        .route("/api/auth/logout", post(sign_in::logout))
-        .route("/api/auth/me", get(sign_in::me))
-        .route("/api/auth/sessions", get(sign_in::sessions))
-        .route("/api/auth/sessions/{id}", delete(sign_in::end_session))
-        .route("/api/keys", post(keys::create).get(keys::list))
-        .route("/api/keys/{id}", delete(keys::revoke))
+pub(super) fn router() -> OpenApiRouter<Arc<Face>> {
+    OpenApiRouter::default()
+        .routes(routes!(sign_in::register))
+        .routes(routes!(sign_in::login))
+        .routes(routes!(sign_in::refresh))
+        .routes(routes!(sign_in::logout))
+        .routes(routes!(sign_in::me))
+        .routes(routes!(sign_in::sessions))
+        .routes(routes!(sign_in::end_session))
+        .routes(routes!(keys::create, keys::list))
+        .routes(routes!(keys::revoke))
 }
 
 /// An answer that nobody on the way may keep.

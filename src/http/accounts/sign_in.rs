@@ -9,10 +9,12 @@ use axum::response::Response;
 use hyper::StatusCode;
 use hyper::header::{HeaderMap, USER_AGENT};
 use serde::Serialize;
+use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::super::client::ClientAddress;
 use super::super::error::ApiError;
+use super::super::openapi::bodies::{Credentials, RefreshToken};
 use super::super::{Core, Face};
 use super::members::Members;
 use super::private;
@@ -23,7 +25,8 @@ use crate::auth::{AuthError, Principal, Scopes, Secret, Who};
 /// Characters of a `User-Agent` that are kept.
 const MAX_USER_AGENT: usize = 256;
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = User)]
 struct ShownUser<'a> {
     id: Uuid,
     email: &'a str,
@@ -38,7 +41,7 @@ impl<'a> From<&'a User> for ShownUser<'a> {
     }
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 struct Tokens<'a> {
     access_token: &'a str,
     refresh_token: &'a str,
@@ -57,6 +60,18 @@ fn tokens(grant: &Grant) -> Response {
 }
 
 /// `POST /api/auth/register`.
+#[utoipa::path(
+    post,
+    path = "/api/auth/register",
+    tag = "users",
+    summary = "Registers a user",
+    request_body = Credentials,
+    responses(
+        (status = 201, description = "The user", body = ShownUser),
+        (status = 403, description = "Nobody may register here (REGISTRATION)"),
+        (status = 409, description = "The email is taken"),
+    )
+)]
 pub(super) async fn register(State(face): State<Arc<Face>>, request: Request) -> Result<Response, ApiError> {
     let core = face.core()?;
     if !core.takes_registrations {
@@ -68,6 +83,17 @@ pub(super) async fn register(State(face): State<Arc<Face>>, request: Request) ->
 }
 
 /// `POST /api/auth/login`.
+#[utoipa::path(
+    post,
+    path = "/api/auth/login",
+    tag = "users",
+    summary = "Begins a session",
+    request_body = Credentials,
+    responses(
+        (status = 200, description = "Tokens", body = Tokens),
+        (status = 401, description = "Wrong email or password"),
+    )
+)]
 pub(super) async fn login(State(face): State<Arc<Face>>, request: Request) -> Result<Response, ApiError> {
     let core = face.core()?;
     let client = client(&request);
@@ -78,6 +104,17 @@ pub(super) async fn login(State(face): State<Arc<Face>>, request: Request) -> Re
 }
 
 /// `POST /api/auth/refresh`.
+#[utoipa::path(
+    post,
+    path = "/api/auth/refresh",
+    tag = "users",
+    summary = "Exchanges a refresh token, which is used once",
+    request_body = RefreshToken,
+    responses(
+        (status = 200, description = "Tokens", body = Tokens),
+        (status = 401, description = "The token is not good"),
+    )
+)]
 pub(super) async fn refresh(State(face): State<Arc<Face>>, request: Request) -> Result<Response, ApiError> {
     let core = face.core()?;
     let mut members = Members::read(core, request).await?;
@@ -87,6 +124,13 @@ pub(super) async fn refresh(State(face): State<Arc<Face>>, request: Request) -> 
 }
 
 /// `POST /api/auth/logout`: ends the session of the token that is shown.
+#[utoipa::path(
+    post,
+    path = "/api/auth/logout",
+    tag = "users",
+    summary = "Ends the session of the token that is shown",
+    responses((status = 204, description = "It is over"))
+)]
 pub(super) async fn logout(
     State(face): State<Arc<Face>>,
     Extension(principal): Extension<Principal>,
@@ -96,7 +140,7 @@ pub(super) async fn logout(
     Ok(StatusCode::NO_CONTENT)
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 struct Me<'a> {
     kind: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -113,6 +157,13 @@ struct Me<'a> {
 }
 
 /// `GET /api/auth/me`: who the token that is shown says one is.
+#[utoipa::path(
+    get,
+    path = "/api/auth/me",
+    tag = "users",
+    summary = "Who the token that is shown says one is",
+    responses((status = 200, description = "Who one is", body = Me))
+)]
 pub(super) async fn me(
     State(face): State<Arc<Face>>,
     Extension(principal): Extension<Principal>,
@@ -144,7 +195,8 @@ pub(super) async fn me(
     Ok(private(StatusCode::OK, &me))
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = Session)]
 struct ShownSession<'a> {
     id: Uuid,
     created: &'a str,
@@ -156,6 +208,13 @@ struct ShownSession<'a> {
 }
 
 /// `GET /api/auth/sessions`: one's own that are not over.
+#[utoipa::path(
+    get,
+    path = "/api/auth/sessions",
+    tag = "users",
+    summary = "One's own sessions that are not over",
+    responses((status = 200, description = "Sessions", body = [ShownSession]))
+)]
 pub(super) async fn sessions(
     State(face): State<Arc<Face>>,
     Extension(principal): Extension<Principal>,
@@ -178,6 +237,17 @@ pub(super) async fn sessions(
 }
 
 /// `DELETE /api/auth/sessions/{id}`: ends one of one's own.
+#[utoipa::path(
+    delete,
+    path = "/api/auth/sessions/{id}",
+    tag = "users",
+    summary = "Ends one of one's own sessions",
+    params(("id" = Uuid, Path, description = "The session")),
+    responses(
+        (status = 204, description = "It is over"),
+        (status = 404, description = "There is no such session of one's own"),
+    )
+)]
 pub(super) async fn end_session(
     State(face): State<Arc<Face>>,
     Extension(principal): Extension<Principal>,

@@ -24,7 +24,8 @@ use self::split::{Piece, Splitter};
 use super::body::{BodyShare, LimitedBody};
 use super::error::ApiError;
 use super::events::{MAX_TRACE_ID, content_type, encoding, trace_id};
-use super::{Answered, Core, ack};
+use super::openapi::bodies::BatchShape;
+use super::{Answered, Core, ack, not_found};
 use crate::ingest::id::{self, unix_now_us};
 use crate::ingest::json::Verdict;
 use crate::ingest::keys::Key;
@@ -35,6 +36,29 @@ use crate::ingest::row::Row;
 const STRETCH_BYTES: usize = 256 * 1024;
 /// A long batch lets other connections have a turn each time it has worked through this many bytes.
 const TURN_BYTES: usize = 256 * 1024;
+
+/// How it is described; it is answered by [`post`], before the router.
+#[utoipa::path(
+    post,
+    path = "/api/v1/events/batch",
+    tag = "events",
+    summary = "Takes many events, as NDJSON or a JSON array",
+    params(
+        ("ack" = Option<String>, Query, description = "What the answer waits for: queued, journaled or committed"),
+        ("id_field" = Option<String>, Query, description = "The member of each event that is its key"),
+        ("x-trace-id" = Option<String>, Header, description = "1 to 128 visible ASCII characters"),
+        ("idempotency-key" = Option<String>, Header, description = "Of two batches with one key the first is stored"),
+    ),
+    request_body(content((String = "application/x-ndjson"), (Vec<serde_json::Value> = "application/json"))),
+    responses(
+        (status = 201, description = "Stored, with ack=committed", body = BatchShape),
+        (status = 202, description = "Taken; x-ack says what that is worth", body = BatchShape),
+        (status = 503, description = "The queue or the journal is full"),
+    )
+)]
+pub(in crate::http) async fn described() -> ApiError {
+    not_found().await
+}
 
 /// Takes the batch, and answers with what was left out of it.
 pub(super) async fn post(core: &Core, head: &Parts, body: &mut LimitedBody) -> Result<Answered, ApiError> {

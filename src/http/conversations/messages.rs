@@ -12,6 +12,7 @@ use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
 use super::super::error::ApiError;
+use super::super::openapi::bodies::{MessageShape, MessagesBody, MessagesShape};
 use super::super::{Core, Face, query};
 use super::members::Members;
 use super::{PATH, answer, conversation_id, header, message_id, page_answer, read_body};
@@ -23,6 +24,17 @@ const IDEMPOTENCY_KEY: &str = "idempotency-key";
 const MAX_KEY: usize = 255;
 
 /// `GET /api/conversations/{id}/messages`.
+#[utoipa::path(
+    get,
+    path = "/api/conversations/{id}/messages",
+    tag = "conversations",
+    summary = "A conversation's messages in order",
+    params(("id" = Uuid, Path, description = "The conversation"), ("limit" = Option<u32>, Query, description = "Entries of a page", minimum = 1, maximum = 200), ("after" = Option<String>, Query, description = "What a Link header gave"), ("before" = Option<String>, Query, description = "What a Link header gave, or end")),
+    responses(
+        (status = 200, description = "Messages", body = [MessageShape], headers(("link" = String, description = "The pages beside it"))),
+        (status = 404, description = "There is no such conversation of one's own"),
+    )
+)]
 pub(super) async fn list(
     State(face): State<Arc<Face>>,
     Extension(principal): Extension<Principal>,
@@ -39,6 +51,17 @@ pub(super) async fn list(
 }
 
 /// `GET /api/conversations/{id}/messages/{message}`.
+#[utoipa::path(
+    get,
+    path = "/api/conversations/{id}/messages/{message}",
+    tag = "conversations",
+    summary = "A message",
+    params(("id" = Uuid, Path, description = "The conversation"), ("message" = Uuid, Path, description = "The message")),
+    responses(
+        (status = 200, description = "The message", body = MessageShape),
+        (status = 404, description = "There is no such message of one's own"),
+    )
+)]
 pub(super) async fn get(
     State(face): State<Arc<Face>>,
     Extension(principal): Extension<Principal>,
@@ -51,6 +74,20 @@ pub(super) async fn get(
 }
 
 /// `POST /api/conversations/{id}/messages`: one message, or an array of them, all or none.
+#[utoipa::path(
+    post,
+    path = "/api/conversations/{id}/messages",
+    tag = "conversations",
+    summary = "Adds messages, all or none",
+    params(("id" = Uuid, Path, description = "The conversation"), ("idempotency-key" = Option<String>, Header, description = "1 to 255 visible ASCII characters: a repetition is answered as before")),
+    request_body = MessagesBody,
+    responses(
+        (status = 200, description = "They were added before, with this key", body = MessagesShape),
+        (status = 201, description = "The messages as they were added", body = MessagesShape, headers(("location" = String, description = "The path of the first"))),
+        (status = 404, description = "There is no such conversation of one's own"),
+        (status = 422, description = "The key came with another body"),
+    )
+)]
 pub(super) async fn add(
     State(face): State<Arc<Face>>,
     Extension(principal): Extension<Principal>,

@@ -5,17 +5,19 @@ mod messages;
 
 use std::sync::Arc;
 
+use axum::Extension;
 use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{Path, Query, Request, State};
 use axum::response::Response;
-use axum::routing::get;
-use axum::{Extension, Router};
 use hyper::StatusCode;
 use hyper::header::{HeaderValue, LINK, LOCATION};
 use serde::Serialize;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 use uuid::Uuid;
 
 use super::error::ApiError;
+use super::openapi::bodies::{ConversationBody, ConversationShape};
 use super::{Core, Face, json, query};
 use crate::auth::Principal;
 use crate::conversations::{ConversationsError, ListQuery, Metadata, NewConversation, Page, Patch};
@@ -25,15 +27,23 @@ const PATH: &str = "/api/conversations";
 const DEFAULT_TITLE: &str = "New Conversation";
 
 /// Every route below `/api/conversations`.
-pub(super) fn router() -> Router<Arc<Face>> {
-    Router::new()
-        .route(PATH, get(list).post(create))
-        .route("/api/conversations/{id}", get(read).patch(change).delete(delete))
-        .route("/api/conversations/{id}/messages", get(messages::list).post(messages::add))
-        .route("/api/conversations/{id}/messages/{message}", get(messages::get))
+pub(super) fn router() -> OpenApiRouter<Arc<Face>> {
+    OpenApiRouter::default()
+        .routes(routes!(list, create))
+        .routes(routes!(read, change, delete))
+        .routes(routes!(messages::list, messages::add))
+        .routes(routes!(messages::get))
 }
 
 /// `GET /api/conversations`.
+#[utoipa::path(
+    get,
+    path = "/api/conversations",
+    tag = "conversations",
+    summary = "One's own conversations, newest activity first",
+    params(("limit" = Option<u32>, Query, description = "Entries of a page", minimum = 1, maximum = 200), ("after" = Option<String>, Query, description = "What a Link header gave"), ("offset" = Option<u32>, Query, description = "Conversations to pass over")),
+    responses((status = 200, description = "Conversations", body = [ConversationShape], headers(("link" = String, description = "The pages beside it"))))
+)]
 async fn list(
     State(face): State<Arc<Face>>,
     Extension(principal): Extension<Principal>,
@@ -48,6 +58,14 @@ async fn list(
 }
 
 /// `POST /api/conversations`.
+#[utoipa::path(
+    post,
+    path = "/api/conversations",
+    tag = "conversations",
+    summary = "Begins a conversation",
+    request_body = ConversationBody,
+    responses((status = 201, description = "The conversation", body = ConversationShape, headers(("location" = String, description = "Its path"))))
+)]
 async fn create(
     State(face): State<Arc<Face>>,
     Extension(principal): Extension<Principal>,
@@ -66,6 +84,17 @@ async fn create(
 }
 
 /// `GET /api/conversations/{id}`.
+#[utoipa::path(
+    get,
+    path = "/api/conversations/{id}",
+    tag = "conversations",
+    summary = "A conversation",
+    params(("id" = Uuid, Path, description = "The conversation")),
+    responses(
+        (status = 200, description = "The conversation", body = ConversationShape),
+        (status = 404, description = "There is no such conversation of one's own"),
+    )
+)]
 async fn read(
     State(face): State<Arc<Face>>,
     Extension(principal): Extension<Principal>,
@@ -78,6 +107,18 @@ async fn read(
 }
 
 /// `PATCH /api/conversations/{id}`.
+#[utoipa::path(
+    patch,
+    path = "/api/conversations/{id}",
+    tag = "conversations",
+    summary = "Changes a conversation's title or metadata",
+    params(("id" = Uuid, Path, description = "The conversation")),
+    request_body = ConversationBody,
+    responses(
+        (status = 200, description = "The conversation as it is now", body = ConversationShape),
+        (status = 404, description = "There is no such conversation of one's own"),
+    )
+)]
 async fn change(
     State(face): State<Arc<Face>>,
     Extension(principal): Extension<Principal>,
@@ -93,6 +134,17 @@ async fn change(
 }
 
 /// `DELETE /api/conversations/{id}`.
+#[utoipa::path(
+    delete,
+    path = "/api/conversations/{id}",
+    tag = "conversations",
+    summary = "Deletes a conversation with its messages",
+    params(("id" = Uuid, Path, description = "The conversation")),
+    responses(
+        (status = 204, description = "It is gone"),
+        (status = 404, description = "There is no such conversation of one's own"),
+    )
+)]
 async fn delete(
     State(face): State<Arc<Face>>,
     Extension(principal): Extension<Principal>,

@@ -2,37 +2,51 @@
 
 use std::sync::Arc;
 
+use axum::Json;
 use axum::body::Bytes;
 use axum::extract::State;
 use axum::extract::rejection::BytesRejection;
 use axum::response::{IntoResponse, Response};
-use axum::routing::post;
-use axum::{Json, Router};
 use serde::Serialize;
+use utoipa::ToSchema;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use crate::faults::{Fault, FaultPlan};
 use crate::http::error::ApiError;
+use crate::http::openapi::bodies::FaultBody;
 use crate::http::{Face, not_found, query};
 
-/// Where faults are set.
-const PATH: &str = "/_test/inject-error";
-
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = Faults)]
 struct Listed {
+    #[schema(value_type = Vec<FaultBody>)]
     faults: Vec<Fault>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = ClearedFaults)]
 struct Cleared {
     cleared: usize,
 }
 
 /// The routes, which are there only if faults are.
-pub(in crate::http) fn routes() -> Router<Arc<Face>> {
-    Router::new().route(PATH, post(inject).get(list).delete(clear))
+pub(in crate::http) fn routes() -> OpenApiRouter<Arc<Face>> {
+    OpenApiRouter::default().routes(routes!(inject, list, clear))
 }
 
 /// Sets a fault and answers with it as it was taken.
+#[utoipa::path(
+    post,
+    path = "/_test/inject-error",
+    tag = "faults",
+    summary = "Sets a fault",
+    request_body = FaultBody,
+    responses(
+        (status = 200, description = "The fault as it was taken", body = FaultBody),
+        (status = 409, description = "Too many faults"),
+    )
+)]
 async fn inject(State(face): State<Arc<Face>>, body: Result<Bytes, BytesRejection>) -> Response {
     let Some(faults) = &face.faults else { return not_found().await.into_response() };
     let taken = query::json(body).and_then(|json| Ok(faults.set(&json)?));
@@ -40,12 +54,26 @@ async fn inject(State(face): State<Arc<Face>>, body: Result<Bytes, BytesRejectio
 }
 
 /// Lists the faults that are left, by their paths.
+#[utoipa::path(
+    get,
+    path = "/_test/inject-error",
+    tag = "faults",
+    summary = "The faults that are left",
+    responses((status = 200, description = "Faults, by their paths", body = Listed))
+)]
 async fn list(State(face): State<Arc<Face>>) -> Result<Json<impl Serialize>, ApiError> {
     let Some(faults) = &face.faults else { return Err(not_found().await) };
     Ok(Json(Listed { faults: faults.with(|plan| plan.list().cloned().collect()) }))
 }
 
 /// Takes all faults away, and answers how many there were.
+#[utoipa::path(
+    delete,
+    path = "/_test/inject-error",
+    tag = "faults",
+    summary = "Takes all faults away",
+    responses((status = 200, description = "How many there were", body = Cleared))
+)]
 async fn clear(State(face): State<Arc<Face>>) -> Result<Json<impl Serialize>, ApiError> {
     let Some(faults) = &face.faults else { return Err(not_found().await) };
     Ok(Json(Cleared { cleared: faults.with(FaultPlan::clear) }))

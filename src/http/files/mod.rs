@@ -9,15 +9,17 @@ mod upload;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use axum::Extension;
 use axum::body::Body;
 use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
 use axum::response::Response;
-use axum::routing::{get, post};
-use axum::{Extension, Router};
 use hyper::StatusCode;
 use hyper::header::{CONTENT_TYPE, HeaderValue, LINK};
 use serde::Serialize;
+use utoipa::ToSchema;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 use uuid::Uuid;
 
 use super::body::{BodyShare, HeldBody};
@@ -27,15 +29,16 @@ use crate::auth::Principal;
 use crate::files::{FilesError, Page, StoredFile};
 
 /// Every route below `/api/files`.
-pub(super) fn routes() -> Router<Arc<Face>> {
-    Router::new()
-        .route("/api/files", get(list))
-        .route("/api/files/upload", post(upload::post))
-        .route("/api/files/{id}", get(download::get).delete(delete))
+pub(super) fn routes() -> OpenApiRouter<Arc<Face>> {
+    OpenApiRouter::default()
+        .routes(routes!(list))
+        .routes(routes!(upload::post))
+        .routes(routes!(download::get, delete))
 }
 
 /// A file as it is shown.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = File)]
 struct ShownFile<'a> {
     id: Uuid,
     filename: &'a str,
@@ -61,6 +64,14 @@ impl<'a> From<&'a StoredFile> for ShownFile<'a> {
 }
 
 /// `GET /api/files`.
+#[utoipa::path(
+    get,
+    path = "/api/files",
+    tag = "files",
+    summary = "One's own files, newest first",
+    params(("limit" = Option<u32>, Query, description = "Entries of a page", minimum = 1, maximum = 1000), ("after" = Option<String>, Query, description = "What a Link header gave"), ("offset" = Option<u32>, Query, description = "Files to pass over")),
+    responses((status = 200, description = "Files", body = [ShownFile], headers(("link" = String, description = "The next page"))))
+)]
 async fn list(
     State(face): State<Arc<Face>>,
     Extension(principal): Extension<Principal>,
@@ -100,6 +111,17 @@ async fn list(
 }
 
 /// `DELETE /api/files/{id}`.
+#[utoipa::path(
+    delete,
+    path = "/api/files/{id}",
+    tag = "files",
+    summary = "Deletes a file",
+    params(("id" = Uuid, Path, description = "The file")),
+    responses(
+        (status = 204, description = "It is gone"),
+        (status = 404, description = "There is no such file of one's own"),
+    )
+)]
 async fn delete(
     State(face): State<Arc<Face>>,
     Extension(principal): Extension<Principal>,

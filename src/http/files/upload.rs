@@ -12,21 +12,24 @@ use hyper::StatusCode;
 use hyper::header::CONTENT_TYPE;
 use multer::Multipart;
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::super::body::{BodyLimits, LimitedBody};
 use super::super::error::ApiError;
+use super::super::openapi::bodies::UploadForm;
 use super::super::{Core, Face};
 use super::multipart::{MAX_PART_HEAD_BYTES, Pace, Pieces, boundary, malformed};
 use super::{deadline, json};
 use crate::auth::Principal;
 use crate::files::{FilesError, StoredFile, Upload};
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 struct Uploaded {
     files: Vec<Stored>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = UploadedFile)]
 struct Stored {
     id: uuid::Uuid,
     filename: String,
@@ -43,6 +46,19 @@ impl From<StoredFile> for Stored {
 }
 
 /// `POST /api/files/upload`.
+#[utoipa::path(
+    post,
+    path = "/api/files/upload",
+    tag = "files",
+    summary = "Stores files, all or none",
+    request_body(content = UploadForm, content_type = "multipart/form-data"),
+    responses(
+        (status = 201, description = "The files", body = Uploaded),
+        (status = 413, description = "Too large (MAX_FILE_BYTES), too many (MAX_FILES_PER_UPLOAD), or beyond the quota (FILE_QUOTA_BYTES)"),
+        (status = 415, description = "Not multipart/form-data, or a file is not what was declared"),
+        (status = 507, description = "The disk is full"),
+    )
+)]
 pub(super) async fn post(
     State(face): State<Arc<Face>>,
     Extension(principal): Extension<Principal>,

@@ -10,14 +10,17 @@ use axum::extract::rejection::BytesRejection;
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use serde_json::{Map, Value};
+use utoipa::ToSchema;
 
 use super::super::error::ApiError;
+use super::super::openapi::bodies::TunableChanges;
 use super::super::{Face, not_found, query};
 use crate::config::Config;
 use crate::records::Name;
 
 /// What can be changed.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
+#[schema(as = StressTunables)]
 pub(super) struct Tunables {
     /// The collection that a run uses if it is told no other.
     default_collection: String,
@@ -30,7 +33,8 @@ pub(super) struct Tunables {
 }
 
 /// What cannot: the settings that bound a run.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
+#[schema(as = StressLimits)]
 struct Limits {
     max_sse_rate: u64,
     max_sse_streams: usize,
@@ -51,7 +55,8 @@ pub(super) struct StressSettings {
     limits: Limits,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = StressConfig)]
 struct Answer<'a> {
     #[serde(flatten)]
     tunables: Tunables,
@@ -120,12 +125,27 @@ impl StressSettings {
 }
 
 /// `GET`: what holds now.
+#[utoipa::path(
+    get,
+    path = "/api/stress/config",
+    tag = "stress",
+    summary = "What a run reads before it begins",
+    responses((status = 200, description = "What holds now", body = Answer))
+)]
 pub(super) async fn get(State(face): State<Arc<Face>>) -> Result<Response, ApiError> {
     let Some(stress) = &face.stress else { return Err(not_found().await) };
     Ok(stress.settings.answer())
 }
 
 /// `POST`: changes the members that are named; answers as `GET`.
+#[utoipa::path(
+    post,
+    path = "/api/stress/config",
+    tag = "stress",
+    summary = "Changes what a run reads, in this process",
+    request_body = TunableChanges,
+    responses((status = 200, description = "What holds now", body = Answer))
+)]
 pub(super) async fn post(
     State(face): State<Arc<Face>>,
     body: Result<Bytes, BytesRejection>,

@@ -8,6 +8,7 @@ use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
 use hyper::StatusCode;
 use serde::Deserialize;
+use utoipa::IntoParams;
 
 use super::super::Face;
 use super::super::error::ApiError;
@@ -15,6 +16,14 @@ use super::{collection_of_record, records};
 use crate::records::RecordId;
 
 /// `GET /api/stress/error/404/{collection}/{id}`: looks for a record whose id no record can have.
+#[utoipa::path(
+    get,
+    path = "/api/stress/error/404/{collection}/{id}",
+    tag = "stress",
+    summary = "Looks for a record that no collection has",
+    params(("collection" = String, Path, description = "A letter or _, then letters, digits or _, at most 63", example = "items"), ("id" = String, Path, description = "Anything")),
+    responses((status = 404, description = "Always"))
+)]
 pub(super) async fn not_found(
     State(face): State<Arc<Face>>,
     path: Result<Path<(String, String)>, PathRejection>,
@@ -25,6 +34,13 @@ pub(super) async fn not_found(
 }
 
 /// `GET /api/stress/error/auth`: shows the verifier a token that is not good.
+#[utoipa::path(
+    get,
+    path = "/api/stress/error/auth",
+    tag = "stress",
+    summary = "Shows a token that is not good",
+    responses((status = 401, description = "Always"))
+)]
 pub(super) async fn unauthorized(State(face): State<Arc<Face>>) -> Result<StatusCode, ApiError> {
     match face.verifier.verify("not.a.token") {
         Err(refused) => Err(refused.into()),
@@ -33,19 +49,40 @@ pub(super) async fn unauthorized(State(face): State<Arc<Face>>) -> Result<Status
 }
 
 /// `GET /api/stress/error/500`: runs a statement that fails.
+#[utoipa::path(
+    get,
+    path = "/api/stress/error/500",
+    tag = "stress",
+    summary = "Runs a statement that fails",
+    responses((status = 500, description = "Always"))
+)]
 pub(super) async fn internal(State(face): State<Arc<Face>>) -> Result<StatusCode, ApiError> {
     face.core()?.stress.failing.fail().await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
 pub(super) struct TimeoutQuery {
+    /// Milliseconds, up to MAX_STRESS_DELAY_MS.
     delay_ms: Option<u64>,
+    /// `before`, `statement` (if nothing is said) or `pool`.
     mode: Option<String>,
 }
 
 /// `GET /api/stress/error/timeout`: takes too long, in one of three places.
+#[utoipa::path(
+    get,
+    path = "/api/stress/error/timeout",
+    tag = "stress",
+    summary = "Takes too long",
+    params(TimeoutQuery),
+    responses(
+        (status = 503, description = "mode=pool: no connection was to be had"),
+        (status = 504, description = "mode=statement or before: it took too long"),
+    )
+)]
 pub(super) async fn timeout(
     State(face): State<Arc<Face>>,
     query: Result<Query<TimeoutQuery>, QueryRejection>,

@@ -29,12 +29,26 @@ use super::super::body::{BodyLimits, BodyShare, LimitedBody};
 use super::super::connection::Line;
 use super::super::error::ApiError;
 use super::super::json::{json, takes_json};
+use super::super::openapi::bodies::{RecordBody, RecordShape};
 use super::super::{Core, Face, events, not_found};
 use super::{StressStores, collection, collection_and_id};
 use crate::records::Draft;
 use crate::records::large::{LargePayload, PART_BYTES};
 
 /// `POST /api/stress/large-payload/{collection}`.
+#[utoipa::path(
+    post,
+    path = "/api/stress/large-payload/{collection}",
+    tag = "stress",
+    summary = "Takes a large object, and answers with it",
+    params(("collection" = String, Path, description = "A letter or _, then letters, digits or _, at most 63", example = "items")),
+    request_body(content = RecordBody, content_type = "application/json"),
+    responses(
+        (status = 201, description = "The object", body = RecordShape, headers(("location" = String, description = "Its path"))),
+        (status = 404, description = "There is no such collection"),
+        (status = 409, description = "The id is taken, or there are too many collections"),
+    )
+)]
 pub(super) async fn create(
     State(face): State<Arc<Face>>,
     Extension(line): Extension<Line>,
@@ -73,6 +87,17 @@ pub(super) async fn create(
 }
 
 /// `GET /api/stress/large-payload/{collection}/{id}`.
+#[utoipa::path(
+    get,
+    path = "/api/stress/large-payload/{collection}/{id}",
+    tag = "stress",
+    summary = "A large object",
+    params(("collection" = String, Path, description = "A letter or _, then letters, digits or _, at most 63", example = "items"), ("id" = String, Path, description = "15 characters of a to z and 0 to 9")),
+    responses(
+        (status = 200, description = "The object", body = RecordShape),
+        (status = 404, description = "There is none"),
+    )
+)]
 pub(super) async fn get(
     State(face): State<Arc<Face>>,
     Extension(line): Extension<Line>,

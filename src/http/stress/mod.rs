@@ -13,11 +13,11 @@ mod stream_plan;
 
 use std::sync::Arc;
 
-use axum::Router;
 use axum::extract::Path;
 use axum::extract::rejection::PathRejection;
-use axum::routing::{get, post};
 use tokio::sync::Semaphore;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use super::Face;
 use super::body::BodyMemory;
@@ -99,21 +99,18 @@ impl Stress {
 }
 
 /// Every route below `/api/stress`.
-pub(super) fn routes() -> Router<Arc<Face>> {
-    Router::new()
-        .route("/api/stress/records/{collection}", get(records::list).post(records::create))
-        .route(
-            "/api/stress/records/{collection}/{id}",
-            get(records::get).put(records::put).patch(records::patch).delete(records::delete),
-        )
-        .route("/api/stress/large-payload/{collection}", post(large::create))
-        .route("/api/stress/large-payload/{collection}/{id}", get(large::get))
-        .route("/api/stress/config", get(config::get).post(config::post))
-        .route("/api/stress/sse-stream", get(sse_stream::get))
-        .route("/api/stress/error/404/{collection}/{id}", get(errors::not_found))
-        .route("/api/stress/error/auth", get(errors::unauthorized))
-        .route("/api/stress/error/500", get(errors::internal))
-        .route("/api/stress/error/timeout", get(errors::timeout))
+pub(super) fn routes() -> OpenApiRouter<Arc<Face>> {
+    OpenApiRouter::default()
+        .routes(routes!(records::list, records::create))
+        .routes(routes!(records::get, records::put, records::patch, records::delete))
+        .routes(routes!(large::create))
+        .routes(routes!(large::get))
+        .routes(routes!(config::get, config::post))
+        .routes(routes!(sse_stream::get))
+        .routes(routes!(errors::not_found))
+        .routes(routes!(errors::unauthorized))
+        .routes(routes!(errors::internal))
+        .routes(routes!(errors::timeout))
 }
 
 fn collection(path: Result<Path<String>, PathRejection>) -> Result<Name, ApiError> {

@@ -11,6 +11,7 @@ use hyper::{HeaderMap, StatusCode};
 
 use super::super::body::{BodyShare, HeldBody, WholeBody};
 use super::super::error::ApiError;
+use super::super::openapi::bodies::{RecordBody, RecordShape};
 use super::super::{Core, Face, json, query};
 use super::{collection, collection_and_id, etag};
 use crate::records::{Change, Draft, Fields, Precondition, Query, Record, RecordsError};
@@ -18,6 +19,19 @@ use crate::records::{Change, Draft, Fields, Precondition, Query, Record, Records
 static X_TOTAL_COUNT: HeaderName = HeaderName::from_static("x-total-count");
 
 /// `POST /api/stress/records/{collection}`.
+#[utoipa::path(
+    post,
+    path = "/api/stress/records/{collection}",
+    tag = "records",
+    summary = "Makes a record",
+    params(("collection" = String, Path, description = "A letter or _, then letters, digits or _, at most 63", example = "items")),
+    request_body(content = RecordBody, content_type = "application/json"),
+    responses(
+        (status = 201, description = "The record", body = RecordShape, headers(("etag" = String, description = "Its version"), ("location" = String, description = "Its path"))),
+        (status = 404, description = "There is no such collection (RECORDS_AUTO_CREATE)"),
+        (status = 409, description = "The id is taken, or there are too many collections"),
+    )
+)]
 pub(super) async fn create(
     State(face): State<Arc<Face>>,
     path: Result<Path<String>, PathRejection>,
@@ -36,6 +50,18 @@ pub(super) async fn create(
 }
 
 /// `GET /api/stress/records/{collection}/{id}`.
+#[utoipa::path(
+    get,
+    path = "/api/stress/records/{collection}/{id}",
+    tag = "records",
+    summary = "A record",
+    params(("collection" = String, Path, description = "A letter or _, then letters, digits or _, at most 63", example = "items"), ("id" = String, Path, description = "15 characters of a to z and 0 to 9"), ("fields" = Option<String>, Query, description = "Only these members: a,b.c"), ("if-none-match" = Option<String>, Header, description = "A version that is known")),
+    responses(
+        (status = 200, description = "The record", body = RecordShape, headers(("etag" = String, description = "Its version"))),
+        (status = 304, description = "It has the version that is known"),
+        (status = 404, description = "There is none"),
+    )
+)]
 pub(super) async fn get(
     State(face): State<Arc<Face>>,
     path: Result<Path<(String, String)>, PathRejection>,
@@ -61,6 +87,20 @@ pub(super) async fn get(
 }
 
 /// `PUT /api/stress/records/{collection}/{id}`: merges, or replaces with `?mode=replace`.
+#[utoipa::path(
+    put,
+    path = "/api/stress/records/{collection}/{id}",
+    tag = "records",
+    summary = "Changes a record by a merge patch (RFC 7396), or replaces it",
+    params(("collection" = String, Path, description = "A letter or _, then letters, digits or _, at most 63", example = "items"), ("id" = String, Path, description = "15 characters of a to z and 0 to 9"), ("mode" = Option<String>, Query, description = "merge, or replace"), ("if-match" = Option<String>, Header, description = "The version that is to be changed")),
+    request_body(content = RecordBody, content_type = "application/json"),
+    responses(
+        (status = 200, description = "The record as it is now", body = RecordShape, headers(("etag" = String, description = "Its version"))),
+        (status = 404, description = "There is none"),
+        (status = 409, description = "A value is taken that has to be unique"),
+        (status = 412, description = "It has another version"),
+    )
+)]
 pub(super) async fn put(
     State(face): State<Arc<Face>>,
     path: Result<Path<(String, String)>, PathRejection>,
@@ -80,6 +120,20 @@ pub(super) async fn put(
 }
 
 /// `PATCH /api/stress/records/{collection}/{id}`.
+#[utoipa::path(
+    patch,
+    path = "/api/stress/records/{collection}/{id}",
+    tag = "records",
+    summary = "Changes a record by a merge patch (RFC 7396)",
+    params(("collection" = String, Path, description = "A letter or _, then letters, digits or _, at most 63", example = "items"), ("id" = String, Path, description = "15 characters of a to z and 0 to 9"), ("if-match" = Option<String>, Header, description = "The version that is to be changed")),
+    request_body(content = RecordBody, content_type = "application/json"),
+    responses(
+        (status = 200, description = "The record as it is now", body = RecordShape, headers(("etag" = String, description = "Its version"))),
+        (status = 404, description = "There is none"),
+        (status = 409, description = "A value is taken that has to be unique"),
+        (status = 412, description = "It has another version"),
+    )
+)]
 pub(super) async fn patch(
     State(face): State<Arc<Face>>,
     path: Result<Path<(String, String)>, PathRejection>,
@@ -107,6 +161,18 @@ async fn change(
 }
 
 /// `DELETE /api/stress/records/{collection}/{id}`.
+#[utoipa::path(
+    delete,
+    path = "/api/stress/records/{collection}/{id}",
+    tag = "records",
+    summary = "Deletes a record",
+    params(("collection" = String, Path, description = "A letter or _, then letters, digits or _, at most 63", example = "items"), ("id" = String, Path, description = "15 characters of a to z and 0 to 9"), ("if-match" = Option<String>, Header, description = "The version that is to be deleted")),
+    responses(
+        (status = 204, description = "It is gone"),
+        (status = 404, description = "There is none"),
+        (status = 412, description = "It has another version"),
+    )
+)]
 pub(super) async fn delete(
     State(face): State<Arc<Face>>,
     path: Result<Path<(String, String)>, PathRejection>,
@@ -120,6 +186,26 @@ pub(super) async fn delete(
 }
 
 /// `GET /api/stress/records/{collection}`.
+#[utoipa::path(
+    get,
+    path = "/api/stress/records/{collection}",
+    tag = "records",
+    summary = "A page of a collection",
+    description = "Filters are parameters filter_<field>=operator:value.",
+    params(
+        ("collection" = String, Path, description = "A letter or _, then letters, digits or _, at most 63", example = "items"),
+        ("limit" = Option<u32>, Query, description = "Records of a page", minimum = 1, maximum = 1000),
+        ("sortBy" = Option<String>, Query, description = "Up to 8 fields, each with a - before it to descend"),
+        ("after" = Option<String>, Query, description = "What a Link header gave"),
+        ("offset" = Option<u32>, Query, description = "Records to pass over"),
+        ("fields" = Option<String>, Query, description = "Only these members: a,b.c"),
+        ("count" = Option<String>, Query, description = "exact"),
+    ),
+    responses(
+        (status = 200, description = "Records", body = [RecordShape], headers(("link" = String, description = "The next page"), ("x-total-count" = String, description = "How many there are, with count=exact"))),
+        (status = 404, description = "There is no such collection"),
+    )
+)]
 pub(super) async fn list(
     State(face): State<Arc<Face>>,
     path: Result<Path<String>, PathRejection>,

@@ -22,6 +22,25 @@ use crate::http::{Face, not_found, sse};
 static X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
 
 /// Streams messages until the last, or until its client goes.
+#[utoipa::path(
+    get,
+    path = "/api/stress/sse-stream",
+    tag = "stress",
+    summary = "Server-sent events at a rate",
+    params(
+        ("rate" = Option<f64>, Query, description = "Messages a second, up to SSE_MAX_RATE"),
+        ("count" = Option<u64>, Query, description = "Messages; without it there is no end", minimum = 1),
+        ("size" = Option<u64>, Query, description = "Bytes of a message", minimum = 1),
+        ("shape" = Option<String>, Query, description = "flat, nested, array, multiline or mixed"),
+        ("format" = Option<String>, Query, description = "plain or datastar"),
+        ("events" = Option<String>, Query, description = "Names of events, with commas"),
+        ("last-event-id" = Option<u64>, Header, description = "What was seen"),
+    ),
+    responses(
+        (status = 200, description = "The stream", body = String, content_type = "text/event-stream"),
+        (status = 204, description = "All of it was seen"),
+    )
+)]
 pub(in crate::http) async fn get(
     State(face): State<Arc<Face>>,
     Extension(line): Extension<Line>,

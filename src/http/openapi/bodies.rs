@@ -1,0 +1,265 @@
+//! Bodies that are read member by member, or that hold what a client likes: how they are described.
+#![expect(dead_code, reason = "what these describe is read and written elsewhere")]
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+use serde_json::Value;
+use utoipa::ToSchema;
+use uuid::Uuid;
+
+/// Who signs in.
+#[derive(ToSchema)]
+pub(in crate::http) struct Credentials {
+    /// At most 254 bytes.
+    #[schema(example = "ada@example.com")]
+    email: String,
+    /// 8 to 256 bytes.
+    #[schema(example = "correct horse")]
+    password: String,
+}
+
+/// A token that a log-in or the exchange before gave.
+#[derive(ToSchema)]
+pub(in crate::http) struct RefreshToken {
+    refresh_token: String,
+}
+
+/// What a key is to be.
+#[derive(ToSchema)]
+#[schema(as = KeyRequest)]
+pub(in crate::http) struct KeyRequestBody {
+    /// What it may do.
+    #[schema(example = json!(["events:write"]))]
+    scopes: Vec<String>,
+    /// What it is for.
+    name: Option<String>,
+    /// RFC 3339.
+    #[schema(format = DateTime)]
+    expires: Option<String>,
+    /// The key whose place it takes.
+    replaces: Option<Uuid>,
+    /// Seconds for which that one is good beside it.
+    overlap_s: Option<i64>,
+}
+
+/// A JSON object; `id`, `created` and `updated` are the service's.
+#[derive(ToSchema)]
+#[schema(as = NewRecord, example = json!({"name": "a", "n": 1}))]
+pub(in crate::http) struct RecordBody {
+    /// 15 characters of a to z and 0 to 9; without one it is made.
+    #[schema(pattern = "^[a-z0-9]{15}$")]
+    id: Option<String>,
+    #[serde(flatten)]
+    members: BTreeMap<String, Value>,
+}
+
+/// A record.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Record)]
+pub(in crate::http) struct RecordShape {
+    id: Option<String>,
+    /// RFC 3339.
+    created: Option<String>,
+    /// RFC 3339.
+    updated: Option<String>,
+    /// Whatever was sent.
+    #[serde(flatten)]
+    members: BTreeMap<String, Value>,
+}
+
+/// What is to be changed.
+#[derive(ToSchema)]
+pub(in crate::http) struct TunableChanges {
+    default_collection: Option<String>,
+    /// Messages a second.
+    sse_rate: Option<u64>,
+    large_payload_bytes: Option<u64>,
+    error_delay_ms: Option<u64>,
+}
+
+/// A fault.
+#[derive(ToSchema)]
+#[schema(as = Fault, rename_all = "camelCase")]
+pub(in crate::http) struct FaultBody {
+    /// Whose requests are hit: exact, or a prefix with a trailing `*`.
+    #[schema(example = "/api/v1/events")]
+    path: String,
+    /// Only requests of this method.
+    method: Option<String>,
+    /// Strikes until it is gone.
+    #[schema(minimum = 1)]
+    count: Option<u64>,
+    /// Of a strike.
+    #[schema(minimum = 0, maximum = 1)]
+    probability: Option<f64>,
+    delay_ms: Option<u64>,
+    jitter_ms: Option<u64>,
+    drop_connection: Option<bool>,
+    #[schema(minimum = 400, maximum = 599)]
+    status: Option<u16>,
+    /// Seconds.
+    retry_after: Option<u64>,
+    corrupt_body: Option<bool>,
+    truncate_body_bytes: Option<u64>,
+    /// Text, or an object of `event`, `id` and `data`.
+    inject_sse_event: Option<Value>,
+}
+
+/// What became of a batch.
+#[derive(ToSchema)]
+#[schema(as = BatchAnswer)]
+pub(in crate::http) struct BatchShape {
+    /// Events that were taken.
+    accepted: u64,
+    /// Those that were not.
+    rejected: Vec<RejectedShape>,
+    /// With ack=committed: those that Postgres refused.
+    dead_lettered: Option<Vec<DeadLetteredShape>>,
+}
+
+/// An event of a batch that was not taken.
+#[derive(ToSchema)]
+#[schema(as = RejectedEvent)]
+struct RejectedShape {
+    index: u64,
+    #[schema(example = "invalid_json")]
+    code: String,
+    message: String,
+}
+
+/// An event of a batch that Postgres refused.
+#[derive(ToSchema)]
+#[schema(as = DeadLetteredEvent)]
+struct DeadLetteredShape {
+    index: u64,
+    sqlstate: String,
+}
+
+/// What a conversation is to be, or what of it is to be changed.
+#[derive(ToSchema)]
+#[schema(as = ConversationChange)]
+pub(in crate::http) struct ConversationBody {
+    /// "New Conversation" without one.
+    #[schema(nullable, example = "Travel plans")]
+    title: Option<String>,
+    /// An object.
+    #[schema(value_type = Option<Object>)]
+    metadata: Option<Value>,
+}
+
+/// A conversation.
+#[derive(ToSchema)]
+#[schema(as = Conversation)]
+pub(in crate::http) struct ConversationShape {
+    id: Uuid,
+    title: String,
+    /// RFC 3339.
+    #[schema(format = DateTime)]
+    created_at: String,
+    /// When something was done to it last. RFC 3339.
+    #[schema(format = DateTime)]
+    updated_at: String,
+    #[schema(value_type = Object)]
+    metadata: Value,
+}
+
+/// A message that is to be added.
+#[derive(ToSchema)]
+#[schema(as = NewMessage)]
+pub(in crate::http) struct MessageBody {
+    /// system, user, assistant or tool.
+    #[schema(example = "user")]
+    role: String,
+    #[schema(example = "Hello")]
+    content: String,
+    /// The client's own count.
+    #[schema(minimum = 0)]
+    token_count: Option<i32>,
+    /// An object.
+    #[schema(value_type = Option<Object>)]
+    metadata: Option<Value>,
+    /// false: text is added to it until it is done.
+    done: Option<bool>,
+}
+
+/// One message, or several of which all are added or none.
+#[derive(ToSchema)]
+#[schema(as = NewMessages)]
+#[serde(untagged)]
+pub(in crate::http) enum MessagesBody {
+    One(MessageBody),
+    Several(Vec<MessageBody>),
+}
+
+/// A message.
+#[derive(ToSchema)]
+#[schema(as = Message)]
+pub(in crate::http) struct MessageShape {
+    id: Uuid,
+    conversation_id: Uuid,
+    /// system, user, assistant or tool.
+    role: String,
+    /// So far, if it is being written.
+    content: String,
+    /// RFC 3339.
+    #[schema(format = DateTime)]
+    timestamp: String,
+    token_count: Option<i32>,
+    #[schema(value_type = Object)]
+    metadata: Value,
+    /// Whether nothing more is added to it.
+    done: bool,
+}
+
+/// One message, or those of an array.
+#[derive(ToSchema)]
+#[schema(as = Messages)]
+#[serde(untagged)]
+pub(in crate::http) enum MessagesShape {
+    One(MessageShape),
+    Several(Vec<MessageShape>),
+}
+
+/// Text that is added to a message.
+#[derive(ToSchema)]
+#[schema(as = Piece)]
+pub(in crate::http) struct PieceBody {
+    content: String,
+    /// How many characters (Unicode code points) there are so far.
+    #[schema(minimum = 0)]
+    at: i64,
+    /// Nothing more comes.
+    done: Option<bool>,
+}
+
+/// Files, each a part with a name.
+#[derive(ToSchema)]
+pub(in crate::http) struct UploadForm {
+    #[schema(value_type = Vec<String>, format = Binary)]
+    file: Vec<String>,
+}
+
+/// How far an import is.
+#[derive(ToSchema)]
+#[schema(as = ImportProgress)]
+pub(in crate::http) struct ProgressShape {
+    file_id: Uuid,
+    /// running, done or failed.
+    state: String,
+    /// Bytes of the file that are behind it.
+    bytes: i64,
+    total_bytes: i64,
+    /// Lines that are behind it, blank ones too.
+    lines: i64,
+    stored: i64,
+    rejected: i64,
+    /// RFC 3339.
+    #[schema(format = DateTime)]
+    started_at: String,
+    /// RFC 3339.
+    #[schema(format = DateTime)]
+    finished_at: Option<String>,
+    /// Why it failed.
+    error: Option<String>,
+}

@@ -1,0 +1,130 @@
+//! The API's description says what the service does, and all of it.
+
+use std::collections::BTreeSet;
+
+use serde_json::Value;
+use tidegate::http::permissions::{Needs, ROUTES};
+
+use crate::support::accounts::guarded;
+use crate::support::postgres::TestDatabase;
+use crate::support::service::Service;
+
+/// Where the description is.
+const DESCRIPTION: &str = "/api/openapi.json";
+
+/// Whether a route is part of what is described, or of the description.
+fn is_described(path: &str) -> bool {
+    path != DESCRIPTION && !path.starts_with("/api/docs")
+}
+
+/// Every place of the description that names another.
+fn references(value: &Value, found: &mut BTreeSet<String>) {
+    match value {
+        Value::Object(members) => {
+            if let Some(Value::String(to)) = members.get("$ref") {
+                found.insert(to.clone());
+            }
+            members.values().for_each(|member| references(member, found));
+        }
+        Value::Array(elements) => elements.iter().for_each(|element| references(element, found)),
+        _ => {}
+    }
+}
+
+#[tokio::test]
+async fn the_description_has_every_route_with_who_may_call_it_and_how_it_refuses() {
+    let database = TestDatabase::create().await;
+    let service = guarded(&database, &[("STRESS", "on"), ("FAULTS", "on")]).await;
+    let answer = service.get(DESCRIPTION).await;
+    assert_eq!(answer.status.as_u16(), 200);
+    let api = answer.json();
+    assert!(api["openapi"].as_str().unwrap().starts_with("3.1."), "{}", api["openapi"]);
+
+    let methods = ["get", "post", "put", "patch", "delete"];
+    let mut described = BTreeSet::new();
+    for (path, item) in api["paths"].as_object().unwrap() {
+        for method in methods.into_iter().filter(|method| item[method].is_object()) {
+            described.insert((path.clone(), method.to_uppercase()));
+        }
+    }
+    let wanted = ROUTES.iter().filter(|route| is_described(route.path));
+    let wanted: BTreeSet<_> = wanted.map(|route| (route.path.to_owned(), route.method.to_string())).collect();
+    assert_eq!(described, wanted);
+
+    let mut ids = BTreeSet::new();
+    for route in ROUTES.iter().filter(|route| is_described(route.path)) {
+        let name = format!("{} {}", route.method, route.path);
+        let operation = &api["paths"][route.path][route.method.as_str().to_lowercase()];
+        assert!(operation["summary"].is_string() && operation["tags"][0].is_string(), "{name}");
+        assert!(ids.insert(operation["operationId"].as_str().unwrap().to_owned()), "{name}");
+        let security = operation["security"].as_array().unwrap();
+        let schemes = |scopes: Value| {
+            security.contains(&serde_json::json!({"bearer": scopes}))
+                && security.contains(&serde_json::json!({"api_key": scopes}))
+        };
+        let is_open = security.contains(&serde_json::json!({}));
+        let is_right = match route.needs {
+            Needs::Nothing => is_open && security.len() == 1,
+            Needs::GoodIfShown => is_open && schemes(serde_json::json!([])),
+            Needs::SignedIn => !is_open && schemes(serde_json::json!([])),
+            Needs::Scope(scope) => !is_open && schemes(serde_json::json!([scope.name()])),
+        };
+        assert!(is_right, "{name}: {security:?}");
+        let responses = operation["responses"].as_object().unwrap();
+        assert!(responses.contains_key("403") || !matches!(route.needs, Needs::Scope(_)), "{name}");
+        let refusal = &responses["default"]["content"]["application/json"]["schema"]["$ref"];
+        assert_eq!(refusal, "#/components/schemas/Error", "{name}");
+        // Each part of the path in braces is a parameter, and no other is.
+        let named: BTreeSet<&str> =
+            route.path.split('/').filter_map(|part| part.strip_prefix('{')?.strip_suffix('}')).collect();
+        let parameters = operation["parameters"].as_array().cloned().unwrap_or_default();
+        let said: BTreeSet<&str> = parameters
+            .iter()
+            .filter(|parameter| parameter["in"] == "path")
+            .map(|parameter| parameter["name"].as_str().unwrap())
+            .collect();
+        assert_eq!(said, named, "{name}");
+    }
+    let mut found = BTreeSet::new();
+    references(&api, &mut found);
+    for reference in found {
+        assert!(api.pointer(reference.trim_start_matches('#')).is_some(), "{reference}");
+    }
+}
+
+#[tokio::test]
+async fn what_is_not_served_is_not_described() {
+    let database = TestDatabase::create().await;
+    let service = Service::start(database.url(), &[("STRESS", "off")]).await;
+    let api = service.get(DESCRIPTION).await.json();
+    let paths: Vec<&String> = api["paths"].as_object().unwrap().keys().collect();
+    assert!(paths.iter().any(|path| *path == "/api/v1/events"), "{paths:?}");
+    assert!(
+        !paths.iter().any(|path| path.starts_with("/api/stress") || path.starts_with("/_test")),
+        "{paths:?}"
+    );
+}
+
+#[tokio::test]
+async fn the_page_has_all_it_needs_in_the_binary_and_may_run_nothing_else() {
+    let database = TestDatabase::create().await;
+    let service = guarded(&database, &[]).await;
+    let moved = service.get("/api/docs").await;
+    assert_eq!((moved.status.as_u16(), moved.header("location")), (303, "/api/docs/"));
+    let page = service.get("/api/docs/").await;
+    assert_eq!((page.status.as_u16(), page.header("content-type")), (200, "text/html"));
+    assert!(page.header("content-security-policy").starts_with("default-src 'self';"), "{:?}", page.headers);
+    let text = String::from_utf8(page.body.to_vec()).unwrap();
+    let mut assets = 0;
+    for part in text.split(['"', '\'']).filter(|part| part.starts_with("./")) {
+        let asset = service.get(&format!("/api/docs/{}", part.trim_start_matches("./"))).await;
+        assert_eq!(asset.status.as_u16(), 200, "{part}");
+        assets += usize::from(!asset.body.is_empty());
+    }
+    assert!(assets >= 4, "{text}");
+    assert!(!text.contains("http://") && !text.contains("https://"), "{text}");
+    let start = service.get("/api/docs/swagger-initializer.js").await;
+    assert!(String::from_utf8_lossy(&start.body).contains(DESCRIPTION));
+    assert_eq!(service.get("/api/docs/../../etc/passwd").await.status.as_u16(), 404);
+    assert_eq!(service.get("/api/docs/nothing.js").await.status.as_u16(), 404);
+}
