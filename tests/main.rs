@@ -10,6 +10,7 @@
 mod access;
 mod acks;
 mod api_keys;
+mod appends;
 mod auth;
 mod bad_input;
 mod batches;

@@ -13,6 +13,7 @@
 mod list;
 mod messages;
 mod model;
+mod pieces;
 mod place;
 mod service;
 mod store;
@@ -22,6 +23,7 @@ use std::sync::Arc;
 pub use list::{ListQuery, MessageQuery, Page};
 pub use messages::{Added, Key, NewMessage};
 pub use model::{Conversation, Message, Metadata, Micros, Role};
+pub use pieces::Piece;
 pub use place::Place;
 pub use service::{Conversations, ConversationsSettings, ConversationsTasks, NewConversation, Patch};
 
@@ -44,6 +46,18 @@ pub enum ConversationsError {
     /// The `Idempotency-Key` came before, with something else.
     #[error("the Idempotency-Key was used for another body")]
     KeyReused,
+    /// The piece does not begin where its message ends.
+    #[error("the message has {length} characters so far, and the piece does not begin there")]
+    OffsetMismatch {
+        /// Where it ends.
+        length: i32,
+    },
+    /// Nothing more is added to the message.
+    #[error("the message is not being written")]
+    Done,
+    /// The message would be larger than it may be.
+    #[error("a message takes up to {0} bytes (MAX_MESSAGE_BYTES)")]
+    TooLarge(usize),
     /// Too much waits already.
     #[error("too many requests wait; try again later")]
     Overloaded,

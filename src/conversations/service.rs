@@ -10,6 +10,7 @@ use super::ConversationsError;
 use super::list::{ListQuery, MessageQuery, Page};
 use super::messages::{Added, Key, NewMessage, added};
 use super::model::{Conversation, Message, Metadata};
+use super::pieces::Piece;
 use super::place::{Order, Place};
 use super::store::{Addition, Outcome, Store};
 use crate::config::ConversationsConfig;
@@ -217,6 +218,23 @@ impl Conversations {
     ) -> Result<Message, ConversationsError> {
         let found = self.inner.store.message(conversation, owner, id).await?;
         found.ok_or(ConversationsError::NotFound("message"))
+    }
+
+    /// Adds a piece to a message that is being written.
+    ///
+    /// # Errors
+    ///
+    /// [`ConversationsError`]; nothing is stored then, unless the answer to a commit was lost.
+    pub async fn append(
+        &self,
+        owner: Option<Uuid>,
+        conversation: Uuid,
+        id: Uuid,
+        piece: &Piece,
+    ) -> Result<(), ConversationsError> {
+        let max_bytes = self.config().max_message_bytes;
+        let written = self.inner.store.append(conversation, owner, id, piece, max_bytes).await?;
+        written.ok_or(ConversationsError::NotFound("message"))?.outcome(piece, max_bytes)
     }
 
     /// New ids, which rise.

@@ -11,6 +11,7 @@ use uuid::Uuid;
 use super::list::{From, ListQuery, MessageQuery};
 use super::messages::{Key, NewMessage};
 use super::model::{Conversation, Message, Metadata, Micros, Role};
+use super::pieces::{Piece, Written};
 use super::place::Place;
 use crate::db::{Database, DbError, JsonText, Parameter as Typed, query_behind_in_time, query_often_in_time};
 
@@ -35,6 +36,8 @@ struct Statements {
     messages_after: String,
     messages_before: String,
     message: String,
+    append: String,
+    finish: String,
     forget_keys: String,
 }
 
@@ -56,6 +59,8 @@ impl Statements {
             messages_after: towards(">", "asc"),
             messages_before: towards("<", "desc"),
             message: database.sql(include_str!("../../sql/conversations/message.sql")),
+            append: database.sql(include_str!("../../sql/conversations/append.sql")),
+            finish: database.sql(include_str!("../../sql/conversations/finish.sql")),
             forget_keys: database.sql(include_str!("../../sql/conversations/forget_keys.sql")),
         }
     }
@@ -241,6 +246,31 @@ impl Store {
         let parameters: [Typed<'_>; 3] =
             [(&conversation, Type::UUID), (&owner, Type::UUID), (&id, Type::UUID)];
         self.often(&self.sql.message, &parameters).await?.first().map(message).transpose()
+    }
+
+    /// Adds a piece to a message; none if there is no such message.
+    pub(super) async fn append(
+        &self,
+        conversation: Uuid,
+        owner: Option<Uuid>,
+        id: Uuid,
+        piece: &Piece,
+        max_bytes: usize,
+    ) -> Result<Option<Written>, DbError> {
+        let sql = if piece.done { &self.sql.finish } else { &self.sql.append };
+        let max_bytes = i32::try_from(max_bytes).unwrap_or(i32::MAX);
+        let parameters: [Typed<'_>; 6] = [
+            (&conversation, Type::UUID),
+            (&owner, Type::UUID),
+            (&id, Type::UUID),
+            (&piece.at, Type::INT4),
+            (&piece.content, Type::TEXT),
+            (&max_bytes, Type::INT4),
+        ];
+        let rows = self.locked(conversation, sql, &parameters).await?;
+        let Some(row) = rows.first() else { return Ok(None) };
+        let (length, bytes): (Option<i32>, Option<i32>) = (row.try_get("length")?, row.try_get("bytes")?);
+        Ok(Some(Written { so_far: length.zip(bytes), is_added: row.try_get("is_added")? }))
     }
 
     /// Deletes up to `lot` keys that are older than so many seconds; how many there were.

@@ -1,4 +1,4 @@
-//! Every refusal, in one form: `{"error": {"code", "message", "field"?}}`.
+//! Every refusal, in one form: `{"error": {"code", "message", "field"?, "expected"?}}`.
 
 use std::borrow::Cow;
 use std::time::Duration;
@@ -27,6 +27,8 @@ pub struct ApiError {
     code: &'static str,
     message: Cow<'static, str>,
     field: Option<Cow<'static, str>>,
+    /// What the field would have to be.
+    expected: Option<i32>,
     retry_after: Option<Duration>,
     /// `WWW-Authenticate`.
     challenge: Option<Cow<'static, str>>,
@@ -52,6 +54,8 @@ struct Detail<'a> {
     /// The parameter, header or member that is at fault.
     #[serde(skip_serializing_if = "Option::is_none")]
     field: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    expected: Option<i32>,
 }
 
 impl ApiError {
@@ -62,6 +66,7 @@ impl ApiError {
             code,
             message: message.into(),
             field: None,
+            expected: None,
             retry_after: None,
             challenge: None,
             quota: None,
@@ -248,6 +253,12 @@ impl From<ConversationsError> for ApiError {
                 Self::new(StatusCode::UNPROCESSABLE_ENTITY, "idempotency_conflict", told)
                     .field("idempotency-key")
             }
+            ConversationsError::OffsetMismatch { length } => {
+                let refusal = Self::new(StatusCode::CONFLICT, "offset_mismatch", told).field("at");
+                Self { expected: Some(length), ..refusal }
+            }
+            ConversationsError::Done => Self::new(StatusCode::CONFLICT, "message_done", told),
+            ConversationsError::TooLarge(_) => Self::too_large(told).field("content"),
             ConversationsError::Overloaded => Self::unavailable("overloaded", told, EXHAUSTED_RETRY),
             ConversationsError::Database(error) => Self::from(&*error),
         }
@@ -368,7 +379,12 @@ impl From<FaultError> for ApiError {
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
-        let detail = Detail { code: self.code, message: &self.message, field: self.field.as_deref() };
+        let detail = Detail {
+            code: self.code,
+            message: &self.message,
+            field: self.field.as_deref(),
+            expected: self.expected,
+        };
         let body = serde_json::to_vec(&Envelope { error: detail }).unwrap_or_default();
         let mut response = Response::new(Body::from(body));
         *response.status_mut() = self.status;

@@ -41,6 +41,7 @@ const CONVERSATIONS: &str = "/api/conversations";
 const CONVERSATION: &str = "/api/conversations/{id}";
 const MESSAGES: &str = "/api/conversations/{id}/messages";
 const MESSAGE: &str = "/api/conversations/{id}/messages/{message}";
+const APPEND: &str = "/api/conversations/{id}/messages/{message}/append";
 
 /// Every route.
 pub const ROUTES: &[Route] = &[
@@ -87,6 +88,7 @@ pub const ROUTES: &[Route] = &[
     route(Method::GET, MESSAGES, Needs::Scope(Scope::ConversationsRead)),
     route(Method::POST, MESSAGES, Needs::Scope(Scope::ConversationsWrite)),
     route(Method::GET, MESSAGE, Needs::Scope(Scope::ConversationsRead)),
+    route(Method::POST, APPEND, Needs::Scope(Scope::ConversationsWrite)),
     route(Method::POST, "/api/files/upload", Needs::Scope(Scope::FilesWrite)),
     route(Method::POST, "/api/files/process-jsonl", Needs::Scope(Scope::FilesWrite)),
     route(Method::GET, "/api/files/{id}/progress", Needs::Scope(Scope::FilesRead)),

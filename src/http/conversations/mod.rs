@@ -1,5 +1,6 @@
 //! `/api/conversations`: conversations, and their messages.
 
+mod append;
 mod members;
 mod messages;
 
@@ -33,6 +34,7 @@ pub(super) fn router() -> OpenApiRouter<Arc<Face>> {
         .routes(routes!(read, change, delete))
         .routes(routes!(messages::list, messages::add))
         .routes(routes!(messages::get))
+        .routes(routes!(append::append))
 }
 
 /// `GET /api/conversations`.

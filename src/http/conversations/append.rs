@@ -1,0 +1,69 @@
+//! `POST /api/conversations/{id}/messages/{message}/append`: a piece of a message that is being written.
+
+use std::sync::Arc;
+
+use axum::Extension;
+use axum::extract::rejection::PathRejection;
+use axum::extract::{Path, Request, State};
+use axum::response::Response;
+use hyper::StatusCode;
+use serde::Serialize;
+use utoipa::ToSchema;
+use uuid::Uuid;
+
+use super::super::error::ApiError;
+use super::super::openapi::bodies::PieceBody;
+use super::super::{Core, Face};
+use super::members::Members;
+use super::{answer, message_id, read_body};
+use crate::auth::Principal;
+use crate::conversations::Piece;
+
+#[derive(Serialize, ToSchema)]
+struct Appended {
+    id: Uuid,
+    /// Where the next piece begins.
+    length: i32,
+    done: bool,
+}
+
+#[utoipa::path(
+    post,
+    path = "/api/conversations/{id}/messages/{message}/append",
+    tag = "conversations",
+    summary = "Adds text to a message that is being written",
+    params(("id" = Uuid, Path, description = "The conversation"), ("message" = Uuid, Path, description = "The message")),
+    request_body = PieceBody,
+    responses(
+        (status = 200, description = "How long it is now", body = Appended),
+        (status = 404, description = "There is no such message of one's own"),
+        (status = 409, description = "It has another length, or is done"),
+    )
+)]
+pub(super) async fn append(
+    State(face): State<Arc<Face>>,
+    Extension(principal): Extension<Principal>,
+    ids: Result<Path<(Uuid, Uuid)>, PathRejection>,
+    request: Request,
+) -> Result<Response, ApiError> {
+    let core = face.core()?;
+    let (conversation, id) = message_id(ids)?;
+    let (_, body) = read_body(core, request).await?;
+    let piece = piece(core, &body)?;
+    let owner = core.accounts.user_of(&principal).await?;
+    core.conversations.append(owner, conversation, id, &piece).await?;
+    answer(core, StatusCode::OK, &Appended { id, length: piece.end(), done: piece.done })
+}
+
+fn piece(core: &Core, body: &[u8]) -> Result<Piece, ApiError> {
+    let mut members = Members::of_body(body, core.conversations.max_json_depth())?;
+    let content = members.needed_text("content")?;
+    let max_bytes = core.conversations.config().max_message_bytes;
+    if content.len() > max_bytes {
+        return Err(members.too_large("content", max_bytes));
+    }
+    let at = members.number("at")?.ok_or_else(|| members.refuse("at", "has to be there"))?;
+    let done = members.truth("done")?.unwrap_or(false);
+    members.end()?;
+    Ok(Piece { at, content, done })
+}
