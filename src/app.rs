@@ -244,10 +244,11 @@ async fn start(
     let share = database.share(settings.shares.conversations, wait);
     let settings = ConversationsSettings {
         config: config.conversations.clone(),
+        realtime: config.realtime.clone(),
         max_page_bytes: config.records.max_page_bytes,
         max_json_depth: config.ingest.max_json_depth,
     };
-    let (conversations, conversation_tasks) = Conversations::start(&settings, &share);
+    let (conversations, conversation_tasks) = Conversations::start(&settings, metrics, &share);
     let ingest = pipeline.ingest().clone();
     let files = files(config, &database, metrics);
     housekeeping.spawn(files.clone().keep_swept());

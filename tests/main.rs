@@ -28,6 +28,7 @@ mod file_uploads;
 mod files;
 mod imports;
 mod life;
+mod live;
 mod local_postgres;
 mod messages;
 mod openapi;

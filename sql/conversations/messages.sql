@@ -1,7 +1,7 @@
 -- A page of a conversation's messages from the place ($3, $4) on, nearest first, up to the message that passes $6 bytes.
 -- `found` counts up to one more than the page has ($5), which tells whether there are more. {beyond} and {direction} are
 -- our own words. No row: no such conversation; a row without an id: no message.
-select page.*
+select pg_current_snapshot()::text as snapshot, page.*
 from {schema}.conversations c
 left join lateral (
     with page as (

@@ -59,3 +59,14 @@ create index message_keys_at on {schema}.message_keys (at);
 alter table {schema}.changes drop constraint changes_action_check;
 alter table {schema}.changes add constraint changes_action_check
     check (action in ('create', 'update', 'delete', 'append', 'import'));
+
+-- Topics with a colon are those of one thing each, a conversation for instance: who follows one reads its changes alone. (The name
+-- of a collection has no colon.)
+create index changes_of_topic on {schema}.changes (topic, xid, number) where topic like '%:%';
+
+-- The last change that was deleted since it was old: who was not past it has missed something.
+create table {schema}.feed_floor (
+    xid xid8 not null,
+    number bigint not null
+);
+insert into {schema}.feed_floor values ('0', -1);

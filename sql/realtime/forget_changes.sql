@@ -1,8 +1,17 @@
--- The oldest $1 changes, as far as they are older than $2 seconds. They lie in the order of time, near enough.
-delete from {schema}.changes
-where (xid, number) in (
-    select xid, number
-    from (select xid, number, at from {schema}.changes order by xid, number limit $1) as oldest
-    where at < now() - make_interval(secs => $2)
+-- The oldest $1 changes, as far as they are older than $2 seconds. They lie in the order of time, near enough. Whoever
+-- follows learns by the floor that something is gone.
+with gone as (
+    delete from {schema}.changes
+    where (xid, number) in (
+        select xid, number
+        from (select xid, number, at from {schema}.changes order by xid, number limit $1) as oldest
+        where at < now() - make_interval(secs => $2)
+    )
+    returning xid, number
+), floor as (
+    update {schema}.feed_floor f
+    set xid = last.xid, number = last.number
+    from (select xid, number from gone order by xid desc, number desc limit 1) as last
+    where (last.xid, last.number) > (f.xid, f.number)
 )
-returning 1
+select 1 from gone

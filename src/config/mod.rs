@@ -12,6 +12,7 @@ mod database;
 mod files;
 mod ingest;
 mod logging;
+mod realtime;
 mod records;
 mod server;
 mod shares;
@@ -30,6 +31,7 @@ pub use database::{DatabaseConfig, Partitioning};
 pub use files::{FilesConfig, ImportsConfig};
 pub use ingest::{DeadLetterConfig, Durability, IngestConfig, JournalConfig};
 pub use logging::{LogFormat, LoggingConfig};
+pub use realtime::RealtimeConfig;
 pub use records::{LargeConfig, RecordsConfig};
 pub use server::ServerConfig;
 pub use shares::Shares;
@@ -143,6 +145,8 @@ pub struct Config {
     pub records: RecordsConfig,
     /// Conversations and their messages.
     pub conversations: ConversationsConfig,
+    /// Following what changes.
+    pub realtime: RealtimeConfig,
     /// Files.
     pub files: FilesConfig,
     /// What is imported from files.
@@ -169,7 +173,7 @@ fn is_name(text: &str) -> bool {
 }
 
 /// The tables of all concerns, in the order in which they are shown.
-pub const ALL_SETTINGS: [(&str, &[Setting]); 14] = [
+pub const ALL_SETTINGS: [(&str, &[Setting]); 15] = [
     ("Server", server::SETTINGS),
     ("Postgres", database::SETTINGS),
     ("Events", ingest::SETTINGS),
@@ -177,6 +181,7 @@ pub const ALL_SETTINGS: [(&str, &[Setting]); 14] = [
     ("Dead letters", ingest::DEAD_LETTER_SETTINGS),
     ("Records", records::SETTINGS),
     ("Conversations", conversations::SETTINGS),
+    ("Realtime", realtime::SETTINGS),
     ("Files", files::SETTINGS),
     ("Imports", files::IMPORT_SETTINGS),
     ("Stress API and faults", stress::SETTINGS),
@@ -294,6 +299,7 @@ impl Config {
             dead_letters: variables.load(ingest::DEAD_LETTER_SETTINGS)?,
             records: variables.load(records::SETTINGS)?,
             conversations: variables.load(conversations::SETTINGS)?,
+            realtime: variables.load(realtime::SETTINGS)?,
             files: variables.load(files::SETTINGS)?,
             imports: variables.load(files::IMPORT_SETTINGS)?,
             stress: variables.load(stress::SETTINGS)?,

@@ -116,6 +116,29 @@ impl MessageQuery {
     }
 }
 
+/// The place behind which a follower is told of messages; other parameters than `live` and `after` are refused.
+///
+/// # Errors
+///
+/// [`ConversationsError::Invalid`] names the first that cannot be taken.
+pub fn parse_live(parameters: &[(String, String)]) -> Result<Place, ConversationsError> {
+    let mut start = Place::START;
+    let mut seen = Seen::default();
+    for (name, value) in parameters {
+        seen.add(name)?;
+        match name.as_str() {
+            "live" if value == "sse" => {}
+            "live" => return Err(ConversationsError::invalid("live", "live takes sse")),
+            "after" => start = place(name, value, Order::Messages)?,
+            "limit" | "before" => {
+                return Err(ConversationsError::invalid(name, format!("{name} does not go with live")));
+            }
+            _ => return Err(unknown(name)),
+        }
+    }
+    Ok(start)
+}
+
 /// The names that were there already.
 #[derive(Default)]
 struct Seen<'a>(Vec<&'a str>);

@@ -11,6 +11,7 @@
 //! Whose a conversation is decides what is there: one of another's is not found, whoever asks.
 
 mod list;
+mod live;
 mod messages;
 mod model;
 mod pieces;
@@ -20,7 +21,8 @@ mod store;
 
 use std::sync::Arc;
 
-pub use list::{ListQuery, MessageQuery, Page};
+pub use list::{ListQuery, MessageQuery, Page, parse_live};
+pub use live::{Event, EventKind, Live, LiveEnd, Token};
 pub use messages::{Added, Key, NewMessage};
 pub use model::{Conversation, Message, Metadata, Micros, Role};
 pub use pieces::Piece;
@@ -28,6 +30,7 @@ pub use place::Place;
 pub use service::{Conversations, ConversationsSettings, ConversationsTasks, NewConversation, Patch};
 
 use crate::db::DbError;
+use crate::realtime::FollowError;
 
 /// Why a conversation or its messages were not read or written.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -58,6 +61,9 @@ pub enum ConversationsError {
     /// The message would be larger than it may be.
     #[error("a message takes up to {0} bytes (MAX_MESSAGE_BYTES)")]
     TooLarge(usize),
+    /// The conversation cannot be followed now.
+    #[error("{0}")]
+    Follow(#[from] FollowError),
     /// Too much waits already.
     #[error("too many requests wait; try again later")]
     Overloaded,

@@ -8,14 +8,18 @@ use uuid::Uuid;
 
 use super::ConversationsError;
 use super::list::{ListQuery, MessageQuery, Page};
+use super::live::{Live, LiveParts, Token, topic};
 use super::messages::{Added, Key, NewMessage, added};
 use super::model::{Conversation, Message, Metadata};
 use super::pieces::Piece;
 use super::place::{Order, Place};
 use super::store::{Addition, Outcome, Store};
-use crate::config::ConversationsConfig;
+use crate::config::{ConversationsConfig, RealtimeConfig};
 use crate::db::{Database, DbError};
 use crate::ingest::id::{IdMint, unix_now_us};
+use crate::observe::Metrics;
+use crate::realtime::Hub;
+use crate::realtime::store::Changes;
 
 /// Messages that one statement deletes.
 const DELETE_LOT: usize = 5_000;
@@ -25,6 +29,8 @@ const DELETE_LOT: usize = 5_000;
 pub struct ConversationsSettings {
     /// Limits.
     pub config: ConversationsConfig,
+    /// Limits of followers.
+    pub realtime: RealtimeConfig,
     /// Bytes of a page.
     pub max_page_bytes: usize,
     /// Levels of JSON that metadata may have.
@@ -42,6 +48,8 @@ struct Inner {
     settings: ConversationsSettings,
     store: Store,
     mint: IdMint,
+    hub: Hub,
+    changes: Changes,
 }
 
 /// The tasks behind [`Conversations`]; they end when it is dropped.
@@ -70,12 +78,19 @@ pub struct Patch {
 
 impl Conversations {
     /// Starts the tasks on the current runtime, over a share of the pool.
-    pub fn start(settings: &ConversationsSettings, share: &Database) -> (Self, ConversationsTasks) {
+    pub fn start(
+        settings: &ConversationsSettings,
+        metrics: &Arc<Metrics>,
+        share: &Database,
+    ) -> (Self, ConversationsTasks) {
         let timeout = Duration::from_millis(settings.config.conversations_timeout_ms);
         let store = Store::new(share, timeout);
+        let changes = Changes::new(share, timeout);
+        let (hub, feeding) = Hub::new(&settings.realtime, metrics, share);
         let mut tasks = JoinSet::new();
         tasks.spawn(keep(store.clone(), settings.config.idempotency_retention_s));
-        let inner = Inner { settings: settings.clone(), store, mint: IdMint::new() };
+        tasks.spawn(feeding);
+        let inner = Inner { settings: settings.clone(), store, mint: IdMint::new(), hub, changes };
         (Self { inner: Arc::new(inner) }, ConversationsTasks { _tasks: tasks })
     }
 
@@ -142,7 +157,9 @@ impl Conversations {
         patch: &Patch,
     ) -> Result<Conversation, ConversationsError> {
         let (title, metadata) = (patch.title.as_deref(), patch.metadata.as_ref());
-        self.inner.store.change(id, owner, title, metadata).await?.ok_or(NO_CONVERSATION)
+        let changed = self.inner.store.change(id, owner, title, metadata).await?.ok_or(NO_CONVERSATION)?;
+        self.inner.hub.wake();
+        Ok(changed)
     }
 
     /// Deletes a conversation and its messages. Those go first, in lots: what is cut short leaves a conversation with fewer of
@@ -154,7 +171,11 @@ impl Conversations {
     pub async fn delete(&self, owner: Option<Uuid>, id: Uuid) -> Result<(), ConversationsError> {
         let store = &self.inner.store;
         while store.delete_messages(id, owner, DELETE_LOT as i64).await? == DELETE_LOT {}
-        if store.delete(id, owner).await? { Ok(()) } else { Err(NO_CONVERSATION) }
+        if !store.delete(id, owner).await? {
+            return Err(NO_CONVERSATION);
+        }
+        self.inner.hub.wake();
+        Ok(())
     }
 
     /// Adds messages, all or none. With a key that is known nothing is added: what was added then is returned.
@@ -174,6 +195,7 @@ impl Conversations {
         match self.inner.store.add(addition).await? {
             Outcome::NotFound => Err(NO_CONVERSATION),
             Outcome::Added(first) => {
+                self.inner.hub.wake();
                 let messages = added(conversation, messages, &ids, first);
                 Ok(Added { messages, is_repeated: false })
             }
@@ -234,7 +256,34 @@ impl Conversations {
     ) -> Result<(), ConversationsError> {
         let max_bytes = self.config().max_message_bytes;
         let written = self.inner.store.append(conversation, owner, id, piece, max_bytes).await?;
-        written.ok_or(ConversationsError::NotFound("message"))?.outcome(piece, max_bytes)
+        written.ok_or(ConversationsError::NotFound("message"))?.outcome(piece, max_bytes)?;
+        self.inner.hub.wake();
+        Ok(())
+    }
+
+    /// Follows a conversation: its messages behind a place, then what happens to it. With a token it goes on from there.
+    ///
+    /// # Errors
+    ///
+    /// [`ConversationsError`].
+    pub async fn follow(
+        &self,
+        owner: Option<Uuid>,
+        conversation: Uuid,
+        start: Place,
+        token: Option<Token>,
+    ) -> Result<Live, ConversationsError> {
+        let inner = &self.inner;
+        // Whose it is does not change.
+        self.get(owner, conversation).await?;
+        let follower = inner.hub.follow(&topic(conversation)).await?;
+        let (store, changes) = (inner.store.clone(), inner.changes.clone());
+        Ok(Live::new(LiveParts { store, changes, follower, conversation, owner, start, token }))
+    }
+
+    /// Limits of followers.
+    pub fn realtime(&self) -> &RealtimeConfig {
+        self.inner.hub.config()
     }
 
     /// New ids, which rise.

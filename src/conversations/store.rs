@@ -14,6 +14,7 @@ use super::model::{Conversation, Message, Metadata, Micros, Role};
 use super::pieces::{Piece, Written};
 use super::place::Place;
 use crate::db::{Database, DbError, JsonText, Parameter as Typed, query_behind_in_time, query_often_in_time};
+use crate::realtime::Snapshot;
 
 /// Conversations and messages, over a share of the pool.
 #[derive(Debug, Clone)]
@@ -36,6 +37,7 @@ struct Statements {
     messages_after: String,
     messages_before: String,
     message: String,
+    messages_between: String,
     append: String,
     finish: String,
     forget_keys: String,
@@ -59,6 +61,7 @@ impl Statements {
             messages_after: towards(">", "asc"),
             messages_before: towards("<", "desc"),
             message: database.sql(include_str!("../../sql/conversations/message.sql")),
+            messages_between: database.sql(include_str!("../../sql/conversations/messages_between.sql")),
             append: database.sql(include_str!("../../sql/conversations/append.sql")),
             finish: database.sql(include_str!("../../sql/conversations/finish.sql")),
             forget_keys: database.sql(include_str!("../../sql/conversations/forget_keys.sql")),
@@ -94,6 +97,19 @@ pub(super) enum Outcome {
     /// There is no such conversation.
     NotFound,
 }
+
+/// A page for somebody who follows.
+#[derive(Debug)]
+pub(super) struct LivePage {
+    pub(super) messages: Vec<Message>,
+    pub(super) is_more: bool,
+    /// What the page's statement saw.
+    pub(super) snapshot: Snapshot,
+}
+
+/// Messages of a page for somebody who follows, and the bytes at which that is enough: it waits until he has read it.
+const LIVE_PAGE: usize = 200;
+const LIVE_PAGE_BYTES: usize = 256 * 1024;
 
 /// Entries, and whether there are more behind them.
 pub(super) type Found<T> = (Vec<T>, bool);
@@ -216,6 +232,17 @@ impl Store {
         query: &MessageQuery,
         max_bytes: usize,
     ) -> Result<Option<Found<Message>>, DbError> {
+        let rows = self.message_rows(conversation, owner, query, max_bytes).await?;
+        if rows.is_empty() { Ok(None) } else { messages(&rows, query).map(Some) }
+    }
+
+    async fn message_rows(
+        &self,
+        conversation: Uuid,
+        owner: Option<Uuid>,
+        query: &MessageQuery,
+        max_bytes: usize,
+    ) -> Result<Vec<Row>, DbError> {
         let (sql, place): (_, Place) = match query.from {
             From::After(place) => (&self.sql.messages_after, place),
             From::Before(place) => (&self.sql.messages_before, place),
@@ -229,12 +256,43 @@ impl Store {
             (&limit, Type::INT8),
             (&bytes, Type::INT8),
         ];
-        let rows = self.often(sql, &parameters).await?;
-        match rows.first() {
-            None => Ok(None),
-            Some(row) if row.try_get::<_, Option<Uuid>>("id")?.is_none() => Ok(Some((Vec::new(), false))),
-            Some(_) => page(&rows, query.limit, message).map(Some),
-        }
+        self.often(sql, &parameters).await
+    }
+
+    /// A page behind a place, and what its statement saw; none if there is no such conversation.
+    pub(super) async fn live_page(
+        &self,
+        conversation: Uuid,
+        owner: Option<Uuid>,
+        after: Place,
+    ) -> Result<Option<LivePage>, DbError> {
+        let query = MessageQuery { limit: LIVE_PAGE, from: From::After(after) };
+        let rows = self.message_rows(conversation, owner, &query, LIVE_PAGE_BYTES).await?;
+        let Some(row) = rows.first() else { return Ok(None) };
+        // What Postgres writes of a snapshot is one.
+        let snapshot = Snapshot::parse(row.try_get("snapshot")?).unwrap_or_default();
+        let (messages, is_more) = messages(&rows, &query)?;
+        Ok(Some(LivePage { messages, is_more, snapshot }))
+    }
+
+    /// A lot of the messages with ids between two, both included, behind a third; in the order of their ids.
+    pub(super) async fn messages_between(
+        &self,
+        conversation: Uuid,
+        (first, last): (Uuid, Uuid),
+        after: Option<Uuid>,
+    ) -> Result<Found<Message>, DbError> {
+        let after = after.unwrap_or_default();
+        let (limit, bytes) = (LIVE_PAGE as i64 + 1, LIVE_PAGE_BYTES as i64);
+        let parameters: [Typed<'_>; 6] = [
+            (&conversation, Type::UUID),
+            (&first, Type::UUID),
+            (&last, Type::UUID),
+            (&after, Type::UUID),
+            (&limit, Type::INT8),
+            (&bytes, Type::INT8),
+        ];
+        page(&self.often(&self.sql.messages_between, &parameters).await?, LIVE_PAGE, message)
     }
 
     pub(super) async fn message(
@@ -304,6 +362,14 @@ impl Store {
 
 fn one(rows: &[Row]) -> Result<Option<Conversation>, DbError> {
     rows.first().map(conversation).transpose()
+}
+
+/// The rows of a page of messages; a row without an id is none.
+fn messages(rows: &[Row], query: &MessageQuery) -> Result<Found<Message>, DbError> {
+    match rows.first() {
+        Some(row) if row.try_get::<_, Option<Uuid>>("id")?.is_some() => page(rows, query.limit, message),
+        _ => Ok((Vec::new(), false)),
+    }
 }
 
 /// The rows of a page, which has up to `limit` entries.

@@ -55,6 +55,14 @@ async fn admit(face: &Face, needs: Needs, headers: &HeaderMap, peer: IpAddr) -> 
     }
 }
 
+/// Whether who sent a request with these headers may still do what needs this. Where it cannot be told now, he may.
+pub(super) async fn is_still_admitted(face: &Face, needs: Needs, headers: &HeaderMap, peer: IpAddr) -> bool {
+    match admit(face, needs, headers, peer).await {
+        Ok(_) => true,
+        Err(refusal) => !refusal.is_denial(),
+    }
+}
+
 /// Whether a request with events may be taken, and what is left of its sender's budget.
 pub(super) async fn admit_events(
     face: &Face,

@@ -144,6 +144,11 @@ impl ApiError {
         Self { retry_after: Some(retry_after), quota: quota.map(Box::new), ..refusal }
     }
 
+    /// Whether it says that somebody may not do something, whatever he asks for.
+    pub(super) fn is_denial(&self) -> bool {
+        matches!(self.status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN)
+    }
+
     /// 405: the path takes another method.
     pub fn method_not_allowed() -> Self {
         Self::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "this path takes another method")
@@ -259,6 +264,7 @@ impl From<ConversationsError> for ApiError {
             }
             ConversationsError::Done => Self::new(StatusCode::CONFLICT, "message_done", told),
             ConversationsError::TooLarge(_) => Self::too_large(told).field("content"),
+            ConversationsError::Follow(_) => Self::unavailable("overloaded", told, EXHAUSTED_RETRY),
             ConversationsError::Overloaded => Self::unavailable("overloaded", told, EXHAUSTED_RETRY),
             ConversationsError::Database(error) => Self::from(&*error),
         }

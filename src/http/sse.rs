@@ -47,6 +47,12 @@ pub(super) fn write_comment(out: &mut BytesMut) {
     out.put_slice(b":\n\n");
 }
 
+/// Writes how many milliseconds a client waits before it connects again; that alone is no event.
+pub(super) fn write_retry(out: &mut BytesMut, retry_ms: u64) {
+    write_field(out, b"retry: ", itoa::Buffer::new().format(retry_ms).as_bytes());
+    out.put_u8(b'\n');
+}
+
 /// Whether `text` can be an event's name or id: neither holds a line end, and a client ignores an id with a NUL.
 pub(super) fn is_one_line(text: &str) -> bool {
     !text.bytes().any(|byte| matches!(byte, b'\r' | b'\n' | 0))

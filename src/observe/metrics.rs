@@ -77,6 +77,12 @@ pub struct Metrics {
     pub contents_swept: IntCounter,
     /// Lines of imported files, by what became of them.
     pub import_lines: IntCounterVec,
+    /// Streams of changes that ended, by why.
+    pub follows_closed: IntCounterVec,
+    /// Followers that were dropped, by why.
+    pub followers_dropped: IntCounterVec,
+    /// Time from the beginning of a change's transaction to its followers.
+    pub feed_lag_seconds: Histogram,
     /// Levels that are read when they are asked for.
     pub gauges: Gauges,
 }
@@ -98,6 +104,8 @@ pub struct Gauges {
     pub connections: IntGauge,
     /// Open streams of server-sent events.
     pub sse_streams: IntGauge,
+    /// Those who follow what changes.
+    pub followers: IntGauge,
     /// Database connections by state.
     pub pool: IntGaugeVec,
     /// The ledger over the journals on disk, by state.
@@ -208,6 +216,21 @@ impl Metrics {
                 "Lines of imported files, but for blank ones.",
                 &["outcome"],
             )?,
+            follows_closed: counters(
+                "tidegate_follows_closed_total",
+                "Streams of changes that ended.",
+                &["reason"],
+            )?,
+            followers_dropped: counters(
+                "tidegate_followers_dropped_total",
+                "Followers that were dropped by the hub.",
+                &["reason"],
+            )?,
+            feed_lag_seconds: histogram(
+                "tidegate_feed_lag_seconds",
+                "Time from the beginning of a change's transaction to its followers, of the oldest change of a lot.",
+                LATENCY_BUCKETS_S,
+            )?,
             gauges: Gauges {
                 queue_events: gauge(
                     "tidegate_queue_events",
@@ -222,6 +245,7 @@ impl Metrics {
                 body_bytes: gauge("tidegate_http_body_bytes", "Bytes of request bodies under way.")?,
                 connections: gauge("tidegate_http_connections", "Open client connections.")?,
                 sse_streams: gauge("tidegate_sse_streams", "Open streams of server-sent events.")?,
+                followers: gauge("tidegate_followers", "Those who follow what changes.")?,
                 pool: IntGaugeVec::new(
                     Opts::new("tidegate_db_connections", "Database connections by state."),
                     &["state"],
@@ -281,6 +305,9 @@ impl Metrics {
             Box::new(self.file_uploads_refused.clone()),
             Box::new(self.contents_swept.clone()),
             Box::new(self.import_lines.clone()),
+            Box::new(self.follows_closed.clone()),
+            Box::new(self.followers_dropped.clone()),
+            Box::new(self.feed_lag_seconds.clone()),
             Box::new(gauges.queue_events.clone()),
             Box::new(gauges.queue_bytes.clone()),
             Box::new(gauges.dead_queue_events.clone()),
@@ -288,6 +315,7 @@ impl Metrics {
             Box::new(gauges.body_bytes.clone()),
             Box::new(gauges.connections.clone()),
             Box::new(gauges.sse_streams.clone()),
+            Box::new(gauges.followers.clone()),
             Box::new(gauges.pool.clone()),
             Box::new(gauges.ledger.clone()),
             Box::new(gauges.journal_bytes.clone()),

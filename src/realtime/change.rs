@@ -8,6 +8,12 @@
 //! may be there takes the record's advisory lock before it has an id of its own, so changes of one record are in the order
 //! in which they happened. (A row's lock would not do: Postgres may give an id to who waits for one.)
 
+use std::sync::OnceLock;
+
+use bytes::Bytes;
+
+use super::Position;
+
 /// What became of a record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Action {
@@ -17,6 +23,10 @@ pub enum Action {
     Update,
     /// It is gone.
     Delete,
+    /// Something was added to it.
+    Append,
+    /// Many were added: those whose ids are between `first` and `last` of the change's data.
+    Import,
 }
 
 impl Action {
@@ -26,7 +36,48 @@ impl Action {
             Self::Create => "create",
             Self::Update => "update",
             Self::Delete => "delete",
+            Self::Append => "append",
+            Self::Import => "import",
         }
+    }
+
+    pub(super) fn parse(word: &str) -> Option<Self> {
+        let all = [Self::Create, Self::Update, Self::Delete, Self::Append, Self::Import];
+        all.into_iter().find(|action| action.name() == word)
+    }
+}
+
+/// A row of the feed.
+#[derive(Debug)]
+pub struct Change {
+    /// Its place.
+    pub position: Position,
+    /// What it belongs to: a collection's name, or what somebody follows alone (`conversation:…`).
+    pub topic: Box<str>,
+    /// What was changed.
+    pub record: Box<str>,
+    /// What became of it.
+    pub action: Action,
+    /// When that was made, in microseconds of Unix time.
+    pub created_us: i64,
+    /// When it was changed, in microseconds of Unix time.
+    pub updated_us: i64,
+    /// When the transaction began, in microseconds of Unix time.
+    pub at_us: i64,
+    /// JSON, as its action says.
+    pub data: String,
+    pub(super) encoded: OnceLock<Bytes>,
+}
+
+impl Change {
+    /// Bytes that it takes while it waits for followers, or nearly so.
+    pub fn bytes(&self) -> usize {
+        size_of::<Self>() + self.topic.len() + self.record.len() + self.data.len()
+    }
+
+    /// What its followers are sent. Whoever is first makes it, and all others share it.
+    pub fn encoded(&self, encode: impl FnOnce() -> Bytes) -> Bytes {
+        self.encoded.get_or_init(encode).clone()
     }
 }
 

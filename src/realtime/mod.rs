@@ -1,7 +1,20 @@
 //! What changed, in one order, for whoever follows.
 //!
 //! Each change of a record leaves a row in the table `changes`, in the transaction that makes it; see [`change`] for the
-//! order that followers may rely on. Nothing follows yet.
+//! order that followers may rely on.
+//!
+//! ```text
+//! changes ──▶ feed (one task, in lots, while somebody follows) ──▶ hub ──▶ followers, by topic, each with a bounded buffer
+//! ```
+//!
+//! [`Hub`] is the handle: whoever writes wakes the feed by it, whoever follows gets a [`Follower`] from it.
 
 pub mod change;
+mod feed;
+mod hub;
+mod position;
 pub mod store;
+
+pub use change::{Action, Change};
+pub use hub::{Dropped, FollowError, Follower, Hub};
+pub use position::{Position, Snapshot};

@@ -11,11 +11,12 @@ use hyper::{HeaderMap, StatusCode};
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
+use super::super::connection::Line;
 use super::super::error::ApiError;
 use super::super::openapi::bodies::{MessageShape, MessagesBody, MessagesShape};
 use super::super::{Core, Face, query};
 use super::members::Members;
-use super::{PATH, answer, conversation_id, header, message_id, page_answer, read_body};
+use super::{PATH, answer, conversation_id, header, live, message_id, page_answer, read_body};
 use crate::auth::Principal;
 use crate::conversations::{Key, MessageQuery, Metadata, NewMessage, Role};
 
@@ -38,12 +39,18 @@ const MAX_KEY: usize = 255;
 pub(super) async fn list(
     State(face): State<Arc<Face>>,
     Extension(principal): Extension<Principal>,
+    Extension(line): Extension<Line>,
+    headers: HeaderMap,
     id: Result<Path<Uuid>, PathRejection>,
     parameters: Result<Query<Vec<(String, String)>>, QueryRejection>,
 ) -> Result<Response, ApiError> {
     let core = face.core()?;
     let id = conversation_id(id)?;
     let parameters = query::parameters(parameters)?;
+    if parameters.iter().any(|(name, _)| name == "live") {
+        let asked = live::Asked { conversation: id, parameters, headers, line, principal };
+        return live::get(&face, core, asked).await;
+    }
     let query = MessageQuery::parse(&parameters)?;
     let owner = core.accounts.user_of(&principal).await?;
     let page = core.conversations.messages(owner, id, &query).await?;

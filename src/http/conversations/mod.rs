@@ -1,6 +1,7 @@
 //! `/api/conversations`: conversations, and their messages.
 
 mod append;
+mod live;
 mod members;
 mod messages;
 

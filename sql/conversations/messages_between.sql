@@ -1,0 +1,14 @@
+-- The messages of a conversation that an import added: those with ids from $2 to $3, behind $4, in the order of their ids.
+with page as (
+    select m.*, octet_length(m.content) + octet_length(m.metadata::text) as bytes
+    from {schema}.messages m
+    where m.conversation_id = $1 and m.id between $2 and $3 and m.id > $4
+    order by m.id
+    limit $5
+), sized as (
+    select *, count(*) over () as found, sum(bytes) over (order by id) as sum from page
+)
+select id, conversation_id, role, content, sized.timestamp, token_count, metadata::text as metadata, true as done, found
+from sized
+where sum - bytes <= $6
+order by id

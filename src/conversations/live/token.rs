@@ -1,0 +1,104 @@
+//! Where a follower of a conversation is: what he says when he comes back (`Last-Event-ID`).
+//!
+//! It is the feed's position, then what cannot be told from that alone:
+//!
+//! | part | |
+//! |---|---|
+//! | `xid.number` | the feed up to here was told |
+//! | `/i…` | of the import at the position, the messages up to this id were told |
+//! | `/s…` | what a page's snapshot saw was shown, up to `/p…` |
+//! | `/p…` | up to this message |
+//! | `/m` | there may be more messages behind that one which no page has shown |
+
+use std::fmt;
+
+use uuid::Uuid;
+
+use crate::conversations::place::{Order, Place};
+use crate::realtime::{Position, Snapshot};
+
+/// The longest token, in bytes.
+const MAX_BYTES: usize = 16 * 1024;
+
+/// Where a follower is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Token {
+    /// The feed up to here was told.
+    pub(super) position: Position,
+    /// Of the import behind the position, the messages up to this one were told.
+    pub(super) within: Option<Uuid>,
+    /// What was shown by a page that may have seen more than the position says.
+    pub(super) shown: Option<(Snapshot, Place)>,
+    /// Whether pages go on behind that place.
+    pub(super) is_paging: bool,
+}
+
+impl Token {
+    /// Reads what [`fmt::Display`] writes.
+    pub fn parse(text: &str) -> Option<Self> {
+        if text.len() > MAX_BYTES {
+            return None;
+        }
+        let mut parts = text.split('/');
+        let position = Position::parse(parts.next()?)?;
+        let (mut within, mut snapshot, mut place, mut is_paging) = (None, None, None, false);
+        for part in parts {
+            match part.split_at_checked(1)? {
+                ("i", id) if within.is_none() => within = Some(Uuid::try_parse(id).ok()?),
+                ("s", text) if snapshot.is_none() => snapshot = Some(Snapshot::parse(text)?),
+                ("p", text) if place.is_none() => place = Some(Place::parse(text, Order::Messages)?),
+                ("m", "") if !is_paging => is_paging = true,
+                _ => return None,
+            }
+        }
+        let shown = match (snapshot, place) {
+            (Some(snapshot), Some(place)) => Some((snapshot, place)),
+            (None, None) => None,
+            _ => return None,
+        };
+        (shown.is_some() || !is_paging).then_some(Self { position, within, shown, is_paging })
+    }
+}
+
+impl fmt::Display for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.position)?;
+        if let Some(id) = self.within {
+            write!(f, "/i{id}")?;
+        }
+        if let Some((snapshot, place)) = &self.shown {
+            write!(f, "/s{snapshot}/p{}", place.token(Order::Messages))?;
+        }
+        if self.is_paging { f.write_str("/m") } else { Ok(()) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::super::super::Micros;
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn a_token_is_read_as_it_is_written(
+            xid: u64, number in -1..i64::MAX, id: u128, within: bool, shown: bool, is_paging: bool, us in 0..Micros::LATEST.0
+        ) {
+            let id = Uuid::from_u128(id);
+            let snapshot = Snapshot::parse(&format!("{0}:{0}:", xid / 2)).unwrap();
+            let token = Token {
+                position: Position { xid, number },
+                within: within.then_some(id),
+                shown: shown.then_some((snapshot, Place { at: Micros(us), id })),
+                is_paging: shown && is_paging,
+            };
+            prop_assert_eq!(Token::parse(&token.to_string()), Some(token));
+        }
+
+        #[test]
+        fn no_token_makes_reading_panic(text in ".{0,40}", parts in "[0-9./ispm:é-]{0,30}") {
+            let _ = (Token::parse(&text), Token::parse(&parts));
+        }
+    }
+}

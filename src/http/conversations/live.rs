@@ -1,0 +1,211 @@
+//! `GET /api/conversations/{id}/messages?live=sse`: the messages, and then what happens, as server-sent events.
+//!
+//! A task of the stream's own waits for events and writes them; the connection takes them from it a chunk at a time. What
+//! waits for a client that reads slowly is one chunk and what the hub holds for him, and both are bounded: he is cut off then.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::response::Response;
+use bytes::{Bytes, BytesMut};
+use futures_util::stream;
+use hyper::HeaderMap;
+use hyper::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue};
+use tokio::sync::mpsc::{Receiver, Sender, channel};
+use tokio::time::Instant;
+use uuid::Uuid;
+
+use super::super::connection::Line;
+use super::super::error::ApiError;
+use super::super::permissions::Needs;
+use super::super::{Core, Face, auth, sse};
+use crate::auth::{Principal, Scope};
+use crate::conversations::{Event, EventKind, Live, LiveEnd, Token, parse_live};
+use crate::realtime::Dropped;
+
+/// The header by which a client says what it has seen (WHATWG HTML, section 9.2.4).
+const LAST_EVENT_ID: &str = "last-event-id";
+/// nginx hands a stream on as it comes when it is told so.
+static X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
+/// Milliseconds that a client waits before it comes back.
+const RETRY_MS: u64 = 1_000;
+/// Events that are written into one chunk, in bytes, or nearly so.
+const CHUNK_BYTES: usize = 64 * 1024;
+
+/// What a request asks for.
+pub(super) struct Asked {
+    pub(super) conversation: Uuid,
+    pub(super) parameters: Vec<(String, String)>,
+    pub(super) headers: HeaderMap,
+    pub(super) line: Line,
+    pub(super) principal: Principal,
+}
+
+pub(super) async fn get(face: &Arc<Face>, core: &Core, asked: Asked) -> Result<Response, ApiError> {
+    let start = parse_live(&asked.parameters)?;
+    let token = match asked.headers.get(LAST_EVENT_ID) {
+        None => None,
+        Some(value) => {
+            let token = value.to_str().ok().and_then(Token::parse);
+            let refuse = || ApiError::invalid("last-event-id takes the id of an event of this stream");
+            Some(token.ok_or_else(|| refuse().field(LAST_EVENT_ID))?)
+        }
+    };
+    let owner = core.accounts.user_of(&asked.principal).await?;
+    let live = core.conversations.follow(owner, asked.conversation, start, token).await?;
+    let heartbeat = Duration::from_secs(core.conversations.realtime().follower_heartbeat_s);
+    // One chunk on its way, and one that is being written.
+    let (chunks, body) = channel(1);
+    let writer =
+        Writer { face: Arc::clone(face), headers: asked.headers, line: asked.line, heartbeat, chunks };
+    tokio::spawn(writer.run(live));
+    let mut response = Response::new(Body::from_stream(stream::unfold(body, next_chunk)));
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(sse::MEDIA_TYPE));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+    headers.insert(X_ACCEL_BUFFERING.clone(), HeaderValue::from_static("no"));
+    Ok(response)
+}
+
+async fn next_chunk(
+    mut chunks: Receiver<Bytes>,
+) -> Option<(Result<Bytes, std::convert::Infallible>, Receiver<Bytes>)> {
+    chunks.recv().await.map(|chunk| (Ok(chunk), chunks))
+}
+
+/// Why a stream ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Close {
+    /// The conversation is gone.
+    Deleted,
+    /// The client went away, or its connection broke.
+    ClientGone,
+    /// The client reads too slowly.
+    Slow,
+    /// Changes were deleted before they were told.
+    Behind,
+    /// The token is not good any more.
+    Denied,
+    /// The service stops.
+    Draining,
+    /// The database failed.
+    Failed,
+}
+
+impl Close {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Deleted => "deleted",
+            Self::ClientGone => "client_gone",
+            Self::Slow => "slow_reader",
+            Self::Behind => "behind",
+            Self::Denied => "denied",
+            Self::Draining => "draining",
+            Self::Failed => "failed",
+        }
+    }
+}
+
+impl From<LiveEnd> for Close {
+    fn from(end: LiveEnd) -> Self {
+        match end {
+            LiveEnd::Deleted => Self::Deleted,
+            LiveEnd::Dropped(Dropped::Slow) => Self::Slow,
+            LiveEnd::Dropped(Dropped::Behind) => Self::Behind,
+            LiveEnd::Database(error) => {
+                tracing::warn!(error = error.with_sources(), "a follower is cut off; it comes back");
+                Self::Failed
+            }
+        }
+    }
+}
+
+/// Writes a stream.
+struct Writer {
+    face: Arc<Face>,
+    headers: HeaderMap,
+    line: Line,
+    heartbeat: Duration,
+    chunks: Sender<Bytes>,
+}
+
+/// What the writer was waiting for.
+enum Woken {
+    Events,
+    Heartbeat,
+    End(Close),
+}
+
+impl Writer {
+    async fn run(self, mut live: Live) {
+        let mut out = BytesMut::new();
+        // At once, so that a client knows that it is connected.
+        sse::write_retry(&mut out, RETRY_MS);
+        let close = match self.send(&live, &mut out).await {
+            Ok(()) => self.write(&mut live, &mut out).await,
+            Err(close) => close,
+        };
+        if close == Close::Slow {
+            // Its connection takes nothing now, and is looked at when that was for too long.
+            self.line.reset();
+            self.line.read_by(std::time::Instant::now());
+        }
+        self.face.metrics.follows_closed.with_label_values(&[close.name()]).inc();
+    }
+
+    async fn write(&self, live: &mut Live, out: &mut BytesMut) -> Close {
+        let mut silent_since = Instant::now();
+        loop {
+            let woken = tokio::select! {
+                biased;
+                () = self.face.lifecycle.draining() => Woken::End(Close::Draining),
+                () = self.chunks.closed() => Woken::End(Close::ClientGone),
+                () = tokio::time::sleep_until(silent_since + self.heartbeat) => Woken::Heartbeat,
+                () = live.ready() => Woken::Events,
+            };
+            let written = match woken {
+                Woken::End(close) => return close,
+                Woken::Heartbeat => {
+                    let needs = Needs::Scope(Scope::ConversationsRead);
+                    silent_since = Instant::now();
+                    if !auth::is_still_admitted(&self.face, needs, &self.headers, self.line.peer()).await {
+                        return Close::Denied;
+                    }
+                    sse::write_comment(out);
+                    self.send(live, out).await
+                }
+                Woken::Events => match live.next().await {
+                    Ok(events) => self.events(live, events, out).await,
+                    Err(end) => return end.into(),
+                },
+            };
+            if let Err(close) = written {
+                return close;
+            }
+        }
+    }
+
+    async fn events(&self, live: &Live, events: Vec<Event>, out: &mut BytesMut) -> Result<(), Close> {
+        for event in events {
+            let id = event.token.map(|token| token.to_string());
+            // A message is what an event without a name is.
+            let name = (event.kind != EventKind::Message).then_some(event.kind.name());
+            let fields = sse::Fields { id: id.as_deref(), event: name, retry_ms: None };
+            sse::write_event(out, fields, &event.data);
+            if out.len() >= CHUNK_BYTES {
+                self.send(live, out).await?;
+            }
+        }
+        if out.is_empty() { Ok(()) } else { self.send(live, out).await }
+    }
+
+    async fn send(&self, live: &Live, out: &mut BytesMut) -> Result<(), Close> {
+        let chunk = out.split().freeze();
+        tokio::select! {
+            sent = self.chunks.send(chunk) => sent.map_err(|_| Close::ClientGone),
+            () = self.face.lifecycle.draining() => Err(Close::Draining),
+            end = live.dropped() => Err(end.into()),
+        }
+    }
+}

@@ -1,0 +1,116 @@
+//! Where a follower is in the feed's order, and what a reader of tables has seen of it.
+
+use std::fmt;
+
+/// A place in the feed's order: the changes up to it, itself included, were seen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Position {
+    /// The transaction's id.
+    pub xid: u64,
+    /// The change's number.
+    pub number: i64,
+}
+
+impl Position {
+    /// Before every change of this transaction, and behind all of those before it.
+    pub fn before(xid: u64) -> Self {
+        Self { xid, number: -1 }
+    }
+
+    /// Reads what [`fmt::Display`] writes.
+    pub fn parse(text: &str) -> Option<Self> {
+        let (xid, number) = text.split_once('.')?;
+        let number = number.parse().ok().filter(|number| *number >= -1)?;
+        Some(Self { xid: digits(xid)?, number })
+    }
+}
+
+/// `xid.number`.
+impl fmt::Display for Position {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.xid, self.number)
+    }
+}
+
+/// Which transactions a statement saw (`pg_snapshot`).
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Snapshot {
+    /// All before this one had ended.
+    pub xmin: u64,
+    /// Neither this one nor any behind it had begun.
+    pub xmax: u64,
+    /// Those between them that had not ended.
+    running: Vec<u64>,
+}
+
+/// The most running transactions that a snapshot of a client may name; Postgres has fewer connections.
+const MAX_RUNNING: usize = 2_000;
+
+impl Snapshot {
+    /// Reads the text that Postgres writes, `xmin:xmax:xid,…`.
+    pub fn parse(text: &str) -> Option<Self> {
+        let mut parts = text.splitn(3, ':');
+        let (xmin, xmax) = (digits(parts.next()?)?, digits(parts.next()?)?);
+        let list = parts.next()?;
+        let running = match list {
+            "" => Vec::new(),
+            list => list.split(',').take(MAX_RUNNING + 1).map(digits).collect::<Option<Vec<_>>>()?,
+        };
+        (xmin <= xmax && running.len() <= MAX_RUNNING).then_some(Self { xmin, xmax, running })
+    }
+
+    /// Whether it saw what this transaction did.
+    pub fn saw(&self, xid: u64) -> bool {
+        xid < self.xmin || (xid < self.xmax && !self.running.contains(&xid))
+    }
+
+    /// The place up to which it saw everything.
+    pub fn position(&self) -> Position {
+        Position::before(self.xmin)
+    }
+}
+
+impl fmt::Display for Snapshot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}:", self.xmin, self.xmax)?;
+        for (place, xid) in self.running.iter().enumerate() {
+            let comma = if place == 0 { "" } else { "," };
+            write!(f, "{comma}{xid}")?;
+        }
+        Ok(())
+    }
+}
+
+/// Digits alone, unlike what `parse` takes.
+fn digits(text: &str) -> Option<u64> {
+    text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok()).flatten()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn a_snapshot_saw_what_had_ended() {
+        let snapshot = Snapshot::parse("10:20:10,14").unwrap();
+        let seen: Vec<u64> = (8..22).filter(|xid| snapshot.saw(*xid)).collect();
+        assert_eq!(seen, [8, 9, 11, 12, 13, 15, 16, 17, 18, 19]);
+        assert_eq!(Snapshot::parse("5:5:").unwrap().to_string(), "5:5:");
+        for bad in ["", "1", "1:2", "2:1:", "1:2:x", "1:2:+1", "-1:2:", "1:2:1,"] {
+            assert_eq!(Snapshot::parse(bad), None, "{bad}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn both_are_read_as_they_are_written(xid: u64, number in -1..i64::MAX, more in 0..1000_u64, text in ".{0,30}") {
+            let position = Position { xid, number };
+            prop_assert_eq!(Position::parse(&position.to_string()), Some(position));
+            let snapshot = Snapshot { xmin: xid / 2, xmax: xid / 2 + more, running: vec![xid / 2] };
+            prop_assert_eq!(Snapshot::parse(&snapshot.to_string()), Some(snapshot));
+            let _ = (Position::parse(&text), Snapshot::parse(&text));
+        }
+    }
+}
