@@ -39,6 +39,7 @@ mod record_limits;
 mod record_lists;
 mod records;
 mod schema;
+mod search;
 mod sse;
 mod stress;
 mod support;

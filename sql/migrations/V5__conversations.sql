@@ -70,3 +70,24 @@ create table {schema}.feed_floor (
     number bigint not null
 );
 insert into {schema}.feed_floor values ('0', -1);
+
+-- What is searched for: of each finished message and each title its words, filled behind the writes that make them (an index
+-- for search on their path would cost a factor of ten). `id` is the message's, or for the title the conversation's. The words
+-- hold one more, which names the owner: so the index finds a word among his own alone.
+create table {schema}.search_documents (
+    id uuid primary key,
+    conversation_id uuid not null references {schema}.conversations on delete cascade,
+    words tsvector not null
+);
+create index search_documents_words on {schema}.search_documents using gin (words);
+create index search_documents_conversation on {schema}.search_documents (conversation_id);
+
+-- Who reads the feed to its end, and how far he is: changes that he has not read are kept, however old they are. `part` is
+-- the last of the messages that were read of an import which comes next.
+create table {schema}.feed_readers (
+    name text primary key,
+    xid xid8 not null,
+    number bigint not null,
+    part uuid
+);
+insert into {schema}.feed_readers values ('search', '0', -1);

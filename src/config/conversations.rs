@@ -25,6 +25,8 @@ pub struct ConversationsConfig {
     pub max_messages_body_bytes: usize,
     /// Seconds that an `Idempotency-Key` is remembered.
     pub idempotency_retention_s: u64,
+    /// Milliseconds between two looks for what search does not know yet.
+    pub search_interval_ms: u64,
 }
 
 pub(super) const SETTINGS: &[Setting] = &[
@@ -81,5 +83,11 @@ pub(super) const SETTINGS: &[Setting] = &[
         default: "86400",
         kind: Kind::Int { min: 60, max: 2_592_000, unit: "seconds" },
         help: "Time for which the Idempotency-Key of messages is remembered.",
+    },
+    Setting {
+        name: "SEARCH_INTERVAL_MS",
+        default: "1000",
+        kind: Kind::Int { min: 50, max: 600_000, unit: "milliseconds" },
+        help: "Time between two looks for messages and titles that search does not find yet.",
     },
 ];

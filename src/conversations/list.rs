@@ -8,6 +8,8 @@ const DEFAULT_LIMIT: usize = 50;
 const MAX_LIMIT: usize = 200;
 /// The most conversations that are passed over by `offset`; beyond it a cursor goes on without reading them.
 const MAX_OFFSET: u32 = 1_000_000;
+/// The longest search, in bytes.
+const MAX_WORDS_BYTES: usize = 1_000;
 /// The word for the place behind the last message.
 const END: &str = "end";
 
@@ -28,6 +30,8 @@ pub struct ListQuery {
     pub(super) limit: usize,
     pub(super) offset: u32,
     pub(super) after: Place,
+    /// Words that have to be in the title or in a message.
+    pub(super) words: Option<String>,
 }
 
 /// Which messages to list.
@@ -53,7 +57,7 @@ impl ListQuery {
     ///
     /// [`ConversationsError::Invalid`] names the first that cannot be taken.
     pub fn parse(parameters: &[(String, String)]) -> Result<Self, ConversationsError> {
-        let mut query = Self { limit: DEFAULT_LIMIT, offset: 0, after: Place::END };
+        let mut query = Self { limit: DEFAULT_LIMIT, offset: 0, after: Place::END, words: None };
         let mut seen = Seen::default();
         for (name, value) in parameters {
             seen.add(name)?;
@@ -61,6 +65,7 @@ impl ListQuery {
                 "limit" => query.limit = limit(value)?,
                 "offset" => query.offset = offset(value)?,
                 "after" => query.after = place(name, value, Order::Conversations)?,
+                "q" => query.words = Some(words(value)?),
                 _ => return Err(unknown(name)),
             }
         }
@@ -165,6 +170,12 @@ fn limit(value: &str) -> Result<usize, ConversationsError> {
 fn offset(value: &str) -> Result<u32, ConversationsError> {
     let offset = value.parse().ok().filter(|offset| *offset <= MAX_OFFSET);
     offset.ok_or_else(|| ConversationsError::invalid("offset", format!("offset takes 0 to {MAX_OFFSET}")))
+}
+
+fn words(value: &str) -> Result<String, ConversationsError> {
+    let message = format!("q takes 1 to {MAX_WORDS_BYTES} bytes of text without NUL");
+    let is_text = (1..=MAX_WORDS_BYTES).contains(&value.len()) && !value.contains('\0');
+    if is_text { Ok(value.to_owned()) } else { Err(ConversationsError::invalid("q", message)) }
 }
 
 fn place(name: &str, value: &str, order: Order) -> Result<Place, ConversationsError> {

@@ -16,6 +16,7 @@ mod messages;
 mod model;
 mod pieces;
 mod place;
+mod search;
 mod service;
 mod store;
 

@@ -13,6 +13,7 @@ use super::messages::{Added, Key, NewMessage, added};
 use super::model::{Conversation, Message, Metadata};
 use super::pieces::Piece;
 use super::place::{Order, Place};
+use super::search::Indexer;
 use super::store::{Addition, Outcome, Store};
 use crate::config::{ConversationsConfig, RealtimeConfig};
 use crate::db::{Database, DbError};
@@ -90,6 +91,8 @@ impl Conversations {
         let mut tasks = JoinSet::new();
         tasks.spawn(keep(store.clone(), settings.config.idempotency_retention_s));
         tasks.spawn(feeding);
+        let interval = Duration::from_millis(settings.config.search_interval_ms);
+        tasks.spawn(Indexer::new(share, metrics, interval).run());
         let inner = Inner { settings: settings.clone(), store, mint: IdMint::new(), hub, changes };
         (Self { inner: Arc::new(inner) }, ConversationsTasks { _tasks: tasks })
     }

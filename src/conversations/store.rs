@@ -29,6 +29,7 @@ struct Statements {
     create: String,
     list_of_owner: String,
     list_of_nobody: String,
+    search: String,
     get: String,
     change: String,
     delete_messages: String,
@@ -53,6 +54,7 @@ impl Statements {
             create: database.sql(include_str!("../../sql/conversations/create.sql")),
             list_of_owner: list.replace("{mine}", "owner = $1::uuid"),
             list_of_nobody: list.replace("{mine}", "owner is null and $1::uuid is null"),
+            search: database.sql(include_str!("../../sql/conversations/search.sql")),
             get: database.sql(include_str!("../../sql/conversations/get.sql")),
             change: database.sql(include_str!("../../sql/conversations/change.sql")),
             delete_messages: database.sql(include_str!("../../sql/conversations/delete_messages.sql")),
@@ -140,10 +142,14 @@ impl Store {
         query: &ListQuery,
         max_bytes: usize,
     ) -> Result<Found<Conversation>, DbError> {
-        let sql = if owner.is_some() { &self.sql.list_of_owner } else { &self.sql.list_of_nobody };
+        let sql = match (&query.words, owner) {
+            (Some(_), _) => &self.sql.search,
+            (None, Some(_)) => &self.sql.list_of_owner,
+            (None, None) => &self.sql.list_of_nobody,
+        };
         let (at, limit) = (SystemTime::from(query.after.at), query.limit as i64 + 1);
         let (offset, bytes) = (i64::from(query.offset), max_bytes as i64);
-        let parameters: [Typed<'_>; 6] = [
+        let mut parameters: Vec<Typed<'_>> = vec![
             (&owner, Type::UUID),
             (&at, Type::TIMESTAMPTZ),
             (&query.after.id, Type::UUID),
@@ -151,6 +157,9 @@ impl Store {
             (&offset, Type::INT8),
             (&bytes, Type::INT8),
         ];
+        if let Some(words) = &query.words {
+            parameters.push((words, Type::TEXT));
+        }
         page(&self.often(sql, &parameters).await?, query.limit, conversation)
     }
 

@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use prometheus::core::Collector;
 use prometheus::{
-    Encoder, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
-    Registry, TextEncoder,
+    Encoder, Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec,
+    Opts, Registry, TextEncoder,
 };
 
 /// Latency buckets in seconds, from a memory-speed answer to a request's time limit.
@@ -83,6 +83,8 @@ pub struct Metrics {
     pub followers_dropped: IntCounterVec,
     /// Time from the beginning of a change's transaction to its followers.
     pub feed_lag_seconds: Histogram,
+    /// Messages and titles that search learned of.
+    pub search_indexed: IntCounter,
     /// Levels that are read when they are asked for.
     pub gauges: Gauges,
 }
@@ -106,6 +108,8 @@ pub struct Gauges {
     pub sse_streams: IntGauge,
     /// Those who follow what changes.
     pub followers: IntGauge,
+    /// Seconds since the oldest change was made that search had not looked at when it looked last.
+    pub search_lag_seconds: Gauge,
     /// Database connections by state.
     pub pool: IntGaugeVec,
     /// The ledger over the journals on disk, by state.
@@ -231,6 +235,10 @@ impl Metrics {
                 "Time from the beginning of a change's transaction to its followers, of the oldest change of a lot.",
                 LATENCY_BUCKETS_S,
             )?,
+            search_indexed: counter(
+                "tidegate_search_indexed_total",
+                "Messages and titles that search learned of.",
+            )?,
             gauges: Gauges {
                 queue_events: gauge(
                     "tidegate_queue_events",
@@ -246,6 +254,10 @@ impl Metrics {
                 connections: gauge("tidegate_http_connections", "Open client connections.")?,
                 sse_streams: gauge("tidegate_sse_streams", "Open streams of server-sent events.")?,
                 followers: gauge("tidegate_followers", "Those who follow what changes.")?,
+                search_lag_seconds: Gauge::new(
+                    "tidegate_search_lag_seconds",
+                    "Age of the oldest change that search had not looked at, when it looked last.",
+                )?,
                 pool: IntGaugeVec::new(
                     Opts::new("tidegate_db_connections", "Database connections by state."),
                     &["state"],
@@ -308,6 +320,7 @@ impl Metrics {
             Box::new(self.follows_closed.clone()),
             Box::new(self.followers_dropped.clone()),
             Box::new(self.feed_lag_seconds.clone()),
+            Box::new(self.search_indexed.clone()),
             Box::new(gauges.queue_events.clone()),
             Box::new(gauges.queue_bytes.clone()),
             Box::new(gauges.dead_queue_events.clone()),
@@ -316,6 +329,7 @@ impl Metrics {
             Box::new(gauges.connections.clone()),
             Box::new(gauges.sse_streams.clone()),
             Box::new(gauges.followers.clone()),
+            Box::new(gauges.search_lag_seconds.clone()),
             Box::new(gauges.pool.clone()),
             Box::new(gauges.ledger.clone()),
             Box::new(gauges.journal_bytes.clone()),

@@ -1,0 +1,26 @@
+-- The changes of the next $3 that call for words, in order. The one row that is always there says up to where all were looked at.
+with lot as (
+    select xid, number, topic, record, action, data, at
+    from {schema}.changes
+    where (xid, number) > ($1::text::xid8, $2) and xid < pg_snapshot_xmin(pg_current_snapshot())
+    order by xid, number
+    limit $3
+), wanted as (
+    select xid, number, action, substr(topic, 14)::uuid as conversation_id,
+        case when action <> 'import' then record::uuid end as id,
+        case when action = 'import' then (data ->> 'first')::uuid end as first,
+        case when action = 'import' then (data ->> 'last')::uuid end as last
+    from lot
+    where topic like 'conversation:%' and (
+        action in ('update', 'import') or (action in ('create', 'append') and coalesce(data ->> 'done', 'true') = 'true')
+    )
+)
+select (select count(*) from lot) as found,
+    (select xid::text from lot order by lot.xid desc, number desc limit 1) as last_xid,
+    (select number from lot order by xid desc, number desc limit 1) as last_number,
+    pg_snapshot_xmin(pg_current_snapshot())::text as horizon,
+    coalesce((select extract(epoch from now() - min(at)) from lot), 0)::double precision as lag_s,
+    wanted.xid::text, wanted.number, conversation_id, id, first, last
+from (select) as once
+left join wanted on true
+order by wanted.xid, wanted.number

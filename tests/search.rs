@@ -1,0 +1,118 @@
+//! Search in titles and messages, each user's own.
+
+use serde_json::{Value, json};
+
+use crate::appends::{append, begin};
+use crate::conversations::{CONVERSATIONS, link, make};
+use crate::support::accounts::{guarded, log_in, register, send};
+use crate::support::postgres::TestDatabase;
+use crate::support::service::{Service, eventually};
+
+const SOON: (&str, &str) = ("SEARCH_INTERVAL_MS", "50");
+
+async fn named(service: &Service, token: &str, title: &str) -> String {
+    let made = send(service, "POST", CONVERSATIONS, token, &json!({"title": title})).await;
+    made.header("location").to_owned()
+}
+
+async fn say(service: &Service, token: &str, path: &str, content: &str) {
+    let new = json!({"role": "user", "content": content});
+    let said = send(service, "POST", &format!("{path}/messages"), token, &new).await;
+    assert_eq!(said.status.as_u16(), 201);
+}
+
+/// The titles that a search finds.
+async fn found(service: &Service, token: &str, query: &str) -> Vec<String> {
+    let answer = send(service, "GET", &format!("{CONVERSATIONS}?q={query}"), token, &Value::Null).await;
+    assert_eq!(answer.status.as_u16(), 200, "{:?}", answer.body);
+    let json = answer.json();
+    json.as_array().unwrap().iter().map(|one| one["title"].as_str().unwrap().to_owned()).collect()
+}
+
+async fn finds(service: &Service, token: &str, query: &str, titles: &[&str]) {
+    eventually(&format!("{query} finds {titles:?}"), async || {
+        (found(service, token, query).await == titles).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn titles_and_messages_are_found_newest_activity_first() {
+    let database = TestDatabase::create().await;
+    let service = Service::start(database.url(), &[SOON]).await;
+    let ferry = named(&service, "", "Ferries").await;
+    let harbour = named(&service, "", "A harbour").await;
+    say(&service, "", &ferry, "When does the boat leave the harbour?").await;
+    finds(&service, "", "harbour", &["Ferries", "A harbour"]).await;
+    finds(&service, "", "harbour%20-boat", &["A harbour"]).await;
+    finds(&service, "", "%22leave%20the%20harbour%22", &["Ferries"]).await;
+    finds(&service, "", "BOAT", &["Ferries"]).await;
+    let draft = begin(&service, &harbour, "at ").await;
+    append(&service, &draft, 3, "midnight", true).await;
+    finds(&service, "", "midnight", &["A harbour"]).await;
+    send(&service, "PATCH", &ferry, "", &json!({"title": "Timetables"})).await;
+    finds(&service, "", "timetables", &["Timetables"]).await;
+    assert!(found(&service, "", "ferries").await.is_empty(), "an old title is forgotten");
+
+    let path = format!("{CONVERSATIONS}?q=harbour&limit=1");
+    let first = service.get(&path).await;
+    let second = service.get(&link(&first, "next").unwrap()).await;
+    assert_eq!((second.json().as_array().unwrap().len(), link(&second, "next")), (1, None));
+    assert_ne!(first.json()[0]["id"], second.json()[0]["id"]);
+    send(&service, "DELETE", &ferry, "", &Value::Null).await;
+    assert!(found(&service, "", "boat").await.is_empty());
+
+    for nothing in ["%27%20or%20true%20--", "%21%21%21", "%3A%2A%26", "%5C", "%22", "zzz"] {
+        assert!(found(&service, "", nothing).await.is_empty(), "{nothing}");
+    }
+    for bad in ["", "a%00b", &"x".repeat(1001)] {
+        let refused = service.get(&format!("{CONVERSATIONS}?q={bad}")).await;
+        assert_eq!((refused.status.as_u16(), &refused.json()["error"]["field"]), (400, &json!("q")));
+    }
+}
+
+#[tokio::test]
+async fn nobody_finds_what_is_anothers() {
+    let database = TestDatabase::create().await;
+    let service = guarded(&database, &[("REGISTRATION", "on"), SOON]).await;
+    for email in ["ada@example.com", "bob@example.com"] {
+        register(&service, email).await;
+    }
+    let ada = log_in(&service, "ada@example.com").await.access;
+    let bob = log_in(&service, "bob@example.com").await.access;
+    let path = named(&service, &ada, "Secret").await;
+    say(&service, &ada, &path, "the password is tide").await;
+    finds(&service, &ada, "tide", &["Secret"]).await;
+    let admin = crate::support::accounts::token_with(&["admin"]);
+    for token in [&bob, &admin] {
+        for query in ["tide", "secret", "owner", "-nothing"] {
+            assert!(found(&service, token, query).await.is_empty());
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_was_imported_while_nobody_looked_is_found_after_a_restart() {
+    let database = TestDatabase::create().await;
+    let service = Service::start(database.url(), &[SOON]).await;
+    let path = make(&service, "").await;
+    drop(service);
+    let client = database.connect().await;
+    let id: uuid::Uuid = path.rsplit('/').next().unwrap().parse().unwrap();
+    let import = "with added as (
+            insert into messages (id, conversation_id, role, content, timestamp)
+            select ('0199' || lpad(to_hex(n), 4, '0') || '-0000-7000-8000-000000000000')::uuid, $1, 'user', 'word' || n, now()
+            from generate_series(1, 1700) n returning id)
+        insert into changes (number, topic, record, action, created, updated, data)
+        select nextval('change_numbers'), 'conversation:' || $1::uuid, min(id::text), 'import', now(), now(),
+            jsonb_build_object('first', min(id::text), 'last', max(id::text)) from added";
+    client.execute(import, &[&id]).await.unwrap();
+    let service = Service::start(database.url(), &[SOON, ("CHANGES_RETENTION_S", "1")]).await;
+    for word in ["word1", "word500", "word501", "word1700"] {
+        finds(&service, "", word, &["New Conversation"]).await;
+    }
+    say(&service, "", &path, "afterwards").await;
+    finds(&service, "", "afterwards", &["New Conversation"]).await;
+    let documents: i64 = client.query_one("select count(*) from search_documents", &[]).await.unwrap().get(0);
+    assert_eq!(documents, 1702);
+}
