@@ -32,6 +32,10 @@ pub(crate) enum Command {
     Sse(SseArgs),
     /// Create single records as fast as answers come, then look them up, and tell both rates.
     Crud(CrudArgs),
+    /// Be many clients that make conversations, add messages, write some piece by piece, list and page; then look whether every
+    /// message that was acknowledged is there once, in order. Exit codes as for run. Where the service limits how often
+    /// somebody may ask, start it with RATE_WRITES=0 and RATE_READS=0 for this.
+    Conversations(ConversationsArgs),
     /// Send large payloads, several at once, fetch them again, and tell how much memory the service took.
     Large(LargeArgs),
     /// Be one worker process: takes its plan as JSON on standard input and reports as JSON lines. `run` starts these.
@@ -172,6 +176,26 @@ pub(crate) struct CrudArgs {
     /// For how long to create, and then to look up, in seconds.
     #[arg(long, default_value = "10", value_parser = positive)]
     pub(crate) seconds: f64,
+    /// Bearer token for the service [env: LOADTEST_TOKEN].
+    #[arg(long)]
+    pub(crate) token: Option<String>,
+}
+
+/// What `conversations` takes.
+#[derive(Debug, Args)]
+pub(crate) struct ConversationsArgs {
+    /// The service.
+    #[arg(long, default_value = "http://127.0.0.1:3000")]
+    pub(crate) url: Target,
+    /// Clients at once, each with a connection.
+    #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u16).range(1..=20_000))]
+    pub(crate) clients: u16,
+    /// For how long, in seconds.
+    #[arg(long, default_value = "20", value_parser = positive)]
+    pub(crate) seconds: f64,
+    /// How long each client waits between an answer and its next request, in milliseconds, on average.
+    #[arg(long, default_value = "1000", value_parser = non_negative)]
+    pub(crate) pause_ms: f64,
     /// Bearer token for the service [env: LOADTEST_TOKEN].
     #[arg(long)]
     pub(crate) token: Option<String>,

@@ -7,7 +7,7 @@
 //!      └▶ report, progress
 //! ```
 //!
-//! `drain` and [`crud`] measure one thing each, in one process.
+//! `drain`, [`crud`] and [`conversations`] measure one thing each, in one process.
 //!
 //! `run` plans the test and starts `worker` processes of the same program ([`protocol`] is what they say to each
 //! other). A worker sends on a fixed [`schedule`] or as fast as answers come, and counts in a [`tally`]. At the end
@@ -17,6 +17,7 @@ mod audit;
 mod cli;
 mod client;
 mod collect;
+mod conversations;
 mod crud;
 mod database;
 mod drain;
@@ -50,6 +51,7 @@ fn main() -> ExitCode {
         Command::Drain(args) => drain::run(&args),
         Command::Sse(args) => sse::run(&args),
         Command::Crud(args) => crud::run(&args),
+        Command::Conversations(args) => conversations::run(&args),
         Command::Large(args) => large::run(&args),
         Command::Worker => worker::run(),
     }

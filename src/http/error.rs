@@ -31,7 +31,7 @@ pub struct ApiError {
     expected: Option<i32>,
     retry_after: Option<Duration>,
     /// `WWW-Authenticate`.
-    challenge: Option<Cow<'static, str>>,
+    challenge: Option<Box<Cow<'static, str>>>,
     quota: Option<Box<Quota>>,
 }
 
@@ -156,7 +156,7 @@ impl ApiError {
 
     /// Says what a client is to show (RFC 9110, section 11.6.1).
     fn challenge(self, challenge: impl Into<Cow<'static, str>>) -> Self {
-        Self { challenge: Some(challenge.into()), ..self }
+        Self { challenge: Some(Box::new(challenge.into())), ..self }
     }
 }
 
@@ -396,7 +396,7 @@ impl IntoResponse for ApiError {
         *response.status_mut() = self.status;
         response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         if let Some(challenge) = self.challenge
-            && let Ok(challenge) = HeaderValue::try_from(&*challenge)
+            && let Ok(challenge) = HeaderValue::try_from(&**challenge)
         {
             response.headers_mut().insert(WWW_AUTHENTICATE, challenge);
         }
