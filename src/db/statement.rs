@@ -7,8 +7,8 @@ use std::future::Future;
 use std::time::Duration;
 
 use deadpool_postgres::Transaction;
-use tokio_postgres::Row;
 use tokio_postgres::types::{ToSql, Type};
+use tokio_postgres::{Row, Statement};
 
 use super::{Connection, Database, DbError, Parameter};
 
@@ -84,11 +84,7 @@ pub async fn query_often_in_time(
     }
     match query_prepared(connection, timeout, sql, parameters).await {
         Err(error) if error.is_unprepared() => {
-            connection.prepare_no_more();
-            tracing::warn!(
-                error = error.with_sources(),
-                "a pooler keeps no prepared statements; from now on each is planned anew (DB_PREPARE)"
-            );
+            tell_unprepared(connection, &error);
             query_in_time(connection, timeout, sql, parameters).await
         }
         queried => queried,
@@ -102,13 +98,8 @@ async fn query_prepared(
     parameters: &[Parameter<'_>],
 ) -> Result<Vec<Row>, DbError> {
     let begin = format!("begin;\n{}", set_timeout(timeout));
-    let types: Vec<Type> = parameters.iter().map(|(_, kind)| kind.clone()).collect();
-    let values: Vec<&(dyn ToSql + Sync)> = parameters.iter().map(|(value, _)| *value).collect();
     in_time(timeout, async {
-        if connection.statement_cache.size() >= MAX_PREPARED {
-            connection.statement_cache.clear();
-        }
-        let statement = connection.prepare_typed_cached(sql, &types).await?;
+        let (statement, values) = prepared(connection, sql, parameters).await?;
         let (begun, rows, committed) = tokio::join!(
             biased;
             connection.batch_execute(&begin),
@@ -123,7 +114,7 @@ async fn query_prepared(
     .await
 }
 
-/// As [`query_in_time`], behind a statement that takes locks. A statement sees what was committed before it began, so the
+/// As [`query_often_in_time`], behind a statement that takes locks. A statement sees what was committed before it began, so the
 /// second one sees all that the locks waited for. All messages are sent at once.
 ///
 /// # Errors
@@ -136,6 +127,13 @@ pub async fn query_behind_in_time(
     sql: &str,
     parameters: &[Parameter<'_>],
 ) -> Result<Vec<Row>, DbError> {
+    if connection.prepares() {
+        let prepared = query_behind_prepared(connection, timeout, lock, sql, parameters).await;
+        match prepared {
+            Err(error) if error.is_unprepared() => tell_unprepared(connection, &error),
+            queried => return queried,
+        }
+    }
     let begin = format!("begin;\n{}", set_timeout(timeout));
     in_time(timeout, async {
         let (begun, locked, rows, committed) = tokio::join!(
@@ -152,6 +150,55 @@ pub async fn query_behind_in_time(
         Ok(rows)
     })
     .await
+}
+
+async fn query_behind_prepared(
+    connection: &Connection,
+    timeout: Duration,
+    lock: (&str, &[Parameter<'_>]),
+    sql: &str,
+    parameters: &[Parameter<'_>],
+) -> Result<Vec<Row>, DbError> {
+    let begin = format!("begin;\n{}", set_timeout(timeout));
+    in_time(timeout, async {
+        let (lock_statement, lock_values) = prepared(connection, lock.0, lock.1).await?;
+        let (statement, values) = prepared(connection, sql, parameters).await?;
+        let (begun, locked, rows, committed) = tokio::join!(
+            biased;
+            connection.batch_execute(&begin),
+            connection.query(&lock_statement, &lock_values),
+            connection.query(&statement, &values),
+            connection.batch_execute("commit"),
+        );
+        begun?;
+        locked?;
+        let rows = rows?;
+        committed?;
+        Ok(rows)
+    })
+    .await
+}
+
+/// A statement that the connection keeps, and its values.
+async fn prepared<'a>(
+    connection: &Connection,
+    sql: &str,
+    parameters: &'a [Parameter<'_>],
+) -> Result<(Statement, Vec<&'a (dyn ToSql + Sync)>), DbError> {
+    if connection.statement_cache.size() >= MAX_PREPARED {
+        connection.statement_cache.clear();
+    }
+    let types: Vec<Type> = parameters.iter().map(|(_, kind)| kind.clone()).collect();
+    let statement = connection.prepare_typed_cached(sql, &types).await?;
+    Ok((statement, parameters.iter().map(|(value, _)| *value).collect()))
+}
+
+fn tell_unprepared(connection: &Connection, error: &DbError) {
+    connection.prepare_no_more();
+    tracing::warn!(
+        error = error.with_sources(),
+        "a pooler keeps no prepared statements; from now on each is planned anew (DB_PREPARE)"
+    );
 }
 
 /// Begins a transaction each of whose statements may take up to `timeout`. Dropped, it is rolled back.

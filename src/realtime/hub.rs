@@ -319,3 +319,45 @@ impl Drop for Follower {
         self.hub.leave(&self.topic, self.number);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::OnceLock;
+
+    use super::super::{Action, Position};
+    use super::*;
+
+    fn change(number: i64, bytes: usize) -> Arc<Change> {
+        Arc::new(Change {
+            position: Position { xid: 1, number },
+            topic: "a:1".into(),
+            record: "r".into(),
+            action: Action::Create,
+            created_us: 0,
+            updated_us: 0,
+            at_us: 0,
+            data: "x".repeat(bytes),
+            encoded: OnceLock::new(),
+        })
+    }
+
+    #[test]
+    fn a_buffer_is_bounded_in_changes_and_bytes_and_is_empty_once_it_was_full() {
+        let config = RealtimeConfig {
+            feed_poll_ms: 50,
+            max_followers: 1,
+            follower_changes: 3,
+            follower_bytes: 10_000,
+            follower_heartbeat_s: 1,
+        };
+        let buffer = Buffer::default();
+        assert!((0..3).all(|n| buffer.push(&change(n, 10), &config).is_none()));
+        assert_eq!(buffer.push(&change(3, 10), &config), Some(Dropped::Slow));
+        assert_eq!(buffer.push(&change(4, 10), &config), None, "that is told once");
+        assert_eq!((buffer.dropped(), buffer.waiting().changes.len()), (Some(Dropped::Slow), 0));
+        let buffer = Buffer::default();
+        assert_eq!(buffer.push(&change(0, 100_000), &config), None, "one always fits, however large it is");
+        assert_eq!(buffer.push(&change(1, 10), &config), Some(Dropped::Slow));
+        assert!(!buffer.drop_with(Dropped::Behind), "the first reason stands");
+    }
+}
