@@ -146,6 +146,15 @@ async fn a_file_may_hold_conversations_their_messages_and_events_in_order() {
         let last = page[39]["timestamp"].as_str().unwrap();
         assert_eq!(conversation["updated_at"], last);
     }
+    // Search learns of them behind their import, titles and messages alike.
+    for words in ["c5", "39"] {
+        eventually("the words are found", async || {
+            let found = service.get(&format!("/api/conversations?q={words}")).await.json();
+            let wanted = if words == "c5" { 1 } else { 8 };
+            (found.as_array().unwrap().len() == wanted).then_some(())
+        })
+        .await;
+    }
     let client = database.connect().await;
     assert_eq!(count(&client, "requests where trace_id = 't' || payload::text").await, 8);
 }
@@ -362,4 +371,40 @@ async fn what_is_no_request_for_an_import_is_refused() {
     let id = plain.json()["files"][0]["id"].as_str().unwrap().to_owned();
     let answer = service.get(&format!("/api/files/{id}/progress")).await;
     assert_eq!((answer.status.as_u16(), answer.error_code().as_str()), (404, "not_processed"));
+}
+
+#[tokio::test]
+async fn whoever_follows_a_conversation_gets_imported_messages_once_and_in_the_order_of_their_lines() {
+    const LINES: usize = 3_000;
+    let database = TestDatabase::create().await;
+    let variables = [("IMPORT_PART_BYTES", "65536"), ("IMPORT_WRITERS", "3")];
+    let service = Service::start(database.url(), &variables).await;
+    let conversation =
+        send(&service, "POST", "/api/conversations", "", &json!({})).await.json()["id"].clone();
+    let path = format!("/api/conversations/{}/messages?live=sse", conversation.as_str().unwrap());
+    let mut streams =
+        [EventStream::open(&service, &path, &[]).await, EventStream::open(&service, &path, &[]).await];
+    let line = |n: usize| {
+        json!({"conversation_id": conversation, "role": "user", "content": format!("{n} {}", "x".repeat(100))}).to_string()
+    };
+    let lines: Vec<String> = (0..LINES).map(line).collect();
+    let file = process(&service, "?kind=message", "", &lines.join("\n")).await;
+    for stream in &mut streams {
+        let numbers: Vec<usize> = stream
+            .take(LINES)
+            .await
+            .iter()
+            .map(|event| {
+                let message: Value = serde_json::from_str(&event.data).unwrap();
+                message["content"].as_str().unwrap().split(' ').next().unwrap().parse().unwrap()
+            })
+            .collect();
+        // Parts are stored out of order; within a part, lines are not.
+        let mut sorted = numbers.clone();
+        sorted.sort_unstable();
+        assert_eq!(sorted, (0..LINES).collect::<Vec<_>>());
+        let turns = numbers.windows(2).filter(|pair| pair[0] + 1 != pair[1]).count();
+        assert!(turns <= LINES * 200 / 65_536, "{turns}");
+    }
+    ended(&service, "", &file).await;
 }
