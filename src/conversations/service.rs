@@ -92,7 +92,7 @@ impl Conversations {
         tasks.spawn(keep(store.clone(), settings.config.idempotency_retention_s));
         tasks.spawn(feeding);
         let interval = Duration::from_millis(settings.config.search_interval_ms);
-        tasks.spawn(Indexer::new(share, metrics, interval).run());
+        tasks.spawn(Indexer::new(share, metrics, &hub, interval).run());
         let inner = Inner { settings: settings.clone(), store, mint: IdMint::new(), hub, changes };
         (Self { inner: Arc::new(inner) }, ConversationsTasks { _tasks: tasks })
     }
@@ -119,7 +119,9 @@ impl Conversations {
     ) -> Result<Conversation, ConversationsError> {
         let id = self.ids(1).remove(0);
         let made = self.inner.store.create(id, &new.title, &new.metadata, owner).await;
-        made.map_err(no_owner)?.ok_or(ConversationsError::NotFound("user"))
+        let made = made.map_err(no_owner)?.ok_or(ConversationsError::NotFound("user"))?;
+        self.inner.hub.wake();
+        Ok(made)
     }
 
     /// A page of somebody's conversations, newest activity first.
@@ -282,6 +284,12 @@ impl Conversations {
         let follower = inner.hub.follow(&topic(conversation)).await?;
         let (store, changes) = (inner.store.clone(), inner.changes.clone());
         Ok(Live::new(LiveParts { store, changes, follower, conversation, owner, start, token }))
+    }
+
+    /// Messages were added by somebody else, an import for instance, and committed: followers and search need not wait until they
+    /// look by themselves.
+    pub fn wake(&self) {
+        self.inner.hub.wake();
     }
 
     /// Limits of followers.

@@ -53,6 +53,8 @@ struct Inner {
     metrics: Arc<Metrics>,
     /// Something was committed here, or somebody follows.
     woken: Notify,
+    /// Something was committed here.
+    written: Notify,
     /// The feed has begun, or cannot.
     begun: Notify,
 }
@@ -112,6 +114,7 @@ impl Hub {
             config: config.clone(),
             metrics: Arc::clone(metrics),
             woken: Notify::new(),
+            written: Notify::new(),
             begun: Notify::new(),
         }));
         let feeding = super::feed::run(hub.clone(), share.clone());
@@ -126,6 +129,12 @@ impl Hub {
     /// Something was committed: whoever follows need not wait until the feed looks by itself.
     pub fn wake(&self) {
         self.0.woken.notify_one();
+        self.0.written.notify_one();
+    }
+
+    /// Waits until something was committed since the last time; for one who waits.
+    pub async fn written(&self) {
+        self.0.written.notified().await;
     }
 
     /// Follows a topic: all changes of transactions that the feed has not handed on yet, and that this call's end could not

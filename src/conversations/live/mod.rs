@@ -21,7 +21,7 @@ use super::place::Place;
 use super::store::{LivePage, Store};
 use crate::db::DbError;
 use crate::realtime::store::Changes;
-use crate::realtime::{Action, Change, Dropped, Follower, Position};
+use crate::realtime::{Action, Change, Dropped, Follower, Position, Snapshot};
 use event::Imported;
 pub use event::{Event, EventKind};
 use shown::Shown;
@@ -116,13 +116,11 @@ impl Live {
         if let Some(token) = token {
             live.position = token.position;
             live.within = token.within;
-            live.phase = match (&token.shown, token.is_paging) {
-                (Some((_, place)), true) => Phase::Paging(*place),
+            live.phase = match token.shown.end() {
+                Some(place) if token.is_paging => Phase::Paging(place),
                 _ => Phase::Backlog,
             };
-            if let Some((snapshot, place)) = token.shown {
-                live.shown = Shown::up_to(place, snapshot);
-            }
+            live.shown = token.shown;
         }
         live
     }
@@ -166,17 +164,18 @@ impl Live {
         let page = self.store.live_page(self.conversation, self.owner, after).await?;
         let Some(LivePage { messages, is_more, snapshot }) = page else { return Err(LiveEnd::Deleted) };
         let end = messages.last().map_or(after, |last| Place { at: last.timestamp, id: last.id });
+        let before = self.shown.clone();
         self.shown.add(end, snapshot.clone());
-        // Of the pages so far, the first one counts for whoever comes back: he may be told something twice, but nothing is left out.
-        let first = self.shown.first().cloned().unwrap_or(snapshot);
-        self.position = first.position();
+        // The feed is read from where the first page did not see everything.
+        self.position = self.shown.first().map_or(self.position, Snapshot::position);
+        let position = self.position;
         let last = messages.len().saturating_sub(1);
         let event = |(index, message): (usize, super::Message)| {
             let place = Place { at: message.timestamp, id: message.id };
             let token = Token {
-                position: first.position(),
+                position,
                 within: None,
-                shown: Some((first.clone(), place)),
+                shown: before.with(place, &snapshot),
                 is_paging: is_more || index < last,
             };
             Event { kind: EventKind::Message, data: event::message(&message), token: Some(token) }
@@ -278,7 +277,7 @@ impl Live {
     }
 
     fn token(&self, within: Option<Uuid>) -> Token {
-        Token { position: self.position, within, shown: self.shown.whole(), is_paging: false }
+        Token { position: self.position, within, shown: self.shown.clone(), is_paging: false }
     }
 }
 

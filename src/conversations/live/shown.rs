@@ -6,22 +6,18 @@
 use crate::conversations::place::Place;
 use crate::realtime::Snapshot;
 
-/// Pages that are told apart. Of more than these the first ones count as one, which may tell of something twice.
-const MAX_PAGES: usize = 64;
+/// Pages that are told apart. Of more than these the first ones count as one, which may tell of something twice. Each event's
+/// id names them all.
+const MAX_PAGES: usize = 32;
 
 /// What pages have shown.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Shown {
     /// Of each page the place where it ended, and what it saw.
     pages: Vec<(Place, Snapshot)>,
 }
 
 impl Shown {
-    /// Nothing but what was seen up to a place.
-    pub(super) fn up_to(place: Place, snapshot: Snapshot) -> Self {
-        Self { pages: vec![(place, snapshot)] }
-    }
-
     /// Adds a page that ended at this place.
     pub(super) fn add(&mut self, end: Place, snapshot: Snapshot) {
         if self.pages.len() == MAX_PAGES
@@ -33,16 +29,26 @@ impl Shown {
         self.pages.push((end, snapshot));
     }
 
+    /// The same with a further page.
+    pub(super) fn with(&self, end: Place, snapshot: &Snapshot) -> Self {
+        let mut shown = self.clone();
+        shown.add(end, snapshot.clone());
+        shown
+    }
+
+    /// The pages, in order.
+    pub(super) fn pages(&self) -> &[(Place, Snapshot)] {
+        &self.pages
+    }
+
+    /// Where the last page ended.
+    pub(super) fn end(&self) -> Option<Place> {
+        self.pages.last().map(|(end, _)| *end)
+    }
+
     /// What the first page saw: from there on the feed is read.
     pub(super) fn first(&self) -> Option<&Snapshot> {
         self.pages.first().map(|(_, snapshot)| snapshot)
-    }
-
-    /// All of it as one: what the first page saw, up to the last place.
-    pub(super) fn whole(&self) -> Option<(Snapshot, Place)> {
-        let (_, first) = self.pages.first()?;
-        let (end, _) = self.pages.last()?;
-        Some((first.clone(), *end))
     }
 
     /// Whether what a transaction did to the message at this place was shown.
@@ -72,7 +78,7 @@ mod tests {
     #[test]
     fn a_page_has_shown_what_it_saw_of_its_own_messages() {
         let snapshot = |text| Snapshot::parse(text).unwrap();
-        let mut shown = Shown::up_to(place(10), snapshot("5:8:6"));
+        let mut shown = Shown::default().with(place(10), &snapshot("5:8:6"));
         shown.add(place(20), snapshot("9:9:"));
         assert!(shown.has(5, place(1)) && shown.has(7, place(10)) && !shown.has(6, place(10)));
         assert!(shown.has(6, place(11)) && shown.has(8, place(20)) && !shown.has(9, place(20)));

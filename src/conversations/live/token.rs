@@ -6,14 +6,15 @@
 //! |---|---|
 //! | `xid.number` | the feed up to here was told |
 //! | `/i…` | of the import at the position, the messages up to this id were told |
-//! | `/s…` | what a page's snapshot saw was shown, up to `/p…` |
+//! | `/s…` | what a page's snapshot saw was shown, up to the `/p…` behind it; once for each page |
 //! | `/p…` | up to this message |
-//! | `/m` | there may be more messages behind that one which no page has shown |
+//! | `/m` | there may be more messages behind the last one which no page has shown |
 
 use std::fmt;
 
 use uuid::Uuid;
 
+use super::shown::Shown;
 use crate::conversations::place::{Order, Place};
 use crate::realtime::{Position, Snapshot};
 
@@ -27,9 +28,9 @@ pub struct Token {
     pub(super) position: Position,
     /// Of the import behind the position, the messages up to this one were told.
     pub(super) within: Option<Uuid>,
-    /// What was shown by a page that may have seen more than the position says.
-    pub(super) shown: Option<(Snapshot, Place)>,
-    /// Whether pages go on behind that place.
+    /// What was shown by pages that may have seen more than the position says.
+    pub(super) shown: Shown,
+    /// Whether pages go on behind the last of them.
     pub(super) is_paging: bool,
 }
 
@@ -41,22 +42,19 @@ impl Token {
         }
         let mut parts = text.split('/');
         let position = Position::parse(parts.next()?)?;
-        let (mut within, mut snapshot, mut place, mut is_paging) = (None, None, None, false);
+        let (mut within, mut snapshot, mut is_paging) = (None, None, false);
+        let mut shown = Shown::default();
         for part in parts {
             match part.split_at_checked(1)? {
                 ("i", id) if within.is_none() => within = Some(Uuid::try_parse(id).ok()?),
                 ("s", text) if snapshot.is_none() => snapshot = Some(Snapshot::parse(text)?),
-                ("p", text) if place.is_none() => place = Some(Place::parse(text, Order::Messages)?),
+                ("p", text) => shown.add(Place::parse(text, Order::Messages)?, snapshot.take()?),
                 ("m", "") if !is_paging => is_paging = true,
                 _ => return None,
             }
         }
-        let shown = match (snapshot, place) {
-            (Some(snapshot), Some(place)) => Some((snapshot, place)),
-            (None, None) => None,
-            _ => return None,
-        };
-        (shown.is_some() || !is_paging).then_some(Self { position, within, shown, is_paging })
+        let is_whole = snapshot.is_none() && (shown.end().is_some() || !is_paging);
+        is_whole.then_some(Self { position, within, shown, is_paging })
     }
 }
 
@@ -66,7 +64,7 @@ impl fmt::Display for Token {
         if let Some(id) = self.within {
             write!(f, "/i{id}")?;
         }
-        if let Some((snapshot, place)) = &self.shown {
+        for (place, snapshot) in self.shown.pages() {
             write!(f, "/s{snapshot}/p{}", place.token(Order::Messages))?;
         }
         if self.is_paging { f.write_str("/m") } else { Ok(()) }
@@ -83,15 +81,19 @@ mod tests {
     proptest! {
         #[test]
         fn a_token_is_read_as_it_is_written(
-            xid: u64, number in -1..i64::MAX, id: u128, within: bool, shown: bool, is_paging: bool, us in 0..Micros::LATEST.0
+            xid: u64, number in -1..i64::MAX, id: u128, within: bool, pages in 0..4_u64, is_paging: bool, us in 0..Micros::LATEST.0
         ) {
             let id = Uuid::from_u128(id);
-            let snapshot = Snapshot::parse(&format!("{0}:{0}:", xid / 2)).unwrap();
+            let mut shown = Shown::default();
+            for page in 0..pages {
+                let snapshot = Snapshot::parse(&format!("{0}:{0}:", xid / 2 + page)).unwrap();
+                shown.add(Place { at: Micros(us), id }, snapshot);
+            }
             let token = Token {
                 position: Position { xid, number },
                 within: within.then_some(id),
-                shown: shown.then_some((snapshot, Place { at: Micros(us), id })),
-                is_paging: shown && is_paging,
+                shown,
+                is_paging: pages > 0 && is_paging,
             };
             prop_assert_eq!(Token::parse(&token.to_string()), Some(token));
         }

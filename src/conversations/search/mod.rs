@@ -10,35 +10,51 @@ use std::time::Duration;
 
 use crate::db::{Database, DbError};
 use crate::observe::Metrics;
+use crate::realtime::Hub;
 use store::IndexStore;
 
 /// After an error.
 const AFTER_ERROR: Duration = Duration::from_secs(2);
+
+/// Between two looks while nothing is written here.
+const LONGEST_IDLE: Duration = Duration::from_secs(30);
 
 /// Fills the index.
 #[derive(Debug)]
 pub(super) struct Indexer {
     store: IndexStore,
     metrics: Arc<Metrics>,
+    hub: Hub,
     interval: Duration,
 }
 
 impl Indexer {
     /// Over a share of the pool; it looks for what is new at this interval.
-    pub(super) fn new(share: &Database, metrics: &Arc<Metrics>, interval: Duration) -> Self {
-        Self { store: IndexStore::new(share), metrics: Arc::clone(metrics), interval }
+    pub(super) fn new(share: &Database, metrics: &Arc<Metrics>, hub: &Hub, interval: Duration) -> Self {
+        Self { store: IndexStore::new(share), metrics: Arc::clone(metrics), hub: hub.clone(), interval }
     }
 
     /// Goes round until it is dropped.
     pub(super) async fn run(self) {
-        let mut is_failing = false;
+        let (mut is_failing, mut idle) = (false, self.interval);
         loop {
-            let wait = match self.step().await {
-                // What is left waits for those who ask something.
-                Ok(true) => Duration::from_millis(1),
-                Ok(false) => self.interval,
+            match self.step().await {
+                // What is left waits a moment for those who ask something.
+                Ok(true) => {
+                    idle = self.interval;
+                    tokio::time::sleep(Duration::from_millis(1)).await;
+                }
+                Ok(false) => {
+                    // What this node writes wakes it. Others write for themselves, so a look by chance may come later and later, and
+                    // an idle service has no connections.
+                    tokio::time::sleep(self.interval).await;
+                    tokio::select! {
+                        () = self.hub.written() => idle = self.interval,
+                        () = tokio::time::sleep(idle) => idle = (idle * 2).min(LONGEST_IDLE),
+                    }
+                }
                 // A conversation was deleted at this moment.
-                Err(error) if error.is_rows_fault() => self.interval,
+                Err(error) if error.is_rows_fault() => tokio::time::sleep(self.interval).await,
                 Err(error) => {
                     if !std::mem::replace(&mut is_failing, true) {
                         tracing::warn!(
@@ -49,9 +65,8 @@ impl Indexer {
                     tokio::time::sleep(AFTER_ERROR).await;
                     continue;
                 }
-            };
+            }
             is_failing = false;
-            tokio::time::sleep(wait).await;
         }
     }
 
