@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use tokio_postgres::Client;
 
@@ -238,7 +239,8 @@ async fn an_import_that_is_killed_again_and_again_stores_each_line_once() {
             continue;
         }
         kills += i32::from(count(&client, "requests").await < LINES);
-        drop(service);
+        service.signal(Signal::SIGKILL);
+        service.ended().await;
         service = Service::start(database.url(), &variables).await;
     }
     assert!(kills > 0, "it was done before it could be killed");

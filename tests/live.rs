@@ -254,13 +254,11 @@ async fn who_does_not_read_is_cut_off_and_holds_up_nobody() {
     slow.read_exact(&mut head).await.unwrap();
     let mut reader = follow(&service, &conversation, "").await;
     let text = "x".repeat(200_000);
-    let write = async {
-        for _ in 0..60 {
-            say(&service, &conversation, &text).await;
-        }
-    };
-    let (_, told) = tokio::join!(write, reader.take(60));
-    assert_eq!(told.len(), 60);
+    for _ in 0..60 {
+        say(&service, &conversation, &text).await;
+        // As fast as the other writes, however slow the machine is.
+        reader.take(1).await;
+    }
     eventually("the slow one is dropped", async || {
         let dropped = metric(&service, "tidegate_followers_dropped_total{reason=\"slow\"}").await;
         (dropped == 1.0 && metric(&service, "tidegate_followers").await == 1.0).then_some(())
