@@ -252,7 +252,7 @@ async fn start(
     let ingest = pipeline.ingest().clone();
     let files = files(config, &database, metrics);
     housekeeping.spawn(files.clone().keep_swept());
-    let (imports, import_tasks) = imports(config, &database, &files, metrics);
+    let (imports, import_tasks) = imports(config, &database, &files, &conversations, metrics);
     let parts = Parts { ingest, database: operations, stress, accounts, conversations, files, imports };
     face.serve(parts);
     let tasks = (records_tasks, conversation_tasks, auth, import_tasks);
@@ -276,23 +276,24 @@ fn imports(
     config: &Config,
     database: &Database,
     files: &Files,
+    conversations: &Conversations,
     metrics: &Arc<Metrics>,
 ) -> (Imports, ImportsTasks) {
-    let (conversations, shares) = (&config.conversations, config.shares());
+    let (limits, shares) = (&config.conversations, config.shares());
     let settings = ImportsSettings {
         imports: config.imports.clone(),
         limits: Limits {
             line_bytes: config.imports.max_import_line_bytes,
             event_bytes: config.ingest.max_event_bytes,
-            title_bytes: conversations.max_title_bytes,
-            message_bytes: conversations.max_message_bytes,
-            metadata_bytes: conversations.max_metadata_bytes,
+            title_bytes: limits.max_title_bytes,
+            message_bytes: limits.max_message_bytes,
+            metadata_bytes: limits.max_metadata_bytes,
             json_depth: config.ingest.max_json_depth,
         },
     };
     let wait = Duration::from_millis(config.files.files_wait_ms);
     let writers = database.share(shares.imports, wait);
-    Imports::start(&settings, &writers, &database.share(shares.files, wait), files, metrics)
+    Imports::start(&settings, &writers, &database.share(shares.files, wait), files, conversations, metrics)
 }
 
 /// Recovers what former runs left, and begins a part of our own.

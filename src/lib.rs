@@ -26,7 +26,7 @@
 //! | [`records`] | JSON records in collections |
 //!
 //! Dependencies point one way: `main → cli → app → http → { ingest, records, conversations, files, imports, auth } → db` (and `cli → doctor → ingest`,
-//! `imports → { ingest, files }`, `{ records, conversations } → realtime`), and anyone → `config`, `observe`.
+//! `imports → { ingest, files, conversations }`, `{ records, conversations } → realtime`), and anyone → `config`, `observe`.
 
 pub mod app;
 pub mod auth;

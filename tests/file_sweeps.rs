@@ -54,6 +54,10 @@ async fn a_folder_of_another_database_is_never_cleared() {
     eventually("it says so", async || service.log().contains("belongs to another database").then_some(()))
         .await;
     tokio::time::sleep(Duration::from_millis(1500)).await;
+    let headers = [("content-type", "multipart/form-data; boundary=x")];
+    let form = "--x\r\ncontent-disposition: form-data; name=\"f\"; filename=\"b\"\r\n\r\nother\r\n--x--\r\n";
+    let refused = service.request("POST", "/api/files/upload", &headers, form).await;
+    assert_eq!((refused.status.as_u16(), refused.error_code().as_str()), (503, "folder_of_another_database"));
     assert_eq!(on_disk(&data).0.len(), 1);
     service.stop().await;
     let service = Service::start(database.url(), &variables).await;

@@ -410,3 +410,82 @@ async fn whoever_follows_a_conversation_gets_imported_messages_once_and_in_the_o
     }
     ended(&service, "", &file).await;
 }
+
+#[tokio::test]
+async fn many_refused_rows_leave_no_subtransactions_behind() {
+    let database = TestDatabase::refusing_evil().await;
+    let service = Service::start(database.url(), &[]).await;
+    let lines = "{\"evil\":1}\n".repeat(2_000) + "{}\n";
+    let file = process(&service, "?kind=event", "", &lines).await;
+    let client = database.connect().await;
+    // A transaction has a lock on its own number, and on that of each of its open subtransactions.
+    let locks = "select coalesce(max(count), 0) from (
+        select count(*) from pg_locks where locktype = 'transactionid' and pid in (
+            select pid from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid()
+        ) group by pid
+    ) as locks";
+    let mut most: i64 = 0;
+    let ended = loop {
+        most = most.max(client.query_one(locks, &[]).await.unwrap().get(0));
+        let progress = progress(&service, "", &file).await;
+        if progress["state"] != "running" {
+            break progress;
+        }
+    };
+    assert_eq!(figures(&ended), (2_001, 1, 2_000));
+    assert!((1..=30).contains(&most), "{most}");
+}
+
+#[tokio::test]
+async fn a_file_can_be_deleted_while_many_lanes_import_it() {
+    let database = TestDatabase::create().await;
+    let client = database.connect().await;
+    let variables = [("IMPORT_PART_BYTES", "16384"), ("IMPORT_WRITERS", "4")];
+    let service = Service::start(database.url(), &variables).await;
+    let lines: String = (0..400_000).map(|n| format!("{n}\n")).collect();
+    let file = process(&service, "?kind=event", "", &lines).await;
+    eventually("some of it is stored", async || (count(&client, "requests").await > 0).then_some(())).await;
+    let began = Instant::now();
+    let deleted = service.request("DELETE", &format!("/api/files/{file}"), &[], "").await;
+    assert_eq!(deleted.status.as_u16(), 204, "{:?}", deleted.body);
+    assert!(began.elapsed() < Duration::from_secs(4), "{:?}", began.elapsed());
+    assert!(count(&client, "requests").await < 400_000);
+}
+
+#[tokio::test]
+async fn lines_that_do_not_come_hold_a_turn_no_longer_than_any_body() {
+    let database = TestDatabase::create().await;
+    let variables = [("MAX_UPLOADS", "1"), ("BODY_TIMEOUT_S", "1")];
+    let service = Service::start(database.url(), &variables).await;
+    let request = format!(
+        "POST {PROCESS} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/x-ndjson\r\ncontent-length: 2000000000\r\n\r\n1"
+    );
+    let answer = service.raw(request.as_bytes(), Duration::from_secs(10)).await;
+    assert!(answer.starts_with("HTTP/1.1 408 "), "{answer}");
+    process(&service, "?kind=event", "", "1\n").await;
+}
+
+#[tokio::test]
+async fn an_import_whose_beginning_was_not_heard_of_is_begun_by_who_asks_again() {
+    let database = TestDatabase::create().await;
+    let service = Service::start(database.url(), &[]).await;
+    let form = "--x\r\ncontent-disposition: form-data; name=\"f\"; filename=\"a\"\r\n\r\n\u{feff}{\"n\":1}\n2\r\n--x--\r\n";
+    let uploaded = service
+        .request("POST", "/api/files/upload", &[("content-type", "multipart/form-data; boundary=x")], form)
+        .await;
+    let file = uploaded.json()["files"][0]["id"].as_str().unwrap().to_owned();
+    let client = database.connect().await;
+    let note = "insert into imports (file_id, kind, mapping, allowed, part_bytes, started_us)
+        values ($1::text::uuid, 'event', '{}', '{event}', 4194304, 1700000000000000)";
+    client.execute(note, &[&file]).await.unwrap();
+    let named = json!({"file_id": file});
+    let other = send(&service, "POST", &format!("{PROCESS}?kind=message"), "", &named).await;
+    assert_eq!((other.status.as_u16(), other.error_code().as_str()), (409, "processed"));
+    let again = send(&service, "POST", &format!("{PROCESS}?kind=event"), "", &named).await;
+    assert_eq!(again.status.as_u16(), 202);
+    assert_eq!(
+        figures(&ended(&service, "", &file).await),
+        (2, 2, 0),
+        "a mark of UTF-8 is no part of the first line"
+    );
+}

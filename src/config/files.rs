@@ -107,6 +107,8 @@ pub struct ImportsConfig {
     pub max_import_line_bytes: usize,
     /// Lines left out of which it is kept why.
     pub import_max_rejected: u64,
+    /// Clients that follow imports.
+    pub max_import_followers: usize,
     /// Seconds that a statement may take.
     pub import_timeout_s: u64,
 }
@@ -147,6 +149,12 @@ pub(super) const IMPORT_SETTINGS: &[Setting] = &[
         default: "100000",
         kind: Kind::Int { min: 0, max: 10_000_000, unit: "lines" },
         help: "Lines of a file that were left out and of which the reasons are kept; all are counted.",
+    },
+    Setting {
+        name: "MAX_IMPORT_FOLLOWERS",
+        default: "200",
+        kind: Kind::Int { min: 1, max: 10_000, unit: "streams" },
+        help: "Clients that follow imports by server-sent events; beyond it 503.",
     },
     Setting {
         name: "IMPORT_TIMEOUT_S",

@@ -101,6 +101,9 @@ pub enum FilesError {
     /// As many are under way as may be.
     #[error("as many {0} are under way as may be; try again later")]
     Overloaded(&'static str),
+    /// The folder is that of another database.
+    #[error("the folder of files belongs to another database; nothing is put into it")]
+    OtherDatabase,
     /// Its owner was deleted meanwhile.
     #[error("the owner is not there any more")]
     OwnerGone,
@@ -171,14 +174,16 @@ impl Files {
     ///
     /// # Errors
     ///
-    /// [`FilesError::Overloaded`], [`FilesError::DiskFull`], [`FilesError::QuotaExceeded`] if nothing more may be added at
-    /// all, [`FilesError::Database`].
+    /// [`FilesError::Overloaded`], [`FilesError::DiskFull`], [`FilesError::OtherDatabase`],
+    /// [`FilesError::QuotaExceeded`] if nothing more may be added at all, [`FilesError::Database`].
     pub async fn begin(&self, owner: Option<Uuid>, announced: u64) -> Result<Upload, FilesError> {
         let turn = turn(&self.inner.uploads, "uploads")?;
         let contents = self.inner.contents.clone();
         blocking(move || contents.check_room(announced)).await?;
         // Before anything is put into it: what a folder that is nobody's holds would be cleared by whoever comes first.
-        self.is_ours().await?;
+        if !self.is_ours().await? {
+            return Err(FilesError::OtherDatabase);
+        }
         let quota = self.inner.config.file_quota_bytes;
         let left = match quota {
             0 => None,
@@ -201,7 +206,8 @@ impl Files {
         self.inner.is_ours.get_or_try_init(look).await.copied()
     }
 
-    /// Stores one file: what it is `named` and which type was `declared`, and its bytes as they come.
+    /// Stores one file: what it is `named` and which type was `declared`, and its bytes as they come, of which so many are
+    /// announced.
     ///
     /// # Errors
     ///
@@ -211,12 +217,13 @@ impl Files {
         owner: Option<Uuid>,
         named: &str,
         declared: Option<&str>,
+        announced: u64,
         source: S,
     ) -> Result<StoredFile, FilesError>
     where
         S: Stream<Item = io::Result<Bytes>> + Unpin,
     {
-        let mut upload = self.begin(owner, 0).await?;
+        let mut upload = self.begin(owner, announced).await?;
         upload.add(named, declared, source).await?;
         upload.finish().await?.into_iter().next().ok_or(FilesError::NotFound)
     }

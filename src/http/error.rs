@@ -286,6 +286,10 @@ impl From<FilesError> for ApiError {
             FilesError::Overloaded(_) => Self::unavailable("overloaded", told, EXHAUSTED_RETRY),
             FilesError::OwnerGone => Self::unauthorized(),
             FilesError::Source(_) => Self::invalid(told).field("body"),
+            FilesError::OtherDatabase => {
+                tracing::error!(error = told, "a file is not stored");
+                Self::unavailable("folder_of_another_database", told, AWAY_RETRY)
+            }
             FilesError::ContentMissing => {
                 tracing::error!("a file's content is not in DATA_DIR/files");
                 Self::new(StatusCode::INTERNAL_SERVER_ERROR, "content_missing", told)
@@ -333,7 +337,9 @@ impl From<ImportsError> for ApiError {
             ImportsError::Invalid { field, message } => Self::invalid(message).field(field),
             ImportsError::Processed => Self::new(StatusCode::CONFLICT, "processed", told).field("file_id"),
             ImportsError::NotProcessed => Self::new(StatusCode::NOT_FOUND, "not_processed", told),
-            ImportsError::TooMany => Self::unavailable("overloaded", told, EXHAUSTED_RETRY),
+            ImportsError::TooMany | ImportsError::TooManyFollow => {
+                Self::unavailable("overloaded", told, EXHAUSTED_RETRY)
+            }
             ImportsError::File(error) => error.into(),
             ImportsError::Database(error) => Self::from(&*error),
         }

@@ -11,22 +11,25 @@ use axum::extract::{Path, Query, Request, State};
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
 use bytes::{Bytes, BytesMut};
-use futures_util::stream;
-use hyper::body::Body as _;
+use futures_util::{StreamExt, stream};
 use hyper::header::{
     ACCEPT, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_TYPE, HeaderName, HeaderValue, LOCATION,
 };
 use hyper::{HeaderMap, StatusCode};
 use serde::{Deserialize, Serialize};
+use tokio::sync::OwnedSemaphorePermit;
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 use uuid::Uuid;
 
 use super::body::{self, BodyLimits, LimitedBody};
+use super::connection::Line;
 use super::error::ApiError;
+use super::files::{Pace, Pieces};
 use super::openapi::bodies::ProgressShape;
-use super::{Core, Face, query, sse};
+use super::permissions::Needs;
+use super::{Core, Face, auth, query, sse};
 use crate::auth::{Principal, Scope};
 use crate::files::StoredFile;
 use crate::imports::{Allowed, Imports, Kind, Mapping, Plan, Progress, State as ImportState};
@@ -38,9 +41,9 @@ const MAX_NAME_BYTES: usize = 16 * 1024;
 /// How many lines of `rejected` are asked for at once.
 const PAGE: i64 = 1_000;
 /// Between two looks at how far an import is.
-const LOOK: Duration = Duration::from_millis(500);
-/// Looks after which a stream says that it is alive.
-const LOOKS_A_HEARTBEAT: u32 = 30;
+const LOOK: Duration = Duration::from_secs(1);
+/// Looks after which a stream says that it is alive, and its token is looked at again.
+const LOOKS_A_HEARTBEAT: u32 = 15;
 static X_TOTAL_COUNT: HeaderName = HeaderName::from_static("x-total-count");
 
 /// Every route of imports.
@@ -86,10 +89,11 @@ async fn process(
 ) -> Result<Response, ApiError> {
     let core = face.core()?;
     let plan = plan(&face, &principal, parameters)?;
-    core.imports.has_room()?;
+    // Before anything is read: what is stored and then not begun would be nobody's.
+    let place = core.imports.place()?;
     let owner = core.accounts.user_of(&principal).await?;
     let file = file(core, owner, request).await?;
-    core.imports.begin(owner, &file, plan).await?;
+    core.imports.begin(place, owner, &file, plan).await?;
     let mut response = (StatusCode::ACCEPTED, Json(Begun { file_id: file.id })).into_response();
     let location = format!("/api/files/{}/progress", file.id);
     let location = HeaderValue::try_from(location).map_err(|_| ApiError::internal())?;
@@ -142,7 +146,7 @@ async fn file(core: &Core, owner: Option<Uuid>, request: Request) -> Result<Stor
             setting: "a body that names a file",
             deadline: Instant::now() + core.limits.body_timeout,
         },
-        Content::Lines => lines_limits(core, &body),
+        Content::Lines => lines_limits(core),
     };
     let mut body = LimitedBody::new(&head, body, limits);
     let file = match content(&head.headers)? {
@@ -155,14 +159,12 @@ async fn file(core: &Core, owner: Option<Uuid>, request: Request) -> Result<Stor
     file
 }
 
-fn lines_limits(core: &Core, body: &Body) -> BodyLimits {
-    let config = core.files.config();
-    let announced = body.size_hint().exact().unwrap_or(config.max_file_bytes).min(config.max_file_bytes);
-    let time = core.limits.body_timeout + Duration::from_secs(announced / config.file_min_rate.max(1));
+/// Beside [`Pieces`], which give a body more time the more of it comes.
+fn lines_limits(core: &Core) -> BodyLimits {
     BodyLimits {
-        bytes: usize::try_from(config.max_file_bytes).unwrap_or(usize::MAX),
+        bytes: usize::try_from(core.files.config().max_file_bytes).unwrap_or(usize::MAX),
         setting: "MAX_FILE_BYTES",
-        deadline: Instant::now() + time,
+        deadline: Instant::now() + core.limits.body_timeout,
     }
 }
 
@@ -204,10 +206,17 @@ async fn named(core: &Core, owner: Option<Uuid>, body: &mut LimitedBody) -> Resu
 }
 
 async fn lines(core: &Core, owner: Option<Uuid>, body: &mut LimitedBody) -> Result<StoredFile, ApiError> {
-    match core.files.keep(owner, NAME, Some("application/x-ndjson"), &mut *body).await {
+    let announced = body.announced();
+    if announced > body.limits().bytes as u64 {
+        return Err(body.limits().too_large());
+    }
+    let pace = Pace::default();
+    pace.expect_content();
+    let mut pieces = Pieces::new(body, &pace, core.files.config().file_min_rate);
+    match core.files.keep(owner, NAME, Some("application/x-ndjson"), announced, &mut pieces).await {
         Ok(file) => Ok(file),
         // Of what is wrong with the body, the body knows best.
-        Err(error) => Err(body.take_refusal().unwrap_or_else(|| error.into())),
+        Err(error) => Err(pieces.take_refusal().unwrap_or_else(|| error.into())),
     }
 }
 
@@ -226,6 +235,7 @@ async fn lines(core: &Core, owner: Option<Uuid>, body: &mut LimitedBody) -> Resu
 async fn progress(
     State(face): State<Arc<Face>>,
     Extension(principal): Extension<Principal>,
+    Extension(line): Extension<Line>,
     id: Result<Path<Uuid>, PathRejection>,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
@@ -236,7 +246,7 @@ async fn progress(
     if !wants_stream(&headers) {
         return Ok(Json(progress).into_response());
     }
-    let mut response = Response::new(follow(&face, core.imports.clone(), owner, progress));
+    let mut response = Response::new(follow(&face, core.imports.clone(), headers, line, progress)?);
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(sse::MEDIA_TYPE));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
@@ -252,25 +262,38 @@ fn wants_stream(headers: &HeaderMap) -> bool {
 }
 
 /// How far it is, whenever that has changed, until it has ended.
-fn follow(face: &Face, imports: Imports, owner: Option<Uuid>, first: Progress) -> Body {
-    let state = Following { imports, owner, last: None, next: Some(first) };
+fn follow(
+    face: &Arc<Face>,
+    imports: Imports,
+    headers: HeaderMap,
+    line: Line,
+    first: Progress,
+) -> Result<Body, ApiError> {
+    let turn = imports.follow_turn()?;
+    let face = Arc::clone(face);
+    let draining = face.lifecycle.draining();
+    let state =
+        Following { face, imports, headers, line, last: None, next: Some(first), looks: 0, _turn: turn };
     let events = stream::unfold(state, |mut state| async move {
         let event = state.next_event().await?;
         Some((Ok::<_, Infallible>(event), state))
     });
-    Body::from_stream(futures_util::StreamExt::take_until(events, face.lifecycle.draining()))
+    Ok(Body::from_stream(events.take_until(draining)))
 }
 
 struct Following {
+    face: Arc<Face>,
     imports: Imports,
-    owner: Option<Uuid>,
+    headers: HeaderMap,
+    line: Line,
     last: Option<Progress>,
     next: Option<Progress>,
+    looks: u32,
+    _turn: OwnedSemaphorePermit,
 }
 
 impl Following {
     async fn next_event(&mut self) -> Option<Bytes> {
-        let mut looks = 0;
         let mut out = BytesMut::new();
         loop {
             if let Some(progress) = self.next.take().filter(|next| self.last.as_ref() != Some(next)) {
@@ -280,26 +303,26 @@ impl Following {
                     ImportState::Done => "done",
                     ImportState::Failed => "failed",
                 };
-                sse::write_event(
-                    &mut out,
-                    sse::Fields { event: Some(name), ..sse::Fields::default() },
-                    &json,
-                );
+                let fields = sse::Fields { event: Some(name), ..sse::Fields::default() };
+                sse::write_event(&mut out, fields, &json);
                 self.last = Some(progress);
                 return Some(out.freeze());
             }
-            if self.last.as_ref().is_some_and(|last| last.state != ImportState::Running) {
-                return None;
-            }
-            if looks == LOOKS_A_HEARTBEAT {
+            let last = self.last.as_ref().filter(|last| last.state == ImportState::Running)?;
+            self.looks += 1;
+            if self.looks == LOOKS_A_HEARTBEAT {
+                self.looks = 0;
+                let needs = Needs::Scope(Scope::FilesRead);
+                if !auth::is_still_admitted(&self.face, needs, &self.headers, self.line.peer()).await {
+                    return None;
+                }
                 sse::write_comment(&mut out);
                 return Some(out.freeze());
             }
-            looks += 1;
             tokio::time::sleep(LOOK).await;
-            let (imports, owner, id) = (self.imports.clone(), self.owner, self.last.as_ref()?.file_id);
+            let (imports, id) = (self.imports.clone(), last.file_id);
             // A client that goes must not leave a connection in the middle of a statement.
-            let asked = tokio::spawn(async move { imports.progress(owner, id).await });
+            let asked = tokio::spawn(async move { imports.look(id).await });
             // A database that is away is asked again; a file that was deleted is not.
             match asked.await.ok()? {
                 Ok(progress) => self.next = Some(progress),

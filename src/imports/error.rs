@@ -23,6 +23,9 @@ pub enum ImportsError {
     /// Too many imports wait.
     #[error("as many files wait as may (MAX_IMPORTS); try again later")]
     TooMany,
+    /// Too many follow imports.
+    #[error("as many follow imports as may (MAX_IMPORT_FOLLOWERS); try again later")]
+    TooManyFollow,
     /// The file.
     #[error(transparent)]
     File(#[from] FilesError),
@@ -38,10 +41,7 @@ impl ImportsError {
 
     /// Whether it may be another answer soon: the database is away, or all its connections are in use.
     pub fn is_passing(&self) -> bool {
-        match self {
-            Self::Database(error) | Self::File(FilesError::Database(error)) => error.is_away(),
-            _ => false,
-        }
+        matches!(self, Self::Database(error) if error.is_away())
     }
 }
 

@@ -10,6 +10,7 @@ use super::model::Job;
 use super::part::Part;
 use super::store::{Landed, Store};
 use super::turns::Turns;
+use crate::conversations::Conversations;
 use crate::ingest::retry::Verdict;
 use crate::observe::Metrics;
 
@@ -28,6 +29,7 @@ pub(super) struct Lanes {
     pub(super) rejected: AtomicU64,
     /// Of which so many are noted.
     pub(super) max_rejected: u64,
+    pub(super) conversations: Conversations,
     pub(super) metrics: Arc<Metrics>,
 }
 
@@ -46,7 +48,12 @@ impl Lanes {
         loop {
             let next = self.parts.lock().await.recv().await;
             let Some(part) = next else { return Ok(()) };
-            self.land(&part).await?;
+            if let Err(ended) = self.land(&part).await {
+                // The others end with the parts that they have. Those that wait for this one go on without it, and find the same.
+                self.parts.lock().await.close();
+                self.turns.stored(part.number);
+                return Err(ended);
+            }
             self.turns.stored(part.number);
         }
     }
@@ -60,6 +67,9 @@ impl Lanes {
                 Ok(Landed::Stored { stored, rejected }) => {
                     self.rejected.fetch_add(rejected, Ordering::Relaxed);
                     self.metrics.import_stored(stored, rejected);
+                    if part.speaks() {
+                        self.conversations.wake();
+                    }
                     return Ok(());
                 }
                 Ok(Landed::There) => return Ok(()),

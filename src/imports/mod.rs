@@ -18,6 +18,7 @@ mod message;
 mod model;
 mod parse;
 mod part;
+mod queue;
 mod run;
 mod service;
 pub mod store;
@@ -25,4 +26,4 @@ mod turns;
 
 pub use error::ImportsError;
 pub use model::{Allowed, Kind, Limits, Mapping, Plan, Progress, State};
-pub use service::{Imports, ImportsSettings, ImportsTasks};
+pub use service::{Imports, ImportsSettings, ImportsTasks, Place};

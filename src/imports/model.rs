@@ -205,6 +205,13 @@ pub struct Plan {
     pub allowed: Allowed,
 }
 
+impl Plan {
+    /// Whether another asks for the same.
+    pub(super) fn asks_as(&self, other: &Self) -> bool {
+        (self.kind, &self.mapping) == (other.kind, &other.mapping)
+    }
+}
+
 /// The most that a line may hold.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {

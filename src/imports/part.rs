@@ -153,7 +153,7 @@ impl<'a, R: Read> Cutter<'a, R> {
                 Line::TooLong => {
                     part.rejected.push((number, "the line is too long (MAX_IMPORT_LINE_BYTES)".into()));
                 }
-                Line::Text(text) => match self.parser.parse(text) {
+                Line::Text(text) => match self.parser.parse(without_mark(text, number)) {
                     Ok(entry) => part.add(self.job, number, entry),
                     Err(reason) => part.rejected.push((number, reason)),
                 },
@@ -171,7 +171,20 @@ impl<'a, R: Read> Cutter<'a, R> {
     }
 }
 
+/// A line without the mark that some programs begin a file of UTF-8 with (RFC 3629, section 6).
+fn without_mark(text: &[u8], line: u64) -> &[u8] {
+    match text.strip_prefix(b"\xef\xbb\xbf") {
+        Some(rest) if line == 1 => rest,
+        _ => text,
+    }
+}
+
 impl Part {
+    /// Whether it is about conversations.
+    pub(super) fn speaks(&self) -> bool {
+        !self.conversations.is_empty() || !self.messages.conversations.is_empty()
+    }
+
     fn add(&mut self, job: &Job, line: u64, entry: Entry<'_>) {
         let id = id_of(job, line);
         let at_us = job.started_us + line as i64;

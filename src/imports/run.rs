@@ -15,8 +15,10 @@ use super::parse::Parser;
 use super::part::{Cutter, Part};
 use super::store::{Store, StoredPart};
 use super::turns::Turns;
+use crate::conversations::Conversations;
 use crate::db::DbError;
 use crate::files::{Files, FilesError};
+use crate::ingest::retry::Verdict;
 use crate::observe::Metrics;
 
 /// Before the database is asked again.
@@ -27,6 +29,7 @@ const PAUSE: Duration = Duration::from_secs(2);
 pub(super) struct Runner {
     pub(super) store: Store,
     pub(super) files: Files,
+    pub(super) conversations: Conversations,
     pub(super) limits: Limits,
     pub(super) lanes: usize,
     pub(super) max_rejected: u64,
@@ -40,6 +43,11 @@ impl Runner {
         let ended = match self.open(&job).await {
             Ok(content) => self.store_all(&job, content).await,
             Err(FilesError::NotFound) => return,
+            Err(FilesError::ContentMissing) => {
+                // Another node may have it, and be at it.
+                tracing::warn!(%file, "a file that is to be imported is not in this folder");
+                return;
+            }
             Err(error) => Err(error.to_string()),
         };
         let told = loop {
@@ -49,7 +57,7 @@ impl Runner {
                 Err(why) => self.store.fail(file, why).await,
             };
             match told {
-                Err(error) if error.is_away() => pause(&error).await,
+                Err(error) if Verdict::on(&error) == Verdict::Retry => pause(&error).await,
                 told => break told,
             }
         };
@@ -69,7 +77,13 @@ impl Runner {
                 Err(error) => Err(error),
             };
             match opened {
-                Err(FilesError::Database(error)) if error.is_away() => pause(&error).await,
+                Err(FilesError::Database(error)) if Verdict::on(&error) == Verdict::Retry => {
+                    pause(&error).await;
+                }
+                Err(FilesError::Disk(error)) => {
+                    tracing::warn!(file = %job.file_id, %error, "a file cannot be opened; trying again");
+                    tokio::time::sleep(PAUSE).await;
+                }
                 opened => return opened,
             }
         }
@@ -79,7 +93,7 @@ impl Runner {
     async fn store_all(&self, job: &Job, content: File) -> Result<bool, String> {
         let stored = loop {
             match self.store.parts(job.file_id).await {
-                Err(error) if error.is_away() => pause(&error).await,
+                Err(error) if Verdict::on(&error) == Verdict::Retry => pause(&error).await,
                 Err(error) => return Err(refused(error.state_code().unwrap_or_default())),
                 Ok(stored) => break stored,
             }
@@ -93,13 +107,16 @@ impl Runner {
             turns: Turns::new(stored.iter().map(|part| part.number)),
             rejected: AtomicU64::new(stored.iter().map(|part| part.rejected).sum()),
             max_rejected: self.max_rejected,
+            conversations: self.conversations.clone(),
             metrics: Arc::clone(&self.metrics),
         };
         let (to_cut, limits) = (job.clone(), self.limits);
         let cutting = tokio::task::spawn_blocking(move || {
             cut(content, &to_cut, limits, &stored, |part| send.blocking_send(part).is_ok())
         });
-        let ended = futures_util::future::try_join_all((0..self.lanes).map(|_| lanes.run())).await;
+        // One that ends early must not break off another's statement.
+        let ended = futures_util::future::join_all((0..self.lanes).map(|_| lanes.run())).await;
+        let ended: Result<Vec<()>, Ended> = ended.into_iter().collect();
         // What is left to be cut is not waited for.
         drop(lanes);
         let cut = cutting.await.map_err(io::Error::other).and_then(|cut| cut);

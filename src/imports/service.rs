@@ -1,25 +1,27 @@
 //! The handle that faces hold, and the task that runs imports.
 
-use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::mpsc;
+use tokio::sync::mpsc::{self, OwnedPermit};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 use uuid::Uuid;
 
 use super::ImportsError;
 use super::model::{Job, Limits, Plan, Progress};
+use super::queue;
 use super::run::Runner;
 use super::store::Store;
 use crate::config::ImportsConfig;
+use crate::conversations::Conversations;
 use crate::db::Database;
 use crate::files::{Files, StoredFile};
 use crate::ingest::id::unix_now_us;
 use crate::observe::Metrics;
 
-/// Before unfinished imports are looked for again, where the database is away.
-const PAUSE: Duration = Duration::from_secs(2);
+/// Why an import ended whose file is deleted.
+const STOPPED: &str = "the file is deleted";
 
 /// What imports are built from.
 #[derive(Debug, Clone)]
@@ -42,7 +44,12 @@ struct Inner {
     store: Store,
     files: Files,
     queue: mpsc::Sender<Job>,
+    followers: Arc<Semaphore>,
 }
+
+/// A place in the queue.
+#[derive(Debug)]
+pub struct Place(OwnedPermit<Job>);
 
 /// The task behind [`Imports`]; imports end with it where they are, and are taken up again by the next start.
 #[derive(Debug)]
@@ -58,6 +65,7 @@ impl Imports {
         writers: &Database,
         share: &Database,
         files: &Files,
+        conversations: &Conversations,
         metrics: &Arc<Metrics>,
     ) -> (Self, ImportsTasks) {
         let config = &settings.imports;
@@ -66,50 +74,63 @@ impl Imports {
         let runner = Arc::new(Runner {
             store: Store::new(writers, timeout),
             files: files.clone(),
+            conversations: conversations.clone(),
             limits: settings.limits,
             lanes: config.import_writers,
             max_rejected: config.import_max_rejected,
             metrics: Arc::clone(metrics),
         });
         let mut tasks = JoinSet::new();
-        tasks.spawn(run(runner, jobs, config.imports_at_once));
+        tasks.spawn(queue::run(runner, jobs, config.imports_at_once));
         let store = Store::new(share, timeout);
-        let inner = Inner { config: config.clone(), store, files: files.clone(), queue };
+        let followers = Arc::new(Semaphore::new(config.max_import_followers));
+        let inner = Inner { config: config.clone(), store, files: files.clone(), queue, followers };
         (Self { inner: Arc::new(inner) }, ImportsTasks { _tasks: tasks })
     }
 
-    /// Whether another import could begin now.
+    /// A place for another import, to be had before anything is stored for it.
     ///
     /// # Errors
     ///
     /// [`ImportsError::TooMany`].
-    pub fn has_room(&self) -> Result<(), ImportsError> {
-        self.inner.queue.try_reserve().map(drop).map_err(|_| ImportsError::TooMany)
+    pub fn place(&self) -> Result<Place, ImportsError> {
+        let queue = self.inner.queue.clone();
+        queue.try_reserve_owned().map(Place).map_err(|_| ImportsError::TooMany)
     }
 
     /// Begins to import a file. Who asks for the same again is told nothing new.
     ///
     /// # Errors
     ///
-    /// [`ImportsError::Processed`] if it was imported, or is being imported in another way; [`ImportsError::TooMany`];
-    /// [`ImportsError::Database`].
+    /// [`ImportsError::Processed`] if it was imported, or is being imported in another way; [`ImportsError::Database`].
     pub async fn begin(
         &self,
+        place: Place,
         owner: Option<Uuid>,
         file: &StoredFile,
         plan: Plan,
     ) -> Result<(), ImportsError> {
-        let place = self.inner.queue.try_reserve().map_err(|_| ImportsError::TooMany)?;
         let part_bytes = self.inner.config.import_part_bytes;
         let job = Job { file_id: file.id, owner, plan, part_bytes, started_us: unix_now_us() };
         if self.inner.store.begin(&job).await? {
-            place.send(job);
+            place.0.send(job);
             return Ok(());
         }
-        match self.inner.store.is_running(file.id, &job.plan).await? {
-            true => Ok(()),
-            false => Err(ImportsError::Processed),
-        }
+        // It may have been noted by a request that never learned of it, and so never have come into the queue.
+        let noted = self.inner.store.running(Some(file.id)).await?.into_iter().next();
+        let noted = noted.filter(|noted| noted.plan.asks_as(&job.plan)).ok_or(ImportsError::Processed)?;
+        place.0.send(noted);
+        Ok(())
+    }
+
+    /// Stops the import of a file that is to be deleted: its lanes let go of it after the parts that are on their way.
+    ///
+    /// # Errors
+    ///
+    /// [`ImportsError::File`] if there is no such file of his, [`ImportsError::Database`].
+    pub async fn stop(&self, owner: Option<Uuid>, file_id: Uuid) -> Result<(), ImportsError> {
+        self.inner.files.find(owner, file_id).await?;
+        Ok(self.inner.store.fail(file_id, STOPPED).await?)
     }
 
     /// How far the import of somebody's file is.
@@ -119,7 +140,25 @@ impl Imports {
     /// [`ImportsError::File`] if there is no such file of his, [`ImportsError::NotProcessed`], [`ImportsError::Database`].
     pub async fn progress(&self, owner: Option<Uuid>, file_id: Uuid) -> Result<Progress, ImportsError> {
         self.inner.files.find(owner, file_id).await?;
+        self.look(file_id).await
+    }
+
+    /// How far an import is, whose ever it is: for whoever was let see it before.
+    ///
+    /// # Errors
+    ///
+    /// [`ImportsError::NotProcessed`] if it is not there any more, [`ImportsError::Database`].
+    pub async fn look(&self, file_id: Uuid) -> Result<Progress, ImportsError> {
         self.inner.store.progress(file_id).await?.ok_or(ImportsError::NotProcessed)
+    }
+
+    /// A turn to follow an import.
+    ///
+    /// # Errors
+    ///
+    /// [`ImportsError::TooManyFollow`].
+    pub fn follow_turn(&self) -> Result<OwnedSemaphorePermit, ImportsError> {
+        Arc::clone(&self.inner.followers).try_acquire_owned().map_err(|_| ImportsError::TooManyFollow)
     }
 
     /// Up to `limit` lines of a file, after line `after`, that were left out, with the reasons.
@@ -134,41 +173,5 @@ impl Imports {
         limit: i64,
     ) -> Result<Vec<(i64, String)>, ImportsError> {
         Ok(self.inner.store.rejected(file_id, after, limit).await?)
-    }
-}
-
-/// Runs up to `at_once` imports: first those of former runs, then those that are asked for.
-async fn run(runner: Arc<Runner>, mut jobs: mpsc::Receiver<Job>, at_once: usize) {
-    let mut waiting = VecDeque::from(unfinished(&runner.store).await);
-    // One that was asked for meanwhile is found both ways.
-    let mut found: HashSet<Uuid> = waiting.iter().map(|job| job.file_id).collect();
-    let mut running = JoinSet::new();
-    loop {
-        while running.len() < at_once
-            && let Some(job) = waiting.pop_front()
-        {
-            let runner = Arc::clone(&runner);
-            running.spawn(async move { runner.run(job).await });
-        }
-        tokio::select! {
-            Some(_ended) = running.join_next() => {}
-            job = jobs.recv(), if running.len() < at_once => match job {
-                Some(job) if found.remove(&job.file_id) => {}
-                Some(job) => waiting.push_back(job),
-                None => return,
-            },
-        }
-    }
-}
-
-async fn unfinished(store: &Store) -> Vec<Job> {
-    loop {
-        match store.running().await {
-            Ok(jobs) => return jobs,
-            Err(error) => {
-                tracing::warn!(error = error.with_sources(), "unfinished imports cannot be looked for");
-                tokio::time::sleep(PAUSE).await;
-            }
-        }
     }
 }

@@ -44,7 +44,7 @@ pub(super) enum Landed {
     There,
     /// It names conversations that are not there, and may yet come with a part before it.
     Early,
-    /// The import is not there any more: its file was deleted.
+    /// The import is not wanted any more: its file is deleted.
     Gone,
 }
 
@@ -79,17 +79,10 @@ impl Store {
         Ok(!self.query(include_str!("../../sql/imports/begin.sql"), &parameters).await?.is_empty())
     }
 
-    /// Whether a file is being imported by a plan.
-    pub(super) async fn is_running(&self, file_id: Uuid, plan: &Plan) -> Result<bool, DbError> {
-        let (kind, mapping) = (plan.kind.map(Kind::name), plan.mapping.to_json());
-        let parameters: [Parameter<'_>; 3] =
-            [(&file_id, Type::UUID), (&kind, Type::TEXT), (&mapping, Type::TEXT)];
-        Ok(!self.query(include_str!("../../sql/imports/same.sql"), &parameters).await?.is_empty())
-    }
-
-    /// The imports that are not done.
-    pub(super) async fn running(&self) -> Result<Vec<Job>, DbError> {
-        let rows = self.query(include_str!("../../sql/imports/running.sql"), &[]).await?;
+    /// The imports that are not done; of one file, if there is one.
+    pub(super) async fn running(&self, file_id: Option<Uuid>) -> Result<Vec<Job>, DbError> {
+        let rows =
+            self.query(include_str!("../../sql/imports/running.sql"), &[(&file_id, Type::UUID)]).await?;
         rows.iter().map(read_job).collect()
     }
 
@@ -183,8 +176,9 @@ impl Store {
         let mut landing =
             Landing { transaction: begin_in_time(connection, self.timeout).await?, store: self, job, part };
         match landing.claim().await {
-            Ok(true) => {}
-            Ok(false) => return Ok(Landed::There),
+            Ok(Some(true)) => {}
+            Ok(Some(false)) => return Ok(Landed::There),
+            Ok(None) => return Ok(Landed::Gone),
             Err(error) if error.sql_state() == Some(&SqlState::FOREIGN_KEY_VIOLATION) => {
                 return Ok(Landed::Gone);
             }
@@ -242,8 +236,8 @@ impl Landing<'_> {
         Ok(self.transaction.query_typed(&self.sql(sql), parameters).await?)
     }
 
-    /// Whether this attempt is the one that stores the part.
-    async fn claim(&self) -> Result<bool, DbError> {
+    /// Whether this attempt is the one that stores the part; none: nobody is to.
+    async fn claim(&self) -> Result<Option<bool>, DbError> {
         let Part { number, first_line, lines, bytes, end_offset, .. } = *self.part;
         let [first_line, lines, bytes, end_offset] = [first_line, lines, bytes, end_offset].map(|n| n as i64);
         let parameters: [Parameter<'_>; 6] = [
@@ -254,7 +248,10 @@ impl Landing<'_> {
             (&bytes, Type::INT8),
             (&end_offset, Type::INT8),
         ];
-        Ok(!self.query(include_str!("../../sql/imports/claim_part.sql"), &parameters).await?.is_empty())
+        let rows = self.query(include_str!("../../sql/imports/claim_part.sql"), &parameters).await?;
+        let Some(row) = rows.first() else { return Ok(None) };
+        let is_running: bool = row.try_get("is_running")?;
+        Ok(if is_running { Some(row.try_get("is_claimed")?) } else { None })
     }
 
     /// Makes the part's conversations: those that were made, with their lines.
@@ -372,13 +369,14 @@ impl Landing<'_> {
             if count == 0 {
                 continue;
             }
-            let savepoint = self.transaction.transaction().await?;
+            let savepoint = self.transaction.savepoint("part").await?;
             let stretches = runs.iter().map(|run| tuples.stretch(run.clone()));
             let copied = copy_rows(&savepoint, copy, stretches).await.map_err(DbError::from);
             match copied {
                 Ok(()) => savepoint.commit().await?,
                 Err(error) if Verdict::on(&error) == Verdict::Bisect => {
                     savepoint.rollback().await?;
+                    self.transaction.batch_execute(include_str!("../../sql/imports/release.sql")).await?;
                     if let ([run], 1) = (runs.as_slice(), count) {
                         let state = error.state_code().unwrap_or_default();
                         let reason = format!("Postgres refused it (SQLSTATE {state})");

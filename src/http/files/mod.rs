@@ -6,6 +6,8 @@ mod multipart;
 mod range;
 mod upload;
 
+pub(super) use multipart::{Pace, Pieces};
+
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -130,6 +132,8 @@ async fn delete(
     let core = face.core()?;
     let id = known_id(id)?;
     let owner = core.accounts.user_of(&principal).await?;
+    // Its lanes hold what is to be deleted; one part follows the other.
+    core.imports.stop(owner, id).await?;
     core.files.delete(owner, id).await?;
     Ok(StatusCode::NO_CONTENT)
 }

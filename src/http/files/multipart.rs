@@ -25,7 +25,7 @@ const MAX_BOUNDARY_BYTES: usize = 70;
 
 /// Bytes that may still come before a part's head is complete.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Pace(Arc<AtomicU64>);
+pub(in crate::http) struct Pace(Arc<AtomicU64>);
 
 /// While content comes, there is no such bound.
 const NO_BOUND: u64 = u64::MAX;
@@ -37,14 +37,14 @@ impl Pace {
     }
 
     /// What comes now is content.
-    pub(super) fn expect_content(&self) {
+    pub(in crate::http) fn expect_content(&self) {
         self.0.store(NO_BOUND, Ordering::Relaxed);
     }
 }
 
 /// A body in pieces. Each gives it more time, so that one that keeps its rate may take as long as it is large.
 #[derive(Debug)]
-pub(super) struct Pieces<'a> {
+pub(in crate::http) struct Pieces<'a> {
     body: &'a mut LimitedBody,
     pace: Pace,
     /// Bytes a second.
@@ -58,13 +58,13 @@ pub(super) struct Pieces<'a> {
 }
 
 impl<'a> Pieces<'a> {
-    pub(super) fn new(body: &'a mut LimitedBody, pace: &Pace, rate: u64) -> Self {
+    pub(in crate::http) fn new(body: &'a mut LimitedBody, pace: &Pace, rate: u64) -> Self {
         let pace = pace.clone();
         Self { body, pace, rate: rate.max(1), rest: Bytes::new(), rests: false, unpaid: 0, refusal: None }
     }
 
     /// Why the body was given up, if it was.
-    pub(super) fn take_refusal(mut self) -> Option<ApiError> {
+    pub(in crate::http) fn take_refusal(mut self) -> Option<ApiError> {
         self.refusal.take().or_else(|| self.body.take_refusal())
     }
 
