@@ -30,9 +30,9 @@ const MAX_KEY: usize = 255;
     path = "/api/conversations/{id}/messages",
     tag = "conversations",
     summary = "A conversation's messages in order",
-    params(("id" = Uuid, Path, description = "The conversation"), ("limit" = Option<u32>, Query, description = "Entries of a page", minimum = 1, maximum = 200), ("after" = Option<String>, Query, description = "What a Link header gave"), ("before" = Option<String>, Query, description = "What a Link header gave, or end")),
+    params(("id" = Uuid, Path, description = "The conversation"), ("limit" = Option<u32>, Query, description = "Entries of a page", minimum = 1, maximum = 200), ("after" = Option<String>, Query, description = "What a Link header gave"), ("before" = Option<String>, Query, description = "What a Link header gave, or end"), ("live" = Option<String>, Query, description = "sse: goes on with what happens, as server-sent events"), ("last-event-id" = Option<String>, Header, description = "With live: what was seen")),
     responses(
-        (status = 200, description = "Messages", body = [MessageShape], headers(("link" = String, description = "The pages beside it"))),
+        (status = 200, description = "Messages, or a stream of them", content((Vec<MessageShape> = "application/json"), (String = "text/event-stream")), headers(("link" = String, description = "The pages beside it"))),
         (status = 404, description = "There is no such conversation of one's own"),
     )
 )]

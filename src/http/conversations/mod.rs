@@ -44,7 +44,7 @@ pub(super) fn router() -> OpenApiRouter<Arc<Face>> {
     path = "/api/conversations",
     tag = "conversations",
     summary = "One's own conversations, newest activity first",
-    params(("limit" = Option<u32>, Query, description = "Entries of a page", minimum = 1, maximum = 200), ("after" = Option<String>, Query, description = "What a Link header gave"), ("offset" = Option<u32>, Query, description = "Conversations to pass over")),
+    params(("limit" = Option<u32>, Query, description = "Entries of a page", minimum = 1, maximum = 200), ("after" = Option<String>, Query, description = "What a Link header gave"), ("offset" = Option<u32>, Query, description = "Conversations to pass over"), ("q" = Option<String>, Query, description = "Words of the title or of a message")),
     responses((status = 200, description = "Conversations", body = [ConversationShape], headers(("link" = String, description = "The pages beside it"))))
 )]
 async fn list(
