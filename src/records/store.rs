@@ -13,8 +13,7 @@ use super::list::{Page, Query};
 use super::sort::{self, KeyKind, KeyValue};
 use super::{Cursor, Data, Millis, Name, Record, RecordId, RecordsError, Version};
 use crate::db::{
-    Connection, Database, DbError, JsonText, Parameter as Typed, begin_in_time, in_time, query_in_time,
-    query_often_in_time,
+    Connection, Database, DbError, JsonText, Parameter as Typed, begin_in_time, in_time, query_often_in_time,
 };
 
 /// Records, over a share of the pool.
@@ -288,12 +287,7 @@ impl Store {
     }
 
     async fn query(&self, sql: &str, parameters: &[Typed<'_>]) -> Result<Vec<Row>, DbError> {
-        let connection = self.database.get().await?;
-        let rows = query_in_time(&connection, self.timeout, sql, parameters).await;
-        if let Err(DbError::Timeout(_)) = rows {
-            connection.discard();
-        }
-        rows
+        self.database.query_in_time(self.timeout, sql, parameters).await
     }
 }
 

@@ -4,16 +4,14 @@ use std::sync::atomic::AtomicI64;
 use std::time::Duration;
 
 use tokio_postgres::Row;
-use tokio_postgres::types::{ToSql, Type};
+use tokio_postgres::types::Type;
 use uuid::Uuid;
 
 use super::text::NewKey;
 use super::{KeyHash, KnownKey};
 use crate::auth::AuthError;
 use crate::auth::scope::{Scope, Scopes};
-use crate::db::{Connection, Database, DbError, begin_in_time, in_time, query_in_time};
-
-type Typed<'a> = (&'a (dyn ToSql + Sync), Type);
+use crate::db::{Connection, Database, DbError, Parameter, begin_in_time, in_time};
 
 /// A key in a list.
 #[derive(Debug, Clone)]
@@ -63,16 +61,19 @@ impl Store {
         Self { database: database.clone(), timeout }
     }
 
-    async fn query(&self, sql: &str, parameters: &[Typed<'_>]) -> Result<Vec<Row>, DbError> {
-        let connection = self.database.get().await?;
-        query_in_time(&connection, self.timeout, &self.database.sql(sql), parameters).await
+    async fn query(&self, sql: &str, parameters: &[Parameter<'_>]) -> Result<Vec<Row>, DbError> {
+        self.database.query_in_time(self.timeout, &self.database.sql(sql), parameters).await
     }
 
     /// Adds a key, unless its owner has `most`, or what it is to replace is not there.
     pub(super) async fn add(&self, new: &NewRow<'_>, most: i64) -> Result<(), AuthError> {
         let mut connection = self.database.get().await?;
         let adding = async { Ok(self.add_with(&mut connection, new, most).await) };
-        in_time(self.timeout * 4, adding).await?
+        let added = in_time(self.timeout * 4, adding).await;
+        if let Err(DbError::Timeout(_)) = added {
+            connection.discard();
+        }
+        added?
     }
 
     async fn add_with(
@@ -99,7 +100,7 @@ impl Store {
             }
         }
         let names = new.scopes.names();
-        let parameters: [Typed<'_>; 8] = [
+        let parameters: [Parameter<'_>; 8] = [
             (&new.id, Type::UUID),
             (&new.key.prefix, Type::TEXT),
             (&&new.key.hash.0[..], Type::BYTEA),
@@ -113,7 +114,7 @@ impl Store {
         transaction.execute_typed(&add, &parameters).await.map_err(DbError::from)?;
         if let Some((replaced, overlap_s)) = new.replaces {
             let overlap_s = overlap_s as f64;
-            let parameters: [Typed<'_>; 4] = [
+            let parameters: [Parameter<'_>; 4] = [
                 (&replaced, Type::UUID),
                 (&new.id, Type::UUID),
                 (&overlap_s, Type::FLOAT8),
@@ -153,7 +154,8 @@ impl Store {
         limit: i64,
     ) -> Result<Vec<ListedKey>, DbError> {
         let list = include_str!("../../../sql/auth/list_keys.sql");
-        let parameters: [Typed<'_>; 3] = [(&owner, Type::UUID), (&after, Type::UUID), (&limit, Type::INT8)];
+        let parameters: [Parameter<'_>; 3] =
+            [(&owner, Type::UUID), (&after, Type::UUID), (&limit, Type::INT8)];
         self.query(list, &parameters).await?.iter().map(listed).collect()
     }
 
@@ -164,7 +166,7 @@ impl Store {
         owner: Option<Uuid>,
     ) -> Result<Vec<Uuid>, DbError> {
         let revoke = include_str!("../../../sql/auth/revoke_key.sql");
-        let parameters: [Typed<'_>; 3] = [(&id, Type::UUID), (&prefix, Type::TEXT), (&owner, Type::UUID)];
+        let parameters: [Parameter<'_>; 3] = [(&id, Type::UUID), (&prefix, Type::TEXT), (&owner, Type::UUID)];
         self.query(revoke, &parameters).await?.iter().map(|row| Ok(row.try_get(0)?)).collect()
     }
 

@@ -2,12 +2,10 @@
 
 use std::time::Duration;
 
-use tokio_postgres::types::{ToSql, Type};
+use tokio_postgres::types::Type;
 use uuid::Uuid;
 
-use crate::db::{Database, DbError, query_in_time};
-
-type Typed<'a> = (&'a (dyn ToSql + Sync), Type);
+use crate::db::{Database, DbError, Parameter};
 
 /// Rows that are read at once.
 const PAGE: i64 = 5_000;
@@ -60,10 +58,9 @@ impl Store {
     /// What comes after a place.
     pub(super) async fn page(&self, after: &Place) -> Result<Page, DbError> {
         let sql = self.database.sql(include_str!("../../../sql/auth/revocations.sql"));
-        let parameters: [Typed<'_>; 3] =
+        let parameters: [Parameter<'_>; 3] =
             [(&after.xid, Type::TEXT), (&after.number, Type::INT8), (&PAGE, Type::INT8)];
-        let connection = self.database.get().await?;
-        let rows = query_in_time(&connection, self.timeout, &sql, &parameters).await?;
+        let rows = self.database.query_in_time(self.timeout, &sql, &parameters).await?;
         let mut page = Page { revocations: Vec::new(), next: None, horizon: after.clone() };
         let is_full = rows.len() as i64 == PAGE;
         for row in &rows {
@@ -84,13 +81,12 @@ impl Store {
 
     /// Deletes a lot of what is of no use any more, of sessions and of what was taken back.
     pub(super) async fn forget(&self) -> Result<(), DbError> {
-        let connection = self.database.get().await?;
         for sql in [
             include_str!("../../../sql/auth/forget_revocations.sql"),
             include_str!("../../../sql/auth/forget_sessions.sql"),
         ] {
-            let lot: Typed<'_> = (&PAGE, Type::INT8);
-            query_in_time(&connection, self.timeout, &self.database.sql(sql), &[lot]).await?;
+            let lot: Parameter<'_> = (&PAGE, Type::INT8);
+            self.database.query_in_time(self.timeout, &self.database.sql(sql), &[lot]).await?;
         }
         Ok(())
     }

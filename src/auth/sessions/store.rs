@@ -3,14 +3,12 @@
 use std::time::Duration;
 
 use tokio_postgres::Row;
-use tokio_postgres::types::{ToSql, Type};
+use tokio_postgres::types::Type;
 use uuid::Uuid;
 
 use super::rotation::{Judgement, RefreshToken, Stored, judge};
 use crate::auth::users::{User, read_user};
-use crate::db::{Connection, Database, DbError, begin_in_time, in_time, query_in_time};
-
-type Typed<'a> = (&'a (dyn ToSql + Sync), Type);
+use crate::db::{Connection, Database, DbError, Parameter, begin_in_time, in_time};
 
 /// Where a session was begun from, as far as is known. It proves nothing, and is for its user to recognise.
 #[derive(Debug, Clone, Default)]
@@ -47,9 +45,8 @@ impl Store {
         Self { database: database.clone(), timeout }
     }
 
-    async fn query(&self, sql: &str, parameters: &[Typed<'_>]) -> Result<Vec<Row>, DbError> {
-        let connection = self.database.get().await?;
-        query_in_time(&connection, self.timeout, &self.database.sql(sql), parameters).await
+    async fn query(&self, sql: &str, parameters: &[Parameter<'_>]) -> Result<Vec<Row>, DbError> {
+        self.database.query_in_time(self.timeout, &self.database.sql(sql), parameters).await
     }
 
     /// The sessions of a user beyond the first `kept`.
@@ -67,7 +64,7 @@ impl Store {
     ) -> Result<(), DbError> {
         let add = include_str!("../../../sql/auth/add_session.sql");
         let (hash, lifetime_s) = (token.hash(), lifetime_s as f64);
-        let parameters: [Typed<'_>; 6] = [
+        let parameters: [Parameter<'_>; 6] = [
             (&token.session, Type::UUID),
             (&user, Type::UUID),
             (&&hash[..], Type::BYTEA),
@@ -87,7 +84,12 @@ impl Store {
         lifetime_s: i64,
     ) -> Result<(Judgement, Option<User>), DbError> {
         let mut connection = self.database.get().await?;
-        in_time(self.timeout * 3, self.rotate_with(&mut connection, shown, next, lifetime_s)).await
+        let rotating = self.rotate_with(&mut connection, shown, next, lifetime_s);
+        let rotated = in_time(self.timeout * 3, rotating).await;
+        if let Err(DbError::Timeout(_)) = rotated {
+            connection.discard();
+        }
+        rotated
     }
 
     async fn rotate_with(
@@ -112,7 +114,7 @@ impl Store {
         if judgement == Judgement::Rotate {
             let rotate = self.database.sql(include_str!("../../../sql/auth/rotate_session.sql"));
             let lifetime_s = lifetime_s as f64;
-            let parameters: [Typed<'_>; 3] =
+            let parameters: [Parameter<'_>; 3] =
                 [(&shown.session, Type::UUID), (&&next_hash[..], Type::BYTEA), (&lifetime_s, Type::FLOAT8)];
             transaction.execute_typed(&rotate, &parameters).await?;
         }
@@ -129,7 +131,7 @@ impl Store {
     ) -> Result<Vec<Uuid>, DbError> {
         let end = include_str!("../../../sql/auth/end_sessions.sql");
         let remembered_s = remembered_s as f64;
-        let parameters: [Typed<'_>; 3] =
+        let parameters: [Parameter<'_>; 3] =
             [(&user, Type::UUID), (&sessions, Type::UUID_ARRAY), (&remembered_s, Type::FLOAT8)];
         ids(&self.query(end, &parameters).await?)
     }

@@ -3,15 +3,13 @@
 use std::time::Duration;
 
 use tokio_postgres::Row;
-use tokio_postgres::types::{ToSql, Type};
+use tokio_postgres::types::Type;
 use uuid::Uuid;
 
 use super::User;
 use crate::auth::AuthError;
 use crate::auth::scope::Scopes;
-use crate::db::{Database, DbError, query_in_time};
-
-type Typed<'a> = (&'a (dyn ToSql + Sync), Type);
+use crate::db::{Database, DbError, Parameter};
 
 /// A user in a list.
 #[derive(Debug, Clone)]
@@ -33,15 +31,14 @@ impl Store {
         Self { database: database.clone(), timeout }
     }
 
-    async fn query(&self, sql: &str, parameters: &[Typed<'_>]) -> Result<Vec<Row>, DbError> {
-        let connection = self.database.get().await?;
-        query_in_time(&connection, self.timeout, &self.database.sql(sql), parameters).await
+    async fn query(&self, sql: &str, parameters: &[Parameter<'_>]) -> Result<Vec<Row>, DbError> {
+        self.database.query_in_time(self.timeout, &self.database.sql(sql), parameters).await
     }
 
     pub(super) async fn add(&self, email: &str, hash: &str, permissions: Scopes) -> Result<User, AuthError> {
         let add = include_str!("../../../sql/auth/add_user.sql");
         let names = permissions.names();
-        let parameters: [Typed<'_>; 3] =
+        let parameters: [Parameter<'_>; 3] =
             [(&email, Type::TEXT), (&hash, Type::TEXT), (&names, Type::TEXT_ARRAY)];
         let rows = self.query(add, &parameters).await.map_err(|error| match error.constraint() {
             Some("users_email") => AuthError::EmailTaken,
@@ -63,7 +60,7 @@ impl Store {
     }
 
     pub(super) async fn of_subject(&self, issuer: &str, subject: &str) -> Result<Uuid, AuthError> {
-        let parameters: [Typed<'_>; 2] = [(&issuer, Type::TEXT), (&subject, Type::TEXT)];
+        let parameters: [Parameter<'_>; 2] = [(&issuer, Type::TEXT), (&subject, Type::TEXT)];
         for sql in [
             include_str!("../../../sql/auth/find_external_user.sql"),
             include_str!("../../../sql/auth/add_external_user.sql"),
