@@ -27,6 +27,7 @@ mod file_sweeps;
 mod file_uploads;
 mod files;
 mod imports;
+mod issuers;
 mod life;
 mod live;
 mod local_postgres;
