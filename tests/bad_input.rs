@@ -47,6 +47,41 @@ async fn malformed_requests_are_refused_and_the_service_goes_on() {
 }
 
 #[tokio::test]
+async fn a_query_that_cannot_be_decoded_is_refused_wherever_parameters_are_read() {
+    let database = TestDatabase::create().await;
+    let service = Service::start(database.url(), &[("STRESS", "on")]).await;
+    let id = "00000000-0000-4000-8000-000000000001";
+    let conversation = format!("/api/conversations/{id}/messages");
+    for (method, path, parameter) in [
+        ("POST", "/api/v1/events", "ack"),
+        ("POST", "/api/v1/events/batch", "id_field"),
+        ("GET", "/api/v1/dead-letters", "reason"),
+        ("GET", "/api/conversations", "after"),
+        ("GET", &conversation, "after"),
+        ("GET", "/api/files", "limit"),
+        ("GET", "/api/stress/records/things", "filter_kind"),
+        ("GET", "/api/stress/sse-stream", "rate"),
+        ("GET", "/api/stress/error/timeout", "seconds"),
+    ] {
+        for value in ["%zz", "%", "%ff", "%C3&b=%A9"] {
+            let path = format!("{path}?{parameter}={value}");
+            let answer = service.request(method, &path, &[], "{}").await;
+            let error = &answer.json()["error"];
+            let found = (answer.status.as_u16(), error["code"].as_str(), error["field"].as_str());
+            assert_eq!(found, (400, Some("invalid_request"), Some("query")), "{path}: {error}");
+        }
+    }
+    // What can be decoded finds what it says, and where nothing is there is nothing to be read.
+    let body = r#"{"id":"000000000000001","kind":"é%"}"#;
+    assert_eq!(service.request("POST", "/api/stress/records/things", &[], body).await.status.as_u16(), 201);
+    let found =
+        service.request("GET", "/api/stress/records/things?filter_kind=%C3%A9%25", &[], "").await.json();
+    assert_eq!(found.as_array().map(Vec::len), Some(1), "{found}");
+    assert_eq!(service.request("GET", "/nowhere?a=%zz", &[], "").await.status.as_u16(), 404);
+    assert_eq!(service.settled().await["accepted"], 0);
+}
+
+#[tokio::test]
 async fn a_client_that_disappears_half_way_leaves_nothing_behind() {
     let database = TestDatabase::create().await;
     let service = Service::start(database.url(), &[]).await;

@@ -13,7 +13,7 @@ use hyper::http::request::Parts;
 use percent_encoding::percent_decode_str;
 
 use super::error::ApiError;
-use super::{Core, X_ACK, X_RECEIPT, X_TRACE_ID};
+use super::{Core, X_ACK, X_RECEIPT, X_TRACE_ID, query};
 use crate::ingest::keys::{self, Key, KeyKind};
 use crate::ingest::{Accepted, Promise, Wish};
 
@@ -39,8 +39,9 @@ pub(super) struct Asked {
     preference: Option<&'static str>,
 }
 
-/// Reads what a request asks for.
+/// Reads what a request asks for. This is the first look at its query, as requests with events go by no router.
 pub(super) fn asked(core: &Core, head: &Parts) -> Result<Asked, ApiError> {
+    query::check(head.uri.query())?;
     let given = Wish { promise: core.ingest.promise(), patience: core.limits.ack_timeout };
     let Some(ack) = parameter(head, "ack") else { return Ok(preferred(core, &head.headers, given)) };
     let refused = |message: String| Err(ApiError::invalid(message).field("ack"));

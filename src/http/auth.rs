@@ -17,6 +17,7 @@ use super::client::{self, ClientAddress};
 use super::error::ApiError;
 use super::limits::Quota;
 use super::permissions::{self, Needs};
+use super::query;
 use crate::auth::{AuthError, Decision, KeyHash, Principal, Shown};
 
 static X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
@@ -135,6 +136,9 @@ pub(super) async fn authorize(
     let quota = face.budgets.take(request.method(), asked, &principal, address)?;
     if let Some(Err(allowed)) = needs {
         return Ok(not_allowed(&allowed));
+    }
+    if needs.is_some() {
+        query::check(request.uri().query())?;
     }
     request.extensions_mut().insert(principal);
     let mut response = next.run(request).await;
