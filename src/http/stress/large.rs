@@ -253,18 +253,42 @@ impl Joint {
     }
 }
 
-/// The encoding that the client prefers among ours (RFC 9110, section 12.5.3): the first of ours that it takes.
+/// Ours, the one that is best for large payloads first.
+const ENCODINGS: [&str; 4] = ["zstd", "gzip", "br", "deflate"];
+
+/// The encoding that the client prefers among ours (RFC 9110, section 12.5.3): the one that it gives the most weight, and
+/// among equals our first. None if it takes none of them, or would rather have the payload as it is.
 fn accepted(headers: &HeaderMap) -> Option<&'static str> {
     let values = headers.get_all(ACCEPT_ENCODING).iter().filter_map(|value| value.to_str().ok());
-    let takes: Vec<String> = values
+    let takes: Vec<(&str, u16)> = values
         .flat_map(|value| value.split(','))
         .filter_map(|item| {
             let (name, parameters) = item.split_once(';').unwrap_or((item, ""));
-            let quality = parameters.trim().strip_prefix("q=").unwrap_or("1").trim().parse::<f32>();
-            (quality.unwrap_or(0.0) > 0.0).then(|| name.trim().to_ascii_lowercase())
+            Some((name.trim(), weight(parameters)?))
         })
         .collect();
-    ["zstd", "gzip", "br", "deflate"].into_iter().find(|ours| takes.iter().any(|name| name == ours))
+    let named = |name: &str| takes.iter().find(|(taken, _)| taken.eq_ignore_ascii_case(name));
+    let weight_of = |name: &str| named(name).map(|(_, weight)| *weight);
+    // `*` is whatever the client does not name.
+    let others = weight_of("*").unwrap_or(0);
+    let weighed = ENCODINGS.map(|ours| (ours, weight_of(ours).unwrap_or(others)));
+    let most = weighed.iter().map(|(_, weight)| *weight).max().filter(|most| *most > 0)?;
+    // As it is a payload may always go, so only a weight that is given to that counts.
+    if weight_of("identity").is_some_and(|weight| weight > most) {
+        return None;
+    }
+    weighed.into_iter().find(|(_, weight)| *weight == most).map(|(ours, _)| ours)
+}
+
+/// A weight in thousandths (RFC 9110, section 12.4.2), 1 if none is given; none: it cannot be read.
+fn weight(parameters: &str) -> Option<u16> {
+    let parameters = parameters.trim();
+    if parameters.is_empty() {
+        return Some(1000);
+    }
+    let (name, value) = parameters.split_once('=')?;
+    let value: f32 = value.trim().parse().ok().filter(|value| (0.0..=1.0).contains(value))?;
+    name.trim().eq_ignore_ascii_case("q").then_some((value * 1000.0).round() as u16)
 }
 
 fn compressed(encoding: &str, whole: impl Stream<Item = io::Result<Bytes>> + Send + 'static) -> Body {
@@ -297,6 +321,21 @@ mod tests {
         assert_eq!(accepted("zstd;q=0, br;q=0.5"), Some("br"));
         assert_eq!(accepted("identity"), None);
         assert_eq!(accepted("GZIP;q=1.0"), Some("gzip"));
+        for (value, expected) in [
+            ("gzip;q=0.2, br;q=0.9, zstd;q=0.5", Some("br")),
+            ("deflate ; Q=0.8 , gzip;q=0.8, zstd;q=0.799", Some("gzip")),
+            ("gzip;q=0.001, zstd;q=0", Some("gzip")),
+            ("gzip;q=0.5, identity", None),
+            ("gzip;q=0.5, identity;q=0.5", Some("gzip")),
+            ("*", Some("zstd")),
+            ("*;q=0.5, gzip", Some("gzip")),
+            ("zstd;q=0, *", Some("gzip")),
+            ("*;q=0", None),
+            ("gzip;q=2, br;q=-1, deflate;q=NaN, zstd;level=1", None),
+            ("", None),
+        ] {
+            assert_eq!(accepted(value), expected, "{value}");
+        }
     }
 
     proptest! {
