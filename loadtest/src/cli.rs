@@ -119,6 +119,9 @@ pub(crate) struct DrainArgs {
     /// How long to wait for the backlog to drain, in seconds.
     #[arg(long, value_name = "SECONDS", default_value = "600", value_parser = positive)]
     pub(crate) settle_timeout: f64,
+    /// Bearer token for the service [env: LOADTEST_TOKEN].
+    #[arg(long)]
+    pub(crate) token: Option<String>,
 }
 
 /// What `sse` takes.
@@ -139,6 +142,9 @@ pub(crate) struct SseArgs {
     /// Bytes of each message's data.
     #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=1_048_576))]
     pub(crate) size: u32,
+    /// Bearer token for the service [env: LOADTEST_TOKEN].
+    #[arg(long)]
+    pub(crate) token: Option<String>,
 }
 
 /// What `large` takes.

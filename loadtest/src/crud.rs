@@ -15,7 +15,7 @@ use serde::Deserialize;
 
 use crate::cli::CrudArgs;
 use crate::client::{Body, ConnectError, Connection, bearer};
-use crate::run::variable;
+use crate::protocol::Token;
 use crate::tally::Times;
 
 /// Ids of each connection that are kept to be looked up.
@@ -85,8 +85,8 @@ pub(crate) fn run(args: &CrudArgs) -> ExitCode {
 }
 
 async fn measure(args: &CrudArgs) -> Result<(), Error> {
-    let token = args.token.clone().or_else(|| variable("LOADTEST_TOKEN"));
-    let token = token.map(|token| bearer(&token).ok_or(Error::Unsendable)).transpose()?;
+    let token = Token::shown(args.token.as_deref());
+    let token = token.map(|token| bearer(&token.0).ok_or(Error::Unsendable)).transpose()?;
     let plan = Arc::new(Plan {
         path: args.url.path(&args.path),
         host: HeaderValue::from_str(&args.url.host_header()).map_err(|_| Error::Unsendable)?,

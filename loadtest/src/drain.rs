@@ -7,13 +7,14 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::Request;
-use hyper::header::{CONTENT_TYPE, HOST};
+use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HOST};
 
 use crate::cli::DrainArgs;
-use crate::client::{Body, ConnectError, Connection};
+use crate::client::{Body, ConnectError, Connection, bearer};
 use crate::database::{self, Location};
 use crate::health::{self, Health};
 use crate::payload::{self, DEFAULT_TEMPLATE, Payloads, Source};
+use crate::protocol::Token;
 
 /// Events of a request.
 const BATCH: usize = 1000;
@@ -58,7 +59,7 @@ async fn measure(args: &DrainArgs) -> Result<(), Error> {
     let location = Location::find(args.database_url.as_deref())?;
     let holder = location.connect().await?;
     let database = location.connect().await?;
-    let health = Health::new(args.url.clone(), None);
+    let health = Health::new(args.url.clone(), Token::shown(args.token.as_deref()));
     health.pending().await?.ok_or(Error::NoPending)?;
 
     let rows = database.rows_from_now();
@@ -95,16 +96,20 @@ async fn measure(args: &DrainArgs) -> Result<(), Error> {
 async fn gather(args: &DrainArgs) -> Result<(u64, u64), Error> {
     let mut payloads = Payloads::load(&Source::Template(DEFAULT_TEMPLATE.into()), BATCH)?;
     let mut connection = Connection::open(&args.url).await?;
+    let token = Token::shown(args.token.as_deref());
+    let token = token.map(|token| bearer(&token.0).ok_or(health::Error::Unsendable)).transpose()?;
     let wanted = u64::from(args.mebibytes) << 20;
     let (mut requests, mut bytes) = (0, 0);
     while bytes < wanted {
         let body: Bytes = payloads.body(requests);
         let length = body.len() as u64;
-        let request = Request::post(args.url.path("/api/v1/events/batch"))
+        let mut request = Request::post(args.url.path("/api/v1/events/batch"))
             .header(HOST, args.url.host_header())
-            .header(CONTENT_TYPE, "application/x-ndjson")
-            .body(Full::new(body))
-            .map_err(|_| health::Error::Unsendable)?;
+            .header(CONTENT_TYPE, "application/x-ndjson");
+        if let Some(token) = &token {
+            request = request.header(AUTHORIZATION, token);
+        }
+        let request = request.body(Full::new(body)).map_err(|_| health::Error::Unsendable)?;
         let answer = connection.exchange(request, Body::Keep, TIMEOUT).await;
         match answer {
             Ok(answer) if answer.status == 202 => {}

@@ -12,8 +12,8 @@ use hyper::{Method, Request};
 
 use crate::cli::LargeArgs;
 use crate::client::{Body, ConnectError, Connection, bearer};
+use crate::protocol::Token;
 use crate::resident::{ResidentError, resident_bytes};
-use crate::run::variable;
 
 /// For one answer, or the next piece of one.
 const TIMEOUT: Duration = Duration::from_secs(120);
@@ -52,7 +52,8 @@ pub(crate) fn run(args: &LargeArgs) -> ExitCode {
 }
 
 async fn measure(args: &LargeArgs) -> Result<(), Error> {
-    let before = resident_bytes(&args.url).await?;
+    let token = Token::shown(args.token.as_deref());
+    let before = resident_bytes(&args.url, token.as_ref()).await?;
     println!("resident before: {:.0} MiB", before as f64 / MIB);
     let payloads: Vec<(String, Bytes)> = (0..args.at_once)
         .map(|_| {
@@ -92,10 +93,10 @@ async fn watched<T>(
     work: impl Future<Output = Result<T, Error>>,
 ) -> Result<(), Error> {
     let started = Instant::now();
-    let mut most = 0;
+    let (mut most, token) = (0, Token::shown(args.token.as_deref()));
     let looks = async {
         loop {
-            if let Ok(resident) = resident_bytes(&args.url).await {
+            if let Ok(resident) = resident_bytes(&args.url, token.as_ref()).await {
                 most = most.max(resident);
             }
             tokio::time::sleep(LOOK).await;
@@ -147,8 +148,8 @@ fn request(args: &LargeArgs, method: Method, path: &str, body: Bytes) -> Result<
     if !body.is_empty() {
         request = request.header(CONTENT_TYPE, "application/json");
     }
-    if let Some(token) = args.token.clone().or_else(|| variable("LOADTEST_TOKEN")) {
-        request = request.header(AUTHORIZATION, bearer(&token).ok_or(Error::Unsendable)?);
+    if let Some(token) = Token::shown(args.token.as_deref()) {
+        request = request.header(AUTHORIZATION, bearer(&token.0).ok_or(Error::Unsendable)?);
     }
     request.body(Full::new(body)).map_err(|_| Error::Unsendable)
 }

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::client::Target;
 use crate::payload::Source;
+use crate::run::variable;
 use crate::schedule::Lane;
 use crate::tally::{Counts, Tally};
 
@@ -59,6 +60,13 @@ impl Plan {
 #[derive(Clone, Serialize, Deserialize)]
 #[serde(transparent)]
 pub(crate) struct Token(pub String);
+
+impl Token {
+    /// The one of the command line, or else of `LOADTEST_TOKEN`, which other users of the machine cannot see.
+    pub(crate) fn shown(argument: Option<&str>) -> Option<Self> {
+        argument.map(str::to_owned).or_else(|| variable("LOADTEST_TOKEN")).map(Self)
+    }
+}
 
 impl fmt::Debug for Token {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

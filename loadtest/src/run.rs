@@ -107,7 +107,7 @@ async fn conduct(args: RunArgs) -> Result<bool, Error> {
 
 fn plan(args: &RunArgs) -> Result<Plan, Error> {
     let batch = (args.mode == Mode::Batch).then_some(args.batch_size.get());
-    let token = args.token.clone().or_else(|| variable("LOADTEST_TOKEN")).map(Token);
+    let token = Token::shown(args.token.as_deref());
     if token.as_ref().is_some_and(|token| crate::client::bearer(&token.0).is_none()) {
         return Err(Error::Token);
     }

@@ -9,12 +9,13 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::Request;
-use hyper::header::HOST;
+use hyper::header::{AUTHORIZATION, HOST};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::task::JoinSet;
 
 use crate::cli::SseArgs;
-use crate::client::Connection;
+use crate::client::{Connection, bearer};
+use crate::protocol::Token;
 use crate::report::{grouped, per_second, time};
 use crate::resident::{ResidentError, resident_bytes};
 use crate::tally::Times;
@@ -31,7 +32,7 @@ const OTHER_DESCRIPTORS: u64 = 100;
 enum Error {
     #[error(transparent)]
     Resident(#[from] ResidentError),
-    #[error("the URL holds characters that HTTP cannot carry")]
+    #[error("the URL or the token holds characters that HTTP cannot carry")]
     Unsendable,
     #[error("cannot have {0} descriptors; raise the limit (ulimit -n)")]
     Descriptors(u64),
@@ -67,7 +68,8 @@ pub(crate) fn run(args: &SseArgs) -> ExitCode {
 
 async fn measure(args: &SseArgs) -> Result<bool, Error> {
     raise_descriptors(args.clients as u64 + OTHER_DESCRIPTORS)?;
-    let before = resident_bytes(&args.url).await?;
+    let token = Token::shown(args.token.as_deref());
+    let before = resident_bytes(&args.url, token.as_ref()).await?;
     let seen = Arc::new(Mutex::new(Seen::default()));
     let opening = Arc::new(tokio::sync::Semaphore::new(OPENING));
     let started = Instant::now();
@@ -89,12 +91,12 @@ async fn measure(args: &SseArgs) -> Result<bool, Error> {
     let (midway, ()) = tokio::join!(
         async {
             tokio::time::sleep(half).await;
-            resident_bytes(&args.url).await
+            resident_bytes(&args.url, token.as_ref()).await
         },
         async { while streams.join_next().await.is_some() {} }
     );
     let elapsed = started.elapsed().as_secs_f64();
-    let (midway, after) = (midway?, resident_bytes(&args.url).await?);
+    let (midway, after) = (midway?, resident_bytes(&args.url, token.as_ref()).await?);
     let seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
     let wanted = (args.rate * args.seconds * f64::from(args.clients)) as u64;
     let mib = |bytes: u64| bytes as f64 / 1_048_576.0;
@@ -157,10 +159,11 @@ async fn follow(args: &SseArgs, seen: &Mutex<Seen>, opening: &tokio::sync::Semap
 }
 
 fn request(args: &SseArgs, path: &str) -> Result<Request<Full<Bytes>>, Error> {
-    Request::get(args.url.path(path))
-        .header(HOST, args.url.host_header())
-        .body(Full::default())
-        .map_err(|_| Error::Unsendable)
+    let mut request = Request::get(args.url.path(path)).header(HOST, args.url.host_header());
+    if let Some(token) = Token::shown(args.token.as_deref()) {
+        request = request.header(AUTHORIZATION, bearer(&token.0).ok_or(Error::Unsendable)?);
+    }
+    request.body(Full::default()).map_err(|_| Error::Unsendable)
 }
 
 /// A stream is a descriptor, and shells allow few by default.
