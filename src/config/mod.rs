@@ -9,107 +9,38 @@ mod access;
 mod auth;
 mod conversations;
 mod database;
+mod error;
 mod files;
 mod ingest;
 mod logging;
 mod realtime;
 mod records;
 mod server;
+mod setting;
 mod shares;
 mod stress;
+mod variables;
 
-use std::collections::BTreeMap;
 use std::path::Path;
 
 use serde::Deserialize;
-use serde::de::DeserializeOwned;
 
 pub use access::{AccessConfig, Rates};
 pub use auth::{AuthConfig, AuthMode};
 pub use conversations::ConversationsConfig;
 pub use database::{DatabaseConfig, Partitioning};
+pub use error::ConfigError;
+use error::refuse;
 pub use files::{FilesConfig, ImportsConfig};
 pub use ingest::{DeadLetterConfig, Durability, IngestConfig, JournalConfig};
 pub use logging::{LogFormat, LoggingConfig};
 pub use realtime::RealtimeConfig;
 pub use records::{LargeConfig, RecordsConfig};
 pub use server::ServerConfig;
+pub use setting::{Kind, Setting, help};
 pub use shares::Shares;
 pub use stress::StressConfig;
-
-/// One variable.
-#[derive(Debug, Clone, Copy)]
-pub struct Setting {
-    /// The variable's name.
-    pub name: &'static str,
-    /// What it is when it is not set; empty: unset.
-    pub default: &'static str,
-    /// What it takes.
-    pub kind: Kind,
-    /// What it does.
-    pub help: &'static str,
-}
-
-/// What a variable takes.
-#[derive(Debug, Clone, Copy)]
-pub enum Kind {
-    /// A whole number within bounds, with its unit.
-    Int {
-        /// The least.
-        min: u64,
-        /// The most.
-        max: u64,
-        /// The unit.
-        unit: &'static str,
-    },
-    /// `on` or `off`.
-    Switch,
-    /// One of these words.
-    OneOf(&'static [&'static str]),
-    /// Text, described.
-    Text(&'static str),
-    /// Text that is never shown, described.
-    Secret(&'static str),
-}
-
-impl Kind {
-    /// What the variable takes, in words.
-    pub fn takes(self) -> String {
-        match self {
-            Self::Int { min, max, unit } => format!("a whole number from {min} to {max} ({unit})"),
-            Self::Switch => "on or off".into(),
-            Self::OneOf(words) => words.join(" or "),
-            Self::Text(what) | Self::Secret(what) => what.into(),
-        }
-    }
-
-    fn accepts(self, value: &str) -> bool {
-        match self {
-            Self::Int { min, max, .. } => value.parse().is_ok_and(|number| (min..=max).contains(&number)),
-            Self::Switch => matches!(value, "on" | "off"),
-            Self::OneOf(words) => words.contains(&value),
-            Self::Text(_) | Self::Secret(_) => true,
-        }
-    }
-}
-
-/// A variable has a value that it does not take.
-#[derive(Debug, thiserror::Error, PartialEq, Eq)]
-pub enum ConfigError {
-    /// A value of the wrong form, or out of bounds.
-    #[error("{name}: got {got}, takes {takes}")]
-    Value {
-        /// The variable.
-        name: &'static str,
-        /// Its value, quoted, unless it is a secret.
-        got: String,
-        /// What it takes.
-        takes: String,
-    },
-    /// `.env` is there and cannot be read.
-    #[error(".env: {0}")]
-    DotEnv(String),
-}
+pub use variables::Variables;
 
 /// `on` or `off`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
@@ -316,149 +247,6 @@ impl Config {
         config.check_together()?;
         Ok(config)
     }
-}
-
-/// Variables by name; an empty value is unset.
-#[derive(Debug, Clone, Default)]
-pub struct Variables(BTreeMap<String, String>);
-
-impl Variables {
-    /// The process's environment over the file `dot_env`, if there is one.
-    ///
-    /// # Errors
-    ///
-    /// If the file cannot be read, or one of our variables is not UTF-8.
-    pub fn from_process(dot_env: &Path) -> Result<Self, ConfigError> {
-        let mut variables = BTreeMap::new();
-        match dotenvy::from_path_iter(dot_env) {
-            Ok(lines) => {
-                for line in lines {
-                    let (name, value) = line.map_err(|error| ConfigError::DotEnv(error.to_string()))?;
-                    variables.insert(name, value);
-                }
-            }
-            Err(dotenvy::Error::Io(error)) if error.kind() == std::io::ErrorKind::NotFound => {}
-            Err(error) => return Err(ConfigError::DotEnv(error.to_string())),
-        }
-        for (name, value) in std::env::vars_os() {
-            let Some(name) = name.to_str() else { continue };
-            match value.into_string() {
-                Ok(value) => {
-                    variables.insert(name.to_owned(), value);
-                }
-                Err(value) => {
-                    if let Some(setting) = setting(name) {
-                        let got = format!("{} bytes that are not UTF-8", value.len());
-                        return Err(ConfigError::Value {
-                            name: setting.name,
-                            got,
-                            takes: setting.kind.takes(),
-                        });
-                    }
-                }
-            }
-        }
-        Ok(variables.into_iter().collect())
-    }
-
-    fn get(&self, name: &str) -> Option<&str> {
-        self.0.get(name).map(String::as_str)
-    }
-
-    /// Fills a concern's struct from its variables and their defaults.
-    fn load<T: DeserializeOwned>(&self, settings: &'static [Setting]) -> Result<T, ConfigError> {
-        let mut values = Vec::new();
-        for setting in settings {
-            let value = self.get(setting.name).unwrap_or(setting.default);
-            if value.is_empty() {
-                continue;
-            }
-            if !setting.kind.accepts(value) {
-                return Err(setting.refuse(value));
-            }
-            values.push((setting.name.to_owned(), value.to_owned()));
-        }
-        envy::from_iter(values.iter().cloned()).map_err(|error| {
-            // envy's errors do not always name the variable: the one that fails beside the others' defaults is it.
-            let culprit = settings.iter().find(|setting| {
-                let alone = settings.iter().filter_map(|other| {
-                    let value = if other.name == setting.name { self.get(other.name) } else { None };
-                    let value = value.filter(|value| !value.is_empty()).unwrap_or(other.default);
-                    (!value.is_empty()).then(|| (other.name.to_owned(), value.to_owned()))
-                });
-                envy::from_iter::<_, T>(alone).is_err()
-            });
-            match culprit {
-                Some(setting) => setting.refuse(self.get(setting.name).unwrap_or_default()),
-                None => ConfigError::DotEnv(error.to_string()),
-            }
-        })
-    }
-}
-
-impl FromIterator<(String, String)> for Variables {
-    fn from_iter<I: IntoIterator<Item = (String, String)>>(variables: I) -> Self {
-        Self(variables.into_iter().filter(|(_, value)| !value.is_empty()).collect())
-    }
-}
-
-impl Setting {
-    fn refuse(&self, value: &str) -> ConfigError {
-        let got = match self.kind {
-            Kind::Secret(_) => "a value that is not shown".into(),
-            _ => format!("{value:?}"),
-        };
-        ConfigError::Value { name: self.name, got, takes: self.kind.takes() }
-    }
-}
-
-fn setting(name: &str) -> Option<&'static Setting> {
-    ALL_SETTINGS.iter().flat_map(|(_, settings)| *settings).find(|setting| setting.name == name)
-}
-
-impl ConfigError {
-    /// No `JWT_SECRET` where there has to be one.
-    pub fn jwt_secret_needed() -> Self {
-        let takes = "at least 32 bytes where AUTH=required and the database is your own".into();
-        Self::Value { name: "JWT_SECRET", got: "nothing".into(), takes }
-    }
-
-    /// A `JWT_PUBLIC_KEY_FILE` that cannot be used, for this reason.
-    pub fn jwt_public_key_file(reason: &impl std::fmt::Display) -> Self {
-        let got = format!("a file that {reason}");
-        let takes = "a file with a public key in PEM: RSA, P-256 or Ed25519".into();
-        Self::Value { name: "JWT_PUBLIC_KEY_FILE", got, takes }
-    }
-
-    /// A `DATABASE_URL` that cannot be used, for this reason; its value is not shown.
-    pub fn database_url(reason: &impl std::fmt::Display) -> Self {
-        let got = format!("one that is not valid ({reason})");
-        Self::Value { name: "DATABASE_URL", got, takes: database::DATABASE_URL_TAKES.into() }
-    }
-}
-
-/// Refuses a value that only its relation to another makes wrong.
-fn refuse(name: &'static str, got: impl std::fmt::Display, takes: impl Into<String>) -> ConfigError {
-    ConfigError::Value { name, got: format!("\"{got}\""), takes: takes.into() }
-}
-
-/// The part of `serve --help` that lists every variable.
-pub fn help() -> String {
-    use std::fmt::Write;
-    let mut text = String::from("Environment (read from .env too):\n");
-    for (concern, settings) in ALL_SETTINGS {
-        let _infallible = writeln!(text, "\n{concern}:");
-        for setting in settings {
-            let default = if setting.default.is_empty() { "unset" } else { setting.default };
-            let takes = setting.kind.takes();
-            let _infallible = writeln!(
-                text,
-                "  {:<24} {}\n{:27}[{takes}; default {default}]",
-                setting.name, setting.help, ""
-            );
-        }
-    }
-    text
 }
 
 #[cfg(test)]
