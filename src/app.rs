@@ -19,81 +19,31 @@
 //! The stop's time, `SHUTDOWN_TIMEOUT_S`, has shares: a quarter for 1 and 2, up to three quarters with 3, the last for 6.
 //! A second signal ends the process at once, wherever it is.
 
+mod error;
+mod signals;
+
 use std::io::Write;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
 
 use crate::auth::{Accounts, AuthTasks, SecretError, SigningSecret, Verifier, signing_secret};
 use crate::config::{Config, ConfigError, Durability};
 use crate::conversations::{Conversations, ConversationsSettings, ConversationsTasks};
-use crate::db::local::{EmergencyStop, LocalCluster, LocalError};
+use crate::db::local::LocalCluster;
 use crate::db::{self, ConnectionUrl, Database, DbError, MigrationError, PartitionKeeper};
 use crate::files::{Files, FilesSettings};
 use crate::http::{BoundServer, Face, Parts, RunningServer, StressParts, jwks};
 use crate::imports::{Imports, ImportsSettings, ImportsTasks, Limits};
-use crate::ingest::journal::{self, JournalError, JournalSettings, RealFiles, Recovered};
-use crate::ingest::{Drained, FenceError, IngestSettings, OpenJournal, Pipeline, Registered};
+use crate::ingest::journal::{self, JournalSettings, RealFiles, Recovered};
+use crate::ingest::{IngestSettings, OpenJournal, Pipeline, Registered};
 use crate::lifecycle::Lifecycle;
 use crate::observe::Metrics;
 use crate::records::{Records, RecordsSettings, RecordsTasks};
-
-/// Why the service did not run, or did not end well.
-#[derive(Debug, thiserror::Error)]
-pub enum AppError {
-    /// The settings cannot be used.
-    #[error(transparent)]
-    Config(#[from] ConfigError),
-    /// There is no secret to sign tokens with.
-    #[error("JWT_SECRET cannot be had")]
-    Secret(#[from] SecretError),
-    /// The address cannot be listened on.
-    #[error("cannot listen on {address}")]
-    Listen {
-        /// `HOST:PORT`.
-        address: String,
-        /// What the system says.
-        source: std::io::Error,
-    },
-    /// The private Postgres did not start or stop.
-    #[error(transparent)]
-    Local(#[from] LocalError),
-    /// The database cannot be used.
-    #[error("the database cannot be used")]
-    Database(#[from] MigrationError),
-    /// The journal cannot be used.
-    #[error("the journal cannot be used")]
-    Journal(#[from] JournalError),
-    /// The journal and the database do not go together.
-    #[error(transparent)]
-    Fence(#[from] FenceError),
-    /// The system refuses what the service needs.
-    #[error("cannot start")]
-    System(#[from] std::io::Error),
-    /// Metrics cannot be set up.
-    #[error("cannot set up metrics")]
-    Metrics(#[from] prometheus::Error),
-    /// A part ended that should run for as long as the service does.
-    #[error("a writer or a request thread ended unexpectedly; the cause is above")]
-    PartEnded,
-    /// The drain's end left events behind.
-    #[error("{} accepted events and {} dead letters could not be stored in time and are lost", .0.events_left, .0.dead_letters_left)]
-    LeftBehind(Drained),
-    /// A signal came while the service was starting.
-    #[error("stopped while starting")]
-    Interrupted,
-}
-
-impl AppError {
-    /// The error with its sources in one line.
-    pub fn with_sources(&self) -> String {
-        db::chain(self)
-    }
-}
+pub use error::AppError;
+use signals::Signals;
 
 /// What an operator asks of one start.
 #[derive(Debug, Clone, Copy, Default)]
@@ -429,50 +379,3 @@ async fn stop_local(config: &Config, local: Option<LocalCluster>) -> Result<(), 
 
 /// A checkpoint of a small cluster takes seconds, whatever `SHUTDOWN_TIMEOUT_S` is.
 const LEAST_STOP: Duration = Duration::from_secs(5);
-
-/// SIGTERM and SIGINT: the first asks for a stop, the second ends the process wherever it is.
-struct Signals {
-    first: CancellationToken,
-    postgres: Arc<OnceLock<EmergencyStop>>,
-}
-
-impl Signals {
-    fn listen() -> std::io::Result<Self> {
-        let mut terminate = signal(SignalKind::terminate())?;
-        let mut interrupt = signal(SignalKind::interrupt())?;
-        let (first, postgres) = (CancellationToken::new(), Arc::new(OnceLock::<EmergencyStop>::new()));
-        tokio::spawn({
-            let (first, postgres) = (first.clone(), Arc::clone(&postgres));
-            async move {
-                loop {
-                    tokio::select! {
-                        _ = terminate.recv() => {}
-                        _ = interrupt.recv() => {}
-                    }
-                    if first.is_cancelled() {
-                        tracing::warn!("a second signal: ending at once");
-                        if let Some(postgres) = postgres.get() {
-                            postgres.stop_now();
-                        }
-                        std::process::exit(EXIT_SECOND_SIGNAL);
-                    }
-                    first.cancel();
-                }
-            }
-        });
-        Ok(Self { first, postgres })
-    }
-
-    /// Resolves when a stop was asked for.
-    async fn first(&self) {
-        self.first.cancelled().await;
-    }
-
-    /// The private Postgres is to be ended with the process by a second signal.
-    fn on_second(&self, postgres: EmergencyStop) {
-        let _set_once = self.postgres.set(postgres);
-    }
-}
-
-/// As a shell reports a program that was ended by SIGINT.
-const EXIT_SECOND_SIGNAL: i32 = 130;
