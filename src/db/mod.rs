@@ -1,5 +1,6 @@
 //! Postgres: the connection URL, TLS, the pool, migrations, partitions, and the private cluster of a first run.
 
+mod group;
 mod json;
 pub mod local;
 mod migrations;
@@ -16,6 +17,7 @@ use std::time::Duration;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::types::{ToSql, Type};
 
+pub use group::{Crowded, Group, Line, Outcomes, Work};
 pub use json::JsonText;
 pub use migrations::{MigrationError, migrate, schema_version};
 pub use partitions::PartitionKeeper;

@@ -5,7 +5,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use super::store::Store;
 use super::{Name, RecordsError};
-use crate::db::Database;
+use crate::db::{Database, Line};
 use crate::realtime::change::{Action, feeding};
 
 /// A collection, and its statements.
@@ -20,6 +20,12 @@ pub(super) struct Collection {
     pub(super) delete: String,
     pub(super) list: String,
     pub(super) count: String,
+}
+
+impl Line for Collection {
+    fn number(&self) -> i32 {
+        self.id
+    }
 }
 
 impl Collection {

@@ -15,9 +15,7 @@ mod cursor;
 mod data;
 mod expression;
 mod filter;
-mod group;
 pub mod large;
-mod lines;
 mod list;
 mod merge;
 mod model;
@@ -36,7 +34,7 @@ pub use model::{Millis, Name, Record, RecordId, Version};
 pub use service::{Change, Precondition, Records, RecordsSettings, RecordsTasks};
 pub use sort::Sort;
 
-use crate::db::DbError;
+use crate::db::{Crowded, DbError};
 
 /// Why a record was not read or written.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -78,6 +76,12 @@ pub enum RecordsError {
 impl From<DbError> for RecordsError {
     fn from(error: DbError) -> Self {
         Self::Database(Arc::new(error))
+    }
+}
+
+impl From<Crowded> for RecordsError {
+    fn from(_: Crowded) -> Self {
+        Self::Overloaded
     }
 }
 

@@ -7,13 +7,12 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 
 use super::collections::{Collection, Collections};
-use super::group::{Group, Work};
 use super::list::{Page, Query};
 use super::model::{Millis, Name, Record, RecordId, Version};
 use super::store::{New, Outcome, Store};
 use super::{Data, Draft, RecordsError, merge};
 use crate::config::{RecordsConfig, Shares};
-use crate::db::{Database, DbError};
+use crate::db::{Database, Group, Outcomes, Work};
 use crate::realtime::store::ChangeKeeper;
 
 /// Groups of look-ups at once.
@@ -261,14 +260,12 @@ struct Creation {
 struct Creations(Store);
 
 impl Work for Creations {
+    type Line = Collection;
     type Job = Creation;
     type Answer = Record;
+    type Error = RecordsError;
 
-    async fn run(
-        &self,
-        collection: &Collection,
-        jobs: &[Self::Job],
-    ) -> Result<Vec<Result<Record, RecordsError>>, DbError> {
+    async fn run(&self, collection: &Collection, jobs: &[Self::Job]) -> Outcomes<Self> {
         let new: Vec<New<'_>> = jobs
             .iter()
             .map(|job| New { id: job.id, is_chosen: job.is_chosen, data: job.data.as_bytes() })
@@ -285,14 +282,12 @@ impl Work for Creations {
 struct LookUps(Store);
 
 impl Work for LookUps {
+    type Line = Collection;
     type Job = RecordId;
     type Answer = Record;
+    type Error = RecordsError;
 
-    async fn run(
-        &self,
-        collection: &Collection,
-        jobs: &[RecordId],
-    ) -> Result<Vec<Result<Record, RecordsError>>, DbError> {
+    async fn run(&self, collection: &Collection, jobs: &[RecordId]) -> Outcomes<Self> {
         let ids: Vec<&str> = jobs.iter().map(RecordId::as_str).collect();
         let found = self.0.read(collection, &ids).await?;
         let found: HashMap<RecordId, Record> = found.into_iter().map(|record| (record.id, record)).collect();

@@ -1,7 +1,7 @@
-//! Who is next: a line for each collection, served in turns.
+//! Who is next: some lines, served in turns.
 //!
-//! A line has one turn at a time. So a collection whose table is locked holds one turn, and the others go round without it;
-//! and while a group is under way, those that come for the same collection gather for its next one. Lines whose turn it
+//! A line has one turn at a time. So one whose table is locked holds one turn, and the others go round without it; and while
+//! a group is under way, those that come for the same line gather for its next one. Lines whose turn it
 //! could be are served in the order in which they became so.
 
 use std::collections::{HashMap, VecDeque};
@@ -26,10 +26,10 @@ impl<T> Lines<T> {
         Self { lines: HashMap::new(), ready: VecDeque::new(), turns }
     }
 
-    /// Adds one to the line of a collection; those at its head that have `gone` leave it first.
-    pub(super) fn push(&mut self, collection: i32, one: T, gone: impl Fn(&T) -> bool) {
-        let line = self.lines.entry(collection).or_insert_with(|| {
-            self.ready.push_back(collection);
+    /// Adds one to a line; those at its head that have `gone` leave it first.
+    pub(super) fn push(&mut self, number: i32, one: T, gone: impl Fn(&T) -> bool) {
+        let line = self.lines.entry(number).or_insert_with(|| {
+            self.ready.push_back(number);
             Line { waiting: VecDeque::new(), has_turn: false }
         });
         while line.waiting.pop_front_if(|first| gone(first)).is_some() {}
@@ -41,22 +41,22 @@ impl<T> Lines<T> {
         if self.turns == 0 {
             return None;
         }
-        let collection = self.ready.pop_front()?;
-        let line = self.lines.get_mut(&collection)?;
+        let number = self.ready.pop_front()?;
+        let line = self.lines.get_mut(&number)?;
         self.turns -= 1;
         line.has_turn = true;
-        Some((collection, take(&mut line.waiting)))
+        Some((number, take(&mut line.waiting)))
     }
 
-    /// Takes the turn of a collection back.
-    pub(super) fn ended(&mut self, collection: i32) {
-        let Some(line) = self.lines.get_mut(&collection).filter(|line| line.has_turn) else { return };
+    /// Takes a line's turn back.
+    pub(super) fn ended(&mut self, number: i32) {
+        let Some(line) = self.lines.get_mut(&number).filter(|line| line.has_turn) else { return };
         self.turns += 1;
         line.has_turn = false;
         if line.waiting.is_empty() {
-            self.lines.remove(&collection);
+            self.lines.remove(&number);
         } else {
-            self.ready.push_back(collection);
+            self.ready.push_back(number);
         }
     }
 }
@@ -71,18 +71,18 @@ mod tests {
 
     fn lines(turns: usize, waiting: &[(i32, u32)]) -> Lines<u32> {
         let mut lines = Lines::new(turns);
-        for (collection, one) in waiting {
-            lines.push(*collection, *one, |_| false);
+        for (line, one) in waiting {
+            lines.push(*line, *one, |_| false);
         }
         lines
     }
 
     #[test]
-    fn a_collection_has_one_turn_at_a_time_and_leaves_the_others_theirs() {
+    fn a_line_has_one_turn_at_a_time_and_leaves_the_others_theirs() {
         let mut lines = lines(3, &[(7, 1), (7, 2), (7, 3), (8, 4)]);
         assert_eq!(lines.next(take_two), Some((7, vec![1, 2])));
         assert_eq!(lines.next(take_two), Some((8, vec![4])));
-        assert_eq!(lines.next(take_two), None, "there is a turn, but not for the same collection");
+        assert_eq!(lines.next(take_two), None, "there is a turn, but not for the same line");
         lines.ended(7);
         assert_eq!(lines.next(take_two), Some((7, vec![3])));
     }
@@ -91,9 +91,9 @@ mod tests {
     fn who_became_ready_first_is_served_first() {
         let mut lines = lines(1, &[(7, 1), (7, 2), (7, 3), (8, 4), (9, 5)]);
         let mut served = Vec::new();
-        while let Some((collection, group)) = lines.next(take_two) {
-            served.push((collection, group));
-            lines.ended(collection);
+        while let Some((line, group)) = lines.next(take_two) {
+            served.push((line, group));
+            lines.ended(line);
         }
         assert_eq!(served, [(7, vec![1, 2]), (8, vec![4]), (9, vec![5]), (7, vec![3])]);
         assert!(lines.lines.is_empty() && lines.ready.is_empty(), "nothing is kept of who was here");

@@ -1,12 +1,14 @@
 //! What waits at the same moment is done together: one statement, and for what is written one commit, for all of it.
 //!
-//! A group is of one collection. While it is under way, all that comes for the same collection waits for the next one, which
-//! takes up to [`MAX_JOBS`] along and begins when it has ended: so groups grow with the load, and who is alone does not wait
-//! for others. [`Lines`] says which collection is next; one task owns it. Each job is answered after its group's transaction
-//! has been committed.
+//! A group is of one line: a collection of records, for instance. While it is under way, all that comes for the same line waits
+//! for the next one, which takes up to [`MAX_JOBS`] along and begins when it has ended: so groups grow with the load, and who
+//! is alone does not wait for others. [`Lines`] says which line is next; one task owns it. Each job is answered after its
+//! group's transaction has been committed.
 //!
 //! What may wait is bounded in bytes, and in time: who has not been taken along in time is refused. A job that has been
 //! taken along is answered by what becomes of it, however long that takes.
+
+mod lines;
 
 use std::collections::VecDeque;
 use std::future::Future;
@@ -18,10 +20,8 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::task::JoinSet;
 
-use super::RecordsError;
-use super::collections::Collection;
-use super::lines::Lines;
-use crate::db::DbError;
+use super::DbError;
+use lines::Lines;
 
 /// The most jobs of a group.
 const MAX_JOBS: usize = 128;
@@ -30,19 +30,33 @@ const MAX_BYTES: usize = 4 << 20;
 /// The unit in which what waits is counted; the least that a job counts for.
 const UNIT_BYTES: usize = 1024;
 
-/// What is done for a group of one collection.
-pub(super) trait Work: Send + Sync + 'static {
+/// No more may wait.
+#[derive(Debug, Clone, Copy)]
+pub struct Crowded;
+
+/// What is done for a group.
+pub trait Work: Send + Sync + 'static {
+    /// What the jobs of a group have in common.
+    type Line: Line;
     /// What is asked.
     type Job: Send + Sync;
     /// What is answered.
     type Answer: Send;
+    /// Why something was not done.
+    type Error: From<DbError> + From<Crowded> + Clone + Send;
 
     /// Does it; an answer for each job, in order.
-    fn run(
-        &self,
-        collection: &Collection,
-        jobs: &[Self::Job],
-    ) -> impl Future<Output = Result<Vec<Result<Self::Answer, RecordsError>>, DbError>> + Send;
+    fn run(&self, line: &Self::Line, jobs: &[Self::Job]) -> impl Future<Output = Outcomes<Self>> + Send;
+}
+
+/// An answer for each job of a group, or why there is none for any.
+pub type Outcomes<W> = Result<Vec<Outcome<W>>, DbError>;
+type Outcome<W> = Result<<W as Work>::Answer, <W as Work>::Error>;
+
+/// Where jobs wait that can be done together.
+pub trait Line: Send + Sync + 'static {
+    /// By what it is told from others.
+    fn number(&self) -> i32;
 }
 
 /// Decides, once, whether a job is taken along or given up.
@@ -63,17 +77,17 @@ impl Claim {
 
 /// A job that waits.
 struct Waiting<W: Work> {
-    collection: Arc<Collection>,
+    line: Arc<W::Line>,
     job: W::Job,
     bytes: usize,
     claim: Claim,
-    answer: oneshot::Sender<Result<W::Answer, RecordsError>>,
+    answer: oneshot::Sender<Outcome<W>>,
     // Not in the asker's future: what waits is counted even if nobody waits for it any more.
     _room: OwnedSemaphorePermit,
 }
 
 /// The way in.
-pub(super) struct Group<W: Work> {
+pub struct Group<W: Work> {
     waiting: UnboundedSender<Waiting<W>>,
     room: Arc<Semaphore>,
     wait: Duration,
@@ -87,7 +101,7 @@ impl<W: Work> std::fmt::Debug for Group<W> {
 
 impl<W: Work> Group<W> {
     /// A group and the task that owns it, with so many `turns` at once. `room` is in bytes.
-    pub(super) fn new(
+    pub fn new(
         work: W,
         turns: usize,
         room: usize,
@@ -98,20 +112,20 @@ impl<W: Work> Group<W> {
         (Self { waiting, room, wait }, own(Arc::new(work), jobs, turns))
     }
 
-    /// Asks for one job of so many `bytes`, and waits for its answer; for its turn no longer than the group's `wait`.
-    pub(super) async fn ask(
-        &self,
-        collection: Arc<Collection>,
-        job: W::Job,
-        bytes: usize,
-    ) -> Result<W::Answer, RecordsError> {
+    /// Asks for one job of so many `bytes`, and waits for its answer; for its turn no longer than the group's `wait`. Dropped,
+    /// the job is left out of its group, unless that has begun.
+    ///
+    /// # Errors
+    ///
+    /// [`Crowded`] if there is no room; [`DbError::Exhausted`] if its turn does not come in time; those of the work.
+    pub async fn ask(&self, line: Arc<W::Line>, job: W::Job, bytes: usize) -> Result<W::Answer, W::Error> {
         let units = u32::try_from(bytes.div_ceil(UNIT_BYTES)).unwrap_or(u32::MAX).max(1);
         let room = Arc::clone(&self.room).try_acquire_many_owned(units);
-        let room = room.map_err(|_| RecordsError::Overloaded)?;
+        let room = room.map_err(|_| Crowded)?;
         let (answer, mut answered) = oneshot::channel();
         let claim = Claim::default();
-        let waiting = Waiting { collection, job, bytes, claim: claim.clone(), answer, _room: room };
-        self.waiting.send(waiting).map_err(|_| RecordsError::Overloaded)?;
+        let waiting = Waiting { line, job, bytes, claim: claim.clone(), answer, _room: room };
+        self.waiting.send(waiting).map_err(|_| Crowded)?;
         let answer = match tokio::time::timeout(self.wait, &mut answered).await {
             Err(_elapsed) if claim.take() => return Err(DbError::Exhausted(self.wait).into()),
             // It has its turn: its statements' time bounds the rest.
@@ -119,7 +133,7 @@ impl<W: Work> Group<W> {
             Ok(answer) => answer,
         };
         // The owner never drops a job without an answer while the service runs.
-        answer.unwrap_or(Err(RecordsError::Overloaded))
+        answer.unwrap_or_else(|_| Err(Crowded.into()))
     }
 }
 
@@ -129,22 +143,22 @@ async fn own<W: Work>(work: Arc<W>, mut asked: UnboundedReceiver<Waiting<W>>, tu
     let (ending, mut ended) = unbounded_channel();
     loop {
         tokio::select! {
-            Some(collection) = ended.recv() => lines.ended(collection),
+            Some(line) = ended.recv() => lines.ended(line),
             asked = asked.recv() => match asked {
-                Some(job) => lines.push(job.collection.id, job, Waiting::is_gone),
+                Some(job) => lines.push(job.line.number(), job, Waiting::is_gone),
                 None => return,
             },
         }
         while let Ok(job) = asked.try_recv() {
-            lines.push(job.collection.id, job, Waiting::is_gone);
+            lines.push(job.line.number(), job, Waiting::is_gone);
         }
         while running.try_join_next().is_some() {}
-        while let Some((id, group)) = lines.next(take) {
-            let turn = Turn { collection: id, ending: ending.clone() };
+        while let Some((number, group)) = lines.next(take) {
+            let turn = Turn { line: number, ending: ending.clone() };
             let work = Arc::clone(&work);
             running.spawn(async move {
-                if let Some(collection) = group.first().map(|job| Arc::clone(&job.collection)) {
-                    run(&*work, &collection, group).await;
+                if let Some(line) = group.first().map(|job| Arc::clone(&job.line)) {
+                    run(&*work, &line, group).await;
                 }
                 drop(turn);
             });
@@ -154,13 +168,13 @@ async fn own<W: Work>(work: Arc<W>, mut asked: UnboundedReceiver<Waiting<W>>, tu
 
 /// A turn, which is told to the owner when it is over, however that came.
 struct Turn {
-    collection: i32,
+    line: i32,
     ending: UnboundedSender<i32>,
 }
 
 impl Drop for Turn {
     fn drop(&mut self) {
-        let _owner_is_gone = self.ending.send(self.collection);
+        let _owner_is_gone = self.ending.send(self.line);
     }
 }
 
@@ -186,14 +200,16 @@ fn take<W: Work>(line: &mut VecDeque<Waiting<W>>) -> Vec<Waiting<W>> {
     group
 }
 
-async fn run<W: Work>(work: &W, collection: &Collection, waiting: Vec<Waiting<W>>) {
+async fn run<W: Work>(work: &W, line: &W::Line, waiting: Vec<Waiting<W>>) {
     let (mut jobs, mut answers) = (Vec::new(), Vec::new());
     for Waiting { job, answer, _room, .. } in waiting {
         jobs.push(job);
         answers.push((answer, _room));
     }
-    match work.run(collection, &jobs).await {
+    match work.run(line, &jobs).await {
         Ok(outcomes) => {
+            // Those who asked may want what they share with their jobs.
+            drop(jobs);
             for ((answer, _room), outcome) in answers.into_iter().zip(outcomes) {
                 let _gone = answer.send(outcome);
             }
@@ -201,15 +217,15 @@ async fn run<W: Work>(work: &W, collection: &Collection, waiting: Vec<Waiting<W>
         // One of them is at fault, and the others shall not suffer for it.
         Err(error) if error.is_rows_fault() && jobs.len() > 1 => {
             for (job, (answer, _room)) in jobs.into_iter().zip(answers) {
-                let outcome = match work.run(collection, &[job]).await {
-                    Ok(outcomes) => outcomes.into_iter().next().unwrap_or(Err(RecordsError::Overloaded)),
+                let outcome = match work.run(line, &[job]).await {
+                    Ok(outcomes) => outcomes.into_iter().next().unwrap_or_else(|| Err(Crowded.into())),
                     Err(error) => Err(error.into()),
                 };
                 let _gone = answer.send(outcome);
             }
         }
         Err(error) => {
-            let error = RecordsError::from(error);
+            let error = W::Error::from(error);
             for (answer, _room) in answers {
                 let _gone = answer.send(Err(error.clone()));
             }
