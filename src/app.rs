@@ -191,6 +191,7 @@ async fn start(
     let share = database.share(settings.shares.auth, Duration::from_millis(config.auth.auth_wait_ms));
     let (accounts, auth) = Accounts::start(&config.auth, &face.verifier, &share);
     let wait = Duration::from_millis(config.conversations.conversations_wait_ms);
+    let commits = database.share(settings.shares.conversation_commits, wait);
     let share = database.share(settings.shares.conversations, wait);
     let settings = ConversationsSettings {
         config: config.conversations.clone(),
@@ -198,7 +199,7 @@ async fn start(
         max_page_bytes: config.records.max_page_bytes,
         max_json_depth: config.ingest.max_json_depth,
     };
-    let (conversations, conversation_tasks) = Conversations::start(&settings, metrics, &share);
+    let (conversations, conversation_tasks) = Conversations::start(&settings, metrics, &commits, &share);
     let ingest = pipeline.ingest().clone();
     let files = files(config, &database, metrics);
     housekeeping.spawn(files.clone().keep_swept());

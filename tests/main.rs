@@ -15,6 +15,7 @@ mod auth;
 mod bad_input;
 mod batches;
 mod collections;
+mod conversation_groups;
 mod conversations;
 mod crash;
 mod dead_letters;

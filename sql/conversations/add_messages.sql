@@ -1,6 +1,7 @@
 -- Adds the messages of several requests. $1 to $4: of each request its conversation, whose that has to be, its key and the
 -- hash of its body; $5 to $11: of each message the number of its request, and what it is. A request whose key is known is
--- not done again. Those who add to a conversation hold its lock (lock.sql), so keys and times are nobody else's.
+-- not done again. Those who add to a conversation hold its lock (try_locks.sql), so keys and times are nobody else's. A key is
+-- there once.
 with mine as (
     select request.*, known.hash as known, known.ids, known.first
     from unnest($1::uuid[], $2::uuid[], $3::text[], $4::bytea[]) with ordinality
@@ -9,6 +10,7 @@ with mine as (
         on c.id = request.conversation_id and c.owner is not distinct from request.owner
     left join {schema}.message_keys known
         on known.conversation_id = request.conversation_id and known.key = request.key
+    where request.conversation_id = any((select current_setting('tidegate.locked')::uuid[])::uuid[])
 ), new as (
     select mine.request, mine.conversation_id, mine.key, mine.hash,
         m.id, m.role, m.content, m.token_count, m.metadata, m.done,
@@ -47,6 +49,6 @@ with mine as (
         )
     from (select * from placed order by conversation_id, at) as placed
 )
-select mine.request::integer as request, mine.known, mine.ids,
-    coalesce(mine.first, (select min(at) from placed where placed.request = mine.request)) as first
+select mine.request::integer as request, mine.known, mine.ids, coalesce(mine.first, new.first) as first
 from mine
+left join (select request, min(at) as first from placed group by request) as new on new.request = mine.request

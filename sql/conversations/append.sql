@@ -1,24 +1,34 @@
--- Adds a piece ($5) to a message ($3) that is being written, at its end ($4), within $6 bytes in all. What was there before,
--- and whether the piece was added: a message without a length is not being written. The large row of the message is left alone.
-with found as (
-    select m.id, m.timestamp, d.length, d.bytes
-    from {schema}.messages m
-    join {schema}.conversations c on c.id = m.conversation_id
-    left join {schema}.message_drafts d on d.message_id = m.id
-    where m.id = $3 and c.id = $1 and c.owner is not distinct from $2
+-- Adds pieces to messages that are being written. $1 to $5: of each piece its conversation, whose that has to be, its
+-- message, where it begins, and the text. A piece is added at its message's end, within $6 bytes in all; each is for another
+-- message. What was there before, and whether the piece was added: a message without a length is not being written. The
+-- large row of the message is left alone.
+with piece as (
+    select piece.*
+    from unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::integer[], $5::text[]) with ordinality
+        as piece (conversation_id, owner, message_id, at, content, place)
+    where piece.conversation_id = any((select current_setting('tidegate.locked')::uuid[])::uuid[])
+), found as (
+    select piece.*, m.timestamp, d.length, d.bytes
+    from piece
+    join {schema}.messages m on m.id = piece.message_id and m.conversation_id = piece.conversation_id
+    join {schema}.conversations c on c.id = piece.conversation_id and c.owner is not distinct from piece.owner
+    left join {schema}.message_drafts d on d.message_id = piece.message_id
 ), grown as (
     update {schema}.message_drafts d
-    set length = d.length + char_length($5), bytes = d.bytes + octet_length($5)
+    set length = d.length + char_length(found.content), bytes = d.bytes + octet_length(found.content)
     from found
-    where d.message_id = found.id and found.length = $4 and found.bytes + octet_length($5) <= $6
-    returning d.message_id as id, found.timestamp
-), piece as (
-    insert into {schema}.message_pieces (message_id, at, content) select id, $4, $5 from grown where $5 <> ''
+    where d.message_id = found.message_id and found.length = found.at
+        and found.bytes + octet_length(found.content) <= $6
+    returning found.place, found.conversation_id, found.message_id, found.at, found.content, found.timestamp
+), added as (
+    insert into {schema}.message_pieces (message_id, at, content)
+    select message_id, at, content from grown where content <> ''
 ), fed as (
     insert into {schema}.changes (number, topic, record, action, created, updated, data)
-    select nextval('{schema}.change_numbers'), 'conversation:' || $1::uuid, id::text, 'append', grown.timestamp,
-        clock_timestamp(), jsonb_build_object('at', $4, 'content', $5, 'done', false)
-    from grown
-    where $5 <> ''
+    select nextval('{schema}.change_numbers'), 'conversation:' || conversation_id, message_id::text, 'append', timestamp,
+        clock_timestamp(), jsonb_build_object('at', at, 'content', content, 'done', false)
+    from (select * from grown where content <> '' order by place) as grown
 )
-select length, bytes, exists (select from grown) as is_added from found
+select found.place::integer as place, found.length, found.bytes, grown.place is not null as is_added
+from found
+left join grown on grown.place = found.place

@@ -1,6 +1,9 @@
+-- Makes conversations. $1 to $4: of each its id, title, metadata and owner.
 with added as (
     insert into {schema}.conversations (id, title, created_at, updated_at, metadata, owner)
-    select $1::uuid, $2::text, now, now, $3::jsonb, $4::uuid from clock_timestamp() as now
+    select new.id, new.title, now, now, new.metadata, new.owner
+    from unnest($1::uuid[], $2::text[], $3::jsonb[], $4::uuid[]) as new (id, title, metadata, owner),
+        clock_timestamp() as now
     returning id, title, created_at, updated_at, metadata
 ), fed as (
     insert into {schema}.changes (number, topic, record, action, created, updated, data)

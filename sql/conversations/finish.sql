@@ -1,33 +1,51 @@
--- As append.sql, for the last piece: the message takes all of them in, and is written no more.
-with found as (
-    select m.id, d.length, d.bytes
-    from {schema}.messages m
-    join {schema}.conversations c on c.id = m.conversation_id
-    left join {schema}.message_drafts d on d.message_id = m.id
-    where m.id = $3 and c.id = $1 and c.owner is not distinct from $2
+-- As append.sql, for last pieces: the messages take all of theirs in, and are written no more.
+with piece as (
+    select piece.*
+    from unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::integer[], $5::text[]) with ordinality
+        as piece (conversation_id, owner, message_id, at, content, place)
+    where piece.conversation_id = any((select current_setting('tidegate.locked')::uuid[])::uuid[])
+), found as (
+    select piece.*, d.length, d.bytes
+    from piece
+    join {schema}.messages m on m.id = piece.message_id and m.conversation_id = piece.conversation_id
+    join {schema}.conversations c on c.id = piece.conversation_id and c.owner is not distinct from piece.owner
+    left join {schema}.message_drafts d on d.message_id = piece.message_id
 ), draft as (
     delete from {schema}.message_drafts d
     using found
-    where d.message_id = found.id and found.length = $4 and found.bytes + octet_length($5) <= $6
-    returning d.message_id as id
+    where d.message_id = found.message_id and found.length = found.at
+        and found.bytes + octet_length(found.content) <= $6
+    returning found.place, found.conversation_id, found.message_id, found.at, found.content
 ), pieces as (
-    delete from {schema}.message_pieces p using draft where p.message_id = draft.id returning p.at, p.content
+    delete from {schema}.message_pieces p
+    using draft
+    where p.message_id = draft.message_id
+    returning p.message_id, p.at, p.content
+), texts as (
+    select message_id, string_agg(content, '' order by at) as content from pieces group by message_id
 ), folded as (
     update {schema}.messages m
-    set content = m.content || coalesce((select string_agg(content, '' order by at) from pieces), '') || $5
+    set content = m.content || coalesce(texts.content, '') || draft.content
     from draft
-    where m.id = draft.id
-    returning m.id, m.timestamp
+    left join texts on texts.message_id = draft.message_id
+    where m.id = draft.message_id
+    returning draft.*, m.timestamp
 ), touched as (
     update {schema}.conversations c
     set updated_at = greatest(clock_timestamp(), c.updated_at + interval '1 microsecond')
-    from folded
-    where c.id = $1
-    returning c.updated_at
+    from (select distinct conversation_id as id from folded) as folded
+    where c.id = folded.id
+    returning c.id, c.updated_at
 ), fed as (
     insert into {schema}.changes (number, topic, record, action, created, updated, data)
-    select nextval('{schema}.change_numbers'), 'conversation:' || $1::uuid, id::text, 'append', folded.timestamp,
-        touched.updated_at, jsonb_build_object('at', $4, 'content', $5, 'done', true)
-    from folded, touched
+    select nextval('{schema}.change_numbers'), 'conversation:' || conversation_id, message_id::text, 'append', timestamp,
+        updated_at, jsonb_build_object('at', at, 'content', content, 'done', true)
+    from (
+        select folded.*, touched.updated_at
+        from folded join touched on touched.id = folded.conversation_id
+        order by place
+    ) as folded
 )
-select length, bytes, exists (select from folded) as is_added from found
+select found.place::integer as place, found.length, found.bytes, folded.place is not null as is_added
+from found
+left join folded on folded.place = found.place

@@ -7,8 +7,12 @@ use super::{Kind, Setting};
 /// Conversations and their messages.
 #[derive(Debug, Clone, Deserialize)]
 pub struct ConversationsConfig {
-    /// Connections.
+    /// Group commits at once.
+    pub conversations_writers: usize,
+    /// Connections for all else.
     pub conversations_connections: usize,
+    /// Bytes of what waits for its group.
+    pub conversations_queue_bytes: usize,
     /// Milliseconds that a request waits for one.
     pub conversations_wait_ms: u64,
     /// Milliseconds that a statement may take.
@@ -31,16 +35,28 @@ pub struct ConversationsConfig {
 
 pub(super) const SETTINGS: &[Setting] = &[
     Setting {
+        name: "CONVERSATIONS_WRITERS",
+        default: "2",
+        kind: Kind::Int { min: 1, max: 64, unit: "connections" },
+        help: "Share of the pool in which new conversations, messages and pieces are committed, each connection a group at a time.",
+    },
+    Setting {
         name: "CONVERSATIONS_CONNECTIONS",
         default: "4",
         kind: Kind::Int { min: 1, max: 1_000, unit: "connections" },
-        help: "Share of the pool for conversations and their messages.",
+        help: "Share of the pool for all else that conversations need: look-ups, lists, pages, changes, followers, search.",
+    },
+    Setting {
+        name: "CONVERSATIONS_QUEUE_BYTES",
+        default: "67108864",
+        kind: Kind::Int { min: 16_777_216, max: 1_073_741_824, unit: "bytes" },
+        help: "Bytes of what waits to be committed or looked up in conversations, at least 1 KiB each; beyond it 503.",
     },
     Setting {
         name: "CONVERSATIONS_WAIT_MS",
         default: "2000",
         kind: Kind::Int { min: 1, max: 60_000, unit: "milliseconds" },
-        help: "Time that a request waits for a connection of that share; then 503.",
+        help: "Time that a request waits for its turn or for a connection of its share; then 503.",
     },
     Setting {
         name: "CONVERSATIONS_TIMEOUT_MS",

@@ -188,6 +188,7 @@ impl Config {
             large: self.large.large_connections,
             errors: self.large.error_connections,
             auth: self.auth.auth_connections,
+            conversation_commits: self.conversations.conversations_writers,
             conversations: self.conversations.conversations_connections,
             files: self.files.files_connections,
             imports: self.imports.import_writers,

@@ -8,7 +8,7 @@
 pub(super) const WRITERS_COMPANY: usize = 2;
 
 /// One connection for each of the other uses.
-pub(super) const LEAST_FOR_OTHERS: usize = 9;
+pub(super) const LEAST_FOR_OTHERS: usize = 10;
 
 /// The most connections that each use may hold at once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,7 +25,9 @@ pub struct Shares {
     pub errors: usize,
     /// Users, sessions and keys.
     pub auth: usize,
-    /// Conversations and their messages.
+    /// Commits of conversations, messages and pieces.
+    pub conversation_commits: usize,
+    /// All else that conversations need.
     pub conversations: usize,
     /// Files.
     pub files: usize,

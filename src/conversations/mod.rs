@@ -1,11 +1,12 @@
 //! Conversations and their messages, each somebody's own.
 //!
 //! ```text
-//! Conversations ─┬─ create, change, delete ─▶ conversations + changes
-//!                ├─ list ───────────────────▶ newest activity first, by a cursor or an offset
-//!                └─ messages ─┬─ add ───────▶ one statement: conversation, messages, changes
-//!                             ├─ append ────▶ a piece of a message that is being written
-//!                             └─ page ──────▶ in order, from either side of a place
+//! Conversations ─┬─ create ───────────┬─▶ group ─▶ one transaction for all that wait ─▶ conversations, messages, changes
+//!                ├─ messages ─┬─ add ─┤
+//!                │            ├─ append ┘
+//!                │            └─ page ──▶ in order, from either side of a place
+//!                ├─ change, delete ─────▶ conversations + changes
+//!                └─ list ───────────────▶ newest activity first, by a cursor or an offset
 //! ```
 //!
 //! Whose a conversation is decides what is there: one of another's is not found, whoever asks.
@@ -19,6 +20,7 @@ mod place;
 mod search;
 mod service;
 mod store;
+mod writing;
 
 use std::sync::Arc;
 
@@ -30,7 +32,7 @@ pub use pieces::Piece;
 pub use place::Place;
 pub use service::{Conversations, ConversationsSettings, ConversationsTasks, NewConversation, Patch};
 
-use crate::db::DbError;
+use crate::db::{Crowded, DbError};
 use crate::realtime::FollowError;
 
 /// Why a conversation or its messages were not read or written.
@@ -76,6 +78,12 @@ pub enum ConversationsError {
 impl From<DbError> for ConversationsError {
     fn from(error: DbError) -> Self {
         Self::Database(Arc::new(error))
+    }
+}
+
+impl From<Crowded> for ConversationsError {
+    fn from(_: Crowded) -> Self {
+        Self::Overloaded
     }
 }
 

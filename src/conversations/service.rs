@@ -14,9 +14,10 @@ use super::model::{Conversation, Message, Metadata};
 use super::pieces::Piece;
 use super::place::{Order, Place};
 use super::search::Indexer;
-use super::store::{Addition, Outcome, Store};
+use super::store::Store;
+use super::writing::{Addition, Creation, Done, Entered, Growth, Write, WriteLimits, WriteStore, Writing};
 use crate::config::{ConversationsConfig, RealtimeConfig};
-use crate::db::{Database, DbError};
+use crate::db::Database;
 use crate::ingest::id::{IdMint, unix_now_us};
 use crate::observe::Metrics;
 use crate::realtime::Hub;
@@ -48,6 +49,7 @@ pub struct Conversations {
 struct Inner {
     settings: ConversationsSettings,
     store: Store,
+    writing: Writing,
     mint: IdMint,
     hub: Hub,
     changes: Changes,
@@ -78,22 +80,32 @@ pub struct Patch {
 }
 
 impl Conversations {
-    /// Starts the tasks on the current runtime, over a share of the pool.
+    /// Starts the tasks on the current runtime, over shares of the pool: one for groups of writes, and one for all else.
     pub fn start(
         settings: &ConversationsSettings,
         metrics: &Arc<Metrics>,
+        commits: &Database,
         share: &Database,
     ) -> (Self, ConversationsTasks) {
-        let timeout = Duration::from_millis(settings.config.conversations_timeout_ms);
+        let config = &settings.config;
+        let timeout = Duration::from_millis(config.conversations_timeout_ms);
         let store = Store::new(share, timeout);
+        let writes = |share| WriteStore::new(share, timeout, config.max_message_bytes);
+        let limits = WriteLimits {
+            turns: config.conversations_writers,
+            queue_bytes: config.conversations_queue_bytes,
+            wait: Duration::from_millis(config.conversations_wait_ms),
+        };
+        let (writing, grouping) = Writing::new(writes(commits), writes(share), limits);
         let changes = Changes::new(share, timeout);
         let (hub, feeding) = Hub::new(&settings.realtime, metrics, share);
         let mut tasks = JoinSet::new();
         tasks.spawn(keep(store.clone(), settings.config.idempotency_retention_s));
         tasks.spawn(feeding);
+        tasks.spawn(grouping);
         let interval = Duration::from_millis(settings.config.search_interval_ms);
         tasks.spawn(Indexer::new(share, metrics, &hub, interval).run());
-        let inner = Inner { settings: settings.clone(), store, mint: IdMint::new(), hub, changes };
+        let inner = Inner { settings: settings.clone(), store, writing, mint: IdMint::new(), hub, changes };
         (Self { inner: Arc::new(inner) }, ConversationsTasks { _tasks: tasks })
     }
 
@@ -115,13 +127,17 @@ impl Conversations {
     pub async fn create(
         &self,
         owner: Option<Uuid>,
-        new: &NewConversation,
+        new: NewConversation,
     ) -> Result<Conversation, ConversationsError> {
         let id = self.ids(1).remove(0);
-        let made = self.inner.store.create(id, &new.title, &new.metadata, owner).await;
-        let made = made.map_err(no_owner)?.ok_or(ConversationsError::NotFound("user"))?;
-        self.inner.hub.wake();
-        Ok(made)
+        let creation = Creation { id, title: new.title, metadata: new.metadata, owner };
+        match self.inner.writing.write(Write::Create(Arc::new(creation))).await.map_err(no_owner)? {
+            Done::Created(made) => {
+                self.inner.hub.wake();
+                Ok(made)
+            }
+            _ => Err(NO_USER),
+        }
     }
 
     /// A page of somebody's conversations, newest activity first.
@@ -193,21 +209,26 @@ impl Conversations {
         owner: Option<Uuid>,
         conversation: Uuid,
         messages: Vec<NewMessage>,
-        key: Option<&Key>,
+        key: Option<Key>,
     ) -> Result<Added, ConversationsError> {
         let ids = self.ids(messages.len());
-        let addition = Addition { conversation, owner, key, messages: &messages, ids: &ids };
-        match self.inner.store.add(addition).await? {
-            Outcome::NotFound => Err(NO_CONVERSATION),
-            Outcome::Added(first) => {
+        let addition = Arc::new(Addition { conversation, owner, key, messages, ids });
+        let Done::Entered(entered) = self.inner.writing.write(Write::Add(Arc::clone(&addition))).await?
+        else {
+            return Err(NO_CONVERSATION);
+        };
+        // The group has given it back by now.
+        let Addition { key, messages, ids, .. } = Arc::unwrap_or_clone(addition);
+        match entered {
+            Entered::Added(first) => {
                 self.inner.hub.wake();
                 let messages = added(conversation, messages, &ids, first);
                 Ok(Added { messages, is_repeated: false })
             }
-            Outcome::Known { hash, .. } if key.is_none_or(|key| key.hash != hash) => {
+            Entered::Known { hash, .. } if key.is_none_or(|key| key.hash != hash) => {
                 Err(ConversationsError::KeyReused)
             }
-            Outcome::Known { ids, first, .. } => {
+            Entered::Known { ids, first, .. } => {
                 let messages = added(conversation, messages, &ids, first);
                 Ok(Added { messages, is_repeated: true })
             }
@@ -257,11 +278,13 @@ impl Conversations {
         owner: Option<Uuid>,
         conversation: Uuid,
         id: Uuid,
-        piece: &Piece,
+        piece: Piece,
     ) -> Result<(), ConversationsError> {
-        let max_bytes = self.config().max_message_bytes;
-        let written = self.inner.store.append(conversation, owner, id, piece, max_bytes).await?;
-        written.ok_or(ConversationsError::NotFound("message"))?.outcome(piece, max_bytes)?;
+        let growth = Arc::new(Growth { conversation, owner, message: id, piece });
+        match self.inner.writing.write(Write::Append(Arc::clone(&growth))).await? {
+            Done::Written(written) => written.outcome(&growth.piece, self.config().max_message_bytes)?,
+            _ => return Err(ConversationsError::NotFound("message")),
+        }
         self.inner.hub.wake();
         Ok(())
     }
@@ -306,11 +329,13 @@ impl Conversations {
 
 const NO_CONVERSATION: ConversationsError = ConversationsError::NotFound("conversation");
 
+const NO_USER: ConversationsError = ConversationsError::NotFound("user");
+
 /// A token may be good for a moment longer than its user is there.
-fn no_owner(error: DbError) -> ConversationsError {
-    match error.state_code() {
-        Some("23503") => ConversationsError::NotFound("user"),
-        _ => error.into(),
+fn no_owner(error: ConversationsError) -> ConversationsError {
+    match &error {
+        ConversationsError::Database(cause) if cause.state_code() == Some("23503") => NO_USER,
+        _ => error,
     }
 }
 

@@ -9,11 +9,9 @@ use tokio_postgres::types::Type;
 use uuid::Uuid;
 
 use super::list::{From, ListQuery, MessageQuery};
-use super::messages::{Key, NewMessage};
-use super::model::{Conversation, Message, Metadata, Micros, Role};
-use super::pieces::{Piece, Written};
+use super::model::{Conversation, Message, Metadata, Role};
 use super::place::Place;
-use crate::db::{Database, DbError, JsonText, Parameter as Typed, query_behind_in_time, query_often_in_time};
+use crate::db::{Database, DbError, JsonText, Parameter as Typed, query_all_in_time, query_often_in_time};
 use crate::realtime::Snapshot;
 
 /// Conversations and messages, over a share of the pool.
@@ -26,7 +24,6 @@ pub(super) struct Store {
 
 #[derive(Debug)]
 struct Statements {
-    create: String,
     list_of_owner: String,
     list_of_nobody: String,
     search: String,
@@ -34,13 +31,10 @@ struct Statements {
     change: String,
     delete_messages: String,
     delete: String,
-    add_messages: String,
     messages_after: String,
     messages_before: String,
     message: String,
     messages_between: String,
-    append: String,
-    finish: String,
     forget_keys: String,
 }
 
@@ -51,7 +45,6 @@ impl Statements {
         let towards =
             |beyond, direction| messages.replace("{beyond}", beyond).replace("{direction}", direction);
         Self {
-            create: database.sql(include_str!("../../sql/conversations/create.sql")),
             list_of_owner: list.replace("{mine}", "owner = $1::uuid"),
             list_of_nobody: list.replace("{mine}", "owner is null and $1::uuid is null"),
             search: database.sql(include_str!("../../sql/conversations/search.sql")),
@@ -59,45 +52,13 @@ impl Statements {
             change: database.sql(include_str!("../../sql/conversations/change.sql")),
             delete_messages: database.sql(include_str!("../../sql/conversations/delete_messages.sql")),
             delete: database.sql(include_str!("../../sql/conversations/delete.sql")),
-            add_messages: database.sql(include_str!("../../sql/conversations/add_messages.sql")),
             messages_after: towards(">", "asc"),
             messages_before: towards("<", "desc"),
             message: database.sql(include_str!("../../sql/conversations/message.sql")),
             messages_between: database.sql(include_str!("../../sql/conversations/messages_between.sql")),
-            append: database.sql(include_str!("../../sql/conversations/append.sql")),
-            finish: database.sql(include_str!("../../sql/conversations/finish.sql")),
             forget_keys: database.sql(include_str!("../../sql/conversations/forget_keys.sql")),
         }
     }
-}
-
-/// Messages of one request.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Addition<'a> {
-    pub(super) conversation: Uuid,
-    pub(super) owner: Option<Uuid>,
-    pub(super) key: Option<&'a Key>,
-    pub(super) messages: &'a [NewMessage],
-    /// One for each message.
-    pub(super) ids: &'a [Uuid],
-}
-
-/// What became of an [`Addition`].
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Outcome {
-    /// Its messages are there, from this time on.
-    Added(Micros),
-    /// Its key was known.
-    Known {
-        /// The hash that came with the key.
-        hash: Vec<u8>,
-        /// The ids that were given then.
-        ids: Vec<Uuid>,
-        /// The time of the first of them.
-        first: Micros,
-    },
-    /// There is no such conversation.
-    NotFound,
 }
 
 /// A page for somebody who follows.
@@ -120,19 +81,6 @@ impl Store {
     /// Over `database`, whose statements may take up to `timeout`.
     pub(super) fn new(database: &Database, timeout: Duration) -> Self {
         Self { database: database.clone(), timeout, sql: Arc::new(Statements::new(database)) }
-    }
-
-    pub(super) async fn create(
-        &self,
-        id: Uuid,
-        title: &str,
-        metadata: &Metadata,
-        owner: Option<Uuid>,
-    ) -> Result<Option<Conversation>, DbError> {
-        let metadata = JsonText(metadata.as_str().as_bytes());
-        let parameters: [Typed<'_>; 4] =
-            [(&id, Type::UUID), (&title, Type::TEXT), (&metadata, Type::JSONB), (&owner, Type::UUID)];
-        one(&self.often(&self.sql.create, &parameters).await?)
     }
 
     /// A page of at most `max_bytes` and one conversation more.
@@ -196,41 +144,6 @@ impl Store {
     pub(super) async fn delete(&self, id: Uuid, owner: Option<Uuid>) -> Result<bool, DbError> {
         let parameters: [Typed<'_>; 2] = [(&id, Type::UUID), (&owner, Type::UUID)];
         Ok(!self.locked(id, &self.sql.delete, &parameters).await?.is_empty())
-    }
-
-    /// Adds messages.
-    pub(super) async fn add(&self, addition: Addition<'_>) -> Result<Outcome, DbError> {
-        let Addition { conversation, owner, key, messages, ids } = addition;
-        let (conversations, owners) = ([conversation], [owner]);
-        let keys = [key.map(|key| key.text.as_str())];
-        let hashes = [key.map(|key| key.hash.as_slice())];
-        let requests = vec![1_i32; messages.len()];
-        let roles: Vec<&str> = messages.iter().map(|message| message.role.name()).collect();
-        let contents: Vec<&str> = messages.iter().map(|message| message.content.as_str()).collect();
-        let counts: Vec<Option<i32>> = messages.iter().map(|message| message.token_count).collect();
-        let metadata: Vec<JsonText<'_>> =
-            messages.iter().map(|message| JsonText(message.metadata.as_str().as_bytes())).collect();
-        let done: Vec<bool> = messages.iter().map(|message| message.done).collect();
-        let parameters: [Typed<'_>; 11] = [
-            (&&conversations[..], Type::UUID_ARRAY),
-            (&&owners[..], Type::UUID_ARRAY),
-            (&&keys[..], Type::TEXT_ARRAY),
-            (&&hashes[..], Type::BYTEA_ARRAY),
-            (&requests, Type::INT4_ARRAY),
-            (&ids, Type::UUID_ARRAY),
-            (&roles, Type::TEXT_ARRAY),
-            (&contents, Type::TEXT_ARRAY),
-            (&counts, Type::INT4_ARRAY),
-            (&metadata, Type::JSONB_ARRAY),
-            (&done, Type::BOOL_ARRAY),
-        ];
-        let rows = self.locked(conversation, &self.sql.add_messages, &parameters).await?;
-        let Some(row) = rows.first() else { return Ok(Outcome::NotFound) };
-        let first: SystemTime = row.try_get("first")?;
-        Ok(match row.try_get::<_, Option<Vec<u8>>>("known")? {
-            None => Outcome::Added(first.into()),
-            Some(hash) => Outcome::Known { hash, ids: row.try_get("ids")?, first: first.into() },
-        })
     }
 
     /// A page of at most `max_bytes` and one message more, nearest first; none if there is no such conversation.
@@ -315,31 +228,6 @@ impl Store {
         self.often(&self.sql.message, &parameters).await?.first().map(message).transpose()
     }
 
-    /// Adds a piece to a message; none if there is no such message.
-    pub(super) async fn append(
-        &self,
-        conversation: Uuid,
-        owner: Option<Uuid>,
-        id: Uuid,
-        piece: &Piece,
-        max_bytes: usize,
-    ) -> Result<Option<Written>, DbError> {
-        let sql = if piece.done { &self.sql.finish } else { &self.sql.append };
-        let max_bytes = i32::try_from(max_bytes).unwrap_or(i32::MAX);
-        let parameters: [Typed<'_>; 6] = [
-            (&conversation, Type::UUID),
-            (&owner, Type::UUID),
-            (&id, Type::UUID),
-            (&piece.at, Type::INT4),
-            (&piece.content, Type::TEXT),
-            (&max_bytes, Type::INT4),
-        ];
-        let rows = self.locked(conversation, sql, &parameters).await?;
-        let Some(row) = rows.first() else { return Ok(None) };
-        let (length, bytes): (Option<i32>, Option<i32>) = (row.try_get("length")?, row.try_get("bytes")?);
-        Ok(Some(Written { so_far: length.zip(bytes), is_added: row.try_get("is_added")? }))
-    }
-
     /// Deletes up to `lot` keys that are older than so many seconds; how many there were.
     pub(super) async fn forget_keys(&self, lot: i64, retention_s: f64) -> Result<usize, DbError> {
         let parameters: [Typed<'_>; 2] = [(&lot, Type::INT8), (&retention_s, Type::FLOAT8)];
@@ -359,13 +247,13 @@ impl Store {
     /// The same with the lock of a conversation.
     async fn locked(&self, id: Uuid, sql: &str, parameters: &[Typed<'_>]) -> Result<Vec<Row>, DbError> {
         let connection = self.database.get().await?;
-        let id: [Typed<'_>; 1] = [(&id, Type::UUID)];
-        let lock = (include_str!("../../sql/conversations/lock.sql"), &id[..]);
-        let rows = query_behind_in_time(&connection, self.timeout, lock, sql, parameters).await;
+        let lock = (include_str!("../../sql/conversations/lock.sql"), vec![(&id as _, Type::UUID)]);
+        let queries = [lock, (sql, parameters.to_vec())];
+        let rows = query_all_in_time(&connection, self.timeout, &queries).await;
         if let Err(DbError::Timeout(_)) = rows {
             connection.discard();
         }
-        rows
+        Ok(rows?.pop().unwrap_or_default())
     }
 }
 
@@ -393,7 +281,7 @@ fn page<T>(
     Ok((entries, is_more))
 }
 
-fn conversation(row: &Row) -> Result<Conversation, DbError> {
+pub(super) fn conversation(row: &Row) -> Result<Conversation, DbError> {
     Ok(Conversation {
         id: row.try_get("id")?,
         title: row.try_get("title")?,

@@ -22,7 +22,7 @@ pub use json::JsonText;
 pub use migrations::{MigrationError, migrate, schema_version};
 pub use partitions::PartitionKeeper;
 pub use pool::{Connection, Database, PoolStatus};
-pub use statement::{begin_in_time, in_time, query_behind_in_time, query_in_time, query_often_in_time};
+pub use statement::{Query, begin_in_time, in_time, query_all_in_time, query_in_time, query_often_in_time};
 pub use stress::FailingStatements;
 pub use url::{ConnectionUrl, UrlError};
 

@@ -7,6 +7,7 @@ use std::future::Future;
 use std::time::Duration;
 
 use deadpool_postgres::Transaction;
+use futures_util::future::join_all;
 use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Row, Statement};
 
@@ -114,65 +115,65 @@ async fn query_prepared(
     .await
 }
 
-/// As [`query_often_in_time`], behind a statement that takes locks. A statement sees what was committed before it began, so the
-/// second one sees all that the locks waited for. All messages are sent at once.
+/// A statement and its parameters.
+pub type Query<'a> = (&'a str, Vec<Parameter<'a>>);
+
+/// As [`query_often_in_time`], for statements in one transaction, one behind the other; the rows of each. A statement sees what
+/// was committed before it began, so one behind a statement that takes locks sees all that these waited for. All messages
+/// are sent at once.
 ///
 /// # Errors
 ///
 /// As [`query_in_time`].
-pub async fn query_behind_in_time(
+pub async fn query_all_in_time(
     connection: &Connection,
     timeout: Duration,
-    lock: (&str, &[Parameter<'_>]),
-    sql: &str,
-    parameters: &[Parameter<'_>],
-) -> Result<Vec<Row>, DbError> {
+    queries: &[Query<'_>],
+) -> Result<Vec<Vec<Row>>, DbError> {
     if connection.prepares() {
-        let prepared = query_behind_prepared(connection, timeout, lock, sql, parameters).await;
-        match prepared {
+        match query_all_prepared(connection, timeout, queries).await {
             Err(error) if error.is_unprepared() => tell_unprepared(connection, &error),
             queried => return queried,
         }
     }
     let begin = format!("begin;\n{}", set_timeout(timeout));
     in_time(timeout, async {
-        let (begun, locked, rows, committed) = tokio::join!(
+        let asked = queries.iter().map(|(sql, parameters)| connection.query_typed(sql, parameters));
+        let (begun, rows, committed) = tokio::join!(
             biased;
             connection.batch_execute(&begin),
-            connection.query_typed(lock.0, lock.1),
-            connection.query_typed(sql, parameters),
+            // Asks in order too.
+            join_all(asked),
             connection.batch_execute("commit"),
         );
         begun?;
-        locked?;
-        let rows = rows?;
+        let rows = rows.into_iter().collect::<Result<_, _>>()?;
         committed?;
         Ok(rows)
     })
     .await
 }
 
-async fn query_behind_prepared(
+async fn query_all_prepared(
     connection: &Connection,
     timeout: Duration,
-    lock: (&str, &[Parameter<'_>]),
-    sql: &str,
-    parameters: &[Parameter<'_>],
-) -> Result<Vec<Row>, DbError> {
+    queries: &[Query<'_>],
+) -> Result<Vec<Vec<Row>>, DbError> {
     let begin = format!("begin;\n{}", set_timeout(timeout));
     in_time(timeout, async {
-        let (lock_statement, lock_values) = prepared(connection, lock.0, lock.1).await?;
-        let (statement, values) = prepared(connection, sql, parameters).await?;
-        let (begun, locked, rows, committed) = tokio::join!(
+        let mut statements = Vec::with_capacity(queries.len());
+        for (sql, parameters) in queries {
+            statements.push(prepared(connection, sql, parameters).await?);
+        }
+        let asked = statements.iter().map(|(statement, values)| connection.query(statement, values));
+        let (begun, rows, committed) = tokio::join!(
             biased;
             connection.batch_execute(&begin),
-            connection.query(&lock_statement, &lock_values),
-            connection.query(&statement, &values),
+            join_all(asked),
             connection.batch_execute("commit"),
         );
         begun?;
-        locked?;
-        let rows = rows?;
+        let rows = rows.into_iter().collect::<Result<_, _>>()?;
         committed?;
         Ok(rows)
     })

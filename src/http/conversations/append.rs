@@ -51,8 +51,9 @@ pub(super) async fn append(
     let (_, body) = read_body(core, request).await?;
     let piece = piece(core, &body)?;
     let owner = core.accounts.user_of(&principal).await?;
-    core.conversations.append(owner, conversation, id, &piece).await?;
-    answer(core, StatusCode::OK, &Appended { id, length: piece.end(), done: piece.done })
+    let appended = Appended { id, length: piece.end(), done: piece.done };
+    core.conversations.append(owner, conversation, id, piece).await?;
+    answer(core, StatusCode::OK, &appended)
 }
 
 fn piece(core: &Core, body: &[u8]) -> Result<Piece, ApiError> {

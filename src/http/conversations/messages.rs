@@ -107,7 +107,7 @@ pub(super) async fn add(
     let key = key(&head.headers, &body)?;
     let (messages, is_array) = new_messages(core, &body)?;
     let owner = core.accounts.user_of(&principal).await?;
-    let added = core.conversations.add(owner, id, messages, key.as_ref()).await?;
+    let added = core.conversations.add(owner, id, messages, key).await?;
     let Some(first) = added.messages.first() else { return Err(ApiError::internal()) };
     let location = format!("{PATH}/{id}/messages/{}", first.id);
     // What was done before is not made once more.

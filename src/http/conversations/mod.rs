@@ -82,7 +82,7 @@ async fn create(
         metadata: patch.metadata.unwrap_or_else(Metadata::empty),
     };
     let owner = core.accounts.user_of(&principal).await?;
-    let made = core.conversations.create(owner, &new).await?;
+    let made = core.conversations.create(owner, new).await?;
     created(core, &format!("{PATH}/{}", made.id), &made)
 }
 

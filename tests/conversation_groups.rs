@@ -1,0 +1,196 @@
+//! Writes to conversations that wait at the same moment are one transaction: each is answered for itself, and what holds one
+//! up holds nobody else up.
+
+use std::time::{Duration, Instant};
+
+use futures_util::future::{join, join_all};
+use serde_json::{Value, json};
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
+
+use crate::appends::begin;
+use crate::conversations::make;
+use crate::support::accounts::send;
+use crate::support::postgres::TestDatabase;
+use crate::support::service::{Answer, Service};
+
+/// What is sent while the one line is held up, one after the other, and so is one group when it goes on.
+async fn grouped<'a>(
+    database: &TestDatabase,
+    service: &Service,
+    requests: &'a [(String, Option<&'a str>, Value)],
+) -> Vec<Answer> {
+    let held = make(service, "").await;
+    let client = database.connect().await;
+    client.batch_execute("begin; lock table message_drafts, messages").await.unwrap();
+    let first = async {
+        let message = json!({"role": "user", "content": "first"});
+        let answer = send(service, "POST", &format!("{held}/messages"), "", &message).await;
+        assert_eq!(answer.status.as_u16(), 201);
+    };
+    let others = join_all((1..).zip(requests).map(|(n, (path, key, body))| async move {
+        tokio::time::sleep(Duration::from_millis(40 * n)).await;
+        let mut headers = vec![("content-type", "application/json")];
+        headers.extend(key.map(|key| ("idempotency-key", key)));
+        service.request("POST", path, &headers, body.to_string()).await
+    }));
+    let release = async {
+        tokio::time::sleep(Duration::from_millis(40 * requests.len() as u64 + 300)).await;
+        client.batch_execute("commit").await.unwrap();
+    };
+    let ((), (answers, ())) = join(first, join(others, release)).await;
+    answers
+}
+
+fn said(content: &str) -> Value {
+    json!({"role": "user", "content": content})
+}
+
+fn statuses(answers: &[Answer]) -> Vec<u16> {
+    answers.iter().map(|answer| answer.status.as_u16()).collect()
+}
+
+async fn contents(service: &Service, conversation: &str) -> Vec<String> {
+    let messages = service.get(&format!("{conversation}/messages")).await.json();
+    let content = |message: &Value| message["content"].as_str().unwrap().to_owned();
+    messages.as_array().unwrap().iter().map(content).collect()
+}
+
+const ONE_LINE: [(&str, &str); 1] = [("CONVERSATIONS_WRITERS", "1")];
+
+#[tokio::test]
+async fn what_waits_is_one_transaction_in_which_each_is_answered_for_itself() {
+    let database = TestDatabase::create().await;
+    let service = Service::start(database.url(), &ONE_LINE).await;
+    let (a, b) = (make(&service, "").await, make(&service, "").await);
+    let draft = begin(&service, &a, "").await;
+    let (to_a, to_b) = (format!("{a}/messages"), format!("{b}/messages"));
+    let unknown = format!("/api/conversations/{}/messages", uuid::Uuid::new_v4());
+    let append = format!("{draft}/append");
+    let requests = [
+        (to_a.clone(), None, said("a1")),
+        (to_b.clone(), Some("k"), said("b1")),
+        (unknown, None, said("nowhere")),
+        (to_b.clone(), Some("k"), said("b1")),
+        (to_b.clone(), Some("k"), said("another")),
+        (append.clone(), None, json!({"at": 0, "content": "one "})),
+        (append.clone(), None, json!({"at": 9, "content": "lost"})),
+        (append.clone(), None, json!({"at": 4, "content": "two"})),
+        (append, None, json!({"at": 7, "content": "!", "done": true})),
+        (to_a.clone(), Some("k"), said("a2")),
+        ("/api/conversations".to_owned(), None, json!({"title": "new"})),
+        (to_a, None, json!([said("a3"), said("a4")])),
+        (to_b, None, said("b2")),
+    ];
+    let answers = grouped(&database, &service, &requests).await;
+    assert_eq!(
+        statuses(&answers),
+        [201, 201, 404, 200, 422, 200, 409, 200, 200, 201, 201, 201, 201],
+        "{answers:?}"
+    );
+    assert_eq!(answers[3].json(), answers[1].json(), "a repetition is answered as before");
+    assert_eq!(contents(&service, &a).await, ["one two!", "a1", "a2", "a3", "a4"]);
+    assert_eq!(contents(&service, &b).await, ["b1", "b2"], "in the order in which they came");
+    let client = database.connect().await;
+    let transactions = "select count(distinct xid) from changes where data ->> 'content' <> 'first' and at >
+        (select at from changes where data ->> 'content' = 'first')";
+    let transactions: i64 = client.query_one(transactions, &[]).await.unwrap().get(0);
+    assert_eq!(transactions, 1);
+    let last = service.get(&a).await.json()["updated_at"].clone();
+    assert_eq!(last, answers[11].json()[1]["timestamp"]);
+}
+
+#[tokio::test]
+async fn a_message_that_a_users_own_constraint_refuses_is_refused_alone() {
+    let database = TestDatabase::create().await;
+    let service = Service::start(database.url(), &ONE_LINE).await;
+    let client = database.connect().await;
+    let constraint = "alter table messages add constraint no_evil check (content <> 'evil')";
+    client.batch_execute(constraint).await.unwrap();
+    let (a, b) = (make(&service, "").await, make(&service, "").await);
+    let (to_a, to_b) = (format!("{a}/messages"), format!("{b}/messages"));
+    let requests = [
+        (to_a.clone(), None, said("a1")),
+        (to_b.clone(), None, said("evil")),
+        (to_b, None, said("b1")),
+        (to_a, Some("k"), said("a2")),
+    ];
+    let answers = grouped(&database, &service, &requests).await;
+    let refused = answers[1].status.as_u16();
+    assert!((400..500).contains(&refused), "{:?}", answers[1]);
+    assert_eq!(statuses(&answers), [201, refused, 201, 201]);
+    assert_eq!(contents(&service, &a).await, ["a1", "a2"]);
+    assert_eq!(contents(&service, &b).await, ["b1"]);
+}
+
+#[tokio::test]
+async fn a_conversation_that_somebody_holds_holds_up_no_other_one() {
+    let database = TestDatabase::create().await;
+    let service = Service::start(database.url(), &ONE_LINE).await;
+    let (held, free) = (make(&service, "").await, make(&service, "").await);
+    let id = held.rsplit('/').next().unwrap();
+    let draft = begin(&service, &free, "").await;
+    let lock = format!("select pg_advisory_xact_lock(hashtextextended('conversation:{id}', 0))");
+    let row = format!("select id from conversations where id = '{id}' for no key update");
+    for holding in [lock, row] {
+        let client = database.connect().await;
+        client.batch_execute(&format!("begin; {holding}")).await.unwrap();
+        let waits = async {
+            let body = said("waits");
+            send(&service, "POST", &format!("{held}/messages"), "", &body).await.status.as_u16()
+        };
+        let others = async {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            let began = Instant::now();
+            for n in 0..3 {
+                let length = service.get(&draft).await.json()["content"].as_str().unwrap().len();
+                let piece = json!({"at": length, "content": n.to_string()});
+                let answer = send(&service, "POST", &format!("{draft}/append"), "", &piece).await;
+                assert_eq!(answer.status.as_u16(), 200);
+                let body = said("goes");
+                let answer = send(&service, "POST", &format!("{free}/messages"), "", &body).await;
+                assert_eq!(answer.status.as_u16(), 201);
+            }
+            let took = began.elapsed();
+            client.batch_execute("commit").await.unwrap();
+            took
+        };
+        let (status, took) = join(waits, others).await;
+        assert!(took < Duration::from_secs(1), "{took:?}");
+        assert_eq!(status, 201, "who waited for it goes on when it is free");
+    }
+    assert_eq!(contents(&service, &held).await, ["waits", "waits"]);
+}
+
+#[tokio::test]
+async fn who_goes_before_his_turn_is_left_out_and_the_group_goes_on() {
+    let database = TestDatabase::create().await;
+    let service = Service::start(database.url(), &ONE_LINE).await;
+    let conversation = make(&service, "").await;
+    let path = format!("{conversation}/messages");
+    let client = database.connect().await;
+    client.batch_execute("begin; lock table messages").await.unwrap();
+    let (first, stays) = (said("first"), said("stays"));
+    let say = async |body: &Value| send(&service, "POST", &path, "", body).await.status.as_u16();
+    let goes = async {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        let body = said("gone").to_string();
+        let mut stream = TcpStream::connect(&service.address).await.unwrap();
+        let head = format!("POST {path} HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n");
+        let request = format!("{head}content-length: {}\r\n\r\n{body}", body.len());
+        stream.write_all(request.as_bytes()).await.unwrap();
+        // It is dropped while its request waits.
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    };
+    let stays = async {
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        say(&stays).await
+    };
+    let release = async {
+        tokio::time::sleep(Duration::from_millis(700)).await;
+        client.batch_execute("commit").await.unwrap();
+    };
+    let ((first, ()), (stays, ())) = join(join(say(&first), goes), join(stays, release)).await;
+    assert_eq!((first, stays), (201, 201));
+    assert_eq!(contents(&service, &conversation).await, ["first", "stays"]);
+}
