@@ -109,16 +109,20 @@ impl Hub {
         metrics: &Arc<Metrics>,
         share: &Database,
     ) -> (Self, impl Future<Output = ()> + Send + 'static) {
-        let hub = Self(Arc::new(Inner {
+        let hub = Self::idle(config, metrics);
+        let feeding = super::feed::run(hub.clone(), share.clone());
+        (hub, feeding)
+    }
+
+    fn idle(config: &RealtimeConfig, metrics: &Arc<Metrics>) -> Self {
+        Self(Arc::new(Inner {
             state: Mutex::default(),
             config: config.clone(),
             metrics: Arc::clone(metrics),
             woken: Notify::new(),
             written: Notify::new(),
             begun: Notify::new(),
-        }));
-        let feeding = super::feed::run(hub.clone(), share.clone());
-        (hub, feeding)
+        }))
     }
 
     /// Limits.
@@ -214,9 +218,11 @@ impl Hub {
         self.0.begun.notify_waiters();
     }
 
-    /// Drops all followers.
+    /// Drops all followers. The feed is idle from then on: who joins now waits until it begins anew, as what is between his
+    /// look at the table and the place where it begins would be in neither.
     pub(super) fn drop_all(&self, why: Dropped) {
-        let state = self.state();
+        let mut state = self.state();
+        state.feed = Feed::Idle;
         for buffer in state.topics.values().flat_map(HashMap::values) {
             if buffer.drop_with(why) {
                 self.count_dropped(why);
@@ -350,15 +356,37 @@ mod tests {
         })
     }
 
-    #[test]
-    fn a_buffer_is_bounded_in_changes_and_bytes_and_is_empty_once_it_was_full() {
-        let config = RealtimeConfig {
+    fn config() -> RealtimeConfig {
+        RealtimeConfig {
             feed_poll_ms: 50,
             max_followers: 1,
             follower_changes: 3,
             follower_bytes: 10_000,
             follower_heartbeat_s: 1,
-        };
+        }
+    }
+
+    fn hub() -> Hub {
+        Hub::idle(&config(), &Metrics::new().unwrap())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_joins_after_all_were_dropped_waits_until_the_feed_begins_anew() {
+        let hub = hub();
+        hub.set_feed(Feed::Running);
+        drop(hub.follow("a:1").await.unwrap());
+        hub.drop_all(Dropped::Behind);
+        let follow = hub.follow("a:1");
+        tokio::pin!(follow);
+        assert!(tokio::time::timeout(std::time::Duration::from_secs(9), &mut follow).await.is_err());
+        hub.set_feed(Feed::Running);
+        let follower = follow.await.unwrap();
+        assert_eq!(follower.take().map(|change| change.is_none()), Ok(true), "and is not dropped");
+    }
+
+    #[test]
+    fn a_buffer_is_bounded_in_changes_and_bytes_and_is_empty_once_it_was_full() {
+        let config = config();
         let buffer = Buffer::default();
         assert!((0..3).all(|n| buffer.push(&change(n, 10), &config).is_none()));
         assert_eq!(buffer.push(&change(3, 10), &config), Some(Dropped::Slow));
