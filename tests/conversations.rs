@@ -163,3 +163,51 @@ async fn a_conversation_of_more_messages_than_one_statement_deletes_is_deleted()
     let left: i64 = client.query_one("select count(*) from messages", &[]).await.unwrap().get(0);
     assert_eq!(left, 0);
 }
+
+/// What fails a statement that deletes more than a lot of a table.
+const NO_LONG_DELETE: &str = "
+    create function no_long_delete() returns trigger language plpgsql as $$
+    begin
+        if (select count(*) from gone) > 5000 then raise exception 'too many at once'; end if;
+        return null;
+    end $$;
+    create trigger no_long_delete after delete on messages
+        referencing old table as gone for each statement execute function no_long_delete();
+    create trigger no_long_delete after delete on search_documents
+        referencing old table as gone for each statement execute function no_long_delete();
+    create trigger no_long_delete after delete on message_keys
+        referencing old table as gone for each statement execute function no_long_delete();";
+
+#[tokio::test]
+async fn a_conversation_of_many_messages_is_deleted_in_lots_behind_its_lock() {
+    let database = TestDatabase::create().await;
+    let service = Service::start(database.url(), &[]).await;
+    let path = make(&service, "").await;
+    let id: uuid::Uuid = path.rsplit('/').next().unwrap().parse().unwrap();
+    let client = database.connect().await;
+    let fill = "with added as (
+            insert into messages (id, conversation_id, role, content, timestamp)
+            select gen_random_uuid(), $1, 'user', 'x', now() + n * interval '1 us' from generate_series(1, 12000) n
+            returning id
+        ), known as (
+            insert into search_documents (id, conversation_id, words) select id, $1, '' from added
+        )
+        insert into message_keys (conversation_id, key, hash, ids, first)
+        select $1, id::text, '', array[id], now() from added";
+    client.execute(fill, &[&id]).await.unwrap();
+    client.batch_execute(NO_LONG_DELETE).await.unwrap();
+    let lock = "select pg_advisory_lock(hashtextextended('conversation:' || $1::uuid, 0))";
+    client.execute(lock, &[&id]).await.unwrap();
+    let left = async || -> i64 {
+        let count = "select (select count(*) from messages) + (select count(*) from message_keys)";
+        client.query_one(count, &[]).await.unwrap().get(0)
+    };
+    let unlock = async {
+        tokio::time::sleep(std::time::Duration::from_millis(500)).await;
+        assert_eq!(left().await, 24_000, "nothing goes while somebody writes");
+        client.execute("select pg_advisory_unlock_all()", &[]).await.unwrap();
+    };
+    let (deleted, ()) = tokio::join!(send(&service, "DELETE", &path, "", &Value::Null), unlock);
+    assert_eq!(deleted.status.as_u16(), 204, "{:?}", deleted.body);
+    assert_eq!(left().await, 0);
+}

@@ -1,9 +1,25 @@
--- A lot of a conversation's messages. A conversation of millions goes in many short statements instead of a long one.
+-- A lot of what a conversation has: up to $3 each of its messages, of what search knows of them, and of its keys. One of millions
+-- goes in many short statements instead of a long one. The most that one of the three had says whether there may be more.
+-- Documents are locked in the order of their ids, as by those who fill the index.
 with mine as (
     select id from {schema}.conversations where id = $1 and owner is not distinct from $2
+), messages as (
+    delete from {schema}.messages
+    where id in (select m.id from {schema}.messages m join mine on mine.id = m.conversation_id limit $3)
+    returning 1
+), lot as (
+    select d.id from {schema}.search_documents d join mine on mine.id = d.conversation_id limit $3
+), locked as (
+    select id from {schema}.search_documents where id in (select id from lot) order by id for update
+), documents as (
+    delete from {schema}.search_documents where id in (select id from locked) returning 1
+), keys as (
+    delete from {schema}.message_keys
+    where (conversation_id, key) in (
+        select k.conversation_id, k.key from {schema}.message_keys k join mine on mine.id = k.conversation_id limit $3
+    )
+    returning 1
 )
-delete from {schema}.messages
-where id in (
-    select m.id from {schema}.messages m join mine on mine.id = m.conversation_id limit $3
-)
-returning 1
+select greatest(
+    (select count(*) from messages), (select count(*) from documents), (select count(*) from keys)
+) as most

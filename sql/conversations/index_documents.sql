@@ -11,5 +11,6 @@ from (
     union all
     select c.id, c.id, c.title, c.owner from {schema}.conversations c where c.id = any($1)
 ) as found
+order by found.id
 on conflict (id) do update set words = excluded.words
 returning 1

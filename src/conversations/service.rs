@@ -23,7 +23,7 @@ use crate::observe::Metrics;
 use crate::realtime::Hub;
 use crate::realtime::store::Changes;
 
-/// Messages that one statement deletes.
+/// Messages that one statement deletes, and as many of what belongs to them.
 const DELETE_LOT: usize = 5_000;
 
 /// What conversations are built from.
@@ -183,7 +183,7 @@ impl Conversations {
         Ok(changed)
     }
 
-    /// Deletes a conversation and its messages. Those go first, in lots: what is cut short leaves a conversation with fewer of
+    /// Deletes a conversation and what it has. That goes first, in lots: what is cut short leaves a conversation with fewer of
     /// them, which can be deleted again.
     ///
     /// # Errors

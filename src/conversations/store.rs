@@ -129,7 +129,8 @@ impl Store {
         one(&self.locked(id, &self.sql.change, &parameters).await?)
     }
 
-    /// Deletes up to `lot` messages; how many there were.
+    /// Deletes up to `lot` each of the messages, of what search knows and of the keys; how many there were of the most.
+    /// Whoever writes the conversation waits meanwhile, so that no two lock its rows in different orders.
     pub(super) async fn delete_messages(
         &self,
         id: Uuid,
@@ -137,7 +138,8 @@ impl Store {
         lot: i64,
     ) -> Result<usize, DbError> {
         let parameters: [Typed<'_>; 3] = [(&id, Type::UUID), (&owner, Type::UUID), (&lot, Type::INT8)];
-        Ok(self.often(&self.sql.delete_messages, &parameters).await?.len())
+        let rows = self.locked(id, &self.sql.delete_messages, &parameters).await?;
+        Ok(rows.first().map_or(Ok(0), |row| row.try_get::<_, i64>("most"))? as usize)
     }
 
     /// Deletes a conversation; whether it was there.
