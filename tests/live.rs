@@ -270,6 +270,55 @@ async fn who_does_not_read_is_cut_off_and_holds_up_nobody() {
 }
 
 #[tokio::test]
+async fn those_who_catch_up_and_do_not_read_hold_no_more_than_all_of_them_may() {
+    let database = TestDatabase::create().await;
+    let service = Service::start(database.url(), &[("FOLLOWERS_BYTES", "524288")]).await;
+    let conversation = make(&service, "").await;
+    let text = "x".repeat(200_000);
+    for _ in 0..60 {
+        say(&service, &conversation, &text).await;
+    }
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(4_096).unwrap();
+    let mut slow = socket.connect(service.address.parse().unwrap()).await.unwrap();
+    let request = format!("GET {conversation}/messages?live=sse HTTP/1.1\r\nhost: localhost\r\n\r\n");
+    slow.write_all(request.as_bytes()).await.unwrap();
+    let mut head = [0; 1_000];
+    slow.read_exact(&mut head).await.unwrap();
+    // Until the kernel's buffers are full of it: before that it gives its turn to others between two lots.
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let other = make(&service, "").await;
+    let said = say(&service, &other, "soon").await;
+    let mut reader = follow(&service, &other, "").await;
+    let early = tokio::time::timeout(Duration::from_millis(700), reader.take(1)).await;
+    assert!(early.is_err(), "there is room for one, and the slow one has it");
+    drop(slow);
+    assert_eq!(json(&reader.take(1).await[0]), said);
+    let told = say(&service, &other, "now").await;
+    assert_eq!(json(&reader.take(1).await[0]), told);
+}
+
+#[tokio::test]
+async fn one_user_does_not_take_the_streams_of_all() {
+    let database = TestDatabase::create().await;
+    let service = guarded(&database, &[("REGISTRATION", "on"), ("MAX_USER_FOLLOWERS", "2")]).await;
+    let mut status = Vec::new();
+    let mut streams = Vec::new();
+    for (email, count) in [("ada@example.com", 3), ("bob@example.com", 1)] {
+        register(&service, email).await;
+        let token = log_in(&service, email).await.access;
+        let path = format!("{}/messages?live=sse", make(&service, &token).await);
+        for _ in 0..count {
+            let bearer = format!("Bearer {token}");
+            let stream = EventStream::open(&service, &path, &[("authorization", &bearer)]).await;
+            status.push(stream.status.as_u16());
+            streams.push(stream);
+        }
+    }
+    assert_eq!(status, [200, 200, 503, 200]);
+}
+
+#[tokio::test]
 async fn a_stop_ends_streams_at_once() {
     let database = TestDatabase::create().await;
     let service = Service::start(database.url(), &[]).await;

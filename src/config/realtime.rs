@@ -11,10 +11,14 @@ pub struct RealtimeConfig {
     pub feed_poll_ms: u64,
     /// Followers at once.
     pub max_followers: usize,
+    /// Followers of one user at once.
+    pub max_user_followers: usize,
     /// Changes that wait for a follower.
     pub follower_changes: usize,
     /// Bytes of the changes that wait for a follower.
     pub follower_bytes: usize,
+    /// Bytes of what is read of the database for followers and not told yet, all together.
+    pub followers_bytes: usize,
     /// Seconds without an event after which a follower is sent a comment, and his token is looked at again.
     pub follower_heartbeat_s: u64,
 }
@@ -33,6 +37,12 @@ pub(super) const SETTINGS: &[Setting] = &[
         help: "Followers of conversations at once; further ones are answered 503.",
     },
     Setting {
+        name: "MAX_USER_FOLLOWERS",
+        default: "100",
+        kind: Kind::Int { min: 1, max: 1_000_000, unit: "followers" },
+        help: "Followers of one user at once; further ones are answered 503. Where nobody has to say who he is, MAX_FOLLOWERS alone counts.",
+    },
+    Setting {
         name: "FOLLOWER_CHANGES",
         default: "1000",
         kind: Kind::Int { min: 1, max: 1_000_000, unit: "changes" },
@@ -43,6 +53,12 @@ pub(super) const SETTINGS: &[Setting] = &[
         default: "1048576",
         kind: Kind::Int { min: 65_536, max: 1_073_741_824, unit: "bytes" },
         help: "Bytes of the changes that wait for one follower; beyond it he is cut off.",
+    },
+    Setting {
+        name: "FOLLOWERS_BYTES",
+        default: "134217728",
+        kind: Kind::Int { min: 524_288, max: 1_099_511_627_775, unit: "bytes" },
+        help: "Bytes of what was read of the database for followers that catch up, all together, at half a MiB each; the others wait for their turn.",
     },
     Setting {
         name: "FOLLOWER_HEARTBEAT_S",

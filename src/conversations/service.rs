@@ -304,7 +304,7 @@ impl Conversations {
         let inner = &self.inner;
         // Whose it is does not change.
         self.get(owner, conversation).await?;
-        let follower = inner.hub.follow(&topic(conversation)).await?;
+        let follower = inner.hub.follow(&topic(conversation), owner).await?;
         let (store, changes) = (inner.store.clone(), inner.changes.clone());
         Ok(Live::new(LiveParts { store, changes, follower, conversation, owner, start, token }))
     }

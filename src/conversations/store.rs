@@ -72,7 +72,7 @@ pub(super) struct LivePage {
 
 /// Messages of a page for somebody who follows, and the bytes at which that is enough: it waits until he has read it.
 const LIVE_PAGE: usize = 200;
-const LIVE_PAGE_BYTES: usize = 256 * 1024;
+const LIVE_PAGE_BYTES: usize = crate::realtime::LOT_BYTES;
 
 /// Entries, and whether there are more behind them.
 pub(super) type Found<T> = (Vec<T>, bool);

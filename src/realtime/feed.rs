@@ -7,7 +7,8 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::Position;
-use super::hub::{Dropped, Feed, Hub};
+use super::buffer::Dropped;
+use super::hub::{Feed, Hub};
 use super::store::Changes;
 use crate::db::{Database, DbError};
 

@@ -3,12 +3,15 @@
 //! A follower has a buffer that is bounded in changes and in bytes; the changes in it are shared with all others. One whose
 //! buffer is full is dropped: he comes back with the position that he has reached, and reads what he missed from the table.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tokio::sync::Notify;
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+use uuid::Uuid;
 
 use super::Change;
+use super::buffer::{Buffer, Dropped};
 use crate::config::RealtimeConfig;
 use crate::db::Database;
 use crate::observe::Metrics;
@@ -19,27 +22,12 @@ pub enum FollowError {
     /// There are as many followers as there may be.
     #[error("there are {0} followers already (MAX_FOLLOWERS)")]
     TooMany(usize),
+    /// The user has as many as he may have.
+    #[error("this user has {0} followers already (MAX_USER_FOLLOWERS)")]
+    TooManyOfUser(usize),
     /// The feed cannot be read.
     #[error("the feed cannot be read now")]
     Away,
-}
-
-/// Why a follower gets nothing more.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Dropped {
-    /// More waits for him than may.
-    Slow,
-    /// Changes were deleted before the feed had read them.
-    Behind,
-}
-
-impl Dropped {
-    fn name(self) -> &'static str {
-        match self {
-            Self::Slow => "slow",
-            Self::Behind => "behind",
-        }
-    }
 }
 
 /// Who follows what; cheap to clone.
@@ -57,12 +45,16 @@ struct Inner {
     written: Notify,
     /// The feed has begun, or cannot.
     begun: Notify,
+    /// What may be held for followers of what was read of the database.
+    room: Arc<Semaphore>,
 }
 
 #[derive(Debug, Default)]
 struct State {
     topics: HashMap<Box<str>, HashMap<u64, Arc<Buffer>>>,
     count: usize,
+    /// How many each user has.
+    users: HashMap<Uuid, usize>,
     next: u64,
     feed: Feed,
 }
@@ -79,18 +71,17 @@ pub(super) enum Feed {
     Failing,
 }
 
-/// What waits for a follower.
-#[derive(Debug, Default)]
-struct Buffer {
-    waiting: Mutex<Waiting>,
-    filled: Notify,
-}
+/// Bytes that are read of the database for a follower at once, changes or messages, or nearly so: one may be larger.
+pub const LOT_BYTES: usize = 256 * 1024;
+/// What rooms are counted in, in bytes.
+const ROOM_UNIT: usize = 1024;
+/// A lot of changes, and what is told of it.
+const ROOM_UNITS: usize = 2 * LOT_BYTES / ROOM_UNIT;
 
-#[derive(Debug, Default)]
-struct Waiting {
-    changes: VecDeque<Arc<Change>>,
-    bytes: usize,
-    dropped: Option<Dropped>,
+/// Room for what was read of the database for a follower (`FOLLOWERS_BYTES`). It is given back when this is dropped.
+#[derive(Debug)]
+pub struct Room {
+    _taken: Option<OwnedSemaphorePermit>,
 }
 
 /// Somebody who follows a topic. He leaves when it is dropped.
@@ -98,6 +89,7 @@ struct Waiting {
 pub struct Follower {
     hub: Hub,
     topic: Box<str>,
+    user: Option<Uuid>,
     number: u64,
     buffer: Arc<Buffer>,
 }
@@ -122,6 +114,7 @@ impl Hub {
             woken: Notify::new(),
             written: Notify::new(),
             begun: Notify::new(),
+            room: Arc::new(Semaphore::new((config.followers_bytes / ROOM_UNIT).min(Semaphore::MAX_PERMITS))),
         }))
     }
 
@@ -142,13 +135,13 @@ impl Hub {
     }
 
     /// Follows a topic: all changes of transactions that the feed has not handed on yet, and that this call's end could not
-    /// see. What was before is in the table.
+    /// see. What was before is in the table. Nobody's in particular have the whole to share.
     ///
     /// # Errors
     ///
     /// [`FollowError`].
-    pub async fn follow(&self, topic: &str) -> Result<Follower, FollowError> {
-        let follower = self.join(topic)?;
+    pub async fn follow(&self, topic: &str, user: Option<Uuid>) -> Result<Follower, FollowError> {
+        let follower = self.join(topic, user)?;
         loop {
             let begun = self.0.begun.notified();
             tokio::pin!(begun);
@@ -163,11 +156,19 @@ impl Hub {
         }
     }
 
-    fn join(&self, topic: &str) -> Result<Follower, FollowError> {
+    fn join(&self, topic: &str, user: Option<Uuid>) -> Result<Follower, FollowError> {
         let (topic, buffer) = (Box::<str>::from(topic), Arc::new(Buffer::default()));
         let mut state = self.state();
         if state.count >= self.0.config.max_followers {
             return Err(FollowError::TooMany(self.0.config.max_followers));
+        }
+        if let Some(user) = user {
+            let max = self.0.config.max_user_followers;
+            let count = state.users.entry(user).or_default();
+            if *count >= max {
+                return Err(FollowError::TooManyOfUser(max));
+            }
+            *count += 1;
         }
         state.count += 1;
         state.next += 1;
@@ -176,12 +177,20 @@ impl Hub {
         drop(state);
         self.0.metrics.gauges.followers.inc();
         self.0.woken.notify_one();
-        Ok(Follower { hub: self.clone(), topic, number, buffer })
+        Ok(Follower { hub: self.clone(), topic, user, number, buffer })
     }
 
-    fn leave(&self, topic: &str, number: u64) {
+    fn leave(&self, topic: &str, user: Option<Uuid>, number: u64) {
         let mut state = self.state();
         state.count -= 1;
+        if let Some(user) = user
+            && let Entry::Occupied(mut count) = state.users.entry(user)
+        {
+            *count.get_mut() -= 1;
+            if *count.get() == 0 {
+                count.remove();
+            }
+        }
         if let Some(followers) = state.topics.get_mut(topic) {
             followers.remove(&number);
             if followers.is_empty() {
@@ -247,68 +256,15 @@ impl Hub {
     }
 }
 
-impl Buffer {
-    /// Adds a change; says so if that drops the follower.
-    fn push(&self, change: &Arc<Change>, config: &RealtimeConfig) -> Option<Dropped> {
-        let mut waiting = self.waiting();
-        if waiting.dropped.is_some() {
-            return None;
-        }
-        let bytes = waiting.bytes + change.bytes();
-        let is_full = waiting.changes.len() >= config.follower_changes
-            || (bytes > config.follower_bytes && !waiting.changes.is_empty());
-        if is_full {
-            *waiting = Waiting { dropped: Some(Dropped::Slow), ..Waiting::default() };
-        } else {
-            waiting.bytes = bytes;
-            waiting.changes.push_back(Arc::clone(change));
-        }
-        drop(waiting);
-        self.filled.notify_one();
-        is_full.then_some(Dropped::Slow)
-    }
-
-    fn drop_with(&self, why: Dropped) -> bool {
-        let mut waiting = self.waiting();
-        let is_new = waiting.dropped.is_none();
-        if is_new {
-            *waiting = Waiting { dropped: Some(why), ..Waiting::default() };
-        }
-        drop(waiting);
-        self.filled.notify_one();
-        is_new
-    }
-
-    fn is_empty(&self) -> bool {
-        let waiting = self.waiting();
-        waiting.dropped.is_none() && waiting.changes.is_empty()
-    }
-
-    fn dropped(&self) -> Option<Dropped> {
-        self.waiting().dropped
-    }
-
-    fn waiting(&self) -> MutexGuard<'_, Waiting> {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
 impl Follower {
     /// Waits until there is something to take, or nothing more comes. Nothing is lost if it is dropped.
     pub async fn ready(&self) {
-        while self.buffer.is_empty() {
-            self.buffer.filled.notified().await;
-        }
+        self.buffer.ready().await;
     }
 
     /// Waits until nothing more comes.
     pub async fn dropped(&self) -> Dropped {
-        loop {
-            if let Some(why) = self.buffer.dropped() {
-                return why;
-            }
-            self.buffer.filled.notified().await;
-        }
+        self.buffer.ended().await
     }
 
     /// Takes the next change, if there is one.
@@ -317,51 +273,36 @@ impl Follower {
     ///
     /// [`Dropped`]: nothing more comes.
     pub fn take(&self) -> Result<Option<Arc<Change>>, Dropped> {
-        let mut waiting = self.buffer.waiting();
-        if let Some(why) = waiting.dropped {
-            return Err(why);
-        }
-        let change = waiting.changes.pop_front();
-        if let Some(change) = &change {
-            waiting.bytes -= change.bytes();
-        }
-        Ok(change)
+        self.buffer.take()
+    }
+
+    /// Waits for room to hold what is read of the database for this follower, for as long as all of it is taken. Nothing is
+    /// lost if it is dropped, but for the turn.
+    pub async fn room(&self) -> Room {
+        let units = ROOM_UNITS.min(self.hub.0.config.followers_bytes / ROOM_UNIT) as u32;
+        // Nobody closes it.
+        Room { _taken: Arc::clone(&self.hub.0.room).acquire_many_owned(units).await.ok() }
     }
 }
 
 impl Drop for Follower {
     fn drop(&mut self) {
-        self.hub.leave(&self.topic, self.number);
+        self.hub.leave(&self.topic, self.user, self.number);
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::sync::OnceLock;
-
-    use super::super::{Action, Position};
     use super::*;
-
-    fn change(number: i64, bytes: usize) -> Arc<Change> {
-        Arc::new(Change {
-            position: Position { xid: 1, number },
-            topic: "a:1".into(),
-            record: "r".into(),
-            action: Action::Create,
-            created_us: 0,
-            updated_us: 0,
-            at_us: 0,
-            data: "x".repeat(bytes),
-            encoded: OnceLock::new(),
-        })
-    }
 
     fn config() -> RealtimeConfig {
         RealtimeConfig {
             feed_poll_ms: 50,
-            max_followers: 1,
+            max_followers: 3,
+            max_user_followers: 1,
             follower_changes: 3,
             follower_bytes: 10_000,
+            followers_bytes: 2 * LOT_BYTES,
             follower_heartbeat_s: 1,
         }
     }
@@ -374,9 +315,9 @@ mod tests {
     async fn who_joins_after_all_were_dropped_waits_until_the_feed_begins_anew() {
         let hub = hub();
         hub.set_feed(Feed::Running);
-        drop(hub.follow("a:1").await.unwrap());
+        drop(hub.follow("a:1", None).await.unwrap());
         hub.drop_all(Dropped::Behind);
-        let follow = hub.follow("a:1");
+        let follow = hub.follow("a:1", None);
         tokio::pin!(follow);
         assert!(tokio::time::timeout(std::time::Duration::from_secs(9), &mut follow).await.is_err());
         hub.set_feed(Feed::Running);
@@ -384,17 +325,20 @@ mod tests {
         assert_eq!(follower.take().map(|change| change.is_none()), Ok(true), "and is not dropped");
     }
 
-    #[test]
-    fn a_buffer_is_bounded_in_changes_and_bytes_and_is_empty_once_it_was_full() {
-        let config = config();
-        let buffer = Buffer::default();
-        assert!((0..3).all(|n| buffer.push(&change(n, 10), &config).is_none()));
-        assert_eq!(buffer.push(&change(3, 10), &config), Some(Dropped::Slow));
-        assert_eq!(buffer.push(&change(4, 10), &config), None, "that is told once");
-        assert_eq!((buffer.dropped(), buffer.waiting().changes.len()), (Some(Dropped::Slow), 0));
-        let buffer = Buffer::default();
-        assert_eq!(buffer.push(&change(0, 100_000), &config), None, "one always fits, however large it is");
-        assert_eq!(buffer.push(&change(1, 10), &config), Some(Dropped::Slow));
-        assert!(!buffer.drop_with(Dropped::Behind), "the first reason stands");
+    #[tokio::test(start_paused = true)]
+    async fn each_user_has_his_own_share_and_what_is_read_for_all_is_bounded() {
+        let (hub, user) = (hub(), Uuid::from_u128(1));
+        hub.set_feed(Feed::Running);
+        let first = hub.follow("a:1", Some(user)).await.unwrap();
+        assert!(matches!(hub.follow("a:2", Some(user)).await, Err(FollowError::TooManyOfUser(1))));
+        let second = hub.follow("a:1", Some(Uuid::from_u128(2))).await.unwrap();
+        let room = first.room().await;
+        let patience = std::time::Duration::from_secs(9);
+        assert!(tokio::time::timeout(patience, second.room()).await.is_err(), "there is room for one");
+        drop(room);
+        second.room().await;
+        drop(first);
+        hub.follow("a:2", Some(user)).await.unwrap();
+        assert_eq!(hub.state().users.len(), 1, "who follows nothing more is not remembered");
     }
 }

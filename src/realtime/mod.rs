@@ -9,12 +9,14 @@
 //!
 //! [`Hub`] is the handle: whoever writes wakes the feed by it, whoever follows gets a [`Follower`] from it.
 
+mod buffer;
 pub mod change;
 mod feed;
 mod hub;
 mod position;
 pub mod store;
 
+pub use buffer::Dropped;
 pub use change::{Action, Change};
-pub use hub::{Dropped, FollowError, Follower, Hub};
+pub use hub::{FollowError, Follower, Hub, LOT_BYTES, Room};
 pub use position::{Position, Snapshot};

@@ -6,12 +6,12 @@ use std::time::Duration;
 use tokio_postgres::Row;
 use tokio_postgres::types::Type;
 
-use super::{Action, Change, Position};
+use super::{Action, Change, LOT_BYTES, Position};
 use crate::db::{Database, DbError, Parameter, query_often_in_time};
 
 /// Changes that are read at once, and the bytes at which that is enough.
 const LOT_CHANGES: i64 = 1_000;
-const LOT_BYTES: i64 = 4 << 20;
+const FEED_LOT_BYTES: i64 = 4 << 20;
 
 /// What was read of the feed at once.
 #[derive(Debug)]
@@ -78,11 +78,13 @@ impl Changes {
 
     async fn read(&self, sql: &str, after: Position, topic: Option<&str>) -> Result<Lot, DbError> {
         let xid = after.xid.to_string();
+        // One task reads all; of those who read a topic there are many.
+        let bytes = if topic.is_some() { LOT_BYTES as i64 } else { FEED_LOT_BYTES };
         let parameters: [Parameter<'_>; 5] = [
             (&xid, Type::TEXT),
             (&after.number, Type::INT8),
             (&LOT_CHANGES, Type::INT8),
-            (&LOT_BYTES, Type::INT8),
+            (&bytes, Type::INT8),
             (&topic, Type::TEXT),
         ];
         let connection = self.database.get().await?;

@@ -21,7 +21,7 @@ use super::place::Place;
 use super::store::{LivePage, Store};
 use crate::db::DbError;
 use crate::realtime::store::Changes;
-use crate::realtime::{Action, Change, Dropped, Follower, Position, Snapshot};
+use crate::realtime::{Action, Change, Dropped, Follower, Position, Room, Snapshot};
 use event::Imported;
 pub use event::{Event, EventKind};
 use shown::Shown;
@@ -76,6 +76,8 @@ pub struct Live {
     within: Option<Uuid>,
     /// Changes that were read and not told yet.
     pending: VecDeque<Arc<Change>>,
+    /// For these, and for what is told of them or of a page.
+    room: Option<Room>,
 }
 
 /// What a follower is built from.
@@ -112,6 +114,7 @@ impl Live {
             position: Position::before(0),
             within: None,
             pending: VecDeque::new(),
+            room: None,
         };
         if let Some(token) = token {
             live.position = token.position;
@@ -125,10 +128,29 @@ impl Live {
         live
     }
 
-    /// Waits until [`Self::next`] has something to do. Nothing is lost if it is dropped.
-    pub async fn ready(&self) {
-        if matches!(self.phase, Phase::Following) && self.pending.is_empty() {
+    /// Waits until [`Self::next`] has something to do, and room for it. Nothing is lost if it is dropped.
+    pub async fn ready(&mut self) {
+        if self.reads() {
+            if self.room.is_none() {
+                self.room = Some(self.follower.room().await);
+            }
+        } else if matches!(self.phase, Phase::Following) && self.pending.is_empty() {
             self.follower.ready().await;
+        }
+    }
+
+    /// The events were sent. Whoever waits for room has his turn, if nothing is left that needs it.
+    pub fn told(&mut self) {
+        if self.pending.is_empty() {
+            self.room = None;
+        }
+    }
+
+    /// Whether what comes next is read of the database, and so needs room.
+    fn reads(&self) -> bool {
+        match self.pending.front() {
+            Some(change) => change.action == Action::Import,
+            None => matches!(self.phase, Phase::Paging(_) | Phase::Backlog),
         }
     }
 
@@ -137,12 +159,15 @@ impl Live {
         LiveEnd::Dropped(self.follower.dropped().await)
     }
 
-    /// The next events, in order; none at times.
+    /// The next events, in order; none at times, as before [`Self::ready`] got the room for them.
     ///
     /// # Errors
     ///
     /// [`LiveEnd`] says why there are no more.
     pub async fn next(&mut self) -> Result<Vec<Event>, LiveEnd> {
+        if self.reads() && self.room.is_none() {
+            return Ok(Vec::new());
+        }
         if let Some(change) = self.pending.pop_front() {
             return self.tell(&change).await;
         }
@@ -152,8 +177,14 @@ impl Live {
             Phase::Following => {
                 match self.follower.take().map_err(LiveEnd::Dropped)? {
                     // What is before the position was read from the table.
-                    Some(change) if change.position > self.position => self.tell(&change).await,
-                    _ => Ok(Vec::new()),
+                    Some(change) if change.position <= self.position => Ok(Vec::new()),
+                    // Its messages are read once there is room.
+                    Some(change) if change.action == Action::Import => {
+                        self.pending.push_back(change);
+                        Ok(Vec::new())
+                    }
+                    Some(change) => self.tell(&change).await,
+                    None => Ok(Vec::new()),
                 }
             }
             Phase::Over => Err(LiveEnd::Deleted),

@@ -1,7 +1,8 @@
 //! `GET /api/conversations/{id}/messages?live=sse`: the messages, and then what happens, as server-sent events.
 //!
 //! A task of the stream's own waits for events and writes them; the connection takes them from it a chunk at a time. What
-//! waits for a client that reads slowly is one chunk and what the hub holds for him, and both are bounded: he is cut off then.
+//! waits for a client that reads slowly is one chunk, what the hub holds for him, and a lot of what is read of the database. All
+//! are bounded: he is cut off then, and the lots of all streams share `FOLLOWERS_BYTES`.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -176,7 +177,11 @@ impl Writer {
                     self.send(live, out).await
                 }
                 Woken::Events => match live.next().await {
-                    Ok(events) => self.events(live, events, out).await,
+                    Ok(events) => {
+                        let sent = self.events(live, events, out).await;
+                        live.told();
+                        sent
+                    }
                     Err(end) => return end.into(),
                 },
             };
