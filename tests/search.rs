@@ -65,7 +65,7 @@ async fn titles_and_messages_are_found_newest_activity_first() {
     for nothing in ["%27%20or%20true%20--", "%21%21%21", "%3A%2A%26", "%5C", "%22", "zzz"] {
         assert!(found(&service, "", nothing).await.is_empty(), "{nothing}");
     }
-    for bad in ["", "a%00b", &"x".repeat(1001)] {
+    for bad in ["", "a%00b", &"x".repeat(1001), "-zzz", "boat%20or%20-zzz"] {
         let refused = service.get(&format!("{CONVERSATIONS}?q={bad}")).await;
         assert_eq!((refused.status.as_u16(), &refused.json()["error"]["field"]), (400, &json!("q")));
     }
@@ -85,7 +85,7 @@ async fn nobody_finds_what_is_anothers() {
     finds(&service, &ada, "tide", &["Secret"]).await;
     let admin = crate::support::accounts::token_with(&["admin"]);
     for token in [&bob, &admin] {
-        for query in ["tide", "secret", "owner", "-nothing"] {
+        for query in ["tide", "secret", "owner", "tide%20-nothing"] {
             assert!(found(&service, token, query).await.is_empty());
         }
     }
@@ -115,4 +115,54 @@ async fn what_was_imported_while_nobody_looked_is_found_after_a_restart() {
     finds(&service, "", "afterwards", &["New Conversation"]).await;
     let documents: i64 = client.query_one("select count(*) from search_documents", &[]).await.unwrap().get(0);
     assert_eq!(documents, 1702);
+}
+
+#[tokio::test]
+async fn a_page_is_the_same_whether_the_newest_conversations_fill_it_or_not() {
+    let database = TestDatabase::create().await;
+    let client = database.connect().await;
+    // The words come in each, every third, every hundredth, in one old conversation, and behind a hundred messages without them.
+    let fill = "with made as (
+            insert into conversations (id, title, created_at, updated_at)
+            select md5('c' || n)::uuid, n::text, now(), now() - n * interval '1 s' from generate_series(1, 700) n
+            returning id, title::integer as n
+        )
+        insert into search_documents (id, conversation_id, words)
+        select md5('m' || n)::uuid, id, to_tsvector('simple', 'common'
+            || case when n % 3 = 0 then ' third' else '' end || case when n % 100 = 0 then ' rare' else '' end
+            || case when n = 650 then ' old' else '' end) || array_to_tsvector(array['owner '])
+        from made
+        union all
+        select md5('x' || n)::uuid, md5('c2')::uuid, to_tsvector('simple', 'x'
+            || case when n = 150 then ' third' else '' end) || array_to_tsvector(array['owner '])
+        from generate_series(1, 150) n";
+    client.batch_execute(fill).await.unwrap();
+    let service = Service::start(database.url(), &[]).await;
+    let third = (1..=700).filter(|n| n % 3 == 0 || *n == 2).collect::<Vec<i32>>();
+    let all = |step: usize| (1..=700).filter(|n| (*n as usize).is_multiple_of(step)).collect::<Vec<i32>>();
+    for (words, wanted) in [
+        ("common", all(1)),
+        ("third", third),
+        ("rare", all(100)),
+        ("old", vec![650]),
+        ("common%20-third", (1..=700).filter(|n| n % 3 != 0).collect()),
+    ] {
+        let mut path = format!("{CONVERSATIONS}?q={words}&limit=200");
+        let mut told: Vec<i32> = Vec::new();
+        loop {
+            let page = service.get(&path).await;
+            told.extend(
+                page.json()
+                    .as_array()
+                    .unwrap()
+                    .iter()
+                    .map(|one| one["title"].as_str().unwrap().parse::<i32>().unwrap()),
+            );
+            match link(&page, "next") {
+                Some(next) => path = next,
+                None => break,
+            }
+        }
+        assert_eq!(told, wanted, "{words}");
+    }
 }

@@ -151,7 +151,10 @@ impl Conversations {
         query: &ListQuery,
     ) -> Result<Page<Conversation>, ConversationsError> {
         let max_bytes = self.inner.settings.max_page_bytes;
-        let (entries, is_more) = self.inner.store.list(owner, query, max_bytes).await?;
+        let found = self.inner.store.list(owner, query, max_bytes).await?;
+        let (entries, is_more) = found.ok_or_else(|| {
+            ConversationsError::invalid("q", "q has to ask for a word: it only rules some out")
+        })?;
         let place = |last: &Conversation| Place { at: last.updated_at, id: last.id };
         let next = entries.last().filter(|_| is_more).map(|last| place(last).token(Order::Conversations));
         Ok(Page { entries, next, prev: None })

@@ -26,7 +26,8 @@ pub(super) struct Store {
 struct Statements {
     list_of_owner: String,
     list_of_nobody: String,
-    search: String,
+    search_of_owner: String,
+    search_of_nobody: String,
     get: String,
     change: String,
     delete_messages: String,
@@ -38,16 +39,24 @@ struct Statements {
     forget_keys: String,
 }
 
+/// Whose conversations a list has; each has an index.
+const OF_OWNER: &str = "owner = $1::uuid";
+const OF_NOBODY: &str = "owner is null and $1::uuid is null";
+/// Before a search, in its transaction: one asks for one connection's share of the server.
+const ALONE: &str = include_str!("../../sql/conversations/alone.sql");
+
 impl Statements {
     fn new(database: &Database) -> Self {
         let list = database.sql(include_str!("../../sql/conversations/list.sql"));
+        let search = database.sql(include_str!("../../sql/conversations/search.sql"));
         let messages = database.sql(include_str!("../../sql/conversations/messages.sql"));
         let towards =
             |beyond, direction| messages.replace("{beyond}", beyond).replace("{direction}", direction);
         Self {
-            list_of_owner: list.replace("{mine}", "owner = $1::uuid"),
-            list_of_nobody: list.replace("{mine}", "owner is null and $1::uuid is null"),
-            search: database.sql(include_str!("../../sql/conversations/search.sql")),
+            list_of_owner: list.replace("{mine}", OF_OWNER),
+            list_of_nobody: list.replace("{mine}", OF_NOBODY),
+            search_of_owner: search.replace("{mine}", OF_OWNER),
+            search_of_nobody: search.replace("{mine}", OF_NOBODY),
             get: database.sql(include_str!("../../sql/conversations/get.sql")),
             change: database.sql(include_str!("../../sql/conversations/change.sql")),
             delete_messages: database.sql(include_str!("../../sql/conversations/delete_messages.sql")),
@@ -83,15 +92,16 @@ impl Store {
         Self { database: database.clone(), timeout, sql: Arc::new(Statements::new(database)) }
     }
 
-    /// A page of at most `max_bytes` and one conversation more.
+    /// A page of at most `max_bytes` and one conversation more; none if its words only rule something out.
     pub(super) async fn list(
         &self,
         owner: Option<Uuid>,
         query: &ListQuery,
         max_bytes: usize,
-    ) -> Result<Found<Conversation>, DbError> {
+    ) -> Result<Option<Found<Conversation>>, DbError> {
         let sql = match (&query.words, owner) {
-            (Some(_), _) => &self.sql.search,
+            (Some(_), Some(_)) => &self.sql.search_of_owner,
+            (Some(_), None) => &self.sql.search_of_nobody,
             (None, Some(_)) => &self.sql.list_of_owner,
             (None, None) => &self.sql.list_of_nobody,
         };
@@ -105,10 +115,16 @@ impl Store {
             (&offset, Type::INT8),
             (&bytes, Type::INT8),
         ];
-        if let Some(words) = &query.words {
-            parameters.push((words, Type::TEXT));
+        let Some(words) = &query.words else {
+            return page(&self.often(sql, &parameters).await?, query.limit, conversation).map(Some);
+        };
+        parameters.push((words, Type::TEXT));
+        let rows = self.behind((ALONE, &[]), sql, &parameters).await?;
+        match rows.first() {
+            Some(row) if row.try_get("is_broad")? => Ok(None),
+            Some(row) if row.try_get::<_, Option<Uuid>>("id")?.is_none() => Ok(Some((Vec::new(), false))),
+            _ => page(&rows, query.limit, conversation).map(Some),
         }
-        page(&self.often(sql, &parameters).await?, query.limit, conversation)
     }
 
     pub(super) async fn get(&self, id: Uuid, owner: Option<Uuid>) -> Result<Option<Conversation>, DbError> {
@@ -248,9 +264,19 @@ impl Store {
 
     /// The same with the lock of a conversation.
     async fn locked(&self, id: Uuid, sql: &str, parameters: &[Typed<'_>]) -> Result<Vec<Row>, DbError> {
+        let id: [Typed<'_>; 1] = [(&id, Type::UUID)];
+        self.behind((include_str!("../../sql/conversations/lock.sql"), &id), sql, parameters).await
+    }
+
+    /// The same behind another statement.
+    async fn behind(
+        &self,
+        (first, its): (&str, &[Typed<'_>]),
+        sql: &str,
+        parameters: &[Typed<'_>],
+    ) -> Result<Vec<Row>, DbError> {
         let connection = self.database.get().await?;
-        let lock = (include_str!("../../sql/conversations/lock.sql"), vec![(&id as _, Type::UUID)]);
-        let queries = [lock, (sql, parameters.to_vec())];
+        let queries = [(first, its.to_vec()), (sql, parameters.to_vec())];
         let rows = query_all_in_time(&connection, self.timeout, &queries).await;
         if let Err(DbError::Timeout(_)) = rows {
             connection.discard();
