@@ -115,10 +115,7 @@ fn plan(
                 let refuse = || ApiError::invalid("kind takes event, conversation or message").field("kind");
                 kind = Some(Kind::parse(value).ok_or_else(refuse)?);
             }
-            None => {
-                let name: String = name.chars().take(100).collect();
-                return Err(ApiError::invalid("there is no such parameter").field(name));
-            }
+            None => return Err(query::unknown_parameter(name)),
         }
     }
     let scopes = principal.scopes(face.verifier.is_open());

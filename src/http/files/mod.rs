@@ -12,21 +12,19 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::Extension;
-use axum::body::Body;
 use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
 use axum::response::Response;
 use hyper::StatusCode;
-use hyper::header::{CONTENT_TYPE, HeaderValue, LINK};
+use hyper::header::{HeaderValue, LINK};
 use serde::Serialize;
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 use uuid::Uuid;
 
-use super::body::{BodyShare, HeldBody};
 use super::error::ApiError;
-use super::{Core, Face};
+use super::{Core, Face, json, query};
 use crate::auth::Principal;
 use crate::files::{FilesError, Page, StoredFile};
 
@@ -80,18 +78,14 @@ async fn list(
     parameters: Result<Query<Vec<(String, String)>>, QueryRejection>,
 ) -> Result<Response, ApiError> {
     let core = face.core()?;
-    let Query(parameters) =
-        parameters.map_err(|_| ApiError::invalid("the query cannot be read").field("query"))?;
+    let parameters = query::parameters(parameters)?;
     let [mut limit, mut offset, mut after] = [None, None, None];
     for (name, value) in &parameters {
         let taken = match name.as_str() {
             "limit" => &mut limit,
             "offset" => &mut offset,
             "after" => &mut after,
-            _ => {
-                let name = name.chars().take(100).collect::<String>();
-                return Err(ApiError::invalid("there is no such parameter").field(name));
-            }
+            _ => return Err(query::unknown_parameter(name)),
         };
         *taken = Some(value.as_str());
     }
@@ -100,10 +94,7 @@ async fn list(
     let listed = core.files.list(owner, &page).await?;
     let shown: Vec<ShownFile<'_>> = listed.files.iter().map(ShownFile::from).collect();
     let body = serde_json::to_vec(&shown).map_err(|_| ApiError::internal())?;
-    // Held until the client has read it: pages of slow readers add up.
-    let mut share = BodyShare::new(&core.bodies);
-    share.grow(body.len())?;
-    let mut response = json(StatusCode::OK, Body::new(HeldBody::new(body, share)));
+    let mut response = json::json(StatusCode::OK, json::held(core, body)?);
     if let Some(next) = listed.next {
         let limit = limit.map(|limit| format!("limit={limit}&")).unwrap_or_default();
         let link = format!("</api/files?{limit}after={next}>; rel=\"next\"");
@@ -141,13 +132,6 @@ async fn delete(
 fn known_id(id: Result<Path<Uuid>, PathRejection>) -> Result<Uuid, FilesError> {
     // What is no id is the id of nothing.
     id.map(|Path(id)| id).map_err(|_| FilesError::NotFound)
-}
-
-fn json(status: StatusCode, body: Body) -> Response {
-    let mut response = Response::new(body);
-    *response.status_mut() = status;
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    response
 }
 
 /// Until when so many bytes have to have come or gone: who is slower keeps a turn from others.

@@ -17,9 +17,9 @@ use utoipa::ToSchema;
 use super::super::body::{BodyLimits, LimitedBody};
 use super::super::error::ApiError;
 use super::super::openapi::bodies::UploadForm;
-use super::super::{Core, Face};
+use super::super::{Core, Face, json};
+use super::deadline;
 use super::multipart::{MAX_PART_HEAD_BYTES, Pace, Pieces, boundary, malformed};
-use super::{deadline, json};
 use crate::auth::Principal;
 use crate::files::{FilesError, StoredFile, Upload};
 
@@ -87,7 +87,7 @@ pub(super) async fn post(
     };
     let uploaded = Uploaded { files: stored.into_iter().map(Stored::from).collect() };
     let shown = serde_json::to_vec(&uploaded).map_err(|_| ApiError::internal())?;
-    Ok(json(StatusCode::CREATED, Body::from(shown)))
+    Ok(json::json(StatusCode::CREATED, Body::from(shown)))
 }
 
 async fn store(
