@@ -1,5 +1,5 @@
-//! Writes to conversations that wait at the same moment are one transaction: each is answered for itself, and what holds one
-//! up holds nobody else up.
+//! What is asked of conversations at the same moment is done together: each is answered for itself, and what holds one up holds
+//! nobody else up.
 
 use std::time::{Duration, Instant};
 
@@ -8,8 +8,8 @@ use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
-use crate::appends::begin;
-use crate::conversations::make;
+use crate::appends::{append, begin};
+use crate::conversations::{link, make};
 use crate::support::accounts::send;
 use crate::support::postgres::TestDatabase;
 use crate::support::service::{Answer, Service};
@@ -193,4 +193,99 @@ async fn who_goes_before_his_turn_is_left_out_and_the_group_goes_on() {
     let ((first, ()), (stays, ())) = join(join(say(&first), goes), join(stays, release)).await;
     assert_eq!((first, stays), (201, 201));
     assert_eq!(contents(&service, &conversation).await, ["first", "stays"]);
+}
+
+#[tokio::test]
+async fn what_is_read_at_the_same_moment_is_answered_as_if_it_were_alone() {
+    let database = TestDatabase::create().await;
+    let service = Service::start(database.url(), &[("MAX_PAGE_BYTES", "1048576")]).await;
+    let mut reads = vec![
+        format!("/api/conversations/{}", uuid::Uuid::new_v4()),
+        format!("/api/conversations/{}/messages", uuid::Uuid::new_v4()),
+        "/api/conversations?limit=200&offset=300".to_owned(),
+    ];
+    // One is empty, one has a message that is being written, one has more than a group has room for, and one more than a page.
+    for (count, bytes) in [(0, 1), (7, 10), (20, 20_000), (8, 200_000)] {
+        let path = make(&service, "").await;
+        for _ in 0..count {
+            let body = said(&"x".repeat(bytes));
+            let answer = send(&service, "POST", &format!("{path}/messages"), "", &body).await;
+            assert_eq!(answer.status.as_u16(), 201);
+        }
+        let draft = begin(&service, &path, "be").await;
+        let answer = append(&service, &draft, 2, "gun", false).await;
+        assert_eq!(answer.status.as_u16(), 200);
+        let pages = ["", "?limit=3", "?limit=3&before=end", "?limit=200"];
+        reads.extend(pages.map(|page| format!("{path}/messages{page}")));
+        let first = service.get(&format!("{path}/messages?limit=1")).await;
+        reads.extend(link(&first, "next"));
+        reads.push(path);
+    }
+    reads.push(make(&service, "").await);
+    for page in ["", "?limit=2", "?limit=1&offset=1", "?offset=100"] {
+        reads.push(format!("/api/conversations{page}"));
+    }
+    reads.extend(link(&service.get("/api/conversations?limit=2").await, "next"));
+    let mut alone = Vec::new();
+    for read in &reads {
+        alone.push(service.get(read).await);
+    }
+    let client = database.connect().await;
+    client.batch_execute("begin; lock table conversations").await.unwrap();
+    let together = join_all(reads.iter().map(|read| service.get(read)));
+    let release = async {
+        tokio::time::sleep(Duration::from_millis(1_000)).await;
+        let waiting = "select count(*) from pg_locks
+            where relation = 'conversations'::regclass and not granted and mode = 'AccessShareLock'";
+        let waiting: i64 = client.query_one(waiting, &[]).await.unwrap().get(0);
+        client.batch_execute("commit").await.unwrap();
+        waiting
+    };
+    let (together, waiting) = join(together, release).await;
+    // Two groups, the list that passes many over, and what fills the index for search.
+    assert!(waiting <= 4, "{waiting} statements wait");
+    for ((read, alone), together) in reads.iter().zip(alone).zip(together) {
+        assert_eq!(together.status, alone.status, "{read}");
+        for rel in ["next", "prev"] {
+            assert_eq!(link(&together, rel), link(&alone, rel), "{read}");
+        }
+        assert_eq!(together.body, alone.body, "{read}");
+    }
+}
+
+#[tokio::test]
+async fn what_is_asked_often_reads_no_table_as_a_whole_though_it_was_planned_while_all_were_empty() {
+    let database = TestDatabase::create().await;
+    let client = database.connect().await;
+    let scans = async || -> Vec<(String, i64)> {
+        let scans = "select relname::text, coalesce(seq_scan, 0) from pg_stat_user_tables
+            where relname in ('conversations', 'messages', 'message_drafts', 'message_pieces', 'message_keys')
+            order by relname";
+        let rows = client.query(scans, &[]).await.unwrap();
+        rows.iter().map(|row| (row.get(0), row.get(1))).collect()
+    };
+    let before = scans().await;
+    assert_eq!(before.len(), 5);
+    let service = Service::start(database.url(), &[("SEARCH_INTERVAL_MS", "60000")]).await;
+    // A connection keeps a plan from the sixth time on.
+    for round in 0..30 {
+        let path = make(&service, "").await;
+        let draft = begin(&service, &path, "be").await;
+        for (at, content, done) in [(2, "gu", false), (4, "n", true)] {
+            assert_eq!(append(&service, &draft, at, content, done).await.status.as_u16(), 200);
+        }
+        let (body, key) = (said("with a key").to_string(), round.to_string());
+        let headers = [("content-type", "application/json"), ("idempotency-key", key.as_str())];
+        let to = format!("{path}/messages");
+        assert_eq!(service.request("POST", &to, &headers, body).await.status.as_u16(), 201);
+        for read in [&path, &draft, &to, &format!("{to}?before=end"), "/api/conversations"] {
+            assert_eq!(service.get(read).await.status.as_u16(), 200, "{read}");
+        }
+    }
+    // Connections tell what they did when they end, at the latest.
+    service.stop().await;
+    for ((table, after), (_, before)) in scans().await.into_iter().zip(before) {
+        // What keeps the house, and what fills the index for search, may look at a table once or twice.
+        assert!(after - before <= 3, "{table} was read as a whole {} times", after - before);
+    }
 }

@@ -7,7 +7,8 @@ with piece as (
 ), found as (
     select piece.*, d.length, d.bytes
     from piece
-    join {schema}.messages m on m.id = piece.message_id and m.conversation_id = piece.conversation_id
+    join {schema}.messages m
+        on m.id = piece.message_id and m.conversation_id is not distinct from piece.conversation_id
     join {schema}.conversations c on c.id = piece.conversation_id and c.owner is not distinct from piece.owner
     left join {schema}.message_drafts d on d.message_id = piece.message_id
 ), draft as (

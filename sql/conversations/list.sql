@@ -1,18 +1,24 @@
--- Newest activity first, from the place ($2, $3) on, up to the conversation that passes $6 bytes. `found` counts up to one
--- more than the page has ($4), which tells whether there is a next one. {mine} is one of two conditions on $1, as each has
--- an index of its own.
-with page as (
-    select id, title, created_at, updated_at, metadata::text as metadata
-    from {schema}.conversations
-    where {mine} and (updated_at, id) < ($2, $3)
-    order by updated_at desc, id desc
-    limit $4 offset $5
-), sized as (
-    select *, count(*) over () as found, octet_length(title) + octet_length(metadata) as bytes,
-        sum(octet_length(title) + octet_length(metadata)) over (order by updated_at desc, id desc) as sum
-    from page
-)
-select id, title, created_at, updated_at, metadata, found
-from sized
-where sum - bytes <= $6
-order by updated_at desc, id desc
+-- Pages of lists, newest activity first, for several who ask. $1 to $5: of each whose conversations, the place from which on,
+-- how many, and how many of these are passed over. `found` counts up to as many as were asked for, one more than the page
+-- has, which tells whether there is a next one. A page ends before it passes $6 bytes; if $7, behind what passes them. Its first
+-- row is always there, and says whether it `fits`. {mine} is one of two conditions, as each has an index of its own.
+select asked.place::integer as place, page.*
+from unnest($1::uuid[], $2::timestamptz[], $3::uuid[], $4::bigint[], $5::bigint[]) with ordinality
+    as asked (owner, at, id, most, passed_over, place)
+cross join lateral (
+    with page as (
+        select c.id, c.title, c.created_at, c.updated_at, c.metadata::text as metadata
+        from {schema}.conversations c
+        where {mine} and (c.updated_at, c.id) < (asked.at, asked.id)
+        order by c.updated_at desc, c.id desc
+        limit asked.most offset asked.passed_over
+    ), sized as (
+        select *, count(*) over () as found, row_number() over nearest as nth,
+            sum(octet_length(title) + octet_length(metadata)) over nearest
+                - case when $7 then octet_length(title) + octet_length(metadata) else 0 end <= $6 as fits
+        from page
+        window nearest as (order by updated_at desc, id desc)
+    )
+    select id, title, created_at, updated_at, metadata, found, fits from sized where fits or nth = 1
+) as page
+order by asked.place, page.updated_at desc, page.id desc

@@ -1,29 +1,33 @@
--- A page of a conversation's messages from the place ($3, $4) on, nearest first, up to the message that passes $6 bytes.
--- `found` counts up to one more than the page has ($5), which tells whether there are more. {beyond} and {direction} are
--- our own words. No row: no such conversation; a row without an id: no message.
-select pg_current_snapshot()::text as snapshot, page.*
-from {schema}.conversations c
+-- Pages of conversations' messages, nearest first, for several who ask. $1 to $5: of each the conversation, whose it has to be,
+-- the place from which on, and how many. `found` counts up to as many as were asked for, one more than the page has, which
+-- tells whether there are more. A page ends before it passes $6 bytes; if $7, behind what passes them. Its first
+-- row is always there, if without its content, and says whether it `fits`. {beyond} and {direction} are our own words. No row:
+-- no such conversation; a row without an id: no message.
+select asked.place::integer as place, pg_current_snapshot()::text as snapshot, page.*
+from unnest($1::uuid[], $2::uuid[], $3::timestamptz[], $4::uuid[], $5::bigint[]) with ordinality
+    as asked (conversation_id, owner, at, id, most, place)
+join {schema}.conversations c on c.id = asked.conversation_id and c.owner is not distinct from asked.owner
 left join lateral (
     with page as (
         select m.*, d.message_id is null as done,
             coalesce(d.bytes, octet_length(m.content)) + octet_length(m.metadata::text) as bytes
         from {schema}.messages m
         left join {schema}.message_drafts d on d.message_id = m.id
-        where m.conversation_id = c.id and (m.timestamp, m.id) {beyond} ($3, $4)
+        where m.conversation_id = c.id and (m.timestamp, m.id) {beyond} (asked.at, asked.id)
         order by m.timestamp {direction}, m.id {direction}
-        limit $5
+        limit asked.most
     ), sized as (
-        select page.*, count(*) over () as found,
-            sum(page.bytes) over (order by page.timestamp {direction}, page.id {direction}) as sum
+        select page.*, count(*) over () as found, row_number() over nearest as nth,
+            sum(page.bytes) over nearest - case when $7 then page.bytes else 0 end <= $6 as fits
         from page
+        window nearest as (order by page.timestamp {direction}, page.id {direction})
     )
     select id, conversation_id, role, sized.timestamp, token_count, metadata::text as metadata, done,
-        case when done then content else content || coalesce(
+        case when not fits then null when done then content else content || coalesce(
             (select string_agg(p.content, '' order by p.at) from {schema}.message_pieces p where p.message_id = sized.id), ''
         ) end as content,
-        found
+        found, fits
     from sized
-    where sum - bytes <= $6
+    where fits or nth = 1
 ) as page on true
-where c.id = $1 and c.owner is not distinct from $2
-order by page.timestamp {direction}, page.id {direction}
+order by asked.place, page.timestamp {direction}, page.id {direction}

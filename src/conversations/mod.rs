@@ -17,6 +17,7 @@ mod messages;
 mod model;
 mod pieces;
 mod place;
+mod reading;
 mod search;
 mod service;
 mod store;

@@ -13,6 +13,7 @@ use super::messages::{Added, Key, NewMessage, added};
 use super::model::{Conversation, Message, Metadata};
 use super::pieces::Piece;
 use super::place::{Order, Place};
+use super::reading::{Read, ReadStore, Reading, Shown};
 use super::search::Indexer;
 use super::store::Store;
 use super::writing::{Addition, Creation, Done, Entered, Growth, Write, WriteLimits, WriteStore, Writing};
@@ -50,6 +51,8 @@ struct Inner {
     settings: ConversationsSettings,
     store: Store,
     writing: Writing,
+    reading: Reading,
+    pages: ReadStore,
     mint: IdMint,
     hub: Hub,
     changes: Changes,
@@ -97,15 +100,28 @@ impl Conversations {
             wait: Duration::from_millis(config.conversations_wait_ms),
         };
         let (writing, grouping) = Writing::new(writes(commits), writes(share), limits);
+        let pages = ReadStore::new(share, timeout);
+        let (reading, reading_along) =
+            Reading::new(pages.clone(), settings.max_page_bytes, limits.queue_bytes, limits.wait);
         let changes = Changes::new(share, timeout);
         let (hub, feeding) = Hub::new(&settings.realtime, metrics, share);
         let mut tasks = JoinSet::new();
         tasks.spawn(keep(store.clone(), settings.config.idempotency_retention_s));
         tasks.spawn(feeding);
         tasks.spawn(grouping);
+        tasks.spawn(reading_along);
         let interval = Duration::from_millis(settings.config.search_interval_ms);
         tasks.spawn(Indexer::new(share, metrics, &hub, interval).run());
-        let inner = Inner { settings: settings.clone(), store, writing, mint: IdMint::new(), hub, changes };
+        let inner = Inner {
+            settings: settings.clone(),
+            store,
+            writing,
+            reading,
+            pages,
+            mint: IdMint::new(),
+            hub,
+            changes,
+        };
         (Self { inner: Arc::new(inner) }, ConversationsTasks { _tasks: tasks })
     }
 
@@ -150,11 +166,19 @@ impl Conversations {
         owner: Option<Uuid>,
         query: &ListQuery,
     ) -> Result<Page<Conversation>, ConversationsError> {
-        let max_bytes = self.inner.settings.max_page_bytes;
-        let found = self.inner.store.list(owner, query, max_bytes).await?;
-        let (entries, is_more) = found.ok_or_else(|| {
-            ConversationsError::invalid("q", "q has to ask for a word: it only rules some out")
-        })?;
+        let (entries, is_more) = match &query.words {
+            None => match self.inner.reading.read(Read::List { owner, query: query.clone() }).await? {
+                Shown::List(found) => found,
+                _ => (Vec::new(), false),
+            },
+            Some(words) => {
+                let max_bytes = self.inner.settings.max_page_bytes;
+                let found = self.inner.store.search(owner, query, words, max_bytes).await?;
+                found.ok_or_else(|| {
+                    ConversationsError::invalid("q", "q has to ask for a word: it only rules some out")
+                })?
+            }
+        };
         let place = |last: &Conversation| Place { at: last.updated_at, id: last.id };
         let next = entries.last().filter(|_| is_more).map(|last| place(last).token(Order::Conversations));
         Ok(Page { entries, next, prev: None })
@@ -166,7 +190,10 @@ impl Conversations {
     ///
     /// [`ConversationsError`].
     pub async fn get(&self, owner: Option<Uuid>, id: Uuid) -> Result<Conversation, ConversationsError> {
-        self.inner.store.get(id, owner).await?.ok_or(NO_CONVERSATION)
+        match self.inner.reading.read(Read::Conversation { id, owner }).await? {
+            Shown::Conversation(conversation) => Ok(conversation),
+            _ => Err(NO_CONVERSATION),
+        }
     }
 
     /// Changes a conversation; returns what it is now.
@@ -249,9 +276,10 @@ impl Conversations {
         conversation: Uuid,
         query: &MessageQuery,
     ) -> Result<Page<Message>, ConversationsError> {
-        let max_bytes = self.inner.settings.max_page_bytes;
-        let found = self.inner.store.messages(conversation, owner, query, max_bytes).await?;
-        let (entries, is_more) = found.ok_or(NO_CONVERSATION)?;
+        let read = Read::Messages { conversation, owner, query: query.clone() };
+        let Shown::Messages((entries, is_more)) = self.inner.reading.read(read).await? else {
+            return Err(NO_CONVERSATION);
+        };
         let place = |message: &Message| Place { at: message.timestamp, id: message.id };
         Ok(query.page(entries, is_more, place))
     }
@@ -308,7 +336,7 @@ impl Conversations {
         // Whose it is does not change.
         self.get(owner, conversation).await?;
         let follower = inner.hub.follow(&topic(conversation), owner).await?;
-        let (store, changes) = (inner.store.clone(), inner.changes.clone());
+        let (store, changes) = (inner.pages.clone(), inner.changes.clone());
         Ok(Live::new(LiveParts { store, changes, follower, conversation, owner, start, token }))
     }
 

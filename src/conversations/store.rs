@@ -8,11 +8,11 @@ use tokio_postgres::Row;
 use tokio_postgres::types::Type;
 use uuid::Uuid;
 
-use super::list::{From, ListQuery, MessageQuery};
+use super::list::ListQuery;
 use super::model::{Conversation, Message, Metadata, Role};
-use super::place::Place;
-use crate::db::{Database, DbError, JsonText, Parameter as Typed, query_all_in_time, query_often_in_time};
-use crate::realtime::Snapshot;
+use crate::db::{
+    BY_INDEX, Database, DbError, JsonText, Parameter as Typed, query_all_in_time, query_often_in_time,
+};
 
 /// Conversations and messages, over a share of the pool.
 #[derive(Debug, Clone)]
@@ -24,18 +24,12 @@ pub(super) struct Store {
 
 #[derive(Debug)]
 struct Statements {
-    list_of_owner: String,
-    list_of_nobody: String,
     search_of_owner: String,
     search_of_nobody: String,
-    get: String,
     change: String,
     delete_messages: String,
     delete: String,
-    messages_after: String,
-    messages_before: String,
     message: String,
-    messages_between: String,
     forget_keys: String,
 }
 
@@ -47,41 +41,18 @@ const ALONE: &str = include_str!("../../sql/conversations/alone.sql");
 
 impl Statements {
     fn new(database: &Database) -> Self {
-        let list = database.sql(include_str!("../../sql/conversations/list.sql"));
         let search = database.sql(include_str!("../../sql/conversations/search.sql"));
-        let messages = database.sql(include_str!("../../sql/conversations/messages.sql"));
-        let towards =
-            |beyond, direction| messages.replace("{beyond}", beyond).replace("{direction}", direction);
         Self {
-            list_of_owner: list.replace("{mine}", OF_OWNER),
-            list_of_nobody: list.replace("{mine}", OF_NOBODY),
             search_of_owner: search.replace("{mine}", OF_OWNER),
             search_of_nobody: search.replace("{mine}", OF_NOBODY),
-            get: database.sql(include_str!("../../sql/conversations/get.sql")),
             change: database.sql(include_str!("../../sql/conversations/change.sql")),
             delete_messages: database.sql(include_str!("../../sql/conversations/delete_messages.sql")),
             delete: database.sql(include_str!("../../sql/conversations/delete.sql")),
-            messages_after: towards(">", "asc"),
-            messages_before: towards("<", "desc"),
             message: database.sql(include_str!("../../sql/conversations/message.sql")),
-            messages_between: database.sql(include_str!("../../sql/conversations/messages_between.sql")),
             forget_keys: database.sql(include_str!("../../sql/conversations/forget_keys.sql")),
         }
     }
 }
-
-/// A page for somebody who follows.
-#[derive(Debug)]
-pub(super) struct LivePage {
-    pub(super) messages: Vec<Message>,
-    pub(super) is_more: bool,
-    /// What the page's statement saw.
-    pub(super) snapshot: Snapshot,
-}
-
-/// Messages of a page for somebody who follows, and the bytes at which that is enough: it waits until he has read it.
-const LIVE_PAGE: usize = 200;
-const LIVE_PAGE_BYTES: usize = crate::realtime::LOT_BYTES;
 
 /// Entries, and whether there are more behind them.
 pub(super) type Found<T> = (Vec<T>, bool);
@@ -92,43 +63,36 @@ impl Store {
         Self { database: database.clone(), timeout, sql: Arc::new(Statements::new(database)) }
     }
 
-    /// A page of at most `max_bytes` and one conversation more; none if its words only rule something out.
-    pub(super) async fn list(
+    /// A page of the conversations with the words of a query, of at most `max_bytes` and one conversation more; none if these only
+    /// rule something out.
+    pub(super) async fn search(
         &self,
         owner: Option<Uuid>,
         query: &ListQuery,
+        words: &str,
         max_bytes: usize,
     ) -> Result<Option<Found<Conversation>>, DbError> {
-        let sql = match (&query.words, owner) {
-            (Some(_), Some(_)) => &self.sql.search_of_owner,
-            (Some(_), None) => &self.sql.search_of_nobody,
-            (None, Some(_)) => &self.sql.list_of_owner,
-            (None, None) => &self.sql.list_of_nobody,
+        let sql = match owner {
+            Some(_) => &self.sql.search_of_owner,
+            None => &self.sql.search_of_nobody,
         };
         let (at, limit) = (SystemTime::from(query.after.at), query.limit as i64 + 1);
         let (offset, bytes) = (i64::from(query.offset), max_bytes as i64);
-        let mut parameters: Vec<Typed<'_>> = vec![
+        let parameters: [Typed<'_>; 7] = [
             (&owner, Type::UUID),
             (&at, Type::TIMESTAMPTZ),
             (&query.after.id, Type::UUID),
             (&limit, Type::INT8),
             (&offset, Type::INT8),
             (&bytes, Type::INT8),
+            (&words, Type::TEXT),
         ];
-        let Some(words) = &query.words else {
-            return page(&self.often(sql, &parameters).await?, query.limit, conversation).map(Some);
-        };
-        parameters.push((words, Type::TEXT));
         let rows = self.behind((ALONE, &[]), sql, &parameters).await?;
         match rows.first() {
             Some(row) if row.try_get("is_broad")? => Ok(None),
             Some(row) if row.try_get::<_, Option<Uuid>>("id")?.is_none() => Ok(Some((Vec::new(), false))),
             _ => page(&rows, query.limit, conversation).map(Some),
         }
-    }
-
-    pub(super) async fn get(&self, id: Uuid, owner: Option<Uuid>) -> Result<Option<Conversation>, DbError> {
-        one(&self.often(&self.sql.get, &[(&id, Type::UUID), (&owner, Type::UUID)]).await?)
     }
 
     /// Changes what is some.
@@ -164,77 +128,6 @@ impl Store {
         Ok(!self.locked(id, &self.sql.delete, &parameters).await?.is_empty())
     }
 
-    /// A page of at most `max_bytes` and one message more, nearest first; none if there is no such conversation.
-    pub(super) async fn messages(
-        &self,
-        conversation: Uuid,
-        owner: Option<Uuid>,
-        query: &MessageQuery,
-        max_bytes: usize,
-    ) -> Result<Option<Found<Message>>, DbError> {
-        let rows = self.message_rows(conversation, owner, query, max_bytes).await?;
-        if rows.is_empty() { Ok(None) } else { messages(&rows, query).map(Some) }
-    }
-
-    async fn message_rows(
-        &self,
-        conversation: Uuid,
-        owner: Option<Uuid>,
-        query: &MessageQuery,
-        max_bytes: usize,
-    ) -> Result<Vec<Row>, DbError> {
-        let (sql, place): (_, Place) = match query.from {
-            From::After(place) => (&self.sql.messages_after, place),
-            From::Before(place) => (&self.sql.messages_before, place),
-        };
-        let (at, limit, bytes) = (SystemTime::from(place.at), query.limit as i64 + 1, max_bytes as i64);
-        let parameters: [Typed<'_>; 6] = [
-            (&conversation, Type::UUID),
-            (&owner, Type::UUID),
-            (&at, Type::TIMESTAMPTZ),
-            (&place.id, Type::UUID),
-            (&limit, Type::INT8),
-            (&bytes, Type::INT8),
-        ];
-        self.often(sql, &parameters).await
-    }
-
-    /// A page behind a place, and what its statement saw; none if there is no such conversation.
-    pub(super) async fn live_page(
-        &self,
-        conversation: Uuid,
-        owner: Option<Uuid>,
-        after: Place,
-    ) -> Result<Option<LivePage>, DbError> {
-        let query = MessageQuery { limit: LIVE_PAGE, from: From::After(after) };
-        let rows = self.message_rows(conversation, owner, &query, LIVE_PAGE_BYTES).await?;
-        let Some(row) = rows.first() else { return Ok(None) };
-        // What Postgres writes of a snapshot is one.
-        let snapshot = Snapshot::parse(row.try_get("snapshot")?).unwrap_or_default();
-        let (messages, is_more) = messages(&rows, &query)?;
-        Ok(Some(LivePage { messages, is_more, snapshot }))
-    }
-
-    /// A lot of the messages with ids between two, both included, behind a third; in the order of their ids.
-    pub(super) async fn messages_between(
-        &self,
-        conversation: Uuid,
-        (first, last): (Uuid, Uuid),
-        after: Option<Uuid>,
-    ) -> Result<Found<Message>, DbError> {
-        let after = after.unwrap_or_default();
-        let (limit, bytes) = (LIVE_PAGE as i64 + 1, LIVE_PAGE_BYTES as i64);
-        let parameters: [Typed<'_>; 6] = [
-            (&conversation, Type::UUID),
-            (&first, Type::UUID),
-            (&last, Type::UUID),
-            (&after, Type::UUID),
-            (&limit, Type::INT8),
-            (&bytes, Type::INT8),
-        ];
-        page(&self.often(&self.sql.messages_between, &parameters).await?, LIVE_PAGE, message)
-    }
-
     pub(super) async fn message(
         &self,
         conversation: Uuid,
@@ -243,7 +136,8 @@ impl Store {
     ) -> Result<Option<Message>, DbError> {
         let parameters: [Typed<'_>; 3] =
             [(&conversation, Type::UUID), (&owner, Type::UUID), (&id, Type::UUID)];
-        self.often(&self.sql.message, &parameters).await?.first().map(message).transpose()
+        let rows = self.behind((BY_INDEX, &[]), &self.sql.message, &parameters).await?;
+        rows.first().map(message).transpose()
     }
 
     /// Deletes up to `lot` keys that are older than so many seconds; how many there were.
@@ -289,16 +183,8 @@ fn one(rows: &[Row]) -> Result<Option<Conversation>, DbError> {
     rows.first().map(conversation).transpose()
 }
 
-/// The rows of a page of messages; a row without an id is none.
-fn messages(rows: &[Row], query: &MessageQuery) -> Result<Found<Message>, DbError> {
-    match rows.first() {
-        Some(row) if row.try_get::<_, Option<Uuid>>("id")?.is_some() => page(rows, query.limit, message),
-        _ => Ok((Vec::new(), false)),
-    }
-}
-
 /// The rows of a page, which has up to `limit` entries.
-fn page<T>(
+pub(super) fn page<T>(
     rows: &[Row],
     limit: usize,
     entry: impl Fn(&Row) -> Result<T, DbError>,
@@ -319,7 +205,7 @@ pub(super) fn conversation(row: &Row) -> Result<Conversation, DbError> {
     })
 }
 
-fn message(row: &Row) -> Result<Message, DbError> {
+pub(super) fn message(row: &Row) -> Result<Message, DbError> {
     Ok(Message {
         id: row.try_get("id")?,
         conversation_id: row.try_get("conversation_id")?,

@@ -17,12 +17,14 @@ use std::time::Duration;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::types::{ToSql, Type};
 
-pub use group::{Crowded, Group, Line, Outcomes, Work};
+pub use group::{Crowded, Group, Line, NumberedLine, Outcomes, Work, numbered};
 pub use json::JsonText;
 pub use migrations::{MigrationError, migrate, schema_version};
 pub use partitions::PartitionKeeper;
 pub use pool::{Connection, Database, PoolStatus};
-pub use statement::{Query, begin_in_time, in_time, query_all_in_time, query_in_time, query_often_in_time};
+pub use statement::{
+    BY_INDEX, Query, begin_in_time, in_time, query_all_in_time, query_in_time, query_often_in_time,
+};
 pub use stress::FailingStatements;
 pub use url::{ConnectionUrl, UrlError};
 

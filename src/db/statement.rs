@@ -115,6 +115,10 @@ async fn query_prepared(
     .await
 }
 
+/// In front of statements that find a few rows each, in their transaction: they are planned to go by indexes, however small a
+/// table is when that happens.
+pub const BY_INDEX: &str = include_str!("../../sql/db/by_index.sql");
+
 /// A statement and its parameters.
 pub type Query<'a> = (&'a str, Vec<Parameter<'a>>);
 

@@ -18,7 +18,7 @@ use uuid::Uuid;
 
 use super::ConversationsError;
 use super::place::Place;
-use super::store::{LivePage, Store};
+use super::reading::{LivePage, ReadStore};
 use crate::db::DbError;
 use crate::realtime::store::Changes;
 use crate::realtime::{Action, Change, Dropped, Follower, Position, Room, Snapshot};
@@ -60,7 +60,7 @@ enum Phase {
 /// Somebody who follows a conversation.
 #[derive(Debug)]
 pub struct Live {
-    store: Store,
+    store: ReadStore,
     changes: Changes,
     follower: Follower,
     conversation: Uuid,
@@ -83,7 +83,7 @@ pub struct Live {
 /// What a follower is built from.
 #[derive(Debug)]
 pub(super) struct LiveParts {
-    pub(super) store: Store,
+    pub(super) store: ReadStore,
     pub(super) changes: Changes,
     pub(super) follower: Follower,
     pub(super) conversation: Uuid,

@@ -22,7 +22,7 @@ use super::ConversationsError;
 use super::messages::{Key, NewMessage};
 use super::model::{Conversation, Metadata, Micros};
 use super::pieces::{Piece, Written};
-use crate::db::{Crowded, Group, Line, Outcomes, Work};
+use crate::db::{Crowded, Group, NumberedLine, Outcomes, Work};
 use rounds::{Once, Stage, Step};
 pub(super) use store::{Patience, WriteStore};
 
@@ -137,26 +137,16 @@ impl Write {
     }
 }
 
-/// One of the lines that writes wait in.
-#[derive(Debug)]
-pub(super) struct WriteLine(i32);
-
-impl Line for WriteLine {
-    fn number(&self) -> i32 {
-        self.0
-    }
-}
-
 /// Writes groups.
 struct Writes(WriteStore);
 
 impl Work for Writes {
-    type Line = WriteLine;
+    type Line = NumberedLine;
     type Job = Write;
     type Answer = Done;
     type Error = ConversationsError;
 
-    async fn run(&self, _line: &WriteLine, jobs: &[Write]) -> Outcomes<Self> {
+    async fn run(&self, _line: &NumberedLine, jobs: &[Write]) -> Outcomes<Self> {
         Ok(self.0.write(jobs, Patience::None).await?.into_iter().map(Ok).collect())
     }
 }
@@ -176,7 +166,7 @@ pub(super) struct WriteLimits {
 #[derive(Debug)]
 pub(super) struct Writing {
     group: Group<Writes>,
-    lines: Vec<Arc<WriteLine>>,
+    lines: Vec<Arc<NumberedLine>>,
     /// For what somebody holds.
     alone: WriteStore,
     queue_bytes: usize,
@@ -191,7 +181,7 @@ impl Writing {
     ) -> (Self, impl Future<Output = ()> + Send + 'static) {
         let WriteLimits { turns, queue_bytes, wait } = limits;
         let (group, grouping) = Group::new(Writes(grouped), turns, queue_bytes, wait);
-        let lines = (0..turns).map(|n| Arc::new(WriteLine(n as i32))).collect();
+        let lines = NumberedLine::all(turns);
         (Self { group, lines, alone, queue_bytes }, grouping)
     }
 

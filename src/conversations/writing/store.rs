@@ -12,7 +12,9 @@ use super::rounds::{Lot, Stage, lots};
 use super::{Addition, Creation, Done, Entered, Growth, Write};
 use crate::conversations::pieces::Written;
 use crate::conversations::store::conversation;
-use crate::db::{Database, DbError, JsonText, Parameter as Typed, Query, query_all_in_time};
+use crate::db::{
+    BY_INDEX, Database, DbError, JsonText, Parameter as Typed, Query, numbered, query_all_in_time,
+};
 
 /// Writes to conversations, over a share of the pool.
 #[derive(Debug, Clone)]
@@ -69,7 +71,8 @@ impl WriteStore {
         let lots = lots(writes.iter().map(Write::step));
         let locks = Locks::of(writes);
         let columns: Vec<Columns<'_>> = lots.iter().map(|lot| Columns::of(writes, lot)).collect();
-        let mut queries: Vec<Query<'_>> = Vec::with_capacity(1 + lots.len());
+        let mut queries: Vec<Query<'_>> = Vec::with_capacity(2 + lots.len());
+        queries.push((BY_INDEX, Vec::new()));
         queries.push(match patience {
             Patience::None => (&self.sql.try_locks, locks.parameters()),
             Patience::Lock => (include_str!("../../../sql/conversations/wait_for_lock.sql"), locks.first()),
@@ -82,7 +85,7 @@ impl WriteStore {
         if let Err(DbError::Timeout(_)) = rows {
             connection.discard();
         }
-        outcomes(writes, &lots, &rows?)
+        outcomes(writes, &lots, rows?.get(1..).unwrap_or_default())
     }
 }
 
@@ -303,11 +306,6 @@ fn outcomes(writes: &[Write], lots: &[Lot], rows: &[Vec<Row>]) -> Result<Vec<Don
         }
     }
     Ok(outcomes)
-}
-
-/// The number of the write at a place of its statement, from 1 on.
-fn numbered(numbers: &[usize], place: i32) -> Option<usize> {
-    numbers.get(usize::try_from(place).ok()?.checked_sub(1)?).copied()
 }
 
 fn entered(row: &Row) -> Result<Entered, DbError> {

@@ -59,6 +59,29 @@ pub trait Line: Send + Sync + 'static {
     fn number(&self) -> i32;
 }
 
+/// A line that has nothing but its number.
+#[derive(Debug)]
+pub struct NumberedLine(i32);
+
+impl NumberedLine {
+    /// Lines with the numbers from 0 on.
+    pub fn all(count: usize) -> Vec<Arc<Self>> {
+        (0..).take(count).map(|number| Arc::new(Self(number))).collect()
+    }
+}
+
+impl Line for NumberedLine {
+    fn number(&self) -> i32 {
+        self.0
+    }
+}
+
+/// The number of the job that stands at a place of its statement, from 1 on (`with ordinality`): `numbers` are those of
+/// the statement's jobs, in order.
+pub fn numbered(numbers: &[usize], place: i32) -> Option<usize> {
+    numbers.get(usize::try_from(place).ok()?.checked_sub(1)?).copied()
+}
+
 /// Decides, once, whether a job is taken along or given up.
 #[derive(Debug, Clone, Default)]
 struct Claim(Arc<AtomicBool>);
