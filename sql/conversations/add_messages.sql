@@ -6,10 +6,16 @@ with mine as (
     select request.*, known.hash as known, known.ids, known.first
     from unnest($1::uuid[], $2::uuid[], $3::text[], $4::bytea[]) with ordinality
         as request (conversation_id, owner, key, hash, request)
-    join {schema}.conversations c
-        on c.id = request.conversation_id and c.owner is not distinct from request.owner
-    left join {schema}.message_keys known
-        on known.conversation_id = request.conversation_id and known.key = request.key
+    cross join lateral (
+        select true from {schema}.conversations c
+        where c.id = request.conversation_id and c.owner is not distinct from request.owner
+        limit 1
+    ) as c
+    left join lateral (
+        select k.hash, k.ids, k.first from {schema}.message_keys k
+        where k.conversation_id = request.conversation_id and k.key = request.key
+        limit 1
+    ) as known on true
     where request.conversation_id = any((select current_setting('tidegate.locked')::uuid[])::uuid[])
 ), new as (
     select mine.request, mine.conversation_id, mine.key, mine.hash,

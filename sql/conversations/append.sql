@@ -11,10 +11,19 @@ with piece as (
     select piece.*, m.timestamp, d.length, d.bytes
     from piece
     -- By its id: a conversation may have any number of them.
-    join {schema}.messages m
-        on m.id = piece.message_id and m.conversation_id is not distinct from piece.conversation_id
-    join {schema}.conversations c on c.id = piece.conversation_id and c.owner is not distinct from piece.owner
-    left join {schema}.message_drafts d on d.message_id = piece.message_id
+    cross join lateral (
+        select m.timestamp from {schema}.messages m
+        where m.id = piece.message_id and m.conversation_id is not distinct from piece.conversation_id
+        limit 1
+    ) as m
+    cross join lateral (
+        select true from {schema}.conversations c
+        where c.id = piece.conversation_id and c.owner is not distinct from piece.owner
+        limit 1
+    ) as c
+    left join lateral (
+        select d.length, d.bytes from {schema}.message_drafts d where d.message_id = piece.message_id limit 1
+    ) as d on true
 ), grown as (
     update {schema}.message_drafts d
     set length = d.length + char_length(found.content), bytes = d.bytes + octet_length(found.content)

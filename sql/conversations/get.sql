@@ -1,4 +1,9 @@
 -- Conversations, for several who ask. $1 and $2: of each its id, and whose it has to be.
-select asked.place::integer as place, c.id, c.title, c.created_at, c.updated_at, c.metadata::text as metadata
+select asked.place::integer as place, found.*
 from unnest($1::uuid[], $2::uuid[]) with ordinality as asked (id, owner, place)
-join {schema}.conversations c on c.id = asked.id and c.owner is not distinct from asked.owner
+cross join lateral (
+    select c.id, c.title, c.created_at, c.updated_at, c.metadata::text as metadata
+    from {schema}.conversations c
+    where c.id = asked.id and c.owner is not distinct from asked.owner
+    limit 1
+) as found

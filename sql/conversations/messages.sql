@@ -6,13 +6,19 @@
 select asked.place::integer as place, pg_current_snapshot()::text as snapshot, page.*
 from unnest($1::uuid[], $2::uuid[], $3::timestamptz[], $4::uuid[], $5::bigint[]) with ordinality
     as asked (conversation_id, owner, at, id, most, place)
-join {schema}.conversations c on c.id = asked.conversation_id and c.owner is not distinct from asked.owner
+cross join lateral (
+    select c.id from {schema}.conversations c
+    where c.id = asked.conversation_id and c.owner is not distinct from asked.owner
+    limit 1
+) as c
 left join lateral (
     with page as (
-        select m.*, d.message_id is null as done,
+        select m.*, d.bytes is null as done,
             coalesce(d.bytes, octet_length(m.content)) + octet_length(m.metadata::text) as bytes
         from {schema}.messages m
-        left join {schema}.message_drafts d on d.message_id = m.id
+        left join lateral (
+            select d.bytes from {schema}.message_drafts d where d.message_id = m.id limit 1
+        ) as d on true
         where m.conversation_id = c.id and (m.timestamp, m.id) {beyond} (asked.at, asked.id)
         order by m.timestamp {direction}, m.id {direction}
         limit asked.most
