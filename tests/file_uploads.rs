@@ -213,16 +213,6 @@ async fn twenty_uploads_at_once_do_not_pass_the_quota_by_a_byte() {
 }
 
 #[tokio::test]
-async fn the_journals_reserve_of_the_disk_is_left_to_it() {
-    let (database, data) = (TestDatabase::create().await, Folder::new());
-    let variables = [("DATA_DIR", data.path()), ("JOURNAL_MIN_FREE", "1099511627776")];
-    let service = Service::start(database.url(), &variables).await;
-    let answer = upload(&service, "", body(&[part("a", "text/plain", b"a")])).await;
-    assert_eq!(told(&answer), refused(507, "disk_full", ""));
-    assert_nothing_is_left(&service, &data).await;
-}
-
-#[tokio::test]
 async fn an_upload_that_is_cut_off_leaves_nothing_and_gives_its_turn_back() {
     let (database, data) = (TestDatabase::create().await, Folder::new());
     let variables = [

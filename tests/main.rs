@@ -27,6 +27,7 @@ mod file_downloads;
 mod file_sweeps;
 mod file_uploads;
 mod files;
+mod full_disk;
 mod imports;
 mod issuers;
 mod life;

@@ -81,11 +81,11 @@ impl Contents {
         open_folder(&root, name)
     }
 
-    /// Whether so many bytes more leave the journal what it needs.
+    /// Whether there is room for so many bytes more that leaves the journal what it needs.
     pub(super) fn check_room(&self, more: u64) -> Result<(), FilesError> {
         let stat = nix::sys::statvfs::fstatvfs(self.made_root()?).map_err(io::Error::from)?;
         let free = stat.blocks_available().saturating_mul(stat.fragment_size());
-        if free.saturating_sub(more) < self.min_free {
+        if free < more.saturating_add(self.min_free) {
             return Err(FilesError::DiskFull);
         }
         Ok(())
