@@ -211,3 +211,23 @@ async fn a_conversation_of_many_messages_is_deleted_in_lots_behind_its_lock() {
     assert_eq!(deleted.status.as_u16(), 204, "{:?}", deleted.body);
     assert_eq!(left().await, 0);
 }
+
+#[tokio::test]
+async fn only_a_missing_owner_is_called_a_missing_user() {
+    let database = TestDatabase::create().await;
+    let client = database.connect().await;
+    let service = guarded(&database, &[]).await;
+    register(&service, "ada@example.com").await;
+    let ada = log_in(&service, "ada@example.com").await.access;
+    // An operator's own key to a table of his own.
+    let tenants = "create table tenants (id int primary key);
+        alter table conversations add column tenant int default 7 references tenants";
+    client.batch_execute(tenants).await.unwrap();
+    let refused = send(&service, "POST", CONVERSATIONS, &ada, &json!({})).await;
+    assert_eq!((refused.status.as_u16(), refused.error_code().as_str()), (500, "internal"));
+    client.batch_execute("insert into tenants values (7)").await.unwrap();
+    make(&service, &ada).await;
+    client.batch_execute("delete from users").await.unwrap();
+    let refused = send(&service, "POST", CONVERSATIONS, &ada, &json!({})).await;
+    assert_eq!((refused.status.as_u16(), refused.error_code().as_str()), (404, "not_found"));
+}

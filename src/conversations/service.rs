@@ -365,7 +365,9 @@ const NO_USER: ConversationsError = ConversationsError::NotFound("user");
 /// A token may be good for a moment longer than its user is there.
 fn no_owner(error: ConversationsError) -> ConversationsError {
     match &error {
-        ConversationsError::Database(cause) if cause.state_code() == Some("23503") => NO_USER,
+        ConversationsError::Database(cause) if cause.constraint() == Some("conversations_owner_fkey") => {
+            NO_USER
+        }
         _ => error,
     }
 }

@@ -47,6 +47,10 @@ impl ImportsError {
 
 impl From<DbError> for ImportsError {
     fn from(error: DbError) -> Self {
-        Self::Database(Box::new(error))
+        match error.constraint() {
+            // It was deleted since it was looked up.
+            Some("imports_file_id_fkey") => Self::File(FilesError::NotFound),
+            _ => Self::Database(Box::new(error)),
+        }
     }
 }

@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use deadpool_postgres::Transaction;
 use tokio_postgres::Row;
-use tokio_postgres::error::SqlState;
 use tokio_postgres::types::Type;
 use uuid::Uuid;
 
@@ -179,9 +178,7 @@ impl Store {
             Ok(Some(true)) => {}
             Ok(Some(false)) => return Ok(Landed::There),
             Ok(None) => return Ok(Landed::Gone),
-            Err(error) if error.sql_state() == Some(&SqlState::FOREIGN_KEY_VIOLATION) => {
-                return Ok(Landed::Gone);
-            }
+            Err(error) if error.constraint() == Some("import_parts_file_id_fkey") => return Ok(Landed::Gone),
             Err(error) => return Err(error),
         }
         let mut rejected: Vec<(u64, Reason)> = part.rejected.clone();
