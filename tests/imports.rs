@@ -1,74 +1,14 @@
 //! Lines of files become events, conversations and messages: each once, or with a reason why not.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use nix::sys::signal::Signal;
 use serde_json::{Value, json};
-use tokio_postgres::Client;
 
 use crate::support::accounts::{guarded, key, log_in, register, send};
+use crate::support::imports::{NDJSON, PROCESS, count, ended, figures, post, process, progress, rejected};
 use crate::support::postgres::TestDatabase;
-use crate::support::service::{Answer, Folder, Service, eventually};
+use crate::support::service::{Service, eventually};
 use crate::support::sse::EventStream;
-
-const PROCESS: &str = "/api/files/process-jsonl";
-const NDJSON: (&str, &str) = ("content-type", "application/x-ndjson");
-
-/// Sends lines with a token, if there is one.
-async fn post(service: &Service, query: &str, token: &str, lines: &str) -> Answer {
-    let bearer = format!("Bearer {token}");
-    let headers = [NDJSON, ("authorization", bearer.as_str())];
-    let headers = if token.is_empty() { &headers[..1] } else { &headers };
-    service.request("POST", &format!("{PROCESS}{query}"), headers, lines.to_owned()).await
-}
-
-/// Sends lines that are taken: the file's id.
-async fn process(service: &Service, query: &str, token: &str, lines: &str) -> String {
-    let answer = post(service, query, token, lines).await;
-    assert_eq!(answer.status.as_u16(), 202, "{:?}", answer.body);
-    let id = answer.json()["file_id"].as_str().unwrap().to_owned();
-    assert_eq!(answer.header("location"), format!("/api/files/{id}/progress"));
-    id
-}
-
-async fn progress(service: &Service, token: &str, file: &str) -> Value {
-    send(service, "GET", &format!("/api/files/{file}/progress"), token, &Value::Null).await.json()
-}
-
-/// How it ended.
-async fn ended(service: &Service, token: &str, file: &str) -> Value {
-    eventually("the import has ended", async || {
-        let progress = progress(service, token, file).await;
-        (progress["state"] != "running").then_some(progress)
-    })
-    .await
-}
-
-/// Lines that were left out, with the reasons.
-async fn rejected(service: &Service, token: &str, file: &str) -> Vec<(u64, String)> {
-    let answer = send(service, "GET", &format!("/api/files/{file}/rejected"), token, &Value::Null).await;
-    assert_eq!(answer.header("content-type"), "application/x-ndjson");
-    let lines: Vec<Value> = answer
-        .body
-        .split(|byte| *byte == b'\n')
-        .filter(|line| !line.is_empty())
-        .map(|line| serde_json::from_slice(line).unwrap())
-        .collect();
-    assert_eq!(answer.header("x-total-count"), lines.len().to_string());
-    lines
-        .iter()
-        .map(|line| (line["line"].as_u64().unwrap(), line["reason"].as_str().unwrap().to_owned()))
-        .collect()
-}
-
-async fn count(client: &Client, what: &str) -> i64 {
-    client.query_one(&format!("select count(*) from {what}"), &[]).await.unwrap().get(0)
-}
-
-fn figures(progress: &Value) -> (i64, i64, i64) {
-    let figure = |name: &str| progress[name].as_i64().unwrap();
-    (figure("lines"), figure("stored"), figure("rejected"))
-}
 
 #[tokio::test]
 async fn lines_become_events_but_for_those_that_are_no_json_and_a_file_is_processed_once() {
@@ -217,42 +157,6 @@ async fn nobody_stores_by_a_file_what_he_may_not_store_otherwise() {
 }
 
 #[tokio::test]
-async fn an_import_that_is_killed_again_and_again_stores_each_line_once() {
-    const LINES: i64 = 30_000;
-    let database = TestDatabase::create().await;
-    let client = database.connect().await;
-    let data = Folder::new();
-    let variables = [("DATA_DIR", data.path()), ("IMPORT_PART_BYTES", "4096")];
-    let lines: String = (0..LINES).map(|n| format!("{{\"n\":{n},\"x\":\"{}\"}}\n", "y".repeat(30))).collect();
-    let mut service = Service::start(database.url(), &variables).await;
-    let file = process(&service, "?kind=event", "", &lines).await;
-    let mut kills = 0;
-    for goal in [1, 3_000, 9_000, 15_000] {
-        let started = Instant::now();
-        while count(&client, "requests").await < goal && started.elapsed() < Duration::from_secs(20) {
-            tokio::time::sleep(Duration::from_millis(2)).await;
-        }
-        if goal == 9_000 {
-            // Its backends too, in the middle of whatever they do.
-            let end = "select pg_terminate_backend(pid) from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid()";
-            client.execute(end, &[]).await.unwrap();
-            continue;
-        }
-        kills += i32::from(count(&client, "requests").await < LINES);
-        service.signal(Signal::SIGKILL);
-        service.ended().await;
-        service = Service::start(database.url(), &variables).await;
-    }
-    assert!(kills > 0, "it was done before it could be killed");
-    assert_eq!(figures(&ended(&service, "", &file).await), (LINES, LINES, 0));
-    let row = client
-        .query_one("select count(*), count(distinct payload->>'n'), count(distinct id) from requests", &[])
-        .await
-        .unwrap();
-    assert_eq!((row.get(0), row.get(1), row.get(2)), (LINES, LINES, LINES));
-}
-
-#[tokio::test]
 async fn a_row_that_postgres_refuses_is_left_out_alone() {
     let database = TestDatabase::refusing_evil().await;
     let service = Service::start(database.url(), &[]).await;
@@ -311,27 +215,6 @@ async fn progress_can_be_followed_to_its_end() {
     let (name, data) = last.unwrap();
     assert_eq!((name.as_str(), figures(&data)), ("done", (20_000, 20_000, 0)));
     assert!(data["finished_at"].is_string() && data["error"].is_null(), "{data}");
-}
-
-#[tokio::test]
-async fn an_import_ends_with_its_file() {
-    let database = TestDatabase::create().await;
-    let client = database.connect().await;
-    let variables = [("IMPORT_PART_BYTES", "4096"), ("IMPORT_WRITERS", "1"), ("IMPORTS_AT_ONCE", "1")];
-    let service = Service::start(database.url(), &variables).await;
-    let lines: String = (0..200_000).map(|n| format!("{n}\n")).collect();
-    let file = process(&service, "?kind=event", "", &lines).await;
-    eventually("some of it is stored", async || (count(&client, "requests").await > 0).then_some(())).await;
-    let deleted = service.request("DELETE", &format!("/api/files/{file}"), &[], "").await;
-    assert_eq!(deleted.status.as_u16(), 204);
-    assert_eq!(service.get(&format!("/api/files/{file}/progress")).await.status.as_u16(), 404);
-    // The next one has its turn, so the first one has ended.
-    let next = process(&service, "?kind=event", "", "1\n").await;
-    ended(&service, "", &next).await;
-    let stored = count(&client, "requests").await;
-    assert!(stored < 200_001, "{stored}");
-    tokio::time::sleep(Duration::from_millis(200)).await;
-    assert_eq!(count(&client, "requests").await, stored);
 }
 
 #[tokio::test]
@@ -437,22 +320,6 @@ async fn many_refused_rows_leave_no_subtransactions_behind() {
 }
 
 #[tokio::test]
-async fn a_file_can_be_deleted_while_many_lanes_import_it() {
-    let database = TestDatabase::create().await;
-    let client = database.connect().await;
-    let variables = [("IMPORT_PART_BYTES", "16384"), ("IMPORT_WRITERS", "4")];
-    let service = Service::start(database.url(), &variables).await;
-    let lines: String = (0..400_000).map(|n| format!("{n}\n")).collect();
-    let file = process(&service, "?kind=event", "", &lines).await;
-    eventually("some of it is stored", async || (count(&client, "requests").await > 0).then_some(())).await;
-    let began = Instant::now();
-    let deleted = service.request("DELETE", &format!("/api/files/{file}"), &[], "").await;
-    assert_eq!(deleted.status.as_u16(), 204, "{:?}", deleted.body);
-    assert!(began.elapsed() < Duration::from_secs(4), "{:?}", began.elapsed());
-    assert!(count(&client, "requests").await < 400_000);
-}
-
-#[tokio::test]
 async fn lines_that_do_not_come_hold_a_turn_no_longer_than_any_body() {
     let database = TestDatabase::create().await;
     let variables = [("MAX_UPLOADS", "1"), ("BODY_TIMEOUT_S", "1")];
@@ -463,29 +330,4 @@ async fn lines_that_do_not_come_hold_a_turn_no_longer_than_any_body() {
     let answer = service.raw(request.as_bytes(), Duration::from_secs(10)).await;
     assert!(answer.starts_with("HTTP/1.1 408 "), "{answer}");
     process(&service, "?kind=event", "", "1\n").await;
-}
-
-#[tokio::test]
-async fn an_import_whose_beginning_was_not_heard_of_is_begun_by_who_asks_again() {
-    let database = TestDatabase::create().await;
-    let service = Service::start(database.url(), &[]).await;
-    let form = "--x\r\ncontent-disposition: form-data; name=\"f\"; filename=\"a\"\r\n\r\n\u{feff}{\"n\":1}\n2\r\n--x--\r\n";
-    let uploaded = service
-        .request("POST", "/api/files/upload", &[("content-type", "multipart/form-data; boundary=x")], form)
-        .await;
-    let file = uploaded.json()["files"][0]["id"].as_str().unwrap().to_owned();
-    let client = database.connect().await;
-    let note = "insert into imports (file_id, kind, mapping, allowed, part_bytes, started_us)
-        values ($1::text::uuid, 'event', '{}', '{event}', 4194304, 1700000000000000)";
-    client.execute(note, &[&file]).await.unwrap();
-    let named = json!({"file_id": file});
-    let other = send(&service, "POST", &format!("{PROCESS}?kind=message"), "", &named).await;
-    assert_eq!((other.status.as_u16(), other.error_code().as_str()), (409, "processed"));
-    let again = send(&service, "POST", &format!("{PROCESS}?kind=event"), "", &named).await;
-    assert_eq!(again.status.as_u16(), 202);
-    assert_eq!(
-        figures(&ended(&service, "", &file).await),
-        (2, 2, 0),
-        "a mark of UTF-8 is no part of the first line"
-    );
 }

@@ -28,6 +28,8 @@ mod file_sweeps;
 mod file_uploads;
 mod files;
 mod full_disk;
+mod import_ends;
+mod import_takeovers;
 mod imports;
 mod issuers;
 mod life;

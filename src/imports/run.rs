@@ -44,8 +44,12 @@ impl Runner {
             Ok(content) => self.store_all(&job, content).await,
             Err(FilesError::NotFound) => return,
             Err(FilesError::ContentMissing) => {
-                // Another node may have it, and be at it.
-                tracing::warn!(%file, "a file that is to be imported is not in this folder");
+                tracing::info!(%file, "an import is left to the service that has the file in its DATA_DIR/files");
+                return;
+            }
+            // Whoever looks next for what is unfinished finds it, and others have their turn until then.
+            Err(FilesError::Disk(error)) => {
+                tracing::error!(%file, %error, "a file that is to be imported cannot be opened; it is tried again");
                 return;
             }
             Err(error) => Err(error.to_string()),
@@ -79,10 +83,6 @@ impl Runner {
             match opened {
                 Err(FilesError::Database(error)) if Verdict::on(&error) == Verdict::Retry => {
                     pause(&error).await;
-                }
-                Err(FilesError::Disk(error)) => {
-                    tracing::warn!(file = %job.file_id, %error, "a file cannot be opened; trying again");
-                    tokio::time::sleep(PAUSE).await;
                 }
                 opened => return opened,
             }
