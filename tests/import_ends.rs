@@ -1,7 +1,10 @@
-//! Imports that end because their file goes, while lanes are at it.
+//! Imports that end because their file or its owner goes, while lanes are at it.
 
 use std::time::{Duration, Instant};
 
+use serde_json::json;
+
+use crate::support::accounts::{guarded, log_in, register, tidegate};
 use crate::support::imports::{count, ended, process};
 use crate::support::postgres::TestDatabase;
 use crate::support::service::{Service, eventually};
@@ -41,4 +44,31 @@ async fn a_file_can_be_deleted_while_many_lanes_import_it() {
     assert_eq!(deleted.status.as_u16(), 204, "{:?}", deleted.body);
     assert!(began.elapsed() < Duration::from_secs(4), "{:?}", began.elapsed());
     assert!(count(&client, "requests").await < 400_000);
+}
+
+#[tokio::test]
+async fn a_user_can_be_deleted_while_many_lanes_import_a_file_of_his() {
+    let database = TestDatabase::create().await;
+    let client = database.connect().await;
+    let variables = [("IMPORT_PART_BYTES", "4096"), ("IMPORT_WRITERS", "4")];
+    let service = guarded(&database, &variables).await;
+    // Conversations, as their owner's row is looked at by each part that makes one.
+    let line = |n: u32| json!({"kind": "conversation", "title": format!("{n}")}).to_string() + "\n";
+    let lines: String = (0..100_000).map(line).collect();
+    for (round, email) in ["ada@example.com", "bob@example.com"].into_iter().enumerate() {
+        register(&service, email).await;
+        let token = log_in(&service, email).await.access;
+        process(&service, "", &token, &lines).await;
+        eventually("some of it is stored", async || {
+            (count(&client, "conversations").await > 0).then_some(())
+        })
+        .await;
+        let began = Instant::now();
+        let deleted = tidegate(&database, &["users", "delete", email], "").await;
+        assert_eq!(deleted, Ok(String::new()), "round {round} after {:?}", began.elapsed());
+        assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
+        for table in ["users", "files", "imports", "import_parts", "conversations"] {
+            assert_eq!(count(&client, table).await, 0, "{table}");
+        }
+    }
 }

@@ -53,7 +53,7 @@ struct CreateArgs {
 
 pub(super) fn run(args: KeysArgs) -> Result<(), Failure> {
     let config = Config::from_env()?;
-    offline::with_accounts(&config, async |accounts| match args.command {
+    offline::with_accounts(&config, async |accounts, _database| match args.command {
         KeysCommand::Create(args) => {
             let scopes: Scopes = args.scope.into_iter().chain(args.admin.then_some(Scope::Admin)).collect();
             let replaces = args.replaces.map(|id| (id, i64::from(args.overlap_h) * 3600));

@@ -7,6 +7,7 @@ use crate::auth::{Accounts, AuthError, Verifier};
 use crate::config::Config;
 use crate::db::local::{self, LocalCluster};
 use crate::db::{self, ConnectionUrl, Database};
+use crate::imports::ImportsError;
 
 /// Runs `work` with the database that the environment names. A private Postgres that is not running is started for it, and
 /// stopped again.
@@ -43,8 +44,11 @@ where
 }
 
 /// Runs `work` with the users, sessions and keys of the database that the environment names, which is migrated first: the first
-/// key may be made before the first start.
-pub(super) fn with_accounts<F>(config: &Config, work: impl FnOnce(Accounts) -> F) -> Result<(), Failure>
+/// key may be made before the first start. The database itself is for what else goes with them.
+pub(super) fn with_accounts<F>(
+    config: &Config,
+    work: impl FnOnce(Accounts, Database) -> F,
+) -> Result<(), Failure>
 where
     F: Future<Output = Result<(), Failure>>,
 {
@@ -54,8 +58,17 @@ where
         // Nothing is signed or verified here.
         let verifier = Verifier::new(&config.auth, config.auth_mode(), None);
         let verifier = verifier.map_err(|error| Failure::Run(error.to_string()))?;
-        work(Accounts::new(&config.auth, &verifier, &database)).await
+        work(Accounts::new(&config.auth, &verifier, &database), database).await
     })
+}
+
+impl From<ImportsError> for Failure {
+    fn from(error: ImportsError) -> Self {
+        match error {
+            ImportsError::Database(error) => Self::Run(error.with_sources()),
+            error => Self::Run(error.to_string()),
+        }
+    }
 }
 
 impl From<AuthError> for Failure {

@@ -10,6 +10,7 @@ use super::{Failure, offline};
 use crate::auth::users::{Email, ListedUser, Password};
 use crate::auth::{Accounts, Scope, Scopes};
 use crate::config::Config;
+use crate::imports;
 
 #[derive(Debug, Args)]
 pub(super) struct UsersArgs {
@@ -47,7 +48,7 @@ enum UsersCommand {
         /// His email.
         email: String,
     },
-    /// Deletes a user with his sessions and keys.
+    /// Deletes a user with his sessions, keys, conversations and files; imports of these end first.
     Delete {
         /// His email.
         email: String,
@@ -62,7 +63,7 @@ pub(super) fn run(args: UsersArgs) -> Result<(), Failure> {
         _ => None,
     };
     let token_lifetime_s = config.auth.access_token_s as i64;
-    offline::with_accounts(&config, async |accounts| {
+    offline::with_accounts(&config, async |accounts, database| {
         let users = &accounts.users;
         match (args.command, password) {
             (UsersCommand::Add { email, permission }, Some(password)) => {
@@ -87,7 +88,12 @@ pub(super) fn run(args: UsersArgs) -> Result<(), Failure> {
                 end_sessions(&accounts, user).await
             }
             (UsersCommand::Delete { email }, _) => {
-                match users.delete(&Email::parse(&email)?, token_lifetime_s).await? {
+                let email = Email::parse(&email)?;
+                // Lanes hold what is to be deleted, one part after the other.
+                if let Some(user) = users.id_of(&email).await? {
+                    imports::stop_all_of(user, &database, &config.imports).await?;
+                }
+                match users.delete(&email, token_lifetime_s).await? {
                     true => Ok(()),
                     false => Err(no_such_user()),
                 }

@@ -26,4 +26,4 @@ mod turns;
 
 pub use error::ImportsError;
 pub use model::{Allowed, Kind, Limits, Mapping, Plan, Progress, State};
-pub use service::{Imports, ImportsSettings, ImportsTasks, Place};
+pub use service::{Imports, ImportsSettings, ImportsTasks, Place, stop_all_of};

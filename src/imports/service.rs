@@ -22,6 +22,8 @@ use crate::observe::Metrics;
 
 /// Why an import ended whose file is deleted.
 const STOPPED: &str = "the file is deleted";
+/// Why imports ended whose files go with their user.
+const OWNER_GOES: &str = "the user is deleted";
 
 /// What imports are built from.
 #[derive(Debug, Clone)]
@@ -55,6 +57,21 @@ pub struct Place(OwnedPermit<Job>);
 #[derive(Debug)]
 pub struct ImportsTasks {
     _tasks: JoinSet<()>,
+}
+
+/// Stops the imports of all files of a user who is to be deleted, on whichever node they run, and waits for the parts that
+/// are on their way, for as long as a statement of an import may take. While they are, the user's row cannot be had.
+///
+/// # Errors
+///
+/// [`ImportsError::Database`]; it may be tried again.
+pub async fn stop_all_of(
+    user: Uuid,
+    database: &Database,
+    config: &ImportsConfig,
+) -> Result<(), ImportsError> {
+    let store = Store::new(database, Duration::from_secs(config.import_timeout_s));
+    Ok(store.stop_all_of(user, OWNER_GOES).await?)
 }
 
 impl Imports {

@@ -113,6 +113,16 @@ impl Store {
         Ok(())
     }
 
+    /// Ends all imports of a user's files, and waits for the parts that are on their way.
+    pub(super) async fn stop_all_of(&self, owner: Uuid, why: &str) -> Result<(), DbError> {
+        let parameters: [Parameter<'_>; 2] = [(&owner, Type::UUID), (&why, Type::TEXT)];
+        self.query(include_str!("../../sql/imports/stop_all_of.sql"), &parameters).await?;
+        // In a transaction of its own: a part that looks at its owner's row must not find it locked by who waits for the part.
+        let wait = include_str!("../../sql/imports/wait_for_parts_of.sql");
+        self.query(wait, &[(&owner, Type::UUID)]).await?;
+        Ok(())
+    }
+
     /// How far an import is.
     pub(super) async fn progress(&self, file_id: Uuid) -> Result<Option<Progress>, DbError> {
         let rows =
