@@ -30,21 +30,33 @@ pub async fn query_in_time(
     sql: &str,
     parameters: &[Parameter<'_>],
 ) -> Result<Vec<Row>, DbError> {
+    in_time(timeout, in_transaction(connection, timeout, connection.query_typed(sql, parameters))).await
+}
+
+/// Sends what begins a transaction, what `asks` sends when it is first polled, and what ends it, one behind the other without
+/// waiting, and then takes the answers. A statement may take up to `timeout`.
+async fn in_transaction<T>(
+    connection: &Connection,
+    timeout: Duration,
+    asks: impl Future<Output = Result<T, tokio_postgres::Error>>,
+) -> Result<T, DbError> {
     let begin = format!("begin;\n{}", set_timeout(timeout));
-    in_time(timeout, async {
-        let (begun, rows, committed) = tokio::join!(
-            biased;
-            connection.batch_execute(&begin),
-            connection.query_typed(sql, parameters),
-            connection.batch_execute("commit"),
-        );
-        begun?;
-        let rows = rows?;
-        // A commit that follows a failed statement rolls back, and says that it went well.
-        committed?;
-        Ok(rows)
-    })
-    .await
+    let (begun, answered, committed) = tokio::join!(
+        biased;
+        connection.batch_execute(&begin),
+        asks,
+        connection.batch_execute("commit"),
+    );
+    begun?;
+    let answered = answered?;
+    // A commit that follows a failed statement rolls back, and says that it went well.
+    committed?;
+    Ok(answered)
+}
+
+/// All answers, asked for in order, or the first error.
+async fn all<T, E>(asked: impl Iterator<Item = impl Future<Output = Result<T, E>>>) -> Result<Vec<T>, E> {
+    join_all(asked).await.into_iter().collect()
 }
 
 impl Database {
@@ -98,19 +110,9 @@ async fn query_prepared(
     sql: &str,
     parameters: &[Parameter<'_>],
 ) -> Result<Vec<Row>, DbError> {
-    let begin = format!("begin;\n{}", set_timeout(timeout));
     in_time(timeout, async {
         let (statement, values) = prepared(connection, sql, parameters).await?;
-        let (begun, rows, committed) = tokio::join!(
-            biased;
-            connection.batch_execute(&begin),
-            connection.query(&statement, &values),
-            connection.batch_execute("commit"),
-        );
-        begun?;
-        let rows = rows?;
-        committed?;
-        Ok(rows)
+        in_transaction(connection, timeout, connection.query(&statement, &values)).await
     })
     .await
 }
@@ -140,22 +142,8 @@ pub async fn query_all_in_time(
             queried => return queried,
         }
     }
-    let begin = format!("begin;\n{}", set_timeout(timeout));
-    in_time(timeout, async {
-        let asked = queries.iter().map(|(sql, parameters)| connection.query_typed(sql, parameters));
-        let (begun, rows, committed) = tokio::join!(
-            biased;
-            connection.batch_execute(&begin),
-            // Asks in order too.
-            join_all(asked),
-            connection.batch_execute("commit"),
-        );
-        begun?;
-        let rows = rows.into_iter().collect::<Result<_, _>>()?;
-        committed?;
-        Ok(rows)
-    })
-    .await
+    let asked = queries.iter().map(|(sql, parameters)| connection.query_typed(sql, parameters));
+    in_time(timeout, in_transaction(connection, timeout, all(asked))).await
 }
 
 async fn query_all_prepared(
@@ -163,23 +151,13 @@ async fn query_all_prepared(
     timeout: Duration,
     queries: &[Query<'_>],
 ) -> Result<Vec<Vec<Row>>, DbError> {
-    let begin = format!("begin;\n{}", set_timeout(timeout));
     in_time(timeout, async {
         let mut statements = Vec::with_capacity(queries.len());
         for (sql, parameters) in queries {
             statements.push(prepared(connection, sql, parameters).await?);
         }
         let asked = statements.iter().map(|(statement, values)| connection.query(statement, values));
-        let (begun, rows, committed) = tokio::join!(
-            biased;
-            connection.batch_execute(&begin),
-            join_all(asked),
-            connection.batch_execute("commit"),
-        );
-        begun?;
-        let rows = rows.into_iter().collect::<Result<_, _>>()?;
-        committed?;
-        Ok(rows)
+        in_transaction(connection, timeout, all(asked)).await
     })
     .await
 }
