@@ -10,14 +10,13 @@ use axum::response::{IntoResponse, Response};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use hyper::StatusCode;
-use hyper::header::LINK;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
 use super::error::ApiError;
-use super::{Face, query};
+use super::{Face, pages, path, query};
 use crate::ingest::dead_letters::{Body, Cursor, DeadLetter, DeadLetterStore, Filter, Redriven, Selection};
 
 const DEFAULT_LIMIT: i64 = 50;
@@ -112,11 +111,10 @@ pub(super) async fn list(
     let page = store(&face)?.list(&filter, after, limit).await?;
     let listed: Vec<Listed<'_>> = page.iter().map(Listed::from).collect();
     let mut response = Json(listed).into_response();
-    if page.len() as i64 == limit
-        && let Some(last) = page.last()
-        && let Ok(link) = next_link(&query, limit, last).try_into()
-    {
-        response.headers_mut().insert(LINK, link);
+    if let Some(last) = page.last().filter(|_| page.len() as i64 == limit) {
+        let place = format!("{}_{}", last.failed_at_us, last.id);
+        let asked = query.asked(limit);
+        pages::add_link(&mut response, "/api/v1/dead-letters", &asked, "next", ("after", &place))?;
     }
     Ok(response)
 }
@@ -137,7 +135,9 @@ pub(super) async fn get(
     State(face): State<Arc<Face>>,
     id: Result<Path<Uuid>, PathRejection>,
 ) -> Result<Response, ApiError> {
-    let Some((letter, body)) = store(&face)?.get(known_id(id)?).await? else { return Err(no_such_letter()) };
+    let Some((letter, body)) = store(&face)?.get(path::known(id, no_such_letter())?).await? else {
+        return Err(no_such_letter());
+    };
     let mut whole = Whole { listed: Listed::from(&letter), payload: None, body: None, body_encoding: None };
     match body {
         Body::Json(text) => {
@@ -167,7 +167,7 @@ pub(super) async fn discard(
     State(face): State<Arc<Face>>,
     id: Result<Path<Uuid>, PathRejection>,
 ) -> Result<StatusCode, ApiError> {
-    match store(&face)?.discard(known_id(id)?).await? {
+    match store(&face)?.discard(path::known(id, no_such_letter())?).await? {
         true => Ok(StatusCode::NO_CONTENT),
         false => Err(no_such_letter()),
     }
@@ -250,21 +250,19 @@ fn cursor(text: &str) -> Result<Cursor, ApiError> {
     parse().ok_or_else(|| ApiError::invalid("after takes what a Link header gave").field("after"))
 }
 
-fn next_link(query: &ListQuery, limit: i64, last: &DeadLetter) -> String {
-    use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
-    let mut link = format!("</api/v1/dead-letters?limit={limit}&after={}_{}", last.failed_at_us, last.id);
-    let filters = [("reason", &query.reason), ("since", &query.since), ("until", &query.until)];
-    for (name, value) in filters {
-        if let Some(value) = value {
-            link = format!("{link}&{name}={}", utf8_percent_encode(value, NON_ALPHANUMERIC));
-        }
+impl ListQuery {
+    /// What was asked for, but for the page's place.
+    fn asked(&self, limit: i64) -> Vec<(String, String)> {
+        let limit = limit.to_string();
+        let all = [
+            ("limit", Some(&limit)),
+            ("reason", self.reason.as_ref()),
+            ("since", self.since.as_ref()),
+            ("until", self.until.as_ref()),
+        ];
+        let given = |(name, value): (&str, Option<&String>)| Some((name.to_owned(), value?.clone()));
+        all.into_iter().filter_map(given).collect()
     }
-    link + ">; rel=\"next\""
-}
-
-fn known_id(id: Result<Path<Uuid>, PathRejection>) -> Result<Uuid, ApiError> {
-    // What is no id is the id of nothing.
-    id.map(|Path(id)| id).map_err(|_| no_such_letter())
 }
 
 fn no_such_letter() -> ApiError {

@@ -29,9 +29,9 @@ use super::error::ApiError;
 use super::files::{Pace, Pieces};
 use super::openapi::bodies::ProgressShape;
 use super::permissions::Needs;
-use super::{Core, Face, auth, query, sse};
+use super::{Core, Face, auth, path, query, sse};
 use crate::auth::{Principal, Scope};
-use crate::files::StoredFile;
+use crate::files::{FilesError, StoredFile};
 use crate::imports::{Allowed, Imports, Kind, Mapping, Plan, Progress, State as ImportState};
 
 /// What a file is called that was sent as lines.
@@ -237,7 +237,7 @@ async fn progress(
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
     let core = face.core()?;
-    let Path(id) = id.map_err(|_| not_found())?;
+    let id = path::known(id, FilesError::NotFound)?;
     let owner = core.accounts.user_of(&principal).await?;
     let progress = core.imports.progress(owner, id).await?;
     if !wants_stream(&headers) {
@@ -348,7 +348,7 @@ async fn rejected(
     id: Result<Path<Uuid>, PathRejection>,
 ) -> Result<Response, ApiError> {
     let core = face.core()?;
-    let Path(id) = id.map_err(|_| not_found())?;
+    let id = path::known(id, FilesError::NotFound)?;
     let owner = core.accounts.user_of(&principal).await?;
     let progress = core.imports.progress(owner, id).await?;
     let imports = core.imports.clone();
@@ -380,10 +380,6 @@ fn ndjson(lines: &[(i64, String)]) -> Result<Bytes, std::io::Error> {
         out.push(b'\n');
     }
     Ok(out.into())
-}
-
-fn not_found() -> ApiError {
-    ApiError::new(StatusCode::NOT_FOUND, "not_found", "there is no such file")
 }
 
 #[cfg(test)]

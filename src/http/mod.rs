@@ -31,6 +31,8 @@ mod limits;
 mod openapi;
 mod ops;
 mod origin;
+mod pages;
+mod path;
 pub mod permissions;
 mod query;
 mod reconcile;

@@ -1,9 +1,9 @@
-//! Reading what routes take: queries, small JSON bodies, times; and links to the pages of a list.
+//! Reading what routes take: queries, small JSON bodies, times.
 
 use axum::body::Bytes;
 use axum::extract::Query;
 use axum::extract::rejection::{BytesRejection, QueryRejection};
-use percent_encoding::{NON_ALPHANUMERIC, percent_decode, utf8_percent_encode};
+use percent_encoding::percent_decode;
 use serde::de::DeserializeOwned;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
@@ -62,27 +62,9 @@ pub(super) fn unknown_parameter(name: &str) -> ApiError {
     ApiError::invalid("there is no such parameter").field(name.chars().take(100).collect::<String>())
 }
 
-/// The parameters that say where a page is.
-const PLACES: [&str; 3] = ["after", "before", "offset"];
-
-/// A link to the same list from another place (RFC 8288).
-pub(super) fn page_link(
-    path: &str,
-    parameters: &[(String, String)],
-    rel: &str,
-    place: (&str, &str),
-) -> String {
-    let kept = parameters.iter().filter(|(name, _)| !PLACES.contains(&name.as_str()));
-    let encoded = |text: &str| utf8_percent_encode(text, NON_ALPHANUMERIC).to_string();
-    let query: Vec<String> = kept
-        .map(|(name, value)| format!("{}={}", encoded(name), encoded(value)))
-        .chain([format!("{}={}", place.0, encoded(place.1))])
-        .collect();
-    format!("<{path}?{}>; rel=\"{rel}\"", query.join("&"))
-}
-
 #[cfg(test)]
 mod tests {
+    use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
     use proptest::prelude::*;
 
     use super::*;

@@ -7,14 +7,13 @@ use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{Path, Query, Request, State};
 use axum::response::Response;
 use hyper::StatusCode;
-use hyper::header::{HeaderValue, LINK};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
 use super::super::error::ApiError;
 use super::super::openapi::bodies::KeyRequestBody;
-use super::super::{Core, Face, query};
+use super::super::{Core, Face, pages, path, query};
 use super::members::Members;
 use super::private;
 use crate::auth::keys::{KEYS_PAGE, KeyRequest};
@@ -145,10 +144,8 @@ pub(super) async fn list(
         })
         .collect();
     let mut response = private(StatusCode::OK, &shown);
-    if let Some(last) = keys.last().filter(|_| keys.len() == KEYS_PAGE)
-        && let Ok(link) = HeaderValue::try_from(format!("</api/keys?after={}>; rel=\"next\"", last.id))
-    {
-        response.headers_mut().insert(LINK, link);
+    if let Some(last) = keys.last().filter(|_| keys.len() == KEYS_PAGE) {
+        pages::add_link(&mut response, "/api/keys", &[], "next", ("after", &last.id.to_string()))?;
     }
     Ok(response)
 }
@@ -170,7 +167,7 @@ pub(super) async fn revoke(
     Extension(principal): Extension<Principal>,
     id: Result<Path<Uuid>, PathRejection>,
 ) -> Result<StatusCode, ApiError> {
-    let Ok(Path(id)) = id else { return Err(AuthError::NotFound("key").into()) };
+    let id = path::known(id, AuthError::NotFound("key"))?;
     let core = face.core()?;
     let owner = whose(core, &principal).await?;
     core.accounts.keys.revoke(&id.to_string(), owner).await?;

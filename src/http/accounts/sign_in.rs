@@ -15,7 +15,7 @@ use uuid::Uuid;
 use super::super::client::ClientAddress;
 use super::super::error::ApiError;
 use super::super::openapi::bodies::{Credentials, RefreshToken};
-use super::super::{Core, Face};
+use super::super::{Core, Face, path};
 use super::members::Members;
 use super::private;
 use crate::auth::sessions::{Client, Grant};
@@ -254,7 +254,7 @@ pub(super) async fn end_session(
     id: Result<Path<Uuid>, PathRejection>,
 ) -> Result<StatusCode, ApiError> {
     let (user, _) = session(&principal)?;
-    let Ok(Path(id)) = id else { return Err(AuthError::NotFound("session").into()) };
+    let id = path::known(id, AuthError::NotFound("session"))?;
     match face.core()?.accounts.sessions.end(Some(user), Some(&[id])).await? {
         0 => Err(AuthError::NotFound("session").into()),
         _ => Ok(StatusCode::NO_CONTENT),

@@ -12,7 +12,7 @@ use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{Path, Query, Request, State};
 use axum::response::Response;
 use hyper::StatusCode;
-use hyper::header::{HeaderValue, LINK, LOCATION};
+use hyper::header::{HeaderValue, LOCATION};
 use serde::Serialize;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -20,7 +20,7 @@ use uuid::Uuid;
 
 use super::error::ApiError;
 use super::openapi::bodies::{ConversationBody, ConversationShape};
-use super::{Core, Face, json, query};
+use super::{Core, Face, json, pages, path, query};
 use crate::auth::Principal;
 use crate::conversations::{ConversationsError, ListQuery, Metadata, NewConversation, Page, Patch};
 use members::Members;
@@ -186,13 +186,12 @@ async fn read_body(
     json::read(core, request, bytes, "MAX_MESSAGES_BODY_BYTES").await
 }
 
-/// What is no id is the id of nothing.
 fn conversation_id(id: Result<Path<Uuid>, PathRejection>) -> Result<Uuid, ConversationsError> {
-    id.map(|Path(id)| id).map_err(|_| ConversationsError::NotFound("conversation"))
+    path::known(id, ConversationsError::NotFound("conversation"))
 }
 
 fn message_id(ids: Result<Path<(Uuid, Uuid)>, PathRejection>) -> Result<(Uuid, Uuid), ConversationsError> {
-    ids.map(|Path(ids)| ids).map_err(|_| ConversationsError::NotFound("message"))
+    path::known(ids, ConversationsError::NotFound("message"))
 }
 
 fn answer(core: &Core, status: StatusCode, shown: &impl Serialize) -> Result<Response, ApiError> {
@@ -216,8 +215,7 @@ fn page_answer<T: Serialize>(
     let mut response = answer(core, StatusCode::OK, &page.entries)?;
     for (rel, name, token) in [("next", "after", &page.next), ("prev", "before", &page.prev)] {
         if let Some(token) = token {
-            let link = query::page_link(path, parameters, rel, (name, token));
-            response.headers_mut().append(LINK, header(&link)?);
+            pages::add_link(&mut response, path, parameters, rel, (name, token))?;
         }
     }
     Ok(response)

@@ -21,11 +21,11 @@ use hyper::{Method, StatusCode};
 use tokio::sync::OwnedSemaphorePermit;
 use uuid::Uuid;
 
-use super::super::Face;
 use super::super::connection::Line;
 use super::super::error::ApiError;
+use super::super::{Face, path};
 use super::range::{self, Part};
-use super::{deadline, disposition, known_id};
+use super::{deadline, disposition};
 use crate::auth::Principal;
 use crate::files::{FilesError, StoredFile};
 
@@ -56,7 +56,7 @@ pub(super) async fn get(
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
     let core = face.core()?;
-    let id = known_id(id)?;
+    let id = path::known(id, FilesError::NotFound)?;
     let owner = core.accounts.user_of(&principal).await?;
     let file = core.files.find(owner, id).await?;
     // A content has one hash: the tag is a strong one.

@@ -16,7 +16,6 @@ use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
 use axum::response::Response;
 use hyper::StatusCode;
-use hyper::header::{HeaderValue, LINK};
 use serde::Serialize;
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
@@ -24,7 +23,7 @@ use utoipa_axum::routes;
 use uuid::Uuid;
 
 use super::error::ApiError;
-use super::{Core, Face, json, query};
+use super::{Core, Face, json, pages, path, query};
 use crate::auth::Principal;
 use crate::files::{FilesError, Page, StoredFile};
 
@@ -95,10 +94,8 @@ async fn list(
     let shown: Vec<ShownFile<'_>> = listed.files.iter().map(ShownFile::from).collect();
     let body = serde_json::to_vec(&shown).map_err(|_| ApiError::internal())?;
     let mut response = json::json(StatusCode::OK, json::held(core, body)?);
-    if let Some(next) = listed.next {
-        let limit = limit.map(|limit| format!("limit={limit}&")).unwrap_or_default();
-        let link = format!("</api/files?{limit}after={next}>; rel=\"next\"");
-        response.headers_mut().insert(LINK, HeaderValue::try_from(link).map_err(|_| ApiError::internal())?);
+    if let Some(next) = &listed.next {
+        pages::add_link(&mut response, "/api/files", &parameters, "next", ("after", next))?;
     }
     Ok(response)
 }
@@ -121,17 +118,12 @@ async fn delete(
     id: Result<Path<Uuid>, PathRejection>,
 ) -> Result<StatusCode, ApiError> {
     let core = face.core()?;
-    let id = known_id(id)?;
+    let id = path::known(id, FilesError::NotFound)?;
     let owner = core.accounts.user_of(&principal).await?;
     // Its lanes hold what is to be deleted; one part follows the other.
     core.imports.stop(owner, id).await?;
     core.files.delete(owner, id).await?;
     Ok(StatusCode::NO_CONTENT)
-}
-
-fn known_id(id: Result<Path<Uuid>, PathRejection>) -> Result<Uuid, FilesError> {
-    // What is no id is the id of nothing.
-    id.map(|Path(id)| id).map_err(|_| FilesError::NotFound)
 }
 
 /// Until when so many bytes have to have come or gone: who is slower keeps a turn from others.

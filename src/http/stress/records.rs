@@ -6,13 +6,13 @@ use axum::body::Body;
 use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{Path, Query as Parameters, Request, State};
 use axum::response::{IntoResponse, Response};
-use hyper::header::{ETAG, HeaderName, HeaderValue, LINK, LOCATION};
+use hyper::header::{ETAG, HeaderName, HeaderValue, LOCATION};
 use hyper::{HeaderMap, StatusCode};
 
 use super::super::body::{BodyShare, HeldBody, WholeBody};
 use super::super::error::ApiError;
 use super::super::openapi::bodies::{RecordBody, RecordShape};
-use super::super::{Core, Face, json, query};
+use super::super::{Core, Face, json, pages, query};
 use super::{collection, collection_and_id, etag};
 use crate::records::{Change, Draft, Fields, Precondition, Query, Record, RecordsError};
 
@@ -230,9 +230,7 @@ pub(super) async fn list(
     let mut response = json::json(StatusCode::OK, Body::new(HeldBody::new(body, share)));
     if let Some(next) = &page.next {
         let path = format!("/api/stress/records/{}", name.as_str());
-        let link = query::page_link(&path, &parameters, "next", ("after", next));
-        let link = HeaderValue::try_from(link).map_err(|_| ApiError::internal())?;
-        response.headers_mut().insert(LINK, link);
+        pages::add_link(&mut response, &path, &parameters, "next", ("after", next))?;
     }
     if let Some(total) = page.total {
         response.headers_mut().insert(&X_TOTAL_COUNT, total.into());
