@@ -21,8 +21,9 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 
+use super::Face;
+use super::dispatch::answer;
 use super::watch::{Ending, Phase, Watch};
-use super::{Face, answer};
 
 /// Limits of a connection.
 #[derive(Debug, Clone, Copy)]

@@ -21,8 +21,9 @@ pub(super) use routes::routes;
 
 use super::body::{BodyLimits, LimitedBody};
 use super::connection::Line;
+use super::dispatch::{count, dispatch};
 use super::error::ApiError;
-use super::{Face, count, dispatch, sse};
+use super::{Face, sse};
 use crate::config::StressConfig;
 use crate::faults::{Fault, FaultError, FaultLimits, FaultPlan, InjectedError, Strike};
 use body::FaultyBody;

@@ -1,38 +1,33 @@
 //! `/api/files/process-jsonl`: the lines of a file become events, conversations and messages; how far that is, and which
 //! lines were left out.
 
-use std::convert::Infallible;
+mod progress;
+
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use axum::body::Body;
 use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{Path, Query, Request, State};
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
-use bytes::{Bytes, BytesMut};
-use futures_util::{StreamExt, stream};
-use hyper::header::{
-    ACCEPT, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_TYPE, HeaderName, HeaderValue, LOCATION,
-};
+use bytes::Bytes;
+use futures_util::stream;
+use hyper::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderName, HeaderValue, LOCATION};
 use hyper::{HeaderMap, StatusCode};
 use serde::{Deserialize, Serialize};
-use tokio::sync::OwnedSemaphorePermit;
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 use uuid::Uuid;
 
 use super::body::{self, BodyLimits, LimitedBody};
-use super::connection::Line;
 use super::error::ApiError;
 use super::files::{Pace, Pieces};
-use super::openapi::bodies::ProgressShape;
-use super::permissions::Needs;
-use super::{Core, Face, auth, path, query, sse};
+use super::{Core, Face, path, query};
 use crate::auth::{Principal, Scope};
 use crate::files::{FilesError, StoredFile};
-use crate::imports::{Allowed, Imports, Kind, Mapping, Plan, Progress, State as ImportState};
+use crate::imports::{Allowed, Kind, Mapping, Plan};
 
 /// What a file is called that was sent as lines.
 const NAME: &str = "lines.jsonl";
@@ -40,15 +35,11 @@ const NAME: &str = "lines.jsonl";
 const MAX_NAME_BYTES: usize = 16 * 1024;
 /// How many lines of `rejected` are asked for at once.
 const PAGE: i64 = 1_000;
-/// Between two looks at how far an import is.
-const LOOK: Duration = Duration::from_secs(1);
-/// Looks after which a stream says that it is alive, and its token is looked at again.
-const LOOKS_A_HEARTBEAT: u32 = 15;
 static X_TOTAL_COUNT: HeaderName = HeaderName::from_static("x-total-count");
 
 /// Every route of imports.
 pub(super) fn router() -> OpenApiRouter<Arc<Face>> {
-    OpenApiRouter::default().routes(routes!(process)).routes(routes!(progress)).routes(routes!(rejected))
+    OpenApiRouter::default().routes(routes!(process)).routes(routes!(progress::get)).routes(routes!(rejected))
 }
 
 #[derive(Serialize, ToSchema)]
@@ -217,119 +208,6 @@ async fn lines(core: &Core, owner: Option<Uuid>, body: &mut LimitedBody) -> Resu
     }
 }
 
-/// `GET /api/files/{id}/progress`.
-#[utoipa::path(
-    get,
-    path = "/api/files/{id}/progress",
-    tag = "files",
-    summary = "How far the import of a file is",
-    params(("id" = Uuid, Path, description = "The file")),
-    responses(
-        (status = 200, description = "How far it is, once or whenever it has changed", content((ProgressShape = "application/json"), (String = "text/event-stream"))),
-        (status = 404, description = "There is no such file of one's own, or it was not processed"),
-    )
-)]
-async fn progress(
-    State(face): State<Arc<Face>>,
-    Extension(principal): Extension<Principal>,
-    Extension(line): Extension<Line>,
-    id: Result<Path<Uuid>, PathRejection>,
-    headers: HeaderMap,
-) -> Result<Response, ApiError> {
-    let core = face.core()?;
-    let id = path::known(id, FilesError::NotFound)?;
-    let owner = core.accounts.user_of(&principal).await?;
-    let progress = core.imports.progress(owner, id).await?;
-    if !wants_stream(&headers) {
-        return Ok(Json(progress).into_response());
-    }
-    let mut response = Response::new(follow(&face, core.imports.clone(), headers, line, progress)?);
-    let headers = response.headers_mut();
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static(sse::MEDIA_TYPE));
-    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
-    Ok(response)
-}
-
-/// Whether server-sent events are asked for.
-fn wants_stream(headers: &HeaderMap) -> bool {
-    let values = headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok());
-    let mut types =
-        values.flat_map(|value| value.split(',')).map(|item| item.split(';').next().unwrap_or_default());
-    types.any(|essence| essence.trim().eq_ignore_ascii_case(sse::MEDIA_TYPE))
-}
-
-/// How far it is, whenever that has changed, until it has ended.
-fn follow(
-    face: &Arc<Face>,
-    imports: Imports,
-    headers: HeaderMap,
-    line: Line,
-    first: Progress,
-) -> Result<Body, ApiError> {
-    let turn = imports.follow_turn()?;
-    let face = Arc::clone(face);
-    let draining = face.lifecycle.draining();
-    let state =
-        Following { face, imports, headers, line, last: None, next: Some(first), looks: 0, _turn: turn };
-    let events = stream::unfold(state, |mut state| async move {
-        let event = state.next_event().await?;
-        Some((Ok::<_, Infallible>(event), state))
-    });
-    Ok(Body::from_stream(events.take_until(draining)))
-}
-
-struct Following {
-    face: Arc<Face>,
-    imports: Imports,
-    headers: HeaderMap,
-    line: Line,
-    last: Option<Progress>,
-    next: Option<Progress>,
-    looks: u32,
-    _turn: OwnedSemaphorePermit,
-}
-
-impl Following {
-    async fn next_event(&mut self) -> Option<Bytes> {
-        let mut out = BytesMut::new();
-        loop {
-            if let Some(progress) = self.next.take().filter(|next| self.last.as_ref() != Some(next)) {
-                let json = serde_json::to_vec(&progress).ok()?;
-                let name = match progress.state {
-                    ImportState::Running => "progress",
-                    ImportState::Done => "done",
-                    ImportState::Failed => "failed",
-                };
-                let fields = sse::Fields { event: Some(name), ..sse::Fields::default() };
-                sse::write_event(&mut out, fields, &json);
-                self.last = Some(progress);
-                return Some(out.freeze());
-            }
-            let last = self.last.as_ref().filter(|last| last.state == ImportState::Running)?;
-            self.looks += 1;
-            if self.looks == LOOKS_A_HEARTBEAT {
-                self.looks = 0;
-                let needs = Needs::Scope(Scope::FilesRead);
-                if !auth::is_still_admitted(&self.face, needs, &self.headers, self.line.peer()).await {
-                    return None;
-                }
-                sse::write_comment(&mut out);
-                return Some(out.freeze());
-            }
-            tokio::time::sleep(LOOK).await;
-            let (imports, id) = (self.imports.clone(), last.file_id);
-            // A client that goes must not leave a connection in the middle of a statement.
-            let asked = tokio::spawn(async move { imports.look(id).await });
-            // A database that is away is asked again; a file that was deleted is not.
-            match asked.await.ok()? {
-                Ok(progress) => self.next = Some(progress),
-                Err(error) if error.is_passing() => {}
-                Err(_) => return None,
-            }
-        }
-    }
-}
-
 /// `GET /api/files/{id}/rejected`: NDJSON.
 #[utoipa::path(
     get,
@@ -380,18 +258,4 @@ fn ndjson(lines: &[(i64, String)]) -> Result<Bytes, std::io::Error> {
         out.push(b'\n');
     }
     Ok(out.into())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_stream_is_sent_to_whoever_names_its_media_type() {
-        let wants = |value: &'static str| {
-            wants_stream(&HeaderMap::from_iter([(ACCEPT, HeaderValue::from_static(value))]))
-        };
-        assert!(wants("text/event-stream") && wants("application/json, Text/Event-Stream;q=0.5"));
-        assert!(!wants("*/*") && !wants("application/json") && !wants_stream(&HeaderMap::new()));
-    }
 }

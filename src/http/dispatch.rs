@@ -1,0 +1,166 @@
+//! What each request passes on its way to its handler, and its answer on its way back.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use axum::Router;
+use axum::extract::{MatchedPath, Request as AxumRequest, State};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use hyper::body::Incoming;
+use hyper::{Method, Request, StatusCode};
+use tower_service::Service;
+use tracing::Instrument;
+
+use super::body::{BodyLimits, LimitedBody};
+use super::client::{self, ClientAddress};
+use super::connection::Line;
+use super::error::ApiError;
+use super::{BATCH, EVENTS, Face, auth, batch, cors, events, faults, headers};
+use crate::observe::Metrics;
+
+/// Answers one request that came by `line`.
+pub(super) async fn answer(
+    face: &Arc<Face>,
+    router: &mut Router,
+    request: Request<Incoming>,
+    line: &Line,
+) -> Response {
+    match &face.faults {
+        None => dispatch(face, router, request, line).await,
+        Some(faults) => Box::pin(faults::around(faults, face, router, request, line)).await,
+    }
+}
+
+/// Answers one request, apart from faults. What web pages of other origins may do is said around all of it.
+pub(super) async fn dispatch(
+    face: &Arc<Face>,
+    router: &mut Router,
+    request: Request<Incoming>,
+    line: &Line,
+) -> Response {
+    if face.cors_origins.is_empty() {
+        return routed(face, router, request, line).await;
+    }
+    let Some(origin) = cors::allowed(&face.cors_origins, request.headers()) else {
+        return routed(face, router, request, line).await;
+    };
+    let mut response = match cors::preflight(request.method(), request.headers()) {
+        Some(response) => response,
+        None => routed(face, router, request, line).await,
+    };
+    cors::let_read(response.headers_mut(), origin);
+    response
+}
+
+async fn routed(
+    face: &Arc<Face>,
+    router: &mut Router,
+    mut request: Request<Incoming>,
+    line: &Line,
+) -> Response {
+    let hot = match (request.uri().path(), request.method()) {
+        (EVENTS, &Method::POST) => &face.hot[0],
+        (BATCH, &Method::POST) => &face.hot[1],
+        _ => {
+            let client = client::client(line.peer(), request.headers(), &face.trusted_proxies);
+            request.extensions_mut().insert(client);
+            request.extensions_mut().insert(line.clone());
+            return to_its_end(router.call(request)).await;
+        }
+    };
+    let started = Instant::now();
+    let (head, incoming) = request.into_parts();
+    let (bytes, setting) = match hot.route {
+        EVENTS => (face.limits.event_bytes, "MAX_EVENT_BYTES"),
+        _ => (face.limits.batch_bytes, "MAX_BATCH_BYTES"),
+    };
+    let limits = BodyLimits { bytes, setting, deadline: started + face.limits.body_timeout };
+    let mut body = LimitedBody::new(&head, incoming, limits);
+    let admitted = auth::admit_events(face, hot.needs, &head.headers, line.peer()).await;
+    let answer = match admitted.and_then(|quota| Ok((quota, face.core()?))) {
+        Err(refusal) => Err(refusal),
+        Ok((quota, core)) => {
+            let answer = if hot.route == EVENTS {
+                events::post(core, &head, &mut body).await
+            } else {
+                // On the heap, as every idle connection holds room for the largest future that it may run.
+                Box::pin(batch::post(core, &head, &mut body)).await
+            };
+            answer.map(|answered| (answered, quota))
+        }
+    };
+    let elapsed = started.elapsed();
+    hot.seconds.observe(elapsed.as_secs_f64());
+    let mut response = match answer {
+        Ok(((mut response, promise), quota)) => {
+            if let Some(quota) = quota {
+                quota.write(response.headers_mut());
+            }
+            match response.status() {
+                StatusCode::ACCEPTED => hot.accepted.inc(),
+                status => count(&face.metrics, hot.route, status),
+            }
+            if let Some(seconds) = hot.ack_seconds.get(promise as usize) {
+                seconds.observe(elapsed.as_secs_f64());
+            }
+            response
+        }
+        Err(refusal) => {
+            body.discard().await;
+            let response = refusal.into_response();
+            count(&face.metrics, hot.route, response.status());
+            response
+        }
+    };
+    headers::nosniff(response.headers_mut());
+    log_request(&Method::POST, hot.route, response.status(), elapsed);
+    response
+}
+
+/// Runs a handler to its end, though its client may have gone: one that is dropped half way would give a connection back
+/// to the pool in the middle of a statement, and whoever is next, an event's writer perhaps, would wait for that.
+async fn to_its_end(
+    handler: impl Future<Output = Result<Response, Infallible>> + Send + 'static,
+) -> Response {
+    match tokio::spawn(handler).await {
+        Ok(Ok(response)) => response,
+        Err(panicked) => {
+            tracing::error!(error = panicked.to_string(), "a request was not answered");
+            ApiError::internal().into_response()
+        }
+    }
+}
+
+/// Counts, times and logs what goes through the router, and writes the headers that all of it has.
+pub(super) async fn track(State(face): State<Arc<Face>>, request: AxumRequest, next: Next) -> Response {
+    let started = Instant::now();
+    let method = request.method().clone();
+    let matched = request.extensions().get::<MatchedPath>().cloned();
+    let by_tls = request.extensions().get::<ClientAddress>().is_some_and(|client| client.by_tls);
+    let id = headers::request_id(request.headers());
+    let span = tracing::debug_span!("request", http.request_id = id.to_str().unwrap_or_default());
+    let mut response = next.run(request).instrument(span).await;
+    headers::write(response.headers_mut(), id, by_tls);
+    let route = matched.as_ref().map_or("unmatched", MatchedPath::as_str);
+    let elapsed = started.elapsed();
+    count(&face.metrics, route, response.status());
+    face.metrics.request_seconds.with_label_values(&[route]).observe(elapsed.as_secs_f64());
+    log_request(&method, route, response.status(), elapsed);
+    response
+}
+
+pub(super) fn count(metrics: &Metrics, route: &str, status: StatusCode) {
+    metrics.requests.with_label_values(&[route, status.as_str()]).inc();
+}
+
+fn log_request(method: &Method, route: &str, status: StatusCode, elapsed: Duration) {
+    tracing::debug!(
+        http.method = method.as_str(),
+        http.route = route,
+        http.status = status.as_u16(),
+        elapsed_us = elapsed.as_micros() as u64,
+        "request"
+    );
+}

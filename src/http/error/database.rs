@@ -1,0 +1,58 @@
+//! What the database says, as a client is told of it.
+
+use hyper::StatusCode;
+
+use super::{AWAY_RETRY, ApiError, EXHAUSTED_RETRY};
+use crate::db::DbError;
+
+/// The one table from what the database says to what a client is told. A client gets a fixed message, the log the cause.
+impl From<&DbError> for ApiError {
+    fn from(error: &DbError) -> Self {
+        let cause = error.with_sources();
+        let state = match error {
+            // Postgres did not even tell that it had given up in time.
+            DbError::Timeout(_) => Some(STATEMENT_TIMEOUT),
+            error => error.state_code(),
+        };
+        if let DbError::Exhausted(_) = error {
+            tracing::debug!(error = cause, "a share of the pool is used up");
+            let message = "all connections for this are in use; try again later";
+            return Self::unavailable("pool_exhausted", message, EXHAUSTED_RETRY);
+        }
+        if let Some((status, code, message)) = state.and_then(told) {
+            tracing::info!(error = cause, http.status = status.as_u16(), "a statement was refused");
+            return Self::new(status, code, message);
+        }
+        if error.is_away() {
+            tracing::warn!(error = cause, "Postgres is away");
+            return Self::unavailable(
+                "database_away",
+                "the database does not answer; try again later",
+                AWAY_RETRY,
+            );
+        }
+        tracing::error!(error = cause, "a request failed in Postgres");
+        Self::internal()
+    }
+}
+
+/// `query_canceled`.
+const STATEMENT_TIMEOUT: &str = "57014";
+
+/// What is told of these SQLSTATEs; no other is more than a failure.
+fn told(state: &str) -> Option<(StatusCode, &'static str, &'static str)> {
+    Some(match state {
+        "23505" => (StatusCode::CONFLICT, "conflict", "the value is taken, and has to be unique"),
+        "23514" => {
+            (StatusCode::UNPROCESSABLE_ENTITY, "check_failed", "a check of the database refused the value")
+        }
+        STATEMENT_TIMEOUT => (StatusCode::GATEWAY_TIMEOUT, "statement_timeout", "the database took too long"),
+        _ => return None,
+    })
+}
+
+impl From<DbError> for ApiError {
+    fn from(error: DbError) -> Self {
+        Self::from(&error)
+    }
+}

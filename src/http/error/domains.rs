@@ -1,0 +1,175 @@
+//! What each part of the service refuses, as a client is told of it.
+
+use std::time::Duration;
+
+use hyper::StatusCode;
+
+use super::{AWAY_RETRY, ApiError, EXHAUSTED_RETRY, FORBIDDEN};
+use crate::auth::AuthError;
+use crate::conversations::ConversationsError;
+use crate::faults::FaultError;
+use crate::files::FilesError;
+use crate::imports::ImportsError;
+use crate::ingest::{Refusal, Refused};
+use crate::records::RecordsError;
+
+/// When it is worth another try after the journal took nothing: somebody has to look, or Postgres has to come back.
+const JOURNAL_RETRY: Duration = Duration::from_secs(5);
+
+impl From<RecordsError> for ApiError {
+    fn from(error: RecordsError) -> Self {
+        let told = error.to_string();
+        match error {
+            RecordsError::UnknownCollection | RecordsError::NotFound => {
+                Self::new(StatusCode::NOT_FOUND, "not_found", told)
+            }
+            RecordsError::TooManyCollections(_) => {
+                Self::new(StatusCode::CONFLICT, "too_many_collections", told)
+            }
+            RecordsError::Taken => Self::new(StatusCode::CONFLICT, "conflict", told).field("id"),
+            RecordsError::Changed => Self::new(StatusCode::PRECONDITION_FAILED, "precondition_failed", told),
+            RecordsError::Invalid { field, message } => Self::invalid(message).field(field),
+            RecordsError::TooLarge(_) => Self::too_large(told),
+            RecordsError::Overloaded => Self::unavailable("overloaded", told, EXHAUSTED_RETRY),
+            RecordsError::Database(error) => Self::from(&*error),
+        }
+    }
+}
+
+impl From<ConversationsError> for ApiError {
+    fn from(error: ConversationsError) -> Self {
+        let told = error.to_string();
+        match error {
+            ConversationsError::NotFound(_) => Self::new(StatusCode::NOT_FOUND, "not_found", told),
+            ConversationsError::Invalid { field, message } => Self::invalid(message).field(field),
+            ConversationsError::KeyReused => {
+                Self::new(StatusCode::UNPROCESSABLE_ENTITY, "idempotency_conflict", told)
+                    .field("idempotency-key")
+            }
+            ConversationsError::OffsetMismatch { length } => {
+                let refusal = Self::new(StatusCode::CONFLICT, "offset_mismatch", told).field("at");
+                Self { expected: Some(length), ..refusal }
+            }
+            ConversationsError::Done => Self::new(StatusCode::CONFLICT, "message_done", told),
+            ConversationsError::TooLarge(_) => Self::too_large(told).field("content"),
+            ConversationsError::Follow(_) => Self::unavailable("overloaded", told, EXHAUSTED_RETRY),
+            ConversationsError::Overloaded => Self::unavailable("overloaded", told, EXHAUSTED_RETRY),
+            ConversationsError::Database(error) => Self::from(&*error),
+        }
+    }
+}
+
+impl From<FilesError> for ApiError {
+    fn from(error: FilesError) -> Self {
+        let told = error.to_string();
+        match error {
+            FilesError::NotFound => Self::new(StatusCode::NOT_FOUND, "not_found", told),
+            FilesError::Invalid { field, message } => Self::invalid(message).field(field),
+            FilesError::TypeMismatch { .. } => {
+                Self::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "type_mismatch", told).field("content-type")
+            }
+            FilesError::TooLarge(_) | FilesError::TooManyFiles(_) => Self::too_large(told),
+            FilesError::QuotaExceeded(_) => Self::new(StatusCode::PAYLOAD_TOO_LARGE, "quota_exceeded", told),
+            FilesError::DiskFull => Self::new(StatusCode::INSUFFICIENT_STORAGE, "disk_full", told),
+            FilesError::Overloaded(_) => Self::unavailable("overloaded", told, EXHAUSTED_RETRY),
+            FilesError::OwnerGone => Self::unauthorized(),
+            FilesError::Source(_) => Self::invalid(told).field("body"),
+            FilesError::OtherDatabase => {
+                tracing::error!(error = told, "a file is not stored");
+                Self::unavailable("folder_of_another_database", told, AWAY_RETRY)
+            }
+            FilesError::ContentMissing => {
+                tracing::error!("a file's content is not in DATA_DIR/files");
+                Self::new(StatusCode::INTERNAL_SERVER_ERROR, "content_missing", told)
+            }
+            FilesError::Disk(_) => {
+                tracing::error!(error = error.with_sources(), "a file cannot be stored or read");
+                Self::internal()
+            }
+            FilesError::Database(error) => Self::from(&*error),
+        }
+    }
+}
+
+impl From<AuthError> for ApiError {
+    fn from(error: AuthError) -> Self {
+        let told = error.to_string();
+        match error {
+            AuthError::Invalid => Self::unauthorized(),
+            AuthError::NotReady => Self::unavailable("starting", told, EXHAUSTED_RETRY),
+            AuthError::WrongPassword => {
+                Self::new(StatusCode::UNAUTHORIZED, "wrong_credentials", told).challenge("Bearer")
+            }
+            AuthError::EmailTaken => Self::new(StatusCode::CONFLICT, "conflict", told).field("email"),
+            AuthError::Field { field, message } => Self::invalid(message).field(field),
+            AuthError::Overloaded => Self::unavailable("overloaded", told, EXHAUSTED_RETRY),
+            AuthError::RegistrationOff => Self::forbidden("registration_off", told),
+            AuthError::SignInOff => Self::forbidden("sign_in_off", told),
+            AuthError::NotFound(_) => Self::new(StatusCode::NOT_FOUND, "not_found", told),
+            AuthError::BeyondRights => Self::forbidden(FORBIDDEN, told).field("scopes"),
+            AuthError::NotAUser => Self::forbidden(FORBIDDEN, told),
+            AuthError::TooManyKeys(_) => Self::new(StatusCode::CONFLICT, "too_many_keys", told),
+            AuthError::Database(error) => Self::from(&*error),
+            AuthError::Failed => {
+                tracing::error!(error = told, "a request failed");
+                Self::internal()
+            }
+        }
+    }
+}
+
+impl From<ImportsError> for ApiError {
+    fn from(error: ImportsError) -> Self {
+        let told = error.to_string();
+        match error {
+            ImportsError::Invalid { field, message } => Self::invalid(message).field(field),
+            ImportsError::Processed => Self::new(StatusCode::CONFLICT, "processed", told).field("file_id"),
+            ImportsError::NotProcessed => Self::new(StatusCode::NOT_FOUND, "not_processed", told),
+            ImportsError::TooMany | ImportsError::TooManyFollow => {
+                Self::unavailable("overloaded", told, EXHAUSTED_RETRY)
+            }
+            ImportsError::File(error) => error.into(),
+            ImportsError::Database(error) => Self::from(&*error),
+        }
+    }
+}
+
+impl From<Refused> for ApiError {
+    fn from(refused: Refused) -> Self {
+        let journal = |code, message| Self::unavailable(code, message, JOURNAL_RETRY);
+        match refused {
+            Refused::Overloaded { retry_after } => {
+                Self::unavailable("overloaded", "the queue is full; try again later", retry_after)
+            }
+            Refused::Journal(Refusal::Full) => journal(
+                "journal_full",
+                "the journal holds as much as it may (JOURNAL_MAX_BYTES); try again later",
+            ),
+            Refused::Journal(Refusal::MinFree | Refusal::NoSpace) => {
+                journal("disk_full", "the journal's disk is full; try again later")
+            }
+            Refused::Journal(Refusal::Failed) => journal(
+                "journal_failed",
+                "the journal cannot be written; nothing is accepted until a restart",
+            ),
+            Refused::Journal(Refusal::TooLarge) => {
+                Self::too_large("the batch is larger than a part of the journal (JOURNAL_SEGMENT_BYTES)")
+            }
+            Refused::OutcomeUnknown => journal(
+                "outcome_unknown",
+                "the journal failed while the event was made durable: it may be stored after a restart, or not",
+            ),
+        }
+    }
+}
+
+impl From<FaultError> for ApiError {
+    fn from(error: FaultError) -> Self {
+        let message = error.to_string();
+        match error {
+            FaultError::NotAnObject => Self::invalid(message),
+            FaultError::Member { field, .. } => Self::invalid(message).field(field),
+            FaultError::TooMany(_) => Self::new(StatusCode::CONFLICT, "too_many_faults", message),
+        }
+    }
+}
