@@ -118,6 +118,66 @@ async fn what_was_imported_while_nobody_looked_is_found_after_a_restart() {
 }
 
 #[tokio::test]
+async fn each_message_of_many_small_conversations_is_found_though_filling_the_index_is_cut_off_again_and_again()
+ {
+    let database = TestDatabase::create().await;
+    let client = database.connect().await;
+    let count = async |what: &str| -> i64 {
+        client.query_one(&format!("select count(*) from {what}"), &[]).await.unwrap().get(0)
+    };
+    // At its start this one looks once, at nothing.
+    let service = Service::start(database.url(), &[("SEARCH_INTERVAL_MS", "600000")]).await;
+    let id = |n: usize| format!("00000000-0000-4000-8000-{n:012}");
+    let conversation =
+        |n| json!({"kind": "conversation", "id": id(n), "title": format!("title{n}")}).to_string();
+    let message = |n, m: usize| {
+        json!({"kind": "message", "conversation_id": id(n), "role": "user", "content": format!("word{n}x{m} and more")})
+            .to_string()
+    };
+    // Some one behind the other, some among each other, and a large one.
+    let mut lines: Vec<String> = Vec::new();
+    for n in 0..1_200 {
+        lines.push(conversation(n));
+        lines.extend((0..n % 4).map(|m| message(n, m)));
+    }
+    lines.extend((1_200..1_500).map(conversation));
+    lines.extend((0..3).flat_map(|m| (1_200..1_500).map(move |n| message(n, m))));
+    lines.push(conversation(1_500));
+    lines.extend((0..3_000).map(|m| message(1_500, m)));
+    let ndjson = [("content-type", "application/x-ndjson")];
+    let sent = service.request("POST", "/api/files/process-jsonl", &ndjson, lines.join("\n")).await;
+    assert_eq!(sent.status.as_u16(), 202, "{:?}", sent.body);
+    let progress = format!("/api/files/{}/progress", sent.json()["file_id"].as_str().unwrap());
+    eventually("all are stored", async || {
+        let progress = service.get(&progress).await.json();
+        (progress["stored"] == json!(lines.len())).then_some(())
+    })
+    .await;
+    drop(service);
+    assert!(count("search_documents").await < 100);
+
+    let all = lines.len() as i64;
+    let kill = "select pg_terminate_backend(pid) from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid()";
+    for round in 1..4 {
+        let service = Service::start(database.url(), &[SOON]).await;
+        eventually("some more are found", async || {
+            (count("search_documents").await > all * round / 5).then_some(())
+        })
+        .await;
+        client.execute(kill, &[]).await.unwrap();
+        drop(service);
+    }
+    assert!(count("search_documents").await < all, "it was cut off in the middle");
+    let service = Service::start(database.url(), &[SOON]).await;
+    eventually("all are found", async || (count("search_documents").await == all).then_some(())).await;
+    let wrong = "messages m left join search_documents d using (id)
+        where d.id is null or d.conversation_id <> m.conversation_id or not d.words @@ plainto_tsquery('simple', m.content)";
+    assert_eq!(count(wrong).await, 0);
+    say(&service, "", &format!("{CONVERSATIONS}/{}", id(7)), "afterwards").await;
+    finds(&service, "", "afterwards", &["title7"]).await;
+}
+
+#[tokio::test]
 async fn a_page_is_the_same_whether_the_newest_conversations_fill_it_or_not() {
     let database = TestDatabase::create().await;
     let client = database.connect().await;

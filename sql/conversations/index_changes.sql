@@ -9,7 +9,8 @@ with lot as (
     select xid, number, action, substr(topic, 14)::uuid as conversation_id,
         case when action <> 'import' then record::uuid end as id,
         case when action = 'import' then (data ->> 'first')::uuid end as first,
-        case when action = 'import' then (data ->> 'last')::uuid end as last
+        case when action = 'import' then (data ->> 'last')::uuid end as last,
+        case when action = 'import' then (data ->> 'count')::bigint end as count
     from lot
     where topic like 'conversation:%' and (
         action in ('update', 'import') or (action in ('create', 'append') and coalesce(data ->> 'done', 'true') = 'true')
@@ -20,7 +21,9 @@ select (select count(*) from lot) as found,
     (select number from lot order by xid desc, number desc limit 1) as last_number,
     pg_snapshot_xmin(pg_current_snapshot())::text as horizon,
     coalesce((select extract(epoch from now() - min(at)) from lot), 0)::double precision as lag_s,
-    wanted.xid::text, wanted.number, conversation_id, id, first, last
+    wanted.xid::text, wanted.number, conversation_id, id, first, last,
+    -- One that does not say how many it added may fill a lot.
+    coalesce(count, 9223372036854775807) as count
 from (select) as once
 left join wanted on true
 order by wanted.xid, wanted.number

@@ -13,4 +13,3 @@ from (
 ) as found
 order by found.id
 on conflict (id) do update set words = excluded.words
-returning 1

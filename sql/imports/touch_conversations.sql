@@ -1,8 +1,10 @@
 -- Conversations that got messages, and one change for all of a part's messages of each: those of the conversation whose ids
--- lie between the first and the last. At the end of the transaction, as whoever writes to the conversation waits.
+-- lie between the first and the last, `count` of them or fewer. At the end of the transaction, as whoever writes to the conversation
+-- waits.
 with given as (
-    select id, timestamptz 'epoch' + newest_us * interval '1 microsecond' as newest, first, last
-    from unnest($1::uuid[], $2::bigint[], $3::uuid[], $4::uuid[]) as given (id, newest_us, first, last)
+    select id, timestamptz 'epoch' + newest_us * interval '1 microsecond' as newest, first, last, count
+    from unnest($1::uuid[], $2::bigint[], $3::uuid[], $4::uuid[], $5::bigint[])
+        as given (id, newest_us, first, last, count)
 ), held as (
     select id from {schema}.conversations where id = any($1) order by id for no key update
 ), touched as (
@@ -10,9 +12,9 @@ with given as (
     set updated_at = greatest(updated_at, newest)
     from held join given using (id)
     where conversations.id = held.id
-    returning conversations.id, created_at, conversations.updated_at, first, last
+    returning conversations.id, created_at, conversations.updated_at, first, last, count
 )
 insert into {schema}.changes (number, topic, record, action, created, updated, data)
 select nextval('{schema}.change_numbers'), 'conversation:' || id, first, 'import', created_at, updated_at,
-    jsonb_build_object('first', first, 'last', last)
+    jsonb_build_object('first', first, 'last', last, 'count', count)
 from touched

@@ -62,6 +62,8 @@ pub(super) struct Gathered {
     pub(super) newest_us: i64,
     pub(super) first_line: u64,
     pub(super) last_line: u64,
+    /// Lines that name it.
+    pub(super) count: i64,
 }
 
 /// Messages, and whose each is.
@@ -83,12 +85,14 @@ impl Messages {
             Some(known) => {
                 known.newest_us = known.newest_us.max(at_us);
                 known.last_line = line;
+                known.count += 1;
             }
             None => self.conversations.push(Gathered {
                 conversation,
                 newest_us: at_us,
                 first_line: line,
                 last_line: line,
+                count: 1,
             }),
         }
     }

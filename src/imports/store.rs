@@ -415,11 +415,13 @@ impl Landing<'_> {
         let newest: Vec<i64> = touched.iter().map(|touched| touched.newest_us).collect();
         let first: Vec<Uuid> = touched.iter().map(|touched| id_of(self.job, touched.first_line)).collect();
         let last: Vec<Uuid> = touched.iter().map(|touched| id_of(self.job, touched.last_line)).collect();
-        let parameters: [Parameter<'_>; 4] = [
+        let counts: Vec<i64> = touched.iter().map(|touched| touched.count).collect();
+        let parameters: [Parameter<'_>; 5] = [
             (&ids, Type::UUID_ARRAY),
             (&newest, Type::INT8_ARRAY),
             (&first, Type::UUID_ARRAY),
             (&last, Type::UUID_ARRAY),
+            (&counts, Type::INT8_ARRAY),
         ];
         self.query(include_str!("../../sql/imports/touch_conversations.sql"), &parameters).await?;
         Ok(())

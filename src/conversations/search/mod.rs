@@ -3,14 +3,16 @@
 //! What is new it learns from the feed, so that adding a message costs nothing for it, whether by a request or by an import.
 //! One node at a time works on it.
 
+mod lot;
 mod store;
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::db::{Database, DbError};
 use crate::observe::Metrics;
 use crate::realtime::Hub;
+use lot::{Size, rest_after};
 use store::IndexStore;
 
 /// After an error.
@@ -36,13 +38,20 @@ impl Indexer {
 
     /// Goes round until it is dropped.
     pub(super) async fn run(self) {
-        let (mut is_failing, mut idle) = (false, self.interval);
+        let (mut is_failing, mut idle, mut size) = (false, self.interval, Size::LEAST);
         loop {
-            match self.step().await {
-                // What is left waits a moment for those who ask something.
+            let began = Instant::now();
+            let stepped = self.step(size).await;
+            let took = began.elapsed();
+            size = match stepped {
+                Ok(is_full) => size.next(took, is_full),
+                // It may have been too large: for its time, or for a conversation that was deleted meanwhile.
+                Err(_) => Size::LEAST,
+            };
+            match stepped {
                 Ok(true) => {
                     idle = self.interval;
-                    tokio::time::sleep(Duration::from_millis(1)).await;
+                    tokio::time::sleep(rest_after(took)).await;
                 }
                 Ok(false) => {
                     // What this node writes wakes it. Others write for themselves, so a look by chance may come later and later, and
@@ -71,8 +80,8 @@ impl Indexer {
     }
 
     /// Does a lot; whether there may be more.
-    async fn step(&self) -> Result<bool, DbError> {
-        let Some(step) = self.store.step().await? else { return Ok(false) };
+    async fn step(&self, size: Size) -> Result<bool, DbError> {
+        let Some(step) = self.store.step(size).await? else { return Ok(false) };
         self.metrics.gauges.search_lag_seconds.set(step.lag_s.max(0.0));
         self.metrics.search_indexed.inc_by(step.documents);
         Ok(step.is_more)

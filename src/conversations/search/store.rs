@@ -7,12 +7,9 @@ use tokio_postgres::Row;
 use tokio_postgres::types::Type;
 use uuid::Uuid;
 
+use super::lot::{Import, Lot, Place, Size, Taken, Wanted, What};
 use crate::db::{Database, DbError, Parameter as Typed, begin_in_time, in_time};
 
-/// Changes of a lot. Short, as followers of the feed wait for the end of each transaction that writes.
-const LOT: i64 = 100;
-/// Messages of an import that are taken at once.
-const IMPORT_LOT: i64 = 500;
 /// For one statement.
 const TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -27,14 +24,6 @@ pub(super) struct Step {
     pub(super) is_more: bool,
 }
 
-/// Where the index is.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Place {
-    xid: String,
-    number: i64,
-    part: Option<Uuid>,
-}
-
 /// The index, over a share of the pool.
 #[derive(Debug)]
 pub(super) struct IndexStore {
@@ -43,16 +32,8 @@ pub(super) struct IndexStore {
     changes: String,
     documents: String,
     import: String,
+    imports: String,
     move_on: String,
-}
-
-/// An import: its place, and the messages that it added.
-struct Import {
-    xid: String,
-    number: i64,
-    conversation: Uuid,
-    first: Uuid,
-    last: Uuid,
 }
 
 impl IndexStore {
@@ -64,17 +45,18 @@ impl IndexStore {
             changes: sql(include_str!("../../../sql/conversations/index_changes.sql")),
             documents: sql(include_str!("../../../sql/conversations/index_documents.sql")),
             import: sql(include_str!("../../../sql/conversations/index_import.sql")),
+            imports: sql(include_str!("../../../sql/conversations/index_imports.sql")),
             move_on: sql(include_str!("../../../sql/conversations/index_move.sql")),
         }
     }
 
-    /// Does a lot; nothing while another node works on it.
-    pub(super) async fn step(&self) -> Result<Option<Step>, DbError> {
+    /// Does a lot of up to this size; nothing while another node works on it.
+    pub(super) async fn step(&self, size: Size) -> Result<Option<Step>, DbError> {
         let mut connection = self.database.get().await?;
         // Some statements, each with a time of its own.
         let done = in_time(TIMEOUT * 2, async {
             let transaction = begin_in_time(&mut connection, TIMEOUT).await?;
-            let done = self.step_in(&transaction).await?;
+            let done = self.step_in(&transaction, size).await?;
             transaction.commit().await?;
             Ok(done)
         })
@@ -85,16 +67,16 @@ impl IndexStore {
         done
     }
 
-    async fn step_in(&self, transaction: &Transaction<'_>) -> Result<Option<Step>, DbError> {
+    async fn step_in(&self, transaction: &Transaction<'_>, size: Size) -> Result<Option<Step>, DbError> {
         let rows = transaction.query_typed(&self.place, &[]).await?;
         let Some(row) = rows.first() else { return Ok(None) };
         let mut place =
             Place { xid: row.try_get("xid")?, number: row.try_get("number")?, part: row.try_get("part")? };
-        let mut rows = self.changes(transaction, &place).await?;
+        let mut rows = self.changes(transaction, &place, size).await?;
         if is_foreign(&rows, &place)? {
             // The database came from another server, whose transactions had higher numbers.
             place = Place { xid: "0".into(), number: -1, part: None };
-            rows = self.changes(transaction, &place).await?;
+            rows = self.changes(transaction, &place, size).await?;
         }
         let Some(head) = rows.first() else { return Ok(None) };
         let found: i64 = head.try_get("found")?;
@@ -103,55 +85,65 @@ impl IndexStore {
             return Ok(Some(Step { documents: 0, lag_s: 0.0, is_more: false }));
         }
         let end = Place { xid: head.try_get("last_xid")?, number: head.try_get("last_number")?, part: None };
-        let (ids, import) = wanted(&rows)?;
-        let ids: [Typed<'_>; 1] = [(&ids, Type::UUID_ARRAY)];
-        let mut documents = transaction.query_typed(&self.documents, &ids).await?.len() as u64;
-        // Up to the first import, which may be longer than a lot.
-        let (next, is_more) = match import {
-            None => (end, found == LOT),
-            Some(import) => {
-                // Right before it: nothing stands between two numbers.
-                let before = Place { xid: import.xid.clone(), number: import.number - 1, part: None };
-                let is_begun = (&before.xid, before.number) == (&place.xid, place.number);
-                let after = place.part.filter(|_| is_begun);
-                let (last, count) = self.import(transaction, &import, after).await?;
-                documents += count as u64;
-                let next = match last {
-                    Some(_) if count == IMPORT_LOT => Place { part: last, ..before },
-                    _ => Place { xid: import.xid, number: import.number, part: None },
-                };
-                (next, true)
-            }
+        let lot = Lot::new(&place, wanted(&rows)?, end, size.limit());
+        let messages = self.messages(transaction, &lot, size).await?;
+        let Taken { ids, next, is_cut } = lot.taken(&messages, size.limit() as usize);
+        let documents = if ids.is_empty() {
+            0
+        } else {
+            let ids: [Typed<'_>; 1] = [(&ids, Type::UUID_ARRAY)];
+            transaction.execute_typed(&self.documents, &ids).await?
         };
         let parameters: [Typed<'_>; 3] =
             [(&next.xid, Type::TEXT), (&next.number, Type::INT8), (&next.part, Type::UUID)];
         transaction.query_typed(&self.move_on, &parameters).await?;
-        Ok(Some(Step { documents, lag_s, is_more }))
+        Ok(Some(Step { documents, lag_s, is_more: is_cut || found == size.limit() }))
     }
 
-    async fn changes(&self, transaction: &Transaction<'_>, after: &Place) -> Result<Vec<Row>, DbError> {
+    async fn changes(
+        &self,
+        transaction: &Transaction<'_>,
+        after: &Place,
+        size: Size,
+    ) -> Result<Vec<Row>, DbError> {
         let parameters: [Typed<'_>; 3] =
-            [(&after.xid, Type::TEXT), (&after.number, Type::INT8), (&LOT, Type::INT8)];
+            [(&after.xid, Type::TEXT), (&after.number, Type::INT8), (&size.limit(), Type::INT8)];
         Ok(transaction.query_typed(&self.changes, &parameters).await?)
     }
 
-    async fn import(
+    /// The first messages of a lot's imports, each with its import's place among them.
+    async fn messages(
         &self,
         transaction: &Transaction<'_>,
-        import: &Import,
-        after: Option<Uuid>,
-    ) -> Result<(Option<Uuid>, i64), DbError> {
-        let after = after.unwrap_or_default();
-        let parameters: [Typed<'_>; 5] = [
-            (&import.conversation, Type::UUID),
-            (&import.first, Type::UUID),
-            (&import.last, Type::UUID),
-            (&after, Type::UUID),
-            (&IMPORT_LOT, Type::INT8),
+        lot: &Lot,
+        size: Size,
+    ) -> Result<Vec<(usize, Uuid)>, DbError> {
+        let all: Vec<Import> = lot.imports().collect();
+        if let [Import { conversation, first, last, .. }] = &all[..] {
+            let parameters: [Typed<'_>; 4] = [
+                (conversation, Type::UUID),
+                (first, Type::UUID),
+                (last, Type::UUID),
+                (&size.limit(), Type::INT8),
+            ];
+            let rows = transaction.query_typed(&self.import, &parameters).await?;
+            return rows.iter().map(|row| Ok((0, row.try_get("id")?))).collect();
+        }
+        let (starts, ends): (Vec<Uuid>, Vec<Uuid>) = lot.ranges().into_iter().unzip();
+        if starts.is_empty() {
+            return Ok(Vec::new());
+        }
+        let of = |id: fn(&Import) -> Uuid| all.iter().map(id).collect::<Vec<Uuid>>();
+        let parameters: [Typed<'_>; 6] = [
+            (&of(|import| import.conversation), Type::UUID_ARRAY),
+            (&of(|import| import.first), Type::UUID_ARRAY),
+            (&of(|import| import.last), Type::UUID_ARRAY),
+            (&starts, Type::UUID_ARRAY),
+            (&ends, Type::UUID_ARRAY),
+            (&size.limit(), Type::INT8),
         ];
-        let rows = transaction.query_typed(&self.import, &parameters).await?;
-        let Some(row) = rows.first() else { return Ok((None, 0)) };
-        Ok((row.try_get("last")?, row.try_get("found")?))
+        let rows = transaction.query_typed(&self.imports, &parameters).await?;
+        rows.iter().map(|row| Ok((row.try_get::<_, i64>("nth")? as usize, row.try_get("id")?))).collect()
     }
 }
 
@@ -162,27 +154,24 @@ fn is_foreign(rows: &[Row], place: &Place) -> Result<bool, DbError> {
     Ok(number(&place.xid) > number(row.try_get("horizon")?))
 }
 
-/// The messages and conversations that call for words, up to the first import, and that.
-fn wanted(rows: &[Row]) -> Result<(Vec<Uuid>, Option<Import>), DbError> {
-    let mut ids = Vec::new();
+/// The changes that call for words.
+fn wanted(rows: &[Row]) -> Result<Vec<Wanted>, DbError> {
+    let mut all = Vec::with_capacity(rows.len());
     for row in rows {
         let Some(xid) = row.try_get::<_, Option<String>>("xid")? else { break };
-        let id: Option<Uuid> = row.try_get("id")?;
         let (first, last): (Option<Uuid>, Option<Uuid>) = (row.try_get("first")?, row.try_get("last")?);
-        match (id, first, last) {
-            (Some(id), ..) => ids.push(id),
-            (None, Some(first), Some(last)) => {
-                ids.sort_unstable();
-                ids.dedup();
-                let (number, conversation) = (row.try_get("number")?, row.try_get("conversation_id")?);
-                return Ok((ids, Some(Import { xid, number, conversation, first, last })));
-            }
+        let what = match (row.try_get("id")?, first, last) {
+            (Some(id), ..) => What::One(id),
+            (None, Some(first), Some(last)) => What::Import(Import {
+                conversation: row.try_get("conversation_id")?,
+                first,
+                last,
+                count: row.try_get("count")?,
+            }),
             // An import that names no messages.
-            _ => {}
-        }
+            _ => continue,
+        };
+        all.push(Wanted { xid, number: row.try_get("number")?, what });
     }
-    // Two changes of one message make one document.
-    ids.sort_unstable();
-    ids.dedup();
-    Ok((ids, None))
+    Ok(all)
 }
