@@ -241,6 +241,115 @@ async fn who_was_away_for_too_long_is_told_so_and_begins_anew() {
     }
 }
 
+/// Reads what a stream writes until `until` is in it, and returns it all.
+async fn raw_until(stream: &mut tokio::net::TcpStream, until: &str) -> String {
+    let mut text = String::new();
+    let mut chunk = vec![0; 65_536];
+    while !text.contains(until) {
+        let read = tokio::time::timeout(Duration::from_secs(20), stream.read(&mut chunk)).await;
+        let read = read.expect("nothing comes").unwrap();
+        assert!(read > 0, "it ended: {text}");
+        text.push_str(std::str::from_utf8(&chunk[..read]).unwrap());
+    }
+    text
+}
+
+#[tokio::test]
+async fn who_follows_a_quiet_conversation_comes_back_to_where_it_was_though_the_feed_has_forgotten() {
+    let database = TestDatabase::create().await;
+    let service = Service::start(
+        database.url(),
+        &[("CHANGES_RETENTION_S", "1"), ("FOLLOWER_HEARTBEAT_S", "1"), ("SEARCH_INTERVAL_MS", "50")],
+    )
+    .await;
+    let quiet = make(&service, "").await;
+    let busy = make(&service, "").await;
+    say(&service, &quiet, "before").await;
+    let old = follow(&service, &quiet, "").await.take(1).await.remove(0).id;
+    let mut stream = tokio::net::TcpStream::connect(&service.address).await.unwrap();
+    let request = format!("GET {quiet}/messages?live=sse HTTP/1.1\r\nhost: localhost\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.unwrap();
+    raw_until(&mut stream, "before").await;
+
+    let client = database.connect().await;
+    let position = |id: &str| {
+        let (xid, number) = id.split('/').next().unwrap().split_once('.').unwrap();
+        (xid.parse::<i64>().unwrap(), number.parse::<i64>().unwrap())
+    };
+    let (old_xid, old_number) = position(&old);
+    let forgotten = "select (xid, number) > ($1::text::xid8, $2) from feed_floor";
+    eventually("the feed has forgotten", async || {
+        say(&service, &busy, "busy").await;
+        client
+            .query_one(forgotten, &[&old_xid.to_string(), &old_number])
+            .await
+            .unwrap()
+            .get::<_, bool>(0)
+            .then_some(())
+    })
+    .await;
+    let mut last = String::new();
+    for _ in 0..2 {
+        say(&service, &busy, "busy").await;
+        let text = raw_until(&mut stream, "id: ").await;
+        assert!(!text.contains("data:"), "nobody is told anything: {text}");
+        let id = text.lines().filter_map(|line| line.strip_prefix("id: ")).next_back().unwrap().to_owned();
+        assert!(last.is_empty() || position(&id) > position(&last), "{last} {id}");
+        last = id;
+    }
+    drop(stream);
+    for n in 0..3 {
+        say(&service, &busy, "busy").await;
+        say(&service, &quiet, &format!("new {n}")).await;
+    }
+    let told = follow(&service, &quiet, &last).await.take(3).await;
+    assert_eq!(told.iter().map(content).collect::<Vec<_>>(), ["new 0", "new 1", "new 2"]);
+    assert_eq!(follow(&service, &quiet, &old).await.take(1).await[0].event, "reset", "the old id is no good");
+}
+
+#[tokio::test]
+async fn ids_that_only_move_on_cover_nothing_that_was_not_told() {
+    let database = TestDatabase::create().await;
+    let service =
+        Service::start(database.url(), &[("FOLLOWER_HEARTBEAT_S", "1"), ("FEED_POLL_MS", "50")]).await;
+    let conversation = make(&service, "").await;
+    let busy = make(&service, "").await;
+    let (mut last, mut told) = (String::new(), Vec::new());
+    let write = async {
+        for n in 0..60 {
+            say(&service, &busy, "busy").await;
+            if n % 12 == 0 {
+                say(&service, &conversation, &n.to_string()).await;
+            }
+            tokio::time::sleep(Duration::from_millis(150)).await;
+        }
+    };
+    let read = async {
+        // Each stream is left right behind an id, be it an event's or one that only moves on.
+        while told.len() < 5 {
+            let mut stream = tokio::net::TcpStream::connect(&service.address).await.unwrap();
+            let from = if last.is_empty() { String::new() } else { format!("last-event-id: {last}\r\n") };
+            let request =
+                format!("GET {conversation}/messages?live=sse HTTP/1.1\r\nhost: localhost\r\n{from}\r\n");
+            stream.write_all(request.as_bytes()).await.unwrap();
+            let text = raw_until(&mut stream, "\nid: ").await;
+            let text = if text.ends_with("\n\n\r\n") {
+                text
+            } else {
+                text + &raw_until(&mut stream, "\n\n\r\n").await
+            };
+            last = text.lines().filter_map(|line| line.strip_prefix("id: ")).next_back().unwrap().to_owned();
+            let data = text.lines().filter_map(|line| line.strip_prefix("data: "));
+            told.extend(data.map(|data| {
+                let data: Value = serde_json::from_str(data).unwrap();
+                data["content"].as_str().unwrap().to_owned()
+            }));
+        }
+    };
+    tokio::join!(write, read);
+    assert_eq!(told, ["0", "12", "24", "36", "48"]);
+}
+
 #[tokio::test]
 async fn who_does_not_read_is_cut_off_and_holds_up_nobody() {
     let database = TestDatabase::create().await;

@@ -64,6 +64,6 @@ pub(super) const SETTINGS: &[Setting] = &[
         name: "FOLLOWER_HEARTBEAT_S",
         default: "15",
         kind: Kind::Int { min: 1, max: 3_600, unit: "seconds" },
-        help: "Time without an event after which a follower is sent a comment, and his token is looked at again.",
+        help: "Time without an event after which a follower is sent an id or a comment, and his token is looked at again.",
     },
 ];

@@ -47,6 +47,12 @@ pub(super) fn write_comment(out: &mut BytesMut) {
     out.put_slice(b":\n\n");
 }
 
+/// Writes an id alone: a client gives nothing to anyone, but takes it for the last it has seen (section 9.2.6).
+pub(super) fn write_id(out: &mut BytesMut, id: &str) {
+    write_field(out, b"id: ", id.as_bytes());
+    out.put_u8(b'\n');
+}
+
 /// Writes how many milliseconds a client waits before it connects again; that alone is no event.
 pub(super) fn write_retry(out: &mut BytesMut, retry_ms: u64) {
     write_field(out, b"retry: ", itoa::Buffer::new().format(retry_ms).as_bytes());
@@ -88,8 +94,18 @@ mod tests {
         let fields = Fields { id: Some("7"), event: Some("tick"), retry_ms: Some(1500) };
         write_event(&mut out, fields, b"a\nb");
         write_comment(&mut out);
+        write_id(&mut out, "8");
         write_event(&mut out, Fields::default(), b"");
-        assert_eq!(out, "retry: 1500\nid: 7\nevent: tick\ndata: a\ndata: b\n\n:\n\ndata: \n\n");
+        assert_eq!(out, "retry: 1500\nid: 7\nevent: tick\ndata: a\ndata: b\n\n:\n\nid: 8\n\ndata: \n\n");
+    }
+
+    #[test]
+    fn an_id_alone_is_no_event_and_counts() {
+        let mut out = BytesMut::new();
+        write_id(&mut out, "8");
+        write_event(&mut out, Fields::default(), b"a");
+        let events = parsed(&out);
+        assert_eq!((events.len(), events[0].id.as_str(), events[0].data.as_str()), (1, "8", "a"));
     }
 
     #[test]

@@ -103,7 +103,8 @@ impl Buffer {
         Ok(change)
     }
 
-    fn is_empty(&self) -> bool {
+    /// Whether nothing waits, and more may come.
+    pub(super) fn is_empty(&self) -> bool {
         let waiting = self.waiting();
         waiting.dropped.is_none() && waiting.changes.is_empty()
     }

@@ -40,6 +40,7 @@ pub(super) async fn run(hub: Hub, share: Database) {
 
 /// Hands on what comes after a place until nobody follows any more.
 async fn follow(hub: &Hub, changes: &Changes, mut after: Position) {
+    hub.set_handed_on(after);
     hub.set_feed(Feed::Running);
     let slowest = Duration::from_millis(hub.config().feed_poll_ms);
     let (mut pause, mut is_failing) = (GAP, false);
@@ -95,5 +96,6 @@ async fn look(hub: &Hub, changes: &Changes, after: &mut Position) -> Result<Look
         hub.publish(change);
     }
     *after = lot.next;
+    hub.set_handed_on(lot.next);
     Ok(if lot.is_full { Look::More } else { Look::Done })
 }

@@ -10,8 +10,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use uuid::Uuid;
 
-use super::Change;
 use super::buffer::{Buffer, Dropped};
+use super::{Change, Position};
 use crate::config::RealtimeConfig;
 use crate::db::Database;
 use crate::observe::Metrics;
@@ -57,6 +57,8 @@ struct State {
     users: HashMap<Uuid, usize>,
     next: u64,
     feed: Feed,
+    /// All up to here was handed on.
+    handed_on: Option<Position>,
 }
 
 /// What the feed does.
@@ -213,6 +215,11 @@ impl Hub {
         }
     }
 
+    /// All up to this place was handed on.
+    pub(super) fn set_handed_on(&self, place: Position) {
+        self.state().handed_on = Some(place);
+    }
+
     /// Whether somebody follows; if not, the feed is idle from now on.
     pub(super) fn is_followed(&self) -> bool {
         let mut state = self.state();
@@ -276,6 +283,13 @@ impl Follower {
         self.buffer.take()
     }
 
+    /// Up to where the feed was handed on, if nothing of that is left to take.
+    pub fn caught_up(&self) -> Option<Position> {
+        // While the state is locked nothing is handed on.
+        let state = self.hub.state();
+        state.handed_on.filter(|_| self.buffer.is_empty())
+    }
+
     /// Waits for room to hold what is read of the database for this follower, for as long as all of it is taken. Nothing is
     /// lost if it is dropped, but for the turn.
     pub async fn room(&self) -> Room {
@@ -323,6 +337,33 @@ mod tests {
         hub.set_feed(Feed::Running);
         let follower = follow.await.unwrap();
         assert_eq!(follower.take().map(|change| change.is_none()), Ok(true), "and is not dropped");
+    }
+
+    #[tokio::test]
+    async fn nobody_is_caught_up_with_what_he_has_not_taken() {
+        let hub = hub();
+        hub.set_feed(Feed::Running);
+        let follower = hub.follow("a:1", None).await.unwrap();
+        assert_eq!(follower.caught_up(), None, "nothing was handed on yet");
+        hub.set_handed_on(Position::before(5));
+        assert_eq!(follower.caught_up(), Some(Position::before(5)));
+        hub.publish(Change {
+            position: Position { xid: 5, number: 1 },
+            topic: "a:1".into(),
+            record: "r".into(),
+            action: super::super::Action::Create,
+            created_us: 0,
+            updated_us: 0,
+            at_us: 0,
+            data: String::new(),
+            encoded: std::sync::OnceLock::new(),
+        });
+        hub.set_handed_on(Position::before(9));
+        assert_eq!(follower.caught_up(), None);
+        follower.take().unwrap().unwrap();
+        assert_eq!(follower.caught_up(), Some(Position::before(9)));
+        hub.drop_all(Dropped::Behind);
+        assert_eq!(follower.caught_up(), None);
     }
 
     #[tokio::test(start_paused = true)]

@@ -154,6 +154,18 @@ impl Live {
         }
     }
 
+    /// Where a follower is of whose conversation nothing was told for a while, if the feed has moved on: so he does not fall behind
+    /// what the table forgets, and still has all that he was sent.
+    pub fn moved_on(&mut self) -> Option<Token> {
+        if !matches!(self.phase, Phase::Following) || !self.pending.is_empty() {
+            return None;
+        }
+        // The table was read behind all that was handed on before he followed, and what came since was taken and told.
+        let place = self.follower.caught_up().filter(|place| *place > self.position)?;
+        self.pass(place);
+        Some(self.token(None))
+    }
+
     /// Waits until the hub drops the follower.
     pub async fn dropped(&self) -> LiveEnd {
         LiveEnd::Dropped(self.follower.dropped().await)

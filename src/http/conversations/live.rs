@@ -173,7 +173,10 @@ impl Writer {
                     if !auth::is_still_admitted(&self.face, needs, &self.headers, self.line.peer()).await {
                         return Close::Denied;
                     }
-                    sse::write_comment(out);
+                    match live.moved_on() {
+                        Some(token) => sse::write_id(out, &token.to_string()),
+                        None => sse::write_comment(out),
+                    }
                     self.send(live, out).await
                 }
                 Woken::Events => match live.next().await {
