@@ -245,12 +245,14 @@ async fn who_was_away_for_too_long_is_told_so_and_begins_anew() {
 async fn raw_until(stream: &mut tokio::net::TcpStream, until: &str) -> String {
     let mut text = String::new();
     let mut chunk = vec![0; 65_536];
-    while !text.contains(until) {
-        let read = tokio::time::timeout(Duration::from_secs(20), stream.read(&mut chunk)).await;
-        let read = read.expect("nothing comes").unwrap();
-        assert!(read > 0, "it ended: {text}");
-        text.push_str(std::str::from_utf8(&chunk[..read]).unwrap());
-    }
+    let reading = async {
+        while !text.contains(until) {
+            let read = stream.read(&mut chunk).await.unwrap();
+            assert!(read > 0, "it ended: {text}");
+            text.push_str(std::str::from_utf8(&chunk[..read]).unwrap());
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), reading).await.expect("it does not come");
     text
 }
 
