@@ -23,8 +23,8 @@ with mine as (
         row_number() over (partition by mine.conversation_id order by m.place) - 1 as nth
     from unnest($5::integer[], $6::uuid[], $7::text[], $8::text[], $9::integer[], $10::jsonb[], $11::boolean[])
         with ordinality as m (request, id, role, content, token_count, metadata, done, place)
-    join mine on mine.request = m.request
-    where mine.first is null
+    full join mine on mine.request = m.request
+    where coalesce(mine.request, 0) > 0 and mine.first is null
 ), touched as (
     update {schema}.conversations c
     set updated_at = greatest(clock_timestamp(), c.updated_at + interval '1 microsecond')
@@ -34,7 +34,7 @@ with mine as (
     returning c.id as conversation_id, c.updated_at - n.more * interval '1 microsecond' as first
 ), placed as (
     select new.*, touched.first + new.nth * interval '1 microsecond' as at
-    from new join touched on touched.conversation_id = new.conversation_id
+    from new full join touched on touched.conversation_id = new.conversation_id
 ), added as (
     insert into {schema}.messages (id, conversation_id, role, content, timestamp, token_count, metadata)
     select id, conversation_id, role, content, at, token_count, metadata from placed
@@ -57,4 +57,4 @@ with mine as (
 )
 select mine.request::integer as request, mine.known, mine.ids, coalesce(mine.first, new.first) as first
 from mine
-left join (select request, min(at) as first from placed group by request) as new on new.request = mine.request
+full join (select request, min(at) as first from placed group by request) as new on new.request = mine.request

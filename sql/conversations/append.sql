@@ -28,7 +28,9 @@ with piece as (
     update {schema}.message_drafts d
     set length = d.length + char_length(found.content), bytes = d.bytes + octet_length(found.content)
     from found
-    where d.message_id = found.message_id and found.length = found.at
+    -- Twice, as Postgres may think that there is no draft yet, and read all there are for each piece.
+    where d.message_id = any(array(select message_id from found))
+        and d.message_id = found.message_id and found.length = found.at
         and found.bytes + octet_length(found.content) <= $6
     returning found.place, found.conversation_id, found.message_id, found.at, found.content, found.timestamp
 ), added as (
@@ -42,4 +44,4 @@ with piece as (
 )
 select found.place::integer as place, found.length, found.bytes, grown.place is not null as is_added
 from found
-left join grown on grown.place = found.place
+full join grown on grown.place = found.place

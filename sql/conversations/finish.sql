@@ -23,23 +23,27 @@ with piece as (
 ), draft as (
     delete from {schema}.message_drafts d
     using found
-    where d.message_id = found.message_id and found.length = found.at
+    where d.message_id = any(array(select message_id from found))
+        and d.message_id = found.message_id and found.length = found.at
         and found.bytes + octet_length(found.content) <= $6
     returning found.place, found.conversation_id, found.message_id, found.at, found.content
 ), pieces as (
     delete from {schema}.message_pieces p
     using draft
-    where p.message_id = draft.message_id
+    where p.message_id = any(array(select message_id from draft)) and p.message_id = draft.message_id
     returning p.message_id, p.at, p.content
 ), texts as (
     select message_id, string_agg(content, '' order by at) as content from pieces group by message_id
+), ended as materialized (
+    select draft.*, coalesce(texts.content, '') || draft.content as rest
+    from draft
+    full join texts on texts.message_id = draft.message_id
 ), folded as (
     update {schema}.messages m
-    set content = m.content || coalesce(texts.content, '') || draft.content
-    from draft
-    left join texts on texts.message_id = draft.message_id
-    where m.id = draft.message_id
-    returning draft.*, m.timestamp
+    set content = m.content || ended.rest
+    from ended
+    where m.id = ended.message_id
+    returning ended.*, m.timestamp
 ), touched as (
     update {schema}.conversations c
     set updated_at = greatest(clock_timestamp(), c.updated_at + interval '1 microsecond')
@@ -52,10 +56,10 @@ with piece as (
         updated_at, jsonb_build_object('at', at, 'content', content, 'done', true)
     from (
         select folded.*, touched.updated_at
-        from folded join touched on touched.id = folded.conversation_id
+        from folded full join touched on touched.id = folded.conversation_id
         order by place
     ) as folded
 )
 select found.place::integer as place, found.length, found.bytes, folded.place is not null as is_added
 from found
-left join folded on folded.place = found.place
+full join folded on folded.place = found.place

@@ -13,7 +13,12 @@ with asked as (
     where tried.is_mine and tried.is_written
     for no key update of c skip locked
 )
-select set_config('tidegate.locked', coalesce(array_agg(tried.id), '{}')::text, true)::uuid[] as locked
+select set_config(
+    'tidegate.locked',
+    coalesce(
+        array_agg(tried.id) filter (where tried.is_mine and (held.id is not null or not tried.is_written)), '{}'
+    )::text,
+    true
+)::uuid[] as locked
 from tried
-left join held on held.id = tried.id
-where tried.is_mine and (held.id is not null or not tried.is_written)
+full join held on held.id = tried.id

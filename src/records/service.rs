@@ -15,6 +15,8 @@ use crate::config::{RecordsConfig, Shares};
 use crate::db::{Database, Group, Outcomes, Work};
 use crate::realtime::store::ChangeKeeper;
 
+/// Records of a group.
+const MAX_JOBS: usize = 128;
 /// Groups of look-ups at once.
 const READERS: usize = 2;
 /// How often another id is made for a record whose id was taken by chance.
@@ -265,6 +267,8 @@ impl Work for Creations {
     type Answer = Record;
     type Error = RecordsError;
 
+    const MAX_JOBS: usize = MAX_JOBS;
+
     async fn run(&self, collection: &Collection, jobs: &[Self::Job]) -> Outcomes<Self> {
         let new: Vec<New<'_>> = jobs
             .iter()
@@ -286,6 +290,8 @@ impl Work for LookUps {
     type Job = RecordId;
     type Answer = Record;
     type Error = RecordsError;
+
+    const MAX_JOBS: usize = MAX_JOBS;
 
     async fn run(&self, collection: &Collection, jobs: &[RecordId]) -> Outcomes<Self> {
         let ids: Vec<&str> = jobs.iter().map(RecordId::as_str).collect();

@@ -80,6 +80,8 @@ impl Work for Reads {
     type Answer = Shown;
     type Error = ConversationsError;
 
+    const MAX_JOBS: usize = 64;
+
     async fn run(&self, _line: &NumberedLine, jobs: &[Read]) -> Outcomes<Self> {
         let room = Room::of(jobs.len(), self.max_page_bytes);
         Ok(self.store.read(jobs, room).await?.into_iter().map(Ok).collect())

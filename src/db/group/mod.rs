@@ -1,7 +1,7 @@
 //! What waits at the same moment is done together: one statement, and for what is written one commit, for all of it.
 //!
 //! A group is of one line: a collection of records, for instance. While it is under way, all that comes for the same line waits
-//! for the next one, which takes up to [`MAX_JOBS`] along and begins when it has ended: so groups grow with the load, and who
+//! for the next one, which takes up to [`Work::MAX_JOBS`] along and begins when it has ended: so groups grow with the load, and who
 //! is alone does not wait for others. [`Lines`] says which line is next; one task owns it. Each job is answered after its
 //! group's transaction has been committed.
 //!
@@ -23,8 +23,6 @@ use tokio::task::JoinSet;
 use super::DbError;
 use lines::Lines;
 
-/// The most jobs of a group.
-const MAX_JOBS: usize = 128;
 /// The bytes at which a group is large enough.
 const MAX_BYTES: usize = 4 << 20;
 /// The unit in which what waits is counted; the least that a job counts for.
@@ -44,6 +42,9 @@ pub trait Work: Send + Sync + 'static {
     type Answer: Send;
     /// Why something was not done.
     type Error: From<DbError> + From<Crowded> + Clone + Send;
+
+    /// The most jobs of a group.
+    const MAX_JOBS: usize;
 
     /// Does it; an answer for each job, in order.
     fn run(&self, line: &Self::Line, jobs: &[Self::Job]) -> impl Future<Output = Outcomes<Self>> + Send;
@@ -211,7 +212,7 @@ impl<W: Work> Waiting<W> {
 /// Takes a group out of a line, without those that nobody waits for any more.
 fn take<W: Work>(line: &mut VecDeque<Waiting<W>>) -> Vec<Waiting<W>> {
     let (mut group, mut bytes) = (Vec::new(), 0);
-    while group.len() < MAX_JOBS
+    while group.len() < W::MAX_JOBS
         && bytes < MAX_BYTES
         && let Some(job) = line.pop_front()
     {
