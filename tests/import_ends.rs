@@ -65,7 +65,7 @@ async fn a_user_can_be_deleted_while_many_lanes_import_a_file_of_his() {
         .await;
         let began = Instant::now();
         let deleted = tidegate(&database, &["users", "delete", email], "").await;
-        assert_eq!(deleted, Ok(String::new()), "round {round} after {:?}", began.elapsed());
+        assert!(deleted.is_ok(), "{deleted:?} in round {round} after {:?}", began.elapsed());
         assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
         for table in ["users", "files", "imports", "import_parts", "conversations"] {
             assert_eq!(count(&client, table).await, 0, "{table}");

@@ -19,6 +19,7 @@ mod conversation_groups;
 mod conversations;
 mod crash;
 mod dead_letters;
+mod departures;
 mod events;
 mod exactly_once;
 mod failures;

@@ -1,6 +1,7 @@
+-- Deletes those of these conversations ($1) that are the owner's ($2), and tells whoever follows them.
 with deleted as (
     delete from {schema}.conversations
-    where id = $1 and owner is not distinct from $2
+    where id = any ($1) and owner is not distinct from $2
     returning id, created_at, updated_at
 ), fed as (
     insert into {schema}.changes (number, topic, record, action, created, updated, data)

@@ -1,8 +1,8 @@
--- A lot of what a conversation has: up to $3 each of its messages, of what search knows of them, and of its keys. One of millions
--- goes in many short statements instead of a long one. The most that one of the three had says whether there may be more.
+-- A lot of what conversations ($1) have: up to $3 together of their messages, of what search knows of them, and of their keys.
+-- Millions go in many short statements instead of a long one. The most that one of the three had says whether there may be more.
 -- Documents are locked in the order of their ids, as by those who fill the index.
 with mine as (
-    select id from {schema}.conversations where id = $1 and owner is not distinct from $2
+    select id from {schema}.conversations where id = any ($1) and owner is not distinct from $2
 ), messages as (
     delete from {schema}.messages
     where id in (select m.id from {schema}.messages m join mine on mine.id = m.conversation_id limit $3)
@@ -20,6 +20,8 @@ with mine as (
     )
     returning 1
 )
-select greatest(
-    (select count(*) from messages), (select count(*) from documents), (select count(*) from keys)
-) as most
+select counted.messages, greatest(counted.messages, counted.documents, counted.keys) as most
+from (
+    select (select count(*) from messages) as messages, (select count(*) from documents) as documents,
+        (select count(*) from keys) as keys
+) as counted

@@ -5,6 +5,7 @@ use std::future::Future;
 use super::Failure;
 use crate::auth::{Accounts, AuthError, Verifier};
 use crate::config::Config;
+use crate::conversations::ConversationsError;
 use crate::db::local::{self, LocalCluster};
 use crate::db::{self, ConnectionUrl, Database};
 use crate::imports::ImportsError;
@@ -66,6 +67,15 @@ impl From<ImportsError> for Failure {
     fn from(error: ImportsError) -> Self {
         match error {
             ImportsError::Database(error) => Self::Run(error.with_sources()),
+            error => Self::Run(error.to_string()),
+        }
+    }
+}
+
+impl From<ConversationsError> for Failure {
+    fn from(error: ConversationsError) -> Self {
+        match error {
+            ConversationsError::Database(error) => Self::Run(error.with_sources()),
             error => Self::Run(error.to_string()),
         }
     }

@@ -2,6 +2,7 @@
 //! new one here.
 
 use std::io::{self, BufRead, IsTerminal, Write};
+use std::time::{Duration, Instant};
 
 use clap::{Args, Subcommand};
 
@@ -10,6 +11,8 @@ use super::{Failure, offline};
 use crate::auth::users::{Email, ListedUser, Password};
 use crate::auth::{Accounts, Scope, Scopes};
 use crate::config::Config;
+use crate::conversations::{self, Removed};
+use crate::db::Database;
 use crate::imports;
 
 #[derive(Debug, Args)]
@@ -48,7 +51,8 @@ enum UsersCommand {
         /// His email.
         email: String,
     },
-    /// Deletes a user with his sessions, keys, conversations and files; imports of these end first.
+    /// Deletes a user with his sessions, keys, conversations and files; imports of these end first. He may do nothing from the
+    /// start on. Cut short, it goes on where it stopped when it is run again.
     Delete {
         /// His email.
         email: String,
@@ -62,7 +66,6 @@ pub(super) fn run(args: UsersArgs) -> Result<(), Failure> {
         UsersCommand::Add { .. } | UsersCommand::Password { .. } => Some(read_password()?),
         _ => None,
     };
-    let token_lifetime_s = config.auth.access_token_s as i64;
     offline::with_accounts(&config, async |accounts, database| {
         let users = &accounts.users;
         match (args.command, password) {
@@ -88,15 +91,7 @@ pub(super) fn run(args: UsersArgs) -> Result<(), Failure> {
                 end_sessions(&accounts, user).await
             }
             (UsersCommand::Delete { email }, _) => {
-                let email = Email::parse(&email)?;
-                // Lanes hold what is to be deleted, one part after the other.
-                if let Some(user) = users.id_of(&email).await? {
-                    imports::stop_all_of(user, &database, &config.imports).await?;
-                }
-                match users.delete(&email, token_lifetime_s).await? {
-                    true => Ok(()),
-                    false => Err(no_such_user()),
-                }
+                delete(&Email::parse(&email)?, &accounts, &database, &config).await
             }
             (UsersCommand::List, _) => list(&accounts).await,
             (UsersCommand::Add { .. } | UsersCommand::Password { .. }, None) => Err(no_such_user()),
@@ -108,6 +103,51 @@ async fn end_sessions(accounts: &Accounts, user: Option<uuid::Uuid>) -> Result<(
     let user = user.ok_or_else(no_such_user)?;
     accounts.sessions.end(Some(user), None).await?;
     Ok(())
+}
+
+/// Between two times that a long deletion is told of.
+const TELLING: Duration = Duration::from_secs(2);
+
+/// Deletes a user. What he may do ends first, so that little comes behind what was deleted already, and his imports, as lanes
+/// hold what is to be deleted. His conversations go in lots, as they may be too many for one statement; what is left goes with
+/// him. Cut short, it goes on where it stopped when it is asked for again.
+async fn delete(
+    email: &Email,
+    accounts: &Accounts,
+    database: &Database,
+    config: &Config,
+) -> Result<(), Failure> {
+    let user = accounts.users.set_permissions(email, Scopes::default()).await?.ok_or_else(no_such_user)?;
+    let (mut so_far, mut told) = (Removed::default(), Instant::now());
+    let tell = |removed| {
+        so_far = removed;
+        if told.elapsed() >= TELLING {
+            told = Instant::now();
+            eprintln!("deleted so far: {}", amount(removed));
+        }
+    };
+    let deleting = async {
+        accounts.sessions.end(Some(user), None).await?;
+        imports::stop_all_of(user, database, &config.imports).await?;
+        conversations::delete_all_of(user, database, &config.conversations, tell).await?;
+        accounts.users.delete(email, config.auth.access_token_s as i64).await?;
+        Ok(())
+    };
+    match deleting.await {
+        Ok(()) => {
+            println!("deleted the user with all that was his; {}", amount(so_far));
+            Ok(())
+        }
+        Err(Failure::Run(why)) => Err(Failure::Run(format!(
+            "{why}\nThe user may do nothing any more; the same command deletes the rest. Deleted so far: {}",
+            amount(so_far)
+        ))),
+        Err(failure) => Err(failure),
+    }
+}
+
+fn amount(removed: Removed) -> String {
+    format!("conversations: {}, messages: {}", removed.conversations, removed.messages)
 }
 
 async fn list(accounts: &Accounts) -> Result<(), Failure> {

@@ -18,6 +18,7 @@ mod model;
 mod pieces;
 mod place;
 mod reading;
+mod removal;
 mod search;
 mod service;
 mod store;
@@ -31,6 +32,7 @@ pub use messages::{Added, Key, NewMessage};
 pub use model::{Conversation, Message, Metadata, Micros, Role};
 pub use pieces::Piece;
 pub use place::Place;
+pub use removal::{Removed, delete_all_of};
 pub use service::{Conversations, ConversationsSettings, ConversationsTasks, NewConversation, Patch};
 
 use crate::db::{Crowded, DbError};

@@ -14,6 +14,7 @@ use super::model::{Conversation, Message, Metadata};
 use super::pieces::Piece;
 use super::place::{Order, Place};
 use super::reading::{Read, ReadStore, Reading, Shown};
+use super::removal::remove;
 use super::search::Indexer;
 use super::store::Store;
 use super::writing::{Addition, Creation, Done, Entered, Growth, Write, WriteLimits, WriteStore, Writing};
@@ -23,9 +24,6 @@ use crate::ingest::id::{IdMint, unix_now_us};
 use crate::observe::Metrics;
 use crate::realtime::Hub;
 use crate::realtime::store::Changes;
-
-/// Messages that one statement deletes, and as many of what belongs to them.
-const DELETE_LOT: usize = 5_000;
 
 /// What conversations are built from.
 #[derive(Debug, Clone)]
@@ -213,16 +211,14 @@ impl Conversations {
         Ok(changed)
     }
 
-    /// Deletes a conversation and what it has. That goes first, in lots: what is cut short leaves a conversation with fewer of
-    /// them, which can be deleted again.
+    /// Deletes a conversation and what it has. That goes first, in lots: what is cut short leaves a conversation with fewer
+    /// messages, which can be deleted again.
     ///
     /// # Errors
     ///
     /// [`ConversationsError`].
     pub async fn delete(&self, owner: Option<Uuid>, id: Uuid) -> Result<(), ConversationsError> {
-        let store = &self.inner.store;
-        while store.delete_messages(id, owner, DELETE_LOT as i64).await? == DELETE_LOT {}
-        if !store.delete(id, owner).await? {
+        if remove(&self.inner.store, owner, &[id], |_messages| ()).await? == 0 {
             return Err(NO_CONVERSATION);
         }
         self.inner.hub.wake();

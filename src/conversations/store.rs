@@ -10,8 +10,9 @@ use uuid::Uuid;
 
 use super::list::ListQuery;
 use super::model::{Conversation, Message, Metadata, Role};
+use super::place::Place;
 use crate::db::{
-    BY_INDEX, Database, DbError, JsonText, Parameter as Typed, query_all_in_time, query_often_in_time,
+    BY_INDEX, Database, DbError, JsonText, Parameter as Typed, Query, query_all_in_time, query_often_in_time,
 };
 
 /// Conversations and messages, over a share of the pool.
@@ -27,6 +28,7 @@ struct Statements {
     search_of_owner: String,
     search_of_nobody: String,
     change: String,
+    of_owner: String,
     delete_messages: String,
     delete: String,
     message: String,
@@ -46,12 +48,21 @@ impl Statements {
             search_of_owner: search.replace("{mine}", OF_OWNER),
             search_of_nobody: search.replace("{mine}", OF_NOBODY),
             change: database.sql(include_str!("../../sql/conversations/change.sql")),
+            of_owner: database.sql(include_str!("../../sql/conversations/of_owner.sql")),
             delete_messages: database.sql(include_str!("../../sql/conversations/delete_messages.sql")),
             delete: database.sql(include_str!("../../sql/conversations/delete.sql")),
             message: database.sql(include_str!("../../sql/conversations/message.sql")),
             forget_keys: database.sql(include_str!("../../sql/conversations/forget_keys.sql")),
         }
     }
+}
+
+/// What one statement deleted of what conversations have.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Lot {
+    pub(super) messages: u64,
+    /// There is nothing more.
+    pub(super) is_last: bool,
 }
 
 /// Entries, and whether there are more behind them.
@@ -87,7 +98,7 @@ impl Store {
             (&bytes, Type::INT8),
             (&words, Type::TEXT),
         ];
-        let rows = self.behind((ALONE, &[]), sql, &parameters).await?;
+        let rows = self.behind(&[(ALONE, Vec::new())], sql, &parameters).await?;
         match rows.first() {
             Some(row) if row.try_get("is_broad")? => Ok(None),
             Some(row) if row.try_get::<_, Option<Uuid>>("id")?.is_none() => Ok(Some((Vec::new(), false))),
@@ -109,23 +120,44 @@ impl Store {
         one(&self.locked(id, &self.sql.change, &parameters).await?)
     }
 
-    /// Deletes up to `lot` each of the messages, of what search knows and of the keys; how many there were of the most.
-    /// Whoever writes the conversation waits meanwhile, so that no two lock its rows in different orders.
-    pub(super) async fn delete_messages(
+    /// Up to `limit` of a user's conversations behind a place, and where the last of them is.
+    pub(super) async fn of_owner(
         &self,
-        id: Uuid,
-        owner: Option<Uuid>,
-        lot: i64,
-    ) -> Result<usize, DbError> {
-        let parameters: [Typed<'_>; 3] = [(&id, Type::UUID), (&owner, Type::UUID), (&lot, Type::INT8)];
-        let rows = self.locked(id, &self.sql.delete_messages, &parameters).await?;
-        Ok(rows.first().map_or(Ok(0), |row| row.try_get::<_, i64>("most"))? as usize)
+        owner: Uuid,
+        after: Place,
+        limit: usize,
+    ) -> Result<Option<(Vec<Uuid>, Place)>, DbError> {
+        let (at, limit) = (SystemTime::from(after.at), limit as i64);
+        let parameters: [Typed<'_>; 4] =
+            [(&owner, Type::UUID), (&at, Type::TIMESTAMPTZ), (&after.id, Type::UUID), (&limit, Type::INT8)];
+        let rows = self.behind(&[(BY_INDEX, Vec::new())], &self.sql.of_owner, &parameters).await?;
+        let ids = rows.iter().map(|row| row.try_get("id")).collect::<Result<Vec<Uuid>, _>>()?;
+        let Some((row, id)) = rows.last().zip(ids.last()) else { return Ok(None) };
+        let place = Place { at: row.try_get::<_, SystemTime>("updated_at")?.into(), id: *id };
+        Ok(Some((ids, place)))
     }
 
-    /// Deletes a conversation; whether it was there.
-    pub(super) async fn delete(&self, id: Uuid, owner: Option<Uuid>) -> Result<bool, DbError> {
-        let parameters: [Typed<'_>; 2] = [(&id, Type::UUID), (&owner, Type::UUID)];
-        Ok(!self.locked(id, &self.sql.delete, &parameters).await?.is_empty())
+    /// Deletes up to `limit` each of the messages, of what search knows and of the keys of conversations. Whoever writes these
+    /// waits meanwhile, so that no two lock their rows in different orders.
+    pub(super) async fn delete_messages(
+        &self,
+        ids: &[Uuid],
+        owner: Option<Uuid>,
+        limit: usize,
+    ) -> Result<Lot, DbError> {
+        let limit = limit as i64;
+        let parameters: [Typed<'_>; 3] =
+            [(&ids, Type::UUID_ARRAY), (&owner, Type::UUID), (&limit, Type::INT8)];
+        let rows = self.all_locked(ids, &self.sql.delete_messages, &parameters).await?;
+        let Some(row) = rows.first() else { return Ok(Lot { messages: 0, is_last: true }) };
+        let is_last = row.try_get::<_, i64>("most")? < limit;
+        Ok(Lot { messages: row.try_get::<_, i64>("messages")? as u64, is_last })
+    }
+
+    /// Deletes conversations; how many of them were there.
+    pub(super) async fn delete(&self, ids: &[Uuid], owner: Option<Uuid>) -> Result<usize, DbError> {
+        let parameters: [Typed<'_>; 2] = [(&ids, Type::UUID_ARRAY), (&owner, Type::UUID)];
+        Ok(self.all_locked(ids, &self.sql.delete, &parameters).await?.len())
     }
 
     pub(super) async fn message(
@@ -136,7 +168,7 @@ impl Store {
     ) -> Result<Option<Message>, DbError> {
         let parameters: [Typed<'_>; 3] =
             [(&conversation, Type::UUID), (&owner, Type::UUID), (&id, Type::UUID)];
-        let rows = self.behind((BY_INDEX, &[]), &self.sql.message, &parameters).await?;
+        let rows = self.behind(&[(BY_INDEX, Vec::new())], &self.sql.message, &parameters).await?;
         rows.first().map(message).transpose()
     }
 
@@ -158,19 +190,31 @@ impl Store {
 
     /// The same with the lock of a conversation.
     async fn locked(&self, id: Uuid, sql: &str, parameters: &[Typed<'_>]) -> Result<Vec<Row>, DbError> {
-        let id: [Typed<'_>; 1] = [(&id, Type::UUID)];
-        self.behind((include_str!("../../sql/conversations/lock.sql"), &id), sql, parameters).await
+        let lock = (include_str!("../../sql/conversations/lock.sql"), vec![(&id as _, Type::UUID)]);
+        self.behind(&[lock], sql, parameters).await
     }
 
-    /// The same behind another statement.
+    /// The same with the locks of several, which may have many rows.
+    async fn all_locked(
+        &self,
+        ids: &[Uuid],
+        sql: &str,
+        parameters: &[Typed<'_>],
+    ) -> Result<Vec<Row>, DbError> {
+        let lock = include_str!("../../sql/conversations/lock_all.sql");
+        let first = [(BY_INDEX, Vec::new()), (lock, vec![(&ids as _, Type::UUID_ARRAY)])];
+        self.behind(&first, sql, parameters).await
+    }
+
+    /// The same behind other statements.
     async fn behind(
         &self,
-        (first, its): (&str, &[Typed<'_>]),
+        first: &[Query<'_>],
         sql: &str,
         parameters: &[Typed<'_>],
     ) -> Result<Vec<Row>, DbError> {
         let connection = self.database.get().await?;
-        let queries = [(first, its.to_vec()), (sql, parameters.to_vec())];
+        let queries = [first, &[(sql, parameters.to_vec())]].concat();
         let rows = query_all_in_time(&connection, self.timeout, &queries).await;
         if let Err(DbError::Timeout(_)) = rows {
             connection.discard();

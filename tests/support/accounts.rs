@@ -41,8 +41,18 @@ pub(crate) async fn tidegate(
     arguments: &[&str],
     input: &str,
 ) -> Result<String, String> {
+    tidegate_with(database, arguments, input, &[]).await
+}
+
+/// The same with more variables.
+pub(crate) async fn tidegate_with(
+    database: &TestDatabase,
+    arguments: &[&str],
+    input: &str,
+    variables: &[(&str, &str)],
+) -> Result<String, String> {
     use tokio::io::AsyncWriteExt;
-    let mut command = program(arguments, &[("DATABASE_URL", database.url())]);
+    let mut command = program(arguments, &[&[("DATABASE_URL", database.url())], variables].concat());
     command.stdin(std::process::Stdio::piped()).stdout(std::process::Stdio::piped());
     let mut child = command.stderr(std::process::Stdio::piped()).spawn().unwrap();
     let mut stdin = child.stdin.take().unwrap();
