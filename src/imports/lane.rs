@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use tokio::sync::{Mutex, mpsc};
 
+use super::landing::Landed;
 use super::model::Job;
 use super::part::Part;
-use super::store::{Landed, Store};
+use super::store::Store;
 use super::turns::Turns;
 use crate::conversations::Conversations;
 use crate::ingest::retry::Verdict;

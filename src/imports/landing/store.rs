@@ -1,0 +1,302 @@
+//! A part's transaction.
+
+use std::borrow::Cow;
+use std::collections::{HashMap, HashSet};
+use std::ops::Range;
+
+use deadpool_postgres::Transaction;
+use tokio_postgres::Row;
+use tokio_postgres::types::Type;
+use uuid::Uuid;
+
+use super::{Landed, halves};
+use crate::db::{Connection, DbError, Parameter, begin_in_time, in_time};
+use crate::imports::message;
+use crate::imports::model::Job;
+use crate::imports::parse::Reason;
+use crate::imports::part::{Gathered, Part, Tuples, id_of};
+use crate::imports::store::Store;
+use crate::ingest::copy::copy_rows;
+use crate::ingest::retry::Verdict;
+use crate::ingest::row;
+
+impl Store {
+    /// Stores a part in one transaction. With `all_before` every part before it is stored, so that a conversation that is
+    /// not there will not come any more. Of its rejected lines up to `noted` are kept.
+    pub(in crate::imports) async fn land(
+        &self,
+        job: &Job,
+        part: &Part,
+        all_before: bool,
+        noted: usize,
+    ) -> Result<Landed, DbError> {
+        let mut connection = self.database.get().await?;
+        // Each of its statements has the time of one.
+        let landed =
+            in_time(self.timeout * 4, self.land_with(&mut connection, job, part, all_before, noted)).await;
+        if landed.is_err() {
+            connection.discard();
+        }
+        landed
+    }
+
+    async fn land_with(
+        &self,
+        connection: &mut Connection,
+        job: &Job,
+        part: &Part,
+        all_before: bool,
+        noted: usize,
+    ) -> Result<Landed, DbError> {
+        let mut landing =
+            Landing { transaction: begin_in_time(connection, self.timeout).await?, store: self, job, part };
+        match landing.claim().await {
+            Ok(Some(true)) => {}
+            Ok(Some(false)) => return Ok(Landed::There),
+            Ok(None) => return Ok(Landed::Gone),
+            Err(error) if error.constraint() == Some("import_parts_file_id_fkey") => return Ok(Landed::Gone),
+            Err(error) => return Err(error),
+        }
+        let mut rejected: Vec<(u64, Reason)> = part.rejected.clone();
+        let made = landing.add_conversations(&mut rejected).await?;
+        let own = landing.own_conversations().await?;
+        if own.len() < part.messages.conversations.len() && !all_before {
+            // A part before this one may make them. The transaction is rolled back.
+            return Ok(Landed::Early);
+        }
+        let messages = landing.chosen_messages(&own, &made, &mut rejected);
+        let all_events = 0..part.events.len();
+        landing.copy_events(all_events, &mut rejected).await?;
+        landing.copy_messages(messages, &mut rejected).await?;
+        landing.touch(&own).await?;
+        let stored = landing.settle(rejected.as_mut_slice(), noted).await?;
+        landing.transaction.commit().await?;
+        Ok(Landed::Stored { stored, rejected: rejected.len() as u64 })
+    }
+}
+
+/// A part's transaction.
+struct Landing<'a> {
+    transaction: Transaction<'a>,
+    store: &'a Store,
+    job: &'a Job,
+    part: &'a Part,
+}
+
+impl Landing<'_> {
+    fn sql(&self, sql: &str) -> String {
+        self.store.database.sql(sql)
+    }
+
+    async fn query(&self, sql: &str, parameters: &[Parameter<'_>]) -> Result<Vec<Row>, DbError> {
+        Ok(self.transaction.query_typed(&self.sql(sql), parameters).await?)
+    }
+
+    /// Whether this attempt is the one that stores the part; none: nobody is to.
+    async fn claim(&self) -> Result<Option<bool>, DbError> {
+        let Part { number, first_line, lines, bytes, end_offset, .. } = *self.part;
+        let [first_line, lines, bytes, end_offset] = [first_line, lines, bytes, end_offset].map(|n| n as i64);
+        let parameters: [Parameter<'_>; 6] = [
+            (&self.job.file_id, Type::UUID),
+            (&number, Type::INT4),
+            (&first_line, Type::INT8),
+            (&lines, Type::INT8),
+            (&bytes, Type::INT8),
+            (&end_offset, Type::INT8),
+        ];
+        let rows = self.query(include_str!("../../../sql/imports/claim_part.sql"), &parameters).await?;
+        let Some(row) = rows.first() else { return Ok(None) };
+        let is_running: bool = row.try_get("is_running")?;
+        Ok(if is_running { Some(row.try_get("is_claimed")?) } else { None })
+    }
+
+    /// Makes the part's conversations: those that were made, with their lines.
+    async fn add_conversations(
+        &self,
+        rejected: &mut Vec<(u64, Reason)>,
+    ) -> Result<HashMap<Uuid, u64>, DbError> {
+        let new = &self.part.conversations;
+        if new.is_empty() {
+            return Ok(HashMap::new());
+        }
+        let ids: Vec<Uuid> = new.iter().map(|new| new.id).collect();
+        let titles: Vec<&str> = new.iter().map(|new| new.title.as_str()).collect();
+        let metadata: Vec<&str> = new.iter().map(|new| new.metadata.as_str()).collect();
+        let times: Vec<i64> = new.iter().map(|new| new.at_us).collect();
+        let parameters: [Parameter<'_>; 5] = [
+            (&ids, Type::UUID_ARRAY),
+            (&titles, Type::TEXT_ARRAY),
+            (&metadata, Type::TEXT_ARRAY),
+            (&times, Type::INT8_ARRAY),
+            (&self.job.owner, Type::UUID),
+        ];
+        let rows =
+            self.query(include_str!("../../../sql/imports/add_conversations.sql"), &parameters).await?;
+        let mut made = HashSet::with_capacity(rows.len());
+        for row in &rows {
+            made.insert(row.try_get::<_, Uuid>(0)?);
+        }
+        let mut lines = HashMap::with_capacity(made.len());
+        for new in new {
+            // Of two lines with one id the first has made it.
+            if made.remove(&new.id) {
+                lines.insert(new.id, new.line);
+            } else {
+                rejected.push((new.line, "there is a conversation with this id".into()));
+            }
+        }
+        Ok(lines)
+    }
+
+    /// Which of the conversations that messages name are there and the owner's.
+    async fn own_conversations(&self) -> Result<HashSet<Uuid>, DbError> {
+        let named: Vec<Uuid> =
+            self.part.messages.conversations.iter().map(|named| named.conversation).collect();
+        if named.is_empty() {
+            return Ok(HashSet::new());
+        }
+        let parameters: [Parameter<'_>; 2] = [(&named, Type::UUID_ARRAY), (&self.job.owner, Type::UUID)];
+        let rows =
+            self.query(include_str!("../../../sql/imports/lock_conversations.sql"), &parameters).await?;
+        rows.iter().map(|row| Ok(row.try_get(0)?)).collect()
+    }
+
+    /// The runs of messages whose conversations are there: another's, or one that a later line makes, is not.
+    fn chosen_messages(
+        &self,
+        own: &HashSet<Uuid>,
+        made: &HashMap<Uuid, u64>,
+        rejected: &mut Vec<(u64, Reason)>,
+    ) -> Vec<Range<usize>> {
+        let messages = &self.part.messages;
+        let from: Vec<Option<u64>> = messages
+            .conversations
+            .iter()
+            .map(|named| {
+                let line = made.get(&named.conversation).copied().unwrap_or(0);
+                own.contains(&named.conversation).then_some(line)
+            })
+            .collect();
+        let mut runs: Vec<Range<usize>> = Vec::new();
+        for (place, of) in messages.of.iter().enumerate() {
+            let line = messages.tuples.line(place);
+            let is_chosen = from.get(*of as usize).copied().flatten().is_some_and(|from| from < line);
+            match runs.last_mut() {
+                _ if !is_chosen => rejected.push((line, "there is no such conversation".into())),
+                Some(run) if run.end == place => run.end += 1,
+                _ => runs.push(place..place + 1),
+            }
+        }
+        runs
+    }
+
+    async fn copy_events(
+        &mut self,
+        all: Range<usize>,
+        rejected: &mut Vec<(u64, Reason)>,
+    ) -> Result<(), DbError> {
+        let copy = self
+            .sql(include_str!("../../../sql/ingest/copy_requests.sql"))
+            .replace("{columns}", row::COLUMNS);
+        let part = self.part;
+        self.copy(&copy, &part.events, vec![all], rejected).await
+    }
+
+    async fn copy_messages(
+        &mut self,
+        runs: Vec<Range<usize>>,
+        rejected: &mut Vec<(u64, Reason)>,
+    ) -> Result<(), DbError> {
+        let copy = self
+            .sql(include_str!("../../../sql/imports/copy_messages.sql"))
+            .replace("{columns}", message::COLUMNS);
+        let part = self.part;
+        self.copy(&copy, &part.messages.tuples, runs, rejected).await
+    }
+
+    /// Copies runs of tuples; a row that Postgres refuses is found by halving, and left out.
+    async fn copy(
+        &mut self,
+        copy: &str,
+        tuples: &Tuples,
+        runs: Vec<Range<usize>>,
+        rejected: &mut Vec<(u64, Reason)>,
+    ) -> Result<(), DbError> {
+        let mut waiting = vec![runs];
+        while let Some(runs) = waiting.pop() {
+            let count: usize = runs.iter().map(ExactSizeIterator::len).sum();
+            if count == 0 {
+                continue;
+            }
+            let savepoint = self.transaction.savepoint("part").await?;
+            let stretches = runs.iter().map(|run| tuples.stretch(run.clone()));
+            let copied = copy_rows(&savepoint, copy, stretches).await.map_err(DbError::from);
+            match copied {
+                Ok(()) => savepoint.commit().await?,
+                Err(error) if Verdict::on(&error) == Verdict::Bisect => {
+                    savepoint.rollback().await?;
+                    self.transaction.batch_execute(include_str!("../../../sql/imports/release.sql")).await?;
+                    if let ([run], 1) = (runs.as_slice(), count) {
+                        let state = error.state_code().unwrap_or_default();
+                        let reason = format!("Postgres refused it (SQLSTATE {state})");
+                        rejected.push((tuples.line(run.start), Cow::Owned(reason)));
+                    } else {
+                        let (first, second) = halves(runs, count / 2);
+                        waiting.extend([second, first]);
+                    }
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// Moves the conversations that got messages, and tells whoever follows them.
+    async fn touch(&self, own: &HashSet<Uuid>) -> Result<(), DbError> {
+        let touched: Vec<&Gathered> = self
+            .part
+            .messages
+            .conversations
+            .iter()
+            .filter(|named| own.contains(&named.conversation))
+            .collect();
+        if touched.is_empty() {
+            return Ok(());
+        }
+        let ids: Vec<Uuid> = touched.iter().map(|touched| touched.conversation).collect();
+        let newest: Vec<i64> = touched.iter().map(|touched| touched.newest_us).collect();
+        let first: Vec<Uuid> = touched.iter().map(|touched| id_of(self.job, touched.first_line)).collect();
+        let last: Vec<Uuid> = touched.iter().map(|touched| id_of(self.job, touched.last_line)).collect();
+        let counts: Vec<i64> = touched.iter().map(|touched| touched.count).collect();
+        let parameters: [Parameter<'_>; 5] = [
+            (&ids, Type::UUID_ARRAY),
+            (&newest, Type::INT8_ARRAY),
+            (&first, Type::UUID_ARRAY),
+            (&last, Type::UUID_ARRAY),
+            (&counts, Type::INT8_ARRAY),
+        ];
+        self.query(include_str!("../../../sql/imports/touch_conversations.sql"), &parameters).await?;
+        Ok(())
+    }
+
+    /// Writes down what became of the part's lines: how many were stored.
+    async fn settle(&self, rejected: &mut [(u64, Reason)], noted: usize) -> Result<u64, DbError> {
+        rejected.sort_unstable_by_key(|(line, _)| *line);
+        let part = self.part;
+        let entries = part.events.len() + part.conversations.len() + part.messages.tuples.len();
+        let stored = (entries + part.rejected.len()).saturating_sub(rejected.len()) as u64;
+        let lines: Vec<i64> = rejected.iter().take(noted).map(|(line, _)| *line as i64).collect();
+        let reasons: Vec<&str> = rejected.iter().take(noted).map(|(_, reason)| reason.as_ref()).collect();
+        let (stored_count, rejected_count) = (stored as i64, rejected.len() as i64);
+        let parameters: [Parameter<'_>; 6] = [
+            (&self.job.file_id, Type::UUID),
+            (&part.number, Type::INT4),
+            (&stored_count, Type::INT8),
+            (&rejected_count, Type::INT8),
+            (&lines, Type::INT8_ARRAY),
+            (&reasons, Type::TEXT_ARRAY),
+        ];
+        self.query(include_str!("../../../sql/imports/settle_part.sql"), &parameters).await?;
+        Ok(stored)
+    }
+}
