@@ -311,3 +311,30 @@ async fn what_is_asked_often_costs_the_same_when_tables_grow_after_it_was_planne
     let each = (rows_read(&database).await - before) / 20;
     assert!(each < 200, "{each} rows were read for each round");
 }
+
+#[tokio::test]
+async fn what_is_written_while_its_conversation_goes_away_finds_none() {
+    let database = TestDatabase::create().await;
+    let service = Service::start(database.url(), &[]).await;
+    let client = database.connect().await;
+    for round in 0..3 {
+        let path = make(&service, "").await;
+        let draft = begin(&service, &path, "be").await;
+        let id = path.rsplit('/').next().unwrap();
+        // As when its owner is deleted: without the conversation's lock.
+        client.batch_execute(&format!("begin; delete from conversations where id = '{id}'")).await.unwrap();
+        let write = async {
+            match round {
+                0 => send(&service, "POST", &format!("{path}/messages"), "", &said("late")).await,
+                round => append(&service, &draft, 2, "gun", round == 1).await,
+            }
+        };
+        let commit = async {
+            tokio::time::sleep(Duration::from_millis(600)).await;
+            client.batch_execute("commit").await.unwrap();
+        };
+        let (answer, ()) = join(write, commit).await;
+        let told = (answer.status.as_u16(), answer.error_code());
+        assert_eq!(told, (404, "not_found".to_owned()), "{round}: {:?}", answer.body);
+    }
+}

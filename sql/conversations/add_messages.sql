@@ -35,6 +35,7 @@ with mine as (
 ), placed as (
     select new.*, touched.first + new.nth * interval '1 microsecond' as at
     from new full join touched on touched.conversation_id = new.conversation_id
+    where coalesce(touched.first, 'infinity') < 'infinity'
 ), added as (
     insert into {schema}.messages (id, conversation_id, role, content, timestamp, token_count, metadata)
     select id, conversation_id, role, content, at, token_count, metadata from placed

@@ -57,6 +57,7 @@ with piece as (
     from (
         select folded.*, touched.updated_at
         from folded full join touched on touched.id = folded.conversation_id
+        where coalesce(touched.updated_at, 'infinity') < 'infinity'
         order by place
     ) as folded
 )

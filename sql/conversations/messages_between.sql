@@ -1,8 +1,9 @@
--- The messages of a conversation that an import added: those with ids from $2 to $3, behind $4, in the order of their ids.
+-- The messages of a conversation that an import added: those with ids from $2 to $3, behind $4, in the order of their ids. They
+-- are found by these, and their conversation compared afterwards: by its own index all of it would be read.
 with page as (
     select m.*, octet_length(m.content) + octet_length(m.metadata::text) as bytes
     from {schema}.messages m
-    where m.conversation_id = $1 and m.id between $2 and $3 and m.id > $4
+    where m.conversation_id is not distinct from $1 and m.id between $2 and $3 and m.id > $4
     order by m.id
     limit $5
 ), sized as (

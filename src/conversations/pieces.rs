@@ -40,7 +40,13 @@ impl Written {
             _ if self.is_added => Ok(()),
             None => Err(ConversationsError::Done),
             Some((length, _)) if length != piece.at => Err(ConversationsError::OffsetMismatch { length }),
-            Some(_) => Err(ConversationsError::TooLarge(max_bytes)),
+            Some((_, bytes))
+                if usize::try_from(bytes).unwrap_or_default() + piece.content.len() > max_bytes =>
+            {
+                Err(ConversationsError::TooLarge(max_bytes))
+            }
+            // Nothing was in its way, so the message was deleted at this moment.
+            Some(_) => Err(ConversationsError::NotFound("message")),
         }
     }
 }
@@ -58,5 +64,6 @@ mod tests {
         assert!(matches!(told(None, false), Err(ConversationsError::Done)));
         assert!(matches!(told(Some((5, 9)), false), Err(ConversationsError::OffsetMismatch { length: 5 })));
         assert!(matches!(told(Some((3, 9)), false), Err(ConversationsError::TooLarge(10))));
+        assert!(matches!(told(Some((3, 3)), false), Err(ConversationsError::NotFound(_))));
     }
 }

@@ -15,7 +15,7 @@ mod url;
 use std::time::Duration;
 
 use tokio_postgres::error::SqlState;
-use tokio_postgres::types::{ToSql, Type};
+use tokio_postgres::types::{ToSql, Type, WasNull, WrongType};
 
 pub use group::{Crowded, Group, Line, NumberedLine, Outcomes, Work, numbered};
 pub use json::JsonText;
@@ -81,7 +81,16 @@ impl DbError {
 
     /// Whether there is no answer from Postgres, or only that it has no room or time for one now.
     pub fn is_away(&self) -> bool {
-        self.sql_state().is_none_or(|state| matches!(&state.code()[..2], "08" | "53" | "57"))
+        match self.sql_state() {
+            Some(state) => matches!(&state.code()[..2], "08" | "53" | "57"),
+            None => !self.is_undecodable(),
+        }
+    }
+
+    /// Whether Postgres answered with a value that is not of the type, or is null, where that was not expected.
+    fn is_undecodable(&self) -> bool {
+        let Self::Postgres(error) = self else { return false };
+        std::error::Error::source(error).is_some_and(|cause| cause.is::<WasNull>() || cause.is::<WrongType>())
     }
 
     /// Whether one of a statement's rows is at fault, and others would be stored: a value that does not fit, a

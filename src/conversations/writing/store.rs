@@ -29,6 +29,7 @@ pub(in crate::conversations) struct WriteStore {
 #[derive(Debug)]
 struct Statements {
     try_locks: String,
+    wait_for_lock: String,
     create: String,
     add: String,
     append: String,
@@ -53,6 +54,7 @@ impl WriteStore {
     ) -> Self {
         let sql = Statements {
             try_locks: database.sql(include_str!("../../../sql/conversations/try_locks.sql")),
+            wait_for_lock: database.sql(include_str!("../../../sql/conversations/wait_for_lock.sql")),
             create: database.sql(include_str!("../../../sql/conversations/create.sql")),
             add: database.sql(include_str!("../../../sql/conversations/add_messages.sql")),
             append: database.sql(include_str!("../../../sql/conversations/append.sql")),
@@ -75,7 +77,7 @@ impl WriteStore {
         queries.push((BY_INDEX, Vec::new()));
         queries.push(match patience {
             Patience::None => (&self.sql.try_locks, locks.parameters()),
-            Patience::Lock => (include_str!("../../../sql/conversations/wait_for_lock.sql"), locks.first()),
+            Patience::Lock => (&self.sql.wait_for_lock, locks.first()),
         });
         for ((stage, _), columns) in lots.iter().zip(&columns) {
             queries.push((self.sql.of(*stage), columns.parameters(&self.max_message_bytes)));
