@@ -182,10 +182,7 @@ impl Store {
     async fn often(&self, sql: &str, parameters: &[Typed<'_>]) -> Result<Vec<Row>, DbError> {
         let connection = self.database.get().await?;
         let rows = query_often_in_time(&connection, self.timeout, sql, parameters).await;
-        if let Err(DbError::Timeout(_)) = rows {
-            connection.discard();
-        }
-        rows
+        connection.release(rows)
     }
 
     /// The same with the lock of a conversation.
@@ -216,10 +213,7 @@ impl Store {
         let connection = self.database.get().await?;
         let queries = [first, &[(sql, parameters.to_vec())]].concat();
         let rows = query_all_in_time(&connection, self.timeout, &queries).await;
-        if let Err(DbError::Timeout(_)) = rows {
-            connection.discard();
-        }
-        Ok(rows?.pop().unwrap_or_default())
+        Ok(connection.release(rows)?.pop().unwrap_or_default())
     }
 }
 

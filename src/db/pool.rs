@@ -215,6 +215,19 @@ impl Connection {
         let _closed = Object::take(self.object);
     }
 
+    /// Gives the connection back now that `done` is what became of its last work. If the end of that was not heard, the connection is
+    /// closed.
+    ///
+    /// # Errors
+    ///
+    /// Those of `done`.
+    pub fn release<T>(self, done: Result<T, DbError>) -> Result<T, DbError> {
+        if let Err(DbError::Timeout(_)) = done {
+            self.discard();
+        }
+        done
+    }
+
     /// Whether statements that are run often are prepared.
     pub(super) fn prepares(&self) -> bool {
         self.prepares.load(Ordering::Relaxed)

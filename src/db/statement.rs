@@ -73,10 +73,7 @@ impl Database {
     ) -> Result<Vec<Row>, DbError> {
         let connection = self.get().await?;
         let rows = query_in_time(&connection, timeout, sql, parameters).await;
-        if let Err(DbError::Timeout(_)) = rows {
-            connection.discard();
-        }
-        rows
+        connection.release(rows)
     }
 }
 

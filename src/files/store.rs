@@ -64,10 +64,7 @@ impl Store {
         let mut connection = self.database.get().await?;
         let time = self.timeout * STATEMENTS + PLACE_TIME;
         let added = in_time(time, self.add_over(&mut connection, owner, quota, files, place)).await;
-        if let Err(DbError::Timeout(_)) = added {
-            connection.discard();
-        }
-        added?
+        connection.release(added)?
     }
 
     async fn add_over(
@@ -178,10 +175,7 @@ impl Store {
         let mut connection = self.database.get().await?;
         let time = self.timeout * STATEMENTS + PLACE_TIME;
         let removed = in_time(time, self.remove_orphan_over(&mut connection, hash, remove)).await;
-        if let Err(DbError::Timeout(_)) = removed {
-            connection.discard();
-        }
-        removed?
+        connection.release(removed)?
     }
 
     async fn remove_orphan_over(

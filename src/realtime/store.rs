@@ -89,11 +89,9 @@ impl Changes {
         ];
         let connection = self.database.get().await?;
         let rows = query_often_in_time(&connection, self.timeout, sql, &parameters).await;
-        if let Err(DbError::Timeout(_)) = rows {
-            connection.discard();
-        }
+        let rows = connection.release(rows)?;
         let mut lot = Lot { changes: Vec::new(), next: after, is_full: false, is_gone: false };
-        for row in &rows? {
+        for row in &rows {
             let horizon = xid8(row.try_get("horizon")?);
             lot.is_gone = row.try_get("is_gone")?;
             let Some(found) = row.try_get::<_, Option<i64>>("found")? else {

@@ -85,10 +85,7 @@ impl Store {
             Ok(Some(id))
         })
         .await;
-        if let Err(DbError::Timeout(_)) = made {
-            connection.discard();
-        }
-        made
+        connection.release(made)
     }
 
     /// Adds records; those whose id is taken are not among the ones that are returned.
@@ -121,10 +118,7 @@ impl Store {
             records(&rows)
         })
         .await;
-        if let Err(DbError::Timeout(_)) = made {
-            connection.discard();
-        }
-        made
+        connection.release(made)
     }
 
     /// Takes the locks of records that may be there, before all else in a transaction.
@@ -194,10 +188,7 @@ impl Store {
             Ok(records(&rows)?.into_iter().next())
         })
         .await;
-        if let Err(DbError::Timeout(_)) = changed {
-            connection.discard();
-        }
-        match (refusal, changed?) {
+        match (refusal, connection.release(changed)?) {
             (Some(why), _) => Err(why),
             (None, Some(record)) => Ok(record),
             (None, None) => Err(RecordsError::NotFound),
@@ -256,10 +247,7 @@ impl Store {
             Ok((page, last.filter(|_| more)))
         })
         .await;
-        if let Err(DbError::Timeout(_)) = read {
-            connection.discard();
-        }
-        let (records, last) = read?;
+        let (records, last) = connection.release(read)?;
         let next = last.map(|values| Cursor { values }.token(&query.sort));
         Ok(Page { records, next, total })
     }
@@ -280,10 +268,7 @@ impl Store {
     async fn query_often(&self, sql: &str, parameters: &[Typed<'_>]) -> Result<Vec<Row>, DbError> {
         let connection = self.database.get().await?;
         let rows = query_often_in_time(&connection, self.timeout, sql, parameters).await;
-        if let Err(DbError::Timeout(_)) = rows {
-            connection.discard();
-        }
-        rows
+        connection.release(rows)
     }
 
     async fn query(&self, sql: &str, parameters: &[Typed<'_>]) -> Result<Vec<Row>, DbError> {

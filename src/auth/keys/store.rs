@@ -70,10 +70,7 @@ impl Store {
         let mut connection = self.database.get().await?;
         let adding = async { Ok(self.add_with(&mut connection, new, most).await) };
         let added = in_time(self.timeout * 4, adding).await;
-        if let Err(DbError::Timeout(_)) = added {
-            connection.discard();
-        }
-        added?
+        connection.release(added)?
     }
 
     async fn add_with(

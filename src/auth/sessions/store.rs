@@ -86,10 +86,7 @@ impl Store {
         let mut connection = self.database.get().await?;
         let rotating = self.rotate_with(&mut connection, shown, next, lifetime_s);
         let rotated = in_time(self.timeout * 3, rotating).await;
-        if let Err(DbError::Timeout(_)) = rotated {
-            connection.discard();
-        }
-        rotated
+        connection.release(rotated)
     }
 
     async fn rotate_with(

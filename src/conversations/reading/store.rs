@@ -172,10 +172,7 @@ impl ReadStore {
         ];
         let connection = self.database.get().await?;
         let rows = query_often_in_time(&connection, self.timeout, &self.sql.between, &parameters).await;
-        if let Err(DbError::Timeout(_)) = rows {
-            connection.discard();
-        }
-        page(&rows?, LIVE_PAGE, message)
+        page(&connection.release(rows)?, LIVE_PAGE, message)
     }
 
     /// The rows of each statement.
@@ -184,10 +181,7 @@ impl ReadStore {
         queries.extend(asked.iter().map(|asked| (self.sql.of(asked.kind), asked.parameters(bounds))));
         let connection = self.database.get().await?;
         let rows = query_all_in_time(&connection, self.timeout, &queries).await;
-        if let Err(DbError::Timeout(_)) = rows {
-            connection.discard();
-        }
-        Ok(rows?.into_iter().skip(1).collect())
+        Ok(connection.release(rows)?.into_iter().skip(1).collect())
     }
 }
 

@@ -61,10 +61,7 @@ impl IndexStore {
             Ok(done)
         })
         .await;
-        if let Err(DbError::Timeout(_)) = done {
-            connection.discard();
-        }
-        done
+        connection.release(done)
     }
 
     async fn step_in(&self, transaction: &Transaction<'_>, size: Size) -> Result<Option<Step>, DbError> {

@@ -84,10 +84,7 @@ impl WriteStore {
         }
         let connection = self.database.get().await?;
         let rows = query_all_in_time(&connection, self.timeout, &queries).await;
-        if let Err(DbError::Timeout(_)) = rows {
-            connection.discard();
-        }
-        outcomes(writes, &lots, rows?.get(1..).unwrap_or_default())
+        outcomes(writes, &lots, connection.release(rows)?.get(1..).unwrap_or_default())
     }
 }
 

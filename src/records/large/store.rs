@@ -31,10 +31,7 @@ impl Store {
         // Each statement has the time that one has, and so all together have theirs.
         let time = self.timeout * u32::try_from(payload.parts).unwrap_or(u32::MAX).saturating_add(1);
         let inserted = in_time(time, self.insert_over(&mut connection, payload, parts)).await;
-        if let Err(DbError::Timeout(_)) = inserted {
-            connection.discard();
-        }
-        inserted
+        connection.release(inserted)
     }
 
     async fn insert_over<'a>(
