@@ -71,7 +71,11 @@ async fn a_piece_that_does_not_begin_at_the_end_changes_nothing_and_is_told_wher
     assert_eq!(append(&service, &path, 1024, "", true).await.status.as_u16(), 200);
     for at in [0, 1024] {
         let done = append(&service, &path, at, "", false).await;
-        assert_eq!((done.status.as_u16(), done.error_code().as_str()), (409, "message_done"));
+        assert_eq!(
+            refusal(&done),
+            (409, "message_done".to_owned(), json!(1024)),
+            "who asks again learns of it"
+        );
     }
     let whole = send(
         &service,

@@ -1,6 +1,7 @@
 -- Adds pieces to messages that are being written. $1 to $5: of each piece its conversation, whose that has to be, its
 -- message, where it begins, and the text. A piece is added at its message's end, within $6 bytes in all; each is for another
--- message. What was there before, and whether the piece was added: a message without a length is not being written. The
+-- message. What was there before, and whether the piece was added: a message without a length is not being written, and
+-- `whole` is how long it is. The
 -- large row of the message is left alone.
 with piece as (
     select piece.*
@@ -8,7 +9,7 @@ with piece as (
         as piece (conversation_id, owner, message_id, at, content, place)
     where piece.conversation_id = any((select current_setting('tidegate.locked')::uuid[])::uuid[])
 ), found as (
-    select piece.*, m.timestamp, d.length, d.bytes
+    select piece.*, m.timestamp, d.length, d.bytes, whole.length as whole
     from piece
     -- By its id: a conversation may have any number of them.
     cross join lateral (
@@ -24,6 +25,11 @@ with piece as (
     left join lateral (
         select d.length, d.bytes from {schema}.message_drafts d where d.message_id = piece.message_id limit 1
     ) as d on true
+    left join lateral (
+        select char_length(m.content) as length from {schema}.messages m
+        where m.id = piece.message_id and d.length is null
+        limit 1
+    ) as whole on true
 ), grown as (
     update {schema}.message_drafts d
     set length = d.length + char_length(found.content), bytes = d.bytes + octet_length(found.content)
@@ -42,6 +48,6 @@ with piece as (
         clock_timestamp(), jsonb_build_object('at', at, 'content', content, 'done', false)
     from (select * from grown where content <> '' order by place) as grown
 )
-select found.place::integer as place, found.length, found.bytes, grown.place is not null as is_added
+select found.place::integer as place, found.length, found.bytes, found.whole, grown.place is not null as is_added
 from found
 full join grown on grown.place = found.place

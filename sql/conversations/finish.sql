@@ -5,7 +5,7 @@ with piece as (
         as piece (conversation_id, owner, message_id, at, content, place)
     where piece.conversation_id = any((select current_setting('tidegate.locked')::uuid[])::uuid[])
 ), found as (
-    select piece.*, d.length, d.bytes
+    select piece.*, d.length, d.bytes, whole.length as whole
     from piece
     cross join lateral (
         select true from {schema}.messages m
@@ -20,6 +20,11 @@ with piece as (
     left join lateral (
         select d.length, d.bytes from {schema}.message_drafts d where d.message_id = piece.message_id limit 1
     ) as d on true
+    left join lateral (
+        select char_length(m.content) as length from {schema}.messages m
+        where m.id = piece.message_id and d.length is null
+        limit 1
+    ) as whole on true
 ), draft as (
     delete from {schema}.message_drafts d
     using found
@@ -61,6 +66,6 @@ with piece as (
         order by place
     ) as folded
 )
-select found.place::integer as place, found.length, found.bytes, folded.place is not null as is_added
+select found.place::integer as place, found.length, found.bytes, found.whole, folded.place is not null as is_added
 from found
 full join folded on folded.place = found.place

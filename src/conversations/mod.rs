@@ -62,8 +62,11 @@ pub enum ConversationsError {
         length: i32,
     },
     /// Nothing more is added to the message.
-    #[error("the message is not being written")]
-    Done,
+    #[error("the message is not being written, and has {length} characters")]
+    Done {
+        /// Where it ends.
+        length: i32,
+    },
     /// The message would be larger than it may be.
     #[error("a message takes up to {0} bytes (MAX_MESSAGE_BYTES)")]
     TooLarge(usize),

@@ -29,6 +29,8 @@ impl Piece {
 pub(super) struct Written {
     /// Its characters and bytes; none: it is done.
     pub(super) so_far: Option<(i32, i32)>,
+    /// The characters of one that is done.
+    pub(super) whole: i32,
     /// Whether the piece was added.
     pub(super) is_added: bool,
 }
@@ -38,7 +40,7 @@ impl Written {
     pub(super) fn outcome(self, piece: &Piece, max_bytes: usize) -> Result<(), ConversationsError> {
         match self.so_far {
             _ if self.is_added => Ok(()),
-            None => Err(ConversationsError::Done),
+            None => Err(ConversationsError::Done { length: self.whole }),
             Some((length, _)) if length != piece.at => Err(ConversationsError::OffsetMismatch { length }),
             Some((_, bytes))
                 if usize::try_from(bytes).unwrap_or_default() + piece.content.len() > max_bytes =>
@@ -59,9 +61,9 @@ mod tests {
     fn a_piece_that_was_not_added_is_told_why() {
         let piece = Piece { at: 3, content: "é\u{1F600}".into(), done: false };
         assert_eq!(piece.end(), 5);
-        let told = |so_far, is_added| Written { so_far, is_added }.outcome(&piece, 10);
+        let told = |so_far, is_added| Written { so_far, whole: 7, is_added }.outcome(&piece, 10);
         assert!(told(Some((3, 3)), true).is_ok());
-        assert!(matches!(told(None, false), Err(ConversationsError::Done)));
+        assert!(matches!(told(None, false), Err(ConversationsError::Done { length: 7 })));
         assert!(matches!(told(Some((5, 9)), false), Err(ConversationsError::OffsetMismatch { length: 5 })));
         assert!(matches!(told(Some((3, 9)), false), Err(ConversationsError::TooLarge(10))));
         assert!(matches!(told(Some((3, 3)), false), Err(ConversationsError::NotFound(_))));

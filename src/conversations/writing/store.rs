@@ -317,5 +317,6 @@ fn entered(row: &Row) -> Result<Entered, DbError> {
 
 fn written(row: &Row) -> Result<Written, DbError> {
     let (length, bytes): (Option<i32>, Option<i32>) = (row.try_get("length")?, row.try_get("bytes")?);
-    Ok(Written { so_far: length.zip(bytes), is_added: row.try_get("is_added")? })
+    let whole = row.try_get::<_, Option<i32>>("whole")?.unwrap_or_default();
+    Ok(Written { so_far: length.zip(bytes), whole, is_added: row.try_get("is_added")? })
 }

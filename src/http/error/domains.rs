@@ -50,7 +50,10 @@ impl From<ConversationsError> for ApiError {
                 let refusal = Self::new(StatusCode::CONFLICT, "offset_mismatch", told).field("at");
                 Self { expected: Some(length), ..refusal }
             }
-            ConversationsError::Done => Self::new(StatusCode::CONFLICT, "message_done", told),
+            ConversationsError::Done { length } => {
+                let refusal = Self::new(StatusCode::CONFLICT, "message_done", told);
+                Self { expected: Some(length), ..refusal }
+            }
             ConversationsError::TooLarge(_) => Self::too_large(told).field("content"),
             ConversationsError::Follow(_) => Self::unavailable("overloaded", told, EXHAUSTED_RETRY),
             ConversationsError::Overloaded => Self::unavailable("overloaded", told, EXHAUSTED_RETRY),
