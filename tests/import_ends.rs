@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use crate::support::accounts::{guarded, log_in, register, tidegate};
+use crate::support::accounts::{PASSWORD, guarded, log_in, register, tidegate, tidegate_with};
 use crate::support::imports::{count, ended, process};
 use crate::support::postgres::TestDatabase;
 use crate::support::service::{Service, eventually};
@@ -71,4 +71,49 @@ async fn a_user_can_be_deleted_while_many_lanes_import_a_file_of_his() {
             assert_eq!(count(&client, table).await, 0, "{table}");
         }
     }
+}
+
+#[tokio::test]
+async fn parts_on_their_way_when_a_users_imports_end_are_counted() {
+    let database = TestDatabase::create().await;
+    tidegate(&database, &["users", "add", "ada@example.com"], PASSWORD).await.unwrap();
+    let (client, mut lane, holder) =
+        (database.connect().await, database.connect().await, database.connect().await);
+    let begin = "
+        insert into files (filename, file_path, size, mime_type, owner, sha256)
+        select 'a', 'a', 100, 'application/x-ndjson', id, sha256('') from users;
+        insert into imports (file_id, mapping, allowed, part_bytes, started_us) select id, '{}', '{}', 50, 1 from files";
+    client.batch_execute(begin).await.unwrap();
+    let part = |number: u8, stored: u8| {
+        format!(
+            "insert into import_parts (file_id, number, first_line, lines, bytes, end_offset, stored, rejected)
+             select file_id, {number}, 1, 10, 50, 50, {stored}, 10 - {stored} from imports"
+        )
+    };
+    client.batch_execute(&part(0, 9)).await.unwrap();
+    // A lane that has not committed its part yet.
+    let on_its_way = lane.transaction().await.unwrap();
+    on_its_way.batch_execute(&part(1, 7)).await.unwrap();
+    // Keeps the user, and so what became of his import.
+    holder.batch_execute("begin; select from users for key share").await.unwrap();
+    let committing = async {
+        eventually("the import is stopped", async || {
+            (count(&client, "imports where state = 'failed'").await == 1).then_some(())
+        })
+        .await;
+        // For whoever does not wait to be done.
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        on_its_way.commit().await.unwrap();
+    };
+    let deleting = async {
+        let variables = [("AUTH_TIMEOUT_MS", "500")];
+        tidegate_with(&database, &["users", "delete", "ada@example.com"], "", &variables).await
+    };
+    let (deleted, ()) = tokio::join!(deleting, committing);
+    assert!(deleted.unwrap_err().contains("the same command deletes the rest"));
+    let row = client.query_one("select lines, stored, rejected from imports", &[]).await.unwrap();
+    assert_eq!((row.get::<_, i64>(0), row.get::<_, i64>(1), row.get::<_, i64>(2)), (20, 16, 4));
+    holder.batch_execute("rollback").await.unwrap();
+    tidegate(&database, &["users", "delete", "ada@example.com"], "").await.unwrap();
+    assert_eq!(count(&client, "imports").await, 0);
 }

@@ -85,13 +85,14 @@ impl Store {
         Ok(())
     }
 
-    /// Ends all imports of a user's files, and waits for the parts that are on their way.
+    /// Ends all imports of a user's files, waits for the parts that are on their way, and counts what was stored.
     pub(super) async fn stop_all_of(&self, owner: Uuid, why: &str) -> Result<(), DbError> {
         let parameters: [Parameter<'_>; 2] = [(&owner, Type::UUID), (&why, Type::TEXT)];
         self.query(include_str!("../../sql/imports/stop_all_of.sql"), &parameters).await?;
         // In a transaction of its own: a part that looks at its owner's row must not find it locked by who waits for the part.
         let wait = include_str!("../../sql/imports/wait_for_parts_of.sql");
         self.query(wait, &[(&owner, Type::UUID)]).await?;
+        self.query(include_str!("../../sql/imports/count_parts_of.sql"), &[(&owner, Type::UUID)]).await?;
         Ok(())
     }
 
