@@ -1,12 +1,14 @@
 //! Users who are deleted with all that they have.
 
+use jsonwebtoken::Algorithm;
 use serde_json::{Value, json};
 use tokio_postgres::Client;
 
 use crate::conversations::{CONVERSATIONS, make};
-use crate::support::accounts::{guarded, log_in, me, register, send, tidegate_with};
+use crate::issuers::{Signer, claims};
+use crate::support::accounts::{guarded, log_in, me, register, send, tidegate, tidegate_with};
 use crate::support::imports::count;
-use crate::support::postgres::TestDatabase;
+use crate::support::postgres::{Scratch, TestDatabase};
 use crate::support::service::eventually;
 
 const ADA: &str = "ada@example.com";
@@ -90,4 +92,50 @@ async fn a_user_of_many_messages_is_deleted_in_lots_and_a_deletion_cut_short_goe
     let shown = send(&service, "GET", &path, &bob.access, &Value::Null).await.json();
     assert_eq!(shown[0]["content"], json!("mine"));
     assert!(delete(&[]).await.unwrap_err().contains("there is no user"));
+}
+
+#[tokio::test]
+async fn a_user_whom_an_issuer_vouches_for_is_deleted_by_his_id() {
+    let (database, folder) = (TestDatabase::create().await, Scratch::new());
+    let [issuer, _] = Signer::two(Algorithm::ES256);
+    let file = folder.path().join("public.pem");
+    std::fs::write(&file, issuer.pair.public_key_pem()).unwrap();
+    let variables = [
+        ("JWT_PUBLIC_KEY_FILE", file.to_str().unwrap()),
+        ("JWT_ISSUER", "https://idp"),
+        ("JWT_AUDIENCE", "tidegate"),
+        ("JWT_PERMISSIONS_CLAIM", "scope"),
+    ];
+    let service = guarded(&database, &variables).await;
+    let mut claims = claims();
+    claims["scope"] = json!("conversations:write");
+    let token = issuer.sign(&claims);
+    make(&service, &token).await;
+    let shown = send(&service, "GET", "/api/auth/me", &token, &Value::Null).await.json();
+    let id = shown["id"].as_str().unwrap();
+    register(&service, ADA).await;
+
+    let listed = tidegate(&database, &["users", "list"], "").await.unwrap();
+    let line = listed.lines().find(|line| line.starts_with(id)).unwrap();
+    assert!(line.ends_with("u|1 of https://idp"), "{line}");
+    for (arguments, input) in
+        [(["users", "password", id], "another password"), (["users", "permissions", id], "")]
+    {
+        let refused = tidegate(&database, &arguments, input).await.unwrap_err();
+        assert!(refused.contains("an issuer vouches for this user"), "{refused}");
+    }
+    tidegate(&database, &["users", "log-out", id], "").await.unwrap();
+    let deleted = tidegate(&database, &["users", "delete", id], "").await.unwrap();
+    assert_eq!(deleted, "deleted the user with all that was his; conversations: 1, messages: 0");
+    assert_eq!((count(&database.connect().await, "users").await, me(&service, &token).await), (1, 200));
+    let again = tidegate(&database, &["users", "delete", id], "").await.unwrap_err();
+    assert!(again.contains("there is no user with this id"), "{again}");
+
+    // An id does for a user of our own too.
+    let listed = tidegate(&database, &["users", "list"], "").await.unwrap();
+    let id = listed.split_whitespace().next().unwrap();
+    tidegate(&database, &["users", "permissions", id, "--permission", "stress"], "").await.unwrap();
+    assert!(tidegate(&database, &["users", "list"], "").await.unwrap().contains("[stress]  ada@example.com"));
+    tidegate(&database, &["users", "delete", id], "").await.unwrap();
+    assert_eq!(tidegate(&database, &["users", "list"], "").await.unwrap(), "");
 }

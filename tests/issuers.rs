@@ -26,14 +26,14 @@ use crate::support::service::{Service, eventually, run};
 const RSA: [&str; 2] = [include_str!("data/rsa-one.pem"), include_str!("data/rsa-two.pem")];
 
 /// An issuer's private key.
-struct Signer {
+pub(crate) struct Signer {
     algorithm: Algorithm,
-    pair: KeyPair,
+    pub(crate) pair: KeyPair,
 }
 
 impl Signer {
     /// Two of an algorithm.
-    fn two(algorithm: Algorithm) -> [Self; 2] {
+    pub(crate) fn two(algorithm: Algorithm) -> [Self; 2] {
         [0, 1].map(|index| {
             let pair = match algorithm {
                 Algorithm::RS256 => KeyPair::from_pem(RSA[index]),
@@ -54,7 +54,7 @@ impl Signer {
         key.unwrap()
     }
 
-    fn sign(&self, claims: &Value) -> String {
+    pub(crate) fn sign(&self, claims: &Value) -> String {
         encode(&Header::new(self.algorithm), claims, &self.key()).unwrap()
     }
 
@@ -81,7 +81,7 @@ impl Signer {
     }
 }
 
-fn claims() -> Value {
+pub(crate) fn claims() -> Value {
     json!({"sub": "u|1", "iss": "https://idp", "aud": "tidegate", "exp": now() + 60, "scope": "ops:read openid"})
 }
 

@@ -1,6 +1,6 @@
 -- His sessions and keys go with him, so what they were is told first.
 with gone as (
-    select id from {schema}.users where lower(email) = lower($1) and password_hash is not null
+    select id from {schema}.users where id = $1
 ), told as (
     insert into {schema}.auth_revocations (kind, subject, until)
     select 'session', sessions.id, now() + make_interval(secs => $2)

@@ -1,3 +1,4 @@
+-- Whom an issuer vouches for has no password.
 update {schema}.users set password_hash = $2
-where lower(email) = lower($1) and password_hash is not null
+where id = $1 and password_hash is not null
 returning id

@@ -5,10 +5,11 @@ use std::io::{self, BufRead, IsTerminal, Write};
 use std::time::{Duration, Instant};
 
 use clap::{Args, Subcommand};
+use uuid::Uuid;
 
 use super::keys::scope;
 use super::{Failure, offline};
-use crate::auth::users::{Email, ListedUser, Password};
+use crate::auth::users::{Email, ListedUser, Password, UserName};
 use crate::auth::{Accounts, Scope, Scopes};
 use crate::config::Config;
 use crate::conversations::{self, Removed};
@@ -31,31 +32,31 @@ enum UsersCommand {
         #[arg(long, value_parser = scope)]
         permission: Vec<Scope>,
     },
-    /// Lists all users, in the order in which they came.
+    /// Lists all users, in the order in which they came: id, time, permissions, and an email or the subject of an issuer.
     List,
     /// Gives a user another password, read from standard input, and ends his sessions.
     Password {
-        /// His email.
-        email: String,
+        /// His id or his email.
+        user: String,
     },
     /// Gives a user these permissions in place of those that he has, and ends his sessions.
     Permissions {
-        /// His email.
-        email: String,
+        /// His id or his email.
+        user: String,
         /// A permission; may be given several times. Without it he may do nothing.
         #[arg(long, value_parser = scope)]
         permission: Vec<Scope>,
     },
     /// Ends all sessions of a user.
     LogOut {
-        /// His email.
-        email: String,
+        /// His id or his email.
+        user: String,
     },
     /// Deletes a user with his sessions, keys, conversations and files; imports of these end first. He may do nothing from the
-    /// start on. Cut short, it goes on where it stopped when it is run again.
+    /// start on, unless an issuer vouches for him. Cut short, it goes on where it stopped when it is run again.
     Delete {
-        /// His email.
-        email: String,
+        /// His id or his email.
+        user: String,
     },
 }
 
@@ -77,21 +78,23 @@ pub(super) fn run(args: UsersArgs) -> Result<(), Failure> {
                 println!("{}", users.add(&Email::parse(&email)?, password, permissions).await?.id);
                 Ok(())
             }
-            (UsersCommand::Password { email }, Some(password)) => {
-                let user = users.set_password(&Email::parse(&email)?, password).await?;
+            (UsersCommand::Password { user }, Some(password)) => {
+                let user = find(&user, &accounts).await?;
+                is_ours(users.set_password(user, password).await?)?;
                 end_sessions(&accounts, user).await
             }
-            (UsersCommand::Permissions { email, permission }, _) => {
-                let permissions = permission.into_iter().collect();
-                let user = users.set_permissions(&Email::parse(&email)?, permissions).await?;
+            (UsersCommand::Permissions { user, permission }, _) => {
+                let user = find(&user, &accounts).await?;
+                is_ours(users.set_permissions(user, permission.into_iter().collect()).await?)?;
                 end_sessions(&accounts, user).await
             }
-            (UsersCommand::LogOut { email }, _) => {
-                let user = users.id_of(&Email::parse(&email)?).await?;
+            (UsersCommand::LogOut { user }, _) => {
+                let user = find(&user, &accounts).await?;
                 end_sessions(&accounts, user).await
             }
-            (UsersCommand::Delete { email }, _) => {
-                delete(&Email::parse(&email)?, &accounts, &database, &config).await
+            (UsersCommand::Delete { user }, _) => {
+                let user = find(&user, &accounts).await?;
+                delete(user, &accounts, &database, &config).await
             }
             (UsersCommand::List, _) => list(&accounts).await,
             (UsersCommand::Add { .. } | UsersCommand::Password { .. }, None) => Err(no_such_user()),
@@ -99,8 +102,18 @@ pub(super) fn run(args: UsersArgs) -> Result<(), Failure> {
     })
 }
 
-async fn end_sessions(accounts: &Accounts, user: Option<uuid::Uuid>) -> Result<(), Failure> {
-    let user = user.ok_or_else(no_such_user)?;
+async fn find(name: &str, accounts: &Accounts) -> Result<Uuid, Failure> {
+    accounts.users.named(&UserName::parse(name)?).await?.ok_or_else(no_such_user)
+}
+
+/// Of a user whom an issuer vouches for, neither password nor permissions are kept here.
+fn is_ours(is_changed: bool) -> Result<(), Failure> {
+    let told =
+        "an issuer vouches for this user: his password is kept there, and its tokens say what he may do";
+    if is_changed { Ok(()) } else { Err(Failure::Run(told.into())) }
+}
+
+async fn end_sessions(accounts: &Accounts, user: Uuid) -> Result<(), Failure> {
     accounts.sessions.end(Some(user), None).await?;
     Ok(())
 }
@@ -112,12 +125,12 @@ const TELLING: Duration = Duration::from_secs(2);
 /// hold what is to be deleted. His conversations go in lots, as they may be too many for one statement; what is left goes with
 /// him. Cut short, it goes on where it stopped when it is asked for again.
 async fn delete(
-    email: &Email,
+    user: Uuid,
     accounts: &Accounts,
     database: &Database,
     config: &Config,
 ) -> Result<(), Failure> {
-    let user = accounts.users.set_permissions(email, Scopes::default()).await?.ok_or_else(no_such_user)?;
+    let is_shut_out = accounts.users.set_permissions(user, Scopes::default()).await?;
     let (mut so_far, mut told) = (Removed::default(), Instant::now());
     let tell = |removed| {
         so_far = removed;
@@ -130,7 +143,7 @@ async fn delete(
         accounts.sessions.end(Some(user), None).await?;
         imports::stop_all_of(user, database, &config.imports).await?;
         conversations::delete_all_of(user, database, &config.conversations, tell).await?;
-        accounts.users.delete(email, config.auth.access_token_s as i64).await?;
+        accounts.users.delete(user, config.auth.access_token_s as i64).await?;
         Ok(())
     };
     match deleting.await {
@@ -138,10 +151,13 @@ async fn delete(
             println!("deleted the user with all that was his; {}", amount(so_far));
             Ok(())
         }
-        Err(Failure::Run(why)) => Err(Failure::Run(format!(
-            "{why}\nThe user may do nothing any more; the same command deletes the rest. Deleted so far: {}",
-            amount(so_far)
-        ))),
+        Err(Failure::Run(why)) => {
+            let may = if is_shut_out { "nothing any more" } else { "what the tokens of his issuer say" };
+            Err(Failure::Run(format!(
+                "{why}\nThe user may do {may}; the same command deletes the rest. Deleted so far: {}",
+                amount(so_far)
+            )))
+        }
         Err(failure) => Err(failure),
     }
 }
@@ -170,7 +186,7 @@ fn print(listed: &ListedUser) {
 }
 
 fn no_such_user() -> Failure {
-    Failure::Run("there is no user with this email and a password".into())
+    Failure::Run("there is no user with this id, and none who signs in with this email".into())
 }
 
 /// The first line of standard input. Not an argument: those are in the shell's history, and every process sees them.

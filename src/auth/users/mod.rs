@@ -3,7 +3,7 @@
 mod password;
 mod store;
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use quick_cache::sync::Cache;
 use uuid::Uuid;
@@ -26,6 +26,8 @@ const PASSWORD_BYTES: std::ops::RangeInclusive<usize> = 8..=256;
 const MAX_SUBJECT_BYTES: usize = 1024;
 /// Subjects of issuers whose users are known without asking.
 const KNOWN_SUBJECTS: usize = 10_000;
+/// For how long they are: whose user was deleted meanwhile has another one after that.
+const KNOWN_FOR: Duration = Duration::from_secs(60);
 /// Users in a page of a list.
 const PAGE: i64 = 1000;
 
@@ -69,6 +71,30 @@ impl Email {
     }
 }
 
+/// How an operator names a user.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum UserName {
+    /// By his id, whoever vouches for him.
+    Id(Uuid),
+    /// By the email that he signs in with.
+    Email(Email),
+}
+
+impl UserName {
+    /// A user's id or an email; whether there is such a user is not known.
+    ///
+    /// # Errors
+    ///
+    /// [`AuthError::Field`].
+    pub fn parse(text: &str) -> Result<Self, AuthError> {
+        // No email is read as an id: it has an `@`.
+        match Uuid::try_parse(text.trim()) {
+            Ok(id) => Ok(Self::Id(id)),
+            Err(_) => Email::parse(text).map(Self::Email),
+        }
+    }
+}
+
 /// A password of a length that is taken.
 #[derive(Debug, Clone)]
 pub struct Password(Secret);
@@ -93,7 +119,7 @@ impl Password {
 pub struct Users {
     store: Store,
     passwords: Passwords,
-    subjects: std::sync::Arc<Cache<(String, String), Uuid>>,
+    subjects: std::sync::Arc<Cache<(String, String), (Uuid, Instant)>>,
 }
 
 impl Users {
@@ -142,13 +168,17 @@ impl Users {
         Ok(self.store.find(id).await?)
     }
 
-    /// The user with this email.
+    /// The user of this name.
     ///
     /// # Errors
     ///
     /// [`AuthError::Database`].
-    pub async fn id_of(&self, email: &Email) -> Result<Option<Uuid>, AuthError> {
-        Ok(self.store.find_by_email(email.as_str()).await?.map(|(user, _)| user.id))
+    pub async fn named(&self, name: &UserName) -> Result<Option<Uuid>, AuthError> {
+        let user = match name {
+            UserName::Id(id) => self.store.find(*id).await?,
+            UserName::Email(email) => self.store.find_by_email(email.as_str()).await?.map(|(user, _)| user),
+        };
+        Ok(user.map(|user| user.id))
     }
 
     /// The user of an issuer's subject, who is made when he first comes.
@@ -162,11 +192,14 @@ impl Users {
             return Err(AuthError::Invalid);
         }
         let key = (issuer.to_owned(), subject.to_owned());
-        if let Some(id) = self.subjects.get(&key) {
+        if let Some((id, since)) = self.subjects.get(&key)
+            && since.elapsed() < KNOWN_FOR
+        {
             return Ok(id);
         }
+        let since = Instant::now();
         let id = self.store.of_subject(issuer, subject).await?;
-        self.subjects.insert(key, id);
+        self.subjects.insert(key, (id, since));
         Ok(id)
     }
 
@@ -179,37 +212,34 @@ impl Users {
         Ok(self.store.list(after, PAGE).await?)
     }
 
-    /// Gives the user with this email another password; who that is, if there is one.
+    /// Gives a user another password; whether he has one.
     ///
     /// # Errors
     ///
     /// [`AuthError::Database`].
-    pub async fn set_password(&self, email: &Email, password: Password) -> Result<Option<Uuid>, AuthError> {
+    pub async fn set_password(&self, id: Uuid, password: Password) -> Result<bool, AuthError> {
         let hash = self.passwords.hash(password.0).await?;
-        Ok(self.store.set_password(email.as_str(), &hash).await?)
+        Ok(self.store.set_password(id, &hash).await?)
     }
 
-    /// Gives the user with this email other permissions; who that is, if there is one.
+    /// Gives a user other permissions; whether they are ours to give. What a user may do for whom an issuer vouches, its
+    /// tokens say.
     ///
     /// # Errors
     ///
     /// [`AuthError::Database`].
-    pub async fn set_permissions(
-        &self,
-        email: &Email,
-        permissions: Scopes,
-    ) -> Result<Option<Uuid>, AuthError> {
-        Ok(self.store.set_permissions(email.as_str(), permissions).await?)
+    pub async fn set_permissions(&self, id: Uuid, permissions: Scopes) -> Result<bool, AuthError> {
+        Ok(self.store.set_permissions(id, permissions).await?)
     }
 
-    /// Deletes the user with this email, with his sessions and keys, whose tokens live for at most so many seconds more where
-    /// nobody is told; whether there was one.
+    /// Deletes a user, with his sessions and keys, whose tokens live for at most so many seconds more where nobody is told;
+    /// whether he was there.
     ///
     /// # Errors
     ///
     /// [`AuthError::Database`].
-    pub async fn delete(&self, email: &Email, token_lifetime_s: i64) -> Result<bool, AuthError> {
-        Ok(self.store.delete(email.as_str(), token_lifetime_s).await?)
+    pub async fn delete(&self, id: Uuid, token_lifetime_s: i64) -> Result<bool, AuthError> {
+        Ok(self.store.delete(id, token_lifetime_s).await?)
     }
 }
 
@@ -225,6 +255,17 @@ mod tests {
         let long = format!("{}@b", "a".repeat(253));
         for bad in ["", "a", "@b", "a@", "a b@c", "a\u{0}@b", "a\n@b", &long] {
             assert!(matches!(Email::parse(bad), Err(AuthError::Field { field: "email", .. })), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_user_is_named_by_his_id_or_an_email() {
+        let id = Uuid::from_u128(7);
+        assert_eq!(UserName::parse(&format!(" {id} ")).unwrap(), UserName::Id(id));
+        let email = Email::parse("ada@example.com").unwrap();
+        assert_eq!(UserName::parse("ada@example.com").unwrap(), UserName::Email(email));
+        for bad in ["", "ada", "00000000-0000-0000-0000-00000000000g"] {
+            assert!(UserName::parse(bad).is_err(), "{bad}");
         }
     }
 

@@ -83,30 +83,22 @@ impl Store {
         rows.iter().map(listed).collect()
     }
 
-    pub(super) async fn set_password(&self, email: &str, hash: &str) -> Result<Option<Uuid>, DbError> {
+    pub(super) async fn set_password(&self, id: Uuid, hash: &str) -> Result<bool, DbError> {
         let set = include_str!("../../../sql/auth/set_password.sql");
-        id(&self.query(set, &[(&email, Type::TEXT), (&hash, Type::TEXT)]).await?)
+        Ok(!self.query(set, &[(&id, Type::UUID), (&hash, Type::TEXT)]).await?.is_empty())
     }
 
-    pub(super) async fn set_permissions(
-        &self,
-        email: &str,
-        permissions: Scopes,
-    ) -> Result<Option<Uuid>, DbError> {
+    pub(super) async fn set_permissions(&self, id: Uuid, permissions: Scopes) -> Result<bool, DbError> {
         let set = include_str!("../../../sql/auth/set_permissions.sql");
         let names = permissions.names();
-        id(&self.query(set, &[(&email, Type::TEXT), (&names, Type::TEXT_ARRAY)]).await?)
+        Ok(!self.query(set, &[(&id, Type::UUID), (&names, Type::TEXT_ARRAY)]).await?.is_empty())
     }
 
-    pub(super) async fn delete(&self, email: &str, token_lifetime_s: i64) -> Result<bool, DbError> {
+    pub(super) async fn delete(&self, id: Uuid, token_lifetime_s: i64) -> Result<bool, DbError> {
         let delete = include_str!("../../../sql/auth/delete_user.sql");
         let seconds = token_lifetime_s as f64;
-        Ok(id(&self.query(delete, &[(&email, Type::TEXT), (&seconds, Type::FLOAT8)]).await?)?.is_some())
+        Ok(!self.query(delete, &[(&id, Type::UUID), (&seconds, Type::FLOAT8)]).await?.is_empty())
     }
-}
-
-fn id(rows: &[Row]) -> Result<Option<Uuid>, DbError> {
-    Ok(rows.first().map(|row| row.try_get(0)).transpose()?)
 }
 
 pub(in crate::auth) fn read_user(row: &Row) -> Result<User, DbError> {
