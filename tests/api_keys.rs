@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use crate::support::accounts::{guarded, key, log_in, me, register, send, tidegate, token_with};
+use crate::support::imports::count;
 use crate::support::postgres::TestDatabase;
 use crate::support::service::{Service, eventually};
 
@@ -185,4 +186,27 @@ async fn the_last_use_of_a_key_is_written_later_and_made_up_keys_ask_nobody() {
     }
     let asked: i64 = client.query_one(scans, &[]).await.unwrap().get(0);
     assert!(asked < 20, "{asked}: a wrong checksum is told without asking");
+}
+
+#[tokio::test]
+async fn what_a_user_makes_does_not_wait_for_a_key_of_his_that_is_being_made() {
+    let database = TestDatabase::create().await;
+    let service = guarded(&database, &[("AUTH_TIMEOUT_MS", "30000")]).await;
+    register(&service, "ada@example.com").await;
+    let ada = log_in(&service, "ada@example.com").await.access;
+    let (client, holder) = (database.connect().await, database.connect().await);
+    // A key is counted and then added, behind its owner's lock: it stays there.
+    holder.batch_execute("begin; lock table api_keys in access exclusive mode").await.unwrap();
+    let key = json!({"scopes": ["conversations:read"]});
+    let minting = send(&service, "POST", "/api/keys", &ada, &key);
+    let making = async {
+        let waiting = "pg_locks where not granted and relation = 'api_keys'::regclass";
+        eventually("the owner is locked", async || (count(&client, waiting).await > 0).then_some(())).await;
+        let begun = send(&service, "POST", "/api/conversations", &ada, &json!({})).await;
+        assert_eq!(begun.status.as_u16(), 201, "{:?}", begun.body);
+        assert!(count(&client, waiting).await > 0, "the key is still being made");
+        holder.batch_execute("rollback").await.unwrap();
+    };
+    let (minted, ()) = tokio::join!(minting, making);
+    assert_eq!(minted.status.as_u16(), 201, "{:?}", minted.body);
 }
