@@ -109,7 +109,7 @@ async fn links_that_are_planted_in_the_folder_lead_nowhere() {
     assert_eq!((answer.status.as_u16(), answer.error_code().as_str()), (500, "content_missing"));
     symlink(&secret, content).unwrap();
     let answer = service.get(&path).await;
-    assert_eq!((answer.status.as_u16(), answer.error_code().as_str()), (500, "internal"));
+    assert_eq!((answer.status.as_u16(), answer.error_code().as_str()), (500, "content_missing"));
     store(&service, "", "b", b"content").await;
     assert_eq!(service.get(&path).await.body, "content");
     assert_eq!(std::fs::read(&secret).unwrap(), b"another");

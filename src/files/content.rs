@@ -119,14 +119,22 @@ impl Contents {
         folder.sync_all()
     }
 
-    /// Opens a content of `size` bytes for reading. What is there under its name and is no such file is none of ours.
+    /// Opens a content of `size` bytes for reading. A link or anything else under its name that is no file is none of ours, so
+    /// the content is not found; a file of another size is damaged.
     pub(super) fn open(&self, hash: &ContentHash, size: u64) -> io::Result<File> {
         let folder = self.folder(&hash.folder())?;
         // Not to wait for the other end, were it a pipe.
         let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
-        let file = File::from(openat(&folder, hash.to_string().as_str(), flags, Mode::empty())?);
+        let file = match openat(&folder, hash.to_string().as_str(), flags, Mode::empty()) {
+            // What open(2) says to a link that it may not follow.
+            Err(Errno::ELOOP) => return Err(ErrorKind::NotFound.into()),
+            opened => File::from(opened?),
+        };
         let metadata = file.metadata()?;
-        if !metadata.is_file() || metadata.len() != size {
+        if !metadata.is_file() {
+            return Err(ErrorKind::NotFound.into());
+        }
+        if metadata.len() != size {
             return Err(io::Error::new(ErrorKind::InvalidData, "a content is not what was stored"));
         }
         Ok(file)
