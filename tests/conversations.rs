@@ -50,6 +50,10 @@ async fn a_conversation_is_made_read_changed_and_deleted() {
         (&json!("Ferries"), &json!({"m": 2})),
         "what is not named stays, and metadata is replaced as a whole"
     );
+    for nothing in [json!({}), json!({"title": null, "metadata": null})] {
+        let same = send(&service, "PATCH", &path, "", &nothing).await;
+        assert_eq!((same.status.as_u16(), same.json()), (200, again.clone()), "nothing moves: {nothing}");
+    }
 
     assert_eq!(send(&service, "DELETE", &path, "", &Value::Null).await.status.as_u16(), 204);
     for method in ["GET", "PATCH", "DELETE"] {

@@ -194,7 +194,7 @@ impl Conversations {
         }
     }
 
-    /// Changes a conversation; returns what it is now.
+    /// Changes a conversation; returns what it is now. With nothing to change it keeps its place in lists.
     ///
     /// # Errors
     ///
@@ -206,6 +206,9 @@ impl Conversations {
         patch: &Patch,
     ) -> Result<Conversation, ConversationsError> {
         let (title, metadata) = (patch.title.as_deref(), patch.metadata.as_ref());
+        if title.is_none() && metadata.is_none() {
+            return self.get(owner, id).await;
+        }
         let changed = self.inner.store.change(id, owner, title, metadata).await?.ok_or(NO_CONVERSATION)?;
         self.inner.hub.wake();
         Ok(changed)
