@@ -235,3 +235,22 @@ async fn only_a_missing_owner_is_called_a_missing_user() {
     let refused = send(&service, "POST", CONVERSATIONS, &ada, &json!({})).await;
     assert_eq!((refused.status.as_u16(), refused.error_code().as_str()), (404, "not_found"));
 }
+
+#[tokio::test]
+async fn a_member_that_is_too_long_is_413_and_named() {
+    let database = TestDatabase::create().await;
+    let limits = [("MAX_TITLE_BYTES", "16"), ("MAX_METADATA_BYTES", "20"), ("MAX_MESSAGE_BYTES", "1024")];
+    let service = Service::start(database.url(), &limits).await;
+    let path = make(&service, "").await;
+    let messages = format!("{path}/messages");
+    for (method, path, body, field) in [
+        ("POST", CONVERSATIONS, json!({"title": "x".repeat(17)}), "title"),
+        ("PATCH", path.as_str(), json!({"title": "\u{e9}".repeat(9)}), "title"),
+        ("PATCH", path.as_str(), json!({"metadata": {"a": "x".repeat(20)}}), "metadata"),
+        ("POST", messages.as_str(), json!({"role": "user", "content": "x".repeat(1025)}), "content"),
+    ] {
+        let refused = send(&service, method, path, "", &body).await;
+        assert_eq!((refused.status.as_u16(), refused.error_code().as_str()), (413, "too_large"), "{body}");
+        assert_eq!(refused.json()["error"]["field"], field);
+    }
+}

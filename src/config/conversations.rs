@@ -68,7 +68,7 @@ pub(super) const SETTINGS: &[Setting] = &[
         name: "MAX_TITLE_BYTES",
         default: "1024",
         kind: Kind::Int { min: 16, max: 65_536, unit: "bytes" },
-        help: "Size of a conversation's title in UTF-8; a longer one is answered 400.",
+        help: "Size of a conversation's title in UTF-8; a longer one is answered 413.",
     },
     Setting {
         name: "MAX_MESSAGE_BYTES",

@@ -61,7 +61,7 @@ fn piece(core: &Core, body: &[u8]) -> Result<Piece, ApiError> {
     let content = members.needed_text("content")?;
     let max_bytes = core.conversations.config().max_message_bytes;
     if content.len() > max_bytes {
-        return Err(members.too_large("content", max_bytes));
+        return Err(members.too_large("content", max_bytes, "MAX_MESSAGE_BYTES"));
     }
     let at = members.number("at")?.ok_or_else(|| members.refuse("at", "has to be there"))?;
     let done = members.truth("done")?.unwrap_or(false);

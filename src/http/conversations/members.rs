@@ -78,9 +78,9 @@ impl<'a> Members<'a> {
         ApiError::invalid(format!("{name} {message}")).field(self.field(name))
     }
 
-    /// A refusal of a content that is too long.
-    pub(super) fn too_large(&self, name: &str, max_bytes: usize) -> ApiError {
-        let message = format!("{name} takes up to {max_bytes} bytes (MAX_MESSAGE_BYTES)");
+    /// A refusal of a member that is longer than the variable `setting` says.
+    pub(super) fn too_large(&self, name: &str, max_bytes: usize, setting: &str) -> ApiError {
+        let message = format!("{name} takes up to {max_bytes} bytes ({setting})");
         ApiError::too_large(message).field(self.field(name))
     }
 
@@ -134,8 +134,7 @@ impl<'a> Members<'a> {
         }
         let (_, bytes) = json::measure(value.as_bytes(), self.max_depth);
         if bytes > max_bytes {
-            let message = format!("metadata takes up to {max_bytes} bytes (MAX_METADATA_BYTES)");
-            return Err(ApiError::too_large(message).field(self.field(NAME)));
+            return Err(self.too_large(NAME, max_bytes, "MAX_METADATA_BYTES"));
         }
         let object = RawValue::from_string(value.to_owned()).map_err(|error| unreadable(&error))?;
         Ok(Some(Metadata::new(object)))

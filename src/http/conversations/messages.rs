@@ -160,7 +160,7 @@ fn new_message(
         Role::parse(&role).ok_or_else(|| members.refuse("role", "takes system, user, assistant or tool"))?;
     let content = members.needed_text("content")?;
     if content.len() > max_bytes {
-        return Err(members.too_large("content", max_bytes));
+        return Err(members.too_large("content", max_bytes, "MAX_MESSAGE_BYTES"));
     }
     let new = NewMessage {
         role,

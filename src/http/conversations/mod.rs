@@ -168,10 +168,7 @@ fn patch(core: &Core, body: &[u8]) -> Result<Patch, ApiError> {
     if let Some(title) = &title
         && title.len() > config.max_title_bytes
     {
-        let most = config.max_title_bytes;
-        return Err(
-            ApiError::invalid(format!("title takes up to {most} bytes (MAX_TITLE_BYTES)")).field("title")
-        );
+        return Err(members.too_large("title", config.max_title_bytes, "MAX_TITLE_BYTES"));
     }
     let metadata = members.metadata(config.max_metadata_bytes)?;
     members.end()?;
