@@ -17,15 +17,21 @@ use super::{Core, events};
 /// From here on, what is held of an answer is counted.
 const SMALL_ANSWER_BYTES: usize = 16 * 1024;
 
-/// Refuses a body that says that it is something else than JSON.
+/// Refuses a body that says that it is something else than JSON in UTF-8, which is what JSON is between systems (RFC 8259,
+/// section 8.1). The parameter `charset` has no meaning there, but what names another one is not what it is read as.
 pub(super) fn takes_json(headers: &HeaderMap) -> Result<(), ApiError> {
     let Some(declared) = headers.get(CONTENT_TYPE) else { return Ok(()) };
     let declared = declared.to_str().unwrap_or_default().to_ascii_lowercase();
-    let essence = declared.split(';').next().unwrap_or_default().trim();
-    if essence == "application/json" || (essence.starts_with("application/") && essence.ends_with("+json")) {
+    let mut parts = declared.split(';').map(str::trim);
+    let essence = parts.next().unwrap_or_default();
+    let is_json =
+        essence == "application/json" || (essence.starts_with("application/") && essence.ends_with("+json"));
+    // A value may stand in quotes (RFC 9110, section 5.6.6).
+    let mut charsets = parts.filter_map(|parameter| parameter.strip_prefix("charset="));
+    if is_json && charsets.all(|charset| charset.trim_matches('"') == "utf-8") {
         return Ok(());
     }
-    let message = "content-type takes application/json";
+    let message = "content-type takes application/json, in UTF-8";
     Err(ApiError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", message)
         .field("content-type"))
 }
@@ -74,4 +80,37 @@ pub(super) fn json(status: StatusCode, body: Body) -> Response {
     *response.status_mut() = status;
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn json_is_taken_in_utf_8_and_in_nothing_else() {
+        let taken = |declared: &'static str| {
+            takes_json(&HeaderMap::from_iter([(CONTENT_TYPE, HeaderValue::from_static(declared))])).is_ok()
+        };
+        assert!(takes_json(&HeaderMap::new()).is_ok());
+        for good in [
+            "application/json",
+            "Application/JSON;",
+            "application/problem+json",
+            "application/json; charset=utf-8",
+            "application/json;Charset=\"UTF-8\"; version=1",
+        ] {
+            assert!(taken(good), "{good}");
+        }
+        for bad in [
+            "",
+            "text/json",
+            "text/plain; charset=utf-8",
+            "application/json; charset=utf-16",
+            "application/json; version=1 ; CHARSET=\"utf-16le\"",
+            "application/vnd.a+json;charset=iso-8859-1",
+            "application/json; charset=utf-8; charset=utf-16",
+        ] {
+            assert!(!taken(bad), "{bad}");
+        }
+    }
 }

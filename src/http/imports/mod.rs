@@ -24,6 +24,7 @@ use uuid::Uuid;
 use super::body::{self, BodyLimits, LimitedBody};
 use super::error::ApiError;
 use super::files::{Pace, Pieces};
+use super::json::takes_json;
 use super::{Core, Face, path, query};
 use crate::auth::{Principal, Scope};
 use crate::files::{FilesError, StoredFile};
@@ -175,7 +176,8 @@ fn content(headers: &HeaderMap) -> Result<Content, ApiError> {
         _ if headers.contains_key(CONTENT_ENCODING) => {
             refuse("lines are taken as they are, without a content-encoding", "content-encoding")
         }
-        "" | "application/json" => Ok(Content::Name),
+        "" => Ok(Content::Name),
+        "application/json" => takes_json(headers).map(|()| Content::Name),
         "application/x-ndjson" | "application/ndjson" | "application/jsonl" | "application/x-jsonlines" => {
             Ok(Content::Lines)
         }
