@@ -1,5 +1,7 @@
 //! Search in titles and messages, each user's own.
 
+use std::time::{Duration, Instant};
+
 use serde_json::{Value, json};
 
 use crate::appends::{append, begin};
@@ -7,6 +9,7 @@ use crate::conversations::{CONVERSATIONS, link, make};
 use crate::support::accounts::{guarded, log_in, register, send};
 use crate::support::postgres::TestDatabase;
 use crate::support::service::{Service, eventually};
+use crate::support::sse::metric;
 
 const SOON: (&str, &str) = ("SEARCH_INTERVAL_MS", "50");
 
@@ -175,6 +178,26 @@ async fn each_message_of_many_small_conversations_is_found_though_filling_the_in
     assert_eq!(count(wrong).await, 0);
     say(&service, "", &format!("{CONVERSATIONS}/{}", id(7)), "afterwards").await;
     finds(&service, "", "afterwards", &["title7"]).await;
+}
+
+#[tokio::test]
+async fn what_waits_for_an_open_transaction_is_told_as_lag_and_found_soon_after_its_end() {
+    let database = TestDatabase::create().await;
+    let service = Service::start(database.url(), &[("SEARCH_INTERVAL_MS", "400")]).await;
+    let path = named(&service, "", "Held").await;
+    finds(&service, "", "held", &["Held"]).await;
+    let client = database.connect().await;
+    client.batch_execute("begin; select pg_current_xact_id()").await.unwrap();
+    say(&service, "", &path, "buoys").await;
+    let lag = async || metric(&service, "tidegate_search_lag_seconds").await;
+    eventually("the lag rises", async || (lag().await > 4.0).then_some(())).await;
+    assert!(found(&service, "", "buoys").await.is_empty());
+    client.batch_execute("commit").await.unwrap();
+    let ended = Instant::now();
+    finds(&service, "", "buoys", &["Held"]).await;
+    // Pauses that had doubled since would take longer.
+    assert!(ended.elapsed() < Duration::from_secs(3), "{:?}", ended.elapsed());
+    eventually("nothing is left", async || (lag().await == 0.0).then_some(())).await;
 }
 
 #[tokio::test]

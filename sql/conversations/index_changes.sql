@@ -1,6 +1,6 @@
 -- The changes of the next $3 that call for words, in order. The one row that is always there says up to where all were looked at.
 with lot as (
-    select xid, number, topic, record, action, data, at
+    select xid, number, topic, record, action, data
     from {schema}.changes
     where (xid, number) > ($1::text::xid8, $2) and xid < pg_snapshot_xmin(pg_current_snapshot())
     order by xid, number
@@ -20,7 +20,6 @@ select (select count(*) from lot) as found,
     (select xid::text from lot order by lot.xid desc, number desc limit 1) as last_xid,
     (select number from lot order by xid desc, number desc limit 1) as last_number,
     pg_snapshot_xmin(pg_current_snapshot())::text as horizon,
-    coalesce((select extract(epoch from now() - min(at)) from lot), 0)::double precision as lag_s,
     wanted.xid::text, wanted.number, conversation_id, id, first, last,
     -- One that does not say how many it added may fill a lot.
     coalesce(count, 9223372036854775807) as count

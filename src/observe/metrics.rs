@@ -256,7 +256,7 @@ impl Metrics {
                 followers: gauge("tidegate_followers", "Those who follow what changes.")?,
                 search_lag_seconds: Gauge::new(
                     "tidegate_search_lag_seconds",
-                    "Age of the oldest change that search had not looked at, when it looked last.",
+                    "Age of the first change that search had not looked at, when it looked last.",
                 )?,
                 pool: IntGaugeVec::new(
                     Opts::new("tidegate_db_connections", "Database connections by state."),

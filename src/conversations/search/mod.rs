@@ -13,13 +13,24 @@ use crate::db::{Database, DbError};
 use crate::observe::Metrics;
 use crate::realtime::Hub;
 use lot::{Size, rest_after};
-use store::IndexStore;
+use store::{IndexStore, Step};
 
 /// After an error.
 const AFTER_ERROR: Duration = Duration::from_secs(2);
 
 /// Between two looks while nothing is written here.
 const LONGEST_IDLE: Duration = Duration::from_secs(30);
+
+/// What to do after a lot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Next {
+    /// There may be more at hand.
+    More,
+    /// Something was new, or waits: look at each interval.
+    Soon,
+    /// There was nothing: look less and less often.
+    Later,
+}
 
 /// Fills the index.
 #[derive(Debug)]
@@ -44,16 +55,19 @@ impl Indexer {
             let stepped = self.step(size).await;
             let took = began.elapsed();
             size = match stepped {
-                Ok(is_full) => size.next(took, is_full),
+                Ok(next) => size.next(took, next == Next::More),
                 // It may have been too large: for its time, or for a conversation that was deleted meanwhile.
                 Err(_) => Size::LEAST,
             };
             match stepped {
-                Ok(true) => {
+                Ok(Next::More) => {
                     idle = self.interval;
                     tokio::time::sleep(rest_after(took)).await;
                 }
-                Ok(false) => {
+                Ok(next) => {
+                    if next == Next::Soon {
+                        idle = self.interval;
+                    }
                     // What this node writes wakes it. Others write for themselves, so a look by chance may come later and later, and
                     // an idle service has no connections.
                     tokio::time::sleep(self.interval).await;
@@ -79,11 +93,16 @@ impl Indexer {
         }
     }
 
-    /// Does a lot; whether there may be more.
-    async fn step(&self, size: Size) -> Result<bool, DbError> {
-        let Some(step) = self.store.step(size).await? else { return Ok(false) };
-        self.metrics.gauges.search_lag_seconds.set(step.lag_s.max(0.0));
+    /// Does a lot.
+    async fn step(&self, size: Size) -> Result<Next, DbError> {
+        let Some(step) = self.store.step(size).await? else { return Ok(Next::Later) };
+        self.metrics.gauges.search_lag_seconds.set(step.lag_s.unwrap_or_default().max(0.0));
         self.metrics.search_indexed.inc_by(step.documents);
-        Ok(step.is_more)
+        Ok(match step {
+            Step { is_more: true, .. } => Next::More,
+            // The end of the transaction that some change waits for wakes nobody.
+            Step { changes: 1.., .. } | Step { lag_s: Some(_), .. } => Next::Soon,
+            _ => Next::Later,
+        })
     }
 }

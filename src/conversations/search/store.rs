@@ -18,9 +18,11 @@ const TIMEOUT: Duration = Duration::from_secs(30);
 pub(super) struct Step {
     /// How many documents were made.
     pub(super) documents: u64,
-    /// Seconds since the oldest of the changes was made.
-    pub(super) lag_s: f64,
-    /// Whether there may be more.
+    /// How many changes were read.
+    pub(super) changes: i64,
+    /// Seconds since the first change was made that is left, also if it cannot be read yet; none if nothing is left.
+    pub(super) lag_s: Option<f64>,
+    /// Whether there may be more that can be read at once.
     pub(super) is_more: bool,
 }
 
@@ -29,6 +31,7 @@ pub(super) struct Step {
 pub(super) struct IndexStore {
     database: Database,
     place: String,
+    lag: String,
     changes: String,
     documents: String,
     import: String,
@@ -42,6 +45,7 @@ impl IndexStore {
         Self {
             database: database.clone(),
             place: sql(include_str!("../../../sql/conversations/index_place.sql")),
+            lag: sql(include_str!("../../../sql/conversations/index_lag.sql")),
             changes: sql(include_str!("../../../sql/conversations/index_changes.sql")),
             documents: sql(include_str!("../../../sql/conversations/index_documents.sql")),
             import: sql(include_str!("../../../sql/conversations/index_import.sql")),
@@ -77,9 +81,10 @@ impl IndexStore {
         }
         let Some(head) = rows.first() else { return Ok(None) };
         let found: i64 = head.try_get("found")?;
-        let lag_s: f64 = head.try_get("lag_s")?;
         if found == 0 {
-            return Ok(Some(Step { documents: 0, lag_s: 0.0, is_more: false }));
+            // Nothing is new, or what is has to wait for the end of a transaction that began before.
+            let lag_s = self.lag_s(transaction, &place).await?;
+            return Ok(Some(Step { documents: 0, changes: 0, lag_s, is_more: false }));
         }
         let end = Place { xid: head.try_get("last_xid")?, number: head.try_get("last_number")?, part: None };
         let lot = Lot::new(&place, wanted(&rows)?, end, size.limit());
@@ -94,7 +99,14 @@ impl IndexStore {
         let parameters: [Typed<'_>; 3] =
             [(&next.xid, Type::TEXT), (&next.number, Type::INT8), (&next.part, Type::UUID)];
         transaction.query_typed(&self.move_on, &parameters).await?;
-        Ok(Some(Step { documents, lag_s, is_more: is_cut || found == size.limit() }))
+        let lag_s = self.lag_s(transaction, &next).await?;
+        Ok(Some(Step { documents, changes: found, lag_s, is_more: is_cut || found == size.limit() }))
+    }
+
+    async fn lag_s(&self, transaction: &Transaction<'_>, after: &Place) -> Result<Option<f64>, DbError> {
+        let parameters: [Typed<'_>; 2] = [(&after.xid, Type::TEXT), (&after.number, Type::INT8)];
+        let rows = transaction.query_typed(&self.lag, &parameters).await?;
+        Ok(rows.first().map(|row| row.try_get("lag_s")).transpose()?)
     }
 
     async fn changes(
