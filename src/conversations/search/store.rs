@@ -30,6 +30,7 @@ pub(super) struct Step {
 #[derive(Debug)]
 pub(super) struct IndexStore {
     database: Database,
+    lock: String,
     place: String,
     lag: String,
     changes: String,
@@ -44,6 +45,7 @@ impl IndexStore {
         let sql = |text| database.sql(text);
         Self {
             database: database.clone(),
+            lock: sql(include_str!("../../../sql/conversations/index_lock.sql")),
             place: sql(include_str!("../../../sql/conversations/index_place.sql")),
             lag: sql(include_str!("../../../sql/conversations/index_lag.sql")),
             changes: sql(include_str!("../../../sql/conversations/index_changes.sql")),
@@ -69,6 +71,11 @@ impl IndexStore {
     }
 
     async fn step_in(&self, transaction: &Transaction<'_>, size: Size) -> Result<Option<Step>, DbError> {
+        let rows = transaction.query_typed(&self.lock, &[]).await?;
+        let is_mine = rows.first().map(|row| row.try_get("is_mine")).transpose()?;
+        if is_mine != Some(true) {
+            return Ok(None);
+        }
         let rows = transaction.query_typed(&self.place, &[]).await?;
         let Some(row) = rows.first() else { return Ok(None) };
         let mut place =
