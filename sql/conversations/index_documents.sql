@@ -1,15 +1,23 @@
--- The words of messages and titles ($1). What is gone by now has none. The first 100,000 characters count: a tsvector has
--- no room for all the words of the longest messages.
+-- The words of messages and titles ($1, no id twice). What is gone by now has none. The first 100,000 characters count: a tsvector has
+-- no room for all the words of the longest messages. Each is looked up by its id: for a large lot a join would read all conversations.
 insert into {schema}.search_documents (id, conversation_id, words)
 select found.id, found.conversation_id,
     to_tsvector('simple', left(found.content, 100000)) || array_to_tsvector(array['owner ' || coalesce(found.owner::text, '')])
 from (
-    select m.id, m.conversation_id, m.content, c.owner
-    from {schema}.messages m
-    join {schema}.conversations c on c.id = m.conversation_id
-    where m.id = any($1)
+    select asked.id, m.conversation_id, m.content, c.owner
+    from unnest($1::uuid[]) as asked (id)
+    cross join lateral (
+        select m.conversation_id, m.content from {schema}.messages m where m.id = asked.id limit 1
+    ) as m
+    cross join lateral (
+        select c.owner from {schema}.conversations c where c.id = m.conversation_id limit 1
+    ) as c
     union all
-    select c.id, c.id, c.title, c.owner from {schema}.conversations c where c.id = any($1)
+    select asked.id, asked.id, c.title, c.owner
+    from unnest($1::uuid[]) as asked (id)
+    cross join lateral (
+        select c.title, c.owner from {schema}.conversations c where c.id = asked.id limit 1
+    ) as c
 ) as found
 order by found.id
 on conflict (id) do update set words = excluded.words
