@@ -64,6 +64,23 @@ impl Snapshot {
         xid < self.xmin || (xid < self.xmax && !self.running.contains(&xid))
     }
 
+    /// One of few bytes that saw nothing that this one did not.
+    pub fn least(&self) -> Self {
+        Self { xmin: self.xmin, xmax: self.xmin, running: Vec::new() }
+    }
+
+    /// How many bytes it is written in.
+    pub fn text_bytes(&self) -> usize {
+        let digits = |xid: &u64| 1 + xid.checked_ilog10().unwrap_or_default() as usize;
+        let commas = self.running.len().saturating_sub(1);
+        digits(&self.xmin)
+            + 1
+            + digits(&self.xmax)
+            + 1
+            + commas
+            + self.running.iter().map(digits).sum::<usize>()
+    }
+
     /// The place up to which it saw everything.
     pub fn position(&self) -> Position {
         Position::before(self.xmin)
@@ -108,7 +125,12 @@ mod tests {
         fn both_are_read_as_they_are_written(xid: u64, number in -1..i64::MAX, more in 0..1000_u64, text in ".{0,30}") {
             let position = Position { xid, number };
             prop_assert_eq!(Position::parse(&position.to_string()), Some(position));
-            let snapshot = Snapshot { xmin: xid / 2, xmax: xid / 2 + more, running: vec![xid / 2] };
+            let running = (0..more % 4).map(|n| xid / 2 + n).collect();
+            let snapshot = Snapshot { xmin: xid / 2, xmax: xid / 2 + more, running };
+            prop_assert_eq!(snapshot.to_string().len(), snapshot.text_bytes());
+            let least = snapshot.least();
+            prop_assert!((0..more + 2).all(|n| snapshot.saw(xid / 2 + n) || !least.saw(xid / 2 + n)));
+            prop_assert_eq!(least.position(), snapshot.position());
             prop_assert_eq!(Snapshot::parse(&snapshot.to_string()), Some(snapshot));
             let _ = (Position::parse(&text), Snapshot::parse(&text));
         }

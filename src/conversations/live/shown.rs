@@ -6,27 +6,56 @@
 use crate::conversations::place::Place;
 use crate::realtime::Snapshot;
 
-/// Pages that are told apart. Of more than these the first ones count as one, which may tell of something twice. Each event's
-/// id names them all.
-const MAX_PAGES: usize = 32;
+/// Snapshots that are told apart. The pages of more than these count as seen by earlier ones, which may tell of something twice.
+/// Each event's id names them all.
+const MAX_SNAPSHOTS: usize = 32;
+
+/// Bytes that they take in an event's id, all together. It comes back in a header, for which proxies as a rule have 8 KiB, and so
+/// has the least `MAX_HEADER_BYTES`, with room for others.
+pub(super) const MAX_BYTES: usize = 6 * 1024;
+
+/// Bytes that each of them takes there beside its own text, at the most: the place, and what is around them.
+const PLACE_BYTES: usize = 48;
 
 /// What pages have shown.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Shown {
-    /// Of each page the place where it ended, and what it saw.
+    /// Of pages that saw the same the place where the last one ended, and what they saw.
     pages: Vec<(Place, Snapshot)>,
 }
 
 impl Shown {
     /// Adds a page that ended at this place.
     pub(super) fn add(&mut self, end: Place, snapshot: Snapshot) {
-        if self.pages.len() == MAX_PAGES
-            && let [first, second, ..] = &mut self.pages[..]
-        {
-            first.0 = second.0;
-            self.pages.remove(1);
+        match self.pages.last_mut() {
+            // As a rule nothing began or ended between two pages.
+            Some((last, same)) if *same == snapshot => *last = end,
+            _ => self.pages.push((end, snapshot)),
         }
-        self.pages.push((end, snapshot));
+        while self.is_too_much() {
+            if let [first, second, ..] = &mut self.pages[..] {
+                first.0 = second.0;
+                self.pages.remove(1);
+            } else {
+                for (_, snapshot) in &mut self.pages {
+                    *snapshot = snapshot.least();
+                }
+                break;
+            }
+            // What was between two that are the same is gone.
+            self.pages.dedup_by(|later, earlier| {
+                let is_same = later.1 == earlier.1;
+                if is_same {
+                    earlier.0 = later.0;
+                }
+                is_same
+            });
+        }
+    }
+
+    fn is_too_much(&self) -> bool {
+        let bytes = self.pages.iter().map(|(_, snapshot)| snapshot.text_bytes() + PLACE_BYTES).sum::<usize>();
+        self.pages.len() > MAX_SNAPSHOTS || bytes > MAX_BYTES
     }
 
     /// The same with a further page.
@@ -36,7 +65,7 @@ impl Shown {
         shown
     }
 
-    /// The pages, in order.
+    /// Where pages ended and what they saw, in order.
     pub(super) fn pages(&self) -> &[(Place, Snapshot)] {
         &self.pages
     }
@@ -66,6 +95,7 @@ impl Shown {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
     use uuid::Uuid;
 
     use super::super::super::Micros;
@@ -77,7 +107,7 @@ mod tests {
 
     #[test]
     fn a_page_has_shown_what_it_saw_of_its_own_messages() {
-        let snapshot = |text| Snapshot::parse(text).unwrap();
+        let snapshot = |text: &str| Snapshot::parse(text).unwrap();
         let mut shown = Shown::default().with(place(10), &snapshot("5:8:6"));
         shown.add(place(20), snapshot("9:9:"));
         assert!(shown.has(5, place(1)) && shown.has(7, place(10)) && !shown.has(6, place(10)));
@@ -87,7 +117,43 @@ mod tests {
         for n in 3..200 {
             shown.add(place(n * 10), snapshot("9:9:"));
         }
-        assert_eq!(shown.pages.len(), MAX_PAGES);
+        assert_eq!(shown.pages.len(), 2, "pages that saw the same count as one");
+        assert!(shown.has(8, place(1990)) && !shown.has(6, place(10)) && shown.has(6, place(30)));
+        for n in 200..300 {
+            shown.add(place(n * 10), snapshot(&format!("{n}:{n}:")));
+        }
+        assert_eq!(shown.pages.len(), MAX_SNAPSHOTS);
         assert!(!shown.has(6, place(30)), "what is not told apart is rather told twice than left out");
+    }
+
+    proptest! {
+        #[test]
+        fn nothing_counts_as_shown_that_its_page_did_not_see(
+            // How many transactions begin before each page, and every which of those that run goes on.
+            all in prop::collection::vec((prop_oneof![0..3_u64, 0..60_u64, 0..900_u64], 1..5_usize), 1..80)
+        ) {
+            let (mut pages, mut shown, mut running, mut xid) = (Vec::new(), Shown::default(), Vec::new(), u64::MAX / 2);
+            let first = xid;
+            for (nth, (begun, step)) in all.into_iter().enumerate() {
+                running.extend(xid..xid + begun);
+                xid += begun;
+                running = running.into_iter().rev().step_by(step).take(1_000).collect();
+                running.reverse();
+                let list: Vec<String> = running.iter().map(u64::to_string).collect();
+                let text = format!("{}:{xid}:{}", running.first().unwrap_or(&xid), list.join(","));
+                let page = (place(nth as i64), Snapshot::parse(&text).unwrap());
+                shown.add(page.0, page.1.clone());
+                pages.push(page);
+                let text: usize = shown.pages.iter().map(|(_, snapshot)| snapshot.to_string().len()).sum();
+                prop_assert!(text <= MAX_BYTES && shown.pages.len() <= MAX_SNAPSHOTS);
+                prop_assert_eq!(shown.end(), Some(place(nth as i64)));
+            }
+            prop_assert!(shown.pages.windows(2).all(|two| two[0].1 != two[1].1 && two[0].0 < two[1].0));
+            for (end, snapshot) in &pages {
+                for xid in (first..xid + 10).step_by(1 + (xid - first) as usize / 300) {
+                    prop_assert!(snapshot.saw(xid) || !shown.has(xid, *end));
+                }
+            }
+        }
     }
 }

@@ -6,7 +6,7 @@
 //! |---|---|
 //! | `xid.number` | the feed up to here was told |
 //! | `/i…` | of the import at the position, the messages up to this id were told |
-//! | `/s…` | what a page's snapshot saw was shown, up to the `/p…` behind it; once for each page |
+//! | `/s…` | what a snapshot saw was shown, up to the `/p…` behind it; once for all pages that saw the same |
 //! | `/p…` | up to this message |
 //! | `/m` | there may be more messages behind the last one which no page has shown |
 
@@ -14,12 +14,13 @@ use std::fmt;
 
 use uuid::Uuid;
 
-use super::shown::Shown;
+use super::shown::{self, Shown};
 use crate::conversations::place::{Order, Place};
 use crate::realtime::{Position, Snapshot};
 
-/// The longest token, in bytes.
+/// The longest token that is read, in bytes. Those that are written are shorter.
 const MAX_BYTES: usize = 16 * 1024;
+const _: () = assert!(shown::MAX_BYTES + 1024 <= MAX_BYTES);
 
 /// Where a follower is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -95,6 +96,25 @@ mod tests {
                 shown,
                 is_paging: pages > 0 && is_paging,
             };
+            prop_assert_eq!(Token::parse(&token.to_string()), Some(token));
+        }
+
+        #[test]
+        fn a_token_is_read_however_many_transactions_its_pages_saw_running(
+            all in prop::collection::vec(0..2_000_usize, 0..40), few: bool
+        ) {
+            let mut shown = Shown::default();
+            for (page, running) in all.into_iter().enumerate() {
+                let page = page as u64;
+                let xids = (0..running as u64).rev().map(|n| (u64::MAX - n).to_string());
+                let running: Vec<String> = xids.take(if few { 40 } else { running }).collect();
+                let text = format!("{}:{}:{}", u64::MAX - 5_000 + page, u64::MAX, running.join(","));
+                shown.add(Place { at: Micros(page as i64), id: Uuid::max() }, Snapshot::parse(&text).unwrap());
+            }
+            let is_paging = shown.end().is_some();
+            let position = Position { xid: u64::MAX, number: i64::MAX };
+            let token = Token { position, within: Some(Uuid::max()), shown, is_paging };
+            prop_assert!(token.to_string().len() <= shown::MAX_BYTES + 256);
             prop_assert_eq!(Token::parse(&token.to_string()), Some(token));
         }
 
