@@ -1,31 +1,5 @@
 -- As append.sql, for last pieces: the messages take all of theirs in, and are written no more.
-with piece as (
-    select piece.*
-    from unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::integer[], $5::text[]) with ordinality
-        as piece (conversation_id, owner, message_id, at, content, place)
-    where piece.conversation_id = any((select current_setting('tidegate.locked')::uuid[])::uuid[])
-), found as (
-    select piece.*, d.length, d.bytes, whole.length as whole
-    from piece
-    cross join lateral (
-        select true from {schema}.messages m
-        where m.id = piece.message_id and m.conversation_id is not distinct from piece.conversation_id
-        limit 1
-    ) as m
-    cross join lateral (
-        select true from {schema}.conversations c
-        where c.id = piece.conversation_id and c.owner is not distinct from piece.owner
-        limit 1
-    ) as c
-    left join lateral (
-        select d.length, d.bytes from {schema}.message_drafts d where d.message_id = piece.message_id limit 1
-    ) as d on true
-    left join lateral (
-        select char_length(m.content) as length from {schema}.messages m
-        where m.id = piece.message_id and d.length is null
-        limit 1
-    ) as whole on true
-), draft as (
+with {pieces}, draft as (
     delete from {schema}.message_drafts d
     using found
     where d.message_id = any(array(select message_id from found))

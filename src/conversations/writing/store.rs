@@ -52,13 +52,15 @@ impl WriteStore {
         timeout: Duration,
         max_message_bytes: usize,
     ) -> Self {
+        let pieces = include_str!("../../../sql/conversations/pieces.sql");
+        let of_pieces = |statement: &str| database.sql(&statement.replace("{pieces}", pieces));
         let sql = Statements {
             try_locks: database.sql(include_str!("../../../sql/conversations/try_locks.sql")),
             wait_for_lock: database.sql(include_str!("../../../sql/conversations/wait_for_lock.sql")),
             create: database.sql(include_str!("../../../sql/conversations/create.sql")),
             add: database.sql(include_str!("../../../sql/conversations/add_messages.sql")),
-            append: database.sql(include_str!("../../../sql/conversations/append.sql")),
-            finish: database.sql(include_str!("../../../sql/conversations/finish.sql")),
+            append: of_pieces(include_str!("../../../sql/conversations/append.sql")),
+            finish: of_pieces(include_str!("../../../sql/conversations/finish.sql")),
         };
         let max_message_bytes = i32::try_from(max_message_bytes).unwrap_or(i32::MAX);
         Self { database: database.clone(), timeout, max_message_bytes, sql: Arc::new(sql) }
