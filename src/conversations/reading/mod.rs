@@ -49,21 +49,25 @@ pub(super) enum Shown {
     TooMuch,
 }
 
-/// How much is read.
+/// The room of each page, as statements are told.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum Room {
-    /// A page that passes so many bytes ends behind what passes them.
-    Alone(usize),
-    /// A page that passes so many bytes is left out.
-    Shared(usize),
+pub(super) struct Room {
+    bytes: i64,
+    /// Whether a page that passes these bytes ends behind what passes them; otherwise it is left out.
+    is_alone: bool,
 }
 
 impl Room {
+    /// All the room that a page may take.
+    fn alone(bytes: usize) -> Self {
+        Self { bytes: i64::try_from(bytes).unwrap_or(i64::MAX), is_alone: true }
+    }
+
     /// The room of each of so many pages.
     fn of(pages: usize, max_page_bytes: usize) -> Self {
         match pages {
-            0 | 1 => Self::Alone(max_page_bytes),
-            pages => Self::Shared(max_page_bytes.min(GROUP_BYTES / pages)),
+            0 | 1 => Self::alone(max_page_bytes),
+            pages => Self { is_alone: false, ..Self::alone(max_page_bytes.min(GROUP_BYTES / pages)) },
         }
     }
 }
@@ -127,7 +131,7 @@ impl Reading {
                 shown => return Ok(shown),
             }
         }
-        let shown = self.alone.read(&[read], Room::Alone(self.max_page_bytes)).await?;
+        let shown = self.alone.read(&[read], Room::alone(self.max_page_bytes)).await?;
         Ok(shown.into_iter().next().unwrap_or(Shown::Nothing))
     }
 }

@@ -112,9 +112,8 @@ impl ReadStore {
         reads: &[Read],
         room: Room,
     ) -> Result<Vec<Shown>, DbError> {
-        let bounds = Bounds::of(room);
         let asked: Vec<Asked> = KINDS.into_iter().filter_map(|kind| Asked::of(kind, reads)).collect();
-        let rows = self.rows(&asked, &bounds).await?;
+        let rows = self.rows(&asked, &room).await?;
         // Only a list is there in any case.
         let without_row = |read: &Read| match read {
             Read::List { .. } => Shown::List((Vec::new(), false)),
@@ -125,7 +124,7 @@ impl ReadStore {
             for (place, rows) in of_each(rows)? {
                 let Some(number) = numbered(&asked.numbers, place) else { continue };
                 if let Some((read, shown)) = reads.get(number).zip(shown.get_mut(number)) {
-                    *shown = bounds.shown(read, &rows)?;
+                    *shown = room.shown(read, &rows)?;
                 }
             }
         }
@@ -141,13 +140,13 @@ impl ReadStore {
     ) -> Result<Option<LivePage>, DbError> {
         let query = MessageQuery { limit: LIVE_PAGE, from: From::After(after) };
         let read = Read::Messages { conversation, owner, query };
-        let bounds = Bounds::of(Room::Alone(LIVE_PAGE_BYTES));
+        let room = Room::alone(LIVE_PAGE_BYTES);
         let asked = Asked::of(Kind::After, std::slice::from_ref(&read));
-        let rows = self.rows(asked.as_slice(), &bounds).await?.pop().unwrap_or_default();
+        let rows = self.rows(asked.as_slice(), &room).await?.pop().unwrap_or_default();
         let Some(row) = rows.first() else { return Ok(None) };
         // What Postgres writes of a snapshot is one.
         let snapshot = Snapshot::parse(row.try_get("snapshot")?).unwrap_or_default();
-        match bounds.shown(&read, &rows)? {
+        match room.shown(&read, &rows)? {
             Shown::Messages((messages, is_more)) => Ok(Some(LivePage { messages, is_more, snapshot })),
             _ => Ok(None),
         }
@@ -176,9 +175,9 @@ impl ReadStore {
     }
 
     /// The rows of each statement.
-    async fn rows(&self, asked: &[Asked], bounds: &Bounds) -> Result<Vec<Vec<Row>>, DbError> {
+    async fn rows(&self, asked: &[Asked], room: &Room) -> Result<Vec<Vec<Row>>, DbError> {
         let mut queries: Vec<Query<'_>> = vec![(BY_INDEX, Vec::new())];
-        queries.extend(asked.iter().map(|asked| (self.sql.of(asked.kind), asked.parameters(bounds))));
+        queries.extend(asked.iter().map(|asked| (self.sql.of(asked.kind), asked.parameters(room))));
         let connection = self.database.get().await?;
         let rows = query_all_in_time(&connection, self.timeout, &queries).await;
         Ok(connection.release(rows)?.into_iter().skip(1).collect())
@@ -246,7 +245,7 @@ impl Asked {
         self.limits.push(limit as i64 + 1);
     }
 
-    fn parameters<'a>(&'a self, bounds: &'a Bounds) -> Vec<Typed<'a>> {
+    fn parameters<'a>(&'a self, room: &'a Room) -> Vec<Typed<'a>> {
         let conversations: Typed<'a> = (&self.conversations, Type::UUID_ARRAY);
         let owners: Typed<'a> = (&self.owners, Type::UUID_ARRAY);
         let from: [Typed<'a>; 3] = [
@@ -254,7 +253,7 @@ impl Asked {
             (&self.ids, Type::UUID_ARRAY),
             (&self.limits, Type::INT8_ARRAY),
         ];
-        let bounds: [Typed<'a>; 2] = [(&bounds.bytes, Type::INT8), (&bounds.is_alone, Type::BOOL)];
+        let bounds: [Typed<'a>; 2] = [(&room.bytes, Type::INT8), (&room.is_alone, Type::BOOL)];
         match self.kind {
             Kind::Conversation => vec![conversations, owners],
             Kind::ListOfOwner | Kind::ListOfNobody => {
@@ -268,22 +267,7 @@ impl Asked {
     }
 }
 
-/// The room of each page, as statements are told.
-#[derive(Debug, Clone, Copy)]
-struct Bounds {
-    bytes: i64,
-    is_alone: bool,
-}
-
-impl Bounds {
-    fn of(room: Room) -> Self {
-        let (bytes, is_alone) = match room {
-            Room::Alone(bytes) => (bytes, true),
-            Room::Shared(bytes) => (bytes, false),
-        };
-        Self { bytes: i64::try_from(bytes).unwrap_or(i64::MAX), is_alone }
-    }
-
+impl Room {
     /// What the rows of a read are.
     fn shown(self, read: &Read, rows: &[Row]) -> Result<Shown, DbError> {
         Ok(match read {
@@ -313,12 +297,7 @@ impl Bounds {
             return Ok(Some((Vec::new(), false)));
         };
         let is_whole = rows.len() as i64 == found && first.try_get("fits")?;
-        if !is_whole && !self.is_alone {
-            return Ok(None);
-        }
-        let entries = rows.iter().take(limit).map(entry).collect::<Result<Vec<_>, _>>()?;
-        let is_more = found > entries.len() as i64;
-        Ok(Some((entries, is_more)))
+        if is_whole || self.is_alone { page(rows, limit, entry).map(Some) } else { Ok(None) }
     }
 }
 
