@@ -1,4 +1,6 @@
--- As list.sql, of the conversations whose title or one of whose messages has the words of $7. One row at least: `is_broad` says
+-- A page of the conversations whose title or one of whose messages has the words of $7, newest activity first: whose is said by $1,
+-- from the place ($2, $3) on, up to $4, $5 passed over, up to the one that passes $6 bytes. {mine} is one of two conditions on $1, as
+-- each has an index of its own. One row at least: `is_broad` says
 -- that the words rule something out and ask for nothing, so that all documents would have to be read; nothing is searched then.
 -- A search for no word finds nothing.
 --
