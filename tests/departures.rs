@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use tokio_postgres::Client;
 
 use crate::conversations::{CONVERSATIONS, make};
-use crate::issuers::{Signer, claims};
+use crate::issuers::{Signer, claims, trusting_key};
 use crate::support::accounts::{guarded, log_in, me, register, send, tidegate, tidegate_with};
 use crate::support::imports::count;
 use crate::support::postgres::{Scratch, TestDatabase};
@@ -100,13 +100,7 @@ async fn a_user_whom_an_issuer_vouches_for_is_deleted_by_his_id() {
     let [issuer, _] = Signer::two(Algorithm::ES256);
     let file = folder.path().join("public.pem");
     std::fs::write(&file, issuer.pair.public_key_pem()).unwrap();
-    let variables = [
-        ("JWT_PUBLIC_KEY_FILE", file.to_str().unwrap()),
-        ("JWT_ISSUER", "https://idp"),
-        ("JWT_AUDIENCE", "tidegate"),
-        ("JWT_PERMISSIONS_CLAIM", "scope"),
-    ];
-    let service = guarded(&database, &variables).await;
+    let service = guarded(&database, &trusting_key(&file)).await;
     let mut claims = claims();
     claims["scope"] = json!("conversations:write");
     let token = issuer.sign(&claims);

@@ -1,5 +1,6 @@
 //! Tokens of another issuer: its keys by a file or by what it publishes, and nothing that a token brings or points at.
 
+use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -169,6 +170,16 @@ fn trusting(url: &str) -> [(&str, &str); 4] {
     ]
 }
 
+/// What a service needs to take the tokens of one public key.
+pub(crate) fn trusting_key(file: &Path) -> [(&str, &str); 4] {
+    [
+        ("JWT_PUBLIC_KEY_FILE", file.to_str().unwrap()),
+        ("JWT_ISSUER", "https://idp"),
+        ("JWT_AUDIENCE", "tidegate"),
+        ("JWT_PERMISSIONS_CLAIM", "scope"),
+    ]
+}
+
 async fn until_good(service: &Service, token: &str) {
     eventually("the keys are fetched", async || (me(service, token).await == 200).then_some(())).await;
 }
@@ -181,13 +192,7 @@ async fn an_issuers_tokens_are_verified_by_its_public_key_and_its_subjects_becom
         let [issuer, other] = Signer::two(algorithm);
         let file = folder.path().join("public.pem");
         std::fs::write(&file, issuer.pair.public_key_pem()).unwrap();
-        let variables = [
-            ("JWT_PUBLIC_KEY_FILE", file.to_str().unwrap()),
-            ("JWT_ISSUER", "https://idp"),
-            ("JWT_AUDIENCE", "tidegate"),
-            ("JWT_PERMISSIONS_CLAIM", "scope"),
-        ];
-        let service = guarded(&database, &variables).await;
+        let service = guarded(&database, &trusting_key(&file)).await;
         let claims = claims();
         let token = issuer.sign(&claims);
         assert_eq!(
