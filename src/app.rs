@@ -253,9 +253,9 @@ async fn open_journal(config: &Config, asked: Start) -> Result<OpenJournal, AppE
     let dir = database.data_dir.join("journal");
     let settings = JournalSettings {
         dir: dir.clone(),
-        segment_bytes: limits.journal_segment_bytes,
+        segment_bytes: limits.segment_bytes(),
         max_bytes: limits.journal_max_bytes,
-        keep_bytes: limits.journal_keep_bytes,
+        keep_bytes: limits.keep_bytes(),
         min_free: limits.journal_min_free,
     };
     // All of it is read once.

@@ -126,7 +126,7 @@ async fn a_key_is_replaced_with_an_overlap_and_expires() {
     let admin = token_with(&["admin"]);
     let mint = async |body: Value| send(&service, "POST", "/api/keys", &admin, &body).await.json();
     let text = |json: &Value, name: &str| json[name].as_str().unwrap().to_owned();
-    let first = mint(json!({"scopes": ["events:write"]})).await;
+    let first = mint(json!({"scopes": ["events:write"], "name": "till 4"})).await;
     let (old, id) = (text(&first, "key"), text(&first, "id"));
     assert_eq!(post_event(&service, &old).await, 202);
     let second = mint(json!({"scopes": ["events:write"], "replaces": id, "overlap_s": 4})).await;
@@ -134,14 +134,21 @@ async fn a_key_is_replaced_with_an_overlap_and_expires() {
     assert_eq!((post_event(&service, &old).await, post_event(&service, &new).await), (202, 202));
     let listed = send(&service, "GET", "/api/keys", &admin, &Value::Null).await.json();
     assert_eq!(listed[1]["replaced_by"], second["id"], "{listed}");
+    assert_eq!(
+        (&second["name"], &listed[0]["name"]),
+        (&json!("till 4"), &json!("till 4")),
+        "it keeps its name"
+    );
     eventually("the overlap is over", async || (post_event(&service, &old).await == 401).then_some(())).await;
     assert_eq!(post_event(&service, &new).await, 202);
     let again =
         send(&service, "POST", "/api/keys", &admin, &json!({"scopes": ["stress"], "replaces": id})).await;
+    let renamed = mint(json!({"scopes": ["stress"], "replaces": second["id"], "name": ""})).await;
+    assert_eq!(renamed["name"], "", "unless it is given another one");
     assert_eq!(again.status.as_u16(), 404, "one that is over is not replaced, and no key is made");
     assert_eq!(
         send(&service, "GET", "/api/keys", &admin, &Value::Null).await.json().as_array().unwrap().len(),
-        2
+        3
     );
 }
 

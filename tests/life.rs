@@ -98,6 +98,18 @@ async fn settings_that_cannot_be_used_are_one_line_on_stderr_and_exit_2() {
             "tidegate: MAX_BATCH_EVENTS: got \"11\", takes at most MAX_QUEUE_SIZE, 10\n",
         ),
         (
+            &[("HOST", "x86_64-conda-linux-gnu")],
+            "tidegate: HOST: got \"x86_64-conda-linux-gnu\", takes an IP address to listen on, or localhost; conda and some shells export a HOST of their own: unset it, or set HOST=127.0.0.1\n",
+        ),
+        (
+            &[("DB_POOL_SIZE", "13")],
+            "tidegate: DB_POOL_SIZE: got \"13\", takes at least 14, WRITERS (2) and 12 more\n",
+        ),
+        (
+            &[("JOURNAL_MAX_BYTES", "1")],
+            "tidegate: JOURNAL_MAX_BYTES: got \"1\", takes a whole number from 16777216 to 1099511627776 (bytes)\n",
+        ),
+        (
             &[("LOG", "tidegate=loud")],
             "tidegate: LOG: got \"tidegate=loud\", takes a level or directives such as info,tidegate=debug",
         ),
@@ -130,6 +142,69 @@ async fn a_dot_env_file_is_read_and_the_environment_wins_over_it() {
     assert_eq!(url(&[("DATABASE_URL", "postgres://env/db")]).await, (Some(0), "postgres://env/db\n".into()));
     std::fs::write(scratch.path().join(".env"), "PORT=x").unwrap();
     assert_eq!(url(&[]).await.0, Some(2));
+}
+
+#[tokio::test]
+async fn a_dot_env_file_is_shared_with_other_tools_and_an_error_shows_no_value() {
+    let scratch = Scratch::new();
+    let url = async |dot_env: &str| {
+        std::fs::write(scratch.path().join(".env"), dot_env).unwrap();
+        let mut command = crate::support::service::program(&["url"], &[]);
+        let output = command.current_dir(scratch.path()).output().await.unwrap();
+        let text = |bytes| String::from_utf8(bytes).unwrap();
+        (output.status.code(), text(output.stdout) + &text(output.stderr))
+    };
+    let shared = "\u{feff}X=two words\nMOTD=it's here\nDATABASE_URL=postgres://from-file/db\n";
+    assert_eq!(url(shared).await, (Some(0), "postgres://from-file/db\n".into()));
+    let (code, output) = url("# ours\nX=two words\nDATABASE_URL=postgres://u:hunter2 x@h/d\n").await;
+    assert_eq!(code, Some(2));
+    assert!(
+        output.starts_with("tidegate: .env: line 3: the value of DATABASE_URL cannot be read"),
+        "{output}"
+    );
+    assert!(!output.contains("hunter2"), "{output}");
+}
+
+#[tokio::test]
+async fn the_least_journal_takes_events() {
+    let database = TestDatabase::create().await;
+    let variables = [("JOURNAL_MAX_BYTES", "16777216"), ("JOURNAL_SEGMENT_BYTES", "")];
+    let service = Service::start(database.url(), &variables).await;
+    for _ in 0..3 {
+        let answer = service.post(&[], "{}").await;
+        assert_eq!(answer.status.as_u16(), 202, "{:?}", answer.body);
+    }
+}
+
+#[tokio::test]
+async fn logs_name_variables_without_effect_and_repeat_nothing_of_libraries() {
+    let database = TestDatabase::create().await;
+    let variables = [("DB_SCHEMA", "fresh"), ("JOURNAL_MAX_BYTE", "1"), ("HOST", "localhost"), ("X_Y", "1")];
+    let service = Service::start(database.url(), &variables).await;
+    assert!(service.address.starts_with("127.0.0.1:"), "{}", service.address);
+    eventually("it migrates", async || (service.health().await["status"] == "ok").then_some(())).await;
+    let client = database.connect().await;
+    let kill = "select pg_terminate_backend(pid) from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid()";
+    for _ in 0..5 {
+        service.post(&[], "{}").await;
+        service.get("/api/v1/dead-letters").await;
+        client.execute(kill, &[]).await.unwrap();
+    }
+    service.settled().await;
+    let log = service.log();
+    assert!(
+        log.contains("JOURNAL_MAX_BYTE is not a setting and has no effect; did you mean JOURNAL_MAX_BYTES?"),
+        "{log}"
+    );
+    assert!(!log.contains("X_Y"), "{log}");
+    assert_eq!(
+        log.matches("V1__events").count() + log.matches("\"events\"").count(),
+        1,
+        "each migration once: {log}"
+    );
+    for noise in ["deadpool", ".cargo", "registry/src", "applying migration"] {
+        assert!(!log.contains(noise), "{noise}: {log}");
+    }
 }
 
 #[tokio::test]

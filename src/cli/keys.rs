@@ -34,9 +34,9 @@ struct CreateArgs {
     /// What it may do, such as events:write; may be given several times.
     #[arg(long, value_parser = scope, required_unless_present = "admin")]
     scope: Vec<Scope>,
-    /// What it is called.
-    #[arg(long, default_value = "")]
-    name: String,
+    /// What it is called; without one, as the key that it replaces.
+    #[arg(long)]
+    name: Option<String>,
     /// When it expires: a time such as 2026-12-31T00:00:00Z, or in how many days or hours, such as 90d or 12h.
     #[arg(long, value_parser = expiry)]
     expires: Option<i64>,

@@ -105,6 +105,9 @@ pub fn run() -> ExitCode {
 fn serve(asked: Start) -> Result<(), Failure> {
     let config = Config::from_env()?;
     logging::init(&config.logging).map_err(|error| Failure::Usage(error.to_string()))?;
+    for note in &config.notes {
+        tracing::warn!("{note}");
+    }
     // The database side of the service; requests are served by threads of their own.
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()

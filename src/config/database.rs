@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use serde::Deserialize;
 
+use super::shares::{LEAST_FOR_OTHERS, WRITERS_COMPANY};
 use super::{ConfigError, Kind, NAME, Setting, Switch, is_name, refuse};
 
 /// Postgres.
@@ -84,8 +85,13 @@ pub(super) const SETTINGS: &[Setting] = &[
     Setting {
         name: "DB_POOL_SIZE",
         default: "20",
-        kind: Kind::Int { min: 9, max: 10_000, unit: "connections" },
-        help: "Connections to Postgres at once. WRITERS and 2 are kept for events, and one for each other share; what is left is lent to whoever comes first.",
+        // One writer, and what stands beside it.
+        kind: Kind::Int {
+            min: 1 + (WRITERS_COMPANY + LEAST_FOR_OTHERS) as u64,
+            max: 10_000,
+            unit: "connections",
+        },
+        help: "Connections to Postgres at once, at least WRITERS and 12. WRITERS and 2 are kept for events, and one for each other share; what is left is lent to whoever comes first.",
     },
     Setting {
         name: "OPERATIONS_CONNECTIONS",

@@ -15,7 +15,7 @@ pub enum ConfigError {
         /// What it takes.
         takes: String,
     },
-    /// `.env` is there and cannot be read.
+    /// `.env` is there and cannot be read; names of variables and numbers of lines, without values.
     #[error(".env: {0}")]
     DotEnv(String),
 }

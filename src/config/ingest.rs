@@ -153,12 +153,12 @@ pub(super) const SETTINGS: &[Setting] = &[
 /// The journal.
 #[derive(Debug, Clone, Deserialize)]
 pub struct JournalConfig {
-    /// Bytes of one of its files.
-    pub journal_segment_bytes: u64,
+    /// Bytes of one of its files; unset: [`JournalConfig::segment_bytes`].
+    pub journal_segment_bytes: Option<u64>,
     /// Bytes that Postgres does not have yet.
     pub journal_max_bytes: u64,
-    /// Bytes kept after Postgres has them.
-    pub journal_keep_bytes: u64,
+    /// Bytes kept after Postgres has them; unset: [`JournalConfig::keep_bytes`].
+    pub journal_keep_bytes: Option<u64>,
     /// Bytes of the file system that are left to others.
     pub journal_min_free: u64,
 }
@@ -172,9 +172,9 @@ pub(super) const JOURNAL_SETTINGS: &[Setting] = &[
     },
     Setting {
         name: "JOURNAL_KEEP_BYTES",
-        default: "268435456",
+        default: "",
         kind: Kind::Int { min: 0, max: 1_099_511_627_776, unit: "bytes" },
-        help: "Journal kept after Postgres has it, to be stored again if Postgres goes back in time.",
+        help: "Journal kept after Postgres has it, to be stored again if Postgres goes back in time. Unset: 268435456, and at most half of JOURNAL_MAX_BYTES.",
     },
     Setting {
         name: "JOURNAL_MIN_FREE",
@@ -184,9 +184,9 @@ pub(super) const JOURNAL_SETTINGS: &[Setting] = &[
     },
     Setting {
         name: "JOURNAL_SEGMENT_BYTES",
-        default: "67108864",
+        default: "",
         kind: Kind::Int { min: 4_194_304, max: 1_073_741_824, unit: "bytes" },
-        help: "Size of each of the journal's files; a batch must fit into one.",
+        help: "Size of each of the journal's files; a batch must fit into one. Unset: 67108864, and at most a quarter of JOURNAL_MAX_BYTES.",
     },
 ];
 
@@ -221,6 +221,24 @@ pub(super) const DEAD_LETTER_SETTINGS: &[Setting] = &[
         help: "Bytes of the dead letters held.",
     },
 ];
+
+/// What [`JournalConfig::keep_bytes`] is where neither it nor a small `JOURNAL_MAX_BYTES` is set.
+const DEFAULT_KEEP_BYTES: u64 = 256 * 1024 * 1024;
+
+/// What [`JournalConfig::segment_bytes`] is where neither it nor a small `JOURNAL_MAX_BYTES` is set.
+const DEFAULT_SEGMENT_BYTES: u64 = 64 * 1024 * 1024;
+
+impl JournalConfig {
+    /// Bytes of one of its files: the journal grows by whole files, so a few of them are within `JOURNAL_MAX_BYTES`.
+    pub fn segment_bytes(&self) -> u64 {
+        self.journal_segment_bytes.unwrap_or(DEFAULT_SEGMENT_BYTES.min(self.journal_max_bytes / 4))
+    }
+
+    /// Bytes kept after Postgres has them.
+    pub fn keep_bytes(&self) -> u64 {
+        self.journal_keep_bytes.unwrap_or(DEFAULT_KEEP_BYTES.min(self.journal_max_bytes / 2))
+    }
+}
 
 /// What a row takes beside its body at the most: a trace id, a media type as long as a head may be, an error's text.
 pub(super) const TUPLE_OVERHEAD_BYTES: u64 = 64 * 1024;

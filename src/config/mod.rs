@@ -9,6 +9,7 @@ mod access;
 mod auth;
 mod conversations;
 mod database;
+mod dot_env;
 mod error;
 mod files;
 mod ingest;
@@ -92,6 +93,8 @@ pub struct Config {
     pub access: AccessConfig,
     /// Logs.
     pub logging: LoggingConfig,
+    /// What an operator should see once logs are written: lines of `.env` and variables that have no effect.
+    pub notes: Vec<String>,
 }
 
 /// What [`is_name`] takes.
@@ -133,7 +136,7 @@ impl Config {
     }
 
     /// What one concern's settings ask of another's.
-    fn check_together(&self) -> Result<(), ConfigError> {
+    fn check_together(&self, variables: &Variables) -> Result<(), ConfigError> {
         if self.auth_mode() == AuthMode::Open && !self.server.host.is_loopback() {
             let takes =
                 "a loopback address, unless AUTH=required: whoever reaches an open service may use it";
@@ -142,38 +145,61 @@ impl Config {
         let (ingest, pool) = (&self.ingest, self.database.db_pool_size);
         let others = shares::WRITERS_COMPANY + shares::LEAST_FOR_OTHERS;
         if ingest.writers + others > pool {
-            return Err(refuse(
-                "WRITERS",
-                ingest.writers,
-                format!("at most DB_POOL_SIZE less {others}, {}", pool.saturating_sub(others)),
-            ));
+            // The one that was set is the one to mend.
+            let is_pools = variables.is_set("DB_POOL_SIZE") && !variables.is_set("WRITERS");
+            let least = ingest.writers + others;
+            return Err(if is_pools {
+                let takes = format!("at least {least}, WRITERS ({}) and {others} more", ingest.writers);
+                refuse("DB_POOL_SIZE", pool, takes)
+            } else {
+                let takes =
+                    format!("at most {}, DB_POOL_SIZE ({pool}) less {others}", pool.saturating_sub(others));
+                refuse("WRITERS", ingest.writers, takes)
+            });
         }
         let journal = &self.journal;
-        if journal.journal_keep_bytes >= journal.journal_max_bytes {
+        if journal.keep_bytes() >= journal.journal_max_bytes {
             let takes = format!("less than JOURNAL_MAX_BYTES, {}", journal.journal_max_bytes);
-            return Err(refuse("JOURNAL_KEEP_BYTES", journal.journal_keep_bytes, takes));
+            return Err(refuse("JOURNAL_KEEP_BYTES", journal.keep_bytes(), takes));
         }
-        let most = self.journal.journal_segment_bytes / 2;
-        if ingest.durability == Durability::Disk
-            && ingest.max_event_bytes as u64 + ingest::TUPLE_OVERHEAD_BYTES > most
-        {
-            let takes = format!(
-                "at most half of JOURNAL_SEGMENT_BYTES, {most}, less {}",
-                ingest::TUPLE_OVERHEAD_BYTES
-            );
-            return Err(refuse("MAX_EVENT_BYTES", ingest.max_event_bytes, takes));
+        // One that is written, and one that Postgres does not have.
+        let (segment, max) = (journal.segment_bytes(), journal.journal_max_bytes);
+        if segment * 2 > max {
+            return Err(if variables.is_set("JOURNAL_SEGMENT_BYTES") {
+                refuse(
+                    "JOURNAL_SEGMENT_BYTES",
+                    segment,
+                    format!("at most half of JOURNAL_MAX_BYTES, {}", max / 2),
+                )
+            } else {
+                refuse(
+                    "JOURNAL_MAX_BYTES",
+                    max,
+                    format!("at least twice JOURNAL_SEGMENT_BYTES, {}", segment * 2),
+                )
+            });
         }
-        // An event that can never be queued, or never become a dead letter, must not be accepted.
-        let smallest = ingest
-            .max_queue_bytes
-            .min(self.dead_letters.max_dead_queue_bytes)
-            .min(self.server.max_body_memory);
-        let most = smallest.saturating_sub(ingest::TUPLE_OVERHEAD_BYTES);
-        if ingest.max_event_bytes as u64 > most {
-            let takes = format!(
-                "at most {most}, as MAX_QUEUE_BYTES, MAX_DEAD_QUEUE_BYTES and MAX_BODY_MEMORY are set"
-            );
-            return Err(refuse("MAX_EVENT_BYTES", ingest.max_event_bytes, takes));
+        // An event that can never be journaled, be queued, or become a dead letter, must not be accepted.
+        let is_journaled = ingest.durability == Durability::Disk;
+        let holders = [
+            ("JOURNAL_SEGMENT_BYTES", journal.segment_bytes(), 2, is_journaled),
+            ("MAX_QUEUE_BYTES", ingest.max_queue_bytes, 1, true),
+            ("MAX_DEAD_QUEUE_BYTES", self.dead_letters.max_dead_queue_bytes, 1, true),
+            ("MAX_BODY_MEMORY", self.server.max_body_memory, 1, true),
+        ];
+        let event = ingest.max_event_bytes as u64;
+        for (name, bytes, events, _) in holders.into_iter().filter(|(.., counts)| *counts) {
+            let most = (bytes / events).saturating_sub(ingest::TUPLE_OVERHEAD_BYTES);
+            if event <= most {
+                continue;
+            }
+            // The one that was set is the one to mend.
+            return Err(if variables.is_set("MAX_EVENT_BYTES") {
+                refuse("MAX_EVENT_BYTES", event, format!("at most {most}, as {name} is {bytes}"))
+            } else {
+                let least = (event + ingest::TUPLE_OVERHEAD_BYTES) * events;
+                refuse(name, bytes, format!("at least {least}, as MAX_EVENT_BYTES is {event}"))
+            });
         }
         Ok(())
     }
@@ -223,7 +249,7 @@ impl Config {
     ///
     /// As [`Config::from_env`].
     pub fn from_variables(variables: &Variables) -> Result<Self, ConfigError> {
-        let config = Self {
+        let mut config = Self {
             server: variables.load(server::SETTINGS)?,
             database: variables.load(database::SETTINGS)?,
             ingest: variables.load(ingest::SETTINGS)?,
@@ -239,13 +265,14 @@ impl Config {
             auth: variables.load(auth::SETTINGS)?,
             access: variables.load(access::SETTINGS)?,
             logging: variables.load(logging::SETTINGS)?,
+            notes: variables.notes().to_vec(),
         };
         config.auth.check()?;
         config.access.check()?;
         config.database.check()?;
         config.ingest.check()?;
-        config.stress.check()?;
-        config.check_together()?;
+        config.stress.check(variables)?;
+        config.check_together(variables)?;
         Ok(config)
     }
 }
@@ -287,7 +314,18 @@ mod tests {
                 "PORT: got \"abc\", takes a whole number from 0 to 65535 (TCP port; 0 takes a free one)",
             ),
             ("STRESS", "true", "STRESS: got \"true\", takes on or off"),
-            ("HOST", "example.com", "HOST: got \"example.com\", takes an IP address to listen on"),
+            (
+                "HOST",
+                "x86_64-conda-linux-gnu",
+                "HOST: got \"x86_64-conda-linux-gnu\", takes an IP address to listen on, or localhost; conda and some shells export a HOST of their own: unset it, or set HOST=127.0.0.1",
+            ),
+            (
+                "DB_POOL_SIZE",
+                "12",
+                "DB_POOL_SIZE: got \"12\", takes a whole number from 13 to 10000 (connections)",
+            ),
+            ("DB_POOL_SIZE", "13", "DB_POOL_SIZE: got \"13\", takes at least 14, WRITERS (2) and 12 more"),
+            ("WRITERS", "9", "WRITERS: got \"9\", takes at most 8, DB_POOL_SIZE (20) less 12"),
             ("DURABILITY", "tape", "DURABILITY: got \"tape\", takes memory or disk"),
             (
                 "DB_SCHEMA",
@@ -298,6 +336,27 @@ mod tests {
         for (name, value, message) in cases {
             assert_eq!(load(&[(name, value)]).unwrap_err().to_string(), message);
         }
+    }
+
+    #[test]
+    fn the_least_of_each_number_is_taken_where_nothing_else_is_set() {
+        // These have to hold an event of MAX_EVENT_BYTES, or as many connections as WRITERS need; the error names them.
+        let others = ["MAX_QUEUE_BYTES", "MAX_DEAD_QUEUE_BYTES", "DB_POOL_SIZE"];
+        for setting in ALL_SETTINGS.iter().flat_map(|(_, settings)| *settings) {
+            let Kind::Int { min, max, .. } = setting.kind else { continue };
+            for value in [min, max] {
+                match load(&[(setting.name, &value.to_string())]) {
+                    Ok(_) => {}
+                    Err(error) => {
+                        let message = error.to_string();
+                        assert!(message.starts_with(&format!("{}: got ", setting.name)), "{message}");
+                        assert!(value == max || others.contains(&setting.name), "{message}");
+                    }
+                }
+            }
+        }
+        assert!(load(&[("DB_POOL_SIZE", "13"), ("WRITERS", "1")]).is_ok());
+        assert!(load(&[("HOST", "localhost")]).unwrap().server.host.is_loopback());
     }
 
     #[test]

@@ -2,14 +2,16 @@
 
 use std::net::IpAddr;
 
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 
+use super::setting::address;
 use super::{Kind, Setting};
 
 /// Listening, connections, and the limits of requests.
 #[derive(Debug, Clone, Deserialize)]
 pub struct ServerConfig {
     /// Address to listen on.
+    #[serde(deserialize_with = "host")]
     pub host: IpAddr,
     /// Port to listen on.
     pub port: u16,
@@ -32,12 +34,7 @@ pub struct ServerConfig {
 }
 
 pub(super) const SETTINGS: &[Setting] = &[
-    Setting {
-        name: "HOST",
-        default: "127.0.0.1",
-        kind: Kind::Text("an IP address to listen on"),
-        help: "Address to listen on.",
-    },
+    Setting { name: "HOST", default: "127.0.0.1", kind: Kind::Address, help: "Address to listen on." },
     Setting {
         name: "PORT",
         default: "3000",
@@ -97,6 +94,11 @@ pub(super) const SETTINGS: &[Setting] = &[
         help: "Time for answering, draining and stopping after SIGTERM.",
     },
 ];
+
+fn host<'de, D: Deserializer<'de>>(deserializer: D) -> Result<IpAddr, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    address(&text).ok_or_else(|| serde::de::Error::custom("not an address"))
+}
 
 impl ServerConfig {
     /// Threads that serve requests, at least one.

@@ -1,5 +1,7 @@
 //! One variable: its name, its default, what it takes and what it does.
 
+use std::net::{IpAddr, Ipv4Addr};
+
 use super::{ALL_SETTINGS, ConfigError};
 
 /// One variable.
@@ -31,6 +33,8 @@ pub enum Kind {
     Switch,
     /// One of these words.
     OneOf(&'static [&'static str]),
+    /// An IP address to listen on, or `localhost`.
+    Address,
     /// Text, described.
     Text(&'static str),
     /// Text that is never shown, described.
@@ -44,6 +48,7 @@ impl Kind {
             Self::Int { min, max, unit } => format!("a whole number from {min} to {max} ({unit})"),
             Self::Switch => "on or off".into(),
             Self::OneOf(words) => words.join(" or "),
+            Self::Address => "an IP address to listen on, or localhost".into(),
             Self::Text(what) | Self::Secret(what) => what.into(),
         }
     }
@@ -53,6 +58,7 @@ impl Kind {
             Self::Int { min, max, .. } => value.parse().is_ok_and(|number| (min..=max).contains(&number)),
             Self::Switch => matches!(value, "on" | "off"),
             Self::OneOf(words) => words.contains(&value),
+            Self::Address => address(value).is_some(),
             Self::Text(_) | Self::Secret(_) => true,
         }
     }
@@ -65,13 +71,51 @@ impl Setting {
             Kind::Secret(_) => "a value that is not shown".into(),
             _ => format!("{value:?}"),
         };
-        ConfigError::Value { name: self.name, got, takes: self.kind.takes() }
+        let mut takes = self.kind.takes();
+        if let Kind::Address = self.kind {
+            takes += "; conda and some shells export a HOST of their own: unset it, or set HOST=127.0.0.1";
+        }
+        ConfigError::Value { name: self.name, got, takes }
     }
+}
+
+/// The address that a variable of the kind [`Kind::Address`] names.
+pub(super) fn address(value: &str) -> Option<IpAddr> {
+    if value.eq_ignore_ascii_case("localhost") {
+        return Some(Ipv4Addr::LOCALHOST.into());
+    }
+    let bare = value.strip_prefix('[').and_then(|value| value.strip_suffix(']')).unwrap_or(value);
+    bare.parse().ok()
 }
 
 /// The variable with this name.
 pub(super) fn setting(name: &str) -> Option<&'static Setting> {
     ALL_SETTINGS.iter().flat_map(|(_, settings)| *settings).find(|setting| setting.name == name)
+}
+
+/// How alike two names have to be (Jaro-Winkler, 0 to 1): `MAX_CONNECTION` and `MAX_CONNECTIONS`, not `HTTP_PROXY` and
+/// `HTTP_THREADS`.
+const ALIKE: f64 = 0.9;
+
+/// The setting that a variable was meant to set, if it sets none: one with the same first word and nearly the same name, or one
+/// with the program's name in front. (Names of one word, such as `HOST`, are other programs' too.)
+pub(super) fn misspelt(name: &str) -> Option<&'static str> {
+    if setting(name).is_some() {
+        return None;
+    }
+    if let Some(meant) = name.strip_prefix("TIDEGATE_").and_then(setting) {
+        return Some(meant.name);
+    }
+    let (prefix, _) = name.split_once('_')?;
+    let all = ALL_SETTINGS.iter().flat_map(|(_, settings)| *settings);
+    let likeness = |setting: &'static Setting| {
+        let (first, _) = setting.name.split_once('_')?;
+        // One that goes on behind a setting's name is a variant for something else, such as DATABASE_URL_TEST.
+        let goes_on = name.strip_prefix(setting.name).is_some_and(|rest| rest.starts_with('_'));
+        let alike = strsim::jaro_winkler(&name.to_ascii_uppercase(), setting.name);
+        (first.eq_ignore_ascii_case(prefix) && !goes_on && alike >= ALIKE).then_some((alike, setting.name))
+    };
+    all.filter_map(likeness).max_by(|one, other| one.0.total_cmp(&other.0)).map(|(_, name)| name)
 }
 
 /// The part of `serve --help` that lists every variable.
@@ -91,4 +135,68 @@ pub fn help() -> String {
         }
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_misspelt_name_with_a_known_prefix_is_noticed_and_other_tools_names_are_not() {
+        let meant = [
+            ("JOURNAL_MAX_BYTE", "JOURNAL_MAX_BYTES"),
+            ("JOURNAL_MAX_SIZE", "JOURNAL_MAX_BYTES"),
+            ("MAX_CONNECTION", "MAX_CONNECTIONS"),
+            ("DB_POOLSIZE", "DB_POOL_SIZE"),
+            ("DB_POOL", "DB_POOL_SIZE"),
+            ("DATABASE_URI", "DATABASE_URL"),
+            ("journal_max_bytes", "JOURNAL_MAX_BYTES"),
+            ("TIDEGATE_PORT", "PORT"),
+        ];
+        for (name, setting) in meant {
+            assert_eq!(misspelt(name), Some(setting), "{name}");
+        }
+        let others = [
+            "HTTP_PROXY",
+            "http_proxy",
+            "HTTP_HOST",
+            "DB_HOST",
+            "DB_USER",
+            "DB_NAME",
+            "DB_PASSWORD",
+            "DATABASE_URL_TEST",
+            "HOSTNAME",
+            "HOST_IP",
+            "PORT_80_TCP",
+            "AUTH_SERVICE_HOST",
+            "LOG_DIR",
+            "LOGNAME",
+            "LOG_LEVEL",
+            "MAX_JOBS",
+            "TIDEGATE_NEEDS_POOLER",
+            "JWT_PRIVATE_KEY",
+            "PG_CONFIG",
+            "HOME",
+            "_",
+            "",
+        ];
+        for name in others {
+            assert_eq!(misspelt(name), None, "{name}");
+        }
+        for setting in ALL_SETTINGS.iter().flat_map(|(_, settings)| *settings) {
+            assert_eq!(misspelt(setting.name), None);
+        }
+    }
+
+    #[test]
+    fn an_address_is_an_ip_address_or_localhost() {
+        for (text, shown) in
+            [("localhost", "127.0.0.1"), ("LocalHost", "127.0.0.1"), ("::", "::"), ("[::1]", "::1")]
+        {
+            assert_eq!(address(text).map(|address| address.to_string()).as_deref(), Some(shown));
+        }
+        for text in ["x86_64-conda-linux-gnu", "localhost:3000", "[]", "[127.0.0.1", "127.1", ""] {
+            assert_eq!(address(text), None, "{text}");
+        }
+    }
 }

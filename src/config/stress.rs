@@ -2,7 +2,7 @@
 
 use serde::Deserialize;
 
-use super::{ConfigError, Kind, NAME, ServerConfig, Setting, Switch, is_name, refuse};
+use super::{ConfigError, Kind, NAME, ServerConfig, Setting, Switch, Variables, is_name, refuse};
 
 /// The stress API, and faults on demand.
 #[derive(Debug, Clone, Deserialize)]
@@ -117,7 +117,10 @@ pub(super) const SETTINGS: &[Setting] = &[
 ];
 
 impl StressConfig {
-    pub(super) fn check(&self) -> Result<(), ConfigError> {
+    pub(super) fn check(&mut self, variables: &Variables) -> Result<(), ConfigError> {
+        if !variables.is_set("SSE_DEFAULT_RATE") {
+            self.sse_default_rate = self.sse_default_rate.min(self.sse_max_rate);
+        }
         if self.sse_default_rate > self.sse_max_rate {
             let takes = format!("at most SSE_MAX_RATE, {}", self.sse_max_rate);
             return Err(refuse("SSE_DEFAULT_RATE", self.sse_default_rate, takes));

@@ -5,12 +5,22 @@ use std::path::Path;
 
 use serde::de::DeserializeOwned;
 
-use super::ConfigError;
-use super::setting::{Setting, setting};
+use super::setting::{Setting, misspelt, setting};
+use super::{ConfigError, dot_env};
 
 /// Variables by name; an empty value is unset.
-#[derive(Debug, Clone, Default)]
-pub struct Variables(BTreeMap<String, String>);
+#[derive(Clone, Default)]
+pub struct Variables {
+    values: BTreeMap<String, String>,
+    notes: Vec<String>,
+}
+
+/// Names alone: a value may be a password.
+impl std::fmt::Debug for Variables {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_list().entries(self.values.keys()).finish()
+    }
+}
 
 impl Variables {
     /// The process's environment over the file `dot_env`, if there is one.
@@ -19,17 +29,16 @@ impl Variables {
     ///
     /// If the file cannot be read, or one of our variables is not UTF-8.
     pub fn from_process(dot_env: &Path) -> Result<Self, ConfigError> {
-        let mut variables = BTreeMap::new();
-        match dotenvy::from_path_iter(dot_env) {
-            Ok(lines) => {
-                for line in lines {
-                    let (name, value) = line.map_err(|error| ConfigError::DotEnv(error.to_string()))?;
-                    variables.insert(name, value);
-                }
-            }
-            Err(dotenvy::Error::Io(error)) if error.kind() == std::io::ErrorKind::NotFound => {}
-            Err(error) => return Err(ConfigError::DotEnv(error.to_string())),
+        let dot_env = dot_env::read(dot_env)?;
+        let mut notes = Vec::new();
+        if !dot_env.skipped.is_empty() {
+            let lines: Vec<String> = dot_env.skipped.iter().map(usize::to_string).collect();
+            notes.push(format!(
+                ".env: skipped what cannot be read and sets nothing of tidegate's: line {}",
+                lines.join(", ")
+            ));
         }
+        let mut variables: BTreeMap<String, String> = dot_env.variables.into_iter().collect();
         for (name, value) in std::env::vars_os() {
             let Some(name) = name.to_str() else { continue };
             match value.into_string() {
@@ -48,11 +57,23 @@ impl Variables {
                 }
             }
         }
-        Ok(variables.into_iter().collect())
+        let mut variables: Self = variables.into_iter().collect();
+        variables.notes.splice(..0, notes);
+        Ok(variables)
     }
 
     fn get(&self, name: &str) -> Option<&str> {
-        self.0.get(name).map(String::as_str)
+        self.values.get(name).map(String::as_str)
+    }
+
+    /// Whether a variable has a value of its own.
+    pub(super) fn is_set(&self, name: &str) -> bool {
+        self.values.contains_key(name)
+    }
+
+    /// What an operator should see of the variables, without their values: lines and names that have no effect.
+    pub(super) fn notes(&self) -> &[String] {
+        &self.notes
     }
 
     /// Fills a concern's struct from its variables and their defaults.
@@ -88,6 +109,13 @@ impl Variables {
 
 impl FromIterator<(String, String)> for Variables {
     fn from_iter<I: IntoIterator<Item = (String, String)>>(variables: I) -> Self {
-        Self(variables.into_iter().filter(|(_, value)| !value.is_empty()).collect())
+        let values: BTreeMap<String, String> =
+            variables.into_iter().filter(|(_, value)| !value.is_empty()).collect();
+        let meant = |name: &String| {
+            misspelt(name)
+                .map(|meant| format!("{name} is not a setting and has no effect; did you mean {meant}?"))
+        };
+        let notes = values.keys().filter_map(meant).collect();
+        Self { values, notes }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::io::IsTerminal;
 
+use tracing::subscriber::set_global_default;
 use tracing_subscriber::EnvFilter;
 
 use crate::config::{LogFormat, LoggingConfig};
@@ -14,25 +15,55 @@ pub struct LogError {
     source: tracing_subscriber::filter::ParseError,
 }
 
+/// Libraries whose lines repeat what the service reports itself: deadpool warns at each connection that it finds closed, 120 times in
+/// 40 s of an outage. `LOG` shows them if it names them.
+const QUIET: [&str; 1] = ["deadpool.postgres"];
+
 /// Sends the process's logs to stderr as `config` asks. A second call changes nothing.
+///
+/// Records of the crate `log` are not shown: refinery and tokio-postgres write them, with the paths of their sources on the
+/// machine that built them, about what the service reports itself.
 ///
 /// # Errors
 ///
 /// [`LogError`] if the filter cannot be read.
 pub fn init(config: &LoggingConfig) -> Result<(), LogError> {
-    let filter = EnvFilter::builder()
-        .parse(&config.log)
-        .map_err(|source| LogError { got: config.log.clone(), source })?;
+    let filter = filter(&config.log)?;
     let human = match config.log_format {
         LogFormat::Human => true,
         LogFormat::Json => false,
         LogFormat::Auto => std::io::stderr().is_terminal(),
     };
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let is_terminal = std::io::stderr().is_terminal();
+    // Not `try_init`, which takes the records of `log` too where a dependency enables that.
     let _second_call = if human {
-        builder.with_target(false).with_ansi(std::io::stderr().is_terminal()).try_init().is_err()
+        set_global_default(builder.with_target(false).with_ansi(is_terminal).finish()).is_err()
     } else {
-        builder.json().flatten_event(true).with_current_span(false).with_span_list(false).try_init().is_err()
+        let builder = builder.json().flatten_event(true).with_current_span(false).with_span_list(false);
+        set_global_default(builder.finish()).is_err()
     };
     Ok(())
+}
+
+fn filter(log: &str) -> Result<EnvFilter, LogError> {
+    let refuse = |source| LogError { got: log.to_owned(), source };
+    let mut filter = EnvFilter::builder().parse(log).map_err(refuse)?;
+    for target in QUIET.into_iter().filter(|target| !log.contains(target)) {
+        filter = filter.add_directive(format!("{target}=off").parse().map_err(refuse)?);
+    }
+    Ok(filter)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quiet_libraries_are_shown_where_they_are_named() {
+        assert!(filter("debug").unwrap().to_string().contains("deadpool.postgres=off"));
+        let named = filter("info,deadpool.postgres=warn").unwrap().to_string();
+        assert!(named.contains("deadpool.postgres=warn") && !named.contains("off"), "{named}");
+        assert!(filter("info,=").is_err());
+    }
 }

@@ -37,8 +37,8 @@ pub const MAX_OVERLAP_S: i64 = 30 * 86_400;
 /// What a new key is to be.
 #[derive(Debug, Clone)]
 pub struct KeyRequest {
-    /// What it is called.
-    pub name: String,
+    /// What it is called. `None`: as the key whose place it takes, if there is one.
+    pub name: Option<String>,
     /// What it may do.
     pub scopes: Scopes,
     /// When it expires, in seconds of Unix time.
@@ -54,6 +54,8 @@ pub struct MadeKey {
     pub id: Uuid,
     /// The part of it that lists show.
     pub prefix: String,
+    /// What it is called.
+    pub name: String,
     /// The key itself, which nobody can find out later.
     pub secret: Secret,
 }
@@ -104,18 +106,18 @@ impl Keys {
         let row = NewRow {
             id,
             key: &key,
-            name: &request.name,
+            name: request.name.as_deref(),
             scopes,
             is_admin: scopes.allow(Scope::Admin),
             owner,
             expires_s: request.expires_s,
             replaces: request.replaces,
         };
-        self.store.add(&row, self.most).await?;
+        let name = self.store.add(&row, self.most).await?;
         if let Some((replaced, _)) = request.replaces {
             self.verifier.keys.forget(&[replaced]);
         }
-        Ok(MadeKey { id, prefix: key.prefix, secret: key.secret })
+        Ok(MadeKey { id, prefix: key.prefix, name, secret: key.secret })
     }
 
     /// Keys of a user, or all, newest first, after one of them; at most [`KEYS_PAGE`].
@@ -178,7 +180,7 @@ impl Keys {
 
 fn check(request: &KeyRequest, rights: Scopes) -> Result<(), AuthError> {
     let refuse = |field, message: &str| Err(AuthError::Field { field, message: message.to_owned() });
-    if request.name.len() > MAX_NAME_BYTES || request.name.contains('\0') {
+    if request.name.as_deref().is_some_and(|name| name.len() > MAX_NAME_BYTES || name.contains('\0')) {
         return refuse("name", "name takes up to 200 bytes");
     }
     if request.scopes.is_empty() {

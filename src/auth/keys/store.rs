@@ -42,7 +42,8 @@ pub struct ListedKey {
 pub(super) struct NewRow<'a> {
     pub(super) id: Uuid,
     pub(super) key: &'a NewKey,
-    pub(super) name: &'a str,
+    /// `None`: that of the key whose place it takes.
+    pub(super) name: Option<&'a str>,
     pub(super) scopes: Scopes,
     pub(super) is_admin: bool,
     pub(super) owner: Option<Uuid>,
@@ -65,8 +66,8 @@ impl Store {
         self.database.query_in_time(self.timeout, &self.database.sql(sql), parameters).await
     }
 
-    /// Adds a key, unless its owner has `most`, or what it is to replace is not there.
-    pub(super) async fn add(&self, new: &NewRow<'_>, most: i64) -> Result<(), AuthError> {
+    /// Adds a key, unless its owner has `most`, or what it is to replace is not there; returns its name.
+    pub(super) async fn add(&self, new: &NewRow<'_>, most: i64) -> Result<String, AuthError> {
         let mut connection = self.database.get().await?;
         let adding = async { Ok(self.add_with(&mut connection, new, most).await) };
         let added = in_time(self.timeout * 4, adding).await;
@@ -78,7 +79,7 @@ impl Store {
         connection: &mut Connection,
         new: &NewRow<'_>,
         most: i64,
-    ) -> Result<(), AuthError> {
+    ) -> Result<String, AuthError> {
         let sql = |text| self.database.sql(text);
         let transaction = begin_in_time(connection, self.timeout).await?;
         if let Some(owner) = new.owner {
@@ -97,7 +98,8 @@ impl Store {
             }
         }
         let names = new.scopes.names();
-        let parameters: [Parameter<'_>; 8] = [
+        let replaces = new.replaces.map(|(id, _)| id);
+        let parameters: [Parameter<'_>; 9] = [
             (&new.id, Type::UUID),
             (&new.key.prefix, Type::TEXT),
             (&&new.key.hash.0[..], Type::BYTEA),
@@ -106,9 +108,11 @@ impl Store {
             (&new.is_admin, Type::BOOL),
             (&new.owner, Type::UUID),
             (&new.expires_s, Type::INT8),
+            (&replaces, Type::UUID),
         ];
         let add = sql(include_str!("../../../sql/auth/add_key.sql"));
-        transaction.execute_typed(&add, &parameters).await.map_err(DbError::from)?;
+        let rows = transaction.query_typed(&add, &parameters).await.map_err(DbError::from)?;
+        let name = rows.first().map_or(Ok(String::new()), |row| row.try_get(0)).map_err(DbError::from)?;
         if let Some((replaced, overlap_s)) = new.replaces {
             let overlap_s = overlap_s as f64;
             let parameters: [Parameter<'_>; 4] = [
@@ -123,7 +127,8 @@ impl Store {
                 return Err(AuthError::NotFound("key"));
             }
         }
-        Ok(transaction.commit().await.map_err(DbError::from)?)
+        transaction.commit().await.map_err(DbError::from)?;
+        Ok(name)
     }
 
     pub(super) async fn find(&self, hash: &KeyHash) -> Result<Option<KnownKey>, DbError> {

@@ -60,7 +60,7 @@ pub(super) async fn create(
         id: made.id,
         key: made.secret.reveal(),
         prefix: &made.prefix,
-        name: &request.name,
+        name: &made.name,
         scopes: request.scopes.names(),
     };
     Ok(private(StatusCode::CREATED, &shown))
@@ -78,7 +78,7 @@ fn key_request(mut members: Members) -> Result<KeyRequest, ApiError> {
     });
     let overlap_s = members.number("overlap_s")?.unwrap_or(DEFAULT_OVERLAP_S);
     let request = KeyRequest {
-        name: members.text("name")?.unwrap_or_default(),
+        name: members.text("name")?,
         scopes,
         expires_s: expires.map(|expires_us| expires_us.div_euclid(1_000_000)),
         replaces: replaces.transpose()?.map(|id| (id, overlap_s)),
