@@ -137,7 +137,7 @@ pub(super) const SETTINGS: &[Setting] = &[
         name: "REGISTRATION",
         default: "",
         kind: Kind::Switch,
-        help: "Whether anybody may register as a user. Unset: on where HOST is loopback.",
+        help: "Whether anybody may register as a user. Unset: on with AUTH=open, off with AUTH=required.",
     },
     Setting {
         name: "ACCESS_TOKEN_S",
@@ -279,7 +279,24 @@ mod tests {
             assert!(error.starts_with("HOST: got ") && error.contains("AUTH=required"), "{error}");
         }
         let everywhere = load(&[("HOST", "0.0.0.0"), ("AUTH", "required")]).unwrap();
-        assert!(!everywhere.takes_registrations() && load(&[]).unwrap().takes_registrations());
+        assert!(!everywhere.takes_registrations());
+    }
+
+    #[test]
+    fn registration_stress_and_new_collections_are_on_by_default_only_where_auth_is_open() {
+        let switches = |variables: &[(&str, &str)]| {
+            let config = load(variables).unwrap();
+            [config.takes_registrations(), config.serves_stress(), config.makes_collections()]
+        };
+        assert_eq!(switches(&[]), [true; 3]);
+        assert_eq!(switches(&[("AUTH", "open")]), [true; 3]);
+        // Behind a proxy a service in production listens on loopback.
+        for host in ["127.0.0.1", "::1", "0.0.0.0"] {
+            assert_eq!(switches(&[("HOST", host), ("AUTH", "required")]), [false; 3], "{host}");
+        }
+        let on = [("REGISTRATION", "on"), ("STRESS", "on"), ("RECORDS_AUTO_CREATE", "on")];
+        assert_eq!(switches(&[&on[..], &[("AUTH", "required")]].concat()), [true; 3]);
+        assert_eq!(switches(&on.map(|(name, _)| (name, "off"))), [false; 3]);
     }
 
     #[test]

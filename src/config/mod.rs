@@ -232,15 +232,25 @@ impl Config {
         self.access.rates(self.auth_mode() == AuthMode::Open)
     }
 
-    /// Whether anybody may register: where `REGISTRATION` says nothing, on loopback.
-    pub fn takes_registrations(&self) -> bool {
-        self.auth.registration.map_or(self.server.host.is_loopback(), Switch::is_on)
+    /// A switch that is on by default where the service is open. Not where `HOST` is loopback: behind a proxy that is
+    /// the address of a service in production.
+    fn on_where_open(&self, switch: Option<Switch>) -> bool {
+        switch.map_or(self.auth_mode() == AuthMode::Open, Switch::is_on)
     }
 
-    /// Whether a collection is made by the first record written to it: where `RECORDS_AUTO_CREATE` says nothing, on
-    /// loopback.
+    /// Whether users may register themselves (`REGISTRATION`).
+    pub fn takes_registrations(&self) -> bool {
+        self.on_where_open(self.auth.registration)
+    }
+
+    /// Whether the first record written to a collection creates it (`RECORDS_AUTO_CREATE`).
     pub fn makes_collections(&self) -> bool {
-        self.records.records_auto_create.map_or(self.server.host.is_loopback(), Switch::is_on)
+        self.on_where_open(self.records.records_auto_create)
+    }
+
+    /// Whether the stress API is served (`STRESS`).
+    pub fn serves_stress(&self) -> bool {
+        self.on_where_open(self.stress.stress)
     }
 
     /// Reads the given variables.

@@ -42,7 +42,7 @@ pub(super) const SETTINGS: &[Setting] = &[
         name: "RECORDS_AUTO_CREATE",
         default: "",
         kind: Kind::Switch,
-        help: "Makes a collection when its first record is written. Unset: on where HOST is loopback.",
+        help: "Makes a collection when its first record is written. Unset: on with AUTH=open, off with AUTH=required.",
     },
     Setting {
         name: "MAX_COLLECTIONS",

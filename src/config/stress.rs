@@ -2,12 +2,12 @@
 
 use serde::Deserialize;
 
-use super::{ConfigError, Kind, NAME, ServerConfig, Setting, Switch, Variables, is_name, refuse};
+use super::{ConfigError, Kind, NAME, Setting, Switch, Variables, is_name, refuse};
 
 /// The stress API, and faults on demand.
 #[derive(Debug, Clone, Deserialize)]
 pub struct StressConfig {
-    /// Whether `/api/stress` is there; none: where only this machine can reach it.
+    /// Whether `/api/stress` is served; see [`super::Config::serves_stress`].
     pub stress: Option<Switch>,
     /// Whether faults can be injected.
     pub faults: Switch,
@@ -40,7 +40,7 @@ pub(super) const SETTINGS: &[Setting] = &[
         name: "STRESS",
         default: "",
         kind: Kind::Switch,
-        help: "Serves /api/stress. Unset: on where HOST is a loopback address, else off.",
+        help: "Serves /api/stress. Unset: on with AUTH=open, off with AUTH=required.",
     },
     Setting {
         name: "STRESS_DEFAULT_COLLECTION",
@@ -129,10 +129,5 @@ impl StressConfig {
             return Err(refuse("STRESS_DEFAULT_COLLECTION", &self.stress_default_collection, NAME));
         }
         Ok(())
-    }
-
-    /// Whether the stress API is served where `server` listens.
-    pub fn is_served(&self, server: &ServerConfig) -> bool {
-        self.stress.map_or(server.host.is_loopback(), Switch::is_on)
     }
 }

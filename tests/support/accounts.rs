@@ -13,9 +13,14 @@ pub(crate) const PASSWORD: &str = "correct horse";
 
 /// A service where everybody has to show a token.
 pub(crate) async fn guarded(database: &TestDatabase, more: &[(&str, &str)]) -> Service {
-    // Tests ask more often than anybody should.
-    let variables =
-        [("AUTH", "required"), ("JWT_SECRET", SECRET), ("RATE_LOGINS", "0"), ("RATE_ACCOUNT_LOGINS", "0")];
+    // Tests ask more often than clients should, and register users themselves.
+    let variables = [
+        ("AUTH", "required"),
+        ("JWT_SECRET", SECRET),
+        ("REGISTRATION", "on"),
+        ("RATE_LOGINS", "0"),
+        ("RATE_ACCOUNT_LOGINS", "0"),
+    ];
     Service::start(database.url(), &[&variables[..], more].concat()).await
 }
 

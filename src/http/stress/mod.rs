@@ -91,7 +91,7 @@ impl Stress {
     /// `None` where the stress API is not served.
     pub(super) fn new(config: &Config) -> Option<Self> {
         let permits = Arc::new(Semaphore::new(config.stress.max_sse_streams));
-        config.stress.is_served(&config.server).then(|| Self {
+        config.serves_stress().then(|| Self {
             settings: StressSettings::new(config),
             streams: Streams { config: config.stress.clone(), permits },
         })
