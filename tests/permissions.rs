@@ -174,6 +174,10 @@ async fn an_open_service_asks_for_no_token_and_refuses_pages_of_other_sites() {
             (&[("origin", "null")], "cross_site"),
             (&[("sec-fetch-site", "cross-site")], "cross_site"),
             (&[("sec-fetch-site", "same-site")], "cross_site"),
+            (&[("x-forwarded-for", "203.0.113.9")], "behind_proxy"),
+            (&[("x-forwarded-host", "events.example")], "behind_proxy"),
+            (&[("forwarded", "for=203.0.113.9")], "behind_proxy"),
+            (&[("via", "1.1 caddy")], "behind_proxy"),
         ] {
             let refused = ask(headers).await;
             assert_eq!(
@@ -191,6 +195,10 @@ async fn an_open_service_asks_for_no_token_and_refuses_pages_of_other_sites() {
         assert!(ask(&[("authorization", &format!("Bearer {says_nothing}"))]).await.status.is_success());
     }
     let rebound = "GET /api/health HTTP/1.1\r\nhost: evil.example:3000\r\nconnection: close\r\n\r\n";
+    // The refusal names the way out.
+    let proxied = service.request("GET", "/health", &[("x-forwarded-for", "203.0.113.9")], "").await;
+    let message = proxied.json()["error"]["message"].as_str().unwrap().to_owned();
+    assert!(message.contains("AUTH=required") && message.contains("TRUSTED_PROXIES"), "{message}");
     let answer = service.raw(rebound.as_bytes(), std::time::Duration::from_secs(5)).await;
     assert!(answer.starts_with("HTTP/1.1 403") && answer.contains("foreign_host"), "{answer}");
     // Nobody makes a key without saying who he is.
@@ -219,6 +227,19 @@ async fn off_loopback_and_without_a_secret_the_service_says_what_it_needs_and_ex
         assert_eq!(status.code(), Some(2), "{stderr}");
         assert!(stderr.starts_with(line) && stderr.lines().count() == 1, "{stderr}");
     }
+    // Loopback is the address of a service in production behind a proxy: nothing is on by default for being there.
+    let variables = [("AUTH", "required"), ("JWT_SECRET", SECRET), ("HOST", "127.0.0.1")];
+    let proxied = Service::start(database.url(), &variables).await;
+    let from = ("x-forwarded-for", "203.0.113.9");
+    let user = json!({"email": "ada@example.com", "password": PASSWORD}).to_string();
+    let answer = proxied.request("POST", "/api/auth/register", &[from], user).await;
+    assert_eq!((answer.status.as_u16(), answer.error_code().as_str()), (403, "registration_off"));
+    let bearer = format!("Bearer {}", token_with(&["admin"]));
+    let admin = [from, ("authorization", bearer.as_str())];
+    let answer = proxied.request("POST", "/api/stress/records/items", &admin, "{}").await;
+    assert_eq!(answer.status.as_u16(), 404, "{answer:?}");
+    let answer = proxied.request("POST", "/api/v1/events", &admin, "{}").await;
+    assert_eq!(answer.status.as_u16(), 202, "a proxy in front is no reason to reject with AUTH=required");
     // With a secret of its own it listens everywhere, under any name.
     let service = guarded(&database, &[("HOST", "127.0.0.1")]).await;
     let named = "GET /health HTTP/1.1\r\nhost: tidegate.example\r\nconnection: close\r\n\r\n";

@@ -25,7 +25,8 @@ static X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 /// Who sends a request with these headers, if he may do what needs this. It came from `peer`.
 async fn admit(face: &Face, needs: Needs, headers: &HeaderMap, peer: IpAddr) -> Result<Principal, ApiError> {
     if let Some(own) = &face.own_origin {
-        own.check(headers)?;
+        own.check_host(headers)?;
+        own.check_site(headers)?;
     }
     if needs == Needs::Nothing {
         return Ok(Principal::ANONYMOUS);

@@ -1,16 +1,19 @@
-//! What an open service refuses: requests that a web page of another site makes in somebody's browser.
+//! Requests that an open service rejects: those of other sites' web pages, and those that came through a proxy.
 //!
-//! Nobody has to say who he is there, so being able to reach the service is all that a page needs, and a browser on the same
+//! An open service asks for no token, so being able to reach it is all that a page needs, and a browser on the same
 //! machine can. Two things give such a page away. Its name in `Host`, if it had a name of its own resolve to this machine
 //! (DNS rebinding). And `Origin` or `Sec-Fetch-Site`, which browsers set and pages cannot. Programs send neither.
+//!
+//! A reverse proxy on the same machine makes requests from anywhere look local. The headers that proxies add give it away.
 
 use std::net::IpAddr;
 
 use hyper::HeaderMap;
-use hyper::header::{HOST, HeaderName, ORIGIN};
+use hyper::header::{FORWARDED, HOST, HeaderName, ORIGIN, VIA};
 
 use super::error::ApiError;
 
+static X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
 static SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
 /// Whom an open service serves.
@@ -32,19 +35,27 @@ impl OwnOrigin {
         Self { listens, allowed: allowed.to_vec() }
     }
 
-    /// Refuses what a page of another site sends.
-    pub(super) fn check(&self, headers: &HeaderMap) -> Result<(), ApiError> {
+    /// Rejects requests that were sent to another host, or through a proxy.
+    pub(super) fn check_host(&self, headers: &HeaderMap) -> Result<(), ApiError> {
+        if headers.keys().any(is_added_by_proxies) {
+            return Err(ApiError::forbidden("behind_proxy", BEHIND_PROXY));
+        }
         let mut hosts = headers.get_all(HOST).iter();
         let host = hosts.next().map(|host| host.as_bytes());
         if hosts.next().is_some() || host.is_some_and(|host| !self.is_own(host)) {
             return Err(ApiError::forbidden("foreign_host", FOREIGN_HOST));
         }
+        Ok(())
+    }
+
+    /// Rejects requests of other sites' web pages.
+    pub(super) fn check_site(&self, headers: &HeaderMap) -> Result<(), ApiError> {
         if let Some(origin) = headers.get(ORIGIN) {
             let origin = origin.as_bytes();
             let is_allowed = self.allowed.iter().any(|allowed| allowed.as_bytes() == origin);
             // The scheme is not compared: a proxy in front may add TLS.
             let site = origin.strip_prefix(b"http://").or_else(|| origin.strip_prefix(b"https://"));
-            let is_same = site.is_some() && site == host;
+            let is_same = site.is_some() && site == headers.get(HOST).map(|host| host.as_bytes());
             return if is_allowed || is_same { Ok(()) } else { Err(cross_site()) };
         }
         // Pages of other origins send no `Origin` with a plain GET.
@@ -66,6 +77,13 @@ impl OwnOrigin {
     }
 }
 
+/// Whether a header is one that proxies add to the requests that they forward, and clients do not.
+fn is_added_by_proxies(name: &HeaderName) -> bool {
+    name == FORWARDED || name == VIA || name.as_str().starts_with("x-forwarded-") || name == X_REAL_IP
+}
+
+const BEHIND_PROXY: &str = "an open service serves this machine alone, and this request came through a proxy: \
+    set AUTH=required, and TRUSTED_PROXIES to the proxy's addresses";
 const FOREIGN_HOST: &str =
     "an open service answers to localhost and to its own address only; AUTH=required answers to any name";
 
@@ -84,7 +102,8 @@ mod tests {
         for (name, value) in pairs {
             headers.append(*name, HeaderValue::from_static(value));
         }
-        OwnOrigin::new("127.0.0.2".parse().unwrap(), &["https://app.example".into()]).check(&headers).is_ok()
+        let own = OwnOrigin::new("127.0.0.2".parse().unwrap(), &["https://app.example".into()]);
+        own.check_host(&headers).and_then(|()| own.check_site(&headers)).is_ok()
     }
 
     #[test]
@@ -110,9 +129,16 @@ mod tests {
     }
 
     #[test]
-    fn names_of_others_and_pages_of_others_are_not() {
+    fn names_of_others_pages_of_others_and_proxies_are_not() {
         for pairs in [
-            &[("host", "evil.example")][..],
+            &[("host", "127.0.0.1:3000"), ("x-forwarded-for", "203.0.113.9")][..],
+            &[("host", "127.0.0.1:3000"), ("x-forwarded-for", "")],
+            &[("host", "127.0.0.1:3000"), ("x-forwarded-proto", "https")],
+            &[("host", "127.0.0.1:3000"), ("x-forwarded-host", "events.example")],
+            &[("host", "127.0.0.1:3000"), ("forwarded", "for=203.0.113.9")],
+            &[("host", "127.0.0.1:3000"), ("via", "1.1 caddy")],
+            &[("host", "127.0.0.1:3000"), ("x-real-ip", "203.0.113.9")],
+            &[("host", "evil.example")],
             &[("host", "evil.example:3000")],
             &[("host", "localhost.evil.example")],
             &[("host", "127.0.0.1.evil.example:80")],
