@@ -120,7 +120,7 @@ async fn bad_input_is_refused_by_name_and_is_not_repeated() {
 }
 
 #[tokio::test]
-async fn a_refresh_token_is_used_once_in_a_moment_twice_and_later_ends_its_session() {
+async fn a_refresh_token_is_repeated_until_its_successor_is_used_and_ends_its_session_after_that() {
     let database = TestDatabase::create().await;
     let service = guarded(&database, &[]).await;
     register(&service, ADA).await;
@@ -131,26 +131,49 @@ async fn a_refresh_token_is_used_once_in_a_moment_twice_and_later_ends_its_sessi
     assert!(one.refresh == other.refresh && one.refresh != first.refresh);
     let third = Tokens::of(&refresh(&service, &one.refresh).await);
     assert_eq!((me(&service, &first.access).await, me(&service, &third.access).await), (200, 200));
-    // Eleven seconds later the one before is a thief's, or is it this one's?
+    // The answer was lost, and is asked for again a day later: its successor is unused.
     let client = database.connect().await;
-    client.batch_execute("update sessions set rotated = rotated - interval '11 s'").await.unwrap();
+    client.batch_execute("update sessions set rotated = rotated - interval '1 day'").await.unwrap();
+    let late = Tokens::of(&refresh(&service, &one.refresh).await);
+    assert_eq!((me(&service, &late.access).await, late.refresh == third.refresh), (200, true));
+    // Now it is used: one of the two who show the token before it has copied it.
+    let fourth = Tokens::of(&refresh(&service, &third.refresh).await);
     assert_eq!(refresh(&service, &one.refresh).await.status.as_u16(), 401);
-    assert_eq!(refresh(&service, &third.refresh).await.status.as_u16(), 401, "the family is ended");
-    for access in [&first.access, &one.access, &third.access] {
+    assert_eq!(refresh(&service, &fourth.refresh).await.status.as_u16(), 401, "the family is ended");
+    for access in [&first.access, &one.access, &third.access, &fourth.access] {
         assert_eq!(me(&service, access).await, 401);
     }
-    // A token that is older than the one before does the same, at once.
-    let first = log_in(&service, ADA).await;
-    let second = Tokens::of(&refresh(&service, &first.refresh).await);
-    let third = Tokens::of(&refresh(&service, &second.refresh).await);
-    assert_eq!(refresh(&service, &first.refresh).await.status.as_u16(), 401);
-    assert_eq!(
-        (refresh(&service, &third.refresh).await.status.as_u16(), me(&service, &third.access).await),
-        (401, 401)
-    );
     let expired = log_in(&service, ADA).await;
     client.batch_execute("update sessions set expires = now() - interval '1 s'").await.unwrap();
     assert_eq!(refresh(&service, &expired.refresh).await.status.as_u16(), 401);
+}
+
+#[tokio::test]
+async fn a_made_up_refresh_token_of_a_session_is_refused_and_ends_nothing() {
+    use base64::Engine;
+    use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+    let database = TestDatabase::create().await;
+    let service = guarded(&database, &[]).await;
+    register(&service, ADA).await;
+    let first = log_in(&service, ADA).await;
+    let second = Tokens::of(&refresh(&service, &first.refresh).await);
+    // Every access token carries its session's id.
+    let claims = URL_SAFE_NO_PAD.decode(first.access.split('.').nth(1).unwrap()).unwrap();
+    let session = serde_json::from_slice::<Value>(&claims).unwrap()["sid"].as_str().unwrap().replace('-', "");
+    assert!(first.refresh.starts_with(&format!("tgr_{session}.")));
+    let made_up = |bytes: usize| format!("tgr_{session}.{}", URL_SAFE_NO_PAD.encode(vec![7; bytes]));
+    let mut changed = first.refresh.clone();
+    let other = if changed.ends_with('A') { "Q" } else { "A" };
+    changed.replace_range(changed.len() - 1.., other);
+    for token in [made_up(32), made_up(48), made_up(64), changed] {
+        assert_eq!(refresh(&service, &token).await.status.as_u16(), 401, "{token}");
+        assert_eq!(me(&service, &second.access).await, 200, "{token}");
+    }
+    let third = Tokens::of(&refresh(&service, &second.refresh).await);
+    assert_eq!(me(&service, &third.access).await, 200);
+    // One that was issued is reuse, however old it is.
+    assert_eq!(refresh(&service, &first.refresh).await.status.as_u16(), 401);
+    assert_eq!(me(&service, &third.access).await, 401);
 }
 
 #[tokio::test]
@@ -274,7 +297,11 @@ async fn with_a_private_postgres_the_secret_is_made_once_for_its_owner_alone() {
     use std::os::unix::fs::PermissionsExt;
     let scratch = Scratch::with_cluster(&[]).await;
     let path = scratch.path().join("jwt.secret");
-    let variables = [("DATA_DIR", scratch.path().to_str().unwrap()), ("AUTH", "required")];
+    let variables = [
+        ("DATA_DIR", scratch.path().to_str().unwrap()),
+        ("AUTH", "required"),
+        ("REGISTRATION", "on"),
+    ];
     let service = Service::start_with(&variables).await;
     let mode = std::fs::metadata(&path).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o600);
@@ -306,12 +333,7 @@ async fn no_secret_is_ever_logged() {
     send(&service, "GET", "/api/auth/me", "made-up-token", &Value::Null).await;
     let body = json!({"email": ADA, "password": "wrong password"});
     send(&service, "POST", "/api/auth/login", "", &body).await;
-    database
-        .connect()
-        .await
-        .batch_execute("update sessions set rotated = rotated - interval '1 h'")
-        .await
-        .unwrap();
+    let last = Tokens::of(&refresh(&service, &next.refresh).await);
     refresh(&service, &tokens.refresh).await;
     let log = service.stop().await.log;
     assert!(log.contains("a refresh token was used again"), "{log}");
@@ -325,6 +347,7 @@ async fn no_secret_is_ever_logged() {
         &tokens.refresh,
         &next.access,
         &next.refresh,
+        &last.refresh,
         &api_key,
     ];
     for secret in secrets {

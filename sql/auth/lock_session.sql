@@ -1,6 +1,5 @@
 -- A session and whose it is. Two uses of one refresh token are decided one after the other.
 select current_hash, previous_hash, sessions.revoked is not null as is_revoked, sessions.expires <= now() as is_expired,
-    extract(epoch from clock_timestamp() - rotated)::float8 as rotated_s_ago,
     users.id, coalesce(users.email, '') as email, users.permissions,
     to_char(users.created at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"') as created
 from {schema}.sessions join {schema}.users on users.id = sessions.user_id

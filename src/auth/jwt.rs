@@ -13,6 +13,7 @@ use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sha2::Sha256;
+use subtle::ConstantTimeEq;
 use uuid::Uuid;
 
 use super::AuthError;
@@ -22,6 +23,11 @@ use super::random::Secret;
 use super::scope::Scopes;
 use super::users::User;
 use crate::config::AuthConfig;
+
+/// Bytes of a refresh token's tag.
+const TAG_BYTES: usize = 16;
+/// A refresh token's tag.
+pub(super) type Tag = [u8; TAG_BYTES];
 
 /// `iss` and `aud` of our own tokens where nothing is set.
 const OURSELVES: &str = "tidegate";
@@ -42,6 +48,7 @@ struct Own {
     verifies: DecodingKey,
     validation: Validation,
     refresh_key: Hmac<Sha256>,
+    refresh_tag_key: Hmac<Sha256>,
 }
 
 struct Expects {
@@ -93,14 +100,17 @@ impl Tokens {
         required.extend(config.jwt_audience.as_ref().map(|_| "aud"));
         let own = secret.and_then(|secret| {
             let secret = secret.reveal().as_bytes();
-            let mut refresh_key = <Hmac<Sha256> as Mac>::new_from_slice(secret).ok()?;
-            refresh_key.update(b"tidegate refresh tokens");
-            let refresh_key = refresh_key.finalize().into_bytes();
+            let derived = |purpose: &[u8]| {
+                let mut key = <Hmac<Sha256> as Mac>::new_from_slice(secret).ok()?;
+                key.update(purpose);
+                <Hmac<Sha256> as Mac>::new_from_slice(&key.finalize().into_bytes()).ok()
+            };
             Some(Own {
                 signs: EncodingKey::from_secret(secret),
                 verifies: DecodingKey::from_secret(secret),
                 validation: validation(Algorithm::HS256, &expects, &required),
-                refresh_key: <Hmac<Sha256> as Mac>::new_from_slice(&refresh_key).ok()?,
+                refresh_key: derived(b"tidegate refresh tokens")?,
+                refresh_tag_key: derived(b"tidegate refresh tags")?,
             })
         });
         Self {
@@ -150,12 +160,22 @@ impl Tokens {
         signed.map(Secret::new).map_err(|_| AuthError::Failed)
     }
 
-    /// What follows on `secret` in a session's chain of refresh tokens. Who asks twice is told the same.
+    /// The successor of `secret` in a session's chain of refresh tokens; always the same.
     pub(super) fn next_refresh(&self, session: Uuid, secret: &[u8; 32]) -> Result<[u8; 32], AuthError> {
-        let mut mac = self.own.as_ref().ok_or(AuthError::SignInOff)?.refresh_key.clone();
-        mac.update(session.as_bytes());
-        mac.update(secret);
-        Ok(mac.finalize().into_bytes().into())
+        let own = self.own.as_ref().ok_or(AuthError::SignInOff)?;
+        Ok(refresh_mac(&own.refresh_key, session, secret).finalize().into_bytes().into())
+    }
+
+    /// The tag of a refresh token, by which a token that was issued is recognised.
+    pub(super) fn refresh_tag(&self, session: Uuid, secret: &[u8; 32]) -> Result<Tag, AuthError> {
+        let own = self.own.as_ref().ok_or(AuthError::SignInOff)?;
+        let mac = refresh_mac(&own.refresh_tag_key, session, secret).finalize().into_bytes();
+        mac[..TAG_BYTES].try_into().map_err(|_| AuthError::Failed)
+    }
+
+    /// Whether a refresh token has this tag; compared in constant time.
+    pub(super) fn is_refresh_tag(&self, session: Uuid, secret: &[u8; 32], tag: &Tag) -> bool {
+        self.refresh_tag(session, secret).is_ok_and(|own| own.ct_eq(tag).into())
     }
 
     /// Whose token this is.
@@ -193,6 +213,13 @@ impl Tokens {
         let permissions = claims.others.get(&self.permissions_claim).map(permissions);
         Verified { principal: Principal { who, permissions }, issued_s: claims.iat as i64 }
     }
+}
+
+fn refresh_mac(key: &Hmac<Sha256>, session: Uuid, secret: &[u8; 32]) -> Hmac<Sha256> {
+    let mut mac = key.clone();
+    mac.update(session.as_bytes());
+    mac.update(secret);
+    mac
 }
 
 fn validation(algorithm: Algorithm, expects: &Expects, required: &[&str]) -> Validation {

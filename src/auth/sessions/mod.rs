@@ -66,7 +66,7 @@ impl Sessions {
         if !self.verifier.tokens.can_sign() {
             return Err(AuthError::SignInOff);
         }
-        let token = RefreshToken { session: Uuid::new_v4(), secret: random::bytes()? };
+        let token = self.token(Uuid::new_v4(), random::bytes()?)?;
         let surplus = self.store.surplus(user.id, self.most - 1).await?;
         if !surplus.is_empty() {
             self.end(Some(user.id), Some(&surplus)).await?;
@@ -79,12 +79,14 @@ impl Sessions {
     ///
     /// # Errors
     ///
-    /// [`AuthError::Invalid`] for one that is not good; if it was used before, the session is over then.
+    /// [`AuthError::Invalid`] for one that is not good; if its successor was used before, the session is over then.
     pub async fn refresh(&self, token: &Secret) -> Result<Grant, AuthError> {
         let token = RefreshToken::parse(token.reveal()).ok_or(AuthError::Invalid)?;
-        let secret = self.verifier.tokens.next_refresh(token.session, &token.secret)?;
-        let next = RefreshToken { session: token.session, secret };
-        match self.store.rotate(&token, &next, self.lifetime_s).await? {
+        let tokens = &self.verifier.tokens;
+        let next = self.token(token.session, tokens.next_refresh(token.session, &token.secret)?)?;
+        let is_tag = |tag| tokens.is_refresh_tag(token.session, &token.secret, tag);
+        let was_issued = token.tag.as_ref().is_some_and(is_tag);
+        match self.store.rotate(&token, was_issued, &next, self.lifetime_s).await? {
             (Judgement::Rotate | Judgement::Repeat, Some(user)) => self.grant(&user, &next),
             (Judgement::Reused, _) => {
                 tracing::warn!(session = %token.session, "a refresh token was used again: its session is ended");
@@ -115,6 +117,11 @@ impl Sessions {
     /// [`AuthError::Database`].
     pub async fn list(&self, user: Uuid) -> Result<Vec<ListedSession>, AuthError> {
         Ok(self.store.list(user).await?)
+    }
+
+    fn token(&self, session: Uuid, secret: [u8; 32]) -> Result<RefreshToken, AuthError> {
+        let tag = self.verifier.tokens.refresh_tag(session, &secret)?;
+        Ok(RefreshToken { session, secret, tag: Some(tag) })
     }
 
     fn grant(&self, user: &User, refresh: &RefreshToken) -> Result<Grant, AuthError> {

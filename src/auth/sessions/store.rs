@@ -76,15 +76,17 @@ impl Store {
         Ok(())
     }
 
-    /// Judges a token that is shown and lets `next` follow it if it may; with the user if it is good.
+    /// Judges a token that is shown, and stores `next` as its successor if it is good; with the session's user.
+    /// `was_issued`: the token's tag is right.
     pub(super) async fn rotate(
         &self,
         shown: &RefreshToken,
+        was_issued: bool,
         next: &RefreshToken,
         lifetime_s: i64,
     ) -> Result<(Judgement, Option<User>), DbError> {
         let mut connection = self.database.get().await?;
-        let rotating = self.rotate_with(&mut connection, shown, next, lifetime_s);
+        let rotating = self.rotate_with(&mut connection, shown, was_issued, next, lifetime_s);
         let rotated = in_time(self.timeout * 3, rotating).await;
         connection.release(rotated)
     }
@@ -93,21 +95,21 @@ impl Store {
         &self,
         connection: &mut Connection,
         shown: &RefreshToken,
+        was_issued: bool,
         next: &RefreshToken,
         lifetime_s: i64,
     ) -> Result<(Judgement, Option<User>), DbError> {
         let transaction = begin_in_time(connection, self.timeout).await?;
         let lock = self.database.sql(include_str!("../../../sql/auth/lock_session.sql"));
         let rows = transaction.query_typed(&lock, &[(&shown.session, Type::UUID)]).await?;
-        let Some(row) = rows.first() else { return Ok((Judgement::Over, None)) };
+        let Some(row) = rows.first() else { return Ok((Judgement::Invalid, None)) };
         let stored = Stored {
             current: row.try_get("current_hash")?,
             previous: row.try_get("previous_hash")?,
-            rotated_s_ago: row.try_get("rotated_s_ago")?,
             is_over: row.try_get("is_revoked")? || row.try_get("is_expired")?,
         };
         let (hash, next_hash) = (shown.hash(), next.hash());
-        let judgement = judge(&stored, &hash, &next_hash);
+        let judgement = judge(&stored, &hash, &next_hash, was_issued);
         if judgement == Judgement::Rotate {
             let rotate = self.database.sql(include_str!("../../../sql/auth/rotate_session.sql"));
             let lifetime_s = lifetime_s as f64;
