@@ -1,8 +1,10 @@
 //! How often anybody may ask, and what browsers are told.
 
 use serde_json::{Value, json};
+use tidegate::auth::users::Email;
 
 use crate::support::accounts::{PASSWORD, SECRET, guarded, key, register, send, token_with};
+use crate::support::imports::count;
 use crate::support::postgres::TestDatabase;
 use crate::support::service::{Answer, Service};
 
@@ -72,6 +74,57 @@ async fn log_ins_are_counted_by_account_and_by_address() {
 
 fn is_limited_account(answer: &Answer) -> bool {
     is_limited(answer) && answer.header("ratelimit-policy") == "\"accounts\";q=6;w=60"
+}
+
+#[tokio::test]
+async fn every_spelling_of_an_email_takes_from_one_budget() {
+    let database = TestDatabase::create().await;
+    let service = guarded(&database, &[("RATE_ACCOUNT_LOGINS", "12")]).await;
+    register(&service, "iris.kim@stra\u{df}e.example").await;
+    let spellings = [
+        "iris.kim@stra\u{df}e.example",
+        "IRIS.KIM@STRA\u{df}E.EXAMPLE",
+        "\u{130}r\u{130}s.kim@stra\u{df}e.example",
+        "i\u{307}ris.kim@stra\u{df}e.example",
+        "\u{131}r\u{131}s.kim@stra\u{df}e.example",
+        "iris.\u{212a}im@stra\u{df}e.example",
+        "iri\u{17f}.kim@stra\u{df}e.example",
+        "\u{ff49}ris.kim@stra\u{1e9e}e.example",
+    ];
+    let mut taken = 0;
+    for email in spellings {
+        let body = json!({"email": email, "password": "wrong password"});
+        let answer = send(&service, "POST", "/api/auth/login", "", &body).await;
+        taken += i32::from(!is_limited(&answer));
+    }
+    assert_eq!(taken, 4, "a third of a minute's budget, however the email is spelt");
+    // An accent tells two people apart.
+    let other = json!({"email": "\u{ed}ris.kim@stra\u{df}e.example", "password": PASSWORD});
+    assert_eq!(send(&service, "POST", "/api/auth/login", "", &other).await.status.as_u16(), 401);
+}
+
+/// Two spellings that find one account must be one to the budgets, whatever a collation makes of their case.
+#[tokio::test]
+async fn no_spelling_that_postgres_takes_for_another_has_a_budget_of_its_own() {
+    let database = TestDatabase::create().await;
+    let client = database.connect().await;
+    let mut compared = 0;
+    for collation in ["default", "C", "und-x-icu", "en-x-icu", "tr-x-icu", "az-x-icu", "lt-x-icu"] {
+        if count(&client, &format!("pg_collation where collname = '{collation}'")).await == 0 {
+            continue;
+        }
+        let lower = format!(
+            "select chr(c), lower(chr(c) collate \"{collation}\") from generate_series(33, 1114109) as c
+             where c not between 55296 and 57343 and lower(chr(c) collate \"{collation}\") <> chr(c)"
+        );
+        for row in client.query(&lower, &[]).await.unwrap() {
+            let [upper, lower]: [String; 2] = [row.get(0), row.get(1)];
+            let account = |name: &str| Email::parse(&format!("x{name}x@example.com")).unwrap().account();
+            assert_eq!(account(&upper), account(&lower), "{collation}: {upper:?} {lower:?}");
+            compared += 1;
+        }
+    }
+    assert!(compared > 1000, "{compared}");
 }
 
 #[tokio::test]

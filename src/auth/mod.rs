@@ -19,6 +19,7 @@ mod issuer;
 mod jwt;
 pub mod keys;
 pub mod limits;
+mod name;
 mod principal;
 mod random;
 mod revocations;

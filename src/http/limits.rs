@@ -112,7 +112,7 @@ impl Budgets {
     /// Takes a log-in out of an account's budget, whether there is such an account or not.
     pub(super) fn take_account(&self, email: &Email) -> Result<(), ApiError> {
         let Some(budget) = &self.accounts else { return Ok(()) };
-        take(budget, &Subject::Account(email.as_str().to_lowercase())).map(|_| ())
+        take(budget, &Subject::Account(email.account())).map(|_| ())
     }
 }
 

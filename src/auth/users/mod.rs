@@ -14,6 +14,7 @@ pub(super) use store::read_user;
 use self::password::Passwords;
 use self::store::Store;
 use super::AuthError;
+use super::name;
 use super::random::Secret;
 use super::scope::Scopes;
 use crate::config::AuthConfig;
@@ -44,9 +45,12 @@ pub struct User {
     pub created: String,
 }
 
-/// An email as somebody typed it, of a form that can be one.
+/// An email, of a form that can be one; it is stored in NFC.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Email(String);
+pub struct Email {
+    typed: String,
+    composed: String,
+}
 
 impl Email {
     /// An email; whether it exists is not known.
@@ -58,16 +62,27 @@ impl Email {
         let text = text.trim();
         let parts = text.rsplit_once('@').filter(|(name, domain)| !name.is_empty() && !domain.is_empty());
         let is_plain = !text.chars().any(|c| c.is_control() || c.is_whitespace());
-        if parts.is_none() || !is_plain || text.len() > MAX_EMAIL_BYTES {
+        let composed = name::composed(text);
+        if parts.is_none() || !is_plain || text.len().max(composed.len()) > MAX_EMAIL_BYTES {
             let message = format!("email takes name@domain, at most {MAX_EMAIL_BYTES} bytes");
             return Err(AuthError::Field { field: "email", message });
         }
-        Ok(Self(text.to_owned()))
+        Ok(Self { typed: text.to_owned(), composed })
     }
 
-    /// As it was typed.
+    /// In NFC, which is how it is stored.
     pub fn as_str(&self) -> &str {
-        &self.0
+        &self.composed
+    }
+
+    /// The name by which an account's log-ins are counted: all spellings that can find one account have the same.
+    pub fn account(&self) -> String {
+        name::folded(&self.typed)
+    }
+
+    /// The spellings under which it may be stored, the likeliest first: earlier versions stored it as it was typed.
+    fn spellings(&self) -> [String; 3] {
+        [self.typed.clone(), self.composed.clone(), name::decomposed(&self.typed)]
     }
 }
 
@@ -112,6 +127,17 @@ impl Password {
         }
         Ok(Self(Secret::new(text)))
     }
+
+    /// In NFC, which is how it is hashed (RFC 8265, section 4.2).
+    fn composed(&self) -> Secret {
+        Secret::new(name::composed(self.0.reveal()))
+    }
+
+    /// The texts whose hash may be stored: earlier versions hashed a password as it was typed.
+    fn spellings(self) -> Vec<Secret> {
+        let composed = self.composed();
+        if composed == self.0 { vec![composed] } else { vec![composed, self.0] }
+    }
 }
 
 /// Users; cheap to clone.
@@ -143,8 +169,8 @@ impl Users {
         password: Password,
         permissions: Scopes,
     ) -> Result<User, AuthError> {
-        let hash = self.passwords.hash(password.0).await?;
-        self.store.add(email.as_str(), &hash, permissions).await
+        let hash = self.passwords.hash(password.composed()).await?;
+        self.store.add(email.as_str(), &email.spellings(), &hash, permissions).await
     }
 
     /// The user with this email and password. An unknown email takes as long as a wrong password.
@@ -153,9 +179,9 @@ impl Users {
     ///
     /// [`AuthError::WrongPassword`], or that passwords or the database cannot keep up.
     pub async fn sign_in(&self, email: &Email, password: Password) -> Result<User, AuthError> {
-        let found = self.store.find_by_email(email.as_str()).await?;
+        let found = self.store.find_by_email(&email.spellings()).await?;
         let (user, hash) = found.unzip();
-        let is_right = self.passwords.is_right(password.0, hash).await?;
+        let is_right = self.passwords.is_right(password.spellings(), hash).await?;
         user.filter(|_| is_right).ok_or(AuthError::WrongPassword)
     }
 
@@ -176,7 +202,9 @@ impl Users {
     pub async fn named(&self, name: &UserName) -> Result<Option<Uuid>, AuthError> {
         let user = match name {
             UserName::Id(id) => self.store.find(*id).await?,
-            UserName::Email(email) => self.store.find_by_email(email.as_str()).await?.map(|(user, _)| user),
+            UserName::Email(email) => {
+                self.store.find_by_email(&email.spellings()).await?.map(|(user, _)| user)
+            }
         };
         Ok(user.map(|user| user.id))
     }
@@ -218,7 +246,7 @@ impl Users {
     ///
     /// [`AuthError::Database`].
     pub async fn set_password(&self, id: Uuid, password: Password) -> Result<bool, AuthError> {
-        let hash = self.passwords.hash(password.0).await?;
+        let hash = self.passwords.hash(password.composed()).await?;
         Ok(self.store.set_password(id, &hash).await?)
     }
 

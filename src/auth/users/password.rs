@@ -49,13 +49,18 @@ impl Passwords {
         .await
     }
 
-    /// Whether a password is the one of this hash; without one it is not, after the same time.
-    pub(super) async fn is_right(&self, password: Secret, hash: Option<String>) -> Result<bool, AuthError> {
+    /// Whether one of these spellings of a password is that of this hash; without a hash none is, after the same time.
+    pub(super) async fn is_right(
+        &self,
+        spellings: Vec<Secret>,
+        hash: Option<String>,
+    ) -> Result<bool, AuthError> {
         self.work(move || {
             let parsed = PasswordHash::new(hash.as_deref().unwrap_or(NOBODYS));
             let parsed = parsed.map_err(|_| AuthError::Failed)?;
-            let is_right = hasher()?.verify_password(password.reveal().as_bytes(), &parsed).is_ok();
-            Ok(is_right && hash.is_some())
+            let hasher = hasher()?;
+            let is = |text: &Secret| hasher.verify_password(text.reveal().as_bytes(), &parsed).is_ok();
+            Ok(spellings.iter().any(is) && hash.is_some())
         })
         .await
     }
@@ -87,14 +92,20 @@ mod tests {
         Secret::new(text.to_owned())
     }
 
+    fn spellings(text: &str) -> Vec<Secret> {
+        vec![secret(text)]
+    }
+
     #[tokio::test]
     async fn a_password_is_right_for_its_own_hash_only() {
         let passwords = Passwords::new(2, 10);
         let hash = passwords.hash(secret("correct horse")).await.unwrap();
         assert!(hash.starts_with("$argon2id$v=19$m=19456,t=6,p=1$"), "{hash}");
-        assert!(passwords.is_right(secret("correct horse"), Some(hash.clone())).await.unwrap());
-        assert!(!passwords.is_right(secret("correct horsf"), Some(hash)).await.unwrap());
-        assert!(!passwords.is_right(secret("correct horse"), None).await.unwrap());
+        assert!(passwords.is_right(spellings("correct horse"), Some(hash.clone())).await.unwrap());
+        assert!(!passwords.is_right(spellings("correct horsf"), Some(hash.clone())).await.unwrap());
+        let second = vec![secret("correct horsf"), secret("correct horse")];
+        assert!(passwords.is_right(second, Some(hash)).await.unwrap());
+        assert!(!passwords.is_right(spellings("correct horse"), None).await.unwrap());
     }
 
     #[test]
@@ -111,10 +122,10 @@ mod tests {
     #[tokio::test]
     async fn beyond_the_queue_passwords_are_refused_at_once() {
         let passwords = Passwords::new(1, 2);
-        let checks = (0..10).map(|_| passwords.is_right(secret("x"), None));
+        let checks = (0..10).map(|_| passwords.is_right(spellings("x"), None));
         let done = futures_util::future::join_all(checks).await;
         let refused = done.iter().filter(|done| matches!(done, Err(AuthError::Overloaded))).count();
         assert_eq!(refused, 7, "{done:?}");
-        assert!(passwords.is_right(secret("x"), None).await.is_ok(), "there is room again");
+        assert!(passwords.is_right(spellings("x"), None).await.is_ok(), "there is room again");
     }
 }

@@ -35,22 +35,42 @@ impl Store {
         self.database.query_in_time(self.timeout, &self.database.sql(sql), parameters).await
     }
 
-    pub(super) async fn add(&self, email: &str, hash: &str, permissions: Scopes) -> Result<User, AuthError> {
+    /// Adds a user, unless the email is taken under one of these spellings.
+    pub(super) async fn add(
+        &self,
+        email: &str,
+        spellings: &[String; 3],
+        hash: &str,
+        permissions: Scopes,
+    ) -> Result<User, AuthError> {
         let add = include_str!("../../../sql/auth/add_user.sql");
         let names = permissions.names();
-        let parameters: [Parameter<'_>; 3] =
-            [(&email, Type::TEXT), (&hash, Type::TEXT), (&names, Type::TEXT_ARRAY)];
+        let parameters: [Parameter<'_>; 6] = [
+            (&email, Type::TEXT),
+            (&hash, Type::TEXT),
+            (&names, Type::TEXT_ARRAY),
+            (&spellings[0], Type::TEXT),
+            (&spellings[1], Type::TEXT),
+            (&spellings[2], Type::TEXT),
+        ];
         let rows = self.query(add, &parameters).await.map_err(|error| match error.constraint() {
             Some("users_email") => AuthError::EmailTaken,
             _ => error.into(),
         })?;
-        Ok(read_user(rows.first().ok_or(AuthError::Failed)?)?)
+        Ok(read_user(rows.first().ok_or(AuthError::EmailTaken)?)?)
     }
 
-    /// The user with an email, and the hash of his password.
-    pub(super) async fn find_by_email(&self, email: &str) -> Result<Option<(User, String)>, DbError> {
+    /// The user with an email of one of these spellings, the first first, and the hash of their password.
+    pub(super) async fn find_by_email(
+        &self,
+        spellings: &[String; 3],
+    ) -> Result<Option<(User, String)>, DbError> {
         let find = include_str!("../../../sql/auth/find_user_by_email.sql");
-        let rows = self.query(find, &[(&email, Type::TEXT)]).await?;
+        let parameters: [Parameter<'_>; 3] = std::array::from_fn(|place| {
+            let spelling: &(dyn tokio_postgres::types::ToSql + Sync) = &spellings[place];
+            (spelling, Type::TEXT)
+        });
+        let rows = self.query(find, &parameters).await?;
         rows.first().map(|row| Ok((read_user(row)?, row.try_get("password_hash")?))).transpose()
     }
 
