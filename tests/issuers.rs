@@ -271,6 +271,62 @@ async fn an_issuers_published_keys_are_fetched_and_followed_when_they_change() {
 }
 
 #[tokio::test]
+async fn an_issuers_clock_may_differ_and_its_roles_may_be_inside_other_claims() {
+    let folder = Scratch::new();
+    let database = TestDatabase::create().await;
+    let [issuer, _] = Signer::two(Algorithm::ES256);
+    let file = folder.path().join("public.pem");
+    std::fs::write(&file, issuer.pair.public_key_pem()).unwrap();
+    let mut variables = trusting_key(&file);
+    variables[3] = ("JWT_PERMISSIONS_CLAIM", "realm_access.roles");
+    let service = guarded(&database, &variables).await;
+    let health = async |name: &str, value: Value| {
+        let mut claims = claims();
+        claims["realm_access"] = json!({"roles": ["ops:read", "offline_access"]});
+        claims[name] = value;
+        let token = issuer.sign(&claims);
+        send(&service, "GET", "/api/health", &token, &Value::Null).await.status.as_u16()
+    };
+    for (name, value, expected) in [
+        ("nbf", json!(now() as f64 - 0.1), 200),
+        ("nbf", json!(now() as f64 + 0.5), 200),
+        ("nbf", json!(now() + 2), 200),
+        ("nbf", json!(now() + 90), 401),
+        ("exp", json!(now() - 2), 200),
+        ("exp", json!(now() - 90), 401),
+        ("realm_access", json!({"roles": ["offline_access"]}), 403),
+        ("realm_access", json!(["ops:read"]), 403),
+        ("realm_access.roles", json!("none"), 403),
+    ] {
+        assert_eq!(health(name, value.clone()).await, expected, "{name} {value}");
+    }
+}
+
+#[tokio::test]
+async fn a_malformed_key_of_a_set_affects_no_other() {
+    let database = TestDatabase::create().await;
+    let [one, _] = Signer::two(Algorithm::ES256);
+    let good = serde_json::to_value(one.jwk("one")).unwrap();
+    let with = |name: &str, value: Value| {
+        let mut key = good.clone();
+        key["kid"] = json!("bad");
+        key[name] = value;
+        key
+    };
+    let issuer = Published::new(String::new(), None).await;
+    let keys = json!([
+        {}, null, 7, [], {"kty": "AKP", "alg": "ML-DSA-44", "pub": "AA"}, {"kty": "RSA"},
+        with("x", json!(null)), with("x", json!("!")), with("crv", json!("P-0")), with("alg", json!(7)),
+        with("use", json!([])), with("key_ops", json!("verify")), good,
+    ]);
+    issuer.publish("200 OK", json!({ "keys": keys, "more": 1 }).to_string());
+    let service = guarded(&database, &trusting(&issuer.url)).await;
+    until_good(&service, &one.token("one", |_| ())).await;
+    assert_eq!(me(&service, &one.token("bad", |_| ())).await, 401);
+    assert!(service.log().contains("cannot be read and are skipped"), "{}", service.log());
+}
+
+#[tokio::test]
 async fn what_a_token_brings_or_points_at_is_never_looked_at_and_no_redirect_is_followed() {
     let database = TestDatabase::create().await;
     let [one, two] = Signer::two(Algorithm::ES256);

@@ -68,7 +68,9 @@ async fn a_token_of_another_algorithm_time_issuer_audience_or_secret_is_refused(
         ("expired", with("exp", json!(now() - 1))),
         ("no exp", with("exp", Value::Null)),
         ("exp is text", with("exp", json!("never"))),
-        ("not yet", with("nbf", json!(now() + 30))),
+        ("not yet", with("nbf", json!(now() + 90))),
+        ("not yet, by a fraction", with("nbf", json!(now() as f64 + 90.5))),
+        ("nbf is text", with("nbf", json!("now"))),
         ("another issuer", with("iss", json!("https://them"))),
         ("no issuer", with("iss", Value::Null)),
         ("another audience", with("aud", json!("others"))),
@@ -76,6 +78,10 @@ async fn a_token_of_another_algorithm_time_issuer_audience_or_secret_is_refused(
         ("a critical extension", encode(&critical, &good, &secret).unwrap()),
     ] {
         assert_eq!(health(&bad).await, 401, "{what}");
+    }
+    // Clocks differ: what begins in a moment has begun, and half a second ago is past.
+    for nbf in [json!(now() + 2), json!(now() as f64 + 2.7), json!(now() as f64 - 0.1), json!(0.5)] {
+        assert_eq!(health(&with("nbf", nbf.clone())).await, 200, "{nbf}");
     }
     // Without permissions of its own it may do nothing here.
     assert_eq!(health(&with("permissions", Value::Null)).await, 403);

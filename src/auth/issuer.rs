@@ -1,10 +1,13 @@
 //! The public keys of an issuer whose tokens are taken.
 
 use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, RwLock};
 
-use jsonwebtoken::jwk::{JwkSet, PublicKeyUse};
+use jsonwebtoken::jwk::{Jwk, PublicKeyUse};
 use jsonwebtoken::{Algorithm, DecodingKey};
+use serde::Deserialize;
+use serde_json::Value;
 use tokio::sync::Notify;
 
 /// A public key, which verifies by one algorithm.
@@ -21,6 +24,14 @@ pub(super) struct IssuerKeys {
     keys: RwLock<Arc<Vec<Arc<IssuerKey>>>>,
     /// A token came that none of them fits.
     lacking: Notify,
+    /// Unreadable keys of the last set, so that they are logged once.
+    malformed: AtomicUsize,
+}
+
+/// A published set (RFC 7517, section 5). Each key is read by itself: a malformed one affects no other.
+#[derive(Deserialize)]
+struct KeySet {
+    keys: Vec<Value>,
 }
 
 /// Keys cannot be used.
@@ -45,13 +56,18 @@ impl IssuerKeys {
     pub(super) fn read(path: &Path) -> Result<Self, IssuerError> {
         let pem = std::fs::read(path).map_err(IssuerError::File)?;
         let key = parse_pem(&pem).ok_or(IssuerError::NotAKey)?;
-        Ok(Self { keys: RwLock::new(Arc::new(vec![Arc::new(key)])), lacking: Notify::new() })
+        Ok(Self { keys: RwLock::new(Arc::new(vec![Arc::new(key)])), ..Self::default() })
     }
 
     /// Takes the keys of a published set in place of those that were good.
     pub(super) fn replace(&self, set: &[u8]) -> Result<usize, IssuerError> {
-        let set: JwkSet = serde_json::from_slice(set).map_err(|_| IssuerError::NotASet)?;
-        let keys: Vec<Arc<IssuerKey>> = set.keys.iter().take(MAX_KEYS).filter_map(of_set).collect();
+        let set: KeySet = serde_json::from_slice(set).map_err(|_| IssuerError::NotASet)?;
+        let parsed: Vec<_> = set.keys.iter().take(MAX_KEYS).map(Jwk::deserialize).collect();
+        let malformed = parsed.iter().filter(|parsed| parsed.is_err()).count();
+        if self.malformed.swap(malformed, Ordering::Relaxed) != malformed && malformed > 0 {
+            tracing::warn!(malformed, "keys of the issuer cannot be read and are skipped (JWT_JWKS_URL)");
+        }
+        let keys: Vec<Arc<IssuerKey>> = parsed.iter().flatten().filter_map(of_set).collect();
         let count = keys.len();
         // An empty set would let nobody in until the next look; more likely it is a mistake.
         if count == 0 {
@@ -81,7 +97,7 @@ impl IssuerKeys {
     }
 }
 
-fn of_set(jwk: &jsonwebtoken::jwk::Jwk) -> Option<Arc<IssuerKey>> {
+fn of_set(jwk: &Jwk) -> Option<Arc<IssuerKey>> {
     if jwk.common.public_key_use.as_ref().is_some_and(|usage| *usage != PublicKeyUse::Signature) {
         return None;
     }
@@ -97,7 +113,7 @@ fn of_set(jwk: &jsonwebtoken::jwk::Jwk) -> Option<Arc<IssuerKey>> {
     Some(Arc::new(IssuerKey { id: jwk.common.key_id.clone(), algorithm, key }))
 }
 
-fn by_kind(jwk: &jsonwebtoken::jwk::Jwk) -> Option<Algorithm> {
+fn by_kind(jwk: &Jwk) -> Option<Algorithm> {
     use jsonwebtoken::jwk::{AlgorithmParameters, EllipticCurve};
     match &jwk.algorithm {
         AlgorithmParameters::RSA(_) => Some(Algorithm::RS256),

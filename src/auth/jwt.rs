@@ -2,21 +2,21 @@
 //!
 //! * What a token says of its algorithm chooses among keys, never how a key is used: each key has one algorithm (RFC 8725,
 //!   section 3.1). `jku`, `x5u` and `jwk` are not looked at, and a token with a critical extension (`crit`) is refused.
-//! * `exp` has to be there and to come, `nbf` has to be past, with no leeway.
+//! * `exp` must be there and in the future, `nbf` in the past. An issuer's clock and ours never agree, so both have a leeway of
+//!   [`LEEWAY_S`]; the `exp` of tokens that are signed with `JWT_SECRET` has none.
 //! * Tokens of an issuer must have `iss` and `aud` as they are set. Our own have them; tokens that an operator signs with
 //!   `JWT_SECRET` may leave out what is not set.
-
-use std::collections::HashMap;
 
 use hmac::{Hmac, Mac};
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Map, Value};
 use sha2::Sha256;
 use subtle::ConstantTimeEq;
 use uuid::Uuid;
 
 use super::AuthError;
+use super::clock::now_s;
 use super::issuer::IssuerKeys;
 use super::principal::{Principal, Who};
 use super::random::Secret;
@@ -31,6 +31,8 @@ pub(super) type Tag = [u8; TAG_BYTES];
 
 /// `iss` and `aud` of our own tokens where nothing is set.
 const OURSELVES: &str = "tidegate";
+/// Seconds by which clocks may differ.
+const LEEWAY_S: u64 = 30;
 /// The clock of the node that a new token is shown to may be behind ours.
 const CLOCKS_APART_S: i64 = 10;
 
@@ -39,6 +41,7 @@ pub(super) struct Tokens {
     own: Option<Own>,
     issuer: IssuerKeys,
     expects: Expects,
+    /// The name of a claim, or the path to one inside others with dots between.
     permissions_claim: String,
     lifetime_s: i64,
 }
@@ -71,9 +74,10 @@ struct Claims {
     iss: Option<String>,
     #[serde(default)]
     iat: f64,
+    nbf: Option<f64>,
     sid: Option<Uuid>,
     #[serde(flatten)]
-    others: HashMap<String, Value>,
+    others: Map<String, Value>,
 }
 
 #[derive(Serialize)]
@@ -108,7 +112,7 @@ impl Tokens {
             Some(Own {
                 signs: EncodingKey::from_secret(secret),
                 verifies: DecodingKey::from_secret(secret),
-                validation: validation(Algorithm::HS256, &expects, &required),
+                validation: validation(Algorithm::HS256, 0, &expects, &required),
                 refresh_key: derived(b"tidegate refresh tokens")?,
                 refresh_tag_key: derived(b"tidegate refresh tags")?,
             })
@@ -191,18 +195,22 @@ impl Tokens {
         if header.alg == Algorithm::HS256 {
             let own = self.own.as_ref().ok_or(AuthError::Invalid)?;
             let decoded = jsonwebtoken::decode::<Claims>(token, &own.verifies, &own.validation);
-            return Ok(self.verified(decoded.map_err(|_| AuthError::Invalid)?.claims, true));
+            return self.verified(decoded.map_err(|_| AuthError::Invalid)?.claims, true);
         }
         for key in self.issuer.fitting(header.alg, header.kid.as_deref()) {
-            let validation = validation(key.algorithm, &self.expects, &["exp", "iss", "aud", "sub"]);
+            let validation =
+                validation(key.algorithm, LEEWAY_S, &self.expects, &["exp", "iss", "aud", "sub"]);
             if let Ok(decoded) = jsonwebtoken::decode::<Claims>(token, &key.key, &validation) {
-                return Ok(self.verified(decoded.claims, false));
+                return self.verified(decoded.claims, false);
             }
         }
         Err(AuthError::Invalid)
     }
 
-    fn verified(&self, claims: Claims, is_own: bool) -> Verified {
+    fn verified(&self, claims: Claims, is_own: bool) -> Result<Verified, AuthError> {
+        if claims.nbf.is_some_and(|nbf| !has_begun(nbf, now_s())) {
+            return Err(AuthError::Invalid);
+        }
         let who = match (is_own, claims.sid, Uuid::parse_str(&claims.sub)) {
             (true, Some(session), Ok(id)) => Who::User { id, session },
             _ => Who::External {
@@ -210,9 +218,26 @@ impl Tokens {
                 subject: claims.sub,
             },
         };
-        let permissions = claims.others.get(&self.permissions_claim).map(permissions);
-        Verified { principal: Principal { who, permissions }, issued_s: claims.iat as i64 }
+        let permissions = claim_at(&claims.others, &self.permissions_claim).map(permissions);
+        Ok(Verified { principal: Principal { who, permissions }, issued_s: claims.iat as i64 })
     }
+}
+
+/// Whether the time `nbf` has come. Fractions count as they are: rounded up, half a second ago would be yet to come.
+fn has_begun(nbf: f64, now_s: i64) -> bool {
+    nbf.floor() <= (now_s + LEEWAY_S as i64) as f64
+}
+
+/// The claim of this name, or at this path of names with dots between, such as `realm_access.roles`. Names may have dots
+/// themselves.
+fn claim_at<'a>(claims: &'a Map<String, Value>, path: &str) -> Option<&'a Value> {
+    let nested = || {
+        path.match_indices('.').find_map(|(dot, _)| match claims.get(&path[..dot]) {
+            Some(Value::Object(inner)) => claim_at(inner, &path[dot + 1..]),
+            _ => None,
+        })
+    };
+    claims.get(path).or_else(nested)
 }
 
 fn refresh_mac(key: &Hmac<Sha256>, session: Uuid, secret: &[u8; 32]) -> Hmac<Sha256> {
@@ -222,10 +247,11 @@ fn refresh_mac(key: &Hmac<Sha256>, session: Uuid, secret: &[u8; 32]) -> Hmac<Sha
     mac
 }
 
-fn validation(algorithm: Algorithm, expects: &Expects, required: &[&str]) -> Validation {
+fn validation(algorithm: Algorithm, leeway_s: u64, expects: &Expects, required: &[&str]) -> Validation {
     let mut validation = Validation::new(algorithm);
-    validation.leeway = 0;
-    validation.validate_nbf = true;
+    validation.leeway = leeway_s;
+    // By `has_begun`: the library rounds.
+    validation.validate_nbf = false;
     validation.set_issuer(&[&expects.issuer]);
     validation.set_audience(&[&expects.audience]);
     validation.set_required_spec_claims(required);
@@ -238,5 +264,50 @@ fn permissions(claim: &Value) -> Scopes {
         Value::Array(words) => Scopes::known(words.iter().filter_map(Value::as_str)),
         Value::String(words) => Scopes::known(words.split(' ')),
         _ => Scopes::default(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_time_to_begin_has_a_leeway_and_is_not_rounded_up() {
+        for (nbf, has_come) in
+            [(999.9, true), (1000.0, true), (1002.0, true), (1030.0, true), (1030.9, true), (1031.0, false)]
+        {
+            assert_eq!(has_begun(nbf, 1000), has_come, "{nbf}");
+        }
+        assert!(has_begun(-1e300, 1000) && !has_begun(1e300, 1000) && !has_begun(f64::NAN, 1000));
+    }
+
+    #[test]
+    fn a_claim_is_found_by_its_name_or_inside_others() {
+        let claims = json!({
+            "permissions": 1,
+            "realm_access": {"roles": 2, "a.b": 3},
+            "https://idp.example/roles": 4,
+            "resource_access": {"my.app": {"roles": 5}, "my": 6},
+            "a": {"b": {"c": 7}},
+            "a.b": {"d": 8},
+        });
+        let Value::Object(claims) = claims else { unreachable!() };
+        for (path, found) in [
+            ("permissions", Some(1)),
+            ("realm_access.roles", Some(2)),
+            ("realm_access.a.b", Some(3)),
+            ("https://idp.example/roles", Some(4)),
+            ("resource_access.my.app.roles", Some(5)),
+            ("a.b.c", Some(7)),
+            ("a.b.d", Some(8)),
+            ("roles", None),
+            ("realm_access.", None),
+            (".roles", None),
+            ("permissions.roles", None),
+        ] {
+            assert_eq!(claim_at(&claims, path), found.map(Value::from).as_ref(), "{path}");
+        }
     }
 }
