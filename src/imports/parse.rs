@@ -19,6 +19,8 @@ pub(super) type Reason = Cow<'static, str>;
 const DEFAULT_TITLE: &str = "New Conversation";
 const EMPTY_OBJECT: &str = "{}";
 const MAX_TRACE_ID_BYTES: usize = 128;
+/// Microseconds by which the clock of a file's author may be ahead of ours.
+const LEEWAY_US: i64 = 60_000_000;
 
 /// What a line holds.
 #[derive(Debug, PartialEq, Eq)]
@@ -61,7 +63,7 @@ pub(super) struct Message<'a> {
 pub(super) struct Parser<'a> {
     plan: &'a Plan,
     limits: Limits,
-    /// Microseconds of Unix time, after which nothing was said yet.
+    /// When the import began, in microseconds of Unix time.
     now_us: i64,
 }
 
@@ -158,7 +160,7 @@ impl<'a> Parser<'a> {
             .map_err(|_| "timestamp takes a time such as 2026-01-31T12:00:00Z (RFC 3339)")?;
         let us = time.unix_timestamp_nanos() / 1000;
         match i64::try_from(us) {
-            Ok(us) if (0..=self.now_us).contains(&us) => Ok(Some(us)),
+            Ok(us) if (0..=self.now_us.saturating_add(LEEWAY_US)).contains(&us) => Ok(Some(us)),
             _ => Err("timestamp takes a time since 1970 that has passed".into()),
         }
     }
@@ -321,6 +323,27 @@ mod tests {
         let event = Event { content: b"[1, 2]", is_jsonb: true, trace_id: Some("t".into()) };
         let line = br#"{"kind":"event","payload": [1, 2] ,"trace_id":"t"}"#;
         assert_eq!(parser.parse(line), Ok(Entry::Event(event)));
+    }
+
+    #[test]
+    fn a_stamp_may_be_a_minute_ahead_as_clocks_differ() {
+        let plan = plan(None);
+        let line = |time: &str| {
+            format!(
+                r#"{{"kind":"message","conversation_id":"{ID}","role":"user","content":"a","timestamp":"{time}"}}"#
+            )
+        };
+        // The import began at 08:00:00.
+        for (time, ahead_s) in [("2027-01-15T08:00:03Z", 3), ("2027-01-15T09:01:00+01:00", 60)] {
+            match Parser::new(&plan, LIMITS, 1_800_000_000_000_000).parse(line(time).as_bytes()) {
+                Ok(Entry::Message(message)) => {
+                    assert_eq!(message.timestamp_us, Some((1_800_000_000 + ahead_s) * 1_000_000), "{time}");
+                }
+                other => panic!("{time}: {other:?}"),
+            }
+        }
+        let late = reason(&plan, &line("2027-01-15T08:01:00.000001Z"));
+        assert_eq!(late, "timestamp takes a time since 1970 that has passed");
     }
 
     #[test]
