@@ -222,7 +222,7 @@ async fn a_trace_id_too_long_for_its_index_is_refused_by_the_line() {
 async fn a_media_type_that_is_no_batch_is_refused() {
     let database = TestDatabase::create().await;
     let service = Service::start(database.url(), &[]).await;
-    for headers in [&[][..], &[("content-type", "text/plain")]] {
+    for headers in [&[][..], &[("content-type", "text/html")]] {
         let answer = service.post_batch(headers, "1").await;
         assert_eq!((answer.status.as_u16(), answer.error_code().as_str()), (415, "unsupported_media_type"));
     }

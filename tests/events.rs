@@ -88,7 +88,10 @@ async fn a_trace_id_that_is_not_visible_ascii_of_1_to_128_characters_is_refused(
     let service = Service::start(database.url(), &[]).await;
     let longest = "x".repeat(128);
     assert_eq!(service.post(&[("x-trace-id", &longest)], "1").await.status.as_u16(), 202);
-    for wrong in ["", "a b", "é", &"x".repeat(129)] {
+    // An empty one is what a client with nothing to trace sends.
+    let answer = service.post(&[("x-trace-id", "")], "1").await;
+    assert_eq!((answer.status.as_u16(), answer.header("x-trace-id").len()), (202, 36));
+    for wrong in ["a b", "é", &"x".repeat(129)] {
         let answer = service.post(&[("x-trace-id", wrong)], "1").await;
         assert_eq!(
             (answer.status.as_u16(), answer.error_code().as_str()),
@@ -97,7 +100,30 @@ async fn a_trace_id_that_is_not_visible_ascii_of_1_to_128_characters_is_refused(
         );
         assert_eq!(answer.json()["error"]["field"], "x-trace-id");
     }
-    assert_eq!(service.settled().await["accepted"], 1);
+    assert_eq!(service.settled().await["accepted"], 2);
+}
+
+#[tokio::test]
+async fn slashes_at_the_end_of_a_path_and_doubled_ones_do_no_harm() {
+    let database = TestDatabase::create().await;
+    let service = Service::start(database.url(), &[]).await;
+    let json = [("content-type", "application/json"), ("x-trace-id", "t")];
+    for path in
+        ["/api/v1/events/", "//api/v1/events", "/api//v1/events//?ack=committed", "/api/v1/events/?x=//"]
+    {
+        let answer = service.request("POST", path, &json, "{}").await;
+        assert_eq!(answer.status.as_u16(), if path.contains("committed") { 201 } else { 202 }, "{path}");
+    }
+    for path in ["/api/v1/events/batch/", "/api/v1//events/batch?id_field=a"] {
+        let answer = service.request("POST", path, &json, "[{\"a\":1}]").await;
+        assert_eq!((answer.status.as_u16(), &answer.json()["accepted"]), (202, &1.into()), "{path}");
+    }
+    let answer = service.get("/api/v1/events/").await;
+    assert_eq!((answer.status.as_u16(), answer.header("allow")), (405, "POST"));
+    for path in ["/api/v1/events/batch/x/", "/api/v1/", "/api/health//x"] {
+        assert_eq!(service.request("POST", path, &json, "{}").await.status.as_u16(), 404, "{path}");
+    }
+    assert_eq!(service.settled().await["accepted"], 6);
 }
 
 #[tokio::test]

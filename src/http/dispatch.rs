@@ -17,16 +17,19 @@ use super::body::{BodyLimits, LimitedBody};
 use super::client::{self, ClientAddress};
 use super::connection::Line;
 use super::error::ApiError;
-use super::{BATCH, EVENTS, Face, auth, batch, cors, events, faults, headers};
+use super::{BATCH, EVENTS, Face, auth, batch, cors, events, faults, headers, path};
 use crate::observe::Metrics;
 
 /// Answers one request that came by `line`.
 pub(super) async fn answer(
     face: &Arc<Face>,
     router: &mut Router,
-    request: Request<Incoming>,
+    mut request: Request<Incoming>,
     line: &Line,
 ) -> Response {
+    if let Some(uri) = path::with_plain_event_route(request.uri()) {
+        *request.uri_mut() = uri;
+    }
     match &face.faults {
         None => dispatch(face, router, request, line).await,
         Some(faults) => Box::pin(faults::around(faults, face, router, request, line)).await,

@@ -25,6 +25,7 @@ pub(super) const MAX_TRACE_ID: usize = 128;
     summary = "Takes one event of any content",
     params(
         ("ack" = Option<String>, Query, description = "What the answer waits for: queued, journaled or committed"),
+        ("key" = Option<String>, Query, description = "A write-only key (tg_w_…), for pages of its origins"),
         ("x-trace-id" = Option<String>, Header, description = "1 to 128 visible ASCII characters"),
         ("idempotency-key" = Option<String>, Header, description = "Of two events with one key the first is stored"),
     ),
@@ -79,7 +80,11 @@ pub(super) async fn post(core: &Core, head: &Parts, body: &mut LimitedBody) -> R
 
 /// The client's trace id, checked.
 pub(super) fn trace_id(headers: &HeaderMap) -> Result<Option<HeaderValue>, ApiError> {
-    let Some(value) = headers.get(&X_TRACE_ID) else { return Ok(None) };
+    // Clients whose tracer is off send an empty one.
+    let Some(value) = headers.get(&X_TRACE_ID).filter(|value| !value.as_bytes().trim_ascii().is_empty())
+    else {
+        return Ok(None);
+    };
     let bytes = value.as_bytes();
     if (1..=MAX_TRACE_ID).contains(&bytes.len()) && bytes.iter().all(u8::is_ascii_graphic) {
         return Ok(Some(value.clone()));

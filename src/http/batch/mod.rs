@@ -45,6 +45,7 @@ const TURN_BYTES: usize = 256 * 1024;
     summary = "Takes many events, as NDJSON or a JSON array",
     params(
         ("ack" = Option<String>, Query, description = "What the answer waits for: queued, journaled or committed"),
+        ("key" = Option<String>, Query, description = "A write-only key (tg_w_…), for pages of its origins"),
         ("id_field" = Option<String>, Query, description = "The member of each event that is its key"),
         ("x-trace-id" = Option<String>, Header, description = "1 to 128 visible ASCII characters"),
         ("idempotency-key" = Option<String>, Header, description = "Of two batches with one key the first is stored"),
@@ -324,12 +325,14 @@ impl Splitter {
             "application/x-ndjson"
             | "application/ndjson"
             | "application/jsonl"
-            | "application/x-jsonlines" => Ok(Self::lines(max_event_bytes)),
+            | "application/x-jsonlines"
+            // What a beacon of text has.
+            | "text/plain" => Ok(Self::lines(max_event_bytes)),
             "application/json" => Ok(Self::array(max_event_bytes)),
             _ => Err(ApiError::new(
                 StatusCode::UNSUPPORTED_MEDIA_TYPE,
                 "unsupported_media_type",
-                "a batch is application/x-ndjson (an event a line) or application/json (an array)",
+                "a batch is application/x-ndjson or text/plain (an event a line), or application/json (an array)",
             )
             .field("content-type")),
         }
