@@ -32,7 +32,7 @@ async fn known_key() -> Result<(Arc<Verifier>, Secret), Box<dyn std::error::Erro
     let verifier = Verifier::new(&config.auth, config.auth_mode(), None)?;
     let accounts = Accounts::new(&config.auth, &verifier, &database);
     let scopes = Scopes::default().with(Scope::EventsWrite);
-    let request = KeyRequest { name: None, scopes, expires_s: None, replaces: None };
+    let request = KeyRequest { name: None, scopes, expires_s: None, replaces: None, origins: None };
     let made = accounts.keys.create(&request, None, Scopes::ADMIN).await?;
     let hash = KeyHash::of(made.secret.reveal()).ok_or("a key that is none")?;
     accounts.look_up(hash).await?;

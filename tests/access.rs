@@ -228,7 +228,13 @@ async fn only_pages_of_named_origins_may_call() {
             (204, ours.1)
         );
         assert!(preflight.header("access-control-allow-headers").contains("authorization"));
-        assert!(!preflight.headers.contains_key("access-control-allow-credentials"));
+        // Beacons are sent with credentials always; none is looked at.
+        assert_eq!(preflight.header("access-control-allow-credentials"), "true");
+        // Tracers add headers of their own, and one that is not allowed would block the request.
+        let traced = "baggage,ce-id, content-type,sentry-trace,traceparent";
+        let names = ("access-control-request-headers", traced);
+        let preflight = service.request("OPTIONS", path, &[ours, asks, names], "").await;
+        assert_eq!(preflight.header("access-control-allow-headers"), traced, "{path}");
         let theirs = service.request("OPTIONS", path, &[("origin", "https://evil.example"), asks], "").await;
         assert!(!theirs.headers.contains_key("access-control-allow-origin"), "{path}");
     }
@@ -236,8 +242,13 @@ async fn only_pages_of_named_origins_may_call() {
         let answer = service.request(method, path, &[ours], "{}").await;
         assert!(answer.status.is_success(), "{path}");
         assert_eq!((answer.header("access-control-allow-origin"), answer.header("vary")), (ours.1, "origin"));
-        assert!(answer.header("access-control-expose-headers").contains("x-ack"));
+        assert_eq!(answer.header("access-control-allow-credentials"), "true");
+        for name in ["x-ack", "x-duplicate", "content-disposition", "content-range", "accept-ranges", "etag"]
+        {
+            assert!(answer.header("access-control-expose-headers").contains(name), "{name}");
+        }
         let theirs = service.request(method, path, &[("origin", "https://evil.example")], "{}").await;
         assert_eq!((theirs.status.as_u16(), theirs.header("access-control-allow-origin")), (403, ""));
+        assert!(!theirs.headers.contains_key("access-control-allow-credentials"));
     }
 }

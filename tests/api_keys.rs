@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
+use tidegate::http::permissions::{Needs, ROUTES};
 
 use crate::support::accounts::{guarded, key, log_in, me, register, send, tidegate, token_with};
 use crate::support::imports::count;
@@ -49,6 +50,227 @@ async fn a_key_is_good_from_its_making_to_its_revocation_on_every_node() {
         "it is revoked already"
     );
     assert!(tidegate(&database, &["keys", "create", "--scope", "everything"], "").await.is_err());
+}
+
+#[tokio::test]
+async fn an_api_key_may_come_by_basic_auth_as_user_or_as_password() {
+    use base64::Engine;
+    use base64::engine::general_purpose::STANDARD;
+    let database = TestDatabase::create().await;
+    let service = guarded(&database, &[]).await;
+    let api_key = key(&database, &["--scope", "events:write"]).await;
+    let post = async |credentials: &str, more: &[(&str, &str)]| {
+        let basic = format!("Basic {}", STANDARD.encode(credentials));
+        let headers = [&[("authorization", basic.as_str())], more].concat();
+        service.request("POST", "/api/v1/events", &headers, "{}").await.status.as_u16()
+    };
+    for credentials in
+        [format!("{api_key}:"), api_key.clone(), format!(":{api_key}"), format!("ada:{api_key}")]
+    {
+        assert_eq!(post(&credentials, &[]).await, 202, "{credentials}");
+    }
+    let mut forged = api_key.clone();
+    forged.replace_range(20..21, if &forged[20..21] == "x" { "y" } else { "x" });
+    for bad in [forged.as_str(), "ada:secret", "", &format!("ada:x:{api_key}")] {
+        assert_eq!(post(bad, &[]).await, 401, "{bad}");
+    }
+    // A browser adds the credentials that it knows to whatever page asks.
+    assert_eq!(
+        post(&api_key, &[("sec-fetch-site", "cross-site"), ("origin", "https://evil.example")]).await,
+        401
+    );
+    assert_eq!(post(&api_key, &[("sec-fetch-site", "same-origin")]).await, 202);
+}
+
+/// Makes a write-only key for pages of an origin.
+async fn write_only_key(database: &TestDatabase, origin: &str) -> String {
+    key(database, &["--write-only", "--origin", origin]).await
+}
+
+const PAGE: (&str, &str) = ("origin", "https://app.example");
+
+#[tokio::test]
+async fn a_write_only_key_sends_events_from_pages_of_its_origins_and_does_nothing_else() {
+    let database = TestDatabase::create().await;
+    let guarded_service = guarded(&database, &[("STRESS", "on"), ("FAULTS", "on")]).await;
+    let open = Service::start(database.url(), &[("FAULTS", "on")]).await;
+    let origins = ["--origin", "https://app.example", "--origin", "http://localhost:5173"];
+    let published = key(&database, &[&["--write-only", "--name", "site"], &origins[..]].concat()).await;
+    assert!(published.starts_with("tg_w_") && published.len() == 54, "{published}");
+    let listed = tidegate(&database, &["keys", "list"], "").await.unwrap();
+    let line = "[events:write] from https://app.example http://localhost:5173  site";
+    assert!(
+        listed.contains(&published[..13]) && listed.replace("  from", " from").contains(line),
+        "{listed}"
+    );
+
+    for service in [&guarded_service, &open] {
+        let post = async |path: &str, headers: &[(&str, &str)]| {
+            let path = format!("{path}key={published}");
+            service.request("POST", &path, headers, "{\"via\":\"page\"}\n").await
+        };
+        let text = ("content-type", "text/plain;charset=UTF-8");
+        for (path, headers) in [
+            ("/api/v1/events?", &[PAGE][..]),
+            ("/api/v1/events/?ack=journaled&", &[PAGE, ("sec-fetch-site", "cross-site")]),
+            ("/api/v1/events/batch?", &[PAGE, text, ("sec-fetch-site", "cross-site")]),
+            ("/api/v1/events?", &[("origin", "http://localhost:5173"), text]),
+        ] {
+            let answer = post(path, headers).await;
+            assert_eq!(answer.status.as_u16(), 202, "{path} {answer:?}");
+            assert_eq!(answer.header("access-control-allow-origin"), headers[0].1);
+            assert_eq!(answer.header("access-control-allow-credentials"), "true");
+            assert_eq!(answer.header("ratelimit-policy"), "\"write-only\";q=600;w=60");
+        }
+        // By a header as well, where the origin is one of CORS_ORIGINS or the page's own.
+        let by_header = [PAGE, ("x-api-key", published.as_str())];
+        assert_eq!(service.post(&by_header, "{}").await.status.as_u16(), 202);
+        // The preflight has no key but the one in the URL.
+        let asks = [PAGE, ("access-control-request-method", "POST")];
+        let path = format!("/api/v1/events?key={published}");
+        let preflight = service.request("OPTIONS", &path, &asks, "").await;
+        assert_eq!(
+            (preflight.status.as_u16(), preflight.header("access-control-allow-origin")),
+            (204, PAGE.1)
+        );
+        assert_eq!(preflight.header("access-control-allow-credentials"), "true");
+        let none = service.request("OPTIONS", "/api/v1/events", &asks, "").await;
+        assert!(!none.headers.contains_key("access-control-allow-origin"));
+
+        for foreign in [
+            &[][..],
+            &[("origin", "https://evil.example")],
+            &[("origin", "null")],
+            &[("origin", "https://app.example.evil.example")],
+            &[("sec-fetch-site", "same-origin")],
+        ] {
+            let refused = post("/api/v1/events?", foreign).await;
+            assert_eq!((refused.status.as_u16(), refused.error_code().as_str()), (403, "foreign_origin"));
+        }
+        // Nothing but events, on any route, open or not: not its owner's account either.
+        for route in ROUTES {
+            let path = route.path.replace("{id}", "00000000-0000-4000-8000-000000000000");
+            let path = path
+                .replace("{collection}", "items")
+                .replace("{message}", "x")
+                .replace("{*rest}", "index.css");
+            let headers = [("x-api-key", published.as_str())];
+            let answer = service.request(route.method.as_str(), &path, &headers, "{}").await;
+            let status = answer.status.as_u16();
+            match route.needs {
+                Needs::Nothing | Needs::GoodIfShown => {
+                    assert!(!matches!(status, 401 | 403), "{route:?} {status}");
+                }
+                Needs::SignedIn | Needs::Scope(_) => assert_eq!(status, 403, "{route:?}"),
+            }
+        }
+        // Only routes of events take it in the URL, and they take no other key there.
+        let path = format!("/api/health?key={published}");
+        let health = service.request("GET", &path, &[("sec-fetch-site", "none")], "").await;
+        let without = service.request("GET", "/api/health", &[], "").await;
+        assert_eq!(health.status, without.status);
+    }
+    let other = key(&database, &["--admin"]).await;
+    for (query, message) in [
+        (format!("key={other}"), "revoke this key"),
+        (format!("key={published}&key={published}"), "not valid"),
+        (format!("key={published}x"), "not valid"),
+    ] {
+        let path = format!("/api/v1/events?{query}");
+        let refused = guarded_service.request("POST", &path, &[PAGE], "{}").await;
+        assert_eq!(refused.status.as_u16(), 401);
+        assert!(refused.json()["error"]["message"].as_str().unwrap().contains(message), "{refused:?}");
+    }
+    // What a page sends is small.
+    let path = format!("/api/v1/events/batch?key={published}");
+    let large = format!("\"{}\"\n", "x".repeat(100_000)).repeat(11);
+    let headers = [PAGE, ("content-type", "text/plain")];
+    let refused = guarded_service.request("POST", &path, &headers, large).await;
+    assert_eq!((refused.status.as_u16(), refused.error_code().as_str()), (413, "too_large"));
+    tidegate(&database, &["keys", "revoke", &published[..13]], "").await.unwrap();
+    let path = format!("/api/v1/events?key={published}");
+    eventually("it is revoked", async || {
+        (guarded_service.request("POST", &path, &[PAGE], "{}").await.status.as_u16() == 401).then_some(())
+    })
+    .await;
+    for service in [guarded_service, open] {
+        assert!(!service.stop().await.log.contains(&published[13..]));
+    }
+}
+
+#[tokio::test]
+async fn a_write_only_key_has_a_budget_of_its_own_for_each_address() {
+    let database = TestDatabase::create().await;
+    let service = guarded(&database, &[("RATE_EVENTS", "3"), ("TRUSTED_PROXIES", "127.0.0.1")]).await;
+    let published = write_only_key(&database, PAGE.1).await;
+    let path = format!("/api/v1/events?key={published}");
+    let post = async |from: &str| {
+        service.request("POST", &path, &[PAGE, ("x-forwarded-for", from)], "{}").await.status.as_u16()
+    };
+    let mut taken = 0;
+    // A third of it is there at once, and it fills up by ten a second.
+    while post("203.0.113.1").await == 202 {
+        taken += 1;
+        assert!(taken < 100_000, "never");
+    }
+    assert!(taken >= 200, "{taken}");
+    assert_eq!(post("203.0.113.2").await, 202, "another address is another budget");
+    let api_key = key(&database, &["--scope", "events:write"]).await;
+    assert_eq!(post_event(&service, &api_key).await, 202, "other keys have another one");
+}
+
+#[tokio::test]
+async fn write_only_keys_are_made_by_the_api_too_and_bound_to_origins() {
+    let database = TestDatabase::create().await;
+    let service = guarded(&database, &[]).await;
+    let add = ["users", "add", "ada@example.com", "--permission", "events:write"];
+    tidegate(&database, &add, "correct horse").await.unwrap();
+    let ada = log_in(&service, "ada@example.com").await.access;
+    let mint = async |body: Value| send(&service, "POST", "/api/keys", &ada, &body).await;
+    for (body, field) in [
+        (json!({"write_only": true}), "origins"),
+        (json!({"write_only": true, "origins": []}), "origins"),
+        (json!({"write_only": true, "origins": ["*"]}), "origins"),
+        (json!({"write_only": true, "origins": ["null"]}), "origins"),
+        (json!({"write_only": true, "origins": ["https://app.example/"]}), "origins"),
+        (json!({"write_only": true, "origins": vec!["https://app.example"; 21]}), "origins"),
+        (json!({"write_only": true, "origins": [format!("https://{}", "a".repeat(300))]}), "origins"),
+        (json!({"write_only": "yes", "origins": ["https://app.example"]}), "write_only"),
+        (json!({"scopes": ["events:write"], "origins": ["https://app.example"]}), "origins"),
+        (json!({"write_only": true, "origins": [PAGE.1], "scopes": ["events:write", "ops:read"]}), "scopes"),
+    ] {
+        let refused = mint(body.clone()).await;
+        assert_eq!(
+            (refused.status.as_u16(), &refused.json()["error"]["field"]),
+            (400, &json!(field)),
+            "{body}"
+        );
+    }
+    let made = mint(json!({"write_only": true, "origins": [PAGE.1], "name": "site"})).await;
+    assert_eq!(made.status.as_u16(), 201, "{made:?}");
+    let made = made.json();
+    assert_eq!((&made["scopes"], &made["origins"]), (&json!(["events:write"]), &json!([PAGE.1])));
+    let path = format!("/api/v1/events?key={}", made["key"].as_str().unwrap());
+    let post = async || service.request("POST", &path, &[PAGE], "{}").await.status.as_u16();
+    assert_eq!(post().await, 202);
+    let listed = send(&service, "GET", "/api/keys", &ada, &Value::Null).await.json();
+    assert_eq!((&listed[0]["origins"], &listed[0]["prefix"]), (&json!([PAGE.1]), &made["prefix"]));
+    // It does no more than its owner may, and goes with them.
+    tidegate(&database, &["users", "permissions", "ada@example.com", "--permission", "ops:read"], "")
+        .await
+        .unwrap();
+    eventually("the key lost it too", async || (post().await == 403).then_some(())).await;
+    let refused = mint(json!({"write_only": true, "origins": [PAGE.1]})).await;
+    assert!(matches!(refused.status.as_u16(), 401 | 403), "{refused:?}");
+    for arguments in [
+        &["keys", "create", "--write-only"][..],
+        &["keys", "create", "--write-only", "--origin", "https://app.example/"],
+        &["keys", "create", "--write-only", "--origin", PAGE.1, "--admin"],
+        &["keys", "create", "--write-only", "--origin", PAGE.1, "--scope", "ops:read"],
+        &["keys", "create", "--scope", "events:write", "--origin", PAGE.1],
+    ] {
+        assert!(tidegate(&database, arguments, "").await.is_err(), "{arguments:?}");
+    }
 }
 
 #[tokio::test]

@@ -14,6 +14,7 @@ mod appends;
 mod auth;
 mod bad_input;
 mod batches;
+mod browsers;
 mod collections;
 mod conversation_groups;
 mod conversations;

@@ -1,5 +1,5 @@
 -- Keys, newest first: of one owner, or all of them. The cursor is the last one of the page before.
-select id, prefix, name, scopes, admin, owner,
+select id, prefix, name, scopes, admin, owner, origins,
     to_char(created at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"') as created,
     to_char(expires at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"') as expires,
     to_char(last_used at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"') as last_used,

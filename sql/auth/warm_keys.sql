@@ -1,5 +1,5 @@
 -- The keys that were used last, so that they are known while Postgres is away.
-select api_keys.id, prefix, scopes, admin, owner, ceil(extract(epoch from expires))::bigint as expires_s,
+select api_keys.id, prefix, scopes, admin, owner, origins, ceil(extract(epoch from expires))::bigint as expires_s,
     case when users.issuer is null then users.permissions end as owner_permissions, hash
 from {schema}.api_keys left join {schema}.users on users.id = api_keys.owner
 where revoked is null and (expires is null or expires > now())

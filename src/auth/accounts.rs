@@ -67,7 +67,7 @@ impl Accounts {
     /// [`AuthError`].
     pub async fn user_of(&self, principal: &Principal) -> Result<Option<Uuid>, AuthError> {
         Ok(match &principal.who {
-            Who::Anonymous | Who::Operator => None,
+            Who::Anonymous | Who::Operator | Who::WriteOnlyKey { .. } => None,
             Who::User { id, .. } => Some(*id),
             Who::Key { owner, .. } => *owner,
             Who::External { issuer, subject } => Some(self.users.of_subject(issuer, subject).await?),

@@ -33,6 +33,8 @@ type Limiter = RateLimiter<u64, DashMapStateStore<u64>, DefaultClock, StateInfor
 pub enum Subject {
     /// Of an API key.
     Key(Uuid),
+    /// Of a write-only key, which many share, from one address or network of 64 bits.
+    WriteOnlyKey(Uuid, IpAddr),
     /// Of a user.
     User(Uuid),
     /// Of the subject of another issuer.
@@ -54,15 +56,21 @@ impl Subject {
             Who::User { id, .. } => Self::User(*id),
             Who::External { issuer, subject } => Self::External(issuer.clone(), subject.clone()),
             Who::Key { id, .. } => Self::Key(*id),
+            Who::WriteOnlyKey { id, .. } => Self::WriteOnlyKey(*id, network(address)),
         }
     }
 
     /// An address.
     pub fn address(address: IpAddr) -> Self {
-        Self::Address(match address {
-            IpAddr::V4(_) => address,
-            IpAddr::V6(address) => IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() >> 64 << 64)),
-        })
+        Self::Address(network(address))
+    }
+}
+
+/// What one customer has: an IPv4 address, or an IPv6 network of 64 bits.
+fn network(address: IpAddr) -> IpAddr {
+    match address {
+        IpAddr::V4(_) => address,
+        IpAddr::V6(address) => IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() >> 64 << 64)),
     }
 }
 
@@ -116,7 +124,7 @@ impl Budget {
     /// What is left, which is nothing, and when it is worth another try.
     pub fn take(&self, subject: &Subject) -> Result<Left, Left> {
         let limiter = match subject {
-            Subject::Address(_) | Subject::Account(_) => &self.addresses,
+            Subject::Address(_) | Subject::Account(_) | Subject::WriteOnlyKey(..) => &self.addresses,
             _ => &self.known,
         };
         let mut slot = self.hasher.hash_one(subject) | SHARED;

@@ -7,7 +7,7 @@
 //! | the operator's (`STRESS_TOKEN`) | it is that, compared in constant time |
 //! | a JWT of our own | signed with `JWT_SECRET`, in its time, and its session is not over (`revocations`) |
 //! | a JWT of an issuer | verified by a public key that an operator named |
-//! | an API key | its SHA-256 is known (`keys::cache`), or the database knows it ([`Accounts::look_up`]) |
+//! | an API key, a write-only one too | its SHA-256 is known (`keys::cache`), or the database knows it ([`Accounts::look_up`]) |
 //!
 //! What anybody may do is a set of [`Scopes`]; which route needs which is a table of the HTTP face. Users, sessions and keys
 //! are in Postgres, and [`Accounts`] is the handle of whatever reads or changes them. What one node takes back the others read
@@ -31,7 +31,7 @@ mod verifier;
 
 pub use accounts::{Accounts, AuthTasks};
 pub use issuer::IssuerError;
-pub use keys::KeyHash;
+pub use keys::{KeyHash, is_key, is_write_only_key};
 pub use principal::{Decision, Principal, Who};
 pub use random::{NoRandomness, Secret};
 pub use scope::{ALL as ALL_SCOPES, Scope, Scopes};

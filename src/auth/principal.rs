@@ -1,5 +1,7 @@
 //! Who sends a request, and what he may do.
 
+use std::sync::Arc;
+
 use uuid::Uuid;
 
 use super::scope::{Scope, Scopes};
@@ -40,6 +42,13 @@ pub enum Who {
         id: Uuid,
         /// The user who made it, if one did.
         owner: Option<Uuid>,
+    },
+    /// A web page with a published key, which sends events and does nothing else.
+    WriteOnlyKey {
+        /// The key.
+        id: Uuid,
+        /// The origins of the pages that may use it.
+        origins: Arc<[String]>,
     },
 }
 

@@ -32,7 +32,7 @@ enum KeysCommand {
 #[derive(Debug, Args)]
 struct CreateArgs {
     /// What it may do, such as events:write; may be given several times.
-    #[arg(long, value_parser = scope, required_unless_present = "admin")]
+    #[arg(long, value_parser = scope, required_unless_present_any = ["admin", "write_only"])]
     scope: Vec<Scope>,
     /// What it is called; without one, as the key that it replaces.
     #[arg(long)]
@@ -43,6 +43,12 @@ struct CreateArgs {
     /// It may do everything.
     #[arg(long)]
     admin: bool,
+    /// A key for web pages to publish: it sends events from pages of its origins, and does nothing else.
+    #[arg(long, conflicts_with_all = ["scope", "admin"], requires = "origin")]
+    write_only: bool,
+    /// An origin whose pages may use a write-only key, such as https://app.example; may be given several times.
+    #[arg(long)]
+    origin: Vec<String>,
     /// The id of the key whose place it takes.
     #[arg(long)]
     replaces: Option<Uuid>,
@@ -52,12 +58,20 @@ struct CreateArgs {
 }
 
 pub(super) fn run(args: KeysArgs) -> Result<(), Failure> {
+    if let KeysCommand::Create(args) = &args.command
+        && !args.origin.is_empty()
+        && !args.write_only
+    {
+        return Err(Failure::Usage("--origin is for a write-only key (--write-only)".into()));
+    }
     let config = Config::from_env()?;
     offline::with_accounts(&config, async |accounts, _database| match args.command {
         KeysCommand::Create(args) => {
-            let scopes: Scopes = args.scope.into_iter().chain(args.admin.then_some(Scope::Admin)).collect();
+            let implied = [args.admin.then_some(Scope::Admin), args.write_only.then_some(Scope::EventsWrite)];
+            let scopes: Scopes = args.scope.into_iter().chain(implied.into_iter().flatten()).collect();
+            let origins = args.write_only.then_some(args.origin);
             let replaces = args.replaces.map(|id| (id, i64::from(args.overlap_h) * 3600));
-            let request = KeyRequest { name: args.name, scopes, expires_s: args.expires, replaces };
+            let request = KeyRequest { name: args.name, scopes, expires_s: args.expires, replaces, origins };
             let made = accounts.keys.create(&request, None, Scopes::ADMIN).await?;
             println!("{}", made.secret.reveal());
             Ok(())
@@ -84,7 +98,9 @@ fn print(key: &ListedKey) {
         (None, expires) => format!("expires {}", or(expires, "never")),
     };
     let (used, scopes) = (or(&key.last_used, "never"), key.scopes.names().join(" "));
-    println!("{}  {}  {state}  used {used}  [{scopes}]  {}", key.id, key.prefix, key.name);
+    let origins = key.origins.as_ref().map(|origins| format!("  from {}", origins.join(" ")));
+    let origins = origins.unwrap_or_default();
+    println!("{}  {}  {state}  used {used}  [{scopes}]{origins}  {}", key.id, key.prefix, key.name);
 }
 
 /// A scope by its name.

@@ -132,8 +132,8 @@ fn network(word: &str) -> Option<IpNet> {
     word.parse().ok().or_else(|| word.parse::<IpAddr>().ok().map(IpNet::from))
 }
 
-/// RFC 6454, section 6.2: scheme, host and maybe a port, without a path.
-fn is_origin(word: &str) -> bool {
+/// Whether a word is an origin as browsers write it (RFC 6454, section 6.2): scheme, host and maybe a port, without a path.
+pub fn is_origin(word: &str) -> bool {
     let rest = word.strip_prefix("https://").or_else(|| word.strip_prefix("http://"));
     rest.is_some_and(|rest| {
         let is_plain = |byte: u8| byte.is_ascii_graphic() && !b"/?#@*\\".contains(&byte);

@@ -26,7 +26,7 @@ use std::path::Path;
 
 use serde::Deserialize;
 
-pub use access::{AccessConfig, Rates};
+pub use access::{AccessConfig, Rates, is_origin};
 pub use auth::{AuthConfig, AuthMode};
 pub use conversations::ConversationsConfig;
 pub use database::{DatabaseConfig, Partitioning};

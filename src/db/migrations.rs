@@ -19,6 +19,7 @@ const MIGRATIONS: &[(&str, &str)] = &[
     ("V5__conversations", include_str!("../../sql/migrations/V5__conversations.sql")),
     ("V6__files", include_str!("../../sql/migrations/V6__files.sql")),
     ("V7__imports", include_str!("../../sql/migrations/V7__imports.sql")),
+    ("V8__write_only_keys", include_str!("../../sql/migrations/V8__write_only_keys.sql")),
 ];
 
 /// Why a database cannot be used.

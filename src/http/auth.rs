@@ -1,7 +1,6 @@
 //! Who sends a request, and whether he may: what every request passes before its route is called.
 //!
-//! A token comes as `Authorization: Bearer …` or as `X-API-Key`, which are the same. Other schemes are passed over, as if
-//! they were not there. Cookies are never looked at, and no token is taken from a URL.
+//! The token that it shows is read by `credentials`.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
@@ -9,7 +8,8 @@ use std::sync::Arc;
 use axum::extract::{MatchedPath, Request, State};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
-use hyper::header::{ALLOW, AUTHORIZATION, HeaderName, HeaderValue};
+use hyper::header::{ALLOW, HeaderValue};
+use hyper::http::request::Parts;
 use hyper::{HeaderMap, StatusCode};
 
 use super::Face;
@@ -17,68 +17,111 @@ use super::client::{self, ClientAddress};
 use super::error::ApiError;
 use super::limits::Quota;
 use super::permissions::{self, Needs};
-use super::query;
-use crate::auth::{AuthError, Decision, KeyHash, Principal, Shown};
+use super::{credentials, origin, query};
+use crate::auth::{Decision, KeyHash, Principal, Scope, Shown, Who, is_write_only_key};
 
-static X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
+/// The bytes of a body with events that comes with a write-only key. What pages send by beacons has 64 KiB.
+const MAX_WRITE_ONLY_BYTES: usize = 1 << 20;
 
-/// Who sends a request with these headers, if he may do what needs this. It came from `peer`.
-async fn admit(face: &Face, needs: Needs, headers: &HeaderMap, peer: IpAddr) -> Result<Principal, ApiError> {
+/// The sender of a request with these headers, if they may do what needs this. It came from `peer`; `query` is that of an
+/// event route.
+async fn admit(
+    face: &Face,
+    needs: Needs,
+    headers: &HeaderMap,
+    query: Option<&str>,
+    peer: IpAddr,
+) -> Result<Principal, ApiError> {
     if let Some(own) = &face.own_origin {
         own.check_host(headers)?;
+    }
+    let token = match needs {
+        Needs::Nothing => None,
+        _ => credentials::token(headers, query, &face.cors_origins)?,
+    };
+    // A write-only key names the pages that may use it itself; it is checked below.
+    let names_its_pages =
+        needs == Needs::Scope(Scope::EventsWrite) && token.as_deref().is_some_and(is_write_only_key);
+    if let Some(own) = face.own_origin.as_ref().filter(|_| !names_its_pages) {
         own.check_site(headers)?;
     }
     if needs == Needs::Nothing {
         return Ok(Principal::ANONYMOUS);
     }
-    let principal = match token(headers)? {
+    let principal = match token {
         None => Principal::ANONYMOUS,
         Some(token) => {
             // Both on the heap, as every idle connection holds room for the largest future that it may run.
             if face.verifier.is_stale() {
                 Box::pin(face.verifier.freshen()).await;
             }
-            match face.verifier.verify(token)? {
+            match face.verifier.verify(&token)? {
                 Shown::Known(principal) => principal,
                 Shown::Ask(hash) => Box::pin(look_up(face, hash, headers, peer)).await?,
             }
         }
     };
+    let is_write_only = matches!(principal.who, Who::WriteOnlyKey { .. });
     let decision = match needs {
         Needs::Nothing | Needs::GoodIfShown => Decision::Allowed,
+        // It is published, so it has no part in anyone's account.
+        Needs::SignedIn if is_write_only => Decision::Forbidden,
         Needs::SignedIn if principal.is_known() => Decision::Allowed,
         Needs::SignedIn => Decision::Unknown,
         Needs::Scope(scope) => principal.may(scope, face.verifier.is_open()),
     };
     match (decision, needs) {
+        (Decision::Allowed, Needs::Scope(_)) => {
+            if let Who::WriteOnlyKey { origins, .. } = &principal.who {
+                origin::check_page(headers, origins)?;
+            }
+            Ok(principal)
+        }
         (Decision::Allowed, _) => Ok(principal),
         (Decision::Forbidden, Needs::Scope(scope)) => Err(ApiError::lacks(scope)),
+        (Decision::Forbidden, _) => Err(ApiError::forbidden("forbidden", ONLY_EVENTS)),
         _ => Err(ApiError::token_needed()),
     }
 }
 
-/// Whether who sent a request with these headers may still do what needs this. Where it cannot be told now, he may.
+const ONLY_EVENTS: &str = "a write-only key sends events and does nothing else";
+
+/// Whether the sender of a request with these headers may still do what needs this. Where that is not known now, they may.
 pub(super) async fn is_still_admitted(face: &Face, needs: Needs, headers: &HeaderMap, peer: IpAddr) -> bool {
-    match admit(face, needs, headers, peer).await {
+    match admit(face, needs, headers, None, peer).await {
         Ok(_) => true,
         Err(refusal) => !refusal.is_denial(),
     }
 }
 
-/// Whether a request with events may be taken, and what is left of its sender's budget.
+/// Limits of an admitted request with events.
+#[derive(Debug, Default)]
+pub(super) struct EventsAdmission {
+    /// What is left of its sender's budget; `None`: it is not counted.
+    pub(super) quota: Option<Quota>,
+    /// A limit of its body below that of the route.
+    pub(super) max_body_bytes: Option<usize>,
+}
+
+/// Whether a request with events may be taken, and within which limits.
 pub(super) async fn admit_events(
     face: &Face,
     needs: Needs,
-    headers: &HeaderMap,
+    head: &Parts,
     peer: IpAddr,
-) -> Result<Option<Quota>, ApiError> {
-    let principal = admit(face, needs, headers, peer).await?;
+) -> Result<EventsAdmission, ApiError> {
+    let headers = &head.headers;
+    let principal = admit(face, needs, headers, head.uri.query(), peer).await?;
+    let is_write_only = matches!(principal.who, Who::WriteOnlyKey { .. });
     // Whose address it is need not be known where nothing is counted.
-    if !face.budgets.count_events() {
-        return Ok(None);
+    if !is_write_only && !face.budgets.count_events() {
+        return Ok(EventsAdmission::default());
     }
     let client = client::client(peer, headers, &face.trusted_proxies);
-    face.budgets.take_events(&principal, client.ip)
+    Ok(EventsAdmission {
+        quota: face.budgets.take_events(&principal, client.ip)?,
+        max_body_bytes: is_write_only.then_some(MAX_WRITE_ONLY_BYTES),
+    })
 }
 
 /// Asks the database. Whoever makes up keys must not keep it busy, so this counts as a log-in does.
@@ -90,29 +133,6 @@ async fn look_up(
 ) -> Result<Principal, ApiError> {
     face.budgets.take_look_up(client::client(peer, headers, &face.trusted_proxies).ip)?;
     Ok(face.core()?.accounts.look_up(hash).await?)
-}
-
-/// The token that is shown (RFC 6750, section 2.1).
-fn token(headers: &HeaderMap) -> Result<Option<&str>, AuthError> {
-    let mut shown = None;
-    for value in headers.get_all(AUTHORIZATION) {
-        let bytes = value.as_bytes();
-        // Whatever ends the scheme: a token behind a tab is still one that is shown.
-        let end = bytes.iter().position(|byte| !byte.is_ascii_alphanumeric() && *byte != b'-');
-        let (scheme, token) = bytes.split_at(end.unwrap_or(bytes.len()));
-        if scheme.eq_ignore_ascii_case(b"bearer") {
-            // Two of them: which one counts would be a guess.
-            if shown.replace(token.trim_ascii()).is_some() {
-                return Err(AuthError::Invalid);
-            }
-        }
-    }
-    for value in headers.get_all(&X_API_KEY) {
-        if shown.replace(value.as_bytes().trim_ascii()).is_some() {
-            return Err(AuthError::Invalid);
-        }
-    }
-    shown.map(|token| std::str::from_utf8(token).map_err(|_| AuthError::Invalid)).transpose()
 }
 
 /// Where a request comes from that no connection brought.
@@ -133,7 +153,7 @@ pub(super) async fn authorize(
     };
     let client = request.extensions().get::<ClientAddress>().copied();
     let (peer, address) = client.map_or((NOWHERE, NOWHERE), |client| (client.peer, client.ip));
-    let principal = admit(&face, asked, request.headers(), peer).await?;
+    let principal = admit(&face, asked, request.headers(), None, peer).await?;
     let quota = face.budgets.take(request.method(), asked, &principal, address)?;
     if let Some(Err(allowed)) = needs {
         return Ok(not_allowed(&allowed));
@@ -155,40 +175,4 @@ fn not_allowed(allowed: &str) -> Response {
         response.headers_mut().insert(ALLOW, allowed);
     }
     response
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn of(pairs: &[(&'static str, &'static str)]) -> Result<Option<String>, AuthError> {
-        let mut headers = HeaderMap::new();
-        for (name, value) in pairs {
-            headers.append(*name, HeaderValue::from_static(value));
-        }
-        token(&headers).map(|token| token.map(str::to_owned))
-    }
-
-    #[test]
-    fn a_token_is_bearer_or_x_api_key_and_other_schemes_are_passed_over() {
-        let good = Some("good".to_owned());
-        assert_eq!(of(&[]).unwrap(), None);
-        assert_eq!(of(&[("authorization", "Basic Z29vZA==")]).unwrap(), None);
-        assert_eq!(of(&[("authorization", "Bearer good")]).unwrap(), good);
-        assert_eq!(of(&[("authorization", "bEARER  good ")]).unwrap(), good);
-        assert_eq!(of(&[("x-api-key", "good")]).unwrap(), good);
-        assert_eq!(of(&[("authorization", "Basic x"), ("x-api-key", "good")]).unwrap(), good);
-        assert_eq!(of(&[("authorization", "Bearer")]).unwrap(), Some(String::new()));
-        assert_eq!(of(&[("authorization", "Bearer\tgood")]).unwrap(), good);
-        assert_eq!(of(&[("authorization", "Bearer, x")]).unwrap(), Some(", x".to_owned()));
-        assert_eq!(of(&[("authorization", "Basic x"), ("authorization", "Bearer good")]).unwrap(), good);
-        assert_eq!(of(&[("cookie", "token=good")]).unwrap(), None);
-        for two in [
-            [("authorization", "Bearer good"), ("authorization", "Bearer good")],
-            [("authorization", "Bearer good"), ("x-api-key", "good")],
-            [("x-api-key", "good"), ("x-api-key", "good")],
-        ] {
-            assert!(of(&two).is_err(), "{two:?}");
-        }
-    }
 }

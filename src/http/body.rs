@@ -212,6 +212,13 @@ impl LimitedBody {
         }
     }
 
+    /// Takes fewer bytes than its route would. Has to be called before the first read.
+    pub fn lower_limit(&mut self, bytes: usize, setting: &'static str) {
+        if bytes < self.limits.bytes {
+            (self.limits.bytes, self.limits.setting) = (bytes, setting);
+        }
+    }
+
     /// The fewest bytes that are to come.
     pub fn announced(&self) -> u64 {
         self.incoming.announced()

@@ -13,6 +13,7 @@ use hyper::{Method, Request, StatusCode};
 use tower_service::Service;
 use tracing::Instrument;
 
+use super::auth::EventsAdmission;
 use super::body::{BodyLimits, LimitedBody};
 use super::client::{self, ClientAddress};
 use super::connection::Line;
@@ -43,10 +44,7 @@ pub(super) async fn dispatch(
     request: Request<Incoming>,
     line: &Line,
 ) -> Response {
-    if face.cors_origins.is_empty() {
-        return routed(face, router, request, line).await;
-    }
-    let Some(origin) = cors::allowed(&face.cors_origins, request.headers()) else {
+    let Some(origin) = cors::allowed(&face.cors_origins, request.uri(), request.headers()) else {
         return routed(face, router, request, line).await;
     };
     let mut response = match cors::preflight(request.method(), request.headers()) {
@@ -81,10 +79,13 @@ async fn routed(
     };
     let limits = BodyLimits { bytes, setting, deadline: started + face.limits.body_timeout };
     let mut body = LimitedBody::new(&head, incoming, limits);
-    let admitted = auth::admit_events(face, hot.needs, &head.headers, line.peer()).await;
-    let answer = match admitted.and_then(|quota| Ok((quota, face.core()?))) {
+    let admitted = auth::admit_events(face, hot.needs, &head, line.peer()).await;
+    let answer = match admitted.and_then(|admission| Ok((admission, face.core()?))) {
         Err(refusal) => Err(refusal),
-        Ok((quota, core)) => {
+        Ok((EventsAdmission { quota, max_body_bytes }, core)) => {
+            if let Some(bytes) = max_body_bytes {
+                body.lower_limit(bytes, "the most that a write-only key may send");
+            }
             let answer = if hot.route == EVENTS {
                 events::post(core, &head, &mut body).await
             } else {

@@ -10,9 +10,9 @@ use hyper::header::{HeaderMap, HeaderName, HeaderValue};
 
 use super::error::ApiError;
 use super::permissions::Needs;
-use crate::auth::Principal;
 use crate::auth::limits::{Budget, Left, Subject};
 use crate::auth::users::Email;
+use crate::auth::{Principal, Who};
 use crate::config::Config;
 
 static RATE_LIMIT: HeaderName = HeaderName::from_static("ratelimit");
@@ -26,7 +26,11 @@ pub(super) struct Budgets {
     reads: Option<Budget>,
     writes: Option<Budget>,
     events: Option<Budget>,
+    write_only: Option<Budget>,
 }
+
+/// Requests a minute with a write-only key, of an address: a page sends a beacon now and then, and an office has many.
+const WRITE_ONLY_REQUESTS: u32 = 600;
 
 /// What an answer says of the budget that it was taken from.
 #[derive(Debug, Clone)]
@@ -64,10 +68,11 @@ impl Budgets {
             reads: budget("reads", rates.reads),
             writes: budget("writes", rates.writes),
             events: budget("events", rates.events),
+            write_only: budget("write-only", WRITE_ONLY_REQUESTS),
         }
     }
 
-    /// Whether requests with events are counted.
+    /// Whether requests with events are counted that come without a write-only key.
     pub(super) fn count_events(&self) -> bool {
         self.events.is_some()
     }
@@ -78,7 +83,11 @@ impl Budgets {
         principal: &Principal,
         address: IpAddr,
     ) -> Result<Option<Quota>, ApiError> {
-        match &self.events {
+        let budget = match principal.who {
+            Who::WriteOnlyKey { .. } => &self.write_only,
+            _ => &self.events,
+        };
+        match budget {
             None => Ok(None),
             Some(budget) => take(budget, &Subject::of(principal, address)),
         }

@@ -18,6 +18,7 @@ mod client;
 mod connection;
 mod conversations;
 mod cors;
+mod credentials;
 mod dead_letters;
 mod dispatch;
 mod error;
@@ -82,6 +83,11 @@ static X_RECEIPT: HeaderName = HeaderName::from_static("x-receipt");
 
 const EVENTS: &str = "/api/v1/events";
 const BATCH: &str = "/api/v1/events/batch";
+
+/// Whether a path is a route of events, where a write-only key may stand in the URL.
+fn is_event_route(path: &str) -> bool {
+    matches!(path, EVENTS | BATCH)
+}
 
 /// Every route.
 fn router(face: &Arc<Face>) -> Router {

@@ -9,7 +9,7 @@
 use std::net::IpAddr;
 
 use hyper::HeaderMap;
-use hyper::header::{FORWARDED, HOST, HeaderName, ORIGIN, VIA};
+use hyper::header::{FORWARDED, HOST, HeaderName, HeaderValue, ORIGIN, VIA};
 
 use super::error::ApiError;
 
@@ -87,14 +87,33 @@ const BEHIND_PROXY: &str = "an open service serves this machine alone, and this 
 const FOREIGN_HOST: &str =
     "an open service answers to localhost and to its own address only; AUTH=required answers to any name";
 
+/// Rejects requests of other pages than those of `origins`, which a write-only key names. Every browser names its page's
+/// origin with a POST, so a request without one is none of a page.
+pub(super) fn check_page(headers: &HeaderMap, origins: &[String]) -> Result<(), ApiError> {
+    match headers.get(ORIGIN) {
+        Some(origin) if origins.iter().any(|allowed| allowed.as_bytes() == origin.as_bytes()) => Ok(()),
+        _ => Err(ApiError::forbidden("foreign_origin", FOREIGN_ORIGIN)),
+    }
+}
+
+const FOREIGN_ORIGIN: &str = "a write-only key takes requests of web pages of its own origins only";
+
+/// Whether a page of another site sends a request, unless it is of one of the origins `allowed`.
+pub(super) fn is_cross_site(headers: &HeaderMap, allowed: &[String]) -> bool {
+    let is_allowed =
+        |origin: &HeaderValue| allowed.iter().any(|allowed| allowed.as_bytes() == origin.as_bytes());
+    if headers.get(ORIGIN).is_some_and(is_allowed) {
+        return false;
+    }
+    !matches!(headers.get(&SEC_FETCH_SITE).map(HeaderValue::as_bytes), None | Some(b"same-origin" | b"none"))
+}
+
 fn cross_site() -> ApiError {
     ApiError::forbidden("cross_site", "a page of another origin may not call this service (CORS_ORIGINS)")
 }
 
 #[cfg(test)]
 mod tests {
-    use hyper::header::HeaderValue;
-
     use super::*;
 
     fn is_served(pairs: &[(&'static str, &'static str)]) -> bool {

@@ -20,6 +20,8 @@ pub struct KnownKey {
     pub(super) id: Uuid,
     pub(super) owner: Option<Uuid>,
     pub(super) scopes: Scopes,
+    /// Of a write-only key: the origins of its pages.
+    pub(super) origins: Option<Arc<[String]>>,
     /// Seconds of Unix time.
     pub(super) expires_s: Option<i64>,
     /// When it was used last, in seconds of Unix time; 0: not since this node knows it.
@@ -136,6 +138,7 @@ mod tests {
             id: Uuid::from_u128(id),
             owner: None,
             scopes: Scopes::ADMIN,
+            origins: None,
             expires_s,
             used_s: AtomicI64::new(0),
             written_s: AtomicI64::new(0),

@@ -2,6 +2,9 @@
 //!
 //! A key is shown once, when it is made. It may do what its scopes say, and never more than the user who made it may at that
 //! moment. It is good until it expires, is revoked, or its overlap with the one that took its place has passed.
+//!
+//! A write-only key is for web pages to publish. It sends events from pages of its origins, and does nothing else: it reads
+//! nothing, has no part in its owner's account, and is counted by a budget of its own.
 
 mod cache;
 mod store;
@@ -15,8 +18,7 @@ use uuid::Uuid;
 
 pub(super) use cache::{KeyCache, Known, KnownKey};
 pub use store::ListedKey;
-pub use text::KeyHash;
-pub(super) use text::is_key;
+pub use text::{KeyHash, is_key, is_write_only_key};
 
 use self::store::{NewRow, Store};
 use self::text::NewKey;
@@ -24,11 +26,15 @@ use super::principal::{Principal, Who};
 use super::random::Secret;
 use super::scope::{Scope, Scopes};
 use super::{AuthError, Verifier};
-use crate::config::AuthConfig;
+use crate::config::{AuthConfig, is_origin};
 use crate::db::{Database, DbError};
 
 /// Bytes of a key's name.
 const MAX_NAME_BYTES: usize = 200;
+/// Origins of a write-only key.
+const MAX_ORIGINS: usize = 20;
+/// Bytes of an origin: a host of 253, a scheme and a port.
+const MAX_ORIGIN_BYTES: usize = 267;
 /// Keys in a page of a list.
 pub const KEYS_PAGE: usize = 100;
 /// The longest that a key and the one that took its place are both good, in seconds.
@@ -45,6 +51,8 @@ pub struct KeyRequest {
     pub expires_s: Option<i64>,
     /// The key whose place it takes, and for how many seconds both are good.
     pub replaces: Option<(Uuid, i64)>,
+    /// For a write-only key: the origins of the pages that may use it.
+    pub origins: Option<Vec<String>>,
 }
 
 /// A key that was made.
@@ -72,8 +80,13 @@ pub struct Keys {
 impl KnownKey {
     /// Who has this key.
     pub(super) fn principal(&self) -> Principal {
-        let who = Who::Key { id: self.id, owner: self.owner };
-        Principal { who, permissions: Some(self.scopes) }
+        let Some(origins) = &self.origins else {
+            let who = Who::Key { id: self.id, owner: self.owner };
+            return Principal { who, permissions: Some(self.scopes) };
+        };
+        let who = Who::WriteOnlyKey { id: self.id, origins: Arc::clone(origins) };
+        let sends_events = Scopes::default().with(Scope::EventsWrite);
+        Principal { who, permissions: Some(self.scopes.within(sends_events)) }
     }
 }
 
@@ -100,7 +113,7 @@ impl Keys {
         rights: Scopes,
     ) -> Result<MadeKey, AuthError> {
         check(request, rights)?;
-        let key = NewKey::make()?;
+        let key = NewKey::make(request.origins.is_some())?;
         let id = Uuid::new_v4();
         let scopes = request.scopes;
         let row = NewRow {
@@ -112,6 +125,7 @@ impl Keys {
             owner,
             expires_s: request.expires_s,
             replaces: request.replaces,
+            origins: request.origins.as_deref(),
         };
         let name = self.store.add(&row, self.most).await?;
         if let Some((replaced, _)) = request.replaces {
@@ -191,6 +205,18 @@ fn check(request: &KeyRequest, rights: Scopes) -> Result<(), AuthError> {
     }
     if request.replaces.is_some_and(|(_, overlap_s)| !(0..=MAX_OVERLAP_S).contains(&overlap_s)) {
         return refuse("overlap_s", "overlap_s takes 0 to 2592000 seconds");
+    }
+    if let Some(origins) = &request.origins {
+        if request.scopes != Scopes::default().with(Scope::EventsWrite) {
+            return refuse("scopes", "a write-only key has the scope events:write and no other");
+        }
+        let is_origin = |origin: &String| origin.len() <= MAX_ORIGIN_BYTES && is_origin(origin);
+        if !(1..=MAX_ORIGINS).contains(&origins.len()) || !origins.iter().all(is_origin) {
+            return refuse(
+                "origins",
+                "origins takes 1 to 20 origins of web pages, such as https://app.example",
+            );
+        }
     }
     if rights.cover(request.scopes) { Ok(()) } else { Err(AuthError::BeyondRights) }
 }

@@ -1,5 +1,6 @@
 //! The table `api_keys`.
 
+use std::sync::Arc;
 use std::sync::atomic::AtomicI64;
 use std::time::Duration;
 
@@ -36,6 +37,8 @@ pub struct ListedKey {
     pub revoked: Option<String>,
     /// The key that took its place.
     pub replaced_by: Option<Uuid>,
+    /// Of a write-only key: the origins of its pages.
+    pub origins: Option<Vec<String>>,
 }
 
 /// A key that is to be made.
@@ -49,6 +52,7 @@ pub(super) struct NewRow<'a> {
     pub(super) owner: Option<Uuid>,
     pub(super) expires_s: Option<i64>,
     pub(super) replaces: Option<(Uuid, i64)>,
+    pub(super) origins: Option<&'a [String]>,
 }
 
 #[derive(Debug, Clone)]
@@ -99,7 +103,7 @@ impl Store {
         }
         let names = new.scopes.names();
         let replaces = new.replaces.map(|(id, _)| id);
-        let parameters: [Parameter<'_>; 9] = [
+        let parameters: [Parameter<'_>; 10] = [
             (&new.id, Type::UUID),
             (&new.key.prefix, Type::TEXT),
             (&&new.key.hash.0[..], Type::BYTEA),
@@ -109,6 +113,7 @@ impl Store {
             (&new.owner, Type::UUID),
             (&new.expires_s, Type::INT8),
             (&replaces, Type::UUID),
+            (&new.origins, Type::TEXT_ARRAY),
         ];
         let add = sql(include_str!("../../../sql/auth/add_key.sql"));
         let rows = transaction.query_typed(&add, &parameters).await.map_err(DbError::from)?;
@@ -191,6 +196,7 @@ fn known(row: &Row) -> Result<KnownKey, DbError> {
     Ok(KnownKey {
         id: row.try_get("id")?,
         owner: row.try_get("owner")?,
+        origins: row.try_get::<_, Option<Vec<String>>>("origins")?.map(Arc::from),
         scopes: owners.map_or(scopes, |owners| scopes.within(Scopes::known(owners))),
         expires_s: row.try_get("expires_s")?,
         used_s: AtomicI64::new(0),
@@ -210,5 +216,6 @@ fn listed(row: &Row) -> Result<ListedKey, DbError> {
         last_used: row.try_get("last_used")?,
         revoked: row.try_get("revoked")?,
         replaced_by: row.try_get("replaced_by")?,
+        origins: row.try_get("origins")?,
     })
 }

@@ -7,16 +7,21 @@
 //!
 //! `tg_` lets scanners for leaked secrets find it, the prefix is what lists show, and the checksum tells a mistyped or made
 //! up key without asking the database. It is no secret and proves nothing.
+//!
+//! A write-only key begins with `tg_w_` instead. It is meant to be published, so scanners may tell it from the others. No other
+//! key begins like this: `_` is no character of a prefix.
 
 use sha2::{Digest, Sha256};
 
 use crate::auth::random::{self, ALPHABET, NoRandomness, Secret};
 
 const MARK: &str = "tg_";
+const WRITE_ONLY_MARK: &str = "tg_w_";
 const PREFIX: usize = 8;
 const RANDOM: usize = 34;
 const CHECKSUM: usize = 7;
-const LENGTH: usize = MARK.len() + PREFIX + RANDOM + CHECKSUM;
+/// Characters that follow the mark.
+const REST: usize = PREFIX + RANDOM + CHECKSUM;
 
 /// The SHA-256 of a key. What a key is looked up by: whoever could read it from the database could not use it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -26,10 +31,11 @@ impl KeyHash {
     /// The hash of what has the form of a key; nothing if it is none.
     pub fn of(text: &str) -> Option<Self> {
         let bytes = text.as_bytes();
-        if bytes.len() != LENGTH || !text.starts_with(MARK) || !text.is_ascii() {
+        let mark = if is_write_only_key(text) { WRITE_ONLY_MARK } else { MARK };
+        if bytes.len() != mark.len() + REST || !text.starts_with(mark) || !text.is_ascii() {
             return None;
         }
-        let (front, checksum) = bytes.split_at(LENGTH - CHECKSUM);
+        let (front, checksum) = bytes.split_at(bytes.len() - CHECKSUM);
         (check(front) == checksum).then(|| Self(Sha256::digest(bytes).into()))
     }
 }
@@ -42,12 +48,13 @@ pub(super) struct NewKey {
 }
 
 impl NewKey {
-    /// A key that nobody else has.
-    pub(super) fn make() -> Result<Self, NoRandomness> {
-        let mut text = format!("{MARK}{}", random::text(PREFIX + RANDOM)?);
+    /// A random key, which may be a write-only one.
+    pub(super) fn make(is_write_only: bool) -> Result<Self, NoRandomness> {
+        let mark = if is_write_only { WRITE_ONLY_MARK } else { MARK };
+        let mut text = format!("{mark}{}", random::text(PREFIX + RANDOM)?);
         let checksum = check(text.as_bytes());
         text.extend(checksum.iter().copied().map(char::from));
-        let prefix = text[..MARK.len() + PREFIX].to_owned();
+        let prefix = text[..mark.len() + PREFIX].to_owned();
         let hash = KeyHash(Sha256::digest(text.as_bytes()).into());
         Ok(Self { secret: Secret::new(text), prefix, hash })
     }
@@ -56,6 +63,11 @@ impl NewKey {
 /// Whether a token means to be a key.
 pub fn is_key(token: &str) -> bool {
     token.starts_with(MARK)
+}
+
+/// Whether a token means to be a write-only key.
+pub fn is_write_only_key(token: &str) -> bool {
+    token.starts_with(WRITE_ONLY_MARK)
 }
 
 fn check(front: &[u8]) -> [u8; CHECKSUM] {
@@ -71,18 +83,21 @@ mod tests {
 
     #[test]
     fn a_key_is_known_by_its_hash_and_shows_its_prefix() {
-        let key = NewKey::make().unwrap();
-        let text = key.secret.reveal();
-        assert_eq!((text.len(), KeyHash::of(text)), (LENGTH, Some(key.hash)));
-        assert!(text.starts_with(&key.prefix) && key.prefix.len() == 11 && is_key(text));
-        assert_ne!(NewKey::make().unwrap().hash, key.hash);
-        assert!(!format!("{:?}", key.secret).contains(&key.prefix));
+        for (is_write_only, mark) in [(false, MARK), (true, WRITE_ONLY_MARK)] {
+            let key = NewKey::make(is_write_only).unwrap();
+            let text = key.secret.reveal();
+            assert_eq!((text.len(), KeyHash::of(text)), (mark.len() + REST, Some(key.hash)));
+            assert!(text.starts_with(&key.prefix) && key.prefix.len() == mark.len() + 8 && is_key(text));
+            assert_eq!(is_write_only_key(text), is_write_only);
+            assert_ne!(NewKey::make(is_write_only).unwrap().hash, key.hash);
+            assert!(!format!("{:?}", key.secret).contains(&key.prefix));
+        }
     }
 
     proptest! {
         #[test]
-        fn a_key_with_a_character_changed_is_none(place in 0..LENGTH, with in 33_u8..127) {
-            let key = NewKey::make().unwrap();
+        fn a_key_with_a_character_changed_is_none(place in 0..MARK.len() + REST, is_write_only: bool, with in 33_u8..127) {
+            let key = NewKey::make(is_write_only).unwrap();
             let mut bytes = key.secret.reveal().as_bytes().to_vec();
             prop_assume!(bytes[place] != with);
             bytes[place] = with;

@@ -118,7 +118,11 @@ mod tests {
         assert_eq!(judge(&stored(), &TWO, &THREE, true), Judgement::Rotate);
         assert_eq!(judge(&stored(), &ONE, &TWO, true), Judgement::Repeat);
         assert_eq!(judge(&stored(), &THREE, &ONE, true), Judgement::Reused);
-        assert_eq!(judge(&stored(), &ONE, &THREE, true), Judgement::Invalid, "JWT_SECRET was changed in between");
+        assert_eq!(
+            judge(&stored(), &ONE, &THREE, true),
+            Judgement::Invalid,
+            "JWT_SECRET was changed in between"
+        );
         let over = Stored { is_over: true, ..stored() };
         assert_eq!(judge(&over, &TWO, &THREE, true), Judgement::Invalid);
         let first = Stored { previous: None, ..stored() };

@@ -31,6 +31,9 @@ struct Made<'a> {
     prefix: &'a str,
     name: &'a str,
     scopes: Vec<&'static str>,
+    /// Of a write-only key.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    origins: Option<&'a [String]>,
 }
 
 /// `POST /api/keys`.
@@ -62,6 +65,7 @@ pub(super) async fn create(
         prefix: &made.prefix,
         name: &made.name,
         scopes: request.scopes.names(),
+        origins: request.origins.as_deref(),
     };
     Ok(private(StatusCode::CREATED, &shown))
 }
@@ -71,6 +75,18 @@ fn key_request(mut members: Members) -> Result<KeyRequest, ApiError> {
     for word in members.texts("scopes")?.unwrap_or_default() {
         let refuse = || ApiError::invalid("scopes has a word that is no scope").field("scopes");
         scopes = scopes.with(Scope::parse(&word).ok_or_else(refuse)?);
+    }
+    let origins = members.texts("origins")?;
+    match (members.boolean("write_only")?.unwrap_or(false), &origins) {
+        (true, None) => {
+            return Err(ApiError::invalid("a write-only key takes the origins of its pages").field("origins"));
+        }
+        (false, Some(_)) => {
+            return Err(ApiError::invalid("only a write-only key has origins").field("origins"));
+        }
+        // The only scope that it can have need not be named.
+        (true, Some(_)) if scopes.is_empty() => scopes = scopes.with(Scope::EventsWrite),
+        _ => {}
     }
     let expires = members.text("expires")?.map(|text| query::time_us(&text, "expires")).transpose()?;
     let replaces = members.text("replaces")?.map(|id| {
@@ -82,6 +98,7 @@ fn key_request(mut members: Members) -> Result<KeyRequest, ApiError> {
         scopes,
         expires_s: expires.map(|expires_us| expires_us.div_euclid(1_000_000)),
         replaces: replaces.transpose()?.map(|id| (id, overlap_s)),
+        origins,
     };
     members.end()?;
     Ok(request)
@@ -108,6 +125,9 @@ struct Listed<'a> {
     last_used: Option<&'a str>,
     revoked: Option<&'a str>,
     replaced_by: Option<Uuid>,
+    /// Of a write-only key.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    origins: Option<&'a [String]>,
 }
 
 /// `GET /api/keys`: one's own; of whoever may do everything, all.
@@ -141,6 +161,7 @@ pub(super) async fn list(
             last_used: key.last_used.as_deref(),
             revoked: key.revoked.as_deref(),
             replaced_by: key.replaced_by,
+            origins: key.origins.as_deref(),
         })
         .collect();
     let mut response = private(StatusCode::OK, &shown);

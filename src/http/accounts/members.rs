@@ -77,6 +77,15 @@ impl Members {
         }
     }
 
+    /// A boolean, if it is there.
+    pub(super) fn boolean(&mut self, name: &'static str) -> Result<Option<bool>, ApiError> {
+        match self.0.remove(name) {
+            None | Some(Value::Null) => Ok(None),
+            Some(Value::Bool(value)) => Ok(Some(value)),
+            Some(_) => Err(ApiError::invalid(format!("{name} takes true or false")).field(name)),
+        }
+    }
+
     /// A whole number, if it is there.
     pub(super) fn number(&mut self, name: &'static str) -> Result<Option<i64>, ApiError> {
         match self.0.remove(name) {
@@ -105,10 +114,13 @@ mod tests {
 
     #[test]
     fn members_are_taken_by_type_and_what_is_left_over_is_refused() {
-        let mut members = Members::parse(br#"{"a":"x","b":["y"],"c":3,"d":null,"e":1}"#).unwrap();
+        let mut members =
+            Members::parse(br#"{"a":"x","b":["y"],"c":3,"d":null,"e":1,"f":true,"g":"true"}"#).unwrap();
         assert_eq!(members.needed_text("a").unwrap(), "x");
         assert_eq!(members.texts("b").unwrap(), Some(vec!["y".to_owned()]));
         assert_eq!(members.number("c").unwrap(), Some(3));
+        assert_eq!((members.boolean("f").unwrap(), members.boolean("d").unwrap()), (Some(true), None));
+        assert!(members.boolean("g").is_err());
         assert_eq!(members.text("d").unwrap(), None);
         assert!(members.needed_text("none").is_err() && members.text("e").is_err());
         assert!(Members::parse(br#"{"x":1}"#).unwrap().end().is_err());

@@ -181,7 +181,7 @@ pub(super) async fn me(
         Who::User { .. } if user.is_none() => return Err(AuthError::Invalid.into()),
         Who::User { session, .. } => ("user", Some(session), None),
         Who::External { .. } => ("user", None, None),
-        Who::Key { id, .. } => ("key", None, Some(id)),
+        Who::Key { id, .. } | Who::WriteOnlyKey { id, .. } => ("key", None, Some(id)),
     };
     let me = Me {
         kind,

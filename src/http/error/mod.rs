@@ -113,6 +113,15 @@ impl ApiError {
         refusal.challenge("Bearer error=\"invalid_token\"")
     }
 
+    /// 401: an API key stands in a URL that is no write-only one.
+    pub fn key_in_url() -> Self {
+        let message =
+            "a URL takes a write-only key (tg_w_…) only; revoke this key, as URLs are logged on their way";
+        Self::new(StatusCode::UNAUTHORIZED, UNAUTHORIZED, message)
+            .challenge("Bearer error=\"invalid_token\"")
+            .field("key")
+    }
+
     /// 401: there is no token, and there has to be one.
     pub fn token_needed() -> Self {
         let message = "this takes a token: Authorization: Bearer …, or X-API-Key";

@@ -29,9 +29,14 @@ pub(in crate::http) struct RefreshToken {
 #[derive(ToSchema)]
 #[schema(as = KeyRequest)]
 pub(in crate::http) struct KeyRequestBody {
-    /// What it may do.
+    /// What it may do; of a write-only key `events:write`, which may be left out.
     #[schema(example = json!(["events:write"]))]
-    scopes: Vec<String>,
+    scopes: Option<Vec<String>>,
+    /// A key for web pages to publish: it sends events from pages of its origins, and does nothing else.
+    write_only: Option<bool>,
+    /// The origins of a write-only key's pages, 1 to 20.
+    #[schema(example = json!(["https://app.example"]))]
+    origins: Option<Vec<String>>,
     /// What it is for.
     name: Option<String>,
     /// RFC 3339.
