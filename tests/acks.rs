@@ -83,7 +83,10 @@ async fn who_waits_for_a_refused_event_is_told_its_sqlstate() {
         let body = "not json\n{\"n\":1}\n\n{\"evil\":3}\n{\"n\":4}\n";
         let answer = service.request("POST", "/api/v1/events/batch?ack=committed", &[NDJSON], body).await;
         assert_eq!((answer.status.as_u16(), answer.json()["accepted"].as_u64()), (202, Some(3)));
-        assert_eq!(answer.json()["dead_lettered"], json!([{"index": 3, "sqlstate": "23514"}]));
+        assert_eq!(
+            answer.json()["dead_lettered"],
+            json!([{"index": 3, "reason": "rejected", "sqlstate": "23514"}])
+        );
         service.settled().await;
         assert_eq!((count(&database, "requests").await, count(&database, "dead_letters").await), (2, 2));
     }

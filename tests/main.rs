@@ -13,6 +13,7 @@ mod api_keys;
 mod appends;
 mod auth;
 mod bad_input;
+mod bad_rows;
 mod batches;
 mod browsers;
 mod collections;

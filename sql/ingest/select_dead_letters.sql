@@ -1,6 +1,6 @@
--- The next dead letters to redrive, in the order of their ids. Overloads were never accepted, so they are asked for by
+-- The next dead letters to redrive, in the order of their ids, each with its size. Overloads were never accepted, so they are asked for by
 -- name.
-select id
+select id, coalesce(octet_length(body), octet_length(payload::text), 0)::bigint as bytes
 from {schema}.dead_letters
 where id > $1
   and ($2::uuid[] is null or id = any($2))

@@ -5,16 +5,16 @@ use uuid::Uuid;
 
 use super::{Failure, offline};
 use crate::config::Config;
-use crate::ingest::dead_letters::{DeadLetterStore, Filter, Selection};
+use crate::ingest::dead_letters::{DeadLetterStore, Filter, Reason, Selection};
 
 #[derive(Debug, Args)]
 #[group(required = true, multiple = false)]
 pub(super) struct RedriveArgs {
-    /// All that Postgres refused. Overloads, whose clients were told 503, are left out.
+    /// All that were accepted. Overloads, whose clients were told 503, are left out.
     #[arg(long)]
     all: bool,
     /// Those of one reason; overloads are newly accepted.
-    #[arg(long, value_parser = ["overload", "rejected"])]
+    #[arg(long, value_parser = Reason::names())]
     reason: Option<String>,
     /// This one; may be given several times.
     #[arg(long)]

@@ -23,7 +23,7 @@ pub use migrations::{MigrationError, migrate, schema_version};
 pub use partitions::PartitionKeeper;
 pub use pool::{Connection, Database, PoolStatus};
 pub use statement::{
-    BY_INDEX, Query, begin_in_time, in_time, query_all_in_time, query_in_time, query_often_in_time,
+    BY_INDEX, Query, begin_in_time, in_time, query_all_in_time, query_in_time, query_often_in_time, roll_back,
 };
 pub use stress::FailingStatements;
 pub use url::{ConnectionUrl, UrlError};
@@ -46,6 +46,9 @@ pub enum DbError {
     /// This use's share of the pool had no connection free in time.
     #[error("no connection of its share of the pool within {} s", .0.as_secs_f32())]
     Exhausted(Duration),
+    /// Postgres stored fewer rows of a COPY into this table than were sent.
+    #[error("a trigger on {0} returned null: the row was dropped")]
+    RowsDropped(&'static str),
     /// The roots of trust for TLS cannot be had.
     #[error("TLS: {0}")]
     Tls(String),
@@ -83,7 +86,7 @@ impl DbError {
     pub fn is_away(&self) -> bool {
         match self.sql_state() {
             Some(state) => matches!(&state.code()[..2], "08" | "53" | "57"),
-            None => !self.is_undecodable(),
+            None => !self.is_undecodable() && !matches!(self, Self::RowsDropped(_)),
         }
     }
 

@@ -195,6 +195,15 @@ pub async fn begin_in_time(
     Ok(transaction)
 }
 
+/// Rolls back a transaction in which `error` happened, and waits for that. A transaction that is dropped sends its rollback
+/// together with whatever the connection does next; behind a failed COPY PgBouncer then loses an answer, and the
+/// connection hangs.
+pub async fn roll_back(transaction: Transaction<'_>, error: DbError) -> DbError {
+    // Where it fails the connection is lost, and the transaction with it.
+    let _lost = transaction.rollback().await;
+    error
+}
+
 /// Waits for what is bounded by a `statement_timeout` of `timeout`, and a little longer.
 ///
 /// # Errors

@@ -17,7 +17,9 @@ use uuid::Uuid;
 
 use super::error::ApiError;
 use super::{Face, pages, path, query};
-use crate::ingest::dead_letters::{Body, Cursor, DeadLetter, DeadLetterStore, Filter, Redriven, Selection};
+use crate::ingest::dead_letters::{
+    Body, Cursor, DeadLetter, DeadLetterStore, Filter, Reason, Redriven, Selection,
+};
 
 const DEFAULT_LIMIT: i64 = 50;
 const MAX_LIMIT: i64 = 1000;
@@ -31,7 +33,7 @@ pub(super) struct ListQuery {
     /// Dead letters of a page.
     #[param(minimum = 1, maximum = 1000, default = 50)]
     limit: Option<i64>,
-    /// `overload` or `rejected`.
+    /// `overload`, `rejected` or `dropped_by_trigger`.
     reason: Option<String>,
     /// RFC 3339.
     #[param(format = DateTime)]
@@ -232,8 +234,9 @@ fn store(face: &Face) -> Result<DeadLetterStore, ApiError> {
 }
 
 fn filter(reason: Option<String>, since: Option<&str>, until: Option<&str>) -> Result<Filter, ApiError> {
-    if reason.as_deref().is_some_and(|reason| !matches!(reason, "overload" | "rejected")) {
-        return Err(ApiError::invalid("reason takes overload or rejected").field("reason"));
+    if reason.as_deref().is_some_and(|reason| !Reason::names().contains(&reason)) {
+        let message = format!("reason takes one of {}", Reason::names().join(", "));
+        return Err(ApiError::invalid(message).field("reason"));
     }
     Ok(Filter {
         reason,

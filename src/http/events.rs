@@ -70,7 +70,7 @@ pub(super) async fn post(core: &Core, head: &Parts, body: &mut LimitedBody) -> R
     };
     let mut response = ack::answer(&accepted, asked, trace_id, Body::empty());
     if let Some(dead) = accepted.dead.1.first() {
-        let refusal = ApiError::refused_by_postgres(&dead.error).into_response();
+        let refusal = ApiError::not_stored(&dead.cause).into_response();
         *response.status_mut() = refusal.status();
         response.headers_mut().extend(refusal.headers().clone());
         *response.body_mut() = refusal.into_body();

@@ -14,7 +14,8 @@ const HEADER: &[u8] = b"PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0";
 const TRAILER: [u8; 2] = (-1i16).to_be_bytes();
 const PIECE_BYTES: usize = 128 * 1024;
 
-/// Sends `stretches` of tuples by `copy`, a `copy … from stdin (format binary)`, within `transaction`.
+/// Sends `stretches` of tuples by `copy`, a `copy … from stdin (format binary)`, within `transaction`; returns how many
+/// rows Postgres took. That is fewer than were sent where a trigger returned null for one.
 ///
 /// In the extended protocol a COPY's completion is reported *before* an implicit transaction is committed, so only the
 /// answer to the caller's `commit` is proof. The statement is prepared and closed within the transaction, so that it
@@ -27,7 +28,7 @@ pub async fn copy_rows<'a>(
     transaction: &Transaction<'_>,
     copy: &str,
     stretches: impl Iterator<Item = &'a [u8]>,
-) -> Result<(), tokio_postgres::Error> {
+) -> Result<u64, tokio_postgres::Error> {
     let sink = transaction.copy_in::<_, Bytes>(copy).await?;
     tokio::pin!(sink);
     let mut piece = BytesMut::with_capacity(PIECE_BYTES);
@@ -41,6 +42,5 @@ pub async fn copy_rows<'a>(
     }
     piece.put_slice(&TRAILER);
     sink.send(piece.freeze()).await?;
-    sink.finish().await?;
-    Ok(())
+    sink.finish().await
 }

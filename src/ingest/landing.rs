@@ -1,7 +1,7 @@
 //! Gets a lot of encoded tuples into Postgres, however long it takes.
 //!
 //! A landing ends in one of few ways: the lot is settled, or a row of it is at fault, or a part of it turns out to be
-//! settled already. Everything else (no connection, a restart, a full disk, a missing table) is waited out here, with
+//! settled already. Rows whose faults are known go to `dead_letters`, in the transaction that stores the others. Everything else (no connection, a restart, a full disk, a missing table) is waited out here, with
 //! the state for health to show.
 //!
 //! # How a lot of a journal is settled exactly once
@@ -19,18 +19,22 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rangemap::RangeSet;
+use tokio_postgres::Transaction;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::types::Type;
 
 use super::claims::{Claimed, Claims};
 use super::copy::copy_rows;
+use super::dead_letters;
 use super::fence::Fences;
 use super::journal::JournalId;
 use super::lot::{Kind, Lot, Origin};
+use super::probe::{Fault, PROBED_ROWS, Probe};
 use super::receipts::{Counts, Receipts};
 use super::retry::Verdict;
+use super::row::Tuple;
 use super::status::{WriterState, WriterStatus};
-use crate::db::{Connection, Database, DbError};
+use crate::db::{Connection, Database, DbError, roll_back};
 use crate::observe::Metrics;
 
 /// The least time for settling a lane, however soon a COPY is given up: a transaction that holds it is waited for 2 s,
@@ -48,6 +52,8 @@ pub struct LandingTables {
     pub has_request: String,
     /// The same of `dead_letters`.
     pub has_dead_letter: String,
+    /// Finds rows that `requests` rejects.
+    pub probe: Probe,
     /// Keys of producers.
     pub claims: Claims,
     /// The journal's side.
@@ -55,8 +61,26 @@ pub struct LandingTables {
 }
 
 impl LandingTables {
-    fn copy(&self, kind: Kind) -> &str {
-        if kind == Kind::Events { &self.copy_requests } else { &self.copy_dead_letters }
+    /// Copies rows into the table of their kind.
+    ///
+    /// # Errors
+    ///
+    /// [`DbError::RowsDropped`] if Postgres took fewer than `rows`.
+    async fn copy<'a>(
+        &self,
+        transaction: &Transaction<'_>,
+        kind: Kind,
+        stretches: impl Iterator<Item = &'a [u8]>,
+        rows: u64,
+    ) -> Result<(), DbError> {
+        let (copy, table) = match kind {
+            Kind::Events => (&self.copy_requests, "requests"),
+            _ => (&self.copy_dead_letters, "dead_letters"),
+        };
+        match copy_rows(transaction, copy, stretches).await? {
+            stored if stored == rows => Ok(()),
+            _ => Err(DbError::RowsDropped(table)),
+        }
     }
 
     fn has_id(&self, kind: Kind) -> &str {
@@ -85,22 +109,34 @@ pub struct Rejected {
 }
 
 /// A lot that is settled.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Landed {
     /// Rows stored.
     pub stored: u64,
     /// Left out, as their keys were there.
     pub duplicates: u64,
+    /// The places of rows that became dead letters for their faults, in order.
+    pub dead: Vec<u64>,
     /// The time that it took.
     pub elapsed: Duration,
 }
 
 /// What an attempt came to.
 enum Attempt {
-    Landed(Claimed),
+    Landed(Stored),
     Settled(RangeSet<u64>),
     /// Another process, or an older self, has the lane; or the database went back in time.
     Fenced,
+}
+
+/// What a transaction stored of a lot.
+#[derive(Debug, Default)]
+struct Stored {
+    claimed: Claimed,
+    /// The places of rows that became dead letters for their faults.
+    dead: Vec<u64>,
+    /// Whether a COPY into the lot's own table took part: a row may be at fault until the commit.
+    copied: bool,
 }
 
 /// What is left to be known of a lane between its attempts.
@@ -164,11 +200,11 @@ impl Lander {
             attempts += 1;
             let started = Instant::now();
             let error = match self.attempt(lot, lane).await {
-                Ok(Attempt::Landed(claimed)) => {
+                Ok(Attempt::Landed(Stored { claimed, dead, .. })) => {
                     self.recovered(attempts);
                     let duplicates = claimed.duplicates();
-                    let stored = lot.events - duplicates;
-                    return Ok(Landed { stored, duplicates, elapsed: started.elapsed() });
+                    let stored = lot.events - duplicates - dead.len() as u64;
+                    return Ok(Landed { stored, duplicates, dead, elapsed: started.elapsed() });
                 }
                 Ok(Attempt::Settled(settled)) => {
                     self.recovered(attempts);
@@ -183,10 +219,9 @@ impl Lander {
                     id_clashes += 1;
                     if id_clashes > 2 { Verdict::Halt } else { Verdict::Retry }
                 }
-                // No row's fault: the journal is not known, or a receipt is there already.
+                // No row's fault: the journal is not known, or a receipt is there already, or dead_letters rejects
+                // a dead letter, which has no place to go but there.
                 Verdict::Bisect if !lane.at_rows => Verdict::Halt,
-                // A dead letter has no place to go but here.
-                Verdict::Bisect if lot.kind != Kind::Events && lot.origin.is_some() => Verdict::Halt,
                 verdict => verdict,
             };
             if verdict == Verdict::Bisect {
@@ -264,21 +299,32 @@ impl Lander {
         let (journal, range) = (origin.journal, lot.sequences(origin));
         let receipts = &self.tables.receipts;
         let transaction = connection.transaction().await?;
-        let Some(fence) = receipts.hold_lane(&transaction, journal, lane.number, epoch).await? else {
-            transaction.rollback().await?;
-            lane.epochs.remove(&journal);
-            return Ok(Attempt::Fenced);
+        let storing = async {
+            let Some(fence) = receipts.hold_lane(&transaction, journal, lane.number, epoch).await? else {
+                return Ok(None);
+            };
+            if !self.fences.saw(journal, fence) {
+                // The batch is as good as any. What went missing is the keeper's to find.
+                tracing::warn!("the database went back in time; looking for what it lacks");
+            }
+            let stored = self.store(lot, lane, &transaction).await?;
+            lane.at_rows = false;
+            receipts.add(&transaction, journal, &range, counts(lot, &stored)).await?;
+            Ok(Some(stored))
         };
-        if !self.fences.saw(journal, fence) {
-            // The batch is as good as any. What went missing is the keeper's to find.
-            tracing::warn!("the database went back in time; looking for what it lacks");
+        match storing.await {
+            Ok(Some(stored)) => {
+                lane.at_rows = stored.copied;
+                transaction.commit().await?;
+                Ok(Attempt::Landed(stored))
+            }
+            Ok(None) => {
+                transaction.rollback().await?;
+                lane.epochs.remove(&journal);
+                Ok(Attempt::Fenced)
+            }
+            Err(error) => Err(roll_back(transaction, error).await),
         }
-        let claimed = self.store(lot, lane, &transaction).await?;
-        lane.at_rows = false;
-        receipts.add(&transaction, journal, &range, counts(lot, &claimed)).await?;
-        lane.at_rows = true;
-        transaction.commit().await?;
-        Ok(Attempt::Landed(claimed))
     }
 
     /// Without a journal.
@@ -289,52 +335,100 @@ impl Lander {
         connection: &mut Connection,
     ) -> Result<Attempt, DbError> {
         if lane.in_doubt
-            && let Some(id) = lot.unkeyed_id()
+            && let Some((id, kind)) = lot.unkeyed_id()
         {
-            let has_id = self.tables.has_id(lot.kind);
+            let has_id = self.tables.has_id(kind);
             let found = connection.query_typed(has_id, &[(&id, Type::UUID)]).await?;
             if found.first().map_or(Ok(false), |row| row.try_get(0))? {
-                return Ok(Attempt::Landed(Claimed::default()));
+                let dead = (0..lot.events).filter(|place| lot.fault(*place).is_some()).collect();
+                return Ok(Attempt::Landed(Stored { dead, ..Stored::default() }));
             }
         }
         let transaction = connection.transaction().await?;
-        let claimed = self.store(lot, lane, &transaction).await?;
-        if claimed.already_ours {
-            return Ok(Attempt::Landed(claimed));
+        let stored = match self.store(lot, lane, &transaction).await {
+            Ok(stored) => stored,
+            Err(error) => return Err(roll_back(transaction, error).await),
+        };
+        if stored.claimed.already_ours {
+            transaction.rollback().await?;
+            return Ok(Attempt::Landed(stored));
         }
         // Even an error that Postgres sent, such as 57P01, may come after the commit.
         lane.in_doubt = true;
+        lane.at_rows = stored.copied;
         transaction.commit().await?;
-        Ok(Attempt::Landed(claimed))
+        Ok(Attempt::Landed(stored))
     }
 
     async fn store(
         &self,
         lot: &Lot<'_>,
         lane: &mut Lane,
-        transaction: &tokio_postgres::Transaction<'_>,
-    ) -> Result<Claimed, DbError> {
+        transaction: &Transaction<'_>,
+    ) -> Result<Stored, DbError> {
         let claimed = if lot.keys.is_empty() {
             Claimed::default()
         } else {
             self.tables.claims.claim(transaction, lot).await?
         };
+        let is_dead = |place: &u64| lot.fault(*place).is_some() && !claimed.is_duplicate(*place);
+        let dead: Vec<u64> = match lot.has_faults() {
+            true => (0..lot.events).filter(is_dead).collect(),
+            false => Vec::new(),
+        };
         // Keys that are ours tell that the lot was stored where a lot is retried as it was. Of a journal's lot another
         // process may have stored a part: the primary key tells, and then the receipts.
         let was_stored = claimed.already_ours && lot.origin.is_none();
         if lot.kind == Kind::Damage || claimed.duplicates() == lot.events || was_stored {
-            return Ok(claimed);
+            return Ok(Stored { claimed, dead, copied: false });
         }
-        lane.at_rows = true;
-        let copy = self.tables.copy(lot.kind);
-        if claimed.duplicates() == 0 {
-            copy_rows(transaction, copy, lot.stretches()).await?;
-        } else {
-            let tuples = lot.tuples();
-            let new = tuples.iter().enumerate().filter(|(index, _)| !claimed.is_duplicate(*index as u64));
-            copy_rows(transaction, copy, new.map(|(_, tuple)| tuple.bytes())).await?;
+        let tables = &self.tables;
+        if claimed.duplicates() == 0 && dead.is_empty() {
+            lane.at_rows = true;
+            tables.copy(transaction, lot.kind, lot.stretches(), lot.events).await?;
+            return Ok(Stored { claimed, dead, copied: true });
         }
-        Ok(claimed)
+        let (mut rows, mut letters) = (Vec::new(), Vec::new());
+        for (place, tuple) in (0..).zip(lot.tuples()) {
+            match lot.fault(place) {
+                _ if claimed.is_duplicate(place) => {}
+                Some(fault) => letters.push(dead_letters::encode_rejected(tuple, fault)),
+                None => rows.push(tuple.bytes()),
+            }
+        }
+        let copied = !rows.is_empty();
+        if copied {
+            lane.at_rows = true;
+            tables.copy(transaction, lot.kind, rows.iter().copied(), rows.len() as u64).await?;
+        }
+        if !letters.is_empty() {
+            lane.at_rows = false;
+            let stretches = letters.iter().map(Vec::as_slice);
+            tables.copy(transaction, Kind::DeadLetters, stretches, letters.len() as u64).await?;
+        }
+        Ok(Stored { claimed, dead, copied })
+    }
+
+    /// The faults of `tuples`, each of which has its place beside it. `attempts` is kept with each fault.
+    ///
+    /// # Errors
+    ///
+    /// Any error that may not be a row's fault; then no fault is known.
+    pub async fn probe(
+        &self,
+        tuples: &[(u64, Tuple<'_>)],
+        attempts: u32,
+    ) -> Result<Vec<(u64, Fault)>, DbError> {
+        let mut faults = Vec::new();
+        for some in tuples.chunks(PROBED_ROWS) {
+            let rows: Vec<Tuple<'_>> = some.iter().map(|(_, tuple)| *tuple).collect();
+            let mut connection = self.database.get().await?;
+            let probing = self.tables.probe.run(&mut connection, &rows, attempts);
+            let found = within(self.deadline, probing).await;
+            let found = connection.release(found)?;
+            faults.extend(found.into_iter().filter_map(|(index, fault)| Some((some.get(index)?.0, fault))));
+        }
+        Ok(faults)
     }
 
     fn recovered(&self, attempts: u32) {
@@ -367,11 +461,11 @@ async fn within<T>(limit: Duration, work: impl Future<Output = Result<T, DbError
     tokio::time::timeout(limit, work).await.unwrap_or(Err(DbError::Timeout(limit)))
 }
 
-fn counts(lot: &Lot<'_>, claimed: &Claimed) -> Counts {
-    let duplicates = claimed.duplicates();
-    let rest = lot.events - duplicates;
+fn counts(lot: &Lot<'_>, stored: &Stored) -> Counts {
+    let (duplicates, dead) = (stored.claimed.duplicates(), stored.dead.len() as u64);
+    let rest = lot.events - duplicates - dead;
     match lot.kind {
-        Kind::Events => Counts { committed: rest, duplicates, ..Counts::default() },
+        Kind::Events => Counts { committed: rest, duplicates, dead, ..Counts::default() },
         Kind::DeadLetters => Counts { dead: rest, duplicates, ..Counts::default() },
         Kind::Damage => Counts { quarantined: lot.events, ..Counts::default() },
     }

@@ -6,6 +6,7 @@ use uuid::Uuid;
 
 use super::journal::JournalId;
 use super::keys::Key;
+use super::probe::{Fault, Faults};
 use super::row::{self, Tuple};
 
 /// What a lot is.
@@ -40,6 +41,14 @@ pub struct Lot<'a> {
     /// Keys, by the place in the lot, in order.
     pub keys: Vec<(u64, Key)>,
     rows: Rows<'a>,
+    faults: KnownFaults<'a>,
+}
+
+/// The faults that are known of a batch, and where in it a lot begins.
+#[derive(Debug, Clone, Copy, Default)]
+struct KnownFaults<'a> {
+    faults: Option<&'a Faults>,
+    start: u64,
 }
 
 #[derive(Debug, Clone)]
@@ -57,11 +66,11 @@ impl<'a> Lot<'a> {
         keys: Vec<(u64, Key)>,
         stretches: Vec<&'a [u8]>,
     ) -> Self {
-        Self { kind, events, origin, keys, rows: Rows::Stretches(stretches) }
+        Self { kind, events, origin, keys, rows: Rows::Stretches(stretches), faults: KnownFaults::default() }
     }
 
-    /// A part of the lot, of whose tuples all are given.
-    pub fn part(&self, tuples: &'a [Tuple<'a>], places: &Range<u64>) -> Self {
+    /// A part of the lot, of which all tuples and all known faults are given. Rows with a fault become dead letters.
+    pub fn part(&self, tuples: &'a [Tuple<'a>], places: &Range<u64>, faults: &'a Faults) -> Self {
         let keys = self.keys.iter().filter(|(place, _)| places.contains(place));
         Self {
             kind: self.kind,
@@ -69,7 +78,19 @@ impl<'a> Lot<'a> {
             origin: self.origin.map(|origin| Origin { first: origin.first + places.start, ..origin }),
             keys: keys.map(|(place, key)| (place - places.start, *key)).collect(),
             rows: Rows::Tuples(tuples.get(places.start as usize..places.end as usize).unwrap_or_default()),
+            faults: KnownFaults { faults: Some(faults), start: places.start },
         }
+    }
+
+    /// The known fault of the row at `place`.
+    pub fn fault(&self, place: u64) -> Option<&'a Fault> {
+        self.faults.faults?.get(&(self.faults.start + place))
+    }
+
+    /// Whether a row of it has a known fault.
+    pub fn has_faults(&self) -> bool {
+        let start = self.faults.start;
+        self.faults.faults.is_some_and(|faults| faults.range(start..start + self.events).next().is_some())
     }
 
     /// The lot's sequences.
@@ -94,11 +115,12 @@ impl<'a> Lot<'a> {
         }
     }
 
-    /// The id of an event without a key, if there is one: it is stored whenever the lot is.
-    pub fn unkeyed_id(&self) -> Option<Uuid> {
+    /// The id of an event without a key, if there is one, and what it is stored as: it is stored whenever the lot is.
+    pub fn unkeyed_id(&self) -> Option<(Uuid, Kind)> {
         let keyed = |place: u64| self.keys.iter().any(|(of, _)| *of == place);
         let place = (0..self.events).find(|place| !keyed(*place))?;
         let tuple = self.stretches().flat_map(row::tuples).nth(place as usize)?;
-        Uuid::from_slice(tuple.field(0)?).ok()
+        let kind = if self.fault(place).is_some() { Kind::DeadLetters } else { self.kind };
+        Some((Uuid::from_slice(tuple.field(0)?).ok()?, kind))
     }
 }

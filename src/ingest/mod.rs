@@ -29,6 +29,7 @@ mod lot;
 mod numeric;
 pub mod parcel;
 mod pipeline;
+mod probe;
 pub mod queue;
 mod rates;
 mod receipts;
@@ -53,7 +54,7 @@ pub use refusal::{Refusal, Refused};
 pub use registered::Registered;
 pub use snapshot::{JournalSnapshot, Snapshot};
 pub use status::{LastError, WriterState};
-pub use ticket::{DeadEvent, Home};
+pub use ticket::{DeadEvent, Home, NotStored};
 
 /// What an answer to an event promises; each level includes those before it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

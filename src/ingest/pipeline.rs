@@ -23,6 +23,7 @@ use super::id::IdMint;
 use super::journal::{Appender, Store};
 use super::landing::{Lander, LandingTables};
 use super::level::Load;
+use super::probe::Probe;
 use super::queue::{Limits, Queue};
 use super::rates::Rates;
 use super::receipts::Receipts;
@@ -175,7 +176,7 @@ impl Pipeline {
             max_copy_bytes: config.max_copy_bytes,
         };
         let batcher = Arc::new(Batcher::new(batches, source));
-        let writer = Writer { batcher, lander: requests, dead_letters, metrics: Arc::clone(metrics) };
+        let writer = Writer { batcher, lander: requests, metrics: Arc::clone(metrics) };
         let mut lanes = JoinSet::new();
         for number in 0..config.writers {
             lanes.spawn(writer.clone().run(number as i32));
@@ -289,6 +290,7 @@ fn landing_tables(database: &Database, config: &IngestConfig) -> LandingTables {
         copy_dead_letters: copy_dead_letters.replace("{columns}", dead_letters::COLUMNS),
         has_request: sql(include_str!("../../sql/ingest/request_exists.sql")),
         has_dead_letter: sql(include_str!("../../sql/ingest/dead_letter_exists.sql")),
+        probe: Probe::new(database),
         claims: Claims::new(database, config.idempotency_window_s),
         receipts: Receipts::new(database),
     }

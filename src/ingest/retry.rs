@@ -8,12 +8,18 @@ use tokio_postgres::error::SqlState;
 
 use crate::db::DbError;
 
+/// Classes of errors that a row can be at fault for: data exception, integrity constraint, program limit, raised by a
+/// trigger.
+pub const ROW_FAULTS: [&str; 4] = ["22", "23", "54", "P0"];
+/// Of these classes, and no row's fault: COPY's own framing was not understood.
+pub const OWN_FORMAT: [&str; 2] = ["22P03", "22P04"];
+
 /// What to do with a batch whose COPY failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
     /// Passing: the same batch again, soon.
     Retry,
-    /// A row is at fault: halve the batch until it stands alone.
+    /// A row is at fault: find it.
     Bisect,
     /// The database or its schema is at fault, not the batch: keep it, say so, and look again until it is mended.
     Halt,
@@ -32,6 +38,8 @@ impl Verdict {
     /// Judges an error.
     pub fn on(error: &DbError) -> Self {
         match error.sql_state() {
+            // A trigger dropped a row.
+            None if matches!(error, DbError::RowsDropped(_)) => Self::Bisect,
             // The connection failed, or could not be had: nothing is known against the batch.
             None => Self::Retry,
             // No row's fault. A partition that was just attached is found by the next attempt.
@@ -49,8 +57,7 @@ impl Verdict {
 
     fn on_state(state: &SqlState) -> Self {
         match state.code() {
-            // COPY's own framing was not understood: our fault, and no row's.
-            "22P03" | "22P04" => Self::Halt,
+            code if OWN_FORMAT.contains(&code) => Self::Halt,
             // Too many connections, out of memory; a full disk halts.
             "53100" => Self::Halt,
             // A read-only server: a failover under way.
@@ -58,8 +65,7 @@ impl Verdict {
             // A lock or statement timeout.
             "55P03" | "57014" => Self::Retry,
             code => match &code[..2] {
-                // Data exception, integrity constraint, program limit, raised by a trigger.
-                "22" | "23" | "54" | "P0" => Self::Bisect,
+                class if ROW_FAULTS.contains(&class) => Self::Bisect,
                 // Connection, rollback (serialization, deadlock), resources, operator intervention.
                 "08" | "40" | "53" | "57" => Self::Retry,
                 // Among them 42: a table, column or right that is missing.

@@ -11,7 +11,8 @@ use super::id::{self, Tag};
 /// The columns of `requests` that a tuple fills, in the tuple's order.
 pub const COLUMNS: &str = "id, trace_id, payload, body, content_type, received_at";
 
-const FIELDS: i16 = 6;
+/// How many they are.
+pub const FIELDS: i16 = 6;
 /// The version byte in front of a binary `jsonb`.
 const JSONB_VERSION: u8 = 1;
 const NULL: i32 = -1;

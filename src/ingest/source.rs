@@ -112,23 +112,32 @@ impl Batch {
         }
     }
 
-    /// The events at `places` are settled.
-    pub fn settled(&self, places: Range<u64>, outcome: Outcome<'_>) {
+    /// Events are settled: runs of places, in order, each with its outcome.
+    pub fn settled(&self, outcomes: &[(Range<u64>, Outcome<'_>)]) {
         match self {
             Self::Journaled(portion, backlog) => {
                 let first = portion.range().start;
-                backlog.settled(portion.journal, first + places.start..first + places.end, outcome);
+                for (places, outcome) in outcomes {
+                    backlog.settled(portion.journal, first + places.start..first + places.end, *outcome);
+                }
             }
             Self::Queued(batch) => {
                 let mut wakeups = Wakeups::default();
+                let mut outcomes = outcomes.iter().peekable();
                 let mut start = 0;
                 for parcel in batch.parcels() {
                     let end = start + parcel.load().events;
-                    let (from, until) = (places.start.max(start), places.end.min(end));
-                    if let Some(ticket) = &parcel.ticket
-                        && from < until
-                    {
-                        ticket.settle(from - start, until - from, outcome, &mut wakeups);
+                    while let Some((places, outcome)) = outcomes.peek() {
+                        let (from, until) = (places.start.max(start), places.end.min(end));
+                        if let Some(ticket) = &parcel.ticket
+                            && from < until
+                        {
+                            ticket.settle(from - start, until - from, *outcome, &mut wakeups);
+                        }
+                        if places.end > end {
+                            break;
+                        }
+                        outcomes.next();
                     }
                     start = end;
                 }

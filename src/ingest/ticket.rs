@@ -17,6 +17,7 @@ use tokio::sync::Notify;
 use uuid::Uuid;
 
 use super::Promise;
+use super::dead_letters::Reason;
 use super::keys::Key;
 
 /// Why events were not journaled.
@@ -28,13 +29,38 @@ pub enum NotJournaled {
     OutcomeUnknown,
 }
 
-/// An event that Postgres refused.
+/// An accepted event that is not in `requests`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DeadEvent {
     /// Its place in its batch, from 0.
     pub index: u64,
-    /// Why, the SQLSTATE first where there is one.
-    pub error: String,
+    /// Why.
+    pub cause: NotStored,
+}
+
+/// Why an accepted event is not in `requests`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NotStored {
+    /// Postgres rejected it: a dead letter.
+    Rejected {
+        /// The five characters of the SQLSTATE.
+        sqlstate: String,
+    },
+    /// A trigger on `requests` dropped it: a dead letter.
+    DroppedByTrigger,
+    /// The journal could not be read: its bytes are in the quarantine.
+    Unreadable,
+}
+
+impl NotStored {
+    /// The cause's name in answers.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Rejected { .. } => Reason::Rejected.name(),
+            Self::DroppedByTrigger => Reason::DroppedByTrigger.name(),
+            Self::Unreadable => "quarantined",
+        }
+    }
 }
 
 /// The most dead events that a ticket names; the others are counted.
@@ -45,8 +71,8 @@ const MOST_NAMED: usize = 1000;
 pub enum Outcome<'a> {
     /// Stored, now or before under the same key.
     Stored,
-    /// A dead letter, with the error.
-    Dead(&'a str),
+    /// Not stored, and why.
+    Dead(&'a NotStored),
 }
 
 /// What a request waits on. Shared by the request and its events.
@@ -130,10 +156,10 @@ impl Ticket {
     pub fn settle(&self, index: u64, events: u64, outcome: Outcome<'_>, wakeups: &mut Wakeups) {
         let mut state = self.state();
         state.unsettled = state.unsettled.saturating_sub(events);
-        if let Outcome::Dead(error) = outcome {
+        if let Outcome::Dead(cause) = outcome {
             state.dead += events;
             if state.named.len() < MOST_NAMED {
-                state.named.push(DeadEvent { index, error: error.to_owned() });
+                state.named.push(DeadEvent { index, cause: cause.clone() });
             }
         }
         if state.unsettled == 0 {
@@ -226,14 +252,15 @@ mod tests {
             let ticket = Arc::clone(&ticket);
             async move { ticket.settled().await }
         });
+        let cause = NotStored::Rejected { sqlstate: "23505".to_owned() };
         for (index, outcome) in
-            [Outcome::Stored, Outcome::Dead("23505 there"), Outcome::Stored].into_iter().enumerate()
+            [Outcome::Stored, Outcome::Dead(&cause), Outcome::Stored].into_iter().enumerate()
         {
             tokio::task::yield_now().await;
             assert!(!waiting.is_finished());
             ticket.settle(index as u64, 1, outcome, &mut Wakeups::default());
         }
-        let dead = DeadEvent { index: 1, error: "23505 there".to_owned() };
+        let dead = DeadEvent { index: 1, cause: cause.clone() };
         assert_eq!(waiting.await.unwrap(), (1, vec![dead]));
     }
 

@@ -170,7 +170,7 @@ pub async fn read(database: &Database) -> Result<Books, DbError> {
     let of = |table: &str, which: &str| islands.replace("{table}", table).replace("{which}", which);
     for (statement, table) in [
         (of("requests", "true"), &mut books.requests),
-        (of("dead_letters", "reason = 'rejected'"), &mut books.dead),
+        (of("dead_letters", "reason <> 'overload'"), &mut books.dead),
         (of("ingest_duplicates", "true"), &mut books.duplicates),
     ] {
         for row in transaction.query(&statement, &[]).await? {

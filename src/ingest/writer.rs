@@ -1,19 +1,21 @@
 //! The lanes between the queue, or the journal, and Postgres: each takes a batch, lands it, and takes the next.
 //!
-//! A batch that Postgres refuses for one of its rows is halved until that row stands alone; it becomes a dead letter
-//! and its neighbours are stored. Each half is a transaction of its own, since a failed COPY leaves its rows behind as
-//! dead tuples. With a journal the dead letter and its receipt are one transaction too.
+//! The bad rows of a batch that Postgres rejects are found by a [probe](super::probe), and the batch is landed again: its
+//! bad rows become dead letters in the transaction that stores the others. What no probe can find is halved until it
+//! stands alone: a row that fails only beside others, or any row where the probe itself is refused. Each half is a
+//! transaction of its own, since a failed COPY leaves its rows behind as dead tuples.
 
 use std::ops::Range;
 use std::sync::Arc;
 
 use super::batcher::Batcher;
-use super::dead_letters::{self, DeadLetters, Reason};
+use super::dead_letters::Reason;
 use super::landing::{Lander, Lane, Rejected, Unlanded, unsettled};
 use super::lot::{Kind, Lot};
+use super::probe::{Fault, Faults};
 use super::row::Tuple;
 use super::source::Batch;
-use super::ticket::Outcome;
+use super::ticket::{NotStored, Outcome};
 use crate::observe::Metrics;
 
 /// What the lanes share.
@@ -23,108 +25,161 @@ pub struct Writer {
     pub batcher: Arc<Batcher>,
     /// Stores them.
     pub lander: Lander,
-    /// Takes the rows that Postgres refuses, where there is no journal.
-    pub dead_letters: DeadLetters,
     /// Counts.
     pub metrics: Arc<Metrics>,
+}
+
+/// What is left to do of a batch.
+struct Work {
+    places: Range<u64>,
+    /// Whether a probe may find more of its bad rows.
+    probe: bool,
 }
 
 impl Writer {
     /// Runs one lane until nothing comes any more.
     pub async fn run(self, number: i32) {
         let mut lane = Lane::new(number);
+        let mut rejected_in_a_row = 0_u64;
         while let Some(flight) = self.batcher.next().await {
-            self.store(&flight, &mut lane).await;
-        }
-    }
-
-    async fn store(&self, batch: &Batch, lane: &mut Lane) {
-        let lot = batch.lot();
-        // Most batches are settled here.
-        let Err(unlanded) = self.land(batch, &lot, 0, lane).await else { return };
-        let tuples = lot.tuples();
-        let mut work = self.cut(batch, &lot, 0..lot.events, unlanded, &tuples, lane).await;
-        while let Some(places) = work.pop() {
-            let part = lot.part(&tuples, &places);
-            if let Err(unlanded) = self.land(batch, &part, places.start, lane).await {
-                work.extend(self.cut(batch, &lot, places, unlanded, &tuples, lane).await);
+            let faults = self.store(&flight, &mut lane).await;
+            let Some(fault) = faults.values().next() else {
+                rejected_in_a_row = 0;
+                continue;
+            };
+            rejected_in_a_row += 1;
+            // Once when it begins and now and then after that, not for each batch.
+            if rejected_in_a_row.is_power_of_two() {
+                // The code alone: a message may quote the row, and stays with the dead letter.
+                let (code, constraint) = (&fault.state, &fault.constraint);
+                let (rows, reason) = (faults.len(), fault.reason.name());
+                tracing::warn!(
+                    rows,
+                    reason,
+                    code,
+                    constraint,
+                    "rows are rejected; they are dead letters now"
+                );
             }
         }
     }
 
-    async fn land(&self, batch: &Batch, lot: &Lot<'_>, place: u64, lane: &mut Lane) -> Result<(), Unlanded> {
+    /// Stores a batch; returns the faults of the rows that became dead letters.
+    async fn store(&self, batch: &Batch, lane: &mut Lane) -> Faults {
+        let lot = batch.lot();
+        let mut faults = Faults::new();
+        // Most batches are settled here.
+        let Err(unlanded) = self.land(batch, &lot, 0, lane).await else { return faults };
+        let tuples = lot.tuples();
+        let whole = Work { places: 0..lot.events, probe: true };
+        let mut left = self.next_steps(batch, &lot, whole, unlanded, &tuples, &mut faults).await;
+        while let Some(work) = left.pop() {
+            let part = lot.part(&tuples, &work.places, &faults);
+            if let Err(unlanded) = self.land(batch, &part, work.places.start, lane).await {
+                left.extend(self.next_steps(batch, &lot, work, unlanded, &tuples, &mut faults).await);
+            }
+        }
+        faults
+    }
+
+    async fn land(&self, batch: &Batch, lot: &Lot<'_>, start: u64, lane: &mut Lane) -> Result<(), Unlanded> {
         let landed = self.lander.land(lot, lane).await?;
         if lot.kind == Kind::Damage {
             self.metrics.quarantined.inc_by(lot.events);
-            batch.settled(place..place + lot.events, Outcome::Dead("unreadable in the journal"));
+            batch.settled(&[(start..start + lot.events, Outcome::Dead(&NotStored::Unreadable))]);
             return Ok(());
         }
         self.metrics.copy_committed(landed.stored, landed.duplicates, landed.elapsed);
-        batch.settled(place..place + lot.events, Outcome::Stored);
+        let mut causes = Vec::with_capacity(landed.dead.len());
+        for place in landed.dead {
+            let Some(fault) = lot.fault(place) else { continue };
+            self.metrics.dead.inc();
+            self.metrics.dead_letters.with_label_values(&[fault.reason.name()]).inc();
+            let cause = match fault.reason {
+                Reason::DroppedByTrigger => NotStored::DroppedByTrigger,
+                _ => NotStored::Rejected { sqlstate: fault.state.clone() },
+            };
+            causes.push((start + place, cause));
+        }
+        let mut outcomes = Vec::with_capacity(2 * causes.len() + 1);
+        let mut from = start;
+        for (place, cause) in &causes {
+            outcomes.push((from..*place, Outcome::Stored));
+            outcomes.push((*place..place + 1, Outcome::Dead(cause)));
+            from = place + 1;
+        }
+        outcomes.push((from..start + lot.events, Outcome::Stored));
+        batch.settled(&outcomes);
         Ok(())
     }
 
-    /// What is left to do of the places of a lot that was not landed as it was, the first last.
-    async fn cut(
+    /// What is left to do of a part of a lot that was not landed as it was, the first last.
+    async fn next_steps(
         &self,
         batch: &Batch,
         lot: &Lot<'_>,
-        places: Range<u64>,
+        work: Work,
         unlanded: Unlanded,
         tuples: &[Tuple<'_>],
-        lane: &mut Lane,
-    ) -> Vec<Range<u64>> {
-        let middle = places.start + (places.end - places.start) / 2;
-        if let Unlanded::Rejected(rejected) = &unlanded
-            && places == (0..lot.events)
-        {
-            // The code alone: a message may quote the row, and stays with the dead letter.
-            let code = rejected.error.sql_state().map_or("", |state| state.code());
-            tracing::warn!(rows = lot.events, code, "a row is refused; looking for it");
-        }
+        faults: &mut Faults,
+    ) -> Vec<Work> {
+        let Work { places, probe } = work;
         match unlanded {
             Unlanded::Rejected(rejected) if places.end - places.start <= 1 => {
-                self.bury(batch, lot, places.start, &rejected, tuples, lane).await;
-                Vec::new()
+                faults.insert(places.start, Fault::of(&rejected.error, rejected.attempts));
+                vec![Work { places, probe: false }]
             }
-            Unlanded::Rejected(_) | Unlanded::TooSlow => vec![middle..places.end, places.start..middle],
+            Unlanded::Rejected(rejected) if probe => self.probe(places, &rejected, tuples, faults).await,
+            Unlanded::Rejected(_) | Unlanded::TooSlow => halves(&places, probe),
             Unlanded::Partly(settled) => {
-                let Some(origin) = lot.origin else { return vec![places] };
+                let Some(origin) = lot.origin else { return vec![Work { places, probe }] };
                 let whole = origin.first + places.start..origin.first + places.end;
                 for range in settled.iter() {
                     self.metrics.committed.inc_by(range.end - range.start);
-                    batch.settled(range.start - origin.first..range.end - origin.first, Outcome::Stored);
+                    let places = range.start - origin.first..range.end - origin.first;
+                    batch.settled(&[(places, Outcome::Stored)]);
                 }
                 let mut left = unsettled(&whole, &settled);
                 left.reverse();
-                left.into_iter().map(|range| range.start - origin.first..range.end - origin.first).collect()
+                left.into_iter()
+                    .map(|range| range.start - origin.first..range.end - origin.first)
+                    .map(|places| Work { places, probe })
+                    .collect()
             }
         }
     }
 
-    /// Makes a dead letter of the row that stands at `place`.
-    async fn bury(
+    /// Adds the faults of the rows at `places` to those that are known.
+    async fn probe(
         &self,
-        batch: &Batch,
-        lot: &Lot<'_>,
-        place: u64,
+        places: Range<u64>,
         rejected: &Rejected,
         tuples: &[Tuple<'_>],
-        lane: &mut Lane,
-    ) {
-        let Some(tuple) = tuples.get(place as usize) else { return };
-        let error = rejected.error.with_sources();
-        let part = lot.part(tuples, &(place..place + 1));
-        if part.origin.is_none() {
-            self.dead_letters.add_rejected(*tuple, rejected).await;
-        } else {
-            let row = dead_letters::encode(*tuple, &error, Reason::Rejected, rejected.attempts);
-            let letter = Lot::new(Kind::DeadLetters, 1, part.origin, part.keys, vec![&row]);
-            // Whatever is wrong is waited out, so all that this can say is that it was there already.
-            let _settled = self.lander.land(&letter, lane).await;
-            self.metrics.dead_letters.with_label_values(&[Reason::Rejected.name()]).inc();
+        faults: &mut Faults,
+    ) -> Vec<Work> {
+        let good = places.clone().filter(|place| !faults.contains_key(place));
+        let good: Vec<(u64, Tuple<'_>)> =
+            good.filter_map(|place| Some((place, *tuples.get(place as usize)?))).collect();
+        match self.lander.probe(&good, rejected.attempts).await {
+            Ok(found) if found.is_empty() => halves(&places, false),
+            Ok(found) => {
+                faults.extend(found);
+                vec![Work { places, probe: true }]
+            }
+            Err(error) => {
+                self.metrics.probes_failed.inc();
+                let total = self.metrics.probes_failed.get();
+                if total.is_power_of_two() {
+                    let error = error.with_sources();
+                    tracing::warn!(total, error, "a probe for bad rows failed; they are found by halving");
+                }
+                halves(&places, true)
+            }
         }
-        self.metrics.dead.inc();
-        batch.settled(place..place + 1, Outcome::Dead(&error));
     }
+}
+
+fn halves(places: &Range<u64>, probe: bool) -> Vec<Work> {
+    let middle = places.start + (places.end - places.start) / 2;
+    [middle..places.end, places.start..middle].map(|places| Work { places, probe }).into()
 }

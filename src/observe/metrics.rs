@@ -61,6 +61,8 @@ pub struct Metrics {
     pub batch_seconds: Histogram,
     /// COPYs that are tried again, by the class of their error.
     pub retries: IntCounterVec,
+    /// Probes for bad rows that failed.
+    pub probes_failed: IntCounter,
     /// What faults did to requests on purpose, by what it was.
     pub faults_injected: IntCounterVec,
     /// Messages of streams of server-sent events.
@@ -190,6 +192,10 @@ impl Metrics {
                 LATENCY_BUCKETS_S,
             )?,
             retries: counters("tidegate_copy_retries_total", "COPYs that are tried again.", &["verdict"])?,
+            probes_failed: counter(
+                "tidegate_probes_failed_total",
+                "Probes for bad rows that failed; the rows are found by halving.",
+            )?,
             faults_injected: counters(
                 "tidegate_faults_injected_total",
                 "What was done to requests on purpose (FAULTS=on).",
@@ -309,6 +315,7 @@ impl Metrics {
             Box::new(self.batch_rows.clone()),
             Box::new(self.batch_seconds.clone()),
             Box::new(self.retries.clone()),
+            Box::new(self.probes_failed.clone()),
             Box::new(self.faults_injected.clone()),
             Box::new(self.sse_messages.clone()),
             Box::new(self.sse_closed.clone()),

@@ -26,6 +26,7 @@ use super::error::ApiError;
 use super::events::{MAX_TRACE_ID, content_type, encoding, trace_id};
 use super::openapi::bodies::BatchShape;
 use super::{Answered, Core, ack, not_found};
+use crate::ingest::NotStored;
 use crate::ingest::id::{self, unix_now_us};
 use crate::ingest::json::Verdict;
 use crate::ingest::keys::Key;
@@ -87,7 +88,7 @@ pub(super) async fn post(core: &Core, head: &Parts, body: &mut LimitedBody) -> R
     let accepted = core.ingest.admit_batch(stretches, keys.into(), received_at_us, asked.wish).await?;
     drop(share);
     let index_of = |place: u64| indexes.index_of(place);
-    let dead = accepted.dead.1.iter().map(|dead| Dead::new(index_of(dead.index), &dead.error)).collect();
+    let dead = accepted.dead.1.iter().map(|dead| Dead::new(index_of(dead.index), &dead.cause)).collect();
     let answer = Answer { accepted: events, rejected: &rejected, dead_lettered: dead };
     let json = serde_json::to_vec(&answer).map_err(|_| ApiError::internal())?;
     let mut response = ack::answer(&accepted, asked, trace_id, Body::from(json));
@@ -99,7 +100,7 @@ pub(super) async fn post(core: &Core, head: &Parts, body: &mut LimitedBody) -> R
 struct Answer<'a> {
     accepted: u64,
     rejected: &'a [Rejected],
-    /// With `ack=committed`: accepted events that Postgres refused.
+    /// With `ack=committed`: accepted events that did not become rows.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     dead_lettered: Vec<Dead<'a>>,
 }
@@ -107,12 +108,18 @@ struct Answer<'a> {
 #[derive(Serialize)]
 struct Dead<'a> {
     index: u64,
-    sqlstate: &'a str,
+    reason: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sqlstate: Option<&'a str>,
 }
 
 impl<'a> Dead<'a> {
-    fn new(index: u64, error: &'a str) -> Self {
-        Self { index, sqlstate: error.split(' ').next().unwrap_or_default() }
+    fn new(index: u64, cause: &'a NotStored) -> Self {
+        let sqlstate = match cause {
+            NotStored::Rejected { sqlstate } => Some(sqlstate.as_str()),
+            NotStored::DroppedByTrigger | NotStored::Unreadable => None,
+        };
+        Self { index, reason: cause.name(), sqlstate }
     }
 }
 

@@ -15,6 +15,7 @@ use utoipa::ToSchema;
 
 use super::limits::Quota;
 use crate::auth::Scope;
+use crate::ingest::NotStored;
 
 /// A refusal on its way to the client.
 #[derive(Debug)]
@@ -173,12 +174,20 @@ const UNAUTHORIZED: &str = "unauthorized";
 const FORBIDDEN: &str = "forbidden";
 
 impl ApiError {
-    /// 422: the event was accepted, and Postgres refused it. `error` begins with the SQLSTATE; the rest of it may quote
-    /// what only an operator should see.
-    pub fn refused_by_postgres(error: &str) -> Self {
-        let state = error.split(' ').next().unwrap_or_default();
-        let message = format!("Postgres refused the event (SQLSTATE {state}); it is kept as a dead letter");
-        Self::new(StatusCode::UNPROCESSABLE_ENTITY, "rejected", message)
+    /// 422: the event was accepted, and did not become a row.
+    pub fn not_stored(cause: &NotStored) -> Self {
+        let message = match cause {
+            NotStored::Rejected { sqlstate } => {
+                format!("Postgres refused the event (SQLSTATE {sqlstate}); it is kept as a dead letter")
+            }
+            NotStored::DroppedByTrigger => {
+                "a trigger on requests dropped the event; it is kept as a dead letter".to_owned()
+            }
+            NotStored::Unreadable => {
+                "the journal could not be read; the bytes of the event are in its quarantine".to_owned()
+            }
+        };
+        Self::new(StatusCode::UNPROCESSABLE_ENTITY, cause.name(), message)
     }
 }
 

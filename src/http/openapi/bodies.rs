@@ -119,7 +119,7 @@ pub(in crate::http) struct BatchShape {
     accepted: u64,
     /// Those that were not.
     rejected: Vec<RejectedShape>,
-    /// With ack=committed: those that Postgres refused.
+    /// With ack=committed: those that did not become rows.
     dead_lettered: Option<Vec<DeadLetteredShape>>,
 }
 
@@ -133,12 +133,15 @@ struct RejectedShape {
     message: String,
 }
 
-/// An event of a batch that Postgres refused.
+/// An event of a batch that did not become a row.
 #[derive(ToSchema)]
 #[schema(as = DeadLetteredEvent)]
 struct DeadLetteredShape {
     index: u64,
-    sqlstate: String,
+    /// `rejected`, `dropped_by_trigger` or `quarantined`.
+    reason: String,
+    /// Of a rejected event.
+    sqlstate: Option<String>,
 }
 
 /// What a conversation is to be, or what of it is to be changed.

@@ -230,15 +230,20 @@ impl Landing<'_> {
             }
             let savepoint = self.transaction.savepoint("part").await?;
             let stretches = runs.iter().map(|run| tuples.stretch(run.clone()));
-            let copied = copy_rows(&savepoint, copy, stretches).await.map_err(DbError::from);
+            let copied = match copy_rows(&savepoint, copy, stretches).await {
+                Ok(stored) if stored < count as u64 => Err(DbError::RowsDropped("the table")),
+                copied => copied.map_err(DbError::from),
+            };
             match copied {
-                Ok(()) => savepoint.commit().await?,
+                Ok(_stored) => savepoint.commit().await?,
                 Err(error) if Verdict::on(&error) == Verdict::Bisect => {
                     savepoint.rollback().await?;
                     self.transaction.batch_execute(include_str!("../../../sql/imports/release.sql")).await?;
                     if let ([run], 1) = (runs.as_slice(), count) {
-                        let state = error.state_code().unwrap_or_default();
-                        let reason = format!("Postgres refused it (SQLSTATE {state})");
+                        let reason = match error.state_code() {
+                            Some(state) => format!("Postgres refused it (SQLSTATE {state})"),
+                            None => "a trigger on the table dropped it".to_owned(),
+                        };
                         rejected.push((tuples.line(run.start), Cow::Owned(reason)));
                     } else {
                         let (first, second) = halves(runs, count / 2);

@@ -1,8 +1,9 @@
 //! What could not become a row of `requests`, kept in `dead_letters` with the reason.
 //!
-//! Dead letters have a bounded queue of their own, flushed every `DEAD_FLUSH_INTERVAL_MS`. The overloads, whose
-//! clients were told 503, are dropped when it is full, counted and logged. A row that Postgres refused was accepted
-//! before, so it waits for room instead.
+//! A row that Postgres rejects becomes a dead letter in the transaction that stores the rest of its batch.
+//!
+//! The overloads, whose clients were told 503, have a bounded queue of their own, flushed every
+//! `DEAD_FLUSH_INTERVAL_MS`. They are dropped when it is full, counted and logged.
 //!
 //! A dead letter is the event's own tuple with four more fields behind it.
 
@@ -17,10 +18,11 @@ use tokio_util::sync::CancellationToken;
 pub use self::redrive::{Redriven, Selection};
 pub use self::store::{Body, Cursor, DeadLetter, DeadLetterStore, Filter};
 use super::id::unix_now_us;
-use super::landing::{Lander, Lane, Rejected, Unlanded};
+use super::landing::{Lander, Lane, Unlanded};
 use super::level::Load;
 use super::lot::{Kind, Lot};
 use super::parcel::{Parcel, Stretch};
+use super::probe::Fault;
 use super::queue::Queue;
 use super::row::{self, Tuple};
 use crate::observe::Metrics;
@@ -29,8 +31,6 @@ use crate::observe::Metrics;
 pub const COLUMNS: &str =
     "id, trace_id, payload, body, content_type, received_at, error, reason, attempts, failed_at";
 const FIELDS: i16 = 10;
-/// Where `reason` stands in [`COLUMNS`].
-const REASON_FIELD: usize = 7;
 
 /// Why an event is a dead letter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,14 +39,25 @@ pub enum Reason {
     Overload,
     /// Postgres refused the row.
     Rejected,
+    /// A trigger on `requests` returned null for the row.
+    DroppedByTrigger,
 }
 
 impl Reason {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Overload, Self::Rejected, Self::DroppedByTrigger];
+
+    /// The names of all of them, for the arguments that take one.
+    pub fn names() -> [&'static str; 3] {
+        Self::ALL.map(Self::name)
+    }
+
     /// The reason as it stands in the table and in metrics.
     pub fn name(self) -> &'static str {
         match self {
             Self::Overload => "overload",
             Self::Rejected => "rejected",
+            Self::DroppedByTrigger => "dropped_by_trigger",
         }
     }
 }
@@ -71,41 +82,19 @@ impl DeadLetters {
 
     /// Keeps an event that was refused, with the reason why, if there is room.
     pub fn add_overload(&self, tuple: Tuple<'_>, error: &str) {
-        let parcel = parcel(encode(tuple, error, Reason::Overload, 0));
+        let parcel = parcel(encode_overload(tuple, error));
         match self.queue.try_reserve(parcel.load()) {
             Ok(mut room) => room.push(parcel),
-            Err(_full) => self.dropped(Reason::Overload),
+            Err(_full) => self.dropped(),
         }
     }
 
-    /// Keeps a row that Postgres refused; waits while the queue is full.
-    pub async fn add_rejected(&self, tuple: Tuple<'_>, rejected: &Rejected) {
-        let error = rejected.error.with_sources();
-        let parcel = parcel(encode(tuple, &error, Reason::Rejected, rejected.attempts));
-        let load = parcel.load();
-        if !load.fits(self.queue.limits().capacity) {
-            self.dropped(Reason::Rejected);
-            return;
-        }
-        let mut room = loop {
-            if let Ok(room) = self.queue.reserve(load).await {
-                break room;
-            }
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        };
-        room.push(parcel);
-    }
-
-    fn dropped(&self, reason: Reason) {
-        let dropped = self.metrics.dead_letters_dropped.with_label_values(&[reason.name()]);
+    fn dropped(&self) {
+        let dropped = self.metrics.dead_letters_dropped.with_label_values(&[Reason::Overload.name()]);
         dropped.inc();
         let total = dropped.get();
         if total.is_power_of_two() {
-            tracing::warn!(
-                reason = reason.name(),
-                total,
-                "the dead-letter queue is full; dead letters are dropped"
-            );
+            tracing::warn!(total, "the dead-letter queue is full; dead letters are dropped");
         }
     }
 }
@@ -114,32 +103,45 @@ fn parcel(row: Vec<u8>) -> Parcel {
     Parcel::one(Stretch { rows: row.into(), events: 1 }, None)
 }
 
-/// The tuple of a dead letter.
-pub fn encode(tuple: Tuple<'_>, error: &str, reason: Reason, attempts: u32) -> Vec<u8> {
-    let mut rows = Vec::with_capacity(tuple.bytes().len() + error.len() + reason.name().len() + 32);
-    rows.extend_from_slice(&FIELDS.to_be_bytes());
-    // A text column takes no NUL, which an error's message could quote.
-    let error = error.replace('\0', "\\0");
-    match (reason, tuple.fields()) {
-        // What Postgres refused may be the payload itself: it is kept byte for byte in `body`.
-        (
-            Reason::Rejected,
-            [id, trace_id, Some([_version, payload @ ..]), None, content_type, received_at],
-        ) => {
-            for field in [id, trace_id, None, Some(payload), content_type, received_at] {
-                match field {
-                    Some(bytes) => row::put_field(&mut rows, bytes),
-                    None => row::put_null(&mut rows),
-                }
-            }
+/// The tuple of the dead letter of a row with a fault. Postgres may have refused the payload itself, so it is kept byte
+/// for byte in `body`.
+pub fn encode_rejected(tuple: Tuple<'_>, fault: &Fault) -> Vec<u8> {
+    let [id, trace_id, payload, body, content_type, received_at] = tuple.fields();
+    let payload = match payload {
+        Some([_version, payload @ ..]) => Some(payload),
+        _ => None,
+    };
+    let mut letter = begin(tuple, &fault.error);
+    for field in [id, trace_id, None, payload.or(body), content_type, received_at] {
+        match field {
+            Some(bytes) => row::put_field(&mut letter, bytes),
+            None => row::put_null(&mut letter),
         }
-        _ => rows.extend_from_slice(&tuple.bytes()[2..]),
     }
-    row::put_field(&mut rows, error.as_bytes());
-    row::put_field(&mut rows, reason.name().as_bytes());
-    row::put_field(&mut rows, &(attempts as i32).to_be_bytes());
-    row::put_field(&mut rows, &row::postgres_timestamp(unix_now_us()));
-    rows
+    end(&mut letter, &fault.error, fault.reason, fault.attempts);
+    letter
+}
+
+/// The tuple of the dead letter of an event that was not taken.
+fn encode_overload(tuple: Tuple<'_>, error: &str) -> Vec<u8> {
+    let mut letter = begin(tuple, error);
+    letter.extend_from_slice(tuple.bytes().get(2..).unwrap_or_default());
+    end(&mut letter, error, Reason::Overload, 0);
+    letter
+}
+
+fn begin(tuple: Tuple<'_>, error: &str) -> Vec<u8> {
+    let mut letter = Vec::with_capacity(tuple.bytes().len() + error.len() + 64);
+    letter.extend_from_slice(&FIELDS.to_be_bytes());
+    letter
+}
+
+fn end(letter: &mut Vec<u8>, error: &str, reason: Reason, attempts: u32) {
+    // A text column takes no NUL, which an error's message could quote.
+    row::put_field(letter, error.replace('\0', "\\0").as_bytes());
+    row::put_field(letter, reason.name().as_bytes());
+    row::put_field(letter, &(attempts as i32).to_be_bytes());
+    row::put_field(letter, &row::postgres_timestamp(unix_now_us()));
 }
 
 /// Stores dead letters.
@@ -187,7 +189,10 @@ impl DeadLetterWriter {
         while let Some(rows) = pending.pop() {
             let lot = Lot::new(Kind::DeadLetters, rows.len() as u64, None, Vec::new(), rows.to_vec());
             match self.lander.land(&lot, &mut lane).await {
-                Ok(_landed) => self.stored(rows),
+                Ok(_landed) => {
+                    let stored = self.metrics.dead_letters.with_label_values(&[Reason::Overload.name()]);
+                    stored.inc_by(rows.len() as u64);
+                }
                 Err(Unlanded::Rejected(rejected)) if rows.len() <= 1 => {
                     let error = rejected.error.with_sources();
                     self.metrics.dead_letters_dropped.with_label_values(&["refused"]).inc();
@@ -200,13 +205,5 @@ impl DeadLetterWriter {
             }
         }
         true
-    }
-
-    fn stored(&self, rows: &[&[u8]]) {
-        for tuple in rows.iter().flat_map(|row| row::tuples(row)) {
-            let overload = tuple.field(REASON_FIELD) == Some(Reason::Overload.name().as_bytes());
-            let reason = if overload { Reason::Overload } else { Reason::Rejected };
-            self.metrics.dead_letters.with_label_values(&[reason.name()]).inc();
-        }
     }
 }

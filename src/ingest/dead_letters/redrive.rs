@@ -1,24 +1,30 @@
 //! Tries to store dead letters again, each exactly once.
 //!
 //! A dead letter and the row that it becomes change places in one transaction, and its receipt with them. Several may
-//! redrive at once: each takes what the others have not locked.
+//! redrive at once: each takes what the others have not locked. Rows that Postgres rejects again are found by a
+//! [probe](crate::ingest::probe), and stay dead letters in the transaction that stores the others.
 
+use std::collections::HashMap;
+
+use tokio_postgres::Transaction;
 use tokio_postgres::types::Type;
 use uuid::Uuid;
 
 use super::Reason;
 use super::store::{DeadLetterStore, Filter};
-use crate::db::{DbError, Parameter};
+use crate::db::{DbError, Parameter, roll_back};
 use crate::ingest::copy::copy_rows;
 use crate::ingest::id::{self, Tag, unix_now_us};
 use crate::ingest::journal::JournalId;
+use crate::ingest::probe::{Fault, PROBED_ROWS, Probe};
 use crate::ingest::receipts::{Counts, Receipts};
 use crate::ingest::retry::Verdict;
-use crate::ingest::row::{self, Row};
+use crate::ingest::row::{self, Row, Tuple};
 use crate::ingest::{content, json};
 
-/// Dead letters that change places in one transaction.
-const BATCH: usize = 500;
+/// The most dead letters that change places in one transaction, by number and by bytes.
+const BATCH: usize = 5000;
+const BATCH_BYTES: i64 = 16 << 20;
 
 /// Which dead letters are to be stored.
 #[derive(Debug, Clone, Default)]
@@ -48,6 +54,17 @@ struct Taken {
     overload: bool,
 }
 
+/// What became of dead letters that were to change places.
+enum Moved {
+    /// So many are stored, and so many are refused for their faults.
+    Done { stored: u64, refused: u64 },
+    /// Nothing is changed: a row is at fault.
+    Rejected { error: DbError, taken: Vec<Taken> },
+}
+
+/// What Postgres has against the rows of dead letters.
+type FaultsById = HashMap<Uuid, Fault>;
+
 impl DeadLetterStore {
     /// Stores up to `limit` of the selected dead letters.
     ///
@@ -61,6 +78,7 @@ impl DeadLetterStore {
         limit: usize,
     ) -> Result<Redriven, DbError> {
         let select = self.database.sql(include_str!("../../../sql/ingest/select_dead_letters.sql"));
+        let probe = Probe::new(&self.database);
         let mut redriven = Redriven::default();
         let mut after = Uuid::nil();
         let mut left = limit;
@@ -75,66 +93,162 @@ impl DeadLetterStore {
                 (&batch, Type::INT8),
             ];
             let rows = self.database.get().await?.query_typed(&select, &parameters).await?;
-            let ids = rows.iter().map(|row| row.try_get(0)).collect::<Result<Vec<Uuid>, _>>()?;
+            let mut ids = Vec::with_capacity(rows.len());
+            let mut bytes = 0;
+            for row in rows {
+                bytes += row.try_get::<_, i64>(1)?;
+                if bytes > BATCH_BYTES && !ids.is_empty() {
+                    break;
+                }
+                ids.push(row.try_get::<_, Uuid>(0)?);
+            }
             let Some(last) = ids.last() else { return Ok(redriven) };
             after = *last;
             left -= ids.len().min(left);
-            self.store_all(ids, max_json_depth, &mut redriven).await?;
+            self.store_all(ids, max_json_depth, &probe, &mut redriven).await?;
         }
         redriven.more = true;
         Ok(redriven)
     }
 
-    /// Halves what Postgres refuses until the bad rows stand alone.
+    /// Stores what Postgres takes. What a probe cannot find is halved until it stands alone.
     async fn store_all(
         &self,
         ids: Vec<Uuid>,
         max_json_depth: usize,
+        probe: &Probe,
         redriven: &mut Redriven,
     ) -> Result<(), DbError> {
-        let mut work = vec![ids];
-        while let Some(ids) = work.pop() {
-            match self.store(&ids, max_json_depth).await {
-                Ok(stored) => redriven.stored += stored,
-                Err(error) if Verdict::on(&error) == Verdict::Bisect => match &ids[..] {
-                    [id] => {
-                        let refuse =
-                            self.database.sql(include_str!("../../../sql/ingest/refuse_dead_letter.sql"));
-                        let error = error.with_sources().replace('\0', "\\0");
-                        let parameters: [Parameter<'_>; 2] = [(id, Type::UUID), (&error, Type::TEXT)];
-                        self.database.get().await?.execute_typed(&refuse, &parameters).await?;
-                        redriven.refused += 1;
-                    }
-                    ids => {
-                        let (left, right) = ids.split_at(ids.len() / 2);
-                        work.extend([right.to_vec(), left.to_vec()]);
-                    }
-                },
-                Err(error) => return Err(error),
+        let mut faults = FaultsById::new();
+        let mut work = vec![(ids, true)];
+        while let Some((ids, may_probe)) = work.pop() {
+            let (error, taken) = match self.store(&ids, max_json_depth, &faults).await? {
+                Moved::Done { stored, refused } => {
+                    redriven.stored += stored;
+                    redriven.refused += refused;
+                    continue;
+                }
+                Moved::Rejected { error, taken } => (error, taken),
+            };
+            let good = || taken.iter().filter(|taken| !faults.contains_key(&taken.id));
+            if let [id] = ids[..] {
+                if faults.insert(id, Fault::of(&error, 1)).is_some() {
+                    return Err(error);
+                }
+                work.push((ids, false));
+                continue;
+            }
+            let found = match may_probe {
+                true => self.probe(probe, good()).await,
+                false => Ok(Vec::new()),
+            };
+            match found {
+                Ok(found) if !found.is_empty() => {
+                    faults.extend(found);
+                    work.push((ids, true));
+                }
+                found => {
+                    let (left, right) = ids.split_at(ids.len() / 2);
+                    let may_probe = found.is_err();
+                    work.extend([(right.to_vec(), may_probe), (left.to_vec(), may_probe)]);
+                }
             }
         }
         Ok(())
     }
 
-    async fn store(&self, ids: &[Uuid], max_json_depth: usize) -> Result<u64, DbError> {
-        let sql = |text| self.database.sql(text);
+    async fn probe<'a>(
+        &self,
+        probe: &Probe,
+        taken: impl Iterator<Item = &'a Taken>,
+    ) -> Result<Vec<(Uuid, Fault)>, DbError> {
+        let taken: Vec<(Uuid, Tuple<'_>)> =
+            taken.filter_map(|taken| Some((taken.id, row::tuples(&taken.tuple).next()?))).collect();
+        let mut faults = Vec::new();
+        for some in taken.chunks(PROBED_ROWS) {
+            let tuples: Vec<Tuple<'_>> = some.iter().map(|(_, tuple)| *tuple).collect();
+            let found = probe.run(&mut self.database.get().await?, &tuples, 1).await?;
+            faults.extend(found.into_iter().filter_map(|(index, fault)| Some((some.get(index)?.0, fault))));
+        }
+        Ok(faults)
+    }
+
+    async fn store(
+        &self,
+        ids: &[Uuid],
+        max_json_depth: usize,
+        faults: &FaultsById,
+    ) -> Result<Moved, DbError> {
         let mut connection = self.database.get().await?;
         let transaction = connection.transaction().await?;
+        let mut taken = Vec::with_capacity(ids.len());
+        let stored = match self.store_within(&transaction, ids, max_json_depth, faults, &mut taken).await {
+            Ok(refused) => transaction.commit().await.map(|()| refused).map_err(DbError::from),
+            Err(error) => Err(roll_back(transaction, error).await),
+        };
+        match stored {
+            Ok(refused) => Ok(Moved::Done { stored: taken.len() as u64, refused }),
+            Err(error) if Verdict::on(&error) == Verdict::Bisect => Ok(Moved::Rejected { error, taken }),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Makes rows of those dead letters that have no fault, which are `taken`; returns how many have one, and stay.
+    async fn store_within(
+        &self,
+        transaction: &Transaction<'_>,
+        ids: &[Uuid],
+        max_json_depth: usize,
+        faults: &FaultsById,
+        taken: &mut Vec<Taken>,
+    ) -> Result<u64, DbError> {
+        let sql = |text| self.database.sql(text);
         let ids = ids.to_vec();
         let lock = sql(include_str!("../../../sql/ingest/lock_journals.sql"));
         transaction.query_typed(&lock, &[(&ids, Type::UUID_ARRAY)]).await?;
         let take = sql(include_str!("../../../sql/ingest/take_dead_letters.sql"));
-        let mut taken = Vec::with_capacity(ids.len());
+        let mut refused = Vec::new();
         for row in transaction.query_typed(&take, &[(&ids, Type::UUID_ARRAY)]).await? {
-            taken.push(read(&row, max_json_depth)?);
+            let letter = read(&row, max_json_depth)?;
+            match faults.get(&letter.id) {
+                Some(fault) => refused.push((letter.id, fault)),
+                None => taken.push(letter),
+            }
         }
+        self.refuse(transaction, &refused).await?;
+        self.accept_overloads(transaction, taken).await?;
+        self.move_letters(transaction, taken).await?;
+        Ok(refused.len() as u64)
+    }
+
+    /// Notes the faults of dead letters that stay.
+    async fn refuse(&self, transaction: &Transaction<'_>, refused: &[(Uuid, &Fault)]) -> Result<(), DbError> {
+        if refused.is_empty() {
+            return Ok(());
+        }
+        let ids: Vec<Uuid> = refused.iter().map(|(id, _)| *id).collect();
+        // A text column takes no NUL, which an error's message could quote.
+        let errors: Vec<String> = refused.iter().map(|(_, fault)| fault.error.replace('\0', "\\0")).collect();
+        let reasons: Vec<&str> = refused.iter().map(|(_, fault)| fault.reason.name()).collect();
+        let refuse = self.database.sql(include_str!("../../../sql/ingest/refuse_dead_letters.sql"));
+        let parameters: [Parameter<'_>; 3] =
+            [(&ids, Type::UUID_ARRAY), (&errors, Type::TEXT_ARRAY), (&reasons, Type::TEXT_ARRAY)];
+        transaction.execute_typed(&refuse, &parameters).await?;
+        Ok(())
+    }
+
+    /// Makes rows of dead letters, and corrects their receipts.
+    async fn move_letters(&self, transaction: &Transaction<'_>, taken: &[Taken]) -> Result<(), DbError> {
         if taken.is_empty() {
-            return Ok(0);
+            return Ok(());
         }
-        self.accept_overloads(&transaction, &mut taken).await?;
+        let sql = |text| self.database.sql(text);
         let copy =
             sql(include_str!("../../../sql/ingest/copy_requests.sql")).replace("{columns}", row::COLUMNS);
-        copy_rows(&transaction, &copy, taken.iter().map(|taken| &taken.tuple[..])).await?;
+        let tuples = taken.iter().map(|taken| &taken.tuple[..]);
+        if copy_rows(transaction, &copy, tuples).await? < taken.len() as u64 {
+            return Err(DbError::RowsDropped("requests"));
+        }
         let all: Vec<Uuid> = taken.iter().map(|taken| taken.id).collect();
         let remove = sql(include_str!("../../../sql/ingest/remove_dead_letters.sql"));
         transaction.execute_typed(&remove, &[(&all, Type::UUID_ARRAY)]).await?;
@@ -142,14 +256,13 @@ impl DeadLetterStore {
             taken.iter().filter(|taken| !taken.overload).map(|taken| taken.id).collect();
         let moved = sql(include_str!("../../../sql/ingest/move_dead.sql")).replace("{state}", "committed");
         transaction.execute_typed(&moved, &[(&accepted, Type::UUID_ARRAY)]).await?;
-        transaction.commit().await?;
-        Ok(taken.len() as u64)
+        Ok(())
     }
 
     /// Overloads get new ids, and a receipt.
     async fn accept_overloads(
         &self,
-        transaction: &tokio_postgres::Transaction<'_>,
+        transaction: &Transaction<'_>,
         taken: &mut [Taken],
     ) -> Result<(), DbError> {
         let overloads = taken.iter().filter(|taken| taken.overload).count() as u64;

@@ -34,9 +34,9 @@ pub struct DeadLetter {
     pub id: Uuid,
     /// The event's trace id.
     pub trace_id: String,
-    /// `overload` or `rejected`.
+    /// The name of a [`Reason`](super::Reason).
     pub reason: String,
-    /// What Postgres said, the SQLSTATE first.
+    /// Why, the SQLSTATE first where Postgres rejected the row.
     pub error: String,
     /// How often it was tried.
     pub attempts: i32,
@@ -129,7 +129,7 @@ impl DeadLetterStore {
         let discard = sql(include_str!("../../../sql/ingest/discard_dead_letter.sql"));
         let gone = transaction.query_typed(&discard, &[(&id, Type::UUID)]).await?;
         let Some(row) = gone.first() else { return Ok(false) };
-        if row.try_get::<_, &str>(0)? == super::Reason::Rejected.name() {
+        if row.try_get::<_, &str>(0)? != super::Reason::Overload.name() {
             let moved =
                 sql(include_str!("../../../sql/ingest/move_dead.sql")).replace("{state}", "discarded");
             transaction.execute_typed(&moved, &[(&ids, Type::UUID_ARRAY)]).await?;
