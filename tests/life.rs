@@ -389,6 +389,7 @@ async fn the_load_tests_audit_finds_what_was_accepted_and_misses_what_was_taken_
         &["--rate", "500"][..],
         &["--mode", "batch", "--batch-size", "100"],
         &["--workers", "2", "--rate", "300"],
+        &["--rate", "500", "--bad", "20"],
     ] {
         let (code, output) = load(arguments).await;
         assert_eq!(code, Some(0), "{output}");
@@ -398,9 +399,9 @@ async fn the_load_tests_audit_finds_what_was_accepted_and_misses_what_was_taken_
         .await
         .batch_execute(
             "create function lose() returns trigger language plpgsql as $$ begin
-                if random() < 0.1 then return null; end if; return new;
+                if random() < 0.1 then delete from requests where id = new.id; end if; return null;
             end $$;
-            create trigger lose before insert on requests for each row execute function lose();",
+            create trigger lose after insert on requests for each row execute function lose();",
         )
         .await
         .unwrap();

@@ -74,6 +74,52 @@ impl Drop for PgBouncer {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn bad_rows_are_found_through_a_pooler_and_a_probe_leaves_nothing_behind() {
+    let database = TestDatabase::refusing_evil().await;
+    let Some(pooler) = PgBouncer::start(database.url()).await else { return };
+    let service = Service::start(&pooler.url, &[("BATCH_SIZE", "50")]).await;
+    let load = Load::start(&service.address, 4, 3);
+    load.progresses(2000).await;
+    let sent = load.stop().await;
+    let health = service.fenced().await;
+    assert!(health["dead"].as_u64() > Some(100), "{health}");
+    let log = service.log();
+    assert!(!log.contains("a probe for bad rows failed") && !log.contains("42P07"), "{log}");
+    let client = connect(database.url()).await;
+    assert_exactly_once(&client, &sent).await;
+    let left = "select (select count(*) from pg_class where relname like 'tidegate_probe%')
+        + (select count(*) from pg_proc where proname like 'tidegate_probe%')";
+    assert_eq!(client.query_one(left, &[]).await.unwrap().get::<_, i64>(0), 0);
+}
+
+#[tokio::test]
+async fn the_load_test_audits_and_makes_bad_events_through_a_pooler() {
+    let loadtest = std::path::Path::new(env!("CARGO_BIN_EXE_tidegate")).with_file_name("loadtest");
+    assert!(loadtest.exists(), "run `cargo test --workspace`, which builds {}", loadtest.display());
+    let database = TestDatabase::create().await;
+    let Some(pooler) = PgBouncer::start(database.url()).await else { return };
+    let service = Service::start(&pooler.url, &[]).await;
+    let (url, folder) = (format!("http://{}", service.address), Folder::new());
+    let report = format!("{}/report.json", folder.path());
+    for bad in [&[][..], &["--bad", "25"]] {
+        let mut command = tokio::process::Command::new(&loadtest);
+        command
+            .args(["run", "--url", &url, "--database-url", &pooler.url, "--duration", "1", "--rate", "400"])
+            .args(["--report", &report])
+            .args(bad);
+        let output = command.current_dir("/tmp").stdin(Stdio::null()).output().await.unwrap();
+        assert!(output.status.success(), "{output:?}\n{}\n{}", service.health().await, service.log());
+        let report: serde_json::Value = serde_json::from_slice(&fs::read(&report).unwrap()).unwrap();
+        let (accepted, dead) = (&report["counts"]["accepted"], &report["audit"]["dead"]);
+        let expected = if bad.is_empty() { 0 } else { accepted.as_u64().unwrap() / 4 };
+        assert!(accepted.as_u64() > Some(0) && dead.as_u64().unwrap().abs_diff(expected) <= 1, "{report}");
+    }
+    let left = "select count(*) from pg_constraint where conname = 'loadtest_bad'";
+    let client = connect(database.url()).await;
+    assert_eq!(client.query_one(left, &[]).await.unwrap().get::<_, i64>(0), 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_pooler_that_hands_out_another_connection_for_each_transaction_changes_nothing() {
     // Migrated through the pooler, too.
     let database = TestDatabase::create_empty().await;

@@ -13,7 +13,7 @@ use crate::health::Health;
 /// How often the service is asked whether it is done.
 const LOOK: Duration = Duration::from_millis(200);
 
-/// How long the row count has to stay the same to be taken as final. Longer than the service holds back dead letters.
+/// How long the row count has to stay the same to be taken as final.
 const STILL: Duration = Duration::from_secs(1);
 
 /// What the run's answers promise about the database.
@@ -34,8 +34,10 @@ pub(crate) struct Audit {
     pub(crate) dead: u64,
     /// Rows of events whose answer never came.
     pub(crate) stored_unanswered: u64,
-    /// Accepted events that are nowhere.
+    /// Accepted events that are nowhere, though nothing is pending that could be they.
     pub(crate) lost: u64,
+    /// Accepted events that are not stored yet: the service has as many pending, or does not report what is.
+    pub(crate) unsettled: u64,
     /// Rows beyond the first of the same event.
     pub(crate) doubled: u64,
     /// Events that are there although nothing promised them.
@@ -47,14 +49,18 @@ pub(crate) struct Audit {
 }
 
 impl Audit {
-    /// Compares what was promised with what was found.
-    pub(crate) fn judge(promised: Promised, found: &Found) -> Self {
+    /// Compares what was promised with what was found. `pending` is what the service reported before that was counted.
+    pub(crate) fn judge(promised: Promised, found: &Found, pending: Option<u64>) -> Self {
         let distinct = found.answered + found.unanswered;
+        let missing = promised.accepted.saturating_sub(found.answered);
+        let unsettled = pending.map_or(missing, |pending| missing.min(pending));
         Self {
             stored: found.stored,
             dead: found.dead,
             stored_unanswered: found.unanswered,
-            lost: promised.accepted.saturating_sub(found.answered),
+            lost: missing - unsettled,
+            unsettled,
+            pending,
             doubled: (found.stored + found.dead).saturating_sub(distinct),
             surplus: found.answered.saturating_sub(promised.accepted.saturating_add(promised.unnamed)),
             ..Self::default()
@@ -63,11 +69,12 @@ impl Audit {
 
     /// Whether the books balance.
     pub(crate) fn balances(&self) -> bool {
-        self.lost == 0 && self.doubled == 0 && self.surplus == 0
+        self.lost == 0 && self.unsettled == 0 && self.doubled == 0 && self.surplus == 0
     }
 }
 
-/// Waits, no longer than `patience`, until the rows of the run have landed, and judges them.
+/// Waits until the rows of the run have landed, as long as there is progress at least once in `patience`, and judges
+/// them.
 pub(crate) async fn audit(
     location: &Location,
     health: &Health,
@@ -75,20 +82,22 @@ pub(crate) async fn audit(
     promised: Promised,
     patience: Duration,
 ) -> Result<Audit, Error> {
-    let deadline = Instant::now() + patience;
+    let mut progress = Progress::start(Instant::now());
     let mut database: Option<Database> = None;
     let mut before: Option<Found> = None;
     loop {
         let pending = health.pending().await.ok().flatten();
-        let last_look = Instant::now() >= deadline;
+        progress.note_pending(pending, Instant::now());
+        let last_look = progress.pause(Instant::now()) >= patience;
         if pending.unwrap_or(0) > 0 && !last_look {
             tokio::time::sleep(LOOK).await;
             continue;
         }
         match count(&mut database, location, run).await {
             Ok((database, found)) => {
+                progress.note_found(&found, Instant::now());
                 if last_look || is_settled(pending, promised, &found, before.as_ref()) {
-                    let mut audit = Audit { pending, ..Audit::judge(promised, &found) };
+                    let mut audit = Audit::judge(promised, &found, pending);
                     if audit.doubled > 0 {
                         audit.doubled_trace_ids = database.doubled(run).await?;
                     }
@@ -104,11 +113,45 @@ pub(crate) async fn audit(
     }
 }
 
+/// When events last made progress: fewer are pending than ever before, or more are found.
+struct Progress {
+    since: Instant,
+    fewest_pending: Option<u64>,
+    most_found: u64,
+}
+
+impl Progress {
+    fn start(now: Instant) -> Self {
+        Self { since: now, fewest_pending: None, most_found: 0 }
+    }
+
+    fn note_pending(&mut self, pending: Option<u64>, now: Instant) {
+        let Some(pending) = pending else { return };
+        if self.fewest_pending.is_none_or(|fewest| pending < fewest) {
+            self.fewest_pending = Some(pending);
+            self.since = now;
+        }
+    }
+
+    fn note_found(&mut self, found: &Found, now: Instant) {
+        let rows = found.stored + found.dead;
+        if rows > self.most_found {
+            self.most_found = rows;
+            self.since = now;
+        }
+    }
+
+    /// How long there was none.
+    fn pause(&self, now: Instant) -> Duration {
+        now.duration_since(self.since)
+    }
+}
+
 async fn count<'a>(
     database: &'a mut Option<Database>,
     location: &Location,
     run: &RunRows,
-) -> Result<(&'a Database, Found), Error> {
+) -> Result<(&'a mut Database, Found), Error> {
     let database = match database {
         Some(database) => database,
         none => none.insert(location.connect().await?),
@@ -138,7 +181,36 @@ mod tests {
     }
 
     fn judge(accepted: u64, found: &Found) -> Audit {
-        Audit::judge(Promised { accepted, unnamed: 0 }, found)
+        Audit::judge(Promised { accepted, unnamed: 0 }, found, Some(0))
+    }
+
+    #[test]
+    fn what_is_pending_is_not_lost() {
+        let promised = Promised { accepted: 100, unnamed: 0 };
+        let some = found(60, 0, 60, 0);
+        for (pending, lost, unsettled) in
+            [(Some(0), 40, 0), (Some(15), 25, 15), (Some(40), 0, 40), (Some(900), 0, 40), (None, 0, 40)]
+        {
+            let audit = Audit::judge(promised, &some, pending);
+            assert_eq!((audit.lost, audit.unsettled, audit.balances()), (lost, unsettled, false));
+        }
+        assert!(Audit::judge(promised, &found(99, 1, 100, 0), Some(7)).balances(), "another run's");
+    }
+
+    #[test]
+    fn waiting_goes_on_while_there_is_progress() {
+        let start = Instant::now();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let mut progress = Progress::start(start);
+        progress.note_pending(Some(100), at(10));
+        progress.note_pending(None, at(20));
+        progress.note_pending(Some(100), at(20));
+        progress.note_pending(Some(120), at(20));
+        assert_eq!(progress.pause(at(20)), Duration::from_secs(10));
+        progress.note_pending(Some(99), at(30));
+        progress.note_found(&found(5, 1, 6, 0), at(40));
+        progress.note_found(&found(5, 1, 6, 0), at(50));
+        assert_eq!(progress.pause(at(50)), Duration::from_secs(10));
     }
 
     #[test]
@@ -184,8 +256,8 @@ mod tests {
     #[test]
     fn unnamed_events_without_an_answer_are_allowed_for() {
         let promised = Promised { accepted: 100, unnamed: 3 };
-        assert!(Audit::judge(promised, &found(103, 0, 103, 0)).balances());
-        assert_eq!(Audit::judge(promised, &found(104, 0, 104, 0)).surplus, 1);
+        assert!(Audit::judge(promised, &found(103, 0, 103, 0), Some(0)).balances());
+        assert_eq!(Audit::judge(promised, &found(104, 0, 104, 0), Some(0)).surplus, 1);
     }
 
     #[test]

@@ -93,10 +93,15 @@ pub(crate) struct RunArgs {
     /// the private cluster under DATA_DIR].
     #[arg(long, value_name = "URL")]
     pub(crate) database_url: Option<String>,
+    /// Make so many per cent of the events bad: a check constraint on requests, loadtest_bad, rejects them while the run
+    /// lasts, and each becomes a dead letter. For a scratch database: the constraint holds for all events, and stays
+    /// if the program is killed, until the next such run.
+    #[arg(long, value_name = "PERCENT", value_parser = percent, conflicts_with_all = ["payload_file", "no_audit"])]
+    pub(crate) bad: Option<f64>,
     /// Do not look into the database.
     #[arg(long)]
     pub(crate) no_audit: bool,
-    /// How long to wait for accepted events to land before the audit, in seconds.
+    /// How long accepted events may make no progress before the audit stops waiting for them, in seconds.
     #[arg(long, value_name = "SECONDS", default_value = "30", value_parser = non_negative)]
     pub(crate) settle_timeout: f64,
     /// How long an answer may take, in seconds; then its connection is given up.
@@ -113,6 +118,12 @@ pub(crate) struct DrainArgs {
     /// How much JSON to gather, in MiB.
     #[arg(long, default_value_t = 1024, value_parser = clap::value_parser!(u32).range(1..=1_048_576))]
     pub(crate) mebibytes: u32,
+    /// The event, as for run.
+    #[arg(long, value_name = "TEMPLATE")]
+    pub(crate) payload: Option<String>,
+    /// Make so many per cent of the events bad, as for run.
+    #[arg(long, value_name = "PERCENT", value_parser = percent)]
+    pub(crate) bad: Option<f64>,
     /// The service's database [default: as for run].
     #[arg(long, value_name = "URL")]
     pub(crate) database_url: Option<String>,
@@ -224,6 +235,11 @@ fn positive(text: &str) -> Result<f64, String> {
         .ok_or_else(|| "expected a number above 0".to_owned())
 }
 
+fn percent(text: &str) -> Result<f64, String> {
+    let percent = positive(text).ok().filter(|percent| *percent <= 100.0);
+    percent.ok_or_else(|| "expected a number above 0, up to 100".to_owned())
+}
+
 fn batch_size(text: &str) -> Result<NonZeroUsize, String> {
     let size = text.parse().ok().filter(|size: &NonZeroUsize| size.get() <= 1_000_000);
     size.ok_or_else(|| "expected a number from 1 to 1000000".to_owned())
@@ -257,6 +273,8 @@ mod tests {
             "--workers=0",
             "--batch-size=0",
             "--connections=0",
+            "--bad=0",
+            "--bad=101",
             "--url=https://h",
             "--mode=both",
         ] {

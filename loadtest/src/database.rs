@@ -1,4 +1,7 @@
 //! The database that the service lands its events in: where it is, and what it holds of a run.
+//!
+//! Behind a pooler each transaction may meet another server, so every statement stands in a transaction with its own
+//! settings, and none is prepared by name.
 
 use std::time::{Duration, Instant};
 
@@ -7,6 +10,9 @@ use futures_util::{SinkExt as _, TryStreamExt as _};
 use tidegate::config::{Config, ConfigError, DatabaseConfig};
 use tidegate::db::local::{LocalError, running_url};
 use tidegate::db::{ConnectionUrl, DbError, UrlError};
+use tokio_postgres::error::SqlState;
+use tokio_postgres::types::{ToSql, Type};
+use tokio_postgres::{Client, Transaction};
 
 use crate::payload::now_ms;
 
@@ -15,11 +21,18 @@ const HOLD_REQUESTS: &str = include_str!("../sql/hold_requests.sql");
 const MAKE_FLOOR: &str = include_str!("../sql/make_floor.sql");
 const COPY_OUT: &str = include_str!("../sql/copy_out.sql");
 const COPY_FLOOR: &str = include_str!("../sql/copy_floor.sql");
+const COUNT_DEAD: &str = include_str!("../sql/count_dead.sql");
+const INSTALL_BAD: &str = include_str!("../sql/install_bad.sql");
+const REMOVE_BAD: &str = include_str!("../sql/remove_bad.sql");
 const PIECE_BYTES: usize = 128 * 1024;
 const DOUBLED_TRACES: &str = include_str!("../sql/doubled_traces.sql");
 
-/// Counting millions of rows takes its time, but not for ever.
-const SESSION: &str = "set statement_timeout = '120s'; set work_mem = '64MB'; set jit = off";
+/// For each transaction. Counting millions of rows takes its time, but not for ever.
+const SETTINGS: &str =
+    "set local statement_timeout = '120s'; set local work_mem = '64MB'; set local jit = off";
+/// How often the constraint of bad events is tried: each try waits for its lock, and every COPY behind it.
+const BAD_TRIES: u32 = 20;
+const BAD_LOCK: &str = "set local lock_timeout = '1s'";
 
 /// How far the clock that makes row ids may be behind ours.
 const CLOCK_MARGIN_MS: u64 = 60_000;
@@ -65,10 +78,8 @@ impl Location {
     /// Connects, by TLS where the URL asks for it.
     pub(crate) async fn connect(&self) -> Result<Database, Error> {
         let client = tidegate::db::Database::new(&self.url, &self.settings)?.connect().await?;
-        let database = Database { client };
-        let search_path = format!("{SESSION}; set search_path to {}", quoted(&self.settings.db_schema));
-        database.client.batch_execute(&search_path).await?;
-        Ok(database)
+        let schema = quoted(&self.settings.db_schema);
+        Ok(Database { client, settings: format!("{SETTINGS}; set local search_path to {schema}") })
     }
 }
 
@@ -109,20 +120,64 @@ pub(crate) struct Found {
 
 /// One connection to the database.
 pub(crate) struct Database {
-    client: tokio_postgres::Client,
+    client: Client,
+    settings: String,
 }
 
 impl Database {
+    async fn begin(&mut self) -> Result<Transaction<'_>, tokio_postgres::Error> {
+        let transaction = self.client.transaction().await?;
+        transaction.batch_execute(&self.settings).await?;
+        Ok(transaction)
+    }
+
     /// Counts the rows of a run.
-    pub(crate) async fn count(&self, run: &RunRows) -> Result<Found, Error> {
-        let row = self.client.query_one(COUNT_RUN, &[&run.lowest_id, &run.prefix, &run.unanswered]).await?;
-        let count = |column| row.get::<_, i64>(column).unsigned_abs();
+    pub(crate) async fn count(&mut self, run: &RunRows) -> Result<Found, Error> {
+        let transaction = self.begin().await?;
+        let parameters: [(&(dyn ToSql + Sync), Type); 3] =
+            [(&run.lowest_id, Type::TEXT), (&run.prefix, Type::TEXT), (&run.unanswered, Type::TEXT_ARRAY)];
+        let rows = transaction.query_typed(COUNT_RUN, &parameters).await?;
+        let count = |column| {
+            let count = rows.first().map_or(Ok(0), |row| row.try_get::<_, i64>(column));
+            count.map(i64::unsigned_abs)
+        };
         Ok(Found {
-            stored: count("stored"),
-            dead: count("dead"),
-            answered: count("answered"),
-            unanswered: count("unanswered"),
+            stored: count("stored")?,
+            dead: count("dead")?,
+            answered: count("answered")?,
+            unanswered: count("unanswered")?,
         })
+    }
+
+    /// From now on Postgres rejects bad events.
+    pub(crate) async fn reject_bad(&mut self) -> Result<(), Error> {
+        self.change_constraint(INSTALL_BAD).await
+    }
+
+    /// From now on Postgres takes bad events, as it did before.
+    pub(crate) async fn take_bad(&mut self) -> Result<(), Error> {
+        self.change_constraint(REMOVE_BAD).await
+    }
+
+    async fn change_constraint(&mut self, change: &str) -> Result<(), Error> {
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            let transaction = self.begin().await?;
+            let changed = transaction.batch_execute(&format!("{BAD_LOCK}; {change}")).await;
+            match changed {
+                Ok(()) => return Ok(transaction.commit().await?),
+                Err(error) if tries < BAD_TRIES && is_lock_missed(&error) => transaction.rollback().await?,
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// Dead letters of events that were accepted from `lowest` on.
+    pub(crate) async fn dead_from(&mut self, lowest: &uuid::Uuid) -> Result<u64, Error> {
+        let transaction = self.begin().await?;
+        let rows = transaction.query_typed(COUNT_DEAD, &[(lowest, Type::UUID)]).await?;
+        Ok(rows.first().map_or(Ok(0), |row| row.try_get::<_, i64>(0))?.unsigned_abs())
     }
 
     /// The smallest id of events that are sent from now on.
@@ -132,7 +187,7 @@ impl Database {
 
     /// Locks the table: nothing is stored until [`Database::let_go`].
     pub(crate) async fn hold_requests(&self) -> Result<(), Error> {
-        self.client.batch_execute("begin").await?;
+        self.client.batch_execute(&format!("begin; {}", self.settings)).await?;
         Ok(self.client.batch_execute(HOLD_REQUESTS).await?)
     }
 
@@ -143,13 +198,19 @@ impl Database {
 
     /// Copies the rows from `lowest` on into a table of the same shape, with one plain COPY: how many, and the time of
     /// that COPY alone.
-    pub(crate) async fn copy_floor(&self, lowest: &uuid::Uuid) -> Result<(u64, Duration), Error> {
-        self.client.batch_execute("set statement_timeout = 0; drop table if exists drain_floor").await?;
-        self.client.batch_execute(MAKE_FLOOR).await?;
-        let out = self.client.copy_out(&COPY_OUT.replace("{lowest}", &lowest.to_string())).await?;
+    pub(crate) async fn copy_floor(&mut self, lowest: &uuid::Uuid) -> Result<(u64, Duration), Error> {
+        let transaction = self.begin().await?;
+        transaction
+            .batch_execute("set local statement_timeout = 0; drop table if exists drain_floor")
+            .await?;
+        transaction.batch_execute(MAKE_FLOOR).await?;
+        let out = transaction.copy_out(&COPY_OUT.replace("{lowest}", &lowest.to_string())).await?;
         let pieces: Vec<Bytes> = out.try_collect().await?;
+        transaction.commit().await?;
+        let transaction = self.begin().await?;
+        transaction.batch_execute("set local statement_timeout = 0").await?;
         let started = Instant::now();
-        let sink = self.client.copy_in::<_, Bytes>(COPY_FLOOR).await?;
+        let sink = transaction.copy_in::<_, Bytes>(COPY_FLOOR).await?;
         let mut sink = std::pin::pin!(sink);
         // In pieces of a size that a client would send: one message a row would measure the messages.
         let mut buffer = BytesMut::with_capacity(2 * PIECE_BYTES);
@@ -161,16 +222,28 @@ impl Database {
         }
         sink.send(buffer.freeze()).await?;
         let rows = sink.finish().await?;
+        transaction.commit().await?;
         let elapsed = started.elapsed();
-        self.client.batch_execute("drop table drain_floor").await?;
+        let transaction = self.begin().await?;
+        transaction.batch_execute("drop table drain_floor").await?;
+        transaction.commit().await?;
         Ok((rows, elapsed))
     }
 
     /// A few trace ids that stand in more than one row.
-    pub(crate) async fn doubled(&self, run: &RunRows) -> Result<Vec<String>, Error> {
-        let rows = self.client.query(DOUBLED_TRACES, &[&run.lowest_id, &run.prefix]).await?;
-        Ok(rows.iter().map(|row| row.get("trace_id")).collect())
+    pub(crate) async fn doubled(&mut self, run: &RunRows) -> Result<Vec<String>, Error> {
+        let transaction = self.begin().await?;
+        let parameters: [(&(dyn ToSql + Sync), Type); 2] =
+            [(&run.lowest_id, Type::TEXT), (&run.prefix, Type::TEXT)];
+        let rows = transaction.query_typed(DOUBLED_TRACES, &parameters).await?;
+        rows.iter().map(|row| Ok(row.try_get("trace_id")?)).collect()
     }
+}
+
+/// Whether a lock was not to be had in time, or only at the price of a COPY.
+fn is_lock_missed(error: &tokio_postgres::Error) -> bool {
+    let missed = [SqlState::LOCK_NOT_AVAILABLE, SqlState::T_R_DEADLOCK_DETECTED];
+    error.code().is_some_and(|code| missed.contains(code))
 }
 
 /// `name` as an identifier, whatever it holds.

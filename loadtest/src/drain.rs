@@ -11,7 +11,7 @@ use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HOST};
 
 use crate::cli::DrainArgs;
 use crate::client::{Body, ConnectError, Connection, bearer};
-use crate::database::{self, Location};
+use crate::database::{self, Database, Location};
 use crate::health::{self, Health};
 use crate::payload::{self, DEFAULT_TEMPLATE, Payloads, Source};
 use crate::protocol::Token;
@@ -58,10 +58,28 @@ pub(crate) fn run(args: &DrainArgs) -> ExitCode {
 async fn measure(args: &DrainArgs) -> Result<(), Error> {
     let location = Location::find(args.database_url.as_deref())?;
     let holder = location.connect().await?;
-    let database = location.connect().await?;
+    let mut database = location.connect().await?;
     let health = Health::new(args.url.clone(), Token::shown(args.token.as_deref()));
     health.pending().await?.ok_or(Error::NoPending)?;
 
+    let measured = match args.bad {
+        None => drain(args, &holder, &mut database, &health).await,
+        Some(_) => {
+            database.reject_bad().await?;
+            let measured = drain(args, &holder, &mut database, &health).await;
+            location.connect().await?.take_bad().await?;
+            measured
+        }
+    };
+    measured
+}
+
+async fn drain(
+    args: &DrainArgs,
+    holder: &Database,
+    database: &mut Database,
+    health: &Health,
+) -> Result<(), Error> {
     let rows = database.rows_from_now();
     holder.hold_requests().await?;
     let started = Instant::now();
@@ -86,15 +104,21 @@ async fn measure(args: &DrainArgs) -> Result<(), Error> {
     let floor = copied as f64 / elapsed.as_secs_f64();
     println!("one plain COPY of the same {copied} rows: {floor:.0} rows/s");
     println!("ratio: {:.2}", drained / floor);
-    if copied != events {
-        return Err(Error::Refused(format!("{events} events were accepted and {copied} rows stored")));
+    let dead = database.dead_from(&rows).await?;
+    if args.bad.is_some() {
+        println!("{dead} of the events became dead letters");
+    }
+    if copied + dead != events {
+        let found = format!("{events} events were accepted, {copied} rows stored and {dead} dead letters");
+        return Err(Error::Refused(found));
     }
     Ok(())
 }
 
 /// Posts batches until they add up; returns their events and bytes.
 async fn gather(args: &DrainArgs) -> Result<(u64, u64), Error> {
-    let mut payloads = Payloads::load(&Source::Template(DEFAULT_TEMPLATE.into()), BATCH)?;
+    let template = args.payload.clone().unwrap_or_else(|| DEFAULT_TEMPLATE.into());
+    let mut payloads = Payloads::load(&Source::Template(template), BATCH, args.bad)?;
     let mut connection = Connection::open(&args.url).await?;
     let token = Token::shown(args.token.as_deref());
     let token = token.map(|token| bearer(&token.0).ok_or(health::Error::Unsendable)).transpose()?;

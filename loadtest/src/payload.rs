@@ -7,6 +7,8 @@
 //! * `{now_ms}` — Unix time in milliseconds
 //! * `{rand}` — a random number from 0 to 999,999
 //!
+//! With a share of bad events, each of these has a member [`BAD_MEMBER`] more, which a constraint of the run rejects.
+//!
 //! Bodies that do not change from event to event are slices of one buffer: sending them copies nothing.
 
 use std::fmt::Write as _;
@@ -19,6 +21,9 @@ use serde::{Deserialize, Serialize};
 
 /// What is sent when nothing else is asked for: an ordinary product event.
 pub(crate) const DEFAULT_TEMPLATE: &str = r#"{"event":"signup","userId":"u_{rand}","seq":{seq},"ts":{now_ms},"props":{"plan":"pro","source":"ads","amount":42.5}}"#;
+
+/// What bad events have, and `sql/install_bad.sql` looks for.
+const BAD_MEMBER: &str = r#""loadtest_bad":true"#;
 
 /// Where payloads come from, as the command line and the workers' plan say it.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -39,6 +44,9 @@ pub(crate) enum Error {
     /// The file holds no line with anything in it.
     #[error("the payload file {} has no line to send", .0.display())]
     Empty(PathBuf),
+    /// Bad events are made of JSON objects only.
+    #[error("--bad takes a payload that is a JSON object")]
+    NoObject,
 }
 
 /// Makes request bodies, `events` events each.
@@ -50,12 +58,27 @@ pub(crate) struct Payloads {
 enum Content {
     Fixed(Lines),
     Rendered(Template, BytesMut),
+    Mixed(Mixed, BytesMut),
+}
+
+/// Good and bad events.
+struct Mixed {
+    good: Template,
+    bad: Template,
+    bad_percent: f64,
 }
 
 impl Payloads {
-    /// Reads `source` for bodies of `events` lines; 1 is one event without a line end.
-    pub(crate) fn load(source: &Source, events: usize) -> Result<Self, Error> {
+    /// Reads `source` for bodies of `events` lines; 1 is one event without a line end. With `bad_percent` so many of the
+    /// run's events are bad, evenly spread over it.
+    pub(crate) fn load(source: &Source, events: usize, bad_percent: Option<f64>) -> Result<Self, Error> {
         let content = match source {
+            Source::File(_) if bad_percent.is_some() => return Err(Error::NoObject),
+            Source::Template(text) if let Some(bad_percent) = bad_percent => {
+                let bad = Template::parse(&with_bad_member(text).ok_or(Error::NoObject)?);
+                let mixed = Mixed { good: Template::parse(text), bad, bad_percent };
+                Content::Mixed(mixed, BytesMut::new())
+            }
             Source::File(path) => Content::Fixed(Lines::read(path, events)?),
             Source::Template(text) => match Template::parse(text) {
                 template if template.is_fixed() => Content::Fixed(Lines::repeat(text.as_bytes(), events)),
@@ -71,16 +94,43 @@ impl Payloads {
         match &mut self.content {
             Content::Fixed(lines) => lines.from(first, self.events),
             Content::Rendered(template, buffer) => {
-                let now_ms = now_ms();
-                template.render(first, now_ms, buffer);
-                for seq in 1..self.events as u64 {
-                    buffer.extend_from_slice(b"\n");
-                    template.render(first + seq, now_ms, buffer);
-                }
-                buffer.split().freeze()
+                render_all(first..first + self.events as u64, buffer, |_| template)
+            }
+            Content::Mixed(mixed, buffer) => {
+                render_all(first..first + self.events as u64, buffer, |seq| mixed.of(seq))
             }
         }
     }
+}
+
+fn render_all<'a>(
+    seqs: std::ops::Range<u64>,
+    buffer: &mut BytesMut,
+    template_of: impl Fn(u64) -> &'a Template,
+) -> Bytes {
+    let now_ms = now_ms();
+    let first = seqs.start;
+    for seq in seqs {
+        if seq > first {
+            buffer.extend_from_slice(b"\n");
+        }
+        template_of(seq).render(seq, now_ms, buffer);
+    }
+    buffer.split().freeze()
+}
+
+impl Mixed {
+    fn of(&self, seq: u64) -> &Template {
+        let bad_before = |seq: u64| (seq as f64 * self.bad_percent / 100.0).floor();
+        if bad_before(seq + 1) > bad_before(seq) { &self.bad } else { &self.good }
+    }
+}
+
+/// The template with one member more, if it is that of an object.
+fn with_bad_member(template: &str) -> Option<String> {
+    let members = template.trim_start().strip_prefix('{').filter(|_| placeholder(template).is_none())?;
+    let comma = if members.trim_start().starts_with('}') { "" } else { "," };
+    Some(format!("{{{BAD_MEMBER}{comma}{members}"))
 }
 
 /// Lines in one buffer, the first of them repeated behind the last: a body of several lines is then one slice,
@@ -193,7 +243,7 @@ mod tests {
     use super::*;
 
     fn template(text: &str, events: usize) -> Payloads {
-        Payloads::load(&Source::Template(text.to_owned()), events).unwrap()
+        Payloads::load(&Source::Template(text.to_owned()), events, None).unwrap()
     }
 
     fn text(body: impl AsRef<[u8]>) -> String {
@@ -223,6 +273,24 @@ mod tests {
     }
 
     #[test]
+    fn bad_events_are_evenly_spread_and_stay_json() {
+        let source = |text: &str| Source::Template(text.to_owned());
+        let mut payloads = Payloads::load(&source(DEFAULT_TEMPLATE), 1000, Some(2.5)).unwrap();
+        let body = text(payloads.body(3));
+        let events: Vec<serde_json::Value> =
+            body.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        let bad: Vec<usize> = (0..events.len()).filter(|n| !events[*n]["loadtest_bad"].is_null()).collect();
+        assert_eq!((events.len(), bad.len()), (1000, 25));
+        assert!(bad.windows(2).all(|pair| pair[1] - pair[0] == 40), "{bad:?}");
+        assert_eq!((&events[7]["event"], &events[7]["seq"]), (&"signup".into(), &3007.into()));
+        let mut all = Payloads::load(&source("{ }"), 2, Some(100.0)).unwrap();
+        assert_eq!(text(all.body(0)), "{\"loadtest_bad\":true }\n{\"loadtest_bad\":true }");
+        for text in ["{seq}", "[1]", "text"] {
+            assert!(matches!(Payloads::load(&source(text), 1, Some(1.0)), Err(Error::NoObject)), "{text}");
+        }
+    }
+
+    #[test]
     fn a_template_without_placeholders_is_sent_as_it_is() {
         assert_eq!(text(template("not json {", 1).body(5)), "not json {");
         assert_eq!(text(template("a", 3).body(5)), "a\na\na");
@@ -233,10 +301,10 @@ mod tests {
         let path = std::env::temp_dir().join(format!("loadtest-payload-{}.ndjson", std::process::id()));
         std::fs::write(&path, "a\n\nb\r\nc").unwrap();
         let source = Source::File(path.clone());
-        let mut singles = Payloads::load(&source, 1).unwrap();
-        let mut batches = Payloads::load(&source, 5).unwrap();
+        let mut singles = Payloads::load(&source, 1, None).unwrap();
+        let mut batches = Payloads::load(&source, 5, None).unwrap();
         std::fs::write(&path, "\n \n").unwrap();
-        let empty = Payloads::load(&source, 1);
+        let empty = Payloads::load(&source, 1, None);
         std::fs::remove_file(&path).unwrap();
 
         assert_eq!((0..4).map(|n| text(singles.body(n))).collect::<String>(), "abca");

@@ -42,6 +42,8 @@ pub(crate) struct Plan {
     pub(crate) batch: Option<usize>,
     /// What the events say.
     pub(crate) payload: Source,
+    /// Per cent of the events that a constraint of the run rejects.
+    pub(crate) bad_percent: Option<f64>,
 }
 
 impl Plan {

@@ -34,6 +34,8 @@ pub(crate) struct Setup {
     pub(crate) rate: Option<f64>,
     /// For how long, in seconds.
     pub(crate) duration_s: f64,
+    /// Per cent of the events that Postgres was made to reject.
+    pub(crate) bad_percent: Option<f64>,
 }
 
 /// Everything that a run found out.
@@ -170,6 +172,7 @@ impl Report {
                 ("stored without an answer", audit.stored_unanswered),
                 ("doubled", audit.doubled),
                 ("surplus", audit.surplus),
+                ("not settled", audit.unsettled),
                 ("still pending", audit.pending.unwrap_or(0)),
             ] {
                 if events > 0 {
@@ -214,6 +217,18 @@ impl Report {
         if audit.balances() {
             return format!("audit: all {} accepted events are kept", grouped(self.counts.accepted));
         }
+        if audit.lost == 0 && audit.doubled == 0 && audit.surplus == 0 {
+            let unsettled = grouped(audit.unsettled);
+            return match audit.pending {
+                Some(_) => format!(
+                    "audit: not finished: {unsettled} accepted events are still pending, and make no progress"
+                ),
+                None => format!(
+                    "audit: not finished: {unsettled} accepted events are not stored, and the service does not \
+                     report what is pending"
+                ),
+            };
+        }
         let mut text = format!(
             "audit: DIFFERENCE: {} lost, {} doubled, {} there without a promise",
             grouped(audit.lost),
@@ -223,8 +238,8 @@ impl Report {
         if !audit.doubled_trace_ids.is_empty() {
             text.push_str(&format!("; doubled are {} …", audit.doubled_trace_ids.join(", ")));
         }
-        if audit.pending.is_some_and(|pending| pending > 0) {
-            text.push_str("; the service still had events pending, a longer --settle-timeout may tell");
+        if audit.unsettled > 0 {
+            text.push_str(&format!("; {} are still pending", grouped(audit.unsettled)));
         }
         text
     }
@@ -284,6 +299,7 @@ mod tests {
             connections: 64,
             rate: Some(20_000.0),
             duration_s: 20.0,
+            bad_percent: None,
         };
         let mut tally = Tally { elapsed_s: 2.0, ..Tally::default() };
         tally.counts.accepted = 1_000;

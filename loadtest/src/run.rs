@@ -59,14 +59,38 @@ pub(crate) fn run(args: RunArgs) -> ExitCode {
 async fn conduct(args: RunArgs) -> Result<bool, Error> {
     let plan = plan(&args)?;
     // Whatever is wrong with the arguments is said before anything is started.
-    Payloads::load(&plan.payload, plan.events())?;
+    Payloads::load(&plan.payload, plan.events(), plan.bad_percent)?;
     let health = Health::new(plan.target.clone(), plan.token.clone());
     health.pending().await?;
     let location = if args.no_audit { None } else { Some(Location::find(args.database_url.as_deref())?) };
-    let mut rows = RunRows::starting_now(&plan.run);
+    let rows = RunRows::starting_now(&plan.run);
     if let Some(location) = &location {
         location.connect().await?.count(&rows).await?;
     }
+    let bad = location.as_ref().filter(|_| args.bad.is_some());
+    if let Some(location) = bad {
+        location.connect().await?.reject_bad().await?;
+    }
+    let conducted = conduct_planned(&args, &plan, &health, location.as_ref(), rows).await;
+    if let Some(location) = bad {
+        location.connect().await?.take_bad().await?;
+    }
+    let report = conducted?;
+    println!("{}", report.render());
+    if let Some(path) = &args.report {
+        write_report(&report, path)?;
+    }
+    Ok(report.passed)
+}
+
+/// The run itself, with its audit.
+async fn conduct_planned(
+    args: &RunArgs,
+    plan: &Plan,
+    health: &Health,
+    location: Option<&Location>,
+    mut rows: RunRows,
+) -> Result<Report, Error> {
     let setup = Setup {
         run: plan.run.clone(),
         started_at_ms: now_ms(),
@@ -77,17 +101,18 @@ async fn conduct(args: RunArgs) -> Result<bool, Error> {
         connections: plan.connections,
         rate: (args.rate > 0.0).then_some(args.rate),
         duration_s: plan.duration_s,
+        bad_percent: plan.bad_percent,
     };
 
     let mut interrupts = Interrupts::listen()?;
-    let mut collected = collect::collect(&plan, &mut interrupts).await?;
-    let audit = match &location {
+    let mut collected = collect::collect(plan, &mut interrupts).await?;
+    let audit = match location {
         Some(location) => {
             eprintln!("waiting for the accepted events to land …");
-            let promised = promised(&plan, &mut rows, &collected);
+            let promised = promised(plan, &mut rows, &collected);
             let patience = Duration::from_secs_f64(args.settle_timeout);
             let audited = tokio::select! {
-                audited = audit::audit(location, &health, &rows, promised, patience) => {
+                audited = audit::audit(location, health, &rows, promised, patience) => {
                     audited.map_err(|error| crate::describe(&error))
                 }
                 () = interrupts.next() => Err("interrupted".to_owned()),
@@ -97,12 +122,7 @@ async fn conduct(args: RunArgs) -> Result<bool, Error> {
         None => None,
     };
     let Collected { tally, failures, interrupted } = collected;
-    let report = Report::new(setup, &tally, audit, failures, interrupted);
-    println!("{}", report.render());
-    if let Some(path) = &args.report {
-        write_report(&report, path)?;
-    }
-    Ok(report.passed)
+    Ok(Report::new(setup, &tally, audit, failures, interrupted))
 }
 
 fn plan(args: &RunArgs) -> Result<Plan, Error> {
@@ -129,6 +149,7 @@ fn plan(args: &RunArgs) -> Result<Plan, Error> {
         timeout_s: args.timeout,
         batch,
         payload,
+        bad_percent: args.bad,
     })
 }
 

@@ -59,7 +59,7 @@ async fn work() -> Result<Tally, Error> {
     let mut input = read_input();
     let plan = input.recv().await.ok_or(Error::NoPlan)?;
     let plan: Plan = serde_json::from_str(&plan).map_err(|_| Error::NoPlan)?;
-    let payloads = Payloads::load(&plan.payload, plan.events())?;
+    let payloads = Payloads::load(&plan.payload, plan.events(), plan.bad_percent)?;
     let requests = Requests::new(plan.clone(), payloads)?;
     let mut connections = Vec::with_capacity(plan.connections);
     for _ in 0..plan.connections {
