@@ -1,6 +1,8 @@
 //! The fields that clients name, as SQL expressions, and the parameters that statements are put together with.
 //!
 //! Nothing that a client sent is ever part of a statement's text: names of members and values are parameters.
+//!
+//! A backslash takes the meaning from the character behind it, if that has one: `a\.b` is one name with a dot in it.
 
 use super::{Millis, RecordsError};
 
@@ -31,6 +33,37 @@ impl Field {
     }
 }
 
+/// What means something in a list of names.
+pub(super) const IN_NAMES: &[char] = &[',', '.', '\\'];
+
+/// Cuts a text at each `separator` without a backslash before it. Each of `special` may have one; all others are as they are.
+pub(super) fn cut<'a>(text: &'a str, separator: char, special: &[char]) -> Vec<&'a str> {
+    let (mut parts, mut start) = (Vec::new(), 0);
+    let mut characters = text.char_indices().peekable();
+    while let Some((at, character)) = characters.next() {
+        if character == '\\' {
+            characters.next_if(|(_, next)| special.contains(next));
+        } else if character == separator {
+            parts.push(text.get(start..at).unwrap_or_default());
+            start = at + separator.len_utf8();
+        }
+    }
+    parts.push(text.get(start..).unwrap_or_default());
+    parts
+}
+
+/// A text without the backslashes that stand before one of `special`.
+pub(super) fn plain(text: &str, special: &[char]) -> String {
+    let mut plain = String::with_capacity(text.len());
+    let mut characters = text.chars().peekable();
+    while let Some(character) = characters.next() {
+        let escaped =
+            if character == '\\' { characters.next_if(|next| special.contains(next)) } else { None };
+        plain.push(escaped.unwrap_or(character));
+    }
+    plain
+}
+
 /// Takes a dotted name apart.
 pub(super) fn path(name: &str, parameter: &str) -> Result<Vec<String>, RecordsError> {
     let refuse = |message: String| Err(RecordsError::invalid(parameter, message));
@@ -40,7 +73,7 @@ pub(super) fn path(name: &str, parameter: &str) -> Result<Vec<String>, RecordsEr
     if name.len() > MAX_FIELD_BYTES || name.contains('\0') {
         return refuse(format!("a field's name has at most {MAX_FIELD_BYTES} bytes, without NUL"));
     }
-    let parts: Vec<String> = name.split('.').map(str::to_owned).collect();
+    let parts: Vec<String> = cut(name, '.', IN_NAMES).into_iter().map(|part| plain(part, IN_NAMES)).collect();
     if parts.len() > MAX_PARTS || parts.iter().any(String::is_empty) {
         return refuse(format!(
             "a field's name has at most {MAX_PARTS} parts between dots, none of them empty"
@@ -79,6 +112,33 @@ impl Parameters {
         match path {
             [name] => format!("(data -> {})", self.bind(Parameter::Text(name.clone()))),
             _ => format!("(data #> {})", self.bind(Parameter::Texts(path.to_vec()))),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn a_backslash_takes_the_meaning_from_what_has_one() {
+        let path = |name| path(name, "fields").unwrap();
+        assert_eq!(path("a.b"), ["a", "b"]);
+        assert_eq!(path(r"a\.b.c\,d"), ["a.b", "c,d"]);
+        assert_eq!(path(r"a\\.b"), [r"a\", "b"]);
+        assert_eq!(path(r"C:\dir\"), [r"C:\dir\"]);
+        assert_eq!(cut(r"a\,b,c", ',', IN_NAMES), [r"a\,b", "c"]);
+    }
+
+    proptest! {
+        #[test]
+        fn any_name_can_be_written(parts in prop::collection::vec("[^\0]{1,8}", 1..5)) {
+            let escaped = |part: &String| part.replace('\\', r"\\").replace('.', r"\.").replace(',', r"\,");
+            let name = parts.iter().map(escaped).collect::<Vec<_>>().join(".");
+            prop_assert_eq!(cut(&name, ',', IN_NAMES).len(), 1);
+            prop_assert_eq!(path(&name, "fields").unwrap(), parts);
         }
     }
 }

@@ -3,14 +3,20 @@
 //! A value is compared as what the field holds: with a number as a number, if the value reads as one; with text as text, by
 //! its bytes (`collate "C"`); `true`, `false` and `null` with themselves. So `eq:10` finds `10` and `"10"`. A field that
 //! is missing is null.
+//!
+//! A backslash takes the meaning from the character behind it, where that has one: `in:a\,b` is one value, `like:50\%` looks
+//! for a percent sign, `filter_a\.b` is about the member `a.b`.
 
 use super::RecordsError;
-use super::expression::{Field, Parameter, Parameters};
+use super::expression::{Field, Parameter, Parameters, cut, plain};
 use super::model::Millis;
 use crate::ingest::json::{self, Verdict};
 
 /// The longest value, in bytes.
 const MAX_VALUE_BYTES: usize = 8_192;
+/// What means something in the list of `in:`, and in the pattern of `like:`.
+const IN_LISTS: &[char] = &[',', '\\'];
+const IN_PATTERNS: &[char] = &['%', '_', '\\'];
 /// The most values of `in:`.
 const MAX_VALUES: usize = 200;
 
@@ -27,7 +33,7 @@ enum Test {
     OneOf(Vec<String>),
     NotOneOf(Vec<String>),
     Compared(Comparison, String),
-    /// SQL's `like`, without an escape character.
+    /// SQL's `like`, with the backslash as its escape character, which is how Postgres has it.
     Like(String),
 }
 
@@ -73,7 +79,10 @@ impl Filter {
             "lt" => compared(Comparison::Less),
             "lte" => compared(Comparison::LessOrEqual),
             "like" => Test::Like(pattern(value)),
-            "in" => Test::OneOf(value.split(',').map(str::to_owned).collect()),
+            "in" => {
+                let values = cut(value, ',', IN_LISTS).into_iter().map(|value| plain(value, IN_LISTS));
+                Test::OneOf(values.collect())
+            }
             _ => Test::OneOf(vec![text.to_owned()]),
         };
         if let Test::OneOf(values) = &test
@@ -107,7 +116,7 @@ impl Filter {
                 format!("id {} {}", comparison.sql(), parameters.bind(Parameter::Text(value.clone())))
             }
             Test::Like(pattern) => {
-                format!("id like {} escape ''", parameters.bind(Parameter::Text(pattern.clone())))
+                format!("id like {}", parameters.bind(Parameter::Text(pattern.clone())))
             }
         }
     }
@@ -156,7 +165,7 @@ impl Filter {
             Test::Like(pattern) => {
                 let pattern = parameters.bind(Parameter::Text(pattern.clone()));
                 format!(
-                    "case jsonb_typeof({value}) when 'string' then ({value} #>> '{{}}') like {pattern} escape '' \
+                    "case jsonb_typeof({value}) when 'string' then ({value} #>> '{{}}') like {pattern} \
                      else false end"
                 )
             }
@@ -188,9 +197,25 @@ fn is_number(text: &str) -> bool {
     begins && ends && json::classify(text.as_bytes(), 0) == Verdict::Jsonb
 }
 
-/// A pattern without a wildcard is looked for anywhere.
+/// What `like` takes: a pattern without a wildcard is looked for anywhere. A backslash that stands before nothing special is
+/// one itself.
 fn pattern(text: &str) -> String {
-    if text.contains(['%', '_']) { text.to_owned() } else { format!("%{text}%") }
+    let (mut pattern, mut has_wildcard) = (String::with_capacity(text.len() + 2), false);
+    let mut characters = text.chars().peekable();
+    while let Some(character) = characters.next() {
+        match character {
+            '\\' => {
+                pattern.push('\\');
+                pattern.push(characters.next_if(|next| IN_PATTERNS.contains(next)).unwrap_or('\\'));
+            }
+            '%' | '_' => {
+                has_wildcard = true;
+                pattern.push(character);
+            }
+            _ => pattern.push(character),
+        }
+    }
+    if has_wildcard { pattern } else { format!("%{pattern}%") }
 }
 
 #[cfg(test)]
@@ -228,6 +253,23 @@ mod tests {
     }
 
     #[test]
+    fn a_backslash_takes_the_meaning_from_commas_wildcards_and_dots() {
+        assert_eq!(compiled("a", r"in:x\,y,z\\,\w").1[1], texts(&["\"x,y\"", r#""z\\""#, r#""\\w""#]));
+        assert_eq!(compiled(r"a\.b", "x").1[0], Parameter::Text("a.b".into()));
+        let like = |text: &str| compiled("a", &format!("like:{text}")).1[1].clone();
+        for (text, expected) in [
+            ("x", "%x%"),
+            ("50%", "50%"),
+            (r"50\%", r"%50\%%"),
+            (r"a\_b%", r"a\_b%"),
+            (r"C:\dir\", r"%C:\\dir\\%"),
+            (r"\\", r"%\\%"),
+        ] {
+            assert_eq!(like(text), Parameter::Text(expected.into()), "{text}");
+        }
+    }
+
+    #[test]
     fn what_cannot_be_compared_is_refused_by_name() {
         let long = "x".repeat(10_000);
         let many = format!("in:{}", ",".repeat(300));
@@ -238,6 +280,8 @@ mod tests {
             ("a", "\0"),
             ("created", "eq:yesterday"),
             ("created", "like:2"),
+            ("created", "eq:9999-12-31T23:59:59-00:01"),
+            ("updated", "lt:0000-01-01T00:00:00+00:01"),
             (&long, "1"),
             ("a", &long),
             ("a", &many),
@@ -252,7 +296,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn nothing_a_client_sent_becomes_a_part_of_the_statement(name in "[^.\0]{1,20}", text in "[^\0]{0,40}") {
+        fn nothing_a_client_sent_becomes_a_part_of_the_statement(name in r"[^.\\\x00]{1,20}", text in "[^\0]{0,40}") {
             prop_assume!(!matches!(name.as_str(), "id" | "created" | "updated"));
             let (sql, parameters) = compiled(&name, &text);
             let (same, _) = compiled("other", &text);

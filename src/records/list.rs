@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use serde_json::value::RawValue;
 
-use super::expression::{Parameters, path};
+use super::expression::{IN_NAMES, Parameters, cut, path};
 use super::{Cursor, Filter, Record, RecordsError, Sort, sort};
 
 const DEFAULT_LIMIT: usize = 50;
@@ -134,7 +134,7 @@ impl Fields {
     /// [`RecordsError::Invalid`] names `fields`.
     pub fn parse(text: &str) -> Result<Self, RecordsError> {
         let mut fields = Self::default();
-        for (index, name) in text.split(',').map(str::trim).enumerate() {
+        for (index, name) in cut(text, ',', IN_NAMES).into_iter().map(str::trim).enumerate() {
             if index == MAX_FIELDS {
                 return Err(RecordsError::invalid(
                     "fields",

@@ -78,6 +78,9 @@ pub struct Version(pub i64);
 pub struct Millis(pub i64);
 
 impl Millis {
+    /// The years 1 to 9999.
+    const YEARS: std::ops::RangeInclusive<i64> = -62_135_596_800_000..=253_402_300_799_999;
+
     /// The time.
     pub fn now() -> Self {
         Self::from(SystemTime::now())
@@ -85,8 +88,10 @@ impl Millis {
 
     /// A time of RFC 3339 between the years 1 and 9999, which Postgres has too; what is finer than a millisecond is cut off.
     pub fn parse(text: &str) -> Option<Self> {
-        let time = OffsetDateTime::parse(text, &Rfc3339).ok()?.to_offset(time::UtcOffset::UTC);
-        (time.year() >= 1).then(|| Self((time.unix_timestamp_nanos().div_euclid(1_000_000)) as i64))
+        let time = OffsetDateTime::parse(text, &Rfc3339).ok()?;
+        // An offset may move it out of those years, where `time` has no date for it in UTC.
+        let ms = i64::try_from(time.unix_timestamp_nanos().div_euclid(1_000_000)).ok()?;
+        Self::YEARS.contains(&ms).then_some(Self(ms))
     }
 }
 
@@ -199,7 +204,11 @@ mod tests {
         assert_eq!(Millis(1_790_000_000_007).to_string(), "2026-09-21T14:13:20.007Z");
         assert_eq!(Millis(-1).to_string(), "1969-12-31T23:59:59.999Z");
         assert_eq!(Millis::parse("2026-09-21T16:13:20.0079+02:00"), Some(Millis(1_790_000_000_007)));
-        assert_eq!(Millis::parse("yesterday"), None);
+        for bad in
+            ["yesterday", "9999-12-31T23:59:59-00:01", "0001-01-01T00:00:00+00:01", "0000-12-31T00:00:00Z"]
+        {
+            assert_eq!(Millis::parse(bad), None, "{bad}");
+        }
     }
 
     proptest! {

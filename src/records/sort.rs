@@ -6,7 +6,7 @@
 //! [`COMPARED_CHARACTERS`] characters, and numbers by their first [`COMPARED_DIGITS`] digits on either side of the point:
 //! those with more before it are as large as can be.
 
-use super::expression::{Field, Parameter, Parameters};
+use super::expression::{Field, IN_NAMES, Parameter, Parameters, cut};
 use super::{Millis, RecordsError};
 
 /// The most fields.
@@ -65,7 +65,7 @@ impl Sort {
     pub fn parse(text: &str) -> Result<Self, RecordsError> {
         let mut fields = Vec::new();
         let mut names = Vec::new();
-        for name in text.split(',').map(str::trim) {
+        for name in cut(text, ',', IN_NAMES).into_iter().map(str::trim) {
             if fields.len() == MAX_FIELDS {
                 return Err(RecordsError::invalid(
                     "sortBy",
