@@ -18,7 +18,7 @@ use super::body::{BodyLimits, LimitedBody};
 use super::client::{self, ClientAddress};
 use super::connection::Line;
 use super::error::ApiError;
-use super::{BATCH, EVENTS, Face, auth, batch, cors, events, faults, headers, path};
+use super::{BATCH, EVENTS, Face, auth, batch, cors, events, faults, framing, headers, path};
 use crate::observe::Metrics;
 
 /// Answers one request that came by `line`.
@@ -28,6 +28,15 @@ pub(super) async fn answer(
     mut request: Request<Incoming>,
     line: &Line,
 ) -> Response {
+    if let Some(mut refusal) = framing::reject(&mut request) {
+        let (head, incoming) = request.into_parts();
+        let deadline = Instant::now() + face.limits.body_timeout;
+        let limits = BodyLimits { bytes: face.limits.event_bytes, setting: "MAX_EVENT_BYTES", deadline };
+        LimitedBody::new(&head, incoming, limits).discard().await;
+        count(&face.metrics, "unmatched", refusal.status());
+        headers::nosniff(refusal.headers_mut());
+        return refusal;
+    }
     if let Some(uri) = path::with_plain_event_route(request.uri()) {
         *request.uri_mut() = uri;
     }

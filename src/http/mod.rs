@@ -25,6 +25,7 @@ mod error;
 mod events;
 mod faults;
 mod files;
+mod framing;
 mod headers;
 mod imports;
 mod json;
