@@ -6,6 +6,7 @@ use uuid::Uuid;
 use super::{Failure, offline};
 use crate::config::Config;
 use crate::ingest::dead_letters::{DeadLetterStore, Filter, Reason, Selection};
+use crate::ingest::json::JsonLimits;
 
 #[derive(Debug, Args)]
 #[group(required = true, multiple = false)]
@@ -25,10 +26,10 @@ pub(super) fn run(args: RedriveArgs) -> Result<(), Failure> {
     let config = Config::from_env()?;
     let ids = (!args.id.is_empty()).then_some(args.id);
     let selection = Selection { ids, filter: Filter { reason: args.reason, ..Filter::default() } };
-    let depth = config.ingest.max_json_depth;
+    let limits = JsonLimits { depth: config.ingest.max_json_depth, bytes: config.ingest.max_event_bytes };
     offline::with_database(&config, async |database| {
         let store = DeadLetterStore::new(&database);
-        let done = store.redrive(&selection, depth, usize::MAX).await;
+        let done = store.redrive(&selection, limits, usize::MAX).await;
         let done = done.map_err(|error| Failure::Run(error.with_sources()))?;
         println!("{} stored, {} refused again", done.stored, done.refused);
         if done.refused == 0 {

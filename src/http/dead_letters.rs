@@ -20,6 +20,7 @@ use super::{Face, pages, path, query};
 use crate::ingest::dead_letters::{
     Body, Cursor, DeadLetter, DeadLetterStore, Filter, Reason, Redriven, Selection,
 };
+use crate::ingest::json::JsonLimits;
 
 const DEFAULT_LIMIT: i64 = 50;
 const MAX_LIMIT: i64 = 1000;
@@ -224,8 +225,8 @@ pub(super) async fn redrive(
         _ => {}
     }
     let selection = Selection { ids: body.ids, filter };
-    let depth = face.limits.max_json_depth;
-    let Redriven { stored, refused, more } = store(&face)?.redrive(&selection, depth, MAX_REDRIVEN).await?;
+    let limits = JsonLimits { depth: face.limits.max_json_depth, bytes: face.limits.event_bytes };
+    let Redriven { stored, refused, more } = store(&face)?.redrive(&selection, limits, MAX_REDRIVEN).await?;
     Ok(Json(RedriveAnswer { redriven: stored, refused, more }).into_response())
 }
 

@@ -9,7 +9,7 @@ use super::Promise;
 use super::backlog::Backlog;
 use super::dead_letters::DeadLetters;
 use super::id::{self, IdMint, Tag};
-use super::json::{self, Verdict};
+use super::json::{self, JsonLimits, Verdict};
 use super::keys::Key;
 use super::ledger::Ledger;
 use super::level::Load;
@@ -98,7 +98,7 @@ pub(super) struct Shared {
     pub ids: IdMint,
     pub metrics: Arc<Metrics>,
     pub rates: Arc<Rates>,
-    pub max_json_depth: usize,
+    pub json_limits: JsonLimits,
     pub writer_status: Arc<WriterStatus>,
     pub dead_letter_writer_status: Arc<WriterStatus>,
 }
@@ -126,7 +126,7 @@ impl Ingest {
 
     /// What to keep of a body: as `jsonb` where Postgres can, else byte for byte.
     pub fn classify(&self, body: &[u8]) -> Verdict {
-        json::classify(body, self.shared.max_json_depth)
+        json::classify_event(body, self.shared.json_limits)
     }
 
     /// An id that no event has.

@@ -13,7 +13,9 @@
 //!   exponent below 2³⁰ − 1 in size (`numeric.c`, `set_var_from_str` and `make_result`).
 //!
 //! One pass, no recursion, and no allocation for documents up to 64 levels deep. [`measure`] also counts how long the
-//! document is once it is stored, which [`classify`], on the path of events, does not pay for.
+//! document is once it is stored. [`classify_event`], on the path of events, counts only what numbers with an exponent grow
+//! by: `1e131071` is 8 bytes as it is sent, 131,072 as `numeric` writes it, and what writes too many of those (`pg_dump`, a
+//! reader of the row) runs out of memory.
 
 use std::fmt;
 
@@ -41,6 +43,17 @@ pub enum Refusal {
     Number,
     /// Nested deeper than `MAX_JSON_DEPTH`.
     Depth,
+    /// Longer than `MAX_EVENT_BYTES` once its numbers are written without exponents.
+    Size,
+}
+
+/// What an event may be to become `jsonb`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct JsonLimits {
+    /// Levels of containers.
+    pub depth: usize,
+    /// Bytes, with all digits of its numbers.
+    pub bytes: usize,
 }
 
 impl fmt::Display for Refusal {
@@ -50,6 +63,7 @@ impl fmt::Display for Refusal {
             Self::LoneSurrogate => "it holds half a surrogate pair",
             Self::Number => "it holds a number beyond numeric",
             Self::Depth => "it is nested too deep",
+            Self::Size => "its numbers have too many digits once they are written without exponents",
         })
     }
 }
@@ -57,6 +71,18 @@ impl fmt::Display for Refusal {
 /// Classifies `body`; containers nested deeper than `max_depth` make it [`Refusal::Depth`].
 pub fn classify(body: &[u8], max_depth: usize) -> Verdict {
     scan::<false>(body, max_depth).0
+}
+
+/// As [`classify`]; a document that `jsonb` writes with more than `limits.bytes` bytes, as its numbers have exponents, is
+/// [`Refusal::Size`].
+pub fn classify_event(body: &[u8], limits: JsonLimits) -> Verdict {
+    match scan::<false>(body, limits.depth) {
+        // White space was counted, and is not stored.
+        (Verdict::Jsonb, bytes) if bytes > limits.bytes && measure(body, limits.depth).1 > limits.bytes => {
+            Verdict::NotJsonb(Refusal::Size)
+        }
+        (verdict, _) => verdict,
+    }
 }
 
 /// As [`classify`], and the bytes that the document takes as `jsonb` writes it, without the spaces between its tokens.
@@ -83,7 +109,7 @@ fn scan<const MEASURES: bool>(body: &[u8], max_depth: usize) -> (Verdict, usize)
 /// The grammar does not go on at `Scanner::at`.
 struct Malformed;
 
-/// Reads a document; counts what it takes as `jsonb` only if it `MEASURES`.
+/// Reads a document; counts what it takes as `jsonb`, of white space and numbers without an exponent only if it `MEASURES`.
 struct Scanner<'a, const MEASURES: bool> {
     body: &'a [u8],
     at: usize,
@@ -297,7 +323,7 @@ impl<const MEASURES: bool> Scanner<'_, MEASURES> {
             let number = Number { negative, mantissa, integer_digits, fraction_digits, exponent };
             if !number.fits() {
                 self.refuse(Refusal::Number);
-            } else if MEASURES {
+            } else if MEASURES || exponent != 0 {
                 self.dropped += self.at - start;
                 self.added = self.added.saturating_add(number.text_len());
             }
@@ -485,6 +511,24 @@ mod tests {
             assert_eq!(measure(text.as_bytes(), 100), (Verdict::Jsonb, stored.len()), "{text}");
         }
         assert_eq!(measure(b"[1e131000,1e131000]", 100), (Verdict::Jsonb, 2 * 131_001 + 3));
+    }
+
+    #[test]
+    fn an_event_whose_numbers_expand_beyond_the_limit_is_not_for_jsonb() {
+        let verdict = |text: &str| classify_event(text.as_bytes(), JsonLimits { depth: 10, bytes: 1000 });
+        let spaces = format!("[1e500{}]", " ".repeat(900));
+        for text in
+            [&spaces, "1e999", "[1e400,1e400]", "{\"a\":1e-990}", "[1]", "[0e999999,-0E5]", "12.5e2", "1e+0"]
+        {
+            assert_eq!(verdict(text), Verdict::Jsonb, "{text}");
+        }
+        for text in
+            ["1e1000", "[1e600,1e600]", "{\"a\":1e-1000}", "[1e-300,1e300,1E+300,1e-300]", "-1.5e1000"]
+        {
+            assert_eq!(verdict(text), Verdict::NotJsonb(Refusal::Size), "{text}");
+        }
+        assert_eq!(verdict("1e999999"), Verdict::NotJsonb(Refusal::Number));
+        assert_eq!(verdict("[1e1000,"), Verdict::NotJson(8));
     }
 
     #[test]

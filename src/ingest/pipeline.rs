@@ -21,6 +21,7 @@ use super::fence::{FenceError, FenceKeeper, Fences};
 use super::group_commit::GroupCommit;
 use super::id::IdMint;
 use super::journal::{Appender, Store};
+use super::json::JsonLimits;
 use super::landing::{Lander, LandingTables};
 use super::level::Load;
 use super::probe::Probe;
@@ -164,7 +165,7 @@ impl Pipeline {
                 ids: IdMint::new(),
                 metrics: Arc::clone(metrics),
                 rates: Arc::clone(&rates),
-                max_json_depth: config.max_json_depth,
+                json_limits: JsonLimits { depth: config.max_json_depth, bytes: config.max_event_bytes },
                 writer_status: Arc::clone(requests.status()),
                 dead_letter_writer_status: Arc::clone(dead_lander.status()),
             }),

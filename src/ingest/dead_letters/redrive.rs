@@ -13,14 +13,15 @@ use uuid::Uuid;
 use super::Reason;
 use super::store::{DeadLetterStore, Filter};
 use crate::db::{DbError, Parameter, roll_back};
+use crate::ingest::content;
 use crate::ingest::copy::copy_rows;
 use crate::ingest::id::{self, Tag, unix_now_us};
 use crate::ingest::journal::JournalId;
+use crate::ingest::json::{self, JsonLimits};
 use crate::ingest::probe::{Fault, PROBED_ROWS, Probe};
 use crate::ingest::receipts::{Counts, Receipts};
 use crate::ingest::retry::Verdict;
 use crate::ingest::row::{self, Row, Tuple};
-use crate::ingest::{content, json};
 
 /// The most dead letters that change places in one transaction, by number and by bytes.
 const BATCH: usize = 5000;
@@ -74,7 +75,7 @@ impl DeadLetterStore {
     pub async fn redrive(
         &self,
         selection: &Selection,
-        max_json_depth: usize,
+        limits: JsonLimits,
         limit: usize,
     ) -> Result<Redriven, DbError> {
         let select = self.database.sql(include_str!("../../../sql/ingest/select_dead_letters.sql"));
@@ -105,7 +106,7 @@ impl DeadLetterStore {
             let Some(last) = ids.last() else { return Ok(redriven) };
             after = *last;
             left -= ids.len().min(left);
-            self.store_all(ids, max_json_depth, &probe, &mut redriven).await?;
+            self.store_all(ids, limits, &probe, &mut redriven).await?;
         }
         redriven.more = true;
         Ok(redriven)
@@ -115,14 +116,14 @@ impl DeadLetterStore {
     async fn store_all(
         &self,
         ids: Vec<Uuid>,
-        max_json_depth: usize,
+        limits: JsonLimits,
         probe: &Probe,
         redriven: &mut Redriven,
     ) -> Result<(), DbError> {
         let mut faults = FaultsById::new();
         let mut work = vec![(ids, true)];
         while let Some((ids, may_probe)) = work.pop() {
-            let (error, taken) = match self.store(&ids, max_json_depth, &faults).await? {
+            let (error, taken) = match self.store(&ids, limits, &faults).await? {
                 Moved::Done { stored, refused } => {
                     redriven.stored += stored;
                     redriven.refused += refused;
@@ -173,16 +174,11 @@ impl DeadLetterStore {
         Ok(faults)
     }
 
-    async fn store(
-        &self,
-        ids: &[Uuid],
-        max_json_depth: usize,
-        faults: &FaultsById,
-    ) -> Result<Moved, DbError> {
+    async fn store(&self, ids: &[Uuid], limits: JsonLimits, faults: &FaultsById) -> Result<Moved, DbError> {
         let mut connection = self.database.get().await?;
         let transaction = connection.transaction().await?;
         let mut taken = Vec::with_capacity(ids.len());
-        let stored = match self.store_within(&transaction, ids, max_json_depth, faults, &mut taken).await {
+        let stored = match self.store_within(&transaction, ids, limits, faults, &mut taken).await {
             Ok(refused) => transaction.commit().await.map(|()| refused).map_err(DbError::from),
             Err(error) => Err(roll_back(transaction, error).await),
         };
@@ -198,7 +194,7 @@ impl DeadLetterStore {
         &self,
         transaction: &Transaction<'_>,
         ids: &[Uuid],
-        max_json_depth: usize,
+        limits: JsonLimits,
         faults: &FaultsById,
         taken: &mut Vec<Taken>,
     ) -> Result<u64, DbError> {
@@ -209,7 +205,7 @@ impl DeadLetterStore {
         let take = sql(include_str!("../../../sql/ingest/take_dead_letters.sql"));
         let mut refused = Vec::new();
         for row in transaction.query_typed(&take, &[(&ids, Type::UUID_ARRAY)]).await? {
-            let letter = read(&row, max_json_depth)?;
+            let letter = read(&row, limits)?;
             match faults.get(&letter.id) {
                 Some(fault) => refused.push((letter.id, fault)),
                 None => taken.push(letter),
@@ -294,7 +290,7 @@ impl DeadLetterStore {
     }
 }
 
-fn read(row: &tokio_postgres::Row, max_json_depth: usize) -> Result<Taken, DbError> {
+fn read(row: &tokio_postgres::Row, limits: JsonLimits) -> Result<Taken, DbError> {
     let id: Uuid = row.try_get("id")?;
     let (trace_id, content_type): (&str, Option<&str>) =
         (row.try_get("trace_id")?, row.try_get("content_type")?);
@@ -304,7 +300,7 @@ fn read(row: &tokio_postgres::Row, max_json_depth: usize) -> Result<Taken, DbErr
     let event = Row {
         id,
         trace_id: trace_id.as_bytes(),
-        content: content(json::classify(body, max_json_depth), body),
+        content: content(json::classify_event(body, limits), body),
         content_type,
         received_at_us: row.try_get("received_at_us")?,
     };
