@@ -71,7 +71,7 @@ async fn an_array_is_a_batch_too() {
         rows(&database).await.into_iter().map(|(trace, payload, _)| (trace, payload.unwrap())).collect();
     let wanted = [(0, json!({"n": 0})), (2, json!([1, {"a": "],["}])), (3, json!(3))];
     assert_eq!(stored, wanted.map(|(index, payload)| (format!("{trace_id}-{index}"), payload)));
-    for broken in ["", "{}", "[1", "[1]]", "1", "nonsense"] {
+    for broken in ["", "[1", "[1]]", "1", "nonsense"] {
         let answer = service.post_batch(&[ARRAY], broken).await;
         assert_eq!(
             (answer.status.as_u16(), answer.error_code().as_str()),

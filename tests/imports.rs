@@ -225,7 +225,10 @@ async fn what_is_no_request_for_an_import_is_refused() {
     for (query, headers, body, status, field) in [
         ("", vec![("content-type", "text/plain")], "1", 415, "content-type"),
         ("", vec![], "1", 400, "file_id"),
-        ("", vec![NDJSON, ("content-encoding", "gzip")], "1", 415, "content-encoding"),
+        ("", vec![NDJSON, ("content-encoding", "gzip")], "1", 400, "content-encoding"),
+        ("", vec![NDJSON, ("content-encoding", "compress")], "1", 415, "content-encoding"),
+        ("", vec![("content-type", "application/x-ndjson; charset=utf-16")], "1", 415, "content-type"),
+        ("", vec![NDJSON], "{\0}\0", 415, "content-type"),
         ("?kind=row", vec![NDJSON], "1", 400, "kind"),
         ("?kinds=event", vec![NDJSON], "1", 400, "kinds"),
         ("?map.contents=text", vec![NDJSON], "1", 400, "map"),

@@ -54,3 +54,4 @@ mod support;
 mod tls;
 mod tokens;
 mod verify;
+mod wire;

@@ -1,7 +1,7 @@
 -- How far an import is. Parts are there while it runs; of an import that has ended the sums are kept.
 select state, imports.lines + sums.lines as lines, imports.stored + sums.stored as stored,
     imports.rejected + sums.rejected as rejected, error, size as total_bytes,
-    case state when 'done' then size else sums.bytes end as bytes,
+    case state when 'done' then size else least(sums.bytes, size) end as bytes,
     to_char((timestamptz 'epoch' + started_us * interval '1 microsecond') at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"') as started,
     to_char(finished at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"') as finished
 from {schema}.imports join {schema}.files on files.id = imports.file_id,

@@ -95,7 +95,7 @@ fn is_text(mime: &Mime) -> bool {
 }
 
 /// Whether there are bytes that no text has (WHATWG, MIME Sniffing, section 3: binary data bytes).
-fn has_binary(head: &[u8]) -> bool {
+pub fn has_binary(head: &[u8]) -> bool {
     head.iter().any(|byte| matches!(byte, 0..=8 | 11 | 14..=26 | 28..=31))
 }
 

@@ -25,6 +25,7 @@ use tokio::sync::{OnceCell, OwnedSemaphorePermit, Semaphore};
 use uuid::Uuid;
 
 pub use list::{Listed, Page};
+pub use media::has_binary;
 pub use model::{ContentHash, StoredFile};
 pub use sweeper::Swept;
 pub use upload::Upload;

@@ -21,6 +21,7 @@ use tokio::time::Sleep;
 
 use super::error::ApiError;
 use crate::ingest::level::{Level, Load};
+use crate::ingest::text;
 
 /// How long, and up to how many bytes, the rest of a refused body is read.
 const LINGER: Duration = Duration::from_secs(2);
@@ -159,13 +160,31 @@ pub struct LimitedBody {
     refusal: Option<ApiError>,
     /// The client waits for `100 Continue`, which the first read sends.
     awaits_continue: bool,
+    /// Bytes a second; a body that keeps to it may take as long as it is large.
+    min_rate: Option<u64>,
+    /// Bytes that came since time was last given for them.
+    unpaid: u64,
 }
 
 impl LimitedBody {
     /// A body; one that announces itself as too large is refused by its first read.
     pub fn new(head: &Parts, incoming: impl Into<Source>, limits: BodyLimits) -> Self {
         let awaits_continue = head.headers.contains_key(EXPECT);
-        Self { incoming: incoming.into(), limits, read: 0, timer: None, refusal: None, awaits_continue }
+        Self {
+            incoming: incoming.into(),
+            limits,
+            read: 0,
+            timer: None,
+            refusal: None,
+            awaits_continue,
+            min_rate: None,
+            unpaid: 0,
+        }
+    }
+
+    /// From now on each piece gives the body more time: as much as it takes at `bytes_a_second`.
+    pub fn keep_rate(&mut self, bytes_a_second: u64) {
+        self.min_rate = Some(bytes_a_second.max(1));
     }
 
     /// The limits.
@@ -208,6 +227,7 @@ impl LimitedBody {
             if self.read > self.limits.bytes {
                 return Poll::Ready(Some(Err(self.limits.too_large())));
             }
+            self.give_time(data.len());
             return Poll::Ready(Some(Ok(data)));
         }
     }
@@ -224,11 +244,17 @@ impl LimitedBody {
         self.incoming.announced()
     }
 
-    /// Gives a body that is still coming so much more time.
-    pub fn give_time(&mut self, more: Duration) {
-        self.limits.deadline += more;
-        if let Some(timer) = &mut self.timer {
-            timer.as_mut().reset(self.limits.deadline.into());
+    /// Gives the body time for a piece, if it has a rate to keep.
+    fn give_time(&mut self, bytes: usize) {
+        let Some(rate) = self.min_rate else { return };
+        self.unpaid += bytes as u64;
+        let milliseconds = self.unpaid.saturating_mul(1000) / rate;
+        if milliseconds > 0 {
+            self.unpaid = 0;
+            self.limits.deadline += Duration::from_millis(milliseconds);
+            if let Some(timer) = &mut self.timer {
+                timer.as_mut().reset(self.limits.deadline.into());
+            }
         }
     }
 
@@ -300,6 +326,14 @@ impl WholeBody {
     /// The bytes, sharing what holds them.
     pub fn bytes(&self) -> &Bytes {
         &self.bytes
+    }
+
+    /// The body without a byte-order mark at its start.
+    pub fn without_mark(mut self) -> Self {
+        if self.bytes.starts_with(text::MARK) {
+            self.bytes = self.bytes.split_off(text::MARK.len());
+        }
+        self
     }
 }
 

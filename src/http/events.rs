@@ -12,7 +12,9 @@ use super::body::{self, LimitedBody};
 use super::error::ApiError;
 use super::{Answered, Core, X_TRACE_ID, ack, not_found};
 use crate::ingest::id::unix_now_us;
-use crate::ingest::{self, Event, keys};
+use crate::ingest::json::Verdict;
+use crate::ingest::row::Content;
+use crate::ingest::{Event, keys, text};
 
 /// The longest trace id, in characters.
 pub(super) const MAX_TRACE_ID: usize = 128;
@@ -51,9 +53,15 @@ pub(super) async fn post(core: &Core, head: &Parts, body: &mut LimitedBody) -> R
         encoding => decode_whole(body, encoding, &core.bodies).await?,
     };
     let content_type = content_type(&head.headers);
+    // A body that is not JSON is kept as it came, with its mark.
+    let text = text::without_mark(&whole);
+    let content = match core.ingest.classify(text) {
+        Verdict::Jsonb => Content::Jsonb(text),
+        Verdict::NotJsonb(_) | Verdict::NotJson(_) => Content::Bytes(&whole),
+    };
     let event = Event {
         trace_id: trace_id.as_ref().map(HeaderValue::as_bytes),
-        content: ingest::content(core.ingest.classify(&whole), &whole),
+        content,
         content_type: content_type.as_deref(),
         received_at_us: unix_now_us(),
         key,

@@ -13,6 +13,7 @@ use super::batch::decode::{Encoding, decode_whole};
 use super::body::{self, BodyLimits, BodyShare, HeldBody, LimitedBody, WholeBody};
 use super::error::ApiError;
 use super::{Core, events};
+use crate::ingest::text;
 
 /// From here on, what is held of an answer is counted.
 const SMALL_ANSWER_BYTES: usize = 16 * 1024;
@@ -20,20 +21,69 @@ const SMALL_ANSWER_BYTES: usize = 16 * 1024;
 /// Refuses a body that says that it is something else than JSON in UTF-8, which is what JSON is between systems (RFC 8259,
 /// section 8.1). The parameter `charset` has no meaning there, but what names another one is not what it is read as.
 pub(super) fn takes_json(headers: &HeaderMap) -> Result<(), ApiError> {
-    let Some(declared) = headers.get(CONTENT_TYPE) else { return Ok(()) };
-    let declared = declared.to_str().unwrap_or_default().to_ascii_lowercase();
-    let mut parts = declared.split(';').map(str::trim);
-    let essence = parts.next().unwrap_or_default();
-    let is_json =
-        essence == "application/json" || (essence.starts_with("application/") && essence.ends_with("+json"));
-    // A value may stand in quotes (RFC 9110, section 5.6.6).
-    let mut charsets = parts.filter_map(|parameter| parameter.strip_prefix("charset="));
-    if is_json && charsets.all(|charset| charset.trim_matches('"') == "utf-8") {
+    if !headers.contains_key(CONTENT_TYPE) {
         return Ok(());
     }
-    let message = "content-type takes application/json, in UTF-8";
-    Err(ApiError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", message)
-        .field("content-type"))
+    let essence = media_type(headers)?;
+    if essence == "application/json" || (essence.starts_with("application/") && essence.ends_with("+json")) {
+        return Ok(());
+    }
+    Err(unsupported("content-type takes application/json, in UTF-8"))
+}
+
+/// The declared media type of a text, in lower case and without its parameters; empty if there is none.
+///
+/// # Errors
+///
+/// 415 for a charset that is neither UTF-8 nor a part of it.
+pub(super) fn media_type(headers: &HeaderMap) -> Result<String, ApiError> {
+    let declared = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let mut parts = declared.split(';').map(str::trim);
+    let essence = parts.next().unwrap_or_default().to_ascii_lowercase();
+    for (name, value) in parts.filter_map(|parameter| parameter.split_once('=')) {
+        // A value may stand in quotes (RFC 9110, section 5.6.6).
+        let value = value.trim().trim_matches('"').trim();
+        if name.trim().eq_ignore_ascii_case("charset") && !value.is_empty() && !text::is_utf_8(value) {
+            return Err(unsupported("the charset is UTF-8 or ASCII; send the text as UTF-8"));
+        }
+    }
+    Ok(essence)
+}
+
+/// 415: another media type, or another charset.
+pub(super) fn unsupported(message: &'static str) -> ApiError {
+    ApiError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", message).field("content-type")
+}
+
+/// Refuses JSON, or lines of it, that begin as UTF-16 or UTF-32 do.
+pub(super) fn check_start(start: &[u8]) -> Result<(), ApiError> {
+    match text::is_utf_16_or_32(start) {
+        true => Err(unsupported("the body is UTF-16 or UTF-32; send it as UTF-8")),
+        false => Ok(()),
+    }
+}
+
+/// As [`check_start`], for a body that comes in pieces of any size.
+#[derive(Debug, Default)]
+pub(super) struct StartCheck {
+    first: Option<u8>,
+    is_done: bool,
+}
+
+impl StartCheck {
+    /// Looks at the next piece.
+    pub(super) fn look(&mut self, piece: &[u8]) -> Result<(), ApiError> {
+        if self.is_done {
+            return Ok(());
+        }
+        for byte in piece.iter().take(2) {
+            if let Some(first) = self.first.replace(*byte) {
+                self.is_done = true;
+                return check_start(&[first, *byte]);
+            }
+        }
+        Ok(())
+    }
 }
 
 /// Reads a body of JSON of up to so many bytes; `setting` is the variable that says so. What is returned holds its share of
@@ -58,10 +108,12 @@ pub(super) async fn read(
 
 async fn read_whole(core: &Core, head: &Parts, body: &mut LimitedBody) -> Result<WholeBody, ApiError> {
     takes_json(&head.headers)?;
-    match events::encoding(&head.headers)? {
-        Encoding::Identity => body::read_whole(body, &core.bodies).await,
-        encoding => decode_whole(body, encoding, &core.bodies).await,
-    }
+    let whole = match events::encoding(&head.headers)? {
+        Encoding::Identity => body::read_whole(body, &core.bodies).await?,
+        encoding => decode_whole(body, encoding, &core.bodies).await?,
+    };
+    check_start(&whole)?;
+    Ok(whole.without_mark())
 }
 
 /// An answer's body; a large one is counted until the client has read it.
@@ -98,6 +150,9 @@ mod tests {
             "application/problem+json",
             "application/json; charset=utf-8",
             "application/json;Charset=\"UTF-8\"; version=1",
+            "application/json; charset=utf8",
+            "application/json; charset = US-ASCII",
+            "application/json; charset=",
         ] {
             assert!(taken(good), "{good}");
         }

@@ -9,6 +9,7 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use super::error::ApiError;
+use crate::ingest::text;
 
 /// A body of JSON; anything wrong with it is a 400 that says what.
 pub(super) fn json<T: DeserializeOwned>(body: Result<Bytes, BytesRejection>) -> Result<T, ApiError> {
@@ -16,7 +17,8 @@ pub(super) fn json<T: DeserializeOwned>(body: Result<Bytes, BytesRejection>) -> 
         hyper::StatusCode::PAYLOAD_TOO_LARGE => ApiError::too_large("the body is larger than 2 MiB"),
         _ => ApiError::invalid("the body broke off before its end"),
     })?;
-    serde_json::from_slice(&body).map_err(|error| ApiError::invalid(format!("the body: {error}")))
+    let body = text::without_mark(&body);
+    serde_json::from_slice(body).map_err(|error| ApiError::invalid(format!("the body: {error}")))
 }
 
 /// A time of RFC 3339, in microseconds of Unix time.

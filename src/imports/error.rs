@@ -20,6 +20,9 @@ pub enum ImportsError {
     /// The file was not imported.
     #[error("the file was not processed")]
     NotProcessed,
+    /// The file does not hold lines of JSON.
+    #[error("the file holds no lines of JSON in UTF-8, as they are or as gzip or zstd: {0}")]
+    NotLines(String),
     /// Too many imports wait.
     #[error("as many files wait as may (MAX_IMPORTS); try again later")]
     TooMany,
@@ -37,6 +40,10 @@ pub enum ImportsError {
 impl ImportsError {
     pub(super) fn invalid(field: &'static str, message: impl Into<String>) -> Self {
         Self::Invalid { field, message: message.into() }
+    }
+
+    pub(super) fn not_lines(why: impl Into<String>) -> Self {
+        Self::NotLines(why.into())
     }
 
     /// Whether it may be another answer soon: the database is away, or all its connections are in use.

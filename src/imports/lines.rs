@@ -42,6 +42,11 @@ impl<R: Read> Lines<R> {
         self.taken
     }
 
+    /// What lines are read from.
+    pub(super) fn reader(&self) -> &R {
+        &self.reader
+    }
+
     /// The next line, with its end looked for in what was read only once.
     pub(super) fn next(&mut self) -> io::Result<Option<Line<'_>>> {
         let mut searched = 0;

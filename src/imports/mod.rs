@@ -11,6 +11,7 @@
 //!
 //! A line that cannot be stored is left out and noted with its reason. Only the file itself can make an import fail.
 
+mod content;
 mod error;
 mod landing;
 mod lane;

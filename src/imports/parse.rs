@@ -11,7 +11,7 @@ use time::format_description::well_known::Rfc3339;
 use uuid::Uuid;
 
 use super::model::{Field, Kind, Limits, Plan};
-use crate::ingest::json::{self, Verdict};
+use crate::ingest::json::{self, JsonLimits, Verdict};
 
 /// Why a line is left out.
 pub(super) type Reason = Cow<'static, str>;
@@ -117,7 +117,8 @@ impl<'a> Parser<'a> {
         if content.len() > limit {
             return Err(format!("the event is larger than {limit} bytes (MAX_EVENT_BYTES)").into());
         }
-        match json::classify(content, self.limits.json_depth) {
+        let limits = JsonLimits { depth: self.limits.json_depth, bytes: limit };
+        match json::classify_event(content, limits) {
             Verdict::Jsonb => Ok(Event { content, is_jsonb: true, trace_id }),
             Verdict::NotJsonb(_) => Ok(Event { content, is_jsonb: false, trace_id }),
             Verdict::NotJson(at) => Err(not_json(at)),

@@ -1,17 +1,19 @@
 //! A part of a file: its lines, ready to be stored.
 
 use std::collections::HashMap;
-use std::io::{self, Read};
+use std::io;
 use std::ops::Range;
 
 use uuid::Uuid;
 
+use super::content::Text;
 use super::lines::{Line, Lines};
 use super::message;
 use super::model::Job;
 use super::parse::{Entry, Parser, Reason};
 use crate::ingest::id::{self, Tag};
 use crate::ingest::row::{Content, Row};
+use crate::ingest::text;
 
 /// Lines of a part; they bound what very short lines take as tuples.
 const MAX_LINES: u64 = 32_768;
@@ -105,8 +107,9 @@ pub(super) struct Part {
     pub(super) first_line: u64,
     /// Lines, blank ones too.
     pub(super) lines: u64,
+    /// Bytes of the file.
     pub(super) bytes: u64,
-    /// Where in the file it ends.
+    /// Where in the text it ends: that of the file, or what it is decompressed to.
     pub(super) end_offset: u64,
     pub(super) events: Tuples,
     pub(super) conversations: Vec<NewConversation>,
@@ -122,22 +125,22 @@ pub(super) fn id_of(job: &Job, line: u64) -> Uuid {
 
 /// Cuts a file into parts, at the same places each time.
 #[derive(Debug)]
-pub(super) struct Cutter<'a, R> {
+pub(super) struct Cutter<'a> {
     job: &'a Job,
     parser: Parser<'a>,
-    lines: Lines<R>,
-    /// Where in the file the reader began.
+    lines: Lines<Text<'a>>,
+    /// Where in the text the reader began.
     from: u64,
     next_number: i32,
     next_line: u64,
 }
 
-impl<'a, R: Read> Cutter<'a, R> {
+impl<'a> Cutter<'a> {
     /// From part `number` on, which begins at `offset` with line `line`.
     pub(super) fn new(
         job: &'a Job,
         parser: Parser<'a>,
-        lines: Lines<R>,
+        lines: Lines<Text<'a>>,
         offset: u64,
         number: i32,
         line: u64,
@@ -148,7 +151,7 @@ impl<'a, R: Read> Cutter<'a, R> {
     /// The next part; none at the file's end.
     pub(super) fn next(&mut self) -> io::Result<Option<Part>> {
         let mut part = Part { number: self.next_number, first_line: self.next_line, ..Part::default() };
-        let from = self.lines.taken();
+        let (from, file_from) = (self.lines.taken(), self.lines.reader().file_bytes());
         while part.lines < MAX_LINES && self.lines.taken() - from < self.job.part_bytes {
             let Some(line) = self.lines.next()? else { break };
             let number = self.next_line;
@@ -157,7 +160,8 @@ impl<'a, R: Read> Cutter<'a, R> {
                 Line::TooLong => {
                     part.rejected.push((number, "the line is too long (MAX_IMPORT_LINE_BYTES)".into()));
                 }
-                Line::Text(text) => match self.parser.parse(without_mark(text, number)) {
+                Line::Text(text) if text == text::MARK => {}
+                Line::Text(text) => match self.parser.parse(text::without_mark(text).trim_ascii_start()) {
                     Ok(entry) => part.add(self.job, number, entry),
                     Err(reason) => part.rejected.push((number, reason)),
                 },
@@ -169,17 +173,10 @@ impl<'a, R: Read> Cutter<'a, R> {
             return Ok(None);
         }
         self.next_number += 1;
-        part.bytes = self.lines.taken() - from;
+        let of_file = self.lines.reader().file_bytes().zip(file_from);
+        part.bytes = of_file.map_or(self.lines.taken() - from, |(until, from)| until - from);
         part.end_offset = self.from + self.lines.taken();
         Ok(Some(part))
-    }
-}
-
-/// A line without the mark that some programs begin a file of UTF-8 with (RFC 3629, section 6).
-fn without_mark(text: &[u8], line: u64) -> &[u8] {
-    match text.strip_prefix(b"\xef\xbb\xbf") {
-        Some(rest) if line == 1 => rest,
-        _ => text,
     }
 }
 

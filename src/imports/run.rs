@@ -1,13 +1,15 @@
 //! Runs an import: a thread that cuts the file into parts, and lanes that store them.
 
 use std::fs::File;
-use std::io::{self, Seek, SeekFrom};
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use tokio::sync::{Mutex, mpsc};
 
+use super::ImportsError;
+use super::content::Content;
 use super::lane::{Ended, Lanes};
 use super::lines::Lines;
 use super::model::{Job, Limits};
@@ -89,8 +91,21 @@ impl Runner {
         }
     }
 
+    /// A file's content, of which all can be read.
+    async fn content(&self, file: File, is_new: bool) -> Result<Content, String> {
+        let max_bytes = self.files.config().max_file_bytes;
+        let opened = tokio::task::spawn_blocking(move || {
+            let content = Content::open(file)?;
+            if is_new {
+                content.check(max_bytes)?;
+            }
+            Ok::<_, ImportsError>(content)
+        });
+        opened.await.map_err(|error| error.to_string())?.map_err(|error| error.to_string())
+    }
+
     /// Stores every line that can be stored; false if the import is not there any more. An error is told to the client.
-    async fn store_all(&self, job: &Job, content: File) -> Result<bool, String> {
+    async fn store_all(&self, job: &Job, file: File) -> Result<bool, String> {
         let stored = loop {
             match self.store.parts(job.file_id).await {
                 Err(error) if Verdict::on(&error) == Verdict::Retry => pause(&error).await,
@@ -98,6 +113,7 @@ impl Runner {
                 Ok(stored) => break stored,
             }
         };
+        let content = self.content(file, stored.is_empty()).await?;
         // Each lane has a part, and finds the next one cut.
         let (send, parts) = mpsc::channel(self.lanes);
         let lanes = Lanes {
@@ -112,7 +128,7 @@ impl Runner {
         };
         let (to_cut, limits) = (job.clone(), self.limits);
         let cutting = tokio::task::spawn_blocking(move || {
-            cut(content, &to_cut, limits, &stored, |part| send.blocking_send(part).is_ok())
+            cut(&content, &to_cut, limits, &stored, |part| send.blocking_send(part).is_ok())
         });
         // One that ends early must not break off another's statement.
         let ended = futures_util::future::join_all((0..self.lanes).map(|_| lanes.run())).await;
@@ -143,7 +159,7 @@ async fn pause(error: &DbError) {
 
 /// Cuts a file into parts, but for those that are stored, until `send` takes no more.
 fn cut(
-    mut file: File,
+    content: &Content,
     job: &Job,
     limits: Limits,
     stored: &[StoredPart],
@@ -155,9 +171,8 @@ fn cut(
         while let Some(part) = stored.next_if(|part| part.number == number) {
             (number, offset, line) = (number + 1, part.end_offset, part.first_line + part.lines);
         }
-        file.seek(SeekFrom::Start(offset))?;
         let parser = Parser::new(&job.plan, limits, job.started_us);
-        let lines = Lines::new(&file, limits.line_bytes);
+        let lines = Lines::new(content.text(offset)?, limits.line_bytes);
         let mut cutter = Cutter::new(job, parser, lines, offset, number, line);
         while stored.peek().is_none_or(|part| part.number != number) {
             let Some(part) = cutter.next()? else { return Ok(()) };
@@ -196,8 +211,8 @@ mod tests {
 
     fn parts(file: &File, job: &Job, stored: &[StoredPart]) -> Vec<Part> {
         let mut parts = Vec::new();
-        let file = file.try_clone().unwrap();
-        cut(file, job, LIMITS, stored, |part| {
+        let content = Content::open(file.try_clone().unwrap()).unwrap();
+        cut(&content, job, LIMITS, stored, |part| {
             parts.push(part);
             true
         })

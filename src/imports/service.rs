@@ -9,6 +9,7 @@ use tokio::task::JoinSet;
 use uuid::Uuid;
 
 use super::ImportsError;
+use super::content::Content;
 use super::model::{Job, Limits, Plan, Progress};
 use super::queue;
 use super::run::Runner;
@@ -16,7 +17,7 @@ use super::store::Store;
 use crate::config::ImportsConfig;
 use crate::conversations::Conversations;
 use crate::db::Database;
-use crate::files::{Files, StoredFile};
+use crate::files::{Files, FilesError, StoredFile};
 use crate::ingest::id::unix_now_us;
 use crate::observe::Metrics;
 
@@ -119,7 +120,8 @@ impl Imports {
     ///
     /// # Errors
     ///
-    /// [`ImportsError::Processed`] if it was imported, or is being imported in another way; [`ImportsError::Database`].
+    /// [`ImportsError::NotLines`]; [`ImportsError::Processed`] if it was imported, or is being imported in another way;
+    /// [`ImportsError::Database`].
     pub async fn begin(
         &self,
         place: Place,
@@ -127,6 +129,7 @@ impl Imports {
         file: &StoredFile,
         plan: Plan,
     ) -> Result<(), ImportsError> {
+        self.check(file).await?;
         let part_bytes = self.inner.config.import_part_bytes;
         let job = Job { file_id: file.id, owner, plan, part_bytes, started_us: unix_now_us() };
         if self.inner.store.begin(&job).await? {
@@ -138,6 +141,18 @@ impl Imports {
         let noted = noted.filter(|noted| noted.plan.asks_as(&job.plan)).ok_or(ImportsError::Processed)?;
         place.0.send(noted);
         Ok(())
+    }
+
+    /// Refuses a file that holds no lines, as far as its beginning tells.
+    async fn check(&self, file: &StoredFile) -> Result<(), ImportsError> {
+        let opened = match self.inner.files.open(file).await {
+            // Another service has it, or will find that it cannot be read.
+            Err(FilesError::ContentMissing | FilesError::Disk(_)) => return Ok(()),
+            opened => opened?,
+        };
+        let checked = tokio::task::spawn_blocking(move || Content::open(opened).map(|_| ())).await;
+        checked
+            .unwrap_or_else(|ended| Err(ImportsError::File(FilesError::Disk(std::io::Error::other(ended)))))
     }
 
     /// Stops the import of a file that is to be deleted: its lanes let go of it after the parts that are on their way.

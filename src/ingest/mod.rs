@@ -41,6 +41,7 @@ pub mod row;
 mod snapshot;
 mod source;
 mod status;
+pub mod text;
 mod ticket;
 pub mod verify;
 mod writer;

@@ -14,6 +14,7 @@ use serde_json::value::RawValue;
 
 use super::{RecordId, RecordsError};
 use crate::ingest::json::{self, Verdict};
+use crate::ingest::text;
 
 /// The members that the service makes; a client may send them back, and they are taken out.
 const RESERVED: [&str; 3] = ["id", "created", "updated"];
@@ -71,6 +72,7 @@ impl Draft {
     /// [`RecordsError::Invalid`] says why it cannot be a record.
     pub fn parse(body: &Bytes, max_depth: usize) -> Result<Self, RecordsError> {
         let refuse = |message: String| Err(RecordsError::invalid("body", message));
+        let body = &body.slice(body.len() - text::without_mark(body).len()..);
         let (verdict, size) = json::measure(body, max_depth);
         match verdict {
             Verdict::Jsonb => {}
@@ -212,6 +214,7 @@ mod tests {
             r#"{"a":1,"b":"\"é"}"#
         );
         assert_eq!(data(r#"{"created":1}"#), "{}");
+        assert_eq!(data("\u{feff} {\"a\":1}"), " {\"a\":1}");
         assert_eq!(data(r#"{"x":{"id":1}}"#), r#"{"x":{"id":1}}"#);
     }
 

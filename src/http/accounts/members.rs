@@ -9,6 +9,7 @@ use super::super::Core;
 use super::super::body::{self, BodyLimits, LimitedBody};
 use super::super::error::ApiError;
 use super::super::json::takes_json;
+use crate::ingest::text;
 
 /// Bytes of a body.
 const MAX_BYTES: usize = 16 * 1024;
@@ -29,7 +30,7 @@ impl Members {
             Err(refusal) => Err(refusal),
         };
         match read {
-            Ok(whole) => Self::parse(&whole),
+            Ok(whole) => Self::parse(text::without_mark(&whole)),
             Err(refusal) => {
                 body.discard().await;
                 Err(refusal)

@@ -1,4 +1,8 @@
-//! `Content-Encoding`: gzip, deflate (zlib), zstd and br, in bounded memory.
+//! `Content-Encoding`: gzip, deflate, zstd and br, in bounded memory.
+//!
+//! `deflate` is zlib (RFC 9110, section 8.4.1.2), and many clients send it without zlib's frame: its first byte tells. A
+//! gzip body may have several members, and zeros behind them, as what pads to blocks writes. A body of no bytes is empty,
+//! whatever encoding it names.
 //!
 //! A decoder's window is counted against `MAX_BODY_MEMORY` before it is made, what comes out is held a piece at a time
 //! and counted against the body's limit: a bomb is refused after as many bytes as a plain body would be.
@@ -6,7 +10,9 @@
 use std::io;
 use std::sync::Arc;
 
-use async_compression::tokio::bufread::{BrotliDecoder, GzipDecoder, ZlibDecoder, ZstdDecoder};
+use async_compression::tokio::bufread::{
+    BrotliDecoder, DeflateDecoder, GzipDecoder, ZlibDecoder, ZstdDecoder,
+};
 use async_compression::zstd::DParameter;
 use bytes::{Bytes, BytesMut};
 use hyper::StatusCode;
@@ -28,6 +34,8 @@ pub(in super::super) enum Encoding {
 
 /// What comes out of a decoder at a time.
 const PIECE_BYTES: usize = 64 * 1024;
+/// The first byte of a gzip member.
+const GZIP_MEMBER: u8 = 0x1f;
 /// The largest window that zstd may ask for, as a power of two: 8 MiB, which RFC 8878 tells decoders to support.
 const ZSTD_WINDOW_LOG: u32 = 23;
 
@@ -85,14 +93,18 @@ pub(in super::super) struct Decoded<'a> {
 
 enum Decoder<'a> {
     Identity(&'a mut LimitedBody),
+    /// No byte came, or all were decoded.
+    Nothing,
     Gzip(Box<GzipDecoder<Compressed<'a>>>),
-    Deflate(Box<ZlibDecoder<Compressed<'a>>>),
+    Zlib(Box<ZlibDecoder<Compressed<'a>>>),
+    Deflate(Box<DeflateDecoder<Compressed<'a>>>),
     Zstd(Box<ZstdDecoder<Compressed<'a>>>),
     Brotli(Box<BrotliDecoder<Compressed<'a>>>),
 }
 
 impl<'a> Decoded<'a> {
-    pub(in super::super) fn new(
+    /// Waits for the first byte of a body that is compressed.
+    pub(in super::super) async fn new(
         body: &'a mut LimitedBody,
         encoding: Encoding,
         memory: &Arc<BodyMemory>,
@@ -102,19 +114,7 @@ impl<'a> Decoded<'a> {
         window.grow(encoding.decoder_bytes())?;
         let decoder = match encoding {
             Encoding::Identity => Decoder::Identity(body),
-            Encoding::Gzip => {
-                let mut decoder = GzipDecoder::new(StreamReader::new(body));
-                decoder.multiple_members(true);
-                Decoder::Gzip(Box::new(decoder))
-            }
-            Encoding::Deflate => Decoder::Deflate(Box::new(ZlibDecoder::new(StreamReader::new(body)))),
-            Encoding::Zstd => {
-                let window = [DParameter::window_log_max(ZSTD_WINDOW_LOG)];
-                let mut decoder = ZstdDecoder::with_params(StreamReader::new(body), &window);
-                decoder.multiple_members(true);
-                Decoder::Zstd(Box::new(decoder))
-            }
-            Encoding::Brotli => Decoder::Brotli(Box::new(BrotliDecoder::new(StreamReader::new(body)))),
+            encoding => decoder(StreamReader::new(body), encoding).await?,
         };
         Ok(Self { decoder, encoding, limits, produced: 0, buffer: BytesMut::new(), _window: window })
     }
@@ -124,58 +124,111 @@ impl<'a> Decoded<'a> {
         if self.buffer.capacity() == 0 && self.encoding != Encoding::Identity {
             self.buffer.reserve(PIECE_BYTES);
         }
-        let buffer = &mut self.buffer;
-        let read = match &mut self.decoder {
-            Decoder::Identity(body) => return body.next().await,
-            Decoder::Gzip(decoder) => decoder.read_buf(buffer).await,
-            Decoder::Deflate(decoder) => decoder.read_buf(buffer).await,
-            Decoder::Zstd(decoder) => decoder.read_buf(buffer).await,
-            Decoder::Brotli(decoder) => decoder.read_buf(buffer).await,
-        };
-        match read {
-            Ok(0) => self.at_end().await.map(|()| None),
-            Ok(read) => {
-                self.produced += read;
-                if self.produced > self.limits.bytes {
-                    return Err(self.limits.too_large());
+        loop {
+            let buffer = &mut self.buffer;
+            let read = match &mut self.decoder {
+                Decoder::Identity(body) => return body.next().await,
+                Decoder::Nothing => return Ok(None),
+                Decoder::Gzip(decoder) => decoder.read_buf(buffer).await,
+                Decoder::Zlib(decoder) => decoder.read_buf(buffer).await,
+                Decoder::Deflate(decoder) => decoder.read_buf(buffer).await,
+                Decoder::Zstd(decoder) => decoder.read_buf(buffer).await,
+                Decoder::Brotli(decoder) => decoder.read_buf(buffer).await,
+            };
+            match read {
+                Ok(0) => self.at_end().await?,
+                Ok(read) => {
+                    self.produced += read;
+                    if self.produced > self.limits.bytes {
+                        return Err(self.limits.too_large());
+                    }
+                    return Ok(Some(self.buffer.split().freeze()));
                 }
-                Ok(Some(self.buffer.split().freeze()))
+                Err(error) => return Err(self.refusal(&error)),
             }
-            Err(error) => Err(self.refusal(&error)),
         }
     }
 
     /// A failure of the body itself comes through the decoder as an error of its reader.
     fn refusal(&mut self, error: &io::Error) -> ApiError {
+        let encoding = self.encoding;
         let refused = self.compressed().and_then(|compressed| compressed.get_mut().take_refusal());
-        refused.unwrap_or_else(|| {
-            ApiError::invalid(format!("the body is not valid {}: {error}", self.encoding.name()))
-                .field("content-encoding")
-        })
+        refused.unwrap_or_else(|| broken(encoding, error))
     }
 
-    /// Refuses what stands behind the compressed data's end: nobody would look at it.
+    /// Goes on with the next member of gzip. Whatever else stands behind the compressed data's end is refused: it would be
+    /// lost without notice.
     async fn at_end(&mut self) -> Result<(), ApiError> {
-        let rest = match self.compressed() {
-            Some(compressed) => compressed.fill_buf().await.map(<[u8]>::len),
-            None => Ok(0),
-        };
-        match rest {
-            Ok(0) => Ok(()),
-            Ok(_) => Err(self.refusal(&io::Error::other("something stands behind its end"))),
-            Err(error) => Err(self.refusal(&error)),
+        let is_gzip = self.encoding == Encoding::Gzip;
+        while let Some(compressed) = self.compressed() {
+            let (zeros, next) = match compressed.fill_buf().await {
+                Ok([]) => break,
+                Ok(rest) => {
+                    let zeros = rest.iter().take_while(|byte| is_gzip && **byte == 0).count();
+                    (zeros, rest.get(zeros).copied())
+                }
+                Err(error) => return Err(self.refusal(&error)),
+            };
+            compressed.consume(zeros);
+            match next {
+                None => {}
+                Some(GZIP_MEMBER) if is_gzip => {
+                    if let Decoder::Gzip(decoder) = std::mem::replace(&mut self.decoder, Decoder::Nothing) {
+                        self.decoder = Decoder::Gzip(Box::new(GzipDecoder::new(decoder.into_inner())));
+                    }
+                    return Ok(());
+                }
+                Some(_) => return Err(self.refusal(&io::Error::other("something stands behind its end"))),
+            }
         }
+        self.decoder = Decoder::Nothing;
+        Ok(())
     }
 
     fn compressed(&mut self) -> Option<&mut Compressed<'a>> {
         match &mut self.decoder {
-            Decoder::Identity(_) => None,
+            Decoder::Identity(_) | Decoder::Nothing => None,
             Decoder::Gzip(decoder) => Some(decoder.get_mut()),
+            Decoder::Zlib(decoder) => Some(decoder.get_mut()),
             Decoder::Deflate(decoder) => Some(decoder.get_mut()),
             Decoder::Zstd(decoder) => Some(decoder.get_mut()),
             Decoder::Brotli(decoder) => Some(decoder.get_mut()),
         }
     }
+}
+
+/// The decoder of a body that is compressed.
+async fn decoder<'a>(mut body: Compressed<'a>, encoding: Encoding) -> Result<Decoder<'a>, ApiError> {
+    let first = match body.fill_buf().await {
+        Ok(bytes) => bytes.first().copied(),
+        Err(error) => {
+            return Err(body.get_mut().take_refusal().unwrap_or_else(|| broken(encoding, &error)));
+        }
+    };
+    let Some(first) = first else { return Ok(Decoder::Nothing) };
+    Ok(match encoding {
+        Encoding::Identity => Decoder::Identity(body.into_inner()),
+        Encoding::Gzip => Decoder::Gzip(Box::new(GzipDecoder::new(body))),
+        Encoding::Deflate if is_zlib(first) => Decoder::Zlib(Box::new(ZlibDecoder::new(body))),
+        Encoding::Deflate => Decoder::Deflate(Box::new(DeflateDecoder::new(body))),
+        Encoding::Zstd => {
+            let window = [DParameter::window_log_max(ZSTD_WINDOW_LOG)];
+            let mut decoder = ZstdDecoder::with_params(body, &window);
+            decoder.multiple_members(true);
+            Decoder::Zstd(Box::new(decoder))
+        }
+        Encoding::Brotli => Decoder::Brotli(Box::new(BrotliDecoder::new(body))),
+    })
+}
+
+/// Whether deflated data begins as zlib does: with the method 8 and a window of up to 32 KiB (RFC 1950, section 2.2). No
+/// compressor begins plain deflate (RFC 1951, section 3.2.3) with these bits: they would be a stored block with padding.
+fn is_zlib(first: u8) -> bool {
+    first & 0x0f == 8 && first >> 4 <= 7
+}
+
+fn broken(encoding: Encoding, error: &io::Error) -> ApiError {
+    ApiError::invalid(format!("the body is not valid {}: {error}", encoding.name())).field("content-encoding")
 }
 
 /// A whole body with its encoding taken off.
@@ -184,7 +237,7 @@ pub(in super::super) async fn decode_whole(
     encoding: Encoding,
     memory: &Arc<BodyMemory>,
 ) -> Result<WholeBody, ApiError> {
-    let mut decoded = Decoded::new(body, encoding, memory)?;
+    let mut decoded = Decoded::new(body, encoding, memory).await?;
     let mut share = BodyShare::new(memory);
     let mut whole = Vec::new();
     while let Some(piece) = decoded.next().await? {

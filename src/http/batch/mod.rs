@@ -12,7 +12,6 @@ mod naming;
 mod split;
 
 use axum::body::Body;
-use hyper::StatusCode;
 use hyper::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
 use hyper::http::request::Parts;
 use serde::Serialize;
@@ -24,6 +23,7 @@ use self::split::{Piece, Splitter};
 use super::body::{BodyShare, LimitedBody};
 use super::error::ApiError;
 use super::events::{MAX_TRACE_ID, content_type, encoding, trace_id};
+use super::json::{self, StartCheck};
 use super::openapi::bodies::BatchShape;
 use super::{Answered, Core, ack, not_found};
 use crate::ingest::NotStored;
@@ -78,7 +78,7 @@ pub(super) async fn post(core: &Core, head: &Parts, body: &mut LimitedBody) -> R
         }
     };
     let mut batch = Batch::new(core, &trace_id, naming, &head.headers, received_at_us);
-    batch.read(&mut Decoded::new(body, encoding, &core.bodies)?, splitter).await?;
+    batch.read(&mut Decoded::new(body, encoding, &core.bodies).await?, splitter).await?;
     let Batch { stretches, keys, rejected, events, indexes, share, .. } = batch.finished();
     if !core.ingest.can_hold(&stretches) {
         return Err(ApiError::too_large(
@@ -230,8 +230,10 @@ impl<'a> Batch<'a> {
 
     async fn read(&mut self, body: &mut Decoded<'_>, mut splitter: Splitter) -> Result<(), ApiError> {
         let mut worked = 0;
+        let mut start = StartCheck::default();
         while let Some(piece) = body.next().await? {
             worked += piece.len();
+            start.look(&piece)?;
             splitter.split(&piece, |piece| self.add(piece))?;
             if worked >= TURN_BYTES {
                 worked = 0;
@@ -326,22 +328,17 @@ impl<'a> Batch<'a> {
 impl Splitter {
     /// What splits a body of the declared media type.
     fn for_media_type(headers: &HeaderMap, max_event_bytes: usize) -> Result<Self, ApiError> {
-        let declared = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-        let essence = declared.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
-        match essence.as_str() {
+        match json::media_type(headers)?.as_str() {
             "application/x-ndjson"
             | "application/ndjson"
             | "application/jsonl"
             | "application/x-jsonlines"
             // What a beacon of text has.
             | "text/plain" => Ok(Self::lines(max_event_bytes)),
-            "application/json" => Ok(Self::array(max_event_bytes)),
-            _ => Err(ApiError::new(
-                StatusCode::UNSUPPORTED_MEDIA_TYPE,
-                "unsupported_media_type",
-                "a batch is application/x-ndjson or text/plain (an event a line), or application/json (an array)",
-            )
-            .field("content-type")),
+            "application/json" => Ok(Self::json(max_event_bytes)),
+            _ => Err(json::unsupported(
+                "a batch is application/x-ndjson or text/plain (an event a line), or application/json (an array, or an event a line)",
+            )),
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Cuts a streamed batch into its events, without holding more than one unfinished event.
 
 use super::super::error::ApiError;
+use crate::ingest::text;
 
 /// What stands at one index.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -18,8 +19,38 @@ pub(super) enum Piece<'a> {
 pub(super) enum Splitter {
     /// NDJSON: an event a line.
     Lines(Partial),
+    /// JSON of which no value has begun.
+    Undecided(Start),
     /// A JSON array: an event an element.
     Array(Partial, ArrayState),
+    /// JSON values that begin with an object, each of a line or more: a line's end within brackets is a part of its value.
+    Values(Partial, Within),
+}
+
+/// What comes before the first value of a body.
+#[derive(Debug)]
+pub(super) struct Start {
+    /// Bytes of a byte-order mark.
+    mark: usize,
+    /// Ends of lines.
+    lines: u64,
+    max_event_bytes: usize,
+}
+
+impl Start {
+    /// Passes over what comes before the first value; the byte with which that begins.
+    fn skip(&mut self, chunk: &mut &[u8]) -> Option<u8> {
+        loop {
+            let (byte, rest) = chunk.split_first()?;
+            match *byte {
+                byte if Some(&byte) == text::MARK.get(self.mark) && self.lines == 0 => self.mark += 1,
+                b'\n' => self.lines += 1,
+                b' ' | b'\t' | b'\r' => {}
+                byte => return Some(byte),
+            }
+            *chunk = rest;
+        }
+    }
 }
 
 /// The beginning of an event whose end has not come yet.
@@ -68,7 +99,7 @@ impl Partial {
 const TRAILING_SPACE: usize = 1024;
 
 fn piece(bytes: &[u8], max_event_bytes: usize) -> Piece<'_> {
-    match bytes.trim_ascii() {
+    match text::without_mark(bytes.trim_ascii()).trim_ascii_start() {
         [] => Piece::Blank,
         event if event.len() > max_event_bytes => Piece::TooLong,
         event => Piece::Event(event),
@@ -80,8 +111,9 @@ impl Splitter {
         Self::Lines(Partial::new(max_event_bytes))
     }
 
-    pub(super) fn array(max_event_bytes: usize) -> Self {
-        Self::Array(Partial::new(max_event_bytes), ArrayState::default())
+    /// A JSON array; or an object a line, as many clients declare NDJSON to be JSON.
+    pub(super) fn json(max_event_bytes: usize) -> Self {
+        Self::Undecided(Start { mark: 0, lines: 0, max_event_bytes })
     }
 
     /// Hands each event that ends in `chunk` to `take`.
@@ -90,7 +122,31 @@ impl Splitter {
         mut chunk: &[u8],
         mut take: impl FnMut(Piece<'_>) -> Result<(), ApiError>,
     ) -> Result<(), ApiError> {
+        if let Self::Undecided(start) = self {
+            let Some(first) = start.skip(&mut chunk) else { return Ok(()) };
+            if !matches!(first, b'[' | b'{') || (start.mark > 0 && start.mark < text::MARK.len()) {
+                return Err(not_json());
+            }
+            let partial = Partial::new(start.max_event_bytes);
+            if first == b'[' {
+                *self = Self::Array(partial, ArrayState::default());
+            } else {
+                // Lines before the first value count, so that an index is the number of a line.
+                for _ in 0..start.lines {
+                    take(Piece::Blank)?;
+                }
+                *self = Self::Values(partial, Within::default());
+            }
+        }
         match self {
+            Self::Undecided(_) => {}
+            Self::Values(partial, within) => {
+                while let Some(end) = within.line_end(chunk) {
+                    partial.complete(&chunk[..end], &mut take)?;
+                    chunk = &chunk[end + 1..];
+                }
+                partial.keep(chunk);
+            }
             Self::Lines(partial) => {
                 while let Some(end) = memchr::memchr(b'\n', chunk) {
                     partial.complete(&chunk[..end], &mut take)?;
@@ -129,14 +185,63 @@ impl Splitter {
         mut take: impl FnMut(Piece<'_>) -> Result<(), ApiError>,
     ) -> Result<(), ApiError> {
         match self {
-            Self::Lines(mut partial) if !partial.is_empty() => partial.complete(&[], &mut take),
-            Self::Lines(_) => Ok(()),
-            Self::Array(_, ArrayState { phase: Phase::After, .. }) => Ok(()),
-            Self::Array(_, ArrayState { phase: Phase::Before, .. }) => {
-                Err(ApiError::invalid("the body is not a JSON array"))
+            Self::Lines(mut partial) | Self::Values(mut partial, _) if !partial.is_empty() => {
+                partial.complete(&[], &mut take)
             }
+            Self::Lines(_) | Self::Values(..) => Ok(()),
+            Self::Undecided(_) => Err(not_json()),
+            Self::Array(_, ArrayState { phase: Phase::After, .. }) => Ok(()),
+            Self::Array(_, ArrayState { phase: Phase::Before, .. }) => Err(not_json()),
             Self::Array(..) => Err(ApiError::invalid("the array breaks off before its end")),
         }
+    }
+}
+
+fn not_json() -> ApiError {
+    ApiError::invalid("the body is neither a JSON array nor JSON objects, one a line")
+}
+
+/// Where in a value's text a scan is.
+#[derive(Debug, Default)]
+pub(super) struct Within {
+    /// Containers that are open.
+    depth: usize,
+    in_string: bool,
+    escaped: bool,
+}
+
+impl Within {
+    /// Takes a byte; whether it is outside of texts and containers.
+    fn is_outside(&mut self, byte: u8) -> bool {
+        if self.in_string {
+            match byte {
+                _ if self.escaped => self.escaped = false,
+                b'\\' => self.escaped = true,
+                b'"' => self.in_string = false,
+                _ => {}
+            }
+            return false;
+        }
+        match byte {
+            b'"' => self.in_string = true,
+            b'[' | b'{' => self.depth += 1,
+            // A closing bracket of the wrong kind makes this value no JSON, and no other.
+            b']' | b'}' if self.depth > 0 => self.depth -= 1,
+            _ => return self.depth == 0,
+        }
+        false
+    }
+
+    /// Where the line ends that ends the value. A text has no line's end, so one that is not closed ends with its line.
+    fn line_end(&mut self, chunk: &[u8]) -> Option<usize> {
+        let end = chunk.iter().position(|&byte| {
+            let ends_text = byte == b'\n' && self.in_string;
+            (self.is_outside(byte) && byte == b'\n') || ends_text
+        });
+        if end.is_some() {
+            *self = Self::default();
+        }
+        end
     }
 }
 
@@ -144,10 +249,7 @@ impl Splitter {
 #[derive(Debug, Default)]
 pub(super) struct ArrayState {
     phase: Phase,
-    /// Containers open within the element.
-    depth: usize,
-    in_string: bool,
-    escaped: bool,
+    within: Within,
     after_comma: bool,
 }
 
@@ -177,25 +279,15 @@ impl ArrayState {
             return self.scan_outside(chunk);
         }
         for (at, &byte) in chunk.iter().enumerate() {
-            if self.in_string {
-                match byte {
-                    _ if self.escaped => self.escaped = false,
-                    b'\\' => self.escaped = true,
-                    b'"' => self.in_string = false,
-                    _ => {}
-                }
+            if !self.within.is_outside(byte) {
                 continue;
             }
             match byte {
-                b'"' => self.in_string = true,
-                b'[' | b'{' => self.depth += 1,
-                b']' if self.depth == 0 => {
+                b']' => {
                     self.phase = Phase::After;
                     return Ok((at + 1, Found::End));
                 }
-                // A closing bracket of the wrong kind makes this element no JSON, and no other.
-                b']' | b'}' => self.depth = self.depth.saturating_sub(1),
-                b',' if self.depth == 0 => {
+                b',' => {
                     self.after_comma = true;
                     return Ok((at + 1, Found::Element));
                 }
@@ -213,7 +305,7 @@ impl ArrayState {
                 self.phase = Phase::Within;
                 Ok((space + 1, Found::Skip))
             }
-            (Phase::Before, Some(_)) => Err(ApiError::invalid("the body is not a JSON array")),
+            (Phase::Before, Some(_)) => Err(not_json()),
             (_, Some(_)) => Err(ApiError::invalid("something stands behind the array's end")),
         }
     }
@@ -261,14 +353,29 @@ mod tests {
     fn elements_are_cut_wherever_the_chunks_end() {
         let body = br#" [ {"a":"],[\"}"} , [1,[2]],3 , "\\", 12345678901234567890, {"b":1] ,] "#;
         for step in 1..=body.len() {
-            let pieces = split(Splitter::array(15), body, step).unwrap();
+            let pieces = split(Splitter::json(15), body, step).unwrap();
             let wanted = [r#"{"a":"],[\"}"}"#, "[1,[2]]", "3", r#""\\""#, "TOO LONG", r#"{"b":1]"#, ""];
             assert_eq!(texts(&pieces), wanted, "{step}");
         }
-        assert_eq!(split(Splitter::array(10), b" [ ] ", 1).unwrap(), []);
-        for broken in ["", "{}", "[1", "[\"]", "[1] 2", "[[1]", "x"] {
-            assert!(split(Splitter::array(10), broken.as_bytes(), 3).is_err(), "{broken}");
+        assert_eq!(split(Splitter::json(10), b" [ ] ", 1).unwrap(), []);
+        for broken in ["", "\n", "\u{feff}", "[1", "[\"]", "[1] 2", "[[1]", "1", "x"] {
+            assert!(split(Splitter::json(10), broken.as_bytes(), 3).is_err(), "{broken}");
         }
+    }
+
+    #[test]
+    fn json_that_is_no_array_is_cut_by_its_lines_and_values_may_have_several() {
+        let body = b"\xef\xbb\xbf \n{\"a\":1}\r\n{\n  \"b\": [1,\n2]\n}\n\"broken\n{}\n}\n1\n\n 12345678901234567890";
+        for step in 1..=body.len() {
+            let pieces = split(Splitter::json(15), body, step).unwrap();
+            let wanted = ["-", "{\"a\":1}", "TOO LONG", "\"broken", "{}", "}", "1", "-", "TOO LONG"];
+            assert_eq!(texts(&pieces), wanted, "{step}");
+            let pieces = split(Splitter::json(30), b"\xef\xbb\xbf[{},\n1]", step).unwrap();
+            assert_eq!(texts(&pieces), ["{}", "1"], "{step}");
+            let pieces = split(Splitter::lines(10), b"\xef\xbb\xbf{}\n\xef\xbb\xbf \n1", step).unwrap();
+            assert_eq!(texts(&pieces), ["{}", "-", "1"], "{step}");
+        }
+        assert!(split(Splitter::json(15), b"\xef{}", 1).is_err());
     }
 
     #[test]
@@ -286,9 +393,17 @@ mod tests {
         fn both_forms_give_the_events_back(values in prop::collection::vec("[a-z\\[\\]{},: \\\\\"]{0,20}", 0..20), step in 1usize..50) {
             let events: Vec<String> = values.iter().map(|value| serde_json::to_string(value).unwrap()).collect();
             let lines = split(Splitter::lines(100), events.join("\n").as_bytes(), step).unwrap();
-            let array = split(Splitter::array(100), format!("[{}]", events.join(",")).as_bytes(), step).unwrap();
+            let array = split(Splitter::json(100), format!("[{}]", events.join(",")).as_bytes(), step).unwrap();
             prop_assert_eq!(texts(&lines), events.iter().map(String::as_str).collect::<Vec<_>>());
+            let objects: Vec<String> = events.iter().map(|event| format!("{{\"a\":{event}}}")).collect();
+            let values = split(Splitter::json(100), objects.join("\n").as_bytes(), step);
             prop_assert_eq!(texts(&array), events.iter().map(String::as_str).collect::<Vec<_>>());
+            if objects.is_empty() {
+                prop_assert!(values.is_err());
+            } else {
+                let values = values.unwrap();
+                prop_assert_eq!(texts(&values), objects.iter().map(String::as_str).collect::<Vec<_>>());
+            }
         }
     }
 }

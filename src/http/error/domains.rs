@@ -128,6 +128,9 @@ impl From<ImportsError> for ApiError {
             ImportsError::Invalid { field, message } => Self::invalid(message).field(field),
             ImportsError::Processed => Self::new(StatusCode::CONFLICT, "processed", told).field("file_id"),
             ImportsError::NotProcessed => Self::new(StatusCode::NOT_FOUND, "not_processed", told),
+            ImportsError::NotLines(_) => {
+                Self::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", told).field("file_id")
+            }
             ImportsError::TooMany | ImportsError::TooManyFollow => {
                 Self::unavailable("overloaded", told, EXHAUSTED_RETRY)
             }

@@ -6,8 +6,6 @@ mod multipart;
 mod range;
 mod upload;
 
-pub(super) use multipart::{Pace, Pieces};
-
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 

@@ -6,7 +6,6 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::Stream;
@@ -25,7 +24,7 @@ const MAX_BOUNDARY_BYTES: usize = 70;
 
 /// Bytes that may still come before a part's head is complete.
 #[derive(Debug, Clone, Default)]
-pub(in crate::http) struct Pace(Arc<AtomicU64>);
+pub(super) struct Pace(Arc<AtomicU64>);
 
 /// While content comes, there is no such bound.
 const NO_BOUND: u64 = u64::MAX;
@@ -37,44 +36,31 @@ impl Pace {
     }
 
     /// What comes now is content.
-    pub(in crate::http) fn expect_content(&self) {
+    pub(super) fn expect_content(&self) {
         self.0.store(NO_BOUND, Ordering::Relaxed);
     }
 }
 
-/// A body in pieces. Each gives it more time, so that one that keeps its rate may take as long as it is large.
+/// A body in pieces.
 #[derive(Debug)]
-pub(in crate::http) struct Pieces<'a> {
+pub(super) struct Pieces<'a> {
     body: &'a mut LimitedBody,
     pace: Pace,
-    /// Bytes a second.
-    rate: u64,
     /// What was not handed on yet.
     rest: Bytes,
     rests: bool,
-    /// What came since time was last given for it.
-    unpaid: u64,
     refusal: Option<ApiError>,
 }
 
 impl<'a> Pieces<'a> {
-    pub(in crate::http) fn new(body: &'a mut LimitedBody, pace: &Pace, rate: u64) -> Self {
+    pub(super) fn new(body: &'a mut LimitedBody, pace: &Pace) -> Self {
         let pace = pace.clone();
-        Self { body, pace, rate: rate.max(1), rest: Bytes::new(), rests: false, unpaid: 0, refusal: None }
+        Self { body, pace, rest: Bytes::new(), rests: false, refusal: None }
     }
 
     /// Why the body was given up, if it was.
-    pub(in crate::http) fn take_refusal(mut self) -> Option<ApiError> {
+    pub(super) fn take_refusal(mut self) -> Option<ApiError> {
         self.refusal.take().or_else(|| self.body.take_refusal())
-    }
-
-    fn give_time(&mut self, bytes: usize) {
-        self.unpaid += bytes as u64;
-        let milliseconds = self.unpaid.saturating_mul(1000) / self.rate;
-        if milliseconds > 0 {
-            self.unpaid = 0;
-            self.body.give_time(Duration::from_millis(milliseconds));
-        }
     }
 }
 
@@ -91,10 +77,7 @@ impl Stream for Pieces<'_> {
             match ready!(Pin::new(&mut *self.body).poll_next(cx)) {
                 None => return Poll::Ready(None),
                 Some(Err(error)) => return Poll::Ready(Some(Err(error))),
-                Some(Ok(piece)) => {
-                    self.give_time(piece.len());
-                    self.rest = piece;
-                }
+                Some(Ok(piece)) => self.rest = piece,
             }
         }
         self.rests = true;

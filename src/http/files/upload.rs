@@ -103,8 +103,8 @@ async fn store(
     let owner = core.accounts.user_of(principal).await?;
     let mut upload = core.files.begin(owner, body.announced()).await?;
     let pace = Pace::default();
-    let rate = core.files.config().file_min_rate;
-    let mut pieces = Pieces::new(body, &pace, rate);
+    body.keep_rate(core.files.config().file_min_rate);
+    let mut pieces = Pieces::new(body, &pace);
     let taken = take_parts(&mut pieces, &pace, boundary, &mut upload).await;
     // What the body itself was refused for says more than that its parts ended.
     let refused = pieces.take_refusal();

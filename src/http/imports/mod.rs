@@ -3,6 +3,8 @@
 
 mod progress;
 
+use std::io;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -13,7 +15,7 @@ use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
 use bytes::Bytes;
 use futures_util::stream;
-use hyper::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderName, HeaderValue, LOCATION};
+use hyper::header::{CONTENT_TYPE, HeaderName, HeaderValue, LOCATION};
 use hyper::{HeaderMap, StatusCode};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -21,14 +23,16 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 use uuid::Uuid;
 
+use super::batch::decode::{Decoded, Encoding, decode_whole};
 use super::body::{self, BodyLimits, LimitedBody};
 use super::error::ApiError;
-use super::files::{Pace, Pieces};
-use super::json::takes_json;
+use super::events::encoding;
+use super::json::{self, StartCheck};
 use super::{Core, Face, path, query};
 use crate::auth::{Principal, Scope};
 use crate::files::{FilesError, StoredFile};
 use crate::imports::{Allowed, Kind, Mapping, Plan};
+use crate::ingest::text;
 
 /// What a file is called that was sent as lines.
 const NAME: &str = "lines.jsonl";
@@ -129,7 +133,8 @@ fn scope(kind: Kind) -> Scope {
 /// The file that a request names, or that its lines become.
 async fn file(core: &Core, owner: Option<Uuid>, request: Request) -> Result<StoredFile, ApiError> {
     let (head, body) = request.into_parts();
-    let limits = match content(&head.headers)? {
+    let (content, encoding) = (content(&head.headers)?, encoding(&head.headers)?);
+    let limits = match content {
         Content::Name => BodyLimits {
             bytes: MAX_NAME_BYTES,
             setting: "a body that names a file",
@@ -138,9 +143,9 @@ async fn file(core: &Core, owner: Option<Uuid>, request: Request) -> Result<Stor
         Content::Lines => lines_limits(core),
     };
     let mut body = LimitedBody::new(&head, body, limits);
-    let file = match content(&head.headers)? {
-        Content::Name => named(core, owner, &mut body).await,
-        Content::Lines => lines(core, owner, &mut body).await,
+    let file = match content {
+        Content::Name => named(core, owner, &mut body, encoding).await,
+        Content::Lines => lines(core, owner, &mut body, encoding).await,
     };
     if file.is_err() {
         body.discard().await;
@@ -148,7 +153,7 @@ async fn file(core: &Core, owner: Option<Uuid>, request: Request) -> Result<Stor
     file
 }
 
-/// Beside [`Pieces`], which give a body more time the more of it comes.
+/// The time is for the first byte; what comes gives the body more (`FILE_MIN_RATE`).
 fn lines_limits(core: &Core) -> BodyLimits {
     BodyLimits {
         bytes: usize::try_from(core.files.config().max_file_bytes).unwrap_or(usize::MAX),
@@ -166,48 +171,67 @@ enum Content {
 }
 
 fn content(headers: &HeaderMap) -> Result<Content, ApiError> {
-    let declared = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    let essence = declared.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
-    let refuse = |message: &'static str, field: &'static str| {
-        let status = StatusCode::UNSUPPORTED_MEDIA_TYPE;
-        Err(ApiError::new(status, "unsupported_media_type", message).field(field))
-    };
-    match essence.as_str() {
-        _ if headers.contains_key(CONTENT_ENCODING) => {
-            refuse("lines are taken as they are, without a content-encoding", "content-encoding")
-        }
-        "" => Ok(Content::Name),
-        "application/json" => takes_json(headers).map(|()| Content::Name),
+    match json::media_type(headers)?.as_str() {
+        "" | "application/json" => Ok(Content::Name),
         "application/x-ndjson" | "application/ndjson" | "application/jsonl" | "application/x-jsonlines" => {
             Ok(Content::Lines)
         }
-        _ => refuse(
+        _ => Err(json::unsupported(
             "content-type takes application/json for a file's id, or application/x-ndjson for the lines themselves",
-            "content-type",
-        ),
+        )),
     }
 }
 
-async fn named(core: &Core, owner: Option<Uuid>, body: &mut LimitedBody) -> Result<StoredFile, ApiError> {
-    let whole = body::read_whole(body, &core.bodies).await?;
-    let named: Named = serde_json::from_slice(whole.bytes())
+async fn named(
+    core: &Core,
+    owner: Option<Uuid>,
+    body: &mut LimitedBody,
+    encoding: Encoding,
+) -> Result<StoredFile, ApiError> {
+    let whole = match encoding {
+        Encoding::Identity => body::read_whole(body, &core.bodies).await?,
+        encoding => decode_whole(body, encoding, &core.bodies).await?,
+    };
+    let named: Named = serde_json::from_slice(text::without_mark(&whole))
         .map_err(|_| ApiError::invalid("the body takes {\"file_id\": a file's id}").field("file_id"))?;
     Ok(core.files.find(owner, named.file_id).await?)
 }
 
-async fn lines(core: &Core, owner: Option<Uuid>, body: &mut LimitedBody) -> Result<StoredFile, ApiError> {
+/// Stores the lines of a body with its encoding taken off.
+async fn lines(
+    core: &Core,
+    owner: Option<Uuid>,
+    body: &mut LimitedBody,
+    encoding: Encoding,
+) -> Result<StoredFile, ApiError> {
     let announced = body.announced();
     if announced > body.limits().bytes as u64 {
         return Err(body.limits().too_large());
     }
-    let pace = Pace::default();
-    pace.expect_content();
-    let mut pieces = Pieces::new(body, &pace, core.files.config().file_min_rate);
-    match core.files.keep(owner, NAME, Some("application/x-ndjson"), announced, &mut pieces).await {
-        Ok(file) => Ok(file),
-        // Of what is wrong with the body, the body knows best.
-        Err(error) => Err(pieces.take_refusal().unwrap_or_else(|| error.into())),
-    }
+    body.keep_rate(core.files.config().file_min_rate);
+    let decoded = Decoded::new(body, encoding, &core.bodies).await?;
+    let mut refusal = None;
+    let pieces = stream::unfold(
+        (decoded, StartCheck::default(), &mut refusal),
+        |(mut decoded, mut start, refusal)| async move {
+            let piece = match decoded.next().await {
+                Ok(None) => return None,
+                Ok(Some(piece)) => start.look(&piece).map(|()| piece),
+                Err(refusal) => Err(refusal),
+            };
+            let piece = piece.map_err(|why| {
+                *refusal = Some(why);
+                io::Error::from(io::ErrorKind::InvalidData)
+            });
+            Some((piece, (decoded, start, refusal)))
+        },
+    );
+    let kept = {
+        let pieces = pin!(pieces);
+        core.files.keep(owner, NAME, Some("application/x-ndjson"), announced, pieces).await
+    };
+    // Of what is wrong with the body, the body knows best.
+    kept.map_err(|error| refusal.unwrap_or_else(|| error.into()))
 }
 
 /// `GET /api/files/{id}/rejected`: NDJSON.

@@ -28,7 +28,7 @@ use super::super::batch::decode::{Decoded, Encoding};
 use super::super::body::{BodyLimits, BodyShare, LimitedBody};
 use super::super::connection::Line;
 use super::super::error::ApiError;
-use super::super::json::{json, takes_json};
+use super::super::json::{check_start, json, takes_json};
 use super::super::openapi::bodies::{RecordBody, RecordShape};
 use super::super::{Core, Face, events, not_found};
 use super::{StressStores, collection, collection_and_id};
@@ -176,7 +176,7 @@ async fn hold(
     };
     let mut share = BodyShare::new(&stress.large_memory);
     let mut whole = Vec::new();
-    let mut decoded = Decoded::new(body, encoding, &stress.large_memory)?;
+    let mut decoded = Decoded::new(body, encoding, &stress.large_memory).await?;
     while let Some(piece) = decoded.next().await? {
         if whole.capacity() == 0 {
             whole.reserve_exact(room);
@@ -185,6 +185,7 @@ async fn hold(
         whole.extend_from_slice(&piece);
     }
     let whole = Bytes::from(whole);
+    check_start(&whole)?;
     let draft = Draft::parse(&whole, core.limits.max_json_depth)?;
     Ok(Held { draft, share, turn })
 }
