@@ -5,8 +5,10 @@ use serde_json::{Value, json};
 
 use crate::conversations::{CONVERSATIONS, link, make};
 use crate::support::accounts::send;
+use crate::support::imports::{ended, process};
 use crate::support::postgres::TestDatabase;
-use crate::support::service::{Answer, Service};
+use crate::support::service::{Answer, Service, eventually};
+use crate::support::sse::EventStream;
 
 fn contents(answer: &Answer) -> Vec<String> {
     let json = answer.json();
@@ -163,7 +165,7 @@ async fn a_key_makes_a_retry_harmless_and_goes_with_one_body() {
     client.execute("update message_keys set at = now() - interval '2 days'", &[]).await.unwrap();
     drop(service);
     let service = Service::start(database.url(), &[]).await;
-    crate::support::service::eventually("old keys go", async || {
+    eventually("old keys go", async || {
         let left: i64 = client.query_one("select count(*) from message_keys", &[]).await.unwrap().get(0);
         (left == 0).then_some(())
     })
@@ -247,4 +249,97 @@ async fn what_cannot_be_taken_is_refused_by_name() {
         assert_eq!((nothing.status.as_u16(), nothing.error_code().as_str()), (404, "not_found"), "{id}");
     }
     assert_eq!(service.get(&path).await.json(), json!([]), "nothing of it was stored");
+}
+
+#[tokio::test]
+async fn messages_of_chat_sdks_come_back_as_they_were_sent() {
+    let database = TestDatabase::create().await;
+    let service = Service::start(database.url(), &[]).await;
+    let conversation = make(&service, "").await;
+    let path = format!("{conversation}/messages");
+    let mut live = EventStream::open(&service, &format!("{path}?live=sse"), &[]).await;
+    let calls =
+        json!([{"id": "call_1", "type": "function", "function": {"name": "time", "arguments": "{}"}}]);
+    let parts = json!([
+        {"type": "text", "text": "What is on it?"},
+        {"type": "image_url", "image_url": {"url": "https://example.com/a.png", "detail": "low"}},
+    ]);
+    let sent = json!([
+        {"role": "developer", "content": "Be brief."},
+        {"role": "user", "content": parts, "name": "ada"},
+        {"role": "assistant", "content": null, "tool_calls": calls, "refusal": null},
+        {"role": "assistant", "tool_calls": calls},
+        {"role": "tool", "tool_call_id": "call_1", "content": "noon"},
+        {"role": "function", "name": "time", "content": "noon"},
+        {"role": "assistant", "content": "At noon.", "annotations": [{"type": "x"}]},
+    ]);
+    let answer = send(&service, "POST", &path, "", &sent).await;
+    assert_eq!(answer.status.as_u16(), 201, "{:?}", answer.body);
+    let added = answer.json();
+    for (message, sent) in added.as_array().unwrap().iter().zip(sent.as_array().unwrap()) {
+        for name in ["role", "content", "name", "tool_calls", "tool_call_id", "annotations"] {
+            assert_eq!(message[name], sent[name], "{name} {message}");
+        }
+        assert!(message.get("content").is_some() && message.get("refusal").is_none(), "{message}");
+        assert_eq!(message["done"], true);
+    }
+    // The same wherever they are read.
+    assert_eq!(service.get(&path).await.json(), added);
+    for message in added.as_array().unwrap() {
+        let one = service.get(&format!("{path}/{}", message["id"].as_str().unwrap())).await;
+        assert_eq!(&one.json(), message);
+        let event = live.next().await.unwrap().unwrap();
+        assert_eq!(serde_json::from_str::<Value>(&event.data).unwrap(), *message);
+    }
+    eventually("the text of parts is found", async || {
+        let found = service.get("/api/conversations?q=%22on%20it%22").await.json();
+        (found.as_array().unwrap().len() == 1).then_some(())
+    })
+    .await;
+
+    let in_parts = format!("{path}/{}/append", added[1]["id"].as_str().unwrap());
+    let refused = send(&service, "POST", &in_parts, "", &json!({"at": 0, "content": "x"})).await;
+    assert_eq!((refused.status.as_u16(), refused.error_code().as_str()), (409, "message_done"));
+    for (bad, field) in [
+        (json!({"role": "bot", "content": "x"}), "role"),
+        (json!({"role": "assistant", "content": null}), "content"),
+        (json!({"role": "assistant"}), "content"),
+        (json!({"role": "user", "content": []}), "content"),
+        (json!({"role": "user", "content": ["x"]}), "content"),
+        (json!({"role": "user", "content": [{"text": "x"}]}), "content"),
+        (json!({"role": "user", "content": 7}), "content"),
+        (json!({"role": "user", "content": {"type": "text"}}), "content"),
+        (json!({"role": "user", "content": "x", "tool_calls": {}}), "tool_calls"),
+        (json!({"role": "user", "content": [{"type": "text", "text": "x"}], "done": false}), "done"),
+        (json!({"role": "user", "content": "x", "unknown": 1}), "unknown"),
+    ] {
+        let answer = send(&service, "POST", &path, "", &bad).await;
+        assert_eq!((answer.status.as_u16(), &answer.json()["error"]["field"]), (400, &json!(field)), "{bad}");
+    }
+    let numbers = vec!["1e131071"; 100].join(",");
+    let large = format!("{{\"role\":\"user\",\"content\":[{{\"type\":\"x\",\"n\":[{numbers}]}}]}}");
+    let answer = service.request("POST", &path, &[("content-type", "application/json")], large).await;
+    assert_eq!((answer.status.as_u16(), answer.error_code().as_str()), (413, "too_large"));
+
+    let lines: Vec<String> = sent
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|message| {
+            let mut line = message.clone();
+            line["conversation_id"] = json!(conversation.rsplit('/').next().unwrap());
+            line.to_string()
+        })
+        .collect();
+    let file = process(&service, "?kind=message", "", &lines.join("\n")).await;
+    let progress = ended(&service, "", &file).await;
+    assert_eq!(progress["stored"], 7, "{progress}");
+    let all = service.get(&path).await.json();
+    for (imported, message) in all.as_array().unwrap()[7..].iter().zip(added.as_array().unwrap()) {
+        for name in ["role", "content", "name", "tool_calls", "tool_call_id", "annotations"] {
+            assert_eq!(imported[name], message[name]);
+        }
+        let event = live.next().await.unwrap().unwrap();
+        assert_eq!(serde_json::from_str::<Value>(&event.data).unwrap(), *imported);
+    }
 }

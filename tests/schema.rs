@@ -35,7 +35,17 @@ async fn two_nodes_that_start_at_once_migrate_an_empty_database_once() {
     }
     assert_eq!(
         names(&database, "select name from tidegate_migrations order by version").await,
-        ["events", "exactly_once", "records", "auth", "conversations", "files", "imports"]
+        [
+            "events",
+            "exactly_once",
+            "records",
+            "auth",
+            "conversations",
+            "files",
+            "imports",
+            "write_only_keys",
+            "chat_messages"
+        ]
     );
 }
 
@@ -51,7 +61,7 @@ async fn a_database_that_is_newer_or_not_utf8_is_refused() {
     let (status, _, stderr) = run(&["serve"], &[("DATABASE_URL", database.url()), ("PORT", "0")]).await;
     assert_eq!(status.code(), Some(1));
     assert!(
-        stderr.contains("the database is newer than this binary: it is at migration 99, this binary knows 7"),
+        stderr.contains("the database is newer than this binary: it is at migration 99, this binary knows 9"),
         "{stderr}"
     );
 

@@ -1,5 +1,5 @@
 -- Adds the messages of several requests. $1 to $4: of each request its conversation, whose that has to be, its key and the
--- hash of its body; $5 to $11: of each message the number of its request, and what it is. A request whose key is known is
+-- hash of its body; $5 to $12: of each message the number of its request, and what it is. A request whose key is known is
 -- not done again. Those who add to a conversation hold its lock (try_locks.sql), so keys and times are nobody else's. A key is
 -- there once.
 with mine as (
@@ -19,10 +19,10 @@ with mine as (
     where request.conversation_id = any((select current_setting('tidegate.locked')::uuid[])::uuid[])
 ), new as (
     select mine.request, mine.conversation_id, mine.key, mine.hash,
-        m.id, m.role, m.content, m.token_count, m.metadata, m.done,
+        m.id, m.role, m.content, m.token_count, m.metadata, m.done, m.extra,
         row_number() over (partition by mine.conversation_id order by m.place) - 1 as nth
-    from unnest($5::integer[], $6::uuid[], $7::text[], $8::text[], $9::integer[], $10::jsonb[], $11::boolean[])
-        with ordinality as m (request, id, role, content, token_count, metadata, done, place)
+    from unnest($5::integer[], $6::uuid[], $7::text[], $8::text[], $9::integer[], $10::jsonb[], $11::boolean[],
+        $12::jsonb[]) with ordinality as m (request, id, role, content, token_count, metadata, done, extra, place)
     full join mine on mine.request = m.request
     where coalesce(mine.request, 0) > 0 and mine.first is null
 ), touched as (
@@ -37,8 +37,8 @@ with mine as (
     from new full join touched on touched.conversation_id = new.conversation_id
     where coalesce(touched.first, 'infinity') < 'infinity'
 ), added as (
-    insert into {schema}.messages (id, conversation_id, role, content, timestamp, token_count, metadata)
-    select id, conversation_id, role, content, at, token_count, metadata from placed
+    insert into {schema}.messages (id, conversation_id, role, content, timestamp, token_count, metadata, extra)
+    select id, conversation_id, role, content, at, token_count, metadata, extra from placed
 ), begun as (
     insert into {schema}.message_drafts (message_id, length, bytes)
     select id, char_length(content), octet_length(content) from placed where not done
@@ -53,7 +53,7 @@ with mine as (
     select nextval('{schema}.change_numbers'), 'conversation:' || conversation_id, id::text, 'create', at, at,
         jsonb_build_object(
             'role', role, 'content', content, 'token_count', token_count, 'metadata', metadata, 'done', done
-        )
+        ) || case when extra is null then '{}'::jsonb else jsonb_build_object('extra', extra) end
     from (select * from placed order by conversation_id, at) as placed
 )
 select mine.request::integer as request, mine.known, mine.ids, coalesce(mine.first, new.first) as first

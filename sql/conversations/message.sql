@@ -1,5 +1,6 @@
 -- A message, by its id: a conversation may have any number of them.
 select m.id, m.conversation_id, m.role, m.timestamp, m.token_count, m.metadata::text as metadata,
+    m.extra::text as extra,
     d.message_id is null as done,
     case when d.message_id is null then m.content else m.content || coalesce(
         (select string_agg(p.content, '' order by p.at) from {schema}.message_pieces p where p.message_id = m.id), ''

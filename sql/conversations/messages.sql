@@ -14,7 +14,8 @@ cross join lateral (
 left join lateral (
     with page as (
         select m.*, d.bytes is null as done,
-            coalesce(d.bytes, octet_length(m.content)) + octet_length(m.metadata::text) as bytes
+            coalesce(d.bytes, octet_length(m.content)) + octet_length(m.metadata::text)
+                + coalesce(octet_length(m.extra::text), 0) as bytes
         from {schema}.messages m
         left join lateral (
             select d.bytes from {schema}.message_drafts d where d.message_id = m.id limit 1
@@ -29,6 +30,7 @@ left join lateral (
         window nearest as (order by page.timestamp {direction}, page.id {direction})
     )
     select id, conversation_id, role, sized.timestamp, token_count, metadata::text as metadata, done,
+        case when fits then extra::text end as extra,
         case when not fits then null when done then content else content || coalesce(
             (select string_agg(p.content, '' order by p.at) from {schema}.message_pieces p where p.message_id = sized.id), ''
         ) end as content,

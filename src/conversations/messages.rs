@@ -2,6 +2,7 @@
 
 use uuid::Uuid;
 
+use super::chat::Said;
 use super::model::{Message, Metadata, Micros, Role};
 
 /// A message that is to be added.
@@ -10,7 +11,7 @@ pub struct NewMessage {
     /// Who says it.
     pub role: Role,
     /// What is said.
-    pub content: String,
+    pub said: Said,
     /// Tokens, as the client counted them.
     pub token_count: Option<i32>,
     /// What its owner keeps with it.
@@ -44,7 +45,8 @@ pub(super) fn added(conversation: Uuid, new: Vec<NewMessage>, ids: &[Uuid], firs
         id: *id,
         conversation_id: conversation,
         role: new.role,
-        content: new.content,
+        content: new.said.content,
+        extra: new.said.extra,
         timestamp: Micros(first.0.saturating_add(place)),
         token_count: new.token_count,
         metadata: new.metadata,

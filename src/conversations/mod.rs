@@ -11,6 +11,7 @@
 //!
 //! Whose a conversation is decides what is there: one of another's is not found, whoever asks.
 
+mod chat;
 mod list;
 mod live;
 mod messages;
@@ -26,6 +27,7 @@ mod writing;
 
 use std::sync::Arc;
 
+pub use chat::{CHAT_MEMBERS, Extra, Said, Unspeakable, read as read_said};
 pub use list::{ListQuery, MessageQuery, Page, parse_live};
 pub use live::{Event, EventKind, Live, LiveEnd, Token};
 pub use messages::{Added, Key, NewMessage};

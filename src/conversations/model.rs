@@ -3,10 +3,13 @@
 use std::fmt;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use serde::ser::SerializeMap;
 use serde::{Serialize, Serializer};
 use serde_json::value::RawValue;
 use time::OffsetDateTime;
 use uuid::Uuid;
+
+use super::chat::{self, Extra};
 
 /// A time in microseconds of Unix time: as fine as Postgres keeps it, and messages are ordered by it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -101,33 +104,45 @@ pub struct Conversation {
 pub enum Role {
     /// Whoever wrote the instructions.
     System,
+    /// The same, as newer models call it.
+    Developer,
     /// A person.
     User,
     /// A model.
     Assistant,
     /// A tool that a model called.
     Tool,
+    /// The same, as older models call it.
+    Function,
 }
 
 impl Role {
+    /// Every role.
+    pub const ALL: [Self; 6] =
+        [Self::System, Self::Developer, Self::User, Self::Assistant, Self::Tool, Self::Function];
+    /// What a role takes, for refusals.
+    pub const TAKES: &str = "takes system, developer, user, assistant, tool or function";
+
     /// The role that a word names.
     pub fn parse(word: &str) -> Option<Self> {
-        [Self::System, Self::User, Self::Assistant, Self::Tool].into_iter().find(|role| role.name() == word)
+        Self::ALL.into_iter().find(|role| role.name() == word)
     }
 
     /// The word for it.
     pub fn name(self) -> &'static str {
         match self {
             Self::System => "system",
+            Self::Developer => "developer",
             Self::User => "user",
             Self::Assistant => "assistant",
             Self::Tool => "tool",
+            Self::Function => "function",
         }
     }
 }
 
 /// A message.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone)]
 pub struct Message {
     /// Its id, a UUIDv7.
     pub id: Uuid,
@@ -135,8 +150,10 @@ pub struct Message {
     pub conversation_id: Uuid,
     /// Who says it.
     pub role: Role,
-    /// What is said, so far if it is being written.
+    /// The text of what is said, so far if it is being written.
     pub content: String,
+    /// What is said beside text.
+    pub extra: Option<Extra>,
     /// When it was added; messages are ordered by it, then by their ids.
     pub timestamp: Micros,
     /// Tokens, as the client counted them.
@@ -145,6 +162,21 @@ pub struct Message {
     pub metadata: Metadata,
     /// Whether nothing more is added to it.
     pub done: bool,
+}
+
+impl Serialize for Message {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(None)?;
+        map.serialize_entry("id", &self.id)?;
+        map.serialize_entry("conversation_id", &self.conversation_id)?;
+        map.serialize_entry("role", &self.role)?;
+        chat::write(&mut map, &self.content, self.extra.as_ref())?;
+        map.serialize_entry("timestamp", &self.timestamp)?;
+        map.serialize_entry("token_count", &self.token_count)?;
+        map.serialize_entry("metadata", &self.metadata)?;
+        map.serialize_entry("done", &self.done)?;
+        map.end()
+    }
 }
 
 #[cfg(test)]
@@ -166,10 +198,10 @@ mod tests {
 
     #[test]
     fn every_role_reads_back_what_it_is_called() {
-        for word in ["system", "user", "assistant", "tool"] {
+        for word in ["system", "developer", "user", "assistant", "tool", "function"] {
             assert_eq!(Role::parse(word).unwrap().name(), word);
         }
-        for word in ["", "User", "function", "user "] {
+        for word in ["", "User", "bot", "user "] {
             assert_eq!(Role::parse(word), None, "{word}");
         }
     }

@@ -8,6 +8,7 @@ use tokio_postgres::Row;
 use tokio_postgres::types::Type;
 use uuid::Uuid;
 
+use super::chat::Extra;
 use super::list::ListQuery;
 use super::model::{Conversation, Message, Metadata, Role};
 use super::place::Place;
@@ -250,11 +251,18 @@ pub(super) fn message(row: &Row) -> Result<Message, DbError> {
         // The table's check keeps other words out.
         role: Role::parse(row.try_get("role")?).unwrap_or(Role::System),
         content: row.try_get("content")?,
+        extra: extra(row)?,
         timestamp: row.try_get::<_, SystemTime>("timestamp")?.into(),
         token_count: row.try_get("token_count")?,
         metadata: metadata(row)?,
         done: row.try_get("done")?,
     })
+}
+
+fn extra(row: &Row) -> Result<Option<Extra>, DbError> {
+    let extra: Option<String> = row.try_get("extra")?;
+    // What Postgres writes of a jsonb is JSON.
+    Ok(extra.and_then(|extra| RawValue::from_string(extra).ok()).map(Extra::new))
 }
 
 fn metadata(row: &Row) -> Result<Metadata, DbError> {

@@ -20,6 +20,7 @@ const MIGRATIONS: &[(&str, &str)] = &[
     ("V6__files", include_str!("../../sql/migrations/V6__files.sql")),
     ("V7__imports", include_str!("../../sql/migrations/V7__imports.sql")),
     ("V8__write_only_keys", include_str!("../../sql/migrations/V8__write_only_keys.sql")),
+    ("V9__chat_messages", include_str!("../../sql/migrations/V9__chat_messages.sql")),
 ];
 
 /// Why a database cannot be used.

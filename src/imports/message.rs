@@ -6,9 +6,10 @@ use super::parse::Message;
 use crate::ingest::row::{postgres_timestamp, put_field, put_jsonb, put_null};
 
 /// The columns of `messages` that a tuple fills, in the tuple's order.
-pub(super) const COLUMNS: &str = "id, conversation_id, role, content, timestamp, token_count, metadata";
+pub(super) const COLUMNS: &str =
+    "id, conversation_id, role, content, timestamp, token_count, metadata, extra";
 
-const FIELDS: i16 = 7;
+const FIELDS: i16 = 8;
 
 /// Appends a tuple to `out`; `at_us` is in microseconds of Unix time.
 pub(super) fn encode(out: &mut Vec<u8>, id: Uuid, at_us: i64, message: &Message<'_>) {
@@ -23,4 +24,8 @@ pub(super) fn encode(out: &mut Vec<u8>, id: Uuid, at_us: i64, message: &Message<
         None => put_null(out),
     }
     put_jsonb(out, message.metadata.as_bytes());
+    match &message.extra {
+        Some(extra) => put_jsonb(out, extra.as_bytes()),
+        None => put_null(out),
+    }
 }

@@ -81,11 +81,25 @@ pub enum Field {
     Timestamp,
     /// Whatever else belongs to a conversation or message.
     Metadata,
+    /// The name of who speaks, or of the function.
+    Name,
+    /// Tools that a message calls.
+    ToolCalls,
+    /// The call that a tool's message answers.
+    ToolCallId,
+    /// A function that a message calls.
+    FunctionCall,
+    /// Why a model does not answer.
+    Refusal,
+    /// What belongs to places of the content.
+    Annotations,
+    /// Speech.
+    Audio,
 }
 
 impl Field {
     /// Every field.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 18] = [
         Self::Kind,
         Self::Payload,
         Self::TraceId,
@@ -97,6 +111,24 @@ impl Field {
         Self::TokenCount,
         Self::Timestamp,
         Self::Metadata,
+        Self::Name,
+        Self::ToolCalls,
+        Self::ToolCallId,
+        Self::FunctionCall,
+        Self::Refusal,
+        Self::Annotations,
+        Self::Audio,
+    ];
+
+    /// Those of a message beside its content, by their names in [`crate::conversations::CHAT_MEMBERS`].
+    pub(super) const OF_CHAT: [Self; 7] = [
+        Self::Name,
+        Self::ToolCalls,
+        Self::ToolCallId,
+        Self::FunctionCall,
+        Self::Refusal,
+        Self::Annotations,
+        Self::Audio,
     ];
 
     /// The word for it, which is also the member that holds it where no mapping says otherwise.
@@ -113,6 +145,13 @@ impl Field {
             Self::TokenCount => "token_count",
             Self::Timestamp => "timestamp",
             Self::Metadata => "metadata",
+            Self::Name => "name",
+            Self::ToolCalls => "tool_calls",
+            Self::ToolCallId => "tool_call_id",
+            Self::FunctionCall => "function_call",
+            Self::Refusal => "refusal",
+            Self::Annotations => "annotations",
+            Self::Audio => "audio",
         }
     }
 }
@@ -142,7 +181,8 @@ impl Mapping {
     pub fn set(&mut self, name: &str, member: &str) -> Result<(), ImportsError> {
         let Some(field) = Field::ALL.into_iter().find(|field| field.name() == name) else {
             let message = "a mapping takes kind, payload, trace_id, id, title, conversation_id, role, content, \
-                           token_count, timestamp or metadata";
+                           token_count, timestamp, metadata, name, tool_calls, tool_call_id, function_call, refusal, \
+                           annotations or audio";
             return Err(ImportsError::invalid("map", message));
         };
         if member.is_empty() || member.len() > MAX_NAME_BYTES || member.contains('\0') {
@@ -311,6 +351,8 @@ mod tests {
         for (place, field) in Field::ALL.into_iter().enumerate() {
             assert_eq!(field as usize, place);
         }
+        let of_chat = crate::conversations::CHAT_MEMBERS.map(|(name, _)| name);
+        assert_eq!(Field::OF_CHAT.map(Field::name), of_chat);
         let allowed = Allowed::which(|kind| kind == Kind::Message);
         assert_eq!(allowed.names(), ["message"]);
         assert!(!allowed.has(Kind::Event));

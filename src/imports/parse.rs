@@ -11,6 +11,7 @@ use time::format_description::well_known::Rfc3339;
 use uuid::Uuid;
 
 use super::model::{Field, Kind, Limits, Plan};
+use crate::conversations::{Role, read_said};
 use crate::ingest::json::{self, JsonLimits, Verdict};
 
 /// Why a line is left out.
@@ -50,7 +51,9 @@ pub(super) struct Conversation<'a> {
 pub(super) struct Message<'a> {
     pub(super) conversation: Uuid,
     pub(super) role: &'static str,
-    pub(super) content: Cow<'a, str>,
+    pub(super) content: String,
+    /// An object that `jsonb` takes; see [`crate::conversations::Extra`].
+    pub(super) extra: Option<String>,
     /// Microseconds of Unix time.
     pub(super) timestamp_us: Option<i64>,
     pub(super) token_count: Option<i32>,
@@ -136,19 +139,24 @@ impl<'a> Parser<'a> {
 
     fn message<'l>(&self, members: &Members<'l>) -> Result<Message<'l>, Reason> {
         let role = members.text(Field::Role, 16)?.ok_or("role is missing")?;
-        let role = ["system", "user", "assistant", "tool"]
-            .into_iter()
-            .find(|known| *known == role)
-            .ok_or("role takes system, user, assistant or tool")?;
+        let role = Role::parse(&role).ok_or_else(|| format!("role {}", Role::TAKES))?.name();
         let count = |raw: &str| raw.parse().ok().filter(|count| *count >= 0);
         let token_count = match members.get(Field::TokenCount) {
             None => None,
             Some(raw) => Some(count(raw).ok_or("token_count takes a whole number from 0 to 2147483647")?),
         };
+        let others: Vec<(&'static str, &str)> = Field::OF_CHAT
+            .into_iter()
+            .filter_map(|field| Some((field.name(), members.get(field)?)))
+            .collect();
+        let (bytes, depth) = (self.limits.message_bytes, self.limits.json_depth);
+        let said = read_said(members.get(Field::Content), &others, bytes, depth);
+        let said = said.map_err(|unspeakable| format!("{} {}", unspeakable.member, unspeakable.why))?;
         Ok(Message {
             conversation: members.uuid(Field::ConversationId)?.ok_or("conversation_id is missing")?,
             role,
-            content: members.text(Field::Content, self.limits.message_bytes)?.ok_or("content is missing")?,
+            content: said.content,
+            extra: said.extra.map(|extra| extra.as_str().to_owned()),
             timestamp_us: self.timestamp(members)?,
             token_count,
             metadata: self.metadata(members)?,
@@ -313,6 +321,7 @@ mod tests {
             conversation: ID.parse().unwrap(),
             role: "user",
             content: "a\"é".into(),
+            extra: None,
             timestamp_us: Some(1_000_000),
             token_count: Some(3),
             metadata: r#"{"a":1}"#,
@@ -365,13 +374,16 @@ mod tests {
                 "trace_id takes 1 to 128 visible ASCII characters",
             ),
             (r#"{"kind":"message"}"#.into(), "role is missing"),
-            (message(r#","role":"bot""#), "role takes system, user, assistant or tool"),
+            (message(r#","role":"bot""#), "role takes system, developer, user, assistant, tool or function"),
             (message(r#","conversation_id":"7""#), "conversation_id takes a UUID"),
-            (message(r#","content":null"#), "content is missing"),
-            (message(r#","content":7"#), "content takes text without U+0000"),
-            (message(r#","content":"\u0000""#), "content takes text without U+0000"),
-            (message(r#","content":"\ud800""#), "content takes text without U+0000"),
-            (message(r#","content":"aaaaaaaaaaaaa""#), "content is longer than 12 bytes"),
+            (message(r#","content":null"#), "content has to be there, or tool_calls"),
+            (
+                message(r#","content":7"#),
+                "content takes a text, or a list of parts, each an object with a type",
+            ),
+            (message(r#","content":"\u0000""#), "content cannot be stored: it holds \\u0000"),
+            (message(r#","content":"\ud800""#), "content cannot be stored: it holds half a surrogate pair"),
+            (message(r#","content":"aaaaaaaaaaaaa""#), "content takes up to 12 bytes (MAX_MESSAGE_BYTES)"),
             (message(r#","token_count":-1"#), "token_count takes a whole number from 0 to 2147483647"),
             (message(r#","token_count":1.5"#), "token_count takes a whole number from 0 to 2147483647"),
             (

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use uuid::Uuid;
 
+use super::super::chat::Extra;
 use super::super::model::{Message, Metadata, Micros, Role};
 use super::super::place::Place;
 use super::token::Token;
@@ -54,6 +55,7 @@ pub struct Event {
 struct Created {
     role: String,
     content: String,
+    extra: Option<Box<RawValue>>,
     token_count: Option<i32>,
     metadata: Box<RawValue>,
     done: bool,
@@ -104,6 +106,7 @@ pub(super) fn created(conversation: Uuid, change: &Change) -> Bytes {
             conversation_id: conversation,
             role: Role::parse(&created.role).unwrap_or(Role::System),
             content: created.content,
+            extra: created.extra.map(Extra::new),
             timestamp: place.at,
             token_count: created.token_count,
             metadata: Metadata::new(created.metadata),

@@ -117,7 +117,8 @@ impl Write {
             Self::Append(growth) => growth.piece.content.len(),
             Self::Add(addition) => {
                 let bytes = |message: &NewMessage| {
-                    MESSAGE_BYTES + message.content.len() + message.metadata.as_str().len()
+                    let extra = message.said.extra.as_ref().map_or(0, |extra| extra.as_str().len());
+                    MESSAGE_BYTES + message.said.content.len() + extra + message.metadata.as_str().len()
                 };
                 addition.messages.iter().map(bytes).sum()
             }

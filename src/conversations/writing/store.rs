@@ -152,7 +152,7 @@ enum Columns<'a> {
     },
 }
 
-/// Of each request four columns, of each message seven.
+/// Of each request four columns, of each message eight.
 #[derive(Default)]
 struct Additions<'a> {
     conversations: Vec<Uuid>,
@@ -166,6 +166,7 @@ struct Additions<'a> {
     counts: Vec<Option<i32>>,
     metadata: Vec<JsonText<'a>>,
     are_done: Vec<bool>,
+    extras: Vec<Option<JsonText<'a>>>,
 }
 
 impl<'a> Columns<'a> {
@@ -244,10 +245,12 @@ impl<'a> Additions<'a> {
         for message in &addition.messages {
             self.requests.push(request);
             self.roles.push(message.role.name());
-            self.contents.push(&message.content);
+            self.contents.push(&message.said.content);
             self.counts.push(message.token_count);
             self.metadata.push(JsonText(message.metadata.as_str().as_bytes()));
             self.are_done.push(message.done);
+            let extra = message.said.extra.as_ref();
+            self.extras.push(extra.map(|extra| JsonText(extra.as_str().as_bytes())));
         }
     }
 
@@ -264,6 +267,7 @@ impl<'a> Additions<'a> {
             (&self.counts, Type::INT4_ARRAY),
             (&self.metadata, Type::JSONB_ARRAY),
             (&self.are_done, Type::BOOL_ARRAY),
+            (&self.extras, Type::JSONB_ARRAY),
         ]
     }
 }

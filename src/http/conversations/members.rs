@@ -85,7 +85,7 @@ impl<'a> Members<'a> {
     }
 
     /// The text of a value that is there and not null, if Postgres can keep it.
-    fn value(&mut self, name: &str) -> Result<Option<&'a str>, ApiError> {
+    pub(super) fn value(&mut self, name: &str) -> Result<Option<&'a str>, ApiError> {
         let Some(place) = self.members.iter().position(|(member, _)| member == name) else { return Ok(None) };
         let (_, value) = self.members.swap_remove(place);
         match json::classify(value.get().as_bytes(), self.max_depth) {

@@ -18,7 +18,7 @@ use super::super::{Core, Face, query};
 use super::members::Members;
 use super::{PATH, answer, conversation_id, header, live, message_id, page_answer, read_body};
 use crate::auth::Principal;
-use crate::conversations::{Key, MessageQuery, Metadata, NewMessage, Role};
+use crate::conversations::{CHAT_MEMBERS, Key, MessageQuery, Metadata, NewMessage, Role, read_said};
 
 const IDEMPOTENCY_KEY: &str = "idempotency-key";
 /// The longest key, in characters.
@@ -146,7 +146,7 @@ fn new_messages(core: &Core, body: &[u8]) -> Result<(Vec<NewMessage>, bool), Api
     }
     let messages = each
         .into_iter()
-        .map(|members| new_message(members, config.max_message_bytes, config.max_metadata_bytes));
+        .map(|members| new_message(members, config.max_message_bytes, config.max_metadata_bytes, depth));
     Ok((messages.collect::<Result<_, _>>()?, is_array))
 }
 
@@ -154,20 +154,33 @@ fn new_message(
     mut members: Members<'_>,
     max_bytes: usize,
     max_metadata_bytes: usize,
+    max_depth: usize,
 ) -> Result<NewMessage, ApiError> {
     let role = members.needed_text("role")?;
-    let role =
-        Role::parse(&role).ok_or_else(|| members.refuse("role", "takes system, user, assistant or tool"))?;
-    let content = members.needed_text("content")?;
-    if content.len() > max_bytes {
-        return Err(members.too_large("content", max_bytes, "MAX_MESSAGE_BYTES"));
+    let role = Role::parse(&role).ok_or_else(|| members.refuse("role", Role::TAKES))?;
+    let content = members.value("content")?;
+    let mut others = Vec::new();
+    for (name, _) in CHAT_MEMBERS {
+        others.extend(members.value(name)?.map(|raw| (name, raw)));
+    }
+    let said = read_said(content, &others, max_bytes, max_depth).map_err(|unspeakable| match unspeakable
+        .is_too_large
+    {
+        true => members.too_large(unspeakable.member, max_bytes, "MAX_MESSAGE_BYTES"),
+        false => members.refuse(unspeakable.member, &unspeakable.why),
+    })?;
+    let done = members.truth("done")?.unwrap_or(true);
+    if !done && !said.is_text() {
+        return Err(
+            members.refuse("done", "takes true for content that is not a text: nothing can be added to it")
+        );
     }
     let new = NewMessage {
         role,
-        content,
+        said,
         token_count: members.number("token_count")?,
         metadata: members.metadata(max_metadata_bytes)?.unwrap_or_else(Metadata::empty),
-        done: members.truth("done")?.unwrap_or(true),
+        done,
     };
     members.end()?;
     Ok(new)
