@@ -49,8 +49,8 @@ async fn what_is_no_upload_is_refused_as_a_whole_and_leaves_nothing() {
         ("cut off in a boundary", after_good(b"------a-bou".to_vec()), invalid("body")),
         (
             "no filename",
-            body(&[good.clone(), raw("content-disposition: form-data; name=\"note\"\r\n\r\n", b"x")]),
-            invalid("note"),
+            body(&[raw("content-disposition: form-data; name=\"note\"\r\n\r\n", b"x")]),
+            invalid("file"),
         ),
         ("no head", body(&[good.clone(), raw("\r\n", b"x")]), invalid("body")),
         ("a head that is none", body(&[good.clone(), raw("nonsense\r\n\r\n", b"x")]), invalid("body")),
@@ -308,4 +308,35 @@ async fn an_upload_of_256_mib_takes_no_memory_to_speak_of() {
     );
     let grown = most().saturating_sub(before);
     assert!(grown < 16 << 20, "{grown} bytes");
+}
+
+#[tokio::test]
+async fn forms_are_taken_as_browsers_and_libraries_write_them() {
+    let (database, data) = (TestDatabase::create().await, Folder::new());
+    let service = Service::start(database.url(), &[("DATA_DIR", data.path())]).await;
+    let raw = |disposition: &str, content: &[u8]| {
+        let head = format!("--{BOUNDARY}\r\n{disposition}\r\n\r\n");
+        [head.as_bytes(), content, b"\r\n"].concat()
+    };
+    let form = body(&[
+        raw("content-disposition: form-data; name=\"note\"", &b"x".repeat(200_000)),
+        part("chosen.txt", "text/plain", b"hi"),
+        part("", "application/octet-stream", b""),
+        raw("Content-Disposition: form-data; name=empty", b""),
+        raw("Content-Disposition: form-data; NAME=\"file\"; FILENAME=\"a%22b%0D%0Ac.txt\"", b"1"),
+        raw(
+            "content-disposition: form-data; name=\"f\"; filename=\"x\"; filename*=UTF-8''%e2%82%ac.txt",
+            b"2",
+        ),
+        raw("content-disposition: form-data; name=\"f\"; filename=\"=?utf-8?B?w6kudHh0?=\"", b"3"),
+    ]);
+    let answer = upload(&service, "", form).await;
+    assert_eq!(answer.status.as_u16(), 201, "{:?}", answer.body);
+    let files = answer.json()["files"].as_array().unwrap().clone();
+    let names: Vec<&str> = files.iter().map(|file| file["filename"].as_str().unwrap()).collect();
+    assert_eq!(names, ["chosen.txt", "a\"b c.txt", "€.txt", "é.txt"]);
+    for (file, content) in files.iter().zip(["hi", "1", "2", "3"]) {
+        let path = format!("/api/files/{}", file["id"].as_str().unwrap());
+        assert_eq!(service.get(&path).await.body, content.as_bytes());
+    }
 }

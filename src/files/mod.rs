@@ -123,6 +123,11 @@ pub enum FilesError {
 }
 
 impl FilesError {
+    /// A file without a name.
+    pub fn nameless() -> Self {
+        Self::Invalid { field: "filename", message: "a file needs a name" }
+    }
+
     /// The error with its sources in one line.
     pub fn with_sources(&self) -> String {
         match self {

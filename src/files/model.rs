@@ -99,7 +99,7 @@ pub(super) fn file_name(said: &str) -> Result<String, FilesError> {
     let name = said.rsplit(['/', '\\']).next().unwrap_or_default().trim();
     let refuse = |message: &'static str| Err(FilesError::Invalid { field: "filename", message });
     match name {
-        "" | "." | ".." => refuse("a file needs a name"),
+        "" | "." | ".." => Err(FilesError::nameless()),
         name if name.len() > MAX_NAME_BYTES => refuse("a file's name takes at most 255 bytes"),
         _ if said.chars().any(char::is_control) => refuse("a file's name has no control characters"),
         name => Ok(name.to_owned()),

@@ -23,6 +23,7 @@ use uuid::Uuid;
 
 use super::super::connection::Line;
 use super::super::error::ApiError;
+use super::super::openapi::bodies::AnyBytes;
 use super::super::{Face, path};
 use super::range::{self, Part};
 use super::{deadline, disposition};
@@ -40,8 +41,8 @@ const PIECE_BYTES: u64 = 128 * 1024;
     summary = "A file's content",
     params(("id" = Uuid, Path, description = "The file"), ("range" = Option<String>, Header, description = "bytes=0-99"), ("if-none-match" = Option<String>, Header, description = "A tag that is known"), ("if-range" = Option<String>, Header, description = "The tag that the range is of")),
     responses(
-        (status = 200, description = "The content", body = Vec<u8>, content_type = "*/*", headers(("etag" = String, description = "Its content's hash"), ("content-disposition" = String, description = "Its name"))),
-        (status = 206, description = "A range of it", body = Vec<u8>, content_type = "*/*", headers(("content-range" = String, description = "Which"))),
+        (status = 200, description = "The content", body = AnyBytes, content_type = "*/*", headers(("etag" = String, description = "Its content's hash"), ("content-disposition" = String, description = "Its name"))),
+        (status = 206, description = "A range of it", body = AnyBytes, content_type = "*/*", headers(("content-range" = String, description = "Which"))),
         (status = 304, description = "It is the content that is known"),
         (status = 404, description = "There is no such file of one's own"),
         (status = 416, description = "It has no such range"),

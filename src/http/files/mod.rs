@@ -3,6 +3,7 @@
 mod disposition;
 mod download;
 mod multipart;
+mod part_name;
 mod range;
 mod upload;
 

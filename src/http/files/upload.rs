@@ -1,4 +1,4 @@
-//! `POST /api/files/upload`: `multipart/form-data` (RFC 7578), each part a file.
+//! `POST /api/files/upload`: `multipart/form-data` (RFC 7578), each part with a filename a file.
 
 use std::io;
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use axum::extract::{Request, State};
 use axum::response::Response;
 use futures_util::TryStreamExt;
 use hyper::StatusCode;
-use hyper::header::CONTENT_TYPE;
+use hyper::header::{CONTENT_DISPOSITION, CONTENT_TYPE};
 use multer::Multipart;
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -20,6 +20,7 @@ use super::super::openapi::bodies::UploadForm;
 use super::super::{Core, Face, json};
 use super::deadline;
 use super::multipart::{MAX_PART_HEAD_BYTES, Pace, Pieces, boundary, malformed};
+use super::part_name::{self, Part};
 use crate::auth::Principal;
 use crate::files::{FilesError, StoredFile, Upload};
 
@@ -124,12 +125,32 @@ async fn take_parts(
     let mut parts = Multipart::new(pieces, boundary);
     loop {
         pace.expect_head();
-        let Some(part) = parts.next_field().await.map_err(|error| malformed(&error))? else { return Ok(()) };
-        pace.expect_content();
-        let Some(name) = part.file_name().map(str::to_owned) else {
-            let field = part.name().unwrap_or("file").chars().take(100).collect::<String>();
-            return Err(ApiError::invalid("each part is a file, with a filename in UTF-8").field(field));
+        let Some(mut part) = parts.next_field().await.map_err(|error| malformed(&error))? else {
+            return Ok(());
         };
+        pace.expect_content();
+        let disposition = part.headers().get(CONTENT_DISPOSITION).map_or(&b""[..], |value| value.as_bytes());
+        let name = match part_name::read(disposition) {
+            Part::File(name) => name,
+            Part::Field => {
+                // What a form has beside its files is nothing to us.
+                while part.chunk().await.map_err(|error| malformed(&error))?.is_some() {}
+                continue;
+            }
+            Part::Unreadable(field) => {
+                let field = field.chars().take(100).collect::<String>();
+                return Err(ApiError::invalid("a file's name is UTF-8, or says its charset").field(field));
+            }
+        };
+        if name.is_empty() {
+            // An input of a form in which no file was chosen.
+            while let Some(piece) = part.chunk().await.map_err(|error| malformed(&error))? {
+                if !piece.is_empty() {
+                    return Err(ApiError::from(FilesError::nameless()));
+                }
+            }
+            continue;
+        }
         let declared = match part.headers().get(CONTENT_TYPE) {
             None => None,
             Some(declared) => Some(declared.to_str().map(str::to_owned).map_err(|_| {
