@@ -103,6 +103,7 @@ async fn a_retry_with_the_same_key_stores_nothing_and_gets_the_same_trace_id() {
         let again = post(&service, "?ack=committed", &quoted, "{\"n\":1}").await;
         assert_eq!((first.status.as_u16(), again.status.as_u16()), (201, 201));
         assert_eq!(first.header("x-trace-id"), again.header("x-trace-id"));
+        assert_eq!((first.header("x-duplicate"), again.header("x-duplicate")), ("", "true"));
         let cloud = [("ce-source", "/shop"), ("ce-id", "1")];
         for _ in 0..3 {
             post(&service, "", &cloud, "{}").await;
@@ -126,6 +127,14 @@ async fn a_retry_with_the_same_key_stores_nothing_and_gets_the_same_trace_id() {
         let health = service.settled().await;
         assert_eq!(count(&database, "requests").await, 1 + 1 + 3 + 2, "{durability}: {health}");
         assert_eq!(health["duplicates"], json!(1 + 2 + 5 + 2), "{durability}");
+        // Which events of a batch are duplicates, by their indexes.
+        let path = "/api/v1/events/batch?ack=committed&id_field=id";
+        let lines = "{\"id\":\"a\"}\n\nnope\n{\"id\":\"new\"}\n{\"id\":7}\n{\"id\":\"new\"}\n";
+        let some = service.request("POST", path, &[NDJSON], lines).await;
+        assert_eq!((some.header("x-duplicate"), &some.json()["duplicates"]), ("", &json!([0, 4, 5])));
+        let all = service.request("POST", path, &[NDJSON], lines).await;
+        assert_eq!((all.status.as_u16(), all.header("x-duplicate")), (201, "true"));
+        assert_eq!(all.json()["duplicates"], json!([0, 3, 4, 5]));
     }
 }
 

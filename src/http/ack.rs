@@ -19,6 +19,8 @@ use crate::ingest::{Accepted, Promise, Wish};
 
 const PREFER: HeaderName = HeaderName::from_static("prefer");
 const PREFERENCE_APPLIED: HeaderName = HeaderName::from_static("preference-applied");
+/// All of the request's events were stored before, under the same keys.
+const X_DUPLICATE: HeaderName = HeaderName::from_static("x-duplicate");
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 const CE_ID: HeaderName = HeaderName::from_static("ce-id");
 const CE_SOURCE: HeaderName = HeaderName::from_static("ce-source");
@@ -137,6 +139,11 @@ pub(super) fn answer(accepted: &Accepted, asked: Asked, trace_id: HeaderValue, b
         && let Ok(receipt) = HeaderValue::try_from(receipt.to_string())
     {
         headers.insert(X_RECEIPT.clone(), receipt);
+    }
+    if accepted.duplicates.count > 0
+        && accepted.receipt.is_some_and(|of| of.events == accepted.duplicates.count)
+    {
+        headers.insert(X_DUPLICATE, HeaderValue::from_static("true"));
     }
     if let Some(preference) = asked.preference {
         headers.insert(PREFERENCE_APPLIED, HeaderValue::from_static(preference));

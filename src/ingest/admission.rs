@@ -19,7 +19,7 @@ use super::rates::Rates;
 use super::refusal::{Refusal, Refused};
 use super::row::{self, Content, Row};
 use super::status::WriterStatus;
-use super::ticket::{DeadEvent, NotJournaled, Ticket};
+use super::ticket::{DeadEvent, Duplicates, NotJournaled, Ticket};
 use crate::observe::Metrics;
 
 /// One event.
@@ -75,11 +75,13 @@ pub struct Accepted {
     pub trace_id: Option<Uuid>,
     /// Those that became dead letters meanwhile: how many, and the first of them.
     pub dead: (u64, Vec<DeadEvent>),
+    /// Those that were skipped by their keys, as far as that is known: once all are settled.
+    pub duplicates: Duplicates,
 }
 
 impl Accepted {
     fn new(promise: Promise, receipt: Option<Receipt>) -> Self {
-        Self { promise, receipt, trace_id: None, dead: (0, Vec::new()) }
+        Self { promise, receipt, trace_id: None, dead: (0, Vec::new()), duplicates: Duplicates::default() }
     }
 }
 
@@ -246,6 +248,7 @@ impl Ingest {
                 Ok(dead) => {
                     accepted.promise = if dead.0 == 0 { Promise::Committed } else { accepted.promise };
                     accepted.dead = dead;
+                    accepted.duplicates = ticket.take_duplicates();
                 }
                 Err(_elapsed) => {
                     if let (Some(journal), Some(receipt)) = (&self.shared.journal, accepted.receipt) {

@@ -37,6 +37,13 @@ impl Claimed {
         self.duplicates.len() as u64
     }
 
+    /// Their places in the lot, in order.
+    pub fn places(&self) -> Vec<u64> {
+        let mut places: Vec<u64> = self.duplicates.iter().copied().collect();
+        places.sort_unstable();
+        places
+    }
+
     /// Whether the event at this place of the lot is one of them.
     pub fn is_duplicate(&self, place: u64) -> bool {
         self.duplicates.contains(&place)

@@ -113,8 +113,8 @@ pub struct Rejected {
 pub struct Landed {
     /// Rows stored.
     pub stored: u64,
-    /// Left out, as their keys were there.
-    pub duplicates: u64,
+    /// The places of those that were left out, as their keys were there; in order.
+    pub duplicates: Vec<u64>,
     /// The places of rows that became dead letters for their faults, in order.
     pub dead: Vec<u64>,
     /// The time that it took.
@@ -202,8 +202,8 @@ impl Lander {
             let error = match self.attempt(lot, lane).await {
                 Ok(Attempt::Landed(Stored { claimed, dead, .. })) => {
                     self.recovered(attempts);
-                    let duplicates = claimed.duplicates();
-                    let stored = lot.events - duplicates - dead.len() as u64;
+                    let duplicates = claimed.places();
+                    let stored = lot.events - duplicates.len() as u64 - dead.len() as u64;
                     return Ok(Landed { stored, duplicates, dead, elapsed: started.elapsed() });
                 }
                 Ok(Attempt::Settled(settled)) => {

@@ -63,14 +63,16 @@ impl NotStored {
     }
 }
 
-/// The most dead events that a ticket names; the others are counted.
+/// The most dead events, and the most duplicates, that a ticket names; the others are counted.
 const MOST_NAMED: usize = 1000;
 
 /// What became of settled events.
 #[derive(Debug, Clone, Copy)]
 pub enum Outcome<'a> {
-    /// Stored, now or before under the same key.
+    /// Stored.
     Stored,
+    /// Skipped: an event with its key is stored.
+    Duplicate,
     /// Not stored, and why.
     Dead(&'a NotStored),
 }
@@ -95,6 +97,16 @@ struct State {
     unsettled: u64,
     dead: u64,
     named: Vec<DeadEvent>,
+    duplicates: Duplicates,
+}
+
+/// Events of a request that were skipped by their keys.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Duplicates {
+    /// How many they are.
+    pub count: u64,
+    /// The places of the first of them, from 0, in no order.
+    pub places: Vec<u64>,
 }
 
 impl Ticket {
@@ -107,6 +119,7 @@ impl Ticket {
                 unsettled: events,
                 dead: 0,
                 named: Vec::new(),
+                duplicates: Duplicates::default(),
             }),
             home: Home::of_this_thread(),
             wants,
@@ -128,6 +141,11 @@ impl Ticket {
     pub async fn settled(&self) -> (u64, Vec<DeadEvent>) {
         self.wait(|state| (state.unsettled == 0).then(|| (state.dead, std::mem::take(&mut state.named))))
             .await
+    }
+
+    /// The duplicates among the events that are settled.
+    pub fn take_duplicates(&self) -> Duplicates {
+        std::mem::take(&mut self.state().duplicates)
     }
 
     async fn wait<T>(&self, look: impl Fn(&mut State) -> Option<T>) -> T {
@@ -161,6 +179,12 @@ impl Ticket {
             if state.named.len() < MOST_NAMED {
                 state.named.push(DeadEvent { index, cause: cause.clone() });
             }
+        }
+        if matches!(outcome, Outcome::Duplicate) {
+            let duplicates = &mut state.duplicates;
+            duplicates.count += events;
+            let room = MOST_NAMED.saturating_sub(duplicates.places.len());
+            duplicates.places.extend((index..index + events).take(room));
         }
         if state.unsettled == 0 {
             wakeups.add(state.waker.take(), self.home.as_ref());
@@ -254,7 +278,7 @@ mod tests {
         });
         let cause = NotStored::Rejected { sqlstate: "23505".to_owned() };
         for (index, outcome) in
-            [Outcome::Stored, Outcome::Dead(&cause), Outcome::Stored].into_iter().enumerate()
+            [Outcome::Stored, Outcome::Dead(&cause), Outcome::Duplicate].into_iter().enumerate()
         {
             tokio::task::yield_now().await;
             assert!(!waiting.is_finished());
@@ -262,6 +286,7 @@ mod tests {
         }
         let dead = DeadEvent { index: 1, cause: cause.clone() };
         assert_eq!(waiting.await.unwrap(), (1, vec![dead]));
+        assert_eq!(ticket.take_duplicates(), Duplicates { count: 1, places: vec![2] });
     }
 
     #[tokio::test]

@@ -89,8 +89,10 @@ impl Writer {
             batch.settled(&[(start..start + lot.events, Outcome::Dead(&NotStored::Unreadable))]);
             return Ok(());
         }
-        self.metrics.copy_committed(landed.stored, landed.duplicates, landed.elapsed);
-        let mut causes = Vec::with_capacity(landed.dead.len());
+        self.metrics.copy_committed(landed.stored, landed.duplicates.len() as u64, landed.elapsed);
+        // What did not become a row, by its place: a duplicate has no cause.
+        let duplicates = landed.duplicates.into_iter().map(|place| (start + place, None));
+        let mut skipped: Vec<(u64, Option<NotStored>)> = duplicates.collect();
         for place in landed.dead {
             let Some(fault) = lot.fault(place) else { continue };
             self.metrics.dead.inc();
@@ -99,13 +101,15 @@ impl Writer {
                 Reason::DroppedByTrigger => NotStored::DroppedByTrigger,
                 _ => NotStored::Rejected { sqlstate: fault.state.clone() },
             };
-            causes.push((start + place, cause));
+            skipped.push((start + place, Some(cause)));
         }
-        let mut outcomes = Vec::with_capacity(2 * causes.len() + 1);
+        skipped.sort_unstable_by_key(|(place, _)| *place);
+        skipped.dedup_by_key(|(place, _)| *place);
+        let mut outcomes = Vec::with_capacity(2 * skipped.len() + 1);
         let mut from = start;
-        for (place, cause) in &causes {
+        for (place, cause) in &skipped {
             outcomes.push((from..*place, Outcome::Stored));
-            outcomes.push((*place..place + 1, Outcome::Dead(cause)));
+            outcomes.push((*place..place + 1, cause.as_ref().map_or(Outcome::Duplicate, Outcome::Dead)));
             from = place + 1;
         }
         outcomes.push((from..start + lot.events, Outcome::Stored));

@@ -53,7 +53,7 @@ const TURN_BYTES: usize = 256 * 1024;
     ),
     request_body(content((String = "application/x-ndjson"), (Vec<serde_json::Value> = "application/json"))),
     responses(
-        (status = 201, description = "Stored, with ack=committed", body = BatchShape),
+        (status = 201, description = "Stored, with ack=committed", body = BatchShape, headers(("x-duplicate" = Option<String>, description = "true: all of them were stored before, under the same keys"))),
         (status = 202, description = "Taken; x-ack says what that is worth", body = BatchShape),
         (status = 503, description = "The queue or the journal is full"),
     )
@@ -89,7 +89,9 @@ pub(super) async fn post(core: &Core, head: &Parts, body: &mut LimitedBody) -> R
     drop(share);
     let index_of = |place: u64| indexes.index_of(place);
     let dead = accepted.dead.1.iter().map(|dead| Dead::new(index_of(dead.index), &dead.cause)).collect();
-    let answer = Answer { accepted: events, rejected: &rejected, dead_lettered: dead };
+    let mut duplicates: Vec<u64> = accepted.duplicates.places.iter().map(|place| index_of(*place)).collect();
+    duplicates.sort_unstable();
+    let answer = Answer { accepted: events, rejected: &rejected, dead_lettered: dead, duplicates };
     let json = serde_json::to_vec(&answer).map_err(|_| ApiError::internal())?;
     let mut response = ack::answer(&accepted, asked, trace_id, Body::from(json));
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
@@ -103,6 +105,9 @@ struct Answer<'a> {
     /// With `ack=committed`: accepted events that did not become rows.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     dead_lettered: Vec<Dead<'a>>,
+    /// With `ack=committed`: the indexes of accepted events that were stored before, under the same keys; the first thousand.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    duplicates: Vec<u64>,
 }
 
 #[derive(Serialize)]
