@@ -92,6 +92,29 @@ async fn the_description_has_every_route_with_who_may_call_it_and_how_it_refuses
     }
 }
 
+/// Whether bytes are described as a list of numbers somewhere in it.
+fn has_numbers_for_bytes(value: &Value) -> bool {
+    match value {
+        Value::Object(members) => {
+            let is_number = value["type"] == "array" && value["items"]["format"] == "int32";
+            is_number || members.values().any(has_numbers_for_bytes)
+        }
+        Value::Array(elements) => elements.iter().any(has_numbers_for_bytes),
+        _ => false,
+    }
+}
+
+#[tokio::test]
+async fn an_event_is_described_as_any_json_and_bytes_as_bytes() {
+    let database = TestDatabase::create().await;
+    let service = Service::start(database.url(), &[("STRESS", "on")]).await;
+    let api = service.get(DESCRIPTION).await.json();
+    let body = &api["paths"]["/api/v1/events"]["post"]["requestBody"]["content"];
+    let json = body["application/json"]["schema"].as_object().unwrap();
+    assert!(!json.contains_key("type") && !json.contains_key("$ref"), "{body}");
+    assert!(!has_numbers_for_bytes(&api));
+}
+
 #[tokio::test]
 async fn what_is_not_served_is_not_described() {
     let database = TestDatabase::create().await;

@@ -31,9 +31,9 @@ pub(super) const MAX_TRACE_ID: usize = 128;
         ("x-trace-id" = Option<String>, Header, description = "1 to 128 visible ASCII characters"),
         ("idempotency-key" = Option<String>, Header, description = "Of two events with one key the first is stored"),
     ),
-    request_body(content = Vec<u8>, description = "Any bytes; JSON is kept as jsonb", content_type = "application/octet-stream"),
+    request_body(content((serde_json::Value = "application/json"), (String = "text/plain")), description = "Any bytes, of any content-type; JSON is kept as jsonb"),
     responses(
-        (status = 201, description = "Stored, with ack=committed", headers(("x-ack" = String, description = "committed"), ("x-trace-id" = String, description = "Its trace id"), ("x-receipt" = String, description = "Its id"))),
+        (status = 201, description = "Stored, with ack=committed", headers(("x-ack" = String, description = "committed"), ("x-trace-id" = String, description = "Its trace id"), ("x-receipt" = String, description = "Its id"), ("x-duplicate" = Option<String>, description = "true: an event with its key was stored before"))),
         (status = 202, description = "Taken; x-ack says what that is worth", headers(("x-ack" = String, description = "queued, journaled or committed"), ("x-trace-id" = String, description = "Its trace id"), ("x-receipt" = String, description = "Its id"))),
         (status = 422, description = "Postgres refused it, with ack=committed"),
         (status = 503, description = "The queue or the journal is full"),

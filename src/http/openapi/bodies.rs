@@ -8,6 +8,11 @@ use serde_json::Value;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
+/// Bytes as they are.
+#[derive(ToSchema)]
+#[schema(value_type = String, format = Binary)]
+pub(in crate::http) struct AnyBytes(Vec<u8>);
+
 /// Who signs in.
 #[derive(ToSchema)]
 pub(in crate::http) struct Credentials {
@@ -121,6 +126,8 @@ pub(in crate::http) struct BatchShape {
     rejected: Vec<RejectedShape>,
     /// With ack=committed: those that did not become rows.
     dead_lettered: Option<Vec<DeadLetteredShape>>,
+    /// With ack=committed: indexes of those that were stored before, under the same keys.
+    duplicates: Option<Vec<u64>>,
 }
 
 /// An event of a batch that was not taken.
@@ -176,11 +183,13 @@ pub(in crate::http) struct ConversationShape {
 #[derive(ToSchema)]
 #[schema(as = NewMessage)]
 pub(in crate::http) struct MessageBody {
-    /// system, user, assistant or tool.
+    /// system, developer, user, assistant, tool or function.
     #[schema(example = "user")]
     role: String,
-    #[schema(example = "Hello")]
-    content: String,
+    /// A text, or parts; null beside tool_calls.
+    content: Option<ContentShape>,
+    #[serde(flatten)]
+    chat: ChatShape,
     /// The client's own count.
     #[schema(minimum = 0)]
     token_count: Option<i32>,
@@ -189,6 +198,42 @@ pub(in crate::http) struct MessageBody {
     metadata: Option<Value>,
     /// false: text is added to it until it is done.
     done: Option<bool>,
+}
+
+/// What a message says: a text, or parts such as texts and images.
+#[derive(ToSchema)]
+#[schema(as = MessageContent)]
+#[serde(untagged)]
+pub(in crate::http) enum ContentShape {
+    Text(String),
+    Parts(Vec<ContentPartShape>),
+}
+
+/// A part of what a message says.
+#[derive(ToSchema)]
+#[schema(as = ContentPart)]
+pub(in crate::http) struct ContentPartShape {
+    #[schema(example = "text")]
+    r#type: String,
+    #[serde(flatten)]
+    members: BTreeMap<String, Value>,
+}
+
+/// What a message of a chat has beside its content; it is returned as it was sent.
+#[derive(ToSchema)]
+#[schema(as = ChatMembers)]
+pub(in crate::http) struct ChatShape {
+    name: Option<String>,
+    #[schema(value_type = Option<Vec<Object>>)]
+    tool_calls: Option<Vec<Value>>,
+    tool_call_id: Option<String>,
+    #[schema(value_type = Option<Object>)]
+    function_call: Option<Value>,
+    refusal: Option<String>,
+    #[schema(value_type = Option<Vec<Object>>)]
+    annotations: Option<Vec<Value>>,
+    #[schema(value_type = Option<Object>)]
+    audio: Option<Value>,
 }
 
 /// One message, or several of which all are added or none.
@@ -206,10 +251,12 @@ pub(in crate::http) enum MessagesBody {
 pub(in crate::http) struct MessageShape {
     id: Uuid,
     conversation_id: Uuid,
-    /// system, user, assistant or tool.
+    /// system, developer, user, assistant, tool or function.
     role: String,
     /// So far, if it is being written.
-    content: String,
+    content: Option<ContentShape>,
+    #[serde(flatten)]
+    chat: ChatShape,
     /// RFC 3339.
     #[schema(format = DateTime)]
     timestamp: String,
