@@ -31,6 +31,7 @@ mod file_sweeps;
 mod file_uploads;
 mod files;
 mod full_disk;
+mod hostile;
 mod import_ends;
 mod import_takeovers;
 mod imports;
