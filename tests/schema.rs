@@ -44,7 +44,8 @@ async fn two_nodes_that_start_at_once_migrate_an_empty_database_once() {
             "files",
             "imports",
             "write_only_keys",
-            "chat_messages"
+            "chat_messages",
+            "partitions_noted"
         ]
     );
 }
@@ -61,7 +62,8 @@ async fn a_database_that_is_newer_or_not_utf8_is_refused() {
     let (status, _, stderr) = run(&["serve"], &[("DATABASE_URL", database.url()), ("PORT", "0")]).await;
     assert_eq!(status.code(), Some(1));
     assert!(
-        stderr.contains("the database is newer than this binary: it is at migration 99, this binary knows 9"),
+        stderr
+            .contains("the database is newer than this binary: it is at migration 99, this binary knows 10"),
         "{stderr}"
     );
 

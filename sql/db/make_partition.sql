@@ -9,5 +9,17 @@ with moved as (
     delete from {schema}.requests_default where id >= '{from}' and id < '{to}' returning *
 )
 insert into {schema}.{partition} select * from moved;
+create trigger ingest_note_partition_truncate before truncate on {schema}.{partition}
+    for each statement execute function {schema}.ingest_note_partition_truncate();
+create trigger ingest_note_delete after delete on {schema}.{partition} referencing old table as gone
+    for each statement execute function {schema}.ingest_note_delete();
+-- A day that had a partition before: somebody dropped or detached it, with what it held up to now.
+with known as (
+    insert into {schema}.ingest_partitions (from_id) values ('{from}') on conflict do nothing returning from_id
+)
+insert into {schema}.ingest_removed (cause, from_id, to_id)
+select 'partition', '{from}',
+    least('{to}', (lpad(to_hex((extract(epoch from clock_timestamp()) * 1000)::bigint), 12, '0') || repeat('0', 20))::uuid)
+where not exists (select from known);
 alter table {schema}.requests attach partition {schema}.{partition} for values from ('{from}') to ('{to}');
 commit;

@@ -21,6 +21,7 @@ const MIGRATIONS: &[(&str, &str)] = &[
     ("V7__imports", include_str!("../../sql/migrations/V7__imports.sql")),
     ("V8__write_only_keys", include_str!("../../sql/migrations/V8__write_only_keys.sql")),
     ("V9__chat_messages", include_str!("../../sql/migrations/V9__chat_messages.sql")),
+    ("V10__partitions_noted", include_str!("../../sql/migrations/V10__partitions_noted.sql")),
 ];
 
 /// Why a database cannot be used.
