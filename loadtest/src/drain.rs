@@ -62,7 +62,7 @@ async fn measure(args: &DrainArgs) -> Result<(), Error> {
     let health = Health::new(args.url.clone(), Token::shown(args.token.as_deref()));
     health.pending().await?.ok_or(Error::NoPending)?;
 
-    let measured = match args.bad {
+    match args.bad {
         None => drain(args, &holder, &mut database, &health).await,
         Some(_) => {
             database.reject_bad().await?;
@@ -70,8 +70,7 @@ async fn measure(args: &DrainArgs) -> Result<(), Error> {
             location.connect().await?.take_bad().await?;
             measured
         }
-    };
-    measured
+    }
 }
 
 async fn drain(
