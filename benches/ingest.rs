@@ -31,7 +31,7 @@ fn open() -> (Appender, Arc<Store>, Folder) {
         keep_bytes: 0,
         min_free: 0,
     };
-    match journal::open(Arc::new(RealFiles), settings) {
+    match journal::open(Arc::new(RealFiles::default()), settings) {
         Ok((appender, store, _)) => (appender, store, folder),
         Err(error) => {
             eprintln!("{error}");

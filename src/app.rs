@@ -19,6 +19,7 @@
 //! The stop's time, `SHUTDOWN_TIMEOUT_S`, has shares: a quarter for 1 and 2, up to three quarters with 3, the last for 6.
 //! A second signal ends the process at once, wherever it is.
 
+mod descriptors;
 mod error;
 mod signals;
 
@@ -65,6 +66,7 @@ pub async fn run(config: &Config, asked: Start) -> Result<(), AppError> {
     if config.stress.faults.is_on() {
         tracing::warn!("FAULTS=on: whoever reaches the service can make it fail on purpose");
     }
+    let max_connections = descriptors::max_connections(config, descriptors::raise_limit());
     let signals = Signals::listen()?;
     let lifecycle = Lifecycle::default();
     let metrics = Metrics::new()?;
@@ -72,7 +74,7 @@ pub async fn run(config: &Config, asked: Start) -> Result<(), AppError> {
     let verifier = Verifier::new(&config.auth, config.auth_mode(), secret.secret.as_ref())
         .map_err(|error| ConfigError::jwt_public_key_file(&error))?;
     let face = Face::new(config, &metrics, &lifecycle, &verifier);
-    let server = listen(config, &face)?;
+    let server = listen(config, max_connections, &face)?;
     if secret.is_passing {
         tracing::warn!("JWT_SECRET is not set: whoever signs in has to again after a restart");
     }
@@ -103,12 +105,14 @@ fn secret(config: &Config) -> Result<SigningSecret, AppError> {
     })
 }
 
-fn listen(config: &Config, face: &Arc<Face>) -> Result<RunningServer, AppError> {
+fn listen(config: &Config, max_connections: usize, face: &Arc<Face>) -> Result<RunningServer, AppError> {
     let failed = |source| AppError::Listen {
         address: format!("{}:{}", config.server.host, config.server.port),
         source,
     };
-    BoundServer::bind(&config.server).and_then(|server| server.serve(&config.server, face)).map_err(failed)
+    BoundServer::bind(&config.server)
+        .and_then(|server| server.serve(&config.server, max_connections, face))
+        .map_err(failed)
 }
 
 /// What runs once the service has started, but for the server.
@@ -259,9 +263,18 @@ async fn open_journal(config: &Config, asked: Start) -> Result<OpenJournal, AppE
         min_free: limits.journal_min_free,
     };
     // All of it is read once.
-    let opening = tokio::task::spawn_blocking(move || journal::open(Arc::new(RealFiles), settings));
+    let opening =
+        tokio::task::spawn_blocking(move || journal::open(Arc::new(RealFiles::default()), settings));
     let (appender, store, recovered) = opening.await.map_err(std::io::Error::other)??;
     tell_recovered(&recovered);
+    let lost = store.lost();
+    if lost.losses > 0 {
+        tracing::error!(
+            losses = lost.losses,
+            events = lost.events,
+            "acknowledged events are lost; `tidegate journal --check` lists them, `--acknowledge` ends this"
+        );
+    }
     tracing::debug!(journal = %appender.journal(), dir = %dir.display(), "the journal is open");
     Ok(OpenJournal { appender, store, dir, adopt: asked.adopt_database })
 }
@@ -280,9 +293,20 @@ fn tell_recovered(recovered: &Recovered) {
         tracing::warn!(file = %torn.file.display(), offset = torn.offset, "a write that was never acknowledged was cut");
     }
     for damage in &recovered.damaged {
-        let (from, until) = (damage.from, damage.until);
-        let file = damage.file.display();
-        tracing::error!(journal = %damage.journal, from, until, %file, "acknowledged events cannot be read any more");
+        let (from, until, at) = (damage.from, damage.until, &damage.at);
+        tracing::error!(
+            journal = %damage.journal,
+            from,
+            until,
+            segment = %at.segment.display(),
+            offset = at.offset,
+            bytes = at.bytes,
+            cause = at.cause.describe(),
+            "events of the journal cannot be read; those that Postgres does not have are lost"
+        );
+    }
+    for segment in &recovered.headless {
+        tracing::warn!(segment = %segment.display(), "a segment's header cannot be read; its events can");
     }
     for stray in recovered.strays.iter().filter(|stray| !Registered::is_its(stray)) {
         tracing::warn!(file = %stray.display(), "no part of the journal; left alone");
@@ -348,6 +372,15 @@ async fn until_stopped(
         (false, true) => Err(AppError::PartEnded),
         (true, true) => {
             match drained.events_left {
+                _ if drained.lost > 0 => tracing::error!(
+                    lost = drained.lost,
+                    left = drained.events_left,
+                    "stopped: acknowledged events are lost, see `tidegate verify`; what is left of the others is in the journal, for the next run"
+                ),
+                0 if drained.unreadable > 0 => tracing::info!(
+                    unreadable = drained.unreadable,
+                    "stopped: what could be read of what was accepted is stored"
+                ),
                 0 => tracing::info!("stopped: everything accepted is stored"),
                 left => {
                     tracing::warn!(left, "stopped: what is not stored is in the journal, for the next run");

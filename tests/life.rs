@@ -325,13 +325,29 @@ async fn connections_beyond_the_limit_are_told_so() {
     let first = TcpStream::connect(&service.address).await.unwrap();
     let _second = TcpStream::connect(&service.address).await.unwrap();
     tokio::time::sleep(Duration::from_millis(200)).await;
-    let answer = service.raw(b"", Duration::from_secs(5)).await;
-    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
-    assert!(
-        head.starts_with("HTTP/1.1 503") && head.contains(&format!("content-length: {}", body.len())),
-        "{answer}"
-    );
-    drop(first);
+    let is_refused = |answer: &str| {
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+        assert!(
+            head.starts_with("HTTP/1.1 503") && head.contains(&format!("content-length: {}", body.len())),
+            "{answer}"
+        );
+        assert!(head.contains("connection: close") && body.contains("too many connections"), "{answer}");
+    };
+    is_refused(&service.raw(EVENT.as_bytes(), Duration::from_secs(5)).await);
+    // Operators are served all the same.
+    for path in ["/health", "/api/health", "/metrics"] {
+        let request = format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
+        let answer = service.raw(request.as_bytes(), Duration::from_secs(5)).await;
+        assert!(answer.starts_with("HTTP/1.1 200"), "{path} {answer}");
+    }
+    // With their places taken too, nothing is waited for.
+    let mut others = Vec::new();
+    for _ in 0..16 {
+        others.push(TcpStream::connect(&service.address).await.unwrap());
+    }
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    is_refused(&service.raw(b"", Duration::from_secs(5)).await);
+    drop((first, others));
     eventually("a place comes free", async || {
         service
             .raw(EVENT.as_bytes(), Duration::from_millis(500))

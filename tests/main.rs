@@ -39,6 +39,7 @@ mod issuers;
 mod life;
 mod live;
 mod local_postgres;
+mod losses;
 mod messages;
 mod openapi;
 mod permissions;

@@ -64,6 +64,86 @@ async fn books_balance_and_what_an_operator_deleted_is_told_apart_from_a_loss() 
     assert_eq!(kinds(&database).await, Vec::<String>::new(), "all of it was taken out");
 }
 
+/// The partition that holds the rows.
+async fn partition(database: &TestDatabase) -> String {
+    let client = database.connect().await;
+    client.query_one("select tableoid::regclass::text from requests limit 1", &[]).await.unwrap().get(0)
+}
+
+#[tokio::test]
+async fn what_was_done_to_a_partition_is_told_apart_from_a_loss() {
+    for sql in [
+        "truncate {partition}",
+        "delete from {partition} where (payload->>'n')::int > 20",
+        "alter table requests detach partition {partition}",
+        "drop table {partition}",
+        "drop table {partition}; -- and made anew",
+    ] {
+        let (database, service) = with_a_hundred().await;
+        assert_eq!(kinds(&database).await, Vec::<String>::new());
+        let partition = partition(&database).await;
+        execute(&database, &sql.replace("{partition}", &partition)).await;
+        if sql.contains("anew") {
+            assert!(service.stop().await.status.success());
+            let again = Service::start(database.url(), &[]).await;
+            let made = "select count(*) from pg_class where relname = $1 and relispartition";
+            eventually("the partition is made anew", async || {
+                let row = database.connect().await.query_one(made, &[&partition]).await.unwrap();
+                (row.get::<_, i64>(0) == 1).then_some(())
+            })
+            .await;
+            again.post(&[], "1").await;
+            again.settled().await;
+        }
+        assert_eq!(kinds(&database).await, Vec::<String>::new(), "{sql}");
+        let (_, account) = verdict(&database).await;
+        assert!(account["removed"].as_u64() > Some(70), "{sql} {account}");
+    }
+}
+
+#[tokio::test]
+async fn a_loss_is_noticed_beside_a_partition_that_was_truncated() {
+    let (database, _service) = with_a_hundred().await;
+    // Rows of other days: as if 0 to 49 had come two days before, and 50 to 59 the day before.
+    execute(
+        &database,
+        "create table older (like requests); insert into older select * from requests;
+         create function earlier(id uuid, days int) returns uuid language sql as $$
+            select (lpad(to_hex(ingest_ms(id) - days * 86400000::bigint), 12, '0') || right(replace(id::text, '-', ''), 20))::uuid $$",
+    )
+    .await;
+    tamper(&database, "delete from requests where (payload->>'n')::int < 60").await;
+    for days in [2, 1] {
+        let bounds = format!(
+            "do $$ declare day bigint := floor(extract(epoch from now()) / 86400)::bigint - {days}; begin
+                execute format('create table requests_p%s partition of requests for values from (%L) to (%L)',
+                    to_char((now() - interval '{days} days') at time zone 'UTC', 'YYYYMMDD'),
+                    (lpad(to_hex(day * 86400000), 12, '0') || repeat('0', 20))::uuid,
+                    (lpad(to_hex((day + 1) * 86400000), 12, '0') || repeat('0', 20))::uuid);
+            end $$"
+        );
+        execute(&database, &bounds).await;
+    }
+    execute(
+        &database,
+        "insert into requests select earlier(id, case when (payload->>'n')::int < 50 then 2 else 1 end), trace_id, payload, body, content_type, received_at
+         from older where (payload->>'n')::int < 60;
+         update ingest_journals set registered_at = now() - interval '3 days'",
+    )
+    .await;
+    assert_eq!(kinds(&database).await, Vec::<String>::new());
+    execute(
+        &database,
+        "do $$ begin execute 'drop table requests_p' || to_char((now() - interval '1 day') at time zone 'UTC', 'YYYYMMDD'); end $$",
+    )
+    .await;
+    assert_eq!(kinds(&database).await, Vec::<String>::new(), "dropped");
+    tamper(&database, "delete from requests where (payload->>'n')::int in (10, 80)").await;
+    let (_, account) = verdict(&database).await;
+    assert_eq!(account["differences"][0]["kind"], "missing", "{account}");
+    assert_eq!(account["differences"][0]["events"], 2, "{account}");
+}
+
 #[tokio::test]
 async fn a_row_too_many_and_a_receipt_too_few_are_noticed() {
     let (database, service) = with_a_hundred().await;

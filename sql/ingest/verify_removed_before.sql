@@ -3,7 +3,7 @@
 with removed as (
     select to_id, max(at) over () as at
     from {schema}.ingest_removed
-    where tag is null
+    where tag is null and (cause = 'retention' or from_id = '00000000-0000-0000-0000-000000000000')
     order by to_id desc
     limit 1
 )

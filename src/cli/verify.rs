@@ -1,16 +1,15 @@
 //! `tidegate verify`: recounts tables and journal.
 
-use std::ops::Range;
 use std::sync::Arc;
 
 use clap::Args;
-use uuid::Uuid;
 
+use super::journal::print_losses;
 use super::{Failure, offline};
 use crate::config::Config;
 use crate::db;
-use crate::ingest::journal::{self, RealFiles};
-use crate::ingest::verify::{self, JournalVerdict, Verdict};
+use crate::ingest::journal::{self, JournalError, LossState, RealFiles, losses};
+use crate::ingest::verify::{self, Host, JournalVerdict, Verdict};
 
 #[derive(Debug, Args)]
 pub(super) struct VerifyArgs {
@@ -23,24 +22,37 @@ pub(super) fn run(args: &VerifyArgs) -> Result<(), Failure> {
     let config = Config::from_env()?;
     let verdict = offline::with_database(&config, async |database| {
         let books = verify::read(&database).await.map_err(|error| Failure::Run(error.with_sources()))?;
-        Ok(verify::compare(&books, &held(&config)?))
+        Ok(verify::compare(&books, &host(&config)?))
     })?;
     match args.json {
         true => println!("{}", serde_json::to_string_pretty(&verdict).unwrap_or_default()),
         false => print(&verdict),
     }
-    if verdict.is_fine() { Ok(()) } else { Err(Failure::Run("the books do not balance".into())) }
+    match (verdict.balances(), verdict.lost()) {
+        (true, 0) => Ok(()),
+        (true, lost) => Err(Failure::Run(format!("{lost} acknowledged events are lost"))),
+        (false, 0) => Err(Failure::Run("the books do not balance".into())),
+        (false, lost) => {
+            Err(Failure::Run(format!("the books do not balance, and {lost} acknowledged events are lost")))
+        }
+    }
 }
 
-/// What the journal on this host holds.
-fn held(config: &Config) -> Result<Vec<(Uuid, Range<u64>)>, Failure> {
+/// What the journal on this host holds, and what it lost.
+fn host(config: &Config) -> Result<Host, Failure> {
     let dir = config.database.data_dir.join("journal");
     if !dir.is_dir() {
-        return Ok(Vec::new());
+        return Ok(Host::default());
     }
-    let inspected = journal::inspect(Arc::new(RealFiles), &dir);
-    let (store, _) = inspected.map_err(|error| Failure::Run(db::chain(&error)))?;
-    Ok(store.journals().into_iter().map(|held| (held.journal.0, held.first..held.end)).collect())
+    let failed = |error: &JournalError| Failure::Run(db::chain(error));
+    let inspected = journal::inspect(Arc::new(RealFiles::default()), &dir);
+    let (store, _) = inspected.map_err(|error| failed(&error))?;
+    let files = RealFiles::default();
+    Ok(Host {
+        held: store.journals().into_iter().map(|held| (held.journal.0, held.first..held.end)).collect(),
+        losses: losses::list(&files, &dir).map_err(|error| failed(&error))?,
+        acknowledged: losses::acknowledged_journals(&files, &dir).map_err(|error| failed(&error))?,
+    })
 }
 
 fn print(verdict: &Verdict) {
@@ -72,5 +84,12 @@ fn print(verdict: &Verdict) {
             verdict.rows_without_journal
         );
     }
-    println!("{}", if verdict.is_fine() { "the books balance" } else { "the books do not balance" });
+    print_losses(&verdict.losses.iter().map(|loss| (loss.clone(), LossState::Lost)).collect::<Vec<_>>());
+    for foreign in &verdict.lost_elsewhere {
+        println!(
+            "LOST {}: {} acknowledged events, as its receipts say; this host has no record of it: see where its journal was",
+            foreign.journal, foreign.events
+        );
+    }
+    println!("{}", if verdict.balances() { "the books balance" } else { "the books do not balance" });
 }

@@ -58,7 +58,7 @@ fn sync(dir: &Path) -> io::Result<Finding> {
 fn room(config: &Config, dir: &Path) -> Finding {
     let limits = &config.journal;
     let wanted = limits.journal_max_bytes + limits.keep_bytes() + limits.journal_min_free;
-    match RealFiles.free_space(dir) {
+    match RealFiles::default().free_space(dir) {
         Err(error) => finding(Grade::Fail, "disk space", error.to_string()),
         Ok(free) if free < limits.journal_min_free => finding(
             Grade::Fail,

@@ -46,7 +46,7 @@ fn row(number: u64) -> Vec<u8> {
 /// If the journal or the pipe fails.
 pub fn write_until_killed(dir: &Path) -> io::Result<()> {
     let (mut appender, _store, _) =
-        journal::open(Arc::new(RealFiles), settings(dir)).map_err(io::Error::other)?;
+        journal::open(Arc::new(RealFiles::default()), settings(dir)).map_err(io::Error::other)?;
     let mut out = io::stdout().lock();
     let started = Instant::now();
     while started.elapsed() < WRITING * 20 {
@@ -95,7 +95,7 @@ fn crash_drill(dir: &Path) -> io::Result<(u64, u64)> {
         promised = line?.parse().unwrap_or(promised).max(promised);
     }
     let (_appender, store, _) =
-        journal::open(Arc::new(RealFiles), settings(dir)).map_err(io::Error::other)?;
+        journal::open(Arc::new(RealFiles::default()), settings(dir)).map_err(io::Error::other)?;
     let mut found = 0;
     for held in store.journals().into_iter().filter(|held| !held.current) {
         let mut next = held.first;
@@ -127,7 +127,8 @@ pub(super) fn full_disk(dir: &Path) -> Finding {
 
 fn full_disk_drill(dir: &Path) -> io::Result<u64> {
     let little = JournalSettings { max_bytes: 3 * SEGMENT_BYTES, ..settings(dir) };
-    let (mut appender, store, _) = journal::open(Arc::new(RealFiles), little).map_err(io::Error::other)?;
+    let (mut appender, store, _) =
+        journal::open(Arc::new(RealFiles::default()), little).map_err(io::Error::other)?;
     let large = row(0).repeat(2000);
     let group = [Records { rows: &large, events: 2000, keys: &[] }];
     let refused = loop {
@@ -145,7 +146,7 @@ fn full_disk_drill(dir: &Path) -> io::Result<u64> {
     drop((appender, store));
     let nothing_left = JournalSettings { min_free: u64::MAX, ..settings(dir) };
     let (mut appender, store, _) =
-        journal::open(Arc::new(RealFiles), nothing_left).map_err(io::Error::other)?;
+        journal::open(Arc::new(RealFiles::default()), nothing_left).map_err(io::Error::other)?;
     match appender.append(&group) {
         Err(AppendError::MinFree) => {}
         other => return Err(io::Error::other(format!("it was to leave room to others, and said {other:?}"))),

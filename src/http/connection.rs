@@ -12,8 +12,10 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use axum::body::Body;
+use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use hyper::body::{Body as _, Frame, SizeHint};
+use hyper::header::{CONNECTION, HeaderValue};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
@@ -21,9 +23,10 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 
-use super::Face;
 use super::dispatch::answer;
+use super::error::ApiError;
 use super::watch::{Ending, Phase, Watch};
+use super::{Face, ops};
 
 /// Limits of a connection.
 #[derive(Debug, Clone, Copy)]
@@ -31,6 +34,8 @@ pub(super) struct ConnectionLimits {
     pub(super) max_header_bytes: usize,
     pub(super) header_timeout: Duration,
     pub(super) idle_timeout: Duration,
+    /// Beyond `MAX_CONNECTIONS`: health and metrics are answered, everything else is refused.
+    pub(super) operations_only: bool,
 }
 
 /// What a request may ask of the connection that it came by.
@@ -89,7 +94,10 @@ pub(super) async fn serve(
         let (face, mut router, line) = (Arc::clone(&face), router.clone(), line.clone());
         async move {
             line.watch.enter(Phase::Busy);
-            let response = answer(&face, &mut router, request, &line).await;
+            let response = match limits.operations_only && !ops::is_one(request.uri().path()) {
+                true => too_many_connections(),
+                false => answer(&face, &mut router, request, &line).await,
+            };
             // An answer of a known length is left to the client; one without may go on for ever.
             if response.body().size_hint().exact().is_some() {
                 line.watch.enter(Phase::Idle);
@@ -117,6 +125,14 @@ pub(super) async fn serve(
             }
         }
     }
+}
+
+/// What is answered beyond `MAX_CONNECTIONS`.
+fn too_many_connections() -> Response {
+    let message = "too many connections; try again later";
+    let mut response = ApiError::unavailable("overloaded", message, Duration::from_secs(1)).into_response();
+    response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    response
 }
 
 /// A body of unknown length; the connection is idle once it has ended.

@@ -58,7 +58,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 pub use body::BodyMemory;
-pub use server::{BoundServer, RunningServer};
+pub use server::{BoundServer, OPERATOR_CONNECTIONS, RunningServer};
 
 use crate::auth::{Accounts, Scope, Verifier};
 use crate::config::Config;

@@ -51,10 +51,15 @@ struct PipelineHealth {
 struct JournalHealth {
     /// `accepting`, or why nothing is accepted.
     state: &'static str,
+    /// Of events that Postgres does not have.
     pending_bytes: u64,
+    /// Of the segments that hold them, whole: what `JOURNAL_MAX_BYTES` bounds.
+    segment_bytes: u64,
     kept_bytes: u64,
     free_bytes: u64,
     quarantined_bytes: u64,
+    /// Acknowledged events that the journal lost, until an operator acknowledges the loss.
+    acknowledged_lost: u64,
     /// Events that Postgres lost and the journal did not hold any more.
     lost_by_postgres: u64,
     /// Keeps what is durable in Postgres apart from what is not.
@@ -101,10 +106,12 @@ impl From<JournalSnapshot> for JournalHealth {
         let usage = journal.usage;
         Self {
             state,
-            pending_bytes: usage.pending_bytes,
+            pending_bytes: journal.pending_bytes,
+            segment_bytes: usage.uncovered_bytes,
             kept_bytes: usage.kept_bytes,
             free_bytes: usage.free_bytes,
             quarantined_bytes: usage.quarantined.bytes,
+            acknowledged_lost: journal.acknowledged_lost.events,
             lost_by_postgres: journal.lost,
             fence: journal.fence.into(),
             ledger,
@@ -224,6 +231,11 @@ pub(super) async fn api_health(State(face): State<Arc<Face>>) -> Response {
     (code, Json(health)).into_response()
 }
 
+/// Whether a path is one of an operator's, which are served beyond `MAX_CONNECTIONS` too.
+pub(super) fn is_one(path: &str) -> bool {
+    matches!(path, "/api/health" | "/health" | "/health/ready" | "/metrics")
+}
+
 fn rates(rates: &Rates) -> Vec<RateHealth> {
     let shown = |rate: crate::ingest::Rate| RateHealth {
         span_s: rate.span_s,
@@ -241,7 +253,9 @@ fn status(face: &Face) -> &'static str {
         Some(core) => {
             let now = core.ingest.snapshot();
             let fence = now.journal.as_ref().map_or(WriterState::Running, |journal| journal.fence.0);
-            let lost = now.journal.as_ref().is_some_and(|journal| journal.lost > 0);
+            let has_lost =
+                |journal: &JournalSnapshot| journal.lost > 0 || journal.acknowledged_lost.losses > 0;
+            let lost = now.journal.as_ref().is_some_and(has_lost);
             let states = [now.writer.0, now.dead_letter_writer.0, fence];
             let running = states.iter().all(|state| *state == WriterState::Running);
             if running && !lost { "ok" } else { "degraded" }
@@ -316,7 +330,8 @@ pub(super) async fn metrics(State(face): State<Arc<Face>>) -> Result<Response, A
 fn journal_gauges(gauges: &Gauges, journal: &JournalSnapshot) {
     let usage = &journal.usage;
     for (state, bytes) in [
-        ("pending", usage.pending_bytes),
+        ("pending", journal.pending_bytes),
+        ("segments", usage.uncovered_bytes),
         ("kept", usage.kept_bytes),
         ("quarantined", usage.quarantined.bytes),
     ] {
@@ -339,6 +354,7 @@ fn journal_gauges(gauges: &Gauges, journal: &JournalSnapshot) {
         gauges.ledger.with_label_values(&[state]).set(events as i64);
     }
     gauges.lost.set(journal.lost as i64);
+    gauges.acknowledged_lost.set(journal.acknowledged_lost.events as i64);
 }
 
 /// The process's resident memory, where `/proc` tells.

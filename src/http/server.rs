@@ -30,6 +30,12 @@ fn too_many_connections() -> String {
     )
 }
 
+/// Connections beyond the others that are served for operations alone, so that a service whose clients hold all that it
+/// has can be asked how it is.
+pub const OPERATOR_CONNECTIONS: usize = 16;
+/// How long such a connection may take for a request, as nobody may hold them all.
+const OPERATOR_TIMEOUT: Duration = Duration::from_secs(2);
+
 /// Connections that wait to be accepted.
 const BACKLOG: u32 = 4096;
 
@@ -64,18 +70,24 @@ impl BoundServer {
         Ok(Self { listener: socket.listen(BACKLOG)? })
     }
 
-    /// Serves `face` until it is stopped.
+    /// Serves `face` until it is stopped, to so many connections at once.
     ///
     /// # Errors
     ///
     /// If threads cannot be started.
-    pub fn serve(self, config: &ServerConfig, face: &Arc<Face>) -> io::Result<RunningServer> {
+    pub fn serve(
+        self,
+        config: &ServerConfig,
+        max_connections: usize,
+        face: &Arc<Face>,
+    ) -> io::Result<RunningServer> {
         let address = self.listener.local_addr()?;
         let [stop, abort, failed] = std::array::from_fn(|_| CancellationToken::new());
         let limits = ConnectionLimits {
             max_header_bytes: config.max_header_bytes,
             header_timeout: Duration::from_secs(config.header_timeout_s),
             idle_timeout: Duration::from_secs(config.idle_timeout_s),
+            operations_only: false,
         };
         let mut threads = Vec::new();
         let mut senders = Vec::new();
@@ -99,13 +111,7 @@ impl BoundServer {
             threads.push(thread);
             senders.push(sender);
         }
-        tokio::spawn(accept(
-            self.listener,
-            senders,
-            Arc::clone(face),
-            config.max_connections as i64,
-            stop.clone(),
-        ));
+        tokio::spawn(accept(self.listener, senders, Arc::clone(face), max_connections as i64, stop.clone()));
         Ok(RunningServer { address, stop, abort, failed, threads })
     }
 }
@@ -141,7 +147,7 @@ impl RunningServer {
 
 async fn accept(
     listener: TcpListener,
-    senders: Vec<UnboundedSender<std::net::TcpStream>>,
+    senders: Vec<UnboundedSender<Accepted>>,
     face: Arc<Face>,
     max_connections: i64,
     stop: CancellationToken,
@@ -149,13 +155,14 @@ async fn accept(
     let open = &face.metrics.gauges.connections;
     let too_many = too_many_connections();
     let mut turn = senders.iter().cycle();
+    let mut in_trouble = false;
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
             () = stop.cancelled() => return,
         };
         match accepted {
-            Ok((stream, _peer)) if open.get() >= max_connections => {
+            Ok((stream, _peer)) if open.get() >= max_connections + OPERATOR_CONNECTIONS as i64 => {
                 // Fits into the socket's empty send buffer; nothing waits for a client here.
                 let _told = stream.try_write(too_many.as_bytes());
                 face.metrics.connections_refused.inc();
@@ -163,25 +170,38 @@ async fn accept(
             Ok((stream, _peer)) => {
                 let _refused = stream.set_nodelay(true);
                 if let (Ok(stream), Some(sender)) = (stream.into_std(), turn.next()) {
+                    let operations_only = open.get() >= max_connections;
+                    if operations_only {
+                        face.metrics.connections_refused.inc();
+                    }
                     // Counted here, so that the next look sees it; the worker counts it out.
                     open.inc();
-                    if sender.send(stream).is_err() {
+                    if sender.send(Accepted { stream, operations_only }).is_err() {
                         return;
                     }
                 }
+                in_trouble = false;
             }
             Err(error) => {
+                if !std::mem::replace(&mut in_trouble, true) {
+                    tracing::warn!(error = error.to_string(), "cannot accept connections; trying again");
+                }
                 // Out of descriptors, most likely: accepting again at once would only burn the core.
-                tracing::warn!(error = error.to_string(), "cannot accept connections");
                 tokio::time::sleep(Duration::from_millis(100)).await;
             }
         }
     }
 }
 
+/// A connection on its way to its thread.
+struct Accepted {
+    stream: std::net::TcpStream,
+    operations_only: bool,
+}
+
 /// One thread's share of the connections.
 struct Worker {
-    connections: UnboundedReceiver<std::net::TcpStream>,
+    connections: UnboundedReceiver<Accepted>,
     face: Arc<Face>,
     limits: ConnectionLimits,
     stop: CancellationToken,
@@ -195,15 +215,20 @@ impl Worker {
         tokio::spawn(ingest::Home::serve());
         let router = router(&self.face);
         loop {
-            let stream = tokio::select! {
-                stream = self.connections.recv() => stream,
+            let accepted = tokio::select! {
+                accepted = self.connections.recv() => accepted,
                 () = self.stop.cancelled() => None,
             };
-            let Some(stream) = stream else { break };
+            let Some(Accepted { stream, operations_only }) = accepted else { break };
             let open = OpenConnection(Arc::clone(&self.face));
             match TcpStream::from_std(stream) {
                 Ok(stream) => {
-                    let (router, limits, stop) = (router.clone(), self.limits, self.stop.clone());
+                    let (router, mut limits, stop) = (router.clone(), self.limits, self.stop.clone());
+                    if operations_only {
+                        limits.operations_only = true;
+                        limits.header_timeout = limits.header_timeout.min(OPERATOR_TIMEOUT);
+                        limits.idle_timeout = limits.idle_timeout.min(OPERATOR_TIMEOUT);
+                    }
                     tasks.spawn(async move {
                         connection::serve(stream, Arc::clone(&open.0), router, limits, stop).await;
                     });

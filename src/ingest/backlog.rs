@@ -168,6 +168,23 @@ impl Backlog {
             .sum()
     }
 
+    /// Bytes on disk of events that are not known to be settled. A segment's bytes are shared out evenly among its events.
+    pub fn pending_bytes(&self) -> u64 {
+        let stretches = self.store.stretches();
+        let state = self.state();
+        let pending = |(journal, range, bytes): &(JournalId, Range<u64>, u64)| {
+            let sequences = state.iter().find(|sequences| sequences.journal == *journal)?;
+            let held = range.start.max(sequences.first)..range.end.min(sequences.end);
+            if held.is_empty() {
+                return None;
+            }
+            let events: u64 = sequences.settled.gaps(&held).map(|gap| gap.end - gap.start).sum();
+            let share = u128::from(*bytes) * u128::from(events) / u128::from(range.end - range.start);
+            Some(share as u64)
+        };
+        stretches.iter().filter_map(pending).sum()
+    }
+
     /// Whether the journal with this tag holds the event and it is not settled.
     pub fn is_pending(&self, tag: Tag, sequence: u64) -> bool {
         self.state().iter().any(|sequences| {

@@ -97,6 +97,12 @@ impl Fences {
         self.look.notify_one();
     }
 
+    /// Whether this is the fence that was seen last: a higher one was set by a command that changed receipts.
+    fn is_last(&self, journal: JournalId, fence: i64) -> bool {
+        let highest = self.highest.lock().unwrap_or_else(PoisonError::into_inner);
+        highest.get(&journal).is_none_or(|known| *known == fence)
+    }
+
     fn fenced(&self, journal: JournalId, fence: i64) {
         self.highest.lock().unwrap_or_else(PoisonError::into_inner).insert(journal, fence);
     }
@@ -237,7 +243,7 @@ impl FenceKeeper {
                 "no fence could be set; the journal is not trimmed"
             );
         }
-        self.status.failed(state, crate::db::chain(error));
+        let _logged_above = self.status.failed(state, crate::db::chain(error));
     }
 
     async fn round(&mut self) -> Result<(), FenceError> {
@@ -301,7 +307,9 @@ impl FenceKeeper {
     async fn is_as_it_was(&self, connection: &Connection, journals: &[JournalId]) -> Result<bool, DbError> {
         let fences = self.tables.receipts.fences(connection, journals).await?;
         Ok(fences.len() == journals.len()
-            && fences.iter().all(|(journal, fence)| self.fences.saw(*journal, *fence)))
+            && fences.iter().all(|(journal, fence)| {
+                self.fences.is_last(*journal, *fence) && self.fences.saw(*journal, *fence)
+            }))
     }
 
     /// Hands out again what the database does not have any more.

@@ -129,21 +129,27 @@ impl GroupCommit {
         let started = Instant::now();
         let synced = self.appender.sync();
         self.metrics.journal_sync_seconds.observe(started.elapsed().as_secs_f64());
-        synced.map_err(|error| {
-            tracing::error!(
-                error = error.to_string(),
-                "the journal could not be synced: nothing more is accepted until a restart; what was synced before is stored"
-            );
-            NotJournaled::OutcomeUnknown
+        synced.map_err(|error| match error {
+            AppendError::Poisoned(_) => {
+                tracing::error!(
+                    error = error.to_string(),
+                    "the journal could not be synced: nothing more is accepted until a restart; what was synced before is stored"
+                );
+                NotJournaled::OutcomeUnknown
+            }
+            AppendError::InDoubt(_) => {
+                tracing::warn!(error = crate::db::chain(&error), "a group is in doubt");
+                NotJournaled::OutcomeUnknown
+            }
+            // Taken back, for good.
+            error => self.refused(&error),
         })
     }
 
     fn refused(&self, error: &AppendError) -> NotJournaled {
-        let refusal = Refusal::from(error);
-        if !matches!(refusal, Refusal::Full | Refusal::TooLarge) {
-            tracing::warn!(error = error.to_string(), "the journal takes nothing");
-        }
-        NotJournaled::Refused(refusal)
+        // Changes of what the journal takes are logged by the journal, once each.
+        tracing::debug!(error = crate::db::chain(error), "a group is refused");
+        NotJournaled::Refused(Refusal::from(error))
     }
 
     fn register_waiting(&self, parcels: &[Parcel], first: u64) {

@@ -452,7 +452,7 @@ impl Lander {
             );
         }
         self.metrics.retries.with_label_values(&[verdict.name()]).inc();
-        self.status.failed(state, message);
+        let _logged_above = self.status.failed(state, message);
         tokio::time::sleep(verdict.delay(attempts)).await;
     }
 }

@@ -34,6 +34,7 @@ pub mod queue;
 mod rates;
 mod receipts;
 pub mod reconcile;
+pub mod recovered;
 mod refusal;
 mod registered;
 pub(crate) mod retry;

@@ -28,6 +28,7 @@ use super::probe::Probe;
 use super::queue::{Limits, Queue};
 use super::rates::Rates;
 use super::receipts::Receipts;
+use super::refusal::Refusal;
 use super::row;
 use super::source::Source;
 use super::writer::Writer;
@@ -88,6 +89,10 @@ pub struct Drained {
     pub journaled: bool,
     /// Dead letters that are not stored.
     pub dead_letters_left: u64,
+    /// Acknowledged events that the journal or Postgres lost, as far as no operator acknowledged that.
+    pub lost: u64,
+    /// Events that this run could not read, recovered ones included.
+    pub unreadable: u64,
 }
 
 impl Drained {
@@ -247,11 +252,15 @@ impl Pipeline {
         }
         self.sampler.abort_all();
         let left = self.ingest.snapshot();
+        // A folder that is gone keeps nothing for the next run.
+        let is_gone = left.journal.as_ref().is_some_and(|journal| journal.refusal == Some(Refusal::Gone));
         // A lane that panicked gave its room back, but not its events a row: `pending` knows.
         Drained {
             events_left: left.pending.max(left.held.events),
-            journaled: parts.is_some() && left.held.events == 0,
+            journaled: parts.is_some() && left.held.events == 0 && !is_gone,
             dead_letters_left: left.dead_held.events,
+            lost: left.journal.map_or(0, |journal| journal.acknowledged_lost.events + journal.lost),
+            unreadable: self.ingest.shared.metrics.quarantined.get(),
         }
     }
 }

@@ -13,6 +13,10 @@ pub enum Refusal {
     MinFree,
     /// The file system is full.
     NoSpace,
+    /// The system has no descriptors or memory for it.
+    Shortage,
+    /// Its folder was removed or replaced.
+    Gone,
     /// Writing or syncing failed; it takes nothing until a restart.
     Failed,
     /// What is to be kept together is larger than a segment.
@@ -21,14 +25,17 @@ pub enum Refusal {
 
 impl Refusal {
     /// The states of a journal that takes nothing, as health and metrics name them.
-    pub const STATES: [&str; 3] = ["full", "disk_full", "failed"];
+    pub const STATES: [&str; 6] = ["full", "disk_low", "disk_full", "shortage", "gone", "failed"];
 
     /// Which of [`Self::STATES`] it is.
     pub fn state(self) -> &'static str {
-        let [full, disk_full, failed] = Self::STATES;
+        let [full, disk_low, disk_full, shortage, gone, failed] = Self::STATES;
         match self {
             Self::Full => full,
-            Self::MinFree | Self::NoSpace => disk_full,
+            Self::MinFree => disk_low,
+            Self::NoSpace => disk_full,
+            Self::Shortage => shortage,
+            Self::Gone => gone,
             Self::Failed | Self::TooLarge => failed,
         }
     }
@@ -39,6 +46,8 @@ impl Refusal {
             Self::Full => "the journal was full",
             Self::MinFree => "the journal's file system was nearly full",
             Self::NoSpace => "the journal's file system was full",
+            Self::Shortage => "the system had no descriptors or memory for the journal",
+            Self::Gone => "the journal's folder was removed or replaced",
             Self::Failed => "the journal had failed",
             Self::TooLarge => "the event was larger than a segment of the journal",
         }
@@ -48,7 +57,9 @@ impl Refusal {
 impl From<&AppendError> for Refusal {
     fn from(error: &AppendError) -> Self {
         match error {
-            AppendError::NoSpace(_) => Self::NoSpace,
+            AppendError::NoSpace(_) | AppendError::InDoubt(_) => Self::NoSpace,
+            AppendError::Shortage(_) => Self::Shortage,
+            AppendError::Gone => Self::Gone,
             AppendError::Full => Self::Full,
             AppendError::MinFree => Self::MinFree,
             AppendError::TooLarge => Self::TooLarge,
@@ -63,6 +74,8 @@ impl From<journal::Refusal> for Refusal {
             journal::Refusal::Full => Self::Full,
             journal::Refusal::MinFree => Self::MinFree,
             journal::Refusal::NoSpace => Self::NoSpace,
+            journal::Refusal::Shortage => Self::Shortage,
+            journal::Refusal::Gone => Self::Gone,
             journal::Refusal::Poisoned => Self::Failed,
         }
     }

@@ -1,7 +1,7 @@
 //! The pipeline's figures, for health and metrics.
 
 use super::admission::Ingest;
-use super::journal::Usage;
+use super::journal::{Lost, Usage};
 use super::ledger::Account;
 use super::level::Load;
 use super::refusal::Refusal;
@@ -39,6 +39,10 @@ pub struct Snapshot {
 pub struct JournalSnapshot {
     /// Its files.
     pub usage: Usage,
+    /// Bytes of events that Postgres does not have.
+    pub pending_bytes: u64,
+    /// Acknowledged events that the journal lost, until an operator has acknowledged the loss.
+    pub acknowledged_lost: Lost,
     /// Why it takes nothing, if so.
     pub refusal: Option<Refusal>,
     /// Each journal's account, as of the last fence.
@@ -72,6 +76,8 @@ impl Ingest {
             dead_letter_writer: shared.dead_letter_writer_status.get(),
             journal: shared.journal.as_ref().map(|journal| JournalSnapshot {
                 usage: journal.backlog.store().usage(),
+                pending_bytes: journal.backlog.pending_bytes(),
+                acknowledged_lost: journal.backlog.store().lost(),
                 refusal: self.journal_takes().err(),
                 accounts: journal.ledger.accounts(),
                 lost: journal.ledger.lost(),

@@ -56,9 +56,10 @@ impl Source {
             Self::Journal(backlog, status) => match backlog.take(max_bytes).await {
                 Ok(portion) => portion.map(|portion| Batch::Journaled(portion, Arc::clone(backlog))),
                 Err(error) => {
-                    let error = error.to_string();
-                    tracing::error!(error, "the journal cannot be read; trying again");
-                    status.failed(WriterState::Halted, format!("the journal cannot be read: {error}"));
+                    let error = crate::db::chain(&error);
+                    if status.failed(WriterState::Halted, format!("the journal cannot be read: {error}")) {
+                        tracing::error!(error, "the journal cannot be read; trying again each second");
+                    }
                     tokio::time::sleep(UNREADABLE_DELAY).await;
                     None
                 }

@@ -45,9 +45,12 @@ impl WriterStatus {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    pub(super) fn failed(&self, state: WriterState, message: String) {
-        let error = LastError { message, at: SystemTime::now() };
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = (state, Some(error));
+    /// Notes an error; false if the same one was the last, and nothing was stored since.
+    pub(super) fn failed(&self, state: WriterState, message: String) -> bool {
+        let mut status = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_last = status.0 == state && status.1.as_ref().is_some_and(|last| last.message == message);
+        *status = (state, Some(LastError { message, at: SystemTime::now() }));
+        !is_last
     }
 
     pub(super) fn running(&self) {

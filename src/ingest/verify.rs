@@ -11,6 +11,7 @@ use serde::Serialize;
 use uuid::Uuid;
 
 use super::backlog::length;
+use super::journal::{Loss, LossState};
 use super::receipts::Counts;
 use crate::db::{Database, DbError};
 
@@ -27,6 +28,19 @@ struct Present {
     /// Ranges that hold more rows than sequences.
     doubled: Vec<Range<u64>>,
     rows: u64,
+    /// First and last time of each range, in milliseconds of Unix time, in the order of the ranges.
+    times: Vec<(Range<u64>, u64, u64)>,
+}
+
+/// What this host's journal folder tells.
+#[derive(Debug, Clone, Default)]
+pub struct Host {
+    /// The sequences of journals on its disk.
+    pub held: Vec<(Uuid, Range<u64>)>,
+    /// Losses that were recorded.
+    pub losses: Vec<(Loss, LossState)>,
+    /// Journals whose losses were acknowledged without a record.
+    pub acknowledged: Vec<Uuid>,
 }
 
 /// What the database says of one journal.
@@ -34,6 +48,7 @@ struct Present {
 struct Journal {
     journal: Uuid,
     tag: Vec<u8>,
+    registered_ms: u64,
     receipts: Vec<(Range<u64>, Counts)>,
 }
 
@@ -47,6 +62,11 @@ pub struct Books {
     removed: ByTag,
     /// Sequences below it may have been taken out by time; `None`: all of them.
     removed_before: HashMap<Vec<u8>, Option<u64>>,
+    /// Times, in milliseconds of Unix time, whose rows were taken out with their partition.
+    removed_between: Vec<(u64, u64)>,
+    /// Times for which there is a partition; `None`: `requests` is one table.
+    days: Option<RangeSet<u64>>,
+    now_ms: u64,
 }
 
 /// What a recount found.
@@ -56,6 +76,19 @@ pub struct Verdict {
     pub journals: Vec<JournalVerdict>,
     /// Rows of `requests` whose ids name no journal: stored with DURABILITY=memory.
     pub rows_without_journal: u64,
+    /// Losses on this host that nobody acknowledged.
+    pub losses: Vec<Loss>,
+    /// Losses in receipts of which this host has no record.
+    pub lost_elsewhere: Vec<LostElsewhere>,
+}
+
+/// Quarantined events of a journal that was on another host, or in a folder that is gone.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct LostElsewhere {
+    /// The journal.
+    pub journal: Uuid,
+    /// How many.
+    pub events: u64,
 }
 
 /// One journal's account.
@@ -128,8 +161,14 @@ impl DifferenceKind {
 
 impl Verdict {
     /// Whether everything adds up.
-    pub fn is_fine(&self) -> bool {
+    pub fn balances(&self) -> bool {
         self.journals.iter().all(|journal| journal.differences.is_empty())
+    }
+
+    /// Acknowledged events that are lost, until an operator acknowledges the loss; 1 for a loss of unknown size.
+    pub fn lost(&self) -> u64 {
+        let elsewhere: u64 = self.lost_elsewhere.iter().map(|lost| lost.events).sum();
+        self.losses.iter().map(Loss::lost).sum::<u64>() + elsewhere
     }
 }
 
@@ -151,7 +190,13 @@ pub async fn read(database: &Database) -> Result<Books, DbError> {
     for row in transaction.query(&sql(include_str!("../../sql/ingest/verify_receipts.sql")), &[]).await? {
         let journal: Uuid = row.try_get(0)?;
         if books.journals.last().is_none_or(|last| last.journal != journal) {
-            books.journals.push(Journal { journal, tag: row.try_get(1)?, receipts: Vec::new() });
+            let registered_ms = row.try_get::<_, i64>(10)?.max(0) as u64;
+            books.journals.push(Journal {
+                journal,
+                tag: row.try_get(1)?,
+                registered_ms,
+                receipts: Vec::new(),
+            });
         }
         let Some(first) = row.try_get::<_, Option<i64>>(3)? else { continue };
         let count = |index| row.try_get::<_, i64>(index).map(|count| count as u64);
@@ -181,6 +226,8 @@ pub async fn read(database: &Database) -> Result<Books, DbError> {
                 present.doubled.push(range.clone());
             }
             present.rows += rows;
+            let ms = |index| row.try_get::<_, i64>(index).map(|ms| ms.max(0) as u64);
+            present.times.push((range.clone(), ms(4)?, ms(5)?));
             present.sequences.insert(range);
         }
     }
@@ -193,21 +240,65 @@ pub async fn read(database: &Database) -> Result<Books, DbError> {
         let first_left: Option<i64> = row.try_get(1)?;
         books.removed_before.insert(row.try_get(0)?, first_left.map(|first| first as u64));
     }
+    let between = sql(include_str!("../../sql/ingest/verify_removed_between.sql"));
+    for row in transaction.query(&between, &[]).await? {
+        books.removed_between.push((row.try_get::<_, i64>(0)? as u64, row.try_get::<_, i64>(1)? as u64));
+    }
+    for row in transaction.query(&sql(include_str!("../../sql/ingest/verify_days.sql")), &[]).await? {
+        let days = books.days.get_or_insert_default();
+        books.now_ms = row.try_get::<_, i64>(2)? as u64;
+        // Neither bound: the default partition.
+        if let (Some(from), Some(to)) = (row.try_get::<_, Option<i64>>(0)?, row.try_get::<_, Option<i64>>(1)?)
+            && from < to
+        {
+            days.insert(from as u64..to as u64);
+        }
+    }
     Ok(books)
 }
 
-/// Compares. `held` are the sequences of journals on this host's disk, looked at after the books were read: what was not
-/// settled then is there.
-pub fn compare(books: &Books, held: &[(Uuid, Range<u64>)]) -> Verdict {
+/// Ids are given out a little out of the order of their times.
+const DISORDER_MS: u64 = 60_000;
+
+impl Books {
+    /// Whether events that are nowhere may have gone with a partition that was truncated, dropped or detached. Their
+    /// neighbours tell their time.
+    fn went_with_a_partition(&self, journal: &Journal, stored: &Present, gap: &Range<u64>) -> bool {
+        let after = stored.times.partition_point(|(range, ..)| range.start < gap.start);
+        let before = after.checked_sub(1).and_then(|index| stored.times.get(index));
+        let low = before.map_or(journal.registered_ms, |(_, _, last_ms)| *last_ms);
+        let next = stored.times.get(after);
+        let high = next.map_or(self.now_ms, |(_, first_ms, _)| *first_ms).max(low);
+        let is_between = |(from, to): &(u64, u64)| {
+            from.saturating_sub(DISORDER_MS) <= high && to.saturating_add(DISORDER_MS) >= low
+        };
+        let has_no_day = |days: &RangeSet<u64>| days.gaps(&(low..high + 1)).next().is_some();
+        self.removed_between.iter().any(is_between) || self.days.as_ref().is_some_and(has_no_day)
+    }
+}
+
+/// Compares. `host` was looked at after the books were read: what was not settled then is there.
+pub fn compare(books: &Books, host: &Host) -> Verdict {
     let known = |tag: &Vec<u8>| books.journals.iter().any(|journal| journal.tag == *tag);
     let foreign = books.requests.iter().filter(|(tag, _)| !known(tag));
+    let is_known = |journal: Uuid| {
+        host.acknowledged.contains(&journal) || host.losses.iter().any(|(loss, _)| loss.journal == journal)
+    };
+    let quarantined = |journal: &Journal| {
+        let events = journal.receipts.iter().map(|(_, counts)| counts.quarantined).sum();
+        let unknown = events > 0 && !is_known(journal.journal);
+        unknown.then_some(LostElsewhere { journal: journal.journal, events })
+    };
+    let reported = host.losses.iter().filter(|(_, state)| *state == LossState::Lost);
     Verdict {
+        losses: reported.map(|(loss, _)| loss.clone()).collect(),
+        lost_elsewhere: books.journals.iter().filter_map(quarantined).collect(),
         rows_without_journal: foreign.map(|(_, present)| present.rows).sum(),
         journals: books
             .journals
             .iter()
             .map(|journal| {
-                let held = held.iter().find(|(id, _)| *id == journal.journal).map(|(_, range)| range);
+                let held = host.held.iter().find(|(id, _)| *id == journal.journal).map(|(_, range)| range);
                 account(journal, books, held)
             })
             .collect(),
@@ -246,6 +337,8 @@ fn account(journal: &Journal, books: &Books, held: Option<&Range<u64>>) -> Journ
             before.insert(0..first_left.unwrap_or(u64::MAX).max(1));
             taken_out = taken_out.union(&intersection(&nowhere, &before)).collect();
         }
+        let gone: Vec<Range<u64>> = difference(&nowhere, &taken_out).iter().cloned().collect();
+        taken_out.extend(gone.into_iter().filter(|gap| books.went_with_a_partition(journal, &requests, gap)));
         // Keys, and with them what is known of duplicates, are forgotten after their window.
         let forgotten = counts.duplicates
             - length(&intersection(&duplicates.sequences, &RangeSet::from([range.clone()])))
@@ -313,7 +406,14 @@ mod tests {
     fn present(ranges: &[(u64, u64)]) -> ByTag {
         let sequences: RangeSet<u64> = ranges.iter().map(|(start, end)| *start..*end).collect();
         let rows = length(&sequences);
-        HashMap::from([(TAG.to_vec(), Present { sequences, doubled: Vec::new(), rows })])
+        let times =
+            sequences.iter().map(|range| (range.clone(), 1_000_000 * range.start, 1_000_000 * range.end));
+        let times = times.collect();
+        HashMap::from([(TAG.to_vec(), Present { sequences, doubled: Vec::new(), rows, times })])
+    }
+
+    fn holding(held: Range<u64>) -> Host {
+        Host { held: vec![(Uuid::nil(), held)], ..Host::default() }
     }
 
     type Named = (DifferenceKind, u64, Vec<(u64, u64)>);
@@ -325,6 +425,7 @@ mod tests {
             journals: vec![Journal {
                 journal: Uuid::nil(),
                 tag: TAG.to_vec(),
+                registered_ms: 0,
                 receipts: vec![(0..10, counts)],
             }],
             requests: present(&[(0, 3), (6, 10)]),
@@ -335,15 +436,15 @@ mod tests {
     }
 
     fn differences(books: &Books) -> Vec<Named> {
-        let verdict = compare(books, &[]);
+        let verdict = compare(books, &Host::default());
         let named = |difference: Difference| (difference.kind, difference.events, difference.ranges);
         verdict.journals.into_iter().flat_map(|journal| journal.differences).map(named).collect()
     }
 
     #[test]
     fn books_that_balance_show_no_difference_and_what_is_pending() {
-        let verdict = compare(&books(), &[(Uuid::nil(), 0..12)]);
-        assert!(verdict.is_fine(), "{verdict:?}");
+        let verdict = compare(&books(), &holding(0..12));
+        assert!(verdict.balances(), "{verdict:?}");
         assert_eq!((verdict.journals[0].accepted, verdict.journals[0].pending), (12, 2));
     }
 
@@ -355,10 +456,38 @@ mod tests {
         assert!(ranges.contains(&(2, 2)), "{ranges:?}");
         books.removed = present(&[(2, 3)]);
         assert_eq!(differences(&books), []);
-        assert_eq!(compare(&books, &[]).journals[0].removed, 1);
+        assert_eq!(compare(&books, &Host::default()).journals[0].removed, 1);
         books.removed = ByTag::new();
         books.removed_before = HashMap::from([(TAG.to_vec(), Some(6))]);
         assert_eq!(differences(&books), []);
+    }
+
+    #[test]
+    fn rows_that_went_with_a_partition_are_told_apart_by_their_neighbours_times() {
+        let mut books = books();
+        // Of 2 only; its neighbours are of the second and sixth million.
+        books.requests = present(&[(0, 2), (6, 10)]);
+        (books.days, books.now_ms) = (Some(std::iter::once(0..20_000_000).collect()), 10_000_000);
+        assert_eq!(differences(&books).len(), 1, "there is a partition for all of it");
+        books.days = Some(RangeSet::from([0..3_000_000, 7_000_000..20_000_000]));
+        assert_eq!(differences(&books), [], "some of its time has none");
+        books.days = Some(RangeSet::from([0..8_000_000, 9_000_000..20_000_000]));
+        assert_eq!(differences(&books).len(), 1, "another time has none");
+        books.removed_between = vec![(7_000_000, 8_000_000)];
+        assert_eq!(differences(&books).len(), 1, "another time was truncated");
+        books.removed_between.push((3_000_000, 4_000_000));
+        assert_eq!(differences(&books), []);
+    }
+
+    #[test]
+    fn what_receipts_say_is_lost_is_reported_unless_it_was_acknowledged() {
+        let mut books = books();
+        books.journals[0].receipts[0].1 =
+            Counts { committed: 7, duplicates: 1, dead: 1, discarded: 0, quarantined: 1 };
+        let verdict = compare(&books, &Host::default());
+        assert_eq!((verdict.balances(), verdict.lost()), (true, 1));
+        let host = Host { acknowledged: vec![Uuid::nil()], ..Host::default() };
+        assert_eq!(compare(&books, &host).lost(), 0);
     }
 
     #[test]
@@ -377,6 +506,6 @@ mod tests {
         books.journals[0].receipts.push((12..13, counts));
         books.requests = present(&[(0, 3), (6, 10), (12, 13)]);
         assert_eq!(differences(&books), [(DifferenceKind::Uncovered, 2, vec![(10, 11)])]);
-        assert!(compare(&books, &[(Uuid::nil(), 8..13)]).is_fine());
+        assert!(compare(&books, &holding(8..13)).balances());
     }
 }

@@ -122,6 +122,8 @@ pub struct Gauges {
     pub journal_refuses: IntGaugeVec,
     /// Events that Postgres lost and the journal did not hold any more.
     pub lost: IntGauge,
+    /// Acknowledged events that the journal lost, until an operator acknowledges the loss.
+    pub acknowledged_lost: IntGauge,
 }
 
 impl Metrics {
@@ -287,6 +289,10 @@ impl Metrics {
                     "tidegate_events_lost_by_postgres",
                     "Events that Postgres lost and the journal did not hold any more.",
                 )?,
+                acknowledged_lost: gauge(
+                    "tidegate_acknowledged_lost",
+                    "Acknowledged events that the journal lost, until `tidegate journal --acknowledge`.",
+                )?,
             },
             registry,
         };
@@ -342,6 +348,7 @@ impl Metrics {
             Box::new(gauges.journal_bytes.clone()),
             Box::new(gauges.journal_refuses.clone()),
             Box::new(gauges.lost.clone()),
+            Box::new(gauges.acknowledged_lost.clone()),
         ];
         for collector in all {
             self.registry.register(collector)?;

@@ -121,16 +121,20 @@ impl Service {
 
     /// As [`Self::start_with`], with these arguments.
     pub(crate) async fn start_as(arguments: &[&str], variables: &[(&str, &str)]) -> Self {
-        let mut service = Self::spawn_as(arguments, variables).await;
+        Self::spawn_as(arguments, variables).await.up().await
+    }
+
+    /// Waits until it takes events.
+    async fn up(mut self) -> Self {
         let deadline = Instant::now() + START_TIMEOUT;
         loop {
-            if let Some(address) = service.logged("listening on http://") {
-                service.address = address;
-                return service;
+            if let Some(address) = self.logged("listening on http://") {
+                self.address = address;
+                return self;
             }
-            let ended = service.child.try_wait().unwrap();
-            assert!(ended.is_none(), "ended with {ended:?}: {}", service.log());
-            assert!(Instant::now() < deadline, "not up: {}", service.log());
+            let ended = self.child.try_wait().unwrap();
+            assert!(ended.is_none(), "ended with {ended:?}: {}", self.log());
+            assert!(Instant::now() < deadline, "not up: {}", self.log());
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     }
@@ -140,7 +144,23 @@ impl Service {
         Self::spawn_as(&["serve"], variables).await
     }
 
+    /// Starts a service that may open so many files.
+    pub(crate) async fn start_limited(
+        descriptors: u32,
+        database_url: &str,
+        variables: &[(&str, &str)],
+    ) -> Self {
+        let mut all = BTreeMap::from([("DATABASE_URL", database_url)]);
+        all.extend(variables.iter().copied());
+        let all: Vec<_> = all.into_iter().collect();
+        Self::spawn_limited(Some(descriptors), &["serve"], &all).await.up().await
+    }
+
     async fn spawn_as(arguments: &[&str], variables: &[(&str, &str)]) -> Self {
+        Self::spawn_limited(None, arguments, variables).await
+    }
+
+    async fn spawn_limited(descriptors: Option<u32>, arguments: &[&str], variables: &[(&str, &str)]) -> Self {
         // Small segments, as each service begins with one.
         let data = Folder::new();
         let mut all = BTreeMap::from([
@@ -152,7 +172,21 @@ impl Service {
         ]);
         all.extend(variables.iter().copied());
         let all: Vec<_> = all.into_iter().collect();
-        let mut child = program(arguments, &all).stderr(Stdio::piped()).spawn().unwrap();
+        let mut command = program(arguments, &all);
+        if let Some(descriptors) = descriptors {
+            let plain = command.as_std();
+            let mut limited = Command::new("sh");
+            limited
+                .args(["-c", &format!("ulimit -n {descriptors} && exec \"$0\" \"$@\"")])
+                .arg(plain.get_program())
+                .args(plain.get_args())
+                .env_clear()
+                .envs(plain.get_envs().filter_map(|(name, value)| Some((name, value?))))
+                .stdin(Stdio::null())
+                .kill_on_drop(true);
+            command = limited;
+        }
+        let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
         let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
         let log = Arc::new(Mutex::new(String::new()));
         tokio::spawn({

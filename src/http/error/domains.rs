@@ -151,8 +151,19 @@ impl From<Refused> for ApiError {
                 "journal_full",
                 "the journal holds as much as it may (JOURNAL_MAX_BYTES); try again later",
             ),
-            Refused::Journal(Refusal::MinFree | Refusal::NoSpace) => {
+            Refused::Journal(Refusal::MinFree) => journal(
+                "disk_low",
+                "the journal's disk has less free space than it leaves to others (JOURNAL_MIN_FREE); try again later",
+            ),
+            Refused::Journal(Refusal::NoSpace) => {
                 journal("disk_full", "the journal's disk is full; try again later")
+            }
+            Refused::Journal(Refusal::Shortage) => journal(
+                "journal_shortage",
+                "the system has no descriptors or memory for the journal; try again later",
+            ),
+            Refused::Journal(Refusal::Gone) => {
+                journal("journal_gone", "the journal's folder was removed or replaced; try again later")
             }
             Refused::Journal(Refusal::Failed) => journal(
                 "journal_failed",

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use uuid::Uuid;
 
 use super::error::AppendError;
-use super::files::{File, write_all};
+use super::files::{File, is_no_space, is_shortage, uninterrupted, write_all};
 use super::format::{BlockWriter, Content, FIRST_BLOCK, PAGE, Place, SegmentHeader, pad};
 use super::keeper::Keeper;
 use super::store::{SegmentState, Store, lock};
@@ -24,6 +24,8 @@ pub struct Appender {
     journal: JournalId,
     created_at_us: i64,
     next: u64,
+    /// What `next` was at the last sync.
+    synced_next: u64,
     next_number: u64,
     open: Option<Open>,
     /// The blocks of a group; kept for its memory.
@@ -44,6 +46,9 @@ struct Open {
     /// How often it was synced.
     groups: u64,
     chain: u32,
+    synced_chain: u32,
+    /// The first pages of the blocks that were written since the last sync.
+    unsynced: Vec<u64>,
     /// Where the last block is a marker that says all there is to say.
     sealed_at: u64,
     /// The first pages of blocks that could not be written whole, to be zeroed before anything else is written.
@@ -69,6 +74,7 @@ impl Appender {
             journal,
             created_at_us,
             next: 0,
+            synced_next: 0,
             next_number: 0,
             open: None,
             bytes,
@@ -108,6 +114,9 @@ impl Appender {
         if size == 0 {
             return Ok(());
         }
+        if self.store.gate.is_gone() {
+            return Err(AppendError::Gone);
+        }
         self.look_at_free_space()?;
         if self.open.as_ref().is_none_or(|open| open.write_at + size > open.bytes - PAGE) {
             self.roll()?;
@@ -126,7 +135,7 @@ impl Appender {
         }
         if let Err(error) = write_all(&*open.file, &self.bytes, open.write_at) {
             let refused = self.store.failed("write to the journal", error);
-            if let AppendError::NoSpace(_) = refused {
+            if !matches!(refused, AppendError::Poisoned(_)) {
                 open.remains = pages;
                 // Tried again by the next append, if there is no room even for this.
                 if let Err(AppendError::Poisoned(reason)) = open.cut(&self.store) {
@@ -136,8 +145,9 @@ impl Appender {
             return Err(refused);
         }
         (open.write_at, open.chain) = (writer.offset, writer.chain);
+        open.unsynced.append(&mut pages);
         self.next = sequence;
-        self.store.gate.has_space();
+        self.store.gate.has_resources();
         self.look_ahead();
         Ok(())
     }
@@ -146,16 +156,34 @@ impl Appender {
     ///
     /// # Errors
     ///
-    /// Any error is for ever: see [`AppendError::Poisoned`].
+    /// A sync that failed is never repeated, since the system may call pages clean that it lost. After a shortage what was
+    /// appended since the last sync is taken back: its blocks are written over, which is synced anew. Any other error is
+    /// for ever: see [`AppendError::Poisoned`].
     pub fn sync(&mut self) -> Result<(), AppendError> {
         self.usable()?;
         let Some(open) = self.open.as_mut().filter(|open| open.synced_at < open.write_at) else {
             return Ok(());
         };
-        open.file.fdatasync().map_err(|error| self.store.sync_failed(&error))?;
-        open.synced_at = open.write_at;
+        if let Err(error) = uninterrupted(|| open.file.fdatasync()) {
+            if !is_no_space(&error) && !is_shortage(&error) {
+                return Err(self.store.sync_failed(&error));
+            }
+            let doubt = error.kind();
+            let refused = self.store.failed("sync the journal", error);
+            open.take_back();
+            self.next = self.synced_next;
+            return Err(match open.cut(&self.store) {
+                Ok(()) => refused,
+                Err(poisoned @ AppendError::Poisoned(_)) => poisoned,
+                Err(_no_room_for_that_either) => AppendError::InDoubt(doubt.into()),
+            });
+        }
+        (open.synced_at, open.synced_chain) = (open.write_at, open.chain);
+        open.unsynced.clear();
         open.groups += 1;
+        self.synced_next = self.next;
         self.store.advance(self.next, open.write_at);
+        let _less_is_known_after_damage = self.store.note_extent(self.journal);
         Ok(())
     }
 
@@ -181,13 +209,17 @@ impl Appender {
             open.remains = vec![open.write_at];
             return Err(self.store.failed("write to the journal", error));
         }
+        open.unsynced.push(open.write_at);
         (open.write_at, open.chain) = (writer.offset, writer.chain);
         open.sealed_at = open.write_at;
         Ok(())
     }
 
     fn usable(&self) -> Result<(), AppendError> {
-        self.store.gate.poisoned().map_or(Ok(()), |reason| Err(AppendError::Poisoned(reason.to_owned())))
+        match self.store.gate.poisoned() {
+            Some(reason) => Err(AppendError::Poisoned(reason.to_owned())),
+            None => Ok(()),
+        }
     }
 
     fn look_at_free_space(&self) -> Result<(), AppendError> {
@@ -204,6 +236,7 @@ impl Appender {
         let ends = self.open.as_ref().is_some_and(|open| open.bytes - open.write_at < little);
         if ends && !self.store.gate.is_full() && !self.store.may_grow() {
             self.store.gate.set_full(true);
+            self.store.wake();
         }
     }
 
@@ -235,11 +268,15 @@ impl Appender {
             synced_at: FIRST_BLOCK,
             groups: 0,
             chain: 0,
+            synced_chain: 0,
+            unsynced: Vec::new(),
             sealed_at: 0,
             remains: Vec::new(),
         });
         self.next_number += 1;
         self.store.push(segment);
+        self.store.retry_extent(self.journal);
+        let _less_is_known_after_damage = self.store.note_extent(self.journal);
         self.store.wake();
         Ok(())
     }
@@ -253,11 +290,21 @@ impl Drop for Appender {
             && last.state == SegmentState::Open
         {
             last.state = SegmentState::Sealed;
+            last.file = None;
         }
     }
 }
 
 impl Open {
+    /// What was written since the last sync counts for nothing, and is to be written over.
+    fn take_back(&mut self) {
+        self.remains.append(&mut self.unsynced);
+        (self.write_at, self.chain) = (self.synced_at, self.synced_chain);
+        if self.sealed_at > self.synced_at {
+            self.sealed_at = 0;
+        }
+    }
+
     fn writer(&self, journal: JournalId) -> BlockWriter {
         BlockWriter {
             place: Place { journal, number: self.number },
@@ -276,7 +323,13 @@ impl Open {
         let zeroed: io::Result<()> =
             self.remains.iter().try_for_each(|page| write_all(&*self.file, &[0; PAGE as usize], *page));
         zeroed.map_err(|error| store.failed("write to the journal", error))?;
-        self.file.fdatasync().map_err(|error| store.sync_failed(&error))?;
+        uninterrupted(|| self.file.fdatasync()).map_err(|error| {
+            // Written over once more by the next try, so that a sync is one of new writes.
+            match is_no_space(&error) || is_shortage(&error) {
+                true => store.failed("sync the journal", error),
+                false => store.sync_failed(&error),
+            }
+        })?;
         self.remains.clear();
         Ok(())
     }

@@ -61,6 +61,16 @@ pub enum AppendError {
     /// The file system has less room than is to be left free.
     #[error("the file system of the journal has less room than is to be left free")]
     MinFree,
+    /// The system has no descriptor or no memory for it. A later append may find some.
+    #[error("the system has no descriptors or memory for the journal")]
+    Shortage(#[source] io::Error),
+    /// The folder was removed or replaced. A later append succeeds once it is back.
+    #[error("the folder of the journal was removed or replaced")]
+    Gone,
+    /// A sync failed for want of room, and so did taking the group back: a crash may bring it back. Nothing more is
+    /// appended before it is taken back.
+    #[error("the journal had no room for a sync, and the group may be there after a crash")]
+    InDoubt(#[source] io::Error),
     /// The group does not fit into a segment.
     #[error("the group does not fit into a segment of the journal")]
     TooLarge,
@@ -79,6 +89,10 @@ pub enum Refusal {
     MinFree,
     /// The file system had no room a moment ago.
     NoSpace,
+    /// The system had no descriptors or memory a moment ago.
+    Shortage,
+    /// The folder was removed or replaced.
+    Gone,
     /// A write or a sync failed.
     Poisoned,
 }

@@ -3,12 +3,16 @@
 //! A trait, because the tests put a disk behind it that loses power, runs full and fails at a chosen call.
 
 use std::any::Any;
+use std::collections::HashMap;
 use std::fmt::Debug;
 use std::fs;
 use std::io::{self, ErrorKind};
-use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
-use std::path::Path;
-use std::sync::Arc;
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use nix::errno::Errno;
 
 /// A folder's files.
 pub trait Files: Debug + Send + Sync {
@@ -30,6 +34,17 @@ pub trait Files: Debug + Send + Sync {
     fn lock(&self, path: &Path) -> io::Result<Option<Lock>>;
     /// Bytes that the folder's file system still takes from this user.
     fn free_space(&self, dir: &Path) -> io::Result<u64>;
+    /// Identity of the file or folder that has this path now.
+    fn identity(&self, path: &Path) -> io::Result<FileId>;
+}
+
+/// Identity of a file or folder: two paths with the same one lead to the same inode.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FileId {
+    /// The file system.
+    pub device: u64,
+    /// The inode.
+    pub inode: u64,
 }
 
 /// Held as long as the lock is wanted.
@@ -57,6 +72,8 @@ pub trait File: Debug + Send + Sync {
     fn fdatasync(&self) -> io::Result<()>;
     /// The length in bytes.
     fn length(&self) -> io::Result<u64>;
+    /// Identity of the open file, whatever its path leads to by now.
+    fn identity(&self) -> io::Result<FileId>;
     /// Asks that later reads come from the disk. After a failed sync, Linux may keep pages as clean that never reached
     /// it. A hint: no error.
     fn forget_cached(&self);
@@ -92,14 +109,68 @@ pub(super) fn read_up_to(file: &dyn File, bytes: &mut [u8], offset: u64) -> io::
     Ok(done)
 }
 
-/// Whether the error says that there is no room, which passes, unlike all others.
+/// Whether the error says that there is no room, which passes.
 pub(super) fn is_no_space(error: &io::Error) -> bool {
     matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded)
 }
 
+/// Whether the error is a shortage of descriptors or memory, or a call to be repeated: it passes, and says nothing about
+/// the disk.
+pub(super) fn is_shortage(error: &io::Error) -> bool {
+    let shortages = [Errno::EMFILE, Errno::ENFILE, Errno::ENOMEM, Errno::EINTR, Errno::EAGAIN];
+    error.raw_os_error().is_some_and(|code| shortages.iter().any(|shortage| *shortage as i32 == code))
+}
+
+/// Whether the disk cannot read a sector.
+pub(super) fn is_unreadable(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(Errno::EIO as i32)
+}
+
+/// Pauses between the repetitions of a read that the disk could not do: a cable, a controller or a remote volume may be
+/// back in a moment.
+pub(super) const READ_PAUSES: [Duration; 4] = [
+    Duration::from_millis(5),
+    Duration::from_millis(25),
+    Duration::from_millis(100),
+    Duration::from_millis(250),
+];
+
+/// As [`read_up_to`], and repeated after a pause where the disk cannot read. Each repetition takes a pause off `pauses`,
+/// so a file of which many pages are bad does not take for ever.
+pub(super) fn read_patiently(
+    file: &dyn File,
+    bytes: &mut [u8],
+    offset: u64,
+    pauses: &mut impl Iterator<Item = Duration>,
+) -> io::Result<usize> {
+    loop {
+        match read_up_to(file, bytes, offset) {
+            Err(error) if is_unreadable(&error) => match pauses.next() {
+                Some(pause) => std::thread::sleep(pause),
+                None => return Err(error),
+            },
+            done => return done,
+        }
+    }
+}
+
+/// Repeats a call that a signal interrupted.
+pub(super) fn uninterrupted<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    loop {
+        match call() {
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            done => return done,
+        }
+    }
+}
+
 /// The operating system's files.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct RealFiles;
+///
+/// Folders that are synced stay open: a sync needs no descriptor at a moment when there may be none.
+#[derive(Debug, Default)]
+pub struct RealFiles {
+    dirs: Mutex<HashMap<PathBuf, Arc<fs::File>>>,
+}
 
 #[derive(Debug)]
 struct RealFile(fs::File);
@@ -107,6 +178,8 @@ struct RealFile(fs::File);
 impl Files for RealFiles {
     fn create_dir(&self, dir: &Path) -> io::Result<()> {
         fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
+        // One that was removed since has another inode now.
+        self.dirs.lock().unwrap_or_else(PoisonError::into_inner).remove(dir);
         match dir.parent() {
             Some(parent) if !parent.as_os_str().is_empty() => self.sync_dir(parent),
             _ => Ok(()),
@@ -149,7 +222,17 @@ impl Files for RealFiles {
     }
 
     fn sync_dir(&self, dir: &Path) -> io::Result<()> {
-        fs::File::open(dir)?.sync_all()
+        let mut dirs = self.dirs.lock().unwrap_or_else(PoisonError::into_inner);
+        let open = match dirs.get(dir) {
+            Some(open) => Arc::clone(open),
+            None => {
+                let open = Arc::new(fs::File::open(dir)?);
+                dirs.insert(dir.to_owned(), Arc::clone(&open));
+                open
+            }
+        };
+        drop(dirs);
+        open.sync_all()
     }
 
     fn lock(&self, path: &Path) -> io::Result<Option<Lock>> {
@@ -170,6 +253,16 @@ impl Files for RealFiles {
     fn free_space(&self, dir: &Path) -> io::Result<u64> {
         let stat = nix::sys::statvfs::statvfs(dir)?;
         Ok(stat.blocks_available().saturating_mul(stat.fragment_size()))
+    }
+
+    fn identity(&self, path: &Path) -> io::Result<FileId> {
+        Ok(FileId::of(&fs::metadata(path)?))
+    }
+}
+
+impl FileId {
+    fn of(metadata: &fs::Metadata) -> Self {
+        Self { device: metadata.dev(), inode: metadata.ino() }
     }
 }
 
@@ -201,6 +294,10 @@ impl File for RealFile {
 
     fn length(&self) -> io::Result<u64> {
         Ok(self.0.metadata()?.len())
+    }
+
+    fn identity(&self) -> io::Result<FileId> {
+        Ok(FileId::of(&self.0.metadata()?))
     }
 
     fn forget_cached(&self) {
@@ -238,6 +335,10 @@ impl File for Bytes {
 
     fn length(&self) -> io::Result<u64> {
         Ok(self.0.len() as u64)
+    }
+
+    fn identity(&self) -> io::Result<FileId> {
+        Err(ErrorKind::Unsupported.into())
     }
 
     fn forget_cached(&self) {}

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use super::error::Refusal;
 
-/// How long a full file system is believed to be full.
-const NO_SPACE: Duration = Duration::from_secs(1);
+/// How long a full file system is believed to be full, and a system without descriptors to have none.
+const PASSING: Duration = Duration::from_secs(1);
 /// How long a figure of free space is believed.
 const FREE_SPACE: Duration = Duration::from_millis(500);
 
@@ -17,11 +17,14 @@ pub(super) struct Gate {
     poisoned: OnceLock<String>,
     full: AtomicBool,
     low: AtomicBool,
+    gone: AtomicBool,
     free: AtomicU64,
     /// Milliseconds since `started` at which `free` was read, plus one; 0 if it never was.
     free_read_at_ms: AtomicU64,
-    /// Milliseconds since `started` until which the file system is believed to be full.
+    /// Milliseconds since `started` until which the file system is believed to be full; 0: an append succeeded since.
     no_space_until_ms: AtomicU64,
+    /// The same of a shortage of descriptors or memory.
+    shortage_until_ms: AtomicU64,
     started: Instant,
 }
 
@@ -31,9 +34,11 @@ impl Gate {
             poisoned: OnceLock::new(),
             full: AtomicBool::new(false),
             low: AtomicBool::new(false),
+            gone: AtomicBool::new(false),
             free: AtomicU64::new(u64::MAX),
             free_read_at_ms: AtomicU64::new(0),
             no_space_until_ms: AtomicU64::new(0),
+            shortage_until_ms: AtomicU64::new(0),
             started: Instant::now(),
         }
     }
@@ -43,20 +48,29 @@ impl Gate {
     }
 
     pub(super) fn accepting(&self) -> Result<(), Refusal> {
+        self.refusal(|until_ms| until_ms != 0 && self.now_ms() < until_ms).map_or(Ok(()), Err)
+    }
+
+    /// Why nothing is accepted, for the log: a full file system stays full until an append succeeds.
+    pub(super) fn trouble(&self) -> Option<Refusal> {
+        self.refusal(|until_ms| until_ms != 0)
+    }
+
+    fn refusal(&self, is_believed: impl Fn(u64) -> bool) -> Option<Refusal> {
         if self.poisoned.get().is_some() {
-            return Err(Refusal::Poisoned);
+            return Some(Refusal::Poisoned);
         }
-        if self.full.load(Ordering::Relaxed) {
-            return Err(Refusal::Full);
-        }
-        if self.low.load(Ordering::Relaxed) {
-            return Err(Refusal::MinFree);
-        }
-        let until = self.no_space_until_ms.load(Ordering::Relaxed);
-        if until != 0 && self.now_ms() < until {
-            return Err(Refusal::NoSpace);
-        }
-        Ok(())
+        let is = |flag: &AtomicBool| flag.load(Ordering::Relaxed);
+        let believed = |until_ms: &AtomicU64| is_believed(until_ms.load(Ordering::Relaxed));
+        [
+            (is(&self.gone), Refusal::Gone),
+            (is(&self.full), Refusal::Full),
+            (is(&self.low), Refusal::MinFree),
+            (believed(&self.no_space_until_ms), Refusal::NoSpace),
+            (believed(&self.shortage_until_ms), Refusal::Shortage),
+        ]
+        .into_iter()
+        .find_map(|(refuses, refusal)| refuses.then_some(refusal))
     }
 
     /// The first reason stays.
@@ -76,12 +90,31 @@ impl Gate {
         self.full.load(Ordering::Relaxed)
     }
 
-    pub(super) fn no_space(&self) {
-        self.no_space_until_ms.store(self.now_ms() + NO_SPACE.as_millis() as u64, Ordering::Relaxed);
+    /// Whether the folder is another one than was opened, or none.
+    pub(super) fn set_gone(&self, gone: bool) {
+        self.gone.store(gone, Ordering::Relaxed);
     }
 
-    pub(super) fn has_space(&self) {
+    pub(super) fn is_gone(&self) -> bool {
+        self.gone.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn no_space(&self) {
+        self.no_space_until_ms.store(self.passing_until_ms(), Ordering::Relaxed);
+    }
+
+    pub(super) fn shortage(&self) {
+        self.shortage_until_ms.store(self.passing_until_ms(), Ordering::Relaxed);
+    }
+
+    fn passing_until_ms(&self) -> u64 {
+        self.now_ms() + PASSING.as_millis() as u64
+    }
+
+    /// An append succeeded.
+    pub(super) fn has_resources(&self) {
         self.no_space_until_ms.store(0, Ordering::Relaxed);
+        self.shortage_until_ms.store(0, Ordering::Relaxed);
     }
 
     /// Whether the figure of free space is too old to go by.

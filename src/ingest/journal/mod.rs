@@ -16,8 +16,9 @@
 //!
 //! A folder of segments, `<journal>-<number>.seg`, all of one size, filled with zeros before use or recycled: a sync of
 //! bytes that were written before costs half of one that lengthens a file. While groups are large, new segments are
-//! reserved instead of filled, as that would write everything twice. Beside them `spare`, the next one; `lock`; and
-//! `quarantine/`, copies of damaged bytes. Numbers are little-endian.
+//! reserved instead of filled, as that would write everything twice. Beside them `spare`, the next one; `lock`;
+//! `<journal>.extent`, how far each journal reaches; `quarantine/`, copies of damaged bytes, and segments that the disk
+//! could not read; and `losses/`, acknowledged events that are lost. Numbers are little-endian.
 //!
 //! ```text
 //! segment   header page │ block │ block │ … │ zeros, or remains of what the file held before it was recycled
@@ -42,22 +43,29 @@
 //! * A block's crc also covers journal, number and offset, so the remains in a recycled file are not valid; the nonce is
 //!   secret, so no event's body is; and each block names the one before, so nothing is of a group that was cut back.
 //! * Before a segment gets a successor, all of it is synced. The successor's header says where it ends.
-//! * Every block says up to where all was synced before it. **Bad bytes before that are damage**: they are kept in
-//!   quarantine, and their events, up to the next valid block, reported. **Bad bytes after it are a torn tail**: cut, so
-//!   that they never come back. [`Appender::seal`] says it when no other block follows.
+//! * Every block says up to where all was synced before it, and the extent says it of the last one. **Bad bytes before
+//!   that are damage**: they are kept in quarantine, and their events, up to the next valid block, recorded as a loss.
+//!   **Bad bytes after it are a torn tail**: cut, so that they never come back. [`Appender::seal`] says it when no other
+//!   block follows.
+//! * Bytes that the disk cannot read are read again, with pauses, before they are damage.
 //! * A name is synced before its file is used, and a recycled file's new name before its first new byte.
-//! * Segments are given up from a journal's beginning on only.
-//! * ENOSPC from a write: the group is cut back and refused. Any other error of a write, and any of a sync: poisoned.
+//! * Segments are given up from a journal's beginning on only, and the extent says so before.
+//! * A shortage (no space, no descriptors, no memory) of a write or a sync: the group is cut back and refused. A failed
+//!   sync is never repeated; what it was for is written over. Any other error of a write or a sync: poisoned.
+//! * The folder and the open segment are those that were opened, which is checked once a second; else nothing is taken.
 
 mod append;
 mod error;
+mod extent;
 mod files;
 mod format;
 mod gate;
 mod keeper;
+pub mod losses;
 mod quarantine;
 mod read;
 mod recover;
+mod salvage;
 mod scan;
 mod space;
 mod store;
@@ -72,10 +80,12 @@ use uuid::Uuid;
 
 pub use append::Appender;
 pub use error::{AppendError, JournalError, Refusal};
-pub use files::{Access, File, Files, Lock, RealFiles};
+pub use files::{Access, File, FileId, Files, Lock, RealFiles};
 pub use format::{FORMAT_VERSION, PAGE};
+pub use losses::{Cause, Loss, LossState, Lost};
 pub use read::{Chunk, Piece};
-pub use recover::{Damage, Recovered, TornTail};
+pub use recover::{Damage, DamagedBytes, Recovered, TornTail};
+pub use salvage::Salvage;
 pub use store::{Held, Quarantined, SegmentInfo, SegmentState, Store, Usage};
 
 use super::keys::Key;
@@ -175,6 +185,8 @@ fn open_with(
         cursors: Default::default(),
     });
     let quarantined = quarantine::count(&*files, &dir);
+    let known = losses::list(&*files, &dir)?;
+    let home = files.identity(&dir).map_err(JournalError::io("read", &dir))?;
     let store = Arc::new(Store {
         files,
         settings,
@@ -185,7 +197,16 @@ fn open_with(
         fills_spares: AtomicBool::new(true),
         signal: Signal::default(),
         lock: Some(lock),
+        extents: Mutex::default(),
+        losses: Mutex::default(),
+        home: Some(home),
+        reported: Mutex::default(),
     });
+    store.keep_unread(&known);
+    store.look_at_losses();
+    for damage in &recovered.unknown {
+        store.record_loss(Loss::of(damage, None));
+    }
     // A figure that cannot be had is no reason not to start.
     let _no_figure_yet = store.look_at_free_space();
     let thread = keeper.then(|| Keeper::start(&store)).transpose();
@@ -224,7 +245,12 @@ pub fn inspect(files: Arc<dyn Files>, dir: &Path) -> Result<(Arc<Store>, Recover
         fills_spares: AtomicBool::new(true),
         signal: Signal::default(),
         lock: None,
+        extents: Mutex::default(),
+        losses: Mutex::default(),
+        home: None,
+        reported: Mutex::default(),
     };
+    store.look_at_losses();
     Ok((Arc::new(store), recovered))
 }
 
@@ -264,7 +290,7 @@ pub fn scan_bytes(bytes: &[u8]) -> Scan {
     let Ok(header) = SegmentHeader::decode(bytes) else { return scan };
     let place = Place { journal: header.journal, number: header.number };
     let file: Arc<dyn File> = Arc::new(files::Bytes(bytes.to_vec()));
-    let Ok(mut walk) = Walk::whole(&file, place, Some(header.nonce), header.first) else { return scan };
+    let Ok(mut walk) = Walk::whole(&file, place, Some(header.nonce), header.first, 0) else { return scan };
     loop {
         scan.steps += 1;
         match walk.next() {

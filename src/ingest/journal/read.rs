@@ -3,14 +3,16 @@
 //! There is no index: memory stays flat however much is pending. Whoever reads on where an earlier read ended finds the
 //! place remembered; any other read walks from its segment's beginning.
 
+use std::io::ErrorKind;
 use std::ops::Range;
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::JournalId;
 use super::error::JournalError;
 use super::files::{Access, File};
 use super::format::{BLOCK_HEADER, BlockHeader, FIRST_BLOCK, PAGE, SegmentHeader};
+use super::losses::{Cause, Loss};
+use super::recover::{Damage, DamagedBytes};
 use super::scan::{Found, Start, Walk, Window};
 use super::store::{Cursor, Segment, Store, lock, segment_name};
 use crate::ingest::keys::Key;
@@ -19,6 +21,8 @@ use crate::ingest::row;
 /// Ends of reads that are remembered in a journal.
 const CURSORS: usize = 32;
 const READ_AHEAD: Range<usize> = 64 << 10..8 << 20;
+/// How often bytes are read again before they count as damaged.
+const REREADS: u32 = 1;
 
 /// What a read gives.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,8 +35,8 @@ pub enum Piece {
         from: u64,
         /// One past the last that is missing.
         until: u64,
-        /// Where the damaged bytes are to be found.
-        file: PathBuf,
+        /// Where their bytes are, or were.
+        at: DamagedBytes,
     },
 }
 
@@ -61,10 +65,10 @@ impl Chunk {
 /// Where a read begins.
 enum Source {
     Segment(Segment, Cursor),
-    /// The segments in between are not there; the first of them would be in this file.
+    /// The segments in between are not there; this is where the first of them would be.
     Hole {
         until: u64,
-        file: PathBuf,
+        at: DamagedBytes,
     },
 }
 
@@ -86,19 +90,69 @@ impl Store {
             return Ok(Piece::Rows(Chunk { from, until: from, ..Chunk::default() }));
         }
         match self.locate(journal, from)? {
-            Source::Hole { until: end, file } => Ok(Piece::Damaged { from, until: until.min(end), file }),
+            Source::Hole { until: end, at } => {
+                Ok(self.damage(Damage { journal, from, until: until.min(end), at }, None))
+            }
             Source::Segment(segment, cursor) => {
-                let path = self.path(segment_name(segment.place));
-                let opened = self.files.open(&path, Access::Read);
-                let file = opened.map_err(JournalError::io("open", &path))?;
-                let max_bytes = max_bytes.max(1);
-                let mut reader = Reader { store: self, segment: &segment, file, from, until, max_bytes };
-                reader.run(cursor).map_err(|error| match error {
-                    Stop::Io(source) => JournalError::io("read", &path)(source),
-                    Stop::Gone => JournalError::NotHeld { journal, sequence: from },
-                })
+                let wanted = Wanted { from, until, max_bytes: max_bytes.max(1) };
+                self.read_segment(&segment, cursor, wanted)
             }
         }
+    }
+
+    fn read_segment(&self, segment: &Segment, cursor: Cursor, wanted: Wanted) -> Result<Piece, JournalError> {
+        let journal = segment.place.journal;
+        let path = self.path(segment_name(segment.place));
+        let file = match &segment.file {
+            Some(file) => Arc::clone(file),
+            None => match self.files.open(&path, Access::Read) {
+                // Only where the folder is the one that was opened; another one says nothing about this one.
+                Err(error) if error.kind() == ErrorKind::NotFound && self.is_missing(segment) => {
+                    let at = DamagedBytes::missing(path, segment.place.number);
+                    let (from, until) = (wanted.from, wanted.until.min(segment.end));
+                    return Ok(self.damage(Damage { journal, from, until, at }, segment.nonce));
+                }
+                opened => opened.map_err(JournalError::io("open", &path))?,
+            },
+        };
+        let mut tries = 0..REREADS;
+        loop {
+            let mut reader = Reader { store: self, segment, file: Arc::clone(&file), wanted };
+            match reader.run(cursor) {
+                Ok(piece) => return Ok(piece),
+                Err(Stop::Io(source)) => return Err(JournalError::io("read", &path)(source)),
+                Err(Stop::Gone) => return Err(JournalError::NotHeld { journal, sequence: wanted.from }),
+                // What a cache has may not be what the disk has.
+                Err(Stop::Damaged { .. }) if tries.next().is_some() => file.forget_cached(),
+                Err(Stop::Damaged { from, until, offset, next, unread }) => {
+                    let copy = self.quarantine(segment.place, &*file, offset, next);
+                    let cause = if unread { Cause::Unreadable } else { Cause::Corrupt };
+                    let bytes = next.min(segment.bytes).saturating_sub(offset);
+                    let number = segment.place.number;
+                    let at = DamagedBytes { segment: path, number, offset, bytes, copy, cause };
+                    return Ok(self.damage(Damage { journal, from, until, at }, segment.nonce));
+                }
+            }
+        }
+    }
+
+    /// Whether a segment whose file is not found should have one. Beside a running service only one that was not there from
+    /// the beginning: others may have been given up meanwhile.
+    fn is_missing(&self, segment: &Segment) -> bool {
+        if self.read_only {
+            return segment.bytes == 0;
+        }
+        let is_held = |held: &Segment| held.place == segment.place;
+        let state = lock(&self.state);
+        let holds = state.journals.iter().any(|journal| journal.segments.iter().any(is_held));
+        drop(state);
+        holds && self.is_in_place()
+    }
+
+    /// Damage in place of rows; where this process owns the journal, a loss that is recorded.
+    fn damage(&self, damage: Damage, nonce: Option<u64>) -> Piece {
+        self.record_loss(Loss::of(&damage, nonce));
+        Piece::Damaged { from: damage.from, until: damage.until, at: damage.at }
     }
 
     fn locate(&self, journal: JournalId, sequence: u64) -> Result<Source, JournalError> {
@@ -115,8 +169,8 @@ impl Store {
             let before = index.checked_sub(1).and_then(|index| held.segments.get(index));
             let mut missing = segment.place;
             missing.number = before.map_or(0, |before| before.place.number + 1);
-            let file = self.path(segment_name(missing));
-            return Ok(Source::Hole { until: segment.first, file });
+            let at = DamagedBytes::missing(self.path(segment_name(missing)), missing.number);
+            return Ok(Source::Hole { until: segment.first, at });
         }
         let number = segment.place.number;
         let remembered = held.cursors.iter().filter(|cursor| cursor.number == number);
@@ -142,6 +196,12 @@ struct Reader<'a> {
     store: &'a Store,
     segment: &'a Segment,
     file: Arc<dyn File>,
+    wanted: Wanted,
+}
+
+/// What a read asks for.
+#[derive(Debug, Clone, Copy)]
+struct Wanted {
     from: u64,
     until: u64,
     max_bytes: usize,
@@ -151,6 +211,13 @@ enum Stop {
     Io(std::io::Error),
     /// The file is another segment's by now.
     Gone,
+    Damaged {
+        from: u64,
+        until: u64,
+        offset: u64,
+        next: u64,
+        unread: bool,
+    },
 }
 
 impl From<std::io::Error> for Stop {
@@ -170,7 +237,7 @@ impl Reader<'_> {
     fn run(&mut self, begin: Cursor) -> Result<Piece, Stop> {
         let used = self.segment.used;
         let start = Start { offset: begin.offset, sequence: begin.sequence, chain: begin.chain };
-        let ahead = self.max_bytes.clamp(READ_AHEAD.start, READ_AHEAD.end);
+        let ahead = self.wanted.max_bytes.clamp(READ_AHEAD.start, READ_AHEAD.end);
         let window = Window::new(Arc::clone(&self.file), start.offset, ahead, used);
         let mut walk = Walk::new(window, self.segment.place, self.segment.nonce, used, start);
         let mut kept = Kept::default();
@@ -178,17 +245,17 @@ impl Reader<'_> {
         let mut resume = start;
         loop {
             let at = walk.at();
-            if at.sequence >= self.until || kept.bytes(at.offset) >= self.max_bytes as u64 {
+            if at.sequence >= self.wanted.until || kept.bytes(at.offset) >= self.wanted.max_bytes as u64 {
                 break;
             }
             match walk.next()? {
                 Found::Block { offset, header } => {
-                    if header.end() > self.from && header.events > 0 {
+                    if header.end() > self.wanted.from && header.events > 0 {
                         self.keep(&mut kept, &mut walk, offset, &header)?;
                     } else if kept.blocks.is_empty() {
                         walk.window().tidy(offset);
                     }
-                    if header.end() <= self.until {
+                    if header.end() <= self.wanted.until {
                         resume = walk.at();
                     }
                 }
@@ -197,13 +264,13 @@ impl Reader<'_> {
                         break;
                     }
                     let until = if next >= used { self.segment.end } else { until };
-                    if until > self.from {
-                        return self.damaged(from, until, (offset, next));
+                    if until > self.wanted.from {
+                        return Err(self.damaged(&walk, (from, until), (offset, next)));
                     }
                 }
                 Found::End { offset } => {
                     if kept.blocks.is_empty() {
-                        return self.damaged(at.sequence, self.segment.end, (offset, used));
+                        return Err(self.damaged(&walk, (at.sequence, self.segment.end), (offset, used)));
                     }
                     break;
                 }
@@ -223,7 +290,7 @@ impl Reader<'_> {
         header: &BlockHeader,
     ) -> std::io::Result<()> {
         if header.keys > 0 {
-            let (from, until) = (self.from, self.until);
+            let (from, until) = (self.wanted.from, self.wanted.until);
             let bytes = walk.bytes(offset, header)?;
             kept.keys.extend(header.keys(bytes).filter(|(sequence, _)| (from..until).contains(sequence)));
         }
@@ -236,28 +303,28 @@ impl Reader<'_> {
 
     fn chunk(&self, kept: Kept, walk: Walk) -> Chunk {
         let (base, buffer) = walk.into_window().into_bytes();
-        let mut until = self.from;
+        let mut until = self.wanted.from;
         let mut stretches = Vec::with_capacity(kept.blocks.len());
         for (offset, header) in kept.blocks {
             let start = (offset - base) as usize + BLOCK_HEADER;
             let rows = start..start + header.rows as usize;
-            let wanted = self.from.max(header.first)..self.until.min(header.end());
+            let wanted = self.wanted.from.max(header.first)..self.wanted.until.min(header.end());
             let bytes = buffer.get(rows.clone()).unwrap_or_default();
             let skipped = tuples_bytes(bytes, wanted.start - header.first, header.events);
             let taken = tuples_bytes(bytes, wanted.end - header.first, header.events);
             stretches.push(rows.start + skipped..rows.start + taken);
             until = wanted.end;
         }
-        Chunk { from: self.from, until, buffer, stretches, keys: kept.keys }
+        Chunk { from: self.wanted.from, until, buffer, stretches, keys: kept.keys }
     }
 
-    fn damaged(&self, from: u64, until: u64, (offset, next): (u64, u64)) -> Result<Piece, Stop> {
+    fn damaged(&self, walk: &Walk, (from, until): (u64, u64), (offset, next): (u64, u64)) -> Stop {
         // Beside a running service, the file may have become another segment's since it was looked up.
         if self.store.read_only && self.is_gone() {
-            return Err(Stop::Gone);
+            return Stop::Gone;
         }
-        let file = self.store.quarantine(self.segment.place, &*self.file, offset, next);
-        Ok(Piece::Damaged { from: from.max(self.from), until: until.min(self.until), file })
+        let (from, until) = (from.max(self.wanted.from), until.min(self.wanted.until));
+        Stop::Damaged { from, until, offset, next, unread: walk.has_unread() }
     }
 
     fn is_gone(&self) -> bool {
@@ -280,7 +347,7 @@ impl Kept {
 }
 
 /// Bytes of the first `count` of `events` tuples.
-fn tuples_bytes(rows: &[u8], count: u64, events: u32) -> usize {
+pub(super) fn tuples_bytes(rows: &[u8], count: u64, events: u32) -> usize {
     if count >= u64::from(events) {
         return rows.len();
     }

@@ -2,22 +2,28 @@
 //!
 //! Read whole are only the segments whose end nothing else tells: the last one of each journal, and those beside a
 //! damaged header. Damage in the others shows when they are read.
+//!
+//! The [note](super::extent) of a journal's extent tells what was synced where the segments do not: whether the bad end of
+//! the last one is damage or a torn tail, and which segments are not there.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use uuid::Uuid;
 
 use super::error::JournalError;
-use super::files::{Access, File, Files, read_up_to, write_all};
+use super::extent::{self, Extent, extent_name, parse_extent_name};
+use super::files::{Access, File, Files, write_all};
 use super::format::{
     BlockWriter, Content, FIRST_BLOCK, NoHeader, PAGE, Place, SegmentHeader, looks_like_block,
 };
+use super::losses::Cause;
 use super::quarantine;
 use super::scan::{Found, SCAN_AHEAD, Walk, Window};
 use super::store::{
-    Held, Journal, LOCK, NEW_SPARE, QUARANTINE, SPARE, Segment, SegmentState, parse_segment_name,
+    Held, Journal, LOCK, LOSSES, NEW_SPARE, QUARANTINE, SPARE, Segment, SegmentState, parse_segment_name,
     segment_name,
 };
 use super::{JournalId, row};
@@ -29,6 +35,10 @@ pub struct Recovered {
     pub journals: Vec<Held>,
     /// Synced events that cannot be read any more, as far as that is known without reading everything.
     pub damaged: Vec<Damage>,
+    /// Segments of which nothing can be read, and nothing tells what they held. They are empty ranges.
+    pub unknown: Vec<Damage>,
+    /// Segments whose header cannot be read, though their blocks can.
+    pub headless: Vec<PathBuf>,
     /// Writes that no sync covered, and that are not whole; cut.
     pub torn: Vec<TornTail>,
     /// Files that are no part of the journal; left alone.
@@ -44,8 +54,32 @@ pub struct Damage {
     pub from: u64,
     /// One past the last that is missing.
     pub until: u64,
-    /// Where the damaged bytes are to be found.
-    pub file: PathBuf,
+    /// Where their bytes are, or were.
+    pub at: DamagedBytes,
+}
+
+/// Bytes of a segment that are not what was written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DamagedBytes {
+    /// The segment.
+    pub segment: PathBuf,
+    /// Its number in the journal.
+    pub number: u64,
+    /// Where in the segment they begin.
+    pub offset: u64,
+    /// How many they are; 0 where the segment is not there, or ends before.
+    pub bytes: u64,
+    /// Their copy, where one was made.
+    pub copy: Option<PathBuf>,
+    /// What is wrong with them.
+    pub cause: Cause,
+}
+
+impl DamagedBytes {
+    /// Of a segment that is not there.
+    pub(super) fn missing(segment: PathBuf, number: u64) -> Self {
+        Self { segment, number, offset: 0, bytes: 0, copy: None, cause: Cause::Missing }
+    }
 }
 
 /// The remains of writes that no sync covered.
@@ -76,7 +110,18 @@ struct Probe {
     block: Option<(u64, u64)>,
 }
 
+/// What the folder holds of one journal.
+#[derive(Default)]
+struct Parts {
+    probes: Vec<Probe>,
+    extent: Option<Extent>,
+}
+
 impl Probe {
+    fn is_unreadable(&self) -> bool {
+        self.header.is_none() && self.block.is_none()
+    }
+
     /// The first sequence, as far as this file tells it.
     fn first(&self) -> Option<u64> {
         match (&self.header, self.place.number, self.block) {
@@ -92,28 +137,59 @@ impl Probe {
 impl Recovery<'_> {
     /// The journals in the folder, the oldest first.
     pub(super) fn run(&mut self) -> Result<Vec<Journal>, JournalError> {
-        let mut journals: BTreeMap<Uuid, Vec<Probe>> = BTreeMap::new();
+        let mut journals: BTreeMap<Uuid, Parts> = BTreeMap::new();
         let mut names = self.files.list(self.dir).map_err(JournalError::io("list", self.dir))?;
         names.sort_unstable();
+        // Before the segments: beside a running service, what a note names is in them, then.
+        for journal in names.iter().filter_map(|name| parse_extent_name(name)) {
+            journals.entry(journal.0).or_default().extent = self.extent(journal);
+        }
+        if !self.own {
+            // A note may name a segment that was begun since.
+            names = self.files.list(self.dir).map_err(JournalError::io("list", self.dir))?;
+            names.sort_unstable();
+        }
         for name in names {
             match parse_segment_name(&name) {
                 Some(place) => {
                     if let Some(probe) = self.probe(place)? {
-                        journals.entry(place.journal.0).or_default().push(probe);
+                        journals.entry(place.journal.0).or_default().probes.push(probe);
                     }
                 }
-                None if [LOCK, SPARE, NEW_SPARE, QUARANTINE].contains(&name.as_str()) => {}
+                None if parse_extent_name(&name).is_some() => {}
+                None if [LOCK, SPARE, NEW_SPARE, QUARANTINE, LOSSES].contains(&name.as_str()) => {}
                 None => self.found.strays.push(self.dir.join(name)),
             }
         }
         let mut held = Vec::new();
-        for (journal, mut probes) in journals {
-            probes.sort_by_key(|probe| probe.place.number);
-            held.extend(self.journal(JournalId(journal), &probes)?);
+        for (journal, mut parts) in journals {
+            let id = JournalId(journal);
+            parts.probes.sort_by_key(|probe| probe.place.number);
+            if !self.own {
+                self.forget_given_up(id, &mut parts);
+            }
+            held.extend(self.journal(id, &parts.probes, parts.extent)?);
         }
         held.sort_by_key(|journal: &Journal| (journal.created_at_us, journal.id.0));
         self.found.journals = held.iter().map(Journal::held).collect();
         Ok(held)
+    }
+
+    fn extent(&self, journal: JournalId) -> Option<Extent> {
+        extent::read(self.files, &self.dir.join(extent_name(journal)), journal)
+    }
+
+    /// Beside a running service: what it gave up while this one looked is not missing.
+    fn forget_given_up(&self, id: JournalId, parts: &mut Parts) {
+        let Some(before) = parts.extent else { return };
+        // A journal goes with its note.
+        let Some(now) = self.extent(id) else {
+            parts.extent = None;
+            return;
+        };
+        parts.extent =
+            Some(Extent { first_number: now.first_number, first: now.first.min(before.end), ..before });
+        parts.probes.retain(|probe| probe.place.number >= now.first_number);
     }
 
     /// Opens a segment's file and reads its header; `None` if it is none.
@@ -144,40 +220,46 @@ impl Recovery<'_> {
         };
         let block = match header {
             Some(_) => None,
-            None => Walk::whole(&file, place, None, 0)
+            None => Walk::whole(&file, place, None, 0, 0)
                 .and_then(|mut walk| walk.find())
                 .map_err(JournalError::io("read", &path))?
                 .map(|(offset, block)| (offset, block.first)),
         };
-        if header.is_none() && block.is_none() {
-            self.discard(place, &path, &*file, bytes)?;
-            return Ok(None);
+        if header.is_none() && block.is_some() {
+            self.found.headless.push(path.clone());
         }
         Ok(Some(Probe { place, path, file, bytes, header, block }))
     }
 
-    /// Puts away a file in which nothing is left of a segment.
-    fn discard(
-        &mut self,
-        place: Place,
-        path: &Path,
-        file: &dyn File,
-        bytes: u64,
-    ) -> Result<(), JournalError> {
+    /// A segment of which nothing can be read, and nothing tells what it held.
+    fn unknown(&mut self, probe: &Probe, first: u64) -> Result<(), JournalError> {
+        let copy = self.put_away(probe)?;
+        let at = probe.damaged((0, probe.bytes), copy, Cause::Corrupt);
+        self.found.unknown.push(Damage { journal: probe.place.journal, from: first, until: first, at });
+        Ok(())
+    }
+
+    /// Moves the bytes of an unreadable segment out of the way; where they are then.
+    fn put_away(&self, probe: &Probe) -> Result<Option<PathBuf>, JournalError> {
         if !self.own {
-            return Ok(());
+            return Ok(None);
         }
-        if !is_zero(file, bytes).map_err(JournalError::io("read", path))? {
-            // Who knows what it was: kept for whoever wants to look at it.
-            let copied = quarantine::copy(self.files, self.dir, place, file, (0, bytes));
-            let (kept, _bytes) = copied.map_err(JournalError::io("copy", path))?;
-            self.found.strays.push(kept);
+        let mut copy = None;
+        if probe.bytes > 0 {
+            let copied = quarantine::copy(self.files, self.dir, probe.place, &*probe.file, (0, probe.bytes));
+            copy = Some(copied.map_err(JournalError::io("copy", &probe.path))?.path);
         }
-        self.files.remove(path).map_err(JournalError::io("remove", path))
+        self.files.remove(&probe.path).map_err(JournalError::io("remove", &probe.path))?;
+        Ok(copy)
     }
 
     /// Settles the extents of a journal's segments; nothing, if it holds no event.
-    fn journal(&mut self, id: JournalId, probes: &[Probe]) -> Result<Option<Journal>, JournalError> {
+    fn journal(
+        &mut self,
+        id: JournalId,
+        probes: &[Probe],
+        extent: Option<Extent>,
+    ) -> Result<Option<Journal>, JournalError> {
         let mut segments: VecDeque<Segment> = VecDeque::new();
         let created_at_us =
             probes.iter().find_map(|probe| probe.header.as_ref().map(|header| header.created_at_us));
@@ -188,44 +270,78 @@ impl Recovery<'_> {
             let next = probes.get(index + 1);
             let adjacent = |after: u64, number: u64| number.checked_sub(1) == Some(after);
             let before = segments.back().filter(|before| adjacent(before.place.number, probe.place.number));
-            let first = probe.first().or(before.map(|before| before.end));
-            let first = first.or(probe.block.map(|(_, first)| first)).unwrap_or(0);
+            let noted = extent.filter(|extent| extent.first_number == probe.place.number);
+            let first =
+                probe.first().or(before.map(|before| before.end)).or(noted.map(|extent| extent.first));
+            let first = first.or(probe.block.map(|(_, first)| first));
+            let is_covered = extent.is_some_and(|extent| {
+                (extent.first_number..=extent.last_number).contains(&probe.place.number)
+            });
+            // What lies before an unreadable segment is as lost as what it held.
+            let first = first.or(segments.back().map(|segment| segment.end).filter(|_| is_covered));
+            let first = first.or(extent.filter(|_| is_covered).map(|extent| extent.first));
             let next_header = next.filter(|next| adjacent(probe.place.number, next.place.number));
             let next_header = next_header.and_then(|next| next.header.as_ref());
             let mut segment = Segment {
                 place: probe.place,
                 bytes: probe.bytes,
                 nonce: probe.header.as_ref().map(|header| header.nonce),
-                first,
-                end: first,
+                first: first.unwrap_or(0),
+                end: first.unwrap_or(0),
                 used: FIRST_BLOCK,
                 state: SegmentState::Sealed,
                 pin: Arc::default(),
+                file: None,
+                unread: false,
             };
             match next_header {
-                Some(header) if header.first >= first => {
+                Some(header) if first.is_some_and(|first| header.first >= first) => {
                     (segment.end, segment.used) = (header.first, header.previous_synced.max(FIRST_BLOCK));
                 }
                 _ => {
-                    let chain = self.scan(probe, &mut segment)?;
+                    let noted = extent.filter(|extent| extent.last_number == probe.place.number);
+                    let chain = self.scan(probe, &mut segment, noted)?;
                     match next.map(Probe::first) {
-                        None => self.cut(probe, &segment, chain)?,
                         // All of a segment was synced before the next one was begun: what is missing in between is lost.
                         Some(Some(next_first))
                             if next.is_some_and(|next| adjacent(probe.place.number, next.place.number)) =>
                         {
                             segment.end = segment.end.max(next_first);
                         }
-                        Some(_) => {}
+                        None if !probe.is_unreadable()
+                            && extent.is_none_or(|extent| extent.last_number <= probe.place.number) =>
+                        {
+                            self.cut(probe, &segment, chain)?;
+                        }
+                        _ => {}
+                    }
+                }
+            }
+            if probe.is_unreadable() {
+                let is_noted = extent.is_some_and(|extent| extent.last_number == probe.place.number);
+                match segment.end > segment.first {
+                    true => self.damaged_segment(probe, &segment),
+                    // The note says that it was synced up to nothing.
+                    false if is_noted && first.is_some() => {}
+                    // What it held counts to the next segment that can be placed.
+                    false if is_covered => {
+                        self.put_away(probe)?;
+                        continue;
+                    }
+                    false => {
+                        self.unknown(probe, segment.first)?;
+                        continue;
                     }
                 }
             }
             segments.push_back(segment);
         }
+        if let Some(extent) = extent {
+            add_missing(id, &mut segments, extent);
+        }
+        self.report_missing(&segments, probes);
         if segments.iter().all(|segment| segment.first == segment.end) {
-            for probe in probes.iter().filter(|_| self.own) {
-                self.files.remove(&probe.path).map_err(JournalError::io("remove", &probe.path))?;
-            }
+            self.remove_empty(id, probes)?;
             return Ok(None);
         }
         let (current, cursors) = (false, VecDeque::new());
@@ -233,21 +349,85 @@ impl Recovery<'_> {
         Ok(Some(Journal { id, created_at_us, current, columns, segments, cursors }))
     }
 
-    /// Walks a segment of which nothing is known to be synced but what its own blocks testify; the last block's checksum.
-    fn scan(&mut self, probe: &Probe, segment: &mut Segment) -> Result<u32, JournalError> {
+    /// Reports what lies between the segments, and those that are not there.
+    fn report_missing(&mut self, segments: &VecDeque<Segment>, probes: &[Probe]) {
+        let mut end = segments.front().map_or(0, |segment| segment.first);
+        for segment in segments {
+            let mut report = |number: u64, range: Range<u64>| {
+                if range.start < range.end {
+                    let place = Place { number, ..segment.place };
+                    let at = DamagedBytes::missing(self.dir.join(segment_name(place)), number);
+                    let journal = segment.place.journal;
+                    self.found.damaged.push(Damage { journal, from: range.start, until: range.end, at });
+                }
+            };
+            report(segment.place.number.saturating_sub(1), end..segment.first);
+            if !probes.iter().any(|probe| probe.place.number == segment.place.number) {
+                report(segment.place.number, segment.first..segment.end);
+            }
+            end = segment.end;
+        }
+    }
+
+    /// Removes the files of a journal without events.
+    fn remove_empty(&self, id: JournalId, probes: &[Probe]) -> Result<(), JournalError> {
+        if !self.own {
+            return Ok(());
+        }
+        let note = self.dir.join(extent_name(id));
+        let paths = std::iter::once(&note).chain(probes.iter().map(|probe| &probe.path));
+        for path in paths {
+            match self.files.remove(path) {
+                // Put away before, or never there.
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+                removed => removed.map_err(JournalError::io("remove", path))?,
+            }
+        }
+        Ok(())
+    }
+
+    fn damaged_segment(&mut self, probe: &Probe, segment: &Segment) {
+        let bytes = (FIRST_BLOCK.min(probe.bytes), probe.bytes);
+        let at = probe.damaged(bytes, None, Cause::Corrupt);
+        let (from, until) = (segment.first, segment.end);
+        self.found.damaged.push(Damage { journal: probe.place.journal, from, until, at });
+    }
+
+    /// Walks a segment of which nothing is known to be synced but what its own blocks testify, and what the note says of
+    /// it; the last block's checksum.
+    fn scan(
+        &mut self,
+        probe: &Probe,
+        segment: &mut Segment,
+        noted: Option<Extent>,
+    ) -> Result<u32, JournalError> {
         let read = JournalError::io("read", &probe.path);
+        let synced = noted.map_or(0, |extent| extent.used);
         let mut step = || -> std::io::Result<u32> {
-            let mut walk = Walk::whole(&probe.file, probe.place, segment.nonce, segment.first)?;
+            let mut walk = Walk::whole(&probe.file, probe.place, segment.nonce, segment.first, synced)?;
+            let mut bad_end = None;
             loop {
                 match walk.next()? {
-                    Found::Block { offset, .. } => walk.window().tidy(offset),
+                    Found::Block { offset, .. } => {
+                        bad_end = None;
+                        walk.window().tidy(offset);
+                    }
                     Found::Damage { from, until, offset, next } => {
+                        bad_end = (from == until).then_some(offset);
                         self.damage(probe, (from, until), (offset, next))?;
                     }
                     Found::End { offset } => {
-                        segment.used = offset;
+                        segment.used = offset.max(synced);
                         segment.end = walk.at().sequence;
                         segment.nonce = walk.nonce();
+                        if let Some(noted) = noted.filter(|noted| noted.end > segment.end) {
+                            if !probe.is_unreadable() {
+                                let lost = (segment.end, noted.end);
+                                let bad = bad_end.unwrap_or(offset.min(synced));
+                                self.damage(probe, lost, (bad, synced))?;
+                            }
+                            segment.end = noted.end;
+                        }
                         return Ok(walk.at().chain.unwrap_or_default());
                     }
                 }
@@ -265,14 +445,15 @@ impl Recovery<'_> {
         if from == until {
             return Ok(());
         }
-        let mut file = probe.path.clone();
+        let mut copy = None;
         if self.own
-            && let Ok((copy, _bytes)) =
+            && let Ok(copied) =
                 quarantine::copy(self.files, self.dir, probe.place, &*probe.file, (offset, next))
         {
-            file = copy;
+            copy = Some(copied.path);
         }
-        self.found.damaged.push(Damage { journal: probe.place.journal, from, until, file });
+        let at = probe.damaged((offset, next), copy, Cause::Corrupt);
+        self.found.damaged.push(Damage { journal: probe.place.journal, from, until, at });
         Ok(())
     }
 
@@ -315,6 +496,49 @@ impl Recovery<'_> {
     }
 }
 
+impl Probe {
+    fn damaged(&self, (offset, next): (u64, u64), copy: Option<PathBuf>, cause: Cause) -> DamagedBytes {
+        let bytes = next.min(self.bytes).saturating_sub(offset);
+        DamagedBytes { segment: self.path.clone(), number: self.place.number, offset, bytes, copy, cause }
+    }
+}
+
+/// Adds what the note names and the folder does not have.
+fn add_missing(id: JournalId, segments: &mut VecDeque<Segment>, extent: Extent) {
+    let front = segments.front().map(|segment| (segment.place.number, segment.first));
+    let back = segments.back().map(|segment| (segment.place.number, segment.end));
+    if let Some((number, first)) = front.filter(|(_, first)| extent.first < *first)
+        && extent.first_number < number
+    {
+        segments.push_front(missing(id, extent.first_number, extent.first..first));
+    }
+    match back {
+        Some((number, end)) if extent.last_number > number && extent.end > end => {
+            segments.push_back(missing(id, number + 1, end..extent.end));
+        }
+        None if extent.end > extent.first => {
+            segments.push_back(missing(id, extent.first_number, extent.first..extent.end));
+        }
+        _ => {}
+    }
+}
+
+/// A segment that is not there.
+fn missing(journal: JournalId, number: u64, range: Range<u64>) -> Segment {
+    Segment {
+        place: Place { journal, number },
+        bytes: 0,
+        nonce: None,
+        first: range.start,
+        end: range.end,
+        used: FIRST_BLOCK,
+        state: SegmentState::Sealed,
+        pin: Arc::default(),
+        file: None,
+        unread: false,
+    }
+}
+
 /// A block without events behind those of a segment, all of which were synced when it was probed. None where the segment
 /// has no block, or no room.
 fn marker(probe: &Probe, segment: &Segment, chain: u32) -> Option<Vec<u8>> {
@@ -327,17 +551,4 @@ fn marker(probe: &Probe, segment: &Segment, chain: u32) -> Option<Vec<u8>> {
     let mut page = Vec::with_capacity(PAGE as usize);
     writer.put(&mut page, segment.end, Content::default(), |_| ());
     Some(page)
-}
-
-fn is_zero(file: &dyn File, bytes: u64) -> std::io::Result<bool> {
-    let mut page = vec![0; SCAN_AHEAD];
-    let mut offset = 0;
-    while offset < bytes {
-        let read = read_up_to(file, &mut page, offset)?;
-        if read == 0 || page[..read].iter().any(|byte| *byte != 0) {
-            return Ok(read == 0);
-        }
-        offset += read as u64;
-    }
-    Ok(true)
 }

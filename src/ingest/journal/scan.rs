@@ -2,14 +2,13 @@
 //!
 //! The only code that decides what a block is: recovery, readers and the fuzzer all come through here.
 
+use std::array;
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
-use super::files::{File, read_up_to};
+use super::files::{File, READ_PAUSES, is_unreadable, read_patiently, read_up_to};
 use super::format::{BLOCK_HEADER, BlockHeader, FIRST_BLOCK, PAGE, Place, looks_like_block};
-
-/// `EIO`: the disk cannot read a sector.
-const EIO: i32 = 5;
 
 /// What a scan reads at once.
 pub(super) const SCAN_AHEAD: usize = 1 << 20;
@@ -26,11 +25,17 @@ pub(super) struct Window {
     ahead: usize,
     /// Nothing is read from here on.
     limit: u64,
+    /// What is left of the patience with a disk that cannot read.
+    pauses: array::IntoIter<Duration, 4>,
+    /// A page reads as zeros since the disk could not read it.
+    unread: bool,
 }
 
 impl Window {
     pub(super) fn new(file: Arc<dyn File>, start: u64, ahead: usize, limit: u64) -> Self {
-        Self { file, base: start, bytes: Vec::new(), ahead: ahead.max(PAGE as usize), limit }
+        let pauses = READ_PAUSES.into_iter();
+        let ahead = ahead.max(PAGE as usize);
+        Self { file, base: start, bytes: Vec::new(), ahead, limit, pauses, unread: false }
     }
 
     /// `length` bytes at `offset`; fewer where the file or the limit ends.
@@ -45,11 +50,35 @@ impl Window {
             let wanted = (from + length - have).max(self.ahead) as u64;
             let wanted = wanted.min(self.limit.saturating_sub(end)) as usize;
             self.bytes.resize(have + wanted, 0);
-            let read = read_readable(&*self.file, &mut self.bytes[have..], end)?;
+            let read = self.read_readable(have, end)?;
             self.bytes.truncate(have + read);
         }
         let until = (from + length).min(self.bytes.len());
         Ok(self.bytes.get(from..until).unwrap_or_default())
+    }
+
+    /// Fills the buffer from `have` on, up to the file's end. A page that the disk cannot give, however often it is asked,
+    /// reads as zeros, which are no block: one bad sector costs what lies in it, and never keeps a service from starting.
+    fn read_readable(&mut self, have: usize, offset: u64) -> io::Result<usize> {
+        let bytes = &mut self.bytes[have..];
+        match read_patiently(&*self.file, bytes, offset, &mut self.pauses) {
+            Err(error) if is_unreadable(&error) => {}
+            done => return done,
+        }
+        let mut done = 0;
+        for page in bytes.chunks_mut(PAGE as usize) {
+            match read_up_to(&*self.file, page, offset + done as u64) {
+                Ok(read) if read < page.len() => return Ok(done + read),
+                Ok(_) => {}
+                Err(error) if is_unreadable(&error) => {
+                    page.fill(0);
+                    self.unread = true;
+                }
+                Err(error) => return Err(error),
+            }
+            done += page.len();
+        }
+        Ok(done)
     }
 
     /// Lets go of what lies before `offset`.
@@ -78,26 +107,6 @@ impl Window {
     pub(super) fn into_bytes(self) -> (u64, Vec<u8>) {
         (self.base, self.bytes)
     }
-}
-
-/// Reads up to the file's end. A page that the disk cannot give reads as zeros, which are no block: one bad sector costs
-/// what lies in it, and never keeps a service from starting.
-fn read_readable(file: &dyn File, bytes: &mut [u8], offset: u64) -> io::Result<usize> {
-    match read_up_to(file, bytes, offset) {
-        Err(error) if error.raw_os_error() == Some(EIO) => {}
-        done => return done,
-    }
-    let mut done = 0;
-    for page in bytes.chunks_mut(PAGE as usize) {
-        match read_up_to(file, page, offset + done as u64) {
-            Ok(read) if read < page.len() => return Ok(done + read),
-            Ok(_) => {}
-            Err(error) if error.raw_os_error() == Some(EIO) => page.fill(0),
-            Err(error) => return Err(error),
-        }
-        done += page.len();
-    }
-    Ok(done)
 }
 
 /// Where a walk begins.
@@ -141,16 +150,18 @@ impl Walk {
         Self { window, place, nonce, synced, limit, at }
     }
 
-    /// A walk over a whole segment, of which nothing is known to be synced.
+    /// A walk over a whole segment, of which all below `synced` is known to be synced.
     pub(super) fn whole(
         file: &Arc<dyn File>,
         place: Place,
         nonce: Option<u64>,
         first: u64,
+        synced: u64,
     ) -> io::Result<Self> {
         let limit = file.length()?;
         let window = Window::new(Arc::clone(file), FIRST_BLOCK, SCAN_AHEAD, limit);
-        Ok(Self::new(window, place, nonce, 0, Start { offset: FIRST_BLOCK, sequence: first, chain: Some(0) }))
+        let start = Start { offset: FIRST_BLOCK, sequence: first, chain: Some(0) };
+        Ok(Self::new(window, place, nonce, synced, start))
     }
 
     /// Where the next step looks.
@@ -164,6 +175,11 @@ impl Walk {
 
     pub(super) fn window(&mut self) -> &mut Window {
         &mut self.window
+    }
+
+    /// Whether a page was met that the disk could not read.
+    pub(super) fn has_unread(&self) -> bool {
+        self.window.unread
     }
 
     pub(super) fn into_window(self) -> Window {
@@ -210,6 +226,7 @@ impl Walk {
             }
             offset += PAGE;
         }
+        self.window.unread |= window.unread;
         if !testified {
             return Ok(Found::End { offset: bad.offset });
         }
@@ -241,7 +258,7 @@ impl Walk {
 }
 
 /// The valid block at `offset`, whatever its sequence.
-fn block_at(
+pub(super) fn block_at(
     window: &mut Window,
     place: Place,
     nonce: Option<u64>,

@@ -6,10 +6,10 @@ use std::sync::atomic::Ordering;
 
 use rangemap::RangeSet;
 
-use super::error::AppendError;
-use super::files::{File, is_no_space, write_all};
+use super::error::{AppendError, Refusal};
+use super::files::{File, FileId, is_no_space, is_shortage, uninterrupted, write_all};
 use super::format::SegmentHeader;
-use super::store::{NEW_SPARE, SPARE, Segment, SegmentState, State, Store, lock, segment_name};
+use super::store::{NEW_SPARE, QUARANTINE, SPARE, Segment, SegmentState, State, Store, lock, segment_name};
 use super::{JournalId, PAGE};
 
 /// What a new file is filled with at once.
@@ -26,6 +26,10 @@ impl Store {
     ///
     /// Segments are given up from a journal's beginning on only: one that is missing in between would look like a loss.
     pub fn trim(&self, journal: JournalId, covered: &RangeSet<u64>) -> io::Result<()> {
+        if self.gate.is_gone() {
+            // There is nothing to be removed, and the folder may come back.
+            return Ok(());
+        }
         let mut state = lock(&self.state);
         for held in state.journals.iter_mut().filter(|held| held.id == journal) {
             for segment in held.segments.iter_mut().filter(|segment| segment.state == SegmentState::Sealed) {
@@ -45,7 +49,8 @@ impl Store {
 
     fn give_up_beyond(&self, keep_bytes: u64) -> io::Result<()> {
         let mut spare = lock(&self.spare);
-        while lock(&self.state).bytes(true) > keep_bytes {
+        let is_beyond = |state: &State| state.bytes(true) > keep_bytes || position_of_empty(state).is_some();
+        while is_beyond(&lock(&self.state)) {
             if !self.give_up_one(&mut spare, true)? {
                 break;
             }
@@ -54,33 +59,71 @@ impl Store {
     }
 
     /// Gives up the oldest segment that may be; false if there is none. It becomes the spare one if that is missing and
-    /// `recycle` says so.
+    /// `recycle` says so. One with bytes that could not be read goes into quarantine.
     fn give_up_one(&self, spare: &mut Spare, recycle: bool) -> io::Result<bool> {
+        if lock(&self.state).names_unsynced {
+            self.sync_names()?;
+            lock(&self.state).names_unsynced = false;
+        }
         let Some(segment) = take_oldest_kept(&mut lock(&self.state)) else { return Ok(false) };
-        let path = self.path(segment_name(segment.place));
+        let journal = segment.place.journal;
+        let name = segment_name(segment.place);
+        let path = self.path(&name);
         // A file that is being read must not be written again; removed, it stays with its readers.
         let unread = Arc::strong_count(&segment.pin) == 1;
-        let recycle = recycle && unread && spare.is_none() && segment.bytes == self.settings.segment_bytes;
-        let given_up =
-            if recycle { self.files.rename(&path, &self.path(SPARE)) } else { self.files.remove(&path) };
-        if let Err(error) = given_up {
-            // It stays, and all behind it: a segment that is missing in between would look like a loss.
-            put_back(&mut lock(&self.state), segment);
-            return Err(error);
+        let recycle = recycle
+            && unread
+            && spare.is_none()
+            && !segment.unread
+            && segment.bytes == self.settings.segment_bytes;
+        let is_last = {
+            let state = lock(&self.state);
+            let held = state.journals.iter().find(|held| held.id == journal);
+            held.is_none_or(|held| !held.current && held.segments.is_empty())
+        };
+        let noted = if is_last { self.remove_extent(journal) } else { self.sync_extent(journal) };
+        let given_up = noted.and_then(|()| match (recycle, segment.unread) {
+            (true, _) => self.files.rename(&path, &self.path(SPARE)),
+            (false, true) => {
+                let quarantine = self.path(QUARANTINE);
+                self.files.create_dir(&quarantine)?;
+                self.files.rename(&path, &quarantine.join(&name))?;
+                self.files.sync_dir(&quarantine)
+            }
+            (false, false) => self.files.remove(&path),
+        });
+        let mut recycled = recycle;
+        match given_up {
+            Ok(()) => {}
+            // All of it is covered, so nothing is lost with it.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => recycled = false,
+            Err(error) => {
+                // It stays, and all behind it: a segment that is missing in between would look like a loss.
+                put_back(&mut lock(&self.state), segment);
+                return Err(error);
+            }
         }
         // A journal goes with its last segment.
         lock(&self.state).journals.retain(|journal| journal.current || !journal.segments.is_empty());
         // One at a time, for the same reason; and before a byte of a recycled file is written, as else the old name could
         // come back with new content.
-        if let Err(error) = self.files.sync_dir(&self.settings.dir) {
-            lock(&self.state).names_unknown = true;
-            let _poisoned = self.sync_failed(&error);
+        if let Err(error) = self.sync_names() {
+            if is_shortage(&error) {
+                lock(&self.state).names_unsynced = true;
+            } else {
+                lock(&self.state).names_unknown = true;
+                let _poisoned = self.sync_failed(&error);
+            }
             return Err(error);
         }
-        if recycle {
+        if recycled {
             *spare = Some(self.files.open(&self.path(SPARE), super::Access::Write)?);
         }
         Ok(true)
+    }
+
+    fn sync_names(&self) -> io::Result<()> {
+        uninterrupted(|| self.files.sync_dir(&self.settings.dir))
     }
 
     /// Whether the limits leave room for one more segment, if all kept ones were given up.
@@ -109,6 +152,7 @@ impl Store {
             };
             if pending + segment_bytes > self.settings.max_bytes {
                 self.gate.set_full(true);
+                self.wake();
                 return Err(AppendError::Full);
             }
             if pending + kept + segment_bytes <= self.settings.max_bytes
@@ -123,14 +167,29 @@ impl Store {
         let Some(file) = spare.clone() else { return Err(AppendError::Full) };
         let write = |file: &dyn File| {
             write_all(file, &header.encode(), 0).map_err(|error| self.failed("write a header", error))?;
-            file.fdatasync().map_err(|error| self.sync_failed(&error))
+            // Nothing was promised of this file: it is written again by the next try.
+            uninterrupted(|| file.fdatasync()).map_err(|error| {
+                match is_shortage(&error) || is_no_space(&error) {
+                    true => self.failed("write a header", error),
+                    false => self.sync_failed(&error),
+                }
+            })
         };
         write(&*file)?;
         let place = super::format::Place { journal: header.journal, number: header.number };
         let path = self.path(segment_name(place));
         self.files.rename(&self.path(SPARE), &path).map_err(|error| self.failed("name a segment", error))?;
+        if let Err(error) = self.sync_names() {
+            // The name has to be on the disk before the first event is. Where that cannot be had now, it is taken back,
+            // so that the next try changes the folder again.
+            let passes = is_shortage(&error) || is_no_space(&error);
+            if passes && self.files.rename(&path, &self.path(SPARE)).is_ok() {
+                return Err(self.failed("name a segment", error));
+            }
+            *spare = None;
+            return Err(self.sync_failed(&error));
+        }
         *spare = None;
-        self.files.sync_dir(&self.settings.dir).map_err(|error| self.sync_failed(&error))?;
         let segment = Segment {
             place,
             bytes: segment_bytes,
@@ -140,6 +199,8 @@ impl Store {
             used: PAGE,
             state: SegmentState::Open,
             pin: Arc::default(),
+            file: Some(Arc::clone(&file)),
+            unread: false,
         };
         Ok((file, segment))
     }
@@ -215,6 +276,12 @@ impl Store {
 
     /// What the background thread does once a second and when it is woken.
     pub(super) fn tend(&self) {
+        self.gate.set_gone(!self.is_in_place());
+        if self.gate.is_gone() {
+            return self.report();
+        }
+        self.look_at_losses();
+        self.sync_extents();
         let looked = self.look_at_free_space();
         let grows = self.may_grow();
         if grows {
@@ -224,6 +291,71 @@ impl Store {
         if looked.is_ok() && grows && !self.gate.is_low() && self.gate.poisoned().is_none() {
             let mut spare = lock(&self.spare);
             let _tried_again = self.prepare_ahead(&mut spare);
+        }
+        self.report();
+    }
+
+    /// Whether the folder, and the segment that is appended to, are those that were opened. An error that says nothing
+    /// about them leaves them in place.
+    pub(super) fn is_in_place(&self) -> bool {
+        let is = |path: &std::path::Path, expected: FileId| match self.files.identity(path) {
+            Ok(found) => found == expected,
+            Err(error) => !matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory),
+        };
+        if !self.home.is_none_or(|home| is(&self.settings.dir, home)) {
+            return false;
+        }
+        let open = {
+            let state = lock(&self.state);
+            let current = state.journals.iter().find(|journal| journal.current);
+            let last = current.and_then(|journal| journal.segments.back());
+            last.and_then(|segment| Some((segment.place, segment.file.clone()?)))
+        };
+        let Some((place, file)) = open else { return true };
+        file.identity().map_or(true, |expected| is(&self.path(segment_name(place)), expected))
+    }
+
+    /// One line for each change of what the journal takes.
+    fn report(&self) {
+        let now = self.gate.trouble();
+        let before = std::mem::replace(&mut *lock(&self.reported), now);
+        if now == before {
+            return;
+        }
+        let (free_bytes, min_free, max_bytes) =
+            (self.gate.free(), self.settings.min_free, self.settings.max_bytes);
+        let dir = self.settings.dir.display();
+        match now {
+            None => tracing::info!(free_bytes, "the journal takes events again"),
+            Some(Refusal::MinFree) => tracing::warn!(
+                free_bytes,
+                JOURNAL_MIN_FREE = min_free,
+                "the journal takes no events: its disk has less room than JOURNAL_MIN_FREE leaves to others"
+            ),
+            Some(Refusal::Full) => {
+                let held_bytes = lock(&self.state).bytes(false);
+                tracing::warn!(
+                    free_bytes,
+                    held_bytes,
+                    JOURNAL_MAX_BYTES = max_bytes,
+                    "the journal takes no events: it holds JOURNAL_MAX_BYTES that Postgres does not have"
+                );
+            }
+            Some(Refusal::NoSpace) => {
+                tracing::warn!(free_bytes, "the journal takes no events: its file system has no room");
+            }
+            Some(Refusal::Shortage) => tracing::warn!(
+                free_bytes,
+                "the journal takes no events: the system has no descriptors or memory (ulimit -n)"
+            ),
+            Some(Refusal::Gone) => tracing::error!(
+                %dir,
+                "the journal takes no events: its folder was removed or replaced. Put it back, or restart; what is not stored yet is stored from the open file"
+            ),
+            Some(Refusal::Poisoned) => {
+                let reason = self.gate.poisoned();
+                tracing::error!(reason, "the journal takes no events until a restart");
+            }
         }
     }
 
@@ -254,13 +386,23 @@ impl Store {
         self.signal.changed.notify_all();
     }
 
-    /// A write, or what is like one, failed.
+    /// A write, or what is like one, failed. What passes is refused and tried again by the next group; a disk that fails
+    /// is not written any more.
     pub(super) fn failed(&self, doing: &str, error: io::Error) -> AppendError {
-        if is_no_space(&error) {
+        let refused = if is_no_space(&error) {
             self.gate.no_space();
-            return AppendError::NoSpace(error);
-        }
-        self.poison(format!("cannot {doing}: {error}"))
+            AppendError::NoSpace(error)
+        } else if is_shortage(&error) {
+            self.gate.shortage();
+            AppendError::Shortage(error)
+        } else if !self.is_in_place() {
+            self.gate.set_gone(true);
+            AppendError::Gone
+        } else {
+            return self.poison(format!("cannot {doing}: {error}"));
+        };
+        self.wake();
+        refused
     }
 
     /// A sync failed, whatever the error: nothing is known any more of what the disk holds.
@@ -270,6 +412,7 @@ impl Store {
 
     fn poison(&self, reason: String) -> AppendError {
         self.gate.poison(reason.clone());
+        self.wake();
         AppendError::Poisoned(reason)
     }
 }
@@ -280,9 +423,16 @@ fn take_oldest_kept(state: &mut State) -> Option<Segment> {
         return None;
     }
     let is_kept = |segment: &Segment| segment.state == SegmentState::Kept;
-    let index = state.journals.iter().position(|journal| journal.segments.front().is_some_and(is_kept))?;
+    let oldest = || state.journals.iter().position(|journal| journal.segments.front().is_some_and(is_kept));
+    let index = position_of_empty(state).or_else(oldest)?;
     let journal = state.journals.get_mut(index)?;
     journal.segments.pop_front()
+}
+
+/// The first journal that begins with a covered segment of which nothing is there: it is of no use to anybody.
+fn position_of_empty(state: &State) -> Option<usize> {
+    let is_empty = |segment: &Segment| segment.state == SegmentState::Kept && segment.bytes == 0;
+    state.journals.iter().position(|journal| journal.segments.front().is_some_and(is_empty))
 }
 
 fn put_back(state: &mut State, segment: Segment) {

@@ -1,13 +1,16 @@
 //! What is on disk: journals, their segments, and how far they are synced. Shared by the appender and all readers.
 
 use std::collections::VecDeque;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
-use super::files::{File, Files, Lock};
+use super::extent::Extents;
+use super::files::{File, FileId, Files, Lock};
 use super::format::Place;
 use super::gate::Gate;
+use super::losses::Book;
 use super::{JournalId, JournalSettings, Refusal};
 
 /// A segment ready for use, in place of the next one.
@@ -18,6 +21,8 @@ pub(super) const NEW_SPARE: &str = "spare.new";
 pub(super) const LOCK: &str = "lock";
 /// The folder of damaged bytes.
 pub(super) const QUARANTINE: &str = "quarantine";
+/// The folder of the records of losses.
+pub(super) const LOSSES: &str = "losses";
 
 /// The name of a segment's file.
 pub(super) fn segment_name(place: Place) -> String {
@@ -77,6 +82,11 @@ pub(super) struct Segment {
     pub(super) state: SegmentState,
     /// Cloned along with the segment by whoever reads its file, which is not written again meanwhile.
     pub(super) pin: Arc<()>,
+    /// The file, while it is appended to: reads of the newest events need no descriptor of their own, and none of its
+    /// path.
+    pub(super) file: Option<Arc<dyn File>>,
+    /// It holds bytes that the disk could not read and no copy has: the file is kept for a later try.
+    pub(super) unread: bool,
 }
 
 /// Where reading may go on without a walk from the segment's beginning.
@@ -127,6 +137,8 @@ pub(super) struct State {
     pub(super) quarantined: Quarantined,
     /// A sync of the folder failed: which names are on the disk is not known, and no segment is given up any more.
     pub(super) names_unknown: bool,
+    /// A sync of the folder could not be done for want of resources: it comes before the next segment is given up.
+    pub(super) names_unsynced: bool,
 }
 
 impl State {
@@ -171,8 +183,8 @@ pub struct Held {
 /// Bytes on disk, by segment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Usage {
-    /// Of segments that are not covered yet, whole segments.
-    pub pending_bytes: u64,
+    /// Of segments that are not covered yet, whole segments: what `max_bytes` bounds.
+    pub uncovered_bytes: u64,
     /// Of segments that are kept for a rewind.
     pub kept_bytes: u64,
     /// How many segments there are, the spare one not among them.
@@ -231,6 +243,13 @@ pub struct Store {
     pub(super) fills_spares: AtomicBool,
     pub(super) signal: Signal,
     pub(super) lock: Option<Lock>,
+    /// Taken before `state`'s, never after it.
+    pub(super) extents: Mutex<Extents>,
+    pub(super) losses: Mutex<Book>,
+    /// The folder that was opened.
+    pub(super) home: Option<FileId>,
+    /// What the log reported last.
+    pub(super) reported: Mutex<Option<Refusal>>,
 }
 
 impl std::fmt::Debug for Store {
@@ -262,7 +281,7 @@ impl Store {
     pub fn usage(&self) -> Usage {
         let state = lock(&self.state);
         Usage {
-            pending_bytes: state.bytes(false),
+            uncovered_bytes: state.bytes(false),
             kept_bytes: state.bytes(true),
             segments: state.journals.iter().map(|journal| journal.segments.len()).sum(),
             free_bytes: self.gate.free(),
@@ -304,6 +323,17 @@ impl Store {
         infos
     }
 
+    /// Each segment's journal, sequences, and bytes of blocks.
+    pub fn stretches(&self) -> Vec<(JournalId, Range<u64>, u64)> {
+        let state = lock(&self.state);
+        let segments = state.journals.iter().flat_map(|journal| &journal.segments);
+        let stretch = |segment: &Segment| {
+            let blocks = segment.used.saturating_sub(super::format::FIRST_BLOCK);
+            (segment.place.journal, segment.first..segment.end, blocks.min(segment.bytes))
+        };
+        segments.map(stretch).collect()
+    }
+
     /// Whether the journal takes events. Cheap enough to be asked at each request.
     pub fn accepting(&self) -> Result<(), Refusal> {
         self.gate.accepting()
@@ -331,6 +361,7 @@ impl Store {
             if let Some(before) = journal.segments.back_mut().filter(|last| last.state == SegmentState::Open)
             {
                 before.state = SegmentState::Sealed;
+                before.file = None;
             }
             journal.segments.push_back(segment);
         }

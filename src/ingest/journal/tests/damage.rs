@@ -17,6 +17,10 @@ struct Small {
     used: u64,
 }
 
+fn extent_path(journal: JournalId) -> PathBuf {
+    Path::new(DIR).join(format!("{journal}.extent"))
+}
+
 fn small(groups: u64, seal: bool) -> Small {
     small_of(8, groups, seal)
 }
@@ -42,6 +46,11 @@ fn small_of(pages: u64, groups: u64, seal: bool) -> Small {
 }
 
 impl Small {
+    /// As in a folder of a version that wrote no notes.
+    fn forget_extent(&self) {
+        self.disk.take(&extent_path(self.journal));
+    }
+
     /// What is read is right; how many events that and the gaps are.
     fn check(&self, store: &Store) -> (usize, u64) {
         let Some(held) = held(store, self.journal) else { return (0, 0) };
@@ -91,14 +100,17 @@ fn a_flipped_bit_at_any_byte_costs_at_most_its_block_and_is_accounted_for() {
 }
 
 #[test]
-fn a_flipped_bit_in_the_last_block_is_cut_unless_a_marker_says_that_it_was_synced() {
-    for seal in [false, true] {
+fn a_flipped_bit_in_the_last_block_is_cut_unless_a_marker_or_the_extent_says_that_it_was_synced() {
+    for (seal, noted) in [(false, false), (true, false), (false, true)] {
         let small = small(1, seal);
+        if !noted {
+            small.forget_extent();
+        }
         let path = &small.files[0];
         let mut bytes = small.disk.bytes(path).unwrap();
         bytes[2 * PAGE as usize + 100] ^= 1;
         small.disk.put(path, bytes);
-        assert_eq!(small.recovered(&small.disk), (1, u64::from(seal)));
+        assert_eq!(small.recovered(&small.disk), (1, u64::from(seal || noted)));
     }
 }
 
@@ -111,6 +123,7 @@ fn a_tail_that_was_cut_never_comes_back() {
     appender.sync().unwrap();
     let (journal, file) = (appender.journal(), store.segments().remove(0).file);
     drop((appender, store));
+    disk.take(&extent_path(journal));
     // A page that reads one way now, and the other way later.
     for rows in [1, 1] {
         disk.poke(&file, 3 * PAGE as usize + 5, |byte| !byte);
@@ -122,7 +135,6 @@ fn a_tail_that_was_cut_never_comes_back() {
 #[test]
 fn a_file_cut_at_any_byte_is_recovered_or_accounted_for() {
     let small = small_of(4, 3, true);
-    let last = small.files.len() - 1;
     for (index, path) in small.files.iter().enumerate() {
         let bytes = small.disk.bytes(path).unwrap();
         for at in (0..bytes.len()).rev() {
@@ -132,25 +144,155 @@ fn a_file_cut_at_any_byte_is_recovered_or_accounted_for() {
             } else {
                 small.inspected(&small.disk)
             };
-            // Nothing testifies for the end of the last segment but the marker, which is cut off first.
-            if index < last && (index > 0 || at >= PAGE as usize + 64) {
-                assert_eq!(rows as u64 + missing, 6, "{at} bytes of file {index}");
-            } else {
-                assert!(rows as u64 + missing <= 6);
-            }
+            assert_eq!(rows as u64 + missing, 6, "{at} bytes of file {index}");
         }
         small.disk.put(path, bytes);
     }
 }
 
 #[test]
-fn a_missing_segment_is_a_gap() {
+fn missing_segments_are_gaps_wherever_they_were() {
+    for taken in [&[0][..], &[1], &[2], &[0, 1], &[1, 2], &[0, 2], &[0, 1, 2]] {
+        let small = small(8, true);
+        let (whole, _) = small.inspected(&small.disk);
+        for index in taken {
+            small.disk.take(&small.files[*index]);
+        }
+        let (rows, missing) = small.recovered(&small.disk);
+        assert_eq!((whole, rows as u64 + missing), (16, 16), "{taken:?}");
+        assert!(missing > 0);
+        let (_, store, recovered) = open_disk(&small.disk, &small.settings).unwrap();
+        let reported: u64 = recovered.damaged.iter().map(|damage| damage.until - damage.from).sum();
+        assert_eq!(reported, missing, "{taken:?} {:?}", recovered.damaged);
+        assert_eq!(store.lost().events, missing, "each was recorded when it was read");
+        // They go with their journal, and leave no gap behind.
+        store.trim(small.journal, &std::iter::once(0..16).collect()).unwrap();
+        assert_eq!(held(&store, small.journal), None);
+        let (_, _, recovered) = open_disk(&small.disk.copy(), &small.settings).unwrap();
+        assert_eq!((recovered.damaged.len(), recovered.journals.len()), (0, 0));
+    }
+}
+
+#[test]
+fn a_segment_of_which_nothing_is_left_is_a_loss_even_if_nothing_tells_its_size() {
+    let small = small(2, false);
+    small.forget_extent();
+    small.disk.put(&small.files[0], vec![7; 3 * PAGE as usize]);
+    let (_, store, recovered) = open_disk(&small.disk, &small.settings).unwrap();
+    assert_eq!((recovered.unknown.len(), held(&store, small.journal)), (1, None));
+    assert_eq!(store.lost(), Lost { losses: 1, events: 1 });
+    assert_eq!(store.usage().quarantined.bytes, 3 * PAGE, "its bytes are kept");
+    drop(store);
+    let (_, store, recovered) = open_disk(&small.disk, &small.settings).unwrap();
+    assert_eq!((recovered.unknown.len(), store.lost().losses), (0, 1), "and it is reported over restarts");
+}
+
+#[test]
+fn a_loss_is_reported_until_it_is_acknowledged() {
+    let small = small(4, true);
+    small.disk.poke(&small.files[0], PAGE as usize + 70, |byte| !byte);
+    let (_, store, _) = open_disk(&small.disk, &small.settings).unwrap();
+    assert_eq!(store.lost().events, 0, "what Postgres has is not lost, so nothing is before it is read");
+    for _ in 0..2 {
+        store.read(small.journal, 0, 8, 1 << 20).unwrap();
+        assert_eq!(store.lost(), Lost { losses: 1, events: 1 });
+    }
+    let id = format!("{}-0", small.journal);
+    let [(loss, LossState::Lost)] = &losses::list(&*small.disk, Path::new(DIR)).unwrap()[..] else {
+        panic!()
+    };
+    assert_eq!((loss.id(), loss.offset, loss.cause), (id.clone(), PAGE, Cause::Corrupt));
+    assert_eq!(losses::acknowledge(&*small.disk, Path::new(DIR), "nonsense").unwrap(), None);
+    assert_eq!(losses::acknowledge(&*small.disk, Path::new(DIR), &id).unwrap(), Some(1));
+    store.tend();
+    assert_eq!(store.lost(), Lost::default());
+    store.read(small.journal, 0, 8, 1 << 20).unwrap();
+    assert_eq!(store.lost(), Lost::default(), "what was acknowledged is not reported again");
+    drop(store);
+    assert_eq!(open_disk(&small.disk, &small.settings).unwrap().1.lost(), Lost::default());
+}
+
+#[test]
+fn reads_that_fail_twice_cost_no_row() {
     let small = small(8, true);
-    let (whole, _) = small.inspected(&small.disk);
-    small.disk.take(&small.files[1]);
-    let (rows, missing) = small.recovered(&small.disk);
-    assert_eq!((whole, rows as u64 + missing), (16, 16));
-    assert!(missing > 0);
+    for reads in [2, 4] {
+        let (_, store, _) = open_disk(&small.disk, &small.settings).unwrap();
+        small.disk.fail_reads(reads);
+        assert_eq!(small.check(&store), (16, 0));
+        assert_eq!((store.lost().events, store.usage().quarantined.blocks), (0, 0));
+    }
+}
+
+#[test]
+fn bytes_that_cannot_be_read_are_kept_with_their_segment_and_recovered_later() {
+    let small = small(8, true);
+    let (first, name) = (&small.files[0], small.files[0].file_name().unwrap());
+    small.disk.set_bad_page(Some((first, PAGE)));
+    let (_, store, _) = open_disk(&small.disk, &small.settings).unwrap();
+    let Piece::Damaged { from: 0, until, at } = store.read(small.journal, 0, 16, 1 << 20).unwrap() else {
+        panic!()
+    };
+    assert_eq!((at.cause, at.offset), (Cause::Unreadable, PAGE));
+    // Found again by another process, and given up by it.
+    drop(store);
+    let (_, store, _) = open_disk(&small.disk, &small.settings).unwrap();
+    store.trim(small.journal, &std::iter::once(0..16).collect()).unwrap();
+    assert_eq!(held(&store, small.journal), None);
+    let kept = Path::new(DIR).join("quarantine").join(name);
+    assert!(small.disk.bytes(&kept).is_some(), "{:?}", small.disk.paths());
+    let [(loss, _)] = &losses::list(&*small.disk, Path::new(DIR)).unwrap()[..] else { panic!() };
+    let salvage = || {
+        let files = Arc::clone(&small.disk) as Arc<dyn Files>;
+        let mut salvage = Salvage::of(files, Path::new(DIR), loss).unwrap();
+        let mut rows = Vec::new();
+        while let Some(chunk) = salvage.next_chunk().unwrap() {
+            assert_eq!(chunk.from, rows.len() as u64);
+            rows.extend(chunk.rows().flat_map(tuples).map(|tuple| tuple.bytes().to_vec()));
+        }
+        rows
+    };
+    assert_eq!(salvage().len(), 0);
+    small.disk.set_bad_page(None);
+    assert_eq!(salvage(), small.rows[..until as usize]);
+    let mut recovered = loss.clone();
+    recovered.recovered.push((0, until));
+    losses::update(&*small.disk, Path::new(DIR), &recovered, LossState::Lost).unwrap();
+    store.tend();
+    assert_eq!(store.lost(), Lost::default());
+}
+
+#[test]
+fn a_folder_or_segment_that_is_not_the_one_that_was_opened_takes_nothing_until_it_is_back() {
+    let (disk, settings) = (Disk::new(), settings(8, 10));
+    let (mut appender, store, _) = open_disk(&disk, &settings).unwrap();
+    append_one(&mut appender, &tuple(0, 10)).unwrap();
+    appender.sync().unwrap();
+    let segment = store.segments().remove(0).file;
+    let elsewhere = Path::new("/elsewhere");
+    for gone in [true, false] {
+        if gone {
+            disk.set_dir_gone(true);
+        } else {
+            disk.move_to(&segment, elsewhere);
+        }
+        store.tend();
+        assert_eq!(store.accepting(), Err(Refusal::Gone));
+        assert!(matches!(append_one(&mut appender, &tuple(1, 10)), Err(AppendError::Gone)));
+        let held = held(&store, appender.journal()).unwrap();
+        assert_eq!(
+            read_all(&store, &held, 1000).0,
+            [(0, tuple(0, 10))],
+            "what was accepted is read from the file"
+        );
+        if gone {
+            disk.set_dir_gone(false);
+        } else {
+            disk.move_to(elsewhere, &segment);
+        }
+        store.tend();
+        assert_eq!((store.accepting(), store.lost()), (Ok(()), Lost::default()));
+    }
+    append_one(&mut appender, &tuple(1, 10)).unwrap();
 }
 
 #[test]
@@ -175,7 +317,8 @@ fn damaged_bytes_are_kept_once_and_counted() {
         let (_, store, _) = open_disk(&small.disk, &small.settings).unwrap();
         for _ in 0..2 {
             let piece = store.read(small.journal, 0, 8, 1 << 20).unwrap();
-            assert_eq!(piece, Piece::Damaged { from: 0, until: 1, file: path.clone() });
+            let Piece::Damaged { from: 0, until: 1, at } = piece else { panic!("{piece:?}") };
+            assert_eq!((at.offset, at.bytes, at.copy.as_ref()), (PAGE, PAGE, Some(&path)));
         }
         assert_eq!(store.usage().quarantined, Quarantined { blocks: 1, bytes: PAGE });
     }
@@ -229,6 +372,7 @@ fn a_newer_format_is_refused_and_left_as_it_is() {
 fn damage_before_a_torn_tail_is_still_damage_at_the_next_start() {
     // The only block that testifies to the sync of the first, damaged one belongs to the last group, which is torn.
     let small = small(8, false);
+    small.forget_extent();
     let path = &small.files[2];
     small.disk.poke(path, FIRST_BLOCK as usize, |byte| !byte);
     small.disk.poke(path, 3 * PAGE as usize, |byte| !byte);

@@ -5,7 +5,7 @@ use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use super::super::files::{Access, File, Files, Lock};
+use super::super::files::{Access, File, FileId, Files, Lock};
 
 const SECTOR: usize = 512;
 
@@ -14,6 +14,8 @@ const SECTOR: usize = 512;
 pub(super) enum Fault {
     NoSpace,
     Eio,
+    /// No descriptor is left.
+    Shortage,
     /// Half of what was asked for, and then nothing more until the next call.
     Short,
 }
@@ -44,6 +46,13 @@ struct Content {
     fail_at: Option<(u64, Fault)>,
     /// The calls that failed.
     failed: Vec<&'static str>,
+    /// Inodes of notes of extents: what fails there poisons nothing.
+    extents: BTreeSet<usize>,
+    dir_is_gone: bool,
+    /// So many reads to come fail.
+    bad_reads: u64,
+    /// A page of a path that cannot be read.
+    bad_page: Option<(usize, u64)>,
     free: u64,
     /// Files whose blocks were reserved.
     reserved: u64,
@@ -83,6 +92,7 @@ impl Content {
             None | Some(Fault::Short) => Ok(()),
             Some(Fault::NoSpace) => Err(io::Error::from_raw_os_error(28)),
             Some(Fault::Eio) => Err(io::Error::from_raw_os_error(5)),
+            Some(Fault::Shortage) => Err(io::Error::from_raw_os_error(24)),
         }
     }
 
@@ -118,6 +128,35 @@ impl Disk {
 
     pub(super) fn fail_at(&self, call: u64, fault: Fault) {
         self.content().fail_at = Some((call, fault));
+    }
+
+    pub(super) fn set_dir_gone(&self, gone: bool) {
+        self.content().dir_is_gone = gone;
+    }
+
+    /// The next reads fail.
+    pub(super) fn fail_reads(&self, reads: u64) {
+        self.content().bad_reads = reads;
+    }
+
+    /// The page at `offset` of this file cannot be read; `None`: all can.
+    pub(super) fn set_bad_page(&self, bad: Option<(&Path, u64)>) {
+        let mut content = self.content();
+        content.bad_page = bad.map(|(path, offset)| (content.names[path], offset));
+    }
+
+    /// Another name for a file or, for all that is in it, a folder.
+    pub(super) fn move_to(&self, from: &Path, to: &Path) {
+        let mut content = self.content();
+        let names: Vec<PathBuf> =
+            content.names.keys().filter(|path| path.starts_with(from)).cloned().collect();
+        for name in names {
+            let inode = content.names.remove(&name).unwrap();
+            let moved = to.join(name.strip_prefix(from).unwrap());
+            let moved = if name == from { to.to_owned() } else { moved };
+            content.names.insert(moved, inode);
+        }
+        content.durable_names = content.names.clone();
     }
 
     /// The calls that failed.
@@ -257,6 +296,9 @@ impl Files for Disk {
         let inode = content.inodes.len();
         content.inodes.push(Inode::default());
         content.names.insert(path.to_owned(), inode);
+        if path.extension().is_some_and(|end| end == "extent") {
+            content.extents.insert(inode);
+        }
         content.changes.push(Change::Create(path.to_owned(), inode));
         Ok(Arc::new(DiskFile { content: Arc::clone(&self.content), inode }))
     }
@@ -300,13 +342,34 @@ impl Files for Disk {
         content.call("free_space")?;
         Ok(content.free)
     }
+
+    /// No call that fails: it is made by the clock, and after failures.
+    fn identity(&self, path: &Path) -> io::Result<FileId> {
+        let content = self.content();
+        if let Some(inode) = content.names.get(path) {
+            return Ok(FileId { device: 0, inode: *inode as u64 });
+        }
+        match path == Path::new(super::DIR) && !content.dir_is_gone {
+            true => Ok(FileId { device: 1, inode: 0 }),
+            false => Err(missing()),
+        }
+    }
 }
 
 impl File for DiskFile {
     fn pread(&self, bytes: &mut [u8], offset: u64) -> io::Result<usize> {
         let mut content = self.content.lock().unwrap();
+        if content.bad_reads > 0 {
+            content.bad_reads -= 1;
+            return Err(io::Error::from_raw_os_error(5));
+        }
+        let range = offset..offset + bytes.len() as u64;
+        if content.bad_page.is_some_and(|(inode, at)| inode == self.inode && range.contains(&at)) {
+            return Err(io::Error::from_raw_os_error(5));
+        }
         let short = match content.turn("pread") {
             Some(Fault::Eio) => return Err(io::Error::from_raw_os_error(5)),
+            Some(Fault::Shortage) => return Err(io::Error::from_raw_os_error(24)),
             Some(Fault::Short) => bytes.len().div_ceil(2),
             _ => bytes.len(),
         };
@@ -318,7 +381,8 @@ impl File for DiskFile {
 
     fn pwrite(&self, bytes: &[u8], offset: u64) -> io::Result<usize> {
         let mut content = self.content.lock().unwrap();
-        let fault = content.turn("pwrite");
+        let is_extent = content.extents.contains(&self.inode);
+        let fault = content.turn(if is_extent { "pwrite of an extent" } else { "pwrite" });
         // A failing write leaves something behind, too.
         let written = if fault.is_some() { bytes.len().div_ceil(2) } else { bytes.len() };
         let inode = &mut content.inodes[self.inode];
@@ -331,6 +395,7 @@ impl File for DiskFile {
         match fault {
             Some(Fault::NoSpace) => Err(io::Error::from_raw_os_error(28)),
             Some(Fault::Eio) => Err(io::Error::from_raw_os_error(5)),
+            Some(Fault::Shortage) => Err(io::Error::from_raw_os_error(24)),
             _ => Ok(written),
         }
     }
@@ -358,6 +423,10 @@ impl File for DiskFile {
         let mut content = self.content.lock().unwrap();
         content.call("length")?;
         Ok(content.inodes[self.inode].cached.len() as u64)
+    }
+
+    fn identity(&self) -> io::Result<FileId> {
+        Ok(FileId { device: 0, inode: self.inode as u64 })
     }
 
     fn forget_cached(&self) {}

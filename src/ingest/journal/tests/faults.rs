@@ -45,7 +45,14 @@ fn scenario(disk: &Arc<Disk>, settings: &JournalSettings) -> Told {
         }
         match appender.sync() {
             Ok(()) => told.synced = told.rows.len(),
-            Err(error) => told.errors.push(error),
+            Err(error) => {
+                if !matches!(error, AppendError::Poisoned(_)) {
+                    // Taken back: its sequences are given out again.
+                    told.rows.truncate(told.synced);
+                    assert_eq!(appender.next_sequence(), told.synced as u64);
+                }
+                told.errors.push(error);
+            }
         }
         if number % 8 == 7 {
             if let Err(error) = appender.seal() {
@@ -104,6 +111,9 @@ fn run(fault: Fault) {
             (Fault::NoSpace, Some("pwrite")) => {
                 assert!(!poisoned && told.errors.len() <= 1, "{:?}", told.errors);
             }
+            (Fault::Shortage, Some(_)) => {
+                assert!(!poisoned && told.errors.len() <= 1, "{failed:?} {:?}", told.errors);
+            }
             (Fault::Eio, Some("pwrite")) if told.journal.is_some() => {
                 assert!(poisoned, "call {call}");
             }
@@ -123,6 +133,11 @@ fn a_full_disk_at_any_call_loses_nothing_and_passes() {
 }
 
 #[test]
+fn a_shortage_of_descriptors_at_any_call_loses_nothing_and_passes() {
+    run(Fault::Shortage);
+}
+
+#[test]
 fn an_io_error_at_any_call_loses_nothing_and_poisons() {
     run(Fault::Eio);
 }
@@ -134,24 +149,47 @@ fn a_short_write_or_read_at_any_call_changes_nothing() {
 
 #[test]
 fn a_failed_sync_is_never_retried() {
-    for fault in [Fault::NoSpace, Fault::Eio] {
-        let disk = Disk::new();
-        let (mut appender, store, _) = open_disk(&disk, &settings(8, 6)).unwrap();
-        let first = tuple(1, 10);
+    let disk = Disk::new();
+    let (mut appender, store, _) = open_disk(&disk, &settings(8, 6)).unwrap();
+    let first = tuple(1, 10);
+    append_one(&mut appender, &first).unwrap();
+    appender.sync().unwrap();
+    append_one(&mut appender, &tuple(2, 10)).unwrap();
+    disk.fail_at(disk.calls(), Fault::Eio);
+    assert!(matches!(appender.sync(), Err(AppendError::Poisoned(_))));
+    let calls = disk.calls();
+    assert!(matches!(appender.sync(), Err(AppendError::Poisoned(_))));
+    assert!(matches!(append_one(&mut appender, &first), Err(AppendError::Poisoned(_))));
+    assert!(matches!(appender.seal(), Err(AppendError::Poisoned(_))));
+    assert_eq!(disk.calls(), calls, "no call reaches the disk any more");
+    assert_eq!(store.accepting(), Err(Refusal::Poisoned));
+    // What was synced keeps draining, and nothing else.
+    let held = held(&store, appender.journal()).unwrap();
+    assert_eq!(read_all(&store, &held, 1000).0, [(0, first)]);
+}
+
+/// The system may call the pages of a failed sync clean, so they are written over before anything is synced again.
+#[test]
+fn a_sync_without_room_takes_its_group_back_and_passes() {
+    for fault in [Fault::NoSpace, Fault::Shortage] {
+        let (disk, settings) = (Disk::new(), settings(8, 6));
+        let (mut appender, _store, _) = open_disk(&disk, &settings).unwrap();
+        let [first, refused, last] = [1, 2, 3].map(|number| tuple(number, 10));
         append_one(&mut appender, &first).unwrap();
         appender.sync().unwrap();
-        append_one(&mut appender, &tuple(2, 10)).unwrap();
+        append_one(&mut appender, &refused).unwrap();
         disk.fail_at(disk.calls(), fault);
-        assert!(matches!(appender.sync(), Err(AppendError::Poisoned(_))));
-        let calls = disk.calls();
-        assert!(matches!(appender.sync(), Err(AppendError::Poisoned(_))));
-        assert!(matches!(append_one(&mut appender, &first), Err(AppendError::Poisoned(_))));
-        assert!(matches!(appender.seal(), Err(AppendError::Poisoned(_))));
-        assert_eq!(disk.calls(), calls, "no call reaches the disk any more");
-        assert_eq!(store.accepting(), Err(Refusal::Poisoned));
-        // What was synced keeps draining, and nothing else.
-        let held = held(&store, appender.journal()).unwrap();
-        assert_eq!(read_all(&store, &held, 1000).0, [(0, first)]);
+        assert!(matches!(appender.sync(), Err(AppendError::NoSpace(_) | AppendError::Shortage(_))));
+        assert_eq!(appender.next_sequence(), 1);
+        append_one(&mut appender, &last).unwrap();
+        appender.sync().unwrap();
+        let journal = appender.journal();
+        for disk in [disk.copy(), disk.lose_power(1), disk.lose_power(2)] {
+            let (_, store, recovered) = open_disk(&disk, &settings).unwrap();
+            assert_eq!(recovered.damaged, []);
+            let held = held(&store, journal).unwrap();
+            assert_eq!(read_all(&store, &held, 1000).0, [(0, first.clone()), (1, last.clone())]);
+        }
     }
 }
 

@@ -171,7 +171,7 @@ fn a_full_journal_refuses_before_it_writes_and_goes_on_once_trimmed() {
     }
     assert!(matches!(one(&mut appender, number, 3000), Err(AppendError::Full)));
     assert_eq!((number, appender.next_sequence(), store.accepting()), (18, 18, Err(Refusal::Full)));
-    assert_eq!(store.usage().pending_bytes, 3 * 8 * PAGE);
+    assert_eq!(store.usage().uncovered_bytes, 3 * 8 * PAGE);
     // A segment that is not covered whole stays.
     store.trim(journal, &covered(1..12)).unwrap();
     assert_eq!((store.accepting(), held(&store, journal).unwrap().first), (Ok(()), 0));
@@ -194,8 +194,8 @@ fn covered_segments_are_kept_for_a_rewind_and_yield_when_room_is_needed() {
     (24..42).for_each(|number| one(&mut appender, number, 3000).unwrap());
     assert_eq!(held(&store, journal).unwrap().first, 12);
     let usage = store.usage();
-    assert_eq!((usage.pending_bytes, usage.kept_bytes), (4 * 8 * PAGE, 8 * PAGE));
-    assert!(usage.pending_bytes + usage.kept_bytes <= settings.max_bytes);
+    assert_eq!((usage.uncovered_bytes, usage.kept_bytes), (4 * 8 * PAGE, 8 * PAGE));
+    assert!(usage.uncovered_bytes + usage.kept_bytes <= settings.max_bytes);
 }
 
 #[test]
@@ -283,7 +283,7 @@ impl Drop for Folder {
 fn readers_follow_while_rows_are_appended_and_trimmed() {
     const ROWS: u64 = 4000;
     let folder = Folder::new();
-    let (mut appender, store, _) = open(Arc::new(RealFiles), folder.settings()).unwrap();
+    let (mut appender, store, _) = open(Arc::new(RealFiles::default()), folder.settings()).unwrap();
     let journal = appender.journal();
     std::thread::scope(|scope| {
         for reader in 0..2 {
@@ -326,17 +326,17 @@ fn real_files_are_for_their_owner_alone_and_survive_a_restart() {
     use std::os::unix::fs::PermissionsExt;
     let folder = Folder::new();
     let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
-    let (mut appender, store, _) = open(Arc::new(RealFiles), folder.settings()).unwrap();
+    let (mut appender, store, _) = open(Arc::new(RealFiles::default()), folder.settings()).unwrap();
     (0..200).for_each(|number| one(&mut appender, number, 3000).unwrap());
     appender.seal().unwrap();
     let journal = appender.journal();
-    assert!(matches!(open(Arc::new(RealFiles), folder.settings()), Err(JournalError::Locked(_))));
+    assert!(matches!(open(Arc::new(RealFiles::default()), folder.settings()), Err(JournalError::Locked(_))));
     assert_eq!(mode(&folder.settings().dir), 0o700);
     for entry in std::fs::read_dir(folder.settings().dir).unwrap() {
         assert_eq!(mode(&entry.unwrap().path()), 0o600);
     }
     drop((appender, store));
-    let (_appender, store, recovered) = open(Arc::new(RealFiles), folder.settings()).unwrap();
+    let (_appender, store, recovered) = open(Arc::new(RealFiles::default()), folder.settings()).unwrap();
     assert_eq!((recovered.damaged.len(), recovered.torn.len(), recovered.journals.len()), (0, 0, 1));
     let (rows, gaps) = read_all(&store, &held(&store, journal).unwrap(), 1 << 20);
     assert!(

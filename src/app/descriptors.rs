@@ -1,0 +1,69 @@
+//! File descriptors: as many as the system allows, and some that no client can take.
+
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+
+use crate::config::Config;
+use crate::http::OPERATOR_CONNECTIONS;
+
+/// The listener, the log, signals, and what the standard library and the database side's runtime open.
+const PROCESS: u64 = 48;
+/// The poll, event and timer descriptors of a request thread's runtime.
+const THREAD: u64 = 4;
+/// The journal's segment, spare, lock, folders and notes, and one read for each lane.
+const JOURNAL: u64 = 16;
+/// Connections to Postgres beside the pool, and to an issuer of tokens.
+const OUTBOUND: u64 = 8;
+/// Clients that are served even where the system allows less than is reserved.
+const LEAST_CONNECTIONS: u64 = 16;
+
+/// Raises the soft limit to the hard one; what the limit is then.
+pub(super) fn raise_limit() -> u64 {
+    let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else { return u64::MAX };
+    if soft < hard && setrlimit(Resource::RLIMIT_NOFILE, hard, hard).is_ok() {
+        return hard;
+    }
+    soft
+}
+
+/// Client connections at once: `MAX_CONNECTIONS`, as far as `limit` leaves room beside what is reserved for the journal,
+/// Postgres, files and operators.
+pub(super) fn max_connections(config: &Config, limit: u64) -> usize {
+    let reserved = reserved(config);
+    let room = limit.saturating_sub(reserved).max(LEAST_CONNECTIONS);
+    let wanted = config.server.max_connections;
+    let bounded = wanted.min(usize::try_from(room).unwrap_or(usize::MAX));
+    if bounded < wanted {
+        tracing::warn!(
+            max_connections = bounded,
+            MAX_CONNECTIONS = wanted,
+            descriptors = limit,
+            reserved,
+            "fewer connections than MAX_CONNECTIONS: raise ulimit -n, or lower MAX_CONNECTIONS"
+        );
+    }
+    bounded
+}
+
+fn reserved(config: &Config) -> u64 {
+    let threads = config.server.http_threads() as u64 * THREAD;
+    let files =
+        (config.files.max_uploads + config.files.max_downloads + config.imports.imports_at_once) as u64;
+    let lanes = config.ingest.writers as u64;
+    let pool = config.database.db_pool_size as u64 + OUTBOUND;
+    PROCESS + threads + JOURNAL + lanes + pool + files + OPERATOR_CONNECTIONS as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Variables;
+
+    #[test]
+    fn connections_leave_descriptors_for_the_journal_postgres_and_operators() {
+        let config = Config::from_variables(&Variables::default()).unwrap();
+        assert_eq!(max_connections(&config, 1 << 20), config.server.max_connections);
+        let few = max_connections(&config, 1024) as u64;
+        assert!(few + reserved(&config) == 1024 && few > 500, "{few}");
+        assert_eq!(max_connections(&config, 20) as u64, LEAST_CONNECTIONS);
+    }
+}

@@ -1,0 +1,179 @@
+//! Stores events that were lost and can be read again, each exactly once.
+//!
+//! Their sequences are settled as quarantined. The row and the receipt change in one transaction, under the lock of the
+//! journal's row that a fence takes too; an event that is in a table already is left alone.
+
+use std::collections::HashSet;
+use std::ops::Range;
+
+use tokio_postgres::types::Type;
+use uuid::Uuid;
+
+use super::claims::Claims;
+use super::copy::copy_rows;
+use super::dead_letters;
+use super::journal::{Chunk, JournalId};
+use super::lot::{Kind, Lot, Origin};
+use super::probe::{Fault, Faults};
+use super::retry::Verdict;
+use super::row::{self, Tuple};
+use crate::db::{Database, DbError};
+
+/// What became of recovered events.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Restored {
+    /// Stored in `requests` now.
+    pub stored: u64,
+    /// Left out: their keys were taken since.
+    pub duplicates: u64,
+    /// Postgres refused them: dead letters.
+    pub dead: u64,
+    /// In a table already.
+    pub there: u64,
+    /// No receipt says that they are lost: the service has not settled them yet.
+    pub unsettled: u64,
+}
+
+impl Restored {
+    /// Events that are not lost any more.
+    pub fn found(&self) -> u64 {
+        self.stored + self.duplicates + self.dead + self.there
+    }
+
+    /// Adds what became of others.
+    pub fn add(&mut self, other: Self) {
+        self.stored += other.stored;
+        self.duplicates += other.duplicates;
+        self.dead += other.dead;
+        self.there += other.there;
+        self.unsettled += other.unsettled;
+    }
+}
+
+/// Stores recovered events.
+#[derive(Debug)]
+pub struct Restorer {
+    database: Database,
+    claims: Claims,
+}
+
+impl Restorer {
+    /// Into `database`; keys hold for `idempotency_window_s` seconds.
+    pub fn new(database: &Database, idempotency_window_s: u64) -> Self {
+        Self { database: database.clone(), claims: Claims::new(database, idempotency_window_s) }
+    }
+
+    /// Stores the events of a chunk of a journal.
+    ///
+    /// # Errors
+    ///
+    /// Whatever Postgres says against more than a row. What was done before stays done.
+    pub async fn restore(&self, journal: Uuid, chunk: &Chunk) -> Result<Restored, DbError> {
+        let keys = chunk.keys.iter().map(|(sequence, key)| (sequence - chunk.from, *key)).collect();
+        let origin = Some(Origin { journal: JournalId(journal), first: chunk.from });
+        let events = chunk.until - chunk.from;
+        let lot = Lot::new(Kind::Events, events, origin, keys, chunk.rows().collect());
+        let tuples = lot.tuples();
+        let no_faults = Faults::default();
+        let mut restored = Restored::default();
+        let mut work: Vec<Range<u64>> = std::iter::once(0..events).collect();
+        while let Some(places) = work.pop() {
+            let part = lot.part(&tuples, &places, &no_faults);
+            match self.store(journal, &part, None).await {
+                Ok(done) => restored.add(done),
+                Err(error) if Verdict::on(&error) == Verdict::Bisect => {
+                    if places.end - places.start <= 1 {
+                        let fault = Fault::of(&error, 1);
+                        restored.add(self.store(journal, &part, Some(&fault)).await?);
+                    } else {
+                        let Range { start, end } = places;
+                        let middle = start + (end - start) / 2;
+                        work.extend([middle..end, start..middle]);
+                    }
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(restored)
+    }
+
+    /// One transaction; with `refused`, what is wrong with the only row.
+    async fn store(
+        &self,
+        journal: Uuid,
+        lot: &Lot<'_>,
+        refused: Option<&Fault>,
+    ) -> Result<Restored, DbError> {
+        let sql = |text: &str| self.database.sql(text);
+        let mut connection = self.database.get().await?;
+        let transaction = connection.transaction().await?;
+        let lock = sql(include_str!("../../sql/ingest/lock_journal.sql"));
+        transaction.execute_typed(&lock, &[(&journal, Type::UUID)]).await?;
+
+        let tuples = lot.tuples();
+        let ids: Vec<Uuid> = tuples.iter().filter_map(|tuple| id_of(*tuple)).collect();
+        let elsewhere = sql(include_str!("../../sql/ingest/settled_elsewhere.sql"));
+        let mut there = HashSet::new();
+        for row in transaction.query_typed(&elsewhere, &[(&ids, Type::UUID_ARRAY)]).await? {
+            there.insert(row.try_get::<_, Uuid>(0)?);
+        }
+        let is_there = |tuple: &Tuple<'_>| id_of(*tuple).is_none_or(|id| there.contains(&id));
+        // Places change where events are left out, so keys go along with their tuples.
+        let mut lost: Vec<Tuple<'_>> = Vec::with_capacity(tuples.len());
+        let mut keys = Vec::new();
+        for (place, tuple) in tuples.iter().enumerate().filter(|(_, tuple)| !is_there(tuple)) {
+            let key = lot.keys.iter().find(|(of, _)| *of == place as u64);
+            keys.extend(key.map(|(_, key)| (lost.len() as u64, *key)));
+            lost.push(*tuple);
+        }
+        let mut done = Restored { there: there.len() as u64, ..Restored::default() };
+        if lost.is_empty() {
+            return Ok(done);
+        }
+        let rows = lost.iter().map(|tuple| tuple.bytes()).collect();
+        let left = Lot::new(Kind::Events, lost.len() as u64, None, keys, rows);
+        let claimed = self.claims.claim(&transaction, &left).await?;
+        let (duplicates, new): (Vec<_>, Vec<_>) =
+            lost.iter().enumerate().partition(|(place, _)| claimed.is_duplicate(*place as u64));
+        if let (Some(fault), [(_, tuple)]) = (refused, &new[..]) {
+            let letter = dead_letters::encode_rejected(**tuple, fault);
+            let copy = sql(include_str!("../../sql/ingest/copy_dead_letters.sql"));
+            let copy = copy.replace("{columns}", dead_letters::COLUMNS);
+            if copy_rows(&transaction, &copy, std::iter::once(&letter[..])).await? < 1 {
+                return Err(DbError::RowsDropped("dead_letters"));
+            }
+        } else if !new.is_empty() {
+            let copy = sql(include_str!("../../sql/ingest/copy_requests.sql"));
+            let copy = copy.replace("{columns}", row::COLUMNS);
+            let tuples = new.iter().map(|(_, tuple)| tuple.bytes());
+            if copy_rows(&transaction, &copy, tuples).await? < new.len() as u64 {
+                return Err(DbError::RowsDropped("requests"));
+            }
+        }
+        let state = if refused.is_some() { "dead" } else { "committed" };
+        for (state, events) in [(state, &new), ("duplicates", &duplicates)] {
+            let ids: Vec<Uuid> = events.iter().filter_map(|(_, tuple)| id_of(**tuple)).collect();
+            if ids.is_empty() {
+                continue;
+            }
+            let moved = sql(include_str!("../../sql/ingest/move_quarantined.sql")).replace("{state}", state);
+            let mut settled = 0;
+            for row in transaction.query_typed(&moved, &[(&ids, Type::UUID_ARRAY)]).await? {
+                settled += row.try_get::<_, i64>(0)? as u64;
+            }
+            if settled != ids.len() as u64 {
+                // Dropped, the transaction is rolled back.
+                return Ok(Restored { unsettled: lost.len() as u64, ..done });
+            }
+        }
+        transaction.commit().await?;
+        let stored = new.len() as u64;
+        done.duplicates = duplicates.len() as u64;
+        (done.stored, done.dead) = if refused.is_some() { (0, stored) } else { (stored, 0) };
+        Ok(done)
+    }
+}
+
+fn id_of(tuple: Tuple<'_>) -> Option<Uuid> {
+    Uuid::from_slice(tuple.field(0)?).ok()
+}
