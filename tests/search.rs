@@ -74,6 +74,167 @@ async fn titles_and_messages_are_found_newest_activity_first() {
     }
 }
 
+/// A query as it stands in a path.
+fn encoded(query: &str) -> String {
+    query.bytes().map(|byte| format!("%{byte:02X}")).collect()
+}
+
+#[tokio::test]
+async fn parts_and_wholes_of_words_are_found_and_so_is_what_has_no_spaces() {
+    let database = TestDatabase::create().await;
+    let service = Service::start(database.url(), &[SOON]).await;
+    let texts = [
+        ("code", "see sess.opts in src/main.rs: let v: Vec<String> = foo_bar(a-b); // naïve"),
+        ("link", "as https://Example.com/docs/Page_1?tab=two&x=3.14#top says, ask ada@example.org"),
+        ("chinese", "我住在上海东边，北京很远。Rust编程"),
+        ("other", "本日は晴天なり。ミルクティー 서울에서 만나요 ภาษาไทยน้ำ 𠮷野家"),
+        ("plain", "main opts share the harbour"),
+    ];
+    for (title, text) in texts {
+        let path = named(&service, "", title).await;
+        say(&service, "", &path, text).await;
+    }
+    let cases: [(&str, &[&str]); 32] = [
+        ("sess", &["code"]),
+        ("opts", &["plain", "code"]),
+        ("sess.opts", &["code"]),
+        ("main.rs", &["code"]),
+        ("src/main.rs", &["code"]),
+        ("Vec<String>", &["code"]),
+        ("string", &["code"]),
+        ("foo_bar", &["code"]),
+        ("bar", &["code"]),
+        ("a-b", &["code"]),
+        ("opts.sess", &[]),
+        ("https://example.com/docs/Page_1?tab=two&x=3.14#top", &["link"]),
+        ("https://example.com/docs", &["link"]),
+        ("example.com", &["link"]),
+        ("docs/page", &["link"]),
+        ("3.14", &["link"]),
+        ("ada@example.org", &["link"]),
+        ("ada", &["link"]),
+        ("上海", &["chinese"]),
+        ("上海东", &["chinese"]),
+        ("我", &["chinese"]),
+        ("边", &["chinese"]),
+        ("海边", &[]),
+        ("上海，北京", &[]),
+        ("东边，北京", &["chinese"]),
+        ("Rust编程", &["chinese"]),
+        ("编程", &["chinese"]),
+        ("晴天", &["other"]),
+        ("서울", &["other"]),
+        ("ไทย", &["other"]),
+        ("น้ำ", &["other"]),
+        ("𠮷野", &["other"]),
+    ];
+    for (query, titles) in cases {
+        finds(&service, "", &encoded(query), titles).await;
+    }
+    // The longest words and texts of any script become a document.
+    let long = named(&service, "", "long").await;
+    let from = |first: u32, count: u32| (first..first + count).filter_map(char::from_u32).collect::<String>();
+    let pairs = (0..28_000).fold(String::new(), |text, n| {
+        let c = |n: u32| char::from_u32(0x2_0000 + n % 40_000).unwrap();
+        text + &format!("{}{} ", c(n), c(n * 7 + 1))
+    });
+    let han = from(0x4e00, 20_000);
+    for text in [from(0x2_0000, 40_000) + &han, pairs, "x".repeat(200_000), han.repeat(4)] {
+        say(&service, "", &long, &text).await;
+    }
+    say(&service, "", &long, "afterwards").await;
+    finds(&service, "", "afterwards", &["long"]).await;
+}
+
+#[tokio::test]
+async fn no_text_of_a_query_is_an_error_of_the_server() {
+    use proptest::strategy::{Strategy, ValueTree};
+    let database = TestDatabase::create().await;
+    let service = Service::start(database.url(), &[SOON]).await;
+    let path = named(&service, "", "Queries").await;
+    say(&service, "", &path, "a 上海 or b-c").await;
+    finds(&service, "", "queries", &["Queries"]).await;
+    let check = async |query: &str| {
+        let answer = service.get(&format!("{CONVERSATIONS}?q={}", encoded(query))).await;
+        let is_taken = match answer.status.as_u16() {
+            200 => true,
+            400 => answer.json()["error"]["field"] == "q",
+            _ => false,
+        };
+        assert!(is_taken, "{query:?}: {answer:?}");
+    };
+    let all = [
+        "-".repeat(33),
+        "- ".repeat(500),
+        "-a ".repeat(333),
+        "a or ".repeat(200),
+        "\"".repeat(999),
+        "\"a\" ".repeat(250),
+        "(".repeat(1000),
+        "!".repeat(40) + "a",
+        "a.".repeat(500),
+        "上".repeat(333),
+        "𠮷".repeat(250),
+        "x".repeat(1000),
+        "Ⱥ".repeat(500),
+        "é".repeat(500),
+        "ß.-".repeat(250),
+        "\u{1}\u{7f}\u{85}\u{200d}\u{feff}".into(),
+        "'\\'':*&|!<->".into(),
+        "a\u{300}\u{301} \u{e48} ้ ²".into(),
+    ];
+    for query in all {
+        check(&query).await;
+    }
+    let mut runner = proptest::test_runner::TestRunner::deterministic();
+    for pattern in [
+        "[-\"' orab上海็.:*&|!()<>\\\\\u{e01}-\u{e4f}]{1,80}",
+        "[^\\x00]{1,60}",
+        "(-?\"?\\PC{1,4}\"?( or )?){1,12}",
+    ] {
+        let strategy = proptest::string::string_regex(pattern).unwrap();
+        for _ in 0..150 {
+            check(&strategy.new_tree(&mut runner).unwrap().current()).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn documents_of_an_older_form_are_made_anew_behind_the_writes() {
+    let database = TestDatabase::create().await;
+    let service = Service::start(database.url(), &[SOON]).await;
+    let path = named(&service, "", "the.title").await;
+    for n in 0..7 {
+        let message = |m| json!({"role": "user", "content": format!("part{n}x{m}.whole 上海{m}东")});
+        let messages: Vec<Value> = (0..60).map(message).collect();
+        let said = send(&service, "POST", &format!("{path}/messages"), "", &json!(messages)).await;
+        assert_eq!(said.status.as_u16(), 201, "{:?}", said.body);
+    }
+    let client = database.connect().await;
+    let count = async |what: &str| -> i64 {
+        let sql = format!("select count(*) from {what}");
+        client.query_one(&sql, &[]).await.unwrap().get(0)
+    };
+    eventually("all are indexed", async || (count("search_documents").await == 421).then_some(())).await;
+    drop(service);
+    // As a version before the migration left it.
+    let older = "update search_documents d
+            set words = to_tsvector('simple', coalesce((select content from messages m where m.id = d.id), 'the.title'))
+                || array_to_tsvector(array['owner ']);
+        insert into search_rebuild (done, last)
+            select '00000000-0000-0000-0000-000000000000', id from search_documents order by id desc limit 1";
+    client.batch_execute(older).await.unwrap();
+    let old = "search_documents where words @@ '''the.title'' | ''part6x59.whole'''::tsquery";
+    let new = "search_documents where words @@ '''title'' | ''part6x59'''::tsquery";
+    assert_eq!((count(old).await, count(new).await), (2, 0));
+    let service = Service::start(database.url(), &[SOON]).await;
+    for query in ["part0x0", "part6x59", "title", "上海"] {
+        finds(&service, "", &encoded(query), &["the.title"]).await;
+    }
+    eventually("the rebuild ends", async || (count("search_rebuild").await == 0).then_some(())).await;
+    assert_eq!((count(old).await, count(new).await), (0, 2));
+}
+
 #[tokio::test]
 async fn nobody_finds_what_is_anothers() {
     let database = TestDatabase::create().await;

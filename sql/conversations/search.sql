@@ -1,4 +1,4 @@
--- A page of the conversations whose title or one of whose messages has the words of $7, newest activity first: whose is said by $1,
+-- A page of the conversations whose title or one of whose messages matches $7 (search/query.rs), newest activity first: whose is said by $1,
 -- from the place ($2, $3) on, up to $4, $5 passed over, up to the one that passes $6 bytes. {mine} is one of two conditions on $1, as
 -- each has an index of its own. One row at least: `is_broad` says
 -- that the words rule something out and ask for nothing, so that all documents would have to be read; nothing is searched then.
@@ -10,7 +10,7 @@
 with wanted as materialized (
     select asked.words, numnode(asked.words) > 0 and querytree(asked.words) = 'T' as is_broad,
         numnode(asked.words) > 0 and querytree(asked.words) <> 'T' as is_searched
-    from (select websearch_to_tsquery('simple', $7) as words) as asked
+    from (select to_tsquery('simple', $7) as words) as asked
 ), near as materialized (
     select newest.id, probe.is_sure
     from (

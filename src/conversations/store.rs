@@ -12,6 +12,7 @@ use super::chat::Extra;
 use super::list::ListQuery;
 use super::model::{Conversation, Message, Metadata, Role};
 use super::place::Place;
+use super::search::query::tsquery;
 use crate::db::{
     BY_INDEX, Database, DbError, JsonText, Parameter as Typed, Query, query_all_in_time, query_often_in_time,
 };
@@ -88,6 +89,7 @@ impl Store {
             Some(_) => &self.sql.search_of_owner,
             None => &self.sql.search_of_nobody,
         };
+        let asked = tsquery(words);
         let (at, limit) = (SystemTime::from(query.after.at), query.limit as i64 + 1);
         let (offset, bytes) = (i64::from(query.offset), max_bytes as i64);
         let parameters: [Typed<'_>; 7] = [
@@ -97,7 +99,7 @@ impl Store {
             (&limit, Type::INT8),
             (&offset, Type::INT8),
             (&bytes, Type::INT8),
-            (&words, Type::TEXT),
+            (&asked, Type::TEXT),
         ];
         let rows = self.behind(&[(ALONE, Vec::new())], sql, &parameters).await?;
         match rows.first() {

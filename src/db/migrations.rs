@@ -22,6 +22,7 @@ const MIGRATIONS: &[(&str, &str)] = &[
     ("V8__write_only_keys", include_str!("../../sql/migrations/V8__write_only_keys.sql")),
     ("V9__chat_messages", include_str!("../../sql/migrations/V9__chat_messages.sql")),
     ("V10__partitions_noted", include_str!("../../sql/migrations/V10__partitions_noted.sql")),
+    ("V11__search_parts", include_str!("../../sql/migrations/V11__search_parts.sql")),
 ];
 
 /// Why a database cannot be used.

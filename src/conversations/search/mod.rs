@@ -4,6 +4,7 @@
 //! One node at a time works on it.
 
 mod lot;
+pub(super) mod query;
 mod store;
 
 use std::sync::Arc;
@@ -13,7 +14,7 @@ use crate::db::{Database, DbError};
 use crate::observe::Metrics;
 use crate::realtime::Hub;
 use lot::{Size, rest_after};
-use store::{IndexStore, Step};
+use store::{IndexStore, Rebuilt, Step};
 
 /// After an error.
 const AFTER_ERROR: Duration = Duration::from_secs(2);
@@ -50,16 +51,32 @@ impl Indexer {
     /// Goes round until it is dropped.
     pub(super) async fn run(self) {
         let (mut is_failing, mut idle, mut size) = (false, self.interval, Size::LEAST);
+        let mut rebuilding = Some(Size::LEAST);
         loop {
             let began = Instant::now();
-            let stepped = self.step(size).await;
+            let mut stepped = self.step(size).await;
             let took = began.elapsed();
             size = match stepped {
                 Ok(next) => size.next(took, next == Next::More),
                 // It may have been too large: for its time, or for a conversation that was deleted meanwhile.
                 Err(_) => Size::LEAST,
             };
+            // What is new comes first.
+            if let (Ok(Next::Soon | Next::Later), Some(size)) = (&stepped, rebuilding) {
+                match self.rebuild(size).await {
+                    Ok(next) => rebuilding = next,
+                    Err(error) => {
+                        rebuilding = Some(Size::LEAST);
+                        stepped = Err(error);
+                    }
+                }
+            }
             match stepped {
+                // The rest of a rebuild waits for no interval.
+                Ok(Next::Soon | Next::Later) if rebuilding.is_some() => {
+                    idle = self.interval;
+                    tokio::time::sleep(rest_after(began.elapsed())).await;
+                }
                 Ok(Next::More) => {
                     idle = self.interval;
                     tokio::time::sleep(rest_after(took)).await;
@@ -91,6 +108,28 @@ impl Indexer {
             }
             is_failing = false;
         }
+    }
+
+    /// Makes documents anew whose words are of an older form; the size of the next lot, or nothing once all are made.
+    async fn rebuild(&self, size: Size) -> Result<Option<Size>, DbError> {
+        let began = Instant::now();
+        Ok(match self.store.rebuild(size).await? {
+            Rebuilt::Lot { documents } => {
+                self.metrics.search_indexed.inc_by(documents);
+                Some(size.next(began.elapsed(), true))
+            }
+            Rebuilt::Last { documents } => {
+                self.metrics.search_indexed.inc_by(documents);
+                tracing::info!("search has made all its documents anew");
+                None
+            }
+            // Another node works on the index; a rest from this one's side does no harm.
+            Rebuilt::Busy => {
+                tokio::time::sleep(self.interval).await;
+                Some(size)
+            }
+            Rebuilt::Nothing => None,
+        })
     }
 
     /// Does a lot.

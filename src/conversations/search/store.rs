@@ -8,6 +8,7 @@ use tokio_postgres::types::Type;
 use uuid::Uuid;
 
 use super::lot::{Import, Lot, Place, Size, Taken, Wanted, What};
+use super::query;
 use crate::db::{Database, DbError, Parameter as Typed, begin_in_time, in_time};
 
 /// For one statement.
@@ -26,6 +27,19 @@ pub(super) struct Step {
     pub(super) is_more: bool,
 }
 
+/// What was made anew at once.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Rebuilt {
+    /// So many documents, and there may be more.
+    Lot { documents: u64 },
+    /// The last documents.
+    Last { documents: u64 },
+    /// There was nothing to make anew.
+    Nothing,
+    /// Another node works on the index.
+    Busy,
+}
+
 /// The index, over a share of the pool.
 #[derive(Debug)]
 pub(super) struct IndexStore {
@@ -38,6 +52,8 @@ pub(super) struct IndexStore {
     import: String,
     imports: String,
     move_on: String,
+    old_documents: String,
+    rebuilt: String,
 }
 
 impl IndexStore {
@@ -49,10 +65,14 @@ impl IndexStore {
             place: sql(include_str!("../../../sql/conversations/index_place.sql")),
             lag: sql(include_str!("../../../sql/conversations/index_lag.sql")),
             changes: sql(include_str!("../../../sql/conversations/index_changes.sql")),
-            documents: sql(include_str!("../../../sql/conversations/index_documents.sql")),
+            documents: sql(include_str!("../../../sql/conversations/index_documents.sql"))
+                .replace("{spaced}", &query::without_punctuation("cut.content"))
+                .replace("{unspaced}", &query::unspaced_class()),
             import: sql(include_str!("../../../sql/conversations/index_import.sql")),
             imports: sql(include_str!("../../../sql/conversations/index_imports.sql")),
             move_on: sql(include_str!("../../../sql/conversations/index_move.sql")),
+            old_documents: sql(include_str!("../../../sql/conversations/index_old_documents.sql")),
+            rebuilt: sql(include_str!("../../../sql/conversations/index_rebuilt.sql")),
         }
     }
 
@@ -70,10 +90,55 @@ impl IndexStore {
         connection.release(done)
     }
 
-    async fn step_in(&self, transaction: &Transaction<'_>, size: Size) -> Result<Option<Step>, DbError> {
+    /// Makes up to this many documents anew of those that a migration left with words of an older form.
+    pub(super) async fn rebuild(&self, size: Size) -> Result<Rebuilt, DbError> {
+        let mut connection = self.database.get().await?;
+        let done = in_time(TIMEOUT * 2, async {
+            let transaction = begin_in_time(&mut connection, TIMEOUT).await?;
+            let done = self.rebuild_in(&transaction, size).await?;
+            transaction.commit().await?;
+            Ok(done)
+        })
+        .await;
+        connection.release(done)
+    }
+
+    async fn rebuild_in(&self, transaction: &Transaction<'_>, size: Size) -> Result<Rebuilt, DbError> {
+        if !self.lock(transaction).await? {
+            return Ok(Rebuilt::Busy);
+        }
+        let limit: [Typed<'_>; 1] = [(&size.limit(), Type::INT8)];
+        let rows = transaction.query_typed(&self.old_documents, &limit).await?;
+        let ids = rows
+            .iter()
+            .filter_map(|row| row.try_get("id").transpose())
+            .collect::<Result<Vec<Uuid>, tokio_postgres::Error>>()?;
+        if rows.is_empty() {
+            return Ok(Rebuilt::Nothing);
+        }
+        let documents = self.document(transaction, &ids).await?;
+        let last = ids.last().filter(|_| ids.len() as i64 >= size.limit());
+        transaction.query_typed(&self.rebuilt, &[(&last, Type::UUID)]).await?;
+        Ok(if last.is_some() { Rebuilt::Lot { documents } } else { Rebuilt::Last { documents } })
+    }
+
+    /// Whether this transaction may work on the index.
+    async fn lock(&self, transaction: &Transaction<'_>) -> Result<bool, DbError> {
         let rows = transaction.query_typed(&self.lock, &[]).await?;
         let is_mine = rows.first().map(|row| row.try_get("is_mine")).transpose()?;
-        if is_mine != Some(true) {
+        Ok(is_mine == Some(true))
+    }
+
+    /// Makes the documents of these messages and titles; how many there are.
+    async fn document(&self, transaction: &Transaction<'_>, ids: &[Uuid]) -> Result<u64, DbError> {
+        if ids.is_empty() {
+            return Ok(0);
+        }
+        Ok(transaction.execute_typed(&self.documents, &[(&ids, Type::UUID_ARRAY)]).await?)
+    }
+
+    async fn step_in(&self, transaction: &Transaction<'_>, size: Size) -> Result<Option<Step>, DbError> {
+        if !self.lock(transaction).await? {
             return Ok(None);
         }
         let rows = transaction.query_typed(&self.place, &[]).await?;
@@ -97,12 +162,7 @@ impl IndexStore {
         let lot = Lot::new(&place, wanted(&rows)?, end, size.limit());
         let messages = self.messages(transaction, &lot, size).await?;
         let Taken { ids, next, is_cut } = lot.taken(&messages, size.limit() as usize);
-        let documents = if ids.is_empty() {
-            0
-        } else {
-            let ids: [Typed<'_>; 1] = [(&ids, Type::UUID_ARRAY)];
-            transaction.execute_typed(&self.documents, &ids).await?
-        };
+        let documents = self.document(transaction, &ids).await?;
         let parameters: [Typed<'_>; 3] =
             [(&next.xid, Type::TEXT), (&next.number, Type::INT8), (&next.part, Type::UUID)];
         transaction.query_typed(&self.move_on, &parameters).await?;
