@@ -381,9 +381,55 @@ async fn who_does_not_read_is_cut_off_and_holds_up_nobody() {
 }
 
 #[tokio::test]
+async fn what_no_socket_has_taken_is_bounded_for_all_together_and_those_who_read_miss_nothing() {
+    let database = TestDatabase::create().await;
+    let limit = 4_194_304;
+    let service = Service::start(database.url(), &[("FOLLOWERS_BYTES", &limit.to_string())]).await;
+    let conversation = make(&service, "").await;
+    let mut reader = follow(&service, &conversation, "").await;
+    // Some find much to catch up with, the others get it while they follow.
+    let text = "x".repeat(200_000);
+    let (mut idle, mut paths) = (Vec::new(), Vec::new());
+    for n in 0..12 {
+        let path = make(&service, "").await;
+        if n % 2 == 0 {
+            for _ in 0..3 {
+                say(&service, &path, &text).await;
+            }
+        }
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        socket.set_recv_buffer_size(4_096).unwrap();
+        let mut stream = socket.connect(service.address.parse().unwrap()).await.unwrap();
+        let request = format!("GET {path}/messages?live=sse HTTP/1.1\r\nhost: localhost\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut head = [0; 20];
+        stream.read_exact(&mut head).await.unwrap();
+        idle.push(stream);
+        paths.push(path);
+    }
+    let mut most = 0.0_f64;
+    // The kernel takes some MB of each stream.
+    for round in 0..30 {
+        for path in &paths {
+            say(&service, path, &text).await;
+        }
+        let said = say(&service, &conversation, &format!("{round}")).await;
+        assert_eq!(json(&reader.take(1).await[0]), said);
+        most = most.max(metric(&service, "tidegate_followers_bytes").await);
+    }
+    assert!(most > 0.0 && most <= f64::from(limit) / 2.0, "{most}");
+    assert!(metric(&service, "tidegate_followers_dropped_total{reason=\"slow\"}").await > 0.0);
+    drop(idle);
+    eventually("all is given back", async || {
+        (metric(&service, "tidegate_followers_bytes").await == 0.0).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn those_who_catch_up_and_do_not_read_hold_no_more_than_all_of_them_may() {
     let database = TestDatabase::create().await;
-    let service = Service::start(database.url(), &[("FOLLOWERS_BYTES", "524288")]).await;
+    let service = Service::start(database.url(), &[("FOLLOWERS_BYTES", "1048576")]).await;
     let conversation = make(&service, "").await;
     let text = "x".repeat(200_000);
     for _ in 0..60 {

@@ -277,6 +277,7 @@ impl Config {
             logging: variables.load(logging::SETTINGS)?,
             notes: variables.notes().to_vec(),
         };
+        config.realtime.message_bytes = config.conversations.max_message_bytes;
         config.auth.check()?;
         config.access.check()?;
         config.database.check()?;

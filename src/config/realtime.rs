@@ -17,8 +17,11 @@ pub struct RealtimeConfig {
     pub follower_changes: usize,
     /// Bytes of the changes that wait for a follower.
     pub follower_bytes: usize,
-    /// Bytes of what is read of the database for followers and not told yet, all together.
+    /// Bytes of all that is held for followers and that their sockets have not taken.
     pub followers_bytes: usize,
+    /// Bytes of the longest message (`MAX_MESSAGE_BYTES`).
+    #[serde(skip)]
+    pub message_bytes: usize,
     /// Seconds without an event after which a follower is sent a comment, and his token is looked at again.
     pub follower_heartbeat_s: u64,
 }
@@ -58,7 +61,7 @@ pub(super) const SETTINGS: &[Setting] = &[
         name: "FOLLOWERS_BYTES",
         default: "134217728",
         kind: Kind::Int { min: 524_288, max: 1_099_511_627_775, unit: "bytes" },
-        help: "Bytes of what was read of the database for followers that catch up, all together, at half a MiB each; the others wait for their turn.",
+        help: "Bytes of all that is held for followers and that their sockets have not taken. Half is for what is read of the database for those that catch up, at half a MiB each; the others wait for their turn. Half is for changes and chunks; the slowest followers are cut off before it is used up.",
     },
     Setting {
         name: "FOLLOWER_HEARTBEAT_S",

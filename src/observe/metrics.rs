@@ -110,6 +110,8 @@ pub struct Gauges {
     pub sse_streams: IntGauge,
     /// Those who follow what changes.
     pub followers: IntGauge,
+    /// Bytes of changes that wait for followers, and of what their sockets have not taken.
+    pub followers_bytes: IntGauge,
     /// Seconds since the oldest change was made that search had not looked at when it looked last.
     pub search_lag_seconds: Gauge,
     /// Database connections by state.
@@ -262,6 +264,10 @@ impl Metrics {
                 connections: gauge("tidegate_http_connections", "Open client connections.")?,
                 sse_streams: gauge("tidegate_sse_streams", "Open streams of server-sent events.")?,
                 followers: gauge("tidegate_followers", "Those who follow what changes.")?,
+                followers_bytes: gauge(
+                    "tidegate_followers_bytes",
+                    "Bytes of changes that wait for followers, and of what their sockets have not taken.",
+                )?,
                 search_lag_seconds: Gauge::new(
                     "tidegate_search_lag_seconds",
                     "Age of the first change that search had not looked at, when it looked last.",
@@ -342,6 +348,7 @@ impl Metrics {
             Box::new(gauges.connections.clone()),
             Box::new(gauges.sse_streams.clone()),
             Box::new(gauges.followers.clone()),
+            Box::new(gauges.followers_bytes.clone()),
             Box::new(gauges.search_lag_seconds.clone()),
             Box::new(gauges.pool.clone()),
             Box::new(gauges.ledger.clone()),

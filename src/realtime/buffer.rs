@@ -1,11 +1,15 @@
-//! What waits for a follower, bounded in changes and in bytes.
+//! What waits for a follower, bounded in changes and in bytes, and what is on its way to his socket.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
+use bytes::Bytes;
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
 use super::Change;
+use super::budget::{MemoryBudget, MemoryPermit};
 use crate::config::RealtimeConfig;
 
 /// Why a follower gets nothing more.
@@ -27,20 +31,114 @@ impl Dropped {
 }
 
 /// What waits for a follower.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Buffer {
     waiting: Mutex<Waiting>,
     filled: Notify,
+    budget: MemoryBudget,
+    /// The socket took a chunk.
+    taken: Notify,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Waiting {
     changes: VecDeque<Arc<Change>>,
     bytes: usize,
+    /// Bytes of chunks that the socket has not taken.
+    in_flight: usize,
+    /// When the socket took a chunk last.
+    progressed: Instant,
     dropped: Option<Dropped>,
 }
 
+/// What a chunk on its way to the socket takes of the memory for subscribers.
+#[derive(Debug)]
+struct InFlight {
+    buffer: Arc<Buffer>,
+    _permit: MemoryPermit,
+    bytes: usize,
+}
+
+/// A chunk that counts until the connection has written it.
+struct HeldChunk {
+    chunk: Bytes,
+    _in_flight: InFlight,
+}
+
+impl AsRef<[u8]> for HeldChunk {
+    fn as_ref(&self) -> &[u8] {
+        &self.chunk
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        let mut waiting = self.buffer.waiting();
+        waiting.in_flight -= self.bytes;
+        waiting.progressed = Instant::now();
+        if waiting.dropped.is_some() {
+            self.buffer.budget.left(self.bytes);
+        }
+        drop(waiting);
+        self.buffer.taken.notify_one();
+    }
+}
+
+impl Waiting {
+    /// Nothing more waits.
+    fn end(&mut self, why: Dropped, budget: &MemoryBudget) {
+        budget.leave(self.in_flight);
+        self.changes.clear();
+        self.bytes = 0;
+        self.dropped = Some(why);
+    }
+}
+
 impl Buffer {
+    /// An empty one.
+    pub(super) fn new(budget: &MemoryBudget) -> Self {
+        let waiting = Waiting {
+            changes: VecDeque::new(),
+            bytes: 0,
+            in_flight: 0,
+            progressed: Instant::now(),
+            dropped: None,
+        };
+        let (filled, taken) = (Notify::new(), Notify::new());
+        Self { waiting: Mutex::new(waiting), filled, budget: budget.clone(), taken }
+    }
+
+    /// A chunk that counts as held until the connection has written it, if there is room in the budget.
+    pub(super) fn try_hold(self: &Arc<Self>, chunk: &Bytes) -> Option<Bytes> {
+        let bytes = chunk.len();
+        let permit = self.budget.try_hold(bytes)?;
+        let mut waiting = self.waiting();
+        if waiting.dropped.is_some() {
+            self.budget.leave(bytes);
+        }
+        waiting.in_flight += bytes;
+        drop(waiting);
+        let in_flight = InFlight { buffer: Arc::clone(self), _permit: permit, bytes };
+        Some(Bytes::from_owner(HeldChunk { chunk: chunk.clone(), _in_flight: in_flight }))
+    }
+
+    /// Whether a chunk is on its way to the socket.
+    pub(super) fn is_in_flight(&self) -> bool {
+        self.waiting().in_flight > 0
+    }
+
+    /// Waits until the socket has taken a chunk; for one who waits.
+    pub(super) async fn taken(&self) {
+        self.taken.notified().await;
+    }
+
+    /// Bytes that the subscriber holds, and for how long its socket has taken nothing; `None`: it holds nothing, or is dropped.
+    pub(super) fn holds(&self) -> Option<(usize, Duration)> {
+        let waiting = self.waiting();
+        let bytes = waiting.bytes + waiting.in_flight;
+        (waiting.dropped.is_none() && bytes > 0).then(|| (bytes, waiting.progressed.elapsed()))
+    }
+
     /// Adds a change; says so if that drops the follower.
     pub(super) fn push(&self, change: &Arc<Change>, config: &RealtimeConfig) -> Option<Dropped> {
         let mut waiting = self.waiting();
@@ -51,7 +149,7 @@ impl Buffer {
         let is_full = waiting.changes.len() >= config.follower_changes
             || (bytes > config.follower_bytes && !waiting.changes.is_empty());
         if is_full {
-            *waiting = Waiting { dropped: Some(Dropped::Slow), ..Waiting::default() };
+            waiting.end(Dropped::Slow, &self.budget);
         } else {
             waiting.bytes = bytes;
             waiting.changes.push_back(Arc::clone(change));
@@ -66,7 +164,7 @@ impl Buffer {
         let mut waiting = self.waiting();
         let is_new = waiting.dropped.is_none();
         if is_new {
-            *waiting = Waiting { dropped: Some(why), ..Waiting::default() };
+            waiting.end(why, &self.budget);
         }
         drop(waiting);
         self.filled.notify_one();
@@ -109,7 +207,8 @@ impl Buffer {
         waiting.dropped.is_none() && waiting.changes.is_empty()
     }
 
-    fn dropped(&self) -> Option<Dropped> {
+    /// Why nothing more comes, if nothing does.
+    pub(super) fn dropped(&self) -> Option<Dropped> {
         self.waiting().dropped
     }
 
@@ -136,7 +235,25 @@ mod tests {
             at_us: 0,
             data: "x".repeat(bytes),
             encoded: OnceLock::new(),
+            held: None,
         })
+    }
+
+    #[test]
+    fn a_chunk_is_held_until_it_is_written_and_leaves_with_its_subscriber() {
+        let budget = MemoryBudget::new(1_000, &prometheus::IntGauge::new("a", "a").unwrap());
+        let buffer = Arc::new(Buffer::new(&budget));
+        let chunk = buffer.try_hold(&Bytes::from(vec![0; 600])).unwrap();
+        let written = chunk.clone();
+        drop(chunk);
+        assert_eq!((budget.held(), buffer.holds().unwrap().0, written.len()), (600, 600, 600));
+        assert!(buffer.try_hold(&Bytes::from(vec![0; 401])).is_none());
+        assert_eq!((budget.excess(0), budget.excess(400)), (0, 250));
+        assert!(buffer.drop_with(Dropped::Slow));
+        assert_eq!((budget.excess(400), budget.held(), buffer.holds()), (0, 600, None), "it leaves");
+        drop(written);
+        assert_eq!((budget.held(), budget.excess(1_000), buffer.is_in_flight()), (0, 250, false));
+        assert!(buffer.try_hold(&Bytes::from(vec![0; 9_000])).is_some(), "one always fits");
     }
 
     #[test]
@@ -148,14 +265,16 @@ mod tests {
             follower_changes: 3,
             follower_bytes: 10_000,
             followers_bytes: 1_000_000,
+            message_bytes: 0,
             follower_heartbeat_s: 1,
         };
-        let buffer = Buffer::default();
+        let budget = MemoryBudget::new(1_000_000, &prometheus::IntGauge::new("a", "a").unwrap());
+        let buffer = Buffer::new(&budget);
         assert!((0..3).all(|n| buffer.push(&change(n, 10), &config).is_none()));
         assert_eq!(buffer.push(&change(3, 10), &config), Some(Dropped::Slow));
         assert_eq!(buffer.push(&change(4, 10), &config), None, "that is told once");
         assert_eq!((buffer.dropped(), buffer.waiting().changes.len()), (Some(Dropped::Slow), 0));
-        let buffer = Buffer::default();
+        let buffer = Buffer::new(&budget);
         assert_eq!(buffer.push(&change(0, 100_000), &config), None, "one always fits, however large it is");
         assert_eq!(buffer.push(&change(1, 10), &config), Some(Dropped::Slow));
         assert!(!buffer.drop_with(Dropped::Behind), "the first reason stands");

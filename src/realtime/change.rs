@@ -13,6 +13,7 @@ use std::sync::OnceLock;
 use bytes::Bytes;
 
 use super::Position;
+use super::budget::MemoryPermit;
 
 /// What became of a record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -67,12 +68,19 @@ pub struct Change {
     /// JSON, as its action says.
     pub data: String,
     pub(super) encoded: OnceLock<Bytes>,
+    /// What it takes of the memory for subscribers, while it waits for them.
+    pub(super) held: Option<MemoryPermit>,
 }
 
 impl Change {
     /// Bytes that it takes while it waits for followers, or nearly so.
     pub fn bytes(&self) -> usize {
         size_of::<Self>() + self.topic.len() + self.record.len() + self.data.len()
+    }
+
+    /// Bytes that it takes together with what its followers are sent, or nearly so.
+    pub(super) fn held_bytes(&self) -> usize {
+        self.bytes() + self.data.len()
     }
 
     /// What its followers are sent. Whoever is first makes it, and all others share it.

@@ -6,10 +6,13 @@
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
+use bytes::Bytes;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use uuid::Uuid;
 
+use super::budget::MemoryBudget;
 use super::buffer::{Buffer, Dropped};
 use super::{Change, Position};
 use crate::config::RealtimeConfig;
@@ -45,8 +48,10 @@ struct Inner {
     written: Notify,
     /// The feed has begun, or cannot.
     begun: Notify,
-    /// What may be held for followers of what was read of the database.
+    /// What may be held for followers of what was read of the database: half of `FOLLOWERS_BYTES`.
     room: Arc<Semaphore>,
+    /// What may be held of changes that wait, and of chunks that sockets have not taken: the other half.
+    budget: MemoryBudget,
 }
 
 #[derive(Debug, Default)]
@@ -77,10 +82,12 @@ pub(super) enum Feed {
 pub const LOT_BYTES: usize = 256 * 1024;
 /// What rooms are counted in, in bytes.
 const ROOM_UNIT: usize = 1024;
-/// A lot of changes, and what is told of it.
-const ROOM_UNITS: usize = 2 * LOT_BYTES / ROOM_UNIT;
+/// How often one who waits for memory looks again, where nothing wakes it.
+const MEMORY_LOOK: Duration = Duration::from_millis(250);
+/// How long one who keeps room may take nothing, while others wait for it.
+const ROOM_PATIENCE: Duration = Duration::from_secs(10);
 
-/// Room for what was read of the database for a follower (`FOLLOWERS_BYTES`). It is given back when this is dropped.
+/// Room for what was read of the database for a follower (half of `FOLLOWERS_BYTES`). It is given back when this is dropped.
 #[derive(Debug)]
 pub struct Room {
     _taken: Option<OwnedSemaphorePermit>,
@@ -94,6 +101,11 @@ pub struct Follower {
     user: Option<Uuid>,
     number: u64,
     buffer: Arc<Buffer>,
+}
+
+/// Room for all together, in units.
+fn room_units(config: &RealtimeConfig) -> usize {
+    (config.followers_bytes / 2 / ROOM_UNIT).min(Semaphore::MAX_PERMITS)
 }
 
 impl Hub {
@@ -116,7 +128,11 @@ impl Hub {
             woken: Notify::new(),
             written: Notify::new(),
             begun: Notify::new(),
-            room: Arc::new(Semaphore::new((config.followers_bytes / ROOM_UNIT).min(Semaphore::MAX_PERMITS))),
+            room: Arc::new(Semaphore::new(room_units(config))),
+            budget: MemoryBudget::new(
+                config.followers_bytes - room_units(config) * ROOM_UNIT,
+                &metrics.gauges.followers_bytes,
+            ),
         }))
     }
 
@@ -159,7 +175,7 @@ impl Hub {
     }
 
     fn join(&self, topic: &str, user: Option<Uuid>) -> Result<Follower, FollowError> {
-        let (topic, buffer) = (Box::<str>::from(topic), Arc::new(Buffer::default()));
+        let (topic, buffer) = (Box::<str>::from(topic), Arc::new(Buffer::new(&self.0.budget)));
         let mut state = self.state();
         if state.count >= self.0.config.max_followers {
             return Err(FollowError::TooMany(self.0.config.max_followers));
@@ -204,13 +220,49 @@ impl Hub {
     }
 
     /// Hands a change on to those who follow its topic.
-    pub(super) fn publish(&self, change: Change) {
+    pub(super) fn publish(&self, mut change: Change) {
         let state = self.state();
         let Some(followers) = state.topics.get(&change.topic) else { return };
+        let bytes = change.held_bytes();
+        self.make_room(&state, bytes);
+        change.held = self.0.budget.try_hold(bytes);
+        if change.held.is_none() {
+            // They come back, and read it from the table.
+            for _dropped in followers.values().filter(|buffer| buffer.drop_with(Dropped::Slow)) {
+                self.count_dropped(Dropped::Slow);
+            }
+            return;
+        }
         let change = Arc::new(change);
         for buffer in followers.values() {
             if buffer.push(&change, &self.0.config) == Some(Dropped::Slow) {
                 self.count_dropped(Dropped::Slow);
+            }
+        }
+    }
+
+    /// Drops subscribers until so many more bytes leave a quarter of the memory free: those first that hold most for the
+    /// longest. One whose socket takes what it is sent holds next to nothing.
+    fn make_room(&self, state: &State, bytes: usize) {
+        let mut excess = self.0.budget.excess(bytes);
+        if excess == 0 {
+            return;
+        }
+        let all = state.topics.values().flat_map(HashMap::values);
+        let mut holders: Vec<(u128, usize, &Arc<Buffer>)> = all
+            .filter_map(|buffer| {
+                let (held, idle) = buffer.holds()?;
+                Some((held as u128 * (idle.as_millis() + 100), held, buffer))
+            })
+            .collect();
+        holders.sort_unstable_by_key(|(weight, ..)| std::cmp::Reverse(*weight));
+        for (_, held, buffer) in holders {
+            if excess == 0 {
+                break;
+            }
+            if buffer.drop_with(Dropped::Slow) {
+                self.count_dropped(Dropped::Slow);
+                excess = excess.saturating_sub(held);
             }
         }
     }
@@ -290,12 +342,58 @@ impl Follower {
         state.handed_on.filter(|_| self.buffer.is_empty())
     }
 
+    /// Why nothing more comes, if nothing does.
+    pub fn is_dropped(&self) -> Option<Dropped> {
+        self.buffer.dropped()
+    }
+
+    /// A chunk that counts in the memory for subscribers until the connection has written it. Waits while the memory is full: for this
+    /// subscriber's own chunks to be taken first, else for those of others, of which the slowest are dropped.
+    pub async fn hold(&self, chunk: Bytes) -> Bytes {
+        let budget = &self.hub.0.budget;
+        loop {
+            let mut released = std::pin::pin!(budget.released());
+            // Before the look, so that nothing between the two is missed.
+            released.as_mut().enable();
+            let is_alone = !self.buffer.is_in_flight();
+            if is_alone && budget.excess(chunk.len()) > 0 {
+                self.hub.make_room(&self.hub.state(), chunk.len());
+            }
+            if (is_alone || budget.excess(chunk.len()) == 0)
+                && let Some(held) = self.buffer.try_hold(&chunk)
+            {
+                return held;
+            }
+            if is_alone {
+                let _woken = tokio::time::timeout(MEMORY_LOOK, released).await;
+            } else {
+                self.buffer.taken().await;
+            }
+        }
+    }
+
+    /// Resolves if this subscriber, which keeps room and takes nothing, has done so for a while, and others wait for room.
+    pub async fn overstays(&self) {
+        loop {
+            tokio::time::sleep(ROOM_PATIENCE).await;
+            if self.hub.0.room.available_permits() < self.units() as usize {
+                return;
+            }
+        }
+    }
+
+    /// What a lot and one message take, and what is told of them.
+    fn units(&self) -> u32 {
+        let config = &self.hub.0.config;
+        let bytes = LOT_BYTES + LOT_BYTES.max(config.message_bytes);
+        (bytes / ROOM_UNIT).min(room_units(config)) as u32
+    }
+
     /// Waits for room to hold what is read of the database for this follower, for as long as all of it is taken. Nothing is
     /// lost if it is dropped, but for the turn.
     pub async fn room(&self) -> Room {
-        let units = ROOM_UNITS.min(self.hub.0.config.followers_bytes / ROOM_UNIT) as u32;
         // Nobody closes it.
-        Room { _taken: Arc::clone(&self.hub.0.room).acquire_many_owned(units).await.ok() }
+        Room { _taken: Arc::clone(&self.hub.0.room).acquire_many_owned(self.units()).await.ok() }
     }
 }
 
@@ -317,6 +415,7 @@ mod tests {
             follower_changes: 3,
             follower_bytes: 10_000,
             followers_bytes: 2 * LOT_BYTES,
+            message_bytes: 0,
             follower_heartbeat_s: 1,
         }
     }
@@ -333,7 +432,7 @@ mod tests {
         hub.drop_all(Dropped::Behind);
         let follow = hub.follow("a:1", None);
         tokio::pin!(follow);
-        assert!(tokio::time::timeout(std::time::Duration::from_secs(9), &mut follow).await.is_err());
+        assert!(tokio::time::timeout(Duration::from_secs(9), &mut follow).await.is_err());
         hub.set_feed(Feed::Running);
         let follower = follow.await.unwrap();
         assert_eq!(follower.take().map(|change| change.is_none()), Ok(true), "and is not dropped");
@@ -357,6 +456,7 @@ mod tests {
             at_us: 0,
             data: String::new(),
             encoded: std::sync::OnceLock::new(),
+            held: None,
         });
         hub.set_handed_on(Position::before(9));
         assert_eq!(follower.caught_up(), None);
@@ -364,6 +464,68 @@ mod tests {
         assert_eq!(follower.caught_up(), Some(Position::before(9)));
         hub.drop_all(Dropped::Behind);
         assert_eq!(follower.caught_up(), None);
+    }
+
+    fn change(topic: &str, bytes: usize) -> Change {
+        Change {
+            position: Position { xid: 5, number: 1 },
+            topic: topic.into(),
+            record: "r".into(),
+            action: super::super::Action::Create,
+            created_us: 0,
+            updated_us: 0,
+            at_us: 0,
+            data: "x".repeat(bytes),
+            encoded: std::sync::OnceLock::new(),
+            held: None,
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn those_who_take_nothing_are_dropped_before_they_hold_all_memory_and_others_are_not() {
+        let config = RealtimeConfig { max_followers: 100, followers_bytes: 2_000_000, ..config() };
+        let hub = Hub::idle(&config, &Metrics::new().unwrap());
+        hub.set_feed(Feed::Running);
+        let limit = 2_000_000 - room_units(&config) * ROOM_UNIT;
+        let reader = hub.follow("a:reader", None).await.unwrap();
+        let mut idle = Vec::new();
+        for n in 0..50 {
+            let topic = format!("a:{n}");
+            let follower = hub.follow(&topic, None).await.unwrap();
+            let chunk = follower.hold(Bytes::from(vec![0; 20_000])).await;
+            hub.publish(change(&topic, 9_000));
+            assert!(hub.0.budget.held() <= limit);
+            // Its socket takes all at once.
+            drop(reader.hold(Bytes::from(vec![0; 30_000])).await);
+            hub.publish(change("a:reader", 5_000));
+            assert!(reader.take().unwrap().is_some());
+            idle.push((follower, chunk));
+            tokio::time::advance(Duration::from_millis(10)).await;
+            // A dropped one's connection ends.
+            idle.retain(|(follower, _)| follower.is_dropped().is_none());
+        }
+        assert_eq!(reader.is_dropped(), None);
+        assert!(idle.len() > 10 && idle.len() < 30, "{}", idle.len());
+        drop(idle);
+        assert_eq!(hub.0.budget.held(), 0, "all is given back");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_chunk_waits_for_its_subscribers_own_before_others_are_dropped() {
+        let hub = hub();
+        hub.set_feed(Feed::Running);
+        let slow = hub.follow("a:1", None).await.unwrap();
+        let other = hub.follow("a:2", None).await.unwrap();
+        let kept = other.hold(Bytes::from(vec![0; 1_000])).await;
+        let first = slow.hold(Bytes::from(vec![0; 150_000])).await;
+        let second = slow.hold(Bytes::from(vec![0; 150_000]));
+        tokio::pin!(second);
+        let patience = Duration::from_secs(60);
+        assert!(tokio::time::timeout(patience, &mut second).await.is_err());
+        assert_eq!((other.is_dropped(), slow.is_dropped()), (None, None));
+        drop(first);
+        assert_eq!(second.await.len(), 150_000);
+        drop(kept);
     }
 
     #[tokio::test(start_paused = true)]
@@ -374,7 +536,7 @@ mod tests {
         assert!(matches!(hub.follow("a:2", Some(user)).await, Err(FollowError::TooManyOfUser(1))));
         let second = hub.follow("a:1", Some(Uuid::from_u128(2))).await.unwrap();
         let room = first.room().await;
-        let patience = std::time::Duration::from_secs(9);
+        let patience = Duration::from_secs(9);
         assert!(tokio::time::timeout(patience, second.room()).await.is_err(), "there is room for one");
         drop(room);
         second.room().await;

@@ -9,6 +9,7 @@
 //!
 //! [`Hub`] is the handle: whoever writes wakes the feed by it, whoever follows gets a [`Follower`] from it.
 
+mod budget;
 mod buffer;
 pub mod change;
 mod feed;

@@ -123,6 +123,7 @@ fn change(row: &Row) -> Result<Change, DbError> {
         at_us: row.try_get("at_us")?,
         data: row.try_get("data")?,
         encoded: OnceLock::new(),
+        held: None,
     })
 }
 

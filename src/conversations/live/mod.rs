@@ -14,6 +14,7 @@ mod token;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use uuid::Uuid;
 
 use super::ConversationsError;
@@ -132,7 +133,10 @@ impl Live {
     pub async fn ready(&mut self) {
         if self.reads() {
             if self.room.is_none() {
-                self.room = Some(self.follower.room().await);
+                tokio::select! {
+                    room = self.follower.room() => self.room = Some(room),
+                    _why = self.follower.dropped() => {}
+                }
             }
         } else if matches!(self.phase, Phase::Following) && self.pending.is_empty() {
             self.follower.ready().await;
@@ -166,6 +170,19 @@ impl Live {
         Some(self.token(None))
     }
 
+    /// A chunk of what was told, which counts in `FOLLOWERS_BYTES` until the connection has written it. Waits while too much is held.
+    pub async fn hold(&self, chunk: Bytes) -> Bytes {
+        self.follower.hold(chunk).await
+    }
+
+    /// Resolves if the client has taken nothing for a while of what room is kept for, and others wait for room.
+    pub async fn overstays(&self) {
+        match self.room {
+            Some(_) => self.follower.overstays().await,
+            None => std::future::pending().await,
+        }
+    }
+
     /// Waits until the hub drops the follower.
     pub async fn dropped(&self) -> LiveEnd {
         LiveEnd::Dropped(self.follower.dropped().await)
@@ -178,7 +195,7 @@ impl Live {
     /// [`LiveEnd`] says why there are no more.
     pub async fn next(&mut self) -> Result<Vec<Event>, LiveEnd> {
         if self.reads() && self.room.is_none() {
-            return Ok(Vec::new());
+            return self.follower.is_dropped().map_or(Ok(Vec::new()), |why| Err(LiveEnd::Dropped(why)));
         }
         if let Some(change) = self.pending.pop_front() {
             return self.tell(&change).await;

@@ -1,8 +1,8 @@
 //! `GET /api/conversations/{id}/messages?live=sse`: the messages, and then what happens, as server-sent events.
 //!
 //! A task of the stream's own waits for events and writes them; the connection takes them from it a chunk at a time. What
-//! waits for a client that reads slowly is one chunk, what the hub holds for him, and a lot of what is read of the database. All
-//! are bounded: he is cut off then, and the lots of all streams share `FOLLOWERS_BYTES`.
+//! waits for a client that reads slowly is a few chunks, what the hub holds for it, and a lot of what is read of the database. All
+//! count in `FOLLOWERS_BYTES` until the socket has taken them: the slowest clients are cut off before it is used up.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -210,10 +210,16 @@ impl Writer {
 
     async fn send(&self, live: &Live, out: &mut BytesMut) -> Result<(), Close> {
         let chunk = out.split().freeze();
+        let sending = async {
+            let chunk = live.hold(chunk).await;
+            self.chunks.send(chunk).await.map_err(|_| Close::ClientGone)
+        };
         tokio::select! {
-            sent = self.chunks.send(chunk) => sent.map_err(|_| Close::ClientGone),
+            sent = sending => sent,
             () = self.face.lifecycle.draining() => Err(Close::Draining),
+            () = self.chunks.closed() => Err(Close::ClientGone),
             end = live.dropped() => Err(end.into()),
+            () = live.overstays() => Err(Close::Slow),
         }
     }
 }

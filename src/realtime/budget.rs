@@ -1,0 +1,81 @@
+//! The memory of what subscribers have not taken: changes in the hub, and chunks on their way to the socket.
+//!
+//! What is held counts until the socket has it. From three quarters of the limit on the hub drops the subscribers that hold most for the
+//! longest, so that the others find room; what those hold goes with their connections, a moment later, and counts as leaving.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use tokio::sync::Notify;
+use tokio::sync::futures::Notified;
+
+/// Bytes that are held, and how many may be. Cheap to clone.
+#[derive(Debug, Clone)]
+pub(super) struct MemoryBudget(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    limit: usize,
+    held: AtomicUsize,
+    /// Of these, what subscribers hold that were dropped.
+    leaving: AtomicUsize,
+    released: Notify,
+    gauge: prometheus::IntGauge,
+}
+
+/// A part of the budget, until it is dropped.
+#[derive(Debug)]
+pub(super) struct MemoryPermit {
+    budget: MemoryBudget,
+    bytes: usize,
+}
+
+impl MemoryBudget {
+    /// `gauge` reports what is held.
+    pub(super) fn new(limit: usize, gauge: &prometheus::IntGauge) -> Self {
+        let (held, leaving) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        Self(Arc::new(Inner { limit, held, leaving, released: Notify::new(), gauge: gauge.clone() }))
+    }
+
+    /// So many bytes, within the limit; where nothing else is held any number.
+    pub(super) fn try_hold(&self, bytes: usize) -> Option<MemoryPermit> {
+        let more =
+            |held: usize| (held == 0 || held.saturating_add(bytes) <= self.0.limit).then_some(held + bytes);
+        self.0.held.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).ok()?;
+        self.0.gauge.add(bytes as i64);
+        Some(MemoryPermit { budget: self.clone(), bytes })
+    }
+
+    /// Bytes that have to go before so many more leave a quarter of the limit free.
+    pub(super) fn excess(&self, bytes: usize) -> usize {
+        let staying = self.held().saturating_sub(self.0.leaving.load(Ordering::Relaxed));
+        staying.saturating_add(bytes).saturating_sub(self.0.limit / 4 * 3)
+    }
+
+    pub(super) fn held(&self) -> usize {
+        self.0.held.load(Ordering::Relaxed)
+    }
+
+    /// Resolves when something is released after it was enabled.
+    pub(super) fn released(&self) -> Notified<'_> {
+        self.0.released.notified()
+    }
+
+    /// A subscriber was dropped that holds so many bytes.
+    pub(super) fn leave(&self, bytes: usize) {
+        self.0.leaving.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// So many bytes of a subscriber that was dropped are released.
+    pub(super) fn left(&self, bytes: usize) {
+        self.0.leaving.fetch_sub(bytes, Ordering::Relaxed);
+    }
+}
+
+impl Drop for MemoryPermit {
+    fn drop(&mut self) {
+        self.budget.0.held.fetch_sub(self.bytes, Ordering::Relaxed);
+        self.budget.0.gauge.sub(self.bytes as i64);
+        self.budget.0.released.notify_waiters();
+    }
+}
