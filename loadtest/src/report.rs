@@ -118,6 +118,12 @@ impl Report {
         }
     }
 
+    /// Adds a failure of the run.
+    pub(crate) fn fail(&mut self, failure: String) {
+        self.failures.push(failure);
+        self.passed = false;
+    }
+
     /// The tables and the verdict.
     pub(crate) fn render(&self) -> String {
         let mut text = format!("{}\n{}\n", self.counts_table(), self.latency_table());

@@ -72,15 +72,23 @@ async fn conduct(args: RunArgs) -> Result<bool, Error> {
         location.connect().await?.reject_bad().await?;
     }
     let conducted = conduct_planned(&args, &plan, &health, location.as_ref(), rows).await;
-    if let Some(location) = bad {
-        location.connect().await?.take_bad().await?;
+    let taken = match bad {
+        Some(location) => take_bad(location).await,
+        None => Ok(()),
+    };
+    let mut report = conducted?;
+    if let Err(error) = taken {
+        report.fail(format!("the constraint loadtest_bad is still on requests: {}", crate::describe(&error)));
     }
-    let report = conducted?;
     println!("{}", report.render());
     if let Some(path) = &args.report {
         write_report(&report, path)?;
     }
     Ok(report.passed)
+}
+
+async fn take_bad(location: &Location) -> Result<(), database::Error> {
+    location.connect().await?.take_bad().await
 }
 
 /// The run itself, with its audit.
