@@ -24,6 +24,7 @@ mod error;
 mod signals;
 
 use std::io::Write;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -34,7 +35,7 @@ use crate::auth::{Accounts, AuthTasks, SecretError, SigningSecret, Verifier, sig
 use crate::config::{Config, ConfigError, Durability};
 use crate::conversations::{Conversations, ConversationsSettings, ConversationsTasks};
 use crate::db::local::LocalCluster;
-use crate::db::{self, ConnectionUrl, Database, DbError, MigrationError, PartitionKeeper};
+use crate::db::{self, ConnectionUrl, Database, MigrationError, PartitionKeeper};
 use crate::files::{Files, FilesSettings};
 use crate::http::{BoundServer, Face, Parts, RunningServer, StressParts, jwks};
 use crate::imports::{Imports, ImportsSettings, ImportsTasks, Limits};
@@ -70,6 +71,7 @@ pub async fn run(config: &Config, asked: Start) -> Result<(), AppError> {
     let signals = Signals::listen()?;
     let lifecycle = Lifecycle::default();
     let metrics = Metrics::new()?;
+    check_data_dir(&config.database.data_dir)?;
     let secret = secret(config)?;
     let verifier = Verifier::new(&config.auth, config.auth_mode(), secret.secret.as_ref())
         .map_err(|error| ConfigError::jwt_public_key_file(&error))?;
@@ -96,6 +98,16 @@ pub async fn run(config: &Config, asked: Start) -> Result<(), AppError> {
         (Ok(()) | Err(AppError::Interrupted), stopped) => stopped,
         (failed, _) => failed,
     }
+}
+
+/// Makes `DATA_DIR` if it is not there, and writes to it, so that a folder that cannot be used is reported as what it is and not
+/// by whatever comes to need it first.
+fn check_data_dir(dir: &Path) -> Result<(), AppError> {
+    let probe = dir.join(format!(".probe-{}", uuid::Uuid::new_v4()));
+    let written = std::fs::create_dir_all(dir)
+        .and_then(|()| std::fs::File::create_new(&probe))
+        .and_then(|_file| std::fs::remove_file(&probe));
+    written.map_err(|source| AppError::DataDir { path: dir.to_owned(), source })
 }
 
 fn secret(config: &Config) -> Result<SigningSecret, AppError> {
@@ -313,30 +325,34 @@ fn tell_recovered(recovered: &Recovered) {
     }
 }
 
-/// Migrates, waiting for a Postgres that is not there yet; or returns false if it `may_be_away`.
+/// Migrates, waiting for a Postgres that is not there yet; or returns false if it `may_be_away`. What waiting does not mend ends it at
+/// once: a password, a certificate, a missing database. A name that leads nowhere gets a few tries, as a container's name server may
+/// still be starting.
 async fn migrate(config: &Config, database: &Database, may_be_away: bool) -> Result<bool, AppError> {
     let deadline = Instant::now() + Duration::from_secs(config.database.db_start_timeout_s);
+    let mut unknown_hosts = 0;
     loop {
-        match db::migrate(database, config.database.partitioning).await {
+        let error = match db::migrate(database, config.database.partitioning).await {
             Ok(()) => return Ok(true),
-            Err(MigrationError::Database(error)) if is_passing(&error) && may_be_away => {
-                let error = error.with_sources();
-                tracing::warn!(error, "Postgres is away; events are taken into the journal");
-                return Ok(false);
-            }
-            Err(MigrationError::Database(error)) if is_passing(&error) && Instant::now() < deadline => {
-                tracing::warn!(error = error.with_sources(), "waiting for Postgres");
-                tokio::time::sleep(Duration::from_secs(1)).await;
-            }
+            Err(MigrationError::Database(error)) if error.is_passing() => error,
             Err(error) => return Err(error.into()),
+        };
+        if may_be_away {
+            let error = error.with_sources();
+            tracing::warn!(error, "Postgres is away; events are taken into the journal");
+            return Ok(false);
         }
+        unknown_hosts = if error.is_unknown_host() { unknown_hosts + 1 } else { 0 };
+        if Instant::now() >= deadline || unknown_hosts >= MAX_UNKNOWN_HOSTS {
+            return Err(MigrationError::Database(error).into());
+        }
+        tracing::warn!(error = error.with_sources(), "waiting for Postgres");
+        tokio::time::sleep(Duration::from_secs(1)).await;
     }
 }
 
-/// Whether a Postgres that says this may be another one soon: not there, or starting up.
-fn is_passing(error: &DbError) -> bool {
-    error.sql_state().is_none_or(|state| state.code().starts_with("57P"))
-}
+/// Look-ups of a host that end with the answer that there is none, after which a start gives up.
+const MAX_UNKNOWN_HOSTS: u32 = 3;
 
 fn announce(server: &RunningServer, private_postgres: bool) {
     let address = server.address();

@@ -123,7 +123,7 @@ async fn retention_drops_old_days_while_events_are_written_and_moves_what_the_ne
     let day = Duration::from_secs(24 * 60 * 60);
     let long_ago = SystemTime::now() - 10 * day;
 
-    assert!(keeper.round(long_ago).await.unwrap());
+    assert!(keeper.round_as_of(long_ago).await.unwrap().is_complete());
     assert_eq!(names(&database, PARTITIONS).await.len(), 3);
     // An event of today finds no partition yet and goes into the net.
     let service = Service::start(database.url(), &[("PARTITION_DAYS_AHEAD", "1")]).await;
@@ -152,7 +152,7 @@ async fn retention_drops_old_days_while_events_are_written_and_moves_what_the_ne
     let writing = Service::start(database.url(), &[("PARTITION_DAYS_AHEAD", "1")]).await;
     let rounds = async {
         eventually("all is done", async || {
-            keeper.round(SystemTime::now() + day).await.unwrap().then_some(())
+            keeper.round_as_of(SystemTime::now() + day).await.unwrap().is_complete().then_some(())
         })
         .await;
     };
@@ -199,4 +199,87 @@ async fn idle_connections_are_really_closed() {
     assert_eq!(service.health().await["pool"]["open"], 0);
     service.post(&[], "{}").await;
     assert_eq!(service.settled().await["committed"], 2);
+}
+
+#[tokio::test]
+async fn a_day_that_cannot_be_dropped_or_made_is_reported_and_the_others_are() {
+    let database = TestDatabase::create().await;
+    let client = database.connect().await;
+    let config = settings(&[("RETENTION_DAYS", "3"), ("PARTITION_DAYS_AHEAD", "2")]);
+    let pool = Database::new(&ConnectionUrl::parse(database.url()).unwrap(), &config.database).unwrap();
+    let keeper = PartitionKeeper::new(pool, &config.database);
+    let day = Duration::from_secs(24 * 60 * 60);
+    assert!(keeper.round_as_of(SystemTime::now() - 20 * day).await.unwrap().is_complete());
+    let old = names(&database, PARTITIONS).await;
+    assert_eq!(old.len(), 4, "three days and the net: {old:?}");
+    let (kept, last) = (&old[1], &old[3]);
+    client.batch_execute(&format!("create view of_one_day as select id from {kept}")).await.unwrap();
+    // And a table of the user's is in the place of a day to come.
+    let tomorrow = "select 'requests_p' || to_char(now() at time zone 'utc' + interval '1 day', 'YYYYMMDD')";
+    let tomorrow = names(&database, tomorrow).await.remove(0);
+    client.batch_execute(&format!("create type {tomorrow} as (n int)")).await.unwrap();
+
+    let service =
+        Service::start(database.url(), &[("RETENTION_DAYS", "3"), ("PARTITION_DAYS_AHEAD", "2")]).await;
+    let health = eventually("health reports both", async || {
+        let health = service.health().await;
+        (health["housekeeping"]["partitions"].as_array()?.len() >= 1).then_some(health)
+    })
+    .await;
+    assert_eq!(
+        (&health["status"], &health["housekeeping"]["state"]),
+        (&"degraded".into(), &"failing".into())
+    );
+    let date = format!("{}-{}-{}", &kept[10..14], &kept[14..16], &kept[16..]);
+    let failures = health["housekeeping"]["partitions"].as_array().unwrap();
+    let failure = failures.iter().find(|failure| failure["day"] == date.as_str()).unwrap();
+    assert_eq!(failure["action"], "drop");
+    assert!(failure["error"].as_str().unwrap().starts_with("2BP01 "), "{failure}");
+    let metrics = String::from_utf8(service.get("/metrics").await.body.to_vec()).unwrap();
+    let metric =
+        format!("tidegate_partitions_failing{{action=\"drop\",day=\"{date}\",sqlstate=\"2BP01\"}} 1");
+    assert!(metrics.contains(&metric), "{metrics}");
+    let now = names(&database, PARTITIONS).await;
+    assert!(now.contains(kept) && !now.contains(last), "the others are dropped: {now:?}");
+    assert_eq!(now.len(), 1 + 1 + 2, "the net, what a view needs, today and the day after tomorrow: {now:?}");
+    assert!(!now.contains(&tomorrow));
+
+    client.batch_execute(&format!("drop view of_one_day; drop type {tomorrow}")).await.unwrap();
+    assert!(keeper.round_as_of(SystemTime::now()).await.unwrap().is_complete());
+    let now = names(&database, PARTITIONS).await;
+    assert!(!now.contains(kept) && now.contains(&tomorrow), "{now:?}");
+}
+
+#[tokio::test]
+async fn generated_columns_and_columns_of_the_users_go_into_new_partitions() {
+    let database = TestDatabase::create().await;
+    let client = database.connect().await;
+    client
+        .batch_execute(
+            "alter table requests add column kind text generated always as (payload->>'kind') stored;
+             alter table requests add column note text default 'none'",
+        )
+        .await
+        .unwrap();
+    // No partition is there yet: the event goes into the net, and moves with all that it has.
+    let config = settings(&[("PARTITION_DAYS_AHEAD", "1")]);
+    let pool = Database::new(&ConnectionUrl::parse(database.url()).unwrap(), &config.database).unwrap();
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_millis();
+    let id = uuid::Uuid::from_u128(now << 80 | 0x7 << 76 | 0x8 << 60);
+    let row = "insert into requests (id, trace_id, payload, received_at, note) values ($1, 'x', '{\"kind\":\"a\"}', now(), 'mine')";
+    client.execute(row, &[&id]).await.unwrap();
+    let keeper = PartitionKeeper::new(pool, &config.database);
+    let round = keeper.round_as_of(SystemTime::now()).await.unwrap();
+    assert!(round.is_complete(), "{round:?}");
+    let moved = client
+        .query_one("select tableoid::regclass::text, kind, note from requests where id = $1", &[&id])
+        .await
+        .unwrap();
+    let (table, kind, note): (String, String, String) = (moved.get(0), moved.get(1), moved.get(2));
+    assert!(table.starts_with("requests_p"), "{table}");
+    assert_eq!((kind.as_str(), note.as_str()), ("a", "mine"));
+    let service = Service::start(database.url(), &[]).await;
+    service.post(&[], "{\"kind\":\"b\"}").await;
+    assert_eq!(service.settled().await["committed"], 1);
+    assert_eq!(names(&database, "select kind from requests order by 1").await, ["a", "b"]);
 }

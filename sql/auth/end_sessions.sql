@@ -1,11 +1,23 @@
 -- Ends these sessions of this user, and tells every node; $3 are the seconds for which their access tokens may live on.
--- Without ids all of them, without a user whosever they are.
-with ended as (
-    update {schema}.sessions set revoked = now()
+-- Without ids all of them, without a user whosever they are. A trigger that keeps one is an error.
+with held as materialized (
+    select id from {schema}.sessions
     where ($1::uuid is null or user_id = $1) and ($2::uuid[] is null or id = any ($2)) and revoked is null
-    returning id
+    order by id
+    for no key update
+), ended as (
+    update {schema}.sessions set revoked = now()
+    from held
+    where sessions.id = held.id
+    returning sessions.id
 ), told as (
     insert into {schema}.auth_revocations (kind, subject, until)
     select 'session', id, now() + make_interval(secs => $3) from ended
+    returning 1
 )
 select id from ended
+where (
+    select {schema}.expect_rows('sessions', count(*), (select count(*) from ended))
+        and {schema}.expect_rows('auth_revocations', count(*), (select count(*) from told))
+    from held
+)

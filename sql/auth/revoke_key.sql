@@ -6,5 +6,7 @@ with gone as (
 ), told as (
     insert into {schema}.auth_revocations (kind, subject, until)
     select 'key', id, now() + interval '1 minute' from gone
+    returning 1
 )
 select id from gone
+where (select {schema}.expect_rows('auth_revocations', count(*), (select count(*) from told)) from gone)

@@ -1,6 +1,7 @@
 -- Adds the messages of several requests. $1 to $4: of each request its conversation, whose that has to be, its key and the
 -- hash of its body; $5 to $12: of each message the number of its request, and what it is. A request whose key is known is
--- not done again. Those who add to a conversation hold its lock (try_locks.sql), so keys and times are nobody else's. A key is
+-- not done again, and one of which a trigger drops a row is refused. Those who add to a conversation hold its lock (try_locks.sql),
+-- so keys and times are nobody else's. A key is
 -- there once.
 with mine as (
     select request.*, known.hash as known, known.ids, known.first
@@ -39,15 +40,18 @@ with mine as (
 ), added as (
     insert into {schema}.messages (id, conversation_id, role, content, timestamp, token_count, metadata, extra)
     select id, conversation_id, role, content, at, token_count, metadata, extra from placed
+    returning 1
 ), begun as (
     insert into {schema}.message_drafts (message_id, length, bytes)
     select id, char_length(content), octet_length(content) from placed where not done
+    returning 1
 ), keyed as (
     insert into {schema}.message_keys (conversation_id, key, hash, ids, first)
     select conversation_id, key, hash, array_agg(id order by at), min(at)
     from placed
     where key is not null
     group by conversation_id, key, hash
+    returning 1
 ), fed as (
     insert into {schema}.changes (number, topic, record, action, created, updated, data)
     select nextval('{schema}.change_numbers'), 'conversation:' || conversation_id, id::text, 'create', at, at,
@@ -55,7 +59,17 @@ with mine as (
             'role', role, 'content', content, 'token_count', token_count, 'metadata', metadata, 'done', done
         ) || case when extra is null then '{}'::jsonb else jsonb_build_object('extra', extra) end
     from (select * from placed order by conversation_id, at) as placed
+    returning 1
 )
 select mine.request::integer as request, mine.known, mine.ids, coalesce(mine.first, new.first) as first
 from mine
 full join (select request, min(at) as first from placed group by request) as new on new.request = mine.request
+where (
+    select {schema}.expect_rows('messages', count(*), (select count(*) from added))
+        and {schema}.expect_rows('message_drafts', count(*) filter (where not done), (select count(*) from begun))
+        and {schema}.expect_rows(
+            'message_keys', count(distinct (conversation_id, key)) filter (where key is not null), (select count(*) from keyed)
+        )
+        and {schema}.expect_rows('changes', count(*), (select count(*) from fed))
+    from placed
+)

@@ -14,6 +14,7 @@ with {pieces}, grown as (
 ), added as (
     insert into {schema}.message_pieces (message_id, at, content)
     select message_id, at, content from grown where content <> ''
+    returning 1
 ), fed as (
     insert into {schema}.changes (number, topic, record, action, created, updated, data)
     select nextval('{schema}.change_numbers'), 'conversation:' || conversation_id, message_id::text, 'append', timestamp,
@@ -23,3 +24,6 @@ with {pieces}, grown as (
 select found.place::integer as place, found.length, found.bytes, found.whole, grown.place is not null as is_added
 from found
 full join grown on grown.place = found.place
+where (
+    select {schema}.expect_rows('message_pieces', count(*), (select count(*) from added)) from grown where content <> ''
+)

@@ -10,5 +10,12 @@ with added as (
     select nextval('{schema}.change_numbers'), 'conversation:' || id, id::text, 'create', created_at, updated_at,
         jsonb_build_object('title', title, 'metadata', metadata)
     from added
+    returning 1
 )
-select id, title, created_at, updated_at, metadata::text as metadata from added
+select id, title, created_at, updated_at, metadata::text as metadata
+from added
+where (
+    select {schema}.expect_rows('conversations', cardinality($1), count(*))
+        and {schema}.expect_rows('changes', count(*), (select count(*) from fed))
+    from added
+)

@@ -1,8 +1,12 @@
--- Deletes those of these conversations ($1) that are the owner's ($2), and tells whoever follows them.
-with deleted as (
-    delete from {schema}.conversations
-    where id = any ($1) and owner is not distinct from $2
-    returning id, created_at, updated_at
+-- Deletes those of these conversations ($1) that are the owner's ($2), and tells whoever follows them. A trigger that keeps one is an
+-- error.
+with held as materialized (
+    select id from {schema}.conversations where id = any ($1) and owner is not distinct from $2 order by id for update
+), deleted as (
+    delete from {schema}.conversations c
+    using held
+    where c.id = held.id
+    returning c.id, created_at, updated_at
 ), fed as (
     insert into {schema}.changes (number, topic, record, action, created, updated, data)
     select nextval('{schema}.change_numbers'), 'conversation:' || id, id::text, 'delete', created_at,
@@ -10,3 +14,4 @@ with deleted as (
     from deleted
 )
 select id from deleted
+where (select {schema}.expect_rows('conversations', count(*), (select count(*) from deleted)) from held)

@@ -43,3 +43,4 @@ with {pieces}, draft as (
 select found.place::integer as place, found.length, found.bytes, found.whole, folded.place is not null as is_added
 from found
 full join folded on folded.place = found.place
+where (select {schema}.expect_rows('messages', count(*), (select count(*) from folded)) from ended)

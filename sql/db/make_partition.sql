@@ -1,14 +1,17 @@
 -- One day's partition. It is filled and indexed on its own and attached at the end: that needs a far weaker lock on
 -- requests than `create table … partition of`, and the writer goes on. Rows that the default partition took in the
--- meantime move over.
-begin;
+-- meantime move over: {columns} are all that a row is given, a user's too; what is generated is generated again.
+begin isolation level read committed;
+{presets};
 set local lock_timeout = '500ms';
-create table {schema}.{partition} (like {schema}.requests including defaults including constraints including storage including compression);
+create table {schema}.{partition} (
+    like {schema}.requests including defaults including constraints including generated including storage including compression
+);
 alter table {schema}.{partition} add primary key (id);
 with moved as (
-    delete from {schema}.requests_default where id >= '{from}' and id < '{to}' returning *
+    delete from {schema}.requests_default where id >= '{from}' and id < '{to}' returning {columns}
 )
-insert into {schema}.{partition} select * from moved;
+insert into {schema}.{partition} ({columns}) select {columns} from moved;
 create trigger ingest_note_partition_truncate before truncate on {schema}.{partition}
     for each statement execute function {schema}.ingest_note_partition_truncate();
 create trigger ingest_note_delete after delete on {schema}.{partition} referencing old table as gone

@@ -1,4 +1,5 @@
--- What must be there before the first migration: the schema, and the choices that the first migration follows.
+-- What must be there before the first migration: the schema, the choices that the first migration follows, and the history of
+-- migrations, in the form that refinery keeps it.
 do $$
 begin
     -- Even `if not exists` asks for the right to create, which a role that was given its schema need not have.
@@ -8,3 +9,9 @@ begin
 end
 $$;
 create table if not exists {schema}.tidegate_choices (name text primary key, value text not null);
+create table if not exists {schema}.tidegate_migrations (
+    version int4 primary key,
+    name varchar(255),
+    applied_on varchar(255),
+    checksum varchar(255)
+);

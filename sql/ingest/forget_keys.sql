@@ -1,7 +1,7 @@
--- Keys, and what is known of duplicates, beyond the window.
+-- Keys, and what is known of duplicates, that are more than $1 seconds old at $2.
 with keys as (
-    delete from {schema}.ingest_keys where seen_at < now() - make_interval(secs => $1) returning 1
+    delete from {schema}.ingest_keys where seen_at < $2 - make_interval(secs => $1) returning 1
 ), duplicates as (
-    delete from {schema}.ingest_duplicates where seen_at < now() - make_interval(secs => $1) returning 1
+    delete from {schema}.ingest_duplicates where seen_at < $2 - make_interval(secs => $1) returning 1
 )
 select (select count(*) from keys) + (select count(*) from duplicates)

@@ -1,11 +1,11 @@
--- The oldest $1 changes, as far as they are older than $2 seconds and every reader has read them. They lie in the order of
+-- The oldest $1 changes, as far as they are more than $2 seconds old at $3 and every reader has read them. They lie in the order of
 -- time, near enough. Whoever follows learns by the floor that something is gone.
 with gone as (
     delete from {schema}.changes
     where (xid, number) in (
         select xid, number
         from (select xid, number, at from {schema}.changes order by xid, number limit $1) as oldest
-        where at < now() - make_interval(secs => $2)
+        where at < $3 - make_interval(secs => $2)
             and not exists (select from {schema}.feed_readers r where (r.xid, r.number) < (oldest.xid, oldest.number))
     )
     returning xid, number

@@ -1,5 +1,7 @@
 //! Why the service does not run, or does not end well.
 
+use std::path::PathBuf;
+
 use crate::auth::SecretError;
 use crate::config::ConfigError;
 use crate::db::local::LocalError;
@@ -13,6 +15,14 @@ pub enum AppError {
     /// The settings cannot be used.
     #[error(transparent)]
     Config(#[from] ConfigError),
+    /// `DATA_DIR` cannot be written to.
+    #[error("DATA_DIR {} cannot be used: it has to be a folder that this user may write to", .path.display())]
+    DataDir {
+        /// The folder.
+        path: PathBuf,
+        /// What the system reports.
+        source: std::io::Error,
+    },
     /// There is no secret to sign tokens with.
     #[error("JWT_SECRET cannot be had")]
     Secret(#[from] SecretError),

@@ -3,6 +3,7 @@
 //! Exit codes: 0 fine, 1 a failure, 2 a usage or configuration that cannot be used.
 
 mod doctor;
+mod grants;
 mod journal;
 mod keys;
 mod offline;
@@ -50,6 +51,8 @@ enum Command {
     Journal(journal::JournalArgs),
     /// Measures this host and its database, runs drills, and says which promise they can keep.
     Doctor(doctor::DoctorArgs),
+    /// Prints what the service's role needs, as statements for the database's administrator.
+    Grants(grants::GrantsArgs),
     /// Makes, lists and revokes API keys.
     Keys(keys::KeysArgs),
     /// Makes, lists and deletes users, and gives them passwords and permissions.
@@ -85,6 +88,7 @@ pub fn run() -> ExitCode {
         Command::Redrive(args) => redrive::run(args),
         Command::Journal(args) => journal::run(&args),
         Command::Doctor(args) => doctor::run(&args),
+        Command::Grants(args) => grants::run(&args),
         Command::Keys(args) => keys::run(args),
         Command::Users(args) => users::run(args),
         Command::Health { ready } => health(ready),

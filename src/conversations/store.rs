@@ -177,7 +177,13 @@ impl Store {
 
     /// Deletes up to `lot` keys that are older than so many seconds; how many there were.
     pub(super) async fn forget_keys(&self, lot: i64, retention_s: f64) -> Result<usize, DbError> {
-        let parameters: [Typed<'_>; 2] = [(&lot, Type::INT8), (&retention_s, Type::FLOAT8)];
+        let now = match self.database.deletion_time().await {
+            // Logged and kept for health where it was found.
+            Err(DbError::ClocksDiffer { .. }) => return Ok(0),
+            now => now?,
+        };
+        let parameters: [Typed<'_>; 3] =
+            [(&lot, Type::INT8), (&retention_s, Type::FLOAT8), (&now, Type::TIMESTAMPTZ)];
         Ok(self.often(&self.sql.forget_keys, &parameters).await?.len())
     }
 

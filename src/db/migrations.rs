@@ -1,13 +1,19 @@
-//! Brings the database's schema up to this binary's, once, whoever starts first.
+//! Brings the database's schema up to this binary's, once, however many nodes start at once.
 //!
-//! refinery runs the numbered files of `sql/migrations`. Around it: an advisory lock, as refinery takes none; a look
-//! at what was applied, so that a role without rights to create can start on a database that is up to date; and the
-//! refusals that an operator should see by name.
+//! The numbered files of `sql/migrations` are applied in one transaction, with the history of them in the form that refinery
+//! keeps it: a start that fails leaves nothing behind. (refinery's own runner takes a connection and begins a transaction for each
+//! file, so only its reading of names and its checksums are used.) Around it: an advisory lock; a look at what was applied, so that
+//! a role without rights to create can start on a database that is up to date; and the refusals that an operator should see by
+//! name.
 
-use refinery::{Migration, Runner};
+use std::time::Duration;
+
+use refinery::Migration;
+use tokio::time::Instant;
 use tokio_postgres::types::Type;
+use tokio_postgres::{Client, IsolationLevel, Transaction};
 
-use super::{Database, DbError, Parameter};
+use super::{Database, DbError, Parameter, presets};
 use crate::config::Partitioning;
 
 /// The files of `sql/migrations`, in order. They are only ever added to.
@@ -23,7 +29,16 @@ const MIGRATIONS: &[(&str, &str)] = &[
     ("V9__chat_messages", include_str!("../../sql/migrations/V9__chat_messages.sql")),
     ("V10__partitions_noted", include_str!("../../sql/migrations/V10__partitions_noted.sql")),
     ("V11__search_parts", include_str!("../../sql/migrations/V11__search_parts.sql")),
+    ("V12__shared_databases", include_str!("../../sql/migrations/V12__shared_databases.sql")),
 ];
+
+/// For each of the statements that look at a database; they take milliseconds.
+const LOOK_TIMEOUT: Duration = Duration::from_secs(10);
+/// For all migrations together; some rewrite tables.
+const TIMEOUT: Duration = Duration::from_secs(3600);
+/// How long another node's migration is waited for, and how often it is looked whether that is done.
+const LOCK_TIMEOUT: Duration = Duration::from_secs(600);
+const LOCK_POLL: Duration = Duration::from_millis(200);
 
 /// Why a database cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -43,6 +58,34 @@ pub enum MigrationError {
         "the database's encoding is {0}, and tidegate needs UTF8: create it with encoding 'UTF8' template template0"
     )]
     Encoding(String),
+    /// Triggers and foreign keys are switched off for this role.
+    #[error(
+        "session_replication_role is {0} for this role, so triggers and foreign keys do not work; tidegate needs them: alter role … reset session_replication_role"
+    )]
+    ReplicationRole(String),
+    /// What migrations would make is there already, and is somebody else's.
+    #[error(
+        "the schema {schema} has {} already, which tidegate would make; nothing was changed. Name a schema for tidegate's own tables: DB_SCHEMA=tidegate (made if it is not there)", .names.join(", ")
+    )]
+    Clash {
+        /// The schema.
+        schema: String,
+        /// What is there, each with its kind.
+        names: Vec<String>,
+    },
+    /// A migration that was applied is not the one that this binary has.
+    #[error(
+        "migration {version} of the schema {schema} is not the one that this binary has: its file, or its row in tidegate_migrations, was changed. Nothing was done; restore the row, or run the binary that applied it"
+    )]
+    Changed {
+        /// The schema.
+        schema: String,
+        /// The migration's number.
+        version: i32,
+    },
+    /// The role may not make what is missing.
+    #[error("{0}; `tidegate grants` prints what the role needs")]
+    Rights(String),
     /// A migration failed, or what was applied is not what this binary would apply.
     #[error("migration failed: {0}")]
     Failed(String),
@@ -67,57 +110,198 @@ impl From<tokio_postgres::Error> for MigrationError {
 ///
 /// # Errors
 ///
-/// [`MigrationError`], with nothing half applied: each file is a transaction of its own.
+/// [`MigrationError`]; nothing is changed then.
 pub async fn migrate(database: &Database, partitioning: Partitioning) -> Result<(), MigrationError> {
     let mut client = database.connect().await?;
-    let encoding: String = client
-        .query_typed("show server_encoding", &[])
-        .await?
-        .first()
-        .map_or(Ok(String::new()), |row| row.try_get(0))?;
+    let migrating = migrate_over(database, &mut client, partitioning);
+    match tokio::time::timeout(TIMEOUT + LOCK_TIMEOUT, migrating).await {
+        Ok(migrated) => migrated,
+        Err(_elapsed) => Err(DbError::Timeout(TIMEOUT).into()),
+    }
+}
+
+async fn migrate_over(
+    database: &Database,
+    client: &mut Client,
+    partitioning: Partitioning,
+) -> Result<(), MigrationError> {
+    let deadline = Instant::now() + LOCK_TIMEOUT;
+    loop {
+        let transaction = in_time(async {
+            let transaction =
+                client.build_transaction().isolation_level(IsolationLevel::ReadCommitted).start().await?;
+            transaction.batch_execute(&presets(LOOK_TIMEOUT)).await?;
+            Ok::<_, MigrationError>(transaction)
+        })
+        .await?;
+        in_time(check_server(&transaction)).await?;
+        if in_time(applied(database, &transaction)).await? == latest() {
+            in_time(check_history(database, &transaction)).await?;
+            return Ok(());
+        }
+        // Not waited for by Postgres: a transaction that waits for another node's would look as if it hung.
+        let rows = in_time(async {
+            let schema: [Parameter<'_>; 1] = [(&database.schema(), Type::TEXT)];
+            Ok(transaction.query_typed(include_str!("../../sql/db/lock.sql"), &schema).await?)
+        })
+        .await?;
+        if rows.first().map_or(Ok(false), |row| row.try_get(0))? {
+            return apply(database, transaction, partitioning).await;
+        }
+        transaction.rollback().await?;
+        if Instant::now() > deadline {
+            return Err(DbError::Timeout(LOCK_TIMEOUT).into());
+        }
+        tokio::time::sleep(LOCK_POLL).await;
+    }
+}
+
+/// Applies what is missing and commits; the lock is ours.
+async fn apply(
+    database: &Database,
+    transaction: Transaction<'_>,
+    partitioning: Partitioning,
+) -> Result<(), MigrationError> {
+    // Looked at once more: the node that had the lock before has migrated.
+    let version = in_time(applied(database, &transaction)).await?;
+    if version > latest() {
+        return Err(MigrationError::TooNew { database: version, binary: latest() });
+    }
+    in_time(check_history(database, &transaction)).await?;
+    let missing = MIGRATIONS.get(version as usize..).unwrap_or_default();
+    in_time(check_names(database, &transaction, missing, version == 0)).await?;
+    transaction.batch_execute(&presets(TIMEOUT)).await?;
+    transaction
+        .batch_execute(&database.sql(include_str!("../../sql/db/prepare.sql")))
+        .await
+        .map_err(failed)?;
+    if version == 0 {
+        let choose = database.sql(include_str!("../../sql/db/choose.sql"));
+        let choice: [Parameter<'_>; 2] = [(&"partitioning", Type::TEXT), (&partitioning.name(), Type::TEXT)];
+        transaction.execute_typed(&choose, &choice).await.map_err(failed)?;
+    }
+    let note = database.sql(include_str!("../../sql/db/note_migration.sql"));
+    for (file, sql) in MIGRATIONS {
+        let migration = named(file, sql)?;
+        if migration.version() > version {
+            transaction.batch_execute(&database.sql(sql)).await.map_err(failed)?;
+        }
+        let (number, checksum) = (migration.version(), migration.checksum().to_string());
+        let parameters: [Parameter<'_>; 3] =
+            [(&number, Type::INT4), (&migration.name(), Type::TEXT), (&checksum, Type::TEXT)];
+        transaction.execute_typed(&note, &parameters).await.map_err(failed)?;
+    }
+    transaction.commit().await?;
+    tracing::info!(from = version, to = latest(), schema = database.schema(), "the schema is migrated");
+    Ok(())
+}
+
+fn failed(error: tokio_postgres::Error) -> MigrationError {
+    let error = DbError::from(error);
+    match error.state_code() {
+        Some("42501") => MigrationError::Rights(error.with_sources()),
+        Some(_) if !error.is_passing() => MigrationError::Failed(error.with_sources()),
+        _ => MigrationError::Database(error),
+    }
+}
+
+/// Waits for one of the looks at the database: a server that is stopped says nothing, not even that it is.
+async fn in_time<T>(look: impl Future<Output = Result<T, MigrationError>>) -> Result<T, MigrationError> {
+    let looked = tokio::time::timeout(LOOK_TIMEOUT, look).await;
+    looked.unwrap_or_else(|_| Err(DbError::Timeout(LOOK_TIMEOUT).into()))
+}
+
+async fn check_server(transaction: &Transaction<'_>) -> Result<(), MigrationError> {
+    let rows = transaction.query_typed(include_str!("../../sql/db/server.sql"), &[]).await?;
+    let Some(row) = rows.first() else { return Ok(()) };
+    let (encoding, role): (String, String) = (row.try_get("encoding")?, row.try_get("replication_role")?);
     if encoding != "UTF8" {
         return Err(MigrationError::Encoding(encoding));
     }
-    if applied(database, &client).await? == Some(latest()) {
+    if role != "origin" {
+        return Err(MigrationError::ReplicationRole(role));
+    }
+    Ok(())
+}
+
+/// Refuses a history that is not ours.
+async fn check_history(database: &Database, transaction: &Transaction<'_>) -> Result<(), MigrationError> {
+    if !has_history(database, transaction).await? {
         return Ok(());
     }
-
-    let mut lock_holder = database.connect().await?;
-    let lock = lock_holder.transaction().await?;
-    lock.query_one(include_str!("../../sql/db/lock.sql"), &[&database.schema()]).await?;
-    match applied(database, &client).await? {
-        Some(version) if version > latest() => {
-            return Err(MigrationError::TooNew { database: version, binary: latest() });
-        }
-        Some(_) => {}
-        None => {
-            client.batch_execute(&database.sql(include_str!("../../sql/db/prepare.sql"))).await?;
-            let choose = database.sql(include_str!("../../sql/db/choose.sql"));
-            let choice: [Parameter<'_>; 2] =
-                [(&"partitioning", Type::TEXT), (&partitioning.name(), Type::TEXT)];
-            client.execute_typed(&choose, &choice).await?;
+    let checksums = database.sql(include_str!("../../sql/db/checksums.sql"));
+    for row in transaction.query_typed(&checksums, &[]).await? {
+        let (version, checksum): (i32, Option<String>) = (row.try_get(0)?, row.try_get(1)?);
+        let of = |(file, sql): &(&str, &str)| {
+            // Up to V7 the checksum was that of the text with the schema's name in it.
+            let texts = [(*sql).to_owned(), database.sql(sql)];
+            texts.iter().any(|text| {
+                named(file, text).is_ok_and(|known| Some(known.checksum().to_string()) == checksum)
+            })
+        };
+        let known = usize::try_from(version - 1).ok().and_then(|place| MIGRATIONS.get(place));
+        if !known.is_some_and(of) {
+            return Err(MigrationError::Changed { schema: database.schema().to_owned(), version });
         }
     }
-    let migrations = MIGRATIONS
-        .iter()
-        .map(|(name, sql)| Migration::unapplied(name, &database.sql(sql)))
-        .collect::<Result<Vec<_>, _>>()
-        .map_err(|error| MigrationError::Failed(super::chain(&error)))?;
-    let mut runner = Runner::new(&migrations);
-    // A checksum covers the schema's name, which an operator may change; a test sees to it that files are only added.
-    runner = runner.set_abort_divergent(false);
-    runner.set_migration_table_name(database.sql("{schema}.tidegate_migrations"));
-    let report =
-        runner.run_async(&mut client).await.map_err(|error| MigrationError::Failed(super::chain(&error)))?;
-    for migration in report.applied_migrations() {
-        tracing::info!(
-            migration.version = migration.version(),
-            migration.name = migration.name(),
-            "migrated"
-        );
-    }
-    lock.commit().await?;
     Ok(())
+}
+
+/// Refuses names that are taken by somebody else, all at once and before anything is made.
+async fn check_names(
+    database: &Database,
+    transaction: &Transaction<'_>,
+    missing: &[(&str, &str)],
+    is_first: bool,
+) -> Result<(), MigrationError> {
+    let (mut relations, mut functions) = (Vec::new(), Vec::new());
+    for (kind, name) in missing.iter().flat_map(|(_, sql)| made_by(sql)) {
+        if kind == "function" { functions.push(name) } else { relations.push(name) }
+    }
+    let taken = include_str!("../../sql/db/names_taken.sql");
+    let parameters: [Parameter<'_>; 4] = [
+        (&database.schema(), Type::TEXT),
+        (&relations, Type::TEXT_ARRAY),
+        (&functions, Type::TEXT_ARRAY),
+        (&is_first, Type::BOOL),
+    ];
+    let rows = transaction.query_typed(taken, &parameters).await?;
+    let names = rows.iter().map(|row| row.try_get(0)).collect::<Result<Vec<String>, _>>()?;
+    match names.is_empty() {
+        true => Ok(()),
+        false => Err(MigrationError::Clash { schema: database.schema().to_owned(), names }),
+    }
+}
+
+/// What a migration makes under a name of its own, with its kind: tables, indexes, sequences and functions. Names that
+/// Postgres chooses it chooses so that they are free.
+fn made_by(sql: &str) -> impl Iterator<Item = (&str, &str)> {
+    let statements = sql.lines().map(str::trim_start).filter(|line| !line.starts_with("--"));
+    statements.filter_map(|line| {
+        // One begins within the text of an `execute`.
+        let line = line.strip_prefix("execute '").unwrap_or(line).strip_prefix("create ")?;
+        let (kind, rest) = line.strip_prefix("unique ").unwrap_or(line).split_once(' ')?;
+        if !matches!(kind, "table" | "index" | "sequence" | "function" | "view" | "type") {
+            return None;
+        }
+        let name = rest.strip_prefix("{schema}.").unwrap_or(rest);
+        let end = name.find(|c: char| !(c.is_ascii_alphanumeric() || c == '_')).unwrap_or(name.len());
+        Some((kind, name.get(..end)?))
+    })
+}
+
+/// All that migrations make under names of their own, with its kind.
+pub(super) fn made() -> impl Iterator<Item = (&'static str, &'static str)> {
+    MIGRATIONS.iter().flat_map(|(_, sql)| made_by(sql))
+}
+
+/// The tables that are there before the first migration.
+pub(super) fn own_tables() -> Vec<&'static str> {
+    vec!["tidegate_choices", "tidegate_migrations"]
+}
+
+fn named(file: &str, sql: &str) -> Result<Migration, MigrationError> {
+    Migration::unapplied(file, sql).map_err(|error| MigrationError::Failed(super::chain(&error)))
 }
 
 /// The version of the schema that this binary works with.
@@ -129,18 +313,20 @@ fn latest() -> i32 {
     MIGRATIONS.len() as i32
 }
 
-async fn applied(
-    database: &Database,
-    client: &tokio_postgres::Client,
-) -> Result<Option<i32>, MigrationError> {
+async fn has_history(database: &Database, transaction: &Transaction<'_>) -> Result<bool, MigrationError> {
     let exists = database.sql(include_str!("../../sql/db/history_exists.sql"));
-    let exists = client.query_typed(&exists, &[]).await?;
-    if !exists.first().map_or(Ok(false), |row| row.try_get(0))? {
-        return Ok(None);
+    let exists = transaction.query_typed(&exists, &[]).await?;
+    Ok(exists.first().map_or(Ok(false), |row| row.try_get(0))?)
+}
+
+/// The newest migration that the database has had; 0 for none.
+async fn applied(database: &Database, transaction: &Transaction<'_>) -> Result<i32, MigrationError> {
+    if !has_history(database, transaction).await? {
+        return Ok(0);
     }
     let newest = database.sql(include_str!("../../sql/db/history.sql"));
-    let newest = client.query_typed(&newest, &[]).await?;
-    Ok(newest.first().map_or(Ok(None), |row| row.try_get(0))?)
+    let newest = transaction.query_typed(&newest, &[]).await?;
+    Ok(newest.first().map_or(Ok(None), |row| row.try_get::<_, Option<i32>>(0))?.unwrap_or(0))
 }
 
 #[cfg(test)]
@@ -160,5 +346,17 @@ mod tests {
         for (index, (name, _)) in MIGRATIONS.iter().enumerate() {
             assert!(name.starts_with(&format!("V{}__", index + 1)), "{name}");
         }
+    }
+
+    #[test]
+    fn what_a_migration_makes_is_found_by_name() {
+        let sql = "-- create table {schema}.no\ncreate table {schema}.a (\n    execute 'create table {schema}.b (\n\
+                   create unique index c_d on {schema}.a (x);\ncreate function {schema}.f(x int) returns int\n\
+                   create trigger t after delete on {schema}.a\ncreate sequence {schema}.s;";
+        let made: Vec<_> = made_by(sql).collect();
+        assert_eq!(
+            made,
+            [("table", "a"), ("table", "b"), ("index", "c_d"), ("function", "f"), ("sequence", "s")]
+        );
     }
 }

@@ -1,6 +1,10 @@
 //! Postgres: the connection URL, TLS, the pool, migrations, partitions, and the private cluster of a first run.
 
+mod clock;
+mod connect;
+mod grants;
 mod group;
+mod housekeeping;
 mod json;
 pub mod local;
 mod migrations;
@@ -12,18 +16,23 @@ mod tls;
 pub mod trace_index;
 mod url;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio_postgres::error::SqlState;
 use tokio_postgres::types::{ToSql, Type, WasNull, WrongType};
 
+pub use connect::ConnectError;
+pub use grants::{grants, grants_of_tables};
 pub use group::{Crowded, Group, Line, NumberedLine, Outcomes, Work, numbered};
+pub use housekeeping::{Housekeeping, HousekeepingStatus, PartitionFailure};
 pub use json::JsonText;
 pub use migrations::{MigrationError, migrate, schema_version};
 pub use partitions::PartitionKeeper;
 pub use pool::{Connection, Database, PoolStatus};
 pub use statement::{
-    BY_INDEX, Query, begin_in_time, in_time, query_all_in_time, query_in_time, query_often_in_time, roll_back,
+    BY_INDEX, ConflictRetries, Query, begin, begin_in_time, in_time, presets, query_all_in_time,
+    query_in_time, query_often_in_time, roll_back,
 };
 pub use stress::FailingStatements;
 pub use url::{ConnectionUrl, UrlError};
@@ -37,9 +46,17 @@ pub enum DbError {
     /// Postgres answered with an error, or the connection broke.
     #[error("postgres")]
     Postgres(#[from] tokio_postgres::Error),
+    /// No connection could be made.
+    #[error("cannot connect to {target}")]
+    Connect {
+        /// Hosts, ports and database.
+        target: Arc<str>,
+        /// Why not.
+        source: ConnectError,
+    },
     /// No connection could be had from the pool.
     #[error("no connection to postgres")]
-    Pool(#[from] deadpool_postgres::PoolError),
+    Pool(#[source] deadpool_postgres::PoolError),
     /// Postgres did not answer in time.
     #[error("no answer from postgres within {} s", .0.as_secs_f32())]
     Timeout(Duration),
@@ -52,15 +69,77 @@ pub enum DbError {
     /// The roots of trust for TLS cannot be had.
     #[error("TLS: {0}")]
     Tls(String),
+    /// A trigger of the user's kept rows from being stored, without an error.
+    #[error("a trigger dropped {} of {sent} rows of {table}", .sent - .stored)]
+    DroppedByTrigger {
+        /// The table.
+        table: &'static str,
+        /// Rows that were sent.
+        sent: u64,
+        /// Rows that Postgres reports as stored.
+        stored: u64,
+    },
+    /// The service's clock and Postgres' differ by more than a minute, so nothing may be deleted for its age.
+    #[error("the clocks of this service and of Postgres differ by {apart_s} s: nothing is deleted by age until they agree within {} s", clock::MAX_APART.as_secs())]
+    ClocksDiffer {
+        /// By how many seconds.
+        apart_s: u64,
+    },
 }
+
+/// The SQLSTATE with which `expect_rows` (`sql/migrations/V12`) refuses a statement of which a trigger dropped rows.
+const DROPPED_BY_TRIGGER: &str = "TG001";
 
 impl DbError {
     /// The SQLSTATE, where Postgres sent one.
     pub fn sql_state(&self) -> Option<&SqlState> {
+        self.driver_error()?.code()
+    }
+
+    fn driver_error(&self) -> Option<&tokio_postgres::Error> {
         match self {
-            Self::Postgres(error) | Self::Pool(deadpool_postgres::PoolError::Backend(error)) => error.code(),
+            Self::Postgres(error)
+            | Self::Pool(deadpool_postgres::PoolError::Backend(error))
+            | Self::Connect { source: ConnectError::Refused(error), .. } => Some(error),
             _ => None,
         }
+    }
+
+    /// Whether another transaction was in the way: a serialization failure or a deadlock. Nothing is stored then, and the
+    /// same transaction may be tried again.
+    pub fn is_conflict(&self) -> bool {
+        matches!(self.state_code(), Some("40001" | "40P01"))
+    }
+
+    /// Whether a trigger kept rows from being stored, without an error of its own.
+    pub fn is_dropped_by_trigger(&self) -> bool {
+        matches!(self, Self::DroppedByTrigger { .. } | Self::RowsDropped(_))
+            || self.state_code() == Some(DROPPED_BY_TRIGGER)
+    }
+
+    /// Whether waiting may mend it: no answer, a server that is starting, stopping, crowded, read-only for a failover, or
+    /// a pooler that has none. A password, a certificate, a missing database or right are not among these.
+    pub fn is_passing(&self) -> bool {
+        if let Some(state) = self.sql_state() {
+            let code = state.code();
+            // 53100: a full disk is somebody's to clear.
+            return matches!(code, "25006" | "55P03")
+                || (matches!(&code[..2], "08" | "40" | "53" | "57") && code != "53100");
+        }
+        match self {
+            Self::Timeout(_) | Self::Exhausted(_) | Self::Pool(_) => true,
+            Self::Postgres(error) => connect::is_passing(error),
+            Self::Connect { source, .. } => source.is_passing(),
+            Self::Tls(_)
+            | Self::RowsDropped(_)
+            | Self::DroppedByTrigger { .. }
+            | Self::ClocksDiffer { .. } => false,
+        }
+    }
+
+    /// Whether a host's name leads nowhere.
+    pub fn is_unknown_host(&self) -> bool {
+        self.driver_error().and_then(connect::io_error).is_some_and(connect::is_unknown_host)
     }
 
     /// The five characters of the SQLSTATE, where Postgres sent one.
@@ -86,7 +165,10 @@ impl DbError {
     pub fn is_away(&self) -> bool {
         match self.sql_state() {
             Some(state) => matches!(&state.code()[..2], "08" | "53" | "57"),
-            None => !self.is_undecodable() && !matches!(self, Self::RowsDropped(_)),
+            None => match self {
+                Self::DroppedByTrigger { .. } | Self::RowsDropped(_) | Self::ClocksDiffer { .. } => false,
+                error => !error.is_undecodable(),
+            },
         }
     }
 
@@ -99,7 +181,8 @@ impl DbError {
     /// Whether one of a statement's rows is at fault, and others would be stored: a value that does not fit, a
     /// constraint, a limit, or what a trigger raised.
     pub fn is_rows_fault(&self) -> bool {
-        self.sql_state().is_some_and(|state| matches!(&state.code()[..2], "22" | "23" | "54" | "P0"))
+        self.is_dropped_by_trigger()
+            || self.sql_state().is_some_and(|state| matches!(&state.code()[..2], "22" | "23" | "54" | "P0"))
     }
 
     /// Whether the statement's table is not there.
@@ -118,20 +201,18 @@ impl DbError {
     }
 
     fn database_error(&self) -> Option<&tokio_postgres::error::DbError> {
-        match self {
-            Self::Postgres(error) | Self::Pool(deadpool_postgres::PoolError::Backend(error)) => {
-                error.as_db_error()
-            }
-            _ => None,
-        }
+        self.driver_error()?.as_db_error()
     }
 
     /// The whole story in one line, the SQLSTATE first where there is one.
     pub fn with_sources(&self) -> String {
-        match self.database_error() {
+        match (self.database_error(), self) {
             // Without its detail, which quotes the row.
-            Some(error) => format!("{} {}", error.code().code(), error.message()),
-            None => chain(self),
+            (Some(error), Self::Connect { target, .. }) => {
+                format!("{} {} (connecting to {target})", error.code().code(), error.message())
+            }
+            (Some(error), _) => format!("{} {}", error.code().code(), error.message()),
+            (None, _) => chain(self),
         }
     }
 }

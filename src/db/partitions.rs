@@ -3,12 +3,12 @@
 //! Both need locks on `requests` for a moment. A lock that is waited for holds up every COPY behind it, so each
 //! statement gives up quickly and is tried again at the next round: the writer never waits for the keeper.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use tokio_postgres::types::Type;
 use uuid::Uuid;
 
-use super::{Database, DbError};
+use super::{Connection, Database, DbError, PartitionFailure, presets};
 use crate::config::DatabaseConfig;
 
 const DAY_MS: u64 = 24 * 60 * 60 * 1000;
@@ -16,8 +16,12 @@ const DAY_MS: u64 = 24 * 60 * 60 * 1000;
 const ROUND: Duration = Duration::from_secs(600);
 /// The longest that a round may take.
 const ROUND_TIMEOUT: Duration = Duration::from_secs(300);
-/// After a round in which something has to be tried again.
+/// After a round in which something failed.
+const AFTER_ERROR: Duration = Duration::from_secs(60);
+/// After a round in which a lock was not to be had.
 const AGAIN: Duration = Duration::from_secs(2);
+/// For so long a day may be left for want of a lock before health reports it.
+const LONGEST_BLOCKED: Duration = Duration::from_secs(300);
 
 /// Makes and drops partitions.
 #[derive(Debug, Clone)]
@@ -25,6 +29,45 @@ pub struct PartitionKeeper {
     database: Database,
     days_ahead: u64,
     retention_days: Option<u64>,
+}
+
+/// What a round left undone.
+#[derive(Debug, Default)]
+pub struct Round {
+    /// Days that Postgres refuses to make or drop.
+    pub failed: Vec<PartitionFailure>,
+    /// Days left for the next round, as a lock was not to be had or another node is at it.
+    pub blocked: Vec<PartitionFailure>,
+}
+
+impl Round {
+    /// Whether nothing is left.
+    pub fn is_complete(&self) -> bool {
+        self.failed.is_empty() && self.blocked.is_empty()
+    }
+}
+
+/// What is done to a day.
+#[derive(Debug, Clone, Copy)]
+enum Action {
+    Make,
+    Drop,
+}
+
+impl Action {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Make => "make",
+            Self::Drop => "drop",
+        }
+    }
+
+    fn script(self) -> &'static str {
+        match self {
+            Self::Make => include_str!("../../sql/db/make_partition.sql"),
+            Self::Drop => include_str!("../../sql/db/drop_partition.sql"),
+        }
+    }
 }
 
 impl PartitionKeeper {
@@ -35,104 +78,170 @@ impl PartitionKeeper {
 
     /// Goes round until it is dropped.
     pub async fn run(self) {
+        let mut blocked: Option<Instant> = None;
         loop {
-            let round = tokio::time::timeout(ROUND_TIMEOUT, self.round(SystemTime::now())).await;
+            let round = tokio::time::timeout(ROUND_TIMEOUT, self.round()).await;
             let wait = match round.unwrap_or(Err(DbError::Timeout(ROUND_TIMEOUT))) {
-                Ok(true) => ROUND,
-                Ok(false) => AGAIN,
+                Ok(Round { mut failed, blocked: left }) => {
+                    let has_failed = !failed.is_empty();
+                    let since =
+                        if left.is_empty() { None } else { Some(blocked.unwrap_or_else(Instant::now)) };
+                    if since.is_some_and(|since| since.elapsed() > LONGEST_BLOCKED) {
+                        failed.extend(left);
+                    }
+                    blocked = since;
+                    self.report(failed);
+                    match (blocked, has_failed) {
+                        (Some(_), _) => AGAIN,
+                        (None, true) => AFTER_ERROR,
+                        (None, false) => ROUND,
+                    }
+                }
+                // Logged and kept where it was found.
+                Err(DbError::ClocksDiffer { .. }) => AFTER_ERROR,
                 Err(error) => {
-                    tracing::warn!(
-                        error = error.with_sources(),
-                        "partitions were not looked after; trying again"
-                    );
-                    ROUND / 10
+                    let error = error.with_sources();
+                    if self.database.housekeeping().partitions_failed(error.clone()) {
+                        tracing::warn!(error, "partitions were not looked after; trying again");
+                    }
+                    AFTER_ERROR
                 }
             };
             tokio::time::sleep(wait).await;
         }
     }
 
-    /// One round as of `now`; false if a lock was not to be had and a partition is left for the next.
+    /// Takes note of the days that failed, and logs those that are news.
+    fn report(&self, failed: Vec<PartitionFailure>) {
+        for PartitionFailure { day, action, error } in self.database.housekeeping().partitions(failed) {
+            tracing::warn!(day, action, error, "a day's partition cannot be kept; trying again each minute");
+        }
+    }
+
+    /// One round: days ahead are made by this host's clock, as its ids are; old ones are dropped by the earlier one of this
+    /// host's and Postgres'. An error on one day does not keep the others from being looked after.
     ///
     /// # Errors
     ///
-    /// Whatever Postgres says, but for a lock that was not to be had.
-    pub async fn round(&self, now: SystemTime) -> Result<bool, DbError> {
+    /// [`DbError::ClocksDiffer`] if nothing may be dropped; whatever Postgres reports beyond a day.
+    pub async fn round(&self) -> Result<Round, DbError> {
+        let Some(mut round) = self.make(SystemTime::now()).await? else { return Ok(Round::default()) };
+        if self.retention_days.is_some() {
+            match self.database.deletion_time().await {
+                Ok(now) => self.drop_old(now, &mut round).await?,
+                Err(error) => {
+                    self.report(round.failed);
+                    return Err(error);
+                }
+            }
+        }
+        Ok(round)
+    }
+
+    /// One round as of `now`, whatever the clocks are.
+    ///
+    /// # Errors
+    ///
+    /// Whatever Postgres reports beyond a day.
+    pub async fn round_as_of(&self, now: SystemTime) -> Result<Round, DbError> {
+        let Some(mut round) = self.make(now).await? else { return Ok(Round::default()) };
+        self.drop_old(now, &mut round).await?;
+        Ok(round)
+    }
+
+    /// Makes the days from `now` on; `None` where requests is one table.
+    async fn make(&self, now: SystemTime) -> Result<Option<Round>, DbError> {
         let connection = self.database.get().await?;
         let partitioned = self.database.sql(include_str!("../../sql/db/is_partitioned.sql"));
-        let partitioned = connection.query_typed(&partitioned, &[]).await?;
+        let partitioned = super::query_in_time(&connection, ROUND_TIMEOUT, &partitioned, &[]).await?;
         if !partitioned.first().map_or(Ok(false), |row| row.try_get(0))? {
             if self.retention_days.is_some() {
                 tracing::warn!(
                     "RETENTION_DAYS has no effect: requests was made without partitions (PARTITIONING=off)"
                 );
             }
-            return Ok(true);
+            return Ok(None);
         }
-        let list = self.database.sql(include_str!("../../sql/db/partitions.sql"));
-        let mut there = Vec::new();
-        for row in connection.query_typed(&list, &[]).await? {
-            there.push(row.try_get::<_, String>(0)?);
-        }
+        let there = self.there(&connection).await?;
+        let columns = self.database.sql(include_str!("../../sql/db/columns.sql"));
+        let columns = super::query_in_time(&connection, ROUND_TIMEOUT, &columns, &[]).await?;
+        let columns: String = columns.first().map_or(Ok(String::new()), |row| row.try_get(0))?;
+        let mut round = Round::default();
         let today = day_of(now);
-        let mut complete = true;
         for day in (today..=today + self.days_ahead).map(Day) {
             if !there.contains(&day.partition()) {
-                complete &= self
-                    .execute(
-                        &connection,
-                        day,
-                        include_str!("../../sql/db/make_partition.sql"),
-                        "partition made",
-                    )
-                    .await?;
+                self.execute(&connection, Action::Make, day, &columns, &mut round).await?;
             }
         }
-        if let Some(retention_days) = self.retention_days {
-            let first_kept = Day(today.saturating_sub(retention_days));
-            for day in
-                there.iter().filter_map(|name| Day::of_partition(name)).filter(|day| day.0 < first_kept.0)
-            {
-                complete &= self
-                    .execute(
-                        &connection,
-                        day,
-                        include_str!("../../sql/db/drop_partition.sql"),
-                        "partition dropped",
-                    )
-                    .await?;
-            }
-            let trim = self.database.sql(include_str!("../../sql/db/trim_default.sql"));
-            connection.execute_typed(&trim, &[(&first_kept.lower_bound(), Type::UUID)]).await?;
-        }
-        Ok(complete)
+        Ok(Some(round))
     }
 
-    /// Runs one of the two scripts for a day; false if a lock was not to be had.
+    /// Drops the days that are beyond `RETENTION_DAYS` as of `now`.
+    async fn drop_old(&self, now: SystemTime, round: &mut Round) -> Result<(), DbError> {
+        let Some(retention_days) = self.retention_days else { return Ok(()) };
+        let connection = self.database.get().await?;
+        let first_kept = Day(day_of(now).saturating_sub(retention_days));
+        let there = self.there(&connection).await?;
+        for day in there.iter().filter_map(|name| Day::of_partition(name)).filter(|day| day.0 < first_kept.0)
+        {
+            self.execute(&connection, Action::Drop, day, "", round).await?;
+        }
+        let trim = self.database.sql(include_str!("../../sql/db/trim_default.sql"));
+        let bound = [(&first_kept.lower_bound() as _, Type::UUID)];
+        match super::query_in_time(&connection, ROUND_TIMEOUT, &trim, &bound).await {
+            Err(error) if error.state_code().is_some() => {
+                let error = format!("requests_default: {}", error.with_sources());
+                round.failed.push(PartitionFailure { day: first_kept.iso(), action: "drop", error });
+            }
+            trimmed => drop(trimmed?),
+        }
+        Ok(())
+    }
+
+    async fn there(&self, connection: &Connection) -> Result<Vec<String>, DbError> {
+        let list = self.database.sql(include_str!("../../sql/db/partitions.sql"));
+        let rows = super::query_in_time(connection, ROUND_TIMEOUT, &list, &[]).await?;
+        rows.iter().map(|row| Ok(row.try_get(0)?)).collect()
+    }
+
+    /// Runs one of the two scripts for a day; what Postgres has against it goes into `round`.
     async fn execute(
         &self,
-        connection: &tokio_postgres::Client,
+        connection: &Connection,
+        action: Action,
         day: Day,
-        script: &str,
-        done: &str,
-    ) -> Result<bool, DbError> {
+        columns: &str,
+        round: &mut Round,
+    ) -> Result<(), DbError> {
         let script = self
             .database
-            .sql(script)
+            .sql(action.script())
+            .replace("{presets}", &presets(ROUND_TIMEOUT))
+            .replace("{columns}", columns)
             .replace("{partition}", &day.partition())
             .replace("{from}", &day.lower_bound().to_string())
             .replace("{to}", &Day(day.0 + 1).lower_bound().to_string());
         let Err(error) = connection.batch_execute(&script).await else {
-            tracing::info!(partition = day.partition(), "{done}");
-            return Ok(true);
+            tracing::info!(
+                partition = day.partition(),
+                "partition {}",
+                match action {
+                    Action::Make => "made",
+                    Action::Drop => "dropped",
+                }
+            );
+            return Ok(());
         };
         let error = DbError::from(error);
         connection.batch_execute("rollback").await?;
-        match error.sql_state().map(tokio_postgres::error::SqlState::code) {
+        let failure = PartitionFailure { day: day.iso(), action: action.name(), error: error.with_sources() };
+        match error.state_code() {
             // Lock not available; another node was faster (duplicate table, undefined table); deadlock with a COPY.
-            Some("55P03" | "42P07" | "42P01" | "40P01") => Ok(false),
-            _ => Err(error),
+            Some("55P03" | "42P07" | "42P01" | "40P01") => round.blocked.push(failure),
+            Some(_) => round.failed.push(failure),
+            None => return Err(error),
         }
+        Ok(())
     }
 }
 
@@ -154,6 +263,12 @@ impl Day {
     fn partition(self) -> String {
         let (year, month, day) = self.civil();
         format!("requests_p{year:04}{month:02}{day:02}")
+    }
+
+    /// `YYYY-MM-DD`.
+    fn iso(self) -> String {
+        let (year, month, day) = self.civil();
+        format!("{year:04}-{month:02}-{day:02}")
     }
 
     fn of_partition(name: &str) -> Option<Self> {

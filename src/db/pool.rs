@@ -12,26 +12,28 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use deadpool_postgres::{Connect, Manager, ManagerConfig, Object, Pool, QueueMode, RecyclingMethod};
-use tokio::runtime::Handle;
+use deadpool_postgres::{
+    Connect, Manager, ManagerConfig, Object, Pool, PoolError, QueueMode, RecyclingMethod, TimeoutType,
+};
 use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinHandle;
 use tokio_postgres::{Client, Config};
-use tokio_postgres_rustls::MakeRustlsConnect;
 
-use super::{ConnectionUrl, DbError, tls};
+use super::connect::Connector;
+use super::{ConnectionUrl, DbError, Housekeeping};
 use crate::config::DatabaseConfig;
 
 /// The database; cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Database {
     pool: Pool,
-    direct: Arc<Direct>,
+    connector: Arc<Connector>,
     schema: Arc<str>,
     share: Option<Share>,
     /// What shares may borrow.
     spare: Arc<Semaphore>,
     prepares: Arc<AtomicBool>,
+    housekeeping: Arc<Housekeeping>,
 }
 
 /// The connections that one use of the pool may hold at once.
@@ -88,17 +90,10 @@ impl Database {
     /// [`DbError::Tls`] if the URL asks for roots of trust that cannot be had.
     pub fn new(url: &ConnectionUrl, config: &DatabaseConfig) -> Result<Self, DbError> {
         let connect_timeout = Duration::from_secs(config.db_connect_timeout_s);
-        let mut postgres = url.config.clone();
-        if postgres.get_connect_timeout().is_none() {
-            postgres.connect_timeout(connect_timeout);
-        }
-        // A peer that went away without a word is noticed, however long a statement may take.
-        postgres.tcp_user_timeout(Duration::from_secs(30));
-        let direct =
-            Arc::new(Direct { tls: tls::connector(url)?, runtime: Handle::current(), config: postgres });
+        let connector = Arc::new(Connector::new(url, connect_timeout)?);
         let manager = Manager::from_connect(
-            direct.config.clone(),
-            Driver(Arc::clone(&direct)),
+            connector.any(),
+            Driver(Arc::clone(&connector)),
             ManagerConfig { recycling_method: RecyclingMethod::Fast },
         );
         let pool = Pool::builder(manager)
@@ -106,13 +101,14 @@ impl Database {
             // Those used last are the ones whose backends have their caches warm; the others become idle and are closed.
             .queue_mode(QueueMode::Lifo)
             .wait_timeout(Some(connect_timeout))
-            .create_timeout(Some(connect_timeout))
+            .create_timeout(Some(connector.patience()))
             .runtime(deadpool_postgres::Runtime::Tokio1)
             .build()
             .map_err(|error| DbError::Tls(error.to_string()))?;
         Ok(Self {
             pool,
-            direct,
+            connector,
+            housekeeping: Arc::default(),
             schema: config.db_schema.as_str().into(),
             share: None,
             spare: Arc::new(Semaphore::new(config.db_pool_size)),
@@ -141,7 +137,7 @@ impl Database {
     ///
     /// # Errors
     ///
-    /// [`DbError::Exhausted`] if the share has none free in time; [`DbError::Pool`] if none can be made.
+    /// [`DbError::Exhausted`] if the share has none free in time; [`DbError::Connect`] if none can be made; [`DbError::Pool`].
     pub async fn get(&self) -> Result<Connection, DbError> {
         let room = match &self.share {
             None => None,
@@ -151,17 +147,26 @@ impl Database {
             },
         };
         let prepares = Arc::clone(&self.prepares);
-        Ok(Connection { object: self.pool.get().await?, prepares, _room: room })
+        let object = self.pool.get().await.map_err(|error| match error {
+            PoolError::Backend(error) => self.connector.refused(error),
+            PoolError::Timeout(TimeoutType::Create) => self.connector.timed_out(),
+            error => DbError::Pool(error),
+        })?;
+        Ok(Connection { object, prepares, _room: room })
     }
 
     /// A connection beside the pool, for what needs one to itself.
     ///
     /// # Errors
     ///
-    /// [`DbError::Postgres`] if it cannot be made.
+    /// [`DbError::Connect`] if it cannot be made in time.
     pub async fn connect(&self) -> Result<Client, DbError> {
-        let (client, _task) = self.direct.connect().await?;
-        Ok(client)
+        self.connector.connect_in_time().await
+    }
+
+    /// What keeps the tables small, and what is wrong with it.
+    pub fn housekeeping(&self) -> &Housekeeping {
+        &self.housekeeping
     }
 
     /// A statement from `sql/`, with `{schema}` replaced by the quoted name of the schema that holds our tables.
@@ -253,38 +258,7 @@ impl std::ops::DerefMut for Connection {
     }
 }
 
-/// Makes connections.
-struct Direct {
-    config: Config,
-    tls: MakeRustlsConnect,
-    runtime: Handle,
-}
-
-impl std::fmt::Debug for Direct {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Direct").field("config", &self.config).finish_non_exhaustive()
-    }
-}
-
-impl Direct {
-    async fn connect(&self) -> Result<(Client, JoinHandle<()>), tokio_postgres::Error> {
-        let (config, tls) = (self.config.clone(), self.tls.clone());
-        // The socket too must be registered with the pool's runtime.
-        let connecting = self.runtime.spawn(async move { config.connect(tls).await });
-        let (client, connection) = match connecting.await {
-            Ok(connected) => connected?,
-            Err(_runtime_is_going) => std::future::pending().await,
-        };
-        let task = self.runtime.spawn(async move {
-            if let Err(error) = connection.await {
-                tracing::debug!(error = super::chain(&error), "a connection to Postgres ended");
-            }
-        });
-        Ok((client, task))
-    }
-}
-
-struct Driver(Arc<Direct>);
+struct Driver(Arc<Connector>);
 
 type Connecting<'a> =
     Pin<Box<dyn Future<Output = Result<(Client, JoinHandle<()>), tokio_postgres::Error>> + Send + 'a>>;

@@ -1,15 +1,16 @@
 //! Statements with a limit of time that Postgres keeps, without a round trip more than the statement has itself.
 //!
-//! `statement_timeout` is set for the transaction only: a session's own would outlive it behind a pooler. Only
-//! what is run often is prepared by name.
+//! Every transaction names its isolation level and sets the parameters that we rely on (`sql/db/presets.sql`), for itself
+//! only: a session's own would outlive it behind a pooler. Only what is run often is prepared by name.
 
 use std::future::Future;
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use deadpool_postgres::Transaction;
 use futures_util::future::join_all;
 use tokio_postgres::types::{ToSql, Type};
-use tokio_postgres::{Row, Statement};
+use tokio_postgres::{IsolationLevel, Row, Statement};
 
 use super::{Connection, Database, DbError, Parameter};
 
@@ -17,8 +18,31 @@ use super::{Connection, Database, DbError, Parameter};
 const MAX_PREPARED: usize = 100;
 /// How much longer than `statement_timeout` its answer is waited for: Postgres may be stopped, or the network gone.
 const GRACE: Duration = Duration::from_secs(2);
+/// Repetitions of a transaction that Postgres rolled back for a conflict with another one.
+const MAX_REPETITIONS: u32 = 4;
+/// The longest wait before the first of them; it doubles.
+const FIRST_WAIT: Duration = Duration::from_millis(10);
+
+/// Repeats transactions that Postgres rolled back since another one was in their way (40001, 40P01): nothing of them is
+/// stored, and the next attempt may well come through. Bounded, as a trigger may raise these for ever.
+#[derive(Debug, Default)]
+pub struct ConflictRetries(u32);
+
+impl ConflictRetries {
+    /// Whether what ended so is to be done again; waits a moment first.
+    pub async fn again<T>(&mut self, ended: &Result<T, DbError>) -> bool {
+        if self.0 >= MAX_REPETITIONS || !ended.as_ref().is_err_and(DbError::is_conflict) {
+            return false;
+        }
+        let longest = FIRST_WAIT * (1 << self.0);
+        self.0 += 1;
+        tokio::time::sleep(longest.mul_f64(fastrand::f64())).await;
+        true
+    }
+}
 
 /// Runs one statement in a transaction of its own. Its three messages are sent at once, and Postgres answers them in order.
+/// Done again, a bounded number of times, if another transaction was in its way.
 ///
 /// # Errors
 ///
@@ -30,7 +54,14 @@ pub async fn query_in_time(
     sql: &str,
     parameters: &[Parameter<'_>],
 ) -> Result<Vec<Row>, DbError> {
-    in_time(timeout, in_transaction(connection, timeout, connection.query_typed(sql, parameters))).await
+    let mut retries = ConflictRetries::default();
+    loop {
+        let asks = connection.query_typed(sql, parameters);
+        let answered = in_time(timeout, in_transaction(connection, timeout, asks)).await;
+        if !retries.again(&answered).await {
+            return answered;
+        }
+    }
 }
 
 /// Sends what begins a transaction, what `asks` sends when it is first polled, and what ends it, one behind the other without
@@ -40,7 +71,7 @@ async fn in_transaction<T>(
     timeout: Duration,
     asks: impl Future<Output = Result<T, tokio_postgres::Error>>,
 ) -> Result<T, DbError> {
-    let begin = format!("begin;\n{}", set_timeout(timeout));
+    let begin = format!("begin isolation level read committed;\n{}", presets(timeout));
     let (begun, answered, committed) = tokio::join!(
         biased;
         connection.batch_execute(&begin),
@@ -92,12 +123,17 @@ pub async fn query_often_in_time(
     if !connection.prepares() {
         return query_in_time(connection, timeout, sql, parameters).await;
     }
-    match query_prepared(connection, timeout, sql, parameters).await {
-        Err(error) if error.is_unprepared() => {
-            tell_unprepared(connection, &error);
-            query_in_time(connection, timeout, sql, parameters).await
+    let mut retries = ConflictRetries::default();
+    loop {
+        let queried = query_prepared(connection, timeout, sql, parameters).await;
+        match queried {
+            Err(error) if error.is_unprepared() => {
+                tell_unprepared(connection, &error);
+                return query_in_time(connection, timeout, sql, parameters).await;
+            }
+            queried if retries.again(&queried).await => {}
+            queried => return queried,
         }
-        queried => queried,
     }
 }
 
@@ -133,14 +169,22 @@ pub async fn query_all_in_time(
     timeout: Duration,
     queries: &[Query<'_>],
 ) -> Result<Vec<Vec<Row>>, DbError> {
-    if connection.prepares() {
-        match query_all_prepared(connection, timeout, queries).await {
-            Err(error) if error.is_unprepared() => tell_unprepared(connection, &error),
+    let mut retries = ConflictRetries::default();
+    loop {
+        let queried = if connection.prepares() {
+            query_all_prepared(connection, timeout, queries).await
+        } else {
+            let asked = queries.iter().map(|(sql, parameters)| connection.query_typed(sql, parameters));
+            in_time(timeout, in_transaction(connection, timeout, all(asked))).await
+        };
+        match queried {
+            Err(error) if connection.prepares() && error.is_unprepared() => {
+                tell_unprepared(connection, &error);
+            }
+            queried if retries.again(&queried).await => {}
             queried => return queried,
         }
     }
-    let asked = queries.iter().map(|(sql, parameters)| connection.query_typed(sql, parameters));
-    in_time(timeout, in_transaction(connection, timeout, all(asked))).await
 }
 
 async fn query_all_prepared(
@@ -190,8 +234,8 @@ pub async fn begin_in_time(
     connection: &mut Connection,
     timeout: Duration,
 ) -> Result<Transaction<'_>, DbError> {
-    let transaction = connection.transaction().await?;
-    transaction.batch_execute(&set_timeout(timeout)).await?;
+    let transaction = begin(connection).await?;
+    transaction.batch_execute(&presets(timeout)).await?;
     Ok(transaction)
 }
 
@@ -202,6 +246,27 @@ pub async fn roll_back(transaction: Transaction<'_>, error: DbError) -> DbError 
     // Where it fails the connection is lost, and the transaction with it.
     let _lost = transaction.rollback().await;
     error
+}
+
+/// Begins a transaction of the isolation level that all of ours have, whatever the default is; [`presets`] come first in it.
+/// Dropped, it is rolled back.
+///
+/// # Errors
+///
+/// [`DbError::Postgres`] if it cannot be begun.
+pub async fn begin(connection: &mut Connection) -> Result<Transaction<'_>, DbError> {
+    Ok(connection.build_transaction().isolation_level(IsolationLevel::ReadCommitted).start().await?)
+}
+
+/// The statements of `sql/db/presets.sql` without its comments, as they go with every transaction.
+static PRESETS: LazyLock<String> = LazyLock::new(|| {
+    let lines = include_str!("../../sql/db/presets.sql").lines();
+    lines.filter(|line| !line.starts_with("--")).collect::<Vec<_>>().join(" ")
+});
+
+/// What a transaction begins with: the parameters that we rely on. A statement may take up to `timeout`; zero is no limit.
+pub fn presets(timeout: Duration) -> String {
+    PRESETS.replace("{timeout_ms}", &timeout.as_millis().to_string())
 }
 
 /// Waits for what is bounded by a `statement_timeout` of `timeout`, and a little longer.
@@ -215,8 +280,4 @@ pub async fn in_time<T>(
 ) -> Result<T, DbError> {
     let patience = timeout + GRACE;
     tokio::time::timeout(patience, work).await.unwrap_or(Err(DbError::Timeout(patience)))
-}
-
-fn set_timeout(timeout: Duration) -> String {
-    include_str!("../../sql/db/set_timeout.sql").replace("{timeout_ms}", &timeout.as_millis().to_string())
 }

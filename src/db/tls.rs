@@ -7,22 +7,22 @@ use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::DbError;
-use super::url::{ConnectionUrl, Roots, Verification};
+use super::url::{Identity, Roots, TlsOptions, Verification};
 
-/// What connects by TLS as `url` asks.
-pub(super) fn connector(url: &ConnectionUrl) -> Result<MakeRustlsConnect, DbError> {
+/// What connects by TLS as a URL asks.
+pub(super) fn connector(url: &TlsOptions) -> Result<MakeRustlsConnect, DbError> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let failed = |error: &dyn std::fmt::Display| DbError::Tls(error.to_string());
     let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
-        .with_safe_default_protocol_versions()
+        .with_protocol_versions(url.versions)
         .map_err(|error| failed(&error))?;
-    let config = match url.verification {
-        Verification::Full => builder.with_root_certificates(roots(&url.roots)?).with_no_client_auth(),
+    let builder = match url.verification {
+        Verification::Full => builder.with_root_certificates(roots(&url.roots)?),
         relaxed => {
             let authority = match relaxed {
                 Verification::None => None,
@@ -38,9 +38,17 @@ pub(super) fn connector(url: &ConnectionUrl) -> Result<MakeRustlsConnect, DbErro
             builder
                 .dangerous()
                 .with_custom_certificate_verifier(Arc::new(RelaxedVerifier { provider, authority }))
-                .with_no_client_auth()
         }
     };
+    let mut config = match &url.identity {
+        None => builder.with_no_client_auth(),
+        Some(Identity { certificate, key }) => {
+            let chain = read_pem(certificate, "sslcert")?;
+            let key = PrivateKeyDer::from_pem_file(key).map_err(|error| unreadable("sslkey", key, &error))?;
+            builder.with_client_auth_cert(chain, key).map_err(|error| failed(&error))?
+        }
+    };
+    config.enable_sni = url.sends_name;
     Ok(MakeRustlsConnect::new(config))
 }
 
@@ -57,8 +65,8 @@ fn roots(roots: &Roots) -> Result<RootCertStore, DbError> {
             }
         }
         Roots::File(path) => {
-            for certificate in read_pem(path)? {
-                store.add(certificate).map_err(|error| unreadable(path, &error))?;
+            for certificate in read_pem(path, "sslrootcert")? {
+                store.add(certificate).map_err(|error| unreadable("sslrootcert", path, &error))?;
             }
             if store.is_empty() {
                 return Err(DbError::Tls(format!("sslrootcert {} holds no certificate", path.display())));
@@ -68,12 +76,13 @@ fn roots(roots: &Roots) -> Result<RootCertStore, DbError> {
     Ok(store)
 }
 
-fn read_pem(path: &Path) -> Result<Vec<CertificateDer<'static>>, DbError> {
-    CertificateDer::pem_file_iter(path).and_then(Iterator::collect).map_err(|error| unreadable(path, &error))
+fn read_pem(path: &Path, parameter: &str) -> Result<Vec<CertificateDer<'static>>, DbError> {
+    let read = CertificateDer::pem_file_iter(path).and_then(Iterator::collect);
+    read.map_err(|error| unreadable(parameter, path, &error))
 }
 
-fn unreadable(path: &Path, error: &dyn std::fmt::Display) -> DbError {
-    DbError::Tls(format!("sslrootcert {}: {error}", path.display()))
+fn unreadable(parameter: &str, path: &Path, error: &dyn std::fmt::Display) -> DbError {
+    DbError::Tls(format!("{parameter} {}: {error}", path.display()))
 }
 
 /// Libpq's weaker modes: `require` encrypts and asks for nothing else, `verify-ca` does not look at the host's name.

@@ -110,6 +110,10 @@ impl Store {
             (&owner, Type::UUID),
         ];
         let rows = transaction.query_typed(&add, &parameters).await?;
+        let (sent, stored) = (files.len() as u64, rows.len() as u64);
+        if stored < sent {
+            return Err(DbError::DroppedByTrigger { table: "files", sent, stored });
+        }
         let uploaded_at = rows.first().map_or(Ok(String::new()), |row| row.try_get("uploaded_at"))?;
         transaction.commit().await?;
         Ok(Ok(uploaded_at))

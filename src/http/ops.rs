@@ -13,6 +13,7 @@ use utoipa::ToSchema;
 
 use super::Face;
 use super::error::ApiError;
+use crate::db::{HousekeepingStatus, PartitionFailure};
 use crate::ingest::{Account, JournalSnapshot, LastError, Rates, Refusal, WriterState};
 use crate::observe::Gauges;
 
@@ -44,7 +45,49 @@ struct PipelineHealth {
     dead_letter_writer: WriterHealth,
     #[serde(skip_serializing_if = "Option::is_none")]
     journal: Option<JournalHealth>,
+    housekeeping: HousekeepingHealth,
     pool: PoolHealth,
+}
+
+/// What keeps the tables small.
+#[derive(Serialize, ToSchema)]
+struct HousekeepingHealth {
+    /// `ok`, or `failing`: something below is wrong.
+    state: &'static str,
+    /// By how many seconds the service's clock is ahead of Postgres', as of the last look.
+    clock_ahead_s: i64,
+    /// The clocks differ by more than a minute: nothing is deleted by age.
+    deletion_refused: bool,
+    /// Days whose partitions cannot be made or dropped.
+    partitions: Vec<PartitionHealth>,
+    /// Why partitions could not be looked after at all.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    partitions_error: Option<String>,
+}
+
+/// A day whose partition cannot be made or dropped.
+#[derive(Serialize, ToSchema)]
+struct PartitionHealth {
+    #[schema(example = "2026-11-20")]
+    day: String,
+    /// `make` or `drop`.
+    action: &'static str,
+    /// What Postgres reports.
+    error: String,
+}
+
+impl From<HousekeepingStatus> for HousekeepingHealth {
+    fn from(status: HousekeepingStatus) -> Self {
+        let state = if status.is_fine() { "ok" } else { "failing" };
+        let partition = |PartitionFailure { day, action, error }| PartitionHealth { day, action, error };
+        Self {
+            state,
+            clock_ahead_s: status.clock_ahead_s,
+            deletion_refused: status.is_refused,
+            partitions: status.partitions.into_iter().map(partition).collect(),
+            partitions_error: status.partitions_error,
+        }
+    }
 }
 
 #[derive(Serialize, ToSchema)]
@@ -214,6 +257,7 @@ pub(super) async fn api_health(State(face): State<Arc<Face>>) -> Response {
             rates: rates(core.ingest.rates()),
             writer: now.writer.into(),
             dead_letter_writer: now.dead_letter_writer.into(),
+            housekeeping: core.database.housekeeping().status().into(),
             pool: PoolHealth { max: pool.max, open: pool.open, idle: pool.idle, waiting: pool.waiting },
         }
     });
@@ -258,7 +302,8 @@ fn status(face: &Face) -> &'static str {
             let lost = now.journal.as_ref().is_some_and(has_lost);
             let states = [now.writer.0, now.dead_letter_writer.0, fence];
             let running = states.iter().all(|state| *state == WriterState::Running);
-            if running && !lost { "ok" } else { "degraded" }
+            let kept = core.database.housekeeping().status().is_fine();
+            if running && !lost && kept { "ok" } else { "degraded" }
         }
     }
 }
@@ -312,6 +357,7 @@ pub(super) async fn metrics(State(face): State<Arc<Face>>) -> Result<Response, A
         if let Some(journal) = &now.journal {
             journal_gauges(gauges, journal);
         }
+        housekeeping_gauges(gauges, &core.database.housekeeping().status());
         let pool = core.database.status();
         for (state, count) in [("open", pool.open), ("idle", pool.idle), ("waiting", pool.waiting)] {
             gauges.pool.with_label_values(&[state]).set(count as i64);
@@ -323,6 +369,19 @@ pub(super) async fn metrics(State(face): State<Arc<Face>>) -> Result<Response, A
         Err(error) => {
             tracing::error!(error = error.to_string(), "metrics cannot be rendered");
             Err(ApiError::internal())
+        }
+    }
+}
+
+fn housekeeping_gauges(gauges: &Gauges, status: &HousekeepingStatus) {
+    gauges.clock_ahead_seconds.set(status.clock_ahead_s);
+    gauges.deletion_refused.set(status.is_refused.into());
+    gauges.partitions_failing.reset();
+    for action in ["make", "drop"] {
+        let failures = status.partitions.iter().filter(|failure| failure.action == action);
+        for failure in failures {
+            let state = failure.error.get(..5).unwrap_or_default();
+            gauges.partitions_failing.with_label_values(&[action, &failure.day, state]).set(1);
         }
     }
 }

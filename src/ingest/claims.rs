@@ -3,6 +3,7 @@
 //! Keys are claimed in the transaction that stores the rows, so a key is taken if and only if its event is stored.
 
 use std::collections::{HashMap, HashSet};
+use std::time::{Duration, SystemTime};
 
 use tokio_postgres::Transaction;
 use tokio_postgres::types::{ToSql, Type};
@@ -11,7 +12,10 @@ use uuid::Uuid;
 use super::keys::Key;
 use super::lot::Lot;
 use super::row::Tuple;
-use crate::db::{Connection, Database, DbError};
+use crate::db::{Connection, Database, DbError, Parameter, query_in_time};
+
+/// For the statement that deletes what is beyond the window.
+const FORGET_TIMEOUT: Duration = Duration::from_secs(50);
 
 /// The statements.
 #[derive(Debug)]
@@ -62,9 +66,10 @@ impl Claims {
         }
     }
 
-    /// Deletes keys, and what is known of duplicates, beyond the window.
-    pub async fn forget(&self, connection: &Connection) -> Result<(), DbError> {
-        connection.query_typed(&self.forget, &[(&self.window_s, Type::FLOAT8)]).await?;
+    /// Deletes keys, and what is known of duplicates, that are beyond the window at `now`.
+    pub async fn forget(&self, connection: &Connection, now: SystemTime) -> Result<(), DbError> {
+        let parameters: [Parameter<'_>; 2] = [(&self.window_s, Type::FLOAT8), (&now, Type::TIMESTAMPTZ)];
+        query_in_time(connection, FORGET_TIMEOUT, &self.forget, &parameters).await?;
         Ok(())
     }
 
@@ -81,8 +86,13 @@ impl Claims {
         }
         let (keys, ids): (Vec<Uuid>, Vec<Uuid>) =
             first_of.iter().map(|(key, (_, id))| (Uuid::from_bytes(*key), *id)).unzip();
-        let parameters: [(&(dyn ToSql + Sync), Type); 3] =
-            [(&keys, Type::UUID_ARRAY), (&ids, Type::UUID_ARRAY), (&self.window_s, Type::FLOAT8)];
+        let now = SystemTime::now();
+        let parameters: [Parameter<'_>; 4] = [
+            (&keys, Type::UUID_ARRAY),
+            (&ids, Type::UUID_ARRAY),
+            (&self.window_s, Type::FLOAT8),
+            (&now, Type::TIMESTAMPTZ),
+        ];
         let mut claimed = HashSet::with_capacity(keys.len());
         for row in transaction.query_typed(&self.claim, &parameters).await? {
             claimed.insert(row.try_get::<_, Uuid>(0)?.into_bytes());

@@ -31,6 +31,8 @@ const INTERVAL: Duration = Duration::from_secs(1);
 const IDLE_LOOK: Duration = Duration::from_secs(10);
 /// The longest that a fence may take.
 const TIMEOUT: Duration = Duration::from_secs(60);
+/// How long a start waits for what Postgres knows of the journals.
+const OPEN_TIMEOUT: Duration = Duration::from_secs(30);
 /// Between two deletions of keys that are older than their window.
 const FORGET_KEYS: Duration = Duration::from_secs(60);
 /// Between two lines about a backlog that drains.
@@ -124,7 +126,7 @@ pub struct FenceKeeper {
     last: Vec<(JournalId, u64, u64)>,
     looked: Instant,
     progress: Option<(SystemTime, u64)>,
-    keys_forgotten: Instant,
+    keys_forgotten: Option<Instant>,
 }
 
 impl FenceKeeper {
@@ -153,7 +155,7 @@ impl FenceKeeper {
             last: Vec::new(),
             looked: Instant::now(),
             progress: None,
-            keys_forgotten: Instant::now(),
+            keys_forgotten: None,
         })
     }
 
@@ -202,6 +204,18 @@ impl FenceKeeper {
         Ok(())
     }
 
+    /// As [`Self::open`], within the time of a round.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::open`].
+    pub async fn open_in_time(&mut self) -> Result<(), FenceError> {
+        match tokio::time::timeout(OPEN_TIMEOUT, self.open()).await {
+            Ok(opened) => opened,
+            Err(_elapsed) => Err(DbError::Timeout(OPEN_TIMEOUT).into()),
+        }
+    }
+
     /// Keeps fences until `stop` is cancelled.
     pub async fn run(mut self, stop: CancellationToken) {
         let mut attempts: u32 = 0;
@@ -234,7 +248,7 @@ impl FenceKeeper {
     }
 
     fn failed(&self, error: &FenceError, attempts: u32) {
-        let passing = matches!(error, FenceError::Database(error) if error.sql_state().is_none_or(|state| state.code().starts_with("57")));
+        let passing = matches!(error, FenceError::Database(error) if error.is_passing());
         let state = if passing { WriterState::Retrying } else { WriterState::Halted };
         if attempts.is_power_of_two() {
             tracing::warn!(
@@ -339,12 +353,17 @@ impl FenceKeeper {
 
     /// Keys beyond their window are of no use to anyone.
     async fn forget_keys(&mut self) -> Result<(), FenceError> {
-        if self.keys_forgotten.elapsed() >= FORGET_KEYS {
-            self.keys_forgotten = Instant::now();
-            let connection = self.database.get().await?;
-            self.tables.claims.forget(&connection).await?;
+        if self.keys_forgotten.is_some_and(|forgotten| forgotten.elapsed() < FORGET_KEYS) {
+            return Ok(());
         }
-        Ok(())
+        self.keys_forgotten = Some(Instant::now());
+        let now = match self.database.deletion_time().await {
+            // Health has it; the fence itself is well.
+            Err(DbError::ClocksDiffer { .. }) => return Ok(()),
+            now => now?,
+        };
+        let connection = self.database.get().await?;
+        Ok(self.tables.claims.forget(&connection, now).await?)
     }
 
     async fn trim(&mut self, coverage: Vec<(JournalId, Coverage)>) {

@@ -34,7 +34,7 @@ use super::receipts::{Counts, Receipts};
 use super::retry::Verdict;
 use super::row::Tuple;
 use super::status::{WriterState, WriterStatus};
-use crate::db::{Connection, Database, DbError, roll_back};
+use crate::db::{Connection, Database, DbError, begin, begin_in_time, query_in_time, roll_back};
 use crate::observe::Metrics;
 
 /// The least time for settling a lane, however soon a COPY is given up: a transaction that holds it is waited for 2 s,
@@ -298,7 +298,7 @@ impl Lander {
     ) -> Result<Attempt, DbError> {
         let (journal, range) = (origin.journal, lot.sequences(origin));
         let receipts = &self.tables.receipts;
-        let transaction = connection.transaction().await?;
+        let transaction = begin(connection).await?;
         let storing = async {
             let Some(fence) = receipts.hold_lane(&transaction, journal, lane.number, epoch).await? else {
                 return Ok(None);
@@ -338,13 +338,13 @@ impl Lander {
             && let Some((id, kind)) = lot.unkeyed_id()
         {
             let has_id = self.tables.has_id(kind);
-            let found = connection.query_typed(has_id, &[(&id, Type::UUID)]).await?;
+            let found = query_in_time(connection, self.deadline, has_id, &[(&id, Type::UUID)]).await?;
             if found.first().map_or(Ok(false), |row| row.try_get(0))? {
                 let dead = (0..lot.events).filter(|place| lot.fault(*place).is_some()).collect();
                 return Ok(Attempt::Landed(Stored { dead, ..Stored::default() }));
             }
         }
-        let transaction = connection.transaction().await?;
+        let transaction = begin_in_time(connection, Duration::ZERO).await?;
         let stored = match self.store(lot, lane, &transaction).await {
             Ok(stored) => stored,
             Err(error) => return Err(roll_back(transaction, error).await),

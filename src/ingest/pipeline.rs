@@ -136,7 +136,14 @@ impl Pipeline {
             let backlog = Backlog::new(store);
             let mut keeper = FenceKeeper::new(database.clone(), &tables, &backlog, &dir, adopt)?;
             if !postgres_is_away {
-                keeper.open().await?;
+                match keeper.open_in_time().await {
+                    // It went away since it was migrated: the keeper opens them when it is back, and events are taken meanwhile.
+                    Err(FenceError::Database(error)) if error.is_passing() => {
+                        let error = error.with_sources();
+                        tracing::warn!(error, "Postgres went away; events are taken into the journal");
+                    }
+                    opened => opened?,
+                }
             }
             fences = Arc::clone(keeper.fences());
             journaled = Some(Journaled {

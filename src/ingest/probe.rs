@@ -9,6 +9,7 @@
 //! nothing of it stays: but for sequences of the user's own, whose numbers are used up.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use tokio_postgres::{Row, Transaction};
 
@@ -16,12 +17,14 @@ use super::copy::copy_rows;
 use super::dead_letters::Reason;
 use super::retry;
 use super::row::{self, Tuple};
-use crate::db::{Connection, Database, DbError, roll_back};
+use crate::db::{Connection, Database, DbError, begin_in_time, roll_back};
 
 /// Rows of a probe's transaction. Many sub-transactions in one slow down every snapshot of the server; a thousand do not.
 pub const PROBED_ROWS: usize = 1000;
 /// Rows that are inserted together as long as none of them fails.
 const CHUNK_ROWS: usize = 64;
+/// For each statement of a probe.
+const TIMEOUT: Duration = Duration::from_secs(60);
 /// Depth of the stack: a probe has less of it left than a COPY.
 const STACK_DEPTH: &str = "54001";
 
@@ -112,7 +115,7 @@ impl Probe {
         tuples: &[Tuple<'_>],
         attempts: u32,
     ) -> Result<Vec<(usize, Fault)>, DbError> {
-        let transaction = connection.transaction().await?;
+        let transaction = begin_in_time(connection, TIMEOUT).await?;
         let found = self.run_within(&transaction, tuples, attempts).await;
         match found {
             Ok(found) => transaction.rollback().await.map(|()| found).map_err(DbError::from),

@@ -11,10 +11,13 @@ use uuid::Uuid;
 
 use super::id::Tag;
 use super::journal::JournalId;
-use crate::db::{Connection, Database, DbError, Parameter};
+use crate::db::{Connection, Database, DbError, Parameter, begin_in_time, presets, query_in_time};
 
 /// How long a transaction of one's own lane is waited for before its backend is ended.
 const HOLDER_PATIENCE: &str = include_str!("../../sql/ingest/holder_patience.sql");
+
+/// For each statement but those of a batch, which has a deadline of its own.
+const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The statements.
 #[derive(Debug)]
@@ -102,14 +105,15 @@ impl Receipts {
 
     /// Whether the database knows the journal.
     pub async fn is_known(&self, connection: &Connection, journal: JournalId) -> Result<bool, DbError> {
-        let known = connection.query_typed(&self.known, &[(&journal.0, Type::UUID)]).await?;
+        let known = query_in_time(connection, TIMEOUT, &self.known, &[(&journal.0, Type::UUID)]).await?;
         Ok(known.first().map(|row| row.try_get(0)).transpose()?.unwrap_or(false))
     }
 
     /// Makes the journal known, and shuts out every transaction of a former process that wrote for it.
     pub async fn register(&self, connection: &mut Connection, journal: JournalId) -> Result<(), DbError> {
         let tag = Tag::of_journal(journal.0).bytes().to_vec();
-        connection.execute_typed(&self.register, &[(&journal.0, Type::UUID), (&tag, Type::BYTEA)]).await?;
+        let parameters: [Parameter<'_>; 2] = [(&journal.0, Type::UUID), (&tag, Type::BYTEA)];
+        query_in_time(connection, TIMEOUT, &self.register, &parameters).await?;
         let _epochs = self
             .raise(connection, &self.raise_all, &[(&journal.0, Type::UUID)], &lanes_name(journal))
             .await?;
@@ -138,7 +142,7 @@ impl Receipts {
         holders: &str,
     ) -> Result<Vec<Row>, DbError> {
         loop {
-            let transaction = connection.transaction().await?;
+            let transaction = begin_in_time(connection, TIMEOUT).await?;
             transaction.batch_execute(HOLDER_PATIENCE).await?;
             match transaction.query_typed(statement, parameters).await {
                 Ok(rows) => {
@@ -148,7 +152,7 @@ impl Receipts {
                 Err(error) if error.code() == Some(&SqlState::LOCK_NOT_AVAILABLE) => {
                     transaction.rollback().await?;
                     tracing::warn!(holders, "a transaction of ours does not end; its backend is ended");
-                    connection.query_typed(&self.end_holders, &[(&holders, Type::TEXT)]).await?;
+                    query_in_time(connection, TIMEOUT, &self.end_holders, &[(&holders, Type::TEXT)]).await?;
                     tokio::time::sleep(Duration::from_millis(50)).await;
                 }
                 Err(error) => return Err(error.into()),
@@ -169,7 +173,7 @@ impl Receipts {
             (&(range.end as i64 - 1), Type::INT8),
         ];
         let mut settled = RangeSet::new();
-        for row in connection.query_typed(&self.over, &parameters).await? {
+        for row in query_in_time(connection, TIMEOUT, &self.over, &parameters).await? {
             let (first, last): (i64, i64) = (row.try_get(0)?, row.try_get(1)?);
             let (start, end) = (range.start.max(first as u64), range.end.min(last as u64 + 1));
             if start < end {
@@ -189,8 +193,11 @@ impl Receipts {
     ) -> Result<Option<i64>, DbError> {
         let name = lane_name(journal, lane);
         let (name, epoch) = (&name, &epoch);
-        // Both are sent at once.
-        let (prepared, held) = tokio::try_join!(
+        // All are sent at once. Our own deadline bounds a batch's transaction.
+        let presets = presets(Duration::ZERO);
+        let ((), prepared, held) = tokio::try_join!(
+            biased;
+            transaction.batch_execute(&presets),
             async { transaction.query_typed(&self.prepare_batch, &[(name, Type::TEXT)]).await },
             async {
                 let parameters: [Parameter<'_>; 3] =
@@ -222,13 +229,15 @@ impl Receipts {
             (&dead, Type::INT8),
             (&quarantined, Type::INT8),
         ];
-        transaction.execute_typed(&self.add, &parameters).await?;
-        Ok(())
+        match transaction.execute_typed(&self.add, &parameters).await? {
+            1 => Ok(()),
+            stored => Err(DbError::DroppedByTrigger { table: "ingest_receipts", sent: 1, stored }),
+        }
     }
 
     /// The server's timeline; `None` where it does not tell.
     pub async fn timeline(&self, connection: &Connection) -> Option<i64> {
-        let rows = connection.query_typed(&self.timeline, &[]).await.ok()?;
+        let rows = query_in_time(connection, TIMEOUT, &self.timeline, &[]).await.ok()?;
         rows.first()?.try_get(0).ok()
     }
 
@@ -239,7 +248,7 @@ impl Receipts {
         journals: &[JournalId],
     ) -> Result<Vec<(JournalId, i64)>, DbError> {
         let ids: Vec<Uuid> = journals.iter().map(|journal| journal.0).collect();
-        let rows = connection.query_typed(&self.fences, &[(&ids, Type::UUID_ARRAY)]).await?;
+        let rows = query_in_time(connection, TIMEOUT, &self.fences, &[(&ids, Type::UUID_ARRAY)]).await?;
         rows.iter().map(|row| Ok((JournalId(row.try_get(0)?), row.try_get(1)?))).collect()
     }
 
@@ -252,8 +261,8 @@ impl Receipts {
         journals: &[JournalId],
     ) -> Result<Vec<(JournalId, Coverage)>, DbError> {
         let ids: Vec<Uuid> = journals.iter().map(|journal| journal.0).collect();
-        let transaction = connection.transaction().await?;
-        transaction.batch_execute(include_str!("../../sql/ingest/wait_for_disk.sql")).await?;
+        // It makes durable what it has read, and waits for the disk for that, as every transaction but a batch's does.
+        let transaction = begin_in_time(connection, TIMEOUT).await?;
         let mut coverage: Vec<(JournalId, Coverage)> = Vec::new();
         for row in transaction.query_typed(&self.fence, &[(&ids, Type::UUID_ARRAY)]).await? {
             let fenced = Coverage { fence: row.try_get(1)?, ..Coverage::default() };

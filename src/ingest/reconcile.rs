@@ -1,11 +1,16 @@
 //! Tells a producer what became of its events.
 
+use std::time::Duration;
+
 use tokio_postgres::types::Type;
 use uuid::Uuid;
 
 use super::Ingest;
 use super::id::{self, Tag};
 use crate::db::{Database, DbError, Parameter, trace_index};
+
+/// For one statement.
+const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// What became of an event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -68,7 +73,7 @@ impl Reconciler {
             ids.iter().map(|id| self.ingest.is_pending(Tag::of_event(*id), id::sequence(*id))).collect();
         let reconcile = self.database.sql(include_str!("../../sql/ingest/reconcile.sql"));
         let ids = ids.to_vec();
-        let rows = self.database.get().await?.query_typed(&reconcile, &[(&ids, Type::UUID_ARRAY)]).await?;
+        let rows = self.database.query_in_time(TIMEOUT, &reconcile, &[(&ids, Type::UUID_ARRAY)]).await?;
         let mut fates = Vec::with_capacity(ids.len());
         for (row, pending) in rows.iter().zip(pending) {
             let is = |column| row.try_get::<_, bool>(column);
@@ -115,7 +120,7 @@ impl Reconciler {
         let (from, to, traces) = (bound(since_us), bound(until_us), trace_ids.to_vec());
         let parameters: [Parameter<'_>; 4] =
             [(&from, Type::UUID), (&to, Type::UUID), (&traces, Type::TEXT_ARRAY), (&limit, Type::INT8)];
-        let rows = self.database.get().await?.query_typed(&find, &parameters).await?;
+        let rows = self.database.query_in_time(TIMEOUT, &find, &parameters).await?;
         rows.iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?))).collect()
     }
 }

@@ -116,6 +116,12 @@ pub struct Gauges {
     pub search_lag_seconds: Gauge,
     /// Database connections by state.
     pub pool: IntGaugeVec,
+    /// Seconds by which the service's clock is ahead of Postgres'.
+    pub clock_ahead_seconds: IntGauge,
+    /// 1 while nothing is deleted by age, as the clocks differ.
+    pub deletion_refused: IntGauge,
+    /// 1 for each day whose partition cannot be made or dropped.
+    pub partitions_failing: IntGaugeVec,
     /// The ledger over the journals on disk, by state.
     pub ledger: IntGaugeVec,
     /// Bytes of the journal, by what they are.
@@ -276,6 +282,21 @@ impl Metrics {
                     Opts::new("tidegate_db_connections", "Database connections by state."),
                     &["state"],
                 )?,
+                clock_ahead_seconds: gauge(
+                    "tidegate_clock_ahead_seconds",
+                    "Seconds by which the service's clock is ahead of Postgres', as of the last look.",
+                )?,
+                deletion_refused: gauge(
+                    "tidegate_deletion_refused",
+                    "1 while nothing is deleted by age, as the clocks differ by more than a minute.",
+                )?,
+                partitions_failing: IntGaugeVec::new(
+                    Opts::new(
+                        "tidegate_partitions_failing",
+                        "1 for each day whose partition cannot be made or dropped.",
+                    ),
+                    &["action", "day", "sqlstate"],
+                )?,
                 ledger: IntGaugeVec::new(
                     Opts::new(
                         "tidegate_ledger_events",
@@ -351,6 +372,9 @@ impl Metrics {
             Box::new(gauges.followers_bytes.clone()),
             Box::new(gauges.search_lag_seconds.clone()),
             Box::new(gauges.pool.clone()),
+            Box::new(gauges.clock_ahead_seconds.clone()),
+            Box::new(gauges.deletion_refused.clone()),
+            Box::new(gauges.partitions_failing.clone()),
             Box::new(gauges.ledger.clone()),
             Box::new(gauges.journal_bytes.clone()),
             Box::new(gauges.journal_refuses.clone()),

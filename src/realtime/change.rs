@@ -93,7 +93,9 @@ impl Change {
 ///
 /// `changing` is a common table expression `changed` with the columns `id`, `version`, `created`, `updated` and `data`,
 /// whose first parameter is the topic. The whole returns these columns, `data` as text.
-pub fn feeding(changing: &str, action: Action) -> String {
+/// Nothing comes of it unless the condition `checked` holds, which may raise an error.
+pub fn feeding(changing: &str, action: Action, checked: &str) -> String {
+    let checked = if checked.is_empty() { String::new() } else { format!(" and {checked}") };
     let fed = include_str!("../../sql/realtime/record_changes.sql").replace("{action}", action.name());
-    changing.to_owned() + &fed
+    changing.to_owned() + &fed.replace("{checked}", &checked)
 }

@@ -189,7 +189,13 @@ impl ChangeKeeper {
 
     /// Deletes a lot; whether there may be more.
     async fn forget(&self) -> Result<bool, DbError> {
-        let parameters: [Parameter<'_>; 2] = [(&LOT, Type::INT8), (&self.retention_s, Type::FLOAT8)];
+        let now = match self.database.deletion_time().await {
+            // Logged and kept for health where it was found.
+            Err(DbError::ClocksDiffer { .. }) => return Ok(false),
+            now => now?,
+        };
+        let parameters: [Parameter<'_>; 3] =
+            [(&LOT, Type::INT8), (&self.retention_s, Type::FLOAT8), (&now, Type::TIMESTAMPTZ)];
         let deleted = self.database.query_in_time(TIMEOUT, &self.forget, &parameters).await?;
         Ok(deleted.len() as i64 == LOT)
     }

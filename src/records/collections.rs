@@ -31,11 +31,14 @@ impl Line for Collection {
 impl Collection {
     pub(super) fn new(database: &Database, id: i32, name: &Name) -> Self {
         let sql = |text: &str| database.sql(text).replace("{table}", &table(database, id));
-        let fed = |text: &str, action| sql(&feeding(text, action));
+        let fed = |text: &str, action| sql(&feeding(text, action, ""));
+        // Without its comment, which would hide what comes behind it.
+        let expect = include_str!("../../sql/records/expect_created.sql").lines();
+        let expect: String = expect.filter(|line| !line.starts_with("--")).collect::<Vec<_>>().join("\n");
         Self {
             id,
             name: name.clone(),
-            create: fed(include_str!("../../sql/records/create.sql"), Action::Create),
+            create: sql(&feeding(include_str!("../../sql/records/create.sql"), Action::Create, &expect)),
             read: sql(include_str!("../../sql/records/read.sql")),
             lock: sql(include_str!("../../sql/records/lock.sql")),
             update: fed(include_str!("../../sql/records/update.sql"), Action::Update),

@@ -13,7 +13,8 @@ use super::list::{Page, Query};
 use super::sort::{self, KeyKind, KeyValue};
 use super::{Cursor, Data, Millis, Name, Record, RecordId, RecordsError, Version};
 use crate::db::{
-    Connection, Database, DbError, JsonText, Parameter as Typed, begin_in_time, in_time, query_often_in_time,
+    ConflictRetries, Connection, Database, DbError, JsonText, Parameter as Typed, begin_in_time, in_time,
+    query_often_in_time,
 };
 
 /// Records, over a share of the pool.
@@ -29,6 +30,20 @@ pub(super) struct New<'a> {
     /// Whether a client chose the id.
     pub(super) is_chosen: bool,
     pub(super) data: &'a [u8],
+}
+
+/// Why a record was not changed.
+enum ChangeError {
+    /// What it holds does not allow it.
+    Refused(RecordsError),
+    /// The database.
+    Database(DbError),
+}
+
+impl From<DbError> for ChangeError {
+    fn from(error: DbError) -> Self {
+        Self::Database(error)
+    }
 }
 
 /// What a change does to a record, decided while its row is locked.
@@ -109,16 +124,22 @@ impl Store {
         if chosen.is_empty() {
             return records(&self.query_often(&collection.create, &parameters).await?);
         }
-        let mut connection = self.database.get().await?;
-        let made = in_time(self.timeout, async {
-            let transaction = self.begin(&mut connection).await?;
-            self.lock(&transaction, collection, &chosen).await?;
-            let rows = transaction.query_typed(&collection.create, &parameters).await?;
-            transaction.commit().await?;
-            records(&rows)
-        })
-        .await;
-        connection.release(made)
+        let mut retries = ConflictRetries::default();
+        loop {
+            let mut connection = self.database.get().await?;
+            let made = in_time(self.timeout, async {
+                let transaction = self.begin(&mut connection).await?;
+                self.lock(&transaction, collection, &chosen).await?;
+                let rows = transaction.query_typed(&collection.create, &parameters).await?;
+                transaction.commit().await?;
+                records(&rows)
+            })
+            .await;
+            let made = connection.release(made);
+            if !retries.again(&made).await {
+                return made;
+            }
+        }
     }
 
     /// Takes the locks of records that may be there, before all else in a transaction.
@@ -143,8 +164,29 @@ impl Store {
         &self,
         collection: &Collection,
         id: RecordId,
-        decide: impl FnOnce(&Record) -> Result<Outcome, RecordsError>,
+        decide: impl Fn(&Record) -> Result<Outcome, RecordsError>,
     ) -> Result<Record, RecordsError> {
+        let mut retries = ConflictRetries::default();
+        loop {
+            match self.change_once(collection, id, &decide).await {
+                Err(ChangeError::Refused(why)) => return Err(why),
+                Err(ChangeError::Database(error)) => {
+                    let failed = Err::<(), _>(error);
+                    if !retries.again(&failed).await {
+                        failed?;
+                    }
+                }
+                Ok(changed) => return Ok(changed),
+            }
+        }
+    }
+
+    async fn change_once(
+        &self,
+        collection: &Collection,
+        id: RecordId,
+        decide: impl Fn(&Record) -> Result<Outcome, RecordsError>,
+    ) -> Result<Record, ChangeError> {
         let mut connection = self.database.get().await?;
         let mut refusal = None;
         // Each of its statements has the time that one has, and so has the whole.
@@ -184,14 +226,18 @@ impl Store {
                     transaction.query_typed(&collection.update, &parameters).await?
                 }
             };
+            // It was there, and is locked.
+            if rows.is_empty() {
+                return Err(DbError::DroppedByTrigger { table: "records", sent: 1, stored: 0 });
+            }
             transaction.commit().await?;
             Ok(records(&rows)?.into_iter().next())
         })
         .await;
         match (refusal, connection.release(changed)?) {
-            (Some(why), _) => Err(why),
+            (Some(why), _) => Err(ChangeError::Refused(why)),
             (None, Some(record)) => Ok(record),
-            (None, None) => Err(RecordsError::NotFound),
+            (None, None) => Err(ChangeError::Refused(RecordsError::NotFound)),
         }
     }
 

@@ -12,7 +12,7 @@ use super::text::NewKey;
 use super::{KeyHash, KnownKey};
 use crate::auth::AuthError;
 use crate::auth::scope::{Scope, Scopes};
-use crate::db::{Connection, Database, DbError, Parameter, begin_in_time, in_time};
+use crate::db::{ConflictRetries, Connection, Database, DbError, Parameter, begin_in_time, in_time};
 
 /// A key in a list.
 #[derive(Debug, Clone)]
@@ -72,10 +72,22 @@ impl Store {
 
     /// Adds a key, unless its owner has `most`, or what it is to replace is not there; returns its name.
     pub(super) async fn add(&self, new: &NewRow<'_>, most: i64) -> Result<String, AuthError> {
-        let mut connection = self.database.get().await?;
-        let adding = async { Ok(self.add_with(&mut connection, new, most).await) };
-        let added = in_time(self.timeout * 4, adding).await;
-        connection.release(added)?
+        let mut retries = ConflictRetries::default();
+        loop {
+            let mut connection = self.database.get().await?;
+            // What is refused is an answer, and what the database says an error, which may pass.
+            let adding = async {
+                match self.add_with(&mut connection, new, most).await {
+                    Err(AuthError::Database(error)) => Err(*error),
+                    added => Ok(added),
+                }
+            };
+            let added = in_time(self.timeout * 4, adding).await;
+            let added = connection.release(added);
+            if !retries.again(&added).await {
+                return added?;
+            }
+        }
     }
 
     async fn add_with(
@@ -117,7 +129,10 @@ impl Store {
         ];
         let add = sql(include_str!("../../../sql/auth/add_key.sql"));
         let rows = transaction.query_typed(&add, &parameters).await.map_err(DbError::from)?;
-        let name = rows.first().map_or(Ok(String::new()), |row| row.try_get(0)).map_err(DbError::from)?;
+        let Some(row) = rows.first() else {
+            return Err(DbError::DroppedByTrigger { table: "api_keys", sent: 1, stored: 0 }.into());
+        };
+        let name = row.try_get(0).map_err(DbError::from)?;
         if let Some((replaced, overlap_s)) = new.replaces {
             let overlap_s = overlap_s as f64;
             let parameters: [Parameter<'_>; 4] = [

@@ -43,7 +43,7 @@ impl Follower {
 
     /// Goes round until it is dropped.
     pub(in crate::auth) async fn run(mut self) {
-        let mut kept_up = Instant::now();
+        let mut kept_up: Option<Instant> = None;
         let mut failing = false;
         loop {
             match self.look().await {
@@ -56,8 +56,8 @@ impl Follower {
                 }
             }
             self.verifier.freshness.looked(!failing);
-            if !failing && kept_up.elapsed() >= UPKEEP {
-                kept_up = Instant::now();
+            if !failing && kept_up.is_none_or(|kept_up| kept_up.elapsed() >= UPKEEP) {
+                kept_up = Some(Instant::now());
                 self.keep_up().await;
             }
             match failing {

@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use super::rotation::{Judgement, RefreshToken, Stored, judge};
 use crate::auth::users::{User, read_user};
-use crate::db::{Connection, Database, DbError, Parameter, begin_in_time, in_time};
+use crate::db::{ConflictRetries, Connection, Database, DbError, Parameter, begin_in_time, in_time};
 
 /// Where a session was begun from, as far as is known. It proves nothing, and is for its user to recognise.
 #[derive(Debug, Clone, Default)]
@@ -72,8 +72,10 @@ impl Store {
             (&client.user_agent, Type::TEXT),
             (&client.address, Type::TEXT),
         ];
-        self.query(add, &parameters).await?;
-        Ok(())
+        match self.query(add, &parameters).await?.is_empty() {
+            true => Err(DbError::DroppedByTrigger { table: "sessions", sent: 1, stored: 0 }),
+            false => Ok(()),
+        }
     }
 
     /// Judges a token that is shown, and stores `next` as its successor if it is good; with the session's user.
@@ -85,10 +87,16 @@ impl Store {
         next: &RefreshToken,
         lifetime_s: i64,
     ) -> Result<(Judgement, Option<User>), DbError> {
-        let mut connection = self.database.get().await?;
-        let rotating = self.rotate_with(&mut connection, shown, was_issued, next, lifetime_s);
-        let rotated = in_time(self.timeout * 3, rotating).await;
-        connection.release(rotated)
+        let mut retries = ConflictRetries::default();
+        loop {
+            let mut connection = self.database.get().await?;
+            let rotating = self.rotate_with(&mut connection, shown, was_issued, next, lifetime_s);
+            let rotated = in_time(self.timeout * 3, rotating).await;
+            let rotated = connection.release(rotated);
+            if !retries.again(&rotated).await {
+                return rotated;
+            }
+        }
     }
 
     async fn rotate_with(
@@ -115,7 +123,10 @@ impl Store {
             let lifetime_s = lifetime_s as f64;
             let parameters: [Parameter<'_>; 3] =
                 [(&shown.session, Type::UUID), (&&next_hash[..], Type::BYTEA), (&lifetime_s, Type::FLOAT8)];
-            transaction.execute_typed(&rotate, &parameters).await?;
+            let stored = transaction.execute_typed(&rotate, &parameters).await?;
+            if stored != 1 {
+                return Err(DbError::DroppedByTrigger { table: "sessions", sent: 1, stored });
+            }
         }
         let user = read_user(row)?;
         transaction.commit().await?;

@@ -57,7 +57,11 @@ impl Store {
             Some("users_email") => AuthError::EmailTaken,
             _ => error.into(),
         })?;
-        Ok(read_user(rows.first().ok_or(AuthError::EmailTaken)?)?)
+        match rows.first() {
+            Some(row) => Ok(read_user(row)?),
+            None if self.find_by_email(spellings).await?.is_some() => Err(AuthError::EmailTaken),
+            None => Err(DbError::DroppedByTrigger { table: "users", sent: 1, stored: 0 }.into()),
+        }
     }
 
     /// The user with an email of one of these spellings, the first first, and the hash of their password.
@@ -89,7 +93,7 @@ impl Store {
                 return Ok(row.try_get(0).map_err(DbError::from)?);
             }
         }
-        Err(AuthError::Failed)
+        Err(DbError::DroppedByTrigger { table: "users", sent: 1, stored: 0 }.into())
     }
 
     pub(super) async fn list(&self, after: Option<Uuid>, limit: i64) -> Result<Vec<ListedUser>, DbError> {

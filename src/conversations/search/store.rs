@@ -54,6 +54,8 @@ pub(super) struct IndexStore {
     move_on: String,
     old_documents: String,
     rebuilt: String,
+    catch_up: String,
+    caught_up: String,
 }
 
 impl IndexStore {
@@ -73,6 +75,8 @@ impl IndexStore {
             move_on: sql(include_str!("../../../sql/conversations/index_move.sql")),
             old_documents: sql(include_str!("../../../sql/conversations/index_old_documents.sql")),
             rebuilt: sql(include_str!("../../../sql/conversations/index_rebuilt.sql")),
+            catch_up: sql(include_str!("../../../sql/conversations/index_catch_up.sql")),
+            caught_up: sql(include_str!("../../../sql/conversations/index_caught_up.sql")),
         }
     }
 
@@ -145,10 +149,15 @@ impl IndexStore {
         let Some(row) = rows.first() else { return Ok(None) };
         let mut place =
             Place { xid: row.try_get("xid")?, number: row.try_get("number")?, part: row.try_get("part")? };
+        if let Some(after) = row.try_get("catch_up")? {
+            return self.catch_up(transaction, after, &place, size).await.map(Some);
+        }
         let mut rows = self.changes(transaction, &place, size).await?;
         if is_foreign(&rows, &place)? {
-            // The database came from another server, whose transactions had higher numbers.
+            // The database came from another server, whose transactions had higher numbers. Changes that were not read yet may be gone.
+            transaction.execute_typed(&self.caught_up, &[(&Uuid::nil(), Type::UUID)]).await?;
             place = Place { xid: "0".into(), number: -1, part: None };
+            self.move_to(transaction, &place).await?;
             rows = self.changes(transaction, &place, size).await?;
         }
         let Some(head) = rows.first() else { return Ok(None) };
@@ -163,11 +172,38 @@ impl IndexStore {
         let messages = self.messages(transaction, &lot, size).await?;
         let Taken { ids, next, is_cut } = lot.taken(&messages, size.limit() as usize);
         let documents = self.document(transaction, &ids).await?;
-        let parameters: [Typed<'_>; 3] =
-            [(&next.xid, Type::TEXT), (&next.number, Type::INT8), (&next.part, Type::UUID)];
-        transaction.query_typed(&self.move_on, &parameters).await?;
+        self.move_to(transaction, &next).await?;
         let lag_s = self.lag_s(transaction, &next).await?;
         Ok(Some(Step { documents, changes: found, lag_s, is_more: is_cut || found == size.limit() }))
+    }
+
+    async fn move_to(&self, transaction: &Transaction<'_>, place: &Place) -> Result<(), DbError> {
+        let parameters: [Typed<'_>; 3] =
+            [(&place.xid, Type::TEXT), (&place.number, Type::INT8), (&place.part, Type::UUID)];
+        transaction.query_typed(&self.move_on, &parameters).await?;
+        Ok(())
+    }
+
+    /// Does a lot of what the feed does not say any more, as the database was restored on another server.
+    async fn catch_up(
+        &self,
+        transaction: &Transaction<'_>,
+        after: Uuid,
+        place: &Place,
+        size: Size,
+    ) -> Result<Step, DbError> {
+        let parameters: [Typed<'_>; 2] = [(&after, Type::UUID), (&size.limit(), Type::INT8)];
+        let rows = transaction.query_typed(&self.catch_up, &parameters).await?;
+        let next: Option<Uuid> = rows.first().map(|row| row.try_get("next")).transpose()?.flatten();
+        let missing: Vec<Uuid> =
+            rows.first().map(|row| row.try_get("missing")).transpose()?.unwrap_or_default();
+        let documents = self.document(transaction, &missing).await?;
+        transaction.execute_typed(&self.caught_up, &[(&next, Type::UUID)]).await?;
+        if next.is_none() {
+            tracing::info!("search knows all messages of the restored database");
+        }
+        let lag_s = self.lag_s(transaction, place).await?;
+        Ok(Step { documents, changes: 0, lag_s, is_more: true })
     }
 
     async fn lag_s(&self, transaction: &Transaction<'_>, after: &Place) -> Result<Option<f64>, DbError> {

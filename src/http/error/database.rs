@@ -19,6 +19,16 @@ impl From<&DbError> for ApiError {
             let message = "all connections for this are in use; try again later";
             return Self::unavailable("pool_exhausted", message, EXHAUSTED_RETRY);
         }
+        if error.is_conflict() {
+            tracing::warn!(error = cause, "a transaction gave up: others were in its way again and again");
+            let message = "others change the same rows; try again";
+            return Self::unavailable("database_busy", message, EXHAUSTED_RETRY);
+        }
+        if error.is_dropped_by_trigger() {
+            tracing::warn!(error = cause, "a trigger of the database dropped rows; nothing was stored");
+            let message = "a trigger of the database dropped it; nothing was stored";
+            return Self::new(StatusCode::UNPROCESSABLE_ENTITY, "dropped_by_trigger", message);
+        }
         if let Some((status, code, message)) = state.and_then(told) {
             tracing::info!(error = cause, http.status = status.as_u16(), "a statement was refused");
             return Self::new(status, code, message);

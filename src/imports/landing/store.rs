@@ -136,16 +136,26 @@ impl Landing<'_> {
         for row in &rows {
             made.insert(row.try_get::<_, Uuid>(0)?);
         }
+        let there = if made.len() < new.len() { self.there(&ids).await? } else { HashSet::new() };
         let mut lines = HashMap::with_capacity(made.len());
         for new in new {
             // Of two lines with one id the first has made it.
             if made.remove(&new.id) {
                 lines.insert(new.id, new.line);
-            } else {
+            } else if there.contains(&new.id) {
                 rejected.push((new.line, "there is a conversation with this id".into()));
+            } else {
+                rejected.push((new.line, "a trigger of the database dropped it".into()));
             }
         }
         Ok(lines)
+    }
+
+    /// Which of these conversations are there, whosever they are.
+    async fn there(&self, ids: &[Uuid]) -> Result<HashSet<Uuid>, DbError> {
+        let there = include_str!("../../../sql/imports/conversations_there.sql");
+        let rows = self.query(there, &[(&ids, Type::UUID_ARRAY)]).await?;
+        rows.iter().map(|row| Ok(row.try_get(0)?)).collect()
     }
 
     /// Which of the conversations that messages name are there and the owner's.

@@ -11,8 +11,8 @@ use tokio_postgres::types::Type;
 use uuid::Uuid;
 
 use super::Reason;
-use super::store::{DeadLetterStore, Filter};
-use crate::db::{DbError, Parameter, roll_back};
+use super::store::{DeadLetterStore, Filter, TIMEOUT};
+use crate::db::{DbError, Parameter, begin_in_time, roll_back};
 use crate::ingest::content;
 use crate::ingest::copy::copy_rows;
 use crate::ingest::id::{self, Tag, unix_now_us};
@@ -93,7 +93,7 @@ impl DeadLetterStore {
                 (&selection.filter.until_us, Type::INT8),
                 (&batch, Type::INT8),
             ];
-            let rows = self.database.get().await?.query_typed(&select, &parameters).await?;
+            let rows = self.database.query_in_time(TIMEOUT, &select, &parameters).await?;
             let mut ids = Vec::with_capacity(rows.len());
             let mut bytes = 0;
             for row in rows {
@@ -176,7 +176,7 @@ impl DeadLetterStore {
 
     async fn store(&self, ids: &[Uuid], limits: JsonLimits, faults: &FaultsById) -> Result<Moved, DbError> {
         let mut connection = self.database.get().await?;
-        let transaction = connection.transaction().await?;
+        let transaction = begin_in_time(&mut connection, TIMEOUT).await?;
         let mut taken = Vec::with_capacity(ids.len());
         let stored = match self.store_within(&transaction, ids, limits, faults, &mut taken).await {
             Ok(refused) => transaction.commit().await.map(|()| refused).map_err(DbError::from),

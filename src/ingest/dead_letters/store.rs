@@ -1,11 +1,13 @@
 //! Reads dead letters, and lets an operator discard one.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use tokio_postgres::Row;
 use tokio_postgres::types::Type;
 use uuid::Uuid;
 
-use crate::db::{Database, DbError, Parameter};
+use crate::db::{ConflictRetries, Database, DbError, Parameter, begin_in_time};
 
 /// Which dead letters.
 #[derive(Debug, Clone, Default)]
@@ -61,6 +63,9 @@ pub enum Body {
     Bytes(Bytes),
 }
 
+/// For one statement.
+pub(super) const TIMEOUT: Duration = Duration::from_secs(60);
+
 /// The table.
 #[derive(Debug, Clone)]
 pub struct DeadLetterStore {
@@ -94,7 +99,7 @@ impl DeadLetterStore {
             (&after_id, Type::UUID),
             (&limit, Type::INT8),
         ];
-        let rows = self.database.get().await?.query_typed(&list, &parameters).await?;
+        let rows = self.database.query_in_time(TIMEOUT, &list, &parameters).await?;
         rows.iter().map(dead_letter).collect()
     }
 
@@ -105,7 +110,7 @@ impl DeadLetterStore {
     /// Whatever Postgres says.
     pub async fn get(&self, id: Uuid) -> Result<Option<(DeadLetter, Body)>, DbError> {
         let get = self.database.sql(include_str!("../../../sql/ingest/dead_letter.sql"));
-        let rows = self.database.get().await?.query_typed(&get, &[(&id, Type::UUID)]).await?;
+        let rows = self.database.query_in_time(TIMEOUT, &get, &[(&id, Type::UUID)]).await?;
         let Some(row) = rows.first() else { return Ok(None) };
         let body = match row.try_get::<_, Option<String>>("payload")? {
             Some(payload) => Body::Json(payload),
@@ -120,9 +125,19 @@ impl DeadLetterStore {
     ///
     /// Whatever Postgres says; nothing is changed then.
     pub async fn discard(&self, id: Uuid) -> Result<bool, DbError> {
+        let mut retries = ConflictRetries::default();
+        loop {
+            let discarded = self.discard_once(id).await;
+            if !retries.again(&discarded).await {
+                return discarded;
+            }
+        }
+    }
+
+    async fn discard_once(&self, id: Uuid) -> Result<bool, DbError> {
         let sql = |text| self.database.sql(text);
         let mut connection = self.database.get().await?;
-        let transaction = connection.transaction().await?;
+        let transaction = begin_in_time(&mut connection, TIMEOUT).await?;
         let ids = vec![id];
         let lock = sql(include_str!("../../../sql/ingest/lock_journals.sql"));
         transaction.query_typed(&lock, &[(&ids, Type::UUID_ARRAY)]).await?;

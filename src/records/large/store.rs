@@ -50,8 +50,14 @@ impl Store {
             (&payload.parts, Type::INT4),
         ];
         let add = self.database.sql(include_str!("../../../sql/records/add_large.sql"));
-        if transaction.execute_typed(&add, &head).await? == 0 {
-            return Ok(false);
+        let stored = transaction.execute_typed(&add, &head).await?;
+        if stored == 0 {
+            let find = self.database.sql(include_str!("../../../sql/records/find_large.sql"));
+            let parameters: [Parameter<'_>; 2] = [(&payload.collection, Type::INT4), (&id, Type::TEXT)];
+            return match transaction.query_typed(&find, &parameters).await?.is_empty() {
+                true => Err(DbError::DroppedByTrigger { table: "large_payloads", sent: 1, stored }),
+                false => Ok(false),
+            };
         }
         let add_part = self.database.sql(include_str!("../../../sql/records/add_large_part.sql"));
         for (part, content) in parts.enumerate() {
@@ -62,7 +68,10 @@ impl Store {
                 (&part, Type::INT4),
                 (&content, Type::BYTEA),
             ];
-            transaction.execute_typed(&add_part, &parameters).await?;
+            let stored = transaction.execute_typed(&add_part, &parameters).await?;
+            if stored != 1 {
+                return Err(DbError::DroppedByTrigger { table: "large_payload_parts", sent: 1, stored });
+            }
         }
         transaction.commit().await?;
         Ok(true)

@@ -1,0 +1,17 @@
+-- What is there already of the service's own and not the role's ($2), with what makes it the role's: tables ($3), sequences ($4) and
+-- functions ($5) of the schema $1. The sequences of identity columns, indexes and triggers follow their tables.
+select format('alter table %I.%I owner to %I', $1, relname, $2) as statement
+from pg_class
+where relnamespace = to_regnamespace(quote_ident($1)) and relkind in ('r', 'p')
+  and pg_get_userbyid(relowner) <> $2
+  and (relname = any($3) or relname ~ '^(records_[0-9]+|requests_p[0-9]{8})$')
+union all
+select format('alter sequence %I.%I owner to %I', $1, relname, $2)
+from pg_class
+where relnamespace = to_regnamespace(quote_ident($1)) and relkind = 'S'
+  and pg_get_userbyid(relowner) <> $2 and relname = any($4)
+union all
+select format('alter function %s owner to %I', oid::regprocedure, $2)
+from pg_proc
+where pronamespace = to_regnamespace(quote_ident($1)) and pg_get_userbyid(proowner) <> $2 and proname = any($5)
+order by 1

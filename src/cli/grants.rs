@@ -1,0 +1,41 @@
+//! `tidegate grants`: what the service's role needs, as statements for the database's administrator.
+
+use clap::Args;
+
+use super::{Failure, offline};
+use crate::config::{Config, ConfigError};
+use crate::db::{self, ConnectionUrl};
+
+#[derive(Debug, Args)]
+pub(super) struct GrantsArgs {
+    /// The role that the service connects as. Without it the user of DATABASE_URL.
+    #[arg(long)]
+    role: Option<String>,
+}
+
+pub(super) fn run(args: &GrantsArgs) -> Result<(), Failure> {
+    let config = Config::from_env()?;
+    let Some(url) = &config.database.database_url else {
+        return Err(Failure::Usage(
+            "grants is for DATABASE_URL: a private Postgres has one role, which may do everything".into(),
+        ));
+    };
+    let url = ConnectionUrl::parse(url).map_err(|error| ConfigError::database_url(&error))?;
+    let Some(role) = args.role.as_deref().or(url.user()) else {
+        return Err(Failure::Usage("DATABASE_URL names no user: name one by --role".into()));
+    };
+    let mut statements = db::grants(&url, &config.database.db_schema, role);
+    let of_tables = offline::with_database(&config, async |database| {
+        db::grants_of_tables(&database, role).await.map_err(|error| Failure::Run(error.with_sources()))
+    });
+    match of_tables {
+        Ok(more) => statements.extend(more),
+        Err(Failure::Run(error) | Failure::Usage(error)) => {
+            eprintln!("tidegate: {error}; these are the statements for a database without tidegate's tables");
+        }
+    }
+    for statement in statements {
+        println!("{statement};");
+    }
+    Ok(())
+}
