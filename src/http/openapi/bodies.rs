@@ -241,7 +241,7 @@ pub(in crate::http) struct ChatShape {
 #[schema(as = NewMessages)]
 #[serde(untagged)]
 pub(in crate::http) enum MessagesBody {
-    One(MessageBody),
+    One(Box<MessageBody>),
     Several(Vec<MessageBody>),
 }
 
@@ -272,7 +272,7 @@ pub(in crate::http) struct MessageShape {
 #[schema(as = Messages)]
 #[serde(untagged)]
 pub(in crate::http) enum MessagesShape {
-    One(MessageShape),
+    One(Box<MessageShape>),
     Several(Vec<MessageShape>),
 }
 
