@@ -7,13 +7,9 @@
 //! | the journal: recovered, with a new part of our own | |
 //! | pool | 5 connections close |
 //! | migrations, the first partitions | |
-//! | housekeeping: idle connections, partitions | 4 ends |
+//! | background tasks, as each part starts (`supervisor`) | 4 end |
 //! | pipeline: journal, lanes and dead letters | 3 drains: everything accepted is stored, or left in the journal |
-//! | records: group commits, the feed's retention | end with 4 |
-//! | conversations: what keeps their tables small | ends with 4 |
-//! | accounts: what other nodes revoked | ends with 4 |
-//! | files: the sweeper | ends with 4 |
-//! | imports: those that are not done | end with 4, and are taken up by the next start |
+//! | records, conversations, accounts, files, imports | imports end where they are, and are resumed by the next start |
 //! | events are taken | 1 nothing is taken, 2 the requests under way are answered |
 //!
 //! The stop's time, `SHUTDOWN_TIMEOUT_S`, has shares: a quarter for 1 and 2, up to three quarters with 3, the last for 6.
@@ -28,22 +24,22 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use crate::auth::{Accounts, AuthTasks, SecretError, SigningSecret, Verifier, signing_secret};
+use crate::auth::{Accounts, SecretError, SigningSecret, Verifier, signing_secret};
 use crate::config::{Config, ConfigError, Durability};
-use crate::conversations::{Conversations, ConversationsSettings, ConversationsTasks};
+use crate::conversations::{Conversations, ConversationsSettings};
 use crate::db::local::LocalCluster;
 use crate::db::{self, ConnectionUrl, Database, MigrationError, PartitionKeeper};
 use crate::files::{Files, FilesSettings};
 use crate::http::{BoundServer, Face, Parts, RunningServer, StressParts, jwks};
-use crate::imports::{Imports, ImportsSettings, ImportsTasks, Limits};
+use crate::imports::{Imports, ImportsSettings, Limits};
 use crate::ingest::journal::{self, JournalSettings, RealFiles, Recovered};
 use crate::ingest::{IngestSettings, OpenJournal, Pipeline, Registered};
 use crate::lifecycle::Lifecycle;
 use crate::observe::Metrics;
-use crate::records::{Records, RecordsSettings, RecordsTasks};
+use crate::records::{Records, RecordsSettings};
+use crate::supervisor::Supervisor;
 pub use error::AppError;
 use signals::Signals;
 
@@ -75,7 +71,8 @@ pub async fn run(config: &Config, asked: Start) -> Result<(), AppError> {
     let secret = secret(config)?;
     let verifier = Verifier::new(&config.auth, config.auth_mode(), secret.secret.as_ref())
         .map_err(|error| ConfigError::jwt_public_key_file(&error))?;
-    let face = Face::new(config, &metrics, &lifecycle, &verifier);
+    let supervisor = Supervisor::new(&metrics);
+    let face = Face::new(config, &metrics, &lifecycle, &verifier, &supervisor);
     let server = listen(config, max_connections, &face)?;
     if secret.is_passing {
         tracing::warn!("JWT_SECRET is not set: whoever signs in has to again after a restart");
@@ -86,10 +83,11 @@ pub async fn run(config: &Config, asked: Start) -> Result<(), AppError> {
     let result = match started {
         Ok(running) => {
             announce(&server, local.is_some());
-            until_stopped(config, running, server, &lifecycle, &signals).await
+            until_stopped(config, running, server, &supervisor, &lifecycle, &signals).await
         }
         Err(error) => {
             server.stop(Instant::now()).await;
+            supervisor.shutdown().await;
             Err(error)
         }
     };
@@ -131,8 +129,6 @@ fn listen(config: &Config, max_connections: usize, face: &Arc<Face>) -> Result<R
 struct Running {
     database: Database,
     pipeline: Pipeline,
-    tasks: (RecordsTasks, ConversationsTasks, AuthTasks, ImportsTasks),
-    housekeeping: JoinSet<()>,
 }
 
 async fn start(
@@ -174,24 +170,25 @@ async fn start(
         Registered::read(&journal.dir)?.set_schema(db::schema_version())?;
     }
 
-    let mut housekeeping = JoinSet::new();
+    let supervisor = &face.supervisor;
     let keeper = PartitionKeeper::new(database.clone(), &config.database);
-    housekeeping.spawn(keeper.run());
+    keeper.start(supervisor);
     if config.database.trace_index.is_on() {
-        housekeeping.spawn(db::trace_index::keep(database.clone()));
+        db::trace_index::keep(&database, supervisor);
     }
-    housekeeping.spawn(database.clone().close_idle(Duration::from_secs(config.database.db_idle_timeout)));
+    database.close_idle(Duration::from_secs(config.database.db_idle_timeout), supervisor);
 
     let settings =
         IngestSettings { ingest: config.ingest.clone(), dead_letters: config.dead_letters.clone() };
-    let pipeline = Pipeline::start(&settings, journal, postgres_is_away, &database, metrics).await?;
+    let pipeline =
+        Pipeline::start(&settings, journal, postgres_is_away, &database, metrics, supervisor).await?;
     let settings = RecordsSettings {
         records: config.records.clone(),
         shares,
         makes_collections: config.makes_collections(),
         max_json_depth: config.ingest.max_json_depth,
     };
-    let (records, records_tasks) = Records::start(&settings, &database);
+    let records = Records::start(&settings, &database, supervisor);
     let wait = Duration::from_millis(config.records.records_wait_ms);
     let stress = StressParts {
         records,
@@ -202,10 +199,10 @@ async fn start(
     let operations = database.share(settings.shares.operations, wait);
     if let Some(url) = &config.auth.jwt_jwks_url {
         let refresh = Duration::from_secs(config.auth.jwt_jwks_refresh_s);
-        housekeeping.spawn(jwks::follow(url.clone(), refresh, Arc::clone(&face.verifier)));
+        jwks::follow(url.clone(), refresh, Arc::clone(&face.verifier), supervisor);
     }
     let share = database.share(settings.shares.auth, Duration::from_millis(config.auth.auth_wait_ms));
-    let (accounts, auth) = Accounts::start(&config.auth, &face.verifier, &share);
+    let accounts = Accounts::start(&config.auth, &face.verifier, &share, supervisor);
     let wait = Duration::from_millis(config.conversations.conversations_wait_ms);
     let commits = database.share(settings.shares.conversation_commits, wait);
     let share = database.share(settings.shares.conversations, wait);
@@ -215,15 +212,14 @@ async fn start(
         max_page_bytes: config.records.max_page_bytes,
         max_json_depth: config.ingest.max_json_depth,
     };
-    let (conversations, conversation_tasks) = Conversations::start(&settings, metrics, &commits, &share);
+    let conversations = Conversations::start(&settings, metrics, &commits, &share, supervisor);
     let ingest = pipeline.ingest().clone();
     let files = files(config, &database, metrics);
-    housekeeping.spawn(files.clone().keep_swept());
-    let (imports, import_tasks) = imports(config, &database, &files, &conversations, metrics);
+    files.keep_swept(supervisor);
+    let imports = imports(config, &database, &files, &conversations, face);
     let parts = Parts { ingest, database: operations, stress, accounts, conversations, files, imports };
     face.serve(parts);
-    let tasks = (records_tasks, conversation_tasks, auth, import_tasks);
-    Ok(Running { database, pipeline, tasks, housekeeping })
+    Ok(Running { database, pipeline })
 }
 
 /// Files, over their share of the pool. What is left free of the disk is the journal's, as an event is never refused for
@@ -244,8 +240,8 @@ fn imports(
     database: &Database,
     files: &Files,
     conversations: &Conversations,
-    metrics: &Arc<Metrics>,
-) -> (Imports, ImportsTasks) {
+    face: &Face,
+) -> Imports {
     let (limits, shares) = (&config.conversations, config.shares());
     let settings = ImportsSettings {
         imports: config.imports.clone(),
@@ -260,7 +256,8 @@ fn imports(
     };
     let wait = Duration::from_millis(config.files.files_wait_ms);
     let writers = database.share(shares.imports, wait);
-    Imports::start(&settings, &writers, &database.share(shares.files, wait), files, conversations, metrics)
+    let share = database.share(shares.files, wait);
+    Imports::start(&settings, &writers, &share, files, conversations, &face.metrics, &face.supervisor)
 }
 
 /// Recovers what former runs left, and begins a part of our own.
@@ -364,24 +361,25 @@ async fn until_stopped(
     config: &Config,
     running: Running,
     server: RunningServer,
+    supervisor: &Supervisor,
     lifecycle: &Lifecycle,
     signals: &Signals,
 ) -> Result<(), AppError> {
-    let Running { database, mut pipeline, tasks, mut housekeeping } = running;
+    let Running { database, pipeline } = running;
     let asked = tokio::select! {
         () = signals.first() => true,
-        () = pipeline.failed() => false,
+        () = supervisor.failed() => false,
         () = server.failed() => false,
     };
     tracing::info!("stopping: answering what is under way, then storing what was accepted");
     lifecycle.drain();
+    supervisor.stopping();
     let now = Instant::now();
     // A client that does not read its answer must not use up the time for storing what others were promised.
     server.stop(now + share_of_shutdown(config, 1)).await;
     let drained = pipeline.drain(now + share_of_shutdown(config, 3)).await;
-    // Whoever waited for a record or a message has been answered.
-    drop(tasks);
-    housekeeping.shutdown().await;
+    // By now all requests for records and messages are answered.
+    supervisor.shutdown().await;
     database.close();
     match (asked, drained.is_complete()) {
         (_, false) => Err(AppError::LeftBehind(drained)),

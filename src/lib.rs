@@ -44,3 +44,4 @@ pub mod lifecycle;
 pub mod observe;
 pub mod realtime;
 pub mod records;
+pub mod supervisor;

@@ -15,6 +15,8 @@ use serde_json::{Value, json};
 use tidegate::auth::Verifier;
 use tidegate::config::{AuthMode, Config, Variables};
 use tidegate::http::jwks;
+use tidegate::observe::Metrics;
+use tidegate::supervisor::Supervisor;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
@@ -419,8 +421,8 @@ async fn a_rotation_is_noticed_by_the_first_token_and_made_up_key_names_cannot_h
     let config = Config::from_variables(&pairs.into_iter().collect::<Variables>()).unwrap().auth;
     let verifier = Verifier::new(&config, AuthMode::Required, None).unwrap();
     let is_good = |signer: &Signer, id: &str| verifier.verify(&signer.token(id, |_| ())).is_ok();
-    let following = jwks::follow(issuer.url.clone(), Duration::from_secs(3600), Arc::clone(&verifier));
-    let following = tokio::spawn(following);
+    let supervisor = Supervisor::new(&Metrics::new().unwrap());
+    jwks::follow(issuer.url.clone(), Duration::from_secs(3600), Arc::clone(&verifier), &supervisor);
     let wait = async |seconds: u64| tokio::time::sleep(Duration::from_secs(seconds)).await;
     wait(1).await;
     assert!(is_good(&one, "one") && !is_good(&two, "two") && issuer.connections() == 1);
@@ -447,5 +449,5 @@ async fn a_rotation_is_noticed_by_the_first_token_and_made_up_key_names_cannot_h
     assert_eq!(issuer.connections(), before);
     wait(700).await;
     assert_eq!(issuer.connections(), before + 1);
-    following.abort();
+    supervisor.shutdown().await;
 }

@@ -57,6 +57,7 @@ mod shared_databases;
 mod sse;
 mod stress;
 mod support;
+mod tasks;
 mod tls;
 mod tokens;
 mod triggers;

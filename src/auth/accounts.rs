@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::task::JoinSet;
 use uuid::Uuid;
 
 use super::keys::{KeyHash, Keys};
@@ -14,6 +13,7 @@ use super::users::Users;
 use super::{AuthError, Verifier};
 use crate::config::AuthConfig;
 use crate::db::Database;
+use crate::supervisor::Supervisor;
 
 /// Users, sessions and keys; cheap to clone.
 #[derive(Debug, Clone)]
@@ -26,12 +26,6 @@ pub struct Accounts {
     pub keys: Keys,
 }
 
-/// The task behind [`Accounts`]; it ends when it is dropped.
-#[derive(Debug)]
-pub struct AuthTasks {
-    _tasks: JoinSet<()>,
-}
-
 impl Accounts {
     /// Those of `database`, without the task: for a command that ends soon.
     pub fn new(config: &AuthConfig, verifier: &Arc<Verifier>, database: &Database) -> Self {
@@ -42,13 +36,17 @@ impl Accounts {
         }
     }
 
-    /// Starts the task on the current runtime, over a share of `database`.
-    pub fn start(config: &AuthConfig, verifier: &Arc<Verifier>, share: &Database) -> (Self, AuthTasks) {
+    /// Starts the task that follows revocations, over a share of the pool.
+    pub fn start(
+        config: &AuthConfig,
+        verifier: &Arc<Verifier>,
+        share: &Database,
+        supervisor: &Supervisor,
+    ) -> Self {
         let accounts = Self::new(config, verifier, share);
         let timeout = Duration::from_millis(config.auth_timeout_ms);
-        let mut tasks = JoinSet::new();
-        tasks.spawn(Follower::new(share, timeout, verifier, accounts.keys.clone()).run());
-        (accounts, AuthTasks { _tasks: tasks })
+        Follower::new(share, timeout, verifier, accounts.keys.clone()).start(supervisor);
+        accounts
     }
 
     /// Whose a key is that this node does not know.

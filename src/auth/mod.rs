@@ -29,7 +29,7 @@ pub mod sessions;
 pub mod users;
 mod verifier;
 
-pub use accounts::{Accounts, AuthTasks};
+pub use accounts::Accounts;
 pub use issuer::IssuerError;
 pub use keys::{KeyHash, is_key, is_write_only_key};
 pub use principal::{Decision, Principal, Who};

@@ -35,7 +35,7 @@ pub use model::{Conversation, Message, Metadata, Micros, Role};
 pub use pieces::Piece;
 pub use place::Place;
 pub use removal::{Removed, delete_all_of};
-pub use service::{Conversations, ConversationsSettings, ConversationsTasks, NewConversation, Patch};
+pub use service::{Conversations, ConversationsSettings, NewConversation, Patch};
 
 use crate::db::{Crowded, DbError};
 use crate::realtime::FollowError;

@@ -1,9 +1,8 @@
-//! The handle that faces hold, and the tasks behind it.
+//! The handle that faces hold.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::task::JoinSet;
 use uuid::Uuid;
 
 use super::ConversationsError;
@@ -24,6 +23,7 @@ use crate::ingest::id::{IdMint, unix_now_us};
 use crate::observe::Metrics;
 use crate::realtime::Hub;
 use crate::realtime::store::Changes;
+use crate::supervisor::{Backoff, Next, Supervisor};
 
 /// What conversations are built from.
 #[derive(Debug, Clone)]
@@ -56,12 +56,6 @@ struct Inner {
     changes: Changes,
 }
 
-/// The tasks behind [`Conversations`]; they end when it is dropped.
-#[derive(Debug)]
-pub struct ConversationsTasks {
-    _tasks: JoinSet<()>,
-}
-
 /// A conversation that is to be made.
 #[derive(Debug, Clone)]
 pub struct NewConversation {
@@ -81,13 +75,14 @@ pub struct Patch {
 }
 
 impl Conversations {
-    /// Starts the tasks on the current runtime, over shares of the pool: one for groups of writes, and one for all else.
+    /// Starts the tasks, over shares of the pool: one for groups of writes, and one for all else.
     pub fn start(
         settings: &ConversationsSettings,
         metrics: &Arc<Metrics>,
         commits: &Database,
         share: &Database,
-    ) -> (Self, ConversationsTasks) {
+        supervisor: &Supervisor,
+    ) -> Self {
         let config = &settings.config;
         let timeout = Duration::from_millis(config.conversations_timeout_ms);
         let store = Store::new(share, timeout);
@@ -102,14 +97,12 @@ impl Conversations {
         let (reading, reading_along) =
             Reading::new(pages.clone(), settings.max_page_bytes, limits.queue_bytes, limits.wait);
         let changes = Changes::new(share, timeout);
-        let (hub, feeding) = Hub::new(&settings.realtime, metrics, share);
-        let mut tasks = JoinSet::new();
-        tasks.spawn(keep(store.clone(), settings.config.idempotency_retention_s));
-        tasks.spawn(feeding);
-        tasks.spawn(grouping);
-        tasks.spawn(reading_along);
+        let hub = Hub::start(&settings.realtime, metrics, share, supervisor);
+        forget_keys(store.clone(), settings.config.idempotency_retention_s, supervisor);
+        supervisor.spawn("conversation-writes", grouping);
+        supervisor.spawn("conversation-reads", reading_along);
         let interval = Duration::from_millis(settings.config.search_interval_ms);
-        tasks.spawn(Indexer::new(share, metrics, &hub, interval).run());
+        Indexer::new(share, metrics, &hub, interval).start(supervisor);
         let inner = Inner {
             settings: settings.clone(),
             store,
@@ -120,7 +113,7 @@ impl Conversations {
             hub,
             changes,
         };
-        (Self { inner: Arc::new(inner) }, ConversationsTasks { _tasks: tasks })
+        Self { inner: Arc::new(inner) }
     }
 
     /// Limits.
@@ -375,23 +368,16 @@ fn no_owner(error: ConversationsError) -> ConversationsError {
 const KEY_LOT: i64 = 5_000;
 /// Between two of them, so that others have their turn.
 const PAUSE: Duration = Duration::from_millis(50);
-/// Between two looks.
-const ROUND: Duration = Duration::from_secs(30);
+/// Between two steps that found less than that.
+const INTERVAL: Duration = Duration::from_secs(30);
 
-/// Deletes keys that are old enough, until it is dropped.
-async fn keep(store: Store, retention_s: u64) {
-    loop {
-        let wait = match store.forget_keys(KEY_LOT, retention_s as f64).await {
-            Ok(deleted) if deleted as i64 == KEY_LOT => PAUSE,
-            Ok(_) => ROUND,
-            Err(error) => {
-                tracing::warn!(
-                    error = error.with_sources(),
-                    "old keys of messages were not deleted; trying again"
-                );
-                ROUND
-            }
-        };
-        tokio::time::sleep(wait).await;
-    }
+/// Starts the task that deletes old keys.
+fn forget_keys(store: Store, retention_s: u64, supervisor: &Supervisor) {
+    supervisor.periodic("message-keys", INTERVAL, Backoff::fixed(INTERVAL), move || {
+        let store = store.clone();
+        async move {
+            let deleted = store.forget_keys(KEY_LOT, retention_s as f64).await?;
+            Ok(if deleted as i64 == KEY_LOT { Next::After(PAUSE) } else { Next::Interval })
+        }
+    });
 }

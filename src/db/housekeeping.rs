@@ -22,14 +22,12 @@ pub struct HousekeepingStatus {
     pub is_refused: bool,
     /// Days whose partitions cannot be made or dropped.
     pub partitions: Vec<PartitionFailure>,
-    /// Why partitions could not be looked after at all.
-    pub partitions_error: Option<String>,
 }
 
 impl HousekeepingStatus {
     /// Whether nothing is wrong.
     pub fn is_fine(&self) -> bool {
-        !self.is_refused && self.partitions.is_empty() && self.partitions_error.is_none()
+        !self.is_refused && self.partitions.is_empty()
     }
 }
 
@@ -56,16 +54,7 @@ impl Housekeeping {
         let known = |failure: &PartitionFailure| status.partitions.contains(failure);
         let news = failures.iter().filter(|failure| !known(failure)).cloned().collect();
         status.partitions = failures;
-        status.partitions_error = None;
         news
-    }
-
-    /// Partitions could not be looked after; true if that is news.
-    pub(super) fn partitions_failed(&self, error: String) -> bool {
-        let mut status = self.lock();
-        let is_news = status.partitions_error.as_ref() != Some(&error);
-        status.partitions_error = Some(error);
-        is_news
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, HousekeepingStatus> {

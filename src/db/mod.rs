@@ -22,6 +22,8 @@ use std::time::Duration;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::types::{ToSql, Type, WasNull, WrongType};
 
+use crate::supervisor::StepError;
+
 pub use connect::ConnectError;
 pub use grants::{grants, grants_of_tables};
 pub use group::{Crowded, Group, Line, NumberedLine, Outcomes, Work, numbered};
@@ -66,6 +68,12 @@ pub enum DbError {
     /// Postgres stored fewer rows of a COPY into this table than were sent.
     #[error("a trigger on {0} returned null: the row was dropped")]
     RowsDropped(&'static str),
+    /// The task that ran the statements panicked: a commit may have been sent or not.
+    #[error("the outcome is unknown: the task that ran the statements panicked")]
+    OutcomeUnknown,
+    /// Postgres answered with what no statement of ours can return.
+    #[error("postgres answered with {0}")]
+    Unexpected(&'static str),
     /// The roots of trust for TLS cannot be had.
     #[error("TLS: {0}")]
     Tls(String),
@@ -124,7 +132,7 @@ impl DbError {
             let code = state.code();
             // 53100: a full disk is somebody's to clear.
             return matches!(code, "25006" | "55P03")
-                || (matches!(&code[..2], "08" | "40" | "53" | "57") && code != "53100");
+                || (matches!(self.class(), "08" | "40" | "53" | "57") && code != "53100");
         }
         match self {
             Self::Timeout(_) | Self::Exhausted(_) | Self::Pool(_) => true,
@@ -133,7 +141,9 @@ impl DbError {
             Self::Tls(_)
             | Self::RowsDropped(_)
             | Self::DroppedByTrigger { .. }
-            | Self::ClocksDiffer { .. } => false,
+            | Self::ClocksDiffer { .. }
+            | Self::Unexpected(_)
+            | Self::OutcomeUnknown => false,
         }
     }
 
@@ -145,6 +155,11 @@ impl DbError {
     /// The five characters of the SQLSTATE, where Postgres sent one.
     pub fn state_code(&self) -> Option<&str> {
         self.sql_state().map(SqlState::code)
+    }
+
+    /// The class of the SQLSTATE, its first two characters; empty where Postgres sent none, or no text of that form.
+    fn class(&self) -> &str {
+        self.state_code().and_then(|code| code.get(..2)).unwrap_or("")
     }
 
     /// Whether Postgres found no partition for a row: none is there, or one was attached while the statement ran.
@@ -164,9 +179,13 @@ impl DbError {
     /// Whether there is no answer from Postgres, or only that it has no room or time for one now.
     pub fn is_away(&self) -> bool {
         match self.sql_state() {
-            Some(state) => matches!(&state.code()[..2], "08" | "53" | "57"),
+            Some(_) => matches!(self.class(), "08" | "53" | "57"),
             None => match self {
-                Self::DroppedByTrigger { .. } | Self::RowsDropped(_) | Self::ClocksDiffer { .. } => false,
+                Self::DroppedByTrigger { .. }
+                | Self::RowsDropped(_)
+                | Self::ClocksDiffer { .. }
+                | Self::Unexpected(_)
+                | Self::OutcomeUnknown => false,
                 error => !error.is_undecodable(),
             },
         }
@@ -181,8 +200,7 @@ impl DbError {
     /// Whether one of a statement's rows is at fault, and others would be stored: a value that does not fit, a
     /// constraint, a limit, or what a trigger raised.
     pub fn is_rows_fault(&self) -> bool {
-        self.is_dropped_by_trigger()
-            || self.sql_state().is_some_and(|state| matches!(&state.code()[..2], "22" | "23" | "54" | "P0"))
+        self.is_dropped_by_trigger() || matches!(self.class(), "22" | "23" | "54" | "P0")
     }
 
     /// Whether the statement's table is not there.
@@ -214,6 +232,12 @@ impl DbError {
             (Some(error), _) => format!("{} {}", error.code().code(), error.message()),
             (None, _) => chain(self),
         }
+    }
+}
+
+impl From<DbError> for StepError {
+    fn from(error: DbError) -> Self {
+        Self::new(error.with_sources())
     }
 }
 

@@ -10,10 +10,11 @@ use uuid::Uuid;
 
 use super::{Connection, Database, DbError, PartitionFailure, presets};
 use crate::config::DatabaseConfig;
+use crate::supervisor::{Backoff, Next, Step, StepError, Supervisor};
 
 const DAY_MS: u64 = 24 * 60 * 60 * 1000;
 /// Between rounds in which everything went well.
-const ROUND: Duration = Duration::from_secs(600);
+const INTERVAL: Duration = Duration::from_secs(600);
 /// The longest that a round may take.
 const ROUND_TIMEOUT: Duration = Duration::from_secs(300);
 /// After a round in which something failed.
@@ -22,6 +23,34 @@ const AFTER_ERROR: Duration = Duration::from_secs(60);
 const AGAIN: Duration = Duration::from_secs(2);
 /// For so long a day may be left for want of a lock before health reports it.
 const LONGEST_BLOCKED: Duration = Duration::from_secs(300);
+
+/// A keeper's rounds, and since when a day is left for want of a lock.
+struct PartitionTask {
+    keeper: PartitionKeeper,
+    blocked: Option<Instant>,
+}
+
+impl Step for PartitionTask {
+    async fn step(&mut self) -> Result<Next, StepError> {
+        let round = tokio::time::timeout(ROUND_TIMEOUT, self.keeper.round()).await;
+        let Round { mut failed, blocked } = match round.unwrap_or(Err(DbError::Timeout(ROUND_TIMEOUT))) {
+            // Reported where it was found.
+            Err(DbError::ClocksDiffer { .. }) => return Ok(Next::After(AFTER_ERROR)),
+            round => round?,
+        };
+        let has_failed = !failed.is_empty();
+        self.blocked = (!blocked.is_empty()).then(|| self.blocked.unwrap_or_else(Instant::now));
+        if self.blocked.is_some_and(|since| since.elapsed() > LONGEST_BLOCKED) {
+            failed.extend(blocked);
+        }
+        self.keeper.report(failed);
+        Ok(match (self.blocked, has_failed) {
+            (Some(_), _) => Next::After(AGAIN),
+            (None, true) => Next::After(AFTER_ERROR),
+            (None, false) => Next::Interval,
+        })
+    }
+}
 
 /// Makes and drops partitions.
 #[derive(Debug, Clone)]
@@ -76,39 +105,10 @@ impl PartitionKeeper {
         Self { database, days_ahead: config.partition_days_ahead, retention_days: config.retention_days }
     }
 
-    /// Goes round until it is dropped.
-    pub async fn run(self) {
-        let mut blocked: Option<Instant> = None;
-        loop {
-            let round = tokio::time::timeout(ROUND_TIMEOUT, self.round()).await;
-            let wait = match round.unwrap_or(Err(DbError::Timeout(ROUND_TIMEOUT))) {
-                Ok(Round { mut failed, blocked: left }) => {
-                    let has_failed = !failed.is_empty();
-                    let since =
-                        if left.is_empty() { None } else { Some(blocked.unwrap_or_else(Instant::now)) };
-                    if since.is_some_and(|since| since.elapsed() > LONGEST_BLOCKED) {
-                        failed.extend(left);
-                    }
-                    blocked = since;
-                    self.report(failed);
-                    match (blocked, has_failed) {
-                        (Some(_), _) => AGAIN,
-                        (None, true) => AFTER_ERROR,
-                        (None, false) => ROUND,
-                    }
-                }
-                // Logged and kept where it was found.
-                Err(DbError::ClocksDiffer { .. }) => AFTER_ERROR,
-                Err(error) => {
-                    let error = error.with_sources();
-                    if self.database.housekeeping().partitions_failed(error.clone()) {
-                        tracing::warn!(error, "partitions were not looked after; trying again");
-                    }
-                    AFTER_ERROR
-                }
-            };
-            tokio::time::sleep(wait).await;
-        }
+    /// Starts the task that makes and drops partitions.
+    pub fn start(self, supervisor: &Supervisor) {
+        let task = PartitionTask { keeper: self, blocked: None };
+        supervisor.periodic("partitions", INTERVAL, Backoff::fixed(AFTER_ERROR), task);
     }
 
     /// Takes note of the days that failed, and logs those that are news.

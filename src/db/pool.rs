@@ -22,6 +22,7 @@ use tokio_postgres::{Client, Config};
 use super::connect::Connector;
 use super::{ConnectionUrl, DbError, Housekeeping};
 use crate::config::DatabaseConfig;
+use crate::supervisor::{Backoff, Next, Supervisor};
 
 /// The database; cheap to clone.
 #[derive(Debug, Clone)]
@@ -190,13 +191,13 @@ impl Database {
         }
     }
 
-    /// Closes connections that were idle for `timeout`, until it is dropped.
-    pub async fn close_idle(self, timeout: Duration) {
-        let mut interval = tokio::time::interval(timeout.min(Duration::from_secs(5)));
-        loop {
-            interval.tick().await;
-            let _closed = self.pool.retain(|_, metrics| metrics.last_used() < timeout);
-        }
+    /// Starts the task that closes connections that were idle for `timeout`: deadpool has no idle time-out of its own.
+    pub fn close_idle(&self, timeout: Duration, supervisor: &Supervisor) {
+        let (database, interval) = (self.clone(), timeout.min(Duration::from_secs(5)));
+        supervisor.periodic("idle-connections", interval, Backoff::fixed(interval), move || {
+            let _closed = database.pool.retain(|_, metrics| metrics.last_used() < timeout);
+            std::future::ready(Ok(Next::Interval))
+        });
     }
 
     /// Closes all connections, those in use when they are given back.

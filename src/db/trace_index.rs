@@ -6,11 +6,12 @@
 use std::time::Duration;
 
 use super::{Database, DbError};
+use crate::supervisor::{Backoff, Next, Supervisor};
 
-/// Between two looks whether a table came to be that has none, such as a new day's.
-const ROUND: Duration = Duration::from_secs(10);
-/// After a round that failed.
-const AGAIN: Duration = Duration::from_secs(60);
+/// Between two checks for tables without the index, such as a new day's.
+const INTERVAL: Duration = Duration::from_secs(10);
+/// After a failure.
+const RETRY: Duration = Duration::from_secs(60);
 
 /// Whether all tables of events have an index on trace ids, whoever made it.
 ///
@@ -22,21 +23,16 @@ pub async fn is_complete(database: &Database) -> Result<bool, DbError> {
     Ok(database.get().await?.query_typed(&without, &[]).await?.is_empty())
 }
 
-/// Builds what is missing, until it is dropped.
-pub async fn keep(database: Database) {
-    loop {
-        let wait = match round(&database).await {
-            Ok(()) => ROUND,
-            Err(error) => {
-                tracing::warn!(
-                    error = error.with_sources(),
-                    "the index on trace ids is not complete; trying again"
-                );
-                AGAIN
-            }
-        };
-        tokio::time::sleep(wait).await;
-    }
+/// Starts the task that builds missing indexes.
+pub fn keep(database: &Database, supervisor: &Supervisor) {
+    let database = database.clone();
+    supervisor.periodic("trace-index", INTERVAL, Backoff::fixed(RETRY), move || {
+        let database = database.clone();
+        async move {
+            round(&database).await?;
+            Ok(Next::Interval)
+        }
+    });
 }
 
 /// Builds what is missing.

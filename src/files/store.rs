@@ -214,16 +214,22 @@ pub(super) fn counted(size: u64) -> u64 {
 
 fn bytes(rows: &[Row]) -> Result<u64, DbError> {
     let sum: i64 = rows.first().map_or(Ok(0), |row| row.try_get(0))?;
-    Ok(u64::try_from(sum).unwrap_or_default())
+    size(sum)
+}
+
+/// Bytes, which the tables' checks keep from being negative.
+fn size(bytes: i64) -> Result<u64, DbError> {
+    u64::try_from(bytes).map_err(|_| DbError::Unexpected("a negative size"))
 }
 
 /// A file, and when it was uploaded in microseconds of Unix time.
 fn read(row: &Row) -> Result<(StoredFile, i64), DbError> {
-    let sha256: [u8; 32] = row.try_get::<_, &[u8]>("sha256")?.try_into().unwrap_or_default();
+    let sha256 = row.try_get::<_, &[u8]>("sha256")?.try_into();
+    let sha256 = sha256.map_err(|_| DbError::Unexpected("a hash of another length"))?;
     let file = StoredFile {
         id: row.try_get("id")?,
         filename: row.try_get("filename")?,
-        size: u64::try_from(row.try_get::<_, i64>("size")?).unwrap_or_default(),
+        size: size(row.try_get("size")?)?,
         mime_type: row.try_get("mime_type")?,
         sha256: ContentHash(sha256),
         uploaded_at: row.try_get("uploaded_at")?,

@@ -8,6 +8,7 @@
 use std::time::Duration;
 
 use super::{Files, FilesError, blocking};
+use crate::supervisor::{Backoff, Next, StepError, Supervisor};
 
 /// Contents that Postgres is asked about at once.
 const ASKED_AT_ONCE: usize = 500;
@@ -22,28 +23,24 @@ pub struct Swept {
 }
 
 impl Files {
-    /// Sweeps at once and then every `FILES_SWEEP_S`, until it is dropped.
-    pub async fn keep_swept(self) {
-        let every = Duration::from_secs(self.inner.config.files_sweep_s);
-        if every.is_zero() {
+    /// Starts the task that sweeps at once and then every `FILES_SWEEP_S`; with 0 there is none.
+    pub fn keep_swept(&self, supervisor: &Supervisor) {
+        let interval = Duration::from_secs(self.inner.config.files_sweep_s);
+        if interval.is_zero() {
             return;
         }
-        loop {
-            match self.sweep().await {
-                Ok(swept) if swept == Swept::default() => {}
-                Ok(Swept { drafts, contents }) => {
-                    tracing::info!(drafts, contents, "removed what no file has any more");
+        let files = self.clone();
+        supervisor.periodic("file-sweeper", interval, Backoff::fixed(interval), move || {
+            let files = files.clone();
+            async move {
+                let swept = files.sweep().await.map_err(|error| StepError::new(error.with_sources()))?;
+                if swept != Swept::default() {
+                    let Swept { drafts, contents } = swept;
+                    tracing::info!(drafts, contents, "removed unreferenced drafts and contents");
                 }
-                Err(error) => {
-                    let error = error.with_sources();
-                    tracing::warn!(
-                        error,
-                        "what no file has any more could not be removed; tried again later"
-                    );
-                }
+                Ok(Next::Interval)
             }
-            tokio::time::sleep(every).await;
-        }
+        });
     }
 
     /// Sweeps once.

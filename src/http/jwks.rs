@@ -20,9 +20,10 @@ use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
 use crate::auth::{IssuerError, Verifier};
+use crate::supervisor::{Backoff, Next, Step, StepError, Supervisor};
 
 const LEAST_GAP: Duration = Duration::from_secs(30);
-/// While nothing has been fetched yet.
+/// After the first failure.
 const RETRY: Duration = Duration::from_secs(2);
 /// For all of one fetch.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -48,29 +49,42 @@ enum FetchError {
     Keys(#[from] IssuerError),
 }
 
-/// Keeps the verifier's keys those that are published at `url`, looking every `refresh`, until it is dropped.
-pub async fn follow(url: String, refresh: Duration, verifier: Arc<Verifier>) {
+/// Starts the task that keeps the verifier's keys those that are published at `url`, fetched every `refresh`.
+pub fn follow(url: String, refresh: Duration, verifier: Arc<Verifier>, supervisor: &Supervisor) {
     let gap = LEAST_GAP.min(refresh);
-    let mut has_keys = false;
-    loop {
-        let fetched = timeout(TIMEOUT, fetch(&url)).await.unwrap_or(Err(FetchError::Timeout));
-        match fetched.and_then(|set| Ok(verifier.replace_issuer_keys(&set)?)) {
-            Ok(keys) => {
-                tracing::debug!(keys, "the issuer's keys were fetched");
-                has_keys = true;
-            }
-            Err(error) => {
-                let error = crate::db::chain(&error);
-                tracing::warn!(error, "the issuer's keys cannot be fetched (JWT_JWKS_URL); trying again");
-            }
+    let backoff = Backoff { first: RETRY, longest: gap.max(RETRY) };
+    supervisor.periodic(
+        "issuer-keys",
+        gap,
+        backoff,
+        IssuerKeys { url, refresh, gap, verifier, is_fresh: false },
+    );
+}
+
+/// Fetches the keys, and waits until they have to be fetched again.
+struct IssuerKeys {
+    url: String,
+    refresh: Duration,
+    gap: Duration,
+    verifier: Arc<Verifier>,
+    /// The last fetch succeeded.
+    is_fresh: bool,
+}
+
+impl Step for IssuerKeys {
+    async fn step(&mut self) -> Result<Next, StepError> {
+        if std::mem::take(&mut self.is_fresh) {
+            // Running out of time is the usual case.
+            let _lacking = timeout(self.refresh - self.gap, self.verifier.lacks_an_issuer_key()).await;
         }
-        if !has_keys {
-            tokio::time::sleep(RETRY).await;
-            continue;
-        }
-        tokio::time::sleep(gap).await;
-        // Running out of time is what is asked for.
-        let _lacking = timeout(refresh - gap, verifier.lacks_an_issuer_key()).await;
+        let fetched = timeout(TIMEOUT, fetch(&self.url)).await.unwrap_or(Err(FetchError::Timeout));
+        let keys = fetched.and_then(|set| Ok(self.verifier.replace_issuer_keys(&set)?)).map_err(|error| {
+            let cause = crate::db::chain(&error);
+            StepError::new(format!("the issuer's keys cannot be fetched (JWT_JWKS_URL): {cause}"))
+        })?;
+        tracing::debug!(keys, "the issuer's keys were fetched");
+        self.is_fresh = true;
+        Ok(Next::Interval)
     }
 }
 

@@ -69,6 +69,7 @@ use crate::imports::Imports;
 use crate::ingest::{Ingest, Promise};
 use crate::lifecycle::Lifecycle;
 use crate::observe::Metrics;
+use crate::supervisor::Supervisor;
 use dispatch::track;
 use error::ApiError;
 use faults::Faults;
@@ -128,6 +129,8 @@ pub struct Face {
     pub lifecycle: Lifecycle,
     /// The figures.
     pub metrics: Arc<Metrics>,
+    /// The background tasks.
+    pub supervisor: Supervisor,
     /// Request bodies under way.
     pub bodies: Arc<BodyMemory>,
     /// Limits of requests.
@@ -224,6 +227,7 @@ impl Face {
         metrics: &Arc<Metrics>,
         lifecycle: &Lifecycle,
         verifier: &Arc<Verifier>,
+        supervisor: &Supervisor,
     ) -> Arc<Self> {
         let hot = [EVENTS, BATCH].map(|route| HotRoute {
             route,
@@ -237,6 +241,7 @@ impl Face {
         Arc::new(Self {
             lifecycle: lifecycle.clone(),
             metrics: Arc::clone(metrics),
+            supervisor: supervisor.clone(),
             bodies: BodyMemory::new(config.server.max_body_memory),
             limits: Limits {
                 event_bytes: config.ingest.max_event_bytes,

@@ -1,7 +1,7 @@
 //! For operators: health, readiness and metrics.
 
 use std::sync::Arc;
-use std::time::UNIX_EPOCH;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use axum::Json;
 use axum::extract::State;
@@ -16,6 +16,7 @@ use super::error::ApiError;
 use crate::db::{HousekeepingStatus, PartitionFailure};
 use crate::ingest::{Account, JournalSnapshot, LastError, Rates, Refusal, WriterState};
 use crate::observe::Gauges;
+use crate::supervisor::{TaskReport, TaskState};
 
 #[derive(Serialize, ToSchema)]
 struct Health {
@@ -24,8 +25,37 @@ struct Health {
     uptime_s: u64,
     #[serde(flatten)]
     pipeline: Option<PipelineHealth>,
+    /// The background tasks.
+    tasks: Vec<TaskHealth>,
     memory: Memory,
     http: Http,
+}
+
+#[derive(Serialize, ToSchema)]
+struct TaskHealth {
+    name: String,
+    /// Whether the service stops when it ends.
+    critical: bool,
+    /// `running`, `failing` (its last step failed; it retries) or `ended`.
+    state: &'static str,
+    /// Unix time in milliseconds; null before the first success, and for tasks without steps.
+    last_success_ms: Option<u64>,
+    /// Panics that it was restarted after.
+    restarts: u64,
+    last_error: Option<LastErrorHealth>,
+}
+
+impl From<TaskReport> for TaskHealth {
+    fn from(task: TaskReport) -> Self {
+        Self {
+            name: task.name,
+            critical: task.critical,
+            state: task.state.name(),
+            last_success_ms: task.last_success.map(unix_ms),
+            restarts: task.restarts,
+            last_error: task.last_error.map(|(message, at)| LastErrorHealth { message, at_ms: unix_ms(at) }),
+        }
+    }
 }
 
 #[derive(Serialize, ToSchema)]
@@ -60,9 +90,6 @@ struct HousekeepingHealth {
     deletion_refused: bool,
     /// Days whose partitions cannot be made or dropped.
     partitions: Vec<PartitionHealth>,
-    /// Why partitions could not be looked after at all.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    partitions_error: Option<String>,
 }
 
 /// A day whose partition cannot be made or dropped.
@@ -85,7 +112,6 @@ impl From<HousekeepingStatus> for HousekeepingHealth {
             clock_ahead_s: status.clock_ahead_s,
             deletion_refused: status.is_refused,
             partitions: status.partitions.into_iter().map(partition).collect(),
-            partitions_error: status.partitions_error,
         }
     }
 }
@@ -191,12 +217,14 @@ struct WriterHealth {
 
 impl From<(WriterState, Option<LastError>)> for WriterHealth {
     fn from((state, last_error): (WriterState, Option<LastError>)) -> Self {
-        let last_error = last_error.map(|error| LastErrorHealth {
-            message: error.message,
-            at_ms: error.at.duration_since(UNIX_EPOCH).map_or(0, |time| time.as_millis() as u64),
-        });
+        let last_error =
+            last_error.map(|error| LastErrorHealth { message: error.message, at_ms: unix_ms(error.at) });
         Self { state: state.name(), last_error }
     }
+}
+
+fn unix_ms(time: SystemTime) -> u64 {
+    time.duration_since(UNIX_EPOCH).map_or(0, |time| time.as_millis() as u64)
 }
 
 #[derive(Serialize, ToSchema)]
@@ -267,6 +295,7 @@ pub(super) async fn api_health(State(face): State<Arc<Face>>) -> Response {
         version: env!("CARGO_PKG_VERSION"),
         uptime_s: face.started.elapsed().as_secs(),
         pipeline,
+        tasks: face.supervisor.report().into_iter().map(TaskHealth::from).collect(),
         memory: Memory { resident_bytes: resident_bytes() },
         http: Http { connections: face.metrics.gauges.connections.get(), body_bytes: face.bodies.held() },
     };
@@ -301,7 +330,8 @@ fn status(face: &Face) -> &'static str {
                 |journal: &JournalSnapshot| journal.lost > 0 || journal.acknowledged_lost.losses > 0;
             let lost = now.journal.as_ref().is_some_and(has_lost);
             let states = [now.writer.0, now.dead_letter_writer.0, fence];
-            let running = states.iter().all(|state| *state == WriterState::Running);
+            let running = states.iter().all(|state| *state == WriterState::Running)
+                && face.supervisor.report().iter().all(|task| task.state == TaskState::Running);
             let kept = core.database.housekeeping().status().is_fine();
             if running && !lost && kept { "ok" } else { "degraded" }
         }
@@ -361,6 +391,11 @@ pub(super) async fn metrics(State(face): State<Arc<Face>>) -> Result<Response, A
         let pool = core.database.status();
         for (state, count) in [("open", pool.open), ("idle", pool.idle), ("waiting", pool.waiting)] {
             gauges.pool.with_label_values(&[state]).set(count as i64);
+        }
+    }
+    for task in face.supervisor.report() {
+        if let Some(since) = task.since_success {
+            gauges.task_since_success.with_label_values(&[&task.name]).set(since.as_secs_f64());
         }
     }
     gauges.body_bytes.set(face.bodies.held() as i64);

@@ -66,6 +66,7 @@ pub const ROUTES: &[Route] = &[
     route(Method::GET, "/_test/inject-error", Needs::Scope(Scope::Admin)),
     route(Method::POST, "/_test/inject-error", Needs::Scope(Scope::Admin)),
     route(Method::DELETE, "/_test/inject-error", Needs::Scope(Scope::Admin)),
+    route(Method::POST, "/_test/panic/{task}", Needs::Scope(Scope::Admin)),
     route(Method::GET, "/api/stress/error/404/{collection}/{id}", Needs::Scope(Scope::Stress)),
     route(Method::GET, "/api/stress/error/auth", Needs::Scope(Scope::Stress)),
     route(Method::GET, "/api/stress/error/500", Needs::Scope(Scope::Stress)),

@@ -28,4 +28,4 @@ mod turns;
 
 pub use error::ImportsError;
 pub use model::{Allowed, Kind, Limits, Mapping, Plan, Progress, State};
-pub use service::{Imports, ImportsSettings, ImportsTasks, Place, stop_all_of};
+pub use service::{Imports, ImportsSettings, Place, stop_all_of};

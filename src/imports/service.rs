@@ -1,17 +1,16 @@
-//! The handle that faces hold, and the task that runs imports.
+//! The handle that faces hold.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::mpsc::{self, OwnedPermit};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::task::JoinSet;
 use uuid::Uuid;
 
 use super::ImportsError;
 use super::content::Content;
 use super::model::{Job, Limits, Plan, Progress};
-use super::queue;
+use super::queue::ImportQueue;
 use super::run::Runner;
 use super::store::Store;
 use crate::config::ImportsConfig;
@@ -20,6 +19,7 @@ use crate::db::Database;
 use crate::files::{Files, FilesError, StoredFile};
 use crate::ingest::id::unix_now_us;
 use crate::observe::Metrics;
+use crate::supervisor::Supervisor;
 
 /// Why an import ended whose file is deleted.
 const STOPPED: &str = "the file is deleted";
@@ -54,12 +54,6 @@ struct Inner {
 #[derive(Debug)]
 pub struct Place(OwnedPermit<Job>);
 
-/// The task behind [`Imports`]; imports end with it where they are, and are taken up again by the next start.
-#[derive(Debug)]
-pub struct ImportsTasks {
-    _tasks: JoinSet<()>,
-}
-
 /// Stops the imports of all files of a user who is to be deleted, on whichever node they run, and waits for the parts that
 /// are on their way, for as long as a statement of an import may take. While they are, the user's row cannot be had.
 ///
@@ -76,8 +70,8 @@ pub async fn stop_all_of(
 }
 
 impl Imports {
-    /// Takes up the imports of former runs on the current runtime: parts are stored over `writers`, a share of the pool,
-    /// and all else is asked over `share`.
+    /// Starts the task that runs imports, those of former runs first: parts are stored over `writers`, a share of the pool,
+    /// and all else is asked over `share`. Imports end with the task where they are; the next start resumes them.
     pub fn start(
         settings: &ImportsSettings,
         writers: &Database,
@@ -85,7 +79,8 @@ impl Imports {
         files: &Files,
         conversations: &Conversations,
         metrics: &Arc<Metrics>,
-    ) -> (Self, ImportsTasks) {
+        supervisor: &Supervisor,
+    ) -> Self {
         let config = &settings.imports;
         let timeout = Duration::from_secs(config.import_timeout_s);
         let (queue, jobs) = mpsc::channel(config.max_imports);
@@ -98,12 +93,11 @@ impl Imports {
             max_rejected: config.import_max_rejected,
             metrics: Arc::clone(metrics),
         });
-        let mut tasks = JoinSet::new();
-        tasks.spawn(queue::run(runner, jobs, config.imports_at_once));
+        ImportQueue::start(runner, jobs, config.imports_at_once, supervisor);
         let store = Store::new(share, timeout);
         let followers = Arc::new(Semaphore::new(config.max_import_followers));
         let inner = Inner { config: config.clone(), store, files: files.clone(), queue, followers };
-        (Self { inner: Arc::new(inner) }, ImportsTasks { _tasks: tasks })
+        Self { inner: Arc::new(inner) }
     }
 
     /// A place for another import, to be had before anything is stored for it.

@@ -133,8 +133,8 @@ fn read_job(row: &Row) -> Result<Job, DbError> {
     let allowed: Vec<String> = row.try_get("allowed")?;
     let plan = Plan {
         kind: row.try_get::<_, Option<&str>>("kind")?.and_then(Kind::parse),
-        // What was written by `begin` reads back.
-        mapping: Mapping::from_json(row.try_get("mapping")?).unwrap_or_default(),
+        mapping: Mapping::from_json(row.try_get("mapping")?)
+            .map_err(|_| DbError::Unexpected("a mapping that cannot be read"))?,
         allowed: Allowed::which(|kind| allowed.iter().any(|word| word == kind.name())),
     };
     Ok(Job {

@@ -244,17 +244,13 @@ impl Ingest {
             accepted = Accepted::new(Promise::Journaled, Some(Receipt { first, ..receipt }));
         }
         if wish.promise == Promise::Committed {
-            match tokio::time::timeout(wish.patience, ticket.settled()).await {
-                Ok(dead) => {
-                    accepted.promise = if dead.0 == 0 { Promise::Committed } else { accepted.promise };
-                    accepted.dead = dead;
-                    accepted.duplicates = ticket.take_duplicates();
-                }
-                Err(_elapsed) => {
-                    if let (Some(journal), Some(receipt)) = (&self.shared.journal, accepted.receipt) {
-                        journal.backlog.forget_waiting(receipt.first);
-                    }
-                }
+            let _waiter = self.shared.journal.as_ref().zip(accepted.receipt).map(|(journal, receipt)| {
+                CommitWaiter { backlog: &journal.backlog, first: receipt.first, ticket: &ticket }
+            });
+            if let Ok(dead) = tokio::time::timeout(wish.patience, ticket.settled()).await {
+                accepted.promise = if dead.0 == 0 { Promise::Committed } else { accepted.promise };
+                accepted.dead = dead;
+                accepted.duplicates = ticket.take_duplicates();
             }
         }
         Ok(accepted)
@@ -342,10 +338,57 @@ impl Ingest {
     }
 }
 
+/// A request that waits for its commit. Dropped before that, by a time-out or since its client left, it leaves nothing behind
+/// in the backlog.
+struct CommitWaiter<'a> {
+    backlog: &'a Backlog,
+    first: Uuid,
+    ticket: &'a Ticket,
+}
+
+impl Drop for CommitWaiter<'_> {
+    fn drop(&mut self) {
+        if !self.ticket.is_settled() {
+            self.backlog.forget_waiting(self.first);
+        }
+    }
+}
+
 /// Classifies `body` for a row.
 pub fn content(verdict: Verdict, body: &[u8]) -> Content<'_> {
     match verdict {
         Verdict::Jsonb => Content::Jsonb(body),
         Verdict::NotJsonb(_) | Verdict::NotJson(_) => Content::Bytes(body),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::journal::{self, JournalSettings, RealFiles};
+    use super::super::ticket::{Outcome, Wakeups};
+    use super::*;
+
+    #[test]
+    fn a_request_that_ends_before_its_commit_leaves_nothing_in_the_backlog() {
+        let dir = std::env::temp_dir().join(format!("tidegate-waiter-{}", Uuid::new_v4()));
+        let (segment_bytes, max_bytes) = (1 << 20, 1 << 30);
+        let settings =
+            JournalSettings { dir: dir.clone(), segment_bytes, max_bytes, keep_bytes: 0, min_free: 0 };
+        let (appender, store, _) = journal::open(Arc::new(RealFiles::default()), settings).unwrap();
+        let (backlog, journal) = (Backlog::new(store), appender.journal());
+        let first = id::event_id(0, journal.tag(), 0);
+        for settles in [false, true] {
+            let ticket = Ticket::new(2, Promise::Committed, Box::default(), false);
+            backlog.wait_for_commit(journal, 0..2, &ticket);
+            assert_eq!(Arc::strong_count(&ticket), 2);
+            if settles {
+                ticket.settle(0, 2, Outcome::Stored, &mut Wakeups::default());
+            }
+            drop(CommitWaiter { backlog: &backlog, first, ticket: &ticket });
+            // The backlog removes settled ones itself.
+            assert_eq!(Arc::strong_count(&ticket), if settles { 2 } else { 1 });
+        }
+        drop((backlog, appender));
+        std::fs::remove_dir_all(dir).unwrap();
     }
 }

@@ -38,10 +38,11 @@ pub struct GroupCommit {
 }
 
 impl GroupCommit {
-    /// Runs until the queue is closed and empty.
-    pub fn run(mut self) {
+    /// Runs until the queue is closed and empty. `check` is called before each group.
+    pub fn run(mut self, check: &dyn Fn()) {
         let mut sealed = true;
         loop {
+            check();
             match self.queue.take_blocking(GROUP_BYTES, IDLE) {
                 Taken::Batch(batch) if batch.load().events == 0 => {}
                 Taken::Batch(batch) => {
@@ -159,6 +160,8 @@ impl GroupCommit {
             next += parcel.load().events;
             if let Some(ticket) = &parcel.ticket
                 && ticket.wants == Promise::Committed
+                // Its request holds another; without one its client has left.
+                && Arc::strong_count(ticket) > 1
             {
                 self.backlog.wait_for_commit(self.appender.journal(), start..next, ticket);
             }

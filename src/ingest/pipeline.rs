@@ -8,9 +8,9 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 
 use super::admission::{Ingest, Journaled, Shared};
 use super::backlog::Backlog;
@@ -35,6 +35,7 @@ use super::writer::Writer;
 use crate::config::{DeadLetterConfig, IngestConfig};
 use crate::db::Database;
 use crate::observe::Metrics;
+use crate::supervisor::{Backoff, Next, Supervisor};
 
 /// What the pipeline is built from.
 #[derive(Debug, Clone)]
@@ -64,9 +65,8 @@ pub struct Pipeline {
     ingest: Ingest,
     queue: Arc<Queue>,
     journal: Option<JournalParts>,
-    lanes: JoinSet<()>,
-    dead_letter_writer: JoinSet<()>,
-    sampler: JoinSet<()>,
+    lanes: Vec<AbortOnDropHandle<()>>,
+    dead_letter_writer: AbortOnDropHandle<()>,
     stop_dead_letters: CancellationToken,
 }
 
@@ -76,7 +76,7 @@ struct JournalParts {
     ended: CancellationToken,
     thread: Option<JoinHandle<()>>,
     backlog: Arc<Backlog>,
-    keeper: JoinSet<()>,
+    keeper: AbortOnDropHandle<()>,
     stop_keeper: CancellationToken,
 }
 
@@ -103,7 +103,7 @@ impl Drained {
 }
 
 impl Pipeline {
-    /// Starts the tasks on the current runtime. With a journal, what Postgres knows of it is read before anything is
+    /// Starts the tasks. With a journal, what Postgres knows of it is read before anything is
     /// stored, in the background if `postgres_is_away`.
     ///
     /// # Errors
@@ -115,6 +115,7 @@ impl Pipeline {
         postgres_is_away: bool,
         database: &Database,
         metrics: &Arc<Metrics>,
+        supervisor: &Supervisor,
     ) -> Result<Self, FenceError> {
         let IngestSettings { ingest: config, dead_letters: dead } = settings;
         let queue = Queue::new(Limits {
@@ -157,7 +158,7 @@ impl Pipeline {
                 backlog: Arc::clone(&backlog),
                 metrics: Arc::clone(metrics),
             };
-            parts = Some(JournalParts::start(group_commit, backlog, keeper)?);
+            parts = Some(JournalParts::start(group_commit, backlog, keeper, supervisor)?);
         }
         let lander = || {
             let deadline = Duration::from_secs(config.copy_timeout_s);
@@ -190,10 +191,9 @@ impl Pipeline {
         };
         let batcher = Arc::new(Batcher::new(batches, source));
         let writer = Writer { batcher, lander: requests, metrics: Arc::clone(metrics) };
-        let mut lanes = JoinSet::new();
-        for number in 0..config.writers {
-            lanes.spawn(writer.clone().run(number as i32));
-        }
+        let lane =
+            |number| supervisor.spawn_drained(format!("lane-{number}"), writer.clone().run(number as i32));
+        let lanes = (0..config.writers).map(lane).collect();
 
         let stop_dead_letters = CancellationToken::new();
         let dead_letter_writer = DeadLetterWriter {
@@ -203,40 +203,15 @@ impl Pipeline {
             interval: Duration::from_millis(dead.dead_flush_interval_ms),
             max_copy_bytes: config.max_copy_bytes,
         };
-        let mut dead_letter_tasks = JoinSet::new();
-        dead_letter_tasks.spawn(dead_letter_writer.run(stop_dead_letters.clone()));
-
-        let mut sampler = JoinSet::new();
-        sampler.spawn(sample_rates(rates, Arc::clone(metrics)));
-        Ok(Self {
-            ingest,
-            queue,
-            journal: parts,
-            lanes,
-            dead_letter_writer: dead_letter_tasks,
-            sampler,
-            stop_dead_letters,
-        })
+        let dead_letter_writer =
+            supervisor.spawn_drained("dead-letter-writer", dead_letter_writer.run(stop_dead_letters.clone()));
+        sample_rates(rates, Arc::clone(metrics), supervisor);
+        Ok(Self { ingest, queue, journal: parts, lanes, dead_letter_writer, stop_dead_letters })
     }
 
     /// The way in.
     pub fn ingest(&self) -> &Ingest {
         &self.ingest
-    }
-
-    /// Resolves when a part has ended though nothing was stopped: a fault after which nothing may be accepted.
-    pub async fn failed(&mut self) {
-        let journal_ended = async {
-            match &self.journal {
-                Some(parts) => parts.ended.cancelled().await,
-                None => std::future::pending().await,
-            }
-        };
-        tokio::select! {
-            Some(_ended) = self.lanes.join_next() => {}
-            Some(_ended) = self.dead_letter_writer.join_next() => {}
-            () = journal_ended => {}
-        }
     }
 
     /// Takes nothing more and stores what is held, until `deadline`.
@@ -246,18 +221,19 @@ impl Pipeline {
         if let Some(parts) = &mut parts {
             parts.join_thread(deadline).await;
         }
-        let lanes = &mut self.lanes;
-        let _all_landed =
-            tokio::time::timeout_at(deadline, async { while lanes.join_next().await.is_some() {} }).await;
-        // A transaction that is cut short here is rolled back, and stored by the next run.
-        self.lanes.shutdown().await;
+        for lane in &mut self.lanes {
+            if tokio::time::timeout_at(deadline, &mut *lane).await.is_err() {
+                // A transaction that is cut short here is rolled back, and stored by the next run.
+                lane.abort();
+                let _aborted = lane.await;
+            }
+        }
         self.stop_dead_letters.cancel();
-        let _all_stored = tokio::time::timeout_at(deadline, self.dead_letter_writer.join_next()).await;
+        let _all_stored = tokio::time::timeout_at(deadline, &mut self.dead_letter_writer).await;
         if let Some(parts) = &mut parts {
             parts.stop_keeper.cancel();
-            let _last_fence = tokio::time::timeout_at(deadline, parts.keeper.join_next()).await;
+            let _last_fence = tokio::time::timeout_at(deadline, &mut parts.keeper).await;
         }
-        self.sampler.abort_all();
         let left = self.ingest.snapshot();
         // A folder that is gone keeps nothing for the next run.
         let is_gone = left.journal.as_ref().is_some_and(|journal| journal.refusal == Some(Refusal::Gone));
@@ -273,25 +249,29 @@ impl Pipeline {
 }
 
 impl JournalParts {
-    fn start(group_commit: GroupCommit, backlog: Arc<Backlog>, keeper: FenceKeeper) -> std::io::Result<Self> {
+    fn start(
+        group_commit: GroupCommit,
+        backlog: Arc<Backlog>,
+        keeper: FenceKeeper,
+        supervisor: &Supervisor,
+    ) -> std::io::Result<Self> {
         let [ended, stop_keeper] = std::array::from_fn(|_| CancellationToken::new());
         let guard = ended.clone().drop_guard();
-        let thread = std::thread::Builder::new().name("journal".into()).spawn(move || {
+        let thread = supervisor.spawn_thread("journal", move |check| {
             let _ended = guard;
-            group_commit.run();
+            group_commit.run(check);
         })?;
-        let mut keepers = JoinSet::new();
-        keepers.spawn(keeper.run(stop_keeper.clone()));
-        Ok(Self { ended, thread: Some(thread), backlog, keeper: keepers, stop_keeper })
+        let keeper = supervisor.spawn_drained("fence", keeper.run(stop_keeper.clone()));
+        Ok(Self { ended, thread: Some(thread), backlog, keeper, stop_keeper })
     }
 
     /// Waits until all that was admitted is synced.
     async fn join_thread(&mut self, deadline: Instant) {
         if tokio::time::timeout_at(deadline, self.ended.cancelled()).await.is_ok()
             && let Some(thread) = self.thread.take()
-            && thread.join().is_err()
         {
-            tracing::error!("the journal's thread panicked");
+            // The supervisor has reported a panic.
+            let _ended = thread.join();
         }
         // Whatever became of it, nothing more is synced.
         self.backlog.close();
@@ -313,11 +293,12 @@ fn landing_tables(database: &Database, config: &IngestConfig) -> LandingTables {
     }
 }
 
-async fn sample_rates(rates: Arc<Rates>, metrics: Arc<Metrics>) {
-    let mut second = tokio::time::interval(Duration::from_secs(1));
-    loop {
-        second.tick().await;
+/// Starts the task that samples how fast events are accepted and settled.
+fn sample_rates(rates: Arc<Rates>, metrics: Arc<Metrics>, supervisor: &Supervisor) {
+    let second = Duration::from_secs(1);
+    supervisor.periodic("rates", second, Backoff::fixed(second), move || {
         let settled = metrics.committed.get() + metrics.duplicates.get() + metrics.dead.get();
         rates.sample(metrics.accepted.get(), settled);
-    }
+        std::future::ready(Ok(Next::Interval))
+    });
 }

@@ -129,7 +129,8 @@ impl Receipts {
     ) -> Result<i64, DbError> {
         let parameters: [Parameter<'_>; 2] = [(&journal.0, Type::UUID), (&lane, Type::INT4)];
         let rows = self.raise(connection, &self.raise_one, &parameters, &lane_name(journal, lane)).await?;
-        Ok(rows.first().map(|row| row.try_get(0)).transpose()?.unwrap_or_default())
+        // An epoch that was made up would let an earlier transaction of the lane in.
+        Ok(rows.first().ok_or(DbError::Unexpected("no epoch for a lane"))?.try_get(0)?)
     }
 
     /// Runs a statement that raises epochs. A transaction that still holds a lane is waited for; one that does not end

@@ -64,7 +64,7 @@ impl Verdict {
             "25006" => Self::Retry,
             // A lock or statement timeout.
             "55P03" | "57014" => Self::Retry,
-            code => match &code[..2] {
+            code => match code.get(..2).unwrap_or("") {
                 class if ROW_FAULTS.contains(&class) => Self::Bisect,
                 // Connection, rollback (serialization, deadlock), resources, operator intervention.
                 "08" | "40" | "53" | "57" => Self::Retry,
@@ -105,6 +105,10 @@ mod tests {
             ("25006", Verdict::Retry),
             ("08006", Verdict::Retry),
             ("XX000", Verdict::Halt),
+            // A server may send any text.
+            ("", Verdict::Halt),
+            ("é", Verdict::Halt),
+            ("5é", Verdict::Halt),
         ];
         for (code, verdict) in cases {
             assert_eq!(Verdict::on_state(&SqlState::from_code(code)), verdict, "{code}");

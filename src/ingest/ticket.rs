@@ -148,6 +148,11 @@ impl Ticket {
         std::mem::take(&mut self.state().duplicates)
     }
 
+    /// Whether all events are settled.
+    pub fn is_settled(&self) -> bool {
+        self.state().unsettled == 0
+    }
+
     async fn wait<T>(&self, look: impl Fn(&mut State) -> Option<T>) -> T {
         std::future::poll_fn(|context| {
             let mut state = self.state();

@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use prometheus::core::Collector;
 use prometheus::{
-    Encoder, Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec,
-    Opts, Registry, TextEncoder,
+    Encoder, Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
+    IntGaugeVec, Opts, Registry, TextEncoder,
 };
 
 /// Latency buckets in seconds, from a memory-speed answer to a request's time limit.
@@ -87,6 +87,8 @@ pub struct Metrics {
     pub feed_lag_seconds: Histogram,
     /// Messages and titles that search learned of.
     pub search_indexed: IntCounter,
+    /// Restarts of background tasks after a panic, by task.
+    pub task_restarts: IntCounterVec,
     /// Levels that are read when they are asked for.
     pub gauges: Gauges,
 }
@@ -132,6 +134,8 @@ pub struct Gauges {
     pub lost: IntGauge,
     /// Acknowledged events that the journal lost, until an operator acknowledges the loss.
     pub acknowledged_lost: IntGauge,
+    /// Seconds since a step of a background task last succeeded, by task.
+    pub task_since_success: GaugeVec,
 }
 
 impl Metrics {
@@ -255,6 +259,11 @@ impl Metrics {
                 "tidegate_search_indexed_total",
                 "Messages and titles that search learned of.",
             )?,
+            task_restarts: counters(
+                "tidegate_task_restarts_total",
+                "Restarts of background tasks after a panic.",
+                &["task"],
+            )?,
             gauges: Gauges {
                 queue_events: gauge(
                     "tidegate_queue_events",
@@ -320,6 +329,13 @@ impl Metrics {
                     "tidegate_acknowledged_lost",
                     "Acknowledged events that the journal lost, until `tidegate journal --acknowledge`.",
                 )?,
+                task_since_success: GaugeVec::new(
+                    Opts::new(
+                        "tidegate_task_seconds_since_success",
+                        "Seconds since a step of a background task last succeeded.",
+                    ),
+                    &["task"],
+                )?,
             },
             registry,
         };
@@ -361,6 +377,7 @@ impl Metrics {
             Box::new(self.followers_dropped.clone()),
             Box::new(self.feed_lag_seconds.clone()),
             Box::new(self.search_indexed.clone()),
+            Box::new(self.task_restarts.clone()),
             Box::new(gauges.queue_events.clone()),
             Box::new(gauges.queue_bytes.clone()),
             Box::new(gauges.dead_queue_events.clone()),
@@ -380,6 +397,7 @@ impl Metrics {
             Box::new(gauges.journal_refuses.clone()),
             Box::new(gauges.lost.clone()),
             Box::new(gauges.acknowledged_lost.clone()),
+            Box::new(gauges.task_since_success.clone()),
         ];
         for collector in all {
             self.registry.register(collector)?;

@@ -11,6 +11,7 @@ use super::buffer::Dropped;
 use super::hub::{Feed, Hub};
 use super::store::Changes;
 use crate::db::{Database, DbError};
+use crate::supervisor::{Backoff, Next, Step, StepError, Supervisor};
 
 /// For one statement.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -19,55 +20,77 @@ const GAP: Duration = Duration::from_millis(3);
 /// After an error.
 const AFTER_ERROR: Duration = Duration::from_millis(500);
 
-/// Goes round until it is dropped.
-pub(super) async fn run(hub: Hub, share: Database) {
-    let changes = Changes::new(&share, TIMEOUT);
-    loop {
-        while !hub.is_followed() {
-            hub.woken().await;
-        }
-        match changes.horizon().await {
-            Ok(horizon) => follow(&hub, &changes, horizon).await,
-            Err(error) => {
-                tracing::warn!(error = error.with_sources(), "the feed cannot be read; trying again");
-                hub.set_feed(Feed::Failing);
-                tokio::time::sleep(AFTER_ERROR).await;
-                hub.set_feed(Feed::Idle);
-            }
-        }
+/// Without subscribers, the time after which a step ends and the next one begins.
+const IDLE: Duration = Duration::from_secs(10);
+
+/// Reads the feed for the hub.
+pub(super) struct FeedReader {
+    hub: Hub,
+    changes: Changes,
+    /// `None`: nobody follows, or the feed begins anew.
+    place: Option<Place>,
+}
+
+#[derive(Debug)]
+struct Place {
+    after: Position,
+    /// The wait for a change of another node, doubled while none comes.
+    pause: Duration,
+}
+
+impl FeedReader {
+    /// Starts the task that reads the feed, over a share of the pool.
+    pub(super) fn start(hub: &Hub, share: &Database, supervisor: &Supervisor) {
+        let reader = Self { hub: hub.clone(), changes: Changes::new(share, TIMEOUT), place: None };
+        supervisor.periodic("feed", Duration::ZERO, Backoff::fixed(AFTER_ERROR), reader);
+    }
+
+    /// The place from which on everything is delivered.
+    async fn begin(&self) -> Result<Place, DbError> {
+        let begun = self.changes.horizon().await;
+        let after = begun.inspect_err(|_| self.hub.set_feed(Feed::Failing))?;
+        self.hub.set_handed_on(after);
+        self.hub.set_feed(Feed::Running);
+        Ok(Place { after, pause: GAP })
     }
 }
 
-/// Hands on what comes after a place until nobody follows any more.
-async fn follow(hub: &Hub, changes: &Changes, mut after: Position) {
-    hub.set_handed_on(after);
-    hub.set_feed(Feed::Running);
-    let slowest = Duration::from_millis(hub.config().feed_poll_ms);
-    let (mut pause, mut is_failing) = (GAP, false);
-    while hub.is_followed() {
-        match look(hub, changes, &mut after).await {
-            Ok(Look::More) => continue,
-            Ok(Look::Done) => is_failing = false,
-            Ok(Look::Gone) => {
+impl Step for FeedReader {
+    async fn step(&mut self) -> Result<Next, StepError> {
+        if !self.hub.is_followed() {
+            self.place = None;
+            let _idle = tokio::time::timeout(IDLE, self.hub.woken()).await;
+            return Ok(Next::Interval);
+        }
+        let begun = match self.place.take() {
+            Some(place) => place,
+            None => self.begin().await?,
+        };
+        let place = self.place.insert(begun);
+        match look(&self.hub, &self.changes, &mut place.after).await? {
+            Look::More => return Ok(Next::Interval),
+            Look::Done => {}
+            Look::Gone => {
                 tracing::warn!(
-                    "changes were deleted before they were read (CHANGES_RETENTION_S); followers begin anew"
+                    "changes were deleted before they were read (CHANGES_RETENTION_S); subscribers begin anew"
                 );
-                hub.drop_all(Dropped::Behind);
-                return;
-            }
-            Err(error) => {
-                if !std::mem::replace(&mut is_failing, true) {
-                    tracing::warn!(error = error.with_sources(), "the feed cannot be read; trying again");
-                }
-                tokio::time::sleep(AFTER_ERROR).await;
-                continue;
+                self.recover();
+                return Ok(Next::Interval);
             }
         }
         tokio::time::sleep(GAP).await;
-        pause = tokio::select! {
-            () = hub.woken() => GAP,
-            () = tokio::time::sleep(pause) => (pause * 2).min(slowest),
+        let slowest = Duration::from_millis(self.hub.config().feed_poll_ms);
+        place.pause = tokio::select! {
+            () = self.hub.woken() => GAP,
+            () = tokio::time::sleep(place.pause) => (place.pause * 2).min(slowest),
         };
+        Ok(Next::Interval)
+    }
+
+    /// Subscribers begin anew: part of a page may have been delivered.
+    fn recover(&mut self) {
+        self.place = None;
+        self.hub.drop_all(Dropped::Behind);
     }
 }
 

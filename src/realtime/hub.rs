@@ -14,10 +14,12 @@ use uuid::Uuid;
 
 use super::budget::MemoryBudget;
 use super::buffer::{Buffer, Dropped};
+use super::feed::FeedReader;
 use super::{Change, Position};
 use crate::config::RealtimeConfig;
 use crate::db::Database;
 use crate::observe::Metrics;
+use crate::supervisor::Supervisor;
 
 /// Why nobody follows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -109,15 +111,16 @@ fn room_units(config: &RealtimeConfig) -> usize {
 }
 
 impl Hub {
-    /// A hub that nobody follows yet, and the task that feeds it from a share of the pool.
-    pub fn new(
+    /// A hub without subscribers, and the task that feeds it from a share of the pool.
+    pub fn start(
         config: &RealtimeConfig,
         metrics: &Arc<Metrics>,
         share: &Database,
-    ) -> (Self, impl Future<Output = ()> + Send + 'static) {
+        supervisor: &Supervisor,
+    ) -> Self {
         let hub = Self::idle(config, metrics);
-        let feeding = super::feed::run(hub.clone(), share.clone());
-        (hub, feeding)
+        FeedReader::start(&hub, share, supervisor);
+        hub
     }
 
     fn idle(config: &RealtimeConfig, metrics: &Arc<Metrics>) -> Self {

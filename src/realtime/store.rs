@@ -8,6 +8,7 @@ use tokio_postgres::types::Type;
 
 use super::{Action, Change, LOT_BYTES, Position};
 use crate::db::{Database, DbError, Parameter, query_often_in_time};
+use crate::supervisor::{Backoff, Next, Step, StepError, Supervisor};
 
 /// Changes that are read at once, and the bytes at which that is enough.
 const LOT_CHANGES: i64 = 1_000;
@@ -92,7 +93,7 @@ impl Changes {
         let rows = connection.release(rows)?;
         let mut lot = Lot { changes: Vec::new(), next: after, is_full: false, is_gone: false };
         for row in &rows {
-            let horizon = xid8(row.try_get("horizon")?);
+            let horizon = xid8(row.try_get("horizon")?)?;
             lot.is_gone = row.try_get("is_gone")?;
             let Some(found) = row.try_get::<_, Option<i64>>("found")? else {
                 lot.is_gone |= after.xid > horizon && after.xid != u64::MAX;
@@ -113,11 +114,11 @@ impl Changes {
 fn change(row: &Row) -> Result<Change, DbError> {
     let text = |name| row.try_get::<_, String>(name).map(String::into_boxed_str);
     Ok(Change {
-        position: Position { xid: xid8(row.try_get("xid")?), number: row.try_get("number")? },
+        position: Position { xid: xid8(row.try_get("xid")?)?, number: row.try_get("number")? },
         topic: text("topic")?,
         record: text("record")?,
         // The table's check keeps other words out.
-        action: Action::parse(row.try_get("action")?).unwrap_or(Action::Update),
+        action: Action::parse(row.try_get("action")?).ok_or(DbError::Unexpected("an action of no name"))?,
         created_us: row.try_get("created_us")?,
         updated_us: row.try_get("updated_us")?,
         at_us: row.try_get("at_us")?,
@@ -127,21 +128,37 @@ fn change(row: &Row) -> Result<Change, DbError> {
     })
 }
 
-/// What Postgres writes of an `xid8` is a number.
-fn xid8(text: &str) -> u64 {
-    text.parse().unwrap_or_default()
+/// What Postgres writes of an `xid8` is a number; anything else would be a place that nothing comes after.
+fn xid8(text: &str) -> Result<u64, DbError> {
+    text.parse().map_err(|_| DbError::Unexpected("an xid8 that is no number"))
 }
 
 /// Changes that one statement deletes.
 const LOT: i64 = 5_000;
 /// Between two of them, so that others have their turn.
 const PAUSE: Duration = Duration::from_millis(50);
-/// Between two looks.
-const ROUND: Duration = Duration::from_secs(10);
+/// Between two steps that found less than a batch.
+const INTERVAL: Duration = Duration::from_secs(10);
 /// After an error, which may be one that lasts: a role that may not delete.
 const AFTER_ERROR: Duration = Duration::from_secs(60);
 /// For one statement.
 const TIMEOUT: Duration = Duration::from_secs(30);
+
+/// A keeper's steps.
+struct Retention {
+    keeper: ChangeKeeper,
+    foreign_forgotten: bool,
+}
+
+impl Step for Retention {
+    async fn step(&mut self) -> Result<Next, StepError> {
+        if !self.foreign_forgotten {
+            self.keeper.forget_foreign().await?;
+            self.foreign_forgotten = true;
+        }
+        Ok(if self.keeper.forget().await? { Next::After(PAUSE) } else { Next::Interval })
+    }
+}
 
 /// Deletes changes that are older than `CHANGES_RETENTION_S`.
 #[derive(Debug, Clone)]
@@ -158,25 +175,10 @@ impl ChangeKeeper {
         Self { database: database.clone(), forget, retention_s: retention_s as f64 }
     }
 
-    /// Goes round until it is dropped.
-    pub async fn run(self) {
-        if let Err(error) = self.forget_foreign().await {
-            tracing::warn!(error = error.with_sources(), "changes of another server were not looked for");
-        }
-        loop {
-            let wait = match self.forget().await {
-                Ok(true) => PAUSE,
-                Ok(false) => ROUND,
-                Err(error) => {
-                    tracing::warn!(
-                        error = error.with_sources(),
-                        "old changes were not deleted; trying again"
-                    );
-                    AFTER_ERROR
-                }
-            };
-            tokio::time::sleep(wait).await;
-        }
+    /// Starts the task.
+    pub fn start(self, supervisor: &Supervisor) {
+        let task = Retention { keeper: self, foreign_forgotten: false };
+        supervisor.periodic("change-retention", INTERVAL, Backoff::fixed(AFTER_ERROR), task);
     }
 
     /// Deletes what came with a dump of another server whose transactions had higher numbers: it would be hidden until
@@ -187,7 +189,7 @@ impl ChangeKeeper {
         Ok(())
     }
 
-    /// Deletes a lot; whether there may be more.
+    /// Deletes a batch; whether there may be more.
     async fn forget(&self) -> Result<bool, DbError> {
         let now = match self.database.deletion_time().await {
             // Logged and kept for health where it was found.

@@ -7,8 +7,7 @@
 //!          └─ list ────────────▶ filter, sort, cursor ─▶ one statement
 //! ```
 //!
-//! A collection's records are in a table of its own. [`Records`] is the handle that faces hold, [`RecordsTasks`] owns the
-//! tasks behind it.
+//! A collection's records are in a table of its own. [`Records`] is the handle that faces hold.
 
 mod collections;
 mod cursor;
@@ -31,7 +30,7 @@ pub use filter::Filter;
 pub use list::{Fields, Page, Query};
 pub use merge::merge;
 pub use model::{Millis, Name, Record, RecordId, Version};
-pub use service::{Change, Precondition, Records, RecordsSettings, RecordsTasks};
+pub use service::{Change, Precondition, Records, RecordsSettings};
 pub use sort::Sort;
 
 use crate::db::{Crowded, DbError};

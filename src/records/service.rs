@@ -1,10 +1,8 @@
-//! The handle that faces hold, and the tasks behind it.
+//! The handle that faces hold.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
-
-use tokio::task::JoinSet;
 
 use super::collections::{Collection, Collections};
 use super::list::{Page, Query};
@@ -14,6 +12,7 @@ use super::{Data, Draft, RecordsError, merge};
 use crate::config::{RecordsConfig, Shares};
 use crate::db::{Database, Group, Outcomes, Work};
 use crate::realtime::store::ChangeKeeper;
+use crate::supervisor::Supervisor;
 
 /// Records of a group.
 const MAX_JOBS: usize = 128;
@@ -50,12 +49,6 @@ struct Inner {
     lookups: Group<LookUps>,
 }
 
-/// The tasks behind [`Records`]; they end when it is dropped.
-#[derive(Debug)]
-pub struct RecordsTasks {
-    _tasks: JoinSet<()>,
-}
-
 /// What a client makes of a record.
 #[derive(Debug, Clone)]
 pub enum Change {
@@ -86,8 +79,8 @@ impl Precondition {
 }
 
 impl Records {
-    /// Starts the tasks on the current runtime, over shares of `database`.
-    pub fn start(settings: &RecordsSettings, database: &Database) -> (Self, RecordsTasks) {
+    /// Starts the tasks of group commits and of the feed's retention, over shares of `database`.
+    pub fn start(settings: &RecordsSettings, database: &Database, supervisor: &Supervisor) -> Self {
         let RecordsSettings { records: config, shares, .. } = settings;
         let wait = Duration::from_millis(config.records_wait_ms);
         let timeout = Duration::from_millis(config.records_timeout_ms);
@@ -98,14 +91,13 @@ impl Records {
         let room = config.records_queue_bytes;
         let (creations, creating) = Group::new(Creations(commits), shares.record_commits, room, wait);
         let (lookups, looking_up) = Group::new(LookUps(store.clone()), READERS, room, wait);
-        let mut tasks = JoinSet::new();
-        tasks.spawn(creating);
-        tasks.spawn(looking_up);
-        tasks.spawn(ChangeKeeper::new(&share, config.changes_retention_s).run());
+        supervisor.spawn("record-creates", creating);
+        supervisor.spawn("record-gets", looking_up);
+        ChangeKeeper::new(&share, config.changes_retention_s).start(supervisor);
 
         let collections = Collections::new(store.clone(), config.max_collections);
         let inner = Inner { settings: settings.clone(), collections, store, creations, lookups };
-        (Self { inner: Arc::new(inner) }, RecordsTasks { _tasks: tasks })
+        Self { inner: Arc::new(inner) }
     }
 
     /// Limits.

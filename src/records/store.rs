@@ -304,7 +304,8 @@ impl Store {
         let bound = Bound::new(parameters);
         let count = collection.count.replace("{conditions}", &conditions);
         let rows = self.query(&count, &bound.typed()).await?;
-        Ok(rows.first().map(|row| row.try_get(0)).transpose().map_err(DbError::from)?.unwrap_or(0))
+        let row = rows.first().ok_or(DbError::Unexpected("no count"))?;
+        Ok(row.try_get(0).map_err(DbError::from)?)
     }
 
     async fn begin<'a>(&self, connection: &'a mut Connection) -> Result<Transaction<'a>, DbError> {

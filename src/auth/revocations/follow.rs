@@ -8,6 +8,7 @@ use crate::auth::Verifier;
 use crate::auth::clock::now_s;
 use crate::auth::keys::Keys;
 use crate::db::{Database, DbError};
+use crate::supervisor::{Backoff, Next, Step, StepError, Supervisor};
 
 /// Between two looks: what one node takes back is unknown to another for no longer than this and a statement.
 const ROUND: Duration = Duration::from_millis(500);
@@ -20,6 +21,24 @@ const UPKEEP: Duration = Duration::from_secs(30);
 /// Keys that were taken back are told of for a minute. Who has not looked for half of that may have missed one.
 const LONGEST_GAP: Duration = Duration::from_secs(30);
 
+impl Step for Follower {
+    async fn step(&mut self) -> Result<Next, StepError> {
+        let looked = self.look().await;
+        self.verifier.freshness.looked(looked.is_ok());
+        looked?;
+        if self.kept_up.is_none_or(|kept_up| kept_up.elapsed() >= UPKEEP) {
+            self.kept_up = Some(Instant::now());
+            self.keep_up().await?;
+        }
+        self.verifier.freshness.pause(ROUND, IDLE).await;
+        Ok(Next::Interval)
+    }
+
+    fn recover(&mut self) {
+        self.verifier.freshness.looked(false);
+    }
+}
+
 /// Follows the table `auth_revocations`.
 pub(in crate::auth) struct Follower {
     store: Store,
@@ -28,6 +47,7 @@ pub(in crate::auth) struct Follower {
     /// From where on there may be rows that were not seen.
     from: Place,
     looked: Option<Instant>,
+    kept_up: Option<Instant>,
 }
 
 impl Follower {
@@ -38,33 +58,19 @@ impl Follower {
         keys: Keys,
     ) -> Self {
         let store = Store::new(database, timeout);
-        Self { store, verifier: Arc::clone(verifier), keys, from: Place::start(), looked: None }
+        Self {
+            store,
+            verifier: Arc::clone(verifier),
+            keys,
+            from: Place::start(),
+            looked: None,
+            kept_up: None,
+        }
     }
 
-    /// Goes round until it is dropped.
-    pub(in crate::auth) async fn run(mut self) {
-        let mut kept_up: Option<Instant> = None;
-        let mut failing = false;
-        loop {
-            match self.look().await {
-                Ok(()) => failing = false,
-                Err(error) => {
-                    // Once, not at each look: an outage of Postgres is told of elsewhere too.
-                    if !std::mem::replace(&mut failing, true) {
-                        tracing::warn!(error = error.with_sources(), "what was revoked cannot be read");
-                    }
-                }
-            }
-            self.verifier.freshness.looked(!failing);
-            if !failing && kept_up.is_none_or(|kept_up| kept_up.elapsed() >= UPKEEP) {
-                kept_up = Some(Instant::now());
-                self.keep_up().await;
-            }
-            match failing {
-                true => tokio::time::sleep(AFTER_ERROR).await,
-                false => self.verifier.freshness.pause(ROUND, IDLE).await,
-            }
-        }
+    /// Starts the task.
+    pub(in crate::auth) fn start(self, supervisor: &Supervisor) {
+        supervisor.periodic("revocations", Duration::ZERO, Backoff::fixed(AFTER_ERROR), self);
     }
 
     async fn look(&mut self) -> Result<(), DbError> {
@@ -104,15 +110,11 @@ impl Follower {
         Ok(())
     }
 
-    async fn keep_up(&self) {
+    /// Deletes what is of no use any more, and writes the last use of keys. An error of one does not stop the other.
+    async fn keep_up(&self) -> Result<(), DbError> {
         self.verifier.revocations.expire(now_s());
-        for kept in [self.store.forget().await, self.keys.write_last_used().await] {
-            if let Err(error) = kept {
-                tracing::warn!(
-                    error = error.with_sources(),
-                    "sessions and keys are not kept up; trying again"
-                );
-            }
-        }
+        let forgotten = self.store.forget().await;
+        self.keys.write_last_used().await?;
+        forgotten
     }
 }

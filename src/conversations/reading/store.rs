@@ -144,8 +144,8 @@ impl ReadStore {
         let asked = Asked::of(Kind::After, std::slice::from_ref(&read));
         let rows = self.rows(asked.as_slice(), &room).await?.pop().unwrap_or_default();
         let Some(row) = rows.first() else { return Ok(None) };
-        // What Postgres writes of a snapshot is one.
-        let snapshot = Snapshot::parse(row.try_get("snapshot")?).unwrap_or_default();
+        let snapshot = Snapshot::parse(row.try_get("snapshot")?);
+        let snapshot = snapshot.ok_or(DbError::Unexpected("a snapshot that cannot be read"))?;
         match room.shown(&read, &rows)? {
             Shown::Messages((messages, is_more)) => Ok(Some(LivePage { messages, is_more, snapshot })),
             _ => Ok(None),

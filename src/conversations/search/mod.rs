@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use crate::db::{Database, DbError};
 use crate::observe::Metrics;
 use crate::realtime::Hub;
+use crate::supervisor::{self, Backoff, Next, StepError, Supervisor};
 use lot::{Size, rest_after};
 use store::{IndexStore, Rebuilt, Step};
 
@@ -22,9 +23,9 @@ const AFTER_ERROR: Duration = Duration::from_secs(2);
 /// Between two looks while nothing is written here.
 const LONGEST_IDLE: Duration = Duration::from_secs(30);
 
-/// What to do after a lot.
+/// What to do after a batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Next {
+enum Found {
     /// There may be more at hand.
     More,
     /// Something was new, or waits: look at each interval.
@@ -48,66 +49,11 @@ impl Indexer {
         Self { store: IndexStore::new(share), metrics: Arc::clone(metrics), hub: hub.clone(), interval }
     }
 
-    /// Goes round until it is dropped.
-    pub(super) async fn run(self) {
-        let (mut is_failing, mut idle, mut size) = (false, self.interval, Size::LEAST);
-        let mut rebuilding = Some(Size::LEAST);
-        loop {
-            let began = Instant::now();
-            let mut stepped = self.step(size).await;
-            let took = began.elapsed();
-            size = match stepped {
-                Ok(next) => size.next(took, next == Next::More),
-                // It may have been too large: for its time, or for a conversation that was deleted meanwhile.
-                Err(_) => Size::LEAST,
-            };
-            // What is new comes first.
-            if let (Ok(Next::Soon | Next::Later), Some(size)) = (&stepped, rebuilding) {
-                match self.rebuild(size).await {
-                    Ok(next) => rebuilding = next,
-                    Err(error) => {
-                        rebuilding = Some(Size::LEAST);
-                        stepped = Err(error);
-                    }
-                }
-            }
-            match stepped {
-                // The rest of a rebuild waits for no interval.
-                Ok(Next::Soon | Next::Later) if rebuilding.is_some() => {
-                    idle = self.interval;
-                    tokio::time::sleep(rest_after(began.elapsed())).await;
-                }
-                Ok(Next::More) => {
-                    idle = self.interval;
-                    tokio::time::sleep(rest_after(took)).await;
-                }
-                Ok(next) => {
-                    if next == Next::Soon {
-                        idle = self.interval;
-                    }
-                    // What this node writes wakes it. Others write for themselves, so a look by chance may come later and later, and
-                    // an idle service has no connections.
-                    tokio::time::sleep(self.interval).await;
-                    tokio::select! {
-                        () = self.hub.written() => idle = self.interval,
-                        () = tokio::time::sleep(idle) => idle = (idle * 2).min(LONGEST_IDLE),
-                    }
-                }
-                // A conversation was deleted at this moment.
-                Err(error) if error.is_rows_fault() => tokio::time::sleep(self.interval).await,
-                Err(error) => {
-                    if !std::mem::replace(&mut is_failing, true) {
-                        tracing::warn!(
-                            error = error.with_sources(),
-                            "search does not learn what is new; trying again"
-                        );
-                    }
-                    tokio::time::sleep(AFTER_ERROR).await;
-                    continue;
-                }
-            }
-            is_failing = false;
-        }
+    /// Starts the task.
+    pub(super) fn start(self, supervisor: &Supervisor) {
+        let idle = self.interval;
+        let task = IndexTask { indexer: self, idle, size: Size::LEAST, rebuilding: Some(Size::LEAST) };
+        supervisor.periodic("search", Duration::ZERO, Backoff::fixed(AFTER_ERROR), task);
     }
 
     /// Makes documents anew whose words are of an older form; the size of the next lot, or nothing once all are made.
@@ -132,16 +78,67 @@ impl Indexer {
         })
     }
 
-    /// Does a lot.
-    async fn step(&self, size: Size) -> Result<Next, DbError> {
-        let Some(step) = self.store.step(size).await? else { return Ok(Next::Later) };
+    /// Indexes a batch.
+    async fn index(&self, size: Size) -> Result<Found, DbError> {
+        let Some(step) = self.store.step(size).await? else { return Ok(Found::Later) };
         self.metrics.gauges.search_lag_seconds.set(step.lag_s.unwrap_or_default().max(0.0));
         self.metrics.search_indexed.inc_by(step.documents);
         Ok(match step {
-            Step { is_more: true, .. } => Next::More,
+            Step { is_more: true, .. } => Found::More,
             // The end of the transaction that some change waits for wakes nobody.
-            Step { changes: 1.., .. } | Step { lag_s: Some(_), .. } => Next::Soon,
-            _ => Next::Later,
+            Step { changes: 1.., .. } | Step { lag_s: Some(_), .. } => Found::Soon,
+            _ => Found::Later,
         })
+    }
+}
+
+/// The indexer's steps: how much it takes at once, and how long it waits when there is nothing.
+struct IndexTask {
+    indexer: Indexer,
+    idle: Duration,
+    size: Size,
+    /// The size of the next batch of documents of an older form; `None`: all are made anew.
+    rebuilding: Option<Size>,
+}
+
+impl supervisor::Step for IndexTask {
+    async fn step(&mut self) -> Result<Next, StepError> {
+        let interval = self.indexer.interval;
+        let began = Instant::now();
+        // Kept only after a success: a batch may be too large for its time, or for a conversation that is deleted meanwhile.
+        let size = std::mem::replace(&mut self.size, Size::LEAST);
+        let found = match self.indexer.index(size).await {
+            // A conversation was deleted at this moment.
+            Err(error) if error.is_rows_fault() => return Ok(Next::After(interval)),
+            found => found?,
+        };
+        let took = began.elapsed();
+        self.size = size.next(took, found == Found::More);
+        if found != Found::Later {
+            self.idle = interval;
+        }
+        if found == Found::More {
+            return Ok(Next::After(rest_after(took)));
+        }
+        // New messages come first. The rest of a rebuild waits for no interval.
+        if let Some(size) = self.rebuilding {
+            self.rebuilding = Some(Size::LEAST);
+            self.rebuilding = match self.indexer.rebuild(size).await {
+                Err(error) if error.is_rows_fault() => return Ok(Next::After(interval)),
+                next => next?,
+            };
+            if self.rebuilding.is_some() {
+                self.idle = interval;
+                return Ok(Next::After(rest_after(began.elapsed())));
+            }
+        }
+        // What this node writes wakes it. Others write for themselves, so a look by chance may come later and later, and
+        // an idle service has no connections.
+        tokio::time::sleep(interval).await;
+        self.idle = tokio::select! {
+            () = self.indexer.hub.written() => interval,
+            () = tokio::time::sleep(self.idle) => (self.idle * 2).min(LONGEST_IDLE),
+        };
+        Ok(Next::Interval)
     }
 }

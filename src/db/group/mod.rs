@@ -156,8 +156,8 @@ impl<W: Work> Group<W> {
             Err(_elapsed) => answered.await,
             Ok(answer) => answer,
         };
-        // The owner never drops a job without an answer while the service runs.
-        answer.unwrap_or_else(|_| Err(Crowded.into()))
+        // A job is dropped without an answer only when its group panics, maybe after the commit.
+        answer.unwrap_or_else(|_| Err(DbError::OutcomeUnknown.into()))
     }
 }
 
@@ -176,7 +176,14 @@ async fn own<W: Work>(work: Arc<W>, mut asked: UnboundedReceiver<Waiting<W>>, tu
         while let Ok(job) = asked.try_recv() {
             lines.push(job.line.number(), job, Waiting::is_gone);
         }
-        while running.try_join_next().is_some() {}
+        while let Some(ended) = running.try_join_next() {
+            if let Err(error) = ended {
+                tracing::error!(
+                    error = error.to_string(),
+                    "a group panicked; its requests get an unknown outcome"
+                );
+            }
+        }
         while let Some((number, group)) = lines.next(take) {
             let turn = Turn { line: number, ending: ending.clone() };
             let work = Arc::clone(&work);
@@ -242,7 +249,9 @@ async fn run<W: Work>(work: &W, line: &W::Line, waiting: Vec<Waiting<W>>) {
         Err(error) if error.is_rows_fault() && jobs.len() > 1 => {
             for (job, (answer, _room)) in jobs.into_iter().zip(answers) {
                 let outcome = match work.run(line, &[job]).await {
-                    Ok(outcomes) => outcomes.into_iter().next().unwrap_or_else(|| Err(Crowded.into())),
+                    Ok(outcomes) => {
+                        outcomes.into_iter().next().unwrap_or_else(|| Err(DbError::OutcomeUnknown.into()))
+                    }
                     Err(error) => Err(error.into()),
                 };
                 let _gone = answer.send(outcome);
@@ -254,5 +263,55 @@ async fn run<W: Work>(work: &W, line: &W::Line, waiting: Vec<Waiting<W>>) {
                 let _gone = answer.send(Err(error.clone()));
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, Clone, PartialEq, Eq)]
+    enum Failed {
+        Crowded,
+        Unknown,
+        Other,
+    }
+
+    impl From<Crowded> for Failed {
+        fn from(_: Crowded) -> Self {
+            Self::Crowded
+        }
+    }
+
+    impl From<DbError> for Failed {
+        fn from(error: DbError) -> Self {
+            if matches!(error, DbError::OutcomeUnknown) { Self::Unknown } else { Self::Other }
+        }
+    }
+
+    /// Panics for a job that says so.
+    struct Panicking;
+
+    impl Work for Panicking {
+        type Line = NumberedLine;
+        type Job = bool;
+        type Answer = ();
+        type Error = Failed;
+
+        const MAX_JOBS: usize = 10;
+
+        async fn run(&self, _: &NumberedLine, jobs: &[bool]) -> Outcomes<Self> {
+            assert!(!jobs.contains(&true), "a panic of the work");
+            Ok(vec![Ok(()); jobs.len()])
+        }
+    }
+
+    #[tokio::test]
+    async fn a_group_that_panics_has_an_unknown_outcome_and_the_line_goes_on() {
+        let (group, own) = Group::new(Panicking, 1, 1 << 20, Duration::from_secs(60));
+        tokio::spawn(own);
+        let line = NumberedLine::all(1).remove(0);
+        assert_eq!(group.ask(Arc::clone(&line), true, 0).await, Err(Failed::Unknown));
+        assert_eq!(group.ask(line, false, 0).await, Ok(()));
     }
 }

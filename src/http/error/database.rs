@@ -14,6 +14,11 @@ impl From<&DbError> for ApiError {
             DbError::Timeout(_) => Some(STATEMENT_TIMEOUT),
             error => error.state_code(),
         };
+        if let DbError::OutcomeUnknown = error {
+            tracing::error!(error = cause, "a request failed");
+            let message = "the request failed, and may have been carried out; look before you send it again";
+            return Self::new(StatusCode::INTERNAL_SERVER_ERROR, "outcome_unknown", message);
+        }
         if let DbError::Exhausted(_) = error {
             tracing::debug!(error = cause, "a share of the pool is used up");
             let message = "all connections for this are in use; try again later";

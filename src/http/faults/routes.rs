@@ -4,9 +4,10 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::body::Bytes;
-use axum::extract::State;
 use axum::extract::rejection::BytesRejection;
+use axum::extract::{Path, State};
 use axum::response::{IntoResponse, Response};
+use hyper::StatusCode;
 use serde::Serialize;
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
@@ -32,7 +33,7 @@ struct Cleared {
 
 /// The routes, which are there only if faults are.
 pub(in crate::http) fn routes() -> OpenApiRouter<Arc<Face>> {
-    OpenApiRouter::default().routes(routes!(inject, list, clear))
+    OpenApiRouter::default().routes(routes!(inject, list, clear)).routes(routes!(panic_in_task))
 }
 
 /// Sets a fault and answers with it as it was taken.
@@ -51,6 +52,25 @@ async fn inject(State(face): State<Arc<Face>>, body: Result<Bytes, BytesRejectio
     let Some(faults) = &face.faults else { return not_found().await.into_response() };
     let taken = query::json(body).and_then(|json| Ok(faults.set(&json)?));
     taken.map(Json).into_response()
+}
+
+/// Makes a background task panic, to see that the service stops in order or restarts the task.
+#[utoipa::path(
+    post,
+    path = "/_test/panic/{task}",
+    tag = "faults",
+    summary = "Makes a background task panic",
+    params(("task" = String, Path, description = "A name of `tasks` in `/api/health`")),
+    responses(
+        (status = 202, description = "It panics at its next step"),
+        (status = 404, description = "There is no such task"),
+    )
+)]
+async fn panic_in_task(State(face): State<Arc<Face>>, Path(task): Path<String>) -> Response {
+    match face.faults.is_some() && face.supervisor.panic_in(&task) {
+        true => StatusCode::ACCEPTED.into_response(),
+        false => not_found().await.into_response(),
+    }
 }
 
 /// Lists the faults that are left, by their paths.

@@ -1,0 +1,529 @@
+//! Every background task, by name: started, restarted, stopped and reported in one place.
+//!
+//! | started by | when it ends or panics before [`Supervisor::stopping`] |
+//! |---|---|
+//! | [`Supervisor::spawn`], [`Supervisor::spawn_drained`], [`Supervisor::spawn_thread`] | critical: [`Supervisor::failed`] resolves, and the service stops in order |
+//! | [`Supervisor::periodic`] | its next step runs after the backoff; a panic counts as a restart |
+//!
+//! A failure is logged once, when it begins, and once more when it is over; in between `/api/health` and the metrics report it.
+
+use std::any::Any;
+use std::future::Future;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant, SystemTime};
+
+use futures_util::FutureExt;
+use tokio::sync::Notify;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
+
+use crate::observe::Metrics;
+
+/// When a periodic task's next step runs, if the last one succeeded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Next {
+    /// After the task's interval.
+    Interval,
+    /// After this time.
+    After(Duration),
+}
+
+/// Why a step failed, as one line for the log and for `/api/health`: without row contents and secrets.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StepError(String);
+
+impl StepError {
+    /// An error with this text.
+    pub fn new(text: impl Into<String>) -> Self {
+        Self(text.into())
+    }
+}
+
+/// The work of a periodic task.
+pub trait Step: Send + 'static {
+    /// Runs one step. Waiting for work is part of a step.
+    fn step(&mut self) -> impl Future<Output = Result<Next, StepError>> + Send;
+
+    /// Restores what a panic of [`Self::step`] may have left half done. Runs before the next step.
+    fn recover(&mut self) {}
+}
+
+/// A closure that keeps nothing between its steps.
+impl<F, S> Step for F
+where
+    F: FnMut() -> S + Send + 'static,
+    S: Future<Output = Result<Next, StepError>> + Send,
+{
+    fn step(&mut self) -> impl Future<Output = Result<Next, StepError>> + Send {
+        self()
+    }
+}
+
+/// The waits between steps that fail: doubled from `first` up to `longest`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Backoff {
+    /// After the first failure.
+    pub first: Duration,
+    /// After many.
+    pub longest: Duration,
+}
+
+impl Backoff {
+    /// The same wait after each failure.
+    pub const fn fixed(wait: Duration) -> Self {
+        Self { first: wait, longest: wait }
+    }
+
+    /// The wait after so many failures in a row, from 1 on.
+    fn wait(self, failures: u32) -> Duration {
+        self.first.saturating_mul(2_u32.saturating_pow(failures.saturating_sub(1))).min(self.longest)
+    }
+}
+
+/// What a task is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TaskState {
+    /// At work, or waiting for its next step.
+    Running,
+    /// Its last step failed or panicked; the next one runs after the backoff.
+    Failing,
+    /// It has ended.
+    Ended,
+}
+
+impl TaskState {
+    /// Its name in `/api/health`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Running => "running",
+            Self::Failing => "failing",
+            Self::Ended => "ended",
+        }
+    }
+}
+
+/// A task as `/api/health` and the metrics report it.
+#[derive(Debug, Clone)]
+pub struct TaskReport {
+    /// The task's name.
+    pub name: String,
+    /// Whether its end stops the service.
+    pub critical: bool,
+    /// What it is doing.
+    pub state: TaskState,
+    /// When a step last succeeded. `None`: none has yet, or the task has no steps.
+    pub last_success: Option<SystemTime>,
+    /// Time since then, by a clock that only moves forward.
+    pub since_success: Option<Duration>,
+    /// Panics that it was restarted after.
+    pub restarts: u64,
+    /// The last failure and its time.
+    pub last_error: Option<(String, SystemTime)>,
+}
+
+/// Starts tasks and watches over them; cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Supervisor {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    metrics: Arc<Metrics>,
+    tasks: Mutex<Vec<Arc<Task>>>,
+    running: Mutex<JoinSet<()>>,
+    /// Ends are expected from now on.
+    stopping: AtomicBool,
+    failed: CancellationToken,
+}
+
+#[derive(Debug)]
+struct Task {
+    name: String,
+    critical: bool,
+    status: Mutex<Status>,
+    /// A panic was asked for, for a test of the reaction to it.
+    panic: Notify,
+    panic_asked: AtomicBool,
+}
+
+#[derive(Debug)]
+struct Status {
+    state: TaskState,
+    last_success: Option<(SystemTime, Instant)>,
+    restarts: u64,
+    failures: u32,
+    last_error: Option<(String, SystemTime)>,
+}
+
+impl Supervisor {
+    /// A supervisor without tasks.
+    pub fn new(metrics: &Arc<Metrics>) -> Self {
+        Self {
+            shared: Arc::new(Shared {
+                metrics: Arc::clone(metrics),
+                tasks: Mutex::default(),
+                running: Mutex::default(),
+                stopping: AtomicBool::new(false),
+                failed: CancellationToken::new(),
+            }),
+        }
+    }
+
+    /// Starts a critical task, which runs until [`Self::shutdown`]: its end stops the service.
+    pub fn spawn(&self, name: impl Into<String>, future: impl Future<Output = ()> + Send + 'static) {
+        let watched = self.watched(name, future);
+        lock(&self.shared.running).spawn(watched);
+    }
+
+    /// Starts a critical task whose owner waits for its end when the service stops. It is aborted when the handle is dropped.
+    pub fn spawn_drained(
+        &self,
+        name: impl Into<String>,
+        future: impl Future<Output = ()> + Send + 'static,
+    ) -> AbortOnDropHandle<()> {
+        AbortOnDropHandle::new(tokio::spawn(self.watched(name, future)))
+    }
+
+    /// A critical task's future, whose end is reported.
+    fn watched(
+        &self,
+        name: impl Into<String>,
+        future: impl Future<Output = ()> + Send + 'static,
+    ) -> impl Future<Output = ()> + Send + 'static {
+        let (task, supervisor) = (self.register(name, true), self.clone());
+        async move {
+            let ended = tokio::select! {
+                biased;
+                () = task.panic.notified() => catch_unwind(panic_on_demand),
+                ended = AssertUnwindSafe(future).catch_unwind() => ended,
+            };
+            supervisor.ended(&task, ended);
+        }
+    }
+
+    /// Starts a critical task on a thread of its own. `run` is given a check that it calls now and then, in which a panic on
+    /// demand happens.
+    ///
+    /// # Errors
+    ///
+    /// If the system has no thread to give.
+    pub fn spawn_thread(
+        &self,
+        name: &str,
+        run: impl FnOnce(&dyn Fn()) + Send + 'static,
+    ) -> std::io::Result<JoinHandle<()>> {
+        let (task, supervisor) = (self.register(name, true), self.clone());
+        std::thread::Builder::new().name(name.to_owned()).spawn(move || {
+            let check = || {
+                if task.panic_asked.load(Ordering::Relaxed) {
+                    panic_on_demand::<()>();
+                }
+            };
+            let ended = catch_unwind(AssertUnwindSafe(|| run(&check)));
+            supervisor.ended(&task, ended);
+        })
+    }
+
+    /// Starts a task that runs a step each `interval`, at once for the first time, until [`Self::shutdown`].
+    pub fn periodic(
+        &self,
+        name: impl Into<String>,
+        interval: Duration,
+        backoff: Backoff,
+        mut step: impl Step,
+    ) {
+        let (task, supervisor) = (self.register(name, false), self.clone());
+        lock(&self.shared.running).spawn(async move {
+            loop {
+                let stepped = tokio::select! {
+                    biased;
+                    () = task.panic.notified() => catch_unwind(panic_on_demand),
+                    stepped = AssertUnwindSafe(step.step()).catch_unwind() => stepped,
+                };
+                let wait = match stepped {
+                    Ok(Ok(next)) => {
+                        task.succeeded();
+                        match next {
+                            Next::Interval => interval,
+                            Next::After(wait) => wait,
+                        }
+                    }
+                    Ok(Err(StepError(error))) => backoff.wait(task.failed(error, false)),
+                    Err(payload) => {
+                        let failures = task.failed(panic_text(&*payload), true);
+                        supervisor.shared.metrics.task_restarts.with_label_values(&[&task.name]).inc();
+                        step.recover();
+                        backoff.wait(failures)
+                    }
+                };
+                tokio::select! {
+                    () = tokio::time::sleep(wait) => {}
+                    // Asked for while the task waits: the next step begins at once, and with it.
+                    () = task.panic.notified() => task.panic.notify_one(),
+                }
+            }
+        });
+    }
+
+    /// Resolves when a critical task has ended early.
+    pub async fn failed(&self) {
+        self.shared.failed.cancelled().await;
+    }
+
+    /// The service stops: critical tasks may end from now on.
+    pub fn stopping(&self) {
+        self.shared.stopping.store(true, Ordering::SeqCst);
+    }
+
+    /// Ends the tasks that no owner drains, and waits until they have ended: a step under way is dropped.
+    pub async fn shutdown(&self) {
+        self.stopping();
+        let mut running = std::mem::take(&mut *lock(&self.shared.running));
+        running.shutdown().await;
+    }
+
+    /// All tasks, in the order in which they were started.
+    pub fn report(&self) -> Vec<TaskReport> {
+        let tasks = lock(&self.shared.tasks);
+        tasks.iter().map(|task| task.report()).collect()
+    }
+
+    /// Makes a task panic, to see the reaction (`FAULTS=on`). Returns false if no task has this name.
+    pub fn panic_in(&self, name: &str) -> bool {
+        let tasks = lock(&self.shared.tasks);
+        let Some(task) = tasks.iter().find(|task| task.name == name) else { return false };
+        task.panic_asked.store(true, Ordering::Relaxed);
+        task.panic.notify_one();
+        true
+    }
+
+    fn register(&self, name: impl Into<String>, critical: bool) -> Arc<Task> {
+        let task = Arc::new(Task {
+            name: name.into(),
+            critical,
+            status: Mutex::new(Status {
+                state: TaskState::Running,
+                last_success: None,
+                restarts: 0,
+                failures: 0,
+                last_error: None,
+            }),
+            panic: Notify::new(),
+            panic_asked: AtomicBool::new(false),
+        });
+        // Reported from the start on, so that an alert on the counter sees its first step.
+        self.shared.metrics.task_restarts.with_label_values(&[&task.name]);
+        lock(&self.shared.tasks).push(Arc::clone(&task));
+        task
+    }
+
+    /// A critical task has ended.
+    fn ended(&self, task: &Task, ended: Result<(), Box<dyn Any + Send>>) {
+        let mut status = lock(&task.status);
+        status.state = TaskState::Ended;
+        let error = match ended {
+            Err(payload) => panic_text(&*payload),
+            Ok(()) if self.shared.stopping.load(Ordering::SeqCst) => return,
+            Ok(()) => "it ended early".to_owned(),
+        };
+        tracing::error!(task = task.name, error, "a critical task ended; the service stops");
+        status.last_error = Some((error, SystemTime::now()));
+        self.shared.failed.cancel();
+    }
+}
+
+impl Task {
+    fn succeeded(&self) {
+        let mut status = lock(&self.status);
+        if status.failures > 0 {
+            tracing::info!(task = self.name, failures = status.failures, "the task works again");
+        }
+        status.failures = 0;
+        status.state = TaskState::Running;
+        status.last_success = Some((SystemTime::now(), Instant::now()));
+    }
+
+    /// Records a failure; returns how many there were in a row.
+    fn failed(&self, error: String, panicked: bool) -> u32 {
+        let mut status = lock(&self.status);
+        status.failures = status.failures.saturating_add(1);
+        status.state = TaskState::Failing;
+        if panicked {
+            status.restarts += 1;
+            tracing::error!(task = self.name, error, "a task panicked; it is restarted");
+        } else if status.failures == 1 {
+            tracing::warn!(task = self.name, error, "a task failed; it retries");
+        }
+        status.last_error = Some((error, SystemTime::now()));
+        status.failures
+    }
+
+    fn report(&self) -> TaskReport {
+        let status = lock(&self.status);
+        TaskReport {
+            name: self.name.clone(),
+            critical: self.critical,
+            state: status.state,
+            last_success: status.last_success.map(|(at, _)| at),
+            since_success: status.last_success.map(|(_, at)| at.elapsed()),
+            restarts: status.restarts,
+            last_error: status.last_error.clone(),
+        }
+    }
+}
+
+/// No holder of these locks panics; were one to, what it guards is still whole.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[expect(clippy::panic, reason = "the reaction to a panic is what is tested")]
+fn panic_on_demand<T>() -> T {
+    panic!("a panic on demand")
+}
+
+/// What a panic's payload says, which is text unless code of ours says otherwise.
+fn panic_text(payload: &(dyn Any + Send)) -> String {
+    let text = payload.downcast_ref::<&str>().copied();
+    let text = text.or_else(|| payload.downcast_ref::<String>().map(String::as_str));
+    format!("panicked: {}", text.unwrap_or("without a message"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicUsize;
+
+    use super::*;
+
+    const INTERVAL: Duration = Duration::from_secs(10);
+    const BACKOFF: Backoff = Backoff { first: Duration::from_secs(1), longest: Duration::from_secs(4) };
+
+    fn supervisor() -> Supervisor {
+        Supervisor::new(&Metrics::new().unwrap())
+    }
+
+    fn only(supervisor: &Supervisor) -> TaskReport {
+        let mut reports = supervisor.report();
+        assert_eq!(reports.len(), 1);
+        reports.remove(0)
+    }
+
+    /// Each step takes the next outcome of a script; the times of the steps are kept.
+    struct Scripted {
+        outcomes: Vec<fn() -> Result<Next, StepError>>,
+        steps: Arc<Mutex<Vec<tokio::time::Instant>>>,
+        recovered: Arc<AtomicUsize>,
+    }
+
+    impl Step for Scripted {
+        async fn step(&mut self) -> Result<Next, StepError> {
+            lock(&self.steps).push(tokio::time::Instant::now());
+            let outcome = self.outcomes.remove(0);
+            outcome()
+        }
+
+        fn recover(&mut self) {
+            self.recovered.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    async fn run(outcomes: Vec<fn() -> Result<Next, StepError>>) -> (Supervisor, Vec<u64>, usize) {
+        let (supervisor, expected) = (supervisor(), outcomes.len());
+        let (steps, recovered) = (Arc::default(), Arc::default());
+        let scripted = Scripted { outcomes, steps: Arc::clone(&steps), recovered: Arc::clone(&recovered) };
+        supervisor.periodic("scripted", INTERVAL, BACKOFF, scripted);
+        while lock(&steps).len() < expected {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        let steps: Vec<tokio::time::Instant> = lock(&steps).clone();
+        let waits = steps.windows(2).map(|pair| (pair[1] - pair[0]).as_secs()).collect();
+        (supervisor, waits, recovered.load(Ordering::Relaxed))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_step_runs_each_interval_or_when_the_last_one_asks_for_it() {
+        let (supervisor, waits, _) =
+            run(vec![|| Ok(Next::Interval), || Ok(Next::After(Duration::from_secs(3))), || {
+                Ok(Next::Interval)
+            }])
+            .await;
+        assert_eq!(waits, [10, 3]);
+        let report = only(&supervisor);
+        assert_eq!((report.state, report.restarts, report.last_error), (TaskState::Running, 0, None));
+        assert!(report.last_success.is_some());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn failures_back_off_up_to_the_longest_wait_and_a_success_ends_that() {
+        fn failing() -> Result<Next, StepError> {
+            Err(StepError::new("no"))
+        }
+        let (_, waits, _) =
+            run(vec![failing, failing, failing, failing, || Ok(Next::Interval), failing, || {
+                Ok(Next::Interval)
+            }])
+            .await;
+        assert_eq!(waits, [1, 2, 4, 4, 10, 1]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_step_that_panics_is_run_again_after_it_has_recovered() {
+        let (supervisor, waits, recovered) =
+            run(vec![|| panic!("oh {}", "no"), || Err(StepError::new("no"))]).await;
+        assert_eq!((waits, recovered), (vec![1], 1));
+        let report = only(&supervisor);
+        assert_eq!((report.state, report.restarts), (TaskState::Failing, 1));
+        assert_eq!(report.last_error.unwrap().0, "no");
+        let metrics = String::from_utf8(supervisor.shared.metrics.render().unwrap()).unwrap();
+        assert!(metrics.contains("tidegate_task_restarts_total{task=\"scripted\"} 1"), "{metrics}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_critical_task_that_ends_early_fails_the_service_and_one_that_is_stopped_does_not() {
+        for panics in [false, true] {
+            let supervisor = supervisor();
+            supervisor.spawn("critical", async move { assert!(!panics, "oh no") });
+            supervisor.failed().await;
+            let report = only(&supervisor);
+            assert_eq!(report.state, TaskState::Ended);
+            let error = report.last_error.unwrap().0;
+            assert_eq!(error, if panics { "panicked: oh no" } else { "it ended early" });
+        }
+        let supervisor = supervisor();
+        let go = CancellationToken::new();
+        let task = supervisor.spawn_drained("critical", go.clone().cancelled_owned());
+        supervisor.stopping();
+        go.cancel();
+        task.await.unwrap();
+        assert!(!supervisor.shared.failed.is_cancelled());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_panic_can_be_asked_for_in_each_kind_of_task() {
+        let supervisor = supervisor();
+        assert!(!supervisor.panic_in("critical"));
+        supervisor.spawn("critical", std::future::pending());
+        assert!(supervisor.panic_in("critical"));
+        supervisor.failed().await;
+
+        let supervisor = self::supervisor();
+        let (run, ended) = (CancellationToken::new(), CancellationToken::new());
+        let guard = ended.clone().drop_guard();
+        let thread = supervisor.spawn_thread("thread", move |check| {
+            let _ended = guard;
+            while !run.is_cancelled() {
+                check();
+                std::thread::yield_now();
+            }
+        });
+        assert!(supervisor.panic_in("thread"));
+        ended.cancelled().await;
+        thread.unwrap().join().unwrap();
+        assert!(supervisor.shared.failed.is_cancelled());
+    }
+}
