@@ -371,13 +371,14 @@ async fn nothing_that_a_client_sends_makes_the_service_fail() {
     });
     let runtime = tokio::runtime::Handle::current();
     let tried = tokio::task::block_in_place(|| {
-        runner.run(&case(), |case| {
+        let tried = runner.run(&case(), |case| {
             let request = request(&operations, &case, &known);
             let status = runtime.block_on(status(&service, &request));
             let shown = String::from_utf8_lossy(&request);
             prop_assert!(status.is_some_and(|status| status < 500), "{status:?}: {shown:?}");
             Ok(())
-        })
+        });
+        tried.map_err(|error| error.to_string())
     });
     let log = service.log();
     let failures: Vec<&str> = log
