@@ -29,7 +29,7 @@ use std::sync::Arc;
 
 pub use chat::{CHAT_MEMBERS, Extra, Said, Unspeakable, read as read_said};
 pub use list::{ListQuery, MessageQuery, Page, parse_live};
-pub use live::{Event, EventKind, Live, LiveEnd, Token};
+pub use live::{Event, EventError, EventKind, Live, LiveEnd, Token};
 pub use messages::{Added, Key, NewMessage};
 pub use model::{Conversation, Message, Metadata, Micros, Role};
 pub use pieces::Piece;

@@ -83,9 +83,17 @@ impl Change {
         self.bytes() + self.data.len()
     }
 
-    /// What its followers are sent. Whoever is first makes it, and all others share it.
-    pub fn encoded(&self, encode: impl FnOnce() -> Bytes) -> Bytes {
-        self.encoded.get_or_init(encode).clone()
+    /// The event that its subscribers get: encoded for the first, shared by all others.
+    ///
+    /// # Errors
+    ///
+    /// That of `encode`.
+    pub fn encoded<E>(&self, encode: impl FnOnce() -> Result<Bytes, E>) -> Result<Bytes, E> {
+        if let Some(encoded) = self.encoded.get() {
+            return Ok(encoded.clone());
+        }
+        let encoded = encode()?;
+        Ok(self.encoded.get_or_init(|| encoded).clone())
     }
 }
 

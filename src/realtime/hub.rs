@@ -5,6 +5,7 @@
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -93,6 +94,22 @@ const ROOM_PATIENCE: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub struct Room {
     _taken: Option<OwnedSemaphorePermit>,
+}
+
+/// A request for room, which keeps its place in the queue for as long as it lives.
+pub struct RoomRequest(Pin<Box<dyn Future<Output = Room> + Send + Sync>>);
+
+impl RoomRequest {
+    /// Waits for the room. Dropped before that, the wait goes on with the next call.
+    pub async fn granted(&mut self) -> Room {
+        self.0.as_mut().await
+    }
+}
+
+impl std::fmt::Debug for RoomRequest {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("RoomRequest").finish_non_exhaustive()
+    }
 }
 
 /// Somebody who follows a topic. He leaves when it is dropped.
@@ -392,11 +409,11 @@ impl Follower {
         (bytes / ROOM_UNIT).min(room_units(config)) as u32
     }
 
-    /// Waits for room to hold what is read of the database for this follower, for as long as all of it is taken. Nothing is
-    /// lost if it is dropped, but for the turn.
-    pub async fn room(&self) -> Room {
-        // Nobody closes it.
-        Room { _taken: Arc::clone(&self.hub.0.room).acquire_many_owned(self.units()).await.ok() }
+    /// Asks for room to hold what is read of the database for this subscriber, for as long as all of it is taken.
+    pub fn request_room(&self) -> RoomRequest {
+        let acquiring = Arc::clone(&self.hub.0.room).acquire_many_owned(self.units());
+        // The semaphore is never closed.
+        RoomRequest(Box::pin(async move { Room { _taken: acquiring.await.ok() } }))
     }
 }
 
@@ -538,11 +555,22 @@ mod tests {
         let first = hub.follow("a:1", Some(user)).await.unwrap();
         assert!(matches!(hub.follow("a:2", Some(user)).await, Err(FollowError::TooManyOfUser(1))));
         let second = hub.follow("a:1", Some(Uuid::from_u128(2))).await.unwrap();
-        let room = first.room().await;
+        let room = first.request_room().granted().await;
         let patience = Duration::from_secs(9);
-        assert!(tokio::time::timeout(patience, second.room()).await.is_err(), "there is room for one");
+        let mut request = second.request_room();
+        assert!(tokio::time::timeout(patience, request.granted()).await.is_err(), "there is room for one");
+        // Whoever asks later is served later, though the wait was interrupted.
+        let mut later = first.request_room();
+        assert!(tokio::time::timeout(patience, later.granted()).await.is_err());
         drop(room);
-        second.room().await;
+        let granted = request.granted().await;
+        assert!(
+            tokio::time::timeout(patience, later.granted()).await.is_err(),
+            "the place in the queue is kept"
+        );
+        drop(granted);
+        later.granted().await;
+        drop(later);
         drop(first);
         hub.follow("a:2", Some(user)).await.unwrap();
         assert_eq!(hub.state().users.len(), 1, "who follows nothing more is not remembered");

@@ -19,5 +19,5 @@ pub mod store;
 
 pub use buffer::Dropped;
 pub use change::{Action, Change};
-pub use hub::{FollowError, Follower, Hub, LOT_BYTES, Room};
+pub use hub::{FollowError, Follower, Hub, LOT_BYTES, Room, RoomRequest};
 pub use position::{Position, Snapshot};

@@ -86,25 +86,39 @@ pub(super) struct Imported {
     pub(super) last: Uuid,
 }
 
+/// Why a change cannot be sent: it was not written by this program, or its event cannot be encoded.
+#[derive(Debug, thiserror::Error)]
+pub enum EventError {
+    /// Its record is no message's id.
+    #[error("the change's record is no id")]
+    Record(#[from] uuid::Error),
+    /// Its role is none.
+    #[error("the change's role is none of a message")]
+    Role,
+    /// Its data, or the event, is not the JSON that it should be.
+    #[error("the change's JSON")]
+    Json(#[from] serde_json::Error),
+}
+
 /// The place of the message that a change is about.
-pub(super) fn place(change: &Change) -> Place {
-    Place { at: Micros(change.created_us), id: Uuid::try_parse(&change.record).unwrap_or_default() }
+pub(super) fn place(change: &Change) -> Result<Place, EventError> {
+    Ok(Place { at: Micros(change.created_us), id: Uuid::try_parse(&change.record)? })
 }
 
-/// A message as its followers are sent it, be it from a page or from the feed.
-pub(super) fn message(message: &Message) -> Bytes {
-    serde_json::to_vec(message).unwrap_or_default().into()
+/// A message as its subscribers get it, be it from a page or from the feed.
+pub(super) fn message(message: &Message) -> Result<Bytes, EventError> {
+    Ok(serde_json::to_vec(message)?.into())
 }
 
-/// A message that was added. Nothing for data that this program did not write.
-pub(super) fn created(conversation: Uuid, change: &Change) -> Bytes {
+/// A message that was added.
+pub(super) fn created(conversation: Uuid, change: &Change) -> Result<Bytes, EventError> {
     change.encoded(|| {
-        let Ok(created) = serde_json::from_str::<Created>(&change.data) else { return Bytes::new() };
-        let place = place(change);
+        let created: Created = serde_json::from_str(&change.data)?;
+        let place = place(change)?;
         message(&Message {
             id: place.id,
             conversation_id: conversation,
-            role: Role::parse(&created.role).unwrap_or(Role::System),
+            role: Role::parse(&created.role).ok_or(EventError::Role)?,
             content: created.content,
             extra: created.extra.map(Extra::new),
             timestamp: place.at,
@@ -116,17 +130,16 @@ pub(super) fn created(conversation: Uuid, change: &Change) -> Bytes {
 }
 
 /// A piece that was added.
-pub(super) fn appended(change: &Change) -> Bytes {
+pub(super) fn appended(change: &Change) -> Result<Bytes, EventError> {
     change.encoded(|| {
-        let Ok(added) = serde_json::from_str::<Added>(&change.data) else { return Bytes::new() };
-        let Added { at, content, done } = added;
+        let Added { at, content, done } = serde_json::from_str(&change.data)?;
         let piece = Appended { id: &change.record, at, content: &content, done };
-        serde_json::to_vec(&piece).unwrap_or_default().into()
+        Ok(serde_json::to_vec(&piece)?.into())
     })
 }
 
 /// The conversation as it is now.
-pub(super) fn updated(change: &Change) -> Bytes {
+pub(super) fn updated(change: &Change) -> Result<Bytes, EventError> {
     #[derive(Deserialize)]
     struct Data {
         title: String,
@@ -141,7 +154,7 @@ pub(super) fn updated(change: &Change) -> Bytes {
         metadata: &'a RawValue,
     }
     change.encoded(|| {
-        let Ok(data) = serde_json::from_str::<Data>(&change.data) else { return Bytes::new() };
+        let data: Data = serde_json::from_str(&change.data)?;
         let updated = Updated {
             id: &change.record,
             title: &data.title,
@@ -149,11 +162,11 @@ pub(super) fn updated(change: &Change) -> Bytes {
             updated_at: Micros(change.updated_us),
             metadata: &data.metadata,
         };
-        serde_json::to_vec(&updated).unwrap_or_default().into()
+        Ok(serde_json::to_vec(&updated)?.into())
     })
 }
 
 /// The conversation is gone.
-pub(super) fn deleted(change: &Change) -> Bytes {
-    change.encoded(|| format!("{{\"id\":\"{}\"}}", change.record).into())
+pub(super) fn deleted(conversation: Uuid) -> Bytes {
+    format!("{{\"id\":\"{conversation}\"}}").into()
 }

@@ -22,9 +22,9 @@ use super::place::Place;
 use super::reading::{LivePage, ReadStore};
 use crate::db::DbError;
 use crate::realtime::store::Changes;
-use crate::realtime::{Action, Change, Dropped, Follower, Position, Room, Snapshot};
+use crate::realtime::{Action, Change, Dropped, Follower, Position, Room, RoomRequest, Snapshot};
 use event::Imported;
-pub use event::{Event, EventKind};
+pub use event::{Event, EventError, EventKind};
 use shown::Shown;
 pub use token::Token;
 
@@ -37,6 +37,14 @@ pub enum LiveEnd {
     Dropped(Dropped),
     /// The database said no.
     Database(Arc<DbError>),
+    /// A change of the conversation cannot be sent.
+    Event(EventError),
+}
+
+impl From<EventError> for LiveEnd {
+    fn from(error: EventError) -> Self {
+        Self::Event(error)
+    }
 }
 
 impl From<DbError> for LiveEnd {
@@ -79,6 +87,8 @@ pub struct Live {
     pending: VecDeque<Arc<Change>>,
     /// For these, and for what is told of them or of a page.
     room: Option<Room>,
+    /// While it is waited for.
+    room_request: Option<RoomRequest>,
 }
 
 /// What a follower is built from.
@@ -116,6 +126,7 @@ impl Live {
             within: None,
             pending: VecDeque::new(),
             room: None,
+            room_request: None,
         };
         if let Some(token) = token {
             live.position = token.position;
@@ -133,8 +144,13 @@ impl Live {
     pub async fn ready(&mut self) {
         if self.reads() {
             if self.room.is_none() {
+                // Kept while this future is dropped for a heartbeat, or the place in the queue would be lost each time.
+                let request = self.room_request.get_or_insert_with(|| self.follower.request_room());
                 tokio::select! {
-                    room = self.follower.room() => self.room = Some(room),
+                    room = request.granted() => {
+                        self.room_request = None;
+                        self.room = Some(room);
+                    }
                     _why = self.follower.dropped() => {}
                 }
             }
@@ -175,11 +191,11 @@ impl Live {
         self.follower.hold(chunk).await
     }
 
-    /// Resolves if the client has taken nothing for a while of what room is kept for, and others wait for room.
+    /// Resolves if the client has taken nothing for a while though room is kept or asked for, and others wait for room.
     pub async fn overstays(&self) {
-        match self.room {
-            Some(_) => self.follower.overstays().await,
-            None => std::future::pending().await,
+        match self.room.is_some() || self.room_request.is_some() {
+            true => self.follower.overstays().await,
+            false => std::future::pending().await,
         }
     }
 
@@ -238,9 +254,9 @@ impl Live {
                 shown: before.with(place, &snapshot),
                 is_paging: is_more || index < last,
             };
-            Event { kind: EventKind::Message, data: event::message(&message), token: Some(token) }
+            Ok(Event { kind: EventKind::Message, data: event::message(&message)?, token: Some(token) })
         };
-        let events = messages.into_iter().enumerate().map(event).collect();
+        let events = messages.into_iter().enumerate().map(event).collect::<Result<_, EventError>>()?;
         self.phase = if is_more { Phase::Paging(end) } else { Phase::Backlog };
         Ok(events)
     }
@@ -272,16 +288,16 @@ impl Live {
             Action::Delete if is_conversations => {
                 self.phase = Phase::Over;
                 self.pending.clear();
-                (EventKind::Delete, event::deleted(change))
+                (EventKind::Delete, event::deleted(self.conversation))
             }
             Action::Update if is_conversations && !self.shown.first().is_some_and(|page| page.saw(xid)) => {
-                (EventKind::Update, event::updated(change))
+                (EventKind::Update, event::updated(change)?)
             }
-            Action::Create if !is_conversations && !was_shown(event::place(change)) => {
-                (EventKind::Message, event::created(self.conversation, change))
+            Action::Create if !is_conversations && !was_shown(event::place(change)?) => {
+                (EventKind::Message, event::created(self.conversation, change)?)
             }
-            Action::Append if !was_shown(event::place(change)) => {
-                (EventKind::Append, event::appended(change))
+            Action::Append if !was_shown(event::place(change)?) => {
+                (EventKind::Append, event::appended(change)?)
             }
             _ => {
                 self.pass(change.position);
@@ -295,10 +311,7 @@ impl Live {
 
     /// A lot of the messages that an import added; it is told again until there are no more.
     async fn import(&mut self, change: &Arc<Change>) -> Result<Vec<Event>, LiveEnd> {
-        let Ok(Imported { first, last }) = serde_json::from_str(&change.data) else {
-            self.pass(change.position);
-            return Ok(Vec::new());
-        };
+        let Imported { first, last } = serde_json::from_str(&change.data).map_err(EventError::Json)?;
         let (messages, is_more) =
             self.store.messages_between(self.conversation, (first, last), self.within).await?;
         let mut events = Vec::with_capacity(messages.len());
@@ -311,7 +324,7 @@ impl Live {
                 continue;
             }
             let token = if is_last { None } else { Some(self.token(self.within)) };
-            events.push((event::message(&message), token));
+            events.push((event::message(&message)?, token));
         }
         if is_more {
             self.pending.push_front(Arc::clone(change));
@@ -347,6 +360,7 @@ impl From<LiveEnd> for ConversationsError {
             LiveEnd::Deleted => Self::NotFound("conversation"),
             LiveEnd::Dropped(_) => Self::Overloaded,
             LiveEnd::Database(error) => Self::Database(error),
+            LiveEnd::Event(_) => Self::Overloaded,
         }
     }
 }

@@ -262,8 +262,9 @@ impl IndexStore {
 /// Whether a place is none of this server's.
 fn is_foreign(rows: &[Row], place: &Place) -> Result<bool, DbError> {
     let Some(row) = rows.first() else { return Ok(false) };
-    let number = |text: &str| text.parse::<u64>().unwrap_or_default();
-    Ok(number(&place.xid) > number(row.try_get("horizon")?))
+    let number =
+        |text: &str| text.parse::<u64>().map_err(|_| DbError::Unexpected("an xid8 that is no number"));
+    Ok(number(&place.xid)? > number(row.try_get("horizon")?)?)
 }
 
 /// The changes that call for words.

@@ -118,6 +118,14 @@ impl From<LiveEnd> for Close {
                 tracing::warn!(error = error.with_sources(), "a follower is cut off; it comes back");
                 Self::Failed
             }
+            LiveEnd::Event(error) => {
+                let error = crate::db::chain(&error);
+                tracing::error!(
+                    error,
+                    "a change of a conversation cannot be sent; its subscribers are cut off"
+                );
+                Self::Failed
+            }
         }
     }
 }

@@ -275,7 +275,8 @@ impl DeadLetterStore {
         let journal: Uuid = rows.first().map(|row| row.try_get(0)).transpose()?.unwrap_or(fresh);
         let next = sql(include_str!("../../../sql/ingest/next_sequence.sql"));
         let rows = transaction.query_typed(&next, &[(&journal, Type::UUID)]).await?;
-        let first: i64 = rows.first().map(|row| row.try_get(0)).transpose()?.unwrap_or(0);
+        // A sequence that was made up would give its events the ids of others.
+        let first: i64 = rows.first().ok_or(DbError::Unexpected("no next sequence"))?.try_get(0)?;
         let tag = Tag::of_journal(journal);
         let accepted = id::lower_bound((unix_now_us() / 1000) as u64);
         let overloaded = taken.iter_mut().filter(|taken| taken.overload);
