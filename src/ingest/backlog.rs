@@ -226,10 +226,9 @@ impl Backlog {
         let reading = tokio::task::spawn_blocking(move || {
             store.read(journal, range.start, range.end, max_bytes as usize)
         });
-        let piece = match reading.await {
-            Ok(piece) => piece?,
-            Err(_panicked) => return Ok(None),
-        };
+        // A read that panicked is reported and tried again like one that failed.
+        let piece =
+            reading.await.unwrap_or_else(|panicked| Err(JournalError::Panicked(panicked.to_string())))?;
         let portion = Portion { journal, piece };
         if let Some(sequences) = self.state().iter_mut().find(|sequences| sequences.journal == journal) {
             sequences.todo.remove(portion.range());

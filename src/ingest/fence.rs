@@ -11,7 +11,7 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use rangemap::RangeSet;
 use tokio::sync::Notify;
@@ -125,7 +125,7 @@ pub struct FenceKeeper {
     /// What was known when the last fence was set; nothing is to be done while it stays so.
     last: Vec<(JournalId, u64, u64)>,
     looked: Instant,
-    progress: Option<(SystemTime, u64)>,
+    progress: Option<(Instant, u64)>,
     keys_forgotten: Option<Instant>,
 }
 
@@ -188,7 +188,7 @@ impl FenceKeeper {
                 return Err(FenceError::UnknownJournal { journal: known.journal.0, events });
             }
             self.tables.receipts.register(&mut connection, known.journal).await?;
-            self.registered.add(known.journal.0)?;
+            self.register(move |list| list.add(known.journal.0)).await?;
             // Read only now: whatever a former process had under way has ended.
             let receipts = &self.tables.receipts;
             let settled = match known.held.is_empty() {
@@ -202,6 +202,21 @@ impl FenceKeeper {
             self.backlog.open(known.journal, &settled);
         }
         Ok(())
+    }
+
+    /// Changes the list of registered journals off the runtime, as it is synced to the disk.
+    async fn register(
+        &mut self,
+        change: impl FnOnce(&mut Registered) -> std::io::Result<()> + Send + 'static,
+    ) -> std::io::Result<()> {
+        let mut list = self.registered.clone();
+        let (list, changed) = tokio::task::spawn_blocking(move || {
+            let changed = change(&mut list);
+            (list, changed)
+        })
+        .await?;
+        self.registered = list;
+        changed
     }
 
     /// As [`Self::open`], within the time of a round.
@@ -376,18 +391,20 @@ impl FenceKeeper {
         }
         self.backlog.refresh();
         let held = self.backlog.known();
-        if let Err(error) = self.registered.retain(|id| held.iter().any(|known| known.journal.0 == id)) {
+        let retained =
+            self.register(move |list| list.retain(|id| held.iter().any(|known| known.journal.0 == id)));
+        if let Err(error) = retained.await {
             tracing::debug!(error = error.to_string(), "the list of registered journals is not shortened");
         }
     }
 
     fn tell_progress(&mut self) {
         let pending = self.backlog.pending();
-        let now = SystemTime::now();
+        let now = Instant::now();
         match self.progress {
             None if pending > LARGE_BACKLOG => self.progress = Some((now, pending)),
             Some((since, before)) => {
-                let elapsed = now.duration_since(since).unwrap_or_default();
+                let elapsed = now.duration_since(since);
                 if elapsed < PROGRESS {
                     return;
                 }

@@ -17,7 +17,7 @@ const NEW_FILE: &str = "registered.new";
 const SCHEMA: &str = "schema ";
 
 /// The list.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Registered {
     dir: PathBuf,
     journals: BTreeSet<Uuid>,

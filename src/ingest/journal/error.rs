@@ -30,6 +30,9 @@ pub enum JournalError {
         /// The sequence asked for.
         sequence: u64,
     },
+    /// The thread that read it panicked.
+    #[error("the read panicked: {0}")]
+    Panicked(String),
     /// The operating system refused.
     #[error("cannot {doing} {}", path.display())]
     Io {
