@@ -96,7 +96,7 @@ async fn many_bad_rows_are_found_in_a_few_transactions() {
         assert_eq!(count(&database, "requests where kind = payload->>'n'").await, 1821);
         assert_eq!(count(&database, "requests where content_type = 'by/trigger'").await, 1821);
         let causes = causes(&database).await;
-        let dropped = "a trigger on requests returned null: the row was dropped";
+        let dropped = "a trigger dropped 1 of 1 rows of requests";
         assert_eq!(causes[0], ("dropped_by_trigger".to_owned(), dropped.to_owned(), 260));
         let errors: Vec<_> = causes.iter().map(|(_, error, _)| &error[..5]).collect();
         assert_eq!((errors.len(), errors[1], errors[2]), (1 + 2 + 260, "23505", "23514"), "{causes:?}");

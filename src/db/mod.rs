@@ -65,9 +65,6 @@ pub enum DbError {
     /// This use's share of the pool had no connection free in time.
     #[error("no connection of its share of the pool within {} s", .0.as_secs_f32())]
     Exhausted(Duration),
-    /// Postgres stored fewer rows of a COPY into this table than were sent.
-    #[error("a trigger on {0} returned null: the row was dropped")]
-    RowsDropped(&'static str),
     /// The task that ran the statements panicked: a commit may have been sent or not.
     #[error("the outcome is unknown: the task that ran the statements panicked")]
     OutcomeUnknown,
@@ -78,7 +75,7 @@ pub enum DbError {
     #[error("TLS: {0}")]
     Tls(String),
     /// A trigger of the user's kept rows from being stored, without an error.
-    #[error("a trigger dropped {} of {sent} rows of {table}", .sent - .stored)]
+    #[error("a trigger dropped {} of {sent} rows of {table}", .sent.saturating_sub(*.stored))]
     DroppedByTrigger {
         /// The table.
         table: &'static str,
@@ -99,6 +96,15 @@ pub enum DbError {
 const DROPPED_BY_TRIGGER: &str = "TG001";
 
 impl DbError {
+    /// Compares the rows that a statement stored in `table` with those that it was sent.
+    ///
+    /// # Errors
+    ///
+    /// [`Self::DroppedByTrigger`] if they are fewer.
+    pub fn all_stored(table: &'static str, sent: u64, stored: u64) -> Result<(), Self> {
+        if stored < sent { Err(Self::DroppedByTrigger { table, sent, stored }) } else { Ok(()) }
+    }
+
     /// The SQLSTATE, where Postgres sent one.
     pub fn sql_state(&self) -> Option<&SqlState> {
         self.driver_error()?.code()
@@ -121,8 +127,7 @@ impl DbError {
 
     /// Whether a trigger kept rows from being stored, without an error of its own.
     pub fn is_dropped_by_trigger(&self) -> bool {
-        matches!(self, Self::DroppedByTrigger { .. } | Self::RowsDropped(_))
-            || self.state_code() == Some(DROPPED_BY_TRIGGER)
+        matches!(self, Self::DroppedByTrigger { .. }) || self.state_code() == Some(DROPPED_BY_TRIGGER)
     }
 
     /// Whether waiting may mend it: no answer, a server that is starting, stopping, crowded, read-only for a failover, or
@@ -139,7 +144,6 @@ impl DbError {
             Self::Postgres(error) => connect::is_passing(error),
             Self::Connect { source, .. } => source.is_passing(),
             Self::Tls(_)
-            | Self::RowsDropped(_)
             | Self::DroppedByTrigger { .. }
             | Self::ClocksDiffer { .. }
             | Self::Unexpected(_)
@@ -182,7 +186,6 @@ impl DbError {
             Some(_) => matches!(self.class(), "08" | "53" | "57"),
             None => match self {
                 Self::DroppedByTrigger { .. }
-                | Self::RowsDropped(_)
                 | Self::ClocksDiffer { .. }
                 | Self::Unexpected(_)
                 | Self::OutcomeUnknown => false,

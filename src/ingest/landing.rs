@@ -34,7 +34,7 @@ use super::receipts::{Counts, Receipts};
 use super::retry::Verdict;
 use super::row::Tuple;
 use super::status::{WriterState, WriterStatus};
-use crate::db::{Connection, Database, DbError, begin, begin_in_time, query_in_time, roll_back};
+use crate::db::{Connection, Database, DbError, begin, presets, query_in_time, roll_back};
 use crate::observe::Metrics;
 
 /// The least time for settling a lane, however soon a COPY is given up: a transaction that holds it is waited for 2 s,
@@ -65,7 +65,7 @@ impl LandingTables {
     ///
     /// # Errors
     ///
-    /// [`DbError::RowsDropped`] if Postgres took fewer than `rows`.
+    /// [`DbError::DroppedByTrigger`] if Postgres took fewer than `rows`.
     async fn copy<'a>(
         &self,
         transaction: &Transaction<'_>,
@@ -77,10 +77,8 @@ impl LandingTables {
             Kind::Events => (&self.copy_requests, "requests"),
             _ => (&self.copy_dead_letters, "dead_letters"),
         };
-        match copy_rows(transaction, copy, stretches).await? {
-            stored if stored == rows => Ok(()),
-            _ => Err(DbError::RowsDropped(table)),
-        }
+        let stored = copy_rows(transaction, copy, stretches).await?;
+        DbError::all_stored(table, rows, stored)
     }
 
     fn has_id(&self, kind: Kind) -> &str {
@@ -344,8 +342,15 @@ impl Lander {
                 return Ok(Attempt::Landed(Stored { dead, ..Stored::default() }));
             }
         }
-        let transaction = begin_in_time(connection, Duration::ZERO).await?;
-        let stored = match self.store(lot, lane, &transaction).await {
+        let transaction = begin(connection).await?;
+        // Sent ahead of the batch without a round trip. Our own deadline bounds its transaction.
+        let presets = presets(Duration::ZERO);
+        let storing = async {
+            let preset = async { Ok(transaction.batch_execute(&presets).await?) };
+            let ((), stored) = tokio::try_join!(biased; preset, self.store(lot, lane, &transaction))?;
+            Ok(stored)
+        };
+        let stored = match storing.await {
             Ok(stored) => stored,
             Err(error) => return Err(roll_back(transaction, error).await),
         };

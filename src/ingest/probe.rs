@@ -47,7 +47,7 @@ impl Fault {
     /// The fault of a row that was alone in its COPY.
     pub fn of(error: &DbError, attempts: u32) -> Self {
         let reason = match error {
-            DbError::RowsDropped(_) => Reason::DroppedByTrigger,
+            DbError::DroppedByTrigger { .. } => Reason::DroppedByTrigger,
             _ => Reason::Rejected,
         };
         Self {
@@ -62,7 +62,8 @@ impl Fault {
     fn read(row: &Row, attempts: u32) -> Result<(usize, Self), DbError> {
         let place = row.try_get::<_, i32>(0)? as usize;
         let Some(state) = row.try_get::<_, Option<&str>>(1)? else {
-            return Ok((place, Self::of(&DbError::RowsDropped("requests"), attempts)));
+            let dropped = DbError::DroppedByTrigger { table: "requests", sent: 1, stored: 0 };
+            return Ok((place, Self::of(&dropped, attempts)));
         };
         let (constraint, message): (&str, &str) = (row.try_get(2)?, row.try_get(3)?);
         let fault = Self {

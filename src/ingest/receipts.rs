@@ -230,10 +230,8 @@ impl Receipts {
             (&dead, Type::INT8),
             (&quarantined, Type::INT8),
         ];
-        match transaction.execute_typed(&self.add, &parameters).await? {
-            1 => Ok(()),
-            stored => Err(DbError::DroppedByTrigger { table: "ingest_receipts", sent: 1, stored }),
-        }
+        let stored = transaction.execute_typed(&self.add, &parameters).await?;
+        DbError::all_stored("ingest_receipts", 1, stored)
     }
 
     /// The server's timeline; `None` where it does not tell.

@@ -3,9 +3,11 @@
 //! Their sequences are settled as quarantined. The row and the receipt change in one transaction, under the lock of the
 //! journal's row that a fence takes too; an event that is in a table already is left alone.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::ops::Range;
+use std::time::Duration;
 
+use tokio_postgres::Transaction;
 use tokio_postgres::types::Type;
 use uuid::Uuid;
 
@@ -17,7 +19,10 @@ use super::lot::{Kind, Lot, Origin};
 use super::probe::{Fault, Faults};
 use super::retry::Verdict;
 use super::row::{self, Tuple};
-use crate::db::{Database, DbError};
+use crate::db::{Database, DbError, begin_in_time, roll_back};
+
+/// For one statement.
+const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// What became of recovered events.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -30,7 +35,7 @@ pub struct Restored {
     pub dead: u64,
     /// In a table already.
     pub there: u64,
-    /// No receipt says that they are lost: the service has not settled them yet.
+    /// Without a receipt that counts them as lost: the service has not settled them yet.
     pub unsettled: u64,
 }
 
@@ -67,7 +72,7 @@ impl Restorer {
     ///
     /// # Errors
     ///
-    /// Whatever Postgres says against more than a row. What was done before stays done.
+    /// Any error of Postgres that concerns more than a row. What was done before stays done.
     pub async fn restore(&self, journal: Uuid, chunk: &Chunk) -> Result<Restored, DbError> {
         let keys = chunk.keys.iter().map(|(sequence, key)| (sequence - chunk.from, *key)).collect();
         let origin = Some(Origin { journal: JournalId(journal), first: chunk.from });
@@ -97,16 +102,36 @@ impl Restorer {
         Ok(restored)
     }
 
-    /// One transaction; with `refused`, what is wrong with the only row.
+    /// One transaction; with `refused`, the fault of the only row. It is rolled back if events are unsettled.
     async fn store(
         &self,
         journal: Uuid,
         lot: &Lot<'_>,
         refused: Option<&Fault>,
     ) -> Result<Restored, DbError> {
-        let sql = |text: &str| self.database.sql(text);
         let mut connection = self.database.get().await?;
-        let transaction = connection.transaction().await?;
+        let transaction = begin_in_time(&mut connection, TIMEOUT).await?;
+        match self.store_within(&transaction, journal, lot, refused).await {
+            Ok(done) if done.unsettled > 0 => {
+                transaction.rollback().await?;
+                Ok(done)
+            }
+            Ok(done) => {
+                transaction.commit().await?;
+                Ok(done)
+            }
+            Err(error) => Err(roll_back(transaction, error).await),
+        }
+    }
+
+    async fn store_within(
+        &self,
+        transaction: &Transaction<'_>,
+        journal: Uuid,
+        lot: &Lot<'_>,
+        refused: Option<&Fault>,
+    ) -> Result<Restored, DbError> {
+        let sql = |text: &str| self.database.sql(text);
         let lock = sql(include_str!("../../sql/ingest/lock_journal.sql"));
         transaction.execute_typed(&lock, &[(&journal, Type::UUID)]).await?;
 
@@ -119,11 +144,12 @@ impl Restorer {
         }
         let is_there = |tuple: &Tuple<'_>| id_of(*tuple).is_none_or(|id| there.contains(&id));
         // Places change where events are left out, so keys go along with their tuples.
+        let keys_by_place: HashMap<u64, _> = lot.keys.iter().copied().collect();
         let mut lost: Vec<Tuple<'_>> = Vec::with_capacity(tuples.len());
         let mut keys = Vec::new();
         for (place, tuple) in tuples.iter().enumerate().filter(|(_, tuple)| !is_there(tuple)) {
-            let key = lot.keys.iter().find(|(of, _)| *of == place as u64);
-            keys.extend(key.map(|(_, key)| (lost.len() as u64, *key)));
+            let key = keys_by_place.get(&(place as u64));
+            keys.extend(key.map(|key| (lost.len() as u64, *key)));
             lost.push(*tuple);
         }
         let mut done = Restored { there: there.len() as u64, ..Restored::default() };
@@ -132,23 +158,21 @@ impl Restorer {
         }
         let rows = lost.iter().map(|tuple| tuple.bytes()).collect();
         let left = Lot::new(Kind::Events, lost.len() as u64, None, keys, rows);
-        let claimed = self.claims.claim(&transaction, &left).await?;
+        let claimed = self.claims.claim(transaction, &left).await?;
         let (duplicates, new): (Vec<_>, Vec<_>) =
             lost.iter().enumerate().partition(|(place, _)| claimed.is_duplicate(*place as u64));
         if let (Some(fault), [(_, tuple)]) = (refused, &new[..]) {
             let letter = dead_letters::encode_rejected(**tuple, fault);
             let copy = sql(include_str!("../../sql/ingest/copy_dead_letters.sql"));
             let copy = copy.replace("{columns}", dead_letters::COLUMNS);
-            if copy_rows(&transaction, &copy, std::iter::once(&letter[..])).await? < 1 {
-                return Err(DbError::RowsDropped("dead_letters"));
-            }
+            let stored = copy_rows(transaction, &copy, std::iter::once(&letter[..])).await?;
+            DbError::all_stored("dead_letters", 1, stored)?;
         } else if !new.is_empty() {
             let copy = sql(include_str!("../../sql/ingest/copy_requests.sql"));
             let copy = copy.replace("{columns}", row::COLUMNS);
             let tuples = new.iter().map(|(_, tuple)| tuple.bytes());
-            if copy_rows(&transaction, &copy, tuples).await? < new.len() as u64 {
-                return Err(DbError::RowsDropped("requests"));
-            }
+            let stored = copy_rows(transaction, &copy, tuples).await?;
+            DbError::all_stored("requests", new.len() as u64, stored)?;
         }
         let state = if refused.is_some() { "dead" } else { "committed" };
         for (state, events) in [(state, &new), ("duplicates", &duplicates)] {
@@ -162,11 +186,9 @@ impl Restorer {
                 settled += row.try_get::<_, i64>(0)? as u64;
             }
             if settled != ids.len() as u64 {
-                // Dropped, the transaction is rolled back.
                 return Ok(Restored { unsettled: lost.len() as u64, ..done });
             }
         }
-        transaction.commit().await?;
         let stored = new.len() as u64;
         done.duplicates = duplicates.len() as u64;
         (done.stored, done.dead) = if refused.is_some() { (0, stored) } else { (stored, 0) };

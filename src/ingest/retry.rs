@@ -39,7 +39,7 @@ impl Verdict {
     pub fn on(error: &DbError) -> Self {
         match error.sql_state() {
             // A trigger dropped a row.
-            None if matches!(error, DbError::RowsDropped(_)) => Self::Bisect,
+            None if error.is_dropped_by_trigger() => Self::Bisect,
             // The connection failed, or could not be had: nothing is known against the batch.
             None => Self::Retry,
             // No row's fault. A partition that was just attached is found by the next attempt.

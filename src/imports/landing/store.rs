@@ -241,11 +241,11 @@ impl Landing<'_> {
             let savepoint = self.transaction.savepoint("part").await?;
             let stretches = runs.iter().map(|run| tuples.stretch(run.clone()));
             let copied = match copy_rows(&savepoint, copy, stretches).await {
-                Ok(stored) if stored < count as u64 => Err(DbError::RowsDropped("the table")),
-                copied => copied.map_err(DbError::from),
+                Ok(stored) => DbError::all_stored("the imported table", count as u64, stored),
+                Err(error) => Err(error.into()),
             };
             match copied {
-                Ok(_stored) => savepoint.commit().await?,
+                Ok(()) => savepoint.commit().await?,
                 Err(error) if Verdict::on(&error) == Verdict::Bisect => {
                     savepoint.rollback().await?;
                     self.transaction.batch_execute(include_str!("../../../sql/imports/release.sql")).await?;

@@ -242,9 +242,8 @@ impl DeadLetterStore {
         let copy =
             sql(include_str!("../../../sql/ingest/copy_requests.sql")).replace("{columns}", row::COLUMNS);
         let tuples = taken.iter().map(|taken| &taken.tuple[..]);
-        if copy_rows(transaction, &copy, tuples).await? < taken.len() as u64 {
-            return Err(DbError::RowsDropped("requests"));
-        }
+        let stored = copy_rows(transaction, &copy, tuples).await?;
+        DbError::all_stored("requests", taken.len() as u64, stored)?;
         let all: Vec<Uuid> = taken.iter().map(|taken| taken.id).collect();
         let remove = sql(include_str!("../../../sql/ingest/remove_dead_letters.sql"));
         transaction.execute_typed(&remove, &[(&all, Type::UUID_ARRAY)]).await?;
