@@ -65,7 +65,7 @@ pub(super) fn run(args: &JournalArgs) -> Result<(), Failure> {
     if args.check {
         check.gaps(&segments).map_err(|error| failed(&error))?;
         for damage in &recovered.unknown {
-            println!("UNREADABLE: {}, and nothing tells what it held", describe(&damage.at));
+            println!("UNREADABLE: {}; its content is unknown", describe(&damage.at));
         }
         for segment in &recovered.headless {
             println!("the header of {} cannot be read; its events can", segment.display());
@@ -183,7 +183,7 @@ fn describe(at: &DamagedBytes) -> String {
     format!("{} at offset {offset}, {bytes} bytes, {}", segment.display(), cause.describe())
 }
 
-/// Prints the losses that nobody acknowledged; their events.
+/// Prints the unacknowledged losses; returns the number of their events.
 pub(super) fn print_losses(losses: &[(Loss, LossState)]) -> u64 {
     let reported = losses.iter().filter(|(_, state)| *state == LossState::Lost);
     reported.fold(0, |sum, (loss, _)| {
@@ -191,7 +191,7 @@ pub(super) fn print_losses(losses: &[(Loss, LossState)]) -> u64 {
             Some(_) => {
                 format!("{} acknowledged events of journal {} from {}", loss.lost(), loss.journal, loss.first)
             }
-            None => format!("acknowledged events of journal {}, nothing tells how many", loss.journal),
+            None => format!("an unknown number of acknowledged events of journal {}", loss.journal),
         };
         println!(
             "LOST {}: {what}: {} at offset {}, {} bytes, {}",
@@ -241,7 +241,7 @@ fn recover(config: &Config, dir: &Path) -> Result<(), Failure> {
                 let restored = restored.map_err(|error| Failure::Run(error.with_sources()))?;
                 sum.add(restored);
                 if restored.unsettled == 0 {
-                    loss.recovered.push((chunk.from, chunk.until));
+                    loss.add_recovered(chunk.from..chunk.until);
                     losses::update(&*files, dir, &loss, state).map_err(|error| failed(&error))?;
                 }
             }
@@ -257,7 +257,7 @@ fn report(loss: &Loss, sum: &Restored) {
     let (id, found) = (loss.id(), sum.found());
     if loss.events.is_none() {
         println!(
-            "{id}: nothing tells what the segment held; put it back while the service is stopped, and the next start stores it"
+            "{id}: the segment's content is unknown; put it back while the service is stopped, and the next start stores it"
         );
         return;
     }

@@ -5,16 +5,18 @@
 //! service and a command beside it need no lock: a change is one rename.
 //!
 //! ```text
-//! losses/<journal>-<first sequence>.lost           reported
+//! losses/<journal>-<first sequence>.lost           reported; `<journal>-segment-<number>` where the size is unknown
 //!                                  .acknowledged   seen by an operator; the bytes may still be recovered
 //!                                  .recovered      all of it was stored after all
 //!        <journal>.acknowledged                    what another host, or a lost folder, left in the database's receipts
 //! ```
 
 use std::io::{self, ErrorKind};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use rangemap::RangeSet;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -24,8 +26,9 @@ use super::recover::Damage;
 use super::store::{LOSSES, Store, lock};
 use crate::ingest::id;
 
-/// A record is far smaller; whatever else is in the folder is not read into memory.
-const MOST_BYTES: u64 = 64 * 1024;
+/// A record is far smaller, even with a range for each second block of a segment; other files of the folder are not read
+/// into memory.
+const MOST_BYTES: u64 = 8 << 20;
 
 /// What is wrong with bytes of the journal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -82,9 +85,9 @@ pub struct Loss {
     pub journal: Uuid,
     /// The first sequence; 0 where it is not known.
     pub first: u64,
-    /// How many; `None`: nothing tells what the segment held.
+    /// How many; `None`: the segment's content is unknown.
     pub events: Option<u64>,
-    /// Sequences of them that were stored after all, first and one past the last.
+    /// Sequences of them that were stored after all, first and one past the last; apart from each other, in order.
     pub recovered: Vec<(u64, u64)>,
     /// What is wrong with their bytes.
     pub cause: Cause,
@@ -98,16 +101,28 @@ pub struct Loss {
     pub bytes: u64,
     /// Their copy, where there is one.
     pub copy: Option<PathBuf>,
-    /// What each block of the segment repeats, where it is known. It tells a block from an event that looks like one.
+    /// Repeated by each block of the segment, where it is known: an event that looks like a block does not have it.
     pub nonce: Option<u64>,
     /// When it was found, in microseconds of Unix time.
     pub found_at_us: i64,
 }
 
 impl Loss {
-    /// Its name for an operator.
+    /// Its name for an operator. A loss of unknown size has its segment's number instead of a sequence, as several may have
+    /// the same one.
     pub fn id(&self) -> String {
-        format!("{}-{}", self.journal, self.first)
+        match self.events {
+            Some(_) => format!("{}-{}", self.journal, self.first),
+            None => format!("{}-segment-{}", self.journal, self.number),
+        }
+    }
+
+    /// Adds sequences that were stored after all.
+    pub fn add_recovered(&mut self, sequences: Range<u64>) {
+        let before = self.recovered.iter().map(|(first, end)| *first..*end);
+        let all = before.chain([sequences]).filter(|range| !range.is_empty());
+        let all: RangeSet<u64> = all.collect();
+        self.recovered = all.iter().map(|range| (range.start, range.end)).collect();
     }
 
     /// Events that are lost still; 1 where their number is not known.
@@ -286,7 +301,7 @@ pub fn acknowledge(files: &dyn Files, dir: &Path, wanted: &str) -> Result<Option
 /// Losses that are reported.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Lost {
-    /// Records that nobody acknowledged.
+    /// Unacknowledged records.
     pub losses: u64,
     /// Their events; one for a loss of unknown size.
     pub events: u64,
@@ -369,5 +384,34 @@ impl Store {
             events: sum.events + loss.lost(),
         });
         book.names = names;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_stays_small_however_many_blocks_are_recovered_and_unknown_segments_have_ids_of_their_own() {
+        let mut loss = Loss {
+            journal: Uuid::nil(),
+            first: 0,
+            events: Some(1_000_000),
+            recovered: Vec::new(),
+            cause: Cause::Unreadable,
+            segment: PathBuf::new(),
+            number: 0,
+            offset: 0,
+            bytes: 0,
+            copy: None,
+            nonce: None,
+            found_at_us: 0,
+        };
+        for first in (0..1_000_000).step_by(100).filter(|first| *first != 500) {
+            loss.add_recovered(first..first + 100);
+        }
+        assert_eq!((loss.recovered.as_slice(), loss.lost()), (&[(0, 500), (600, 1_000_000)][..], 100));
+        let unknown = [1, 2].map(|number| Loss { events: None, number, ..loss.clone() }.id());
+        assert_ne!(unknown[0], unknown[1]);
     }
 }
