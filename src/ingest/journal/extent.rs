@@ -138,8 +138,9 @@ impl Store {
 
     /// The same, and on the disk when this returns: for a segment that is about to be given up, which must not be missed.
     pub(super) fn sync_extent(&self, journal: JournalId) -> io::Result<()> {
-        let mut extents = lock(&self.extents);
-        match self.write_extent(&mut extents, journal)? {
+        // Synced without the lock, which the appender takes after each of its own syncs.
+        let written = self.write_extent(&mut lock(&self.extents), journal)?;
+        match written {
             Some(file) => file.fdatasync(),
             None => Ok(()),
         }
