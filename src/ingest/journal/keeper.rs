@@ -1,5 +1,6 @@
 //! The thread that prepares the next segment, so that rolling over does not wait for the disk.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, PoisonError};
 use std::thread::{Builder, JoinHandle};
 use std::time::Duration;
@@ -37,8 +38,15 @@ impl Drop for Keeper {
 }
 
 fn run(store: &Store) {
+    let mut panics: u64 = 0;
     loop {
-        store.tend();
+        // Without this thread a journal that once refused events would refuse them for ever.
+        if catch_unwind(AssertUnwindSafe(|| store.tend())).is_err() {
+            panics += 1;
+            if panics.is_power_of_two() {
+                tracing::error!(panics, "the journal's keeper panicked; it goes on");
+            }
+        }
         let wanted = lock(&store.signal.state);
         let waited =
             store.signal.changed.wait_timeout_while(wanted, TICK, |wanted| !wanted.work && !wanted.stop);
