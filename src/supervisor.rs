@@ -261,6 +261,11 @@ impl Supervisor {
                         backoff.wait(failures)
                     }
                 };
+                if wait.is_zero() {
+                    // The timer's least wait is a millisecond, which would delay each of the steps that wait for work themselves.
+                    tokio::task::yield_now().await;
+                    continue;
+                }
                 tokio::select! {
                     () = tokio::time::sleep(wait) => {}
                     // Asked for while the task waits: the next step begins at once, and with it.
