@@ -377,12 +377,18 @@ impl Store {
         if names == book.names {
             return;
         }
-        let Ok(losses) = list(&*self.files, dir) else { return };
-        let lost = losses.iter().filter(|(_, state)| *state == LossState::Lost);
-        book.lost = lost.fold(Lost::default(), |sum, (loss, _)| Lost {
-            losses: sum.losses + 1,
-            events: sum.events + loss.lost(),
-        });
+        let lost: Vec<u64> = match list(&*self.files, dir) {
+            Ok(losses) => {
+                let lost = losses.iter().filter(|(_, state)| *state == LossState::Lost);
+                lost.map(|(loss, _)| loss.lost()).collect()
+            }
+            // One of them cannot be read: each counts as a loss of unknown size.
+            Err(_) => {
+                let states = names.iter().filter_map(|(name, _)| Some(parse_name(name)?.1));
+                states.filter(|state| *state == LossState::Lost).map(|_| 1).collect()
+            }
+        };
+        book.lost = Lost { losses: lost.len() as u64, events: lost.iter().sum() };
         book.names = names;
     }
 }

@@ -185,7 +185,11 @@ fn open_with(
         cursors: Default::default(),
     });
     let quarantined = quarantine::count(&*files, &dir);
-    let known = losses::list(&*files, &dir)?;
+    // A record that cannot be read must not keep the service from starting.
+    let known = losses::list(&*files, &dir).unwrap_or_else(|error| {
+        tracing::error!(error = crate::db::chain(&error), "a record of lost events cannot be read");
+        Vec::new()
+    });
     let home = files.identity(&dir).map_err(JournalError::io("read", &dir))?;
     let store = Arc::new(Store {
         files,

@@ -213,6 +213,19 @@ fn a_loss_is_reported_until_it_is_acknowledged() {
 }
 
 #[test]
+fn a_record_that_cannot_be_read_is_reported_and_does_not_keep_a_journal_from_opening() {
+    let small = small(4, true);
+    small.disk.poke(&small.files[0], PAGE as usize + 70, |byte| !byte);
+    let (_, store, _) = open_disk(&small.disk, &small.settings).unwrap();
+    store.read(small.journal, 0, 8, 1 << 20).unwrap();
+    drop(store);
+    small.disk.poke(&Path::new(DIR).join(format!("losses/{}-0.lost", small.journal)), 0, |_| b'x');
+    assert!(losses::list(&*small.disk, Path::new(DIR)).is_err());
+    let (_, store, _) = open_disk(&small.disk, &small.settings).unwrap();
+    assert_eq!(store.lost(), Lost { losses: 1, events: 1 });
+}
+
+#[test]
 fn reads_that_fail_twice_cost_no_row() {
     let small = small(8, true);
     for reads in [2, 4] {
