@@ -392,7 +392,7 @@ fn panic_on_demand<T>() -> T {
     panic!("a panic on demand")
 }
 
-/// What a panic's payload says, which is text unless code of ours says otherwise.
+/// The text of a panic's payload.
 fn panic_text(payload: &(dyn Any + Send)) -> String {
     let text = payload.downcast_ref::<&str>().copied();
     let text = text.or_else(|| payload.downcast_ref::<String>().map(String::as_str));

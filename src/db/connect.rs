@@ -1,7 +1,7 @@
 //! Makes connections: one host of the URL after the other, each within its time.
 //!
 //! tokio-postgres' own time-out covers the TCP connection alone. A postmaster that is stopped still has its connections
-//! accepted by the kernel, and then says nothing: so TLS and log-in are within the same limit here.
+//! accepted by the kernel, and then never answers: so TLS and log-in are within the same limit here.
 
 use std::io;
 use std::sync::Arc;

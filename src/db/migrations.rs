@@ -63,7 +63,7 @@ pub enum MigrationError {
         "session_replication_role is {0} for this role, so triggers and foreign keys do not work; tidegate needs them: alter role … reset session_replication_role"
     )]
     ReplicationRole(String),
-    /// What migrations would make is there already, and is somebody else's.
+    /// Objects that migrations would make exist already and belong to others.
     #[error(
         "the schema {schema} has {} already, which tidegate would make; nothing was changed. Name a schema for tidegate's own tables: DB_SCHEMA=tidegate (made if it is not there)", .names.join(", ")
     )]
@@ -205,7 +205,7 @@ fn failed(error: tokio_postgres::Error) -> MigrationError {
     }
 }
 
-/// Waits for one of the looks at the database: a server that is stopped says nothing, not even that it is.
+/// Waits for one of the looks at the database: a stopped server does not answer at all.
 async fn in_time<T>(look: impl Future<Output = Result<T, MigrationError>>) -> Result<T, MigrationError> {
     let looked = tokio::time::timeout(LOOK_TIMEOUT, look).await;
     looked.unwrap_or_else(|_| Err(DbError::Timeout(LOOK_TIMEOUT).into()))
@@ -247,7 +247,7 @@ async fn check_history(database: &Database, transaction: &Transaction<'_>) -> Re
     Ok(())
 }
 
-/// Refuses names that are taken by somebody else, all at once and before anything is made.
+/// Rejects names that are taken by other objects, all at once and before anything is made.
 async fn check_names(
     database: &Database,
     transaction: &Transaction<'_>,

@@ -32,7 +32,7 @@ struct Present {
     times: Vec<(Range<u64>, u64, u64)>,
 }
 
-/// What this host's journal folder tells.
+/// Contents of this host's journal folder.
 #[derive(Debug, Clone, Default)]
 pub struct Host {
     /// The sequences of journals on its disk.
@@ -76,7 +76,7 @@ pub struct Verdict {
     pub journals: Vec<JournalVerdict>,
     /// Rows of `requests` whose ids name no journal: stored with DURABILITY=memory.
     pub rows_without_journal: u64,
-    /// Losses on this host that nobody acknowledged.
+    /// Unacknowledged losses on this host.
     pub losses: Vec<Loss>,
     /// Losses in receipts of which this host has no record.
     pub lost_elsewhere: Vec<LostElsewhere>,
@@ -262,7 +262,7 @@ const DISORDER_MS: u64 = 60_000;
 
 impl Books {
     /// Whether events that are nowhere may have gone with a partition that was truncated, dropped or detached. Their
-    /// neighbours tell their time.
+    /// time is between those of their neighbours.
     fn went_with_a_partition(&self, journal: &Journal, stored: &Present, gap: &Range<u64>) -> bool {
         let after = stored.times.partition_point(|(range, ..)| range.start < gap.start);
         let before = after.checked_sub(1).and_then(|index| stored.times.get(index));

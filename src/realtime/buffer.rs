@@ -1,4 +1,4 @@
-//! What waits for a follower, bounded in changes and in bytes, and what is on its way to his socket.
+//! What waits for a follower, bounded in changes and in bytes, and what is on its way to the socket.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

@@ -27,7 +27,7 @@ const IDLE: Duration = Duration::from_secs(10);
 pub(super) struct FeedReader {
     hub: Hub,
     changes: Changes,
-    /// `None`: nobody follows, or the feed begins anew.
+    /// `None`: there are no subscribers, or the feed begins anew.
     place: Option<Place>,
 }
 

@@ -289,7 +289,7 @@ mod tests {
         }
     }
 
-    /// Panics for a job that says so.
+    /// Panics for a job of `true`.
     struct Panicking;
 
     impl Work for Panicking {

@@ -1,7 +1,7 @@
 //! How far a journal reaches, noted outside its segments.
 //!
-//! A segment tells its own beginning, and its blocks tell what was synced before them. Nothing in a segment tells that
-//! another one was there, or what a file that was cut short held. So each journal has a small file beside its segments,
+//! A segment's header has its first sequence, and its blocks record what was synced before them. Nothing in a segment shows
+//! that another one was there, or what a file that was cut short held. So each journal has a small file beside its segments,
 //! which is written over after each sync. The note is never ahead of the disk: what it names was synced before. After a
 //! loss of power it may lag behind, and is then a lower bound.
 //!
@@ -104,7 +104,7 @@ impl Extent {
     }
 }
 
-/// Reads a note; `None`: there is none that can be used, and only what the segments tell is known.
+/// Reads a note; `None`: there is no usable one, and only the segments are known.
 pub(super) fn read(files: &dyn Files, path: &std::path::Path, journal: JournalId) -> Option<Extent> {
     let mut bytes = [0; BYTES];
     (0..TRIES).find_map(|_| {

@@ -109,13 +109,13 @@ pub(super) fn read_up_to(file: &dyn File, bytes: &mut [u8], offset: u64) -> io::
     Ok(done)
 }
 
-/// Whether the error says that there is no room, which passes.
+/// Whether the error means that there is no room, which passes.
 pub(super) fn is_no_space(error: &io::Error) -> bool {
     matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded)
 }
 
-/// Whether the error is a shortage of descriptors or memory, or a call to be repeated: it passes, and says nothing about
-/// the disk.
+/// Whether the error is a shortage of descriptors or memory, or a call to be repeated: it passes, and is no sign of a
+/// bad disk.
 pub(super) fn is_shortage(error: &io::Error) -> bool {
     let shortages = [Errno::EMFILE, Errno::ENFILE, Errno::ENOMEM, Errno::EINTR, Errno::EAGAIN];
     error.raw_os_error().is_some_and(|code| shortages.iter().any(|shortage| *shortage as i32 == code))

@@ -106,7 +106,7 @@ impl Store {
         let file = match &segment.file {
             Some(file) => Arc::clone(file),
             None => match self.files.open(&path, Access::Read) {
-                // Only where the folder is the one that was opened; another one says nothing about this one.
+                // Only where the folder is the one that was opened; another one is no evidence.
                 Err(error) if error.kind() == ErrorKind::NotFound && self.is_missing(segment) => {
                     let at = DamagedBytes::missing(path, segment.place.number);
                     let (from, until) = (wanted.from, wanted.until.min(segment.end));

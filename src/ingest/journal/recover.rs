@@ -3,7 +3,7 @@
 //! Read whole are only the segments whose end nothing else tells: the last one of each journal, and those beside a
 //! damaged header. Damage in the others shows when they are read.
 //!
-//! The [note](super::extent) of a journal's extent tells what was synced where the segments do not: whether the bad end of
+//! The [note](super::extent) of a journal's extent records what was synced where the segments do not: whether the bad end of
 //! the last one is damage or a torn tail, and which segments are not there.
 
 use std::collections::{BTreeMap, VecDeque};
@@ -35,7 +35,7 @@ pub struct Recovered {
     pub journals: Vec<Held>,
     /// Synced events that cannot be read any more, as far as that is known without reading everything.
     pub damaged: Vec<Damage>,
-    /// Segments of which nothing can be read, and nothing tells what they held. They are empty ranges.
+    /// Unreadable segments of unknown content. They are empty ranges.
     pub unknown: Vec<Damage>,
     /// Segments whose header cannot be read, though their blocks can.
     pub headless: Vec<PathBuf>,
@@ -231,7 +231,7 @@ impl Recovery<'_> {
         Ok(Some(Probe { place, path, file, bytes, header, block }))
     }
 
-    /// A segment of which nothing can be read, and nothing tells what it held.
+    /// An unreadable segment of unknown content.
     fn unknown(&mut self, probe: &Probe, first: u64) -> Result<(), JournalError> {
         let copy = self.put_away(probe)?;
         let at = probe.damaged((0, probe.bytes), copy, Cause::Corrupt);
@@ -321,7 +321,7 @@ impl Recovery<'_> {
                 let is_noted = extent.is_some_and(|extent| extent.last_number == probe.place.number);
                 match segment.end > segment.first {
                     true => self.damaged_segment(probe, &segment),
-                    // The note says that it was synced up to nothing.
+                    // By the note nothing of it was synced.
                     false if is_noted && first.is_some() => {}
                     // What it held counts to the next segment that can be placed.
                     false if is_covered => {

@@ -102,7 +102,7 @@ impl Salvage {
                 open.window.tidy(open.at);
                 continue;
             };
-            // The first block tells, where nothing else does.
+            // Taken from the first block, where it is not known otherwise.
             open.nonce = Some(header.nonce);
             let sequences = header.first..header.end().max(header.first + 1);
             let mut overlaps = self.wanted.overlapping(&sequences);
