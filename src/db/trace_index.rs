@@ -8,6 +8,8 @@ use std::time::Duration;
 use super::{Database, DbError};
 use crate::supervisor::{Backoff, Next, Supervisor};
 
+/// For a check whether the index is complete.
+const CHECK_TIMEOUT: Duration = Duration::from_secs(10);
 /// Between two checks for tables without the index, such as a new day's.
 const INTERVAL: Duration = Duration::from_secs(10);
 /// After a failure.
@@ -20,7 +22,7 @@ const RETRY: Duration = Duration::from_secs(60);
 /// Whatever Postgres says.
 pub async fn is_complete(database: &Database) -> Result<bool, DbError> {
     let without = database.sql(include_str!("../../sql/db/without_trace_index.sql"));
-    Ok(database.get().await?.query_typed(&without, &[]).await?.is_empty())
+    Ok(database.query_in_time(CHECK_TIMEOUT, &without, &[]).await?.is_empty())
 }
 
 /// Starts the task that builds missing indexes.

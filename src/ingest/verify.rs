@@ -5,6 +5,7 @@
 
 use std::collections::HashMap;
 use std::ops::Range;
+use std::time::Duration;
 
 use rangemap::RangeSet;
 use serde::Serialize;
@@ -13,10 +14,12 @@ use uuid::Uuid;
 use super::backlog::length;
 use super::journal::{Loss, LossState};
 use super::receipts::Counts;
-use crate::db::{Database, DbError};
+use crate::db::{Database, DbError, presets};
 
 /// The most ranges that are named of one difference.
 const MOST_NAMED: usize = 20;
+/// For each statement: all rows are counted.
+const TIMEOUT: Duration = Duration::from_secs(3600);
 
 /// Sequences of each journal, by tag.
 type ByTag = HashMap<Vec<u8>, Present>;
@@ -185,6 +188,7 @@ pub async fn read(database: &Database) -> Result<Books, DbError> {
         .read_only(true)
         .start()
         .await?;
+    transaction.batch_execute(&presets(TIMEOUT)).await?;
     let sql = |text: &str| database.sql(text);
     let mut books = Books::default();
     for row in transaction.query(&sql(include_str!("../../sql/ingest/verify_receipts.sql")), &[]).await? {
