@@ -158,6 +158,13 @@ mod tests {
         assert_eq!(from("cross-site", "https://app.example"), Ok(Some("tg_a".into())));
         assert_eq!(from("cross-site", "https://evil.example"), Ok(None));
         assert_eq!(from("same-site", "null"), Ok(None));
+        // Over plain HTTP browsers send no `Sec-Fetch-Site`.
+        let over_http =
+            |origin| of(&[("authorization", &key), ("host", "own.example:3000"), ("origin", origin)]);
+        assert_eq!(over_http("http://evil.example"), Ok(None));
+        assert_eq!(over_http("null"), Ok(None));
+        assert_eq!(over_http("http://own.example:3000"), Ok(Some("tg_a".into())));
+        assert_eq!(over_http("https://app.example"), Ok(Some("tg_a".into())));
         assert!(of(&[("authorization", &key), ("x-api-key", "good")]).is_err());
     }
 

@@ -53,10 +53,7 @@ impl OwnOrigin {
         if let Some(origin) = headers.get(ORIGIN) {
             let origin = origin.as_bytes();
             let is_allowed = self.allowed.iter().any(|allowed| allowed.as_bytes() == origin);
-            // The scheme is not compared: a proxy in front may add TLS.
-            let site = origin.strip_prefix(b"http://").or_else(|| origin.strip_prefix(b"https://"));
-            let is_same = site.is_some() && site == headers.get(HOST).map(|host| host.as_bytes());
-            return if is_allowed || is_same { Ok(()) } else { Err(cross_site()) };
+            return if is_allowed || is_own_page(origin, headers) { Ok(()) } else { Err(cross_site()) };
         }
         // Pages of other origins send no `Origin` with a plain GET.
         match headers.get(&SEC_FETCH_SITE).map(|site| site.as_bytes()) {
@@ -102,10 +99,21 @@ const FOREIGN_ORIGIN: &str = "a write-only key takes requests of web pages of it
 pub(super) fn is_cross_site(headers: &HeaderMap, allowed: &[String]) -> bool {
     let is_allowed =
         |origin: &HeaderValue| allowed.iter().any(|allowed| allowed.as_bytes() == origin.as_bytes());
-    if headers.get(ORIGIN).is_some_and(is_allowed) {
+    let origin = headers.get(ORIGIN);
+    if origin.is_some_and(is_allowed) {
         return false;
     }
-    !matches!(headers.get(&SEC_FETCH_SITE).map(HeaderValue::as_bytes), None | Some(b"same-origin" | b"none"))
+    match headers.get(&SEC_FETCH_SITE).map(HeaderValue::as_bytes) {
+        Some(site) => !matches!(site, b"same-origin" | b"none"),
+        // Browsers send it over TLS and to loopback only. With anything but a GET they name the page's origin anywhere.
+        None => origin.is_some_and(|origin| !is_own_page(origin.as_bytes(), headers)),
+    }
+}
+
+/// Whether an origin is that of this service's own pages. The scheme is not compared: a proxy in front may add TLS.
+fn is_own_page(origin: &[u8], headers: &HeaderMap) -> bool {
+    let site = origin.strip_prefix(b"http://").or_else(|| origin.strip_prefix(b"https://"));
+    site.is_some() && site == headers.get(HOST).map(HeaderValue::as_bytes)
 }
 
 fn cross_site() -> ApiError {
