@@ -56,7 +56,24 @@ fn check<B>(request: &mut Request<B>) -> Result<(), ApiError> {
 
 /// Whether this may be a host with or without a port. An empty one is that of a target without an authority (section 3.2).
 fn is_host(host: &[u8]) -> bool {
-    host.is_empty() || (!host.contains(&b'@') && Authority::try_from(host).is_ok())
+    is_plain_host(host) || (!host.contains(&b'@') && Authority::try_from(host).is_ok())
+}
+
+/// Whether this is nothing, or a name or an IPv4 address with or without a port, as nearly all hosts are: parsing an
+/// [`Authority`] copies it, and every request passes here.
+fn is_plain_host(host: &[u8]) -> bool {
+    let end = host.iter().position(|byte| *byte == b':').unwrap_or(host.len());
+    let (name, port) = host.split_at(end);
+    let is_in_name = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.');
+    match port {
+        [] => name.iter().all(is_in_name),
+        [_, port @ ..] => {
+            !name.is_empty()
+                && name.iter().all(is_in_name)
+                && (1..=5).contains(&port.len())
+                && port.iter().all(u8::is_ascii_digit)
+        }
+    }
 }
 
 #[cfg(test)]
@@ -97,6 +114,19 @@ mod tests {
             assert_eq!(of(target, headers), Err(400), "{target} {headers:?}");
         }
         assert_eq!(status(Version::HTTP_10, "/", &[("host", "a"), ("host", "b")]), Err(400));
+    }
+
+    #[test]
+    fn a_plain_host_is_one_that_parses() {
+        for plain in ["", "a", "localhost:3000", "10.0.0.1", "a-b.example:65535"] {
+            assert!(is_plain_host(plain.as_bytes()), "{plain}");
+            assert!(plain.is_empty() || Authority::try_from(plain).is_ok(), "{plain}");
+        }
+        for other in
+            [":1", "a:", "a:1x", "a:123456", "[::1]:1", "a:1:2", "a@b", "a b", "a/b", "a_b", "\u{e9}"]
+        {
+            assert!(!is_plain_host(other.as_bytes()), "{other}");
+        }
     }
 
     #[test]
