@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::body::Bytes;
-use axum::extract::rejection::BytesRejection;
+use axum::extract::rejection::{BytesRejection, PathRejection};
 use axum::extract::{Path, State};
 use axum::response::{IntoResponse, Response};
 use hyper::StatusCode;
@@ -66,10 +66,14 @@ async fn inject(State(face): State<Arc<Face>>, body: Result<Bytes, BytesRejectio
         (status = 404, description = "There is no such task"),
     )
 )]
-async fn panic_in_task(State(face): State<Arc<Face>>, Path(task): Path<String>) -> Response {
-    match face.faults.is_some() && face.supervisor.panic_in(&task) {
-        true => StatusCode::ACCEPTED.into_response(),
-        false => not_found().await.into_response(),
+async fn panic_in_task(
+    State(face): State<Arc<Face>>,
+    task: Result<Path<String>, PathRejection>,
+) -> Result<StatusCode, ApiError> {
+    // A path that is not UTF-8 names no task.
+    match face.faults.is_some() && task.is_ok_and(|Path(task)| face.supervisor.panic_in(&task)) {
+        true => Ok(StatusCode::ACCEPTED),
+        false => Err(not_found().await),
     }
 }
 
