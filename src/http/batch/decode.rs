@@ -173,6 +173,8 @@ impl<'a> Decoded<'a> {
             match next {
                 None => {}
                 Some(GZIP_MEMBER) if is_gzip => {
+                    // Members of a few bytes each cost a decoder each: other connections have a turn in between.
+                    tokio::task::coop::consume_budget().await;
                     if let Decoder::Gzip(decoder) = std::mem::replace(&mut self.decoder, Decoder::Nothing) {
                         self.decoder = Decoder::Gzip(Box::new(GzipDecoder::new(decoder.into_inner())));
                     }
