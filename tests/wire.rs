@@ -180,6 +180,10 @@ async fn encodings_are_read_as_clients_write_them() {
         );
     }
     assert_eq!(service.post(&[("content-encoding", "gzip")], gzip(b"")).await.status.as_u16(), 202);
+    // Each member costs a decoder, so thousands of no bytes are not nothing.
+    let members = gzip(b"").repeat(4_200);
+    let refused = service.post(&[("content-encoding", "gzip")], members).await;
+    assert_eq!((refused.status.as_u16(), refused.error_code().as_str()), (413, "too_large"));
     for (encoding, sent) in [
         ("deflate", [&raw[..], b"x"].concat()),
         ("deflate", raw[..raw.len() - 1].to_vec()),

@@ -1,8 +1,8 @@
 //! `Content-Encoding`: gzip, deflate, zstd and br, in bounded memory.
 //!
-//! `deflate` is zlib (RFC 9110, section 8.4.1.2), and many clients send it without zlib's frame: its first byte tells. A
-//! gzip body may have several members, and zeros behind them, as what pads to blocks writes. A body of no bytes is empty,
-//! whatever encoding it names.
+//! `deflate` is zlib (RFC 9110, section 8.4.1.2), and many clients send it without zlib's frame: the first byte
+//! distinguishes the two. A gzip body may have several members, and zeros behind them, as what pads to blocks writes. A body
+//! of no bytes is empty, whatever encoding it names.
 //!
 //! A decoder's window is counted against `MAX_BODY_MEMORY` before it is made, what comes out is held a piece at a time
 //! and counted against the body's limit: a bomb is refused after as many bytes as a plain body would be.
@@ -36,6 +36,9 @@ pub(in super::super) enum Encoding {
 const PIECE_BYTES: usize = 64 * 1024;
 /// The first byte of a gzip member.
 const GZIP_MEMBER: u8 = 0x1f;
+/// What each further member of a gzip body counts against the body's limit, beside what it expands to. It costs a decoder,
+/// however small it is: without this a body of empty members of 20 bytes each takes a core for a minute.
+const GZIP_MEMBER_BYTES: usize = 256;
 /// The largest window that zstd may ask for, as a power of two: 8 MiB, which RFC 8878 tells decoders to support.
 const ZSTD_WINDOW_LOG: u32 = 23;
 
@@ -173,7 +176,11 @@ impl<'a> Decoded<'a> {
             match next {
                 None => {}
                 Some(GZIP_MEMBER) if is_gzip => {
-                    // Members of a few bytes each cost a decoder each: other connections have a turn in between.
+                    self.produced += GZIP_MEMBER_BYTES;
+                    if self.produced > self.limits.bytes {
+                        return Err(self.limits.too_large());
+                    }
+                    // Other connections have a turn in between.
                     tokio::task::coop::consume_budget().await;
                     if let Decoder::Gzip(decoder) = std::mem::replace(&mut self.decoder, Decoder::Nothing) {
                         self.decoder = Decoder::Gzip(Box::new(GzipDecoder::new(decoder.into_inner())));
