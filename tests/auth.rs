@@ -93,7 +93,7 @@ async fn an_email_and_a_password_are_the_same_however_a_keyboard_composes_them()
         assert_eq!(ask("/api/auth/login", email, "munchen s").await.status.as_u16(), 401);
     }
 
-    // Earlier versions stored both as they were typed. A hash says by itself what it costs.
+    // Earlier versions stored both as they were typed. A hash holds its own cost.
     let hash = {
         use argon2::password_hash::{PasswordHasher, SaltString};
         let cheap = argon2::Params::new(64, 1, 1, None).unwrap();

@@ -1,4 +1,4 @@
-//! A real browser, and pages of other origins in it: what they can send, and what they are told.
+//! A real browser, and pages of other origins in it: what they can send, and which answers they can read.
 
 use std::collections::BTreeMap;
 use std::process::{Child, Command, Stdio};

@@ -82,7 +82,7 @@ async fn nothing_is_deleted_by_age_while_the_clocks_differ() {
     let database = TestDatabase::create().await;
     old_rows(&database).await;
     let client = database.connect().await;
-    // Ahead: its days would be dropped. Behind: Postgres is as far ahead of it, and would say that rows are old.
+    // Ahead: its days would be dropped. Behind: Postgres is as far ahead of it, and by its clock rows are old.
     for offset_s in ["691200", "-691200"] {
         let moved = [
             ("RETENTION_DAYS", "7"),

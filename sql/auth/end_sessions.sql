@@ -1,4 +1,4 @@
--- Ends these sessions of this user, and tells every node; $3 are the seconds for which their access tokens may live on.
+-- Ends these sessions of this user, and notifies every node; $3 are the seconds for which their access tokens may live on.
 -- Without ids all of them, without a user whosever they are. A trigger that keeps one is an error.
 with held as materialized (
     select id from {schema}.sessions

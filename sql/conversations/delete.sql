@@ -1,4 +1,4 @@
--- Deletes those of these conversations ($1) that are the owner's ($2), and tells whoever follows them. A trigger that keeps one is an
+-- Deletes those of these conversations ($1) that are the owner's ($2), and notifies their subscribers. A trigger that keeps one is an
 -- error.
 with held as materialized (
     select id from {schema}.conversations where id = any ($1) and owner is not distinct from $2 order by id for update

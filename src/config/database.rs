@@ -91,7 +91,7 @@ pub(super) const SETTINGS: &[Setting] = &[
             max: 10_000,
             unit: "connections",
         },
-        help: "Connections to Postgres at once, at least WRITERS and 12. WRITERS and 2 are kept for events, and one for each other share; what is left is lent to whoever comes first.",
+        help: "Connections to Postgres at once, at least WRITERS and 12. WRITERS and 2 are kept for events, and one for each other share; what is left is lent on demand.",
     },
     Setting {
         name: "OPERATIONS_CONNECTIONS",

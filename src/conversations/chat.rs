@@ -1,4 +1,4 @@
-//! What a message of a chat says beside plain text: content in parts, calls of tools, and what belongs to them.
+//! Members of chat messages beside plain text: content in parts, calls of tools, and what belongs to them.
 //!
 //! Chat SDKs send messages whose `content` is a list of parts (text, references to images), or null beside `tool_calls`. These
 //! members are kept as they were sent, as one JSON object ([`Extra`]); the text of the parts is the message's content too,
@@ -23,7 +23,7 @@ pub const CHAT_MEMBERS: [(&str, Shape); 7] = [
     ("annotations", Shape::List),
     ("audio", Shape::Object),
 ];
-/// Those that say something without any content.
+/// Those that make a message without any content.
 const SPEAKING: [&str; 4] = ["tool_calls", "function_call", "refusal", "audio"];
 const CONTENT: &str = "content";
 
@@ -83,7 +83,7 @@ impl Extra {
     }
 }
 
-/// What a message says.
+/// The content of a message.
 #[derive(Debug, Clone)]
 pub struct Said {
     /// Its text; of parts that of all of them, a line each.
@@ -101,7 +101,7 @@ impl Said {
     }
 }
 
-/// Reads what a message says, of up to `max_bytes`: the raw JSON of its `content`, if it is there and not null, and of its
+/// Reads the content of a message, of up to `max_bytes`: the raw JSON of its `content`, if it is there and not null, and of its
 /// [`CHAT_MEMBERS`].
 ///
 /// # Errors
@@ -187,7 +187,7 @@ fn members(extra: &Extra) -> Option<BTreeMap<Cow<'_, str>, &RawValue>> {
     serde_json::from_str(extra.as_str()).ok()
 }
 
-/// Writes the members that say something: the content as it was sent, then the others.
+/// Writes the members of a message: the content as it was sent, then the others.
 pub(super) fn write<M: SerializeMap>(map: &mut M, text: &str, extra: Option<&Extra>) -> Result<(), M::Error> {
     let mut members = extra.and_then(members).unwrap_or_default();
     match members.remove(CONTENT) {

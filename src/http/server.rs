@@ -33,7 +33,7 @@ fn too_many_connections() -> String {
 /// Connections beyond the others that are served for operations alone, so that a service whose clients hold all that it
 /// has can be asked how it is.
 pub const OPERATOR_CONNECTIONS: usize = 16;
-/// How long such a connection may take for a request, as nobody may hold them all.
+/// How long such a connection may take for a request, so that no client holds them all.
 const OPERATOR_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Connections that wait to be accepted.

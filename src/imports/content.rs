@@ -14,11 +14,11 @@ use super::ImportsError;
 use crate::files;
 use crate::ingest::text;
 
-/// So many bytes of the text are looked at before an import begins: what tells most formats from text is among them.
+/// So many bytes of the text are looked at before an import begins: what distinguishes most formats from text is among them.
 const HEAD_BYTES: usize = 512;
 /// Bytes that are read of a compressed file at once.
 const READ_BYTES: usize = 64 * 1024;
-/// The largest window that zstd may ask for, as a power of two: 8 MiB, which RFC 8878 tells decoders to support.
+/// The largest window that zstd may ask for, as a power of two: 8 MiB, which RFC 8878 recommends decoders to support.
 const ZSTD_WINDOW_LOG: u32 = 23;
 const GZIP: &[u8] = b"\x1f\x8b";
 const ZSTD: &[u8] = b"\x28\xb5\x2f\xfd";

@@ -137,7 +137,7 @@ impl Imports {
         Ok(())
     }
 
-    /// Refuses a file that holds no lines, as far as its beginning tells.
+    /// Refuses a file that holds no lines, as far as its beginning shows.
     async fn check(&self, file: &StoredFile) -> Result<(), ImportsError> {
         let opened = match self.inner.files.open(file).await {
             // Another service has it, or will find that it cannot be read.

@@ -75,7 +75,7 @@ impl Store {
         let mut retries = ConflictRetries::default();
         loop {
             let mut connection = self.database.get().await?;
-            // What is refused is an answer, and what the database says an error, which may pass.
+            // A refusal is an answer; an error of the database may pass.
             let adding = async {
                 match self.add_with(&mut connection, new, most).await {
                     Err(AuthError::Database(error)) => Err(*error),

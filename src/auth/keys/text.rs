@@ -8,7 +8,7 @@
 //! `tg_` lets scanners for leaked secrets find it, the prefix is what lists show, and the checksum tells a mistyped or made
 //! up key without asking the database. It is no secret and proves nothing.
 //!
-//! A write-only key begins with `tg_w_` instead. It is meant to be published, so scanners may tell it from the others. No other
+//! A write-only key begins with `tg_w_` instead. It is meant to be published, so scanners may distinguish it from the others. No other
 //! key begins like this: `_` is no character of a prefix.
 
 use sha2::{Digest, Sha256};

@@ -186,7 +186,7 @@ impl Live {
         Some(self.token(None))
     }
 
-    /// A chunk of what was told, which counts in `FOLLOWERS_BYTES` until the connection has written it. Waits while too much is held.
+    /// A chunk of delivered events, which counts in `FOLLOWERS_BYTES` until the connection has written it. Waits while too much is held.
     pub async fn hold(&self, chunk: Bytes) -> Bytes {
         self.follower.hold(chunk).await
     }

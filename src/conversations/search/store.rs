@@ -184,7 +184,7 @@ impl IndexStore {
         Ok(())
     }
 
-    /// Does a lot of what the feed does not say any more, as the database was restored on another server.
+    /// Indexes a batch of what the feed no longer holds, as the database was restored on another server.
     async fn catch_up(
         &self,
         transaction: &Transaction<'_>,

@@ -139,7 +139,7 @@ async fn take_parts(
             }
             Part::Unreadable(field) => {
                 let field = field.chars().take(100).collect::<String>();
-                return Err(ApiError::invalid("a file's name is UTF-8, or says its charset").field(field));
+                return Err(ApiError::invalid("a file's name is UTF-8, or names its charset").field(field));
             }
         };
         if name.is_empty() {

@@ -200,7 +200,7 @@ pub(in crate::http) struct MessageBody {
     done: Option<bool>,
 }
 
-/// What a message says: a text, or parts such as texts and images.
+/// The content of a message: a text, or parts such as texts and images.
 #[derive(ToSchema)]
 #[schema(as = MessageContent)]
 #[serde(untagged)]
@@ -209,7 +209,7 @@ pub(in crate::http) enum ContentShape {
     Parts(Vec<ContentPartShape>),
 }
 
-/// A part of what a message says.
+/// A part of a message's content.
 #[derive(ToSchema)]
 #[schema(as = ContentPart)]
 pub(in crate::http) struct ContentPartShape {
