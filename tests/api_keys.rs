@@ -199,6 +199,33 @@ async fn a_write_only_key_sends_events_from_pages_of_its_origins_and_does_nothin
 }
 
 #[tokio::test]
+async fn idempotency_keys_of_a_write_only_key_do_not_suppress_events_of_others() {
+    let database = TestDatabase::create().await;
+    let service = guarded(&database, &[]).await;
+    let [published, other] =
+        [write_only_key(&database, PAGE.1).await, write_only_key(&database, PAGE.1).await];
+    let trusted = key(&database, &["--scope", "events:write"]).await;
+    let ndjson = ("content-type", "application/x-ndjson");
+    let by = ("idempotency-key", "order-1");
+    let [source, id] = [("ce-source", "shop"), ("ce-id", "1")];
+    for (path, headers) in [
+        ("/api/v1/events?ack=committed", &[by][..]),
+        ("/api/v1/events?ack=committed", &[source, id]),
+        ("/api/v1/events/batch?ack=committed", &[by, ndjson]),
+        ("/api/v1/events/batch?ack=committed&id_field=id", &[ndjson]),
+    ] {
+        for (api_key, is_repeated) in
+            [(&published, false), (&published, true), (&other, false), (&trusted, false), (&trusted, true)]
+        {
+            let shown = [&[PAGE, ("x-api-key", api_key.as_str())], headers].concat();
+            let answer = service.request("POST", path, &shown, "{\"id\":1}").await;
+            assert_eq!(answer.status.as_u16(), 201, "{path} {answer:?}");
+            assert_eq!(answer.headers.contains_key("x-duplicate"), is_repeated, "{path} {headers:?}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_write_only_key_has_a_budget_of_its_own_for_each_address() {
     let database = TestDatabase::create().await;
     let service = guarded(&database, &[("RATE_EVENTS", "3"), ("TRUSTED_PROXIES", "127.0.0.1")]).await;

@@ -11,6 +11,7 @@ use hyper::StatusCode;
 use hyper::header::{HeaderMap, HeaderName, HeaderValue};
 use hyper::http::request::Parts;
 use percent_encoding::percent_decode_str;
+use uuid::Uuid;
 
 use super::error::ApiError;
 use super::{Core, X_ACK, X_RECEIPT, X_TRACE_ID, query};
@@ -94,18 +95,33 @@ pub(super) fn id_field(head: &Parts) -> Result<Option<String>, ApiError> {
     }
 }
 
+/// The write-only key that a request comes with. It is published: without a space of its own anyone could take the keys that
+/// other producers' events will have, and these would then be dropped as duplicates.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct KeySpace(pub(super) Uuid);
+
+/// What the keys of a request's events have in common beside what the client names; `None`: nothing.
+pub(super) fn key_space(head: &Parts) -> Option<&[u8]> {
+    head.extensions.get::<KeySpace>().map(|KeySpace(id)| &id.as_bytes()[..])
+}
+
 /// The parts of the request's key, if it has one.
-pub(super) fn key(headers: &HeaderMap) -> Result<Option<KeyParts<'_>>, ApiError> {
+pub(super) fn key(head: &Parts) -> Result<Option<KeyParts<'_>>, ApiError> {
+    let headers = &head.headers;
+    let in_space = |mut parts: Vec<_>| {
+        parts.extend(key_space(head));
+        parts
+    };
     if let Some(value) = headers.get(IDEMPOTENCY_KEY) {
         let bytes = value.as_bytes();
         // The header is a string of RFC 9651, which stands in quotes; many clients leave them out.
         let bare = bytes.strip_prefix(b"\"").and_then(|bytes| bytes.strip_suffix(b"\"")).unwrap_or(bytes);
-        return Ok(Some((KeyKind::Header, vec![checked(bare, "idempotency-key")?])));
+        return Ok(Some((KeyKind::Header, in_space(vec![checked(bare, "idempotency-key")?]))));
     }
     match (headers.get(CE_SOURCE), headers.get(CE_ID)) {
         (Some(source), Some(id)) => {
             let parts = vec![checked(source.as_bytes(), "ce-source")?, checked(id.as_bytes(), "ce-id")?];
-            Ok(Some((KeyKind::CloudEvent, parts)))
+            Ok(Some((KeyKind::CloudEvent, in_space(parts))))
         }
         _ => Ok(None),
     }

@@ -11,6 +11,7 @@ use axum::response::{IntoResponse, Response};
 use hyper::header::{ALLOW, HeaderValue};
 use hyper::http::request::Parts;
 use hyper::{HeaderMap, StatusCode};
+use uuid::Uuid;
 
 use super::Face;
 use super::client::{self, ClientAddress};
@@ -101,6 +102,8 @@ pub(super) struct EventsAdmission {
     pub(super) quota: Option<Quota>,
     /// A limit of its body below that of the route.
     pub(super) max_body_bytes: Option<usize>,
+    /// The write-only key that it comes with, among whose events alone its idempotency keys count.
+    pub(super) key_space: Option<Uuid>,
 }
 
 /// Whether a request with events may be taken, and within which limits.
@@ -112,15 +115,19 @@ pub(super) async fn admit_events(
 ) -> Result<EventsAdmission, ApiError> {
     let headers = &head.headers;
     let principal = admit(face, needs, headers, head.uri.query(), peer).await?;
-    let is_write_only = matches!(principal.who, Who::WriteOnlyKey { .. });
+    let key_space = match principal.who {
+        Who::WriteOnlyKey { id, .. } => Some(id),
+        _ => None,
+    };
     // Whose address it is need not be known where nothing is counted.
-    if !is_write_only && !face.budgets.count_events() {
+    if key_space.is_none() && !face.budgets.count_events() {
         return Ok(EventsAdmission::default());
     }
     let client = client::client(peer, headers, &face.trusted_proxies);
     Ok(EventsAdmission {
         quota: face.budgets.take_events(&principal, client.ip)?,
-        max_body_bytes: is_write_only.then_some(MAX_WRITE_ONLY_BYTES),
+        max_body_bytes: key_space.map(|_| MAX_WRITE_ONLY_BYTES),
+        key_space,
     })
 }
 

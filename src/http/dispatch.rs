@@ -13,6 +13,7 @@ use hyper::{Method, Request, StatusCode};
 use tower_service::Service;
 use tracing::Instrument;
 
+use super::ack::KeySpace;
 use super::auth::EventsAdmission;
 use super::body::{BodyLimits, LimitedBody};
 use super::client::{self, ClientAddress};
@@ -81,7 +82,7 @@ async fn routed(
         }
     };
     let started = Instant::now();
-    let (head, incoming) = request.into_parts();
+    let (mut head, incoming) = request.into_parts();
     let (bytes, setting) = match hot.route {
         EVENTS => (face.limits.event_bytes, "MAX_EVENT_BYTES"),
         _ => (face.limits.batch_bytes, "MAX_BATCH_BYTES"),
@@ -91,7 +92,10 @@ async fn routed(
     let admitted = auth::admit_events(face, hot.needs, &head, line.peer()).await;
     let answer = match admitted.and_then(|admission| Ok((admission, face.core()?))) {
         Err(refusal) => Err(refusal),
-        Ok((EventsAdmission { quota, max_body_bytes }, core)) => {
+        Ok((EventsAdmission { quota, max_body_bytes, key_space }, core)) => {
+            if let Some(id) = key_space {
+                head.extensions.insert(KeySpace(id));
+            }
             if let Some(bytes) = max_body_bytes {
                 body.lower_limit(bytes, "the most that a write-only key may send");
             }

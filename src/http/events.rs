@@ -47,7 +47,7 @@ pub(super) async fn described() -> ApiError {
 pub(super) async fn post(core: &Core, head: &Parts, body: &mut LimitedBody) -> Result<Answered, ApiError> {
     let trace_id = trace_id(&head.headers)?;
     let asked = ack::asked(core, head)?;
-    let key = ack::key(&head.headers)?.map(|(kind, parts)| keys::hash(kind, &parts));
+    let key = ack::key(head)?.map(|(kind, parts)| keys::hash(kind, &parts));
     let whole = match encoding(&head.headers)? {
         Encoding::Identity => body::read_whole(body, &core.bodies).await?,
         encoding => decode_whole(body, encoding, &core.bodies).await?,

@@ -23,8 +23,8 @@ enum Source<'a> {
     Nothing,
     /// The batch has one; each event's is made of it and its index.
     Batch(KeyKind, Vec<&'a [u8]>),
-    /// A member of each event.
-    Field(String),
+    /// A member of each event, and the space that their keys are in.
+    Field(String, Option<&'a [u8]>),
 }
 
 /// The event has no key, where all should have one.
@@ -33,8 +33,8 @@ pub(super) struct NoKey;
 impl<'a> Naming<'a> {
     /// As the request asks.
     pub(super) fn of(head: &'a Parts, has_trace_id: bool) -> Result<Self, ApiError> {
-        let source = match (ack::id_field(head)?, ack::key(&head.headers)?) {
-            (Some(name), _) => Source::Field(name),
+        let source = match (ack::id_field(head)?, ack::key(head)?) {
+            (Some(name), _) => Source::Field(name, ack::key_space(head)),
             (None, Some((kind, parts))) => Source::Batch(kind, parts),
             (None, None) => Source::Nothing,
         };
@@ -54,16 +54,18 @@ impl<'a> Naming<'a> {
         match &self.source {
             Source::Nothing => Ok(None),
             Source::Batch(kind, parts) => Ok(Some(ack::key_in_batch(*kind, parts, index))),
-            Source::Field(name) => {
+            Source::Field(name, space) => {
                 let mut json = serde_json::Deserializer::from_slice(event);
                 let value = Member(name).deserialize(&mut json).ok().flatten().ok_or(NoKey)?;
                 let text = value.get();
                 // Text and numbers, as they are written: 1 and "1" are two keys.
                 let is_scalar = text.starts_with(|c: char| c == '"' || c == '-' || c.is_ascii_digit());
-                match is_scalar && text != "\"\"" {
-                    true => Ok(Some(keys::hash(KeyKind::Field, &[name.as_bytes(), text.as_bytes()]))),
-                    false => Err(NoKey),
+                if !is_scalar || text == "\"\"" {
+                    return Err(NoKey);
                 }
+                let parts = [name.as_bytes(), text.as_bytes(), space.unwrap_or_default()];
+                let parts = if space.is_some() { &parts[..] } else { &parts[..2] };
+                Ok(Some(keys::hash(KeyKind::Field, parts)))
             }
         }
     }
