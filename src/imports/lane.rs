@@ -13,11 +13,12 @@ use super::store::Store;
 use super::turns::Turns;
 use crate::conversations::Conversations;
 use crate::ingest::retry::Verdict;
-use crate::observe::Metrics;
+use crate::observe::{LogThrottle, Metrics};
 
 /// Before a part is tried again for the first time, and at the most.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+static RETRIES: LogThrottle = LogThrottle::new();
 
 /// What the lanes of an import share.
 #[derive(Debug)]
@@ -86,7 +87,10 @@ impl Lanes {
                 tracing::error!(%file, part = part.number, error = error.with_sources(), "a part is refused");
                 return Err(Ended::Refused(error.state_code().unwrap_or_default().to_owned()));
             }
-            tracing::warn!(%file, part = part.number, error = error.with_sources(), "a part was not stored; trying again");
+            if let Some(left_out) = RETRIES.ready() {
+                let error = error.with_sources();
+                tracing::warn!(%file, part = part.number, error, left_out, "a part was not stored; trying again");
+            }
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(LONGEST_PAUSE);
         }

@@ -21,10 +21,11 @@ use crate::conversations::Conversations;
 use crate::db::DbError;
 use crate::files::{Files, FilesError};
 use crate::ingest::retry::Verdict;
-use crate::observe::Metrics;
+use crate::observe::{LogThrottle, Metrics};
 
 /// Before the database is asked again.
 const PAUSE: Duration = Duration::from_secs(2);
+static WAITS: LogThrottle = LogThrottle::new();
 
 /// What imports run with.
 #[derive(Debug)]
@@ -153,7 +154,9 @@ fn refused(state: &str) -> String {
 }
 
 async fn pause(error: &DbError) {
-    tracing::warn!(error = error.with_sources(), "an import waits for the database");
+    if let Some(left_out) = WAITS.ready() {
+        tracing::warn!(error = error.with_sources(), left_out, "an import waits for the database");
+    }
     tokio::time::sleep(PAUSE).await;
 }
 

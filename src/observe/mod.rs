@@ -2,5 +2,7 @@
 
 pub mod logging;
 mod metrics;
+mod throttle;
 
 pub use metrics::{Gauges, Metrics};
+pub use throttle::LogThrottle;

@@ -4,6 +4,12 @@ use hyper::StatusCode;
 
 use super::{AWAY_RETRY, ApiError, EXHAUSTED_RETRY};
 use crate::db::DbError;
+use crate::observe::LogThrottle;
+
+/// Every request fails so while it lasts.
+static AWAY: LogThrottle = LogThrottle::new();
+static BUSY: LogThrottle = LogThrottle::new();
+static DROPPED: LogThrottle = LogThrottle::new();
 
 /// The one table from what the database says to what a client is told. A client gets a fixed message, the log the cause.
 impl From<&DbError> for ApiError {
@@ -25,12 +31,24 @@ impl From<&DbError> for ApiError {
             return Self::unavailable("pool_exhausted", message, EXHAUSTED_RETRY);
         }
         if error.is_conflict() {
-            tracing::warn!(error = cause, "a transaction gave up: others were in its way again and again");
+            if let Some(left_out) = BUSY.ready() {
+                tracing::warn!(
+                    error = cause,
+                    left_out,
+                    "a transaction gave up: others were in its way again and again"
+                );
+            }
             let message = "others change the same rows; try again";
             return Self::unavailable("database_busy", message, EXHAUSTED_RETRY);
         }
         if error.is_dropped_by_trigger() {
-            tracing::warn!(error = cause, "a trigger of the database dropped rows; nothing was stored");
+            if let Some(left_out) = DROPPED.ready() {
+                tracing::warn!(
+                    error = cause,
+                    left_out,
+                    "a trigger of the database dropped rows; nothing was stored"
+                );
+            }
             let message = "a trigger of the database dropped it; nothing was stored";
             return Self::new(StatusCode::UNPROCESSABLE_ENTITY, "dropped_by_trigger", message);
         }
@@ -39,7 +57,9 @@ impl From<&DbError> for ApiError {
             return Self::new(status, code, message);
         }
         if error.is_away() {
-            tracing::warn!(error = cause, "Postgres is away");
+            if let Some(left_out) = AWAY.ready() {
+                tracing::warn!(error = cause, left_out, "Postgres is away");
+            }
             return Self::unavailable(
                 "database_away",
                 "the database does not answer; try again later",
