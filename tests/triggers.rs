@@ -2,11 +2,13 @@
 
 use serde_json::{Value, json};
 
+use crate::appends::{append, begin};
 use crate::conversations::CONVERSATIONS;
 use crate::support::accounts::{guarded, send, tidegate};
 use crate::support::files;
+use crate::support::imports;
 use crate::support::postgres::TestDatabase;
-use crate::support::service::{Answer, Service};
+use crate::support::service::{Answer, Service, eventually};
 
 const RECORDS: &str = "/api/stress/records/triggers";
 
@@ -114,6 +116,13 @@ async fn dropped_files_users_sessions_and_keys_are_errors() {
     let body = files::body(&[files::part("a.bin", "application/octet-stream", b"abc")]);
     assert_dropped(&files::upload(&service, "", body).await);
     assert_eq!(rows(&database, "files").await, 0);
+    restored(&database, "files").await;
+    let file = files::store(&service, "", "a.bin", b"abc").await;
+    let path = format!("/api/files/{}", file["id"].as_str().unwrap());
+    dropping(&database, "files", "delete", "").await;
+    assert_dropped(&send(&service, "DELETE", &path, "", &Value::Null).await);
+    restored(&database, "files").await;
+    assert!(send(&service, "DELETE", &path, "", &Value::Null).await.status.is_success());
     drop(service);
 
     let service = guarded(&database, &[("REGISTRATION", "on")]).await;
@@ -132,4 +141,141 @@ async fn dropped_files_users_sessions_and_keys_are_errors() {
     dropping(&database, "api_keys", "insert", "").await;
     let made = tidegate(&database, &["keys", "create", "--name", "k", "--scope", "events:write"], "").await;
     assert!(made.as_ref().is_err_and(|error| error.contains("trigger")), "{made:?}");
+    restored(&database, "api_keys").await;
+
+    // A key that cannot be revoked, a user who cannot be changed or deleted: each is there, so it is not called missing.
+    let make = ["keys", "create", "--name", "k", "--scope", "events:write"];
+    tidegate(&database, &make, "").await.unwrap();
+    let client = database.connect().await;
+    let key: String = client.query_one("select prefix from api_keys", &[]).await.unwrap().get(0);
+    for table in ["api_keys", "auth_revocations"] {
+        dropping(&database, table, if table == "api_keys" { "update" } else { "insert" }, "").await;
+        let revoked = tidegate(&database, &["keys", "revoke", &key], "").await;
+        assert!(revoked.as_ref().is_err_and(|error| error.contains("trigger")), "{revoked:?}");
+        restored(&database, table).await;
+    }
+    tidegate(&database, &["keys", "revoke", &key], "").await.unwrap();
+    dropping(&database, "users", "delete", "").await;
+    let deleted = tidegate(&database, &["users", "delete", "ada@example.com"], "").await;
+    assert!(deleted.as_ref().is_err_and(|error| error.contains("trigger")), "{deleted:?}");
+    restored(&database, "users").await;
+    tidegate(&database, &["users", "delete", "ada@example.com"], "").await.unwrap();
+}
+
+#[tokio::test]
+async fn a_change_that_the_feed_does_not_get_is_not_made() {
+    let database = TestDatabase::create().await;
+    let service = Service::start(database.url(), &[]).await;
+    let made = send(&service, "POST", CONVERSATIONS, "", &json!({"title": "kept"})).await;
+    let conversation = made.header("location").to_owned();
+    let message = begin(&service, &conversation, "so far").await;
+    let hi = json!({"role": "user", "content": "hi"});
+    for table in ["changes", "conversations", "message_drafts", "message_pieces"] {
+        let event = if table == "changes" || table == "message_pieces" { "insert" } else { "update" };
+        dropping(&database, table, event, "").await;
+        assert_dropped(&append(&service, &message, 6, " and on", table == "conversations").await);
+        if table == "changes" {
+            assert_dropped(&append(&service, &message, 6, " to the end", true).await);
+            assert_dropped(&send(&service, "PATCH", &conversation, "", &json!({"title": "other"})).await);
+            assert_dropped(&send(&service, "DELETE", &conversation, "", &Value::Null).await);
+        }
+        if table == "changes" || table == "conversations" {
+            assert_dropped(&send(&service, "POST", &format!("{conversation}/messages"), "", &hi).await);
+        }
+        restored(&database, table).await;
+    }
+    assert_eq!(append(&service, &message, 6, " and on", false).await.status.as_u16(), 200);
+    for table in ["message_drafts", "message_pieces"] {
+        dropping(&database, table, "delete", "").await;
+        assert_dropped(&append(&service, &message, 13, ".", true).await);
+        restored(&database, table).await;
+    }
+    assert_eq!(append(&service, &message, 13, ".", true).await.status.as_u16(), 200);
+    assert_eq!(service.get(&message).await.json()["content"], "so far and on.");
+    assert_eq!(service.get(&conversation).await.json()["title"], "kept");
+    assert_eq!(rows(&database, "messages").await, 1);
+}
+
+#[tokio::test]
+async fn a_dropped_collection_is_not_called_one_too_many() {
+    let database = TestDatabase::create().await;
+    let service = Service::start(database.url(), &[("MAX_COLLECTIONS", "1")]).await;
+    dropping(&database, "collections", "insert", "").await;
+    assert_dropped(&send(&service, "POST", RECORDS, "", &json!({"n": 1})).await);
+    restored(&database, "collections").await;
+    assert_eq!(send(&service, "POST", RECORDS, "", &json!({"n": 1})).await.status.as_u16(), 201);
+    let second = send(&service, "POST", "/api/stress/records/second", "", &json!({"n": 1})).await;
+    assert!(second.status.is_client_error() && second.error_code() != "dropped_by_trigger", "{second:?}");
+}
+
+#[tokio::test]
+async fn imported_lines_that_a_trigger_drops_are_rejected_and_their_neighbours_are_stored() {
+    let database = TestDatabase::create().await;
+    let service = Service::start(database.url(), &[]).await;
+    dropping(&database, "requests", "insert", "when (new.payload ? 'bad')").await;
+    let file = imports::process(&service, "?kind=event", "", "{\"n\":1}\n{\"bad\":2}\n{\"n\":3}\n").await;
+    assert_eq!(imports::figures(&imports::ended(&service, "", &file).await), (3, 2, 1));
+    let reasons = imports::rejected(&service, "", &file).await;
+    assert_eq!(reasons, [(2, "a trigger on the table dropped it".to_owned())]);
+    assert_eq!(rows(&database, "requests").await, 2);
+
+    let made = send(&service, "POST", CONVERSATIONS, "", &json!({"title": "kept"})).await;
+    let id = made.json()["id"].as_str().unwrap().to_owned();
+    dropping(&database, "messages", "insert", "when (new.content = 'bad')").await;
+    let line = |content: &str| {
+        let line = json!({"kind": "message", "conversation_id": id, "role": "user", "content": content});
+        format!("{line}\n")
+    };
+    let file = imports::process(&service, "", "", &[line("one"), line("bad"), line("two")].concat()).await;
+    assert_eq!(imports::figures(&imports::ended(&service, "", &file).await), (3, 2, 1));
+    assert_eq!(imports::rejected(&service, "", &file).await.len(), 1);
+    assert_eq!(rows(&database, "messages").await, 2);
+}
+
+#[tokio::test]
+async fn an_import_whose_own_rows_a_trigger_drops_fails_and_is_not_called_done() {
+    let database = TestDatabase::create().await;
+    let service = Service::start(database.url(), &[]).await;
+    dropping(&database, "imports", "insert", "").await;
+    assert_dropped(&imports::post(&service, "?kind=event", "", "{\"n\":0}\n").await);
+    restored(&database, "imports").await;
+
+    for (table, event) in
+        [("import_parts", "insert"), ("import_parts", "update"), ("import_rejected", "insert")]
+    {
+        dropping(&database, table, event, "").await;
+        let file = imports::process(&service, "?kind=event", "", "{\"n\":1}\nno JSON\n").await;
+        let ended = imports::ended(&service, "", &file).await;
+        assert_eq!((&ended["state"], &ended["stored"]), (&json!("failed"), &json!(0)), "{table} {event}");
+        assert!(ended["error"].as_str().unwrap().contains("trigger"), "{ended}");
+        restored(&database, table).await;
+    }
+    assert_eq!(rows(&database, "requests").await, 0);
+    dropping(&database, "changes", "insert", "").await;
+    let lines = "{\"kind\":\"conversation\",\"title\":\"unheard\"}\n";
+    let file = imports::process(&service, "", "", lines).await;
+    assert_eq!(imports::ended(&service, "", &file).await["state"], "failed");
+    assert_eq!(rows(&database, "conversations").await, 0);
+}
+
+#[tokio::test]
+async fn a_key_that_a_trigger_drops_stores_no_event_twice() {
+    let database = TestDatabase::create().await;
+    let service = Service::start(database.url(), &[]).await;
+    dropping(&database, "ingest_keys", "insert", "").await;
+    for _ in 0..2 {
+        assert_eq!(service.post(&[("idempotency-key", "k")], "{}").await.status.as_u16(), 202);
+    }
+    eventually("the writer reports the table", async || {
+        let health = service.health().await;
+        health["writer"]["last_error"]["message"].as_str()?.contains("ingest_keys").then_some(())
+    })
+    .await;
+    restored(&database, "ingest_keys").await;
+    eventually("one is stored, and the other is a duplicate", async || {
+        let health = service.health().await;
+        (health["committed"] == 1 && health["duplicates"] == 1).then_some(())
+    })
+    .await;
+    assert_eq!(rows(&database, "requests").await, 1);
 }

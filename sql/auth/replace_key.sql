@@ -1,11 +1,23 @@
--- The key $1 is good for $3 seconds more, and $2 takes its place. Every node looks it up anew.
-with replaced as (
+-- The key $1 is good for $3 seconds more, and $2 takes its place. Every node looks it up anew. A trigger that drops one of these
+-- changes is an error.
+with held as materialized (
+    select id from {schema}.api_keys
+    where id = $1 and ($4::uuid is null or owner = $4) and revoked is null and (expires is null or expires > now())
+    for no key update
+), replaced as (
     update {schema}.api_keys
     set replaced_by = $2, expires = least(expires, now() + make_interval(secs => $3))
-    where id = $1 and ($4::uuid is null or owner = $4) and revoked is null and (expires is null or expires > now())
-    returning id
+    from held
+    where api_keys.id = held.id
+    returning api_keys.id
 ), told as (
     insert into {schema}.auth_revocations (kind, subject, until)
     select 'key', id, now() + interval '1 minute' from replaced
+    returning 1
 )
 select id from replaced
+where (
+    select {schema}.expect_rows('api_keys', count(*), (select count(*) from replaced))
+        and {schema}.expect_rows('auth_revocations', count(*), (select count(*) from told))
+    from held
+)

@@ -1,12 +1,16 @@
 -- Keys of his are looked up anew: they may do no more than he may. Of a user for whom an issuer vouches, tokens say what he may do
--- and no row does.
-with changed as (
-    update {schema}.users set permissions = $2
-    where id = $1 and password_hash is not null
-    returning id
+-- and no row does. A trigger that drops the change, or what other nodes learn of it, is an error.
+with held as materialized (
+    select id from {schema}.users where id = $1 and password_hash is not null for no key update
+), changed as (
+    update {schema}.users set permissions = $2 from held where users.id = held.id returning users.id
+), keys as materialized (
+    select api_keys.id from {schema}.api_keys join held on api_keys.owner = held.id
 ), told as (
     insert into {schema}.auth_revocations (kind, subject, until)
-    select 'key', api_keys.id, now() + interval '1 minute'
-    from {schema}.api_keys join changed on api_keys.owner = changed.id
+    select 'key', id, now() + interval '1 minute' from keys
+    returning 1
 )
 select id from changed
+where (select {schema}.expect_rows('users', count(*), (select count(*) from changed)) from held)
+    and (select {schema}.expect_rows('auth_revocations', count(*), (select count(*) from told)) from keys)

@@ -65,6 +65,8 @@ select mine.request::integer as request, mine.known, mine.ids, coalesce(mine.fir
 from mine
 full join (select request, min(at) as first from placed group by request) as new on new.request = mine.request
 where (
+    select {schema}.expect_rows('conversations', count(distinct conversation_id), (select count(*) from touched)) from new
+) and (
     select {schema}.expect_rows('messages', count(*), (select count(*) from added))
         and {schema}.expect_rows('message_drafts', count(*) filter (where not done), (select count(*) from begun))
         and {schema}.expect_rows(

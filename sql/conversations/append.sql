@@ -20,10 +20,18 @@ with {pieces}, grown as (
     select nextval('{schema}.change_numbers'), 'conversation:' || conversation_id, message_id::text, 'append', timestamp,
         clock_timestamp(), jsonb_build_object('at', at, 'content', content, 'done', false)
     from (select * from grown where content <> '' order by place) as grown
+    returning 1
 )
 select found.place::integer as place, found.length, found.bytes, found.whole, grown.place is not null as is_added
 from found
 full join grown on grown.place = found.place
 where (
-    select {schema}.expect_rows('message_pieces', count(*), (select count(*) from added)) from grown where content <> ''
+    select {schema}.expect_rows('message_drafts', count(*), (select count(*) from grown))
+    from found
+    where length = at and bytes + octet_length(content) <= $6
+) and (
+    select {schema}.expect_rows('message_pieces', count(*), (select count(*) from added))
+        and {schema}.expect_rows('changes', count(*), (select count(*) from fed))
+    from grown
+    where content <> ''
 )

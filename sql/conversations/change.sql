@@ -14,7 +14,12 @@ with held as materialized (
     select nextval('{schema}.change_numbers'), 'conversation:' || id, id::text, 'update', created_at, updated_at,
         jsonb_build_object('title', title, 'metadata', metadata)
     from changed
+    returning 1
 )
 select id, title, created_at, updated_at, metadata::text as metadata
 from changed
-where (select {schema}.expect_rows('conversations', count(*), (select count(*) from changed)) from held)
+where (
+    select {schema}.expect_rows('conversations', count(*), (select count(*) from changed))
+        and {schema}.expect_rows('changes', count(*), (select count(*) from fed))
+    from held
+)

@@ -12,6 +12,11 @@ with held as materialized (
     select nextval('{schema}.change_numbers'), 'conversation:' || id, id::text, 'delete', created_at,
         greatest(clock_timestamp(), updated_at), '{}'
     from deleted
+    returning 1
 )
 select id from deleted
-where (select {schema}.expect_rows('conversations', count(*), (select count(*) from deleted)) from held)
+where (
+    select {schema}.expect_rows('conversations', count(*), (select count(*) from deleted))
+        and {schema}.expect_rows('changes', count(*), (select count(*) from fed))
+    from held
+)

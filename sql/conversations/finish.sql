@@ -39,8 +39,22 @@ with {pieces}, draft as (
         where coalesce(touched.updated_at, 'infinity') < 'infinity'
         order by place
     ) as folded
+    returning 1
 )
 select found.place::integer as place, found.length, found.bytes, found.whole, folded.place is not null as is_added
 from found
 full join folded on folded.place = found.place
-where (select {schema}.expect_rows('messages', count(*), (select count(*) from folded)) from ended)
+where (
+    select {schema}.expect_rows('message_drafts', count(*), (select count(*) from draft))
+    from found
+    where length = at and bytes + octet_length(content) <= $6
+) and (
+    select {schema}.expect_rows('message_pieces', count(*), (select count(*) from pieces))
+    from {schema}.message_pieces
+    where message_id = any(array(select message_id from draft))
+) and (
+    select {schema}.expect_rows('messages', count(*), (select count(*) from folded))
+        and {schema}.expect_rows('conversations', count(distinct conversation_id), (select count(*) from touched))
+        and {schema}.expect_rows('changes', count(*), (select count(*) from fed))
+    from ended
+)

@@ -13,5 +13,7 @@ with given as (
     select nextval('{schema}.change_numbers'), 'conversation:' || id, id::text, 'create', created_at, updated_at,
         jsonb_build_object('title', title, 'metadata', metadata)
     from added
+    returning 1
 )
 select id from added
+where (select {schema}.expect_rows('changes', count(*), (select count(*) from fed)) from added)

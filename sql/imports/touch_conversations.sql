@@ -13,8 +13,13 @@ with given as (
     from held join given using (id)
     where conversations.id = held.id
     returning conversations.id, created_at, conversations.updated_at, first, last, count
+), fed as (
+    insert into {schema}.changes (number, topic, record, action, created, updated, data)
+    select nextval('{schema}.change_numbers'), 'conversation:' || id, first, 'import', created_at, updated_at,
+        jsonb_build_object('first', first, 'last', last, 'count', count)
+    from touched
+    returning 1
 )
-insert into {schema}.changes (number, topic, record, action, created, updated, data)
-select nextval('{schema}.change_numbers'), 'conversation:' || id, first, 'import', created_at, updated_at,
-    jsonb_build_object('first', first, 'last', last, 'count', count)
-from touched
+select {schema}.expect_rows('conversations', count(*), (select count(*) from touched))
+    and {schema}.expect_rows('changes', count(*), (select count(*) from fed))
+from held

@@ -12,6 +12,7 @@ use super::part::Part;
 use super::store::Store;
 use super::turns::Turns;
 use crate::conversations::Conversations;
+use crate::db::DbError;
 use crate::ingest::retry::Verdict;
 use crate::observe::{LogThrottle, Metrics};
 
@@ -40,8 +41,16 @@ pub(super) struct Lanes {
 pub(super) enum Ended {
     /// It is not there any more.
     Gone,
-    /// Postgres refuses a part for what no line of it says.
+    /// Postgres refuses a part for what no line of it says: the reason.
     Refused(String),
+}
+
+/// The reason for clients. Postgres' own message may quote values of others.
+pub(super) fn refused(error: &DbError) -> String {
+    if error.is_dropped_by_trigger() {
+        return "a trigger of the database dropped rows of a part of the file".to_owned();
+    }
+    format!("Postgres refused a part of the file (SQLSTATE {})", error.state_code().unwrap_or_default())
 }
 
 impl Lanes {
@@ -83,9 +92,9 @@ impl Lanes {
                 Err(error) => error,
             };
             let file = self.job.file_id;
-            if Verdict::on(&error) == Verdict::Bisect {
+            if error.is_dropped_by_trigger() || Verdict::on(&error) == Verdict::Bisect {
                 tracing::error!(%file, part = part.number, error = error.with_sources(), "a part is refused");
-                return Err(Ended::Refused(error.state_code().unwrap_or_default().to_owned()));
+                return Err(Ended::Refused(refused(&error)));
             }
             if let Some(left_out) = RETRIES.ready() {
                 let error = error.with_sources();

@@ -10,7 +10,7 @@ use tokio::sync::{Mutex, mpsc};
 
 use super::ImportsError;
 use super::content::Content;
-use super::lane::{Ended, Lanes};
+use super::lane::{Ended, Lanes, refused};
 use super::lines::Lines;
 use super::model::{Job, Limits};
 use super::parse::Parser;
@@ -110,7 +110,7 @@ impl Runner {
         let stored = loop {
             match self.store.parts(job.file_id).await {
                 Err(error) if Verdict::on(&error) == Verdict::Retry => pause(&error).await,
-                Err(error) => return Err(refused(error.state_code().unwrap_or_default())),
+                Err(error) => return Err(refused(&error)),
                 Ok(stored) => break stored,
             }
         };
@@ -139,7 +139,7 @@ impl Runner {
         let cut = cutting.await.map_err(io::Error::other).and_then(|cut| cut);
         match (ended, cut) {
             (Err(Ended::Gone), _) => Ok(false),
-            (Err(Ended::Refused(state)), _) => Err(refused(&state)),
+            (Err(Ended::Refused(why)), _) => Err(why),
             (Ok(_), Err(error)) => {
                 tracing::error!(file = %job.file_id, %error, "a file cannot be read");
                 Err("the file cannot be read".into())
@@ -147,10 +147,6 @@ impl Runner {
             (Ok(_), Ok(())) => Ok(true),
         }
     }
-}
-
-fn refused(state: &str) -> String {
-    format!("Postgres refused a part of the file (SQLSTATE {state})")
 }
 
 async fn pause(error: &DbError) {

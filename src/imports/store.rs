@@ -47,7 +47,11 @@ impl Store {
             (&part_bytes, Type::INT8),
             (&job.started_us, Type::INT8),
         ];
-        Ok(!self.query(include_str!("../../sql/imports/begin.sql"), &parameters).await?.is_empty())
+        let begun = !self.query(include_str!("../../sql/imports/begin.sql"), &parameters).await?.is_empty();
+        if !begun && self.progress(job.file_id).await?.is_none() {
+            return Err(DbError::DroppedByTrigger { table: "imports", sent: 1, stored: 0 });
+        }
+        Ok(begun)
     }
 
     /// The imports that are not done; of one file, if there is one.

@@ -100,7 +100,13 @@ impl Claims {
         let mut owners: HashMap<Key, Uuid> = first_of.iter().map(|(key, (_, id))| (*key, *id)).collect();
         let mut already_ours = false;
         if claimed.len() < keys.len() {
-            for row in transaction.query_typed(&self.owners, &[(&keys, Type::UUID_ARRAY)]).await? {
+            let rows = transaction.query_typed(&self.owners, &[(&keys, Type::UUID_ARRAY)]).await?;
+            // One that is neither claimed nor there would be stored again with the next event of its key.
+            if rows.len() < keys.len() {
+                let (sent, stored) = (keys.len() as u64, rows.len() as u64);
+                return Err(DbError::DroppedByTrigger { table: "ingest_keys", sent, stored });
+            }
+            for row in rows {
                 let (key, owner) = (row.try_get::<_, Uuid>(0)?.into_bytes(), row.try_get(1)?);
                 let before = owners.insert(key, owner);
                 already_ours |= !claimed.contains(&key) && before == Some(owner);

@@ -88,8 +88,13 @@ impl Store {
             }
             let add = sql(include_str!("../../sql/records/add_collection.sql"));
             let added = transaction.query_typed(&add, &[name_parameter, (&max, Type::INT8)]).await?;
-            let Some(row) = added.first() else { return Ok(None) };
-            let id: i32 = row.try_get(0)?;
+            let added = added.first().ok_or(DbError::Unexpected("no count of collections"))?;
+            if added.try_get("is_full")? {
+                return Ok(None);
+            }
+            let Some(id) = added.try_get::<_, Option<i32>>("id")? else {
+                return Err(DbError::DroppedByTrigger { table: "collections", sent: 1, stored: 0 });
+            };
             // Names have no character that would mean something in a comment's text.
             let make = sql(include_str!("../../sql/records/make_table.sql"))
                 .replace("{table}", &table(&self.database, id))

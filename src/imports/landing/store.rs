@@ -106,8 +106,15 @@ impl Landing<'_> {
         ];
         let rows = self.query(include_str!("../../../sql/imports/claim_part.sql"), &parameters).await?;
         let Some(row) = rows.first() else { return Ok(None) };
-        let is_running: bool = row.try_get("is_running")?;
-        Ok(if is_running { Some(row.try_get("is_claimed")?) } else { None })
+        let (is_running, is_claimed): (bool, bool) = (row.try_get("is_running")?, row.try_get("is_claimed")?);
+        if is_running && !is_claimed {
+            let there = include_str!("../../../sql/imports/part_there.sql");
+            let key: [Parameter<'_>; 2] = [(&self.job.file_id, Type::UUID), (&number, Type::INT4)];
+            if self.query(there, &key).await?.is_empty() {
+                return Err(DbError::DroppedByTrigger { table: "import_parts", sent: 1, stored: 0 });
+            }
+        }
+        Ok(is_running.then_some(is_claimed))
     }
 
     /// Makes the part's conversations: those that were made, with their lines.
