@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 
+use crate::support::imports;
 use crate::support::postgres::{PrivateServer, TestDatabase};
 use crate::support::service::{Folder, Service, eventually, run};
 
@@ -158,6 +159,17 @@ async fn a_row_too_many_and_a_receipt_too_few_are_noticed() {
     tamper(&database, "delete from requests where id::text like '00%'").await;
     execute(&database, "delete from ingest_receipts").await;
     assert!(kinds(&database).await.contains(&"without_receipt".to_owned()));
+}
+
+#[tokio::test]
+async fn imported_rows_are_not_called_stored_without_a_journal_setting() {
+    let database = TestDatabase::create().await;
+    let service = Service::start(database.url(), &[]).await;
+    let file = imports::process(&service, "?kind=event", "", "{\"n\":1}\n{\"n\":2}\n").await;
+    assert_eq!(imports::figures(&imports::ended(&service, "", &file).await), (2, 2, 0));
+    let (status, stdout, stderr) = run(&["verify"], &[("DATABASE_URL", database.url())]).await;
+    assert!(status.success(), "{stdout} {stderr}");
+    assert!(stdout.contains("2 rows have no journal: they were imported, or"), "{stdout}");
 }
 
 #[tokio::test]

@@ -64,7 +64,7 @@ fn print(verdict: &Verdict) {
         );
         if *removed > 0 {
             println!(
-                "  {removed} of the committed were taken out of requests later, by a delete, a truncate or RETENTION_DAYS"
+                "  {removed} of the committed were taken out of requests later: by a delete, a truncate, RETENTION_DAYS, or with a partition that was truncated, dropped or detached"
             );
         }
         for difference in &journal.differences {
@@ -80,7 +80,7 @@ fn print(verdict: &Verdict) {
     }
     if verdict.rows_without_journal > 0 {
         println!(
-            "{} rows have no journal: they were stored with DURABILITY=memory",
+            "{} rows have no journal: they were imported, or stored with DURABILITY=memory or by another program",
             verdict.rows_without_journal
         );
     }

@@ -77,7 +77,7 @@ pub struct Books {
 pub struct Verdict {
     /// The journals, in the order in which they were registered.
     pub journals: Vec<JournalVerdict>,
-    /// Rows of `requests` whose ids name no journal: stored with DURABILITY=memory.
+    /// Rows of `requests` whose ids name no journal: imported, stored with DURABILITY=memory, or by another program.
     pub rows_without_journal: u64,
     /// Unacknowledged losses on this host.
     pub losses: Vec<Loss>,
