@@ -23,6 +23,8 @@ fn path(route: &Route) -> String {
         .replace("/conversations/{id}", "/conversations/00000000-0000-7000-8000-000000000000")
         .replace("{message}", "00000000-0000-7000-8000-000000000000")
         .replace("{*rest}", "index.css")
+        // One that is there, and that restarts.
+        .replace("{task}", "change-retention")
         .replace("{id}", "abcdefghij01234")
         .replace("/sse-stream", "/sse-stream?count=1")
 }
