@@ -123,7 +123,12 @@ pub struct TaskReport {
     pub restarts: u64,
     /// The last failure and its time.
     pub last_error: Option<(String, SystemTime)>,
+    /// Whether it ended, or has not succeeded since a panic or for longer than an outage of Postgres that passes.
+    pub is_stuck: bool,
 }
+
+/// From here on a task that only fails counts as stuck.
+const LONGEST_FAILURE: Duration = Duration::from_secs(300);
 
 /// Starts tasks and watches over them; cheap to clone.
 #[derive(Debug, Clone)]
@@ -157,6 +162,8 @@ struct Status {
     last_success: Option<(SystemTime, Instant)>,
     restarts: u64,
     failures: u32,
+    failing_since: Option<Instant>,
+    panicked: bool,
     last_error: Option<(String, SystemTime)>,
 }
 
@@ -316,6 +323,8 @@ impl Supervisor {
                 last_success: None,
                 restarts: 0,
                 failures: 0,
+                failing_since: None,
+                panicked: false,
                 last_error: None,
             }),
             panic: Notify::new(),
@@ -349,6 +358,8 @@ impl Task {
             tracing::info!(task = self.name, failures = status.failures, "the task works again");
         }
         status.failures = 0;
+        status.failing_since = None;
+        status.panicked = false;
         status.state = TaskState::Running;
         status.last_success = Some((SystemTime::now(), Instant::now()));
     }
@@ -358,6 +369,8 @@ impl Task {
         let mut status = lock(&self.status);
         status.failures = status.failures.saturating_add(1);
         status.state = TaskState::Failing;
+        status.failing_since.get_or_insert_with(Instant::now);
+        status.panicked |= panicked;
         if panicked {
             status.restarts += 1;
             tracing::error!(task = self.name, error, "a task panicked; it is restarted");
@@ -378,6 +391,9 @@ impl Task {
             since_success: status.last_success.map(|(_, at)| at.elapsed()),
             restarts: status.restarts,
             last_error: status.last_error.clone(),
+            is_stuck: status.state == TaskState::Ended
+                || status.panicked
+                || status.failing_since.is_some_and(|since| since.elapsed() > LONGEST_FAILURE),
         }
     }
 }
@@ -482,7 +498,7 @@ mod tests {
             run(vec![|| panic!("oh {}", "no"), || Err(StepError::new("no"))]).await;
         assert_eq!((waits, recovered), (vec![1], 1));
         let report = only(&supervisor);
-        assert_eq!((report.state, report.restarts), (TaskState::Failing, 1));
+        assert_eq!((report.state, report.restarts, report.is_stuck), (TaskState::Failing, 1, true));
         assert_eq!(report.last_error.unwrap().0, "no");
         let metrics = String::from_utf8(supervisor.shared.metrics.render().unwrap()).unwrap();
         assert!(metrics.contains("tidegate_task_restarts_total{task=\"scripted\"} 1"), "{metrics}");

@@ -16,7 +16,7 @@ use super::error::ApiError;
 use crate::db::{HousekeepingStatus, PartitionFailure};
 use crate::ingest::{Account, JournalSnapshot, LastError, Rates, Refusal, WriterState};
 use crate::observe::Gauges;
-use crate::supervisor::{TaskReport, TaskState};
+use crate::supervisor::TaskReport;
 
 #[derive(Serialize, ToSchema)]
 struct Health {
@@ -331,7 +331,7 @@ fn status(face: &Face) -> &'static str {
             let lost = now.journal.as_ref().is_some_and(has_lost);
             let states = [now.writer.0, now.dead_letter_writer.0, fence];
             let running = states.iter().all(|state| *state == WriterState::Running)
-                && face.supervisor.report().iter().all(|task| task.state == TaskState::Running);
+                && face.supervisor.report().iter().all(|task| !task.is_stuck);
             let kept = core.database.housekeeping().status().is_fine();
             if running && !lost && kept { "ok" } else { "degraded" }
         }
