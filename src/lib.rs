@@ -24,9 +24,10 @@
 //! | [`observe`] | metrics and logs |
 //! | [`realtime`] | the feed of changes |
 //! | [`records`] | JSON records in collections |
+//! | [`supervisor`] | every background task, by name |
 //!
 //! Dependencies point one way: `main → cli → app → http → { ingest, records, conversations, files, imports, auth } → db` (and `cli → doctor → ingest`,
-//! `imports → { ingest, files, conversations }`, `{ records, conversations } → realtime`), and anyone → `config`, `observe`.
+//! `imports → { ingest, files, conversations }`, `{ records, conversations } → realtime`), and anyone → `config`, `observe`, `supervisor`.
 
 pub mod app;
 pub mod auth;
