@@ -46,7 +46,7 @@ struct CreateArgs {
     /// A key for web pages to publish: it sends events from pages of its origins, and does nothing else.
     #[arg(long, conflicts_with_all = ["scope", "admin"], requires = "origin")]
     write_only: bool,
-    /// An origin whose pages may use a write-only key, such as https://app.example; may be given several times.
+    /// An origin whose pages may use a write-only key, such as `https://app.example`; may be given several times.
     #[arg(long)]
     origin: Vec<String>,
     /// The id of the key whose place it takes.
