@@ -197,12 +197,8 @@ async fn logs_name_variables_without_effect_and_repeat_nothing_of_libraries() {
         "{log}"
     );
     assert!(!log.contains("X_Y"), "{log}");
-    assert_eq!(
-        log.matches("V1__events").count() + log.matches("\"events\"").count(),
-        1,
-        "each migration once: {log}"
-    );
-    for noise in ["deadpool", ".cargo", "registry/src", "applying migration"] {
+    assert_eq!(log.matches("the schema is migrated").count(), 1, "migrations in one line: {log}");
+    for noise in ["deadpool", ".cargo", "registry/src", "applying migration", "V1__events"] {
         assert!(!log.contains(noise), "{noise}: {log}");
     }
 }
