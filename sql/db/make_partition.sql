@@ -16,7 +16,7 @@ create trigger ingest_note_partition_truncate before truncate on {schema}.{parti
     for each statement execute function {schema}.ingest_note_partition_truncate();
 create trigger ingest_note_delete after delete on {schema}.{partition} referencing old table as gone
     for each statement execute function {schema}.ingest_note_delete();
--- A day that had a partition before: somebody dropped or detached it, with what it held up to now.
+-- A day that had a partition before: an operator dropped or detached it, with the rows that it held up to now.
 with known as (
     insert into {schema}.ingest_partitions (from_id) values ('{from}') on conflict do nothing returning from_id
 )

@@ -135,7 +135,7 @@ impl DbError {
     pub fn is_passing(&self) -> bool {
         if let Some(state) = self.sql_state() {
             let code = state.code();
-            // 53100: a full disk is somebody's to clear.
+            // 53100: a full disk needs an operator.
             return matches!(code, "25006" | "55P03")
                 || (matches!(self.class(), "08" | "40" | "53" | "57") && code != "53100");
         }

@@ -70,7 +70,7 @@ impl BoundServer {
         Ok(Self { listener: socket.listen(BACKLOG)? })
     }
 
-    /// Serves `face` until it is stopped, to so many connections at once.
+    /// Serves `face` until it is stopped, to at most `max_connections` at once.
     ///
     /// # Errors
     ///

@@ -14,7 +14,7 @@ use super::ImportsError;
 use crate::files;
 use crate::ingest::text;
 
-/// So many bytes of the text are looked at before an import begins: what distinguishes most formats from text is among them.
+/// Bytes of the text that are checked before an import begins: what distinguishes most formats from text is among them.
 const HEAD_BYTES: usize = 512;
 /// Bytes that are read of a compressed file at once.
 const READ_BYTES: usize = 64 * 1024;

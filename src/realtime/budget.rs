@@ -37,7 +37,7 @@ impl MemoryBudget {
         Self(Arc::new(Inner { limit, held, leaving, released: Notify::new(), gauge: gauge.clone() }))
     }
 
-    /// So many bytes, within the limit; where nothing else is held any number.
+    /// Permits for this number of bytes, within the limit; for any number where nothing else is held.
     pub(super) fn try_hold(&self, bytes: usize) -> Option<MemoryPermit> {
         let more =
             |held: usize| (held == 0 || held.saturating_add(bytes) <= self.0.limit).then_some(held + bytes);
@@ -46,7 +46,7 @@ impl MemoryBudget {
         Some(MemoryPermit { budget: self.clone(), bytes })
     }
 
-    /// Bytes that have to go before so many more leave a quarter of the limit free.
+    /// Bytes to release before this number more leaves a quarter of the limit free.
     pub(super) fn excess(&self, bytes: usize) -> usize {
         let staying = self.held().saturating_sub(self.0.leaving.load(Ordering::Relaxed));
         staying.saturating_add(bytes).saturating_sub(self.0.limit / 4 * 3)
@@ -61,7 +61,7 @@ impl MemoryBudget {
         self.0.released.notified()
     }
 
-    /// A subscriber was dropped that holds so many bytes.
+    /// A subscriber that holds this number of bytes was dropped.
     pub(super) fn leave(&self, bytes: usize) {
         self.0.leaving.fetch_add(bytes, Ordering::Relaxed);
     }

@@ -30,7 +30,7 @@ pub(super) struct Step {
 /// What was made anew at once.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Rebuilt {
-    /// So many documents, and there may be more.
+    /// The number of documents made; there may be more.
     Lot { documents: u64 },
     /// The last documents.
     Last { documents: u64 },

@@ -57,7 +57,7 @@ struct Taken {
 
 /// What became of dead letters that were to change places.
 enum Moved {
-    /// So many are stored, and so many are refused for their faults.
+    /// The numbers of letters stored and of letters rejected for their faults.
     Done { stored: u64, refused: u64 },
     /// Nothing is changed: a row is at fault.
     Rejected { error: DbError, taken: Vec<Taken> },

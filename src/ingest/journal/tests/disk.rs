@@ -49,7 +49,7 @@ struct Content {
     /// Inodes of notes of extents: what fails there poisons nothing.
     extents: BTreeSet<usize>,
     dir_is_gone: bool,
-    /// So many reads to come fail.
+    /// The number of coming reads that fail.
     bad_reads: u64,
     /// A page of a path that cannot be read.
     bad_page: Option<(usize, u64)>,
