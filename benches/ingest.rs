@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use criterion::{BenchmarkId, Criterion, Throughput};
-use tidegate::ingest::journal::{self, Appender, JournalSettings, RealFiles, Records, Store};
+use tidegate::ingest::journal::{self, JournalReader, JournalSettings, JournalWriter, RealFiles, Records};
 use tidegate::ingest::row::{Content, Row};
 use uuid::Uuid;
 
@@ -22,7 +22,7 @@ impl Drop for Folder {
     }
 }
 
-fn open() -> (Appender, Arc<Store>, Folder) {
+fn open() -> (JournalWriter, Arc<JournalReader>, Folder) {
     let folder = Folder(std::env::temp_dir().join(format!("tidegate-bench-{}", Uuid::new_v4())));
     let settings = JournalSettings {
         dir: folder.0.clone(),

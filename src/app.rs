@@ -32,10 +32,10 @@ use crate::conversations::{Conversations, ConversationsSettings};
 use crate::db::local::LocalCluster;
 use crate::db::{self, ConnectionUrl, Database, MigrationError, PartitionKeeper};
 use crate::files::{Files, FilesSettings};
-use crate::http::{BoundServer, Face, Parts, RunningServer, StressParts, jwks};
+use crate::http::{AppState, BoundServer, Parts, RunningServer, StressParts, jwks};
 use crate::imports::{Imports, ImportsSettings, Limits};
 use crate::ingest::journal::{self, JournalSettings, RealFiles, Recovered};
-use crate::ingest::{IngestSettings, OpenJournal, Pipeline, Registered};
+use crate::ingest::{IngestSettings, OpenJournal, Pipeline, RegisteredJournals};
 use crate::lifecycle::Lifecycle;
 use crate::observe::Metrics;
 use crate::records::{Records, RecordsSettings};
@@ -72,7 +72,7 @@ pub async fn run(config: &Config, asked: Start) -> Result<(), AppError> {
     let verifier = Verifier::new(&config.auth, config.auth_mode(), secret.secret.as_ref())
         .map_err(|error| ConfigError::jwt_public_key_file(&error))?;
     let supervisor = Supervisor::new(&metrics);
-    let face = Face::new(config, &metrics, &lifecycle, &verifier, &supervisor);
+    let face = AppState::new(config, &metrics, &lifecycle, &verifier, &supervisor);
     let server = listen(config, max_connections, &face)?;
     if secret.is_passing {
         tracing::warn!("JWT_SECRET is not set: whoever signs in has to again after a restart");
@@ -115,7 +115,7 @@ fn secret(config: &Config) -> Result<SigningSecret, AppError> {
     })
 }
 
-fn listen(config: &Config, max_connections: usize, face: &Arc<Face>) -> Result<RunningServer, AppError> {
+fn listen(config: &Config, max_connections: usize, face: &Arc<AppState>) -> Result<RunningServer, AppError> {
     let failed = |source| AppError::Listen {
         address: format!("{}:{}", config.server.host, config.server.port),
         source,
@@ -134,7 +134,7 @@ struct Running {
 async fn start(
     config: &Config,
     asked: Start,
-    face: &Arc<Face>,
+    face: &Arc<AppState>,
     metrics: &Arc<Metrics>,
     signals: &Signals,
     local: &mut Option<LocalCluster>,
@@ -159,7 +159,7 @@ async fn start(
         Database::new(&url, &config.database).map_err(MigrationError::Database)?.with_spare(shares.spare);
     // Events can be journaled while Postgres is away, if it is known to have their tables.
     let may_be_away = match &journal {
-        Some(journal) => Registered::read(&journal.dir)?.has_schema(db::schema_version()),
+        Some(journal) => RegisteredJournals::read(&journal.dir)?.has_schema(db::schema_version()),
         None => false,
     };
     let postgres_is_away = tokio::select! {
@@ -167,7 +167,7 @@ async fn start(
         () = signals.first() => return Err(AppError::Interrupted),
     };
     if let (Some(journal), false) = (&journal, postgres_is_away) {
-        Registered::read(&journal.dir)?.set_schema(db::schema_version())?;
+        RegisteredJournals::read(&journal.dir)?.set_schema(db::schema_version())?;
     }
 
     let supervisor = &face.supervisor;
@@ -192,20 +192,20 @@ async fn start(
     let wait = Duration::from_millis(config.records.records_wait_ms);
     let stress = StressParts {
         records,
-        large: database.share(settings.shares.large, wait),
-        errors: database.share(settings.shares.errors, wait),
+        large: database.quota(settings.shares.large, wait),
+        errors: database.quota(settings.shares.errors, wait),
         config: config.large.clone(),
     };
-    let operations = database.share(settings.shares.operations, wait);
+    let operations = database.quota(settings.shares.operations, wait);
     if let Some(url) = &config.auth.jwt_jwks_url {
         let refresh = Duration::from_secs(config.auth.jwt_jwks_refresh_s);
         jwks::follow(url.clone(), refresh, Arc::clone(&face.verifier), supervisor);
     }
-    let share = database.share(settings.shares.auth, Duration::from_millis(config.auth.auth_wait_ms));
+    let share = database.quota(settings.shares.auth, Duration::from_millis(config.auth.auth_wait_ms));
     let accounts = Accounts::start(&config.auth, &face.verifier, &share, supervisor);
     let wait = Duration::from_millis(config.conversations.conversations_wait_ms);
-    let commits = database.share(settings.shares.conversation_commits, wait);
-    let share = database.share(settings.shares.conversations, wait);
+    let commits = database.quota(settings.shares.conversation_commits, wait);
+    let share = database.quota(settings.shares.conversations, wait);
     let settings = ConversationsSettings {
         config: config.conversations.clone(),
         realtime: config.realtime.clone(),
@@ -231,7 +231,7 @@ fn files(config: &Config, database: &Database, metrics: &Arc<Metrics>) -> Files 
         folder: config.database.data_dir.join("files"),
         min_free: config.journal.journal_min_free,
     };
-    Files::new(settings, &database.share(config.shares().files, wait), metrics)
+    Files::new(settings, &database.quota(config.shares().files, wait), metrics)
 }
 
 /// Imports, over shares of the pool; those that a former run began go on.
@@ -240,7 +240,7 @@ fn imports(
     database: &Database,
     files: &Files,
     conversations: &Conversations,
-    face: &Face,
+    face: &AppState,
 ) -> Imports {
     let (limits, shares) = (&config.conversations, config.shares());
     let settings = ImportsSettings {
@@ -255,8 +255,8 @@ fn imports(
         },
     };
     let wait = Duration::from_millis(config.files.files_wait_ms);
-    let writers = database.share(shares.imports, wait);
-    let share = database.share(shares.files, wait);
+    let writers = database.quota(shares.imports, wait);
+    let share = database.quota(shares.files, wait);
     Imports::start(&settings, &writers, &share, files, conversations, &face.metrics, &face.supervisor)
 }
 
@@ -317,7 +317,7 @@ fn tell_recovered(recovered: &Recovered) {
     for segment in &recovered.headless {
         tracing::warn!(segment = %segment.display(), "a segment's header cannot be read; its events can");
     }
-    for stray in recovered.strays.iter().filter(|stray| !Registered::is_its(stray)) {
+    for stray in recovered.strays.iter().filter(|stray| !RegisteredJournals::is_its(stray)) {
         tracing::warn!(file = %stray.display(), "no part of the journal; left alone");
     }
 }

@@ -7,7 +7,7 @@ use crate::config::ConfigError;
 use crate::db::local::LocalError;
 use crate::db::{self, MigrationError};
 use crate::ingest::journal::JournalError;
-use crate::ingest::{Drained, FenceError};
+use crate::ingest::{CheckpointError, Drained};
 
 /// Why the service did not run, or did not end well.
 #[derive(Debug, thiserror::Error)]
@@ -45,7 +45,7 @@ pub enum AppError {
     Journal(#[from] JournalError),
     /// The journal and the database do not go together.
     #[error(transparent)]
-    Fence(#[from] FenceError),
+    Fence(#[from] CheckpointError),
     /// The system refuses what the service needs.
     #[error("cannot start")]
     System(#[from] std::io::Error),

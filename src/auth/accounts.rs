@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use super::keys::{KeyHash, Keys};
 use super::principal::{Principal, Who};
-use super::revocations::Follower;
+use super::revocations::Subscriber;
 use super::sessions::Sessions;
 use super::users::Users;
 use super::{AuthError, Verifier};
@@ -45,7 +45,7 @@ impl Accounts {
     ) -> Self {
         let accounts = Self::new(config, verifier, share);
         let timeout = Duration::from_millis(config.auth_timeout_ms);
-        Follower::new(share, timeout, verifier, accounts.keys.clone()).start(supervisor);
+        Subscriber::new(share, timeout, verifier, accounts.keys.clone()).start(supervisor);
         accounts
     }
 

@@ -11,8 +11,8 @@ use super::{Failure, offline};
 use crate::config::Config;
 use crate::db;
 use crate::ingest::journal::{
-    self, DamagedBytes, Files, JournalError, JournalId, Loss, LossState, Piece, RealFiles, Salvage,
-    SegmentInfo, Store, losses,
+    self, DamagedBytes, Files, JournalError, JournalId, JournalReader, Loss, LossState, Piece, RealFiles,
+    Salvage, SegmentInfo, losses,
 };
 use crate::ingest::recovered::{Restored, Restorer};
 use crate::ingest::row;
@@ -129,7 +129,7 @@ fn seen(losses: &[(Loss, LossState)]) -> Vec<(JournalId, RangeSet<u64>)> {
 
 /// A pass over all segments.
 struct Check<'a> {
-    store: &'a Store,
+    store: &'a JournalReader,
     seen: Vec<(JournalId, RangeSet<u64>)>,
     /// Events that cannot be read, and of which no loss is recorded.
     damaged: u64,
@@ -277,7 +277,7 @@ fn report(loss: &Loss, sum: &Restored) {
     }
 }
 
-fn export(store: &Store, segment: &SegmentInfo) -> io::Result<()> {
+fn export(store: &JournalReader, segment: &SegmentInfo) -> io::Result<()> {
     let Some(journal) = segment.journal else { return Ok(()) };
     let mut out = BufWriter::new(io::stdout().lock());
     let mut next = segment.first;
@@ -290,7 +290,7 @@ fn export(store: &Store, segment: &SegmentInfo) -> io::Result<()> {
             }
             Piece::Rows(chunk) => {
                 next = chunk.until;
-                for stretch in &chunk.stretches {
+                for stretch in &chunk.chunks {
                     for tuple in row::tuples(chunk.buffer.get(stretch.clone()).unwrap_or_default()) {
                         tuple.write_json(&mut out)?;
                     }

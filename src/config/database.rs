@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use serde::Deserialize;
 
-use super::shares::{LEAST_FOR_OTHERS, WRITERS_COMPANY};
+use super::quotas::{LEAST_FOR_OTHERS, WRITERS_COMPANY};
 use super::{ConfigError, Kind, NAME, Setting, Switch, is_name, refuse};
 
 /// Postgres.

@@ -14,11 +14,11 @@ mod error;
 mod files;
 mod ingest;
 mod logging;
+mod quotas;
 mod realtime;
 mod records;
 mod server;
 mod setting;
-mod shares;
 mod stress;
 mod variables;
 
@@ -35,11 +35,11 @@ use error::refuse;
 pub use files::{FilesConfig, ImportsConfig};
 pub use ingest::{DeadLetterConfig, Durability, IngestConfig, JournalConfig};
 pub use logging::{LogFormat, LoggingConfig};
+pub use quotas::PoolQuotas;
 pub use realtime::RealtimeConfig;
 pub use records::{LargeConfig, RecordsConfig};
 pub use server::ServerConfig;
 pub use setting::{Kind, Setting, help};
-pub use shares::Shares;
 pub use stress::StressConfig;
 pub use variables::Variables;
 
@@ -143,7 +143,7 @@ impl Config {
             return Err(refuse("HOST", self.server.host, takes));
         }
         let (ingest, pool) = (&self.ingest, self.database.db_pool_size);
-        let others = shares::WRITERS_COMPANY + shares::LEAST_FOR_OTHERS;
+        let others = quotas::WRITERS_COMPANY + quotas::LEAST_FOR_OTHERS;
         if ingest.writers + others > pool {
             // The one that was set is the one to mend.
             let is_pools = variables.is_set("DB_POOL_SIZE") && !variables.is_set("WRITERS");
@@ -205,9 +205,9 @@ impl Config {
     }
 
     /// How the pool's connections are shared out.
-    pub fn shares(&self) -> Shares {
-        let kept = self.ingest.writers + shares::WRITERS_COMPANY + shares::LEAST_FOR_OTHERS;
-        Shares {
+    pub fn shares(&self) -> PoolQuotas {
+        let kept = self.ingest.writers + quotas::WRITERS_COMPANY + quotas::LEAST_FOR_OTHERS;
+        PoolQuotas {
             operations: self.database.operations_connections,
             record_commits: self.records.records_writers,
             records: self.records.records_connections,

@@ -172,7 +172,7 @@ mod tests {
             "LOG_DIR",
             "LOGNAME",
             "LOG_LEVEL",
-            "MAX_JOBS",
+            "MAX_REQUESTS",
             "TIDEGATE_NEEDS_POOLER",
             "JWT_PRIVATE_KEY",
             "PG_CONFIG",

@@ -37,8 +37,8 @@ pub use place::Place;
 pub use removal::{Removed, delete_all_of};
 pub use service::{Conversations, ConversationsSettings, NewConversation, Patch};
 
-use crate::db::{Crowded, DbError};
-use crate::realtime::FollowError;
+use crate::db::{DbError, Overloaded};
+use crate::realtime::SubscribeError;
 
 /// Why a conversation or its messages were not read or written.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -74,7 +74,7 @@ pub enum ConversationsError {
     TooLarge(usize),
     /// The conversation cannot be followed now.
     #[error("{0}")]
-    Follow(#[from] FollowError),
+    Follow(#[from] SubscribeError),
     /// Too much waits already.
     #[error("too many requests wait; try again later")]
     Overloaded,
@@ -89,8 +89,8 @@ impl From<DbError> for ConversationsError {
     }
 }
 
-impl From<Crowded> for ConversationsError {
-    fn from(_: Crowded) -> Self {
+impl From<Overloaded> for ConversationsError {
+    fn from(_: Overloaded) -> Self {
         Self::Overloaded
     }
 }

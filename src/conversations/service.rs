@@ -317,7 +317,7 @@ impl Conversations {
     /// # Errors
     ///
     /// [`ConversationsError`].
-    pub async fn follow(
+    pub async fn subscribe(
         &self,
         owner: Option<Uuid>,
         conversation: Uuid,
@@ -327,7 +327,7 @@ impl Conversations {
         let inner = &self.inner;
         // Whose it is does not change.
         self.get(owner, conversation).await?;
-        let follower = inner.hub.follow(&topic(conversation), owner).await?;
+        let follower = inner.hub.subscribe(&topic(conversation), owner).await?;
         let (store, changes) = (inner.pages.clone(), inner.changes.clone());
         Ok(Live::new(LiveParts { store, changes, follower, conversation, owner, start, token }))
     }

@@ -1,9 +1,9 @@
 //! Postgres: the connection URL, TLS, the pool, migrations, partitions, and the private cluster of a first run.
 
+mod batch;
 mod clock;
 mod connect;
 mod grants;
-mod group;
 mod housekeeping;
 mod json;
 pub mod local;
@@ -24,9 +24,9 @@ use tokio_postgres::types::{ToSql, Type, WasNull, WrongType};
 
 use crate::supervisor::StepError;
 
+pub use batch::{BatchExecutor, BatchWork, NumberedShard, Outcomes, Overloaded, Shard, numbered};
 pub use connect::ConnectError;
 pub use grants::{grants, grants_of_tables};
-pub use group::{Crowded, Group, Line, NumberedLine, Outcomes, Work, numbered};
 pub use housekeeping::{Housekeeping, HousekeepingStatus, PartitionFailure};
 pub use json::JsonText;
 pub use migrations::{MigrationError, migrate, schema_version};

@@ -30,7 +30,7 @@ pub struct Database {
     pool: Pool,
     connector: Arc<Connector>,
     schema: Arc<str>,
-    share: Option<Share>,
+    share: Option<PoolQuota>,
     /// What shares may borrow.
     spare: Arc<Semaphore>,
     prepares: Arc<AtomicBool>,
@@ -39,7 +39,7 @@ pub struct Database {
 
 /// The connections that one use of the pool may hold at once.
 #[derive(Debug, Clone)]
-struct Share {
+struct PoolQuota {
     /// That which nobody else can have.
     own: Arc<Semaphore>,
     /// Those that it may borrow.
@@ -47,16 +47,16 @@ struct Share {
     wait: Duration,
 }
 
-/// Room for a connection in a share; given back when dropped.
+/// QuotaPermit for a connection in a share; given back when dropped.
 #[derive(Debug)]
-struct Room {
+struct QuotaPermit {
     _permit: OwnedSemaphorePermit,
     _borrowed: Option<OwnedSemaphorePermit>,
 }
 
-impl Share {
-    /// Room, as soon as there is any.
-    async fn room(&self, spare: &Arc<Semaphore>) -> Result<Room, AcquireError> {
+impl PoolQuota {
+    /// QuotaPermit, as soon as there is any.
+    async fn room(&self, spare: &Arc<Semaphore>) -> Result<QuotaPermit, AcquireError> {
         let own = Arc::clone(&self.own).acquire_owned();
         let borrow = async {
             let borrowed = Arc::clone(&self.borrowed).acquire_owned().await?;
@@ -64,8 +64,8 @@ impl Share {
         };
         tokio::select! {
             biased;
-            own = own => Ok(Room { _permit: own?, _borrowed: None }),
-            lent = borrow => lent.map(|(spare, borrowed)| Room { _permit: spare, _borrowed: Some(borrowed) }),
+            own = own => Ok(QuotaPermit { _permit: own?, _borrowed: None }),
+            lent = borrow => lent.map(|(spare, borrowed)| QuotaPermit { _permit: spare, _borrowed: Some(borrowed) }),
         }
     }
 }
@@ -124,9 +124,9 @@ impl Database {
 
     /// The same database for one use of it, whose clones hold no more than so many `connections` together: one of their own,
     /// and what they can borrow. Who finds none free waits up to `wait`.
-    pub fn share(&self, connections: usize, wait: Duration) -> Self {
+    pub fn quota(&self, connections: usize, wait: Duration) -> Self {
         let own = connections.min(1);
-        let share = Share {
+        let share = PoolQuota {
             own: Arc::new(Semaphore::new(own)),
             borrowed: Arc::new(Semaphore::new(connections - own)),
             wait,
@@ -212,7 +212,7 @@ pub struct Connection {
     object: Object,
     prepares: Arc<AtomicBool>,
     // Given back after the connection is.
-    _room: Option<Room>,
+    _room: Option<QuotaPermit>,
 }
 
 impl Connection {
@@ -274,9 +274,9 @@ impl Connect for Driver {
 mod tests {
     use super::*;
 
-    fn share(connections: usize) -> Share {
+    fn share(connections: usize) -> PoolQuota {
         let (own, borrowed) = (Arc::new(Semaphore::new(1)), Arc::new(Semaphore::new(connections - 1)));
-        Share { own, borrowed, wait: Duration::ZERO }
+        PoolQuota { own, borrowed, wait: Duration::ZERO }
     }
 
     #[tokio::test(start_paused = true)]

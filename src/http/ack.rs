@@ -1,6 +1,6 @@
-//! What a producer asks for: the promise it waits for, and the key by which its retries are told.
+//! What a producer asks for: the level it waits for, and the key by which its retries are told.
 //!
-//! `?ack=queued|journaled|committed` names the promise. Without it `Prefer` (RFC 7240) is looked at: `wait=N` waits up to
+//! `?ack=queued|journaled|committed` names the level. Without it `Prefer` (RFC 7240) is looked at: `wait=N` waits up to
 //! N seconds for `committed`, `respond-async` takes what the node gives at once.
 
 use std::time::Duration;
@@ -14,9 +14,9 @@ use percent_encoding::percent_decode_str;
 use uuid::Uuid;
 
 use super::error::ApiError;
-use super::{Core, X_ACK, X_RECEIPT, X_TRACE_ID, query};
+use super::{Services, X_ACK, X_RECEIPT, X_TRACE_ID, query};
 use crate::ingest::keys::{self, Key, KeyKind};
-use crate::ingest::{Accepted, Promise, Wish};
+use crate::ingest::{Accepted, AckLevel, AckRequest};
 
 const PREFER: HeaderName = HeaderName::from_static("prefer");
 const PREFERENCE_APPLIED: HeaderName = HeaderName::from_static("preference-applied");
@@ -37,27 +37,27 @@ pub(super) type KeyParts<'a> = (KeyKind, Vec<&'a [u8]>);
 /// What a request asks for, and how it asked.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Asked {
-    pub(super) wish: Wish,
+    pub(super) wish: AckRequest,
     /// For `Preference-Applied`.
     preference: Option<&'static str>,
 }
 
 /// Reads what a request asks for. This is the first look at its query, as requests with events go by no router.
-pub(super) fn asked(core: &Core, head: &Parts) -> Result<Asked, ApiError> {
+pub(super) fn asked(core: &Services, head: &Parts) -> Result<Asked, ApiError> {
     query::check(head.uri.query())?;
-    let given = Wish { promise: core.ingest.promise(), patience: core.limits.ack_timeout };
+    let given = AckRequest { level: core.ingest.level(), patience: core.limits.ack_timeout };
     let Some(ack) = parameter(head, "ack") else { return Ok(preferred(core, &head.headers, given)) };
     let refused = |message: String| Err(ApiError::invalid(message).field("ack"));
-    match Promise::named(&ack) {
-        Some(promise) if core.ingest.can_promise(promise) => {
-            Ok(Asked { wish: Wish { promise, ..given }, preference: None })
+    match AckLevel::named(&ack) {
+        Some(level) if core.ingest.can_ack(level) => {
+            Ok(Asked { wish: AckRequest { level, ..given }, preference: None })
         }
-        Some(promise) => refused(format!("this node cannot give {}: DURABILITY=memory", promise.name())),
+        Some(level) => refused(format!("this node cannot give {}: DURABILITY=memory", level.name())),
         None => refused("ack takes queued, journaled or committed".into()),
     }
 }
 
-fn preferred(core: &Core, headers: &HeaderMap, given: Wish) -> Asked {
+fn preferred(core: &Services, headers: &HeaderMap, given: AckRequest) -> Asked {
     let mut asked = Asked { wish: given, preference: None };
     // Preferences that are not understood are passed over, as RFC 7240 asks.
     let values = headers.get_all(PREFER).into_iter().filter_map(|value| value.to_str().ok());
@@ -67,7 +67,7 @@ fn preferred(core: &Core, headers: &HeaderMap, given: Wish) -> Asked {
         match (name.trim().to_ascii_lowercase().as_str(), seconds) {
             ("wait", Ok(seconds)) => {
                 let patience = Duration::from_secs(seconds).min(core.limits.ack_timeout);
-                let wish = Wish { promise: Promise::Committed, patience };
+                let wish = AckRequest { level: AckLevel::Committed, patience };
                 return Asked { wish, preference: Some("wait") };
             }
             ("respond-async", _) => asked.preference = Some("respond-async"),
@@ -144,13 +144,13 @@ pub(super) fn key_in_batch(kind: KeyKind, parts: &[&[u8]], index: u64) -> Key {
 /// The answer to accepted events.
 pub(super) fn answer(accepted: &Accepted, asked: Asked, trace_id: HeaderValue, body: Body) -> Response {
     let mut response = Response::new(body);
-    *response.status_mut() = match accepted.promise {
-        Promise::Committed => StatusCode::CREATED,
+    *response.status_mut() = match accepted.level {
+        AckLevel::Committed => StatusCode::CREATED,
         _ => StatusCode::ACCEPTED,
     };
     let headers = response.headers_mut();
     headers.insert(X_TRACE_ID.clone(), trace_id);
-    headers.insert(X_ACK.clone(), HeaderValue::from_static(accepted.promise.name()));
+    headers.insert(X_ACK.clone(), HeaderValue::from_static(accepted.level.name()));
     if let Some(receipt) = accepted.receipt
         && let Ok(receipt) = HeaderValue::try_from(receipt.to_string())
     {

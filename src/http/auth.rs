@@ -13,7 +13,7 @@ use hyper::http::request::Parts;
 use hyper::{HeaderMap, StatusCode};
 use uuid::Uuid;
 
-use super::Face;
+use super::AppState;
 use super::client::{self, ClientAddress};
 use super::error::ApiError;
 use super::limits::Quota;
@@ -27,7 +27,7 @@ const MAX_WRITE_ONLY_BYTES: usize = 1 << 20;
 /// The sender of a request with these headers, if they may do what needs this. It came from `peer`; `query` is that of an
 /// event route.
 async fn admit(
-    face: &Face,
+    face: &AppState,
     needs: Needs,
     headers: &HeaderMap,
     query: Option<&str>,
@@ -88,7 +88,12 @@ async fn admit(
 const ONLY_EVENTS: &str = "a write-only key sends events and does nothing else";
 
 /// Whether the sender of a request with these headers may still do what needs this. Where that is not known now, they may.
-pub(super) async fn is_still_admitted(face: &Face, needs: Needs, headers: &HeaderMap, peer: IpAddr) -> bool {
+pub(super) async fn is_still_admitted(
+    face: &AppState,
+    needs: Needs,
+    headers: &HeaderMap,
+    peer: IpAddr,
+) -> bool {
     match admit(face, needs, headers, None, peer).await {
         Ok(_) => true,
         Err(refusal) => !refusal.is_denial(),
@@ -108,7 +113,7 @@ pub(super) struct EventsAdmission {
 
 /// Whether a request with events may be taken, and within which limits.
 pub(super) async fn admit_events(
-    face: &Face,
+    face: &AppState,
     needs: Needs,
     head: &Parts,
     peer: IpAddr,
@@ -133,7 +138,7 @@ pub(super) async fn admit_events(
 
 /// Asks the database. Whoever makes up keys must not keep it busy, so this counts as a log-in does.
 async fn look_up(
-    face: &Face,
+    face: &AppState,
     hash: KeyHash,
     headers: &HeaderMap,
     peer: IpAddr,
@@ -147,7 +152,7 @@ const NOWHERE: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
 
 /// For all that goes through the router: lets nobody through who may not, and leaves the [`Principal`] with the request.
 pub(super) async fn authorize(
-    State(face): State<Arc<Face>>,
+    State(face): State<Arc<AppState>>,
     mut request: Request,
     next: Next,
 ) -> Result<Response, ApiError> {

@@ -20,7 +20,7 @@ use hyper::http::request::Parts;
 use tokio::time::Sleep;
 
 use super::error::ApiError;
-use crate::ingest::level::{Level, Load};
+use crate::ingest::occupancy::{Occupancy, Size};
 use crate::ingest::text;
 
 /// How long, and up to how many bytes, the rest of a refused body is read.
@@ -30,14 +30,14 @@ const LINGER_BYTES: usize = 256 * 1024 * 1024;
 /// The bytes of all request bodies under way.
 #[derive(Debug)]
 pub struct BodyMemory {
-    held: Level,
+    held: Occupancy,
     limit: u64,
 }
 
 impl BodyMemory {
     /// Nothing held, of at most `limit` bytes.
     pub fn new(limit: u64) -> Arc<Self> {
-        Arc::new(Self { held: Level::default(), limit })
+        Arc::new(Self { held: Occupancy::default(), limit })
     }
 
     /// The bytes held.
@@ -61,14 +61,14 @@ impl BodyShare {
 
     /// Takes more.
     pub fn grow(&mut self, bytes: usize) -> Result<(), ApiError> {
-        let more = Load { events: 0, bytes: bytes as u64 };
+        let more = Size { events: 0, bytes: bytes as u64 };
         if self.bytes + more.bytes > self.memory.limit {
             let limit = self.memory.limit;
             return Err(ApiError::too_large(format!(
                 "the request takes more than {limit} bytes (MAX_BODY_MEMORY)"
             )));
         }
-        if !self.memory.held.try_raise(more, Load { events: u64::MAX, bytes: self.memory.limit }) {
+        if !self.memory.held.try_raise(more, Size { events: u64::MAX, bytes: self.memory.limit }) {
             let message = "too many request bodies are under way; try again later";
             return Err(ApiError::unavailable("overloaded", message, Duration::from_secs(1)));
         }
@@ -79,7 +79,7 @@ impl BodyShare {
 
 impl Drop for BodyShare {
     fn drop(&mut self) {
-        self.memory.held.lower(Load { events: 0, bytes: self.bytes });
+        self.memory.held.lower(Size { events: 0, bytes: self.bytes });
     }
 }
 

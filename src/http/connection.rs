@@ -26,7 +26,7 @@ use tokio_util::sync::CancellationToken;
 use super::dispatch::answer;
 use super::error::ApiError;
 use super::watch::{Ending, Phase, Watch};
-use super::{Face, ops};
+use super::{AppState, ops};
 
 /// Limits of a connection.
 #[derive(Debug, Clone, Copy)]
@@ -81,7 +81,7 @@ impl Line {
 /// answered.
 pub(super) async fn serve(
     stream: TcpStream,
-    face: Arc<Face>,
+    face: Arc<AppState>,
     router: axum::Router,
     limits: ConnectionLimits,
     stop: CancellationToken,

@@ -16,7 +16,7 @@ use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
 use super::error::ApiError;
-use super::{Face, pages, path, query};
+use super::{AppState, pages, path, query};
 use crate::ingest::dead_letters::{
     Body, Cursor, DeadLetter, DeadLetterStore, Filter, Reason, Redriven, Selection,
 };
@@ -101,7 +101,7 @@ struct Whole<'a> {
     responses((status = 200, description = "Dead letters without their bodies", body = [Listed], headers(("link" = String, description = "The next page"))))
 )]
 pub(super) async fn list(
-    State(face): State<Arc<Face>>,
+    State(face): State<Arc<AppState>>,
     query: Result<Query<ListQuery>, QueryRejection>,
 ) -> Result<Response, ApiError> {
     let Query(query) = query.map_err(|rejection| ApiError::invalid(rejection.body_text()))?;
@@ -135,7 +135,7 @@ pub(super) async fn list(
     )
 )]
 pub(super) async fn get(
-    State(face): State<Arc<Face>>,
+    State(face): State<Arc<AppState>>,
     id: Result<Path<Uuid>, PathRejection>,
 ) -> Result<Response, ApiError> {
     let Some((letter, body)) = store(&face)?.get(path::known(id, no_such_letter())?).await? else {
@@ -167,7 +167,7 @@ pub(super) async fn get(
     )
 )]
 pub(super) async fn discard(
-    State(face): State<Arc<Face>>,
+    State(face): State<Arc<AppState>>,
     id: Result<Path<Uuid>, PathRejection>,
 ) -> Result<StatusCode, ApiError> {
     match store(&face)?.discard(path::known(id, no_such_letter())?).await? {
@@ -206,7 +206,7 @@ struct RedriveAnswer {
     responses((status = 200, description = "What became of them", body = RedriveAnswer))
 )]
 pub(super) async fn redrive(
-    State(face): State<Arc<Face>>,
+    State(face): State<Arc<AppState>>,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Response, ApiError> {
     let body: RedriveBody = query::json(body)?;
@@ -230,7 +230,7 @@ pub(super) async fn redrive(
     Ok(Json(RedriveAnswer { redriven: stored, refused, more }).into_response())
 }
 
-fn store(face: &Face) -> Result<DeadLetterStore, ApiError> {
+fn store(face: &AppState) -> Result<DeadLetterStore, ApiError> {
     Ok(DeadLetterStore::new(&face.core()?.database))
 }
 

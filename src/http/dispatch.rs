@@ -19,12 +19,12 @@ use super::body::{BodyLimits, LimitedBody};
 use super::client::{self, ClientAddress};
 use super::connection::Line;
 use super::error::ApiError;
-use super::{BATCH, EVENTS, Face, auth, batch, cors, events, faults, framing, headers, path};
+use super::{AppState, BATCH, EVENTS, auth, batch, cors, events, faults, framing, headers, path};
 use crate::observe::Metrics;
 
 /// Answers one request that came by `line`.
 pub(super) async fn answer(
-    face: &Arc<Face>,
+    face: &Arc<AppState>,
     router: &mut Router,
     mut request: Request<Incoming>,
     line: &Line,
@@ -49,7 +49,7 @@ pub(super) async fn answer(
 
 /// Answers one request, apart from faults. What web pages of other origins may do is said around all of it.
 pub(super) async fn dispatch(
-    face: &Arc<Face>,
+    face: &Arc<AppState>,
     router: &mut Router,
     request: Request<Incoming>,
     line: &Line,
@@ -66,7 +66,7 @@ pub(super) async fn dispatch(
 }
 
 async fn routed(
-    face: &Arc<Face>,
+    face: &Arc<AppState>,
     router: &mut Router,
     mut request: Request<Incoming>,
     line: &Line,
@@ -111,7 +111,7 @@ async fn routed(
     let elapsed = started.elapsed();
     hot.seconds.observe(elapsed.as_secs_f64());
     let mut response = match answer {
-        Ok(((mut response, promise), quota)) => {
+        Ok(((mut response, level), quota)) => {
             if let Some(quota) = quota {
                 quota.write(response.headers_mut());
             }
@@ -119,7 +119,7 @@ async fn routed(
                 StatusCode::ACCEPTED => hot.accepted.inc(),
                 status => count(&face.metrics, hot.route, status),
             }
-            if let Some(seconds) = hot.ack_seconds.get(promise as usize) {
+            if let Some(seconds) = hot.ack_seconds.get(level as usize) {
                 seconds.observe(elapsed.as_secs_f64());
             }
             response
@@ -151,7 +151,7 @@ async fn to_its_end(
 }
 
 /// Counts, times and logs what goes through the router, and writes the headers that all of it has.
-pub(super) async fn track(State(face): State<Arc<Face>>, request: AxumRequest, next: Next) -> Response {
+pub(super) async fn track(State(face): State<Arc<AppState>>, request: AxumRequest, next: Next) -> Response {
     let started = Instant::now();
     let method = request.method().clone();
     let matched = request.extensions().get::<MatchedPath>().cloned();

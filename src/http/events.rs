@@ -10,7 +10,7 @@ use hyper::http::request::Parts;
 use super::batch::decode::{Encoding, decode_whole};
 use super::body::{self, LimitedBody};
 use super::error::ApiError;
-use super::{Answered, Core, X_TRACE_ID, ack, not_found};
+use super::{Answered, Services, X_TRACE_ID, ack, not_found};
 use crate::ingest::id::unix_now_us;
 use crate::ingest::json::Verdict;
 use crate::ingest::row::Content;
@@ -43,8 +43,12 @@ pub(super) async fn described() -> ApiError {
     not_found().await
 }
 
-/// Takes the event, and answers once it has the promise that `x-ack` names.
-pub(super) async fn post(core: &Core, head: &Parts, body: &mut LimitedBody) -> Result<Answered, ApiError> {
+/// Takes the event, and answers once it has the level that `x-ack` names.
+pub(super) async fn post(
+    core: &Services,
+    head: &Parts,
+    body: &mut LimitedBody,
+) -> Result<Answered, ApiError> {
     let trace_id = trace_id(&head.headers)?;
     let asked = ack::asked(core, head)?;
     let key = ack::key(head)?.map(|(kind, parts)| keys::hash(kind, &parts));
@@ -83,7 +87,7 @@ pub(super) async fn post(core: &Core, head: &Parts, body: &mut LimitedBody) -> R
         response.headers_mut().extend(refusal.headers().clone());
         *response.body_mut() = refusal.into_body();
     }
-    Ok((response, accepted.promise))
+    Ok((response, accepted.level))
 }
 
 /// The client's trace id, checked.

@@ -12,7 +12,7 @@ use hyper::{HeaderMap, StatusCode};
 use super::batch::decode::{Encoding, decode_whole};
 use super::body::{self, BodyLimits, BodyShare, HeldBody, LimitedBody, WholeBody};
 use super::error::ApiError;
-use super::{Core, events};
+use super::{Services, events};
 use crate::ingest::text;
 
 /// From here on, what is held of an answer is counted.
@@ -89,7 +89,7 @@ impl StartCheck {
 /// Reads a body of JSON of up to so many bytes; `setting` is the variable that says so. What is returned holds its share of
 /// the memory for bodies.
 pub(super) async fn read(
-    core: &Core,
+    core: &Services,
     request: Request,
     bytes: usize,
     setting: &'static str,
@@ -106,7 +106,7 @@ pub(super) async fn read(
     }
 }
 
-async fn read_whole(core: &Core, head: &Parts, body: &mut LimitedBody) -> Result<WholeBody, ApiError> {
+async fn read_whole(core: &Services, head: &Parts, body: &mut LimitedBody) -> Result<WholeBody, ApiError> {
     takes_json(&head.headers)?;
     let whole = match events::encoding(&head.headers)? {
         Encoding::Identity => body::read_whole(body, &core.bodies).await?,
@@ -117,7 +117,7 @@ async fn read_whole(core: &Core, head: &Parts, body: &mut LimitedBody) -> Result
 }
 
 /// An answer's body; a large one is counted until the client has read it.
-pub(super) fn held(core: &Core, bytes: Vec<u8>) -> Result<Body, ApiError> {
+pub(super) fn held(core: &Services, bytes: Vec<u8>) -> Result<Body, ApiError> {
     if bytes.len() <= SMALL_ANSWER_BYTES {
         return Ok(Body::from(bytes));
     }

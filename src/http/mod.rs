@@ -66,7 +66,7 @@ use crate::conversations::Conversations;
 use crate::db::Database;
 use crate::files::Files;
 use crate::imports::Imports;
-use crate::ingest::{Ingest, Promise};
+use crate::ingest::{AckLevel, Ingest};
 use crate::lifecycle::Lifecycle;
 use crate::observe::Metrics;
 use crate::supervisor::Supervisor;
@@ -92,7 +92,7 @@ fn is_event_route(path: &str) -> bool {
 }
 
 /// Every route.
-fn router(face: &Arc<Face>) -> Router {
+fn router(face: &Arc<AppState>) -> Router {
     let mut routes = OpenApiRouter::with_openapi(openapi::base())
         // These two are dispatched before the router, which only has to know their paths.
         .routes(routes!(events::described))
@@ -124,7 +124,7 @@ fn router(face: &Arc<Face>) -> Router {
 
 /// What all handlers share.
 #[derive(Debug)]
-pub struct Face {
+pub struct AppState {
     /// Whether the service is starting, serving or stopping.
     pub lifecycle: Lifecycle,
     /// The figures.
@@ -149,14 +149,14 @@ pub struct Face {
     /// The stress API; none: it is not there.
     stress: Option<Stress>,
     /// Set once the database is ready.
-    core: OnceLock<Core>,
+    core: OnceLock<Services>,
     hot: [HotRoute; 2],
     started: Instant,
 }
 
 /// What handlers need beside the face, once the service has started.
 #[derive(Debug)]
-pub struct Core {
+pub struct Services {
     ingest: Ingest,
     database: Database,
     bodies: Arc<BodyMemory>,
@@ -213,15 +213,15 @@ struct HotRoute {
     /// Answers of status 202, by far the most frequent.
     accepted: IntCounter,
     seconds: Histogram,
-    /// By promise, in the order of [`Promise`].
+    /// By level, in the order of [`AckLevel`].
     ack_seconds: [Histogram; 3],
 }
 
 /// An answer, and what it promises.
-type Answered = (Response, Promise);
+type Answered = (Response, AckLevel);
 
-impl Face {
-    /// A face that answers 503 until [`Face::serve`] is called.
+impl AppState {
+    /// A face that answers 503 until [`AppState::serve`] is called.
     pub fn new(
         config: &Config,
         metrics: &Arc<Metrics>,
@@ -235,8 +235,8 @@ impl Face {
             needs: permissions::needs(&Method::POST, route).unwrap_or(Needs::Scope(Scope::Admin)),
             accepted: metrics.requests.with_label_values(&[route, "202"]),
             seconds: metrics.request_seconds.with_label_values(&[route]),
-            ack_seconds: [Promise::Queued, Promise::Journaled, Promise::Committed]
-                .map(|promise| metrics.ack_seconds.with_label_values(&[promise.name()])),
+            ack_seconds: [AckLevel::Queued, AckLevel::Journaled, AckLevel::Committed]
+                .map(|level| metrics.ack_seconds.with_label_values(&[level.name()])),
         });
         Arc::new(Self {
             lifecycle: lifecycle.clone(),
@@ -270,7 +270,7 @@ impl Face {
     /// From now on events are accepted.
     pub fn serve(&self, parts: Parts) {
         let Parts { ingest, database, stress, accounts, conversations, files, imports } = parts;
-        let core = Core {
+        let core = Services {
             ingest,
             database,
             bodies: Arc::clone(&self.bodies),
@@ -286,7 +286,7 @@ impl Face {
         self.lifecycle.serve();
     }
 
-    fn core(&self) -> Result<&Core, ApiError> {
+    fn core(&self) -> Result<&Services, ApiError> {
         match self.core.get() {
             Some(core) if !self.lifecycle.is_draining() => Ok(core),
             Some(_) => Err(ApiError::unavailable(

@@ -11,7 +11,7 @@ use hyper::header::CONTENT_TYPE;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::Face;
+use super::AppState;
 use super::error::ApiError;
 use crate::db::{HousekeepingStatus, PartitionFailure};
 use crate::ingest::{Account, JournalSnapshot, LastError, Rates, Refusal, WriterState};
@@ -60,14 +60,14 @@ impl From<TaskReport> for TaskHealth {
 
 #[derive(Serialize, ToSchema)]
 struct PipelineHealth {
-    /// Events that got a promise, since the start.
+    /// Events that got a level, since the start.
     accepted: u64,
     committed: u64,
     duplicates: u64,
     dead: u64,
     pending: u64,
     /// What an accepted event is promised.
-    promise: &'static str,
+    level: &'static str,
     queue: QueueHealth,
     dead_letter_queue: Depth,
     rates: Vec<RateHealth>,
@@ -264,7 +264,7 @@ struct Http {
         (status = 503, description = "They are not", body = Health),
     )
 )]
-pub(super) async fn api_health(State(face): State<Arc<Face>>) -> Response {
+pub(super) async fn api_health(State(face): State<Arc<AppState>>) -> Response {
     let pipeline = face.core.get().map(|core| {
         let now = core.ingest.snapshot();
         let pool = core.database.status();
@@ -275,7 +275,7 @@ pub(super) async fn api_health(State(face): State<Arc<Face>>) -> Response {
             duplicates: now.duplicates,
             pending: now.pending,
             journal: now.journal.map(JournalHealth::from),
-            promise: core.ingest.promise().name(),
+            level: core.ingest.level().name(),
             queue: QueueHealth {
                 depth: Depth { events: now.held.events, bytes: now.held.bytes },
                 max_events: now.capacity.events,
@@ -318,7 +318,7 @@ fn rates(rates: &Rates) -> Vec<RateHealth> {
     rates.get().into_iter().map(shown).collect()
 }
 
-fn status(face: &Face) -> &'static str {
+fn status(face: &AppState) -> &'static str {
     match face.core.get() {
         None => "starting",
         Some(_) if face.lifecycle.is_draining() => "draining",
@@ -361,7 +361,7 @@ pub(super) async fn alive() -> &'static str {
         (status = 503, description = "They should not", body = String, content_type = "text/plain"),
     )
 )]
-pub(super) async fn ready(State(face): State<Arc<Face>>) -> Response {
+pub(super) async fn ready(State(face): State<Arc<AppState>>) -> Response {
     match status(&face) {
         "ok" | "degraded" => "ready\n".into_response(),
         other => (StatusCode::SERVICE_UNAVAILABLE, format!("{other}\n")).into_response(),
@@ -376,7 +376,7 @@ pub(super) async fn ready(State(face): State<Arc<Face>>) -> Response {
     summary = "Figures for Prometheus",
     responses((status = 200, description = "The text format", body = String, content_type = "text/plain"))
 )]
-pub(super) async fn metrics(State(face): State<Arc<Face>>) -> Result<Response, ApiError> {
+pub(super) async fn metrics(State(face): State<Arc<AppState>>) -> Result<Response, ApiError> {
     let gauges = &face.metrics.gauges;
     if let Some(core) = face.core.get() {
         let now = core.ingest.snapshot();

@@ -13,7 +13,7 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::error::ApiError;
-use super::{Face, query};
+use super::{AppState, query};
 use crate::ingest::id::{self, Tag};
 use crate::ingest::reconcile::{Fate, Reconciler};
 
@@ -88,7 +88,7 @@ struct TraceAnswer {
     responses((status = 200, description = "Their states", body = Answer))
 )]
 pub(super) async fn post(
-    State(face): State<Arc<Face>>,
+    State(face): State<Arc<AppState>>,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Response, ApiError> {
     let wanted: Wanted = query::json(body)?;

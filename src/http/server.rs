@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::connection::{self, ConnectionLimits};
-use super::{Face, router};
+use super::{AppState, router};
 use crate::config::ServerConfig;
 use crate::ingest;
 
@@ -79,7 +79,7 @@ impl BoundServer {
         self,
         config: &ServerConfig,
         max_connections: usize,
-        face: &Arc<Face>,
+        face: &Arc<AppState>,
     ) -> io::Result<RunningServer> {
         let address = self.listener.local_addr()?;
         let [stop, abort, failed] = std::array::from_fn(|_| CancellationToken::new());
@@ -148,7 +148,7 @@ impl RunningServer {
 async fn accept(
     listener: TcpListener,
     senders: Vec<UnboundedSender<Accepted>>,
-    face: Arc<Face>,
+    face: Arc<AppState>,
     max_connections: i64,
     stop: CancellationToken,
 ) {
@@ -202,7 +202,7 @@ struct Accepted {
 /// One thread's share of the connections.
 struct Worker {
     connections: UnboundedReceiver<Accepted>,
-    face: Arc<Face>,
+    face: Arc<AppState>,
     limits: ConnectionLimits,
     stop: CancellationToken,
     abort: CancellationToken,
@@ -212,7 +212,7 @@ impl Worker {
     async fn run(mut self) {
         let tasks = TaskTracker::new();
         // Answers that a group commit makes possible are woken together. Not tracked: it never ends by itself.
-        tokio::spawn(ingest::Home::serve());
+        tokio::spawn(ingest::LocalWaker::serve());
         let router = router(&self.face);
         loop {
             let accepted = tokio::select! {
@@ -245,7 +245,7 @@ impl Worker {
 }
 
 /// Counts a connection out when it ends, however it ends.
-struct OpenConnection(Arc<Face>);
+struct OpenConnection(Arc<AppState>);
 
 impl Drop for OpenConnection {
     fn drop(&mut self) {

@@ -5,21 +5,21 @@ use std::time::Duration;
 
 use uuid::Uuid;
 
-use super::Promise;
+use super::AckLevel;
 use super::backlog::Backlog;
+use super::commit_waiter::{CommitWaiter, DeadEvent, Duplicates, NotJournaled};
 use super::dead_letters::DeadLetters;
 use super::id::{self, IdMint, Tag};
 use super::json::{self, JsonLimits, Verdict};
 use super::keys::Key;
 use super::ledger::Ledger;
-use super::level::Load;
-use super::parcel::{self, Parcel, Stretch};
+use super::occupancy::Size;
 use super::queue::Queue;
+use super::queued_batch::{self, QueuedBatch, RowChunk};
 use super::rates::Rates;
 use super::refusal::{Refusal, Refused};
 use super::row::{self, Content, Row};
 use super::status::WriterStatus;
-use super::ticket::{DeadEvent, Duplicates, NotJournaled, Ticket};
 use crate::observe::Metrics;
 
 /// One event.
@@ -39,10 +39,10 @@ pub struct Event<'a> {
 
 /// What a request asks for.
 #[derive(Debug, Clone, Copy)]
-pub struct Wish {
-    /// The promise it waits for.
-    pub promise: Promise,
-    /// How long it waits for [`Promise::Committed`]; then it gets what was reached.
+pub struct AckRequest {
+    /// The level it waits for.
+    pub level: AckLevel,
+    /// How long it waits for [`AckLevel::Committed`]; then it gets what was reached.
     pub patience: Duration,
 }
 
@@ -68,7 +68,7 @@ impl std::fmt::Display for Receipt {
 #[derive(Debug, Clone)]
 pub struct Accepted {
     /// What they are promised.
-    pub promise: Promise,
+    pub level: AckLevel,
     /// Their ids; `None` if they have none yet.
     pub receipt: Option<Receipt>,
     /// The trace id of an event that came without one.
@@ -80,8 +80,8 @@ pub struct Accepted {
 }
 
 impl Accepted {
-    fn new(promise: Promise, receipt: Option<Receipt>) -> Self {
-        Self { promise, receipt, trace_id: None, dead: (0, Vec::new()), duplicates: Duplicates::default() }
+    fn new(level: AckLevel, receipt: Option<Receipt>) -> Self {
+        Self { level, receipt, trace_id: None, dead: (0, Vec::new()), duplicates: Duplicates::default() }
     }
 }
 
@@ -116,14 +116,14 @@ pub(super) struct Journaled {
 const BLANK_TRACE_ID: &[u8] = &[b'0'; uuid::fmt::Hyphenated::LENGTH];
 
 impl Ingest {
-    /// The promise that an accepted event has if it asks for nothing else.
-    pub fn promise(&self) -> Promise {
-        if self.shared.journal.is_some() { Promise::Journaled } else { Promise::Queued }
+    /// The level that an accepted event has if it asks for nothing else.
+    pub fn level(&self) -> AckLevel {
+        if self.shared.journal.is_some() { AckLevel::Journaled } else { AckLevel::Queued }
     }
 
-    /// Whether this node can ever give a promise: without a journal there is nothing between the queue and Postgres.
-    pub fn can_promise(&self, promise: Promise) -> bool {
-        promise != Promise::Journaled || self.shared.journal.is_some()
+    /// Whether this node can ever give a level: without a journal there is nothing between the queue and Postgres.
+    pub fn can_ack(&self, level: AckLevel) -> bool {
+        level != AckLevel::Journaled || self.shared.journal.is_some()
     }
 
     /// What to keep of a body: as `jsonb` where Postgres can, else byte for byte.
@@ -141,7 +141,7 @@ impl Ingest {
     /// # Errors
     ///
     /// [`Refused`]. An event that found no room is kept as a dead letter, as far as those have room.
-    pub async fn admit(&self, event: &Event<'_>, wish: Wish) -> Result<Accepted, Refused> {
+    pub async fn admit(&self, event: &Event<'_>, request: AckRequest) -> Result<Accepted, Refused> {
         let shared = &self.shared;
         let journaled = shared.journal.is_some();
         // The journal gives out the ids that its events get.
@@ -153,7 +153,7 @@ impl Ingest {
             (Some(_), _) => None,
             // So that the answer to a retry names the same trace.
             (None, Some(key)) => Some(Uuid::from_bytes(key)),
-            (None, None) if journaled && wish.promise == Promise::Queued => {
+            (None, None) if journaled && request.level == AckLevel::Queued => {
                 Some(self.fresh_id(event.received_at_us))
             }
             (None, None) if journaled => None,
@@ -171,7 +171,7 @@ impl Ingest {
         let mut encoded = Vec::with_capacity(row.encoded_len());
         row.encode(&mut encoded);
 
-        let load = Load { events: 1, bytes: encoded.len() as u64 };
+        let load = Size { events: 1, bytes: encoded.len() as u64 };
         let reserved = match (self.journal_takes(), shared.queue.try_reserve(load)) {
             (Err(refusal), _) => Err(Refused::Journal(refusal)),
             (Ok(()), Ok(room)) => Ok(room),
@@ -193,9 +193,9 @@ impl Ingest {
             }
         };
         let keys = event.key.map(|key| (0, key)).into_iter().collect();
-        let ticket = self.ticket(1, wish, keys, trace_from_id);
-        room.push(Parcel::one(Stretch { rows: encoded.into(), events: 1 }, ticket.clone()));
-        let accepted = self.wait(ticket, Receipt { first: id, events: 1 }, wish).await?;
+        let waiter = self.waiter(1, request, keys, trace_from_id);
+        room.push(QueuedBatch::one(RowChunk { rows: encoded.into(), events: 1 }, waiter.clone()));
+        let accepted = self.wait(waiter, Receipt { first: id, events: 1 }, request).await?;
         let trace_id = match trace_from_id {
             true => accepted.receipt.map(|receipt| receipt.first),
             false => default_trace_id,
@@ -203,37 +203,37 @@ impl Ingest {
         Ok(Accepted { trace_id, ..accepted })
     }
 
-    /// A ticket, if anything is to be waited for or to be known of the events.
-    fn ticket(
+    /// A waiter, if anything is to be waited for or to be known of the events.
+    fn waiter(
         &self,
         events: u64,
-        wish: Wish,
+        request: AckRequest,
         keys: Box<[(u32, Key)]>,
         trace_from_id: bool,
-    ) -> Option<Arc<Ticket>> {
+    ) -> Option<Arc<CommitWaiter>> {
         let waits = match self.shared.journal {
-            Some(_) => wish.promise > Promise::Queued,
-            None => wish.promise == Promise::Committed,
+            Some(_) => request.level > AckLevel::Queued,
+            None => request.level == AckLevel::Committed,
         };
-        (waits || !keys.is_empty()).then(|| Ticket::new(events, wish.promise, keys, trace_from_id))
+        (waits || !keys.is_empty()).then(|| CommitWaiter::new(events, request.level, keys, trace_from_id))
     }
 
-    /// Waits until the promise is true.
+    /// Waits until the level is true.
     async fn wait(
         &self,
-        ticket: Option<Arc<Ticket>>,
+        waiter: Option<Arc<CommitWaiter>>,
         receipt: Receipt,
-        wish: Wish,
+        request: AckRequest,
     ) -> Result<Accepted, Refused> {
-        let mut accepted = Accepted::new(Promise::Queued, Some(receipt));
+        let mut accepted = Accepted::new(AckLevel::Queued, Some(receipt));
         if self.shared.journal.is_none() {
             self.shared.metrics.accepted.inc_by(receipt.events);
         } else {
             accepted.receipt = None;
         }
-        let Some(ticket) = ticket.filter(|_| wish.promise > Promise::Queued) else { return Ok(accepted) };
+        let Some(waiter) = waiter.filter(|_| request.level > AckLevel::Queued) else { return Ok(accepted) };
         if self.shared.journal.is_some() {
-            let first = ticket.journaled().await.map_err(|refused| {
+            let first = waiter.journaled().await.map_err(|refused| {
                 let refused = match refused {
                     NotJournaled::Refused(refusal) => Refused::Journal(refusal),
                     NotJournaled::OutcomeUnknown => Refused::OutcomeUnknown,
@@ -241,24 +241,24 @@ impl Ingest {
                 self.count_refused(refused, receipt.events);
                 refused
             })?;
-            accepted = Accepted::new(Promise::Journaled, Some(Receipt { first, ..receipt }));
+            accepted = Accepted::new(AckLevel::Journaled, Some(Receipt { first, ..receipt }));
         }
-        if wish.promise == Promise::Committed {
+        if request.level == AckLevel::Committed {
             let _waiter = self.shared.journal.as_ref().zip(accepted.receipt).map(|(journal, receipt)| {
-                CommitWaiter { backlog: &journal.backlog, first: receipt.first, ticket: &ticket }
+                ForgetOnDrop { backlog: &journal.backlog, first: receipt.first, waiter: &waiter }
             });
-            if let Ok(dead) = tokio::time::timeout(wish.patience, ticket.settled()).await {
-                accepted.promise = if dead.0 == 0 { Promise::Committed } else { accepted.promise };
+            if let Ok(dead) = tokio::time::timeout(request.patience, waiter.settled()).await {
+                accepted.level = if dead.0 == 0 { AckLevel::Committed } else { accepted.level };
                 accepted.dead = dead;
-                accepted.duplicates = ticket.take_duplicates();
+                accepted.duplicates = waiter.take_duplicates();
             }
         }
         Ok(accepted)
     }
 
-    /// Whether the queue could hold these stretches if it were empty.
-    pub fn can_hold(&self, stretches: &[Stretch]) -> bool {
-        parcel::total(stretches).fits(self.shared.queue.limits().capacity)
+    /// Whether the queue could hold these chunks if it were empty.
+    pub fn can_hold(&self, chunks: &[RowChunk]) -> bool {
+        queued_batch::total(chunks).fits(self.shared.queue.limits().capacity)
     }
 
     /// Admits all events of a batch, or none. Their ids are filled in here; `keys` are by the place in the batch.
@@ -268,41 +268,41 @@ impl Ingest {
     /// [`Refused`]; they are counted and not kept.
     pub async fn admit_batch(
         &self,
-        mut stretches: Vec<Stretch>,
+        mut chunks: Vec<RowChunk>,
         keys: Box<[(u32, Key)]>,
         now_us: i64,
-        wish: Wish,
+        request: AckRequest,
     ) -> Result<Accepted, Refused> {
-        let load = parcel::total(&stretches);
+        let load = queued_batch::total(&chunks);
         if load.events == 0 {
-            return Ok(Accepted::new(wish.promise, None));
+            return Ok(Accepted::new(request.level, None));
         }
         let reserved = match self.journal_takes() {
             Err(refusal) => Err(Refused::Journal(refusal)),
             Ok(()) => self.shared.queue.reserve(load).await.map_err(|_full| self.overloaded()),
         };
         let mut room = reserved.inspect_err(|refused| self.count_refused(*refused, load.events))?;
-        let ticket = self.ticket(load.events, wish, keys, false);
+        let waiter = self.waiter(load.events, request, keys, false);
         let mut receipt = Receipt { first: Uuid::nil(), events: load.events };
         if self.shared.journal.is_some() {
-            room.push(Parcel::many(stretches, ticket.clone()));
+            room.push(QueuedBatch::many(chunks, waiter.clone()));
         } else {
             let (tag, mut next) = self.shared.ids.reserve_range(load.events);
             receipt.first = id::event_id((now_us / 1000) as u64, tag, next);
-            for stretch in &mut stretches {
-                row::stamp(&mut stretch.rows, tag, next, false);
-                next += u64::from(stretch.events);
+            for chunk in &mut chunks {
+                row::stamp(&mut chunk.rows, tag, next, false);
+                next += u64::from(chunk.events);
             }
-            if ticket.is_some() {
-                room.push(Parcel::many(stretches, ticket.clone()));
+            if waiter.is_some() {
+                room.push(QueuedBatch::many(chunks, waiter.clone()));
             } else {
                 // One by one, so that a COPY may take some of them.
-                for stretch in stretches {
-                    room.push(Parcel::one(stretch, None));
+                for chunk in chunks {
+                    room.push(QueuedBatch::one(chunk, None));
                 }
             }
         }
-        self.wait(ticket, receipt, wish).await
+        self.wait(waiter, receipt, request).await
     }
 
     pub(super) fn journal_takes(&self) -> Result<(), Refusal> {
@@ -323,7 +323,7 @@ impl Ingest {
     /// Whether an event would be admitted at once.
     pub fn has_room(&self) -> bool {
         let queue = &self.shared.queue;
-        let next = queue.held() + Load { events: 1, bytes: 1 };
+        let next = queue.held() + Size { events: 1, bytes: 1 };
         self.journal_takes().is_ok() && !queue.is_closed() && next.fits(queue.limits().capacity)
     }
 
@@ -340,15 +340,15 @@ impl Ingest {
 
 /// A request that waits for its commit. Dropped before that, by a time-out or since its client left, it leaves nothing behind
 /// in the backlog.
-struct CommitWaiter<'a> {
+struct ForgetOnDrop<'a> {
     backlog: &'a Backlog,
     first: Uuid,
-    ticket: &'a Ticket,
+    waiter: &'a CommitWaiter,
 }
 
-impl Drop for CommitWaiter<'_> {
+impl Drop for ForgetOnDrop<'_> {
     fn drop(&mut self) {
-        if !self.ticket.is_settled() {
+        if !self.waiter.is_settled() {
             self.backlog.forget_waiting(self.first);
         }
     }
@@ -364,8 +364,8 @@ pub fn content(verdict: Verdict, body: &[u8]) -> Content<'_> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::commit_waiter::{Outcome, WakeBatch};
     use super::super::journal::{self, JournalSettings, RealFiles};
-    use super::super::ticket::{Outcome, Wakeups};
     use super::*;
 
     #[test]
@@ -378,15 +378,15 @@ mod tests {
         let (backlog, journal) = (Backlog::new(store), appender.journal());
         let first = id::event_id(0, journal.tag(), 0);
         for settles in [false, true] {
-            let ticket = Ticket::new(2, Promise::Committed, Box::default(), false);
-            backlog.wait_for_commit(journal, 0..2, &ticket);
-            assert_eq!(Arc::strong_count(&ticket), 2);
+            let waiter = CommitWaiter::new(2, AckLevel::Committed, Box::default(), false);
+            backlog.wait_for_commit(journal, 0..2, &waiter);
+            assert_eq!(Arc::strong_count(&waiter), 2);
             if settles {
-                ticket.settle(0, 2, Outcome::Stored, &mut Wakeups::default());
+                waiter.settle(0, 2, Outcome::Stored, &mut WakeBatch::default());
             }
-            drop(CommitWaiter { backlog: &backlog, first, ticket: &ticket });
+            drop(ForgetOnDrop { backlog: &backlog, first, waiter: &waiter });
             // The backlog removes settled ones itself.
-            assert_eq!(Arc::strong_count(&ticket), if settles { 2 } else { 1 });
+            assert_eq!(Arc::strong_count(&waiter), if settles { 2 } else { 1 });
         }
         drop((backlog, appender));
         std::fs::remove_dir_all(dir).unwrap();

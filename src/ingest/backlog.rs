@@ -17,18 +17,18 @@ use std::time::Instant;
 use rangemap::RangeSet;
 use uuid::Uuid;
 
-use super::bell::Bell;
+use super::commit_waiter::{CommitWaiter, Outcome, WakeBatch};
 use super::id::{self, Tag};
-use super::journal::{Chunk, JournalError, JournalId, Piece, Store};
-use super::level::Load;
-use super::ticket::{Outcome, Ticket, Wakeups};
+use super::journal::{Chunk, JournalError, JournalId, JournalReader, Piece};
+use super::occupancy::Size;
+use super::threshold_notify::ThresholdNotify;
 
 /// The sequences of all journals on disk, by what is known of them.
 #[derive(Debug)]
 pub struct Backlog {
-    store: Arc<Store>,
+    store: Arc<JournalReader>,
     state: Mutex<Vec<Sequences>>,
-    bell: Bell,
+    bell: ThresholdNotify,
     closed: AtomicBool,
     /// Bytes of a row, on average, of what was synced lately.
     row_bytes: AtomicU64,
@@ -46,7 +46,7 @@ struct Sequences {
     /// Whether Postgres knows the journal, and what it has of it was read.
     open: bool,
     /// Requests that wait for their events to be settled, by their first sequence.
-    waiting: BTreeMap<u64, (u64, Arc<Ticket>)>,
+    waiting: BTreeMap<u64, (u64, Arc<CommitWaiter>)>,
 }
 
 /// A part of a journal on its way to Postgres.
@@ -82,7 +82,7 @@ pub struct Known {
 
 impl Backlog {
     /// The backlog of what `store` holds; nothing is handed out of a journal before it is opened.
-    pub fn new(store: Arc<Store>) -> Arc<Self> {
+    pub fn new(store: Arc<JournalReader>) -> Arc<Self> {
         let journals = store.journals().into_iter().map(|held| Sequences {
             journal: held.journal,
             first: held.first,
@@ -95,7 +95,7 @@ impl Backlog {
         Arc::new(Self {
             state: Mutex::new(journals.collect()),
             store,
-            bell: Bell::default(),
+            bell: ThresholdNotify::default(),
             closed: AtomicBool::new(false),
             row_bytes: AtomicU64::new(300),
         })
@@ -106,15 +106,15 @@ impl Backlog {
     }
 
     /// The journal's files.
-    pub fn store(&self) -> &Arc<Store> {
+    pub fn store(&self) -> &Arc<JournalReader> {
         &self.store
     }
 
     /// A request waits for the events `range` of a journal to be settled. To be called before they are synced.
-    pub fn wait_for_commit(&self, journal: JournalId, range: Range<u64>, ticket: &Arc<Ticket>) {
+    pub fn wait_for_commit(&self, journal: JournalId, range: Range<u64>, waiter: &Arc<CommitWaiter>) {
         let mut state = self.state();
         if let Some(sequences) = state.iter_mut().find(|sequences| sequences.journal == journal) {
-            sequences.waiting.insert(range.start, (range.end, Arc::clone(ticket)));
+            sequences.waiting.insert(range.start, (range.end, Arc::clone(waiter)));
         }
     }
 
@@ -151,12 +151,12 @@ impl Backlog {
         self.bell.rose(self.load(before), self.load(after));
     }
 
-    fn load(&self, events: u64) -> Load {
-        Load { events, bytes: events.saturating_mul(self.row_bytes.load(Ordering::Relaxed)) }
+    fn load(&self, events: u64) -> Size {
+        Size { events, bytes: events.saturating_mul(self.row_bytes.load(Ordering::Relaxed)) }
     }
 
     /// What waits to be handed out. Its bytes are an estimate.
-    pub fn waiting(&self) -> Load {
+    pub fn waiting(&self) -> Size {
         self.load(to_do(&self.state()))
     }
 
@@ -170,7 +170,7 @@ impl Backlog {
 
     /// Bytes on disk of events that are not known to be settled. A segment's bytes are shared out evenly among its events.
     pub fn pending_bytes(&self) -> u64 {
-        let stretches = self.store.stretches();
+        let chunks = self.store.chunks();
         let state = self.state();
         let pending = |(journal, range, bytes): &(JournalId, Range<u64>, u64)| {
             let sequences = state.iter().find(|sequences| sequences.journal == *journal)?;
@@ -182,7 +182,7 @@ impl Backlog {
             let share = u128::from(*bytes) * u128::from(events) / u128::from(range.end - range.start);
             Some(share as u64)
         };
-        stretches.iter().filter_map(pending).sum()
+        chunks.iter().filter_map(pending).sum()
     }
 
     /// Whether the journal with this tag holds the event and it is not settled.
@@ -195,7 +195,7 @@ impl Backlog {
     }
 
     /// Waits until what waits reaches `mark` or nothing more comes; false if `deadline` came first.
-    pub(super) async fn wait_for(&self, mark: Load, deadline: Option<Instant>) -> bool {
+    pub(super) async fn wait_for(&self, mark: Size, deadline: Option<Instant>) -> bool {
         self.bell.wait_for(mark, deadline, || self.waiting(), || self.is_closed()).await
     }
 
@@ -238,7 +238,7 @@ impl Backlog {
 
     /// Postgres has settled the sequences `range`, of which each had this outcome.
     pub fn settled(&self, journal: JournalId, range: Range<u64>, outcome: Outcome<'_>) {
-        let mut wakeups = Wakeups::default();
+        let mut wakeups = WakeBatch::default();
         let mut state = self.state();
         let Some(sequences) = state.iter_mut().find(|sequences| sequences.journal == journal) else { return };
         if range.is_empty() {
@@ -253,9 +253,9 @@ impl Backlog {
             .map(|(first, _)| *first)
             .collect();
         for first in concerned {
-            let Some((end, ticket)) = sequences.waiting.get(&first) else { continue };
+            let Some((end, waiter)) = sequences.waiting.get(&first) else { continue };
             let (from, until) = (range.start.max(first), range.end.min(*end));
-            ticket.settle(from - first, until - from, outcome, &mut wakeups);
+            waiter.settle(from - first, until - from, outcome, &mut wakeups);
             if (first..*end).all_in(&sequences.settled) {
                 sequences.waiting.remove(&first);
             }

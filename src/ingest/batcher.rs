@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{Mutex, Notify};
 
-use super::level::Load;
+use super::occupancy::Size;
 use super::source::{Batch, Source};
 
 /// When a COPY starts, and how much it takes.
@@ -24,7 +24,7 @@ pub struct BatchSettings {
     pub batch_size: u64,
     /// The longest that an event waits for others.
     pub flush_interval: Duration,
-    /// The most bytes of tuples in one COPY; the last parcel may pass it.
+    /// The most bytes of tuples in one COPY; the last queued may pass it.
     pub max_copy_bytes: u64,
 }
 
@@ -63,10 +63,10 @@ impl Batcher {
     pub async fn next(&self) -> Option<Flight<'_>> {
         let _turn = self.turn.lock().await;
         loop {
-            self.source.wait_for(Load { events: 1, bytes: 1 }, None).await;
+            self.source.wait_for(Size { events: 1, bytes: 1 }, None).await;
             let first_waits_since = Instant::now();
             let patient = first_waits_since + self.settings.flush_interval * PATIENCE;
-            let plenty = Load { events: u64::MAX, bytes: (self.settings.max_copy_bytes / 2).max(1) };
+            let plenty = Size { events: u64::MAX, bytes: (self.settings.max_copy_bytes / 2).max(1) };
             // A COPY is on its way: wait for plenty, or for it to land.
             while self.in_flight.load(Ordering::SeqCst) > 0 {
                 let landed = self.landed.notified();
@@ -75,7 +75,7 @@ impl Batcher {
                     () = landed => {}
                 }
             }
-            let enough = Load { events: self.settings.batch_size, bytes: self.settings.max_copy_bytes };
+            let enough = Size { events: self.settings.batch_size, bytes: self.settings.max_copy_bytes };
             let due = first_waits_since + self.settings.flush_interval;
             let filled = self.source.wait_for(enough, Some(due)).await;
             if filled && self.landed_lately() && !self.source.is_closed() {
@@ -125,14 +125,14 @@ mod tests {
     use super::*;
     use std::sync::Arc;
 
-    use crate::ingest::parcel::{Parcel, Stretch};
     use crate::ingest::queue::{Limits, Queue};
+    use crate::ingest::queued_batch::{QueuedBatch, RowChunk};
 
     const INTERVAL: Duration = Duration::from_millis(25);
 
     fn batcher() -> (Arc<Queue>, Batcher) {
         let queue = Queue::new(Limits {
-            capacity: Load { events: 100_000, bytes: 1_000_000 },
+            capacity: Size { events: 100_000, bytes: 1_000_000 },
             admit_wait: Duration::ZERO,
             max_waiting_bytes: 0,
         });
@@ -141,9 +141,9 @@ mod tests {
     }
 
     fn push(queue: &Arc<Queue>, events: u64) {
-        let mut room = queue.try_reserve(Load { events, bytes: events }).unwrap();
+        let mut room = queue.try_reserve(Size { events, bytes: events }).unwrap();
         for _ in 0..events {
-            room.push(Parcel::one(Stretch { rows: Box::new([0]), events: 1 }, None));
+            room.push(QueuedBatch::one(RowChunk { rows: Box::new([0]), events: 1 }, None));
         }
     }
 

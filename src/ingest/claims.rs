@@ -1,4 +1,4 @@
-//! Claims keys for the events of a lot: of two events with one key the first is stored.
+//! Claims keys for the events of a batch: of two events with one key the first is stored.
 //!
 //! Keys are claimed in the transaction that stores the rows, so a key is taken if and only if its event is stored.
 
@@ -9,8 +9,8 @@ use tokio_postgres::Transaction;
 use tokio_postgres::types::{ToSql, Type};
 use uuid::Uuid;
 
+use super::copy_batch::CopyBatch;
 use super::keys::Key;
-use super::lot::Lot;
 use super::row::Tuple;
 use crate::db::{Connection, Database, DbError, Parameter, query_in_time};
 
@@ -27,11 +27,11 @@ pub struct Claims {
     window_s: f64,
 }
 
-/// Which events of a lot are not to be stored.
+/// Which events of a batch are not to be stored.
 #[derive(Debug, Default)]
 pub struct Claimed {
     duplicates: HashSet<u64>,
-    /// Keys were taken by these very events: the lot was stored before.
+    /// Keys were taken by these very events: the batch was stored before.
     pub already_ours: bool,
 }
 
@@ -41,14 +41,14 @@ impl Claimed {
         self.duplicates.len() as u64
     }
 
-    /// Their places in the lot, in order.
+    /// Their places in the batch, in order.
     pub fn places(&self) -> Vec<u64> {
         let mut places: Vec<u64> = self.duplicates.iter().copied().collect();
         places.sort_unstable();
         places
     }
 
-    /// Whether the event at this place of the lot is one of them.
+    /// Whether the event at this place of the batch is one of them.
     pub fn is_duplicate(&self, place: u64) -> bool {
         self.duplicates.contains(&place)
     }
@@ -73,13 +73,17 @@ impl Claims {
         Ok(())
     }
 
-    /// Claims the keys of `lot`, and notes the events whose keys are taken.
-    pub async fn claim(&self, transaction: &Transaction<'_>, lot: &Lot<'_>) -> Result<Claimed, DbError> {
-        let tuples = lot.tuples();
+    /// Claims the keys of `batch`, and notes the events whose keys are taken.
+    pub async fn claim(
+        &self,
+        transaction: &Transaction<'_>,
+        batch: &CopyBatch<'_>,
+    ) -> Result<Claimed, DbError> {
+        let tuples = batch.tuples();
         let id_at = |place: u64| tuples.get(place as usize).and_then(|tuple| tuple_id(*tuple));
         // The first event of each key; a statement must not claim one twice.
-        let mut first_of: HashMap<Key, (u64, Uuid)> = HashMap::with_capacity(lot.keys.len());
-        for (place, key) in &lot.keys {
+        let mut first_of: HashMap<Key, (u64, Uuid)> = HashMap::with_capacity(batch.keys.len());
+        for (place, key) in &batch.keys {
             if let Some(id) = id_at(*place) {
                 first_of.entry(*key).or_insert((*place, id));
             }
@@ -114,7 +118,7 @@ impl Claims {
         }
         let mut duplicates = HashSet::new();
         let (mut left_out, mut first_ids) = (Vec::new(), Vec::new());
-        for (place, key) in &lot.keys {
+        for (place, key) in &batch.keys {
             let (Some(id), Some(owner)) = (id_at(*place), owners.get(key)) else { continue };
             if id != *owner {
                 duplicates.insert(*place);

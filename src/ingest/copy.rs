@@ -14,7 +14,7 @@ const HEADER: &[u8] = b"PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0";
 const TRAILER: [u8; 2] = (-1i16).to_be_bytes();
 const PIECE_BYTES: usize = 128 * 1024;
 
-/// Sends `stretches` of tuples by `copy`, a `copy … from stdin (format binary)`, within `transaction`; returns how many
+/// Sends `chunks` of tuples by `copy`, a `copy … from stdin (format binary)`, within `transaction`; returns how many
 /// rows Postgres took. That is fewer than were sent where a trigger returned null for one.
 ///
 /// In the extended protocol a COPY's completion is reported *before* an implicit transaction is committed, so only the
@@ -27,18 +27,18 @@ const PIECE_BYTES: usize = 128 * 1024;
 pub async fn copy_rows<'a>(
     transaction: &Transaction<'_>,
     copy: &str,
-    stretches: impl Iterator<Item = &'a [u8]>,
+    chunks: impl Iterator<Item = &'a [u8]>,
 ) -> Result<u64, tokio_postgres::Error> {
     let sink = transaction.copy_in::<_, Bytes>(copy).await?;
     tokio::pin!(sink);
     let mut piece = BytesMut::with_capacity(PIECE_BYTES);
     piece.put_slice(HEADER);
-    for stretch in stretches {
-        if piece.len() + stretch.len() > PIECE_BYTES && !piece.is_empty() {
+    for chunk in chunks {
+        if piece.len() + chunk.len() > PIECE_BYTES && !piece.is_empty() {
             sink.feed(piece.split().freeze()).await?;
-            piece.reserve(PIECE_BYTES.max(stretch.len()));
+            piece.reserve(PIECE_BYTES.max(chunk.len()));
         }
-        piece.put_slice(stretch);
+        piece.put_slice(chunk);
     }
     piece.put_slice(&TRAILER);
     sink.send(piece.freeze()).await?;

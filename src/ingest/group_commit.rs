@@ -9,17 +9,17 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::backlog::Backlog;
+use super::commit_waiter::{NotJournaled, WakeBatch};
 use super::id::Tag;
-use super::journal::{AppendError, Appender, Records};
+use super::journal::{AppendError, JournalWriter, Records};
 use super::keys::Key;
-use super::level::Load;
-use super::parcel::Parcel;
+use super::occupancy::Size;
 use super::queue::{Batch, Queue, Taken};
-use super::ticket::{NotJournaled, Wakeups};
-use super::{Promise, Refusal, row};
+use super::queued_batch::QueuedBatch;
+use super::{AckLevel, Refusal, row};
 use crate::observe::Metrics;
 
-/// The most bytes that a group gathers; the last parcel may pass it.
+/// The most bytes that a group gathers; the last queued may pass it.
 const GROUP_BYTES: u64 = 4 * 1024 * 1024;
 /// A journal that nothing was appended to for this long gets a mark that what it holds was synced.
 const IDLE: Duration = Duration::from_millis(500);
@@ -30,7 +30,7 @@ pub struct GroupCommit {
     /// Where events come from.
     pub queue: Arc<Queue>,
     /// The journal.
-    pub appender: Appender,
+    pub appender: JournalWriter,
     /// What was synced is handed on to it.
     pub backlog: Arc<Backlog>,
     /// Counts.
@@ -71,57 +71,58 @@ impl GroupCommit {
     }
 
     fn commit(&mut self, mut batch: Batch) {
-        let parcels = batch.parcels_mut();
-        if self.commit_group(parcels) == Err(NotJournaled::Refused(Refusal::TooLarge)) && parcels.len() > 1 {
+        let batches = batch.batches_mut();
+        if self.commit_group(batches) == Err(NotJournaled::Refused(Refusal::TooLarge)) && batches.len() > 1 {
             // One large batch must not take the others down with it.
-            for parcel in parcels.chunks_mut(1) {
-                let _told = self.commit_group(parcel);
+            for queued in batches.chunks_mut(1) {
+                let _told = self.commit_group(queued);
             }
         }
     }
 
-    /// Commits parcels together. If they are refused they have been told so, but for being too large together.
-    fn commit_group(&mut self, parcels: &mut [Parcel]) -> Result<(), NotJournaled> {
+    /// Commits batches together. If they are refused they have been told so, but for being too large together.
+    fn commit_group(&mut self, batches: &mut [QueuedBatch]) -> Result<(), NotJournaled> {
         let journal = self.appender.journal();
         let first = self.appender.next_sequence();
-        stamp(parcels, journal.tag(), first);
-        let load = parcels.iter().fold(Load::default(), |sum, parcel| sum + parcel.load());
+        stamp(batches, journal.tag(), first);
+        let load = batches.iter().fold(Size::default(), |sum, queued| sum + queued.load());
         let started = Instant::now();
-        let done = self.append(parcels).and_then(|()| self.sync());
+        let done = self.append(batches).and_then(|()| self.sync());
         match done {
             Ok(()) => {
                 self.metrics.group_committed(load.events, started.elapsed());
-                self.register_waiting(parcels, first);
+                self.register_waiting(batches, first);
                 self.backlog.synced(journal, first + load.events, load.bytes);
                 self.metrics.accepted.inc_by(load.events);
-                self.answer(parcels, None);
+                self.answer(batches, None);
             }
-            Err(NotJournaled::Refused(Refusal::TooLarge)) if parcels.len() > 1 => {}
-            Err(refused) => self.refuse(parcels, refused),
+            Err(NotJournaled::Refused(Refusal::TooLarge)) if batches.len() > 1 => {}
+            Err(refused) => self.refuse(batches, refused),
         }
         done
     }
 
-    fn refuse(&self, parcels: &[Parcel], refused: NotJournaled) {
+    fn refuse(&self, batches: &[QueuedBatch], refused: NotJournaled) {
         // Those who wait are told; of the others there is this count.
-        let waits =
-            |parcel: &Parcel| parcel.ticket.as_ref().is_some_and(|ticket| ticket.wants > Promise::Queued);
-        let unheard = parcels.iter().filter(|parcel| !waits(parcel));
-        let events: u64 = unheard.map(|parcel| parcel.load().events).sum();
+        let waits = |queued: &QueuedBatch| {
+            queued.waiter.as_ref().is_some_and(|waiter| waiter.wants > AckLevel::Queued)
+        };
+        let unheard = batches.iter().filter(|queued| !waits(queued));
+        let events: u64 = unheard.map(|queued| queued.load().events).sum();
         if events > 0 {
             self.metrics.refused.with_label_values(&["journal"]).inc_by(events);
             tracing::warn!(events, refused = ?refused, "events that were only queued are lost: the journal took nothing");
         }
-        self.answer(parcels, Some(refused));
+        self.answer(batches, Some(refused));
     }
 
-    fn append(&mut self, parcels: &[Parcel]) -> Result<(), NotJournaled> {
-        let mut records = Vec::with_capacity(parcels.len());
-        let keys = split_keys(parcels);
-        let stretches = parcels.iter().flat_map(|parcel| parcel.stretches());
-        for (index, stretch) in stretches.enumerate().filter(|(_, stretch)| stretch.events > 0) {
+    fn append(&mut self, batches: &[QueuedBatch]) -> Result<(), NotJournaled> {
+        let mut records = Vec::with_capacity(batches.len());
+        let keys = split_keys(batches);
+        let chunks = batches.iter().flat_map(|queued| queued.chunks());
+        for (index, chunk) in chunks.enumerate().filter(|(_, chunk)| chunk.events > 0) {
             let keys = keys.get(index).map_or(&[][..], Vec::as_slice);
-            records.push(Records { rows: &stretch.rows, events: stretch.events, keys });
+            records.push(Records { rows: &chunk.rows, events: chunk.events, keys });
         }
         self.appender.append(&records).map_err(|error| self.refused(&error))
     }
@@ -153,60 +154,60 @@ impl GroupCommit {
         NotJournaled::Refused(Refusal::from(error))
     }
 
-    fn register_waiting(&self, parcels: &[Parcel], first: u64) {
+    fn register_waiting(&self, batches: &[QueuedBatch], first: u64) {
         let mut next = first;
-        for parcel in parcels {
+        for queued in batches {
             let start = next;
-            next += parcel.load().events;
-            if let Some(ticket) = &parcel.ticket
-                && ticket.wants == Promise::Committed
+            next += queued.load().events;
+            if let Some(waiter) = &queued.waiter
+                && waiter.wants == AckLevel::Committed
                 // Its request holds another; without one its client has left.
-                && Arc::strong_count(ticket) > 1
+                && Arc::strong_count(waiter) > 1
             {
-                self.backlog.wait_for_commit(self.appender.journal(), start..next, ticket);
+                self.backlog.wait_for_commit(self.appender.journal(), start..next, waiter);
             }
         }
     }
 
-    fn answer(&self, parcels: &[Parcel], refused: Option<NotJournaled>) {
-        let mut wakeups = Wakeups::default();
-        for parcel in parcels {
-            let Some(ticket) = &parcel.ticket else { continue };
-            let id = parcel.stretches().first().and_then(|stretch| row::first_id(&stretch.rows));
+    fn answer(&self, batches: &[QueuedBatch], refused: Option<NotJournaled>) {
+        let mut wakeups = WakeBatch::default();
+        for queued in batches {
+            let Some(waiter) = &queued.waiter else { continue };
+            let id = queued.chunks().first().and_then(|chunk| row::first_id(&chunk.rows));
             let answer = match (refused, id) {
                 (None, Some(id)) => Ok(id),
                 (Some(refused), _) => Err(refused),
                 (None, None) => Err(NotJournaled::OutcomeUnknown),
             };
-            ticket.answer(answer, &mut wakeups);
+            waiter.answer(answer, &mut wakeups);
         }
     }
 }
 
 /// Fills in the ids, from `sequence` on.
-fn stamp(parcels: &mut [Parcel], tag: Tag, mut sequence: u64) {
-    for parcel in parcels {
-        let trace_from_id = parcel.ticket.as_ref().is_some_and(|ticket| ticket.trace_from_id);
-        for stretch in parcel.stretches_mut() {
-            row::stamp(&mut stretch.rows, tag, sequence, trace_from_id);
-            sequence += u64::from(stretch.events);
+fn stamp(batches: &mut [QueuedBatch], tag: Tag, mut sequence: u64) {
+    for queued in batches {
+        let trace_from_id = queued.waiter.as_ref().is_some_and(|waiter| waiter.trace_from_id);
+        for chunk in queued.chunks_mut() {
+            row::stamp(&mut chunk.rows, tag, sequence, trace_from_id);
+            sequence += u64::from(chunk.events);
         }
     }
 }
 
-/// The keys of each stretch, by the place in the stretch; nothing where no event has one.
-fn split_keys(parcels: &[Parcel]) -> Vec<Vec<(u32, Key)>> {
-    let keys_of = |parcel: &Parcel| parcel.ticket.as_ref().is_some_and(|ticket| !ticket.keys.is_empty());
-    if !parcels.iter().any(keys_of) {
+/// The keys of each chunk, by the place in the chunk; nothing where no event has one.
+fn split_keys(batches: &[QueuedBatch]) -> Vec<Vec<(u32, Key)>> {
+    let keys_of = |queued: &QueuedBatch| queued.waiter.as_ref().is_some_and(|waiter| !waiter.keys.is_empty());
+    if !batches.iter().any(keys_of) {
         return Vec::new();
     }
     let mut of_stretches = Vec::new();
-    for parcel in parcels {
-        // In order of their places, so each stretch takes the next of them.
-        let mut keys = parcel.ticket.as_ref().map_or(&[][..], |ticket| &ticket.keys).iter().peekable();
+    for queued in batches {
+        // In order of their places, so each chunk takes the next of them.
+        let mut keys = queued.waiter.as_ref().map_or(&[][..], |waiter| &waiter.keys).iter().peekable();
         let mut first = 0;
-        for stretch in parcel.stretches() {
-            let end = first + stretch.events;
+        for chunk in queued.chunks() {
+            let end = first + chunk.events;
             let own = std::iter::from_fn(|| keys.next_if(|(index, _)| *index < end));
             of_stretches.push(own.map(|(index, key)| (index - first, *key)).collect());
             first = end;

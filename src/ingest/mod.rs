@@ -12,55 +12,55 @@
 mod admission;
 mod backlog;
 mod batcher;
-mod bell;
+mod checkpoint;
 mod claims;
+mod commit_waiter;
 pub(crate) mod copy;
+mod copy_batch;
+mod copy_writer;
 pub mod dead_letters;
-mod fence;
 mod group_commit;
 pub mod id;
 pub mod journal;
 pub mod json;
 pub mod keys;
-mod landing;
 mod ledger;
-pub mod level;
-mod lot;
 mod numeric;
-pub mod parcel;
+pub mod occupancy;
 mod pipeline;
 mod probe;
 pub mod queue;
+pub mod queued_batch;
 mod rates;
 mod receipts;
 pub mod reconcile;
 pub mod recovered;
 mod refusal;
-mod registered;
+mod registered_journals;
 pub(crate) mod retry;
 pub mod row;
 mod snapshot;
 mod source;
 mod status;
 pub mod text;
-mod ticket;
+mod threshold_notify;
 pub mod verify;
 mod writer;
 
-pub use admission::{Accepted, Event, Ingest, Receipt, Wish, content};
-pub use fence::FenceError;
+pub use admission::{Accepted, AckRequest, Event, Ingest, Receipt, content};
+pub use checkpoint::CheckpointError;
+pub use commit_waiter::{DeadEvent, LocalWaker, NotStored};
 pub use ledger::Account;
 pub use pipeline::{Drained, IngestSettings, OpenJournal, Pipeline};
 pub use rates::{Rate, Rates};
 pub use refusal::{Refusal, Refused};
-pub use registered::Registered;
+pub use registered_journals::RegisteredJournals;
 pub use snapshot::{JournalSnapshot, Snapshot};
 pub use status::{LastError, WriterState};
-pub use ticket::{DeadEvent, Home, NotStored};
 
 /// What an answer to an event promises; each level includes those before it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Promise {
+pub enum AckLevel {
     /// In memory: lost if the process dies before the next flush.
     Queued,
     /// Synced to the journal: survives the process and the machine's power.
@@ -69,7 +69,7 @@ pub enum Promise {
     Committed,
 }
 
-impl Promise {
+impl AckLevel {
     /// The value of `x-ack`.
     pub fn name(self) -> &'static str {
         match self {
@@ -79,8 +79,8 @@ impl Promise {
         }
     }
 
-    /// The promise with this name.
+    /// The level with this name.
     pub fn named(name: &str) -> Option<Self> {
-        [Self::Queued, Self::Journaled, Self::Committed].into_iter().find(|promise| promise.name() == name)
+        [Self::Queued, Self::Journaled, Self::Committed].into_iter().find(|level| level.name() == name)
     }
 }

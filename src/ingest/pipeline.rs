@@ -15,15 +15,15 @@ use tokio_util::task::AbortOnDropHandle;
 use super::admission::{Ingest, Journaled, Shared};
 use super::backlog::Backlog;
 use super::batcher::{BatchSettings, Batcher};
+use super::checkpoint::{Checkpoint, CheckpointError, Checkpointer};
 use super::claims::Claims;
+use super::copy_writer::{CopyWriter, TargetTables};
 use super::dead_letters::{self, DeadLetterWriter, DeadLetters};
-use super::fence::{FenceError, FenceKeeper, Fences};
 use super::group_commit::GroupCommit;
 use super::id::IdMint;
-use super::journal::{Appender, Store};
+use super::journal::{JournalReader, JournalWriter};
 use super::json::JsonLimits;
-use super::landing::{Lander, LandingTables};
-use super::level::Load;
+use super::occupancy::Size;
 use super::probe::Probe;
 use super::queue::{Limits, Queue};
 use super::rates::Rates;
@@ -50,9 +50,9 @@ pub struct IngestSettings {
 #[derive(Debug)]
 pub struct OpenJournal {
     /// Its end, to be written on.
-    pub appender: Appender,
+    pub appender: JournalWriter,
     /// Its files.
-    pub store: Arc<Store>,
+    pub store: Arc<JournalReader>,
     /// Its folder.
     pub dir: PathBuf,
     /// Whether a database that does not know it is given all that it holds.
@@ -108,7 +108,7 @@ impl Pipeline {
     ///
     /// # Errors
     ///
-    /// [`FenceError`] if the journal and the database do not go together, or the system has no thread for us.
+    /// [`CheckpointError`] if the journal and the database do not go together, or the system has no thread for us.
     pub async fn start(
         settings: &IngestSettings,
         journal: Option<OpenJournal>,
@@ -116,30 +116,30 @@ impl Pipeline {
         database: &Database,
         metrics: &Arc<Metrics>,
         supervisor: &Supervisor,
-    ) -> Result<Self, FenceError> {
+    ) -> Result<Self, CheckpointError> {
         let IngestSettings { ingest: config, dead_letters: dead } = settings;
         let queue = Queue::new(Limits {
-            capacity: Load { events: config.max_queue_size, bytes: config.max_queue_bytes },
+            capacity: Size { events: config.max_queue_size, bytes: config.max_queue_bytes },
             admit_wait: Duration::from_millis(config.admit_wait_ms),
             max_waiting_bytes: config.max_waiting_bytes,
         });
         let dead_queue = Queue::new(Limits {
-            capacity: Load { events: dead.max_dead_queue_size, bytes: dead.max_dead_queue_bytes },
+            capacity: Size { events: dead.max_dead_queue_size, bytes: dead.max_dead_queue_bytes },
             admit_wait: Duration::from_secs(1),
             max_waiting_bytes: config.max_copy_bytes,
         });
         let dead_letters = DeadLetters::new(Arc::clone(&dead_queue), Arc::clone(metrics));
         let tables = Arc::new(landing_tables(database, config));
 
-        let mut fences = Arc::<Fences>::default();
+        let mut fences = Arc::<Checkpoint>::default();
         let (mut parts, mut journaled) = (None, None);
         if let Some(OpenJournal { appender, store, dir, adopt }) = journal {
             let backlog = Backlog::new(store);
-            let mut keeper = FenceKeeper::new(database.clone(), &tables, &backlog, &dir, adopt)?;
+            let mut keeper = Checkpointer::new(database.clone(), &tables, &backlog, &dir, adopt)?;
             if !postgres_is_away {
                 match keeper.open_in_time().await {
                     // It went away since it was migrated: the keeper opens them when it is back, and events are taken meanwhile.
-                    Err(FenceError::Database(error)) if error.is_passing() => {
+                    Err(CheckpointError::Database(error)) if error.is_passing() => {
                         let error = error.with_sources();
                         tracing::warn!(error, "Postgres went away; events are taken into the journal");
                     }
@@ -162,7 +162,7 @@ impl Pipeline {
         }
         let lander = || {
             let deadline = Duration::from_secs(config.copy_timeout_s);
-            Lander::new(database.clone(), &tables, Arc::clone(metrics), deadline, &fences)
+            CopyWriter::new(database.clone(), &tables, Arc::clone(metrics), deadline, &fences)
         };
         let (requests, dead_lander) = (lander(), lander());
         let source = match &journaled {
@@ -252,7 +252,7 @@ impl JournalParts {
     fn start(
         group_commit: GroupCommit,
         backlog: Arc<Backlog>,
-        keeper: FenceKeeper,
+        keeper: Checkpointer,
         supervisor: &Supervisor,
     ) -> std::io::Result<Self> {
         let [ended, stop_keeper] = std::array::from_fn(|_| CancellationToken::new());
@@ -278,11 +278,11 @@ impl JournalParts {
     }
 }
 
-fn landing_tables(database: &Database, config: &IngestConfig) -> LandingTables {
+fn landing_tables(database: &Database, config: &IngestConfig) -> TargetTables {
     let sql = |text| database.sql(text);
     let copy_requests = sql(include_str!("../../sql/ingest/copy_requests.sql"));
     let copy_dead_letters = sql(include_str!("../../sql/ingest/copy_dead_letters.sql"));
-    LandingTables {
+    TargetTables {
         copy_requests: copy_requests.replace("{columns}", row::COLUMNS),
         copy_dead_letters: copy_dead_letters.replace("{columns}", dead_letters::COLUMNS),
         has_request: sql(include_str!("../../sql/ingest/request_exists.sql")),

@@ -132,11 +132,11 @@ impl Probe {
     ) -> Result<Vec<(usize, Fault)>, DbError> {
         transaction.batch_execute(&self.begin).await?;
         let places: Vec<[u8; PLACE_BYTES]> = (0..tuples.len() as i32).map(place).collect();
-        let stretches = places.iter().zip(tuples).flat_map(|(place, tuple)| {
+        let chunks = places.iter().zip(tuples).flat_map(|(place, tuple)| {
             // Behind the tuple's own field count.
             [&place[..], tuple.bytes().get(2..).unwrap_or_default()]
         });
-        copy_rows(transaction, &self.copy, stretches).await?;
+        copy_rows(transaction, &self.copy, chunks).await?;
         let rows = transaction.query_typed(&self.rows, &[]).await?;
         rows.iter().map(|row| Fault::read(row, attempts)).collect()
     }

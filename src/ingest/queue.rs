@@ -7,9 +7,9 @@
 //! * Admission of one event is two atomic additions and one push; nothing is locked and, but for the tuple itself,
 //!   nothing is allocated.
 //! * Full means a short wait for room ([`Limits::admit_wait`]), itself bounded in bytes, and then a refusal.
-//! * A batch is admitted whole or refused whole: room for all of it is taken first, then its parcels are pushed.
+//! * A batch is admitted whole or refused whole: room for all of it is taken first, then its batches are pushed.
 //!
-//! Its consumer is the writer, woken by a `Bell` when enough waits, or with a journal the thread that commits groups
+//! Its consumer is the writer, woken by a `ThresholdNotify` when enough waits, or with a journal the thread that commits groups
 //! to it, which blocks until something comes (`take_blocking`).
 
 use std::sync::Arc;
@@ -19,15 +19,15 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use tokio::sync::Notify;
 
-use super::bell::Bell;
-use super::level::{Level, Load};
-use super::parcel::{Parcel, Stretch};
+use super::occupancy::{Occupancy, Size};
+use super::queued_batch::{QueuedBatch, RowChunk};
+use super::threshold_notify::ThresholdNotify;
 
 /// How much the queue takes.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
     /// The most that is held at once.
-    pub capacity: Load,
+    pub capacity: Size,
     /// How long an event waits for room.
     pub admit_wait: Duration,
     /// The most bytes that wait for room at once.
@@ -38,16 +38,16 @@ pub struct Limits {
 #[derive(Debug)]
 pub struct Queue {
     limits: Limits,
-    sender: Sender<Parcel>,
-    receiver: Receiver<Parcel>,
+    sender: Sender<QueuedBatch>,
+    receiver: Receiver<QueuedBatch>,
     /// What is held: waiting in the channel or on its way to Postgres.
-    held: Level,
+    held: Occupancy,
     /// What waits in the channel.
-    waiting: Level,
+    waiting: Occupancy,
     /// What waits for room.
-    outside: Level,
+    outside: Occupancy,
     closed: AtomicBool,
-    arrived: Bell,
+    arrived: ThresholdNotify,
     room: Notify,
 }
 
@@ -58,28 +58,28 @@ pub struct Full;
 impl Queue {
     /// An empty queue.
     pub fn new(limits: Limits) -> Arc<Self> {
-        // One slot an event: a parcel holds at least one, so a push of what was admitted always finds a slot.
+        // One slot an event: a queued holds at least one, so a push of what was admitted always finds a slot.
         let (sender, receiver) = crossbeam_channel::bounded(limits.capacity.events as usize);
         Arc::new(Self {
             limits,
             sender,
             receiver,
-            held: Level::default(),
-            waiting: Level::default(),
-            outside: Level::default(),
+            held: Occupancy::default(),
+            waiting: Occupancy::default(),
+            outside: Occupancy::default(),
             closed: AtomicBool::new(false),
-            arrived: Bell::default(),
+            arrived: ThresholdNotify::default(),
             room: Notify::new(),
         })
     }
 
     /// What is held: admitted and neither stored nor dead.
-    pub fn held(&self) -> Load {
+    pub fn held(&self) -> Size {
         self.held.get()
     }
 
     /// What waits in the channel for the writer.
-    pub fn waiting(&self) -> Load {
+    pub fn waiting(&self) -> Size {
         self.waiting.get()
     }
 
@@ -92,9 +92,9 @@ impl Queue {
     pub fn close(&self) {
         self.closed.store(true, Ordering::SeqCst);
         self.arrived.ring();
-        // Whoever blocks on an empty channel gets an empty parcel; if it is full, nobody does.
-        let nothing = Stretch { rows: Box::default(), events: 0 };
-        let _full = self.sender.try_send(Parcel::one(nothing, None));
+        // Whoever blocks on an empty channel gets an empty queued; if it is full, nobody does.
+        let nothing = RowChunk { rows: Box::default(), events: 0 };
+        let _full = self.sender.try_send(QueuedBatch::one(nothing, None));
         self.room.notify_waiters();
     }
 
@@ -104,7 +104,7 @@ impl Queue {
     }
 
     /// Takes room for `load` at once, or refuses.
-    pub fn try_reserve(self: &Arc<Self>, load: Load) -> Result<Reservation, Full> {
+    pub fn try_reserve(self: &Arc<Self>, load: Size) -> Result<Reservation, Full> {
         if self.is_closed() || !self.held.try_raise(load, self.limits.capacity) {
             return Err(Full);
         }
@@ -112,12 +112,12 @@ impl Queue {
     }
 
     /// Takes room for `load`, waiting for it as long as the limits say.
-    pub async fn reserve(self: &Arc<Self>, load: Load) -> Result<Reservation, Full> {
+    pub async fn reserve(self: &Arc<Self>, load: Size) -> Result<Reservation, Full> {
         if let Ok(reservation) = self.try_reserve(load) {
             return Ok(reservation);
         }
-        let outside = Load { events: 1, bytes: load.bytes };
-        let limit = Load { events: u64::MAX, bytes: self.limits.max_waiting_bytes };
+        let outside = Size { events: 1, bytes: load.bytes };
+        let limit = Size { events: u64::MAX, bytes: self.limits.max_waiting_bytes };
         if !load.fits(self.limits.capacity) || !self.outside.try_raise(outside, limit) {
             return Err(Full);
         }
@@ -138,16 +138,16 @@ impl Queue {
     }
 
     /// Waits until the waiting load reaches `mark` or the queue is closed; false if `deadline` came first.
-    pub(super) async fn wait_for(&self, mark: Load, deadline: Option<Instant>) -> bool {
+    pub(super) async fn wait_for(&self, mark: Size, deadline: Option<Instant>) -> bool {
         self.arrived.wait_for(mark, deadline, || self.waiting.get(), || self.is_closed()).await
     }
 
-    /// Takes parcels until `max_bytes` are reached or none waits.
+    /// Takes batches until `max_bytes` are reached or none waits.
     pub(super) fn take(self: &Arc<Self>, max_bytes: u64) -> Batch {
         self.take_behind(None, max_bytes)
     }
 
-    /// As [`Queue::take`], but blocks the thread until a parcel comes, for at most `patience`.
+    /// As [`Queue::take`], but blocks the thread until a queued comes, for at most `patience`.
     pub(super) fn take_blocking(self: &Arc<Self>, max_bytes: u64, patience: Duration) -> Taken {
         match self.receiver.recv_timeout(patience) {
             Ok(first) => Taken::Batch(self.take_behind(Some(first), max_bytes)),
@@ -156,25 +156,25 @@ impl Queue {
         }
     }
 
-    fn take_behind(self: &Arc<Self>, first: Option<Parcel>, max_bytes: u64) -> Batch {
-        let mut load = first.as_ref().map(Parcel::load).unwrap_or_default();
-        let mut parcels: Vec<Parcel> = first.into_iter().collect();
+    fn take_behind(self: &Arc<Self>, first: Option<QueuedBatch>, max_bytes: u64) -> Batch {
+        let mut load = first.as_ref().map(QueuedBatch::load).unwrap_or_default();
+        let mut batches: Vec<QueuedBatch> = first.into_iter().collect();
         while load.bytes < max_bytes
-            && let Ok(parcel) = self.receiver.try_recv()
+            && let Ok(queued) = self.receiver.try_recv()
         {
-            load += parcel.load();
-            parcels.push(parcel);
+            load += queued.load();
+            batches.push(queued);
         }
         self.waiting.lower(load);
-        Batch { parcels, hold: Hold { queue: Arc::clone(self), load } }
+        Batch { batches, hold: Hold { queue: Arc::clone(self), load } }
     }
 
-    fn push(&self, parcel: Parcel) {
-        let load = parcel.load();
-        // Raised first, so that whoever takes the parcel never lowers the level below zero.
+    fn push(&self, queued: QueuedBatch) {
+        let load = queued.load();
+        // Raised first, so that whoever takes the queued never lowers the level below zero.
         let before = self.waiting.raise(load);
         // The channel has a slot for each admitted event and both its ends live here: this cannot fail.
-        let sent = self.sender.try_send(parcel);
+        let sent = self.sender.try_send(queued);
         debug_assert!(sent.is_ok());
         self.arrived.rose(before, before + load);
     }
@@ -195,12 +195,12 @@ pub(super) enum Taken {
 #[derive(Debug)]
 struct Hold {
     queue: Arc<Queue>,
-    load: Load,
+    load: Size,
 }
 
 impl Drop for Hold {
     fn drop(&mut self) {
-        if self.load != Load::default() {
+        if self.load != Size::default() {
             self.queue.held.lower(self.load);
             self.queue.room.notify_waiters();
         }
@@ -208,8 +208,8 @@ impl Drop for Hold {
 }
 
 struct LowerOnDrop<'a> {
-    level: &'a Level,
-    load: Load,
+    level: &'a Occupancy,
+    load: Size,
 }
 
 impl Drop for LowerOnDrop<'_> {
@@ -218,48 +218,48 @@ impl Drop for LowerOnDrop<'_> {
     }
 }
 
-/// Room in the queue, to be filled with the parcels it was taken for.
+/// Room in the queue, to be filled with the batches it was taken for.
 #[derive(Debug)]
 pub struct Reservation(Hold);
 
 impl Reservation {
-    /// Pushes one parcel of those that the room was taken for.
-    pub fn push(&mut self, parcel: Parcel) {
-        let load = parcel.load();
+    /// Pushes one queued of those that the room was taken for.
+    pub fn push(&mut self, queued: QueuedBatch) {
+        let load = queued.load();
         debug_assert!(load.fits(self.0.load));
-        // From here on the batch that takes the parcel holds its room.
+        // From here on the batch that takes the queued holds its room.
         self.0.load.events -= load.events;
         self.0.load.bytes -= load.bytes;
-        self.0.queue.push(parcel);
+        self.0.queue.push(queued);
     }
 }
 
 /// What one COPY takes. Its room in the queue is given back when it is dropped.
 #[derive(Debug)]
 pub struct Batch {
-    parcels: Vec<Parcel>,
+    batches: Vec<QueuedBatch>,
     hold: Hold,
 }
 
 impl Batch {
     /// Events and bytes.
-    pub fn load(&self) -> Load {
+    pub fn load(&self) -> Size {
         self.hold.load
     }
 
-    /// The parcels.
-    pub fn parcels(&self) -> &[Parcel] {
-        &self.parcels
+    /// The batches.
+    pub fn batches(&self) -> &[QueuedBatch] {
+        &self.batches
     }
 
-    /// The parcels, for their ids to be filled in.
-    pub fn parcels_mut(&mut self) -> &mut [Parcel] {
-        &mut self.parcels
+    /// The batches, for their ids to be filled in.
+    pub fn batches_mut(&mut self) -> &mut [QueuedBatch] {
+        &mut self.batches
     }
 
-    /// The encoded tuples, a stretch at a time.
-    pub fn stretches(&self) -> impl Iterator<Item = &[u8]> + Clone {
-        self.parcels.iter().flat_map(Parcel::stretches).map(|stretch| &*stretch.rows)
+    /// The encoded tuples, a chunk at a time.
+    pub fn chunks(&self) -> impl Iterator<Item = &[u8]> + Clone {
+        self.batches.iter().flat_map(QueuedBatch::chunks).map(|chunk| &*chunk.rows)
     }
 }
 
@@ -269,38 +269,38 @@ mod tests {
 
     fn queue(events: u64, bytes: u64) -> Arc<Queue> {
         Queue::new(Limits {
-            capacity: Load { events, bytes },
+            capacity: Size { events, bytes },
             admit_wait: Duration::from_millis(100),
             max_waiting_bytes: 10,
         })
     }
 
-    fn parcel(events: u32, bytes: usize) -> Parcel {
-        Parcel::one(Stretch { rows: vec![0; bytes].into(), events }, None)
+    fn queued(events: u32, bytes: usize) -> QueuedBatch {
+        QueuedBatch::one(RowChunk { rows: vec![0; bytes].into(), events }, None)
     }
 
-    fn one(bytes: u64) -> Load {
-        Load { events: 1, bytes }
+    fn one(bytes: u64) -> Size {
+        Size { events: 1, bytes }
     }
 
     #[test]
     fn room_is_held_until_the_batch_is_dropped() {
         let queue = queue(10, 10);
-        queue.try_reserve(one(6)).unwrap().push(parcel(1, 6));
+        queue.try_reserve(one(6)).unwrap().push(queued(1, 6));
         assert_eq!(queue.try_reserve(one(5)).unwrap_err(), Full);
         let batch = queue.take(100);
-        assert_eq!((batch.load(), queue.waiting()), (one(6), Load::default()));
+        assert_eq!((batch.load(), queue.waiting()), (one(6), Size::default()));
         assert_eq!(queue.try_reserve(one(5)).unwrap_err(), Full);
         drop(batch);
-        assert_eq!(queue.held(), Load::default());
+        assert_eq!(queue.held(), Size::default());
         queue.try_reserve(one(10)).unwrap();
-        assert_eq!(queue.held(), Load::default(), "an unused reservation gives its room back");
+        assert_eq!(queue.held(), Size::default(), "an unused reservation gives its room back");
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_full_queue_is_waited_for_and_the_waiting_is_bounded_in_bytes() {
         let queue = queue(1, 100);
-        queue.try_reserve(one(5)).unwrap().push(parcel(1, 5));
+        queue.try_reserve(one(5)).unwrap().push(queued(1, 5));
         let waiter = tokio::spawn({
             let queue = Arc::clone(&queue);
             async move { queue.reserve(one(6)).await.map(|_| ()) }
@@ -317,11 +317,11 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn waiting_ends_with_a_refusal() {
         let queue = queue(1, 100);
-        queue.try_reserve(one(5)).unwrap().push(parcel(1, 5));
+        queue.try_reserve(one(5)).unwrap().push(queued(1, 5));
         let started = tokio::time::Instant::now();
         assert!(queue.reserve(one(5)).await.is_err());
         assert_eq!(started.elapsed().as_millis() / 10, 10);
-        assert_eq!(queue.outside.get(), Load::default());
+        assert_eq!(queue.outside.get(), Size::default());
     }
 
     #[tokio::test(start_paused = true)]
@@ -330,15 +330,15 @@ mod tests {
         let waiting = tokio::spawn({
             let queue = Arc::clone(&queue);
             async move {
-                queue.wait_for(Load { events: 3, bytes: 1000 }, None).await;
+                queue.wait_for(Size { events: 3, bytes: 1000 }, None).await;
             }
         });
         for sent in 0..3 {
             tokio::task::yield_now().await;
             assert!(!waiting.is_finished(), "woken after {sent} events");
-            queue.try_reserve(one(1)).unwrap().push(parcel(1, 1));
+            queue.try_reserve(one(1)).unwrap().push(queued(1, 1));
         }
         waiting.await.unwrap();
-        assert_eq!(queue.take(2).load(), Load { events: 2, bytes: 2 });
+        assert_eq!(queue.take(2).load(), Size { events: 2, bytes: 2 });
     }
 }

@@ -13,9 +13,9 @@ use uuid::Uuid;
 
 use super::claims::Claims;
 use super::copy::copy_rows;
+use super::copy_batch::{CopyBatch, Kind, Origin};
 use super::dead_letters;
 use super::journal::{Chunk, JournalId};
-use super::lot::{Kind, Lot, Origin};
 use super::probe::{Fault, Faults};
 use super::retry::Verdict;
 use super::row::{self, Tuple};
@@ -77,13 +77,13 @@ impl Restorer {
         let keys = chunk.keys.iter().map(|(sequence, key)| (sequence - chunk.from, *key)).collect();
         let origin = Some(Origin { journal: JournalId(journal), first: chunk.from });
         let events = chunk.until - chunk.from;
-        let lot = Lot::new(Kind::Events, events, origin, keys, chunk.rows().collect());
-        let tuples = lot.tuples();
+        let batch = CopyBatch::new(Kind::Events, events, origin, keys, chunk.rows().collect());
+        let tuples = batch.tuples();
         let no_faults = Faults::default();
         let mut restored = Restored::default();
         let mut work: Vec<Range<u64>> = std::iter::once(0..events).collect();
         while let Some(places) = work.pop() {
-            let part = lot.part(&tuples, &places, &no_faults);
+            let part = batch.part(&tuples, &places, &no_faults);
             match self.store(journal, &part, None).await {
                 Ok(done) => restored.add(done),
                 Err(error) if Verdict::on(&error) == Verdict::Bisect => {
@@ -106,12 +106,12 @@ impl Restorer {
     async fn store(
         &self,
         journal: Uuid,
-        lot: &Lot<'_>,
+        batch: &CopyBatch<'_>,
         refused: Option<&Fault>,
     ) -> Result<Restored, DbError> {
         let mut connection = self.database.get().await?;
         let transaction = begin_in_time(&mut connection, TIMEOUT).await?;
-        match self.store_within(&transaction, journal, lot, refused).await {
+        match self.store_within(&transaction, journal, batch, refused).await {
             Ok(done) if done.unsettled > 0 => {
                 transaction.rollback().await?;
                 Ok(done)
@@ -128,14 +128,14 @@ impl Restorer {
         &self,
         transaction: &Transaction<'_>,
         journal: Uuid,
-        lot: &Lot<'_>,
+        batch: &CopyBatch<'_>,
         refused: Option<&Fault>,
     ) -> Result<Restored, DbError> {
         let sql = |text: &str| self.database.sql(text);
         let lock = sql(include_str!("../../sql/ingest/lock_journal.sql"));
         transaction.execute_typed(&lock, &[(&journal, Type::UUID)]).await?;
 
-        let tuples = lot.tuples();
+        let tuples = batch.tuples();
         let ids: Vec<Uuid> = tuples.iter().filter_map(|tuple| id_of(*tuple)).collect();
         let elsewhere = sql(include_str!("../../sql/ingest/settled_elsewhere.sql"));
         let mut there = HashSet::new();
@@ -144,7 +144,7 @@ impl Restorer {
         }
         let is_there = |tuple: &Tuple<'_>| id_of(*tuple).is_none_or(|id| there.contains(&id));
         // Places change where events are left out, so keys go along with their tuples.
-        let keys_by_place: HashMap<u64, _> = lot.keys.iter().copied().collect();
+        let keys_by_place: HashMap<u64, _> = batch.keys.iter().copied().collect();
         let mut lost: Vec<Tuple<'_>> = Vec::with_capacity(tuples.len());
         let mut keys = Vec::new();
         for (place, tuple) in tuples.iter().enumerate().filter(|(_, tuple)| !is_there(tuple)) {
@@ -157,7 +157,7 @@ impl Restorer {
             return Ok(done);
         }
         let rows = lost.iter().map(|tuple| tuple.bytes()).collect();
-        let left = Lot::new(Kind::Events, lost.len() as u64, None, keys, rows);
+        let left = CopyBatch::new(Kind::Events, lost.len() as u64, None, keys, rows);
         let claimed = self.claims.claim(transaction, &left).await?;
         let (duplicates, new): (Vec<_>, Vec<_>) =
             lost.iter().enumerate().partition(|(place, _)| claimed.is_duplicate(*place as u64));

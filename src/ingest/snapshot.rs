@@ -3,14 +3,14 @@
 use super::admission::Ingest;
 use super::journal::{Lost, Usage};
 use super::ledger::Account;
-use super::level::Load;
+use super::occupancy::Size;
 use super::refusal::Refusal;
 use super::status::{LastError, WriterState};
 
 /// The pipeline's figures at one moment.
 #[derive(Debug, Clone)]
 pub struct Snapshot {
-    /// Events that got a promise.
+    /// Events that got a level.
     pub accepted: u64,
     /// Events stored.
     pub committed: u64,
@@ -21,11 +21,11 @@ pub struct Snapshot {
     /// Accepted events that are not settled; with a journal, those of former runs too.
     pub pending: u64,
     /// What the queue holds.
-    pub held: Load,
+    pub held: Size,
     /// What the queue can hold.
-    pub capacity: Load,
+    pub capacity: Size,
     /// What the dead-letter queue holds.
-    pub dead_held: Load,
+    pub dead_held: Size,
     /// What the writers are doing, and the last error that one met.
     pub writer: (WriterState, Option<LastError>),
     /// The same of the dead letters' writer.

@@ -5,12 +5,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::backlog::{Backlog, Portion};
+use super::commit_waiter::{Outcome, WakeBatch};
+use super::copy_batch::{CopyBatch, Kind, Origin};
 use super::journal::Piece;
-use super::level::Load;
-use super::lot::{Kind, Lot, Origin};
+use super::occupancy::Size;
 use super::queue::{self, Queue};
 use super::status::{WriterState, WriterStatus};
-use super::ticket::{Outcome, Wakeups};
 
 /// A source of batches.
 #[derive(Debug, Clone)]
@@ -23,7 +23,7 @@ pub enum Source {
 
 impl Source {
     /// Waits until what waits reaches `mark` or nothing more comes; false if `deadline` came first.
-    pub(super) async fn wait_for(&self, mark: Load, deadline: Option<Instant>) -> bool {
+    pub(super) async fn wait_for(&self, mark: Size, deadline: Option<Instant>) -> bool {
         match self {
             Self::Queue(queue) => queue.wait_for(mark, deadline).await,
             Self::Journal(backlog, _) => backlog.wait_for(mark, deadline).await,
@@ -39,7 +39,7 @@ impl Source {
     }
 
     /// What waits to be taken.
-    pub fn waiting(&self) -> Load {
+    pub fn waiting(&self) -> Size {
         match self {
             Self::Queue(queue) => queue.waiting(),
             Self::Journal(backlog, _) => backlog.waiting(),
@@ -82,31 +82,32 @@ pub enum Batch {
 
 impl Batch {
     /// The lot that all of it makes.
-    pub fn lot(&self) -> Lot<'_> {
+    pub fn lot(&self) -> CopyBatch<'_> {
         match self {
             Self::Queued(batch) => {
                 let mut keys = Vec::new();
                 let mut place = 0;
-                for parcel in batch.parcels() {
-                    if let Some(ticket) = &parcel.ticket {
-                        keys.extend(ticket.keys.iter().map(|(index, key)| (place + u64::from(*index), *key)));
+                for queued in batch.batches() {
+                    if let Some(waiter) = &queued.waiter {
+                        keys.extend(waiter.keys.iter().map(|(index, key)| (place + u64::from(*index), *key)));
                     }
-                    place += parcel.load().events;
+                    place += queued.load().events;
                 }
-                Lot::new(Kind::Events, place, None, keys, batch.stretches().collect())
+                CopyBatch::new(Kind::Events, place, None, keys, batch.chunks().collect())
             }
             Self::Journaled(portion, _) => {
                 let range = portion.range();
                 let (first, events) = (range.start, range.end - range.start);
                 let origin = Some(Origin { journal: portion.journal, first });
                 match &portion.piece {
-                    Piece::Damaged { .. } => Lot::new(Kind::Damage, events, origin, Vec::new(), Vec::new()),
+                    Piece::Damaged { .. } => {
+                        CopyBatch::new(Kind::Damage, events, origin, Vec::new(), Vec::new())
+                    }
                     Piece::Rows(chunk) => {
                         let keys = chunk.keys.iter().map(|(sequence, key)| (sequence - first, *key));
-                        let stretches = chunk.stretches.iter();
-                        let stretches =
-                            stretches.map(|range| chunk.buffer.get(range.clone()).unwrap_or_default());
-                        Lot::new(Kind::Events, events, origin, keys.collect(), stretches.collect())
+                        let chunks = chunk.chunks.iter();
+                        let chunks = chunks.map(|range| chunk.buffer.get(range.clone()).unwrap_or_default());
+                        CopyBatch::new(Kind::Events, events, origin, keys.collect(), chunks.collect())
                     }
                 }
             }
@@ -123,17 +124,17 @@ impl Batch {
                 }
             }
             Self::Queued(batch) => {
-                let mut wakeups = Wakeups::default();
+                let mut wakeups = WakeBatch::default();
                 let mut outcomes = outcomes.iter().peekable();
                 let mut start = 0;
-                for parcel in batch.parcels() {
-                    let end = start + parcel.load().events;
+                for queued in batch.batches() {
+                    let end = start + queued.load().events;
                     while let Some((places, outcome)) = outcomes.peek() {
                         let (from, until) = (places.start.max(start), places.end.min(end));
-                        if let Some(ticket) = &parcel.ticket
+                        if let Some(waiter) = &queued.waiter
                             && from < until
                         {
-                            ticket.settle(from - start, until - from, *outcome, &mut wakeups);
+                            waiter.settle(from - start, until - from, *outcome, &mut wakeups);
                         }
                         if places.end > end {
                             break;

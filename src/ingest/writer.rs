@@ -9,13 +9,13 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::batcher::Batcher;
+use super::commit_waiter::{NotStored, Outcome};
+use super::copy_batch::{CopyBatch, Kind};
+use super::copy_writer::{CopyWriter, Lane, Rejected, WriteError, unsettled};
 use super::dead_letters::Reason;
-use super::landing::{Lander, Lane, Rejected, Unlanded, unsettled};
-use super::lot::{Kind, Lot};
 use super::probe::{Fault, Faults};
 use super::row::Tuple;
 use super::source::Batch;
-use super::ticket::{NotStored, Outcome};
 use crate::observe::Metrics;
 
 /// What the lanes share.
@@ -24,7 +24,7 @@ pub struct Writer {
     /// Hands out batches.
     pub batcher: Arc<Batcher>,
     /// Stores them.
-    pub lander: Lander,
+    pub lander: CopyWriter,
     /// Counts.
     pub metrics: Arc<Metrics>,
 }
@@ -82,7 +82,13 @@ impl Writer {
         faults
     }
 
-    async fn land(&self, batch: &Batch, lot: &Lot<'_>, start: u64, lane: &mut Lane) -> Result<(), Unlanded> {
+    async fn land(
+        &self,
+        batch: &Batch,
+        lot: &CopyBatch<'_>,
+        start: u64,
+        lane: &mut Lane,
+    ) -> Result<(), WriteError> {
         let landed = self.lander.land(lot, lane).await?;
         if lot.kind == Kind::Damage {
             self.metrics.quarantined.inc_by(lot.events);
@@ -121,21 +127,21 @@ impl Writer {
     async fn next_steps(
         &self,
         batch: &Batch,
-        lot: &Lot<'_>,
+        lot: &CopyBatch<'_>,
         work: Work,
-        unlanded: Unlanded,
+        unlanded: WriteError,
         tuples: &[Tuple<'_>],
         faults: &mut Faults,
     ) -> Vec<Work> {
         let Work { places, probe } = work;
         match unlanded {
-            Unlanded::Rejected(rejected) if places.end - places.start <= 1 => {
+            WriteError::Rejected(rejected) if places.end - places.start <= 1 => {
                 faults.insert(places.start, Fault::of(&rejected.error, rejected.attempts));
                 vec![Work { places, probe: false }]
             }
-            Unlanded::Rejected(rejected) if probe => self.probe(places, &rejected, tuples, faults).await,
-            Unlanded::Rejected(_) | Unlanded::TooSlow => halves(&places, probe),
-            Unlanded::Partly(settled) => {
+            WriteError::Rejected(rejected) if probe => self.probe(places, &rejected, tuples, faults).await,
+            WriteError::Rejected(_) | WriteError::TooSlow => halves(&places, probe),
+            WriteError::Partly(settled) => {
                 let Some(origin) = lot.origin else { return vec![Work { places, probe }] };
                 let whole = origin.first + places.start..origin.first + places.end;
                 for range in settled.iter() {

@@ -24,7 +24,7 @@ use crate::supervisor::Supervisor;
 
 /// Why nobody follows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum FollowError {
+pub enum SubscribeError {
     /// There are as many followers as there may be.
     #[error("there are {0} followers already (MAX_FOLLOWERS)")]
     TooMany(usize),
@@ -114,7 +114,7 @@ impl std::fmt::Debug for RoomRequest {
 
 /// Somebody who follows a topic. He leaves when it is dropped.
 #[derive(Debug)]
-pub struct Follower {
+pub struct Subscriber {
     hub: Hub,
     topic: Box<str>,
     user: Option<Uuid>,
@@ -177,8 +177,8 @@ impl Hub {
     ///
     /// # Errors
     ///
-    /// [`FollowError`].
-    pub async fn follow(&self, topic: &str, user: Option<Uuid>) -> Result<Follower, FollowError> {
+    /// [`SubscribeError`].
+    pub async fn subscribe(&self, topic: &str, user: Option<Uuid>) -> Result<Subscriber, SubscribeError> {
         let follower = self.join(topic, user)?;
         loop {
             let begun = self.0.begun.notified();
@@ -188,23 +188,23 @@ impl Hub {
             let feed = self.state().feed;
             match feed {
                 Feed::Running => return Ok(follower),
-                Feed::Failing => return Err(FollowError::Away),
+                Feed::Failing => return Err(SubscribeError::Away),
                 Feed::Idle => begun.await,
             }
         }
     }
 
-    fn join(&self, topic: &str, user: Option<Uuid>) -> Result<Follower, FollowError> {
+    fn join(&self, topic: &str, user: Option<Uuid>) -> Result<Subscriber, SubscribeError> {
         let (topic, buffer) = (Box::<str>::from(topic), Arc::new(Buffer::new(&self.0.budget)));
         let mut state = self.state();
         if state.count >= self.0.config.max_followers {
-            return Err(FollowError::TooMany(self.0.config.max_followers));
+            return Err(SubscribeError::TooMany(self.0.config.max_followers));
         }
         if let Some(user) = user {
             let max = self.0.config.max_user_followers;
             let count = state.users.entry(user).or_default();
             if *count >= max {
-                return Err(FollowError::TooManyOfUser(max));
+                return Err(SubscribeError::TooManyOfUser(max));
             }
             *count += 1;
         }
@@ -215,7 +215,7 @@ impl Hub {
         drop(state);
         self.0.metrics.gauges.followers.inc();
         self.0.woken.notify_one();
-        Ok(Follower { hub: self.clone(), topic, user, number, buffer })
+        Ok(Subscriber { hub: self.clone(), topic, user, number, buffer })
     }
 
     fn leave(&self, topic: &str, user: Option<Uuid>, number: u64) {
@@ -335,7 +335,7 @@ impl Hub {
     }
 }
 
-impl Follower {
+impl Subscriber {
     /// Waits until there is something to take, or nothing more comes. Nothing is lost if it is dropped.
     pub async fn ready(&self) {
         self.buffer.ready().await;
@@ -417,7 +417,7 @@ impl Follower {
     }
 }
 
-impl Drop for Follower {
+impl Drop for Subscriber {
     fn drop(&mut self) {
         self.hub.leave(&self.topic, self.user, self.number);
     }
@@ -448,9 +448,9 @@ mod tests {
     async fn who_joins_after_all_were_dropped_waits_until_the_feed_begins_anew() {
         let hub = hub();
         hub.set_feed(Feed::Running);
-        drop(hub.follow("a:1", None).await.unwrap());
+        drop(hub.subscribe("a:1", None).await.unwrap());
         hub.drop_all(Dropped::Behind);
-        let follow = hub.follow("a:1", None);
+        let follow = hub.subscribe("a:1", None);
         tokio::pin!(follow);
         assert!(tokio::time::timeout(Duration::from_secs(9), &mut follow).await.is_err());
         hub.set_feed(Feed::Running);
@@ -462,7 +462,7 @@ mod tests {
     async fn nobody_is_caught_up_with_what_he_has_not_taken() {
         let hub = hub();
         hub.set_feed(Feed::Running);
-        let follower = hub.follow("a:1", None).await.unwrap();
+        let follower = hub.subscribe("a:1", None).await.unwrap();
         assert_eq!(follower.caught_up(), None, "nothing was handed on yet");
         hub.set_handed_on(Position::before(5));
         assert_eq!(follower.caught_up(), Some(Position::before(5)));
@@ -507,11 +507,11 @@ mod tests {
         let hub = Hub::idle(&config, &Metrics::new().unwrap());
         hub.set_feed(Feed::Running);
         let limit = 2_000_000 - room_units(&config) * ROOM_UNIT;
-        let reader = hub.follow("a:reader", None).await.unwrap();
+        let reader = hub.subscribe("a:reader", None).await.unwrap();
         let mut idle = Vec::new();
         for n in 0..50 {
             let topic = format!("a:{n}");
-            let follower = hub.follow(&topic, None).await.unwrap();
+            let follower = hub.subscribe(&topic, None).await.unwrap();
             let chunk = follower.hold(Bytes::from(vec![0; 20_000])).await;
             hub.publish(change(&topic, 9_000));
             assert!(hub.0.budget.held() <= limit);
@@ -534,8 +534,8 @@ mod tests {
     async fn a_chunk_waits_for_its_subscribers_own_before_others_are_dropped() {
         let hub = hub();
         hub.set_feed(Feed::Running);
-        let slow = hub.follow("a:1", None).await.unwrap();
-        let other = hub.follow("a:2", None).await.unwrap();
+        let slow = hub.subscribe("a:1", None).await.unwrap();
+        let other = hub.subscribe("a:2", None).await.unwrap();
         let kept = other.hold(Bytes::from(vec![0; 1_000])).await;
         let first = slow.hold(Bytes::from(vec![0; 150_000])).await;
         let second = slow.hold(Bytes::from(vec![0; 150_000]));
@@ -552,9 +552,9 @@ mod tests {
     async fn each_user_has_his_own_share_and_what_is_read_for_all_is_bounded() {
         let (hub, user) = (hub(), Uuid::from_u128(1));
         hub.set_feed(Feed::Running);
-        let first = hub.follow("a:1", Some(user)).await.unwrap();
-        assert!(matches!(hub.follow("a:2", Some(user)).await, Err(FollowError::TooManyOfUser(1))));
-        let second = hub.follow("a:1", Some(Uuid::from_u128(2))).await.unwrap();
+        let first = hub.subscribe("a:1", Some(user)).await.unwrap();
+        assert!(matches!(hub.subscribe("a:2", Some(user)).await, Err(SubscribeError::TooManyOfUser(1))));
+        let second = hub.subscribe("a:1", Some(Uuid::from_u128(2))).await.unwrap();
         let room = first.request_room().granted().await;
         let patience = Duration::from_secs(9);
         let mut request = second.request_room();
@@ -572,7 +572,7 @@ mod tests {
         later.granted().await;
         drop(later);
         drop(first);
-        hub.follow("a:2", Some(user)).await.unwrap();
+        hub.subscribe("a:2", Some(user)).await.unwrap();
         assert_eq!(hub.state().users.len(), 1, "who follows nothing more is not remembered");
     }
 }

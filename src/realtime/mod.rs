@@ -7,7 +7,7 @@
 //! changes ──▶ feed (one task, in lots, while somebody follows) ──▶ hub ──▶ followers, by topic, each with a bounded buffer
 //! ```
 //!
-//! [`Hub`] is the handle: whoever writes wakes the feed by it, whoever follows gets a [`Follower`] from it.
+//! [`Hub`] is the handle: whoever writes wakes the feed by it, whoever follows gets a [`Subscriber`] from it.
 
 mod budget;
 mod buffer;
@@ -19,5 +19,5 @@ pub mod store;
 
 pub use buffer::Dropped;
 pub use change::{Action, Change};
-pub use hub::{FollowError, Follower, Hub, LOT_BYTES, Room, RoomRequest};
+pub use hub::{Hub, LOT_BYTES, Room, RoomRequest, SubscribeError, Subscriber};
 pub use position::{Position, Snapshot};

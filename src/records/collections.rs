@@ -5,7 +5,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use super::store::Store;
 use super::{Name, RecordsError};
-use crate::db::{Database, Line};
+use crate::db::{Database, Shard};
 use crate::realtime::change::{Action, feeding};
 
 /// A collection, and its statements.
@@ -22,7 +22,7 @@ pub(super) struct Collection {
     pub(super) count: String,
 }
 
-impl Line for Collection {
+impl Shard for Collection {
     fn number(&self) -> i32 {
         self.id
     }

@@ -33,7 +33,7 @@ pub use model::{Millis, Name, Record, RecordId, Version};
 pub use service::{Change, Precondition, Records, RecordsSettings};
 pub use sort::Sort;
 
-use crate::db::{Crowded, DbError};
+use crate::db::{DbError, Overloaded};
 
 /// Why a record was not read or written.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -78,8 +78,8 @@ impl From<DbError> for RecordsError {
     }
 }
 
-impl From<Crowded> for RecordsError {
-    fn from(_: Crowded) -> Self {
+impl From<Overloaded> for RecordsError {
+    fn from(_: Overloaded) -> Self {
         Self::Overloaded
     }
 }

@@ -9,13 +9,13 @@ use super::list::{Page, Query};
 use super::model::{Millis, Name, Record, RecordId, Version};
 use super::store::{New, Outcome, Store};
 use super::{Data, Draft, RecordsError, merge};
-use crate::config::{RecordsConfig, Shares};
-use crate::db::{Database, Group, Outcomes, Work};
+use crate::config::{PoolQuotas, RecordsConfig};
+use crate::db::{BatchExecutor, BatchWork, Database, Outcomes};
 use crate::realtime::store::ChangeKeeper;
 use crate::supervisor::Supervisor;
 
 /// Records of a group.
-const MAX_JOBS: usize = 128;
+const MAX_REQUESTS: usize = 128;
 /// Groups of look-ups at once.
 const READERS: usize = 2;
 /// How often another id is made for a record whose id was taken by chance.
@@ -27,7 +27,7 @@ pub struct RecordsSettings {
     /// Limits.
     pub records: RecordsConfig,
     /// How the pool is shared out.
-    pub shares: Shares,
+    pub shares: PoolQuotas,
     /// Whether a first write makes its collection.
     pub makes_collections: bool,
     /// Levels of JSON that a record may have.
@@ -45,8 +45,8 @@ struct Inner {
     settings: RecordsSettings,
     collections: Collections,
     store: Store,
-    creations: Group<Creations>,
-    lookups: Group<LookUps>,
+    creations: BatchExecutor<Creations>,
+    lookups: BatchExecutor<LookUps>,
 }
 
 /// What a client makes of a record.
@@ -84,13 +84,13 @@ impl Records {
         let RecordsSettings { records: config, shares, .. } = settings;
         let wait = Duration::from_millis(config.records_wait_ms);
         let timeout = Duration::from_millis(config.records_timeout_ms);
-        let share = database.share(shares.records, wait);
+        let share = database.quota(shares.records, wait);
         let store = Store::new(&share, timeout);
-        let commits = Store::new(&database.share(shares.record_commits, wait), timeout);
+        let commits = Store::new(&database.quota(shares.record_commits, wait), timeout);
 
         let room = config.records_queue_bytes;
-        let (creations, creating) = Group::new(Creations(commits), shares.record_commits, room, wait);
-        let (lookups, looking_up) = Group::new(LookUps(store.clone()), READERS, room, wait);
+        let (creations, creating) = BatchExecutor::new(Creations(commits), shares.record_commits, room, wait);
+        let (lookups, looking_up) = BatchExecutor::new(LookUps(store.clone()), READERS, room, wait);
         supervisor.spawn("record-creates", creating);
         supervisor.spawn("record-gets", looking_up);
         ChangeKeeper::new(&share, config.changes_retention_s).start(supervisor);
@@ -127,7 +127,7 @@ impl Records {
         for _ in 0..MAX_IDS {
             let id = draft.id.unwrap_or_else(|| RecordId::make(Millis::now()));
             let creation = Creation { id, is_chosen: draft.id.is_some(), data: draft.data.clone() };
-            let ask = |collection| self.inner.creations.ask(collection, creation.clone(), bytes);
+            let ask = |collection| self.inner.creations.execute(collection, creation.clone(), bytes);
             match self.on(name, self.inner.settings.makes_collections, ask).await {
                 Err(RecordsError::Taken) if draft.id.is_none() => {}
                 created => return created,
@@ -142,7 +142,7 @@ impl Records {
     ///
     /// [`RecordsError`].
     pub async fn get(&self, name: &Name, id: RecordId) -> Result<Record, RecordsError> {
-        self.on(name, false, |collection| self.inner.lookups.ask(collection, id, 0)).await
+        self.on(name, false, |collection| self.inner.lookups.execute(collection, id, 0)).await
     }
 
     /// Changes or deletes a record; returns what it is now, or what it was.
@@ -253,15 +253,15 @@ struct Creation {
 /// Creates records together.
 struct Creations(Store);
 
-impl Work for Creations {
-    type Line = Collection;
-    type Job = Creation;
+impl BatchWork for Creations {
+    type Shard = Collection;
+    type Request = Creation;
     type Answer = Record;
     type Error = RecordsError;
 
-    const MAX_JOBS: usize = MAX_JOBS;
+    const MAX_REQUESTS: usize = MAX_REQUESTS;
 
-    async fn run(&self, collection: &Collection, jobs: &[Self::Job]) -> Outcomes<Self> {
+    async fn run(&self, collection: &Collection, jobs: &[Self::Request]) -> Outcomes<Self> {
         let new: Vec<New<'_>> = jobs
             .iter()
             .map(|job| New { id: job.id, is_chosen: job.is_chosen, data: job.data.as_bytes() })
@@ -277,13 +277,13 @@ impl Work for Creations {
 /// Looks records up together.
 struct LookUps(Store);
 
-impl Work for LookUps {
-    type Line = Collection;
-    type Job = RecordId;
+impl BatchWork for LookUps {
+    type Shard = Collection;
+    type Request = RecordId;
     type Answer = Record;
     type Error = RecordsError;
 
-    const MAX_JOBS: usize = MAX_JOBS;
+    const MAX_REQUESTS: usize = MAX_REQUESTS;
 
     async fn run(&self, collection: &Collection, jobs: &[RecordId]) -> Outcomes<Self> {
         let ids: Vec<&str> = jobs.iter().map(RecordId::as_str).collect();

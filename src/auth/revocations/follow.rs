@@ -21,7 +21,7 @@ const UPKEEP: Duration = Duration::from_secs(30);
 /// Keys that were taken back are told of for a minute. Who has not looked for half of that may have missed one.
 const LONGEST_GAP: Duration = Duration::from_secs(30);
 
-impl Step for Follower {
+impl Step for Subscriber {
     async fn step(&mut self) -> Result<Next, StepError> {
         let looked = self.look().await;
         self.verifier.freshness.looked(looked.is_ok());
@@ -40,7 +40,7 @@ impl Step for Follower {
 }
 
 /// Follows the table `auth_revocations`.
-pub(in crate::auth) struct Follower {
+pub(in crate::auth) struct Subscriber {
     store: Store,
     verifier: Arc<Verifier>,
     keys: Keys,
@@ -50,7 +50,7 @@ pub(in crate::auth) struct Follower {
     kept_up: Option<Instant>,
 }
 
-impl Follower {
+impl Subscriber {
     pub(in crate::auth) fn new(
         database: &Database,
         timeout: Duration,

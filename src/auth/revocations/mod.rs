@@ -13,7 +13,7 @@ use std::sync::{PoisonError, RwLock};
 
 use uuid::Uuid;
 
-pub(super) use follow::Follower;
+pub(super) use follow::Subscriber;
 pub(super) use fresh::Freshness;
 
 /// Sessions that are remembered at once.

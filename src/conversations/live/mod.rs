@@ -22,7 +22,7 @@ use super::place::Place;
 use super::reading::{LivePage, ReadStore};
 use crate::db::DbError;
 use crate::realtime::store::Changes;
-use crate::realtime::{Action, Change, Dropped, Follower, Position, Room, RoomRequest, Snapshot};
+use crate::realtime::{Action, Change, Dropped, Position, Room, RoomRequest, Snapshot, Subscriber};
 use event::Imported;
 pub use event::{Event, EventError, EventKind};
 use shown::Shown;
@@ -71,7 +71,7 @@ enum Phase {
 pub struct Live {
     store: ReadStore,
     changes: Changes,
-    follower: Follower,
+    follower: Subscriber,
     conversation: Uuid,
     owner: Option<Uuid>,
     topic: String,
@@ -96,7 +96,7 @@ pub struct Live {
 pub(super) struct LiveParts {
     pub(super) store: ReadStore,
     pub(super) changes: Changes,
-    pub(super) follower: Follower,
+    pub(super) follower: Subscriber,
     pub(super) conversation: Uuid,
     pub(super) owner: Option<Uuid>,
     /// Behind which place the messages are told, if there is no token.

@@ -16,7 +16,7 @@ use super::ConversationsError;
 use super::list::{ListQuery, MessageQuery};
 use super::model::{Conversation, Message};
 use super::store::Found;
-use crate::db::{Crowded, Group, NumberedLine, Outcomes, Work};
+use crate::db::{BatchExecutor, BatchWork, NumberedShard, Outcomes, Overloaded};
 pub(super) use store::{LivePage, ReadStore};
 
 /// Groups at once.
@@ -78,15 +78,15 @@ struct Reads {
     max_page_bytes: usize,
 }
 
-impl Work for Reads {
-    type Line = NumberedLine;
-    type Job = Read;
+impl BatchWork for Reads {
+    type Shard = NumberedShard;
+    type Request = Read;
     type Answer = Shown;
     type Error = ConversationsError;
 
-    const MAX_JOBS: usize = 64;
+    const MAX_REQUESTS: usize = 64;
 
-    async fn run(&self, _line: &NumberedLine, jobs: &[Read]) -> Outcomes<Self> {
+    async fn run(&self, _line: &NumberedShard, jobs: &[Read]) -> Outcomes<Self> {
         let room = Room::of(jobs.len(), self.max_page_bytes);
         Ok(self.store.read(jobs, room).await?.into_iter().map(Ok).collect())
     }
@@ -95,8 +95,8 @@ impl Work for Reads {
 /// The way to read.
 #[derive(Debug)]
 pub(super) struct Reading {
-    group: Group<Reads>,
-    lines: Vec<Arc<NumberedLine>>,
+    group: BatchExecutor<Reads>,
+    lines: Vec<Arc<NumberedShard>>,
     next: AtomicUsize,
     alone: ReadStore,
     max_page_bytes: usize,
@@ -111,8 +111,8 @@ impl Reading {
         wait: Duration,
     ) -> (Self, impl Future<Output = ()> + Send + 'static) {
         let work = Reads { store: store.clone(), max_page_bytes };
-        let (group, grouping) = Group::new(work, READERS, queue_bytes, wait);
-        let lines = NumberedLine::all(READERS);
+        let (group, grouping) = BatchExecutor::new(work, READERS, queue_bytes, wait);
+        let lines = NumberedShard::all(READERS);
         (Self { group, lines, next: AtomicUsize::new(0), alone: store, max_page_bytes }, grouping)
     }
 
@@ -125,8 +125,8 @@ impl Reading {
         if !read.is_long() {
             // Any line will do.
             let number = self.next.fetch_add(1, Ordering::Relaxed) % self.lines.len().max(1);
-            let line = self.lines.get(number).ok_or(Crowded)?;
-            match self.group.ask(Arc::clone(line), read.clone(), 0).await? {
+            let line = self.lines.get(number).ok_or(Overloaded)?;
+            match self.group.execute(Arc::clone(line), read.clone(), 0).await? {
                 Shown::TooMuch => {}
                 shown => return Ok(shown),
             }

@@ -6,7 +6,7 @@
 //! append ─┘                └─ not free ─▶ alone: waits for the lock
 //! ```
 //!
-//! A conversation is always of the same line (see [`crate::db::Group`]), so groups of one node do not meet in one. Where
+//! A conversation is always of the same line (see [`crate::db::BatchExecutor`]), so groups of one node do not meet in one. Where
 //! somebody else holds one, its requests leave the group and each waits by itself: nobody else waits for them.
 
 mod rounds;
@@ -22,7 +22,7 @@ use super::ConversationsError;
 use super::messages::{Key, NewMessage};
 use super::model::{Conversation, Metadata, Micros};
 use super::pieces::{Piece, Written};
-use crate::db::{Crowded, Group, NumberedLine, Outcomes, Work};
+use crate::db::{BatchExecutor, BatchWork, NumberedShard, Outcomes, Overloaded};
 use rounds::{Once, Stage, Step};
 pub(super) use store::{Patience, WriteStore};
 
@@ -141,16 +141,16 @@ impl Write {
 /// Writes groups.
 struct Writes(WriteStore);
 
-impl Work for Writes {
-    type Line = NumberedLine;
-    type Job = Write;
+impl BatchWork for Writes {
+    type Shard = NumberedShard;
+    type Request = Write;
     type Answer = Done;
     type Error = ConversationsError;
 
     // Larger ones are hardly cheaper for each, and take above 100 ms under load.
-    const MAX_JOBS: usize = 64;
+    const MAX_REQUESTS: usize = 64;
 
-    async fn run(&self, _line: &NumberedLine, jobs: &[Write]) -> Outcomes<Self> {
+    async fn run(&self, _line: &NumberedShard, jobs: &[Write]) -> Outcomes<Self> {
         Ok(self.0.write(jobs, Patience::None).await?.into_iter().map(Ok).collect())
     }
 }
@@ -169,8 +169,8 @@ pub(super) struct WriteLimits {
 /// The way to write.
 #[derive(Debug)]
 pub(super) struct Writing {
-    group: Group<Writes>,
-    lines: Vec<Arc<NumberedLine>>,
+    group: BatchExecutor<Writes>,
+    lines: Vec<Arc<NumberedShard>>,
     /// For what somebody holds.
     alone: WriteStore,
     queue_bytes: usize,
@@ -184,8 +184,8 @@ impl Writing {
         limits: WriteLimits,
     ) -> (Self, impl Future<Output = ()> + Send + 'static) {
         let WriteLimits { turns, queue_bytes, wait } = limits;
-        let (group, grouping) = Group::new(Writes(grouped), turns, queue_bytes, wait);
-        let lines = NumberedLine::all(turns);
+        let (group, grouping) = BatchExecutor::new(Writes(grouped), turns, queue_bytes, wait);
+        let lines = NumberedShard::all(turns);
         (Self { group, lines, alone, queue_bytes }, grouping)
     }
 
@@ -196,9 +196,9 @@ impl Writing {
     /// [`ConversationsError`].
     pub(super) async fn write(&self, write: Write) -> Result<Done, ConversationsError> {
         let number = write.conversation().as_u128() % self.lines.len().max(1) as u128;
-        let line = self.lines.get(number as usize).ok_or(Crowded)?;
+        let line = self.lines.get(number as usize).ok_or(Overloaded)?;
         let bytes = write.bytes().min(self.queue_bytes);
-        match self.group.ask(Arc::clone(line), write.clone(), bytes).await? {
+        match self.group.execute(Arc::clone(line), write.clone(), bytes).await? {
             Done::Held => {
                 let done = self.alone.write(&[write], Patience::Lock).await?;
                 Ok(done.into_iter().next().unwrap_or(Done::NotFound))

@@ -13,7 +13,7 @@ use uuid::Uuid;
 
 use super::super::error::ApiError;
 use super::super::openapi::bodies::KeyRequestBody;
-use super::super::{Core, Face, pages, path, query};
+use super::super::{AppState, Services, pages, path, query};
 use super::members::Members;
 use super::private;
 use crate::auth::keys::{KEYS_PAGE, KeyRequest};
@@ -51,7 +51,7 @@ struct Made<'a> {
     )
 )]
 pub(super) async fn create(
-    State(face): State<Arc<Face>>,
+    State(face): State<Arc<AppState>>,
     Extension(principal): Extension<Principal>,
     request: Request,
 ) -> Result<Response, ApiError> {
@@ -140,7 +140,7 @@ struct Listed<'a> {
     responses((status = 200, description = "Keys, newest first", body = [Listed], headers(("link" = String, description = "The next page"))))
 )]
 pub(super) async fn list(
-    State(face): State<Arc<Face>>,
+    State(face): State<Arc<AppState>>,
     Extension(principal): Extension<Principal>,
     query: Result<Query<ListQuery>, QueryRejection>,
 ) -> Result<Response, ApiError> {
@@ -184,7 +184,7 @@ pub(super) async fn list(
     )
 )]
 pub(super) async fn revoke(
-    State(face): State<Arc<Face>>,
+    State(face): State<Arc<AppState>>,
     Extension(principal): Extension<Principal>,
     id: Result<Path<Uuid>, PathRejection>,
 ) -> Result<StatusCode, ApiError> {
@@ -202,7 +202,7 @@ fn rights(principal: &Principal) -> Scopes {
 
 /// The user whose a new key is, if it is one's. A key makes none, unless it may do everything: those that a leaked one had
 /// made would be good after it was revoked.
-async fn owner(core: &Core, principal: &Principal) -> Result<Option<Uuid>, AuthError> {
+async fn owner(core: &Services, principal: &Principal) -> Result<Option<Uuid>, AuthError> {
     match principal.who {
         Who::Key { .. } if !rights(principal).allow(Scope::Admin) => Err(AuthError::NotAUser),
         _ => core.accounts.user_of(principal).await,
@@ -210,7 +210,7 @@ async fn owner(core: &Core, principal: &Principal) -> Result<Option<Uuid>, AuthE
 }
 
 /// Whose keys somebody sees and revokes; all of them if he may do everything.
-async fn whose(core: &Core, principal: &Principal) -> Result<Option<Uuid>, AuthError> {
+async fn whose(core: &Services, principal: &Principal) -> Result<Option<Uuid>, AuthError> {
     if rights(principal).allow(Scope::Admin) {
         return Ok(None);
     }

@@ -5,7 +5,7 @@ use std::time::Instant;
 use axum::extract::Request;
 use serde_json::{Map, Value};
 
-use super::super::Core;
+use super::super::Services;
 use super::super::body::{self, BodyLimits, LimitedBody};
 use super::super::error::ApiError;
 use super::super::json::takes_json;
@@ -20,7 +20,7 @@ pub(super) struct Members(Map<String, Value>);
 
 impl Members {
     /// Those of a request's body; of an empty one, none.
-    pub(super) async fn read(core: &Core, request: Request) -> Result<Self, ApiError> {
+    pub(super) async fn read(core: &Services, request: Request) -> Result<Self, ApiError> {
         let (head, incoming) = request.into_parts();
         let deadline = Instant::now() + core.limits.body_timeout;
         let limits = BodyLimits { bytes: MAX_BYTES, setting: "the most that this takes", deadline };

@@ -14,10 +14,10 @@ use serde::Serialize;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::Face;
+use super::AppState;
 
 /// Every route below `/api/auth` and `/api/keys`.
-pub(super) fn router() -> OpenApiRouter<Arc<Face>> {
+pub(super) fn router() -> OpenApiRouter<Arc<AppState>> {
     OpenApiRouter::default()
         .routes(routes!(sign_in::register))
         .routes(routes!(sign_in::login))

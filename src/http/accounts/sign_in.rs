@@ -15,7 +15,7 @@ use uuid::Uuid;
 use super::super::client::ClientAddress;
 use super::super::error::ApiError;
 use super::super::openapi::bodies::{Credentials, RefreshToken};
-use super::super::{Core, Face, path};
+use super::super::{AppState, Services, path};
 use super::members::Members;
 use super::private;
 use crate::auth::sessions::{Client, Grant};
@@ -72,7 +72,10 @@ fn tokens(grant: &Grant) -> Response {
         (status = 409, description = "The email is taken"),
     )
 )]
-pub(super) async fn register(State(face): State<Arc<Face>>, request: Request) -> Result<Response, ApiError> {
+pub(super) async fn register(
+    State(face): State<Arc<AppState>>,
+    request: Request,
+) -> Result<Response, ApiError> {
     let core = face.core()?;
     if !core.takes_registrations {
         return Err(AuthError::RegistrationOff.into());
@@ -94,7 +97,7 @@ pub(super) async fn register(State(face): State<Arc<Face>>, request: Request) ->
         (status = 401, description = "Wrong email or password"),
     )
 )]
-pub(super) async fn login(State(face): State<Arc<Face>>, request: Request) -> Result<Response, ApiError> {
+pub(super) async fn login(State(face): State<Arc<AppState>>, request: Request) -> Result<Response, ApiError> {
     let core = face.core()?;
     let client = client(&request);
     let (email, password) = credentials(core, request).await?;
@@ -115,7 +118,10 @@ pub(super) async fn login(State(face): State<Arc<Face>>, request: Request) -> Re
         (status = 401, description = "The token is not good"),
     )
 )]
-pub(super) async fn refresh(State(face): State<Arc<Face>>, request: Request) -> Result<Response, ApiError> {
+pub(super) async fn refresh(
+    State(face): State<Arc<AppState>>,
+    request: Request,
+) -> Result<Response, ApiError> {
     let core = face.core()?;
     let mut members = Members::read(core, request).await?;
     let token = Secret::new(members.needed_text("refresh_token")?);
@@ -132,7 +138,7 @@ pub(super) async fn refresh(State(face): State<Arc<Face>>, request: Request) -> 
     responses((status = 204, description = "It is over"))
 )]
 pub(super) async fn logout(
-    State(face): State<Arc<Face>>,
+    State(face): State<Arc<AppState>>,
     Extension(principal): Extension<Principal>,
 ) -> Result<StatusCode, ApiError> {
     let (user, session) = session(&principal)?;
@@ -165,7 +171,7 @@ struct Me<'a> {
     responses((status = 200, description = "Who one is", body = Me))
 )]
 pub(super) async fn me(
-    State(face): State<Arc<Face>>,
+    State(face): State<Arc<AppState>>,
     Extension(principal): Extension<Principal>,
 ) -> Result<Response, ApiError> {
     let core = face.core()?;
@@ -216,7 +222,7 @@ struct ShownSession<'a> {
     responses((status = 200, description = "Sessions", body = [ShownSession]))
 )]
 pub(super) async fn sessions(
-    State(face): State<Arc<Face>>,
+    State(face): State<Arc<AppState>>,
     Extension(principal): Extension<Principal>,
 ) -> Result<Response, ApiError> {
     let (user, current) = session(&principal)?;
@@ -249,7 +255,7 @@ pub(super) async fn sessions(
     )
 )]
 pub(super) async fn end_session(
-    State(face): State<Arc<Face>>,
+    State(face): State<Arc<AppState>>,
     Extension(principal): Extension<Principal>,
     id: Result<Path<Uuid>, PathRejection>,
 ) -> Result<StatusCode, ApiError> {
@@ -269,7 +275,7 @@ fn session(principal: &Principal) -> Result<(Uuid, Uuid), AuthError> {
     }
 }
 
-async fn credentials(core: &Core, request: Request) -> Result<(Email, Password), ApiError> {
+async fn credentials(core: &Services, request: Request) -> Result<(Email, Password), ApiError> {
     let mut members = Members::read(core, request).await?;
     let email = Email::parse(&members.needed_text("email")?)?;
     let password = Password::parse(members.needed_text("password")?)?;

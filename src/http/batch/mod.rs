@@ -25,15 +25,15 @@ use super::error::ApiError;
 use super::events::{MAX_TRACE_ID, content_type, encoding, trace_id};
 use super::json::{self, StartCheck};
 use super::openapi::bodies::BatchShape;
-use super::{Answered, Core, ack, not_found};
+use super::{Answered, Services, ack, not_found};
 use crate::ingest::NotStored;
 use crate::ingest::id::{self, unix_now_us};
 use crate::ingest::json::Verdict;
 use crate::ingest::keys::Key;
-use crate::ingest::parcel::Stretch;
+use crate::ingest::queued_batch::RowChunk;
 use crate::ingest::row::Row;
 
-/// Encoded tuples are gathered in stretches of about this size.
+/// Encoded tuples are gathered in chunks of about this size.
 const STRETCH_BYTES: usize = 256 * 1024;
 /// A long batch lets other connections have a turn each time it has worked through this many bytes.
 const TURN_BYTES: usize = 256 * 1024;
@@ -63,7 +63,11 @@ pub(in crate::http) async fn described() -> ApiError {
 }
 
 /// Takes the batch, and answers with what was left out of it.
-pub(super) async fn post(core: &Core, head: &Parts, body: &mut LimitedBody) -> Result<Answered, ApiError> {
+pub(super) async fn post(
+    core: &Services,
+    head: &Parts,
+    body: &mut LimitedBody,
+) -> Result<Answered, ApiError> {
     let trace_id = trace_id(&head.headers)?;
     let asked = ack::asked(core, head)?;
     let naming = Naming::of(head, trace_id.is_some())?;
@@ -79,13 +83,13 @@ pub(super) async fn post(core: &Core, head: &Parts, body: &mut LimitedBody) -> R
     };
     let mut batch = Batch::new(core, &trace_id, naming, &head.headers, received_at_us);
     batch.read(&mut Decoded::new(body, encoding, &core.bodies).await?, splitter).await?;
-    let Batch { stretches, keys, rejected, events, indexes, share, .. } = batch.finished();
-    if !core.ingest.can_hold(&stretches) {
+    let Batch { chunks, keys, rejected, events, indexes, share, .. } = batch.finished();
+    if !core.ingest.can_hold(&chunks) {
         return Err(ApiError::too_large(
             "the batch is larger than the queue (MAX_QUEUE_SIZE, MAX_QUEUE_BYTES)",
         ));
     }
-    let accepted = core.ingest.admit_batch(stretches, keys.into(), received_at_us, asked.wish).await?;
+    let accepted = core.ingest.admit_batch(chunks, keys.into(), received_at_us, asked.wish).await?;
     drop(share);
     let index_of = |place: u64| indexes.index_of(place);
     let dead = accepted.dead.1.iter().map(|dead| Dead::new(index_of(dead.index), &dead.cause)).collect();
@@ -95,7 +99,7 @@ pub(super) async fn post(core: &Core, head: &Parts, body: &mut LimitedBody) -> R
     let json = serde_json::to_vec(&answer).map_err(|_| ApiError::internal())?;
     let mut response = ack::answer(&accepted, asked, trace_id, Body::from(json));
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    Ok((response, accepted.promise))
+    Ok((response, accepted.level))
 }
 
 #[derive(Serialize)]
@@ -185,7 +189,7 @@ impl Serialize for Rejected {
 
 /// A batch as it grows.
 struct Batch<'a> {
-    core: &'a Core,
+    core: &'a Services,
     content_type: Option<String>,
     received_at_us: i64,
     naming: Naming<'a>,
@@ -197,8 +201,8 @@ struct Batch<'a> {
     indexes: Indexes,
     rejected: Vec<Rejected>,
     keys: Vec<(u32, Key)>,
-    stretches: Vec<Stretch>,
-    /// The stretch being filled.
+    chunks: Vec<RowChunk>,
+    /// The chunk being filled.
     rows: Vec<u8>,
     rows_events: u32,
     share: BodyShare,
@@ -206,7 +210,7 @@ struct Batch<'a> {
 
 impl<'a> Batch<'a> {
     fn new(
-        core: &'a Core,
+        core: &'a Services,
         trace_id: &HeaderValue,
         naming: Naming<'a>,
         headers: &HeaderMap,
@@ -226,7 +230,7 @@ impl<'a> Batch<'a> {
             indexes: Indexes::default(),
             rejected: Vec::new(),
             keys: Vec::new(),
-            stretches: Vec::new(),
+            chunks: Vec::new(),
             rows: Vec::new(),
             rows_events: 0,
             share: BodyShare::new(&core.bodies),
@@ -320,7 +324,7 @@ impl<'a> Batch<'a> {
     fn close_stretch(&mut self) {
         if self.rows_events > 0 {
             let rows = std::mem::take(&mut self.rows).into_boxed_slice();
-            self.stretches.push(Stretch { rows, events: std::mem::take(&mut self.rows_events) });
+            self.chunks.push(RowChunk { rows, events: std::mem::take(&mut self.rows_events) });
         }
     }
 

@@ -13,7 +13,7 @@ use uuid::Uuid;
 
 use super::super::error::ApiError;
 use super::super::openapi::bodies::PieceBody;
-use super::super::{Core, Face};
+use super::super::{AppState, Services};
 use super::members::Members;
 use super::{answer, message_id, read_body};
 use crate::auth::Principal;
@@ -41,7 +41,7 @@ struct Appended {
     )
 )]
 pub(super) async fn append(
-    State(face): State<Arc<Face>>,
+    State(face): State<Arc<AppState>>,
     Extension(principal): Extension<Principal>,
     ids: Result<Path<(Uuid, Uuid)>, PathRejection>,
     request: Request,
@@ -56,7 +56,7 @@ pub(super) async fn append(
     answer(core, StatusCode::OK, &appended)
 }
 
-fn piece(core: &Core, body: &[u8]) -> Result<Piece, ApiError> {
+fn piece(core: &Services, body: &[u8]) -> Result<Piece, ApiError> {
     let mut members = Members::of_body(body, core.conversations.max_json_depth())?;
     let content = members.needed_text("content")?;
     let max_bytes = core.conversations.config().max_message_bytes;

@@ -20,7 +20,7 @@ use uuid::Uuid;
 use super::super::connection::Line;
 use super::super::error::ApiError;
 use super::super::permissions::Needs;
-use super::super::{Core, Face, auth, sse};
+use super::super::{AppState, Services, auth, sse};
 use crate::auth::{Principal, Scope};
 use crate::conversations::{Event, EventKind, Live, LiveEnd, Token, parse_live};
 use crate::realtime::Dropped;
@@ -43,7 +43,7 @@ pub(super) struct Asked {
     pub(super) principal: Principal,
 }
 
-pub(super) async fn get(face: &Arc<Face>, core: &Core, asked: Asked) -> Result<Response, ApiError> {
+pub(super) async fn get(face: &Arc<AppState>, core: &Services, asked: Asked) -> Result<Response, ApiError> {
     let start = parse_live(&asked.parameters)?;
     let token = match asked.headers.get(LAST_EVENT_ID) {
         None => None,
@@ -54,7 +54,7 @@ pub(super) async fn get(face: &Arc<Face>, core: &Core, asked: Asked) -> Result<R
         }
     };
     let owner = core.accounts.user_of(&asked.principal).await?;
-    let live = core.conversations.follow(owner, asked.conversation, start, token).await?;
+    let live = core.conversations.subscribe(owner, asked.conversation, start, token).await?;
     let heartbeat = Duration::from_secs(core.conversations.realtime().follower_heartbeat_s);
     // One chunk on its way, and one that is being written.
     let (chunks, body) = channel(1);
@@ -132,7 +132,7 @@ impl From<LiveEnd> for Close {
 
 /// Writes a stream.
 struct Writer {
-    face: Arc<Face>,
+    face: Arc<AppState>,
     headers: HeaderMap,
     line: Line,
     heartbeat: Duration,

@@ -14,7 +14,7 @@ use uuid::Uuid;
 use super::super::connection::Line;
 use super::super::error::ApiError;
 use super::super::openapi::bodies::{MessageShape, MessagesBody, MessagesShape};
-use super::super::{Core, Face, query};
+use super::super::{AppState, Services, query};
 use super::members::Members;
 use super::{PATH, answer, conversation_id, header, live, message_id, page_answer, read_body};
 use crate::auth::Principal;
@@ -37,7 +37,7 @@ const MAX_KEY: usize = 255;
     )
 )]
 pub(super) async fn list(
-    State(face): State<Arc<Face>>,
+    State(face): State<Arc<AppState>>,
     Extension(principal): Extension<Principal>,
     Extension(line): Extension<Line>,
     headers: HeaderMap,
@@ -70,7 +70,7 @@ pub(super) async fn list(
     )
 )]
 pub(super) async fn get(
-    State(face): State<Arc<Face>>,
+    State(face): State<Arc<AppState>>,
     Extension(principal): Extension<Principal>,
     ids: Result<Path<(Uuid, Uuid)>, PathRejection>,
 ) -> Result<Response, ApiError> {
@@ -96,7 +96,7 @@ pub(super) async fn get(
     )
 )]
 pub(super) async fn add(
-    State(face): State<Arc<Face>>,
+    State(face): State<Arc<AppState>>,
     Extension(principal): Extension<Principal>,
     id: Result<Path<Uuid>, PathRejection>,
     request: Request,
@@ -137,7 +137,7 @@ fn key(headers: &HeaderMap, body: &[u8]) -> Result<Option<Key>, ApiError> {
 }
 
 /// The messages of a body, and whether it is an array.
-fn new_messages(core: &Core, body: &[u8]) -> Result<(Vec<NewMessage>, bool), ApiError> {
+fn new_messages(core: &Services, body: &[u8]) -> Result<(Vec<NewMessage>, bool), ApiError> {
     let config = core.conversations.config();
     let depth = core.conversations.max_json_depth();
     let (each, is_array) = Members::of_each(body, config.max_messages_per_append, depth)?;

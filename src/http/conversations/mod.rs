@@ -20,7 +20,7 @@ use uuid::Uuid;
 
 use super::error::ApiError;
 use super::openapi::bodies::{ConversationBody, ConversationShape};
-use super::{Core, Face, json, pages, path, query};
+use super::{AppState, Services, json, pages, path, query};
 use crate::auth::Principal;
 use crate::conversations::{ConversationsError, ListQuery, Metadata, NewConversation, Page, Patch};
 use members::Members;
@@ -29,7 +29,7 @@ const PATH: &str = "/api/conversations";
 const DEFAULT_TITLE: &str = "New Conversation";
 
 /// Every route below `/api/conversations`.
-pub(super) fn router() -> OpenApiRouter<Arc<Face>> {
+pub(super) fn router() -> OpenApiRouter<Arc<AppState>> {
     OpenApiRouter::default()
         .routes(routes!(list, create))
         .routes(routes!(read, change, delete))
@@ -48,7 +48,7 @@ pub(super) fn router() -> OpenApiRouter<Arc<Face>> {
     responses((status = 200, description = "Conversations", body = [ConversationShape], headers(("link" = String, description = "The pages beside it"))))
 )]
 async fn list(
-    State(face): State<Arc<Face>>,
+    State(face): State<Arc<AppState>>,
     Extension(principal): Extension<Principal>,
     parameters: Result<Query<Vec<(String, String)>>, QueryRejection>,
 ) -> Result<Response, ApiError> {
@@ -70,7 +70,7 @@ async fn list(
     responses((status = 201, description = "The conversation", body = ConversationShape, headers(("location" = String, description = "Its path"))))
 )]
 async fn create(
-    State(face): State<Arc<Face>>,
+    State(face): State<Arc<AppState>>,
     Extension(principal): Extension<Principal>,
     request: Request,
 ) -> Result<Response, ApiError> {
@@ -99,7 +99,7 @@ async fn create(
     )
 )]
 async fn read(
-    State(face): State<Arc<Face>>,
+    State(face): State<Arc<AppState>>,
     Extension(principal): Extension<Principal>,
     id: Result<Path<Uuid>, PathRejection>,
 ) -> Result<Response, ApiError> {
@@ -123,7 +123,7 @@ async fn read(
     )
 )]
 async fn change(
-    State(face): State<Arc<Face>>,
+    State(face): State<Arc<AppState>>,
     Extension(principal): Extension<Principal>,
     id: Result<Path<Uuid>, PathRejection>,
     request: Request,
@@ -149,7 +149,7 @@ async fn change(
     )
 )]
 async fn delete(
-    State(face): State<Arc<Face>>,
+    State(face): State<Arc<AppState>>,
     Extension(principal): Extension<Principal>,
     id: Result<Path<Uuid>, PathRejection>,
 ) -> Result<StatusCode, ApiError> {
@@ -161,7 +161,7 @@ async fn delete(
 }
 
 /// The members of a conversation that a client may set; what is not there or null stays as it is.
-fn patch(core: &Core, body: &[u8]) -> Result<Patch, ApiError> {
+fn patch(core: &Services, body: &[u8]) -> Result<Patch, ApiError> {
     let config = core.conversations.config();
     let mut members = Members::of_body(body, core.conversations.max_json_depth())?;
     let title = members.text("title")?;
@@ -176,7 +176,7 @@ fn patch(core: &Core, body: &[u8]) -> Result<Patch, ApiError> {
 }
 
 async fn read_body(
-    core: &Core,
+    core: &Services,
     request: Request,
 ) -> Result<(hyper::http::request::Parts, super::body::WholeBody), ApiError> {
     let bytes = core.conversations.config().max_messages_body_bytes;
@@ -191,12 +191,12 @@ fn message_id(ids: Result<Path<(Uuid, Uuid)>, PathRejection>) -> Result<(Uuid, U
     path::known(ids, ConversationsError::NotFound("message"))
 }
 
-fn answer(core: &Core, status: StatusCode, shown: &impl Serialize) -> Result<Response, ApiError> {
+fn answer(core: &Services, status: StatusCode, shown: &impl Serialize) -> Result<Response, ApiError> {
     let body = serde_json::to_vec(shown).map_err(|_| ApiError::internal())?;
     Ok(json::json(status, json::held(core, body)?))
 }
 
-fn created(core: &Core, location: &str, shown: &impl Serialize) -> Result<Response, ApiError> {
+fn created(core: &Services, location: &str, shown: &impl Serialize) -> Result<Response, ApiError> {
     let mut response = answer(core, StatusCode::CREATED, shown)?;
     response.headers_mut().insert(LOCATION, header(location)?);
     Ok(response)
@@ -204,7 +204,7 @@ fn created(core: &Core, location: &str, shown: &impl Serialize) -> Result<Respon
 
 /// A page as an array, with links to its neighbours.
 fn page_answer<T: Serialize>(
-    core: &Core,
+    core: &Services,
     path: &str,
     parameters: &[(String, String)],
     page: &Page<T>,

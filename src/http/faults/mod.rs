@@ -23,7 +23,7 @@ use super::body::{BodyLimits, LimitedBody};
 use super::connection::Line;
 use super::dispatch::{count, dispatch};
 use super::error::ApiError;
-use super::{Face, sse};
+use super::{AppState, sse};
 use crate::config::StressConfig;
 use crate::faults::{Fault, FaultError, FaultLimits, FaultPlan, InjectedError, Strike};
 use body::FaultyBody;
@@ -63,7 +63,7 @@ impl Faults {
 /// Answers a request as the service does, but for what a fault does to it.
 pub(super) async fn around(
     faults: &Faults,
-    face: &Arc<Face>,
+    face: &Arc<AppState>,
     router: &mut Router,
     request: Request<Incoming>,
     line: &Line,
@@ -98,7 +98,7 @@ pub(super) async fn around(
 }
 
 /// Answers with an error that nothing has caused.
-async fn refuse(face: &Face, request: Request<Incoming>, error: InjectedError) -> Response {
+async fn refuse(face: &AppState, request: Request<Incoming>, error: InjectedError) -> Response {
     let (head, incoming) = request.into_parts();
     let (bytes, setting) = (face.limits.batch_bytes, "MAX_BATCH_BYTES");
     let limits = BodyLimits { bytes, setting, deadline: Instant::now() + face.limits.body_timeout };
@@ -114,7 +114,7 @@ async fn refuse(face: &Face, request: Request<Incoming>, error: InjectedError) -
 }
 
 /// Puts the body of an answer through what a fault does to it.
-fn spoil(face: &Face, mut response: Response, strike: Strike, line: &Line) -> Response {
+fn spoil(face: &AppState, mut response: Response, strike: Strike, line: &Line) -> Response {
     let mut fault = strike.body;
     let streams_events = response
         .headers()

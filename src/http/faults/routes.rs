@@ -16,7 +16,7 @@ use utoipa_axum::routes;
 use crate::faults::{Fault, FaultPlan};
 use crate::http::error::ApiError;
 use crate::http::openapi::bodies::FaultBody;
-use crate::http::{Face, not_found, query};
+use crate::http::{AppState, not_found, query};
 
 #[derive(Serialize, ToSchema)]
 #[schema(as = Faults)]
@@ -32,7 +32,7 @@ struct Cleared {
 }
 
 /// The routes, which are there only if faults are.
-pub(in crate::http) fn routes() -> OpenApiRouter<Arc<Face>> {
+pub(in crate::http) fn routes() -> OpenApiRouter<Arc<AppState>> {
     OpenApiRouter::default().routes(routes!(inject, list, clear)).routes(routes!(panic_in_task))
 }
 
@@ -48,7 +48,7 @@ pub(in crate::http) fn routes() -> OpenApiRouter<Arc<Face>> {
         (status = 409, description = "Too many faults"),
     )
 )]
-async fn inject(State(face): State<Arc<Face>>, body: Result<Bytes, BytesRejection>) -> Response {
+async fn inject(State(face): State<Arc<AppState>>, body: Result<Bytes, BytesRejection>) -> Response {
     let Some(faults) = &face.faults else { return not_found().await.into_response() };
     let taken = query::json(body).and_then(|json| Ok(faults.set(&json)?));
     taken.map(Json).into_response()
@@ -67,7 +67,7 @@ async fn inject(State(face): State<Arc<Face>>, body: Result<Bytes, BytesRejectio
     )
 )]
 async fn panic_in_task(
-    State(face): State<Arc<Face>>,
+    State(face): State<Arc<AppState>>,
     task: Result<Path<String>, PathRejection>,
 ) -> Result<StatusCode, ApiError> {
     // A path that is not UTF-8 names no task.
@@ -85,7 +85,7 @@ async fn panic_in_task(
     summary = "The faults that are left",
     responses((status = 200, description = "Faults, by their paths", body = Listed))
 )]
-async fn list(State(face): State<Arc<Face>>) -> Result<Json<impl Serialize>, ApiError> {
+async fn list(State(face): State<Arc<AppState>>) -> Result<Json<impl Serialize>, ApiError> {
     let Some(faults) = &face.faults else { return Err(not_found().await) };
     Ok(Json(Listed { faults: faults.with(|plan| plan.list().cloned().collect()) }))
 }
@@ -98,7 +98,7 @@ async fn list(State(face): State<Arc<Face>>) -> Result<Json<impl Serialize>, Api
     summary = "Takes all faults away",
     responses((status = 200, description = "How many there were", body = Cleared))
 )]
-async fn clear(State(face): State<Arc<Face>>) -> Result<Json<impl Serialize>, ApiError> {
+async fn clear(State(face): State<Arc<AppState>>) -> Result<Json<impl Serialize>, ApiError> {
     let Some(faults) = &face.faults else { return Err(not_found().await) };
     Ok(Json(Cleared { cleared: faults.with(FaultPlan::clear) }))
 }

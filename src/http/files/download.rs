@@ -24,7 +24,7 @@ use uuid::Uuid;
 use super::super::connection::Line;
 use super::super::error::ApiError;
 use super::super::openapi::bodies::AnyBytes;
-use super::super::{Face, path};
+use super::super::{AppState, path};
 use super::range::{self, Part};
 use super::{deadline, disposition};
 use crate::auth::Principal;
@@ -49,7 +49,7 @@ const PIECE_BYTES: u64 = 128 * 1024;
     )
 )]
 pub(super) async fn get(
-    State(face): State<Arc<Face>>,
+    State(face): State<Arc<AppState>>,
     Extension(principal): Extension<Principal>,
     Extension(line): Extension<Line>,
     id: Result<Path<Uuid>, PathRejection>,

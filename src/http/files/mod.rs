@@ -22,12 +22,12 @@ use utoipa_axum::routes;
 use uuid::Uuid;
 
 use super::error::ApiError;
-use super::{Core, Face, json, pages, path, query};
+use super::{AppState, Services, json, pages, path, query};
 use crate::auth::Principal;
 use crate::files::{FilesError, Page, StoredFile};
 
 /// Every route below `/api/files`.
-pub(super) fn routes() -> OpenApiRouter<Arc<Face>> {
+pub(super) fn routes() -> OpenApiRouter<Arc<AppState>> {
     OpenApiRouter::default()
         .routes(routes!(list))
         .routes(routes!(upload::post))
@@ -71,7 +71,7 @@ impl<'a> From<&'a StoredFile> for ShownFile<'a> {
     responses((status = 200, description = "Files", body = [ShownFile], headers(("link" = String, description = "The next page"))))
 )]
 async fn list(
-    State(face): State<Arc<Face>>,
+    State(face): State<Arc<AppState>>,
     Extension(principal): Extension<Principal>,
     parameters: Result<Query<Vec<(String, String)>>, QueryRejection>,
 ) -> Result<Response, ApiError> {
@@ -112,7 +112,7 @@ async fn list(
     )
 )]
 async fn delete(
-    State(face): State<Arc<Face>>,
+    State(face): State<Arc<AppState>>,
     Extension(principal): Extension<Principal>,
     id: Result<Path<Uuid>, PathRejection>,
 ) -> Result<StatusCode, ApiError> {
@@ -126,7 +126,7 @@ async fn delete(
 }
 
 /// Until when so many bytes have to have come or gone: who is slower keeps a turn from others.
-fn deadline(core: &Core, bytes: u64) -> Instant {
+fn deadline(core: &Services, bytes: u64) -> Instant {
     let rate = core.files.config().file_min_rate.max(1);
     Instant::now() + core.limits.body_timeout + Duration::from_secs(bytes / rate)
 }

@@ -17,7 +17,7 @@ use utoipa::ToSchema;
 use super::super::body::{BodyLimits, LimitedBody};
 use super::super::error::ApiError;
 use super::super::openapi::bodies::UploadForm;
-use super::super::{Core, Face, json};
+use super::super::{AppState, Services, json};
 use super::deadline;
 use super::multipart::{MAX_PART_HEAD_BYTES, Pace, Pieces, boundary, malformed};
 use super::part_name::{self, Part};
@@ -61,7 +61,7 @@ impl From<StoredFile> for Stored {
     )
 )]
 pub(super) async fn post(
-    State(face): State<Arc<Face>>,
+    State(face): State<Arc<AppState>>,
     Extension(principal): Extension<Principal>,
     request: Request,
 ) -> Result<Response, ApiError> {
@@ -92,7 +92,7 @@ pub(super) async fn post(
 }
 
 async fn store(
-    core: &Core,
+    core: &Services,
     principal: &Principal,
     content_type: Option<&hyper::header::HeaderValue>,
     body: &mut LimitedBody,

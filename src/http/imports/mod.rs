@@ -28,7 +28,7 @@ use super::body::{self, BodyLimits, LimitedBody};
 use super::error::ApiError;
 use super::events::encoding;
 use super::json::{self, StartCheck};
-use super::{Core, Face, path, query};
+use super::{AppState, Services, path, query};
 use crate::auth::{Principal, Scope};
 use crate::files::{FilesError, StoredFile};
 use crate::imports::{Allowed, Kind, Mapping, Plan};
@@ -43,7 +43,7 @@ const PAGE: i64 = 1_000;
 static X_TOTAL_COUNT: HeaderName = HeaderName::from_static("x-total-count");
 
 /// Every route of imports.
-pub(super) fn router() -> OpenApiRouter<Arc<Face>> {
+pub(super) fn router() -> OpenApiRouter<Arc<AppState>> {
     OpenApiRouter::default().routes(routes!(process)).routes(routes!(progress::get)).routes(routes!(rejected))
 }
 
@@ -78,7 +78,7 @@ struct Named {
     )
 )]
 async fn process(
-    State(face): State<Arc<Face>>,
+    State(face): State<Arc<AppState>>,
     Extension(principal): Extension<Principal>,
     parameters: Result<Query<Vec<(String, String)>>, QueryRejection>,
     request: Request,
@@ -98,7 +98,7 @@ async fn process(
 }
 
 fn plan(
-    face: &Face,
+    face: &AppState,
     principal: &Principal,
     parameters: Result<Query<Vec<(String, String)>>, QueryRejection>,
 ) -> Result<Plan, ApiError> {
@@ -131,7 +131,7 @@ fn scope(kind: Kind) -> Scope {
 }
 
 /// The file that a request names, or that its lines become.
-async fn file(core: &Core, owner: Option<Uuid>, request: Request) -> Result<StoredFile, ApiError> {
+async fn file(core: &Services, owner: Option<Uuid>, request: Request) -> Result<StoredFile, ApiError> {
     let (head, body) = request.into_parts();
     let (content, encoding) = (content(&head.headers)?, encoding(&head.headers)?);
     let limits = match content {
@@ -154,7 +154,7 @@ async fn file(core: &Core, owner: Option<Uuid>, request: Request) -> Result<Stor
 }
 
 /// The time is for the first byte; what comes gives the body more (`FILE_MIN_RATE`).
-fn lines_limits(core: &Core) -> BodyLimits {
+fn lines_limits(core: &Services) -> BodyLimits {
     BodyLimits {
         bytes: usize::try_from(core.files.config().max_file_bytes).unwrap_or(usize::MAX),
         setting: "MAX_FILE_BYTES",
@@ -183,7 +183,7 @@ fn content(headers: &HeaderMap) -> Result<Content, ApiError> {
 }
 
 async fn named(
-    core: &Core,
+    core: &Services,
     owner: Option<Uuid>,
     body: &mut LimitedBody,
     encoding: Encoding,
@@ -199,7 +199,7 @@ async fn named(
 
 /// Stores the lines of a body with its encoding taken off.
 async fn lines(
-    core: &Core,
+    core: &Services,
     owner: Option<Uuid>,
     body: &mut LimitedBody,
     encoding: Encoding,
@@ -247,7 +247,7 @@ async fn lines(
     )
 )]
 async fn rejected(
-    State(face): State<Arc<Face>>,
+    State(face): State<Arc<AppState>>,
     Extension(principal): Extension<Principal>,
     id: Result<Path<Uuid>, PathRejection>,
 ) -> Result<Response, ApiError> {

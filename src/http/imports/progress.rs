@@ -20,7 +20,7 @@ use super::super::connection::Line;
 use super::super::error::ApiError;
 use super::super::openapi::bodies::ProgressShape;
 use super::super::permissions::Needs;
-use super::super::{Face, auth, path, sse};
+use super::super::{AppState, auth, path, sse};
 use crate::auth::{Principal, Scope};
 use crate::files::FilesError;
 use crate::imports::{Imports, Progress, State as ImportState};
@@ -43,7 +43,7 @@ const LOOKS_A_HEARTBEAT: u32 = 15;
     )
 )]
 pub(super) async fn get(
-    State(face): State<Arc<Face>>,
+    State(face): State<Arc<AppState>>,
     Extension(principal): Extension<Principal>,
     Extension(line): Extension<Line>,
     id: Result<Path<Uuid>, PathRejection>,
@@ -73,7 +73,7 @@ fn wants_stream(headers: &HeaderMap) -> bool {
 
 /// How far it is, whenever that has changed, until it has ended.
 fn follow(
-    face: &Arc<Face>,
+    face: &Arc<AppState>,
     imports: Imports,
     headers: HeaderMap,
     line: Line,
@@ -92,7 +92,7 @@ fn follow(
 }
 
 struct Following {
-    face: Arc<Face>,
+    face: Arc<AppState>,
     imports: Imports,
     headers: HeaderMap,
     line: Line,

@@ -22,7 +22,7 @@ use utoipa::{OpenApi as _, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_swagger_ui::SwaggerUi;
 
-use super::Face;
+use super::AppState;
 use super::error::Envelope;
 use super::permissions::{self, Needs};
 
@@ -65,7 +65,7 @@ pub(super) fn base() -> OpenApi {
 }
 
 /// The routes, with their description and the page beside them.
-pub(super) fn served(routes: OpenApiRouter<Arc<Face>>) -> Router<Arc<Face>> {
+pub(super) fn served(routes: OpenApiRouter<Arc<AppState>>) -> Router<Arc<AppState>> {
     let (router, mut api) = routes.split_for_parts();
     complete(&mut api);
     let page = Router::from(SwaggerUi::new(PAGE).url(PATH, api)).layer(middleware::from_fn(with_policy));

@@ -14,7 +14,7 @@ use utoipa::ToSchema;
 
 use super::super::error::ApiError;
 use super::super::openapi::bodies::TunableChanges;
-use super::super::{Face, not_found, query};
+use super::super::{AppState, not_found, query};
 use crate::config::Config;
 use crate::records::Name;
 
@@ -132,7 +132,7 @@ impl StressSettings {
     summary = "What a run reads before it begins",
     responses((status = 200, description = "What holds now", body = Answer))
 )]
-pub(super) async fn get(State(face): State<Arc<Face>>) -> Result<Response, ApiError> {
+pub(super) async fn get(State(face): State<Arc<AppState>>) -> Result<Response, ApiError> {
     let Some(stress) = &face.stress else { return Err(not_found().await) };
     Ok(stress.settings.answer())
 }
@@ -147,7 +147,7 @@ pub(super) async fn get(State(face): State<Arc<Face>>) -> Result<Response, ApiEr
     responses((status = 200, description = "What holds now", body = Answer))
 )]
 pub(super) async fn post(
-    State(face): State<Arc<Face>>,
+    State(face): State<Arc<AppState>>,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Response, ApiError> {
     let Some(stress) = &face.stress else { return Err(not_found().await) };

@@ -10,7 +10,7 @@ use hyper::StatusCode;
 use serde::Deserialize;
 use utoipa::IntoParams;
 
-use super::super::Face;
+use super::super::AppState;
 use super::super::error::ApiError;
 use super::{collection_of_record, records};
 use crate::records::RecordId;
@@ -25,7 +25,7 @@ use crate::records::RecordId;
     responses((status = 404, description = "Always"))
 )]
 pub(super) async fn not_found(
-    State(face): State<Arc<Face>>,
+    State(face): State<Arc<AppState>>,
     path: Result<Path<(String, String)>, PathRejection>,
 ) -> Result<StatusCode, ApiError> {
     let stress = &face.core()?.stress;
@@ -41,7 +41,7 @@ pub(super) async fn not_found(
     summary = "Shows a token that is not good",
     responses((status = 401, description = "Always"))
 )]
-pub(super) async fn unauthorized(State(face): State<Arc<Face>>) -> Result<StatusCode, ApiError> {
+pub(super) async fn unauthorized(State(face): State<Arc<AppState>>) -> Result<StatusCode, ApiError> {
     match face.verifier.verify("not.a.token") {
         Err(refused) => Err(refused.into()),
         Ok(_) => Err(ApiError::internal()),
@@ -56,7 +56,7 @@ pub(super) async fn unauthorized(State(face): State<Arc<Face>>) -> Result<Status
     summary = "Runs a statement that fails",
     responses((status = 500, description = "Always"))
 )]
-pub(super) async fn internal(State(face): State<Arc<Face>>) -> Result<StatusCode, ApiError> {
+pub(super) async fn internal(State(face): State<Arc<AppState>>) -> Result<StatusCode, ApiError> {
     face.core()?.stress.failing.fail().await?;
     Ok(StatusCode::NO_CONTENT)
 }
@@ -84,7 +84,7 @@ pub(super) struct TimeoutQuery {
     )
 )]
 pub(super) async fn timeout(
-    State(face): State<Arc<Face>>,
+    State(face): State<Arc<AppState>>,
     query: Result<Query<TimeoutQuery>, QueryRejection>,
 ) -> Result<StatusCode, ApiError> {
     let stress = &face.core()?.stress;

@@ -30,7 +30,7 @@ use super::super::connection::Line;
 use super::super::error::ApiError;
 use super::super::json::{check_start, json, takes_json};
 use super::super::openapi::bodies::{RecordBody, RecordShape};
-use super::super::{Core, Face, events, not_found};
+use super::super::{AppState, Services, events, not_found};
 use super::{StressStores, collection, collection_and_id};
 use crate::records::Draft;
 use crate::records::large::{LargePayload, PART_BYTES};
@@ -50,7 +50,7 @@ use crate::records::large::{LargePayload, PART_BYTES};
     )
 )]
 pub(super) async fn create(
-    State(face): State<Arc<Face>>,
+    State(face): State<Arc<AppState>>,
     Extension(line): Extension<Line>,
     path: Result<Path<String>, PathRejection>,
     request: Request,
@@ -99,7 +99,7 @@ pub(super) async fn create(
     )
 )]
 pub(super) async fn get(
-    State(face): State<Arc<Face>>,
+    State(face): State<Arc<AppState>>,
     Extension(line): Extension<Line>,
     path: Result<Path<(String, String)>, PathRejection>,
     headers: HeaderMap,
@@ -146,7 +146,7 @@ struct Held {
 
 impl StressStores {
     /// How long so many bytes may take to come, or to go: who is slower keeps a turn from others.
-    fn time(&self, core: &Core, bytes: u64) -> Duration {
+    fn time(&self, core: &Services, bytes: u64) -> Duration {
         core.limits.body_timeout + Duration::from_secs(bytes / self.config.large_min_rate)
     }
 }
@@ -160,7 +160,7 @@ fn turn(stress: &StressStores) -> Result<OwnedSemaphorePermit, ApiError> {
 
 async fn hold(
     stress: &StressStores,
-    core: &Core,
+    core: &Services,
     head: &Parts,
     body: &mut LimitedBody,
 ) -> Result<Held, ApiError> {

@@ -19,7 +19,7 @@ use tokio::sync::Semaphore;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::Face;
+use super::AppState;
 use super::body::BodyMemory;
 use super::error::ApiError;
 use crate::config::{Config, LargeConfig, StressConfig};
@@ -99,7 +99,7 @@ impl Stress {
 }
 
 /// Every route below `/api/stress`.
-pub(super) fn routes() -> OpenApiRouter<Arc<Face>> {
+pub(super) fn routes() -> OpenApiRouter<Arc<AppState>> {
     OpenApiRouter::default()
         .routes(routes!(records::list, records::create))
         .routes(routes!(records::get, records::put, records::patch, records::delete))

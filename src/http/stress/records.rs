@@ -12,7 +12,7 @@ use hyper::{HeaderMap, StatusCode};
 use super::super::body::{BodyShare, HeldBody, WholeBody};
 use super::super::error::ApiError;
 use super::super::openapi::bodies::{RecordBody, RecordShape};
-use super::super::{Core, Face, json, pages, query};
+use super::super::{AppState, Services, json, pages, query};
 use super::{collection, collection_and_id, etag};
 use crate::records::{Change, Draft, Fields, Precondition, Query, Record, RecordsError};
 
@@ -33,7 +33,7 @@ static X_TOTAL_COUNT: HeaderName = HeaderName::from_static("x-total-count");
     )
 )]
 pub(super) async fn create(
-    State(face): State<Arc<Face>>,
+    State(face): State<Arc<AppState>>,
     path: Result<Path<String>, PathRejection>,
     request: Request,
 ) -> Result<Response, ApiError> {
@@ -63,7 +63,7 @@ pub(super) async fn create(
     )
 )]
 pub(super) async fn get(
-    State(face): State<Arc<Face>>,
+    State(face): State<Arc<AppState>>,
     path: Result<Path<(String, String)>, PathRejection>,
     headers: HeaderMap,
     parameters: Result<Parameters<Vec<(String, String)>>, QueryRejection>,
@@ -102,7 +102,7 @@ pub(super) async fn get(
     )
 )]
 pub(super) async fn put(
-    State(face): State<Arc<Face>>,
+    State(face): State<Arc<AppState>>,
     path: Result<Path<(String, String)>, PathRejection>,
     parameters: Result<Parameters<Vec<(String, String)>>, QueryRejection>,
     request: Request,
@@ -135,7 +135,7 @@ pub(super) async fn put(
     )
 )]
 pub(super) async fn patch(
-    State(face): State<Arc<Face>>,
+    State(face): State<Arc<AppState>>,
     path: Result<Path<(String, String)>, PathRejection>,
     request: Request,
 ) -> Result<Response, ApiError> {
@@ -143,7 +143,7 @@ pub(super) async fn patch(
 }
 
 async fn change(
-    face: &Face,
+    face: &AppState,
     path: Result<Path<(String, String)>, PathRejection>,
     request: Request,
     replaces: bool,
@@ -174,7 +174,7 @@ async fn change(
     )
 )]
 pub(super) async fn delete(
-    State(face): State<Arc<Face>>,
+    State(face): State<Arc<AppState>>,
     path: Result<Path<(String, String)>, PathRejection>,
     headers: HeaderMap,
 ) -> Result<StatusCode, ApiError> {
@@ -207,7 +207,7 @@ pub(super) async fn delete(
     )
 )]
 pub(super) async fn list(
-    State(face): State<Arc<Face>>,
+    State(face): State<Arc<AppState>>,
     path: Result<Path<String>, PathRejection>,
     parameters: Result<Parameters<Vec<(String, String)>>, QueryRejection>,
 ) -> Result<Response, ApiError> {
@@ -239,14 +239,14 @@ pub(super) async fn list(
 }
 
 /// Reads a record from a request. The body's share of memory is held as long as what is returned beside it.
-async fn draft(core: &Core, request: Request) -> Result<(Draft, WholeBody), ApiError> {
+async fn draft(core: &Services, request: Request) -> Result<(Draft, WholeBody), ApiError> {
     let bytes = core.stress.records.config().max_record_body_bytes();
     let (_, whole) = json::read(core, request, bytes, "MAX_RECORD_BYTES").await?;
     Ok((Draft::parse(whole.bytes(), core.stress.records.max_json_depth())?, whole))
 }
 
 fn answer(
-    core: &Core,
+    core: &Services,
     status: StatusCode,
     record: &Record,
     fields: Option<&Fields>,

@@ -16,7 +16,7 @@ use super::stream_plan::{LAST_EVENT_ID, StreamPlan};
 use crate::config::StressConfig;
 use crate::http::connection::Line;
 use crate::http::error::ApiError;
-use crate::http::{Face, not_found, sse};
+use crate::http::{AppState, not_found, sse};
 
 /// nginx hands a stream on as it comes when it is told so.
 static X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
@@ -42,7 +42,7 @@ static X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-bufferin
     )
 )]
 pub(in crate::http) async fn get(
-    State(face): State<Arc<Face>>,
+    State(face): State<Arc<AppState>>,
     Extension(line): Extension<Line>,
     parameters: Result<Query<Vec<(String, String)>>, QueryRejection>,
     headers: HeaderMap,

@@ -17,13 +17,13 @@ use tokio_util::sync::CancellationToken;
 
 pub use self::redrive::{Redriven, Selection};
 pub use self::store::{Body, Cursor, DeadLetter, DeadLetterStore, Filter};
+use super::copy_batch::{CopyBatch, Kind};
+use super::copy_writer::{CopyWriter, Lane, WriteError};
 use super::id::unix_now_us;
-use super::landing::{Lander, Lane, Unlanded};
-use super::level::Load;
-use super::lot::{Kind, Lot};
-use super::parcel::{Parcel, Stretch};
+use super::occupancy::Size;
 use super::probe::Fault;
 use super::queue::Queue;
+use super::queued_batch::{QueuedBatch, RowChunk};
 use super::row::{self, Tuple};
 use crate::observe::Metrics;
 
@@ -76,7 +76,7 @@ impl DeadLetters {
     }
 
     /// What waits to be stored.
-    pub fn held(&self) -> Load {
+    pub fn held(&self) -> Size {
         self.queue.held()
     }
 
@@ -99,8 +99,8 @@ impl DeadLetters {
     }
 }
 
-fn parcel(row: Vec<u8>) -> Parcel {
-    Parcel::one(Stretch { rows: row.into(), events: 1 }, None)
+fn parcel(row: Vec<u8>) -> QueuedBatch {
+    QueuedBatch::one(RowChunk { rows: row.into(), events: 1 }, None)
 }
 
 /// The tuple of the dead letter of a row with a fault. Postgres may have refused the payload itself, so it is kept byte
@@ -150,7 +150,7 @@ pub struct DeadLetterWriter {
     /// Where they wait.
     pub queue: Arc<Queue>,
     /// Stores them.
-    pub lander: Lander,
+    pub lander: CopyWriter,
     /// Counts.
     pub metrics: Arc<Metrics>,
     /// How often they are stored.
@@ -183,17 +183,17 @@ impl DeadLetterWriter {
         if batch.load().events == 0 {
             return false;
         }
-        let rows: Vec<&[u8]> = batch.stretches().collect();
+        let rows: Vec<&[u8]> = batch.chunks().collect();
         let mut lane = Lane::new(0);
         let mut pending = vec![&rows[..]];
         while let Some(rows) = pending.pop() {
-            let lot = Lot::new(Kind::DeadLetters, rows.len() as u64, None, Vec::new(), rows.to_vec());
+            let lot = CopyBatch::new(Kind::DeadLetters, rows.len() as u64, None, Vec::new(), rows.to_vec());
             match self.lander.land(&lot, &mut lane).await {
                 Ok(_landed) => {
                     let stored = self.metrics.dead_letters.with_label_values(&[Reason::Overload.name()]);
                     stored.inc_by(rows.len() as u64);
                 }
-                Err(Unlanded::Rejected(rejected)) if rows.len() <= 1 => {
+                Err(WriteError::Rejected(rejected)) if rows.len() <= 1 => {
                     let error = rejected.error.with_sources();
                     self.metrics.dead_letters_dropped.with_label_values(&["refused"]).inc();
                     tracing::error!(error, "a dead letter is refused by Postgres and lost");

@@ -9,7 +9,7 @@ use super::error::AppendError;
 use super::files::{File, is_no_space, is_shortage, uninterrupted, write_all};
 use super::format::{BlockWriter, Content, FIRST_BLOCK, PAGE, Place, SegmentHeader, pad};
 use super::keeper::Keeper;
-use super::store::{SegmentState, Store, lock};
+use super::store::{JournalReader, SegmentState, lock};
 use super::{JournalId, Records};
 use crate::ingest::row;
 
@@ -19,8 +19,8 @@ const BLOCK_BYTES: u64 = 256 << 10;
 
 /// The one who appends. Lives on one thread.
 #[derive(Debug)]
-pub struct Appender {
-    store: Arc<Store>,
+pub struct JournalWriter {
+    store: Arc<JournalReader>,
     journal: JournalId,
     created_at_us: i64,
     next: u64,
@@ -62,9 +62,9 @@ struct Planned {
     records: (usize, usize),
 }
 
-impl Appender {
+impl JournalWriter {
     pub(super) fn new(
-        store: Arc<Store>,
+        store: Arc<JournalReader>,
         (journal, created_at_us): (JournalId, i64),
         keeper: Option<Keeper>,
     ) -> Self {
@@ -282,7 +282,7 @@ impl Appender {
     }
 }
 
-impl Drop for Appender {
+impl Drop for JournalWriter {
     fn drop(&mut self) {
         let mut state = lock(&self.store.state);
         let current = state.journals.iter_mut().find(|journal| journal.current);
@@ -316,7 +316,7 @@ impl Open {
     }
 
     /// Makes sure that nothing of a group that could not be written is ever taken for a block: its answer was a refusal.
-    fn cut(&mut self, store: &Store) -> Result<(), AppendError> {
+    fn cut(&mut self, store: &JournalReader) -> Result<(), AppendError> {
         if self.remains.is_empty() {
             return Ok(());
         }

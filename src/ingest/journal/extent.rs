@@ -21,7 +21,7 @@ use uuid::Uuid;
 
 use super::JournalId;
 use super::files::{Access, File, Files, read_up_to, write_all};
-use super::store::{Journal, Store, lock};
+use super::store::{Journal, JournalReader, lock};
 
 /// A note fits into one sector, so that it is written whole or not at all.
 const BYTES: usize = 72;
@@ -123,7 +123,7 @@ pub(super) struct Extents {
     dirty: AtomicBool,
 }
 
-impl Store {
+impl JournalReader {
     fn extent_path(&self, journal: JournalId) -> PathBuf {
         self.path(extent_name(journal))
     }

@@ -5,7 +5,7 @@ use std::sync::{Arc, PoisonError};
 use std::thread::{Builder, JoinHandle};
 use std::time::Duration;
 
-use super::store::{Store, lock};
+use super::store::{JournalReader, lock};
 
 /// How often the free space is looked at.
 const TICK: Duration = Duration::from_secs(1);
@@ -13,12 +13,12 @@ const TICK: Duration = Duration::from_secs(1);
 /// The running thread; ended and joined when dropped.
 #[derive(Debug)]
 pub(super) struct Keeper {
-    store: Arc<Store>,
+    store: Arc<JournalReader>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Keeper {
-    pub(super) fn start(store: &Arc<Store>) -> std::io::Result<Self> {
+    pub(super) fn start(store: &Arc<JournalReader>) -> std::io::Result<Self> {
         let thread = Builder::new().name("journal-keeper".into()).spawn({
             let store = Arc::clone(store);
             move || run(&store)
@@ -37,7 +37,7 @@ impl Drop for Keeper {
     }
 }
 
-fn run(store: &Store) {
+fn run(store: &JournalReader) {
     let mut panics: u64 = 0;
     loop {
         // Without this thread a journal that once refused events would refuse them for ever.

@@ -23,7 +23,7 @@ use uuid::Uuid;
 use super::error::JournalError;
 use super::files::{Access, File, FileId, Files, read_up_to, write_all};
 use super::recover::Damage;
-use super::store::{LOSSES, Store, lock};
+use super::store::{JournalReader, LOSSES, lock};
 use crate::ingest::id;
 
 /// A record is far smaller, even with a range for each second block of a segment; other files of the folder are not read
@@ -317,7 +317,7 @@ pub(super) struct Book {
     unwritten: Vec<Loss>,
 }
 
-impl Store {
+impl JournalReader {
     /// Losses that are reported until an operator acknowledges them.
     pub fn lost(&self) -> Lost {
         let book = lock(&self.losses);

@@ -1,4 +1,4 @@
-//! The disk journal: rows that a promise was given for, synced before the promise.
+//! The disk journal: rows that a level was given for, synced before the level.
 //!
 //! Synchronous, and ignorant of who reads or writes: rows go in as groups, each with one write and one sync, get
 //! sequences from 0 on, and come out again in that order until they are trimmed.
@@ -45,7 +45,7 @@
 //! * Before a segment gets a successor, all of it is synced. The successor's header says where it ends.
 //! * Every block says up to where all was synced before it, and the extent says it of the last one. **Bad bytes before
 //!   that are damage**: they are kept in quarantine, and their events, up to the next valid block, recorded as a loss.
-//!   **Bad bytes after it are a torn tail**: cut, so that they never come back. [`Appender::seal`] says it when no other
+//!   **Bad bytes after it are a torn tail**: cut, so that they never come back. [`JournalWriter::seal`] says it when no other
 //!   block follows.
 //! * Bytes that the disk cannot read are read again, with pauses, before they are damage.
 //! * A name is synced before its file is used, and a recycled file's new name before its first new byte.
@@ -78,7 +78,7 @@ use std::sync::{Arc, Mutex};
 
 use uuid::Uuid;
 
-pub use append::Appender;
+pub use append::JournalWriter;
 pub use error::{AppendError, JournalError, Refusal};
 pub use files::{Access, File, FileId, Files, Lock, RealFiles};
 pub use format::{FORMAT_VERSION, PAGE};
@@ -86,7 +86,7 @@ pub use losses::{Cause, Loss, LossState, Lost};
 pub use read::{Chunk, Piece};
 pub use recover::{Damage, DamagedBytes, Recovered, TornTail};
 pub use salvage::Salvage;
-pub use store::{Held, Quarantined, SegmentInfo, SegmentState, Store, Usage};
+pub use store::{Held, JournalReader, Quarantined, SegmentInfo, SegmentState, Usage};
 
 use super::keys::Key;
 use super::{id, row};
@@ -129,7 +129,7 @@ impl std::fmt::Display for JournalId {
     }
 }
 
-/// Events that belong together: one, or a stretch of a batch.
+/// Events that belong together: one, or a chunk of a batch.
 #[derive(Debug, Clone, Copy)]
 pub struct Records<'a> {
     /// Encoded tuples, one behind the other (see [`super::row`]).
@@ -150,7 +150,7 @@ pub struct Records<'a> {
 pub fn open(
     files: Arc<dyn Files>,
     settings: JournalSettings,
-) -> Result<(Appender, Arc<Store>, Recovered), JournalError> {
+) -> Result<(JournalWriter, Arc<JournalReader>, Recovered), JournalError> {
     open_with(files, settings, true)
 }
 
@@ -158,7 +158,7 @@ fn open_with(
     files: Arc<dyn Files>,
     settings: JournalSettings,
     keeper: bool,
-) -> Result<(Appender, Arc<Store>, Recovered), JournalError> {
+) -> Result<(JournalWriter, Arc<JournalReader>, Recovered), JournalError> {
     let bytes = settings.segment_bytes;
     if bytes < 4 * PAGE || !bytes.is_multiple_of(PAGE) || bytes > u64::from(u32::MAX) {
         let rule = format!("a segment of {bytes} bytes: a multiple of {PAGE} from {} to 4 GiB", 4 * PAGE);
@@ -191,7 +191,7 @@ fn open_with(
         Vec::new()
     });
     let home = files.identity(&dir).map_err(JournalError::io("read", &dir))?;
-    let store = Arc::new(Store {
+    let store = Arc::new(JournalReader {
         files,
         settings,
         read_only: false,
@@ -215,7 +215,7 @@ fn open_with(
     let _no_figure_yet = store.look_at_free_space();
     let thread = keeper.then(|| Keeper::start(&store)).transpose();
     let thread = thread.map_err(JournalError::io("start the thread of", &dir))?;
-    let mut appender = Appender::new(Arc::clone(&store), (journal, created_at_us), thread);
+    let mut appender = JournalWriter::new(Arc::clone(&store), (journal, created_at_us), thread);
     match appender.roll() {
         Err(AppendError::Poisoned(reason)) => {
             let source = std::io::Error::other(reason);
@@ -232,14 +232,14 @@ fn open_with(
 /// # Errors
 ///
 /// A later version wrote it, or it cannot be read.
-pub fn inspect(files: Arc<dyn Files>, dir: &Path) -> Result<(Arc<Store>, Recovered), JournalError> {
+pub fn inspect(files: Arc<dyn Files>, dir: &Path) -> Result<(Arc<JournalReader>, Recovered), JournalError> {
     let mut recovery = Recovery { files: &*files, dir, own: false, found: Recovered::default() };
     let journals = recovery.run()?;
     let recovered = recovery.found;
     let quarantined = quarantine::count(&*files, dir);
     let settings =
         JournalSettings { dir: dir.to_owned(), segment_bytes: 0, max_bytes: 0, keep_bytes: 0, min_free: 0 };
-    let store = Store {
+    let store = JournalReader {
         files,
         settings,
         read_only: true,

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use super::files::{Access, File, Files, READ_PAUSES, read_patiently, read_up_to, write_all};
 use super::format::{PAGE, Place};
 use super::losses::{Cause, Loss, LossState};
-use super::store::{QUARANTINE, Quarantined, Segment, Store, lock};
+use super::store::{JournalReader, QUARANTINE, Quarantined, Segment, lock};
 
 const COPY: usize = 1 << 20;
 
@@ -86,7 +86,7 @@ fn read_pages(file: &dyn File, bytes: &mut [u8], offset: u64) -> (usize, bool) {
     (read, true)
 }
 
-impl Store {
+impl JournalReader {
     /// Copies damaged bytes of a segment. If they cannot be copied (a full disk, say) reading goes on all the same, and
     /// they stay where they are as long as their segment is held. Of bytes that could not be read the whole segment is
     /// kept: a later try may have them.

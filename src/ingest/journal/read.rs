@@ -14,7 +14,7 @@ use super::format::{BLOCK_HEADER, BlockHeader, FIRST_BLOCK, PAGE, SegmentHeader}
 use super::losses::{Cause, Loss};
 use super::recover::{Damage, DamagedBytes};
 use super::scan::{Found, Start, Walk, Window};
-use super::store::{Cursor, Segment, Store, lock, segment_name};
+use super::store::{Cursor, JournalReader, Segment, lock, segment_name};
 use crate::ingest::keys::Key;
 use crate::ingest::row;
 
@@ -40,7 +40,7 @@ pub enum Piece {
     },
 }
 
-/// Rows of a stretch of sequences.
+/// Rows of a chunk of sequences.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Chunk {
     /// The first sequence.
@@ -50,15 +50,15 @@ pub struct Chunk {
     /// Holds the rows, and what lies between them.
     pub buffer: Vec<u8>,
     /// Where in the buffer the rows are, in order.
-    pub stretches: Vec<Range<usize>>,
+    pub chunks: Vec<Range<usize>>,
     /// Keys with the sequences of their events, in order.
     pub keys: Vec<(u64, Key)>,
 }
 
 impl Chunk {
-    /// The rows, a stretch at a time.
+    /// The rows, a chunk at a time.
     pub fn rows(&self) -> impl Iterator<Item = &[u8]> + Clone {
-        self.stretches.iter().map(|range| self.buffer.get(range.clone()).unwrap_or_default())
+        self.chunks.iter().map(|range| self.buffer.get(range.clone()).unwrap_or_default())
     }
 }
 
@@ -72,7 +72,7 @@ enum Source {
     },
 }
 
-impl Store {
+impl JournalReader {
     /// Reads rows from the sequence `from` on, up to `until`, to what is synced, to the end of a segment, or until
     /// `max_bytes` are reached, whichever comes first; at least one block's. Damaged events come as a piece of their own.
     ///
@@ -193,7 +193,7 @@ impl Store {
 }
 
 struct Reader<'a> {
-    store: &'a Store,
+    store: &'a JournalReader,
     segment: &'a Segment,
     file: Arc<dyn File>,
     wanted: Wanted,
@@ -304,7 +304,7 @@ impl Reader<'_> {
     fn chunk(&self, kept: Kept, walk: Walk) -> Chunk {
         let (base, buffer) = walk.into_window().into_bytes();
         let mut until = self.wanted.from;
-        let mut stretches = Vec::with_capacity(kept.blocks.len());
+        let mut chunks = Vec::with_capacity(kept.blocks.len());
         for (offset, header) in kept.blocks {
             let start = (offset - base) as usize + BLOCK_HEADER;
             let rows = start..start + header.rows as usize;
@@ -312,10 +312,10 @@ impl Reader<'_> {
             let bytes = buffer.get(rows.clone()).unwrap_or_default();
             let skipped = tuples_bytes(bytes, wanted.start - header.first, header.events);
             let taken = tuples_bytes(bytes, wanted.end - header.first, header.events);
-            stretches.push(rows.start + skipped..rows.start + taken);
+            chunks.push(rows.start + skipped..rows.start + taken);
             until = wanted.end;
         }
-        Chunk { from: self.wanted.from, until, buffer, stretches, keys: kept.keys }
+        Chunk { from: self.wanted.from, until, buffer, chunks, keys: kept.keys }
     }
 
     fn damaged(&self, walk: &Walk, (from, until): (u64, u64), (offset, next): (u64, u64)) -> Stop {

@@ -175,7 +175,7 @@ fn chunk_of(header: &BlockHeader, bytes: &[u8], range: std::ops::Range<u64>) -> 
     Chunk {
         from: range.start,
         until: range.end,
-        stretches: std::iter::once(0..buffer.len()).collect(),
+        chunks: std::iter::once(0..buffer.len()).collect(),
         buffer,
         keys: header.keys(bytes).filter(|(sequence, _)| range.contains(sequence)).collect(),
     }

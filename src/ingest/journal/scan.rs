@@ -14,11 +14,11 @@ use super::format::{BLOCK_HEADER, BlockHeader, FIRST_BLOCK, PAGE, Place, looks_l
 pub(super) const SCAN_AHEAD: usize = 1 << 20;
 const READ_LESS: usize = 64 << 10;
 
-/// A stretch of a segment in memory, read ahead in large pieces.
+/// A chunk of a segment in memory, read ahead in large pieces.
 #[derive(Debug)]
 pub(super) struct Window {
     file: Arc<dyn File>,
-    /// Where the stretch begins in the file.
+    /// Where the chunk begins in the file.
     base: u64,
     bytes: Vec<u8>,
     /// How much is read at once.

@@ -9,7 +9,9 @@ use rangemap::RangeSet;
 use super::error::{AppendError, Refusal};
 use super::files::{File, FileId, is_no_space, is_shortage, uninterrupted, write_all};
 use super::format::SegmentHeader;
-use super::store::{NEW_SPARE, QUARANTINE, SPARE, Segment, SegmentState, State, Store, lock, segment_name};
+use super::store::{
+    JournalReader, NEW_SPARE, QUARANTINE, SPARE, Segment, SegmentState, State, lock, segment_name,
+};
 use super::{JournalId, PAGE};
 
 /// What a new file is filled with at once.
@@ -20,7 +22,7 @@ const MANY_GROUPS: u64 = 1024;
 
 type Spare = Option<Arc<dyn File>>;
 
-impl Store {
+impl JournalReader {
     /// Says which sequences are covered: whatever happens, they are not wanted for a replay. Sealed segments all of whose
     /// sequences are covered are kept for a rewind as far as `keep_bytes` goes; older ones are given up.
     ///

@@ -230,7 +230,7 @@ pub(super) struct Wanted {
 }
 
 /// The journals on disk; shared by all who read, trim or ask.
-pub struct Store {
+pub struct JournalReader {
     pub(super) files: Arc<dyn Files>,
     pub(super) settings: JournalSettings,
     /// Reads beside the process that owns the journal, and changes nothing.
@@ -252,17 +252,17 @@ pub struct Store {
     pub(super) reported: Mutex<Option<Refusal>>,
 }
 
-impl std::fmt::Debug for Store {
+impl std::fmt::Debug for JournalReader {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let owned = self.lock.is_some();
-        f.debug_struct("Store")
+        f.debug_struct("JournalReader")
             .field("dir", &self.settings.dir)
             .field("owned", &owned)
             .finish_non_exhaustive()
     }
 }
 
-impl Store {
+impl JournalReader {
     pub(super) fn path(&self, name: impl AsRef<Path>) -> PathBuf {
         self.settings.dir.join(name)
     }
@@ -324,14 +324,14 @@ impl Store {
     }
 
     /// Each segment's journal, sequences, and bytes of blocks.
-    pub fn stretches(&self) -> Vec<(JournalId, Range<u64>, u64)> {
+    pub fn chunks(&self) -> Vec<(JournalId, Range<u64>, u64)> {
         let state = lock(&self.state);
         let segments = state.journals.iter().flat_map(|journal| &journal.segments);
-        let stretch = |segment: &Segment| {
+        let chunk = |segment: &Segment| {
             let blocks = segment.used.saturating_sub(super::format::FIRST_BLOCK);
             (segment.place.journal, segment.first..segment.end, blocks.min(segment.bytes))
         };
-        segments.map(stretch).collect()
+        segments.map(chunk).collect()
     }
 
     /// Whether the journal takes events. Cheap enough to be asked at each request.

@@ -52,7 +52,7 @@ impl Small {
     }
 
     /// What is read is right; how many events that and the gaps are.
-    fn check(&self, store: &Store) -> (usize, u64) {
+    fn check(&self, store: &JournalReader) -> (usize, u64) {
         let Some(held) = held(store, self.journal) else { return (0, 0) };
         let (rows, gaps) = read_all(store, &held, 6000);
         for (sequence, row) in &rows {

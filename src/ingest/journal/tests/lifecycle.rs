@@ -10,10 +10,10 @@ fn rows_come_back_in_order_with_their_keys() {
     let (mut appender, store, _) = open_disk(&disk, &settings(16, 100)).unwrap();
     let rows: Vec<Vec<u8>> = (0..500).map(|number| tuple(number, number as usize % 700)).collect();
     for group in rows.chunks(20) {
-        let parcels: Vec<Vec<u8>> = group.chunks(2).map(<[Vec<u8>]>::concat).collect();
+        let batches: Vec<Vec<u8>> = group.chunks(2).map(<[Vec<u8>]>::concat).collect();
         let keys = [(1, [7; 16])];
         let records: Vec<Records<'_>> =
-            parcels.iter().map(|rows| Records { rows, events: 2, keys: &keys }).collect();
+            batches.iter().map(|rows| Records { rows, events: 2, keys: &keys }).collect();
         appender.append(&records).unwrap();
         appender.sync().unwrap();
     }
@@ -47,7 +47,7 @@ fn rows_come_back_in_order_with_their_keys() {
     }
 }
 
-fn one(appender: &mut Appender, number: u64, bytes: usize) -> Result<(), AppendError> {
+fn one(appender: &mut JournalWriter, number: u64, bytes: usize) -> Result<(), AppendError> {
     append_one(appender, &tuple(number, bytes))?;
     appender.sync()
 }
@@ -348,7 +348,7 @@ fn real_files_are_for_their_owner_alone_and_survive_a_restart() {
 fn a_segment_is_filled_ahead_where_groups_are_many_and_reserved_where_they_are_few() {
     let disk = Disk::new();
     let (mut appender, store, _) = open_disk(&disk, &settings(1500, 20)).unwrap();
-    let segments_of = |appender: &Appender| held(&store, appender.journal()).unwrap().segments as u64;
+    let segments_of = |appender: &JournalWriter| held(&store, appender.journal()).unwrap().segments as u64;
     let mut fill = |bytes: usize, segments: u64| {
         let until = segments_of(&appender) + segments;
         while segments_of(&appender) < until {

@@ -32,7 +32,7 @@ fn cases(usual: u32) -> u32 {
 fn open_disk(
     disk: &Arc<Disk>,
     settings: &JournalSettings,
-) -> Result<(Appender, Arc<Store>, Recovered), JournalError> {
+) -> Result<(JournalWriter, Arc<JournalReader>, Recovered), JournalError> {
     open_with(Arc::clone(disk) as Arc<dyn Files>, settings.clone(), false)
 }
 
@@ -47,7 +47,7 @@ fn tuple(number: u64, bytes: usize) -> Vec<u8> {
     out
 }
 
-fn append_one(appender: &mut Appender, row: &[u8]) -> Result<(), AppendError> {
+fn append_one(appender: &mut JournalWriter, row: &[u8]) -> Result<(), AppendError> {
     appender.append(&[Records { rows: row, events: 1, keys: &[] }])
 }
 
@@ -57,7 +57,7 @@ type Numbered = (u64, Vec<u8>);
 type Gap = std::ops::Range<u64>;
 
 /// All that is held of a journal: each row with its sequence, and the gaps.
-fn read_all(store: &Store, held: &Held, max_bytes: usize) -> (Vec<Numbered>, Vec<Gap>) {
+fn read_all(store: &JournalReader, held: &Held, max_bytes: usize) -> (Vec<Numbered>, Vec<Gap>) {
     let (mut rows, mut gaps, mut at) = (Vec::new(), Vec::new(), held.first);
     while at < held.end {
         match store.read(held.journal, at, held.end, max_bytes).unwrap() {
@@ -81,6 +81,6 @@ fn read_all(store: &Store, held: &Held, max_bytes: usize) -> (Vec<Numbered>, Vec
     (rows, gaps)
 }
 
-fn held(store: &Store, journal: JournalId) -> Option<Held> {
+fn held(store: &JournalReader, journal: JournalId) -> Option<Held> {
     store.journals().into_iter().find(|held| held.journal == journal)
 }

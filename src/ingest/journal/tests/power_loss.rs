@@ -9,7 +9,7 @@ use super::*;
 
 #[derive(Debug, Clone)]
 enum Step {
-    /// Sizes of the rows of each parcel of a group.
+    /// Sizes of the rows of each queued of a group.
     Append(Vec<Vec<usize>>),
     Sync,
     Seal,
@@ -46,7 +46,7 @@ struct Expected {
 type Model = BTreeMap<JournalId, Expected>;
 
 /// Compares what a recovery found, and makes it what is expected from now on.
-fn check(model: &mut Model, store: &Store, recovered: &Recovered) {
+fn check(model: &mut Model, store: &JournalReader, recovered: &Recovered) {
     assert_eq!(recovered.damaged, [], "a loss of power is never taken for damage");
     for (journal, expected) in &mut *model {
         let Some(held) = held(store, *journal) else {
@@ -84,18 +84,18 @@ proptest! {
             match step {
                 Step::Append(group) => {
                     let expected = model.entry(appender.journal()).or_default();
-                    let parcels: Vec<Vec<u8>> = group.iter().map(|sizes| {
+                    let batches: Vec<Vec<u8>> = group.iter().map(|sizes| {
                         sizes.iter().flat_map(|size| {
                             let row = tuple(number, *size);
                             number += 1;
                             row
                         }).collect()
                     }).collect();
-                    let records: Vec<Records<'_>> = parcels.iter().zip(&group)
+                    let records: Vec<Records<'_>> = batches.iter().zip(&group)
                         .map(|(rows, sizes)| Records { rows, events: sizes.len() as u32, keys: &[] }).collect();
                     match appender.append(&records) {
                         Ok(()) => expected.rows.extend(
-                            parcels.iter().flat_map(|rows| tuples(rows)).map(|row| row.bytes().to_vec())
+                            batches.iter().flat_map(|rows| tuples(rows)).map(|row| row.bytes().to_vec())
                         ),
                         Err(AppendError::TooLarge) => {}
                         Err(error) => panic!("{error}"),

@@ -12,7 +12,7 @@ pub(super) const LEAST_FOR_OTHERS: usize = 10;
 
 /// The most connections that each use may hold at once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Shares {
+pub struct PoolQuotas {
     /// What operators ask for: dead letters, reconcile.
     pub operations: usize,
     /// Commits of created records.

@@ -1,16 +1,16 @@
-//! Gets a lot of encoded tuples into Postgres, however long it takes.
+//! Gets a batch of encoded tuples into Postgres, however long it takes.
 //!
-//! A landing ends in one of few ways: the lot is settled, or a row of it is at fault, or a part of it turns out to be
+//! A landing ends in one of few ways: the batch is settled, or a row of it is at fault, or a part of it turns out to be
 //! settled already. Rows whose faults are known go to `dead_letters`, in the transaction that stores the others. Everything else (no connection, a restart, a full disk, a missing table) is waited out here, with
 //! the state for health to show.
 //!
-//! # How a lot of a journal is settled exactly once
+//! # How a batch of a journal is settled exactly once
 //!
 //! Its rows and its receipt are one transaction. If the end of that was not heard, it may be committed, rolled back, or
 //! still be on its way to either, even after a new connection has been made. So the lane's epoch is raised first, which
 //! waits for whatever holds the lane and keeps out whatever does not yet; only then do the receipts tell for sure.
 //!
-//! Without a journal a lot is retried in the same boundaries, so the primary key keeps it from being stored twice, and
+//! Without a journal a batch is retried in the same boundaries, so the primary key keeps it from being stored twice, and
 //! asking for one of its ids settles what became of it.
 
 use std::collections::HashMap;
@@ -23,12 +23,12 @@ use tokio_postgres::Transaction;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::types::Type;
 
+use super::checkpoint::Checkpoint;
 use super::claims::{Claimed, Claims};
 use super::copy::copy_rows;
+use super::copy_batch::{CopyBatch, Kind, Origin};
 use super::dead_letters;
-use super::fence::Fences;
 use super::journal::JournalId;
-use super::lot::{Kind, Lot, Origin};
 use super::probe::{Fault, PROBED_ROWS, Probe};
 use super::receipts::{Counts, Receipts};
 use super::retry::Verdict;
@@ -43,7 +43,7 @@ const HOLDER_TIME: Duration = Duration::from_secs(5);
 
 /// The statements of the tables that rows land in.
 #[derive(Debug)]
-pub struct LandingTables {
+pub struct TargetTables {
     /// `copy requests … from stdin (format binary)`.
     pub copy_requests: String,
     /// `copy dead_letters … from stdin (format binary)`.
@@ -60,7 +60,7 @@ pub struct LandingTables {
     pub receipts: Receipts,
 }
 
-impl LandingTables {
+impl TargetTables {
     /// Copies rows into the table of their kind.
     ///
     /// # Errors
@@ -70,14 +70,14 @@ impl LandingTables {
         &self,
         transaction: &Transaction<'_>,
         kind: Kind,
-        stretches: impl Iterator<Item = &'a [u8]>,
+        chunks: impl Iterator<Item = &'a [u8]>,
         rows: u64,
     ) -> Result<(), DbError> {
         let (copy, table) = match kind {
             Kind::Events => (&self.copy_requests, "requests"),
             _ => (&self.copy_dead_letters, "dead_letters"),
         };
-        let stored = copy_rows(transaction, copy, stretches).await?;
+        let stored = copy_rows(transaction, copy, chunks).await?;
         DbError::all_stored(table, rows, stored)
     }
 
@@ -86,9 +86,9 @@ impl LandingTables {
     }
 }
 
-/// Why a lot was not landed as it was.
+/// Why a batch was not landed as it was.
 #[derive(Debug)]
-pub enum Unlanded {
+pub enum WriteError {
     /// Postgres refuses a row, whoever sends it and however often.
     Rejected(Rejected),
     /// A part of it is settled already; the sequences are given.
@@ -106,9 +106,9 @@ pub struct Rejected {
     pub attempts: u32,
 }
 
-/// A lot that is settled.
+/// A batch that is settled.
 #[derive(Debug, Clone)]
-pub struct Landed {
+pub struct Written {
     /// Rows stored.
     pub stored: u64,
     /// The places of those that were left out, as their keys were there; in order.
@@ -121,19 +121,19 @@ pub struct Landed {
 
 /// What an attempt came to.
 enum Attempt {
-    Landed(Stored),
+    Written(Stored),
     Settled(RangeSet<u64>),
     /// Another process, or an older self, has the lane; or the database went back in time.
     Fenced,
 }
 
-/// What a transaction stored of a lot.
+/// What a transaction stored of a batch.
 #[derive(Debug, Default)]
 struct Stored {
     claimed: Claimed,
     /// The places of rows that became dead letters for their faults.
     dead: Vec<u64>,
-    /// Whether a COPY into the lot's own table took part: a row may be at fault until the commit.
+    /// Whether a COPY into the batch's own table took part: a row may be at fault until the commit.
     copied: bool,
 }
 
@@ -158,23 +158,23 @@ impl Lane {
 
 /// Lands lots.
 #[derive(Debug, Clone)]
-pub struct Lander {
+pub struct CopyWriter {
     database: Database,
-    tables: Arc<LandingTables>,
+    tables: Arc<TargetTables>,
     status: Arc<WriterStatus>,
     metrics: Arc<Metrics>,
     deadline: Duration,
-    fences: Arc<Fences>,
+    fences: Arc<Checkpoint>,
 }
 
-impl Lander {
+impl CopyWriter {
     /// Lands lots in `tables`; a transaction that takes longer than `deadline` is given up and tried again.
     pub fn new(
         database: Database,
-        tables: &Arc<LandingTables>,
+        tables: &Arc<TargetTables>,
         metrics: Arc<Metrics>,
         deadline: Duration,
-        fences: &Arc<Fences>,
+        fences: &Arc<Checkpoint>,
     ) -> Self {
         let (tables, fences) = (Arc::clone(tables), Arc::clone(fences));
         Self { database, tables, status: Arc::default(), metrics, deadline, fences }
@@ -185,35 +185,35 @@ impl Lander {
         &self.status
     }
 
-    /// Settles `lot`.
+    /// Settles `batch`.
     ///
     /// # Errors
     ///
-    /// [`Unlanded`] if it must be cut up first.
-    pub async fn land(&self, lot: &Lot<'_>, lane: &mut Lane) -> Result<Landed, Unlanded> {
+    /// [`WriteError`] if it must be cut up first.
+    pub async fn land(&self, batch: &CopyBatch<'_>, lane: &mut Lane) -> Result<Written, WriteError> {
         let mut attempts = 0;
         let mut id_clashes = 0;
         lane.in_doubt = false;
         loop {
             attempts += 1;
             let started = Instant::now();
-            let error = match self.attempt(lot, lane).await {
-                Ok(Attempt::Landed(Stored { claimed, dead, .. })) => {
+            let error = match self.attempt(batch, lane).await {
+                Ok(Attempt::Written(Stored { claimed, dead, .. })) => {
                     self.recovered(attempts);
                     let duplicates = claimed.places();
-                    let stored = lot.events - duplicates.len() as u64 - dead.len() as u64;
-                    return Ok(Landed { stored, duplicates, dead, elapsed: started.elapsed() });
+                    let stored = batch.events - duplicates.len() as u64 - dead.len() as u64;
+                    return Ok(Written { stored, duplicates, dead, elapsed: started.elapsed() });
                 }
                 Ok(Attempt::Settled(settled)) => {
                     self.recovered(attempts);
-                    return Err(Unlanded::Partly(settled));
+                    return Err(WriteError::Partly(settled));
                 }
                 Ok(Attempt::Fenced) => continue,
                 Err(error) => error,
             };
             let verdict = match Verdict::on(&error) {
                 // An earlier attempt was stored after all: the next look will find it. If it does not, it is not ours.
-                Verdict::Bisect if is_id_clash(&error) && (lane.in_doubt || lot.origin.is_some()) => {
+                Verdict::Bisect if is_id_clash(&error) && (lane.in_doubt || batch.origin.is_some()) => {
                     id_clashes += 1;
                     if id_clashes > 2 { Verdict::Halt } else { Verdict::Retry }
                 }
@@ -225,27 +225,27 @@ impl Lander {
             if verdict == Verdict::Bisect {
                 // Postgres answers, and the rows are dealt with one by one: nothing is waited for any more.
                 self.status.running();
-                return Err(Unlanded::Rejected(Rejected { error, attempts }));
+                return Err(WriteError::Rejected(Rejected { error, attempts }));
             }
             self.wait_out(verdict, &error, attempts).await;
-            if lot.events > 1 && error.sql_state() == Some(&SqlState::QUERY_CANCELED) {
-                return Err(Unlanded::TooSlow);
+            if batch.events > 1 && error.sql_state() == Some(&SqlState::QUERY_CANCELED) {
+                return Err(WriteError::TooSlow);
             }
         }
     }
 
-    async fn attempt(&self, lot: &Lot<'_>, lane: &mut Lane) -> Result<Attempt, DbError> {
+    async fn attempt(&self, batch: &CopyBatch<'_>, lane: &mut Lane) -> Result<Attempt, DbError> {
         lane.at_rows = false;
         let mut connection = self.database.get().await?;
-        let result = match lot.origin {
-            Some(origin) => self.attempt_journaled(lot, origin, lane, &mut connection).await,
-            None => within(self.deadline, self.attempt_queued(lot, lane, &mut connection)).await,
+        let result = match batch.origin {
+            Some(origin) => self.attempt_journaled(batch, origin, lane, &mut connection).await,
+            None => within(self.deadline, self.attempt_queued(batch, lane, &mut connection)).await,
         };
         if let Err(error) = &result {
             lane.in_doubt |= matches!(error, DbError::Timeout(_));
             // What was committed a moment ago may be gone with a server that crashed: it does not wait for the disk.
             self.fences.look();
-            if let Some(origin) = lot.origin {
+            if let Some(origin) = batch.origin {
                 lane.epochs.remove(&origin.journal);
             }
             // A server that was demoted, or a transaction that may still be running, is no connection to keep.
@@ -257,15 +257,15 @@ impl Lander {
         result
     }
 
-    /// Takes the lane if it is not ours, and stores the lot.
+    /// Takes the lane if it is not ours, and stores the batch.
     async fn attempt_journaled(
         &self,
-        lot: &Lot<'_>,
+        batch: &CopyBatch<'_>,
         origin: Origin,
         lane: &mut Lane,
         connection: &mut Connection,
     ) -> Result<Attempt, DbError> {
-        let (journal, range) = (origin.journal, lot.sequences(origin));
+        let (journal, range) = (origin.journal, batch.sequences(origin));
         let receipts = &self.tables.receipts;
         let epoch = match lane.epochs.get(&journal) {
             Some(epoch) => *epoch,
@@ -282,19 +282,19 @@ impl Lander {
                 epoch
             }
         };
-        within(self.deadline, self.store_journaled(lot, origin, epoch, lane, connection)).await
+        within(self.deadline, self.store_journaled(batch, origin, epoch, lane, connection)).await
     }
 
     /// Rows, receipt and lane in one transaction.
     async fn store_journaled(
         &self,
-        lot: &Lot<'_>,
+        batch: &CopyBatch<'_>,
         origin: Origin,
         epoch: i64,
         lane: &mut Lane,
         connection: &mut Connection,
     ) -> Result<Attempt, DbError> {
-        let (journal, range) = (origin.journal, lot.sequences(origin));
+        let (journal, range) = (origin.journal, batch.sequences(origin));
         let receipts = &self.tables.receipts;
         let transaction = begin(connection).await?;
         let storing = async {
@@ -305,16 +305,16 @@ impl Lander {
                 // The batch is as good as any. What went missing is the keeper's to find.
                 tracing::warn!("the database went back in time; looking for what it lacks");
             }
-            let stored = self.store(lot, lane, &transaction).await?;
+            let stored = self.store(batch, lane, &transaction).await?;
             lane.at_rows = false;
-            receipts.add(&transaction, journal, &range, counts(lot, &stored)).await?;
+            receipts.add(&transaction, journal, &range, counts(batch, &stored)).await?;
             Ok(Some(stored))
         };
         match storing.await {
             Ok(Some(stored)) => {
                 lane.at_rows = stored.copied;
                 transaction.commit().await?;
-                Ok(Attempt::Landed(stored))
+                Ok(Attempt::Written(stored))
             }
             Ok(None) => {
                 transaction.rollback().await?;
@@ -328,18 +328,18 @@ impl Lander {
     /// Without a journal.
     async fn attempt_queued(
         &self,
-        lot: &Lot<'_>,
+        batch: &CopyBatch<'_>,
         lane: &mut Lane,
         connection: &mut Connection,
     ) -> Result<Attempt, DbError> {
         if lane.in_doubt
-            && let Some((id, kind)) = lot.unkeyed_id()
+            && let Some((id, kind)) = batch.unkeyed_id()
         {
             let has_id = self.tables.has_id(kind);
             let found = query_in_time(connection, self.deadline, has_id, &[(&id, Type::UUID)]).await?;
             if found.first().map_or(Ok(false), |row| row.try_get(0))? {
-                let dead = (0..lot.events).filter(|place| lot.fault(*place).is_some()).collect();
-                return Ok(Attempt::Landed(Stored { dead, ..Stored::default() }));
+                let dead = (0..batch.events).filter(|place| batch.fault(*place).is_some()).collect();
+                return Ok(Attempt::Written(Stored { dead, ..Stored::default() }));
             }
         }
         let transaction = begin(connection).await?;
@@ -347,7 +347,7 @@ impl Lander {
         let presets = presets(Duration::ZERO);
         let storing = async {
             let preset = async { Ok(transaction.batch_execute(&presets).await?) };
-            let ((), stored) = tokio::try_join!(biased; preset, self.store(lot, lane, &transaction))?;
+            let ((), stored) = tokio::try_join!(biased; preset, self.store(batch, lane, &transaction))?;
             Ok(stored)
         };
         let stored = match storing.await {
@@ -356,46 +356,46 @@ impl Lander {
         };
         if stored.claimed.already_ours {
             transaction.rollback().await?;
-            return Ok(Attempt::Landed(stored));
+            return Ok(Attempt::Written(stored));
         }
         // Even an error that Postgres sent, such as 57P01, may come after the commit.
         lane.in_doubt = true;
         lane.at_rows = stored.copied;
         transaction.commit().await?;
-        Ok(Attempt::Landed(stored))
+        Ok(Attempt::Written(stored))
     }
 
     async fn store(
         &self,
-        lot: &Lot<'_>,
+        batch: &CopyBatch<'_>,
         lane: &mut Lane,
         transaction: &Transaction<'_>,
     ) -> Result<Stored, DbError> {
-        let claimed = if lot.keys.is_empty() {
+        let claimed = if batch.keys.is_empty() {
             Claimed::default()
         } else {
-            self.tables.claims.claim(transaction, lot).await?
+            self.tables.claims.claim(transaction, batch).await?
         };
-        let is_dead = |place: &u64| lot.fault(*place).is_some() && !claimed.is_duplicate(*place);
-        let dead: Vec<u64> = match lot.has_faults() {
-            true => (0..lot.events).filter(is_dead).collect(),
+        let is_dead = |place: &u64| batch.fault(*place).is_some() && !claimed.is_duplicate(*place);
+        let dead: Vec<u64> = match batch.has_faults() {
+            true => (0..batch.events).filter(is_dead).collect(),
             false => Vec::new(),
         };
-        // Keys that are ours tell that the lot was stored where a lot is retried as it was. Of a journal's lot another
+        // Keys that are ours tell that the batch was stored where a batch is retried as it was. Of a journal's batch another
         // process may have stored a part: the primary key tells, and then the receipts.
-        let was_stored = claimed.already_ours && lot.origin.is_none();
-        if lot.kind == Kind::Damage || claimed.duplicates() == lot.events || was_stored {
+        let was_stored = claimed.already_ours && batch.origin.is_none();
+        if batch.kind == Kind::Damage || claimed.duplicates() == batch.events || was_stored {
             return Ok(Stored { claimed, dead, copied: false });
         }
         let tables = &self.tables;
         if claimed.duplicates() == 0 && dead.is_empty() {
             lane.at_rows = true;
-            tables.copy(transaction, lot.kind, lot.stretches(), lot.events).await?;
+            tables.copy(transaction, batch.kind, batch.chunks(), batch.events).await?;
             return Ok(Stored { claimed, dead, copied: true });
         }
         let (mut rows, mut letters) = (Vec::new(), Vec::new());
-        for (place, tuple) in (0..).zip(lot.tuples()) {
-            match lot.fault(place) {
+        for (place, tuple) in (0..).zip(batch.tuples()) {
+            match batch.fault(place) {
                 _ if claimed.is_duplicate(place) => {}
                 Some(fault) => letters.push(dead_letters::encode_rejected(tuple, fault)),
                 None => rows.push(tuple.bytes()),
@@ -404,12 +404,12 @@ impl Lander {
         let copied = !rows.is_empty();
         if copied {
             lane.at_rows = true;
-            tables.copy(transaction, lot.kind, rows.iter().copied(), rows.len() as u64).await?;
+            tables.copy(transaction, batch.kind, rows.iter().copied(), rows.len() as u64).await?;
         }
         if !letters.is_empty() {
             lane.at_rows = false;
-            let stretches = letters.iter().map(Vec::as_slice);
-            tables.copy(transaction, Kind::DeadLetters, stretches, letters.len() as u64).await?;
+            let chunks = letters.iter().map(Vec::as_slice);
+            tables.copy(transaction, Kind::DeadLetters, chunks, letters.len() as u64).await?;
         }
         Ok(Stored { claimed, dead, copied })
     }
@@ -466,13 +466,13 @@ async fn within<T>(limit: Duration, work: impl Future<Output = Result<T, DbError
     tokio::time::timeout(limit, work).await.unwrap_or(Err(DbError::Timeout(limit)))
 }
 
-fn counts(lot: &Lot<'_>, stored: &Stored) -> Counts {
+fn counts(batch: &CopyBatch<'_>, stored: &Stored) -> Counts {
     let (duplicates, dead) = (stored.claimed.duplicates(), stored.dead.len() as u64);
-    let rest = lot.events - duplicates - dead;
-    match lot.kind {
+    let rest = batch.events - duplicates - dead;
+    match batch.kind {
         Kind::Events => Counts { committed: rest, duplicates, dead, ..Counts::default() },
         Kind::DeadLetters => Counts { dead: rest, duplicates, ..Counts::default() },
-        Kind::Damage => Counts { quarantined: lot.events, ..Counts::default() },
+        Kind::Damage => Counts { quarantined: batch.events, ..Counts::default() },
     }
 }
 

@@ -18,11 +18,11 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use super::backlog::{Backlog, Known, length};
+use super::copy_writer::TargetTables;
 use super::journal::JournalId;
-use super::landing::LandingTables;
 use super::ledger::{Account, Ledger};
 use super::receipts::Coverage;
-use super::registered::Registered;
+use super::registered_journals::RegisteredJournals;
 use super::status::{WriterState, WriterStatus};
 use crate::db::{Connection, Database, DbError};
 
@@ -42,7 +42,7 @@ const LARGE_BACKLOG: u64 = 100_000;
 
 /// Why the journal and the database do not go together.
 #[derive(Debug, thiserror::Error)]
-pub enum FenceError {
+pub enum CheckpointError {
     /// The database does not know a journal that was registered with it.
     #[error(
         "the database does not know journal {journal}, which holds {events} events and was registered before: this is another database, or one that was restored to an older point. Point DATABASE_URL at the right one, or start with --adopt-database to store all that the journal holds in this one"
@@ -73,14 +73,14 @@ pub enum FenceError {
 
 /// The highest fence of each journal that was seen, and what wakes the keeper.
 #[derive(Debug, Default)]
-pub struct Fences {
+pub struct Checkpoint {
     highest: Mutex<HashMap<JournalId, i64>>,
     look: Notify,
     /// Somebody asked for a look since the last one.
     wanted: AtomicBool,
 }
 
-impl Fences {
+impl Checkpoint {
     /// Takes note of a fence; false if it is lower than one seen before, and the keeper looks at once.
     pub fn saw(&self, journal: JournalId, fence: i64) -> bool {
         let mut highest = self.highest.lock().unwrap_or_else(PoisonError::into_inner);
@@ -112,14 +112,14 @@ impl Fences {
 
 /// Opens journals and sets fences.
 #[derive(Debug)]
-pub struct FenceKeeper {
+pub struct Checkpointer {
     database: Database,
-    tables: Arc<LandingTables>,
+    tables: Arc<TargetTables>,
     backlog: Arc<Backlog>,
-    fences: Arc<Fences>,
+    fences: Arc<Checkpoint>,
     ledger: Arc<Ledger>,
     status: Arc<WriterStatus>,
-    registered: Registered,
+    registered: RegisteredJournals,
     adopt: bool,
     timeline: Option<i64>,
     /// What was known when the last fence was set; nothing is to be done while it stays so.
@@ -129,7 +129,7 @@ pub struct FenceKeeper {
     keys_forgotten: Option<Instant>,
 }
 
-impl FenceKeeper {
+impl Checkpointer {
     /// A keeper of the journals in `dir`. With `adopt` a database that does not know them is given all that they hold.
     ///
     /// # Errors
@@ -137,11 +137,11 @@ impl FenceKeeper {
     /// If the list of registered journals cannot be read.
     pub fn new(
         database: Database,
-        tables: &Arc<LandingTables>,
+        tables: &Arc<TargetTables>,
         backlog: &Arc<Backlog>,
         dir: &Path,
         adopt: bool,
-    ) -> Result<Self, FenceError> {
+    ) -> Result<Self, CheckpointError> {
         Ok(Self {
             database,
             tables: Arc::clone(tables),
@@ -149,7 +149,7 @@ impl FenceKeeper {
             fences: Arc::default(),
             ledger: Arc::default(),
             status: Arc::default(),
-            registered: Registered::read(dir)?,
+            registered: RegisteredJournals::read(dir)?,
             adopt,
             timeline: None,
             last: Vec::new(),
@@ -160,7 +160,7 @@ impl FenceKeeper {
     }
 
     /// The fences seen, for the lanes.
-    pub fn fences(&self) -> &Arc<Fences> {
+    pub fn fences(&self) -> &Arc<Checkpoint> {
         &self.fences
     }
 
@@ -178,14 +178,14 @@ impl FenceKeeper {
     ///
     /// # Errors
     ///
-    /// [`FenceError`]; those that were opened before it stay open.
-    pub async fn open(&mut self) -> Result<(), FenceError> {
+    /// [`CheckpointError`]; those that were opened before it stay open.
+    pub async fn open(&mut self) -> Result<(), CheckpointError> {
         for known in self.backlog.known().into_iter().filter(|known| !known.open) {
             let mut connection = self.database.get().await?;
             let is_known = self.tables.receipts.is_known(&connection, known.journal).await?;
             let events = known.held.end - known.held.start;
             if !is_known && self.registered.contains(known.journal.0) && events > 0 && !self.adopt {
-                return Err(FenceError::UnknownJournal { journal: known.journal.0, events });
+                return Err(CheckpointError::UnknownJournal { journal: known.journal.0, events });
             }
             self.tables.receipts.register(&mut connection, known.journal).await?;
             self.register(move |list| list.add(known.journal.0)).await?;
@@ -207,7 +207,7 @@ impl FenceKeeper {
     /// Changes the list of registered journals off the runtime, as it is synced to the disk.
     async fn register(
         &mut self,
-        change: impl FnOnce(&mut Registered) -> std::io::Result<()> + Send + 'static,
+        change: impl FnOnce(&mut RegisteredJournals) -> std::io::Result<()> + Send + 'static,
     ) -> std::io::Result<()> {
         let mut list = self.registered.clone();
         let (list, changed) = tokio::task::spawn_blocking(move || {
@@ -224,7 +224,7 @@ impl FenceKeeper {
     /// # Errors
     ///
     /// As [`Self::open`].
-    pub async fn open_in_time(&mut self) -> Result<(), FenceError> {
+    pub async fn open_in_time(&mut self) -> Result<(), CheckpointError> {
         match tokio::time::timeout(OPEN_TIMEOUT, self.open()).await {
             Ok(opened) => opened,
             Err(_elapsed) => Err(DbError::Timeout(OPEN_TIMEOUT).into()),
@@ -262,8 +262,8 @@ impl FenceKeeper {
         let _left = tokio::time::timeout(INTERVAL, self.round()).await;
     }
 
-    fn failed(&self, error: &FenceError, attempts: u32) {
-        let passing = matches!(error, FenceError::Database(error) if error.is_passing());
+    fn failed(&self, error: &CheckpointError, attempts: u32) {
+        let passing = matches!(error, CheckpointError::Database(error) if error.is_passing());
         let state = if passing { WriterState::Retrying } else { WriterState::Halted };
         if attempts.is_power_of_two() {
             tracing::warn!(
@@ -275,7 +275,7 @@ impl FenceKeeper {
         let _logged_above = self.status.failed(state, crate::db::chain(error));
     }
 
-    async fn round(&mut self) -> Result<(), FenceError> {
+    async fn round(&mut self) -> Result<(), CheckpointError> {
         let round = async {
             self.open().await?;
             self.fence().await?;
@@ -287,7 +287,7 @@ impl FenceKeeper {
         }
     }
 
-    async fn fence(&mut self) -> Result<(), FenceError> {
+    async fn fence(&mut self) -> Result<(), CheckpointError> {
         let known: Vec<Known> = self.backlog.known();
         let seen: Vec<_> =
             known.iter().map(|known| (known.journal, known.held.end, length(&known.settled))).collect();
@@ -306,7 +306,7 @@ impl FenceKeeper {
             let seen = self.timeline.unwrap_or(found);
             if found < seen {
                 connection.discard();
-                return Err(FenceError::OldTimeline { found, seen });
+                return Err(CheckpointError::OldTimeline { found, seen });
             }
             self.timeline = Some(found);
         }
@@ -317,7 +317,7 @@ impl FenceKeeper {
         for known in &known {
             let Some((_, covered)) = coverage.iter().find(|(journal, _)| *journal == known.journal) else {
                 let events = known.held.end - known.held.start;
-                return Err(FenceError::UnknownJournal { journal: known.journal.0, events });
+                return Err(CheckpointError::UnknownJournal { journal: known.journal.0, events });
             };
             self.fences.fenced(known.journal, covered.fence);
             rewound |= self.rewind(known, covered);
@@ -367,7 +367,7 @@ impl FenceKeeper {
     }
 
     /// Keys beyond their window are of no use to anyone.
-    async fn forget_keys(&mut self) -> Result<(), FenceError> {
+    async fn forget_keys(&mut self) -> Result<(), CheckpointError> {
         if self.keys_forgotten.is_some_and(|forgotten| forgotten.elapsed() < FORGET_KEYS) {
             return Ok(());
         }

@@ -14,14 +14,14 @@ pub const MAX_BYTES: u64 = (1 << BYTES_BITS) - 1;
 
 /// So many events, of so many bytes together.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Load {
+pub struct Size {
     /// Events.
     pub events: u64,
     /// Their encoded size in bytes.
     pub bytes: u64,
 }
 
-impl Load {
+impl Size {
     /// Whether this load stays within `limit` in both respects.
     pub fn fits(self, limit: Self) -> bool {
         self.events <= limit.events && self.bytes <= limit.bytes
@@ -41,7 +41,7 @@ impl Load {
     }
 }
 
-impl std::ops::Add for Load {
+impl std::ops::Add for Size {
     type Output = Self;
 
     fn add(self, other: Self) -> Self {
@@ -49,7 +49,7 @@ impl std::ops::Add for Load {
     }
 }
 
-impl std::ops::AddAssign for Load {
+impl std::ops::AddAssign for Size {
     fn add_assign(&mut self, other: Self) {
         *self = *self + other;
     }
@@ -58,31 +58,31 @@ impl std::ops::AddAssign for Load {
 /// A shared fill level. Its loads and additions are sequentially consistent, because the queue's wake-up relies on the
 /// order of a level and a mark.
 #[derive(Debug, Default)]
-pub struct Level(AtomicU64);
+pub struct Occupancy(AtomicU64);
 
-impl Level {
+impl Occupancy {
     /// The level now.
-    pub fn get(&self) -> Load {
-        Load::unpack(self.0.load(Ordering::SeqCst))
+    pub fn get(&self) -> Size {
+        Size::unpack(self.0.load(Ordering::SeqCst))
     }
 
     /// Raises the level and returns what it was before. The caller knows that there is room.
-    pub fn raise(&self, by: Load) -> Load {
-        Load::unpack(self.0.fetch_add(by.pack(), Ordering::SeqCst))
+    pub fn raise(&self, by: Size) -> Size {
+        Size::unpack(self.0.fetch_add(by.pack(), Ordering::SeqCst))
     }
 
     /// Raises the level if the sum stays within `limit`.
-    pub fn try_raise(&self, by: Load, limit: Load) -> bool {
+    pub fn try_raise(&self, by: Size, limit: Size) -> bool {
         self.0
             .fetch_update(Ordering::AcqRel, Ordering::Acquire, |word| {
-                let sum = Load::unpack(word) + by;
+                let sum = Size::unpack(word) + by;
                 sum.fits(limit).then(|| sum.pack())
             })
             .is_ok()
     }
 
     /// Lowers the level by what was raised before.
-    pub fn lower(&self, by: Load) {
+    pub fn lower(&self, by: Size) {
         self.0.fetch_sub(by.pack(), Ordering::AcqRel);
     }
 }
@@ -93,13 +93,13 @@ mod tests {
 
     #[test]
     fn a_level_never_passes_its_limit_in_either_respect() {
-        let level = Level::default();
-        let limit = Load { events: 3, bytes: 100 };
-        assert!(level.try_raise(Load { events: 1, bytes: 60 }, limit));
-        assert!(!level.try_raise(Load { events: 1, bytes: 41 }, limit));
-        assert!(level.try_raise(Load { events: 2, bytes: 40 }, limit));
-        assert!(!level.try_raise(Load { events: 1, bytes: 0 }, limit));
-        level.lower(Load { events: 1, bytes: 60 });
-        assert_eq!(level.get(), Load { events: 2, bytes: 40 });
+        let level = Occupancy::default();
+        let limit = Size { events: 3, bytes: 100 };
+        assert!(level.try_raise(Size { events: 1, bytes: 60 }, limit));
+        assert!(!level.try_raise(Size { events: 1, bytes: 41 }, limit));
+        assert!(level.try_raise(Size { events: 2, bytes: 40 }, limit));
+        assert!(!level.try_raise(Size { events: 1, bytes: 0 }, limit));
+        level.lower(Size { events: 1, bytes: 60 });
+        assert_eq!(level.get(), Size { events: 2, bytes: 40 });
     }
 }

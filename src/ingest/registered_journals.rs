@@ -18,13 +18,13 @@ const SCHEMA: &str = "schema ";
 
 /// The list.
 #[derive(Debug, Clone)]
-pub struct Registered {
+pub struct RegisteredJournals {
     dir: PathBuf,
     journals: BTreeSet<Uuid>,
     schema: Option<usize>,
 }
 
-impl Registered {
+impl RegisteredJournals {
     /// Reads the list in `dir`; none is an empty one.
     ///
     /// # Errors
@@ -111,12 +111,12 @@ mod tests {
         let dir = std::env::temp_dir().join(format!("tidegate-registered-{}", Uuid::new_v4()));
         fs::create_dir(&dir).unwrap();
         let (one, two) = (Uuid::new_v4(), Uuid::new_v4());
-        let mut list = Registered::read(&dir).unwrap();
+        let mut list = RegisteredJournals::read(&dir).unwrap();
         list.add(one).unwrap();
         list.add(two).unwrap();
         list.set_schema(2).unwrap();
         list.retain(|journal| journal == two).unwrap();
-        let list = Registered::read(&dir).unwrap();
+        let list = RegisteredJournals::read(&dir).unwrap();
         assert_eq!((list.contains(one), list.contains(two)), (false, true));
         assert!(list.has_schema(2) && !list.has_schema(3));
         fs::remove_dir_all(&dir).unwrap();

@@ -9,17 +9,17 @@ use std::time::Instant;
 
 use tokio::sync::Notify;
 
-use super::level::Load;
+use super::occupancy::Size;
 
 /// One consumer's mark, and what wakes it.
 #[derive(Debug)]
-pub(super) struct Bell {
+pub(super) struct ThresholdNotify {
     mark_events: AtomicU64,
     mark_bytes: AtomicU64,
     arrived: Notify,
 }
 
-impl Default for Bell {
+impl Default for ThresholdNotify {
     fn default() -> Self {
         Self {
             mark_events: AtomicU64::new(u64::MAX),
@@ -29,10 +29,10 @@ impl Default for Bell {
     }
 }
 
-impl Bell {
+impl ThresholdNotify {
     /// Rings if a rise from `before` to `after` passes the mark.
-    pub(super) fn rose(&self, before: Load, after: Load) {
-        let mark = Load {
+    pub(super) fn rose(&self, before: Size, after: Size) {
+        let mark = Size {
             events: self.mark_events.load(Ordering::SeqCst),
             bytes: self.mark_bytes.load(Ordering::SeqCst),
         };
@@ -50,9 +50,9 @@ impl Bell {
     /// Waits until `level` reaches `mark` or `closed` holds; false if `deadline` came first.
     pub(super) async fn wait_for(
         &self,
-        mark: Load,
+        mark: Size,
         deadline: Option<Instant>,
-        level: impl Fn() -> Load,
+        level: impl Fn() -> Size,
         closed: impl Fn() -> bool,
     ) -> bool {
         self.mark_events.store(mark.events, Ordering::SeqCst);

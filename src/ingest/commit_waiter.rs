@@ -1,12 +1,12 @@
 //! What a request holds while it waits for its events to be journaled, or stored.
 //!
-//! A ticket travels with its events. Whoever makes a promise true says so on the ticket, and the request that waits on
+//! A waiter travels with its events. Whoever makes a level true says so on the waiter, and the request that waits on
 //! it goes on.
 //!
 //! # Waking
 //!
 //! A group commit answers many requests of a few threads at once. Waking a task from another thread costs a system call
-//! each time, so tickets are not woken one by one: their wakers are handed to the [`Home`] of the thread that waits, which
+//! each time, so waiters are not woken one by one: their wakers are handed to the [`LocalWaker`] of the thread that waits, which
 //! is woken once and then wakes them all on its own thread, where it costs next to nothing.
 
 use std::cell::RefCell;
@@ -16,7 +16,7 @@ use std::task::{Poll, Waker};
 use tokio::sync::Notify;
 use uuid::Uuid;
 
-use super::Promise;
+use super::AckLevel;
 use super::dead_letters::Reason;
 use super::keys::Key;
 
@@ -63,7 +63,7 @@ impl NotStored {
     }
 }
 
-/// The most dead events, and the most duplicates, that a ticket names; the others are counted.
+/// The most dead events, and the most duplicates, that a waiter names; the others are counted.
 const MOST_NAMED: usize = 1000;
 
 /// What became of settled events.
@@ -79,11 +79,11 @@ pub enum Outcome<'a> {
 
 /// What a request waits on. Shared by the request and its events.
 #[derive(Debug)]
-pub struct Ticket {
+pub struct CommitWaiter {
     state: Mutex<State>,
-    home: Option<Arc<Home>>,
+    home: Option<Arc<LocalWaker>>,
     /// What the request waits for.
-    pub wants: Promise,
+    pub wants: AckLevel,
     /// Its events' keys, by their place in the batch.
     pub keys: Box<[(u32, Key)]>,
     /// The event's trace id is its id, to be written where the id is given out.
@@ -109,9 +109,9 @@ pub struct Duplicates {
     pub places: Vec<u64>,
 }
 
-impl Ticket {
-    /// A ticket for `events` events, to be waited on by this thread.
-    pub fn new(events: u64, wants: Promise, keys: Box<[(u32, Key)]>, trace_from_id: bool) -> Arc<Self> {
+impl CommitWaiter {
+    /// A waiter for `events` events, to be waited on by this thread.
+    pub fn new(events: u64, wants: AckLevel, keys: Box<[(u32, Key)]>, trace_from_id: bool) -> Arc<Self> {
         Arc::new(Self {
             state: Mutex::new(State {
                 waker: None,
@@ -121,7 +121,7 @@ impl Ticket {
                 named: Vec::new(),
                 duplicates: Duplicates::default(),
             }),
-            home: Home::of_this_thread(),
+            home: LocalWaker::of_this_thread(),
             wants,
             keys,
             trace_from_id,
@@ -169,14 +169,14 @@ impl Ticket {
     }
 
     /// The journal's answer.
-    pub fn answer(&self, journaled: Result<Uuid, NotJournaled>, wakeups: &mut Wakeups) {
+    pub fn answer(&self, journaled: Result<Uuid, NotJournaled>, wakeups: &mut WakeBatch) {
         let mut state = self.state();
         state.journaled = Some(journaled);
         wakeups.add(state.waker.take(), self.home.as_ref());
     }
 
     /// `events` events, of which the first stands at `index`, are settled.
-    pub fn settle(&self, index: u64, events: u64, outcome: Outcome<'_>, wakeups: &mut Wakeups) {
+    pub fn settle(&self, index: u64, events: u64, outcome: Outcome<'_>, wakeups: &mut WakeBatch) {
         let mut state = self.state();
         state.unsettled = state.unsettled.saturating_sub(events);
         if let Outcome::Dead(cause) = outcome {
@@ -199,21 +199,21 @@ impl Ticket {
 
 /// Wakes the waiting tasks of one thread, all at once.
 #[derive(Debug, Default)]
-pub struct Home {
+pub struct LocalWaker {
     ready: Mutex<Vec<Waker>>,
     bell: Notify,
 }
 
 thread_local! {
-    static HOME: RefCell<Option<Arc<Home>>> = const { RefCell::new(None) };
+    static HOME: RefCell<Option<Arc<LocalWaker>>> = const { RefCell::new(None) };
 }
 
-impl Home {
+impl LocalWaker {
     /// Makes this thread's home, for as long as the future runs. Tasks of a thread without one are woken one by one.
     pub async fn serve() {
         let home = Arc::new(Self::default());
         HOME.set(Some(Arc::clone(&home)));
-        let _cleared = ClearHome;
+        let _cleared = ClearLocalWaker;
         loop {
             home.bell.notified().await;
             let ready = std::mem::take(&mut *home.ready());
@@ -232,9 +232,9 @@ impl Home {
     }
 }
 
-struct ClearHome;
+struct ClearLocalWaker;
 
-impl Drop for ClearHome {
+impl Drop for ClearLocalWaker {
     fn drop(&mut self) {
         HOME.set(None);
     }
@@ -242,13 +242,13 @@ impl Drop for ClearHome {
 
 /// Gathers those who are to be woken; wakes them when it is dropped.
 #[derive(Debug, Default)]
-pub struct Wakeups {
-    homes: Vec<(Arc<Home>, Vec<Waker>)>,
+pub struct WakeBatch {
+    homes: Vec<(Arc<LocalWaker>, Vec<Waker>)>,
     homeless: Vec<Waker>,
 }
 
-impl Wakeups {
-    fn add(&mut self, waker: Option<Waker>, home: Option<&Arc<Home>>) {
+impl WakeBatch {
+    fn add(&mut self, waker: Option<Waker>, home: Option<&Arc<LocalWaker>>) {
         let Some(waker) = waker else { return };
         let Some(home) = home else { return self.homeless.push(waker) };
         match self.homes.iter_mut().find(|(known, _)| Arc::ptr_eq(known, home)) {
@@ -258,7 +258,7 @@ impl Wakeups {
     }
 }
 
-impl Drop for Wakeups {
+impl Drop for WakeBatch {
     fn drop(&mut self) {
         for (home, wakers) in self.homes.drain(..) {
             home.ready().extend(wakers);
@@ -276,10 +276,10 @@ mod tests {
 
     #[tokio::test]
     async fn a_ticket_is_settled_when_all_its_events_are() {
-        let ticket = Ticket::new(3, Promise::Committed, Box::default(), false);
+        let waiter = CommitWaiter::new(3, AckLevel::Committed, Box::default(), false);
         let waiting = tokio::spawn({
-            let ticket = Arc::clone(&ticket);
-            async move { ticket.settled().await }
+            let waiter = Arc::clone(&waiter);
+            async move { waiter.settled().await }
         });
         let cause = NotStored::Rejected { sqlstate: "23505".to_owned() };
         for (index, outcome) in
@@ -287,28 +287,28 @@ mod tests {
         {
             tokio::task::yield_now().await;
             assert!(!waiting.is_finished());
-            ticket.settle(index as u64, 1, outcome, &mut Wakeups::default());
+            waiter.settle(index as u64, 1, outcome, &mut WakeBatch::default());
         }
         let dead = DeadEvent { index: 1, cause: cause.clone() };
         assert_eq!(waiting.await.unwrap(), (1, vec![dead]));
-        assert_eq!(ticket.take_duplicates(), Duplicates { count: 1, places: vec![2] });
+        assert_eq!(waiter.take_duplicates(), Duplicates { count: 1, places: vec![2] });
     }
 
     #[tokio::test]
     async fn tasks_are_woken_through_their_threads_home() {
-        let home = tokio::spawn(Home::serve());
+        let home = tokio::spawn(LocalWaker::serve());
         tokio::task::yield_now().await;
-        let ticket = Ticket::new(1, Promise::Journaled, Box::default(), false);
-        assert!(ticket.home.is_some());
+        let waiter = CommitWaiter::new(1, AckLevel::Journaled, Box::default(), false);
+        assert!(waiter.home.is_some());
         let waiting = tokio::spawn({
-            let ticket = Arc::clone(&ticket);
-            async move { ticket.journaled().await }
+            let waiter = Arc::clone(&waiter);
+            async move { waiter.journaled().await }
         });
         tokio::task::yield_now().await;
-        std::thread::spawn(move || ticket.answer(Ok(Uuid::max()), &mut Wakeups::default())).join().unwrap();
+        std::thread::spawn(move || waiter.answer(Ok(Uuid::max()), &mut WakeBatch::default())).join().unwrap();
         assert_eq!(waiting.await.unwrap(), Ok(Uuid::max()));
         home.abort();
         let _aborted = home.await;
-        assert!(Home::of_this_thread().is_none());
+        assert!(LocalWaker::of_this_thread().is_none());
     }
 }
