@@ -64,7 +64,7 @@ fn in_order(one: &Value, other: &Value) -> Ordering {
     })
 }
 
-/// Whether a field's value passes a filter, by the rules of docs/API.md.
+/// Whether a field's value passes a filter, by the rules of docs/USE.md.
 fn passes(value: &Value, operator: &str, operand: &str) -> bool {
     let is = |operand: &str| match value {
         Value::Null => operand == "null",
