@@ -10,12 +10,13 @@
 use std::any::Any;
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
 
 use futures_util::FutureExt;
+use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -184,7 +185,7 @@ impl Supervisor {
     /// Starts a critical task, which runs until [`Self::shutdown`]: its end stops the service.
     pub fn spawn(&self, name: impl Into<String>, future: impl Future<Output = ()> + Send + 'static) {
         let watched = self.watched(name, future);
-        lock(&self.shared.running).spawn(watched);
+        self.shared.running.lock().spawn(watched);
     }
 
     /// Starts a critical task whose owner waits for its end when the service stops. It is aborted when the handle is dropped.
@@ -245,7 +246,7 @@ impl Supervisor {
         mut step: impl Step,
     ) {
         let (task, supervisor) = (self.register(name, false), self.clone());
-        lock(&self.shared.running).spawn(async move {
+        self.shared.running.lock().spawn(async move {
             loop {
                 let stepped = tokio::select! {
                     biased;
@@ -295,19 +296,19 @@ impl Supervisor {
     /// Ends the tasks that no owner drains, and waits until they have ended: a step under way is dropped.
     pub async fn shutdown(&self) {
         self.stopping();
-        let mut running = std::mem::take(&mut *lock(&self.shared.running));
+        let mut running = std::mem::take(&mut *self.shared.running.lock());
         running.shutdown().await;
     }
 
     /// All tasks, in the order in which they were started.
     pub fn report(&self) -> Vec<TaskReport> {
-        let tasks = lock(&self.shared.tasks);
+        let tasks = self.shared.tasks.lock();
         tasks.iter().map(|task| task.report()).collect()
     }
 
     /// Makes a task panic, to see the reaction (`FAULTS=on`). Returns false if no task has this name.
     pub fn panic_in(&self, name: &str) -> bool {
-        let tasks = lock(&self.shared.tasks);
+        let tasks = self.shared.tasks.lock();
         let Some(task) = tasks.iter().find(|task| task.name == name) else { return false };
         task.panic_asked.store(true, Ordering::Relaxed);
         task.panic.notify_one();
@@ -332,13 +333,13 @@ impl Supervisor {
         });
         // Reported from the start on, so that an alert on the counter sees its first step.
         self.shared.metrics.task_restarts.with_label_values(&[&task.name]);
-        lock(&self.shared.tasks).push(Arc::clone(&task));
+        self.shared.tasks.lock().push(Arc::clone(&task));
         task
     }
 
     /// A critical task has ended.
     fn ended(&self, task: &Task, ended: Result<(), Box<dyn Any + Send>>) {
-        let mut status = lock(&task.status);
+        let mut status = task.status.lock();
         status.state = TaskState::Ended;
         let error = match ended {
             Err(payload) => panic_text(&*payload),
@@ -353,7 +354,7 @@ impl Supervisor {
 
 impl Task {
     fn succeeded(&self) {
-        let mut status = lock(&self.status);
+        let mut status = self.status.lock();
         if status.failures > 0 {
             tracing::info!(task = self.name, failures = status.failures, "the task works again");
         }
@@ -366,7 +367,7 @@ impl Task {
 
     /// Records a failure; returns how many there were in a row.
     fn failed(&self, error: String, panicked: bool) -> u32 {
-        let mut status = lock(&self.status);
+        let mut status = self.status.lock();
         status.failures = status.failures.saturating_add(1);
         status.state = TaskState::Failing;
         status.failing_since.get_or_insert_with(Instant::now);
@@ -382,7 +383,7 @@ impl Task {
     }
 
     fn report(&self) -> TaskReport {
-        let status = lock(&self.status);
+        let status = self.status.lock();
         TaskReport {
             name: self.name.clone(),
             critical: self.critical,
@@ -396,11 +397,6 @@ impl Task {
                 || status.failing_since.is_some_and(|since| since.elapsed() > LONGEST_FAILURE),
         }
     }
-}
-
-/// No holder of these locks panics; were one to, what it guards is still whole.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[expect(clippy::panic, reason = "the reaction to a panic is what is tested")]
@@ -443,7 +439,7 @@ mod tests {
 
     impl Step for Scripted {
         async fn step(&mut self) -> Result<Next, StepError> {
-            lock(&self.steps).push(tokio::time::Instant::now());
+            self.steps.lock().push(tokio::time::Instant::now());
             let outcome = self.outcomes.remove(0);
             outcome()
         }
@@ -458,10 +454,10 @@ mod tests {
         let (steps, recovered) = (Arc::default(), Arc::default());
         let scripted = Scripted { outcomes, steps: Arc::clone(&steps), recovered: Arc::clone(&recovered) };
         supervisor.periodic("scripted", INTERVAL, BACKOFF, scripted);
-        while lock(&steps).len() < expected {
+        while steps.lock().len() < expected {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
-        let steps: Vec<tokio::time::Instant> = lock(&steps).clone();
+        let steps: Vec<tokio::time::Instant> = steps.lock().clone();
         let waits = steps.windows(2).map(|pair| (pair[1] - pair[0]).as_secs()).collect();
         (supervisor, waits, recovered.load(Ordering::Relaxed))
     }

@@ -1,11 +1,12 @@
 //! The public keys of an issuer whose tokens are taken.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, RwLock};
 
 use jsonwebtoken::jwk::{Jwk, PublicKeyUse};
 use jsonwebtoken::{Algorithm, DecodingKey};
+use parking_lot::RwLock;
 use serde::Deserialize;
 use serde_json::Value;
 use tokio::sync::Notify;
@@ -73,13 +74,13 @@ impl IssuerKeys {
         if count == 0 {
             return Err(IssuerError::NotASet);
         }
-        *self.keys.write().unwrap_or_else(std::sync::PoisonError::into_inner) = Arc::new(keys);
+        *self.keys.write() = Arc::new(keys);
         Ok(count)
     }
 
     /// The keys that may verify a token with this algorithm and key name.
     pub(super) fn fitting(&self, algorithm: Algorithm, id: Option<&str>) -> Vec<Arc<IssuerKey>> {
-        let keys = Arc::clone(&self.keys.read().unwrap_or_else(std::sync::PoisonError::into_inner));
+        let keys = Arc::clone(&self.keys.read());
         let fits = |key: &&Arc<IssuerKey>| {
             let names = (key.id.as_deref(), id);
             key.algorithm == algorithm && !matches!(names, (Some(own), Some(asked)) if own != asked)

@@ -1,6 +1,6 @@
 //! What keeps the tables small, as health and metrics report it: the clocks, and the days that cannot be made or dropped.
 
-use std::sync::{Mutex, PoisonError};
+use parking_lot::Mutex;
 
 /// A day whose partition cannot be made or dropped.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -57,7 +57,7 @@ impl Housekeeping {
         news
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, HousekeepingStatus> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> parking_lot::MutexGuard<'_, HousekeepingStatus> {
+        self.0.lock()
     }
 }

@@ -1,8 +1,8 @@
 //! Which parts of an import are stored, for those that depend on the parts before them.
 
 use std::collections::BTreeSet;
-use std::sync::{Mutex, PoisonError};
 
+use parking_lot::Mutex;
 use tokio::sync::watch;
 
 /// The parts that are stored.
@@ -26,7 +26,7 @@ impl Turns {
 
     /// A part is stored.
     pub(super) fn stored(&self, number: i32) {
-        let mut ahead = self.ahead.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut ahead = self.ahead.lock();
         ahead.insert(number);
         self.first_missing.send_if_modified(|first| {
             let before = *first;

@@ -1,7 +1,8 @@
 //! A limit on a log line that each request of many could cause.
 
-use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
 
 /// Between two lines.
 const INTERVAL: Duration = Duration::from_secs(10);
@@ -24,7 +25,7 @@ impl LogThrottle {
     }
 
     fn ready_at(&self, now: Instant) -> Option<u64> {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.state.lock();
         let (last, left_out) = *state;
         if last.is_some_and(|last| now.saturating_duration_since(last) < INTERVAL) {
             *state = (last, left_out + 1);

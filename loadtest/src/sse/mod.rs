@@ -3,7 +3,7 @@
 mod reader;
 
 use std::process::ExitCode;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -11,6 +11,7 @@ use http_body_util::Full;
 use hyper::Request;
 use hyper::header::{AUTHORIZATION, HOST};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use parking_lot::Mutex;
 use tokio::task::JoinSet;
 
 use crate::cli::SseArgs;
@@ -78,7 +79,7 @@ async fn measure(args: &SseArgs) -> Result<bool, Error> {
         let (args, seen, opening) = (args.clone(), Arc::clone(&seen), Arc::clone(&opening));
         streams.spawn(async move {
             if let Err(reason) = follow(&args, &seen, &opening).await {
-                let mut seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
+                let mut seen = seen.lock();
                 seen.broken += 1;
                 if seen.reasons.len() < 5 {
                     seen.reasons.push(reason);
@@ -97,7 +98,7 @@ async fn measure(args: &SseArgs) -> Result<bool, Error> {
     );
     let elapsed = started.elapsed().as_secs_f64();
     let (midway, after) = (midway?, resident_bytes(&args.url, token.as_ref()).await?);
-    let seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
+    let seen = seen.lock();
     let wanted = (args.rate * args.seconds * f64::from(args.clients)) as u64;
     let mib = |bytes: u64| bytes as f64 / 1_048_576.0;
     println!(
@@ -143,7 +144,7 @@ async fn follow(args: &SseArgs, seen: &Mutex<Seen>, opening: &tokio::sync::Semap
     let pieces = |piece: &[u8]| {
         turn.take();
         let now = Instant::now();
-        let mut seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut seen = seen.lock();
         seen.bytes += piece.len() as u64;
         let read = reader.read(piece, now, |lateness| seen.lateness.record(lateness));
         seen.messages += read.messages;

@@ -5,9 +5,9 @@
 //! begins a new one.
 
 use std::sync::Arc;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
+use parking_lot::{Mutex, MutexGuard};
 use quick_cache::sync::Cache;
 use uuid::Uuid;
 
@@ -124,8 +124,8 @@ impl KeyCache {
         self.keys.iter().filter_map(|(_, key)| used(&key)).collect()
     }
 
-    fn changing(&self) -> std::sync::MutexGuard<'_, ()> {
-        self.changing.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    fn changing(&self) -> MutexGuard<'_, ()> {
+        self.changing.lock()
     }
 }
 

@@ -9,8 +9,8 @@ mod fresh;
 mod store;
 
 use std::collections::HashMap;
-use std::sync::{PoisonError, RwLock};
 
+use parking_lot::RwLock;
 use uuid::Uuid;
 
 pub(super) use follow::Subscriber;
@@ -49,7 +49,7 @@ pub(super) enum Standing {
 impl Revocations {
     /// The standing of a session whose token was issued at `issued_s`.
     pub(super) fn standing(&self, session: Uuid, issued_s: i64) -> Standing {
-        let state = self.state.read().unwrap_or_else(PoisonError::into_inner);
+        let state = self.state.read();
         if state.ended.contains_key(&session) || issued_s <= state.floor_s {
             Standing::Ended
         } else if state.is_loaded {
@@ -61,7 +61,7 @@ impl Revocations {
 
     /// These sessions are over, and are remembered until the second with each of them.
     pub(super) fn end(&self, sessions: impl IntoIterator<Item = (Uuid, i64)>, now_s: i64) {
-        let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.state.write();
         for (session, until_s) in sessions {
             if state.ended.len() >= MAX_ENDED {
                 state.ended.retain(|_, until_s| *until_s > now_s);
@@ -80,16 +80,12 @@ impl Revocations {
 
     /// The database has been read.
     pub(super) fn loaded(&self) {
-        self.state.write().unwrap_or_else(PoisonError::into_inner).is_loaded = true;
+        self.state.write().is_loaded = true;
     }
 
     /// Forgets those whose tokens have all expired.
     pub(super) fn expire(&self, now_s: i64) {
-        self.state
-            .write()
-            .unwrap_or_else(PoisonError::into_inner)
-            .ended
-            .retain(|_, until_s| *until_s > now_s);
+        self.state.write().ended.retain(|_, until_s| *until_s > now_s);
     }
 }
 
@@ -121,6 +117,6 @@ mod tests {
         revocations.end([(Uuid::from_u128(u128::MAX - 1), 1000)], 10);
         assert_eq!(revocations.standing(other, 10), Standing::Ended);
         assert_eq!(revocations.standing(other, 11), Standing::Good);
-        assert!(revocations.state.read().unwrap().ended.len() <= MAX_ENDED);
+        assert!(revocations.state.read().ended.len() <= MAX_ENDED);
     }
 }
