@@ -208,7 +208,7 @@ async fn start(
     let share = database.quota(settings.shares.conversations, wait);
     let settings = ConversationsSettings {
         config: config.conversations.clone(),
-        realtime: config.realtime.clone(),
+        realtime: config.subscriber_limits(),
         max_page_bytes: config.records.max_page_bytes,
         max_json_depth: config.ingest.max_json_depth,
     };

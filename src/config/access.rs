@@ -2,29 +2,8 @@
 
 use std::net::IpAddr;
 
+use super::{AccessConfig, ConfigError, refuse};
 use ipnet::IpNet;
-use serde::Deserialize;
-
-use super::{ConfigError, Kind, Setting, refuse};
-
-/// How much anybody may ask for, behind which proxies, and from which web pages.
-#[derive(Debug, Clone, Deserialize)]
-pub struct AccessConfig {
-    /// Log-ins and registrations a minute, by address; 0: unlimited.
-    pub rate_logins: u32,
-    /// Log-ins a minute, by account; 0: unlimited.
-    pub rate_account_logins: u32,
-    /// Reads a minute; see [`super::Config::rates`].
-    pub(super) rate_reads: Option<u32>,
-    /// Writes a minute; see [`super::Config::rates`].
-    pub(super) rate_writes: Option<u32>,
-    /// Requests with events a minute; 0: unlimited.
-    pub(super) rate_events: u32,
-    /// Addresses, and beside them keys and users, whose requests are counted.
-    pub max_rate_subjects: usize,
-    trusted_proxies: Option<String>,
-    cors_origins: Option<String>,
-}
 
 /// Requests a minute, by key, user or address; 0: unlimited.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,60 +20,9 @@ pub struct Rates {
 const READS: u32 = 6_000;
 const WRITES: u32 = 3_000;
 
-const MOST: u64 = 100_000_000;
-const PROXIES_TAKE: &str = "addresses or networks with commas between, such as 10.0.0.0/8,::1";
-const ORIGINS_TAKE: &str = "origins with commas between, such as https://app.example,http://localhost:5173";
-
-pub(super) const SETTINGS: &[Setting] = &[
-    Setting {
-        name: "RATE_LOGINS",
-        default: "300",
-        kind: Kind::Int { min: 0, max: MOST, unit: "a minute; 0: unlimited" },
-        help: "Log-ins, registrations and refreshes of an address; beyond it 429.",
-    },
-    Setting {
-        name: "RATE_ACCOUNT_LOGINS",
-        default: "30",
-        kind: Kind::Int { min: 0, max: MOST, unit: "a minute; 0: unlimited" },
-        help: "Log-ins to an account, wherever they come from; beyond it 429.",
-    },
-    Setting {
-        name: "RATE_READS",
-        default: "",
-        kind: Kind::Int { min: 0, max: MOST, unit: "a minute; 0: unlimited" },
-        help: "GETs of a key, a user or an address; beyond it 429. Unset: 6000 with AUTH=required, else unlimited.",
-    },
-    Setting {
-        name: "RATE_WRITES",
-        default: "",
-        kind: Kind::Int { min: 0, max: MOST, unit: "a minute; 0: unlimited" },
-        help: "The same for all other requests but events. Unset: 3000 with AUTH=required, else unlimited.",
-    },
-    Setting {
-        name: "RATE_EVENTS",
-        default: "0",
-        kind: Kind::Int { min: 0, max: MOST, unit: "a minute; 0: unlimited" },
-        help: "The same for requests with events, single ones and batches.",
-    },
-    Setting {
-        name: "MAX_RATE_SUBJECTS",
-        default: "100000",
-        kind: Kind::Int { min: 16, max: 10_000_000, unit: "addresses, or keys and users" },
-        help: "Whose requests are counted apart; those beyond share what is left.",
-    },
-    Setting {
-        name: "TRUSTED_PROXIES",
-        default: "",
-        kind: Kind::Text(PROXIES_TAKE),
-        help: "Proxies whose X-Forwarded-For and X-Forwarded-Proto are believed. Unset: nobody's.",
-    },
-    Setting {
-        name: "CORS_ORIGINS",
-        default: "",
-        kind: Kind::Text(ORIGINS_TAKE),
-        help: "Origins whose web pages may call. Unset: only pages of the service itself.",
-    },
-];
+pub(super) const PROXIES_TAKE: &str = "addresses or networks with commas between, such as 10.0.0.0/8,::1";
+pub(super) const ORIGINS_TAKE: &str =
+    "origins with commas between, such as https://app.example,http://localhost:5173";
 
 impl AccessConfig {
     pub(super) fn rates(&self, is_open: bool) -> Rates {

@@ -1,46 +1,40 @@
 //! Settings, read once from the environment (and from `.env`, where the environment says nothing).
 //!
-//! Each concern has a struct, filled by envy, and beside it a table of [`Setting`]s: the only place that knows a
-//! variable's default, bounds, unit and meaning. The table fills in defaults, checks values before envy sees them (so
-//! that a mistake is reported with the variable's name, what it got and what it takes), and prints `serve --help`.
-//! `.env.example` is compared with it by a test.
+//! `table` declares every setting once. Its macro makes of it a struct for each concern, which envy fills, and the [`Setting`]s, which
+//! provide defaults, check values before envy sees them (a mistake is reported with the variable's name, what it got and what it
+//! takes), and print `serve --help` and `.env.example`. The other modules hold what follows from settings.
 
 mod access;
 mod auth;
-mod conversations;
 mod database;
 mod dot_env;
 mod error;
-mod files;
 mod ingest;
 mod logging;
 mod quotas;
-mod realtime;
 mod records;
 mod server;
 mod setting;
 mod stress;
+mod subscribers;
+mod table;
 mod variables;
 
 use std::path::Path;
 
 use serde::Deserialize;
 
-pub use access::{AccessConfig, Rates, is_origin};
-pub use auth::{AuthConfig, AuthMode};
-pub use conversations::ConversationsConfig;
-pub use database::{DatabaseConfig, Partitioning};
+pub use access::{Rates, is_origin};
+pub use auth::AuthMode;
+pub use database::Partitioning;
 pub use error::ConfigError;
 use error::refuse;
-pub use files::{FilesConfig, ImportsConfig};
-pub use ingest::{DeadLetterConfig, Durability, IngestConfig, JournalConfig};
-pub use logging::{LogFormat, LoggingConfig};
+pub use ingest::Durability;
+pub use logging::LogFormat;
 pub use quotas::PoolQuotas;
-pub use realtime::RealtimeConfig;
-pub use records::{LargeConfig, RecordsConfig};
-pub use server::ServerConfig;
 pub use setting::{Kind, Setting, help};
-pub use stress::StressConfig;
+pub use subscribers::SubscriberLimits;
+pub use table::*;
 pub use variables::Variables;
 
 /// `on` or `off`.
@@ -60,43 +54,6 @@ impl Switch {
     }
 }
 
-/// All settings of the service.
-#[derive(Debug, Clone)]
-pub struct Config {
-    /// Listening, connections, limits of requests.
-    pub server: ServerConfig,
-    /// Postgres.
-    pub database: DatabaseConfig,
-    /// Queue and writer.
-    pub ingest: IngestConfig,
-    /// The journal.
-    pub journal: JournalConfig,
-    /// The dead-letter queue.
-    pub dead_letters: DeadLetterConfig,
-    /// Records.
-    pub records: RecordsConfig,
-    /// Conversations and their messages.
-    pub conversations: ConversationsConfig,
-    /// Following what changes.
-    pub realtime: RealtimeConfig,
-    /// Files.
-    pub files: FilesConfig,
-    /// What is imported from files.
-    pub imports: ImportsConfig,
-    /// The stress API, and faults on demand.
-    pub stress: StressConfig,
-    /// The stress API's errors and large payloads.
-    pub large: LargeConfig,
-    /// Who may call.
-    pub auth: AuthConfig,
-    /// How often, and from which web pages.
-    pub access: AccessConfig,
-    /// Logs.
-    pub logging: LoggingConfig,
-    /// What an operator should see once logs are written: lines of `.env` and variables that have no effect.
-    pub notes: Vec<String>,
-}
-
 /// What [`is_name`] takes.
 const NAME: &str = "a letter or _, then letters, digits or _, at most 63";
 
@@ -105,25 +62,6 @@ fn is_name(text: &str) -> bool {
     let is_word = |c: char| c.is_ascii_alphanumeric() || c == '_';
     text.len() <= 63 && text.starts_with(|c: char| !c.is_ascii_digit()) && text.chars().all(is_word)
 }
-
-/// The tables of all concerns, in the order in which they are shown.
-pub const ALL_SETTINGS: [(&str, &[Setting]); 15] = [
-    ("Server", server::SETTINGS),
-    ("Postgres", database::SETTINGS),
-    ("Events", ingest::SETTINGS),
-    ("Journal", ingest::JOURNAL_SETTINGS),
-    ("Dead letters", ingest::DEAD_LETTER_SETTINGS),
-    ("Records", records::SETTINGS),
-    ("Conversations", conversations::SETTINGS),
-    ("Realtime", realtime::SETTINGS),
-    ("Files", files::SETTINGS),
-    ("Imports", files::IMPORT_SETTINGS),
-    ("Stress API and faults", stress::SETTINGS),
-    ("Large payloads and errors on demand", records::LARGE_SETTINGS),
-    ("Authentication", auth::SETTINGS),
-    ("Access", access::SETTINGS),
-    ("Logs", logging::SETTINGS),
-];
 
 impl Config {
     /// Reads the process's environment and `.env`.
@@ -259,25 +197,7 @@ impl Config {
     ///
     /// As [`Config::from_env`].
     pub fn from_variables(variables: &Variables) -> Result<Self, ConfigError> {
-        let mut config = Self {
-            server: variables.load(server::SETTINGS)?,
-            database: variables.load(database::SETTINGS)?,
-            ingest: variables.load(ingest::SETTINGS)?,
-            journal: variables.load(ingest::JOURNAL_SETTINGS)?,
-            dead_letters: variables.load(ingest::DEAD_LETTER_SETTINGS)?,
-            records: variables.load(records::SETTINGS)?,
-            conversations: variables.load(conversations::SETTINGS)?,
-            realtime: variables.load(realtime::SETTINGS)?,
-            files: variables.load(files::SETTINGS)?,
-            imports: variables.load(files::IMPORT_SETTINGS)?,
-            stress: variables.load(stress::SETTINGS)?,
-            large: variables.load(records::LARGE_SETTINGS)?,
-            auth: variables.load(auth::SETTINGS)?,
-            access: variables.load(access::SETTINGS)?,
-            logging: variables.load(logging::SETTINGS)?,
-            notes: variables.notes().to_vec(),
-        };
-        config.realtime.message_bytes = config.conversations.max_message_bytes;
+        let mut config = Self::load(variables)?;
         config.auth.check()?;
         config.access.check()?;
         config.database.check()?;
@@ -373,26 +293,6 @@ mod tests {
     #[test]
     fn an_empty_value_is_unset() {
         assert_eq!(load(&[("PORT", ""), ("PG_BIN", "")]).unwrap().server.port, 3000);
-    }
-
-    #[test]
-    fn the_example_file_lists_every_variable_with_its_default() {
-        let example = include_str!("../../.env.example");
-        let listed: Vec<&str> = example
-            .lines()
-            .filter_map(|line| line.strip_prefix('#'))
-            .filter(|line| {
-                line.split_once('=').is_some_and(|(name, _)| {
-                    !name.is_empty() && name.chars().all(|c| c.is_ascii_uppercase() || c == '_')
-                })
-            })
-            .collect();
-        let settings: Vec<String> = ALL_SETTINGS
-            .iter()
-            .flat_map(|(_, settings)| *settings)
-            .map(|setting| format!("{}={}", setting.name, setting.default))
-            .collect();
-        assert_eq!(listed, settings);
     }
 
     #[test]

@@ -41,6 +41,112 @@ pub enum Kind {
     Secret(&'static str),
 }
 
+pub(super) const ADDRESS: Kind = Kind::Address;
+pub(super) const SWITCH: Kind = Kind::Switch;
+
+/// A whole number from `min` to `max`.
+pub(super) const fn int(min: u64, max: u64, unit: &'static str) -> Kind {
+    Kind::Int { min, max, unit }
+}
+
+pub(super) const fn one_of(words: &'static [&'static str]) -> Kind {
+    Kind::OneOf(words)
+}
+
+pub(super) const fn text(takes: &'static str) -> Kind {
+    Kind::Text(takes)
+}
+
+pub(super) const fn secret(takes: &'static str) -> Kind {
+    Kind::Secret(takes)
+}
+
+/// Declares every setting once: the structs of the concerns, which envy fills, and [`Config`], which holds them; the
+/// [`Setting`]s that check values, and print `--help` and `.env.example`.
+macro_rules! settings {
+    ($(
+        $(#[$about:meta])*
+        $concern:ident: $Struct:ident, $title:literal {
+            $($(#[$attribute:meta])* $vis:vis $field:ident: $type:ty = $default:literal, $kind:expr, $help:literal;)*
+        }
+    )*) => {
+        $(
+            $(#[$about])*
+            #[derive(Clone, serde::Deserialize)]
+            pub struct $Struct {
+                $(
+                    #[doc = $help]
+                    $(#[$attribute])*
+                    $vis $field: $type,
+                )*
+            }
+
+            /// Without values: some are secrets.
+            impl std::fmt::Debug for $Struct {
+                fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                    formatter.debug_struct(stringify!($Struct)).finish_non_exhaustive()
+                }
+            }
+
+            impl $Struct {
+                const SETTINGS: &'static [$crate::config::Setting] = &[$($crate::config::Setting {
+                    name: {
+                        const FIELD: &str = stringify!($field);
+                        const NAME: &[u8] = &$crate::config::setting::variable::<{ FIELD.len() }>(FIELD);
+                        $crate::config::setting::ascii(NAME)
+                    },
+                    default: $default,
+                    kind: $kind,
+                    help: $help,
+                }),*];
+            }
+        )*
+
+        /// All settings of the service.
+        #[derive(Debug, Clone)]
+        pub struct Config {
+            $(
+                $(#[$about])*
+                pub $concern: $Struct,
+            )*
+            /// Notes for the operator, to be logged: lines of `.env` and variables that have no effect.
+            pub notes: Vec<String>,
+        }
+
+        /// The settings of all concerns, in the order in which they are shown.
+        pub const ALL_SETTINGS: &[(&str, &[$crate::config::Setting])] = &[$(($title, $Struct::SETTINGS)),*];
+
+        impl Config {
+            /// Each value checked by itself.
+            pub(super) fn load(
+                variables: &$crate::config::Variables,
+            ) -> Result<Self, $crate::config::ConfigError> {
+                Ok(Self {
+                    $($concern: variables.load($Struct::SETTINGS)?,)*
+                    notes: variables.notes().to_vec(),
+                })
+            }
+        }
+    };
+}
+pub(super) use settings;
+
+/// The variable of a field, which has the field's name in capitals.
+pub(super) const fn variable<const LENGTH: usize>(field: &str) -> [u8; LENGTH] {
+    let mut name = [0; LENGTH];
+    name.copy_from_slice(field.as_bytes());
+    name.make_ascii_uppercase();
+    name
+}
+
+/// The text of [`variable`].
+pub(super) const fn ascii(name: &[u8]) -> &str {
+    match std::str::from_utf8(name) {
+        Ok(name) => name,
+        Err(_) => "",
+    }
+}
+
 impl Kind {
     /// What the variable takes, in words.
     pub fn takes(self) -> String {
@@ -124,7 +230,7 @@ pub fn help() -> String {
     let mut text = String::from("Environment (read from .env too):\n");
     for (concern, settings) in ALL_SETTINGS {
         let _infallible = writeln!(text, "\n{concern}:");
-        for setting in settings {
+        for setting in *settings {
             let default = if setting.default.is_empty() { "unset" } else { setting.default };
             let takes = setting.kind.takes();
             let _infallible = writeln!(
@@ -132,6 +238,27 @@ pub fn help() -> String {
                 "  {:<24} {}\n{:27}[{takes}; default {default}]",
                 setting.name, setting.help, ""
             );
+        }
+    }
+    text
+}
+
+/// The text of `.env.example`.
+#[cfg(test)]
+fn example() -> String {
+    let mut text = String::from(
+        "# Tidegate's settings, each with its default. Copy this file to .env and take the # away where you want another value.\n\
+         # An empty value is unset. A value with spaces, quotes, # or $ stands in single quotes. What is set in the environment wins over this file.\n",
+    );
+    for (concern, settings) in ALL_SETTINGS {
+        text += &format!("\n## {concern}\n");
+        for Setting { name, default, kind, help } in *settings {
+            let takes = match kind {
+                Kind::Int { .. } => kind.takes().replacen('a', "A", 1),
+                Kind::Switch | Kind::OneOf(_) => kind.takes(),
+                _ => format!("Takes {}", kind.takes()),
+            };
+            text += &format!("\n# {help}\n# {takes}.\n#{name}={default}\n");
         }
     }
     text
@@ -186,6 +313,15 @@ mod tests {
         for setting in ALL_SETTINGS.iter().flat_map(|(_, settings)| *settings) {
             assert_eq!(misspelt(setting.name), None);
         }
+    }
+
+    #[test]
+    fn the_example_file_lists_every_setting() {
+        let file = concat!(env!("CARGO_MANIFEST_DIR"), "/.env.example");
+        if std::env::var_os("UPDATE_EXAMPLE").is_some() {
+            std::fs::write(file, example()).unwrap();
+        }
+        assert_eq!(std::fs::read_to_string(file).unwrap(), example(), "UPDATE_EXAMPLE=1 writes it anew");
     }
 
     #[test]

@@ -17,7 +17,7 @@ use super::removal::remove;
 use super::search::Indexer;
 use super::store::Store;
 use super::writing::{Addition, Creation, Done, Entered, Growth, Write, WriteLimits, WriteStore, Writing};
-use crate::config::{ConversationsConfig, RealtimeConfig};
+use crate::config::{ConversationsConfig, SubscriberLimits};
 use crate::db::Database;
 use crate::ingest::id::{IdMint, unix_now_us};
 use crate::observe::Metrics;
@@ -31,7 +31,7 @@ pub struct ConversationsSettings {
     /// Limits.
     pub config: ConversationsConfig,
     /// Limits of followers.
-    pub realtime: RealtimeConfig,
+    pub realtime: SubscriberLimits,
     /// Bytes of a page.
     pub max_page_bytes: usize,
     /// Levels of JSON that metadata may have.
@@ -339,7 +339,7 @@ impl Conversations {
     }
 
     /// Limits of followers.
-    pub fn realtime(&self) -> &RealtimeConfig {
+    pub fn realtime(&self) -> &SubscriberLimits {
         self.inner.hub.config()
     }
 

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use super::Change;
 use super::budget::{MemoryBudget, MemoryPermit};
-use crate::config::RealtimeConfig;
+use crate::config::SubscriberLimits;
 
 /// Why a follower gets nothing more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -140,14 +140,14 @@ impl Buffer {
     }
 
     /// Adds a change; says so if that drops the follower.
-    pub(super) fn push(&self, change: &Arc<Change>, config: &RealtimeConfig) -> Option<Dropped> {
+    pub(super) fn push(&self, change: &Arc<Change>, config: &SubscriberLimits) -> Option<Dropped> {
         let mut waiting = self.waiting();
         if waiting.dropped.is_some() {
             return None;
         }
         let bytes = waiting.bytes + change.bytes();
-        let is_full = waiting.changes.len() >= config.follower_changes
-            || (bytes > config.follower_bytes && !waiting.changes.is_empty());
+        let is_full = waiting.changes.len() >= config.max_changes
+            || (bytes > config.subscriber_bytes && !waiting.changes.is_empty());
         if is_full {
             waiting.end(Dropped::Slow, &self.budget);
         } else {
@@ -258,15 +258,15 @@ mod tests {
 
     #[test]
     fn a_buffer_is_bounded_in_changes_and_bytes_and_is_empty_once_it_was_full() {
-        let config = RealtimeConfig {
+        let config = SubscriberLimits {
             feed_poll_ms: 50,
-            max_followers: 1,
-            max_user_followers: 1,
-            follower_changes: 3,
-            follower_bytes: 10_000,
-            followers_bytes: 1_000_000,
+            max_subscribers: 1,
+            max_user_subscribers: 1,
+            max_changes: 3,
+            subscriber_bytes: 10_000,
+            subscribers_bytes: 1_000_000,
             message_bytes: 0,
-            follower_heartbeat_s: 1,
+            heartbeat_s: 1,
         };
         let budget = MemoryBudget::new(1_000_000, &prometheus::IntGauge::new("a", "a").unwrap());
         let buffer = Buffer::new(&budget);

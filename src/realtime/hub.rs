@@ -17,7 +17,7 @@ use super::budget::MemoryBudget;
 use super::buffer::{Buffer, Dropped};
 use super::feed::FeedReader;
 use super::{Change, Position};
-use crate::config::RealtimeConfig;
+use crate::config::SubscriberLimits;
 use crate::db::Database;
 use crate::observe::Metrics;
 use crate::supervisor::Supervisor;
@@ -43,7 +43,7 @@ pub struct Hub(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     state: Mutex<State>,
-    config: RealtimeConfig,
+    config: SubscriberLimits,
     metrics: Arc<Metrics>,
     /// Something was committed here, or somebody follows.
     woken: Notify,
@@ -123,14 +123,14 @@ pub struct Subscriber {
 }
 
 /// Room for all together, in units.
-fn room_units(config: &RealtimeConfig) -> usize {
-    (config.followers_bytes / 2 / ROOM_UNIT).min(Semaphore::MAX_PERMITS)
+fn room_units(config: &SubscriberLimits) -> usize {
+    (config.subscribers_bytes / 2 / ROOM_UNIT).min(Semaphore::MAX_PERMITS)
 }
 
 impl Hub {
     /// A hub without subscribers, and the task that feeds it from a share of the pool.
     pub fn start(
-        config: &RealtimeConfig,
+        config: &SubscriberLimits,
         metrics: &Arc<Metrics>,
         share: &Database,
         supervisor: &Supervisor,
@@ -140,7 +140,7 @@ impl Hub {
         hub
     }
 
-    fn idle(config: &RealtimeConfig, metrics: &Arc<Metrics>) -> Self {
+    fn idle(config: &SubscriberLimits, metrics: &Arc<Metrics>) -> Self {
         Self(Arc::new(Inner {
             state: Mutex::default(),
             config: config.clone(),
@@ -150,14 +150,14 @@ impl Hub {
             begun: Notify::new(),
             room: Arc::new(Semaphore::new(room_units(config))),
             budget: MemoryBudget::new(
-                config.followers_bytes - room_units(config) * ROOM_UNIT,
+                config.subscribers_bytes - room_units(config) * ROOM_UNIT,
                 &metrics.gauges.followers_bytes,
             ),
         }))
     }
 
     /// Limits.
-    pub fn config(&self) -> &RealtimeConfig {
+    pub fn config(&self) -> &SubscriberLimits {
         &self.0.config
     }
 
@@ -197,11 +197,11 @@ impl Hub {
     fn join(&self, topic: &str, user: Option<Uuid>) -> Result<Subscriber, SubscribeError> {
         let (topic, buffer) = (Box::<str>::from(topic), Arc::new(Buffer::new(&self.0.budget)));
         let mut state = self.state();
-        if state.count >= self.0.config.max_followers {
-            return Err(SubscribeError::TooMany(self.0.config.max_followers));
+        if state.count >= self.0.config.max_subscribers {
+            return Err(SubscribeError::TooMany(self.0.config.max_subscribers));
         }
         if let Some(user) = user {
-            let max = self.0.config.max_user_followers;
+            let max = self.0.config.max_user_subscribers;
             let count = state.users.entry(user).or_default();
             if *count >= max {
                 return Err(SubscribeError::TooManyOfUser(max));
@@ -427,16 +427,16 @@ impl Drop for Subscriber {
 mod tests {
     use super::*;
 
-    fn config() -> RealtimeConfig {
-        RealtimeConfig {
+    fn config() -> SubscriberLimits {
+        SubscriberLimits {
             feed_poll_ms: 50,
-            max_followers: 3,
-            max_user_followers: 1,
-            follower_changes: 3,
-            follower_bytes: 10_000,
-            followers_bytes: 2 * LOT_BYTES,
+            max_subscribers: 3,
+            max_user_subscribers: 1,
+            max_changes: 3,
+            subscriber_bytes: 10_000,
+            subscribers_bytes: 2 * LOT_BYTES,
             message_bytes: 0,
-            follower_heartbeat_s: 1,
+            heartbeat_s: 1,
         }
     }
 
@@ -503,7 +503,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn those_who_take_nothing_are_dropped_before_they_hold_all_memory_and_others_are_not() {
-        let config = RealtimeConfig { max_followers: 100, followers_bytes: 2_000_000, ..config() };
+        let config = SubscriberLimits { max_subscribers: 100, subscribers_bytes: 2_000_000, ..config() };
         let hub = Hub::idle(&config, &Metrics::new().unwrap());
         hub.set_feed(Feed::Running);
         let limit = 2_000_000 - room_units(&config) * ROOM_UNIT;

@@ -55,7 +55,7 @@ pub(super) async fn get(face: &Arc<AppState>, core: &Services, asked: Asked) -> 
     };
     let owner = core.accounts.user_of(&asked.principal).await?;
     let live = core.conversations.subscribe(owner, asked.conversation, start, token).await?;
-    let heartbeat = Duration::from_secs(core.conversations.realtime().follower_heartbeat_s);
+    let heartbeat = Duration::from_secs(core.conversations.realtime().heartbeat_s);
     // One chunk on its way, and one that is being written.
     let (chunks, body) = channel(1);
     let writer =
