@@ -14,8 +14,8 @@ use crate::ingest::journal::{
     self, DamagedBytes, Files, JournalError, JournalId, JournalReader, Loss, LossState, Piece, RealFiles,
     Salvage, SegmentInfo, losses,
 };
-use crate::ingest::recovered::{Restored, Restorer};
 use crate::ingest::row;
+use crate::ingest::{Restored, Restorer};
 
 #[derive(Debug, Args)]
 pub(super) struct JournalArgs {

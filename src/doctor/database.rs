@@ -7,7 +7,7 @@ use uuid::Uuid;
 use super::{Finding, Grade, finding};
 use crate::config::Config;
 use crate::db::{Database, DbError};
-use crate::ingest::copy::copy_rows;
+use crate::ingest::copy_rows;
 use crate::ingest::id::{self, Tag};
 use crate::ingest::row::{self, Content, Row};
 

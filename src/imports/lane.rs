@@ -13,7 +13,7 @@ use super::store::Store;
 use super::turns::Turns;
 use crate::conversations::Conversations;
 use crate::db::DbError;
-use crate::ingest::retry::Verdict;
+use crate::ingest::WriteVerdict as Verdict;
 use crate::observe::{LogThrottle, Metrics};
 
 /// Before a part is tried again for the first time, and at the most.

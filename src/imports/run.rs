@@ -20,7 +20,7 @@ use super::turns::Turns;
 use crate::conversations::Conversations;
 use crate::db::DbError;
 use crate::files::{Files, FilesError};
-use crate::ingest::retry::Verdict;
+use crate::ingest::WriteVerdict as Verdict;
 use crate::observe::{LogThrottle, Metrics};
 
 /// Before the database is asked again.

@@ -1,62 +1,55 @@
 //! The path of an event: queue → journal → writer → COPY, and the dead letters beside it.
 //!
 //! ```text
-//! Ingest::admit ─▶ queue ─▶ group_commit ─▶ journal ─▶ backlog ─▶ batcher ─▶ writer (lanes) ─▶ landing ─▶ requests + receipt
-//!     │ full         └──────── DURABILITY=memory ──────────────────▶│             │ a row is refused
-//!     └──────────▶ dead_letters (overloads)                                       └─▶ dead_letters + receipt
-//!                                          fence: what is durable in Postgres is trimmed, what it lost is stored again
+//! Ingest::admit ─▶ queue ─▶ group commit ─▶ journal ─▶ backlog ─▶ batcher ─▶ lanes ─▶ copy writer ─▶ requests + receipt
+//!     │ full         └──────── DURABILITY=memory ──────────────────▶│            └ a row is rejected ─▶ dead_letters + receipt
+//!     └──────────▶ dead_letters (overloads)
+//!                                  checkpointer: trims what is durable in Postgres, stores again what Postgres has lost
 //! ```
 //!
-//! [`Ingest`] is the handle that request handlers hold; [`Pipeline`] owns the tasks behind it.
+//! [`Ingest`] is the handle that request handlers hold; [`Pipeline`] owns the tasks behind it. The submodules, each of
+//! which uses only those above it:
+//!
+//! | module | |
+//! |---|---|
+//! | [`event`] | ids, keys, tuples, and which bodies can be `jsonb` |
+//! | [`journal`] | accepted events on disk |
+//! | [`queue`] | the bounded queue, occupancy, and the requests that wait |
+//! | [`checkpoint`] | receipts, the backlog, and what may be trimmed |
+//! | [`write`] | batches, lanes, COPY, and the isolation of bad rows |
+//! | [`dead_letters`] | overloads, the store, redrive |
+//! | [`admit`] | admission and group commit |
+//! | [`audit`] | verify, reconcile, figures |
 
-mod admission;
-mod backlog;
-mod batcher;
+mod admit;
+mod audit;
 mod checkpoint;
-mod claims;
-mod commit_waiter;
-pub(crate) mod copy;
-mod copy_batch;
-mod copy_writer;
 pub mod dead_letters;
-mod group_commit;
-pub mod id;
+mod event;
 pub mod journal;
-pub mod json;
-pub mod keys;
-mod ledger;
-mod numeric;
-pub mod occupancy;
 mod pipeline;
-mod probe;
-pub mod queue;
-pub mod queued_batch;
-mod rates;
-mod receipts;
-pub mod reconcile;
-pub mod recovered;
-mod refusal;
-mod registered_journals;
-pub(crate) mod retry;
-pub mod row;
-mod snapshot;
-mod source;
+mod queue;
 mod status;
-pub mod text;
-mod threshold_notify;
-pub mod verify;
-mod writer;
+mod write;
 
-pub use admission::{Accepted, AckRequest, Event, Ingest, Receipt, content};
-pub use checkpoint::CheckpointError;
-pub use commit_waiter::{DeadEvent, LocalWaker, NotStored};
-pub use ledger::Account;
+pub use admit::admission::{Accepted, AckRequest, Event, Ingest, Receipt};
+pub use admit::rates::{Rate, Rates};
+pub use audit::snapshot::{JournalSnapshot, Snapshot};
+pub use audit::{reconcile, verify};
+pub use checkpoint::checkpointer::CheckpointError;
+pub use checkpoint::ledger::Account;
+pub use checkpoint::registered_journals::RegisteredJournals;
+pub use event::row::content;
+pub use event::{id, json, keys, row, text};
 pub use pipeline::{Drained, IngestSettings, OpenJournal, Pipeline};
-pub use rates::{Rate, Rates};
-pub use refusal::{Refusal, Refused};
-pub use registered_journals::RegisteredJournals;
-pub use snapshot::{JournalSnapshot, Snapshot};
+pub use queue::RowChunk;
+pub use queue::commit_waiter::{DeadEvent, LocalWaker, NotStored};
+pub use queue::occupancy;
+pub use queue::refusal::{Refusal, Refused};
 pub use status::{LastError, WriterState};
+pub(crate) use write::copy::copy_rows;
+pub use write::restore::{Restored, Restorer};
+pub(crate) use write::verdict::Verdict as WriteVerdict;
 
 /// What an answer to an event promises; each level includes those before it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

@@ -12,28 +12,29 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::admission::{Ingest, Journaled, Shared};
-use super::backlog::Backlog;
-use super::batcher::{BatchSettings, Batcher};
-use super::checkpoint::{Checkpoint, CheckpointError, Checkpointer};
-use super::claims::Claims;
-use super::copy_writer::{CopyWriter, TargetTables};
-use super::dead_letters::{self, DeadLetterWriter, DeadLetters};
-use super::group_commit::GroupCommit;
-use super::id::IdMint;
-use super::journal::{JournalReader, JournalWriter};
-use super::json::JsonLimits;
-use super::occupancy::Size;
-use super::probe::Probe;
-use super::queue::{Limits, Queue};
-use super::rates::Rates;
-use super::receipts::Receipts;
-use super::refusal::Refusal;
-use super::row;
-use super::source::Source;
-use super::writer::Writer;
 use crate::config::{DeadLetterConfig, IngestConfig};
 use crate::db::Database;
+use crate::ingest::admit::admission::{Ingest, Journaled, Shared};
+use crate::ingest::admit::group_commit::GroupCommit;
+use crate::ingest::admit::rates::Rates;
+use crate::ingest::checkpoint::backlog::Backlog;
+use crate::ingest::checkpoint::checkpointer::{Checkpoint, CheckpointError, Checkpointer};
+use crate::ingest::checkpoint::receipts::Receipts;
+use crate::ingest::dead_letters::{DeadLetterWriter, DeadLetters};
+use crate::ingest::event::dead_letter;
+use crate::ingest::event::id::IdMint;
+use crate::ingest::event::json::JsonLimits;
+use crate::ingest::event::row;
+use crate::ingest::journal::{JournalReader, JournalWriter};
+use crate::ingest::queue::occupancy::Size;
+use crate::ingest::queue::refusal::Refusal;
+use crate::ingest::queue::{Limits, Queue};
+use crate::ingest::write::batcher::Source;
+use crate::ingest::write::batcher::{BatchSettings, Batcher};
+use crate::ingest::write::claims::Claims;
+use crate::ingest::write::copy_writer::{CopyWriter, TargetTables};
+use crate::ingest::write::probe::Probe;
+use crate::ingest::write::writer::Writer;
 use crate::observe::Metrics;
 use crate::supervisor::{Backoff, Next, Supervisor};
 
@@ -135,7 +136,8 @@ impl Pipeline {
         let (mut parts, mut journaled) = (None, None);
         if let Some(OpenJournal { appender, store, dir, adopt }) = journal {
             let backlog = Backlog::new(store);
-            let mut keeper = Checkpointer::new(database.clone(), &tables, &backlog, &dir, adopt)?;
+            let mut keeper =
+                Checkpointer::new(database.clone(), &backlog, &dir, adopt, config.idempotency_window_s)?;
             if !postgres_is_away {
                 match keeper.open_in_time().await {
                     // It went away since it was migrated: the keeper opens them when it is back, and events are taken meanwhile.
@@ -284,7 +286,7 @@ fn landing_tables(database: &Database, config: &IngestConfig) -> TargetTables {
     let copy_dead_letters = sql(include_str!("../../sql/ingest/copy_dead_letters.sql"));
     TargetTables {
         copy_requests: copy_requests.replace("{columns}", row::COLUMNS),
-        copy_dead_letters: copy_dead_letters.replace("{columns}", dead_letters::COLUMNS),
+        copy_dead_letters: copy_dead_letters.replace("{columns}", dead_letter::COLUMNS),
         has_request: sql(include_str!("../../sql/ingest/request_exists.sql")),
         has_dead_letter: sql(include_str!("../../sql/ingest/dead_letter_exists.sql")),
         probe: Probe::new(database),

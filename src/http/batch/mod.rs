@@ -27,10 +27,10 @@ use super::json::{self, StartCheck};
 use super::openapi::bodies::BatchShape;
 use super::{Answered, Services, ack, not_found};
 use crate::ingest::NotStored;
+use crate::ingest::RowChunk;
 use crate::ingest::id::{self, unix_now_us};
 use crate::ingest::json::Verdict;
 use crate::ingest::keys::Key;
-use crate::ingest::queued_batch::RowChunk;
 use crate::ingest::row::Row;
 
 /// Encoded tuples are gathered in chunks of about this size.

@@ -16,8 +16,8 @@ use crate::imports::model::Job;
 use crate::imports::parse::Reason;
 use crate::imports::part::{Gathered, Part, Tuples, id_of};
 use crate::imports::store::Store;
-use crate::ingest::copy::copy_rows;
-use crate::ingest::retry::Verdict;
+use crate::ingest::WriteVerdict as Verdict;
+use crate::ingest::copy_rows;
 use crate::ingest::row;
 
 impl Store {

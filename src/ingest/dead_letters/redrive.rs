@@ -2,7 +2,7 @@
 //!
 //! A dead letter and the row that it becomes change places in one transaction, and its receipt with them. Several may
 //! redrive at once: each takes what the others have not locked. Rows that Postgres rejects again are found by a
-//! [probe](crate::ingest::probe), and stay dead letters in the transaction that stores the others.
+//! [probe](crate::ingest::write::probe), and stay dead letters in the transaction that stores the others.
 
 use std::collections::HashMap;
 
@@ -13,15 +13,14 @@ use uuid::Uuid;
 use super::Reason;
 use super::store::{DeadLetterStore, Filter, TIMEOUT};
 use crate::db::{DbError, Parameter, begin_in_time, roll_back};
-use crate::ingest::content;
-use crate::ingest::copy::copy_rows;
-use crate::ingest::id::{self, Tag, unix_now_us};
+use crate::ingest::checkpoint::receipts::{Counts, Receipts};
+use crate::ingest::event::id::{self, Tag, unix_now_us};
+use crate::ingest::event::json::{self, JsonLimits};
+use crate::ingest::event::row::{self, Row, Tuple};
 use crate::ingest::journal::JournalId;
-use crate::ingest::json::{self, JsonLimits};
-use crate::ingest::probe::{Fault, PROBED_ROWS, Probe};
-use crate::ingest::receipts::{Counts, Receipts};
-use crate::ingest::retry::Verdict;
-use crate::ingest::row::{self, Row, Tuple};
+use crate::ingest::write::copy::copy_rows;
+use crate::ingest::write::probe::{PROBED_ROWS, Probe};
+use crate::ingest::write::verdict::{Fault, Verdict};
 
 /// The most dead letters that change places in one transaction, by number and by bytes.
 const BATCH: usize = 5000;
@@ -300,7 +299,7 @@ fn read(row: &tokio_postgres::Row, limits: JsonLimits) -> Result<Taken, DbError>
     let event = Row {
         id,
         trace_id: trace_id.as_bytes(),
-        content: content(json::classify_event(body, limits), body),
+        content: row::content(json::classify_event(body, limits), body),
         content_type,
         received_at_us: row.try_get("received_at_us")?,
     };

@@ -17,11 +17,11 @@ use std::time::Instant;
 use rangemap::RangeSet;
 use uuid::Uuid;
 
-use super::commit_waiter::{CommitWaiter, Outcome, WakeBatch};
-use super::id::{self, Tag};
-use super::journal::{Chunk, JournalError, JournalId, JournalReader, Piece};
-use super::occupancy::Size;
-use super::threshold_notify::ThresholdNotify;
+use crate::ingest::event::id::{self, Tag};
+use crate::ingest::journal::{Chunk, JournalError, JournalId, JournalReader, Piece};
+use crate::ingest::queue::commit_waiter::{CommitWaiter, Outcome, WakeBatch};
+use crate::ingest::queue::occupancy::Size;
+use crate::ingest::queue::occupancy::ThresholdNotify;
 
 /// The sequences of all journals on disk, by what is known of them.
 #[derive(Debug)]
@@ -195,7 +195,7 @@ impl Backlog {
     }
 
     /// Waits until what waits reaches `mark` or nothing more comes; false if `deadline` came first.
-    pub(super) async fn wait_for(&self, mark: Size, deadline: Option<Instant>) -> bool {
+    pub(in crate::ingest) async fn wait_for(&self, mark: Size, deadline: Option<Instant>) -> bool {
         self.bell.wait_for(mark, deadline, || self.waiting(), || self.is_closed()).await
     }
 

@@ -2,11 +2,15 @@
 //!
 //! The classes are those of Postgres' appendix "PostgreSQL Error Codes".
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
+use tokio_postgres::Row;
 use tokio_postgres::error::SqlState;
 
 use crate::db::DbError;
+use crate::ingest::event::dead_letter::{self, Reason};
+use crate::ingest::event::row::Tuple;
 
 /// Classes of errors that a row can be at fault for: data exception, integrity constraint, program limit, raised by a
 /// trigger.
@@ -82,6 +86,63 @@ impl Verdict {
         Duration::from_millis(fastrand::u64(full_ms / 2..=full_ms))
     }
 }
+
+/// Why a row cannot be stored.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fault {
+    /// Postgres rejects the row, or a trigger drops it.
+    pub reason: Reason,
+    /// The SQLSTATE; empty for a dropped row.
+    pub state: String,
+    /// The violated constraint; empty where Postgres names none.
+    pub constraint: String,
+    /// The error as a dead letter keeps it, the SQLSTATE first where there is one.
+    pub error: String,
+    /// COPYs that held the row when it was found.
+    pub attempts: u32,
+}
+
+impl Fault {
+    /// The fault of a row that was alone in its COPY.
+    pub fn of(error: &DbError, attempts: u32) -> Self {
+        let reason = match error {
+            DbError::DroppedByTrigger { .. } => Reason::DroppedByTrigger,
+            _ => Reason::Rejected,
+        };
+        Self {
+            reason,
+            state: error.state_code().unwrap_or_default().to_owned(),
+            constraint: error.constraint().unwrap_or_default().to_owned(),
+            error: error.with_sources(),
+            attempts,
+        }
+    }
+
+    /// The dead letter that the row becomes.
+    pub fn dead_letter(&self, tuple: Tuple<'_>) -> Vec<u8> {
+        dead_letter::encode_rejected(tuple, &self.error, self.reason, self.attempts)
+    }
+
+    pub(super) fn read(row: &Row, attempts: u32) -> Result<(usize, Self), DbError> {
+        let place = row.try_get::<_, i32>(0)? as usize;
+        let Some(state) = row.try_get::<_, Option<&str>>(1)? else {
+            let dropped = DbError::DroppedByTrigger { table: "requests", sent: 1, stored: 0 };
+            return Ok((place, Self::of(&dropped, attempts)));
+        };
+        let (constraint, message): (&str, &str) = (row.try_get(2)?, row.try_get(3)?);
+        let fault = Self {
+            reason: Reason::Rejected,
+            state: state.to_owned(),
+            constraint: constraint.to_owned(),
+            error: format!("{state} {message}"),
+            attempts,
+        };
+        Ok((place, fault))
+    }
+}
+
+/// The faults of a batch, by the place of their rows.
+pub type Faults = BTreeMap<u64, Fault>;
 
 #[cfg(test)]
 mod tests {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::journal::{self, AppendError};
+use crate::ingest::journal::{self, AppendError};
 
 /// Why the journal takes nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -97,7 +97,7 @@ pub enum Refused {
 
 impl Refused {
     /// The label under which it is counted.
-    pub(super) fn reason(self) -> &'static str {
+    pub(in crate::ingest) fn reason(self) -> &'static str {
         match self {
             Self::Overloaded { .. } => "overload",
             Self::Journal(_) | Self::OutcomeUnknown => "journal",
@@ -105,7 +105,7 @@ impl Refused {
     }
 
     /// What a dead letter says of it.
-    pub(super) fn message(self) -> &'static str {
+    pub(in crate::ingest) fn message(self) -> &'static str {
         match self {
             Self::Overloaded { .. } => "the queue was full",
             Self::Journal(refusal) => refusal.message(),

@@ -9,12 +9,12 @@ use tokio_postgres::types::Type;
 use tokio_postgres::{Row, Transaction};
 use uuid::Uuid;
 
-use super::id::Tag;
-use super::journal::JournalId;
 use crate::db::{Connection, Database, DbError, Parameter, begin_in_time, presets, query_in_time};
+use crate::ingest::event::id::Tag;
+use crate::ingest::journal::JournalId;
 
 /// How long a transaction of one's own lane is waited for before its backend is ended.
-const HOLDER_PATIENCE: &str = include_str!("../../sql/ingest/holder_patience.sql");
+const HOLDER_PATIENCE: &str = include_str!("../../../sql/ingest/holder_patience.sql");
 
 /// For each statement but those of a batch, which has a deadline of its own.
 const TIMEOUT: Duration = Duration::from_secs(30);
@@ -86,20 +86,20 @@ impl Receipts {
     pub fn new(database: &Database) -> Self {
         let sql = |text| database.sql(text);
         Self {
-            register: sql(include_str!("../../sql/ingest/register_journal.sql")),
-            known: sql(include_str!("../../sql/ingest/journal_known.sql")),
-            raise_all: sql(include_str!("../../sql/ingest/raise_all_epochs.sql")),
-            raise_one: sql(include_str!("../../sql/ingest/raise_epoch.sql")),
-            end_holders: sql(include_str!("../../sql/ingest/end_lane_holders.sql")),
-            hold_lane: sql(include_str!("../../sql/ingest/hold_lane.sql")),
-            prepare_batch: sql(include_str!("../../sql/ingest/prepare_batch.sql")),
-            add: sql(include_str!("../../sql/ingest/add_receipt.sql")),
-            over: sql(include_str!("../../sql/ingest/receipts_over.sql")),
-            fence: sql(include_str!("../../sql/ingest/fence.sql")),
-            fences: sql(include_str!("../../sql/ingest/fences.sql")),
-            compact: sql(include_str!("../../sql/ingest/compact_receipts.sql")),
-            all: sql(include_str!("../../sql/ingest/receipts.sql")),
-            timeline: sql(include_str!("../../sql/ingest/timeline.sql")),
+            register: sql(include_str!("../../../sql/ingest/register_journal.sql")),
+            known: sql(include_str!("../../../sql/ingest/journal_known.sql")),
+            raise_all: sql(include_str!("../../../sql/ingest/raise_all_epochs.sql")),
+            raise_one: sql(include_str!("../../../sql/ingest/raise_epoch.sql")),
+            end_holders: sql(include_str!("../../../sql/ingest/end_lane_holders.sql")),
+            hold_lane: sql(include_str!("../../../sql/ingest/hold_lane.sql")),
+            prepare_batch: sql(include_str!("../../../sql/ingest/prepare_batch.sql")),
+            add: sql(include_str!("../../../sql/ingest/add_receipt.sql")),
+            over: sql(include_str!("../../../sql/ingest/receipts_over.sql")),
+            fence: sql(include_str!("../../../sql/ingest/fence.sql")),
+            fences: sql(include_str!("../../../sql/ingest/fences.sql")),
+            compact: sql(include_str!("../../../sql/ingest/compact_receipts.sql")),
+            all: sql(include_str!("../../../sql/ingest/receipts.sql")),
+            timeline: sql(include_str!("../../../sql/ingest/timeline.sql")),
         }
     }
 

@@ -5,9 +5,9 @@ use std::time::Duration;
 use tokio_postgres::types::Type;
 use uuid::Uuid;
 
-use super::Ingest;
-use super::id::{self, Tag};
 use crate::db::{Database, DbError, Parameter, trace_index};
+use crate::ingest::admit::admission::Ingest;
+use crate::ingest::event::id::{self, Tag};
 
 /// For one statement.
 const TIMEOUT: Duration = Duration::from_secs(60);
@@ -71,7 +71,7 @@ impl Reconciler {
         // Asked first: what is stored in between is found in its table, then.
         let pending: Vec<bool> =
             ids.iter().map(|id| self.ingest.is_pending(Tag::of_event(*id), id::sequence(*id))).collect();
-        let reconcile = self.database.sql(include_str!("../../sql/ingest/reconcile.sql"));
+        let reconcile = self.database.sql(include_str!("../../../sql/ingest/reconcile.sql"));
         let ids = ids.to_vec();
         let rows = self.database.query_in_time(TIMEOUT, &reconcile, &[(&ids, Type::UUID_ARRAY)]).await?;
         let mut fates = Vec::with_capacity(ids.len());
@@ -115,7 +115,7 @@ impl Reconciler {
         until_us: i64,
         limit: i64,
     ) -> Result<Vec<(Uuid, String)>, DbError> {
-        let find = self.database.sql(include_str!("../../sql/ingest/find_traces.sql"));
+        let find = self.database.sql(include_str!("../../../sql/ingest/find_traces.sql"));
         let bound = |us: i64| id::lower_bound(((us.max(0) / 1000) as u64).min(id::MAX_UNIX_MS));
         let (from, to, traces) = (bound(since_us), bound(until_us), trace_ids.to_vec());
         let parameters: [Parameter<'_>; 4] =

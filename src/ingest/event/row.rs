@@ -7,6 +7,7 @@
 use uuid::Uuid;
 
 use super::id::{self, Tag};
+use super::json::Verdict;
 
 /// The columns of `requests` that a tuple fills, in the tuple's order.
 pub const COLUMNS: &str = "id, trace_id, payload, body, content_type, received_at";
@@ -28,6 +29,14 @@ pub enum Content<'a> {
     Jsonb(&'a [u8]),
     /// Goes into `body`, byte for byte.
     Bytes(&'a [u8]),
+}
+
+/// Classifies `body` for a row.
+pub fn content(verdict: Verdict, body: &[u8]) -> Content<'_> {
+    match verdict {
+        Verdict::Jsonb => Content::Jsonb(body),
+        Verdict::NotJsonb(_) | Verdict::NotJson(_) => Content::Bytes(body),
+    }
 }
 
 /// An event on its way into a tuple.

@@ -5,21 +5,21 @@ use std::time::Duration;
 
 use uuid::Uuid;
 
-use super::AckLevel;
-use super::backlog::Backlog;
-use super::commit_waiter::{CommitWaiter, DeadEvent, Duplicates, NotJournaled};
-use super::dead_letters::DeadLetters;
-use super::id::{self, IdMint, Tag};
-use super::json::{self, JsonLimits, Verdict};
-use super::keys::Key;
-use super::ledger::Ledger;
-use super::occupancy::Size;
-use super::queue::Queue;
-use super::queued_batch::{self, QueuedBatch, RowChunk};
 use super::rates::Rates;
-use super::refusal::{Refusal, Refused};
-use super::row::{self, Content, Row};
-use super::status::WriterStatus;
+use crate::ingest::AckLevel;
+use crate::ingest::checkpoint::backlog::Backlog;
+use crate::ingest::checkpoint::ledger::Ledger;
+use crate::ingest::dead_letters::DeadLetters;
+use crate::ingest::event::id::{self, IdMint, Tag};
+use crate::ingest::event::json::{self, JsonLimits, Verdict};
+use crate::ingest::event::keys::Key;
+use crate::ingest::event::row::{self, Content, Row};
+use crate::ingest::queue::Queue;
+use crate::ingest::queue::commit_waiter::{CommitWaiter, DeadEvent, Duplicates, NotJournaled};
+use crate::ingest::queue::occupancy::Size;
+use crate::ingest::queue::refusal::{Refusal, Refused};
+use crate::ingest::queue::{self, QueuedBatch, RowChunk};
+use crate::ingest::status::WriterStatus;
 use crate::observe::Metrics;
 
 /// One event.
@@ -88,11 +88,11 @@ impl Accepted {
 /// The way into the pipeline; cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Ingest {
-    pub(super) shared: Arc<Shared>,
+    pub(in crate::ingest) shared: Arc<Shared>,
 }
 
 #[derive(Debug)]
-pub(super) struct Shared {
+pub(in crate::ingest) struct Shared {
     pub queue: Arc<Queue>,
     /// With a journal.
     pub journal: Option<Journaled>,
@@ -106,7 +106,7 @@ pub(super) struct Shared {
 }
 
 #[derive(Debug)]
-pub(super) struct Journaled {
+pub(in crate::ingest) struct Journaled {
     pub backlog: Arc<Backlog>,
     pub ledger: Arc<Ledger>,
     pub fence_status: Arc<WriterStatus>,
@@ -258,7 +258,7 @@ impl Ingest {
 
     /// Whether the queue could hold these chunks if it were empty.
     pub fn can_hold(&self, chunks: &[RowChunk]) -> bool {
-        queued_batch::total(chunks).fits(self.shared.queue.limits().capacity)
+        queue::total(chunks).fits(self.shared.queue.limits().capacity)
     }
 
     /// Admits all events of a batch, or none. Their ids are filled in here; `keys` are by the place in the batch.
@@ -273,7 +273,7 @@ impl Ingest {
         now_us: i64,
         request: AckRequest,
     ) -> Result<Accepted, Refused> {
-        let load = queued_batch::total(&chunks);
+        let load = queue::total(&chunks);
         if load.events == 0 {
             return Ok(Accepted::new(request.level, None));
         }
@@ -305,7 +305,7 @@ impl Ingest {
         self.wait(waiter, receipt, request).await
     }
 
-    pub(super) fn journal_takes(&self) -> Result<(), Refusal> {
+    pub(in crate::ingest) fn journal_takes(&self) -> Result<(), Refusal> {
         match &self.shared.journal {
             Some(journal) => journal.backlog.store().accepting().map_err(Refusal::from),
             None => Ok(()),
@@ -354,19 +354,11 @@ impl Drop for ForgetOnDrop<'_> {
     }
 }
 
-/// Classifies `body` for a row.
-pub fn content(verdict: Verdict, body: &[u8]) -> Content<'_> {
-    match verdict {
-        Verdict::Jsonb => Content::Jsonb(body),
-        Verdict::NotJsonb(_) | Verdict::NotJson(_) => Content::Bytes(body),
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use super::super::commit_waiter::{Outcome, WakeBatch};
-    use super::super::journal::{self, JournalSettings, RealFiles};
     use super::*;
+    use crate::ingest::journal::{self, JournalSettings, RealFiles};
+    use crate::ingest::queue::commit_waiter::{Outcome, WakeBatch};
 
     #[test]
     fn a_request_that_ends_before_its_commit_leaves_nothing_in_the_backlog() {

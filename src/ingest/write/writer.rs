@@ -8,14 +8,13 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::batcher::Batcher;
-use super::commit_waiter::{NotStored, Outcome};
-use super::copy_batch::{CopyBatch, Kind};
+use super::batcher::{Batch, Batcher};
+use super::copy::{CopyBatch, Kind};
 use super::copy_writer::{CopyWriter, Lane, Rejected, WriteError, unsettled};
-use super::dead_letters::Reason;
-use super::probe::{Fault, Faults};
-use super::row::Tuple;
-use super::source::Batch;
+use super::verdict::{Fault, Faults};
+use crate::ingest::event::dead_letter::Reason;
+use crate::ingest::event::row::Tuple;
+use crate::ingest::queue::commit_waiter::{NotStored, Outcome};
 use crate::observe::Metrics;
 
 /// What the lanes share.

@@ -12,14 +12,12 @@ use tokio_postgres::types::Type;
 use uuid::Uuid;
 
 use super::claims::Claims;
-use super::copy::copy_rows;
-use super::copy_batch::{CopyBatch, Kind, Origin};
-use super::dead_letters;
-use super::journal::{Chunk, JournalId};
-use super::probe::{Fault, Faults};
-use super::retry::Verdict;
-use super::row::{self, Tuple};
+use super::copy::{CopyBatch, Kind, Origin, copy_rows};
+use super::verdict::{Fault, Faults, Verdict};
 use crate::db::{Database, DbError, begin_in_time, roll_back};
+use crate::ingest::event::dead_letter;
+use crate::ingest::event::row::{self, Tuple};
+use crate::ingest::journal::{Chunk, JournalId};
 
 /// For one statement.
 const TIMEOUT: Duration = Duration::from_secs(60);
@@ -132,12 +130,12 @@ impl Restorer {
         refused: Option<&Fault>,
     ) -> Result<Restored, DbError> {
         let sql = |text: &str| self.database.sql(text);
-        let lock = sql(include_str!("../../sql/ingest/lock_journal.sql"));
+        let lock = sql(include_str!("../../../sql/ingest/lock_journal.sql"));
         transaction.execute_typed(&lock, &[(&journal, Type::UUID)]).await?;
 
         let tuples = batch.tuples();
         let ids: Vec<Uuid> = tuples.iter().filter_map(|tuple| id_of(*tuple)).collect();
-        let elsewhere = sql(include_str!("../../sql/ingest/settled_elsewhere.sql"));
+        let elsewhere = sql(include_str!("../../../sql/ingest/settled_elsewhere.sql"));
         let mut there = HashSet::new();
         for row in transaction.query_typed(&elsewhere, &[(&ids, Type::UUID_ARRAY)]).await? {
             there.insert(row.try_get::<_, Uuid>(0)?);
@@ -162,13 +160,13 @@ impl Restorer {
         let (duplicates, new): (Vec<_>, Vec<_>) =
             lost.iter().enumerate().partition(|(place, _)| claimed.is_duplicate(*place as u64));
         if let (Some(fault), [(_, tuple)]) = (refused, &new[..]) {
-            let letter = dead_letters::encode_rejected(**tuple, fault);
-            let copy = sql(include_str!("../../sql/ingest/copy_dead_letters.sql"));
-            let copy = copy.replace("{columns}", dead_letters::COLUMNS);
+            let letter = fault.dead_letter(**tuple);
+            let copy = sql(include_str!("../../../sql/ingest/copy_dead_letters.sql"));
+            let copy = copy.replace("{columns}", dead_letter::COLUMNS);
             let stored = copy_rows(transaction, &copy, std::iter::once(&letter[..])).await?;
             DbError::all_stored("dead_letters", 1, stored)?;
         } else if !new.is_empty() {
-            let copy = sql(include_str!("../../sql/ingest/copy_requests.sql"));
+            let copy = sql(include_str!("../../../sql/ingest/copy_requests.sql"));
             let copy = copy.replace("{columns}", row::COLUMNS);
             let tuples = new.iter().map(|(_, tuple)| tuple.bytes());
             let stored = copy_rows(transaction, &copy, tuples).await?;
@@ -180,7 +178,8 @@ impl Restorer {
             if ids.is_empty() {
                 continue;
             }
-            let moved = sql(include_str!("../../sql/ingest/move_quarantined.sql")).replace("{state}", state);
+            let moved =
+                sql(include_str!("../../../sql/ingest/move_quarantined.sql")).replace("{state}", state);
             let mut settled = 0;
             for row in transaction.query_typed(&moved, &[(&ids, Type::UUID_ARRAY)]).await? {
                 settled += row.try_get::<_, i64>(0)? as u64;

@@ -16,15 +16,16 @@ use std::task::{Poll, Waker};
 use tokio::sync::Notify;
 use uuid::Uuid;
 
-use super::AckLevel;
-use super::dead_letters::Reason;
-use super::keys::Key;
+use super::refusal::Refusal;
+use crate::ingest::AckLevel;
+use crate::ingest::event::dead_letter::Reason;
+use crate::ingest::event::keys::Key;
 
 /// Why events were not journaled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NotJournaled {
     /// Nothing was kept: the journal takes nothing now.
-    Refused(super::Refusal),
+    Refused(Refusal),
     /// Written, but the sync failed: they may turn up after a restart, or not.
     OutcomeUnknown,
 }

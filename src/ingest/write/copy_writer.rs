@@ -23,18 +23,16 @@ use tokio_postgres::Transaction;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::types::Type;
 
-use super::checkpoint::Checkpoint;
 use super::claims::{Claimed, Claims};
-use super::copy::copy_rows;
-use super::copy_batch::{CopyBatch, Kind, Origin};
-use super::dead_letters;
-use super::journal::JournalId;
-use super::probe::{Fault, PROBED_ROWS, Probe};
-use super::receipts::{Counts, Receipts};
-use super::retry::Verdict;
-use super::row::Tuple;
-use super::status::{WriterState, WriterStatus};
+use super::copy::{CopyBatch, Kind, Origin, copy_rows};
+use super::probe::{PROBED_ROWS, Probe};
+use super::verdict::{Fault, Verdict};
 use crate::db::{Connection, Database, DbError, begin, presets, query_in_time, roll_back};
+use crate::ingest::checkpoint::checkpointer::Checkpoint;
+use crate::ingest::checkpoint::receipts::{Counts, Receipts};
+use crate::ingest::event::row::Tuple;
+use crate::ingest::journal::JournalId;
+use crate::ingest::status::{WriterState, WriterStatus};
 use crate::observe::Metrics;
 
 /// The least time for settling a lane, however soon a COPY is given up: a transaction that holds it is waited for 2 s,
@@ -397,7 +395,7 @@ impl CopyWriter {
         for (place, tuple) in (0..).zip(batch.tuples()) {
             match batch.fault(place) {
                 _ if claimed.is_duplicate(place) => {}
-                Some(fault) => letters.push(dead_letters::encode_rejected(tuple, fault)),
+                Some(fault) => letters.push(fault.dead_letter(tuple)),
                 None => rows.push(tuple.bytes()),
             }
         }

@@ -3,8 +3,8 @@
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 
-use super::journal::JournalId;
 use super::receipts::Counts;
+use crate::ingest::journal::JournalId;
 
 /// One journal's account: accepted = settled (in its five kinds) + pending.
 #[derive(Debug, Clone, Copy)]
@@ -43,12 +43,12 @@ impl Ledger {
         self.accounts.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    pub(super) fn set(&self, accounts: Vec<Account>) {
+    pub(in crate::ingest) fn set(&self, accounts: Vec<Account>) {
         *self.accounts.lock().unwrap_or_else(PoisonError::into_inner) = accounts;
     }
 
     /// So many events of a journal are gone; how many were before, if it was looked at.
-    pub(super) fn set_lost(&self, journal: JournalId, events: u64) -> Option<u64> {
+    pub(in crate::ingest) fn set_lost(&self, journal: JournalId, events: u64) -> Option<u64> {
         self.lost.lock().unwrap_or_else(PoisonError::into_inner).insert(journal, events)
     }
 

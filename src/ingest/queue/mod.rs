@@ -12,6 +12,10 @@
 //! Its consumer is the writer, woken by a `ThresholdNotify` when enough waits, or with a journal the thread that commits groups
 //! to it, which blocks until something comes (`take_blocking`).
 
+pub mod commit_waiter;
+pub mod occupancy;
+pub mod refusal;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -19,9 +23,8 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use tokio::sync::Notify;
 
-use super::occupancy::{Occupancy, Size};
-use super::queued_batch::{QueuedBatch, RowChunk};
-use super::threshold_notify::ThresholdNotify;
+use self::commit_waiter::CommitWaiter;
+use self::occupancy::{Occupancy, Size, ThresholdNotify};
 
 /// How much the queue takes.
 #[derive(Debug, Clone, Copy)]
@@ -138,17 +141,17 @@ impl Queue {
     }
 
     /// Waits until the waiting load reaches `mark` or the queue is closed; false if `deadline` came first.
-    pub(super) async fn wait_for(&self, mark: Size, deadline: Option<Instant>) -> bool {
+    pub(in crate::ingest) async fn wait_for(&self, mark: Size, deadline: Option<Instant>) -> bool {
         self.arrived.wait_for(mark, deadline, || self.waiting.get(), || self.is_closed()).await
     }
 
     /// Takes batches until `max_bytes` are reached or none waits.
-    pub(super) fn take(self: &Arc<Self>, max_bytes: u64) -> Batch {
+    pub(in crate::ingest) fn take(self: &Arc<Self>, max_bytes: u64) -> Batch {
         self.take_behind(None, max_bytes)
     }
 
     /// As [`Queue::take`], but blocks the thread until a queued comes, for at most `patience`.
-    pub(super) fn take_blocking(self: &Arc<Self>, max_bytes: u64, patience: Duration) -> Taken {
+    pub(in crate::ingest) fn take_blocking(self: &Arc<Self>, max_bytes: u64, patience: Duration) -> Taken {
         match self.receiver.recv_timeout(patience) {
             Ok(first) => Taken::Batch(self.take_behind(Some(first), max_bytes)),
             Err(_nothing) if self.is_closed() && self.held().events == 0 => Taken::End,
@@ -182,7 +185,7 @@ impl Queue {
 
 /// What [`Queue::take_blocking`] came back with.
 #[derive(Debug)]
-pub(super) enum Taken {
+pub(in crate::ingest) enum Taken {
     /// Parcels.
     Batch(Batch),
     /// Nothing came in time.
@@ -261,6 +264,75 @@ impl Batch {
     pub fn chunks(&self) -> impl Iterator<Item = &[u8]> + Clone {
         self.batches.iter().flat_map(QueuedBatch::chunks).map(|chunk| &*chunk.rows)
     }
+}
+
+/// Encoded tuples, one behind the other (see [`crate::ingest::row`]): one event, or a part of a batch.
+#[derive(Debug)]
+pub struct RowChunk {
+    /// The tuples.
+    pub rows: Box<[u8]>,
+    /// How many they are.
+    pub events: u32,
+}
+
+impl RowChunk {
+    /// Its events and bytes.
+    pub fn load(&self) -> Size {
+        Size { events: u64::from(self.events), bytes: self.rows.len() as u64 }
+    }
+}
+
+/// Events that are kept together, or not at all.
+#[derive(Debug)]
+pub struct QueuedBatch {
+    chunks: RowChunks,
+    /// What whoever sent them waits on.
+    pub waiter: Option<Arc<CommitWaiter>>,
+}
+
+/// A single event, which is by far the most frequent queued, needs no list.
+#[derive(Debug)]
+enum RowChunks {
+    One(RowChunk),
+    Many(Box<[RowChunk]>),
+}
+
+impl QueuedBatch {
+    /// One chunk.
+    pub fn one(chunk: RowChunk, waiter: Option<Arc<CommitWaiter>>) -> Self {
+        Self { chunks: RowChunks::One(chunk), waiter }
+    }
+
+    /// A whole batch.
+    pub fn many(chunks: Vec<RowChunk>, waiter: Option<Arc<CommitWaiter>>) -> Self {
+        Self { chunks: RowChunks::Many(chunks.into()), waiter }
+    }
+
+    /// Its events and bytes.
+    pub fn load(&self) -> Size {
+        total(self.chunks())
+    }
+
+    /// Its chunks, in order.
+    pub fn chunks(&self) -> &[RowChunk] {
+        match &self.chunks {
+            RowChunks::One(chunk) => std::slice::from_ref(chunk),
+            RowChunks::Many(chunks) => chunks,
+        }
+    }
+
+    /// Its chunks, for their ids to be filled in.
+    pub fn chunks_mut(&mut self) -> &mut [RowChunk] {
+        match &mut self.chunks {
+            RowChunks::One(chunk) => std::slice::from_mut(chunk),
+            RowChunks::Many(chunks) => chunks,
+        }
+    }
+}
+
+/// Events and bytes of all `chunks`.
+pub fn total(chunks: &[RowChunk]) -> Size {
+    chunks.iter().fold(Size::default(), |sum, chunk| sum + chunk.load())
 }
 
 #[cfg(test)]

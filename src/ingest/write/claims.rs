@@ -3,19 +3,16 @@
 //! Keys are claimed in the transaction that stores the rows, so a key is taken if and only if its event is stored.
 
 use std::collections::{HashMap, HashSet};
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use tokio_postgres::Transaction;
 use tokio_postgres::types::{ToSql, Type};
 use uuid::Uuid;
 
-use super::copy_batch::CopyBatch;
-use super::keys::Key;
-use super::row::Tuple;
-use crate::db::{Connection, Database, DbError, Parameter, query_in_time};
-
-/// For the statement that deletes what is beyond the window.
-const FORGET_TIMEOUT: Duration = Duration::from_secs(50);
+use super::copy::CopyBatch;
+use crate::db::{Database, DbError, Parameter};
+use crate::ingest::event::keys::Key;
+use crate::ingest::event::row::Tuple;
 
 /// The statements.
 #[derive(Debug)]
@@ -23,7 +20,6 @@ pub struct Claims {
     claim: String,
     owners: String,
     add_duplicates: String,
-    forget: String,
     window_s: f64,
 }
 
@@ -58,19 +54,11 @@ impl Claims {
     /// Claims that hold for `window_s` seconds.
     pub fn new(database: &Database, window_s: u64) -> Self {
         Self {
-            claim: database.sql(include_str!("../../sql/ingest/claim_keys.sql")),
-            owners: database.sql(include_str!("../../sql/ingest/keys_owners.sql")),
-            add_duplicates: database.sql(include_str!("../../sql/ingest/add_duplicates.sql")),
-            forget: database.sql(include_str!("../../sql/ingest/forget_keys.sql")),
+            claim: database.sql(include_str!("../../../sql/ingest/claim_keys.sql")),
+            owners: database.sql(include_str!("../../../sql/ingest/keys_owners.sql")),
+            add_duplicates: database.sql(include_str!("../../../sql/ingest/add_duplicates.sql")),
             window_s: window_s as f64,
         }
-    }
-
-    /// Deletes keys, and what is known of duplicates, that are beyond the window at `now`.
-    pub async fn forget(&self, connection: &Connection, now: SystemTime) -> Result<(), DbError> {
-        let parameters: [Parameter<'_>; 2] = [(&self.window_s, Type::FLOAT8), (&now, Type::TIMESTAMPTZ)];
-        query_in_time(connection, FORGET_TIMEOUT, &self.forget, &parameters).await?;
-        Ok(())
     }
 
     /// Claims the keys of `batch`, and notes the events whose keys are taken.

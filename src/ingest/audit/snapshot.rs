@@ -1,11 +1,11 @@
 //! The pipeline's figures, for health and metrics.
 
-use super::admission::Ingest;
-use super::journal::{Lost, Usage};
-use super::ledger::Account;
-use super::occupancy::Size;
-use super::refusal::Refusal;
-use super::status::{LastError, WriterState};
+use crate::ingest::admit::admission::Ingest;
+use crate::ingest::checkpoint::ledger::Account;
+use crate::ingest::journal::{Lost, Usage};
+use crate::ingest::queue::occupancy::Size;
+use crate::ingest::queue::refusal::Refusal;
+use crate::ingest::status::{LastError, WriterState};
 
 /// The pipeline's figures at one moment.
 #[derive(Debug, Clone)]

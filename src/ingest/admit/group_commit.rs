@@ -8,15 +8,17 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::backlog::Backlog;
-use super::commit_waiter::{NotJournaled, WakeBatch};
-use super::id::Tag;
-use super::journal::{AppendError, JournalWriter, Records};
-use super::keys::Key;
-use super::occupancy::Size;
-use super::queue::{Batch, Queue, Taken};
-use super::queued_batch::QueuedBatch;
-use super::{AckLevel, Refusal, row};
+use crate::ingest::AckLevel;
+use crate::ingest::checkpoint::backlog::Backlog;
+use crate::ingest::event::id::Tag;
+use crate::ingest::event::keys::Key;
+use crate::ingest::event::row;
+use crate::ingest::journal::{AppendError, JournalWriter, Records};
+use crate::ingest::queue::QueuedBatch;
+use crate::ingest::queue::commit_waiter::{NotJournaled, WakeBatch};
+use crate::ingest::queue::occupancy::Size;
+use crate::ingest::queue::refusal::Refusal;
+use crate::ingest::queue::{Batch, Queue, Taken};
 use crate::observe::Metrics;
 
 /// The most bytes that a group gathers; the last queued may pass it.

@@ -8,16 +8,14 @@
 //! A probe that fails decides nothing. It needs the right to make temporary tables, and takes no part in fencing, since
 //! nothing of it stays: but for sequences of the user's own, whose numbers are used up.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
-use tokio_postgres::{Row, Transaction};
+use tokio_postgres::Transaction;
 
 use super::copy::copy_rows;
-use super::dead_letters::Reason;
-use super::retry;
-use super::row::{self, Tuple};
+use super::verdict::{self, Fault};
 use crate::db::{Connection, Database, DbError, begin_in_time, roll_back};
+use crate::ingest::event::row::{self, Tuple};
 
 /// Rows of a probe's transaction. Many sub-transactions in one slow down every snapshot of the server; a thousand do not.
 pub const PROBED_ROWS: usize = 1000;
@@ -27,58 +25,6 @@ const CHUNK_ROWS: usize = 64;
 const TIMEOUT: Duration = Duration::from_secs(60);
 /// Depth of the stack: a probe has less of it left than a COPY.
 const STACK_DEPTH: &str = "54001";
-
-/// Why a row cannot be stored.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Fault {
-    /// Postgres rejects the row, or a trigger drops it.
-    pub reason: Reason,
-    /// The SQLSTATE; empty for a dropped row.
-    pub state: String,
-    /// The violated constraint; empty where Postgres names none.
-    pub constraint: String,
-    /// The error as a dead letter keeps it, the SQLSTATE first where there is one.
-    pub error: String,
-    /// COPYs that held the row when it was found.
-    pub attempts: u32,
-}
-
-impl Fault {
-    /// The fault of a row that was alone in its COPY.
-    pub fn of(error: &DbError, attempts: u32) -> Self {
-        let reason = match error {
-            DbError::DroppedByTrigger { .. } => Reason::DroppedByTrigger,
-            _ => Reason::Rejected,
-        };
-        Self {
-            reason,
-            state: error.state_code().unwrap_or_default().to_owned(),
-            constraint: error.constraint().unwrap_or_default().to_owned(),
-            error: error.with_sources(),
-            attempts,
-        }
-    }
-
-    fn read(row: &Row, attempts: u32) -> Result<(usize, Self), DbError> {
-        let place = row.try_get::<_, i32>(0)? as usize;
-        let Some(state) = row.try_get::<_, Option<&str>>(1)? else {
-            let dropped = DbError::DroppedByTrigger { table: "requests", sent: 1, stored: 0 };
-            return Ok((place, Self::of(&dropped, attempts)));
-        };
-        let (constraint, message): (&str, &str) = (row.try_get(2)?, row.try_get(3)?);
-        let fault = Self {
-            reason: Reason::Rejected,
-            state: state.to_owned(),
-            constraint: constraint.to_owned(),
-            error: format!("{state} {message}"),
-            attempts,
-        };
-        Ok((place, fault))
-    }
-}
-
-/// The faults of a batch, by the place of their rows.
-pub type Faults = BTreeMap<u64, Fault>;
 
 /// The statements.
 #[derive(Debug)]
@@ -93,15 +39,15 @@ impl Probe {
     pub fn new(database: &Database) -> Self {
         let list =
             |codes: &[&str]| codes.iter().map(|code| format!("'{code}'")).collect::<Vec<_>>().join(", ");
-        let not_row_faults = [&retry::OWN_FORMAT[..], &[STACK_DEPTH]].concat();
+        let not_row_faults = [&verdict::OWN_FORMAT[..], &[STACK_DEPTH]].concat();
         Self {
             begin: database
-                .sql(include_str!("../../sql/ingest/probe_begin.sql"))
+                .sql(include_str!("../../../sql/ingest/probe_begin.sql"))
                 .replace("{chunk}", &CHUNK_ROWS.to_string())
-                .replace("{row_faults}", &list(&retry::ROW_FAULTS))
+                .replace("{row_faults}", &list(&verdict::ROW_FAULTS))
                 .replace("{not_row_faults}", &list(&not_row_faults)),
-            copy: include_str!("../../sql/ingest/probe_copy.sql").replace("{columns}", row::COLUMNS),
-            rows: include_str!("../../sql/ingest/probe_rows.sql").to_owned(),
+            copy: include_str!("../../../sql/ingest/probe_copy.sql").replace("{columns}", row::COLUMNS),
+            rows: include_str!("../../../sql/ingest/probe_rows.sql").to_owned(),
         }
     }
 

@@ -15,16 +15,16 @@ use std::time::{Duration, Instant};
 
 use rangemap::RangeSet;
 use tokio::sync::Notify;
+use tokio_postgres::types::Type;
 use tokio_util::sync::CancellationToken;
 
 use super::backlog::{Backlog, Known, length};
-use super::copy_writer::TargetTables;
-use super::journal::JournalId;
 use super::ledger::{Account, Ledger};
-use super::receipts::Coverage;
+use super::receipts::{Coverage, Receipts};
 use super::registered_journals::RegisteredJournals;
-use super::status::{WriterState, WriterStatus};
-use crate::db::{Connection, Database, DbError};
+use crate::db::{Connection, Database, DbError, Parameter, query_in_time};
+use crate::ingest::journal::JournalId;
+use crate::ingest::status::{WriterState, WriterStatus};
 
 const INTERVAL: Duration = Duration::from_secs(1);
 /// How often it is looked whether the database went back in time while nothing was stored.
@@ -35,6 +35,8 @@ const TIMEOUT: Duration = Duration::from_secs(60);
 const OPEN_TIMEOUT: Duration = Duration::from_secs(30);
 /// Between two deletions of keys that are older than their window.
 const FORGET_KEYS: Duration = Duration::from_secs(60);
+/// For the deletion of keys.
+const FORGET_TIMEOUT: Duration = Duration::from_secs(50);
 /// Between two lines about a backlog that drains.
 const PROGRESS: Duration = Duration::from_secs(10);
 /// A backlog smaller than this drains without a word.
@@ -114,7 +116,10 @@ impl Checkpoint {
 #[derive(Debug)]
 pub struct Checkpointer {
     database: Database,
-    tables: Arc<TargetTables>,
+    receipts: Receipts,
+    /// Deletes keys that are older than `key_window_s`.
+    forget_keys: String,
+    key_window_s: f64,
     backlog: Arc<Backlog>,
     fences: Arc<Checkpoint>,
     ledger: Arc<Ledger>,
@@ -137,14 +142,16 @@ impl Checkpointer {
     /// If the list of registered journals cannot be read.
     pub fn new(
         database: Database,
-        tables: &Arc<TargetTables>,
         backlog: &Arc<Backlog>,
         dir: &Path,
         adopt: bool,
+        key_window_s: u64,
     ) -> Result<Self, CheckpointError> {
         Ok(Self {
+            receipts: Receipts::new(&database),
+            forget_keys: database.sql(include_str!("../../../sql/ingest/forget_keys.sql")),
+            key_window_s: key_window_s as f64,
             database,
-            tables: Arc::clone(tables),
             backlog: Arc::clone(backlog),
             fences: Arc::default(),
             ledger: Arc::default(),
@@ -182,15 +189,15 @@ impl Checkpointer {
     pub async fn open(&mut self) -> Result<(), CheckpointError> {
         for known in self.backlog.known().into_iter().filter(|known| !known.open) {
             let mut connection = self.database.get().await?;
-            let is_known = self.tables.receipts.is_known(&connection, known.journal).await?;
+            let is_known = self.receipts.is_known(&connection, known.journal).await?;
             let events = known.held.end - known.held.start;
             if !is_known && self.registered.contains(known.journal.0) && events > 0 && !self.adopt {
                 return Err(CheckpointError::UnknownJournal { journal: known.journal.0, events });
             }
-            self.tables.receipts.register(&mut connection, known.journal).await?;
+            self.receipts.register(&mut connection, known.journal).await?;
             self.register(move |list| list.add(known.journal.0)).await?;
             // Read only now: whatever a former process had under way has ended.
-            let receipts = &self.tables.receipts;
+            let receipts = &self.receipts;
             let settled = match known.held.is_empty() {
                 true => RangeSet::new(),
                 false => receipts.over(&connection, known.journal, &known.held).await?,
@@ -302,7 +309,7 @@ impl Checkpointer {
             self.looked = Instant::now();
             return Ok(());
         }
-        if let Some(found) = self.tables.receipts.timeline(&connection).await {
+        if let Some(found) = self.receipts.timeline(&connection).await {
             let seen = self.timeline.unwrap_or(found);
             if found < seen {
                 connection.discard();
@@ -310,7 +317,7 @@ impl Checkpointer {
             }
             self.timeline = Some(found);
         }
-        let coverage = self.tables.receipts.fence(&mut connection, &journals).await?;
+        let coverage = self.receipts.fence(&mut connection, &journals).await?;
         drop(connection);
         let mut accounts = Vec::new();
         let mut rewound = false;
@@ -334,7 +341,7 @@ impl Checkpointer {
 
     /// Whether the database has the fences that were set last.
     async fn is_as_it_was(&self, connection: &Connection, journals: &[JournalId]) -> Result<bool, DbError> {
-        let fences = self.tables.receipts.fences(connection, journals).await?;
+        let fences = self.receipts.fences(connection, journals).await?;
         Ok(fences.len() == journals.len()
             && fences.iter().all(|(journal, fence)| {
                 self.fences.is_last(*journal, *fence) && self.fences.saw(*journal, *fence)
@@ -378,7 +385,9 @@ impl Checkpointer {
             now => now?,
         };
         let connection = self.database.get().await?;
-        Ok(self.tables.claims.forget(&connection, now).await?)
+        let parameters: [Parameter<'_>; 2] = [(&self.key_window_s, Type::FLOAT8), (&now, Type::TIMESTAMPTZ)];
+        query_in_time(&connection, FORGET_TIMEOUT, &self.forget_keys, &parameters).await?;
+        Ok(())
     }
 
     async fn trim(&mut self, coverage: Vec<(JournalId, Coverage)>) {

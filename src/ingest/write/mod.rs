@@ -1,0 +1,26 @@
+//! From the backlog to Postgres: batches, lanes, COPY, and the isolation of bad rows.
+//!
+//! ```text
+//! queue or backlog ─▶ batcher ─▶ writer (lanes) ─▶ copy_writer ─▶ one transaction: claims, COPY, receipt
+//!                                   └ a row is rejected: probe, then halves
+//! ```
+//!
+//! | module | |
+//! |---|---|
+//! | [`batcher`] | when a COPY starts and what it takes |
+//! | [`writer`] | the lanes; isolates bad rows |
+//! | [`copy_writer`] | one batch, exactly once, with retries |
+//! | [`copy`] | what one COPY takes, and its protocol |
+//! | [`claims`] | idempotency keys |
+//! | [`verdict`] | what an error of Postgres means for a batch and for a row |
+//! | [`probe`] | finds bad rows without storing any |
+//! | [`restore`] | stores events that were recovered from damaged files |
+
+pub mod batcher;
+pub mod claims;
+pub mod copy;
+pub mod copy_writer;
+pub mod probe;
+pub mod restore;
+pub mod verdict;
+pub mod writer;
