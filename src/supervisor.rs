@@ -3,12 +3,13 @@
 //! | started by | when it ends or panics before [`Supervisor::stopping`] |
 //! |---|---|
 //! | [`Supervisor::spawn`], [`Supervisor::spawn_drained`], [`Supervisor::spawn_thread`] | critical: [`Supervisor::failed`] resolves, and the service stops in order |
-//! | [`Supervisor::periodic`] | its next step runs after the backoff; a panic counts as a restart |
+//! | [`Supervisor::periodic`], [`Supervisor::periodic_thread`] | its next step runs after the backoff; a panic counts as a restart |
 //!
 //! A failure is logged once, when it begins, and once more when it is over; in between `/api/health` and the metrics report it.
 
 use std::any::Any;
 use std::future::Future;
+use std::ops::ControlFlow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -263,8 +264,7 @@ impl Supervisor {
                     }
                     Ok(Err(StepError(error))) => backoff.wait(task.failed(error, false)),
                     Err(payload) => {
-                        let failures = task.failed(panic_text(&*payload), true);
-                        supervisor.shared.metrics.task_restarts.with_label_values(&[&task.name]).inc();
+                        let failures = supervisor.panicked(&task, &*payload);
                         step.recover();
                         backoff.wait(failures)
                     }
@@ -281,6 +281,37 @@ impl Supervisor {
                 }
             }
         });
+    }
+
+    /// Starts a task that runs one step after another on a thread of its own, until a step breaks. Waiting for work is part
+    /// of a step.
+    ///
+    /// # Errors
+    ///
+    /// If the system has no thread to give.
+    pub fn periodic_thread(
+        &self,
+        name: &str,
+        backoff: Backoff,
+        mut step: impl FnMut() -> ControlFlow<()> + Send + 'static,
+    ) -> std::io::Result<JoinHandle<()>> {
+        let (task, supervisor) = (self.register(name, false), self.clone());
+        std::thread::Builder::new().name(name.to_owned()).spawn(move || {
+            loop {
+                let stepped = catch_unwind(AssertUnwindSafe(|| {
+                    if task.panic_asked.swap(false, Ordering::Relaxed) {
+                        panic_on_demand::<()>();
+                    }
+                    step()
+                }));
+                match stepped {
+                    Ok(ControlFlow::Continue(())) => task.succeeded(),
+                    Ok(ControlFlow::Break(())) => break,
+                    Err(payload) => std::thread::sleep(backoff.wait(supervisor.panicked(&task, &*payload))),
+                }
+            }
+            task.status.lock().state = TaskState::Ended;
+        })
     }
 
     /// Resolves when a critical task has ended early.
@@ -335,6 +366,12 @@ impl Supervisor {
         self.shared.metrics.task_restarts.with_label_values(&[&task.name]);
         self.shared.tasks.lock().push(Arc::clone(&task));
         task
+    }
+
+    /// A step panicked; returns the failures in a row.
+    fn panicked(&self, task: &Task, payload: &(dyn Any + Send)) -> u32 {
+        self.shared.metrics.task_restarts.with_label_values(&[&task.name]).inc();
+        task.failed(panic_text(payload), true)
     }
 
     /// A critical task has ended.
@@ -517,6 +554,23 @@ mod tests {
         supervisor.stopping();
         go.cancel();
         task.await.unwrap();
+        assert!(!supervisor.shared.failed.is_cancelled());
+    }
+
+    #[test]
+    fn a_thread_whose_step_panics_goes_on_with_the_next_one_until_a_step_breaks() {
+        let (supervisor, mut steps) = (supervisor(), 0);
+        let backoff = Backoff::fixed(Duration::from_millis(1));
+        let thread = supervisor.periodic_thread("thread", backoff, move || {
+            steps += 1;
+            assert!(steps != 2, "oh no");
+            if steps < 4 { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+        });
+        thread.unwrap().join().unwrap();
+        let report = only(&supervisor);
+        assert_eq!((report.state, report.restarts, report.critical), (TaskState::Ended, 1, false));
+        assert_eq!(report.last_error.unwrap().0, "panicked: oh no");
+        assert!(report.last_success.is_some());
         assert!(!supervisor.shared.failed.is_cancelled());
     }
 

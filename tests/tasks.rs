@@ -7,7 +7,7 @@ use crate::support::postgres::TestDatabase;
 use crate::support::service::{Folder, Service, eventually};
 
 /// Every task of these settings, and whether its end stops the service.
-const TASKS: [(&str, bool); 19] = [
+const TASKS: [(&str, bool); 20] = [
     ("change-retention", false),
     ("conversation-reads", true),
     ("conversation-writes", true),
@@ -18,6 +18,7 @@ const TASKS: [(&str, bool); 19] = [
     ("idle-connections", false),
     ("imports", false),
     ("journal", true),
+    ("journal-maintenance", false),
     ("lane-0", true),
     ("lane-1", true),
     ("message-keys", false),
@@ -77,7 +78,7 @@ async fn a_task_that_panics_is_restarted_and_reported() {
     // Events are taken and stored all the while, and tasks with a short backoff are at work again.
     assert_eq!(service.post(&[], "{}").await.status, StatusCode::ACCEPTED);
     service.settled().await;
-    for name in ["feed", "rates", "imports", "revocations"] {
+    for name in ["feed", "journal-maintenance", "rates", "imports", "revocations"] {
         eventually(name, async || (task(&service.health().await, name)["state"] == "running").then_some(()))
             .await;
     }

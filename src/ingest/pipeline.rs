@@ -75,7 +75,7 @@ pub struct Pipeline {
 struct JournalParts {
     /// Cancelled when the thread that owns the journal ends.
     ended: CancellationToken,
-    thread: Option<JoinHandle<()>>,
+    threads: Vec<JoinHandle<()>>,
     backlog: Arc<Backlog>,
     keeper: AbortOnDropHandle<()>,
     stop_keeper: CancellationToken,
@@ -221,7 +221,7 @@ impl Pipeline {
         self.queue.close();
         let mut parts = self.journal.take();
         if let Some(parts) = &mut parts {
-            parts.join_thread(deadline).await;
+            parts.join_threads(deadline).await;
         }
         for lane in &mut self.lanes {
             if tokio::time::timeout_at(deadline, &mut *lane).await.is_err() {
@@ -259,21 +259,30 @@ impl JournalParts {
     ) -> std::io::Result<Self> {
         let [ended, stop_keeper] = std::array::from_fn(|_| CancellationToken::new());
         let guard = ended.clone().drop_guard();
+        let store = Arc::clone(backlog.store());
+        let second = Backoff::fixed(Duration::from_secs(1));
+        let maintenance =
+            supervisor.periodic_thread("journal-maintenance", second, move || store.maintain())?;
         let thread = supervisor.spawn_thread("journal", move |check| {
             let _ended = guard;
             group_commit.run(check);
         })?;
         let keeper = supervisor.spawn_drained("fence", keeper.run(stop_keeper.clone()));
-        Ok(Self { ended, thread: Some(thread), backlog, keeper, stop_keeper })
+        Ok(Self { ended, threads: vec![thread, maintenance], backlog, keeper, stop_keeper })
     }
 
     /// Waits until all that was admitted is synced.
-    async fn join_thread(&mut self, deadline: Instant) {
-        if tokio::time::timeout_at(deadline, self.ended.cancelled()).await.is_ok()
-            && let Some(thread) = self.thread.take()
-        {
-            // The supervisor has reported a panic.
-            let _ended = thread.join();
+    async fn join_threads(&mut self, deadline: Instant) {
+        if tokio::time::timeout_at(deadline, self.ended.cancelled()).await.is_ok() {
+            // The end of the first ends the second, once its step is done.
+            let threads = std::mem::take(&mut self.threads);
+            let joined = tokio::task::spawn_blocking(move || {
+                for thread in threads {
+                    // The supervisor has reported a panic.
+                    let _ended = thread.join();
+                }
+            });
+            let _joined = tokio::time::timeout_at(deadline, joined).await;
         }
         // Whatever became of it, nothing more is synced.
         self.backlog.close();

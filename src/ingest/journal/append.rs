@@ -8,7 +8,6 @@ use uuid::Uuid;
 use super::error::AppendError;
 use super::files::{File, is_no_space, is_shortage, uninterrupted, write_all};
 use super::format::{BlockWriter, Content, FIRST_BLOCK, PAGE, Place, SegmentHeader, pad};
-use super::keeper::Keeper;
 use super::store::{JournalReader, SegmentState, lock};
 use super::{JournalId, Records};
 use crate::ingest::row;
@@ -31,7 +30,6 @@ pub struct JournalWriter {
     /// The blocks of a group; kept for its memory.
     bytes: Vec<u8>,
     plan: Vec<Planned>,
-    _keeper: Option<Keeper>,
 }
 
 /// The segment that is appended to.
@@ -63,11 +61,7 @@ struct Planned {
 }
 
 impl JournalWriter {
-    pub(super) fn new(
-        store: Arc<JournalReader>,
-        (journal, created_at_us): (JournalId, i64),
-        keeper: Option<Keeper>,
-    ) -> Self {
+    pub(super) fn new(store: Arc<JournalReader>, (journal, created_at_us): (JournalId, i64)) -> Self {
         let (bytes, plan) = (Vec::new(), Vec::new());
         Self {
             store,
@@ -79,7 +73,6 @@ impl JournalWriter {
             open: None,
             bytes,
             plan,
-            _keeper: keeper,
         }
     }
 
@@ -284,6 +277,7 @@ impl JournalWriter {
 
 impl Drop for JournalWriter {
     fn drop(&mut self) {
+        self.store.stop_maintenance();
         let mut state = lock(&self.store.state);
         let current = state.journals.iter_mut().find(|journal| journal.current);
         if let Some(last) = current.and_then(|journal| journal.segments.back_mut())

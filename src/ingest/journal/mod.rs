@@ -60,8 +60,8 @@ mod extent;
 mod files;
 mod format;
 mod gate;
-mod keeper;
 pub mod losses;
+mod maintenance;
 mod quarantine;
 mod read;
 mod recover;
@@ -92,7 +92,6 @@ use super::keys::Key;
 use super::{id, row};
 use format::{FIRST_BLOCK, Place, SegmentHeader};
 use gate::Gate;
-use keeper::Keeper;
 use recover::Recovery;
 use scan::{Found, Walk};
 use store::{Journal, LOCK, NEW_SPARE, SPARE, Signal, State};
@@ -142,7 +141,7 @@ pub struct Records<'a> {
 
 /// Opens the folder, recovers what earlier processes left, and begins a journal of its own.
 ///
-/// It also opens where there is no room for a first segment: what is pending can be read and trimmed, which makes some.
+/// A thread is to call [`JournalReader::maintain`] as long as the writer is used. It also opens where there is no room for a first segment: what is pending can be read and trimmed, which makes some.
 ///
 /// # Errors
 ///
@@ -150,14 +149,6 @@ pub struct Records<'a> {
 pub fn open(
     files: Arc<dyn Files>,
     settings: JournalSettings,
-) -> Result<(JournalWriter, Arc<JournalReader>, Recovered), JournalError> {
-    open_with(files, settings, true)
-}
-
-fn open_with(
-    files: Arc<dyn Files>,
-    settings: JournalSettings,
-    keeper: bool,
 ) -> Result<(JournalWriter, Arc<JournalReader>, Recovered), JournalError> {
     let bytes = settings.segment_bytes;
     if bytes < 4 * PAGE || !bytes.is_multiple_of(PAGE) || bytes > u64::from(u32::MAX) {
@@ -213,9 +204,7 @@ fn open_with(
     }
     // A figure that cannot be had is no reason not to start.
     let _no_figure_yet = store.look_at_free_space();
-    let thread = keeper.then(|| Keeper::start(&store)).transpose();
-    let thread = thread.map_err(JournalError::io("start the thread of", &dir))?;
-    let mut appender = JournalWriter::new(Arc::clone(&store), (journal, created_at_us), thread);
+    let mut appender = JournalWriter::new(Arc::clone(&store), (journal, created_at_us));
     match appender.roll() {
         Err(AppendError::Poisoned(reason)) => {
             let source = std::io::Error::other(reason);

@@ -33,7 +33,7 @@ fn open_disk(
     disk: &Arc<Disk>,
     settings: &JournalSettings,
 ) -> Result<(JournalWriter, Arc<JournalReader>, Recovered), JournalError> {
-    open_with(Arc::clone(disk) as Arc<dyn Files>, settings.clone(), false)
+    open(Arc::clone(disk) as Arc<dyn Files>, settings.clone())
 }
 
 /// A row that tells which one it is.
