@@ -103,9 +103,20 @@ async fn dropped_messages_and_conversations_are_errors_and_their_neighbours_are_
     restored(&database, "conversations").await;
     dropping(&database, "conversations", "delete", "").await;
     assert_dropped(&send(&service, "DELETE", &conversation, "", &Value::Null).await);
+    assert_eq!(rows(&database, "messages").await, 3, "its messages are kept with it");
+    // More than one transaction deletes.
+    let many = format!(
+        "insert into messages (id, conversation_id, role, content, timestamp)
+         select gen_random_uuid(), '{}', 'user', 'x', now() + n * interval '1 microsecond' from generate_series(1, 5100) as n",
+        conversation.rsplit('/').next().unwrap()
+    );
+    database.connect().await.batch_execute(&many).await.unwrap();
+    assert_dropped(&send(&service, "DELETE", &conversation, "", &Value::Null).await);
+    assert_eq!(rows(&database, "messages").await, 5103);
     restored(&database, "conversations").await;
     assert_eq!(service.get(&conversation).await.json()["title"], "kept");
     assert_eq!(send(&service, "DELETE", &conversation, "", &Value::Null).await.status.as_u16(), 204);
+    assert_eq!((rows(&database, "messages").await, rows(&database, "conversations").await), (0, 0));
 }
 
 #[tokio::test]
@@ -169,12 +180,11 @@ async fn a_change_that_the_feed_does_not_get_is_not_made() {
     let made = send(&service, "POST", CONVERSATIONS, "", &json!({"title": "kept"})).await;
     let conversation = made.header("location").to_owned();
     let message = begin(&service, &conversation, "so far").await;
-    // Its messages would go before it, in transactions of their own.
     let made = send(&service, "POST", CONVERSATIONS, "", &json!({"title": "empty"})).await;
     let empty = made.header("location").to_owned();
     let hi = json!({"role": "user", "content": "hi"});
-    for table in ["changes", "conversations", "message_pieces"] {
-        let event = if table == "conversations" { "update" } else { "insert" };
+    for table in ["changes", "conversations", "message_pieces", "message_drafts"] {
+        let event = if matches!(table, "conversations" | "message_drafts") { "update" } else { "insert" };
         dropping(&database, table, event, "").await;
         assert_dropped(&append(&service, &message, 6, " and on", table == "conversations").await);
         if table == "changes" {

@@ -1,5 +1,6 @@
--- Deletes those of these conversations ($1) that are the owner's ($2), and notifies their subscribers. A trigger that keeps one is an
--- error.
+-- Deletes those of the conversations $1 that belong to the owner $2, and notifies their subscribers. A trigger that keeps one is an
+-- error. A rehearsal ($3) always ends with an error, of the table 'rehearsal' if all would be deleted: after the triggers that could keep a
+-- row, and before the messages are deleted with their conversations.
 with held as materialized (
     select id from {schema}.conversations where id = any ($1) and owner is not distinct from $2 order by id for update
 ), deleted as (
@@ -18,5 +19,6 @@ select id from deleted
 where (
     select {schema}.expect_rows('conversations', count(*), (select count(*) from deleted))
         and {schema}.expect_rows('changes', count(*), (select count(*) from fed))
+        and {schema}.expect_rows('rehearsal', case when $3 then count(*) + 1 else 0 end, 0)
     from held
 )

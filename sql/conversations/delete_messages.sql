@@ -1,16 +1,16 @@
--- A lot of what conversations ($1) have: up to $3 together of their messages, of what search knows of them, and of their keys.
--- Millions go in many short statements instead of a long one. The most that one of the three had says whether there may be more.
--- Documents are locked in the order of their ids, as by those who fill the index.
+-- A batch of what the conversations $1 hold: up to $3 each of their messages, search documents and keys. Millions are deleted by many
+-- short statements instead of a long one. `most` is the largest of the three counts: at the limit there may be more. Documents are locked
+-- in the order of their ids, as the indexer does.
 with mine as (
     select id from {schema}.conversations where id = any ($1) and owner is not distinct from $2
 ), messages as (
     delete from {schema}.messages
     where id in (select m.id from {schema}.messages m join mine on mine.id = m.conversation_id limit $3)
     returning 1
-), lot as (
+), batch as (
     select d.id from {schema}.search_documents d join mine on mine.id = d.conversation_id limit $3
 ), locked as (
-    select id from {schema}.search_documents where id in (select id from lot) order by id for update
+    select id from {schema}.search_documents where id in (select id from batch) order by id for update
 ), documents as (
     delete from {schema}.search_documents where id in (select id from locked) returning 1
 ), keys as (

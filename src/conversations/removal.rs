@@ -61,19 +61,21 @@ pub async fn delete_all_of(
     Ok(())
 }
 
-/// Deletes conversations of one owner and what they have, telling of each lot how many messages it had; how many conversations
-/// were there.
+/// Deletes conversations of one owner with their messages, in batches; returns how many conversations were there. After each batch
+/// `on_batch` gets the number of its messages.
 pub(super) async fn remove(
     store: &Store,
     owner: Option<Uuid>,
     ids: &[Uuid],
-    mut told: impl FnMut(u64),
+    mut on_batch: impl FnMut(u64),
 ) -> Result<usize, DbError> {
+    let mut is_first = true;
     loop {
-        let lot = store.delete_messages(ids, owner, MESSAGE_LOT).await?;
-        told(lot.messages);
-        if lot.is_last {
-            return store.delete(ids, owner).await;
+        let batch = store.delete_batch(ids, owner, MESSAGE_LOT, is_first).await?;
+        on_batch(batch.messages);
+        if let Some(conversations) = batch.conversations {
+            return Ok(conversations);
         }
+        is_first = false;
     }
 }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use deadpool_postgres::Transaction;
 use serde_json::value::RawValue;
 use tokio_postgres::Row;
 use tokio_postgres::types::Type;
@@ -14,7 +15,8 @@ use super::model::{Conversation, Message, Metadata, Role};
 use super::place::Place;
 use super::search::query::tsquery;
 use crate::db::{
-    BY_INDEX, Database, DbError, JsonText, Parameter as Typed, Query, query_all_in_time, query_often_in_time,
+    BY_INDEX, ConflictRetries, Database, DbError, JsonText, Parameter as Typed, Query, begin_in_time,
+    in_time, query_all_in_time, query_often_in_time,
 };
 
 /// Conversations and messages, over a share of the pool.
@@ -59,13 +61,16 @@ impl Statements {
     }
 }
 
-/// What one statement deleted of what conversations have.
+/// What one transaction deleted.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Lot {
+pub(super) struct DeletedBatch {
     pub(super) messages: u64,
-    /// There is nothing more.
-    pub(super) is_last: bool,
+    /// With the last batch, the number of conversations that were there.
+    pub(super) conversations: Option<usize>,
 }
+
+/// The table that a rehearsal of `delete.sql` names where all rows would be deleted.
+const REHEARSAL: &str = "rehearsal";
 
 /// Entries, and whether there are more behind them.
 pub(super) type Found<T> = (Vec<T>, bool);
@@ -140,27 +145,69 @@ impl Store {
         Ok(Some((ids, place)))
     }
 
-    /// Deletes up to `limit` each of the messages, of what search knows and of the keys of conversations. Whoever writes these
-    /// waits meanwhile, so that no two lock their rows in different orders.
-    pub(super) async fn delete_messages(
+    /// Deletes up to `limit` each of the messages, search documents and keys of conversations, and with the last batch the conversations.
+    /// Before the first of several batches the deletion of the conversations is rehearsed, so that a trigger which keeps one keeps its
+    /// messages too. Writers of these rows wait meanwhile, so that no two transactions lock them in different orders.
+    pub(super) async fn delete_batch(
         &self,
         ids: &[Uuid],
         owner: Option<Uuid>,
         limit: usize,
-    ) -> Result<Lot, DbError> {
+        is_first: bool,
+    ) -> Result<DeletedBatch, DbError> {
+        let mut retries = ConflictRetries::default();
+        loop {
+            let mut connection = self.database.get().await?;
+            // Some statements, each with a time of its own.
+            let deleted = in_time(self.timeout * 2, async {
+                let mut transaction = begin_in_time(&mut connection, self.timeout).await?;
+                let deleted = self.delete_in(&mut transaction, ids, owner, limit, is_first).await?;
+                transaction.commit().await?;
+                Ok(deleted)
+            })
+            .await;
+            let deleted = connection.release(deleted);
+            if !retries.again(&deleted).await {
+                return deleted;
+            }
+        }
+    }
+
+    async fn delete_in(
+        &self,
+        transaction: &mut Transaction<'_>,
+        ids: &[Uuid],
+        owner: Option<Uuid>,
+        limit: usize,
+        is_first: bool,
+    ) -> Result<DeletedBatch, DbError> {
+        transaction.query_typed(BY_INDEX, &[]).await?;
+        let lock = include_str!("../../sql/conversations/lock_all.sql");
+        transaction.query_typed(lock, &[(&ids, Type::UUID_ARRAY)]).await?;
         let limit = limit as i64;
         let parameters: [Typed<'_>; 3] =
             [(&ids, Type::UUID_ARRAY), (&owner, Type::UUID), (&limit, Type::INT8)];
-        let rows = self.all_locked(ids, &self.sql.delete_messages, &parameters).await?;
-        let Some(row) = rows.first() else { return Ok(Lot { messages: 0, is_last: true }) };
+        let rows = transaction.query_typed(&self.sql.delete_messages, &parameters).await?;
+        let row = rows.first().ok_or(DbError::Unexpected("no count of messages"))?;
+        let messages = row.try_get::<_, i64>("messages")? as u64;
         let is_last = row.try_get::<_, i64>("most")? < limit;
-        Ok(Lot { messages: row.try_get::<_, i64>("messages")? as u64, is_last })
-    }
-
-    /// Deletes conversations; how many of them were there.
-    pub(super) async fn delete(&self, ids: &[Uuid], owner: Option<Uuid>) -> Result<usize, DbError> {
-        let parameters: [Typed<'_>; 2] = [(&ids, Type::UUID_ARRAY), (&owner, Type::UUID)];
-        Ok(self.all_locked(ids, &self.sql.delete, &parameters).await?.len())
+        if !is_last && !is_first {
+            return Ok(DeletedBatch { messages, conversations: None });
+        }
+        let parameters: [Typed<'_>; 3] =
+            [(&ids, Type::UUID_ARRAY), (&owner, Type::UUID), (&!is_last, Type::BOOL)];
+        if is_last {
+            let conversations = transaction.query_typed(&self.sql.delete, &parameters).await?.len();
+            return Ok(DeletedBatch { messages, conversations: Some(conversations) });
+        }
+        let savepoint = transaction.savepoint(REHEARSAL).await?;
+        match savepoint.query_typed(&self.sql.delete, &parameters).await.map_err(DbError::from) {
+            Err(error) if error.is_dropped_by_trigger() && error.table() == Some(REHEARSAL) => {}
+            Err(error) => return Err(error),
+            Ok(_) => return Err(DbError::Unexpected("an outcome of a rehearsal")),
+        }
+        savepoint.rollback().await?;
+        Ok(DeletedBatch { messages, conversations: None })
     }
 
     pub(super) async fn message(
@@ -198,18 +245,6 @@ impl Store {
     async fn locked(&self, id: Uuid, sql: &str, parameters: &[Typed<'_>]) -> Result<Vec<Row>, DbError> {
         let lock = (include_str!("../../sql/conversations/lock.sql"), vec![(&id as _, Type::UUID)]);
         self.behind(&[lock], sql, parameters).await
-    }
-
-    /// The same with the locks of several, which may have many rows.
-    async fn all_locked(
-        &self,
-        ids: &[Uuid],
-        sql: &str,
-        parameters: &[Typed<'_>],
-    ) -> Result<Vec<Row>, DbError> {
-        let lock = include_str!("../../sql/conversations/lock_all.sql");
-        let first = [(BY_INDEX, Vec::new()), (lock, vec![(&ids as _, Type::UUID_ARRAY)])];
-        self.behind(&first, sql, parameters).await
     }
 
     /// The same behind other statements.
