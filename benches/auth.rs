@@ -1,5 +1,5 @@
-//! What it costs an event to say whose it is. A private Postgres is made for the key, in the system's temporary folder; what
-//! is measured asks it nothing.
+//! Cost of authenticating an event. The key is created in a private Postgres in the system's temporary folder; the measured code
+//! does not query it.
 
 use std::hint::black_box;
 use std::path::PathBuf;

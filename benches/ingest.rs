@@ -1,6 +1,6 @@
-//! What an event costs: encoding it, and appending it to the journal. Times are for a whole group; divide by its events.
+//! Cost of an event: encoding it, and appending it to the journal. Times are for a whole group; divide by its events.
 //!
-//! The journal's folder is made in the system's temporary one; `TMPDIR` chooses the disk.
+//! The journal's folder is in the system's temporary folder; `TMPDIR` selects the disk.
 
 use std::hint::black_box;
 use std::path::PathBuf;
@@ -89,7 +89,7 @@ fn append(criterion: &mut Criterion) {
                         eprintln!("the journal refused");
                         std::process::exit(1);
                     }
-                    // All but the current segment is recycled, as in a service that keeps up.
+                    // All segments but the current one are recycled, as in a service that keeps up.
                     let appended = || std::iter::once(0..appender.next_sequence()).collect();
                     if appender.next_sequence() % 64_000 < events && store.trim(journal, &appended()).is_err()
                     {

@@ -1,23 +1,23 @@
-//! The journal's reader on whatever bytes: no panic, no endless walk, no events from nowhere.
+//! The journal's reader on arbitrary bytes: no panic, no endless loop, no invented events.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
 use tidegate::ingest::journal::{PAGE, scan_bytes, scan_repaired};
 
-/// What a header or a block begins with.
+/// Bytes at the beginning of a header and of a block.
 const HEAD: usize = 128;
 
 fuzz_target!(|bytes: &[u8]| {
-    // A page for each few bytes: what decides stands at its beginning, and a fuzzer hardly ever grows its input by pages.
+    // A page for each few bytes: the relevant fields are at its beginning, and a fuzzer rarely grows its input by whole pages.
     let mut image = vec![0; bytes.len().div_ceil(HEAD) * PAGE as usize];
     for (page, head) in image.chunks_mut(PAGE as usize).zip(bytes.chunks(HEAD)) {
         page[..head.len()].copy_from_slice(head);
     }
     for bytes in [bytes.to_vec(), image] {
-        // Each step goes on by a page at least.
+        // Each step advances by at least a page.
         let most = bytes.len() as u64 / PAGE + 2;
         assert!(scan_bytes(&bytes).steps <= most);
-        // The same with checksums made right, so that what lies behind them is reached.
+        // Again with correct checksums, so that the code behind them is reached.
         assert!(scan_repaired(bytes).steps <= most);
     }
 });

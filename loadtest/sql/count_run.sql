@@ -1,8 +1,8 @@
--- What the database holds of one run.
+-- The rows of one run.
 --   $1  the lowest UUIDv7 that the run can have: trace_id has no index, the primary key narrows the scan
---   $2  the beginning of every trace id of the run
+--   $2  the prefix of every trace id of the run
 --   $3  trace ids of events whose answer never came
--- An event refused for overload is kept as a dead letter too, but nobody promised to keep it.
+-- An event rejected for overload is kept as a dead letter too, without a promise to keep it.
 with kept as (
     select trace_id, false as is_dead
       from requests

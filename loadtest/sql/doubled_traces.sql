@@ -1,4 +1,4 @@
--- A few trace ids of a run that stand in more than one row; parameters as in count_run.sql.
+-- A few trace ids of a run that appear in more than one row; parameters as in count_run.sql.
 select trace_id
   from (
     select trace_id

@@ -1,2 +1,2 @@
--- While it is held nothing is stored, and everything gathers in the journal.
+-- While the lock is held nothing is stored, and all events gather in the journal.
 lock table requests in exclusive mode

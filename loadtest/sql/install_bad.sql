@@ -1,3 +1,3 @@
--- What the bad events of a run violate. Rows that are there already are not looked at.
+-- The constraint that the bad events of a run violate. Existing rows are not checked.
 alter table requests drop constraint if exists loadtest_bad;
 alter table requests add constraint loadtest_bad check (not payload ? 'loadtest_bad') not valid

@@ -1,2 +1,2 @@
--- A plain table with the same columns and key: what one COPY of the same rows can do at the most.
+-- A plain table with the same columns and key: the most that one COPY of the same rows can reach.
 create table drain_floor (like requests including defaults including indexes)

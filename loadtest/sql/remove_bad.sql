@@ -1,4 +1,4 @@
--- A partition that was made meanwhile has a constraint of its own.
+-- A partition that was created meanwhile has a constraint of its own.
 alter table requests drop constraint if exists loadtest_bad;
 do $$
 declare

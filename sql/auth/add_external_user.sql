@@ -1,5 +1,5 @@
--- The user of an issuer's subject, made when he first comes. The update changes nothing; it makes a row that is there
--- come back.
+-- Creates the user of an issuer's subject at their first request. The update changes nothing: it makes the statement return
+-- an existing row.
 insert into {schema}.users (issuer, subject)
 values ($1, $2)
 on conflict (issuer, subject) do update set subject = excluded.subject

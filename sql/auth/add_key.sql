@@ -1,4 +1,4 @@
--- Without a name ($4) the key has that of the one whose place it takes ($9).
+-- Without a name ($4) the key gets the name of the key that it replaces ($9).
 insert into {schema}.api_keys (id, prefix, hash, name, scopes, admin, owner, expires, origins)
 values (
     $1, $2, $3, coalesce($4, (select name from {schema}.api_keys where id = $9), ''), $5, $6, $7,

@@ -1,4 +1,5 @@
--- Sessions and keys go with their user, so other nodes are sent their ids first. A trigger that drops one of these changes is an error.
+-- Sessions and keys are deleted with their user, so other nodes are sent their ids first. A trigger that drops one of these changes is
+-- an error.
 with gone as materialized (
     select id from {schema}.users where id = $1 for update
 ), ended as materialized (

@@ -1,5 +1,5 @@
--- Ends these sessions of this user, and notifies every node; $3 are the seconds for which their access tokens may live on.
--- Without ids all of them, without a user whosever they are. A trigger that keeps one is an error.
+-- Ends these sessions of this user, and notifies every node. $3: seconds for which their access tokens may stay valid. Without ids: all
+-- sessions; without a user: of any user. A trigger that keeps one is an error.
 with held as materialized (
     select id from {schema}.sessions
     where ($1::uuid is null or user_id = $1) and ($2::uuid[] is null or id = any ($2)) and revoked is null

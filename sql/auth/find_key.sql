@@ -1,4 +1,4 @@
--- A key by its hash, and what its owner may do. Of an owner that an issuer vouches for, tokens say that and no row does.
+-- A key by its hash, and its owner's permissions. Null permissions: the owner comes from another issuer, whose tokens carry them.
 select api_keys.id, prefix, scopes, admin, owner, origins, ceil(extract(epoch from expires))::bigint as expires_s,
     case when users.issuer is null then users.permissions end as owner_permissions
 from {schema}.api_keys left join {schema}.users on users.id = api_keys.owner

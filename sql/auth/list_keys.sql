@@ -1,4 +1,4 @@
--- Keys, newest first: of one owner, or all of them. The cursor is the last one of the page before.
+-- Keys, newest first: of one owner, or all. The cursor is the last key of the previous page.
 select id, prefix, name, scopes, admin, owner, origins,
     to_char(created at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"') as created,
     to_char(expires at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"') as expires,

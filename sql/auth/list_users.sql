@@ -1,4 +1,4 @@
--- In the order in which they came, after one of them.
+-- Users in the order of their creation, after one of them.
 select id, coalesce(email, '') as email, permissions,
     to_char(created at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"') as created, issuer, subject
 from {schema}.users

@@ -1,5 +1,5 @@
--- The key $1 is good for $3 seconds more, and $2 takes its place. Every node looks it up anew. A trigger that drops one of these
--- changes is an error.
+-- The key $1 is valid for $3 more seconds, and $2 replaces it. Every node looks it up again. A trigger that drops one of these changes is
+-- an error.
 with held as materialized (
     select id from {schema}.api_keys
     where id = $1 and ($4::uuid is null or owner = $4) and revoked is null and (expires is null or expires > now())

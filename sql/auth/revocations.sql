@@ -1,5 +1,5 @@
--- What was taken back in transactions after the place ($1, $2), and up to where nothing more can be added: a transaction
--- that is not seen yet has an xid of at least `horizon`. At least one row, so that there always is a horizon.
+-- Revocations of transactions after the cursor ($1, $2), and the horizon below which no more can be added: a transaction that is not
+-- visible yet has an xid of at least `horizon`. At least one row, so that there always is a horizon.
 select pg_snapshot_xmin(pg_current_snapshot())::text as horizon, found.*
 from (select) as once
 left join lateral (

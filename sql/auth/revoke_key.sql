@@ -1,5 +1,5 @@
--- Revokes a key, by its id or what is shown of it, and tells every node. $3: only if it is this owner's. A trigger that drops one of
--- these changes is an error: the key would be good.
+-- Revokes a key, by its id or its prefix, and notifies every node. $3: only if it belongs to this owner. A trigger that drops one of
+-- these changes is an error: the key would stay valid.
 with held as materialized (
     select id from {schema}.api_keys
     where (id = $1 or prefix = $2) and ($3::uuid is null or owner = $3) and revoked is null

@@ -1,4 +1,4 @@
--- Whom an issuer vouches for has no password.
+-- A user of another issuer has no password here.
 with held as materialized (
     select id from {schema}.users where id = $1 and password_hash is not null for no key update
 ), changed as (

@@ -1,5 +1,5 @@
--- Keys of his are looked up anew: they may do no more than he may. Of a user for whom an issuer vouches, tokens say what he may do
--- and no row does. A trigger that drops the change, or what other nodes learn of it, is an error.
+-- The user's keys are looked up again, since they may do no more than the user. A user of another issuer has no permissions here: their
+-- tokens carry them. A trigger that drops the change, or its notification of other nodes, is an error.
 with held as materialized (
     select id from {schema}.users where id = $1 and password_hash is not null for no key update
 ), changed as (

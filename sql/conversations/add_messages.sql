@@ -1,8 +1,7 @@
--- Adds the messages of several requests. $1 to $4: of each request its conversation, whose that has to be, its key and the
--- hash of its body; $5 to $12: of each message the number of its request, and what it is. A request whose key is known is
--- not done again, and one of which a trigger drops a row is refused. Those who add to a conversation hold its lock (try_locks.sql),
--- so no other transaction adds keys or times. A key is
--- there once.
+-- Adds the messages of several requests. $1 to $4: each request's conversation, its required owner, its key and the hash of its body;
+-- $5 to $12: each message's request number and columns. A request whose key is known is not repeated, and a request of which a trigger
+-- drops a row is rejected. Writers of a conversation hold its lock (try_locks.sql), so no other transaction adds keys or times. Each key
+-- appears once.
 with mine as (
     select request.*, known.hash as known, known.ids, known.first
     from unnest($1::uuid[], $2::uuid[], $3::text[], $4::bytea[]) with ordinality

@@ -1,2 +1,2 @@
--- Nothing that one asks for takes the processors of all.
+-- No parallel workers: one request must not occupy all processors.
 select set_config('max_parallel_workers_per_gather', '0', true)

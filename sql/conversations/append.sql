@@ -1,12 +1,12 @@
--- Adds pieces to messages that are being written. $1 to $5: of each piece its conversation, whose that has to be, its
--- message, where it begins, and the text. A piece is added at its message's end, within $6 bytes in all; each is for another
--- message. What was there before, and whether the piece was added: a message without a length is not being written, and
--- `whole` is how long it is. The large row of the message is left alone. What it begins with is pieces.sql.
+-- Appends pieces to messages that are being written. $1 to $5: each piece's conversation, its required owner, its message, its offset and
+-- its text. A piece is appended at its message's end, within $6 bytes in all; no two pieces belong to one message. Returns the state
+-- before, and whether the piece was added: a message without a length is not being written, and `whole` is its length. The large row of the
+-- message is not touched. The statement begins with pieces.sql.
 with {pieces}, grown as (
     update {schema}.message_drafts d
     set length = d.length + char_length(found.content), bytes = d.bytes + octet_length(found.content)
     from found
-    -- Twice, as Postgres may think that there is no draft yet, and read all there are for each piece.
+    -- Twice: with statistics from before the first draft, Postgres would read all drafts for each piece.
     where d.message_id = any(array(select message_id from found))
         and d.message_id = found.message_id and found.length = found.at
         and found.bytes + octet_length(found.content) <= $6

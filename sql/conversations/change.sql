@@ -1,4 +1,4 @@
--- What is null stays as it is. A trigger that drops the change is an error, not a conversation that is not there.
+-- A null value leaves its column unchanged. A trigger that drops the change is an error, not a missing conversation.
 with held as materialized (
     select id from {schema}.conversations where id = $1 and owner is not distinct from $2 for no key update
 ), changed as (

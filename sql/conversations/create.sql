@@ -1,4 +1,4 @@
--- Makes conversations. $1 to $4: of each its id, title, metadata and owner.
+-- Creates conversations. $1 to $4: their ids, titles, metadata and owners.
 with added as (
     insert into {schema}.conversations (id, title, created_at, updated_at, metadata, owner)
     select new.id, new.title, now, now, new.metadata, new.owner

@@ -1,4 +1,4 @@
--- As append.sql, for last pieces: the messages take all of theirs in, and are written no more.
+-- As append.sql, for last pieces: each message takes in all of its pieces and is complete.
 with {pieces}, draft as (
     delete from {schema}.message_drafts d
     using found

@@ -1,4 +1,4 @@
--- Up to $1 of the keys that are more than $2 seconds old at $3. Those that are deleted with their conversation right now are left to it.
+-- Deletes up to $1 keys older than $2 seconds at $3. Skips keys that are being deleted with their conversation.
 delete from {schema}.message_keys
 where (conversation_id, key) in (
     select conversation_id, key from {schema}.message_keys

@@ -1,4 +1,4 @@
--- Conversations, for several who ask. $1 and $2: of each its id, and whose it has to be.
+-- Conversations, for several requests. $1 and $2: their ids and required owners.
 select asked.place::integer as place, found.*
 from unnest($1::uuid[], $2::uuid[]) with ordinality as asked (id, owner, place)
 cross join lateral (

@@ -1,4 +1,4 @@
--- The next $2 messages and conversations behind $1, in the order of their ids, and which of them search does not know. A message that is
+-- The next $2 messages and conversations after $1, in the order of their ids, and which of them search does not know. A message that is
 -- being written is indexed when it is finished. `next` is null once there are no more.
 with next as materialized (
     select id, true as is_message from (select id from {schema}.messages where id > $1 order by id limit $2) as m

@@ -1,4 +1,4 @@
--- The changes of the next $3 that call for words, in order. The one row that is always there says up to where all were looked at.
+-- Those of the next $3 changes that need indexing, in order. One row is always returned: it names the last change that was read.
 with lot as (
     select xid, number, topic, record, action, data
     from {schema}.changes
@@ -21,7 +21,7 @@ select (select count(*) from lot) as found,
     (select number from lot order by xid desc, number desc limit 1) as last_number,
     pg_snapshot_xmin(pg_current_snapshot())::text as horizon,
     wanted.xid::text, wanted.number, conversation_id, id, first, last,
-    -- One that does not say how many it added may fill a lot.
+    -- An import without a count may fill a batch.
     coalesce(count, 9223372036854775807) as count
 from (select) as once
 left join wanted on true

@@ -1,10 +1,10 @@
--- The words of messages and titles ($1, no id twice). What is gone by now has none. Each is looked up by its id: for a large lot
--- a join would read all conversations.
+-- The words of messages and titles ($1, no id twice). Deleted ones have none. Each is looked up by its id: for a large batch a join would
+-- read all conversations.
 --
--- The first 100,000 characters count, and of a text that takes more than 250,000 bytes so far the first 62,500: a tsvector has no
--- room for more. The text is cut into parts as search/query.rs has it: {spaced} has a space for each ASCII punctuation, and each
+-- The first 100,000 characters count, and of a text that takes more than 250,000 bytes so far the first 62,500: a tsvector holds no
+-- more. The text is cut into parts as in search/query.rs: {spaced} has a space for each ASCII punctuation, and each
 -- character of {unspaced}, scripts without spaces, is written twice, so that a run of them becomes pairs. (E'' and chr, as a role
--- may have preset what a backslash in a string means. `offset 0`, or each mention would be computed anew.)
+-- may have preset what a backslash in a string means. `offset 0`, or each mention would be computed again.)
 insert into {schema}.search_documents (id, conversation_id, words)
 select found.id, found.conversation_id,
     to_tsvector('simple', case

@@ -1,6 +1,6 @@
--- The first $6 messages of imports, in the order of these and of their ids. $1 to $3: of each import the conversation, and the
--- first and last id of what it added; $4 and $5: ranges that hold all these ids, and no id twice. Imports of one part of a file
--- may be as many as its lines, and lie among each other, so the ranges are read once instead of once for each import.
+-- The first $6 messages of imports, in the order of the imports and of their ids. $1 to $3: each import's conversation, and the first and
+-- last id that it added; $4 and $5: ranges that cover all these ids, and no id twice. One part of a file may hold as many imports as
+-- lines, with overlapping ids, so the ranges are read once instead of once per import.
 with import as materialized (
     select * from unnest($1::uuid[], $2::uuid[], $3::uuid[]) with ordinality as import (conversation_id, first, last, nth)
 )
@@ -10,7 +10,7 @@ cross join lateral (
     select m.id, m.conversation_id
     from {schema}.messages m
     where m.id between range.first and range.last
-    -- So that it is read by its ids: an index by conversation would be read once for each import.
+    -- Forces a read by ids: an index by conversation would be read once for each import.
     offset 0
 ) as found
 join import on import.conversation_id = found.conversation_id and found.id between import.first and import.last

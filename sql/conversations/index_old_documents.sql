@@ -1,5 +1,5 @@
--- The next $1 documents whose words are of an older form, in the order of their ids. One row at least while there is a rebuild,
--- without an id if none is left; no row if there is none.
+-- The next $1 documents whose words are in an older form, in the order of their ids. At least one row while there is a rebuild, without an
+-- id if none is left; no row if there is no rebuild.
 select d.id
 from {schema}.search_rebuild r
 left join lateral (

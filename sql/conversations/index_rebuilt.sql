@@ -1,4 +1,4 @@
--- The documents up to $1 were made anew; null: all.
+-- The documents up to $1 were rebuilt. Null: all.
 with ended as (
     delete from {schema}.search_rebuild where $1::uuid is null
 )

@@ -1,7 +1,7 @@
--- Pages of lists, newest activity first, for several who ask. $1 to $5: of each whose conversations, the place from which on,
--- how many, and how many of these are passed over. `found` counts up to as many as were asked for, one more than the page
--- has, which tells whether there is a next one. A page ends before it passes $6 bytes; if $7, behind what passes them. Its first
--- row is always there, and says whether it `fits`. {mine} is one of two conditions, as each has an index of its own.
+-- Pages of lists, newest activity first, for several requests. $1 to $5: each one's owner, cursor, limit and offset. `found` counts up to
+-- the limit, which is one more than the page has, so it reports whether there is a next page. A page ends before it exceeds $6 bytes; if
+-- $7, after it exceeds them. Its first row is always returned, and reports whether it `fits`. {mine} is one of two conditions, as each has
+-- an index of its own.
 select asked.place::integer as place, page.*
 from unnest($1::uuid[], $2::timestamptz[], $3::uuid[], $4::bigint[], $5::bigint[]) with ordinality
     as asked (owner, at, id, most, passed_over, place)

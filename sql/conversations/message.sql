@@ -1,4 +1,4 @@
--- A message, by its id: a conversation may have any number of them.
+-- A message, by its id: a conversation can have any number of them.
 select m.id, m.conversation_id, m.role, m.timestamp, m.token_count, m.metadata::text as metadata,
     m.extra::text as extra,
     d.message_id is null as done,

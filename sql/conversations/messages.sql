@@ -1,8 +1,7 @@
--- Pages of conversations' messages, nearest first, for several who ask. $1 to $5: of each the conversation, whose it has to be,
--- the place from which on, and how many. `found` counts up to as many as were asked for, one more than the page has, which
--- tells whether there are more. A page ends before it passes $6 bytes; if $7, behind what passes them. Its first
--- row is always there, if without its content, and says whether it `fits`. {beyond} and {direction} are our own words. No row:
--- no such conversation; a row without an id: no message.
+-- Pages of conversations' messages, nearest first, for several requests. $1 to $5: each one's conversation, its required owner, its cursor
+-- and its limit. `found` counts up to the limit, which is one more than the page has, so it reports whether there are more. A page ends
+-- before it exceeds $6 bytes; if $7, after it exceeds them. Its first row is always returned, if without its content, and reports whether
+-- it `fits`. {beyond} and {direction} are fixed words. No row: no such conversation; a row without an id: no message.
 select asked.place::integer as place, pg_current_snapshot()::text as snapshot, page.*
 from unnest($1::uuid[], $2::uuid[], $3::timestamptz[], $4::uuid[], $5::bigint[]) with ordinality
     as asked (conversation_id, owner, at, id, most, place)

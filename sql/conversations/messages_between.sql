@@ -1,5 +1,5 @@
--- The messages of a conversation that an import added: those with ids from $2 to $3, behind $4, in the order of their ids. They
--- are found by these, and their conversation compared afterwards: by its own index all of it would be read.
+-- The messages that an import added to a conversation: ids from $2 to $3, after $4, in the order of their ids. They are found by id, and
+-- their conversation is compared afterwards: the conversation's own index would read all of it.
 with page as (
     select m.*, octet_length(m.content) + octet_length(m.metadata::text) + coalesce(octet_length(m.extra::text), 0) as bytes
     from {schema}.messages m

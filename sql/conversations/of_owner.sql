@@ -1,4 +1,4 @@
--- Up to $4 of a user's ($1) conversations, in the order of their index, from behind a place ($2, $3) on.
+-- Up to $4 of a user's ($1) conversations, in the order of their index, after a cursor ($2, $3).
 select id, updated_at
 from {schema}.conversations
 where owner = $1 and (updated_at, id) < ($2, $3)

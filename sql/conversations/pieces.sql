@@ -1,4 +1,4 @@
--- The beginning of append.sql and finish.sql: the pieces that may be looked at, and their messages as they were before.
+-- The beginning of append.sql and finish.sql: the pieces that the request may append, and the state of their messages before.
 piece as (
     select piece.*
     from unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::integer[], $5::text[]) with ordinality
@@ -7,7 +7,7 @@ piece as (
 ), found as (
     select piece.*, m.timestamp, d.length, d.bytes, whole.length as whole
     from piece
-    -- By its id: a conversation may have any number of them.
+    -- By its id: a conversation can have any number of them.
     cross join lateral (
         select m.timestamp from {schema}.messages m
         where m.id = piece.message_id and m.conversation_id is not distinct from piece.conversation_id

@@ -1,10 +1,10 @@
--- A page of the conversations whose title or one of whose messages matches $7 (search/query.rs), newest activity first: whose is said by $1,
--- from the place ($2, $3) on, up to $4, $5 passed over, up to the one that passes $6 bytes. {mine} is one of two conditions on $1, as
--- each has an index of its own. One row at least: `is_broad` says
--- that the words rule something out and ask for nothing, so that all documents would have to be read; nothing is searched then.
+-- A page of the conversations whose title or one of whose messages matches $7 (search/query.rs), newest activity first: of the owner $1,
+-- after the cursor ($2, $3), up to $4, with an offset of $5, up to the one that exceeds $6 bytes. {mine} is one of two conditions on $1, as
+-- each has an index of its own. At least one row: `is_broad` reports
+-- that the words only exclude, so that all documents would have to be read; nothing is searched then.
 -- A search for no word finds nothing.
 --
--- A word that many have is found among the newest conversations already. So 500 of them are looked at first, up to 100 documents
+-- A frequent word is found among the newest conversations. So 500 of them are read first, up to 100 documents
 -- each, and only if these do not fill the page the index is asked for all documents with the words. `is_sure` is false where
 -- one of more documents may have the words in another.
 with wanted as materialized (
@@ -39,7 +39,7 @@ with wanted as materialized (
 ), page as (
     select c.*
     from hits
-    -- By their ids, one at a time: as a rule there are few, and their owner may have many.
+    -- By their ids, one at a time: usually there are few, and their owner may have many.
     cross join lateral (
         select id, title, created_at, updated_at, metadata::text as metadata
         from {schema}.conversations

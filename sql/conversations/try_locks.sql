@@ -1,7 +1,6 @@
--- The first statement of a group of writes: takes the locks (lock.sql) of those of the conversations $1 that nobody holds, and
--- says which, to the statements behind it too. Where $2 says that the conversation's row will be written it is locked as
--- well, as imports write it without the other lock. Nothing is waited for, so groups never wait in a circle, and one
--- conversation that is held holds nobody else up.
+-- The first statement of a batch of writes: takes the locks (lock.sql) of those of the conversations $1 that are free, and reports them, to
+-- the statements after it too. Where $2 says that the conversation's row will be written the row is locked as well, as imports write it
+-- without the other lock. The statement never waits, so batches cannot deadlock, and one locked conversation delays no other.
 with asked as (
     select id, is_written from unnest($1::uuid[], $2::boolean[]) as asked (id, is_written)
 ), tried as materialized (

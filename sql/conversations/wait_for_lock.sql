@@ -1,5 +1,5 @@
--- As try_locks.sql, for one conversation ($1) that somebody holds: waits for the others, and then for those who hold its row without
--- the lock. If that is gone afterwards, the statements behind this one see it.
+-- As try_locks.sql, for one locked conversation ($1): waits for its lock, and then for writers that hold its row without the lock. If the
+-- conversation is gone afterwards, the statements after this one see that.
 with held as materialized (
     select pg_advisory_xact_lock(hashtextextended('conversation:' || $1::uuid, 0))
 ), written as materialized (

@@ -1,2 +1,2 @@
--- Each migration that was applied, with the checksum of its text.
+-- Each applied migration, with the checksum of its text.
 select version, checksum::text from {schema}.tidegate_migrations order by version

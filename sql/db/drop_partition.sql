@@ -1,5 +1,5 @@
--- Needs requests to itself for a moment. Waiting for that would hold up every COPY behind it, so it does not wait long
--- and is tried again.
+-- Needs an exclusive lock on requests for a moment. A wait for it would delay every COPY behind it, so the statement gives up quickly
+-- and is retried.
 begin isolation level read committed;
 {presets};
 set local lock_timeout = '200ms';

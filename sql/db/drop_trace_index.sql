@@ -1,2 +1,2 @@
--- What a build left behind that was cut short: of no use, and kept up to date all the same.
+-- Drops what an interrupted build left: unused, and maintained all the same.
 drop index concurrently if exists {schema}."{table}_trace_id"

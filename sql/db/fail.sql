@@ -1,2 +1,2 @@
--- Fails, whatever the database holds.
+-- Fails, whatever the database contains.
 select 1 / $1

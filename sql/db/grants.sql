@@ -1,5 +1,5 @@
--- What is there already of the service's own and not the role's ($2), with what makes it the role's: tables ($3), sequences ($4) and
--- functions ($5) of the schema $1. The sequences of identity columns, indexes and triggers follow their tables.
+-- The service's existing objects that the role ($2) does not own, with the statements that make it their owner: tables ($3), sequences ($4)
+-- and functions ($5) of the schema $1. The sequences of identity columns, indexes and triggers follow their tables.
 select format('alter table %I.%I owner to %I', $1, relname, $2) as statement
 from pg_class
 where relnamespace = to_regnamespace(quote_ident($1)) and relkind in ('r', 'p')

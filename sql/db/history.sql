@@ -1,2 +1,2 @@
--- The newest migration that this database has had; no row where it has had none.
+-- The newest migration of this database; no row if there is none.
 select max(version) from {schema}.tidegate_migrations

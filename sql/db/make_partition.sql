@@ -1,6 +1,6 @@
 -- One day's partition. It is filled and indexed on its own and attached at the end: that needs a far weaker lock on
--- requests than `create table … partition of`, and the writer goes on. Rows that the default partition took in the
--- meantime move over: {columns} are all that a row is given, a user's too; what is generated is generated again.
+-- requests than `create table … partition of`, and the writer continues. Rows that the default partition has taken in the
+-- meantime are moved, with all their columns, those of a user too; generated columns are generated again.
 begin isolation level read committed;
 {presets};
 set local lock_timeout = '500ms';
@@ -16,7 +16,7 @@ create trigger ingest_note_partition_truncate before truncate on {schema}.{parti
     for each statement execute function {schema}.ingest_note_partition_truncate();
 create trigger ingest_note_delete after delete on {schema}.{partition} referencing old table as gone
     for each statement execute function {schema}.ingest_note_delete();
--- A day that had a partition before: an operator dropped or detached it, with the rows that it held up to now.
+-- A day that had a partition before: an operator dropped or detached it, with the rows that it held.
 with known as (
     insert into {schema}.ingest_partitions (from_id) values ('{from}') on conflict do nothing returning from_id
 )

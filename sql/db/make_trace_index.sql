@@ -1,2 +1,2 @@
--- Beside the writer, which goes on meanwhile.
+-- Built while the writer continues.
 create index concurrently if not exists "{table}_trace_id" on {schema}."{table}" (trace_id)

@@ -1,5 +1,5 @@
--- Which of the names that migrations use are taken in the schema $1: of relations ($2; a type has its name in the same place, as each table
--- makes one) and of functions ($3). $4: also what is made later, the tables of collections and days.
+-- Which of the names that migrations use are taken in the schema $1: of relations ($2; a type shares their namespace, as each table
+-- creates one) and of functions ($3). $4: include names that are created later, the tables of collections and days.
 select case relkind when 'v' then 'a view ' when 'm' then 'a materialized view ' when 'i' then 'an index ' when 'S' then 'a sequence '
     when 'c' then 'a type ' else 'a table ' end || relname as name
 from pg_class

@@ -1,8 +1,8 @@
--- What must be there before the first migration: the schema, the choices that the first migration follows, and the history of
--- migrations, in the form that refinery keeps it.
+-- Created before the first migration: the schema, the choices that the first migration follows, and the history of migrations, in
+-- refinery's form.
 do $$
 begin
-    -- Even `if not exists` asks for the right to create, which a role that was given its schema need not have.
+    -- Even `if not exists` needs the privilege to create, which a role with a schema of its own may lack.
     if to_regnamespace('{schema}') is null then
         create schema {schema};
     end if;

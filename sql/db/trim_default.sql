@@ -1,4 +1,4 @@
--- What the net took and nobody keeps any more.
+-- Deletes rows of the default partition that are beyond the retention.
 with gone as (
     delete from {schema}.requests_default where id < $1 returning id
 )

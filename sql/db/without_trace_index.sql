@@ -1,5 +1,5 @@
--- The tables of events without a valid index that begins with trace_id, each with the name of an index that a build
--- which was cut short left behind.
+-- The tables of events without a valid index that begins with trace_id, each with the name of an index that an interrupted build
+-- left behind.
 with leaves as (
     select relid::oid as oid from pg_partition_tree(to_regclass('{schema}.requests')) where isleaf
     union all

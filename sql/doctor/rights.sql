@@ -1,4 +1,4 @@
--- The rights that the service needs on its tables, and does not have. No rows where the tables are not there yet.
+-- The privileges on its tables that the service needs and lacks. No rows if the tables do not exist yet.
 select wanted.name || ': ' || wanted.privilege as missing
 from (values
     ('requests', 'insert'), ('requests', 'select'),

@@ -1,4 +1,4 @@
--- Gone at the end of the session. It is not written to the log, so this is the most that COPY could reach.
+-- Dropped at the end of the session. It is not written to the WAL, so this is the most that COPY can reach.
 create temporary table tidegate_doctor (
     id uuid primary key,
     trace_id text not null,

@@ -1,4 +1,4 @@
--- What a promise of this server rests on.
+-- The server settings that the promises depend on.
 select current_setting('server_version') as version,
     current_setting('server_encoding') as encoding,
     current_setting('fsync') as fsync,

@@ -1,5 +1,5 @@
--- The files of an owner ($1, null for nobody in particular), newest first: at most $2, without the first $3, behind the
--- one that was uploaded at $4 (microseconds of Unix time) and has the id $5, if there is one.
+-- The files of an owner ($1; null: unowned), newest first: at most $2, with an offset of $3, after the file that was uploaded at $4
+-- (microseconds of Unix time) and has the id $5, if there is one.
 select id, filename, size, mime_type, sha256, processed,
     to_char(uploaded_at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"') as uploaded_at,
     (extract(epoch from uploaded_at) * 1000000)::bigint as uploaded_us

@@ -1,3 +1,3 @@
--- Who adds to an owner's files waits for whoever does so already, so that the sum that the quota is held against stays
--- true until the rows are in. $1 is the owner, null for nobody in particular.
+-- Serialises uploads of one owner, so that the sum that the quota is compared with stays true until the rows are committed. $1 is the
+-- owner; null: unowned.
 select pg_advisory_xact_lock(hashtextextended('{schema}.files owner ' || coalesce($1::text, ''), 0))

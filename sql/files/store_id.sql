@@ -1,2 +1,2 @@
--- Which database this is, to the folder of contents.
+-- The id of this database, for the folder of contents.
 select id from {schema}.file_store

@@ -1,5 +1,5 @@
--- Conversations whose ids are taken are left out; the caller sees which are missing. Each leaves its change, as one that is
--- made by itself does.
+-- Skips conversations whose ids are taken; the caller sees which are missing. Each leaves its change, as a conversation that is created on
+-- its own does.
 with given as (
     select id, title, metadata::jsonb as metadata, timestamptz 'epoch' + at_us * interval '1 microsecond' as at
     from unnest($1::uuid[], $2::text[], $3::text[], $4::bigint[]) as given (id, title, metadata, at_us)

@@ -1,4 +1,4 @@
--- One import a file, whoever asks how often.
+-- One import per file, however often it is requested.
 insert into {schema}.imports (file_id, kind, mapping, allowed, part_bytes, started_us)
 values ($1, $2, $3::text::jsonb, $4, $5, $6)
 on conflict (file_id) do nothing

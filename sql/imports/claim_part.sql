@@ -1,5 +1,5 @@
--- The first statement of a part's transaction. A second attempt at the part waits here for the first one, and finds it claimed if
--- that was committed. `is_running` says whether the import is there and still wanted: whoever deletes its file stops it first.
+-- The first statement of a part's transaction. A second attempt at the part waits here for the first one, and finds it claimed if that was
+-- committed. `is_running` reports whether the import exists and is still wanted: deleting its file stops it first.
 with wanted as (
     select from {schema}.imports where file_id = $1 and state = 'running'
 ), claimed as (

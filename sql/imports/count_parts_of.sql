@@ -1,4 +1,4 @@
--- Counts what was stored of a user's ($1) imports that have ended early. Their parts are kept, so it may be done again.
+-- Counts what a user's ($1) imports that ended early have stored. Their parts are kept, so it can be repeated.
 update {schema}.imports
 set lines = sums.lines, stored = sums.stored, rejected = sums.rejected
 from (

@@ -1,4 +1,4 @@
--- Every part is in: the parts' sums are the import's. A trigger that drops one of these changes is an error.
+-- All parts are stored: the import's counts are their sums. A trigger that drops one of these changes is an error.
 with wanted as materialized (
     select file_id from {schema}.imports where file_id = $1 and state = 'running' for no key update
 ), parts as (

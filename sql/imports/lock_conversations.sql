@@ -1,5 +1,5 @@
--- Which of these conversations are somebody's own; they stay until the transaction ends. Always in one order, so that
--- nobody waits in a circle.
+-- Which of these conversations have an owner; they are kept until the transaction ends. Always locked in one order, so there is no
+-- deadlock.
 select id from {schema}.conversations
 where id = any($1) and owner is not distinct from $2
 order by id

@@ -1,4 +1,4 @@
--- How far an import is. Parts are there while it runs; of an import that has ended the sums are kept.
+-- An import's progress. Its parts exist while it runs; after its end only the sums are kept.
 select state, imports.lines + sums.lines as lines, imports.stored + sums.stored as stored,
     imports.rejected + sums.rejected as rejected, error, size as total_bytes,
     case state when 'done' then size else least(sums.bytes, size) end as bytes,

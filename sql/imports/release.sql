@@ -1,2 +1,2 @@
--- `rollback to` leaves the savepoint where it is, and with it the locks of a subtransaction; the next one would nest in it.
+-- `rollback to` keeps the savepoint, and with it the locks of a subtransaction; the next savepoint would nest in it.
 release savepoint part

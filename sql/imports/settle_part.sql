@@ -1,4 +1,4 @@
--- What became of a part's lines.
+-- The counts of a part's lines.
 with noted as (
     insert into {schema}.import_rejected (file_id, line, reason)
     select $1, line, reason from unnest($5::bigint[], $6::text[]) as rejected (line, reason)

@@ -1,5 +1,5 @@
--- Ends the imports of a user's ($1) files, which are to go with him ($2 says so). Parts may be on their way still, so what was
--- stored is counted by `count_parts_of` when they have come to an end.
+-- Ends the imports of a user's ($1) files, which are about to be deleted with the user ($2 is the reason). Parts may still be in flight, so
+-- `count_parts_of` counts what was stored once they have ended.
 update {schema}.imports
 set state = 'failed', finished = now(), error = $2
 from {schema}.files

@@ -1,6 +1,5 @@
--- Conversations that got messages, and one change for all of a part's messages of each: those of the conversation whose ids
--- lie between the first and the last, `count` of them or fewer. At the end of the transaction, as whoever writes to the conversation
--- waits.
+-- Conversations that got messages, and for each one change for all of the part's messages: those of the conversation with ids between
+-- `first` and `last`, `count` of them or fewer. At the end of the transaction, as other writers of the conversation wait.
 with given as (
     select id, timestamptz 'epoch' + newest_us * interval '1 microsecond' as newest, first, last, count
     from unnest($1::uuid[], $2::bigint[], $3::uuid[], $4::uuid[], $5::bigint[])

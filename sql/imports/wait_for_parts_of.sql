@@ -1,4 +1,4 @@
--- Waits for the parts of a user's ($1) files that are on their way, as each holds its import's row until it is committed.
+-- Waits for the parts in flight of a user's ($1) files: each holds its import's row until it commits.
 select 1
 from {schema}.imports join {schema}.files on files.id = imports.file_id
 where files.owner = $1

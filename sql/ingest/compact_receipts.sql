@@ -1,5 +1,4 @@
--- Receipts of ranges that follow each other become one: a range's first sequence less all that is settled before it is
--- the same for all of them.
+-- Receipts of adjacent ranges are merged: a range's first sequence minus everything settled before it is the same for all of them.
 with runs as (
     select journal, first, last,
         first - coalesce(sum(last - first + 1) over (

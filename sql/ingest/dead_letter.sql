@@ -1,4 +1,4 @@
--- All of one dead letter.
+-- One dead letter, with all columns.
 select id, trace_id, reason, error, attempts, content_type,
     to_char(received_at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"') as received_at,
     to_char(failed_at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"') as failed_at,

@@ -1,2 +1,2 @@
--- Settles a COPY whose end was not heard, as for requests.
+-- Decides a COPY of dead letters with an unknown outcome, as for requests.
 select exists (select from {schema}.dead_letters where id = $1)

@@ -1,3 +1,3 @@
--- Locks the journals' rows against others who change receipts, and makes this transaction write: a commit that has
+-- Locks the journals' rows against other transactions that change receipts, and makes this transaction write: a commit that has
 -- written nothing flushes nothing.
 update {schema}.ingest_journals set fence = fence + 1 where journal = any($1) returning journal, fence

@@ -1,2 +1,2 @@
--- The journals' fences, without raising them.
+-- The journals' checkpoint numbers (`fence`), without raising them.
 select journal, fence from {schema}.ingest_journals where journal = any($1)

@@ -1,4 +1,4 @@
--- Keys, and what is known of duplicates, that are more than $1 seconds old at $2.
+-- Deletes keys and duplicates older than $1 seconds at $2.
 with keys as (
     delete from {schema}.ingest_keys where seen_at < $2 - make_interval(secs => $1) returning 1
 ), duplicates as (

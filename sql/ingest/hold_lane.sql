@@ -1,5 +1,5 @@
--- The first statement of each batch: nobody else may write for this lane, unless its epoch was raised. Reads the fence
--- too: a lower one than before tells that the database went back in time.
+-- The first statement of each batch: only one transaction may write for this lane, unless its epoch was raised. Reads the checkpoint number
+-- too: a lower one than before means that the database went back in time.
 select journals.fence
 from {schema}.ingest_lanes lanes
 join {schema}.ingest_journals journals using (journal)

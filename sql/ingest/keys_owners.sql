@@ -1,2 +1,2 @@
--- Which event each key was taken by.
+-- The event that holds each key.
 select key, id from {schema}.ingest_keys where key = any($1)

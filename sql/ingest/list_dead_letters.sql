@@ -1,4 +1,4 @@
--- A page, newest first. The cursor is the last row of the page before.
+-- A page, newest first. The cursor is the last row of the previous page.
 select id, trace_id, reason, error, attempts, content_type,
     to_char(received_at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"') as received_at,
     to_char(failed_at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"') as failed_at,

@@ -1,4 +1,4 @@
--- Events that were dead are {state} now. Those of no journal have no receipt.
+-- Dead events become {state}. Events without a journal have no receipt.
 with moved as (
     select receipts.journal, receipts.first, count(*) as events
     from unnest($1::uuid[]) as event (id)

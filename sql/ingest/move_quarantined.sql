@@ -1,4 +1,4 @@
--- Events that were quarantined are {state} now. One that no receipt settles is left out of the answer.
+-- Quarantined events become {state}. An event that no receipt settles is not returned.
 with moved as (
     select receipts.journal, receipts.first, count(*) as events
     from unnest($1::uuid[]) as event (id)

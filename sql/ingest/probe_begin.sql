@@ -1,7 +1,7 @@
 -- The rows of a batch, as they came, for a transaction that is rolled back. Text and jsonb are bytes here, so that a row
 -- whose content Postgres cannot read is found among the others instead of failing their COPY.
 --
--- Deferred constraints are checked with each statement: a row whose fault would show at commit is found here too.
+-- Deferred constraints are checked with each statement, so a row that would fail at commit is found here too.
 set constraints all immediate;
 create temporary table tidegate_probe (
     place integer not null,
@@ -13,14 +13,14 @@ create temporary table tidegate_probe (
     received_at timestamptz
 ) on commit drop;
 
--- Inserts the rows into requests, so that constraints and triggers of the user's own see them as they see a COPY's: {chunk}
--- rows at a time, and row by row where that fails or stores fewer than it was given. Returns the rows that fail, and those
--- that a trigger drops, which have no state. Rows that do not fail stay visible to those after them, as in a COPY.
+-- Inserts the rows into requests, so that a user's constraints and triggers see them as they see a COPY's: {chunk}
+-- rows at a time, and row by row where that fails or stores fewer rows. Returns the rows that fail, and those
+-- that a trigger drops, which have no state. Rows that do not fail stay visible to later ones, as in a COPY.
 --
--- An error that may not be a row's fault ends the probe, and so decides nothing: a SQLSTATE outside the classes of rows'
--- faults (among them cancellation, a lock's time, a deadlock, resources), a missing partition (a check violation without a
--- constraint), a clash of ids (an earlier attempt may have been stored), an error in a table of ours, and the depth of the
--- stack, which is less here than for a COPY.
+-- An error that may not be a row's fault ends the probe, which decides nothing then: a SQLSTATE outside the classes of row
+-- errors (among them cancellation, a lock time-out, a deadlock, resources), a missing partition (a check violation without a
+-- constraint), a clash of ids (an earlier attempt may have been stored), an error in one of the service's tables, and the stack
+-- depth, which is less here than for a COPY.
 create function pg_temp.tidegate_probe_rows()
     returns table (place integer, state text, violated text, message text)
     language plpgsql

@@ -1,4 +1,4 @@
--- All that is settled of some journals.
+-- All settled ranges of some journals.
 select journal, first, last, committed, duplicates, dead, discarded, quarantined
 from {schema}.ingest_receipts
 where journal = any($1)

@@ -1,5 +1,5 @@
--- What became of each of these events. An event is in at most one of the three tables; what is settled and in none of
--- them was discarded, unreadable, or taken out by somebody.
+-- The state of each of these events. An event is in at most one of the three tables; one that is settled and in none of them was discarded,
+-- is unreadable, or was deleted later.
 select
     requests.id is not null as committed,
     letters.id is not null as dead_lettered,

@@ -1,4 +1,4 @@
--- They are refused again, each for its own fault. An overload stays one: it was never accepted.
+-- Rejected again, each for its own error. An overload stays one: it was never accepted.
 update {schema}.dead_letters letters
 set error = fault.error,
     reason = case when letters.reason = 'overload' then letters.reason else fault.reason end,

@@ -1,5 +1,5 @@
--- The next dead letters to redrive, in the order of their ids, each with its size. Overloads were never accepted, so they are asked for by
--- name.
+-- The next dead letters to redrive, in the order of their ids, each with its size. Overloads were never accepted, so they are selected only
+-- by name.
 select id, coalesce(octet_length(body), octet_length(payload::text), 0)::bigint as bytes
 from {schema}.dead_letters
 where id > $1

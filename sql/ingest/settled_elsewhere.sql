@@ -1,4 +1,4 @@
--- Which of these events are in a table already: recovered before, or never lost.
+-- Which of these events are already in a table: recovered before, or never lost.
 select wanted.id
 from unnest($1::uuid[]) as wanted (id)
 where exists (select from {schema}.requests where id = wanted.id)

@@ -1,5 +1,5 @@
--- The times for which `requests` has a partition now, the default one left out, and the time of the snapshot. No row: it
--- is one table.
+-- The times for which `requests` has a partition now, without the default one, and the time of the snapshot. No row: it is not
+-- partitioned.
 with bounds as (
     select pg_get_expr(child.relpartbound, child.oid) as bound
     from pg_inherits

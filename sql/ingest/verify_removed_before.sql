@@ -1,5 +1,4 @@
--- What was taken out by time, truncated or beyond its retention: for each journal, the first sequence that is not older
--- than that.
+-- Rows deleted by time, truncated or beyond the retention: for each journal, the first sequence that is younger.
 with removed as (
     select to_id, max(at) over () as at
     from {schema}.ingest_removed

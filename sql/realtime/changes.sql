@@ -1,6 +1,6 @@
--- A lot of changes after the place ($1, $2): up to $3 of them, and up to the one that passes $4 bytes. Nothing is ever added
--- before `horizon`. `is_gone` says whether changes after the place were deleted already. At least one row, for these two;
--- `found` counts up to the limit, which tells whether there may be more. {topic} is a condition of our own, on $5.
+-- A page of changes after the cursor ($1, $2): up to $3 of them, and up to the one that exceeds $4 bytes. Nothing is ever added
+-- before `horizon`. `is_gone` reports whether changes after the cursor were deleted. At least one row, for these two;
+-- `found` counts up to the limit, which reports whether there may be more. {topic} is a fixed condition on $5.
 select pg_snapshot_xmin(pg_current_snapshot())::text as horizon,
     exists (select from {schema}.feed_floor f where (f.xid, f.number) > ($1::text::xid8, $2)) as is_gone,
     lot.*

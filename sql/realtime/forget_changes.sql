@@ -1,5 +1,5 @@
--- The oldest $1 changes, as far as they are more than $2 seconds old at $3 and every reader has read them. They lie in the order of
--- time, near enough. Whoever follows learns by the floor that something is gone.
+-- Deletes the oldest $1 changes, as far as they are older than $2 seconds at $3 and every reader has read them. They are nearly in the
+-- order of time. Subscribers learn from the floor that something is gone.
 with gone as (
     delete from {schema}.changes
     where (xid, number) in (

@@ -1,5 +1,5 @@
--- What this statement sees was committed before it got a number itself, so no change of this server has a higher one, and no reader is
--- further. Search may not have read all that goes here, and looks through the messages for what it does not know.
+-- Everything that this statement sees was committed before it got its own xid, so no change of this server has a higher one, and no reader
+-- is further. Search may not have read all of the changes deleted here, and looks through the messages for those it does not know.
 with gone as (
     delete from {schema}.changes where xid > pg_current_xact_id() returning 1
 )

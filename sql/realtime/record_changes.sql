@@ -1,4 +1,4 @@
--- Follows a statement that changes records and returns them as `changed`; its $1 is the topic.
+-- Appended to a statement that changes records and returns them as `changed`; its $1 is the topic.
 , fed as (
     insert into {schema}.changes (number, topic, record, action, created, updated, data)
     select version, $1, id, '{action}', created, updated, data from changed

@@ -1,4 +1,4 @@
--- Whether there are as many as there may be; else its number, and nothing if a trigger dropped it.
+-- Whether the number of collections is at its limit; else the new one's number, or null if a trigger dropped it.
 with counted as (
     select count(*) >= $2 as is_full from {schema}.collections
 ), added as (

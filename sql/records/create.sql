@@ -1,4 +1,4 @@
--- Records whose ids are taken are left out; the caller sees which are missing. $1 is the topic, $3 the time.
+-- Skips records whose ids are taken; the caller sees which are missing. $1 is the topic, $3 the time.
 with changed as (
     insert into {table} (id, version, created, updated, data)
     select new.id, nextval('{schema}.change_numbers'), $3, $3, new.data

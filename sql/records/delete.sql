@@ -1,4 +1,4 @@
--- The feed gets what the record held. $1 is the topic, $3 the time.
+-- The feed gets the record's last content. $1 is the topic, $3 the time.
 with changed as (
     delete from {table}
     where id = $2

@@ -1,5 +1,5 @@
--- Behind create.sql: a record that is neither made nor there was dropped by a trigger. Those that are there are looked for only if some
--- were not made.
+-- After create.sql: a record that was neither created nor existed was dropped by a trigger. Existing ones are counted only if some were
+-- not created.
 case (select count(*) from changed)
     when cardinality($2::text[]) then true
     else (

@@ -1,4 +1,4 @@
--- Conditions, keys and order are put together from expressions of our own; whatever a client sent is a parameter.
+-- Conditions, keys and order are built from fixed expressions; everything that a client sent is a parameter.
 select id, version, created, updated, data::text as data{keys}
 from {table}
 where {conditions}

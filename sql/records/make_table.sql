@@ -1,5 +1,5 @@
--- The table of one collection. `created` is what lists are sorted by most, with the id to tell apart what came in the same
--- millisecond; whoever asks for more makes indexes on expressions of `data`, such as ((data -> 'name')).
+-- The table of one collection. Most lists are sorted by `created`, with the id as the tie-breaker within a millisecond. Users can add
+-- indexes on expressions of `data`, such as ((data -> 'name')).
 create table {table} (
     id text collate "C" primary key check (id ~ '^[a-z0-9]{15}$'),
     version bigint not null,

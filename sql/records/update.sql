@@ -1,4 +1,4 @@
--- $1 is the topic. Clocks of several nodes differ: a record is never changed before it was made.
+-- $1 is the topic. Clocks of several nodes differ: a record is never updated before it was created.
 with changed as (
     update {table}
     set version = nextval('{schema}.change_numbers'), updated = greatest($3, updated), data = $4

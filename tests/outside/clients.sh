@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The description is one by which programs can be made: generates a TypeScript client (openapi-typescript, openapi-fetch; npm) and a Python client (openapi-python-client; PyPI) from
-# the description that a service serves, and uses both against it.
+# Generates a TypeScript client (openapi-typescript, openapi-fetch; npm) and a Python client (openapi-python-client; PyPI) from the
+# OpenAPI description of a running service, and uses both against it.
 #
 # usage: tests/outside/clients.sh
 set -euo pipefail

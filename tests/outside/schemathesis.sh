@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Runs schemathesis (PyPI) on a service of its own, by the description that it serves: whatever it is sent, nothing fails
-# on our side, and every answer is one that is described. What fails on purpose is left out, and so is a stream without an end.
+# Runs schemathesis (PyPI) on a service of its own, with its OpenAPI description: no request makes the service fail, and every response
+# is a described one. Routes that fail on purpose are left out, and so are endless streams.
 #
 # usage: tests/outside/schemathesis.sh [examples an operation, 20]
 set -euo pipefail
