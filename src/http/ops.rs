@@ -60,14 +60,14 @@ impl From<TaskReport> for TaskHealth {
 
 #[derive(Serialize, ToSchema)]
 struct PipelineHealth {
-    /// Events that got a level, since the start.
+    /// Accepted events, since the start.
     accepted: u64,
     committed: u64,
     duplicates: u64,
     dead: u64,
     pending: u64,
     /// What an accepted event is promised.
-    level: &'static str,
+    promise: &'static str,
     queue: QueueHealth,
     dead_letter_queue: Depth,
     rates: Vec<RateHealth>,
@@ -275,7 +275,7 @@ pub(super) async fn api_health(State(face): State<Arc<AppState>>) -> Response {
             duplicates: now.duplicates,
             pending: now.pending,
             journal: now.journal.map(JournalHealth::from),
-            level: core.ingest.level().name(),
+            promise: core.ingest.level().name(),
             queue: QueueHealth {
                 depth: Depth { events: now.held.events, bytes: now.held.bytes },
                 max_events: now.capacity.events,
