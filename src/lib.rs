@@ -22,6 +22,7 @@
 //! | [`files`] | files that users upload |
 //! | [`lifecycle`] | whether the service is starting, serving or stopping |
 //! | [`observe`] | metrics and logs |
+//! | [`outbound`] | connections to other services: the keys of an issuer of tokens |
 //! | [`realtime`] | the feed of changes |
 //! | [`records`] | JSON records in collections |
 //! | [`supervisor`] | every background task, by name |
@@ -43,6 +44,7 @@ pub mod imports;
 pub mod ingest;
 pub mod lifecycle;
 pub mod observe;
+pub mod outbound;
 pub mod realtime;
 pub mod records;
 pub mod supervisor;

@@ -14,7 +14,7 @@ use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use serde_json::{Value, json};
 use tidegate::auth::Verifier;
 use tidegate::config::{AuthMode, Config, Variables};
-use tidegate::http::jwks;
+use tidegate::outbound::jwks;
 use tidegate::observe::Metrics;
 use tidegate::supervisor::Supervisor;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};

@@ -10,39 +10,19 @@
 #![allow(unused_qualifications, reason = "utoipa's macros write out the paths of what they are given")]
 
 mod accounts;
-mod ack;
-mod auth;
 mod batch;
-mod body;
-mod client;
-mod connection;
 mod conversations;
-mod cors;
-mod credentials;
-mod dead_letters;
-mod dispatch;
-mod error;
+mod edge;
 mod events;
 mod faults;
 mod files;
-mod framing;
-mod headers;
 mod imports;
-mod json;
-pub mod jwks;
-mod limits;
 mod openapi;
 mod ops;
-mod origin;
-mod pages;
-mod path;
-pub mod permissions;
-mod query;
-mod reconcile;
+mod records;
 mod server;
-mod sse;
 mod stress;
-mod watch;
+mod wire;
 
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
@@ -57,7 +37,6 @@ use prometheus::{Histogram, IntCounter};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-pub use body::BodyMemory;
 pub use server::{BoundServer, OPERATOR_CONNECTIONS, RunningServer};
 
 use crate::auth::{Accounts, Scope, Verifier};
@@ -70,14 +49,23 @@ use crate::ingest::{AckLevel, Ingest};
 use crate::lifecycle::Lifecycle;
 use crate::observe::Metrics;
 use crate::supervisor::Supervisor;
-use dispatch::track;
-use error::ApiError;
+use edge::authorize as auth;
+use edge::origin::OwnOrigin;
+pub use edge::permissions;
+use edge::permissions::Needs;
+use edge::pipeline::track;
+use edge::quota::Budgets;
 use faults::Faults;
-use limits::Budgets;
-use origin::OwnOrigin;
-use permissions::Needs;
 pub use stress::StressParts;
 use stress::{Stress, StressStores};
+pub use wire::body::BodyMemory;
+use wire::error::ApiError;
+use wire::{body, error, json, pages, path, query, sse};
+
+/// The name of [`ConnectionHandle`](server::ConnectionHandle) in modules that were not renamed yet.
+mod connection {
+    pub(in crate::http) use super::server::ConnectionHandle as Line;
+}
 
 static X_TRACE_ID: HeaderName = HeaderName::from_static("x-trace-id");
 static X_ACK: HeaderName = HeaderName::from_static("x-ack");
@@ -101,16 +89,9 @@ fn router(face: &Arc<AppState>) -> Router {
         .merge(conversations::router())
         .merge(files::routes())
         .merge(imports::router())
-        .routes(routes!(dead_letters::list))
-        .routes(routes!(dead_letters::redrive))
-        .routes(routes!(dead_letters::get, dead_letters::discard))
-        .routes(routes!(reconcile::post))
-        .routes(routes!(ops::api_health))
-        .routes(routes!(ops::alive))
-        .routes(routes!(ops::ready))
-        .routes(routes!(ops::metrics));
+        .merge(ops::router());
     if face.stress.is_some() {
-        routes = routes.merge(stress::routes());
+        routes = routes.merge(records::router()).merge(stress::routes());
     }
     if face.faults.is_some() {
         routes = routes.merge(faults::routes());

@@ -11,9 +11,10 @@ use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
-use super::super::error::ApiError;
 use super::super::openapi::bodies::KeyRequestBody;
-use super::super::{AppState, Services, pages, path, query};
+use super::super::wire::error::ApiError;
+use super::super::wire::{pages, path, query};
+use super::super::{AppState, Services};
 use super::members::Members;
 use super::private;
 use crate::auth::keys::{KEYS_PAGE, KeyRequest};

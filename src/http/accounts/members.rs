@@ -6,9 +6,9 @@ use axum::extract::Request;
 use serde_json::{Map, Value};
 
 use super::super::Services;
-use super::super::body::{self, BodyLimits, LimitedBody};
-use super::super::error::ApiError;
-use super::super::json::takes_json;
+use super::super::wire::body::{self, BodyLimits, LimitedBody};
+use super::super::wire::error::ApiError;
+use super::super::wire::json::takes_json;
 use crate::ingest::text;
 
 /// Bytes of a body.

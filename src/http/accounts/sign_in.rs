@@ -12,10 +12,11 @@ use serde::Serialize;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use super::super::client::ClientAddress;
-use super::super::error::ApiError;
+use super::super::edge::client::ClientAddress;
 use super::super::openapi::bodies::{Credentials, RefreshToken};
-use super::super::{AppState, Services, path};
+use super::super::wire::error::ApiError;
+use super::super::wire::path;
+use super::super::{AppState, Services};
 use super::members::Members;
 use super::private;
 use crate::auth::sessions::{Client, Grant};

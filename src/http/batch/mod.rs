@@ -7,7 +7,6 @@
 //! An event's index is its line's number, or its place in the array, from 0. Blank lines are passed over and counted,
 //! so that an index is a line number of the client's file.
 
-pub(super) mod decode;
 mod naming;
 mod split;
 
@@ -17,15 +16,16 @@ use hyper::http::request::Parts;
 use serde::Serialize;
 use uuid::Uuid;
 
-use self::decode::Decoded;
 use self::naming::{Naming, NoKey};
 use self::split::{Piece, Splitter};
-use super::body::{BodyShare, LimitedBody};
-use super::error::ApiError;
-use super::events::{MAX_TRACE_ID, content_type, encoding, trace_id};
-use super::json::{self, StartCheck};
+use super::events::{MAX_TRACE_ID, ack, content_type, trace_id};
 use super::openapi::bodies::BatchShape;
-use super::{Answered, Services, ack, not_found};
+use super::wire::body::{BodyShare, LimitedBody};
+pub(super) use super::wire::encoding as decode;
+use super::wire::encoding::{Decoded, Encoding};
+use super::wire::error::ApiError;
+use super::wire::json::{self, StartCheck};
+use super::{Answered, Services, not_found};
 use crate::ingest::NotStored;
 use crate::ingest::RowChunk;
 use crate::ingest::id::{self, unix_now_us};
@@ -71,7 +71,7 @@ pub(super) async fn post(
     let trace_id = trace_id(&head.headers)?;
     let asked = ack::asked(core, head)?;
     let naming = Naming::of(head, trace_id.is_some())?;
-    let encoding = encoding(&head.headers)?;
+    let encoding = Encoding::of(&head.headers)?;
     let splitter = Splitter::for_media_type(&head.headers, core.limits.event_bytes)?;
     let received_at_us = unix_now_us();
     let trace_id = match trace_id {

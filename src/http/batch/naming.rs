@@ -7,8 +7,8 @@ use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
 use uuid::Uuid;
 
-use super::super::ack;
-use super::super::error::ApiError;
+use super::super::events::ack;
+use super::super::wire::error::ApiError;
 use crate::ingest::keys::{self, Key, KeyKind};
 
 /// Where keys come from.

@@ -1,6 +1,6 @@
 //! Cuts a streamed batch into its events, without holding more than one unfinished event.
 
-use super::super::error::ApiError;
+use super::super::wire::error::ApiError;
 use crate::ingest::text;
 
 /// What stands at one index.

@@ -8,8 +8,8 @@ use bytes::{Bytes, BytesMut};
 use hyper::body::{Body as _, Frame, SizeHint};
 
 use crate::faults::{BodyFault, Corruption};
-use crate::http::connection::Line;
-use crate::http::sse;
+use crate::http::server::ConnectionHandle;
+use crate::http::wire::sse;
 
 /// The body of an answer, with an event put before it, with flipped bits, or cut.
 ///
@@ -25,11 +25,16 @@ pub(super) struct FaultyBody {
     left: Option<u64>,
     cuts_by_reset: bool,
     was_cut: bool,
-    line: Line,
+    connection: ConnectionHandle,
 }
 
 impl FaultyBody {
-    pub(super) fn new(inner: Body, fault: BodyFault, cuts_by_reset: bool, line: Line) -> Self {
+    pub(super) fn new(
+        inner: Body,
+        fault: BodyFault,
+        cuts_by_reset: bool,
+        connection: ConnectionHandle,
+    ) -> Self {
         let event = fault.event.map(|event| {
             let mut bytes = BytesMut::new();
             let fields =
@@ -44,7 +49,7 @@ impl FaultyBody {
             left: fault.cut_at,
             cuts_by_reset,
             was_cut: false,
-            line,
+            connection,
         }
     }
 
@@ -74,7 +79,7 @@ impl FaultyBody {
             piece.truncate(*left as usize);
             self.was_cut = true;
             // In time: hyper takes this piece before it flushes.
-            self.line.cut(self.cuts_by_reset);
+            self.connection.cut(self.cuts_by_reset);
         }
         *left -= piece.len() as u64;
         piece

@@ -19,11 +19,12 @@ use hyper::{Request, StatusCode};
 
 pub(super) use routes::routes;
 
-use super::body::{BodyLimits, LimitedBody};
-use super::connection::Line;
-use super::dispatch::{count, dispatch};
-use super::error::ApiError;
-use super::{AppState, sse};
+use super::AppState;
+use super::edge::pipeline::{count, dispatch};
+use super::server::ConnectionHandle;
+use super::wire::body::{BodyLimits, LimitedBody};
+use super::wire::error::ApiError;
+use super::wire::sse;
 use crate::config::StressConfig;
 use crate::faults::{Fault, FaultError, FaultLimits, FaultPlan, InjectedError, Strike};
 use body::FaultyBody;
@@ -66,10 +67,10 @@ pub(super) async fn around(
     face: &Arc<AppState>,
     router: &mut Router,
     request: Request<Incoming>,
-    line: &Line,
+    connection: &ConnectionHandle,
 ) -> Response {
     let Some(strike) = faults.strike(request.method().as_str(), request.uri().path()) else {
-        return dispatch(face, router, request, line).await;
+        return dispatch(face, router, request, connection).await;
     };
     let injected = |kind| face.metrics.faults_injected.with_label_values(&[kind]).inc();
     if !strike.delay.is_zero() {
@@ -83,7 +84,7 @@ pub(super) async fn around(
     if strike.drops {
         injected("drop");
         if strike.body.cut_at.is_none() {
-            line.reset();
+            connection.reset();
             return Response::new(Body::empty());
         }
     }
@@ -92,9 +93,9 @@ pub(super) async fn around(
             injected("status");
             refuse(face, request, error).await
         }
-        None => dispatch(face, router, request, line).await,
+        None => dispatch(face, router, request, connection).await,
     };
-    spoil(face, response, strike, line)
+    spoil(face, response, strike, connection)
 }
 
 /// Answers with an error that nothing has caused.
@@ -114,7 +115,7 @@ async fn refuse(face: &AppState, request: Request<Incoming>, error: InjectedErro
 }
 
 /// Puts the body of an answer through what a fault does to it.
-fn spoil(face: &AppState, mut response: Response, strike: Strike, line: &Line) -> Response {
+fn spoil(face: &AppState, mut response: Response, strike: Strike, connection: &ConnectionHandle) -> Response {
     let mut fault = strike.body;
     let streams_events = response
         .headers()
@@ -138,6 +139,6 @@ fn spoil(face: &AppState, mut response: Response, strike: Strike, line: &Line) -
         // hyper works it out again from the body.
         response.headers_mut().remove(CONTENT_LENGTH);
     }
-    let line = line.clone();
-    response.map(|body| Body::new(FaultyBody::new(body, fault, strike.drops, line)))
+    let connection = connection.clone();
+    response.map(|body| Body::new(FaultyBody::new(body, fault, strike.drops, connection)))
 }

@@ -14,9 +14,10 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::faults::{Fault, FaultPlan};
-use crate::http::error::ApiError;
 use crate::http::openapi::bodies::FaultBody;
-use crate::http::{AppState, not_found, query};
+use crate::http::wire::error::ApiError;
+use crate::http::wire::query;
+use crate::http::{AppState, not_found};
 
 #[derive(Serialize, ToSchema)]
 #[schema(as = Faults)]

@@ -23,8 +23,8 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_swagger_ui::SwaggerUi;
 
 use super::AppState;
-use super::error::Envelope;
-use super::permissions::{self, Needs};
+use super::edge::permissions::{self, Needs};
+use super::wire::error::Envelope;
 
 /// Where the description is.
 pub(super) const PATH: &str = "/api/openapi.json";

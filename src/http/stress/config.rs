@@ -12,9 +12,10 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
-use super::super::error::ApiError;
 use super::super::openapi::bodies::TunableChanges;
-use super::super::{AppState, not_found, query};
+use super::super::wire::error::ApiError;
+use super::super::wire::query;
+use super::super::{AppState, not_found};
 use crate::config::Config;
 use crate::records::Name;
 

@@ -11,8 +11,8 @@ use serde::Deserialize;
 use utoipa::IntoParams;
 
 use super::super::AppState;
-use super::super::error::ApiError;
-use super::{collection_of_record, records};
+use super::super::records::collection_of_record;
+use super::super::wire::error::ApiError;
 use crate::records::RecordId;
 
 /// `GET /api/stress/error/404/{collection}/{id}`: looks for a record whose id no record can have.
@@ -30,7 +30,8 @@ pub(super) async fn not_found(
 ) -> Result<StatusCode, ApiError> {
     let stress = &face.core()?.stress;
     let name = collection_of_record(path)?;
-    Err(records::found_nothing(stress.records.get(&name, RecordId::impossible()).await))
+    let found = stress.records.get(&name, RecordId::impossible()).await;
+    Err(found.map_or_else(ApiError::from, |_| ApiError::internal()))
 }
 
 /// `GET /api/stress/error/auth`: shows the verifier a token that is not good.

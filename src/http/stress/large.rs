@@ -24,14 +24,15 @@ use hyper::{HeaderMap, StatusCode};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::io::{ReaderStream, StreamReader};
 
-use super::super::batch::decode::{Decoded, Encoding};
-use super::super::body::{BodyLimits, BodyShare, LimitedBody};
-use super::super::connection::Line;
-use super::super::error::ApiError;
-use super::super::json::{check_start, json, takes_json};
 use super::super::openapi::bodies::{RecordBody, RecordShape};
-use super::super::{AppState, Services, events, not_found};
-use super::{StressStores, collection, collection_and_id};
+use super::super::records::{collection, collection_and_id};
+use super::super::server::ConnectionHandle;
+use super::super::wire::body::{BodyLimits, BodyShare, LimitedBody};
+use super::super::wire::encoding::{Decoded, Encoding};
+use super::super::wire::error::ApiError;
+use super::super::wire::json::{check_start, json, takes_json};
+use super::super::{AppState, Services, not_found};
+use super::StressStores;
 use crate::records::Draft;
 use crate::records::large::{LargePayload, PART_BYTES};
 
@@ -51,7 +52,7 @@ use crate::records::large::{LargePayload, PART_BYTES};
 )]
 pub(super) async fn create(
     State(face): State<Arc<AppState>>,
-    Extension(line): Extension<Line>,
+    Extension(connection): Extension<ConnectionHandle>,
     path: Result<Path<String>, PathRejection>,
     request: Request,
 ) -> Result<Response, ApiError> {
@@ -77,7 +78,7 @@ pub(super) async fn create(
     let content = draft.data.into_bytes();
     let until = Instant::now() + core.stress.time(core, payload.bytes as u64);
     let parts = stream::unfold((content, (share, turn)), move |(mut rest, kept)| {
-        line.read_by(until);
+        connection.read_by(until);
         let part = rest.split_to(rest.len().min(PART_BYTES));
         std::future::ready((!part.is_empty()).then_some((Ok(part), (rest, kept))))
     });
@@ -100,7 +101,7 @@ pub(super) async fn create(
 )]
 pub(super) async fn get(
     State(face): State<Arc<AppState>>,
-    Extension(line): Extension<Line>,
+    Extension(connection): Extension<ConnectionHandle>,
     path: Result<Path<(String, String)>, PathRejection>,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
@@ -115,7 +116,7 @@ pub(super) async fn get(
     let parts = stream::unfold((0, turn), move |(part, turn)| {
         let large = large.clone();
         // Said while the answer is under way, as it holds for one answer.
-        line.read_by(until);
+        connection.read_by(until);
         async move {
             if part == payload.parts {
                 return None;
@@ -165,7 +166,7 @@ async fn hold(
     body: &mut LimitedBody,
 ) -> Result<Held, ApiError> {
     takes_json(&head.headers)?;
-    let encoding = events::encoding(&head.headers)?;
+    let encoding = Encoding::of(&head.headers)?;
     let turn = turn(stress)?;
     let limits = body.limits();
     // Room for all that may come, taken at once, as growing would copy what is there; it costs memory only where it is

@@ -2,30 +2,25 @@
 
 mod config;
 mod errors;
-mod etag;
 mod large;
 mod message;
 mod pace;
-mod records;
 mod sse_stream;
 mod stream_body;
 mod stream_plan;
 
 use std::sync::Arc;
 
-use axum::extract::Path;
-use axum::extract::rejection::PathRejection;
 use tokio::sync::Semaphore;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::AppState;
-use super::body::BodyMemory;
-use super::error::ApiError;
+use super::wire::body::BodyMemory;
 use crate::config::{Config, LargeConfig, StressConfig};
 use crate::db::{Database, FailingStatements};
+use crate::records::Records;
 use crate::records::large::LargePayloads;
-use crate::records::{Name, RecordId, Records, RecordsError};
 use config::StressSettings;
 
 /// What the stress API is built from.
@@ -101,8 +96,6 @@ impl Stress {
 /// Every route below `/api/stress`.
 pub(super) fn routes() -> OpenApiRouter<Arc<AppState>> {
     OpenApiRouter::default()
-        .routes(routes!(records::list, records::create))
-        .routes(routes!(records::get, records::put, records::patch, records::delete))
         .routes(routes!(large::create))
         .routes(routes!(large::get))
         .routes(routes!(config::get, config::post))
@@ -111,29 +104,4 @@ pub(super) fn routes() -> OpenApiRouter<Arc<AppState>> {
         .routes(routes!(errors::unauthorized))
         .routes(routes!(errors::internal))
         .routes(routes!(errors::timeout))
-}
-
-fn collection(path: Result<Path<String>, PathRejection>) -> Result<Name, ApiError> {
-    let Path(name) = path.map_err(|_| bad_name())?;
-    Name::parse(&name).ok_or_else(bad_name)
-}
-
-fn collection_and_id(
-    path: Result<Path<(String, String)>, PathRejection>,
-) -> Result<(Name, RecordId), ApiError> {
-    let Path((name, id)) = path.map_err(|_| bad_name())?;
-    let name = Name::parse(&name).ok_or_else(bad_name)?;
-    // What is no id is the id of nothing.
-    Ok((name, RecordId::parse(&id).ok_or(RecordsError::NotFound)?))
-}
-
-/// The collection of a path that names a record, whatever the record's id is.
-fn collection_of_record(path: Result<Path<(String, String)>, PathRejection>) -> Result<Name, ApiError> {
-    let Path((name, _)) = path.map_err(|_| bad_name())?;
-    Name::parse(&name).ok_or_else(bad_name)
-}
-
-fn bad_name() -> ApiError {
-    ApiError::invalid("a collection's name is a letter or _, then letters, digits or _, at most 63")
-        .field("collection")
 }

@@ -14,9 +14,10 @@ use hyper::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderMap, HeaderName, HeaderVa
 use super::stream_body::{StreamBody, StreamParts};
 use super::stream_plan::{LAST_EVENT_ID, StreamPlan};
 use crate::config::StressConfig;
-use crate::http::connection::Line;
-use crate::http::error::ApiError;
-use crate::http::{AppState, not_found, sse};
+use crate::http::server::ConnectionHandle;
+use crate::http::wire::error::ApiError;
+use crate::http::wire::sse;
+use crate::http::{AppState, not_found};
 
 /// nginx hands a stream on as it comes when it is told so.
 static X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
@@ -43,7 +44,7 @@ static X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-bufferin
 )]
 pub(in crate::http) async fn get(
     State(face): State<Arc<AppState>>,
-    Extension(line): Extension<Line>,
+    Extension(connection): Extension<ConnectionHandle>,
     parameters: Result<Query<Vec<(String, String)>>, QueryRejection>,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
@@ -63,7 +64,7 @@ pub(in crate::http) async fn get(
         return Err(ApiError::unavailable("overloaded", message, Duration::from_secs(1)));
     };
     let parts = StreamParts {
-        line,
+        connection,
         metrics: Arc::clone(&face.metrics),
         draining: face.lifecycle.draining(),
         permit,

@@ -19,8 +19,8 @@ use tokio::time::{Instant, Sleep};
 use tokio_util::sync::WaitForCancellationFutureOwned;
 
 use super::stream_plan::StreamPlan;
-use crate::http::connection::Line;
-use crate::http::sse;
+use crate::http::server::ConnectionHandle;
+use crate::http::wire::sse;
 use crate::observe::Metrics;
 
 /// The least time between two chunks; no message is later than this, unless its client is.
@@ -30,7 +30,7 @@ const CHUNK_BYTES: usize = 64 * 1024;
 
 /// What a stream needs beside its plan.
 pub(super) struct StreamParts {
-    pub(super) line: Line,
+    pub(super) connection: ConnectionHandle,
     pub(super) metrics: Arc<Metrics>,
     pub(super) draining: WaitForCancellationFutureOwned,
     pub(super) permit: OwnedSemaphorePermit,
@@ -65,7 +65,7 @@ impl Close {
 /// The stream. It gives its place back when it is dropped.
 pub(super) struct StreamBody {
     plan: StreamPlan,
-    line: Line,
+    connection: ConnectionHandle,
     metrics: Arc<Metrics>,
     draining: Pin<Box<WaitForCancellationFutureOwned>>,
     _permit: OwnedSemaphorePermit,
@@ -89,7 +89,7 @@ impl StreamBody {
         parts.metrics.gauges.sse_streams.inc();
         Self {
             plan,
-            line: parts.line,
+            connection: parts.connection,
             metrics: parts.metrics,
             draining: Box::pin(parts.draining),
             _permit: parts.permit,
@@ -138,13 +138,13 @@ impl StreamBody {
         self.last_chunk = now;
         self.is_behind = owed > 0;
         if !self.is_behind {
-            self.line.forget_blocked();
+            self.connection.forget_blocked();
         }
         // While the client takes nothing, this is not polled; its connection is then ended by the watch.
         let patience = self.plan.pace.time_for(self.buffer_bytes, self.bytes_per_message());
         let due = self.started.checked_add(self.plan.pace.due_at(self.sent));
         if let Some(deadline) = due.and_then(|due| due.max(now).checked_add(patience)) {
-            self.line.read_by(deadline.into_std());
+            self.connection.read_by(deadline.into_std());
         }
         self.out.split().freeze()
     }
@@ -181,9 +181,9 @@ impl hyper::body::Body for StreamBody {
             let now = Instant::now();
             let owed = self.owed(now);
             if owed > 0 && now >= self.next_chunk() {
-                if self.line.was_blocked() && self.owed_bytes(now) > self.buffer_bytes {
+                if self.connection.was_blocked() && self.owed_bytes(now) > self.buffer_bytes {
                     self.end(Close::SlowReader);
-                    self.line.reset();
+                    self.connection.reset();
                     return Poll::Ready(Some(Err(std::io::ErrorKind::TimedOut.into())));
                 }
                 return Poll::Ready(Some(Ok(Frame::data(self.chunk(owed, now)))));
@@ -210,7 +210,8 @@ impl Drop for StreamBody {
     fn drop(&mut self) {
         let close = self.close.unwrap_or_else(|| {
             // The connection was ended: by the watch, as the client took nothing, or by the client.
-            let is_slow = self.line.was_blocked() && self.owed_bytes(Instant::now()) > self.buffer_bytes;
+            let is_slow =
+                self.connection.was_blocked() && self.owed_bytes(Instant::now()) > self.buffer_bytes;
             if is_slow { Close::SlowReader } else { Close::ClientGone }
         });
         self.metrics.sse_closed.with_label_values(&[close.name()]).inc();

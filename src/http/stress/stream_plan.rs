@@ -10,8 +10,8 @@ use datastar::prelude::{PatchElements, PatchSignals};
 use super::message::{Message, Shape};
 use super::pace::Pace;
 use crate::config::StressConfig;
-use crate::http::error::ApiError;
-use crate::http::sse::{self, Fields};
+use crate::http::wire::error::ApiError;
+use crate::http::wire::sse::{self, Fields};
 
 /// The most names that `events` may list, and the bytes of each.
 const MAX_NAMES: usize = 64;

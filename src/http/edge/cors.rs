@@ -1,0 +1,70 @@
+//! Cross-origin requests of web pages (CORS, of the Fetch standard): pages of `CORS_ORIGINS` may call every route and read its
+//! answers, and pages with a write-only key in the URL may send events.
+//!
+//! "Credentials" in the sense of that standard are allowed, as beacons are sent with them always. It is safe because none is
+//! looked at: no cookie is ever read, and Basic credentials are skipped in cross-site requests.
+
+use axum::body::Body;
+use axum::response::Response;
+use hyper::header::{
+    ACCESS_CONTROL_ALLOW_CREDENTIALS, ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS,
+    ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE,
+    ACCESS_CONTROL_REQUEST_HEADERS, ACCESS_CONTROL_REQUEST_METHOD, HeaderMap, HeaderValue, ORIGIN, VARY,
+};
+use hyper::{Method, StatusCode, Uri};
+
+use super::credentials;
+use crate::http::is_event_route;
+
+const METHODS: HeaderValue = HeaderValue::from_static("GET, POST, PUT, PATCH, DELETE");
+/// Where a preflight names none.
+const REQUEST_HEADERS: HeaderValue = HeaderValue::from_static(
+    "authorization, content-encoding, content-type, idempotency-key, if-match, if-none-match, last-event-id, prefer, x-api-key, x-request-id, x-trace-id",
+);
+const ANSWER_HEADERS: HeaderValue = HeaderValue::from_static(
+    "accept-ranges, content-disposition, content-range, etag, link, location, preference-applied, ratelimit, \
+     ratelimit-policy, retry-after, www-authenticate, x-ack, x-duplicate, x-receipt, x-request-id, x-total-count, x-trace-id",
+);
+/// Seconds for which a browser need not ask again.
+const MAX_AGE: HeaderValue = HeaderValue::from_static("600");
+
+/// The origin of a request, if its pages may call. With a write-only key in the URL they may: a preflight cannot be judged by
+/// it, and the request itself is rejected where the key is not good or belongs to other pages.
+pub(in crate::http) fn allowed(origins: &[String], uri: &Uri, headers: &HeaderMap) -> Option<HeaderValue> {
+    let origin = headers.get(ORIGIN)?;
+    let is_named = || origins.iter().any(|allowed| allowed.as_bytes() == origin.as_bytes());
+    let has_key = || is_event_route(uri.path()) && credentials::has_write_only_key(uri.query());
+    (is_named() || has_key()).then(|| origin.clone())
+}
+
+/// The answer to a preflight of an allowed origin; `None`: the request is none.
+///
+/// Tracers add headers of their own to every request of a page (`traceparent`, `baggage`, `sentry-trace`), and one that is not
+/// allowed blocks the request: so those that are asked for are allowed. A header that means nothing here does no harm.
+pub(in crate::http) fn preflight(method: &Method, headers: &HeaderMap) -> Option<Response> {
+    if *method != Method::OPTIONS || !headers.contains_key(ACCESS_CONTROL_REQUEST_METHOD) {
+        return None;
+    }
+    let asked = headers.get(ACCESS_CONTROL_REQUEST_HEADERS).filter(|names| is_list_of_names(names));
+    let allowed = asked.cloned().unwrap_or(REQUEST_HEADERS);
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = StatusCode::NO_CONTENT;
+    let headers = response.headers_mut();
+    headers.insert(ACCESS_CONTROL_ALLOW_METHODS, METHODS);
+    headers.insert(ACCESS_CONTROL_ALLOW_HEADERS, allowed);
+    headers.insert(ACCESS_CONTROL_MAX_AGE, MAX_AGE);
+    Some(response)
+}
+
+fn is_list_of_names(names: &HeaderValue) -> bool {
+    let is_in_list = |byte: &u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~, \t".contains(byte);
+    !names.is_empty() && names.as_bytes().iter().all(is_in_list)
+}
+
+/// Lets pages of an allowed origin read an answer.
+pub(in crate::http) fn let_read(headers: &mut HeaderMap, origin: HeaderValue) {
+    headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, origin);
+    headers.insert(ACCESS_CONTROL_ALLOW_CREDENTIALS, HeaderValue::from_static("true"));
+    headers.insert(ACCESS_CONTROL_EXPOSE_HEADERS, ANSWER_HEADERS);
+    headers.append(VARY, HeaderValue::from_static("origin"));
+}

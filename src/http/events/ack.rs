@@ -1,0 +1,174 @@
+//! What a producer asks for: the level it waits for, and the key by which its retries are told.
+//!
+//! `?ack=queued|journaled|committed` names the level. Without it `Prefer` (RFC 7240) is looked at: `wait=N` waits up to
+//! N seconds for `committed`, `respond-async` takes what the node gives at once.
+
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::response::Response;
+use hyper::StatusCode;
+use hyper::header::{HeaderMap, HeaderName, HeaderValue};
+use hyper::http::request::Parts;
+use percent_encoding::percent_decode_str;
+use uuid::Uuid;
+
+use crate::http::wire::error::ApiError;
+use crate::http::wire::query;
+use crate::http::{Services, X_ACK, X_RECEIPT, X_TRACE_ID};
+use crate::ingest::keys::{self, Key, KeyKind};
+use crate::ingest::{Accepted, AckLevel, AckRequest};
+
+const PREFER: HeaderName = HeaderName::from_static("prefer");
+const PREFERENCE_APPLIED: HeaderName = HeaderName::from_static("preference-applied");
+/// All of the request's events were stored before, under the same keys.
+const X_DUPLICATE: HeaderName = HeaderName::from_static("x-duplicate");
+const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+const CE_ID: HeaderName = HeaderName::from_static("ce-id");
+const CE_SOURCE: HeaderName = HeaderName::from_static("ce-source");
+
+/// The longest key, in bytes.
+const MAX_KEY: usize = 1024;
+/// The longest `id_field`, in bytes.
+const MAX_ID_FIELD: usize = 256;
+
+/// What a key is made of.
+pub(in crate::http) type KeyParts<'a> = (KeyKind, Vec<&'a [u8]>);
+
+/// What a request asks for, and how it asked.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::http) struct Asked {
+    pub(in crate::http) wish: AckRequest,
+    /// For `Preference-Applied`.
+    preference: Option<&'static str>,
+}
+
+/// Reads what a request asks for. This is the first look at its query, as requests with events go by no router.
+pub(in crate::http) fn asked(core: &Services, head: &Parts) -> Result<Asked, ApiError> {
+    query::check(head.uri.query())?;
+    let given = AckRequest { level: core.ingest.level(), patience: core.limits.ack_timeout };
+    let Some(ack) = parameter(head, "ack") else { return Ok(preferred(core, &head.headers, given)) };
+    let refused = |message: String| Err(ApiError::invalid(message).field("ack"));
+    match AckLevel::named(&ack) {
+        Some(level) if core.ingest.can_ack(level) => {
+            Ok(Asked { wish: AckRequest { level, ..given }, preference: None })
+        }
+        Some(level) => refused(format!("this node cannot give {}: DURABILITY=memory", level.name())),
+        None => refused("ack takes queued, journaled or committed".into()),
+    }
+}
+
+fn preferred(core: &Services, headers: &HeaderMap, given: AckRequest) -> Asked {
+    let mut asked = Asked { wish: given, preference: None };
+    // Preferences that are not understood are passed over, as RFC 7240 asks.
+    let values = headers.get_all(PREFER).into_iter().filter_map(|value| value.to_str().ok());
+    for preference in values.flat_map(|value| value.split(',')) {
+        let (name, value) = preference.split_once('=').unwrap_or((preference, ""));
+        let seconds = value.split(';').next().unwrap_or_default().trim().trim_matches('"').parse();
+        match (name.trim().to_ascii_lowercase().as_str(), seconds) {
+            ("wait", Ok(seconds)) => {
+                let patience = Duration::from_secs(seconds).min(core.limits.ack_timeout);
+                let wish = AckRequest { level: AckLevel::Committed, patience };
+                return Asked { wish, preference: Some("wait") };
+            }
+            ("respond-async", _) => asked.preference = Some("respond-async"),
+            _ => {}
+        }
+    }
+    asked
+}
+
+/// A parameter of the query, decoded.
+pub(in crate::http) fn parameter(head: &Parts, name: &str) -> Option<String> {
+    let pairs = head.uri.query()?.split('&');
+    let value = pairs.filter_map(|pair| pair.split_once('=')).find(|(key, _)| *key == name)?.1;
+    Some(percent_decode_str(value).decode_utf8_lossy().into_owned())
+}
+
+/// `id_field`, checked.
+pub(in crate::http) fn id_field(head: &Parts) -> Result<Option<String>, ApiError> {
+    match parameter(head, "id_field") {
+        Some(name) if name.is_empty() || name.len() > MAX_ID_FIELD => {
+            let message = format!("id_field takes the name of a member, of 1 to {MAX_ID_FIELD} bytes");
+            Err(ApiError::invalid(message).field("id_field"))
+        }
+        name => Ok(name),
+    }
+}
+
+/// The write-only key that a request comes with. It is published: without a space of its own anyone could take the keys that
+/// other producers' events will have, and these would then be dropped as duplicates.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::http) struct KeySpace(pub(in crate::http) Uuid);
+
+/// What the keys of a request's events have in common beside what the client names; `None`: nothing.
+pub(in crate::http) fn key_space(head: &Parts) -> Option<&[u8]> {
+    head.extensions.get::<KeySpace>().map(|KeySpace(id)| &id.as_bytes()[..])
+}
+
+/// The parts of the request's key, if it has one.
+pub(in crate::http) fn key(head: &Parts) -> Result<Option<KeyParts<'_>>, ApiError> {
+    let headers = &head.headers;
+    let in_space = |mut parts: Vec<_>| {
+        parts.extend(key_space(head));
+        parts
+    };
+    if let Some(value) = headers.get(IDEMPOTENCY_KEY) {
+        let bytes = value.as_bytes();
+        // The header is a string of RFC 9651, which stands in quotes; many clients leave them out.
+        let bare = bytes.strip_prefix(b"\"").and_then(|bytes| bytes.strip_suffix(b"\"")).unwrap_or(bytes);
+        return Ok(Some((KeyKind::Header, in_space(vec![checked(bare, "idempotency-key")?]))));
+    }
+    match (headers.get(CE_SOURCE), headers.get(CE_ID)) {
+        (Some(source), Some(id)) => {
+            let parts = vec![checked(source.as_bytes(), "ce-source")?, checked(id.as_bytes(), "ce-id")?];
+            Ok(Some((KeyKind::CloudEvent, in_space(parts))))
+        }
+        _ => Ok(None),
+    }
+}
+
+fn checked<'a>(key: &'a [u8], field: &'static str) -> Result<&'a [u8], ApiError> {
+    if (1..=MAX_KEY).contains(&key.len()) {
+        return Ok(key);
+    }
+    Err(ApiError::invalid(format!("{field} takes 1 to {MAX_KEY} bytes")).field(field))
+}
+
+/// The key of the event at `index` of a batch that has one itself.
+pub(in crate::http) fn key_in_batch(kind: KeyKind, parts: &[&[u8]], index: u64) -> Key {
+    let index = index.to_be_bytes();
+    let parts: Vec<&[u8]> = parts.iter().copied().chain([&index[..]]).collect();
+    keys::hash(kind, &parts)
+}
+
+/// The answer to accepted events.
+pub(in crate::http) fn answer(
+    accepted: &Accepted,
+    asked: Asked,
+    trace_id: HeaderValue,
+    body: Body,
+) -> Response {
+    let mut response = Response::new(body);
+    *response.status_mut() = match accepted.level {
+        AckLevel::Committed => StatusCode::CREATED,
+        _ => StatusCode::ACCEPTED,
+    };
+    let headers = response.headers_mut();
+    headers.insert(X_TRACE_ID.clone(), trace_id);
+    headers.insert(X_ACK.clone(), HeaderValue::from_static(accepted.level.name()));
+    if let Some(receipt) = accepted.receipt
+        && let Ok(receipt) = HeaderValue::try_from(receipt.to_string())
+    {
+        headers.insert(X_RECEIPT.clone(), receipt);
+    }
+    if accepted.duplicates.count > 0
+        && accepted.receipt.is_some_and(|of| of.events == accepted.duplicates.count)
+    {
+        headers.insert(X_DUPLICATE, HeaderValue::from_static("true"));
+    }
+    if let Some(preference) = asked.preference {
+        headers.insert(PREFERENCE_APPLIED, HeaderValue::from_static(preference));
+    }
+    response
+}

@@ -1,0 +1,459 @@
+//! For operators: health, readiness and metrics.
+
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use axum::Json;
+use axum::extract::State;
+use axum::response::{IntoResponse, Response};
+use hyper::StatusCode;
+use hyper::header::CONTENT_TYPE;
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use crate::db::{HousekeepingStatus, PartitionFailure};
+use crate::http::AppState;
+use crate::http::wire::error::ApiError;
+use crate::ingest::{Account, JournalSnapshot, LastError, Rates, Refusal, WriterState};
+use crate::observe::Gauges;
+use crate::supervisor::TaskReport;
+
+#[derive(Serialize, ToSchema)]
+struct Health {
+    status: &'static str,
+    version: &'static str,
+    uptime_s: u64,
+    #[serde(flatten)]
+    pipeline: Option<PipelineHealth>,
+    /// The background tasks.
+    tasks: Vec<TaskHealth>,
+    memory: Memory,
+    http: Http,
+}
+
+#[derive(Serialize, ToSchema)]
+struct TaskHealth {
+    name: String,
+    /// Whether the service stops when it ends.
+    critical: bool,
+    /// `running`, `failing` (its last step failed; it retries) or `ended`.
+    state: &'static str,
+    /// Unix time in milliseconds; null before the first success, and for tasks without steps.
+    last_success_ms: Option<u64>,
+    /// Panics that it was restarted after.
+    restarts: u64,
+    last_error: Option<LastErrorHealth>,
+}
+
+impl From<TaskReport> for TaskHealth {
+    fn from(task: TaskReport) -> Self {
+        Self {
+            name: task.name,
+            critical: task.critical,
+            state: task.state.name(),
+            last_success_ms: task.last_success.map(unix_ms),
+            restarts: task.restarts,
+            last_error: task.last_error.map(|(message, at)| LastErrorHealth { message, at_ms: unix_ms(at) }),
+        }
+    }
+}
+
+#[derive(Serialize, ToSchema)]
+struct PipelineHealth {
+    /// Accepted events, since the start.
+    accepted: u64,
+    committed: u64,
+    duplicates: u64,
+    dead: u64,
+    pending: u64,
+    /// What an accepted event is promised.
+    promise: &'static str,
+    queue: QueueHealth,
+    dead_letter_queue: Depth,
+    rates: Vec<RateHealth>,
+    writer: WriterHealth,
+    dead_letter_writer: WriterHealth,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    journal: Option<JournalHealth>,
+    housekeeping: HousekeepingHealth,
+    pool: PoolHealth,
+}
+
+/// What keeps the tables small.
+#[derive(Serialize, ToSchema)]
+struct HousekeepingHealth {
+    /// `ok`, or `failing`: something below is wrong.
+    state: &'static str,
+    /// By how many seconds the service's clock is ahead of Postgres', as of the last look.
+    clock_ahead_s: i64,
+    /// The clocks differ by more than a minute: nothing is deleted by age.
+    deletion_refused: bool,
+    /// Days whose partitions cannot be made or dropped.
+    partitions: Vec<PartitionHealth>,
+}
+
+/// A day whose partition cannot be made or dropped.
+#[derive(Serialize, ToSchema)]
+struct PartitionHealth {
+    #[schema(example = "2026-11-20")]
+    day: String,
+    /// `make` or `drop`.
+    action: &'static str,
+    /// What Postgres reports.
+    error: String,
+}
+
+impl From<HousekeepingStatus> for HousekeepingHealth {
+    fn from(status: HousekeepingStatus) -> Self {
+        let state = if status.is_fine() { "ok" } else { "failing" };
+        let partition = |PartitionFailure { day, action, error }| PartitionHealth { day, action, error };
+        Self {
+            state,
+            clock_ahead_s: status.clock_ahead_s,
+            deletion_refused: status.is_refused,
+            partitions: status.partitions.into_iter().map(partition).collect(),
+        }
+    }
+}
+
+#[derive(Serialize, ToSchema)]
+struct JournalHealth {
+    /// `accepting`, or why nothing is accepted.
+    state: &'static str,
+    /// Of events that Postgres does not have.
+    pending_bytes: u64,
+    /// Of the segments that hold them, whole: what `JOURNAL_MAX_BYTES` bounds.
+    segment_bytes: u64,
+    kept_bytes: u64,
+    free_bytes: u64,
+    quarantined_bytes: u64,
+    /// Acknowledged events that the journal lost, until an operator acknowledges the loss.
+    acknowledged_lost: u64,
+    /// Events that Postgres lost and the journal did not hold any more.
+    lost_by_postgres: u64,
+    /// Keeps what is durable in Postgres apart from what is not.
+    fence: WriterHealth,
+    /// Over the journals on disk, as of the last fence.
+    ledger: LedgerHealth,
+}
+
+#[derive(Serialize, ToSchema)]
+struct LedgerHealth {
+    balanced: bool,
+    accepted: u64,
+    committed: u64,
+    duplicates: u64,
+    dead: u64,
+    discarded: u64,
+    quarantined: u64,
+    pending: u64,
+    journals: usize,
+}
+
+impl From<&JournalSnapshot> for LedgerHealth {
+    fn from(journal: &JournalSnapshot) -> Self {
+        let accounts = &journal.accounts;
+        let sum = |of: fn(&Account) -> u64| accounts.iter().map(of).sum();
+        Self {
+            balanced: accounts.iter().all(Account::is_balanced),
+            accepted: sum(|account| account.accepted),
+            committed: sum(|account| account.counts.committed),
+            duplicates: sum(|account| account.counts.duplicates),
+            dead: sum(|account| account.counts.dead),
+            discarded: sum(|account| account.counts.discarded),
+            quarantined: sum(|account| account.counts.quarantined),
+            pending: sum(Account::pending),
+            journals: accounts.len(),
+        }
+    }
+}
+
+impl From<JournalSnapshot> for JournalHealth {
+    fn from(journal: JournalSnapshot) -> Self {
+        let ledger = LedgerHealth::from(&journal);
+        let state = journal.refusal.map_or("accepting", Refusal::state);
+        let usage = journal.usage;
+        Self {
+            state,
+            pending_bytes: journal.pending_bytes,
+            segment_bytes: usage.uncovered_bytes,
+            kept_bytes: usage.kept_bytes,
+            free_bytes: usage.free_bytes,
+            quarantined_bytes: usage.quarantined.bytes,
+            acknowledged_lost: journal.acknowledged_lost.events,
+            lost_by_postgres: journal.lost,
+            fence: journal.fence.into(),
+            ledger,
+        }
+    }
+}
+
+#[derive(Serialize, ToSchema)]
+struct QueueHealth {
+    #[serde(flatten)]
+    depth: Depth,
+    max_events: u64,
+    max_bytes: u64,
+}
+
+#[derive(Serialize, ToSchema)]
+struct Depth {
+    events: u64,
+    bytes: u64,
+}
+
+#[derive(Serialize, ToSchema)]
+struct RateHealth {
+    span_s: usize,
+    accepted_per_s: f64,
+    settled_per_s: f64,
+}
+
+#[derive(Serialize, ToSchema)]
+struct WriterHealth {
+    state: &'static str,
+    last_error: Option<LastErrorHealth>,
+}
+
+impl From<(WriterState, Option<LastError>)> for WriterHealth {
+    fn from((state, last_error): (WriterState, Option<LastError>)) -> Self {
+        let last_error =
+            last_error.map(|error| LastErrorHealth { message: error.message, at_ms: unix_ms(error.at) });
+        Self { state: state.name(), last_error }
+    }
+}
+
+fn unix_ms(time: SystemTime) -> u64 {
+    time.duration_since(UNIX_EPOCH).map_or(0, |time| time.as_millis() as u64)
+}
+
+#[derive(Serialize, ToSchema)]
+struct LastErrorHealth {
+    message: String,
+    /// Unix time in milliseconds.
+    at_ms: u64,
+}
+
+#[derive(Serialize, ToSchema)]
+struct PoolHealth {
+    max: usize,
+    open: usize,
+    idle: usize,
+    waiting: usize,
+}
+
+#[derive(Serialize, ToSchema)]
+struct Memory {
+    resident_bytes: Option<u64>,
+}
+
+#[derive(Serialize, ToSchema)]
+struct Http {
+    connections: i64,
+    body_bytes: u64,
+}
+
+/// `GET /api/health`: everything at a glance. 200 while events are taken, else 503.
+#[utoipa::path(
+    get,
+    path = "/api/health",
+    tag = "operations",
+    summary = "Everything at a glance",
+    responses(
+        (status = 200, description = "Events are taken", body = Health),
+        (status = 503, description = "They are not", body = Health),
+    )
+)]
+pub(super) async fn api_health(State(face): State<Arc<AppState>>) -> Response {
+    let pipeline = face.core.get().map(|core| {
+        let now = core.ingest.snapshot();
+        let pool = core.database.status();
+        PipelineHealth {
+            accepted: now.accepted,
+            committed: now.committed,
+            dead: now.dead,
+            duplicates: now.duplicates,
+            pending: now.pending,
+            journal: now.journal.map(JournalHealth::from),
+            promise: core.ingest.level().name(),
+            queue: QueueHealth {
+                depth: Depth { events: now.held.events, bytes: now.held.bytes },
+                max_events: now.capacity.events,
+                max_bytes: now.capacity.bytes,
+            },
+            dead_letter_queue: Depth { events: now.dead_held.events, bytes: now.dead_held.bytes },
+            rates: rates(core.ingest.rates()),
+            writer: now.writer.into(),
+            dead_letter_writer: now.dead_letter_writer.into(),
+            housekeeping: core.database.housekeeping().status().into(),
+            pool: PoolHealth { max: pool.max, open: pool.open, idle: pool.idle, waiting: pool.waiting },
+        }
+    });
+    let status = status(&face);
+    let health = Health {
+        status,
+        version: env!("CARGO_PKG_VERSION"),
+        uptime_s: face.started.elapsed().as_secs(),
+        pipeline,
+        tasks: face.supervisor.report().into_iter().map(TaskHealth::from).collect(),
+        memory: Memory { resident_bytes: resident_bytes() },
+        http: Http { connections: face.metrics.gauges.connections.get(), body_bytes: face.bodies.held() },
+    };
+    let code =
+        if matches!(status, "ok" | "degraded") { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    (code, Json(health)).into_response()
+}
+
+/// Whether a path is one of an operator's, which are served beyond `MAX_CONNECTIONS` too.
+pub(in crate::http) fn is_one(path: &str) -> bool {
+    matches!(path, "/api/health" | "/health" | "/health/ready" | "/metrics")
+}
+
+fn rates(rates: &Rates) -> Vec<RateHealth> {
+    let shown = |rate: crate::ingest::Rate| RateHealth {
+        span_s: rate.span_s,
+        accepted_per_s: rate.accepted,
+        settled_per_s: rate.settled,
+    };
+    rates.get().into_iter().map(shown).collect()
+}
+
+fn status(face: &AppState) -> &'static str {
+    match face.core.get() {
+        None => "starting",
+        Some(_) if face.lifecycle.is_draining() => "draining",
+        Some(core) if !core.ingest.has_room() => "overloaded",
+        Some(core) => {
+            let now = core.ingest.snapshot();
+            let fence = now.journal.as_ref().map_or(WriterState::Running, |journal| journal.fence.0);
+            let has_lost =
+                |journal: &JournalSnapshot| journal.lost > 0 || journal.acknowledged_lost.losses > 0;
+            let lost = now.journal.as_ref().is_some_and(has_lost);
+            let states = [now.writer.0, now.dead_letter_writer.0, fence];
+            let running = states.iter().all(|state| *state == WriterState::Running)
+                && face.supervisor.report().iter().all(|task| !task.is_stuck);
+            let kept = core.database.housekeeping().status().is_fine();
+            if running && !lost && kept { "ok" } else { "degraded" }
+        }
+    }
+}
+
+/// `GET /health`: the process answers.
+#[utoipa::path(
+    get,
+    path = "/health",
+    tag = "operations",
+    summary = "The process answers",
+    responses((status = 200, description = "It does", body = String, content_type = "text/plain"))
+)]
+pub(super) async fn alive() -> &'static str {
+    "ok\n"
+}
+
+/// `GET /health/ready`: whether events should be sent here.
+#[utoipa::path(
+    get,
+    path = "/health/ready",
+    tag = "operations",
+    summary = "Whether events should be sent here",
+    responses(
+        (status = 200, description = "They should", body = String, content_type = "text/plain"),
+        (status = 503, description = "They should not", body = String, content_type = "text/plain"),
+    )
+)]
+pub(super) async fn ready(State(face): State<Arc<AppState>>) -> Response {
+    match status(&face) {
+        "ok" | "degraded" => "ready\n".into_response(),
+        other => (StatusCode::SERVICE_UNAVAILABLE, format!("{other}\n")).into_response(),
+    }
+}
+
+/// `GET /metrics`, for Prometheus.
+#[utoipa::path(
+    get,
+    path = "/metrics",
+    tag = "operations",
+    summary = "Figures for Prometheus",
+    responses((status = 200, description = "The text format", body = String, content_type = "text/plain"))
+)]
+pub(super) async fn metrics(State(face): State<Arc<AppState>>) -> Result<Response, ApiError> {
+    let gauges = &face.metrics.gauges;
+    if let Some(core) = face.core.get() {
+        let now = core.ingest.snapshot();
+        gauges.queue_events.set(now.held.events as i64);
+        gauges.queue_bytes.set(now.held.bytes as i64);
+        gauges.dead_queue_events.set(now.dead_held.events as i64);
+        gauges.dead_queue_bytes.set(now.dead_held.bytes as i64);
+        if let Some(journal) = &now.journal {
+            journal_gauges(gauges, journal);
+        }
+        housekeeping_gauges(gauges, &core.database.housekeeping().status());
+        let pool = core.database.status();
+        for (state, count) in [("open", pool.open), ("idle", pool.idle), ("waiting", pool.waiting)] {
+            gauges.pool.with_label_values(&[state]).set(count as i64);
+        }
+    }
+    for task in face.supervisor.report() {
+        if let Some(since) = task.since_success {
+            gauges.task_since_success.with_label_values(&[&task.name]).set(since.as_secs_f64());
+        }
+    }
+    gauges.body_bytes.set(face.bodies.held() as i64);
+    match face.metrics.render() {
+        Ok(text) => Ok(([(CONTENT_TYPE, prometheus::TEXT_FORMAT)], text).into_response()),
+        Err(error) => {
+            tracing::error!(error = error.to_string(), "metrics cannot be rendered");
+            Err(ApiError::internal())
+        }
+    }
+}
+
+fn housekeeping_gauges(gauges: &Gauges, status: &HousekeepingStatus) {
+    gauges.clock_ahead_seconds.set(status.clock_ahead_s);
+    gauges.deletion_refused.set(status.is_refused.into());
+    gauges.partitions_failing.reset();
+    for action in ["make", "drop"] {
+        let failures = status.partitions.iter().filter(|failure| failure.action == action);
+        for failure in failures {
+            let state = failure.error.get(..5).unwrap_or_default();
+            gauges.partitions_failing.with_label_values(&[action, &failure.day, state]).set(1);
+        }
+    }
+}
+
+fn journal_gauges(gauges: &Gauges, journal: &JournalSnapshot) {
+    let usage = &journal.usage;
+    for (state, bytes) in [
+        ("pending", journal.pending_bytes),
+        ("segments", usage.uncovered_bytes),
+        ("kept", usage.kept_bytes),
+        ("quarantined", usage.quarantined.bytes),
+    ] {
+        gauges.journal_bytes.with_label_values(&[state]).set(bytes as i64);
+    }
+    for state in Refusal::STATES {
+        let refuses = journal.refusal.is_some_and(|refusal| refusal.state() == state);
+        gauges.journal_refuses.with_label_values(&[state]).set(refuses.into());
+    }
+    let ledger = LedgerHealth::from(journal);
+    for (state, events) in [
+        ("accepted", ledger.accepted),
+        ("committed", ledger.committed),
+        ("duplicates", ledger.duplicates),
+        ("dead", ledger.dead),
+        ("discarded", ledger.discarded),
+        ("quarantined", ledger.quarantined),
+        ("pending", ledger.pending),
+    ] {
+        gauges.ledger.with_label_values(&[state]).set(events as i64);
+    }
+    gauges.lost.set(journal.lost as i64);
+    gauges.acknowledged_lost.set(journal.acknowledged_lost.events as i64);
+}
+
+/// The process's resident memory, where `/proc` tells.
+fn resident_bytes() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok().map(|kib| kib * 1024)
+}

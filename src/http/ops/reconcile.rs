@@ -1,0 +1,176 @@
+//! `POST /api/v1/reconcile`: what became of events, by the receipts of their answers or by their trace ids.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use axum::Json;
+use axum::body::Bytes;
+use axum::extract::State;
+use axum::extract::rejection::BytesRejection;
+use axum::response::{IntoResponse, Response};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+use uuid::Uuid;
+
+use crate::http::AppState;
+use crate::http::wire::error::ApiError;
+use crate::http::wire::query;
+use crate::ingest::id::{self, Tag};
+use crate::ingest::reconcile::{Fate, Reconciler};
+
+/// The most events of one request.
+const MAX_EVENTS: usize = 10_000;
+/// The longest span in which trace ids are looked for where they are not indexed.
+const MAX_SPAN_US: i64 = 3_600_000_000;
+
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(as = Reconcile)]
+struct Wanted {
+    #[serde(default)]
+    receipts: Vec<String>,
+    #[serde(default)]
+    trace_ids: Vec<String>,
+    since: Option<String>,
+    until: Option<String>,
+}
+
+#[derive(Serialize, ToSchema)]
+#[schema(as = Reconciled)]
+struct Answer {
+    receipts: Vec<ReceiptAnswer>,
+    trace_ids: Vec<TraceAnswer>,
+}
+
+#[derive(Serialize, ToSchema)]
+#[schema(as = ReconciledReceipt)]
+struct ReceiptAnswer {
+    receipt: String,
+    /// How many events had each fate.
+    counts: BTreeMap<&'static str, u64>,
+    /// Those that are not committed, by their place.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    others: Vec<EventAnswer>,
+}
+
+#[derive(Serialize, ToSchema)]
+#[schema(as = ReconciledEvent)]
+struct EventAnswer {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    place: Option<usize>,
+    id: Uuid,
+    state: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    first_id: Option<Uuid>,
+}
+
+impl EventAnswer {
+    fn new(place: Option<usize>, id: Uuid, fate: Fate) -> Self {
+        let first_id = if let Fate::Duplicate(first) = fate { Some(first) } else { None };
+        Self { place, id, state: fate.name(), first_id }
+    }
+}
+
+#[derive(Serialize, ToSchema)]
+#[schema(as = ReconciledTrace)]
+struct TraceAnswer {
+    trace_id: String,
+    state: &'static str,
+    events: Vec<EventAnswer>,
+}
+
+/// Answers for each receipt and trace id.
+#[utoipa::path(
+    post,
+    path = "/api/v1/reconcile",
+    tag = "events",
+    summary = "What became of events, by receipts or trace ids",
+    request_body = Wanted,
+    responses((status = 200, description = "Their states", body = Answer))
+)]
+pub(super) async fn post(
+    State(face): State<Arc<AppState>>,
+    body: Result<Bytes, BytesRejection>,
+) -> Result<Response, ApiError> {
+    let wanted: Wanted = query::json(body)?;
+    let mut ids = Vec::new();
+    let mut lengths = Vec::with_capacity(wanted.receipts.len());
+    for receipt in &wanted.receipts {
+        let before = ids.len();
+        expand(receipt, &mut ids)?;
+        lengths.push(ids.len() - before);
+    }
+    if ids.len() + wanted.trace_ids.len() > MAX_EVENTS {
+        return Err(too_many());
+    }
+    let core = face.core()?;
+    let reconciler = Reconciler::new(&core.database, &core.ingest);
+    let trace_ids = traces(&reconciler, &wanted).await?;
+    let fates = reconciler.fates(&ids).await?;
+    let mut events = ids.into_iter().zip(fates);
+    let receipts = wanted.receipts.into_iter().zip(lengths).map(|(receipt, length)| {
+        let mut answer = ReceiptAnswer { receipt, counts: BTreeMap::new(), others: Vec::new() };
+        for (place, (id, fate)) in events.by_ref().take(length).enumerate() {
+            *answer.counts.entry(fate.name()).or_default() += 1;
+            if fate != Fate::Committed {
+                answer.others.push(EventAnswer::new(Some(place), id, fate));
+            }
+        }
+        answer
+    });
+    let receipts = receipts.collect();
+    Ok(Json(Answer { receipts, trace_ids }).into_response())
+}
+
+async fn traces(reconciler: &Reconciler, wanted: &Wanted) -> Result<Vec<TraceAnswer>, ApiError> {
+    if wanted.trace_ids.is_empty() {
+        return Ok(Vec::new());
+    }
+    let time =
+        |text: &Option<String>, field| text.as_deref().map(|text| query::time_us(text, field)).transpose();
+    let (since, until) = (time(&wanted.since, "since")?, time(&wanted.until, "until")?);
+    let is_short = since.zip(until).is_some_and(|(since, until)| until.saturating_sub(since) <= MAX_SPAN_US);
+    let (since, until) = (since.unwrap_or(0), until.unwrap_or(i64::MAX));
+    if until < since {
+        return Err(ApiError::invalid("until takes a time after since").field("until"));
+    }
+    if !is_short && !reconciler.finds_at_any_time().await? {
+        let rule = "trace ids are not indexed (TRACE_INDEX=on), or not yet: since and until take times at most an hour apart";
+        return Err(ApiError::invalid(rule).field("since"));
+    }
+    let found = reconciler.find(&wanted.trace_ids, since, until, MAX_EVENTS as i64 + 1).await?;
+    if found.len() > MAX_EVENTS {
+        return Err(too_many());
+    }
+    let ids: Vec<Uuid> = found.iter().map(|(id, _)| *id).collect();
+    let fates = reconciler.fates(&ids).await?;
+    let mut by_trace: HashMap<String, Vec<EventAnswer>> = HashMap::new();
+    for ((id, trace_id), fate) in found.into_iter().zip(fates) {
+        by_trace.entry(trace_id).or_default().push(EventAnswer::new(None, id, fate));
+    }
+    let answer = |trace_id: &String| {
+        let events = by_trace.remove(trace_id).unwrap_or_default();
+        let state = events.first().map_or(Fate::NeverSeen.name(), |event| event.state);
+        TraceAnswer { trace_id: trace_id.clone(), state, events }
+    };
+    Ok(wanted.trace_ids.iter().map(answer).collect())
+}
+
+/// The ids that a receipt stands for.
+fn expand(receipt: &str, ids: &mut Vec<Uuid>) -> Result<(), ApiError> {
+    let (first, count) = receipt.split_once('/').unwrap_or((receipt, "1"));
+    let parsed = first.parse::<Uuid>().ok().zip(count.parse::<u64>().ok());
+    let Some((first, count)) = parsed.filter(|(id, count)| id.get_version_num() == 7 && *count > 0) else {
+        return Err(ApiError::invalid("receipts takes what x-receipt gave").field("receipts"));
+    };
+    if count > (MAX_EVENTS - ids.len().min(MAX_EVENTS)) as u64 {
+        return Err(too_many());
+    }
+    let (unix_ms, tag, sequence) = (id::unix_ms(first), Tag::of_event(first), id::sequence(first));
+    ids.extend((sequence..sequence + count).map(|sequence| id::event_id(unix_ms, tag, sequence)));
+    Ok(())
+}
+
+fn too_many() -> ApiError {
+    ApiError::too_large(format!("more than {MAX_EVENTS} events; ask for fewer at a time"))
+}

@@ -1,0 +1,301 @@
+//! `/api/stress/records`: create, get, update, delete and list.
+
+use std::sync::Arc;
+
+use axum::body::Body;
+use axum::extract::rejection::{PathRejection, QueryRejection};
+use axum::extract::{Path, Query as Parameters, Request, State};
+use axum::response::{IntoResponse, Response};
+use hyper::header::{ETAG, HeaderName, HeaderValue, LOCATION};
+use hyper::{HeaderMap, StatusCode};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use super::openapi::bodies::{RecordBody, RecordShape};
+use super::wire::body::{BodyShare, HeldBody, WholeBody};
+use super::wire::error::ApiError;
+use super::wire::{etag, json, pages, query};
+use super::{AppState, Services};
+use crate::records::{Change, Draft, Fields, Name, Precondition, Query, Record, RecordId, RecordsError};
+
+static X_TOTAL_COUNT: HeaderName = HeaderName::from_static("x-total-count");
+
+/// Every route of records.
+pub(super) fn router() -> OpenApiRouter<Arc<AppState>> {
+    OpenApiRouter::default().routes(routes!(list, create)).routes(routes!(get, put, patch, delete))
+}
+
+/// `POST /api/stress/records/{collection}`.
+#[utoipa::path(
+    post,
+    path = "/api/stress/records/{collection}",
+    tag = "records",
+    summary = "Makes a record",
+    params(("collection" = String, Path, description = "A letter or _, then letters, digits or _, at most 63", example = "items")),
+    request_body(content = RecordBody, content_type = "application/json"),
+    responses(
+        (status = 201, description = "The record", body = RecordShape, headers(("etag" = String, description = "Its version"), ("location" = String, description = "Its path"))),
+        (status = 404, description = "There is no such collection (RECORDS_AUTO_CREATE)"),
+        (status = 409, description = "The id is taken, or there are too many collections"),
+    )
+)]
+async fn create(
+    State(face): State<Arc<AppState>>,
+    path: Result<Path<String>, PathRejection>,
+    request: Request,
+) -> Result<Response, ApiError> {
+    let core = face.core()?;
+    let name = collection(path)?;
+    let (draft, _whole) = draft(core, request).await?;
+    let record = core.stress.records.create(&name, draft).await?;
+    let mut response = answer(core, StatusCode::CREATED, &record, None)?;
+    let location = format!("/api/stress/records/{}/{}", name.as_str(), record.id.as_str());
+    response
+        .headers_mut()
+        .insert(LOCATION, HeaderValue::try_from(location).map_err(|_| ApiError::internal())?);
+    Ok(response)
+}
+
+/// `GET /api/stress/records/{collection}/{id}`.
+#[utoipa::path(
+    get,
+    path = "/api/stress/records/{collection}/{id}",
+    tag = "records",
+    summary = "A record",
+    params(("collection" = String, Path, description = "A letter or _, then letters, digits or _, at most 63", example = "items"), ("id" = String, Path, description = "15 characters of a to z and 0 to 9"), ("fields" = Option<String>, Query, description = "Only these members: a,b.c"), ("if-none-match" = Option<String>, Header, description = "A version that is known")),
+    responses(
+        (status = 200, description = "The record", body = RecordShape, headers(("etag" = String, description = "Its version"))),
+        (status = 304, description = "It has the version that is known"),
+        (status = 404, description = "There is none"),
+    )
+)]
+async fn get(
+    State(face): State<Arc<AppState>>,
+    path: Result<Path<(String, String)>, PathRejection>,
+    headers: HeaderMap,
+    parameters: Result<Parameters<Vec<(String, String)>>, QueryRejection>,
+) -> Result<Response, ApiError> {
+    let core = face.core()?;
+    let (name, id) = collection_and_id(path)?;
+    let mut fields = None;
+    for (parameter, value) in query::parameters(parameters)? {
+        match parameter.as_str() {
+            "fields" => fields = Some(Fields::parse(&value)?),
+            _ => return Err(query::unknown_parameter(&parameter)),
+        }
+    }
+    let record = core.stress.records.get(&name, id).await?;
+    if etag::is_known(&headers, record.version)? {
+        let mut response = StatusCode::NOT_MODIFIED.into_response();
+        response.headers_mut().insert(ETAG, etag::tag(record.version));
+        return Ok(response);
+    }
+    answer(core, StatusCode::OK, &record, fields.as_ref())
+}
+
+/// `PUT /api/stress/records/{collection}/{id}`: merges, or replaces with `?mode=replace`.
+#[utoipa::path(
+    put,
+    path = "/api/stress/records/{collection}/{id}",
+    tag = "records",
+    summary = "Changes a record by a merge patch (RFC 7396), or replaces it",
+    params(("collection" = String, Path, description = "A letter or _, then letters, digits or _, at most 63", example = "items"), ("id" = String, Path, description = "15 characters of a to z and 0 to 9"), ("mode" = Option<String>, Query, description = "merge, or replace"), ("if-match" = Option<String>, Header, description = "The version that is to be changed")),
+    request_body(content = RecordBody, content_type = "application/json"),
+    responses(
+        (status = 200, description = "The record as it is now", body = RecordShape, headers(("etag" = String, description = "Its version"))),
+        (status = 404, description = "There is none"),
+        (status = 409, description = "A value is taken that has to be unique"),
+        (status = 412, description = "It has another version"),
+    )
+)]
+async fn put(
+    State(face): State<Arc<AppState>>,
+    path: Result<Path<(String, String)>, PathRejection>,
+    parameters: Result<Parameters<Vec<(String, String)>>, QueryRejection>,
+    request: Request,
+) -> Result<Response, ApiError> {
+    let mut replaces = false;
+    for (parameter, value) in query::parameters(parameters)? {
+        match (parameter.as_str(), value.as_str()) {
+            ("mode", "merge") => replaces = false,
+            ("mode", "replace") => replaces = true,
+            ("mode", _) => return Err(ApiError::invalid("mode takes merge or replace").field("mode")),
+            _ => return Err(query::unknown_parameter(&parameter)),
+        }
+    }
+    change(&face, path, request, replaces).await
+}
+
+/// `PATCH /api/stress/records/{collection}/{id}`.
+#[utoipa::path(
+    patch,
+    path = "/api/stress/records/{collection}/{id}",
+    tag = "records",
+    summary = "Changes a record by a merge patch (RFC 7396)",
+    params(("collection" = String, Path, description = "A letter or _, then letters, digits or _, at most 63", example = "items"), ("id" = String, Path, description = "15 characters of a to z and 0 to 9"), ("if-match" = Option<String>, Header, description = "The version that is to be changed")),
+    request_body(content = RecordBody, content_type = "application/json"),
+    responses(
+        (status = 200, description = "The record as it is now", body = RecordShape, headers(("etag" = String, description = "Its version"))),
+        (status = 404, description = "There is none"),
+        (status = 409, description = "A value is taken that has to be unique"),
+        (status = 412, description = "It has another version"),
+    )
+)]
+async fn patch(
+    State(face): State<Arc<AppState>>,
+    path: Result<Path<(String, String)>, PathRejection>,
+    request: Request,
+) -> Result<Response, ApiError> {
+    change(&face, path, request, false).await
+}
+
+async fn change(
+    face: &AppState,
+    path: Result<Path<(String, String)>, PathRejection>,
+    request: Request,
+    replaces: bool,
+) -> Result<Response, ApiError> {
+    let core = face.core()?;
+    let (name, id) = collection_and_id(path)?;
+    let precondition = etag::if_match(request.headers())?;
+    let (draft, _whole) = draft(core, request).await?;
+    if draft.id.is_some_and(|sent| sent != id) {
+        return Err(ApiError::invalid("a record's id cannot be changed").field("id"));
+    }
+    let change = if replaces { Change::Replace(draft.data) } else { Change::Merge(draft.data) };
+    let record = core.stress.records.change(&name, id, &precondition, &change).await?;
+    answer(core, StatusCode::OK, &record, None)
+}
+
+/// `DELETE /api/stress/records/{collection}/{id}`.
+#[utoipa::path(
+    delete,
+    path = "/api/stress/records/{collection}/{id}",
+    tag = "records",
+    summary = "Deletes a record",
+    params(("collection" = String, Path, description = "A letter or _, then letters, digits or _, at most 63", example = "items"), ("id" = String, Path, description = "15 characters of a to z and 0 to 9"), ("if-match" = Option<String>, Header, description = "The version that is to be deleted")),
+    responses(
+        (status = 204, description = "It is gone"),
+        (status = 404, description = "There is none"),
+        (status = 412, description = "It has another version"),
+    )
+)]
+async fn delete(
+    State(face): State<Arc<AppState>>,
+    path: Result<Path<(String, String)>, PathRejection>,
+    headers: HeaderMap,
+) -> Result<StatusCode, ApiError> {
+    let core = face.core()?;
+    let (name, id) = collection_and_id(path)?;
+    let precondition: Precondition = etag::if_match(&headers)?;
+    core.stress.records.change(&name, id, &precondition, &Change::Delete).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// `GET /api/stress/records/{collection}`.
+#[utoipa::path(
+    get,
+    path = "/api/stress/records/{collection}",
+    tag = "records",
+    summary = "A page of a collection",
+    description = "Filters are parameters filter_<field>=operator:value.",
+    params(
+        ("collection" = String, Path, description = "A letter or _, then letters, digits or _, at most 63", example = "items"),
+        ("limit" = Option<u32>, Query, description = "Records of a page", minimum = 1, maximum = 1000),
+        ("sortBy" = Option<String>, Query, description = "Up to 8 fields, each with a - before it to descend"),
+        ("after" = Option<String>, Query, description = "What a Link header gave"),
+        ("offset" = Option<u32>, Query, description = "Records to pass over"),
+        ("fields" = Option<String>, Query, description = "Only these members: a,b.c"),
+        ("count" = Option<String>, Query, description = "exact"),
+    ),
+    responses(
+        (status = 200, description = "Records", body = [RecordShape], headers(("link" = String, description = "The next page"), ("x-total-count" = String, description = "How many there are, with count=exact"))),
+        (status = 404, description = "There is no such collection"),
+    )
+)]
+async fn list(
+    State(face): State<Arc<AppState>>,
+    path: Result<Path<String>, PathRejection>,
+    parameters: Result<Parameters<Vec<(String, String)>>, QueryRejection>,
+) -> Result<Response, ApiError> {
+    let core = face.core()?;
+    let name = collection(path)?;
+    let parameters = query::parameters(parameters)?;
+    let query = Query::parse(&parameters)?;
+    let page = core.stress.records.list(&name, &query).await?;
+    // Held until the client has read it: pages of slow readers add up.
+    let mut share = BodyShare::new(&core.bodies);
+    share.grow(page.records.iter().map(Record::json_len).sum())?;
+    let mut body = vec![b'['];
+    for (index, record) in page.records.iter().enumerate() {
+        if index > 0 {
+            body.push(b',');
+        }
+        write(record, query.fields.as_ref(), &mut body)?;
+    }
+    body.push(b']');
+    let mut response = json::json(StatusCode::OK, Body::new(HeldBody::new(body, share)));
+    if let Some(next) = &page.next {
+        let path = format!("/api/stress/records/{}", name.as_str());
+        pages::add_link(&mut response, &path, &parameters, "next", ("after", next))?;
+    }
+    if let Some(total) = page.total {
+        response.headers_mut().insert(&X_TOTAL_COUNT, total.into());
+    }
+    Ok(response)
+}
+
+/// Reads a record from a request. The body's share of memory is held as long as what is returned beside it.
+async fn draft(core: &Services, request: Request) -> Result<(Draft, WholeBody), ApiError> {
+    let bytes = core.stress.records.config().max_record_body_bytes();
+    let (_, whole) = json::read(core, request, bytes, "MAX_RECORD_BYTES").await?;
+    Ok((Draft::parse(whole.bytes(), core.stress.records.max_json_depth())?, whole))
+}
+
+fn answer(
+    core: &Services,
+    status: StatusCode,
+    record: &Record,
+    fields: Option<&Fields>,
+) -> Result<Response, ApiError> {
+    let mut body = Vec::with_capacity(record.json_len());
+    write(record, fields, &mut body)?;
+    let mut response = json::json(status, json::held(core, body)?);
+    response.headers_mut().insert(ETAG, etag::tag(record.version));
+    Ok(response)
+}
+
+fn write(record: &Record, fields: Option<&Fields>, out: &mut Vec<u8>) -> Result<(), ApiError> {
+    match fields {
+        None => record.write_json(out),
+        Some(fields) => fields.write_json(record, out).map_err(|_| ApiError::internal())?,
+    }
+    Ok(())
+}
+
+pub(super) fn collection(path: Result<Path<String>, PathRejection>) -> Result<Name, ApiError> {
+    let Path(name) = path.map_err(|_| bad_name())?;
+    Name::parse(&name).ok_or_else(bad_name)
+}
+
+pub(super) fn collection_and_id(
+    path: Result<Path<(String, String)>, PathRejection>,
+) -> Result<(Name, RecordId), ApiError> {
+    let Path((name, id)) = path.map_err(|_| bad_name())?;
+    let name = Name::parse(&name).ok_or_else(bad_name)?;
+    // What is no id is the id of nothing.
+    Ok((name, RecordId::parse(&id).ok_or(RecordsError::NotFound)?))
+}
+
+/// The collection of a path that names a record, whatever the record's id is.
+pub(super) fn collection_of_record(
+    path: Result<Path<(String, String)>, PathRejection>,
+) -> Result<Name, ApiError> {
+    let Path((name, _)) = path.map_err(|_| bad_name())?;
+    Name::parse(&name).ok_or_else(bad_name)
+}
+
+fn bad_name() -> ApiError {
+    ApiError::invalid("a collection's name is a letter or _, then letters, digits or _, at most 63")
+        .field("collection")
+}

@@ -1,0 +1,210 @@
+//! One client connection: hyper's protocol loop, with limits of time.
+//!
+//! hyper has one time limit, for a request's head. The [`ConnectionTimer`] records each phase of a connection and its start,
+//! and checks them now and then, which is cheaper than a timer for each request.
+
+use std::convert::Infallible;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use hyper::body::{Body as _, Frame, SizeHint};
+use hyper::header::{CONNECTION, HeaderValue};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio_util::sync::CancellationToken;
+
+use super::handle::ConnectionHandle;
+use super::timer::{ConnectionTimer, Phase};
+use crate::http::edge::pipeline::answer;
+use crate::http::wire::error::ApiError;
+use crate::http::{AppState, ops};
+
+/// Limits of a connection.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct ConnectionLimits {
+    pub(super) max_header_bytes: usize,
+    pub(super) header_timeout: Duration,
+    pub(super) idle_timeout: Duration,
+    /// Beyond `MAX_CONNECTIONS`: health and metrics are answered, everything else is refused.
+    pub(super) operations_only: bool,
+}
+
+/// Serves `stream` until its client goes, a limit is passed, or `stop` is cancelled and the request under way is
+/// answered.
+pub(super) async fn serve(
+    stream: TcpStream,
+    face: Arc<AppState>,
+    router: axum::Router,
+    limits: ConnectionLimits,
+    stop: CancellationToken,
+) {
+    // A connection that broke already has none; nothing will be read from it.
+    let peer = stream.peer_addr().map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |peer| peer.ip().to_canonical());
+    let timer = Arc::new(ConnectionTimer::new());
+    let handle = ConnectionHandle { timer: Arc::clone(&timer), peer };
+    let service = service_fn(|request| {
+        let (face, mut router, handle) = (Arc::clone(&face), router.clone(), handle.clone());
+        async move {
+            handle.timer.enter(Phase::Busy);
+            let response = match limits.operations_only && !ops::is_one(request.uri().path()) {
+                true => too_many_connections(),
+                false => answer(&face, &mut router, request, &handle).await,
+            };
+            // An answer of a known length is left to the client; one without may go on for ever.
+            if response.body().size_hint().exact().is_some() {
+                handle.timer.enter(Phase::Idle);
+                return Ok::<_, Infallible>(response);
+            }
+            handle.timer.enter(Phase::Answering);
+            Ok(response.map(|body| Body::new(Streamed { body, timer: handle.timer })))
+        }
+    });
+    let io = TokioIo::new(TimedStream { stream, timer: Arc::clone(&timer) });
+    let connection =
+        http1::Builder::new().max_buf_size(limits.max_header_bytes).serve_connection(io, service);
+    tokio::pin!(connection);
+    tokio::select! {
+        // In this order the timer sees at once that an answer has begun to stream.
+        biased;
+        // Broken connections are the clients' business.
+        _ended = &mut connection => {}
+        () = timer.overdue(&limits) => {}
+        () = stop.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            tokio::select! {
+                _ended = &mut connection => {}
+                () = timer.overdue(&limits) => {}
+            }
+        }
+    }
+}
+
+/// What is answered beyond `MAX_CONNECTIONS`.
+fn too_many_connections() -> Response {
+    let message = "too many connections; try again later";
+    let mut response = ApiError::unavailable("overloaded", message, Duration::from_secs(1)).into_response();
+    response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    response
+}
+
+/// A body of unknown length; the connection is idle once it has ended.
+struct Streamed {
+    body: Body,
+    timer: Arc<ConnectionTimer>,
+}
+
+impl hyper::body::Body for Streamed {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+impl Drop for Streamed {
+    fn drop(&mut self) {
+        self.timer.enter(Phase::Idle);
+    }
+}
+
+/// A socket that reports its traffic to the timer, and ends the connection as the timer requires.
+struct TimedStream {
+    stream: TcpStream,
+    timer: Arc<ConnectionTimer>,
+}
+
+impl TimedStream {
+    /// hyper drops a connection at its first error.
+    fn ended() -> io::Error {
+        io::ErrorKind::ConnectionAborted.into()
+    }
+
+    fn wrote(&self, polled: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        self.timer.wrote(polled.is_ready());
+        polled
+    }
+}
+
+impl Drop for TimedStream {
+    fn drop(&mut self) {
+        if self.timer.ends_by_reset() {
+            // With no time to linger, closing a socket resets its connection (Linux: socket(7), SO_LINGER).
+            let _closed_then = self.stream.set_zero_linger();
+        }
+    }
+}
+
+impl AsyncRead for TimedStream {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        let polled = Pin::new(&mut self.stream).poll_read(cx, buf);
+        if buf.filled().len() > before {
+            self.timer.bytes_came();
+        }
+        polled
+    }
+}
+
+impl AsyncWrite for TimedStream {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        if self.timer.ends_at_once() {
+            return Poll::Ready(Err(Self::ended()));
+        }
+        let polled = Pin::new(&mut self.stream).poll_write(cx, buf);
+        self.wrote(polled)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        if self.timer.ends_at_once() {
+            return Poll::Ready(Err(Self::ended()));
+        }
+        let polled = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
+        self.wrote(polled)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    /// hyper flushes once it has written all that it holds.
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.timer.ends_after_flush() {
+            return Poll::Ready(Err(Self::ended()));
+        }
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}

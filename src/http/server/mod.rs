@@ -1,0 +1,259 @@
+//! The listener, and the threads that serve its connections.
+//!
+//! Each thread runs a runtime of its own, so that a connection never moves between cores and its tasks never
+//! synchronise. One task accepts, and assigns connections to the threads in turn.
+
+mod connection;
+mod handle;
+mod timer;
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use self::connection::ConnectionLimits;
+use super::{AppState, router};
+use crate::config::ServerConfig;
+use crate::ingest;
+pub(super) use handle::ConnectionHandle;
+
+/// What a connection beyond `MAX_CONNECTIONS` is told.
+fn too_many_connections() -> String {
+    let body = r#"{"error":{"code":"overloaded","message":"too many connections; try again later"}}"#;
+    let length = body.len();
+    format!(
+        "HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\nretry-after: 1\r\nconnection: close\r\n\
+         content-length: {length}\r\n\r\n{body}"
+    )
+}
+
+/// Connections beyond the others that are served for operations alone, so that a service whose clients hold all that it
+/// has can be asked how it is.
+pub const OPERATOR_CONNECTIONS: usize = 16;
+/// How long such a connection may take for a request, so that no client holds them all.
+const OPERATOR_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Connections that wait to be accepted.
+const BACKLOG: u32 = 4096;
+
+/// A listener that does not serve yet.
+#[derive(Debug)]
+pub struct BoundServer {
+    listener: TcpListener,
+}
+
+/// A server at work.
+#[derive(Debug)]
+pub struct RunningServer {
+    address: SocketAddr,
+    stop: CancellationToken,
+    abort: CancellationToken,
+    failed: CancellationToken,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl BoundServer {
+    /// Listens on the configured address.
+    ///
+    /// # Errors
+    ///
+    /// If the address is taken or not ours.
+    pub fn bind(config: &ServerConfig) -> io::Result<Self> {
+        let address = SocketAddr::new(config.host, config.port);
+        let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+        // A restart must not wait for the last run's connections to be forgotten.
+        socket.set_reuseaddr(true)?;
+        socket.bind(address)?;
+        Ok(Self { listener: socket.listen(BACKLOG)? })
+    }
+
+    /// Serves `face` until it is stopped, to at most `max_connections` at once.
+    ///
+    /// # Errors
+    ///
+    /// If threads cannot be started.
+    pub fn serve(
+        self,
+        config: &ServerConfig,
+        max_connections: usize,
+        face: &Arc<AppState>,
+    ) -> io::Result<RunningServer> {
+        let address = self.listener.local_addr()?;
+        let [stop, abort, failed] = std::array::from_fn(|_| CancellationToken::new());
+        let limits = ConnectionLimits {
+            max_header_bytes: config.max_header_bytes,
+            header_timeout: Duration::from_secs(config.header_timeout_s),
+            idle_timeout: Duration::from_secs(config.idle_timeout_s),
+            operations_only: false,
+        };
+        let mut threads = Vec::new();
+        let mut senders = Vec::new();
+        for index in 0..config.http_threads() {
+            let (sender, connections) = unbounded_channel();
+            let worker = Worker {
+                connections,
+                face: Arc::clone(face),
+                limits,
+                stop: stop.clone(),
+                abort: abort.clone(),
+            };
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
+            let thread = std::thread::Builder::new().name(format!("http-{index}")).spawn({
+                let ended = failed.clone().drop_guard();
+                move || {
+                    let _ended = ended;
+                    runtime.block_on(worker.run());
+                }
+            })?;
+            threads.push(thread);
+            senders.push(sender);
+        }
+        tokio::spawn(accept(self.listener, senders, Arc::clone(face), max_connections as i64, stop.clone()));
+        Ok(RunningServer { address, stop, abort, failed, threads })
+    }
+}
+
+impl RunningServer {
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Resolves when a thread has ended, by a panic: its connections are gone, and every so many new ones would be.
+    pub async fn failed(&self) {
+        self.failed.cancelled().await;
+    }
+
+    /// Takes no more connections, answers the requests under way until `deadline`, and joins the threads.
+    pub async fn stop(self, deadline: Instant) {
+        self.stop.cancel();
+        let abort = self.abort.clone();
+        let mut joining = tokio::task::spawn_blocking(move || {
+            for thread in self.threads {
+                if thread.join().is_err() {
+                    tracing::error!("a request thread panicked");
+                }
+            }
+        });
+        if tokio::time::timeout_at(deadline, &mut joining).await.is_err() {
+            abort.cancel();
+            let _joined = joining.await;
+        }
+    }
+}
+
+async fn accept(
+    listener: TcpListener,
+    senders: Vec<UnboundedSender<Accepted>>,
+    face: Arc<AppState>,
+    max_connections: i64,
+    stop: CancellationToken,
+) {
+    let open = &face.metrics.gauges.connections;
+    let too_many = too_many_connections();
+    let mut turn = senders.iter().cycle();
+    let mut in_trouble = false;
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = stop.cancelled() => return,
+        };
+        match accepted {
+            Ok((stream, _peer)) if open.get() >= max_connections + OPERATOR_CONNECTIONS as i64 => {
+                // Fits into the socket's empty send buffer; nothing waits for a client here.
+                let _told = stream.try_write(too_many.as_bytes());
+                face.metrics.connections_refused.inc();
+            }
+            Ok((stream, _peer)) => {
+                let _refused = stream.set_nodelay(true);
+                if let (Ok(stream), Some(sender)) = (stream.into_std(), turn.next()) {
+                    let operations_only = open.get() >= max_connections;
+                    if operations_only {
+                        face.metrics.connections_refused.inc();
+                    }
+                    // Counted here, so that the next look sees it; the worker counts it out.
+                    open.inc();
+                    if sender.send(Accepted { stream, operations_only }).is_err() {
+                        return;
+                    }
+                }
+                in_trouble = false;
+            }
+            Err(error) => {
+                if !std::mem::replace(&mut in_trouble, true) {
+                    tracing::warn!(error = error.to_string(), "cannot accept connections; trying again");
+                }
+                // Out of descriptors, most likely: accepting again at once would only burn the core.
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        }
+    }
+}
+
+/// A connection on its way to its thread.
+struct Accepted {
+    stream: std::net::TcpStream,
+    operations_only: bool,
+}
+
+/// One thread's share of the connections.
+struct Worker {
+    connections: UnboundedReceiver<Accepted>,
+    face: Arc<AppState>,
+    limits: ConnectionLimits,
+    stop: CancellationToken,
+    abort: CancellationToken,
+}
+
+impl Worker {
+    async fn run(mut self) {
+        let tasks = TaskTracker::new();
+        // Answers that a group commit makes possible are woken together. Not tracked: it never ends by itself.
+        tokio::spawn(ingest::LocalWaker::serve());
+        let router = router(&self.face);
+        loop {
+            let accepted = tokio::select! {
+                accepted = self.connections.recv() => accepted,
+                () = self.stop.cancelled() => None,
+            };
+            let Some(Accepted { stream, operations_only }) = accepted else { break };
+            let open = OpenConnection(Arc::clone(&self.face));
+            match TcpStream::from_std(stream) {
+                Ok(stream) => {
+                    let (router, mut limits, stop) = (router.clone(), self.limits, self.stop.clone());
+                    if operations_only {
+                        limits.operations_only = true;
+                        limits.header_timeout = limits.header_timeout.min(OPERATOR_TIMEOUT);
+                        limits.idle_timeout = limits.idle_timeout.min(OPERATOR_TIMEOUT);
+                    }
+                    tasks.spawn(async move {
+                        connection::serve(stream, Arc::clone(&open.0), router, limits, stop).await;
+                    });
+                }
+                Err(error) => tracing::warn!(error = error.to_string(), "a connection cannot be served"),
+            }
+        }
+        tasks.close();
+        tokio::select! {
+            () = tasks.wait() => {}
+            () = self.abort.cancelled() => {}
+        }
+    }
+}
+
+/// Counts a connection out when it ends, however it ends.
+struct OpenConnection(Arc<AppState>);
+
+impl Drop for OpenConnection {
+    fn drop(&mut self) {
+        self.0.metrics.gauges.connections.dec();
+    }
+}

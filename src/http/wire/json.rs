@@ -1,0 +1,171 @@
+//! JSON in and out: bodies that say that they are JSON, and answers that are.
+
+use std::time::Instant;
+
+use axum::body::Body;
+use axum::extract::Request;
+use axum::response::Response;
+use hyper::header::{CONTENT_TYPE, HeaderValue};
+use hyper::http::request::Parts;
+use hyper::{HeaderMap, StatusCode};
+
+use super::body::{self, BodyLimits, BodyShare, HeldBody, LimitedBody, WholeBody};
+use super::encoding::{Encoding, decode_whole};
+use super::error::ApiError;
+use crate::http::Services;
+use crate::ingest::text;
+
+/// From here on, what is held of an answer is counted.
+const SMALL_ANSWER_BYTES: usize = 16 * 1024;
+
+/// Refuses a body that says that it is something else than JSON in UTF-8, which is what JSON is between systems (RFC 8259,
+/// section 8.1). The parameter `charset` has no meaning there, but what names another one is not what it is read as.
+pub(in crate::http) fn takes_json(headers: &HeaderMap) -> Result<(), ApiError> {
+    if !headers.contains_key(CONTENT_TYPE) {
+        return Ok(());
+    }
+    let essence = media_type(headers)?;
+    if essence == "application/json" || (essence.starts_with("application/") && essence.ends_with("+json")) {
+        return Ok(());
+    }
+    Err(unsupported("content-type takes application/json, in UTF-8"))
+}
+
+/// The declared media type of a text, in lower case and without its parameters; empty if there is none.
+///
+/// # Errors
+///
+/// 415 for a charset that is neither UTF-8 nor a part of it.
+pub(in crate::http) fn media_type(headers: &HeaderMap) -> Result<String, ApiError> {
+    let declared = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let mut parts = declared.split(';').map(str::trim);
+    let essence = parts.next().unwrap_or_default().to_ascii_lowercase();
+    for (name, value) in parts.filter_map(|parameter| parameter.split_once('=')) {
+        // A value may stand in quotes (RFC 9110, section 5.6.6).
+        let value = value.trim().trim_matches('"').trim();
+        if name.trim().eq_ignore_ascii_case("charset") && !value.is_empty() && !text::is_utf_8(value) {
+            return Err(unsupported("the charset is UTF-8 or ASCII; send the text as UTF-8"));
+        }
+    }
+    Ok(essence)
+}
+
+/// 415: another media type, or another charset.
+pub(in crate::http) fn unsupported(message: &'static str) -> ApiError {
+    ApiError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", message).field("content-type")
+}
+
+/// Refuses JSON, or lines of it, that begin as UTF-16 or UTF-32 do.
+pub(in crate::http) fn check_start(start: &[u8]) -> Result<(), ApiError> {
+    match text::is_utf_16_or_32(start) {
+        true => Err(unsupported("the body is UTF-16 or UTF-32; send it as UTF-8")),
+        false => Ok(()),
+    }
+}
+
+/// As [`check_start`], for a body that comes in pieces of any size.
+#[derive(Debug, Default)]
+pub(in crate::http) struct StartCheck {
+    first: Option<u8>,
+    is_done: bool,
+}
+
+impl StartCheck {
+    /// Looks at the next piece.
+    pub(in crate::http) fn look(&mut self, piece: &[u8]) -> Result<(), ApiError> {
+        if self.is_done {
+            return Ok(());
+        }
+        for byte in piece.iter().take(2) {
+            if let Some(first) = self.first.replace(*byte) {
+                self.is_done = true;
+                return check_start(&[first, *byte]);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Reads a body of JSON of up to so many bytes; `setting` is the variable that says so. What is returned holds its share of
+/// the memory for bodies.
+pub(in crate::http) async fn read(
+    core: &Services,
+    request: Request,
+    bytes: usize,
+    setting: &'static str,
+) -> Result<(Parts, WholeBody), ApiError> {
+    let (head, body) = request.into_parts();
+    let limits = BodyLimits { bytes, setting, deadline: Instant::now() + core.limits.body_timeout };
+    let mut body = LimitedBody::new(&head, body, limits);
+    match read_whole(core, &head, &mut body).await {
+        Ok(whole) => Ok((head, whole)),
+        Err(refusal) => {
+            body.discard().await;
+            Err(refusal)
+        }
+    }
+}
+
+async fn read_whole(core: &Services, head: &Parts, body: &mut LimitedBody) -> Result<WholeBody, ApiError> {
+    takes_json(&head.headers)?;
+    let whole = match Encoding::of(&head.headers)? {
+        Encoding::Identity => body::read_whole(body, &core.bodies).await?,
+        encoding => decode_whole(body, encoding, &core.bodies).await?,
+    };
+    check_start(&whole)?;
+    Ok(whole.without_mark())
+}
+
+/// An answer's body; a large one is counted until the client has read it.
+pub(in crate::http) fn held(core: &Services, bytes: Vec<u8>) -> Result<Body, ApiError> {
+    if bytes.len() <= SMALL_ANSWER_BYTES {
+        return Ok(Body::from(bytes));
+    }
+    let mut share = BodyShare::new(&core.bodies);
+    share.grow(bytes.len())?;
+    Ok(Body::new(HeldBody::new(bytes, share)))
+}
+
+/// An answer of JSON.
+pub(in crate::http) fn json(status: StatusCode, body: Body) -> Response {
+    let mut response = Response::new(body);
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn json_is_taken_in_utf_8_and_in_nothing_else() {
+        let taken = |declared: &'static str| {
+            takes_json(&HeaderMap::from_iter([(CONTENT_TYPE, HeaderValue::from_static(declared))])).is_ok()
+        };
+        assert!(takes_json(&HeaderMap::new()).is_ok());
+        for good in [
+            "application/json",
+            "Application/JSON;",
+            "application/problem+json",
+            "application/json; charset=utf-8",
+            "application/json;Charset=\"UTF-8\"; version=1",
+            "application/json; charset=utf8",
+            "application/json; charset = US-ASCII",
+            "application/json; charset=",
+        ] {
+            assert!(taken(good), "{good}");
+        }
+        for bad in [
+            "",
+            "text/json",
+            "text/plain; charset=utf-8",
+            "application/json; charset=utf-16",
+            "application/json; version=1 ; CHARSET=\"utf-16le\"",
+            "application/vnd.a+json;charset=iso-8859-1",
+            "application/json; charset=utf-8; charset=utf-16",
+        ] {
+            assert!(!taken(bad), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,137 @@
+//! Writing server-sent events, as section 9.2 of the WHATWG HTML standard has them.
+//!
+//! Events are written one behind the other into one buffer, so that all that are due at a moment go out as one chunk.
+//! axum's `response::sse` allocates a body frame for each event, and panics on a name or id with a line end in it.
+
+use bytes::{BufMut, BytesMut};
+use memchr::memchr2;
+
+/// The media type of a stream of events.
+pub(in crate::http) const MEDIA_TYPE: &str = "text/event-stream";
+
+/// What goes before an event's data.
+#[derive(Debug, Clone, Copy, Default)]
+pub(in crate::http) struct Fields<'a> {
+    /// What a client that comes back says that it has seen.
+    pub(in crate::http) id: Option<&'a str>,
+    /// The event's name; without one it is a `message`.
+    pub(in crate::http) event: Option<&'a str>,
+    /// Milliseconds that a client waits before it connects again.
+    pub(in crate::http) retry_ms: Option<u64>,
+}
+
+/// Writes one event. Each line end in `data`, be it CR, LF or both, reaches the client as LF: the standard has no way to
+/// tell them apart.
+pub(in crate::http) fn write_event(out: &mut BytesMut, fields: Fields<'_>, data: &[u8]) {
+    if let Some(retry_ms) = fields.retry_ms {
+        write_field(out, b"retry: ", itoa::Buffer::new().format(retry_ms).as_bytes());
+    }
+    if let Some(id) = fields.id {
+        write_field(out, b"id: ", id.as_bytes());
+    }
+    if let Some(event) = fields.event {
+        write_field(out, b"event: ", event.as_bytes());
+    }
+    let mut rest = data;
+    while let Some(end) = memchr2(b'\r', b'\n', rest) {
+        let (line, tail) = rest.split_at(end);
+        write_field(out, b"data: ", line);
+        rest = tail.strip_prefix(b"\r\n").or_else(|| tail.get(1..)).unwrap_or_default();
+    }
+    write_field(out, b"data: ", rest);
+    out.put_u8(b'\n');
+}
+
+/// Writes a comment, which keeps a connection alive and which clients pass over.
+pub(in crate::http) fn write_comment(out: &mut BytesMut) {
+    out.put_slice(b":\n\n");
+}
+
+/// Writes an id alone: a client gives nothing to anyone, but takes it for the last it has seen (section 9.2.6).
+pub(in crate::http) fn write_id(out: &mut BytesMut, id: &str) {
+    write_field(out, b"id: ", id.as_bytes());
+    out.put_u8(b'\n');
+}
+
+/// Writes how many milliseconds a client waits before it connects again; that alone is no event.
+pub(in crate::http) fn write_retry(out: &mut BytesMut, retry_ms: u64) {
+    write_field(out, b"retry: ", itoa::Buffer::new().format(retry_ms).as_bytes());
+    out.put_u8(b'\n');
+}
+
+/// Whether `text` can be an event's name or id: neither holds a line end, and a client ignores an id with a NUL.
+pub(in crate::http) fn is_one_line(text: &str) -> bool {
+    !text.bytes().any(|byte| matches!(byte, b'\r' | b'\n' | 0))
+}
+
+/// Names and ids are checked where they come in. Whatever they hold, they end with their line.
+fn write_field(out: &mut BytesMut, name: &[u8], value: &[u8]) {
+    let end = memchr2(b'\r', b'\n', value).unwrap_or(value.len());
+    out.reserve(name.len() + end + 1);
+    out.put_slice(name);
+    out.put_slice(value.get(..end).unwrap_or_default());
+    out.put_u8(b'\n');
+}
+
+#[cfg(test)]
+mod tests {
+    use eventsource_stream::Eventsource;
+    use futures_util::StreamExt;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// What a parser written by others reads.
+    fn parsed(bytes: &BytesMut) -> Vec<eventsource_stream::Event> {
+        let pieces = futures_util::stream::iter(bytes.chunks(7).map(Ok::<_, std::convert::Infallible>));
+        let events = pieces.eventsource().map(Result::unwrap).collect::<Vec<_>>();
+        tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(events)
+    }
+
+    #[test]
+    fn an_event_has_its_fields_a_line_each() {
+        let mut out = BytesMut::new();
+        let fields = Fields { id: Some("7"), event: Some("tick"), retry_ms: Some(1500) };
+        write_event(&mut out, fields, b"a\nb");
+        write_comment(&mut out);
+        write_id(&mut out, "8");
+        write_event(&mut out, Fields::default(), b"");
+        assert_eq!(out, "retry: 1500\nid: 7\nevent: tick\ndata: a\ndata: b\n\n:\n\nid: 8\n\ndata: \n\n");
+    }
+
+    #[test]
+    fn an_id_alone_is_no_event_and_counts() {
+        let mut out = BytesMut::new();
+        write_id(&mut out, "8");
+        write_event(&mut out, Fields::default(), b"a");
+        let events = parsed(&out);
+        assert_eq!((events.len(), events[0].id.as_str(), events[0].data.as_str()), (1, "8", "a"));
+    }
+
+    #[test]
+    fn what_is_not_one_line_forges_no_field() {
+        let mut out = BytesMut::new();
+        let fields = Fields { id: Some("1\nevent: forged"), event: Some("a\r\ndata: b"), retry_ms: None };
+        write_event(&mut out, fields, b"c");
+        assert_eq!(out, "id: 1\nevent: a\ndata: c\n\n");
+    }
+
+    proptest! {
+        #[test]
+        fn any_data_is_read_back(data in "(\\PC|\r|\n){0,40}", id in "[^\r\n\0]{0,10}", name in "[^\r\n\0]{1,10}") {
+            let mut out = BytesMut::new();
+            write_event(&mut out, Fields { id: Some(&id), event: Some(&name), retry_ms: Some(9) }, data.as_bytes());
+            write_event(&mut out, Fields::default(), b"end");
+            let events = parsed(&out);
+            let wanted = data.replace("\r\n", "\n").replace('\r', "\n");
+            // An event without data, or whose data is one empty line, is not given to anyone.
+            let events: Vec<_> = events.iter().filter(|event| !event.data.is_empty()).collect();
+            if !wanted.is_empty() {
+                prop_assert_eq!(&events[0].data, &wanted);
+                prop_assert_eq!(&events[0].id, &id);
+                prop_assert_eq!(&events[0].event, &name);
+            }
+            prop_assert_eq!(&events.last().unwrap().data, "end");
+        }
+    }
+}

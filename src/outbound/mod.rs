@@ -1,0 +1,3 @@
+//! Connections to other services.
+
+pub mod jwks;
