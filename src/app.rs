@@ -30,15 +30,16 @@ use crate::auth::{Accounts, SecretError, SigningSecret, Verifier, signing_secret
 use crate::config::{Config, ConfigError, Durability};
 use crate::conversations::{Conversations, ConversationsSettings};
 use crate::db::local::LocalCluster;
-use crate::db::{self, ConnectionUrl, Database, MigrationError, PartitionKeeper};
+use crate::db::{self, ConnectionUrl, Database, FailingStatements, MigrationError, PartitionKeeper};
 use crate::files::{Files, FilesSettings};
-use crate::http::{AppState, BoundServer, Parts, RunningServer, StressParts};
+use crate::http::{AppState, BoundServer, RunningServer, Services};
 use crate::imports::{Imports, ImportsSettings, Limits};
 use crate::ingest::journal::{self, JournalSettings, RealFiles, Recovered};
 use crate::ingest::{IngestSettings, OpenJournal, Pipeline, RegisteredJournals};
 use crate::lifecycle::Lifecycle;
 use crate::observe::Metrics;
 use crate::outbound::jwks;
+use crate::records::large::LargePayloads;
 use crate::records::{Records, RecordsSettings};
 use crate::supervisor::Supervisor;
 pub use error::AppError;
@@ -73,14 +74,14 @@ pub async fn run(config: &Config, asked: Start) -> Result<(), AppError> {
     let verifier = Verifier::new(&config.auth, config.auth_mode(), secret.secret.as_ref())
         .map_err(|error| ConfigError::jwt_public_key_file(&error))?;
     let supervisor = Supervisor::new(&metrics);
-    let face = AppState::new(config, &metrics, &lifecycle, &verifier, &supervisor);
-    let server = listen(config, max_connections, &face)?;
+    let state = AppState::new(config, &metrics, &lifecycle, &verifier, &supervisor);
+    let server = listen(config, max_connections, &state)?;
     if secret.is_passing {
         tracing::warn!("JWT_SECRET is not set: whoever signs in has to again after a restart");
     }
 
     let mut local = None;
-    let started = start(config, asked, &face, &metrics, &signals, &mut local).await;
+    let started = start(config, asked, &state, &metrics, &signals, &mut local).await;
     let result = match started {
         Ok(running) => {
             announce(&server, local.is_some());
@@ -116,13 +117,13 @@ fn secret(config: &Config) -> Result<SigningSecret, AppError> {
     })
 }
 
-fn listen(config: &Config, max_connections: usize, face: &Arc<AppState>) -> Result<RunningServer, AppError> {
+fn listen(config: &Config, max_connections: usize, state: &Arc<AppState>) -> Result<RunningServer, AppError> {
     let failed = |source| AppError::Listen {
         address: format!("{}:{}", config.server.host, config.server.port),
         source,
     };
     BoundServer::bind(&config.server)
-        .and_then(|server| server.serve(&config.server, max_connections, face))
+        .and_then(|server| server.serve(&config.server, max_connections, state))
         .map_err(failed)
 }
 
@@ -135,7 +136,7 @@ struct Running {
 async fn start(
     config: &Config,
     asked: Start,
-    face: &Arc<AppState>,
+    state: &Arc<AppState>,
     metrics: &Arc<Metrics>,
     signals: &Signals,
     local: &mut Option<LocalCluster>,
@@ -171,7 +172,7 @@ async fn start(
         RegisteredJournals::read(&journal.dir)?.set_schema(db::schema_version())?;
     }
 
-    let supervisor = &face.supervisor;
+    let supervisor = &state.supervisor;
     let keeper = PartitionKeeper::new(database.clone(), &config.database);
     keeper.start(supervisor);
     if config.database.trace_index.is_on() {
@@ -191,19 +192,15 @@ async fn start(
     };
     let records = Records::start(&settings, &database, supervisor);
     let wait = Duration::from_millis(config.records.records_wait_ms);
-    let stress = StressParts {
-        records,
-        large: database.quota(settings.shares.large, wait),
-        errors: database.quota(settings.shares.errors, wait),
-        config: config.large.clone(),
-    };
+    let large_payloads = LargePayloads::new(&records, &database.quota(settings.shares.large, wait));
+    let failing = FailingStatements::new(&database.quota(settings.shares.errors, wait));
     let operations = database.quota(settings.shares.operations, wait);
     if let Some(url) = &config.auth.jwt_jwks_url {
         let refresh = Duration::from_secs(config.auth.jwt_jwks_refresh_s);
-        jwks::follow(url.clone(), refresh, Arc::clone(&face.verifier), supervisor);
+        jwks::follow(url.clone(), refresh, Arc::clone(&state.verifier), supervisor);
     }
     let share = database.quota(settings.shares.auth, Duration::from_millis(config.auth.auth_wait_ms));
-    let accounts = Accounts::start(&config.auth, &face.verifier, &share, supervisor);
+    let accounts = Accounts::start(&config.auth, &state.verifier, &share, supervisor);
     let wait = Duration::from_millis(config.conversations.conversations_wait_ms);
     let commits = database.quota(settings.shares.conversation_commits, wait);
     let share = database.quota(settings.shares.conversations, wait);
@@ -217,9 +214,20 @@ async fn start(
     let ingest = pipeline.ingest().clone();
     let files = files(config, &database, metrics);
     files.keep_swept(supervisor);
-    let imports = imports(config, &database, &files, &conversations, face);
-    let parts = Parts { ingest, database: operations, stress, accounts, conversations, files, imports };
-    face.serve(parts);
+    let imports = imports(config, &database, &files, &conversations, state);
+    state.serve(Services {
+        ingest,
+        database: operations,
+        bodies: Arc::clone(&state.bodies),
+        limits: state.limits,
+        records,
+        large_payloads,
+        failing,
+        accounts,
+        conversations,
+        files,
+        imports,
+    });
     Ok(Running { database, pipeline })
 }
 
@@ -241,7 +249,7 @@ fn imports(
     database: &Database,
     files: &Files,
     conversations: &Conversations,
-    face: &AppState,
+    state: &AppState,
 ) -> Imports {
     let (limits, shares) = (&config.conversations, config.shares());
     let settings = ImportsSettings {
@@ -258,7 +266,7 @@ fn imports(
     let wait = Duration::from_millis(config.files.files_wait_ms);
     let writers = database.quota(shares.imports, wait);
     let share = database.quota(shares.files, wait);
-    Imports::start(&settings, &writers, &share, files, conversations, &face.metrics, &face.supervisor)
+    Imports::start(&settings, &writers, &share, files, conversations, &state.metrics, &state.supervisor)
 }
 
 /// Recovers what former runs left, and begins a part of our own.

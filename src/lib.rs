@@ -22,6 +22,7 @@
 //! | [`files`] | files that users upload |
 //! | [`lifecycle`] | whether the service is starting, serving or stopping |
 //! | [`observe`] | metrics and logs |
+//! | [`offload`] | work on large JSON documents, off the threads that serve connections |
 //! | [`outbound`] | connections to other services: the keys of an issuer of tokens |
 //! | [`realtime`] | the feed of changes |
 //! | [`records`] | JSON records in collections |
@@ -44,6 +45,7 @@ pub mod imports;
 pub mod ingest;
 pub mod lifecycle;
 pub mod observe;
+pub mod offload;
 pub mod outbound;
 pub mod realtime;
 pub mod records;

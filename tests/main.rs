@@ -38,6 +38,7 @@ mod import_ends;
 mod import_takeovers;
 mod imports;
 mod issuers;
+mod large_json;
 mod life;
 mod live;
 mod local_postgres;

@@ -1,4 +1,4 @@
-//! The HTTP face: every route, and the order of what a request passes on its way (`dispatch`).
+//! The HTTP face: every route, and the order of what each request passes (`edge::pipeline`).
 //!
 //! ```text
 //! accept ─▶ connection (limits of time and number) ─▶ faults ─▶ dispatch ─▶ events, batch      (straight: the hot path)
@@ -42,23 +42,24 @@ pub use server::{BoundServer, OPERATOR_CONNECTIONS, RunningServer};
 use crate::auth::{Accounts, Scope, Verifier};
 use crate::config::Config;
 use crate::conversations::Conversations;
-use crate::db::Database;
+use crate::db::{Database, FailingStatements};
 use crate::files::Files;
 use crate::imports::Imports;
 use crate::ingest::{AckLevel, Ingest};
 use crate::lifecycle::Lifecycle;
 use crate::observe::Metrics;
+use crate::records::Records;
+use crate::records::large::LargePayloads;
 use crate::supervisor::Supervisor;
 use edge::authorize as auth;
 use edge::origin::OwnOrigin;
 pub use edge::permissions;
 use edge::permissions::Needs;
 use edge::pipeline::track;
-use edge::quota::Budgets;
+use edge::quota::RateBudgets;
 use faults::Faults;
-pub use stress::StressParts;
-use stress::{Stress, StressStores};
-pub use wire::body::BodyMemory;
+use stress::StressApi;
+pub use wire::body::MemoryBudget;
 use wire::error::ApiError;
 use wire::{body, error, json, pages, path, query, sse};
 
@@ -74,13 +75,13 @@ static X_RECEIPT: HeaderName = HeaderName::from_static("x-receipt");
 const EVENTS: &str = "/api/v1/events";
 const BATCH: &str = "/api/v1/events/batch";
 
-/// Whether a path is a route of events, where a write-only key may stand in the URL.
+/// Whether a path is a route of events, whose URLs may contain a write-only key.
 fn is_event_route(path: &str) -> bool {
     matches!(path, EVENTS | BATCH)
 }
 
 /// Every route.
-fn router(face: &Arc<AppState>) -> Router {
+fn router(state: &Arc<AppState>) -> Router {
     let mut routes = OpenApiRouter::with_openapi(openapi::base())
         // These two are dispatched before the router, which only has to know their paths.
         .routes(routes!(events::described))
@@ -90,88 +91,81 @@ fn router(face: &Arc<AppState>) -> Router {
         .merge(files::routes())
         .merge(imports::router())
         .merge(ops::router());
-    if face.stress.is_some() {
+    if state.stress.is_some() {
         routes = routes.merge(records::router()).merge(stress::routes());
     }
-    if face.faults.is_some() {
+    if state.faults.is_some() {
         routes = routes.merge(faults::routes());
     }
     openapi::served(routes)
         .fallback(not_found)
-        .layer(middleware::from_fn_with_state(Arc::clone(face), auth::authorize))
-        .layer(middleware::from_fn_with_state(Arc::clone(face), track))
-        .with_state(Arc::clone(face))
+        .layer(middleware::from_fn_with_state(Arc::clone(state), auth::authorize))
+        .layer(middleware::from_fn_with_state(Arc::clone(state), track))
+        .with_state(Arc::clone(state))
 }
 
-/// What all handlers share.
+/// What all handlers share from the start.
 #[derive(Debug)]
 pub struct AppState {
     /// Whether the service is starting, serving or stopping.
     pub lifecycle: Lifecycle,
-    /// The figures.
+    /// The metrics.
     pub metrics: Arc<Metrics>,
     /// The background tasks.
     pub supervisor: Supervisor,
-    /// Request bodies under way.
-    pub bodies: Arc<BodyMemory>,
+    /// The memory of request bodies.
+    pub bodies: Arc<MemoryBudget>,
     /// Limits of requests.
-    pub limits: Limits,
-    /// Knows which tokens are good.
+    pub limits: RequestLimits,
+    /// Checks bearer tokens.
     pub verifier: Arc<Verifier>,
-    /// Whom an open service serves; one that is not open answers to any name.
+    /// The callers of an open service; `None`: a token is required, and any host name is accepted.
     own_origin: Option<OwnOrigin>,
     /// Origins whose pages may call.
     cors_origins: Vec<String>,
     trusted_proxies: Vec<IpNet>,
-    budgets: Budgets,
+    budgets: RateBudgets,
     takes_registrations: bool,
-    /// What is made to fail on purpose; none: nothing, and nothing stands in the way.
+    /// `None`: faults are off, at no cost to any request.
     faults: Option<Faults>,
-    /// The stress API; none: it is not there.
-    stress: Option<Stress>,
+    /// `None`: the stress API is off.
+    stress: Option<StressApi>,
     /// Set once the database is ready.
-    core: OnceLock<Services>,
+    services: OnceLock<Services>,
     hot: [HotRoute; 2],
     started: Instant,
 }
 
-/// What handlers need beside the face, once the service has started.
+/// What handlers need once the database is ready.
 #[derive(Debug)]
 pub struct Services {
-    ingest: Ingest,
-    database: Database,
-    bodies: Arc<BodyMemory>,
-    limits: Limits,
-    stress: StressStores,
-    accounts: Accounts,
-    conversations: Conversations,
-    files: Files,
-    imports: Imports,
-    takes_registrations: bool,
-}
-
-/// What is there once the service has started.
-#[derive(Debug)]
-pub struct Parts {
-    /// Where events go.
+    /// Admission of events.
     pub ingest: Ingest,
-    /// The operators' share of the pool.
+    /// The operators' quota of the pool.
     pub database: Database,
-    /// The stress API's.
-    pub stress: StressParts,
+    /// The memory of request bodies.
+    pub bodies: Arc<MemoryBudget>,
+    /// Limits of requests.
+    pub limits: RequestLimits,
+    /// Records.
+    pub records: Records,
+    /// Large payloads of the stress API.
+    pub large_payloads: LargePayloads,
+    /// Failures on demand of the stress API.
+    pub failing: FailingStatements,
     /// Users, sessions and keys.
     pub accounts: Accounts,
     /// Conversations.
     pub conversations: Conversations,
     /// Files.
     pub files: Files,
-    /// Lines of files that are stored.
+    /// Imports of the lines of files.
     pub imports: Imports,
 }
 
 /// Limits of requests.
 #[derive(Debug, Clone, Copy)]
-pub struct Limits {
+pub struct RequestLimits {
     /// Bytes of one event.
     pub event_bytes: usize,
     /// Bytes of one batch.
@@ -180,13 +174,13 @@ pub struct Limits {
     pub batch_events: u64,
     /// Time for a body.
     pub body_timeout: Duration,
-    /// The longest that a request waits for its events to be committed.
+    /// The maximum wait for the commit of a request's events.
     pub ack_timeout: Duration,
     /// Levels of JSON up to which it becomes jsonb.
     pub max_json_depth: usize,
 }
 
-/// The figures of a route that is dispatched directly, looked up once.
+/// A route that bypasses the router, with its metrics looked up once.
 #[derive(Debug)]
 struct HotRoute {
     route: &'static str,
@@ -198,11 +192,11 @@ struct HotRoute {
     ack_seconds: [Histogram; 3],
 }
 
-/// An answer, and what it promises.
-type Answered = (Response, AckLevel);
+/// An answer, and the level that it acknowledges.
+type AckedResponse = (Response, AckLevel);
 
 impl AppState {
-    /// A face that answers 503 until [`AppState::serve`] is called.
+    /// The state of a service that answers 503 until [`AppState::serve`] is called.
     pub fn new(
         config: &Config,
         metrics: &Arc<Metrics>,
@@ -212,7 +206,7 @@ impl AppState {
     ) -> Arc<Self> {
         let hot = [EVENTS, BATCH].map(|route| HotRoute {
             route,
-            // Without an entry nobody would get in.
+            // A route that is not listed admits nobody but administrators.
             needs: permissions::needs(&Method::POST, route).unwrap_or(Needs::Scope(Scope::Admin)),
             accepted: metrics.requests.with_label_values(&[route, "202"]),
             seconds: metrics.request_seconds.with_label_values(&[route]),
@@ -223,8 +217,8 @@ impl AppState {
             lifecycle: lifecycle.clone(),
             metrics: Arc::clone(metrics),
             supervisor: supervisor.clone(),
-            bodies: BodyMemory::new(config.server.max_body_memory),
-            limits: Limits {
+            bodies: MemoryBudget::new(config.server.max_body_memory),
+            limits: RequestLimits {
                 event_bytes: config.ingest.max_event_bytes,
                 batch_bytes: config.ingest.max_batch_bytes,
                 batch_events: config.ingest.max_batch_events(),
@@ -238,38 +232,26 @@ impl AppState {
                 .then(|| OwnOrigin::new(config.server.host, &config.access.cors_origins())),
             cors_origins: config.access.cors_origins(),
             trusted_proxies: config.access.trusted_proxies(),
-            budgets: Budgets::new(config),
+            budgets: RateBudgets::new(config),
             takes_registrations: config.takes_registrations(),
             faults: Faults::new(&config.stress),
-            stress: Stress::new(config),
-            core: OnceLock::new(),
+            stress: StressApi::new(config),
+            services: OnceLock::new(),
             hot,
             started: Instant::now(),
         })
     }
 
-    /// From now on events are accepted.
-    pub fn serve(&self, parts: Parts) {
-        let Parts { ingest, database, stress, accounts, conversations, files, imports } = parts;
-        let core = Services {
-            ingest,
-            database,
-            bodies: Arc::clone(&self.bodies),
-            limits: self.limits,
-            stress: StressStores::new(stress),
-            accounts,
-            conversations,
-            files,
-            imports,
-            takes_registrations: self.takes_registrations,
-        };
-        let _set_once = self.core.set(core);
+    /// Starts to accept events, and all other requests.
+    pub fn serve(&self, services: Services) {
+        let _set_once = self.services.set(services);
         self.lifecycle.serve();
     }
 
-    fn core(&self) -> Result<&Services, ApiError> {
-        match self.core.get() {
-            Some(core) if !self.lifecycle.is_draining() => Ok(core),
+    /// The services; 503 before they are ready, and while the service shuts down.
+    fn services(&self) -> Result<&Services, ApiError> {
+        match self.services.get() {
+            Some(services) if !self.lifecycle.is_draining() => Ok(services),
             Some(_) => Err(ApiError::unavailable(
                 "shutting_down",
                 "the service is shutting down",
@@ -277,6 +259,11 @@ impl AppState {
             )),
             None => Err(ApiError::unavailable("starting", "the service is starting", Duration::from_secs(1))),
         }
+    }
+
+    /// The former name of [`Self::services`].
+    fn core(&self) -> Result<&Services, ApiError> {
+        self.services()
     }
 }
 

@@ -402,6 +402,9 @@ impl Metrics {
         for collector in all {
             self.registry.register(collector)?;
         }
+        if let Some(jobs) = crate::offload::counter() {
+            self.registry.register(Box::new(jobs))?;
+        }
         #[cfg(target_os = "linux")]
         self.registry.register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))?;
         Ok(())

@@ -52,14 +52,14 @@ struct Made<'a> {
     )
 )]
 pub(super) async fn create(
-    State(face): State<Arc<AppState>>,
+    State(state): State<Arc<AppState>>,
     Extension(principal): Extension<Principal>,
     request: Request,
 ) -> Result<Response, ApiError> {
-    let core = face.core()?;
-    let request = key_request(Members::read(core, request).await?)?;
-    let owner = owner(core, &principal).await?;
-    let made = core.accounts.keys.create(&request, owner, rights(&principal)).await?;
+    let services = state.services()?;
+    let request = key_request(Members::read(services, request).await?)?;
+    let owner = owner(services, &principal).await?;
+    let made = services.accounts.keys.create(&request, owner, rights(&principal)).await?;
     let shown = Made {
         id: made.id,
         key: made.secret.reveal(),
@@ -141,14 +141,14 @@ struct Listed<'a> {
     responses((status = 200, description = "Keys, newest first", body = [Listed], headers(("link" = String, description = "The next page"))))
 )]
 pub(super) async fn list(
-    State(face): State<Arc<AppState>>,
+    State(state): State<Arc<AppState>>,
     Extension(principal): Extension<Principal>,
     query: Result<Query<ListQuery>, QueryRejection>,
 ) -> Result<Response, ApiError> {
     let Query(query) = query
         .map_err(|_| ApiError::invalid("after takes a key's id, and there is no more").field("after"))?;
-    let core = face.core()?;
-    let keys = core.accounts.keys.list(whose(core, &principal).await?, query.after).await?;
+    let services = state.services()?;
+    let keys = services.accounts.keys.list(whose(services, &principal).await?, query.after).await?;
     let shown: Vec<Listed<'_>> = keys
         .iter()
         .map(|key| Listed {
@@ -185,14 +185,14 @@ pub(super) async fn list(
     )
 )]
 pub(super) async fn revoke(
-    State(face): State<Arc<AppState>>,
+    State(state): State<Arc<AppState>>,
     Extension(principal): Extension<Principal>,
     id: Result<Path<Uuid>, PathRejection>,
 ) -> Result<StatusCode, ApiError> {
     let id = path::known(id, AuthError::NotFound("key"))?;
-    let core = face.core()?;
-    let owner = whose(core, &principal).await?;
-    core.accounts.keys.revoke(&id.to_string(), owner).await?;
+    let services = state.services()?;
+    let owner = whose(services, &principal).await?;
+    services.accounts.keys.revoke(&id.to_string(), owner).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -203,18 +203,18 @@ fn rights(principal: &Principal) -> Scopes {
 
 /// The user whose a new key is, if it is one's. A key makes none, unless it may do everything: those that a leaked one had
 /// made would be good after it was revoked.
-async fn owner(core: &Services, principal: &Principal) -> Result<Option<Uuid>, AuthError> {
+async fn owner(services: &Services, principal: &Principal) -> Result<Option<Uuid>, AuthError> {
     match principal.who {
         Who::Key { .. } if !rights(principal).allow(Scope::Admin) => Err(AuthError::NotAUser),
-        _ => core.accounts.user_of(principal).await,
+        _ => services.accounts.user_of(principal).await,
     }
 }
 
 /// Whose keys somebody sees and revokes; all of them if he may do everything.
-async fn whose(core: &Services, principal: &Principal) -> Result<Option<Uuid>, AuthError> {
+async fn whose(services: &Services, principal: &Principal) -> Result<Option<Uuid>, AuthError> {
     if rights(principal).allow(Scope::Admin) {
         return Ok(None);
     }
-    let owner = core.accounts.user_of(principal).await?;
+    let owner = services.accounts.user_of(principal).await?;
     owner.map(Some).ok_or(AuthError::NotAUser)
 }

@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 use super::super::Services;
 use super::super::wire::body::{self, BodyLimits, LimitedBody};
 use super::super::wire::error::ApiError;
-use super::super::wire::json::takes_json;
+use super::super::wire::json::check_json;
 use crate::ingest::text;
 
 /// Bytes of a body.
@@ -20,13 +20,13 @@ pub(super) struct Members(Map<String, Value>);
 
 impl Members {
     /// Those of a request's body; of an empty one, none.
-    pub(super) async fn read(core: &Services, request: Request) -> Result<Self, ApiError> {
+    pub(super) async fn read(services: &Services, request: Request) -> Result<Self, ApiError> {
         let (head, incoming) = request.into_parts();
-        let deadline = Instant::now() + core.limits.body_timeout;
+        let deadline = Instant::now() + services.limits.body_timeout;
         let limits = BodyLimits { bytes: MAX_BYTES, setting: "the most that this takes", deadline };
         let mut body = LimitedBody::new(&head, incoming, limits);
-        let read = match takes_json(&head.headers) {
-            Ok(()) => body::read_whole(&mut body, &core.bodies).await,
+        let read = match check_json(&head.headers) {
+            Ok(()) => body::read_whole(&mut body, &services.bodies).await,
             Err(refusal) => Err(refusal),
         };
         match read {

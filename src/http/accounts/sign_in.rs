@@ -74,15 +74,15 @@ fn tokens(grant: &Grant) -> Response {
     )
 )]
 pub(super) async fn register(
-    State(face): State<Arc<AppState>>,
+    State(state): State<Arc<AppState>>,
     request: Request,
 ) -> Result<Response, ApiError> {
-    let core = face.core()?;
-    if !core.takes_registrations {
+    let services = state.services()?;
+    if !state.takes_registrations {
         return Err(AuthError::RegistrationOff.into());
     }
-    let (email, password) = credentials(core, request).await?;
-    let user = core.accounts.users.add(&email, password, Scopes::of_a_registered_user()).await?;
+    let (email, password) = credentials(services, request).await?;
+    let user = services.accounts.users.add(&email, password, Scopes::of_a_registered_user()).await?;
     Ok(private(StatusCode::CREATED, &ShownUser::from(&user)))
 }
 
@@ -98,13 +98,16 @@ pub(super) async fn register(
         (status = 401, description = "Wrong email or password"),
     )
 )]
-pub(super) async fn login(State(face): State<Arc<AppState>>, request: Request) -> Result<Response, ApiError> {
-    let core = face.core()?;
+pub(super) async fn login(
+    State(state): State<Arc<AppState>>,
+    request: Request,
+) -> Result<Response, ApiError> {
+    let services = state.services()?;
     let client = client(&request);
-    let (email, password) = credentials(core, request).await?;
-    face.budgets.take_account(&email)?;
-    let user = core.accounts.users.sign_in(&email, password).await?;
-    Ok(tokens(&core.accounts.sessions.begin(&user, &client).await?))
+    let (email, password) = credentials(services, request).await?;
+    state.budgets.take_account(&email)?;
+    let user = services.accounts.users.sign_in(&email, password).await?;
+    Ok(tokens(&services.accounts.sessions.begin(&user, &client).await?))
 }
 
 /// `POST /api/auth/refresh`.
@@ -120,14 +123,14 @@ pub(super) async fn login(State(face): State<Arc<AppState>>, request: Request) -
     )
 )]
 pub(super) async fn refresh(
-    State(face): State<Arc<AppState>>,
+    State(state): State<Arc<AppState>>,
     request: Request,
 ) -> Result<Response, ApiError> {
-    let core = face.core()?;
-    let mut members = Members::read(core, request).await?;
+    let services = state.services()?;
+    let mut members = Members::read(services, request).await?;
     let token = Secret::new(members.needed_text("refresh_token")?);
     members.end()?;
-    Ok(tokens(&core.accounts.sessions.refresh(&token).await?))
+    Ok(tokens(&services.accounts.sessions.refresh(&token).await?))
 }
 
 /// `POST /api/auth/logout`: ends the session of the token that is shown.
@@ -139,11 +142,11 @@ pub(super) async fn refresh(
     responses((status = 204, description = "It is over"))
 )]
 pub(super) async fn logout(
-    State(face): State<Arc<AppState>>,
+    State(state): State<Arc<AppState>>,
     Extension(principal): Extension<Principal>,
 ) -> Result<StatusCode, ApiError> {
     let (user, session) = session(&principal)?;
-    face.core()?.accounts.sessions.end(Some(user), Some(&[session])).await?;
+    state.services()?.accounts.sessions.end(Some(user), Some(&[session])).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -172,13 +175,13 @@ struct Me<'a> {
     responses((status = 200, description = "Who one is", body = Me))
 )]
 pub(super) async fn me(
-    State(face): State<Arc<AppState>>,
+    State(state): State<Arc<AppState>>,
     Extension(principal): Extension<Principal>,
 ) -> Result<Response, ApiError> {
-    let core = face.core()?;
-    let id = core.accounts.user_of(&principal).await?;
+    let services = state.services()?;
+    let id = services.accounts.user_of(&principal).await?;
     let user = match id {
-        Some(id) => core.accounts.users.find(id).await?,
+        Some(id) => services.accounts.users.find(id).await?,
         None => None,
     };
     let (kind, session, key) = match principal.who {
@@ -194,7 +197,7 @@ pub(super) async fn me(
         kind,
         id,
         email: user.as_ref().map(|user| user.email.as_str()).filter(|email| !email.is_empty()),
-        permissions: principal.scopes(face.verifier.is_open()).names(),
+        permissions: principal.scopes(state.verifier.is_open()).names(),
         created: user.as_ref().map(|user| user.created.as_str()),
         session,
         key,
@@ -223,11 +226,11 @@ struct ShownSession<'a> {
     responses((status = 200, description = "Sessions", body = [ShownSession]))
 )]
 pub(super) async fn sessions(
-    State(face): State<Arc<AppState>>,
+    State(state): State<Arc<AppState>>,
     Extension(principal): Extension<Principal>,
 ) -> Result<Response, ApiError> {
     let (user, current) = session(&principal)?;
-    let listed = face.core()?.accounts.sessions.list(user).await?;
+    let listed = state.services()?.accounts.sessions.list(user).await?;
     let shown: Vec<ShownSession<'_>> = listed
         .iter()
         .map(|session| ShownSession {
@@ -256,13 +259,13 @@ pub(super) async fn sessions(
     )
 )]
 pub(super) async fn end_session(
-    State(face): State<Arc<AppState>>,
+    State(state): State<Arc<AppState>>,
     Extension(principal): Extension<Principal>,
     id: Result<Path<Uuid>, PathRejection>,
 ) -> Result<StatusCode, ApiError> {
     let (user, _) = session(&principal)?;
     let id = path::known(id, AuthError::NotFound("session"))?;
-    match face.core()?.accounts.sessions.end(Some(user), Some(&[id])).await? {
+    match state.services()?.accounts.sessions.end(Some(user), Some(&[id])).await? {
         0 => Err(AuthError::NotFound("session").into()),
         _ => Ok(StatusCode::NO_CONTENT),
     }
@@ -276,8 +279,8 @@ fn session(principal: &Principal) -> Result<(Uuid, Uuid), AuthError> {
     }
 }
 
-async fn credentials(core: &Services, request: Request) -> Result<(Email, Password), ApiError> {
-    let mut members = Members::read(core, request).await?;
+async fn credentials(services: &Services, request: Request) -> Result<(Email, Password), ApiError> {
+    let mut members = Members::read(services, request).await?;
     let email = Email::parse(&members.needed_text("email")?)?;
     let password = Password::parse(members.needed_text("password")?)?;
     members.end()?;

@@ -1,44 +1,44 @@
 //! `POST /api/v1/events/batch`: many events, as NDJSON or as a JSON array.
 //!
-//! The body is decompressed, split, classified and encoded as it streams in; what is held of it is one unfinished
-//! event and the encoded tuples, all counted against `MAX_BODY_MEMORY`. At the end the batch is admitted whole, or
-//! refused whole. An event that is not JSON is left out and named in the answer; its neighbours are not touched.
+//! The body is decompressed, split, classified and encoded while it arrives. The memory of a batch is one incomplete event,
+//! the encoded tuples, and up to [`INLINE_BYTES`] of the body once it is that long, all within `MAX_BODY_MEMORY`. At the end
+//! the batch is admitted as a whole, or rejected as a whole. Events that are not JSON are skipped and listed in the answer;
+//! the other events are not affected.
 //!
-//! An event's index is its line's number, or its place in the array, from 0. Blank lines are passed over and counted,
-//! so that an index is a line number of the client's file.
+//! An event's index is the number of its line, or its position in the array, from 0. Blank lines are skipped but counted, so
+//! that an index is a line number of the client's file.
 
-mod naming;
+mod keys;
 mod split;
 
 use axum::body::Body;
+use bytes::Bytes;
 use hyper::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
 use hyper::http::request::Parts;
 use serde::Serialize;
 use uuid::Uuid;
 
-use self::naming::{Naming, NoKey};
-use self::split::{Piece, Splitter};
+use self::keys::{KeySource, MissingKey};
+use self::split::{BatchItem, Splitter};
 use super::events::{MAX_TRACE_ID, ack, content_type, trace_id};
 use super::openapi::bodies::BatchShape;
-use super::wire::body::{BodyShare, LimitedBody};
+use super::wire::body::{LimitedBody, MemoryPermit};
 pub(super) use super::wire::encoding as decode;
 use super::wire::encoding::{Decoded, Encoding};
 use super::wire::error::ApiError;
-use super::wire::json::{self, StartCheck};
-use super::{Answered, Services, not_found};
-use crate::ingest::NotStored;
-use crate::ingest::RowChunk;
+use super::wire::json::{self, StartCheck, offload};
+use super::{AckedResponse, Services, not_found};
 use crate::ingest::id::{self, unix_now_us};
 use crate::ingest::json::Verdict;
 use crate::ingest::keys::Key;
 use crate::ingest::row::Row;
+use crate::ingest::{Ingest, NotStored, RowChunk};
+use crate::offload::INLINE_BYTES;
 
-/// Encoded tuples are gathered in chunks of about this size.
-const STRETCH_BYTES: usize = 256 * 1024;
-/// A long batch lets other connections have a turn each time it has worked through this many bytes.
-const TURN_BYTES: usize = 256 * 1024;
+/// The approximate size of a chunk of encoded tuples.
+const CHUNK_BYTES: usize = 256 * 1024;
 
-/// How it is described; it is answered by [`post`], before the router.
+/// Its description; [`post`] answers before the router.
 #[utoipa::path(
     post,
     path = "/api/v1/events/batch",
@@ -62,67 +62,70 @@ pub(in crate::http) async fn described() -> ApiError {
     not_found().await
 }
 
-/// Takes the batch, and answers with what was left out of it.
+/// Admits the batch, and answers with the events that were skipped.
 pub(super) async fn post(
-    core: &Services,
+    services: &Services,
     head: &Parts,
     body: &mut LimitedBody,
-) -> Result<Answered, ApiError> {
+) -> Result<AckedResponse, ApiError> {
     let trace_id = trace_id(&head.headers)?;
-    let asked = ack::asked(core, head)?;
-    let naming = Naming::of(head, trace_id.is_some())?;
+    let requested = ack::requested(services, head)?;
+    let key_source = KeySource::of(head, trace_id.is_some())?;
     let encoding = Encoding::of(&head.headers)?;
-    let splitter = Splitter::for_media_type(&head.headers, core.limits.event_bytes)?;
+    let splitter = Splitter::for_media_type(&head.headers, services.limits.event_bytes)?;
     let received_at_us = unix_now_us();
     let trace_id = match trace_id {
         Some(trace_id) => trace_id,
         None => {
-            let id = naming.batch_id().unwrap_or_else(|| core.ingest.fresh_id(received_at_us));
+            let id = key_source.batch_id().unwrap_or_else(|| services.ingest.fresh_id(received_at_us));
             HeaderValue::from_str(&id.to_string()).map_err(|_| ApiError::internal())?
         }
     };
-    let mut batch = Batch::new(core, &trace_id, naming, &head.headers, received_at_us);
-    batch.read(&mut Decoded::new(body, encoding, &core.bodies).await?, splitter).await?;
-    let Batch { chunks, keys, rejected, events, indexes, share, .. } = batch.finished();
-    if !core.ingest.can_hold(&chunks) {
+    let batch = Batch::new(services, &trace_id, key_source, &head.headers, received_at_us);
+    let mut decoded = Decoded::new(body, encoding, &services.bodies).await?;
+    let Batch { chunks, keys, rejected, events, indexes, memory, .. } =
+        batch.read(&mut decoded, splitter).await?;
+    if !services.ingest.can_hold(&chunks) {
         return Err(ApiError::too_large(
             "the batch is larger than the queue (MAX_QUEUE_SIZE, MAX_QUEUE_BYTES)",
         ));
     }
-    let accepted = core.ingest.admit_batch(chunks, keys.into(), received_at_us, asked.wish).await?;
-    drop(share);
-    let index_of = |place: u64| indexes.index_of(place);
-    let dead = accepted.dead.1.iter().map(|dead| Dead::new(index_of(dead.index), &dead.cause)).collect();
+    let accepted =
+        services.ingest.admit_batch(chunks, keys.into(), received_at_us, requested.request).await?;
+    drop(memory);
+    let index_of = |position: u64| indexes.index_of(position);
+    let dead = accepted.dead.1.iter().map(|dead| DeadLettered::new(index_of(dead.index), &dead.cause));
+    let dead_lettered = dead.collect();
     let mut duplicates: Vec<u64> = accepted.duplicates.places.iter().map(|place| index_of(*place)).collect();
     duplicates.sort_unstable();
-    let answer = Answer { accepted: events, rejected: &rejected, dead_lettered: dead, duplicates };
+    let answer = BatchResponse { accepted: events, rejected: &rejected, dead_lettered, duplicates };
     let json = serde_json::to_vec(&answer).map_err(|_| ApiError::internal())?;
-    let mut response = ack::answer(&accepted, asked, trace_id, Body::from(json));
+    let mut response = ack::answer(&accepted, requested, trace_id, Body::from(json));
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     Ok((response, accepted.level))
 }
 
 #[derive(Serialize)]
-struct Answer<'a> {
+struct BatchResponse<'a> {
     accepted: u64,
-    rejected: &'a [Rejected],
+    rejected: &'a [RejectedEvent],
     /// With `ack=committed`: accepted events that did not become rows.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    dead_lettered: Vec<Dead<'a>>,
-    /// With `ack=committed`: the indexes of accepted events that were stored before, under the same keys; the first thousand.
+    dead_lettered: Vec<DeadLettered<'a>>,
+    /// With `ack=committed`: the indexes of accepted events whose keys were stored before; the first thousand.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     duplicates: Vec<u64>,
 }
 
 #[derive(Serialize)]
-struct Dead<'a> {
+struct DeadLettered<'a> {
     index: u64,
     reason: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     sqlstate: Option<&'a str>,
 }
 
-impl<'a> Dead<'a> {
+impl<'a> DeadLettered<'a> {
     fn new(index: u64, cause: &'a NotStored) -> Self {
         let sqlstate = match cause {
             NotStored::Rejected { sqlstate } => Some(sqlstate.as_str()),
@@ -132,54 +135,60 @@ impl<'a> Dead<'a> {
     }
 }
 
-/// Which index the events have that were accepted: their place, moved by all that was left out before it.
+/// The indexes of the accepted events: their positions among these, shifted by the skipped events before them.
 #[derive(Debug, Default)]
 struct Indexes(Vec<(u64, u64)>);
 
 impl Indexes {
-    /// The event at `place` has this index.
-    fn note(&mut self, place: u64, index: u64) {
-        if self.0.last().map_or(0, |(place, index)| index - place) != index - place {
-            self.0.push((place, index));
+    /// Records the index of the event at `position`.
+    fn note(&mut self, position: u64, index: u64) {
+        if self.0.last().map_or(0, |(position, index)| index - position) != index - position {
+            self.0.push((position, index));
         }
     }
 
-    fn index_of(&self, place: u64) -> u64 {
-        let noted = self.0.partition_point(|(from, _)| *from <= place);
-        let moved = noted.checked_sub(1).and_then(|noted| self.0.get(noted));
-        moved.map_or(place, |(from, index)| index + (place - from))
+    fn index_of(&self, position: u64) -> u64 {
+        let noted = self.0.partition_point(|(from, _)| *from <= position);
+        let shift = noted.checked_sub(1).and_then(|noted| self.0.get(noted));
+        shift.map_or(position, |(from, index)| index + (position - from))
     }
 }
 
-/// An event that was left out.
+/// A skipped event.
 #[derive(Debug, Clone, Copy)]
-struct Rejected {
+struct RejectedEvent {
     index: u64,
-    why: Why,
+    reason: RejectReason,
 }
 
 #[derive(Debug, Clone, Copy)]
-enum Why {
-    /// Not JSON, from this byte of the event on.
+enum RejectReason {
+    /// Not JSON; the offset of the first byte that does not fit.
     NotJson(usize),
     /// Larger than `MAX_EVENT_BYTES`.
     TooLarge(usize),
     /// The trace id with its index is too long.
     TraceId,
-    /// It has no member that `id_field` names, or one that is neither text nor a number.
+    /// The member that `id_field` names is missing, or neither text nor a number.
     NoId,
 }
 
-impl Serialize for Rejected {
+impl Serialize for RejectedEvent {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         use serde::ser::SerializeStruct;
-        let (code, message) = match self.why {
-            Why::NotJson(at) => ("invalid_json", format!("not JSON from byte {at} on")),
-            Why::TooLarge(limit) => ("too_large", format!("larger than {limit} bytes (MAX_EVENT_BYTES)")),
-            Why::TraceId => ("invalid_id", format!("its trace id is longer than {MAX_TRACE_ID} characters")),
-            Why::NoId => ("invalid_id", "it has no text or number where id_field points".to_owned()),
+        let (code, message) = match self.reason {
+            RejectReason::NotJson(at) => ("invalid_json", format!("not JSON from byte {at} on")),
+            RejectReason::TooLarge(limit) => {
+                ("too_large", format!("larger than {limit} bytes (MAX_EVENT_BYTES)"))
+            }
+            RejectReason::TraceId => {
+                ("invalid_id", format!("its trace id is longer than {MAX_TRACE_ID} characters"))
+            }
+            RejectReason::NoId => {
+                ("invalid_id", "the member that id_field names is missing, or no text or number".to_owned())
+            }
         };
-        let mut rejected = serializer.serialize_struct("Rejected", 3)?;
+        let mut rejected = serializer.serialize_struct("RejectedEvent", 3)?;
         rejected.serialize_field("index", &self.index)?;
         rejected.serialize_field("code", code)?;
         rejected.serialize_field("message", &message)?;
@@ -188,41 +197,45 @@ impl Serialize for Rejected {
 }
 
 /// A batch as it grows.
-struct Batch<'a> {
-    core: &'a Services,
-    content_type: Option<String>,
+struct Batch {
+    ingest: Ingest,
+    max_event_bytes: usize,
+    max_events: u64,
+    content_type: Option<&'static str>,
     received_at_us: i64,
-    naming: Naming<'a>,
-    /// `T-`, behind which each event's index is written.
+    key_source: KeySource,
+    /// The trace id and a hyphen; each event's index is written behind it.
     trace_id: Vec<u8>,
     trace_prefix: usize,
     next_index: u64,
     events: u64,
     indexes: Indexes,
-    rejected: Vec<Rejected>,
+    rejected: Vec<RejectedEvent>,
     keys: Vec<(u32, Key)>,
     chunks: Vec<RowChunk>,
-    /// The chunk being filled.
+    /// The incomplete chunk.
     rows: Vec<u8>,
     rows_events: u32,
-    share: BodyShare,
+    memory: MemoryPermit,
 }
 
-impl<'a> Batch<'a> {
+impl Batch {
     fn new(
-        core: &'a Services,
+        services: &Services,
         trace_id: &HeaderValue,
-        naming: Naming<'a>,
+        key_source: KeySource,
         headers: &HeaderMap,
         received_at_us: i64,
     ) -> Self {
         let mut prefix = trace_id.as_bytes().to_vec();
         prefix.push(b'-');
         Self {
-            core,
-            content_type: content_type(headers).map(|_| "application/json".to_owned()),
+            ingest: services.ingest.clone(),
+            max_event_bytes: services.limits.event_bytes,
+            max_events: services.limits.batch_events,
+            content_type: content_type(headers).map(|_| "application/json"),
             received_at_us,
-            naming,
+            key_source,
             trace_prefix: prefix.len(),
             trace_id: prefix,
             next_index: 0,
@@ -233,54 +246,77 @@ impl<'a> Batch<'a> {
             chunks: Vec::new(),
             rows: Vec::new(),
             rows_events: 0,
-            share: BodyShare::new(&core.bodies),
+            memory: MemoryPermit::new(&services.bodies),
         }
     }
 
-    async fn read(&mut self, body: &mut Decoded<'_>, mut splitter: Splitter) -> Result<(), ApiError> {
-        let mut worked = 0;
+    /// Reads the whole body. Its first [`INLINE_BYTES`] are handled as they arrive; a longer body goes on in pieces of that
+    /// size off this thread, which serves other connections meanwhile.
+    async fn read(mut self, body: &mut Decoded<'_>, mut splitter: Splitter) -> Result<Self, ApiError> {
         let mut start = StartCheck::default();
+        let mut inline_bytes = 0;
+        let mut gathered = Gathered::new(&self.memory);
         while let Some(piece) = body.next().await? {
-            worked += piece.len();
             start.look(&piece)?;
-            splitter.split(&piece, |piece| self.add(piece))?;
-            if worked >= TURN_BYTES {
-                worked = 0;
-                tokio::task::yield_now().await;
+            if inline_bytes + piece.len() <= INLINE_BYTES {
+                inline_bytes += piece.len();
+                splitter.split(&piece, |item| self.add(item))?;
+                continue;
+            }
+            inline_bytes = INLINE_BYTES;
+            gathered.push(piece)?;
+            if gathered.bytes >= INLINE_BYTES {
+                let pieces = std::mem::replace(&mut gathered, Gathered::new(&self.memory));
+                (self, splitter) = offload(move || pieces.split(self, splitter)).await??;
             }
         }
-        splitter.finish(|piece| self.add(piece))
+        match gathered.bytes {
+            0 => self.finish(splitter),
+            _ => {
+                let last = move || {
+                    let (batch, splitter) = gathered.split(self, splitter)?;
+                    batch.finish(splitter)
+                };
+                offload(last).await?
+            }
+        }
     }
 
-    fn add(&mut self, piece: Piece<'_>) -> Result<(), ApiError> {
+    fn finish(mut self, splitter: Splitter) -> Result<Self, ApiError> {
+        splitter.finish(|item| self.add(item))?;
+        self.close_chunk();
+        Ok(self)
+    }
+
+    fn add(&mut self, item: BatchItem<'_>) -> Result<(), ApiError> {
         let index = self.next_index;
         self.next_index += 1;
-        let event = match piece {
-            Piece::Blank => return Ok(()),
-            Piece::TooLong => return self.reject(index, Why::TooLarge(self.core.limits.event_bytes)),
-            Piece::Event(event) => event,
+        let event = match item {
+            BatchItem::Blank => return Ok(()),
+            BatchItem::TooLong => return self.reject(index, RejectReason::TooLarge(self.max_event_bytes)),
+            BatchItem::Event(event) => event,
         };
         self.trace_id.truncate(self.trace_prefix);
         self.trace_id.extend_from_slice(itoa::Buffer::new().format(index).as_bytes());
         if self.trace_id.len() > MAX_TRACE_ID {
-            return self.reject(index, Why::TraceId);
+            return self.reject(index, RejectReason::TraceId);
         }
-        let verdict = self.core.ingest.classify(event);
+        let verdict = self.ingest.classify(event);
         if let Verdict::NotJson(at) = verdict {
-            return self.reject(index, Why::NotJson(at));
+            return self.reject(index, RejectReason::NotJson(at));
         }
-        let key = match self.naming.key(event, index) {
+        let key = match self.key_source.key(event, index) {
             Ok(key) => key,
-            Err(NoKey) => return self.reject(index, Why::NoId),
+            Err(MissingKey) => return self.reject(index, RejectReason::NoId),
         };
-        self.count_one()?;
+        self.check_count()?;
         self.indexes.note(self.events, index);
         let mut key_text = [0; uuid::fmt::Hyphenated::LENGTH];
         let mut trace_id = &self.trace_id[..];
         if let Some(key) = key {
-            self.share.grow(size_of::<(u32, Key)>())?;
+            self.memory.grow(size_of::<(u32, Key)>())?;
             self.keys.push((self.events as u32, key));
-            if self.naming.trace_from_key {
+            if self.key_source.trace_from_key {
                 let text = Uuid::from_bytes(key).hyphenated();
                 trace_id = text.encode_lower(&mut key_text).as_bytes();
             }
@@ -288,49 +324,72 @@ impl<'a> Batch<'a> {
         self.events += 1;
         self.rows_events += 1;
         let row = Row {
-            // Its journal and sequence are filled in where the batch is admitted.
+            // Admission fills in its journal and sequence.
             id: id::lower_bound((self.received_at_us / 1000) as u64),
             trace_id,
             content: crate::ingest::content(verdict, event),
-            content_type: self.content_type.as_deref(),
+            content_type: self.content_type,
             received_at_us: self.received_at_us,
         };
-        self.share.grow(row.encoded_len())?;
+        self.memory.grow(row.encoded_len())?;
         row.encode(&mut self.rows);
-        if self.rows.len() >= STRETCH_BYTES {
-            self.close_stretch();
+        if self.rows.len() >= CHUNK_BYTES {
+            self.close_chunk();
         }
         Ok(())
     }
 
-    fn reject(&mut self, index: u64, why: Why) -> Result<(), ApiError> {
-        self.count_one()?;
-        self.share.grow(size_of::<Rejected>())?;
-        self.rejected.push(Rejected { index, why });
+    fn reject(&mut self, index: u64, reason: RejectReason) -> Result<(), ApiError> {
+        self.check_count()?;
+        self.memory.grow(size_of::<RejectedEvent>())?;
+        self.rejected.push(RejectedEvent { index, reason });
         Ok(())
     }
 
-    /// Refuses the event after the last that a batch may hold.
-    fn count_one(&self) -> Result<(), ApiError> {
-        let most = self.core.limits.batch_events;
-        if self.events + self.rejected.len() as u64 >= most {
+    /// Rejects a batch with more events than `MAX_BATCH_EVENTS`.
+    fn check_count(&self) -> Result<(), ApiError> {
+        let max = self.max_events;
+        if self.events + self.rejected.len() as u64 >= max {
             return Err(ApiError::too_large(format!(
-                "the batch has more than {most} events (MAX_BATCH_EVENTS)"
+                "the batch has more than {max} events (MAX_BATCH_EVENTS)"
             )));
         }
         Ok(())
     }
 
-    fn close_stretch(&mut self) {
+    fn close_chunk(&mut self) {
         if self.rows_events > 0 {
             let rows = std::mem::take(&mut self.rows).into_boxed_slice();
             self.chunks.push(RowChunk { rows, events: std::mem::take(&mut self.rows_events) });
         }
     }
+}
 
-    fn finished(mut self) -> Self {
-        self.close_stretch();
-        self
+/// Pieces of a body on their way to another thread.
+struct Gathered {
+    pieces: Vec<Bytes>,
+    bytes: usize,
+    memory: MemoryPermit,
+}
+
+impl Gathered {
+    fn new(batch: &MemoryPermit) -> Self {
+        Self { pieces: Vec::new(), bytes: 0, memory: MemoryPermit::new(batch.budget()) }
+    }
+
+    fn push(&mut self, piece: Bytes) -> Result<(), ApiError> {
+        self.memory.grow(piece.len())?;
+        self.bytes += piece.len();
+        self.pieces.push(piece);
+        Ok(())
+    }
+
+    /// Adds the events that end in these pieces to `batch`.
+    fn split(self, mut batch: Batch, mut splitter: Splitter) -> Result<(Batch, Splitter), ApiError> {
+        for piece in &self.pieces {
+            splitter.split(piece, |item| batch.add(item))?;
+        }
+        Ok((batch, splitter))
     }
 }
 

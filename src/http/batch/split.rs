@@ -1,20 +1,20 @@
-//! Cuts a streamed batch into its events, without holding more than one unfinished event.
+//! Splits a streamed batch into its events; at most one incomplete event is kept.
 
 use super::super::wire::error::ApiError;
 use crate::ingest::text;
 
-/// What stands at one index.
+/// The item at one index.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Piece<'a> {
-    /// An event's bytes, without the white space around it.
+pub(super) enum BatchItem<'a> {
+    /// An event's bytes, without surrounding white space.
     Event(&'a [u8]),
     /// A line of white space.
     Blank,
-    /// More than an event may have; its bytes were not kept.
+    /// An event of too many bytes, which were not kept.
     TooLong,
 }
 
-/// Cuts a body that comes in pieces of any size.
+/// Splits a body that arrives in pieces of any size.
 #[derive(Debug)]
 pub(super) enum Splitter {
     /// NDJSON: an event a line.
@@ -82,13 +82,16 @@ impl Partial {
     }
 
     /// The event that ends with `rest`.
-    fn complete<T>(&mut self, rest: &[u8], take: impl FnOnce(Piece<'_>) -> T) -> T {
+    fn complete<T>(&mut self, rest: &[u8], take: impl FnOnce(BatchItem<'_>) -> T) -> T {
         if self.is_empty() {
-            return take(piece(rest, self.max_event_bytes));
+            return take(item(rest, self.max_event_bytes));
         }
         self.keep(rest);
-        let taken =
-            if self.too_long { take(Piece::TooLong) } else { take(piece(&self.bytes, self.max_event_bytes)) };
+        let taken = if self.too_long {
+            take(BatchItem::TooLong)
+        } else {
+            take(item(&self.bytes, self.max_event_bytes))
+        };
         self.bytes.clear();
         self.too_long = false;
         taken
@@ -98,11 +101,11 @@ impl Partial {
 /// Bytes of white space behind an event that do not make it too long while its end has not come yet.
 const TRAILING_SPACE: usize = 1024;
 
-fn piece(bytes: &[u8], max_event_bytes: usize) -> Piece<'_> {
+fn item(bytes: &[u8], max_event_bytes: usize) -> BatchItem<'_> {
     match text::without_mark(bytes.trim_ascii()).trim_ascii_start() {
-        [] => Piece::Blank,
-        event if event.len() > max_event_bytes => Piece::TooLong,
-        event => Piece::Event(event),
+        [] => BatchItem::Blank,
+        event if event.len() > max_event_bytes => BatchItem::TooLong,
+        event => BatchItem::Event(event),
     }
 }
 
@@ -120,7 +123,7 @@ impl Splitter {
     pub(super) fn split(
         &mut self,
         mut chunk: &[u8],
-        mut take: impl FnMut(Piece<'_>) -> Result<(), ApiError>,
+        mut take: impl FnMut(BatchItem<'_>) -> Result<(), ApiError>,
     ) -> Result<(), ApiError> {
         if let Self::Undecided(start) = self {
             let Some(first) = start.skip(&mut chunk) else { return Ok(()) };
@@ -133,7 +136,7 @@ impl Splitter {
             } else {
                 // Lines before the first value count, so that an index is the number of a line.
                 for _ in 0..start.lines {
-                    take(Piece::Blank)?;
+                    take(BatchItem::Blank)?;
                 }
                 *self = Self::Values(partial, Within::default());
             }
@@ -161,15 +164,15 @@ impl Splitter {
                     match found {
                         Found::Nothing => partial.keep(text),
                         Found::Skip => {}
-                        Found::Element => partial.complete(&text[..length - 1], |piece| match piece {
+                        Found::Element => partial.complete(&text[..length - 1], |item| match item {
                             // `[1,,2]`: an element that is not there is not JSON.
-                            Piece::Blank => take(Piece::Event(b"")),
-                            piece => take(piece),
+                            BatchItem::Blank => take(BatchItem::Event(b"")),
+                            item => take(item),
                         })?,
-                        Found::End => partial.complete(&text[..length - 1], |piece| match piece {
-                            Piece::Blank if !state.after_comma => Ok(()),
-                            Piece::Blank => take(Piece::Event(b"")),
-                            piece => take(piece),
+                        Found::End => partial.complete(&text[..length - 1], |item| match item {
+                            BatchItem::Blank if !state.after_comma => Ok(()),
+                            BatchItem::Blank => take(BatchItem::Event(b"")),
+                            item => take(item),
                         })?,
                     }
                     chunk = rest;
@@ -182,7 +185,7 @@ impl Splitter {
     /// Hands over what the body's end completes.
     pub(super) fn finish(
         self,
-        mut take: impl FnMut(Piece<'_>) -> Result<(), ApiError>,
+        mut take: impl FnMut(BatchItem<'_>) -> Result<(), ApiError>,
     ) -> Result<(), ApiError> {
         match self {
             Self::Lines(mut partial) | Self::Values(mut partial, _) if !partial.is_empty() => {
@@ -318,11 +321,11 @@ mod tests {
 
     fn split(mut splitter: Splitter, body: &[u8], step: usize) -> Result<Vec<Option<Vec<u8>>>, String> {
         let mut pieces = Vec::new();
-        let mut take = |piece: Piece<'_>| {
+        let mut take = |piece: BatchItem<'_>| {
             match piece {
-                Piece::Event(event) => pieces.push(Some(event.to_vec())),
-                Piece::TooLong => pieces.push(Some(b"TOO LONG".to_vec())),
-                Piece::Blank => pieces.push(None),
+                BatchItem::Event(event) => pieces.push(Some(event.to_vec())),
+                BatchItem::TooLong => pieces.push(Some(b"TOO LONG".to_vec())),
+                BatchItem::Blank => pieces.push(None),
             }
             Ok(())
         };

@@ -28,23 +28,23 @@ const MAX_WRITE_ONLY_BYTES: usize = 1 << 20;
 /// The sender of a request with these headers, if they may do what needs this. It came from `peer`; `query` is that of an
 /// event route.
 async fn admit(
-    face: &AppState,
+    state: &AppState,
     needs: Needs,
     headers: &HeaderMap,
     query: Option<&str>,
     peer: IpAddr,
 ) -> Result<Principal, ApiError> {
-    if let Some(own) = &face.own_origin {
+    if let Some(own) = &state.own_origin {
         own.check_host(headers)?;
     }
     let token = match needs {
         Needs::Nothing => None,
-        _ => credentials::token(headers, query, &face.cors_origins)?,
+        _ => credentials::token(headers, query, &state.cors_origins)?,
     };
     // A write-only key names the pages that may use it itself; it is checked below.
     let names_its_pages =
         needs == Needs::Scope(Scope::EventsWrite) && token.as_deref().is_some_and(is_write_only_key);
-    if let Some(own) = face.own_origin.as_ref().filter(|_| !names_its_pages) {
+    if let Some(own) = state.own_origin.as_ref().filter(|_| !names_its_pages) {
         own.check_site(headers)?;
     }
     if needs == Needs::Nothing {
@@ -54,12 +54,12 @@ async fn admit(
         None => Principal::ANONYMOUS,
         Some(token) => {
             // Both on the heap, as every idle connection holds room for the largest future that it may run.
-            if face.verifier.is_stale() {
-                Box::pin(face.verifier.freshen()).await;
+            if state.verifier.is_stale() {
+                Box::pin(state.verifier.freshen()).await;
             }
-            match face.verifier.verify(&token)? {
+            match state.verifier.verify(&token)? {
                 Shown::Known(principal) => principal,
-                Shown::Ask(hash) => Box::pin(look_up(face, hash, headers, peer)).await?,
+                Shown::Ask(hash) => Box::pin(look_up(state, hash, headers, peer)).await?,
             }
         }
     };
@@ -70,7 +70,7 @@ async fn admit(
         Needs::SignedIn if is_write_only => Decision::Forbidden,
         Needs::SignedIn if principal.is_known() => Decision::Allowed,
         Needs::SignedIn => Decision::Unknown,
-        Needs::Scope(scope) => principal.may(scope, face.verifier.is_open()),
+        Needs::Scope(scope) => principal.may(scope, state.verifier.is_open()),
     };
     match (decision, needs) {
         (Decision::Allowed, Needs::Scope(_)) => {
@@ -90,12 +90,12 @@ const ONLY_EVENTS: &str = "a write-only key sends events and does nothing else";
 
 /// Whether the sender of a request with these headers may still do what needs this. Where that is not known now, they may.
 pub(in crate::http) async fn is_still_admitted(
-    face: &AppState,
+    state: &AppState,
     needs: Needs,
     headers: &HeaderMap,
     peer: IpAddr,
 ) -> bool {
-    match admit(face, needs, headers, None, peer).await {
+    match admit(state, needs, headers, None, peer).await {
         Ok(_) => true,
         Err(refusal) => !refusal.is_denial(),
     }
@@ -114,24 +114,24 @@ pub(in crate::http) struct EventsAdmission {
 
 /// Whether a request with events may be taken, and within which limits.
 pub(in crate::http) async fn admit_events(
-    face: &AppState,
+    state: &AppState,
     needs: Needs,
     head: &Parts,
     peer: IpAddr,
 ) -> Result<EventsAdmission, ApiError> {
     let headers = &head.headers;
-    let principal = admit(face, needs, headers, head.uri.query(), peer).await?;
+    let principal = admit(state, needs, headers, head.uri.query(), peer).await?;
     let key_space = match principal.who {
         Who::WriteOnlyKey { id, .. } => Some(id),
         _ => None,
     };
     // Whose address it is need not be known where nothing is counted.
-    if key_space.is_none() && !face.budgets.count_events() {
+    if key_space.is_none() && !state.budgets.count_events() {
         return Ok(EventsAdmission::default());
     }
-    let client = client::client(peer, headers, &face.trusted_proxies);
+    let client = client::client(peer, headers, &state.trusted_proxies);
     Ok(EventsAdmission {
-        quota: face.budgets.take_events(&principal, client.ip)?,
+        quota: state.budgets.take_events(&principal, client.ip)?,
         max_body_bytes: key_space.map(|_| MAX_WRITE_ONLY_BYTES),
         key_space,
     })
@@ -139,13 +139,13 @@ pub(in crate::http) async fn admit_events(
 
 /// Asks the database. Whoever makes up keys must not keep it busy, so this counts as a log-in does.
 async fn look_up(
-    face: &AppState,
+    state: &AppState,
     hash: KeyHash,
     headers: &HeaderMap,
     peer: IpAddr,
 ) -> Result<Principal, ApiError> {
-    face.budgets.take_look_up(client::client(peer, headers, &face.trusted_proxies).ip)?;
-    Ok(face.core()?.accounts.look_up(hash).await?)
+    state.budgets.take_look_up(client::client(peer, headers, &state.trusted_proxies).ip)?;
+    Ok(state.services()?.accounts.look_up(hash).await?)
 }
 
 /// Where a request comes from that no connection brought.
@@ -153,7 +153,7 @@ const NOWHERE: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
 
 /// For all that goes through the router: lets nobody through who may not, and leaves the [`Principal`] with the request.
 pub(in crate::http) async fn authorize(
-    State(face): State<Arc<AppState>>,
+    State(state): State<Arc<AppState>>,
     mut request: Request,
     next: Next,
 ) -> Result<Response, ApiError> {
@@ -166,8 +166,8 @@ pub(in crate::http) async fn authorize(
     };
     let client = request.extensions().get::<ClientAddress>().copied();
     let (peer, address) = client.map_or((NOWHERE, NOWHERE), |client| (client.peer, client.ip));
-    let principal = admit(&face, asked, request.headers(), None, peer).await?;
-    let quota = face.budgets.take(request.method(), asked, &principal, address)?;
+    let principal = admit(&state, asked, request.headers(), None, peer).await?;
+    let quota = state.budgets.take(request.method(), asked, &principal, address)?;
     if let Some(Err(allowed)) = needs {
         return Ok(not_allowed(&allowed));
     }

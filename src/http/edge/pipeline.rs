@@ -26,58 +26,58 @@ use crate::observe::Metrics;
 
 /// Answers one request that came by `connection`.
 pub(in crate::http) async fn answer(
-    face: &Arc<AppState>,
+    state: &Arc<AppState>,
     router: &mut Router,
     mut request: Request<Incoming>,
     connection: &ConnectionHandle,
 ) -> Response {
     if let Some(mut refusal) = framing::reject(&mut request) {
         let (head, incoming) = request.into_parts();
-        let deadline = Instant::now() + face.limits.body_timeout;
-        let limits = BodyLimits { bytes: face.limits.event_bytes, setting: "MAX_EVENT_BYTES", deadline };
+        let deadline = Instant::now() + state.limits.body_timeout;
+        let limits = BodyLimits { bytes: state.limits.event_bytes, setting: "MAX_EVENT_BYTES", deadline };
         LimitedBody::new(&head, incoming, limits).discard().await;
-        count(&face.metrics, "unmatched", refusal.status());
+        count(&state.metrics, "unmatched", refusal.status());
         headers::nosniff(refusal.headers_mut());
         return refusal;
     }
     if let Some(uri) = path::with_plain_event_route(request.uri()) {
         *request.uri_mut() = uri;
     }
-    match &face.faults {
-        None => dispatch(face, router, request, connection).await,
-        Some(faults) => Box::pin(faults::around(faults, face, router, request, connection)).await,
+    match &state.faults {
+        None => dispatch(state, router, request, connection).await,
+        Some(faults) => Box::pin(faults::around(faults, state, router, request, connection)).await,
     }
 }
 
 /// Answers one request, apart from faults. What web pages of other origins may do is said around all of it.
 pub(in crate::http) async fn dispatch(
-    face: &Arc<AppState>,
+    state: &Arc<AppState>,
     router: &mut Router,
     request: Request<Incoming>,
     connection: &ConnectionHandle,
 ) -> Response {
-    let Some(origin) = cors::allowed(&face.cors_origins, request.uri(), request.headers()) else {
-        return routed(face, router, request, connection).await;
+    let Some(origin) = cors::allowed(&state.cors_origins, request.uri(), request.headers()) else {
+        return routed(state, router, request, connection).await;
     };
     let mut response = match cors::preflight(request.method(), request.headers()) {
         Some(response) => response,
-        None => routed(face, router, request, connection).await,
+        None => routed(state, router, request, connection).await,
     };
     cors::let_read(response.headers_mut(), origin);
     response
 }
 
 async fn routed(
-    face: &Arc<AppState>,
+    state: &Arc<AppState>,
     router: &mut Router,
     mut request: Request<Incoming>,
     connection: &ConnectionHandle,
 ) -> Response {
     let hot = match (request.uri().path(), request.method()) {
-        (EVENTS, &Method::POST) => &face.hot[0],
-        (BATCH, &Method::POST) => &face.hot[1],
+        (EVENTS, &Method::POST) => &state.hot[0],
+        (BATCH, &Method::POST) => &state.hot[1],
         _ => {
-            let client = client::client(connection.peer(), request.headers(), &face.trusted_proxies);
+            let client = client::client(connection.peer(), request.headers(), &state.trusted_proxies);
             request.extensions_mut().insert(client);
             request.extensions_mut().insert(connection.clone());
             return to_its_end(router.call(request)).await;
@@ -86,15 +86,15 @@ async fn routed(
     let started = Instant::now();
     let (mut head, incoming) = request.into_parts();
     let (bytes, setting) = match hot.route {
-        EVENTS => (face.limits.event_bytes, "MAX_EVENT_BYTES"),
-        _ => (face.limits.batch_bytes, "MAX_BATCH_BYTES"),
+        EVENTS => (state.limits.event_bytes, "MAX_EVENT_BYTES"),
+        _ => (state.limits.batch_bytes, "MAX_BATCH_BYTES"),
     };
-    let limits = BodyLimits { bytes, setting, deadline: started + face.limits.body_timeout };
+    let limits = BodyLimits { bytes, setting, deadline: started + state.limits.body_timeout };
     let mut body = LimitedBody::new(&head, incoming, limits);
-    let admitted = authorize::admit_events(face, hot.needs, &head, connection.peer()).await;
-    let answer = match admitted.and_then(|admission| Ok((admission, face.core()?))) {
+    let admitted = authorize::admit_events(state, hot.needs, &head, connection.peer()).await;
+    let answer = match admitted.and_then(|admission| Ok((admission, state.services()?))) {
         Err(refusal) => Err(refusal),
-        Ok((EventsAdmission { quota, max_body_bytes, key_space }, core)) => {
+        Ok((EventsAdmission { quota, max_body_bytes, key_space }, services)) => {
             if let Some(id) = key_space {
                 head.extensions.insert(KeySpace(id));
             }
@@ -102,10 +102,10 @@ async fn routed(
                 body.lower_limit(bytes, "the most that a write-only key may send");
             }
             let answer = if hot.route == EVENTS {
-                events::post(core, &head, &mut body).await
+                events::post(services, &head, &mut body).await
             } else {
                 // On the heap, as every idle connection holds room for the largest future that it may run.
-                Box::pin(batch::post(core, &head, &mut body)).await
+                Box::pin(batch::post(services, &head, &mut body)).await
             };
             answer.map(|answered| (answered, quota))
         }
@@ -119,7 +119,7 @@ async fn routed(
             }
             match response.status() {
                 StatusCode::ACCEPTED => hot.accepted.inc(),
-                status => count(&face.metrics, hot.route, status),
+                status => count(&state.metrics, hot.route, status),
             }
             if let Some(seconds) = hot.ack_seconds.get(level as usize) {
                 seconds.observe(elapsed.as_secs_f64());
@@ -129,7 +129,7 @@ async fn routed(
         Err(refusal) => {
             body.discard().await;
             let response = refusal.into_response();
-            count(&face.metrics, hot.route, response.status());
+            count(&state.metrics, hot.route, response.status());
             response
         }
     };
@@ -154,7 +154,7 @@ async fn to_its_end(
 
 /// Counts, times and logs what goes through the router, and writes the headers that all of it has.
 pub(in crate::http) async fn track(
-    State(face): State<Arc<AppState>>,
+    State(state): State<Arc<AppState>>,
     request: AxumRequest,
     next: Next,
 ) -> Response {
@@ -168,8 +168,8 @@ pub(in crate::http) async fn track(
     headers::write(response.headers_mut(), id, by_tls);
     let route = matched.as_ref().map_or("unmatched", MatchedPath::as_str);
     let elapsed = started.elapsed();
-    count(&face.metrics, route, response.status());
-    face.metrics.request_seconds.with_label_values(&[route]).observe(elapsed.as_secs_f64());
+    count(&state.metrics, route, response.status());
+    state.metrics.request_seconds.with_label_values(&[route]).observe(elapsed.as_secs_f64());
     log_request(&method, route, response.status(), elapsed);
     response
 }

@@ -20,7 +20,7 @@ static RATE_LIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy
 
 /// The budgets.
 #[derive(Debug)]
-pub(in crate::http) struct Budgets {
+pub(in crate::http) struct RateBudgets {
     logins: Option<Budget>,
     accounts: Option<Budget>,
     reads: Option<Budget>,
@@ -57,7 +57,7 @@ impl Quota {
     }
 }
 
-impl Budgets {
+impl RateBudgets {
     /// As the settings have them.
     pub(in crate::http) fn new(config: &Config) -> Self {
         let (access, rates) = (&config.access, config.rates());

@@ -1,7 +1,7 @@
-//! What a producer asks for: the level it waits for, and the key by which its retries are told.
+//! The acknowledgement that a producer requests, and the idempotency key of its events.
 //!
-//! `?ack=queued|journaled|committed` names the level. Without it `Prefer` (RFC 7240) is looked at: `wait=N` waits up to
-//! N seconds for `committed`, `respond-async` takes what the node gives at once.
+//! `?ack=queued|journaled|committed` names the level. Without it `Prefer` (RFC 7240) applies: `wait=N` waits up to
+//! N seconds for `committed`, `respond-async` accepts the node's own level.
 
 use std::time::Duration;
 
@@ -32,60 +32,60 @@ const MAX_KEY: usize = 1024;
 /// The longest `id_field`, in bytes.
 const MAX_ID_FIELD: usize = 256;
 
-/// What a key is made of.
+/// The parts that a key is a hash of.
 pub(in crate::http) type KeyParts<'a> = (KeyKind, Vec<&'a [u8]>);
 
-/// What a request asks for, and how it asked.
+/// The acknowledgement that a request asks for, and the preference that named it.
 #[derive(Debug, Clone, Copy)]
-pub(in crate::http) struct Asked {
-    pub(in crate::http) wish: AckRequest,
+pub(in crate::http) struct RequestedAck {
+    pub(in crate::http) request: AckRequest,
     /// For `Preference-Applied`.
     preference: Option<&'static str>,
 }
 
-/// Reads what a request asks for. This is the first look at its query, as requests with events go by no router.
-pub(in crate::http) fn asked(core: &Services, head: &Parts) -> Result<Asked, ApiError> {
+/// Reads the requested acknowledgement. It checks the query too, as requests with events bypass the router.
+pub(in crate::http) fn requested(services: &Services, head: &Parts) -> Result<RequestedAck, ApiError> {
     query::check(head.uri.query())?;
-    let given = AckRequest { level: core.ingest.level(), patience: core.limits.ack_timeout };
-    let Some(ack) = parameter(head, "ack") else { return Ok(preferred(core, &head.headers, given)) };
-    let refused = |message: String| Err(ApiError::invalid(message).field("ack"));
+    let default = AckRequest { level: services.ingest.level(), patience: services.limits.ack_timeout };
+    let Some(ack) = parameter(head, "ack") else { return Ok(preferred(services, &head.headers, default)) };
+    let reject = |message: String| Err(ApiError::invalid(message).field("ack"));
     match AckLevel::named(&ack) {
-        Some(level) if core.ingest.can_ack(level) => {
-            Ok(Asked { wish: AckRequest { level, ..given }, preference: None })
+        Some(level) if services.ingest.can_ack(level) => {
+            Ok(RequestedAck { request: AckRequest { level, ..default }, preference: None })
         }
-        Some(level) => refused(format!("this node cannot give {}: DURABILITY=memory", level.name())),
-        None => refused("ack takes queued, journaled or committed".into()),
+        Some(level) => reject(format!("this node does not support {}: DURABILITY=memory", level.name())),
+        None => reject("ack takes queued, journaled or committed".into()),
     }
 }
 
-fn preferred(core: &Services, headers: &HeaderMap, given: AckRequest) -> Asked {
-    let mut asked = Asked { wish: given, preference: None };
-    // Preferences that are not understood are passed over, as RFC 7240 asks.
+fn preferred(services: &Services, headers: &HeaderMap, default: AckRequest) -> RequestedAck {
+    let mut requested = RequestedAck { request: default, preference: None };
+    // Unknown preferences are ignored, as RFC 7240 requires.
     let values = headers.get_all(PREFER).into_iter().filter_map(|value| value.to_str().ok());
     for preference in values.flat_map(|value| value.split(',')) {
         let (name, value) = preference.split_once('=').unwrap_or((preference, ""));
         let seconds = value.split(';').next().unwrap_or_default().trim().trim_matches('"').parse();
         match (name.trim().to_ascii_lowercase().as_str(), seconds) {
             ("wait", Ok(seconds)) => {
-                let patience = Duration::from_secs(seconds).min(core.limits.ack_timeout);
-                let wish = AckRequest { level: AckLevel::Committed, patience };
-                return Asked { wish, preference: Some("wait") };
+                let patience = Duration::from_secs(seconds).min(services.limits.ack_timeout);
+                let request = AckRequest { level: AckLevel::Committed, patience };
+                return RequestedAck { request, preference: Some("wait") };
             }
-            ("respond-async", _) => asked.preference = Some("respond-async"),
+            ("respond-async", _) => requested.preference = Some("respond-async"),
             _ => {}
         }
     }
-    asked
+    requested
 }
 
-/// A parameter of the query, decoded.
+/// A decoded parameter of the query.
 pub(in crate::http) fn parameter(head: &Parts, name: &str) -> Option<String> {
     let pairs = head.uri.query()?.split('&');
     let value = pairs.filter_map(|pair| pair.split_once('=')).find(|(key, _)| *key == name)?.1;
     Some(percent_decode_str(value).decode_utf8_lossy().into_owned())
 }
 
-/// `id_field`, checked.
+/// The checked value of `id_field`.
 pub(in crate::http) fn id_field(head: &Parts) -> Result<Option<String>, ApiError> {
     match parameter(head, "id_field") {
         Some(name) if name.is_empty() || name.len() > MAX_ID_FIELD => {
@@ -96,17 +96,17 @@ pub(in crate::http) fn id_field(head: &Parts) -> Result<Option<String>, ApiError
     }
 }
 
-/// The write-only key that a request comes with. It is published: without a space of its own anyone could take the keys that
-/// other producers' events will have, and these would then be dropped as duplicates.
+/// The write-only key of a request. The key is public: without a key space of its own, anyone could use the idempotency keys
+/// of other producers' future events, which would then be dropped as duplicates.
 #[derive(Debug, Clone, Copy)]
 pub(in crate::http) struct KeySpace(pub(in crate::http) Uuid);
 
-/// What the keys of a request's events have in common beside what the client names; `None`: nothing.
+/// The key space of a request's events; `None`: the shared one.
 pub(in crate::http) fn key_space(head: &Parts) -> Option<&[u8]> {
     head.extensions.get::<KeySpace>().map(|KeySpace(id)| &id.as_bytes()[..])
 }
 
-/// The parts of the request's key, if it has one.
+/// The parts of the request's idempotency key.
 pub(in crate::http) fn key(head: &Parts) -> Result<Option<KeyParts<'_>>, ApiError> {
     let headers = &head.headers;
     let in_space = |mut parts: Vec<_>| {
@@ -115,7 +115,7 @@ pub(in crate::http) fn key(head: &Parts) -> Result<Option<KeyParts<'_>>, ApiErro
     };
     if let Some(value) = headers.get(IDEMPOTENCY_KEY) {
         let bytes = value.as_bytes();
-        // The header is a string of RFC 9651, which stands in quotes; many clients leave them out.
+        // The header is a quoted string (RFC 9651); many clients omit the quotes.
         let bare = bytes.strip_prefix(b"\"").and_then(|bytes| bytes.strip_suffix(b"\"")).unwrap_or(bytes);
         return Ok(Some((KeyKind::Header, in_space(vec![checked(bare, "idempotency-key")?]))));
     }
@@ -135,17 +135,17 @@ fn checked<'a>(key: &'a [u8], field: &'static str) -> Result<&'a [u8], ApiError>
     Err(ApiError::invalid(format!("{field} takes 1 to {MAX_KEY} bytes")).field(field))
 }
 
-/// The key of the event at `index` of a batch that has one itself.
-pub(in crate::http) fn key_in_batch(kind: KeyKind, parts: &[&[u8]], index: u64) -> Key {
+/// The key of the event at `index` of a batch with a key.
+pub(in crate::http) fn key_in_batch(kind: KeyKind, parts: &[Vec<u8>], index: u64) -> Key {
     let index = index.to_be_bytes();
-    let parts: Vec<&[u8]> = parts.iter().copied().chain([&index[..]]).collect();
+    let parts: Vec<&[u8]> = parts.iter().map(Vec::as_slice).chain([&index[..]]).collect();
     keys::hash(kind, &parts)
 }
 
 /// The answer to accepted events.
 pub(in crate::http) fn answer(
     accepted: &Accepted,
-    asked: Asked,
+    requested: RequestedAck,
     trace_id: HeaderValue,
     body: Body,
 ) -> Response {
@@ -167,7 +167,7 @@ pub(in crate::http) fn answer(
     {
         headers.insert(X_DUPLICATE, HeaderValue::from_static("true"));
     }
-    if let Some(preference) = asked.preference {
+    if let Some(preference) = requested.preference {
         headers.insert(PREFERENCE_APPLIED, HeaderValue::from_static(preference));
     }
     response

@@ -1,4 +1,4 @@
-//! `POST /api/v1/events`: one event, whatever it is.
+//! `POST /api/v1/events`: one event of any content.
 
 pub(super) mod ack;
 
@@ -9,19 +9,21 @@ use axum::response::IntoResponse;
 use hyper::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
 use hyper::http::request::Parts;
 
-use super::wire::body::{self, LimitedBody};
+use super::wire::body::{self, LimitedBody, WholeBody};
 use super::wire::encoding::{Encoding, decode_whole};
 use super::wire::error::ApiError;
-use super::{Answered, Services, X_TRACE_ID, not_found};
+use super::wire::json;
+use super::{AckedResponse, Services, X_TRACE_ID, not_found};
 use crate::ingest::id::unix_now_us;
 use crate::ingest::json::Verdict;
 use crate::ingest::row::Content;
 use crate::ingest::{Event, keys, text};
+use crate::offload::INLINE_BYTES;
 
-/// The longest trace id, in characters.
+/// Characters of a trace id.
 pub(super) const MAX_TRACE_ID: usize = 128;
 
-/// How it is described; it is answered by [`post`], before the router.
+/// Its description; [`post`] answers before the router.
 #[utoipa::path(
     post,
     path = "/api/v1/events",
@@ -45,23 +47,24 @@ pub(super) async fn described() -> ApiError {
     not_found().await
 }
 
-/// Takes the event, and answers once it has the level that `x-ack` names.
+/// Admits the event, and answers once it has reached the level that `x-ack` names.
 pub(super) async fn post(
-    core: &Services,
+    services: &Services,
     head: &Parts,
     body: &mut LimitedBody,
-) -> Result<Answered, ApiError> {
+) -> Result<AckedResponse, ApiError> {
     let trace_id = trace_id(&head.headers)?;
-    let asked = ack::asked(core, head)?;
+    let requested = ack::requested(services, head)?;
     let key = ack::key(head)?.map(|(kind, parts)| keys::hash(kind, &parts));
     let whole = match Encoding::of(&head.headers)? {
-        Encoding::Identity => body::read_whole(body, &core.bodies).await?,
-        encoding => decode_whole(body, encoding, &core.bodies).await?,
+        Encoding::Identity => body::read_whole(body, &services.bodies).await?,
+        encoding => decode_whole(body, encoding, &services.bodies).await?,
     };
     let content_type = content_type(&head.headers);
-    // A body that is not JSON is kept as it came, with its mark.
+    let (verdict, whole) = classify(services, whole).await?;
+    // A body that is not JSON is stored unchanged, with its byte-order mark.
     let text = text::without_mark(&whole);
-    let content = match core.ingest.classify(text) {
+    let content = match verdict {
         Verdict::Jsonb => Content::Jsonb(text),
         Verdict::NotJsonb(_) | Verdict::NotJson(_) => Content::Bytes(&whole),
     };
@@ -72,7 +75,7 @@ pub(super) async fn post(
         received_at_us: unix_now_us(),
         key,
     };
-    let accepted = core.ingest.admit(&event, asked.wish).await?;
+    let accepted = services.ingest.admit(&event, requested.request).await?;
     let mut text = [0; uuid::fmt::Hyphenated::LENGTH];
     let trace_id = match trace_id {
         Some(trace_id) => trace_id,
@@ -82,7 +85,7 @@ pub(super) async fn post(
                 .map_err(|_| ApiError::internal())?
         }
     };
-    let mut response = ack::answer(&accepted, asked, trace_id, Body::empty());
+    let mut response = ack::answer(&accepted, requested, trace_id, Body::empty());
     if let Some(dead) = accepted.dead.1.first() {
         let refusal = ApiError::not_stored(&dead.cause).into_response();
         *response.status_mut() = refusal.status();
@@ -92,9 +95,18 @@ pub(super) async fn post(
     Ok((response, accepted.level))
 }
 
-/// The client's trace id, checked.
+/// Classifies an event, off this thread if it is large.
+async fn classify(services: &Services, event: WholeBody) -> Result<(Verdict, WholeBody), ApiError> {
+    if event.len() <= INLINE_BYTES {
+        return Ok((services.ingest.classify(text::without_mark(&event)), event));
+    }
+    let ingest = services.ingest.clone();
+    json::parse(event, move |event| Ok(ingest.classify(text::without_mark(event)))).await
+}
+
+/// The client's trace id.
 pub(super) fn trace_id(headers: &HeaderMap) -> Result<Option<HeaderValue>, ApiError> {
-    // Clients whose tracer is off send an empty one.
+    // Clients send an empty one while their tracer is off.
     let Some(value) = headers.get(&X_TRACE_ID).filter(|value| !value.as_bytes().trim_ascii().is_empty())
     else {
         return Ok(None);

@@ -64,21 +64,21 @@ impl Faults {
 /// Answers a request as the service does, but for what a fault does to it.
 pub(super) async fn around(
     faults: &Faults,
-    face: &Arc<AppState>,
+    state: &Arc<AppState>,
     router: &mut Router,
     request: Request<Incoming>,
     connection: &ConnectionHandle,
 ) -> Response {
     let Some(strike) = faults.strike(request.method().as_str(), request.uri().path()) else {
-        return dispatch(face, router, request, connection).await;
+        return dispatch(state, router, request, connection).await;
     };
-    let injected = |kind| face.metrics.faults_injected.with_label_values(&[kind]).inc();
+    let injected = |kind| state.metrics.faults_injected.with_label_values(&[kind]).inc();
     if !strike.delay.is_zero() {
         injected("delay");
         // A client that goes ends the connection's task, and this with it.
         tokio::select! {
             () = tokio::time::sleep(strike.delay) => {}
-            () = face.lifecycle.draining() => {}
+            () = state.lifecycle.draining() => {}
         }
     }
     if strike.drops {
@@ -91,18 +91,18 @@ pub(super) async fn around(
     let response = match strike.error {
         Some(error) => {
             injected("status");
-            refuse(face, request, error).await
+            refuse(state, request, error).await
         }
-        None => dispatch(face, router, request, connection).await,
+        None => dispatch(state, router, request, connection).await,
     };
-    spoil(face, response, strike, connection)
+    spoil(state, response, strike, connection)
 }
 
 /// Answers with an error that nothing has caused.
-async fn refuse(face: &AppState, request: Request<Incoming>, error: InjectedError) -> Response {
+async fn refuse(state: &AppState, request: Request<Incoming>, error: InjectedError) -> Response {
     let (head, incoming) = request.into_parts();
-    let (bytes, setting) = (face.limits.batch_bytes, "MAX_BATCH_BYTES");
-    let limits = BodyLimits { bytes, setting, deadline: Instant::now() + face.limits.body_timeout };
+    let (bytes, setting) = (state.limits.batch_bytes, "MAX_BATCH_BYTES");
+    let limits = BodyLimits { bytes, setting, deadline: Instant::now() + state.limits.body_timeout };
     LimitedBody::new(&head, incoming, limits).discard().await;
     let status = StatusCode::from_u16(error.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let mut response =
@@ -110,12 +110,17 @@ async fn refuse(face: &AppState, request: Request<Incoming>, error: InjectedErro
     if let Some(seconds) = error.retry_after_s {
         response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds));
     }
-    count(&face.metrics, "injected", status);
+    count(&state.metrics, "injected", status);
     response
 }
 
 /// Puts the body of an answer through what a fault does to it.
-fn spoil(face: &AppState, mut response: Response, strike: Strike, connection: &ConnectionHandle) -> Response {
+fn spoil(
+    state: &AppState,
+    mut response: Response,
+    strike: Strike,
+    connection: &ConnectionHandle,
+) -> Response {
     let mut fault = strike.body;
     let streams_events = response
         .headers()
@@ -130,7 +135,7 @@ fn spoil(face: &AppState, mut response: Response, strike: Strike, connection: &C
         ("truncate", fault.cut_at.is_some()),
     ];
     for (kind, _) in kinds.iter().filter(|(_, strikes)| *strikes) {
-        face.metrics.faults_injected.with_label_values(&[kind]).inc();
+        state.metrics.faults_injected.with_label_values(&[kind]).inc();
     }
     if kinds.iter().all(|(_, strikes)| !strikes) {
         return response;

@@ -49,9 +49,9 @@ pub(in crate::http) fn routes() -> OpenApiRouter<Arc<AppState>> {
         (status = 409, description = "Too many faults"),
     )
 )]
-async fn inject(State(face): State<Arc<AppState>>, body: Result<Bytes, BytesRejection>) -> Response {
-    let Some(faults) = &face.faults else { return not_found().await.into_response() };
-    let taken = query::json(body).and_then(|json| Ok(faults.set(&json)?));
+async fn inject(State(state): State<Arc<AppState>>, body: Result<Bytes, BytesRejection>) -> Response {
+    let Some(faults) = &state.faults else { return not_found().await.into_response() };
+    let taken = query::json(body).await.and_then(|json| Ok(faults.set(&json)?));
     taken.map(Json).into_response()
 }
 
@@ -68,11 +68,11 @@ async fn inject(State(face): State<Arc<AppState>>, body: Result<Bytes, BytesReje
     )
 )]
 async fn panic_in_task(
-    State(face): State<Arc<AppState>>,
+    State(state): State<Arc<AppState>>,
     task: Result<Path<String>, PathRejection>,
 ) -> Result<StatusCode, ApiError> {
     // A path that is not UTF-8 names no task.
-    match face.faults.is_some() && task.is_ok_and(|Path(task)| face.supervisor.panic_in(&task)) {
+    match state.faults.is_some() && task.is_ok_and(|Path(task)| state.supervisor.panic_in(&task)) {
         true => Ok(StatusCode::ACCEPTED),
         false => Err(not_found().await),
     }
@@ -86,8 +86,8 @@ async fn panic_in_task(
     summary = "The faults that are left",
     responses((status = 200, description = "Faults, by their paths", body = Listed))
 )]
-async fn list(State(face): State<Arc<AppState>>) -> Result<Json<impl Serialize>, ApiError> {
-    let Some(faults) = &face.faults else { return Err(not_found().await) };
+async fn list(State(state): State<Arc<AppState>>) -> Result<Json<impl Serialize>, ApiError> {
+    let Some(faults) = &state.faults else { return Err(not_found().await) };
     Ok(Json(Listed { faults: faults.with(|plan| plan.list().cloned().collect()) }))
 }
 
@@ -99,7 +99,7 @@ async fn list(State(face): State<Arc<AppState>>) -> Result<Json<impl Serialize>,
     summary = "Takes all faults away",
     responses((status = 200, description = "How many there were", body = Cleared))
 )]
-async fn clear(State(face): State<Arc<AppState>>) -> Result<Json<impl Serialize>, ApiError> {
-    let Some(faults) = &face.faults else { return Err(not_found().await) };
+async fn clear(State(state): State<Arc<AppState>>) -> Result<Json<impl Serialize>, ApiError> {
+    let Some(faults) = &state.faults else { return Err(not_found().await) };
     Ok(Json(Cleared { cleared: faults.with(FaultPlan::clear) }))
 }

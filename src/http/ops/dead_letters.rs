@@ -102,7 +102,7 @@ struct Whole<'a> {
     responses((status = 200, description = "Dead letters without their bodies", body = [Listed], headers(("link" = String, description = "The next page"))))
 )]
 pub(super) async fn list(
-    State(face): State<Arc<AppState>>,
+    State(state): State<Arc<AppState>>,
     query: Result<Query<ListQuery>, QueryRejection>,
 ) -> Result<Response, ApiError> {
     let Query(query) = query.map_err(|rejection| ApiError::invalid(rejection.body_text()))?;
@@ -112,7 +112,7 @@ pub(super) async fn list(
     }
     let filter = filter(query.reason.clone(), query.since.as_deref(), query.until.as_deref())?;
     let after = query.after.as_deref().map(cursor).transpose()?;
-    let page = store(&face)?.list(&filter, after, limit).await?;
+    let page = store(&state)?.list(&filter, after, limit).await?;
     let listed: Vec<Listed<'_>> = page.iter().map(Listed::from).collect();
     let mut response = Json(listed).into_response();
     if let Some(last) = page.last().filter(|_| page.len() as i64 == limit) {
@@ -136,10 +136,10 @@ pub(super) async fn list(
     )
 )]
 pub(super) async fn get(
-    State(face): State<Arc<AppState>>,
+    State(state): State<Arc<AppState>>,
     id: Result<Path<Uuid>, PathRejection>,
 ) -> Result<Response, ApiError> {
-    let Some((letter, body)) = store(&face)?.get(path::known(id, no_such_letter())?).await? else {
+    let Some((letter, body)) = store(&state)?.get(path::known(id, no_such_letter())?).await? else {
         return Err(no_such_letter());
     };
     let mut whole = Whole { listed: Listed::from(&letter), payload: None, body: None, body_encoding: None };
@@ -168,10 +168,10 @@ pub(super) async fn get(
     )
 )]
 pub(super) async fn discard(
-    State(face): State<Arc<AppState>>,
+    State(state): State<Arc<AppState>>,
     id: Result<Path<Uuid>, PathRejection>,
 ) -> Result<StatusCode, ApiError> {
-    match store(&face)?.discard(path::known(id, no_such_letter())?).await? {
+    match store(&state)?.discard(path::known(id, no_such_letter())?).await? {
         true => Ok(StatusCode::NO_CONTENT),
         false => Err(no_such_letter()),
     }
@@ -207,10 +207,10 @@ struct RedriveAnswer {
     responses((status = 200, description = "What became of them", body = RedriveAnswer))
 )]
 pub(super) async fn redrive(
-    State(face): State<Arc<AppState>>,
+    State(state): State<Arc<AppState>>,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Response, ApiError> {
-    let body: RedriveBody = query::json(body)?;
+    let body: RedriveBody = query::json(body).await?;
     let filter = filter(body.reason, body.since.as_deref(), body.until.as_deref())?;
     let filtered = filter.reason.is_some() || filter.since_us.is_some() || filter.until_us.is_some();
     match (&body.ids, body.all, filtered) {
@@ -226,13 +226,13 @@ pub(super) async fn redrive(
         _ => {}
     }
     let selection = Selection { ids: body.ids, filter };
-    let limits = JsonLimits { depth: face.limits.max_json_depth, bytes: face.limits.event_bytes };
-    let Redriven { stored, refused, more } = store(&face)?.redrive(&selection, limits, MAX_REDRIVEN).await?;
+    let limits = JsonLimits { depth: state.limits.max_json_depth, bytes: state.limits.event_bytes };
+    let Redriven { stored, refused, more } = store(&state)?.redrive(&selection, limits, MAX_REDRIVEN).await?;
     Ok(Json(RedriveAnswer { redriven: stored, refused, more }).into_response())
 }
 
-fn store(face: &AppState) -> Result<DeadLetterStore, ApiError> {
-    Ok(DeadLetterStore::new(&face.core()?.database))
+fn store(state: &AppState) -> Result<DeadLetterStore, ApiError> {
+    Ok(DeadLetterStore::new(&state.services()?.database))
 }
 
 fn filter(reason: Option<String>, since: Option<&str>, until: Option<&str>) -> Result<Filter, ApiError> {

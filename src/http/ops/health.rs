@@ -264,10 +264,10 @@ struct Http {
         (status = 503, description = "They are not", body = Health),
     )
 )]
-pub(super) async fn api_health(State(face): State<Arc<AppState>>) -> Response {
-    let pipeline = face.core.get().map(|core| {
-        let now = core.ingest.snapshot();
-        let pool = core.database.status();
+pub(super) async fn api_health(State(state): State<Arc<AppState>>) -> Response {
+    let pipeline = state.services.get().map(|services| {
+        let now = services.ingest.snapshot();
+        let pool = services.database.status();
         PipelineHealth {
             accepted: now.accepted,
             committed: now.committed,
@@ -275,29 +275,29 @@ pub(super) async fn api_health(State(face): State<Arc<AppState>>) -> Response {
             duplicates: now.duplicates,
             pending: now.pending,
             journal: now.journal.map(JournalHealth::from),
-            promise: core.ingest.level().name(),
+            promise: services.ingest.level().name(),
             queue: QueueHealth {
                 depth: Depth { events: now.held.events, bytes: now.held.bytes },
                 max_events: now.capacity.events,
                 max_bytes: now.capacity.bytes,
             },
             dead_letter_queue: Depth { events: now.dead_held.events, bytes: now.dead_held.bytes },
-            rates: rates(core.ingest.rates()),
+            rates: rates(services.ingest.rates()),
             writer: now.writer.into(),
             dead_letter_writer: now.dead_letter_writer.into(),
-            housekeeping: core.database.housekeeping().status().into(),
+            housekeeping: services.database.housekeeping().status().into(),
             pool: PoolHealth { max: pool.max, open: pool.open, idle: pool.idle, waiting: pool.waiting },
         }
     });
-    let status = status(&face);
+    let status = status(&state);
     let health = Health {
         status,
         version: env!("CARGO_PKG_VERSION"),
-        uptime_s: face.started.elapsed().as_secs(),
+        uptime_s: state.started.elapsed().as_secs(),
         pipeline,
-        tasks: face.supervisor.report().into_iter().map(TaskHealth::from).collect(),
+        tasks: state.supervisor.report().into_iter().map(TaskHealth::from).collect(),
         memory: Memory { resident_bytes: resident_bytes() },
-        http: Http { connections: face.metrics.gauges.connections.get(), body_bytes: face.bodies.held() },
+        http: Http { connections: state.metrics.gauges.connections.get(), body_bytes: state.bodies.used() },
     };
     let code =
         if matches!(status, "ok" | "degraded") { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
@@ -318,21 +318,21 @@ fn rates(rates: &Rates) -> Vec<RateHealth> {
     rates.get().into_iter().map(shown).collect()
 }
 
-fn status(face: &AppState) -> &'static str {
-    match face.core.get() {
+fn status(state: &AppState) -> &'static str {
+    match state.services.get() {
         None => "starting",
-        Some(_) if face.lifecycle.is_draining() => "draining",
-        Some(core) if !core.ingest.has_room() => "overloaded",
-        Some(core) => {
-            let now = core.ingest.snapshot();
+        Some(_) if state.lifecycle.is_draining() => "draining",
+        Some(services) if !services.ingest.has_room() => "overloaded",
+        Some(services) => {
+            let now = services.ingest.snapshot();
             let fence = now.journal.as_ref().map_or(WriterState::Running, |journal| journal.fence.0);
             let has_lost =
                 |journal: &JournalSnapshot| journal.lost > 0 || journal.acknowledged_lost.losses > 0;
             let lost = now.journal.as_ref().is_some_and(has_lost);
             let states = [now.writer.0, now.dead_letter_writer.0, fence];
             let running = states.iter().all(|state| *state == WriterState::Running)
-                && face.supervisor.report().iter().all(|task| !task.is_stuck);
-            let kept = core.database.housekeeping().status().is_fine();
+                && state.supervisor.report().iter().all(|task| !task.is_stuck);
+            let kept = services.database.housekeeping().status().is_fine();
             if running && !lost && kept { "ok" } else { "degraded" }
         }
     }
@@ -361,8 +361,8 @@ pub(super) async fn alive() -> &'static str {
         (status = 503, description = "They should not", body = String, content_type = "text/plain"),
     )
 )]
-pub(super) async fn ready(State(face): State<Arc<AppState>>) -> Response {
-    match status(&face) {
+pub(super) async fn ready(State(state): State<Arc<AppState>>) -> Response {
+    match status(&state) {
         "ok" | "degraded" => "ready\n".into_response(),
         other => (StatusCode::SERVICE_UNAVAILABLE, format!("{other}\n")).into_response(),
     }
@@ -376,10 +376,10 @@ pub(super) async fn ready(State(face): State<Arc<AppState>>) -> Response {
     summary = "Figures for Prometheus",
     responses((status = 200, description = "The text format", body = String, content_type = "text/plain"))
 )]
-pub(super) async fn metrics(State(face): State<Arc<AppState>>) -> Result<Response, ApiError> {
-    let gauges = &face.metrics.gauges;
-    if let Some(core) = face.core.get() {
-        let now = core.ingest.snapshot();
+pub(super) async fn metrics(State(state): State<Arc<AppState>>) -> Result<Response, ApiError> {
+    let gauges = &state.metrics.gauges;
+    if let Some(services) = state.services.get() {
+        let now = services.ingest.snapshot();
         gauges.queue_events.set(now.held.events as i64);
         gauges.queue_bytes.set(now.held.bytes as i64);
         gauges.dead_queue_events.set(now.dead_held.events as i64);
@@ -387,19 +387,19 @@ pub(super) async fn metrics(State(face): State<Arc<AppState>>) -> Result<Respons
         if let Some(journal) = &now.journal {
             journal_gauges(gauges, journal);
         }
-        housekeeping_gauges(gauges, &core.database.housekeeping().status());
-        let pool = core.database.status();
+        housekeeping_gauges(gauges, &services.database.housekeeping().status());
+        let pool = services.database.status();
         for (state, count) in [("open", pool.open), ("idle", pool.idle), ("waiting", pool.waiting)] {
             gauges.pool.with_label_values(&[state]).set(count as i64);
         }
     }
-    for task in face.supervisor.report() {
+    for task in state.supervisor.report() {
         if let Some(since) = task.since_success {
             gauges.task_since_success.with_label_values(&[&task.name]).set(since.as_secs_f64());
         }
     }
-    gauges.body_bytes.set(face.bodies.held() as i64);
-    match face.metrics.render() {
+    gauges.body_bytes.set(state.bodies.used() as i64);
+    match state.metrics.render() {
         Ok(text) => Ok(([(CONTENT_TYPE, prometheus::TEXT_FORMAT)], text).into_response()),
         Err(error) => {
             tracing::error!(error = error.to_string(), "metrics cannot be rendered");

@@ -89,10 +89,10 @@ struct TraceAnswer {
     responses((status = 200, description = "Their states", body = Answer))
 )]
 pub(super) async fn post(
-    State(face): State<Arc<AppState>>,
+    State(state): State<Arc<AppState>>,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Response, ApiError> {
-    let wanted: Wanted = query::json(body)?;
+    let wanted: Wanted = query::json(body).await?;
     let mut ids = Vec::new();
     let mut lengths = Vec::with_capacity(wanted.receipts.len());
     for receipt in &wanted.receipts {
@@ -103,8 +103,8 @@ pub(super) async fn post(
     if ids.len() + wanted.trace_ids.len() > MAX_EVENTS {
         return Err(too_many());
     }
-    let core = face.core()?;
-    let reconciler = Reconciler::new(&core.database, &core.ingest);
+    let services = state.services()?;
+    let reconciler = Reconciler::new(&services.database, &services.ingest);
     let trace_ids = traces(&reconciler, &wanted).await?;
     let fates = reconciler.fates(&ids).await?;
     let mut events = ids.into_iter().zip(fates);

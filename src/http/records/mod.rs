@@ -12,10 +12,12 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::openapi::bodies::{RecordBody, RecordShape};
-use super::wire::body::{BodyShare, HeldBody, WholeBody};
+use super::wire::body::{CountedBody, MemoryPermit, WholeBody};
 use super::wire::error::ApiError;
-use super::wire::{etag, json, pages, query};
+use super::wire::json::{self, offload};
+use super::wire::{etag, pages, query};
 use super::{AppState, Services};
+use crate::offload::INLINE_BYTES;
 use crate::records::{Change, Draft, Fields, Name, Precondition, Query, Record, RecordId, RecordsError};
 
 static X_TOTAL_COUNT: HeaderName = HeaderName::from_static("x-total-count");
@@ -40,16 +42,16 @@ pub(super) fn router() -> OpenApiRouter<Arc<AppState>> {
     )
 )]
 async fn create(
-    State(face): State<Arc<AppState>>,
+    State(state): State<Arc<AppState>>,
     path: Result<Path<String>, PathRejection>,
     request: Request,
 ) -> Result<Response, ApiError> {
-    let core = face.core()?;
+    let services = state.services()?;
     let name = collection(path)?;
-    let (draft, _whole) = draft(core, request).await?;
-    let record = core.stress.records.create(&name, draft).await?;
-    let mut response = answer(core, StatusCode::CREATED, &record, None)?;
+    let (draft, _whole) = draft(services, request).await?;
+    let record = services.records.create(&name, draft).await?;
     let location = format!("/api/stress/records/{}/{}", name.as_str(), record.id.as_str());
+    let mut response = answer(services, StatusCode::CREATED, record, None).await?;
     response
         .headers_mut()
         .insert(LOCATION, HeaderValue::try_from(location).map_err(|_| ApiError::internal())?);
@@ -70,12 +72,12 @@ async fn create(
     )
 )]
 async fn get(
-    State(face): State<Arc<AppState>>,
+    State(state): State<Arc<AppState>>,
     path: Result<Path<(String, String)>, PathRejection>,
     headers: HeaderMap,
     parameters: Result<Parameters<Vec<(String, String)>>, QueryRejection>,
 ) -> Result<Response, ApiError> {
-    let core = face.core()?;
+    let services = state.services()?;
     let (name, id) = collection_and_id(path)?;
     let mut fields = None;
     for (parameter, value) in query::parameters(parameters)? {
@@ -84,13 +86,13 @@ async fn get(
             _ => return Err(query::unknown_parameter(&parameter)),
         }
     }
-    let record = core.stress.records.get(&name, id).await?;
+    let record = services.records.get(&name, id).await?;
     if etag::is_known(&headers, record.version)? {
         let mut response = StatusCode::NOT_MODIFIED.into_response();
         response.headers_mut().insert(ETAG, etag::tag(record.version));
         return Ok(response);
     }
-    answer(core, StatusCode::OK, &record, fields.as_ref())
+    answer(services, StatusCode::OK, record, fields).await
 }
 
 /// `PUT /api/stress/records/{collection}/{id}`: merges, or replaces with `?mode=replace`.
@@ -109,7 +111,7 @@ async fn get(
     )
 )]
 async fn put(
-    State(face): State<Arc<AppState>>,
+    State(state): State<Arc<AppState>>,
     path: Result<Path<(String, String)>, PathRejection>,
     parameters: Result<Parameters<Vec<(String, String)>>, QueryRejection>,
     request: Request,
@@ -123,7 +125,7 @@ async fn put(
             _ => return Err(query::unknown_parameter(&parameter)),
         }
     }
-    change(&face, path, request, replaces).await
+    change(&state, path, request, replaces).await
 }
 
 /// `PATCH /api/stress/records/{collection}/{id}`.
@@ -142,29 +144,29 @@ async fn put(
     )
 )]
 async fn patch(
-    State(face): State<Arc<AppState>>,
+    State(state): State<Arc<AppState>>,
     path: Result<Path<(String, String)>, PathRejection>,
     request: Request,
 ) -> Result<Response, ApiError> {
-    change(&face, path, request, false).await
+    change(&state, path, request, false).await
 }
 
 async fn change(
-    face: &AppState,
+    state: &AppState,
     path: Result<Path<(String, String)>, PathRejection>,
     request: Request,
     replaces: bool,
 ) -> Result<Response, ApiError> {
-    let core = face.core()?;
+    let services = state.services()?;
     let (name, id) = collection_and_id(path)?;
     let precondition = etag::if_match(request.headers())?;
-    let (draft, _whole) = draft(core, request).await?;
+    let (draft, _whole) = draft(services, request).await?;
     if draft.id.is_some_and(|sent| sent != id) {
         return Err(ApiError::invalid("a record's id cannot be changed").field("id"));
     }
     let change = if replaces { Change::Replace(draft.data) } else { Change::Merge(draft.data) };
-    let record = core.stress.records.change(&name, id, &precondition, &change).await?;
-    answer(core, StatusCode::OK, &record, None)
+    let record = services.records.change(&name, id, &precondition, &change).await?;
+    answer(services, StatusCode::OK, record, None).await
 }
 
 /// `DELETE /api/stress/records/{collection}/{id}`.
@@ -181,14 +183,14 @@ async fn change(
     )
 )]
 async fn delete(
-    State(face): State<Arc<AppState>>,
+    State(state): State<Arc<AppState>>,
     path: Result<Path<(String, String)>, PathRejection>,
     headers: HeaderMap,
 ) -> Result<StatusCode, ApiError> {
-    let core = face.core()?;
+    let services = state.services()?;
     let (name, id) = collection_and_id(path)?;
     let precondition: Precondition = etag::if_match(&headers)?;
-    core.stress.records.change(&name, id, &precondition, &Change::Delete).await?;
+    services.records.change(&name, id, &precondition, &Change::Delete).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -214,27 +216,33 @@ async fn delete(
     )
 )]
 async fn list(
-    State(face): State<Arc<AppState>>,
+    State(state): State<Arc<AppState>>,
     path: Result<Path<String>, PathRejection>,
     parameters: Result<Parameters<Vec<(String, String)>>, QueryRejection>,
 ) -> Result<Response, ApiError> {
-    let core = face.core()?;
+    let services = state.services()?;
     let name = collection(path)?;
     let parameters = query::parameters(parameters)?;
     let query = Query::parse(&parameters)?;
-    let page = core.stress.records.list(&name, &query).await?;
-    // Held until the client has read it: pages of slow readers add up.
-    let mut share = BodyShare::new(&core.bodies);
-    share.grow(page.records.iter().map(Record::json_len).sum())?;
-    let mut body = vec![b'['];
-    for (index, record) in page.records.iter().enumerate() {
-        if index > 0 {
-            body.push(b',');
+    let page = services.records.list(&name, &query).await?;
+    // Until the client has read it: the pages of slow clients add up.
+    let mut permit = MemoryPermit::new(&services.bodies);
+    let bytes = page.records.iter().map(Record::json_len).sum();
+    permit.grow(bytes)?;
+    let (records, fields) = (page.records, query.fields);
+    let body = serialize(bytes, move || {
+        let mut body = vec![b'['];
+        for (index, record) in records.iter().enumerate() {
+            if index > 0 {
+                body.push(b',');
+            }
+            write(record, fields.as_ref(), &mut body)?;
         }
-        write(record, query.fields.as_ref(), &mut body)?;
-    }
-    body.push(b']');
-    let mut response = json::json(StatusCode::OK, Body::new(HeldBody::new(body, share)));
+        body.push(b']');
+        Ok((body, permit))
+    });
+    let (body, permit) = body.await?;
+    let mut response = json::json(StatusCode::OK, Body::new(CountedBody::new(body, permit)));
     if let Some(next) = &page.next {
         let path = format!("/api/stress/records/{}", name.as_str());
         pages::add_link(&mut response, &path, &parameters, "next", ("after", next))?;
@@ -246,23 +254,40 @@ async fn list(
 }
 
 /// Reads a record from a request. The body's share of memory is held as long as what is returned beside it.
-async fn draft(core: &Services, request: Request) -> Result<(Draft, WholeBody), ApiError> {
-    let bytes = core.stress.records.config().max_record_body_bytes();
-    let (_, whole) = json::read(core, request, bytes, "MAX_RECORD_BYTES").await?;
-    Ok((Draft::parse(whole.bytes(), core.stress.records.max_json_depth())?, whole))
+async fn draft(services: &Services, request: Request) -> Result<(Draft, WholeBody), ApiError> {
+    let bytes = services.records.config().max_record_body_bytes();
+    let (_, whole) = json::read(services, request, bytes, "MAX_RECORD_BYTES").await?;
+    let max_depth = services.records.max_json_depth();
+    json::parse(whole, move |whole| Ok(Draft::parse(whole.bytes(), max_depth)?)).await
 }
 
-fn answer(
-    core: &Services,
+async fn answer(
+    services: &Services,
     status: StatusCode,
-    record: &Record,
-    fields: Option<&Fields>,
+    record: Record,
+    fields: Option<Fields>,
 ) -> Result<Response, ApiError> {
-    let mut body = Vec::with_capacity(record.json_len());
-    write(record, fields, &mut body)?;
-    let mut response = json::json(status, json::held(core, body)?);
-    response.headers_mut().insert(ETAG, etag::tag(record.version));
+    let version = record.version;
+    let bytes = record.json_len();
+    let body = serialize(bytes, move || {
+        let mut body = Vec::with_capacity(bytes);
+        write(&record, fields.as_ref(), &mut body)?;
+        Ok(body)
+    });
+    let mut response = json::json(status, json::held(services, body.await?)?);
+    response.headers_mut().insert(ETAG, etag::tag(version));
     Ok(response)
+}
+
+/// Runs `write`, which writes about so many bytes, off this thread if they are many.
+async fn serialize<T: Send + 'static>(
+    bytes: usize,
+    write: impl FnOnce() -> Result<T, ApiError> + Send + 'static,
+) -> Result<T, ApiError> {
+    match bytes {
+        ..=INLINE_BYTES => write(),
+        _ => offload(write).await?,
+    }
 }
 
 fn write(record: &Record, fields: Option<&Fields>, out: &mut Vec<u8>) -> Result<(), ApiError> {

@@ -43,7 +43,7 @@ pub(super) struct ConnectionLimits {
 /// answered.
 pub(super) async fn serve(
     stream: TcpStream,
-    face: Arc<AppState>,
+    state: Arc<AppState>,
     router: axum::Router,
     limits: ConnectionLimits,
     stop: CancellationToken,
@@ -53,12 +53,12 @@ pub(super) async fn serve(
     let timer = Arc::new(ConnectionTimer::new());
     let handle = ConnectionHandle { timer: Arc::clone(&timer), peer };
     let service = service_fn(|request| {
-        let (face, mut router, handle) = (Arc::clone(&face), router.clone(), handle.clone());
+        let (state, mut router, handle) = (Arc::clone(&state), router.clone(), handle.clone());
         async move {
             handle.timer.enter(Phase::Busy);
             let response = match limits.operations_only && !ops::is_one(request.uri().path()) {
                 true => too_many_connections(),
-                false => answer(&face, &mut router, request, &handle).await,
+                false => answer(&state, &mut router, request, &handle).await,
             };
             // An answer of a known length is left to the client; one without may go on for ever.
             if response.body().size_hint().exact().is_some() {

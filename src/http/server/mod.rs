@@ -84,7 +84,7 @@ impl BoundServer {
         self,
         config: &ServerConfig,
         max_connections: usize,
-        face: &Arc<AppState>,
+        state: &Arc<AppState>,
     ) -> io::Result<RunningServer> {
         let address = self.listener.local_addr()?;
         let [stop, abort, failed] = std::array::from_fn(|_| CancellationToken::new());
@@ -100,7 +100,7 @@ impl BoundServer {
             let (sender, connections) = unbounded_channel();
             let worker = Worker {
                 connections,
-                face: Arc::clone(face),
+                state: Arc::clone(state),
                 limits,
                 stop: stop.clone(),
                 abort: abort.clone(),
@@ -116,7 +116,7 @@ impl BoundServer {
             threads.push(thread);
             senders.push(sender);
         }
-        tokio::spawn(accept(self.listener, senders, Arc::clone(face), max_connections as i64, stop.clone()));
+        tokio::spawn(accept(self.listener, senders, Arc::clone(state), max_connections as i64, stop.clone()));
         Ok(RunningServer { address, stop, abort, failed, threads })
     }
 }
@@ -153,11 +153,11 @@ impl RunningServer {
 async fn accept(
     listener: TcpListener,
     senders: Vec<UnboundedSender<Accepted>>,
-    face: Arc<AppState>,
+    state: Arc<AppState>,
     max_connections: i64,
     stop: CancellationToken,
 ) {
-    let open = &face.metrics.gauges.connections;
+    let open = &state.metrics.gauges.connections;
     let too_many = too_many_connections();
     let mut turn = senders.iter().cycle();
     let mut in_trouble = false;
@@ -170,14 +170,14 @@ async fn accept(
             Ok((stream, _peer)) if open.get() >= max_connections + OPERATOR_CONNECTIONS as i64 => {
                 // Fits into the socket's empty send buffer; nothing waits for a client here.
                 let _told = stream.try_write(too_many.as_bytes());
-                face.metrics.connections_refused.inc();
+                state.metrics.connections_refused.inc();
             }
             Ok((stream, _peer)) => {
                 let _refused = stream.set_nodelay(true);
                 if let (Ok(stream), Some(sender)) = (stream.into_std(), turn.next()) {
                     let operations_only = open.get() >= max_connections;
                     if operations_only {
-                        face.metrics.connections_refused.inc();
+                        state.metrics.connections_refused.inc();
                     }
                     // Counted here, so that the next look sees it; the worker counts it out.
                     open.inc();
@@ -207,7 +207,7 @@ struct Accepted {
 /// One thread's share of the connections.
 struct Worker {
     connections: UnboundedReceiver<Accepted>,
-    face: Arc<AppState>,
+    state: Arc<AppState>,
     limits: ConnectionLimits,
     stop: CancellationToken,
     abort: CancellationToken,
@@ -218,14 +218,14 @@ impl Worker {
         let tasks = TaskTracker::new();
         // Answers that a group commit makes possible are woken together. Not tracked: it never ends by itself.
         tokio::spawn(ingest::LocalWaker::serve());
-        let router = router(&self.face);
+        let router = router(&self.state);
         loop {
             let accepted = tokio::select! {
                 accepted = self.connections.recv() => accepted,
                 () = self.stop.cancelled() => None,
             };
             let Some(Accepted { stream, operations_only }) = accepted else { break };
-            let open = OpenConnection(Arc::clone(&self.face));
+            let open = OpenConnection(Arc::clone(&self.state));
             match TcpStream::from_std(stream) {
                 Ok(stream) => {
                     let (router, mut limits, stop) = (router.clone(), self.limits, self.stop.clone());

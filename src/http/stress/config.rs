@@ -133,8 +133,8 @@ impl StressSettings {
     summary = "What a run reads before it begins",
     responses((status = 200, description = "What holds now", body = Answer))
 )]
-pub(super) async fn get(State(face): State<Arc<AppState>>) -> Result<Response, ApiError> {
-    let Some(stress) = &face.stress else { return Err(not_found().await) };
+pub(super) async fn get(State(state): State<Arc<AppState>>) -> Result<Response, ApiError> {
+    let Some(stress) = &state.stress else { return Err(not_found().await) };
     Ok(stress.settings.answer())
 }
 
@@ -148,11 +148,11 @@ pub(super) async fn get(State(face): State<Arc<AppState>>) -> Result<Response, A
     responses((status = 200, description = "What holds now", body = Answer))
 )]
 pub(super) async fn post(
-    State(face): State<Arc<AppState>>,
+    State(state): State<Arc<AppState>>,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Response, ApiError> {
-    let Some(stress) = &face.stress else { return Err(not_found().await) };
-    let changes: Map<String, Value> = query::json(body)?;
+    let Some(stress) = &state.stress else { return Err(not_found().await) };
+    let changes: Map<String, Value> = query::json(body).await?;
     stress.settings.change(&changes)?;
     let names: Vec<&str> = changes.keys().map(String::as_str).collect();
     tracing::info!(members = names.join(","), "the stress API's configuration was changed");

@@ -25,12 +25,12 @@ use crate::records::RecordId;
     responses((status = 404, description = "Always"))
 )]
 pub(super) async fn not_found(
-    State(face): State<Arc<AppState>>,
+    State(state): State<Arc<AppState>>,
     path: Result<Path<(String, String)>, PathRejection>,
 ) -> Result<StatusCode, ApiError> {
-    let stress = &face.core()?.stress;
+    let services = state.services()?;
     let name = collection_of_record(path)?;
-    let found = stress.records.get(&name, RecordId::impossible()).await;
+    let found = services.records.get(&name, RecordId::impossible()).await;
     Err(found.map_or_else(ApiError::from, |_| ApiError::internal()))
 }
 
@@ -42,8 +42,8 @@ pub(super) async fn not_found(
     summary = "Shows a token that is not good",
     responses((status = 401, description = "Always"))
 )]
-pub(super) async fn unauthorized(State(face): State<Arc<AppState>>) -> Result<StatusCode, ApiError> {
-    match face.verifier.verify("not.a.token") {
+pub(super) async fn unauthorized(State(state): State<Arc<AppState>>) -> Result<StatusCode, ApiError> {
+    match state.verifier.verify("not.a.token") {
         Err(refused) => Err(refused.into()),
         Ok(_) => Err(ApiError::internal()),
     }
@@ -57,8 +57,8 @@ pub(super) async fn unauthorized(State(face): State<Arc<AppState>>) -> Result<St
     summary = "Runs a statement that fails",
     responses((status = 500, description = "Always"))
 )]
-pub(super) async fn internal(State(face): State<Arc<AppState>>) -> Result<StatusCode, ApiError> {
-    face.core()?.stress.failing.fail().await?;
+pub(super) async fn internal(State(state): State<Arc<AppState>>) -> Result<StatusCode, ApiError> {
+    state.services()?.failing.fail().await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -85,22 +85,22 @@ pub(super) struct TimeoutQuery {
     )
 )]
 pub(super) async fn timeout(
-    State(face): State<Arc<AppState>>,
+    State(state): State<Arc<AppState>>,
     query: Result<Query<TimeoutQuery>, QueryRejection>,
 ) -> Result<StatusCode, ApiError> {
-    let stress = &face.core()?.stress;
+    let services = state.services()?;
+    let Some(stress) = &state.stress else { return Err(super::super::not_found().await) };
     let Query(query) = query.map_err(|rejection| ApiError::invalid(rejection.body_text()).field("query"))?;
-    let most = stress.config.max_stress_delay_ms;
-    let default_ms = face.stress.as_ref().map_or(most, |stress| stress.settings.now().error_delay_ms);
-    let delay_ms = query.delay_ms.unwrap_or(default_ms);
+    let most = stress.large.config.max_stress_delay_ms;
+    let delay_ms = query.delay_ms.unwrap_or_else(|| stress.settings.now().error_delay_ms);
     if !(1..=most).contains(&delay_ms) {
         let message = format!("delay_ms takes 1 to {most} (MAX_STRESS_DELAY_MS)");
         return Err(ApiError::invalid(message).field("delay_ms"));
     }
     let delay = Duration::from_millis(delay_ms);
     match query.mode.as_deref() {
-        None | Some("statement") => stress.failing.exceed(delay).await?,
-        Some("pool") => stress.failing.exhaust(delay).await?,
+        None | Some("statement") => services.failing.exceed(delay).await?,
+        Some("pool") => services.failing.exhaust(delay).await?,
         Some("before") => {
             tokio::time::sleep(delay).await;
             let message = "the request took too long before the database was asked";

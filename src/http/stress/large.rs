@@ -1,8 +1,8 @@
 //! `/api/stress/large-payload`: objects of up to `MAX_LARGE_PAYLOAD_BYTES`.
 //!
-//! One that comes in is held once, whole, as it has to be looked at before it is stored; its answer shows it out of the
-//! same bytes. One that goes out is held a part at a time. Few are under way at once: who comes beyond
-//! `MAX_LARGE_IN_FLIGHT` is told 503 before anything is read.
+//! A payload that is received is in memory once, as a whole: it is checked before it is stored, and the answer is made of the
+//! same bytes. A payload that is sent is read part by part. Requests beyond `MAX_LARGE_IN_FLIGHT` are answered 503 before their
+//! bodies are read.
 
 use std::io;
 use std::sync::Arc;
@@ -27,12 +27,12 @@ use tokio_util::io::{ReaderStream, StreamReader};
 use super::super::openapi::bodies::{RecordBody, RecordShape};
 use super::super::records::{collection, collection_and_id};
 use super::super::server::ConnectionHandle;
-use super::super::wire::body::{BodyLimits, BodyShare, LimitedBody};
+use super::super::wire::body::{BodyLimits, LimitedBody, MemoryPermit, WholeBody};
 use super::super::wire::encoding::{Decoded, Encoding};
 use super::super::wire::error::ApiError;
-use super::super::wire::json::{check_start, json, takes_json};
+use super::super::wire::json::{self, check_json, check_start};
 use super::super::{AppState, Services, not_found};
-use super::StressStores;
+use super::LargeLimits;
 use crate::records::Draft;
 use crate::records::large::{LargePayload, PART_BYTES};
 
@@ -51,36 +51,38 @@ use crate::records::large::{LargePayload, PART_BYTES};
     )
 )]
 pub(super) async fn create(
-    State(face): State<Arc<AppState>>,
+    State(state): State<Arc<AppState>>,
     Extension(connection): Extension<ConnectionHandle>,
     path: Result<Path<String>, PathRejection>,
     request: Request,
 ) -> Result<Response, ApiError> {
-    let core = face.core()?;
-    let Some(stress) = &face.stress else { return Err(not_found().await) };
+    let services = state.services()?;
+    let Some(stress) = &state.stress else { return Err(not_found().await) };
     let name = collection(path)?;
     let (head, body) = request.into_parts();
     let bytes = stress.settings.now().large_payload_bytes;
-    let time = core.stress.time(core, body.size_hint().exact().unwrap_or(bytes as u64));
-    let limits = BodyLimits { bytes, setting: "MAX_LARGE_PAYLOAD_BYTES", deadline: Instant::now() + time };
-    let mut body = LimitedBody::new(&head, body, limits);
-    let held = match hold(&core.stress, core, &head, &mut body).await {
-        Ok(held) => held,
+    let limits = &stress.large;
+    let time = limits.time(services, body.size_hint().exact().unwrap_or(bytes as u64));
+    let body_limits =
+        BodyLimits { bytes, setting: "MAX_LARGE_PAYLOAD_BYTES", deadline: Instant::now() + time };
+    let mut body = LimitedBody::new(&head, body, body_limits);
+    let received = match receive(limits, services, &head, &mut body).await {
+        Ok(received) => received,
         Err(refusal) => {
             body.discard().await;
             return Err(refusal);
         }
     };
-    let payload = core.stress.large.create(&name, held.draft.id, &held.draft.data).await?;
+    let ReceivedPayload { draft, permits } = received;
+    let payload = services.large_payloads.create(&name, draft.id, &draft.data).await?;
     let location = format!("/api/stress/large-payload/{}/{}", name.as_str(), payload.id.as_str());
     let location = HeaderValue::try_from(location).map_err(|_| ApiError::internal())?;
-    let Held { draft, share, turn } = held;
     let content = draft.data.into_bytes();
-    let until = Instant::now() + core.stress.time(core, payload.bytes as u64);
-    let parts = stream::unfold((content, (share, turn)), move |(mut rest, kept)| {
-        connection.read_by(until);
+    let deadline = Instant::now() + limits.time(services, payload.bytes as u64);
+    let parts = stream::unfold((content, permits), move |(mut rest, permits)| {
+        connection.read_by(deadline);
         let part = rest.split_to(rest.len().min(PART_BYTES));
-        std::future::ready((!part.is_empty()).then_some((Ok(part), (rest, kept))))
+        std::future::ready((!part.is_empty()).then_some((Ok(part), (rest, permits))))
     });
     let mut response = answer(&head.headers, StatusCode::CREATED, &payload, parts);
     response.headers_mut().insert(LOCATION, location);
@@ -100,23 +102,23 @@ pub(super) async fn create(
     )
 )]
 pub(super) async fn get(
-    State(face): State<Arc<AppState>>,
+    State(state): State<Arc<AppState>>,
     Extension(connection): Extension<ConnectionHandle>,
     path: Result<Path<(String, String)>, PathRejection>,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
-    let core = face.core()?;
-    let stress = &core.stress;
+    let services = state.services()?;
+    let Some(stress) = &state.stress else { return Err(not_found().await) };
     let (name, id) = collection_and_id(path)?;
-    let turn = turn(stress)?;
-    let large = stress.large.clone();
+    let permit = stress.large.permit()?;
+    let large = services.large_payloads.clone();
     let payload = large.get(&name, id).await?;
-    let until = Instant::now() + stress.time(core, payload.bytes as u64);
-    // What breaks off here cannot be told any more: the connection is closed before the body's end.
-    let parts = stream::unfold((0, turn), move |(part, turn)| {
+    let deadline = Instant::now() + stress.large.time(services, payload.bytes as u64);
+    // The status was sent before: after an error the connection is closed before the body's end.
+    let parts = stream::unfold((0, permit), move |(part, permit)| {
         let large = large.clone();
-        // Said while the answer is under way, as it holds for one answer.
-        connection.read_by(until);
+        // Set during the answer, as it is valid for one answer only.
+        connection.read_by(deadline);
         async move {
             if part == payload.parts {
                 return None;
@@ -132,63 +134,65 @@ pub(super) async fn get(
                 let id = payload.id.as_str();
                 tracing::warn!(id, part, error = error.to_string(), "a large payload breaks off");
             }
-            Some((content, (part + 1, turn)))
+            Some((content, (part + 1, permit)))
         }
     });
     Ok(answer(&headers, StatusCode::OK, &payload, parts))
 }
 
-/// What is held of a payload that comes in.
-struct Held {
+/// A payload that was received, and its permits.
+struct ReceivedPayload {
     draft: Draft,
-    share: BodyShare,
-    turn: OwnedSemaphorePermit,
+    permits: (Option<MemoryPermit>, OwnedSemaphorePermit),
 }
 
-impl StressStores {
-    /// How long so many bytes may take to come, or to go: who is slower keeps a turn from others.
-    fn time(&self, core: &Services, bytes: u64) -> Duration {
-        core.limits.body_timeout + Duration::from_secs(bytes / self.config.large_min_rate)
+impl LargeLimits {
+    /// The time for so many bytes to arrive, or to be read: a slower client would keep its permit from others.
+    fn time(&self, services: &Services, bytes: u64) -> Duration {
+        services.limits.body_timeout + Duration::from_secs(bytes / self.config.large_min_rate)
+    }
+
+    fn permit(&self) -> Result<OwnedSemaphorePermit, ApiError> {
+        Arc::clone(&self.permits).try_acquire_owned().map_err(|_| {
+            let message = "too many large payloads at once (MAX_LARGE_IN_FLIGHT); try again later";
+            ApiError::unavailable("overloaded", message, Duration::from_secs(1))
+        })
     }
 }
 
-fn turn(stress: &StressStores) -> Result<OwnedSemaphorePermit, ApiError> {
-    Arc::clone(&stress.in_flight).try_acquire_owned().map_err(|_| {
-        let message = "as many large payloads are under way as may be (MAX_LARGE_IN_FLIGHT); try again later";
-        ApiError::unavailable("overloaded", message, Duration::from_secs(1))
-    })
-}
-
-async fn hold(
-    stress: &StressStores,
-    core: &Services,
+async fn receive(
+    limits: &LargeLimits,
+    services: &Services,
     head: &Parts,
     body: &mut LimitedBody,
-) -> Result<Held, ApiError> {
-    takes_json(&head.headers)?;
+) -> Result<ReceivedPayload, ApiError> {
+    check_json(&head.headers)?;
     let encoding = Encoding::of(&head.headers)?;
-    let turn = turn(stress)?;
-    let limits = body.limits();
-    // Room for all that may come, taken at once, as growing would copy what is there; it costs memory only where it is
-    // written to. A body that says how long it is gets that much.
-    let room = match (encoding, body.announced()) {
-        (Encoding::Identity, announced) if announced > 0 => (announced as usize).min(limits.bytes),
-        _ => limits.bytes,
+    let permit = limits.permit()?;
+    let max_bytes = body.limits().bytes;
+    // Capacity for the whole body at once, as growing would copy it; pages that are not written to cost no memory. A body
+    // with a `Content-Length` gets that much.
+    let capacity = match (encoding, body.announced()) {
+        (Encoding::Identity, announced) if announced > 0 => (announced as usize).min(max_bytes),
+        _ => max_bytes,
     };
-    let mut share = BodyShare::new(&stress.large_memory);
+    let mut memory = MemoryPermit::new(&limits.memory);
     let mut whole = Vec::new();
-    let mut decoded = Decoded::new(body, encoding, &stress.large_memory).await?;
+    let mut decoded = Decoded::new(body, encoding, &limits.memory).await?;
     while let Some(piece) = decoded.next().await? {
         if whole.capacity() == 0 {
-            whole.reserve_exact(room);
+            whole.reserve_exact(capacity);
         }
-        share.grow(piece.len())?;
+        memory.grow(piece.len())?;
         whole.extend_from_slice(&piece);
     }
-    let whole = Bytes::from(whole);
     check_start(&whole)?;
-    let draft = Draft::parse(&whole, core.limits.max_json_depth)?;
-    Ok(Held { draft, share, turn })
+    let max_depth = services.limits.max_json_depth;
+    let (draft, whole) = json::parse(WholeBody::gathered(whole, memory), move |whole| {
+        Ok(Draft::parse(whole.bytes(), max_depth)?)
+    })
+    .await?;
+    Ok(ReceivedPayload { draft, permits: (whole.into_permit(), permit) })
 }
 
 /// The payload as a record: the members that the service made, then its own.
@@ -204,7 +208,7 @@ fn answer(
         None => Body::from_stream(whole),
         Some(encoding) => compressed(encoding, whole),
     };
-    let mut response = json(status, body);
+    let mut response = json::json(status, body);
     response.headers_mut().insert(VARY, HeaderValue::from_static("accept-encoding"));
     if let Some(encoding) = encoding {
         response.headers_mut().remove(CONTENT_LENGTH);

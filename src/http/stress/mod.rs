@@ -1,4 +1,4 @@
-//! `/api/stress`: what the authors of clients need to hammer a backend, and every failure on demand.
+//! `/api/stress`: the test bench for authors of clients. It serves load of any size and rate, and every failure on demand.
 
 mod config;
 mod errors;
@@ -16,79 +16,56 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::AppState;
-use super::wire::body::BodyMemory;
+use super::wire::body::MemoryBudget;
 use crate::config::{Config, LargeConfig, StressConfig};
-use crate::db::{Database, FailingStatements};
-use crate::records::Records;
-use crate::records::large::LargePayloads;
 use config::StressSettings;
 
-/// What the stress API is built from.
-#[derive(Debug)]
-pub struct StressParts {
-    /// Records.
-    pub records: Records,
-    /// A share of the pool for large payloads.
-    pub large: Database,
-    /// A share that may be used up.
-    pub errors: Database,
-    /// Limits.
-    pub config: LargeConfig,
-}
-
-/// What those of its handlers share that need the database.
-#[derive(Debug)]
-pub(super) struct StressStores {
-    records: Records,
-    large: LargePayloads,
-    failing: FailingStatements,
-    config: LargeConfig,
-    /// Large payloads under way have a bound of their own: what is held of all of them.
-    large_memory: Arc<BodyMemory>,
-    in_flight: Arc<Semaphore>,
-}
-
-/// What a large payload may take beside its bytes: itself once more without reserved members, and a decoder.
+/// Memory of a large payload beside its bytes: a second copy without reserved members, and a decoder.
 const LARGE_COPIES: u64 = 2;
 const DECODER_BYTES: u64 = 32 << 20;
 
-impl StressStores {
-    pub(super) fn new(parts: StressParts) -> Self {
-        let StressParts { records, large, errors, config } = parts;
-        let each = config.max_large_payload_bytes as u64 * LARGE_COPIES + DECODER_BYTES;
-        Self {
-            large: LargePayloads::new(&records, &large),
-            failing: FailingStatements::new(&errors),
-            large_memory: BodyMemory::new(each * config.max_large_in_flight as u64),
-            in_flight: Arc::new(Semaphore::new(config.max_large_in_flight)),
-            records,
-            config,
-        }
-    }
-}
-
-/// What all of its handlers share.
+/// What the handlers of the stress API share.
 #[derive(Debug)]
-pub(super) struct Stress {
+pub(super) struct StressApi {
     settings: StressSettings,
     streams: Streams,
+    large: LargeLimits,
 }
 
-/// What the streams share.
+/// Limits of event streams.
 #[derive(Debug)]
 struct Streams {
     config: StressConfig,
-    /// A permit a stream.
+    /// One permit for each stream.
     permits: Arc<Semaphore>,
 }
 
-impl Stress {
-    /// `None` where the stress API is not served.
+/// Limits of large payloads.
+#[derive(Debug)]
+struct LargeLimits {
+    config: LargeConfig,
+    /// A budget of their own, for all concurrent payloads.
+    memory: Arc<MemoryBudget>,
+    /// One permit for each payload.
+    permits: Arc<Semaphore>,
+}
+
+impl StressApi {
+    /// `None` where the stress API is off.
     pub(super) fn new(config: &Config) -> Option<Self> {
-        let permits = Arc::new(Semaphore::new(config.stress.max_sse_streams));
+        let (stress, large) = (&config.stress, &config.large);
+        let each = large.max_large_payload_bytes as u64 * LARGE_COPIES + DECODER_BYTES;
         config.serves_stress().then(|| Self {
             settings: StressSettings::new(config),
-            streams: Streams { config: config.stress.clone(), permits },
+            streams: Streams {
+                config: stress.clone(),
+                permits: Arc::new(Semaphore::new(stress.max_sse_streams)),
+            },
+            large: LargeLimits {
+                config: large.clone(),
+                memory: MemoryBudget::new(each * large.max_large_in_flight as u64),
+                permits: Arc::new(Semaphore::new(large.max_large_in_flight)),
+            },
         })
     }
 }

@@ -43,13 +43,13 @@ static X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-bufferin
     )
 )]
 pub(in crate::http) async fn get(
-    State(face): State<Arc<AppState>>,
+    State(state): State<Arc<AppState>>,
     Extension(connection): Extension<ConnectionHandle>,
     parameters: Result<Query<Vec<(String, String)>>, QueryRejection>,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
-    face.core()?;
-    let Some(stress) = &face.stress else { return Err(not_found().await) };
+    state.services()?;
+    let Some(stress) = &state.stress else { return Err(not_found().await) };
     let streams = &stress.streams;
     let config = StressConfig { sse_default_rate: stress.settings.now().sse_rate, ..streams.config.clone() };
     let Query(parameters) = parameters.map_err(|_| ApiError::invalid("the query cannot be read"))?;
@@ -65,8 +65,8 @@ pub(in crate::http) async fn get(
     };
     let parts = StreamParts {
         connection,
-        metrics: Arc::clone(&face.metrics),
-        draining: face.lifecycle.draining(),
+        metrics: Arc::clone(&state.metrics),
+        draining: state.lifecycle.draining(),
         permit,
         heartbeat: Duration::from_secs(config.sse_heartbeat_s),
         buffer_bytes: config.sse_buffer_bytes,

@@ -1,8 +1,8 @@
-//! Reading request bodies within limits of size, time and memory.
+//! Request bodies, within limits of size, time and memory.
 //!
-//! A body that comes in one piece with its head, as small events do, is taken as it is. Whatever has to be gathered is
-//! counted against [`BodyMemory`] while it is held: so many slow clients, or a few large bodies, cannot take more memory
-//! than `MAX_BODY_MEMORY` together.
+//! A body that arrives in one piece with its head, as small events do, is used without a copy. Bodies that are gathered from
+//! several pieces count against a [`MemoryBudget`]: many slow clients, or a few large bodies, together use no more memory than
+//! `MAX_BODY_MEMORY`.
 
 use std::future::{Future, poll_fn};
 use std::io;
@@ -23,52 +23,61 @@ use super::error::ApiError;
 use crate::ingest::occupancy::{Occupancy, Size};
 use crate::ingest::text;
 
-/// How long, and up to how many bytes, the rest of a refused body is read.
+/// Time and bytes for which the rest of a rejected body is read.
 const LINGER: Duration = Duration::from_secs(2);
 const LINGER_BYTES: usize = 256 * 1024 * 1024;
 
-/// The bytes of all request bodies under way.
+/// A bound on the memory of concurrent requests.
 #[derive(Debug)]
-pub struct BodyMemory {
-    held: Occupancy,
+pub struct MemoryBudget {
+    used: Occupancy,
     limit: u64,
 }
 
-impl BodyMemory {
-    /// Nothing held, of at most `limit` bytes.
+impl MemoryBudget {
+    /// A budget of `limit` bytes.
     pub fn new(limit: u64) -> Arc<Self> {
-        Arc::new(Self { held: Occupancy::default(), limit })
+        Arc::new(Self { used: Occupancy::default(), limit })
     }
 
-    /// The bytes held.
-    pub fn held(&self) -> u64 {
-        self.held.get().bytes
+    /// The bytes in use.
+    pub fn used(&self) -> u64 {
+        self.used.get().bytes
     }
 }
 
-/// A part of [`BodyMemory`]; given back when dropped.
+/// A part of a [`MemoryBudget`], returned when it is dropped.
 #[derive(Debug)]
-pub struct BodyShare {
-    memory: Arc<BodyMemory>,
+pub struct MemoryPermit {
+    budget: Arc<MemoryBudget>,
     bytes: u64,
 }
 
-impl BodyShare {
-    /// Nothing yet.
-    pub fn new(memory: &Arc<BodyMemory>) -> Self {
-        Self { memory: Arc::clone(memory), bytes: 0 }
+impl MemoryPermit {
+    /// A permit for 0 bytes.
+    pub fn new(budget: &Arc<MemoryBudget>) -> Self {
+        Self { budget: Arc::clone(budget), bytes: 0 }
     }
 
-    /// Takes more.
+    /// The budget that it is a part of.
+    pub fn budget(&self) -> &Arc<MemoryBudget> {
+        &self.budget
+    }
+
+    /// Adds `bytes`.
+    ///
+    /// # Errors
+    ///
+    /// 413 for more than the whole budget, 503 for more than is left of it.
     pub fn grow(&mut self, bytes: usize) -> Result<(), ApiError> {
         let more = Size { events: 0, bytes: bytes as u64 };
-        if self.bytes + more.bytes > self.memory.limit {
-            let limit = self.memory.limit;
+        if self.bytes + more.bytes > self.budget.limit {
+            let limit = self.budget.limit;
             return Err(ApiError::too_large(format!(
                 "the request takes more than {limit} bytes (MAX_BODY_MEMORY)"
             )));
         }
-        if !self.memory.held.try_raise(more, Size { events: u64::MAX, bytes: self.memory.limit }) {
+        if !self.budget.used.try_raise(more, Size { events: u64::MAX, bytes: self.budget.limit }) {
             let message = "too many request bodies are under way; try again later";
             return Err(ApiError::unavailable("overloaded", message, Duration::from_secs(1)));
         }
@@ -77,44 +86,44 @@ impl BodyShare {
     }
 }
 
-impl Drop for BodyShare {
+impl Drop for MemoryPermit {
     fn drop(&mut self) {
-        self.memory.held.lower(Size { events: 0, bytes: self.bytes });
+        self.budget.used.lower(Size { events: 0, bytes: self.bytes });
     }
 }
 
-/// How much of a body is read, and until when.
+/// Limits of one body.
 #[derive(Debug, Clone, Copy)]
 pub struct BodyLimits {
-    /// The most bytes.
+    /// The maximum size in bytes.
     pub bytes: usize,
-    /// The variable that sets it, for the refusal.
+    /// The setting of that size, for the error message.
     pub setting: &'static str,
-    /// When a body that is still coming is given up.
+    /// When an incomplete body is rejected.
     pub deadline: Instant,
 }
 
 impl BodyLimits {
-    /// The refusal of a body that is too large.
+    /// The error for a larger body.
     pub fn too_large(&self) -> ApiError {
         ApiError::too_large(format!("the body is larger than {} bytes ({})", self.bytes, self.setting))
     }
 }
 
-/// Where a body comes from: hyper itself, or the router, which wraps what hyper gave it.
+/// A body as hyper delivers it, or wrapped by the router.
 #[derive(Debug)]
-pub enum Source {
+pub enum BodySource {
     /// From hyper.
     Direct(Incoming),
     /// Through the router.
     Routed(axum::body::Body),
 }
 
-impl Source {
-    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
+impl BodySource {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BrokenBody>>> {
         match self {
-            Self::Direct(body) => Pin::new(body).poll_frame(cx).map_err(|_| Broken),
-            Self::Routed(body) => Pin::new(body).poll_frame(cx).map_err(|_| Broken),
+            Self::Direct(body) => Pin::new(body).poll_frame(cx).map_err(|_| BrokenBody),
+            Self::Routed(body) => Pin::new(body).poll_frame(cx).map_err(|_| BrokenBody),
         }
     }
 
@@ -125,7 +134,7 @@ impl Source {
         }
     }
 
-    /// The fewest bytes that are to come.
+    /// The minimum number of bytes still to arrive.
     fn announced(&self) -> u64 {
         match self {
             Self::Direct(body) => body.size_hint().lower(),
@@ -134,41 +143,41 @@ impl Source {
     }
 }
 
-impl From<Incoming> for Source {
+impl From<Incoming> for BodySource {
     fn from(body: Incoming) -> Self {
         Self::Direct(body)
     }
 }
 
-impl From<axum::body::Body> for Source {
+impl From<axum::body::Body> for BodySource {
     fn from(body: axum::body::Body) -> Self {
         Self::Routed(body)
     }
 }
 
-/// The body ended before its end.
-struct Broken;
+/// The body ended early.
+struct BrokenBody;
 
-/// A body as it comes, within its limits.
+/// A body that arrives in pieces, within its limits.
 #[derive(Debug)]
 pub struct LimitedBody {
-    incoming: Source,
+    incoming: BodySource,
     limits: BodyLimits,
     read: usize,
-    /// Runs only once the body lets us wait.
+    /// Started by the first wait for the body.
     timer: Option<Pin<Box<Sleep>>>,
     refusal: Option<ApiError>,
     /// The client waits for `100 Continue`, which the first read sends.
     awaits_continue: bool,
-    /// Bytes a second; a body that keeps to it may take as long as it is large.
+    /// Bytes a second; a body that arrives at this rate has no other limit of time.
     min_rate: Option<u64>,
-    /// Bytes that came since time was last given for them.
+    /// Bytes that the deadline was not yet extended for.
     unpaid: u64,
 }
 
 impl LimitedBody {
-    /// A body; one that announces itself as too large is refused by its first read.
-    pub fn new(head: &Parts, incoming: impl Into<Source>, limits: BodyLimits) -> Self {
+    /// A body. The first read rejects one with a larger `Content-Length` than its limit.
+    pub fn new(head: &Parts, incoming: impl Into<BodySource>, limits: BodyLimits) -> Self {
         let awaits_continue = head.headers.contains_key(EXPECT);
         Self {
             incoming: incoming.into(),
@@ -182,7 +191,7 @@ impl LimitedBody {
         }
     }
 
-    /// From now on each piece gives the body more time: as much as it takes at `bytes_a_second`.
+    /// Extends the deadline with each piece from now on, by the piece's time at `bytes_a_second`.
     pub fn keep_rate(&mut self, bytes_a_second: u64) {
         self.min_rate = Some(bytes_a_second.max(1));
     }
@@ -207,7 +216,7 @@ impl LimitedBody {
             }
             let frame = match self.incoming.poll_frame(cx) {
                 Poll::Ready(Some(Ok(frame))) => frame,
-                Poll::Ready(Some(Err(Broken))) => {
+                Poll::Ready(Some(Err(BrokenBody))) => {
                     return Poll::Ready(Some(Err(ApiError::invalid("the body broke off before its end"))));
                 }
                 Poll::Ready(None) => return Poll::Ready(None),
@@ -221,31 +230,31 @@ impl LimitedBody {
                     return Poll::Ready(Some(Err(refusal)));
                 }
             };
-            // Trailers are not looked at.
+            // Trailers are ignored.
             let Ok(data) = frame.into_data() else { continue };
             self.read += data.len();
             if self.read > self.limits.bytes {
                 return Poll::Ready(Some(Err(self.limits.too_large())));
             }
-            self.give_time(data.len());
+            self.extend_deadline(data.len());
             return Poll::Ready(Some(Ok(data)));
         }
     }
 
-    /// Takes fewer bytes than its route would. Has to be called before the first read.
+    /// Lowers the size limit below that of the route. Must be called before the first read.
     pub fn lower_limit(&mut self, bytes: usize, setting: &'static str) {
         if bytes < self.limits.bytes {
             (self.limits.bytes, self.limits.setting) = (bytes, setting);
         }
     }
 
-    /// The fewest bytes that are to come.
+    /// The minimum number of bytes still to arrive.
     pub fn announced(&self) -> u64 {
         self.incoming.announced()
     }
 
-    /// Gives the body time for a piece, if it has a rate to keep.
-    fn give_time(&mut self, bytes: usize) {
+    /// Extends the deadline for a piece, if the body has a minimum rate.
+    fn extend_deadline(&mut self, bytes: usize) {
         let Some(rate) = self.min_rate else { return };
         self.unpaid += bytes as u64;
         let milliseconds = self.unpaid.saturating_mul(1000) / rate;
@@ -263,15 +272,15 @@ impl LimitedBody {
         self.incoming.is_end_stream()
     }
 
-    /// The refusal that ended the stream.
+    /// The error that ended the stream.
     pub fn take_refusal(&mut self) -> Option<ApiError> {
         self.refusal.take()
     }
 
-    /// Reads the rest of a refused body and throws it away, for a short while: closing a connection with unread bytes
-    /// resets it, and the client would not see the answer.
+    /// Reads and drops the rest of a rejected body, for a short time. Closing a connection with unread bytes resets it, and the
+    /// client would not receive the answer.
     pub async fn discard(&mut self) {
-        // A client that was not told to go on has sent nothing, and will not.
+        // Without `100 Continue` the client has sent nothing, and will not.
         if self.awaits_continue && self.read == 0 {
             return;
         }
@@ -287,7 +296,7 @@ impl LimitedBody {
     }
 }
 
-/// For decoders, which read through `io`: a refusal is kept aside and named by [`LimitedBody::take_refusal`].
+/// For decoders, which read through `io`: [`LimitedBody::take_refusal`] returns the error.
 impl Stream for LimitedBody {
     type Item = io::Result<Bytes>;
 
@@ -303,29 +312,32 @@ impl Stream for LimitedBody {
     }
 }
 
-/// A whole body. The share of memory that it took lives as long as it does.
+/// A whole body, with its memory permit.
 #[derive(Debug)]
 pub struct WholeBody {
     bytes: Bytes,
-    _share: Option<BodyShare>,
+    permit: Option<MemoryPermit>,
 }
 
 impl WholeBody {
-    /// A body that was gathered.
-    pub fn gathered(bytes: Vec<u8>, share: BodyShare) -> Self {
-        Self { bytes: bytes.into(), _share: Some(share) }
+    /// A body that was gathered from several pieces.
+    pub fn gathered(bytes: Vec<u8>, permit: MemoryPermit) -> Self {
+        Self { bytes: bytes.into(), permit: Some(permit) }
     }
 
-    /// A body that came in one piece with its head.
+    /// A body that arrived in one piece with its head.
     fn piece(bytes: Bytes) -> Self {
-        Self { bytes, _share: None }
+        Self { bytes, permit: None }
     }
-}
 
-impl WholeBody {
-    /// The bytes, sharing what holds them.
+    /// The bytes.
     pub fn bytes(&self) -> &Bytes {
         &self.bytes
+    }
+
+    /// The memory permit; the bytes are dropped.
+    pub fn into_permit(self) -> Option<MemoryPermit> {
+        self.permit
     }
 
     /// The body without a byte-order mark at its start.
@@ -345,21 +357,21 @@ impl std::ops::Deref for WholeBody {
     }
 }
 
-/// An answer's body that is held until the client has read it, counted meanwhile.
+/// An answer's body that counts against a memory budget until the client has read it.
 #[derive(Debug)]
-pub struct HeldBody {
+pub struct CountedBody {
     bytes: Bytes,
-    _share: BodyShare,
+    _permit: MemoryPermit,
 }
 
-impl HeldBody {
-    /// These bytes, for which `share` was taken.
-    pub fn new(bytes: Vec<u8>, share: BodyShare) -> Self {
-        Self { bytes: bytes.into(), _share: share }
+impl CountedBody {
+    /// A body of `bytes`, which `permit` is for.
+    pub fn new(bytes: Vec<u8>, permit: MemoryPermit) -> Self {
+        Self { bytes: bytes.into(), _permit: permit }
     }
 }
 
-impl Body for HeldBody {
+impl Body for CountedBody {
     type Data = Bytes;
     type Error = std::convert::Infallible;
 
@@ -367,8 +379,8 @@ impl Body for HeldBody {
         mut self: Pin<&mut Self>,
         _cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
-        // In pieces, so that what is held elsewhere on the way out stays small.
-        let piece = self.bytes.len().min(HELD_PIECE_BYTES);
+        // In pieces, so that hyper's own buffers stay small.
+        let piece = self.bytes.len().min(FRAME_BYTES);
         let piece = self.bytes.split_to(piece);
         Poll::Ready((!piece.is_empty()).then(|| Ok(Frame::data(piece))))
     }
@@ -382,24 +394,24 @@ impl Body for HeldBody {
     }
 }
 
-/// What a [`HeldBody`] hands out at a time.
-const HELD_PIECE_BYTES: usize = 256 * 1024;
+/// Bytes of each frame of a [`CountedBody`].
+const FRAME_BYTES: usize = 256 * 1024;
 
 /// Reads a whole body.
-pub async fn read_whole(body: &mut LimitedBody, memory: &Arc<BodyMemory>) -> Result<WholeBody, ApiError> {
+pub async fn read_whole(body: &mut LimitedBody, budget: &Arc<MemoryBudget>) -> Result<WholeBody, ApiError> {
     let Some(first) = body.next().await? else {
         return Ok(WholeBody::piece(Bytes::new()));
     };
     if body.is_at_end() {
         return Ok(WholeBody::piece(first));
     }
-    let mut share = BodyShare::new(memory);
-    share.grow(first.len())?;
+    let mut permit = MemoryPermit::new(budget);
+    permit.grow(first.len())?;
     let mut whole = first.to_vec();
     drop(first);
     while let Some(piece) = body.next().await? {
-        share.grow(piece.len())?;
+        permit.grow(piece.len())?;
         whole.extend_from_slice(&piece);
     }
-    Ok(WholeBody::gathered(whole, share))
+    Ok(WholeBody::gathered(whole, permit))
 }

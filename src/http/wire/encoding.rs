@@ -20,7 +20,7 @@ use hyper::header::{CONTENT_ENCODING, HeaderMap};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt};
 use tokio_util::io::StreamReader;
 
-use super::body::{BodyLimits, BodyMemory, BodyShare, LimitedBody, WholeBody};
+use super::body::{BodyLimits, LimitedBody, MemoryBudget, MemoryPermit, WholeBody};
 use super::error::ApiError;
 
 /// How a body is compressed.
@@ -97,7 +97,7 @@ pub(in crate::http) struct Decoded<'a> {
     limits: BodyLimits,
     produced: usize,
     buffer: BytesMut,
-    _window: BodyShare,
+    _window: MemoryPermit,
 }
 
 enum Decoder<'a> {
@@ -116,10 +116,10 @@ impl<'a> Decoded<'a> {
     pub(in crate::http) async fn new(
         body: &'a mut LimitedBody,
         encoding: Encoding,
-        memory: &Arc<BodyMemory>,
+        memory: &Arc<MemoryBudget>,
     ) -> Result<Self, ApiError> {
         let limits = body.limits();
-        let mut window = BodyShare::new(memory);
+        let mut window = MemoryPermit::new(memory);
         window.grow(encoding.decoder_bytes())?;
         let decoder = match encoding {
             Encoding::Identity => Decoder::Identity(body),
@@ -250,10 +250,10 @@ fn broken(encoding: Encoding, error: &io::Error) -> ApiError {
 pub(in crate::http) async fn decode_whole(
     body: &mut LimitedBody,
     encoding: Encoding,
-    memory: &Arc<BodyMemory>,
+    memory: &Arc<MemoryBudget>,
 ) -> Result<WholeBody, ApiError> {
     let mut decoded = Decoded::new(body, encoding, memory).await?;
-    let mut share = BodyShare::new(memory);
+    let mut share = MemoryPermit::new(memory);
     let mut whole = Vec::new();
     while let Some(piece) = decoded.next().await? {
         share.grow(piece.len())?;

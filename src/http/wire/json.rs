@@ -9,18 +9,19 @@ use hyper::header::{CONTENT_TYPE, HeaderValue};
 use hyper::http::request::Parts;
 use hyper::{HeaderMap, StatusCode};
 
-use super::body::{self, BodyLimits, BodyShare, HeldBody, LimitedBody, WholeBody};
+use super::body::{self, BodyLimits, CountedBody, LimitedBody, MemoryPermit, WholeBody};
 use super::encoding::{Encoding, decode_whole};
 use super::error::ApiError;
 use crate::http::Services;
 use crate::ingest::text;
+use crate::offload::{self, INLINE_BYTES};
 
 /// From here on, what is held of an answer is counted.
 const SMALL_ANSWER_BYTES: usize = 16 * 1024;
 
 /// Refuses a body that says that it is something else than JSON in UTF-8, which is what JSON is between systems (RFC 8259,
 /// section 8.1). The parameter `charset` has no meaning there, but what names another one is not what it is read as.
-pub(in crate::http) fn takes_json(headers: &HeaderMap) -> Result<(), ApiError> {
+pub(in crate::http) fn check_json(headers: &HeaderMap) -> Result<(), ApiError> {
     if !headers.contains_key(CONTENT_TYPE) {
         return Ok(());
     }
@@ -89,15 +90,15 @@ impl StartCheck {
 /// Reads a body of JSON of up to so many bytes; `setting` is the variable that says so. What is returned holds its share of
 /// the memory for bodies.
 pub(in crate::http) async fn read(
-    core: &Services,
+    services: &Services,
     request: Request,
     bytes: usize,
     setting: &'static str,
 ) -> Result<(Parts, WholeBody), ApiError> {
     let (head, body) = request.into_parts();
-    let limits = BodyLimits { bytes, setting, deadline: Instant::now() + core.limits.body_timeout };
+    let limits = BodyLimits { bytes, setting, deadline: Instant::now() + services.limits.body_timeout };
     let mut body = LimitedBody::new(&head, body, limits);
-    match read_whole(core, &head, &mut body).await {
+    match read_whole(services, &head, &mut body).await {
         Ok(whole) => Ok((head, whole)),
         Err(refusal) => {
             body.discard().await;
@@ -106,24 +107,51 @@ pub(in crate::http) async fn read(
     }
 }
 
-async fn read_whole(core: &Services, head: &Parts, body: &mut LimitedBody) -> Result<WholeBody, ApiError> {
-    takes_json(&head.headers)?;
+async fn read_whole(
+    services: &Services,
+    head: &Parts,
+    body: &mut LimitedBody,
+) -> Result<WholeBody, ApiError> {
+    check_json(&head.headers)?;
     let whole = match Encoding::of(&head.headers)? {
-        Encoding::Identity => body::read_whole(body, &core.bodies).await?,
-        encoding => decode_whole(body, encoding, &core.bodies).await?,
+        Encoding::Identity => body::read_whole(body, &services.bodies).await?,
+        encoding => decode_whole(body, encoding, &services.bodies).await?,
     };
     check_start(&whole)?;
     Ok(whole.without_mark())
 }
 
+/// Parses a body, off this thread if it is large. The body, with its memory permit, stays with the work until it has ended.
+pub(in crate::http) async fn parse<T: Send + 'static>(
+    body: WholeBody,
+    parse: impl FnOnce(&WholeBody) -> Result<T, ApiError> + Send + 'static,
+) -> Result<(T, WholeBody), ApiError> {
+    if body.len() <= INLINE_BYTES {
+        return Ok((parse(&body)?, body));
+    }
+    let parsed = offload(move || parse(&body).map(|parsed| (parsed, body)));
+    // On the heap, as every idle connection holds room for the largest future that it may run.
+    Box::pin(parsed).await?
+}
+
+/// Runs work on a large document on a blocking thread.
+pub(in crate::http) async fn offload<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, ApiError> {
+    offload::run(work).await.map_err(|error| {
+        tracing::error!(error = error.to_string(), "work on a large document did not end");
+        ApiError::internal()
+    })
+}
+
 /// An answer's body; a large one is counted until the client has read it.
-pub(in crate::http) fn held(core: &Services, bytes: Vec<u8>) -> Result<Body, ApiError> {
+pub(in crate::http) fn held(services: &Services, bytes: Vec<u8>) -> Result<Body, ApiError> {
     if bytes.len() <= SMALL_ANSWER_BYTES {
         return Ok(Body::from(bytes));
     }
-    let mut share = BodyShare::new(&core.bodies);
+    let mut share = MemoryPermit::new(&services.bodies);
     share.grow(bytes.len())?;
-    Ok(Body::new(HeldBody::new(bytes, share)))
+    Ok(Body::new(CountedBody::new(bytes, share)))
 }
 
 /// An answer of JSON.
@@ -141,9 +169,9 @@ mod tests {
     #[test]
     fn json_is_taken_in_utf_8_and_in_nothing_else() {
         let taken = |declared: &'static str| {
-            takes_json(&HeaderMap::from_iter([(CONTENT_TYPE, HeaderValue::from_static(declared))])).is_ok()
+            check_json(&HeaderMap::from_iter([(CONTENT_TYPE, HeaderValue::from_static(declared))])).is_ok()
         };
-        assert!(takes_json(&HeaderMap::new()).is_ok());
+        assert!(check_json(&HeaderMap::new()).is_ok());
         for good in [
             "application/json",
             "Application/JSON;",

@@ -9,16 +9,30 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use super::error::ApiError;
+use super::json::offload;
 use crate::ingest::text;
+use crate::offload::INLINE_BYTES;
 
-/// A body of JSON; anything wrong with it is a 400 that says what.
-pub(in crate::http) fn json<T: DeserializeOwned>(body: Result<Bytes, BytesRejection>) -> Result<T, ApiError> {
+/// Parses a JSON body, off this thread if it is large.
+///
+/// # Errors
+///
+/// 400 names what is wrong with it.
+pub(in crate::http) async fn json<T: DeserializeOwned + Send + 'static>(
+    body: Result<Bytes, BytesRejection>,
+) -> Result<T, ApiError> {
     let body = body.map_err(|rejection| match rejection.status() {
         hyper::StatusCode::PAYLOAD_TOO_LARGE => ApiError::too_large("the body is larger than 2 MiB"),
         _ => ApiError::invalid("the body broke off before its end"),
     })?;
-    let body = text::without_mark(&body);
-    serde_json::from_slice(body).map_err(|error| ApiError::invalid(format!("the body: {error}")))
+    let parse = |body: &[u8]| {
+        serde_json::from_slice(text::without_mark(body))
+            .map_err(|error| ApiError::invalid(format!("the body: {error}")))
+    };
+    match body.len() {
+        ..=INLINE_BYTES => parse(&body),
+        _ => offload(move || parse(&body)).await?,
+    }
 }
 
 /// A time of RFC 3339, in microseconds of Unix time.

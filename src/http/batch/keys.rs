@@ -1,4 +1,4 @@
-//! How the events of a batch get the keys by which their retries are told.
+//! The keys of a batch's events, which identify their retries.
 
 use std::fmt;
 
@@ -11,59 +11,61 @@ use super::super::events::ack;
 use super::super::wire::error::ApiError;
 use crate::ingest::keys::{self, Key, KeyKind};
 
-/// Where keys come from.
-pub(super) struct Naming<'a> {
-    source: Source<'a>,
-    /// The client sent no trace id, so that of a keyed event is its key.
+/// The source of the events' keys.
+pub(super) struct KeySource {
+    source: Source,
+    /// The client sent no trace id, so the trace id of an event with a key is this key.
     pub(super) trace_from_key: bool,
 }
 
-enum Source<'a> {
-    /// Events have none.
-    Nothing,
-    /// The batch has one; each event's is made of it and its index.
-    Batch(KeyKind, Vec<&'a [u8]>),
-    /// A member of each event, and the space that their keys are in.
-    Field(String, Option<&'a [u8]>),
+enum Source {
+    /// Events have no keys.
+    None,
+    /// The batch has a key; each event's key is made of it and the event's index.
+    Batch(KeyKind, Vec<Vec<u8>>),
+    /// A member of each event, and the space of their keys.
+    Field(String, Option<Vec<u8>>),
 }
 
-/// The event has no key, where all should have one.
-pub(super) struct NoKey;
+/// An event without a key, in a batch whose events all need one.
+pub(super) struct MissingKey;
 
-impl<'a> Naming<'a> {
-    /// As the request asks.
-    pub(super) fn of(head: &'a Parts, has_trace_id: bool) -> Result<Self, ApiError> {
+impl KeySource {
+    /// The source that the request names.
+    pub(super) fn of(head: &Parts, has_trace_id: bool) -> Result<Self, ApiError> {
         let source = match (ack::id_field(head)?, ack::key(head)?) {
-            (Some(name), _) => Source::Field(name, ack::key_space(head)),
-            (None, Some((kind, parts))) => Source::Batch(kind, parts),
-            (None, None) => Source::Nothing,
+            (Some(name), _) => Source::Field(name, ack::key_space(head).map(<[u8]>::to_vec)),
+            (None, Some((kind, parts))) => {
+                Source::Batch(kind, parts.into_iter().map(<[u8]>::to_vec).collect())
+            }
+            (None, None) => Source::None,
         };
         Ok(Self { source, trace_from_key: !has_trace_id })
     }
 
-    /// What the batch is called if its key names it.
+    /// The batch's id, if it has a key.
     pub(super) fn batch_id(&self) -> Option<Uuid> {
         match &self.source {
-            Source::Batch(kind, parts) => Some(Uuid::from_bytes(keys::hash(*kind, parts))),
+            Source::Batch(kind, parts) => Some(Uuid::from_bytes(keys::hash(*kind, &slices(parts)))),
             _ => None,
         }
     }
 
     /// The key of an event.
-    pub(super) fn key(&self, event: &[u8], index: u64) -> Result<Option<Key>, NoKey> {
+    pub(super) fn key(&self, event: &[u8], index: u64) -> Result<Option<Key>, MissingKey> {
         match &self.source {
-            Source::Nothing => Ok(None),
+            Source::None => Ok(None),
             Source::Batch(kind, parts) => Ok(Some(ack::key_in_batch(*kind, parts, index))),
             Source::Field(name, space) => {
                 let mut json = serde_json::Deserializer::from_slice(event);
-                let value = Member(name).deserialize(&mut json).ok().flatten().ok_or(NoKey)?;
+                let value = Member(name).deserialize(&mut json).ok().flatten().ok_or(MissingKey)?;
                 let text = value.get();
                 // Text and numbers, as they are written: 1 and "1" are two keys.
                 let is_scalar = text.starts_with(|c: char| c == '"' || c == '-' || c.is_ascii_digit());
                 if !is_scalar || text == "\"\"" {
-                    return Err(NoKey);
+                    return Err(MissingKey);
                 }
-                let parts = [name.as_bytes(), text.as_bytes(), space.unwrap_or_default()];
+                let parts = [name.as_bytes(), text.as_bytes(), space.as_deref().unwrap_or_default()];
                 let parts = if space.is_some() { &parts[..] } else { &parts[..2] };
                 Ok(Some(keys::hash(KeyKind::Field, parts)))
             }
@@ -71,7 +73,11 @@ impl<'a> Naming<'a> {
     }
 }
 
-/// Reads one member of an object and passes over the others. Of several with its name the last counts, as in jsonb.
+fn slices(parts: &[Vec<u8>]) -> Vec<&[u8]> {
+    parts.iter().map(Vec::as_slice).collect()
+}
+
+/// Reads one member of an object and skips the others. The last of several members with its name counts, as in jsonb.
 struct Member<'a>(&'a str);
 
 impl<'de> DeserializeSeed<'de> for Member<'_> {
