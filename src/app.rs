@@ -32,7 +32,7 @@ use crate::conversations::{Conversations, ConversationsSettings};
 use crate::db::local::LocalCluster;
 use crate::db::{self, ConnectionUrl, Database, FailingStatements, MigrationError, PartitionKeeper};
 use crate::files::{Files, FilesSettings};
-use crate::http::{AppState, BoundServer, RunningServer, Services};
+use crate::http::{self, AppState, BoundServer, RunningServer, Services};
 use crate::imports::{Imports, ImportsSettings, Limits};
 use crate::ingest::journal::{self, JournalSettings, RealFiles, Recovered};
 use crate::ingest::{IngestSettings, OpenJournal, Pipeline, RegisteredJournals};
@@ -123,7 +123,7 @@ fn listen(config: &Config, max_connections: usize, state: &Arc<AppState>) -> Res
         source,
     };
     BoundServer::bind(&config.server)
-        .and_then(|server| server.serve(&config.server, max_connections, state))
+        .and_then(|server| http::serve(server, &config.server, max_connections, state))
         .map_err(failed)
 }
 

@@ -3,7 +3,7 @@
 use jsonwebtoken::Algorithm;
 use serde_json::{Value, json};
 use tidegate::auth::{ALL_SCOPES, Scope, Scopes};
-use tidegate::http::permissions::{Needs, ROUTES, Route};
+use tidegate::http::{Needs, Route, routes};
 
 use crate::support::accounts::{
     PASSWORD, SECRET, guarded, key, log_in, now, register, send, signed, tidegate, token_with,
@@ -92,7 +92,7 @@ async fn each_route_lets_in_whom_the_table_says_and_nobody_else() {
         ("logged out", logged_out),
     ];
 
-    for route in ROUTES {
+    for route in &routes() {
         let name = format!("{} {}", route.method, route.path);
         for (what, token) in &bad {
             let answer = ask(&service, route, token).await;

@@ -1,11 +1,13 @@
-//! The HTTP face: every route, and the order of what each request passes (`edge::pipeline`).
+//! The HTTP face: every route on one page, and the state that handlers share.
 //!
 //! ```text
-//! accept ─▶ connection (limits of time and number) ─▶ faults ─▶ dispatch ─▶ events, batch      (straight: the hot path)
-//!                                                     (if on)      └─────▶ router ─▶ track ─▶ authorize ─▶ everything else
+//! server: accept ─▶ connection (limits of number and time) ─▶ edge: framing ─▶ faults (if on) ─▶ CORS
+//!     ─▶ access and quota of the route ─┬─▶ events, batch       the hot path, without a router
+//!                                       └─▶ router ─▶ handler   everything else, in a task of its own
+//!     ─▶ headers ─▶ metrics ─▶ log
 //! ```
 //!
-//! What each route needs is in [`permissions`]; a route that is not listed there cannot be reached.
+//! Each route is declared with the access that it requires ([`Needs`]); a handler without a declaration cannot be reached.
 
 #![allow(unused_qualifications, reason = "utoipa's macros write out the paths of what they are given")]
 
@@ -24,23 +26,22 @@ mod server;
 mod stress;
 mod wire;
 
+use std::io;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use axum::Router;
-use axum::middleware;
-use axum::response::Response;
-use hyper::header::HeaderName;
-use hyper::{Method, StatusCode};
+use axum::response::{IntoResponse, Response};
+use hyper::body::Incoming;
+use hyper::header::{CONNECTION, HeaderName, HeaderValue};
+use hyper::{Request, StatusCode};
 use ipnet::IpNet;
 use prometheus::{Histogram, IntCounter};
-use utoipa_axum::router::OpenApiRouter;
-use utoipa_axum::routes;
 
 pub use server::{BoundServer, OPERATOR_CONNECTIONS, RunningServer};
 
 use crate::auth::{Accounts, Scope, Verifier};
-use crate::config::Config;
+use crate::config::{Config, ServerConfig};
 use crate::conversations::Conversations;
 use crate::db::{Database, FailingStatements};
 use crate::files::Files;
@@ -53,11 +54,12 @@ use crate::records::large::LargePayloads;
 use crate::supervisor::Supervisor;
 use edge::authorize as auth;
 use edge::origin::OwnOrigin;
-pub use edge::permissions;
-use edge::permissions::Needs;
-use edge::pipeline::track;
+use edge::pipeline;
 use edge::quota::RateBudgets;
+pub use edge::routes::{Needs, Route};
+use edge::routes::{RouteTable, Routes};
 use faults::Faults;
+use server::ConnectionHandle;
 use stress::StressApi;
 pub use wire::body::MemoryBudget;
 use wire::error::ApiError;
@@ -74,34 +76,81 @@ static X_RECEIPT: HeaderName = HeaderName::from_static("x-receipt");
 
 const EVENTS: &str = "/api/v1/events";
 const BATCH: &str = "/api/v1/events/batch";
+/// The access that both of them require.
+const EVENTS_NEED: Needs = Needs::Scope(Scope::EventsWrite);
 
 /// Whether a path is a route of events, whose URLs may contain a write-only key.
 fn is_event_route(path: &str) -> bool {
     matches!(path, EVENTS | BATCH)
 }
 
-/// Every route.
-fn router(state: &Arc<AppState>) -> Router {
-    let mut routes = OpenApiRouter::with_openapi(openapi::base())
-        // These two are dispatched before the router, which only has to know their paths.
-        .routes(routes!(events::described))
-        .routes(routes!(batch::described))
-        .merge(accounts::router())
-        .merge(conversations::router())
+/// Every route of a service, with or without the stress API and faults.
+fn all_routes(stress: bool, faults: bool) -> Routes {
+    let mut routes = Routes::new(openapi::base(), EVENTS_NEED)
+        .merge(accounts::routes())
+        .merge(conversations::routes())
         .merge(files::routes())
-        .merge(imports::router())
-        .merge(ops::router());
-    if state.stress.is_some() {
-        routes = routes.merge(records::router()).merge(stress::routes());
+        .merge(imports::routes())
+        .merge(ops::routes())
+        .merge(openapi::routes());
+    if stress {
+        routes = routes.merge(records::routes()).merge(stress::routes());
     }
-    if state.faults.is_some() {
+    if faults {
         routes = routes.merge(faults::routes());
     }
-    openapi::served(routes)
-        .fallback(not_found)
-        .layer(middleware::from_fn_with_state(Arc::clone(state), auth::authorize))
-        .layer(middleware::from_fn_with_state(Arc::clone(state), track))
-        .with_state(Arc::clone(state))
+    routes
+}
+
+/// Every route that a service can have.
+pub fn routes() -> Vec<Route> {
+    all_routes(true, true).into_parts().2
+}
+
+/// Serves `state` on a bound address, to at most `max_connections` at once, until it is stopped.
+///
+/// # Errors
+///
+/// If threads cannot be started.
+pub fn serve(
+    server: BoundServer,
+    config: &ServerConfig,
+    max_connections: usize,
+    state: &Arc<AppState>,
+) -> io::Result<RunningServer> {
+    let worker = {
+        let state = Arc::clone(state);
+        // A router for each thread, so that threads do not contend for its counters.
+        move || {
+            let (router, _) = openapi::served(all_routes(state.stress.is_some(), state.faults.is_some()));
+            Frontend { router: router.with_state(Arc::clone(&state)), state: Arc::clone(&state) }
+        }
+    };
+    server.serve(config, max_connections, &state.metrics, worker)
+}
+
+/// Answers the requests of one thread's connections.
+#[derive(Clone)]
+struct Frontend {
+    state: Arc<AppState>,
+    router: Router,
+}
+
+impl server::Handler for Frontend {
+    async fn answer(&self, request: Request<Incoming>, connection: &ConnectionHandle) -> Response {
+        pipeline::answer(&self.state, &self.router, request, connection).await
+    }
+
+    async fn answer_operator(&self, request: Request<Incoming>, connection: &ConnectionHandle) -> Response {
+        if ops::is_operators(request.uri().path()) {
+            return self.answer(request, connection).await;
+        }
+        let message = "too many connections; try again later";
+        let refusal = ApiError::unavailable("overloaded", message, Duration::from_secs(1));
+        let mut response = refusal.into_response();
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        response
+    }
 }
 
 /// What all handlers share from the start.
@@ -130,6 +179,7 @@ pub struct AppState {
     faults: Option<Faults>,
     /// `None`: the stress API is off.
     stress: Option<StressApi>,
+    routes: RouteTable,
     /// Set once the database is ready.
     services: OnceLock<Services>,
     hot: [HotRoute; 2],
@@ -184,7 +234,6 @@ pub struct RequestLimits {
 #[derive(Debug)]
 struct HotRoute {
     route: &'static str,
-    needs: Needs,
     /// Answers of status 202, by far the most frequent.
     accepted: IntCounter,
     seconds: Histogram,
@@ -206,13 +255,13 @@ impl AppState {
     ) -> Arc<Self> {
         let hot = [EVENTS, BATCH].map(|route| HotRoute {
             route,
-            // A route that is not listed admits nobody but administrators.
-            needs: permissions::needs(&Method::POST, route).unwrap_or(Needs::Scope(Scope::Admin)),
             accepted: metrics.requests.with_label_values(&[route, "202"]),
             seconds: metrics.request_seconds.with_label_values(&[route]),
             ack_seconds: [AckLevel::Queued, AckLevel::Journaled, AckLevel::Committed]
                 .map(|level| metrics.ack_seconds.with_label_values(&[level.name()])),
         });
+        let (stress, faults) = (StressApi::new(config), Faults::new(&config.stress));
+        let (_, _, routes) = all_routes(stress.is_some(), faults.is_some()).into_parts();
         Arc::new(Self {
             lifecycle: lifecycle.clone(),
             metrics: Arc::clone(metrics),
@@ -234,8 +283,9 @@ impl AppState {
             trusted_proxies: config.access.trusted_proxies(),
             budgets: RateBudgets::new(config),
             takes_registrations: config.takes_registrations(),
-            faults: Faults::new(&config.stress),
-            stress: StressApi::new(config),
+            faults,
+            stress,
+            routes: RouteTable::new(routes),
             services: OnceLock::new(),
             hot,
             started: Instant::now(),

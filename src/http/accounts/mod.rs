@@ -4,33 +4,30 @@ mod keys;
 mod members;
 mod sign_in;
 
-use std::sync::Arc;
-
 use axum::Json;
 use axum::response::{IntoResponse, Response};
 use hyper::StatusCode;
 use hyper::header::{CACHE_CONTROL, HeaderValue};
 use serde::Serialize;
-use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::AppState;
+use super::edge::routes::{Needs, Routes};
 
-/// Every route below `/api/auth` and `/api/keys`.
-pub(super) fn router() -> OpenApiRouter<Arc<AppState>> {
-    OpenApiRouter::default()
-        .routes(routes!(sign_in::register))
-        .routes(routes!(sign_in::login))
-        .routes(routes!(sign_in::refresh))
-        .routes(routes!(sign_in::logout))
-        .routes(routes!(sign_in::me))
-        .routes(routes!(sign_in::sessions))
-        .routes(routes!(sign_in::end_session))
-        .routes(routes!(keys::create, keys::list))
-        .routes(routes!(keys::revoke))
+/// Every route of users and keys.
+pub(super) fn routes() -> Routes {
+    Routes::default()
+        .route(Needs::Nothing, routes!(sign_in::register))
+        .route(Needs::Nothing, routes!(sign_in::login))
+        .route(Needs::Nothing, routes!(sign_in::refresh))
+        .route(Needs::SignedIn, routes!(sign_in::logout))
+        .route(Needs::SignedIn, routes!(sign_in::me))
+        .route(Needs::SignedIn, routes!(sign_in::sessions))
+        .route(Needs::SignedIn, routes!(sign_in::end_session))
+        .route(Needs::SignedIn, routes!(keys::create, keys::list))
+        .route(Needs::SignedIn, routes!(keys::revoke))
 }
 
-/// An answer that nobody on the way may keep.
+/// An answer that no cache may store.
 fn private(status: StatusCode, body: &impl Serialize) -> Response {
     let mut response = (status, Json(body)).into_response();
     response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));

@@ -27,7 +27,7 @@ pub(super) use super::wire::encoding as decode;
 use super::wire::encoding::{Decoded, Encoding};
 use super::wire::error::ApiError;
 use super::wire::json::{self, StartCheck, offload};
-use super::{AckedResponse, Services, not_found};
+use super::{AckedResponse, Services};
 use crate::ingest::id::{self, unix_now_us};
 use crate::ingest::json::Verdict;
 use crate::ingest::keys::Key;
@@ -38,7 +38,7 @@ use crate::offload::INLINE_BYTES;
 /// The approximate size of a chunk of encoded tuples.
 const CHUNK_BYTES: usize = 256 * 1024;
 
-/// Its description; [`post`] answers before the router.
+/// Admits the batch, and answers with the events that were skipped.
 #[utoipa::path(
     post,
     path = "/api/v1/events/batch",
@@ -58,11 +58,6 @@ const CHUNK_BYTES: usize = 256 * 1024;
         (status = 503, description = "The queue or the journal is full"),
     )
 )]
-pub(in crate::http) async fn described() -> ApiError {
-    not_found().await
-}
-
-/// Admits the batch, and answers with the events that were skipped.
 pub(super) async fn post(
     services: &Services,
     head: &Parts,

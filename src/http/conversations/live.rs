@@ -18,8 +18,8 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::super::connection::Line;
+use super::super::edge::routes::Needs;
 use super::super::error::ApiError;
-use super::super::permissions::Needs;
 use super::super::{AppState, Services, auth, sse};
 use crate::auth::{Principal, Scope};
 use crate::conversations::{Event, EventKind, Live, LiveEnd, Token, parse_live};

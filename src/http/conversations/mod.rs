@@ -14,14 +14,14 @@ use axum::response::Response;
 use hyper::StatusCode;
 use hyper::header::{HeaderValue, LOCATION};
 use serde::Serialize;
-use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 use uuid::Uuid;
 
+use super::edge::routes::{Needs, Routes};
 use super::error::ApiError;
 use super::openapi::bodies::{ConversationBody, ConversationShape};
 use super::{AppState, Services, json, pages, path, query};
-use crate::auth::Principal;
+use crate::auth::{Principal, Scope};
 use crate::conversations::{ConversationsError, ListQuery, Metadata, NewConversation, Page, Patch};
 use members::Members;
 
@@ -29,13 +29,17 @@ const PATH: &str = "/api/conversations";
 const DEFAULT_TITLE: &str = "New Conversation";
 
 /// Every route below `/api/conversations`.
-pub(super) fn router() -> OpenApiRouter<Arc<AppState>> {
-    OpenApiRouter::default()
-        .routes(routes!(list, create))
-        .routes(routes!(read, change, delete))
-        .routes(routes!(messages::list, messages::add))
-        .routes(routes!(messages::get))
-        .routes(routes!(append::append))
+pub(super) fn routes() -> Routes {
+    let (reads, writes) = (Needs::Scope(Scope::ConversationsRead), Needs::Scope(Scope::ConversationsWrite));
+    Routes::default()
+        .route(reads, routes!(list))
+        .route(writes, routes!(create))
+        .route(reads, routes!(read))
+        .route(writes, routes!(change, delete))
+        .route(reads, routes!(messages::list))
+        .route(writes, routes!(messages::add))
+        .route(reads, routes!(messages::get))
+        .route(writes, routes!(append::append))
 }
 
 /// `GET /api/conversations`.

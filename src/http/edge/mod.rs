@@ -12,6 +12,6 @@ mod credentials;
 mod framing;
 mod headers;
 pub(super) mod origin;
-pub mod permissions;
 pub(super) mod pipeline;
 pub(super) mod quota;
+pub mod routes;

@@ -1,33 +1,40 @@
-//! What each request passes on its way to its handler, and its answer on its way back.
+//! The pipeline of every request and its answer: framing, faults, CORS, then the route's access and quota, its handler,
+//! headers, metrics and log.
+//!
+//! Requests with events take the same steps as all others. They skip the router, as their paths are compared first, and
+//! run in the connection's own task.
 
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::Router;
-use axum::extract::{MatchedPath, Request as AxumRequest, State};
-use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use hyper::body::Incoming;
+use hyper::header::ALLOW;
 use hyper::{Method, Request, StatusCode};
 use tower_service::Service;
 use tracing::Instrument;
 
 use super::authorize::{self, EventsAdmission};
 use super::client::{self, ClientAddress};
+use super::routes::{Needs, PathRoutes};
 use super::{cors, framing, headers};
 use crate::http::events::ack::KeySpace;
 use crate::http::server::ConnectionHandle;
 use crate::http::wire::body::{BodyLimits, LimitedBody};
 use crate::http::wire::error::ApiError;
-use crate::http::wire::path;
-use crate::http::{AppState, BATCH, EVENTS, batch, events, faults};
+use crate::http::wire::{path, query};
+use crate::http::{AppState, BATCH, EVENTS, HotRoute, batch, events, faults, not_found};
 use crate::observe::Metrics;
 
-/// Answers one request that came by `connection`.
+/// The label of requests without a route.
+const UNMATCHED: &str = "unmatched";
+
+/// Answers one request.
 pub(in crate::http) async fn answer(
     state: &Arc<AppState>,
-    router: &mut Router,
+    router: &Router,
     mut request: Request<Incoming>,
     connection: &ConnectionHandle,
 ) -> Response {
@@ -36,7 +43,7 @@ pub(in crate::http) async fn answer(
         let deadline = Instant::now() + state.limits.body_timeout;
         let limits = BodyLimits { bytes: state.limits.event_bytes, setting: "MAX_EVENT_BYTES", deadline };
         LimitedBody::new(&head, incoming, limits).discard().await;
-        count(&state.metrics, "unmatched", refusal.status());
+        count(&state.metrics, UNMATCHED, refusal.status());
         headers::nosniff(refusal.headers_mut());
         return refusal;
     }
@@ -44,15 +51,18 @@ pub(in crate::http) async fn answer(
         *request.uri_mut() = uri;
     }
     match &state.faults {
-        None => dispatch(state, router, request, connection).await,
-        Some(faults) => Box::pin(faults::around(faults, state, router, request, connection)).await,
+        None => cross_origin(state, router, request, connection).await,
+        Some(faults) => {
+            let next = |request| cross_origin(state, router, request, connection);
+            Box::pin(faults::around(faults, state, request, connection, next)).await
+        }
     }
 }
 
-/// Answers one request, apart from faults. What web pages of other origins may do is said around all of it.
-pub(in crate::http) async fn dispatch(
+/// Answers one request, with the CORS headers that it calls for.
+async fn cross_origin(
     state: &Arc<AppState>,
-    router: &mut Router,
+    router: &Router,
     request: Request<Incoming>,
     connection: &ConnectionHandle,
 ) -> Response {
@@ -69,20 +79,33 @@ pub(in crate::http) async fn dispatch(
 
 async fn routed(
     state: &Arc<AppState>,
-    router: &mut Router,
-    mut request: Request<Incoming>,
+    router: &Router,
+    request: Request<Incoming>,
     connection: &ConnectionHandle,
 ) -> Response {
     let hot = match (request.uri().path(), request.method()) {
         (EVENTS, &Method::POST) => &state.hot[0],
         (BATCH, &Method::POST) => &state.hot[1],
         _ => {
-            let client = client::client(connection.peer(), request.headers(), &state.trusted_proxies);
-            request.extensions_mut().insert(client);
-            request.extensions_mut().insert(connection.clone());
-            return to_its_end(router.call(request)).await;
+            let exchange = Exchange {
+                state: Arc::clone(state),
+                router: router.clone(),
+                connection: connection.clone(),
+                started: Instant::now(),
+            };
+            return to_its_end(exchange.answer(request)).await;
         }
     };
+    answer_events(state, hot, request, connection).await
+}
+
+/// Answers a request with events.
+async fn answer_events(
+    state: &AppState,
+    hot: &HotRoute,
+    request: Request<Incoming>,
+    connection: &ConnectionHandle,
+) -> Response {
     let started = Instant::now();
     let (mut head, incoming) = request.into_parts();
     let (bytes, setting) = match hot.route {
@@ -91,7 +114,7 @@ async fn routed(
     };
     let limits = BodyLimits { bytes, setting, deadline: started + state.limits.body_timeout };
     let mut body = LimitedBody::new(&head, incoming, limits);
-    let admitted = authorize::admit_events(state, hot.needs, &head, connection.peer()).await;
+    let admitted = authorize::admit_events(state, &head, connection.peer()).await;
     let answer = match admitted.and_then(|admission| Ok((admission, state.services()?))) {
         Err(refusal) => Err(refusal),
         Ok((EventsAdmission { quota, max_body_bytes, key_space }, services)) => {
@@ -99,7 +122,7 @@ async fn routed(
                 head.extensions.insert(KeySpace(id));
             }
             if let Some(bytes) = max_body_bytes {
-                body.lower_limit(bytes, "the most that a write-only key may send");
+                body.lower_limit(bytes, "the limit of a write-only key");
             }
             let answer = if hot.route == EVENTS {
                 events::post(services, &head, &mut body).await
@@ -134,17 +157,79 @@ async fn routed(
         }
     };
     headers::nosniff(response.headers_mut());
-    log_request(&Method::POST, hot.route, response.status(), elapsed);
+    log(&Method::POST, hot.route, response.status(), elapsed);
     response
 }
 
-/// Runs a handler to its end, though its client may have gone: one that is dropped half way would give a connection back
-/// to the pool in the middle of a statement, and whoever is next, an event's writer perhaps, would wait for that.
-async fn to_its_end(
-    handler: impl Future<Output = Result<Response, Infallible>> + Send + 'static,
-) -> Response {
+/// A request on its way through the router.
+struct Exchange {
+    state: Arc<AppState>,
+    router: Router,
+    connection: ConnectionHandle,
+    started: Instant,
+}
+
+impl Exchange {
+    async fn answer(self, request: Request<Incoming>) -> Response {
+        let method = request.method().clone();
+        let state = Arc::clone(&self.state);
+        let started = self.started;
+        let routes = state.routes.find(request.uri().path());
+        let client = client::client(self.connection.peer(), request.headers(), &state.trusted_proxies);
+        let id = headers::request_id(request.headers());
+        let span = tracing::debug_span!("request", http.request_id = id.to_str().unwrap_or_default());
+        let handled = self.handle(request, routes, client).instrument(span);
+        let mut response = handled.await.unwrap_or_else(ApiError::into_response);
+        headers::write(response.headers_mut(), id, client.by_tls);
+        let route = routes.map_or(UNMATCHED, PathRoutes::path);
+        let elapsed = started.elapsed();
+        count(&state.metrics, route, response.status());
+        state.metrics.request_seconds.with_label_values(&[route]).observe(elapsed.as_secs_f64());
+        log(&method, route, response.status(), elapsed);
+        response
+    }
+
+    /// Checks access and quota, and calls the handler. It finds the [`Principal`](crate::auth::Principal), the
+    /// [`ClientAddress`] and the [`ConnectionHandle`] with the request.
+    async fn handle(
+        mut self,
+        mut request: Request<Incoming>,
+        routes: Option<&PathRoutes>,
+        client: ClientAddress,
+    ) -> Result<Response, ApiError> {
+        let declared = routes.map(|routes| (routes, routes.needs(request.method())));
+        // Without a route nothing is called, but a token has to be valid everywhere.
+        let needs = declared.and_then(|(_, needs)| needs).unwrap_or(Needs::GoodIfShown);
+        let (principal, quota) = authorize::admit(&self.state, needs, &request, client).await?;
+        let mut response = match declared {
+            Some((routes, None)) => {
+                let mut response = ApiError::method_not_allowed().into_response();
+                response.headers_mut().insert(ALLOW, routes.allowed());
+                return Ok(response);
+            }
+            Some((_, Some(_))) => {
+                query::check(request.uri().query())?;
+                let extensions = request.extensions_mut();
+                extensions.insert(principal);
+                extensions.insert(client);
+                extensions.insert(self.connection);
+                let Ok(response): Result<Response, Infallible> = self.router.call(request).await;
+                response
+            }
+            None => not_found().await.into_response(),
+        };
+        if let Some(quota) = quota.filter(|_| response.status() != StatusCode::TOO_MANY_REQUESTS) {
+            quota.write(response.headers_mut());
+        }
+        Ok(response)
+    }
+}
+
+/// Runs a handler to its end, though its client may have gone: a handler that is dropped within a statement costs its
+/// connection to the database.
+async fn to_its_end(handler: impl Future<Output = Response> + Send + 'static) -> Response {
     match tokio::spawn(handler).await {
-        Ok(Ok(response)) => response,
+        Ok(response) => response,
         Err(panicked) => {
             tracing::error!(error = panicked.to_string(), "a request was not answered");
             ApiError::internal().into_response()
@@ -152,33 +237,12 @@ async fn to_its_end(
     }
 }
 
-/// Counts, times and logs what goes through the router, and writes the headers that all of it has.
-pub(in crate::http) async fn track(
-    State(state): State<Arc<AppState>>,
-    request: AxumRequest,
-    next: Next,
-) -> Response {
-    let started = Instant::now();
-    let method = request.method().clone();
-    let matched = request.extensions().get::<MatchedPath>().cloned();
-    let by_tls = request.extensions().get::<ClientAddress>().is_some_and(|client| client.by_tls);
-    let id = headers::request_id(request.headers());
-    let span = tracing::debug_span!("request", http.request_id = id.to_str().unwrap_or_default());
-    let mut response = next.run(request).instrument(span).await;
-    headers::write(response.headers_mut(), id, by_tls);
-    let route = matched.as_ref().map_or("unmatched", MatchedPath::as_str);
-    let elapsed = started.elapsed();
-    count(&state.metrics, route, response.status());
-    state.metrics.request_seconds.with_label_values(&[route]).observe(elapsed.as_secs_f64());
-    log_request(&method, route, response.status(), elapsed);
-    response
-}
-
+/// Counts a request.
 pub(in crate::http) fn count(metrics: &Metrics, route: &str, status: StatusCode) {
     metrics.requests.with_label_values(&[route, status.as_str()]).inc();
 }
 
-fn log_request(method: &Method, route: &str, status: StatusCode, elapsed: Duration) {
+fn log(method: &Method, route: &str, status: StatusCode, elapsed: Duration) {
     tracing::debug!(
         http.method = method.as_str(),
         http.route = route,

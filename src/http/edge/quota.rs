@@ -1,24 +1,18 @@
-//! How often anybody may ask (429), and what every answer says of it.
-//!
-//! `RateLimit` and `RateLimit-Policy` are those of draft-ietf-httpapi-ratelimit-headers-10: the policy's quota and window, what is
-//! left of the burst, and in how many seconds all of it is there again.
+//! Budgets of requests (429), by caller.
 
 use std::net::IpAddr;
 
 use hyper::Method;
-use hyper::header::{HeaderMap, HeaderName, HeaderValue};
 
-use super::permissions::Needs;
+use super::routes::Needs;
 use crate::auth::limits::{Budget, Left, Subject};
 use crate::auth::users::Email;
 use crate::auth::{Principal, Who};
 use crate::config::Config;
 use crate::http::wire::error::ApiError;
+use crate::http::wire::rate_limit::RateLimit;
 
-static RATE_LIMIT: HeaderName = HeaderName::from_static("ratelimit");
-static RATE_LIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
-
-/// The budgets.
+/// The budgets of a service; `None`: requests are not counted.
 #[derive(Debug)]
 pub(in crate::http) struct RateBudgets {
     logins: Option<Budget>,
@@ -29,36 +23,11 @@ pub(in crate::http) struct RateBudgets {
     write_only: Option<Budget>,
 }
 
-/// Requests a minute with a write-only key, of an address: a page sends a beacon now and then, and an office has many.
+/// Requests a minute with a write-only key from one address: pages send few beacons, but an office has many pages.
 const WRITE_ONLY_REQUESTS: u32 = 600;
 
-/// What an answer says of the budget that it was taken from.
-#[derive(Debug, Clone)]
-pub(in crate::http) struct Quota {
-    policy: HeaderValue,
-    left: HeaderValue,
-}
-
-impl Quota {
-    /// Writes it into an answer.
-    pub(in crate::http) fn write(self, headers: &mut HeaderMap) {
-        headers.insert(RATE_LIMIT_POLICY.clone(), self.policy);
-        headers.insert(RATE_LIMIT.clone(), self.left);
-    }
-
-    fn new(budget: &Budget, left: &Left) -> Option<Self> {
-        let (name, quota) = (budget.name, budget.a_minute);
-        // Up, so that who waits for so long is not too early.
-        let (requests, wait) = (left.requests, left.wait.as_secs_f64().ceil());
-        Some(Self {
-            policy: HeaderValue::try_from(format!("\"{name}\";q={quota};w=60")).ok()?,
-            left: HeaderValue::try_from(format!("\"{name}\";r={requests};t={wait}")).ok()?,
-        })
-    }
-}
-
 impl RateBudgets {
-    /// As the settings have them.
+    /// The budgets of the settings.
     pub(in crate::http) fn new(config: &Config) -> Self {
         let (access, rates) = (&config.access, config.rates());
         let budget = |name, a_minute| Budget::new(name, a_minute, access.max_rate_subjects);
@@ -72,17 +41,17 @@ impl RateBudgets {
         }
     }
 
-    /// Whether requests with events are counted that come without a write-only key.
+    /// Whether requests with events are counted that have no write-only key.
     pub(in crate::http) fn count_events(&self) -> bool {
         self.events.is_some()
     }
 
-    /// Takes a request with events out of its sender's budget.
+    /// Takes a request with events from its caller's budget.
     pub(in crate::http) fn take_events(
         &self,
         principal: &Principal,
         address: IpAddr,
-    ) -> Result<Option<Quota>, ApiError> {
+    ) -> Result<Option<RateLimit>, ApiError> {
         let budget = match principal.who {
             Who::WriteOnlyKey { .. } => &self.write_only,
             _ => &self.events,
@@ -93,18 +62,18 @@ impl RateBudgets {
         }
     }
 
-    /// Takes any other request out of its sender's budget; `needs` is what its route needs.
+    /// Takes any other request from its caller's budget; `needs` is the access that its route requires.
     pub(in crate::http) fn take(
         &self,
         method: &Method,
         needs: Needs,
         principal: &Principal,
         address: IpAddr,
-    ) -> Result<Option<Quota>, ApiError> {
+    ) -> Result<Option<RateLimit>, ApiError> {
         let reads = matches!(*method, Method::GET | Method::HEAD);
         let budget = match needs {
             Needs::Nothing => &self.logins,
-            // Probes of a service that is busy must not make it look broken.
+            // A rejected probe would make a busy service look broken.
             Needs::GoodIfShown if principal == &Principal::ANONYMOUS && reads => &None,
             _ if reads => &self.reads,
             _ => &self.writes,
@@ -112,22 +81,26 @@ impl RateBudgets {
         budget.as_ref().map_or(Ok(None), |budget| take(budget, &Subject::of(principal, address)))
     }
 
-    /// Takes a look-up of a key that is not known out of an address's budget for log-ins.
+    /// Takes a look-up of an unknown key from an address's budget of log-ins.
     pub(in crate::http) fn take_look_up(&self, address: IpAddr) -> Result<(), ApiError> {
         let Some(budget) = &self.logins else { return Ok(()) };
         take(budget, &Subject::address(address)).map(|_| ())
     }
 
-    /// Takes a log-in out of an account's budget, whether there is such an account or not.
+    /// Takes a log-in from an account's budget, even if the account does not exist.
     pub(in crate::http) fn take_account(&self, email: &Email) -> Result<(), ApiError> {
         let Some(budget) = &self.accounts else { return Ok(()) };
         take(budget, &Subject::Account(email.account())).map(|_| ())
     }
 }
 
-fn take(budget: &Budget, subject: &Subject) -> Result<Option<Quota>, ApiError> {
+fn take(budget: &Budget, subject: &Subject) -> Result<Option<RateLimit>, ApiError> {
     match budget.take(subject) {
-        Ok(left) => Ok(Quota::new(budget, &left)),
-        Err(left) => Err(ApiError::too_many(left.wait, Quota::new(budget, &left))),
+        Ok(left) => Ok(rate_limit(budget, &left)),
+        Err(left) => Err(ApiError::too_many(left.wait, rate_limit(budget, &left))),
     }
+}
+
+fn rate_limit(budget: &Budget, left: &Left) -> Option<RateLimit> {
+    RateLimit::new(budget.name, budget.a_minute, left.requests, left.wait)
 }

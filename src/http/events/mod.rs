@@ -13,7 +13,7 @@ use super::wire::body::{self, LimitedBody, WholeBody};
 use super::wire::encoding::{Encoding, decode_whole};
 use super::wire::error::ApiError;
 use super::wire::json;
-use super::{AckedResponse, Services, X_TRACE_ID, not_found};
+use super::{AckedResponse, Services, X_TRACE_ID};
 use crate::ingest::id::unix_now_us;
 use crate::ingest::json::Verdict;
 use crate::ingest::row::Content;
@@ -23,7 +23,7 @@ use crate::offload::INLINE_BYTES;
 /// Characters of a trace id.
 pub(super) const MAX_TRACE_ID: usize = 128;
 
-/// Its description; [`post`] answers before the router.
+/// Admits the event, and answers once it has reached the level that `x-ack` names.
 #[utoipa::path(
     post,
     path = "/api/v1/events",
@@ -43,11 +43,6 @@ pub(super) const MAX_TRACE_ID: usize = 128;
         (status = 503, description = "The queue or the journal is full"),
     )
 )]
-pub(super) async fn described() -> ApiError {
-    not_found().await
-}
-
-/// Admits the event, and answers once it has reached the level that `x-ack` names.
 pub(super) async fn post(
     services: &Services,
     head: &Parts,

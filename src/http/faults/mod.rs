@@ -1,4 +1,4 @@
-//! Faults on demand, with `FAULTS=on`: what stands around every answer, and the routes that set what it does.
+//! Faults on demand, with `FAULTS=on`: a layer around every answer, and the routes that set faults.
 //!
 //! ```text
 //! request ─▶ strike? ─▶ delay ─▶ drop ─▶ error, or the service ─▶ event, flipped bits, cut ─▶ client
@@ -10,7 +10,6 @@ mod routes;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use axum::Router;
 use axum::body::Body;
 use axum::response::{IntoResponse, Response};
 use hyper::body::Incoming;
@@ -20,7 +19,6 @@ use hyper::{Request, StatusCode};
 pub(super) use routes::routes;
 
 use super::AppState;
-use super::edge::pipeline::{count, dispatch};
 use super::server::ConnectionHandle;
 use super::wire::body::{BodyLimits, LimitedBody};
 use super::wire::error::ApiError;
@@ -33,12 +31,12 @@ use body::FaultyBody;
 #[derive(Debug)]
 pub(super) struct Faults {
     limits: FaultLimits,
-    /// Held for a decision, never while anything waits.
+    /// Locked for a decision, never across an await.
     plan: Mutex<FaultPlan>,
 }
 
 impl Faults {
-    /// None if they are switched off.
+    /// `None`: faults are off.
     pub(super) fn new(config: &StressConfig) -> Option<Self> {
         config.faults.is_on().then(|| Self {
             limits: FaultLimits { max_delay: Duration::from_millis(config.max_fault_delay_ms) },
@@ -61,21 +59,24 @@ impl Faults {
     }
 }
 
-/// Answers a request as the service does, but for what a fault does to it.
-pub(super) async fn around(
+/// Answers a request with `next`, and applies the fault that strikes it.
+pub(super) async fn around<F>(
     faults: &Faults,
-    state: &Arc<AppState>,
-    router: &mut Router,
+    state: &AppState,
     request: Request<Incoming>,
     connection: &ConnectionHandle,
-) -> Response {
+    next: impl FnOnce(Request<Incoming>) -> F,
+) -> Response
+where
+    F: Future<Output = Response>,
+{
     let Some(strike) = faults.strike(request.method().as_str(), request.uri().path()) else {
-        return dispatch(state, router, request, connection).await;
+        return next(request).await;
     };
     let injected = |kind| state.metrics.faults_injected.with_label_values(&[kind]).inc();
     if !strike.delay.is_zero() {
         injected("delay");
-        // A client that goes ends the connection's task, and this with it.
+        // If the client goes, its connection's task ends, and this with it.
         tokio::select! {
             () = tokio::time::sleep(strike.delay) => {}
             () = state.lifecycle.draining() => {}
@@ -93,12 +94,12 @@ pub(super) async fn around(
             injected("status");
             refuse(state, request, error).await
         }
-        None => dispatch(state, router, request, connection).await,
+        None => next(request).await,
     };
     spoil(state, response, strike, connection)
 }
 
-/// Answers with an error that nothing has caused.
+/// Answers with an injected error.
 async fn refuse(state: &AppState, request: Request<Incoming>, error: InjectedError) -> Response {
     let (head, incoming) = request.into_parts();
     let (bytes, setting) = (state.limits.batch_bytes, "MAX_BATCH_BYTES");
@@ -110,11 +111,11 @@ async fn refuse(state: &AppState, request: Request<Incoming>, error: InjectedErr
     if let Some(seconds) = error.retry_after_s {
         response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds));
     }
-    count(&state.metrics, "injected", status);
+    state.metrics.requests.with_label_values(&["injected", status.as_str()]).inc();
     response
 }
 
-/// Puts the body of an answer through what a fault does to it.
+/// Applies a fault to the body of an answer.
 fn spoil(
     state: &AppState,
     mut response: Response,
@@ -141,7 +142,7 @@ fn spoil(
         return response;
     }
     if fault.event.is_some() {
-        // hyper works it out again from the body.
+        // hyper derives it from the body.
         response.headers_mut().remove(CONTENT_LENGTH);
     }
     let connection = connection.clone();

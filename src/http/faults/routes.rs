@@ -10,10 +10,11 @@ use axum::response::{IntoResponse, Response};
 use hyper::StatusCode;
 use serde::Serialize;
 use utoipa::ToSchema;
-use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use crate::auth::Scope;
 use crate::faults::{Fault, FaultPlan};
+use crate::http::edge::routes::{Needs, Routes};
 use crate::http::openapi::bodies::FaultBody;
 use crate::http::wire::error::ApiError;
 use crate::http::wire::query;
@@ -32,9 +33,10 @@ struct Cleared {
     cleared: usize,
 }
 
-/// The routes, which are there only if faults are.
-pub(in crate::http) fn routes() -> OpenApiRouter<Arc<AppState>> {
-    OpenApiRouter::default().routes(routes!(inject, list, clear)).routes(routes!(panic_in_task))
+/// Every route of faults, which exist only with `FAULTS=on`.
+pub(in crate::http) fn routes() -> Routes {
+    let needs = Needs::Scope(Scope::Admin);
+    Routes::default().route(needs, routes!(inject, list, clear)).route(needs, routes!(panic_in_task))
 }
 
 /// Sets a fault and answers with it as it was taken.

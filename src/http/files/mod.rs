@@ -17,21 +17,23 @@ use axum::response::Response;
 use hyper::StatusCode;
 use serde::Serialize;
 use utoipa::ToSchema;
-use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 use uuid::Uuid;
 
+use super::edge::routes::{Needs, Routes};
 use super::error::ApiError;
 use super::{AppState, Services, json, pages, path, query};
-use crate::auth::Principal;
+use crate::auth::{Principal, Scope};
 use crate::files::{FilesError, Page, StoredFile};
 
 /// Every route below `/api/files`.
-pub(super) fn routes() -> OpenApiRouter<Arc<AppState>> {
-    OpenApiRouter::default()
-        .routes(routes!(list))
-        .routes(routes!(upload::post))
-        .routes(routes!(download::get, delete))
+pub(super) fn routes() -> Routes {
+    let (read, write) = (Needs::Scope(Scope::FilesRead), Needs::Scope(Scope::FilesWrite));
+    Routes::default()
+        .route(read, routes!(list))
+        .route(write, routes!(upload::post))
+        .route(read, routes!(download::get))
+        .route(write, routes!(delete))
 }
 
 /// A file as it is shown.

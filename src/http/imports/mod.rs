@@ -19,12 +19,12 @@ use hyper::header::{CONTENT_TYPE, HeaderName, HeaderValue, LOCATION};
 use hyper::{HeaderMap, StatusCode};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
-use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 use uuid::Uuid;
 
 use super::batch::decode::{Decoded, Encoding, decode_whole};
 use super::body::{self, BodyLimits, LimitedBody};
+use super::edge::routes::{Needs, Routes};
 use super::error::ApiError;
 use super::events::encoding;
 use super::json::{self, StartCheck};
@@ -43,8 +43,12 @@ const PAGE: i64 = 1_000;
 static X_TOTAL_COUNT: HeaderName = HeaderName::from_static("x-total-count");
 
 /// Every route of imports.
-pub(super) fn router() -> OpenApiRouter<Arc<AppState>> {
-    OpenApiRouter::default().routes(routes!(process)).routes(routes!(progress::get)).routes(routes!(rejected))
+pub(super) fn routes() -> Routes {
+    let (read, write) = (Needs::Scope(Scope::FilesRead), Needs::Scope(Scope::FilesWrite));
+    Routes::default()
+        .route(write, routes!(process))
+        .route(read, routes!(progress::get))
+        .route(read, routes!(rejected))
 }
 
 #[derive(Serialize, ToSchema)]

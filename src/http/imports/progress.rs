@@ -17,9 +17,9 @@ use tokio::sync::OwnedSemaphorePermit;
 use uuid::Uuid;
 
 use super::super::connection::Line;
+use super::super::edge::routes::Needs;
 use super::super::error::ApiError;
 use super::super::openapi::bodies::ProgressShape;
-use super::super::permissions::Needs;
 use super::super::{AppState, auth, path, sse};
 use crate::auth::{Principal, Scope};
 use crate::files::FilesError;

@@ -304,8 +304,8 @@ pub(super) async fn api_health(State(state): State<Arc<AppState>>) -> Response {
     (code, Json(health)).into_response()
 }
 
-/// Whether a path is one of an operator's, which are served beyond `MAX_CONNECTIONS` too.
-pub(in crate::http) fn is_one(path: &str) -> bool {
+/// Whether a path is for operators, and served beyond `MAX_CONNECTIONS` too.
+pub(in crate::http) fn is_operators(path: &str) -> bool {
     matches!(path, "/api/health" | "/health" | "/health/ready" | "/metrics")
 }
 

@@ -4,23 +4,24 @@ mod dead_letters;
 mod health;
 mod reconcile;
 
-use std::sync::Arc;
-
-use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::AppState;
-pub(super) use health::is_one;
+use super::edge::routes::{Needs, Routes};
+use crate::auth::Scope;
+pub(super) use health::is_operators;
 
 /// Every route of operators.
-pub(super) fn router() -> OpenApiRouter<Arc<AppState>> {
-    OpenApiRouter::default()
-        .routes(routes!(dead_letters::list))
-        .routes(routes!(dead_letters::redrive))
-        .routes(routes!(dead_letters::get, dead_letters::discard))
-        .routes(routes!(reconcile::post))
-        .routes(routes!(health::api_health))
-        .routes(routes!(health::alive))
-        .routes(routes!(health::ready))
-        .routes(routes!(health::metrics))
+pub(super) fn routes() -> Routes {
+    let (read, write) = (Needs::Scope(Scope::DeadlettersRead), Needs::Scope(Scope::DeadlettersWrite));
+    let operations = Needs::Scope(Scope::OpsRead);
+    Routes::default()
+        .route(read, routes!(dead_letters::list))
+        .route(write, routes!(dead_letters::redrive))
+        .route(read, routes!(dead_letters::get))
+        .route(write, routes!(dead_letters::discard))
+        .route(operations, routes!(reconcile::post))
+        .route(operations, routes!(health::api_health))
+        .route(Needs::GoodIfShown, routes!(health::alive))
+        .route(Needs::GoodIfShown, routes!(health::ready))
+        .route(operations, routes!(health::metrics))
 }

@@ -8,23 +8,29 @@ use axum::extract::{Path, Query as Parameters, Request, State};
 use axum::response::{IntoResponse, Response};
 use hyper::header::{ETAG, HeaderName, HeaderValue, LOCATION};
 use hyper::{HeaderMap, StatusCode};
-use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use super::edge::routes::{Needs, Routes};
 use super::openapi::bodies::{RecordBody, RecordShape};
 use super::wire::body::{CountedBody, MemoryPermit, WholeBody};
 use super::wire::error::ApiError;
 use super::wire::json::{self, offload};
 use super::wire::{etag, pages, query};
 use super::{AppState, Services};
+use crate::auth::Scope;
 use crate::offload::INLINE_BYTES;
 use crate::records::{Change, Draft, Fields, Name, Precondition, Query, Record, RecordId, RecordsError};
 
 static X_TOTAL_COUNT: HeaderName = HeaderName::from_static("x-total-count");
 
 /// Every route of records.
-pub(super) fn router() -> OpenApiRouter<Arc<AppState>> {
-    OpenApiRouter::default().routes(routes!(list, create)).routes(routes!(get, put, patch, delete))
+pub(super) fn routes() -> Routes {
+    let (read, write) = (Needs::Scope(Scope::RecordsRead), Needs::Scope(Scope::RecordsWrite));
+    Routes::default()
+        .route(read, routes!(list))
+        .route(write, routes!(create))
+        .route(read, routes!(get))
+        .route(write, routes!(put, patch, delete))
 }
 
 /// `POST /api/stress/records/{collection}`.

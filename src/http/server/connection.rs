@@ -12,10 +12,8 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::body::Body;
-use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use hyper::body::{Body as _, Frame, SizeHint};
-use hyper::header::{CONNECTION, HeaderValue};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
@@ -23,11 +21,9 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 
+use super::Handler;
 use super::handle::ConnectionHandle;
 use super::timer::{ConnectionTimer, Phase};
-use crate::http::edge::pipeline::answer;
-use crate::http::wire::error::ApiError;
-use crate::http::{AppState, ops};
 
 /// Limits of a connection.
 #[derive(Debug, Clone, Copy)]
@@ -35,7 +31,7 @@ pub(super) struct ConnectionLimits {
     pub(super) max_header_bytes: usize,
     pub(super) header_timeout: Duration,
     pub(super) idle_timeout: Duration,
-    /// Beyond `MAX_CONNECTIONS`: health and metrics are answered, everything else is refused.
+    /// Beyond `MAX_CONNECTIONS`: only requests of operators are served.
     pub(super) operations_only: bool,
 }
 
@@ -43,8 +39,7 @@ pub(super) struct ConnectionLimits {
 /// answered.
 pub(super) async fn serve(
     stream: TcpStream,
-    state: Arc<AppState>,
-    router: axum::Router,
+    handler: impl Handler,
     limits: ConnectionLimits,
     stop: CancellationToken,
 ) {
@@ -53,12 +48,12 @@ pub(super) async fn serve(
     let timer = Arc::new(ConnectionTimer::new());
     let handle = ConnectionHandle { timer: Arc::clone(&timer), peer };
     let service = service_fn(|request| {
-        let (state, mut router, handle) = (Arc::clone(&state), router.clone(), handle.clone());
+        let (handler, handle) = (handler.clone(), handle.clone());
         async move {
             handle.timer.enter(Phase::Busy);
-            let response = match limits.operations_only && !ops::is_one(request.uri().path()) {
-                true => too_many_connections(),
-                false => answer(&state, &mut router, request, &handle).await,
+            let response = match limits.operations_only {
+                true => handler.answer_operator(request, &handle).await,
+                false => handler.answer(request, &handle).await,
             };
             // An answer of a known length is left to the client; one without may go on for ever.
             if response.body().size_hint().exact().is_some() {
@@ -87,14 +82,6 @@ pub(super) async fn serve(
             }
         }
     }
-}
-
-/// What is answered beyond `MAX_CONNECTIONS`.
-fn too_many_connections() -> Response {
-    let message = "too many connections; try again later";
-    let mut response = ApiError::unavailable("overloaded", message, Duration::from_secs(1)).into_response();
-    response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
-    response
 }
 
 /// A body of unknown length; the connection is idle once it has ended.

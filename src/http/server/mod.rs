@@ -13,6 +13,9 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use axum::response::Response;
+use hyper::Request;
+use hyper::body::Incoming;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::time::Instant;
@@ -20,12 +23,12 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use self::connection::ConnectionLimits;
-use super::{AppState, router};
 use crate::config::ServerConfig;
 use crate::ingest;
+use crate::observe::Metrics;
 pub(super) use handle::ConnectionHandle;
 
-/// What a connection beyond `MAX_CONNECTIONS` is told.
+/// The answer to a connection beyond `MAX_CONNECTIONS` and those of operators.
 fn too_many_connections() -> String {
     let body = r#"{"error":{"code":"overloaded","message":"too many connections; try again later"}}"#;
     let length = body.len();
@@ -35,22 +38,39 @@ fn too_many_connections() -> String {
     )
 }
 
-/// Connections beyond the others that are served for operations alone, so that a service whose clients hold all that it
-/// has can be asked how it is.
+/// Connections beyond `MAX_CONNECTIONS`, for operators' requests only: a service without a free connection still reports its
+/// health.
 pub const OPERATOR_CONNECTIONS: usize = 16;
-/// How long such a connection may take for a request, so that no client holds them all.
+/// The time of a request on such a connection, so that no client occupies them all.
 const OPERATOR_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Connections that wait to be accepted.
 const BACKLOG: u32 = 4096;
 
-/// A listener that does not serve yet.
+/// Answers the requests of one thread's connections.
+pub(super) trait Handler: Clone + Send + Sync + 'static {
+    /// Answers a request.
+    fn answer(
+        &self,
+        request: Request<Incoming>,
+        connection: &ConnectionHandle,
+    ) -> impl Future<Output = Response> + Send;
+
+    /// Answers a request of a connection beyond `MAX_CONNECTIONS`, which serves operators only.
+    fn answer_operator(
+        &self,
+        request: Request<Incoming>,
+        connection: &ConnectionHandle,
+    ) -> impl Future<Output = Response> + Send;
+}
+
+/// A listener before it serves.
 #[derive(Debug)]
 pub struct BoundServer {
     listener: TcpListener,
 }
 
-/// A server at work.
+/// A running server.
 #[derive(Debug)]
 pub struct RunningServer {
     address: SocketAddr,
@@ -65,26 +85,23 @@ impl BoundServer {
     ///
     /// # Errors
     ///
-    /// If the address is taken or not ours.
+    /// If the address is in use, or not of this machine.
     pub fn bind(config: &ServerConfig) -> io::Result<Self> {
         let address = SocketAddr::new(config.host, config.port);
         let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
-        // A restart must not wait for the last run's connections to be forgotten.
+        // A restart must not wait until the last run's connections have timed out.
         socket.set_reuseaddr(true)?;
         socket.bind(address)?;
         Ok(Self { listener: socket.listen(BACKLOG)? })
     }
 
-    /// Serves `face` until it is stopped, to at most `max_connections` at once.
-    ///
-    /// # Errors
-    ///
-    /// If threads cannot be started.
-    pub fn serve(
+    /// Serves at most `max_connections` at once until it is stopped; `handler` makes each thread's handler.
+    pub(super) fn serve<H: Handler>(
         self,
         config: &ServerConfig,
         max_connections: usize,
-        state: &Arc<AppState>,
+        metrics: &Arc<Metrics>,
+        handler: impl Fn() -> H + Clone + Send + 'static,
     ) -> io::Result<RunningServer> {
         let address = self.listener.local_addr()?;
         let [stop, abort, failed] = std::array::from_fn(|_| CancellationToken::new());
@@ -100,39 +117,45 @@ impl BoundServer {
             let (sender, connections) = unbounded_channel();
             let worker = Worker {
                 connections,
-                state: Arc::clone(state),
+                metrics: Arc::clone(metrics),
                 limits,
                 stop: stop.clone(),
                 abort: abort.clone(),
             };
             let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
             let thread = std::thread::Builder::new().name(format!("http-{index}")).spawn({
-                let ended = failed.clone().drop_guard();
+                let (ended, handler) = (failed.clone().drop_guard(), handler.clone());
                 move || {
                     let _ended = ended;
-                    runtime.block_on(worker.run());
+                    runtime.block_on(worker.run(handler()));
                 }
             })?;
             threads.push(thread);
             senders.push(sender);
         }
-        tokio::spawn(accept(self.listener, senders, Arc::clone(state), max_connections as i64, stop.clone()));
+        tokio::spawn(accept(
+            self.listener,
+            senders,
+            Arc::clone(metrics),
+            max_connections as i64,
+            stop.clone(),
+        ));
         Ok(RunningServer { address, stop, abort, failed, threads })
     }
 }
 
 impl RunningServer {
-    /// Where it listens.
+    /// The address of the listener.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Resolves when a thread has ended, by a panic: its connections are gone, and every so many new ones would be.
+    /// Resolves when a thread has ended by a panic: its connections are lost, and a part of all new ones would be.
     pub async fn failed(&self) {
         self.failed.cancelled().await;
     }
 
-    /// Takes no more connections, answers the requests under way until `deadline`, and joins the threads.
+    /// Stops accepting, answers the current requests until `deadline`, and joins the threads.
     pub async fn stop(self, deadline: Instant) {
         self.stop.cancel();
         let abort = self.abort.clone();
@@ -153,11 +176,11 @@ impl RunningServer {
 async fn accept(
     listener: TcpListener,
     senders: Vec<UnboundedSender<Accepted>>,
-    state: Arc<AppState>,
+    metrics: Arc<Metrics>,
     max_connections: i64,
     stop: CancellationToken,
 ) {
-    let open = &state.metrics.gauges.connections;
+    let open = &metrics.gauges.connections;
     let too_many = too_many_connections();
     let mut turn = senders.iter().cycle();
     let mut in_trouble = false;
@@ -168,18 +191,18 @@ async fn accept(
         };
         match accepted {
             Ok((stream, _peer)) if open.get() >= max_connections + OPERATOR_CONNECTIONS as i64 => {
-                // Fits into the socket's empty send buffer; nothing waits for a client here.
-                let _told = stream.try_write(too_many.as_bytes());
-                state.metrics.connections_refused.inc();
+                // It fits into the socket's empty send buffer: the accept loop never waits for a client.
+                let _sent = stream.try_write(too_many.as_bytes());
+                metrics.connections_refused.inc();
             }
             Ok((stream, _peer)) => {
                 let _refused = stream.set_nodelay(true);
                 if let (Ok(stream), Some(sender)) = (stream.into_std(), turn.next()) {
                     let operations_only = open.get() >= max_connections;
                     if operations_only {
-                        state.metrics.connections_refused.inc();
+                        metrics.connections_refused.inc();
                     }
-                    // Counted here, so that the next look sees it; the worker counts it out.
+                    // Counted here, before the next connection is accepted; the worker's guard counts it out.
                     open.inc();
                     if sender.send(Accepted { stream, operations_only }).is_err() {
                         return;
@@ -191,7 +214,7 @@ async fn accept(
                 if !std::mem::replace(&mut in_trouble, true) {
                     tracing::warn!(error = error.to_string(), "cannot accept connections; trying again");
                 }
-                // Out of descriptors, most likely: accepting again at once would only burn the core.
+                // Most likely out of descriptors: an immediate retry would only use CPU.
                 tokio::time::sleep(Duration::from_millis(100)).await;
             }
         }
@@ -207,35 +230,35 @@ struct Accepted {
 /// One thread's share of the connections.
 struct Worker {
     connections: UnboundedReceiver<Accepted>,
-    state: Arc<AppState>,
+    metrics: Arc<Metrics>,
     limits: ConnectionLimits,
     stop: CancellationToken,
     abort: CancellationToken,
 }
 
 impl Worker {
-    async fn run(mut self) {
+    async fn run(mut self, handler: impl Handler) {
         let tasks = TaskTracker::new();
-        // Answers that a group commit makes possible are woken together. Not tracked: it never ends by itself.
+        // Wakes the answers of one group commit together. Not tracked, as it never ends by itself.
         tokio::spawn(ingest::LocalWaker::serve());
-        let router = router(&self.state);
         loop {
             let accepted = tokio::select! {
                 accepted = self.connections.recv() => accepted,
                 () = self.stop.cancelled() => None,
             };
             let Some(Accepted { stream, operations_only }) = accepted else { break };
-            let open = OpenConnection(Arc::clone(&self.state));
+            let open = OpenConnection(Arc::clone(&self.metrics));
             match TcpStream::from_std(stream) {
                 Ok(stream) => {
-                    let (router, mut limits, stop) = (router.clone(), self.limits, self.stop.clone());
+                    let (handler, mut limits, stop) = (handler.clone(), self.limits, self.stop.clone());
                     if operations_only {
                         limits.operations_only = true;
                         limits.header_timeout = limits.header_timeout.min(OPERATOR_TIMEOUT);
                         limits.idle_timeout = limits.idle_timeout.min(OPERATOR_TIMEOUT);
                     }
                     tasks.spawn(async move {
-                        connection::serve(stream, Arc::clone(&open.0), router, limits, stop).await;
+                        let _open = open;
+                        connection::serve(stream, handler, limits, stop).await;
                     });
                 }
                 Err(error) => tracing::warn!(error = error.to_string(), "a connection cannot be served"),
@@ -249,11 +272,11 @@ impl Worker {
     }
 }
 
-/// Counts a connection out when it ends, however it ends.
-struct OpenConnection(Arc<AppState>);
+/// Counts a connection until it is dropped.
+struct OpenConnection(Arc<Metrics>);
 
 impl Drop for OpenConnection {
     fn drop(&mut self) {
-        self.0.metrics.gauges.connections.dec();
+        self.0.gauges.connections.dec();
     }
 }

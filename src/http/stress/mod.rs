@@ -12,11 +12,11 @@ mod stream_plan;
 use std::sync::Arc;
 
 use tokio::sync::Semaphore;
-use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::AppState;
+use super::edge::routes::{Needs, Routes};
 use super::wire::body::MemoryBudget;
+use crate::auth::Scope;
 use crate::config::{Config, LargeConfig, StressConfig};
 use config::StressSettings;
 
@@ -70,15 +70,17 @@ impl StressApi {
     }
 }
 
-/// Every route below `/api/stress`.
-pub(super) fn routes() -> OpenApiRouter<Arc<AppState>> {
-    OpenApiRouter::default()
-        .routes(routes!(large::create))
-        .routes(routes!(large::get))
-        .routes(routes!(config::get, config::post))
-        .routes(routes!(sse_stream::get))
-        .routes(routes!(errors::not_found))
-        .routes(routes!(errors::unauthorized))
-        .routes(routes!(errors::internal))
-        .routes(routes!(errors::timeout))
+/// Every route of the test bench.
+pub(super) fn routes() -> Routes {
+    let needs = Needs::Scope(Scope::Stress);
+    Routes::default()
+        .route(needs, routes!(large::create))
+        .route(needs, routes!(large::get))
+        .route(needs, routes!(config::get))
+        .route(Needs::Scope(Scope::Admin), routes!(config::post))
+        .route(needs, routes!(sse_stream::get))
+        .route(needs, routes!(errors::not_found))
+        .route(needs, routes!(errors::unauthorized))
+        .route(needs, routes!(errors::internal))
+        .route(needs, routes!(errors::timeout))
 }

@@ -8,4 +8,5 @@ pub(super) mod json;
 pub(super) mod pages;
 pub(super) mod path;
 pub(super) mod query;
+pub(super) mod rate_limit;
 pub(super) mod sse;

@@ -13,8 +13,8 @@ use hyper::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use super::rate_limit::RateLimit;
 use crate::auth::Scope;
-use crate::http::edge::quota::Quota;
 use crate::ingest::NotStored;
 
 /// A refusal on its way to the client.
@@ -29,7 +29,7 @@ pub struct ApiError {
     retry_after: Option<Duration>,
     /// `WWW-Authenticate`.
     challenge: Option<Box<Cow<'static, str>>>,
-    quota: Option<Box<Quota>>,
+    quota: Option<Box<RateLimit>>,
 }
 
 /// A refusal.
@@ -142,7 +142,7 @@ impl ApiError {
     }
 
     /// 429: too often; `quota` is what is left, which is nothing.
-    pub(in crate::http) fn too_many(retry_after: Duration, quota: Option<Quota>) -> Self {
+    pub(in crate::http) fn too_many(retry_after: Duration, quota: Option<RateLimit>) -> Self {
         let message = "too many requests; try again later";
         let refusal = Self::new(StatusCode::TOO_MANY_REQUESTS, "too_many_requests", message);
         // Up, so that who waits for so long is not too early.

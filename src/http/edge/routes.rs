@@ -1,0 +1,201 @@
+//! Routes, each declared together with the access that it requires.
+//!
+//! [`Routes`] takes handlers only with their [`Needs`], and the pipeline finds a request's route here before it calls the
+//! router: a handler without a declaration cannot be reached.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use axum::Router;
+use hyper::Method;
+use hyper::header::HeaderValue;
+use utoipa::openapi::OpenApi;
+use utoipa::openapi::path::{Operation, PathItem};
+use utoipa_axum::router::{OpenApiRouter, UtoipaMethodRouter};
+
+use crate::auth::Scope;
+use crate::http::AppState;
+
+/// The access that a route requires.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Needs {
+    /// None, and tokens are ignored: the callers may hold an expired one.
+    Nothing,
+    /// None, but a token has to be valid.
+    GoodIfShown,
+    /// A known caller.
+    SignedIn,
+    /// A scope. An open service requires no token for it.
+    Scope(Scope),
+}
+
+/// A route.
+#[derive(Debug, Clone)]
+pub struct Route {
+    /// Its method; `GET` stands for `HEAD` too.
+    pub method: Method,
+    /// Its path, with the names of its parameters.
+    pub path: String,
+    /// The access that it requires.
+    pub needs: Needs,
+}
+
+/// Handlers and their declarations.
+#[derive(Default)]
+pub(in crate::http) struct Routes {
+    router: OpenApiRouter<Arc<AppState>>,
+    table: Vec<Route>,
+}
+
+impl Routes {
+    /// The operations that `api` describes, which all require `needs`. The pipeline answers them without the router.
+    pub(in crate::http) fn new(api: OpenApi, needs: Needs) -> Self {
+        let mut paths = api.paths.paths.clone();
+        let table = paths.iter_mut().flat_map(|(path, item)| declared(path, item, needs)).collect();
+        Self { router: OpenApiRouter::with_openapi(api), table }
+    }
+
+    /// Adds handlers of one path, which all require `needs`.
+    pub(in crate::http) fn route(
+        mut self,
+        needs: Needs,
+        mut handlers: UtoipaMethodRouter<Arc<AppState>>,
+    ) -> Self {
+        for (path, item) in &mut handlers.1.paths {
+            self.table.extend(declared(path, item, needs));
+        }
+        Self { router: self.router.routes(handlers), ..self }
+    }
+
+    /// Adds paths of a router that describes none of them.
+    pub(in crate::http) fn undescribed(mut self, needs: Needs, paths: &[&str]) -> Self {
+        let route = |path: &&str| Route { method: Method::GET, path: (*path).to_owned(), needs };
+        self.table.extend(paths.iter().map(route));
+        self
+    }
+
+    /// Adds all routes of `other`.
+    pub(in crate::http) fn merge(mut self, other: Self) -> Self {
+        self.table.extend(other.table);
+        Self { router: self.router.merge(other.router), ..self }
+    }
+
+    /// The router, the description of its API, and the table of routes.
+    pub(in crate::http) fn into_parts(self) -> (Router<Arc<AppState>>, OpenApi, Vec<Route>) {
+        let (router, api) = self.router.split_for_parts();
+        (router, api, self.table)
+    }
+}
+
+fn declared(path: &str, item: &mut PathItem, needs: Needs) -> Vec<Route> {
+    operations(item).map(|(method, _)| Route { method, path: path.to_owned(), needs }).collect()
+}
+
+/// The operations of a path.
+pub(in crate::http) fn operations(item: &mut PathItem) -> impl Iterator<Item = (Method, &mut Operation)> {
+    let all = [
+        (Method::GET, &mut item.get),
+        (Method::POST, &mut item.post),
+        (Method::PUT, &mut item.put),
+        (Method::PATCH, &mut item.patch),
+        (Method::DELETE, &mut item.delete),
+    ];
+    all.into_iter().filter_map(|(method, operation)| Some((method, operation.as_mut()?)))
+}
+
+/// The routes of a service, by their paths.
+#[derive(Debug, Default)]
+pub(in crate::http) struct RouteTable {
+    matcher: matchit::Router<usize>,
+    paths: Vec<PathRoutes>,
+}
+
+/// The routes of one path.
+#[derive(Debug)]
+pub(in crate::http) struct PathRoutes {
+    path: String,
+    methods: Vec<(Method, Needs)>,
+    /// For `Allow`.
+    allowed: HeaderValue,
+}
+
+impl RouteTable {
+    /// A table of `routes`.
+    pub(in crate::http) fn new(routes: Vec<Route>) -> Self {
+        let mut by_path: BTreeMap<String, Vec<(Method, Needs)>> = BTreeMap::new();
+        for Route { method, path, needs } in routes {
+            by_path.entry(path).or_default().push((method, needs));
+        }
+        let mut table = Self::default();
+        for (path, methods) in by_path {
+            // The router has the same rules, and has taken the path before.
+            if let Err(error) = table.matcher.insert(path.clone(), table.paths.len()) {
+                tracing::error!(path, error = error.to_string(), "a path cannot be routed");
+                continue;
+            }
+            let names: Vec<&str> = methods
+                .iter()
+                .map(|(method, _)| if *method == Method::GET { "GET,HEAD" } else { method.as_str() })
+                .collect();
+            let allowed = HeaderValue::try_from(names.join(",")).unwrap_or(HeaderValue::from_static(""));
+            table.paths.push(PathRoutes { path, methods, allowed });
+        }
+        table
+    }
+
+    /// The routes of a request's path; `None`: there are none.
+    pub(in crate::http) fn find(&self, path: &str) -> Option<&PathRoutes> {
+        self.paths.get(*self.matcher.at(path).ok()?.value)
+    }
+}
+
+impl PathRoutes {
+    /// The path, with the names of its parameters.
+    pub(in crate::http) fn path(&self) -> &str {
+        &self.path
+    }
+
+    /// The access that a method requires; `None`: the path has no such method.
+    pub(in crate::http) fn needs(&self, method: &Method) -> Option<Needs> {
+        let method = if *method == Method::HEAD { &Method::GET } else { method };
+        self.methods.iter().find(|(other, _)| other == method).map(|(_, needs)| *needs)
+    }
+
+    /// The methods of the path, for `Allow`.
+    pub(in crate::http) fn allowed(&self) -> HeaderValue {
+        self.allowed.clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn table() -> RouteTable {
+        let route = |method, path: &str, needs| Route { method, path: path.to_owned(), needs };
+        RouteTable::new(vec![
+            route(Method::GET, "/health", Needs::GoodIfShown),
+            route(Method::GET, "/items/{id}", Needs::SignedIn),
+            route(Method::DELETE, "/items/{id}", Needs::Scope(Scope::Admin)),
+        ])
+    }
+
+    #[test]
+    fn a_method_that_is_not_declared_is_not_allowed() {
+        let table = table();
+        let health = table.find("/health").unwrap();
+        assert_eq!(health.needs(&Method::HEAD), Some(Needs::GoodIfShown));
+        assert_eq!(
+            (health.needs(&Method::DELETE), health.allowed()),
+            (None, HeaderValue::from_static("GET,HEAD"))
+        );
+        let item = table.find("/items/7").unwrap();
+        assert_eq!(item.needs(&Method::GET), Some(Needs::SignedIn));
+        assert_eq!(item.needs(&Method::DELETE), Some(Needs::Scope(Scope::Admin)));
+        assert_eq!(
+            (item.path(), item.allowed()),
+            ("/items/{id}", HeaderValue::from_static("GET,HEAD,DELETE"))
+        );
+        assert!(table.find("/not/in/the/table").is_none());
+    }
+}
