@@ -27,6 +27,7 @@
 //! | [`realtime`] | the feed of changes |
 //! | [`records`] | JSON records in collections |
 //! | [`supervisor`] | every background task, by name |
+//! | [`typed`] | JSON objects read as types, with errors that name the member at fault |
 //!
 //! Dependencies point one way: `main → cli → app → http → { ingest, records, conversations, files, imports, auth } → db` (and `cli → doctor → ingest`,
 //! `imports → { ingest, files, conversations }`, `{ records, conversations } → realtime`), and anyone → `config`, `observe`, `supervisor`.
@@ -50,3 +51,4 @@ pub mod outbound;
 pub mod realtime;
 pub mod records;
 pub mod supervisor;
+pub mod typed;

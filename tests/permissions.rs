@@ -30,7 +30,7 @@ fn path(route: &Route) -> String {
 }
 
 fn body(route: &Route) -> Value {
-    match route.path {
+    match route.path.as_str() {
         "/api/auth/login" => json!({"email": "ada@example.com", "password": PASSWORD}),
         "/api/auth/register" => json!({"email": "new@example.com", "password": PASSWORD}),
         _ => json!({}),

@@ -1,36 +1,40 @@
-//! One fault: read from JSON, matched, and struck with.
+//! One fault: its request, its matching and its strikes.
 
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use fastrand::Rng;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use utoipa::ToSchema;
 
-use super::members::{Members, refuse};
-use super::{BodyFault, FaultError, InjectedError, OWN_PATHS, Strike};
+use super::{BodyFault, InjectedError, OWN_PATHS, Strike};
+use crate::typed::TypeError;
 
 /// The longest path, in bytes.
 const MAX_PATH: usize = 1024;
-/// The most strikes that one fault may have.
+/// Bytes of a method.
+const MAX_METHOD: usize = 32;
+/// The most strikes of one fault.
 const MAX_COUNT: u64 = 1_000_000_000;
 /// A day, in seconds.
 const MAX_RETRY_AFTER_S: u64 = 86_400;
 /// The most bytes of an injected event's data, and of its name and id.
 const MAX_EVENT_DATA: usize = 16 * 1024;
 const MAX_EVENT_NAME: usize = 256;
-/// What a fault that names no effect answers.
-const DEFAULT_STATUS: u64 = 500;
-/// What a fault answers that says when to come back, and not with what status.
-const RETRY_STATUS: u64 = 503;
+/// The status of a fault without an effect.
+const DEFAULT_STATUS: u16 = 500;
+/// The status of a fault with a `retryAfter` and no status.
+const RETRY_STATUS: u16 = 503;
 
-/// What faults may ask for.
+/// Limits of faults.
 #[derive(Debug, Clone, Copy)]
 pub struct FaultLimits {
     /// The longest delay, its jitter included.
     pub max_delay: Duration,
 }
 
-/// A fault, as it was taken and with what is left of it. Serialized as clients see it.
+/// A fault that is set, serialized as clients see it.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Fault {
@@ -58,8 +62,39 @@ pub struct Fault {
     inject_sse_event: Option<InjectedEvent>,
 }
 
+/// A fault as a client requests it.
+#[derive(Debug, Clone, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[schema(as = Fault)]
+pub struct FaultRequest {
+    /// The path of the requests that are hit: exact, or a prefix with a trailing `*`.
+    #[schema(example = "/api/v1/events")]
+    path: String,
+    /// Only requests of this method.
+    method: Option<String>,
+    /// Strikes until it is removed.
+    #[schema(minimum = 1)]
+    count: Option<u64>,
+    /// Of a strike.
+    #[schema(minimum = 0, maximum = 1)]
+    probability: Option<f64>,
+    delay_ms: Option<u64>,
+    jitter_ms: Option<u64>,
+    drop_connection: Option<bool>,
+    #[schema(minimum = 400, maximum = 599)]
+    status: Option<u64>,
+    /// Seconds.
+    retry_after: Option<u64>,
+    corrupt_body: Option<bool>,
+    truncate_body_bytes: Option<u64>,
+    /// Text, or an object of `event`, `id` and `data`.
+    #[schema(value_type = Option<Value>)]
+    inject_sse_event: Option<InjectedEvent>,
+}
+
 /// A server-sent event that is no part of the answer.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(try_from = "Value")]
 pub struct InjectedEvent {
     /// Its name; without one it is a `message`.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -82,37 +117,42 @@ fn is_false(switch: &bool) -> bool {
 }
 
 impl Fault {
-    /// Reads a fault. One that names no effect answers 500, or 503 if it has a `retryAfter`.
+    /// A fault as a client requests it. One without an effect answers 500, or 503 if it has a `retryAfter`.
     ///
     /// # Errors
     ///
-    /// [`FaultError`] names the first member that is wrong.
-    pub fn parse(json: &Value, limits: &FaultLimits) -> Result<Self, FaultError> {
-        let mut members = Members::of(json)?;
+    /// [`TypeError`] names the first wrong member.
+    pub fn new(request: FaultRequest, limits: &FaultLimits) -> Result<Self, TypeError> {
         let max_delay_ms = limits.max_delay.as_millis() as u64;
         let mut fault = Self {
-            path: path(members.text("path", MAX_PATH)?)?,
-            method: members.text("method", 32)?.map(|text| method(&text)).transpose()?,
-            count: members.integer("count", 1..=MAX_COUNT)?.unwrap_or(1),
+            path: path(request.path)?,
+            method: request.method.map(|text| method(&text)).transpose()?,
+            count: within("count", request.count, 1..=MAX_COUNT)?.unwrap_or(1),
             remaining: 0,
-            probability: members.share("probability")?.unwrap_or(1.0),
-            delay_ms: members.integer("delayMs", 0..=max_delay_ms)?.unwrap_or(0),
-            jitter_ms: members.integer("jitterMs", 0..=max_delay_ms)?.unwrap_or(0),
-            drop_connection: members.switch("dropConnection")?,
-            status: members.integer("status", 400..=599)?.map(|status| status as u16),
-            retry_after: members.integer("retryAfter", 0..=MAX_RETRY_AFTER_S)?,
-            corrupt_body: members.switch("corruptBody")?,
-            truncate_body_bytes: members.integer("truncateBodyBytes", 0..=u64::from(u32::MAX))?,
-            inject_sse_event: members.take("injectSseEvent").map(InjectedEvent::parse).transpose()?,
+            probability: request.probability.unwrap_or(1.0),
+            delay_ms: within("delayMs", request.delay_ms, 0..=max_delay_ms)?.unwrap_or(0),
+            jitter_ms: within("jitterMs", request.jitter_ms, 0..=max_delay_ms)?.unwrap_or(0),
+            drop_connection: request.drop_connection.unwrap_or(false),
+            status: within("status", request.status, 400..=599)?.map(|status| status as u16),
+            retry_after: within("retryAfter", request.retry_after, 0..=MAX_RETRY_AFTER_S)?,
+            corrupt_body: request.corrupt_body.unwrap_or(false),
+            truncate_body_bytes: within(
+                "truncateBodyBytes",
+                request.truncate_body_bytes,
+                0..=u64::from(u32::MAX),
+            )?,
+            inject_sse_event: request.inject_sse_event,
         };
-        members.refuse_others()?;
+        if !(0.0..=1.0).contains(&fault.probability) {
+            return Err(TypeError::member("probability", "takes a number from 0 to 1"));
+        }
         if fault.delay_ms + fault.jitter_ms > max_delay_ms {
             let takes = format!("and delayMs together take at most {max_delay_ms} (MAX_FAULT_DELAY_MS)");
-            return Err(refuse("jitterMs", takes));
+            return Err(TypeError::member("jitterMs", &takes));
         }
         if fault.status.is_none() && (fault.retry_after.is_some() || !fault.has_effect()) {
             let status = if fault.retry_after.is_some() { RETRY_STATUS } else { DEFAULT_STATUS };
-            fault.status = Some(status as u16);
+            fault.status = Some(status);
         }
         fault.remaining = fault.count;
         Ok(fault)
@@ -177,56 +217,77 @@ impl Fault {
     }
 }
 
-fn path(path: Option<String>) -> Result<String, FaultError> {
-    let wrong = |takes: &str| refuse("path", takes.to_owned());
-    let path = path.ok_or_else(|| wrong("is missing: the path whose requests are hit"))?;
+/// A number within its bounds.
+fn within(field: &str, number: Option<u64>, bounds: RangeInclusive<u64>) -> Result<Option<u64>, TypeError> {
+    match number {
+        Some(number) if !bounds.contains(&number) => {
+            let takes = format!("takes a whole number from {} to {}", bounds.start(), bounds.end());
+            Err(TypeError::member(field, &takes))
+        }
+        number => Ok(number),
+    }
+}
+
+fn path(path: String) -> Result<String, TypeError> {
+    let wrong = |takes: &str| Err(TypeError::member("path", takes));
+    if path.len() > MAX_PATH {
+        return wrong(&format!("takes text of at most {MAX_PATH} bytes"));
+    }
     if !path.starts_with('/') && path != "*" {
-        return Err(wrong("takes a path that begins with /, exact or with a trailing *"));
+        return wrong("takes a path that begins with /, exact or with a trailing *");
     }
     let exact = path.strip_suffix('*').unwrap_or(&path);
     if exact.contains(|c: char| c.is_ascii_whitespace() || c.is_ascii_control() || "?#*".contains(c)) {
-        return Err(wrong("takes a path as requests have it: no query, no blank, and no * but at its end"));
+        return wrong("takes a request's path: no query, no white space, and no * but at its end");
     }
     if path.starts_with(OWN_PATHS) {
-        return Err(wrong("takes no path of /_test/: faults could not be taken back"));
+        return wrong("takes no path of /_test/: faults could not be cleared any more");
     }
     Ok(path)
 }
 
 /// Methods are case-sensitive (RFC 9110, section 9.1), and those in use are upper-case.
-fn method(method: &str) -> Result<String, FaultError> {
-    if method.is_empty() || !method.bytes().all(|byte| byte.is_ascii_alphabetic()) {
-        return Err(refuse("method", "takes an HTTP method such as POST".into()));
+fn method(method: &str) -> Result<String, TypeError> {
+    if !(1..=MAX_METHOD).contains(&method.len()) || !method.bytes().all(|byte| byte.is_ascii_alphabetic()) {
+        return Err(TypeError::member("method", "takes an HTTP method such as POST"));
     }
     Ok(method.to_ascii_uppercase())
 }
 
-impl InjectedEvent {
-    /// Reads text, which becomes the data of an event without a name, or an object.
-    fn parse(value: &Value) -> Result<Self, FaultError> {
-        const NAME: &str = "injectSseEvent";
+/// An event as an object.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct EventObject {
+    event: Option<String>,
+    id: Option<String>,
+    data: Option<String>,
+}
+
+/// Text becomes the data of an event without a name; an object has all of its parts.
+impl TryFrom<Value> for InjectedEvent {
+    type Error = String;
+
+    fn try_from(value: Value) -> Result<Self, String> {
         let takes = || {
-            let takes = format!(
+            format!(
                 "takes text, or an object of data (to {MAX_EVENT_DATA} bytes), event and id (to {MAX_EVENT_NAME}, no line ends)"
-            );
-            refuse(NAME, takes)
+            )
         };
         let event = match value {
-            Value::String(data) => Self { event: None, id: None, data: data.clone() },
-            Value::Object(_) => {
-                let mut members = Members::of(value)?;
-                let mut text = |name, most| members.text(name, most).map_err(|_| takes());
-                let (event, id) = (text("event", MAX_EVENT_NAME)?, text("id", MAX_EVENT_NAME)?);
-                let data = text("data", MAX_EVENT_DATA)?.unwrap_or_default();
-                members.refuse_others().map_err(|_| takes())?;
-                Self { event, id, data }
+            Value::String(data) => Self { event: None, id: None, data },
+            object @ Value::Object(_) => {
+                let EventObject { event, id, data } =
+                    serde_json::from_value(object).map_err(|_not_its_members| takes())?;
+                Self { event, id, data: data.unwrap_or_default() }
             }
             _ => return Err(takes()),
         };
-        let one_line = |text: &Option<String>| {
-            text.as_ref().is_none_or(|text| !text.bytes().any(|byte| matches!(byte, b'\r' | b'\n' | 0)))
+        let is_name = |text: &Option<String>| {
+            text.as_ref().is_none_or(|text| {
+                text.len() <= MAX_EVENT_NAME && !text.bytes().any(|byte| matches!(byte, b'\r' | b'\n' | 0))
+            })
         };
-        if event.data.len() > MAX_EVENT_DATA || !one_line(&event.event) || !one_line(&event.id) {
+        if event.data.len() > MAX_EVENT_DATA || !is_name(&event.event) || !is_name(&event.id) {
             return Err(takes());
         }
         Ok(event)
@@ -238,20 +299,23 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::typed;
 
     const LIMITS: FaultLimits = FaultLimits { max_delay: Duration::from_secs(60) };
 
+    fn parse(json: &Value) -> Result<Fault, TypeError> {
+        let request = typed::from_slice(json.to_string().as_bytes())?;
+        Fault::new(request, &LIMITS)
+    }
+
     fn field(json: &Value) -> String {
-        match Fault::parse(json, &LIMITS).unwrap_err() {
-            FaultError::Member { field, .. } => field.into_owned(),
-            other => other.to_string(),
-        }
+        parse(json).unwrap_err().field().to_owned()
     }
 
     #[test]
     fn what_is_wrong_is_named() {
         for (json, wanted) in [
-            (json!([]), "a fault is a JSON object with a path"),
+            (json!([]), "body"),
             (json!({}), "path"),
             (json!({"path": 1}), "path"),
             (json!({"path": "health"}), "path"),
@@ -287,7 +351,7 @@ mod tests {
 
     #[test]
     fn a_fault_without_an_effect_is_an_error() {
-        let status = |json| Fault::parse(&json, &LIMITS).unwrap().status;
+        let status = |json| parse(&json).unwrap().status;
         assert_eq!(status(json!({"path": "/a"})), Some(500));
         assert_eq!(status(json!({"path": "/a", "retryAfter": 3})), Some(503));
         assert_eq!(status(json!({"path": "/a", "status": 429, "retryAfter": 3})), Some(429));
@@ -298,7 +362,7 @@ mod tests {
     #[test]
     fn jitter_is_added_to_the_delay() {
         let json = json!({"path": "/a", "count": 1000, "delayMs": 100, "jitterMs": 50});
-        let mut fault = Fault::parse(&json, &LIMITS).unwrap();
+        let mut fault = parse(&json).unwrap();
         let mut rng = Rng::with_seed(3);
         let delays: Vec<u128> =
             (0..1000).map(|_| fault.strike(&mut rng).unwrap().delay.as_millis()).collect();
@@ -308,7 +372,7 @@ mod tests {
     #[test]
     fn clients_see_what_was_taken() {
         let json = json!({"path": "/a*", "method": "post", "delayMs": 5, "injectSseEvent": "hello"});
-        let fault = Fault::parse(&json, &LIMITS).unwrap();
+        let fault = parse(&json).unwrap();
         let wanted = json!({
             "path": "/a*", "method": "POST", "count": 1, "remaining": 1, "probability": 1.0, "delayMs": 5,
             "injectSseEvent": {"data": "hello"},

@@ -1,79 +1,63 @@
-//! Faults on demand: which request is hit, and by what. Data and decisions only; `http::faults` carries them out.
+//! Faults on demand: the requests that are hit, and the effects. Data and decisions only; `http::faults` applies them.
 //!
 //! Rules:
 //!
-//! * There is one fault a path; a new one for the same path replaces it.
-//! * A path is exact, or with a trailing `*` a prefix. Of those that match a request's path and method, the longest is
-//!   taken, an exact one before a prefix of the same length, and no other is tried.
-//! * A strike uses up one of the fault's `count`. A fault with a `probability` only does so when it strikes. The last one
+//! * Each path has one fault; a new one for the same path replaces it.
+//! * A path is exact, or with a trailing `*` a prefix. Of the faults that match a request's path and method the longest
+//!   applies, an exact one before a prefix of the same length, and no other.
+//! * A strike uses up one of the fault's `count`; a fault with a `probability` is used up only by strikes. The last strike
 //!   removes the fault.
-//! * Chance comes in as an argument, so that each decision can be had again.
+//! * The source of randomness is an argument, so that each decision can be repeated.
 
 mod corruption;
 mod fault;
-mod members;
 
-use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use fastrand::Rng;
 
 pub use corruption::Corruption;
-pub use fault::{Fault, FaultLimits, InjectedEvent};
+pub use fault::{Fault, FaultLimits, FaultRequest, InjectedEvent};
 
-/// Paths that no fault hits, so that faults can always be taken back.
+/// Paths that no fault hits, so that faults can always be cleared.
 const OWN_PATHS: &str = "/_test/";
 
-/// Why a fault is not taken.
+/// As many faults are set as may be.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum FaultError {
-    /// What was sent is no JSON object.
-    #[error("a fault is a JSON object with a path")]
-    NotAnObject,
-    /// A member that no fault has, or with a value that it does not take.
-    #[error("{field} {takes}")]
-    Member {
-        /// The member, as the client named it.
-        field: Cow<'static, str>,
-        /// What it takes.
-        takes: String,
-    },
-    /// There are as many as there may be.
-    #[error("there are {0} faults already (MAX_FAULTS); clear them, or replace one by its path")]
-    TooMany(usize),
-}
+#[error("{0} faults are set already (MAX_FAULTS); clear them, or replace one by its path")]
+pub struct TooManyFaults(usize);
 
-/// What happens to one request, in the order of the fields.
+/// The effects on one request, in the order of the fields.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Strike {
-    /// How long it waits.
+    /// The delay before all else.
     pub delay: Duration,
     /// Its connection is reset: at once, or where its answer is cut.
     pub drops: bool,
-    /// It is answered with this error instead of being served.
+    /// The answer instead of the service's own.
     pub error: Option<InjectedError>,
-    /// What happens to the body of the answer.
+    /// The effects on the body of the answer.
     pub body: BodyFault,
 }
 
-/// An error that is answered though nothing failed.
+/// An injected error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct InjectedError {
     /// The HTTP status, 400 to 599.
     pub status: u16,
-    /// What `Retry-After` says, in seconds.
+    /// `Retry-After`, in seconds.
     pub retry_after_s: Option<u64>,
 }
 
-/// What happens to the body of an answer, in the order of the fields.
+/// The effects on the body of an answer, in the order of the fields.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct BodyFault {
-    /// Goes before the events of a stream of server-sent events.
+    /// Sent before the events of a stream of server-sent events.
     pub event: Option<InjectedEvent>,
-    /// Seed of the bits that are flipped.
+    /// The seed of the flipped bits.
     pub corruption: Option<u64>,
-    /// The bytes after which it is cut.
+    /// The length at which it is cut.
     pub cut_at: Option<u64>,
 }
 
@@ -85,7 +69,7 @@ pub struct FaultPlan {
 }
 
 impl FaultPlan {
-    /// None yet, and at most `max` at once.
+    /// An empty plan of at most `max` faults.
     pub fn new(max: usize) -> Self {
         Self { by_path: BTreeMap::new(), max }
     }
@@ -94,26 +78,26 @@ impl FaultPlan {
     ///
     /// # Errors
     ///
-    /// [`FaultError::TooMany`] if it is for another path and there are as many as there may be.
-    pub fn set(&mut self, fault: Fault) -> Result<(), FaultError> {
+    /// [`TooManyFaults`] if it is for another path and as many are set as may be.
+    pub fn set(&mut self, fault: Fault) -> Result<(), TooManyFaults> {
         if self.by_path.len() >= self.max && !self.by_path.contains_key(fault.path()) {
-            return Err(FaultError::TooMany(self.max));
+            return Err(TooManyFaults(self.max));
         }
         self.by_path.insert(fault.path().to_owned(), fault);
         Ok(())
     }
 
-    /// The faults that are left, by their paths.
+    /// The current faults, by their paths.
     pub fn list(&self) -> impl Iterator<Item = &Fault> {
         self.by_path.values()
     }
 
-    /// Takes all faults away; returns how many there were.
+    /// Removes all faults; returns their number.
     pub fn clear(&mut self) -> usize {
         std::mem::take(&mut self.by_path).len()
     }
 
-    /// What happens to a request of this method and path.
+    /// The effects on a request of this method and path.
     pub fn strike(&mut self, method: &str, path: &str, rng: &mut Rng) -> Option<Strike> {
         if path.starts_with(OWN_PATHS) {
             return None;
@@ -137,10 +121,14 @@ mod tests {
 
     const LIMITS: FaultLimits = FaultLimits { max_delay: Duration::from_secs(60) };
 
+    fn parse(json: &Value) -> Fault {
+        Fault::new(crate::typed::from_slice(json.to_string().as_bytes()).unwrap(), &LIMITS).unwrap()
+    }
+
     fn plan(faults: &[Value]) -> FaultPlan {
         let mut plan = FaultPlan::new(100);
         for fault in faults {
-            plan.set(Fault::parse(fault, &LIMITS).unwrap()).unwrap();
+            plan.set(parse(fault)).unwrap();
         }
         plan
     }
@@ -175,7 +163,7 @@ mod tests {
         let mut plan = plan(&[json!({"path": "/a", "status": 500, "count": 2}), json!({"path": "/b"})]);
         assert_eq!(status(&mut plan, "GET", "/a"), Some(500));
         assert_eq!(plan.list().map(Fault::remaining).collect::<Vec<_>>(), [1, 1]);
-        plan.set(Fault::parse(&json!({"path": "/a", "status": 429}), &LIMITS).unwrap()).unwrap();
+        plan.set(parse(&json!({"path": "/a", "status": 429}))).unwrap();
         assert_eq!(status(&mut plan, "GET", "/a"), Some(429));
         assert_eq!(status(&mut plan, "GET", "/a"), None);
         assert_eq!((plan.clear(), plan.list().count()), (1, 0));
@@ -198,9 +186,9 @@ mod tests {
     #[test]
     fn there_are_no_more_than_the_most() {
         let mut plan = FaultPlan::new(1);
-        let fault = |path| Fault::parse(&json!({ "path": path }), &LIMITS).unwrap();
+        let fault = |path| parse(&json!({ "path": path }));
         plan.set(fault("/a")).unwrap();
-        assert_eq!(plan.set(fault("/b")), Err(FaultError::TooMany(1)));
+        assert_eq!(plan.set(fault("/b")), Err(TooManyFaults(1)));
         plan.set(fault("/a")).unwrap();
     }
 }

@@ -11,11 +11,9 @@ use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
-use super::super::openapi::bodies::KeyRequestBody;
 use super::super::wire::error::ApiError;
-use super::super::wire::{pages, path, query};
+use super::super::wire::{json, pages, path, query};
 use super::super::{AppState, Services};
-use super::members::Members;
 use super::private;
 use crate::auth::keys::{KEYS_PAGE, KeyRequest};
 use crate::auth::{AuthError, Principal, Scope, Scopes, Who};
@@ -25,7 +23,7 @@ const DEFAULT_OVERLAP_S: i64 = 86_400;
 
 #[derive(Serialize, ToSchema)]
 #[schema(as = NewKey)]
-struct Made<'a> {
+struct NewKeyResponse<'a> {
     id: Uuid,
     /// The key, this once.
     key: &'a str,
@@ -43,9 +41,9 @@ struct Made<'a> {
     path = "/api/keys",
     tag = "keys",
     summary = "Makes a key of no more rights than one's own",
-    request_body = KeyRequestBody,
+    request_body = NewKeyRequest,
     responses(
-        (status = 201, description = "The key, which is shown this once", body = Made),
+        (status = 201, description = "The key, which is shown this once", body = NewKeyResponse),
         (status = 403, description = "Beyond one's rights"),
         (status = 404, description = "There is no such key to be replaced"),
         (status = 409, description = "Too many keys"),
@@ -57,10 +55,10 @@ pub(super) async fn create(
     request: Request,
 ) -> Result<Response, ApiError> {
     let services = state.services()?;
-    let request = key_request(Members::read(services, request).await?)?;
+    let request = key_request(json::read_object(services, request).await?)?;
     let owner = owner(services, &principal).await?;
     let made = services.accounts.keys.create(&request, owner, rights(&principal)).await?;
-    let shown = Made {
+    let shown = NewKeyResponse {
         id: made.id,
         key: made.secret.reveal(),
         prefix: &made.prefix,
@@ -71,38 +69,56 @@ pub(super) async fn create(
     Ok(private(StatusCode::CREATED, &shown))
 }
 
-fn key_request(mut members: Members) -> Result<KeyRequest, ApiError> {
+/// The key that a client requests.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(as = KeyRequest)]
+struct NewKeyRequest {
+    /// Its permissions; `events:write` of a write-only key may be left out.
+    #[schema(example = json!(["events:write"]))]
+    scopes: Option<Vec<String>>,
+    /// A public key for web pages: it only sends events, from pages of its origins.
+    write_only: Option<bool>,
+    /// The origins of a write-only key's pages, 1 to 20.
+    #[schema(example = json!(["https://app.example"]))]
+    origins: Option<Vec<String>>,
+    /// Its purpose.
+    name: Option<String>,
+    /// RFC 3339.
+    #[schema(format = DateTime)]
+    expires: Option<String>,
+    /// The key that it replaces.
+    replaces: Option<Uuid>,
+    /// Seconds for which that key remains valid.
+    overlap_s: Option<i64>,
+}
+
+fn key_request(request: NewKeyRequest) -> Result<KeyRequest, ApiError> {
     let mut scopes = Scopes::default();
-    for word in members.texts("scopes")?.unwrap_or_default() {
+    for word in request.scopes.unwrap_or_default() {
         let refuse = || ApiError::invalid("scopes has a word that is no scope").field("scopes");
         scopes = scopes.with(Scope::parse(&word).ok_or_else(refuse)?);
     }
-    let origins = members.texts("origins")?;
-    match (members.boolean("write_only")?.unwrap_or(false), &origins) {
+    match (request.write_only.unwrap_or(false), &request.origins) {
         (true, None) => {
             return Err(ApiError::invalid("a write-only key takes the origins of its pages").field("origins"));
         }
         (false, Some(_)) => {
             return Err(ApiError::invalid("only a write-only key has origins").field("origins"));
         }
-        // The only scope that it can have need not be named.
+        // The only scope that it can have.
         (true, Some(_)) if scopes.is_empty() => scopes = scopes.with(Scope::EventsWrite),
         _ => {}
     }
-    let expires = members.text("expires")?.map(|text| query::time_us(&text, "expires")).transpose()?;
-    let replaces = members.text("replaces")?.map(|id| {
-        Uuid::try_parse(&id).map_err(|_| ApiError::invalid("replaces takes a key's id").field("replaces"))
-    });
-    let overlap_s = members.number("overlap_s")?.unwrap_or(DEFAULT_OVERLAP_S);
-    let request = KeyRequest {
-        name: members.text("name")?,
+    let expires = request.expires.map(|text| query::time_us(&text, "expires")).transpose()?;
+    let overlap_s = request.overlap_s.unwrap_or(DEFAULT_OVERLAP_S);
+    Ok(KeyRequest {
+        name: request.name,
         scopes,
         expires_s: expires.map(|expires_us| expires_us.div_euclid(1_000_000)),
-        replaces: replaces.transpose()?.map(|id| (id, overlap_s)),
-        origins,
-    };
-    members.end()?;
-    Ok(request)
+        replaces: request.replaces.map(|id| (id, overlap_s)),
+        origins: request.origins,
+    })
 }
 
 #[derive(Deserialize, IntoParams)]
@@ -115,7 +131,7 @@ pub(super) struct ListQuery {
 
 #[derive(Serialize, ToSchema)]
 #[schema(as = Key)]
-struct Listed<'a> {
+struct KeyResponse<'a> {
     id: Uuid,
     prefix: &'a str,
     name: &'a str,
@@ -138,7 +154,7 @@ struct Listed<'a> {
     tag = "keys",
     summary = "One's own keys; all of them for whoever may do everything",
     params(ListQuery),
-    responses((status = 200, description = "Keys, newest first", body = [Listed], headers(("link" = String, description = "The next page"))))
+    responses((status = 200, description = "Keys, newest first", body = [KeyResponse], headers(("link" = String, description = "The next page"))))
 )]
 pub(super) async fn list(
     State(state): State<Arc<AppState>>,
@@ -149,9 +165,9 @@ pub(super) async fn list(
         .map_err(|_| ApiError::invalid("after takes a key's id, and there is no more").field("after"))?;
     let services = state.services()?;
     let keys = services.accounts.keys.list(whose(services, &principal).await?, query.after).await?;
-    let shown: Vec<Listed<'_>> = keys
+    let shown: Vec<KeyResponse<'_>> = keys
         .iter()
-        .map(|key| Listed {
+        .map(|key| KeyResponse {
             id: key.id,
             prefix: &key.prefix,
             name: &key.name,

@@ -1,7 +1,6 @@
 //! `/api/auth` and `/api/keys`: users, their sessions, and keys.
 
 mod keys;
-mod members;
 mod sign_in;
 
 use axum::Json;

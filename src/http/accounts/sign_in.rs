@@ -8,16 +8,14 @@ use axum::extract::{Path, Request, State};
 use axum::response::Response;
 use hyper::StatusCode;
 use hyper::header::{HeaderMap, USER_AGENT};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::super::edge::client::ClientAddress;
-use super::super::openapi::bodies::{Credentials, RefreshToken};
 use super::super::wire::error::ApiError;
-use super::super::wire::path;
+use super::super::wire::{json, path};
 use super::super::{AppState, Services};
-use super::members::Members;
 use super::private;
 use crate::auth::sessions::{Client, Grant};
 use crate::auth::users::{Email, Password, User};
@@ -26,16 +24,37 @@ use crate::auth::{AuthError, Principal, Scopes, Secret, Who};
 /// Characters of a `User-Agent` that are kept.
 const MAX_USER_AGENT: usize = 256;
 
+/// The credentials of a user.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(as = Credentials)]
+struct CredentialsRequest {
+    /// At most 254 bytes.
+    #[schema(example = "ada@example.com")]
+    email: String,
+    /// 8 to 256 bytes.
+    #[schema(example = "correct horse")]
+    password: String,
+}
+
+/// The token of a log-in, or of the last exchange.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(as = RefreshToken)]
+struct RefreshRequest {
+    refresh_token: String,
+}
+
 #[derive(Serialize, ToSchema)]
 #[schema(as = User)]
-struct ShownUser<'a> {
+struct UserResponse<'a> {
     id: Uuid,
     email: &'a str,
     permissions: Vec<&'static str>,
     created: &'a str,
 }
 
-impl<'a> From<&'a User> for ShownUser<'a> {
+impl<'a> From<&'a User> for UserResponse<'a> {
     fn from(user: &'a User) -> Self {
         let permissions = user.permissions.names();
         Self { id: user.id, email: &user.email, permissions, created: &user.created }
@@ -43,7 +62,8 @@ impl<'a> From<&'a User> for ShownUser<'a> {
 }
 
 #[derive(Serialize, ToSchema)]
-struct Tokens<'a> {
+#[schema(as = Tokens)]
+struct TokensResponse<'a> {
     access_token: &'a str,
     refresh_token: &'a str,
     token_type: &'static str,
@@ -51,7 +71,7 @@ struct Tokens<'a> {
 }
 
 fn tokens(grant: &Grant) -> Response {
-    let tokens = Tokens {
+    let tokens = TokensResponse {
         access_token: grant.access.reveal(),
         refresh_token: grant.refresh.reveal(),
         token_type: "Bearer",
@@ -66,9 +86,9 @@ fn tokens(grant: &Grant) -> Response {
     path = "/api/auth/register",
     tag = "users",
     summary = "Registers a user",
-    request_body = Credentials,
+    request_body = CredentialsRequest,
     responses(
-        (status = 201, description = "The user", body = ShownUser),
+        (status = 201, description = "The user", body = UserResponse),
         (status = 403, description = "Nobody may register here (REGISTRATION)"),
         (status = 409, description = "The email is taken"),
     )
@@ -83,7 +103,7 @@ pub(super) async fn register(
     }
     let (email, password) = credentials(services, request).await?;
     let user = services.accounts.users.add(&email, password, Scopes::of_a_registered_user()).await?;
-    Ok(private(StatusCode::CREATED, &ShownUser::from(&user)))
+    Ok(private(StatusCode::CREATED, &UserResponse::from(&user)))
 }
 
 /// `POST /api/auth/login`.
@@ -92,9 +112,9 @@ pub(super) async fn register(
     path = "/api/auth/login",
     tag = "users",
     summary = "Begins a session",
-    request_body = Credentials,
+    request_body = CredentialsRequest,
     responses(
-        (status = 200, description = "Tokens", body = Tokens),
+        (status = 200, description = "Tokens", body = TokensResponse),
         (status = 401, description = "Wrong email or password"),
     )
 )]
@@ -116,9 +136,9 @@ pub(super) async fn login(
     path = "/api/auth/refresh",
     tag = "users",
     summary = "Exchanges a refresh token, which is used once",
-    request_body = RefreshToken,
+    request_body = RefreshRequest,
     responses(
-        (status = 200, description = "Tokens", body = Tokens),
+        (status = 200, description = "Tokens", body = TokensResponse),
         (status = 401, description = "The token is not good"),
     )
 )]
@@ -127,9 +147,8 @@ pub(super) async fn refresh(
     request: Request,
 ) -> Result<Response, ApiError> {
     let services = state.services()?;
-    let mut members = Members::read(services, request).await?;
-    let token = Secret::new(members.needed_text("refresh_token")?);
-    members.end()?;
+    let RefreshRequest { refresh_token } = json::read_object(services, request).await?;
+    let token = Secret::new(refresh_token);
     Ok(tokens(&services.accounts.sessions.refresh(&token).await?))
 }
 
@@ -151,7 +170,8 @@ pub(super) async fn logout(
 }
 
 #[derive(Serialize, ToSchema)]
-struct Me<'a> {
+#[schema(as = Me)]
+struct MeResponse<'a> {
     kind: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     id: Option<Uuid>,
@@ -172,7 +192,7 @@ struct Me<'a> {
     path = "/api/auth/me",
     tag = "users",
     summary = "Who the token that is shown says one is",
-    responses((status = 200, description = "Who one is", body = Me))
+    responses((status = 200, description = "Who one is", body = MeResponse))
 )]
 pub(super) async fn me(
     State(state): State<Arc<AppState>>,
@@ -193,7 +213,7 @@ pub(super) async fn me(
         Who::External { .. } => ("user", None, None),
         Who::Key { id, .. } | Who::WriteOnlyKey { id, .. } => ("key", None, Some(id)),
     };
-    let me = Me {
+    let me = MeResponse {
         kind,
         id,
         email: user.as_ref().map(|user| user.email.as_str()).filter(|email| !email.is_empty()),
@@ -207,7 +227,7 @@ pub(super) async fn me(
 
 #[derive(Serialize, ToSchema)]
 #[schema(as = Session)]
-struct ShownSession<'a> {
+struct SessionResponse<'a> {
     id: Uuid,
     created: &'a str,
     last_used: &'a str,
@@ -223,7 +243,7 @@ struct ShownSession<'a> {
     path = "/api/auth/sessions",
     tag = "users",
     summary = "One's own sessions that are not over",
-    responses((status = 200, description = "Sessions", body = [ShownSession]))
+    responses((status = 200, description = "Sessions", body = [SessionResponse]))
 )]
 pub(super) async fn sessions(
     State(state): State<Arc<AppState>>,
@@ -231,9 +251,9 @@ pub(super) async fn sessions(
 ) -> Result<Response, ApiError> {
     let (user, current) = session(&principal)?;
     let listed = state.services()?.accounts.sessions.list(user).await?;
-    let shown: Vec<ShownSession<'_>> = listed
+    let shown: Vec<SessionResponse<'_>> = listed
         .iter()
-        .map(|session| ShownSession {
+        .map(|session| SessionResponse {
             id: session.id,
             created: &session.created,
             last_used: &session.last_used,
@@ -280,11 +300,8 @@ fn session(principal: &Principal) -> Result<(Uuid, Uuid), AuthError> {
 }
 
 async fn credentials(services: &Services, request: Request) -> Result<(Email, Password), ApiError> {
-    let mut members = Members::read(services, request).await?;
-    let email = Email::parse(&members.needed_text("email")?)?;
-    let password = Password::parse(members.needed_text("password")?)?;
-    members.end()?;
-    Ok((email, password))
+    let CredentialsRequest { email, password } = json::read_object(services, request).await?;
+    Ok((Email::parse(&email)?, Password::parse(password)?))
 }
 
 fn client(request: &Request) -> Client {

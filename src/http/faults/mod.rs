@@ -7,7 +7,6 @@
 mod body;
 mod routes;
 
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use axum::body::Body;
@@ -15,6 +14,7 @@ use axum::response::{IntoResponse, Response};
 use hyper::body::Incoming;
 use hyper::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
 use hyper::{Request, StatusCode};
+use parking_lot::Mutex;
 
 pub(super) use routes::routes;
 
@@ -24,7 +24,7 @@ use super::wire::body::{BodyLimits, LimitedBody};
 use super::wire::error::ApiError;
 use super::wire::sse;
 use crate::config::StressConfig;
-use crate::faults::{Fault, FaultError, FaultLimits, FaultPlan, InjectedError, Strike};
+use crate::faults::{Fault, FaultLimits, FaultPlan, FaultRequest, InjectedError, Strike};
 use body::FaultyBody;
 
 /// The faults of one service.
@@ -45,11 +45,11 @@ impl Faults {
     }
 
     fn with<T>(&self, decide: impl FnOnce(&mut FaultPlan) -> T) -> T {
-        decide(&mut self.plan.lock().unwrap_or_else(PoisonError::into_inner))
+        decide(&mut self.plan.lock())
     }
 
-    fn set(&self, json: &serde_json::Value) -> Result<Fault, FaultError> {
-        let fault = Fault::parse(json, &self.limits)?;
+    fn set(&self, request: FaultRequest) -> Result<Fault, ApiError> {
+        let fault = Fault::new(request, &self.limits)?;
         self.with(|plan| plan.set(fault.clone()))?;
         Ok(fault)
     }

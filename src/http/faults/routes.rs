@@ -13,23 +13,22 @@ use utoipa::ToSchema;
 use utoipa_axum::routes;
 
 use crate::auth::Scope;
-use crate::faults::{Fault, FaultPlan};
+use crate::faults::{Fault, FaultPlan, FaultRequest};
 use crate::http::edge::routes::{Needs, Routes};
-use crate::http::openapi::bodies::FaultBody;
 use crate::http::wire::error::ApiError;
 use crate::http::wire::query;
 use crate::http::{AppState, not_found};
 
 #[derive(Serialize, ToSchema)]
 #[schema(as = Faults)]
-struct Listed {
-    #[schema(value_type = Vec<FaultBody>)]
+struct FaultsResponse {
+    #[schema(value_type = Vec<FaultRequest>)]
     faults: Vec<Fault>,
 }
 
 #[derive(Serialize, ToSchema)]
 #[schema(as = ClearedFaults)]
-struct Cleared {
+struct ClearedFaultsResponse {
     cleared: usize,
 }
 
@@ -39,25 +38,25 @@ pub(in crate::http) fn routes() -> Routes {
     Routes::default().route(needs, routes!(inject, list, clear)).route(needs, routes!(panic_in_task))
 }
 
-/// Sets a fault and answers with it as it was taken.
+/// Sets a fault, and answers with it.
 #[utoipa::path(
     post,
     path = "/_test/inject-error",
     tag = "faults",
     summary = "Sets a fault",
-    request_body = FaultBody,
+    request_body = FaultRequest,
     responses(
-        (status = 200, description = "The fault as it was taken", body = FaultBody),
+        (status = 200, description = "The fault as it is set", body = FaultRequest),
         (status = 409, description = "Too many faults"),
     )
 )]
 async fn inject(State(state): State<Arc<AppState>>, body: Result<Bytes, BytesRejection>) -> Response {
     let Some(faults) = &state.faults else { return not_found().await.into_response() };
-    let taken = query::json(body).await.and_then(|json| Ok(faults.set(&json)?));
+    let taken = query::json(body).await.and_then(|request| faults.set(request));
     taken.map(Json).into_response()
 }
 
-/// Makes a background task panic, to see that the service stops in order or restarts the task.
+/// Makes a background task panic: the service stops in order, or restarts the task.
 #[utoipa::path(
     post,
     path = "/_test/panic/{task}",
@@ -80,28 +79,28 @@ async fn panic_in_task(
     }
 }
 
-/// Lists the faults that are left, by their paths.
+/// Lists the current faults, by their paths.
 #[utoipa::path(
     get,
     path = "/_test/inject-error",
     tag = "faults",
-    summary = "The faults that are left",
-    responses((status = 200, description = "Faults, by their paths", body = Listed))
+    summary = "The current faults",
+    responses((status = 200, description = "Faults, by their paths", body = FaultsResponse))
 )]
 async fn list(State(state): State<Arc<AppState>>) -> Result<Json<impl Serialize>, ApiError> {
     let Some(faults) = &state.faults else { return Err(not_found().await) };
-    Ok(Json(Listed { faults: faults.with(|plan| plan.list().cloned().collect()) }))
+    Ok(Json(FaultsResponse { faults: faults.with(|plan| plan.list().cloned().collect()) }))
 }
 
-/// Takes all faults away, and answers how many there were.
+/// Removes all faults, and answers with their number.
 #[utoipa::path(
     delete,
     path = "/_test/inject-error",
     tag = "faults",
-    summary = "Takes all faults away",
-    responses((status = 200, description = "How many there were", body = Cleared))
+    summary = "Removes all faults",
+    responses((status = 200, description = "The number of removed faults", body = ClearedFaultsResponse))
 )]
 async fn clear(State(state): State<Arc<AppState>>) -> Result<Json<impl Serialize>, ApiError> {
     let Some(faults) = &state.faults else { return Err(not_found().await) };
-    Ok(Json(Cleared { cleared: faults.with(FaultPlan::clear) }))
+    Ok(Json(ClearedFaultsResponse { cleared: faults.with(FaultPlan::clear) }))
 }

@@ -13,46 +13,6 @@ use uuid::Uuid;
 #[schema(value_type = String, format = Binary)]
 pub(in crate::http) struct AnyBytes(Vec<u8>);
 
-/// Who signs in.
-#[derive(ToSchema)]
-pub(in crate::http) struct Credentials {
-    /// At most 254 bytes.
-    #[schema(example = "ada@example.com")]
-    email: String,
-    /// 8 to 256 bytes.
-    #[schema(example = "correct horse")]
-    password: String,
-}
-
-/// A token that a log-in or the exchange before gave.
-#[derive(ToSchema)]
-pub(in crate::http) struct RefreshToken {
-    refresh_token: String,
-}
-
-/// What a key is to be.
-#[derive(ToSchema)]
-#[schema(as = KeyRequest)]
-pub(in crate::http) struct KeyRequestBody {
-    /// What it may do; of a write-only key `events:write`, which may be left out.
-    #[schema(example = json!(["events:write"]))]
-    scopes: Option<Vec<String>>,
-    /// A key for web pages to publish: it sends events from pages of its origins, and does nothing else.
-    write_only: Option<bool>,
-    /// The origins of a write-only key's pages, 1 to 20.
-    #[schema(example = json!(["https://app.example"]))]
-    origins: Option<Vec<String>>,
-    /// What it is for.
-    name: Option<String>,
-    /// RFC 3339.
-    #[schema(format = DateTime)]
-    expires: Option<String>,
-    /// The key whose place it takes.
-    replaces: Option<Uuid>,
-    /// Seconds for which that one is good beside it.
-    overlap_s: Option<i64>,
-}
-
 /// A JSON object; `id`, `created` and `updated` are the service's.
 #[derive(ToSchema)]
 #[schema(as = NewRecord, example = json!({"name": "a", "n": 1}))]
@@ -76,44 +36,6 @@ pub(in crate::http) struct RecordShape {
     /// Whatever was sent.
     #[serde(flatten)]
     members: BTreeMap<String, Value>,
-}
-
-/// What is to be changed.
-#[derive(ToSchema)]
-pub(in crate::http) struct TunableChanges {
-    default_collection: Option<String>,
-    /// Messages a second.
-    sse_rate: Option<u64>,
-    large_payload_bytes: Option<u64>,
-    error_delay_ms: Option<u64>,
-}
-
-/// A fault.
-#[derive(ToSchema)]
-#[schema(as = Fault, rename_all = "camelCase")]
-pub(in crate::http) struct FaultBody {
-    /// Whose requests are hit: exact, or a prefix with a trailing `*`.
-    #[schema(example = "/api/v1/events")]
-    path: String,
-    /// Only requests of this method.
-    method: Option<String>,
-    /// Strikes until it is gone.
-    #[schema(minimum = 1)]
-    count: Option<u64>,
-    /// Of a strike.
-    #[schema(minimum = 0, maximum = 1)]
-    probability: Option<f64>,
-    delay_ms: Option<u64>,
-    jitter_ms: Option<u64>,
-    drop_connection: Option<bool>,
-    #[schema(minimum = 400, maximum = 599)]
-    status: Option<u16>,
-    /// Seconds.
-    retry_after: Option<u64>,
-    corrupt_body: Option<bool>,
-    truncate_body_bytes: Option<u64>,
-    /// Text, or an object of `event`, `id` and `data`.
-    inject_sse_event: Option<Value>,
 }
 
 /// What became of a batch.

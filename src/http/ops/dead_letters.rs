@@ -49,7 +49,7 @@ pub(super) struct ListQuery {
 
 #[derive(Serialize, ToSchema)]
 #[schema(as = DeadLetter)]
-struct Listed<'a> {
+struct DeadLetterResponse<'a> {
     id: Uuid,
     trace_id: &'a str,
     reason: &'a str,
@@ -61,7 +61,7 @@ struct Listed<'a> {
     bytes: i64,
 }
 
-impl<'a> From<&'a DeadLetter> for Listed<'a> {
+impl<'a> From<&'a DeadLetter> for DeadLetterResponse<'a> {
     fn from(letter: &'a DeadLetter) -> Self {
         Self {
             id: letter.id,
@@ -79,9 +79,9 @@ impl<'a> From<&'a DeadLetter> for Listed<'a> {
 
 #[derive(Serialize, ToSchema)]
 #[schema(as = WholeDeadLetter)]
-struct Whole<'a> {
+struct WholeDeadLetterResponse<'a> {
     #[serde(flatten)]
-    listed: Listed<'a>,
+    listed: DeadLetterResponse<'a>,
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<serde_json::Value>)]
     payload: Option<Box<RawValue>>,
@@ -99,7 +99,7 @@ struct Whole<'a> {
     tag = "events",
     summary = "What could not be stored, newest first",
     params(ListQuery),
-    responses((status = 200, description = "Dead letters without their bodies", body = [Listed], headers(("link" = String, description = "The next page"))))
+    responses((status = 200, description = "Dead letters without their bodies", body = [DeadLetterResponse], headers(("link" = String, description = "The next page"))))
 )]
 pub(super) async fn list(
     State(state): State<Arc<AppState>>,
@@ -113,7 +113,7 @@ pub(super) async fn list(
     let filter = filter(query.reason.clone(), query.since.as_deref(), query.until.as_deref())?;
     let after = query.after.as_deref().map(cursor).transpose()?;
     let page = store(&state)?.list(&filter, after, limit).await?;
-    let listed: Vec<Listed<'_>> = page.iter().map(Listed::from).collect();
+    let listed: Vec<DeadLetterResponse<'_>> = page.iter().map(DeadLetterResponse::from).collect();
     let mut response = Json(listed).into_response();
     if let Some(last) = page.last().filter(|_| page.len() as i64 == limit) {
         let place = format!("{}_{}", last.failed_at_us, last.id);
@@ -131,7 +131,7 @@ pub(super) async fn list(
     summary = "A dead letter with its body",
     params(("id" = Uuid, Path, description = "The dead letter")),
     responses(
-        (status = 200, description = "The dead letter", body = Whole),
+        (status = 200, description = "The dead letter", body = WholeDeadLetterResponse),
         (status = 404, description = "There is none"),
     )
 )]
@@ -142,7 +142,12 @@ pub(super) async fn get(
     let Some((letter, body)) = store(&state)?.get(path::known(id, no_such_letter())?).await? else {
         return Err(no_such_letter());
     };
-    let mut whole = Whole { listed: Listed::from(&letter), payload: None, body: None, body_encoding: None };
+    let mut whole = WholeDeadLetterResponse {
+        listed: DeadLetterResponse::from(&letter),
+        payload: None,
+        body: None,
+        body_encoding: None,
+    };
     match body {
         Body::Json(text) => {
             whole.payload = Some(RawValue::from_string(text).map_err(|_| ApiError::internal())?);
@@ -180,7 +185,7 @@ pub(super) async fn discard(
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(as = Redrive)]
-struct RedriveBody {
+struct RedriveRequest {
     ids: Option<Vec<Uuid>>,
     reason: Option<String>,
     since: Option<String>,
@@ -191,7 +196,7 @@ struct RedriveBody {
 
 #[derive(Serialize, ToSchema)]
 #[schema(as = Redriven)]
-struct RedriveAnswer {
+struct RedriveResponse {
     redriven: u64,
     refused: u64,
     more: bool,
@@ -203,14 +208,14 @@ struct RedriveAnswer {
     path = "/api/v1/dead-letters/redrive",
     tag = "events",
     summary = "Stores dead letters after all",
-    request_body = RedriveBody,
-    responses((status = 200, description = "What became of them", body = RedriveAnswer))
+    request_body = RedriveRequest,
+    responses((status = 200, description = "What became of them", body = RedriveResponse))
 )]
 pub(super) async fn redrive(
     State(state): State<Arc<AppState>>,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Response, ApiError> {
-    let body: RedriveBody = query::json(body).await?;
+    let body: RedriveRequest = query::json(body).await?;
     let filter = filter(body.reason, body.since.as_deref(), body.until.as_deref())?;
     let filtered = filter.reason.is_some() || filter.since_us.is_some() || filter.until_us.is_some();
     match (&body.ids, body.all, filtered) {
@@ -228,7 +233,7 @@ pub(super) async fn redrive(
     let selection = Selection { ids: body.ids, filter };
     let limits = JsonLimits { depth: state.limits.max_json_depth, bytes: state.limits.event_bytes };
     let Redriven { stored, refused, more } = store(&state)?.redrive(&selection, limits, MAX_REDRIVEN).await?;
-    Ok(Json(RedriveAnswer { redriven: stored, refused, more }).into_response())
+    Ok(Json(RedriveResponse { redriven: stored, refused, more }).into_response())
 }
 
 fn store(state: &AppState) -> Result<DeadLetterStore, ApiError> {

@@ -19,7 +19,8 @@ use crate::observe::Gauges;
 use crate::supervisor::TaskReport;
 
 #[derive(Serialize, ToSchema)]
-struct Health {
+#[schema(as = Health)]
+struct HealthResponse {
     status: &'static str,
     version: &'static str,
     uptime_s: u64,
@@ -260,8 +261,8 @@ struct Http {
     tag = "operations",
     summary = "Everything at a glance",
     responses(
-        (status = 200, description = "Events are taken", body = Health),
-        (status = 503, description = "They are not", body = Health),
+        (status = 200, description = "Events are taken", body = HealthResponse),
+        (status = 503, description = "They are not", body = HealthResponse),
     )
 )]
 pub(super) async fn api_health(State(state): State<Arc<AppState>>) -> Response {
@@ -290,7 +291,7 @@ pub(super) async fn api_health(State(state): State<Arc<AppState>>) -> Response {
         }
     });
     let status = status(&state);
-    let health = Health {
+    let health = HealthResponse {
         status,
         version: env!("CARGO_PKG_VERSION"),
         uptime_s: state.started.elapsed().as_secs(),

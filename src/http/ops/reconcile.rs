@@ -26,7 +26,7 @@ const MAX_SPAN_US: i64 = 3_600_000_000;
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(as = Reconcile)]
-struct Wanted {
+struct ReconcileRequest {
     #[serde(default)]
     receipts: Vec<String>,
     #[serde(default)]
@@ -37,25 +37,25 @@ struct Wanted {
 
 #[derive(Serialize, ToSchema)]
 #[schema(as = Reconciled)]
-struct Answer {
-    receipts: Vec<ReceiptAnswer>,
-    trace_ids: Vec<TraceAnswer>,
+struct ReconcileResponse {
+    receipts: Vec<ReceiptResponse>,
+    trace_ids: Vec<TraceResponse>,
 }
 
 #[derive(Serialize, ToSchema)]
 #[schema(as = ReconciledReceipt)]
-struct ReceiptAnswer {
+struct ReceiptResponse {
     receipt: String,
     /// How many events had each fate.
     counts: BTreeMap<&'static str, u64>,
     /// Those that are not committed, by their place.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    others: Vec<EventAnswer>,
+    others: Vec<EventResponse>,
 }
 
 #[derive(Serialize, ToSchema)]
 #[schema(as = ReconciledEvent)]
-struct EventAnswer {
+struct EventResponse {
     #[serde(skip_serializing_if = "Option::is_none")]
     place: Option<usize>,
     id: Uuid,
@@ -64,7 +64,7 @@ struct EventAnswer {
     first_id: Option<Uuid>,
 }
 
-impl EventAnswer {
+impl EventResponse {
     fn new(place: Option<usize>, id: Uuid, fate: Fate) -> Self {
         let first_id = if let Fate::Duplicate(first) = fate { Some(first) } else { None };
         Self { place, id, state: fate.name(), first_id }
@@ -73,10 +73,10 @@ impl EventAnswer {
 
 #[derive(Serialize, ToSchema)]
 #[schema(as = ReconciledTrace)]
-struct TraceAnswer {
+struct TraceResponse {
     trace_id: String,
     state: &'static str,
-    events: Vec<EventAnswer>,
+    events: Vec<EventResponse>,
 }
 
 /// Answers for each receipt and trace id.
@@ -85,50 +85,50 @@ struct TraceAnswer {
     path = "/api/v1/reconcile",
     tag = "events",
     summary = "What became of events, by receipts or trace ids",
-    request_body = Wanted,
-    responses((status = 200, description = "Their states", body = Answer))
+    request_body = ReconcileRequest,
+    responses((status = 200, description = "Their states", body = ReconcileResponse))
 )]
 pub(super) async fn post(
     State(state): State<Arc<AppState>>,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Response, ApiError> {
-    let wanted: Wanted = query::json(body).await?;
+    let request: ReconcileRequest = query::json(body).await?;
     let mut ids = Vec::new();
-    let mut lengths = Vec::with_capacity(wanted.receipts.len());
-    for receipt in &wanted.receipts {
+    let mut lengths = Vec::with_capacity(request.receipts.len());
+    for receipt in &request.receipts {
         let before = ids.len();
         expand(receipt, &mut ids)?;
         lengths.push(ids.len() - before);
     }
-    if ids.len() + wanted.trace_ids.len() > MAX_EVENTS {
+    if ids.len() + request.trace_ids.len() > MAX_EVENTS {
         return Err(too_many());
     }
     let services = state.services()?;
     let reconciler = Reconciler::new(&services.database, &services.ingest);
-    let trace_ids = traces(&reconciler, &wanted).await?;
+    let trace_ids = traces(&reconciler, &request).await?;
     let fates = reconciler.fates(&ids).await?;
     let mut events = ids.into_iter().zip(fates);
-    let receipts = wanted.receipts.into_iter().zip(lengths).map(|(receipt, length)| {
-        let mut answer = ReceiptAnswer { receipt, counts: BTreeMap::new(), others: Vec::new() };
+    let receipts = request.receipts.into_iter().zip(lengths).map(|(receipt, length)| {
+        let mut answer = ReceiptResponse { receipt, counts: BTreeMap::new(), others: Vec::new() };
         for (place, (id, fate)) in events.by_ref().take(length).enumerate() {
             *answer.counts.entry(fate.name()).or_default() += 1;
             if fate != Fate::Committed {
-                answer.others.push(EventAnswer::new(Some(place), id, fate));
+                answer.others.push(EventResponse::new(Some(place), id, fate));
             }
         }
         answer
     });
     let receipts = receipts.collect();
-    Ok(Json(Answer { receipts, trace_ids }).into_response())
+    Ok(Json(ReconcileResponse { receipts, trace_ids }).into_response())
 }
 
-async fn traces(reconciler: &Reconciler, wanted: &Wanted) -> Result<Vec<TraceAnswer>, ApiError> {
-    if wanted.trace_ids.is_empty() {
+async fn traces(reconciler: &Reconciler, request: &ReconcileRequest) -> Result<Vec<TraceResponse>, ApiError> {
+    if request.trace_ids.is_empty() {
         return Ok(Vec::new());
     }
     let time =
         |text: &Option<String>, field| text.as_deref().map(|text| query::time_us(text, field)).transpose();
-    let (since, until) = (time(&wanted.since, "since")?, time(&wanted.until, "until")?);
+    let (since, until) = (time(&request.since, "since")?, time(&request.until, "until")?);
     let is_short = since.zip(until).is_some_and(|(since, until)| until.saturating_sub(since) <= MAX_SPAN_US);
     let (since, until) = (since.unwrap_or(0), until.unwrap_or(i64::MAX));
     if until < since {
@@ -138,22 +138,22 @@ async fn traces(reconciler: &Reconciler, wanted: &Wanted) -> Result<Vec<TraceAns
         let rule = "trace ids are not indexed (TRACE_INDEX=on), or not yet: since and until take times at most an hour apart";
         return Err(ApiError::invalid(rule).field("since"));
     }
-    let found = reconciler.find(&wanted.trace_ids, since, until, MAX_EVENTS as i64 + 1).await?;
+    let found = reconciler.find(&request.trace_ids, since, until, MAX_EVENTS as i64 + 1).await?;
     if found.len() > MAX_EVENTS {
         return Err(too_many());
     }
     let ids: Vec<Uuid> = found.iter().map(|(id, _)| *id).collect();
     let fates = reconciler.fates(&ids).await?;
-    let mut by_trace: HashMap<String, Vec<EventAnswer>> = HashMap::new();
+    let mut by_trace: HashMap<String, Vec<EventResponse>> = HashMap::new();
     for ((id, trace_id), fate) in found.into_iter().zip(fates) {
-        by_trace.entry(trace_id).or_default().push(EventAnswer::new(None, id, fate));
+        by_trace.entry(trace_id).or_default().push(EventResponse::new(None, id, fate));
     }
     let answer = |trace_id: &String| {
         let events = by_trace.remove(trace_id).unwrap_or_default();
         let state = events.first().map_or(Fate::NeverSeen.name(), |event| event.state);
-        TraceAnswer { trace_id: trace_id.clone(), state, events }
+        TraceResponse { trace_id: trace_id.clone(), state, events }
     };
-    Ok(wanted.trace_ids.iter().map(answer).collect())
+    Ok(request.trace_ids.iter().map(answer).collect())
 }
 
 /// The ids that a receipt stands for.

@@ -1,39 +1,51 @@
-//! `/api/stress/config`: what a stress run reads before it begins, and what it may change while the service runs. Changes
-//! are this process's, and gone with it.
+//! `/api/stress/config`: the configuration of stress runs, a part of which can be changed. Changes apply to this process and
+//! are lost with it.
 
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 
 use axum::Json;
 use axum::body::Bytes;
 use axum::extract::State;
 use axum::extract::rejection::BytesRejection;
 use axum::response::{IntoResponse, Response};
-use serde::Serialize;
-use serde_json::{Map, Value};
+use parking_lot::RwLock;
+use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::super::openapi::bodies::TunableChanges;
 use super::super::wire::error::ApiError;
 use super::super::wire::query;
 use super::super::{AppState, not_found};
 use crate::config::Config;
 use crate::records::Name;
+use crate::typed::TypeError;
 
-/// What can be changed.
+/// The part that can be changed.
 #[derive(Debug, Clone, Serialize, ToSchema)]
 #[schema(as = StressTunables)]
 pub(super) struct Tunables {
-    /// The collection that a run uses if it is told no other.
+    /// The collection of a run that names none.
     default_collection: String,
-    /// Messages a second of a stream that asks for no rate.
+    /// Messages a second of a stream without a rate.
     pub(super) sse_rate: u64,
     /// Bytes of a large payload.
     pub(super) large_payload_bytes: usize,
-    /// Milliseconds that `error/timeout` takes if it is told nothing else.
+    /// The default delay of `error/timeout`, in milliseconds.
     pub(super) error_delay_ms: u64,
 }
 
-/// What cannot: the settings that bound a run.
+/// Changes of a configuration.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(as = TunableChanges)]
+pub(super) struct ConfigRequest {
+    default_collection: Option<String>,
+    /// Messages a second.
+    sse_rate: Option<u64>,
+    large_payload_bytes: Option<u64>,
+    error_delay_ms: Option<u64>,
+}
+
+/// The settings that bound a run, which cannot be changed.
 #[derive(Debug, Clone, Serialize, ToSchema)]
 #[schema(as = StressLimits)]
 struct Limits {
@@ -58,7 +70,7 @@ pub(super) struct StressSettings {
 
 #[derive(Serialize, ToSchema)]
 #[schema(as = StressConfig)]
-struct Answer<'a> {
+struct ConfigResponse<'a> {
     #[serde(flatten)]
     tunables: Tunables,
     limits: &'a Limits,
@@ -90,82 +102,75 @@ impl StressSettings {
     }
 
     pub(super) fn now(&self) -> Tunables {
-        self.tunables.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.tunables.read().clone()
     }
 
-    /// Takes all of `changes`, or none.
-    fn change(&self, changes: &Map<String, Value>) -> Result<(), ApiError> {
-        let mut tunables = self.tunables.write().unwrap_or_else(PoisonError::into_inner);
+    /// Applies all of `changes`, or none.
+    fn change(&self, changes: &ConfigRequest) -> Result<(), TypeError> {
+        let mut tunables = self.tunables.write();
         let mut changed = tunables.clone();
         let limits = &self.limits;
-        for (name, value) in changes {
-            match name.as_str() {
-                "default_collection" => {
-                    let given = value.as_str().and_then(Name::parse);
-                    let given = given.ok_or_else(|| refuse(name, "the name of a collection"))?;
-                    changed.default_collection = given.as_str().to_owned();
-                }
-                "sse_rate" => changed.sse_rate = whole(name, value, 1, limits.max_sse_rate)?,
-                "large_payload_bytes" => {
-                    let most = limits.max_large_payload_bytes as u64;
-                    changed.large_payload_bytes = whole(name, value, 2, most)? as usize;
-                }
-                "error_delay_ms" => {
-                    changed.error_delay_ms = whole(name, value, 1, limits.max_error_delay_ms)?;
-                }
-                _ => return Err(refuse(name, "nothing: there is no such member that can be changed")),
-            }
+        if let Some(name) = &changes.default_collection {
+            let takes = || TypeError::member("default_collection", "takes the name of a collection");
+            changed.default_collection = Name::parse(name).ok_or_else(takes)?.as_str().to_owned();
+        }
+        if let Some(rate) = within("sse_rate", changes.sse_rate, 1, limits.max_sse_rate)? {
+            changed.sse_rate = rate;
+        }
+        let max_bytes = limits.max_large_payload_bytes as u64;
+        if let Some(bytes) = within("large_payload_bytes", changes.large_payload_bytes, 2, max_bytes)? {
+            changed.large_payload_bytes = bytes as usize;
+        }
+        if let Some(delay) = within("error_delay_ms", changes.error_delay_ms, 1, limits.max_error_delay_ms)? {
+            changed.error_delay_ms = delay;
         }
         *tunables = changed;
         Ok(())
     }
 
     fn answer(&self) -> Response {
-        Json(Answer { tunables: self.now(), limits: &self.limits }).into_response()
+        Json(ConfigResponse { tunables: self.now(), limits: &self.limits }).into_response()
     }
 }
 
-/// `GET`: what holds now.
+/// `GET`: the current configuration.
 #[utoipa::path(
     get,
     path = "/api/stress/config",
     tag = "stress",
-    summary = "What a run reads before it begins",
-    responses((status = 200, description = "What holds now", body = Answer))
+    summary = "The configuration of a run",
+    responses((status = 200, description = "The current configuration", body = ConfigResponse))
 )]
 pub(super) async fn get(State(state): State<Arc<AppState>>) -> Result<Response, ApiError> {
     let Some(stress) = &state.stress else { return Err(not_found().await) };
     Ok(stress.settings.answer())
 }
 
-/// `POST`: changes the members that are named; answers as `GET`.
+/// `POST`: changes the named members; answers as `GET`.
 #[utoipa::path(
     post,
     path = "/api/stress/config",
     tag = "stress",
-    summary = "Changes what a run reads, in this process",
-    request_body = TunableChanges,
-    responses((status = 200, description = "What holds now", body = Answer))
+    summary = "Changes the configuration, in this process",
+    request_body = ConfigRequest,
+    responses((status = 200, description = "The current configuration", body = ConfigResponse))
 )]
 pub(super) async fn post(
     State(state): State<Arc<AppState>>,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Response, ApiError> {
     let Some(stress) = &state.stress else { return Err(not_found().await) };
-    let changes: Map<String, Value> = query::json(body).await?;
+    let changes: ConfigRequest = query::json(body).await?;
     stress.settings.change(&changes)?;
-    let names: Vec<&str> = changes.keys().map(String::as_str).collect();
-    tracing::info!(members = names.join(","), "the stress API's configuration was changed");
+    tracing::info!(changes = ?changes, "the stress API's configuration was changed");
     Ok(stress.settings.answer())
 }
 
-fn whole(name: &str, value: &Value, least: u64, most: u64) -> Result<u64, ApiError> {
-    let given = value.as_u64().filter(|given| (least..=most).contains(given));
-    given.ok_or_else(|| refuse(name, &format!("a whole number from {least} to {most}")))
-}
-
-fn refuse(name: &str, takes: &str) -> ApiError {
-    // Only the start of a long name is repeated.
-    let name: String = name.chars().take(100).collect();
-    ApiError::invalid(format!("{name} takes {takes}")).field(name)
+fn within(name: &str, given: Option<u64>, min: u64, max: u64) -> Result<Option<u64>, TypeError> {
+    match given {
+        Some(number) if !(min..=max).contains(&number) => {
+            Err(TypeError::member(name, &format!("takes a whole number from {min} to {max}")))
+        }
+        given => Ok(given),
+    }
 }

@@ -8,6 +8,7 @@ use axum::response::Response;
 use hyper::header::{CONTENT_TYPE, HeaderValue};
 use hyper::http::request::Parts;
 use hyper::{HeaderMap, StatusCode};
+use serde::de::DeserializeOwned;
 
 use super::body::{self, BodyLimits, CountedBody, LimitedBody, MemoryPermit, WholeBody};
 use super::encoding::{Encoding, decode_whole};
@@ -15,6 +16,7 @@ use super::error::ApiError;
 use crate::http::Services;
 use crate::ingest::text;
 use crate::offload::{self, INLINE_BYTES};
+use crate::typed;
 
 /// From here on, what is held of an answer is counted.
 const SMALL_ANSWER_BYTES: usize = 16 * 1024;
@@ -119,6 +121,23 @@ async fn read_whole(
     };
     check_start(&whole)?;
     Ok(whole.without_mark())
+}
+
+/// Bytes of a small object.
+const SMALL_OBJECT_BYTES: usize = 16 * 1024;
+
+/// Reads a small JSON object as a type; an empty body is an empty object.
+///
+/// # Errors
+///
+/// 400 names the member at fault.
+pub(in crate::http) async fn read_object<T: DeserializeOwned>(
+    services: &Services,
+    request: Request,
+) -> Result<T, ApiError> {
+    let (_, body) = read(services, request, SMALL_OBJECT_BYTES, "the limit of this route").await?;
+    let json: &[u8] = if body.trim_ascii().is_empty() { b"{}" } else { &body };
+    Ok(typed::from_slice(json)?)
 }
 
 /// Parses a body, off this thread if it is large. The body, with its memory permit, stays with the work until it has ended.

@@ -12,6 +12,7 @@ use super::error::ApiError;
 use super::json::offload;
 use crate::ingest::text;
 use crate::offload::INLINE_BYTES;
+use crate::typed;
 
 /// Parses a JSON body, off this thread if it is large.
 ///
@@ -25,14 +26,11 @@ pub(in crate::http) async fn json<T: DeserializeOwned + Send + 'static>(
         hyper::StatusCode::PAYLOAD_TOO_LARGE => ApiError::too_large("the body is larger than 2 MiB"),
         _ => ApiError::invalid("the body broke off before its end"),
     })?;
-    let parse = |body: &[u8]| {
-        serde_json::from_slice(text::without_mark(body))
-            .map_err(|error| ApiError::invalid(format!("the body: {error}")))
-    };
-    match body.len() {
-        ..=INLINE_BYTES => parse(&body),
-        _ => offload(move || parse(&body)).await?,
-    }
+    let parse = |body: &[u8]| typed::from_slice(text::without_mark(body));
+    Ok(match body.len() {
+        ..=INLINE_BYTES => parse(&body)?,
+        _ => offload(move || parse(&body)).await??,
+    })
 }
 
 /// A time of RFC 3339, in microseconds of Unix time.

@@ -7,11 +7,12 @@ use hyper::StatusCode;
 use super::{AWAY_RETRY, ApiError, EXHAUSTED_RETRY, FORBIDDEN};
 use crate::auth::AuthError;
 use crate::conversations::ConversationsError;
-use crate::faults::FaultError;
+use crate::faults::TooManyFaults;
 use crate::files::FilesError;
 use crate::imports::ImportsError;
 use crate::ingest::{Refusal, Refused};
 use crate::records::RecordsError;
+use crate::typed::TypeError;
 
 /// When it is worth another try after the journal took nothing: somebody has to look, or Postgres has to come back.
 const JOURNAL_RETRY: Duration = Duration::from_secs(5);
@@ -180,13 +181,14 @@ impl From<Refused> for ApiError {
     }
 }
 
-impl From<FaultError> for ApiError {
-    fn from(error: FaultError) -> Self {
-        let message = error.to_string();
-        match error {
-            FaultError::NotAnObject => Self::invalid(message),
-            FaultError::Member { field, .. } => Self::invalid(message).field(field),
-            FaultError::TooMany(_) => Self::new(StatusCode::CONFLICT, "too_many_faults", message),
-        }
+impl From<TooManyFaults> for ApiError {
+    fn from(error: TooManyFaults) -> Self {
+        Self::new(StatusCode::CONFLICT, "too_many_faults", error.to_string())
+    }
+}
+
+impl From<TypeError> for ApiError {
+    fn from(error: TypeError) -> Self {
+        Self::invalid(error.to_string()).field(error.field().to_owned())
     }
 }
