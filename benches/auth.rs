@@ -21,7 +21,7 @@ impl Drop for Folder {
     }
 }
 
-/// A verifier that knows a key, and the key.
+/// A verifier with a cached key, and the key.
 async fn known_key() -> Result<(Arc<Verifier>, Secret), Box<dyn std::error::Error>> {
     let folder = Folder(std::env::temp_dir().join(format!("tidegate-bench-{}", Uuid::new_v4())));
     std::fs::create_dir(&folder.0)?;
@@ -34,7 +34,7 @@ async fn known_key() -> Result<(Arc<Verifier>, Secret), Box<dyn std::error::Erro
     let scopes = Scopes::default().with(Scope::EventsWrite);
     let request = KeyRequest { name: None, scopes, expires_s: None, replaces: None, origins: None };
     let made = accounts.keys.create(&request, None, Scopes::ADMIN).await?;
-    let hash = KeyHash::of(made.secret.reveal()).ok_or("a key that is none")?;
+    let hash = KeyHash::of(made.secret.reveal()).ok_or("not a key")?;
     accounts.look_up(hash).await?;
     database.close();
     cluster.stop().await?;

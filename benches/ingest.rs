@@ -32,7 +32,7 @@ fn open() -> (JournalWriter, Arc<JournalReader>, Folder) {
         min_free: 0,
     };
     match journal::open(Arc::new(RealFiles::default()), settings) {
-        Ok((appender, store, _)) => (appender, store, folder),
+        Ok((writer, reader, _)) => (writer, reader, folder),
         Err(error) => {
             eprintln!("{error}");
             std::process::exit(1);
@@ -69,29 +69,29 @@ fn append(criterion: &mut Criterion) {
     let body = vec![b'x'; BODY];
     let mut one = Vec::new();
     row(&body).encode(&mut one);
-    let parcel = one.repeat(1000);
+    let batch = one.repeat(1000);
     let singles: Vec<_> = (0..64).map(|_| Records { rows: &one, events: 1, keys: &[] }).collect();
-    let parcels = [Records { rows: &parcel, events: 1000, keys: &[] }];
-    for (name, records) in [("64 single events", &singles[..]), ("a parcel of 1000", &parcels[..])] {
+    let batches = [Records { rows: &batch, events: 1000, keys: &[] }];
+    for (name, records) in [("64 single events", &singles[..]), ("a batch of 1000", &batches[..])] {
         let events: u64 = records.iter().map(|record| u64::from(record.events)).sum();
         for sync in [false, true] {
             let mut group = criterion.benchmark_group(if sync { "append and sync" } else { "append" });
             group.throughput(Throughput::Elements(events)).sample_size(if sync { 20 } else { 50 });
             group.bench_function(BenchmarkId::from_parameter(name), |bencher| {
-                let (mut appender, store, _folder) = open();
-                let journal = appender.journal();
+                let (mut writer, reader, _folder) = open();
+                let journal = writer.journal();
                 bencher.iter(|| {
-                    let mut done = appender.append(records).is_ok();
+                    let mut done = writer.append(records).is_ok();
                     if sync {
-                        done &= appender.sync().is_ok();
+                        done &= writer.sync().is_ok();
                     }
                     if !done {
                         eprintln!("the journal refused");
                         std::process::exit(1);
                     }
                     // All segments but the current one are recycled, as in a service that keeps up.
-                    let appended = || std::iter::once(0..appender.next_sequence()).collect();
-                    if appender.next_sequence() % 64_000 < events && store.trim(journal, &appended()).is_err()
+                    let appended = || std::iter::once(0..writer.next_sequence()).collect();
+                    if writer.next_sequence() % 64_000 < events && reader.trim(journal, &appended()).is_err()
                     {
                         eprintln!("the journal cannot be trimmed");
                     }

@@ -283,9 +283,9 @@ async fn open_journal(config: &Config, asked: Start) -> Result<OpenJournal, AppE
     // All of it is read once.
     let opening =
         tokio::task::spawn_blocking(move || journal::open(Arc::new(RealFiles::default()), settings));
-    let (appender, store, recovered) = opening.await.map_err(std::io::Error::other)??;
+    let (writer, reader, recovered) = opening.await.map_err(std::io::Error::other)??;
     tell_recovered(&recovered);
-    let lost = store.lost();
+    let lost = reader.lost();
     if lost.losses > 0 {
         tracing::error!(
             losses = lost.losses,
@@ -293,8 +293,8 @@ async fn open_journal(config: &Config, asked: Start) -> Result<OpenJournal, AppE
             "acknowledged events are lost; `tidegate journal --check` lists them, `--acknowledge` ends this"
         );
     }
-    tracing::debug!(journal = %appender.journal(), dir = %dir.display(), "the journal is open");
-    Ok(OpenJournal { appender, store, dir, adopt: asked.adopt_database })
+    tracing::debug!(journal = %writer.journal(), dir = %dir.display(), "the journal is open");
+    Ok(OpenJournal { writer, reader, dir, adopt: asked.adopt_database })
 }
 
 fn tell_recovered(recovered: &Recovered) {

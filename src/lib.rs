@@ -11,6 +11,7 @@
 //! |---|---|
 //! | [`app`] | builds every part in order, runs it, and stops it in the reverse order |
 //! | [`auth`] | whose bearer tokens are good |
+//! | `bisect` | halves of a batch that failed as a whole |
 //! | [`config`] | every setting, read once from the environment |
 //! | [`db`] | the pool, TLS, migrations, partitions, and the private Postgres of a first run |
 //! | [`doctor`] | measures a host and its database, and runs drills |
@@ -34,6 +35,7 @@
 
 pub mod app;
 pub mod auth;
+mod bisect;
 pub mod cli;
 pub mod config;
 pub mod conversations;

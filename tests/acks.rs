@@ -1,4 +1,4 @@
-//! What an answer promises, what a request may ask for, and retries that store nothing twice.
+//! Acknowledgement levels, the level that a request may ask for, and retries that store nothing twice.
 
 use serde_json::{Value, json};
 
@@ -33,7 +33,7 @@ async fn committed_means_visible_when_the_answer_arrives() {
 }
 
 #[tokio::test]
-async fn a_request_gets_the_promise_that_it_asks_for_or_what_was_reached_in_time() {
+async fn a_request_gets_the_level_that_it_asks_for_or_the_one_reached_in_time() {
     let database = TestDatabase::create().await;
     let service = Service::start(database.url(), &[("ACK_TIMEOUT_MS", "300")]).await;
     let levels = [
@@ -72,7 +72,7 @@ async fn a_request_gets_the_promise_that_it_asks_for_or_what_was_reached_in_time
 }
 
 #[tokio::test]
-async fn who_waits_for_a_refused_event_is_told_its_sqlstate() {
+async fn a_request_that_waits_for_a_rejected_event_gets_its_sqlstate() {
     for durability in ["disk", "memory"] {
         let database = TestDatabase::refusing_evil().await;
         let service = Service::start(database.url(), &[("DURABILITY", durability)]).await;
@@ -108,7 +108,7 @@ async fn a_retry_with_the_same_key_stores_nothing_and_gets_the_same_trace_id() {
         for _ in 0..3 {
             post(&service, "", &cloud, "{}").await;
         }
-        // From several sides at once, and twice within one batch.
+        // Concurrently, and twice within one batch.
         let lines = "{\"id\":\"a\"}\n{\"id\":\"b\"}\n{\"id\":\"a\"}\n{\"id\":7}\n{\"no\":1}\n";
         let path = "/api/v1/events/batch?id_field=id";
         let (one, two) = tokio::join!(
@@ -127,7 +127,7 @@ async fn a_retry_with_the_same_key_stores_nothing_and_gets_the_same_trace_id() {
         let health = service.settled().await;
         assert_eq!(count(&database, "requests").await, 1 + 1 + 3 + 2, "{durability}: {health}");
         assert_eq!(health["duplicates"], json!(1 + 2 + 5 + 2), "{durability}");
-        // Which events of a batch are duplicates, by their indexes.
+        // The duplicates of a batch, by index.
         let path = "/api/v1/events/batch?ack=committed&id_field=id";
         let lines = "{\"id\":\"a\"}\n\nnope\n{\"id\":\"new\"}\n{\"id\":7}\n{\"id\":\"new\"}\n";
         let some = service.request("POST", path, &[NDJSON], lines).await;
@@ -139,7 +139,7 @@ async fn a_retry_with_the_same_key_stores_nothing_and_gets_the_same_trace_id() {
 }
 
 #[tokio::test]
-async fn keys_outlive_a_restart_and_end_with_their_window() {
+async fn keys_survive_a_restart_and_expire_with_their_window() {
     let database = TestDatabase::create().await;
     let key = [("idempotency-key", "k")];
     let service = Service::start(database.url(), &[("IDEMPOTENCY_WINDOW_S", "2")]).await;

@@ -1,4 +1,4 @@
-//! Rows that Postgres rejects, many at a time: each becomes a dead letter with its error, and its neighbours are stored.
+//! Batches with many rejected rows: each becomes a dead letter with its error, and the other rows are stored.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use crate::support::service::{Folder, Service, eventually, run};
 
 const NDJSON: (&str, &str) = ("content-type", "application/x-ndjson");
 
-/// A trigger that does as an event's member `do` says.
+/// A trigger that follows the event's member `do`.
 const OBEDIENT: &str = "create function obey() returns trigger language plpgsql as $$ begin
         case new.payload->>'do'
             when 'raise' then raise exception 'no % here', new.payload->>'n';
@@ -55,7 +55,7 @@ async fn verify(database: &TestDatabase) {
     assert!(status.success(), "{stdout}{stderr}");
 }
 
-/// Events by number, each with what it asks of `OBEDIENT`; "evil" is what the check refuses.
+/// Numbered events with their orders for `OBEDIENT`; the check rejects "evil".
 fn events(range: std::ops::Range<u32>, of: impl Fn(u32) -> &'static str) -> String {
     let event = |n| match of(n) {
         "" => format!("{{\"n\":{n}}}\n"),
@@ -66,10 +66,10 @@ fn events(range: std::ops::Range<u32>, of: impl Fn(u32) -> &'static str) -> Stri
 }
 
 #[tokio::test]
-async fn many_bad_rows_are_found_in_a_few_transactions() {
+async fn many_bad_rows_are_isolated_in_a_few_transactions() {
     for durability in ["disk", "memory"] {
         let database = TestDatabase::refusing_evil().await;
-        // Columns of the user's own, and values that a trigger changes.
+        // Users' columns, and values that a trigger changes.
         execute(
             &database,
             &format!(
@@ -81,7 +81,7 @@ async fn many_bad_rows_are_found_in_a_few_transactions() {
         )
         .await;
         let service = Service::start(database.url(), &[("DURABILITY", durability)]).await;
-        // In whichever table today's rows are, once all days are made.
+        // In the table of today's rows, once all days exist.
         eventually("partitions are made", async || {
             let tasks = service.health().await["tasks"].clone();
             let made = |task: &Value| task["name"] == "partitions" && !task["last_success_ms"].is_null();
@@ -116,7 +116,7 @@ async fn many_bad_rows_are_found_in_a_few_transactions() {
         let errors: Vec<_> = causes.iter().map(|(_, error, _)| &error[..5]).collect();
         assert_eq!((errors.len(), errors[1], errors[2]), (1 + 2 + 260, "23505", "23514"), "{causes:?}");
         assert!(causes[3].1.starts_with("P0001 no ") && causes[3].1.ends_with(" here"), "{causes:?}");
-        // Each dead letter is the event that it should be, byte for byte.
+        // Each dead letter is the right event, byte for byte.
         let whole = "dead_letters where payload is null
             and trace_id = 'T-' || (convert_from(body, 'UTF8')::jsonb->>'n')
             and (convert_from(body, 'UTF8')::jsonb->>'n')::int % 10 in (1, 2, 3)";
@@ -133,7 +133,7 @@ async fn many_bad_rows_are_found_in_a_few_transactions() {
 }
 
 #[tokio::test]
-async fn a_row_that_a_trigger_drops_is_a_dead_letter_and_is_never_called_committed() {
+async fn a_row_that_a_trigger_drops_is_a_dead_letter_and_never_acknowledged_as_committed() {
     for durability in ["disk", "memory"] {
         let database = TestDatabase::create().await;
         execute(&database, OBEDIENT).await;
@@ -157,7 +157,7 @@ async fn a_row_that_a_trigger_drops_is_a_dead_letter_and_is_never_called_committ
         let reason = json!({"reason": "dropped_by_trigger"});
         assert_eq!(redrive(reason.clone()).await, json!({"redriven": 0, "refused": 6, "more": false}));
         assert_eq!(count(&database, "dead_letters where attempts > 1").await, 6);
-        // One of them is rejected from now on.
+        // From now on, one of them is rejected.
         execute(&database, "drop trigger obey on requests").await;
         execute(&database, "alter table requests add check (payload->>'n' <> '4')").await;
         assert_eq!(redrive(reason).await, json!({"redriven": 5, "refused": 1, "more": false}));
@@ -172,7 +172,7 @@ fn ack(durability: &str) -> &'static str {
 }
 
 #[tokio::test]
-async fn rows_whose_fault_shows_at_commit_are_found() {
+async fn rows_that_fail_at_commit_are_isolated() {
     let database = TestDatabase::create().await;
     execute(
         &database,
@@ -195,7 +195,7 @@ async fn rows_whose_fault_shows_at_commit_are_found() {
 }
 
 #[tokio::test]
-async fn an_error_that_is_no_rows_fault_makes_no_dead_letter_among_bad_rows() {
+async fn an_error_without_a_faulty_row_makes_no_dead_letter_among_bad_rows() {
     for wish in ["lock", "deadlock", "cancel"] {
         let database = TestDatabase::refusing_evil().await;
         execute(&database, OBEDIENT).await;
@@ -219,7 +219,7 @@ async fn an_error_that_is_no_rows_fault_makes_no_dead_letter_among_bad_rows() {
         })
         .await;
         assert_eq!(count(&database, "dead_letters where error not like '23514%'").await, 0, "{wish}");
-        // It may be chosen as the victim of a deadlock with a COPY.
+        // It may be the victim of a deadlock with a COPY.
         eventually("the trigger is gone", async || {
             database.connect().await.batch_execute("drop trigger obey on requests").await.ok()
         })
@@ -232,9 +232,9 @@ async fn an_error_that_is_no_rows_fault_makes_no_dead_letter_among_bad_rows() {
 }
 
 #[tokio::test]
-async fn rows_that_are_only_refused_together_are_stored_apart() {
+async fn rows_that_are_only_rejected_together_are_stored_separately() {
     let database = TestDatabase::create().await;
-    // A COPY does not follow a rule; what it would do to an insert says nothing about a COPY.
+    // A rule applies to an insert and not to a COPY, so a probe could not tell.
     execute(
         &database,
         "create function few() returns trigger language plpgsql as $$ begin
@@ -262,7 +262,7 @@ async fn rows_that_are_only_refused_together_are_stored_apart() {
 }
 
 #[tokio::test]
-async fn bad_rows_are_found_without_the_right_to_make_temporary_tables() {
+async fn bad_rows_are_isolated_without_the_privilege_to_create_temporary_tables() {
     let database = TestDatabase::refusing_evil().await;
     let (role, name) = (format!("role_{}", database.name()), database.name());
     execute(
@@ -280,7 +280,7 @@ async fn bad_rows_are_found_without_the_right_to_make_temporary_tables() {
     send(&service, events(0..100, |n| if n % 20 == 7 { "evil" } else { "" })).await;
     let health = service.settled().await;
     assert_eq!((&health["committed"], &health["dead"]), (&json!(95), &json!(5)));
-    assert!(service.logged("found by halving").is_some(), "{}", service.log());
+    assert!(service.logged("found by bisection").is_some(), "{}", service.log());
     assert!(service.stop().await.status.success());
     execute(&database, &format!("drop owned by {role}; drop role {role}")).await;
 }
@@ -318,7 +318,7 @@ async fn many_dead_letters_are_redriven_in_a_few_transactions() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn half_bad_rows_survive_kill_9_and_crashes_of_postgres_exactly_once() {
-    // Commits that do not wait for the disk are lost for sure, if no fence came after them.
+    // Commits that did not wait for the disk are certainly lost, unless a checkpoint followed them.
     let settings = [("wal_writer_delay", "10s"), ("wal_writer_flush_after", "1GB")];
     let mut server = PrivateServer::start(&settings).await;
     let url = server.url().to_owned();

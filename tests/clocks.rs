@@ -1,4 +1,4 @@
-//! Nothing is deleted for its age while the clocks of the service and of Postgres differ.
+//! Nothing is deleted by age while the clocks of the service and of Postgres differ.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -9,7 +9,7 @@ use crate::support::imports::count;
 use crate::support::postgres::TestDatabase;
 use crate::support::service::{Folder, Service, eventually};
 
-/// A library that a process is started with (`LD_PRELOAD`), which moves its clock by `CLOCK_OFFSET_S` seconds.
+/// A library for `LD_PRELOAD` that moves a process's clock by `CLOCK_OFFSET_S` seconds.
 fn other_clock(folder: &Folder) -> PathBuf {
     let source = "#define _GNU_SOURCE
         #include <stdlib.h>
@@ -29,14 +29,14 @@ fn other_clock(folder: &Folder) -> PathBuf {
     let file = PathBuf::from(folder.path()).join("clock.c");
     std::fs::write(&file, source).unwrap();
     let library = file.with_extension("so");
-    // The compiler that Rust links with.
+    // The compiler that Rust uses for linking.
     let compiled =
         Command::new("cc").args(["-shared", "-fPIC", "-o"]).arg(&library).arg(&file).status().unwrap();
     assert!(compiled.success());
     library
 }
 
-/// Rows that are older than everything is kept for, and days of last week.
+/// Rows that are older than every retention, and days of last week.
 async fn old_rows(database: &TestDatabase) {
     let client = database.connect().await;
     client
@@ -82,7 +82,7 @@ async fn nothing_is_deleted_by_age_while_the_clocks_differ() {
     let database = TestDatabase::create().await;
     old_rows(&database).await;
     let client = database.connect().await;
-    // Ahead: its days would be dropped. Behind: Postgres is as far ahead of it, and by its clock rows are old.
+    // Ahead: it would drop days. Behind: Postgres is ahead, and rows are old by Postgres' clock.
     for offset_s in ["691200", "-691200"] {
         let moved = [
             ("RETENTION_DAYS", "7"),
@@ -97,7 +97,7 @@ async fn nothing_is_deleted_by_age_while_the_clocks_differ() {
             (health["housekeeping"]["deletion_refused"] == true).then_some(health)
         })
         .await;
-        // Each table is looked at soon after the start.
+        // Each table is checked soon after the start.
         tokio::time::sleep(std::time::Duration::from_secs(3)).await;
         let housekeeping = &health["housekeeping"];
         assert_eq!(
@@ -112,11 +112,11 @@ async fn nothing_is_deleted_by_age_while_the_clocks_differ() {
             assert_eq!(count(&client, table).await, 1, "{table} at {offset_s}");
         }
         assert!(count(&client, DAYS).await >= 6, "days at {offset_s}");
-        let told = service.log().matches("the clocks of this service and of Postgres differ").count();
-        assert_eq!(told, 1, "it is logged once: {}", service.log());
-        assert_eq!(service.settled().await["committed"], 1, "events are stored all the same");
+        let logged = service.log().matches("the clocks of this service and of Postgres differ").count();
+        assert_eq!(logged, 1, "it is logged once: {}", service.log());
+        assert_eq!(service.settled().await["committed"], 1, "events are still stored");
     }
-    // With one clock all of it goes, but the days, which are a week old at the most.
+    // With equal clocks everything is deleted, except the days, which are at most a week old.
     let agreed = [("RETENTION_DAYS", "3"), ("IDEMPOTENCY_RETENTION_S", "3600")];
     let service = Service::start(database.url(), &agreed).await;
     for table in KEPT {

@@ -1,4 +1,4 @@
-//! What was acknowledged survives `kill -9`, at whatever moment.
+//! Acknowledged events survive `kill -9` at any moment.
 
 use std::time::Duration;
 
@@ -24,7 +24,7 @@ async fn every_acknowledged_event_survives_kill_9_exactly_once() {
     let settings = [
         ("DATABASE_URL", database.url()),
         ("DATA_DIR", folder.path()),
-        // Few rows a batch, so that many transactions are under way.
+        // Small batches, so that many transactions are in progress.
         ("BATCH_SIZE", "50"),
         ("JOURNAL_KEEP_BYTES", "16777216"),
     ];
@@ -36,7 +36,7 @@ async fn every_acknowledged_event_survives_kill_9_exactly_once() {
         service.signal(Signal::SIGKILL);
         service.ended().await;
         if round % 4 == 3 {
-            // Recovery is killed too.
+            // Kills recoveries too.
             let starting = Service::spawn(&settings).await;
             tokio::time::sleep(Duration::from_millis(random.u64(1..150))).await;
             starting.signal(Signal::SIGKILL);
@@ -52,7 +52,7 @@ async fn every_acknowledged_event_survives_kill_9_exactly_once() {
     assert!(sent.committed > 0, "some requests waited for the commit");
     assert_exactly_once(&client, &sent).await;
     let dead: i64 = client.query_one("select count(*) from dead_letters", &[]).await.unwrap().get(0);
-    assert!(dead > 0, "some events are refused");
+    assert!(dead > 0, "some events are rejected");
     let ended = service.stop().await;
     assert!(ended.status.success(), "{}", ended.log);
 }

@@ -1,4 +1,4 @@
-//! Dead letters: looked at, stored after all, discarded; each move exactly once, and the ledger with it.
+//! Dead letters: listed, redriven, discarded; each move happens exactly once, together with its receipt.
 
 use serde_json::{Value, json};
 
@@ -21,7 +21,7 @@ async fn execute(database: &TestDatabase, sql: &str) {
     database.connect().await.batch_execute(sql).await.unwrap();
 }
 
-/// A service that stored 90 events and refused 10, whose payload says `evil`.
+/// A service with 90 stored events and 10 rejected ones, whose payload has `evil`.
 async fn with_ten_refused() -> (TestDatabase, Service) {
     let database = TestDatabase::refusing_evil().await;
     let service = Service::start(database.url(), &[]).await;
@@ -39,7 +39,7 @@ async fn redrive(service: &Service, body: Value) -> Answer {
 }
 
 #[tokio::test]
-async fn pages_show_each_dead_letter_once_and_tell_what_it_was() {
+async fn pages_show_each_dead_letter_once_with_its_content() {
     let (_database, service) = with_ten_refused().await;
     let mut path = "/api/v1/dead-letters?limit=3&reason=rejected".to_owned();
     let mut seen = Vec::new();
@@ -77,14 +77,14 @@ async fn pages_show_each_dead_letter_once_and_tell_what_it_was() {
 }
 
 #[tokio::test]
-async fn redriven_letters_become_rows_once_and_the_refused_ones_stay() {
+async fn redriven_letters_become_rows_once_and_rejected_ones_stay() {
     let (database, service) = with_ten_refused().await;
     let answer = redrive(&service, json!({"all": true})).await;
     assert_eq!(answer.json(), json!({"redriven": 0, "refused": 10, "more": false}));
     assert_eq!(ledger(&database).await, (90, 10, 0));
     execute(&database, "alter table requests drop constraint no_evil").await;
     execute(&database, "alter table requests add constraint no_13 check (payload->>'evil' <> '13')").await;
-    // From several sides at once.
+    // Concurrently.
     let all = json!({"all": true});
     let (one, two, three) =
         tokio::join!(redrive(&service, all.clone()), redrive(&service, all.clone()), redrive(&service, all));
@@ -103,7 +103,7 @@ async fn redriven_letters_become_rows_once_and_the_refused_ones_stay() {
         .await
         .unwrap();
     assert_eq!(row.get::<_, Value>(0), json!({"evil": 3}), "jsonb again");
-    assert!(row.get::<_, i32>(1) >= 3, "each refusal counts as an attempt");
+    assert!(row.get::<_, i32>(1) >= 3, "each rejection counts as an attempt");
     assert!(service.stop().await.status.success());
 
     execute(&database, "alter table requests drop constraint no_13").await;
@@ -124,7 +124,7 @@ async fn a_deleted_letter_is_discarded_in_the_ledger() {
 }
 
 #[tokio::test]
-async fn overloads_are_left_out_unless_they_are_named_and_are_newly_accepted_then() {
+async fn overloads_are_redriven_only_by_name_and_newly_accepted_then() {
     let database = TestDatabase::create().await;
     execute(
         &database,
@@ -144,7 +144,7 @@ async fn overloads_are_left_out_unless_they_are_named_and_are_newly_accepted_the
 }
 
 #[tokio::test]
-async fn a_redrive_that_asks_for_nothing_or_too_much_is_refused() {
+async fn a_redrive_of_nothing_or_too_much_is_refused() {
     let database = TestDatabase::create().await;
     let service = Service::start(database.url(), &[]).await;
     for body in [

@@ -1,4 +1,4 @@
-//! What happens when Postgres is away, full, read-only, or not as it was: accepted events are kept and stored in the end.
+//! Postgres is away, full, read-only or altered: accepted events are kept and stored in the end.
 
 use serde_json::json;
 
@@ -19,7 +19,7 @@ async fn count(url: &str) -> i64 {
 }
 
 #[tokio::test]
-async fn an_outage_of_postgres_is_waited_out() {
+async fn accepted_events_survive_an_outage_of_postgres() {
     let mut server = PrivateServer::start(&[]).await;
     let service = Service::start(server.url(), &[]).await;
     assert_eq!(service.post(&[], "{}").await.status.as_u16(), 202);
@@ -32,7 +32,7 @@ async fn an_outage_of_postgres_is_waited_out() {
     assert_eq!(service.health().await["status"], "degraded");
     assert_eq!(service.get("/health/ready").await.status.as_u16(), 200, "there is room, so events are taken");
     server.start_again().await;
-    // The first event may be stored twice: Postgres need not have had it on disk when it was stopped.
+    // The first event may be stored twice: Postgres may not have had it on disk when it was stopped.
     eventually("it is well again and has all", async || {
         let health = service.health().await;
         (health["status"] == "ok" && health["journal"]["ledger"]["committed"] == 21).then_some(())
@@ -53,7 +53,7 @@ async fn a_service_that_starts_before_postgres_waits_for_it() {
 }
 
 #[tokio::test]
-async fn a_bad_row_becomes_a_dead_letter_and_its_neighbours_are_stored() {
+async fn a_bad_row_becomes_a_dead_letter_and_the_other_rows_are_stored() {
     let database = TestDatabase::refusing_evil().await;
     let service = Service::start(database.url(), &[]).await;
     let body: String = (0..1000)
@@ -83,7 +83,7 @@ async fn a_bad_row_becomes_a_dead_letter_and_its_neighbours_are_stored() {
 }
 
 #[tokio::test]
-async fn a_read_only_database_is_waited_out() {
+async fn events_are_stored_once_a_database_is_writable_again() {
     let server = PrivateServer::start(&[]).await;
     let service = Service::start(server.url(), &[]).await;
     let admin = connect(server.url()).await;
@@ -110,12 +110,12 @@ async fn a_read_only_database_is_waited_out() {
     assert_eq!(service.settled().await["committed"], 1);
 }
 
-/// The server runs on a file system of its own, of 100 MiB, which is filled up.
+/// The server runs on its own file system of 100 MiB, which is filled up.
 #[tokio::test]
-async fn a_full_database_is_waited_out() {
+async fn events_are_stored_once_a_full_database_has_space() {
     let database = TestDatabase::create().await;
     let client = database.connect().await;
-    // A double for the fault: filling a real disk needs rights that tests do not have everywhere.
+    // Simulates the fault: filling a real disk needs privileges that tests lack on some hosts.
     client
         .batch_execute(
             "create function full_disk() returns trigger language plpgsql as $$ begin
@@ -130,7 +130,7 @@ async fn a_full_database_is_waited_out() {
     let error = writer_state(&service, "halted").await;
     assert!(error.starts_with("53100 "), "{error}");
     assert_eq!(service.post(&[], "{}").await.status.as_u16(), 202, "it still accepts");
-    // Postgres may choose this statement where it and a COPY wait for each other.
+    // It may be the victim of a deadlock with a COPY.
     eventually("the trigger is gone", async || {
         client.batch_execute("drop trigger full_disk on requests").await.ok()
     })
@@ -143,7 +143,7 @@ async fn a_full_database_is_waited_out() {
 }
 
 #[tokio::test]
-async fn a_table_that_someone_altered_halts_the_writer_until_it_is_mended() {
+async fn an_altered_table_halts_the_writer_until_it_is_repaired() {
     let database = TestDatabase::create().await;
     let client = database.connect().await;
     let service = Service::start(database.url(), &[]).await;
@@ -168,7 +168,7 @@ async fn a_table_that_someone_altered_halts_the_writer_until_it_is_mended() {
         client.batch_execute(broken).await.unwrap();
         service.post(&[], "{\"n\":2}").await;
         if state.is_empty() {
-            // A text column takes the bytes of a jsonb's wire form as they are: nothing is lost.
+            // A text column accepts the bytes of a jsonb's wire format unchanged: nothing is lost.
             service.settled().await;
         } else {
             let error = writer_state(&service, "halted").await;
@@ -177,7 +177,7 @@ async fn a_table_that_someone_altered_halts_the_writer_until_it_is_mended() {
             assert_eq!(service.settled().await["committed"], n + 2);
         }
     }
-    // Columns of the users' own are none of our business.
+    // Users' columns do not matter.
     let (fresh, service) = (TestDatabase::create().await, service);
     drop(service);
     fresh
@@ -192,7 +192,7 @@ async fn a_table_that_someone_altered_halts_the_writer_until_it_is_mended() {
 }
 
 #[tokio::test]
-async fn a_role_that_loses_its_rights_halts_the_writer_and_one_that_never_had_them_is_told_so() {
+async fn a_role_that_loses_its_privileges_halts_the_writer_and_one_without_them_cannot_start() {
     let database = TestDatabase::create().await;
     let client = database.connect().await;
     let role = format!("role_{}", database.name());
@@ -230,7 +230,7 @@ async fn a_role_that_loses_its_rights_halts_the_writer_and_one_that_never_had_th
 }
 
 #[tokio::test]
-async fn a_connection_that_is_cut_in_the_middle_of_a_copy_doubles_nothing() {
+async fn a_connection_cut_in_the_middle_of_a_copy_doubles_nothing() {
     let database = TestDatabase::create().await;
     let service = Service::start(database.url(), &[("BATCH_SIZE", "50")]).await;
     let client = database.connect().await;
@@ -259,7 +259,7 @@ async fn a_connection_that_is_cut_in_the_middle_of_a_copy_doubles_nothing() {
 }
 
 #[tokio::test]
-async fn a_commit_that_was_given_up_and_happens_all_the_same_makes_no_dead_letters() {
+async fn a_commit_that_succeeds_after_its_timeout_makes_no_dead_letters() {
     let database = TestDatabase::create().await;
     let client = database.connect().await;
     client
@@ -282,7 +282,7 @@ async fn a_commit_that_was_given_up_and_happens_all_the_same_makes_no_dead_lette
 }
 
 #[tokio::test]
-async fn the_contents_of_a_refused_row_are_not_logged() {
+async fn the_content_of_a_rejected_row_is_not_logged() {
     let database = TestDatabase::refusing_evil().await;
     let service = Service::start(database.url(), &[("LOG", "debug")]).await;
     service.post(&[("x-trace-id", "secret-trace")], "{\"evil\":\"hunter2\"}").await;
@@ -293,7 +293,7 @@ async fn the_contents_of_a_refused_row_are_not_logged() {
 }
 
 #[tokio::test]
-async fn a_row_that_finds_no_partition_waits_for_one_and_is_no_dead_letter() {
+async fn a_row_without_a_partition_waits_for_one_and_is_no_dead_letter() {
     let database = TestDatabase::create().await;
     let client = database.connect().await;
     let service = Service::start(database.url(), &[("PARTITION_DAYS_AHEAD", "1")]).await;

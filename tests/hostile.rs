@@ -1,6 +1,6 @@
-//! Hostile inputs: whatever a parameter, a header, a path's segment, a cursor or a body holds, the answer is no failure of ours.
+//! Hostile inputs: no parameter, header, path segment, cursor or body causes a 5xx.
 //!
-//! Operations and the names of their parameters are those of the service's own description, so that a new one is tried too.
+//! Operations and parameter names come from the service's own OpenAPI description, so that new ones are covered.
 
 use std::time::Duration;
 
@@ -29,7 +29,7 @@ struct Operation {
     headers: Vec<String>,
 }
 
-/// Fails on purpose, or has no end by itself.
+/// Operations that fail on purpose or never end.
 fn is_left_out(path: &str) -> bool {
     path.starts_with("/api/stress/error/") || path.starts_with("/_test")
 }
@@ -46,7 +46,7 @@ fn operations(api: &Value) -> Vec<Operation> {
                 of_place.map(|parameter| parameter["name"].as_str().unwrap().to_owned()).collect()
             };
             let mut query = names("query");
-            // What is described in words.
+            // Described in words only.
             if path.starts_with("/api/stress/records/") {
                 query.extend(
                     ["filter_a", "filter_a.b", "filter_created", "filter_id", "sortBy", "fields"]
@@ -64,7 +64,7 @@ fn operations(api: &Value) -> Vec<Operation> {
     all
 }
 
-/// Headers that are read wherever they come.
+/// Headers that every operation reads.
 const HEADERS: [&str; 17] = [
     "accept",
     "accept-encoding",
@@ -190,10 +190,10 @@ const WORDS: &[&str] = &[
     "1.-1/s18446744073709551615:0:1,2,3/pbQ/m",
 ];
 
-/// What stands before values.
+/// Prefixes of values.
 const OPERATORS: &[&str] = &["eq:", "ne:", "gt:", "gte:", "lt:", "lte:", "like:", "in:", "-", "+", "W/"];
 
-/// Members of bodies.
+/// Names in bodies.
 const NAMES: &[&str] = &[
     "id",
     "a",
@@ -223,7 +223,7 @@ const NAMES: &[&str] = &[
     "sse_rate",
 ];
 
-/// What looks like a value of some parameter.
+/// Texts that resemble a parameter's value.
 fn hostile() -> impl Strategy<Value = String> {
     let word = || prop_oneof![4 => select(WORDS).prop_map(String::from), 1 => ".{0,12}", 1 => "[-\\\\%_,.:*'\"/ a0]{0,40}"];
     let cursor = prop_oneof![
@@ -242,7 +242,7 @@ fn hostile() -> impl Strategy<Value = String> {
     ]
 }
 
-/// JSON with the members that bodies have.
+/// JSON with the names that bodies have.
 fn body() -> impl Strategy<Value = String> {
     let value = || {
         prop_oneof![
@@ -267,7 +267,7 @@ fn body() -> impl Strategy<Value = String> {
     ]
 }
 
-/// A request of the operation at an index: the values of its path's segments, some of its parameters and headers, a body.
+/// A request of the operation at an index: its path segments, some of its parameters and headers, and a body.
 type Case = (Index, Vec<String>, Vec<(Index, String)>, Vec<(Index, String)>, String);
 
 fn case() -> impl Strategy<Value = Case> {
@@ -296,7 +296,7 @@ fn request(operations: &[Operation], case: &Case, known: &[(String, String)]) ->
                 return part.to_owned();
             }
             let value = segments.next().unwrap();
-            // Now and then what is there, so that what is behind a look-up is reached.
+            // Sometimes an existing value, so that the code behind a look-up is reached.
             let there = known.iter().find(|(prefix, _)| operation.path.starts_with(prefix.as_str()));
             match there {
                 Some((_, id)) if value.len() % 2 == 0 && part == "{id}" => id.clone(),
@@ -330,7 +330,7 @@ fn request(operations: &[Operation], case: &Case, known: &[(String, String)]) ->
     out
 }
 
-/// The status of the answer; its body is not waited for, as some have no end.
+/// The status of the answer. Its body is not awaited, since some never end.
 async fn status(service: &Service, request: &[u8]) -> Option<u16> {
     let mut stream = TcpStream::connect(&service.address).await.unwrap();
     let _ = stream.write_all(request).await;
@@ -340,7 +340,7 @@ async fn status(service: &Service, request: &[u8]) -> Option<u16> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn nothing_that_a_client_sends_makes_the_service_fail() {
+async fn no_request_makes_the_service_fail() {
     let database = TestDatabase::create().await;
     let settings = [
         ("STRESS", "on"),

@@ -1,4 +1,4 @@
-//! What the journal loses is reported until an operator has seen it, and stored after all where its bytes come back.
+//! Losses of the journal: reported until an operator acknowledges them, and restored if their bytes come back.
 
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -15,7 +15,7 @@ const NDJSON: (&str, &str) = ("content-type", "application/x-ndjson");
 /// Three segments of 4 MiB.
 const EVENTS: u64 = 6000;
 
-/// A journal of acknowledged events that Postgres does not have.
+/// A journal with acknowledged events that Postgres does not have.
 struct Pending {
     database: TestDatabase,
     folder: Folder,
@@ -70,13 +70,14 @@ impl Pending {
         rows.unwrap().get::<_, i64>(0) as u64
     }
 
-    /// Exit code, and what is said.
+    /// The exit code and the output.
     async fn run(&self, arguments: &[&str]) -> (i32, String) {
         let (status, stdout, stderr) = run(arguments, &self.settings()).await;
         (status.code().unwrap(), stdout + &stderr)
     }
 
-    /// The loss is reported everywhere, before and after a restart, until it is acknowledged; how many events it is.
+    /// Checks that the loss is reported everywhere, before and after a restart, until it is acknowledged; returns its number of
+    /// events.
     async fn is_reported(&self, service: Service) -> u64 {
         let health = service.settled().await;
         let lost = health["journal"]["acknowledged_lost"].as_u64().unwrap();
@@ -85,7 +86,7 @@ impl Pending {
         assert_eq!(health["status"], "degraded", "{health}");
         eventually("the ledger has it", async || {
             let ledger = service.health().await["journal"]["ledger"].take();
-            // Postgres has it all, so the journal may be gone from the disk already.
+            // Postgres has everything, so the journal may be trimmed already.
             (ledger["balanced"] == true && ledger["pending"] == 0).then_some(())
         })
         .await;
@@ -142,7 +143,7 @@ async fn a_segment_cut_to_nothing_is_reported_with_the_number_of_its_events() {
 }
 
 #[tokio::test]
-async fn a_segment_that_is_missing_is_reported_wherever_it_was() {
+async fn a_missing_segment_is_reported_whatever_its_position() {
     for index in [1, 2] {
         let pending = Pending::new().await;
         let segments = pending.segments();
@@ -161,7 +162,7 @@ async fn damage_found_while_running_is_reported_at_once() {
     hold.batch_execute("lock table requests in exclusive mode").await.unwrap();
     let service = pending.start().await;
     accept(&service).await;
-    // The second and third: of the first a batch may be under way.
+    // The second and third: a batch of the first may be in flight.
     let segment = std::fs::File::options().write(true).open(&pending.segments()[1]).unwrap();
     segment.write_all_at(&[0xA5; 256], 3 << 20).unwrap();
     hold.rollback().await.unwrap();
@@ -169,7 +170,7 @@ async fn damage_found_while_running_is_reported_at_once() {
 }
 
 #[tokio::test]
-async fn what_is_found_again_is_stored_exactly_once() {
+async fn recovered_events_are_stored_exactly_once() {
     let pending = Pending::new().await;
     let segment = pending.segments().swap_remove(1);
     let elsewhere = Path::new(pending.folder.path()).join("found-later");
@@ -197,7 +198,7 @@ async fn what_is_found_again_is_stored_exactly_once() {
 }
 
 #[tokio::test]
-async fn a_journal_that_is_taken_away_refuses_at_once_and_what_was_accepted_is_stored() {
+async fn a_removed_journal_refuses_at_once_and_accepted_events_are_stored() {
     let pending = Pending { database: TestDatabase::create().await, folder: Folder::new() };
     let mut holder = pending.database.connect().await;
     let hold = holder.transaction().await.unwrap();
@@ -226,7 +227,7 @@ async fn a_journal_that_is_taken_away_refuses_at_once_and_what_was_accepted_is_s
 }
 
 #[tokio::test]
-async fn a_disk_without_room_is_named_in_the_log_and_in_answers() {
+async fn a_full_disk_is_named_in_the_log_and_in_answers() {
     let database = TestDatabase::create().await;
     let service = Service::start(database.url(), &[("JOURNAL_MIN_FREE", "1099511627776")]).await;
     let line = "its disk has less room than JOURNAL_MIN_FREE leaves to others";
@@ -265,12 +266,12 @@ async fn clients_that_hold_all_connections_leave_descriptors_for_the_journal_and
     let settings = [("MAX_DOWNLOADS", "8"), ("HTTP_THREADS", "1"), ("JOURNAL_KEEP_BYTES", "0")];
     let service = Service::start_limited(200, database.url(), &settings).await;
     assert!(service.log().contains("fewer connections than MAX_CONNECTIONS"), "{}", service.log());
-    // Connected before the others came.
+    // Connected before the other clients.
     let mut idle = Vec::new();
     for _ in 0..300 {
         idle.push(TcpStream::connect(&service.address).await.unwrap());
     }
-    // Operators are served as often as they ask, at the latest when the others' places among theirs are free again.
+    // Operators are always served, at the latest once the other clients' connections to their port are closed.
     let health = eventually("health is served", async || {
         let answer = service
             .raw(
@@ -282,7 +283,7 @@ async fn clients_that_hold_all_connections_leave_descriptors_for_the_journal_and
     })
     .await;
     assert!(health.contains("\"state\":\"accepting\""), "{health}");
-    // Half of them go, so that events come again: over several segments, with the others still there.
+    // Half of the clients disconnect, so that events arrive again: over several segments, beside the other half.
     idle.truncate(20);
     eventually("events are taken", async || {
         let event = b"POST /api/v1/events HTTP/1.1\r\nhost: localhost\r\ncontent-length: 1\r\nconnection: close\r\n\r\n1";

@@ -65,7 +65,7 @@ async fn a_database_that_is_newer_or_not_utf8_is_refused() {
 }
 
 #[tokio::test]
-async fn everything_lives_in_the_schema_of_the_users_choice() {
+async fn everything_lives_in_the_configured_schema() {
     let database = TestDatabase::create_empty().await;
     let service = Service::start(database.url(), &[("DB_SCHEMA", "Tide_Gate")]).await;
     service.post(&[], "{}").await;
@@ -83,7 +83,7 @@ async fn everything_lives_in_the_schema_of_the_users_choice() {
 }
 
 #[tokio::test]
-async fn days_are_made_ahead_and_events_land_in_theirs() {
+async fn days_are_created_ahead_and_events_are_stored_in_theirs() {
     let database = TestDatabase::create().await;
     let service = Service::start(database.url(), &[("PARTITION_DAYS_AHEAD", "2")]).await;
     eventually("today and two days ahead", async || {
@@ -98,7 +98,7 @@ async fn days_are_made_ahead_and_events_land_in_theirs() {
 }
 
 #[tokio::test]
-async fn partitioning_is_chosen_by_the_first_migration() {
+async fn the_first_migration_decides_about_partitioning() {
     let database = TestDatabase::create_empty().await;
     let service = Service::start(database.url(), &[("PARTITIONING", "off")]).await;
     service.post(&[], "{}").await;
@@ -114,7 +114,7 @@ async fn partitioning_is_chosen_by_the_first_migration() {
 }
 
 #[tokio::test]
-async fn retention_drops_old_days_while_events_are_written_and_moves_what_the_net_took() {
+async fn retention_drops_old_days_under_load_and_moves_rows_of_the_default_partition() {
     let database = TestDatabase::create().await;
     let config = settings(&[("RETENTION_DAYS", "3"), ("PARTITION_DAYS_AHEAD", "1")]);
     let pool = Database::new(&ConnectionUrl::parse(database.url()).unwrap(), &config.database).unwrap();
@@ -125,7 +125,7 @@ async fn retention_drops_old_days_while_events_are_written_and_moves_what_the_ne
 
     assert!(keeper.round_as_of(long_ago).await.unwrap().is_complete());
     assert_eq!(names(&database, PARTITIONS).await.len(), 3);
-    // An event of today finds no partition yet and goes into the net.
+    // Today has no partition yet, so an event goes to the default one.
     let service = Service::start(database.url(), &[("PARTITION_DAYS_AHEAD", "1")]).await;
     service.post(&[], "{}").await;
     service.settled().await;
@@ -148,7 +148,7 @@ async fn retention_drops_old_days_while_events_are_written_and_moves_what_the_ne
         [id(long_ago - 5 * day).to_string(), id(tomorrow_but_one).to_string()]
     );
 
-    // A writer at work all the while.
+    // A concurrent writer.
     let writing = Service::start(database.url(), &[("PARTITION_DAYS_AHEAD", "1")]).await;
     let rounds = async {
         eventually("all is done", async || {
@@ -202,7 +202,7 @@ async fn idle_connections_are_really_closed() {
 }
 
 #[tokio::test]
-async fn a_day_that_cannot_be_dropped_or_made_is_reported_and_the_others_are() {
+async fn a_day_that_cannot_be_dropped_or_created_is_reported_and_the_others_are_handled() {
     let database = TestDatabase::create().await;
     let client = database.connect().await;
     let config = settings(&[("RETENTION_DAYS", "3"), ("PARTITION_DAYS_AHEAD", "2")]);
@@ -214,7 +214,7 @@ async fn a_day_that_cannot_be_dropped_or_made_is_reported_and_the_others_are() {
     assert_eq!(old.len(), 4, "three days and the net: {old:?}");
     let (kept, last) = (&old[1], &old[3]);
     client.batch_execute(&format!("create view of_one_day as select id from {kept}")).await.unwrap();
-    // And a table of the user's is in the place of a day to come.
+    // A user's table has the name of a future day.
     let tomorrow = "select 'requests_p' || to_char(now() at time zone 'utc' + interval '1 day', 'YYYYMMDD')";
     let tomorrow = names(&database, tomorrow).await.remove(0);
     client.batch_execute(&format!("create type {tomorrow} as (n int)")).await.unwrap();
@@ -251,7 +251,7 @@ async fn a_day_that_cannot_be_dropped_or_made_is_reported_and_the_others_are() {
 }
 
 #[tokio::test]
-async fn generated_columns_and_columns_of_the_users_go_into_new_partitions() {
+async fn generated_columns_and_users_columns_are_added_to_new_partitions() {
     let database = TestDatabase::create().await;
     let client = database.connect().await;
     client
@@ -261,7 +261,7 @@ async fn generated_columns_and_columns_of_the_users_go_into_new_partitions() {
         )
         .await
         .unwrap();
-    // No partition is there yet: the event goes into the net, and moves with all that it has.
+    // There is no partition yet: the event goes to the default one, and moves with all its columns.
     let config = settings(&[("PARTITION_DAYS_AHEAD", "1")]);
     let pool = Database::new(&ConnectionUrl::parse(database.url()).unwrap(), &config.database).unwrap();
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_millis();

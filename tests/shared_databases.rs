@@ -204,7 +204,7 @@ async fn does_everything(database: &TestDatabase, url: &str) {
     eventually("a bad row is dead", async || (service.health().await["dead"] == 1).then_some(())).await;
     assert_eq!(service.health().await["status"], "ok", "{}", service.health().await);
     let log = service.log();
-    assert!(!log.contains("found by halving"), "{log}");
+    assert!(!log.contains("found by bisection"), "{log}");
     assert!(!log.contains("42501") && !log.contains("permission denied"), "{log}");
     assert!(service.stop().await.status.success());
 

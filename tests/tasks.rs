@@ -1,4 +1,4 @@
-//! Background tasks that panic: one is restarted, or the service stops in order and the next start goes on.
+//! Panics in background tasks: the task is restarted, or the service stops in order and the next start continues.
 
 use hyper::StatusCode;
 use serde_json::Value;
@@ -6,7 +6,7 @@ use serde_json::Value;
 use crate::support::postgres::TestDatabase;
 use crate::support::service::{Folder, Service, eventually};
 
-/// Every task of these settings, and whether its end stops the service.
+/// Every task with these settings, and whether it is critical.
 const TASKS: [(&str, bool); 20] = [
     ("change-retention", false),
     ("conversation-reads", true),
@@ -75,7 +75,7 @@ async fn a_task_that_panics_is_restarted_and_reported() {
     assert!(metrics.contains("tidegate_task_restarts_total{task=\"feed\"} 1"), "{metrics}");
     assert!(metrics.contains("tidegate_task_seconds_since_success{task=\"rates\"}"), "{metrics}");
 
-    // Events are taken and stored all the while, and tasks with a short backoff are at work again.
+    // Events are accepted and stored meanwhile, and tasks with a short backoff run again.
     assert_eq!(service.post(&[], "{}").await.status, StatusCode::ACCEPTED);
     service.settled().await;
     for name in ["feed", "journal-maintenance", "rates", "imports", "revocations"] {
@@ -86,7 +86,7 @@ async fn a_task_that_panics_is_restarted_and_reported() {
 }
 
 #[tokio::test]
-async fn a_critical_task_that_panics_stops_the_service_in_order_and_the_next_start_goes_on() {
+async fn a_panic_in_a_critical_task_stops_the_service_in_order_and_the_next_start_continues() {
     let (database, data) = (TestDatabase::create().await, Folder::new());
     let mut events = 0;
     for (name, _) in TASKS.iter().filter(|(_, critical)| *critical) {
@@ -97,7 +97,7 @@ async fn a_critical_task_that_panics_stops_the_service_in_order_and_the_next_sta
         }
         panic_in(&service, name).await;
         if *name == "journal" {
-            // Its thread checks before each group; it may be waiting for one already.
+            // Its thread checks before each group, and may be waiting for one already.
             let _unanswered = service.raw(b"POST /api/v1/events HTTP/1.1\r\nhost: localhost\r\ncontent-length: 2\r\nconnection: close\r\n\r\n{}", std::time::Duration::from_secs(5)).await;
         }
         let ended = service.ended().await;
@@ -109,7 +109,7 @@ async fn a_critical_task_that_panics_stops_the_service_in_order_and_the_next_sta
     service.fenced().await;
     let stored = database.connect().await.query_one("select count(*) from requests", &[]).await.unwrap();
     let stored: i64 = stored.get(0);
-    // The journal's thread may have taken the one that was sent to wake it.
+    // The journal's thread may have accepted the event that was sent to wake it.
     assert!(stored == events || stored == events + 1, "{stored} of {events}");
     assert!(service.stop().await.status.success());
 }

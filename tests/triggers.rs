@@ -1,4 +1,4 @@
-//! Triggers of the user's that return null: what they drop is never answered as stored.
+//! Users' triggers that return null: a dropped row is never answered as stored.
 
 use serde_json::{Value, json};
 
@@ -12,7 +12,7 @@ use crate::support::service::{Answer, Service, eventually};
 
 const RECORDS: &str = "/api/stress/records/triggers";
 
-/// A trigger that drops what a table is given.
+/// A trigger that drops rows of a table.
 async fn dropping(database: &TestDatabase, table: &str, event: &str, when: &str) {
     let make = format!(
         "create or replace function drop_row() returns trigger language plpgsql as $$ begin return null; end $$;
@@ -39,7 +39,7 @@ fn assert_dropped(answer: &Answer) {
 }
 
 #[tokio::test]
-async fn a_dropped_record_is_an_error_whatever_was_to_become_of_it() {
+async fn a_dropped_record_is_an_error_for_every_operation() {
     let database = TestDatabase::create().await;
     let service = Service::start(database.url(), &[]).await;
     let made = send(&service, "POST", RECORDS, "", &json!({"id": "aaaaaaaaaaaaaaa", "n": 0})).await;
@@ -50,7 +50,7 @@ async fn a_dropped_record_is_an_error_whatever_was_to_become_of_it() {
     assert_dropped(&send(&service, "POST", RECORDS, "", &json!({"n": 1})).await);
     let chosen = json!({"id": "bbbbbbbbbbbbbbb", "n": 1});
     assert_dropped(&send(&service, "POST", RECORDS, "", &chosen).await);
-    // One that is there is still told apart.
+    // An existing record is still distinguished.
     let taken = send(&service, "POST", RECORDS, "", &json!({"id": "aaaaaaaaaaaaaaa"})).await;
     assert_eq!(taken.status.as_u16(), 409, "{taken:?}");
     restored(&database, "records_1").await;
@@ -64,11 +64,15 @@ async fn a_dropped_record_is_an_error_whatever_was_to_become_of_it() {
     restored(&database, "records_1").await;
 
     assert_eq!(service.get(&record).await.json()["n"], 0);
-    assert_eq!(rows(&database, "changes").await, 1, "nothing else happened, and nothing else is told");
+    assert_eq!(
+        rows(&database, "changes").await,
+        1,
+        "nothing else happened, and no other change is delivered"
+    );
 }
 
 #[tokio::test]
-async fn dropped_messages_and_conversations_are_errors_and_their_neighbours_are_stored() {
+async fn dropped_messages_and_conversations_are_errors_and_the_others_are_stored() {
     let database = TestDatabase::create().await;
     let service = Service::start(database.url(), &[]).await;
     let made = send(&service, "POST", CONVERSATIONS, "", &json!({"title": "kept"})).await;
@@ -78,7 +82,7 @@ async fn dropped_messages_and_conversations_are_errors_and_their_neighbours_are_
 
     dropping(&database, "messages", "insert", "when (new.content like 'bad%')").await;
     assert_dropped(&send(&service, "POST", &messages, "", &say("bad one")).await);
-    // Of several at once, those in one group, the good ones are stored.
+    // Of several in one batch, the good ones are stored.
     let (one, bad, two) = (say("one"), say("bad two"), say("two"));
     let answers = tokio::join!(
         send(&service, "POST", &messages, "", &one),
@@ -92,7 +96,7 @@ async fn dropped_messages_and_conversations_are_errors_and_their_neighbours_are_
         async |content: &str| service.request("POST", &messages, &key, say(content).to_string()).await;
     assert_dropped(&keyed("bad with a key").await);
     restored(&database, "messages").await;
-    assert_eq!(keyed("bad with a key").await.status.as_u16(), 201, "it was not done, so the key is free");
+    assert_eq!(keyed("bad with a key").await.status.as_u16(), 201, "it was not stored, so the key is free");
     assert_eq!(rows(&database, "messages").await, 3);
 
     dropping(&database, "conversations", "insert", "").await;
@@ -154,7 +158,7 @@ async fn dropped_files_users_sessions_and_keys_are_errors() {
     assert!(made.as_ref().is_err_and(|error| error.contains("trigger")), "{made:?}");
     restored(&database, "api_keys").await;
 
-    // A key that cannot be revoked, a user who cannot be changed or deleted: each is there, so it is not called missing.
+    // A key that cannot be revoked, a user that cannot be changed or deleted: each exists, so it is not reported as missing.
     let make = ["keys", "create", "--name", "k", "--scope", "events:write"];
     tidegate(&database, &make, "").await.unwrap();
     let client = database.connect().await;
@@ -174,7 +178,7 @@ async fn dropped_files_users_sessions_and_keys_are_errors() {
 }
 
 #[tokio::test]
-async fn a_change_that_the_feed_does_not_get_is_not_made() {
+async fn a_change_without_its_row_in_the_feed_is_not_made() {
     let database = TestDatabase::create().await;
     let service = Service::start(database.url(), &[]).await;
     let made = send(&service, "POST", CONVERSATIONS, "", &json!({"title": "kept"})).await;
@@ -211,7 +215,7 @@ async fn a_change_that_the_feed_does_not_get_is_not_made() {
 }
 
 #[tokio::test]
-async fn a_dropped_collection_is_not_called_one_too_many() {
+async fn a_dropped_collection_is_not_reported_as_too_many() {
     let database = TestDatabase::create().await;
     let service = Service::start(database.url(), &[("MAX_COLLECTIONS", "1")]).await;
     dropping(&database, "collections", "insert", "").await;
@@ -223,7 +227,7 @@ async fn a_dropped_collection_is_not_called_one_too_many() {
 }
 
 #[tokio::test]
-async fn imported_lines_that_a_trigger_drops_are_rejected_and_their_neighbours_are_stored() {
+async fn imported_lines_that_a_trigger_drops_are_rejected_and_the_others_are_stored() {
     let database = TestDatabase::create().await;
     let service = Service::start(database.url(), &[]).await;
     dropping(&database, "requests", "insert", "when (new.payload ? 'bad')").await;
@@ -247,7 +251,7 @@ async fn imported_lines_that_a_trigger_drops_are_rejected_and_their_neighbours_a
 }
 
 #[tokio::test]
-async fn an_import_whose_own_rows_a_trigger_drops_fails_and_is_not_called_done() {
+async fn an_import_whose_own_rows_a_trigger_drops_fails() {
     let database = TestDatabase::create().await;
     let service = Service::start(database.url(), &[]).await;
     dropping(&database, "imports", "insert", "").await;

@@ -1,4 +1,4 @@
-//! The proof: what `verify` and `reconcile` say of events, and that they notice when one is not where it should be.
+//! `verify` and `reconcile`: their reports, and their detection of misplaced events.
 
 use serde_json::{Value, json};
 
@@ -17,7 +17,7 @@ async fn with_a_hundred() -> (TestDatabase, Service) {
     (database, service)
 }
 
-/// What `verify` makes of the database: whether it is fine, and the only journal's account.
+/// The result of `verify`: whether the database balances, and the account of the only journal.
 async fn verdict(database: &TestDatabase) -> (bool, Value) {
     let (status, stdout, _) = run(&["verify", "--json"], &[("DATABASE_URL", database.url())]).await;
     let mut verdict: Value = serde_json::from_str(&stdout).unwrap();
@@ -35,7 +35,7 @@ async fn execute(database: &TestDatabase, sql: &str) {
     database.connect().await.batch_execute(sql).await.unwrap();
 }
 
-/// Behind the triggers' back.
+/// Without triggers.
 async fn tamper(database: &TestDatabase, sql: &str) {
     execute(
         database,
@@ -47,7 +47,7 @@ async fn tamper(database: &TestDatabase, sql: &str) {
 }
 
 #[tokio::test]
-async fn books_balance_and_what_an_operator_deleted_is_told_apart_from_a_loss() {
+async fn the_ledger_balances_and_deletions_are_distinguished_from_losses() {
     let (database, _service) = with_a_hundred().await;
     let (fine, account) = verdict(&database).await;
     assert!(fine);
@@ -65,14 +65,14 @@ async fn books_balance_and_what_an_operator_deleted_is_told_apart_from_a_loss() 
     assert_eq!(kinds(&database).await, Vec::<String>::new(), "all of it was taken out");
 }
 
-/// The partition that holds the rows.
+/// The partition with the rows.
 async fn partition(database: &TestDatabase) -> String {
     let client = database.connect().await;
     client.query_one("select tableoid::regclass::text from requests limit 1", &[]).await.unwrap().get(0)
 }
 
 #[tokio::test]
-async fn what_was_done_to_a_partition_is_told_apart_from_a_loss() {
+async fn changes_of_partitions_are_distinguished_from_losses() {
     for sql in [
         "truncate {partition}",
         "delete from {partition} where (payload->>'n')::int > 20",
@@ -103,9 +103,9 @@ async fn what_was_done_to_a_partition_is_told_apart_from_a_loss() {
 }
 
 #[tokio::test]
-async fn a_loss_is_noticed_beside_a_partition_that_was_truncated() {
+async fn a_loss_is_detected_beside_a_truncated_partition() {
     let (database, _service) = with_a_hundred().await;
-    // Rows of other days: as if 0 to 49 had come two days before, and 50 to 59 the day before.
+    // Rows of other days: as if 0 to 49 had arrived two days ago, and 50 to 59 yesterday.
     execute(
         &database,
         "create table older (like requests); insert into older select * from requests;
@@ -146,9 +146,9 @@ async fn a_loss_is_noticed_beside_a_partition_that_was_truncated() {
 }
 
 #[tokio::test]
-async fn a_row_too_many_and_a_receipt_too_few_are_noticed() {
+async fn a_surplus_row_and_a_missing_receipt_are_detected() {
     let (database, service) = with_a_hundred().await;
-    // It would notice that receipts are gone, and store the events again.
+    // The service would detect the missing receipts, and store the events again.
     assert!(service.stop().await.status.success());
     execute(
         &database,
@@ -162,7 +162,7 @@ async fn a_row_too_many_and_a_receipt_too_few_are_noticed() {
 }
 
 #[tokio::test]
-async fn imported_rows_are_not_called_stored_without_a_journal_setting() {
+async fn imported_rows_are_not_attributed_to_the_setting_without_a_journal() {
     let database = TestDatabase::create().await;
     let service = Service::start(database.url(), &[]).await;
     let file = imports::process(&service, "?kind=event", "", "{\"n\":1}\n{\"n\":2}\n").await;
@@ -173,7 +173,7 @@ async fn imported_rows_are_not_called_stored_without_a_journal_setting() {
 }
 
 #[tokio::test]
-async fn what_waits_in_the_journal_is_pending() {
+async fn events_that_wait_in_the_journal_are_pending() {
     let database = TestDatabase::create().await;
     let data = Folder::new();
     let service = Service::start(database.url(), &[("DATA_DIR", data.path())]).await;
@@ -203,7 +203,7 @@ async fn reconcile(service: &Service, body: Value) -> Value {
 }
 
 #[tokio::test]
-async fn reconciling_tells_each_events_fate() {
+async fn reconcile_reports_the_fate_of_each_event() {
     let database = TestDatabase::refusing_evil().await;
     let service = Service::start(database.url(), &[]).await;
     let body = "{\"n\":0}\n{\"evil\":1}\n{\"n\":2}\n{\"evil\":3}\n";
@@ -211,7 +211,7 @@ async fn reconciling_tells_each_events_fate() {
         service.post_batch(&[NDJSON, ("x-trace-id", "T")], body).await.header("x-receipt").to_owned();
     let keyed = [("idempotency-key", "k"), ("x-trace-id", "first")];
     let first = service.post(&keyed, "{}").await.header("x-receipt").to_owned();
-    // On two lanes at once, either may be stored first.
+    // On two lanes, either may be stored first.
     service.settled().await;
     let second = service.post(&keyed, "{}").await.header("x-receipt").to_owned();
     service.settled().await;
@@ -247,9 +247,9 @@ async fn reconciling_tells_each_events_fate() {
 }
 
 #[tokio::test]
-async fn with_an_index_trace_ids_are_found_over_all_time() {
+async fn with_an_index_trace_ids_are_found_at_any_time() {
     let database = TestDatabase::create().await;
-    // What a build leaves behind that was cut short.
+    // The remains of an interrupted build.
     execute(
         &database,
         "create index dead_letters_trace_id on dead_letters (trace_id);
@@ -278,7 +278,7 @@ async fn with_an_index_trace_ids_are_found_over_all_time() {
 }
 
 #[tokio::test]
-async fn doctor_and_journal_tell_what_they_find() {
+async fn doctor_and_journal_report_their_findings() {
     let database = TestDatabase::create().await;
     let data = Folder::new();
     let settings =

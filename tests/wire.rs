@@ -1,4 +1,4 @@
-//! What clients really send: marks, charsets and encodings of their own, and requests that two programs read differently.
+//! Real clients' byte-order marks, charsets and encodings, and ambiguous requests.
 
 use std::io::Write;
 use std::time::Duration;
@@ -26,7 +26,7 @@ fn utf_16(text: &str) -> Vec<u8> {
     text.encode_utf16().flat_map(u16::to_le_bytes).collect()
 }
 
-/// The payloads that are stored, as text in the order in which they came; none for what is in `body`.
+/// The stored payloads as text, in order of arrival; `None`: kept in `body`.
 async fn payloads(service: &Service, database: &TestDatabase) -> Vec<Option<String>> {
     service.settled().await;
     let client = database.connect().await;
@@ -39,7 +39,7 @@ fn texts(payloads: &[Option<String>]) -> Vec<&str> {
 }
 
 #[tokio::test]
-async fn a_byte_order_mark_before_json_is_passed_over_wherever_json_is_taken() {
+async fn a_byte_order_mark_before_json_is_skipped_wherever_json_is_accepted() {
     let database = TestDatabase::create().await;
     let service = Service::start(database.url(), &[("STRESS", "on")]).await;
     assert_eq!(service.post(&[JSON], format!("{MARK}{{\"n\":0}}")).await.status.as_u16(), 202);
@@ -75,7 +75,7 @@ async fn a_byte_order_mark_before_json_is_passed_over_wherever_json_is_taken() {
     let asked = service.request("POST", "/api/v1/reconcile", &[JSON], format!("{MARK}{none}")).await;
     assert_eq!(asked.status.as_u16(), 200);
 
-    // Of two files that were put together the second has one, too.
+    // In a concatenation of two files the second has one, too.
     let lines = format!("{MARK}{{\"n\":3}}\n{MARK}\n{MARK}{{\"n\":4}}\n");
     let answer = service.request("POST", &format!("{PROCESS}?kind=event"), &[NDJSON], lines).await;
     let file = answer.json()["file_id"].as_str().unwrap().to_owned();
@@ -86,7 +86,7 @@ async fn a_byte_order_mark_before_json_is_passed_over_wherever_json_is_taken() {
 }
 
 #[tokio::test]
-async fn charsets_that_are_utf_8_are_taken_and_utf_16_leaves_nothing_behind() {
+async fn utf_8_charsets_are_accepted_and_utf_16_stores_nothing() {
     let database = TestDatabase::create().await;
     let service = Service::start(database.url(), &[("STRESS", "on")]).await;
     let routes = [
@@ -128,13 +128,13 @@ async fn charsets_that_are_utf_8_are_taken_and_utf_16_leaves_nothing_behind() {
     }
     assert_eq!(payloads(&service, &database).await.len(), before);
     assert_eq!(files().await, stored);
-    // One event is any bytes, of any type.
+    // A single event may be any bytes of any type.
     let event = service.post(&[("content-type", "application/json; charset=utf-16")], utf_16("{}")).await;
     assert_eq!(event.status.as_u16(), 202);
 }
 
 #[tokio::test]
-async fn lines_that_are_declared_to_be_json_are_events_each() {
+async fn lines_declared_as_json_are_events() {
     let database = TestDatabase::create().await;
     let service = Service::start(database.url(), &[]).await;
     let body = "{}\n{\"a\":\n  [1,\n2]}\n\nnope\n{\"b\":2}";
@@ -147,7 +147,7 @@ async fn lines_that_are_declared_to_be_json_are_events_each() {
 }
 
 #[tokio::test]
-async fn encodings_are_read_as_clients_write_them() {
+async fn encodings_are_accepted_in_clients_spellings() {
     let database = TestDatabase::create().await;
     let service = Service::start(database.url(), &[]).await;
     let body = "{\"n\":1}\n{\"n\":2}\n";
@@ -180,7 +180,7 @@ async fn encodings_are_read_as_clients_write_them() {
         );
     }
     assert_eq!(service.post(&[("content-encoding", "gzip")], gzip(b"")).await.status.as_u16(), 202);
-    // Each member costs a decoder, so thousands of no bytes are not nothing.
+    // Each gzip member costs a decoder, even if it is empty.
     let members = gzip(b"").repeat(4_200);
     let refused = service.post(&[("content-encoding", "gzip")], members).await;
     assert_eq!((refused.status.as_u16(), refused.error_code().as_str()), (413, "too_large"));
@@ -202,7 +202,7 @@ async fn encodings_are_read_as_clients_write_them() {
 }
 
 #[tokio::test]
-async fn compressed_lines_are_imported_and_noise_is_not() {
+async fn compressed_lines_are_imported_and_invalid_bytes_are_not() {
     let database = TestDatabase::create().await;
     let settings = [("IMPORT_PART_BYTES", "4096"), ("MAX_FILE_BYTES", "1048576")];
     let service = Service::start(database.url(), &settings).await;
@@ -253,7 +253,7 @@ async fn compressed_lines_are_imported_and_noise_is_not() {
             assert_eq!(progress(&service, "", &file).await["error"]["code"], "not_processed");
         }
     }
-    // A client that forgot the header, and one whose lines expand beyond what a file may have.
+    // A client without the header, and one whose lines expand beyond a file's limit.
     let forgot = service.request("POST", &process, &[NDJSON], gzip(lines.as_bytes())).await;
     assert_eq!(forgot.status.as_u16(), 415);
     let expands =
@@ -263,7 +263,7 @@ async fn compressed_lines_are_imported_and_noise_is_not() {
 }
 
 #[tokio::test]
-async fn numbers_that_expand_are_kept_as_bytes_or_refused_so_that_any_row_can_be_read() {
+async fn expanding_numbers_are_kept_as_bytes_or_refused_so_that_every_row_is_readable() {
     let database = TestDatabase::create().await;
     let service = Service::start(database.url(), &[("STRESS", "on")]).await;
     let number = "1e131071";
@@ -286,7 +286,7 @@ async fn numbers_that_expand_are_kept_as_bytes_or_refused_so_that_any_row_can_be
     assert_eq!(count(&client, "requests where body is not null and payload is null").await, 6);
     assert_eq!(count(&client, "requests where length(payload::text) > 131072").await, 4);
 
-    // A dead letter may be edited before it goes through again.
+    // A dead letter may be edited before its redrive.
     let edited = "insert into dead_letters (id, trace_id, body, content_type, received_at, error, reason, attempts, failed_at)
         select id, trace_id || '-again', body, content_type, received_at, 'x', 'overload', 1, now() from requests where body is not null limit 1";
     client.execute(edited, &[]).await.unwrap();
@@ -324,7 +324,7 @@ async fn numbers_that_expand_are_kept_as_bytes_or_refused_so_that_any_row_can_be
 }
 
 #[tokio::test]
-async fn requests_that_two_programs_read_differently_are_refused_and_end_the_connection() {
+async fn ambiguous_requests_are_refused_and_close_the_connection() {
     let database = TestDatabase::create().await;
     let service = Service::start(database.url(), &[]).await;
     let post = "POST /api/v1/events HTTP/1.1\r\n";
@@ -353,7 +353,7 @@ async fn requests_that_two_programs_read_differently_are_refused_and_end_the_con
         assert_eq!(answer.matches("HTTP/1.1").count(), 1, "{head}: {answer}");
     }
     assert_eq!(service.health().await["accepted"], 0);
-    // A length beside chunks does not count (RFC 9112, section 6.3), and nothing follows on such a connection.
+    // A length beside chunks is ignored (RFC 9112, section 6.3), and the connection is closed.
     for head in [
         "host: localhost\r\ntransfer-encoding: chunked\r\ncontent-length: 5\r\n",
         "host: localhost\r\ncontent-length: 5\r\ntransfer-encoding: chunked\r\n",

@@ -262,11 +262,11 @@ fn report(loss: &Loss, sum: &Restored) {
         return;
     }
     println!(
-        "{id}: {found} events can be read: {} stored, {} duplicates, {} dead letters, {} there before; {} are lost still",
+        "{id}: {found} events can be read: {} stored, {} duplicates, {} dead letters, {} present already; {} are still lost",
         sum.stored,
         sum.duplicates,
         sum.dead,
-        sum.there,
+        sum.present,
         loss.lost()
     );
     if sum.unsettled > 0 {

@@ -1,4 +1,4 @@
-//! The database: settings, rights, clock, and how fast it commits and copies.
+//! Checks of the database: settings, privileges, clock, and the speed of commits and COPYs.
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -13,7 +13,7 @@ use crate::ingest::row::{self, Content, Row};
 
 const COMMITS: usize = 50;
 const ROWS: u64 = 50_000;
-/// Clocks that differ by more make ids, and with them partitions, hard to understand.
+/// A larger difference between the clocks makes ids, and with them partitions, confusing.
 const CLOCK_MS: u64 = 1000;
 
 pub(super) async fn check(config: &Config, database: &Database) -> Result<Vec<Finding>, DbError> {
@@ -32,7 +32,7 @@ pub(super) async fn check(config: &Config, database: &Database) -> Result<Vec<Fi
     }
     for setting in ["fsync", "full_page_writes"] {
         if text(setting)? == "off" {
-            let found = format!("{setting} is off: Postgres loses what it had committed when the power goes");
+            let found = format!("{setting} is off: Postgres loses commits in a power failure");
             findings.push(finding(Grade::Fail, "settings", found));
         }
     }
@@ -66,13 +66,13 @@ async fn rights(database: &Database, client: &tokio_postgres::Client) -> Result<
     let rows = client.query_typed(&database.sql(include_str!("../../sql/doctor/rights.sql")), &[]).await?;
     let missing = rows.iter().map(|row| row.try_get(0)).collect::<Result<Vec<String>, _>>()?;
     let mut findings = vec![match &missing[..] {
-        [] => finding(Grade::Ok, "rights", "all that the service needs on its tables"),
+        [] => finding(Grade::Ok, "rights", "all privileges that the service needs on its tables"),
         missing => finding(Grade::Fail, "rights", format!("missing on {}", missing.join(", "))),
     }];
     let create =
         client.query_typed(&database.sql(include_str!("../../sql/doctor/may_create.sql")), &[]).await?;
     if !create.first().map_or(Ok(false), |row| row.try_get(0))? {
-        let found = "none to create in the schema: migrations and partitions are an administrator's to make";
+        let found = "no privilege to create in the schema: an administrator has to run migrations and create partitions";
         findings.push(finding(Grade::Warn, "rights", found));
     }
     Ok(findings)
@@ -101,7 +101,7 @@ async fn copies(client: &mut tokio_postgres::Client) -> Result<Finding, DbError>
             id: id::event_id(0, tag, sequence),
             trace_id: b"doctor",
             content: Content::Jsonb(
-                br#"{"n":1,"text":"about as long as an event of a hundred bytes is, give or take some"}"#,
+                br#"{"n":1,"text":"about as long as a typical event of a hundred bytes, give or take a few"}"#,
             ),
             content_type: Some("application/json"),
             received_at_us: id::unix_now_us(),
@@ -121,6 +121,6 @@ async fn copies(client: &mut tokio_postgres::Client) -> Result<Finding, DbError>
     Ok(finding(
         Grade::Ok,
         "copy",
-        format!("{per_s:.0} rows a second over one connection, into a temporary table"),
+        format!("{per_s:.0} rows per second over one connection, into a temporary table"),
     ))
 }

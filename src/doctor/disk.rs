@@ -1,4 +1,4 @@
-//! The disk: how long a sync takes, how much room there is.
+//! Checks of the disk: the duration of a sync, and free space.
 
 use std::fs::File;
 use std::io;
@@ -11,15 +11,15 @@ use crate::config::Config;
 use crate::ingest::journal::{Files, RealFiles};
 
 const SYNCS: usize = 200;
-/// Faster than any disk that has the bytes when it says so, but for one with a battery behind its cache.
+/// No disk syncs faster, except one with a battery-backed cache.
 const TOO_FAST: Duration = Duration::from_micros(15);
-/// Above it a lone request waits noticeably.
+/// Above it, a lone request waits noticeably.
 const SLOW: Duration = Duration::from_millis(5);
 
 pub(super) fn check(config: &Config, dir: &Path) -> Vec<Finding> {
     vec![
         sync(dir).unwrap_or_else(|error| finding(Grade::Fail, "disk sync", error.to_string())),
-        room(config, dir),
+        space(config, dir),
     ]
 }
 
@@ -43,19 +43,19 @@ fn sync(dir: &Path) -> io::Result<Finding> {
             Grade::Warn,
             "disk sync",
             format!(
-                "{figures}: too fast for a disk; a cache may say that it has what it would lose with the power"
+                "{figures}: too fast for a disk; a cache may acknowledge bytes that it would lose in a power failure"
             ),
         ),
         median if median > SLOW => finding(
             Grade::Warn,
             "disk sync",
-            format!("{figures}: each answer waits for one; use a faster disk"),
+            format!("{figures}: each answer waits for a sync; use a faster disk"),
         ),
         _ => finding(Grade::Ok, "disk sync", figures),
     })
 }
 
-fn room(config: &Config, dir: &Path) -> Finding {
+fn space(config: &Config, dir: &Path) -> Finding {
     let limits = &config.journal;
     let wanted = limits.journal_max_bytes + limits.keep_bytes() + limits.journal_min_free;
     match RealFiles::default().free_space(dir) {
@@ -68,7 +68,7 @@ fn room(config: &Config, dir: &Path) -> Finding {
         Ok(free) if free < wanted => finding(
             Grade::Warn,
             "disk space",
-            format!("{free} bytes are free; the journal may grow to JOURNAL_MAX_BYTES, and cannot here"),
+            format!("{free} bytes are free; too few for the journal to grow to JOURNAL_MAX_BYTES"),
         ),
         Ok(free) => finding(Grade::Ok, "disk space", format!("{free} bytes are free")),
     }

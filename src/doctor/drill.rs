@@ -1,4 +1,4 @@
-//! Drills, with the real journal in a scratch folder.
+//! Drills with the real journal in a scratch folder.
 
 use std::io::{self, BufRead, BufReader, Write};
 use std::path::Path;
@@ -12,7 +12,7 @@ use crate::ingest::journal::{self, AppendError, JournalSettings, Piece, RealFile
 use crate::ingest::row::{Content, Row};
 
 const SEGMENT_BYTES: u64 = 4 * 1024 * 1024;
-/// How long the process writes before it is killed.
+/// The time after which the writing process is killed.
 const WRITING: Duration = Duration::from_millis(700);
 
 fn settings(dir: &Path) -> JournalSettings {
@@ -39,41 +39,39 @@ fn row(number: u64) -> Vec<u8> {
     encoded
 }
 
-/// What the process does that is to be killed: appends, syncs, and says what it has synced.
+/// The process that the crash drill kills: it appends, syncs, and prints the synced sequence.
 ///
 /// # Errors
 ///
 /// If the journal or the pipe fails.
 pub fn write_until_killed(dir: &Path) -> io::Result<()> {
-    let (mut appender, _store, _) =
+    let (mut writer, _reader, _) =
         journal::open(Arc::new(RealFiles::default()), settings(dir)).map_err(io::Error::other)?;
     let mut out = io::stdout().lock();
     let started = Instant::now();
     while started.elapsed() < WRITING * 20 {
-        let first = appender.next_sequence();
+        let first = writer.next_sequence();
         let rows: Vec<Vec<u8>> = (first..first + 20).map(row).collect();
         let group: Vec<Records<'_>> =
             rows.iter().map(|rows| Records { rows, events: 1, keys: &[] }).collect();
-        appender.append(&group).and_then(|()| appender.sync()).map_err(io::Error::other)?;
-        writeln!(out, "{}", appender.next_sequence())?;
+        writer.append(&group).and_then(|()| writer.sync()).map_err(io::Error::other)?;
+        writeln!(out, "{}", writer.next_sequence())?;
         out.flush()?;
     }
     Ok(())
 }
 
-/// Kills a process that writes a journal, and looks whether all is there that it had called synced.
+/// Kills a process that writes a journal, and checks that all events reported as synced are there.
 pub(super) fn crash(dir: &Path) -> Finding {
     match crash_drill(&dir.join("crash")) {
-        Ok((promised, found)) if found >= promised && promised > 0 => finding(
+        Ok((synced, found)) if found >= synced && synced > 0 => finding(
             Grade::Ok,
             "crash drill",
-            format!("a process was killed; all {promised} events it had synced are there"),
+            format!("a process was killed; all {synced} events that it had synced are there"),
         ),
-        Ok((promised, found)) => finding(
-            Grade::Fail,
-            "crash drill",
-            format!("of {promised} synced events {found} were found again"),
-        ),
+        Ok((synced, found)) => {
+            finding(Grade::Fail, "crash drill", format!("only {found} of {synced} synced events were found"))
+        }
         Err(error) => finding(Grade::Fail, "crash drill", error.to_string()),
     }
 }
@@ -89,18 +87,18 @@ fn crash_drill(dir: &Path) -> io::Result<(u64, u64)> {
     std::thread::sleep(WRITING);
     child.kill()?;
     child.wait()?;
-    // What it wrote into the pipe before it was killed, but for a line that was cut.
-    let mut promised = 0;
+    // Its output up to the kill; the last line may be cut short.
+    let mut synced = 0;
     for line in lines.into_iter().flat_map(BufRead::lines) {
-        promised = line?.parse().unwrap_or(promised).max(promised);
+        synced = line?.parse().unwrap_or(synced).max(synced);
     }
-    let (_appender, store, _) =
+    let (_writer, reader, _) =
         journal::open(Arc::new(RealFiles::default()), settings(dir)).map_err(io::Error::other)?;
     let mut found = 0;
-    for held in store.journals().into_iter().filter(|held| !held.current) {
+    for held in reader.journals().into_iter().filter(|held| !held.current) {
         let mut next = held.first;
         while next < held.end {
-            match store.read(held.journal, next, held.end, 1 << 20).map_err(io::Error::other)? {
+            match reader.read(held.journal, next, held.end, 1 << 20).map_err(io::Error::other)? {
                 Piece::Rows(chunk) => {
                     found += chunk.until - chunk.from;
                     next = chunk.until;
@@ -109,51 +107,55 @@ fn crash_drill(dir: &Path) -> io::Result<(u64, u64)> {
             }
         }
     }
-    Ok((promised, found))
+    Ok((synced, found))
 }
 
-/// Fills the room that the journal may take, and leaves it less than it must leave to others: both are refusals, and
-/// nothing that was synced is lost.
+/// Fills a journal up to its maximum size, and opens one below the minimum of free space: both refuse events, and no synced
+/// event is lost.
 pub(super) fn full_disk(dir: &Path) -> Finding {
     match full_disk_drill(&dir.join("full")) {
         Ok(events) => finding(
             Grade::Ok,
             "full-disk drill",
-            format!("a journal without room refused what came, and kept its {events} events"),
+            format!("a journal without space refused new events, and kept its {events} events"),
         ),
         Err(error) => finding(Grade::Fail, "full-disk drill", error.to_string()),
     }
 }
 
 fn full_disk_drill(dir: &Path) -> io::Result<u64> {
-    let little = JournalSettings { max_bytes: 3 * SEGMENT_BYTES, ..settings(dir) };
-    let (mut appender, store, _) =
-        journal::open(Arc::new(RealFiles::default()), little).map_err(io::Error::other)?;
+    let small = JournalSettings { max_bytes: 3 * SEGMENT_BYTES, ..settings(dir) };
+    let (mut writer, reader, _) =
+        journal::open(Arc::new(RealFiles::default()), small).map_err(io::Error::other)?;
     let large = row(0).repeat(2000);
     let group = [Records { rows: &large, events: 2000, keys: &[] }];
     let refused = loop {
-        match appender.append(&group).and_then(|()| appender.sync()) {
-            Ok(()) if appender.next_sequence() > 10_000_000 => break None,
+        match writer.append(&group).and_then(|()| writer.sync()) {
+            Ok(()) if writer.next_sequence() > 10_000_000 => break None,
             Ok(()) => {}
             Err(error) => break Some(error),
         }
     };
     if !matches!(refused, Some(AppendError::Full)) {
-        return Err(io::Error::other(format!("it was to refuse what does not fit, and said {refused:?}")));
+        return Err(io::Error::other(format!("a full journal should refuse, but answered {refused:?}")));
     }
-    let journal = appender.journal();
-    let end = appender.next_sequence();
-    drop((appender, store));
-    let nothing_left = JournalSettings { min_free: u64::MAX, ..settings(dir) };
-    let (mut appender, store, _) =
-        journal::open(Arc::new(RealFiles::default()), nothing_left).map_err(io::Error::other)?;
-    match appender.append(&group) {
+    let journal = writer.journal();
+    let end = writer.next_sequence();
+    drop((writer, reader));
+    let no_space = JournalSettings { min_free: u64::MAX, ..settings(dir) };
+    let (mut writer, reader, _) =
+        journal::open(Arc::new(RealFiles::default()), no_space).map_err(io::Error::other)?;
+    match writer.append(&group) {
         Err(AppendError::MinFree) => {}
-        other => return Err(io::Error::other(format!("it was to leave room to others, and said {other:?}"))),
+        other => {
+            return Err(io::Error::other(format!(
+                "a journal without free space should refuse, but answered {other:?}"
+            )));
+        }
     }
-    let held = store.journals().into_iter().find(|held| held.journal == journal);
+    let held = reader.journals().into_iter().find(|held| held.journal == journal);
     match held {
         Some(held) if held.end == end => Ok(end),
-        held => Err(io::Error::other(format!("of {end} events {:?} are left", held.map(|held| held.end)))),
+        held => Err(io::Error::other(format!("of {end} events, {:?} are left", held.map(|held| held.end)))),
     }
 }

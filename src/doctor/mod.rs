@@ -1,5 +1,5 @@
-//! `tidegate doctor`: measures this host and its database, runs drills in a scratch folder, and says which promise they can
-//! keep.
+//! `tidegate doctor`: measures this host and its database, runs drills in a scratch folder, and reports which
+//! acknowledgement levels they can guarantee.
 
 mod database;
 mod disk;
@@ -13,25 +13,25 @@ use std::path::Path;
 use crate::config::Config;
 use crate::db::Database;
 
-/// How a check ended.
+/// The grade of a check.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Grade {
-    /// As it should be.
+    /// No problem.
     Ok,
-    /// It works, with a price or a risk that is named.
+    /// It works, at a cost or a risk that the finding names.
     Warn,
-    /// A promise cannot be kept.
+    /// A level cannot be guaranteed.
     Fail,
 }
 
-/// What one check found.
+/// The result of one check.
 #[derive(Debug, Clone)]
 pub struct Finding {
-    /// How it ended.
+    /// Its grade.
     pub grade: Grade,
-    /// What was looked at.
+    /// The checked thing.
     pub what: &'static str,
-    /// What was found, with its figures.
+    /// The result in words, with its figures.
     pub found: String,
 }
 
@@ -50,7 +50,7 @@ fn finding(grade: Grade, what: &'static str, found: impl Into<String>) -> Findin
     Finding { grade, what, found: found.into() }
 }
 
-/// Checks of the disk under `dir`, a scratch folder, and drills in it.
+/// Checks the disk under `dir`, a scratch folder, and runs the drills there.
 pub fn check_host(config: &Config, dir: &Path) -> Vec<Finding> {
     let mut findings = disk::check(config, dir);
     findings.push(drill::crash(dir));
@@ -58,26 +58,26 @@ pub fn check_host(config: &Config, dir: &Path) -> Vec<Finding> {
     findings
 }
 
-/// Checks of the database.
+/// Checks the database.
 pub async fn check_database(config: &Config, database: &Database) -> Vec<Finding> {
     database::check(config, database).await.unwrap_or_else(|error| {
         vec![finding(Grade::Fail, "database", format!("cannot be used: {}", error.with_sources()))]
     })
 }
 
-/// Which promise the findings allow.
+/// The levels that the findings allow.
 pub fn conclusion(host: &[Finding], database: &[Finding]) -> (bool, String) {
     let worst =
         |findings: &[Finding]| findings.iter().map(|finding| finding.grade).max().unwrap_or(Grade::Ok);
     match (worst(host), worst(database)) {
         (Grade::Fail, _) => {
-            (false, "no promise: this host's disk does not keep what was synced, or has no room".into())
+            (false, "no level can be kept: this host's disk loses synced bytes or has no space".into())
         }
         (_, Grade::Fail) => {
             (false, "x-ack: journaled can be kept; x-ack: committed cannot, see the database".into())
         }
         (Grade::Warn, _) | (_, Grade::Warn) => {
-            (true, "x-ack: journaled and x-ack: committed can be kept, with what the warnings say".into())
+            (true, "x-ack: journaled and x-ack: committed can be kept, with the warnings above".into())
         }
         (Grade::Ok, Grade::Ok) => (true, "x-ack: journaled and x-ack: committed can be kept".into()),
     }

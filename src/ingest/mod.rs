@@ -7,6 +7,8 @@
 //!                                  checkpointer: trims what is durable in Postgres, stores again what Postgres has lost
 //! ```
 //!
+//! An event is *settled* once a receipt records its outcome: committed, duplicate, dead, discarded or quarantined.
+//!
 //! [`Ingest`] is the handle that request handlers hold; [`Pipeline`] owns the tasks behind it. The submodules, each of
 //! which uses only those above it:
 //!
@@ -51,14 +53,14 @@ pub(crate) use write::copy::copy_rows;
 pub use write::restore::{Restored, Restorer};
 pub(crate) use write::verdict::Verdict as WriteVerdict;
 
-/// What an answer to an event promises; each level includes those before it.
+/// The level of an acknowledgement; each level includes those before it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum AckLevel {
-    /// In memory: lost if the process dies before the next flush.
+    /// In memory: lost if the process crashes before the next flush.
     Queued,
-    /// Synced to the journal: survives the process and the machine's power.
+    /// Synced to the journal: survives a crash and a power failure.
     Journaled,
-    /// Visible in Postgres, and durable.
+    /// Visible in Postgres and durable.
     Committed,
 }
 

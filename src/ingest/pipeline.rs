@@ -1,7 +1,7 @@
-//! Owns the tasks behind [`super::Ingest`]: starts them, and drains them when the service stops.
+//! The tasks behind [`super::Ingest`]: their start, and their drain when the service stops.
 //!
-//! With a journal a stop ends when what was accepted is synced; what Postgres does not have by the deadline is left to the
-//! next run.
+//! With a journal a stop needs only the sync of the accepted events. Those that Postgres does not have by the deadline are
+//! left to the next run.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -18,7 +18,7 @@ use crate::ingest::admit::admission::{Ingest, Journaled, Shared};
 use crate::ingest::admit::group_commit::GroupCommit;
 use crate::ingest::admit::rates::Rates;
 use crate::ingest::checkpoint::backlog::Backlog;
-use crate::ingest::checkpoint::checkpointer::{Checkpoint, CheckpointError, Checkpointer};
+use crate::ingest::checkpoint::checkpointer::{CheckpointError, Checkpointer, Checkpoints};
 use crate::ingest::checkpoint::receipts::Receipts;
 use crate::ingest::dead_letters::{DeadLetterWriter, DeadLetters};
 use crate::ingest::event::dead_letter;
@@ -38,7 +38,7 @@ use crate::ingest::write::writer::Writer;
 use crate::observe::Metrics;
 use crate::supervisor::{Backoff, Next, Supervisor};
 
-/// What the pipeline is built from.
+/// The settings of the pipeline.
 #[derive(Debug, Clone)]
 pub struct IngestSettings {
     /// Queue, batches and lanes.
@@ -47,16 +47,16 @@ pub struct IngestSettings {
     pub dead_letters: DeadLetterConfig,
 }
 
-/// The journal that a pipeline writes and drains.
+/// The journal of a pipeline.
 #[derive(Debug)]
 pub struct OpenJournal {
-    /// Its end, to be written on.
-    pub appender: JournalWriter,
-    /// Its files.
-    pub store: Arc<JournalReader>,
+    /// Appends to it.
+    pub writer: JournalWriter,
+    /// Reads it.
+    pub reader: Arc<JournalReader>,
     /// Its folder.
     pub dir: PathBuf,
-    /// Whether a database that does not know it is given all that it holds.
+    /// Whether all its events go to a database that does not know it.
     pub adopt: bool,
 }
 
@@ -77,22 +77,22 @@ struct JournalParts {
     ended: CancellationToken,
     threads: Vec<JoinHandle<()>>,
     backlog: Arc<Backlog>,
-    keeper: AbortOnDropHandle<()>,
-    stop_keeper: CancellationToken,
+    checkpointer: AbortOnDropHandle<()>,
+    stop_checkpointer: CancellationToken,
 }
 
-/// What a drain left behind.
+/// The result of a drain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Drained {
     /// Accepted events that are neither stored nor dead.
     pub events_left: u64,
-    /// Whether they are in the journal, and will be stored by the next run.
+    /// Whether they are in the journal, so that the next run stores them.
     pub journaled: bool,
-    /// Dead letters that are not stored.
+    /// Overloads that are not stored.
     pub dead_letters_left: u64,
-    /// Acknowledged events that the journal or Postgres lost, as far as no operator acknowledged that.
+    /// Acknowledged events that the journal or Postgres lost, without losses that an operator acknowledged.
     pub lost: u64,
-    /// Events that this run could not read, recovered ones included.
+    /// Events that this run could not read, including recovered ones.
     pub unreadable: u64,
 }
 
@@ -104,12 +104,12 @@ impl Drained {
 }
 
 impl Pipeline {
-    /// Starts the tasks. With a journal, what Postgres knows of it is read before anything is
-    /// stored, in the background if `postgres_is_away`.
+    /// Starts the tasks. With a journal, its receipts are read before anything is stored; in the background if
+    /// `postgres_is_away`.
     ///
     /// # Errors
     ///
-    /// [`CheckpointError`] if the journal and the database do not go together, or the system has no thread for us.
+    /// [`CheckpointError`] if the journal and the database do not belong together, or no thread can be started.
     pub async fn start(
         settings: &IngestSettings,
         journal: Option<OpenJournal>,
@@ -130,45 +130,45 @@ impl Pipeline {
             max_waiting_bytes: config.max_copy_bytes,
         });
         let dead_letters = DeadLetters::new(Arc::clone(&dead_queue), Arc::clone(metrics));
-        let tables = Arc::new(landing_tables(database, config));
+        let tables = Arc::new(target_tables(database, config));
 
-        let mut fences = Arc::<Checkpoint>::default();
+        let mut checkpoints = Arc::<Checkpoints>::default();
         let (mut parts, mut journaled) = (None, None);
-        if let Some(OpenJournal { appender, store, dir, adopt }) = journal {
-            let backlog = Backlog::new(store);
-            let mut keeper =
+        if let Some(OpenJournal { writer, reader, dir, adopt }) = journal {
+            let backlog = Backlog::new(reader);
+            let mut checkpointer =
                 Checkpointer::new(database.clone(), &backlog, &dir, adopt, config.idempotency_window_s)?;
             if !postgres_is_away {
-                match keeper.open_in_time().await {
-                    // It went away since it was migrated: the keeper opens them when it is back, and events are taken meanwhile.
+                match checkpointer.open_in_time().await {
+                    // Postgres went away after the migrations. The checkpointer opens the journals once it is back.
                     Err(CheckpointError::Database(error)) if error.is_passing() => {
                         let error = error.with_sources();
-                        tracing::warn!(error, "Postgres went away; events are taken into the journal");
+                        tracing::warn!(error, "Postgres went away; the journal keeps accepting events");
                     }
                     opened => opened?,
                 }
             }
-            fences = Arc::clone(keeper.fences());
+            checkpoints = Arc::clone(checkpointer.checkpoints());
             journaled = Some(Journaled {
                 backlog: Arc::clone(&backlog),
-                ledger: Arc::clone(keeper.ledger()),
-                fence_status: Arc::clone(keeper.status()),
+                ledger: Arc::clone(checkpointer.ledger()),
+                checkpoint_status: Arc::clone(checkpointer.status()),
             });
             let group_commit = GroupCommit {
                 queue: Arc::clone(&queue),
-                appender,
+                journal: writer,
                 backlog: Arc::clone(&backlog),
                 metrics: Arc::clone(metrics),
             };
-            parts = Some(JournalParts::start(group_commit, backlog, keeper, supervisor)?);
+            parts = Some(JournalParts::start(group_commit, backlog, checkpointer, supervisor)?);
         }
-        let lander = || {
+        let copy_writer = || {
             let deadline = Duration::from_secs(config.copy_timeout_s);
-            CopyWriter::new(database.clone(), &tables, Arc::clone(metrics), deadline, &fences)
+            CopyWriter::new(database.clone(), &tables, Arc::clone(metrics), deadline, &checkpoints)
         };
-        let (requests, dead_lander) = (lander(), lander());
+        let (events, dead_events) = (copy_writer(), copy_writer());
         let source = match &journaled {
-            Some(journaled) => Source::Journal(Arc::clone(&journaled.backlog), Arc::clone(requests.status())),
+            Some(journaled) => Source::Journal(Arc::clone(&journaled.backlog), Arc::clone(events.status())),
             None => Source::Queue(Arc::clone(&queue)),
         };
         let rates = Arc::new(Rates::default());
@@ -181,8 +181,8 @@ impl Pipeline {
                 metrics: Arc::clone(metrics),
                 rates: Arc::clone(&rates),
                 json_limits: JsonLimits { depth: config.max_json_depth, bytes: config.max_event_bytes },
-                writer_status: Arc::clone(requests.status()),
-                dead_letter_writer_status: Arc::clone(dead_lander.status()),
+                writer_status: Arc::clone(events.status()),
+                dead_letter_writer_status: Arc::clone(dead_events.status()),
             }),
         };
 
@@ -192,7 +192,7 @@ impl Pipeline {
             max_copy_bytes: config.max_copy_bytes,
         };
         let batcher = Arc::new(Batcher::new(batches, source));
-        let writer = Writer { batcher, lander: requests, metrics: Arc::clone(metrics) };
+        let writer = Writer { batcher, copy_writer: events, metrics: Arc::clone(metrics) };
         let lane =
             |number| supervisor.spawn_drained(format!("lane-{number}"), writer.clone().run(number as i32));
         let lanes = (0..config.writers).map(lane).collect();
@@ -200,7 +200,7 @@ impl Pipeline {
         let stop_dead_letters = CancellationToken::new();
         let dead_letter_writer = DeadLetterWriter {
             queue: dead_queue,
-            lander: dead_lander,
+            copy_writer: dead_events,
             metrics: Arc::clone(metrics),
             interval: Duration::from_millis(dead.dead_flush_interval_ms),
             max_copy_bytes: config.max_copy_bytes,
@@ -211,12 +211,12 @@ impl Pipeline {
         Ok(Self { ingest, queue, journal: parts, lanes, dead_letter_writer, stop_dead_letters })
     }
 
-    /// The way in.
+    /// The handle for request handlers.
     pub fn ingest(&self) -> &Ingest {
         &self.ingest
     }
 
-    /// Takes nothing more and stores what is held, until `deadline`.
+    /// Stops admission and stores the held events, until `deadline`.
     pub async fn drain(mut self, deadline: Instant) -> Drained {
         self.queue.close();
         let mut parts = self.journal.take();
@@ -225,7 +225,7 @@ impl Pipeline {
         }
         for lane in &mut self.lanes {
             if tokio::time::timeout_at(deadline, &mut *lane).await.is_err() {
-                // A transaction that is cut short here is rolled back, and stored by the next run.
+                // Its transaction is rolled back, and the next run stores the batch.
                 lane.abort();
                 let _aborted = lane.await;
             }
@@ -233,13 +233,13 @@ impl Pipeline {
         self.stop_dead_letters.cancel();
         let _all_stored = tokio::time::timeout_at(deadline, &mut self.dead_letter_writer).await;
         if let Some(parts) = &mut parts {
-            parts.stop_keeper.cancel();
-            let _last_fence = tokio::time::timeout_at(deadline, &mut parts.keeper).await;
+            parts.stop_checkpointer.cancel();
+            let _last_checkpoint = tokio::time::timeout_at(deadline, &mut parts.checkpointer).await;
         }
         let left = self.ingest.snapshot();
-        // A folder that is gone keeps nothing for the next run.
+        // A removed folder keeps nothing for the next run.
         let is_gone = left.journal.as_ref().is_some_and(|journal| journal.refusal == Some(Refusal::Gone));
-        // A lane that panicked gave its room back, but not its events a row: `pending` knows.
+        // A lane that panicked has released its capacity without storing its events: `pending` counts them.
         Drained {
             events_left: left.pending.max(left.held.events),
             journaled: parts.is_some() && left.held.events == 0 && !is_gone,
@@ -254,24 +254,24 @@ impl JournalParts {
     fn start(
         group_commit: GroupCommit,
         backlog: Arc<Backlog>,
-        keeper: Checkpointer,
+        checkpointer: Checkpointer,
         supervisor: &Supervisor,
     ) -> std::io::Result<Self> {
-        let [ended, stop_keeper] = std::array::from_fn(|_| CancellationToken::new());
+        let [ended, stop_checkpointer] = std::array::from_fn(|_| CancellationToken::new());
         let guard = ended.clone().drop_guard();
-        let store = Arc::clone(backlog.store());
+        let reader = Arc::clone(backlog.reader());
         let second = Backoff::fixed(Duration::from_secs(1));
         let maintenance =
-            supervisor.periodic_thread("journal-maintenance", second, move || store.maintain())?;
+            supervisor.periodic_thread("journal-maintenance", second, move || reader.maintain())?;
         let thread = supervisor.spawn_thread("journal", move |check| {
             let _ended = guard;
             group_commit.run(check);
         })?;
-        let keeper = supervisor.spawn_drained("fence", keeper.run(stop_keeper.clone()));
-        Ok(Self { ended, threads: vec![thread, maintenance], backlog, keeper, stop_keeper })
+        let checkpointer = supervisor.spawn_drained("fence", checkpointer.run(stop_checkpointer.clone()));
+        Ok(Self { ended, threads: vec![thread, maintenance], backlog, checkpointer, stop_checkpointer })
     }
 
-    /// Waits until all that was admitted is synced.
+    /// Waits until all admitted events are synced.
     async fn join_threads(&mut self, deadline: Instant) {
         if tokio::time::timeout_at(deadline, self.ended.cancelled()).await.is_ok() {
             // The end of the first ends the second, once its step is done.
@@ -284,12 +284,12 @@ impl JournalParts {
             });
             let _joined = tokio::time::timeout_at(deadline, joined).await;
         }
-        // Whatever became of it, nothing more is synced.
+        // Whether or not it ended, nothing more is synced.
         self.backlog.close();
     }
 }
 
-fn landing_tables(database: &Database, config: &IngestConfig) -> TargetTables {
+fn target_tables(database: &Database, config: &IngestConfig) -> TargetTables {
     let sql = |text| database.sql(text);
     let copy_requests = sql(include_str!("../../sql/ingest/copy_requests.sql"));
     let copy_dead_letters = sql(include_str!("../../sql/ingest/copy_dead_letters.sql"));
@@ -304,7 +304,7 @@ fn landing_tables(database: &Database, config: &IngestConfig) -> TargetTables {
     }
 }
 
-/// Starts the task that samples how fast events are accepted and settled.
+/// Starts the task that samples the rates of accepted and settled events.
 fn sample_rates(rates: Arc<Rates>, metrics: Arc<Metrics>, supervisor: &Supervisor) {
     let second = Duration::from_secs(1);
     supervisor.periodic("rates", second, Backoff::fixed(second), move || {

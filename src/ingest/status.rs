@@ -1,17 +1,18 @@
-//! What health shows of whoever stores something.
+//! The state of the writers and the checkpointer, as shown by health.
 
-use std::sync::{Mutex, PoisonError};
 use std::time::SystemTime;
 
-/// What a writer is doing.
+use parking_lot::Mutex;
+
+/// The state of a writer.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum WriterState {
     /// Storing, or waiting for something to store.
     #[default]
     Running,
-    /// Waiting to try again: a passing error.
+    /// Waiting to retry after a passing error.
     Retrying,
-    /// Waiting for the database to be mended.
+    /// Waiting until an operator has repaired the database.
     Halted,
 }
 
@@ -26,34 +27,34 @@ impl WriterState {
     }
 }
 
-/// The last error that a writer met.
+/// The last error of a writer.
 #[derive(Debug, Clone)]
 pub struct LastError {
-    /// What happened, with its SQLSTATE where there is one.
+    /// The message, with its SQLSTATE if there is one.
     pub message: String,
-    /// When it was last seen.
+    /// When it last occurred.
     pub at: SystemTime,
 }
 
-/// What health shows of the writers; shared by all of one kind.
+/// The state and last error, shared by all writers of one kind.
 #[derive(Debug, Default)]
 pub struct WriterStatus(Mutex<(WriterState, Option<LastError>)>);
 
 impl WriterStatus {
     /// The state and the last error.
     pub fn get(&self) -> (WriterState, Option<LastError>) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.0.lock().clone()
     }
 
-    /// Notes an error; false if the same one was the last, and nothing was stored since.
+    /// Records an error; false if it repeats the last one and nothing was stored in between.
     pub(super) fn failed(&self, state: WriterState, message: String) -> bool {
-        let mut status = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut status = self.0.lock();
         let is_last = status.0 == state && status.1.as_ref().is_some_and(|last| last.message == message);
         *status = (state, Some(LastError { message, at: SystemTime::now() }));
         !is_last
     }
 
     pub(super) fn running(&self) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).0 = WriterState::Running;
+        self.0.lock().0 = WriterState::Running;
     }
 }

@@ -1,4 +1,4 @@
-//! Connections that are cut, and backends that stop, at the worst moment.
+//! Cut connections and stopped backends, at the worst moment.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use crate::support::postgres::{PrivateServer, TestDatabase, connect};
 use crate::support::proxy::{Cut, Proxy};
 use crate::support::service::{Service, eventually};
 
-/// Cuts connections at `cut`, again and again.
+/// Repeatedly cuts connections at `cut`.
 async fn cut_at(cut: Cut, times: u32, settings: &[(&str, &str)]) {
     let database = TestDatabase::create().await;
     let proxy = Proxy::before(database.url()).await;
@@ -33,18 +33,18 @@ async fn a_connection_cut_in_the_middle_of_a_copy_is_settled_exactly_once() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_connection_cut_right_after_commit_was_sent_is_settled_exactly_once() {
+async fn a_connection_cut_right_after_the_commit_is_settled_exactly_once() {
     cut_at(Cut::AfterCommit, 10, &[]).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_network_that_swallows_a_commit_holds_nothing_up_for_good() {
-    // The server still waits for the transaction's end, and its backend holds the lane.
+async fn a_network_that_drops_a_commit_blocks_nothing_forever() {
+    // The server still waits for the end of the transaction, and its backend holds the lane.
     cut_at(Cut::HangAtCommit, 2, &[("COPY_TIMEOUT_S", "1")]).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn all_connections_cut_at_once_again_and_again_double_nothing() {
+async fn repeatedly_cutting_all_connections_doubles_nothing() {
     let database = TestDatabase::create().await;
     let proxy = Proxy::before(database.url()).await;
     let service = Service::start(proxy.url(), &[("BATCH_SIZE", "20"), ("WRITERS", "4")]).await;
@@ -58,7 +58,7 @@ async fn all_connections_cut_at_once_again_and_again_double_nothing() {
     assert_exactly_once(&database.connect().await, &sent).await;
 }
 
-/// A backend that does nothing until this is dropped.
+/// A stopped backend, until drop.
 struct Stopped(Pid);
 
 impl Stopped {
@@ -74,9 +74,9 @@ impl Drop for Stopped {
     }
 }
 
-/// A backend is stopped while it commits, its service gives it up, and it goes on after `pause`.
+/// Stops a backend while it commits, so that the service gives up the connection, and resumes it after `pause`.
 async fn stopped_at_commit(pause: Duration) {
-    // A server of its own: one that makes or drops a database waits for each of its backends.
+    // A private server: creating or dropping a database waits for every backend of a server.
     let server = PrivateServer::start(&[]).await;
     let migrated = Service::start(server.url(), &[]).await;
     assert!(migrated.stop().await.status.success());
@@ -112,7 +112,7 @@ async fn stopped_at_commit(pause: Duration) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_backend_stopped_at_commit_that_goes_on_during_the_retry_doubles_nothing() {
+async fn a_backend_stopped_at_commit_and_resumed_during_the_retry_doubles_nothing() {
     stopped_at_commit(Duration::from_millis(700)).await;
 }
 

@@ -1,4 +1,4 @@
-//! Which folder goes with which database, and with which process.
+//! A data folder belongs to one database and one process.
 
 use nix::sys::signal::Signal;
 
@@ -29,7 +29,7 @@ async fn a_database_of_another_journal_is_refused_unless_it_is_adopted() {
     service.settled().await;
     assert_exactly_once(&client, &sent).await;
     assert!(service.stop().await.status.success());
-    // From now on it is ours.
+    // From now on it belongs to this database.
     let service = Service::start_with(&settings).await;
     let sent = sent.and(load_of(&service, 20).await);
     service.fenced().await;
@@ -67,7 +67,7 @@ async fn a_cloned_data_dir_stores_each_event_once() {
     let clone = format!("{}/clone", parent.path());
     let copied = std::process::Command::new("cp").args(["-R", "-p", folder.path(), &clone]).status().unwrap();
     assert!(copied.success());
-    // Batches of other sizes, so that the two come across each other's in the middle.
+    // Batches of other sizes, so that those of the two processes overlap partly.
     let first = [settings[0], settings[1], ("BATCH_SIZE", "70"), ("MAX_COPY_BYTES", "65536")];
     let second = [settings[0], ("DATA_DIR", &clone), ("BATCH_SIZE", "30"), ("WRITERS", "3")];
     let (one, two) = tokio::join!(Service::start_with(&first), Service::start_with(&second));

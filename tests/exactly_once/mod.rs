@@ -1,4 +1,4 @@
-//! Whatever happens to Postgres and the way to it, each accepted event is stored exactly once.
+//! Whatever happens to Postgres and the network, each accepted event is stored exactly once.
 
 mod connections;
 mod folders;
@@ -12,7 +12,7 @@ use crate::support::service::{Service, eventually};
 
 const NDJSON: [(&str, &str); 1] = [("content-type", "application/x-ndjson")];
 
-/// A load of so many events, all of which are answered when this returns.
+/// Sends this many events and waits for all answers.
 async fn load_of(service: &Service, events: u64) -> Sent {
     let load = Load::start(&service.address, 3, 0);
     load.progresses(events).await;

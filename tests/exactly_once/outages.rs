@@ -1,4 +1,4 @@
-//! Postgres crashes, is away, or has other tables than it should.
+//! Postgres crashes, is away, or has altered tables.
 
 use std::time::Duration;
 
@@ -10,8 +10,8 @@ use crate::support::postgres::{PrivateServer, TestDatabase, connect};
 use crate::support::service::{Folder, Service, eventually};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_postgres_loses_when_it_crashes_is_stored_again_exactly_once() {
-    // Commits that do not wait for the disk are lost for sure, if no fence came after them.
+async fn events_that_a_crash_of_postgres_loses_are_stored_again_exactly_once() {
+    // Commits that did not wait for the disk are certainly lost, unless a checkpoint followed them.
     let settings = [("wal_writer_delay", "10s"), ("wal_writer_flush_after", "1GB")];
     let mut server = PrivateServer::start(&settings).await;
     let url = server.url().to_owned();
@@ -39,7 +39,7 @@ async fn what_postgres_loses_when_it_crashes_is_stored_again_exactly_once() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_table_taken_away_or_altered_under_load_costs_no_event() {
+async fn a_table_dropped_or_altered_under_load_loses_no_event() {
     let database = TestDatabase::create().await;
     let client = database.connect().await;
     let service = Service::start(database.url(), &[]).await;
@@ -82,7 +82,7 @@ async fn a_service_starts_and_accepts_while_postgres_is_away_once_it_was_migrate
     let load = Load::start(&service.address, 1, 0);
     tokio::time::sleep(Duration::from_millis(300)).await;
     service.post(&[("x-trace-id", "while-away")], "{}").await;
-    // Nothing that waits for a commit gets more than it can have.
+    // A request that waits for a commit gets only the level that was reached.
     let answer = service
         .request("POST", "/api/v1/events", &[("x-trace-id", "waits"), ("prefer", "wait=1")], "{}")
         .await;
@@ -97,7 +97,7 @@ async fn a_service_starts_and_accepts_while_postgres_is_away_once_it_was_migrate
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_outage_fills_the_journal_and_not_the_memory_and_passes_by_itself() {
+async fn an_outage_fills_the_journal_but_no_memory_and_recovery_needs_no_operator() {
     const BATCH: usize = 500;
     let mut server = PrivateServer::start(&[]).await;
     let url = server.url().to_owned();

@@ -1,4 +1,4 @@
-//! A database that went back in time, or forgot.
+//! A database that went back in time, or lost its journals.
 
 use std::time::Duration;
 
@@ -11,10 +11,10 @@ use crate::support::load::{Load, assert_exactly_once};
 use crate::support::postgres::TestDatabase;
 use crate::support::service::{Folder, Service, eventually};
 
-/// What a backup of the database would hold.
+/// A backup of the database.
 struct Backup<'a>(&'a Client, &'static str);
 
-/// In the order in which the writer takes them.
+/// In the writer's order.
 const TABLES: [&str; 8] = [
     "ingest_lanes",
     "ingest_journals",
@@ -37,7 +37,7 @@ impl<'a> Backup<'a> {
         Self(client, name)
     }
 
-    /// All tables as they were, and all connections are cut, as a restored server would.
+    /// Restores all tables and cuts all connections, as a restore of the server would.
     async fn restore(&self) {
         let name = self.1;
         let tables = TABLES
@@ -59,7 +59,7 @@ impl<'a> Backup<'a> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_database_restored_to_an_older_point_gets_what_it_lacks_while_nothing_else_happens() {
+async fn a_database_restored_to_an_older_point_gets_its_missing_events_while_idle() {
     let database = TestDatabase::create().await;
     let client = database.connect().await;
     let service = Service::start(database.url(), &[]).await;
@@ -69,7 +69,7 @@ async fn a_database_restored_to_an_older_point_gets_what_it_lacks_while_nothing_
     let sent = sent.and(load_of(&service, 200).await);
     service.fenced().await;
     let before = rows(&client).await;
-    // The service rests: it has no reason of its own to look at the database.
+    // The service is idle: nothing else makes it query the database.
     tokio::time::sleep(Duration::from_millis(1500)).await;
     backup.restore().await;
     assert!(rows(&client).await < before);
@@ -80,7 +80,7 @@ async fn a_database_restored_to_an_older_point_gets_what_it_lacks_while_nothing_
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_database_restored_to_an_older_point_under_load_gets_what_it_lacks() {
+async fn a_database_restored_to_an_older_point_under_load_gets_its_missing_events() {
     let database = TestDatabase::create().await;
     let client = database.connect().await;
     let service = Service::start(database.url(), &[("BATCH_SIZE", "50")]).await;
@@ -102,7 +102,7 @@ async fn a_database_restored_to_an_older_point_under_load_gets_what_it_lacks() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_database_restored_between_two_runs_gets_what_it_lacks() {
+async fn a_database_restored_between_two_runs_gets_its_missing_events() {
     let database = TestDatabase::create().await;
     let (client, folder) = (database.connect().await, Folder::new());
     let settings = [("DATABASE_URL", database.url()), ("DATA_DIR", folder.path())];
@@ -121,7 +121,7 @@ async fn a_database_restored_between_two_runs_gets_what_it_lacks() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_a_restored_database_lacks_and_the_journal_does_not_hold_any_more_is_named() {
+async fn events_missing_from_a_restored_database_and_from_the_journal_are_reported() {
     let database = TestDatabase::create().await;
     let client = database.connect().await;
     let service = Service::start(database.url(), &[("JOURNAL_KEEP_BYTES", "0")]).await;
@@ -136,14 +136,14 @@ async fn what_a_restored_database_lacks_and_the_journal_does_not_hold_any_more_i
     })
     .await;
     backup.restore().await;
-    // As long as nothing but the last segment is held, most of it is gone.
+    // Only the last segment is held, so most events are gone.
     service.post(&[], "{}").await;
     let lost = eventually("the loss is named", async || {
         service.health().await["journal"]["lost_by_postgres"].as_i64().filter(|lost| *lost > 0)
     })
     .await;
     eventually("the rest is back", async || (rows(&client).await + lost == 3001).then_some(())).await;
-    // And it stays named.
+    // It stays reported.
     service.post(&[], "{}").await;
     tokio::time::sleep(Duration::from_millis(1500)).await;
     let health = service.health().await;
@@ -158,7 +158,7 @@ async fn what_a_restored_database_lacks_and_the_journal_does_not_hold_any_more_i
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_database_that_forgot_the_journal_halts_the_writer_and_buries_nothing() {
+async fn a_database_without_the_journal_halts_the_writer_and_makes_no_dead_letters() {
     let database = TestDatabase::create().await;
     let (client, folder) = (database.connect().await, Folder::new());
     let settings = [("DATABASE_URL", database.url()), ("DATA_DIR", folder.path())];
@@ -188,7 +188,7 @@ async fn a_database_that_forgot_the_journal_halts_the_writer_and_buries_nothing(
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_journal_that_was_forgotten_for_a_while_costs_no_event() {
+async fn a_journal_that_was_unknown_for_a_while_loses_no_event() {
     let database = TestDatabase::create().await;
     let client = database.connect().await;
     let older = Backup::take(&client, "older").await;

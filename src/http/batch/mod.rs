@@ -91,7 +91,7 @@ pub(super) async fn post(
     let index_of = |position: u64| indexes.index_of(position);
     let dead = accepted.dead.1.iter().map(|dead| DeadLettered::new(index_of(dead.index), &dead.cause));
     let dead_lettered = dead.collect();
-    let mut duplicates: Vec<u64> = accepted.duplicates.places.iter().map(|place| index_of(*place)).collect();
+    let mut duplicates: Vec<u64> = accepted.duplicates.indices.iter().map(|index| index_of(*index)).collect();
     duplicates.sort_unstable();
     let answer = BatchResponse { accepted: events, rejected: &rejected, dead_lettered, duplicates };
     let json = serde_json::to_vec(&answer).map_err(|_| ApiError::internal())?;

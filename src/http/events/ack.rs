@@ -46,7 +46,7 @@ pub(in crate::http) struct RequestedAck {
 /// Reads the requested acknowledgement. It checks the query too, as requests with events bypass the router.
 pub(in crate::http) fn requested(services: &Services, head: &Parts) -> Result<RequestedAck, ApiError> {
     query::check(head.uri.query())?;
-    let default = AckRequest { level: services.ingest.level(), patience: services.limits.ack_timeout };
+    let default = AckRequest { level: services.ingest.level(), timeout: services.limits.ack_timeout };
     let Some(ack) = parameter(head, "ack") else { return Ok(preferred(services, &head.headers, default)) };
     let reject = |message: String| Err(ApiError::invalid(message).field("ack"));
     match AckLevel::named(&ack) {
@@ -67,8 +67,8 @@ fn preferred(services: &Services, headers: &HeaderMap, default: AckRequest) -> R
         let seconds = value.split(';').next().unwrap_or_default().trim().trim_matches('"').parse();
         match (name.trim().to_ascii_lowercase().as_str(), seconds) {
             ("wait", Ok(seconds)) => {
-                let patience = Duration::from_secs(seconds).min(services.limits.ack_timeout);
-                let request = AckRequest { level: AckLevel::Committed, patience };
+                let timeout = Duration::from_secs(seconds).min(services.limits.ack_timeout);
+                let request = AckRequest { level: AckLevel::Committed, timeout };
                 return RequestedAck { request, preference: Some("wait") };
             }
             ("respond-async", _) => requested.preference = Some("respond-async"),

@@ -183,7 +183,7 @@ impl From<JournalSnapshot> for JournalHealth {
             quarantined_bytes: usage.quarantined.bytes,
             acknowledged_lost: journal.acknowledged_lost.events,
             lost_by_postgres: journal.lost,
-            fence: journal.fence.into(),
+            fence: journal.checkpoint.into(),
             ledger,
         }
     }
@@ -323,10 +323,10 @@ fn status(state: &AppState) -> &'static str {
     match state.services.get() {
         None => "starting",
         Some(_) if state.lifecycle.is_draining() => "draining",
-        Some(services) if !services.ingest.has_room() => "overloaded",
+        Some(services) if !services.ingest.has_capacity() => "overloaded",
         Some(services) => {
             let now = services.ingest.snapshot();
-            let fence = now.journal.as_ref().map_or(WriterState::Running, |journal| journal.fence.0);
+            let fence = now.journal.as_ref().map_or(WriterState::Running, |journal| journal.checkpoint.0);
             let has_lost =
                 |journal: &JournalSnapshot| journal.lost > 0 || journal.acknowledged_lost.losses > 0;
             let lost = now.journal.as_ref().is_some_and(has_lost);

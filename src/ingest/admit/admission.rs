@@ -1,4 +1,4 @@
-//! The way in: what request handlers call.
+//! Admission of events: the handle of request handlers.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,36 +22,36 @@ use crate::ingest::queue::{self, QueuedBatch, RowChunk};
 use crate::ingest::status::WriterStatus;
 use crate::observe::Metrics;
 
-/// One event.
+/// An event to be admitted.
 #[derive(Debug, Clone, Copy)]
 pub struct Event<'a> {
-    /// 1–128 visible ASCII characters; `None`: its key, or else its id.
+    /// 1–128 visible ASCII characters; `None`: derived from the key, or else from the id.
     pub trace_id: Option<&'a [u8]>,
     /// The body.
     pub content: Content<'a>,
     /// The media type that the client declared.
     pub content_type: Option<&'a str>,
-    /// When it was received, in microseconds of Unix time.
+    /// The time of receipt, in microseconds of Unix time.
     pub received_at_us: i64,
-    /// The hash of the key by which a retry of it is told.
+    /// The hash of its idempotency key.
     pub key: Option<Key>,
 }
 
-/// What a request asks for.
+/// The acknowledgement that a request asks for.
 #[derive(Debug, Clone, Copy)]
 pub struct AckRequest {
-    /// The level it waits for.
+    /// The level to wait for.
     pub level: AckLevel,
-    /// How long it waits for [`AckLevel::Committed`]; then it gets what was reached.
-    pub patience: Duration,
+    /// The longest wait for [`AckLevel::Committed`]. After it, the level reached so far is returned.
+    pub timeout: Duration,
 }
 
-/// Which events an answer stands for: consecutive ids from `first` on.
+/// The ids of accepted events: consecutive from `first` on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Receipt {
     /// The first event's id.
     pub first: Uuid,
-    /// How many they are.
+    /// The number of events.
     pub events: u64,
 }
 
@@ -67,15 +67,15 @@ impl std::fmt::Display for Receipt {
 /// Events that were accepted.
 #[derive(Debug, Clone)]
 pub struct Accepted {
-    /// What they are promised.
+    /// The level that they have reached.
     pub level: AckLevel,
-    /// Their ids; `None` if they have none yet.
+    /// Their ids; `None`: not assigned yet.
     pub receipt: Option<Receipt>,
-    /// The trace id of an event that came without one.
+    /// The trace id of an event that was sent without one.
     pub trace_id: Option<Uuid>,
-    /// Those that became dead letters meanwhile: how many, and the first of them.
+    /// Events that became dead letters in the meantime: their number, and the first of them.
     pub dead: (u64, Vec<DeadEvent>),
-    /// Those that were skipped by their keys, as far as that is known: once all are settled.
+    /// Events that were skipped because of their keys; known once all are settled.
     pub duplicates: Duplicates,
 }
 
@@ -85,7 +85,7 @@ impl Accepted {
     }
 }
 
-/// The way into the pipeline; cheap to clone.
+/// The handle to the pipeline; cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Ingest {
     pub(in crate::ingest) shared: Arc<Shared>,
@@ -94,7 +94,7 @@ pub struct Ingest {
 #[derive(Debug)]
 pub(in crate::ingest) struct Shared {
     pub queue: Arc<Queue>,
-    /// With a journal.
+    /// `None` with DURABILITY=memory.
     pub journal: Option<Journaled>,
     pub dead_letters: DeadLetters,
     pub ids: IdMint,
@@ -109,29 +109,29 @@ pub(in crate::ingest) struct Shared {
 pub(in crate::ingest) struct Journaled {
     pub backlog: Arc<Backlog>,
     pub ledger: Arc<Ledger>,
-    pub fence_status: Arc<WriterStatus>,
+    pub checkpoint_status: Arc<WriterStatus>,
 }
 
-/// What a trace id that is still to be filled in looks like.
+/// The placeholder for a trace id that is written when the id is assigned.
 const BLANK_TRACE_ID: &[u8] = &[b'0'; uuid::fmt::Hyphenated::LENGTH];
 
 impl Ingest {
-    /// The level that an accepted event has if it asks for nothing else.
+    /// The default level.
     pub fn level(&self) -> AckLevel {
         if self.shared.journal.is_some() { AckLevel::Journaled } else { AckLevel::Queued }
     }
 
-    /// Whether this node can ever give a level: without a journal there is nothing between the queue and Postgres.
+    /// Whether this node offers a level. Without a journal there is none between the queue and Postgres.
     pub fn can_ack(&self, level: AckLevel) -> bool {
         level != AckLevel::Journaled || self.shared.journal.is_some()
     }
 
-    /// What to keep of a body: as `jsonb` where Postgres can, else byte for byte.
+    /// Whether Postgres can keep a body as `jsonb`; otherwise it is kept byte for byte.
     pub fn classify(&self, body: &[u8]) -> Verdict {
         json::classify_event(body, self.shared.json_limits)
     }
 
-    /// An id that no event has.
+    /// A new, unique id.
     pub fn fresh_id(&self, now_us: i64) -> Uuid {
         self.shared.ids.reserve(1, now_us).take()
     }
@@ -140,18 +140,18 @@ impl Ingest {
     ///
     /// # Errors
     ///
-    /// [`Refused`]. An event that found no room is kept as a dead letter, as far as those have room.
+    /// [`Refused`]. The event is kept as a dead letter, if their queue has capacity.
     pub async fn admit(&self, event: &Event<'_>, request: AckRequest) -> Result<Accepted, Refused> {
         let shared = &self.shared;
         let journaled = shared.journal.is_some();
-        // The journal gives out the ids that its events get.
+        // Overwritten by the group commit, which assigns the ids of a journal's events.
         let id = match journaled {
             true => id::lower_bound((event.received_at_us / 1000) as u64),
             false => self.fresh_id(event.received_at_us),
         };
         let default_trace_id = match (event.trace_id, event.key) {
             (Some(_), _) => None,
-            // So that the answer to a retry names the same trace.
+            // A retry gets the same trace id.
             (None, Some(key)) => Some(Uuid::from_bytes(key)),
             (None, None) if journaled && request.level == AckLevel::Queued => {
                 Some(self.fresh_id(event.received_at_us))
@@ -171,18 +171,18 @@ impl Ingest {
         let mut encoded = Vec::with_capacity(row.encoded_len());
         row.encode(&mut encoded);
 
-        let load = Size { events: 1, bytes: encoded.len() as u64 };
-        let reserved = match (self.journal_takes(), shared.queue.try_reserve(load)) {
+        let size = Size { events: 1, bytes: encoded.len() as u64 };
+        let reserved = match (self.journal_accepts(), shared.queue.try_reserve(size)) {
             (Err(refusal), _) => Err(Refused::Journal(refusal)),
-            (Ok(()), Ok(room)) => Ok(room),
-            (Ok(()), Err(_full)) => shared.queue.reserve(load).await.map_err(|_full| self.overloaded()),
+            (Ok(()), Ok(reservation)) => Ok(reservation),
+            (Ok(()), Err(_full)) => shared.queue.reserve(size).await.map_err(|_full| self.overloaded()),
         };
-        let mut room = match reserved {
-            Ok(room) => room,
+        let mut reservation = match reserved {
+            Ok(reservation) => reservation,
             Err(refused) => {
                 self.count_refused(refused, 1);
                 if journaled {
-                    // It gets no id from the journal, and needs one in dead_letters.
+                    // The journal assigns it no id, but dead_letters needs one.
                     let (tag, sequence) = shared.ids.reserve_range(1);
                     row::stamp(&mut encoded, tag, sequence, trace_from_id);
                 }
@@ -194,7 +194,7 @@ impl Ingest {
         };
         let keys = event.key.map(|key| (0, key)).into_iter().collect();
         let waiter = self.waiter(1, request, keys, trace_from_id);
-        room.push(QueuedBatch::one(RowChunk { rows: encoded.into(), events: 1 }, waiter.clone()));
+        reservation.push(QueuedBatch::one(RowChunk { rows: encoded.into(), events: 1 }, waiter.clone()));
         let accepted = self.wait(waiter, Receipt { first: id, events: 1 }, request).await?;
         let trace_id = match trace_from_id {
             true => accepted.receipt.map(|receipt| receipt.first),
@@ -203,7 +203,7 @@ impl Ingest {
         Ok(Accepted { trace_id, ..accepted })
     }
 
-    /// A waiter, if anything is to be waited for or to be known of the events.
+    /// A waiter, if the request waits or the events have keys.
     fn waiter(
         &self,
         events: u64,
@@ -218,7 +218,7 @@ impl Ingest {
         (waits || !keys.is_empty()).then(|| CommitWaiter::new(events, request.level, keys, trace_from_id))
     }
 
-    /// Waits until the level is true.
+    /// Waits for the requested level.
     async fn wait(
         &self,
         waiter: Option<Arc<CommitWaiter>>,
@@ -245,9 +245,9 @@ impl Ingest {
         }
         if request.level == AckLevel::Committed {
             let _waiter = self.shared.journal.as_ref().zip(accepted.receipt).map(|(journal, receipt)| {
-                ForgetOnDrop { backlog: &journal.backlog, first: receipt.first, waiter: &waiter }
+                ForgetWaiter { backlog: &journal.backlog, first: receipt.first, waiter: &waiter }
             });
-            if let Ok(dead) = tokio::time::timeout(request.patience, waiter.settled()).await {
+            if let Ok(dead) = tokio::time::timeout(request.timeout, waiter.settled()).await {
                 accepted.level = if dead.0 == 0 { AckLevel::Committed } else { accepted.level };
                 accepted.dead = dead;
                 accepted.duplicates = waiter.take_duplicates();
@@ -256,16 +256,16 @@ impl Ingest {
         Ok(accepted)
     }
 
-    /// Whether the queue could hold these chunks if it were empty.
+    /// Whether an empty queue could hold these chunks.
     pub fn can_hold(&self, chunks: &[RowChunk]) -> bool {
         queue::total(chunks).fits(self.shared.queue.limits().capacity)
     }
 
-    /// Admits all events of a batch, or none. Their ids are filled in here; `keys` are by the place in the batch.
+    /// Admits all events of a batch, or none, and assigns their ids. `keys` are by index in the batch.
     ///
     /// # Errors
     ///
-    /// [`Refused`]; they are counted and not kept.
+    /// [`Refused`]; the events are counted and not kept.
     pub async fn admit_batch(
         &self,
         mut chunks: Vec<RowChunk>,
@@ -273,41 +273,41 @@ impl Ingest {
         now_us: i64,
         request: AckRequest,
     ) -> Result<Accepted, Refused> {
-        let load = queue::total(&chunks);
-        if load.events == 0 {
+        let size = queue::total(&chunks);
+        if size.events == 0 {
             return Ok(Accepted::new(request.level, None));
         }
-        let reserved = match self.journal_takes() {
+        let reserved = match self.journal_accepts() {
             Err(refusal) => Err(Refused::Journal(refusal)),
-            Ok(()) => self.shared.queue.reserve(load).await.map_err(|_full| self.overloaded()),
+            Ok(()) => self.shared.queue.reserve(size).await.map_err(|_full| self.overloaded()),
         };
-        let mut room = reserved.inspect_err(|refused| self.count_refused(*refused, load.events))?;
-        let waiter = self.waiter(load.events, request, keys, false);
-        let mut receipt = Receipt { first: Uuid::nil(), events: load.events };
+        let mut reservation = reserved.inspect_err(|refused| self.count_refused(*refused, size.events))?;
+        let waiter = self.waiter(size.events, request, keys, false);
+        let mut receipt = Receipt { first: Uuid::nil(), events: size.events };
         if self.shared.journal.is_some() {
-            room.push(QueuedBatch::many(chunks, waiter.clone()));
+            reservation.push(QueuedBatch::many(chunks, waiter.clone()));
         } else {
-            let (tag, mut next) = self.shared.ids.reserve_range(load.events);
+            let (tag, mut next) = self.shared.ids.reserve_range(size.events);
             receipt.first = id::event_id((now_us / 1000) as u64, tag, next);
             for chunk in &mut chunks {
                 row::stamp(&mut chunk.rows, tag, next, false);
                 next += u64::from(chunk.events);
             }
             if waiter.is_some() {
-                room.push(QueuedBatch::many(chunks, waiter.clone()));
+                reservation.push(QueuedBatch::many(chunks, waiter.clone()));
             } else {
-                // One by one, so that a COPY may take some of them.
+                // Chunk by chunk, so that a COPY may take some of them.
                 for chunk in chunks {
-                    room.push(QueuedBatch::one(chunk, None));
+                    reservation.push(QueuedBatch::one(chunk, None));
                 }
             }
         }
         self.wait(waiter, receipt, request).await
     }
 
-    pub(in crate::ingest) fn journal_takes(&self) -> Result<(), Refusal> {
+    pub(in crate::ingest) fn journal_accepts(&self) -> Result<(), Refusal> {
         match &self.shared.journal {
-            Some(journal) => journal.backlog.store().accepting().map_err(Refusal::from),
+            Some(journal) => journal.backlog.reader().accepting().map_err(Refusal::from),
             None => Ok(()),
         }
     }
@@ -321,10 +321,10 @@ impl Ingest {
     }
 
     /// Whether an event would be admitted at once.
-    pub fn has_room(&self) -> bool {
+    pub fn has_capacity(&self) -> bool {
         let queue = &self.shared.queue;
         let next = queue.held() + Size { events: 1, bytes: 1 };
-        self.journal_takes().is_ok() && !queue.is_closed() && next.fits(queue.limits().capacity)
+        self.journal_accepts().is_ok() && !queue.is_closed() && next.fits(queue.limits().capacity)
     }
 
     /// Whether the journal holds the event and it is not settled.
@@ -332,24 +332,24 @@ impl Ingest {
         self.shared.journal.as_ref().is_some_and(|journal| journal.backlog.is_pending(tag, sequence))
     }
 
-    /// Events a second over the last seconds.
+    /// Events per second.
     pub fn rates(&self) -> &Rates {
         &self.shared.rates
     }
 }
 
-/// A request that waits for its commit. Dropped before that, by a time-out or since its client left, it leaves nothing behind
-/// in the backlog.
-struct ForgetOnDrop<'a> {
+/// A request that waits for its commit. If it is dropped before, because of a timeout or a disconnect, its waiter is removed
+/// from the backlog.
+struct ForgetWaiter<'a> {
     backlog: &'a Backlog,
     first: Uuid,
     waiter: &'a CommitWaiter,
 }
 
-impl Drop for ForgetOnDrop<'_> {
+impl Drop for ForgetWaiter<'_> {
     fn drop(&mut self) {
         if !self.waiter.is_settled() {
-            self.backlog.forget_waiting(self.first);
+            self.backlog.forget_waiter(self.first);
         }
     }
 }
@@ -361,13 +361,13 @@ mod tests {
     use crate::ingest::queue::commit_waiter::{Outcome, WakeBatch};
 
     #[test]
-    fn a_request_that_ends_before_its_commit_leaves_nothing_in_the_backlog() {
+    fn a_request_that_ends_before_its_commit_leaves_no_waiter_in_the_backlog() {
         let dir = std::env::temp_dir().join(format!("tidegate-waiter-{}", Uuid::new_v4()));
         let (segment_bytes, max_bytes) = (1 << 20, 1 << 30);
         let settings =
             JournalSettings { dir: dir.clone(), segment_bytes, max_bytes, keep_bytes: 0, min_free: 0 };
-        let (appender, store, _) = journal::open(Arc::new(RealFiles::default()), settings).unwrap();
-        let (backlog, journal) = (Backlog::new(store), appender.journal());
+        let (writer, reader, _) = journal::open(Arc::new(RealFiles::default()), settings).unwrap();
+        let (backlog, journal) = (Backlog::new(reader), writer.journal());
         let first = id::event_id(0, journal.tag(), 0);
         for settles in [false, true] {
             let waiter = CommitWaiter::new(2, AckLevel::Committed, Box::default(), false);
@@ -376,11 +376,11 @@ mod tests {
             if settles {
                 waiter.settle(0, 2, Outcome::Stored, &mut WakeBatch::default());
             }
-            drop(ForgetOnDrop { backlog: &backlog, first, waiter: &waiter });
+            drop(ForgetWaiter { backlog: &backlog, first, waiter: &waiter });
             // The backlog removes settled ones itself.
             assert_eq!(Arc::strong_count(&waiter), if settles { 2 } else { 1 });
         }
-        drop((backlog, appender));
+        drop((backlog, writer));
         std::fs::remove_dir_all(dir).unwrap();
     }
 }

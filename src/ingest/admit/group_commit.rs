@@ -1,9 +1,9 @@
-//! The thread that owns the journal: writes what waits in one piece, syncs it once, and answers all who wait for it.
+//! The thread that owns the journal: it appends the waiting batches as one group, syncs once, and answers their requests.
 //!
-//! There is no timer. While one group is being synced the next one gathers, so groups grow with the load: a lone request
-//! waits for one sync, and a thousand share it.
+//! There is no timer. While one group is synced, the next one gathers, so groups grow with the load: a lone request waits
+//! for one sync, and a thousand requests share one.
 //!
-//! Ids are given out here, where the order of the journal is decided, so that the sequences of a journal have no gaps.
+//! Ids are assigned here, where the order of the journal is decided, so that a journal's sequences have no gaps.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -18,102 +18,101 @@ use crate::ingest::queue::QueuedBatch;
 use crate::ingest::queue::commit_waiter::{NotJournaled, WakeBatch};
 use crate::ingest::queue::occupancy::Size;
 use crate::ingest::queue::refusal::Refusal;
-use crate::ingest::queue::{Batch, Queue, Taken};
+use crate::ingest::queue::{Queue, QueuedBatches, Taken};
 use crate::observe::Metrics;
 
-/// The most bytes that a group gathers; the last queued may pass it.
+/// The most bytes of a group; its last batch may exceed them.
 const GROUP_BYTES: u64 = 4 * 1024 * 1024;
-/// A journal that nothing was appended to for this long gets a mark that what it holds was synced.
+/// A journal without appends for this long gets a sync marker.
 const IDLE: Duration = Duration::from_millis(500);
 
-/// The owner of the journal.
+/// The owner of the journal's end.
 #[derive(Debug)]
 pub struct GroupCommit {
-    /// Where events come from.
+    /// The source of events.
     pub queue: Arc<Queue>,
     /// The journal.
-    pub appender: JournalWriter,
-    /// What was synced is handed on to it.
+    pub journal: JournalWriter,
+    /// Receives the synced sequences.
     pub backlog: Arc<Backlog>,
-    /// Counts.
+    /// Counters.
     pub metrics: Arc<Metrics>,
 }
 
 impl GroupCommit {
     /// Runs until the queue is closed and empty. `check` is called before each group.
     pub fn run(mut self, check: &dyn Fn()) {
-        let mut sealed = true;
+        let mut marked = true;
         loop {
             check();
             match self.queue.take_blocking(GROUP_BYTES, IDLE) {
-                Taken::Batch(batch) if batch.load().events == 0 => {}
-                Taken::Batch(batch) => {
-                    self.commit(batch);
-                    sealed = false;
+                Taken::Batches(batches) if batches.size().events == 0 => {}
+                Taken::Batches(batches) => {
+                    self.commit(batches);
+                    marked = false;
                 }
-                Taken::Nothing if !sealed => {
-                    self.seal();
-                    sealed = true;
+                Taken::Nothing if !marked => {
+                    self.mark_synced();
+                    marked = true;
                 }
                 Taken::Nothing => {}
                 Taken::End => break,
             }
         }
-        if !sealed {
-            self.seal();
+        if !marked {
+            self.mark_synced();
         }
         self.backlog.close();
     }
 
-    fn seal(&mut self) {
-        // Only a testimony: without it a damaged last block would be taken for a torn one.
-        if let Err(error) = self.appender.seal() {
-            tracing::debug!(error = error.to_string(), "the journal's end is not marked");
+    fn mark_synced(&mut self) {
+        // Without the sync marker, damage to the last block would look like a torn tail.
+        if let Err(error) = self.journal.seal() {
+            tracing::debug!(error = error.to_string(), "the journal's sync marker was not written");
         }
     }
 
-    fn commit(&mut self, mut batch: Batch) {
-        let batches = batch.batches_mut();
+    fn commit(&mut self, mut batches: QueuedBatches) {
+        let batches = batches.batches_mut();
         if self.commit_group(batches) == Err(NotJournaled::Refused(Refusal::TooLarge)) && batches.len() > 1 {
-            // One large batch must not take the others down with it.
-            for queued in batches.chunks_mut(1) {
-                let _told = self.commit_group(queued);
+            // One large batch must not fail the others.
+            for single in batches.chunks_mut(1) {
+                let _answered = self.commit_group(single);
             }
         }
     }
 
-    /// Commits batches together. If they are refused they have been told so, but for being too large together.
+    /// Commits batches as one group, and answers their requests, unless they are only too large together.
     fn commit_group(&mut self, batches: &mut [QueuedBatch]) -> Result<(), NotJournaled> {
-        let journal = self.appender.journal();
-        let first = self.appender.next_sequence();
+        let journal = self.journal.journal();
+        let first = self.journal.next_sequence();
         stamp(batches, journal.tag(), first);
-        let load = batches.iter().fold(Size::default(), |sum, queued| sum + queued.load());
+        let size = batches.iter().fold(Size::default(), |sum, batch| sum + batch.size());
         let started = Instant::now();
-        let done = self.append(batches).and_then(|()| self.sync());
-        match done {
+        let committed = self.append(batches).and_then(|()| self.sync());
+        match committed {
             Ok(()) => {
-                self.metrics.group_committed(load.events, started.elapsed());
-                self.register_waiting(batches, first);
-                self.backlog.synced(journal, first + load.events, load.bytes);
-                self.metrics.accepted.inc_by(load.events);
+                self.metrics.group_committed(size.events, started.elapsed());
+                self.register_waiters(batches, first);
+                self.backlog.synced(journal, first + size.events, size.bytes);
+                self.metrics.accepted.inc_by(size.events);
                 self.answer(batches, None);
             }
             Err(NotJournaled::Refused(Refusal::TooLarge)) if batches.len() > 1 => {}
             Err(refused) => self.refuse(batches, refused),
         }
-        done
+        committed
     }
 
     fn refuse(&self, batches: &[QueuedBatch], refused: NotJournaled) {
-        // Those who wait are told; of the others there is this count.
-        let waits = |queued: &QueuedBatch| {
-            queued.waiter.as_ref().is_some_and(|waiter| waiter.wants > AckLevel::Queued)
-        };
-        let unheard = batches.iter().filter(|queued| !waits(queued));
-        let events: u64 = unheard.map(|queued| queued.load().events).sum();
+        // Waiting requests get an answer. Events of the others are only counted.
+        let waits =
+            |batch: &QueuedBatch| batch.waiter.as_ref().is_some_and(|waiter| waiter.level > AckLevel::Queued);
+        let unanswered = batches.iter().filter(|batch| !waits(batch));
+        let events: u64 = unanswered.map(|batch| batch.size().events).sum();
         if events > 0 {
             self.metrics.refused.with_label_values(&["journal"]).inc_by(events);
-            tracing::warn!(events, refused = ?refused, "events that were only queued are lost: the journal took nothing");
+            tracing::warn!(events, refused = ?refused, "events with the level queued are lost: the journal accepted nothing");
         }
         self.answer(batches, Some(refused));
     }
@@ -121,99 +120,99 @@ impl GroupCommit {
     fn append(&mut self, batches: &[QueuedBatch]) -> Result<(), NotJournaled> {
         let mut records = Vec::with_capacity(batches.len());
         let keys = split_keys(batches);
-        let chunks = batches.iter().flat_map(|queued| queued.chunks());
+        let chunks = batches.iter().flat_map(QueuedBatch::chunks);
         for (index, chunk) in chunks.enumerate().filter(|(_, chunk)| chunk.events > 0) {
             let keys = keys.get(index).map_or(&[][..], Vec::as_slice);
             records.push(Records { rows: &chunk.rows, events: chunk.events, keys });
         }
-        self.appender.append(&records).map_err(|error| self.refused(&error))
+        self.journal.append(&records).map_err(|error| self.refused(&error))
     }
 
     fn sync(&mut self) -> Result<(), NotJournaled> {
         let started = Instant::now();
-        let synced = self.appender.sync();
+        let synced = self.journal.sync();
         self.metrics.journal_sync_seconds.observe(started.elapsed().as_secs_f64());
         synced.map_err(|error| match error {
             AppendError::Poisoned(_) => {
                 tracing::error!(
                     error = error.to_string(),
-                    "the journal could not be synced: nothing more is accepted until a restart; what was synced before is stored"
+                    "the journal could not be synced: nothing is accepted until a restart; events synced before are stored"
                 );
                 NotJournaled::OutcomeUnknown
             }
             AppendError::InDoubt(_) => {
-                tracing::warn!(error = crate::db::chain(&error), "a group is in doubt");
+                tracing::warn!(error = crate::db::chain(&error), "the outcome of a group is unknown");
                 NotJournaled::OutcomeUnknown
             }
-            // Taken back, for good.
+            // The group was cut back.
             error => self.refused(&error),
         })
     }
 
     fn refused(&self, error: &AppendError) -> NotJournaled {
-        // Changes of what the journal takes are logged by the journal, once each.
-        tracing::debug!(error = crate::db::chain(error), "a group is refused");
+        // The journal itself logs, once, that it accepts nothing.
+        tracing::debug!(error = crate::db::chain(error), "a group was refused");
         NotJournaled::Refused(Refusal::from(error))
     }
 
-    fn register_waiting(&self, batches: &[QueuedBatch], first: u64) {
+    fn register_waiters(&self, batches: &[QueuedBatch], first: u64) {
         let mut next = first;
-        for queued in batches {
+        for batch in batches {
             let start = next;
-            next += queued.load().events;
-            if let Some(waiter) = &queued.waiter
-                && waiter.wants == AckLevel::Committed
-                // Its request holds another; without one its client has left.
+            next += batch.size().events;
+            if let Some(waiter) = &batch.waiter
+                && waiter.level == AckLevel::Committed
+                // The request holds the other reference until its client disconnects.
                 && Arc::strong_count(waiter) > 1
             {
-                self.backlog.wait_for_commit(self.appender.journal(), start..next, waiter);
+                self.backlog.wait_for_commit(self.journal.journal(), start..next, waiter);
             }
         }
     }
 
     fn answer(&self, batches: &[QueuedBatch], refused: Option<NotJournaled>) {
-        let mut wakeups = WakeBatch::default();
-        for queued in batches {
-            let Some(waiter) = &queued.waiter else { continue };
-            let id = queued.chunks().first().and_then(|chunk| row::first_id(&chunk.rows));
+        let mut wake_batch = WakeBatch::default();
+        for batch in batches {
+            let Some(waiter) = &batch.waiter else { continue };
+            let id = batch.chunks().first().and_then(|chunk| row::first_id(&chunk.rows));
             let answer = match (refused, id) {
                 (None, Some(id)) => Ok(id),
                 (Some(refused), _) => Err(refused),
                 (None, None) => Err(NotJournaled::OutcomeUnknown),
             };
-            waiter.answer(answer, &mut wakeups);
+            waiter.answer(answer, &mut wake_batch);
         }
     }
 }
 
-/// Fills in the ids, from `sequence` on.
+/// Assigns ids, from `sequence` on.
 fn stamp(batches: &mut [QueuedBatch], tag: Tag, mut sequence: u64) {
-    for queued in batches {
-        let trace_from_id = queued.waiter.as_ref().is_some_and(|waiter| waiter.trace_from_id);
-        for chunk in queued.chunks_mut() {
+    for batch in batches {
+        let trace_from_id = batch.waiter.as_ref().is_some_and(|waiter| waiter.trace_from_id);
+        for chunk in batch.chunks_mut() {
             row::stamp(&mut chunk.rows, tag, sequence, trace_from_id);
             sequence += u64::from(chunk.events);
         }
     }
 }
 
-/// The keys of each chunk, by the place in the chunk; nothing where no event has one.
+/// The keys of each chunk, by index in the chunk; empty if no event has a key.
 fn split_keys(batches: &[QueuedBatch]) -> Vec<Vec<(u32, Key)>> {
-    let keys_of = |queued: &QueuedBatch| queued.waiter.as_ref().is_some_and(|waiter| !waiter.keys.is_empty());
-    if !batches.iter().any(keys_of) {
+    let has_keys = |batch: &QueuedBatch| batch.waiter.as_ref().is_some_and(|waiter| !waiter.keys.is_empty());
+    if !batches.iter().any(has_keys) {
         return Vec::new();
     }
-    let mut of_stretches = Vec::new();
-    for queued in batches {
-        // In order of their places, so each chunk takes the next of them.
-        let mut keys = queued.waiter.as_ref().map_or(&[][..], |waiter| &waiter.keys).iter().peekable();
+    let mut keys_of_chunks = Vec::new();
+    for batch in batches {
+        // In the order of their indices, so that each chunk takes the next ones.
+        let mut keys = batch.waiter.as_ref().map_or(&[][..], |waiter| &waiter.keys).iter().peekable();
         let mut first = 0;
-        for chunk in queued.chunks() {
+        for chunk in batch.chunks() {
             let end = first + chunk.events;
             let own = std::iter::from_fn(|| keys.next_if(|(index, _)| *index < end));
-            of_stretches.push(own.map(|(index, key)| (index - first, *key)).collect());
+            keys_of_chunks.push(own.map(|(index, key)| (index - first, *key)).collect());
             first = end;
         }
     }
-    of_stretches
+    keys_of_chunks
 }

@@ -1,16 +1,17 @@
-//! Events a second over the last 1, 10 and 60 seconds, from one sample a second.
+//! Events per second over the last 1, 10 and 60 seconds, from one sample per second.
 
 use std::collections::VecDeque;
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-/// Spans over which rates are shown, in seconds.
+use parking_lot::Mutex;
+
+/// The spans of the rates, in seconds.
 pub const SPANS_S: [usize; 3] = [1, 10, 60];
 const SAMPLES: usize = 61;
-/// Bounds of a `Retry-After` that is worked out.
+/// The bounds of a computed `Retry-After`.
 const RETRY_AFTER_S: std::ops::RangeInclusive<f64> = 1.0..=30.0;
 
-/// Samples of the two counters, a second apart.
+/// Samples of the two counters, one second apart.
 #[derive(Debug, Default)]
 pub struct Rates(Mutex<VecDeque<Sample>>);
 
@@ -20,7 +21,7 @@ struct Sample {
     settled: u64,
 }
 
-/// Events a second.
+/// Events per second.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Rate {
     /// The span, in seconds.
@@ -32,18 +33,18 @@ pub struct Rate {
 }
 
 impl Rates {
-    /// Adds this second's sample.
+    /// Adds one sample.
     pub fn sample(&self, accepted: u64, settled: u64) {
-        let mut samples = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut samples = self.0.lock();
         if samples.len() == SAMPLES {
             samples.pop_front();
         }
         samples.push_back(Sample { accepted, settled });
     }
 
-    /// The rates over each of `SPANS_S`, or over what has passed of it.
+    /// The rates over each of `SPANS_S`, or over the time since the first sample.
     pub fn get(&self) -> [Rate; 3] {
-        let samples = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let samples = self.0.lock();
         SPANS_S.map(|span_s| {
             let passed = span_s.min(samples.len().saturating_sub(1));
             let (Some(last), true) = (samples.back(), passed > 0) else {
@@ -59,8 +60,8 @@ impl Rates {
         })
     }
 
-    /// How long `depth` events take to drain at the rate of the last ten seconds, with up to a quarter on top so that
-    /// those who are told do not all come back at once.
+    /// The time that `depth` events need to drain at the rate of the last ten seconds, plus up to a quarter, so that clients
+    /// do not all return at once.
     pub fn retry_after(&self, depth: u64) -> Duration {
         let [_, ten_seconds, _] = self.get();
         let drain_s =
@@ -76,7 +77,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn rates_are_taken_over_what_has_passed() {
+    fn rates_cover_the_time_since_the_first_sample() {
         let rates = Rates::default();
         assert_eq!(rates.get()[0], Rate { span_s: 1, accepted: 0.0, settled: 0.0 });
         for second in 0..200 {

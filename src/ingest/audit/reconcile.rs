@@ -1,4 +1,4 @@
-//! Tells a producer what became of its events.
+//! The fate of single events, for their producer.
 
 use std::time::Duration;
 
@@ -9,32 +9,32 @@ use crate::db::{Database, DbError, Parameter, trace_index};
 use crate::ingest::admit::admission::Ingest;
 use crate::ingest::event::id::{self, Tag};
 
-/// For one statement.
+/// For each statement.
 const TIMEOUT: Duration = Duration::from_secs(60);
 
-/// What became of an event.
+/// The fate of an event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fate {
     /// In `requests`.
     Committed,
     /// In `dead_letters`.
     DeadLettered,
-    /// Left out, since an event with its key was stored: this one.
+    /// Skipped: the event with this id has the same key and was stored.
     Duplicate(Uuid),
-    /// It was a dead letter that an operator deleted.
+    /// A dead letter that an operator deleted.
     Discarded,
-    /// It could not be read from the journal any more.
+    /// It could not be read from the journal.
     Quarantined,
-    /// It was stored, and somebody or RETENTION_DAYS took it out again.
+    /// It was stored, and removed later by an operator or RETENTION_DAYS.
     Removed,
-    /// Accepted, and on its way.
+    /// Accepted and not settled yet.
     Pending,
-    /// No trace of it.
+    /// Unknown.
     NeverSeen,
 }
 
 impl Fate {
-    /// Its name in answers.
+    /// The fate's name in answers.
     pub fn name(self) -> &'static str {
         match self {
             Self::Committed => "committed",
@@ -49,7 +49,7 @@ impl Fate {
     }
 }
 
-/// Looks for events.
+/// Finds events by id or trace id.
 #[derive(Debug, Clone)]
 pub struct Reconciler {
     database: Database,
@@ -57,18 +57,18 @@ pub struct Reconciler {
 }
 
 impl Reconciler {
-    /// Looks in `database`, and in the journal behind `ingest`.
+    /// Searches `database`, and the journal of `ingest`.
     pub fn new(database: &Database, ingest: &Ingest) -> Self {
         Self { database: database.clone(), ingest: ingest.clone() }
     }
 
-    /// What became of each event.
+    /// The fate of each event.
     ///
     /// # Errors
     ///
-    /// Whatever Postgres says.
+    /// Any error of Postgres.
     pub async fn fates(&self, ids: &[Uuid]) -> Result<Vec<Fate>, DbError> {
-        // Asked first: what is stored in between is found in its table, then.
+        // Read before the tables, so that an event that is stored in between is found in one of them.
         let pending: Vec<bool> =
             ids.iter().map(|id| self.ingest.is_pending(Tag::of_event(*id), id::sequence(*id))).collect();
         let reconcile = self.database.sql(include_str!("../../../sql/ingest/reconcile.sql"));
@@ -94,20 +94,20 @@ impl Reconciler {
         Ok(fates)
     }
 
-    /// Whether trace ids are indexed, so that a span of any length can be searched.
+    /// Whether trace ids are indexed, so that any span of time can be searched.
     ///
     /// # Errors
     ///
-    /// Whatever Postgres says.
+    /// Any error of Postgres.
     pub async fn finds_at_any_time(&self) -> Result<bool, DbError> {
         trace_index::is_complete(&self.database).await
     }
 
-    /// The stored events with these trace ids, accepted in a span of time (microseconds of Unix time), at most `limit`.
+    /// At most `limit` stored events with these trace ids, accepted in a span of time (microseconds of Unix time).
     ///
     /// # Errors
     ///
-    /// Whatever Postgres says.
+    /// Any error of Postgres.
     pub async fn find(
         &self,
         trace_ids: &[String],

@@ -1,4 +1,4 @@
-//! The pipeline's figures, for health and metrics.
+//! The pipeline's figures for health and metrics.
 
 use crate::ingest::admit::admission::Ingest;
 use crate::ingest::checkpoint::ledger::Account;
@@ -10,27 +10,27 @@ use crate::ingest::status::{LastError, WriterState};
 /// The pipeline's figures at one moment.
 #[derive(Debug, Clone)]
 pub struct Snapshot {
-    /// Events that got a level.
+    /// Accepted events.
     pub accepted: u64,
-    /// Events stored.
+    /// Stored events.
     pub committed: u64,
-    /// Events left out, as their keys were there.
+    /// Events skipped because of their keys.
     pub duplicates: u64,
     /// Accepted events that became dead letters.
     pub dead: u64,
-    /// Accepted events that are not settled; with a journal, those of former runs too.
+    /// Accepted events that are not settled; with a journal, including those of former runs.
     pub pending: u64,
-    /// What the queue holds.
+    /// Admitted events that are neither stored nor dead.
     pub held: Size,
-    /// What the queue can hold.
+    /// The queue's capacity.
     pub capacity: Size,
-    /// What the dead-letter queue holds.
+    /// Overloads that are not stored yet.
     pub dead_held: Size,
-    /// What the writers are doing, and the last error that one met.
+    /// The writers' state and last error.
     pub writer: (WriterState, Option<LastError>),
-    /// The same of the dead letters' writer.
+    /// The state and last error of the dead-letter writer.
     pub dead_letter_writer: (WriterState, Option<LastError>),
-    /// The journal, if there is one.
+    /// `None` with DURABILITY=memory.
     pub journal: Option<JournalSnapshot>,
 }
 
@@ -39,22 +39,22 @@ pub struct Snapshot {
 pub struct JournalSnapshot {
     /// Its files.
     pub usage: Usage,
-    /// Bytes of events that Postgres does not have.
+    /// Bytes of events that are not settled.
     pub pending_bytes: u64,
-    /// Acknowledged events that the journal lost, until an operator has acknowledged the loss.
+    /// Acknowledged events that the journal lost, until an operator acknowledges the loss.
     pub acknowledged_lost: Lost,
-    /// Why it takes nothing, if so.
+    /// Why it accepts nothing, if so.
     pub refusal: Option<Refusal>,
-    /// Each journal's account, as of the last fence.
+    /// Each journal's account, as of the last checkpoint.
     pub accounts: Vec<Account>,
     /// Events that Postgres lost and the journal did not hold any more.
     pub lost: u64,
-    /// What the fences' keeper is doing, and the last error that it met.
-    pub fence: (WriterState, Option<LastError>),
+    /// The checkpointer's state and last error.
+    pub checkpoint: (WriterState, Option<LastError>),
 }
 
 impl Ingest {
-    /// The figures that health and metrics show.
+    /// The current figures.
     pub fn snapshot(&self) -> Snapshot {
         let shared = &self.shared;
         let metrics = &shared.metrics;
@@ -75,13 +75,13 @@ impl Ingest {
             writer: shared.writer_status.get(),
             dead_letter_writer: shared.dead_letter_writer_status.get(),
             journal: shared.journal.as_ref().map(|journal| JournalSnapshot {
-                usage: journal.backlog.store().usage(),
+                usage: journal.backlog.reader().usage(),
                 pending_bytes: journal.backlog.pending_bytes(),
-                acknowledged_lost: journal.backlog.store().lost(),
-                refusal: self.journal_takes().err(),
+                acknowledged_lost: journal.backlog.reader().lost(),
+                refusal: self.journal_accepts().err(),
                 accounts: journal.ledger.accounts(),
                 lost: journal.ledger.lost(),
-                fence: journal.fence_status.get(),
+                checkpoint: journal.checkpoint_status.get(),
             }),
         }
     }

@@ -1,7 +1,7 @@
-//! Recounts: whether each accepted event is where its receipt says.
+//! Verification: whether each accepted event is where its receipt states.
 //!
-//! One pass over `requests`, by the journal and sequence in the ids. It reads in one snapshot, so that a running service
-//! does not disturb it. The comparison itself is a pure function of what was read.
+//! One pass over `requests`, by the journal and sequence in the ids, within one snapshot, so that a running service does not
+//! disturb it. The comparison itself is a pure function of the data read ([`compare`]).
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -16,37 +16,37 @@ use crate::ingest::checkpoint::backlog::length;
 use crate::ingest::checkpoint::receipts::Counts;
 use crate::ingest::journal::{Loss, LossState};
 
-/// The most ranges that are named of one difference.
-const MOST_NAMED: usize = 20;
-/// For each statement: all rows are counted.
+/// The most ranges listed of one difference.
+const MAX_LISTED: usize = 20;
+/// For each statement, which counts all rows.
 const TIMEOUT: Duration = Duration::from_secs(3600);
 
-/// Sequences of each journal, by tag.
+/// A table's sequences, by tag.
 type ByTag = HashMap<Vec<u8>, Present>;
 
-/// What a table holds of a journal.
+/// A table's rows of one journal.
 #[derive(Debug, Clone, Default)]
 struct Present {
     sequences: RangeSet<u64>,
-    /// Ranges that hold more rows than sequences.
+    /// Ranges with more rows than sequences.
     doubled: Vec<Range<u64>>,
     rows: u64,
-    /// First and last time of each range, in milliseconds of Unix time, in the order of the ranges.
+    /// The first and last time of each range, in milliseconds of Unix time, in the order of the ranges.
     times: Vec<(Range<u64>, u64, u64)>,
 }
 
-/// Contents of this host's journal folder.
+/// The contents of this host's journal folder.
 #[derive(Debug, Clone, Default)]
 pub struct Host {
-    /// The sequences of journals on its disk.
+    /// The sequences of the journals on disk.
     pub held: Vec<(Uuid, Range<u64>)>,
-    /// Losses that were recorded.
+    /// The recorded losses.
     pub losses: Vec<(Loss, LossState)>,
     /// Journals whose losses were acknowledged without a record.
     pub acknowledged: Vec<Uuid>,
 }
 
-/// What the database says of one journal.
+/// One journal in the database.
 #[derive(Debug, Clone, Default)]
 struct Journal {
     journal: Uuid,
@@ -55,7 +55,7 @@ struct Journal {
     receipts: Vec<(Range<u64>, Counts)>,
 }
 
-/// Everything that is compared, as of one moment.
+/// The database's data, as of one snapshot.
 #[derive(Debug, Default)]
 pub struct Books {
     journals: Vec<Journal>,
@@ -63,34 +63,34 @@ pub struct Books {
     dead: ByTag,
     duplicates: ByTag,
     removed: ByTag,
-    /// Sequences below it may have been taken out by time; `None`: all of them.
+    /// Sequences below it may have been removed by time; `None`: all of them.
     removed_before: HashMap<Vec<u8>, Option<u64>>,
-    /// Times, in milliseconds of Unix time, whose rows were taken out with their partition.
+    /// Spans, in milliseconds of Unix time, whose rows were removed with their partition.
     removed_between: Vec<(u64, u64)>,
-    /// Times for which there is a partition; `None`: `requests` is one table.
+    /// The spans with a partition; `None`: `requests` is not partitioned.
     days: Option<RangeSet<u64>>,
     now_ms: u64,
 }
 
-/// What a recount found.
+/// The result of a verification.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Verdict {
-    /// The journals, in the order in which they were registered.
+    /// The journals, in the order of their registration.
     pub journals: Vec<JournalVerdict>,
-    /// Rows of `requests` whose ids name no journal: imported, stored with DURABILITY=memory, or by another program.
+    /// Rows of `requests` whose ids belong to no journal: imported, stored with DURABILITY=memory, or by another program.
     pub rows_without_journal: u64,
     /// Unacknowledged losses on this host.
     pub losses: Vec<Loss>,
-    /// Losses in receipts of which this host has no record.
+    /// Losses in receipts without a record on this host.
     pub lost_elsewhere: Vec<LostElsewhere>,
 }
 
-/// Quarantined events of a journal that was on another host, or in a folder that is gone.
+/// Quarantined events of a journal on another host, or in a removed folder.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct LostElsewhere {
     /// The journal.
     pub journal: Uuid,
-    /// How many.
+    /// Their number.
     pub events: u64,
 }
 
@@ -99,11 +99,11 @@ pub struct LostElsewhere {
 pub struct JournalVerdict {
     /// The journal.
     pub journal: Uuid,
-    /// Sequences that were accepted, as far as the receipts and the journal on this host tell.
+    /// Accepted sequences, as far as the receipts and the journal on this host show.
     pub accepted: u64,
-    /// Rows of `requests`, now or before they were taken out.
+    /// Rows of `requests`, including removed ones.
     pub committed: u64,
-    /// Left out, as their keys were there.
+    /// Skipped because of their keys.
     pub duplicates: u64,
     /// Dead letters.
     pub dead: u64,
@@ -111,51 +111,51 @@ pub struct JournalVerdict {
     pub discarded: u64,
     /// Unreadable on disk.
     pub quarantined: u64,
-    /// In the journal on this host, and not settled.
+    /// In the journal on this host and not settled.
     pub pending: u64,
-    /// Of the committed: rows that were taken out later, by an operator or RETENTION_DAYS.
+    /// Committed rows that were removed later, by an operator or RETENTION_DAYS.
     pub removed: u64,
-    /// What does not add up.
+    /// The differences found.
     pub differences: Vec<Difference>,
 }
 
-/// Something that does not add up.
+/// A difference between receipts and tables.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Difference {
-    /// What is wrong.
+    /// Its kind.
     pub kind: DifferenceKind,
-    /// How many events.
+    /// The number of events.
     pub events: u64,
-    /// The sequences, first and last; the first of them, if there are many.
+    /// The first and last sequence of each range; only the first ranges, if there are many.
     pub ranges: Vec<(u64, u64)>,
 }
 
-/// What is wrong.
+/// The kind of a difference.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum DifferenceKind {
-    /// A receipt says that they are settled, and they are nowhere.
+    /// Settled by a receipt, and in no table.
     Missing,
-    /// They are stored, and no receipt says so.
+    /// Stored without a receipt.
     WithoutReceipt,
-    /// They are stored more than once.
+    /// Stored more than once.
     Doubled,
-    /// More of them are stored than the receipt says.
+    /// More rows than the receipt states.
     Surplus,
-    /// Two receipts stand for them.
+    /// Covered by two receipts.
     CoveredTwice,
-    /// No receipt stands for them, though later ones are settled and this host's journal does not hold them.
+    /// Not covered by a receipt and not in this host's journal, though later sequences are settled.
     Uncovered,
 }
 
 impl DifferenceKind {
-    /// In words.
+    /// A description for reports.
     pub fn describe(self) -> &'static str {
         match self {
-            Self::Missing => "settled by a receipt and nowhere to be found",
+            Self::Missing => "settled by a receipt and in no table",
             Self::WithoutReceipt => "stored without a receipt",
             Self::Doubled => "stored more than once",
-            Self::Surplus => "stored beyond what the receipt says",
+            Self::Surplus => "stored beyond the number in the receipt",
             Self::CoveredTwice => "settled by two receipts",
             Self::Uncovered => "neither settled nor in this host's journal",
         }
@@ -163,23 +163,23 @@ impl DifferenceKind {
 }
 
 impl Verdict {
-    /// Whether everything adds up.
+    /// Whether there is no difference.
     pub fn balances(&self) -> bool {
         self.journals.iter().all(|journal| journal.differences.is_empty())
     }
 
-    /// Acknowledged events that are lost, until an operator acknowledges the loss; 1 for a loss of unknown size.
+    /// Lost acknowledged events, until an operator acknowledges the loss; 1 for a loss of unknown size.
     pub fn lost(&self) -> u64 {
         let elsewhere: u64 = self.lost_elsewhere.iter().map(|lost| lost.events).sum();
         self.losses.iter().map(Loss::lost).sum::<u64>() + elsewhere
     }
 }
 
-/// Reads the books of a database.
+/// Reads the data of a database.
 ///
 /// # Errors
 ///
-/// Whatever Postgres says.
+/// Any error of Postgres.
 pub async fn read(database: &Database) -> Result<Books, DbError> {
     let mut client = database.connect().await?;
     let transaction = client
@@ -251,7 +251,7 @@ pub async fn read(database: &Database) -> Result<Books, DbError> {
     for row in transaction.query(&sql(include_str!("../../../sql/ingest/verify_days.sql")), &[]).await? {
         let days = books.days.get_or_insert_default();
         books.now_ms = row.try_get::<_, i64>(2)? as u64;
-        // Neither bound: the default partition.
+        // The default partition has no bounds.
         if let (Some(from), Some(to)) = (row.try_get::<_, Option<i64>>(0)?, row.try_get::<_, Option<i64>>(1)?)
             && from < to
         {
@@ -261,13 +261,13 @@ pub async fn read(database: &Database) -> Result<Books, DbError> {
     Ok(books)
 }
 
-/// Ids are given out a little out of the order of their times.
+/// Ids are assigned slightly out of the order of their times.
 const DISORDER_MS: u64 = 60_000;
 
 impl Books {
-    /// Whether events that are nowhere may have gone with a partition that was truncated, dropped or detached. Their
-    /// time is between those of their neighbours.
-    fn went_with_a_partition(&self, journal: &Journal, stored: &Present, gap: &Range<u64>) -> bool {
+    /// Whether missing events may have been removed with a partition that was truncated, dropped or detached. Their time lies
+    /// between the times of their neighbours.
+    fn removed_with_partition(&self, journal: &Journal, stored: &Present, gap: &Range<u64>) -> bool {
         let after = stored.times.partition_point(|(range, ..)| range.start < gap.start);
         let before = after.checked_sub(1).and_then(|index| stored.times.get(index));
         let low = before.map_or(journal.registered_ms, |(_, _, last_ms)| *last_ms);
@@ -281,7 +281,8 @@ impl Books {
     }
 }
 
-/// Compares. `host` was looked at after the books were read: what was not settled then is there.
+/// Compares the database with this host. `host` is read after `books`, so that it holds the events that were not settled
+/// then.
 pub fn compare(books: &Books, host: &Host) -> Verdict {
     let known = |tag: &Vec<u8>| books.journals.iter().any(|journal| journal.tag == *tag);
     let foreign = books.requests.iter().filter(|(tag, _)| !known(tag));
@@ -329,33 +330,34 @@ fn account(journal: &Journal, books: &Books, held: Option<&Range<u64>>) -> Journ
         covered.insert(range.clone());
         let whole = RangeSet::from([range.clone()]);
         let stored = intersection(&requests.sequences, &whole);
-        let buried = intersection(&dead.sequences, &whole);
-        // What is in none of the tables: discarded, unreadable, or taken out; the rest is missing.
-        let mut nowhere = whole;
-        for place in [&stored, &buried, &duplicates.sequences] {
-            nowhere = difference(&nowhere, place);
+        let dead_letters = intersection(&dead.sequences, &whole);
+        // In no table: discarded, unreadable or removed. The rest is missing.
+        let mut absent = whole;
+        for present in [&stored, &dead_letters, &duplicates.sequences] {
+            absent = difference(&absent, present);
         }
-        let mut taken_out = intersection(&nowhere, &removed.sequences);
+        let mut removed_here = intersection(&absent, &removed.sequences);
         if let Some(first_left) = removed_before {
             let mut before = RangeSet::new();
             before.insert(0..first_left.unwrap_or(u64::MAX).max(1));
-            taken_out = taken_out.union(&intersection(&nowhere, &before)).collect();
+            removed_here = removed_here.union(&intersection(&absent, &before)).collect();
         }
-        let gone: Vec<Range<u64>> = difference(&nowhere, &taken_out).iter().cloned().collect();
-        taken_out.extend(gone.into_iter().filter(|gap| books.went_with_a_partition(journal, &requests, gap)));
-        // Keys, and with them what is known of duplicates, are forgotten after their window.
-        let forgotten = counts.duplicates
+        let gaps: Vec<Range<u64>> = difference(&absent, &removed_here).iter().cloned().collect();
+        removed_here
+            .extend(gaps.into_iter().filter(|gap| books.removed_with_partition(journal, &requests, gap)));
+        // Keys and duplicates expire after their window.
+        let expired = counts.duplicates
             - length(&intersection(&duplicates.sequences, &RangeSet::from([range.clone()])))
                 .min(counts.duplicates);
-        let allowed = counts.discarded + counts.quarantined + forgotten;
-        let lost = length(&nowhere).saturating_sub(length(&taken_out)).saturating_sub(allowed);
+        let allowed = counts.discarded + counts.quarantined + expired;
+        let lost = length(&absent).saturating_sub(length(&removed_here)).saturating_sub(allowed);
         if lost > 0 {
             missing_events += lost;
-            missing.extend(difference(&nowhere, &taken_out));
+            missing.extend(difference(&absent, &removed_here));
         }
-        verdict.removed += length(&taken_out).min(counts.committed.saturating_sub(length(&stored)));
-        if length(&stored) > counts.committed || length(&buried) > counts.dead {
-            surplus.extend(if length(&stored) > counts.committed { stored } else { buried });
+        verdict.removed += length(&removed_here).min(counts.committed.saturating_sub(length(&stored)));
+        if length(&stored) > counts.committed || length(&dead_letters) > counts.dead {
+            surplus.extend(if length(&stored) > counts.committed { stored } else { dead_letters });
         }
     }
     let without_receipt = difference(&requests.sequences.union(&dead.sequences).collect(), &covered);
@@ -384,9 +386,9 @@ fn account(journal: &Journal, books: &Books, held: Option<&Range<u64>>) -> Journ
         (DifferenceKind::Uncovered, uncovered, None),
     ] {
         if !ranges.is_empty() {
-            let named = ranges.iter().take(MOST_NAMED).map(|range| (range.start, range.end - 1)).collect();
+            let listed = ranges.iter().take(MAX_LISTED).map(|range| (range.start, range.end - 1)).collect();
             let events = events.unwrap_or_else(|| length(&ranges));
-            verdict.differences.push(Difference { kind, events, ranges: named });
+            verdict.differences.push(Difference { kind, events, ranges: listed });
         }
     }
     verdict
@@ -396,7 +398,7 @@ fn intersection(one: &RangeSet<u64>, other: &RangeSet<u64>) -> RangeSet<u64> {
     one.intersection(other).collect()
 }
 
-/// What is in `from` and not in `other`.
+/// The elements of `from` that are not in `other`.
 fn difference(from: &RangeSet<u64>, other: &RangeSet<u64>) -> RangeSet<u64> {
     from.iter().flat_map(|range| other.gaps(range).collect::<Vec<_>>()).collect()
 }
@@ -420,7 +422,7 @@ mod tests {
         Host { held: vec![(Uuid::nil(), held)], ..Host::default() }
     }
 
-    type Named = (DifferenceKind, u64, Vec<(u64, u64)>);
+    type Found = (DifferenceKind, u64, Vec<(u64, u64)>);
 
     /// Ten events, of which 3 is dead, 4 a duplicate, and 5 was discarded.
     fn books() -> Books {
@@ -439,21 +441,21 @@ mod tests {
         }
     }
 
-    fn differences(books: &Books) -> Vec<Named> {
+    fn differences(books: &Books) -> Vec<Found> {
         let verdict = compare(books, &Host::default());
-        let named = |difference: Difference| (difference.kind, difference.events, difference.ranges);
-        verdict.journals.into_iter().flat_map(|journal| journal.differences).map(named).collect()
+        let found = |difference: Difference| (difference.kind, difference.events, difference.ranges);
+        verdict.journals.into_iter().flat_map(|journal| journal.differences).map(found).collect()
     }
 
     #[test]
-    fn books_that_balance_show_no_difference_and_what_is_pending() {
+    fn balanced_books_show_no_difference_and_the_pending_events() {
         let verdict = compare(&books(), &holding(0..12));
         assert!(verdict.balances(), "{verdict:?}");
         assert_eq!((verdict.journals[0].accepted, verdict.journals[0].pending), (12, 2));
     }
 
     #[test]
-    fn a_row_that_is_gone_is_missing_unless_its_removal_was_noted() {
+    fn an_absent_row_is_missing_unless_its_removal_was_recorded() {
         let mut books = books();
         books.requests = present(&[(0, 2), (6, 10)]);
         let [(DifferenceKind::Missing, 1, ranges)] = &differences(&books)[..] else { panic!() };
@@ -467,24 +469,24 @@ mod tests {
     }
 
     #[test]
-    fn rows_that_went_with_a_partition_are_told_apart_by_their_neighbours_times() {
+    fn rows_removed_with_a_partition_are_recognized_by_their_neighbours_times() {
         let mut books = books();
-        // Of 2 only; its neighbours are of the second and sixth million.
+        // Only 2 is missing; the times of its neighbours are 2 and 6 million.
         books.requests = present(&[(0, 2), (6, 10)]);
         (books.days, books.now_ms) = (Some(std::iter::once(0..20_000_000).collect()), 10_000_000);
-        assert_eq!(differences(&books).len(), 1, "there is a partition for all of it");
+        assert_eq!(differences(&books).len(), 1, "its whole span has a partition");
         books.days = Some(RangeSet::from([0..3_000_000, 7_000_000..20_000_000]));
-        assert_eq!(differences(&books), [], "some of its time has none");
+        assert_eq!(differences(&books), [], "a part of its span has none");
         books.days = Some(RangeSet::from([0..8_000_000, 9_000_000..20_000_000]));
-        assert_eq!(differences(&books).len(), 1, "another time has none");
+        assert_eq!(differences(&books).len(), 1, "only another span has none");
         books.removed_between = vec![(7_000_000, 8_000_000)];
-        assert_eq!(differences(&books).len(), 1, "another time was truncated");
+        assert_eq!(differences(&books).len(), 1, "only another span was truncated");
         books.removed_between.push((3_000_000, 4_000_000));
         assert_eq!(differences(&books), []);
     }
 
     #[test]
-    fn what_receipts_say_is_lost_is_reported_unless_it_was_acknowledged() {
+    fn losses_in_receipts_are_reported_unless_they_were_acknowledged() {
         let mut books = books();
         books.journals[0].receipts[0].1 =
             Counts { committed: 7, duplicates: 1, dead: 1, discarded: 0, quarantined: 1 };
@@ -495,7 +497,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_stored_without_a_receipt_or_twice_is_named() {
+    fn rows_without_a_receipt_and_doubled_rows_are_differences() {
         let mut books = books();
         books.requests = present(&[(0, 3), (6, 12)]);
         assert_eq!(differences(&books), [(DifferenceKind::WithoutReceipt, 2, vec![(10, 11)])]);

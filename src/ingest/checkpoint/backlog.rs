@@ -1,36 +1,36 @@
-//! What the journal holds and Postgres does not have yet: the writer's side of the journal.
+//! The sequences that the journal holds and Postgres does not have yet.
 //!
-//! For each journal on disk there are three sets of sequences: those to do, those settled, and what is left of the journal,
-//! which is on its way. Everything works on these sets. What is synced is added to those to do. A start, a restored
-//! database or a failover just gives sequences back to them; the next batches pick them up, in order, oldest journal
-//! first. Sets of ranges stay small, whatever the number of events.
+//! Each journal on disk has two sets of sequences: those to be written, and those that are settled. The rest is in flight.
+//! Synced events are added to the first set. A start, a restored database or a failover returns sequences to it, and the
+//! next batches take them in order, oldest journal first. The sets hold ranges, so they stay small whatever the number of
+//! events.
 //!
 //! The events themselves stay on disk (in the page cache, as a rule) until a batch reads them, so a backlog of gigabytes
 //! takes no memory.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
+use parking_lot::{Mutex, MutexGuard};
 use rangemap::RangeSet;
 use uuid::Uuid;
 
 use crate::ingest::event::id::{self, Tag};
 use crate::ingest::journal::{Chunk, JournalError, JournalId, JournalReader, Piece};
 use crate::ingest::queue::commit_waiter::{CommitWaiter, Outcome, WakeBatch};
-use crate::ingest::queue::occupancy::Size;
-use crate::ingest::queue::occupancy::ThresholdNotify;
+use crate::ingest::queue::occupancy::{Size, ThresholdNotify};
 
-/// The sequences of all journals on disk, by what is known of them.
+/// The sequences of all journals on disk, by state.
 #[derive(Debug)]
 pub struct Backlog {
-    store: Arc<JournalReader>,
+    reader: Arc<JournalReader>,
     state: Mutex<Vec<Sequences>>,
-    bell: ThresholdNotify,
+    synced: ThresholdNotify,
     closed: AtomicBool,
-    /// Bytes of a row, on average, of what was synced lately.
+    /// The average bytes of a recently synced row.
     row_bytes: AtomicU64,
 }
 
@@ -41,25 +41,25 @@ struct Sequences {
     first: u64,
     /// Exclusive: everything before it is synced.
     end: u64,
-    todo: RangeSet<u64>,
+    to_write: RangeSet<u64>,
     settled: RangeSet<u64>,
-    /// Whether Postgres knows the journal, and what it has of it was read.
+    /// Whether Postgres knows the journal and its receipts were read.
     open: bool,
-    /// Requests that wait for their events to be settled, by their first sequence.
-    waiting: BTreeMap<u64, (u64, Arc<CommitWaiter>)>,
+    /// Requests that wait for their commit: first sequence → end (exclusive) and waiter.
+    waiters: BTreeMap<u64, (u64, Arc<CommitWaiter>)>,
 }
 
 /// A part of a journal on its way to Postgres.
 #[derive(Debug)]
-pub struct Portion {
+pub struct JournalBatch {
     /// The journal.
     pub journal: JournalId,
-    /// Its rows, or the damage that was found in their place.
+    /// Its rows, or the damage in their place.
     pub piece: Piece,
 }
 
-impl Portion {
-    /// The sequences it stands for.
+impl JournalBatch {
+    /// Its sequences.
     pub fn range(&self) -> Range<u64> {
         match &self.piece {
             Piece::Rows(Chunk { from, until, .. }) | Piece::Damaged { from, until, .. } => *from..*until,
@@ -67,63 +67,63 @@ impl Portion {
     }
 }
 
-/// What is known of one journal.
+/// How much of one journal is in Postgres.
 #[derive(Debug, Clone)]
-pub struct Known {
+pub struct JournalProgress {
     /// The journal.
     pub journal: JournalId,
     /// The sequences on disk.
     pub held: Range<u64>,
-    /// Those that Postgres has, as far as this process knows.
+    /// The settled sequences, as far as this process knows.
     pub settled: RangeSet<u64>,
     /// Whether its receipts were read.
     pub open: bool,
 }
 
 impl Backlog {
-    /// The backlog of what `store` holds; nothing is handed out of a journal before it is opened.
-    pub fn new(store: Arc<JournalReader>) -> Arc<Self> {
-        let journals = store.journals().into_iter().map(|held| Sequences {
+    /// The backlog of the journals on disk. A journal's events are delivered once it is opened.
+    pub fn new(reader: Arc<JournalReader>) -> Arc<Self> {
+        let journals = reader.journals().into_iter().map(|held| Sequences {
             journal: held.journal,
             first: held.first,
             end: held.end,
-            todo: RangeSet::new(),
+            to_write: RangeSet::new(),
             settled: RangeSet::new(),
             open: false,
-            waiting: BTreeMap::new(),
+            waiters: BTreeMap::new(),
         });
         Arc::new(Self {
             state: Mutex::new(journals.collect()),
-            store,
-            bell: ThresholdNotify::default(),
+            reader,
+            synced: ThresholdNotify::default(),
             closed: AtomicBool::new(false),
             row_bytes: AtomicU64::new(300),
         })
     }
 
     fn state(&self) -> MutexGuard<'_, Vec<Sequences>> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 
-    /// The journal's files.
-    pub fn store(&self) -> &Arc<JournalReader> {
-        &self.store
+    /// The journals on disk.
+    pub fn reader(&self) -> &Arc<JournalReader> {
+        &self.reader
     }
 
-    /// A request waits for the events `range` of a journal to be settled. To be called before they are synced.
+    /// Registers a waiter for the commit of `range`. To be called before the events are synced.
     pub fn wait_for_commit(&self, journal: JournalId, range: Range<u64>, waiter: &Arc<CommitWaiter>) {
         let mut state = self.state();
         if let Some(sequences) = state.iter_mut().find(|sequences| sequences.journal == journal) {
-            sequences.waiting.insert(range.start, (range.end, Arc::clone(waiter)));
+            sequences.waiters.insert(range.start, (range.end, Arc::clone(waiter)));
         }
     }
 
-    /// Nobody waits any more for the events that begin with this id.
-    pub fn forget_waiting(&self, first: Uuid) {
+    /// Removes the waiter of the events that begin with this id.
+    pub fn forget_waiter(&self, first: Uuid) {
         let tag = Tag::of_event(first);
         let mut state = self.state();
         if let Some(sequences) = state.iter_mut().find(|sequences| sequences.journal.tag() == tag) {
-            sequences.waiting.remove(&id::sequence(first));
+            sequences.waiters.remove(&id::sequence(first));
         }
     }
 
@@ -131,33 +131,33 @@ impl Backlog {
     pub fn synced(&self, journal: JournalId, end: u64, bytes: u64) {
         let (before, after) = {
             let mut state = self.state();
-            let before = to_do(&state);
-            let mut more = 0;
+            let before = events_to_write(&state);
+            let mut added = 0;
             if let Some(sequences) = state.iter_mut().find(|sequences| sequences.journal == journal)
                 && end > sequences.end
             {
-                more = end - sequences.end;
+                added = end - sequences.end;
                 let new = sequences.end..end;
                 sequences.end = end;
                 if sequences.open {
-                    sequences.todo.insert(new);
+                    sequences.to_write.insert(new);
                 }
             }
-            if let Some(row_bytes) = bytes.checked_div(more) {
+            if let Some(row_bytes) = bytes.checked_div(added) {
                 self.row_bytes.store(row_bytes.max(1), Ordering::Relaxed);
             }
-            (before, to_do(&state))
+            (before, events_to_write(&state))
         };
-        self.bell.rose(self.load(before), self.load(after));
+        self.synced.raised(self.estimated_size(before), self.estimated_size(after));
     }
 
-    fn load(&self, events: u64) -> Size {
+    fn estimated_size(&self, events: u64) -> Size {
         Size { events, bytes: events.saturating_mul(self.row_bytes.load(Ordering::Relaxed)) }
     }
 
-    /// What waits to be handed out. Its bytes are an estimate.
+    /// Events that wait for a batch. The bytes are an estimate.
     pub fn waiting(&self) -> Size {
-        self.load(to_do(&self.state()))
+        self.estimated_size(events_to_write(&self.state()))
     }
 
     /// Events on disk that are not known to be settled.
@@ -168,9 +168,9 @@ impl Backlog {
             .sum()
     }
 
-    /// Bytes on disk of events that are not known to be settled. A segment's bytes are shared out evenly among its events.
+    /// Bytes on disk of events that are not known to be settled. Events share a segment's bytes evenly.
     pub fn pending_bytes(&self) -> u64 {
-        let chunks = self.store.chunks();
+        let chunks = self.reader.chunks();
         let state = self.state();
         let pending = |(journal, range, bytes): &(JournalId, Range<u64>, u64)| {
             let sequences = state.iter().find(|sequences| sequences.journal == *journal)?;
@@ -194,88 +194,88 @@ impl Backlog {
         })
     }
 
-    /// Waits until what waits reaches `mark` or nothing more comes; false if `deadline` came first.
-    pub(in crate::ingest) async fn wait_for(&self, mark: Size, deadline: Option<Instant>) -> bool {
-        self.bell.wait_for(mark, deadline, || self.waiting(), || self.is_closed()).await
+    /// Waits until the waiting events reach `threshold` or the backlog is closed; false if `deadline` came first.
+    pub(in crate::ingest) async fn wait_for(&self, threshold: Size, deadline: Option<Instant>) -> bool {
+        self.synced.wait_for(threshold, deadline, || self.waiting(), || self.is_closed()).await
     }
 
-    /// Nothing more will be synced.
+    /// No event will be synced from now on.
     pub fn close(&self) {
         self.closed.store(true, Ordering::SeqCst);
-        self.bell.ring();
+        self.synced.notify();
     }
 
-    /// Whether nothing more will be synced.
+    /// Whether no event will be synced any more.
     pub fn is_closed(&self) -> bool {
         self.closed.load(Ordering::SeqCst)
     }
 
-    /// Takes the next part, of about `max_bytes`. One at a time: the caller sees to that.
+    /// Takes the next events, about `max_bytes`. The caller serializes calls.
     ///
     /// # Errors
     ///
     /// If the files cannot be read.
-    pub async fn take(self: &Arc<Self>, max_bytes: u64) -> Result<Option<Portion>, JournalError> {
+    pub async fn take(self: &Arc<Self>, max_bytes: u64) -> Result<Option<JournalBatch>, JournalError> {
         let next = self
             .state()
             .iter()
-            .find_map(|sequences| Some((sequences.journal, sequences.todo.first()?.clone())));
+            .find_map(|sequences| Some((sequences.journal, sequences.to_write.first()?.clone())));
         let Some((journal, range)) = next else { return Ok(None) };
-        let store = Arc::clone(&self.store);
-        // A backlog may have to come from the disk, which must not hold up the other lanes.
+        let reader = Arc::clone(&self.reader);
+        // A read from the disk itself must not hold up the other lanes.
         let reading = tokio::task::spawn_blocking(move || {
-            store.read(journal, range.start, range.end, max_bytes as usize)
+            reader.read(journal, range.start, range.end, max_bytes as usize)
         });
-        // A read that panicked is reported and tried again like one that failed.
+        // A panic is reported and retried like an error.
         let piece =
             reading.await.unwrap_or_else(|panicked| Err(JournalError::Panicked(panicked.to_string())))?;
-        let portion = Portion { journal, piece };
+        let batch = JournalBatch { journal, piece };
         if let Some(sequences) = self.state().iter_mut().find(|sequences| sequences.journal == journal) {
-            sequences.todo.remove(portion.range());
+            sequences.to_write.remove(batch.range());
         }
-        Ok(Some(portion))
+        Ok(Some(batch))
     }
 
-    /// Postgres has settled the sequences `range`, of which each had this outcome.
+    /// The sequences `range` are settled, each with this outcome.
     pub fn settled(&self, journal: JournalId, range: Range<u64>, outcome: Outcome<'_>) {
-        let mut wakeups = WakeBatch::default();
+        let mut wake_batch = WakeBatch::default();
         let mut state = self.state();
         let Some(sequences) = state.iter_mut().find(|sequences| sequences.journal == journal) else { return };
         if range.is_empty() {
             return;
         }
         sequences.settled.insert(range.clone());
-        // Those that begin before the range's end; whoever ends before its start is gone already, or still waits.
-        let concerned: Vec<u64> = sequences
-            .waiting
+        let overlapping: Vec<u64> = sequences
+            .waiters
             .range(..range.end)
             .filter(|(_, (end, _))| *end > range.start)
             .map(|(first, _)| *first)
             .collect();
-        for first in concerned {
-            let Some((end, waiter)) = sequences.waiting.get(&first) else { continue };
+        for first in overlapping {
+            let Some((end, waiter)) = sequences.waiters.get(&first) else { continue };
             let (from, until) = (range.start.max(first), range.end.min(*end));
-            waiter.settle(from - first, until - from, outcome, &mut wakeups);
-            if (first..*end).all_in(&sequences.settled) {
-                sequences.waiting.remove(&first);
+            waiter.settle(from - first, until - from, outcome, &mut wake_batch);
+            if contains_range(&sequences.settled, first..*end) {
+                sequences.waiters.remove(&first);
             }
         }
+        // Tasks are woken without the lock.
         drop(state);
-        drop(wakeups);
+        drop(wake_batch);
     }
 
-    /// What is known of each journal, oldest first.
-    pub fn known(&self) -> Vec<Known> {
-        let known = |sequences: &Sequences| Known {
+    /// The progress of each journal, oldest first.
+    pub fn progress(&self) -> Vec<JournalProgress> {
+        let progress = |sequences: &Sequences| JournalProgress {
             journal: sequences.journal,
             held: sequences.first..sequences.end,
             settled: sequences.settled.clone(),
             open: sequences.open,
         };
-        self.state().iter().map(known).collect()
+        self.state().iter().map(progress).collect()
     }
 
-    /// Postgres knows the journal and has settled `covered` of it: the rest may be handed out.
+    /// Postgres knows the journal and has settled `covered` of it: the rest may be delivered.
     pub fn open(&self, journal: JournalId, covered: &RangeSet<u64>) {
         {
             let mut state = self.state();
@@ -286,13 +286,13 @@ impl Backlog {
             let held = sequences.first..sequences.end;
             if !held.is_empty() {
                 sequences.settled = covered.intersection(&RangeSet::from([held.clone()])).collect();
-                sequences.todo = sequences.settled.gaps(&held).collect();
+                sequences.to_write = sequences.settled.gaps(&held).collect();
             }
         }
-        self.bell.ring();
+        self.synced.notify();
     }
 
-    /// Of what was settled, Postgres does not have `lost` any more: it is handed out again, as far as it is held.
+    /// Postgres has lost the settled sequences `lost`: those that the journal still holds are delivered again.
     pub fn rewind(&self, journal: JournalId, lost: &RangeSet<u64>) -> Rewound {
         let mut rewound = Rewound::default();
         {
@@ -309,16 +309,16 @@ impl Backlog {
                 rewound.gone += (range.end - range.start) - (held.end - held.start);
                 rewound.replayed += held.end - held.start;
                 sequences.settled.remove(held.clone());
-                sequences.todo.insert(held);
+                sequences.to_write.insert(held);
             }
         }
-        self.bell.ring();
+        self.synced.notify();
         rewound
     }
 
-    /// Forgets the journals that are not on disk any more, and what was trimmed away of the others.
+    /// Removes trimmed journals and trimmed sequences.
     pub fn refresh(&self) {
-        let held = self.store.journals();
+        let held = self.reader.journals();
         let mut state = self.state();
         state.retain_mut(|sequences| {
             let Some(now) = held.iter().find(|held| held.journal == sequences.journal) else { return false };
@@ -331,30 +331,24 @@ impl Backlog {
     }
 }
 
-/// What a rewind did.
+/// The result of [`Backlog::rewind`].
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Rewound {
-    /// Events that are handed out again.
+    /// Events that are delivered again.
     pub replayed: u64,
     /// Events that the journal does not hold any more.
     pub gone: u64,
 }
 
-trait AllIn {
-    fn all_in(&self, set: &RangeSet<u64>) -> bool;
+fn contains_range(set: &RangeSet<u64>, range: Range<u64>) -> bool {
+    range.is_empty() || set.get(&range.start).is_some_and(|found| found.end >= range.end)
 }
 
-impl AllIn for Range<u64> {
-    fn all_in(&self, set: &RangeSet<u64>) -> bool {
-        self.is_empty() || set.get(&self.start).is_some_and(|range| range.end >= self.end)
-    }
+fn events_to_write(state: &[Sequences]) -> u64 {
+    state.iter().map(|sequences| length(&sequences.to_write)).sum()
 }
 
-fn to_do(state: &[Sequences]) -> u64 {
-    state.iter().map(|sequences| length(&sequences.todo)).sum()
-}
-
-/// How many sequences a set holds.
+/// The number of sequences in a set.
 pub fn length(set: &RangeSet<u64>) -> u64 {
     set.iter().map(|range| range.end - range.start).sum()
 }

@@ -1,24 +1,29 @@
-//! Decides what of the journal is safe in Postgres, and finds what Postgres has lost.
+//! Determines what of the journal is durable in Postgres, and detects what Postgres has lost.
 //!
-//! Batches are committed without waiting for Postgres' disk, since the journal still holds them. About once a second a
-//! fence reads all receipts and commits with `synchronous_commit = on`: whatever *it has read* is durable from then on,
-//! and that alone may be trimmed from the journal.
+//! Batches commit without waiting for Postgres' disk, since the journal still holds them. About once a second a checkpoint
+//! reads all receipts and commits with `synchronous_commit = on`: the receipts *that it has read* are durable from then on,
+//! and only their sequences may be trimmed from the journal.
 //!
-//! What was settled, as far as this process knows, and is not among the receipts that a fence reads, was lost: by a crash
-//! of Postgres, by a failover to a standby that lagged behind, by a restore to an older point. It is handed out again.
+//! Sequences that are settled as far as this process knows, but missing from the receipts that a checkpoint reads, were
+//! lost: by a crash of Postgres, by a failover to a standby that lagged behind, or by a restore to an older point. They are
+//! delivered again.
+//!
+//! Each checkpoint raises a number in the journal's row. A number lower than one seen before means that the database went
+//! back in time.
 
 use std::collections::HashMap;
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use parking_lot::{Mutex, MutexGuard};
 use rangemap::RangeSet;
 use tokio::sync::Notify;
 use tokio_postgres::types::Type;
 use tokio_util::sync::CancellationToken;
 
-use super::backlog::{Backlog, Known, length};
+use super::backlog::{Backlog, JournalProgress, length};
 use super::ledger::{Account, Ledger};
 use super::receipts::{Coverage, Receipts};
 use super::registered_journals::RegisteredJournals;
@@ -27,27 +32,27 @@ use crate::ingest::journal::JournalId;
 use crate::ingest::status::{WriterState, WriterStatus};
 
 const INTERVAL: Duration = Duration::from_secs(1);
-/// How often it is looked whether the database went back in time while nothing was stored.
-const IDLE_LOOK: Duration = Duration::from_secs(10);
-/// The longest that a fence may take.
+/// Between two checks whether the database went back in time while nothing was stored.
+const IDLE_INTERVAL: Duration = Duration::from_secs(10);
+/// For one checkpoint.
 const TIMEOUT: Duration = Duration::from_secs(60);
-/// How long a start waits for what Postgres knows of the journals.
+/// For opening the journals at the start.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(30);
-/// Between two deletions of keys that are older than their window.
-const FORGET_KEYS: Duration = Duration::from_secs(60);
-/// For the deletion of keys.
-const FORGET_TIMEOUT: Duration = Duration::from_secs(50);
-/// Between two lines about a backlog that drains.
-const PROGRESS: Duration = Duration::from_secs(10);
-/// A backlog smaller than this drains without a word.
+/// Between two deletions of expired keys.
+const KEY_EXPIRY_INTERVAL: Duration = Duration::from_secs(60);
+/// For one deletion of expired keys.
+const KEY_EXPIRY_TIMEOUT: Duration = Duration::from_secs(50);
+/// Between two log lines about the progress through a large backlog.
+const PROGRESS_INTERVAL: Duration = Duration::from_secs(10);
+/// A smaller backlog is drained without log lines.
 const LARGE_BACKLOG: u64 = 100_000;
 
-/// Why the journal and the database do not go together.
+/// Why the journal and the database do not belong together.
 #[derive(Debug, thiserror::Error)]
 pub enum CheckpointError {
     /// The database does not know a journal that was registered with it.
     #[error(
-        "the database does not know journal {journal}, which holds {events} events and was registered before: this is another database, or one that was restored to an older point. Point DATABASE_URL at the right one, or start with --adopt-database to store all that the journal holds in this one"
+        "the database does not know journal {journal}, which holds {events} events and was registered before: this is another database, or one that was restored to an older point. Point DATABASE_URL at the right one, or start with --adopt-database to store all events of the journal in this one"
     )]
     UnknownJournal {
         /// The journal.
@@ -55,64 +60,67 @@ pub enum CheckpointError {
         /// Events that it holds.
         events: u64,
     },
-    /// This server is older than the one seen before.
+    /// This server is older than one seen before.
     #[error(
         "this server is on timeline {found}, and timeline {seen} was seen before: it is a former primary"
     )]
     OldTimeline {
         /// Its timeline.
         found: i64,
-        /// The highest seen.
+        /// The highest timeline seen.
         seen: i64,
     },
-    /// The list of registered journals cannot be kept.
+    /// The list of registered journals cannot be read or written.
     #[error("cannot keep the list of registered journals")]
     Files(#[from] std::io::Error),
-    /// Postgres says no.
+    /// An error of Postgres.
     #[error("{}", .0.with_sources())]
     Database(#[from] DbError),
 }
 
-/// The highest fence of each journal that was seen, and what wakes the keeper.
+/// The highest checkpoint number of each journal, shared by the checkpointer and the lanes.
 #[derive(Debug, Default)]
-pub struct Checkpoint {
+pub struct Checkpoints {
     highest: Mutex<HashMap<JournalId, i64>>,
-    look: Notify,
-    /// Somebody asked for a look since the last one.
-    wanted: AtomicBool,
+    wake: Notify,
+    /// A lane asked for a checkpoint since the last one.
+    requested: AtomicBool,
 }
 
-impl Checkpoint {
-    /// Takes note of a fence; false if it is lower than one seen before, and the keeper looks at once.
-    pub fn saw(&self, journal: JournalId, fence: i64) -> bool {
-        let mut highest = self.highest.lock().unwrap_or_else(PoisonError::into_inner);
-        let known = highest.entry(journal).or_insert(fence);
-        if fence < *known {
-            self.look();
+impl Checkpoints {
+    fn highest(&self) -> MutexGuard<'_, HashMap<JournalId, i64>> {
+        self.highest.lock()
+    }
+
+    /// Records a number read from the database. False if it is lower than one seen before; a checkpoint is requested then.
+    pub fn observe(&self, journal: JournalId, number: i64) -> bool {
+        let mut highest = self.highest();
+        let known = highest.entry(journal).or_insert(number);
+        if number < *known {
+            self.request();
             return false;
         }
-        *known = fence;
+        *known = number;
         true
     }
 
-    /// The keeper looks at once.
-    pub fn look(&self) {
-        self.wanted.store(true, Ordering::Relaxed);
-        self.look.notify_one();
+    /// Requests a checkpoint ahead of the interval.
+    pub fn request(&self) {
+        self.requested.store(true, Ordering::Relaxed);
+        self.wake.notify_one();
     }
 
-    /// Whether this is the fence that was seen last: a higher one was set by a command that changed receipts.
-    fn is_last(&self, journal: JournalId, fence: i64) -> bool {
-        let highest = self.highest.lock().unwrap_or_else(PoisonError::into_inner);
-        highest.get(&journal).is_none_or(|known| *known == fence)
+    /// Whether this is the highest number seen: a command that changes receipts raises it.
+    fn is_highest(&self, journal: JournalId, number: i64) -> bool {
+        self.highest().get(&journal).is_none_or(|known| *known == number)
     }
 
-    fn fenced(&self, journal: JournalId, fence: i64) {
-        self.highest.lock().unwrap_or_else(PoisonError::into_inner).insert(journal, fence);
+    fn set(&self, journal: JournalId, number: i64) {
+        self.highest().insert(journal, number);
     }
 }
 
-/// Opens journals and sets fences.
+/// The task that opens journals and makes checkpoints.
 #[derive(Debug)]
 pub struct Checkpointer {
     database: Database,
@@ -121,21 +129,22 @@ pub struct Checkpointer {
     forget_keys: String,
     key_window_s: f64,
     backlog: Arc<Backlog>,
-    fences: Arc<Checkpoint>,
+    checkpoints: Arc<Checkpoints>,
     ledger: Arc<Ledger>,
     status: Arc<WriterStatus>,
     registered: RegisteredJournals,
     adopt: bool,
     timeline: Option<i64>,
-    /// What was known when the last fence was set; nothing is to be done while it stays so.
-    last: Vec<(JournalId, u64, u64)>,
-    looked: Instant,
-    progress: Option<(Instant, u64)>,
-    keys_forgotten: Option<Instant>,
+    /// The progress as of the last checkpoint (journal, end, settled). While it stays the same, no checkpoint is needed.
+    last_progress: Vec<(JournalId, u64, u64)>,
+    last_check: Instant,
+    /// The start of the current progress report, and the pending events then.
+    reporting: Option<(Instant, u64)>,
+    keys_expired: Option<Instant>,
 }
 
 impl Checkpointer {
-    /// A keeper of the journals in `dir`. With `adopt` a database that does not know them is given all that they hold.
+    /// A checkpointer for the journals in `dir`. With `adopt`, all their events go to a database that does not know them.
     ///
     /// # Errors
     ///
@@ -153,22 +162,22 @@ impl Checkpointer {
             key_window_s: key_window_s as f64,
             database,
             backlog: Arc::clone(backlog),
-            fences: Arc::default(),
+            checkpoints: Arc::default(),
             ledger: Arc::default(),
             status: Arc::default(),
             registered: RegisteredJournals::read(dir)?,
             adopt,
             timeline: None,
-            last: Vec::new(),
-            looked: Instant::now(),
-            progress: None,
-            keys_forgotten: None,
+            last_progress: Vec::new(),
+            last_check: Instant::now(),
+            reporting: None,
+            keys_expired: None,
         })
     }
 
-    /// The fences seen, for the lanes.
-    pub fn fences(&self) -> &Arc<Checkpoint> {
-        &self.fences
+    /// The checkpoint numbers, for the lanes.
+    pub fn checkpoints(&self) -> &Arc<Checkpoints> {
+        &self.checkpoints
     }
 
     /// The accounts.
@@ -176,43 +185,43 @@ impl Checkpointer {
         &self.ledger
     }
 
-    /// What it is doing.
+    /// The state that health shows.
     pub fn status(&self) -> &Arc<WriterStatus> {
         &self.status
     }
 
-    /// Makes all journals known to the database and reads what it has of them; from then on they are drained.
+    /// Registers all journals with the database and reads their receipts. From then on their events are delivered.
     ///
     /// # Errors
     ///
-    /// [`CheckpointError`]; those that were opened before it stay open.
+    /// [`CheckpointError`]; journals opened before it stay open.
     pub async fn open(&mut self) -> Result<(), CheckpointError> {
-        for known in self.backlog.known().into_iter().filter(|known| !known.open) {
+        for progress in self.backlog.progress().into_iter().filter(|progress| !progress.open) {
+            let JournalProgress { journal, held, .. } = progress;
             let mut connection = self.database.get().await?;
-            let is_known = self.receipts.is_known(&connection, known.journal).await?;
-            let events = known.held.end - known.held.start;
-            if !is_known && self.registered.contains(known.journal.0) && events > 0 && !self.adopt {
-                return Err(CheckpointError::UnknownJournal { journal: known.journal.0, events });
+            let is_known = self.receipts.is_known(&connection, journal).await?;
+            let events = held.end - held.start;
+            if !is_known && self.registered.contains(journal.0) && events > 0 && !self.adopt {
+                return Err(CheckpointError::UnknownJournal { journal: journal.0, events });
             }
-            self.receipts.register(&mut connection, known.journal).await?;
-            self.register(move |list| list.add(known.journal.0)).await?;
-            // Read only now: whatever a former process had under way has ended.
-            let receipts = &self.receipts;
-            let settled = match known.held.is_empty() {
+            self.receipts.register(&mut connection, journal).await?;
+            self.update_registered(move |list| list.add(journal.0)).await?;
+            // Read after the registration, which waits for the transactions of former processes.
+            let settled = match held.is_empty() {
                 true => RangeSet::new(),
-                false => receipts.over(&connection, known.journal, &known.held).await?,
+                false => self.receipts.settled_in(&connection, journal, &held).await?,
             };
             let pending = events - length(&settled);
             if pending > 0 {
-                tracing::info!(journal = %known.journal.0, pending, "storing what a former run left in its journal");
+                tracing::info!(journal = %journal.0, pending, "storing the events that a former run left in its journal");
             }
-            self.backlog.open(known.journal, &settled);
+            self.backlog.open(journal, &settled);
         }
         Ok(())
     }
 
-    /// Changes the list of registered journals off the runtime, as it is synced to the disk.
-    async fn register(
+    /// Changes the list of registered journals. Off the runtime, since it is synced to the disk.
+    async fn update_registered(
         &mut self,
         change: impl FnOnce(&mut RegisteredJournals) -> std::io::Result<()> + Send + 'static,
     ) -> std::io::Result<()> {
@@ -226,7 +235,7 @@ impl Checkpointer {
         changed
     }
 
-    /// As [`Self::open`], within the time of a round.
+    /// [`Self::open`] with a timeout.
     ///
     /// # Errors
     ///
@@ -238,45 +247,43 @@ impl Checkpointer {
         }
     }
 
-    /// Keeps fences until `stop` is cancelled.
+    /// Makes checkpoints until `stop` is cancelled.
     pub async fn run(mut self, stop: CancellationToken) {
         let mut attempts: u32 = 0;
         loop {
-            let wait = match self.round().await {
+            match self.round().await {
                 Ok(()) => {
                     if attempts > 0 {
-                        tracing::info!("the journal and Postgres go together again");
+                        tracing::info!("checkpoints succeed again");
                     }
                     attempts = 0;
                     self.status.running();
-                    INTERVAL
                 }
                 Err(error) => {
                     attempts += 1;
                     self.failed(&error, attempts);
-                    INTERVAL
                 }
-            };
-            let look = Arc::clone(&self.fences);
+            }
+            let checkpoints = Arc::clone(&self.checkpoints);
             tokio::select! {
-                () = tokio::time::sleep(wait) => {}
-                // Not at once: a server that is just coming down breaks many connections.
-                () = async { look.look.notified().await; tokio::time::sleep(INTERVAL / 4).await } => {}
+                () = tokio::time::sleep(INTERVAL) => {}
+                // After a pause: a server that shuts down breaks many connections, and each requests a checkpoint.
+                () = async { checkpoints.wake.notified().await; tokio::time::sleep(INTERVAL / 4).await } => {}
                 () = stop.cancelled() => break,
             }
         }
-        // What was stored last is trimmed by the next run if this does not come through.
-        let _left = tokio::time::timeout(INTERVAL, self.round()).await;
+        // If this fails, the next run trims the journal.
+        let _ignored = tokio::time::timeout(INTERVAL, self.round()).await;
     }
 
     fn failed(&self, error: &CheckpointError, attempts: u32) {
-        let passing = matches!(error, CheckpointError::Database(error) if error.is_passing());
-        let state = if passing { WriterState::Retrying } else { WriterState::Halted };
+        let is_passing = matches!(error, CheckpointError::Database(error) if error.is_passing());
+        let state = if is_passing { WriterState::Retrying } else { WriterState::Halted };
         if attempts.is_power_of_two() {
             tracing::warn!(
                 attempts,
                 error = crate::db::chain(error),
-                "no fence could be set; the journal is not trimmed"
+                "the checkpoint failed; the journal is not trimmed"
             );
         }
         let _logged_above = self.status.failed(state, crate::db::chain(error));
@@ -285,8 +292,8 @@ impl Checkpointer {
     async fn round(&mut self) -> Result<(), CheckpointError> {
         let round = async {
             self.open().await?;
-            self.fence().await?;
-            self.forget_keys().await
+            self.checkpoint().await?;
+            self.expire_keys().await
         };
         match tokio::time::timeout(TIMEOUT, round).await {
             Ok(done) => done,
@@ -294,19 +301,22 @@ impl Checkpointer {
         }
     }
 
-    async fn fence(&mut self) -> Result<(), CheckpointError> {
-        let known: Vec<Known> = self.backlog.known();
-        let seen: Vec<_> =
-            known.iter().map(|known| (known.journal, known.held.end, length(&known.settled))).collect();
-        self.tell_progress();
-        let wanted = self.fences.wanted.swap(false, Ordering::Relaxed);
-        if !wanted && seen == self.last && self.looked.elapsed() < IDLE_LOOK {
+    async fn checkpoint(&mut self) -> Result<(), CheckpointError> {
+        let journals = self.backlog.progress();
+        let progress: Vec<_> = journals
+            .iter()
+            .map(|progress| (progress.journal, progress.held.end, length(&progress.settled)))
+            .collect();
+        self.report_progress();
+        let requested = self.checkpoints.requested.swap(false, Ordering::Relaxed);
+        let is_idle = !requested && progress == self.last_progress;
+        if is_idle && self.last_check.elapsed() < IDLE_INTERVAL {
             return Ok(());
         }
         let mut connection = self.database.get().await?;
-        let journals: Vec<JournalId> = known.iter().map(|known| known.journal).collect();
-        if !wanted && seen == self.last && self.is_as_it_was(&connection, &journals).await? {
-            self.looked = Instant::now();
+        let ids: Vec<JournalId> = journals.iter().map(|progress| progress.journal).collect();
+        if is_idle && self.is_unchanged(&connection, &ids).await? {
+            self.last_check = Instant::now();
             return Ok(());
         }
         if let Some(found) = self.receipts.timeline(&connection).await {
@@ -317,109 +327,109 @@ impl Checkpointer {
             }
             self.timeline = Some(found);
         }
-        let coverage = self.receipts.fence(&mut connection, &journals).await?;
+        let coverage = self.receipts.checkpoint(&mut connection, &ids).await?;
         drop(connection);
         let mut accounts = Vec::new();
         let mut rewound = false;
-        for known in &known {
-            let Some((_, covered)) = coverage.iter().find(|(journal, _)| *journal == known.journal) else {
-                let events = known.held.end - known.held.start;
-                return Err(CheckpointError::UnknownJournal { journal: known.journal.0, events });
+        for progress in &journals {
+            let JournalProgress { journal, held, .. } = progress;
+            let Some((_, covered)) = coverage.iter().find(|(known, _)| known == journal) else {
+                let events = held.end - held.start;
+                return Err(CheckpointError::UnknownJournal { journal: journal.0, events });
             };
-            self.fences.fenced(known.journal, covered.fence);
-            rewound |= self.rewind(known, covered);
-            // Looked at after the receipts, so that nothing is settled that is not accepted.
-            let accepted = self.backlog.store().synced(known.journal).unwrap_or(known.held.end);
-            accounts.push(Account { journal: known.journal, accepted, counts: covered.counts });
+            self.checkpoints.set(*journal, covered.checkpoint);
+            rewound |= self.rewind(progress, covered);
+            // Read after the receipts, so that no settled event is missing from the accepted ones.
+            let accepted = self.backlog.reader().synced(*journal).unwrap_or(held.end);
+            accounts.push(Account { journal: *journal, accepted, counts: covered.counts });
         }
         self.ledger.set(accounts);
         self.trim(coverage).await;
-        self.last = if rewound { Vec::new() } else { seen };
-        self.looked = Instant::now();
+        self.last_progress = if rewound { Vec::new() } else { progress };
+        self.last_check = Instant::now();
         Ok(())
     }
 
-    /// Whether the database has the fences that were set last.
-    async fn is_as_it_was(&self, connection: &Connection, journals: &[JournalId]) -> Result<bool, DbError> {
-        let fences = self.receipts.fences(connection, journals).await?;
-        Ok(fences.len() == journals.len()
-            && fences.iter().all(|(journal, fence)| {
-                self.fences.is_last(*journal, *fence) && self.fences.saw(*journal, *fence)
+    /// Whether the database has the numbers of the last checkpoint.
+    async fn is_unchanged(&self, connection: &Connection, journals: &[JournalId]) -> Result<bool, DbError> {
+        let numbers = self.receipts.checkpoint_numbers(connection, journals).await?;
+        Ok(numbers.len() == journals.len()
+            && numbers.iter().all(|(journal, number)| {
+                self.checkpoints.is_highest(*journal, *number) && self.checkpoints.observe(*journal, *number)
             }))
     }
 
-    /// Hands out again what the database does not have any more.
-    fn rewind(&self, known: &Known, covered: &Coverage) -> bool {
-        let mut expected = known.settled.clone();
-        if known.held.start > 0 {
-            // What was trimmed had been settled for good.
-            expected.insert(0..known.held.start);
+    /// Delivers again the events that the database has lost.
+    fn rewind(&self, progress: &JournalProgress, covered: &Coverage) -> bool {
+        let mut expected = progress.settled.clone();
+        if progress.held.start > 0 {
+            // Trimmed sequences were durable.
+            expected.insert(0..progress.held.start);
         }
         let lost: RangeSet<u64> = expected.iter().flat_map(|range| covered.settled.gaps(range)).collect();
         if lost.is_empty() {
             return false;
         }
-        let rewound = self.backlog.rewind(known.journal, &lost);
-        let before = self.ledger.set_lost(known.journal, rewound.gone);
+        let rewound = self.backlog.rewind(progress.journal, &lost);
+        let before = self.ledger.set_lost(progress.journal, rewound.gone);
         if rewound.replayed == 0 && before == Some(rewound.gone) {
             return false;
         }
         tracing::warn!(
-            journal = %known.journal.0,
+            journal = %progress.journal.0,
             replayed = rewound.replayed,
             gone = rewound.gone,
-            "Postgres has lost events that it had; those that the journal holds are stored again"
+            "Postgres has lost events; those that the journal holds are stored again"
         );
         rewound.replayed > 0
     }
 
-    /// Keys beyond their window are of no use to anyone.
-    async fn forget_keys(&mut self) -> Result<(), CheckpointError> {
-        if self.keys_forgotten.is_some_and(|forgotten| forgotten.elapsed() < FORGET_KEYS) {
+    async fn expire_keys(&mut self) -> Result<(), CheckpointError> {
+        if self.keys_expired.is_some_and(|expired| expired.elapsed() < KEY_EXPIRY_INTERVAL) {
             return Ok(());
         }
-        self.keys_forgotten = Some(Instant::now());
+        self.keys_expired = Some(Instant::now());
         let now = match self.database.deletion_time().await {
-            // Health has it; the fence itself is well.
+            // Reported by health; the checkpoint itself has succeeded.
             Err(DbError::ClocksDiffer { .. }) => return Ok(()),
             now => now?,
         };
         let connection = self.database.get().await?;
         let parameters: [Parameter<'_>; 2] = [(&self.key_window_s, Type::FLOAT8), (&now, Type::TIMESTAMPTZ)];
-        query_in_time(&connection, FORGET_TIMEOUT, &self.forget_keys, &parameters).await?;
+        query_in_time(&connection, KEY_EXPIRY_TIMEOUT, &self.forget_keys, &parameters).await?;
         Ok(())
     }
 
     async fn trim(&mut self, coverage: Vec<(JournalId, Coverage)>) {
-        let store = Arc::clone(self.backlog.store());
+        let reader = Arc::clone(self.backlog.reader());
         let trimmed = tokio::task::spawn_blocking(move || {
-            coverage.iter().try_for_each(|(journal, covered)| store.trim(*journal, &covered.settled))
+            coverage.iter().try_for_each(|(journal, covered)| reader.trim(*journal, &covered.settled))
         });
         if let Ok(Err(error)) = trimmed.await {
             tracing::warn!(error = error.to_string(), "the journal cannot be trimmed");
         }
         self.backlog.refresh();
-        let held = self.backlog.known();
-        let retained =
-            self.register(move |list| list.retain(|id| held.iter().any(|known| known.journal.0 == id)));
+        let held: Vec<JournalId> =
+            self.backlog.progress().into_iter().map(|progress| progress.journal).collect();
+        let retained = self.update_registered(move |list| list.retain(|id| held.contains(&JournalId(id))));
         if let Err(error) = retained.await {
             tracing::debug!(error = error.to_string(), "the list of registered journals is not shortened");
         }
     }
 
-    fn tell_progress(&mut self) {
+    fn report_progress(&mut self) {
         let pending = self.backlog.pending();
         let now = Instant::now();
-        match self.progress {
-            None if pending > LARGE_BACKLOG => self.progress = Some((now, pending)),
+        match self.reporting {
+            None if pending > LARGE_BACKLOG => self.reporting = Some((now, pending)),
             Some((since, before)) => {
                 let elapsed = now.duration_since(since);
-                if elapsed < PROGRESS {
+                if elapsed < PROGRESS_INTERVAL {
                     return;
                 }
                 let per_s = before.saturating_sub(pending) / elapsed.as_secs().max(1);
-                tracing::info!(pending, settled_per_s = per_s, "working through the journal's backlog");
-                self.progress = (pending > LARGE_BACKLOG).then_some((now, pending));
+                tracing::info!(pending, settled_per_s = per_s, "storing the journal's backlog");
+                self.reporting = (pending > LARGE_BACKLOG).then_some((now, pending));
             }
             None => {}
         }

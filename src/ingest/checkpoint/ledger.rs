@@ -1,35 +1,36 @@
-//! The books: accepted = committed + duplicates + dead + discarded + quarantined + pending, for each journal.
+//! Each journal's account: accepted = committed + duplicates + dead + discarded + quarantined + pending.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
+
+use parking_lot::Mutex;
 
 use super::receipts::Counts;
 use crate::ingest::journal::JournalId;
 
-/// One journal's account: accepted = settled (in its five kinds) + pending.
+/// One journal's account: accepted = settled (by one of five outcomes) + pending.
 #[derive(Debug, Clone, Copy)]
 pub struct Account {
     /// The journal.
     pub journal: JournalId,
-    /// Sequences that were synced.
+    /// Synced sequences.
     pub accepted: u64,
-    /// What its receipts say.
+    /// The sums of its receipts.
     pub counts: Counts,
 }
 
 impl Account {
-    /// Accepted and not settled.
+    /// Accepted events that are not settled.
     pub fn pending(&self) -> u64 {
         self.accepted.saturating_sub(self.counts.total())
     }
 
-    /// Whether no more was settled than accepted. (That each receipt adds up is a check of its table.)
+    /// Whether no more events are settled than accepted. (A check of its table makes each receipt add up.)
     pub fn is_balanced(&self) -> bool {
         self.counts.total() <= self.accepted
     }
 }
 
-/// What the keeper knows; read by health and metrics.
+/// The accounts, written by the checkpointer and read by health and metrics.
 #[derive(Debug, Default)]
 pub struct Ledger {
     accounts: Mutex<Vec<Account>>,
@@ -38,22 +39,22 @@ pub struct Ledger {
 }
 
 impl Ledger {
-    /// The accounts of the journals on disk, oldest first, as of the last fence.
+    /// The accounts of the journals on disk, oldest first, as of the last checkpoint.
     pub fn accounts(&self) -> Vec<Account> {
-        self.accounts.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.accounts.lock().clone()
     }
 
-    pub(in crate::ingest) fn set(&self, accounts: Vec<Account>) {
-        *self.accounts.lock().unwrap_or_else(PoisonError::into_inner) = accounts;
+    pub(super) fn set(&self, accounts: Vec<Account>) {
+        *self.accounts.lock() = accounts;
     }
 
-    /// So many events of a journal are gone; how many were before, if it was looked at.
-    pub(in crate::ingest) fn set_lost(&self, journal: JournalId, events: u64) -> Option<u64> {
-        self.lost.lock().unwrap_or_else(PoisonError::into_inner).insert(journal, events)
+    /// Sets the number of a journal's lost events; returns the previous number, if any.
+    pub(super) fn set_lost(&self, journal: JournalId, events: u64) -> Option<u64> {
+        self.lost.lock().insert(journal, events)
     }
 
     /// Events that Postgres lost and the journal did not hold any more.
     pub fn lost(&self) -> u64 {
-        self.lost.lock().unwrap_or_else(PoisonError::into_inner).values().sum()
+        self.lost.lock().values().sum()
     }
 }

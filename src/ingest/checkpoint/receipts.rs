@@ -1,4 +1,7 @@
-//! What Postgres knows of a journal: its row, its lanes and its receipts.
+//! A journal's rows in Postgres: the journal itself, its lanes and its receipts.
+//!
+//! A receipt states that a range of sequences is settled. It is written by the transaction that stores their rows, so it
+//! exists if and only if they do. That is what makes the path exactly-once.
 
 use std::ops::Range;
 use std::time::Duration;
@@ -13,13 +16,13 @@ use crate::db::{Connection, Database, DbError, Parameter, begin_in_time, presets
 use crate::ingest::event::id::Tag;
 use crate::ingest::journal::JournalId;
 
-/// How long a transaction of one's own lane is waited for before its backend is ended.
-const HOLDER_PATIENCE: &str = include_str!("../../../sql/ingest/holder_patience.sql");
+/// Bounds the wait for another transaction of a lane, before that transaction's backend is terminated.
+const HOLDER_TIMEOUT: &str = include_str!("../../../sql/ingest/holder_timeout.sql");
 
-/// For each statement but those of a batch, which has a deadline of its own.
+/// For each statement, except those of a batch, which has its own deadline.
 const TIMEOUT: Duration = Duration::from_secs(30);
 
-/// The statements.
+/// The statements on journals, lanes and receipts.
 #[derive(Debug)]
 pub struct Receipts {
     register: String,
@@ -30,20 +33,20 @@ pub struct Receipts {
     hold_lane: String,
     prepare_batch: String,
     add: String,
-    over: String,
-    fence: String,
-    fences: String,
+    settled_in: String,
+    checkpoint: String,
+    checkpoint_numbers: String,
     compact: String,
     all: String,
     timeline: String,
 }
 
-/// What one receipt says of a range.
+/// The outcomes of settled events.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Counts {
     /// Rows of `requests`.
     pub committed: u64,
-    /// Left out, as their keys were there.
+    /// Skipped: an event with the same key was stored.
     pub duplicates: u64,
     /// Dead letters.
     pub dead: u64,
@@ -54,7 +57,7 @@ pub struct Counts {
 }
 
 impl Counts {
-    /// All together.
+    /// The number of settled events.
     pub fn total(self) -> u64 {
         self.committed + self.duplicates + self.dead + self.discarded + self.quarantined
     }
@@ -70,19 +73,19 @@ impl std::ops::AddAssign for Counts {
     }
 }
 
-/// What Postgres has of one journal.
+/// The receipts of one journal.
 #[derive(Debug, Clone, Default)]
 pub struct Coverage {
-    /// The sequences with a receipt.
+    /// The settled sequences.
     pub settled: RangeSet<u64>,
-    /// Sums over them.
+    /// The sums of their outcomes.
     pub counts: Counts,
-    /// The journal's fence.
-    pub fence: i64,
+    /// The number of the last checkpoint.
+    pub checkpoint: i64,
 }
 
 impl Receipts {
-    /// For the tables of `database`.
+    /// The statements on the tables of `database`.
     pub fn new(database: &Database) -> Self {
         let sql = |text| database.sql(text);
         Self {
@@ -94,9 +97,9 @@ impl Receipts {
             hold_lane: sql(include_str!("../../../sql/ingest/hold_lane.sql")),
             prepare_batch: sql(include_str!("../../../sql/ingest/prepare_batch.sql")),
             add: sql(include_str!("../../../sql/ingest/add_receipt.sql")),
-            over: sql(include_str!("../../../sql/ingest/receipts_over.sql")),
-            fence: sql(include_str!("../../../sql/ingest/fence.sql")),
-            fences: sql(include_str!("../../../sql/ingest/fences.sql")),
+            settled_in: sql(include_str!("../../../sql/ingest/settled_in.sql")),
+            checkpoint: sql(include_str!("../../../sql/ingest/checkpoint.sql")),
+            checkpoint_numbers: sql(include_str!("../../../sql/ingest/checkpoint_numbers.sql")),
             compact: sql(include_str!("../../../sql/ingest/compact_receipts.sql")),
             all: sql(include_str!("../../../sql/ingest/receipts.sql")),
             timeline: sql(include_str!("../../../sql/ingest/timeline.sql")),
@@ -109,7 +112,7 @@ impl Receipts {
         Ok(known.first().map(|row| row.try_get(0)).transpose()?.unwrap_or(false))
     }
 
-    /// Makes the journal known, and shuts out every transaction of a former process that wrote for it.
+    /// Registers the journal, and fences off every transaction of a former process that wrote for it.
     pub async fn register(&self, connection: &mut Connection, journal: JournalId) -> Result<(), DbError> {
         let tag = Tag::of_journal(journal.0).bytes().to_vec();
         let parameters: [Parameter<'_>; 2] = [(&journal.0, Type::UUID), (&tag, Type::BYTEA)];
@@ -120,7 +123,7 @@ impl Receipts {
         Ok(())
     }
 
-    /// Shuts out every earlier transaction of a lane; returns the epoch to be used from now on.
+    /// Fences off every earlier transaction of a lane; returns the lane's new epoch.
     pub async fn raise_epoch(
         &self,
         connection: &mut Connection,
@@ -129,12 +132,12 @@ impl Receipts {
     ) -> Result<i64, DbError> {
         let parameters: [Parameter<'_>; 2] = [(&journal.0, Type::UUID), (&lane, Type::INT4)];
         let rows = self.raise(connection, &self.raise_one, &parameters, &lane_name(journal, lane)).await?;
-        // An epoch that was made up would let an earlier transaction of the lane in.
+        // A default would let an earlier transaction of the lane commit.
         Ok(rows.first().ok_or(DbError::Unexpected("no epoch for a lane"))?.try_get(0)?)
     }
 
-    /// Runs a statement that raises epochs. A transaction that still holds a lane is waited for; one that does not end
-    /// is ended.
+    /// Runs a statement that raises epochs. Waits for a transaction that still holds a lane, and terminates the backend of
+    /// one that does not end.
     async fn raise(
         &self,
         connection: &mut Connection,
@@ -144,7 +147,7 @@ impl Receipts {
     ) -> Result<Vec<Row>, DbError> {
         loop {
             let transaction = begin_in_time(connection, TIMEOUT).await?;
-            transaction.batch_execute(HOLDER_PATIENCE).await?;
+            transaction.batch_execute(HOLDER_TIMEOUT).await?;
             match transaction.query_typed(statement, parameters).await {
                 Ok(rows) => {
                     transaction.commit().await?;
@@ -152,7 +155,10 @@ impl Receipts {
                 }
                 Err(error) if error.code() == Some(&SqlState::LOCK_NOT_AVAILABLE) => {
                     transaction.rollback().await?;
-                    tracing::warn!(holders, "a transaction of ours does not end; its backend is ended");
+                    tracing::warn!(
+                        holders,
+                        "a transaction of this service does not end; its backend is terminated"
+                    );
                     query_in_time(connection, TIMEOUT, &self.end_holders, &[(&holders, Type::TEXT)]).await?;
                     tokio::time::sleep(Duration::from_millis(50)).await;
                 }
@@ -161,8 +167,8 @@ impl Receipts {
         }
     }
 
-    /// What is settled of `range`.
-    pub async fn over(
+    /// The settled sequences of `range`.
+    pub async fn settled_in(
         &self,
         connection: &Connection,
         journal: JournalId,
@@ -174,7 +180,7 @@ impl Receipts {
             (&(range.end as i64 - 1), Type::INT8),
         ];
         let mut settled = RangeSet::new();
-        for row in query_in_time(connection, TIMEOUT, &self.over, &parameters).await? {
+        for row in query_in_time(connection, TIMEOUT, &self.settled_in, &parameters).await? {
             let (first, last): (i64, i64) = (row.try_get(0)?, row.try_get(1)?);
             let (start, end) = (range.start.max(first as u64), range.end.min(last as u64 + 1));
             if start < end {
@@ -184,7 +190,7 @@ impl Receipts {
         Ok(settled)
     }
 
-    /// Begins a batch of a lane: the journal's fence, or `None` if the lane's epoch is another one.
+    /// Begins a batch of a lane; returns the journal's checkpoint number, or `None` if the lane has another epoch.
     pub async fn hold_lane(
         &self,
         transaction: &Transaction<'_>,
@@ -194,7 +200,7 @@ impl Receipts {
     ) -> Result<Option<i64>, DbError> {
         let name = lane_name(journal, lane);
         let (name, epoch) = (&name, &epoch);
-        // All are sent at once. Our own deadline bounds a batch's transaction.
+        // All three are sent at once. The batch's deadline bounds the transaction, so no statement timeout is set.
         let presets = presets(Duration::ZERO);
         let ((), prepared, held) = tokio::try_join!(
             biased;
@@ -234,38 +240,39 @@ impl Receipts {
         DbError::all_stored("ingest_receipts", 1, stored)
     }
 
-    /// The server's timeline; `None` where it does not tell.
+    /// The server's timeline; `None` if it cannot be read.
     pub async fn timeline(&self, connection: &Connection) -> Option<i64> {
         let rows = query_in_time(connection, TIMEOUT, &self.timeline, &[]).await.ok()?;
         rows.first()?.try_get(0).ok()
     }
 
-    /// The fences of those of `journals` that the database knows. Changes nothing.
-    pub async fn fences(
+    /// The checkpoint numbers of those `journals` that the database knows.
+    pub async fn checkpoint_numbers(
         &self,
         connection: &Connection,
         journals: &[JournalId],
     ) -> Result<Vec<(JournalId, i64)>, DbError> {
         let ids: Vec<Uuid> = journals.iter().map(|journal| journal.0).collect();
-        let rows = query_in_time(connection, TIMEOUT, &self.fences, &[(&ids, Type::UUID_ARRAY)]).await?;
+        let rows =
+            query_in_time(connection, TIMEOUT, &self.checkpoint_numbers, &[(&ids, Type::UUID_ARRAY)]).await?;
         rows.iter().map(|row| Ok((JournalId(row.try_get(0)?), row.try_get(1)?))).collect()
     }
 
-    /// Reads all receipts of `journals` and makes durable what it read. Receipts that follow each other become one.
+    /// Reads all receipts of `journals` and makes them durable. Adjacent receipts are merged.
     ///
-    /// A journal that is missing from the answer is not known to the database.
-    pub async fn fence(
+    /// A journal missing from the result is not known to the database.
+    pub async fn checkpoint(
         &self,
         connection: &mut Connection,
         journals: &[JournalId],
     ) -> Result<Vec<(JournalId, Coverage)>, DbError> {
         let ids: Vec<Uuid> = journals.iter().map(|journal| journal.0).collect();
-        // It makes durable what it has read, and waits for the disk for that, as every transaction but a batch's does.
+        // Its commit waits for the disk, and with it for the commits that it has read.
         let transaction = begin_in_time(connection, TIMEOUT).await?;
         let mut coverage: Vec<(JournalId, Coverage)> = Vec::new();
-        for row in transaction.query_typed(&self.fence, &[(&ids, Type::UUID_ARRAY)]).await? {
-            let fenced = Coverage { fence: row.try_get(1)?, ..Coverage::default() };
-            coverage.push((JournalId(row.try_get(0)?), fenced));
+        for row in transaction.query_typed(&self.checkpoint, &[(&ids, Type::UUID_ARRAY)]).await? {
+            let covered = Coverage { checkpoint: row.try_get(1)?, ..Coverage::default() };
+            coverage.push((JournalId(row.try_get(0)?), covered));
         }
         transaction.execute_typed(&self.compact, &[(&ids, Type::UUID_ARRAY)]).await?;
         for row in transaction.query_typed(&self.all, &[(&ids, Type::UUID_ARRAY)]).await? {
@@ -288,12 +295,12 @@ impl Receipts {
     }
 }
 
-/// The name by which a lane's transaction is found again; Postgres keeps 63 bytes of it.
+/// The application name of a lane's transaction; Postgres keeps 63 bytes of it.
 fn lane_name(journal: JournalId, lane: i32) -> String {
     format!("{}{lane}.", lanes_name(journal))
 }
 
-/// What the names of all lanes of a journal begin with.
+/// The common prefix of the names of a journal's lanes.
 fn lanes_name(journal: JournalId) -> String {
     format!("tidegate {} lane ", journal.0)
 }

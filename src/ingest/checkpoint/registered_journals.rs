@@ -1,8 +1,8 @@
-//! Which journals the database has been told of, as a small file beside them.
+//! The list of journals that were registered with the database: a small file beside them.
 //!
-//! Without it a journal that the database does not know could be one that was written while Postgres was away, or one
-//! whose database was replaced or restored to an older point. The first is to be registered, the second is to be refused.
-//! It also tells that the schema was there once, so that a service may start while Postgres is away.
+//! A journal that the database does not know was either written while Postgres was away, or its database was replaced or
+//! restored to an older point. The first is to be registered, the second to be refused; this list tells them apart. It also
+//! records that the schema existed once, so that the service may start while Postgres is away.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
@@ -16,7 +16,7 @@ const FILE: &str = "registered";
 const NEW_FILE: &str = "registered.new";
 const SCHEMA: &str = "schema ";
 
-/// The list.
+/// The list of registered journals.
 #[derive(Debug, Clone)]
 pub struct RegisteredJournals {
     dir: PathBuf,
@@ -25,11 +25,11 @@ pub struct RegisteredJournals {
 }
 
 impl RegisteredJournals {
-    /// Reads the list in `dir`; none is an empty one.
+    /// Reads the list in `dir`; a missing file is an empty list.
     ///
     /// # Errors
     ///
-    /// If it is there and cannot be read.
+    /// If the file exists and cannot be read.
     pub fn read(dir: &Path) -> io::Result<Self> {
         let text = match fs::read_to_string(dir.join(FILE)) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
@@ -42,22 +42,22 @@ impl RegisteredJournals {
         })
     }
 
-    /// Whether this is the list's file.
+    /// Whether this path is one of the list's files.
     pub fn is_its(path: &Path) -> bool {
         path.file_name().is_some_and(|name| name == FILE || name == NEW_FILE)
     }
 
-    /// Whether the database was told of this journal.
+    /// Whether this journal was registered with the database.
     pub fn contains(&self, journal: Uuid) -> bool {
         self.journals.contains(&journal)
     }
 
-    /// Whether the database had this schema's version once.
+    /// Whether the database once had this version of the schema.
     pub fn has_schema(&self, version: usize) -> bool {
         self.schema == Some(version)
     }
 
-    /// The database was told of this journal.
+    /// Records that this journal is registered with the database.
     ///
     /// # Errors
     ///
@@ -66,7 +66,7 @@ impl RegisteredJournals {
         if self.journals.insert(journal) { self.write() } else { Ok(()) }
     }
 
-    /// The database has this schema's version.
+    /// Records the version of the database's schema.
     ///
     /// # Errors
     ///
@@ -75,7 +75,7 @@ impl RegisteredJournals {
         if self.schema.replace(version) == Some(version) { Ok(()) } else { self.write() }
     }
 
-    /// Forgets the journals that are not on disk any more.
+    /// Removes the journals that are not on disk any more.
     ///
     /// # Errors
     ///
@@ -86,7 +86,7 @@ impl RegisteredJournals {
         if self.journals.len() < before { self.write() } else { Ok(()) }
     }
 
-    /// All at once: a reader sees the old list or the new one.
+    /// Replaces the file atomically: a reader sees the old list or the new one.
     fn write(&self) -> io::Result<()> {
         let new = self.dir.join(NEW_FILE);
         let mut file = File::options().write(true).create(true).truncate(true).mode(0o600).open(&new)?;

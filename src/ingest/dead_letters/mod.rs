@@ -1,15 +1,16 @@
-//! What could not become a row of `requests`, kept in `dead_letters` with the reason.
+//! Dead letters: events that could not become rows of `requests`, kept with the reason.
 //!
 //! A row that Postgres rejects becomes a dead letter in the transaction that stores the rest of its batch.
 //!
-//! The overloads, whose clients were told 503, have a bounded queue of their own, flushed every
-//! `DEAD_FLUSH_INTERVAL_MS`. They are dropped when it is full, counted and logged.
+//! Overloads (events refused with 503) have a bounded queue of their own, flushed every `DEAD_FLUSH_INTERVAL_MS`. When it
+//! is full they are dropped, counted and logged.
 //!
-//! A dead letter is the event's own tuple with four more fields behind it.
+//! An operator lists and discards dead letters through [`DeadLetterStore`], which also stores them again (`redrive`).
 
 mod redrive;
 mod store;
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use self::redrive::{Redriven, Selection};
 pub use self::store::{Body, Cursor, DeadLetter, DeadLetterStore, Filter};
+use crate::bisect;
 pub use crate::ingest::event::dead_letter::Reason;
 use crate::ingest::event::dead_letter::encode_overload;
 use crate::ingest::event::row::Tuple;
@@ -27,7 +29,7 @@ use crate::ingest::write::copy::{CopyBatch, Kind};
 use crate::ingest::write::copy_writer::{CopyWriter, Lane, WriteError};
 use crate::observe::Metrics;
 
-/// Takes dead letters.
+/// The queue of overloads, for admission.
 #[derive(Debug, Clone)]
 pub struct DeadLetters {
     queue: Arc<Queue>,
@@ -35,21 +37,21 @@ pub struct DeadLetters {
 }
 
 impl DeadLetters {
-    /// Puts them into `queue`.
+    /// A handle to `queue`.
     pub fn new(queue: Arc<Queue>, metrics: Arc<Metrics>) -> Self {
         Self { queue, metrics }
     }
 
-    /// What waits to be stored.
+    /// Overloads that are not stored yet.
     pub fn held(&self) -> Size {
         self.queue.held()
     }
 
-    /// Keeps an event that was refused, with the reason why, if there is room.
+    /// Keeps a refused event with its error, if the queue has capacity.
     pub fn add_overload(&self, tuple: Tuple<'_>, error: &str) {
-        let parcel = parcel(encode_overload(tuple, error));
-        match self.queue.try_reserve(parcel.load()) {
-            Ok(mut room) => room.push(parcel),
+        let batch = queued(encode_overload(tuple, error));
+        match self.queue.try_reserve(batch.size()) {
+            Ok(mut reservation) => reservation.push(batch),
             Err(_full) => self.dropped(),
         }
     }
@@ -64,27 +66,27 @@ impl DeadLetters {
     }
 }
 
-fn parcel(row: Vec<u8>) -> QueuedBatch {
+fn queued(row: Vec<u8>) -> QueuedBatch {
     QueuedBatch::one(RowChunk { rows: row.into(), events: 1 }, None)
 }
 
-/// Stores dead letters.
+/// The task that stores overloads.
 #[derive(Debug)]
 pub struct DeadLetterWriter {
-    /// Where they wait.
+    /// The overloads.
     pub queue: Arc<Queue>,
     /// Stores them.
-    pub lander: CopyWriter,
-    /// Counts.
+    pub copy_writer: CopyWriter,
+    /// Counters.
     pub metrics: Arc<Metrics>,
-    /// How often they are stored.
+    /// Between two flushes.
     pub interval: Duration,
     /// The most bytes in one COPY.
     pub max_copy_bytes: u64,
 }
 
 impl DeadLetterWriter {
-    /// Stores what waits, every interval, until `stop` is cancelled and nothing waits any more.
+    /// Flushes the queue every interval until `stop` is cancelled and the queue is empty.
     pub async fn run(self, stop: CancellationToken) {
         let mut interval = tokio::time::interval(self.interval);
         interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -101,31 +103,30 @@ impl DeadLetterWriter {
         }
     }
 
-    /// Stores one batch; false when nothing waited.
+    /// Stores one batch; false if the queue was empty.
     async fn flush(&self) -> bool {
-        let batch = self.queue.take(self.max_copy_bytes);
-        if batch.load().events == 0 {
+        let batches = self.queue.take(self.max_copy_bytes);
+        if batches.size().events == 0 {
             return false;
         }
-        let rows: Vec<&[u8]> = batch.chunks().collect();
+        let all: Vec<&[u8]> = batches.chunks().collect();
         let mut lane = Lane::new(0);
-        let mut pending = vec![&rows[..]];
-        while let Some(rows) = pending.pop() {
-            let lot = CopyBatch::new(Kind::DeadLetters, rows.len() as u64, None, Vec::new(), rows.to_vec());
-            match self.lander.land(&lot, &mut lane).await {
-                Ok(_landed) => {
+        let mut pending: Vec<Range<u64>> = std::iter::once(0..all.len() as u64).collect();
+        while let Some(range) = pending.pop() {
+            let rows = all.get(range.start as usize..range.end as usize).unwrap_or_default();
+            let batch = CopyBatch::new(Kind::DeadLetters, rows.len() as u64, None, Vec::new(), rows.to_vec());
+            match (self.copy_writer.write(&batch, &mut lane).await, bisect::halves(&range)) {
+                (Ok(_written), _) => {
                     let stored = self.metrics.dead_letters.with_label_values(&[Reason::Overload.name()]);
                     stored.inc_by(rows.len() as u64);
                 }
-                Err(WriteError::Rejected(rejected)) if rows.len() <= 1 => {
+                (Err(_), Some([left, right])) => pending.extend([right, left]),
+                (Err(WriteError::Rejected(rejected)), None) => {
                     let error = rejected.error.with_sources();
                     self.metrics.dead_letters_dropped.with_label_values(&["refused"]).inc();
-                    tracing::error!(error, "a dead letter is refused by Postgres and lost");
+                    tracing::error!(error, "Postgres rejects a dead letter; it is lost");
                 }
-                Err(_cut_up) => {
-                    let (left, right) = rows.split_at(rows.len() / 2);
-                    pending.extend([right, left]);
-                }
+                (Err(_), None) => pending.push(range),
             }
         }
         true

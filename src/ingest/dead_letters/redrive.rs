@@ -1,8 +1,8 @@
-//! Tries to store dead letters again, each exactly once.
+//! Redrive: stores dead letters again, exactly once each.
 //!
-//! A dead letter and the row that it becomes change places in one transaction, and its receipt with them. Several may
-//! redrive at once: each takes what the others have not locked. Rows that Postgres rejects again are found by a
-//! [probe](crate::ingest::write::probe), and stay dead letters in the transaction that stores the others.
+//! One transaction deletes the dead letter, inserts its row and corrects its receipt. Several redrives may run at once: each
+//! skips the dead letters that another has locked. A [probe](crate::ingest::write::probe) isolates rows that Postgres
+//! rejects again; they stay dead letters in the transaction that stores the others.
 
 use std::collections::HashMap;
 
@@ -12,6 +12,7 @@ use uuid::Uuid;
 
 use super::Reason;
 use super::store::{DeadLetterStore, Filter, TIMEOUT};
+use crate::bisect;
 use crate::db::{DbError, Parameter, begin_in_time, roll_back};
 use crate::ingest::checkpoint::receipts::{Counts, Receipts};
 use crate::ingest::event::id::{self, Tag, unix_now_us};
@@ -22,47 +23,46 @@ use crate::ingest::write::copy::copy_rows;
 use crate::ingest::write::probe::{PROBED_ROWS, Probe};
 use crate::ingest::write::verdict::{Fault, Verdict};
 
-/// The most dead letters that change places in one transaction, by number and by bytes.
+/// The most dead letters in one transaction, by number and by bytes.
 const BATCH: usize = 5000;
 const BATCH_BYTES: i64 = 16 << 20;
 
-/// Which dead letters are to be stored.
+/// The dead letters of a redrive.
 #[derive(Debug, Clone, Default)]
 pub struct Selection {
-    /// These; `None`: all that fit the filter.
+    /// Only these; `None`: all that match the filter.
     pub ids: Option<Vec<Uuid>>,
-    /// Without a reason, and without ids, overloads are left out: their clients were told that they were not taken, and
-    /// may have sent them again.
+    /// Without a reason and without ids, overloads are excluded: their clients received a 503 and may have sent them again.
     pub filter: Filter,
 }
 
-/// What a redrive did.
+/// The result of a redrive.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Redriven {
     /// Stored.
     pub stored: u64,
-    /// Refused by Postgres again; they are dead letters still.
+    /// Rejected again; they stay dead letters.
     pub refused: u64,
-    /// There may be more: the limit was reached.
+    /// Whether the limit was reached, so that there may be more.
     pub more: bool,
 }
 
-/// A dead letter on its way back.
+/// A locked dead letter and its tuple of `requests`.
 struct Taken {
     id: Uuid,
     tuple: Vec<u8>,
     overload: bool,
 }
 
-/// What became of dead letters that were to change places.
+/// The result of one transaction.
 enum Moved {
-    /// The numbers of letters stored and of letters rejected for their faults.
+    /// The numbers of stored dead letters and of those kept for their faults.
     Done { stored: u64, refused: u64 },
-    /// Nothing is changed: a row is at fault.
+    /// A row is at fault; nothing is changed.
     Rejected { error: DbError, taken: Vec<Taken> },
 }
 
-/// What Postgres has against the rows of dead letters.
+/// The faults of dead letters.
 type FaultsById = HashMap<Uuid, Fault>;
 
 impl DeadLetterStore {
@@ -70,7 +70,7 @@ impl DeadLetterStore {
     ///
     /// # Errors
     ///
-    /// Whatever Postgres says against more than a row. What was done before stays done.
+    /// Any error of Postgres that concerns more than a row. Dead letters stored before it stay stored.
     pub async fn redrive(
         &self,
         selection: &Selection,
@@ -111,7 +111,7 @@ impl DeadLetterStore {
         Ok(redriven)
     }
 
-    /// Stores what Postgres takes. What a probe cannot find is halved until it stands alone.
+    /// Stores all of `ids` that Postgres accepts. Rows that a probe cannot isolate are found by bisection.
     async fn store_all(
         &self,
         ids: Vec<Uuid>,
@@ -120,9 +120,10 @@ impl DeadLetterStore {
         redriven: &mut Redriven,
     ) -> Result<(), DbError> {
         let mut faults = FaultsById::new();
-        let mut work = vec![(ids, true)];
-        while let Some((ids, may_probe)) = work.pop() {
-            let (error, taken) = match self.store(&ids, limits, &faults).await? {
+        let mut pending = vec![(0..ids.len() as u64, true)];
+        while let Some((range, may_probe)) = pending.pop() {
+            let part = ids.get(range.start as usize..range.end as usize).unwrap_or_default();
+            let (error, taken) = match self.store(part, limits, &faults).await? {
                 Moved::Done { stored, refused } => {
                     redriven.stored += stored;
                     redriven.refused += refused;
@@ -131,13 +132,15 @@ impl DeadLetterStore {
                 Moved::Rejected { error, taken } => (error, taken),
             };
             let good = || taken.iter().filter(|taken| !faults.contains_key(&taken.id));
-            if let [id] = ids[..] {
-                if faults.insert(id, Fault::of(&error, 1)).is_some() {
-                    return Err(error);
+            let halves = match (bisect::halves(&range), part) {
+                (Some(halves), _) => halves,
+                (None, [id]) if !faults.contains_key(id) => {
+                    faults.insert(*id, Fault::of(&error, 1));
+                    pending.push((range, false));
+                    continue;
                 }
-                work.push((ids, false));
-                continue;
-            }
+                (None, _) => return Err(error),
+            };
             let found = match may_probe {
                 true => self.probe(probe, good()).await,
                 false => Ok(Vec::new()),
@@ -145,12 +148,11 @@ impl DeadLetterStore {
             match found {
                 Ok(found) if !found.is_empty() => {
                     faults.extend(found);
-                    work.push((ids, true));
+                    pending.push((range, true));
                 }
                 found => {
-                    let (left, right) = ids.split_at(ids.len() / 2);
                     let may_probe = found.is_err();
-                    work.extend([(right.to_vec(), may_probe), (left.to_vec(), may_probe)]);
+                    pending.extend(halves.into_iter().rev().map(|half| (half, may_probe)));
                 }
             }
         }
@@ -165,10 +167,10 @@ impl DeadLetterStore {
         let taken: Vec<(Uuid, Tuple<'_>)> =
             taken.filter_map(|taken| Some((taken.id, row::tuples(&taken.tuple).next()?))).collect();
         let mut faults = Vec::new();
-        for some in taken.chunks(PROBED_ROWS) {
-            let tuples: Vec<Tuple<'_>> = some.iter().map(|(_, tuple)| *tuple).collect();
+        for probed in taken.chunks(PROBED_ROWS) {
+            let tuples: Vec<Tuple<'_>> = probed.iter().map(|(_, tuple)| *tuple).collect();
             let found = probe.run(&mut self.database.get().await?, &tuples, 1).await?;
-            faults.extend(found.into_iter().filter_map(|(index, fault)| Some((some.get(index)?.0, fault))));
+            faults.extend(found.into_iter().filter_map(|(index, fault)| Some((probed.get(index)?.0, fault))));
         }
         Ok(faults)
     }
@@ -188,7 +190,7 @@ impl DeadLetterStore {
         }
     }
 
-    /// Makes rows of those dead letters that have no fault, which are `taken`; returns how many have one, and stay.
+    /// Stores the dead letters without a fault, which go to `taken`; returns the number of those with a fault, which stay.
     async fn store_within(
         &self,
         transaction: &Transaction<'_>,
@@ -216,13 +218,13 @@ impl DeadLetterStore {
         Ok(refused.len() as u64)
     }
 
-    /// Notes the faults of dead letters that stay.
+    /// Records the faults of dead letters that stay.
     async fn refuse(&self, transaction: &Transaction<'_>, refused: &[(Uuid, &Fault)]) -> Result<(), DbError> {
         if refused.is_empty() {
             return Ok(());
         }
         let ids: Vec<Uuid> = refused.iter().map(|(id, _)| *id).collect();
-        // A text column takes no NUL, which an error's message could quote.
+        // An error's message may quote a NUL, which a text column rejects.
         let errors: Vec<String> = refused.iter().map(|(_, fault)| fault.error.replace('\0', "\\0")).collect();
         let reasons: Vec<&str> = refused.iter().map(|(_, fault)| fault.reason.name()).collect();
         let refuse = self.database.sql(include_str!("../../../sql/ingest/refuse_dead_letters.sql"));
@@ -232,7 +234,7 @@ impl DeadLetterStore {
         Ok(())
     }
 
-    /// Makes rows of dead letters, and corrects their receipts.
+    /// Moves dead letters to `requests`, and corrects their receipts.
     async fn move_letters(&self, transaction: &Transaction<'_>, taken: &[Taken]) -> Result<(), DbError> {
         if taken.is_empty() {
             return Ok(());
@@ -253,7 +255,7 @@ impl DeadLetterStore {
         Ok(())
     }
 
-    /// Overloads get new ids, and a receipt.
+    /// Accepts overloads: they get new ids and a receipt in the redrive journal.
     async fn accept_overloads(
         &self,
         transaction: &Transaction<'_>,
@@ -264,16 +266,16 @@ impl DeadLetterStore {
             return Ok(());
         }
         let sql = |text| self.database.sql(text);
-        let fresh = Uuid::new_v4();
-        let tag = Tag::of_journal(fresh).bytes().to_vec();
+        let new = Uuid::new_v4();
+        let tag = Tag::of_journal(new).bytes().to_vec();
         let make = sql(include_str!("../../../sql/ingest/make_redrive_journal.sql"));
-        transaction.execute_typed(&make, &[(&fresh, Type::UUID), (&tag, Type::BYTEA)]).await?;
+        transaction.execute_typed(&make, &[(&new, Type::UUID), (&tag, Type::BYTEA)]).await?;
         let journal = sql(include_str!("../../../sql/ingest/redrive_journal.sql"));
         let rows = transaction.query_typed(&journal, &[]).await?;
-        let journal: Uuid = rows.first().map(|row| row.try_get(0)).transpose()?.unwrap_or(fresh);
+        let journal: Uuid = rows.first().map(|row| row.try_get(0)).transpose()?.unwrap_or(new);
         let next = sql(include_str!("../../../sql/ingest/next_sequence.sql"));
         let rows = transaction.query_typed(&next, &[(&journal, Type::UUID)]).await?;
-        // A sequence that was made up would give its events the ids of others.
+        // A default would give its events the ids of others.
         let first: i64 = rows.first().ok_or(DbError::Unexpected("no next sequence"))?.try_get(0)?;
         let tag = Tag::of_journal(journal);
         let accepted = id::lower_bound((unix_now_us() / 1000) as u64);
@@ -294,7 +296,7 @@ fn read(row: &tokio_postgres::Row, limits: JsonLimits) -> Result<Taken, DbError>
     let (trace_id, content_type): (&str, Option<&str>) =
         (row.try_get("trace_id")?, row.try_get("content_type")?);
     let (payload, body): (Option<&[u8]>, Option<&[u8]>) = (row.try_get("payload")?, row.try_get("body")?);
-    // What Postgres refused was kept byte for byte, so it is looked at again.
+    // A rejected payload was kept byte for byte, so it is classified again.
     let body = payload.or(body).unwrap_or_default();
     let event = Row {
         id,

@@ -1,4 +1,4 @@
-//! Reads dead letters, and lets an operator discard one.
+//! The list of dead letters, for operators, and the deletion of single ones.
 
 use std::time::Duration;
 
@@ -9,23 +9,23 @@ use uuid::Uuid;
 
 use crate::db::{ConflictRetries, Database, DbError, Parameter, begin_in_time};
 
-/// Which dead letters.
+/// A selection of dead letters.
 #[derive(Debug, Clone, Default)]
 pub struct Filter {
-    /// Of this reason.
+    /// With this reason.
     pub reason: Option<String>,
-    /// That failed at this time or later, in microseconds of Unix time.
+    /// Failed at this time or later, in microseconds of Unix time.
     pub since_us: Option<i64>,
-    /// That failed before this time.
+    /// Failed before this time.
     pub until_us: Option<i64>,
 }
 
-/// Where a page ended.
+/// The end of a page.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Cursor {
-    /// When its last one failed, in microseconds of Unix time.
+    /// The time at which its last dead letter failed, in microseconds of Unix time.
     pub failed_at_us: i64,
-    /// Its last one's id.
+    /// The id of its last dead letter.
     pub id: Uuid,
 }
 
@@ -38,9 +38,9 @@ pub struct DeadLetter {
     pub trace_id: String,
     /// The name of a [`Reason`](super::Reason).
     pub reason: String,
-    /// Why, the SQLSTATE first where Postgres rejected the row.
+    /// The error, beginning with the SQLSTATE if Postgres rejected the row.
     pub error: String,
-    /// How often it was tried.
+    /// The number of attempts to store it.
     pub attempts: i32,
     /// The declared media type.
     pub content_type: Option<String>,
@@ -48,25 +48,25 @@ pub struct DeadLetter {
     pub received_at: String,
     /// RFC 3339.
     pub failed_at: String,
-    /// The same in microseconds of Unix time.
+    /// `failed_at` in microseconds of Unix time.
     pub failed_at_us: i64,
-    /// Bytes of its body.
+    /// The body's size in bytes.
     pub bytes: i64,
 }
 
-/// What a dead letter holds.
+/// The body of a dead letter.
 #[derive(Debug, Clone)]
 pub enum Body {
     /// JSON text.
     Json(String),
-    /// The bytes as they came.
+    /// The bytes as received.
     Bytes(Bytes),
 }
 
-/// For one statement.
+/// For each statement.
 pub(super) const TIMEOUT: Duration = Duration::from_secs(60);
 
-/// The table.
+/// The table `dead_letters`.
 #[derive(Debug, Clone)]
 pub struct DeadLetterStore {
     pub(super) database: Database,
@@ -78,11 +78,11 @@ impl DeadLetterStore {
         Self { database: database.clone() }
     }
 
-    /// A page, newest first.
+    /// One page, newest first.
     ///
     /// # Errors
     ///
-    /// Whatever Postgres says.
+    /// Any error of Postgres.
     pub async fn list(
         &self,
         filter: &Filter,
@@ -103,11 +103,11 @@ impl DeadLetterStore {
         rows.iter().map(dead_letter).collect()
     }
 
-    /// One of them, with its body.
+    /// One dead letter, with its body.
     ///
     /// # Errors
     ///
-    /// Whatever Postgres says.
+    /// Any error of Postgres.
     pub async fn get(&self, id: Uuid) -> Result<Option<(DeadLetter, Body)>, DbError> {
         let get = self.database.sql(include_str!("../../../sql/ingest/dead_letter.sql"));
         let rows = self.database.query_in_time(TIMEOUT, &get, &[(&id, Type::UUID)]).await?;
@@ -119,11 +119,11 @@ impl DeadLetterStore {
         Ok(Some((dead_letter(row)?, body)))
     }
 
-    /// Deletes one of them; false if it is not there. In the ledger it is discarded from then on.
+    /// Deletes one dead letter; false if it does not exist. The ledger counts it as discarded.
     ///
     /// # Errors
     ///
-    /// Whatever Postgres says; nothing is changed then.
+    /// Any error of Postgres; nothing is changed then.
     pub async fn discard(&self, id: Uuid) -> Result<bool, DbError> {
         let mut retries = ConflictRetries::default();
         loop {

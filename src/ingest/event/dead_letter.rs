@@ -11,24 +11,24 @@ const FIELDS: i16 = 10;
 /// Why an event is a dead letter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reason {
-    /// The queue was full, or the journal took nothing; the client was told 503.
+    /// The queue was full, or the journal accepted nothing; the client received a 503.
     Overload,
-    /// Postgres refused the row.
+    /// Postgres rejected the row.
     Rejected,
     /// A trigger on `requests` returned null for the row.
     DroppedByTrigger,
 }
 
 impl Reason {
-    /// All of them.
+    /// All reasons.
     pub const ALL: [Self; 3] = [Self::Overload, Self::Rejected, Self::DroppedByTrigger];
 
-    /// The names of all of them, for the arguments that take one.
+    /// The names of all reasons, for arguments.
     pub fn names() -> [&'static str; 3] {
         Self::ALL.map(Self::name)
     }
 
-    /// The reason as it stands in the table and in metrics.
+    /// The reason's name in the table and in metrics.
     pub fn name(self) -> &'static str {
         match self {
             Self::Overload => "overload",
@@ -38,8 +38,8 @@ impl Reason {
     }
 }
 
-/// The tuple of the dead letter of a row with a fault. Postgres may have refused the payload itself, so it is kept byte
-/// for byte in `body`.
+/// The dead letter of a row that Postgres rejected. The payload itself may be at fault, so it is kept byte for byte in
+/// `body`.
 pub fn encode_rejected(tuple: Tuple<'_>, error: &str, reason: Reason, attempts: u32) -> Vec<u8> {
     let [id, trace_id, payload, body, content_type, received_at] = tuple.fields();
     let payload = match payload {
@@ -57,7 +57,7 @@ pub fn encode_rejected(tuple: Tuple<'_>, error: &str, reason: Reason, attempts: 
     letter
 }
 
-/// The tuple of the dead letter of an event that was not taken.
+/// The dead letter of an event that was refused.
 pub fn encode_overload(tuple: Tuple<'_>, error: &str) -> Vec<u8> {
     let mut letter = begin(tuple, error);
     letter.extend_from_slice(tuple.bytes().get(2..).unwrap_or_default());
@@ -72,7 +72,7 @@ fn begin(tuple: Tuple<'_>, error: &str) -> Vec<u8> {
 }
 
 fn end(letter: &mut Vec<u8>, error: &str, reason: Reason, attempts: u32) {
-    // A text column takes no NUL, which an error's message could quote.
+    // An error's message may quote a NUL, which a text column rejects.
     row::put_field(letter, error.replace('\0', "\\0").as_bytes());
     row::put_field(letter, reason.name().as_bytes());
     row::put_field(letter, &(attempts as i32).to_be_bytes());

@@ -1,8 +1,8 @@
-//! Ids of events: UUIDv7 (RFC 9562), fixed when an event is accepted.
+//! Event ids: UUIDv7 (RFC 9562), assigned when an event is accepted.
 //!
-//! The 74 bits that RFC 9562 leaves to chance hold a tag of 34 random bits, drawn once by each journal (or process, where
-//! there is none), and a sequence of 40 bits. So ids of one journal never collide, sort in the order of acceptance within
-//! a millisecond, and the events of one journal can be counted by id alone, without a further index.
+//! The 74 random bits of RFC 9562 hold a tag of 34 random bits, drawn once by each journal (or by the process, without a
+//! journal), and a sequence of 40 bits. So the ids of one journal never collide, they sort in the order of acceptance within
+//! a millisecond, and a journal's events can be counted by id alone, without another index.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -13,7 +13,7 @@ const SEQUENCE_BITS: u32 = 40;
 const SEQUENCE_MASK: u64 = (1 << SEQUENCE_BITS) - 1;
 const TAG_BITS: u32 = 34;
 
-/// The 34 bits of an id that name its journal.
+/// The 34 bits of an id that identify its journal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Tag(u64);
 
@@ -31,7 +31,7 @@ impl Tag {
         Self(((rand_a << 62 | rand_b) >> SEQUENCE_BITS) as u64)
     }
 
-    /// Bytes 6 to 10 of the ids with this tag, as SQL's `ingest_tag` gives them.
+    /// Bytes 6 to 10 of the ids with this tag, as returned by the SQL function `ingest_tag`.
     pub fn bytes(self) -> [u8; 5] {
         let id = event_id(0, self, 0).into_bytes();
         std::array::from_fn(|index| id[6 + index])
@@ -58,7 +58,7 @@ pub fn unix_ms(id: Uuid) -> u64 {
     (id.as_u128() >> 80) as u64
 }
 
-/// Gives out ids.
+/// A generator of ids.
 #[derive(Debug)]
 pub struct IdMint {
     tag: Tag,
@@ -66,17 +66,17 @@ pub struct IdMint {
 }
 
 impl IdMint {
-    /// A mint with a tag of its own.
+    /// A generator with a new tag.
     pub fn new() -> Self {
         Self { tag: Tag::of_journal(Uuid::new_v4()), next: AtomicU64::new(0) }
     }
 
-    /// `count` sequences in a row: the mint's tag, and the first of them.
+    /// Reserves `count` consecutive sequences; returns the tag and the first sequence.
     pub fn reserve_range(&self, count: u64) -> (Tag, u64) {
         (self.tag, self.next.fetch_add(count, Ordering::Relaxed))
     }
 
-    /// The first of `count` ids in a row, all with the time `now_us` (microseconds of Unix time).
+    /// Reserves `count` consecutive ids with the time `now_us` (microseconds of Unix time).
     pub fn reserve(&self, count: u64, now_us: i64) -> IdRange {
         let first = self.next.fetch_add(count, Ordering::Relaxed);
         IdRange { unix_ms: (now_us / 1000) as u64, tag: self.tag, next: first }
@@ -89,7 +89,7 @@ impl Default for IdMint {
     }
 }
 
-/// Ids that follow each other; whoever reserved them takes no more than were reserved.
+/// Consecutive ids. The caller takes no more than it has reserved.
 #[derive(Debug)]
 pub struct IdRange {
     unix_ms: u64,
@@ -107,7 +107,7 @@ impl IdRange {
     }
 }
 
-/// The last millisecond that a UUIDv7 can tell (RFC 9562, section 5.7).
+/// The last millisecond that a UUIDv7 can represent (RFC 9562, section 5.7).
 pub const MAX_UNIX_MS: u64 = (1 << 48) - 1;
 
 /// The smallest UUIDv7 of the millisecond `unix_ms`: where a partition begins.
@@ -115,7 +115,7 @@ pub fn lower_bound(unix_ms: u64) -> Uuid {
     Uuid::from_u128(u128::from(unix_ms & MAX_UNIX_MS) << 80)
 }
 
-/// Microseconds of Unix time, now.
+/// The current time in microseconds of Unix time.
 pub fn unix_now_us() -> i64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO).as_micros() as i64
 }

@@ -1,9 +1,9 @@
-//! Decides, before COPY, whether a body can be a `jsonb` value.
+//! Classifies bodies before the COPY: whether one can be a `jsonb` value.
 //!
-//! A COPY fails as a whole for one value that Postgres refuses, so the decision must be ours and must agree with
-//! Postgres in both directions: what is called [`Verdict::Jsonb`] is never refused, and what is refused here would be
-//! refused there. The one exception is depth: Postgres' own limit hangs on `max_stack_depth` and the platform's stack
-//! frames, so a fixed limit below it is used (`MAX_JSON_DEPTH`).
+//! One value that Postgres rejects fails a whole COPY, so the decision is made here, and agrees with Postgres in both
+//! directions: a [`Verdict::Jsonb`] is never rejected by Postgres, and a value that is rejected here would be rejected there.
+//! The one exception is depth: Postgres' limit depends on `max_stack_depth` and on the platform's stack frames, so a lower,
+//! fixed limit applies (`MAX_JSON_DEPTH`).
 //!
 //! # Rules
 //!
@@ -12,27 +12,27 @@
 //! * A number becomes a `numeric`: at most 131,072 digits before the decimal point and 16,383 after it, and an
 //!   exponent below 2³⁰ − 1 in size (`numeric.c`, `set_var_from_str` and `make_result`).
 //!
-//! One pass, no recursion, and no allocation for documents up to 64 levels deep. [`measure`] also counts how long the
-//! document is once it is stored. [`classify_event`], on the path of events, counts only what numbers with an exponent grow
-//! by: `1e131071` is 8 bytes as it is sent, 131,072 as `numeric` writes it, and what writes too many of those (`pg_dump`, a
-//! reader of the row) runs out of memory.
+//! One pass, no recursion, and no allocation for documents up to 64 levels deep. [`measure`] also counts the length of the
+//! stored document. [`classify_event`], on the path of events, counts only the growth of numbers with an exponent: `1e131071`
+//! has 8 bytes when sent and 131,072 as written by `numeric`, and a program that writes many of those (`pg_dump`, a reader of
+//! the row) runs out of memory.
 
 use std::fmt;
 
 use super::numeric::{EXPONENT_LIMIT, Number};
 
-/// What a body is.
+/// The kind of a body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
-    /// JSON that a `jsonb` column takes.
+    /// JSON that a `jsonb` column accepts.
     Jsonb,
-    /// JSON by RFC 8259 that a `jsonb` column refuses.
+    /// JSON by RFC 8259 that a `jsonb` column rejects.
     NotJsonb(Refusal),
-    /// Not JSON; the offset in bytes of the first byte that does not fit.
+    /// Not JSON; the offset of the first invalid byte.
     NotJson(usize),
 }
 
-/// Why `jsonb` refuses a JSON document.
+/// Why `jsonb` rejects a JSON document.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Refusal {
     /// The escape `\u0000`.
@@ -47,10 +47,10 @@ pub enum Refusal {
     Size,
 }
 
-/// What an event may be to become `jsonb`.
+/// The limits for an event to become `jsonb`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct JsonLimits {
-    /// Levels of containers.
+    /// Nested containers.
     pub depth: usize,
     /// Bytes, with all digits of its numbers.
     pub bytes: usize,
@@ -73,11 +73,11 @@ pub fn classify(body: &[u8], max_depth: usize) -> Verdict {
     scan::<false>(body, max_depth).0
 }
 
-/// As [`classify`]; a document that `jsonb` writes with more than `limits.bytes` bytes, as its numbers have exponents, is
+/// As [`classify`], but a document whose numbers have exponents and which `jsonb` writes with more than `limits.bytes` is
 /// [`Refusal::Size`].
 pub fn classify_event(body: &[u8], limits: JsonLimits) -> Verdict {
     match scan::<false>(body, limits.depth) {
-        // White space was counted, and is not stored.
+        // The scan counted white space, which is not stored.
         (Verdict::Jsonb, bytes) if bytes > limits.bytes && measure(body, limits.depth).1 > limits.bytes => {
             Verdict::NotJsonb(Refusal::Size)
         }
@@ -85,11 +85,11 @@ pub fn classify_event(body: &[u8], limits: JsonLimits) -> Verdict {
     }
 }
 
-/// As [`classify`], and the bytes that the document takes as `jsonb` writes it, without the spaces between its tokens.
+/// As [`classify`], and the bytes of the document as written by `jsonb`, without the spaces between its tokens.
 ///
-/// Numbers count with all the digits that `numeric` writes. Text counts as it is escaped here, which is never less than
-/// how `jsonb` escapes it, and a name that comes twice counts twice. So what `jsonb` wrote never measures more than what
-/// it was made of. The bytes mean something for [`Verdict::Jsonb`] only.
+/// Numbers count with all digits that `numeric` writes. Text counts with its escapes, which are never shorter than those of
+/// `jsonb`, and a repeated name counts each time. So the text of a `jsonb` never measures more than its source. The bytes are
+/// meaningful for [`Verdict::Jsonb`] only.
 pub fn measure(body: &[u8], max_depth: usize) -> (Verdict, usize) {
     scan::<true>(body, max_depth)
 }
@@ -106,18 +106,19 @@ fn scan<const MEASURES: bool>(body: &[u8], max_depth: usize) -> (Verdict, usize)
     (verdict, (body.len() - scanner.dropped).saturating_add(scanner.added))
 }
 
-/// The grammar does not go on at `Scanner::at`.
+/// The document is invalid at `Scanner::at`.
 struct Malformed;
 
-/// Reads a document; counts what it takes as `jsonb`, of white space and numbers without an exponent only if it `MEASURES`.
+/// A pass over a document. It counts the bytes of the `jsonb`; white space and numbers without an exponent only if
+/// `MEASURES`.
 struct Scanner<'a, const MEASURES: bool> {
     body: &'a [u8],
     at: usize,
-    /// The first reason for `jsonb` to refuse; scanning goes on, as the text may still turn out not to be JSON.
+    /// The first reason why `jsonb` rejects it. The pass continues, since the text may turn out not to be JSON.
     refusal: Option<Refusal>,
-    /// Bytes that are not stored: white space, and numbers, which may be written in another way.
+    /// Bytes that are not stored: white space, and numbers that are written differently.
     dropped: usize,
-    /// Bytes of those numbers as they are written.
+    /// The bytes of those numbers as written.
     added: usize,
 }
 
@@ -150,7 +151,7 @@ impl<const MEASURES: bool> Scanner<'_, MEASURES> {
                 b'-' | b'0'..=b'9' => self.number()?,
                 _ => return Err(Malformed),
             }
-            // A value has ended: close what it completes, or go on to its sibling.
+            // After a value: close the containers that it completes, or continue with its sibling.
             loop {
                 let Some(container) = open.top() else {
                     return if self.peek_token().is_none() { Ok(()) } else { Err(Malformed) };
@@ -215,7 +216,7 @@ impl<const MEASURES: bool> Scanner<'_, MEASURES> {
         Ok(())
     }
 
-    /// A member's name and its colon.
+    /// A name and its colon.
     #[inline]
     fn key(&mut self) -> Result<(), Malformed> {
         if self.peek_token() != Some(b'"') {
@@ -233,7 +234,7 @@ impl<const MEASURES: bool> Scanner<'_, MEASURES> {
         Ok(())
     }
 
-    /// A string from its opening quote to behind its closing one.
+    /// A string, including its quotes.
     #[inline]
     fn string(&mut self) -> Result<(), Malformed> {
         self.at += 1;
@@ -265,7 +266,7 @@ impl<const MEASURES: bool> Scanner<'_, MEASURES> {
                 match self.code_unit()? {
                     0 => self.refuse(Refusal::Nul),
                     0xD800..=0xDBFF => {
-                        // Its other half must follow at once, as an escape too.
+                        // The other half must follow immediately, as an escape.
                         let paired = self.body[self.at..].starts_with(b"\\u")
                             && matches!(self.code_unit()?, 0xDC00..=0xDFFF);
                         if !paired {
@@ -331,7 +332,7 @@ impl<const MEASURES: bool> Scanner<'_, MEASURES> {
         Ok(())
     }
 
-    /// One digit or more; their count.
+    /// At least one digit; returns their number.
     #[inline]
     fn digits(&mut self) -> Result<usize, Malformed> {
         let rest = &self.body[self.at..];
@@ -355,7 +356,7 @@ impl<const MEASURES: bool> Scanner<'_, MEASURES> {
     }
 }
 
-/// The bytes at which a run of plain string text stops: the quote, the backslash and control characters.
+/// The bytes that end a run of plain text in a string: the quote, the backslash and control characters.
 static ENDS_PLAIN_TEXT: [bool; 256] = {
     let mut table = [false; 256];
     let mut byte = 0;
@@ -374,7 +375,7 @@ enum Container {
     Object,
 }
 
-/// The open containers, a bit each (1 is an object); words of 64 levels are kept on the heap only below the 64th.
+/// The open containers, one bit each (1 is an object). Only levels below the 64th use the heap.
 #[derive(Default)]
 struct Nesting {
     depth: usize,

@@ -1,11 +1,11 @@
-//! Keys by which producers make their retries harmless: of two events with one key, the first is stored.
+//! Idempotency keys: of two events with the same key, only the first is stored.
 
 use uuid::Uuid;
 
 /// The hash of a key.
 pub type Key = [u8; 16];
 
-/// What a key was made of. The same text under two kinds is two keys.
+/// The source of a key. The same text of two kinds makes two keys.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum KeyKind {
     /// `Idempotency-Key`.
@@ -16,7 +16,7 @@ pub enum KeyKind {
     Field,
 }
 
-/// The namespace of each kind (UUIDv5, RFC 9562); drawn once, and fixed for good.
+/// The namespace of each kind (UUIDv5, RFC 9562). It must never change.
 fn namespace(kind: KeyKind) -> Uuid {
     Uuid::from_u128(match kind {
         KeyKind::Header => 0x6b1f_3d5e_54a1_4d0e_8f0c_2a9d_71c5_e801,
@@ -25,7 +25,7 @@ fn namespace(kind: KeyKind) -> Uuid {
     })
 }
 
-/// Hashes a key's parts. The parts' lengths go in, so that no two keys run into one another.
+/// Hashes the parts of a key. Their lengths are hashed too, so that different parts never make the same key.
 pub fn hash(kind: KeyKind, parts: &[&[u8]]) -> Key {
     let mut name = Vec::with_capacity(parts.iter().map(|part| part.len() + 4).sum());
     for part in parts {

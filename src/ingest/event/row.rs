@@ -1,37 +1,37 @@
-//! One event as a tuple of Postgres' binary COPY, encoded once and never touched again.
+//! The tuple of an event in Postgres' binary COPY format, encoded once.
 //!
 //! A tuple is a 16-bit field count, then for each field a 32-bit length (−1 for null) and the field's bytes, all
-//! big-endian ("COPY", file formats, in Postgres' manual). The fields stand in the order of [`COLUMNS`]. What is kept
-//! in the queue, and later in the journal, is this tuple.
+//! big-endian ("COPY", file formats, in Postgres' manual). The fields are in the order of [`COLUMNS`]. The queue and the
+//! journal keep this tuple.
 
 use uuid::Uuid;
 
 use super::id::{self, Tag};
 use super::json::Verdict;
 
-/// The columns of `requests` that a tuple fills, in the tuple's order.
+/// The columns of `requests` in the order of the tuple's fields.
 pub const COLUMNS: &str = "id, trace_id, payload, body, content_type, received_at";
 
-/// How many they are.
+/// The number of fields.
 pub const FIELDS: i16 = 6;
-/// The version byte in front of a binary `jsonb`.
+/// The version byte of a binary `jsonb`.
 const JSONB_VERSION: u8 = 1;
 const NULL: i32 = -1;
-/// Field count, six lengths, the id and the time: what a tuple weighs beside its variable fields.
+/// The size of a tuple without its variable fields: field count, six lengths, the id and the time.
 const FIXED_BYTES: usize = 2 + 6 * 4 + 16 + 8;
-/// Unix time of 2000-01-01T00:00:00Z, from which Postgres counts, in microseconds.
+/// Postgres' epoch, 2000-01-01T00:00:00Z, in microseconds of Unix time.
 const POSTGRES_EPOCH_US: i64 = 946_684_800_000_000;
 
-/// What `requests` keeps of a body.
+/// A body, as kept in `requests`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Content<'a> {
-    /// Goes into `payload`.
+    /// For `payload`.
     Jsonb(&'a [u8]),
-    /// Goes into `body`, byte for byte.
+    /// For `body`, byte for byte.
     Bytes(&'a [u8]),
 }
 
-/// Classifies `body` for a row.
+/// The content of a row with this body, according to the verdict on it.
 pub fn content(verdict: Verdict, body: &[u8]) -> Content<'_> {
     match verdict {
         Verdict::Jsonb => Content::Jsonb(body),
@@ -39,7 +39,7 @@ pub fn content(verdict: Verdict, body: &[u8]) -> Content<'_> {
     }
 }
 
-/// An event on its way into a tuple.
+/// The fields of an event.
 #[derive(Debug, Clone, Copy)]
 pub struct Row<'a> {
     /// UUIDv7, the primary key.
@@ -50,7 +50,7 @@ pub struct Row<'a> {
     pub content: Content<'a>,
     /// The media type that the client declared.
     pub content_type: Option<&'a str>,
-    /// When it was received, in microseconds of Unix time.
+    /// The time of receipt, in microseconds of Unix time.
     pub received_at_us: i64,
 }
 
@@ -88,7 +88,7 @@ impl Row<'_> {
     }
 }
 
-/// Appends a field of a tuple; nothing that comes near 2 GiB gets this far.
+/// Appends a field. Callers bound its size far below 2 GiB.
 #[inline]
 pub fn put_field(out: &mut Vec<u8>, bytes: &[u8]) {
     put_length(out, bytes.len());
@@ -114,12 +114,12 @@ pub fn put_jsonb(out: &mut Vec<u8>, json: &[u8]) {
     out.extend_from_slice(json);
 }
 
-/// Microseconds since 2000-01-01, as a `timestamptz` field holds them.
+/// The field of a `timestamptz`.
 pub fn postgres_timestamp(unix_us: i64) -> [u8; 8] {
     (unix_us - POSTGRES_EPOCH_US).to_be_bytes()
 }
 
-/// An encoded tuple, to be read again when a row is picked out of its batch.
+/// An encoded tuple.
 #[derive(Debug, Clone, Copy)]
 pub struct Tuple<'a>(&'a [u8]);
 
@@ -135,16 +135,21 @@ impl<'a> Tuple<'a> {
         std::array::from_fn(|_| fields.next().flatten())
     }
 
-    /// The field at `index`, from 0.
+    /// The event's id.
+    pub fn id(self) -> Option<Uuid> {
+        Uuid::from_slice(self.field(0)?).ok()
+    }
+
+    /// The field at `index`; `None` is null.
     pub fn field(self, index: usize) -> Option<&'a [u8]> {
         self.iter().nth(index).flatten()
     }
 
-    /// Writes the event as a line of JSON: `payload` as it is, `body` as text, or as base64 in `body_base64`.
+    /// Writes the event as a line of JSON: `payload` unchanged, `body` as text, or as base64 in `body_base64`.
     ///
     /// # Errors
     ///
-    /// As `out` says.
+    /// Any error of `out`.
     pub fn write_json(self, out: &mut impl std::io::Write) -> std::io::Result<()> {
         let [id, trace_id, payload, body, content_type, received_at] = self.fields();
         let text = |bytes: Option<&[u8]>| String::from_utf8_lossy(bytes.unwrap_or_default()).into_owned();
@@ -156,7 +161,7 @@ impl<'a> Tuple<'a> {
             "content_type": content_type.map(|bytes| text(Some(bytes))),
             "received_at_us": at_us.map(|us| us + POSTGRES_EPOCH_US),
         });
-        // The payload is JSON already, and stays as it came.
+        // The payload is JSON already, and is not parsed.
         let head = head.to_string();
         out.write_all(head.strip_suffix('}').unwrap_or_default().as_bytes())?;
         match (payload, body) {
@@ -190,7 +195,7 @@ impl<'a> Tuple<'a> {
     }
 }
 
-/// The tuples that stand one behind the other in `rows`.
+/// The tuples in `rows`, which are concatenated.
 pub fn tuples(rows: &[u8]) -> impl Iterator<Item = Tuple<'_>> {
     let mut at = 0;
     std::iter::from_fn(move || {
@@ -204,13 +209,13 @@ pub fn tuples(rows: &[u8]) -> impl Iterator<Item = Tuple<'_>> {
     })
 }
 
-/// Where a tuple's id begins.
+/// The offset of a tuple's id.
 const ID_AT: usize = 2 + 4;
-/// Where its trace id begins.
+/// The offset of a tuple's trace id.
 const TRACE_AT: usize = ID_AT + 16 + 4;
 
-/// Gives ids to the tuples of `rows`, from `sequence` on; the time in each id stays as it is. With `trace_from_id` the
-/// trace id, which has the length of a UUID's text, becomes the id's text.
+/// Assigns ids to the tuples of `rows`, from `sequence` on; the time in each id stays. With `trace_from_id` the trace id,
+/// which has the length of a UUID's text, becomes the id's text.
 pub fn stamp(rows: &mut [u8], tag: Tag, mut sequence: u64, trace_from_id: bool) {
     let mut at = 0;
     loop {
@@ -231,7 +236,7 @@ pub fn stamp(rows: &mut [u8], tag: Tag, mut sequence: u64, trace_from_id: bool) 
     }
 }
 
-/// Gives the first tuple of `rows` another id.
+/// Replaces the id of the first tuple of `rows`.
 pub fn set_id(rows: &mut [u8], id: Uuid) {
     if let Some(field) = rows.get_mut(ID_AT..ID_AT + 16) {
         field.copy_from_slice(id.as_bytes());
@@ -243,7 +248,7 @@ pub fn first_id(rows: &[u8]) -> Option<Uuid> {
     Uuid::from_slice(rows.get(ID_AT..ID_AT + 16)?).ok()
 }
 
-/// The length that stands at `at`; `None` for a null field.
+/// The length at the offset `at`; `None` for a null field.
 fn field_length(bytes: &[u8], at: usize) -> Option<usize> {
     let length = bytes.get(at..at + 4)?.try_into().ok()?;
     usize::try_from(i32::from_be_bytes(length)).ok()
@@ -255,7 +260,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn stamping_fills_in_ids_and_nothing_else() {
+    fn stamping_changes_ids_and_nothing_else() {
         let row = |n: u64, trace: &'static [u8]| Row {
             id: id::event_id(n, Tag::of_journal(Uuid::nil()), 0),
             trace_id: trace,
@@ -284,7 +289,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn tuples_read_back_what_was_encoded(
+        fn tuples_round_trip(
             rows in prop::collection::vec((any::<u128>(), "[!-~]{1,128}", any::<bool>(), ".{0,64}", prop::option::of(".{0,32}"), 0i64..4_000_000_000_000_000), 1..20)
         ) {
             let mut encoded = Vec::new();

@@ -1,21 +1,21 @@
-//! Byte-order marks and charsets: texts that are UTF-8 under another name, and texts that are not.
+//! Byte-order marks and charsets: UTF-8 under other names, and other encodings.
 
-/// U+FEFF in UTF-8, with which some programs begin a text (RFC 3629, section 6).
+/// The byte-order mark in UTF-8, with which some programs begin a text (RFC 3629, section 6).
 pub const MARK: &[u8] = b"\xef\xbb\xbf";
 
-/// A text without a byte-order mark at its start.
+/// The text without a leading byte-order mark.
 pub fn without_mark(text: &[u8]) -> &[u8] {
     text.strip_prefix(MARK).unwrap_or(text)
 }
 
-/// Whether JSON or lines of it that begin with these bytes are UTF-16 or UTF-32: by a byte-order mark, or by a NUL among the
-/// first two bytes, as JSON begins with ASCII (RFC 4627, section 3).
+/// Whether JSON or NDJSON that begins with these bytes is UTF-16 or UTF-32: it has a byte-order mark, or a NUL among its first
+/// two bytes, since JSON begins with ASCII (RFC 4627, section 3).
 pub fn is_utf_16_or_32(start: &[u8]) -> bool {
     matches!(start, [0xff, 0xfe, ..] | [0xfe, 0xff, ..] | [0, _, ..] | [_, 0, ..])
 }
 
-/// The names of UTF-8 and ASCII without their separators: the labels of the WHATWG Encoding Standard, the IANA register, and
-/// what programming languages call them. ASCII is a part of UTF-8.
+/// The names of UTF-8 and ASCII without separators: the labels of the WHATWG Encoding Standard and of the IANA registry, and
+/// the names in programming languages. ASCII is a subset of UTF-8.
 const UTF_8: [&str; 20] = [
     "utf8",
     "utf8mb4",
@@ -39,7 +39,7 @@ const UTF_8: [&str; 20] = [
     "us",
 ];
 
-/// Whether a charset is UTF-8, or a part of it, in any spelling.
+/// Whether a charset is UTF-8 or a subset of it, in any spelling.
 pub fn is_utf_8(charset: &str) -> bool {
     let plain: String =
         charset.chars().filter(|c| !matches!(c, '-' | '_' | ' ')).map(|c| c.to_ascii_lowercase()).collect();

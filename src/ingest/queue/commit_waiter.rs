@@ -1,18 +1,19 @@
-//! What a request holds while it waits for its events to be journaled, or stored.
+//! What a request awaits until its events are journaled or committed.
 //!
-//! A waiter travels with its events. Whoever makes a level true says so on the waiter, and the request that waits on
-//! it goes on.
+//! A [`CommitWaiter`] is shared by a request and its events. The task that reaches a level reports it to the waiter, which
+//! wakes the request.
 //!
 //! # Waking
 //!
-//! A group commit answers many requests of a few threads at once. Waking a task from another thread costs a system call
-//! each time, so waiters are not woken one by one: their wakers are handed to the [`LocalWaker`] of the thread that waits, which
-//! is woken once and then wakes them all on its own thread, where it costs next to nothing.
+//! A group commit answers many requests of a few threads at once. Waking a task from another thread costs a system call,
+//! so requests are not woken one by one. Their wakers go to the [`LocalWaker`] of their thread. It is woken once, and wakes
+//! all of them on its own thread, which costs next to nothing.
 
 use std::cell::RefCell;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::task::{Poll, Waker};
 
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::Notify;
 use uuid::Uuid;
 
@@ -24,18 +25,18 @@ use crate::ingest::event::keys::Key;
 /// Why events were not journaled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NotJournaled {
-    /// Nothing was kept: the journal takes nothing now.
+    /// The journal rejected them; nothing was kept.
     Refused(Refusal),
-    /// Written, but the sync failed: they may turn up after a restart, or not.
+    /// They were written, but the sync failed: they may or may not exist after a restart.
     OutcomeUnknown,
 }
 
 /// An accepted event that is not in `requests`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DeadEvent {
-    /// Its place in its batch, from 0.
+    /// Its index in its batch, from 0.
     pub index: u64,
-    /// Why.
+    /// The reason.
     pub cause: NotStored,
 }
 
@@ -49,7 +50,7 @@ pub enum NotStored {
     },
     /// A trigger on `requests` dropped it: a dead letter.
     DroppedByTrigger,
-    /// The journal could not be read: its bytes are in the quarantine.
+    /// The journal could not be read: the bytes are in the quarantine.
     Unreadable,
 }
 
@@ -64,17 +65,17 @@ impl NotStored {
     }
 }
 
-/// The most dead events, and the most duplicates, that a waiter names; the others are counted.
-const MOST_NAMED: usize = 1000;
+/// The most dead events, and the most duplicates, that a waiter lists; the rest is only counted.
+const MAX_LISTED: usize = 1000;
 
-/// What became of settled events.
+/// The outcome of settled events.
 #[derive(Debug, Clone, Copy)]
 pub enum Outcome<'a> {
     /// Stored.
     Stored,
-    /// Skipped: an event with its key is stored.
+    /// Skipped: an event with the same key is stored.
     Duplicate,
-    /// Not stored, and why.
+    /// Not stored, and the cause.
     Dead(&'a NotStored),
 }
 
@@ -82,12 +83,12 @@ pub enum Outcome<'a> {
 #[derive(Debug)]
 pub struct CommitWaiter {
     state: Mutex<State>,
-    home: Option<Arc<LocalWaker>>,
-    /// What the request waits for.
-    pub wants: AckLevel,
-    /// Its events' keys, by their place in the batch.
+    local_waker: Option<Arc<LocalWaker>>,
+    /// The level that the request waits for.
+    pub level: AckLevel,
+    /// The events' keys, by index in the batch.
     pub keys: Box<[(u32, Key)]>,
-    /// The event's trace id is its id, to be written where the id is given out.
+    /// Whether the event's trace id is its id, to be written when the id is assigned.
     pub trace_from_id: bool,
 }
 
@@ -97,40 +98,40 @@ struct State {
     journaled: Option<Result<Uuid, NotJournaled>>,
     unsettled: u64,
     dead: u64,
-    named: Vec<DeadEvent>,
+    dead_events: Vec<DeadEvent>,
     duplicates: Duplicates,
 }
 
-/// Events of a request that were skipped by their keys.
+/// Events of a request that were skipped because of their keys.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Duplicates {
-    /// How many they are.
+    /// Their number.
     pub count: u64,
-    /// The places of the first of them, from 0, in no order.
-    pub places: Vec<u64>,
+    /// The indices of the first of them, from 0, in no particular order.
+    pub indices: Vec<u64>,
 }
 
 impl CommitWaiter {
-    /// A waiter for `events` events, to be waited on by this thread.
-    pub fn new(events: u64, wants: AckLevel, keys: Box<[(u32, Key)]>, trace_from_id: bool) -> Arc<Self> {
+    /// A waiter for `events` events, awaited on this thread.
+    pub fn new(events: u64, level: AckLevel, keys: Box<[(u32, Key)]>, trace_from_id: bool) -> Arc<Self> {
         Arc::new(Self {
             state: Mutex::new(State {
                 waker: None,
                 journaled: None,
                 unsettled: events,
                 dead: 0,
-                named: Vec::new(),
+                dead_events: Vec::new(),
                 duplicates: Duplicates::default(),
             }),
-            home: LocalWaker::of_this_thread(),
-            wants,
+            local_waker: LocalWaker::of_this_thread(),
+            level,
             keys,
             trace_from_id,
         })
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 
     /// Waits for the journal's answer: the id of the first event.
@@ -138,13 +139,15 @@ impl CommitWaiter {
         self.wait(|state| state.journaled).await
     }
 
-    /// Waits until all events are settled: how many became dead letters, and the first of them by name.
+    /// Waits until all events are settled; returns the number of dead letters, and the first of them.
     pub async fn settled(&self) -> (u64, Vec<DeadEvent>) {
-        self.wait(|state| (state.unsettled == 0).then(|| (state.dead, std::mem::take(&mut state.named))))
-            .await
+        self.wait(|state| {
+            (state.unsettled == 0).then(|| (state.dead, std::mem::take(&mut state.dead_events)))
+        })
+        .await
     }
 
-    /// The duplicates among the events that are settled.
+    /// The duplicates among the settled events.
     pub fn take_duplicates(&self) -> Duplicates {
         std::mem::take(&mut self.state().duplicates)
     }
@@ -154,11 +157,11 @@ impl CommitWaiter {
         self.state().unsettled == 0
     }
 
-    async fn wait<T>(&self, look: impl Fn(&mut State) -> Option<T>) -> T {
+    async fn wait<T>(&self, poll: impl Fn(&mut State) -> Option<T>) -> T {
         std::future::poll_fn(|context| {
             let mut state = self.state();
-            if let Some(found) = look(&mut state) {
-                return Poll::Ready(found);
+            if let Some(ready) = poll(&mut state) {
+                return Poll::Ready(ready);
             }
             match &state.waker {
                 Some(waker) if waker.will_wake(context.waker()) => {}
@@ -169,31 +172,31 @@ impl CommitWaiter {
         .await
     }
 
-    /// The journal's answer.
-    pub fn answer(&self, journaled: Result<Uuid, NotJournaled>, wakeups: &mut WakeBatch) {
+    /// Reports the journal's answer.
+    pub fn answer(&self, journaled: Result<Uuid, NotJournaled>, wake_batch: &mut WakeBatch) {
         let mut state = self.state();
         state.journaled = Some(journaled);
-        wakeups.add(state.waker.take(), self.home.as_ref());
+        wake_batch.add(state.waker.take(), self.local_waker.as_ref());
     }
 
-    /// `events` events, of which the first stands at `index`, are settled.
-    pub fn settle(&self, index: u64, events: u64, outcome: Outcome<'_>, wakeups: &mut WakeBatch) {
+    /// Reports the outcome of `events` events, the first of which has this index.
+    pub fn settle(&self, index: u64, events: u64, outcome: Outcome<'_>, wake_batch: &mut WakeBatch) {
         let mut state = self.state();
         state.unsettled = state.unsettled.saturating_sub(events);
         if let Outcome::Dead(cause) = outcome {
             state.dead += events;
-            if state.named.len() < MOST_NAMED {
-                state.named.push(DeadEvent { index, cause: cause.clone() });
+            if state.dead_events.len() < MAX_LISTED {
+                state.dead_events.push(DeadEvent { index, cause: cause.clone() });
             }
         }
         if matches!(outcome, Outcome::Duplicate) {
             let duplicates = &mut state.duplicates;
             duplicates.count += events;
-            let room = MOST_NAMED.saturating_sub(duplicates.places.len());
-            duplicates.places.extend((index..index + events).take(room));
+            let unlisted = MAX_LISTED.saturating_sub(duplicates.indices.len());
+            duplicates.indices.extend((index..index + events).take(unlisted));
         }
         if state.unsettled == 0 {
-            wakeups.add(state.waker.take(), self.home.as_ref());
+            wake_batch.add(state.waker.take(), self.local_waker.as_ref());
         }
     }
 }
@@ -202,22 +205,22 @@ impl CommitWaiter {
 #[derive(Debug, Default)]
 pub struct LocalWaker {
     ready: Mutex<Vec<Waker>>,
-    bell: Notify,
+    notify: Notify,
 }
 
 thread_local! {
-    static HOME: RefCell<Option<Arc<LocalWaker>>> = const { RefCell::new(None) };
+    static LOCAL_WAKER: RefCell<Option<Arc<LocalWaker>>> = const { RefCell::new(None) };
 }
 
 impl LocalWaker {
-    /// Makes this thread's home, for as long as the future runs. Tasks of a thread without one are woken one by one.
+    /// Serves this thread for as long as the future runs. Tasks of other threads are woken one by one.
     pub async fn serve() {
-        let home = Arc::new(Self::default());
-        HOME.set(Some(Arc::clone(&home)));
+        let local_waker = Arc::new(Self::default());
+        LOCAL_WAKER.set(Some(Arc::clone(&local_waker)));
         let _cleared = ClearLocalWaker;
         loop {
-            home.bell.notified().await;
-            let ready = std::mem::take(&mut *home.ready());
+            local_waker.notify.notified().await;
+            let ready = std::mem::take(&mut *local_waker.ready());
             for waker in ready {
                 waker.wake();
             }
@@ -225,11 +228,11 @@ impl LocalWaker {
     }
 
     fn of_this_thread() -> Option<Arc<Self>> {
-        HOME.with_borrow(Clone::clone)
+        LOCAL_WAKER.with_borrow(Clone::clone)
     }
 
     fn ready(&self) -> MutexGuard<'_, Vec<Waker>> {
-        self.ready.lock().unwrap_or_else(PoisonError::into_inner)
+        self.ready.lock()
     }
 }
 
@@ -237,35 +240,36 @@ struct ClearLocalWaker;
 
 impl Drop for ClearLocalWaker {
     fn drop(&mut self) {
-        HOME.set(None);
+        LOCAL_WAKER.set(None);
     }
 }
 
-/// Gathers those who are to be woken; wakes them when it is dropped.
+/// Collects wakers, and wakes them on drop.
 #[derive(Debug, Default)]
 pub struct WakeBatch {
-    homes: Vec<(Arc<LocalWaker>, Vec<Waker>)>,
-    homeless: Vec<Waker>,
+    by_thread: Vec<(Arc<LocalWaker>, Vec<Waker>)>,
+    /// Wakers of threads without a [`LocalWaker`].
+    others: Vec<Waker>,
 }
 
 impl WakeBatch {
-    fn add(&mut self, waker: Option<Waker>, home: Option<&Arc<LocalWaker>>) {
+    fn add(&mut self, waker: Option<Waker>, local_waker: Option<&Arc<LocalWaker>>) {
         let Some(waker) = waker else { return };
-        let Some(home) = home else { return self.homeless.push(waker) };
-        match self.homes.iter_mut().find(|(known, _)| Arc::ptr_eq(known, home)) {
+        let Some(local_waker) = local_waker else { return self.others.push(waker) };
+        match self.by_thread.iter_mut().find(|(known, _)| Arc::ptr_eq(known, local_waker)) {
             Some((_, wakers)) => wakers.push(waker),
-            None => self.homes.push((Arc::clone(home), vec![waker])),
+            None => self.by_thread.push((Arc::clone(local_waker), vec![waker])),
         }
     }
 }
 
 impl Drop for WakeBatch {
     fn drop(&mut self) {
-        for (home, wakers) in self.homes.drain(..) {
-            home.ready().extend(wakers);
-            home.bell.notify_one();
+        for (local_waker, wakers) in self.by_thread.drain(..) {
+            local_waker.ready().extend(wakers);
+            local_waker.notify.notify_one();
         }
-        for waker in self.homeless.drain(..) {
+        for waker in self.others.drain(..) {
             waker.wake();
         }
     }
@@ -276,7 +280,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_ticket_is_settled_when_all_its_events_are() {
+    async fn a_waiter_is_settled_once_all_its_events_are() {
         let waiter = CommitWaiter::new(3, AckLevel::Committed, Box::default(), false);
         let waiting = tokio::spawn({
             let waiter = Arc::clone(&waiter);
@@ -292,15 +296,15 @@ mod tests {
         }
         let dead = DeadEvent { index: 1, cause: cause.clone() };
         assert_eq!(waiting.await.unwrap(), (1, vec![dead]));
-        assert_eq!(waiter.take_duplicates(), Duplicates { count: 1, places: vec![2] });
+        assert_eq!(waiter.take_duplicates(), Duplicates { count: 1, indices: vec![2] });
     }
 
     #[tokio::test]
-    async fn tasks_are_woken_through_their_threads_home() {
-        let home = tokio::spawn(LocalWaker::serve());
+    async fn tasks_are_woken_by_the_waker_of_their_thread() {
+        let local_waker = tokio::spawn(LocalWaker::serve());
         tokio::task::yield_now().await;
         let waiter = CommitWaiter::new(1, AckLevel::Journaled, Box::default(), false);
-        assert!(waiter.home.is_some());
+        assert!(waiter.local_waker.is_some());
         let waiting = tokio::spawn({
             let waiter = Arc::clone(&waiter);
             async move { waiter.journaled().await }
@@ -308,8 +312,8 @@ mod tests {
         tokio::task::yield_now().await;
         std::thread::spawn(move || waiter.answer(Ok(Uuid::max()), &mut WakeBatch::default())).join().unwrap();
         assert_eq!(waiting.await.unwrap(), Ok(Uuid::max()));
-        home.abort();
-        let _aborted = home.await;
+        local_waker.abort();
+        let _aborted = local_waker.await;
         assert!(LocalWaker::of_this_thread().is_none());
     }
 }

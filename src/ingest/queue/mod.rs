@@ -2,15 +2,15 @@
 //!
 //! # Constraints
 //!
-//! * Bounded in events and in bytes. Both bounds cover an event from its admission until it is stored or dead, so they
-//!   bound what the service holds, not only what waits in the channel.
-//! * Admission of one event is two atomic additions and one push; nothing is locked and, but for the tuple itself,
+//! * Bounded in events and in bytes. An event counts from its admission until it is stored or dead, so the bounds cover
+//!   everything that the service holds, not only the channel's contents.
+//! * The admission of one event is two atomic additions and one push. Nothing is locked and, except for the tuple itself,
 //!   nothing is allocated.
-//! * Full means a short wait for room ([`Limits::admit_wait`]), itself bounded in bytes, and then a refusal.
-//! * A batch is admitted whole or refused whole: room for all of it is taken first, then its batches are pushed.
+//! * A full queue means a short wait for capacity ([`Limits::admit_wait`]), itself bounded in bytes, and then a refusal.
+//! * A batch is admitted whole or refused whole: all of its capacity is reserved before its chunks are pushed.
 //!
-//! Its consumer is the writer, woken by a `ThresholdNotify` when enough waits, or with a journal the thread that commits groups
-//! to it, which blocks until something comes (`take_blocking`).
+//! The consumer is the writer, woken by a [`ThresholdNotify`] at its threshold. With a journal it is the group commit's
+//! thread, which blocks until a batch arrives ([`Queue::take_blocking`]).
 
 pub mod commit_waiter;
 pub mod occupancy;
@@ -26,42 +26,42 @@ use tokio::sync::Notify;
 use self::commit_waiter::CommitWaiter;
 use self::occupancy::{Occupancy, Size, ThresholdNotify};
 
-/// How much the queue takes.
+/// The queue's bounds.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
     /// The most that is held at once.
     pub capacity: Size,
-    /// How long an event waits for room.
+    /// How long an event waits for capacity.
     pub admit_wait: Duration,
-    /// The most bytes that wait for room at once.
+    /// The most bytes that wait for capacity at once.
     pub max_waiting_bytes: u64,
 }
 
-/// The queue; shared by all request handlers and the writer.
+/// The queue, shared by all request handlers and the writer.
 #[derive(Debug)]
 pub struct Queue {
     limits: Limits,
     sender: Sender<QueuedBatch>,
     receiver: Receiver<QueuedBatch>,
-    /// What is held: waiting in the channel or on its way to Postgres.
+    /// Admitted events that are neither stored nor dead.
     held: Occupancy,
-    /// What waits in the channel.
+    /// Events in the channel.
     waiting: Occupancy,
-    /// What waits for room.
-    outside: Occupancy,
+    /// Events that wait for capacity.
+    not_admitted: Occupancy,
     closed: AtomicBool,
     arrived: ThresholdNotify,
-    room: Notify,
+    freed: Notify,
 }
 
-/// There was no room, or the queue takes nothing any more.
+/// The queue has no capacity left, or is closed.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Full;
 
 impl Queue {
     /// An empty queue.
     pub fn new(limits: Limits) -> Arc<Self> {
-        // One slot an event: a queued holds at least one, so a push of what was admitted always finds a slot.
+        // One slot for each event. A batch holds at least one event, so a push of an admitted batch always finds a slot.
         let (sender, receiver) = crossbeam_channel::bounded(limits.capacity.events as usize);
         Arc::new(Self {
             limits,
@@ -69,36 +69,36 @@ impl Queue {
             receiver,
             held: Occupancy::default(),
             waiting: Occupancy::default(),
-            outside: Occupancy::default(),
+            not_admitted: Occupancy::default(),
             closed: AtomicBool::new(false),
             arrived: ThresholdNotify::default(),
-            room: Notify::new(),
+            freed: Notify::new(),
         })
     }
 
-    /// What is held: admitted and neither stored nor dead.
+    /// Admitted events that are neither stored nor dead.
     pub fn held(&self) -> Size {
         self.held.get()
     }
 
-    /// What waits in the channel for the writer.
+    /// Events that wait in the channel for the consumer.
     pub fn waiting(&self) -> Size {
         self.waiting.get()
     }
 
-    /// The limits.
+    /// The bounds.
     pub fn limits(&self) -> &Limits {
         &self.limits
     }
 
-    /// Takes nothing more; what was admitted is still handed to the writer.
+    /// Stops admission. Admitted events are still delivered to the consumer.
     pub fn close(&self) {
         self.closed.store(true, Ordering::SeqCst);
-        self.arrived.ring();
-        // Whoever blocks on an empty channel gets an empty queued; if it is full, nobody does.
+        self.arrived.notify();
+        // Wakes a consumer that blocks on an empty channel; on a full one none does.
         let nothing = RowChunk { rows: Box::default(), events: 0 };
         let _full = self.sender.try_send(QueuedBatch::one(nothing, None));
-        self.room.notify_waiters();
+        self.freed.notify_waiters();
     }
 
     /// Whether the queue was closed.
@@ -106,148 +106,148 @@ impl Queue {
         self.closed.load(Ordering::SeqCst)
     }
 
-    /// Takes room for `load` at once, or refuses.
-    pub fn try_reserve(self: &Arc<Self>, load: Size) -> Result<Reservation, Full> {
-        if self.is_closed() || !self.held.try_raise(load, self.limits.capacity) {
+    /// Reserves `size` at once, or refuses.
+    pub fn try_reserve(self: &Arc<Self>, size: Size) -> Result<Reservation, Full> {
+        if self.is_closed() || !self.held.try_raise(size, self.limits.capacity) {
             return Err(Full);
         }
-        Ok(Reservation(Hold { queue: Arc::clone(self), load }))
+        Ok(Reservation(HeldCapacity { queue: Arc::clone(self), size }))
     }
 
-    /// Takes room for `load`, waiting for it as long as the limits say.
-    pub async fn reserve(self: &Arc<Self>, load: Size) -> Result<Reservation, Full> {
-        if let Ok(reservation) = self.try_reserve(load) {
+    /// Reserves `size`, waiting for it as long as the limits allow.
+    pub async fn reserve(self: &Arc<Self>, size: Size) -> Result<Reservation, Full> {
+        if let Ok(reservation) = self.try_reserve(size) {
             return Ok(reservation);
         }
-        let outside = Size { events: 1, bytes: load.bytes };
+        let waiting = Size { events: 1, bytes: size.bytes };
         let limit = Size { events: u64::MAX, bytes: self.limits.max_waiting_bytes };
-        if !load.fits(self.limits.capacity) || !self.outside.try_raise(outside, limit) {
+        if !size.fits(self.limits.capacity) || !self.not_admitted.try_raise(waiting, limit) {
             return Err(Full);
         }
-        let _left = LowerOnDrop { level: &self.outside, load: outside };
+        let _lowered = LowerOnDrop { occupancy: &self.not_admitted, size: waiting };
         let deadline = tokio::time::Instant::now() + self.limits.admit_wait;
         loop {
-            let room = self.room.notified();
-            tokio::pin!(room);
-            // Armed before the look, so that room made in between is not missed.
-            room.as_mut().enable();
-            if let Ok(reservation) = self.try_reserve(load) {
+            let freed = self.freed.notified();
+            tokio::pin!(freed);
+            // Armed before the attempt, so that capacity freed in between is not missed.
+            freed.as_mut().enable();
+            if let Ok(reservation) = self.try_reserve(size) {
                 return Ok(reservation);
             }
-            if self.is_closed() || tokio::time::timeout_at(deadline, room).await.is_err() {
+            if self.is_closed() || tokio::time::timeout_at(deadline, freed).await.is_err() {
                 return Err(Full);
             }
         }
     }
 
-    /// Waits until the waiting load reaches `mark` or the queue is closed; false if `deadline` came first.
-    pub(in crate::ingest) async fn wait_for(&self, mark: Size, deadline: Option<Instant>) -> bool {
-        self.arrived.wait_for(mark, deadline, || self.waiting.get(), || self.is_closed()).await
+    /// Waits until the waiting events reach `threshold` or the queue is closed; false if `deadline` came first.
+    pub(in crate::ingest) async fn wait_for(&self, threshold: Size, deadline: Option<Instant>) -> bool {
+        self.arrived.wait_for(threshold, deadline, || self.waiting.get(), || self.is_closed()).await
     }
 
-    /// Takes batches until `max_bytes` are reached or none waits.
-    pub(in crate::ingest) fn take(self: &Arc<Self>, max_bytes: u64) -> Batch {
-        self.take_behind(None, max_bytes)
+    /// Takes batches until they hold `max_bytes` or none is left.
+    pub(in crate::ingest) fn take(self: &Arc<Self>, max_bytes: u64) -> QueuedBatches {
+        self.take_after(None, max_bytes)
     }
 
-    /// As [`Queue::take`], but blocks the thread until a queued comes, for at most `patience`.
-    pub(in crate::ingest) fn take_blocking(self: &Arc<Self>, max_bytes: u64, patience: Duration) -> Taken {
-        match self.receiver.recv_timeout(patience) {
-            Ok(first) => Taken::Batch(self.take_behind(Some(first), max_bytes)),
+    /// As [`Queue::take`], but blocks the thread until a batch arrives, for at most `timeout`.
+    pub(in crate::ingest) fn take_blocking(self: &Arc<Self>, max_bytes: u64, timeout: Duration) -> Taken {
+        match self.receiver.recv_timeout(timeout) {
+            Ok(first) => Taken::Batches(self.take_after(Some(first), max_bytes)),
             Err(_nothing) if self.is_closed() && self.held().events == 0 => Taken::End,
             Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => Taken::Nothing,
         }
     }
 
-    fn take_behind(self: &Arc<Self>, first: Option<QueuedBatch>, max_bytes: u64) -> Batch {
-        let mut load = first.as_ref().map(QueuedBatch::load).unwrap_or_default();
+    fn take_after(self: &Arc<Self>, first: Option<QueuedBatch>, max_bytes: u64) -> QueuedBatches {
+        let mut size = first.as_ref().map(QueuedBatch::size).unwrap_or_default();
         let mut batches: Vec<QueuedBatch> = first.into_iter().collect();
-        while load.bytes < max_bytes
-            && let Ok(queued) = self.receiver.try_recv()
+        while size.bytes < max_bytes
+            && let Ok(batch) = self.receiver.try_recv()
         {
-            load += queued.load();
-            batches.push(queued);
+            size += batch.size();
+            batches.push(batch);
         }
-        self.waiting.lower(load);
-        Batch { batches, hold: Hold { queue: Arc::clone(self), load } }
+        self.waiting.lower(size);
+        QueuedBatches { batches, held: HeldCapacity { queue: Arc::clone(self), size } }
     }
 
-    fn push(&self, queued: QueuedBatch) {
-        let load = queued.load();
-        // Raised first, so that whoever takes the queued never lowers the level below zero.
-        let before = self.waiting.raise(load);
-        // The channel has a slot for each admitted event and both its ends live here: this cannot fail.
-        let sent = self.sender.try_send(queued);
+    fn push(&self, batch: QueuedBatch) {
+        let size = batch.size();
+        // Raised first, so that the consumer never lowers the count below zero.
+        let before = self.waiting.raise(size);
+        // The channel has a slot for each admitted event, and this queue owns both of its ends: this cannot fail.
+        let sent = self.sender.try_send(batch);
         debug_assert!(sent.is_ok());
-        self.arrived.rose(before, before + load);
+        self.arrived.raised(before, before + size);
     }
 }
 
-/// What [`Queue::take_blocking`] came back with.
+/// The result of [`Queue::take_blocking`].
 #[derive(Debug)]
 pub(in crate::ingest) enum Taken {
-    /// Parcels.
-    Batch(Batch),
-    /// Nothing came in time.
+    /// At least one batch.
+    Batches(QueuedBatches),
+    /// No batch arrived in time.
     Nothing,
-    /// The queue is closed, and nothing is admitted any more.
+    /// The queue is closed, and no admitted event is left.
     End,
 }
 
-/// Room that was taken; given back when dropped.
+/// Capacity of the queue; released on drop.
 #[derive(Debug)]
-struct Hold {
+struct HeldCapacity {
     queue: Arc<Queue>,
-    load: Size,
+    size: Size,
 }
 
-impl Drop for Hold {
+impl Drop for HeldCapacity {
     fn drop(&mut self) {
-        if self.load != Size::default() {
-            self.queue.held.lower(self.load);
-            self.queue.room.notify_waiters();
+        if self.size != Size::default() {
+            self.queue.held.lower(self.size);
+            self.queue.freed.notify_waiters();
         }
     }
 }
 
 struct LowerOnDrop<'a> {
-    level: &'a Occupancy,
-    load: Size,
+    occupancy: &'a Occupancy,
+    size: Size,
 }
 
 impl Drop for LowerOnDrop<'_> {
     fn drop(&mut self) {
-        self.level.lower(self.load);
+        self.occupancy.lower(self.size);
     }
 }
 
-/// Room in the queue, to be filled with the batches it was taken for.
+/// Reserved capacity, for the batches it was reserved for.
 #[derive(Debug)]
-pub struct Reservation(Hold);
+pub struct Reservation(HeldCapacity);
 
 impl Reservation {
-    /// Pushes one queued of those that the room was taken for.
-    pub fn push(&mut self, queued: QueuedBatch) {
-        let load = queued.load();
-        debug_assert!(load.fits(self.0.load));
-        // From here on the batch that takes the queued holds its room.
-        self.0.load.events -= load.events;
-        self.0.load.bytes -= load.bytes;
-        self.0.queue.push(queued);
+    /// Pushes one of the batches that the capacity was reserved for.
+    pub fn push(&mut self, batch: QueuedBatch) {
+        let size = batch.size();
+        debug_assert!(size.fits(self.0.size));
+        // From here on the consumer of the batch holds its capacity.
+        self.0.size.events -= size.events;
+        self.0.size.bytes -= size.bytes;
+        self.0.queue.push(batch);
     }
 }
 
-/// What one COPY takes. Its room in the queue is given back when it is dropped.
+/// Batches taken from the queue. They hold their capacity until they are dropped.
 #[derive(Debug)]
-pub struct Batch {
+pub struct QueuedBatches {
     batches: Vec<QueuedBatch>,
-    hold: Hold,
+    held: HeldCapacity,
 }
 
-impl Batch {
-    /// Events and bytes.
-    pub fn load(&self) -> Size {
-        self.hold.load
+impl QueuedBatches {
+    /// Events and bytes of all batches.
+    pub fn size(&self) -> Size {
+        self.held.size
     }
 
     /// The batches.
@@ -255,29 +255,29 @@ impl Batch {
         &self.batches
     }
 
-    /// The batches, for their ids to be filled in.
+    /// The batches, for stamping their ids.
     pub fn batches_mut(&mut self) -> &mut [QueuedBatch] {
         &mut self.batches
     }
 
-    /// The encoded tuples, a chunk at a time.
+    /// The encoded tuples, one chunk at a time.
     pub fn chunks(&self) -> impl Iterator<Item = &[u8]> + Clone {
         self.batches.iter().flat_map(QueuedBatch::chunks).map(|chunk| &*chunk.rows)
     }
 }
 
-/// Encoded tuples, one behind the other (see [`crate::ingest::row`]): one event, or a part of a batch.
+/// Encoded tuples, concatenated (see [`crate::ingest::row`]): one event, or a part of a batch.
 #[derive(Debug)]
 pub struct RowChunk {
     /// The tuples.
     pub rows: Box<[u8]>,
-    /// How many they are.
+    /// Their number.
     pub events: u32,
 }
 
 impl RowChunk {
     /// Its events and bytes.
-    pub fn load(&self) -> Size {
+    pub fn size(&self) -> Size {
         Size { events: u64::from(self.events), bytes: self.rows.len() as u64 }
     }
 }
@@ -286,11 +286,11 @@ impl RowChunk {
 #[derive(Debug)]
 pub struct QueuedBatch {
     chunks: RowChunks,
-    /// What whoever sent them waits on.
+    /// What the events' request waits on.
     pub waiter: Option<Arc<CommitWaiter>>,
 }
 
-/// A single event, which is by far the most frequent queued, needs no list.
+/// A single event, by far the most frequent case, needs no list.
 #[derive(Debug)]
 enum RowChunks {
     One(RowChunk),
@@ -298,18 +298,18 @@ enum RowChunks {
 }
 
 impl QueuedBatch {
-    /// One chunk.
+    /// A batch of one chunk.
     pub fn one(chunk: RowChunk, waiter: Option<Arc<CommitWaiter>>) -> Self {
         Self { chunks: RowChunks::One(chunk), waiter }
     }
 
-    /// A whole batch.
+    /// A batch of several chunks.
     pub fn many(chunks: Vec<RowChunk>, waiter: Option<Arc<CommitWaiter>>) -> Self {
         Self { chunks: RowChunks::Many(chunks.into()), waiter }
     }
 
     /// Its events and bytes.
-    pub fn load(&self) -> Size {
+    pub fn size(&self) -> Size {
         total(self.chunks())
     }
 
@@ -321,7 +321,7 @@ impl QueuedBatch {
         }
     }
 
-    /// Its chunks, for their ids to be filled in.
+    /// Its chunks, for stamping their ids.
     pub fn chunks_mut(&mut self) -> &mut [RowChunk] {
         match &mut self.chunks {
             RowChunks::One(chunk) => std::slice::from_mut(chunk),
@@ -332,7 +332,7 @@ impl QueuedBatch {
 
 /// Events and bytes of all `chunks`.
 pub fn total(chunks: &[RowChunk]) -> Size {
-    chunks.iter().fold(Size::default(), |sum, chunk| sum + chunk.load())
+    chunks.iter().fold(Size::default(), |sum, chunk| sum + chunk.size())
 }
 
 #[cfg(test)]
@@ -356,21 +356,21 @@ mod tests {
     }
 
     #[test]
-    fn room_is_held_until_the_batch_is_dropped() {
+    fn capacity_is_held_until_the_batch_is_dropped() {
         let queue = queue(10, 10);
         queue.try_reserve(one(6)).unwrap().push(queued(1, 6));
         assert_eq!(queue.try_reserve(one(5)).unwrap_err(), Full);
         let batch = queue.take(100);
-        assert_eq!((batch.load(), queue.waiting()), (one(6), Size::default()));
+        assert_eq!((batch.size(), queue.waiting()), (one(6), Size::default()));
         assert_eq!(queue.try_reserve(one(5)).unwrap_err(), Full);
         drop(batch);
         assert_eq!(queue.held(), Size::default());
         queue.try_reserve(one(10)).unwrap();
-        assert_eq!(queue.held(), Size::default(), "an unused reservation gives its room back");
+        assert_eq!(queue.held(), Size::default(), "an unused reservation releases its capacity");
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_full_queue_is_waited_for_and_the_waiting_is_bounded_in_bytes() {
+    async fn admission_waits_for_a_full_queue_within_a_bound_in_bytes() {
         let queue = queue(1, 100);
         queue.try_reserve(one(5)).unwrap().push(queued(1, 5));
         let waiter = tokio::spawn({
@@ -387,17 +387,17 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn waiting_ends_with_a_refusal() {
+    async fn a_wait_for_capacity_ends_with_a_refusal() {
         let queue = queue(1, 100);
         queue.try_reserve(one(5)).unwrap().push(queued(1, 5));
         let started = tokio::time::Instant::now();
         assert!(queue.reserve(one(5)).await.is_err());
         assert_eq!(started.elapsed().as_millis() / 10, 10);
-        assert_eq!(queue.outside.get(), Size::default());
+        assert_eq!(queue.not_admitted.get(), Size::default());
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_consumer_is_woken_at_its_mark_and_not_before() {
+    async fn the_consumer_is_woken_at_its_threshold_and_not_before() {
         let queue = queue(100, 1000);
         let waiting = tokio::spawn({
             let queue = Arc::clone(&queue);
@@ -411,6 +411,6 @@ mod tests {
             queue.try_reserve(one(1)).unwrap().push(queued(1, 1));
         }
         waiting.await.unwrap();
-        assert_eq!(queue.take(2).load(), Size { events: 2, bytes: 2 });
+        assert_eq!(queue.take(2).size(), Size { events: 2, bytes: 2 });
     }
 }

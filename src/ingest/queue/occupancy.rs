@@ -1,7 +1,7 @@
-//! A fill level in events and in bytes, moved by one atomic operation.
+//! Occupancy in events and bytes, changed by one atomic operation, and a wake-up at a threshold.
 //!
-//! Both numbers share one 64-bit word: the events in the upper 24 bits, the bytes in the lower 40. So a level counts up
-//! to 16.7 million events and 1 TiB, far above what the settings allow.
+//! Both numbers share one 64-bit word: the events in the upper 24 bits, the bytes in the lower 40. An occupancy therefore
+//! counts up to 16.7 million events and 1 TiB, far above what the settings allow.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
@@ -10,12 +10,12 @@ use tokio::sync::Notify;
 
 const BYTES_BITS: u32 = 40;
 
-/// The most events a level can hold.
+/// The most events that an [`Occupancy`] can count.
 pub const MAX_EVENTS: u64 = (1 << (64 - BYTES_BITS)) - 1;
-/// The most bytes a level can hold.
+/// The most bytes that an [`Occupancy`] can count.
 pub const MAX_BYTES: u64 = (1 << BYTES_BITS) - 1;
 
-/// So many events, of so many bytes together.
+/// A number of events and their bytes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Size {
     /// Events.
@@ -25,14 +25,14 @@ pub struct Size {
 }
 
 impl Size {
-    /// Whether this load stays within `limit` in both respects.
+    /// Whether neither events nor bytes exceed `limit`.
     pub fn fits(self, limit: Self) -> bool {
         self.events <= limit.events && self.bytes <= limit.bytes
     }
 
-    /// Whether this load is at or above `mark` in either respect.
-    pub fn reaches(self, mark: Self) -> bool {
-        self.events >= mark.events || self.bytes >= mark.bytes
+    /// Whether events or bytes are at or above `threshold`.
+    pub fn reaches(self, threshold: Self) -> bool {
+        self.events >= threshold.events || self.bytes >= threshold.bytes
     }
 
     fn pack(self) -> u64 {
@@ -58,23 +58,24 @@ impl std::ops::AddAssign for Size {
     }
 }
 
-/// A shared fill level. Its loads and additions are sequentially consistent, because the queue's wake-up relies on the
-/// order of a level and a mark.
+/// A shared count of events and bytes.
+///
+/// Its reads and additions are sequentially consistent: [`ThresholdNotify`] relies on the order of a count and a threshold.
 #[derive(Debug, Default)]
 pub struct Occupancy(AtomicU64);
 
 impl Occupancy {
-    /// The level now.
+    /// The current count.
     pub fn get(&self) -> Size {
         Size::unpack(self.0.load(Ordering::SeqCst))
     }
 
-    /// Raises the level and returns what it was before. The caller knows that there is room.
+    /// Adds `by` and returns the count before it. The caller guarantees that the sum does not overflow.
     pub fn raise(&self, by: Size) -> Size {
         Size::unpack(self.0.fetch_add(by.pack(), Ordering::SeqCst))
     }
 
-    /// Raises the level if the sum stays within `limit`.
+    /// Adds `by` if the sum stays within `limit`.
     pub fn try_raise(&self, by: Size, limit: Size) -> bool {
         self.0
             .fetch_update(Ordering::AcqRel, Ordering::Acquire, |word| {
@@ -84,70 +85,73 @@ impl Occupancy {
             .is_ok()
     }
 
-    /// Lowers the level by what was raised before.
+    /// Subtracts `by`, which was added before.
     pub fn lower(&self, by: Size) {
         self.0.fetch_sub(by.pack(), Ordering::AcqRel);
     }
 }
 
-/// One consumer's mark, and what wakes it.
+/// Wakes one consumer when an occupancy reaches the consumer's threshold.
+///
+/// The consumer publishes its threshold. Only the producer that lifts the occupancy over it wakes the consumer: a wake-up
+/// costs a system call, and this way there is one for each COPY instead of one for each event.
 #[derive(Debug)]
 pub(in crate::ingest) struct ThresholdNotify {
-    mark_events: AtomicU64,
-    mark_bytes: AtomicU64,
-    arrived: Notify,
+    threshold_events: AtomicU64,
+    threshold_bytes: AtomicU64,
+    reached: Notify,
 }
 
 impl Default for ThresholdNotify {
     fn default() -> Self {
         Self {
-            mark_events: AtomicU64::new(u64::MAX),
-            mark_bytes: AtomicU64::new(u64::MAX),
-            arrived: Notify::new(),
+            threshold_events: AtomicU64::new(u64::MAX),
+            threshold_bytes: AtomicU64::new(u64::MAX),
+            reached: Notify::new(),
         }
     }
 }
 
 impl ThresholdNotify {
-    /// Rings if a rise from `before` to `after` passes the mark.
-    pub(in crate::ingest) fn rose(&self, before: Size, after: Size) {
-        let mark = Size {
-            events: self.mark_events.load(Ordering::SeqCst),
-            bytes: self.mark_bytes.load(Ordering::SeqCst),
+    /// Wakes the consumer if a rise from `before` to `after` crosses the threshold.
+    pub(in crate::ingest) fn raised(&self, before: Size, after: Size) {
+        let threshold = Size {
+            events: self.threshold_events.load(Ordering::SeqCst),
+            bytes: self.threshold_bytes.load(Ordering::SeqCst),
         };
-        if !before.reaches(mark) && after.reaches(mark) {
-            self.arrived.notify_one();
+        if !before.reaches(threshold) && after.reaches(threshold) {
+            self.reached.notify_one();
         }
     }
 
-    /// Rings, whatever the mark.
-    pub(in crate::ingest) fn ring(&self) {
-        self.arrived.notify_waiters();
-        self.arrived.notify_one();
+    /// Wakes the consumer, whatever the threshold.
+    pub(in crate::ingest) fn notify(&self) {
+        self.reached.notify_waiters();
+        self.reached.notify_one();
     }
 
-    /// Waits until `level` reaches `mark` or `closed` holds; false if `deadline` came first.
+    /// Waits until `occupancy` reaches `threshold` or `closed` is true; false if `deadline` came first.
     pub(in crate::ingest) async fn wait_for(
         &self,
-        mark: Size,
+        threshold: Size,
         deadline: Option<Instant>,
-        level: impl Fn() -> Size,
+        occupancy: impl Fn() -> Size,
         closed: impl Fn() -> bool,
     ) -> bool {
-        self.mark_events.store(mark.events, Ordering::SeqCst);
-        self.mark_bytes.store(mark.bytes, Ordering::SeqCst);
+        self.threshold_events.store(threshold.events, Ordering::SeqCst);
+        self.threshold_bytes.store(threshold.bytes, Ordering::SeqCst);
         loop {
-            let arrived = self.arrived.notified();
-            tokio::pin!(arrived);
-            // Armed before the look, so that what arrives in between is not missed.
-            arrived.as_mut().enable();
-            if level().reaches(mark) || closed() {
+            let reached = self.reached.notified();
+            tokio::pin!(reached);
+            // Armed before the check, so that no arrival in between is missed.
+            reached.as_mut().enable();
+            if occupancy().reaches(threshold) || closed() {
                 return true;
             }
             match deadline {
-                None => arrived.await,
+                None => reached.await,
                 Some(deadline) => {
-                    if tokio::time::timeout_at(deadline.into(), arrived).await.is_err() {
+                    if tokio::time::timeout_at(deadline.into(), reached).await.is_err() {
                         return false;
                     }
                 }
@@ -161,14 +165,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_level_never_passes_its_limit_in_either_respect() {
-        let level = Occupancy::default();
+    fn occupancy_stays_within_its_limit_in_events_and_in_bytes() {
+        let occupancy = Occupancy::default();
         let limit = Size { events: 3, bytes: 100 };
-        assert!(level.try_raise(Size { events: 1, bytes: 60 }, limit));
-        assert!(!level.try_raise(Size { events: 1, bytes: 41 }, limit));
-        assert!(level.try_raise(Size { events: 2, bytes: 40 }, limit));
-        assert!(!level.try_raise(Size { events: 1, bytes: 0 }, limit));
-        level.lower(Size { events: 1, bytes: 60 });
-        assert_eq!(level.get(), Size { events: 2, bytes: 40 });
+        assert!(occupancy.try_raise(Size { events: 1, bytes: 60 }, limit));
+        assert!(!occupancy.try_raise(Size { events: 1, bytes: 41 }, limit));
+        assert!(occupancy.try_raise(Size { events: 2, bytes: 40 }, limit));
+        assert!(!occupancy.try_raise(Size { events: 1, bytes: 0 }, limit));
+        occupancy.lower(Size { events: 1, bytes: 60 });
+        assert_eq!(occupancy.get(), Size { events: 2, bytes: 40 });
     }
 }

@@ -4,30 +4,30 @@ use std::time::Duration;
 
 use crate::ingest::journal::{self, AppendError};
 
-/// Why the journal takes nothing.
+/// Why the journal accepts nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Refusal {
-    /// It holds as much as it may.
+    /// The journal has its maximum size.
     Full,
     /// The file system is nearly full.
     MinFree,
     /// The file system is full.
     NoSpace,
-    /// The system has no descriptors or memory for it.
+    /// The system has no descriptors or memory left.
     Shortage,
-    /// Its folder was removed or replaced.
+    /// The journal's folder was removed or replaced.
     Gone,
-    /// Writing or syncing failed; it takes nothing until a restart.
+    /// A write or a sync failed; nothing is accepted until a restart.
     Failed,
-    /// What is to be kept together is larger than a segment.
+    /// Events that belong together are larger than a segment.
     TooLarge,
 }
 
 impl Refusal {
-    /// The states of a journal that takes nothing, as health and metrics name them.
+    /// The states of a journal that accepts nothing, as named by health and metrics.
     pub const STATES: [&str; 6] = ["full", "disk_low", "disk_full", "shortage", "gone", "failed"];
 
-    /// Which of [`Self::STATES`] it is.
+    /// Its name among [`Self::STATES`].
     pub fn state(self) -> &'static str {
         let [full, disk_low, disk_full, shortage, gone, failed] = Self::STATES;
         match self {
@@ -40,7 +40,7 @@ impl Refusal {
         }
     }
 
-    /// What a dead letter says of it.
+    /// Its text in a dead letter's `error`.
     fn message(self) -> &'static str {
         match self {
             Self::Full => "the journal was full",
@@ -84,19 +84,19 @@ impl From<journal::Refusal> for Refusal {
 /// Events that were not accepted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Refused {
-    /// There was no room within the time that they may wait.
+    /// The queue had no capacity in time.
     Overloaded {
-        /// When it is worth another try: the time that the queue needs to drain, jittered, at least a second.
+        /// When to retry: the time that the queue needs to drain, jittered, at least a second.
         retry_after: Duration,
     },
-    /// The journal takes nothing.
+    /// The journal accepts nothing.
     Journal(Refusal),
-    /// They were written and not synced: they may turn up after a restart, or not.
+    /// They were written, but the sync failed: they may or may not exist after a restart.
     OutcomeUnknown,
 }
 
 impl Refused {
-    /// The label under which it is counted.
+    /// The value of its label in metrics.
     pub(in crate::ingest) fn reason(self) -> &'static str {
         match self {
             Self::Overloaded { .. } => "overload",
@@ -104,7 +104,7 @@ impl Refused {
         }
     }
 
-    /// What a dead letter says of it.
+    /// Its text in a dead letter's `error`.
     pub(in crate::ingest) fn message(self) -> &'static str {
         match self {
             Self::Overloaded { .. } => "the queue was full",

@@ -1,27 +1,33 @@
-//! Decides when a COPY starts and what it takes.
+//! Determines when a COPY starts and what it takes.
 //!
-//! A COPY starts when `BATCH_SIZE` events wait or the first of them has waited `FLUSH_INTERVAL_MS`, and takes all that
-//! waits, up to `MAX_COPY_BYTES`.
+//! A COPY starts when `BATCH_SIZE` events wait or the first of them has waited `FLUSH_INTERVAL_MS`. It takes all waiting
+//! events, up to `MAX_COPY_BYTES`.
 //!
-//! A COPY of 5,000 rows costs Postgres a quarter less a row than one of 1,000, so batches are left to grow where there is
-//! something to gain. While another COPY is on its way, or when `BATCH_SIZE` fills faster than `FLUSH_INTERVAL_MS` COPY
-//! after COPY, the next one starts when half of `MAX_COPY_BYTES` waits, or after [`PATIENCE`] intervals. So a second
-//! connection is used once there is enough for it to do, and a trickle is never held up.
+//! A COPY of 5,000 rows costs Postgres a quarter less for each row than one of 1,000, so batches may grow where that pays.
+//! While another COPY is in flight, or while `BATCH_SIZE` fills faster than `FLUSH_INTERVAL_MS` COPY after COPY, the next
+//! one starts when half of `MAX_COPY_BYTES` waits, or after [`GROWTH_INTERVALS`]. So a second connection is used once there
+//! is enough work for it, and a trickle is never held up.
 
 use std::ops::Range;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
-use tokio::sync::{Mutex, Notify};
+use parking_lot::Mutex;
+use tokio::sync::Notify;
 
 use super::copy::{CopyBatch, Kind, Origin};
-use crate::ingest::checkpoint::backlog::{Backlog, Portion};
+use crate::ingest::checkpoint::backlog::{Backlog, JournalBatch};
 use crate::ingest::journal::Piece;
 use crate::ingest::queue::commit_waiter::{Outcome, WakeBatch};
 use crate::ingest::queue::occupancy::Size;
-use crate::ingest::queue::{self, Queue};
+use crate::ingest::queue::{Queue, QueuedBatches};
 use crate::ingest::status::{WriterState, WriterStatus};
+
+/// The longest that events wait for a batch to grow, in flush intervals.
+const GROWTH_INTERVALS: u32 = 8;
+/// Between two attempts to read a journal that the system does not let us read.
+const UNREADABLE_DELAY: Duration = Duration::from_secs(1);
 
 /// When a COPY starts, and how much it takes.
 #[derive(Debug, Clone, Copy)]
@@ -30,87 +36,84 @@ pub struct BatchSettings {
     pub batch_size: u64,
     /// The longest that an event waits for others.
     pub flush_interval: Duration,
-    /// The most bytes of tuples in one COPY; the last queued may pass it.
+    /// The most bytes of tuples in one COPY; the last chunk may exceed it.
     pub max_copy_bytes: u64,
 }
 
-/// Hands out batches, to several lanes in turn.
+/// Delivers batches to several lanes, one after the other.
 #[derive(Debug)]
 pub struct Batcher {
     settings: BatchSettings,
     source: Source,
-    /// Held by the lane whose turn it is.
-    turn: Mutex<()>,
+    /// Held by the lane that waits for the next batch.
+    taking: tokio::sync::Mutex<()>,
     in_flight: AtomicUsize,
-    landed: Notify,
-    last_landed: std::sync::Mutex<Option<Instant>>,
+    finished: Notify,
+    last_finished: Mutex<Option<Instant>>,
 }
 
 impl Batcher {
-    /// Batches out of `source`.
+    /// A batcher over `source`.
     pub fn new(settings: BatchSettings, source: Source) -> Self {
         Self {
             settings,
             source,
-            turn: Mutex::new(()),
+            taking: tokio::sync::Mutex::new(()),
             in_flight: AtomicUsize::new(0),
-            landed: Notify::new(),
-            last_landed: std::sync::Mutex::default(),
+            finished: Notify::new(),
+            last_finished: Mutex::default(),
         }
     }
 
     /// Whether COPY follows COPY.
-    fn landed_lately(&self) -> bool {
-        let last = *self.last_landed.lock().unwrap_or_else(PoisonError::into_inner);
-        last.is_some_and(|last| last.elapsed() < self.settings.flush_interval * PATIENCE)
+    fn is_busy(&self) -> bool {
+        let last = *self.last_finished.lock();
+        last.is_some_and(|last| last.elapsed() < self.settings.flush_interval * GROWTH_INTERVALS)
     }
 
-    /// The next batch, once it is worth a COPY; `None` when nothing is left and nothing more comes.
-    pub async fn next(&self) -> Option<Flight<'_>> {
-        let _turn = self.turn.lock().await;
+    /// The next batch, once it is worth a COPY; `None` after the last one.
+    pub async fn next(&self) -> Option<InFlight<'_>> {
+        let _taking = self.taking.lock().await;
         loop {
             self.source.wait_for(Size { events: 1, bytes: 1 }, None).await;
             let first_waits_since = Instant::now();
-            let patient = first_waits_since + self.settings.flush_interval * PATIENCE;
-            let plenty = Size { events: u64::MAX, bytes: (self.settings.max_copy_bytes / 2).max(1) };
-            // A COPY is on its way: wait for plenty, or for it to land.
+            let growth_deadline = first_waits_since + self.settings.flush_interval * GROWTH_INTERVALS;
+            let large = Size { events: u64::MAX, bytes: (self.settings.max_copy_bytes / 2).max(1) };
+            // While a COPY is in flight, wait for a large batch or for the end of that COPY.
             while self.in_flight.load(Ordering::SeqCst) > 0 {
-                let landed = self.landed.notified();
+                let finished = self.finished.notified();
                 tokio::select! {
-                    _filled = self.source.wait_for(plenty, Some(patient)) => break,
-                    () = landed => {}
+                    _filled = self.source.wait_for(large, Some(growth_deadline)) => break,
+                    () = finished => {}
                 }
             }
             let enough = Size { events: self.settings.batch_size, bytes: self.settings.max_copy_bytes };
-            let due = first_waits_since + self.settings.flush_interval;
-            let filled = self.source.wait_for(enough, Some(due)).await;
-            if filled && self.landed_lately() && !self.source.is_closed() {
-                self.source.wait_for(plenty, Some(patient)).await;
+            let flush_deadline = first_waits_since + self.settings.flush_interval;
+            let filled = self.source.wait_for(enough, Some(flush_deadline)).await;
+            if filled && self.is_busy() && !self.source.is_closed() {
+                self.source.wait_for(large, Some(growth_deadline)).await;
             }
             if let Some(batch) = self.source.take(self.settings.max_copy_bytes).await {
                 self.in_flight.fetch_add(1, Ordering::SeqCst);
-                return Some(Flight { batch, batcher: self });
+                return Some(InFlight { batch, batcher: self });
             }
             if self.source.is_closed() && self.source.waiting().events == 0 {
                 return None;
             }
-            // Counted but not pushed yet: its producer is between the two.
+            // Counted but not pushed yet: the producer is between the two steps.
             tokio::task::yield_now().await;
         }
     }
 }
 
-/// The longest that events wait for a batch to grow, in flush intervals.
-const PATIENCE: u32 = 8;
-
-/// A batch on its way; the next flush may start earlier once it is dropped.
+/// A batch on its way to Postgres. The next flush may start earlier once it is dropped.
 #[derive(Debug)]
-pub struct Flight<'a> {
+pub struct InFlight<'a> {
     batch: Batch,
     batcher: &'a Batcher,
 }
 
-impl std::ops::Deref for Flight<'_> {
+impl std::ops::Deref for InFlight<'_> {
     type Target = Batch;
 
     fn deref(&self) -> &Batch {
@@ -118,61 +121,59 @@ impl std::ops::Deref for Flight<'_> {
     }
 }
 
-impl Drop for Flight<'_> {
+impl Drop for InFlight<'_> {
     fn drop(&mut self) {
         self.batcher.in_flight.fetch_sub(1, Ordering::SeqCst);
-        *self.batcher.last_landed.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
-        self.batcher.landed.notify_one();
+        *self.batcher.last_finished.lock() = Some(Instant::now());
+        self.batcher.finished.notify_one();
     }
 }
 
-/// A source of batches.
+/// The source of batches.
 #[derive(Debug, Clone)]
 pub enum Source {
     /// Without a journal.
     Queue(Arc<Queue>),
-    /// With one, and where to say that it cannot be read.
+    /// With a journal. The status reports a journal that cannot be read.
     Journal(Arc<Backlog>, Arc<WriterStatus>),
 }
 
 impl Source {
-    /// Waits until what waits reaches `mark` or nothing more comes; false if `deadline` came first.
-    pub(in crate::ingest) async fn wait_for(&self, mark: Size, deadline: Option<Instant>) -> bool {
+    /// Waits until the waiting events reach `threshold` or the source is closed; false if `deadline` came first.
+    async fn wait_for(&self, threshold: Size, deadline: Option<Instant>) -> bool {
         match self {
-            Self::Queue(queue) => queue.wait_for(mark, deadline).await,
-            Self::Journal(backlog, _) => backlog.wait_for(mark, deadline).await,
+            Self::Queue(queue) => queue.wait_for(threshold, deadline).await,
+            Self::Journal(backlog, _) => backlog.wait_for(threshold, deadline).await,
         }
     }
 
-    /// Whether nothing more comes.
-    pub fn is_closed(&self) -> bool {
+    fn is_closed(&self) -> bool {
         match self {
             Self::Queue(queue) => queue.is_closed(),
             Self::Journal(backlog, _) => backlog.is_closed(),
         }
     }
 
-    /// What waits to be taken.
-    pub fn waiting(&self) -> Size {
+    fn waiting(&self) -> Size {
         match self {
             Self::Queue(queue) => queue.waiting(),
             Self::Journal(backlog, _) => backlog.waiting(),
         }
     }
 
-    /// Takes what waits, about `max_bytes` of it; `None` if nothing does.
-    pub(in crate::ingest) async fn take(&self, max_bytes: u64) -> Option<Batch> {
+    /// Takes waiting events, about `max_bytes`; `None` if there are none.
+    async fn take(&self, max_bytes: u64) -> Option<Batch> {
         match self {
             Self::Queue(queue) => {
-                let batch = queue.take(max_bytes);
-                (batch.load().events > 0).then_some(Batch::Queued(batch))
+                let batches = queue.take(max_bytes);
+                (batches.size().events > 0).then_some(Batch::Queued(batches))
             }
             Self::Journal(backlog, status) => match backlog.take(max_bytes).await {
-                Ok(portion) => portion.map(|portion| Batch::Journaled(portion, Arc::clone(backlog))),
+                Ok(batch) => batch.map(|batch| Batch::Journaled(batch, Arc::clone(backlog))),
                 Err(error) => {
                     let error = crate::db::chain(&error);
                     if status.failed(WriterState::Halted, format!("the journal cannot be read: {error}")) {
-                        tracing::error!(error, "the journal cannot be read; trying again each second");
+                        tracing::error!(error, "the journal cannot be read; retrying each second");
                     }
                     tokio::time::sleep(UNREADABLE_DELAY).await;
                     None
@@ -182,38 +183,37 @@ impl Source {
     }
 }
 
-/// Between two tries to read a journal that the system does not let us read.
-const UNREADABLE_DELAY: Duration = Duration::from_secs(1);
-
-/// What one lane works on.
+/// The batch of one lane.
 #[derive(Debug)]
 pub enum Batch {
-    /// Parcels; their room in the queue is given back when they are dropped.
-    Queued(queue::Batch),
+    /// Batches of the queue. They hold their capacity until they are dropped.
+    Queued(QueuedBatches),
     /// A part of the journal.
-    Journaled(Portion, Arc<Backlog>),
+    Journaled(JournalBatch, Arc<Backlog>),
 }
 
 impl Batch {
-    /// The lot that all of it makes.
-    pub fn lot(&self) -> CopyBatch<'_> {
+    /// The whole batch, for one COPY.
+    pub fn copy_batch(&self) -> CopyBatch<'_> {
         match self {
-            Self::Queued(batch) => {
+            Self::Queued(batches) => {
                 let mut keys = Vec::new();
-                let mut place = 0;
-                for queued in batch.batches() {
-                    if let Some(waiter) = &queued.waiter {
-                        keys.extend(waiter.keys.iter().map(|(index, key)| (place + u64::from(*index), *key)));
+                let mut events = 0;
+                for batch in batches.batches() {
+                    if let Some(waiter) = &batch.waiter {
+                        keys.extend(
+                            waiter.keys.iter().map(|(index, key)| (events + u64::from(*index), *key)),
+                        );
                     }
-                    place += queued.load().events;
+                    events += batch.size().events;
                 }
-                CopyBatch::new(Kind::Events, place, None, keys, batch.chunks().collect())
+                CopyBatch::new(Kind::Events, events, None, keys, batches.chunks().collect())
             }
-            Self::Journaled(portion, _) => {
-                let range = portion.range();
+            Self::Journaled(batch, _) => {
+                let range = batch.range();
                 let (first, events) = (range.start, range.end - range.start);
-                let origin = Some(Origin { journal: portion.journal, first });
-                match &portion.piece {
+                let origin = Some(Origin { journal: batch.journal, first });
+                match &batch.piece {
                     Piece::Damaged { .. } => {
                         CopyBatch::new(Kind::Damage, events, origin, Vec::new(), Vec::new())
                     }
@@ -228,29 +228,29 @@ impl Batch {
         }
     }
 
-    /// Events are settled: runs of places, in order, each with its outcome.
+    /// Reports settled events: ranges of indices, in order, each with its outcome.
     pub fn settled(&self, outcomes: &[(Range<u64>, Outcome<'_>)]) {
         match self {
-            Self::Journaled(portion, backlog) => {
-                let first = portion.range().start;
-                for (places, outcome) in outcomes {
-                    backlog.settled(portion.journal, first + places.start..first + places.end, *outcome);
+            Self::Journaled(batch, backlog) => {
+                let first = batch.range().start;
+                for (range, outcome) in outcomes {
+                    backlog.settled(batch.journal, first + range.start..first + range.end, *outcome);
                 }
             }
-            Self::Queued(batch) => {
-                let mut wakeups = WakeBatch::default();
+            Self::Queued(batches) => {
+                let mut wake_batch = WakeBatch::default();
                 let mut outcomes = outcomes.iter().peekable();
                 let mut start = 0;
-                for queued in batch.batches() {
-                    let end = start + queued.load().events;
-                    while let Some((places, outcome)) = outcomes.peek() {
-                        let (from, until) = (places.start.max(start), places.end.min(end));
-                        if let Some(waiter) = &queued.waiter
+                for batch in batches.batches() {
+                    let end = start + batch.size().events;
+                    while let Some((range, outcome)) = outcomes.peek() {
+                        let (from, until) = (range.start.max(start), range.end.min(end));
+                        if let Some(waiter) = &batch.waiter
                             && from < until
                         {
-                            waiter.settle(from - start, until - from, *outcome, &mut wakeups);
+                            waiter.settle(from - start, until - from, *outcome, &mut wake_batch);
                         }
-                        if places.end > end {
+                        if range.end > end {
                             break;
                         }
                         outcomes.next();
@@ -265,7 +265,6 @@ impl Batch {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::Arc;
 
     use crate::ingest::queue::{Limits, Queue};
     use crate::ingest::queue::{QueuedBatch, RowChunk};
@@ -283,16 +282,16 @@ mod tests {
     }
 
     fn push(queue: &Arc<Queue>, events: u64) {
-        let mut room = queue.try_reserve(Size { events, bytes: events }).unwrap();
+        let mut reservation = queue.try_reserve(Size { events, bytes: events }).unwrap();
         for _ in 0..events {
-            room.push(QueuedBatch::one(RowChunk { rows: Box::new([0]), events: 1 }, None));
+            reservation.push(QueuedBatch::one(RowChunk { rows: Box::new([0]), events: 1 }, None));
         }
     }
 
-    /// Events of the next batch, if it comes within `patience`.
-    async fn within(batcher: &Batcher, patience: Duration) -> Option<u64> {
-        let flight = tokio::time::timeout(patience, batcher.next()).await.ok()??;
-        Some(flight.lot().events)
+    /// Events of the next batch, if it comes within `timeout`.
+    async fn within(batcher: &Batcher, timeout: Duration) -> Option<u64> {
+        let batch = tokio::time::timeout(timeout, batcher.next()).await.ok()??;
+        Some(batch.copy_batch().events)
     }
 
     #[tokio::test]
@@ -310,24 +309,24 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn batches_that_fill_one_upon_the_other_are_left_to_grow() {
+    async fn batches_grow_while_copy_follows_copy() {
         let (queue, batcher) = batcher();
         push(&queue, 10);
         assert_eq!(within(&batcher, Duration::ZERO).await, Some(10));
         push(&queue, 20);
         assert_eq!(within(&batcher, INTERVAL).await, None);
         push(&queue, 480);
-        assert_eq!(
-            within(&batcher, Duration::ZERO).await,
-            Some(500),
-            "half of what a COPY may take is plenty"
-        );
+        assert_eq!(within(&batcher, Duration::ZERO).await, Some(500), "half of MAX_COPY_BYTES is enough");
         push(&queue, 20);
-        assert_eq!(within(&batcher, INTERVAL * (PATIENCE + 4)).await, Some(20), "patience has an end");
+        assert_eq!(
+            within(&batcher, INTERVAL * (GROWTH_INTERVALS + 4)).await,
+            Some(20),
+            "growth has a deadline"
+        );
     }
 
     #[tokio::test]
-    async fn a_second_lane_starts_when_there_is_plenty_for_it() {
+    async fn a_second_lane_starts_once_there_is_enough_work_for_it() {
         let (queue, batcher) = batcher();
         push(&queue, 10);
         let first = batcher.next().await.unwrap();
@@ -340,7 +339,7 @@ mod tests {
         tokio::pin!(second);
         assert!(tokio::time::timeout(INTERVAL * 2, &mut second).await.is_err());
         drop(first);
-        assert_eq!(second.await.unwrap().lot().events, 5);
+        assert_eq!(second.await.unwrap().copy_batch().events, 5);
     }
 
     #[tokio::test]

@@ -1,6 +1,6 @@
-//! Claims keys for the events of a batch: of two events with one key the first is stored.
+//! Claims of idempotency keys: of two events with the same key, the first is stored.
 //!
-//! Keys are claimed in the transaction that stores the rows, so a key is taken if and only if its event is stored.
+//! Keys are claimed in the transaction that stores the rows, so a key is claimed if and only if its event is stored.
 
 use std::collections::{HashMap, HashSet};
 use std::time::SystemTime;
@@ -12,9 +12,8 @@ use uuid::Uuid;
 use super::copy::CopyBatch;
 use crate::db::{Database, DbError, Parameter};
 use crate::ingest::event::keys::Key;
-use crate::ingest::event::row::Tuple;
 
-/// The statements.
+/// The statements that claim keys.
 #[derive(Debug)]
 pub struct Claims {
     claim: String,
@@ -23,30 +22,30 @@ pub struct Claims {
     window_s: f64,
 }
 
-/// Which events of a batch are not to be stored.
+/// The duplicates of a batch.
 #[derive(Debug, Default)]
 pub struct Claimed {
     duplicates: HashSet<u64>,
-    /// Keys were taken by these very events: the batch was stored before.
+    /// Whether keys were claimed by the batch's own events: it was stored before.
     pub already_ours: bool,
 }
 
 impl Claimed {
-    /// How many they are.
+    /// The number of duplicates.
     pub fn duplicates(&self) -> u64 {
         self.duplicates.len() as u64
     }
 
-    /// Their places in the batch, in order.
-    pub fn places(&self) -> Vec<u64> {
-        let mut places: Vec<u64> = self.duplicates.iter().copied().collect();
-        places.sort_unstable();
-        places
+    /// The indices of the duplicates, in order.
+    pub fn indices(&self) -> Vec<u64> {
+        let mut indices: Vec<u64> = self.duplicates.iter().copied().collect();
+        indices.sort_unstable();
+        indices
     }
 
-    /// Whether the event at this place of the batch is one of them.
-    pub fn is_duplicate(&self, place: u64) -> bool {
-        self.duplicates.contains(&place)
+    /// Whether the event at `index` is a duplicate.
+    pub fn is_duplicate(&self, index: u64) -> bool {
+        self.duplicates.contains(&index)
     }
 }
 
@@ -61,23 +60,23 @@ impl Claims {
         }
     }
 
-    /// Claims the keys of `batch`, and notes the events whose keys are taken.
+    /// Claims the keys of `batch`, and records the events whose keys are already claimed as duplicates.
     pub async fn claim(
         &self,
         transaction: &Transaction<'_>,
         batch: &CopyBatch<'_>,
     ) -> Result<Claimed, DbError> {
         let tuples = batch.tuples();
-        let id_at = |place: u64| tuples.get(place as usize).and_then(|tuple| tuple_id(*tuple));
-        // The first event of each key; a statement must not claim one twice.
-        let mut first_of: HashMap<Key, (u64, Uuid)> = HashMap::with_capacity(batch.keys.len());
-        for (place, key) in &batch.keys {
-            if let Some(id) = id_at(*place) {
-                first_of.entry(*key).or_insert((*place, id));
+        let id_at = |index: u64| tuples.get(index as usize).and_then(|tuple| tuple.id());
+        // The first event of each key: one statement must not claim a key twice.
+        let mut first_of: HashMap<Key, Uuid> = HashMap::with_capacity(batch.keys.len());
+        for (index, key) in &batch.keys {
+            if let Some(id) = id_at(*index) {
+                first_of.entry(*key).or_insert(id);
             }
         }
         let (keys, ids): (Vec<Uuid>, Vec<Uuid>) =
-            first_of.iter().map(|(key, (_, id))| (Uuid::from_bytes(*key), *id)).unzip();
+            first_of.iter().map(|(key, id)| (Uuid::from_bytes(*key), *id)).unzip();
         let now = SystemTime::now();
         let parameters: [Parameter<'_>; 4] = [
             (&keys, Type::UUID_ARRAY),
@@ -89,11 +88,11 @@ impl Claims {
         for row in transaction.query_typed(&self.claim, &parameters).await? {
             claimed.insert(row.try_get::<_, Uuid>(0)?.into_bytes());
         }
-        let mut owners: HashMap<Key, Uuid> = first_of.iter().map(|(key, (_, id))| (*key, *id)).collect();
+        let mut owners = first_of;
         let mut already_ours = false;
         if claimed.len() < keys.len() {
             let rows = transaction.query_typed(&self.owners, &[(&keys, Type::UUID_ARRAY)]).await?;
-            // One that is neither claimed nor there would be stored again with the next event of its key.
+            // A key that is neither claimed nor present would let the next event with it be stored as well.
             if rows.len() < keys.len() {
                 let (sent, stored) = (keys.len() as u64, rows.len() as u64);
                 return Err(DbError::DroppedByTrigger { table: "ingest_keys", sent, stored });
@@ -105,24 +104,20 @@ impl Claims {
             }
         }
         let mut duplicates = HashSet::new();
-        let (mut left_out, mut first_ids) = (Vec::new(), Vec::new());
-        for (place, key) in &batch.keys {
-            let (Some(id), Some(owner)) = (id_at(*place), owners.get(key)) else { continue };
+        let (mut skipped, mut first_ids) = (Vec::new(), Vec::new());
+        for (index, key) in &batch.keys {
+            let (Some(id), Some(owner)) = (id_at(*index), owners.get(key)) else { continue };
             if id != *owner {
-                duplicates.insert(*place);
-                left_out.push(id);
+                duplicates.insert(*index);
+                skipped.push(id);
                 first_ids.push(*owner);
             }
         }
-        if !left_out.is_empty() {
+        if !skipped.is_empty() {
             let parameters: [(&(dyn ToSql + Sync), Type); 2] =
-                [(&left_out, Type::UUID_ARRAY), (&first_ids, Type::UUID_ARRAY)];
+                [(&skipped, Type::UUID_ARRAY), (&first_ids, Type::UUID_ARRAY)];
             transaction.execute_typed(&self.add_duplicates, &parameters).await?;
         }
         Ok(Claimed { duplicates, already_ours })
     }
-}
-
-fn tuple_id(tuple: Tuple<'_>) -> Option<Uuid> {
-    Uuid::from_slice(tuple.field(0)?).ok()
 }

@@ -1,8 +1,8 @@
-//! One COPY of encoded tuples into a table.
+//! What one COPY takes, and its protocol.
 //!
-//! tokio-postgres' `BinaryCopyInWriter` encodes each value again and sends every 4 KiB; our tuples are encoded already,
-//! so they are framed here by hand and sent in pieces of [`PIECE_BYTES`], large enough that a piece's fixed cost does
-//! not count and small enough that Postgres parses one while the next is on its way.
+//! tokio-postgres' `BinaryCopyInWriter` encodes each value again and sends every 4 KiB. The tuples here are encoded
+//! already, so they are framed by hand and sent in messages of [`MESSAGE_BYTES`]: large enough that the fixed cost of a
+//! message does not count, small enough that Postgres parses one while the next is on its way.
 
 use std::ops::Range;
 
@@ -20,18 +20,18 @@ use crate::ingest::journal::JournalId;
 const HEADER: &[u8] = b"PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0";
 /// A field count of −1 ends the data.
 const TRAILER: [u8; 2] = (-1i16).to_be_bytes();
-const PIECE_BYTES: usize = 128 * 1024;
+const MESSAGE_BYTES: usize = 128 * 1024;
 
-/// Sends `chunks` of tuples by `copy`, a `copy … from stdin (format binary)`, within `transaction`; returns how many
-/// rows Postgres took. That is fewer than were sent where a trigger returned null for one.
+/// Sends `chunks` of tuples by `copy`, a `copy … from stdin (format binary)`, within `transaction`. Returns the number of
+/// stored rows, which is lower than the number sent if a trigger returned null for one.
 ///
-/// In the extended protocol a COPY's completion is reported *before* an implicit transaction is committed, so only the
-/// answer to the caller's `commit` is proof. The statement is prepared and closed within the transaction, so that it
-/// works behind a pooler that hands the server on afterwards.
+/// In the extended protocol the completion of a COPY is reported *before* an implicit transaction is committed, so only the
+/// answer to the caller's `commit` proves it. The statement is prepared and closed within the transaction, as poolers
+/// require.
 ///
 /// # Errors
 ///
-/// Whatever Postgres says; nothing is stored then.
+/// Any error of Postgres; nothing is stored then.
 pub async fn copy_rows<'a>(
     transaction: &Transaction<'_>,
     copy: &str,
@@ -39,32 +39,32 @@ pub async fn copy_rows<'a>(
 ) -> Result<u64, tokio_postgres::Error> {
     let sink = transaction.copy_in::<_, Bytes>(copy).await?;
     tokio::pin!(sink);
-    let mut piece = BytesMut::with_capacity(PIECE_BYTES);
-    piece.put_slice(HEADER);
+    let mut message = BytesMut::with_capacity(MESSAGE_BYTES);
+    message.put_slice(HEADER);
     for chunk in chunks {
-        if piece.len() + chunk.len() > PIECE_BYTES && !piece.is_empty() {
-            sink.feed(piece.split().freeze()).await?;
-            piece.reserve(PIECE_BYTES.max(chunk.len()));
+        if message.len() + chunk.len() > MESSAGE_BYTES && !message.is_empty() {
+            sink.feed(message.split().freeze()).await?;
+            message.reserve(MESSAGE_BYTES.max(chunk.len()));
         }
-        piece.put_slice(chunk);
+        message.put_slice(chunk);
     }
-    piece.put_slice(&TRAILER);
-    sink.send(piece.freeze()).await?;
+    message.put_slice(&TRAILER);
+    sink.send(message.freeze()).await?;
     sink.finish().await
 }
 
-/// What a batch is.
+/// The kind of a batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     /// Rows of `requests`.
     Events,
     /// Rows of `dead_letters`.
     DeadLetters,
-    /// Sequences that cannot be read: a receipt, and no rows.
+    /// Unreadable sequences: a receipt without rows.
     Damage,
 }
 
-/// Where in a journal a batch begins. Its sequences follow each other.
+/// The position of a batch in a journal. Its sequences are consecutive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Origin {
     /// The journal.
@@ -73,22 +73,22 @@ pub struct Origin {
     pub first: u64,
 }
 
-/// So many events for one transaction.
+/// Events that one transaction stores and settles.
 #[derive(Debug, Clone)]
 pub struct CopyBatch<'a> {
-    /// What they are.
+    /// The kind of rows.
     pub kind: Kind,
-    /// How many they are.
+    /// The number of events.
     pub events: u64,
-    /// Where they come from; `None` without a journal.
+    /// The position in the journal; `None` without one.
     pub origin: Option<Origin>,
-    /// Keys, by the place in the batch, in order.
+    /// Keys, by the index of their events, in order.
     pub keys: Vec<(u64, Key)>,
     rows: Rows<'a>,
     faults: KnownFaults<'a>,
 }
 
-/// The faults that are known of a batch, and where in it a batch begins.
+/// The known faults of a whole batch, and the index at which this part of it begins.
 #[derive(Debug, Clone, Copy, Default)]
 struct KnownFaults<'a> {
     faults: Option<&'a Faults>,
@@ -97,7 +97,7 @@ struct KnownFaults<'a> {
 
 #[derive(Debug, Clone)]
 enum Rows<'a> {
-    RowChunks(Vec<&'a [u8]>),
+    Chunks(Vec<&'a [u8]>),
     Tuples(&'a [Tuple<'a>]),
 }
 
@@ -110,28 +110,28 @@ impl<'a> CopyBatch<'a> {
         keys: Vec<(u64, Key)>,
         chunks: Vec<&'a [u8]>,
     ) -> Self {
-        Self { kind, events, origin, keys, rows: Rows::RowChunks(chunks), faults: KnownFaults::default() }
+        Self { kind, events, origin, keys, rows: Rows::Chunks(chunks), faults: KnownFaults::default() }
     }
 
-    /// A part of the batch, of which all tuples and all known faults are given. Rows with a fault become dead letters.
-    pub fn part(&self, tuples: &'a [Tuple<'a>], places: &Range<u64>, faults: &'a Faults) -> Self {
-        let keys = self.keys.iter().filter(|(place, _)| places.contains(place));
+    /// The part `range` of this batch, given all of its tuples and known faults. Rows with a fault become dead letters.
+    pub fn part(&self, tuples: &'a [Tuple<'a>], range: &Range<u64>, faults: &'a Faults) -> Self {
+        let keys = self.keys.iter().filter(|(index, _)| range.contains(index));
         Self {
             kind: self.kind,
-            events: places.end - places.start,
-            origin: self.origin.map(|origin| Origin { first: origin.first + places.start, ..origin }),
-            keys: keys.map(|(place, key)| (place - places.start, *key)).collect(),
-            rows: Rows::Tuples(tuples.get(places.start as usize..places.end as usize).unwrap_or_default()),
-            faults: KnownFaults { faults: Some(faults), start: places.start },
+            events: range.end - range.start,
+            origin: self.origin.map(|origin| Origin { first: origin.first + range.start, ..origin }),
+            keys: keys.map(|(index, key)| (index - range.start, *key)).collect(),
+            rows: Rows::Tuples(tuples.get(range.start as usize..range.end as usize).unwrap_or_default()),
+            faults: KnownFaults { faults: Some(faults), start: range.start },
         }
     }
 
-    /// The known fault of the row at `place`.
-    pub fn fault(&self, place: u64) -> Option<&'a Fault> {
-        self.faults.faults?.get(&(self.faults.start + place))
+    /// The known fault of the row at `index`.
+    pub fn fault(&self, index: u64) -> Option<&'a Fault> {
+        self.faults.faults?.get(&(self.faults.start + index))
     }
 
-    /// Whether a row of it has a known fault.
+    /// Whether any row has a known fault.
     pub fn has_faults(&self) -> bool {
         let start = self.faults.start;
         self.faults.faults.is_some_and(|faults| faults.range(start..start + self.events).next().is_some())
@@ -142,10 +142,10 @@ impl<'a> CopyBatch<'a> {
         origin.first..origin.first + self.events
     }
 
-    /// The tuples, some at a time.
+    /// The tuples, one or more in each chunk.
     pub fn chunks(&self) -> impl Iterator<Item = &'a [u8]> + Clone + use<'a> {
         let (chunks, tuples) = match &self.rows {
-            Rows::RowChunks(chunks) => (chunks.clone(), &[][..]),
+            Rows::Chunks(chunks) => (chunks.clone(), &[][..]),
             Rows::Tuples(tuples) => (Vec::new(), *tuples),
         };
         chunks.into_iter().chain(tuples.iter().map(|tuple| tuple.bytes()))
@@ -154,17 +154,17 @@ impl<'a> CopyBatch<'a> {
     /// The tuples, one by one.
     pub fn tuples(&self) -> Vec<Tuple<'a>> {
         match &self.rows {
-            Rows::RowChunks(chunks) => chunks.iter().flat_map(|chunk| row::tuples(chunk)).collect(),
+            Rows::Chunks(chunks) => chunks.iter().flat_map(|chunk| row::tuples(chunk)).collect(),
             Rows::Tuples(tuples) => tuples.to_vec(),
         }
     }
 
-    /// The id of an event without a key, if there is one, and what it is stored as: it is stored whenever the batch is.
+    /// The id of an event without a key, if there is one, and the kind of its row. It is stored if and only if the batch is.
     pub fn unkeyed_id(&self) -> Option<(Uuid, Kind)> {
-        let keyed = |place: u64| self.keys.iter().any(|(of, _)| *of == place);
-        let place = (0..self.events).find(|place| !keyed(*place))?;
-        let tuple = self.chunks().flat_map(row::tuples).nth(place as usize)?;
-        let kind = if self.fault(place).is_some() { Kind::DeadLetters } else { self.kind };
-        Some((Uuid::from_slice(tuple.field(0)?).ok()?, kind))
+        let has_key = |index: u64| self.keys.iter().any(|(keyed, _)| *keyed == index);
+        let index = (0..self.events).find(|index| !has_key(*index))?;
+        let tuple = self.chunks().flat_map(row::tuples).nth(index as usize)?;
+        let kind = if self.fault(index).is_some() { Kind::DeadLetters } else { self.kind };
+        Some((tuple.id()?, kind))
     }
 }

@@ -1,17 +1,18 @@
-//! Gets a batch of encoded tuples into Postgres, however long it takes.
+//! Stores one batch of encoded tuples in Postgres, however long that takes.
 //!
-//! A landing ends in one of few ways: the batch is settled, or a row of it is at fault, or a part of it turns out to be
-//! settled already. Rows whose faults are known go to `dead_letters`, in the transaction that stores the others. Everything else (no connection, a restart, a full disk, a missing table) is waited out here, with
-//! the state for health to show.
+//! A write ends in one of few ways: the batch is settled, a row of it is at fault, a part of it turns out to be settled
+//! already, or it is too slow as a whole. Rows with known faults go to `dead_letters`, in the transaction that stores the
+//! others. Everything else (no connection, a restart, a full disk, a missing table) is retried here, and health shows the
+//! state.
 //!
 //! # How a batch of a journal is settled exactly once
 //!
-//! Its rows and its receipt are one transaction. If the end of that was not heard, it may be committed, rolled back, or
-//! still be on its way to either, even after a new connection has been made. So the lane's epoch is raised first, which
-//! waits for whatever holds the lane and keeps out whatever does not yet; only then do the receipts tell for sure.
+//! Its rows and its receipt are one transaction. If the answer to its commit is lost, it may be committed, rolled back, or
+//! still on its way to either, even after a new connection has been made. So the lane's epoch is raised first, which waits
+//! for a transaction that holds the lane and fences off one that does not hold it yet. Only then are the receipts final.
 //!
-//! Without a journal a batch is retried in the same boundaries, so the primary key keeps it from being stored twice, and
-//! asking for one of its ids settles what became of it.
+//! Without a journal a batch is retried within the same boundaries, so the primary key prevents a second copy, and a query
+//! for one of its ids reveals its outcome.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -28,33 +29,33 @@ use super::copy::{CopyBatch, Kind, Origin, copy_rows};
 use super::probe::{PROBED_ROWS, Probe};
 use super::verdict::{Fault, Verdict};
 use crate::db::{Connection, Database, DbError, begin, presets, query_in_time, roll_back};
-use crate::ingest::checkpoint::checkpointer::Checkpoint;
+use crate::ingest::checkpoint::checkpointer::Checkpoints;
 use crate::ingest::checkpoint::receipts::{Counts, Receipts};
 use crate::ingest::event::row::Tuple;
 use crate::ingest::journal::JournalId;
 use crate::ingest::status::{WriterState, WriterStatus};
 use crate::observe::Metrics;
 
-/// The least time for settling a lane, however soon a COPY is given up: a transaction that holds it is waited for 2 s,
-/// ended, and waited for once more.
+/// The least time for taking a lane, however short the COPY's own deadline: another transaction of the lane is waited for
+/// for 2 s, terminated, and waited for once more.
 const HOLDER_TIME: Duration = Duration::from_secs(5);
 
-/// The statements of the tables that rows land in.
+/// The statements on the tables that rows are copied to.
 #[derive(Debug)]
 pub struct TargetTables {
     /// `copy requests … from stdin (format binary)`.
     pub copy_requests: String,
     /// `copy dead_letters … from stdin (format binary)`.
     pub copy_dead_letters: String,
-    /// Whether a row of `requests` with the id `$1` exists.
+    /// Whether `requests` has a row with the id `$1`.
     pub has_request: String,
-    /// The same of `dead_letters`.
+    /// Whether `dead_letters` has a row with the id `$1`.
     pub has_dead_letter: String,
     /// Finds rows that `requests` rejects.
     pub probe: Probe,
-    /// Keys of producers.
+    /// Idempotency keys.
     pub claims: Claims,
-    /// The journal's side.
+    /// Lanes and receipts.
     pub receipts: Receipts,
 }
 
@@ -63,7 +64,7 @@ impl TargetTables {
     ///
     /// # Errors
     ///
-    /// [`DbError::DroppedByTrigger`] if Postgres took fewer than `rows`.
+    /// [`DbError::DroppedByTrigger`] if Postgres stored fewer than `rows`.
     async fn copy<'a>(
         &self,
         transaction: &Transaction<'_>,
@@ -84,44 +85,45 @@ impl TargetTables {
     }
 }
 
-/// Why a batch was not landed as it was.
+/// Why a batch was not stored as it is.
 #[derive(Debug)]
 pub enum WriteError {
-    /// Postgres refuses a row, whoever sends it and however often.
+    /// Postgres rejects a row, and would reject it again.
     Rejected(Rejected),
-    /// A part of it is settled already; the sequences are given.
-    Partly(RangeSet<u64>),
-    /// It takes Postgres too long: less of it may do.
+    /// These sequences of it are settled already.
+    PartlySettled(RangeSet<u64>),
+    /// Postgres cancelled it: a smaller batch may succeed.
     TooSlow,
 }
 
-/// Postgres refuses a row.
+/// Postgres rejects a row.
 #[derive(Debug)]
 pub struct Rejected {
-    /// What Postgres says.
+    /// Postgres' error.
     pub error: DbError,
-    /// How often it was tried.
+    /// The number of attempts.
     pub attempts: u32,
 }
 
-/// A batch that is settled.
+/// A settled batch.
 #[derive(Debug, Clone)]
 pub struct Written {
-    /// Rows stored.
+    /// Rows stored in the batch's own table.
     pub stored: u64,
-    /// The places of those that were left out, as their keys were there; in order.
+    /// The indices of events that were skipped because of their keys, in order.
     pub duplicates: Vec<u64>,
-    /// The places of rows that became dead letters for their faults, in order.
+    /// The indices of rows that became dead letters because of their faults, in order.
     pub dead: Vec<u64>,
-    /// The time that it took.
+    /// The duration of the successful attempt.
     pub elapsed: Duration,
 }
 
-/// What an attempt came to.
+/// The result of an attempt.
 enum Attempt {
     Written(Stored),
-    Settled(RangeSet<u64>),
-    /// Another process, or an older self, has the lane; or the database went back in time.
+    /// Sequences of the batch that an earlier attempt has settled.
+    AlreadySettled(RangeSet<u64>),
+    /// Another process, or an older one of this service, has the lane; or the database went back in time.
     Fenced,
 }
 
@@ -129,32 +131,74 @@ enum Attempt {
 #[derive(Debug, Default)]
 struct Stored {
     claimed: Claimed,
-    /// The places of rows that became dead letters for their faults.
+    /// The indices of rows that became dead letters because of their faults.
     dead: Vec<u64>,
-    /// Whether a COPY into the batch's own table took part: a row may be at fault until the commit.
-    copied: bool,
+    /// The step in which the commit may still fail: [`Step::Rows`] if rows were copied, as deferred constraints are checked
+    /// then.
+    commit_step: Step,
 }
 
-/// What is left to be known of a lane between its attempts.
+/// A writer's lane: the unit of fencing. Each lane has one transaction at a time.
 #[derive(Debug)]
 pub struct Lane {
     number: i32,
-    /// The epoch of each journal in which this lane may write. None: to be raised first.
+    /// The lane's epoch in each journal. A missing epoch has to be raised first.
     epochs: HashMap<JournalId, i64>,
-    /// Without a journal: an earlier attempt may have been stored.
-    in_doubt: bool,
-    /// What failed was the rows' own COPY, or the commit that checks them: a row may be at fault.
-    at_rows: bool,
+    state: LaneState,
 }
 
 impl Lane {
     /// The lane with this number.
     pub fn new(number: i32) -> Self {
-        Self { number, epochs: HashMap::new(), in_doubt: false, at_rows: false }
+        Self { number, epochs: HashMap::new(), state: LaneState::NotStored(Step::Other) }
     }
 }
 
-/// Lands lots.
+/// The state of a lane's batch during an attempt, and between attempts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum LaneState {
+    /// No attempt has stored the batch.
+    NotStored(Step),
+    /// Without a journal: the outcome of an earlier attempt is unknown, so the batch may be stored.
+    InDoubt(Step),
+}
+
+/// The current step of an attempt, or the one in which it failed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+enum Step {
+    /// The connection, the keys, the dead letters or the receipt. No row is at fault if it fails.
+    #[default]
+    Other,
+    /// The COPY of the rows, or the commit that checks them. A row may be at fault if it fails.
+    Rows,
+}
+
+impl LaneState {
+    fn step(self) -> Step {
+        match self {
+            Self::NotStored(step) | Self::InDoubt(step) => step,
+        }
+    }
+
+    fn is_in_doubt(self) -> bool {
+        matches!(self, Self::InDoubt(_))
+    }
+
+    /// Enters a step.
+    fn enter(&mut self, step: Step) {
+        *self = match self {
+            Self::NotStored(_) => Self::NotStored(step),
+            Self::InDoubt(_) => Self::InDoubt(step),
+        };
+    }
+
+    /// From now on the batch may be stored.
+    fn doubt(&mut self) {
+        *self = Self::InDoubt(self.step());
+    }
+}
+
+/// Writes batches, exactly once each.
 #[derive(Debug, Clone)]
 pub struct CopyWriter {
     database: Database,
@@ -162,70 +206,72 @@ pub struct CopyWriter {
     status: Arc<WriterStatus>,
     metrics: Arc<Metrics>,
     deadline: Duration,
-    fences: Arc<Checkpoint>,
+    checkpoints: Arc<Checkpoints>,
 }
 
 impl CopyWriter {
-    /// Lands lots in `tables`; a transaction that takes longer than `deadline` is given up and tried again.
+    /// A writer to `tables`. A transaction that takes longer than `deadline` is cancelled and retried.
     pub fn new(
         database: Database,
         tables: &Arc<TargetTables>,
         metrics: Arc<Metrics>,
         deadline: Duration,
-        fences: &Arc<Checkpoint>,
+        checkpoints: &Arc<Checkpoints>,
     ) -> Self {
-        let (tables, fences) = (Arc::clone(tables), Arc::clone(fences));
-        Self { database, tables, status: Arc::default(), metrics, deadline, fences }
+        let (tables, checkpoints) = (Arc::clone(tables), Arc::clone(checkpoints));
+        Self { database, tables, status: Arc::default(), metrics, deadline, checkpoints }
     }
 
-    /// What the writers are doing.
+    /// The state that health shows.
     pub fn status(&self) -> &Arc<WriterStatus> {
         &self.status
     }
 
-    /// Settles `batch`.
+    /// Stores `batch`, retrying until it is settled.
     ///
     /// # Errors
     ///
-    /// [`WriteError`] if it must be cut up first.
-    pub async fn land(&self, batch: &CopyBatch<'_>, lane: &mut Lane) -> Result<Written, WriteError> {
+    /// [`WriteError`] if the batch has to be split first.
+    pub async fn write(&self, batch: &CopyBatch<'_>, lane: &mut Lane) -> Result<Written, WriteError> {
         let mut attempts = 0;
         let mut id_clashes = 0;
-        lane.in_doubt = false;
+        lane.state = LaneState::NotStored(Step::Other);
         loop {
             attempts += 1;
             let started = Instant::now();
             let error = match self.attempt(batch, lane).await {
                 Ok(Attempt::Written(Stored { claimed, dead, .. })) => {
-                    self.recovered(attempts);
-                    let duplicates = claimed.places();
+                    self.succeeded(attempts);
+                    let duplicates = claimed.indices();
                     let stored = batch.events - duplicates.len() as u64 - dead.len() as u64;
                     return Ok(Written { stored, duplicates, dead, elapsed: started.elapsed() });
                 }
-                Ok(Attempt::Settled(settled)) => {
-                    self.recovered(attempts);
-                    return Err(WriteError::Partly(settled));
+                Ok(Attempt::AlreadySettled(settled)) => {
+                    self.succeeded(attempts);
+                    return Err(WriteError::PartlySettled(settled));
                 }
                 Ok(Attempt::Fenced) => continue,
                 Err(error) => error,
             };
             let verdict = match Verdict::on(&error) {
-                // An earlier attempt was stored after all: the next look will find it. If it does not, it is not ours.
-                Verdict::Bisect if is_id_clash(&error) && (lane.in_doubt || batch.origin.is_some()) => {
+                // An earlier attempt was stored after all, and the next one will find it. If not, the row is foreign.
+                Verdict::Bisect
+                    if is_id_clash(&error) && (lane.state.is_in_doubt() || batch.origin.is_some()) =>
+                {
                     id_clashes += 1;
                     if id_clashes > 2 { Verdict::Halt } else { Verdict::Retry }
                 }
-                // No row's fault: the journal is not known, or a receipt is there already, or dead_letters rejects
-                // a dead letter, which has no place to go but there.
-                Verdict::Bisect if !lane.at_rows => Verdict::Halt,
+                // No row is at fault: the journal is unknown, a receipt exists already, or dead_letters rejects a dead
+                // letter, which has no other table.
+                Verdict::Bisect if lane.state.step() == Step::Other => Verdict::Halt,
                 verdict => verdict,
             };
             if verdict == Verdict::Bisect {
-                // Postgres answers, and the rows are dealt with one by one: nothing is waited for any more.
+                // Postgres answers: the writer is not waiting for anything.
                 self.status.running();
                 return Err(WriteError::Rejected(Rejected { error, attempts }));
             }
-            self.wait_out(verdict, &error, attempts).await;
+            self.back_off(verdict, &error, attempts).await;
             if batch.events > 1 && error.sql_state() == Some(&SqlState::QUERY_CANCELED) {
                 return Err(WriteError::TooSlow);
             }
@@ -233,29 +279,32 @@ impl CopyWriter {
     }
 
     async fn attempt(&self, batch: &CopyBatch<'_>, lane: &mut Lane) -> Result<Attempt, DbError> {
-        lane.at_rows = false;
+        lane.state.enter(Step::Other);
         let mut connection = self.database.get().await?;
         let result = match batch.origin {
             Some(origin) => self.attempt_journaled(batch, origin, lane, &mut connection).await,
             None => within(self.deadline, self.attempt_queued(batch, lane, &mut connection)).await,
         };
         if let Err(error) = &result {
-            lane.in_doubt |= matches!(error, DbError::Timeout(_));
-            // What was committed a moment ago may be gone with a server that crashed: it does not wait for the disk.
-            self.fences.look();
+            let timed_out = matches!(error, DbError::Timeout(_));
+            if timed_out {
+                lane.state.doubt();
+            }
+            // Recent commits do not wait for the disk, so a server that crashed may have lost them.
+            self.checkpoints.request();
             if let Some(origin) = batch.origin {
                 lane.epochs.remove(&origin.journal);
             }
-            // A server that was demoted, or a transaction that may still be running, is no connection to keep.
+            // Neither a demoted server nor a transaction that may still be running is worth keeping.
             let demoted = error.sql_state() == Some(&SqlState::READ_ONLY_SQL_TRANSACTION);
-            if demoted || matches!(error, DbError::Timeout(_)) {
+            if demoted || timed_out {
                 connection.discard();
             }
         }
         result
     }
 
-    /// Takes the lane if it is not ours, and stores the batch.
+    /// With a journal: takes the lane if its epoch is missing, and stores the batch.
     async fn attempt_journaled(
         &self,
         batch: &CopyBatch<'_>,
@@ -268,14 +317,14 @@ impl CopyWriter {
         let epoch = match lane.epochs.get(&journal) {
             Some(epoch) => *epoch,
             None => {
-                let settling = async {
+                let taking = async {
                     let epoch = receipts.raise_epoch(connection, journal, lane.number).await?;
-                    Ok((epoch, receipts.over(connection, journal, &range).await?))
+                    Ok((epoch, receipts.settled_in(connection, journal, &range).await?))
                 };
-                let (epoch, settled) = within(self.deadline.max(HOLDER_TIME), settling).await?;
+                let (epoch, settled) = within(self.deadline.max(HOLDER_TIME), taking).await?;
                 lane.epochs.insert(journal, epoch);
                 if !settled.is_empty() {
-                    return Ok(Attempt::Settled(settled));
+                    return Ok(Attempt::AlreadySettled(settled));
                 }
                 epoch
             }
@@ -283,7 +332,7 @@ impl CopyWriter {
         within(self.deadline, self.store_journaled(batch, origin, epoch, lane, connection)).await
     }
 
-    /// Rows, receipt and lane in one transaction.
+    /// Stores rows and receipt in one transaction that holds the lane.
     async fn store_journaled(
         &self,
         batch: &CopyBatch<'_>,
@@ -296,21 +345,21 @@ impl CopyWriter {
         let receipts = &self.tables.receipts;
         let transaction = begin(connection).await?;
         let storing = async {
-            let Some(fence) = receipts.hold_lane(&transaction, journal, lane.number, epoch).await? else {
+            let Some(number) = receipts.hold_lane(&transaction, journal, lane.number, epoch).await? else {
                 return Ok(None);
             };
-            if !self.fences.saw(journal, fence) {
-                // The batch is as good as any. What went missing is the keeper's to find.
-                tracing::warn!("the database went back in time; looking for what it lacks");
+            if !self.checkpoints.observe(journal, number) {
+                // This batch may be stored nevertheless. The checkpointer finds what is missing.
+                tracing::warn!("the database went back in time; a checkpoint will find what it lacks");
             }
             let stored = self.store(batch, lane, &transaction).await?;
-            lane.at_rows = false;
+            lane.state.enter(Step::Other);
             receipts.add(&transaction, journal, &range, counts(batch, &stored)).await?;
             Ok(Some(stored))
         };
         match storing.await {
             Ok(Some(stored)) => {
-                lane.at_rows = stored.copied;
+                lane.state.enter(stored.commit_step);
                 transaction.commit().await?;
                 Ok(Attempt::Written(stored))
             }
@@ -330,18 +379,19 @@ impl CopyWriter {
         lane: &mut Lane,
         connection: &mut Connection,
     ) -> Result<Attempt, DbError> {
-        if lane.in_doubt
+        if lane.state.is_in_doubt()
             && let Some((id, kind)) = batch.unkeyed_id()
         {
             let has_id = self.tables.has_id(kind);
             let found = query_in_time(connection, self.deadline, has_id, &[(&id, Type::UUID)]).await?;
             if found.first().map_or(Ok(false), |row| row.try_get(0))? {
-                let dead = (0..batch.events).filter(|place| batch.fault(*place).is_some()).collect();
+                let dead = (0..batch.events).filter(|index| batch.fault(*index).is_some()).collect();
                 return Ok(Attempt::Written(Stored { dead, ..Stored::default() }));
             }
         }
         let transaction = begin(connection).await?;
-        // Sent ahead of the batch without a round trip. Our own deadline bounds its transaction.
+        // Sent ahead of the batch, without a round trip of their own. The deadline bounds the transaction, so no statement
+        // timeout is set.
         let presets = presets(Duration::ZERO);
         let storing = async {
             let preset = async { Ok(transaction.batch_execute(&presets).await?) };
@@ -356,9 +406,9 @@ impl CopyWriter {
             transaction.rollback().await?;
             return Ok(Attempt::Written(stored));
         }
-        // Even an error that Postgres sent, such as 57P01, may come after the commit.
-        lane.in_doubt = true;
-        lane.at_rows = stored.copied;
+        // Even an error that Postgres sent, such as 57P01, may follow the commit.
+        lane.state.doubt();
+        lane.state.enter(stored.commit_step);
         transaction.commit().await?;
         Ok(Attempt::Written(stored))
     }
@@ -374,84 +424,85 @@ impl CopyWriter {
         } else {
             self.tables.claims.claim(transaction, batch).await?
         };
-        let is_dead = |place: &u64| batch.fault(*place).is_some() && !claimed.is_duplicate(*place);
+        let is_dead = |index: &u64| batch.fault(*index).is_some() && !claimed.is_duplicate(*index);
         let dead: Vec<u64> = match batch.has_faults() {
             true => (0..batch.events).filter(is_dead).collect(),
             false => Vec::new(),
         };
-        // Keys that are ours tell that the batch was stored where a batch is retried as it was. Of a journal's batch another
-        // process may have stored a part: the primary key tells, and then the receipts.
+        // Without a journal a batch is retried unchanged, so keys of its own prove that it was stored. Of a journal's batch
+        // another process may have stored a part: the primary key reveals that, and then the receipts.
         let was_stored = claimed.already_ours && batch.origin.is_none();
         if batch.kind == Kind::Damage || claimed.duplicates() == batch.events || was_stored {
-            return Ok(Stored { claimed, dead, copied: false });
+            return Ok(Stored { claimed, dead, commit_step: Step::Other });
         }
         let tables = &self.tables;
         if claimed.duplicates() == 0 && dead.is_empty() {
-            lane.at_rows = true;
+            lane.state.enter(Step::Rows);
             tables.copy(transaction, batch.kind, batch.chunks(), batch.events).await?;
-            return Ok(Stored { claimed, dead, copied: true });
+            return Ok(Stored { claimed, dead, commit_step: Step::Rows });
         }
         let (mut rows, mut letters) = (Vec::new(), Vec::new());
-        for (place, tuple) in (0..).zip(batch.tuples()) {
-            match batch.fault(place) {
-                _ if claimed.is_duplicate(place) => {}
+        for (index, tuple) in (0..).zip(batch.tuples()) {
+            match batch.fault(index) {
+                _ if claimed.is_duplicate(index) => {}
                 Some(fault) => letters.push(fault.dead_letter(tuple)),
                 None => rows.push(tuple.bytes()),
             }
         }
-        let copied = !rows.is_empty();
-        if copied {
-            lane.at_rows = true;
+        let mut commit_step = Step::Other;
+        if !rows.is_empty() {
+            commit_step = Step::Rows;
+            lane.state.enter(Step::Rows);
             tables.copy(transaction, batch.kind, rows.iter().copied(), rows.len() as u64).await?;
         }
         if !letters.is_empty() {
-            lane.at_rows = false;
+            lane.state.enter(Step::Other);
             let chunks = letters.iter().map(Vec::as_slice);
             tables.copy(transaction, Kind::DeadLetters, chunks, letters.len() as u64).await?;
         }
-        Ok(Stored { claimed, dead, copied })
+        Ok(Stored { claimed, dead, commit_step })
     }
 
-    /// The faults of `tuples`, each of which has its place beside it. `attempts` is kept with each fault.
+    /// The faults of `tuples`, which come with their indices. `attempts` is kept with each fault.
     ///
     /// # Errors
     ///
-    /// Any error that may not be a row's fault; then no fault is known.
+    /// Any error that may not be a row's fault; no fault is known then.
     pub async fn probe(
         &self,
         tuples: &[(u64, Tuple<'_>)],
         attempts: u32,
     ) -> Result<Vec<(u64, Fault)>, DbError> {
         let mut faults = Vec::new();
-        for some in tuples.chunks(PROBED_ROWS) {
-            let rows: Vec<Tuple<'_>> = some.iter().map(|(_, tuple)| *tuple).collect();
+        for probed in tuples.chunks(PROBED_ROWS) {
+            let rows: Vec<Tuple<'_>> = probed.iter().map(|(_, tuple)| *tuple).collect();
             let mut connection = self.database.get().await?;
             let probing = self.tables.probe.run(&mut connection, &rows, attempts);
             let found = within(self.deadline, probing).await;
             let found = connection.release(found)?;
-            faults.extend(found.into_iter().filter_map(|(index, fault)| Some((some.get(index)?.0, fault))));
+            faults.extend(found.into_iter().filter_map(|(index, fault)| Some((probed.get(index)?.0, fault))));
         }
         Ok(faults)
     }
 
-    fn recovered(&self, attempts: u32) {
+    fn succeeded(&self, attempts: u32) {
         if attempts > 1 {
             tracing::info!(attempts, "storing again");
         }
         self.status.running();
     }
 
-    async fn wait_out(&self, verdict: Verdict, error: &DbError, attempts: u32) {
+    async fn back_off(&self, verdict: Verdict, error: &DbError, attempts: u32) {
         let state = if verdict == Verdict::Halt { WriterState::Halted } else { WriterState::Retrying };
         let message = error.with_sources();
-        // Once when it begins and now and then after that, not at each attempt of an outage.
+        // Not at each attempt of an outage.
         if attempts.is_power_of_two() {
             let verdict = verdict.name();
             tracing::warn!(
                 attempts,
                 verdict,
                 error = message,
-                "cannot store; the events are kept and tried again"
+                "cannot store; the events are kept and retried"
             );
         }
         self.metrics.retries.with_label_values(&[verdict.name()]).inc();
@@ -474,7 +525,7 @@ fn counts(batch: &CopyBatch<'_>, stored: &Stored) -> Counts {
     }
 }
 
-/// Whether Postgres has a row with the same id. Users' own constraints have names of their own.
+/// Whether a row with the same id exists. Users' own constraints have other names.
 fn is_id_clash(error: &DbError) -> bool {
     error.sql_state() == Some(&SqlState::UNIQUE_VIOLATION)
         && error.constraint().is_some_and(|name| {

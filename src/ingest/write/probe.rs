@@ -1,12 +1,12 @@
-//! Finds the rows of a batch that Postgres rejects, without storing any.
+//! Isolates the rows of a batch that Postgres rejects, without storing any.
 //!
 //! A probe copies up to [`PROBED_ROWS`] rows into a temporary table, inserts them from there into `requests` within
-//! sub-transactions, and is rolled back. The server finds each bad row, so a batch costs a few round trips, however many
-//! of its rows are bad. What a probe finds is stored afterwards like any other batch: one COPY of the good rows, one of
-//! the dead letters, one receipt.
+//! subtransactions, and is rolled back. The server finds each bad row, so a batch costs a few round trips, however many of
+//! its rows are bad. The batch is written afterwards like any other: one COPY of the good rows, one of the dead letters,
+//! one receipt.
 //!
-//! A probe that fails decides nothing. It needs the right to make temporary tables, and takes no part in fencing, since
-//! nothing of it stays: but for sequences of the user's own, whose numbers are used up.
+//! A failed probe decides nothing. A probe needs the privilege to create temporary tables. It takes no part in fencing,
+//! since it leaves nothing behind except gaps in users' own sequences.
 
 use std::time::Duration;
 
@@ -17,16 +17,17 @@ use super::verdict::{self, Fault};
 use crate::db::{Connection, Database, DbError, begin_in_time, roll_back};
 use crate::ingest::event::row::{self, Tuple};
 
-/// Rows of a probe's transaction. Many sub-transactions in one slow down every snapshot of the server; a thousand do not.
+/// The most rows in a probe's transaction. Many thousands of subtransactions slow down every snapshot of the server; one
+/// thousand do not.
 pub const PROBED_ROWS: usize = 1000;
-/// Rows that are inserted together as long as none of them fails.
+/// Rows that are inserted together, and one by one only if that fails.
 const CHUNK_ROWS: usize = 64;
 /// For each statement of a probe.
 const TIMEOUT: Duration = Duration::from_secs(60);
-/// Depth of the stack: a probe has less of it left than a COPY.
+/// The stack's depth: a probe has less of it left than a COPY.
 const STACK_DEPTH: &str = "54001";
 
-/// The statements.
+/// The statements of a probe.
 #[derive(Debug)]
 pub struct Probe {
     begin: String,
@@ -51,11 +52,11 @@ impl Probe {
         }
     }
 
-    /// The faults of `tuples`, at most [`PROBED_ROWS`], by their index. `attempts` is kept with each.
+    /// The faults of `tuples`, at most [`PROBED_ROWS`], by index. `attempts` is kept with each fault.
     ///
     /// # Errors
     ///
-    /// Any error that may not be a row's fault; then no fault is known.
+    /// Any error that may not be a row's fault; no fault is known then.
     pub async fn run(
         &self,
         connection: &mut Connection,
@@ -77,10 +78,10 @@ impl Probe {
         attempts: u32,
     ) -> Result<Vec<(usize, Fault)>, DbError> {
         transaction.batch_execute(&self.begin).await?;
-        let places: Vec<[u8; PLACE_BYTES]> = (0..tuples.len() as i32).map(place).collect();
-        let chunks = places.iter().zip(tuples).flat_map(|(place, tuple)| {
-            // Behind the tuple's own field count.
-            [&place[..], tuple.bytes().get(2..).unwrap_or_default()]
+        let prefixes: Vec<[u8; PREFIX_BYTES]> = (0..tuples.len() as i32).map(prefix).collect();
+        let chunks = prefixes.iter().zip(tuples).flat_map(|(prefix, tuple)| {
+            // The prefix replaces the tuple's own field count.
+            [&prefix[..], tuple.bytes().get(2..).unwrap_or_default()]
         });
         copy_rows(transaction, &self.copy, chunks).await?;
         let rows = transaction.query_typed(&self.rows, &[]).await?;
@@ -88,16 +89,16 @@ impl Probe {
     }
 }
 
-/// Field count, length and place.
-const PLACE_BYTES: usize = 2 + 4 + 4;
+/// Field count, length and index.
+const PREFIX_BYTES: usize = 2 + 4 + 4;
 
-/// The beginning of a tuple with one field more than ours, which is its place.
-fn place(place: i32) -> [u8; PLACE_BYTES] {
-    let mut bytes = [0; PLACE_BYTES];
+/// The beginning of a probed tuple: its field count, which is one higher, and its index as the first field.
+fn prefix(index: i32) -> [u8; PREFIX_BYTES] {
+    let mut bytes = [0; PREFIX_BYTES];
     let (count, rest) = bytes.split_at_mut(2);
     let (length, number) = rest.split_at_mut(4);
     count.copy_from_slice(&(row::FIELDS + 1).to_be_bytes());
     length.copy_from_slice(&4i32.to_be_bytes());
-    number.copy_from_slice(&place.to_be_bytes());
+    number.copy_from_slice(&index.to_be_bytes());
     bytes
 }

@@ -1,7 +1,7 @@
-//! Stores events that were lost and can be read again, each exactly once.
+//! Stores lost events that became readable again, exactly once each.
 //!
-//! Their sequences are settled as quarantined. The row and the receipt change in one transaction, under the lock of the
-//! journal's row that a fence takes too; an event that is in a table already is left alone.
+//! Their sequences are settled as quarantined. The row and the receipt change in one transaction, which locks the journal's
+//! row as a checkpoint does. An event that is in a table already is skipped.
 
 use std::collections::{HashMap, HashSet};
 use std::ops::Range;
@@ -14,41 +14,42 @@ use uuid::Uuid;
 use super::claims::Claims;
 use super::copy::{CopyBatch, Kind, Origin, copy_rows};
 use super::verdict::{Fault, Faults, Verdict};
+use crate::bisect;
 use crate::db::{Database, DbError, begin_in_time, roll_back};
 use crate::ingest::event::dead_letter;
 use crate::ingest::event::row::{self, Tuple};
 use crate::ingest::journal::{Chunk, JournalId};
 
-/// For one statement.
+/// For each statement.
 const TIMEOUT: Duration = Duration::from_secs(60);
 
-/// What became of recovered events.
+/// The outcomes of recovered events.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Restored {
     /// Stored in `requests` now.
     pub stored: u64,
-    /// Left out: their keys were taken since.
+    /// Skipped: their keys were claimed in the meantime.
     pub duplicates: u64,
-    /// Postgres refused them: dead letters.
+    /// Rejected by Postgres: dead letters.
     pub dead: u64,
     /// In a table already.
-    pub there: u64,
-    /// Without a receipt that counts them as lost: the service has not settled them yet.
+    pub present: u64,
+    /// Without a receipt that counts them as quarantined: the service has not settled them yet.
     pub unsettled: u64,
 }
 
 impl Restored {
     /// Events that are not lost any more.
     pub fn found(&self) -> u64 {
-        self.stored + self.duplicates + self.dead + self.there
+        self.stored + self.duplicates + self.dead + self.present
     }
 
-    /// Adds what became of others.
+    /// Adds the outcomes of other events.
     pub fn add(&mut self, other: Self) {
         self.stored += other.stored;
         self.duplicates += other.duplicates;
         self.dead += other.dead;
-        self.there += other.there;
+        self.present += other.present;
         self.unsettled += other.unsettled;
     }
 }
@@ -61,7 +62,7 @@ pub struct Restorer {
 }
 
 impl Restorer {
-    /// Into `database`; keys hold for `idempotency_window_s` seconds.
+    /// A restorer to `database`. Keys are valid for `idempotency_window_s` seconds.
     pub fn new(database: &Database, idempotency_window_s: u64) -> Self {
         Self { database: database.clone(), claims: Claims::new(database, idempotency_window_s) }
     }
@@ -70,7 +71,7 @@ impl Restorer {
     ///
     /// # Errors
     ///
-    /// Any error of Postgres that concerns more than a row. What was done before stays done.
+    /// Any error of Postgres that concerns more than a row. Events stored before it stay stored.
     pub async fn restore(&self, journal: Uuid, chunk: &Chunk) -> Result<Restored, DbError> {
         let keys = chunk.keys.iter().map(|(sequence, key)| (sequence - chunk.from, *key)).collect();
         let origin = Some(Origin { journal: JournalId(journal), first: chunk.from });
@@ -79,19 +80,17 @@ impl Restorer {
         let tuples = batch.tuples();
         let no_faults = Faults::default();
         let mut restored = Restored::default();
-        let mut work: Vec<Range<u64>> = std::iter::once(0..events).collect();
-        while let Some(places) = work.pop() {
-            let part = batch.part(&tuples, &places, &no_faults);
+        let mut pending: Vec<Range<u64>> = std::iter::once(0..events).collect();
+        while let Some(range) = pending.pop() {
+            let part = batch.part(&tuples, &range, &no_faults);
             match self.store(journal, &part, None).await {
                 Ok(done) => restored.add(done),
                 Err(error) if Verdict::on(&error) == Verdict::Bisect => {
-                    if places.end - places.start <= 1 {
+                    if let Some([left, right]) = bisect::halves(&range) {
+                        pending.extend([right, left]);
+                    } else {
                         let fault = Fault::of(&error, 1);
                         restored.add(self.store(journal, &part, Some(&fault)).await?);
-                    } else {
-                        let Range { start, end } = places;
-                        let middle = start + (end - start) / 2;
-                        work.extend([middle..end, start..middle]);
                     }
                 }
                 Err(error) => return Err(error),
@@ -100,16 +99,16 @@ impl Restorer {
         Ok(restored)
     }
 
-    /// One transaction; with `refused`, the fault of the only row. It is rolled back if events are unsettled.
+    /// Stores a batch in one transaction, which is rolled back if events are unsettled. `fault` is that of its only row.
     async fn store(
         &self,
         journal: Uuid,
         batch: &CopyBatch<'_>,
-        refused: Option<&Fault>,
+        fault: Option<&Fault>,
     ) -> Result<Restored, DbError> {
         let mut connection = self.database.get().await?;
         let transaction = begin_in_time(&mut connection, TIMEOUT).await?;
-        match self.store_within(&transaction, journal, batch, refused).await {
+        match self.store_within(&transaction, journal, batch, fault).await {
             Ok(done) if done.unsettled > 0 => {
                 transaction.rollback().await?;
                 Ok(done)
@@ -127,39 +126,39 @@ impl Restorer {
         transaction: &Transaction<'_>,
         journal: Uuid,
         batch: &CopyBatch<'_>,
-        refused: Option<&Fault>,
+        fault: Option<&Fault>,
     ) -> Result<Restored, DbError> {
         let sql = |text: &str| self.database.sql(text);
         let lock = sql(include_str!("../../../sql/ingest/lock_journal.sql"));
         transaction.execute_typed(&lock, &[(&journal, Type::UUID)]).await?;
 
         let tuples = batch.tuples();
-        let ids: Vec<Uuid> = tuples.iter().filter_map(|tuple| id_of(*tuple)).collect();
-        let elsewhere = sql(include_str!("../../../sql/ingest/settled_elsewhere.sql"));
-        let mut there = HashSet::new();
-        for row in transaction.query_typed(&elsewhere, &[(&ids, Type::UUID_ARRAY)]).await? {
-            there.insert(row.try_get::<_, Uuid>(0)?);
+        let ids: Vec<Uuid> = tuples.iter().filter_map(|tuple| tuple.id()).collect();
+        let select_present = sql(include_str!("../../../sql/ingest/select_present.sql"));
+        let mut present = HashSet::new();
+        for row in transaction.query_typed(&select_present, &[(&ids, Type::UUID_ARRAY)]).await? {
+            present.insert(row.try_get::<_, Uuid>(0)?);
         }
-        let is_there = |tuple: &Tuple<'_>| id_of(*tuple).is_none_or(|id| there.contains(&id));
-        // Places change where events are left out, so keys go along with their tuples.
-        let keys_by_place: HashMap<u64, _> = batch.keys.iter().copied().collect();
+        let is_present = |tuple: &Tuple<'_>| tuple.id().is_none_or(|id| present.contains(&id));
+        // Skipped events change the indices, so keys are assigned anew.
+        let keys_by_index: HashMap<u64, _> = batch.keys.iter().copied().collect();
         let mut lost: Vec<Tuple<'_>> = Vec::with_capacity(tuples.len());
         let mut keys = Vec::new();
-        for (place, tuple) in tuples.iter().enumerate().filter(|(_, tuple)| !is_there(tuple)) {
-            let key = keys_by_place.get(&(place as u64));
+        for (index, tuple) in tuples.iter().enumerate().filter(|(_, tuple)| !is_present(tuple)) {
+            let key = keys_by_index.get(&(index as u64));
             keys.extend(key.map(|key| (lost.len() as u64, *key)));
             lost.push(*tuple);
         }
-        let mut done = Restored { there: there.len() as u64, ..Restored::default() };
+        let mut done = Restored { present: present.len() as u64, ..Restored::default() };
         if lost.is_empty() {
             return Ok(done);
         }
         let rows = lost.iter().map(|tuple| tuple.bytes()).collect();
-        let left = CopyBatch::new(Kind::Events, lost.len() as u64, None, keys, rows);
-        let claimed = self.claims.claim(transaction, &left).await?;
+        let remaining = CopyBatch::new(Kind::Events, lost.len() as u64, None, keys, rows);
+        let claimed = self.claims.claim(transaction, &remaining).await?;
         let (duplicates, new): (Vec<_>, Vec<_>) =
-            lost.iter().enumerate().partition(|(place, _)| claimed.is_duplicate(*place as u64));
-        if let (Some(fault), [(_, tuple)]) = (refused, &new[..]) {
+            lost.iter().enumerate().partition(|(index, _)| claimed.is_duplicate(*index as u64));
+        if let (Some(fault), [(_, tuple)]) = (fault, &new[..]) {
             let letter = fault.dead_letter(**tuple);
             let copy = sql(include_str!("../../../sql/ingest/copy_dead_letters.sql"));
             let copy = copy.replace("{columns}", dead_letter::COLUMNS);
@@ -172,9 +171,9 @@ impl Restorer {
             let stored = copy_rows(transaction, &copy, tuples).await?;
             DbError::all_stored("requests", new.len() as u64, stored)?;
         }
-        let state = if refused.is_some() { "dead" } else { "committed" };
+        let state = if fault.is_some() { "dead" } else { "committed" };
         for (state, events) in [(state, &new), ("duplicates", &duplicates)] {
-            let ids: Vec<Uuid> = events.iter().filter_map(|(_, tuple)| id_of(**tuple)).collect();
+            let ids: Vec<Uuid> = events.iter().filter_map(|(_, tuple)| tuple.id()).collect();
             if ids.is_empty() {
                 continue;
             }
@@ -190,11 +189,7 @@ impl Restorer {
         }
         let stored = new.len() as u64;
         done.duplicates = duplicates.len() as u64;
-        (done.stored, done.dead) = if refused.is_some() { (0, stored) } else { (stored, 0) };
+        (done.stored, done.dead) = if fault.is_some() { (0, stored) } else { (stored, 0) };
         Ok(done)
     }
-}
-
-fn id_of(tuple: Tuple<'_>) -> Option<Uuid> {
-    Uuid::from_slice(tuple.field(0)?).ok()
 }

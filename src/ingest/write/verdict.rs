@@ -1,4 +1,4 @@
-//! What is done about an error of a COPY: one exhaustive decision.
+//! The meaning of a Postgres error for a batch ([`Verdict`]) and for a row ([`Fault`]).
 //!
 //! The classes are those of Postgres' appendix "PostgreSQL Error Codes".
 
@@ -12,20 +12,20 @@ use crate::db::DbError;
 use crate::ingest::event::dead_letter::{self, Reason};
 use crate::ingest::event::row::Tuple;
 
-/// Classes of errors that a row can be at fault for: data exception, integrity constraint, program limit, raised by a
-/// trigger.
+/// Classes of errors that a row can cause: data exception, integrity constraint, program limit, raised by a trigger.
 pub const ROW_FAULTS: [&str; 4] = ["22", "23", "54", "P0"];
-/// Of these classes, and no row's fault: COPY's own framing was not understood.
+/// Errors of these classes that no row causes: Postgres did not understand the COPY's framing.
 pub const OWN_FORMAT: [&str; 2] = ["22P03", "22P04"];
 
 /// What to do with a batch whose COPY failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
-    /// Passing: the same batch again, soon.
+    /// A passing error: retry the same batch soon.
     Retry,
-    /// A row is at fault: find it.
+    /// A row is at fault: isolate it.
     Bisect,
-    /// The database or its schema is at fault, not the batch: keep it, say so, and look again until it is mended.
+    /// The database or its schema is at fault, not the batch: keep it, report the error, and retry until an operator has
+    /// repaired the database.
     Halt,
 }
 
@@ -39,16 +39,16 @@ impl Verdict {
         }
     }
 
-    /// Judges an error.
+    /// The verdict on an error.
     pub fn on(error: &DbError) -> Self {
         match error.sql_state() {
             // A trigger dropped a row.
             None if error.is_dropped_by_trigger() => Self::Bisect,
-            // The connection failed, or could not be had: nothing is known against the batch.
+            // There was no connection, or it failed.
             None => Self::Retry,
-            // No row's fault. A partition that was just attached is found by the next attempt.
+            // No row is at fault. The next attempt finds a partition that was attached meanwhile.
             Some(_) if error.is_partition_missing() => Self::Halt,
-            // No event is in these.
+            // Tables without events.
             Some(state) if error.table().is_some_and(|table| table.starts_with("ingest_")) => {
                 match Self::on_state(state) {
                     Self::Bisect => Self::Halt,
@@ -64,7 +64,7 @@ impl Verdict {
             code if OWN_FORMAT.contains(&code) => Self::Halt,
             // Too many connections, out of memory; a full disk halts.
             "53100" => Self::Halt,
-            // A read-only server: a failover under way.
+            // A read-only server: a failover is in progress.
             "25006" => Self::Retry,
             // A lock or statement timeout.
             "55P03" | "57014" => Self::Retry,
@@ -72,17 +72,16 @@ impl Verdict {
                 class if ROW_FAULTS.contains(&class) => Self::Bisect,
                 // Connection, rollback (serialization, deadlock), resources, operator intervention.
                 "08" | "40" | "53" | "57" => Self::Retry,
-                // Among them 42: a table, column or right that is missing.
+                // Such as 42: a missing table, column or privilege.
                 _ => Self::Halt,
             },
         }
     }
 
-    /// How long to wait before the `attempt`-th repetition (from 1): doubling, jittered, at most 2 s, or 5 s to look
-    /// whether what halted is mended.
+    /// The delay before the `attempt`-th retry (from 1): doubling, jittered, at most 2 s, or 5 s after [`Self::Halt`].
     pub fn delay(self, attempt: u32) -> Duration {
-        let most_ms = if self == Self::Halt { 5_000 } else { 2_000 };
-        let full_ms = 50u64.saturating_mul(1 << attempt.saturating_sub(1).min(10)).min(most_ms);
+        let max_ms = if self == Self::Halt { 5_000 } else { 2_000 };
+        let full_ms = 50u64.saturating_mul(1 << attempt.saturating_sub(1).min(10)).min(max_ms);
         Duration::from_millis(fastrand::u64(full_ms / 2..=full_ms))
     }
 }
@@ -90,20 +89,20 @@ impl Verdict {
 /// Why a row cannot be stored.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fault {
-    /// Postgres rejects the row, or a trigger drops it.
+    /// The reason that its dead letter shows.
     pub reason: Reason,
-    /// The SQLSTATE; empty for a dropped row.
+    /// The SQLSTATE; empty for a row that a trigger dropped.
     pub state: String,
-    /// The violated constraint; empty where Postgres names none.
+    /// The violated constraint; empty if Postgres names none.
     pub constraint: String,
-    /// The error as a dead letter keeps it, the SQLSTATE first where there is one.
+    /// The error as kept in the dead letter, beginning with the SQLSTATE if there is one.
     pub error: String,
-    /// COPYs that held the row when it was found.
+    /// The number of COPYs that contained the row.
     pub attempts: u32,
 }
 
 impl Fault {
-    /// The fault of a row that was alone in its COPY.
+    /// The fault of a row that failed in a COPY of its own.
     pub fn of(error: &DbError, attempts: u32) -> Self {
         let reason = match error {
             DbError::DroppedByTrigger { .. } => Reason::DroppedByTrigger,
@@ -118,16 +117,17 @@ impl Fault {
         }
     }
 
-    /// The dead letter that the row becomes.
+    /// The tuple of the row's dead letter.
     pub fn dead_letter(&self, tuple: Tuple<'_>) -> Vec<u8> {
         dead_letter::encode_rejected(tuple, &self.error, self.reason, self.attempts)
     }
 
+    /// Reads a result of a probe: the row's index and its fault.
     pub(super) fn read(row: &Row, attempts: u32) -> Result<(usize, Self), DbError> {
-        let place = row.try_get::<_, i32>(0)? as usize;
+        let index = row.try_get::<_, i32>(0)? as usize;
         let Some(state) = row.try_get::<_, Option<&str>>(1)? else {
             let dropped = DbError::DroppedByTrigger { table: "requests", sent: 1, stored: 0 };
-            return Ok((place, Self::of(&dropped, attempts)));
+            return Ok((index, Self::of(&dropped, attempts)));
         };
         let (constraint, message): (&str, &str) = (row.try_get(2)?, row.try_get(3)?);
         let fault = Self {
@@ -137,11 +137,11 @@ impl Fault {
             error: format!("{state} {message}"),
             attempts,
         };
-        Ok((place, fault))
+        Ok((index, fault))
     }
 }
 
-/// The faults of a batch, by the place of their rows.
+/// The faults of a batch, by the index of their rows.
 pub type Faults = BTreeMap<u64, Fault>;
 
 #[cfg(test)]
@@ -149,7 +149,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_class_of_errors_has_its_verdict() {
+    fn each_class_of_errors_has_a_verdict() {
         let cases = [
             ("22P02", Verdict::Bisect),
             ("22P04", Verdict::Halt),

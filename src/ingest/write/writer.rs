@@ -1,17 +1,18 @@
-//! The lanes between the queue, or the journal, and Postgres: each takes a batch, lands it, and takes the next.
+//! The lanes between the queue, or the journal, and Postgres. Each takes a batch, writes it, and takes the next.
 //!
-//! The bad rows of a batch that Postgres rejects are found by a [probe](super::probe), and the batch is landed again: its
-//! bad rows become dead letters in the transaction that stores the others. What no probe can find is halved until it
-//! stands alone: a row that fails only beside others, or any row where the probe itself is refused. Each half is a
-//! transaction of its own, since a failed COPY leaves its rows behind as dead tuples.
+//! If Postgres rejects a batch, a [probe](super::probe) isolates its bad rows, and the batch is written again: the bad rows
+//! become dead letters in the transaction that stores the others. What no probe can isolate is bisected until it stands
+//! alone: a row that fails only beside others, or any row if the probe itself is refused. Each half is a transaction of its
+//! own, since the rows of a failed COPY remain as dead tuples.
 
 use std::ops::Range;
 use std::sync::Arc;
 
 use super::batcher::{Batch, Batcher};
 use super::copy::{CopyBatch, Kind};
-use super::copy_writer::{CopyWriter, Lane, Rejected, WriteError, unsettled};
+use super::copy_writer::{CopyWriter, Lane, Rejected, WriteError, Written, unsettled};
 use super::verdict::{Fault, Faults};
+use crate::bisect;
 use crate::ingest::event::dead_letter::Reason;
 use crate::ingest::event::row::Tuple;
 use crate::ingest::queue::commit_waiter::{NotStored, Outcome};
@@ -20,175 +21,181 @@ use crate::observe::Metrics;
 /// What the lanes share.
 #[derive(Debug, Clone)]
 pub struct Writer {
-    /// Hands out batches.
+    /// The source of batches.
     pub batcher: Arc<Batcher>,
     /// Stores them.
-    pub lander: CopyWriter,
-    /// Counts.
+    pub copy_writer: CopyWriter,
+    /// Counters.
     pub metrics: Arc<Metrics>,
 }
 
-/// What is left to do of a batch.
-struct Work {
-    places: Range<u64>,
+/// A part of a batch that is still to be written.
+struct Part {
+    /// The indices of its rows.
+    range: Range<u64>,
     /// Whether a probe may find more of its bad rows.
-    probe: bool,
+    may_probe: bool,
 }
 
 impl Writer {
-    /// Runs one lane until nothing comes any more.
+    /// Runs one lane until the batcher ends.
     pub async fn run(self, number: i32) {
         let mut lane = Lane::new(number);
         let mut rejected_in_a_row = 0_u64;
-        while let Some(flight) = self.batcher.next().await {
-            let faults = self.store(&flight, &mut lane).await;
+        while let Some(batch) = self.batcher.next().await {
+            let faults = self.write(&batch, &mut lane).await;
             let Some(fault) = faults.values().next() else {
                 rejected_in_a_row = 0;
                 continue;
             };
             rejected_in_a_row += 1;
-            // Once when it begins and now and then after that, not for each batch.
+            // Not for each batch.
             if rejected_in_a_row.is_power_of_two() {
-                // The code alone: a message may quote the row, and stays with the dead letter.
+                // Without the message, which may quote the row: it stays with the dead letter.
                 let (code, constraint) = (&fault.state, &fault.constraint);
                 let (rows, reason) = (faults.len(), fault.reason.name());
-                tracing::warn!(
-                    rows,
-                    reason,
-                    code,
-                    constraint,
-                    "rows are rejected; they are dead letters now"
-                );
+                tracing::warn!(rows, reason, code, constraint, "rejected rows became dead letters");
             }
         }
     }
 
-    /// Stores a batch; returns the faults of the rows that became dead letters.
-    async fn store(&self, batch: &Batch, lane: &mut Lane) -> Faults {
-        let lot = batch.lot();
+    /// Writes a batch; returns the faults of the rows that became dead letters.
+    async fn write(&self, batch: &Batch, lane: &mut Lane) -> Faults {
+        let whole = batch.copy_batch();
         let mut faults = Faults::new();
-        // Most batches are settled here.
-        let Err(unlanded) = self.land(batch, &lot, 0, lane).await else { return faults };
-        let tuples = lot.tuples();
-        let whole = Work { places: 0..lot.events, probe: true };
-        let mut left = self.next_steps(batch, &lot, whole, unlanded, &tuples, &mut faults).await;
-        while let Some(work) = left.pop() {
-            let part = lot.part(&tuples, &work.places, &faults);
-            if let Err(unlanded) = self.land(batch, &part, work.places.start, lane).await {
-                left.extend(self.next_steps(batch, &lot, work, unlanded, &tuples, &mut faults).await);
+        // Most batches end here.
+        let Err(error) = self.write_part(batch, &whole, 0, lane).await else { return faults };
+        let tuples = whole.tuples();
+        let part = Part { range: 0..whole.events, may_probe: true };
+        let mut pending = self.isolate(batch, &whole, part, error, &tuples, &mut faults).await;
+        while let Some(part) = pending.pop() {
+            let copy_batch = whole.part(&tuples, &part.range, &faults);
+            if let Err(error) = self.write_part(batch, &copy_batch, part.range.start, lane).await {
+                pending.extend(self.isolate(batch, &whole, part, error, &tuples, &mut faults).await);
             }
         }
         faults
     }
 
-    async fn land(
+    /// Writes a part of a batch that begins at the index `start`, and reports its outcomes.
+    async fn write_part(
         &self,
         batch: &Batch,
-        lot: &CopyBatch<'_>,
+        part: &CopyBatch<'_>,
         start: u64,
         lane: &mut Lane,
     ) -> Result<(), WriteError> {
-        let landed = self.lander.land(lot, lane).await?;
-        if lot.kind == Kind::Damage {
-            self.metrics.quarantined.inc_by(lot.events);
-            batch.settled(&[(start..start + lot.events, Outcome::Dead(&NotStored::Unreadable))]);
+        let written = self.copy_writer.write(part, lane).await?;
+        if part.kind == Kind::Damage {
+            self.metrics.quarantined.inc_by(part.events);
+            batch.settled(&[(start..start + part.events, Outcome::Dead(&NotStored::Unreadable))]);
             return Ok(());
         }
-        self.metrics.copy_committed(landed.stored, landed.duplicates.len() as u64, landed.elapsed);
-        // What did not become a row, by its place: a duplicate has no cause.
-        let duplicates = landed.duplicates.into_iter().map(|place| (start + place, None));
+        self.metrics.copy_committed(written.stored, written.duplicates.len() as u64, written.elapsed);
+        let skipped = self.skipped(part, written);
+        let mut outcomes = Vec::with_capacity(2 * skipped.len() + 1);
+        let mut from = start;
+        for (index, cause) in &skipped {
+            let index = start + index;
+            outcomes.push((from..index, Outcome::Stored));
+            outcomes.push((index..index + 1, cause.as_ref().map_or(Outcome::Duplicate, Outcome::Dead)));
+            from = index + 1;
+        }
+        outcomes.push((from..start + part.events, Outcome::Stored));
+        batch.settled(&outcomes);
+        Ok(())
+    }
+
+    /// The indices of events that did not become rows of `requests`, in order, each with its cause; `None`: a duplicate.
+    fn skipped(&self, part: &CopyBatch<'_>, written: Written) -> Vec<(u64, Option<NotStored>)> {
+        let duplicates = written.duplicates.into_iter().map(|index| (index, None));
         let mut skipped: Vec<(u64, Option<NotStored>)> = duplicates.collect();
-        for place in landed.dead {
-            let Some(fault) = lot.fault(place) else { continue };
+        for index in written.dead {
+            let Some(fault) = part.fault(index) else { continue };
             self.metrics.dead.inc();
             self.metrics.dead_letters.with_label_values(&[fault.reason.name()]).inc();
             let cause = match fault.reason {
                 Reason::DroppedByTrigger => NotStored::DroppedByTrigger,
                 _ => NotStored::Rejected { sqlstate: fault.state.clone() },
             };
-            skipped.push((start + place, Some(cause)));
+            skipped.push((index, Some(cause)));
         }
-        skipped.sort_unstable_by_key(|(place, _)| *place);
-        skipped.dedup_by_key(|(place, _)| *place);
-        let mut outcomes = Vec::with_capacity(2 * skipped.len() + 1);
-        let mut from = start;
-        for (place, cause) in &skipped {
-            outcomes.push((from..*place, Outcome::Stored));
-            outcomes.push((*place..place + 1, cause.as_ref().map_or(Outcome::Duplicate, Outcome::Dead)));
-            from = place + 1;
-        }
-        outcomes.push((from..start + lot.events, Outcome::Stored));
-        batch.settled(&outcomes);
-        Ok(())
+        skipped.sort_unstable_by_key(|(index, _)| *index);
+        skipped.dedup_by_key(|(index, _)| *index);
+        skipped
     }
 
-    /// What is left to do of a part of a lot that was not landed as it was, the first last.
-    async fn next_steps(
+    /// The parts that are to be written instead of a part that failed, the first one last.
+    async fn isolate(
         &self,
         batch: &Batch,
-        lot: &CopyBatch<'_>,
-        work: Work,
-        unlanded: WriteError,
+        whole: &CopyBatch<'_>,
+        part: Part,
+        error: WriteError,
         tuples: &[Tuple<'_>],
         faults: &mut Faults,
-    ) -> Vec<Work> {
-        let Work { places, probe } = work;
-        match unlanded {
-            WriteError::Rejected(rejected) if places.end - places.start <= 1 => {
-                faults.insert(places.start, Fault::of(&rejected.error, rejected.attempts));
-                vec![Work { places, probe: false }]
+    ) -> Vec<Part> {
+        let Part { range, may_probe } = part;
+        match error {
+            WriteError::Rejected(rejected) if range.end - range.start <= 1 => {
+                faults.insert(range.start, Fault::of(&rejected.error, rejected.attempts));
+                vec![Part { range, may_probe: false }]
             }
-            WriteError::Rejected(rejected) if probe => self.probe(places, &rejected, tuples, faults).await,
-            WriteError::Rejected(_) | WriteError::TooSlow => halves(&places, probe),
-            WriteError::Partly(settled) => {
-                let Some(origin) = lot.origin else { return vec![Work { places, probe }] };
-                let whole = origin.first + places.start..origin.first + places.end;
-                for range in settled.iter() {
-                    self.metrics.committed.inc_by(range.end - range.start);
-                    let places = range.start - origin.first..range.end - origin.first;
-                    batch.settled(&[(places, Outcome::Stored)]);
+            WriteError::Rejected(rejected) if may_probe => self.probe(range, &rejected, tuples, faults).await,
+            WriteError::Rejected(_) | WriteError::TooSlow => halves(range, may_probe),
+            WriteError::PartlySettled(settled) => {
+                let Some(origin) = whole.origin else { return vec![Part { range, may_probe }] };
+                let sequences = origin.first + range.start..origin.first + range.end;
+                for settled in settled.iter() {
+                    self.metrics.committed.inc_by(settled.end - settled.start);
+                    let range = settled.start - origin.first..settled.end - origin.first;
+                    batch.settled(&[(range, Outcome::Stored)]);
                 }
-                let mut left = unsettled(&whole, &settled);
-                left.reverse();
-                left.into_iter()
-                    .map(|range| range.start - origin.first..range.end - origin.first)
-                    .map(|places| Work { places, probe })
+                let mut pending = unsettled(&sequences, &settled);
+                pending.reverse();
+                pending
+                    .into_iter()
+                    .map(|sequences| sequences.start - origin.first..sequences.end - origin.first)
+                    .map(|range| Part { range, may_probe })
                     .collect()
             }
         }
     }
 
-    /// Adds the faults of the rows at `places` to those that are known.
+    /// Adds the faults of the rows in `range` to the known ones.
     async fn probe(
         &self,
-        places: Range<u64>,
+        range: Range<u64>,
         rejected: &Rejected,
         tuples: &[Tuple<'_>],
         faults: &mut Faults,
-    ) -> Vec<Work> {
-        let good = places.clone().filter(|place| !faults.contains_key(place));
+    ) -> Vec<Part> {
+        let good = range.clone().filter(|index| !faults.contains_key(index));
         let good: Vec<(u64, Tuple<'_>)> =
-            good.filter_map(|place| Some((place, *tuples.get(place as usize)?))).collect();
-        match self.lander.probe(&good, rejected.attempts).await {
-            Ok(found) if found.is_empty() => halves(&places, false),
+            good.filter_map(|index| Some((index, *tuples.get(index as usize)?))).collect();
+        match self.copy_writer.probe(&good, rejected.attempts).await {
+            Ok(found) if found.is_empty() => halves(range, false),
             Ok(found) => {
                 faults.extend(found);
-                vec![Work { places, probe: true }]
+                vec![Part { range, may_probe: true }]
             }
             Err(error) => {
                 self.metrics.probes_failed.inc();
                 let total = self.metrics.probes_failed.get();
                 if total.is_power_of_two() {
                     let error = error.with_sources();
-                    tracing::warn!(total, error, "a probe for bad rows failed; they are found by halving");
+                    tracing::warn!(total, error, "a probe for bad rows failed; they are found by bisection");
                 }
-                halves(&places, true)
+                halves(range, true)
             }
         }
     }
 }
 
-fn halves(places: &Range<u64>, probe: bool) -> Vec<Work> {
-    let middle = places.start + (places.end - places.start) / 2;
-    [middle..places.end, places.start..middle].map(|places| Work { places, probe }).into()
+/// The halves of a part, the first one last.
+fn halves(range: Range<u64>, may_probe: bool) -> Vec<Part> {
+    match bisect::halves(&range) {
+        Some([left, right]) => [right, left].map(|range| Part { range, may_probe }).into(),
+        None => vec![Part { range, may_probe }],
+    }
 }
