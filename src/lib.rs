@@ -23,8 +23,10 @@
 //! | [`files`] | files that users upload |
 //! | [`lifecycle`] | whether the service is starting, serving or stopping |
 //! | [`observe`] | metrics and logs |
+//! | [`mod@time`] | microseconds and milliseconds of Unix time |
 //! | [`offload`] | work on large JSON documents, off the threads that serve connections |
 //! | [`outbound`] | connections to other services: the keys of an issuer of tokens |
+//! | [`paging`] | pages of lists, cursors and links |
 //! | [`realtime`] | the feed of changes |
 //! | [`records`] | JSON records in collections |
 //! | [`supervisor`] | every background task, by name |
@@ -50,7 +52,9 @@ pub mod lifecycle;
 pub mod observe;
 pub mod offload;
 pub mod outbound;
+pub mod paging;
 pub mod realtime;
 pub mod records;
 pub mod supervisor;
+pub mod time;
 pub mod typed;

@@ -10,6 +10,7 @@ pub mod local;
 mod migrations;
 mod partitions;
 mod pool;
+mod sql;
 mod statement;
 mod stress;
 mod tls;
@@ -32,6 +33,8 @@ pub use json::JsonText;
 pub use migrations::{MigrationError, migrate, schema_version};
 pub use partitions::PartitionKeeper;
 pub use pool::{Connection, Database, PoolStatus};
+pub use sql::SqlText;
+pub(crate) use sql::sql;
 pub use statement::{
     BY_INDEX, ConflictRetries, Query, begin, begin_in_time, in_time, presets, query_all_in_time,
     query_in_time, query_often_in_time, roll_back,
