@@ -1,4 +1,4 @@
-//! Messages that are written piece by piece.
+//! Messages that are written chunk by chunk.
 
 use futures_util::future::join_all;
 use serde_json::{Value, json};
@@ -8,7 +8,7 @@ use crate::support::accounts::send;
 use crate::support::postgres::TestDatabase;
 use crate::support::service::{Answer, Service};
 
-/// Begins a message; its path.
+/// Begins a message; returns its path.
 pub(crate) async fn begin(service: &Service, conversation: &str, content: &str) -> String {
     let new = json!({"role": "assistant", "content": content, "done": false});
     let begun = send(service, "POST", &format!("{conversation}/messages"), "", &new).await;
@@ -26,7 +26,7 @@ fn refusal(answer: &Answer) -> (u16, String, Value) {
 }
 
 #[tokio::test]
-async fn pieces_become_the_message_and_are_read_while_it_is_written() {
+async fn chunks_become_the_message_and_are_readable_while_it_is_written() {
     let database = TestDatabase::create().await;
     let service = Service::start(database.url(), &[]).await;
     let conversation = make(&service, "").await;
@@ -54,7 +54,7 @@ async fn pieces_become_the_message_and_are_read_while_it_is_written() {
 }
 
 #[tokio::test]
-async fn a_piece_that_does_not_begin_at_the_end_changes_nothing_and_is_told_where_that_is() {
+async fn a_chunk_with_a_wrong_offset_changes_nothing_and_gets_the_length() {
     let database = TestDatabase::create().await;
     let service = Service::start(database.url(), &[("MAX_MESSAGE_BYTES", "1024")]).await;
     let conversation = make(&service, "").await;
@@ -104,7 +104,7 @@ async fn a_piece_that_does_not_begin_at_the_end_changes_nothing_and_is_told_wher
 }
 
 #[tokio::test]
-async fn of_two_writers_at_one_place_one_wins() {
+async fn of_two_writers_at_one_offset_one_wins() {
     let database = TestDatabase::create().await;
     let services = [Service::start(database.url(), &[]).await, Service::start(database.url(), &[]).await];
     let conversation = make(&services[0], "").await;
@@ -133,7 +133,7 @@ async fn of_two_writers_at_one_place_one_wins() {
 }
 
 #[tokio::test]
-async fn any_pieces_leave_the_text_that_a_model_of_them_has() {
+async fn any_chunks_leave_the_text_of_a_model() {
     let database = TestDatabase::create().await;
     let service = Service::start(database.url(), &[]).await;
     let conversation = make(&service, "").await;

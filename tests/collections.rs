@@ -1,4 +1,4 @@
-//! Collections: which writes make one, and what becomes of one that was dropped.
+//! Collections: the writes that create one, and dropped ones.
 
 use serde_json::json;
 
@@ -9,7 +9,7 @@ use crate::support::service::Service;
 const ITEMS: &str = "/api/stress/records/items";
 
 #[tokio::test]
-async fn reading_makes_no_collection_and_writing_does_only_where_it_may() {
+async fn reads_create_no_collection_and_writes_only_where_allowed() {
     let database = TestDatabase::create().await;
     let service = Service::start(database.url(), &[("MAX_COLLECTIONS", "2")]).await;
     let id = "abcdefghij01234";
@@ -24,7 +24,7 @@ async fn reading_makes_no_collection_and_writing_does_only_where_it_may() {
     let count = "select count(*) from collections";
     let made: i64 = database.connect().await.query_one(count, &[]).await.unwrap().get(0);
     assert_eq!(made, 0);
-    // Many first writes at once make one collection.
+    // Concurrent first writes create one collection.
     let writes = (0..30).map(|_| service.request("POST", "/api/stress/records/one", &[], "{}"));
     for answer in futures_util::future::join_all(writes).await {
         assert_eq!(answer.status.as_u16(), 201, "{:?}", answer.body);
@@ -50,7 +50,7 @@ async fn reading_makes_no_collection_and_writing_does_only_where_it_may() {
 }
 
 #[tokio::test]
-async fn a_collection_that_was_dropped_is_made_again_by_the_next_write() {
+async fn a_dropped_collection_is_created_again_by_the_next_write() {
     let database = TestDatabase::create().await;
     let service = Service::start(database.url(), &[]).await;
     let path = path_of(&create(&service, &json!({})).await);
@@ -59,7 +59,7 @@ async fn a_collection_that_was_dropped_is_made_again_by_the_next_write() {
     assert_eq!(send(&service, "POST", ITEMS, &json!({"a": 1})).await.status.as_u16(), 201);
     assert_eq!(service.get(&path).await.status.as_u16(), 404);
 
-    // A row of `collections` without its table is none of the client's doing, however often it asks.
+    // A row of `collections` without its table is not the client's error, at every request.
     client.batch_execute("drop table records_2").await.unwrap();
     for _ in 0..2 {
         for (method, path) in [("POST", ITEMS), ("GET", &path), ("PATCH", &path), ("GET", ITEMS)] {

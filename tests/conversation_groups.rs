@@ -1,5 +1,4 @@
-//! What is asked of conversations at the same moment is done together: each is answered for itself, and what holds one up holds
-//! nobody else up.
+//! Batches of requests to conversations: each request gets its own answer, and one that waits delays no other.
 
 use std::time::{Duration, Instant};
 
@@ -14,7 +13,7 @@ use crate::support::accounts::send;
 use crate::support::postgres::TestDatabase;
 use crate::support::service::{Answer, Service};
 
-/// What is sent while the one line is held up, one after the other, and so is one group when it goes on.
+/// Requests that are sent while the only shard is blocked, and so form one batch when it continues.
 async fn grouped<'a>(
     database: &TestDatabase,
     service: &Service,
@@ -59,7 +58,7 @@ async fn contents(service: &Service, conversation: &str) -> Vec<String> {
 const ONE_LINE: [(&str, &str); 1] = [("CONVERSATIONS_WRITERS", "1")];
 
 #[tokio::test]
-async fn what_waits_is_one_transaction_in_which_each_is_answered_for_itself() {
+async fn waiting_requests_share_a_transaction_and_get_their_own_answers() {
     let database = TestDatabase::create().await;
     let service = Service::start(database.url(), &ONE_LINE).await;
     let (a, b) = (make(&service, "").await, make(&service, "").await);
@@ -101,7 +100,7 @@ async fn what_waits_is_one_transaction_in_which_each_is_answered_for_itself() {
 }
 
 #[tokio::test]
-async fn a_message_that_a_users_own_constraint_refuses_is_refused_alone() {
+async fn a_message_that_a_users_constraint_rejects_fails_alone() {
     let database = TestDatabase::create().await;
     let service = Service::start(database.url(), &ONE_LINE).await;
     let client = database.connect().await;
@@ -124,7 +123,7 @@ async fn a_message_that_a_users_own_constraint_refuses_is_refused_alone() {
 }
 
 #[tokio::test]
-async fn a_conversation_that_somebody_holds_holds_up_no_other_one() {
+async fn a_locked_conversation_delays_no_other() {
     let database = TestDatabase::create().await;
     let service = Service::start(database.url(), &ONE_LINE).await;
     let (held, free) = (make(&service, "").await, make(&service, "").await);
@@ -163,7 +162,7 @@ async fn a_conversation_that_somebody_holds_holds_up_no_other_one() {
 }
 
 #[tokio::test]
-async fn who_goes_before_his_turn_is_left_out_and_the_group_goes_on() {
+async fn a_request_that_is_cancelled_before_its_batch_is_left_out() {
     let database = TestDatabase::create().await;
     let service = Service::start(database.url(), &ONE_LINE).await;
     let conversation = make(&service, "").await;
@@ -196,7 +195,7 @@ async fn who_goes_before_his_turn_is_left_out_and_the_group_goes_on() {
 }
 
 #[tokio::test]
-async fn what_is_read_at_the_same_moment_is_answered_as_if_it_were_alone() {
+async fn concurrent_reads_get_the_answers_of_single_reads() {
     let database = TestDatabase::create().await;
     let service = Service::start(database.url(), &[("MAX_PAGE_BYTES", "1048576")]).await;
     let mut reads = vec![
@@ -204,7 +203,7 @@ async fn what_is_read_at_the_same_moment_is_answered_as_if_it_were_alone() {
         format!("/api/conversations/{}/messages", uuid::Uuid::new_v4()),
         "/api/conversations?limit=200&offset=300".to_owned(),
     ];
-    // One is empty, one has a message that is being written, one has more than a group has room for, and one more than a page.
+    // One is empty, one has a message that is being written, one exceeds the bytes of a batch, and one those of a page.
     for (count, bytes) in [(0, 1), (7, 10), (20, 20_000), (8, 200_000)] {
         let path = make(&service, "").await;
         for _ in 0..count {
@@ -242,7 +241,7 @@ async fn what_is_read_at_the_same_moment_is_answered_as_if_it_were_alone() {
         waiting
     };
     let (together, waiting) = join(together, release).await;
-    // Two groups, the list that passes many over, and what fills the index for search.
+    // Two batches, the list that skips many, and the indexer.
     assert!(waiting <= 4, "{waiting} statements wait");
     for ((read, alone), together) in reads.iter().zip(alone).zip(together) {
         assert_eq!(together.status, alone.status, "{read}");
@@ -253,7 +252,7 @@ async fn what_is_read_at_the_same_moment_is_answered_as_if_it_were_alone() {
     }
 }
 
-/// Rows that were read by their indexes or without, of the tables that conversations have.
+/// Rows of the conversations' tables that were read with and without an index.
 async fn rows_read(database: &TestDatabase) -> i64 {
     let read = "select sum(coalesce(seq_tup_read, 0) + coalesce(idx_read, 0))::bigint
         from pg_stat_user_tables t
@@ -263,7 +262,7 @@ async fn rows_read(database: &TestDatabase) -> i64 {
 }
 
 #[tokio::test]
-async fn what_is_asked_often_costs_the_same_when_tables_grow_after_it_was_planned() {
+async fn frequent_statements_cost_the_same_when_tables_grow_after_planning() {
     let database = TestDatabase::create().await;
     let client = database.connect().await;
     let service = Service::start(database.url(), &[("SEARCH_INTERVAL_MS", "600000")]).await;
@@ -284,7 +283,7 @@ async fn what_is_asked_often_costs_the_same_when_tables_grow_after_it_was_planne
     for n in 0..12 {
         round(n).await;
     }
-    // Postgres knows them to be small, and connections keep their plans from the sixth time on.
+    // Postgres knows them to be small, and connections keep their plans from the sixth execution on.
     client.batch_execute("vacuum analyze").await.unwrap();
     for n in 12..40 {
         round(n).await;
@@ -299,7 +298,7 @@ async fn what_is_asked_often_costs_the_same_when_tables_grow_after_it_was_planne
             select id, 'k', '', '{}', now() from conversations";
     client.batch_execute(grow).await.unwrap();
     drop(client);
-    // A connection tells what it did when it is asked for something a second later, or when it ends.
+    // A connection reports its statistics with a statement a second later, or when it ends.
     tokio::time::sleep(Duration::from_millis(2_500)).await;
     round(40).await;
     tokio::time::sleep(Duration::from_millis(2_500)).await;
@@ -313,7 +312,7 @@ async fn what_is_asked_often_costs_the_same_when_tables_grow_after_it_was_planne
 }
 
 #[tokio::test]
-async fn what_is_written_while_its_conversation_goes_away_finds_none() {
+async fn a_write_during_the_deletion_of_its_conversation_finds_none() {
     let database = TestDatabase::create().await;
     let service = Service::start(database.url(), &[]).await;
     let client = database.connect().await;

@@ -1,4 +1,4 @@
-//! Conversations: made, listed, changed and deleted, each by its owner alone.
+//! Conversations: created, listed, changed and deleted, each by its owner alone.
 
 use serde_json::{Value, json};
 
@@ -8,14 +8,14 @@ use crate::support::service::{Answer, Service};
 
 pub(crate) const CONVERSATIONS: &str = "/api/conversations";
 
-/// Makes a conversation; its path.
+/// Creates a conversation; returns its path.
 pub(crate) async fn make(service: &Service, token: &str) -> String {
     let made = send(service, "POST", CONVERSATIONS, token, &json!({})).await;
     assert_eq!(made.status.as_u16(), 201, "{:?}", made.body);
     made.header("location").to_owned()
 }
 
-/// The place of a `Link` header with this relation.
+/// The target of a `Link` header with this relation.
 pub(crate) fn link(answer: &Answer, rel: &str) -> Option<String> {
     let links = answer.headers.get_all("link").iter().map(|link| link.to_str().unwrap());
     let wanted = format!(">; rel=\"{rel}\"");
@@ -28,7 +28,7 @@ fn titles(answer: &Answer) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn a_conversation_is_made_read_changed_and_deleted() {
+async fn a_conversation_is_created_read_changed_and_deleted() {
     let database = TestDatabase::create().await;
     let service = Service::start(database.url(), &[]).await;
     let made = send(&service, "POST", CONVERSATIONS, "", &Value::Null).await;
@@ -117,7 +117,7 @@ async fn a_page_is_bounded_in_bytes_and_the_next_one_goes_on() {
 }
 
 #[tokio::test]
-async fn nobody_sees_or_touches_what_is_anothers() {
+async fn a_conversation_is_invisible_to_other_users() {
     let database = TestDatabase::create().await;
     let service = guarded(&database, &[("REGISTRATION", "on")]).await;
     let mut tokens = Vec::new();
@@ -154,7 +154,7 @@ async fn nobody_sees_or_touches_what_is_anothers() {
 }
 
 #[tokio::test]
-async fn a_conversation_of_more_messages_than_one_statement_deletes_is_deleted() {
+async fn a_conversation_with_more_messages_than_one_statement_deletes_is_deleted() {
     let database = TestDatabase::create().await;
     let service = Service::start(database.url(), &[]).await;
     let path = make(&service, "").await;
@@ -168,7 +168,7 @@ async fn a_conversation_of_more_messages_than_one_statement_deletes_is_deleted()
     assert_eq!(left, 0);
 }
 
-/// What fails a statement that deletes more than a lot of a table.
+/// A trigger that fails a statement which deletes more than a batch of a table.
 const NO_LONG_DELETE: &str = "
     create function no_long_delete() returns trigger language plpgsql as $$
     begin
@@ -183,7 +183,7 @@ const NO_LONG_DELETE: &str = "
         referencing old table as gone for each statement execute function no_long_delete();";
 
 #[tokio::test]
-async fn a_conversation_of_many_messages_is_deleted_in_lots_behind_its_lock() {
+async fn a_conversation_with_many_messages_is_deleted_in_batches_behind_its_lock() {
     let database = TestDatabase::create().await;
     let service = Service::start(database.url(), &[]).await;
     let path = make(&service, "").await;
@@ -217,13 +217,13 @@ async fn a_conversation_of_many_messages_is_deleted_in_lots_behind_its_lock() {
 }
 
 #[tokio::test]
-async fn only_a_missing_owner_is_called_a_missing_user() {
+async fn only_a_missing_owner_is_reported_as_a_missing_user() {
     let database = TestDatabase::create().await;
     let client = database.connect().await;
     let service = guarded(&database, &[]).await;
     register(&service, "ada@example.com").await;
     let ada = log_in(&service, "ada@example.com").await.access;
-    // An operator's own key to a table of his own.
+    // A foreign key of an operator's own.
     let tenants = "create table tenants (id int primary key);
         alter table conversations add column tenant int default 7 references tenants";
     client.batch_execute(tenants).await.unwrap();

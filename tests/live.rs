@@ -1,4 +1,4 @@
-//! Following a conversation: what is there, then what happens, without gap or double.
+//! Live subscriptions to a conversation: messages, then changes, without gap or double.
 
 use std::time::Duration;
 
@@ -39,7 +39,7 @@ fn content(event: &Event) -> String {
 }
 
 #[tokio::test]
-async fn a_follower_gets_what_is_there_and_then_what_happens() {
+async fn a_subscriber_gets_the_messages_and_then_the_changes() {
     let database = TestDatabase::create().await;
     let service = Service::start(database.url(), &[]).await;
     let conversation = make(&service, "").await;
@@ -88,7 +88,7 @@ async fn a_follower_gets_what_is_there_and_then_what_happens() {
     assert_eq!((refused.status.as_u16(), &refused.json()["error"]["field"]), (400, &json!("last-event-id")));
 }
 
-/// Reads a conversation over many short streams until `count` messages were told.
+/// Reads a conversation over many short streams until `count` messages were delivered.
 async fn read_in_pieces(services: &[Service], conversation: &str, count: usize) -> Vec<String> {
     let (mut last, mut told, mut round) = (String::new(), Vec::new(), 0);
     while told.len() < count {
@@ -112,7 +112,7 @@ async fn read_in_pieces(services: &[Service], conversation: &str, count: usize) 
 }
 
 #[tokio::test]
-async fn over_reconnects_and_nodes_nothing_is_missing_or_told_twice_while_many_write() {
+async fn across_reconnects_and_nodes_every_change_is_delivered_once_under_concurrent_writes() {
     let database = TestDatabase::create().await;
     let services = [Service::start(database.url(), &[]).await, Service::start(database.url(), &[]).await];
     let conversation = make(&services[0], "").await;
@@ -127,7 +127,7 @@ async fn over_reconnects_and_nodes_nothing_is_missing_or_told_twice_while_many_w
             }
         }
     };
-    // What other transactions hold back the horizon, so that a page sees more than the feed's position says.
+    // Other transactions hold back the horizon, so that a page sees more than the feed's position covers.
     let client = database.connect().await;
     let hold = async {
         for _ in 0..10 {
@@ -153,7 +153,7 @@ async fn over_reconnects_and_nodes_nothing_is_missing_or_told_twice_while_many_w
 }
 
 #[tokio::test]
-async fn a_lost_connection_to_postgres_costs_a_follower_nothing() {
+async fn a_lost_connection_to_postgres_loses_no_change_for_a_subscriber() {
     let database = TestDatabase::create().await;
     let service = Service::start(database.url(), &[]).await;
     let conversation = make(&service, "").await;
@@ -181,7 +181,7 @@ async fn a_lost_connection_to_postgres_costs_a_follower_nothing() {
 }
 
 #[tokio::test]
-async fn what_is_imported_is_told_though_it_stands_before_what_was_there() {
+async fn imported_messages_are_delivered_even_before_existing_ones_in_order() {
     let database = TestDatabase::create().await;
     let service = Service::start(database.url(), &[]).await;
     let conversation = make(&service, "").await;
@@ -204,13 +204,13 @@ async fn what_is_imported_is_told_though_it_stands_before_what_was_there() {
     let expected: Vec<String> = (1..=450).map(|n| format!("line {n}")).chain(["behind".to_owned()]).collect();
     let told = early.take(451).await;
     assert_eq!(told.iter().map(content).collect::<Vec<_>>(), expected);
-    // Who is cut off in the middle of it goes on there.
+    // A subscriber that is cut off in the middle continues there.
     for cut in [0, 1, 200, 449, 450] {
         let last = if cut == 0 { seen.id.clone() } else { told[cut - 1].id.clone() };
         let rest = follow(&service, &conversation, &last).await.take(451 - cut).await;
         assert_eq!(rest.iter().map(content).collect::<Vec<_>>(), expected[cut..], "{last}");
     }
-    // Who comes later reads it from the pages, and not once more from the feed.
+    // A later subscriber reads it from the pages, and not again from the feed.
     let mut late = follow(&service, &conversation, "").await;
     let all = late.take(452).await;
     assert_eq!(content(&all[451]), "behind");
@@ -219,7 +219,7 @@ async fn what_is_imported_is_told_though_it_stands_before_what_was_there() {
 }
 
 #[tokio::test]
-async fn who_was_away_for_too_long_is_told_so_and_begins_anew() {
+async fn a_cursor_behind_the_retention_gets_a_reset_and_all_messages() {
     let database = TestDatabase::create().await;
     let service = Service::start(database.url(), &[]).await;
     let conversation = make(&service, "").await;
@@ -241,7 +241,7 @@ async fn who_was_away_for_too_long_is_told_so_and_begins_anew() {
     }
 }
 
-/// Reads what a stream writes until `until` is in it, and returns it all.
+/// Reads a stream until `until` is in it, and returns all of it.
 async fn raw_until(stream: &mut tokio::net::TcpStream, until: &str) -> String {
     let mut text = String::new();
     let mut chunk = vec![0; 65_536];
@@ -257,7 +257,7 @@ async fn raw_until(stream: &mut tokio::net::TcpStream, until: &str) -> String {
 }
 
 #[tokio::test]
-async fn who_follows_a_quiet_conversation_comes_back_to_where_it_was_though_the_feed_has_forgotten() {
+async fn a_subscriber_of_a_quiet_conversation_continues_although_old_changes_were_deleted() {
     let database = TestDatabase::create().await;
     let service = Service::start(
         database.url(),
@@ -310,7 +310,7 @@ async fn who_follows_a_quiet_conversation_comes_back_to_where_it_was_though_the_
 }
 
 #[tokio::test]
-async fn ids_that_only_move_on_cover_nothing_that_was_not_told() {
+async fn an_id_without_an_event_never_skips_an_undelivered_change() {
     let database = TestDatabase::create().await;
     let service =
         Service::start(database.url(), &[("FOLLOWER_HEARTBEAT_S", "1"), ("FEED_POLL_MS", "50")]).await;
@@ -327,7 +327,7 @@ async fn ids_that_only_move_on_cover_nothing_that_was_not_told() {
         }
     };
     let read = async {
-        // Each stream is left right behind an id, be it an event's or one that only moves on.
+        // Each stream is left right behind an id, with an event or without.
         while told.len() < 5 {
             let mut stream = tokio::net::TcpStream::connect(&service.address).await.unwrap();
             let from = if last.is_empty() { String::new() } else { format!("last-event-id: {last}\r\n") };
@@ -353,7 +353,7 @@ async fn ids_that_only_move_on_cover_nothing_that_was_not_told() {
 }
 
 #[tokio::test]
-async fn who_does_not_read_is_cut_off_and_holds_up_nobody() {
+async fn a_client_that_does_not_read_is_cut_off_and_delays_no_other() {
     let database = TestDatabase::create().await;
     let service =
         Service::start(database.url(), &[("FOLLOWER_BYTES", "1000000"), ("MAX_FOLLOWERS", "3")]).await;
@@ -381,13 +381,13 @@ async fn who_does_not_read_is_cut_off_and_holds_up_nobody() {
 }
 
 #[tokio::test]
-async fn what_no_socket_has_taken_is_bounded_for_all_together_and_those_who_read_miss_nothing() {
+async fn unsent_bytes_of_all_subscribers_are_bounded_and_readers_miss_nothing() {
     let database = TestDatabase::create().await;
     let limit = 4_194_304;
     let service = Service::start(database.url(), &[("FOLLOWERS_BYTES", &limit.to_string())]).await;
     let conversation = make(&service, "").await;
     let mut reader = follow(&service, &conversation, "").await;
-    // Some find much to catch up with, the others get it while they follow.
+    // Some catch up with much, the others get it live.
     let text = "x".repeat(200_000);
     let (mut idle, mut paths) = (Vec::new(), Vec::new());
     for n in 0..12 {
@@ -427,7 +427,7 @@ async fn what_no_socket_has_taken_is_bounded_for_all_together_and_those_who_read
 }
 
 #[tokio::test]
-async fn those_who_catch_up_and_do_not_read_hold_no_more_than_all_of_them_may() {
+async fn subscribers_that_catch_up_without_reading_hold_bounded_memory() {
     let database = TestDatabase::create().await;
     let service = Service::start(database.url(), &[("FOLLOWERS_BYTES", "1048576")]).await;
     let conversation = make(&service, "").await;
@@ -444,7 +444,7 @@ async fn those_who_catch_up_and_do_not_read_hold_no_more_than_all_of_them_may() 
     slow.read_exact(&mut head).await.unwrap();
     let other = make(&service, "").await;
     let said = say(&service, &other, "soon").await;
-    // Until the kernel's buffers are full the slow one gives its turn to others between two lots.
+    // Until the kernel's buffers are full the slow one releases its permit between two pages.
     let mut waiting = None;
     for _ in 0..30 {
         let mut reader = follow(&service, &other, "").await;
@@ -462,7 +462,7 @@ async fn those_who_catch_up_and_do_not_read_hold_no_more_than_all_of_them_may() 
 }
 
 #[tokio::test]
-async fn one_user_does_not_take_the_streams_of_all() {
+async fn one_user_cannot_take_all_streams() {
     let database = TestDatabase::create().await;
     let service = guarded(&database, &[("REGISTRATION", "on"), ("MAX_USER_FOLLOWERS", "2")]).await;
     let mut status = Vec::new();
@@ -496,7 +496,7 @@ async fn a_stop_ends_streams_at_once() {
 }
 
 #[tokio::test]
-async fn a_stream_ends_when_its_token_does_and_another_users_is_not_there() {
+async fn a_stream_ends_with_its_token_and_another_users_conversation_is_not_found() {
     let database = TestDatabase::create().await;
     let service = guarded(&database, &[("REGISTRATION", "on"), ("FOLLOWER_HEARTBEAT_S", "1")]).await;
     register(&service, "ada@example.com").await;

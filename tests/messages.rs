@@ -1,4 +1,4 @@
-//! Messages of conversations: their order, their pages, and what is refused.
+//! Messages of conversations: their order, their pages, and refusals.
 
 use futures_util::future::join_all;
 use serde_json::{Value, json};
@@ -85,7 +85,7 @@ async fn an_array_is_added_as_a_whole_or_not_at_all() {
 }
 
 #[tokio::test]
-async fn pages_go_on_in_both_directions_without_gap_or_double() {
+async fn pages_continue_in_both_directions_without_gap_or_double() {
     let database = TestDatabase::create().await;
     let service = Service::start(database.url(), &[]).await;
     let path = format!("{}/messages", make(&service, "").await);
@@ -105,7 +105,7 @@ async fn pages_go_on_in_both_directions_without_gap_or_double() {
 }
 
 #[tokio::test]
-async fn many_writers_at_once_leave_one_order_that_rises_strictly() {
+async fn concurrent_writers_leave_one_strictly_ascending_order() {
     let database = TestDatabase::create().await;
     let services = [Service::start(database.url(), &[]).await, Service::start(database.url(), &[]).await];
     let path = format!("{}/messages", make(&services[0], "").await);
@@ -138,7 +138,7 @@ async fn many_writers_at_once_leave_one_order_that_rises_strictly() {
 }
 
 #[tokio::test]
-async fn a_key_makes_a_retry_harmless_and_goes_with_one_body() {
+async fn a_key_makes_a_retry_harmless_and_belongs_to_one_body() {
     let database = TestDatabase::create().await;
     let service = Service::start(database.url(), &[]).await;
     let path = format!("{}/messages", make(&service, "").await);
@@ -174,7 +174,7 @@ async fn a_key_makes_a_retry_harmless_and_goes_with_one_body() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_taken_is_refused_by_name() {
+async fn invalid_members_are_refused_by_name() {
     let database = TestDatabase::create().await;
     let service = Service::start(
         database.url(),
@@ -283,7 +283,7 @@ async fn messages_of_chat_sdks_come_back_as_they_were_sent() {
         assert!(message.get("content").is_some() && message.get("refusal").is_none(), "{message}");
         assert_eq!(message["done"], true);
     }
-    // The same wherever they are read.
+    // The same by every read.
     assert_eq!(service.get(&path).await.json(), added);
     for message in added.as_array().unwrap() {
         let one = service.get(&format!("{path}/{}", message["id"].as_str().unwrap())).await;

@@ -1,4 +1,4 @@
-//! Groups of creates and look-ups: what holds one up holds nobody else up, and nobody waits longer than was said.
+//! Batches of creates and look-ups: one that waits delays no other, and no request waits longer than its limit.
 
 use std::time::{Duration, Instant};
 
@@ -12,7 +12,7 @@ const ITEMS: &str = "/api/stress/records/items";
 const OTHERS: &str = "/api/stress/records/others";
 
 #[tokio::test]
-async fn a_lock_on_one_collection_stops_no_other_one() {
+async fn a_locked_collection_delays_no_other() {
     let database = TestDatabase::create().await;
     let service = Service::start(database.url(), &[]).await;
     let locked = create(&service, &json!({})).await;
@@ -22,7 +22,7 @@ async fn a_lock_on_one_collection_stops_no_other_one() {
     let later = |n: u64, method: &'static str, path: String| {
         let service = &service;
         async move {
-            // One after the other: each would be a group of its own.
+            // In sequence: each would be a batch of its own.
             tokio::time::sleep(Duration::from_millis(40 * n)).await;
             service.request(method, &path, &[], "{}").await.status.as_u16()
         }
@@ -47,7 +47,7 @@ async fn a_lock_on_one_collection_stops_no_other_one() {
 }
 
 #[tokio::test]
-async fn who_gets_no_turn_in_time_is_refused_at_that_time_and_who_has_one_is_not() {
+async fn a_request_is_refused_if_its_batch_does_not_begin_in_time() {
     let database = TestDatabase::create().await;
     let service = Service::start(database.url(), &[("RECORDS_WAIT_MS", "400")]).await;
     create(&service, &json!({})).await;

@@ -1,4 +1,4 @@
-//! What a record may be: its size is that of what is stored, however it was written.
+//! The size of a record: that of its stored form.
 
 use serde_json::json;
 
@@ -19,7 +19,7 @@ fn short_text_of_many_digits() -> String {
 }
 
 #[tokio::test]
-async fn a_record_counts_with_all_the_digits_that_are_stored_of_it() {
+async fn a_records_size_counts_all_stored_digits() {
     let database = TestDatabase::create().await;
     let service = Service::start(database.url(), &[]).await;
     let record = create(&service, &json!({})).await;
@@ -30,7 +30,7 @@ async fn a_record_counts_with_all_the_digits_that_are_stored_of_it() {
         let answer = service.request(method, path, &[], body.clone()).await;
         assert_eq!(told(&answer), (413, "too_large".into()), "{method}");
     }
-    // As many as there is room for are stored, by merges too.
+    // As many as fit are stored, by merges too.
     for n in 0..8 {
         let patch = format!("{{\"a{n}\":1e131000}}");
         assert_eq!(service.request("PATCH", &path, &[], patch).await.status.as_u16(), 200, "{n}");
@@ -42,7 +42,7 @@ async fn a_record_counts_with_all_the_digits_that_are_stored_of_it() {
 }
 
 #[tokio::test]
-async fn a_fetched_record_can_be_sent_back_however_large_it_is() {
+async fn a_fetched_record_of_any_size_can_be_sent_back() {
     let database = TestDatabase::create().await;
     let service = Service::start(database.url(), &[("MAX_RECORD_BYTES", "4096")]).await;
     // Of what is stored, jsonb's spaces are the larger the shorter its members are.
@@ -57,7 +57,7 @@ async fn a_fetched_record_can_be_sent_back_however_large_it_is() {
         assert_eq!(sent_back.status.as_u16(), 200, "{path}");
         assert_eq!(sent_back.json()["a"], made.json()["a"]);
     }
-    // A member more is too much, by whichever way it comes.
+    // One member more is too much, by every route.
     let grown = service.request("PATCH", &path, &[], "{\"b\":1}").await;
     assert_eq!(told(&grown), (413, "too_large".into()));
     let more = service.request("POST", ITEMS, &[], format!("{{\"b\":1,\"a\":[{zeros}]}}")).await;
@@ -65,7 +65,7 @@ async fn a_fetched_record_can_be_sent_back_however_large_it_is() {
 }
 
 #[tokio::test]
-async fn what_is_nested_too_deep_is_refused_as_such_on_every_way_in() {
+async fn too_deep_nesting_is_refused_by_every_route() {
     let database = TestDatabase::create().await;
     let service = Service::start(database.url(), &[]).await;
     let record = create(&service, &json!({})).await;

@@ -327,7 +327,7 @@ async fn a_page_of_large_records_ends_early_and_goes_on() {
 }
 
 #[tokio::test]
-async fn pages_by_numbers_of_any_length_neither_repeat_nor_leave_out() {
+async fn pages_sorted_by_numbers_of_any_length_have_no_gap_or_double() {
     let database = TestDatabase::create().await;
     let service = Service::start(database.url(), &[]).await;
     let long = "7".repeat(2_000);

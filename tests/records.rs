@@ -1,4 +1,4 @@
-//! Records: what is written is read back, by the rules of HTTP, and every change leaves its row in the feed.
+//! Records: written records are read back by the rules of HTTP, and each change adds its row to the feed.
 
 use std::collections::HashSet;
 
@@ -35,7 +35,7 @@ async fn feed(database: &TestDatabase) -> Vec<(String, String, i64, Value)> {
 }
 
 #[tokio::test]
-async fn a_record_is_made_read_merged_replaced_and_deleted() {
+async fn a_record_is_created_read_merged_replaced_and_deleted() {
     let database = TestDatabase::create().await;
     let service = Service::start(database.url(), &[]).await;
     let made = send(&service, "POST", ITEMS, &json!({"name": "a", "n": {"x": 1, "y": 2}})).await;
@@ -136,7 +136,7 @@ async fn of_two_writers_of_one_version_one_wins() {
 }
 
 #[tokio::test]
-async fn what_the_client_has_is_not_sent_again() {
+async fn a_known_version_is_not_sent_again() {
     let database = TestDatabase::create().await;
     let service = Service::start(database.url(), &[]).await;
     let path = path_of(&create(&service, &json!({})).await);
@@ -148,7 +148,7 @@ async fn what_the_client_has_is_not_sent_again() {
 }
 
 #[tokio::test]
-async fn an_id_that_is_made_again_never_has_the_tag_that_it_had() {
+async fn a_recreated_id_never_has_its_old_tag() {
     let database = TestDatabase::create().await;
     let service = Service::start(database.url(), &[]).await;
     let chosen = json!({"id": "abcdefghij01234"});
@@ -161,9 +161,9 @@ async fn an_id_that_is_made_again_never_has_the_tag_that_it_had() {
 }
 
 #[tokio::test]
-async fn in_a_group_the_one_at_fault_fails_alone() {
+async fn in_a_batch_the_invalid_record_fails_alone() {
     let database = TestDatabase::create().await;
-    // One turn, so that all of them wait together behind the lock.
+    // One batch at a time, so that all of them wait together behind the lock.
     let service = Service::start(database.url(), &[("RECORDS_WRITERS", "1")]).await;
     let first = create(&service, &json!({})).await;
     let client = database.connect().await;
@@ -194,7 +194,7 @@ async fn in_a_group_the_one_at_fault_fails_alone() {
 }
 
 #[tokio::test]
-async fn creates_that_wait_at_the_same_moment_share_commits_and_lose_nothing() {
+async fn concurrent_creates_share_commits_and_lose_nothing() {
     let database = TestDatabase::create().await;
     let service = Service::start(database.url(), &[]).await;
     create(&service, &json!({})).await;
@@ -217,7 +217,7 @@ async fn creates_that_wait_at_the_same_moment_share_commits_and_lose_nothing() {
 }
 
 #[tokio::test]
-async fn every_change_leaves_one_row_in_the_feed_and_a_refused_one_none() {
+async fn each_change_adds_one_row_to_the_feed_and_a_refused_one_none() {
     let database = TestDatabase::create().await;
     let service = Service::start(database.url(), &[]).await;
     let record = create(&service, &json!({"a": 1})).await;
@@ -249,7 +249,7 @@ async fn every_change_leaves_one_row_in_the_feed_and_a_refused_one_none() {
 }
 
 #[tokio::test]
-async fn the_feed_tells_the_changes_of_one_record_in_their_order_whoever_writes() {
+async fn the_feed_has_the_changes_of_one_record_in_their_order_for_any_writers() {
     let database = TestDatabase::create().await;
     let service = Service::start(database.url(), &[]).await;
     let path = path_of(&create(&service, &json!({"n": 0})).await);
@@ -269,7 +269,7 @@ async fn the_feed_tells_the_changes_of_one_record_in_their_order_whoever_writes(
 }
 
 #[tokio::test]
-async fn changes_are_kept_for_their_time_and_no_longer() {
+async fn changes_are_deleted_after_their_retention() {
     let database = TestDatabase::create().await;
     let client = database.connect().await;
     let old = "insert into changes (number, topic, record, action, created, updated, data, at)

@@ -1,4 +1,4 @@
-//! Search in titles and messages, each user's own.
+//! Search in titles and messages, within each user's own.
 
 use std::time::{Duration, Instant};
 
@@ -74,13 +74,13 @@ async fn titles_and_messages_are_found_newest_activity_first() {
     }
 }
 
-/// A query as it stands in a path.
+/// A query encoded for a path.
 fn encoded(query: &str) -> String {
     query.bytes().map(|byte| format!("%{byte:02X}")).collect()
 }
 
 #[tokio::test]
-async fn parts_and_wholes_of_words_are_found_and_so_is_what_has_no_spaces() {
+async fn parts_and_wholes_of_words_and_text_without_spaces_are_found() {
     let database = TestDatabase::create().await;
     let service = Service::start(database.url(), &[SOON]).await;
     let texts = [
@@ -200,7 +200,7 @@ async fn no_text_of_a_query_is_an_error_of_the_server() {
 }
 
 #[tokio::test]
-async fn documents_of_an_older_form_are_made_anew_behind_the_writes() {
+async fn documents_of_an_older_form_are_rebuilt_behind_the_writes() {
     let database = TestDatabase::create().await;
     let service = Service::start(database.url(), &[SOON]).await;
     let path = named(&service, "", "the.title").await;
@@ -236,7 +236,7 @@ async fn documents_of_an_older_form_are_made_anew_behind_the_writes() {
 }
 
 #[tokio::test]
-async fn nobody_finds_what_is_anothers() {
+async fn a_search_finds_only_the_users_own_messages() {
     let database = TestDatabase::create().await;
     let service = guarded(&database, &[("REGISTRATION", "on"), SOON]).await;
     for email in ["ada@example.com", "bob@example.com"] {
@@ -256,7 +256,7 @@ async fn nobody_finds_what_is_anothers() {
 }
 
 #[tokio::test]
-async fn what_was_imported_while_nobody_looked_is_found_after_a_restart() {
+async fn messages_imported_while_the_indexer_was_stopped_are_found_after_a_restart() {
     let database = TestDatabase::create().await;
     let service = Service::start(database.url(), &[SOON]).await;
     let path = make(&service, "").await;
@@ -289,7 +289,7 @@ async fn each_message_of_many_small_conversations_is_found_though_filling_the_in
     let count = async |what: &str| -> i64 {
         client.query_one(&format!("select count(*) from {what}"), &[]).await.unwrap().get(0)
     };
-    // At its start this one looks once, at nothing.
+    // This one polls once at its start, and finds nothing.
     let service = Service::start(database.url(), &[("SEARCH_INTERVAL_MS", "600000")]).await;
     let id = |n: usize| format!("00000000-0000-4000-8000-{n:012}");
     let conversation =
@@ -298,7 +298,7 @@ async fn each_message_of_many_small_conversations_is_found_though_filling_the_in
         json!({"kind": "message", "conversation_id": id(n), "role": "user", "content": format!("word{n}x{m} and more")})
             .to_string()
     };
-    // Some one behind the other, some among each other, and a large one.
+    // Some in sequence, some interleaved, and a large one.
     let mut lines: Vec<String> = Vec::new();
     for n in 0..1_200 {
         lines.push(conversation(n));
@@ -342,7 +342,7 @@ async fn each_message_of_many_small_conversations_is_found_though_filling_the_in
 }
 
 #[tokio::test]
-async fn what_waits_for_an_open_transaction_is_told_as_lag_and_found_soon_after_its_end() {
+async fn messages_behind_an_open_transaction_count_as_lag_and_are_found_soon_after_its_end() {
     let database = TestDatabase::create().await;
     let service = Service::start(database.url(), &[("SEARCH_INTERVAL_MS", "400")]).await;
     let path = named(&service, "", "Held").await;
@@ -356,7 +356,7 @@ async fn what_waits_for_an_open_transaction_is_told_as_lag_and_found_soon_after_
     client.batch_execute("commit").await.unwrap();
     let ended = Instant::now();
     finds(&service, "", "buoys", &["Held"]).await;
-    // Pauses that had doubled since would take longer.
+    // Pauses that had doubled would take longer.
     assert!(ended.elapsed() < Duration::from_secs(3), "{:?}", ended.elapsed());
     eventually("nothing is left", async || (lag().await == 0.0).then_some(())).await;
 }
