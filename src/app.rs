@@ -28,7 +28,7 @@ use tokio::time::Instant;
 
 use crate::auth::{Accounts, SecretError, SigningSecret, Verifier, signing_secret};
 use crate::config::{Config, ConfigError, Durability};
-use crate::conversations::{Conversations, ConversationsSettings};
+use crate::conversations::{Conversations, ConversationsParts, ConversationsSettings};
 use crate::db::local::LocalCluster;
 use crate::db::{self, ConnectionUrl, Database, FailingStatements, MigrationError, PartitionKeeper};
 use crate::files::{Files, FilesSettings};
@@ -39,6 +39,7 @@ use crate::ingest::{IngestSettings, OpenJournal, Pipeline, RegisteredJournals};
 use crate::lifecycle::Lifecycle;
 use crate::observe::Metrics;
 use crate::outbound::jwks;
+use crate::realtime::{ChangeRetention, FeedReader, Hub};
 use crate::records::large::LargePayloads;
 use crate::records::{Records, RecordsSettings};
 use crate::supervisor::Supervisor;
@@ -204,13 +205,16 @@ async fn start(
     let wait = Duration::from_millis(config.conversations.conversations_wait_ms);
     let commits = database.quota(settings.shares.conversation_commits, wait);
     let share = database.quota(settings.shares.conversations, wait);
+    ChangeRetention::start(&operations, config.records.changes_retention_s, supervisor);
+    let hub = Hub::new(&config.subscriber_limits(), metrics);
+    FeedReader::start(&hub, &share, supervisor);
     let settings = ConversationsSettings {
         config: config.conversations.clone(),
-        realtime: config.subscriber_limits(),
         max_page_bytes: config.records.max_page_bytes,
         max_json_depth: config.ingest.max_json_depth,
     };
-    let conversations = Conversations::start(&settings, metrics, &commits, &share, supervisor);
+    let parts = ConversationsParts { commits: &commits, database: &share, hub: &hub, metrics, supervisor };
+    let conversations = Conversations::start(&settings, parts);
     let ingest = pipeline.ingest().clone();
     let files = files(config, &database, metrics);
     files.keep_swept(supervisor);

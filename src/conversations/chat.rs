@@ -1,8 +1,8 @@
-//! Members of chat messages beside plain text: content in parts, calls of tools, and what belongs to them.
+//! Members of chat messages beside plain text: content in parts, tool calls, and their relatives.
 //!
 //! Chat SDKs send messages whose `content` is a list of parts (text, references to images), or null beside `tool_calls`. These
-//! members are kept as they were sent, as one JSON object ([`Extra`]); the text of the parts is the message's content too,
-//! which is what search reads.
+//! members are stored as they were sent, as one JSON object ([`Extra`]); the text of the parts is also the message's content, which search
+//! reads.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -13,7 +13,7 @@ use serde_json::value::RawValue;
 
 use crate::ingest::json::{self, Verdict};
 
-/// The members that a message may have beside `content`, with what each takes.
+/// The members that a message may have beside `content`, with their shapes.
 pub const CHAT_MEMBERS: [(&str, Shape); 7] = [
     ("name", Shape::Text),
     ("tool_calls", Shape::List),
@@ -23,11 +23,11 @@ pub const CHAT_MEMBERS: [(&str, Shape); 7] = [
     ("annotations", Shape::List),
     ("audio", Shape::Object),
 ];
-/// Those that make a message without any content.
-const SPEAKING: [&str; 4] = ["tool_calls", "function_call", "refusal", "audio"];
+/// The members with which a message needs no content.
+const REPLACING_CONTENT: [&str; 4] = ["tool_calls", "function_call", "refusal", "audio"];
 const CONTENT: &str = "content";
 
-/// What a member takes.
+/// The shape of a member.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Shape {
     /// A text.
@@ -56,23 +56,23 @@ impl Shape {
     }
 }
 
-/// Why a message cannot be taken.
+/// The reason for which a message is refused.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Unspeakable {
-    /// The member at fault.
+pub struct InvalidContent {
+    /// The member.
     pub member: &'static str,
-    /// What is wrong with it, behind its name.
+    /// The reason, to follow its name.
     pub why: Cow<'static, str>,
-    /// Whether the message is larger than it may be.
+    /// Whether the message exceeds `MAX_MESSAGE_BYTES`.
     pub is_too_large: bool,
 }
 
-/// The members of a message that are more than its text: an object that `jsonb` takes.
+/// The members of a message beyond its text: an object that `jsonb` takes.
 #[derive(Debug, Clone)]
 pub struct Extra(Box<RawValue>);
 
 impl Extra {
-    /// The text of an object that [`read`] made.
+    /// An extra from the object of one that [`read`] made.
     pub fn new(object: Box<RawValue>) -> Self {
         Self(object)
     }
@@ -85,15 +85,15 @@ impl Extra {
 
 /// The content of a message.
 #[derive(Debug, Clone)]
-pub struct Said {
-    /// Its text; of parts that of all of them, a line each.
-    pub content: String,
-    /// What is more than that.
+pub struct MessageContent {
+    /// Its text; of parts, the text of all of them, a line each.
+    pub text: String,
+    /// Members beyond the text.
     pub extra: Option<Extra>,
 }
 
-impl Said {
-    /// Whether text may be added to it: it is a text alone.
+impl MessageContent {
+    /// Whether chunks can be appended to it: it is plain text.
     pub fn is_text(&self) -> bool {
         self.extra
             .as_ref()
@@ -101,26 +101,26 @@ impl Said {
     }
 }
 
-/// Reads the content of a message, of up to `max_bytes`: the raw JSON of its `content`, if it is there and not null, and of its
+/// Reads the content of a message, of up to `max_bytes`: the raw JSON of its `content`, if it is present and not null, and of its
 /// [`CHAT_MEMBERS`].
 ///
 /// # Errors
 ///
-/// [`Unspeakable`] names the member that cannot be taken.
+/// [`InvalidContent`] names the member.
 pub fn read(
     content: Option<&str>,
     others: &[(&'static str, &str)],
     max_bytes: usize,
     max_depth: usize,
-) -> Result<Said, Unspeakable> {
+) -> Result<MessageContent, InvalidContent> {
     let refuse =
-        |member, why: &'static str| Err(Unspeakable { member, why: why.into(), is_too_large: false });
+        |member, why: &'static str| Err(InvalidContent { member, why: why.into(), is_too_large: false });
     let mut extra: BTreeMap<&str, &RawValue> = BTreeMap::new();
     let mut bytes = 0;
     for (name, raw) in content.map(|raw| (CONTENT, raw)).iter().chain(others) {
         let (verdict, size) = json::measure(raw.as_bytes(), max_depth);
         if let Verdict::NotJsonb(reason) = verdict {
-            return Err(Unspeakable {
+            return Err(InvalidContent {
                 member: name,
                 why: format!("cannot be stored: {reason}").into(),
                 is_too_large: false,
@@ -128,44 +128,44 @@ pub fn read(
         }
         let Ok(value) = serde_json::from_str::<&RawValue>(raw) else { return refuse(name, "is not JSON") };
         let is_text = *name == CONTENT && Shape::Text.fits(raw);
-        // A text counts with the bytes that it has once it is read.
+        // A text counts with its decoded bytes.
         bytes += if is_text { 0 } else { size };
         match CHAT_MEMBERS.iter().find(|(known, _)| known == name) {
             Some((_, shape)) if !shape.fits(raw) => {
                 let why = format!("takes {}", shape.name());
-                return Err(Unspeakable { member: name, why: why.into(), is_too_large: false });
+                return Err(InvalidContent { member: name, why: why.into(), is_too_large: false });
             }
             _ if !is_text => _ = extra.insert(name, value),
             _ => {}
         }
     }
-    let content = match content {
+    let text = match content {
         Some(raw) if Shape::Text.fits(raw) => match serde_json::from_str::<String>(raw) {
             Ok(text) => text,
             Err(_) => return refuse(CONTENT, "takes a text"),
         },
         Some(raw) => text_of_parts(raw)?,
-        None if SPEAKING.iter().any(|name| extra.contains_key(name)) => {
+        None if REPLACING_CONTENT.iter().any(|name| extra.contains_key(name)) => {
             extra.insert(CONTENT, RawValue::NULL);
             String::new()
         }
         None => return refuse(CONTENT, "has to be there, or tool_calls"),
     };
-    // The text of parts is a part of them.
-    let bytes = if extra.contains_key(CONTENT) { bytes } else { bytes + content.len() };
+    // The text of parts was counted with them.
+    let bytes = if extra.contains_key(CONTENT) { bytes } else { bytes + text.len() };
     if bytes > max_bytes {
         let why = format!("takes up to {max_bytes} bytes (MAX_MESSAGE_BYTES)").into();
-        return Err(Unspeakable { member: CONTENT, why, is_too_large: true });
+        return Err(InvalidContent { member: CONTENT, why, is_too_large: true });
     }
     let extra = match extra.is_empty() {
         true => None,
         false => serde_json::value::to_raw_value(&extra).ok().map(Extra),
     };
-    Ok(Said { content, extra })
+    Ok(MessageContent { text, extra })
 }
 
 /// The text of content in parts, each an object with a `type`.
-fn text_of_parts(raw: &str) -> Result<String, Unspeakable> {
+fn text_of_parts(raw: &str) -> Result<String, InvalidContent> {
     #[derive(Deserialize)]
     struct Part<'a> {
         #[serde(rename = "type", borrow)]
@@ -177,7 +177,7 @@ fn text_of_parts(raw: &str) -> Result<String, Unspeakable> {
     let parts = parts.filter(|parts| !parts.is_empty() && parts.iter().all(|part| !part.kind.is_empty()));
     let Some(parts) = parts else {
         let why = "takes a text, or a list of parts, each an object with a type";
-        return Err(Unspeakable { member: CONTENT, why: why.into(), is_too_large: false });
+        return Err(InvalidContent { member: CONTENT, why: why.into(), is_too_large: false });
     };
     let texts = parts.iter().filter_map(|part| serde_json::from_str::<String>(part.text?.get()).ok());
     Ok(texts.collect::<Vec<_>>().join("\n"))
@@ -207,25 +207,25 @@ impl Serialize for Extra {
 mod tests {
     use super::*;
 
-    fn said(content: Option<&str>, others: &[(&'static str, &str)]) -> Result<Said, Unspeakable> {
-        read(content, others, 200, 10)
+    fn content(raw: Option<&str>, others: &[(&'static str, &str)]) -> Result<MessageContent, InvalidContent> {
+        read(raw, others, 200, 10)
     }
 
     #[test]
     fn text_parts_and_calls_are_read_and_nothing_else() {
-        let plain = said(Some(r#""a\u00e9""#), &[]).unwrap();
-        assert_eq!((plain.content.as_str(), plain.is_text(), plain.extra.is_none()), ("aé", true, true));
-        let named = said(Some(r#""a""#), &[("name", r#""bob""#)]).unwrap();
+        let plain = content(Some(r#""a\u00e9""#), &[]).unwrap();
+        assert_eq!((plain.text.as_str(), plain.is_text(), plain.extra.is_none()), ("aé", true, true));
+        let named = content(Some(r#""a""#), &[("name", r#""bob""#)]).unwrap();
         assert_eq!((named.is_text(), named.extra.unwrap().as_str()), (true, r#"{"name":"bob"}"#));
         let parts = r#"[{"type":"text","text":"one"}, {"type":"image_url","image_url":{"url":"x"}},{"type":"text","text":"two"}]"#;
-        let in_parts = said(Some(parts), &[]).unwrap();
-        assert_eq!((in_parts.content.as_str(), in_parts.is_text()), ("one\ntwo", false));
+        let in_parts = content(Some(parts), &[]).unwrap();
+        assert_eq!((in_parts.text.as_str(), in_parts.is_text()), ("one\ntwo", false));
         assert_eq!(in_parts.extra.unwrap().as_str(), format!("{{\"content\":{parts}}}"));
-        let call = said(None, &[("tool_calls", r#"[{"id":"1"}]"#)]).unwrap();
+        let call = content(None, &[("tool_calls", r#"[{"id":"1"}]"#)]).unwrap();
         assert_eq!(call.extra.unwrap().as_str(), r#"{"content":null,"tool_calls":[{"id":"1"}]}"#);
         let long = format!("\"{}\"", "x".repeat(201));
         let digits = r#"[{"type":"text","n":1e300}]"#;
-        for (content, others, member, is_too_large) in [
+        for (raw, others, member, is_too_large) in [
             (None, &[][..], "content", false),
             (None, &[("name", r#""x""#)], "content", false),
             (Some("7"), &[], "content", false),
@@ -240,12 +240,8 @@ mod tests {
             (Some(digits), &[], "content", true),
             (Some(r#""a""#), &[("name", &long)], "content", true),
         ] {
-            let refused = said(content, others).unwrap_err();
-            assert_eq!(
-                (refused.member, refused.is_too_large),
-                (member, is_too_large),
-                "{content:?} {others:?}"
-            );
+            let refused = content(raw, others).unwrap_err();
+            assert_eq!((refused.member, refused.is_too_large), (member, is_too_large), "{raw:?} {others:?}");
         }
     }
 }

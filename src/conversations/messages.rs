@@ -1,53 +1,54 @@
-//! Messages on their way in.
+//! Messages that are to be added.
 
 use uuid::Uuid;
 
-use super::chat::Said;
-use super::model::{Message, Metadata, Micros, Role};
+use super::chat::MessageContent;
+use super::model::{Message, Metadata, Role};
+use crate::time::Micros;
 
 /// A message that is to be added.
 #[derive(Debug, Clone)]
 pub struct NewMessage {
-    /// Who says it.
+    /// Its author.
     pub role: Role,
-    /// What is said.
-    pub said: Said,
+    /// Its content.
+    pub content: MessageContent,
     /// Tokens, as the client counted them.
     pub token_count: Option<i32>,
-    /// What its owner keeps with it.
+    /// Metadata of its owner.
     pub metadata: Metadata,
-    /// Whether it is whole; otherwise text is added to it until it is.
+    /// Whether it is complete; otherwise chunks are appended to it.
     pub done: bool,
 }
 
-/// By what a request is known again when it is repeated (`Idempotency-Key`).
+/// The `Idempotency-Key` of a request, by which a repetition is recognised.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Key {
-    /// What the client chose.
+pub struct IdempotencyKey {
+    /// The client's text.
     pub text: String,
-    /// SHA-256 of what was sent with it.
+    /// SHA-256 of the body.
     pub hash: Vec<u8>,
 }
 
-/// What became of messages that were to be added.
+/// The outcome of adding messages.
 #[derive(Debug)]
 pub struct Added {
-    /// The messages as they were added.
+    /// The messages as they are stored.
     pub messages: Vec<Message>,
-    /// Whether that was done by an earlier request with the same key.
+    /// Whether an earlier request with the same key added them.
     pub is_repeated: bool,
 }
 
-/// Messages of one request with the ids that they were given: from `first` on, a microsecond apart.
-pub(super) fn added(conversation: Uuid, new: Vec<NewMessage>, ids: &[Uuid], first: Micros) -> Vec<Message> {
+/// The messages of one request as they are stored: with these ids, and times from `first` on, a microsecond apart.
+pub(super) fn stored(conversation: Uuid, new: Vec<NewMessage>, ids: &[Uuid], first: Micros) -> Vec<Message> {
     let numbered = (0..).zip(ids).zip(new);
-    let message = |((place, id), new): ((i64, &Uuid), NewMessage)| Message {
+    let message = |((nth, id), new): ((i64, &Uuid), NewMessage)| Message {
         id: *id,
         conversation_id: conversation,
         role: new.role,
-        content: new.said.content,
-        extra: new.said.extra,
-        timestamp: Micros(first.0.saturating_add(place)),
+        content: new.content.text,
+        extra: new.content.extra,
+        timestamp: Micros(first.0.saturating_add(nth)),
         token_count: new.token_count,
         metadata: new.metadata,
         done: new.done,

@@ -1,23 +1,22 @@
-//! Conversations and their messages, each somebody's own.
+//! Conversations and their messages, each owned by a user.
 //!
 //! ```text
-//! Conversations ─┬─ create ───────────┬─▶ group ─▶ one transaction for all that wait ─▶ conversations, messages, changes
+//! Conversations ─┬─ create ───────────┬─▶ batch ─▶ one transaction for all waiting requests ─▶ conversations, messages, changes
 //!                ├─ messages ─┬─ add ─┤
 //!                │            ├─ append ┘
-//!                │            └─ page ──▶ in order, from either side of a place
+//!                │            └─ page ──▶ in order, from either side of a cursor
 //!                ├─ change, delete ─────▶ conversations + changes
 //!                └─ list ───────────────▶ newest activity first, by a cursor or an offset
 //! ```
 //!
-//! Whose a conversation is decides what is there: one of another's is not found, whoever asks.
+//! A conversation of another owner is not found.
 
 mod chat;
+mod chunk;
 mod list;
 mod live;
 mod messages;
 mod model;
-mod pieces;
-mod place;
 mod reading;
 mod removal;
 mod search;
@@ -27,58 +26,58 @@ mod writing;
 
 use std::sync::Arc;
 
-pub use chat::{CHAT_MEMBERS, Extra, Said, Unspeakable, read as read_said};
-pub use list::{ListQuery, MessageQuery, Page, parse_live};
-pub use live::{Event, EventError, EventKind, Live, LiveEnd, Token};
-pub use messages::{Added, Key, NewMessage};
-pub use model::{Conversation, Message, Metadata, Micros, Role};
-pub use pieces::Piece;
-pub use place::Place;
+pub use chat::{CHAT_MEMBERS, Extra, InvalidContent, MessageContent, read as read_content};
+pub use chunk::MessageChunk;
+pub use list::{ListQuery, MessageQuery, parse_live};
+pub use live::{Event, EventError, EventKind, Live, LiveCursor, LiveEnd};
+pub use messages::{Added, IdempotencyKey, NewMessage};
+pub use model::{Conversation, Message, Metadata, Role};
 pub use removal::{Removed, delete_all_of};
-pub use service::{Conversations, ConversationsSettings, NewConversation, Patch};
+pub use service::{Conversations, ConversationsParts, ConversationsSettings, NewConversation, Patch};
 
 use crate::db::{DbError, Overloaded};
+use crate::paging::InvalidParameter;
 use crate::realtime::SubscribeError;
 
-/// Why a conversation or its messages were not read or written.
+/// An operation on conversations that failed.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum ConversationsError {
-    /// There is none, or it is another's: which of them is not told.
+    /// There is none, or it has another owner: a client cannot tell these apart.
     #[error("there is no such {0}")]
     NotFound(&'static str),
-    /// Something that the client sent cannot be taken.
+    /// The client sent an invalid value.
     #[error("{message}")]
     Invalid {
-        /// The parameter or member at fault.
+        /// The parameter or member.
         field: String,
-        /// What is wrong with it.
+        /// The reason.
         message: String,
     },
-    /// The `Idempotency-Key` came before, with something else.
+    /// The `Idempotency-Key` was used with another body.
     #[error("the Idempotency-Key was used for another body")]
     KeyReused,
-    /// The piece does not begin where its message ends.
-    #[error("the message has {length} characters so far, and the piece does not begin there")]
+    /// The chunk does not begin where its message ends.
+    #[error("the message has {length} characters so far, and the chunk does not begin there")]
     OffsetMismatch {
-        /// Where it ends.
+        /// The length of the message, in characters.
         length: i32,
     },
-    /// Nothing more is added to the message.
+    /// The message is complete.
     #[error("the message is not being written, and has {length} characters")]
     Done {
-        /// Where it ends.
+        /// The length of the message, in characters.
         length: i32,
     },
-    /// The message would be larger than it may be.
+    /// The message would exceed `MAX_MESSAGE_BYTES`.
     #[error("a message takes up to {0} bytes (MAX_MESSAGE_BYTES)")]
     TooLarge(usize),
-    /// The conversation cannot be followed now.
+    /// There is no live subscription to the conversation now.
     #[error("{0}")]
-    Follow(#[from] SubscribeError),
-    /// Too much waits already.
+    Subscribe(#[from] SubscribeError),
+    /// Too many requests wait.
     #[error("too many requests wait; try again later")]
     Overloaded,
-    /// The database said no.
+    /// The database returned an error, or no answer.
     #[error("the database")]
     Database(#[from] Arc<DbError>),
 }
@@ -95,9 +94,15 @@ impl From<Overloaded> for ConversationsError {
     }
 }
 
+impl From<InvalidParameter> for ConversationsError {
+    fn from(InvalidParameter { field, message }: InvalidParameter) -> Self {
+        Self::Invalid { field, message }
+    }
+}
+
 impl ConversationsError {
-    /// A parameter or member that cannot be taken. Only the start of a long name is repeated.
+    /// A refusal of a parameter or member.
     pub(crate) fn invalid(field: &str, message: impl Into<String>) -> Self {
-        Self::Invalid { field: field.chars().take(100).collect(), message: message.into() }
+        InvalidParameter::new(field, message).into()
     }
 }

@@ -1,25 +1,25 @@
-//! Conversations on their way out: what they have goes first, in lots, then they go themselves. Each lot is a transaction of its
-//! own, so no statement takes longer the more there is, and what is cut short goes on where it stopped.
+//! Deletes conversations: first their messages, in batches, then the conversations. Each batch is a transaction of its own, so no
+//! statement takes longer the more there is, and an interrupted deletion continues where it stopped.
 
 use std::time::Duration;
 
 use uuid::Uuid;
 
 use super::ConversationsError;
-use super::place::Place;
-use super::store::Store;
+use super::store::ConversationStore;
 use crate::config::ConversationsConfig;
 use crate::db::{Database, DbError};
+use crate::paging::SortKey;
 
-/// Messages that one statement deletes, and as many of what belongs to them.
-const MESSAGE_LOT: usize = 5_000;
-/// Conversations that one statement deletes. Their locks are held together, of which Postgres has some thousands
+/// The messages that one statement deletes, and as many search documents and keys.
+const MESSAGE_BATCH: usize = 5_000;
+/// The conversations that one statement deletes. It holds all their locks, of which Postgres has some thousands
 /// (`max_locks_per_transaction` times `max_connections`).
-const CONVERSATION_LOT: usize = 200;
-/// How often a user's conversations are gone through: those that were made or written meanwhile are found in the next round.
-const MOST_ROUNDS: usize = 10;
+const CONVERSATION_BATCH: usize = 200;
+/// The most passes over a user's conversations: each finds those that were created or written during the one before.
+const MAX_PASSES: usize = 10;
 
-/// What was deleted of a user's.
+/// The progress of a deletion.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Removed {
     /// Conversations.
@@ -28,33 +28,33 @@ pub struct Removed {
     pub messages: u64,
 }
 
-/// Deletes the conversations of a user who is to be deleted, each statement within `CONVERSATIONS_TIMEOUT_MS`. After each `told`
-/// is given what was deleted so far. Someone who may still write can have a few left at the end.
+/// Deletes the conversations of a user who is to be deleted, each statement within `CONVERSATIONS_TIMEOUT_MS`. `on_progress` gets the
+/// sums after each batch. A user who can still write may have a few conversations left.
 ///
 /// # Errors
 ///
-/// [`ConversationsError::Database`]; it may be tried again, and goes on where it stopped.
+/// [`ConversationsError::Database`]; a repetition continues where it stopped.
 pub async fn delete_all_of(
     user: Uuid,
     database: &Database,
     config: &ConversationsConfig,
-    mut told: impl FnMut(Removed),
+    mut on_progress: impl FnMut(Removed),
 ) -> Result<(), ConversationsError> {
-    let store = Store::new(database, Duration::from_millis(config.conversations_timeout_ms));
+    let store = ConversationStore::new(database, Duration::from_millis(config.conversations_timeout_ms));
     let mut removed = Removed::default();
-    for _round in 0..MOST_ROUNDS {
-        let mut place = Place::END;
-        while let Some((ids, last)) = store.of_owner(user, place, CONVERSATION_LOT).await? {
-            place = last;
+    for _pass in 0..MAX_PASSES {
+        let mut last = SortKey::END;
+        while let Some((ids, key)) = store.of_owner(user, last, CONVERSATION_BATCH).await? {
+            last = key;
             let conversations = remove(&store, Some(user), &ids, |messages| {
                 removed.messages += messages;
-                told(removed);
+                on_progress(removed);
             })
             .await?;
             removed.conversations += conversations as u64;
-            told(removed);
+            on_progress(removed);
         }
-        if place == Place::END {
+        if last == SortKey::END {
             break;
         }
     }
@@ -64,14 +64,14 @@ pub async fn delete_all_of(
 /// Deletes conversations of one owner with their messages, in batches; returns how many conversations were there. After each batch
 /// `on_batch` gets the number of its messages.
 pub(super) async fn remove(
-    store: &Store,
+    store: &ConversationStore,
     owner: Option<Uuid>,
     ids: &[Uuid],
     mut on_batch: impl FnMut(u64),
 ) -> Result<usize, DbError> {
     let mut is_first = true;
     loop {
-        let batch = store.delete_batch(ids, owner, MESSAGE_LOT, is_first).await?;
+        let batch = store.delete_batch(ids, owner, MESSAGE_BATCH, is_first).await?;
         on_batch(batch.messages);
         if let Some(conversations) = batch.conversations {
             return Ok(conversations);

@@ -1,4 +1,4 @@
-//! The handle that faces hold.
+//! The handle that the HTTP face and imports hold.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -6,36 +6,52 @@ use std::time::Duration;
 use uuid::Uuid;
 
 use super::ConversationsError;
-use super::list::{ListQuery, MessageQuery, Page};
-use super::live::{Live, LiveParts, Token, topic};
-use super::messages::{Added, Key, NewMessage, added};
+use super::chunk::MessageChunk;
+use super::list::{CONVERSATIONS, ListQuery, MessageQuery};
+use super::live::{Live, LiveCursor, LiveParts, topic};
+use super::messages::{Added, IdempotencyKey, NewMessage, stored};
 use super::model::{Conversation, Message, Metadata};
-use super::pieces::Piece;
-use super::place::{Order, Place};
-use super::reading::{Read, ReadStore, Reading, Shown};
+use super::reading::{ReadExecutor, ReadRequest, ReadResponse, ReadStore};
 use super::removal::remove;
 use super::search::Indexer;
-use super::store::Store;
-use super::writing::{Addition, Creation, Done, Entered, Growth, Write, WriteLimits, WriteStore, Writing};
+use super::store::ConversationStore;
+use super::writing::{
+    AddOutcome, Addition, Append, Creation, WriteExecutor, WriteLimits, WriteRequest, WriteResponse,
+    WriteStore,
+};
 use crate::config::{ConversationsConfig, SubscriberLimits};
 use crate::db::Database;
 use crate::ingest::id::{IdMint, unix_now_us};
 use crate::observe::Metrics;
+use crate::paging::{Page, SortKey};
 use crate::realtime::Hub;
-use crate::realtime::store::Changes;
+use crate::realtime::store::ChangeStore;
 use crate::supervisor::{Backoff, Next, Supervisor};
 
-/// What conversations are built from.
+/// The settings of conversations.
 #[derive(Debug, Clone)]
 pub struct ConversationsSettings {
     /// Limits.
     pub config: ConversationsConfig,
-    /// Limits of followers.
-    pub realtime: SubscriberLimits,
-    /// Bytes of a page.
+    /// The bytes of a page.
     pub max_page_bytes: usize,
-    /// Levels of JSON that metadata may have.
+    /// The depth of metadata's JSON.
     pub max_json_depth: usize,
+}
+
+/// The database and the services that conversations use.
+#[derive(Debug, Clone, Copy)]
+pub struct ConversationsParts<'a> {
+    /// With the quota of batched writes.
+    pub commits: &'a Database,
+    /// With the quota of all other statements.
+    pub database: &'a Database,
+    /// Delivers changes to subscribers.
+    pub hub: &'a Hub,
+    /// Metrics.
+    pub metrics: &'a Arc<Metrics>,
+    /// Runs the tasks.
+    pub supervisor: &'a Supervisor,
 }
 
 /// Conversations and their messages; cheap to clone.
@@ -47,70 +63,64 @@ pub struct Conversations {
 #[derive(Debug)]
 struct Inner {
     settings: ConversationsSettings,
-    store: Store,
-    writing: Writing,
-    reading: Reading,
+    store: ConversationStore,
+    writes: WriteExecutor,
+    reads: ReadExecutor,
     pages: ReadStore,
     mint: IdMint,
     hub: Hub,
-    changes: Changes,
+    changes: ChangeStore,
 }
 
-/// A conversation that is to be made.
+/// A conversation that is to be created.
 #[derive(Debug, Clone)]
 pub struct NewConversation {
     /// Its title.
     pub title: String,
-    /// What its owner keeps with it.
+    /// Metadata of its owner.
     pub metadata: Metadata,
 }
 
-/// What is to become of a conversation; what is none stays as it is.
+/// A change of a conversation.
 #[derive(Debug, Clone)]
 pub struct Patch {
-    /// Its title.
+    /// The new title. `None`: unchanged.
     pub title: Option<String>,
-    /// What its owner keeps with it, as a whole.
+    /// The new metadata as a whole. `None`: unchanged.
     pub metadata: Option<Metadata>,
 }
 
 impl Conversations {
-    /// Starts the tasks, over shares of the pool: one for groups of writes, and one for all else.
-    pub fn start(
-        settings: &ConversationsSettings,
-        metrics: &Arc<Metrics>,
-        commits: &Database,
-        share: &Database,
-        supervisor: &Supervisor,
-    ) -> Self {
+    /// Starts the tasks.
+    pub fn start(settings: &ConversationsSettings, parts: ConversationsParts<'_>) -> Self {
+        let ConversationsParts { commits, database, hub, metrics, supervisor } = parts;
         let config = &settings.config;
         let timeout = Duration::from_millis(config.conversations_timeout_ms);
-        let store = Store::new(share, timeout);
-        let writes = |share| WriteStore::new(share, timeout, config.max_message_bytes);
+        let store = ConversationStore::new(database, timeout);
+        let write_store = |database| WriteStore::new(database, timeout, config.max_message_bytes);
         let limits = WriteLimits {
-            turns: config.conversations_writers,
+            writers: config.conversations_writers,
             queue_bytes: config.conversations_queue_bytes,
             wait: Duration::from_millis(config.conversations_wait_ms),
         };
-        let (writing, grouping) = Writing::new(writes(commits), writes(share), limits);
-        let pages = ReadStore::new(share, timeout);
-        let (reading, reading_along) =
-            Reading::new(pages.clone(), settings.max_page_bytes, limits.queue_bytes, limits.wait);
-        let changes = Changes::new(share, timeout);
-        let hub = Hub::start(&settings.realtime, metrics, share, supervisor);
+        let (writes, write_task) = WriteExecutor::new(write_store(commits), write_store(database), limits);
+        let pages = ReadStore::new(database, timeout);
+        let (reads, read_task) =
+            ReadExecutor::new(pages.clone(), settings.max_page_bytes, limits.queue_bytes, limits.wait);
+        let changes = ChangeStore::new(database, timeout);
         forget_keys(store.clone(), settings.config.idempotency_retention_s, supervisor);
-        supervisor.spawn("conversation-writes", grouping);
-        supervisor.spawn("conversation-reads", reading_along);
+        supervisor.spawn("conversation-writes", write_task);
+        supervisor.spawn("conversation-reads", read_task);
         let interval = Duration::from_millis(settings.config.search_interval_ms);
-        Indexer::new(share, metrics, &hub, interval).start(supervisor);
+        Indexer::new(database, metrics, hub, interval).start(supervisor);
         let inner = Inner {
             settings: settings.clone(),
             store,
-            writing,
-            reading,
+            writes,
+            reads,
             pages,
             mint: IdMint::new(),
-            hub,
+            hub: hub.clone(),
             changes,
         };
         Self { inner: Arc::new(inner) }
@@ -121,12 +131,12 @@ impl Conversations {
         &self.inner.settings.config
     }
 
-    /// Levels of JSON that metadata may have.
+    /// The depth of metadata's JSON.
     pub fn max_json_depth(&self) -> usize {
         self.inner.settings.max_json_depth
     }
 
-    /// Makes a conversation.
+    /// Creates a conversation.
     ///
     /// # Errors
     ///
@@ -138,16 +148,17 @@ impl Conversations {
     ) -> Result<Conversation, ConversationsError> {
         let id = self.ids(1).remove(0);
         let creation = Creation { id, title: new.title, metadata: new.metadata, owner };
-        match self.inner.writing.write(Write::Create(Arc::new(creation))).await.map_err(no_owner)? {
-            Done::Created(made) => {
+        let write = WriteRequest::Create(Arc::new(creation));
+        match self.inner.writes.write(write).await.map_err(unknown_owner)? {
+            WriteResponse::Created(created) => {
                 self.inner.hub.wake();
-                Ok(made)
+                Ok(created)
             }
             _ => Err(NO_USER),
         }
     }
 
-    /// A page of somebody's conversations, newest activity first.
+    /// A page of an owner's conversations, newest activity first.
     ///
     /// # Errors
     ///
@@ -158,8 +169,8 @@ impl Conversations {
         query: &ListQuery,
     ) -> Result<Page<Conversation>, ConversationsError> {
         let (entries, is_more) = match &query.words {
-            None => match self.inner.reading.read(Read::List { owner, query: query.clone() }).await? {
-                Shown::List(found) => found,
+            None => match self.inner.reads.read(ReadRequest::List { owner, query: query.clone() }).await? {
+                ReadResponse::List(found) => found,
                 _ => (Vec::new(), false),
             },
             Some(words) => {
@@ -170,24 +181,23 @@ impl Conversations {
                 })?
             }
         };
-        let place = |last: &Conversation| Place { at: last.updated_at, id: last.id };
-        let next = entries.last().filter(|_| is_more).map(|last| place(last).token(Order::Conversations));
-        Ok(Page { entries, next, prev: None })
+        let cursor = |last: &Conversation| SortKey { at: last.updated_at, id: last.id }.cursor(CONVERSATIONS);
+        Ok(Page::forward(entries, is_more, cursor))
     }
 
-    /// A conversation of somebody's.
+    /// An owner's conversation.
     ///
     /// # Errors
     ///
     /// [`ConversationsError`].
     pub async fn get(&self, owner: Option<Uuid>, id: Uuid) -> Result<Conversation, ConversationsError> {
-        match self.inner.reading.read(Read::Conversation { id, owner }).await? {
-            Shown::Conversation(conversation) => Ok(conversation),
+        match self.inner.reads.read(ReadRequest::Conversation { id, owner }).await? {
+            ReadResponse::Conversation(conversation) => Ok(conversation),
             _ => Err(NO_CONVERSATION),
         }
     }
 
-    /// Changes a conversation; returns what it is now. With nothing to change it keeps its place in lists.
+    /// Changes a conversation and returns it. An empty patch changes nothing, its position in lists included.
     ///
     /// # Errors
     ///
@@ -207,8 +217,8 @@ impl Conversations {
         Ok(changed)
     }
 
-    /// Deletes a conversation and what it has. That goes first, in lots: what is cut short leaves a conversation with fewer
-    /// messages, which can be deleted again.
+    /// Deletes a conversation with its messages. Messages are deleted first, in batches: an interrupted deletion leaves a conversation with
+    /// fewer messages, which can be deleted again.
     ///
     /// # Errors
     ///
@@ -221,7 +231,7 @@ impl Conversations {
         Ok(())
     }
 
-    /// Adds messages, all or none. With a key that is known nothing is added: what was added then is returned.
+    /// Adds messages, all or none. With a known key nothing is added, and the messages that it added are returned.
     ///
     /// # Errors
     ///
@@ -231,28 +241,24 @@ impl Conversations {
         owner: Option<Uuid>,
         conversation: Uuid,
         messages: Vec<NewMessage>,
-        key: Option<Key>,
+        key: Option<IdempotencyKey>,
     ) -> Result<Added, ConversationsError> {
         let ids = self.ids(messages.len());
         let addition = Arc::new(Addition { conversation, owner, key, messages, ids });
-        let Done::Entered(entered) = self.inner.writing.write(Write::Add(Arc::clone(&addition))).await?
-        else {
-            return Err(NO_CONVERSATION);
-        };
-        // The group has given it back by now.
+        let response = self.inner.writes.write(WriteRequest::Add(Arc::clone(&addition))).await?;
+        let WriteResponse::Added(outcome) = response else { return Err(NO_CONVERSATION) };
+        // The batch has dropped its reference by now.
         let Addition { key, messages, ids, .. } = Arc::unwrap_or_clone(addition);
-        match entered {
-            Entered::Added(first) => {
+        match outcome {
+            AddOutcome::Added(first) => {
                 self.inner.hub.wake();
-                let messages = added(conversation, messages, &ids, first);
-                Ok(Added { messages, is_repeated: false })
+                Ok(Added { messages: stored(conversation, messages, &ids, first), is_repeated: false })
             }
-            Entered::Known { hash, .. } if key.is_none_or(|key| key.hash != hash) => {
+            AddOutcome::Known { hash, .. } if key.is_none_or(|key| key.hash != hash) => {
                 Err(ConversationsError::KeyReused)
             }
-            Entered::Known { ids, first, .. } => {
-                let messages = added(conversation, messages, &ids, first);
-                Ok(Added { messages, is_repeated: true })
+            AddOutcome::Known { ids, first, .. } => {
+                Ok(Added { messages: stored(conversation, messages, &ids, first), is_repeated: true })
             }
         }
     }
@@ -268,12 +274,12 @@ impl Conversations {
         conversation: Uuid,
         query: &MessageQuery,
     ) -> Result<Page<Message>, ConversationsError> {
-        let read = Read::Messages { conversation, owner, query: query.clone() };
-        let Shown::Messages((entries, is_more)) = self.inner.reading.read(read).await? else {
+        let read = ReadRequest::Messages { conversation, owner, query: query.clone() };
+        let ReadResponse::Messages((entries, is_more)) = self.inner.reads.read(read).await? else {
             return Err(NO_CONVERSATION);
         };
-        let place = |message: &Message| Place { at: message.timestamp, id: message.id };
-        Ok(query.page(entries, is_more, place))
+        let key = |message: &Message| SortKey { at: message.timestamp, id: message.id };
+        Ok(query.page(entries, is_more, key))
     }
 
     /// A message.
@@ -288,10 +294,10 @@ impl Conversations {
         id: Uuid,
     ) -> Result<Message, ConversationsError> {
         let found = self.inner.store.message(conversation, owner, id).await?;
-        found.ok_or(ConversationsError::NotFound("message"))
+        found.ok_or(NO_MESSAGE)
     }
 
-    /// Adds a piece to a message that is being written.
+    /// Appends a chunk to a message that is being written.
     ///
     /// # Errors
     ///
@@ -301,18 +307,17 @@ impl Conversations {
         owner: Option<Uuid>,
         conversation: Uuid,
         id: Uuid,
-        piece: Piece,
+        chunk: MessageChunk,
     ) -> Result<(), ConversationsError> {
-        let growth = Arc::new(Growth { conversation, owner, message: id, piece });
-        match self.inner.writing.write(Write::Append(Arc::clone(&growth))).await? {
-            Done::Written(written) => written.outcome(&growth.piece, self.config().max_message_bytes)?,
-            _ => return Err(ConversationsError::NotFound("message")),
-        }
+        let append = Arc::new(Append { conversation, owner, message: id, chunk });
+        let response = self.inner.writes.write(WriteRequest::Append(Arc::clone(&append))).await?;
+        let WriteResponse::Appended(outcome) = response else { return Err(NO_MESSAGE) };
+        outcome.check(&append.chunk, self.config().max_message_bytes)?;
         self.inner.hub.wake();
         Ok(())
     }
 
-    /// Follows a conversation: its messages behind a place, then what happens to it. With a token it goes on from there.
+    /// Subscribes to a conversation: its messages behind `start`, then its changes. With a cursor the subscription continues there.
     ///
     /// # Errors
     ///
@@ -321,29 +326,28 @@ impl Conversations {
         &self,
         owner: Option<Uuid>,
         conversation: Uuid,
-        start: Place,
-        token: Option<Token>,
+        start: SortKey,
+        cursor: Option<LiveCursor>,
     ) -> Result<Live, ConversationsError> {
         let inner = &self.inner;
-        // Whose it is does not change.
+        // Its owner does not change.
         self.get(owner, conversation).await?;
-        let follower = inner.hub.subscribe(&topic(conversation), owner).await?;
+        let subscriber = inner.hub.subscribe(&topic(conversation), owner).await?;
         let (store, changes) = (inner.pages.clone(), inner.changes.clone());
-        Ok(Live::new(LiveParts { store, changes, follower, conversation, owner, start, token }))
+        Ok(Live::new(LiveParts { store, changes, subscriber, conversation, owner, start, cursor }))
     }
 
-    /// Messages were added by somebody else, an import for instance, and committed: followers and search need not wait until they
-    /// look by themselves.
+    /// Wakes subscribers and search after others, such as an import, have committed messages.
     pub fn wake(&self) {
         self.inner.hub.wake();
     }
 
-    /// Limits of followers.
+    /// Limits of subscribers.
     pub fn realtime(&self) -> &SubscriberLimits {
         self.inner.hub.config()
     }
 
-    /// New ids, which rise.
+    /// New ids, in ascending order.
     fn ids(&self, count: usize) -> Vec<Uuid> {
         let mut range = self.inner.mint.reserve(count as u64, unix_now_us());
         (0..count).map(|_| range.take()).collect()
@@ -351,11 +355,11 @@ impl Conversations {
 }
 
 const NO_CONVERSATION: ConversationsError = ConversationsError::NotFound("conversation");
-
+const NO_MESSAGE: ConversationsError = ConversationsError::NotFound("message");
 const NO_USER: ConversationsError = ConversationsError::NotFound("user");
 
-/// A token may be good for a moment longer than its user is there.
-fn no_owner(error: ConversationsError) -> ConversationsError {
+/// A token may be valid for a moment longer than its user exists.
+fn unknown_owner(error: ConversationsError) -> ConversationsError {
     match &error {
         ConversationsError::Database(cause) if cause.constraint() == Some("conversations_owner_fkey") => {
             NO_USER
@@ -364,20 +368,20 @@ fn no_owner(error: ConversationsError) -> ConversationsError {
     }
 }
 
-/// Keys that one statement deletes.
-const KEY_LOT: i64 = 5_000;
-/// Between two of them, so that others have their turn.
+/// The keys that one statement deletes.
+const KEY_BATCH: i64 = 5_000;
+/// The pause behind a full batch, for other statements.
 const PAUSE: Duration = Duration::from_millis(50);
-/// Between two steps that found less than that.
+/// The interval behind a smaller one.
 const INTERVAL: Duration = Duration::from_secs(30);
 
 /// Starts the task that deletes old keys.
-fn forget_keys(store: Store, retention_s: u64, supervisor: &Supervisor) {
+fn forget_keys(store: ConversationStore, retention_s: u64, supervisor: &Supervisor) {
     supervisor.periodic("message-keys", INTERVAL, Backoff::fixed(INTERVAL), move || {
         let store = store.clone();
         async move {
-            let deleted = store.forget_keys(KEY_LOT, retention_s as f64).await?;
-            Ok(if deleted as i64 == KEY_LOT { Next::After(PAUSE) } else { Next::Interval })
+            let deleted = store.forget_keys(KEY_BATCH, retention_s as f64).await?;
+            Ok(if deleted as i64 == KEY_BATCH { Next::After(PAUSE) } else { Next::Interval })
         }
     });
 }

@@ -1,6 +1,5 @@
-//! Conversations and messages in Postgres: the statements, and what becomes of their rows.
+//! Conversations and messages in Postgres.
 
-use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use deadpool_postgres::Transaction;
@@ -12,77 +11,46 @@ use uuid::Uuid;
 use super::chat::Extra;
 use super::list::ListQuery;
 use super::model::{Conversation, Message, Metadata, Role};
-use super::place::Place;
 use super::search::query::tsquery;
 use crate::db::{
     BY_INDEX, ConflictRetries, Database, DbError, JsonText, Parameter as Typed, Query, begin_in_time,
-    in_time, query_all_in_time, query_often_in_time,
+    in_time, query_all_in_time, query_often_in_time, sql,
 };
+use crate::paging::SortKey;
 
-/// Conversations and messages, over a share of the pool.
+/// Conversations and messages, with a quota of the pool.
 #[derive(Debug, Clone)]
-pub(super) struct Store {
+pub(super) struct ConversationStore {
     database: Database,
     timeout: Duration,
-    sql: Arc<Statements>,
 }
 
-#[derive(Debug)]
-struct Statements {
-    search_of_owner: String,
-    search_of_nobody: String,
-    change: String,
-    of_owner: String,
-    delete_messages: String,
-    delete: String,
-    message: String,
-    forget_keys: String,
-}
+/// The owner of listed conversations; each case has an index.
+const OWNED: &str = "owner = $1::uuid";
+const UNOWNED: &str = "owner is null and $1::uuid is null";
 
-/// Whose conversations a list has; each has an index.
-const OF_OWNER: &str = "owner = $1::uuid";
-const OF_NOBODY: &str = "owner is null and $1::uuid is null";
-/// Before a search, in its transaction: one asks for one connection's share of the server.
-const ALONE: &str = include_str!("../../sql/conversations/alone.sql");
-
-impl Statements {
-    fn new(database: &Database) -> Self {
-        let search = database.sql(include_str!("../../sql/conversations/search.sql"));
-        Self {
-            search_of_owner: search.replace("{mine}", OF_OWNER),
-            search_of_nobody: search.replace("{mine}", OF_NOBODY),
-            change: database.sql(include_str!("../../sql/conversations/change.sql")),
-            of_owner: database.sql(include_str!("../../sql/conversations/of_owner.sql")),
-            delete_messages: database.sql(include_str!("../../sql/conversations/delete_messages.sql")),
-            delete: database.sql(include_str!("../../sql/conversations/delete.sql")),
-            message: database.sql(include_str!("../../sql/conversations/message.sql")),
-            forget_keys: database.sql(include_str!("../../sql/conversations/forget_keys.sql")),
-        }
-    }
-}
-
-/// What one transaction deleted.
+/// The outcome of one transaction of a deletion.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct DeletedBatch {
     pub(super) messages: u64,
-    /// With the last batch, the number of conversations that were there.
+    /// With the last batch: the number of conversations that were there.
     pub(super) conversations: Option<usize>,
 }
 
 /// The table that a rehearsal of `delete.sql` names where all rows would be deleted.
 const REHEARSAL: &str = "rehearsal";
 
-/// Entries, and whether there are more behind them.
+/// Entries, and whether more follow.
 pub(super) type Found<T> = (Vec<T>, bool);
 
-impl Store {
-    /// Over `database`, whose statements may take up to `timeout`.
+impl ConversationStore {
+    /// A store over `database`, whose statements may take up to `timeout`.
     pub(super) fn new(database: &Database, timeout: Duration) -> Self {
-        Self { database: database.clone(), timeout, sql: Arc::new(Statements::new(database)) }
+        Self { database: database.clone(), timeout }
     }
 
-    /// A page of the conversations with the words of a query, of at most `max_bytes` and one conversation more; none if these only
-    /// rule something out.
+    /// A page of the conversations with the words of a query, of at most `max_bytes` and one conversation more. `None`: the words only
+    /// exclude.
     pub(super) async fn search(
         &self,
         owner: Option<Uuid>,
@@ -91,10 +59,10 @@ impl Store {
         max_bytes: usize,
     ) -> Result<Option<Found<Conversation>>, DbError> {
         let sql = match owner {
-            Some(_) => &self.sql.search_of_owner,
-            None => &self.sql.search_of_nobody,
+            Some(_) => sql!(self.database, "conversations/search.sql", mine = OWNED),
+            None => sql!(self.database, "conversations/search.sql", mine = UNOWNED),
         };
-        let asked = tsquery(words);
+        let query_text = tsquery(words);
         let (at, limit) = (SystemTime::from(query.after.at), query.limit as i64 + 1);
         let (offset, bytes) = (i64::from(query.offset), max_bytes as i64);
         let parameters: [Typed<'_>; 7] = [
@@ -104,9 +72,11 @@ impl Store {
             (&limit, Type::INT8),
             (&offset, Type::INT8),
             (&bytes, Type::INT8),
-            (&asked, Type::TEXT),
+            (&query_text, Type::TEXT),
         ];
-        let rows = self.behind(&[(ALONE, Vec::new())], sql, &parameters).await?;
+        // A search takes one processor of the server.
+        let alone = sql!("conversations/alone.sql");
+        let rows = self.behind(&[(alone, Vec::new())], sql, &parameters).await?;
         match rows.first() {
             Some(row) if row.try_get("is_broad")? => Ok(None),
             Some(row) if row.try_get::<_, Option<Uuid>>("id")?.is_none() => Ok(Some((Vec::new(), false))),
@@ -114,7 +84,7 @@ impl Store {
         }
     }
 
-    /// Changes what is some.
+    /// Changes the title and the metadata, where given.
     pub(super) async fn change(
         &self,
         id: Uuid,
@@ -125,24 +95,27 @@ impl Store {
         let metadata = metadata.map(|metadata| JsonText(metadata.as_str().as_bytes()));
         let parameters: [Typed<'_>; 4] =
             [(&id, Type::UUID), (&owner, Type::UUID), (&title, Type::TEXT), (&metadata, Type::JSONB)];
-        one(&self.locked(id, &self.sql.change, &parameters).await?)
+        let change = sql!(self.database, "conversations/change.sql");
+        self.locked(id, change, &parameters).await?.first().map(conversation).transpose()
     }
 
-    /// Up to `limit` of a user's conversations behind a place, and where the last of them is.
+    /// Up to `limit` of a user's conversations behind a key, and the key of the last one.
     pub(super) async fn of_owner(
         &self,
         owner: Uuid,
-        after: Place,
+        after: SortKey,
         limit: usize,
-    ) -> Result<Option<(Vec<Uuid>, Place)>, DbError> {
+    ) -> Result<Option<(Vec<Uuid>, SortKey)>, DbError> {
         let (at, limit) = (SystemTime::from(after.at), limit as i64);
         let parameters: [Typed<'_>; 4] =
             [(&owner, Type::UUID), (&at, Type::TIMESTAMPTZ), (&after.id, Type::UUID), (&limit, Type::INT8)];
-        let rows = self.behind(&[(BY_INDEX, Vec::new())], &self.sql.of_owner, &parameters).await?;
+        let rows = self
+            .behind(&[(BY_INDEX, Vec::new())], sql!(self.database, "conversations/of_owner.sql"), &parameters)
+            .await?;
         let ids = rows.iter().map(|row| row.try_get("id")).collect::<Result<Vec<Uuid>, _>>()?;
         let Some((row, id)) = rows.last().zip(ids.last()) else { return Ok(None) };
-        let place = Place { at: row.try_get::<_, SystemTime>("updated_at")?.into(), id: *id };
-        Ok(Some((ids, place)))
+        let key = SortKey { at: row.try_get::<_, SystemTime>("updated_at")?.into(), id: *id };
+        Ok(Some((ids, key)))
     }
 
     /// Deletes up to `limit` each of the messages, search documents and keys of conversations, and with the last batch the conversations.
@@ -182,26 +155,27 @@ impl Store {
         is_first: bool,
     ) -> Result<DeletedBatch, DbError> {
         transaction.query_typed(BY_INDEX, &[]).await?;
-        let lock = include_str!("../../sql/conversations/lock_all.sql");
-        transaction.query_typed(lock, &[(&ids, Type::UUID_ARRAY)]).await?;
+        transaction.query_typed(sql!("conversations/lock_all.sql"), &[(&ids, Type::UUID_ARRAY)]).await?;
         let limit = limit as i64;
         let parameters: [Typed<'_>; 3] =
             [(&ids, Type::UUID_ARRAY), (&owner, Type::UUID), (&limit, Type::INT8)];
-        let rows = transaction.query_typed(&self.sql.delete_messages, &parameters).await?;
+        let delete_messages = sql!(self.database, "conversations/delete_messages.sql");
+        let rows = transaction.query_typed(delete_messages, &parameters).await?;
         let row = rows.first().ok_or(DbError::Unexpected("no count of messages"))?;
         let messages = row.try_get::<_, i64>("messages")? as u64;
         let is_last = row.try_get::<_, i64>("most")? < limit;
         if !is_last && !is_first {
             return Ok(DeletedBatch { messages, conversations: None });
         }
+        let delete = sql!(self.database, "conversations/delete.sql");
         let parameters: [Typed<'_>; 3] =
             [(&ids, Type::UUID_ARRAY), (&owner, Type::UUID), (&!is_last, Type::BOOL)];
         if is_last {
-            let conversations = transaction.query_typed(&self.sql.delete, &parameters).await?.len();
+            let conversations = transaction.query_typed(delete, &parameters).await?.len();
             return Ok(DeletedBatch { messages, conversations: Some(conversations) });
         }
         let savepoint = transaction.savepoint(REHEARSAL).await?;
-        match savepoint.query_typed(&self.sql.delete, &parameters).await.map_err(DbError::from) {
+        match savepoint.query_typed(delete, &parameters).await.map_err(DbError::from) {
             Err(error) if error.is_dropped_by_trigger() && error.table() == Some(REHEARSAL) => {}
             Err(error) => return Err(error),
             Ok(_) => return Err(DbError::Unexpected("an outcome of a rehearsal")),
@@ -218,36 +192,34 @@ impl Store {
     ) -> Result<Option<Message>, DbError> {
         let parameters: [Typed<'_>; 3] =
             [(&conversation, Type::UUID), (&owner, Type::UUID), (&id, Type::UUID)];
-        let rows = self.behind(&[(BY_INDEX, Vec::new())], &self.sql.message, &parameters).await?;
+        let rows = self
+            .behind(&[(BY_INDEX, Vec::new())], sql!(self.database, "conversations/message.sql"), &parameters)
+            .await?;
         rows.first().map(message).transpose()
     }
 
-    /// Deletes up to `lot` keys that are older than so many seconds; how many there were.
-    pub(super) async fn forget_keys(&self, lot: i64, retention_s: f64) -> Result<usize, DbError> {
+    /// Deletes up to `limit` keys that are older than so many seconds; returns how many.
+    pub(super) async fn forget_keys(&self, limit: i64, retention_s: f64) -> Result<usize, DbError> {
         let now = match self.database.deletion_time().await {
-            // Logged and kept for health where it was found.
+            // Logged and reported by health where it was found.
             Err(DbError::ClocksDiffer { .. }) => return Ok(0),
             now => now?,
         };
         let parameters: [Typed<'_>; 3] =
-            [(&lot, Type::INT8), (&retention_s, Type::FLOAT8), (&now, Type::TIMESTAMPTZ)];
-        Ok(self.often(&self.sql.forget_keys, &parameters).await?.len())
-    }
-
-    /// Runs one statement in a transaction of its own.
-    async fn often(&self, sql: &str, parameters: &[Typed<'_>]) -> Result<Vec<Row>, DbError> {
+            [(&limit, Type::INT8), (&retention_s, Type::FLOAT8), (&now, Type::TIMESTAMPTZ)];
         let connection = self.database.get().await?;
-        let rows = query_often_in_time(&connection, self.timeout, sql, parameters).await;
-        connection.release(rows)
+        let forget = sql!(self.database, "conversations/forget_keys.sql");
+        let deleted = query_often_in_time(&connection, self.timeout, forget, &parameters).await;
+        Ok(connection.release(deleted)?.len())
     }
 
-    /// The same with the lock of a conversation.
+    /// Runs a statement with the lock of a conversation, in one transaction.
     async fn locked(&self, id: Uuid, sql: &str, parameters: &[Typed<'_>]) -> Result<Vec<Row>, DbError> {
-        let lock = (include_str!("../../sql/conversations/lock.sql"), vec![(&id as _, Type::UUID)]);
+        let lock = (sql!("conversations/lock.sql"), vec![(&id as _, Type::UUID)]);
         self.behind(&[lock], sql, parameters).await
     }
 
-    /// The same behind other statements.
+    /// Runs a statement behind others, in one transaction.
     async fn behind(
         &self,
         first: &[Query<'_>],
@@ -261,11 +233,7 @@ impl Store {
     }
 }
 
-fn one(rows: &[Row]) -> Result<Option<Conversation>, DbError> {
-    rows.first().map(conversation).transpose()
-}
-
-/// The rows of a page, which has up to `limit` entries.
+/// A page of up to `limit` entries from its rows.
 pub(super) fn page<T>(
     rows: &[Row],
     limit: usize,
@@ -291,8 +259,7 @@ pub(super) fn message(row: &Row) -> Result<Message, DbError> {
     Ok(Message {
         id: row.try_get("id")?,
         conversation_id: row.try_get("conversation_id")?,
-        // The table's check keeps other words out.
-        role: Role::parse(row.try_get("role")?).unwrap_or(Role::System),
+        role: Role::parse(row.try_get("role")?).ok_or(DbError::Unexpected("a role of no message"))?,
         content: row.try_get("content")?,
         extra: extra(row)?,
         timestamp: row.try_get::<_, SystemTime>("timestamp")?.into(),
@@ -304,11 +271,13 @@ pub(super) fn message(row: &Row) -> Result<Message, DbError> {
 
 fn extra(row: &Row) -> Result<Option<Extra>, DbError> {
     let extra: Option<String> = row.try_get("extra")?;
-    // What Postgres writes of a jsonb is JSON.
-    Ok(extra.and_then(|extra| RawValue::from_string(extra).ok()).map(Extra::new))
+    Ok(extra.map(json).transpose()?.map(Extra::new))
 }
 
 fn metadata(row: &Row) -> Result<Metadata, DbError> {
-    // What Postgres writes of a jsonb is JSON.
-    Ok(RawValue::from_string(row.try_get("metadata")?).map_or_else(|_| Metadata::empty(), Metadata::new))
+    Ok(Metadata::new(json(row.try_get("metadata")?)?))
+}
+
+fn json(text: String) -> Result<Box<RawValue>, DbError> {
+    RawValue::from_string(text).map_err(|_| DbError::Unexpected("a jsonb that is no JSON"))
 }

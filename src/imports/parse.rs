@@ -11,7 +11,7 @@ use time::format_description::well_known::Rfc3339;
 use uuid::Uuid;
 
 use super::model::{Field, Kind, Limits, Plan};
-use crate::conversations::{Role, read_said};
+use crate::conversations::{Role, read_content};
 use crate::ingest::json::{self, JsonLimits, Verdict};
 
 /// Why a line is left out.
@@ -150,13 +150,13 @@ impl<'a> Parser<'a> {
             .filter_map(|field| Some((field.name(), members.get(field)?)))
             .collect();
         let (bytes, depth) = (self.limits.message_bytes, self.limits.json_depth);
-        let said = read_said(members.get(Field::Content), &others, bytes, depth);
-        let said = said.map_err(|unspeakable| format!("{} {}", unspeakable.member, unspeakable.why))?;
+        let content = read_content(members.get(Field::Content), &others, bytes, depth);
+        let content = content.map_err(|invalid| format!("{} {}", invalid.member, invalid.why))?;
         Ok(Message {
             conversation: members.uuid(Field::ConversationId)?.ok_or("conversation_id is missing")?,
             role,
-            content: said.content,
-            extra: said.extra.map(|extra| extra.as_str().to_owned()),
+            content: content.text,
+            extra: content.extra.map(|extra| extra.as_str().to_owned()),
             timestamp_us: self.timestamp(members)?,
             token_count,
             metadata: self.metadata(members)?,

@@ -1,21 +1,22 @@
-//! What waits for a follower, bounded in changes and in bytes, and what is on its way to the socket.
+//! A subscriber's buffer: waiting changes, bounded in number and in bytes, and chunks on their way to the socket.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::Change;
-use super::budget::{MemoryBudget, MemoryPermit};
+use super::memory::{MemoryBudget, MemoryPermit};
 use crate::config::SubscriberLimits;
 
-/// Why a follower gets nothing more.
+/// The reason for which a subscriber was dropped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Dropped {
-    /// More waits for him than may.
+    /// Its buffer, or the memory of all subscribers, is full.
     Slow,
     /// Changes were deleted before the feed had read them.
     Behind,
@@ -30,7 +31,7 @@ impl Dropped {
     }
 }
 
-/// What waits for a follower.
+/// The buffer of a subscriber.
 #[derive(Debug)]
 pub(super) struct Buffer {
     waiting: Mutex<Waiting>,
@@ -46,12 +47,12 @@ struct Waiting {
     bytes: usize,
     /// Bytes of chunks that the socket has not taken.
     in_flight: usize,
-    /// When the socket took a chunk last.
+    /// The last time at which the socket took a chunk.
     progressed: Instant,
     dropped: Option<Dropped>,
 }
 
-/// What a chunk on its way to the socket takes of the memory for subscribers.
+/// The memory of a chunk on its way to the socket.
 #[derive(Debug)]
 struct InFlight {
     buffer: Arc<Buffer>,
@@ -59,7 +60,7 @@ struct InFlight {
     bytes: usize,
 }
 
-/// A chunk that counts until the connection has written it.
+/// A chunk that counts as held until the connection has written it.
 struct HeldChunk {
     chunk: Bytes,
     _in_flight: InFlight,
@@ -85,7 +86,7 @@ impl Drop for InFlight {
 }
 
 impl Waiting {
-    /// Nothing more waits.
+    /// Drops the subscriber: nothing waits any more.
     fn end(&mut self, why: Dropped, budget: &MemoryBudget) {
         budget.leave(self.in_flight);
         self.changes.clear();
@@ -95,7 +96,7 @@ impl Waiting {
 }
 
 impl Buffer {
-    /// An empty one.
+    /// An empty buffer.
     pub(super) fn new(budget: &MemoryBudget) -> Self {
         let waiting = Waiting {
             changes: VecDeque::new(),
@@ -108,7 +109,7 @@ impl Buffer {
         Self { waiting: Mutex::new(waiting), filled, budget: budget.clone(), taken }
     }
 
-    /// A chunk that counts as held until the connection has written it, if there is room in the budget.
+    /// A chunk that counts as held until the connection has written it, if the budget allows it.
     pub(super) fn try_hold(self: &Arc<Self>, chunk: &Bytes) -> Option<Bytes> {
         let bytes = chunk.len();
         let permit = self.budget.try_hold(bytes)?;
@@ -127,19 +128,25 @@ impl Buffer {
         self.waiting().in_flight > 0
     }
 
-    /// Waits until the socket has taken a chunk; for one who waits.
+    /// Waits until the socket has taken a chunk. For one waiter.
     pub(super) async fn taken(&self) {
         self.taken.notified().await;
     }
 
-    /// Bytes that the subscriber holds, and for how long its socket has taken nothing; `None`: it holds nothing, or is dropped.
+    /// The bytes that the subscriber holds, and the time since its socket took a chunk. `None`: it holds nothing, or was dropped.
     pub(super) fn holds(&self) -> Option<(usize, Duration)> {
         let waiting = self.waiting();
         let bytes = waiting.bytes + waiting.in_flight;
         (waiting.dropped.is_none() && bytes > 0).then(|| (bytes, waiting.progressed.elapsed()))
     }
 
-    /// Adds a change; says so if that drops the follower.
+    /// The held bytes, weighted by the time since the socket took a chunk. `None`: as of [`Self::holds`].
+    pub(super) fn weight(&self) -> Option<u128> {
+        let (held, idle) = self.holds()?;
+        Some(held as u128 * (idle.as_millis() + 100))
+    }
+
+    /// Adds a change. Returns the reason if this drops the subscriber.
     pub(super) fn push(&self, change: &Arc<Change>, config: &SubscriberLimits) -> Option<Dropped> {
         let mut waiting = self.waiting();
         if waiting.dropped.is_some() {
@@ -159,7 +166,7 @@ impl Buffer {
         is_full.then_some(Dropped::Slow)
     }
 
-    /// Drops the follower; whether he was not yet.
+    /// Drops the subscriber. Returns false if it was dropped before.
     pub(super) fn drop_with(&self, why: Dropped) -> bool {
         let mut waiting = self.waiting();
         let is_new = waiting.dropped.is_none();
@@ -171,14 +178,14 @@ impl Buffer {
         is_new
     }
 
-    /// Waits until there is something to take, or nothing more comes.
+    /// Waits until there is a change to take, or the subscriber is dropped.
     pub(super) async fn ready(&self) {
         while self.is_empty() {
             self.filled.notified().await;
         }
     }
 
-    /// Waits until nothing more comes.
+    /// Waits until the subscriber is dropped.
     pub(super) async fn ended(&self) -> Dropped {
         loop {
             if let Some(why) = self.dropped() {
@@ -201,19 +208,19 @@ impl Buffer {
         Ok(change)
     }
 
-    /// Whether nothing waits, and more may come.
+    /// Whether nothing waits, and the subscriber is not dropped.
     pub(super) fn is_empty(&self) -> bool {
         let waiting = self.waiting();
         waiting.dropped.is_none() && waiting.changes.is_empty()
     }
 
-    /// Why nothing more comes, if nothing does.
+    /// The reason for which the subscriber was dropped, if it was.
     pub(super) fn dropped(&self) -> Option<Dropped> {
         self.waiting().dropped
     }
 
     fn waiting(&self) -> MutexGuard<'_, Waiting> {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+        self.waiting.lock()
     }
 }
 
@@ -234,7 +241,7 @@ mod tests {
             updated_us: 0,
             at_us: 0,
             data: "x".repeat(bytes),
-            encoded: OnceLock::new(),
+            parsed: OnceLock::new(),
             held: None,
         })
     }
@@ -272,7 +279,7 @@ mod tests {
         let buffer = Buffer::new(&budget);
         assert!((0..3).all(|n| buffer.push(&change(n, 10), &config).is_none()));
         assert_eq!(buffer.push(&change(3, 10), &config), Some(Dropped::Slow));
-        assert_eq!(buffer.push(&change(4, 10), &config), None, "that is told once");
+        assert_eq!(buffer.push(&change(4, 10), &config), None, "reported once");
         assert_eq!((buffer.dropped(), buffer.waiting().changes.len()), (Some(Dropped::Slow), 0));
         let buffer = Buffer::new(&budget);
         assert_eq!(buffer.push(&change(0, 100_000), &config), None, "one always fits, however large it is");

@@ -1,37 +1,37 @@
-//! A row of the feed, and the SQL that writes it beside what changed.
+//! A row of the feed, and the SQL that writes it beside a change.
 //!
 //! # Order
 //!
-//! Rows are ordered by the transaction's id and, within it, by the change's number. A follower takes rows below
-//! `pg_snapshot_xmin(pg_current_snapshot())` only: no transaction that is older than those can still commit, so nothing
-//! is ever added before a row that was seen. Writers need no common lock for it. A transaction that changes a record that
-//! may be there takes the record's advisory lock before it has an id of its own, so changes of one record are in the order
-//! in which they happened. (A row's lock would not do: Postgres may give an id to who waits for one.)
+//! Rows are ordered by the transaction's id and, within it, by the change's number. A reader takes rows below
+//! `pg_snapshot_xmin(pg_current_snapshot())` only: no older transaction can still commit, so no row is ever added before one that was read.
+//! Writers need no common lock for it. A transaction that changes a record takes the record's advisory lock before it has an id of its own,
+//! so changes of one record are in the order in which they happened. (A row's lock would not do: Postgres may assign an id to a transaction
+//! that waits for one.)
 
-use std::sync::OnceLock;
-
-use bytes::Bytes;
+use std::any::Any;
+use std::sync::{Arc, OnceLock};
 
 use super::Position;
-use super::budget::MemoryPermit;
+use super::memory::MemoryPermit;
+use crate::db::sql;
 
-/// What became of a record.
+/// The kind of a change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Action {
-    /// It is new.
+    /// A record was created.
     Create,
-    /// It holds something else.
+    /// A record was updated.
     Update,
-    /// It is gone.
+    /// A record was deleted.
     Delete,
-    /// Something was added to it.
+    /// Text was appended to a record.
     Append,
-    /// Many were added: those whose ids are between `first` and `last` of the change's data.
+    /// Many records were added: those with ids from `first` to `last` of the change's data.
     Import,
 }
 
 impl Action {
-    /// The word in the table.
+    /// Its name in the table.
     pub fn name(self) -> &'static str {
         match self {
             Self::Create => "create",
@@ -51,59 +51,67 @@ impl Action {
 /// A row of the feed.
 #[derive(Debug)]
 pub struct Change {
-    /// Its place.
+    /// Its position.
     pub position: Position,
-    /// What it belongs to: a collection's name, or what somebody follows alone (`conversation:…`).
+    /// A collection's name, or one object (`conversation:…`).
     pub topic: Box<str>,
-    /// What was changed.
+    /// The id of the changed record.
     pub record: Box<str>,
-    /// What became of it.
+    /// Its kind.
     pub action: Action,
-    /// When that was made, in microseconds of Unix time.
+    /// The creation of the record, in microseconds of Unix time.
     pub created_us: i64,
-    /// When it was changed, in microseconds of Unix time.
+    /// The update of the record, in microseconds of Unix time.
     pub updated_us: i64,
-    /// When the transaction began, in microseconds of Unix time.
+    /// The begin of the transaction, in microseconds of Unix time.
     pub at_us: i64,
-    /// JSON, as its action says.
+    /// JSON, depending on the action.
     pub data: String,
-    pub(super) encoded: OnceLock<Bytes>,
-    /// What it takes of the memory for subscribers, while it waits for them.
+    /// Its domain's form.
+    pub(super) parsed: OnceLock<Arc<dyn Any + Send + Sync>>,
+    /// The memory that it takes while it waits for subscribers.
     pub(super) held: Option<MemoryPermit>,
 }
 
 impl Change {
-    /// Bytes that it takes while it waits for followers, or nearly so.
+    /// The bytes that it takes while it waits for subscribers, about.
     pub fn bytes(&self) -> usize {
         size_of::<Self>() + self.topic.len() + self.record.len() + self.data.len()
     }
 
-    /// Bytes that it takes together with what its followers are sent, or nearly so.
+    /// The bytes that it takes together with the event that its subscribers are sent, about.
     pub(super) fn held_bytes(&self) -> usize {
         self.bytes() + self.data.len()
     }
 
-    /// The event that its subscribers get: encoded for the first, shared by all others.
+    /// The change in the form of its domain: parsed for the first subscriber, shared with all others.
     ///
     /// # Errors
     ///
-    /// That of `encode`.
-    pub fn encoded<E>(&self, encode: impl FnOnce() -> Result<Bytes, E>) -> Result<Bytes, E> {
-        if let Some(encoded) = self.encoded.get() {
-            return Ok(encoded.clone());
+    /// That of `parse`.
+    pub fn parsed<T, E>(&self, parse: impl FnOnce() -> Result<T, E>) -> Result<Arc<T>, E>
+    where
+        T: Any + Send + Sync,
+    {
+        if let Some(parsed) = self.parsed.get()
+            && let Ok(parsed) = Arc::clone(parsed).downcast()
+        {
+            return Ok(parsed);
         }
-        let encoded = encode()?;
-        Ok(self.encoded.get_or_init(|| encoded).clone())
+        let parsed = Arc::new(parse()?);
+        // Of several forms, which no topic has, the first is kept.
+        let _first = self.parsed.set(Arc::clone(&parsed) as Arc<dyn Any + Send + Sync>);
+        Ok(parsed)
     }
 }
 
-/// A statement that makes a change and leaves its row in the feed.
+/// A statement that makes a change and adds its row to the feed.
 ///
 /// `changing` is a common table expression `changed` with the columns `id`, `version`, `created`, `updated` and `data`,
-/// whose first parameter is the topic. The whole returns these columns, `data` as text.
-/// Nothing comes of it unless the condition `checked` holds, which may raise an error.
-pub fn feeding(changing: &str, action: Action, checked: &str) -> String {
+/// whose first parameter is the topic. The statement returns these columns, `data` as text, if the condition `checked` holds, which may raise
+/// an error.
+pub fn with_feed_row(changing: &str, action: Action, checked: &str) -> String {
     let checked = if checked.is_empty() { String::new() } else { format!(" and {checked}") };
-    let fed = include_str!("../../sql/realtime/record_changes.sql").replace("{action}", action.name());
+    let fed = sql!("realtime/record_changes.sql").replace("{action}", action.name());
     changing.to_owned() + &fed.replace("{checked}", &checked)
 }

@@ -1,156 +1,212 @@
-//! Who follows what, and what waits for him.
+//! The hub: topics, their subscribers, and the memory of all subscribers.
 //!
-//! A follower has a buffer that is bounded in changes and in bytes; the changes in it are shared with all others. One whose
-//! buffer is full is dropped: he comes back with the position that he has reached, and reads what he missed from the table.
+//! A subscriber has a set of topics and one buffer, which is bounded in changes and in bytes; the changes in it are shared with all others. A
+//! subscriber whose buffer is full is dropped: it comes back with its position, and reads from the table what it missed.
+//!
+//! Publishing locks the hub for a look-up only. The list of a topic's subscribers is shared with the publisher, and copied once after each
+//! change of it.
 
-use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::collections::{HashMap, HashSet};
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+use tokio::time::Instant;
 use uuid::Uuid;
 
-use super::budget::MemoryBudget;
 use super::buffer::{Buffer, Dropped};
-use super::feed::FeedReader;
+use super::memory::MemoryBudget;
+use super::store::PAGE_BYTES;
 use super::{Change, Position};
 use crate::config::SubscriberLimits;
-use crate::db::Database;
 use crate::observe::Metrics;
-use crate::supervisor::Supervisor;
 
-/// Why nobody follows.
+/// The most topics of a subscriber.
+pub const MAX_TOPICS: usize = 100;
+
+/// A subscription that failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum SubscribeError {
-    /// There are as many followers as there may be.
-    #[error("there are {0} followers already (MAX_FOLLOWERS)")]
+    /// `MAX_FOLLOWERS` is reached.
+    #[error("there are {0} subscribers already (MAX_FOLLOWERS)")]
     TooMany(usize),
-    /// The user has as many as he may have.
-    #[error("this user has {0} followers already (MAX_USER_FOLLOWERS)")]
+    /// The user's `MAX_USER_FOLLOWERS` is reached.
+    #[error("this user has {0} subscribers already (MAX_USER_FOLLOWERS)")]
     TooManyOfUser(usize),
+    /// [`MAX_TOPICS`] is reached.
+    #[error("a subscriber has up to {MAX_TOPICS} topics")]
+    TooManyTopics,
     /// The feed cannot be read.
     #[error("the feed cannot be read now")]
     Away,
 }
 
-/// Who follows what; cheap to clone.
+/// The topics and their subscribers; cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Hub(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
     state: Mutex<State>,
+    ranking: Mutex<Ranking>,
     config: SubscriberLimits,
     metrics: Arc<Metrics>,
-    /// Something was committed here, or somebody follows.
+    /// Something was committed here, or there is a first subscriber.
     woken: Notify,
     /// Something was committed here.
     written: Notify,
     /// The feed has begun, or cannot.
     begun: Notify,
-    /// What may be held for followers of what was read of the database: half of `FOLLOWERS_BYTES`.
-    room: Arc<Semaphore>,
-    /// What may be held of changes that wait, and of chunks that sockets have not taken: the other half.
+    /// For pages that were read from the database for subscribers: half of `FOLLOWERS_BYTES`.
+    read_permits: Arc<Semaphore>,
+    /// For waiting changes, and for chunks that sockets have not taken: the other half.
     budget: MemoryBudget,
 }
 
 #[derive(Debug, Default)]
 struct State {
-    topics: HashMap<Box<str>, HashMap<u64, Arc<Buffer>>>,
-    count: usize,
-    /// How many each user has.
+    topics: HashMap<Box<str>, Topic>,
+    subscribers: HashMap<u64, Subscription>,
+    /// The number of subscribers of each user.
     users: HashMap<Uuid, usize>,
     next: u64,
-    feed: Feed,
-    /// All up to here was handed on.
-    handed_on: Option<Position>,
+    feed: FeedState,
+    /// All changes up to here were published.
+    published: Option<Position>,
 }
 
-/// What the feed does.
+/// A subscriber as the hub knows it.
+#[derive(Debug)]
+struct Subscription {
+    buffer: Arc<Buffer>,
+    topics: HashSet<Box<str>>,
+}
+
+#[derive(Debug, Default)]
+struct Topic {
+    subscribers: HashMap<u64, Arc<Buffer>>,
+    /// The same for publishers; `None` after a change.
+    shared: Option<Arc<[Arc<Buffer>]>>,
+}
+
+/// The state of the feed.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Feed {
-    /// Nothing, as nobody follows.
+pub(super) enum FeedState {
+    /// It does not run, without subscribers.
     #[default]
     Idle,
-    /// It hands on all that is committed from now on.
+    /// It publishes all changes that are committed from now on.
     Running,
     /// It cannot be read.
     Failing,
 }
 
-/// Bytes that are read of the database for a follower at once, changes or messages, or nearly so: one may be larger.
-pub const LOT_BYTES: usize = 256 * 1024;
-/// What rooms are counted in, in bytes.
-const ROOM_UNIT: usize = 1024;
-/// How often one who waits for memory looks again, where nothing wakes it.
-const MEMORY_LOOK: Duration = Duration::from_millis(250);
-/// How long one who keeps room may take nothing, while others wait for it.
-const ROOM_PATIENCE: Duration = Duration::from_secs(10);
+/// The unit of read permits, in bytes.
+const PERMIT_UNIT: usize = 1024;
+/// The time between two checks of a subscriber that waits for memory, where nothing wakes it.
+const MEMORY_POLL: Duration = Duration::from_millis(250);
+/// How long the holder of a read permit may take nothing while others wait for permits.
+const PERMIT_PATIENCE: Duration = Duration::from_secs(10);
+/// How long a ranking of subscribers by held memory is used.
+const RANKING_AGE: Duration = Duration::from_millis(100);
 
-/// Room for what was read of the database for a follower (half of `FOLLOWERS_BYTES`). It is given back when this is dropped.
+/// A permit to hold a page that was read from the database for a subscriber (half of `FOLLOWERS_BYTES`). Released when it is dropped.
 #[derive(Debug)]
-pub struct Room {
-    _taken: Option<OwnedSemaphorePermit>,
+pub struct ReadPermit {
+    _permit: Option<OwnedSemaphorePermit>,
 }
 
-/// A request for room, which keeps its place in the queue for as long as it lives.
-pub struct RoomRequest(Pin<Box<dyn Future<Output = Room> + Send + Sync>>);
+/// A request for a read permit, which keeps its place in the queue while it lives.
+pub struct ReadPermitRequest(Pin<Box<dyn Future<Output = ReadPermit> + Send + Sync>>);
 
-impl RoomRequest {
-    /// Waits for the room. Dropped before that, the wait goes on with the next call.
-    pub async fn granted(&mut self) -> Room {
+impl ReadPermitRequest {
+    /// Waits for the permit. Cancel-safe: the next call continues to wait.
+    pub async fn granted(&mut self) -> ReadPermit {
         self.0.as_mut().await
     }
 }
 
-impl std::fmt::Debug for RoomRequest {
+impl std::fmt::Debug for ReadPermitRequest {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("RoomRequest").finish_non_exhaustive()
+        f.debug_struct("ReadPermitRequest").finish_non_exhaustive()
     }
 }
 
-/// Somebody who follows a topic. He leaves when it is dropped.
+/// A client that listens to topics. Dropped, it unsubscribes.
 #[derive(Debug)]
 pub struct Subscriber {
     hub: Hub,
-    topic: Box<str>,
     user: Option<Uuid>,
     number: u64,
     buffer: Arc<Buffer>,
 }
 
-/// Room for all together, in units.
-fn room_units(config: &SubscriberLimits) -> usize {
-    (config.subscribers_bytes / 2 / ROOM_UNIT).min(Semaphore::MAX_PERMITS)
+/// The subscribers that hold most for the longest, as of a moment.
+#[derive(Debug, Default)]
+struct Ranking {
+    made: Option<Instant>,
+    /// The heaviest last, each with its weight; none below a quarter of the heaviest.
+    heaviest: Vec<(u128, Weak<Buffer>)>,
+    #[cfg(test)]
+    count: usize,
+}
+
+/// All read permits, in units.
+fn permit_units(config: &SubscriberLimits) -> usize {
+    (config.subscribers_bytes / 2 / PERMIT_UNIT).min(Semaphore::MAX_PERMITS)
+}
+
+impl State {
+    fn add_topic(&mut self, number: u64, topic: &str) -> Result<(), SubscribeError> {
+        let Some(subscription) = self.subscribers.get_mut(&number) else { return Ok(()) };
+        if subscription.topics.contains(topic) {
+            return Ok(());
+        }
+        if subscription.topics.len() >= MAX_TOPICS {
+            return Err(SubscribeError::TooManyTopics);
+        }
+        subscription.topics.insert(topic.into());
+        let subscribers = self.topics.entry(topic.into()).or_default();
+        subscribers.subscribers.insert(number, Arc::clone(&subscription.buffer));
+        subscribers.shared = None;
+        Ok(())
+    }
+
+    fn remove_topic(&mut self, number: u64, topic: &str) {
+        if let Some(subscribers) = self.topics.get_mut(topic) {
+            subscribers.subscribers.remove(&number);
+            subscribers.shared = None;
+            if subscribers.subscribers.is_empty() {
+                self.topics.remove(topic);
+            }
+        }
+    }
+
+    /// The subscribers of a topic, if there are any.
+    fn subscribers_of(&mut self, topic: &str) -> Option<Arc<[Arc<Buffer>]>> {
+        let Topic { subscribers, shared } = self.topics.get_mut(topic)?;
+        Some(Arc::clone(shared.get_or_insert_with(|| subscribers.values().cloned().collect())))
+    }
 }
 
 impl Hub {
-    /// A hub without subscribers, and the task that feeds it from a share of the pool.
-    pub fn start(
-        config: &SubscriberLimits,
-        metrics: &Arc<Metrics>,
-        share: &Database,
-        supervisor: &Supervisor,
-    ) -> Self {
-        let hub = Self::idle(config, metrics);
-        FeedReader::start(&hub, share, supervisor);
-        hub
-    }
-
-    fn idle(config: &SubscriberLimits, metrics: &Arc<Metrics>) -> Self {
+    /// A hub without subscribers. A [`super::FeedReader`] publishes to it.
+    pub fn new(config: &SubscriberLimits, metrics: &Arc<Metrics>) -> Self {
         Self(Arc::new(Inner {
             state: Mutex::default(),
+            ranking: Mutex::default(),
             config: config.clone(),
             metrics: Arc::clone(metrics),
             woken: Notify::new(),
             written: Notify::new(),
             begun: Notify::new(),
-            room: Arc::new(Semaphore::new(room_units(config))),
+            read_permits: Arc::new(Semaphore::new(permit_units(config))),
             budget: MemoryBudget::new(
-                config.subscribers_bytes - room_units(config) * ROOM_UNIT,
+                config.subscribers_bytes - permit_units(config) * PERMIT_UNIT,
                 &metrics.gauges.followers_bytes,
             ),
         }))
@@ -161,43 +217,43 @@ impl Hub {
         &self.0.config
     }
 
-    /// Something was committed: whoever follows need not wait until the feed looks by itself.
+    /// Wakes the feed after a commit, before its next poll.
     pub fn wake(&self) {
         self.0.woken.notify_one();
         self.0.written.notify_one();
     }
 
-    /// Waits until something was committed since the last time; for one who waits.
+    /// Waits until something was committed since the last call. For one waiter.
     pub async fn written(&self) {
         self.0.written.notified().await;
     }
 
-    /// Follows a topic: all changes of transactions that the feed has not handed on yet, and that this call's end could not
-    /// see. What was before is in the table. Nobody's in particular have the whole to share.
+    /// Subscribes to a topic: to all changes of transactions that the feed has not published yet, and that a statement before this call's end
+    /// could not see. Earlier changes are in the table. Subscribers without a user share the limit of all.
     ///
     /// # Errors
     ///
     /// [`SubscribeError`].
     pub async fn subscribe(&self, topic: &str, user: Option<Uuid>) -> Result<Subscriber, SubscribeError> {
-        let follower = self.join(topic, user)?;
+        let subscriber = self.join(topic, user)?;
         loop {
             let begun = self.0.begun.notified();
             tokio::pin!(begun);
-            // Before the look, so that nothing between the two is missed.
+            // Before the check, so that nothing between the two is missed.
             begun.as_mut().enable();
             let feed = self.state().feed;
             match feed {
-                Feed::Running => return Ok(follower),
-                Feed::Failing => return Err(SubscribeError::Away),
-                Feed::Idle => begun.await,
+                FeedState::Running => return Ok(subscriber),
+                FeedState::Failing => return Err(SubscribeError::Away),
+                FeedState::Idle => begun.await,
             }
         }
     }
 
     fn join(&self, topic: &str, user: Option<Uuid>) -> Result<Subscriber, SubscribeError> {
-        let (topic, buffer) = (Box::<str>::from(topic), Arc::new(Buffer::new(&self.0.budget)));
+        let buffer = Arc::new(Buffer::new(&self.0.budget));
         let mut state = self.state();
-        if state.count >= self.0.config.max_subscribers {
+        if state.subscribers.len() >= self.0.config.max_subscribers {
             return Err(SubscribeError::TooMany(self.0.config.max_subscribers));
         }
         if let Some(user) = user {
@@ -208,19 +264,19 @@ impl Hub {
             }
             *count += 1;
         }
-        state.count += 1;
         state.next += 1;
         let number = state.next;
-        state.topics.entry(topic.clone()).or_default().insert(number, Arc::clone(&buffer));
+        let subscription = Subscription { buffer: Arc::clone(&buffer), topics: HashSet::new() };
+        state.subscribers.insert(number, subscription);
+        state.add_topic(number, topic)?;
         drop(state);
         self.0.metrics.gauges.followers.inc();
         self.0.woken.notify_one();
-        Ok(Subscriber { hub: self.clone(), topic, user, number, buffer })
+        Ok(Subscriber { hub: self.clone(), user, number, buffer })
     }
 
-    fn leave(&self, topic: &str, user: Option<Uuid>, number: u64) {
+    fn leave(&self, user: Option<Uuid>, number: u64) {
         let mut state = self.state();
-        state.count -= 1;
         if let Some(user) = user
             && let Entry::Occupied(mut count) = state.users.entry(user)
         {
@@ -229,57 +285,63 @@ impl Hub {
                 count.remove();
             }
         }
-        if let Some(followers) = state.topics.get_mut(topic) {
-            followers.remove(&number);
-            if followers.is_empty() {
-                state.topics.remove(topic);
-            }
+        let subscription = state.subscribers.remove(&number);
+        for topic in subscription.into_iter().flat_map(|subscription| subscription.topics) {
+            state.remove_topic(number, &topic);
         }
         drop(state);
         self.0.metrics.gauges.followers.dec();
     }
 
-    /// Hands a change on to those who follow its topic.
+    /// Delivers a change to the subscribers of its topic.
     pub(super) fn publish(&self, mut change: Change) {
-        let state = self.state();
-        let Some(followers) = state.topics.get(&change.topic) else { return };
+        let Some(subscribers) = self.state().subscribers_of(&change.topic) else { return };
         let bytes = change.held_bytes();
-        self.make_room(&state, bytes);
+        self.make_room(bytes);
         change.held = self.0.budget.try_hold(bytes);
         if change.held.is_none() {
             // They come back, and read it from the table.
-            for _dropped in followers.values().filter(|buffer| buffer.drop_with(Dropped::Slow)) {
+            for _dropped in subscribers.iter().filter(|buffer| buffer.drop_with(Dropped::Slow)) {
                 self.count_dropped(Dropped::Slow);
             }
             return;
         }
         let change = Arc::new(change);
-        for buffer in followers.values() {
+        for buffer in &*subscribers {
             if buffer.push(&change, &self.0.config) == Some(Dropped::Slow) {
                 self.count_dropped(Dropped::Slow);
             }
         }
     }
 
-    /// Drops subscribers until so many more bytes leave a quarter of the memory free: those first that hold most for the
-    /// longest. One whose socket takes what it is sent holds next to nothing.
-    fn make_room(&self, state: &State, bytes: usize) {
-        let mut excess = self.0.budget.excess(bytes);
-        if excess == 0 {
+    /// Drops subscribers until so many more bytes leave a quarter of the memory free: first those that hold most for the longest. A
+    /// subscriber whose socket takes its chunks holds next to nothing.
+    fn make_room(&self, bytes: usize) {
+        if self.0.budget.excess(bytes) == 0 {
             return;
         }
-        let all = state.topics.values().flat_map(HashMap::values);
-        let mut holders: Vec<(u128, usize, &Arc<Buffer>)> = all
-            .filter_map(|buffer| {
-                let (held, idle) = buffer.holds()?;
-                Some((held as u128 * (idle.as_millis() + 100), held, buffer))
-            })
-            .collect();
-        holders.sort_unstable_by_key(|(weight, ..)| std::cmp::Reverse(*weight));
-        for (_, held, buffer) in holders {
-            if excess == 0 {
-                break;
-            }
+        let mut ranking = self.0.ranking.lock();
+        // Another publisher may have made room meanwhile.
+        let mut excess = self.0.budget.excess(bytes);
+        let mut is_fresh = false;
+        if ranking.made.is_none_or(|made| made.elapsed() > RANKING_AGE) {
+            ranking.renew(self);
+            is_fresh = true;
+        }
+        while excess > 0 {
+            let Some((weight, buffer)) = ranking.heaviest.pop() else {
+                // Dropped subscribers have left the ranking, so a second one that is empty ends it.
+                if is_fresh && !ranking.renew(self) {
+                    return;
+                }
+                is_fresh = true;
+                continue;
+            };
+            // One that took a chunk since then has become lighter.
+            let Some(buffer) = buffer.upgrade().filter(|buffer| buffer.weight() >= Some(weight)) else {
+                continue;
+            };
+            let held = buffer.holds().map_or(0, |(held, _)| held);
             if buffer.drop_with(Dropped::Slow) {
                 self.count_dropped(Dropped::Slow);
                 excess = excess.saturating_sub(held);
@@ -287,32 +349,32 @@ impl Hub {
         }
     }
 
-    /// All up to this place was handed on.
-    pub(super) fn set_handed_on(&self, place: Position) {
-        self.state().handed_on = Some(place);
+    /// All changes up to this position were published.
+    pub(super) fn set_published(&self, position: Position) {
+        self.state().published = Some(position);
     }
 
-    /// Whether somebody follows; if not, the feed is idle from now on.
-    pub(super) fn is_followed(&self) -> bool {
+    /// Whether there are subscribers; if not, the feed is idle from now on.
+    pub(super) fn has_subscribers(&self) -> bool {
         let mut state = self.state();
-        if state.count == 0 {
-            state.feed = Feed::Idle;
+        if state.subscribers.is_empty() {
+            state.feed = FeedState::Idle;
         }
-        state.count > 0
+        !state.subscribers.is_empty()
     }
 
-    pub(super) fn set_feed(&self, feed: Feed) {
+    pub(super) fn set_feed(&self, feed: FeedState) {
         self.state().feed = feed;
         self.0.begun.notify_waiters();
     }
 
-    /// Drops all followers. The feed is idle from then on: who joins now waits until it begins anew, as what is between his
-    /// look at the table and the place where it begins would be in neither.
+    /// Drops all subscribers. The feed is idle from then on: new subscribers wait until it begins anew, as changes between their read of the
+    /// table and the begin of the feed would be in neither.
     pub(super) fn drop_all(&self, why: Dropped) {
         let mut state = self.state();
-        state.feed = Feed::Idle;
-        for buffer in state.topics.values().flat_map(HashMap::values) {
-            if buffer.drop_with(why) {
+        state.feed = FeedState::Idle;
+        for subscription in state.subscribers.values() {
+            if subscription.buffer.drop_with(why) {
                 self.count_dropped(why);
             }
         }
@@ -331,17 +393,56 @@ impl Hub {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.state.lock()
+    }
+}
+
+impl Ranking {
+    /// Ranks the subscribers anew; false if none holds anything. Sorting at each publish would cost N² log N where memory stays full.
+    fn renew(&mut self, hub: &Hub) -> bool {
+        let state = hub.state();
+        let weighed = |subscription: &Subscription| {
+            Some((subscription.buffer.weight()?, Arc::downgrade(&subscription.buffer)))
+        };
+        let mut all: Vec<(u128, Weak<Buffer>)> = state.subscribers.values().filter_map(weighed).collect();
+        drop(state);
+        let least = all.iter().map(|(weight, _)| *weight).max().unwrap_or_default() / 4;
+        all.retain(|(weight, _)| *weight >= least);
+        all.sort_unstable_by_key(|(weight, _)| *weight);
+        (self.made, self.heaviest) = (Some(Instant::now()), all);
+        #[cfg(test)]
+        {
+            self.count += 1;
+        }
+        !self.heaviest.is_empty()
     }
 }
 
 impl Subscriber {
-    /// Waits until there is something to take, or nothing more comes. Nothing is lost if it is dropped.
+    /// Adds a topic, as [`Hub::subscribe`] does.
+    ///
+    /// # Errors
+    ///
+    /// [`SubscribeError::TooManyTopics`].
+    pub fn add_topic(&self, topic: &str) -> Result<(), SubscribeError> {
+        self.hub.state().add_topic(self.number, topic)
+    }
+
+    /// Removes a topic. Its changes that wait already are still delivered.
+    pub fn remove_topic(&self, topic: &str) {
+        let mut state = self.hub.state();
+        let subscription = state.subscribers.get_mut(&self.number);
+        if subscription.is_some_and(|subscription| subscription.topics.remove(topic)) {
+            state.remove_topic(self.number, topic);
+        }
+    }
+
+    /// Waits until there is a change to take, or the subscriber is dropped. Cancel-safe.
     pub async fn ready(&self) {
         self.buffer.ready().await;
     }
 
-    /// Waits until nothing more comes.
+    /// Waits until the subscriber is dropped.
     pub async fn dropped(&self) -> Dropped {
         self.buffer.ended().await
     }
@@ -355,14 +456,14 @@ impl Subscriber {
         self.buffer.take()
     }
 
-    /// Up to where the feed was handed on, if nothing of that is left to take.
+    /// The position up to which the feed was published, if no change up to it is left to take.
     pub fn caught_up(&self) -> Option<Position> {
-        // While the state is locked nothing is handed on.
-        let state = self.hub.state();
-        state.handed_on.filter(|_| self.buffer.is_empty())
+        // Read before the buffer: a position is set after the changes up to it were pushed.
+        let published = self.hub.state().published;
+        published.filter(|_| self.buffer.is_empty())
     }
 
-    /// Why nothing more comes, if nothing does.
+    /// The reason for which the subscriber was dropped, if it was.
     pub fn is_dropped(&self) -> Option<Dropped> {
         self.buffer.dropped()
     }
@@ -373,11 +474,11 @@ impl Subscriber {
         let budget = &self.hub.0.budget;
         loop {
             let mut released = std::pin::pin!(budget.released());
-            // Before the look, so that nothing between the two is missed.
+            // Before the check, so that nothing between the two is missed.
             released.as_mut().enable();
             let is_alone = !self.buffer.is_in_flight();
-            if is_alone && budget.excess(chunk.len()) > 0 {
-                self.hub.make_room(&self.hub.state(), chunk.len());
+            if is_alone {
+                self.hub.make_room(chunk.len());
             }
             if (is_alone || budget.excess(chunk.len()) == 0)
                 && let Some(held) = self.buffer.try_hold(&chunk)
@@ -385,41 +486,41 @@ impl Subscriber {
                 return held;
             }
             if is_alone {
-                let _woken = tokio::time::timeout(MEMORY_LOOK, released).await;
+                let _woken = tokio::time::timeout(MEMORY_POLL, released).await;
             } else {
                 self.buffer.taken().await;
             }
         }
     }
 
-    /// Resolves if this subscriber, which keeps room and takes nothing, has done so for a while, and others wait for room.
+    /// Resolves if this subscriber has held a read permit for a while without taking anything, and others wait for permits.
     pub async fn overstays(&self) {
         loop {
-            tokio::time::sleep(ROOM_PATIENCE).await;
-            if self.hub.0.room.available_permits() < self.units() as usize {
+            tokio::time::sleep(PERMIT_PATIENCE).await;
+            if self.hub.0.read_permits.available_permits() < self.units() as usize {
                 return;
             }
         }
     }
 
-    /// What a lot and one message take, and what is told of them.
+    /// A page and one message, with their events.
     fn units(&self) -> u32 {
         let config = &self.hub.0.config;
-        let bytes = LOT_BYTES + LOT_BYTES.max(config.message_bytes);
-        (bytes / ROOM_UNIT).min(room_units(config)) as u32
+        let bytes = PAGE_BYTES + PAGE_BYTES.max(config.message_bytes);
+        (bytes / PERMIT_UNIT).min(permit_units(config)) as u32
     }
 
-    /// Asks for room to hold what is read of the database for this subscriber, for as long as all of it is taken.
-    pub fn request_room(&self) -> RoomRequest {
-        let acquiring = Arc::clone(&self.hub.0.room).acquire_many_owned(self.units());
+    /// Requests a permit to hold a page that is read from the database, until its last event is sent.
+    pub fn request_permit(&self) -> ReadPermitRequest {
+        let acquiring = Arc::clone(&self.hub.0.read_permits).acquire_many_owned(self.units());
         // The semaphore is never closed.
-        RoomRequest(Box::pin(async move { Room { _taken: acquiring.await.ok() } }))
+        ReadPermitRequest(Box::pin(async move { ReadPermit { _permit: acquiring.await.ok() } }))
     }
 }
 
 impl Drop for Subscriber {
     fn drop(&mut self) {
-        self.hub.leave(&self.topic, self.user, self.number);
+        self.hub.leave(self.user, self.number);
     }
 }
 
@@ -434,56 +535,45 @@ mod tests {
             max_user_subscribers: 1,
             max_changes: 3,
             subscriber_bytes: 10_000,
-            subscribers_bytes: 2 * LOT_BYTES,
+            subscribers_bytes: 2 * PAGE_BYTES,
             message_bytes: 0,
             heartbeat_s: 1,
         }
     }
 
     fn hub() -> Hub {
-        Hub::idle(&config(), &Metrics::new().unwrap())
+        Hub::new(&config(), &Metrics::new().unwrap())
     }
 
     #[tokio::test(start_paused = true)]
-    async fn who_joins_after_all_were_dropped_waits_until_the_feed_begins_anew() {
+    async fn a_new_subscriber_waits_until_the_feed_begins_anew_after_all_were_dropped() {
         let hub = hub();
-        hub.set_feed(Feed::Running);
+        hub.set_feed(FeedState::Running);
         drop(hub.subscribe("a:1", None).await.unwrap());
         hub.drop_all(Dropped::Behind);
-        let follow = hub.subscribe("a:1", None);
-        tokio::pin!(follow);
-        assert!(tokio::time::timeout(Duration::from_secs(9), &mut follow).await.is_err());
-        hub.set_feed(Feed::Running);
-        let follower = follow.await.unwrap();
-        assert_eq!(follower.take().map(|change| change.is_none()), Ok(true), "and is not dropped");
+        let subscribing = hub.subscribe("a:1", None);
+        tokio::pin!(subscribing);
+        assert!(tokio::time::timeout(Duration::from_secs(9), &mut subscribing).await.is_err());
+        hub.set_feed(FeedState::Running);
+        let subscriber = subscribing.await.unwrap();
+        assert_eq!(subscriber.take().map(|change| change.is_none()), Ok(true), "and is not dropped");
     }
 
     #[tokio::test]
-    async fn nobody_is_caught_up_with_what_he_has_not_taken() {
+    async fn a_subscriber_is_caught_up_once_it_has_taken_its_changes() {
         let hub = hub();
-        hub.set_feed(Feed::Running);
-        let follower = hub.subscribe("a:1", None).await.unwrap();
-        assert_eq!(follower.caught_up(), None, "nothing was handed on yet");
-        hub.set_handed_on(Position::before(5));
-        assert_eq!(follower.caught_up(), Some(Position::before(5)));
-        hub.publish(Change {
-            position: Position { xid: 5, number: 1 },
-            topic: "a:1".into(),
-            record: "r".into(),
-            action: super::super::Action::Create,
-            created_us: 0,
-            updated_us: 0,
-            at_us: 0,
-            data: String::new(),
-            encoded: std::sync::OnceLock::new(),
-            held: None,
-        });
-        hub.set_handed_on(Position::before(9));
-        assert_eq!(follower.caught_up(), None);
-        follower.take().unwrap().unwrap();
-        assert_eq!(follower.caught_up(), Some(Position::before(9)));
+        hub.set_feed(FeedState::Running);
+        let subscriber = hub.subscribe("a:1", None).await.unwrap();
+        assert_eq!(subscriber.caught_up(), None, "nothing was published yet");
+        hub.set_published(Position::before(5));
+        assert_eq!(subscriber.caught_up(), Some(Position::before(5)));
+        hub.publish(change("a:1", 0));
+        hub.set_published(Position::before(9));
+        assert_eq!(subscriber.caught_up(), None);
+        subscriber.take().unwrap().unwrap();
+        assert_eq!(subscriber.caught_up(), Some(Position::before(9)));
         hub.drop_all(Dropped::Behind);
-        assert_eq!(follower.caught_up(), None);
+        assert_eq!(subscriber.caught_up(), None);
     }
 
     fn change(topic: &str, bytes: usize) -> Change {
@@ -496,44 +586,44 @@ mod tests {
             updated_us: 0,
             at_us: 0,
             data: "x".repeat(bytes),
-            encoded: std::sync::OnceLock::new(),
+            parsed: std::sync::OnceLock::new(),
             held: None,
         }
     }
 
     #[tokio::test(start_paused = true)]
-    async fn those_who_take_nothing_are_dropped_before_they_hold_all_memory_and_others_are_not() {
+    async fn idle_subscribers_are_dropped_before_they_hold_all_memory_and_others_are_not() {
         let config = SubscriberLimits { max_subscribers: 100, subscribers_bytes: 2_000_000, ..config() };
-        let hub = Hub::idle(&config, &Metrics::new().unwrap());
-        hub.set_feed(Feed::Running);
-        let limit = 2_000_000 - room_units(&config) * ROOM_UNIT;
+        let hub = Hub::new(&config, &Metrics::new().unwrap());
+        hub.set_feed(FeedState::Running);
+        let limit = 2_000_000 - permit_units(&config) * PERMIT_UNIT;
         let reader = hub.subscribe("a:reader", None).await.unwrap();
         let mut idle = Vec::new();
         for n in 0..50 {
             let topic = format!("a:{n}");
-            let follower = hub.subscribe(&topic, None).await.unwrap();
-            let chunk = follower.hold(Bytes::from(vec![0; 20_000])).await;
+            let subscriber = hub.subscribe(&topic, None).await.unwrap();
+            let chunk = subscriber.hold(Bytes::from(vec![0; 20_000])).await;
             hub.publish(change(&topic, 9_000));
             assert!(hub.0.budget.held() <= limit);
             // Its socket takes all at once.
             drop(reader.hold(Bytes::from(vec![0; 30_000])).await);
             hub.publish(change("a:reader", 5_000));
             assert!(reader.take().unwrap().is_some());
-            idle.push((follower, chunk));
+            idle.push((subscriber, chunk));
             tokio::time::advance(Duration::from_millis(10)).await;
             // A dropped one's connection ends.
-            idle.retain(|(follower, _)| follower.is_dropped().is_none());
+            idle.retain(|(subscriber, _)| subscriber.is_dropped().is_none());
         }
         assert_eq!(reader.is_dropped(), None);
         assert!(idle.len() > 10 && idle.len() < 30, "{}", idle.len());
         drop(idle);
-        assert_eq!(hub.0.budget.held(), 0, "all is given back");
+        assert_eq!(hub.0.budget.held(), 0, "all is released");
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_chunk_waits_for_its_subscribers_own_before_others_are_dropped() {
         let hub = hub();
-        hub.set_feed(Feed::Running);
+        hub.set_feed(FeedState::Running);
         let slow = hub.subscribe("a:1", None).await.unwrap();
         let other = hub.subscribe("a:2", None).await.unwrap();
         let kept = other.hold(Bytes::from(vec![0; 1_000])).await;
@@ -549,20 +639,23 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn each_user_has_his_own_share_and_what_is_read_for_all_is_bounded() {
+    async fn each_user_has_a_limit_and_read_permits_are_bounded() {
         let (hub, user) = (hub(), Uuid::from_u128(1));
-        hub.set_feed(Feed::Running);
+        hub.set_feed(FeedState::Running);
         let first = hub.subscribe("a:1", Some(user)).await.unwrap();
         assert!(matches!(hub.subscribe("a:2", Some(user)).await, Err(SubscribeError::TooManyOfUser(1))));
         let second = hub.subscribe("a:1", Some(Uuid::from_u128(2))).await.unwrap();
-        let room = first.request_room().granted().await;
+        let permit = first.request_permit().granted().await;
         let patience = Duration::from_secs(9);
-        let mut request = second.request_room();
-        assert!(tokio::time::timeout(patience, request.granted()).await.is_err(), "there is room for one");
-        // Whoever asks later is served later, though the wait was interrupted.
-        let mut later = first.request_room();
+        let mut request = second.request_permit();
+        assert!(
+            tokio::time::timeout(patience, request.granted()).await.is_err(),
+            "there are permits for one"
+        );
+        // A later request is granted later, though the wait was interrupted.
+        let mut later = first.request_permit();
         assert!(tokio::time::timeout(patience, later.granted()).await.is_err());
-        drop(room);
+        drop(permit);
         let granted = request.granted().await;
         assert!(
             tokio::time::timeout(patience, later.granted()).await.is_err(),
@@ -573,6 +666,47 @@ mod tests {
         drop(later);
         drop(first);
         hub.subscribe("a:2", Some(user)).await.unwrap();
-        assert_eq!(hub.state().users.len(), 1, "who follows nothing more is not remembered");
+        assert_eq!(hub.state().users.len(), 1, "a user without subscribers is forgotten");
+    }
+
+    #[tokio::test]
+    async fn a_subscriber_gets_the_changes_of_its_topics_while_it_has_them() {
+        let hub = hub();
+        hub.set_feed(FeedState::Running);
+        let subscriber = hub.subscribe("a:1", None).await.unwrap();
+        let topics = || {
+            hub.publish(change("a:1", 0));
+            hub.publish(change("a:2", 0));
+            let taken = std::iter::from_fn(|| subscriber.take().unwrap());
+            taken.map(|change| change.topic.to_string()).collect::<Vec<_>>()
+        };
+        assert_eq!(topics(), ["a:1"]);
+        subscriber.add_topic("a:2").unwrap();
+        subscriber.add_topic("a:2").unwrap();
+        assert_eq!(topics(), ["a:1", "a:2"]);
+        subscriber.remove_topic("a:1");
+        subscriber.remove_topic("a:3");
+        assert_eq!(topics(), ["a:2"]);
+        assert!((1..MAX_TOPICS).all(|n| subscriber.add_topic(&format!("b:{n}")).is_ok()));
+        assert_eq!(subscriber.add_topic("c"), Err(SubscribeError::TooManyTopics));
+        drop(subscriber);
+        assert!(hub.state().topics.is_empty() && hub.state().subscribers.is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn full_memory_ranks_all_subscribers_once_for_many_changes() {
+        let config = SubscriberLimits { max_subscribers: 2_000, subscribers_bytes: 8_000_000, ..config() };
+        let hub = Hub::new(&config, &Metrics::new().unwrap());
+        hub.set_feed(FeedState::Running);
+        let mut subscribers = Vec::new();
+        for n in 0..2_000 {
+            let topic = format!("a:{n}");
+            let subscriber = hub.subscribe(&topic, None).await.unwrap();
+            hub.publish(change(&topic, 9_000));
+            subscribers.push(subscriber);
+        }
+        let dropped = subscribers.iter().filter(|s| s.is_dropped().is_some()).count();
+        let ranked = hub.0.ranking.lock().count;
+        assert!(dropped > 1_000 && ranked < 50, "{dropped} dropped, ranked {ranked} times");
     }
 }

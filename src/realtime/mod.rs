@@ -1,23 +1,28 @@
-//! What changed, in one order, for whoever follows.
+//! The feed of changes: one order of all changes, and live delivery to subscribers. It knows no domain.
 //!
-//! Each change of a record leaves a row in the table `changes`, in the transaction that makes it; see [`change`] for the
-//! order that followers may rely on.
+//! Each change leaves a row in the table `changes`, in the transaction that makes it; see [`change`] for the order that subscribers can rely
+//! on.
 //!
 //! ```text
-//! changes ──▶ feed (one task, in lots, while somebody follows) ──▶ hub ──▶ followers, by topic, each with a bounded buffer
+//! changes ──▶ feed (one task, in pages, while there are subscribers) ──▶ hub ──▶ subscribers, by topic, each with a bounded buffer
+//!    └──────▶ retention (deletes old rows)
 //! ```
 //!
-//! [`Hub`] is the handle: whoever writes wakes the feed by it, whoever follows gets a [`Subscriber`] from it.
+//! [`Hub`] is the handle: writers wake the feed by it, readers get a [`Subscriber`] from it. `app` starts the feed and the retention.
 
-mod budget;
 mod buffer;
 pub mod change;
 mod feed;
 mod hub;
+mod memory;
 mod position;
+mod retention;
 pub mod store;
 
 pub use buffer::Dropped;
 pub use change::{Action, Change};
-pub use hub::{Hub, LOT_BYTES, Room, RoomRequest, SubscribeError, Subscriber};
+pub use feed::FeedReader;
+pub use hub::{Hub, MAX_TOPICS, ReadPermit, ReadPermitRequest, SubscribeError, Subscriber};
 pub use position::{Position, Snapshot};
+pub use retention::ChangeRetention;
+pub use store::PAGE_BYTES;

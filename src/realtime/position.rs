@@ -1,8 +1,8 @@
-//! Where a follower is in the feed's order, and what a reader of tables has seen of it.
+//! A position in the feed's order, and the snapshot of a statement, which relates tables to it.
 
 use std::fmt;
 
-/// A place in the feed's order: the changes up to it, itself included, were seen.
+/// A position in the feed's order: the changes up to it, itself included, were delivered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Position {
     /// The transaction's id.
@@ -12,7 +12,7 @@ pub struct Position {
 }
 
 impl Position {
-    /// Before every change of this transaction, and behind all of those before it.
+    /// The position before every change of this transaction, behind all changes of earlier ones.
     pub fn before(xid: u64) -> Self {
         Self { xid, number: -1 }
     }
@@ -32,14 +32,14 @@ impl fmt::Display for Position {
     }
 }
 
-/// Which transactions a statement saw (`pg_snapshot`).
+/// The transactions that a statement saw (`pg_snapshot`).
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Snapshot {
-    /// All before this one had ended.
+    /// All earlier ones had ended.
     pub xmin: u64,
-    /// Neither this one nor any behind it had begun.
+    /// This one and all later ones had not begun.
     pub xmax: u64,
-    /// Those between them that had not ended.
+    /// Those between that had not ended.
     running: Vec<u64>,
 }
 
@@ -59,17 +59,17 @@ impl Snapshot {
         (xmin <= xmax && running.len() <= MAX_RUNNING).then_some(Self { xmin, xmax, running })
     }
 
-    /// Whether it saw what this transaction did.
+    /// Whether it saw this transaction.
     pub fn saw(&self, xid: u64) -> bool {
         xid < self.xmin || (xid < self.xmax && !self.running.contains(&xid))
     }
 
-    /// One of few bytes that saw nothing that this one did not.
+    /// A snapshot of few bytes that saw nothing that this one did not.
     pub fn least(&self) -> Self {
         Self { xmin: self.xmin, xmax: self.xmin, running: Vec::new() }
     }
 
-    /// How many bytes it is written in.
+    /// The length of its text.
     pub fn text_bytes(&self) -> usize {
         let digits = |xid: &u64| 1 + xid.checked_ilog10().unwrap_or_default() as usize;
         let commas = self.running.len().saturating_sub(1);
@@ -81,7 +81,7 @@ impl Snapshot {
             + self.running.iter().map(digits).sum::<usize>()
     }
 
-    /// The place up to which it saw everything.
+    /// The position up to which it saw everything.
     pub fn position(&self) -> Position {
         Position::before(self.xmin)
     }
@@ -90,15 +90,15 @@ impl Snapshot {
 impl fmt::Display for Snapshot {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:{}:", self.xmin, self.xmax)?;
-        for (place, xid) in self.running.iter().enumerate() {
-            let comma = if place == 0 { "" } else { "," };
+        for (index, xid) in self.running.iter().enumerate() {
+            let comma = if index == 0 { "" } else { "," };
             write!(f, "{comma}{xid}")?;
         }
         Ok(())
     }
 }
 
-/// Digits alone, unlike what `parse` takes.
+/// Reads digits alone: `parse` would accept a sign.
 fn digits(text: &str) -> Option<u64> {
     text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok()).flatten()
 }
@@ -110,7 +110,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_snapshot_saw_what_had_ended() {
+    fn a_snapshot_saw_ended_transactions() {
         let snapshot = Snapshot::parse("10:20:10,14").unwrap();
         let seen: Vec<u64> = (8..22).filter(|xid| snapshot.saw(*xid)).collect();
         assert_eq!(seen, [8, 9, 11, 12, 13, 15, 16, 17, 18, 19]);
@@ -122,7 +122,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn both_are_read_as_they_are_written(xid: u64, number in -1..i64::MAX, more in 0..1000_u64, text in ".{0,30}") {
+        fn positions_and_snapshots_round_trip(xid: u64, number in -1..i64::MAX, more in 0..1000_u64, text in ".{0,30}") {
             let position = Position { xid, number };
             prop_assert_eq!(Position::parse(&position.to_string()), Some(position));
             let running = (0..more % 4).map(|n| xid / 2 + n).collect();

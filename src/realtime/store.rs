@@ -1,4 +1,4 @@
-//! The table `changes`: read in lots, and kept as long as `CHANGES_RETENTION_S` says.
+//! The table `changes`.
 
 use std::sync::OnceLock;
 use std::time::Duration;
@@ -6,108 +6,108 @@ use std::time::Duration;
 use tokio_postgres::Row;
 use tokio_postgres::types::Type;
 
-use super::{Action, Change, LOT_BYTES, Position};
-use crate::db::{Database, DbError, Parameter, query_often_in_time};
-use crate::supervisor::{Backoff, Next, Step, StepError, Supervisor};
+use super::{Action, Change, Position};
+use crate::db::{Database, DbError, Parameter, query_often_in_time, sql};
 
-/// Changes that are read at once, and the bytes at which that is enough.
-const LOT_CHANGES: i64 = 1_000;
-const FEED_LOT_BYTES: i64 = 4 << 20;
+/// The bytes that are read for one subscriber at once, changes or messages, about: one may be larger.
+pub const PAGE_BYTES: usize = 256 * 1024;
+/// The most changes of a page.
+const PAGE_CHANGES: i64 = 1_000;
+/// The bytes of a page of the feed, which one task reads for all.
+const FEED_PAGE_BYTES: i64 = 4 << 20;
 
-/// What was read of the feed at once.
+/// A page of changes.
 #[derive(Debug)]
-pub struct Lot {
+pub struct ChangePage {
     /// In order.
     pub changes: Vec<Change>,
-    /// Where to go on.
+    /// The position of the next page.
     pub next: Position,
     /// Whether there may be more at once.
     pub is_full: bool,
-    /// Whether something that comes after the place was deleted before it was read, or the place is none of this database's.
+    /// Whether changes behind the position were deleted before they were read, or the position is of another database.
     pub is_gone: bool,
 }
 
-/// Reads the feed.
+/// Reads changes.
 #[derive(Debug, Clone)]
-pub struct Changes {
+pub struct ChangeStore {
     database: Database,
     timeout: Duration,
-    all: String,
-    of_topic: String,
 }
 
-impl Changes {
-    /// Over `database`, a share of the pool, whose statements may take up to `timeout`.
+impl ChangeStore {
+    /// A store over `database`, whose statements may take up to `timeout`.
     pub fn new(database: &Database, timeout: Duration) -> Self {
-        let sql = database.sql(include_str!("../../sql/realtime/changes.sql"));
-        Self {
-            database: database.clone(),
-            timeout,
-            all: sql.replace("{topic}", "$5::text is null"),
-            // As the index says it, so that the planner sees that it fits.
-            of_topic: sql.replace("{topic}", "topic = $5 and topic like '%:%'"),
-        }
+        Self { database: database.clone(), timeout }
     }
 
-    /// The changes after a place.
+    /// A page of the changes behind a position.
     ///
     /// # Errors
     ///
     /// [`DbError`].
-    pub async fn lot(&self, after: Position) -> Result<Lot, DbError> {
-        self.read(&self.all, after, None).await
+    pub async fn page(&self, after: Position) -> Result<ChangePage, DbError> {
+        let all = sql!(self.database, "realtime/changes.sql", topic = "$5::text is null");
+        self.read(all, after, None, FEED_PAGE_BYTES).await
     }
 
-    /// Those of one topic, whose name has a colon.
+    /// A page of the changes of one topic, whose name has a colon.
     ///
     /// # Errors
     ///
     /// [`DbError`].
-    pub async fn lot_of_topic(&self, after: Position, topic: &str) -> Result<Lot, DbError> {
-        self.read(&self.of_topic, after, Some(topic)).await
+    pub async fn page_of_topic(&self, after: Position, topic: &str) -> Result<ChangePage, DbError> {
+        // In the index's words, so that the planner can use it.
+        let of_topic = sql!(self.database, "realtime/changes.sql", topic = "topic = $5 and topic like '%:%'");
+        self.read(of_topic, after, Some(topic), PAGE_BYTES as i64).await
     }
 
-    /// The place before which nothing is added any more.
+    /// The position before which no change is added any more.
     ///
     /// # Errors
     ///
     /// [`DbError`].
     pub async fn horizon(&self) -> Result<Position, DbError> {
-        // Nothing comes after the last place.
-        Ok(self.read(&self.all, Position { xid: u64::MAX, number: i64::MAX }, None).await?.next)
+        // No change is behind the last position.
+        Ok(self.page(Position { xid: u64::MAX, number: i64::MAX }).await?.next)
     }
 
-    async fn read(&self, sql: &str, after: Position, topic: Option<&str>) -> Result<Lot, DbError> {
+    async fn read(
+        &self,
+        sql: &str,
+        after: Position,
+        topic: Option<&str>,
+        bytes: i64,
+    ) -> Result<ChangePage, DbError> {
         let xid = after.xid.to_string();
-        // One task reads all; of those who read a topic there are many.
-        let bytes = if topic.is_some() { LOT_BYTES as i64 } else { FEED_LOT_BYTES };
         let parameters: [Parameter<'_>; 5] = [
             (&xid, Type::TEXT),
             (&after.number, Type::INT8),
-            (&LOT_CHANGES, Type::INT8),
+            (&PAGE_CHANGES, Type::INT8),
             (&bytes, Type::INT8),
             (&topic, Type::TEXT),
         ];
         let connection = self.database.get().await?;
         let rows = query_often_in_time(&connection, self.timeout, sql, &parameters).await;
         let rows = connection.release(rows)?;
-        let mut lot = Lot { changes: Vec::new(), next: after, is_full: false, is_gone: false };
+        let mut page = ChangePage { changes: Vec::new(), next: after, is_full: false, is_gone: false };
         for row in &rows {
             let horizon = xid8(row.try_get("horizon")?)?;
-            lot.is_gone = row.try_get("is_gone")?;
+            page.is_gone = row.try_get("is_gone")?;
             let Some(found) = row.try_get::<_, Option<i64>>("found")? else {
-                lot.is_gone |= after.xid > horizon && after.xid != u64::MAX;
-                lot.next = Position::before(horizon);
-                return Ok(lot);
+                page.is_gone |= after.xid > horizon && after.xid != u64::MAX;
+                page.next = Position::before(horizon);
+                return Ok(page);
             };
-            lot.changes.push(change(row)?);
-            lot.is_full = found == LOT_CHANGES || found > lot.changes.len() as i64;
-            lot.next = match (lot.is_full, lot.changes.last()) {
+            page.changes.push(change(row)?);
+            page.is_full = found == PAGE_CHANGES || found > page.changes.len() as i64;
+            page.next = match (page.is_full, page.changes.last()) {
                 (true, Some(last)) => last.position,
                 _ => Position::before(horizon),
             };
         }
-        Ok(lot)
+        Ok(page)
     }
 }
 
@@ -117,88 +117,55 @@ fn change(row: &Row) -> Result<Change, DbError> {
         position: Position { xid: xid8(row.try_get("xid")?)?, number: row.try_get("number")? },
         topic: text("topic")?,
         record: text("record")?,
-        // The table's check keeps other words out.
         action: Action::parse(row.try_get("action")?).ok_or(DbError::Unexpected("an action of no name"))?,
         created_us: row.try_get("created_us")?,
         updated_us: row.try_get("updated_us")?,
         at_us: row.try_get("at_us")?,
         data: row.try_get("data")?,
-        encoded: OnceLock::new(),
+        parsed: OnceLock::new(),
         held: None,
     })
 }
 
-/// What Postgres writes of an `xid8` is a number; anything else would be a place that nothing comes after.
+/// Reads the text of an `xid8`. A wrong value would be a position without later changes.
 fn xid8(text: &str) -> Result<u64, DbError> {
     text.parse().map_err(|_| DbError::Unexpected("an xid8 that is no number"))
 }
 
-/// Changes that one statement deletes.
-const LOT: i64 = 5_000;
-/// Between two of them, so that others have their turn.
-const PAUSE: Duration = Duration::from_millis(50);
-/// Between two steps that found less than a batch.
-const INTERVAL: Duration = Duration::from_secs(10);
-/// After an error, which may be one that lasts: a role that may not delete.
-const AFTER_ERROR: Duration = Duration::from_secs(60);
-/// For one statement.
-const TIMEOUT: Duration = Duration::from_secs(30);
+/// The changes that one statement deletes.
+pub(super) const DELETED_AT_ONCE: i64 = 5_000;
+/// The time of a statement that deletes.
+const DELETE_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// A keeper's steps.
-struct Retention {
-    keeper: ChangeKeeper,
-    foreign_forgotten: bool,
-}
-
-impl Step for Retention {
-    async fn step(&mut self) -> Result<Next, StepError> {
-        if !self.foreign_forgotten {
-            self.keeper.forget_foreign().await?;
-            self.foreign_forgotten = true;
-        }
-        Ok(if self.keeper.forget().await? { Next::After(PAUSE) } else { Next::Interval })
-    }
-}
-
-/// Deletes changes that are older than `CHANGES_RETENTION_S`.
+/// Deletes changes.
 #[derive(Debug, Clone)]
-pub struct ChangeKeeper {
+pub(super) struct RetentionStore {
     database: Database,
-    forget: String,
-    retention_s: f64,
 }
 
-impl ChangeKeeper {
-    /// Over `database`, a share of the pool, for changes older than so many seconds.
-    pub fn new(database: &Database, retention_s: u64) -> Self {
-        let forget = database.sql(include_str!("../../sql/realtime/forget_changes.sql"));
-        Self { database: database.clone(), forget, retention_s: retention_s as f64 }
+impl RetentionStore {
+    pub(super) fn new(database: &Database) -> Self {
+        Self { database: database.clone() }
     }
 
-    /// Starts the task.
-    pub fn start(self, supervisor: &Supervisor) {
-        let task = Retention { keeper: self, foreign_forgotten: false };
-        supervisor.periodic("change-retention", INTERVAL, Backoff::fixed(AFTER_ERROR), task);
-    }
-
-    /// Deletes what came with a dump of another server whose transactions had higher numbers: it would be hidden until
-    /// those of this one pass them, and then stand behind what happened since.
-    async fn forget_foreign(&self) -> Result<(), DbError> {
-        let forget = self.database.sql(include_str!("../../sql/realtime/forget_foreign_changes.sql"));
-        self.database.query_in_time(TIMEOUT, &forget, &[]).await?;
+    /// Deletes changes that came with a dump of another server whose transactions had higher numbers: they would be hidden until those of
+    /// this server pass them, and then follow later changes.
+    pub(super) async fn delete_foreign(&self) -> Result<(), DbError> {
+        let delete = sql!(self.database, "realtime/forget_foreign_changes.sql");
+        self.database.query_in_time(DELETE_TIMEOUT, delete, &[]).await?;
         Ok(())
     }
 
-    /// Deletes a batch; whether there may be more.
-    async fn forget(&self) -> Result<bool, DbError> {
+    /// Deletes up to [`DELETED_AT_ONCE`] changes that are older than so many seconds; returns how many.
+    pub(super) async fn delete_old(&self, retention_s: f64) -> Result<i64, DbError> {
         let now = match self.database.deletion_time().await {
-            // Logged and kept for health where it was found.
-            Err(DbError::ClocksDiffer { .. }) => return Ok(false),
+            // Logged and reported by health where it was found.
+            Err(DbError::ClocksDiffer { .. }) => return Ok(0),
             now => now?,
         };
         let parameters: [Parameter<'_>; 3] =
-            [(&LOT, Type::INT8), (&self.retention_s, Type::FLOAT8), (&now, Type::TIMESTAMPTZ)];
-        let deleted = self.database.query_in_time(TIMEOUT, &self.forget, &parameters).await?;
-        Ok(deleted.len() as i64 == LOT)
+            [(&DELETED_AT_ONCE, Type::INT8), (&retention_s, Type::FLOAT8), (&now, Type::TIMESTAMPTZ)];
+        let delete = sql!(self.database, "realtime/forget_changes.sql");
+        Ok(self.database.query_in_time(DELETE_TIMEOUT, delete, &parameters).await?.len() as i64)
     }
 }

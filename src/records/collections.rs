@@ -1,12 +1,14 @@
-//! Which collections there are. What was looked up is remembered, so that a request asks for its record only.
+//! The collections. Looked-up collections are cached, so that a request needs a statement for its record only.
 
 use std::collections::HashMap;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 
-use super::store::Store;
+use parking_lot::RwLock;
+
+use super::store::RecordStore;
 use super::{Name, RecordsError};
-use crate::db::{Database, Shard};
-use crate::realtime::change::{Action, feeding};
+use crate::db::{Database, Shard, sql};
+use crate::realtime::change::{Action, with_feed_row};
 
 /// A collection, and its statements.
 #[derive(Debug)]
@@ -30,21 +32,21 @@ impl Shard for Collection {
 
 impl Collection {
     pub(super) fn new(database: &Database, id: i32, name: &Name) -> Self {
-        let sql = |text: &str| database.sql(text).replace("{table}", &table(database, id));
-        let fed = |text: &str, action| sql(&feeding(text, action, ""));
-        // Without its comment, which would hide what comes behind it.
-        let expect = include_str!("../../sql/records/expect_created.sql").lines();
+        let of_table = |text: &str| database.sql(text).replace("{table}", &table(database, id));
+        let fed = |text: &str, action| of_table(&with_feed_row(text, action, ""));
+        // Without its comment, which would hide the text behind it.
+        let expect = sql!("records/expect_created.sql").lines();
         let expect: String = expect.filter(|line| !line.starts_with("--")).collect::<Vec<_>>().join("\n");
         Self {
             id,
             name: name.clone(),
-            create: sql(&feeding(include_str!("../../sql/records/create.sql"), Action::Create, &expect)),
-            read: sql(include_str!("../../sql/records/read.sql")),
-            lock: sql(include_str!("../../sql/records/lock.sql")),
-            update: fed(include_str!("../../sql/records/update.sql"), Action::Update),
-            delete: fed(include_str!("../../sql/records/delete.sql"), Action::Delete),
-            list: sql(include_str!("../../sql/records/list.sql")),
-            count: sql(include_str!("../../sql/records/count.sql")),
+            create: of_table(&with_feed_row(sql!("records/create.sql"), Action::Create, &expect)),
+            read: of_table(sql!("records/read.sql")),
+            lock: of_table(sql!("records/lock.sql")),
+            update: fed(sql!("records/update.sql"), Action::Update),
+            delete: fed(sql!("records/delete.sql"), Action::Delete),
+            list: of_table(sql!("records/list.sql")),
+            count: of_table(sql!("records/count.sql")),
         }
     }
 }
@@ -54,23 +56,23 @@ pub(super) fn table(database: &Database, id: i32) -> String {
     database.sql(&format!("{{schema}}.records_{id}"))
 }
 
-/// The collections that are known.
+/// The cached collections.
 #[derive(Debug)]
 pub(super) struct Collections {
-    store: Store,
+    store: RecordStore,
     /// At most `max` of them.
     known: RwLock<HashMap<Name, Arc<Collection>>>,
     max: i64,
 }
 
 impl Collections {
-    pub(super) fn new(store: Store, max: i64) -> Self {
+    pub(super) fn new(store: RecordStore, max: i64) -> Self {
         Self { store, known: RwLock::default(), max }
     }
 
-    /// The collection, if it is there.
+    /// The collection, if it exists.
     pub(super) async fn find(&self, name: &Name) -> Result<Arc<Collection>, RecordsError> {
-        if let Some(known) = self.known.read().unwrap_or_else(PoisonError::into_inner).get(name) {
+        if let Some(known) = self.known.read().get(name) {
             return Ok(Arc::clone(known));
         }
         match self.store.find_collection(name).await? {
@@ -79,26 +81,26 @@ impl Collections {
         }
     }
 
-    /// The collection, made if it is not there.
-    pub(super) async fn find_or_make(&self, name: &Name) -> Result<Arc<Collection>, RecordsError> {
+    /// The collection, created if it does not exist.
+    pub(super) async fn find_or_create(&self, name: &Name) -> Result<Arc<Collection>, RecordsError> {
         match self.find(name).await {
             Err(RecordsError::UnknownCollection) => {
-                let id = self.store.make_collection(name, self.max).await?;
+                let id = self.store.create_collection(name, self.max).await?;
                 Ok(self.remember(name, id.ok_or(RecordsError::TooManyCollections(self.max))?))
             }
             found => found,
         }
     }
 
-    /// Forgets a collection whose table is gone.
+    /// Removes a collection whose table was dropped from the cache.
     pub(super) fn forget(&self, name: &Name) {
-        self.known.write().unwrap_or_else(PoisonError::into_inner).remove(name);
+        self.known.write().remove(name);
     }
 
     fn remember(&self, name: &Name, id: i32) -> Arc<Collection> {
         let collection = Arc::new(Collection::new(self.store.database(), id, name));
-        let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
-        // Another node may allow more collections than this one: they are looked up each time.
+        let mut known = self.known.write();
+        // Another node may allow more collections than this one: those are looked up each time.
         if (known.len() as i64) < self.max {
             known.insert(name.clone(), Arc::clone(&collection));
         }

@@ -1,45 +1,38 @@
-//! Where a page ended: an opaque token that carries the keys of its last record.
-//!
-//! It is JSON in base64 (RFC 4648, section 5): the order that it belongs to, then a value for each key. A client may make
-//! one up, so all of it is checked; it can only ever name a place.
+//! The sort key of a record, which is the content of a cursor: JSON, with the order that it belongs to and a value for each key.
 
-use base64::Engine;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-
+use super::RecordsError;
 use super::sort::{COMPARED_CHARACTERS, COMPARED_DIGITS, KeyKind, KeyValue, Sort};
-use super::{Millis, RecordsError};
 use crate::ingest::json::{self, Verdict};
+use crate::paging::Cursor;
+use crate::time::Millis;
 
-/// The longest token, in bytes: eight names and eight texts, all of them characters that JSON escapes.
-const MAX_TOKEN_BYTES: usize = 32 * 1024;
+/// The longest cursor, in bytes: eight names and eight texts, all of them characters that JSON escapes.
+const MAX_CURSOR_BYTES: usize = 32 * 1024;
 /// The longest number that records are ordered by, in bytes: a sign, the digits (10⁵⁰⁰ has one more), and the point.
 const MAX_NUMBER_BYTES: usize = 2 * COMPARED_DIGITS + 3;
 /// The end of the year 9999.
 const LATEST: i64 = 253_402_300_799_999;
 
-/// A place in an order of records.
+/// A position in an order of records.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Cursor {
+pub struct RecordSortKey {
     pub(super) values: Vec<KeyValue>,
 }
 
-impl Cursor {
-    /// Reads a token of this order.
+impl RecordSortKey {
+    /// Reads a cursor of this order.
     ///
     /// # Errors
     ///
     /// [`RecordsError::Invalid`] names `after`.
-    pub fn parse(token: &str, sort: &Sort) -> Result<Self, RecordsError> {
-        Self::read(token, sort).ok_or_else(|| {
+    pub fn parse(cursor: &str, sort: &Sort) -> Result<Self, RecordsError> {
+        Self::read(cursor, sort).ok_or_else(|| {
             RecordsError::invalid("after", "after takes what a Link header gave, with the same sortBy")
         })
     }
 
-    fn read(token: &str, sort: &Sort) -> Option<Self> {
-        if token.len() > MAX_TOKEN_BYTES {
-            return None;
-        }
-        let bytes = URL_SAFE_NO_PAD.decode(token).ok()?;
+    fn read(cursor: &str, sort: &Sort) -> Option<Self> {
+        let bytes = Cursor::decode(cursor, MAX_CURSOR_BYTES)?;
         let (order, texts): (String, Vec<String>) = serde_json::from_slice(&bytes).ok()?;
         let kinds = sort.kinds();
         if order != sort.text() || texts.len() != kinds.len() || texts.iter().any(|text| text.contains('\0'))
@@ -58,8 +51,8 @@ impl Cursor {
         Some(Self { values: values.collect::<Option<_>>()? })
     }
 
-    /// The token.
-    pub fn token(&self, sort: &Sort) -> String {
+    /// The cursor of a record with this key.
+    pub fn cursor(&self, sort: &Sort) -> Cursor {
         let texts: Vec<String> = self
             .values
             .iter()
@@ -69,11 +62,11 @@ impl Cursor {
             })
             .collect();
         // Texts can always be written.
-        URL_SAFE_NO_PAD.encode(serde_json::to_vec(&(sort.text(), texts)).unwrap_or_default())
+        Cursor::encode(serde_json::to_vec(&(sort.text(), texts)).unwrap_or_default())
     }
 }
 
-/// Whether this may be the value of a key: what stands for texts, lists and objects is one, too.
+/// Whether this may be the value of a key: a scalar, or a substitute for texts, lists or objects.
 fn is_scalar(text: &str) -> bool {
     let stands_for_all = matches!(text, "\"\"" | "[0]" | "{}");
     let is_scalar = !text.starts_with(['"', '[', '{', ' ']) && text.len() <= MAX_NUMBER_BYTES;
@@ -88,32 +81,33 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_token_is_read_as_it_was_written_and_by_its_own_order_only(
+        fn a_sort_key_round_trips_in_its_own_order_only(
             ms in 0..LATEST, text in "[^\0]{0,200}", number in any::<i64>(), id in "[a-z0-9]{15}"
         ) {
             let sort = Sort::parse("-created,name").unwrap();
-            let cursor = Cursor { values: vec![
+            let key = RecordSortKey { values: vec![
                 KeyValue::Time(Millis(ms)),
                 KeyValue::Json(number.to_string()),
                 KeyValue::Text(text),
                 KeyValue::Text(id),
             ] };
-            let token = cursor.token(&sort);
-            prop_assert_eq!(Cursor::parse(&token, &sort).unwrap(), cursor);
-            prop_assert!(Cursor::parse(&token, &Sort::parse("-created,other").unwrap()).is_err());
-            prop_assert!(Cursor::parse(&token, &Sort::default()).is_err());
+            let cursor = key.cursor(&sort);
+            let cursor = cursor.as_str();
+            prop_assert_eq!(RecordSortKey::parse(cursor, &sort).unwrap(), key);
+            prop_assert!(RecordSortKey::parse(cursor, &Sort::parse("-created,other").unwrap()).is_err());
+            prop_assert!(RecordSortKey::parse(cursor, &Sort::default()).is_err());
         }
 
         #[test]
-        fn no_token_makes_reading_panic(token in ".{0,100}", json in ".{0,100}") {
+        fn no_text_makes_reading_panic(text in ".{0,100}", json in ".{0,100}") {
             let sort = Sort::parse("a").unwrap();
-            prop_assert!(Cursor::parse(&token, &sort).is_err());
-            let _ = Cursor::parse(&URL_SAFE_NO_PAD.encode(json), &sort);
+            prop_assert!(RecordSortKey::parse(&text, &sort).is_err());
+            let _ = RecordSortKey::parse(Cursor::encode(json).as_str(), &sort);
         }
     }
 
     #[test]
-    fn the_longest_token_can_be_read() {
+    fn the_longest_cursor_can_be_read() {
         let name = "\u{1}".repeat(255);
         let sort = Sort::parse(&vec![format!("-{name}"); 8].join(" , ")).unwrap();
         let mut values = Vec::new();
@@ -122,21 +116,21 @@ mod tests {
             values.push(KeyValue::Text("\u{1}".repeat(COMPARED_CHARACTERS)));
         }
         values.push(KeyValue::Text("abcdefghij01234".into()));
-        let texts = Cursor { values };
-        assert_eq!(Cursor::parse(&texts.token(&sort), &sort).unwrap(), texts);
+        let texts = RecordSortKey { values };
+        assert_eq!(RecordSortKey::parse(texts.cursor(&sort).as_str(), &sort).unwrap(), texts);
         let number = format!("-{}.{}", "9".repeat(COMPARED_DIGITS), "9".repeat(COMPARED_DIGITS));
         let mut numbers = texts;
         for pair in numbers.values[..16].chunks_mut(2) {
             pair.clone_from_slice(&[KeyValue::Json(number.clone()), KeyValue::Text(String::new())]);
         }
-        assert_eq!(Cursor::parse(&numbers.token(&sort), &sort).unwrap(), numbers);
+        assert_eq!(RecordSortKey::parse(numbers.cursor(&sort).as_str(), &sort).unwrap(), numbers);
     }
 
     #[test]
     fn made_up_values_are_refused() {
         let sort = Sort::parse("a").unwrap();
-        let token = |json: &str| URL_SAFE_NO_PAD.encode(json);
-        assert!(Cursor::parse(&token(r#"["a",["1","","x"]]"#), &sort).is_ok());
+        let parse = |json: &str| RecordSortKey::parse(Cursor::encode(json).as_str(), &sort);
+        assert!(parse(r#"["a",["1","","x"]]"#).is_ok());
         for bad in [
             r#"["a",["1",""]]"#,
             r#"["a",["1; drop","","x"]]"#,
@@ -147,7 +141,7 @@ mod tests {
             "[]",
             "",
         ] {
-            assert!(Cursor::parse(&token(bad), &sort).is_err(), "{bad}");
+            assert!(parse(bad).is_err(), "{bad}");
         }
     }
 }

@@ -1,8 +1,8 @@
 //! A record's own members, as a client sends them: a JSON object that `jsonb` takes, without the members that the
 //! service makes.
 //!
-//! The text is looked at and passed on; no tree is built, and it is copied only where reserved members must be taken out.
-//! A name that comes twice is left as it is: in `jsonb` the last one counts.
+//! The text is scanned, not parsed into a tree, and copied only where reserved members have to be removed. A repeated name stays: in `jsonb`
+//! the last one counts.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -16,7 +16,7 @@ use super::{RecordId, RecordsError};
 use crate::ingest::json::{self, Verdict};
 use crate::ingest::text;
 
-/// The members that the service makes; a client may send them back, and they are taken out.
+/// The members that the service makes. A client may send them back; they are removed.
 const RESERVED: [&str; 3] = ["id", "created", "updated"];
 
 /// A JSON object that `jsonb` takes, without reserved members.
@@ -32,30 +32,30 @@ impl Data {
         &self.text
     }
 
-    /// Its text, to keep.
+    /// Its text, owned.
     pub fn into_bytes(self) -> Bytes {
         self.text
     }
 
-    /// Its size in bytes as a record: without white space, and with all digits of its numbers, of which `jsonb` makes
-    /// more than were sent (`1e1000`). A record that is fetched is of no more than the size that it was sent with.
+    /// Its size in bytes as a record: without white space, and with all digits of its numbers, which `jsonb` expands (`1e1000`). A record is
+    /// never read larger than the size that it was written with.
     pub fn size(&self) -> usize {
         self.size
     }
 
-    /// What [`super::merge()`] makes of data is data.
+    /// The result of [`super::merge()`].
     pub(super) fn merged(text: Vec<u8>) -> Self {
         Self::measured(text.into())
     }
 
-    /// An object that is known to be one that `jsonb` takes.
+    /// Data from an object that `jsonb` takes.
     fn measured(text: Bytes) -> Self {
         let (_, size) = json::measure(&text, usize::MAX);
         Self { text, size }
     }
 }
 
-/// What a client sent: its members, and the id that was among them.
+/// A client's record: its members, and its id.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Draft {
     /// The members but the reserved ones.
@@ -69,7 +69,7 @@ impl Draft {
     ///
     /// # Errors
     ///
-    /// [`RecordsError::Invalid`] says why it cannot be a record.
+    /// [`RecordsError::Invalid`] has the reason.
     pub fn parse(body: &Bytes, max_depth: usize) -> Result<Self, RecordsError> {
         let refuse = |message: String| Err(RecordsError::invalid("body", message));
         let body = &body.slice(body.len() - text::without_mark(body).len()..);
@@ -109,7 +109,7 @@ fn walk<'de, V: Visitor<'de>>(body: &'de [u8], visitor: V) -> Result<V::Value, R
         .map_err(|error| RecordsError::invalid("body", format!("the body cannot be read: {error}")))
 }
 
-/// Whether there are reserved members, and the id.
+/// The reserved members that were found, and the id.
 #[derive(Default)]
 struct Found {
     reserved: bool,

@@ -1,17 +1,18 @@
-//! The fields that clients name, as SQL expressions, and the parameters that statements are put together with.
+//! The fields that clients name, as SQL expressions, and the parameters of composed statements.
 //!
-//! Nothing that a client sent is ever part of a statement's text: names of members and values are parameters.
+//! No text of a client is ever part of a statement: names of members and values are parameters.
 //!
-//! A backslash takes the meaning from the character behind it, if that has one: `a\.b` is one name with a dot in it.
+//! A backslash escapes a special character behind it: `a\.b` is one name with a dot.
 
-use super::{Millis, RecordsError};
+use super::RecordsError;
+use crate::time::Millis;
 
 /// The longest name of a field, in bytes.
 const MAX_FIELD_BYTES: usize = 255;
 /// The most parts of a dotted name.
 const MAX_PARTS: usize = 16;
 
-/// What a client may filter and sort by.
+/// A field to filter and sort by.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Field {
     Id,
@@ -22,7 +23,7 @@ pub(super) enum Field {
 }
 
 impl Field {
-    /// Reads a field's name; `parameter` is what it stands in, for the refusal.
+    /// Reads a field's name; a refusal names `parameter`.
     pub(super) fn parse(name: &str, parameter: &str) -> Result<Self, RecordsError> {
         Ok(match name {
             "id" => Self::Id,
@@ -33,10 +34,10 @@ impl Field {
     }
 }
 
-/// What means something in a list of names.
+/// The special characters in a list of names.
 pub(super) const IN_NAMES: &[char] = &[',', '.', '\\'];
 
-/// Cuts a text at each `separator` without a backslash before it. Each of `special` may have one; all others are as they are.
+/// Splits a text at each `separator` without a backslash before it. The characters of `special` can be escaped.
 pub(super) fn cut<'a>(text: &'a str, separator: char, special: &[char]) -> Vec<&'a str> {
     let (mut parts, mut start) = (Vec::new(), 0);
     let mut characters = text.char_indices().peekable();
@@ -52,7 +53,7 @@ pub(super) fn cut<'a>(text: &'a str, separator: char, special: &[char]) -> Vec<&
     parts
 }
 
-/// A text without the backslashes that stand before one of `special`.
+/// A text without the backslashes before characters of `special`.
 pub(super) fn plain(text: &str, special: &[char]) -> String {
     let mut plain = String::with_capacity(text.len());
     let mut characters = text.chars().peekable();
@@ -64,11 +65,11 @@ pub(super) fn plain(text: &str, special: &[char]) -> String {
     plain
 }
 
-/// Takes a dotted name apart.
+/// Splits a dotted name.
 pub(super) fn path(name: &str, parameter: &str) -> Result<Vec<String>, RecordsError> {
     let refuse = |message: String| Err(RecordsError::invalid(parameter, message));
     if name.is_empty() {
-        return refuse(format!("{} names no field", shown(parameter)));
+        return refuse(format!("{} names no field", shortened(parameter)));
     }
     if name.len() > MAX_FIELD_BYTES || name.contains('\0') {
         return refuse(format!("a field's name has at most {MAX_FIELD_BYTES} bytes, without NUL"));
@@ -82,7 +83,7 @@ pub(super) fn path(name: &str, parameter: &str) -> Result<Vec<String>, RecordsEr
     Ok(parts)
 }
 
-fn shown(parameter: &str) -> String {
+fn shortened(parameter: &str) -> String {
     parameter.chars().take(100).collect()
 }
 
@@ -106,8 +107,8 @@ impl Parameters {
         format!("${}", self.0.len())
     }
 
-    /// The value at a path, as `jsonb`; null in SQL where there is none. A single name is looked up by `->`, which
-    /// matches an index on that expression.
+    /// The value at a path, as `jsonb`; SQL's null if there is none. A single name is looked up by `->`, for which an index on that
+    /// expression can be used.
     pub(super) fn value_at(&mut self, path: &[String]) -> String {
         match path {
             [name] => format!("(data -> {})", self.bind(Parameter::Text(name.clone()))),
@@ -123,7 +124,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_backslash_takes_the_meaning_from_what_has_one() {
+    fn a_backslash_escapes_special_characters() {
         let path = |name| path(name, "fields").unwrap();
         assert_eq!(path("a.b"), ["a", "b"]);
         assert_eq!(path(r"a\.b.c\,d"), ["a.b", "c,d"]);

@@ -1,20 +1,19 @@
 //! Conditions on records: `filter_<field>=<operator>:<value>`.
 //!
-//! A value is compared as what the field holds: with a number as a number, if the value reads as one; with text as text, by
-//! its bytes (`collate "C"`); `true`, `false` and `null` with themselves. So `eq:10` finds `10` and `"10"`. A field that
-//! is missing is null.
+//! A value is compared by the type of the field: with a number as a number, if it is one; with text as text, by its bytes (`collate "C"`);
+//! `true`, `false` and `null` with themselves. So `eq:10` finds `10` and `"10"`. A missing field is null.
 //!
-//! A backslash takes the meaning from the character behind it, where that has one: `in:a\,b` is one value, `like:50\%` looks
-//! for a percent sign, `filter_a\.b` is about the member `a.b`.
+//! A backslash escapes a special character behind it: `in:a\,b` is one value, `like:50\%` matches a percent sign, `filter_a\.b` is about the
+//! member `a.b`.
 
 use super::RecordsError;
 use super::expression::{Field, Parameter, Parameters, cut, plain};
-use super::model::Millis;
 use crate::ingest::json::{self, Verdict};
+use crate::time::Millis;
 
 /// The longest value, in bytes.
 const MAX_VALUE_BYTES: usize = 8_192;
-/// What means something in the list of `in:`, and in the pattern of `like:`.
+/// The special characters in the list of `in:`, and in the pattern of `like:`.
 const IN_LISTS: &[char] = &[',', '\\'];
 const IN_PATTERNS: &[char] = &['%', '_', '\\'];
 /// The most values of `in:`.
@@ -29,7 +28,7 @@ pub struct Filter {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Test {
-    /// Whether it is one of these.
+    /// The field is one of these.
     OneOf(Vec<String>),
     NotOneOf(Vec<String>),
     Compared(Comparison, String),
@@ -57,7 +56,7 @@ impl Comparison {
 }
 
 impl Filter {
-    /// Reads what `filter_<name>` is set to. Without an operator that is known, all of it is the value.
+    /// Reads the value of `filter_<name>`. Without a known operator, all of it is the value.
     ///
     /// # Errors
     ///
@@ -91,7 +90,7 @@ impl Filter {
             return Err(RecordsError::invalid(&parameter, format!("in takes at most {MAX_VALUES} values")));
         }
         let filter = Self { field, test };
-        // What cannot be compared is told before anything is asked of the database.
+        // Invalid comparisons are refused before a statement runs.
         filter.compile(&mut Parameters::default())?;
         Ok(filter)
     }

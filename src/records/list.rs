@@ -1,59 +1,50 @@
-//! A list of records: what a client may ask for, and the page that it gets.
+//! The query of a list of records, and the fields that it shows.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use serde_json::value::RawValue;
 
+use super::cursor::RecordSortKey;
 use super::expression::{IN_NAMES, Parameters, cut, path};
-use super::{Cursor, Filter, Record, RecordsError, Sort, sort};
+use super::{Filter, Record, RecordsError, Sort, sort};
+use crate::paging::{self, InvalidParameter, SeenParameters};
 
 const DEFAULT_LIMIT: usize = 50;
 /// The most records of a page.
 pub const MAX_LIMIT: usize = 1000;
-/// The most records that are passed over by `offset`; beyond it a cursor goes on without reading them.
-const MAX_OFFSET: u64 = 10_000_000;
+/// The most records that `offset` skips; a cursor goes on behind them without reading them.
+const MAX_OFFSET: u32 = 10_000_000;
 /// The most filters.
 const MAX_FILTERS: usize = 50;
 /// The most fields of `fields`.
 const MAX_FIELDS: usize = 100;
 
-/// What to list.
+/// The query of a list.
 #[derive(Debug, Clone, Default)]
-pub struct Query {
+pub struct ListQuery {
     pub(super) filters: Vec<Filter>,
-    /// In which order.
+    /// The order.
     pub sort: Sort,
     pub(super) limit: usize,
-    pub(super) offset: u64,
-    pub(super) after: Option<Cursor>,
-    /// Which members to show; all if none are named.
+    pub(super) offset: u32,
+    pub(super) after: Option<RecordSortKey>,
+    /// The members to show. `None`: all.
     pub fields: Option<Fields>,
-    /// Whether to count all that match.
+    /// Whether to count all matching records.
     pub counts: bool,
 }
 
-/// A page of a list.
-#[derive(Debug)]
-pub struct Page {
-    /// Its records.
-    pub records: Vec<Record>,
-    /// What the next page goes on `after`, if there is one.
-    pub next: Option<String>,
-    /// How many records match, if that was asked.
-    pub total: Option<i64>,
-}
-
-impl Query {
+impl ListQuery {
     /// Reads a query's parameters.
     ///
     /// # Errors
     ///
-    /// [`RecordsError::Invalid`] names the first that cannot be taken.
+    /// [`RecordsError::Invalid`] names the first that is invalid.
     pub fn parse(parameters: &[(String, String)]) -> Result<Self, RecordsError> {
         let mut query = Self { limit: DEFAULT_LIMIT, ..Self::default() };
         let mut after = None;
-        let mut seen: Vec<&str> = Vec::new();
+        let mut seen = SeenParameters::default();
         for (name, value) in parameters {
             if let Some(field) = name.strip_prefix("filter_") {
                 if query.filters.len() == MAX_FILTERS {
@@ -65,20 +56,10 @@ impl Query {
                 query.filters.push(Filter::parse(field, value)?);
                 continue;
             }
-            if seen.contains(&name.as_str()) {
-                return Err(RecordsError::invalid(name, "a parameter is there twice"));
-            }
+            seen.add(name)?;
             match name.as_str() {
-                "limit" => {
-                    let limit = value.parse().ok().filter(|limit| (1..=MAX_LIMIT).contains(limit));
-                    let message = format!("limit takes 1 to {MAX_LIMIT}");
-                    query.limit = limit.ok_or_else(|| RecordsError::invalid("limit", message))?;
-                }
-                "offset" => {
-                    let offset = value.parse().ok().filter(|offset| *offset <= MAX_OFFSET);
-                    let message = format!("offset takes 0 to {MAX_OFFSET}");
-                    query.offset = offset.ok_or_else(|| RecordsError::invalid("offset", message))?;
-                }
+                "limit" => query.limit = paging::limit(value, MAX_LIMIT)?,
+                "offset" => query.offset = paging::offset(value, MAX_OFFSET)?,
                 "sortBy" => query.sort = Sort::parse(value)?,
                 "after" => after = Some(value),
                 "fields" => query.fields = Some(Fields::parse(value)?),
@@ -86,15 +67,14 @@ impl Query {
                     "exact" => query.counts = true,
                     _ => return Err(RecordsError::invalid("count", "count takes exact")),
                 },
-                _ => return Err(RecordsError::invalid(name, "there is no such parameter")),
+                _ => return Err(InvalidParameter::unknown(name).into()),
             }
-            seen.push(name);
         }
-        if let Some(token) = after {
+        if let Some(cursor) = after {
             if query.offset > 0 {
                 return Err(RecordsError::invalid("offset", "offset does not go with after"));
             }
-            query.after = Some(Cursor::parse(token, &query.sort)?);
+            query.after = Some(RecordSortKey::parse(cursor, &query.sort)?);
         }
         Ok(query)
     }
@@ -108,21 +88,21 @@ impl Query {
         Ok(conditions)
     }
 
-    /// The conditions with the one that comes after the cursor.
+    /// The conditions of the filters and of the cursor.
     pub(super) fn page_conditions(
         &self,
         keys: &[sort::Key],
         parameters: &mut Parameters,
     ) -> Result<String, RecordsError> {
         let mut conditions = self.conditions(parameters)?;
-        if let Some(cursor) = &self.after {
-            conditions.push(sort::after(keys, cursor.values.clone(), parameters));
+        if let Some(key) = &self.after {
+            conditions.push(sort::after(keys, key.values.clone(), parameters));
         }
         Ok(conditions.join(" and "))
     }
 }
 
-/// The members of a record that are to be shown.
+/// The members of a record that a list shows.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Fields(BTreeMap<String, Fields>);
 
@@ -145,7 +125,7 @@ impl Fields {
             for part in path(name, "fields")? {
                 inner = inner.0.entry(part).or_default();
             }
-            // All of a member is more than a part of it.
+            // A whole member includes its parts.
             inner.0.insert(WHOLE.into(), Self::default());
         }
         Ok(fields)
@@ -199,7 +179,7 @@ impl Fields {
     }
 }
 
-/// Marks that all of a member is to be shown; no part of a name is empty.
+/// Marks a whole member; no part of a name is empty.
 const WHOLE: &str = "";
 
 fn separate(first: &mut bool, out: &mut Vec<u8>) {
@@ -210,13 +190,14 @@ fn separate(first: &mut bool, out: &mut Vec<u8>) {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Millis, RecordId, Version};
+    use super::super::{RecordId, Version};
     use super::*;
+    use crate::time::Millis;
 
-    fn parse(parameters: &[(&str, &str)]) -> Result<Query, RecordsError> {
+    fn parse(parameters: &[(&str, &str)]) -> Result<ListQuery, RecordsError> {
         let owned: Vec<_> =
             parameters.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-        Query::parse(&owned)
+        ListQuery::parse(&owned)
     }
 
     #[test]
@@ -246,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_fields_that_were_asked_for_are_shown() {
+    fn a_list_shows_the_requested_fields_only() {
         let record = Record {
             id: RecordId::parse("abcdefghij01234").unwrap(),
             version: Version(1),

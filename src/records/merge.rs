@@ -1,7 +1,6 @@
 //! Merging a patch into a record: RFC 7396.
 //!
-//! Values are passed on as the text that they are, so no digit of a number is lost before `numeric` has it, and a tree is made only of the
-//! objects on the patch's way.
+//! Values are copied as text, so no digit of a number is lost, and only the objects on the patch's path are parsed.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -10,13 +9,13 @@ use serde_json::value::RawValue;
 
 use super::{Data, RecordsError};
 
-/// The deepest that a patch's objects may be nested: each level reads what is below it once more.
+/// The depth of a patch's objects: each level scans the levels below it once more.
 pub const MAX_PATCH_DEPTH: usize = 64;
 
 type Members<'a> = BTreeMap<Cow<'a, str>, &'a RawValue>;
 
-/// What `target` is after `patch`: members of the patch that are objects are merged in turn, `null` takes a member out, and
-/// all others take the place of the target's.
+/// The merge of `patch` into `target`: members of the patch that are objects are merged recursively, `null` removes a member, and all others
+/// replace the target's.
 ///
 /// # Errors
 ///
@@ -125,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_are_passed_on_as_they_are_written() {
+    fn numbers_keep_their_text() {
         let target = r#"{"a": 12345678901234567890.123456789, "b": 1e3000}"#;
         assert_eq!(
             merged(target, r#"{"c":0.10}"#),

@@ -1,13 +1,13 @@
-//! Records: JSON objects in collections, one store for every face.
+//! Records: JSON objects in collections.
 //!
 //! ```text
-//! Records ─┬─ create ─▶ group ─▶ one insert for all that wait ─▶ records_<n> + changes
-//!          ├─ get ────▶ group ─▶ one look-up for all that wait
+//! Records ─┬─ create ─▶ batch ─▶ one insert for all waiting requests ─▶ records_<n> + changes
+//!          ├─ get ────▶ batch ─▶ one look-up for all waiting requests
 //!          ├─ change, delete ──▶ lock the row, check its version, write ─▶ records_<n> + changes
 //!          └─ list ────────────▶ filter, sort, cursor ─▶ one statement
 //! ```
 //!
-//! A collection's records are in a table of its own. [`Records`] is the handle that faces hold.
+//! Each collection has a table of its own. [`Records`] is the handle that the HTTP face holds.
 
 mod collections;
 mod cursor;
@@ -24,24 +24,24 @@ mod store;
 
 use std::sync::Arc;
 
-pub use cursor::Cursor;
 pub use data::{Data, Draft};
 pub use filter::Filter;
-pub use list::{Fields, Page, Query};
+pub use list::{Fields, ListQuery};
 pub use merge::merge;
-pub use model::{Millis, Name, Record, RecordId, Version};
+pub use model::{Name, Record, RecordId, Version};
 pub use service::{Change, Precondition, Records, RecordsSettings};
 pub use sort::Sort;
 
 use crate::db::{DbError, Overloaded};
+use crate::paging::InvalidParameter;
 
-/// Why a record was not read or written.
+/// An operation on records that failed.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum RecordsError {
     /// There is no such collection.
     #[error("there is no such collection")]
     UnknownCollection,
-    /// There are as many collections as there may be.
+    /// `MAX_COLLECTIONS` is reached.
     #[error("there are {0} collections already (MAX_COLLECTIONS)")]
     TooManyCollections(i64),
     /// There is no such record.
@@ -50,24 +50,24 @@ pub enum RecordsError {
     /// The id is taken.
     #[error("the id is taken")]
     Taken,
-    /// The record is at another version than the client thought.
+    /// The record has another version than the precondition.
     #[error("the record has changed")]
     Changed,
-    /// Something that the client sent cannot be taken.
+    /// The client sent an invalid value.
     #[error("{message}")]
     Invalid {
-        /// The parameter or member at fault.
+        /// The parameter or member.
         field: String,
-        /// What is wrong with it.
+        /// The reason.
         message: String,
     },
-    /// The record would be larger than it may be.
+    /// The record would exceed `MAX_RECORD_BYTES`.
     #[error("the record is larger than {0} bytes (MAX_RECORD_BYTES)")]
     TooLarge(usize),
-    /// Too much waits already, or has waited too long.
+    /// Too many requests wait, or this one has waited too long.
     #[error("too many records wait; try again later")]
     Overloaded,
-    /// The database said no.
+    /// The database returned an error, or no answer.
     #[error("the database")]
     Database(#[from] Arc<DbError>),
 }
@@ -84,9 +84,15 @@ impl From<Overloaded> for RecordsError {
     }
 }
 
+impl From<InvalidParameter> for RecordsError {
+    fn from(InvalidParameter { field, message }: InvalidParameter) -> Self {
+        Self::Invalid { field, message }
+    }
+}
+
 impl RecordsError {
-    /// A parameter or member that cannot be taken. Only the start of a long name is repeated.
+    /// A refusal of a parameter or member.
     pub(crate) fn invalid(field: &str, message: impl Into<String>) -> Self {
-        Self::Invalid { field: field.chars().take(100).collect(), message: message.into() }
+        InvalidParameter::new(field, message).into()
     }
 }

@@ -1,10 +1,6 @@
-//! What a record is made of.
+//! Records and their parts.
 
-use std::fmt;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
-
-use time::OffsetDateTime;
-use time::format_description::well_known::Rfc3339;
+use crate::time::Millis;
 
 /// A collection's name: a letter or `_`, then letters, digits or `_`, at most 63.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -31,7 +27,7 @@ impl Name {
 pub struct RecordId([u8; RecordId::LENGTH]);
 
 const DIGITS: &[u8; 36] = b"0123456789abcdefghijklmnopqrstuvwxyz";
-/// Digits of a made id that tell the millisecond; eight are enough until the year 2059, and start over then.
+/// The digits of a made id for the millisecond; eight suffice until the year 2059, and start over then.
 const TIME_DIGITS: usize = 8;
 
 impl RecordId {
@@ -43,12 +39,12 @@ impl RecordId {
         bytes.iter().all(|byte| byte.is_ascii_digit() || byte.is_ascii_lowercase()).then_some(Self(bytes))
     }
 
-    /// An id of no record, for a look-up that must find nothing: `_` is in no id.
+    /// An id of no record, for a look-up without a result: `_` is in no id.
     pub fn impossible() -> Self {
         Self([b'_'; Self::LENGTH])
     }
 
-    /// A new id. It begins with the time, so that new records lie beside each other in the index; the rest is random.
+    /// A new id. It begins with the time, so that new records are neighbours in the index; the rest is random.
     pub fn make(now: Millis) -> Self {
         let mut id = [0; Self::LENGTH];
         let mut rest = now.0.unsigned_abs();
@@ -69,59 +65,9 @@ impl RecordId {
     }
 }
 
-/// A record's version: the number of the change that it is the outcome of.
+/// A record's version: the number of its last change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Version(pub i64);
-
-/// A time in milliseconds of Unix time: as fine as records show it, so that what is shown can be compared with.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Millis(pub i64);
-
-impl Millis {
-    /// The years 1 to 9999.
-    const YEARS: std::ops::RangeInclusive<i64> = -62_135_596_800_000..=253_402_300_799_999;
-
-    /// The time.
-    pub fn now() -> Self {
-        Self::from(SystemTime::now())
-    }
-
-    /// A time of RFC 3339 between the years 1 and 9999, which Postgres has too; what is finer than a millisecond is cut off.
-    pub fn parse(text: &str) -> Option<Self> {
-        let time = OffsetDateTime::parse(text, &Rfc3339).ok()?;
-        // An offset may move it out of those years, where `time` has no date for it in UTC.
-        let ms = i64::try_from(time.unix_timestamp_nanos().div_euclid(1_000_000)).ok()?;
-        Self::YEARS.contains(&ms).then_some(Self(ms))
-    }
-}
-
-impl From<SystemTime> for Millis {
-    fn from(time: SystemTime) -> Self {
-        Self(match time.duration_since(UNIX_EPOCH) {
-            Ok(since) => since.as_millis() as i64,
-            Err(before) => -(before.duration().as_micros().div_ceil(1000) as i64),
-        })
-    }
-}
-
-impl From<Millis> for SystemTime {
-    fn from(time: Millis) -> Self {
-        let size = Duration::from_millis(time.0.unsigned_abs());
-        if time.0 < 0 { UNIX_EPOCH - size } else { UNIX_EPOCH + size }
-    }
-}
-
-/// RFC 3339 in UTC, to the millisecond.
-impl fmt::Display for Millis {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let time = OffsetDateTime::from_unix_timestamp_nanos(i128::from(self.0) * 1_000_000)
-            .unwrap_or(OffsetDateTime::UNIX_EPOCH);
-        let (year, month, day) = (time.year(), u8::from(time.month()), time.day());
-        let (hour, minute, second) = (time.hour(), time.minute(), time.second());
-        let milli = time.millisecond();
-        write!(f, "{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{milli:03}Z")
-    }
-}
 
 /// A record as it is stored.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -130,9 +76,9 @@ pub struct Record {
     pub id: RecordId,
     /// Its version.
     pub version: Version,
-    /// When it was made.
+    /// The time of its creation.
     pub created: Millis,
-    /// When it was changed last.
+    /// The time of its last change.
     pub updated: Millis,
     /// Its own members: the text of a JSON object.
     pub data: String,
@@ -145,7 +91,7 @@ impl Record {
         write_rest(out, &self.data);
     }
 
-    /// About how long that is, in bytes.
+    /// The length of that, about.
     pub fn json_len(&self) -> usize {
         self.data.len() + 100
     }
@@ -171,12 +117,10 @@ fn write_rest(out: &mut Vec<u8>, object: &str) {
 
 #[cfg(test)]
 mod tests {
-    use proptest::prelude::*;
-
     use super::*;
 
     #[test]
-    fn names_and_ids_have_their_form() {
+    fn names_and_ids_are_validated() {
         for good in ["a", "_", "A1_b", &"x".repeat(63)] {
             assert!(Name::parse(good).is_some(), "{good}");
         }
@@ -193,30 +137,9 @@ mod tests {
     }
 
     #[test]
-    fn made_ids_are_ids_and_lie_in_the_order_of_time() {
+    fn made_ids_are_valid_and_in_the_order_of_time() {
         let ids: Vec<RecordId> = (0..100).map(|n| RecordId::make(Millis(1_790_000_000_000 + n))).collect();
         assert!(ids.is_sorted());
         assert!(ids.iter().all(|id| RecordId::parse(id.as_str()) == Some(*id)));
-    }
-
-    #[test]
-    fn times_are_rfc_3339_to_the_millisecond() {
-        assert_eq!(Millis(1_790_000_000_007).to_string(), "2026-09-21T14:13:20.007Z");
-        assert_eq!(Millis(-1).to_string(), "1969-12-31T23:59:59.999Z");
-        assert_eq!(Millis::parse("2026-09-21T16:13:20.0079+02:00"), Some(Millis(1_790_000_000_007)));
-        for bad in
-            ["yesterday", "9999-12-31T23:59:59-00:01", "0001-01-01T00:00:00+00:01", "0000-12-31T00:00:00Z"]
-        {
-            assert_eq!(Millis::parse(bad), None, "{bad}");
-        }
-    }
-
-    proptest! {
-        #[test]
-        fn a_time_is_read_as_it_is_written(ms in -62_135_596_800_000_i64..=253_402_300_799_999) {
-            let time = Millis(ms);
-            prop_assert_eq!(Millis::parse(&time.to_string()), Some(time));
-            prop_assert_eq!(Millis::from(SystemTime::from(time)), time);
-        }
     }
 }

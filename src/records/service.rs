@@ -1,36 +1,37 @@
-//! The handle that faces hold.
+//! The handle that the HTTP face holds.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::collections::{Collection, Collections};
-use super::list::{Page, Query};
-use super::model::{Millis, Name, Record, RecordId, Version};
-use super::store::{New, Outcome, Store};
+use super::list::ListQuery;
+use super::model::{Name, Record, RecordId, Version};
+use super::store::{NewRecord, Outcome, RecordStore};
 use super::{Data, Draft, RecordsError, merge};
 use crate::config::{PoolQuotas, RecordsConfig};
 use crate::db::{BatchExecutor, BatchWork, Database, Outcomes};
-use crate::realtime::store::ChangeKeeper;
+use crate::paging::Page;
 use crate::supervisor::Supervisor;
+use crate::time::Millis;
 
-/// Records of a group.
+/// The records of a batch.
 const MAX_REQUESTS: usize = 128;
-/// Groups of look-ups at once.
+/// Batches of look-ups at once.
 const READERS: usize = 2;
-/// How often another id is made for a record whose id was taken by chance.
+/// The most ids that are made for a record until one is free.
 const MAX_IDS: usize = 3;
 
-/// What records are built from.
+/// The settings of records.
 #[derive(Debug, Clone)]
 pub struct RecordsSettings {
     /// Limits.
     pub records: RecordsConfig,
-    /// How the pool is shared out.
+    /// The quotas of the pool.
     pub shares: PoolQuotas,
-    /// Whether a first write makes its collection.
+    /// Whether a first write creates its collection.
     pub makes_collections: bool,
-    /// Levels of JSON that a record may have.
+    /// The depth of a record's JSON.
     pub max_json_depth: usize,
 }
 
@@ -44,28 +45,28 @@ pub struct Records {
 struct Inner {
     settings: RecordsSettings,
     collections: Collections,
-    store: Store,
+    store: RecordStore,
     creations: BatchExecutor<Creations>,
     lookups: BatchExecutor<LookUps>,
 }
 
-/// What a client makes of a record.
+/// A change of a record.
 #[derive(Debug, Clone)]
 pub enum Change {
-    /// Its members are merged into the record's (RFC 7396).
+    /// Merges members into the record's (RFC 7396).
     Merge(Data),
-    /// They take the place of the record's.
+    /// Replaces the record's members.
     Replace(Data),
-    /// It is deleted.
+    /// Deletes the record.
     Delete,
 }
 
-/// Which version a client means to change.
+/// The condition of a change.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Precondition {
-    /// Any.
+    /// None.
     None,
-    /// One of these (`If-Match`).
+    /// The record has one of these versions (`If-Match`).
     OneOf(Vec<Version>),
 }
 
@@ -79,21 +80,21 @@ impl Precondition {
 }
 
 impl Records {
-    /// Starts the tasks of group commits and of the feed's retention, over shares of `database`.
+    /// Starts the tasks of batches, with quotas of `database`.
     pub fn start(settings: &RecordsSettings, database: &Database, supervisor: &Supervisor) -> Self {
         let RecordsSettings { records: config, shares, .. } = settings;
         let wait = Duration::from_millis(config.records_wait_ms);
         let timeout = Duration::from_millis(config.records_timeout_ms);
         let share = database.quota(shares.records, wait);
-        let store = Store::new(&share, timeout);
-        let commits = Store::new(&database.quota(shares.record_commits, wait), timeout);
+        let store = RecordStore::new(&share, timeout);
+        let commits = RecordStore::new(&database.quota(shares.record_commits, wait), timeout);
 
-        let room = config.records_queue_bytes;
-        let (creations, creating) = BatchExecutor::new(Creations(commits), shares.record_commits, room, wait);
-        let (lookups, looking_up) = BatchExecutor::new(LookUps(store.clone()), READERS, room, wait);
-        supervisor.spawn("record-creates", creating);
-        supervisor.spawn("record-gets", looking_up);
-        ChangeKeeper::new(&share, config.changes_retention_s).start(supervisor);
+        let bytes = config.records_queue_bytes;
+        let (creations, create_task) =
+            BatchExecutor::new(Creations(commits), shares.record_commits, bytes, wait);
+        let (lookups, lookup_task) = BatchExecutor::new(LookUps(store.clone()), READERS, bytes, wait);
+        supervisor.spawn("record-creates", create_task);
+        supervisor.spawn("record-gets", lookup_task);
 
         let collections = Collections::new(store.clone(), config.max_collections);
         let inner = Inner { settings: settings.clone(), collections, store, creations, lookups };
@@ -110,25 +111,25 @@ impl Records {
         Duration::from_millis(self.config().records_timeout_ms)
     }
 
-    /// Levels of JSON that a record may have.
+    /// The depth of a record's JSON.
     pub fn max_json_depth(&self) -> usize {
         self.inner.settings.max_json_depth
     }
 
-    /// Makes a record, and its collection if that is to be made. Answers after the commit.
+    /// Creates a record, and its collection if that is allowed. Returns after the commit.
     ///
     /// # Errors
     ///
     /// [`RecordsError`]; nothing is stored then, unless the answer to a commit was lost.
     pub async fn create(&self, name: &Name, draft: Draft) -> Result<Record, RecordsError> {
         self.fits(&draft.data)?;
-        // Postgres sends it back as it was stored, which may be longer than what came.
+        // Postgres returns it as stored, which may be longer than the request.
         let bytes = draft.data.size().max(draft.data.as_bytes().len()).min(self.config().records_queue_bytes);
         for _ in 0..MAX_IDS {
             let id = draft.id.unwrap_or_else(|| RecordId::make(Millis::now()));
             let creation = Creation { id, is_chosen: draft.id.is_some(), data: draft.data.clone() };
-            let ask = |collection| self.inner.creations.execute(collection, creation.clone(), bytes);
-            match self.on(name, self.inner.settings.makes_collections, ask).await {
+            let execute = |collection| self.inner.creations.execute(collection, creation.clone(), bytes);
+            match self.on(name, self.inner.settings.makes_collections, execute).await {
                 Err(RecordsError::Taken) if draft.id.is_none() => {}
                 created => return created,
             }
@@ -145,7 +146,7 @@ impl Records {
         self.on(name, false, |collection| self.inner.lookups.execute(collection, id, 0)).await
     }
 
-    /// Changes or deletes a record; returns what it is now, or what it was.
+    /// Changes or deletes a record; returns the new record, or the deleted one.
     ///
     /// # Errors
     ///
@@ -182,7 +183,7 @@ impl Records {
     /// # Errors
     ///
     /// [`RecordsError`].
-    pub async fn list(&self, name: &Name, query: &Query) -> Result<Page, RecordsError> {
+    pub async fn list(&self, name: &Name, query: &ListQuery) -> Result<Page<Record>, RecordsError> {
         let max_bytes = self.config().max_page_bytes;
         self.on(name, false, |collection| async move {
             self.inner.store.list(&collection, query, max_bytes).await
@@ -195,27 +196,27 @@ impl Records {
         if data.size() > max_bytes { Err(RecordsError::TooLarge(max_bytes)) } else { Ok(()) }
     }
 
-    /// The number of a collection that is written to.
+    /// The collection of a write.
     pub(super) async fn collection_to_write(&self, name: &Name) -> Result<Arc<Collection>, RecordsError> {
         self.collection(name, self.inner.settings.makes_collections).await
     }
 
-    /// The number of a collection that is read.
+    /// The collection of a read.
     pub(super) async fn collection_to_read(&self, name: &Name) -> Result<Arc<Collection>, RecordsError> {
         self.inner.collections.find(name).await
     }
 
     async fn collection(&self, name: &Name, makes: bool) -> Result<Arc<Collection>, RecordsError> {
         match makes {
-            true => self.inner.collections.find_or_make(name).await,
+            true => self.inner.collections.find_or_create(name).await,
             false => self.inner.collections.find(name).await,
         }
     }
 
-    /// Does something on a collection, which is made before if it is not there and `makes` says so.
+    /// Executes `act` on a collection, which is created before if it does not exist and `makes` allows it.
     ///
-    /// One whose table is gone was dropped by somebody, which is seen only now if the collection is known: it is looked up once
-    /// more. If its table is still not there, its row in `collections` says what is not so, and the database's error stands.
+    /// A cached collection whose table was dropped is looked up once more. If the table is still missing, its row in `collections` is wrong, and
+    /// the database's error is returned.
     async fn on<T, F>(
         &self,
         name: &Name,
@@ -242,7 +243,7 @@ fn is_table_missing<T>(outcome: &Result<T, RecordsError>) -> bool {
     matches!(outcome, Err(RecordsError::Database(error)) if error.is_table_missing())
 }
 
-/// A record that is to be made.
+/// A record that is to be created.
 #[derive(Clone)]
 struct Creation {
     id: RecordId,
@@ -250,8 +251,8 @@ struct Creation {
     data: Data,
 }
 
-/// Creates records together.
-struct Creations(Store);
+/// Creates records in batches.
+struct Creations(RecordStore);
 
 impl BatchWork for Creations {
     type Shard = Collection;
@@ -261,21 +262,21 @@ impl BatchWork for Creations {
 
     const MAX_REQUESTS: usize = MAX_REQUESTS;
 
-    async fn run(&self, collection: &Collection, jobs: &[Self::Request]) -> Outcomes<Self> {
-        let new: Vec<New<'_>> = jobs
+    async fn run(&self, collection: &Collection, requests: &[Self::Request]) -> Outcomes<Self> {
+        let new: Vec<NewRecord<'_>> = requests
             .iter()
-            .map(|job| New { id: job.id, is_chosen: job.is_chosen, data: job.data.as_bytes() })
+            .map(|new| NewRecord { id: new.id, is_chosen: new.is_chosen, data: new.data.as_bytes() })
             .collect();
-        let made = self.0.insert(collection, &new).await?;
-        let mut made: HashMap<RecordId, Record> =
-            made.into_iter().map(|record| (record.id, record)).collect();
-        // Of two jobs with one id the first has made it: rows are inserted in order.
-        Ok(jobs.iter().map(|job| made.remove(&job.id).ok_or(RecordsError::Taken)).collect())
+        let created = self.0.insert(collection, &new).await?;
+        let mut created: HashMap<RecordId, Record> =
+            created.into_iter().map(|record| (record.id, record)).collect();
+        // Of two requests with one id the first has created it: rows are inserted in order.
+        Ok(requests.iter().map(|new| created.remove(&new.id).ok_or(RecordsError::Taken)).collect())
     }
 }
 
-/// Looks records up together.
-struct LookUps(Store);
+/// Looks records up in batches.
+struct LookUps(RecordStore);
 
 impl BatchWork for LookUps {
     type Shard = Collection;
@@ -285,10 +286,10 @@ impl BatchWork for LookUps {
 
     const MAX_REQUESTS: usize = MAX_REQUESTS;
 
-    async fn run(&self, collection: &Collection, jobs: &[RecordId]) -> Outcomes<Self> {
-        let ids: Vec<&str> = jobs.iter().map(RecordId::as_str).collect();
+    async fn run(&self, collection: &Collection, requests: &[RecordId]) -> Outcomes<Self> {
+        let ids: Vec<&str> = requests.iter().map(RecordId::as_str).collect();
         let found = self.0.read(collection, &ids).await?;
         let found: HashMap<RecordId, Record> = found.into_iter().map(|record| (record.id, record)).collect();
-        Ok(jobs.iter().map(|id| found.get(id).cloned().ok_or(RecordsError::NotFound)).collect())
+        Ok(requests.iter().map(|id| found.get(id).cloned().ok_or(RecordsError::NotFound)).collect())
     }
 }

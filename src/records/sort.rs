@@ -1,25 +1,26 @@
 //! The order of a list: `sortBy=-created,name`.
 //!
 //! The order is total, so that a cursor can go on anywhere in it: the id comes last, in the direction of the field before
-//! it. Members of different kinds are ordered as `jsonb` orders them: null (and missing), text, numbers, booleans, lists,
-//! objects. Lists are all alike, and so are objects. So that a cursor stays short, text is ordered by the bytes of its first
+//! it. Members of different types are ordered as in `jsonb`: null (and missing), text, numbers, booleans, lists,
+//! objects. All lists are equal, and so are all objects. So that a cursor stays short, text is ordered by the bytes of its first
 //! [`COMPARED_CHARACTERS`] characters, and numbers by their first [`COMPARED_DIGITS`] digits on either side of the point:
-//! those with more before it are as large as can be.
+//! those with more before it are capped.
 
+use super::RecordsError;
 use super::expression::{Field, IN_NAMES, Parameter, Parameters, cut};
-use super::{Millis, RecordsError};
+use crate::time::Millis;
 
 /// The most fields.
 const MAX_FIELDS: usize = 8;
-/// How much of a text is compared, in characters.
+/// The compared prefix of a text, in characters.
 pub const COMPARED_CHARACTERS: usize = 200;
-/// How much of a number is compared: its digits before the point, and those behind it.
+/// The compared digits of a number, before and behind the point.
 pub const COMPARED_DIGITS: usize = 500;
 
 /// An order of records.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Sort {
-    /// As a client writes it, without white space.
+    /// The client's text, without white space.
     text: String,
     fields: Vec<(Field, Direction)>,
 }
@@ -38,18 +39,18 @@ pub(super) struct Key {
     direction: Direction,
 }
 
-/// What a key's values are.
+/// The type of a key's values.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum KeyKind {
     Id,
     Created,
     Updated,
-    /// `jsonb`: null, a number, a boolean, or what stands for all texts, all lists, all objects.
+    /// `jsonb`: null, a number, a boolean, or a substitute for all texts, all lists, all objects.
     Json,
     Text,
 }
 
-/// By id, which is by the time of creation for ids that were made here.
+/// By id: for ids that the service makes, by the time of creation.
 impl Default for Sort {
     fn default() -> Self {
         Self { text: String::new(), fields: vec![(Field::Id, Direction::Ascending)] }
@@ -80,7 +81,7 @@ impl Sort {
             names.push(if direction == Direction::Descending { format!("-{name}") } else { name.to_owned() });
         }
         let last = fields.last().map_or(Direction::Ascending, |(_, direction)| *direction);
-        // What follows the id decides nothing.
+        // Fields behind the id decide nothing.
         match fields.iter().position(|(field, _)| *field == Field::Id) {
             Some(id) => fields.truncate(id + 1),
             None => fields.push((Field::Id, last)),
@@ -88,7 +89,7 @@ impl Sort {
         Ok(Self { text: names.join(","), fields })
     }
 
-    /// As a client writes it, without white space.
+    /// The client's text, without white space.
     pub fn text(&self) -> &str {
         &self.text
     }
@@ -134,8 +135,8 @@ impl Sort {
     }
 }
 
-/// The number with [`COMPARED_DIGITS`] digits at the most on either side of the point. That never puts two numbers the
-/// other way round, and most numbers are left as they are.
+/// The number with at most [`COMPARED_DIGITS`] digits on either side of the point. This never inverts the order of two numbers, and leaves
+/// most numbers unchanged.
 fn bounded_number(value: &str) -> String {
     let number = format!("({value})::numeric");
     let limit = format!("1e{COMPARED_DIGITS}");
@@ -145,7 +146,7 @@ fn bounded_number(value: &str) -> String {
     )
 }
 
-/// What `order by` takes.
+/// The list of `order by`.
 pub(super) fn order(keys: &[Key]) -> String {
     let parts = keys.iter().map(|key| match key.direction {
         Direction::Ascending => key.sql.clone(),
@@ -154,7 +155,7 @@ pub(super) fn order(keys: &[Key]) -> String {
     parts.collect::<Vec<_>>().join(", ")
 }
 
-/// A value of a key, where a page ended.
+/// A value of a key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum KeyValue {
     Text(String),
@@ -162,9 +163,9 @@ pub(super) enum KeyValue {
     Time(Millis),
 }
 
-/// The condition that a record comes after these values, one for each key.
+/// The condition that a record is behind these values, one for each key.
 ///
-/// Where all keys go one way it is one comparison of rows, which an index answers.
+/// If all keys have one direction it is one comparison of rows, for which an index can be used.
 pub(super) fn after(keys: &[Key], values: Vec<KeyValue>, parameters: &mut Parameters) -> String {
     let bound: Vec<String> = values
         .into_iter()

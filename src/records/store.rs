@@ -1,4 +1,4 @@
-//! Records in Postgres: the statements, and what becomes of their rows.
+//! Records in Postgres.
 
 use std::time::{Duration, SystemTime};
 
@@ -8,35 +8,38 @@ use tokio_postgres::Row;
 use tokio_postgres::types::{ToSql, Type};
 
 use super::collections::{Collection, table};
+use super::cursor::RecordSortKey;
 use super::expression::{Parameter, Parameters};
-use super::list::{Page, Query};
+use super::list::ListQuery;
 use super::sort::{self, KeyKind, KeyValue};
-use super::{Cursor, Data, Millis, Name, Record, RecordId, RecordsError, Version};
+use super::{Data, Name, Record, RecordId, RecordsError, Version};
 use crate::db::{
     ConflictRetries, Connection, Database, DbError, JsonText, Parameter as Typed, begin_in_time, in_time,
-    query_often_in_time,
+    query_often_in_time, sql,
 };
+use crate::paging::Page;
+use crate::time::Millis;
 
-/// Records, over a share of the pool.
+/// Records, with a quota of the pool.
 #[derive(Debug, Clone)]
-pub(super) struct Store {
+pub(super) struct RecordStore {
     database: Database,
     timeout: Duration,
 }
 
-/// A record that is to be made.
-pub(super) struct New<'a> {
+/// A record that is to be created.
+pub(super) struct NewRecord<'a> {
     pub(super) id: RecordId,
     /// Whether a client chose the id.
     pub(super) is_chosen: bool,
     pub(super) data: &'a [u8],
 }
 
-/// Why a record was not changed.
+/// A change that failed.
 enum ChangeError {
-    /// What it holds does not allow it.
+    /// The record does not allow it.
     Refused(RecordsError),
-    /// The database.
+    /// The database failed.
     Database(DbError),
 }
 
@@ -46,16 +49,16 @@ impl From<DbError> for ChangeError {
     }
 }
 
-/// What a change does to a record, decided while its row is locked.
+/// The outcome of a change, decided while the record's row is locked.
 pub(super) enum Outcome {
-    /// It holds this from now on.
+    /// The record gets this data.
     Update(Data),
-    /// It is deleted.
+    /// The record is deleted.
     Delete,
 }
 
-impl Store {
-    /// Over `database`, whose statements may take up to `timeout`.
+impl RecordStore {
+    /// A store over `database`, whose statements may take up to `timeout`.
     pub(super) fn new(database: &Database, timeout: Duration) -> Self {
         Self { database: database.clone(), timeout }
     }
@@ -66,28 +69,27 @@ impl Store {
 
     /// The number of a collection.
     pub(super) async fn find_collection(&self, name: &Name) -> Result<Option<i32>, DbError> {
-        let find = self.database.sql(include_str!("../../sql/records/find_collection.sql"));
-        let rows = self.query(&find, &[(&name.as_str(), Type::TEXT)]).await?;
+        let find = sql!(self.database, "records/find_collection.sql");
+        let rows = self.query(find, &[(&name.as_str(), Type::TEXT)]).await?;
         rows.first().map(|row| Ok(row.try_get(0)?)).transpose()
     }
 
-    /// Makes a collection, unless it is there by now; none if there are `max` already.
-    pub(super) async fn make_collection(&self, name: &Name, max: i64) -> Result<Option<i32>, DbError> {
-        let sql = |text: &str| self.database.sql(text);
+    /// Creates a collection, unless it exists by now. `None`: there are `max` already.
+    pub(super) async fn create_collection(&self, name: &Name, max: i64) -> Result<Option<i32>, DbError> {
         let mut connection = self.database.get().await?;
         let made = in_time(self.timeout, async {
             let transaction = self.begin(&mut connection).await?;
-            let lock = sql(include_str!("../../sql/records/lock_collections.sql"));
-            transaction.query_typed(&lock, &[]).await?;
-            let find = sql(include_str!("../../sql/records/find_collection.sql"));
+            let lock = sql!(self.database, "records/lock_collections.sql");
+            transaction.query_typed(lock, &[]).await?;
+            let find = sql!(self.database, "records/find_collection.sql");
             let name_parameter: Typed<'_> = (&name.as_str(), Type::TEXT);
             if let Some(row) =
-                transaction.query_typed(&find, std::slice::from_ref(&name_parameter)).await?.first()
+                transaction.query_typed(find, std::slice::from_ref(&name_parameter)).await?.first()
             {
                 return Ok(Some(row.try_get(0)?));
             }
-            let add = sql(include_str!("../../sql/records/add_collection.sql"));
-            let added = transaction.query_typed(&add, &[name_parameter, (&max, Type::INT8)]).await?;
+            let add = sql!(self.database, "records/add_collection.sql");
+            let added = transaction.query_typed(add, &[name_parameter, (&max, Type::INT8)]).await?;
             let added = added.first().ok_or(DbError::Unexpected("no count of collections"))?;
             if added.try_get("is_full")? {
                 return Ok(None);
@@ -95,24 +97,24 @@ impl Store {
             let Some(id) = added.try_get::<_, Option<i32>>("id")? else {
                 return Err(DbError::DroppedByTrigger { table: "collections", sent: 1, stored: 0 });
             };
-            // Names have no character that would mean something in a comment's text.
-            let make = sql(include_str!("../../sql/records/make_table.sql"))
+            // Names have no character with a meaning in a comment's text.
+            let make = sql!("records/make_table.sql")
                 .replace("{table}", &table(&self.database, id))
                 .replace("{name}", name.as_str());
             transaction.batch_execute(&make).await?;
             transaction.commit().await?;
-            tracing::info!(collection = name.as_str(), table = format!("records_{id}"), "collection made");
+            tracing::info!(collection = name.as_str(), table = format!("records_{id}"), "collection created");
             Ok(Some(id))
         })
         .await;
         connection.release(made)
     }
 
-    /// Adds records; those whose id is taken are not among the ones that are returned.
+    /// Adds records, and returns those whose id was free.
     pub(super) async fn insert(
         &self,
         collection: &Collection,
-        new: &[New<'_>],
+        new: &[NewRecord<'_>],
     ) -> Result<Vec<Record>, DbError> {
         let ids: Vec<&str> = new.iter().map(|new| new.id.as_str()).collect();
         let data: Vec<JsonText<'_>> = new.iter().map(|new| JsonText(new.data)).collect();
@@ -123,8 +125,7 @@ impl Store {
             (&now, Type::TIMESTAMPTZ),
             (&data, Type::JSONB_ARRAY),
         ];
-        // An id that was made here is nobody else's, but one that was chosen may be that of a record that is changed or
-        // deleted at this moment.
+        // An id that was made here is unique, but a chosen one may be that of a record that is changed or deleted at this moment.
         let chosen: Vec<&str> = new.iter().filter(|new| new.is_chosen).map(|new| new.id.as_str()).collect();
         if chosen.is_empty() {
             return records(&self.query_often(&collection.create, &parameters).await?);
@@ -147,14 +148,14 @@ impl Store {
         }
     }
 
-    /// Takes the locks of records that may be there, before all else in a transaction.
+    /// Takes the locks of records that may exist, as the first statement of a transaction.
     async fn lock(
         &self,
         transaction: &Transaction<'_>,
         collection: &Collection,
         ids: &[&str],
     ) -> Result<(), DbError> {
-        let lock = include_str!("../../sql/records/lock_ids.sql");
+        let lock = sql!("records/lock_ids.sql");
         transaction.query_typed(lock, &[(&collection.id, Type::INT4), (&ids, Type::TEXT_ARRAY)]).await?;
         Ok(())
     }
@@ -164,7 +165,7 @@ impl Store {
         records(&self.query_often(&collection.read, &[(&ids, Type::TEXT_ARRAY)]).await?)
     }
 
-    /// Locks a record, asks what is to become of it, and does that.
+    /// Locks a record, and executes what `decide` returns for it.
     pub(super) async fn change(
         &self,
         collection: &Collection,
@@ -231,7 +232,7 @@ impl Store {
                     transaction.query_typed(&collection.update, &parameters).await?
                 }
             };
-            // It was there, and is locked.
+            // It exists, and is locked.
             if rows.is_empty() {
                 return Err(DbError::DroppedByTrigger { table: "records", sent: 1, stored: 0 });
             }
@@ -250,14 +251,14 @@ impl Store {
     pub(super) async fn list(
         &self,
         collection: &Collection,
-        query: &Query,
+        query: &ListQuery,
         max_bytes: usize,
-    ) -> Result<Page, RecordsError> {
+    ) -> Result<Page<Record>, RecordsError> {
         let total = if query.counts { Some(self.count(collection, query).await?) } else { None };
         let mut parameters = Parameters::default();
         let keys = query.sort.keys(&mut parameters);
         let conditions = query.page_conditions(&keys, &mut parameters)?;
-        // One record more than the page has tells whether there is a next one.
+        // One record more than the page has, to know whether there is a next one.
         let limit = query.limit + 1;
         let shown: String = keys
             .iter()
@@ -286,24 +287,23 @@ impl Store {
                         more = true;
                         break;
                     }
-                    if let Some(record) = record(&row)? {
-                        bytes += record.json_len();
-                        last = Some(key_values(&row, &record, &kinds)?);
-                        page.push(record);
-                    }
+                    let record = record(&row)?;
+                    bytes += record.json_len();
+                    last = Some(key_values(&row, &record, &kinds)?);
+                    page.push(record);
                 }
             }
-            // Rows that nobody takes any more are passed over by the connection, and the commit comes after them.
+            // The connection skips the rows that are left, and the commit comes after them.
             transaction.commit().await?;
             Ok((page, last.filter(|_| more)))
         })
         .await;
         let (records, last) = connection.release(read)?;
-        let next = last.map(|values| Cursor { values }.token(&query.sort));
-        Ok(Page { records, next, total })
+        let next = last.map(|values| RecordSortKey { values }.cursor(&query.sort));
+        Ok(Page { entries: records, next, prev: None, total })
     }
 
-    async fn count(&self, collection: &Collection, query: &Query) -> Result<i64, RecordsError> {
+    async fn count(&self, collection: &Collection, query: &ListQuery) -> Result<i64, RecordsError> {
         let mut parameters = Parameters::default();
         let conditions = query.conditions(&mut parameters)?.join(" and ");
         let bound = Bound::new(parameters);
@@ -328,7 +328,7 @@ impl Store {
     }
 }
 
-/// Parameters as the driver takes them.
+/// Parameters of the driver's types.
 struct Bound(Vec<(Box<dyn ToSql + Sync + Send>, Type)>);
 
 impl Bound {
@@ -353,22 +353,21 @@ impl Bound {
 }
 
 fn records(rows: &[Row]) -> Result<Vec<Record>, DbError> {
-    rows.iter().filter_map(|row| record(row).transpose()).collect()
+    rows.iter().map(record).collect()
 }
 
-/// A record; none for a row whose id is none of ours, which the table's check keeps out.
-fn record(row: &Row) -> Result<Option<Record>, DbError> {
-    let Some(id) = RecordId::parse(row.try_get(0)?) else { return Ok(None) };
-    Ok(Some(Record {
-        id,
+fn record(row: &Row) -> Result<Record, DbError> {
+    Ok(Record {
+        // The table's check keeps other ids out.
+        id: RecordId::parse(row.try_get(0)?).ok_or(DbError::Unexpected("an id of no record"))?,
         version: Version(row.try_get(1)?),
         created: row.try_get::<_, SystemTime>(2)?.into(),
         updated: row.try_get::<_, SystemTime>(3)?.into(),
         data: row.try_get(4)?,
-    }))
+    })
 }
 
-/// What a record is ordered by; keys that are expressions follow its columns.
+/// The sort key of a record; keys that are expressions follow its columns.
 fn key_values(row: &Row, record: &Record, kinds: &[KeyKind]) -> Result<Vec<KeyValue>, DbError> {
     let mut column = 5;
     let mut next = || {

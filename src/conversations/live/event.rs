@@ -1,28 +1,31 @@
-//! What a follower of a conversation is told.
+//! The events of a live subscription.
+
+use std::sync::Arc;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use uuid::Uuid;
 
-use super::super::chat::Extra;
-use super::super::model::{Message, Metadata, Micros, Role};
-use super::super::place::Place;
-use super::token::Token;
-use crate::realtime::Change;
+use super::cursor::LiveCursor;
+use crate::conversations::chat::Extra;
+use crate::conversations::model::{Message, Metadata, Role};
+use crate::paging::SortKey;
+use crate::realtime::{Action, Change};
+use crate::time::Micros;
 
-/// What happened.
+/// The kind of an event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum EventKind {
-    /// A message is there.
+    /// A message.
     Message,
-    /// Text was added to a message.
+    /// A chunk was appended to a message.
     Append,
     /// The conversation was changed.
     Update,
-    /// The conversation was deleted; nothing follows.
+    /// The conversation was deleted; this is the last event.
     Delete,
-    /// What the follower has seen is too long ago, or of another database: all messages follow again.
+    /// The subscriber's cursor is too old, or of another database: all messages follow again.
     Reset,
 }
 
@@ -39,134 +42,151 @@ impl EventKind {
     }
 }
 
-/// Something that a follower is told.
+/// An event.
 #[derive(Debug, Clone)]
 pub struct Event {
-    /// What happened.
+    /// Its kind.
     pub kind: EventKind,
     /// JSON.
     pub data: Bytes,
-    /// Where the follower is after it.
-    pub token: Option<Token>,
+    /// The subscriber's cursor behind it.
+    pub cursor: Option<LiveCursor>,
 }
 
-/// A message as the feed has it.
-#[derive(Deserialize)]
-struct Created {
-    role: String,
-    content: String,
-    extra: Option<Box<RawValue>>,
-    token_count: Option<i32>,
-    metadata: Box<RawValue>,
-    done: bool,
+/// A change of a conversation, parsed and encoded once for all subscribers.
+#[derive(Debug)]
+pub(super) enum ConversationChange {
+    /// A message was added.
+    Created { key: SortKey, data: Bytes },
+    /// A chunk was appended to a message.
+    Appended { key: SortKey, data: Bytes },
+    /// Messages were imported: those with ids from `first` to `last`.
+    Imported { first: Uuid, last: Uuid },
+    /// The conversation was changed.
+    Updated { data: Bytes },
+    /// The conversation was deleted.
+    Deleted { data: Bytes },
+    /// A change without an event.
+    Silent,
 }
 
-/// What was added to a message, as the feed has it.
-#[derive(Deserialize)]
-struct Added {
-    at: i32,
-    content: String,
-    done: bool,
-}
-
-#[derive(Serialize)]
-struct Appended<'a> {
-    id: &'a str,
-    at: i32,
-    content: &'a str,
-    done: bool,
-}
-
-/// What an import says of the messages that it added.
-#[derive(Debug, Clone, Copy, Deserialize)]
-pub(super) struct Imported {
-    /// The lowest of their ids.
-    pub(super) first: Uuid,
-    /// The highest.
-    pub(super) last: Uuid,
-}
-
-/// Why a change cannot be sent: it was not written by this program, or its event cannot be encoded.
+/// A change that cannot be sent: it was not written by this program, or its event cannot be encoded.
 #[derive(Debug, thiserror::Error)]
 pub enum EventError {
     /// Its record is no message's id.
     #[error("the change's record is no id")]
     Record(#[from] uuid::Error),
-    /// Its role is none.
+    /// Its role is none of a message.
     #[error("the change's role is none of a message")]
     Role,
-    /// Its data, or the event, is not the JSON that it should be.
+    /// Its data, or the event, is not valid JSON.
     #[error("the change's JSON")]
     Json(#[from] serde_json::Error),
 }
 
-/// The place of the message that a change is about.
-pub(super) fn place(change: &Change) -> Result<Place, EventError> {
-    Ok(Place { at: Micros(change.created_us), id: Uuid::try_parse(&change.record)? })
-}
-
-/// A message as its subscribers get it, be it from a page or from the feed.
+/// A message as an event, be it from a page or from the feed.
 pub(super) fn message(message: &Message) -> Result<Bytes, EventError> {
     Ok(serde_json::to_vec(message)?.into())
 }
 
-/// A message that was added.
-pub(super) fn created(conversation: Uuid, change: &Change) -> Result<Bytes, EventError> {
-    change.encoded(|| {
-        let created: Created = serde_json::from_str(&change.data)?;
-        let place = place(change)?;
-        message(&Message {
-            id: place.id,
-            conversation_id: conversation,
-            role: Role::parse(&created.role).ok_or(EventError::Role)?,
-            content: created.content,
-            extra: created.extra.map(Extra::new),
-            timestamp: place.at,
-            token_count: created.token_count,
-            metadata: Metadata::new(created.metadata),
-            done: created.done,
+impl ConversationChange {
+    /// The change of a conversation: parsed for its first subscriber, shared with all others.
+    pub(super) fn of(conversation: Uuid, change: &Change) -> Result<Arc<Self>, EventError> {
+        change.parsed(|| Self::parse(conversation, change))
+    }
+
+    fn parse(conversation: Uuid, change: &Change) -> Result<Self, EventError> {
+        let id = Uuid::try_parse(&change.record)?;
+        let key = SortKey { at: Micros(change.created_us), id };
+        Ok(match (change.action, id == conversation) {
+            (Action::Create, false) => Self::Created { key, data: created(conversation, key, change)? },
+            (Action::Append, _) => Self::Appended { key, data: appended(change)? },
+            (Action::Import, _) => {
+                let Range { first, last } = serde_json::from_str(&change.data)?;
+                Self::Imported { first, last }
+            }
+            (Action::Update, true) => Self::Updated { data: updated(change)? },
+            (Action::Delete, true) => Self::Deleted { data: deleted(conversation) },
+            (Action::Create, true) | (Action::Update | Action::Delete, false) => Self::Silent,
         })
+    }
+}
+
+/// The ids of imported messages.
+#[derive(Deserialize)]
+struct Range {
+    first: Uuid,
+    last: Uuid,
+}
+
+fn created(conversation: Uuid, key: SortKey, change: &Change) -> Result<Bytes, EventError> {
+    #[derive(Deserialize)]
+    struct Data {
+        role: String,
+        content: String,
+        extra: Option<Box<RawValue>>,
+        token_count: Option<i32>,
+        metadata: Box<RawValue>,
+        done: bool,
+    }
+    let data: Data = serde_json::from_str(&change.data)?;
+    message(&Message {
+        id: key.id,
+        conversation_id: conversation,
+        role: Role::parse(&data.role).ok_or(EventError::Role)?,
+        content: data.content,
+        extra: data.extra.map(Extra::new),
+        timestamp: key.at,
+        token_count: data.token_count,
+        metadata: Metadata::new(data.metadata),
+        done: data.done,
     })
 }
 
-/// A piece that was added.
-pub(super) fn appended(change: &Change) -> Result<Bytes, EventError> {
-    change.encoded(|| {
-        let Added { at, content, done } = serde_json::from_str(&change.data)?;
-        let piece = Appended { id: &change.record, at, content: &content, done };
-        Ok(serde_json::to_vec(&piece)?.into())
-    })
+fn appended(change: &Change) -> Result<Bytes, EventError> {
+    #[derive(Deserialize)]
+    struct Data {
+        at: i32,
+        content: String,
+        done: bool,
+    }
+    #[derive(Serialize)]
+    struct AppendResponse<'a> {
+        id: &'a str,
+        at: i32,
+        content: &'a str,
+        done: bool,
+    }
+    let Data { at, content, done } = serde_json::from_str(&change.data)?;
+    let response = AppendResponse { id: &change.record, at, content: &content, done };
+    Ok(serde_json::to_vec(&response)?.into())
 }
 
-/// The conversation as it is now.
-pub(super) fn updated(change: &Change) -> Result<Bytes, EventError> {
+fn updated(change: &Change) -> Result<Bytes, EventError> {
     #[derive(Deserialize)]
     struct Data {
         title: String,
         metadata: Box<RawValue>,
     }
     #[derive(Serialize)]
-    struct Updated<'a> {
+    struct UpdateResponse<'a> {
         id: &'a str,
         title: &'a str,
         created_at: Micros,
         updated_at: Micros,
         metadata: &'a RawValue,
     }
-    change.encoded(|| {
-        let data: Data = serde_json::from_str(&change.data)?;
-        let updated = Updated {
-            id: &change.record,
-            title: &data.title,
-            created_at: Micros(change.created_us),
-            updated_at: Micros(change.updated_us),
-            metadata: &data.metadata,
-        };
-        Ok(serde_json::to_vec(&updated)?.into())
-    })
+    let data: Data = serde_json::from_str(&change.data)?;
+    let response = UpdateResponse {
+        id: &change.record,
+        title: &data.title,
+        created_at: Micros(change.created_us),
+        updated_at: Micros(change.updated_us),
+        metadata: &data.metadata,
+    };
+    Ok(serde_json::to_vec(&response)?.into())
 }
 
-/// The conversation is gone.
-pub(super) fn deleted(conversation: Uuid) -> Bytes {
+fn deleted(conversation: Uuid) -> Bytes {
     format!("{{\"id\":\"{conversation}\"}}").into()
 }

@@ -1,15 +1,15 @@
-//! Following a conversation: its messages as far as they are there, then what happens to it, without gap or double.
+//! A live subscription to a conversation: its messages, then its changes, without gap or double.
 //!
 //! ```text
-//! follow the hub ─▶ pages, each with its snapshot ─▶ the feed's table from the first snapshot on ─▶ the hub's changes
-//!                                                    └────────── less what a page has shown ──────────┘
+//! subscribe to the hub ─▶ pages, each with its snapshot ─▶ the table of changes from the first snapshot on ─▶ changes from the hub
+//!                                                          └──────── less what a page's snapshot saw ────────┘
 //! ```
 //!
-//! Whoever comes back names the [`Token`] of the last event, and begins where that says.
+//! A client that comes back sends the [`LiveCursor`] of its last event, and continues there.
 
+mod cursor;
 mod event;
-mod shown;
-mod token;
+mod seen;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -17,25 +17,26 @@ use std::sync::Arc;
 use bytes::Bytes;
 use uuid::Uuid;
 
-use super::ConversationsError;
-use super::place::Place;
 use super::reading::{LivePage, ReadStore};
 use crate::db::DbError;
-use crate::realtime::store::Changes;
-use crate::realtime::{Action, Change, Dropped, Position, Room, RoomRequest, Snapshot, Subscriber};
-use event::Imported;
+use crate::paging::SortKey;
+use crate::realtime::store::ChangeStore;
+use crate::realtime::{
+    Action, Change, Dropped, Position, ReadPermit, ReadPermitRequest, Snapshot, Subscriber,
+};
+pub use cursor::LiveCursor;
+use event::ConversationChange;
 pub use event::{Event, EventError, EventKind};
-use shown::Shown;
-pub use token::Token;
+use seen::SeenSnapshots;
 
-/// Why nothing more is told.
+/// The reason for which a live subscription ended.
 #[derive(Debug)]
 pub enum LiveEnd {
-    /// The conversation is gone.
+    /// The conversation was deleted.
     Deleted,
-    /// The hub dropped the follower.
+    /// The hub dropped the subscriber.
     Dropped(Dropped),
-    /// The database said no.
+    /// The database failed.
     Database(Arc<DbError>),
     /// A change of the conversation cannot be sent.
     Event(EventError),
@@ -53,55 +54,55 @@ impl From<DbError> for LiveEnd {
     }
 }
 
-/// What is done next.
+/// The source of the next events.
 #[derive(Debug)]
 enum Phase {
-    /// Pages are read, from this place on.
-    Paging(Place),
-    /// The feed's table is read.
+    /// Pages of messages, from this key on.
+    Pages(SortKey),
+    /// The table of changes.
     Backlog,
-    /// What comes from the hub is told.
-    Following,
-    /// The conversation is gone.
+    /// The hub.
+    Hub,
+    /// None: the conversation was deleted.
     Over,
 }
 
-/// Somebody who follows a conversation.
+/// A live subscription to a conversation.
 #[derive(Debug)]
 pub struct Live {
     store: ReadStore,
-    changes: Changes,
-    follower: Subscriber,
+    changes: ChangeStore,
+    subscriber: Subscriber,
     conversation: Uuid,
     owner: Option<Uuid>,
     topic: String,
     phase: Phase,
-    shown: Shown,
-    /// Where pages begin when all of them are told again.
-    start: Place,
-    /// The feed up to here was told, or shown.
+    seen: SeenSnapshots,
+    /// The key behind which pages start after a reset.
+    start: SortKey,
+    /// The changes up to here were delivered, or seen by a page.
     position: Position,
-    /// Of the import that comes next, the messages up to this id were told.
+    /// The last message that was delivered of the import behind the position.
     within: Option<Uuid>,
-    /// Changes that were read and not told yet.
+    /// Changes that were read and not yet delivered.
     pending: VecDeque<Arc<Change>>,
-    /// For these, and for what is told of them or of a page.
-    room: Option<Room>,
-    /// While it is waited for.
-    room_request: Option<RoomRequest>,
+    /// For these, and for the events of them or of a page.
+    permit: Option<ReadPermit>,
+    /// While the permit is waited for.
+    permit_request: Option<ReadPermitRequest>,
 }
 
-/// What a follower is built from.
+/// The parts of a [`Live`].
 #[derive(Debug)]
 pub(super) struct LiveParts {
     pub(super) store: ReadStore,
-    pub(super) changes: Changes,
-    pub(super) follower: Subscriber,
+    pub(super) changes: ChangeStore,
+    pub(super) subscriber: Subscriber,
     pub(super) conversation: Uuid,
     pub(super) owner: Option<Uuid>,
-    /// Behind which place the messages are told, if there is no token.
-    pub(super) start: Place,
-    pub(super) token: Option<Token>,
+    /// The key behind which messages start, without a cursor.
+    pub(super) start: SortKey,
+    pub(super) cursor: Option<LiveCursor>,
 }
 
 /// The topic of a conversation.
@@ -111,124 +112,123 @@ pub(super) fn topic(conversation: Uuid) -> String {
 
 impl Live {
     pub(super) fn new(parts: LiveParts) -> Self {
-        let LiveParts { store, changes, follower, conversation, owner, start, token } = parts;
+        let LiveParts { store, changes, subscriber, conversation, owner, start, cursor } = parts;
         let mut live = Self {
             store,
             changes,
-            follower,
+            subscriber,
             conversation,
             owner,
             topic: topic(conversation),
-            phase: Phase::Paging(start),
-            shown: Shown::default(),
+            phase: Phase::Pages(start),
+            seen: SeenSnapshots::default(),
             start,
             position: Position::before(0),
             within: None,
             pending: VecDeque::new(),
-            room: None,
-            room_request: None,
+            permit: None,
+            permit_request: None,
         };
-        if let Some(token) = token {
-            live.position = token.position;
-            live.within = token.within;
-            live.phase = match token.shown.end() {
-                Some(place) if token.is_paging => Phase::Paging(place),
+        if let Some(cursor) = cursor {
+            live.position = cursor.position;
+            live.within = cursor.within;
+            live.phase = match cursor.seen.end() {
+                Some(key) if cursor.is_paging => Phase::Pages(key),
                 _ => Phase::Backlog,
             };
-            live.shown = token.shown;
+            live.seen = cursor.seen;
         }
         live
     }
 
-    /// Waits until [`Self::next`] has something to do, and room for it. Nothing is lost if it is dropped.
+    /// Waits until [`Self::next`] has something to do, and a permit for it. Cancel-safe.
     pub async fn ready(&mut self) {
         if self.reads() {
-            if self.room.is_none() {
+            if self.permit.is_none() {
                 // Kept while this future is dropped for a heartbeat, or the place in the queue would be lost each time.
-                let request = self.room_request.get_or_insert_with(|| self.follower.request_room());
+                let request = self.permit_request.get_or_insert_with(|| self.subscriber.request_permit());
                 tokio::select! {
-                    room = request.granted() => {
-                        self.room_request = None;
-                        self.room = Some(room);
+                    permit = request.granted() => {
+                        self.permit_request = None;
+                        self.permit = Some(permit);
                     }
-                    _why = self.follower.dropped() => {}
+                    _why = self.subscriber.dropped() => {}
                 }
             }
-        } else if matches!(self.phase, Phase::Following) && self.pending.is_empty() {
-            self.follower.ready().await;
+        } else if matches!(self.phase, Phase::Hub) && self.pending.is_empty() {
+            self.subscriber.ready().await;
         }
     }
 
-    /// The events were sent. Whoever waits for room has his turn, if nothing is left that needs it.
-    pub fn told(&mut self) {
+    /// The events were sent. Releases the permit, unless pending changes need it.
+    pub fn sent(&mut self) {
         if self.pending.is_empty() {
-            self.room = None;
+            self.permit = None;
         }
     }
 
-    /// Whether what comes next is read of the database, and so needs room.
+    /// Whether the next events are read from the database, and so need a permit.
     fn reads(&self) -> bool {
         match self.pending.front() {
             Some(change) => change.action == Action::Import,
-            None => matches!(self.phase, Phase::Paging(_) | Phase::Backlog),
+            None => matches!(self.phase, Phase::Pages(_) | Phase::Backlog),
         }
     }
 
-    /// Where a follower is of whose conversation nothing was told for a while, if the feed has moved on: so he does not fall behind
-    /// what the table forgets, and still has all that he was sent.
-    pub fn moved_on(&mut self) -> Option<Token> {
-        if !matches!(self.phase, Phase::Following) || !self.pending.is_empty() {
+    /// The cursor of a subscriber without events for a while, if the feed has moved on: so it does not fall behind the retention of changes.
+    pub fn moved_on(&mut self) -> Option<LiveCursor> {
+        if !matches!(self.phase, Phase::Hub) || !self.pending.is_empty() {
             return None;
         }
-        // The table was read behind all that was handed on before he followed, and what came since was taken and told.
-        let place = self.follower.caught_up().filter(|place| *place > self.position)?;
-        self.pass(place);
-        Some(self.token(None))
+        // The table was read behind all that the hub delivered before the subscription, and later changes were taken and sent.
+        let position = self.subscriber.caught_up().filter(|position| *position > self.position)?;
+        self.pass(position);
+        Some(self.cursor(None))
     }
 
     /// A chunk of delivered events, which counts in `FOLLOWERS_BYTES` until the connection has written it. Waits while too much is held.
     pub async fn hold(&self, chunk: Bytes) -> Bytes {
-        self.follower.hold(chunk).await
+        self.subscriber.hold(chunk).await
     }
 
-    /// Resolves if the client has taken nothing for a while though room is kept or asked for, and others wait for room.
+    /// Resolves if the client has taken nothing for a while though a permit is held or requested, and others wait for permits.
     pub async fn overstays(&self) {
-        match self.room.is_some() || self.room_request.is_some() {
-            true => self.follower.overstays().await,
+        match self.permit.is_some() || self.permit_request.is_some() {
+            true => self.subscriber.overstays().await,
             false => std::future::pending().await,
         }
     }
 
-    /// Waits until the hub drops the follower.
+    /// Waits until the hub drops the subscriber.
     pub async fn dropped(&self) -> LiveEnd {
-        LiveEnd::Dropped(self.follower.dropped().await)
+        LiveEnd::Dropped(self.subscriber.dropped().await)
     }
 
-    /// The next events, in order; none at times, as before [`Self::ready`] got the room for them.
+    /// The next events, in order; none at times, as before [`Self::ready`] got a permit.
     ///
     /// # Errors
     ///
-    /// [`LiveEnd`] says why there are no more.
+    /// [`LiveEnd`]: there are no more.
     pub async fn next(&mut self) -> Result<Vec<Event>, LiveEnd> {
-        if self.reads() && self.room.is_none() {
-            return self.follower.is_dropped().map_or(Ok(Vec::new()), |why| Err(LiveEnd::Dropped(why)));
+        if self.reads() && self.permit.is_none() {
+            return self.subscriber.is_dropped().map_or(Ok(Vec::new()), |why| Err(LiveEnd::Dropped(why)));
         }
         if let Some(change) = self.pending.pop_front() {
-            return self.tell(&change).await;
+            return self.deliver(&change).await;
         }
         match self.phase {
-            Phase::Paging(after) => self.page(after).await,
+            Phase::Pages(after) => self.page(after).await,
             Phase::Backlog => self.backlog().await,
-            Phase::Following => {
-                match self.follower.take().map_err(LiveEnd::Dropped)? {
-                    // What is before the position was read from the table.
+            Phase::Hub => {
+                match self.subscriber.take().map_err(LiveEnd::Dropped)? {
+                    // Changes up to the position were read from the table.
                     Some(change) if change.position <= self.position => Ok(Vec::new()),
-                    // Its messages are read once there is room.
+                    // Its messages are read once there is a permit.
                     Some(change) if change.action == Action::Import => {
                         self.pending.push_back(change);
                         Ok(Vec::new())
                     }
-                    Some(change) => self.tell(&change).await,
+                    Some(change) => self.deliver(&change).await,
                     None => Ok(Vec::new()),
                 }
             }
@@ -236,131 +236,120 @@ impl Live {
         }
     }
 
-    async fn page(&mut self, after: Place) -> Result<Vec<Event>, LiveEnd> {
+    async fn page(&mut self, after: SortKey) -> Result<Vec<Event>, LiveEnd> {
         let page = self.store.live_page(self.conversation, self.owner, after).await?;
         let Some(LivePage { messages, is_more, snapshot }) = page else { return Err(LiveEnd::Deleted) };
-        let end = messages.last().map_or(after, |last| Place { at: last.timestamp, id: last.id });
-        let before = self.shown.clone();
-        self.shown.add(end, snapshot.clone());
-        // The feed is read from where the first page did not see everything.
-        self.position = self.shown.first().map_or(self.position, Snapshot::position);
+        let end = messages.last().map_or(after, |last| SortKey { at: last.timestamp, id: last.id });
+        let before = self.seen.clone();
+        self.seen.add(end, snapshot.clone());
+        // Changes are read from where the first page did not see everything.
+        self.position = self.seen.first().map_or(self.position, Snapshot::position);
         let position = self.position;
         let last = messages.len().saturating_sub(1);
         let event = |(index, message): (usize, super::Message)| {
-            let place = Place { at: message.timestamp, id: message.id };
-            let token = Token {
+            let key = SortKey { at: message.timestamp, id: message.id };
+            let cursor = LiveCursor {
                 position,
                 within: None,
-                shown: before.with(place, &snapshot),
+                seen: before.with(key, &snapshot),
                 is_paging: is_more || index < last,
             };
-            Ok(Event { kind: EventKind::Message, data: event::message(&message)?, token: Some(token) })
+            Ok(Event { kind: EventKind::Message, data: event::message(&message)?, cursor: Some(cursor) })
         };
         let events = messages.into_iter().enumerate().map(event).collect::<Result<_, EventError>>()?;
-        self.phase = if is_more { Phase::Paging(end) } else { Phase::Backlog };
+        self.phase = if is_more { Phase::Pages(end) } else { Phase::Backlog };
         Ok(events)
     }
 
     async fn backlog(&mut self) -> Result<Vec<Event>, LiveEnd> {
-        let lot = self.changes.lot_of_topic(self.position, &self.topic).await?;
-        if lot.is_gone {
-            (self.shown, self.within) = (Shown::default(), None);
-            self.phase = Phase::Paging(self.start);
-            return Ok(vec![Event { kind: EventKind::Reset, data: "{}".into(), token: None }]);
+        let page = self.changes.page_of_topic(self.position, &self.topic).await?;
+        if page.is_gone {
+            (self.seen, self.within) = (SeenSnapshots::default(), None);
+            self.phase = Phase::Pages(self.start);
+            return Ok(vec![Event { kind: EventKind::Reset, data: "{}".into(), cursor: None }]);
         }
-        self.pending.extend(lot.changes.into_iter().map(Arc::new));
-        if !lot.is_full {
-            self.phase = Phase::Following;
+        self.pending.extend(page.changes.into_iter().map(Arc::new));
+        if !page.is_full {
+            self.phase = Phase::Hub;
             if self.pending.is_empty() {
-                self.position = lot.next;
+                self.position = page.next;
             }
         }
         Ok(Vec::new())
     }
 
-    /// What a change is told as.
-    async fn tell(&mut self, change: &Arc<Change>) -> Result<Vec<Event>, LiveEnd> {
+    /// The events of a change.
+    async fn deliver(&mut self, change: &Arc<Change>) -> Result<Vec<Event>, LiveEnd> {
         let xid = change.position.xid;
-        let is_conversations = Uuid::try_parse(&change.record).is_ok_and(|id| id == self.conversation);
-        let was_shown = |place| self.shown.has(xid, place);
-        let (kind, data) = match change.action {
-            Action::Import => return self.import(change).await,
-            Action::Delete if is_conversations => {
+        let parsed = ConversationChange::of(self.conversation, change)?;
+        let event = match &*parsed {
+            ConversationChange::Imported { first, last } => {
+                return self.import(change, (*first, *last)).await;
+            }
+            ConversationChange::Deleted { data } => {
                 self.phase = Phase::Over;
                 self.pending.clear();
-                (EventKind::Delete, event::deleted(self.conversation))
+                Some((EventKind::Delete, data))
             }
-            Action::Update if is_conversations && !self.shown.first().is_some_and(|page| page.saw(xid)) => {
-                (EventKind::Update, event::updated(change)?)
+            ConversationChange::Updated { data } => {
+                let is_seen = self.seen.first().is_some_and(|page| page.saw(xid));
+                (!is_seen).then_some((EventKind::Update, data))
             }
-            Action::Create if !is_conversations && !was_shown(event::place(change)?) => {
-                (EventKind::Message, event::created(self.conversation, change)?)
+            ConversationChange::Created { key, data } => {
+                (!self.seen.has(xid, *key)).then_some((EventKind::Message, data))
             }
-            Action::Append if !was_shown(event::place(change)?) => {
-                (EventKind::Append, event::appended(change)?)
+            ConversationChange::Appended { key, data } => {
+                (!self.seen.has(xid, *key)).then_some((EventKind::Append, data))
             }
-            _ => {
-                self.pass(change.position);
-                return Ok(Vec::new());
-            }
+            ConversationChange::Silent => None,
         };
         self.pass(change.position);
-        let token = Some(self.token(None));
-        Ok(vec![Event { kind, data, token }])
+        let cursor = self.cursor(None);
+        Ok(event
+            .map(|(kind, data)| Event { kind, data: data.clone(), cursor: Some(cursor) })
+            .into_iter()
+            .collect())
     }
 
-    /// A lot of the messages that an import added; it is told again until there are no more.
-    async fn import(&mut self, change: &Arc<Change>) -> Result<Vec<Event>, LiveEnd> {
-        let Imported { first, last } = serde_json::from_str(&change.data).map_err(EventError::Json)?;
-        let (messages, is_more) =
-            self.store.messages_between(self.conversation, (first, last), self.within).await?;
+    /// A page of the messages of an import, whose change stays pending until there are no more.
+    async fn import(&mut self, change: &Arc<Change>, ids: (Uuid, Uuid)) -> Result<Vec<Event>, LiveEnd> {
+        let (messages, is_more) = self.store.messages_between(self.conversation, ids, self.within).await?;
         let mut events = Vec::with_capacity(messages.len());
         let count = messages.len();
         for (index, message) in messages.into_iter().enumerate() {
-            let place = Place { at: message.timestamp, id: message.id };
+            let key = SortKey { at: message.timestamp, id: message.id };
             self.within = Some(message.id);
             let is_last = !is_more && index + 1 == count;
-            if self.shown.has(change.position.xid, place) {
+            if self.seen.has(change.position.xid, key) {
                 continue;
             }
-            let token = if is_last { None } else { Some(self.token(self.within)) };
-            events.push((event::message(&message)?, token));
+            let cursor = if is_last { None } else { Some(self.cursor(self.within)) };
+            events.push((event::message(&message)?, cursor));
         }
         if is_more {
             self.pending.push_front(Arc::clone(change));
         } else {
             self.pass(change.position);
         }
-        let end = self.token(None);
-        let event = |(data, token): (_, Option<Token>)| {
-            let token = Some(token.unwrap_or_else(|| end.clone()));
-            Event { kind: EventKind::Message, data, token }
+        let end = self.cursor(None);
+        let event = |(data, cursor): (_, Option<LiveCursor>)| {
+            let cursor = Some(cursor.unwrap_or_else(|| end.clone()));
+            Event { kind: EventKind::Message, data, cursor }
         };
         Ok(events.into_iter().map(event).collect())
     }
 
-    /// All up to this position was told.
+    /// The changes up to this position were delivered.
     fn pass(&mut self, position: Position) {
         self.position = position;
         self.within = None;
-        // Once nothing that was shown can come any more, it need not be remembered.
-        if self.shown.is_past(position.xid) {
-            self.shown = Shown::default();
+        // Snapshots that saw no later transaction decide nothing any more.
+        if self.seen.is_past(position.xid) {
+            self.seen = SeenSnapshots::default();
         }
     }
 
-    fn token(&self, within: Option<Uuid>) -> Token {
-        Token { position: self.position, within, shown: self.shown.clone(), is_paging: false }
-    }
-}
-
-impl From<LiveEnd> for ConversationsError {
-    fn from(end: LiveEnd) -> Self {
-        match end {
-            LiveEnd::Deleted => Self::NotFound("conversation"),
-            LiveEnd::Dropped(_) => Self::Overloaded,
-            LiveEnd::Database(error) => Self::Database(error),
-            LiveEnd::Event(_) => Self::Overloaded,
-        }
+    fn cursor(&self, within: Option<Uuid>) -> LiveCursor {
+        LiveCursor { position: self.position, within, seen: self.seen.clone(), is_paging: false }
     }
 }

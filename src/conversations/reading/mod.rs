@@ -1,7 +1,7 @@
-//! Reads that wait at the same moment are done together: one statement of a kind for all of them.
+//! Batched reads: one statement a kind for all reads that wait at the same moment.
 //!
-//! Each page of a group has an even share of the group's bytes. What needs more is read again, by itself, so nobody waits for
-//! the large pages of others, and a group of one has all the room that a page may take.
+//! Each page of a batch has an even share of the batch's bytes. A larger page is read again, alone, so no read waits for the large pages of
+//! others, and a batch of one read has the bytes of a whole page.
 
 mod store;
 
@@ -19,101 +19,101 @@ use super::store::Found;
 use crate::db::{BatchExecutor, BatchWork, NumberedShard, Outcomes, Overloaded};
 pub(super) use store::{LivePage, ReadStore};
 
-/// Groups at once.
+/// Batches at once.
 const READERS: usize = 2;
-/// What the pages of a group may take together.
-const GROUP_BYTES: usize = 4 << 20;
-/// Conversations that a list of a group passes over; each costs as much as one that is shown.
-const MAX_PASSED_OVER: u32 = 200;
+/// The bytes of all pages of a batch.
+const BATCH_BYTES: usize = 4 << 20;
+/// The most conversations that a list in a batch skips; each costs as much as a listed one.
+const MAX_SKIPPED: u32 = 200;
 
-/// What is read.
+/// A read.
 #[derive(Debug, Clone)]
-pub(super) enum Read {
+pub(super) enum ReadRequest {
     /// A conversation.
     Conversation { id: Uuid, owner: Option<Uuid> },
-    /// A page of conversations, in the order of their last activity; words are not looked at.
+    /// A page of conversations, in the order of their last activity. The query's words are ignored.
     List { owner: Option<Uuid>, query: ListQuery },
     /// A page of messages.
     Messages { conversation: Uuid, owner: Option<Uuid>, query: MessageQuery },
 }
 
-/// What was found. Pages of messages have the nearest first.
+/// The outcome of a read. Pages of messages have the nearest first.
 #[derive(Debug)]
-pub(super) enum Shown {
+pub(super) enum ReadResponse {
     Conversation(Conversation),
     List(Found<Conversation>),
     Messages(Found<Message>),
     /// There is no such conversation.
-    Nothing,
-    /// More than there was room for.
-    TooMuch,
+    NotFound,
+    /// The page exceeds its budget.
+    TooLarge,
 }
 
-/// The room of each page, as statements are told.
+/// The bytes of each page, as parameters of the statements.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Room {
+pub(super) struct PageBudget {
     bytes: i64,
-    /// Whether a page that passes these bytes ends behind what passes them; otherwise it is left out.
+    /// Whether a page that exceeds these bytes ends behind the entry that does; otherwise it is left out.
     is_alone: bool,
 }
 
-impl Room {
-    /// All the room that a page may take.
+impl PageBudget {
+    /// The bytes of a whole page.
     fn alone(bytes: usize) -> Self {
         Self { bytes: i64::try_from(bytes).unwrap_or(i64::MAX), is_alone: true }
     }
 
-    /// The room of each of so many pages.
+    /// The share of each of so many pages.
     fn of(pages: usize, max_page_bytes: usize) -> Self {
         match pages {
             0 | 1 => Self::alone(max_page_bytes),
-            pages => Self { is_alone: false, ..Self::alone(max_page_bytes.min(GROUP_BYTES / pages)) },
+            pages => Self { is_alone: false, ..Self::alone(max_page_bytes.min(BATCH_BYTES / pages)) },
         }
     }
 }
 
-/// Reads groups.
-struct Reads {
+/// Reads batches.
+struct BatchReader {
     store: ReadStore,
     max_page_bytes: usize,
 }
 
-impl BatchWork for Reads {
+impl BatchWork for BatchReader {
     type Shard = NumberedShard;
-    type Request = Read;
-    type Answer = Shown;
+    type Request = ReadRequest;
+    type Answer = ReadResponse;
     type Error = ConversationsError;
 
     const MAX_REQUESTS: usize = 64;
 
-    async fn run(&self, _line: &NumberedShard, jobs: &[Read]) -> Outcomes<Self> {
-        let room = Room::of(jobs.len(), self.max_page_bytes);
-        Ok(self.store.read(jobs, room).await?.into_iter().map(Ok).collect())
+    async fn run(&self, _shard: &NumberedShard, requests: &[ReadRequest]) -> Outcomes<Self> {
+        let budget = PageBudget::of(requests.len(), self.max_page_bytes);
+        Ok(self.store.read(requests, budget).await?.into_iter().map(Ok).collect())
     }
 }
 
-/// The way to read.
+/// Reads in batches, and long or large reads alone.
 #[derive(Debug)]
-pub(super) struct Reading {
-    group: BatchExecutor<Reads>,
-    lines: Vec<Arc<NumberedShard>>,
+pub(super) struct ReadExecutor {
+    batches: BatchExecutor<BatchReader>,
+    shards: Vec<Arc<NumberedShard>>,
     next: AtomicUsize,
     alone: ReadStore,
     max_page_bytes: usize,
 }
 
-impl Reading {
-    /// Groups over `store`. What waits takes up to `queue_bytes`, and waits no longer than `wait` for its turn.
+impl ReadExecutor {
+    /// An executor over `store`, and its task. Waiting reads hold up to `queue_bytes`, and wait for their batch up to `wait`.
     pub(super) fn new(
         store: ReadStore,
         max_page_bytes: usize,
         queue_bytes: usize,
         wait: Duration,
     ) -> (Self, impl Future<Output = ()> + Send + 'static) {
-        let work = Reads { store: store.clone(), max_page_bytes };
-        let (group, grouping) = BatchExecutor::new(work, READERS, queue_bytes, wait);
-        let lines = NumberedShard::all(READERS);
-        (Self { group, lines, next: AtomicUsize::new(0), alone: store, max_page_bytes }, grouping)
+        let reader = BatchReader { store: store.clone(), max_page_bytes };
+        let (batches, task) = BatchExecutor::new(reader, READERS, queue_bytes, wait);
+        let shards = NumberedShard::all(READERS);
+        (Self { batches, shards, next: AtomicUsize::new(0), alone: store, max_page_bytes }, task)
     }
 
     /// Reads.
@@ -121,24 +121,24 @@ impl Reading {
     /// # Errors
     ///
     /// [`ConversationsError`].
-    pub(super) async fn read(&self, read: Read) -> Result<Shown, ConversationsError> {
+    pub(super) async fn read(&self, read: ReadRequest) -> Result<ReadResponse, ConversationsError> {
         if !read.is_long() {
-            // Any line will do.
-            let number = self.next.fetch_add(1, Ordering::Relaxed) % self.lines.len().max(1);
-            let line = self.lines.get(number).ok_or(Overloaded)?;
-            match self.group.execute(Arc::clone(line), read.clone(), 0).await? {
-                Shown::TooMuch => {}
-                shown => return Ok(shown),
+            // Any shard will do.
+            let number = self.next.fetch_add(1, Ordering::Relaxed) % self.shards.len().max(1);
+            let shard = self.shards.get(number).ok_or(Overloaded)?;
+            match self.batches.execute(Arc::clone(shard), read.clone(), 0).await? {
+                ReadResponse::TooLarge => {}
+                response => return Ok(response),
             }
         }
-        let shown = self.alone.read(&[read], Room::alone(self.max_page_bytes)).await?;
-        Ok(shown.into_iter().next().unwrap_or(Shown::Nothing))
+        let responses = self.alone.read(&[read], PageBudget::alone(self.max_page_bytes)).await?;
+        Ok(responses.into_iter().next().unwrap_or(ReadResponse::NotFound))
     }
 }
 
-impl Read {
-    /// Whether others would wait for it for long.
+impl ReadRequest {
+    /// Whether other reads would wait for it for long.
     fn is_long(&self) -> bool {
-        matches!(self, Self::List { query, .. } if query.offset > MAX_PASSED_OVER)
+        matches!(self, Self::List { query, .. } if query.offset > MAX_SKIPPED)
     }
 }

@@ -1,9 +1,9 @@
-//! Fills the index for search behind the writes: a reader of the feed that is never behind by more than a round and a lot.
+//! Fills the search index behind the writes, as a reader of the feed.
 //!
-//! What is new it learns from the feed, so that adding a message costs nothing for it, whether by a request or by an import.
-//! One node at a time works on it.
+//! It learns of new messages from the feed, so that search adds no cost to a write, be it a request or an import. One node at a time works
+//! on the index.
 
-mod lot;
+mod batch;
 pub(super) mod query;
 mod store;
 
@@ -14,23 +14,23 @@ use crate::db::{Database, DbError};
 use crate::observe::Metrics;
 use crate::realtime::Hub;
 use crate::supervisor::{self, Backoff, Next, StepError, Supervisor};
-use lot::{Size, rest_after};
+use batch::{BatchSize, rest_after};
 use store::{IndexStore, Rebuilt, Step};
 
 /// After an error.
 const AFTER_ERROR: Duration = Duration::from_secs(2);
 
-/// Between two looks while nothing is written here.
+/// The longest time between two polls while this node writes nothing.
 const LONGEST_IDLE: Duration = Duration::from_secs(30);
 
-/// What to do after a batch.
+/// The outcome of a batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Found {
-    /// There may be more at hand.
+    /// More can be indexed at once.
     More,
-    /// Something was new, or waits: look at each interval.
+    /// Something was indexed, or waits: poll at each interval.
     Soon,
-    /// There was nothing: look less and less often.
+    /// There was nothing: poll less and less often.
     Later,
 }
 
@@ -44,32 +44,33 @@ pub(super) struct Indexer {
 }
 
 impl Indexer {
-    /// Over a share of the pool; it looks for what is new at this interval.
-    pub(super) fn new(share: &Database, metrics: &Arc<Metrics>, hub: &Hub, interval: Duration) -> Self {
-        Self { store: IndexStore::new(share), metrics: Arc::clone(metrics), hub: hub.clone(), interval }
+    /// An indexer over `database`, which polls at this interval.
+    pub(super) fn new(database: &Database, metrics: &Arc<Metrics>, hub: &Hub, interval: Duration) -> Self {
+        Self { store: IndexStore::new(database), metrics: Arc::clone(metrics), hub: hub.clone(), interval }
     }
 
     /// Starts the task.
     pub(super) fn start(self, supervisor: &Supervisor) {
         let idle = self.interval;
-        let task = IndexTask { indexer: self, idle, size: Size::LEAST, rebuilding: Some(Size::LEAST) };
+        let task =
+            IndexTask { indexer: self, idle, size: BatchSize::LEAST, rebuilding: Some(BatchSize::LEAST) };
         supervisor.periodic("search", Duration::ZERO, Backoff::fixed(AFTER_ERROR), task);
     }
 
-    /// Makes documents anew whose words are of an older form; the size of the next lot, or nothing once all are made.
-    async fn rebuild(&self, size: Size) -> Result<Option<Size>, DbError> {
+    /// Rebuilds documents of an older form; returns the size of the next batch. `None`: all are rebuilt.
+    async fn rebuild(&self, size: BatchSize) -> Result<Option<BatchSize>, DbError> {
         let began = Instant::now();
         Ok(match self.store.rebuild(size).await? {
-            Rebuilt::Lot { documents } => {
+            Rebuilt::Batch { documents } => {
                 self.metrics.search_indexed.inc_by(documents);
                 Some(size.next(began.elapsed(), true))
             }
             Rebuilt::Last { documents } => {
                 self.metrics.search_indexed.inc_by(documents);
-                tracing::info!("search has made all its documents anew");
+                tracing::info!("all search documents are rebuilt");
                 None
             }
-            // Another node works on the index; a rest from this one's side does no harm.
+            // Another node works on the index.
             Rebuilt::Busy => {
                 tokio::time::sleep(self.interval).await;
                 Some(size)
@@ -79,34 +80,34 @@ impl Indexer {
     }
 
     /// Indexes a batch.
-    async fn index(&self, size: Size) -> Result<Found, DbError> {
+    async fn index(&self, size: BatchSize) -> Result<Found, DbError> {
         let Some(step) = self.store.step(size).await? else { return Ok(Found::Later) };
         self.metrics.gauges.search_lag_seconds.set(step.lag_s.unwrap_or_default().max(0.0));
         self.metrics.search_indexed.inc_by(step.documents);
         Ok(match step {
             Step { is_more: true, .. } => Found::More,
-            // The end of the transaction that some change waits for wakes nobody.
+            // The end of the transaction that delays a change wakes no task.
             Step { changes: 1.., .. } | Step { lag_s: Some(_), .. } => Found::Soon,
             _ => Found::Later,
         })
     }
 }
 
-/// The indexer's steps: how much it takes at once, and how long it waits when there is nothing.
+/// The indexer's steps, with the batch size and the wait for new changes.
 struct IndexTask {
     indexer: Indexer,
     idle: Duration,
-    size: Size,
-    /// The size of the next batch of documents of an older form; `None`: all are made anew.
-    rebuilding: Option<Size>,
+    size: BatchSize,
+    /// The size of the next batch of documents of an older form. `None`: all are rebuilt.
+    rebuilding: Option<BatchSize>,
 }
 
 impl supervisor::Step for IndexTask {
     async fn step(&mut self) -> Result<Next, StepError> {
         let interval = self.indexer.interval;
         let began = Instant::now();
-        // Kept only after a success: a batch may be too large for its time, or for a conversation that is deleted meanwhile.
-        let size = std::mem::replace(&mut self.size, Size::LEAST);
+        // Kept only after a success: a batch may be too large for its time, or hold a conversation that is deleted meanwhile.
+        let size = std::mem::replace(&mut self.size, BatchSize::LEAST);
         let found = match self.indexer.index(size).await {
             // A conversation was deleted at this moment.
             Err(error) if error.is_rows_fault() => return Ok(Next::After(interval)),
@@ -122,7 +123,7 @@ impl supervisor::Step for IndexTask {
         }
         // New messages come first. The rest of a rebuild waits for no interval.
         if let Some(size) = self.rebuilding {
-            self.rebuilding = Some(Size::LEAST);
+            self.rebuilding = Some(BatchSize::LEAST);
             self.rebuilding = match self.indexer.rebuild(size).await {
                 Err(error) if error.is_rows_fault() => return Ok(Next::After(interval)),
                 next => next?,
@@ -132,8 +133,8 @@ impl supervisor::Step for IndexTask {
                 return Ok(Next::After(rest_after(began.elapsed())));
             }
         }
-        // What this node writes wakes it. Others write for themselves, so a look by chance may come later and later, and
-        // an idle service has no connections.
+        // Writes of this node wake the indexer. Other nodes index their own, so polls may come later and later, and an idle service has no
+        // connections.
         tokio::time::sleep(interval).await;
         self.idle = tokio::select! {
             () = self.indexer.hub.written() => interval,

@@ -1,4 +1,4 @@
-//! The words of a search, as a query of Postgres, and the same words as the index has them.
+//! The words of a search as a query of Postgres, in the form that the index has.
 //!
 //! # Words
 //!
@@ -7,8 +7,8 @@
 //! punctuation is a space, and each character of a [script without spaces](UNSPACED) is written twice with a space in between.
 //! A run of those becomes its first character, all pairs, and its last character: 上海东 is 上, 上海, 海东, 东.
 //!
-//! What stands together in a query is looked for as a phrase: `sess.opts` as `sess` followed by `opts`. So a whole is found, and so is each of
-//! its parts. Pairs are looked for as a phrase of pairs, and one character alone as the beginning of a pair.
+//! Words without a space between them are searched as a phrase: `sess.opts` as `sess` followed by `opts`. So a whole is found, and so is each
+//! of its parts. Pairs are searched as a phrase of pairs, and a single character as the beginning of a pair.
 //!
 //! # Syntax
 //!
@@ -64,13 +64,13 @@ pub(super) fn without_punctuation(text: &str) -> String {
     punctuation.fold(text.to_owned(), |sql, code| format!("replace({sql}, chr({code}), ' ')"))
 }
 
-/// What stands between spaces.
+/// An item between spaces.
 enum Item<'a> {
     Or,
     Term { text: &'a str, is_negated: bool },
 }
 
-/// What `to_tsquery('simple', …)` takes for the words of a search; empty if they ask for nothing.
+/// The argument of `to_tsquery('simple', …)` for the words of a search; empty if they name no word.
 pub(in crate::conversations) fn tsquery(words: &str) -> String {
     let items = items(words);
     let mut alternatives: Vec<Vec<String>> = vec![Vec::new()];
@@ -114,7 +114,7 @@ fn items(words: &str) -> Vec<Item<'_>> {
     let mut rest = words;
     loop {
         rest = rest.trim_start();
-        // Two dashes are an option's, as in --release.
+        // Two dashes begin an option, as in --release.
         let ruled_out = rest
             .strip_prefix('-')
             .filter(|text| text.chars().next().is_some_and(|c| c != '-' && !c.is_whitespace()));

@@ -1,15 +1,15 @@
-//! Writes that wait at the same moment are done together: the statements of many requests in one transaction.
+//! Batched writes: the statements of all writes that wait at the same moment, in one transaction.
 //!
 //! ```text
 //! create ─┐
-//! add ────┼─▶ group ─▶ locks that are free ─▶ lots: one statement for many requests ─▶ commit, answers
-//! append ─┘                └─ not free ─▶ alone: waits for the lock
+//! add ────┼─▶ batch ─▶ free locks ─▶ stages: one statement for many requests ─▶ commit, responses
+//! append ─┘                └─ taken lock ─▶ alone: waits for the lock
 //! ```
 //!
-//! A conversation is always of the same line (see [`crate::db::BatchExecutor`]), so groups of one node do not meet in one. Where
-//! somebody else holds one, its requests leave the group and each waits by itself: nobody else waits for them.
+//! A conversation always belongs to the same shard (see [`crate::db::BatchExecutor`]), so batches of one node do not compete for one. The
+//! requests of a conversation that is locked elsewhere leave the batch and wait alone: no other request waits for them.
 
-mod rounds;
+mod stages;
 mod store;
 
 use std::future::Future;
@@ -19,17 +19,18 @@ use std::time::Duration;
 use uuid::Uuid;
 
 use super::ConversationsError;
-use super::messages::{Key, NewMessage};
-use super::model::{Conversation, Metadata, Micros};
-use super::pieces::{Piece, Written};
+use super::chunk::{AppendOutcome, MessageChunk};
+use super::messages::{IdempotencyKey, NewMessage};
+use super::model::{Conversation, Metadata};
 use crate::db::{BatchExecutor, BatchWork, NumberedShard, Outcomes, Overloaded};
-use rounds::{Once, Stage, Step};
+use crate::time::Micros;
+use stages::{Exclusive, Stage, Step};
 pub(super) use store::{Patience, WriteStore};
 
-/// What a message counts for beside its content and its metadata.
+/// The bytes of a waiting message beside its content and its metadata.
 const MESSAGE_BYTES: usize = 256;
 
-/// A conversation that is to be made.
+/// A conversation that is to be created.
 #[derive(Debug)]
 pub(super) struct Creation {
     pub(super) id: Uuid,
@@ -43,82 +44,82 @@ pub(super) struct Creation {
 pub(super) struct Addition {
     pub(super) conversation: Uuid,
     pub(super) owner: Option<Uuid>,
-    pub(super) key: Option<Key>,
+    pub(super) key: Option<IdempotencyKey>,
     pub(super) messages: Vec<NewMessage>,
     /// One for each message.
     pub(super) ids: Vec<Uuid>,
 }
 
-/// A piece for a message.
+/// A chunk that is to be appended.
 #[derive(Debug)]
-pub(super) struct Growth {
+pub(super) struct Append {
     pub(super) conversation: Uuid,
     pub(super) owner: Option<Uuid>,
     pub(super) message: Uuid,
-    pub(super) piece: Piece,
+    pub(super) chunk: MessageChunk,
 }
 
-/// What is to be written.
+/// A write.
 #[derive(Debug, Clone)]
-pub(super) enum Write {
-    /// A conversation is made.
+pub(super) enum WriteRequest {
+    /// Creates a conversation.
     Create(Arc<Creation>),
-    /// Messages are added.
+    /// Adds messages.
     Add(Arc<Addition>),
-    /// A piece is added.
-    Append(Arc<Growth>),
+    /// Appends a chunk.
+    Append(Arc<Append>),
 }
 
-/// What became of an [`Addition`].
+/// The outcome of an [`Addition`].
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Entered {
-    /// Its messages are there, from this time on.
+pub(super) enum AddOutcome {
+    /// Its messages were added, from this time on.
     Added(Micros),
-    /// Its key was known.
+    /// Its key is known.
     Known {
         /// The hash that came with the key.
         hash: Vec<u8>,
-        /// The ids that were given then.
+        /// The ids that were assigned then.
         ids: Vec<Uuid>,
         /// The time of the first of them.
         first: Micros,
     },
 }
 
-/// What became of a write.
+/// The outcome of a write.
 #[derive(Debug, Clone)]
-pub(super) enum Done {
-    /// The conversation is made.
+pub(super) enum WriteResponse {
+    /// The conversation.
     Created(Conversation),
-    /// The messages are there.
-    Entered(Entered),
-    /// The piece came.
-    Written(Written),
+    /// Of an addition.
+    Added(AddOutcome),
+    /// Of a chunk.
+    Appended(AppendOutcome),
     /// There is no such conversation or message.
     NotFound,
-    /// Somebody holds the conversation.
-    Held,
+    /// The conversation is locked.
+    Locked,
 }
 
-impl Write {
-    /// The conversation, by whose line it goes.
+impl WriteRequest {
+    /// The conversation, which decides the shard.
     fn conversation(&self) -> Uuid {
         match self {
             Self::Create(new) => new.id,
             Self::Add(addition) => addition.conversation,
-            Self::Append(growth) => growth.conversation,
+            Self::Append(append) => append.conversation,
         }
     }
 
-    /// What it counts for while it waits.
+    /// Its bytes while it waits.
     fn bytes(&self) -> usize {
         match self {
             Self::Create(new) => new.title.len() + new.metadata.as_str().len(),
-            Self::Append(growth) => growth.piece.content.len(),
+            Self::Append(append) => append.chunk.content.len(),
             Self::Add(addition) => {
                 let bytes = |message: &NewMessage| {
-                    let extra = message.said.extra.as_ref().map_or(0, |extra| extra.as_str().len());
-                    MESSAGE_BYTES + message.said.content.len() + extra + message.metadata.as_str().len()
+                    let extra = message.content.extra.as_ref().map_or(0, |extra| extra.as_str().len());
+                    MESSAGE_BYTES + message.content.text.len() + extra + message.metadata.as_str().len()
                 };
                 addition.messages.iter().map(bytes).sum()
             }
@@ -126,84 +127,84 @@ impl Write {
     }
 
     fn step(&self) -> Step<'_> {
-        let (stage, once) = match self {
+        let (stage, exclusive) = match self {
             Self::Create(_) => (Stage::Create, None),
-            Self::Add(addition) => (Stage::Add, addition.key.as_ref().map(|key| Once::Key(&key.text))),
-            Self::Append(growth) => {
-                let stage = if growth.piece.done { Stage::Finish } else { Stage::Append };
-                (stage, Some(Once::Message(growth.message)))
+            Self::Add(addition) => (Stage::Add, addition.key.as_ref().map(|key| Exclusive::Key(&key.text))),
+            Self::Append(append) => {
+                let stage = if append.chunk.done { Stage::Finish } else { Stage::Append };
+                (stage, Some(Exclusive::Message(append.message)))
             }
         };
-        Step { conversation: self.conversation(), stage, once }
+        Step { conversation: self.conversation(), stage, exclusive }
     }
 }
 
-/// Writes groups.
-struct Writes(WriteStore);
+/// Writes batches.
+struct BatchWriter(WriteStore);
 
-impl BatchWork for Writes {
+impl BatchWork for BatchWriter {
     type Shard = NumberedShard;
-    type Request = Write;
-    type Answer = Done;
+    type Request = WriteRequest;
+    type Answer = WriteResponse;
     type Error = ConversationsError;
 
-    // Larger ones are hardly cheaper for each, and take above 100 ms under load.
+    // Larger batches are hardly cheaper a request, and take above 100 ms under load.
     const MAX_REQUESTS: usize = 64;
 
-    async fn run(&self, _line: &NumberedShard, jobs: &[Write]) -> Outcomes<Self> {
-        Ok(self.0.write(jobs, Patience::None).await?.into_iter().map(Ok).collect())
+    async fn run(&self, _shard: &NumberedShard, requests: &[WriteRequest]) -> Outcomes<Self> {
+        Ok(self.0.write(requests, Patience::None).await?.into_iter().map(Ok).collect())
     }
 }
 
-/// What is bounded.
+/// The limits of writes.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct WriteLimits {
-    /// Groups at once.
-    pub(super) turns: usize,
-    /// Bytes that wait.
+    /// Batches at once.
+    pub(super) writers: usize,
+    /// Bytes of waiting requests.
     pub(super) queue_bytes: usize,
-    /// How long one waits for its turn.
+    /// The longest wait for a batch.
     pub(super) wait: Duration,
 }
 
-/// The way to write.
+/// Writes in batches, and to locked conversations alone.
 #[derive(Debug)]
-pub(super) struct Writing {
-    group: BatchExecutor<Writes>,
-    lines: Vec<Arc<NumberedShard>>,
-    /// For what somebody holds.
+pub(super) struct WriteExecutor {
+    batches: BatchExecutor<BatchWriter>,
+    shards: Vec<Arc<NumberedShard>>,
+    /// For locked conversations.
     alone: WriteStore,
     queue_bytes: usize,
 }
 
-impl Writing {
-    /// Groups over `grouped`, and `alone` for what has to wait for somebody.
+impl WriteExecutor {
+    /// An executor and its task. `batched` has the quota of batches, `alone` that of writes to locked conversations.
     pub(super) fn new(
-        grouped: WriteStore,
+        batched: WriteStore,
         alone: WriteStore,
         limits: WriteLimits,
     ) -> (Self, impl Future<Output = ()> + Send + 'static) {
-        let WriteLimits { turns, queue_bytes, wait } = limits;
-        let (group, grouping) = BatchExecutor::new(Writes(grouped), turns, queue_bytes, wait);
-        let lines = NumberedShard::all(turns);
-        (Self { group, lines, alone, queue_bytes }, grouping)
+        let WriteLimits { writers, queue_bytes, wait } = limits;
+        let (batches, task) = BatchExecutor::new(BatchWriter(batched), writers, queue_bytes, wait);
+        let shards = NumberedShard::all(writers);
+        (Self { batches, shards, alone, queue_bytes }, task)
     }
 
-    /// Writes, and answers after the commit.
+    /// Writes, and returns after the commit.
     ///
     /// # Errors
     ///
     /// [`ConversationsError`].
-    pub(super) async fn write(&self, write: Write) -> Result<Done, ConversationsError> {
-        let number = write.conversation().as_u128() % self.lines.len().max(1) as u128;
-        let line = self.lines.get(number as usize).ok_or(Overloaded)?;
+    pub(super) async fn write(&self, write: WriteRequest) -> Result<WriteResponse, ConversationsError> {
+        let number = write.conversation().as_u128() % self.shards.len().max(1) as u128;
+        let shard = self.shards.get(number as usize).ok_or(Overloaded)?;
         let bytes = write.bytes().min(self.queue_bytes);
-        match self.group.execute(Arc::clone(line), write.clone(), bytes).await? {
-            Done::Held => {
-                let done = self.alone.write(&[write], Patience::Lock).await?;
-                Ok(done.into_iter().next().unwrap_or(Done::NotFound))
+        match self.batches.execute(Arc::clone(shard), write.clone(), bytes).await? {
+            WriteResponse::Locked => {
+                let responses = self.alone.write(&[write], Patience::Lock).await?;
+                Ok(responses.into_iter().next().unwrap_or(WriteResponse::NotFound))
             }
-            done => Ok(done),
+            response => Ok(response),
         }
     }
 }

@@ -1,102 +1,81 @@
-//! Groups of writes in Postgres.
+//! Batched writes in Postgres.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use tokio_postgres::Row;
 use tokio_postgres::types::Type;
 use uuid::Uuid;
 
-use super::rounds::{Lot, Stage, lots};
-use super::{Addition, Creation, Done, Entered, Growth, Write};
-use crate::conversations::pieces::Written;
+use super::stages::{Stage, StageBatch, stages};
+use super::{AddOutcome, Addition, Append, Creation, WriteRequest, WriteResponse};
+use crate::conversations::chunk::AppendOutcome;
 use crate::conversations::store::conversation;
 use crate::db::{
-    BY_INDEX, Database, DbError, JsonText, Parameter as Typed, Query, numbered, query_all_in_time,
+    BY_INDEX, Database, DbError, JsonText, Parameter as Typed, Query, numbered, query_all_in_time, sql,
 };
 
-/// Writes to conversations, over a share of the pool.
+/// Writes to conversations, with a quota of the pool.
 #[derive(Debug, Clone)]
 pub(in crate::conversations) struct WriteStore {
     database: Database,
     timeout: Duration,
-    /// What a message takes.
+    /// `MAX_MESSAGE_BYTES`.
     max_message_bytes: i32,
-    sql: Arc<Statements>,
 }
 
-#[derive(Debug)]
-struct Statements {
-    try_locks: String,
-    wait_for_lock: String,
-    create: String,
-    add: String,
-    append: String,
-    finish: String,
-}
-
-/// What is waited for.
+/// Whether a write waits for a lock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::conversations) enum Patience {
-    /// Nobody.
+    /// It does not.
     None,
-    /// Who holds the conversation, which has to be one.
+    /// It waits for the lock of its only conversation.
     Lock,
 }
 
 impl WriteStore {
-    /// Over `database`, whose statements may take up to `timeout`.
+    /// A store over `database`, whose statements may take up to `timeout`.
     pub(in crate::conversations) fn new(
         database: &Database,
         timeout: Duration,
         max_message_bytes: usize,
     ) -> Self {
-        let pieces = include_str!("../../../sql/conversations/pieces.sql");
-        let of_pieces = |statement: &str| database.sql(&statement.replace("{pieces}", pieces));
-        let sql = Statements {
-            try_locks: database.sql(include_str!("../../../sql/conversations/try_locks.sql")),
-            wait_for_lock: database.sql(include_str!("../../../sql/conversations/wait_for_lock.sql")),
-            create: database.sql(include_str!("../../../sql/conversations/create.sql")),
-            add: database.sql(include_str!("../../../sql/conversations/add_messages.sql")),
-            append: of_pieces(include_str!("../../../sql/conversations/append.sql")),
-            finish: of_pieces(include_str!("../../../sql/conversations/finish.sql")),
-        };
         let max_message_bytes = i32::try_from(max_message_bytes).unwrap_or(i32::MAX);
-        Self { database: database.clone(), timeout, max_message_bytes, sql: Arc::new(sql) }
+        Self { database: database.clone(), timeout, max_message_bytes }
     }
 
-    /// Writes, all in one transaction; what became of each.
+    /// Writes in one transaction; returns the outcome of each write.
     pub(in crate::conversations) async fn write(
         &self,
-        writes: &[Write],
+        writes: &[WriteRequest],
         patience: Patience,
-    ) -> Result<Vec<Done>, DbError> {
-        let lots = lots(writes.iter().map(Write::step));
+    ) -> Result<Vec<WriteResponse>, DbError> {
+        let stages = stages(writes.iter().map(WriteRequest::step));
         let locks = Locks::of(writes);
-        let columns: Vec<Columns<'_>> = lots.iter().map(|lot| Columns::of(writes, lot)).collect();
-        let mut queries: Vec<Query<'_>> = Vec::with_capacity(2 + lots.len());
+        let columns: Vec<Columns<'_>> = stages.iter().map(|stage| Columns::of(writes, stage)).collect();
+        let mut queries: Vec<Query<'_>> = Vec::with_capacity(2 + stages.len());
         queries.push((BY_INDEX, Vec::new()));
         queries.push(match patience {
-            Patience::None => (&self.sql.try_locks, locks.parameters()),
-            Patience::Lock => (&self.sql.wait_for_lock, locks.first()),
+            Patience::None => (sql!(self.database, "conversations/try_locks.sql"), locks.parameters()),
+            Patience::Lock => (sql!(self.database, "conversations/wait_for_lock.sql"), locks.first()),
         });
-        for ((stage, _), columns) in lots.iter().zip(&columns) {
-            queries.push((self.sql.of(*stage), columns.parameters(&self.max_message_bytes)));
+        for ((stage, _), columns) in stages.iter().zip(&columns) {
+            queries.push((stage.statement(&self.database), columns.parameters(&self.max_message_bytes)));
         }
         let connection = self.database.get().await?;
         let rows = query_all_in_time(&connection, self.timeout, &queries).await;
-        outcomes(writes, &lots, connection.release(rows)?.get(1..).unwrap_or_default())
+        outcomes(writes, &stages, connection.release(rows)?.get(1..).unwrap_or_default())
     }
 }
 
-impl Statements {
-    fn of(&self, stage: Stage) -> &str {
-        match stage {
-            Stage::Create => &self.create,
-            Stage::Add => &self.add,
-            Stage::Append => &self.append,
-            Stage::Finish => &self.finish,
+impl Stage {
+    fn statement(self, database: &Database) -> &'static str {
+        let chunks = sql!("conversations/pieces.sql");
+        match self {
+            Self::Create => sql!(database, "conversations/create.sql"),
+            Self::Add => sql!(database, "conversations/add_messages.sql"),
+            Self::Append => sql!(database, "conversations/append.sql", pieces = chunks),
+            Self::Finish => sql!(database, "conversations/finish.sql", pieces = chunks),
         }
     }
 }
@@ -105,19 +84,19 @@ impl Statements {
 #[derive(Debug, Default)]
 struct Locks {
     ids: Vec<Uuid>,
-    /// Whether their rows will be written.
+    /// Whether their rows are written.
     are_written: Vec<bool>,
 }
 
 impl Locks {
-    fn of(writes: &[Write]) -> Self {
+    fn of(writes: &[WriteRequest]) -> Self {
         let mut all: HashMap<Uuid, bool> = HashMap::new();
         for write in writes {
             let is_written = match write {
-                // Nobody else can know it.
-                Write::Create(_) => continue,
-                Write::Add(_) => true,
-                Write::Append(growth) => growth.piece.done,
+                // No other request can name it.
+                WriteRequest::Create(_) => continue,
+                WriteRequest::Add(_) => true,
+                WriteRequest::Append(append) => append.chunk.done,
             };
             *all.entry(write.conversation()).or_default() |= is_written;
         }
@@ -134,7 +113,7 @@ impl Locks {
     }
 }
 
-/// What a statement is given, column by column.
+/// The parameters of a statement, column by column.
 enum Columns<'a> {
     Creations {
         ids: Vec<Uuid>,
@@ -143,7 +122,7 @@ enum Columns<'a> {
         owners: Vec<Option<Uuid>>,
     },
     Additions(Box<Additions<'a>>),
-    Growths {
+    Appends {
         conversations: Vec<Uuid>,
         owners: Vec<Option<Uuid>>,
         messages: Vec<Uuid>,
@@ -152,7 +131,7 @@ enum Columns<'a> {
     },
 }
 
-/// Of each request four columns, of each message eight.
+/// Four columns of each request, eight of each message.
 #[derive(Default)]
 struct Additions<'a> {
     conversations: Vec<Uuid>,
@@ -170,27 +149,30 @@ struct Additions<'a> {
 }
 
 impl<'a> Columns<'a> {
-    fn of(writes: &'a [Write], (stage, numbers): &Lot) -> Self {
-        let of_lot = || numbers.iter().filter_map(|number| writes.get(*number));
+    fn of(writes: &'a [WriteRequest], (stage, numbers): &StageBatch) -> Self {
+        let of_stage = || numbers.iter().filter_map(|number| writes.get(*number));
         match stage {
             Stage::Create => {
-                let new = |write: &'a Write| if let Write::Create(new) = write { Some(&**new) } else { None };
-                Self::creations(&of_lot().filter_map(new).collect::<Vec<_>>())
+                let new = |write: &'a WriteRequest| {
+                    if let WriteRequest::Create(new) = write { Some(&**new) } else { None }
+                };
+                Self::creations(&of_stage().filter_map(new).collect::<Vec<_>>())
             }
             Stage::Add => {
-                let addition = |write: &'a Write| {
-                    if let Write::Add(addition) = write { Some(&**addition) } else { None }
+                let addition = |write: &'a WriteRequest| {
+                    if let WriteRequest::Add(addition) = write { Some(&**addition) } else { None }
                 };
                 let mut additions = Additions::default();
-                for (request, addition) in (1..).zip(of_lot().filter_map(addition)) {
+                for (request, addition) in (1..).zip(of_stage().filter_map(addition)) {
                     additions.push(request, addition);
                 }
                 Self::Additions(Box::new(additions))
             }
             Stage::Append | Stage::Finish => {
-                let growth =
-                    |write: &'a Write| if let Write::Append(growth) = write { Some(&**growth) } else { None };
-                Self::growths(&of_lot().filter_map(growth).collect::<Vec<_>>())
+                let append = |write: &'a WriteRequest| {
+                    if let WriteRequest::Append(append) = write { Some(&**append) } else { None }
+                };
+                Self::appends(&of_stage().filter_map(append).collect::<Vec<_>>())
             }
         }
     }
@@ -204,13 +186,13 @@ impl<'a> Columns<'a> {
         }
     }
 
-    fn growths(growths: &[&'a Growth]) -> Self {
-        Self::Growths {
-            conversations: growths.iter().map(|growth| growth.conversation).collect(),
-            owners: growths.iter().map(|growth| growth.owner).collect(),
-            messages: growths.iter().map(|growth| growth.message).collect(),
-            starts: growths.iter().map(|growth| growth.piece.at).collect(),
-            contents: growths.iter().map(|growth| growth.piece.content.as_str()).collect(),
+    fn appends(appends: &[&'a Append]) -> Self {
+        Self::Appends {
+            conversations: appends.iter().map(|append| append.conversation).collect(),
+            owners: appends.iter().map(|append| append.owner).collect(),
+            messages: appends.iter().map(|append| append.message).collect(),
+            starts: appends.iter().map(|append| append.chunk.at).collect(),
+            contents: appends.iter().map(|append| append.chunk.content.as_str()).collect(),
         }
     }
 
@@ -223,7 +205,7 @@ impl<'a> Columns<'a> {
                 (owners, Type::UUID_ARRAY),
             ],
             Self::Additions(additions) => additions.parameters(),
-            Self::Growths { conversations, owners, messages, starts, contents } => vec![
+            Self::Appends { conversations, owners, messages, starts, contents } => vec![
                 (conversations, Type::UUID_ARRAY),
                 (owners, Type::UUID_ARRAY),
                 (messages, Type::UUID_ARRAY),
@@ -245,11 +227,11 @@ impl<'a> Additions<'a> {
         for message in &addition.messages {
             self.requests.push(request);
             self.roles.push(message.role.name());
-            self.contents.push(&message.said.content);
+            self.contents.push(&message.content.text);
             self.counts.push(message.token_count);
             self.metadata.push(JsonText(message.metadata.as_str().as_bytes()));
             self.are_done.push(message.done);
-            let extra = message.said.extra.as_ref();
+            let extra = message.content.extra.as_ref();
             self.extras.push(extra.map(|extra| JsonText(extra.as_str().as_bytes())));
         }
     }
@@ -272,22 +254,26 @@ impl<'a> Additions<'a> {
     }
 }
 
-/// What became of each write: `rows` are those of the locks, then of each lot.
-fn outcomes(writes: &[Write], lots: &[Lot], rows: &[Vec<Row>]) -> Result<Vec<Done>, DbError> {
+/// The outcome of each write; `rows` are those of the locks, then of each stage.
+fn outcomes(
+    writes: &[WriteRequest],
+    stages: &[StageBatch],
+    rows: &[Vec<Row>],
+) -> Result<Vec<WriteResponse>, DbError> {
     let Some((locks, rows)) = rows.split_first() else { return Ok(Vec::new()) };
     let locked: HashSet<Uuid> = match locks.first() {
         Some(row) => row.try_get::<_, Vec<Uuid>>("locked")?.into_iter().collect(),
         None => HashSet::new(),
     };
-    let without_row = |write: &Write| match write {
-        Write::Create(_) => Done::NotFound,
-        write if locked.contains(&write.conversation()) => Done::NotFound,
-        _ => Done::Held,
+    let without_row = |write: &WriteRequest| match write {
+        WriteRequest::Create(_) => WriteResponse::NotFound,
+        write if locked.contains(&write.conversation()) => WriteResponse::NotFound,
+        _ => WriteResponse::Locked,
     };
-    let mut outcomes: Vec<Done> = writes.iter().map(without_row).collect();
-    for ((stage, numbers), rows) in lots.iter().zip(rows) {
-        // Conversations are told by their ids, the others by their places from 1 on.
-        let made: HashMap<Uuid, usize> = match stage {
+    let mut outcomes: Vec<WriteResponse> = writes.iter().map(without_row).collect();
+    for ((stage, numbers), rows) in stages.iter().zip(rows) {
+        // Conversations are matched by their ids, the others by their ordinals from 1 on.
+        let created: HashMap<Uuid, usize> = match stage {
             Stage::Create => {
                 let id = |number: &usize| Some((writes.get(*number)?.conversation(), *number));
                 numbers.iter().filter_map(id).collect()
@@ -295,34 +281,36 @@ fn outcomes(writes: &[Write], lots: &[Lot], rows: &[Vec<Row>]) -> Result<Vec<Don
             _ => HashMap::new(),
         };
         for row in rows {
-            let (number, done) = match stage {
+            let (number, response) = match stage {
                 Stage::Create => {
                     let conversation = conversation(row)?;
-                    (made.get(&conversation.id).copied(), Done::Created(conversation))
+                    (created.get(&conversation.id).copied(), WriteResponse::Created(conversation))
                 }
-                Stage::Add => (numbered(numbers, row.try_get("request")?), Done::Entered(entered(row)?)),
+                Stage::Add => {
+                    (numbered(numbers, row.try_get("request")?), WriteResponse::Added(add_outcome(row)?))
+                }
                 Stage::Append | Stage::Finish => {
-                    (numbered(numbers, row.try_get("place")?), Done::Written(written(row)?))
+                    (numbered(numbers, row.try_get("place")?), WriteResponse::Appended(append_outcome(row)?))
                 }
             };
             if let Some(outcome) = number.and_then(|number| outcomes.get_mut(number)) {
-                *outcome = done;
+                *outcome = response;
             }
         }
     }
     Ok(outcomes)
 }
 
-fn entered(row: &Row) -> Result<Entered, DbError> {
+fn add_outcome(row: &Row) -> Result<AddOutcome, DbError> {
     let first = row.try_get::<_, SystemTime>("first")?.into();
     Ok(match row.try_get::<_, Option<Vec<u8>>>("known")? {
-        None => Entered::Added(first),
-        Some(hash) => Entered::Known { hash, ids: row.try_get("ids")?, first },
+        None => AddOutcome::Added(first),
+        Some(hash) => AddOutcome::Known { hash, ids: row.try_get("ids")?, first },
     })
 }
 
-fn written(row: &Row) -> Result<Written, DbError> {
+fn append_outcome(row: &Row) -> Result<AppendOutcome, DbError> {
     let (length, bytes): (Option<i32>, Option<i32>) = (row.try_get("length")?, row.try_get("bytes")?);
     let whole = row.try_get::<_, Option<i32>>("whole")?.unwrap_or_default();
-    Ok(Written { so_far: length.zip(bytes), whole, is_added: row.try_get("is_added")? })
+    Ok(AppendOutcome { so_far: length.zip(bytes), whole, is_added: row.try_get("is_added")? })
 }

@@ -1,4 +1,4 @@
-//! `POST /api/conversations/{id}/messages/{message}/append`: a piece of a message that is being written.
+//! `POST /api/conversations/{id}/messages/{message}/append`: appends a chunk to a message that is being written.
 
 use std::sync::Arc;
 
@@ -14,15 +14,16 @@ use uuid::Uuid;
 use super::super::error::ApiError;
 use super::super::openapi::bodies::PieceBody;
 use super::super::{AppState, Services};
-use super::members::Members;
+use super::object_reader::ObjectReader;
 use super::{answer, message_id, read_body};
 use crate::auth::Principal;
-use crate::conversations::Piece;
+use crate::conversations::MessageChunk;
 
 #[derive(Serialize, ToSchema)]
-struct Appended {
+#[schema(as = Appended)]
+struct AppendResponse {
     id: Uuid,
-    /// Where the next piece begins.
+    /// The offset of the next chunk.
     length: i32,
     done: bool,
 }
@@ -35,7 +36,7 @@ struct Appended {
     params(("id" = Uuid, Path, description = "The conversation"), ("message" = Uuid, Path, description = "The message")),
     request_body = PieceBody,
     responses(
-        (status = 200, description = "How long it is now", body = Appended),
+        (status = 200, description = "How long it is now", body = AppendResponse),
         (status = 404, description = "There is no such message of one's own"),
         (status = 409, description = "It has another length, or is done"),
     )
@@ -49,15 +50,15 @@ pub(super) async fn append(
     let core = face.core()?;
     let (conversation, id) = message_id(ids)?;
     let (_, body) = read_body(core, request).await?;
-    let piece = piece(core, &body)?;
+    let chunk = chunk(core, &body)?;
     let owner = core.accounts.user_of(&principal).await?;
-    let appended = Appended { id, length: piece.end(), done: piece.done };
-    core.conversations.append(owner, conversation, id, piece).await?;
-    answer(core, StatusCode::OK, &appended)
+    let response = AppendResponse { id, length: chunk.end(), done: chunk.done };
+    core.conversations.append(owner, conversation, id, chunk).await?;
+    answer(core, StatusCode::OK, &response)
 }
 
-fn piece(core: &Services, body: &[u8]) -> Result<Piece, ApiError> {
-    let mut members = Members::of_body(body, core.conversations.max_json_depth())?;
+fn chunk(core: &Services, body: &[u8]) -> Result<MessageChunk, ApiError> {
+    let mut members = ObjectReader::of_body(body, core.conversations.max_json_depth())?;
     let content = members.needed_text("content")?;
     let max_bytes = core.conversations.config().max_message_bytes;
     if content.len() > max_bytes {
@@ -66,5 +67,5 @@ fn piece(core: &Services, body: &[u8]) -> Result<Piece, ApiError> {
     let at = members.number("at")?.ok_or_else(|| members.refuse("at", "has to be there"))?;
     let done = members.truth("done")?.unwrap_or(false);
     members.end()?;
-    Ok(Piece { at, content, done })
+    Ok(MessageChunk { at, content, done })
 }

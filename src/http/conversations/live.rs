@@ -22,7 +22,7 @@ use super::super::edge::routes::Needs;
 use super::super::error::ApiError;
 use super::super::{AppState, Services, auth, sse};
 use crate::auth::{Principal, Scope};
-use crate::conversations::{Event, EventKind, Live, LiveEnd, Token, parse_live};
+use crate::conversations::{Event, EventKind, Live, LiveCursor, LiveEnd, parse_live};
 use crate::realtime::Dropped;
 
 /// The header by which a client says what it has seen (WHATWG HTML, section 9.2.4).
@@ -34,8 +34,8 @@ const RETRY_MS: u64 = 1_000;
 /// Events that are written into one chunk, in bytes, or nearly so.
 const CHUNK_BYTES: usize = 64 * 1024;
 
-/// What a request asks for.
-pub(super) struct Asked {
+/// A request for a live subscription.
+pub(super) struct LiveRequest {
     pub(super) conversation: Uuid,
     pub(super) parameters: Vec<(String, String)>,
     pub(super) headers: HeaderMap,
@@ -43,23 +43,27 @@ pub(super) struct Asked {
     pub(super) principal: Principal,
 }
 
-pub(super) async fn get(face: &Arc<AppState>, core: &Services, asked: Asked) -> Result<Response, ApiError> {
-    let start = parse_live(&asked.parameters)?;
-    let token = match asked.headers.get(LAST_EVENT_ID) {
+pub(super) async fn get(
+    face: &Arc<AppState>,
+    core: &Services,
+    request: LiveRequest,
+) -> Result<Response, ApiError> {
+    let start = parse_live(&request.parameters)?;
+    let cursor = match request.headers.get(LAST_EVENT_ID) {
         None => None,
         Some(value) => {
-            let token = value.to_str().ok().and_then(Token::parse);
+            let cursor = value.to_str().ok().and_then(LiveCursor::parse);
             let refuse = || ApiError::invalid("last-event-id takes the id of an event of this stream");
-            Some(token.ok_or_else(|| refuse().field(LAST_EVENT_ID))?)
+            Some(cursor.ok_or_else(|| refuse().field(LAST_EVENT_ID))?)
         }
     };
-    let owner = core.accounts.user_of(&asked.principal).await?;
-    let live = core.conversations.subscribe(owner, asked.conversation, start, token).await?;
+    let owner = core.accounts.user_of(&request.principal).await?;
+    let live = core.conversations.subscribe(owner, request.conversation, start, cursor).await?;
     let heartbeat = Duration::from_secs(core.conversations.realtime().heartbeat_s);
     // One chunk on its way, and one that is being written.
     let (chunks, body) = channel(1);
     let writer =
-        Writer { face: Arc::clone(face), headers: asked.headers, line: asked.line, heartbeat, chunks };
+        Writer { face: Arc::clone(face), headers: request.headers, line: request.line, heartbeat, chunks };
     tokio::spawn(writer.run(live));
     let mut response = Response::new(Body::from_stream(stream::unfold(body, next_chunk)));
     let headers = response.headers_mut();
@@ -182,7 +186,7 @@ impl Writer {
                         return Close::Denied;
                     }
                     match live.moved_on() {
-                        Some(token) => sse::write_id(out, &token.to_string()),
+                        Some(cursor) => sse::write_id(out, &cursor.to_string()),
                         None => sse::write_comment(out),
                     }
                     self.send(live, out).await
@@ -190,7 +194,7 @@ impl Writer {
                 Woken::Events => match live.next().await {
                     Ok(events) => {
                         let sent = self.events(live, events, out).await;
-                        live.told();
+                        live.sent();
                         sent
                     }
                     Err(end) => return end.into(),
@@ -204,7 +208,7 @@ impl Writer {
 
     async fn events(&self, live: &Live, events: Vec<Event>, out: &mut BytesMut) -> Result<(), Close> {
         for event in events {
-            let id = event.token.map(|token| token.to_string());
+            let id = event.cursor.map(|cursor| cursor.to_string());
             // A message is what an event without a name is.
             let name = (event.kind != EventKind::Message).then_some(event.kind.name());
             let fields = sse::Fields { id: id.as_deref(), event: name, retry_ms: None };

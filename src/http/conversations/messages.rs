@@ -15,10 +15,12 @@ use super::super::connection::Line;
 use super::super::error::ApiError;
 use super::super::openapi::bodies::{MessageShape, MessagesBody, MessagesShape};
 use super::super::{AppState, Services, query};
-use super::members::Members;
+use super::object_reader::ObjectReader;
 use super::{PATH, answer, conversation_id, header, live, message_id, page_answer, read_body};
 use crate::auth::Principal;
-use crate::conversations::{CHAT_MEMBERS, Key, MessageQuery, Metadata, NewMessage, Role, read_said};
+use crate::conversations::{
+    CHAT_MEMBERS, IdempotencyKey, MessageQuery, Metadata, NewMessage, Role, read_content,
+};
 
 const IDEMPOTENCY_KEY: &str = "idempotency-key";
 /// The longest key, in characters.
@@ -48,8 +50,8 @@ pub(super) async fn list(
     let id = conversation_id(id)?;
     let parameters = query::parameters(parameters)?;
     if parameters.iter().any(|(name, _)| name == "live") {
-        let asked = live::Asked { conversation: id, parameters, headers, line, principal };
-        return live::get(&face, core, asked).await;
+        let request = live::LiveRequest { conversation: id, parameters, headers, line, principal };
+        return live::get(&face, core, request).await;
     }
     let query = MessageQuery::parse(&parameters)?;
     let owner = core.accounts.user_of(&principal).await?;
@@ -110,7 +112,6 @@ pub(super) async fn add(
     let added = core.conversations.add(owner, id, messages, key).await?;
     let Some(first) = added.messages.first() else { return Err(ApiError::internal()) };
     let location = format!("{PATH}/{id}/messages/{}", first.id);
-    // What was done before is not made once more.
     let status = if added.is_repeated { StatusCode::OK } else { StatusCode::CREATED };
     let mut response = match is_array {
         true => answer(core, status, &added.messages)?,
@@ -120,8 +121,8 @@ pub(super) async fn add(
     Ok(response)
 }
 
-/// The request's key, with the hash of what came with it.
-fn key(headers: &HeaderMap, body: &[u8]) -> Result<Option<Key>, ApiError> {
+/// The request's key, with the hash of its body.
+fn key(headers: &HeaderMap, body: &[u8]) -> Result<Option<IdempotencyKey>, ApiError> {
     let Some(value) = headers.get(IDEMPOTENCY_KEY) else { return Ok(None) };
     let bytes = value.as_bytes();
     // The header is a string of RFC 9651, which stands in quotes; many clients leave them out.
@@ -133,14 +134,17 @@ fn key(headers: &HeaderMap, body: &[u8]) -> Result<Option<Key>, ApiError> {
         let message = format!("idempotency-key takes 1 to {MAX_KEY} visible ASCII characters");
         ApiError::invalid(message).field(IDEMPOTENCY_KEY)
     };
-    Ok(Some(Key { text: text.ok_or_else(refuse)?.to_owned(), hash: Sha256::digest(body).to_vec() }))
+    Ok(Some(IdempotencyKey {
+        text: text.ok_or_else(refuse)?.to_owned(),
+        hash: Sha256::digest(body).to_vec(),
+    }))
 }
 
 /// The messages of a body, and whether it is an array.
 fn new_messages(core: &Services, body: &[u8]) -> Result<(Vec<NewMessage>, bool), ApiError> {
     let config = core.conversations.config();
     let depth = core.conversations.max_json_depth();
-    let (each, is_array) = Members::of_each(body, config.max_messages_per_append, depth)?;
+    let (each, is_array) = ObjectReader::of_each(body, config.max_messages_per_append, depth)?;
     if each.is_empty() {
         return Err(ApiError::invalid("the body takes at least one message").field("body"));
     }
@@ -151,7 +155,7 @@ fn new_messages(core: &Services, body: &[u8]) -> Result<(Vec<NewMessage>, bool),
 }
 
 fn new_message(
-    mut members: Members<'_>,
+    mut members: ObjectReader<'_>,
     max_bytes: usize,
     max_metadata_bytes: usize,
     max_depth: usize,
@@ -163,21 +167,20 @@ fn new_message(
     for (name, _) in CHAT_MEMBERS {
         others.extend(members.value(name)?.map(|raw| (name, raw)));
     }
-    let said = read_said(content, &others, max_bytes, max_depth).map_err(|unspeakable| match unspeakable
-        .is_too_large
-    {
-        true => members.too_large(unspeakable.member, max_bytes, "MAX_MESSAGE_BYTES"),
-        false => members.refuse(unspeakable.member, &unspeakable.why),
+    let content = read_content(content, &others, max_bytes, max_depth);
+    let content = content.map_err(|invalid| match invalid.is_too_large {
+        true => members.too_large(invalid.member, max_bytes, "MAX_MESSAGE_BYTES"),
+        false => members.refuse(invalid.member, &invalid.why),
     })?;
     let done = members.truth("done")?.unwrap_or(true);
-    if !done && !said.is_text() {
+    if !done && !content.is_text() {
         return Err(
             members.refuse("done", "takes true for content that is not a text: nothing can be added to it")
         );
     }
     let new = NewMessage {
         role,
-        said,
+        content,
         token_count: members.number("token_count")?,
         metadata: members.metadata(max_metadata_bytes)?.unwrap_or_else(Metadata::empty),
         done,

@@ -2,8 +2,8 @@
 
 mod append;
 mod live;
-mod members;
 mod messages;
+mod object_reader;
 
 use std::sync::Arc;
 
@@ -22,8 +22,9 @@ use super::error::ApiError;
 use super::openapi::bodies::{ConversationBody, ConversationShape};
 use super::{AppState, Services, json, pages, path, query};
 use crate::auth::{Principal, Scope};
-use crate::conversations::{ConversationsError, ListQuery, Metadata, NewConversation, Page, Patch};
-use members::Members;
+use crate::conversations::{ConversationsError, ListQuery, Metadata, NewConversation, Patch};
+use crate::paging::Page;
+use object_reader::ObjectReader;
 
 const PATH: &str = "/api/conversations";
 const DEFAULT_TITLE: &str = "New Conversation";
@@ -86,8 +87,8 @@ async fn create(
         metadata: patch.metadata.unwrap_or_else(Metadata::empty),
     };
     let owner = core.accounts.user_of(&principal).await?;
-    let made = core.conversations.create(owner, new).await?;
-    created(core, &format!("{PATH}/{}", made.id), &made)
+    let conversation = core.conversations.create(owner, new).await?;
+    created(core, &format!("{PATH}/{}", conversation.id), &conversation)
 }
 
 /// `GET /api/conversations/{id}`.
@@ -164,10 +165,10 @@ async fn delete(
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// The members of a conversation that a client may set; what is not there or null stays as it is.
+/// The changes of a conversation in a body; missing and null members change nothing.
 fn patch(core: &Services, body: &[u8]) -> Result<Patch, ApiError> {
     let config = core.conversations.config();
-    let mut members = Members::of_body(body, core.conversations.max_json_depth())?;
+    let mut members = ObjectReader::of_body(body, core.conversations.max_json_depth())?;
     let title = members.text("title")?;
     if let Some(title) = &title
         && title.len() > config.max_title_bytes
@@ -195,13 +196,13 @@ fn message_id(ids: Result<Path<(Uuid, Uuid)>, PathRejection>) -> Result<(Uuid, U
     path::known(ids, ConversationsError::NotFound("message"))
 }
 
-fn answer(core: &Services, status: StatusCode, shown: &impl Serialize) -> Result<Response, ApiError> {
-    let body = serde_json::to_vec(shown).map_err(|_| ApiError::internal())?;
+fn answer(core: &Services, status: StatusCode, value: &impl Serialize) -> Result<Response, ApiError> {
+    let body = serde_json::to_vec(value).map_err(|_| ApiError::internal())?;
     Ok(json::json(status, json::held(core, body)?))
 }
 
-fn created(core: &Services, location: &str, shown: &impl Serialize) -> Result<Response, ApiError> {
-    let mut response = answer(core, StatusCode::CREATED, shown)?;
+fn created(core: &Services, location: &str, value: &impl Serialize) -> Result<Response, ApiError> {
+    let mut response = answer(core, StatusCode::CREATED, value)?;
     response.headers_mut().insert(LOCATION, header(location)?);
     Ok(response)
 }
@@ -214,11 +215,7 @@ fn page_answer<T: Serialize>(
     page: &Page<T>,
 ) -> Result<Response, ApiError> {
     let mut response = answer(core, StatusCode::OK, &page.entries)?;
-    for (rel, name, token) in [("next", "after", &page.next), ("prev", "before", &page.prev)] {
-        if let Some(token) = token {
-            pages::add_link(&mut response, path, parameters, rel, (name, token))?;
-        }
-    }
+    pages::add_links(&mut response, page.links(path, parameters))?;
     Ok(response)
 }
 

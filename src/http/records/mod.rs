@@ -19,7 +19,7 @@ use super::wire::{etag, pages, query};
 use super::{AppState, Services};
 use crate::auth::Scope;
 use crate::offload::INLINE_BYTES;
-use crate::records::{Change, Draft, Fields, Name, Precondition, Query, Record, RecordId, RecordsError};
+use crate::records::{Change, Draft, Fields, ListQuery, Name, Precondition, Record, RecordId, RecordsError};
 
 static X_TOTAL_COUNT: HeaderName = HeaderName::from_static("x-total-count");
 
@@ -229,13 +229,15 @@ async fn list(
     let services = state.services()?;
     let name = collection(path)?;
     let parameters = query::parameters(parameters)?;
-    let query = Query::parse(&parameters)?;
+    let query = ListQuery::parse(&parameters)?;
     let page = services.records.list(&name, &query).await?;
     // Until the client has read it: the pages of slow clients add up.
     let mut permit = MemoryPermit::new(&services.bodies);
-    let bytes = page.records.iter().map(Record::json_len).sum();
+    let bytes = page.entries.iter().map(Record::json_len).sum();
     permit.grow(bytes)?;
-    let (records, fields) = (page.records, query.fields);
+    let path = format!("/api/stress/records/{}", name.as_str());
+    let links: Vec<String> = page.links(&path, &parameters).collect();
+    let (records, fields) = (page.entries, query.fields);
     let body = serialize(bytes, move || {
         let mut body = vec![b'['];
         for (index, record) in records.iter().enumerate() {
@@ -249,10 +251,7 @@ async fn list(
     });
     let (body, permit) = body.await?;
     let mut response = json::json(StatusCode::OK, Body::new(CountedBody::new(body, permit)));
-    if let Some(next) = &page.next {
-        let path = format!("/api/stress/records/{}", name.as_str());
-        pages::add_link(&mut response, &path, &parameters, "next", ("after", next))?;
-    }
+    pages::add_links(&mut response, links)?;
     if let Some(total) = page.total {
         response.headers_mut().insert(&X_TOTAL_COUNT, total.into());
     }

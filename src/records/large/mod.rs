@@ -1,24 +1,25 @@
 //! Payloads that are too large for a row of `jsonb`: the text of a JSON object, in parts of [`PART_BYTES`].
 //!
-//! Parts go to Postgres and come back one at a time, so a payload is held once, and one that is read is never held whole.
-//! It is not looked into, listed, changed or fed to followers.
+//! Parts are written and read one at a time, so a payload is in memory once while it is written, and never whole while it is read. Payloads
+//! are not filtered, listed, changed or published.
 
 mod store;
 
 use bytes::Bytes;
 
-use super::{Data, Millis, Name, RecordId, Records, RecordsError};
+use super::{Data, Name, RecordId, Records, RecordsError};
 use crate::db::Database;
-use store::Store;
+use crate::time::Millis;
+use store::PayloadStore;
 
 /// Bytes of a part.
 pub const PART_BYTES: usize = 1 << 20;
 
-/// Large payloads, over a share of the pool; cheap to clone.
+/// Large payloads, with a quota of the pool; cheap to clone.
 #[derive(Debug, Clone)]
 pub struct LargePayloads {
     records: Records,
-    store: Store,
+    store: PayloadStore,
 }
 
 /// A payload, without its content.
@@ -28,7 +29,7 @@ pub struct LargePayload {
     collection: i32,
     /// Its id.
     pub id: RecordId,
-    /// When it was stored.
+    /// The time of its creation.
     pub created: Millis,
     /// Bytes of its content.
     pub bytes: i64,
@@ -37,7 +38,7 @@ pub struct LargePayload {
 }
 
 impl LargePayload {
-    /// The members that the service made, as the beginning of an object: the content's own follow.
+    /// The members that the service makes, as the beginning of an object: the content's own follow.
     pub fn head(&self) -> Vec<u8> {
         let mut head = Vec::with_capacity(128);
         super::model::write_head(&mut head, &self.id, self.created, self.created);
@@ -46,9 +47,9 @@ impl LargePayload {
 }
 
 impl LargePayloads {
-    /// Payloads in the collections of `records`, over `database`, a share of the pool.
+    /// Payloads in the collections of `records`.
     pub fn new(records: &Records, database: &Database) -> Self {
-        Self { records: records.clone(), store: Store::new(database, records.statement_timeout()) }
+        Self { records: records.clone(), store: PayloadStore::new(database, records.statement_timeout()) }
     }
 
     /// Stores an object.
@@ -88,7 +89,7 @@ impl LargePayloads {
         self.store.find(collection, id).await?.ok_or(RecordsError::NotFound)
     }
 
-    /// A part of its content, from 0; none if it was deleted meanwhile.
+    /// A part of its content, from 0. `None`: it was deleted meanwhile.
     ///
     /// # Errors
     ///

@@ -6,17 +6,17 @@ use bytes::Bytes;
 use tokio_postgres::types::Type;
 
 use super::LargePayload;
-use crate::db::{Connection, Database, DbError, Parameter, begin_in_time, in_time};
+use crate::db::{Connection, Database, DbError, Parameter, begin_in_time, in_time, sql};
 use crate::records::RecordId;
 
 #[derive(Debug, Clone)]
-pub(super) struct Store {
+pub(super) struct PayloadStore {
     database: Database,
     timeout: Duration,
 }
 
-impl Store {
-    /// Over `database`, each of whose statements may take up to `timeout`.
+impl PayloadStore {
+    /// A store over `database`, each of whose statements may take up to `timeout`.
     pub(super) fn new(database: &Database, timeout: Duration) -> Self {
         Self { database: database.clone(), timeout }
     }
@@ -28,7 +28,7 @@ impl Store {
         parts: impl Iterator<Item = &'a [u8]>,
     ) -> Result<bool, DbError> {
         let mut connection = self.database.get().await?;
-        // Each statement has the time that one has, and so all together have theirs.
+        // Each statement has its own time.
         let time = self.timeout * u32::try_from(payload.parts).unwrap_or(u32::MAX).saturating_add(1);
         let inserted = in_time(time, self.insert_over(&mut connection, payload, parts)).await;
         connection.release(inserted)
@@ -49,17 +49,17 @@ impl Store {
             (&payload.bytes, Type::INT8),
             (&payload.parts, Type::INT4),
         ];
-        let add = self.database.sql(include_str!("../../../sql/records/add_large.sql"));
-        let stored = transaction.execute_typed(&add, &head).await?;
+        let add = sql!(self.database, "records/add_large.sql");
+        let stored = transaction.execute_typed(add, &head).await?;
         if stored == 0 {
-            let find = self.database.sql(include_str!("../../../sql/records/find_large.sql"));
+            let find = sql!(self.database, "records/find_large.sql");
             let parameters: [Parameter<'_>; 2] = [(&payload.collection, Type::INT4), (&id, Type::TEXT)];
-            return match transaction.query_typed(&find, &parameters).await?.is_empty() {
+            return match transaction.query_typed(find, &parameters).await?.is_empty() {
                 true => Err(DbError::DroppedByTrigger { table: "large_payloads", sent: 1, stored }),
                 false => Ok(false),
             };
         }
-        let add_part = self.database.sql(include_str!("../../../sql/records/add_large_part.sql"));
+        let add_part = sql!(self.database, "records/add_large_part.sql");
         for (part, content) in parts.enumerate() {
             let part = part as i32;
             let parameters: [Parameter<'_>; 4] = [
@@ -68,7 +68,7 @@ impl Store {
                 (&part, Type::INT4),
                 (&content, Type::BYTEA),
             ];
-            let stored = transaction.execute_typed(&add_part, &parameters).await?;
+            let stored = transaction.execute_typed(add_part, &parameters).await?;
             if stored != 1 {
                 return Err(DbError::DroppedByTrigger { table: "large_payload_parts", sent: 1, stored });
             }
@@ -79,9 +79,9 @@ impl Store {
 
     /// A payload, without its content.
     pub(super) async fn find(&self, collection: i32, id: RecordId) -> Result<Option<LargePayload>, DbError> {
-        let find = self.database.sql(include_str!("../../../sql/records/find_large.sql"));
+        let find = sql!(self.database, "records/find_large.sql");
         let parameters: [Parameter<'_>; 2] = [(&collection, Type::INT4), (&id.as_str(), Type::TEXT)];
-        let rows = self.database.query_in_time(self.timeout, &find, &parameters).await?;
+        let rows = self.database.query_in_time(self.timeout, find, &parameters).await?;
         let Some(row) = rows.first() else { return Ok(None) };
         Ok(Some(LargePayload {
             collection,
@@ -94,10 +94,10 @@ impl Store {
 
     /// A part of a payload's content.
     pub(super) async fn part(&self, payload: &LargePayload, part: i32) -> Result<Option<Bytes>, DbError> {
-        let read = self.database.sql(include_str!("../../../sql/records/large_part.sql"));
+        let read = sql!(self.database, "records/large_part.sql");
         let parameters: [Parameter<'_>; 3] =
             [(&payload.collection, Type::INT4), (&payload.id.as_str(), Type::TEXT), (&part, Type::INT4)];
-        let rows = self.database.query_in_time(self.timeout, &read, &parameters).await?;
+        let rows = self.database.query_in_time(self.timeout, read, &parameters).await?;
         let Some(row) = rows.first() else { return Ok(None) };
         Ok(Some(Bytes::copy_from_slice(row.try_get::<_, &[u8]>(0)?)))
     }

@@ -56,7 +56,7 @@ impl From<ConversationsError> for ApiError {
                 Self { expected: Some(length), ..refusal }
             }
             ConversationsError::TooLarge(_) => Self::too_large(told).field("content"),
-            ConversationsError::Follow(_) => Self::unavailable("overloaded", told, EXHAUSTED_RETRY),
+            ConversationsError::Subscribe(_) => Self::unavailable("overloaded", told, EXHAUSTED_RETRY),
             ConversationsError::Overloaded => Self::unavailable("overloaded", told, EXHAUSTED_RETRY),
             ConversationsError::Database(error) => Self::from(&*error),
         }

@@ -1,7 +1,7 @@
-//! The members of a JSON object, taken out one by one, so that a refusal names the one that is at fault.
+//! Reads the members of a JSON object one by one, so that a refusal names the invalid one.
 //!
-//! Values are kept as the text that they are: what Postgres cannot hold (`\u0000`, half of a surrogate pair) is found in its
-//! member, and metadata keeps all digits of its numbers.
+//! Values are kept as text: what Postgres cannot store (`\u0000`, half of a surrogate pair) is found in its member, and metadata keeps all
+//! digits of its numbers.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -17,17 +17,17 @@ use crate::ingest::json::{self, Verdict};
 /// The most members of an object.
 const MAX_MEMBERS: usize = 32;
 
-/// The members that were not taken yet.
+/// The members of an object that were not read yet.
 #[derive(Debug)]
-pub(super) struct Members<'a> {
+pub(super) struct ObjectReader<'a> {
     members: Vec<(Cow<'a, str>, &'a RawValue)>,
-    /// What goes before a member's name in a refusal.
+    /// The prefix of a member's name in a refusal.
     prefix: String,
     max_depth: usize,
 }
 
-impl<'a> Members<'a> {
-    /// Those of a body that is an object; of an empty one, none.
+impl<'a> ObjectReader<'a> {
+    /// A reader of a body that is an object, or empty.
     pub(super) fn of_body(body: &'a [u8], max_depth: usize) -> Result<Self, ApiError> {
         if body.trim_ascii().is_empty() {
             return Ok(Self { members: Vec::new(), prefix: String::new(), max_depth });
@@ -35,7 +35,7 @@ impl<'a> Members<'a> {
         Self::of_object(body, String::new(), max_depth)
     }
 
-    /// Those of each object of a body that is one object, or an array of up to `most`.
+    /// A reader of each object of a body that is one object, or an array of up to `most`; and whether it is an array.
     pub(super) fn of_each(
         body: &'a [u8],
         most: usize,
@@ -68,7 +68,7 @@ impl<'a> Members<'a> {
         Ok(Self { members, prefix, max_depth })
     }
 
-    /// The field that a refusal of a member names.
+    /// The field of a refusal of a member.
     fn field(&self, name: &str) -> String {
         format!("{}{}", self.prefix, name.chars().take(100).collect::<String>())
     }
@@ -78,13 +78,13 @@ impl<'a> Members<'a> {
         ApiError::invalid(format!("{name} {message}")).field(self.field(name))
     }
 
-    /// A refusal of a member that is longer than the variable `setting` says.
+    /// A refusal of a member that exceeds the limit of a setting.
     pub(super) fn too_large(&self, name: &str, max_bytes: usize, setting: &str) -> ApiError {
         let message = format!("{name} takes up to {max_bytes} bytes ({setting})");
         ApiError::too_large(message).field(self.field(name))
     }
 
-    /// The text of a value that is there and not null, if Postgres can keep it.
+    /// The JSON of a value that is present and not null, if Postgres can store it.
     pub(super) fn value(&mut self, name: &str) -> Result<Option<&'a str>, ApiError> {
         let Some(place) = self.members.iter().position(|(member, _)| member == name) else { return Ok(None) };
         let (_, value) = self.members.swap_remove(place);
@@ -95,7 +95,7 @@ impl<'a> Members<'a> {
         }
     }
 
-    /// A text, if it is there.
+    /// A text, if present.
     pub(super) fn text(&mut self, name: &'static str) -> Result<Option<String>, ApiError> {
         let value = self.value(name)?;
         value
@@ -103,12 +103,12 @@ impl<'a> Members<'a> {
             .transpose()
     }
 
-    /// A text that has to be there.
+    /// A required text.
     pub(super) fn needed_text(&mut self, name: &'static str) -> Result<String, ApiError> {
         self.text(name)?.ok_or_else(|| self.refuse(name, "has to be there"))
     }
 
-    /// A whole number from 0 on, if it is there.
+    /// A whole number from 0 on, if present.
     pub(super) fn number(&mut self, name: &'static str) -> Result<Option<i32>, ApiError> {
         let Some(value) = self.value(name)? else { return Ok(None) };
         let number = serde_json::from_str(value).ok().filter(|number: &i32| *number >= 0);
@@ -117,7 +117,7 @@ impl<'a> Members<'a> {
             .ok_or_else(|| self.refuse(name, &format!("takes a whole number from 0 to {}", i32::MAX)))
     }
 
-    /// A truth value, if it is there.
+    /// A boolean, if present.
     pub(super) fn truth(&mut self, name: &'static str) -> Result<Option<bool>, ApiError> {
         let value = self.value(name)?;
         value
@@ -125,7 +125,7 @@ impl<'a> Members<'a> {
             .transpose()
     }
 
-    /// The member `metadata`, if it is there.
+    /// The member `metadata`, if present.
     pub(super) fn metadata(&mut self, max_bytes: usize) -> Result<Option<Metadata>, ApiError> {
         const NAME: &str = "metadata";
         let Some(value) = self.value(NAME)? else { return Ok(None) };
@@ -140,7 +140,7 @@ impl<'a> Members<'a> {
         Ok(Some(Metadata::new(object)))
     }
 
-    /// Refuses members that nobody took: a mistyped one would be passed over otherwise.
+    /// Refuses members that were not read: a mistyped one would be ignored otherwise.
     pub(super) fn end(self) -> Result<(), ApiError> {
         match self.members.first() {
             None => Ok(()),
@@ -149,7 +149,7 @@ impl<'a> Members<'a> {
     }
 }
 
-/// Where it breaks off, and not what it has there.
+/// The position of the error, without the text there.
 fn unreadable(error: &serde_json::Error) -> ApiError {
     let (line, column) = (error.line(), error.column());
     let message = match error.classify() {
@@ -207,7 +207,7 @@ impl<'de> serde::Deserialize<'de> for Name<'de> {
     }
 }
 
-/// The elements of an array, up to one more than the most: the rest is read and thrown away.
+/// The elements of an array, up to one more than the most; the rest is skipped.
 struct Elements {
     most: usize,
 }
@@ -237,9 +237,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn members_are_taken_by_type_and_what_is_left_over_is_refused() {
+    fn members_are_read_by_type_and_unknown_ones_are_refused() {
         let body = br#"{"a":"x\u00e9","b":3,"c":null,"d":true,"metadata":{"n":1.10},"e":1}"#;
-        let mut members = Members::of_body(body, 10).unwrap();
+        let mut members = ObjectReader::of_body(body, 10).unwrap();
         assert_eq!(members.needed_text("a").unwrap(), "x\u{e9}");
         assert_eq!(members.number("b").unwrap(), Some(3));
         assert_eq!(members.text("c").unwrap(), None);
@@ -247,12 +247,12 @@ mod tests {
         assert_eq!(members.metadata(100).unwrap().unwrap().as_str(), r#"{"n":1.10}"#);
         assert!(members.text("a").unwrap().is_none() && members.end().is_err());
         for bad in ["[]", "1", "{", "nul", "\u{feff}{}", r#"{"a":1,"a":2}"#, "{} {}", &"[".repeat(1000)] {
-            assert!(Members::of_body(bad.as_bytes(), 10).is_err(), "{bad}");
+            assert!(ObjectReader::of_body(bad.as_bytes(), 10).is_err(), "{bad}");
         }
     }
 
     #[test]
-    fn what_postgres_cannot_keep_is_refused_by_name() {
+    fn what_postgres_cannot_store_is_refused_by_name() {
         for (body, field) in [
             (r#"{"a":"\u0000"}"#, "a"),
             (r#"{"a":"\ud800"}"#, "a"),
@@ -261,7 +261,7 @@ mod tests {
             (r#"{"a":"x","metadata":[]}"#, "metadata"),
             (r#"{"a":"x","metadata":{"b":{"c":{"d":{}}}}}"#, "metadata"),
         ] {
-            let mut members = Members::of_body(body.as_bytes(), 3).unwrap();
+            let mut members = ObjectReader::of_body(body.as_bytes(), 3).unwrap();
             let refused = members.text("a").and_then(|_| members.metadata(100)).unwrap_err();
             assert!(format!("{refused:?}").contains(&format!("Some(\"{field}\")")), "{body}: {refused:?}");
         }
@@ -269,18 +269,18 @@ mod tests {
 
     #[test]
     fn the_elements_of_an_array_are_bounded_and_named() {
-        let (each, is_array) = Members::of_each(br#"[{"a":1},{"b":2}]"#, 2, 10).unwrap();
+        let (each, is_array) = ObjectReader::of_each(br#"[{"a":1},{"b":2}]"#, 2, 10).unwrap();
         assert_eq!((each.len(), is_array, each[1].field("b")), (2, true, "[1].b".to_owned()));
-        assert!(Members::of_each(b"[{},{},{}]", 2, 10).is_err());
-        assert!(Members::of_each(b"[{},1]", 2, 10).is_err());
-        assert!(Members::of_each(b"", 2, 10).is_err());
+        assert!(ObjectReader::of_each(b"[{},{},{}]", 2, 10).is_err());
+        assert!(ObjectReader::of_each(b"[{},1]", 2, 10).is_err());
+        assert!(ObjectReader::of_each(b"", 2, 10).is_err());
     }
 
     proptest! {
         #[test]
         fn no_bytes_make_parsing_panic(bytes: Vec<u8>, text in "[\\[\\]{}\":,a0\\\\u]{0,40}") {
-            let _ = Members::of_each(&bytes, 3, 3);
-            if let Ok((each, _)) = Members::of_each(text.as_bytes(), 3, 3) {
+            let _ = ObjectReader::of_each(&bytes, 3, 3);
+            if let Ok((each, _)) = ObjectReader::of_each(text.as_bytes(), 3, 3) {
                 for mut members in each {
                     let _ = members.text("a");
                 }

@@ -1,7 +1,7 @@
-//! Which writes of a group one statement can do, and which have to come after it.
+//! The statements of a batch: which writes share one, and in which order the statements run.
 //!
-//! Of one conversation all is done in the order in which it came. In a round each statement is run once, in the order of
-//! [`Stage`], and a key or a message is concerned once: so what follows sees what came of it.
+//! The writes of one conversation are executed in their order of arrival. In a round each statement runs once, in the order of [`Stage`], and
+//! concerns a key or a message once: so later writes see its outcome.
 
 use std::collections::HashMap;
 
@@ -10,45 +10,45 @@ use uuid::Uuid;
 /// The statements of a round, in order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Stage {
-    /// Conversations are made.
+    /// Conversations are created.
     Create,
     /// Messages are added.
     Add,
-    /// Pieces are added to messages.
+    /// Chunks are appended.
     Append,
-    /// Last pieces are.
+    /// Last chunks are appended.
     Finish,
 }
 
-/// What a write has to itself in its round.
+/// The object that one write in a round may concern.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Once<'a> {
+pub(super) enum Exclusive<'a> {
     /// A key of its conversation.
     Key(&'a str),
     /// A message.
     Message(Uuid),
 }
 
-/// One write of a group.
+/// A write of a batch.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Step<'a> {
     pub(super) conversation: Uuid,
     pub(super) stage: Stage,
-    pub(super) once: Option<Once<'a>>,
+    pub(super) exclusive: Option<Exclusive<'a>>,
 }
 
-/// What one statement does: the numbers of its writes, in the order in which they came.
-pub(super) type Lot = (Stage, Vec<usize>);
+/// A statement: the numbers of its writes, in their order of arrival.
+pub(super) type StageBatch = (Stage, Vec<usize>);
 
-/// How far a conversation is.
+/// The progress of a conversation.
 struct Progress<'a> {
     round: usize,
     stage: Stage,
-    taken: Vec<Once<'a>>,
+    taken: Vec<Exclusive<'a>>,
 }
 
-/// The statements that do these steps, in order.
-pub(super) fn lots<'a>(steps: impl Iterator<Item = Step<'a>>) -> Vec<Lot> {
+/// The statements of these steps, in order.
+pub(super) fn stages<'a>(steps: impl Iterator<Item = Step<'a>>) -> Vec<StageBatch> {
     let mut conversations: HashMap<Uuid, Progress<'a>> = HashMap::new();
     let mut placed: Vec<(usize, Stage, usize)> = Vec::new();
     for (number, step) in steps.enumerate() {
@@ -57,17 +57,18 @@ pub(super) fn lots<'a>(steps: impl Iterator<Item = Step<'a>>) -> Vec<Lot> {
             stage: step.stage,
             taken: Vec::new(),
         });
-        if step.stage < at.stage || step.once.is_some_and(|once| at.taken.contains(&once)) {
+        if step.stage < at.stage || step.exclusive.is_some_and(|object| at.taken.contains(&object)) {
             at.round += 1;
             at.taken.clear();
         }
         at.stage = step.stage;
-        at.taken.extend(step.once);
+        at.taken.extend(step.exclusive);
         placed.push((at.round, step.stage, number));
     }
     placed.sort_unstable();
-    let lots = placed.chunk_by(|a, b| (a.0, a.1) == (b.0, b.1));
-    lots.filter_map(|lot| Some((lot.first()?.1, lot.iter().map(|(_, _, number)| *number).collect())))
+    let stages = placed.chunk_by(|a, b| (a.0, a.1) == (b.0, b.1));
+    stages
+        .filter_map(|stage| Some((stage.first()?.1, stage.iter().map(|(_, _, number)| *number).collect())))
         .collect()
 }
 
@@ -77,26 +78,26 @@ mod tests {
 
     use super::*;
 
-    fn step(conversation: u128, stage: Stage, once: Option<Once<'_>>) -> Step<'_> {
-        Step { conversation: Uuid::from_u128(conversation), stage, once }
+    fn step(conversation: u128, stage: Stage, exclusive: Option<Exclusive<'_>>) -> Step<'_> {
+        Step { conversation: Uuid::from_u128(conversation), stage, exclusive }
     }
 
     #[test]
-    fn what_does_not_concern_each_other_is_one_statement_a_kind() {
-        let message = |n| Some(Once::Message(Uuid::from_u128(n)));
+    fn independent_writes_share_one_statement_a_stage() {
+        let message = |n| Some(Exclusive::Message(Uuid::from_u128(n)));
         let steps = [
             step(1, Stage::Append, message(1)),
-            step(2, Stage::Add, Some(Once::Key("k"))),
-            step(3, Stage::Add, Some(Once::Key("k"))),
+            step(2, Stage::Add, Some(Exclusive::Key("k"))),
+            step(3, Stage::Add, Some(Exclusive::Key("k"))),
             step(2, Stage::Add, None),
             step(1, Stage::Append, message(2)),
         ];
-        assert_eq!(lots(steps.into_iter()), [(Stage::Add, vec![1, 2, 3]), (Stage::Append, vec![0, 4])]);
+        assert_eq!(stages(steps.into_iter()), [(Stage::Add, vec![1, 2, 3]), (Stage::Append, vec![0, 4])]);
     }
 
     #[test]
-    fn a_key_or_a_message_that_comes_again_is_of_the_next_round() {
-        let (key, message) = (Some(Once::Key("k")), Some(Once::Message(Uuid::from_u128(9))));
+    fn a_repeated_key_or_message_belongs_to_the_next_round() {
+        let (key, message) = (Some(Exclusive::Key("k")), Some(Exclusive::Message(Uuid::from_u128(9))));
         let steps = [
             step(1, Stage::Add, key),
             step(1, Stage::Add, key),
@@ -110,7 +111,7 @@ mod tests {
             (Stage::Add, vec![1, 2]),
             (Stage::Finish, vec![4]),
         ];
-        assert_eq!(lots(steps.into_iter()), expected);
+        assert_eq!(stages(steps.into_iter()), expected);
     }
 
     fn any_step() -> impl Strategy<Value = (u128, Stage, u128)> {
@@ -119,15 +120,15 @@ mod tests {
 
     proptest! {
         #[test]
-        fn each_is_done_once_and_in_the_order_of_its_conversation(
+        fn each_write_runs_once_and_in_the_order_of_its_conversation(
             given in prop::collection::vec(any_step(), 0..60)
         ) {
             let steps: Vec<Step<'_>> = given
                 .iter()
-                .map(|(c, stage, once)| step(*c, *stage, Some(Once::Message(Uuid::from_u128(*once)))))
+                .map(|(c, stage, once)| step(*c, *stage, Some(Exclusive::Message(Uuid::from_u128(*once)))))
                 .collect();
-            let lots = lots(steps.iter().copied());
-            let done: Vec<usize> = lots.iter().flat_map(|(_, lot)| lot.clone()).collect();
+            let stages = stages(steps.iter().copied());
+            let done: Vec<usize> = stages.iter().flat_map(|(_, numbers)| numbers.clone()).collect();
             for conversation in 0..4 {
                 let of_it: Vec<usize> =
                     done.iter().copied().filter(|n| given[*n].0 == conversation).collect();
@@ -136,9 +137,9 @@ mod tests {
             let mut all = done;
             all.sort_unstable();
             prop_assert_eq!(all, (0..given.len()).collect::<Vec<_>>());
-            for (stage, lot) in &lots {
+            for (stage, numbers) in &stages {
                 let mut seen = Vec::new();
-                for n in lot {
+                for n in numbers {
                     prop_assert_eq!(given[*n].1, *stage);
                     prop_assert!(!seen.contains(&(given[*n].0, given[*n].2)));
                     seen.push((given[*n].0, given[*n].2));

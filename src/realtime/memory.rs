@@ -1,7 +1,8 @@
-//! The memory of what subscribers have not taken: changes in the hub, and chunks on their way to the socket.
+//! The memory budget of subscribers: changes that wait in the hub, and chunks on their way to the socket.
 //!
-//! What is held counts until the socket has it. From three quarters of the limit on the hub drops the subscribers that hold most for the
-//! longest, so that the others find room; what those hold goes with their connections, a moment later, and counts as leaving.
+//! Bytes are held until the socket has taken them. From three quarters of the limit on the hub drops the subscribers that hold most for the
+//! longest, so that memory is left for the others. The bytes of a dropped subscriber are released with its connection, a moment later; until
+//! then they count as leaving.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -9,7 +10,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use tokio::sync::Notify;
 use tokio::sync::futures::Notified;
 
-/// Bytes that are held, and how many may be. Cheap to clone.
+/// The bytes that are held, and their limit. Cheap to clone.
 #[derive(Debug, Clone)]
 pub(super) struct MemoryBudget(Arc<Inner>);
 
@@ -17,13 +18,13 @@ pub(super) struct MemoryBudget(Arc<Inner>);
 struct Inner {
     limit: usize,
     held: AtomicUsize,
-    /// Of these, what subscribers hold that were dropped.
+    /// The part of them that dropped subscribers hold.
     leaving: AtomicUsize,
     released: Notify,
     gauge: prometheus::IntGauge,
 }
 
-/// A part of the budget, until it is dropped.
+/// A permit for bytes, released when it is dropped.
 #[derive(Debug)]
 pub(super) struct MemoryPermit {
     budget: MemoryBudget,
@@ -31,13 +32,13 @@ pub(super) struct MemoryPermit {
 }
 
 impl MemoryBudget {
-    /// `gauge` reports what is held.
+    /// A budget whose held bytes `gauge` reports.
     pub(super) fn new(limit: usize, gauge: &prometheus::IntGauge) -> Self {
         let (held, leaving) = (AtomicUsize::new(0), AtomicUsize::new(0));
         Self(Arc::new(Inner { limit, held, leaving, released: Notify::new(), gauge: gauge.clone() }))
     }
 
-    /// Permits for this number of bytes, within the limit; for any number where nothing else is held.
+    /// A permit for this number of bytes, within the limit; for any number while nothing else is held.
     pub(super) fn try_hold(&self, bytes: usize) -> Option<MemoryPermit> {
         let more =
             |held: usize| (held == 0 || held.saturating_add(bytes) <= self.0.limit).then_some(held + bytes);
@@ -56,7 +57,7 @@ impl MemoryBudget {
         self.0.held.load(Ordering::Relaxed)
     }
 
-    /// Resolves when something is released after it was enabled.
+    /// Resolves when bytes are released after it was enabled.
     pub(super) fn released(&self) -> Notified<'_> {
         self.0.released.notified()
     }
@@ -66,7 +67,7 @@ impl MemoryBudget {
         self.0.leaving.fetch_add(bytes, Ordering::Relaxed);
     }
 
-    /// So many bytes of a subscriber that was dropped are released.
+    /// A dropped subscriber released this number of bytes.
     pub(super) fn left(&self, bytes: usize) {
         self.0.leaving.fetch_sub(bytes, Ordering::Relaxed);
     }
