@@ -15,6 +15,7 @@ mod accounts;
 mod batch;
 mod conversations;
 mod edge;
+mod event_stream;
 mod events;
 mod faults;
 mod files;
@@ -52,7 +53,6 @@ use crate::observe::Metrics;
 use crate::records::Records;
 use crate::records::large::LargePayloads;
 use crate::supervisor::Supervisor;
-use edge::authorize as auth;
 use edge::origin::OwnOrigin;
 use edge::pipeline;
 use edge::quota::RateBudgets;
@@ -63,7 +63,7 @@ use server::ConnectionHandle;
 use stress::StressApi;
 pub use wire::body::MemoryBudget;
 use wire::error::ApiError;
-use wire::{body, error, json, pages, path, query, sse};
+use wire::{body, error, json, pages, path, query};
 
 /// The name of [`ConnectionHandle`](server::ConnectionHandle) in modules that were not renamed yet.
 mod connection {

@@ -11,8 +11,8 @@ use serde::Serialize;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use super::super::error::ApiError;
 use super::super::openapi::bodies::PieceBody;
+use super::super::wire::error::ApiError;
 use super::super::{AppState, Services};
 use super::object_reader::ObjectReader;
 use super::{answer, message_id, read_body};
@@ -42,25 +42,25 @@ struct AppendResponse {
     )
 )]
 pub(super) async fn append(
-    State(face): State<Arc<AppState>>,
+    State(state): State<Arc<AppState>>,
     Extension(principal): Extension<Principal>,
     ids: Result<Path<(Uuid, Uuid)>, PathRejection>,
     request: Request,
 ) -> Result<Response, ApiError> {
-    let core = face.core()?;
+    let services = state.services()?;
     let (conversation, id) = message_id(ids)?;
-    let (_, body) = read_body(core, request).await?;
-    let chunk = chunk(core, &body)?;
-    let owner = core.accounts.user_of(&principal).await?;
+    let (_, body) = read_body(services, request).await?;
+    let chunk = chunk(services, &body)?;
+    let owner = services.accounts.user_of(&principal).await?;
     let response = AppendResponse { id, length: chunk.end(), done: chunk.done };
-    core.conversations.append(owner, conversation, id, chunk).await?;
-    answer(core, StatusCode::OK, &response)
+    services.conversations.append(owner, conversation, id, chunk).await?;
+    answer(services, StatusCode::OK, &response)
 }
 
-fn chunk(core: &Services, body: &[u8]) -> Result<MessageChunk, ApiError> {
-    let mut members = ObjectReader::of_body(body, core.conversations.max_json_depth())?;
+fn chunk(services: &Services, body: &[u8]) -> Result<MessageChunk, ApiError> {
+    let mut members = ObjectReader::of_body(body, services.conversations.max_json_depth())?;
     let content = members.needed_text("content")?;
-    let max_bytes = core.conversations.config().max_message_bytes;
+    let max_bytes = services.conversations.config().max_message_bytes;
     if content.len() > max_bytes {
         return Err(members.too_large("content", max_bytes, "MAX_MESSAGE_BYTES"));
     }

@@ -11,10 +11,11 @@ use hyper::{HeaderMap, StatusCode};
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
-use super::super::connection::Line;
-use super::super::error::ApiError;
 use super::super::openapi::bodies::{MessageShape, MessagesBody, MessagesShape};
-use super::super::{AppState, Services, query};
+use super::super::server::ConnectionHandle;
+use super::super::wire::error::ApiError;
+use super::super::wire::query;
+use super::super::{AppState, Services};
 use super::object_reader::ObjectReader;
 use super::{PATH, answer, conversation_id, header, live, message_id, page_answer, read_body};
 use crate::auth::Principal;
@@ -39,24 +40,24 @@ const MAX_KEY: usize = 255;
     )
 )]
 pub(super) async fn list(
-    State(face): State<Arc<AppState>>,
+    State(state): State<Arc<AppState>>,
     Extension(principal): Extension<Principal>,
-    Extension(line): Extension<Line>,
+    Extension(connection): Extension<ConnectionHandle>,
     headers: HeaderMap,
     id: Result<Path<Uuid>, PathRejection>,
     parameters: Result<Query<Vec<(String, String)>>, QueryRejection>,
 ) -> Result<Response, ApiError> {
-    let core = face.core()?;
+    let services = state.services()?;
     let id = conversation_id(id)?;
     let parameters = query::parameters(parameters)?;
     if parameters.iter().any(|(name, _)| name == "live") {
-        let request = live::LiveRequest { conversation: id, parameters, headers, line, principal };
-        return live::get(&face, core, request).await;
+        let request = live::LiveRequest { conversation: id, parameters, headers, connection, principal };
+        return live::get(&state, services, request).await;
     }
     let query = MessageQuery::parse(&parameters)?;
-    let owner = core.accounts.user_of(&principal).await?;
-    let page = core.conversations.messages(owner, id, &query).await?;
-    page_answer(core, &format!("{PATH}/{id}/messages"), &parameters, &page)
+    let owner = services.accounts.user_of(&principal).await?;
+    let page = services.conversations.messages(owner, id, &query).await?;
+    page_answer(services, &format!("{PATH}/{id}/messages"), &parameters, &page)
 }
 
 /// `GET /api/conversations/{id}/messages/{message}`.
@@ -72,14 +73,14 @@ pub(super) async fn list(
     )
 )]
 pub(super) async fn get(
-    State(face): State<Arc<AppState>>,
+    State(state): State<Arc<AppState>>,
     Extension(principal): Extension<Principal>,
     ids: Result<Path<(Uuid, Uuid)>, PathRejection>,
 ) -> Result<Response, ApiError> {
-    let core = face.core()?;
+    let services = state.services()?;
     let (conversation, id) = message_id(ids)?;
-    let owner = core.accounts.user_of(&principal).await?;
-    answer(core, StatusCode::OK, &core.conversations.message(owner, conversation, id).await?)
+    let owner = services.accounts.user_of(&principal).await?;
+    answer(services, StatusCode::OK, &services.conversations.message(owner, conversation, id).await?)
 }
 
 /// `POST /api/conversations/{id}/messages`: one message, or an array of them, all or none.
@@ -98,24 +99,24 @@ pub(super) async fn get(
     )
 )]
 pub(super) async fn add(
-    State(face): State<Arc<AppState>>,
+    State(state): State<Arc<AppState>>,
     Extension(principal): Extension<Principal>,
     id: Result<Path<Uuid>, PathRejection>,
     request: Request,
 ) -> Result<Response, ApiError> {
-    let core = face.core()?;
+    let services = state.services()?;
     let id = conversation_id(id)?;
-    let (head, body) = read_body(core, request).await?;
+    let (head, body) = read_body(services, request).await?;
     let key = key(&head.headers, &body)?;
-    let (messages, is_array) = new_messages(core, &body)?;
-    let owner = core.accounts.user_of(&principal).await?;
-    let added = core.conversations.add(owner, id, messages, key).await?;
+    let (messages, is_array) = new_messages(services, &body)?;
+    let owner = services.accounts.user_of(&principal).await?;
+    let added = services.conversations.add(owner, id, messages, key).await?;
     let Some(first) = added.messages.first() else { return Err(ApiError::internal()) };
     let location = format!("{PATH}/{id}/messages/{}", first.id);
     let status = if added.is_repeated { StatusCode::OK } else { StatusCode::CREATED };
     let mut response = match is_array {
-        true => answer(core, status, &added.messages)?,
-        false => answer(core, status, first)?,
+        true => answer(services, status, &added.messages)?,
+        false => answer(services, status, first)?,
     };
     response.headers_mut().insert(LOCATION, header(&location)?);
     Ok(response)
@@ -141,9 +142,9 @@ fn key(headers: &HeaderMap, body: &[u8]) -> Result<Option<IdempotencyKey>, ApiEr
 }
 
 /// The messages of a body, and whether it is an array.
-fn new_messages(core: &Services, body: &[u8]) -> Result<(Vec<NewMessage>, bool), ApiError> {
-    let config = core.conversations.config();
-    let depth = core.conversations.max_json_depth();
+fn new_messages(services: &Services, body: &[u8]) -> Result<(Vec<NewMessage>, bool), ApiError> {
+    let config = services.conversations.config();
+    let depth = services.conversations.max_json_depth();
     let (each, is_array) = ObjectReader::of_each(body, config.max_messages_per_append, depth)?;
     if each.is_empty() {
         return Err(ApiError::invalid("the body takes at least one message").field("body"));

@@ -18,9 +18,10 @@ use utoipa_axum::routes;
 use uuid::Uuid;
 
 use super::edge::routes::{Needs, Routes};
-use super::error::ApiError;
 use super::openapi::bodies::{ConversationBody, ConversationShape};
-use super::{AppState, Services, json, pages, path, query};
+use super::wire::error::ApiError;
+use super::wire::{json, pages, path, query};
+use super::{AppState, Services};
 use crate::auth::{Principal, Scope};
 use crate::conversations::{ConversationsError, ListQuery, Metadata, NewConversation, Patch};
 use crate::paging::Page;
@@ -53,16 +54,16 @@ pub(super) fn routes() -> Routes {
     responses((status = 200, description = "Conversations", body = [ConversationShape], headers(("link" = String, description = "The pages beside it"))))
 )]
 async fn list(
-    State(face): State<Arc<AppState>>,
+    State(state): State<Arc<AppState>>,
     Extension(principal): Extension<Principal>,
     parameters: Result<Query<Vec<(String, String)>>, QueryRejection>,
 ) -> Result<Response, ApiError> {
-    let core = face.core()?;
+    let services = state.services()?;
     let parameters = query::parameters(parameters)?;
     let query = ListQuery::parse(&parameters)?;
-    let owner = core.accounts.user_of(&principal).await?;
-    let page = core.conversations.list(owner, &query).await?;
-    page_answer(core, PATH, &parameters, &page)
+    let owner = services.accounts.user_of(&principal).await?;
+    let page = services.conversations.list(owner, &query).await?;
+    page_answer(services, PATH, &parameters, &page)
 }
 
 /// `POST /api/conversations`.
@@ -75,20 +76,20 @@ async fn list(
     responses((status = 201, description = "The conversation", body = ConversationShape, headers(("location" = String, description = "Its path"))))
 )]
 async fn create(
-    State(face): State<Arc<AppState>>,
+    State(state): State<Arc<AppState>>,
     Extension(principal): Extension<Principal>,
     request: Request,
 ) -> Result<Response, ApiError> {
-    let core = face.core()?;
-    let (_, body) = read_body(core, request).await?;
-    let patch = patch(core, &body)?;
+    let services = state.services()?;
+    let (_, body) = read_body(services, request).await?;
+    let patch = patch(services, &body)?;
     let new = NewConversation {
         title: patch.title.unwrap_or_else(|| DEFAULT_TITLE.to_owned()),
         metadata: patch.metadata.unwrap_or_else(Metadata::empty),
     };
-    let owner = core.accounts.user_of(&principal).await?;
-    let conversation = core.conversations.create(owner, new).await?;
-    created(core, &format!("{PATH}/{}", conversation.id), &conversation)
+    let owner = services.accounts.user_of(&principal).await?;
+    let conversation = services.conversations.create(owner, new).await?;
+    created(services, &format!("{PATH}/{}", conversation.id), &conversation)
 }
 
 /// `GET /api/conversations/{id}`.
@@ -104,14 +105,14 @@ async fn create(
     )
 )]
 async fn read(
-    State(face): State<Arc<AppState>>,
+    State(state): State<Arc<AppState>>,
     Extension(principal): Extension<Principal>,
     id: Result<Path<Uuid>, PathRejection>,
 ) -> Result<Response, ApiError> {
-    let core = face.core()?;
+    let services = state.services()?;
     let id = conversation_id(id)?;
-    let owner = core.accounts.user_of(&principal).await?;
-    answer(core, StatusCode::OK, &core.conversations.get(owner, id).await?)
+    let owner = services.accounts.user_of(&principal).await?;
+    answer(services, StatusCode::OK, &services.conversations.get(owner, id).await?)
 }
 
 /// `PATCH /api/conversations/{id}`.
@@ -128,17 +129,17 @@ async fn read(
     )
 )]
 async fn change(
-    State(face): State<Arc<AppState>>,
+    State(state): State<Arc<AppState>>,
     Extension(principal): Extension<Principal>,
     id: Result<Path<Uuid>, PathRejection>,
     request: Request,
 ) -> Result<Response, ApiError> {
-    let core = face.core()?;
+    let services = state.services()?;
     let id = conversation_id(id)?;
-    let (_, body) = read_body(core, request).await?;
-    let patch = patch(core, &body)?;
-    let owner = core.accounts.user_of(&principal).await?;
-    answer(core, StatusCode::OK, &core.conversations.change(owner, id, &patch).await?)
+    let (_, body) = read_body(services, request).await?;
+    let patch = patch(services, &body)?;
+    let owner = services.accounts.user_of(&principal).await?;
+    answer(services, StatusCode::OK, &services.conversations.change(owner, id, &patch).await?)
 }
 
 /// `DELETE /api/conversations/{id}`.
@@ -154,21 +155,21 @@ async fn change(
     )
 )]
 async fn delete(
-    State(face): State<Arc<AppState>>,
+    State(state): State<Arc<AppState>>,
     Extension(principal): Extension<Principal>,
     id: Result<Path<Uuid>, PathRejection>,
 ) -> Result<StatusCode, ApiError> {
-    let core = face.core()?;
+    let services = state.services()?;
     let id = conversation_id(id)?;
-    let owner = core.accounts.user_of(&principal).await?;
-    core.conversations.delete(owner, id).await?;
+    let owner = services.accounts.user_of(&principal).await?;
+    services.conversations.delete(owner, id).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
 /// The changes of a conversation in a body; missing and null members change nothing.
-fn patch(core: &Services, body: &[u8]) -> Result<Patch, ApiError> {
-    let config = core.conversations.config();
-    let mut members = ObjectReader::of_body(body, core.conversations.max_json_depth())?;
+fn patch(services: &Services, body: &[u8]) -> Result<Patch, ApiError> {
+    let config = services.conversations.config();
+    let mut members = ObjectReader::of_body(body, services.conversations.max_json_depth())?;
     let title = members.text("title")?;
     if let Some(title) = &title
         && title.len() > config.max_title_bytes
@@ -181,11 +182,11 @@ fn patch(core: &Services, body: &[u8]) -> Result<Patch, ApiError> {
 }
 
 async fn read_body(
-    core: &Services,
+    services: &Services,
     request: Request,
-) -> Result<(hyper::http::request::Parts, super::body::WholeBody), ApiError> {
-    let bytes = core.conversations.config().max_messages_body_bytes;
-    json::read(core, request, bytes, "MAX_MESSAGES_BODY_BYTES").await
+) -> Result<(hyper::http::request::Parts, super::wire::body::WholeBody), ApiError> {
+    let bytes = services.conversations.config().max_messages_body_bytes;
+    json::read(services, request, bytes, "MAX_MESSAGES_BODY_BYTES").await
 }
 
 fn conversation_id(id: Result<Path<Uuid>, PathRejection>) -> Result<Uuid, ConversationsError> {
@@ -196,25 +197,25 @@ fn message_id(ids: Result<Path<(Uuid, Uuid)>, PathRejection>) -> Result<(Uuid, U
     path::known(ids, ConversationsError::NotFound("message"))
 }
 
-fn answer(core: &Services, status: StatusCode, value: &impl Serialize) -> Result<Response, ApiError> {
+fn answer(services: &Services, status: StatusCode, value: &impl Serialize) -> Result<Response, ApiError> {
     let body = serde_json::to_vec(value).map_err(|_| ApiError::internal())?;
-    Ok(json::json(status, json::held(core, body)?))
+    Ok(json::json(status, json::held(services, body)?))
 }
 
-fn created(core: &Services, location: &str, value: &impl Serialize) -> Result<Response, ApiError> {
-    let mut response = answer(core, StatusCode::CREATED, value)?;
+fn created(services: &Services, location: &str, value: &impl Serialize) -> Result<Response, ApiError> {
+    let mut response = answer(services, StatusCode::CREATED, value)?;
     response.headers_mut().insert(LOCATION, header(location)?);
     Ok(response)
 }
 
 /// A page as an array, with links to its neighbours.
 fn page_answer<T: Serialize>(
-    core: &Services,
+    services: &Services,
     path: &str,
     parameters: &[(String, String)],
     page: &Page<T>,
 ) -> Result<Response, ApiError> {
-    let mut response = answer(core, StatusCode::OK, &page.entries)?;
+    let mut response = answer(services, StatusCode::OK, &page.entries)?;
     pages::add_links(&mut response, page.links(path, parameters))?;
     Ok(response)
 }

@@ -10,7 +10,7 @@ use serde::Deserializer;
 use serde::de::{Error as _, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
-use super::super::error::ApiError;
+use super::super::wire::error::ApiError;
 use crate::conversations::Metadata;
 use crate::ingest::json::{self, Verdict};
 

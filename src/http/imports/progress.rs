@@ -1,34 +1,34 @@
-//! How far an import is: told once, or whenever it has changed, until it has ended.
+//! The progress of an import: once, or as a stream until the import ends.
 
-use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::body::Body;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
-use bytes::{Bytes, BytesMut};
-use futures_util::{StreamExt, stream};
+use bytes::BytesMut;
 use hyper::HeaderMap;
-use hyper::header::{ACCEPT, CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
+use hyper::header::ACCEPT;
 use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::Instant;
 use uuid::Uuid;
 
-use super::super::connection::Line;
+use super::super::AppState;
 use super::super::edge::routes::Needs;
-use super::super::error::ApiError;
+use super::super::event_stream::{Close, EventSource, EventStream};
 use super::super::openapi::bodies::ProgressShape;
-use super::super::{AppState, auth, path, sse};
+use super::super::server::ConnectionHandle;
+use super::super::wire::error::ApiError;
+use super::super::wire::{path, sse};
 use crate::auth::{Principal, Scope};
 use crate::files::FilesError;
 use crate::imports::{Imports, Progress, State as ImportState};
 
-/// Between two looks at how far an import is.
-const LOOK: Duration = Duration::from_secs(1);
-/// Looks after which a stream says that it is alive, and its token is looked at again.
-const LOOKS_A_HEARTBEAT: u32 = 15;
+/// The interval at which an import's progress is polled.
+const POLL_INTERVAL: Duration = Duration::from_secs(1);
+/// The interval of heartbeats, at which the access is checked again.
+const HEARTBEAT: Duration = Duration::from_secs(15);
 
 /// `GET /api/files/{id}/progress`.
 #[utoipa::path(
@@ -43,24 +43,35 @@ const LOOKS_A_HEARTBEAT: u32 = 15;
     )
 )]
 pub(super) async fn get(
-    State(face): State<Arc<AppState>>,
+    State(state): State<Arc<AppState>>,
     Extension(principal): Extension<Principal>,
-    Extension(line): Extension<Line>,
+    Extension(connection): Extension<ConnectionHandle>,
     id: Result<Path<Uuid>, PathRejection>,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
-    let core = face.core()?;
+    let services = state.services()?;
     let id = path::known(id, FilesError::NotFound)?;
-    let owner = core.accounts.user_of(&principal).await?;
-    let progress = core.imports.progress(owner, id).await?;
+    let owner = services.accounts.user_of(&principal).await?;
+    let progress = services.imports.progress(owner, id).await?;
     if !wants_stream(&headers) {
         return Ok(Json(progress).into_response());
     }
-    let mut response = Response::new(follow(&face, core.imports.clone(), headers, line, progress)?);
-    let headers = response.headers_mut();
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static(sse::MEDIA_TYPE));
-    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
-    Ok(response)
+    let source = ProgressSource {
+        file_id: progress.file_id,
+        imports: services.imports.clone(),
+        last: None,
+        next: Some(progress),
+        polled: Instant::now(),
+        _permit: services.imports.follow_turn()?,
+    };
+    let stream = EventStream {
+        state: Arc::clone(&state),
+        connection,
+        heartbeat: HEARTBEAT,
+        access: Some((Needs::Scope(Scope::FilesRead), headers)),
+        retry_ms: None,
+    };
+    Ok(stream.respond(source))
 }
 
 /// Whether server-sent events are asked for.
@@ -71,80 +82,66 @@ fn wants_stream(headers: &HeaderMap) -> bool {
     types.any(|essence| essence.trim().eq_ignore_ascii_case(sse::MEDIA_TYPE))
 }
 
-/// How far it is, whenever that has changed, until it has ended.
-fn follow(
-    face: &Arc<AppState>,
+/// The progress of an import, whenever it has changed, until the import ends.
+struct ProgressSource {
     imports: Imports,
-    headers: HeaderMap,
-    line: Line,
-    first: Progress,
-) -> Result<Body, ApiError> {
-    let turn = imports.follow_turn()?;
-    let face = Arc::clone(face);
-    let draining = face.lifecycle.draining();
-    let state =
-        Following { face, imports, headers, line, last: None, next: Some(first), looks: 0, _turn: turn };
-    let events = stream::unfold(state, |mut state| async move {
-        let event = state.next_event().await?;
-        Some((Ok::<_, Infallible>(event), state))
-    });
-    Ok(Body::from_stream(events.take_until(draining)))
-}
-
-struct Following {
-    face: Arc<AppState>,
-    imports: Imports,
-    headers: HeaderMap,
-    line: Line,
+    file_id: Uuid,
     last: Option<Progress>,
     next: Option<Progress>,
-    looks: u32,
-    _turn: OwnedSemaphorePermit,
+    polled: Instant,
+    _permit: OwnedSemaphorePermit,
 }
 
-impl Following {
-    async fn next_event(&mut self) -> Option<Bytes> {
-        let mut out = BytesMut::new();
-        loop {
-            if let Some(progress) = self.next.take().filter(|next| self.last.as_ref() != Some(next)) {
-                let json = serde_json::to_vec(&progress).ok()?;
-                let name = match progress.state {
-                    ImportState::Running => "progress",
-                    ImportState::Done => "done",
-                    ImportState::Failed => "failed",
-                };
-                let fields = sse::Fields { event: Some(name), ..sse::Fields::default() };
-                sse::write_event(&mut out, fields, &json);
-                self.last = Some(progress);
-                return Some(out.freeze());
-            }
-            let last = self.last.as_ref().filter(|last| last.state == ImportState::Running)?;
-            self.looks += 1;
-            if self.looks == LOOKS_A_HEARTBEAT {
-                self.looks = 0;
-                let needs = Needs::Scope(Scope::FilesRead);
-                if !auth::is_still_admitted(&self.face, needs, &self.headers, self.line.peer()).await {
-                    return None;
-                }
-                sse::write_comment(&mut out);
-                return Some(out.freeze());
-            }
-            tokio::time::sleep(LOOK).await;
-            let (imports, id) = (self.imports.clone(), last.file_id);
-            // A client that goes must not leave a connection in the middle of a statement.
-            let asked = tokio::spawn(async move { imports.look(id).await });
-            // A database that is away is asked again; a file that was deleted is not.
-            match asked.await.ok()? {
-                Ok(progress) => self.next = Some(progress),
-                Err(error) if error.is_passing() => {}
-                Err(_) => return None,
-            }
+impl ProgressSource {
+    /// Polls the progress. A database that is away is polled again; a deleted file ends the stream.
+    async fn poll(&mut self) -> Result<(), Close> {
+        self.polled = Instant::now();
+        match self.imports.look(self.file_id).await {
+            Ok(progress) => self.next = Some(progress),
+            Err(error) if error.is_passing() => {}
+            Err(_) => return Err(Close::Ended("failed")),
         }
+        Ok(())
+    }
+
+    fn has_ended(&self) -> bool {
+        self.last.as_ref().is_some_and(|last| last.state != ImportState::Running)
+    }
+}
+
+impl EventSource for ProgressSource {
+    async fn ready(&mut self) {
+        if self.next.is_none() && !self.has_ended() {
+            tokio::time::sleep_until(self.polled + POLL_INTERVAL).await;
+        }
+    }
+
+    async fn write(&mut self, out: &mut BytesMut) -> Result<(), Close> {
+        if self.has_ended() {
+            return Err(Close::Ended("complete"));
+        }
+        if self.next.is_none() {
+            self.poll().await?;
+        }
+        let Some(progress) = self.next.take().filter(|next| self.last.as_ref() != Some(next)) else {
+            return Ok(());
+        };
+        let json = serde_json::to_vec(&progress).map_err(|_| Close::Ended("failed"))?;
+        let name = match progress.state {
+            ImportState::Running => "progress",
+            ImportState::Done => "done",
+            ImportState::Failed => "failed",
+        };
+        sse::write_event(out, sse::Fields { event: Some(name), ..sse::Fields::default() }, &json);
+        self.last = Some(progress);
+        Ok(())
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use hyper::header::HeaderValue;
+
     use super::*;
 
     #[test]

@@ -6,8 +6,8 @@ mod large;
 mod message;
 mod pace;
 mod sse_stream;
-mod stream_body;
 mod stream_plan;
+mod stream_source;
 
 use std::sync::Arc;
 

@@ -4,23 +4,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Extension;
-use axum::body::Body;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, State};
 use axum::response::{IntoResponse, Response};
 use hyper::StatusCode;
-use hyper::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
+use hyper::header::{HeaderMap, HeaderValue};
 
-use super::stream_body::{StreamBody, StreamParts};
 use super::stream_plan::{LAST_EVENT_ID, StreamPlan};
+use super::stream_source::StreamSource;
 use crate::config::StressConfig;
+use crate::http::event_stream::EventStream;
 use crate::http::server::ConnectionHandle;
 use crate::http::wire::error::ApiError;
-use crate::http::wire::sse;
 use crate::http::{AppState, not_found};
-
-/// nginx hands a stream on as it comes when it is told so.
-static X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
 
 /// Streams messages until the last, or until its client goes.
 #[utoipa::path(
@@ -63,18 +59,12 @@ pub(in crate::http) async fn get(
         let message = "there are as many streams as there may be (MAX_SSE_STREAMS); try again later";
         return Err(ApiError::unavailable("overloaded", message, Duration::from_secs(1)));
     };
-    let parts = StreamParts {
-        connection,
-        metrics: Arc::clone(&state.metrics),
-        draining: state.lifecycle.draining(),
-        permit,
+    let stream = EventStream {
+        state: Arc::clone(&state),
+        connection: connection.clone(),
         heartbeat: Duration::from_secs(config.sse_heartbeat_s),
-        buffer_bytes: config.sse_buffer_bytes,
+        access: None,
+        retry_ms: None,
     };
-    let mut response = Response::new(Body::new(StreamBody::new(plan, parts)));
-    let headers = response.headers_mut();
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static(sse::MEDIA_TYPE));
-    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
-    headers.insert(X_ACCEL_BUFFERING.clone(), HeaderValue::from_static("no"));
-    Ok(response)
+    Ok(stream.respond(StreamSource::new(plan, connection, &state.metrics, permit, config.sse_buffer_bytes)))
 }
