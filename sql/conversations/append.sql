@@ -26,10 +26,6 @@ select found.place::integer as place, found.length, found.bytes, found.whole, gr
 from found
 full join grown on grown.place = found.place
 where (
-    select {schema}.expect_rows('message_drafts', count(*), (select count(*) from grown))
-    from found
-    where length = at and bytes + octet_length(content) <= $6
-) and (
     select {schema}.expect_rows('message_pieces', count(*), (select count(*) from added))
         and {schema}.expect_rows('changes', count(*), (select count(*) from fed))
     from grown

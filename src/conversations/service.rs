@@ -20,7 +20,7 @@ use super::writing::{
     WriteStore,
 };
 use crate::config::{ConversationsConfig, SubscriberLimits};
-use crate::db::Database;
+use crate::db::{Database, DbError};
 use crate::ingest::id::{IdMint, unix_now_us};
 use crate::observe::Metrics;
 use crate::paging::{Page, SortKey};
@@ -312,9 +312,18 @@ impl Conversations {
         let append = Arc::new(Append { conversation, owner, message: id, chunk });
         let response = self.inner.writes.write(WriteRequest::Append(Arc::clone(&append))).await?;
         let WriteResponse::Appended(outcome) = response else { return Err(NO_MESSAGE) };
-        outcome.check(&append.chunk, self.config().max_message_bytes)?;
-        self.inner.hub.wake();
-        Ok(())
+        match outcome.check(&append.chunk, self.config().max_message_bytes) {
+            Ok(()) => {
+                self.inner.hub.wake();
+                Ok(())
+            }
+            // A message that still exists was not deleted, so a trigger dropped the update of its draft.
+            Err(ConversationsError::NotFound(_)) => {
+                self.message(owner, conversation, id).await?;
+                Err(DbError::DroppedByTrigger { table: "message_drafts", sent: 1, stored: 0 }.into())
+            }
+            error => error,
+        }
     }
 
     /// Subscribes to a conversation: its messages behind `start`, then its changes. With a cursor the subscription continues there.
