@@ -5,26 +5,26 @@ use fastrand::Rng;
 /// The share of bits that are flipped.
 const SHARE: f64 = 0.03;
 
-/// What is flipped in the pieces to come.
+/// The flips in the next pieces.
 #[derive(Debug)]
 pub struct Corruption {
     rng: Rng,
     /// Bits until the next flip.
     gap: u64,
-    /// Nothing was flipped yet.
+    /// No bit was flipped yet.
     untouched: bool,
 }
 
 impl Corruption {
-    /// The same seed flips the same bits, however the body is cut into pieces, but for the first flip.
+    /// The same seed flips the same bits in any division into pieces, except for the first flip.
     pub fn new(seed: u64) -> Self {
         let mut rng = Rng::with_seed(seed);
         let gap = next_gap(&mut rng);
         Self { rng, gap, untouched: true }
     }
 
-    /// Flips bits of the next piece. The first piece that is not empty has at least one flipped, so that a short body
-    /// is no exception.
+    /// Flips bits of the next piece. At least one bit of the first non-empty piece is flipped, so that short bodies are
+    /// corrupted too.
     pub fn flip(&mut self, piece: &mut [u8]) {
         let bits = piece.len() as u64 * 8;
         if bits == 0 {
@@ -43,8 +43,8 @@ impl Corruption {
     }
 }
 
-/// Bits that are left alone between two flips: geometrically distributed, so that each bit has the same chance and only
-/// the flipped ones cost anything.
+/// Unchanged bits between two flips: geometrically distributed, so that each bit has the same probability and only flipped
+/// bits cost time.
 fn next_gap(rng: &mut Rng) -> u64 {
     // 1 − f64() lies in (0, 1], whose logarithm is finite.
     ((1.0 - rng.f64()).ln() / (1.0 - SHARE).ln()) as u64

@@ -11,7 +11,7 @@ use utoipa::ToSchema;
 use super::{BodyFault, InjectedError, OWN_PATHS, Strike};
 use crate::typed::TypeError;
 
-/// The longest path, in bytes.
+/// Bytes of a path.
 const MAX_PATH: usize = 1024;
 /// Bytes of a method.
 const MAX_METHOD: usize = 32;
@@ -19,7 +19,7 @@ const MAX_METHOD: usize = 32;
 const MAX_COUNT: u64 = 1_000_000_000;
 /// A day, in seconds.
 const MAX_RETRY_AFTER_S: u64 = 86_400;
-/// The most bytes of an injected event's data, and of its name and id.
+/// Bytes of an injected event's data, and of its name and id.
 const MAX_EVENT_DATA: usize = 16 * 1024;
 const MAX_EVENT_NAME: usize = 256;
 /// The status of a fault without an effect.
@@ -167,12 +167,12 @@ impl Fault {
             || self.inject_sse_event.is_some()
     }
 
-    /// The path that it is for.
+    /// Its path.
     pub fn path(&self) -> &str {
         &self.path
     }
 
-    /// The strikes that are left.
+    /// The remaining strikes.
     pub fn remaining(&self) -> u64 {
         self.remaining
     }
@@ -189,7 +189,7 @@ impl Fault {
         path_matches && self.method.as_ref().is_none_or(|wanted| wanted == method)
     }
 
-    /// The higher wins: the bytes that match, then that they are all.
+    /// The precedence among matching faults: the length of the match, then exact paths.
     pub(super) fn precedence(&self) -> (usize, bool) {
         match self.path.strip_suffix('*') {
             Some(prefix) => (prefix.len(), false),
@@ -197,7 +197,7 @@ impl Fault {
         }
     }
 
-    /// Rolls the dice, and uses up one of the count if it strikes.
+    /// Decides whether it strikes; a strike uses up one of the count.
     pub(super) fn strike(&mut self, rng: &mut Rng) -> Option<Strike> {
         if rng.f64() >= self.probability {
             return None;

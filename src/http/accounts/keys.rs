@@ -1,4 +1,4 @@
-//! `/api/keys`: keys of programs.
+//! `/api/keys`: API keys for programs.
 
 use std::sync::Arc;
 
@@ -18,14 +18,14 @@ use super::private;
 use crate::auth::keys::{KEYS_PAGE, KeyRequest};
 use crate::auth::{AuthError, Principal, Scope, Scopes, Who};
 
-/// How long a key is good beside the one that takes its place, where nothing is said, in seconds.
+/// The default time for which a replaced key remains valid, in seconds.
 const DEFAULT_OVERLAP_S: i64 = 86_400;
 
 #[derive(Serialize, ToSchema)]
 #[schema(as = NewKey)]
 struct NewKeyResponse<'a> {
     id: Uuid,
-    /// The key, this once.
+    /// The key, which is shown only once.
     key: &'a str,
     prefix: &'a str,
     name: &'a str,
@@ -40,12 +40,12 @@ struct NewKeyResponse<'a> {
     post,
     path = "/api/keys",
     tag = "keys",
-    summary = "Makes a key of no more rights than one's own",
+    summary = "Creates a key with at most the caller's permissions",
     request_body = NewKeyRequest,
     responses(
-        (status = 201, description = "The key, which is shown this once", body = NewKeyResponse),
-        (status = 403, description = "Beyond one's rights"),
-        (status = 404, description = "There is no such key to be replaced"),
+        (status = 201, description = "The key, which is shown only once", body = NewKeyResponse),
+        (status = 403, description = "More permissions than the caller has"),
+        (status = 404, description = "There is no such key to replace"),
         (status = 409, description = "Too many keys"),
     )
 )]
@@ -96,12 +96,14 @@ struct NewKeyRequest {
 fn key_request(request: NewKeyRequest) -> Result<KeyRequest, ApiError> {
     let mut scopes = Scopes::default();
     for word in request.scopes.unwrap_or_default() {
-        let refuse = || ApiError::invalid("scopes has a word that is no scope").field("scopes");
+        let refuse = || ApiError::invalid("scopes contains an unknown scope").field("scopes");
         scopes = scopes.with(Scope::parse(&word).ok_or_else(refuse)?);
     }
     match (request.write_only.unwrap_or(false), &request.origins) {
         (true, None) => {
-            return Err(ApiError::invalid("a write-only key takes the origins of its pages").field("origins"));
+            return Err(
+                ApiError::invalid("a write-only key requires the origins of its pages").field("origins")
+            );
         }
         (false, Some(_)) => {
             return Err(ApiError::invalid("only a write-only key has origins").field("origins"));
@@ -125,7 +127,7 @@ fn key_request(request: NewKeyRequest) -> Result<KeyRequest, ApiError> {
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(super) struct ListQuery {
-    /// The last key of the page before.
+    /// The last key of the previous page.
     after: Option<Uuid>,
 }
 
@@ -147,12 +149,12 @@ struct KeyResponse<'a> {
     origins: Option<&'a [String]>,
 }
 
-/// `GET /api/keys`: one's own; of whoever may do everything, all.
+/// `GET /api/keys`: the caller's keys; an administrator's list has all keys.
 #[utoipa::path(
     get,
     path = "/api/keys",
     tag = "keys",
-    summary = "One's own keys; all of them for whoever may do everything",
+    summary = "The caller's keys; all keys for administrators",
     params(ListQuery),
     responses((status = 200, description = "Keys, newest first", body = [KeyResponse], headers(("link" = String, description = "The next page"))))
 )]
@@ -161,10 +163,10 @@ pub(super) async fn list(
     Extension(principal): Extension<Principal>,
     query: Result<Query<ListQuery>, QueryRejection>,
 ) -> Result<Response, ApiError> {
-    let Query(query) = query
-        .map_err(|_| ApiError::invalid("after takes a key's id, and there is no more").field("after"))?;
+    let Query(query) =
+        query.map_err(|_| ApiError::invalid("the only parameter is after, a key's id").field("after"))?;
     let services = state.services()?;
-    let keys = services.accounts.keys.list(whose(services, &principal).await?, query.after).await?;
+    let keys = services.accounts.keys.list(visible_owner(services, &principal).await?, query.after).await?;
     let shown: Vec<KeyResponse<'_>> = keys
         .iter()
         .map(|key| KeyResponse {
@@ -188,7 +190,7 @@ pub(super) async fn list(
     Ok(response)
 }
 
-/// `DELETE /api/keys/{id}`: revokes one's own; whoever may do everything, any.
+/// `DELETE /api/keys/{id}`: revokes a key of the caller; administrators revoke any.
 #[utoipa::path(
     delete,
     path = "/api/keys/{id}",
@@ -196,8 +198,8 @@ pub(super) async fn list(
     summary = "Revokes a key",
     params(("id" = Uuid, Path, description = "The key")),
     responses(
-        (status = 204, description = "It is good no more"),
-        (status = 404, description = "There is no such key of one's own"),
+        (status = 204, description = "It is revoked"),
+        (status = 404, description = "The caller has no such key"),
     )
 )]
 pub(super) async fn revoke(
@@ -207,18 +209,18 @@ pub(super) async fn revoke(
 ) -> Result<StatusCode, ApiError> {
     let id = path::known(id, AuthError::NotFound("key"))?;
     let services = state.services()?;
-    let owner = whose(services, &principal).await?;
+    let owner = visible_owner(services, &principal).await?;
     services.accounts.keys.revoke(&id.to_string(), owner).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// What somebody may give away: what his token says, and nothing where it says nothing, open or not.
+/// The permissions that a caller may grant: those of their token, even on an open service.
 fn rights(principal: &Principal) -> Scopes {
     principal.permissions.unwrap_or_default()
 }
 
-/// The user whose a new key is, if it is one's. A key makes none, unless it may do everything: those that a leaked one had
-/// made would be good after it was revoked.
+/// The owner of a new key. Keys without the scope `admin` create no keys: a leaked key could otherwise create others that
+/// survive its revocation.
 async fn owner(services: &Services, principal: &Principal) -> Result<Option<Uuid>, AuthError> {
     match principal.who {
         Who::Key { .. } if !rights(principal).allow(Scope::Admin) => Err(AuthError::NotAUser),
@@ -226,8 +228,8 @@ async fn owner(services: &Services, principal: &Principal) -> Result<Option<Uuid
     }
 }
 
-/// Whose keys somebody sees and revokes; all of them if he may do everything.
-async fn whose(services: &Services, principal: &Principal) -> Result<Option<Uuid>, AuthError> {
+/// The owner of the keys that a caller can list and revoke; `None`: all keys, for administrators.
+async fn visible_owner(services: &Services, principal: &Principal) -> Result<Option<Uuid>, AuthError> {
     if rights(principal).allow(Scope::Admin) {
         return Ok(None);
     }

@@ -1,4 +1,4 @@
-//! `/api/auth`: registering, logging in and out, and one's own sessions.
+//! `/api/auth`: registration, log-in and log-out, and the caller's sessions.
 
 use std::sync::Arc;
 
@@ -21,7 +21,7 @@ use crate::auth::sessions::{Client, Grant};
 use crate::auth::users::{Email, Password, User};
 use crate::auth::{AuthError, Principal, Scopes, Secret, Who};
 
-/// Characters of a `User-Agent` that are kept.
+/// Characters of a `User-Agent` that are stored.
 const MAX_USER_AGENT: usize = 256;
 
 /// The credentials of a user.
@@ -89,8 +89,8 @@ fn tokens(grant: &Grant) -> Response {
     request_body = CredentialsRequest,
     responses(
         (status = 201, description = "The user", body = UserResponse),
-        (status = 403, description = "Nobody may register here (REGISTRATION)"),
-        (status = 409, description = "The email is taken"),
+        (status = 403, description = "Registration is off (REGISTRATION)"),
+        (status = 409, description = "The email is in use"),
     )
 )]
 pub(super) async fn register(
@@ -111,7 +111,7 @@ pub(super) async fn register(
     post,
     path = "/api/auth/login",
     tag = "users",
-    summary = "Begins a session",
+    summary = "Starts a session",
     request_body = CredentialsRequest,
     responses(
         (status = 200, description = "Tokens", body = TokensResponse),
@@ -135,11 +135,11 @@ pub(super) async fn login(
     post,
     path = "/api/auth/refresh",
     tag = "users",
-    summary = "Exchanges a refresh token, which is used once",
+    summary = "Exchanges a refresh token, which is valid once",
     request_body = RefreshRequest,
     responses(
         (status = 200, description = "Tokens", body = TokensResponse),
-        (status = 401, description = "The token is not good"),
+        (status = 401, description = "The token is invalid"),
     )
 )]
 pub(super) async fn refresh(
@@ -152,13 +152,13 @@ pub(super) async fn refresh(
     Ok(tokens(&services.accounts.sessions.refresh(&token).await?))
 }
 
-/// `POST /api/auth/logout`: ends the session of the token that is shown.
+/// `POST /api/auth/logout`: ends the session of the request's token.
 #[utoipa::path(
     post,
     path = "/api/auth/logout",
     tag = "users",
-    summary = "Ends the session of the token that is shown",
-    responses((status = 204, description = "It is over"))
+    summary = "Ends the session of the request's token",
+    responses((status = 204, description = "It has ended"))
 )]
 pub(super) async fn logout(
     State(state): State<Arc<AppState>>,
@@ -186,13 +186,13 @@ struct MeResponse<'a> {
     key: Option<Uuid>,
 }
 
-/// `GET /api/auth/me`: who the token that is shown says one is.
+/// `GET /api/auth/me`: the caller, as their token identifies them.
 #[utoipa::path(
     get,
     path = "/api/auth/me",
     tag = "users",
-    summary = "Who the token that is shown says one is",
-    responses((status = 200, description = "Who one is", body = MeResponse))
+    summary = "The caller, as their token identifies them",
+    responses((status = 200, description = "The caller", body = MeResponse))
 )]
 pub(super) async fn me(
     State(state): State<Arc<AppState>>,
@@ -207,7 +207,7 @@ pub(super) async fn me(
     let (kind, session, key) = match principal.who {
         Who::Anonymous => return Err(ApiError::token_needed()),
         Who::Operator => ("operator", None, None),
-        // A user who was deleted has no token that is good.
+        // A deleted user's tokens are invalid.
         Who::User { .. } if user.is_none() => return Err(AuthError::Invalid.into()),
         Who::User { session, .. } => ("user", Some(session), None),
         Who::External { .. } => ("user", None, None),
@@ -237,12 +237,12 @@ struct SessionResponse<'a> {
     current: bool,
 }
 
-/// `GET /api/auth/sessions`: one's own that are not over.
+/// `GET /api/auth/sessions`: the caller's current sessions.
 #[utoipa::path(
     get,
     path = "/api/auth/sessions",
     tag = "users",
-    summary = "One's own sessions that are not over",
+    summary = "The caller's current sessions",
     responses((status = 200, description = "Sessions", body = [SessionResponse]))
 )]
 pub(super) async fn sessions(
@@ -266,16 +266,16 @@ pub(super) async fn sessions(
     Ok(private(StatusCode::OK, &shown))
 }
 
-/// `DELETE /api/auth/sessions/{id}`: ends one of one's own.
+/// `DELETE /api/auth/sessions/{id}`: ends a session of the caller.
 #[utoipa::path(
     delete,
     path = "/api/auth/sessions/{id}",
     tag = "users",
-    summary = "Ends one of one's own sessions",
+    summary = "Ends a session of the caller",
     params(("id" = Uuid, Path, description = "The session")),
     responses(
-        (status = 204, description = "It is over"),
-        (status = 404, description = "There is no such session of one's own"),
+        (status = 204, description = "It has ended"),
+        (status = 404, description = "The caller has no such session"),
     )
 )]
 pub(super) async fn end_session(
@@ -291,7 +291,7 @@ pub(super) async fn end_session(
     }
 }
 
-/// The user and the session of a token that was got by logging in.
+/// The user and the session of a log-in's token.
 fn session(principal: &Principal) -> Result<(Uuid, Uuid), AuthError> {
     match principal.who {
         Who::User { id, session } => Ok((id, session)),

@@ -27,7 +27,7 @@ pub(super) enum Splitter {
     Values(Partial, Within),
 }
 
-/// What comes before the first value of a body.
+/// The part of a body before its first value.
 #[derive(Debug)]
 pub(super) struct Start {
     /// Bytes of a byte-order mark.
@@ -38,7 +38,7 @@ pub(super) struct Start {
 }
 
 impl Start {
-    /// Passes over what comes before the first value; the byte with which that begins.
+    /// Skips the bytes before the first value; returns the first byte of the value.
     fn skip(&mut self, chunk: &mut &[u8]) -> Option<u8> {
         loop {
             let (byte, rest) = chunk.split_first()?;
@@ -53,7 +53,7 @@ impl Start {
     }
 }
 
-/// The beginning of an event whose end has not come yet.
+/// The start of an incomplete event.
 #[derive(Debug)]
 pub(super) struct Partial {
     bytes: Vec<u8>,
@@ -71,7 +71,7 @@ impl Partial {
     }
 
     fn keep(&mut self, bytes: &[u8]) {
-        // White space in front of an event is not part of it, however much there is.
+        // White space before an event is not part of it, of any length.
         let bytes = if self.bytes.is_empty() { bytes.trim_ascii_start() } else { bytes };
         if self.too_long || self.bytes.len() + bytes.len() > self.max_event_bytes + TRAILING_SPACE {
             self.too_long = true;
@@ -119,7 +119,7 @@ impl Splitter {
         Self::Undecided(Start { mark: 0, lines: 0, max_event_bytes })
     }
 
-    /// Hands each event that ends in `chunk` to `take`.
+    /// Passes each item that ends in `chunk` to `take`.
     pub(super) fn split(
         &mut self,
         mut chunk: &[u8],
@@ -165,7 +165,7 @@ impl Splitter {
                         Found::Nothing => partial.keep(text),
                         Found::Skip => {}
                         Found::Element => partial.complete(&text[..length - 1], |item| match item {
-                            // `[1,,2]`: an element that is not there is not JSON.
+                            // `[1,,2]`: a missing element is not JSON.
                             BatchItem::Blank => take(BatchItem::Event(b"")),
                             item => take(item),
                         })?,
@@ -182,7 +182,7 @@ impl Splitter {
         Ok(())
     }
 
-    /// Hands over what the body's end completes.
+    /// Passes the last item to `take`, which the body's end completes.
     pub(super) fn finish(
         self,
         mut take: impl FnMut(BatchItem<'_>) -> Result<(), ApiError>,

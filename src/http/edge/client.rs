@@ -1,8 +1,8 @@
-//! Whose address a request comes from.
+//! The address of a request's client.
 //!
-//! Behind a proxy that is in `TRUSTED_PROXIES`, what it says in `X-Forwarded-For` counts. Each proxy adds at the right whom it
-//! heard from, and a client may have written whatever it likes at the left: so it is read from the right, as long as it was
-//! a trusted proxy that wrote it.
+//! Behind a proxy of `TRUSTED_PROXIES`, `X-Forwarded-For` counts. Each proxy appends the address of its own client, and a client
+//! may have sent any entries before these: the header is read from the right, up to the first entry that no trusted proxy
+//! wrote.
 
 use std::net::IpAddr;
 
@@ -13,14 +13,14 @@ use ipnet::IpNet;
 static X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 static X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 
-/// Whom a request comes from, and how.
+/// The client of a request, and its connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::http) struct ClientAddress {
-    /// Who connected: the client, or a proxy.
+    /// The peer: the client, or a proxy.
     pub(in crate::http) peer: IpAddr,
-    /// The client.
+    /// The client's address.
     pub(in crate::http) ip: IpAddr,
-    /// Whether a proxy says that the client came to it by TLS.
+    /// Whether a trusted proxy reports TLS between the client and itself.
     pub(in crate::http) by_tls: bool,
 }
 
@@ -34,7 +34,7 @@ pub(in crate::http) fn client(peer: IpAddr, headers: &HeaderMap, trusted: &[IpNe
     let values: Vec<&str> =
         headers.get_all(&X_FORWARDED_FOR).iter().flat_map(|value| value.to_str()).collect();
     for hop in values.iter().rev().flat_map(|value| value.rsplit(',')) {
-        // What is no address was not written by a proxy of ours.
+        // A trusted proxy writes only addresses.
         let Some(hop) = address(hop.trim()) else { break };
         ip = hop;
         if !is_trusted(&ip) {

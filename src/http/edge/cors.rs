@@ -1,8 +1,8 @@
 //! Cross-origin requests of web pages (CORS, of the Fetch standard): pages of `CORS_ORIGINS` may call every route and read its
 //! answers, and pages with a write-only key in the URL may send events.
 //!
-//! "Credentials" in the sense of that standard are allowed, as beacons are sent with them always. It is safe because none is
-//! looked at: no cookie is ever read, and Basic credentials are skipped in cross-site requests.
+//! "Credentials" in the sense of that standard are allowed, as browsers always send beacons with them. It is safe because they
+//! are ignored: cookies are never read, and Basic credentials are skipped in cross-site requests.
 
 use axum::body::Body;
 use axum::response::Response;
@@ -17,7 +17,7 @@ use super::credentials;
 use crate::http::is_event_route;
 
 const METHODS: HeaderValue = HeaderValue::from_static("GET, POST, PUT, PATCH, DELETE");
-/// Where a preflight names none.
+/// For a preflight that names none.
 const REQUEST_HEADERS: HeaderValue = HeaderValue::from_static(
     "authorization, content-encoding, content-type, idempotency-key, if-match, if-none-match, last-event-id, prefer, x-api-key, x-request-id, x-trace-id",
 );
@@ -25,11 +25,11 @@ const ANSWER_HEADERS: HeaderValue = HeaderValue::from_static(
     "accept-ranges, content-disposition, content-range, etag, link, location, preference-applied, ratelimit, \
      ratelimit-policy, retry-after, www-authenticate, x-ack, x-duplicate, x-receipt, x-request-id, x-total-count, x-trace-id",
 );
-/// Seconds for which a browser need not ask again.
+/// Seconds for which a browser may cache a preflight's answer.
 const MAX_AGE: HeaderValue = HeaderValue::from_static("600");
 
-/// The origin of a request, if its pages may call. With a write-only key in the URL they may: a preflight cannot be judged by
-/// it, and the request itself is rejected where the key is not good or belongs to other pages.
+/// The origin of a request, if its pages may call. With a write-only key in the URL they may: a preflight does not verify the
+/// key, and the request itself is rejected if the key is invalid or has other origins.
 pub(in crate::http) fn allowed(origins: &[String], uri: &Uri, headers: &HeaderMap) -> Option<HeaderValue> {
     let origin = headers.get(ORIGIN)?;
     let is_named = || origins.iter().any(|allowed| allowed.as_bytes() == origin.as_bytes());
@@ -37,10 +37,10 @@ pub(in crate::http) fn allowed(origins: &[String], uri: &Uri, headers: &HeaderMa
     (is_named() || has_key()).then(|| origin.clone())
 }
 
-/// The answer to a preflight of an allowed origin; `None`: the request is none.
+/// The answer to a preflight of an allowed origin; `None`: the request is no preflight.
 ///
-/// Tracers add headers of their own to every request of a page (`traceparent`, `baggage`, `sentry-trace`), and one that is not
-/// allowed blocks the request: so those that are asked for are allowed. A header that means nothing here does no harm.
+/// Tracers add headers to every request of a page (`traceparent`, `baggage`, `sentry-trace`), and a browser blocks a request
+/// with a header that is not allowed: so all requested headers are allowed. Unknown headers are harmless.
 pub(in crate::http) fn preflight(method: &Method, headers: &HeaderMap) -> Option<Response> {
     if *method != Method::OPTIONS || !headers.contains_key(ACCESS_CONTROL_REQUEST_METHOD) {
         return None;
@@ -61,7 +61,7 @@ fn is_list_of_names(names: &HeaderValue) -> bool {
     !names.is_empty() && names.as_bytes().iter().all(is_in_list)
 }
 
-/// Lets pages of an allowed origin read an answer.
+/// Allows pages of an origin to read an answer.
 pub(in crate::http) fn let_read(headers: &mut HeaderMap, origin: HeaderValue) {
     headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, origin);
     headers.insert(ACCESS_CONTROL_ALLOW_CREDENTIALS, HeaderValue::from_static("true"));

@@ -1,8 +1,8 @@
-//! The token that a request shows: `Authorization: Bearer …` or `X-API-Key`, which are the same, or an API key by
+//! The token of a request: `Authorization: Bearer …` or `X-API-Key`, which are equivalent, or an API key in
 //! `Authorization: Basic …` or, for a write-only key on an event route, in `?key=`.
 //!
-//! Other schemes, and Basic credentials that hold no API key, are skipped. Cookies are never read. Two tokens at once are
-//! rejected: which one counts would be a guess.
+//! Other schemes, and Basic credentials without an API key, are skipped. Cookies are never read. Requests with two tokens are
+//! rejected as ambiguous.
 
 use std::borrow::Cow;
 
@@ -19,14 +19,14 @@ use crate::http::wire::error::ApiError;
 
 static X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 
-/// Clients may leave the padding out.
+/// Padding is optional.
 const BASE64: GeneralPurpose = GeneralPurpose::new(
     &STANDARD,
     GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
 );
 
 /// The token of a request with these headers and, for an event route, this query (RFC 6750, section 2; RFC 7617).
-/// `origins`: those of `CORS_ORIGINS`.
+/// `origins` are those of `CORS_ORIGINS`.
 pub(in crate::http) fn token<'a>(
     headers: &'a HeaderMap,
     query: Option<&'a str>,
@@ -39,14 +39,14 @@ pub(in crate::http) fn token<'a>(
     };
     for value in headers.get_all(AUTHORIZATION) {
         let bytes = value.as_bytes();
-        // Any other byte ends the scheme: a token behind a tab is still shown.
+        // Any other byte ends the scheme, a tab too.
         let end = bytes.iter().position(|byte| !byte.is_ascii_alphanumeric() && *byte != b'-');
         let (scheme, token) = bytes.split_at(end.unwrap_or(bytes.len()));
         if scheme.eq_ignore_ascii_case(b"bearer") {
             show(token.trim_ascii().into())?;
         } else if scheme.eq_ignore_ascii_case(b"basic")
             && let Some(key) = key_of_basic(token.trim_ascii())
-            // A browser adds the Basic credentials that it knows to the requests of any page.
+            // Browsers add known Basic credentials to the requests of any page.
             && !origin::is_cross_site(headers, origins)
         {
             show(key.into_bytes().into())?;
@@ -75,18 +75,18 @@ pub(in crate::http) fn token<'a>(
     }
 }
 
-/// Whether the query of an event route holds a write-only key.
+/// Whether the query of an event route contains a write-only key.
 pub(in crate::http) fn has_write_only_key(query: Option<&str>) -> bool {
     query.into_iter().flat_map(keys_of_query).any(|key| is_write_only_key(&key))
 }
 
-/// The API keys that a query holds in `key`. A value of another form is none of ours.
+/// The API keys in a query's `key`; values of another form are ignored.
 fn keys_of_query(query: &str) -> impl Iterator<Item = Cow<'_, str>> {
     let values = query.split('&').filter_map(|pair| pair.strip_prefix("key="));
     values.filter_map(|value| percent_decode_str(value).decode_utf8().ok()).filter(|value| is_key(value))
 }
 
-/// The API key among Basic credentials: the user, or else the password.
+/// The API key in Basic credentials: the user, or else the password.
 fn key_of_basic(credentials: &[u8]) -> Option<String> {
     let text = String::from_utf8(BASE64.decode(credentials).ok()?).ok()?;
     let (user, password) = text.split_once(':').unwrap_or((&text, ""));

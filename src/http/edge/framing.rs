@@ -1,7 +1,7 @@
-//! Rules of RFC 9112 that hyper leaves to its user: where a request's body ends, and which host it is for.
+//! Rules of RFC 9112 that hyper does not check: the end of a request's body, and its host.
 //!
-//! Two programs that read these differently can be made to see two different requests in the same bytes. So what is unclear
-//! is refused, and the connection ends with the answer.
+//! Two programs that read these differently see different requests in the same bytes (request smuggling). Ambiguous requests are
+//! therefore rejected, and the connection is closed after the answer.
 
 use axum::response::{IntoResponse, Response};
 use hyper::header::{CONNECTION, HOST, HeaderValue, TRANSFER_ENCODING};
@@ -21,7 +21,7 @@ pub(in crate::http) fn reject<B>(request: &mut Request<B>) -> Option<Response> {
 }
 
 fn check<B>(request: &mut Request<B>) -> Result<(), ApiError> {
-    // What is not chunked at its end was refused by hyper (section 6.3).
+    // hyper rejects codings that do not end with chunked (section 6.3).
     let mut codings = request.headers().get_all(TRANSFER_ENCODING).iter();
     if codings.next().is_some_and(|coding| !coding.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked"))
         || codings.next().is_some()
@@ -54,13 +54,13 @@ fn check<B>(request: &mut Request<B>) -> Result<(), ApiError> {
     Ok(())
 }
 
-/// Whether this may be a host with or without a port. An empty one is that of a target without an authority (section 3.2).
+/// Whether this is a host with or without a port. It is empty for a target without an authority (section 3.2).
 fn is_host(host: &[u8]) -> bool {
     is_plain_host(host) || (!host.contains(&b'@') && Authority::try_from(host).is_ok())
 }
 
-/// Whether this is nothing, or a name or an IPv4 address with or without a port, as nearly all hosts are: parsing an
-/// [`Authority`] copies it, and every request passes here.
+/// Whether this is empty, or a name or an IPv4 address with or without a port, as nearly all hosts are. Parsing an
+/// [`Authority`] would copy every request's host.
 fn is_plain_host(host: &[u8]) -> bool {
     let end = host.iter().position(|byte| *byte == b':').unwrap_or(host.len());
     let (name, port) = host.split_at(end);

@@ -1,4 +1,4 @@
-//! What every answer tells a browser, and by which id a request is found in the log.
+//! Security headers of every answer, and the id of its request in the log.
 
 use hyper::header::{
     CONTENT_SECURITY_POLICY, HeaderMap, HeaderName, HeaderValue, REFERRER_POLICY, STRICT_TRANSPORT_SECURITY,
@@ -9,23 +9,23 @@ use uuid::Uuid;
 static X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 static PERMISSIONS_POLICY: HeaderName = HeaderName::from_static("permissions-policy");
 
-/// The longest id that is taken from a client, in characters.
+/// Characters of a client's request id.
 const MAX_REQUEST_ID: usize = 128;
 
-/// The client's id of a request, if it can be one, else a new one.
+/// The client's request id if it is valid, else a new one.
 pub(in crate::http) fn request_id(headers: &HeaderMap) -> HeaderValue {
     let theirs = headers.get(&X_REQUEST_ID).filter(|id| {
         let bytes = id.as_bytes();
         (1..=MAX_REQUEST_ID).contains(&bytes.len()) && bytes.iter().all(u8::is_ascii_graphic)
     });
     theirs.cloned().unwrap_or_else(|| {
-        // A UUID is a header's value always.
+        // A UUID is always a valid header value.
         HeaderValue::try_from(Uuid::new_v4().to_string()).unwrap_or(HeaderValue::from_static("none"))
     })
 }
 
-/// An answer is data: a browser is to run nothing of it, to guess nothing, and to put it into no frame. A page that is meant for
-/// a browser has a policy of its own, which is left alone.
+/// Writes the headers of an answer. Answers are data: a browser must not run them, guess their type, or show them in a frame.
+/// Pages for browsers have a policy of their own, which is kept.
 pub(in crate::http) fn write(headers: &mut HeaderMap, request_id: HeaderValue, by_tls: bool) {
     let policy = HeaderValue::from_static("default-src 'none'; frame-ancestors 'none'");
     headers.entry(CONTENT_SECURITY_POLICY).or_insert(policy);
@@ -40,7 +40,7 @@ pub(in crate::http) fn write(headers: &mut HeaderMap, request_id: HeaderValue, b
     }
 }
 
-/// The one of these that an answer to an event has too: it has no document, and should be short.
+/// Writes the only one of these headers that answers to events have too: they hold no document, and are kept short.
 pub(in crate::http) fn nosniff(headers: &mut HeaderMap) {
     headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
 }

@@ -1,10 +1,10 @@
-//! Requests that an open service rejects: those of other sites' web pages, and those that came through a proxy.
+//! Requests that an open service rejects: those of other sites' web pages, and those through a proxy.
 //!
-//! An open service asks for no token, so being able to reach it is all that a page needs, and a browser on the same
-//! machine can. Two things give such a page away. Its name in `Host`, if it had a name of its own resolve to this machine
-//! (DNS rebinding). And `Origin` or `Sec-Fetch-Site`, which browsers set and pages cannot. Programs send neither.
+//! An open service requires no token, so any web page in a browser on the same machine could call it. Two headers identify
+//! such a page: `Host`, if the page's own name resolves to this machine (DNS rebinding), and `Origin` or `Sec-Fetch-Site`,
+//! which browsers set and pages cannot. Programs send neither.
 //!
-//! A reverse proxy on the same machine makes requests from anywhere look local. The headers that proxies add give it away.
+//! Behind a reverse proxy on the same machine, requests from anywhere look local. The headers that proxies add identify it.
 
 use std::net::IpAddr;
 
@@ -16,10 +16,10 @@ use crate::http::wire::error::ApiError;
 static X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
 static SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
-/// Whom an open service serves.
+/// The names and pages that an open service accepts.
 #[derive(Debug, Clone)]
 pub(in crate::http) struct OwnOrigin {
-    /// The address that it listens on, as `Host` has it.
+    /// The address of its listener, in the form of `Host`.
     listens: String,
     /// Origins of web pages that may call (`CORS_ORIGINS`).
     allowed: Vec<String>,
@@ -35,7 +35,7 @@ impl OwnOrigin {
         Self { listens, allowed: allowed.to_vec() }
     }
 
-    /// Rejects requests that were sent to another host, or through a proxy.
+    /// Rejects requests to another host, or through a proxy.
     pub(in crate::http) fn check_host(&self, headers: &HeaderMap) -> Result<(), ApiError> {
         if headers.keys().any(is_added_by_proxies) {
             return Err(ApiError::forbidden("behind_proxy", BEHIND_PROXY));
@@ -74,7 +74,7 @@ impl OwnOrigin {
     }
 }
 
-/// Whether a header is one that proxies add to the requests that they forward, and clients do not.
+/// Whether proxies add this header to forwarded requests. Clients do not send it.
 fn is_added_by_proxies(name: &HeaderName) -> bool {
     name == FORWARDED || name == VIA || name.as_str().starts_with("x-forwarded-") || name == X_REAL_IP
 }
@@ -84,8 +84,8 @@ const BEHIND_PROXY: &str = "an open service serves this machine alone, and this 
 const FOREIGN_HOST: &str =
     "an open service answers to localhost and to its own address only; AUTH=required answers to any name";
 
-/// Rejects requests of other pages than those of `origins`, which a write-only key names. Every browser names its page's
-/// origin with a POST, so a request without one is none of a page.
+/// Rejects requests of other pages than those of a write-only key's `origins`. Every browser sends its page's origin with a
+/// POST, so a request without one is not a page's.
 pub(in crate::http) fn check_page(headers: &HeaderMap, origins: &[String]) -> Result<(), ApiError> {
     match headers.get(ORIGIN) {
         Some(origin) if origins.iter().any(|allowed| allowed.as_bytes() == origin.as_bytes()) => Ok(()),
@@ -95,7 +95,7 @@ pub(in crate::http) fn check_page(headers: &HeaderMap, origins: &[String]) -> Re
 
 const FOREIGN_ORIGIN: &str = "a write-only key takes requests of web pages of its own origins only";
 
-/// Whether a page of another site sends a request, unless it is of one of the origins `allowed`.
+/// Whether a request is of another site's page, and of none of the `allowed` origins.
 pub(in crate::http) fn is_cross_site(headers: &HeaderMap, allowed: &[String]) -> bool {
     let is_allowed =
         |origin: &HeaderValue| allowed.iter().any(|allowed| allowed.as_bytes() == origin.as_bytes());
@@ -105,12 +105,12 @@ pub(in crate::http) fn is_cross_site(headers: &HeaderMap, allowed: &[String]) ->
     }
     match headers.get(&SEC_FETCH_SITE).map(HeaderValue::as_bytes) {
         Some(site) => !matches!(site, b"same-origin" | b"none"),
-        // Browsers send it over TLS and to loopback only. With anything but a GET they name the page's origin anywhere.
+        // Browsers send it over TLS and to loopback only; `Origin` they send everywhere, except with a GET.
         None => origin.is_some_and(|origin| !is_own_page(origin.as_bytes(), headers)),
     }
 }
 
-/// Whether an origin is that of this service's own pages. The scheme is not compared: a proxy in front may add TLS.
+/// Whether an origin is that of this service's own pages. The scheme is not compared, as a proxy may add TLS.
 fn is_own_page(origin: &[u8], headers: &HeaderMap) -> bool {
     let site = origin.strip_prefix(b"http://").or_else(|| origin.strip_prefix(b"https://"));
     site.is_some() && site == headers.get(HOST).map(HeaderValue::as_bytes)

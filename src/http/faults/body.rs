@@ -1,4 +1,4 @@
-//! A body that a fault spoils piece by piece, as it goes out.
+//! A body that a fault changes while it is sent.
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -11,14 +11,14 @@ use crate::faults::{BodyFault, Corruption};
 use crate::http::server::ConnectionHandle;
 use crate::http::wire::sse;
 
-/// The body of an answer, with an event put before it, with flipped bits, or cut.
+/// The body of an answer with an injected event, flipped bits, or a cut.
 ///
-/// Flipping changes no length, and the `Content-Length` of a body that is cut stays that of the whole: the connection
-/// ends after the last byte that is let through, so that the client sees an incomplete answer (RFC 9112, section 8). A
-/// body that is no longer than the cut is left whole.
+/// Flipping does not change the length. The `Content-Length` of a cut body remains that of the whole body: the connection
+/// ends after the last byte before the cut, so that the client receives an incomplete answer (RFC 9112, section 8). A body
+/// that is not longer than the cut is sent whole.
 pub(super) struct FaultyBody {
     inner: Body,
-    /// Goes out first.
+    /// Sent first.
     event: Option<Bytes>,
     corruption: Option<Corruption>,
     /// Bytes that still go out before the cut.
@@ -53,7 +53,7 @@ impl FaultyBody {
         }
     }
 
-    /// The bytes to come, as far as they are known.
+    /// The remaining bytes, as far as they are known.
     fn total(&self) -> SizeHint {
         let before = self.event.as_ref().map_or(0, |event| event.len() as u64);
         let mut hint = self.inner.size_hint();
@@ -64,21 +64,21 @@ impl FaultyBody {
         hint
     }
 
-    fn spoiled(&mut self, piece: Bytes) -> Bytes {
+    fn corrupted(&mut self, piece: Bytes) -> Bytes {
         let Some(corruption) = &mut self.corruption else { return piece };
         let mut bytes = piece.try_into_mut().unwrap_or_else(|shared| BytesMut::from(&shared[..]));
         corruption.flip(&mut bytes);
         bytes.freeze()
     }
 
-    /// As much of a piece as is let through.
+    /// The part of a piece before the cut.
     fn shortened(&mut self, mut piece: Bytes) -> Bytes {
         let Some(left) = &mut self.left else { return piece };
         let length = piece.len() as u64;
         if length > *left {
             piece.truncate(*left as usize);
             self.was_cut = true;
-            // In time: hyper takes this piece before it flushes.
+            // In time, as hyper buffers this piece before it flushes.
             self.connection.cut(self.cuts_by_reset);
         }
         *left -= piece.len() as u64;
@@ -95,7 +95,7 @@ impl hyper::body::Body for FaultyBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
         if self.was_cut {
-            // The connection ends as soon as what it holds is sent; nothing has to wake this again.
+            // The connection ends after its buffer is sent; nothing has to wake this again.
             return Poll::Pending;
         }
         let piece = match self.event.take() {
@@ -108,7 +108,7 @@ impl hyper::body::Body for FaultyBody {
                 other => return Poll::Ready(other),
             },
         };
-        let piece = self.spoiled(piece);
+        let piece = self.corrupted(piece);
         let piece = self.shortened(piece);
         if self.was_cut && piece.is_empty() {
             return Poll::Pending;

@@ -25,9 +25,9 @@ use super::AppState;
 use super::edge::routes::{Needs, Route, Routes, operations};
 use super::wire::error::Envelope;
 
-/// Where the description is.
+/// The path of the description.
 pub(super) const PATH: &str = "/api/openapi.json";
-/// Where the page is.
+/// The path of the page.
 const PAGE: &str = "/api/docs";
 const BEARER: &str = "bearer";
 const API_KEY: &str = "api_key";
@@ -46,7 +46,7 @@ const POLICY: &str =
     paths(crate::http::events::post, crate::http::batch::post),
     components(schemas(Envelope)),
     tags(
-        (name = "events", description = "Events, and what became of them"),
+        (name = "events", description = "Events and their states"),
         (name = "conversations", description = "Conversations and their messages"),
         (name = "files", description = "Files, and the import of their lines"),
         (name = "users", description = "Users and their sessions"),
@@ -116,23 +116,23 @@ fn guard(operation: &mut Operation, needs: Needs) {
         _ => &[],
     };
     let schemes = [BEARER, API_KEY].map(|scheme| SecurityRequirement::new(scheme, scopes.iter().copied()));
-    let nobody = || SecurityRequirement::default();
+    let no_token = || SecurityRequirement::default();
     operation.security = Some(match needs {
-        Needs::Nothing => vec![nobody()],
-        Needs::GoodIfShown => [vec![nobody()], schemes.into()].concat(),
+        Needs::Nothing => vec![no_token()],
+        Needs::GoodIfShown => [vec![no_token()], schemes.into()].concat(),
         Needs::SignedIn | Needs::Scope(_) => schemes.into(),
     });
     let mut add = |status: &str, description: String| {
         operation.responses.responses.entry(status.into()).or_insert_with(|| Answer::new(description).into());
     };
     if needs != Needs::Nothing {
-        add("401", "A token that is not good, or none where there has to be one".into());
+        add("401", "The token is invalid, or missing and required".into());
     }
     if let Needs::Scope(scope) = needs {
         add("403", format!("The token lacks the permission {}", scope.name()));
     }
-    add("429", "Too many requests; Retry-After says when the next one is taken".into());
-    add("default", "A refusal".into());
+    add("429", "Too many requests; Retry-After has the seconds until the next one".into());
+    add("default", "An error".into());
 }
 
 /// Adds the common form of errors to every error without another form.

@@ -1,4 +1,4 @@
-//! `/api/v1/dead-letters`: what could not be stored, to be looked at, stored after all, or discarded.
+//! `/api/v1/dead-letters`: events that could not be stored. They are listed, redriven or discarded.
 
 use std::sync::Arc;
 
@@ -25,14 +25,14 @@ use crate::ingest::json::JsonLimits;
 
 const DEFAULT_LIMIT: i64 = 50;
 const MAX_LIMIT: i64 = 1000;
-/// The most dead letters that one request redrives; the answer says whether there are more.
+/// Dead letters of one redrive; the answer reports whether more remain.
 const MAX_REDRIVEN: usize = 10_000;
 
 #[derive(Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(super) struct ListQuery {
-    /// Dead letters of a page.
+    /// Dead letters on a page.
     #[param(minimum = 1, maximum = 1000, default = 50)]
     limit: Option<i64>,
     /// `overload`, `rejected` or `dropped_by_trigger`.
@@ -43,7 +43,7 @@ pub(super) struct ListQuery {
     /// RFC 3339.
     #[param(format = DateTime)]
     until: Option<String>,
-    /// What a `Link` header gave.
+    /// The value of a `Link` header.
     after: Option<String>,
 }
 
@@ -97,7 +97,7 @@ struct WholeDeadLetterResponse<'a> {
     get,
     path = "/api/v1/dead-letters",
     tag = "events",
-    summary = "What could not be stored, newest first",
+    summary = "Events that could not be stored, newest first",
     params(ListQuery),
     responses((status = 200, description = "Dead letters without their bodies", body = [DeadLetterResponse], headers(("link" = String, description = "The next page"))))
 )]
@@ -116,9 +116,9 @@ pub(super) async fn list(
     let listed: Vec<DeadLetterResponse<'_>> = page.iter().map(DeadLetterResponse::from).collect();
     let mut response = Json(listed).into_response();
     if let Some(last) = page.last().filter(|_| page.len() as i64 == limit) {
-        let place = format!("{}_{}", last.failed_at_us, last.id);
-        let asked = query.asked(limit);
-        pages::add_link(&mut response, "/api/v1/dead-letters", &asked, "next", ("after", &place))?;
+        let position = format!("{}_{}", last.failed_at_us, last.id);
+        let parameters = query.parameters(limit);
+        pages::add_link(&mut response, "/api/v1/dead-letters", &parameters, "next", ("after", &position))?;
     }
     Ok(response)
 }
@@ -165,10 +165,10 @@ pub(super) async fn get(
     delete,
     path = "/api/v1/dead-letters/{id}",
     tag = "events",
-    summary = "Gives a dead letter up",
+    summary = "Discards a dead letter",
     params(("id" = Uuid, Path, description = "The dead letter")),
     responses(
-        (status = 204, description = "It is given up"),
+        (status = 204, description = "It is discarded"),
         (status = 404, description = "There is none"),
     )
 )]
@@ -207,9 +207,9 @@ struct RedriveResponse {
     post,
     path = "/api/v1/dead-letters/redrive",
     tag = "events",
-    summary = "Stores dead letters after all",
+    summary = "Stores dead letters again",
     request_body = RedriveRequest,
-    responses((status = 200, description = "What became of them", body = RedriveResponse))
+    responses((status = 200, description = "The outcome", body = RedriveResponse))
 )]
 pub(super) async fn redrive(
     State(state): State<Arc<AppState>>,
@@ -257,12 +257,12 @@ fn cursor(text: &str) -> Result<Cursor, ApiError> {
         let (failed_at_us, id) = text.split_once('_')?;
         Some(Cursor { failed_at_us: failed_at_us.parse().ok()?, id: id.parse().ok()? })
     };
-    parse().ok_or_else(|| ApiError::invalid("after takes what a Link header gave").field("after"))
+    parse().ok_or_else(|| ApiError::invalid("after takes the value of a Link header").field("after"))
 }
 
 impl ListQuery {
-    /// What was asked for, but for the page's place.
-    fn asked(&self, limit: i64) -> Vec<(String, String)> {
+    /// The parameters, without the page's position.
+    fn parameters(&self, limit: i64) -> Vec<(String, String)> {
         let limit = limit.to_string();
         let all = [
             ("limit", Some(&limit)),

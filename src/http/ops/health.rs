@@ -41,7 +41,7 @@ struct TaskHealth {
     state: &'static str,
     /// Unix time in milliseconds; null before the first success, and for tasks without steps.
     last_success_ms: Option<u64>,
-    /// Panics that it was restarted after.
+    /// Restarts after panics.
     restarts: u64,
     last_error: Option<LastErrorHealth>,
 }
@@ -67,7 +67,7 @@ struct PipelineHealth {
     duplicates: u64,
     dead: u64,
     pending: u64,
-    /// What an accepted event is promised.
+    /// The level that an accepted event has.
     promise: &'static str,
     queue: QueueHealth,
     dead_letter_queue: Depth,
@@ -80,27 +80,27 @@ struct PipelineHealth {
     pool: PoolHealth,
 }
 
-/// What keeps the tables small.
+/// The deletion of old rows.
 #[derive(Serialize, ToSchema)]
 struct HousekeepingHealth {
     /// `ok`, or `failing`: something below is wrong.
     state: &'static str,
-    /// By how many seconds the service's clock is ahead of Postgres', as of the last look.
+    /// Seconds by which the service's clock was ahead of Postgres', at the last check.
     clock_ahead_s: i64,
     /// The clocks differ by more than a minute: nothing is deleted by age.
     deletion_refused: bool,
-    /// Days whose partitions cannot be made or dropped.
+    /// Days whose partitions cannot be created or dropped.
     partitions: Vec<PartitionHealth>,
 }
 
-/// A day whose partition cannot be made or dropped.
+/// A day whose partition cannot be created or dropped.
 #[derive(Serialize, ToSchema)]
 struct PartitionHealth {
     #[schema(example = "2026-11-20")]
     day: String,
     /// `make` or `drop`.
     action: &'static str,
-    /// What Postgres reports.
+    /// Postgres' error.
     error: String,
 }
 
@@ -119,22 +119,22 @@ impl From<HousekeepingStatus> for HousekeepingHealth {
 
 #[derive(Serialize, ToSchema)]
 struct JournalHealth {
-    /// `accepting`, or why nothing is accepted.
+    /// `accepting`, or the reason for rejecting events.
     state: &'static str,
-    /// Of events that Postgres does not have.
+    /// Of events that are not in Postgres.
     pending_bytes: u64,
-    /// Of the segments that hold them, whole: what `JOURNAL_MAX_BYTES` bounds.
+    /// Of the whole segments of these events, which `JOURNAL_MAX_BYTES` bounds.
     segment_bytes: u64,
     kept_bytes: u64,
     free_bytes: u64,
     quarantined_bytes: u64,
     /// Acknowledged events that the journal lost, until an operator acknowledges the loss.
     acknowledged_lost: u64,
-    /// Events that Postgres lost and the journal did not hold any more.
+    /// Events that Postgres lost after the journal had deleted them.
     lost_by_postgres: u64,
-    /// Keeps what is durable in Postgres apart from what is not.
+    /// The checkpointer, which tracks the durable events in Postgres.
     fence: WriterHealth,
-    /// Over the journals on disk, as of the last fence.
+    /// Of all journals on disk, at the last checkpoint.
     ledger: LedgerHealth,
 }
 
@@ -254,15 +254,15 @@ struct Http {
     body_bytes: u64,
 }
 
-/// `GET /api/health`: everything at a glance. 200 while events are taken, else 503.
+/// `GET /api/health`: the state of all parts. 200 while events are accepted, else 503.
 #[utoipa::path(
     get,
     path = "/api/health",
     tag = "operations",
-    summary = "Everything at a glance",
+    summary = "The state of all parts",
     responses(
-        (status = 200, description = "Events are taken", body = HealthResponse),
-        (status = 503, description = "They are not", body = HealthResponse),
+        (status = 200, description = "Events are accepted", body = HealthResponse),
+        (status = 503, description = "Events are not accepted", body = HealthResponse),
     )
 )]
 pub(super) async fn api_health(State(state): State<Arc<AppState>>) -> Response {
@@ -344,22 +344,22 @@ fn status(state: &AppState) -> &'static str {
     get,
     path = "/health",
     tag = "operations",
-    summary = "The process answers",
-    responses((status = 200, description = "It does", body = String, content_type = "text/plain"))
+    summary = "Whether the process answers",
+    responses((status = 200, description = "It answers", body = String, content_type = "text/plain"))
 )]
 pub(super) async fn alive() -> &'static str {
     "ok\n"
 }
 
-/// `GET /health/ready`: whether events should be sent here.
+/// `GET /health/ready`: whether this node should receive events.
 #[utoipa::path(
     get,
     path = "/health/ready",
     tag = "operations",
-    summary = "Whether events should be sent here",
+    summary = "Whether this node should receive events",
     responses(
-        (status = 200, description = "They should", body = String, content_type = "text/plain"),
-        (status = 503, description = "They should not", body = String, content_type = "text/plain"),
+        (status = 200, description = "It should", body = String, content_type = "text/plain"),
+        (status = 503, description = "It should not", body = String, content_type = "text/plain"),
     )
 )]
 pub(super) async fn ready(State(state): State<Arc<AppState>>) -> Response {
@@ -374,7 +374,7 @@ pub(super) async fn ready(State(state): State<Arc<AppState>>) -> Response {
     get,
     path = "/metrics",
     tag = "operations",
-    summary = "Figures for Prometheus",
+    summary = "Metrics for Prometheus",
     responses((status = 200, description = "The text format", body = String, content_type = "text/plain"))
 )]
 pub(super) async fn metrics(State(state): State<Arc<AppState>>) -> Result<Response, ApiError> {
@@ -452,7 +452,7 @@ fn journal_gauges(gauges: &Gauges, journal: &JournalSnapshot) {
     gauges.acknowledged_lost.set(journal.acknowledged_lost.events as i64);
 }
 
-/// The process's resident memory, where `/proc` tells.
+/// The process's resident memory, where `/proc` exists.
 fn resident_bytes() -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;

@@ -1,4 +1,4 @@
-//! `POST /api/v1/reconcile`: what became of events, by the receipts of their answers or by their trace ids.
+//! `POST /api/v1/reconcile`: the states of events, by the receipts of their answers or by their trace ids.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -18,9 +18,9 @@ use crate::http::wire::query;
 use crate::ingest::id::{self, Tag};
 use crate::ingest::reconcile::{Fate, Reconciler};
 
-/// The most events of one request.
+/// Events of one request.
 const MAX_EVENTS: usize = 10_000;
-/// The longest span in which trace ids are looked for where they are not indexed.
+/// The longest span of a search for trace ids without their index.
 const MAX_SPAN_US: i64 = 3_600_000_000;
 
 #[derive(Deserialize, ToSchema)]
@@ -46,9 +46,9 @@ struct ReconcileResponse {
 #[schema(as = ReconciledReceipt)]
 struct ReceiptResponse {
     receipt: String,
-    /// How many events had each fate.
+    /// The number of events in each state.
     counts: BTreeMap<&'static str, u64>,
-    /// Those that are not committed, by their place.
+    /// The events that are not committed, by their positions.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     others: Vec<EventResponse>,
 }
@@ -79,12 +79,12 @@ struct TraceResponse {
     events: Vec<EventResponse>,
 }
 
-/// Answers for each receipt and trace id.
+/// Answers with the states of each receipt and trace id.
 #[utoipa::path(
     post,
     path = "/api/v1/reconcile",
     tag = "events",
-    summary = "What became of events, by receipts or trace ids",
+    summary = "The states of events, by receipts or trace ids",
     request_body = ReconcileRequest,
     responses((status = 200, description = "Their states", body = ReconcileResponse))
 )]
@@ -156,12 +156,12 @@ async fn traces(reconciler: &Reconciler, request: &ReconcileRequest) -> Result<V
     Ok(request.trace_ids.iter().map(answer).collect())
 }
 
-/// The ids that a receipt stands for.
+/// Expands a receipt to its events' ids.
 fn expand(receipt: &str, ids: &mut Vec<Uuid>) -> Result<(), ApiError> {
     let (first, count) = receipt.split_once('/').unwrap_or((receipt, "1"));
     let parsed = first.parse::<Uuid>().ok().zip(count.parse::<u64>().ok());
     let Some((first, count)) = parsed.filter(|(id, count)| id.get_version_num() == 7 && *count > 0) else {
-        return Err(ApiError::invalid("receipts takes what x-receipt gave").field("receipts"));
+        return Err(ApiError::invalid("receipts takes values of x-receipt").field("receipts"));
     };
     if count > (MAX_EVENTS - ids.len().min(MAX_EVENTS)) as u64 {
         return Err(too_many());
@@ -172,5 +172,5 @@ fn expand(receipt: &str, ids: &mut Vec<Uuid>) -> Result<(), ApiError> {
 }
 
 fn too_many() -> ApiError {
-    ApiError::too_large(format!("more than {MAX_EVENTS} events; ask for fewer at a time"))
+    ApiError::too_large(format!("more than {MAX_EVENTS} events; send fewer in one request"))
 }

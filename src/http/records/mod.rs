@@ -38,13 +38,13 @@ pub(super) fn routes() -> Routes {
     post,
     path = "/api/stress/records/{collection}",
     tag = "records",
-    summary = "Makes a record",
+    summary = "Creates a record",
     params(("collection" = String, Path, description = "A letter or _, then letters, digits or _, at most 63", example = "items")),
     request_body(content = RecordBody, content_type = "application/json"),
     responses(
         (status = 201, description = "The record", body = RecordShape, headers(("etag" = String, description = "Its version"), ("location" = String, description = "Its path"))),
         (status = 404, description = "There is no such collection (RECORDS_AUTO_CREATE)"),
-        (status = 409, description = "The id is taken, or there are too many collections"),
+        (status = 409, description = "The id is in use, or there are too many collections"),
     )
 )]
 async fn create(
@@ -70,10 +70,10 @@ async fn create(
     path = "/api/stress/records/{collection}/{id}",
     tag = "records",
     summary = "A record",
-    params(("collection" = String, Path, description = "A letter or _, then letters, digits or _, at most 63", example = "items"), ("id" = String, Path, description = "15 characters of a to z and 0 to 9"), ("fields" = Option<String>, Query, description = "Only these members: a,b.c"), ("if-none-match" = Option<String>, Header, description = "A version that is known")),
+    params(("collection" = String, Path, description = "A letter or _, then letters, digits or _, at most 63", example = "items"), ("id" = String, Path, description = "15 characters of a to z and 0 to 9"), ("fields" = Option<String>, Query, description = "Only these members: a,b.c"), ("if-none-match" = Option<String>, Header, description = "The client's version")),
     responses(
         (status = 200, description = "The record", body = RecordShape, headers(("etag" = String, description = "Its version"))),
-        (status = 304, description = "It has the version that is known"),
+        (status = 304, description = "The client has this version"),
         (status = 404, description = "There is none"),
     )
 )]
@@ -107,12 +107,12 @@ async fn get(
     path = "/api/stress/records/{collection}/{id}",
     tag = "records",
     summary = "Changes a record by a merge patch (RFC 7396), or replaces it",
-    params(("collection" = String, Path, description = "A letter or _, then letters, digits or _, at most 63", example = "items"), ("id" = String, Path, description = "15 characters of a to z and 0 to 9"), ("mode" = Option<String>, Query, description = "merge, or replace"), ("if-match" = Option<String>, Header, description = "The version that is to be changed")),
+    params(("collection" = String, Path, description = "A letter or _, then letters, digits or _, at most 63", example = "items"), ("id" = String, Path, description = "15 characters of a to z and 0 to 9"), ("mode" = Option<String>, Query, description = "merge, or replace"), ("if-match" = Option<String>, Header, description = "The version to change")),
     request_body(content = RecordBody, content_type = "application/json"),
     responses(
         (status = 200, description = "The record as it is now", body = RecordShape, headers(("etag" = String, description = "Its version"))),
         (status = 404, description = "There is none"),
-        (status = 409, description = "A value is taken that has to be unique"),
+        (status = 409, description = "A unique value is in use"),
         (status = 412, description = "It has another version"),
     )
 )]
@@ -140,12 +140,12 @@ async fn put(
     path = "/api/stress/records/{collection}/{id}",
     tag = "records",
     summary = "Changes a record by a merge patch (RFC 7396)",
-    params(("collection" = String, Path, description = "A letter or _, then letters, digits or _, at most 63", example = "items"), ("id" = String, Path, description = "15 characters of a to z and 0 to 9"), ("if-match" = Option<String>, Header, description = "The version that is to be changed")),
+    params(("collection" = String, Path, description = "A letter or _, then letters, digits or _, at most 63", example = "items"), ("id" = String, Path, description = "15 characters of a to z and 0 to 9"), ("if-match" = Option<String>, Header, description = "The version to change")),
     request_body(content = RecordBody, content_type = "application/json"),
     responses(
         (status = 200, description = "The record as it is now", body = RecordShape, headers(("etag" = String, description = "Its version"))),
         (status = 404, description = "There is none"),
-        (status = 409, description = "A value is taken that has to be unique"),
+        (status = 409, description = "A unique value is in use"),
         (status = 412, description = "It has another version"),
     )
 )]
@@ -181,9 +181,9 @@ async fn change(
     path = "/api/stress/records/{collection}/{id}",
     tag = "records",
     summary = "Deletes a record",
-    params(("collection" = String, Path, description = "A letter or _, then letters, digits or _, at most 63", example = "items"), ("id" = String, Path, description = "15 characters of a to z and 0 to 9"), ("if-match" = Option<String>, Header, description = "The version that is to be deleted")),
+    params(("collection" = String, Path, description = "A letter or _, then letters, digits or _, at most 63", example = "items"), ("id" = String, Path, description = "15 characters of a to z and 0 to 9"), ("if-match" = Option<String>, Header, description = "The version to delete")),
     responses(
-        (status = 204, description = "It is gone"),
+        (status = 204, description = "It is deleted"),
         (status = 404, description = "There is none"),
         (status = 412, description = "It has another version"),
     )
@@ -209,15 +209,15 @@ async fn delete(
     description = "Filters are parameters filter_<field>=operator:value.",
     params(
         ("collection" = String, Path, description = "A letter or _, then letters, digits or _, at most 63", example = "items"),
-        ("limit" = Option<u32>, Query, description = "Records of a page", minimum = 1, maximum = 1000),
+        ("limit" = Option<u32>, Query, description = "Records on a page", minimum = 1, maximum = 1000),
         ("sortBy" = Option<String>, Query, description = "Up to 8 fields, each with a - before it to descend"),
-        ("after" = Option<String>, Query, description = "What a Link header gave"),
-        ("offset" = Option<u32>, Query, description = "Records to pass over"),
+        ("after" = Option<String>, Query, description = "The value of a Link header"),
+        ("offset" = Option<u32>, Query, description = "Records to skip"),
         ("fields" = Option<String>, Query, description = "Only these members: a,b.c"),
         ("count" = Option<String>, Query, description = "exact"),
     ),
     responses(
-        (status = 200, description = "Records", body = [RecordShape], headers(("link" = String, description = "The next page"), ("x-total-count" = String, description = "How many there are, with count=exact"))),
+        (status = 200, description = "Records", body = [RecordShape], headers(("link" = String, description = "The next page"), ("x-total-count" = String, description = "The number of all records, with count=exact"))),
         (status = 404, description = "There is no such collection"),
     )
 )]
@@ -258,7 +258,7 @@ async fn list(
     Ok(response)
 }
 
-/// Reads a record from a request. The body's share of memory is held as long as what is returned beside it.
+/// Reads a record from a request. The returned body holds the record's memory permit.
 async fn draft(services: &Services, request: Request) -> Result<(Draft, WholeBody), ApiError> {
     let bytes = services.records.config().max_record_body_bytes();
     let (_, whole) = json::read(services, request, bytes, "MAX_RECORD_BYTES").await?;
@@ -313,11 +313,11 @@ pub(super) fn collection_and_id(
 ) -> Result<(Name, RecordId), ApiError> {
     let Path((name, id)) = path.map_err(|_| bad_name())?;
     let name = Name::parse(&name).ok_or_else(bad_name)?;
-    // What is no id is the id of nothing.
+    // A malformed id identifies no record.
     Ok((name, RecordId::parse(&id).ok_or(RecordsError::NotFound)?))
 }
 
-/// The collection of a path that names a record, whatever the record's id is.
+/// The collection of a record's path, for any id.
 pub(super) fn collection_of_record(
     path: Result<Path<(String, String)>, PathRejection>,
 ) -> Result<Name, ApiError> {

@@ -35,7 +35,7 @@ pub(super) struct ConnectionLimits {
     pub(super) operations_only: bool,
 }
 
-/// Serves `stream` until its client goes, a limit is passed, or `stop` is cancelled and the request under way is
+/// Serves `stream` until its client disconnects, a limit is exceeded, or `stop` is cancelled and the current request is
 /// answered.
 pub(super) async fn serve(
     stream: TcpStream,
@@ -43,7 +43,7 @@ pub(super) async fn serve(
     limits: ConnectionLimits,
     stop: CancellationToken,
 ) {
-    // A connection that broke already has none; nothing will be read from it.
+    // A broken connection has none, and nothing will be read from it.
     let peer = stream.peer_addr().map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |peer| peer.ip().to_canonical());
     let timer = Arc::new(ConnectionTimer::new());
     let handle = ConnectionHandle { timer: Arc::clone(&timer), peer };
@@ -55,7 +55,7 @@ pub(super) async fn serve(
                 true => handler.answer_operator(request, &handle).await,
                 false => handler.answer(request, &handle).await,
             };
-            // An answer of a known length is left to the client; one without may go on for ever.
+            // The client reads an answer of a known length in its own time; a stream may never end.
             if response.body().size_hint().exact().is_some() {
                 handle.timer.enter(Phase::Idle);
                 return Ok::<_, Infallible>(response);
@@ -69,9 +69,9 @@ pub(super) async fn serve(
         http1::Builder::new().max_buf_size(limits.max_header_bytes).serve_connection(io, service);
     tokio::pin!(connection);
     tokio::select! {
-        // In this order the timer sees at once that an answer has begun to stream.
+        // In this order, so that the timer's loop notices the start of a stream at once.
         biased;
-        // Broken connections are the clients' business.
+        // Broken connections need no report.
         _ended = &mut connection => {}
         () = timer.overdue(&limits) => {}
         () = stop.cancelled() => {
@@ -137,7 +137,7 @@ impl TimedStream {
 impl Drop for TimedStream {
     fn drop(&mut self) {
         if self.timer.ends_by_reset() {
-            // With no time to linger, closing a socket resets its connection (Linux: socket(7), SO_LINGER).
+            // With a linger time of 0, closing the socket resets the connection (Linux: socket(7), SO_LINGER).
             let _closed_then = self.stream.set_zero_linger();
         }
     }
@@ -183,7 +183,7 @@ impl AsyncWrite for TimedStream {
         self.stream.is_write_vectored()
     }
 
-    /// hyper flushes once it has written all that it holds.
+    /// hyper flushes after it has written its whole buffer.
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if self.timer.ends_after_flush() {
             return Poll::Ready(Err(Self::ended()));

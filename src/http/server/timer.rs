@@ -1,11 +1,11 @@
-//! What a connection is doing, since when, and how it is to end.
+//! The phase of a connection, its time limit, and its end.
 //!
-//! | phase | from | may last |
+//! | phase | begins with | limit |
 //! |---|---|---|
-//! | idle | an answer that is ready as a whole; the end of one that is streamed | `IDLE_TIMEOUT_S`, for the client to read it and to ask again |
+//! | idle | a complete answer, or the end of a streamed one | `IDLE_TIMEOUT_S`, for the client to read it and to send another request |
 //! | head | a request's first byte | `HEADER_TIMEOUT_S` |
-//! | busy | a request's head | as long as its body and its handler, which have limits of their own |
-//! | answering | an answer that is streamed | for ever, while the client reads; `IDLE_TIMEOUT_S` while it takes nothing, less if the stream says so |
+//! | busy | a request's head | none here: its body and its handler have limits of their own |
+//! | answering | a streamed answer | none while the client reads; `IDLE_TIMEOUT_S` while it does not, or an earlier time that the stream sets |
 
 use std::future::{Future, poll_fn};
 use std::pin::pin;
@@ -15,8 +15,8 @@ use std::time::{Duration, Instant};
 
 use super::connection::ConnectionLimits;
 
-/// Between two looks at an answer that is streamed.
-const STREAM_LOOK: Duration = Duration::from_secs(1);
+/// The interval between two checks of a streamed answer.
+const STREAM_CHECK: Duration = Duration::from_secs(1);
 /// No time.
 const NEVER: u64 = u64::MAX;
 
@@ -29,36 +29,36 @@ pub(super) enum Phase {
     Answering,
 }
 
-/// How a connection is ended before its time.
+/// An early end of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub(super) enum Ending {
-    /// It is not.
+    /// No early end.
     None,
-    /// Reset at once; what was not sent is thrown away (RFC 9293, section 3.9.1: ABORT).
+    /// Reset at once; unsent data is dropped (RFC 9293, section 3.9.1: ABORT).
     Reset,
-    /// Closed once what was written so far has been handed to the kernel.
+    /// Closed once the kernel has all data written so far.
     CloseAfterFlush,
-    /// Reset once what was written so far has been handed to the kernel.
+    /// Reset once the kernel has all data written so far.
     ResetAfterFlush,
 }
 
-/// The times are milliseconds from `origin`.
+/// A connection's phase and times, in milliseconds since `origin`.
 #[derive(Debug)]
 pub(super) struct ConnectionTimer {
     phase: AtomicU8,
     since_ms: AtomicU64,
-    /// Since when the socket takes nothing more.
+    /// When the socket's send buffer became full.
     blocked_since_ms: AtomicU64,
-    /// The socket took nothing more at some time since the stream last asked.
+    /// The send buffer was full at some time since [`Self::forget_blocked`].
     was_blocked: AtomicBool,
-    /// A client that takes nothing is cut off then.
+    /// When a client that does not read is cut off.
     read_by_ms: AtomicU64,
     ending: AtomicU8,
     origin: Instant,
 }
 
-/// What the decision on a connection's time is made from.
+/// The inputs of the decision on a connection's time.
 #[derive(Debug, Clone, Copy)]
 struct Deadline {
     phase: u8,
@@ -69,7 +69,7 @@ struct Deadline {
 }
 
 impl Deadline {
-    /// Milliseconds that are left; none: it is over.
+    /// The remaining milliseconds; `None`: the time is up.
     fn left_ms(self, header_ms: u64, idle_ms: u64) -> Option<u64> {
         let end_ms = match self.phase {
             phase if phase == Phase::Idle as u8 => self.since_ms.saturating_add(idle_ms),
@@ -102,7 +102,7 @@ impl ConnectionTimer {
 
     pub(super) fn enter(&self, phase: Phase) {
         if phase == Phase::Answering {
-            // What the answer before on this connection left behind is no business of this one.
+            // The state of the connection's previous answer does not apply.
             self.blocked_since_ms.store(NEVER, Ordering::Relaxed);
             self.read_by_ms.store(NEVER, Ordering::Relaxed);
             self.forget_blocked();
@@ -121,7 +121,7 @@ impl ConnectionTimer {
         }
     }
 
-    /// The socket took bytes, or has no room for any.
+    /// Records that the socket accepted bytes, or that its send buffer is full.
     pub(super) fn wrote(&self, took: bool) {
         if !self.is_in(Phase::Answering) {
             return;
@@ -136,13 +136,13 @@ impl ConnectionTimer {
         }
     }
 
-    /// A client that takes nothing is cut off at `deadline`.
+    /// Sets the time at which a client that does not read is cut off.
     pub(super) fn read_by(&self, deadline: Instant) {
         let ms = deadline.saturating_duration_since(self.origin).as_millis() as u64;
         self.read_by_ms.store(ms, Ordering::Relaxed);
     }
 
-    /// Whether the client takes nothing, or took nothing at some time since [`Self::forget_blocked`].
+    /// Whether the client is not reading, or was not at some time since [`Self::forget_blocked`].
     pub(super) fn was_blocked(&self) -> bool {
         self.was_blocked.load(Ordering::Relaxed) || self.blocked_since_ms.load(Ordering::Relaxed) != NEVER
     }
@@ -169,7 +169,7 @@ impl ConnectionTimer {
         ending == Ending::Reset as u8 || ending == Ending::ResetAfterFlush as u8
     }
 
-    /// Resolves when the connection has been in one phase for longer than it may.
+    /// Resolves when the connection has exceeded the limit of its phase.
     pub(super) async fn overdue(&self, limits: &ConnectionLimits) {
         let (header_ms, idle_ms) =
             (limits.header_timeout.as_millis() as u64, limits.idle_timeout.as_millis() as u64);
@@ -183,8 +183,8 @@ impl ConnectionTimer {
             };
             let Some(left_ms) = deadline.left_ms(header_ms, idle_ms) else { break };
             let streams = deadline.phase == Phase::Answering as u8;
-            // A head may begin right after this look, so the next one comes no later than a head's limit.
-            let longest = if streams { STREAM_LOOK } else { limits.header_timeout };
+            // A head may begin right after this check, so the next one comes no later than a head's limit.
+            let longest = if streams { STREAM_CHECK } else { limits.header_timeout };
             let mut pause = pin!(tokio::time::sleep(Duration::from_millis(left_ms).min(longest)));
             poll_fn(|cx| {
                 if !streams && self.is_in(Phase::Answering) {
@@ -194,7 +194,7 @@ impl ConnectionTimer {
             })
             .await;
         }
-        // What a client does not read would stay with the kernel for minutes.
+        // The kernel would keep unread data for minutes.
         if self.is_in(Phase::Answering) {
             self.end(Ending::Reset);
         }
@@ -220,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn a_client_that_takes_nothing_is_not_forgotten_while_it_does_so() {
+    fn a_client_that_does_not_read_counts_as_blocked_until_it_reads() {
         let timer = ConnectionTimer::new();
         timer.wrote(false);
         assert!(!timer.was_blocked(), "nothing is streamed");
@@ -232,7 +232,7 @@ mod tests {
         assert!(!timer.was_blocked());
         timer.wrote(false);
         timer.wrote(true);
-        assert!(timer.was_blocked(), "it was, since the stream last asked");
+        assert!(timer.was_blocked(), "it was, since the last reset");
         timer.enter(Phase::Answering);
         assert!(!timer.was_blocked(), "another answer");
     }
@@ -240,7 +240,7 @@ mod tests {
     #[test]
     fn a_stream_lasts_while_its_client_reads() {
         assert!(left(Phase::Answering, 0, NEVER, NEVER).is_some());
-        assert!(left(Phase::Answering, 0, NEVER, 10).is_some(), "it is not the client that is late");
+        assert!(left(Phase::Answering, 0, NEVER, 10).is_some(), "the client is not late");
         assert_eq!(left(Phase::Answering, 0, 800, NEVER), Some(300));
         assert_eq!(left(Phase::Answering, 0, 500, NEVER), None);
         assert_eq!(left(Phase::Answering, 0, 800, 1_010), Some(10));

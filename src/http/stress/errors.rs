@@ -1,5 +1,4 @@
-//! `/api/stress/error`: failures on demand. Each is a real one: it goes the way that the same failure goes when nobody
-//! asked for it.
+//! `/api/stress/error`: failures on demand. Each is a real failure, handled like one that was not requested.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -34,12 +33,12 @@ pub(super) async fn not_found(
     Err(found.map_or_else(ApiError::from, |_| ApiError::internal()))
 }
 
-/// `GET /api/stress/error/auth`: shows the verifier a token that is not good.
+/// `GET /api/stress/error/auth`: verifies an invalid token.
 #[utoipa::path(
     get,
     path = "/api/stress/error/auth",
     tag = "stress",
-    summary = "Shows a token that is not good",
+    summary = "Verifies an invalid token",
     responses((status = 401, description = "Always"))
 )]
 pub(super) async fn unauthorized(State(state): State<Arc<AppState>>) -> Result<StatusCode, ApiError> {
@@ -68,7 +67,7 @@ pub(super) async fn internal(State(state): State<Arc<AppState>>) -> Result<Statu
 pub(super) struct TimeoutQuery {
     /// Milliseconds, up to MAX_STRESS_DELAY_MS.
     delay_ms: Option<u64>,
-    /// `before`, `statement` (if nothing is said) or `pool`.
+    /// `before`, `statement` (the default) or `pool`.
     mode: Option<String>,
 }
 
@@ -80,7 +79,7 @@ pub(super) struct TimeoutQuery {
     summary = "Takes too long",
     params(TimeoutQuery),
     responses(
-        (status = 503, description = "mode=pool: no connection was to be had"),
+        (status = 503, description = "mode=pool: no connection was available"),
         (status = 504, description = "mode=statement or before: it took too long"),
     )
 )]
@@ -103,7 +102,7 @@ pub(super) async fn timeout(
         Some("pool") => services.failing.exhaust(delay).await?,
         Some("before") => {
             tokio::time::sleep(delay).await;
-            let message = "the request took too long before the database was asked";
+            let message = "the request took too long before it reached the database";
             return Err(ApiError::new(StatusCode::GATEWAY_TIMEOUT, "timeout", message));
         }
         Some(_) => return Err(ApiError::invalid("mode takes before, statement or pool").field("mode")),

@@ -41,7 +41,7 @@ use crate::records::large::{LargePayload, PART_BYTES};
     post,
     path = "/api/stress/large-payload/{collection}",
     tag = "stress",
-    summary = "Takes a large object, and answers with it",
+    summary = "Stores a large object, and answers with it",
     params(("collection" = String, Path, description = "A letter or _, then letters, digits or _, at most 63", example = "items")),
     request_body(content = RecordBody, content_type = "application/json"),
     responses(
@@ -123,7 +123,7 @@ pub(super) async fn get(
             if part == payload.parts {
                 return None;
             }
-            // A client that goes must not leave a connection in the middle of a statement.
+            // In a task of its own, as the client may disconnect within a statement.
             let content = match tokio::spawn(async move { large.part(&payload, part).await }).await {
                 Ok(Ok(Some(content))) => Ok(content),
                 Ok(Ok(None)) => Err(io::Error::other("the payload was deleted")),
@@ -195,7 +195,7 @@ async fn receive(
     Ok(ReceivedPayload { draft, permits: (whole.into_permit(), permit) })
 }
 
-/// The payload as a record: the members that the service made, then its own.
+/// The payload as a record: the members of the service, then its own.
 fn answer(
     headers: &HeaderMap,
     status: StatusCode,
@@ -227,7 +227,7 @@ fn joined(
         .filter(|part| std::future::ready(part.as_ref().map_or(true, |part| !part.is_empty())))
 }
 
-/// How much of an object's beginning has been seen.
+/// The progress through an object's beginning.
 enum Joint {
     Brace,
     FirstMember,
@@ -259,11 +259,11 @@ impl Joint {
     }
 }
 
-/// Ours, the one that is best for large payloads first.
+/// The supported encodings, the best one for large payloads first.
 const ENCODINGS: [&str; 4] = ["zstd", "gzip", "br", "deflate"];
 
-/// The encoding that the client prefers among ours (RFC 9110, section 12.5.3): the one that it gives the most weight, and
-/// among equals our first. None if it takes none of them, or would rather have the payload as it is.
+/// The supported encoding that the client prefers (RFC 9110, section 12.5.3): the one of the highest weight, and among equals
+/// the first of ours. `None` if it accepts none of them, or prefers the payload unencoded.
 fn accepted(headers: &HeaderMap) -> Option<&'static str> {
     let values = headers.get_all(ACCEPT_ENCODING).iter().filter_map(|value| value.to_str().ok());
     let takes: Vec<(&str, u16)> = values
@@ -275,18 +275,18 @@ fn accepted(headers: &HeaderMap) -> Option<&'static str> {
         .collect();
     let named = |name: &str| takes.iter().find(|(taken, _)| taken.eq_ignore_ascii_case(name));
     let weight_of = |name: &str| named(name).map(|(_, weight)| *weight);
-    // `*` is whatever the client does not name.
+    // `*` stands for all encodings that the client does not name.
     let others = weight_of("*").unwrap_or(0);
     let weighed = ENCODINGS.map(|ours| (ours, weight_of(ours).unwrap_or(others)));
     let most = weighed.iter().map(|(_, weight)| *weight).max().filter(|most| *most > 0)?;
-    // As it is a payload may always go, so only a weight that is given to that counts.
+    // An unencoded payload is always acceptable, so only an explicit weight of `identity` counts.
     if weight_of("identity").is_some_and(|weight| weight > most) {
         return None;
     }
     weighed.into_iter().find(|(_, weight)| *weight == most).map(|(ours, _)| ours)
 }
 
-/// A weight in thousandths (RFC 9110, section 12.4.2), 1 if none is given; none: it cannot be read.
+/// A weight in thousandths (RFC 9110, section 12.4.2), 1 by default; `None`: it is malformed.
 fn weight(parameters: &str) -> Option<u16> {
     let parameters = parameters.trim();
     if parameters.is_empty() {

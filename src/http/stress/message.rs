@@ -2,7 +2,7 @@
 
 use bytes::{BufMut, BytesMut};
 
-/// What the JSON of a message looks like.
+/// The form of a message's JSON.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Shape {
     /// An object of numbers and text.
@@ -13,7 +13,7 @@ pub(super) enum Shape {
     Array,
     /// A flat object over several lines.
     Multiline,
-    /// All of them in turn.
+    /// All of them in rotation.
     Mixed,
 }
 
@@ -35,15 +35,15 @@ impl Shape {
 pub(super) struct Message {
     /// Its number, from 1.
     pub(super) sequence: u64,
-    /// When it was made, Unix time in milliseconds.
+    /// Its Unix time in milliseconds.
     pub(super) time_ms: u64,
-    /// The bytes up to which it is filled.
+    /// Its size in bytes, with padding.
     pub(super) size: usize,
     pub(super) shape: Shape,
 }
 
 impl Message {
-    /// Writes the JSON. It has `size` bytes, or a few less or more where filling cannot make it so.
+    /// Writes the JSON. It has `size` bytes, or a few more or less if padding cannot reach this size.
     pub(super) fn write(&self, out: &mut BytesMut) {
         let start = out.len();
         match self.shape() {
@@ -86,7 +86,7 @@ impl Message {
         out.put_slice(digits.format(self.time_ms).as_bytes());
     }
 
-    /// Fills what began at `start` up to the size, if at least the frame of the filling fits, and closes it.
+    /// Pads the message that began at `start` up to its size, if the padding's frame fits, and closes it.
     fn pad(&self, out: &mut BytesMut, start: usize, before: &[u8], after: &[u8], close: &[u8]) {
         let framed = out.len() - start + before.len() + after.len() + close.len();
         if let Some(filling) = self.size.checked_sub(framed) {

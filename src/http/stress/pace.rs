@@ -1,4 +1,4 @@
-//! When messages of a steady rate are due. Worked out from the start each time, so that no delay adds up.
+//! The times of messages at a steady rate, always computed from the start, so that delays do not add up.
 
 use std::time::Duration;
 
@@ -24,7 +24,7 @@ impl Pace {
         Duration::try_from_secs_f64(sent as f64 / self.per_s).unwrap_or(Duration::MAX)
     }
 
-    /// How long after a moment when nothing is owed `bytes` are, at so many bytes a message.
+    /// The time until a backlog of `bytes` has built up, at so many bytes a message.
     pub(super) fn time_for(self, bytes: u64, bytes_per_message: u64) -> Duration {
         self.due_at(bytes / bytes_per_message.max(1) + 1)
     }
@@ -52,7 +52,7 @@ mod tests {
         fn a_message_is_due_when_its_time_has_come(per_s in 0.001_f64..1e6, sent in 0_u64..1_000_000_000) {
             let pace = Pace::new(per_s);
             prop_assume!(pace.due_at(sent) < Duration::from_secs(1 << 40));
-            // A microsecond is left to rounding.
+            // A microsecond of tolerance for rounding.
             let slack = Duration::from_micros(1) + pace.due_at(sent) / 1_000_000_000;
             prop_assert!(pace.due(pace.due_at(sent) + slack) > sent);
             prop_assert!(pace.due(pace.due_at(sent).saturating_sub(slack)) <= sent + 1);

@@ -18,7 +18,7 @@ use crate::http::server::ConnectionHandle;
 use crate::http::wire::error::ApiError;
 use crate::http::{AppState, not_found};
 
-/// Streams messages until the last, or until its client goes.
+/// Streams messages until the last, or until the client disconnects.
 #[utoipa::path(
     get,
     path = "/api/stress/sse-stream",
@@ -31,11 +31,11 @@ use crate::http::{AppState, not_found};
         ("shape" = Option<String>, Query, description = "flat, nested, array, multiline or mixed"),
         ("format" = Option<String>, Query, description = "plain or datastar"),
         ("events" = Option<String>, Query, description = "Names of events, with commas"),
-        ("last-event-id" = Option<u64>, Header, description = "What was seen"),
+        ("last-event-id" = Option<u64>, Header, description = "The last event received"),
     ),
     responses(
         (status = 200, description = "The stream", body = String, content_type = "text/event-stream"),
-        (status = 204, description = "All of it was seen"),
+        (status = 204, description = "The client has received all of it"),
     )
 )]
 pub(in crate::http) async fn get(
@@ -52,11 +52,11 @@ pub(in crate::http) async fn get(
     let last_event_id = headers.get(LAST_EVENT_ID).map(HeaderValue::as_bytes);
     let plan = StreamPlan::parse(&parameters, last_event_id, &config)?;
     if plan.is_complete(0) {
-        // With 204 a client that has seen everything does not connect again (WHATWG HTML, section 9.2.1).
+        // After a 204 a client does not reconnect (WHATWG HTML, section 9.2.1).
         return Ok(StatusCode::NO_CONTENT.into_response());
     }
     let Ok(permit) = Arc::clone(&streams.permits).try_acquire_owned() else {
-        let message = "there are as many streams as there may be (MAX_SSE_STREAMS); try again later";
+        let message = "too many streams (MAX_SSE_STREAMS); try again later";
         return Err(ApiError::unavailable("overloaded", message, Duration::from_secs(1)));
     };
     let stream = EventStream {

@@ -1,4 +1,4 @@
-//! What a stream of messages is asked for: its parameters, checked.
+//! The parameters of a stream of messages.
 
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -13,38 +13,38 @@ use crate::config::StressConfig;
 use crate::http::wire::error::ApiError;
 use crate::http::wire::sse::{self, Fields};
 
-/// The most names that `events` may list, and the bytes of each.
+/// Names in `events`, and bytes of each.
 const MAX_NAMES: usize = 64;
 const MAX_NAME: usize = 128;
 /// The slowest rate: a message in about 17 minutes.
 const MIN_RATE: f64 = 0.001;
 const PATCH_SIGNALS: &str = "datastar-patch-signals";
 const PATCH_ELEMENTS: &str = "datastar-patch-elements";
-/// The header by which a client says what it has seen (WHATWG HTML, section 9.2.4).
+/// The header with the position of a reconnecting client (WHATWG HTML, section 9.2.4).
 pub(super) const LAST_EVENT_ID: &str = "last-event-id";
 
-/// The highest id that a client may have seen: what JavaScript's numbers hold.
+/// The highest position of a client: the largest integer that JavaScript represents exactly.
 const MAX_ID: u64 = (1 << 53) - 1;
 
-/// How messages are wrapped.
+/// The format of the events around the messages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Format {
     Plain,
     Datastar,
 }
 
-/// What a stream sends.
+/// The content and the rate of a stream.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct StreamPlan {
     pub(super) pace: Pace,
-    /// The number of the last message; none: no end.
+    /// The number of the last message; `None`: no end.
     last: Option<u64>,
     /// The number behind which the stream begins.
     pub(super) seen: u64,
     size: usize,
     shape: Shape,
     format: Format,
-    /// Taken in turn; none: messages have no name.
+    /// The events' names in rotation; empty: events have no names.
     names: Vec<String>,
     retry_ms: u64,
 }
@@ -54,7 +54,7 @@ impl StreamPlan {
     ///
     /// # Errors
     ///
-    /// 400 names the first that is wrong.
+    /// 400 names the first wrong parameter.
     pub(super) fn parse(
         parameters: &[(String, String)],
         last_event_id: Option<&[u8]>,
@@ -73,7 +73,7 @@ impl StreamPlan {
         let mut names = None;
         for (index, (name, value)) in parameters.iter().enumerate() {
             if parameters.iter().take(index).any(|(other, _)| other == name) {
-                return Err(wrong(name, "is there twice"));
+                return Err(wrong(name, "is repeated"));
             }
             match name.as_str() {
                 "rate" => plan.pace = Pace::new(rate(value, config)?),
@@ -123,7 +123,7 @@ impl StreamPlan {
         due.min(all).saturating_sub(sent)
     }
 
-    /// Writes the message behind the first `sent` of this stream. `json` is room for its data.
+    /// Writes the message behind the first `sent` of this stream. `json` is a buffer for its data.
     pub(super) fn write(&self, out: &mut BytesMut, json: &mut BytesMut, sent: u64, time_ms: u64) {
         let sequence = self.seen.saturating_add(sent).saturating_add(1);
         json.clear();

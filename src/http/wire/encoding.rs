@@ -1,11 +1,11 @@
 //! `Content-Encoding`: gzip, deflate, zstd and br, in bounded memory.
 //!
 //! `deflate` is zlib (RFC 9110, section 8.4.1.2), and many clients send it without zlib's frame: the first byte
-//! distinguishes the two. A gzip body may have several members, and zeros behind them, as what pads to blocks writes. A body
-//! of no bytes is empty, whatever encoding it names.
+//! distinguishes the two. A gzip body may have several members, and padding of zeros behind them. A body without bytes is
+//! empty in any encoding.
 //!
-//! A decoder's window is counted against `MAX_BODY_MEMORY` before it is made, what comes out is held a piece at a time
-//! and counted against the body's limit: a bomb is refused after as many bytes as a plain body would be.
+//! A decoder's window counts against `MAX_BODY_MEMORY` before it is allocated. The output is read piece by piece and counts
+//! against the body's limit: a decompression bomb is rejected after as many bytes as a plain body.
 
 use std::io;
 use std::sync::Arc;
@@ -23,7 +23,7 @@ use tokio_util::io::StreamReader;
 use super::body::{BodyLimits, LimitedBody, MemoryBudget, MemoryPermit, WholeBody};
 use super::error::ApiError;
 
-/// How a body is compressed.
+/// The compression of a body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::http) enum Encoding {
     Identity,
@@ -33,14 +33,14 @@ pub(in crate::http) enum Encoding {
     Brotli,
 }
 
-/// What comes out of a decoder at a time.
+/// Bytes of a decoder's output buffer.
 const PIECE_BYTES: usize = 64 * 1024;
 /// The first byte of a gzip member.
 const GZIP_MEMBER: u8 = 0x1f;
-/// What each further member of a gzip body counts against the body's limit, beside what it expands to. It costs a decoder,
-/// however small it is: without this a body of empty members of 20 bytes each takes a core for a minute.
+/// The charge of each further member of a gzip body against the body's limit, beside its content. Each member costs a decoder,
+/// however small it is: without a charge, a body of empty members of 20 bytes each uses a core for a minute.
 const GZIP_MEMBER_BYTES: usize = 256;
-/// The largest window that zstd may ask for, as a power of two: 8 MiB, which RFC 8878 tells decoders to support.
+/// The largest window of zstd, as a power of two: 8 MiB, the minimum that RFC 8878 requires of decoders.
 const ZSTD_WINDOW_LOG: u32 = 23;
 
 impl Encoding {
@@ -76,7 +76,7 @@ impl Encoding {
         }
     }
 
-    /// What a decoder may hold, in bytes: its window and its tables.
+    /// The maximum memory of a decoder, in bytes: its window and its tables.
     fn decoder_bytes(self) -> usize {
         match self {
             Self::Identity => 0,
@@ -90,7 +90,7 @@ impl Encoding {
 
 type Compressed<'a> = StreamReader<&'a mut LimitedBody, Bytes>;
 
-/// A body with its encoding taken off, as it comes.
+/// A body that is decoded while it arrives.
 pub(in crate::http) struct Decoded<'a> {
     decoder: Decoder<'a>,
     encoding: Encoding,
@@ -102,7 +102,7 @@ pub(in crate::http) struct Decoded<'a> {
 
 enum Decoder<'a> {
     Identity(&'a mut LimitedBody),
-    /// No byte came, or all were decoded.
+    /// The body is empty, or completely decoded.
     Nothing,
     Gzip(Box<GzipDecoder<Compressed<'a>>>),
     Zlib(Box<ZlibDecoder<Compressed<'a>>>),
@@ -112,7 +112,7 @@ enum Decoder<'a> {
 }
 
 impl<'a> Decoded<'a> {
-    /// Waits for the first byte of a body that is compressed.
+    /// Waits for the first byte of a compressed body.
     pub(in crate::http) async fn new(
         body: &'a mut LimitedBody,
         encoding: Encoding,
@@ -158,15 +158,15 @@ impl<'a> Decoded<'a> {
         }
     }
 
-    /// A failure of the body itself comes through the decoder as an error of its reader.
+    /// The cause of a decoder's error: an error of the body itself arrives through its reader.
     fn refusal(&mut self, error: &io::Error) -> ApiError {
         let encoding = self.encoding;
         let refused = self.compressed().and_then(|compressed| compressed.get_mut().take_refusal());
         refused.unwrap_or_else(|| broken(encoding, error))
     }
 
-    /// Goes on with the next member of gzip. Whatever else stands behind the compressed data's end is refused: it would be
-    /// lost without notice.
+    /// Continues with the next member of gzip. Any other bytes behind the compressed data are rejected, as they would be lost
+    /// without notice.
     async fn at_end(&mut self) -> Result<(), ApiError> {
         let is_gzip = self.encoding == Encoding::Gzip;
         while let Some(compressed) = self.compressed() {
@@ -186,14 +186,14 @@ impl<'a> Decoded<'a> {
                     if self.produced > self.limits.bytes {
                         return Err(self.limits.too_large());
                     }
-                    // Other connections have a turn in between.
+                    // Other connections run in between.
                     tokio::task::coop::consume_budget().await;
                     if let Decoder::Gzip(decoder) = std::mem::replace(&mut self.decoder, Decoder::Nothing) {
                         self.decoder = Decoder::Gzip(Box::new(GzipDecoder::new(decoder.into_inner())));
                     }
                     return Ok(());
                 }
-                Some(_) => return Err(self.refusal(&io::Error::other("something stands behind its end"))),
+                Some(_) => return Err(self.refusal(&io::Error::other("bytes follow its end"))),
             }
         }
         self.decoder = Decoder::Nothing;
@@ -212,7 +212,7 @@ impl<'a> Decoded<'a> {
     }
 }
 
-/// The decoder of a body that is compressed.
+/// The decoder of a compressed body.
 async fn decoder<'a>(mut body: Compressed<'a>, encoding: Encoding) -> Result<Decoder<'a>, ApiError> {
     let first = match body.fill_buf().await {
         Ok(bytes) => bytes.first().copied(),
@@ -246,18 +246,18 @@ fn broken(encoding: Encoding, error: &io::Error) -> ApiError {
     ApiError::invalid(format!("the body is not valid {}: {error}", encoding.name())).field("content-encoding")
 }
 
-/// A whole body with its encoding taken off.
+/// Reads and decodes a whole body.
 pub(in crate::http) async fn decode_whole(
     body: &mut LimitedBody,
     encoding: Encoding,
     memory: &Arc<MemoryBudget>,
 ) -> Result<WholeBody, ApiError> {
     let mut decoded = Decoded::new(body, encoding, memory).await?;
-    let mut share = MemoryPermit::new(memory);
+    let mut permit = MemoryPermit::new(memory);
     let mut whole = Vec::new();
     while let Some(piece) = decoded.next().await? {
-        share.grow(piece.len())?;
+        permit.grow(piece.len())?;
         whole.extend_from_slice(&piece);
     }
-    Ok(WholeBody::gathered(whole, share))
+    Ok(WholeBody::gathered(whole, permit))
 }

@@ -6,7 +6,7 @@ use hyper::header::{HeaderName, HeaderValue, IF_MATCH, IF_NONE_MATCH};
 use super::error::ApiError;
 use crate::records::{Precondition, Version};
 
-/// The most tags of a header.
+/// Tags of one header.
 const MAX_TAGS: usize = 100;
 
 /// The tag of a version: a strong one, as a version has one content.
@@ -14,7 +14,7 @@ pub(in crate::http) fn tag(version: Version) -> HeaderValue {
     HeaderValue::from_str(&format!("\"{}\"", version.0)).unwrap_or(HeaderValue::from_static("\"\""))
 }
 
-/// What `If-Match` asks for. Tags are compared strongly: a weak one never matches.
+/// The precondition of `If-Match`. Tags are compared strongly: a weak one never matches.
 pub(in crate::http) fn if_match(headers: &HeaderMap) -> Result<Precondition, ApiError> {
     Ok(match tags(headers, &IF_MATCH)? {
         None | Some(Tags::Any) => Precondition::None,
@@ -25,7 +25,7 @@ pub(in crate::http) fn if_match(headers: &HeaderMap) -> Result<Precondition, Api
     })
 }
 
-/// Whether the client has this version already. Tags are compared weakly.
+/// Whether the client already has this version. Tags are compared weakly.
 pub(in crate::http) fn is_known(headers: &HeaderMap, version: Version) -> Result<bool, ApiError> {
     Ok(match tags(headers, &IF_NONE_MATCH)? {
         None => false,
@@ -43,7 +43,7 @@ enum Tags {
 #[derive(Debug, PartialEq, Eq)]
 struct Tag {
     weak: bool,
-    /// None for a tag that is none of ours.
+    /// `None`: not a tag of this service.
     version: Option<Version>,
 }
 
@@ -64,7 +64,7 @@ fn tags(headers: &HeaderMap, name: &HeaderName) -> Result<Option<Tags>, ApiError
     Ok(there.then_some(Tags::Listed(listed)))
 }
 
-/// Reads a list of entity tags; commas may stand within a tag.
+/// Reads a list of entity tags; a tag may contain commas.
 fn read(mut rest: &[u8], listed: &mut Vec<Tag>) -> Option<()> {
     loop {
         while let [b' ' | b'\t' | b',', after @ ..] = rest {
@@ -92,7 +92,7 @@ fn read(mut rest: &[u8], listed: &mut Vec<Tag>) -> Option<()> {
     }
 }
 
-/// The version whose tag this is. Tags are compared byte by byte (RFC 9110, section 8.8.3.2), so `019` and `+19` are none.
+/// The version of a tag. Tags are compared byte by byte (RFC 9110, section 8.8.3.2), so `019` and `+19` match no version.
 fn version(opaque: &[u8]) -> Option<Version> {
     let text = std::str::from_utf8(opaque).ok()?;
     let number: i64 = text.parse().ok()?;

@@ -1,4 +1,4 @@
-//! JSON in and out: bodies that say that they are JSON, and answers that are.
+//! JSON bodies of requests and answers.
 
 use std::time::Instant;
 
@@ -18,11 +18,11 @@ use crate::ingest::text;
 use crate::offload::{self, INLINE_BYTES};
 use crate::typed;
 
-/// From here on, what is held of an answer is counted.
+/// The size from which answers count against the memory budget.
 const SMALL_ANSWER_BYTES: usize = 16 * 1024;
 
-/// Refuses a body that says that it is something else than JSON in UTF-8, which is what JSON is between systems (RFC 8259,
-/// section 8.1). The parameter `charset` has no meaning there, but what names another one is not what it is read as.
+/// Rejects a body of another declared type than JSON in UTF-8, the encoding of JSON between systems (RFC 8259, section 8.1).
+/// That standard has no parameter `charset`, but a body that names another charset would be misread.
 pub(in crate::http) fn check_json(headers: &HeaderMap) -> Result<(), ApiError> {
     if !headers.contains_key(CONTENT_TYPE) {
         return Ok(());
@@ -34,17 +34,17 @@ pub(in crate::http) fn check_json(headers: &HeaderMap) -> Result<(), ApiError> {
     Err(unsupported("content-type takes application/json, in UTF-8"))
 }
 
-/// The declared media type of a text, in lower case and without its parameters; empty if there is none.
+/// The declared media type of a text, in lower case and without parameters; empty if none is declared.
 ///
 /// # Errors
 ///
-/// 415 for a charset that is neither UTF-8 nor a part of it.
+/// 415 for a charset other than UTF-8 and its subsets.
 pub(in crate::http) fn media_type(headers: &HeaderMap) -> Result<String, ApiError> {
     let declared = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let mut parts = declared.split(';').map(str::trim);
     let essence = parts.next().unwrap_or_default().to_ascii_lowercase();
     for (name, value) in parts.filter_map(|parameter| parameter.split_once('=')) {
-        // A value may stand in quotes (RFC 9110, section 5.6.6).
+        // A value may be quoted (RFC 9110, section 5.6.6).
         let value = value.trim().trim_matches('"').trim();
         if name.trim().eq_ignore_ascii_case("charset") && !value.is_empty() && !text::is_utf_8(value) {
             return Err(unsupported("the charset is UTF-8 or ASCII; send the text as UTF-8"));
@@ -58,7 +58,7 @@ pub(in crate::http) fn unsupported(message: &'static str) -> ApiError {
     ApiError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", message).field("content-type")
 }
 
-/// Refuses JSON, or lines of it, that begin as UTF-16 or UTF-32 do.
+/// Rejects JSON, or lines of it, that begin like UTF-16 or UTF-32.
 pub(in crate::http) fn check_start(start: &[u8]) -> Result<(), ApiError> {
     match text::is_utf_16_or_32(start) {
         true => Err(unsupported("the body is UTF-16 or UTF-32; send it as UTF-8")),
@@ -66,7 +66,7 @@ pub(in crate::http) fn check_start(start: &[u8]) -> Result<(), ApiError> {
     }
 }
 
-/// As [`check_start`], for a body that comes in pieces of any size.
+/// As [`check_start`], for a body that arrives in pieces of any size.
 #[derive(Debug, Default)]
 pub(in crate::http) struct StartCheck {
     first: Option<u8>,
@@ -74,7 +74,7 @@ pub(in crate::http) struct StartCheck {
 }
 
 impl StartCheck {
-    /// Looks at the next piece.
+    /// Checks the next piece.
     pub(in crate::http) fn look(&mut self, piece: &[u8]) -> Result<(), ApiError> {
         if self.is_done {
             return Ok(());
@@ -89,8 +89,7 @@ impl StartCheck {
     }
 }
 
-/// Reads a body of JSON of up to so many bytes; `setting` is the variable that says so. What is returned holds its share of
-/// the memory for bodies.
+/// Reads a JSON body of up to `bytes`, which is the limit of `setting`.
 pub(in crate::http) async fn read(
     services: &Services,
     request: Request,
@@ -158,22 +157,22 @@ pub(in crate::http) async fn offload<T: Send + 'static>(
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, ApiError> {
     offload::run(work).await.map_err(|error| {
-        tracing::error!(error = error.to_string(), "work on a large document did not end");
+        tracing::error!(error = error.to_string(), "work on a large document failed");
         ApiError::internal()
     })
 }
 
-/// An answer's body; a large one is counted until the client has read it.
+/// An answer's body. A large one counts against the memory budget until the client has read it.
 pub(in crate::http) fn held(services: &Services, bytes: Vec<u8>) -> Result<Body, ApiError> {
     if bytes.len() <= SMALL_ANSWER_BYTES {
         return Ok(Body::from(bytes));
     }
-    let mut share = MemoryPermit::new(&services.bodies);
-    share.grow(bytes.len())?;
-    Ok(Body::new(CountedBody::new(bytes, share)))
+    let mut permit = MemoryPermit::new(&services.bodies);
+    permit.grow(bytes.len())?;
+    Ok(Body::new(CountedBody::new(bytes, permit)))
 }
 
-/// An answer of JSON.
+/// A JSON answer.
 pub(in crate::http) fn json(status: StatusCode, body: Body) -> Response {
     let mut response = Response::new(body);
     *response.status_mut() = status;

@@ -1,4 +1,4 @@
-//! Paths: ids in them, and the spellings of event routes.
+//! Paths: their ids, and the spellings of event routes.
 
 use axum::extract::Path;
 use axum::extract::rejection::PathRejection;
@@ -7,8 +7,8 @@ use hyper::http::uri::PathAndQuery;
 
 use crate::http::{BATCH, EVENTS};
 
-/// A URI of an event route with slashes at its end or doubled ones, without these. Clients that join a base address and a
-/// path write such, and many never look at the answer. `None`: the URI is another one, or has none of them.
+/// The plain URI of an event route with trailing or doubled slashes. Clients that join a base address and a path send these,
+/// and many never check the answer. `None`: the URI is of another route, or plain already.
 pub(in crate::http) fn with_plain_event_route(uri: &Uri) -> Option<Uri> {
     let path = uri.path();
     if !path.ends_with('/') && !path.contains("//") {
@@ -25,7 +25,7 @@ pub(in crate::http) fn with_plain_event_route(uri: &Uri) -> Option<Uri> {
     Uri::from_parts(parts).ok()
 }
 
-/// The ids of a path. What is no id is the id of nothing, so it is refused as what is `missing` is.
+/// The ids of a path. A malformed id identifies nothing, so its error is that of a `missing` resource.
 pub(in crate::http) fn known<T, E>(ids: Result<Path<T>, PathRejection>, missing: E) -> Result<T, E> {
     ids.map(|Path(ids)| ids).map_err(|_| missing)
 }

@@ -1,4 +1,4 @@
-//! Reading what routes take: queries, small JSON bodies, times.
+//! Parameters of requests: queries, JSON bodies, times.
 
 use axum::body::Bytes;
 use axum::extract::Query;
@@ -44,8 +44,8 @@ pub(in crate::http) fn time_us(text: &str, field: &'static str) -> Result<i64, A
     }
 }
 
-/// Looks that a query can be decoded, for what decodes it later puts a mark in place of what is not UTF-8 and leaves a `%`
-/// without two digits as it is: a filter that was mistyped would find something else instead of being refused.
+/// Checks that a query can be decoded. Later decoders replace invalid UTF-8, and keep a `%` without two digits: a mistyped
+/// filter would find other rows instead of an error.
 pub(in crate::http) fn check(query: Option<&str>) -> Result<(), ApiError> {
     let query = query.unwrap_or_default().as_bytes();
     let is_digit = |at: usize| query.get(at).is_some_and(u8::is_ascii_hexdigit);
@@ -54,7 +54,7 @@ pub(in crate::http) fn check(query: Option<&str>) -> Result<(), ApiError> {
     if !query.iter().enumerate().all(is_whole) {
         return refused("the query has a % that two hexadecimal digits do not follow");
     }
-    // Names and values are decoded one by one, so a character may not reach over what parts them.
+    // Names and values are decoded one by one, so no character may extend across a separator.
     let mut parts = query.split(|byte| matches!(byte, b'&' | b'='));
     if parts.any(|part| percent_decode(part).decode_utf8().is_err()) {
         return refused("the query decodes to something that is not UTF-8");
@@ -62,7 +62,7 @@ pub(in crate::http) fn check(query: Option<&str>) -> Result<(), ApiError> {
     Ok(())
 }
 
-/// All parameters, in their order.
+/// All parameters, in order.
 pub(in crate::http) fn parameters(
     parameters: Result<Query<Vec<(String, String)>>, QueryRejection>,
 ) -> Result<Vec<(String, String)>, ApiError> {
@@ -71,7 +71,7 @@ pub(in crate::http) fn parameters(
     Ok(parameters)
 }
 
-/// Nothing goes by this name. Only the start of a long one is repeated.
+/// The error of an unknown parameter. Only the start of a long name is repeated.
 pub(in crate::http) fn unknown_parameter(name: &str) -> ApiError {
     ApiError::invalid("there is no such parameter").field(name.chars().take(100).collect::<String>())
 }

@@ -1,6 +1,6 @@
-//! Writing server-sent events, as section 9.2 of the WHATWG HTML standard has them.
+//! Server-sent events (WHATWG HTML, section 9.2).
 //!
-//! Events are written one behind the other into one buffer, so that all that are due at a moment go out as one chunk.
+//! Events are written into one buffer, so that all events that are due at once are sent as one chunk.
 //! axum's `response::sse` allocates a body frame for each event, and panics on a name or id with a line end in it.
 
 use bytes::{BufMut, BytesMut};
@@ -9,19 +9,19 @@ use memchr::memchr2;
 /// The media type of a stream of events.
 pub(in crate::http) const MEDIA_TYPE: &str = "text/event-stream";
 
-/// What goes before an event's data.
+/// The fields of an event before its data.
 #[derive(Debug, Clone, Copy, Default)]
 pub(in crate::http) struct Fields<'a> {
-    /// What a client that comes back says that it has seen.
+    /// The position that a client sends when it reconnects.
     pub(in crate::http) id: Option<&'a str>,
     /// The event's name; without one it is a `message`.
     pub(in crate::http) event: Option<&'a str>,
-    /// Milliseconds that a client waits before it connects again.
+    /// Milliseconds that a client waits before it reconnects.
     pub(in crate::http) retry_ms: Option<u64>,
 }
 
-/// Writes one event. Each line end in `data`, be it CR, LF or both, reaches the client as LF: the standard has no way to
-/// tell them apart.
+/// Writes one event. Each line end in `data`, be it CR, LF or both, reaches the client as LF: the standard does not
+/// distinguish them.
 pub(in crate::http) fn write_event(out: &mut BytesMut, fields: Fields<'_>, data: &[u8]) {
     if let Some(retry_ms) = fields.retry_ms {
         write_field(out, b"retry: ", itoa::Buffer::new().format(retry_ms).as_bytes());
@@ -42,29 +42,29 @@ pub(in crate::http) fn write_event(out: &mut BytesMut, fields: Fields<'_>, data:
     out.put_u8(b'\n');
 }
 
-/// Writes a comment, which keeps a connection alive and which clients pass over.
+/// Writes a comment, which keeps a connection alive and which clients ignore.
 pub(in crate::http) fn write_comment(out: &mut BytesMut) {
     out.put_slice(b":\n\n");
 }
 
-/// Writes an id alone: a client gives nothing to anyone, but takes it for the last it has seen (section 9.2.6).
+/// Writes an id without an event: clients only record it as the last one received (section 9.2.6).
 pub(in crate::http) fn write_id(out: &mut BytesMut, id: &str) {
     write_field(out, b"id: ", id.as_bytes());
     out.put_u8(b'\n');
 }
 
-/// Writes how many milliseconds a client waits before it connects again; that alone is no event.
+/// Writes the milliseconds that a client waits before it reconnects; this alone is no event.
 pub(in crate::http) fn write_retry(out: &mut BytesMut, retry_ms: u64) {
     write_field(out, b"retry: ", itoa::Buffer::new().format(retry_ms).as_bytes());
     out.put_u8(b'\n');
 }
 
-/// Whether `text` can be an event's name or id: neither holds a line end, and a client ignores an id with a NUL.
+/// Whether `text` can be an event's name or id: neither contains a line end, and clients ignore an id with a NUL.
 pub(in crate::http) fn is_one_line(text: &str) -> bool {
     !text.bytes().any(|byte| matches!(byte, b'\r' | b'\n' | 0))
 }
 
-/// Names and ids are checked where they come in. Whatever they hold, they end with their line.
+/// Writes a field. Names and ids were checked before; here they end with their line in any case.
 fn write_field(out: &mut BytesMut, name: &[u8], value: &[u8]) {
     let end = memchr2(b'\r', b'\n', value).unwrap_or(value.len());
     out.reserve(name.len() + end + 1);
@@ -81,7 +81,7 @@ mod tests {
 
     use super::*;
 
-    /// What a parser written by others reads.
+    /// The events that an independent parser reads.
     fn parsed(bytes: &BytesMut) -> Vec<eventsource_stream::Event> {
         let pieces = futures_util::stream::iter(bytes.chunks(7).map(Ok::<_, std::convert::Infallible>));
         let events = pieces.eventsource().map(Result::unwrap).collect::<Vec<_>>();
@@ -124,7 +124,7 @@ mod tests {
             write_event(&mut out, Fields::default(), b"end");
             let events = parsed(&out);
             let wanted = data.replace("\r\n", "\n").replace('\r', "\n");
-            // An event without data, or whose data is one empty line, is not given to anyone.
+            // Events without data, or with one empty line of data, are not dispatched.
             let events: Vec<_> = events.iter().filter(|event| !event.data.is_empty()).collect();
             if !wanted.is_empty() {
                 prop_assert_eq!(&events[0].data, &wanted);

@@ -1,4 +1,4 @@
-//! What each part of the service refuses, as a client is told of it.
+//! Errors of each domain, as clients see them.
 
 use std::time::Duration;
 
@@ -14,24 +14,26 @@ use crate::ingest::{Refusal, Refused};
 use crate::records::RecordsError;
 use crate::typed::TypeError;
 
-/// When it is worth another try after the journal took nothing: somebody has to look, or Postgres has to come back.
+/// After a journal's error, which lasts until an operator acts or Postgres returns.
 const JOURNAL_RETRY: Duration = Duration::from_secs(5);
 
 impl From<RecordsError> for ApiError {
     fn from(error: RecordsError) -> Self {
-        let told = error.to_string();
+        let message = error.to_string();
         match error {
             RecordsError::UnknownCollection | RecordsError::NotFound => {
-                Self::new(StatusCode::NOT_FOUND, "not_found", told)
+                Self::new(StatusCode::NOT_FOUND, "not_found", message)
             }
             RecordsError::TooManyCollections(_) => {
-                Self::new(StatusCode::CONFLICT, "too_many_collections", told)
+                Self::new(StatusCode::CONFLICT, "too_many_collections", message)
             }
-            RecordsError::Taken => Self::new(StatusCode::CONFLICT, "conflict", told).field("id"),
-            RecordsError::Changed => Self::new(StatusCode::PRECONDITION_FAILED, "precondition_failed", told),
+            RecordsError::Taken => Self::new(StatusCode::CONFLICT, "conflict", message).field("id"),
+            RecordsError::Changed => {
+                Self::new(StatusCode::PRECONDITION_FAILED, "precondition_failed", message)
+            }
             RecordsError::Invalid { field, message } => Self::invalid(message).field(field),
-            RecordsError::TooLarge(_) => Self::too_large(told),
-            RecordsError::Overloaded => Self::unavailable("overloaded", told, EXHAUSTED_RETRY),
+            RecordsError::TooLarge(_) => Self::too_large(message),
+            RecordsError::Overloaded => Self::unavailable("overloaded", message, EXHAUSTED_RETRY),
             RecordsError::Database(error) => Self::from(&*error),
         }
     }
@@ -39,25 +41,25 @@ impl From<RecordsError> for ApiError {
 
 impl From<ConversationsError> for ApiError {
     fn from(error: ConversationsError) -> Self {
-        let told = error.to_string();
+        let message = error.to_string();
         match error {
-            ConversationsError::NotFound(_) => Self::new(StatusCode::NOT_FOUND, "not_found", told),
+            ConversationsError::NotFound(_) => Self::new(StatusCode::NOT_FOUND, "not_found", message),
             ConversationsError::Invalid { field, message } => Self::invalid(message).field(field),
             ConversationsError::KeyReused => {
-                Self::new(StatusCode::UNPROCESSABLE_ENTITY, "idempotency_conflict", told)
+                Self::new(StatusCode::UNPROCESSABLE_ENTITY, "idempotency_conflict", message)
                     .field("idempotency-key")
             }
             ConversationsError::OffsetMismatch { length } => {
-                let refusal = Self::new(StatusCode::CONFLICT, "offset_mismatch", told).field("at");
+                let refusal = Self::new(StatusCode::CONFLICT, "offset_mismatch", message).field("at");
                 Self { expected: Some(length), ..refusal }
             }
             ConversationsError::Done { length } => {
-                let refusal = Self::new(StatusCode::CONFLICT, "message_done", told);
+                let refusal = Self::new(StatusCode::CONFLICT, "message_done", message);
                 Self { expected: Some(length), ..refusal }
             }
-            ConversationsError::TooLarge(_) => Self::too_large(told).field("content"),
-            ConversationsError::Subscribe(_) => Self::unavailable("overloaded", told, EXHAUSTED_RETRY),
-            ConversationsError::Overloaded => Self::unavailable("overloaded", told, EXHAUSTED_RETRY),
+            ConversationsError::TooLarge(_) => Self::too_large(message).field("content"),
+            ConversationsError::Subscribe(_) => Self::unavailable("overloaded", message, EXHAUSTED_RETRY),
+            ConversationsError::Overloaded => Self::unavailable("overloaded", message, EXHAUSTED_RETRY),
             ConversationsError::Database(error) => Self::from(&*error),
         }
     }
@@ -65,26 +67,28 @@ impl From<ConversationsError> for ApiError {
 
 impl From<FilesError> for ApiError {
     fn from(error: FilesError) -> Self {
-        let told = error.to_string();
+        let message = error.to_string();
         match error {
-            FilesError::NotFound => Self::new(StatusCode::NOT_FOUND, "not_found", told),
+            FilesError::NotFound => Self::new(StatusCode::NOT_FOUND, "not_found", message),
             FilesError::Invalid { field, message } => Self::invalid(message).field(field),
             FilesError::TypeMismatch { .. } => {
-                Self::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "type_mismatch", told).field("content-type")
+                Self::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "type_mismatch", message).field("content-type")
             }
-            FilesError::TooLarge(_) | FilesError::TooManyFiles(_) => Self::too_large(told),
-            FilesError::QuotaExceeded(_) => Self::new(StatusCode::PAYLOAD_TOO_LARGE, "quota_exceeded", told),
-            FilesError::DiskFull => Self::new(StatusCode::INSUFFICIENT_STORAGE, "disk_full", told),
-            FilesError::Overloaded(_) => Self::unavailable("overloaded", told, EXHAUSTED_RETRY),
+            FilesError::TooLarge(_) | FilesError::TooManyFiles(_) => Self::too_large(message),
+            FilesError::QuotaExceeded(_) => {
+                Self::new(StatusCode::PAYLOAD_TOO_LARGE, "quota_exceeded", message)
+            }
+            FilesError::DiskFull => Self::new(StatusCode::INSUFFICIENT_STORAGE, "disk_full", message),
+            FilesError::Overloaded(_) => Self::unavailable("overloaded", message, EXHAUSTED_RETRY),
             FilesError::OwnerGone => Self::unauthorized(),
-            FilesError::Source(_) => Self::invalid(told).field("body"),
+            FilesError::Source(_) => Self::invalid(message).field("body"),
             FilesError::OtherDatabase => {
-                tracing::error!(error = told, "a file is not stored");
-                Self::unavailable("folder_of_another_database", told, AWAY_RETRY)
+                tracing::error!(error = message, "a file is not stored");
+                Self::unavailable("folder_of_another_database", message, AWAY_RETRY)
             }
             FilesError::ContentMissing => {
                 tracing::error!("a file's content is not in DATA_DIR/files");
-                Self::new(StatusCode::INTERNAL_SERVER_ERROR, "content_missing", told)
+                Self::new(StatusCode::INTERNAL_SERVER_ERROR, "content_missing", message)
             }
             FilesError::Disk(_) => {
                 tracing::error!(error = error.with_sources(), "a file cannot be stored or read");
@@ -97,25 +101,25 @@ impl From<FilesError> for ApiError {
 
 impl From<AuthError> for ApiError {
     fn from(error: AuthError) -> Self {
-        let told = error.to_string();
+        let message = error.to_string();
         match error {
             AuthError::Invalid => Self::unauthorized(),
-            AuthError::NotReady => Self::unavailable("starting", told, EXHAUSTED_RETRY),
+            AuthError::NotReady => Self::unavailable("starting", message, EXHAUSTED_RETRY),
             AuthError::WrongPassword => {
-                Self::new(StatusCode::UNAUTHORIZED, "wrong_credentials", told).challenge("Bearer")
+                Self::new(StatusCode::UNAUTHORIZED, "wrong_credentials", message).challenge("Bearer")
             }
-            AuthError::EmailTaken => Self::new(StatusCode::CONFLICT, "conflict", told).field("email"),
+            AuthError::EmailTaken => Self::new(StatusCode::CONFLICT, "conflict", message).field("email"),
             AuthError::Field { field, message } => Self::invalid(message).field(field),
-            AuthError::Overloaded => Self::unavailable("overloaded", told, EXHAUSTED_RETRY),
-            AuthError::RegistrationOff => Self::forbidden("registration_off", told),
-            AuthError::SignInOff => Self::forbidden("sign_in_off", told),
-            AuthError::NotFound(_) => Self::new(StatusCode::NOT_FOUND, "not_found", told),
-            AuthError::BeyondRights => Self::forbidden(FORBIDDEN, told).field("scopes"),
-            AuthError::NotAUser => Self::forbidden(FORBIDDEN, told),
-            AuthError::TooManyKeys(_) => Self::new(StatusCode::CONFLICT, "too_many_keys", told),
+            AuthError::Overloaded => Self::unavailable("overloaded", message, EXHAUSTED_RETRY),
+            AuthError::RegistrationOff => Self::forbidden("registration_off", message),
+            AuthError::SignInOff => Self::forbidden("sign_in_off", message),
+            AuthError::NotFound(_) => Self::new(StatusCode::NOT_FOUND, "not_found", message),
+            AuthError::BeyondRights => Self::forbidden(FORBIDDEN, message).field("scopes"),
+            AuthError::NotAUser => Self::forbidden(FORBIDDEN, message),
+            AuthError::TooManyKeys(_) => Self::new(StatusCode::CONFLICT, "too_many_keys", message),
             AuthError::Database(error) => Self::from(&*error),
             AuthError::Failed => {
-                tracing::error!(error = told, "a request failed");
+                tracing::error!(error = message, "a request failed");
                 Self::internal()
             }
         }
@@ -124,16 +128,17 @@ impl From<AuthError> for ApiError {
 
 impl From<ImportsError> for ApiError {
     fn from(error: ImportsError) -> Self {
-        let told = error.to_string();
+        let message = error.to_string();
         match error {
             ImportsError::Invalid { field, message } => Self::invalid(message).field(field),
-            ImportsError::Processed => Self::new(StatusCode::CONFLICT, "processed", told).field("file_id"),
-            ImportsError::NotProcessed => Self::new(StatusCode::NOT_FOUND, "not_processed", told),
+            ImportsError::Processed => Self::new(StatusCode::CONFLICT, "processed", message).field("file_id"),
+            ImportsError::NotProcessed => Self::new(StatusCode::NOT_FOUND, "not_processed", message),
             ImportsError::NotLines(_) => {
-                Self::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", told).field("file_id")
+                Self::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", message)
+                    .field("file_id")
             }
             ImportsError::TooMany | ImportsError::TooManyFollow => {
-                Self::unavailable("overloaded", told, EXHAUSTED_RETRY)
+                Self::unavailable("overloaded", message, EXHAUSTED_RETRY)
             }
             ImportsError::File(error) => error.into(),
             ImportsError::Database(error) => Self::from(&*error),
@@ -148,13 +153,12 @@ impl From<Refused> for ApiError {
             Refused::Overloaded { retry_after } => {
                 Self::unavailable("overloaded", "the queue is full; try again later", retry_after)
             }
-            Refused::Journal(Refusal::Full) => journal(
-                "journal_full",
-                "the journal holds as much as it may (JOURNAL_MAX_BYTES); try again later",
-            ),
+            Refused::Journal(Refusal::Full) => {
+                journal("journal_full", "the journal is full (JOURNAL_MAX_BYTES); try again later")
+            }
             Refused::Journal(Refusal::MinFree) => journal(
                 "disk_low",
-                "the journal's disk has less free space than it leaves to others (JOURNAL_MIN_FREE); try again later",
+                "the journal's disk has too little free space (JOURNAL_MIN_FREE); try again later",
             ),
             Refused::Journal(Refusal::NoSpace) => {
                 journal("disk_full", "the journal's disk is full; try again later")
@@ -171,11 +175,11 @@ impl From<Refused> for ApiError {
                 "the journal cannot be written; nothing is accepted until a restart",
             ),
             Refused::Journal(Refusal::TooLarge) => {
-                Self::too_large("the batch is larger than a part of the journal (JOURNAL_SEGMENT_BYTES)")
+                Self::too_large("the batch is larger than a segment of the journal (JOURNAL_SEGMENT_BYTES)")
             }
             Refused::OutcomeUnknown => journal(
                 "outcome_unknown",
-                "the journal failed while the event was made durable: it may be stored after a restart, or not",
+                "the journal failed while it wrote the event: the event may or may not be stored after a restart",
             ),
         }
     }

@@ -1,4 +1,4 @@
-//! Every refusal, in one form: `{"error": {"code", "message", "field"?, "expected"?}}`.
+//! Errors, in one form: `{"error": {"code", "message", "field"?, "expected"?}}`.
 
 mod database;
 mod domains;
@@ -17,14 +17,14 @@ use super::rate_limit::RateLimit;
 use crate::auth::Scope;
 use crate::ingest::NotStored;
 
-/// A refusal on its way to the client.
+/// An error that a client receives.
 #[derive(Debug)]
 pub struct ApiError {
     status: StatusCode,
     code: &'static str,
     message: Cow<'static, str>,
     field: Option<Cow<'static, str>>,
-    /// What the field would have to be.
+    /// The expected value of the field.
     expected: Option<i32>,
     retry_after: Option<Duration>,
     /// `WWW-Authenticate`.
@@ -32,23 +32,23 @@ pub struct ApiError {
     quota: Option<Box<RateLimit>>,
 }
 
-/// A refusal.
+/// An error.
 #[derive(Serialize, ToSchema)]
 #[schema(as = Error)]
 pub(in crate::http) struct Envelope<'a> {
     error: Detail<'a>,
 }
 
-/// What is wrong.
+/// The details of an error.
 #[derive(Serialize, ToSchema)]
 #[schema(as = ErrorDetail)]
 struct Detail<'a> {
-    /// A word for it, in snake_case.
+    /// A stable identifier, in snake_case.
     #[schema(example = "invalid_request")]
     code: &'a str,
-    /// A sentence.
+    /// A sentence for people.
     message: &'a str,
-    /// The parameter, header or member that is at fault.
+    /// The parameter, header or member at fault.
     #[serde(skip_serializing_if = "Option::is_none")]
     field: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -56,7 +56,7 @@ struct Detail<'a> {
 }
 
 impl ApiError {
-    /// A refusal with a status, a code in `snake_case` and a sentence.
+    /// An error with a status, a code in `snake_case` and a message.
     pub fn new(status: StatusCode, code: &'static str, message: impl Into<Cow<'static, str>>) -> Self {
         Self {
             status,
@@ -80,7 +80,7 @@ impl ApiError {
         Self::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", message)
     }
 
-    /// 503: cannot be taken now.
+    /// 503: the service cannot handle the request now.
     pub fn unavailable(
         code: &'static str,
         message: impl Into<Cow<'static, str>>,
@@ -89,13 +89,9 @@ impl ApiError {
         Self { retry_after: Some(retry_after), ..Self::new(StatusCode::SERVICE_UNAVAILABLE, code, message) }
     }
 
-    /// 500: the client learns nothing but that; the cause is in the log.
+    /// 500: only the log has the cause.
     pub fn internal() -> Self {
-        Self::new(
-            StatusCode::INTERNAL_SERVER_ERROR,
-            "internal",
-            "the service failed; the cause is in its log",
-        )
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "the service failed; its log has the cause")
     }
 
     /// The code.
@@ -103,18 +99,18 @@ impl ApiError {
         self.code
     }
 
-    /// Names the parameter, header or member that is at fault.
+    /// Names the parameter, header or member at fault.
     pub fn field(self, field: impl Into<Cow<'static, str>>) -> Self {
         Self { field: Some(field.into()), ..self }
     }
 
-    /// 401: there is a token, and it is not good (RFC 6750, section 3.1).
+    /// 401: the token is invalid (RFC 6750, section 3.1).
     pub fn unauthorized() -> Self {
         let refusal = Self::new(StatusCode::UNAUTHORIZED, UNAUTHORIZED, "the bearer token is not valid");
         refusal.challenge("Bearer error=\"invalid_token\"")
     }
 
-    /// 401: an API key stands in a URL that is no write-only one.
+    /// 401: a URL contains an API key that is not write-only.
     pub fn key_in_url() -> Self {
         let message =
             "a URL takes a write-only key (tg_w_…) only; revoke this key, as URLs are logged on their way";
@@ -123,34 +119,34 @@ impl ApiError {
             .field("key")
     }
 
-    /// 401: there is no token, and there has to be one.
+    /// 401: a token is required, and there is none.
     pub fn token_needed() -> Self {
-        let message = "this takes a token: Authorization: Bearer …, or X-API-Key";
+        let message = "a token is required: Authorization: Bearer …, or X-API-Key";
         Self::new(StatusCode::UNAUTHORIZED, UNAUTHORIZED, message).challenge("Bearer")
     }
 
-    /// 403: it is known who asks, and he may not.
+    /// 403: the caller lacks a scope.
     pub fn lacks(scope: Scope) -> Self {
         let scope = scope.name();
-        let refusal = Self::forbidden(FORBIDDEN, format!("this takes the permission {scope}"));
+        let refusal = Self::forbidden(FORBIDDEN, format!("the permission {scope} is required"));
         refusal.challenge(format!("Bearer error=\"insufficient_scope\", scope=\"{scope}\""))
     }
 
-    /// 403, whoever asks.
+    /// 403, for any caller.
     pub fn forbidden(code: &'static str, message: impl Into<Cow<'static, str>>) -> Self {
         Self::new(StatusCode::FORBIDDEN, code, message)
     }
 
-    /// 429: too often; `quota` is what is left, which is nothing.
+    /// 429: the caller's budget is used up.
     pub(in crate::http) fn too_many(retry_after: Duration, quota: Option<RateLimit>) -> Self {
         let message = "too many requests; try again later";
         let refusal = Self::new(StatusCode::TOO_MANY_REQUESTS, "too_many_requests", message);
-        // Up, so that who waits for so long is not too early.
+        // Rounded up, so that a client that waits for so long is not too early.
         let retry_after = Duration::from_secs_f64(retry_after.as_secs_f64().ceil());
         Self { retry_after: Some(retry_after), quota: quota.map(Box::new), ..refusal }
     }
 
-    /// Whether it says that somebody may not do something, whatever he asks for.
+    /// Whether it denies access.
     pub(in crate::http) fn is_denial(&self) -> bool {
         matches!(self.status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN)
     }
@@ -160,21 +156,21 @@ impl ApiError {
         Self::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "this path takes another method")
     }
 
-    /// Says what a client is to show (RFC 9110, section 11.6.1).
+    /// Adds the scheme of the required token (RFC 9110, section 11.6.1).
     fn challenge(self, challenge: impl Into<Cow<'static, str>>) -> Self {
         Self { challenge: Some(Box::new(challenge.into())), ..self }
     }
 }
 
-/// After what may pass in a moment.
+/// After a shortage that may pass in a moment.
 const EXHAUSTED_RETRY: Duration = Duration::from_secs(1);
-/// After what takes a while: the database, or the folder of files, has to come back.
+/// After an outage of the database or of the folder of files.
 const AWAY_RETRY: Duration = Duration::from_secs(2);
 const UNAUTHORIZED: &str = "unauthorized";
 const FORBIDDEN: &str = "forbidden";
 
 impl ApiError {
-    /// 422: the event was accepted, and did not become a row.
+    /// 422: the event was accepted but not stored.
     pub fn not_stored(cause: &NotStored) -> Self {
         let message = match cause {
             NotStored::Rejected { sqlstate } => {
