@@ -1,4 +1,4 @@
-//! How often anybody may ask, and what browsers are told.
+//! Budgets of requests, client addresses, CORS and security headers.
 
 use serde_json::{Value, json};
 use tidegate::auth::users::Email;
@@ -19,7 +19,7 @@ fn is_limited(answer: &Answer) -> bool {
 }
 
 #[tokio::test]
-async fn each_key_and_user_has_a_budget_of_his_own_for_reads_and_for_writes() {
+async fn each_key_and_user_has_budgets_of_their_own_for_reads_and_writes() {
     let database = TestDatabase::create().await;
     let service = guarded(&database, &[("RATE_READS", "6"), ("RATE_WRITES", "3"), ("STRESS", "on")]).await;
     let [one, other] = [key(&database, &["--admin"]).await, key(&database, &["--admin"]).await];
@@ -55,19 +55,19 @@ async fn log_ins_are_counted_by_account_and_by_address() {
         service.request("POST", "/api/auth/login", &[("x-forwarded-for", from)], body).await
     };
     register(&service, "ada@example.com").await;
-    // From wherever they come, and however it is written.
+    // From any address, and in any spelling.
     for (place, email) in ["ada@example.com", "ADA@example.com"].into_iter().enumerate() {
         assert_eq!(log_in(email, &format!("203.0.113.{place}")).await.status.as_u16(), 200);
     }
     assert!(is_limited_account(&log_in("ada@example.com", "203.0.113.9").await));
-    // From one network, to whichever accounts. A slow machine is given more in between, so it takes some more.
+    // From one network, to any account. The budget refills meanwhile, so a slow machine needs more log-ins.
     let mut taken = 0;
     while !is_limited(&log_in(&format!("{taken}@example.com"), &format!("2001:db8::{taken}")).await) {
         taken += 1;
         assert!(taken < 60, "never limited");
     }
     assert!(taken >= 10, "{taken}");
-    // What a client wrote itself is at the left, and not believed.
+    // The client's own entries are at the left, and ignored.
     assert!(is_limited(&log_in("y@example.com", "9.9.9.9, 2001:db8::1").await));
     assert!(!is_limited(&log_in("x@example.com", "2001:db8:0:1::1").await), "another network");
 }
@@ -98,14 +98,14 @@ async fn every_spelling_of_an_email_takes_from_one_budget() {
         taken += i32::from(!is_limited(&answer));
     }
     assert_eq!(taken, 4, "a third of a minute's budget, however the email is spelt");
-    // An accent tells two people apart.
+    // An accent distinguishes two accounts.
     let other = json!({"email": "\u{ed}ris.kim@stra\u{df}e.example", "password": PASSWORD});
     assert_eq!(send(&service, "POST", "/api/auth/login", "", &other).await.status.as_u16(), 401);
 }
 
-/// Two spellings that find one account must be one to the budgets, whatever a collation makes of their case.
+/// Spellings of one account have one budget, for any case mapping of the collation.
 #[tokio::test]
-async fn no_spelling_that_postgres_takes_for_another_has_a_budget_of_its_own() {
+async fn spellings_that_postgres_considers_equal_share_one_budget() {
     let database = TestDatabase::create().await;
     let client = database.connect().await;
     let mut compared = 0;
@@ -128,7 +128,7 @@ async fn no_spelling_that_postgres_takes_for_another_has_a_budget_of_its_own() {
 }
 
 #[tokio::test]
-async fn without_a_trusted_proxy_nobody_says_where_he_comes_from() {
+async fn without_a_trusted_proxy_forwarded_addresses_are_ignored() {
     let database = TestDatabase::create().await;
     let service = guarded(&database, &[("RATE_LOGINS", "6")]).await;
     let mut limited = 0;
@@ -141,12 +141,12 @@ async fn without_a_trusted_proxy_nobody_says_where_he_comes_from() {
 }
 
 #[tokio::test]
-async fn keys_that_have_to_be_asked_for_are_counted_like_log_ins() {
+async fn look_ups_of_unknown_keys_count_like_log_ins() {
     let database = TestDatabase::create().await;
     let service = guarded(&database, &[("RATE_LOGINS", "9")]).await;
     let mut statuses = Vec::new();
     for _ in 0..5 {
-        // Each is good, and none is known here yet.
+        // Each is valid, and not cached here yet.
         let api_key = key(&database, &["--scope", "events:write"]).await;
         let answer = send(&service, "POST", "/api/v1/events", &api_key, &json!({})).await;
         statuses.push(answer.status.as_u16());
@@ -172,7 +172,7 @@ async fn an_open_service_counts_neither_reads_nor_writes() {
 }
 
 #[tokio::test]
-async fn every_answer_tells_a_browser_to_run_nothing_and_names_its_request() {
+async fn every_answer_has_security_headers_and_a_request_id() {
     let database = TestDatabase::create().await;
     let service = guarded(&database, &[("TRUSTED_PROXIES", "127.0.0.0/8")]).await;
     for path in ["/health", "/api/health", "/nothing", "/api/auth/me"] {
@@ -206,7 +206,7 @@ async fn every_answer_tells_a_browser_to_run_nothing_and_names_its_request() {
     );
     let event = send(&service, "POST", "/api/v1/events", &token_with(&["events:write"]), &json!({})).await;
     assert_eq!(event.header("x-content-type-options"), "nosniff");
-    // No token is taken from a URL or a cookie.
+    // Tokens in URLs and cookies are ignored.
     let token = token_with(&["admin"]);
     for name in ["access_token", "token", "api_key"] {
         assert_eq!(service.get(&format!("/api/health?{name}={token}")).await.status.as_u16(), 401);
@@ -228,9 +228,9 @@ async fn only_pages_of_named_origins_may_call() {
             (204, ours.1)
         );
         assert!(preflight.header("access-control-allow-headers").contains("authorization"));
-        // Beacons are sent with credentials always; none is looked at.
+        // Beacons are always sent with credentials, which are ignored.
         assert_eq!(preflight.header("access-control-allow-credentials"), "true");
-        // Tracers add headers of their own, and one that is not allowed would block the request.
+        // Tracers add headers, and a header that is not allowed would block the request.
         let traced = "baggage,ce-id, content-type,sentry-trace,traceparent";
         let names = ("access-control-request-headers", traced);
         let preflight = service.request("OPTIONS", path, &[ours, asks, names], "").await;

@@ -29,7 +29,7 @@ async fn injected(service: &Service, kind: &str) -> f64 {
     metric(service, &format!("tidegate_faults_injected_total{{kind=\"{kind}\"}}")).await
 }
 
-/// Lines of a batch that are refused: the answer names each.
+/// Invalid lines of a batch, which the answer lists.
 fn refused_lines(count: usize) -> String {
     "{\n".repeat(count)
 }
@@ -52,7 +52,7 @@ async fn a_dropped_connection_is_really_reset() {
 }
 
 #[tokio::test]
-async fn an_answer_is_cut_after_the_bytes_that_were_asked_for() {
+async fn an_answer_is_cut_after_the_requested_bytes() {
     let database = TestDatabase::create().await;
     let service = service(&database).await;
     for by_reset in [false, true] {
@@ -111,7 +111,7 @@ async fn about_three_percent_of_the_bits_of_a_body_are_flipped() {
     inject(&service, json!({"path": STREAM, "corruptBody": true})).await;
     let received = exchange(&service, "GET /api/stress/sse-stream?rate=1000&count=200&size=1000", "").await;
     let body = received.dechunked();
-    // Nearly all of it is filling; what is not adds a little.
+    // Nearly all of it is padding; the rest adds a little.
     let filling = vec![b'x'; body.len()];
     let plain = exchange(&service, "GET /api/stress/sse-stream?rate=1000&count=200&size=1000", "").await;
     let share = flipped(&filling, &body) - flipped(&filling, &plain.dechunked());
@@ -126,7 +126,7 @@ fn flipped(before: &[u8], after: &[u8]) -> f64 {
 }
 
 #[tokio::test]
-async fn an_injected_error_is_answered_instead_of_the_service() {
+async fn an_injected_error_replaces_the_answer() {
     let database = TestDatabase::create().await;
     let service = service(&database).await;
     inject(&service, json!({"path": "*", "status": 429, "retryAfter": 7, "count": 4})).await;
@@ -137,16 +137,16 @@ async fn an_injected_error_is_answered_instead_of_the_service() {
         assert_eq!(answer.header("content-type"), "application/json");
     }
     assert_eq!(service.post(&[], "1").await.status, 202, "the count is used up");
-    assert_eq!(service.settled().await["accepted"], 1, "what was refused is not stored");
+    assert_eq!(service.settled().await["accepted"], 1, "the rejected event is not stored");
     inject(&service, json!({"path": EVENTS})).await;
-    // Whatever the client still sends, it sees the answer.
+    // The client receives the answer although it still sends.
     let answer = service.post(&[], "1".repeat(900_000)).await;
     assert_eq!((answer.status.as_u16(), answer.error_code().as_str()), (500, "injected"));
     assert_eq!(injected(&service, "status").await, 5.0);
 }
 
 #[tokio::test]
-async fn faults_are_listed_replaced_and_cleared_and_hit_what_they_are_for() {
+async fn faults_are_listed_replaced_and_cleared_and_hit_only_matching_requests() {
     let database = TestDatabase::create().await;
     let service = service(&database).await;
     let taken = inject(&service, json!({"path": "/api/*", "status": 418, "count": 3, "method": "get"})).await;
@@ -186,7 +186,7 @@ async fn a_fault_that_does_not_strike_is_not_used_up() {
 }
 
 #[tokio::test]
-async fn a_delay_holds_up_its_request_alone_and_ends_with_its_client_or_the_service() {
+async fn a_delay_affects_its_request_alone_and_ends_with_its_client_or_the_service() {
     let database = TestDatabase::create().await;
     let service = service(&database).await;
     inject(&service, json!({"path": EVENTS, "delayMs": 600, "jitterMs": 100})).await;
@@ -214,7 +214,7 @@ async fn a_delay_holds_up_its_request_alone_and_ends_with_its_client_or_the_serv
 }
 
 #[tokio::test]
-async fn an_event_is_put_into_a_stream_of_events_and_into_nothing_else() {
+async fn an_event_is_injected_into_event_streams_only() {
     let database = TestDatabase::create().await;
     let service = service(&database).await;
     let event = json!({"event": "broken", "id": "x", "data": "a\nb"});
@@ -229,7 +229,7 @@ async fn an_event_is_put_into_a_stream_of_events_and_into_nothing_else() {
 }
 
 #[tokio::test]
-async fn a_fault_that_makes_no_sense_is_refused_by_name() {
+async fn an_invalid_fault_is_rejected_with_its_field() {
     let database = TestDatabase::create().await;
     let settings = [("FAULTS", "on"), ("MAX_FAULTS", "2"), ("MAX_FAULT_DELAY_MS", "1000")];
     let service = Service::start(database.url(), &settings).await;

@@ -5,13 +5,13 @@ use serde_json::{Value, json};
 use crate::support::postgres::TestDatabase;
 use crate::support::service::Service;
 
-/// More than what is parsed where it arrives.
+/// More than the limit of inline parsing.
 const LARGE: usize = 300 * 1024;
-/// Less.
+/// Less than this limit.
 const SMALL: usize = 200 * 1024;
 const NDJSON: (&str, &str) = ("content-type", "application/x-ndjson");
 
-/// The documents that were handled off the connections' threads.
+/// The number of documents handled off the connections' threads.
 async fn offloaded(service: &Service) -> u64 {
     let metrics = String::from_utf8(service.get("/metrics").await.body.to_vec()).unwrap();
     let line = metrics.lines().find_map(|line| line.strip_prefix("tidegate_json_offloaded_total "));
@@ -46,7 +46,7 @@ async fn large_bodies_leave_the_connections_thread_and_small_ones_stay() {
         assert!(answer.status.is_success(), "{path}: {:?}", answer.body);
         assert!(offloaded(&service).await > before, "{path}");
     }
-    // Its events were taken in order, none twice and none lost.
+    // Every event is stored once.
     service.settled().await;
     let rows = database.connect().await.query("select payload from requests", &[]).await.unwrap();
     let pads: Vec<usize> =

@@ -1,4 +1,4 @@
-//! The API's description says what the service does, and all of it.
+//! The API's description is complete and correct.
 
 use std::collections::BTreeSet;
 
@@ -9,15 +9,15 @@ use crate::support::accounts::guarded;
 use crate::support::postgres::TestDatabase;
 use crate::support::service::Service;
 
-/// Where the description is.
+/// The path of the description.
 const DESCRIPTION: &str = "/api/openapi.json";
 
-/// Whether a route is part of what is described, or of the description.
+/// Whether a route is described, and not a part of the description.
 fn is_described(path: &str) -> bool {
     path != DESCRIPTION && !path.starts_with("/api/docs")
 }
 
-/// Every place of the description that names another.
+/// All references within the description.
 fn references(value: &Value, found: &mut BTreeSet<String>) {
     match value {
         Value::Object(members) => {
@@ -32,7 +32,7 @@ fn references(value: &Value, found: &mut BTreeSet<String>) {
 }
 
 #[tokio::test]
-async fn the_description_has_every_route_with_who_may_call_it_and_how_it_refuses() {
+async fn the_description_has_every_route_with_its_access_and_errors() {
     let database = TestDatabase::create().await;
     let service = guarded(&database, &[("STRESS", "on"), ("FAULTS", "on")]).await;
     let answer = service.get(DESCRIPTION).await;
@@ -75,7 +75,7 @@ async fn the_description_has_every_route_with_who_may_call_it_and_how_it_refuses
         assert!(responses.contains_key("403") || !matches!(route.needs, Needs::Scope(_)), "{name}");
         let refusal = &responses["default"]["content"]["application/json"]["schema"]["$ref"];
         assert_eq!(refusal, "#/components/schemas/Error", "{name}");
-        // Each part of the path in braces is a parameter, and no other is.
+        // The parts of the path in braces are its parameters.
         let named: BTreeSet<&str> =
             route.path.split('/').filter_map(|part| part.strip_prefix('{')?.strip_suffix('}')).collect();
         let parameters = operation["parameters"].as_array().cloned().unwrap_or_default();
@@ -93,7 +93,7 @@ async fn the_description_has_every_route_with_who_may_call_it_and_how_it_refuses
     }
 }
 
-/// Whether bytes are described as a list of numbers somewhere in it.
+/// Whether it describes bytes as a list of numbers.
 fn has_numbers_for_bytes(value: &Value) -> bool {
     match value {
         Value::Object(members) => {
@@ -117,7 +117,7 @@ async fn an_event_is_described_as_any_json_and_bytes_as_bytes() {
 }
 
 #[tokio::test]
-async fn what_is_not_served_is_not_described() {
+async fn routes_that_are_off_are_not_described() {
     let database = TestDatabase::create().await;
     let service = Service::start(database.url(), &[("STRESS", "off")]).await;
     let api = service.get(DESCRIPTION).await.json();
@@ -130,7 +130,7 @@ async fn what_is_not_served_is_not_described() {
 }
 
 #[tokio::test]
-async fn the_page_has_all_it_needs_in_the_binary_and_may_run_nothing_else() {
+async fn the_page_is_in_the_binary_and_runs_no_other_scripts() {
     let database = TestDatabase::create().await;
     let service = guarded(&database, &[]).await;
     let moved = service.get("/api/docs").await;

@@ -1,4 +1,4 @@
-//! Every route lets in whom its entry in the table says, and nobody else.
+//! Every route admits the callers of its declaration, and no others.
 
 use jsonwebtoken::Algorithm;
 use serde_json::{Value, json};
@@ -23,7 +23,7 @@ fn path(route: &Route) -> String {
         .replace("/conversations/{id}", "/conversations/00000000-0000-7000-8000-000000000000")
         .replace("{message}", "00000000-0000-7000-8000-000000000000")
         .replace("{*rest}", "index.css")
-        // One that is there, and that restarts.
+        // An existing task that restarts.
         .replace("{task}", "change-retention")
         .replace("{id}", "abcdefghij01234")
         .replace("/sse-stream", "/sse-stream?count=1")
@@ -41,17 +41,17 @@ async fn ask(service: &Service, route: &Route, token: &str) -> Answer {
     send(service, route.method.as_str(), &path(route), token, &body(route)).await
 }
 
-/// Whoever is let in gets an answer of the route's own, and not one of the door's or of a path that is not there.
-fn is_let_in(answer: &Answer, route: &Route) -> bool {
+/// Whether the answer is the route's own, and not that of the pipeline or of an unknown path.
+fn is_admitted(answer: &Answer, route: &Route) -> bool {
     let status = answer.status.as_u16();
     let is_missing = status == 404 && answer.json()["error"]["message"] == "there is nothing at this path";
-    // This route's own answer is what a bad token is told.
+    // This route's own answer is that to an invalid token.
     let is_its_own = route.path == "/api/stress/error/auth" && status == 401;
     (!matches!(status, 401 | 403 | 405) || is_its_own) && !is_missing
 }
 
 #[tokio::test]
-async fn each_route_lets_in_whom_the_table_says_and_nobody_else() {
+async fn each_route_admits_the_callers_of_its_declaration_and_no_others() {
     let database = TestDatabase::create().await;
     let service = guarded(
         &database,
@@ -64,7 +64,7 @@ async fn each_route_lets_in_whom_the_table_says_and_nobody_else() {
         ALL_SCOPES.iter().filter(|scope| wanted(scope)).map(|scope| scope.name()).collect::<Vec<_>>()
     };
 
-    // Keys and tokens that would open everything, if they were good.
+    // Keys and tokens that would give all access if they were valid.
     let [expired_key, revoked_key] = [key(&database, &["--admin"]).await, key(&database, &["--admin"]).await];
     client
         .execute(
@@ -97,7 +97,7 @@ async fn each_route_lets_in_whom_the_table_says_and_nobody_else() {
         for (what, token) in &bad {
             let answer = ask(&service, route, token).await;
             match route.needs {
-                // Whoever logs in may hold a token that is not good any more.
+                // A client that logs in may hold an expired token.
                 Needs::Nothing => assert_ne!(answer.header("www-authenticate"), INVALID, "{name}: {what}"),
                 _ => {
                     assert_eq!(answer.status.as_u16(), 401, "{name}: {what}");
@@ -110,7 +110,7 @@ async fn each_route_lets_in_whom_the_table_says_and_nobody_else() {
         match route.needs {
             Needs::Nothing | Needs::GoodIfShown => {
                 let is_own = nobody.status.as_u16() == 401 && route.path.ends_with("refresh");
-                assert!(is_own || is_let_in(&nobody, route), "{name}: {nobody:?}");
+                assert!(is_own || is_admitted(&nobody, route), "{name}: {nobody:?}");
             }
             Needs::SignedIn => {
                 assert_eq!(
@@ -120,7 +120,7 @@ async fn each_route_lets_in_whom_the_table_says_and_nobody_else() {
                 );
                 let user = log_in(&service, "ada@example.com").await.access;
                 let answer = ask(&service, route, &user).await;
-                assert!(is_let_in(&answer, route), "{name}: {answer:?}");
+                assert!(is_admitted(&answer, route), "{name}: {answer:?}");
             }
             Needs::Scope(scope) => {
                 assert_eq!(
@@ -146,11 +146,11 @@ async fn each_route_lets_in_whom_the_table_says_and_nobody_else() {
                 let with_key = key(&database, &["--scope", scope.name()]).await;
                 for with in [token_with(&[scope.name()]), token_with(&["admin"]), with_key] {
                     let answer = ask(&service, route, &with).await;
-                    assert!(is_let_in(&answer, route), "{name}: {answer:?}");
+                    assert!(is_admitted(&answer, route), "{name}: {answer:?}");
                 }
             }
         }
-        // A method that the table does not have is not taken, whoever asks.
+        // An undeclared method is rejected for any caller.
         let answer = send(&service, "OPTIONS", &path(route), &token_with(&["admin"]), &Value::Null).await;
         assert_eq!(answer.status.as_u16(), 405, "{name}");
         assert!(answer.header("allow").contains(route.method.as_str()), "{name}");
@@ -160,7 +160,7 @@ async fn each_route_lets_in_whom_the_table_says_and_nobody_else() {
 const INVALID: &str = "Bearer error=\"invalid_token\"";
 
 #[tokio::test]
-async fn an_open_service_asks_for_no_token_and_refuses_pages_of_other_sites() {
+async fn an_open_service_requires_no_token_and_rejects_pages_of_other_sites() {
     let database = TestDatabase::create().await;
     let service = Service::start(database.url(), &[("JWT_SECRET", SECRET)]).await;
     for (method, path) in
@@ -190,26 +190,26 @@ async fn an_open_service_asks_for_no_token_and_refuses_pages_of_other_sites() {
         }
         assert!(ask(&[("sec-fetch-site", "same-origin")]).await.status.is_success());
         assert_eq!(ask(&[("authorization", "Bearer bad")]).await.status.as_u16(), 401);
-        // A token that says what it may do is held to it; one that does not may do what anybody may.
+        // A token's permissions apply; a token without permissions has those of anonymous callers.
         let bearer = format!("Bearer {}", token_with(&["files:read"]));
         assert_eq!(ask(&[("authorization", &bearer)]).await.status.as_u16(), 403);
         let says_nothing = signed(Algorithm::HS256, &json!({"sub": "ada", "exp": now() + 60}), SECRET);
         assert!(ask(&[("authorization", &format!("Bearer {says_nothing}"))]).await.status.is_success());
     }
     let rebound = "GET /api/health HTTP/1.1\r\nhost: evil.example:3000\r\nconnection: close\r\n\r\n";
-    // The refusal names the way out.
+    // The error names the setting.
     let proxied = service.request("GET", "/health", &[("x-forwarded-for", "203.0.113.9")], "").await;
     let message = proxied.json()["error"]["message"].as_str().unwrap().to_owned();
     assert!(message.contains("AUTH=required") && message.contains("TRUSTED_PROXIES"), "{message}");
     let answer = service.raw(rebound.as_bytes(), std::time::Duration::from_secs(5)).await;
     assert!(answer.starts_with("HTTP/1.1 403") && answer.contains("foreign_host"), "{answer}");
-    // Nobody makes a key without saying who he is.
+    // An anonymous caller creates no keys.
     let anonymous = send(&service, "POST", "/api/keys", "", &json!({"scopes": ["admin"]})).await;
     assert_eq!(anonymous.status.as_u16(), 401);
 }
 
 #[tokio::test]
-async fn off_loopback_and_without_a_secret_the_service_says_what_it_needs_and_exits_2() {
+async fn off_loopback_without_a_secret_the_service_names_the_setting_and_exits_2() {
     let database = TestDatabase::create().await;
     for (variables, line) in [
         (
@@ -229,7 +229,7 @@ async fn off_loopback_and_without_a_secret_the_service_says_what_it_needs_and_ex
         assert_eq!(status.code(), Some(2), "{stderr}");
         assert!(stderr.starts_with(line) && stderr.lines().count() == 1, "{stderr}");
     }
-    // Loopback is the address of a service in production behind a proxy: nothing is on by default for being there.
+    // A service in production behind a proxy listens on loopback too: the address alone enables nothing.
     let variables = [("AUTH", "required"), ("JWT_SECRET", SECRET), ("HOST", "127.0.0.1")];
     let proxied = Service::start(database.url(), &variables).await;
     let from = ("x-forwarded-for", "203.0.113.9");

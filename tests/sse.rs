@@ -1,4 +1,4 @@
-//! The stream of server-sent events: in order, without a gap, and without growing for whoever reads slowly.
+//! The stream of server-sent events: in order, without gaps, and without buffers for slow readers.
 
 use std::time::{Duration, Instant};
 
@@ -21,7 +21,7 @@ fn ids(events: &[eventsource_stream::Event]) -> Vec<u64> {
 }
 
 #[tokio::test]
-async fn messages_come_in_order_without_a_gap_at_their_rate_and_end_at_the_count() {
+async fn messages_arrive_in_order_without_gaps_at_their_rate_and_end_at_the_count() {
     let database = TestDatabase::create().await;
     let service = Service::start(database.url(), &[]).await;
     let started = Instant::now();
@@ -43,7 +43,7 @@ async fn messages_come_in_order_without_a_gap_at_their_rate_and_end_at_the_count
 }
 
 #[tokio::test]
-async fn the_first_message_comes_at_once_and_silence_is_filled_with_comments() {
+async fn the_first_message_arrives_at_once_and_comments_keep_the_stream_alive() {
     let database = TestDatabase::create().await;
     let service = Service::start(database.url(), &[("SSE_HEARTBEAT_S", "1"), ("SSE_RETRY_MS", "4321")]).await;
     let started = Instant::now();
@@ -71,7 +71,7 @@ async fn read_some(stream: &mut TcpStream, into: &mut String) {
 }
 
 #[tokio::test]
-async fn a_stream_goes_on_behind_the_last_event_id_and_a_finished_one_is_not_begun_again() {
+async fn a_stream_resumes_behind_the_last_event_id_and_does_not_restart_after_its_end() {
     let database = TestDatabase::create().await;
     let service = Service::start(database.url(), &[]).await;
     let mut first = open(&service, "rate=1000&count=30").await;
@@ -111,7 +111,7 @@ async fn every_shape_is_json_and_datastar_has_its_own_events() {
 }
 
 #[tokio::test]
-async fn a_slow_reader_is_cut_off_and_counted_and_no_memory_grows() {
+async fn a_slow_reader_is_cut_off_and_counted_and_memory_does_not_grow() {
     let database = TestDatabase::create().await;
     let service = Service::start(database.url(), &[("SSE_BUFFER_BYTES", "65536")]).await;
     let before = service.resident_bytes();
@@ -140,9 +140,9 @@ async fn a_slow_reader_is_cut_off_and_counted_and_no_memory_grows() {
 }
 
 #[tokio::test]
-async fn a_reader_that_is_slow_and_steady_is_cut_off_too() {
+async fn a_steady_slow_reader_is_cut_off_too() {
     let database = TestDatabase::create().await;
-    // Far more than what comes between two reads, so it is no pause in reading that passes it.
+    // Far more than arrives between two reads, so that no pause alone exceeds it.
     let service = Service::start(database.url(), &[("SSE_BUFFER_BYTES", "33554432")]).await;
     let socket = TcpSocket::new_v4().unwrap();
     socket.set_recv_buffer_size(4096).unwrap();
@@ -159,7 +159,7 @@ async fn a_reader_that_is_slow_and_steady_is_cut_off_too() {
 }
 
 #[tokio::test]
-async fn a_client_that_goes_away_frees_its_place() {
+async fn a_client_that_disconnects_releases_its_permit() {
     let database = TestDatabase::create().await;
     let service = Service::start(database.url(), &[("MAX_SSE_STREAMS", "2")]).await;
     let first = open(&service, "rate=1").await;
@@ -178,7 +178,7 @@ async fn a_client_that_goes_away_frees_its_place() {
 }
 
 #[tokio::test]
-async fn a_stream_outlives_the_idle_time_and_a_client_that_says_more() {
+async fn a_stream_outlives_the_idle_time_and_further_bytes_of_its_client() {
     let database = TestDatabase::create().await;
     let settings = [("IDLE_TIMEOUT_S", "1"), ("HEADER_TIMEOUT_S", "1"), ("SSE_HEARTBEAT_S", "60")];
     let service = Service::start(database.url(), &settings).await;
@@ -214,7 +214,7 @@ async fn a_drain_ends_the_streams_at_once() {
 }
 
 #[tokio::test]
-async fn bad_parameters_are_refused_by_name_and_the_api_can_be_switched_off() {
+async fn invalid_parameters_are_rejected_with_their_names_and_the_api_can_be_off() {
     let database = TestDatabase::create().await;
     let service = Service::start(database.url(), &[]).await;
     for (query, field) in [

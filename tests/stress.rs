@@ -1,4 +1,4 @@
-//! The stress API beside records: failures on demand, large payloads, tokens, and what keeps them from the event path.
+//! The test bench: failures on demand, large payloads, tokens, and their isolation from the path of events.
 
 use std::time::{Duration, Instant};
 
@@ -55,7 +55,7 @@ async fn every_failure_is_a_real_one_with_its_status() {
 }
 
 #[tokio::test]
-async fn a_bad_token_is_refused_on_every_route_and_a_good_one_is_not() {
+async fn an_invalid_token_is_rejected_on_every_route() {
     let database = TestDatabase::create().await;
     let service = Service::start(database.url(), &[("STRESS_TOKEN", "good")]).await;
     for (method, path) in [
@@ -77,7 +77,7 @@ async fn a_bad_token_is_refused_on_every_route_and_a_good_one_is_not() {
 }
 
 #[tokio::test]
-async fn without_the_stress_api_its_routes_are_not_there() {
+async fn without_the_stress_api_its_routes_do_not_exist() {
     let database = TestDatabase::create().await;
     let service = Service::start(database.url(), &[("STRESS", "off")]).await;
     for path in ["/api/stress/records/items", "/api/stress/error/500"] {
@@ -92,7 +92,7 @@ async fn without_the_stress_api_its_routes_are_not_there() {
 }
 
 #[tokio::test]
-async fn events_are_stored_while_all_else_has_used_up_its_connections() {
+async fn events_are_stored_while_all_other_quotas_are_used_up() {
     let database = TestDatabase::create().await;
     let settings = [("RECORDS_TIMEOUT_MS", "5000"), ("RECORDS_WAIT_MS", "500"), ("ERROR_CONNECTIONS", "2")];
     let service = Service::start(database.url(), &settings).await;
@@ -101,7 +101,7 @@ async fn events_are_stored_while_all_else_has_used_up_its_connections() {
     let holder = database.connect().await;
     holder.batch_execute("begin; lock table records_1").await.unwrap();
     let started = Instant::now();
-    // Everything that records may hold hangs, and so does the share of the stress API.
+    // All connections of records block, and those of the stress API too.
     let hanging = async {
         let changes = (0..20).map(|_| service.request("PATCH", &path, &[], "{}"));
         let creates = (0..20).map(|_| service.request("POST", "/api/stress/records/items", &[], "{}"));
@@ -131,7 +131,7 @@ async fn events_are_stored_while_all_else_has_used_up_its_connections() {
 }
 
 #[tokio::test]
-async fn a_client_that_goes_leaves_no_statement_behind_for_whoever_is_next() {
+async fn a_client_that_disconnects_leaves_no_statement_on_its_connection() {
     let database = TestDatabase::create().await;
     let service = Service::start(database.url(), &[]).await;
     for _ in 0..3 {
@@ -151,7 +151,7 @@ async fn a_client_that_goes_leaves_no_statement_behind_for_whoever_is_next() {
 }
 
 #[tokio::test]
-async fn a_reader_that_is_too_slow_does_not_keep_its_turn() {
+async fn a_slow_reader_loses_its_permit() {
     let database = TestDatabase::create().await;
     let settings = [("MAX_LARGE_IN_FLIGHT", "1"), ("BODY_TIMEOUT_S", "1"), ("LARGE_MIN_RATE", "1073741824")];
     let service = Service::start(database.url(), &settings).await;
@@ -171,7 +171,7 @@ async fn a_reader_that_is_too_slow_does_not_keep_its_turn() {
     };
     let other = async {
         tokio::time::sleep(Duration::from_millis(300)).await;
-        assert_eq!(service.get(&path).await.status.as_u16(), 503, "its turn is taken");
+        assert_eq!(service.get(&path).await.status.as_u16(), 503, "the permit is in use");
         eventually("the turn is free", async || {
             (service.get(&path).await.status.as_u16() == 200).then_some(())
         })
@@ -192,7 +192,7 @@ impl Codes for [Vec<crate::support::service::Answer>; 3] {
 }
 
 #[tokio::test]
-async fn a_large_payload_comes_back_as_it_went_in_whatever_its_encoding() {
+async fn a_large_payload_is_returned_unchanged_in_any_encoding() {
     let database = TestDatabase::create().await;
     let service = Service::start(database.url(), &[]).await;
     let sent = large(5 << 20);
@@ -223,7 +223,7 @@ async fn a_large_payload_comes_back_as_it_went_in_whatever_its_encoding() {
 }
 
 #[tokio::test]
-async fn a_payload_that_is_too_large_or_one_too_many_is_refused() {
+async fn payloads_beyond_the_limits_of_size_and_number_are_rejected() {
     let database = TestDatabase::create().await;
     let settings = [("MAX_LARGE_PAYLOAD_BYTES", "1000000"), ("MAX_LARGE_IN_FLIGHT", "2")];
     let service = Service::start(database.url(), &settings).await;
@@ -248,7 +248,7 @@ async fn a_payload_that_is_too_large_or_one_too_many_is_refused() {
     })
     .await;
     assert_eq!((refused.error_code().as_str(), refused.header("retry-after")), ("overloaded", "1"));
-    // Clients that hang up half way leave nothing behind.
+    // Clients that disconnect early release their permits.
     drop(stuck);
     eventually("their turns come free", async || {
         (service.request("POST", LARGE, &[], "{}").await.status.as_u16() == 201).then_some(())
@@ -257,7 +257,7 @@ async fn a_payload_that_is_too_large_or_one_too_many_is_refused() {
 }
 
 #[tokio::test]
-async fn large_payloads_are_held_once_and_a_slow_reader_holds_a_part() {
+async fn a_large_payload_is_in_memory_once_and_a_slow_readers_answer_in_part() {
     let database = TestDatabase::create().await;
     let service = Service::start(database.url(), &[]).await;
     let body = bytes::Bytes::from(large(64 << 20 >> 1));
@@ -283,7 +283,7 @@ async fn large_payloads_are_held_once_and_a_slow_reader_holds_a_part() {
 }
 
 #[tokio::test]
-async fn a_run_reads_what_holds_and_changes_it_within_bounds() {
+async fn the_configuration_is_read_and_changed_within_bounds() {
     let database = TestDatabase::create().await;
     let settings = [("MAX_LARGE_PAYLOAD_BYTES", "65536"), ("SSE_MAX_RATE", "500")];
     let service = Service::start(database.url(), &settings).await;
@@ -300,7 +300,7 @@ async fn a_run_reads_what_holds_and_changes_it_within_bounds() {
     assert_eq!((&now["default_collection"], &now["limits"]), (&json!("mine"), &before["limits"]));
     assert_eq!(changed.json(), now);
 
-    // What was changed has an effect.
+    // The changes take effect.
     let large = json!({"text": "x".repeat(2000)}).to_string();
     let refused = service.request("POST", "/api/stress/large-payload/items", &[], large).await;
     assert_eq!(refused.status.as_u16(), 413);

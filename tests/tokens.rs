@@ -1,4 +1,4 @@
-//! JSON Web Tokens: what is signed by whom, for whom and when, and nothing else, is good.
+//! JSON Web Tokens: signature, issuer, audience and time.
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -9,7 +9,7 @@ use crate::support::accounts::{SECRET, guarded, log_in, me, now, register, send,
 use crate::support::postgres::TestDatabase;
 
 #[tokio::test]
-async fn a_token_of_ours_says_what_the_contract_says_and_nobody_can_change_it() {
+async fn our_tokens_have_the_documented_claims_and_cannot_be_changed() {
     let database = TestDatabase::create().await;
     let service = guarded(&database, &[]).await;
     let user = register(&service, "ada@example.com").await;
@@ -43,7 +43,7 @@ async fn a_token_of_ours_says_what_the_contract_says_and_nobody_can_change_it() 
 }
 
 #[tokio::test]
-async fn a_token_of_another_algorithm_time_issuer_audience_or_secret_is_refused() {
+async fn tokens_of_another_algorithm_time_issuer_audience_or_secret_are_rejected() {
     let database = TestDatabase::create().await;
     let service = guarded(&database, &[("JWT_ISSUER", "https://us"), ("JWT_AUDIENCE", "events")]).await;
     let good = json!({"sub": "ada", "iss": "https://us", "aud": ["x", "events"], "exp": now() + 60, "permissions": "ops:read"});
@@ -79,11 +79,11 @@ async fn a_token_of_another_algorithm_time_issuer_audience_or_secret_is_refused(
     ] {
         assert_eq!(health(&bad).await, 401, "{what}");
     }
-    // Clocks differ: what begins in a moment has begun, and half a second ago is past.
+    // Clocks differ: a token may begin in a moment, and one that ended half a second ago has expired.
     for nbf in [json!(now() + 2), json!(now() as f64 + 2.7), json!(now() as f64 - 0.1), json!(0.5)] {
         assert_eq!(health(&with("nbf", nbf.clone())).await, 200, "{nbf}");
     }
-    // Without permissions of its own it may do nothing here.
+    // Without permissions it gives no access here.
     assert_eq!(health(&with("permissions", Value::Null)).await, 403);
     assert_eq!(health(&with("permissions", json!(7))).await, 403);
     assert_eq!(health(&with("permissions", json!(["ops:read", 7, "unknown"]))).await, 200);
