@@ -96,7 +96,8 @@ async fn classify(services: &Services, event: WholeBody) -> Result<(Verdict, Who
         return Ok((services.ingest.classify(text::without_mark(&event)), event));
     }
     let ingest = services.ingest.clone();
-    json::parse(event, move |event| Ok(ingest.classify(text::without_mark(event)))).await
+    // On the heap, as every idle connection holds room for the largest future that it may run.
+    Box::pin(json::parse(event, move |event| Ok(ingest.classify(text::without_mark(event))))).await
 }
 
 /// The client's trace id.
