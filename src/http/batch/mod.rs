@@ -16,12 +16,13 @@ use bytes::Bytes;
 use hyper::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
 use hyper::http::request::Parts;
 use serde::Serialize;
+use utoipa::ToSchema;
 use uuid::Uuid;
 
 use self::keys::{KeySource, MissingKey};
 use self::split::{BatchItem, Splitter};
 use super::events::{MAX_TRACE_ID, ack, content_type, trace_id};
-use super::openapi::bodies::BatchShape;
+use super::openapi::bodies::RejectedShape;
 use super::wire::body::{LimitedBody, MemoryPermit};
 pub(super) use super::wire::encoding as decode;
 use super::wire::encoding::{Decoded, Encoding};
@@ -53,8 +54,8 @@ const CHUNK_BYTES: usize = 256 * 1024;
     ),
     request_body(content((String = "application/x-ndjson"), (Vec<serde_json::Value> = "application/json"))),
     responses(
-        (status = 201, description = "Stored, with ack=committed", body = BatchShape, headers(("x-duplicate" = Option<String>, description = "true: all of them were stored before, under the same keys"))),
-        (status = 202, description = "Taken; x-ack says what that is worth", body = BatchShape),
+        (status = 201, description = "Stored, with ack=committed", body = BatchResponse, headers(("x-duplicate" = Option<String>, description = "true: all of them were stored before, under the same keys"))),
+        (status = 202, description = "Taken; x-ack says what that is worth", body = BatchResponse),
         (status = 503, description = "The queue or the journal is full"),
     )
 )]
@@ -100,9 +101,14 @@ pub(super) async fn post(
     Ok((response, accepted.level))
 }
 
-#[derive(Serialize)]
+/// The outcome of a batch.
+#[derive(Serialize, ToSchema)]
+#[schema(as = BatchAnswer)]
 struct BatchResponse<'a> {
+    /// The number of accepted events.
     accepted: u64,
+    /// The other events.
+    #[schema(value_type = Vec<RejectedShape>)]
     rejected: &'a [RejectedEvent],
     /// With `ack=committed`: accepted events that did not become rows.
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -112,10 +118,14 @@ struct BatchResponse<'a> {
     duplicates: Vec<u64>,
 }
 
-#[derive(Serialize)]
+/// An accepted event of a batch that did not become a row.
+#[derive(Serialize, ToSchema)]
+#[schema(as = DeadLetteredEvent)]
 struct DeadLettered<'a> {
     index: u64,
+    /// `rejected`, `dropped_by_trigger` or `quarantined`.
     reason: &'static str,
+    /// Of a rejected event.
     #[serde(skip_serializing_if = "Option::is_none")]
     sqlstate: Option<&'a str>,
 }

@@ -38,39 +38,14 @@ pub(in crate::http) struct RecordShape {
     members: BTreeMap<String, Value>,
 }
 
-/// The outcome of a batch.
-#[derive(ToSchema)]
-#[schema(as = BatchAnswer)]
-pub(in crate::http) struct BatchShape {
-    /// The number of accepted events.
-    accepted: u64,
-    /// The other events.
-    rejected: Vec<RejectedShape>,
-    /// With ack=committed: accepted events that did not become rows.
-    dead_lettered: Option<Vec<DeadLetteredShape>>,
-    /// With ack=committed: indexes of events whose keys were stored before.
-    duplicates: Option<Vec<u64>>,
-}
-
 /// An event of a batch that was not accepted.
 #[derive(ToSchema)]
 #[schema(as = RejectedEvent)]
-struct RejectedShape {
+pub(in crate::http) struct RejectedShape {
     index: u64,
     #[schema(example = "invalid_json")]
     code: String,
     message: String,
-}
-
-/// An accepted event of a batch that did not become a row.
-#[derive(ToSchema)]
-#[schema(as = DeadLetteredEvent)]
-struct DeadLetteredShape {
-    index: u64,
-    /// `rejected`, `dropped_by_trigger` or `quarantined`.
-    reason: String,
-    /// Of a rejected event.
-    sqlstate: Option<String>,
 }
 
 /// A new conversation, or changes of one.
