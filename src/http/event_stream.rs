@@ -25,6 +25,8 @@ use super::wire::sse;
 
 /// The bytes of a chunk, about: a source that has more writes it into the next one.
 pub(super) const CHUNK_BYTES: usize = 64 * 1024;
+/// The wait for the end of a connection that is reset.
+const RESET_LIMIT: Duration = Duration::from_secs(5);
 /// Disables the buffering of nginx for a stream.
 static X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
 
@@ -108,12 +110,13 @@ impl EventStream {
         tokio::spawn(async move {
             let mut source = source;
             let reason = self.run(&mut source, &chunks).await;
+            let _once = close.set(reason);
             if reason == Close::Slow {
-                // The connection takes nothing now, so its timer ends it.
+                // The connection takes nothing now, so its timer ends it. The stream has ended once it is gone.
                 self.connection.reset();
                 self.connection.read_by(std::time::Instant::now());
+                let _gone = tokio::time::timeout(RESET_LIMIT, chunks.closed()).await;
             }
-            let _once = close.set(reason);
             source.closed(reason);
         });
         let mut response = Response::new(Body::from_stream(body));
