@@ -1,2 +1,2 @@
 -- Probes the rows; returns one row for each that fails.
-select place, state, violated, message from pg_temp.tidegate_probe_rows()
+select place, state, violated, message from pg_temp.tidegate_probe_{test}()

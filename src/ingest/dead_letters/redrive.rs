@@ -20,7 +20,7 @@ use crate::ingest::event::json::{self, JsonLimits};
 use crate::ingest::event::row::{self, Row, Tuple};
 use crate::ingest::journal::JournalId;
 use crate::ingest::write::copy::copy_rows;
-use crate::ingest::write::probe::{PROBED_ROWS, Probe};
+use crate::ingest::write::probe::Probe;
 use crate::ingest::write::verdict::{Fault, Verdict};
 
 /// The most dead letters in one transaction, by number and by bytes.
@@ -166,13 +166,7 @@ impl DeadLetterStore {
     ) -> Result<Vec<(Uuid, Fault)>, DbError> {
         let taken: Vec<(Uuid, Tuple<'_>)> =
             taken.filter_map(|taken| Some((taken.id, row::tuples(&taken.tuple).next()?))).collect();
-        let mut faults = Vec::new();
-        for probed in taken.chunks(PROBED_ROWS) {
-            let tuples: Vec<Tuple<'_>> = probed.iter().map(|(_, tuple)| *tuple).collect();
-            let found = probe.run(&mut self.database.get().await?, &tuples, 1).await?;
-            faults.extend(found.into_iter().filter_map(|(index, fault)| Some((probed.get(index)?.0, fault))));
-        }
-        Ok(faults)
+        probe.faults(&self.database, &taken, 1, TIMEOUT).await
     }
 
     async fn store(&self, ids: &[Uuid], limits: JsonLimits, faults: &FaultsById) -> Result<Moved, DbError> {

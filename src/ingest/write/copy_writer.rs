@@ -26,7 +26,7 @@ use tokio_postgres::types::Type;
 
 use super::claims::{Claimed, Claims};
 use super::copy::{CopyBatch, Kind, Origin, copy_rows};
-use super::probe::{PROBED_ROWS, Probe};
+use super::probe::Probe;
 use super::verdict::{Fault, Verdict};
 use crate::db::{Connection, Database, DbError, begin, presets, query_in_time, roll_back};
 use crate::ingest::checkpoint::checkpointer::Checkpoints;
@@ -473,16 +473,7 @@ impl CopyWriter {
         tuples: &[(u64, Tuple<'_>)],
         attempts: u32,
     ) -> Result<Vec<(u64, Fault)>, DbError> {
-        let mut faults = Vec::new();
-        for probed in tuples.chunks(PROBED_ROWS) {
-            let rows: Vec<Tuple<'_>> = probed.iter().map(|(_, tuple)| *tuple).collect();
-            let mut connection = self.database.get().await?;
-            let probing = self.tables.probe.run(&mut connection, &rows, attempts);
-            let found = within(self.deadline, probing).await;
-            let found = connection.release(found)?;
-            faults.extend(found.into_iter().filter_map(|(index, fault)| Some((probed.get(index)?.0, fault))));
-        }
-        Ok(faults)
+        self.tables.probe.faults(&self.database, tuples, attempts, self.deadline).await
     }
 
     fn succeeded(&self, attempts: u32) {

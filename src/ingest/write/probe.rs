@@ -1,9 +1,8 @@
 //! Isolates the rows of a batch that Postgres rejects, without storing any.
 //!
-//! A probe copies up to [`PROBED_ROWS`] rows into a temporary table, inserts them from there into `requests` within
-//! subtransactions, and is rolled back. The server finds each bad row, so a batch costs a few round trips, however many of
-//! its rows are bad. The batch is written afterwards like any other: one COPY of the good rows, one of the dead letters,
-//! one receipt.
+//! A probe copies up to [`PROBED_ROWS`] rows into a temporary table, tests them there, and is rolled back. Both of its
+//! [tests](Test) run on the server, so a batch costs a few round trips, however many of its rows are bad. The batch is
+//! written afterwards like any other: one COPY of the good rows, one of the dead letters, one receipt.
 //!
 //! A failed probe decides nothing. A probe needs the privilege to create temporary tables. It takes no part in fencing,
 //! since it leaves nothing behind except gaps in users' own sequences.
@@ -14,12 +13,12 @@ use tokio_postgres::Transaction;
 
 use super::copy::copy_rows;
 use super::verdict::{self, Fault};
-use crate::db::{Connection, Database, DbError, begin_in_time, roll_back};
+use crate::db::{Connection, Database, DbError, begin_in_time, query_in_time, roll_back};
 use crate::ingest::event::row::{self, Tuple};
 
 /// The most rows in a probe's transaction. Many thousands of subtransactions slow down every snapshot of the server; one
 /// thousand do not.
-pub const PROBED_ROWS: usize = 1000;
+const PROBED_ROWS: usize = 1000;
 /// Rows that are inserted together, and one by one only if that fails.
 const CHUNK_ROWS: usize = 64;
 /// For each statement of a probe.
@@ -27,12 +26,25 @@ const TIMEOUT: Duration = Duration::from_secs(60);
 /// The stack's depth: a probe has less of it left than a COPY.
 const STACK_DEPTH: &str = "54001";
 
+/// How a probe finds bad rows. The cheap test comes first, since most of what users forbid is a CHECK: a thousand rows take
+/// it a few milliseconds, and a thousand failing inserts thirty or more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Test {
+    /// Evaluates the CHECK constraints of `requests` over all rows at once.
+    Checks,
+    /// Inserts the rows into `requests` within subtransactions, so that constraints and triggers see them.
+    Inserts,
+}
+
 /// The statements of a probe.
 #[derive(Debug)]
 pub struct Probe {
     begin: String,
     copy: String,
-    rows: String,
+    has_checks: String,
+    /// For each test: the function, and the query that calls it.
+    checks: [String; 2],
+    inserts: [String; 2],
 }
 
 impl Probe {
@@ -41,31 +53,68 @@ impl Probe {
         let list =
             |codes: &[&str]| codes.iter().map(|code| format!("'{code}'")).collect::<Vec<_>>().join(", ");
         let not_row_faults = [&verdict::OWN_FORMAT[..], &[STACK_DEPTH]].concat();
+        let rows = |test| include_str!("../../../sql/ingest/probe_rows.sql").replace("{test}", test);
+        let inserts = database
+            .sql(include_str!("../../../sql/ingest/probe_inserts.sql"))
+            .replace("{chunk}", &CHUNK_ROWS.to_string())
+            .replace("{row_faults}", &list(&verdict::ROW_FAULTS))
+            .replace("{not_row_faults}", &list(&not_row_faults));
         Self {
-            begin: database
-                .sql(include_str!("../../../sql/ingest/probe_begin.sql"))
-                .replace("{chunk}", &CHUNK_ROWS.to_string())
-                .replace("{row_faults}", &list(&verdict::ROW_FAULTS))
-                .replace("{not_row_faults}", &list(&not_row_faults)),
+            begin: include_str!("../../../sql/ingest/probe_begin.sql").to_owned(),
             copy: include_str!("../../../sql/ingest/probe_copy.sql").replace("{columns}", row::COLUMNS),
-            rows: include_str!("../../../sql/ingest/probe_rows.sql").to_owned(),
+            has_checks: database.sql(include_str!("../../../sql/ingest/probe_has_checks.sql")),
+            checks: [database.sql(include_str!("../../../sql/ingest/probe_checks.sql")), rows("checks")],
+            inserts: [inserts, rows("inserts")],
         }
     }
 
-    /// The faults of `tuples`, at most [`PROBED_ROWS`], by index. `attempts` is kept with each fault.
+    /// The faults of `tuples`, each with the value that stands beside its tuple; none if no row fails by itself. `attempts`
+    /// is kept with each fault. Each transaction is abandoned after `deadline`.
     ///
     /// # Errors
     ///
     /// Any error that may not be a row's fault; no fault is known then.
-    pub async fn run(
+    pub async fn faults<I: Copy>(
+        &self,
+        database: &Database,
+        tuples: &[(I, Tuple<'_>)],
+        attempts: u32,
+        deadline: Duration,
+    ) -> Result<Vec<(I, Fault)>, DbError> {
+        let connection = database.get().await?;
+        let has_checks = query_in_time(&connection, TIMEOUT.min(deadline), &self.has_checks, &[]).await;
+        let has_checks = connection.release(has_checks)?;
+        let has_checks: bool = has_checks.first().ok_or(DbError::Unexpected("no row"))?.try_get(0)?;
+        for test in [Test::Checks, Test::Inserts] {
+            if test == Test::Checks && !has_checks {
+                continue;
+            }
+            let mut faults = Vec::new();
+            for probed in tuples.chunks(PROBED_ROWS) {
+                let rows: Vec<Tuple<'_>> = probed.iter().map(|(_, tuple)| *tuple).collect();
+                let mut connection = database.get().await?;
+                let found =
+                    tokio::time::timeout(deadline, self.run(&mut connection, test, &rows, attempts)).await;
+                let found = connection.release(found.unwrap_or(Err(DbError::Timeout(deadline))))?;
+                let beside = |(index, fault): (usize, Fault)| Some((probed.get(index)?.0, fault));
+                faults.extend(found.into_iter().filter_map(beside));
+            }
+            if !faults.is_empty() {
+                return Ok(faults);
+            }
+        }
+        Ok(Vec::new())
+    }
+
+    async fn run(
         &self,
         connection: &mut Connection,
+        test: Test,
         tuples: &[Tuple<'_>],
         attempts: u32,
     ) -> Result<Vec<(usize, Fault)>, DbError> {
         let transaction = begin_in_time(connection, TIMEOUT).await?;
-        let found = self.run_within(&transaction, tuples, attempts).await;
-        match found {
+        match self.run_within(&transaction, test, tuples, attempts).await {
             Ok(found) => transaction.rollback().await.map(|()| found).map_err(DbError::from),
             Err(error) => Err(roll_back(transaction, error).await),
         }
@@ -74,17 +123,22 @@ impl Probe {
     async fn run_within(
         &self,
         transaction: &Transaction<'_>,
+        test: Test,
         tuples: &[Tuple<'_>],
         attempts: u32,
     ) -> Result<Vec<(usize, Fault)>, DbError> {
-        transaction.batch_execute(&self.begin).await?;
+        let [function, rows] = match test {
+            Test::Checks => &self.checks,
+            Test::Inserts => &self.inserts,
+        };
+        transaction.batch_execute(&format!("{}{function}", self.begin)).await?;
         let prefixes: Vec<[u8; PREFIX_BYTES]> = (0..tuples.len() as i32).map(prefix).collect();
         let chunks = prefixes.iter().zip(tuples).flat_map(|(prefix, tuple)| {
             // The prefix replaces the tuple's own field count.
             [&prefix[..], tuple.bytes().get(2..).unwrap_or_default()]
         });
         copy_rows(transaction, &self.copy, chunks).await?;
-        let rows = transaction.query_typed(&self.rows, &[]).await?;
+        let rows = transaction.query_typed(rows, &[]).await?;
         rows.iter().map(|row| Fault::read(row, attempts)).collect()
     }
 }

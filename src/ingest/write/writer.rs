@@ -44,6 +44,7 @@ impl Writer {
         let mut rejected_in_a_row = 0_u64;
         while let Some(batch) = self.batcher.next().await {
             let faults = self.write(&batch, &mut lane).await;
+            self.batcher.set_rejecting(!faults.is_empty());
             let Some(fault) = faults.values().next() else {
                 rejected_in_a_row = 0;
                 continue;
