@@ -7,7 +7,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use criterion::{BenchmarkId, Criterion, Throughput};
-use tidegate::ingest::journal::{self, JournalReader, JournalSettings, JournalWriter, RealFiles, Records};
+use tidegate::ingest::journal::disk::{self, DiskSettings, OpenedJournal};
+use tidegate::ingest::journal::{JournalReader, JournalWriter, Records};
 use tidegate::ingest::row::{Content, Row};
 use uuid::Uuid;
 
@@ -24,15 +25,20 @@ impl Drop for Folder {
 
 fn open() -> (JournalWriter, Arc<JournalReader>, Folder) {
     let folder = Folder(std::env::temp_dir().join(format!("tidegate-bench-{}", Uuid::new_v4())));
-    let settings = JournalSettings {
+    let settings = DiskSettings {
         dir: folder.0.clone(),
         segment_bytes: 64 << 20,
         max_bytes: 1 << 30,
         keep_bytes: 0,
         min_free: 0,
     };
-    match journal::open(Arc::new(RealFiles::default()), settings) {
-        Ok((writer, reader, _)) => (writer, reader, folder),
+    match disk::open(settings) {
+        Ok(OpenedJournal { writer, reader, .. }) => {
+            // Prepares segments, and ends with the writer.
+            let maintained = Arc::clone(&reader);
+            std::thread::spawn(move || while maintained.maintain().is_continue() {});
+            (writer, reader, folder)
+        }
         Err(error) => {
             eprintln!("{error}");
             std::process::exit(1);
@@ -83,7 +89,7 @@ fn append(criterion: &mut Criterion) {
                 bencher.iter(|| {
                     let mut done = writer.append(records).is_ok();
                     if sync {
-                        done &= writer.sync().is_ok();
+                        done &= writer.flush().is_ok();
                     }
                     if !done {
                         eprintln!("the journal refused");

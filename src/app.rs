@@ -34,8 +34,8 @@ use crate::db::{self, ConnectionUrl, Database, FailingStatements, MigrationError
 use crate::files::{Files, FilesSettings};
 use crate::http::{self, AppState, BoundServer, RunningServer, Services};
 use crate::imports::{Imports, ImportsSettings, Limits};
-use crate::ingest::journal::{self, JournalSettings, RealFiles, Recovered};
-use crate::ingest::{IngestSettings, OpenJournal, Pipeline, RegisteredJournals};
+use crate::ingest::journal::disk::{self, DiskSettings, OpenedJournal};
+use crate::ingest::{IngestSettings, OpenJournal, Pipeline};
 use crate::lifecycle::Lifecycle;
 use crate::observe::Metrics;
 use crate::outbound::jwks;
@@ -162,7 +162,7 @@ async fn start(
         Database::new(&url, &config.database).map_err(MigrationError::Database)?.with_spare(shares.spare);
     // Events can be journaled while Postgres is away, if it is known to have their tables.
     let may_be_away = match &journal {
-        Some(journal) => RegisteredJournals::read(&journal.dir)?.has_schema(db::schema_version()),
+        Some(journal) => journal.reader.schema_version() == Some(db::schema_version()),
         None => false,
     };
     let postgres_is_away = tokio::select! {
@@ -170,7 +170,10 @@ async fn start(
         () = signals.first() => return Err(AppError::Interrupted),
     };
     if let (Some(journal), false) = (&journal, postgres_is_away) {
-        RegisteredJournals::read(&journal.dir)?.set_schema(db::schema_version())?;
+        let reader = Arc::clone(&journal.reader);
+        tokio::task::spawn_blocking(move || reader.set_schema_version(db::schema_version()))
+            .await
+            .map_err(std::io::Error::other)??;
     }
 
     let supervisor = &state.supervisor;
@@ -273,22 +276,20 @@ fn imports(
     Imports::start(&settings, &writers, &share, files, conversations, &state.metrics, &state.supervisor)
 }
 
-/// Recovers what former runs left, and begins a part of our own.
+/// Recovers the journals of earlier runs, and begins a new one.
 async fn open_journal(config: &Config, asked: Start) -> Result<OpenJournal, AppError> {
     let (database, limits) = (&config.database, &config.journal);
-    let dir = database.data_dir.join("journal");
-    let settings = JournalSettings {
-        dir: dir.clone(),
+    let settings = DiskSettings {
+        dir: database.data_dir.join("journal"),
         segment_bytes: limits.segment_bytes(),
         max_bytes: limits.journal_max_bytes,
         keep_bytes: limits.keep_bytes(),
         min_free: limits.journal_min_free,
     };
-    // All of it is read once.
-    let opening =
-        tokio::task::spawn_blocking(move || journal::open(Arc::new(RealFiles::default()), settings));
-    let (writer, reader, recovered) = opening.await.map_err(std::io::Error::other)??;
-    tell_recovered(&recovered);
+    // Recovery reads the last segments as a whole.
+    let opening = tokio::task::spawn_blocking(move || disk::open(settings));
+    let OpenedJournal { writer, reader, recovered } = opening.await.map_err(std::io::Error::other)??;
+    recovered.log();
     let lost = reader.lost();
     if lost.losses > 0 {
         tracing::error!(
@@ -297,42 +298,8 @@ async fn open_journal(config: &Config, asked: Start) -> Result<OpenJournal, AppE
             "acknowledged events are lost; `tidegate journal --check` lists them, `--acknowledge` ends this"
         );
     }
-    tracing::debug!(journal = %writer.journal(), dir = %dir.display(), "the journal is open");
-    Ok(OpenJournal { writer, reader, dir, adopt: asked.adopt_database })
-}
-
-fn tell_recovered(recovered: &Recovered) {
-    let events: u64 = recovered.journals.iter().map(|held| held.end - held.first).sum();
-    if events > 0 {
-        let journals = recovered.journals.len();
-        tracing::info!(
-            journals,
-            events,
-            "the journal holds events of former runs; what is not stored yet will be"
-        );
-    }
-    for torn in &recovered.torn {
-        tracing::warn!(file = %torn.file.display(), offset = torn.offset, "a write that was never acknowledged was cut");
-    }
-    for damage in &recovered.damaged {
-        let (from, until, at) = (damage.from, damage.until, &damage.at);
-        tracing::error!(
-            journal = %damage.journal,
-            from,
-            until,
-            segment = %at.segment.display(),
-            offset = at.offset,
-            bytes = at.bytes,
-            cause = at.cause.describe(),
-            "events of the journal cannot be read; those that Postgres does not have are lost"
-        );
-    }
-    for segment in &recovered.headless {
-        tracing::warn!(segment = %segment.display(), "a segment's header cannot be read; its events can");
-    }
-    for stray in recovered.strays.iter().filter(|stray| !RegisteredJournals::is_its(stray)) {
-        tracing::warn!(file = %stray.display(), "no part of the journal; left alone");
-    }
+    tracing::debug!(journal = %writer.journal(), "the journal is open");
+    Ok(OpenJournal { writer, reader, adopt: asked.adopt_database })
 }
 
 /// Migrates, waiting for a Postgres that is not there yet; or returns false if it `may_be_away`. What waiting does not mend ends it at

@@ -179,7 +179,7 @@ async fn recovered_events_are_stored_exactly_once() {
     let lost = service.settled().await["journal"]["acknowledged_lost"].as_u64().unwrap();
     assert_eq!(pending.rows().await, EVENTS - lost);
     let (code, said) = pending.run(&["journal", "--recover"]).await;
-    assert!(code == 1 && said.contains(&format!("{lost} are lost still")), "{said}");
+    assert!(code == 1 && said.contains(&format!("{lost} are still lost")), "{said}");
 
     let quarantine = pending.dir().join("quarantine");
     std::fs::create_dir_all(&quarantine).unwrap();
@@ -230,7 +230,7 @@ async fn a_removed_journal_refuses_at_once_and_accepted_events_are_stored() {
 async fn a_full_disk_is_named_in_the_log_and_in_answers() {
     let database = TestDatabase::create().await;
     let service = Service::start(database.url(), &[("JOURNAL_MIN_FREE", "1099511627776")]).await;
-    let line = "its disk has less room than JOURNAL_MIN_FREE leaves to others";
+    let line = "its disk has less free space than JOURNAL_MIN_FREE";
     eventually("it is logged", async || service.log().contains(line).then_some(())).await;
     for _ in 0..20 {
         let answer = service.post(&[], "1").await;

@@ -6,7 +6,7 @@ use crate::auth::SecretError;
 use crate::config::ConfigError;
 use crate::db::local::LocalError;
 use crate::db::{self, MigrationError};
-use crate::ingest::journal::JournalError;
+use crate::ingest::journal::disk::DiskError;
 use crate::ingest::{CheckpointError, Drained};
 
 /// Why the service did not run, or did not end well.
@@ -42,7 +42,7 @@ pub enum AppError {
     Database(#[from] MigrationError),
     /// The journal cannot be used.
     #[error("the journal cannot be used")]
-    Journal(#[from] JournalError),
+    Journal(#[from] DiskError),
     /// The journal and the database do not go together.
     #[error(transparent)]
     Fence(#[from] CheckpointError),

@@ -1,8 +1,7 @@
-//! `tidegate journal`: what is in the journal's files, and what was lost of them. Works beside a running service too.
+//! `tidegate journal`: lists, checks and exports segments, and handles losses. Works beside a running service too.
 
 use std::io::{self, BufWriter, Write};
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::path::PathBuf;
 
 use clap::Args;
 use rangemap::RangeSet;
@@ -10,52 +9,50 @@ use rangemap::RangeSet;
 use super::{Failure, offline};
 use crate::config::Config;
 use crate::db;
-use crate::ingest::journal::{
-    self, DamagedBytes, Files, JournalError, JournalId, JournalReader, Loss, LossState, Piece, RealFiles,
-    Salvage, SegmentInfo, losses,
-};
+use crate::ingest::journal::disk::{self, LossRecords, SegmentInfo};
+use crate::ingest::journal::{JournalError, JournalId, JournalRead, JournalReader, Loss, LossState};
 use crate::ingest::row;
 use crate::ingest::{Restored, Restorer};
 
 #[derive(Debug, Args)]
 pub(super) struct JournalArgs {
-    /// Reads everything and verifies the checksums. Exits 1 if acknowledged events are lost.
+    /// Reads everything and verifies checksums. Exits 1 if acknowledged events are lost.
     #[arg(long)]
     check: bool,
-    /// Writes the events of a segment to standard output, one JSON object a line.
+    /// Writes the events of a segment to standard output, one JSON object per line.
     #[arg(long, value_name = "SEGMENT", conflicts_with = "check")]
     export: Option<PathBuf>,
-    /// Ends the report of a loss: its id, or a journal's for all of its losses. May be given several times.
+    /// Acknowledges a loss, which ends its report: the id of a loss, or of a journal for all its losses. Repeatable.
     #[arg(long, value_name = "ID", conflicts_with_all = ["check", "export"])]
     acknowledge: Vec<String>,
-    /// Reads the bytes of all losses again, and stores the events that are good now, each exactly once.
+    /// Reads the bytes of all losses again, and stores the events that are readable now, each exactly once.
     #[arg(long, conflicts_with_all = ["check", "export", "acknowledge"])]
     recover: bool,
 }
 
-/// Bytes that are read at a time.
-const PIECE_BYTES: usize = 4 * 1024 * 1024;
+/// Bytes per read.
+const READ_BYTES: usize = 4 * 1024 * 1024;
 
 pub(super) fn run(args: &JournalArgs) -> Result<(), Failure> {
     let config = Config::from_env()?;
     let dir = config.database.data_dir.join("journal");
+    let records = LossRecords::in_folder(&dir);
     if !args.acknowledge.is_empty() {
-        return acknowledge(&dir, &args.acknowledge);
+        return acknowledge(&records, &args.acknowledge);
     }
     if args.recover {
-        return recover(&config, &dir);
+        return recover(&config, &records);
     }
-    let (store, recovered) =
-        journal::inspect(Arc::new(RealFiles::default()), &dir).map_err(|error| failed(&error))?;
-    let segments = store.segments();
+    let (reader, recovered) = disk::inspect(&dir).map_err(|error| failed(&error))?;
+    let segments = reader.segments();
     if let Some(wanted) = &args.export {
         let segment = segments.iter().find(|segment| segment.file.file_name() == wanted.file_name());
         let segment =
             segment.ok_or_else(|| Failure::Run(format!("there is no segment {}", wanted.display())))?;
-        return export(&store, segment).map_err(|error| Failure::Run(format!("cannot export: {error}")));
+        return export(&reader, segment).map_err(|error| Failure::Run(format!("cannot export: {error}")));
     }
-    let losses = losses::list(&RealFiles::default(), &dir).map_err(|error| failed(&error))?;
-    let mut check = Check { store: &store, seen: seen(&losses), damaged: 0 };
+    let losses = records.list().map_err(|error| failed(&error))?;
+    let mut check = Check { reader: &reader, recorded: recorded(&losses), damaged: 0 };
     for segment in &segments {
         list(segment);
         if args.check {
@@ -65,7 +62,7 @@ pub(super) fn run(args: &JournalArgs) -> Result<(), Failure> {
     if args.check {
         check.gaps(&segments).map_err(|error| failed(&error))?;
         for damage in &recovered.unknown {
-            println!("UNREADABLE: {}; its content is unknown", describe(&damage.at));
+            println!("UNREADABLE: {}; its content is unknown", damage.at);
         }
         for segment in &recovered.headless {
             println!("the header of {} cannot be read; its events can", segment.display());
@@ -111,27 +108,27 @@ fn list(segment: &SegmentInfo) {
     }
 }
 
-/// Sequences whose loss is recorded, in whatever state: their damage is no news.
-fn seen(losses: &[(Loss, LossState)]) -> Vec<(JournalId, RangeSet<u64>)> {
-    let mut seen: Vec<(JournalId, RangeSet<u64>)> = Vec::new();
+/// Sequences of recorded losses, in any state.
+fn recorded(losses: &[(Loss, LossState)]) -> Vec<(JournalId, RangeSet<u64>)> {
+    let mut recorded: Vec<(JournalId, RangeSet<u64>)> = Vec::new();
     for (loss, _) in losses {
         let Some(events) = loss.events.filter(|events| *events > 0) else { continue };
         let journal = JournalId(loss.journal);
-        if !seen.iter().any(|(known, _)| *known == journal) {
-            seen.push((journal, RangeSet::new()));
+        if !recorded.iter().any(|(known, _)| *known == journal) {
+            recorded.push((journal, RangeSet::new()));
         }
-        if let Some((_, ranges)) = seen.iter_mut().find(|(known, _)| *known == journal) {
+        if let Some((_, ranges)) = recorded.iter_mut().find(|(known, _)| *known == journal) {
             ranges.insert(loss.first..loss.first.saturating_add(events));
         }
     }
-    seen
+    recorded
 }
 
 /// A pass over all segments.
 struct Check<'a> {
-    store: &'a JournalReader,
-    seen: Vec<(JournalId, RangeSet<u64>)>,
-    /// Events that cannot be read, and of which no loss is recorded.
+    reader: &'a JournalReader,
+    recorded: Vec<(JournalId, RangeSet<u64>)>,
+    /// Unreadable events without a recorded loss.
     damaged: u64,
 }
 
@@ -144,7 +141,7 @@ impl Check<'_> {
         Ok(())
     }
 
-    /// What lies between segments.
+    /// Checks the gaps between segments.
     fn gaps(&mut self, segments: &[SegmentInfo]) -> Result<(), JournalError> {
         for pair in segments.windows(2) {
             let [before, after] = pair else { continue };
@@ -155,19 +152,19 @@ impl Check<'_> {
         Ok(())
     }
 
-    /// How many events of a range cannot be read.
+    /// Reads a range. Returns the number of unreadable events.
     fn range(&mut self, journal: JournalId, first: u64, end: u64) -> Result<u64, JournalError> {
         let (mut next, mut bad) = (first, 0);
         while next < end {
-            match self.store.read(journal, next, end, PIECE_BYTES)? {
-                Piece::Rows(chunk) => next = chunk.until,
-                Piece::Damaged { from, until, at } => {
+            match self.reader.read(journal, next, end, READ_BYTES)? {
+                JournalRead::Rows(rows) => next = rows.until,
+                JournalRead::Damaged { from, until, at } => {
                     let events = until - from;
-                    let seen = self.seen.iter().find(|(known, _)| *known == journal);
-                    let new: u64 = seen.map_or(events, |(_, ranges)| {
+                    let recorded = self.recorded.iter().find(|(known, _)| *known == journal);
+                    let new: u64 = recorded.map_or(events, |(_, ranges)| {
                         ranges.gaps(&(from..until)).map(|gap| gap.end - gap.start).sum()
                     });
-                    println!("  DAMAGED: {events} events, {from} to {}: {}", until - 1, describe(&at));
+                    println!("  DAMAGED: {events} events, {from} to {}: {at}", until - 1);
                     self.damaged += new;
                     bad += events;
                     next = until;
@@ -176,11 +173,6 @@ impl Check<'_> {
         }
         Ok(bad)
     }
-}
-
-fn describe(at: &DamagedBytes) -> String {
-    let DamagedBytes { segment, offset, bytes, cause, .. } = at;
-    format!("{} at offset {offset}, {bytes} bytes, {}", segment.display(), cause.describe())
 }
 
 /// Prints the unacknowledged losses; returns the number of their events.
@@ -208,9 +200,9 @@ pub(super) fn print_losses(losses: &[(Loss, LossState)]) -> u64 {
     })
 }
 
-fn acknowledge(dir: &Path, wanted: &[String]) -> Result<(), Failure> {
-    for id in wanted {
-        match losses::acknowledge(&RealFiles::default(), dir, id).map_err(|error| failed(&error))? {
+fn acknowledge(records: &LossRecords, ids: &[String]) -> Result<(), Failure> {
+    for id in ids {
+        match records.acknowledge(id).map_err(|error| failed(&error))? {
             None => {
                 return Err(Failure::Run(format!("there is no loss {id}: `tidegate journal` lists them")));
             }
@@ -221,9 +213,8 @@ fn acknowledge(dir: &Path, wanted: &[String]) -> Result<(), Failure> {
     Ok(())
 }
 
-fn recover(config: &Config, dir: &Path) -> Result<(), Failure> {
-    let files: Arc<dyn Files> = Arc::new(RealFiles::default());
-    let losses = losses::list(&*files, dir).map_err(|error| failed(&error))?;
+fn recover(config: &Config, records: &LossRecords) -> Result<(), Failure> {
+    let losses = records.list().map_err(|error| failed(&error))?;
     let losses: Vec<_> = losses.into_iter().filter(|(_, state)| *state != LossState::Recovered).collect();
     if losses.is_empty() {
         println!("nothing is lost");
@@ -234,15 +225,14 @@ fn recover(config: &Config, dir: &Path) -> Result<(), Failure> {
         let mut left = 0;
         for (mut loss, state) in losses {
             let mut sum = Restored::default();
-            let salvage = Salvage::of(Arc::clone(&files), dir, &loss);
-            let mut salvage = salvage.map_err(|error| failed(&error))?;
-            while let Some(chunk) = salvage.next_chunk().map_err(|error| failed(&error))? {
-                let restored = restorer.restore(loss.journal, &chunk).await;
+            let mut salvage = records.salvage(&loss).map_err(|error| failed(&error))?;
+            while let Some(rows) = salvage.next_rows().map_err(|error| failed(&error))? {
+                let restored = restorer.restore(loss.journal, &rows).await;
                 let restored = restored.map_err(|error| Failure::Run(error.with_sources()))?;
                 sum.add(restored);
                 if restored.unsettled == 0 {
-                    loss.add_recovered(chunk.from..chunk.until);
-                    losses::update(&*files, dir, &loss, state).map_err(|error| failed(&error))?;
+                    loss.add_recovered(rows.from..rows.until);
+                    records.update(&loss, state).map_err(|error| failed(&error))?;
                 }
             }
             left += loss.lost();
@@ -250,19 +240,19 @@ fn recover(config: &Config, dir: &Path) -> Result<(), Failure> {
         }
         Ok(left)
     })?;
-    if left == 0 { Ok(()) } else { Err(Failure::Run(format!("{left} acknowledged events are lost still"))) }
+    if left == 0 { Ok(()) } else { Err(Failure::Run(format!("{left} acknowledged events are still lost"))) }
 }
 
 fn report(loss: &Loss, sum: &Restored) {
     let (id, found) = (loss.id(), sum.found());
     if loss.events.is_none() {
         println!(
-            "{id}: the segment's content is unknown; put it back while the service is stopped, and the next start stores it"
+            "{id}: the segment's content is unknown; put it back while the service is stopped, and the next start stores its events"
         );
         return;
     }
     println!(
-        "{id}: {found} events can be read: {} stored, {} duplicates, {} dead letters, {} present already; {} are still lost",
+        "{id}: {found} events can be read: {} stored, {} duplicates, {} dead letters, {} stored before; {} are still lost",
         sum.stored,
         sum.duplicates,
         sum.dead,
@@ -270,30 +260,24 @@ fn report(loss: &Loss, sum: &Restored) {
         loss.lost()
     );
     if sum.unsettled > 0 {
-        println!(
-            "  {} are not settled yet: the service stores them itself, or try again later",
-            sum.unsettled
-        );
+        println!("  {} are not settled yet: the service stores them, or try again later", sum.unsettled);
     }
 }
 
-fn export(store: &JournalReader, segment: &SegmentInfo) -> io::Result<()> {
+fn export(reader: &JournalReader, segment: &SegmentInfo) -> io::Result<()> {
     let Some(journal) = segment.journal else { return Ok(()) };
     let mut out = BufWriter::new(io::stdout().lock());
     let mut next = segment.first;
     while next < segment.end {
-        let piece = store.read(journal, next, segment.end, PIECE_BYTES).map_err(io::Error::other)?;
-        match piece {
-            Piece::Damaged { from, until, .. } => {
-                eprintln!("tidegate: the events {from} to {} are damaged and left out", until - 1);
+        match reader.read(journal, next, segment.end, READ_BYTES).map_err(io::Error::other)? {
+            JournalRead::Damaged { from, until, .. } => {
+                eprintln!("tidegate: the events {from} to {} are damaged, and omitted", until - 1);
                 next = until;
             }
-            Piece::Rows(chunk) => {
-                next = chunk.until;
-                for stretch in &chunk.chunks {
-                    for tuple in row::tuples(chunk.buffer.get(stretch.clone()).unwrap_or_default()) {
-                        tuple.write_json(&mut out)?;
-                    }
+            JournalRead::Rows(rows) => {
+                next = rows.until;
+                for tuple in rows.rows().flat_map(row::tuples) {
+                    tuple.write_json(&mut out)?;
                 }
             }
         }

@@ -1,14 +1,13 @@
 //! `tidegate verify`: recounts tables and journal.
 
-use std::sync::Arc;
-
 use clap::Args;
 
 use super::journal::print_losses;
 use super::{Failure, offline};
 use crate::config::Config;
 use crate::db;
-use crate::ingest::journal::{self, JournalError, LossState, RealFiles, losses};
+use crate::ingest::journal::LossState;
+use crate::ingest::journal::disk::{self, DiskError, LossRecords};
 use crate::ingest::verify::{self, Host, JournalVerdict, Verdict};
 
 #[derive(Debug, Args)]
@@ -44,14 +43,13 @@ fn host(config: &Config) -> Result<Host, Failure> {
     if !dir.is_dir() {
         return Ok(Host::default());
     }
-    let failed = |error: &JournalError| Failure::Run(db::chain(error));
-    let inspected = journal::inspect(Arc::new(RealFiles::default()), &dir);
-    let (store, _) = inspected.map_err(|error| failed(&error))?;
-    let files = RealFiles::default();
+    let failed = |error: DiskError| Failure::Run(db::chain(&error));
+    let (reader, _) = disk::inspect(&dir).map_err(failed)?;
+    let losses = LossRecords::in_folder(&dir);
     Ok(Host {
-        held: store.journals().into_iter().map(|held| (held.journal.0, held.first..held.end)).collect(),
-        losses: losses::list(&files, &dir).map_err(|error| failed(&error))?,
-        acknowledged: losses::acknowledged_journals(&files, &dir).map_err(|error| failed(&error))?,
+        held: reader.held().into_iter().map(|held| (held.journal.0, held.first..held.end)).collect(),
+        losses: losses.list().map_err(failed)?,
+        acknowledged: losses.acknowledged_journals().map_err(failed)?,
     })
 }
 

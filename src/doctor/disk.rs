@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::{Finding, Grade, finding};
 use crate::config::Config;
-use crate::ingest::journal::{Files, RealFiles};
+use crate::ingest::journal::disk::{Files, RealFiles};
 
 const SYNCS: usize = 200;
 /// No disk syncs faster, except one with a battery-backed cache.

@@ -3,20 +3,20 @@
 use std::io::{self, BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::{Finding, Grade, finding};
 use crate::ingest::id;
-use crate::ingest::journal::{self, AppendError, JournalSettings, Piece, RealFiles, Records};
+use crate::ingest::journal::disk::{self, DiskSettings, OpenedJournal};
+use crate::ingest::journal::{AppendError, JournalRead, Records};
 use crate::ingest::row::{Content, Row};
 
 const SEGMENT_BYTES: u64 = 4 * 1024 * 1024;
 /// The time after which the writing process is killed.
 const WRITING: Duration = Duration::from_millis(700);
 
-fn settings(dir: &Path) -> JournalSettings {
-    JournalSettings {
+fn settings(dir: &Path) -> DiskSettings {
+    DiskSettings {
         dir: dir.to_owned(),
         segment_bytes: SEGMENT_BYTES,
         max_bytes: 64 * SEGMENT_BYTES,
@@ -45,8 +45,7 @@ fn row(number: u64) -> Vec<u8> {
 ///
 /// If the journal or the pipe fails.
 pub fn write_until_killed(dir: &Path) -> io::Result<()> {
-    let (mut writer, _reader, _) =
-        journal::open(Arc::new(RealFiles::default()), settings(dir)).map_err(io::Error::other)?;
+    let OpenedJournal { mut writer, .. } = disk::open(settings(dir)).map_err(io::Error::other)?;
     let mut out = io::stdout().lock();
     let started = Instant::now();
     while started.elapsed() < WRITING * 20 {
@@ -54,7 +53,7 @@ pub fn write_until_killed(dir: &Path) -> io::Result<()> {
         let rows: Vec<Vec<u8>> = (first..first + 20).map(row).collect();
         let group: Vec<Records<'_>> =
             rows.iter().map(|rows| Records { rows, events: 1, keys: &[] }).collect();
-        writer.append(&group).and_then(|()| writer.sync()).map_err(io::Error::other)?;
+        writer.append(&group).and_then(|()| writer.flush()).map_err(io::Error::other)?;
         writeln!(out, "{}", writer.next_sequence())?;
         out.flush()?;
     }
@@ -92,18 +91,17 @@ fn crash_drill(dir: &Path) -> io::Result<(u64, u64)> {
     for line in lines.into_iter().flat_map(BufRead::lines) {
         synced = line?.parse().unwrap_or(synced).max(synced);
     }
-    let (_writer, reader, _) =
-        journal::open(Arc::new(RealFiles::default()), settings(dir)).map_err(io::Error::other)?;
+    let OpenedJournal { reader, .. } = disk::open(settings(dir)).map_err(io::Error::other)?;
     let mut found = 0;
-    for held in reader.journals().into_iter().filter(|held| !held.current) {
+    for held in reader.held().into_iter().filter(|held| !held.current) {
         let mut next = held.first;
         while next < held.end {
             match reader.read(held.journal, next, held.end, 1 << 20).map_err(io::Error::other)? {
-                Piece::Rows(chunk) => {
-                    found += chunk.until - chunk.from;
-                    next = chunk.until;
+                JournalRead::Rows(rows) => {
+                    found += rows.until - rows.from;
+                    next = rows.until;
                 }
-                Piece::Damaged { until, .. } => next = until,
+                JournalRead::Damaged { until, .. } => next = until,
             }
         }
     }
@@ -124,13 +122,12 @@ pub(super) fn full_disk(dir: &Path) -> Finding {
 }
 
 fn full_disk_drill(dir: &Path) -> io::Result<u64> {
-    let small = JournalSettings { max_bytes: 3 * SEGMENT_BYTES, ..settings(dir) };
-    let (mut writer, reader, _) =
-        journal::open(Arc::new(RealFiles::default()), small).map_err(io::Error::other)?;
+    let small = DiskSettings { max_bytes: 3 * SEGMENT_BYTES, ..settings(dir) };
+    let OpenedJournal { mut writer, reader, .. } = disk::open(small).map_err(io::Error::other)?;
     let large = row(0).repeat(2000);
     let group = [Records { rows: &large, events: 2000, keys: &[] }];
     let refused = loop {
-        match writer.append(&group).and_then(|()| writer.sync()) {
+        match writer.append(&group).and_then(|()| writer.flush()) {
             Ok(()) if writer.next_sequence() > 10_000_000 => break None,
             Ok(()) => {}
             Err(error) => break Some(error),
@@ -142,9 +139,8 @@ fn full_disk_drill(dir: &Path) -> io::Result<u64> {
     let journal = writer.journal();
     let end = writer.next_sequence();
     drop((writer, reader));
-    let no_space = JournalSettings { min_free: u64::MAX, ..settings(dir) };
-    let (mut writer, reader, _) =
-        journal::open(Arc::new(RealFiles::default()), no_space).map_err(io::Error::other)?;
+    let no_space = DiskSettings { min_free: u64::MAX, ..settings(dir) };
+    let OpenedJournal { mut writer, reader, .. } = disk::open(no_space).map_err(io::Error::other)?;
     match writer.append(&group) {
         Err(AppendError::MinFree) => {}
         other => {
@@ -153,7 +149,7 @@ fn full_disk_drill(dir: &Path) -> io::Result<u64> {
             )));
         }
     }
-    let held = reader.journals().into_iter().find(|held| held.journal == journal);
+    let held = reader.held().into_iter().find(|held| held.journal == journal);
     match held {
         Some(held) if held.end == end => Ok(end),
         held => Err(io::Error::other(format!("of {end} events, {:?} are left", held.map(|held| held.end)))),

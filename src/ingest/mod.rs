@@ -40,7 +40,6 @@ pub use audit::snapshot::{JournalSnapshot, Snapshot};
 pub use audit::{reconcile, verify};
 pub use checkpoint::checkpointer::CheckpointError;
 pub use checkpoint::ledger::Account;
-pub use checkpoint::registered_journals::RegisteredJournals;
 pub use event::row::content;
 pub use event::{id, json, keys, row, text};
 pub use pipeline::{Drained, IngestSettings, OpenJournal, Pipeline};

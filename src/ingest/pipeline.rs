@@ -3,7 +3,6 @@
 //! With a journal a stop needs only the sync of the accepted events. Those that Postgres does not have by the deadline are
 //! left to the next run.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -54,8 +53,6 @@ pub struct OpenJournal {
     pub writer: JournalWriter,
     /// Reads it.
     pub reader: Arc<JournalReader>,
-    /// Its folder.
-    pub dir: PathBuf,
     /// Whether all its events go to a database that does not know it.
     pub adopt: bool,
 }
@@ -134,10 +131,10 @@ impl Pipeline {
 
         let mut checkpoints = Arc::<Checkpoints>::default();
         let (mut parts, mut journaled) = (None, None);
-        if let Some(OpenJournal { writer, reader, dir, adopt }) = journal {
+        if let Some(OpenJournal { writer, reader, adopt }) = journal {
             let backlog = Backlog::new(reader);
             let mut checkpointer =
-                Checkpointer::new(database.clone(), &backlog, &dir, adopt, config.idempotency_window_s)?;
+                Checkpointer::new(database.clone(), &backlog, adopt, config.idempotency_window_s);
             if !postgres_is_away {
                 match checkpointer.open_in_time().await {
                     // Postgres went away after the migrations. The checkpointer opens the journals once it is back.

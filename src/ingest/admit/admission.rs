@@ -357,7 +357,7 @@ impl Drop for ForgetWaiter<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ingest::journal::{self, JournalSettings, RealFiles};
+    use crate::ingest::journal::disk::{self, DiskSettings, OpenedJournal};
     use crate::ingest::queue::commit_waiter::{Outcome, WakeBatch};
 
     #[test]
@@ -365,8 +365,8 @@ mod tests {
         let dir = std::env::temp_dir().join(format!("tidegate-waiter-{}", Uuid::new_v4()));
         let (segment_bytes, max_bytes) = (1 << 20, 1 << 30);
         let settings =
-            JournalSettings { dir: dir.clone(), segment_bytes, max_bytes, keep_bytes: 0, min_free: 0 };
-        let (writer, reader, _) = journal::open(Arc::new(RealFiles::default()), settings).unwrap();
+            DiskSettings { dir: dir.clone(), segment_bytes, max_bytes, keep_bytes: 0, min_free: 0 };
+        let OpenedJournal { writer, reader, .. } = disk::open(settings).unwrap();
         let (backlog, journal) = (Backlog::new(reader), writer.journal());
         let first = id::event_id(0, journal.tag(), 0);
         for settles in [false, true] {

@@ -52,7 +52,7 @@ impl GroupCommit {
                     marked = false;
                 }
                 Taken::Nothing if !marked => {
-                    self.mark_synced();
+                    self.mark();
                     marked = true;
                 }
                 Taken::Nothing => {}
@@ -60,14 +60,14 @@ impl GroupCommit {
             }
         }
         if !marked {
-            self.mark_synced();
+            self.mark();
         }
         self.backlog.close();
     }
 
-    fn mark_synced(&mut self) {
+    fn mark(&mut self) {
         // Without the sync marker, damage to the last block would look like a torn tail.
-        if let Err(error) = self.journal.seal() {
+        if let Err(error) = self.journal.mark() {
             tracing::debug!(error = error.to_string(), "the journal's sync marker was not written");
         }
     }
@@ -130,7 +130,7 @@ impl GroupCommit {
 
     fn sync(&mut self) -> Result<(), NotJournaled> {
         let started = Instant::now();
-        let synced = self.journal.sync();
+        let synced = self.journal.flush();
         self.metrics.journal_sync_seconds.observe(started.elapsed().as_secs_f64());
         synced.map_err(|error| match error {
             AppendError::Poisoned(_) => {

@@ -19,7 +19,7 @@ use rangemap::RangeSet;
 use uuid::Uuid;
 
 use crate::ingest::event::id::{self, Tag};
-use crate::ingest::journal::{Chunk, JournalError, JournalId, JournalReader, Piece};
+use crate::ingest::journal::{JournalError, JournalId, JournalRead, JournalReader, JournalRows};
 use crate::ingest::queue::commit_waiter::{CommitWaiter, Outcome, WakeBatch};
 use crate::ingest::queue::occupancy::{Size, ThresholdNotify};
 
@@ -55,14 +55,16 @@ pub struct JournalBatch {
     /// The journal.
     pub journal: JournalId,
     /// Its rows, or the damage in their place.
-    pub piece: Piece,
+    pub read: JournalRead,
 }
 
 impl JournalBatch {
     /// Its sequences.
     pub fn range(&self) -> Range<u64> {
-        match &self.piece {
-            Piece::Rows(Chunk { from, until, .. }) | Piece::Damaged { from, until, .. } => *from..*until,
+        match &self.read {
+            JournalRead::Rows(JournalRows { from, until, .. }) | JournalRead::Damaged { from, until, .. } => {
+                *from..*until
+            }
         }
     }
 }
@@ -83,7 +85,7 @@ pub struct JournalProgress {
 impl Backlog {
     /// The backlog of the journals on disk. A journal's events are delivered once it is opened.
     pub fn new(reader: Arc<JournalReader>) -> Arc<Self> {
-        let journals = reader.journals().into_iter().map(|held| Sequences {
+        let journals = reader.held().into_iter().map(|held| Sequences {
             journal: held.journal,
             first: held.first,
             end: held.end,
@@ -170,7 +172,7 @@ impl Backlog {
 
     /// Bytes on disk of events that are not known to be settled. Events share a segment's bytes evenly.
     pub fn pending_bytes(&self) -> u64 {
-        let chunks = self.reader.chunks();
+        let ranges = self.reader.range_bytes();
         let state = self.state();
         let pending = |(journal, range, bytes): &(JournalId, Range<u64>, u64)| {
             let sequences = state.iter().find(|sequences| sequences.journal == *journal)?;
@@ -182,7 +184,7 @@ impl Backlog {
             let share = u128::from(*bytes) * u128::from(events) / u128::from(range.end - range.start);
             Some(share as u64)
         };
-        chunks.iter().filter_map(pending).sum()
+        ranges.iter().filter_map(pending).sum()
     }
 
     /// Whether the journal with this tag holds the event and it is not settled.
@@ -227,9 +229,9 @@ impl Backlog {
             reader.read(journal, range.start, range.end, max_bytes as usize)
         });
         // A panic is reported and retried like an error.
-        let piece =
+        let read =
             reading.await.unwrap_or_else(|panicked| Err(JournalError::Panicked(panicked.to_string())))?;
-        let batch = JournalBatch { journal, piece };
+        let batch = JournalBatch { journal, read };
         if let Some(sequences) = self.state().iter_mut().find(|sequences| sequences.journal == journal) {
             sequences.to_write.remove(batch.range());
         }
@@ -318,7 +320,7 @@ impl Backlog {
 
     /// Removes trimmed journals and trimmed sequences.
     pub fn refresh(&self) {
-        let held = self.reader.journals();
+        let held = self.reader.held();
         let mut state = self.state();
         state.retain_mut(|sequences| {
             let Some(now) = held.iter().find(|held| held.journal == sequences.journal) else { return false };

@@ -12,7 +12,6 @@
 //! back in time.
 
 use std::collections::HashMap;
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -26,7 +25,6 @@ use tokio_util::sync::CancellationToken;
 use super::backlog::{Backlog, JournalProgress, length};
 use super::ledger::{Account, Ledger};
 use super::receipts::{Coverage, Receipts};
-use super::registered_journals::RegisteredJournals;
 use crate::db::{Connection, Database, DbError, Parameter, query_in_time};
 use crate::ingest::journal::JournalId;
 use crate::ingest::status::{WriterState, WriterStatus};
@@ -132,7 +130,6 @@ pub struct Checkpointer {
     checkpoints: Arc<Checkpoints>,
     ledger: Arc<Ledger>,
     status: Arc<WriterStatus>,
-    registered: RegisteredJournals,
     adopt: bool,
     timeline: Option<i64>,
     /// The progress as of the last checkpoint (journal, end, settled). While it stays the same, no checkpoint is needed.
@@ -144,19 +141,9 @@ pub struct Checkpointer {
 }
 
 impl Checkpointer {
-    /// A checkpointer for the journals in `dir`. With `adopt`, all their events go to a database that does not know them.
-    ///
-    /// # Errors
-    ///
-    /// If the list of registered journals cannot be read.
-    pub fn new(
-        database: Database,
-        backlog: &Arc<Backlog>,
-        dir: &Path,
-        adopt: bool,
-        key_window_s: u64,
-    ) -> Result<Self, CheckpointError> {
-        Ok(Self {
+    /// A checkpointer for the backlog's journals. With `adopt`, all their events go to a database that does not know them.
+    pub fn new(database: Database, backlog: &Arc<Backlog>, adopt: bool, key_window_s: u64) -> Self {
+        Self {
             receipts: Receipts::new(&database),
             forget_keys: database.sql(include_str!("../../../sql/ingest/forget_keys.sql")),
             key_window_s: key_window_s as f64,
@@ -165,14 +152,13 @@ impl Checkpointer {
             checkpoints: Arc::default(),
             ledger: Arc::default(),
             status: Arc::default(),
-            registered: RegisteredJournals::read(dir)?,
             adopt,
             timeline: None,
             last_progress: Vec::new(),
             last_check: Instant::now(),
             reporting: None,
             keys_expired: None,
-        })
+        }
     }
 
     /// The checkpoint numbers, for the lanes.
@@ -201,11 +187,11 @@ impl Checkpointer {
             let mut connection = self.database.get().await?;
             let is_known = self.receipts.is_known(&connection, journal).await?;
             let events = held.end - held.start;
-            if !is_known && self.registered.contains(journal.0) && events > 0 && !self.adopt {
+            if !is_known && self.backlog.reader().is_registered(journal) && events > 0 && !self.adopt {
                 return Err(CheckpointError::UnknownJournal { journal: journal.0, events });
             }
             self.receipts.register(&mut connection, journal).await?;
-            self.update_registered(move |list| list.add(journal.0)).await?;
+            self.register(journal).await?;
             // Read after the registration, which waits for the transactions of former processes.
             let settled = match held.is_empty() {
                 true => RangeSet::new(),
@@ -220,19 +206,10 @@ impl Checkpointer {
         Ok(())
     }
 
-    /// Changes the list of registered journals. Off the runtime, since it is synced to the disk.
-    async fn update_registered(
-        &mut self,
-        change: impl FnOnce(&mut RegisteredJournals) -> std::io::Result<()> + Send + 'static,
-    ) -> std::io::Result<()> {
-        let mut list = self.registered.clone();
-        let (list, changed) = tokio::task::spawn_blocking(move || {
-            let changed = change(&mut list);
-            (list, changed)
-        })
-        .await?;
-        self.registered = list;
-        changed
+    /// Registers a journal on disk. Off the runtime, since it is synced.
+    async fn register(&self, journal: JournalId) -> std::io::Result<()> {
+        let reader = Arc::clone(self.backlog.reader());
+        tokio::task::spawn_blocking(move || reader.register(journal)).await?
     }
 
     /// [`Self::open`] with a timeout.
@@ -340,7 +317,7 @@ impl Checkpointer {
             self.checkpoints.set(*journal, covered.checkpoint);
             rewound |= self.rewind(progress, covered);
             // Read after the receipts, so that no settled event is missing from the accepted ones.
-            let accepted = self.backlog.reader().synced(*journal).unwrap_or(held.end);
+            let accepted = self.backlog.reader().flushed(*journal).unwrap_or(held.end);
             accounts.push(Account { journal: *journal, accepted, counts: covered.counts });
         }
         self.ledger.set(accounts);
@@ -409,12 +386,6 @@ impl Checkpointer {
             tracing::warn!(error = error.to_string(), "the journal cannot be trimmed");
         }
         self.backlog.refresh();
-        let held: Vec<JournalId> =
-            self.backlog.progress().into_iter().map(|progress| progress.journal).collect();
-        let retained = self.update_registered(move |list| list.retain(|id| held.contains(&JournalId(id))));
-        if let Err(error) = retained.await {
-            tracing::debug!(error = error.to_string(), "the list of registered journals is not shortened");
-        }
     }
 
     fn report_progress(&mut self) {

@@ -6,10 +6,8 @@
 //! | [`backlog`] | the sequences that are still to be stored, and the requests that wait for them |
 //! | [`checkpointer`] | about once a second: which receipts are durable, what may be trimmed, what was lost |
 //! | [`ledger`] | each journal's account |
-//! | [`registered_journals`] | the file that lists the journals known to the database |
 
 pub mod backlog;
 pub mod checkpointer;
 pub mod ledger;
 pub mod receipts;
-pub mod registered_journals;

@@ -20,7 +20,7 @@ use tokio::sync::Notify;
 
 use super::copy::{CopyBatch, Kind, Origin};
 use crate::ingest::checkpoint::backlog::{Backlog, JournalBatch};
-use crate::ingest::journal::Piece;
+use crate::ingest::journal::JournalRead;
 use crate::ingest::queue::commit_waiter::{Outcome, WakeBatch};
 use crate::ingest::queue::occupancy::Size;
 use crate::ingest::queue::{Queue, QueuedBatches};
@@ -233,15 +233,13 @@ impl Batch {
                 let range = batch.range();
                 let (first, events) = (range.start, range.end - range.start);
                 let origin = Some(Origin { journal: batch.journal, first });
-                match &batch.piece {
-                    Piece::Damaged { .. } => {
+                match &batch.read {
+                    JournalRead::Damaged { .. } => {
                         CopyBatch::new(Kind::Damage, events, origin, Vec::new(), Vec::new())
                     }
-                    Piece::Rows(chunk) => {
-                        let keys = chunk.keys.iter().map(|(sequence, key)| (sequence - first, *key));
-                        let chunks = chunk.chunks.iter();
-                        let chunks = chunks.map(|range| chunk.buffer.get(range.clone()).unwrap_or_default());
-                        CopyBatch::new(Kind::Events, events, origin, keys.collect(), chunks.collect())
+                    JournalRead::Rows(rows) => {
+                        let keys = rows.keys.iter().map(|(sequence, key)| (sequence - first, *key));
+                        CopyBatch::new(Kind::Events, events, origin, keys.collect(), rows.rows().collect())
                     }
                 }
             }

@@ -18,7 +18,7 @@ use crate::bisect;
 use crate::db::{Database, DbError, begin_in_time, roll_back};
 use crate::ingest::event::dead_letter;
 use crate::ingest::event::row::{self, Tuple};
-use crate::ingest::journal::{Chunk, JournalId};
+use crate::ingest::journal::{JournalId, JournalRows};
 
 /// For each statement.
 const TIMEOUT: Duration = Duration::from_secs(60);
@@ -67,16 +67,16 @@ impl Restorer {
         Self { database: database.clone(), claims: Claims::new(database, idempotency_window_s) }
     }
 
-    /// Stores the events of a chunk of a journal.
+    /// Stores rows of a journal.
     ///
     /// # Errors
     ///
     /// Any error of Postgres that concerns more than a row. Events stored before it stay stored.
-    pub async fn restore(&self, journal: Uuid, chunk: &Chunk) -> Result<Restored, DbError> {
-        let keys = chunk.keys.iter().map(|(sequence, key)| (sequence - chunk.from, *key)).collect();
-        let origin = Some(Origin { journal: JournalId(journal), first: chunk.from });
-        let events = chunk.until - chunk.from;
-        let batch = CopyBatch::new(Kind::Events, events, origin, keys, chunk.rows().collect());
+    pub async fn restore(&self, journal: Uuid, rows: &JournalRows) -> Result<Restored, DbError> {
+        let keys = rows.keys.iter().map(|(sequence, key)| (sequence - rows.from, *key)).collect();
+        let origin = Some(Origin { journal: JournalId(journal), first: rows.from });
+        let events = rows.until - rows.from;
+        let batch = CopyBatch::new(Kind::Events, events, origin, keys, rows.rows().collect());
         let tuples = batch.tuples();
         let no_faults = Faults::default();
         let mut restored = Restored::default();

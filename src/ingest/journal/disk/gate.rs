@@ -1,17 +1,17 @@
-//! Whether the journal takes events, as request threads may ask at each request.
+//! Whether the journal accepts events, checked for each request.
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use super::error::Refusal;
+use super::Refusal;
 
-/// How long a full file system is believed to be full, and a system without descriptors to have none.
-const PASSING: Duration = Duration::from_secs(1);
-/// How long a figure of free space is believed.
+/// How long a full file system or a shortage is assumed to last.
+const TRANSIENT: Duration = Duration::from_secs(1);
+/// Lifetime of a figure of free space.
 const FREE_SPACE: Duration = Duration::from_millis(500);
 
-/// Only atomics: asked at each request.
+/// Atomics only, since each request reads it.
 #[derive(Debug)]
 pub(super) struct Gate {
     poisoned: OnceLock<String>,
@@ -19,11 +19,11 @@ pub(super) struct Gate {
     low: AtomicBool,
     gone: AtomicBool,
     free: AtomicU64,
-    /// Milliseconds since `started` at which `free` was read, plus one; 0 if it never was.
+    /// When `free` was read, in milliseconds since `started`, plus one; 0: never.
     free_read_at_ms: AtomicU64,
-    /// Milliseconds since `started` until which the file system is believed to be full; 0: an append succeeded since.
+    /// Until when the file system is assumed to be full, in milliseconds since `started`; 0: an append succeeded since.
     no_space_until_ms: AtomicU64,
-    /// The same of a shortage of descriptors or memory.
+    /// The same for a shortage of descriptors or memory.
     shortage_until_ms: AtomicU64,
     started: Instant,
 }
@@ -51,29 +51,29 @@ impl Gate {
         self.refusal(|until_ms| until_ms != 0 && self.now_ms() < until_ms).map_or(Ok(()), Err)
     }
 
-    /// Why nothing is accepted, for the log: a full file system stays full until an append succeeds.
-    pub(super) fn trouble(&self) -> Option<Refusal> {
+    /// The refusal to log: a full file system counts as full until an append succeeds.
+    pub(super) fn refusal_for_log(&self) -> Option<Refusal> {
         self.refusal(|until_ms| until_ms != 0)
     }
 
-    fn refusal(&self, is_believed: impl Fn(u64) -> bool) -> Option<Refusal> {
+    fn refusal(&self, is_assumed: impl Fn(u64) -> bool) -> Option<Refusal> {
         if self.poisoned.get().is_some() {
             return Some(Refusal::Poisoned);
         }
         let is = |flag: &AtomicBool| flag.load(Ordering::Relaxed);
-        let believed = |until_ms: &AtomicU64| is_believed(until_ms.load(Ordering::Relaxed));
+        let assumed = |until_ms: &AtomicU64| is_assumed(until_ms.load(Ordering::Relaxed));
         [
             (is(&self.gone), Refusal::Gone),
             (is(&self.full), Refusal::Full),
             (is(&self.low), Refusal::MinFree),
-            (believed(&self.no_space_until_ms), Refusal::NoSpace),
-            (believed(&self.shortage_until_ms), Refusal::Shortage),
+            (assumed(&self.no_space_until_ms), Refusal::NoSpace),
+            (assumed(&self.shortage_until_ms), Refusal::Shortage),
         ]
         .into_iter()
         .find_map(|(refuses, refusal)| refuses.then_some(refusal))
     }
 
-    /// The first reason stays.
+    /// Refuses everything from now on. The first reason stays.
     pub(super) fn poison(&self, reason: String) {
         let _first_reason_stays = self.poisoned.set(reason);
     }
@@ -90,7 +90,7 @@ impl Gate {
         self.full.load(Ordering::Relaxed)
     }
 
-    /// Whether the folder is another one than was opened, or none.
+    /// Records whether the folder was removed or replaced.
     pub(super) fn set_gone(&self, gone: bool) {
         self.gone.store(gone, Ordering::Relaxed);
     }
@@ -100,24 +100,24 @@ impl Gate {
     }
 
     pub(super) fn no_space(&self) {
-        self.no_space_until_ms.store(self.passing_until_ms(), Ordering::Relaxed);
+        self.no_space_until_ms.store(self.transient_until_ms(), Ordering::Relaxed);
     }
 
     pub(super) fn shortage(&self) {
-        self.shortage_until_ms.store(self.passing_until_ms(), Ordering::Relaxed);
+        self.shortage_until_ms.store(self.transient_until_ms(), Ordering::Relaxed);
     }
 
-    fn passing_until_ms(&self) -> u64 {
-        self.now_ms() + PASSING.as_millis() as u64
+    fn transient_until_ms(&self) -> u64 {
+        self.now_ms() + TRANSIENT.as_millis() as u64
     }
 
     /// An append succeeded.
-    pub(super) fn has_resources(&self) {
+    pub(super) fn append_succeeded(&self) {
         self.no_space_until_ms.store(0, Ordering::Relaxed);
         self.shortage_until_ms.store(0, Ordering::Relaxed);
     }
 
-    /// Whether the figure of free space is too old to go by.
+    /// Whether the figure of free space has expired.
     pub(super) fn free_is_stale(&self) -> bool {
         let at = self.free_read_at_ms.load(Ordering::Relaxed);
         at == 0 || self.now_ms() >= at + FREE_SPACE.as_millis() as u64

@@ -1,10 +1,9 @@
-//! Background work on the journal's files, so that appends wait for the disk as little as possible.
+//! Background work on the files, which keeps waits for the disk out of appends.
 
 use std::ops::ControlFlow;
-use std::sync::PoisonError;
 use std::time::Duration;
 
-use super::store::{JournalReader, lock};
+use super::segments::{JournalReader, PendingWork};
 
 /// The longest wait between two steps.
 const TICK: Duration = Duration::from_secs(1);
@@ -15,22 +14,21 @@ impl JournalReader {
     /// A step prepares the next segment, checks the free space and the folder, and retries what could not be written. A
     /// journal that refuses events may need a step to take some again. Breaks once the journal's writer is dropped.
     pub fn maintain(&self) -> ControlFlow<()> {
-        let wanted = lock(&self.signal.state);
-        let waited =
-            self.signal.changed.wait_timeout_while(wanted, TICK, |wanted| !wanted.work && !wanted.stop);
-        let (mut wanted, _timed_out) = waited.unwrap_or_else(PoisonError::into_inner);
-        if wanted.stop {
+        let mut pending = self.signal.state.lock();
+        let is_idle = |pending: &mut PendingWork| !pending.work && !pending.stop;
+        let _timed_out = self.signal.changed.wait_while_for(&mut pending, is_idle, TICK);
+        if pending.stop {
             return ControlFlow::Break(());
         }
-        wanted.work = false;
-        drop(wanted);
-        self.tend();
+        pending.work = false;
+        drop(pending);
+        self.run_maintenance();
         ControlFlow::Continue(())
     }
 
     /// Ends the background work.
     pub(super) fn stop_maintenance(&self) {
-        lock(&self.signal.state).stop = true;
+        self.signal.state.lock().stop = true;
         self.signal.changed.notify_all();
     }
 }

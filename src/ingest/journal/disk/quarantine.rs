@@ -1,21 +1,23 @@
-//! Keeps the bytes of damaged blocks for whoever wants to look at them, before their segment is given up.
+//! Copies of damaged bytes, for a later analysis or recovery.
 
 use std::io;
 use std::path::{Path, PathBuf};
 
+use super::Quarantined;
+use super::damage::Cause;
 use super::files::{Access, File, Files, READ_PAUSES, read_patiently, read_up_to, write_all};
-use super::format::{PAGE, Place};
-use super::losses::{Cause, Loss, LossState};
-use super::store::{JournalReader, QUARANTINE, Quarantined, Segment, lock};
+use super::format::{PAGE, SegmentId};
+use super::losses::{Loss, LossState};
+use super::segments::{JournalReader, QUARANTINE, Segment};
 
 const COPY: usize = 1 << 20;
 
-/// What the folder of damaged bytes holds.
+/// Counts the copies.
 pub(super) fn count(files: &dyn Files, dir: &Path) -> Quarantined {
     let dir = dir.join(QUARANTINE);
     let mut sum = Quarantined::default();
     for name in files.list(&dir).unwrap_or_default() {
-        // Only for a figure: what cannot be opened is not counted.
+        // A figure only: unreadable copies are not counted.
         if let Ok(bytes) = files.open(&dir.join(name), Access::Read).and_then(|file| file.length()) {
             sum.blocks += 1;
             sum.bytes += bytes;
@@ -26,38 +28,38 @@ pub(super) fn count(files: &dyn Files, dir: &Path) -> Quarantined {
 
 /// A copy of damaged bytes.
 #[derive(Debug)]
-pub(super) struct Copied {
+pub(super) struct QuarantineCopy {
     pub(super) path: PathBuf,
-    /// How many bytes were copied; `None`: they were before.
+    /// Number of copied bytes; `None`: the copy existed.
     pub(super) bytes: Option<u64>,
-    /// Some could not be read, and are zeros in the copy.
-    pub(super) unread: bool,
+    /// Some bytes were unreadable, and are zeros in the copy.
+    pub(super) unreadable: bool,
 }
 
-/// Copies the bytes of `file` from `offset` up to `next` into the folder, once.
+/// Copies the bytes of `file` from `offset` up to `next`, once.
 pub(super) fn copy(
     files: &dyn Files,
     dir: &Path,
-    place: Place,
+    id: SegmentId,
     file: &dyn File,
     (offset, next): (u64, u64),
-) -> io::Result<Copied> {
+) -> io::Result<QuarantineCopy> {
     let dir = dir.join(QUARANTINE);
     files.create_dir(&dir)?;
-    let name = format!("{}-{:08}-{offset}.bin", place.journal, place.number);
+    let name = format!("{}-{:08}-{offset}.bin", id.journal, id.number);
     let path = dir.join(&name);
     if files.list(&dir)?.contains(&name) {
-        return Ok(Copied { path, bytes: None, unread: false });
+        return Ok(QuarantineCopy { path, bytes: None, unreadable: false });
     }
-    // Written under another name first, so that the name stands for a whole copy.
+    // Renamed when complete, so that the name implies a complete copy.
     let unfinished = dir.join(format!("{name}.new"));
     let copy = files.create(&unfinished)?;
     let mut bytes = vec![0; COPY];
-    let (mut done, mut unread) = (0, false);
+    let (mut done, mut unreadable) = (0, false);
     while offset + done < next {
         let wanted = bytes.len().min((next - offset - done) as usize);
         let (read, bad) = read_pages(file, &mut bytes[..wanted], offset + done);
-        unread |= bad;
+        unreadable |= bad;
         if read == 0 {
             break;
         }
@@ -67,10 +69,10 @@ pub(super) fn copy(
     copy.fdatasync()?;
     files.rename(&unfinished, &path)?;
     files.sync_dir(&dir)?;
-    Ok(Copied { path, bytes: Some(done), unread })
+    Ok(QuarantineCopy { path, bytes: Some(done), unreadable })
 }
 
-/// What can be read, and whether some could not: such a page is zeros.
+/// Reads pages, with zeros for the unreadable ones. Returns the number of bytes, and whether any page was unreadable.
 fn read_pages(file: &dyn File, bytes: &mut [u8], offset: u64) -> (usize, bool) {
     if let Ok(read) = read_patiently(file, bytes, offset, &mut READ_PAUSES.into_iter()) {
         return (read, false);
@@ -87,25 +89,24 @@ fn read_pages(file: &dyn File, bytes: &mut [u8], offset: u64) -> (usize, bool) {
 }
 
 impl JournalReader {
-    /// Copies damaged bytes of a segment. If they cannot be copied (a full disk, say) reading goes on all the same, and
-    /// they stay where they are as long as their segment is held. Of bytes that could not be read the whole segment is
-    /// kept: a later try may have them.
+    /// Copies damaged bytes of a segment. Without a copy (on a full disk, for example) reading continues, and the bytes stay
+    /// as long as their segment. A segment with unreadable bytes is kept as a whole: a later try may succeed.
     pub(super) fn quarantine(
         &self,
-        place: Place,
+        id: SegmentId,
         file: &dyn File,
         offset: u64,
         next: u64,
     ) -> Option<PathBuf> {
-        if self.read_only {
+        if !self.is_owner() {
             return None;
         }
-        let copied = copy(&*self.files, &self.settings.dir, place, file, (offset, next));
-        let mut state = lock(&self.state);
-        if copied.as_ref().map_or(true, |copied| copied.unread) {
+        let copied = copy(&*self.files, &self.settings.dir, id, file, (offset, next));
+        let mut state = self.state.lock();
+        if copied.as_ref().map_or(true, |copied| copied.unreadable) {
             let segments = state.journals.iter_mut().flat_map(|journal| &mut journal.segments);
-            for segment in segments.filter(|segment| segment.place == place) {
-                segment.unread = true;
+            for segment in segments.filter(|segment| segment.id == id) {
+                segment.unreadable = true;
             }
         }
         let copied = copied.ok()?;
@@ -116,18 +117,18 @@ impl JournalReader {
         Some(copied.path)
     }
 
-    /// Keeps segments that an earlier process could not read, as [`Self::quarantine`] does.
-    pub(super) fn keep_unread(&self, losses: &[(Loss, LossState)]) {
-        let unread = |segment: &Segment| {
+    /// Keeps the segments with unreadable bytes that earlier processes found.
+    pub(super) fn keep_unreadable(&self, losses: &[(Loss, LossState)]) {
+        let is_unreadable = |segment: &Segment| {
             losses.iter().any(|(loss, state)| {
-                let is_of = loss.journal == segment.place.journal.0 && loss.number == segment.place.number;
+                let is_of = loss.journal == segment.id.journal.0 && loss.number == segment.id.number;
                 is_of && loss.cause == Cause::Unreadable && *state != LossState::Recovered
             })
         };
-        let mut state = lock(&self.state);
+        let mut state = self.state.lock();
         let segments = state.journals.iter_mut().flat_map(|journal| &mut journal.segments);
         for segment in segments {
-            segment.unread |= unread(segment);
+            segment.unreadable |= is_unreadable(segment);
         }
     }
 }

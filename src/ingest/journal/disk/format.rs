@@ -1,35 +1,35 @@
-//! The bytes on disk: a segment's header, a block's header, and the checks that tell them from anything else.
+//! Encoding and validation of segment and block headers.
 //!
-//! All numbers are little-endian. See the [module](super) for the layout and why it is so.
+//! The [module](super) documents the layout. All numbers are little-endian.
 
 use uuid::Uuid;
 
 use super::JournalId;
-use crate::ingest::keys::Key;
+use crate::ingest::event::keys::Key;
 
-/// Every block begins at a multiple of this, so that no write touches a page or sector that holds synced bytes.
+/// Alignment of blocks: no write touches a page or sector that holds synced bytes.
 pub const PAGE: u64 = 4096;
-/// Where a segment's first block begins.
+/// Offset of a segment's first block.
 pub(super) const FIRST_BLOCK: u64 = PAGE;
-/// The version that this code writes, and the newest that it reads.
+/// The format version that is written, and the newest that is read.
 pub const FORMAT_VERSION: u32 = 1;
 
 const SEGMENT_MAGIC: [u8; 8] = *b"TIDEGATE";
 const BLOCK_MAGIC: [u8; 4] = *b"tgBk";
-/// A block's header before its rows.
+/// Size of a block's header.
 pub(super) const BLOCK_HEADER: usize = 64;
-/// A key in a block: its event's index, then the key.
+/// Size of a key in a block: its event's index, then the key.
 pub(super) const KEY_BYTES: usize = 4 + 16;
-/// The longest column list that a header has room for.
+/// Longest column list of a header.
 const MAX_COLUMNS: usize = 2048;
 const COLUMNS_AT: usize = 80;
 
-/// The least multiple of [`PAGE`] that is not below `bytes`.
+/// Rounds up to a multiple of [`PAGE`].
 pub(super) fn pad(bytes: u64) -> u64 {
     bytes.div_ceil(PAGE) * PAGE
 }
 
-/// Reads numbers one behind the other; zeros past the end, which no checksum lets through.
+/// Reads consecutive numbers; zeros past the end, which no checksum accepts.
 struct Fields<'a>(&'a [u8]);
 
 impl Fields<'_> {
@@ -48,34 +48,34 @@ impl Fields<'_> {
     }
 }
 
-/// What stands in a segment's first page.
+/// Header of a segment, its first page.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct SegmentHeader {
     pub(super) journal: JournalId,
     pub(super) number: u64,
-    /// Drawn for this segment; each of its blocks repeats it. A client may learn a journal's id and guess an offset, so
-    /// without it an event's body could be made to look like a block.
+    /// Random per segment, repeated by its blocks. A client could learn a journal's id and guess an offset; without the nonce
+    /// an event's body could imitate a block.
     pub(super) nonce: u64,
-    /// The sequence of the segment's first event.
+    /// Sequence of the segment's first event.
     pub(super) first: u64,
-    /// Up to which offset the segment before this one was synced, which is all of it.
+    /// End of the previous segment, all of which is synced.
     pub(super) previous_synced: u64,
-    /// When the journal was begun.
+    /// When the journal was created.
     pub(super) created_at_us: i64,
     /// The columns that the rows fill.
     pub(super) columns: String,
 }
 
-/// Why a first page is no header.
+/// The first page is no valid header.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum NoHeader {
+pub(super) enum HeaderError {
     Damaged,
     /// Written by a later version of the program.
     Newer(u32),
 }
 
 impl SegmentHeader {
-    /// The first page.
+    /// Encodes the first page.
     pub(super) fn encode(&self) -> Vec<u8> {
         let mut page = Vec::with_capacity(PAGE as usize);
         page.extend_from_slice(&SEGMENT_MAGIC);
@@ -97,17 +97,17 @@ impl SegmentHeader {
         page
     }
 
-    /// Reads the first page. Magic, checksum and version stay where they are in every version to come, so that a newer
-    /// one is told from a damaged one.
-    pub(super) fn decode(page: &[u8]) -> Result<Self, NoHeader> {
-        let page = page.get(..PAGE as usize).ok_or(NoHeader::Damaged)?;
+    /// Decodes the first page. Every version keeps the offsets of magic, checksum and version, so that a newer header differs
+    /// from a damaged one.
+    pub(super) fn decode(page: &[u8]) -> Result<Self, HeaderError> {
+        let page = page.get(..PAGE as usize).ok_or(HeaderError::Damaged)?;
         let mut fields = Fields(page);
         if fields.take() != SEGMENT_MAGIC || fields.u32() != crc32fast::hash(&page[12..]) {
-            return Err(NoHeader::Damaged);
+            return Err(HeaderError::Damaged);
         }
         let version = fields.u32();
         if version != FORMAT_VERSION {
-            return Err(NoHeader::Newer(version));
+            return Err(HeaderError::Newer(version));
         }
         let journal = JournalId(Uuid::from_bytes(fields.take()));
         let (number, nonce, first, previous_synced) =
@@ -115,20 +115,20 @@ impl SegmentHeader {
         let created_at_us = i64::from_le_bytes(fields.take());
         let length = usize::try_from(fields.u64()).unwrap_or(usize::MAX);
         let columns = fields.0.get(..length).and_then(|bytes| str::from_utf8(bytes).ok());
-        let columns = columns.ok_or(NoHeader::Damaged)?.to_owned();
+        let columns = columns.ok_or(HeaderError::Damaged)?.to_owned();
         Ok(Self { journal, number, nonce, first, previous_synced, created_at_us, columns })
     }
 }
 
-/// What a block's checksums cover beside its own bytes: where it belongs. So the remains of another journal or segment
-/// in a recycled file are never valid, nor is a block that was copied elsewhere.
+/// Identity of a segment. The checksums of its blocks cover it, so remains of another segment in a recycled file are
+/// invalid, as are copied blocks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Place {
+pub(super) struct SegmentId {
     pub(super) journal: JournalId,
     pub(super) number: u64,
 }
 
-impl Place {
+impl SegmentId {
     fn crc(self, offset: u64, bytes: &[u8]) -> u32 {
         let mut hasher = crc32fast::Hasher::new();
         hasher.update(self.journal.0.as_bytes());
@@ -139,22 +139,21 @@ impl Place {
     }
 }
 
-/// A block's header.
+/// Header of a block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct BlockHeader {
-    /// The header's own checksum, which the next block repeats.
+    /// Checksum of this header, repeated by the next block.
     pub(super) crc: u32,
     payload_crc: u32,
-    /// Header, rows and keys, without the padding.
+    /// Length of header, rows and keys, without padding.
     pub(super) length: u32,
     pub(super) rows: u32,
     pub(super) events: u32,
     pub(super) keys: u32,
-    /// The checksum of the block before this one, 0 for a segment's first. What is left of a group that could not be
-    /// written follows nothing and is never taken for a block.
+    /// Checksum of the previous block; 0 for the first. Remains of an erased group follow no block, and are invalid.
     pub(super) chain: u32,
     pub(super) first: u64,
-    /// Up to which offset of this segment all was synced when this block was written.
+    /// Offset up to which the segment was synced when this block was written.
     pub(super) synced_before: u64,
     pub(super) nonce: u64,
 }
@@ -165,20 +164,20 @@ impl BlockHeader {
         self.first.saturating_add(u64::from(self.events))
     }
 
-    /// Bytes on disk.
+    /// Size on disk.
     pub(super) fn padded(&self) -> u64 {
         pad(u64::from(self.length))
     }
 
-    /// Reads the header of a block that begins `bytes` and lies at `offset`; the payload is not looked at.
-    pub(super) fn decode(place: Place, offset: u64, bytes: &[u8]) -> Option<Self> {
+    /// Decodes the header of the block at `offset`, which begins `bytes`. Does not check the payload.
+    pub(super) fn decode(id: SegmentId, offset: u64, bytes: &[u8]) -> Option<Self> {
         let bytes = bytes.get(..BLOCK_HEADER)?;
         let mut fields = Fields(bytes);
         if fields.take() != BLOCK_MAGIC {
             return None;
         }
         let crc = fields.u32();
-        if crc != place.crc(offset, &bytes[8..]) {
+        if crc != id.crc(offset, &bytes[8..]) {
             return None;
         }
         let header = Self {
@@ -197,14 +196,14 @@ impl BlockHeader {
         (length == u64::from(header.length) && header.synced_before <= offset).then_some(header)
     }
 
-    /// Whether the whole block, in `bytes`, is as it was written.
+    /// Whether the payload in `bytes` matches its checksum.
     pub(super) fn verifies(&self, bytes: &[u8]) -> bool {
         bytes
             .get(BLOCK_HEADER..self.length as usize)
             .is_some_and(|payload| crc32fast::hash(payload) == self.payload_crc)
     }
 
-    /// The keys in the block's `bytes`, each with the sequence of its event.
+    /// The block's keys, each with the sequence of its event.
     pub(super) fn keys<'a>(&self, bytes: &'a [u8]) -> impl Iterator<Item = (u64, Key)> + use<'a> {
         let first = self.first;
         let range = BLOCK_HEADER + self.rows as usize..self.length as usize;
@@ -215,38 +214,38 @@ impl BlockHeader {
     }
 }
 
-/// Builds blocks, one behind the other, for one write.
+/// Encodes consecutive blocks for one write.
 #[derive(Debug)]
 pub(super) struct BlockWriter {
-    pub(super) place: Place,
+    pub(super) id: SegmentId,
     pub(super) nonce: u64,
     pub(super) synced_before: u64,
     pub(super) chain: u32,
-    /// Where the next block goes, in the segment.
+    /// Offset of the next block in the segment.
     pub(super) offset: u64,
 }
 
-/// What goes into one block.
+/// Sizes of a block's content.
 #[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Content {
+pub(super) struct BlockContent {
     pub(super) rows: u32,
     pub(super) events: u32,
     pub(super) keys: u32,
 }
 
-impl Content {
+impl BlockContent {
     pub(super) fn length(self) -> u64 {
         BLOCK_HEADER as u64 + u64::from(self.rows) + u64::from(self.keys) * KEY_BYTES as u64
     }
 }
 
 impl BlockWriter {
-    /// Appends a block to `out`, whose payload `fill` writes.
+    /// Appends a block to `out`; `fill` writes its payload.
     pub(super) fn put(
         &mut self,
         out: &mut Vec<u8>,
         first: u64,
-        content: Content,
+        content: BlockContent,
         fill: impl FnOnce(&mut Vec<u8>),
     ) {
         let start = out.len();
@@ -264,7 +263,7 @@ impl BlockWriter {
             header.extend_from_slice(&number.to_le_bytes());
         }
         header.resize(BLOCK_HEADER - 8, 0);
-        self.chain = self.place.crc(self.offset, &header);
+        self.chain = self.id.crc(self.offset, &header);
         out[start..start + 4].copy_from_slice(&BLOCK_MAGIC);
         out[start + 4..start + 8].copy_from_slice(&self.chain.to_le_bytes());
         out[start + 8..start + BLOCK_HEADER].copy_from_slice(&header);
@@ -279,7 +278,7 @@ pub(super) fn looks_like_block(page: &[u8]) -> bool {
     page.starts_with(&BLOCK_MAGIC)
 }
 
-/// Makes the magics and checksums of a segment's header, and of whatever stands on its pages, right: for fuzzing.
+/// Corrects the magics and checksums of a segment's header and of each page, for fuzzing.
 pub(super) fn repair(bytes: &mut [u8]) {
     let Some(page) = bytes.get_mut(..PAGE as usize) else { return };
     page[..8].copy_from_slice(&SEGMENT_MAGIC);
@@ -289,12 +288,12 @@ pub(super) fn repair(bytes: &mut [u8]) {
     let crc = crc32fast::hash(&page[12..]);
     page[8..12].copy_from_slice(&crc.to_le_bytes());
     let Ok(header) = SegmentHeader::decode(page) else { return };
-    let place = Place { journal: header.journal, number: header.number };
+    let id = SegmentId { journal: header.journal, number: header.number };
     for offset in (FIRST_BLOCK as usize..bytes.len()).step_by(PAGE as usize) {
         let Some(block) = bytes.get_mut(offset..).filter(|block| block.len() >= BLOCK_HEADER) else { return };
-        // The numbers of rows and keys decide; a length that contradicts them is never followed.
+        // The length follows from rows and keys; a block with another length is invalid.
         let (rows, keys) = (Fields(&block[16..]).u32(), Fields(&block[24..]).u32());
-        let content = Content { rows: rows % (1 << 16), events: 0, keys: keys % 64 };
+        let content = BlockContent { rows: rows % (1 << 16), events: 0, keys: keys % 64 };
         let length = content.length();
         block[12..16].copy_from_slice(&(length as u32).to_le_bytes());
         block[16..20].copy_from_slice(&content.rows.to_le_bytes());
@@ -305,7 +304,7 @@ pub(super) fn repair(bytes: &mut [u8]) {
             block[8..12].copy_from_slice(&crc.to_le_bytes());
         }
         block[..4].copy_from_slice(&BLOCK_MAGIC);
-        let crc = place.crc(offset as u64, &block[8..BLOCK_HEADER]);
+        let crc = id.crc(offset as u64, &block[8..BLOCK_HEADER]);
         block[4..8].copy_from_slice(&crc.to_le_bytes());
     }
 }

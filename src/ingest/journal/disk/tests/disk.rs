@@ -1,4 +1,4 @@
-//! A disk in memory that keeps apart what was written and what was synced, loses power, and fails at a chosen call.
+//! A disk in memory that separates written from synced bytes, loses power, and fails at a chosen call.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, ErrorKind};
@@ -16,7 +16,7 @@ pub(super) enum Fault {
     Eio,
     /// No descriptor is left.
     Shortage,
-    /// Half of what was asked for, and then nothing more until the next call.
+    /// Half of the requested bytes.
     Short,
 }
 
@@ -24,7 +24,7 @@ pub(super) enum Fault {
 struct Inode {
     cached: Vec<u8>,
     durable: Vec<u8>,
-    /// Sectors whose content is not durable.
+    /// Sectors that are not durable.
     dirty: BTreeSet<usize>,
 }
 
@@ -44,17 +44,17 @@ struct Content {
     locked: BTreeSet<PathBuf>,
     calls: u64,
     fail_at: Option<(u64, Fault)>,
-    /// The calls that failed.
+    /// The failed calls.
     failed: Vec<&'static str>,
-    /// Inodes of notes of extents: what fails there poisons nothing.
+    /// Inodes of extents: their failures poison nothing.
     extents: BTreeSet<usize>,
     dir_is_gone: bool,
-    /// The number of coming reads that fail.
+    /// Number of next reads that fail.
     bad_reads: u64,
-    /// A page of a path that cannot be read.
+    /// An unreadable page: inode and offset.
     bad_page: Option<(usize, u64)>,
     free: u64,
-    /// Files whose blocks were reserved.
+    /// Number of files whose blocks were reserved.
     reserved: u64,
 }
 
@@ -86,9 +86,9 @@ fn missing() -> io::Error {
 }
 
 impl Content {
-    /// Counts a call; it fails if it is its turn.
+    /// Counts a call, which fails if it is the chosen one.
     fn call(&mut self, name: &'static str) -> io::Result<()> {
-        match self.turn(name) {
+        match self.fault(name) {
             None | Some(Fault::Short) => Ok(()),
             Some(Fault::NoSpace) => Err(io::Error::from_raw_os_error(28)),
             Some(Fault::Eio) => Err(io::Error::from_raw_os_error(5)),
@@ -96,7 +96,7 @@ impl Content {
         }
     }
 
-    fn turn(&mut self, name: &'static str) -> Option<Fault> {
+    fn fault(&mut self, name: &'static str) -> Option<Fault> {
         let call = self.calls;
         self.calls += 1;
         let fault = self.fail_at.filter(|(at, _)| *at == call).map(|(_, fault)| fault);
@@ -139,13 +139,13 @@ impl Disk {
         self.content().bad_reads = reads;
     }
 
-    /// The page at `offset` of this file cannot be read; `None`: all can.
+    /// Makes the page at `offset` of this file unreadable; `None`: all pages are readable.
     pub(super) fn set_bad_page(&self, bad: Option<(&Path, u64)>) {
         let mut content = self.content();
         content.bad_page = bad.map(|(path, offset)| (content.names[path], offset));
     }
 
-    /// Another name for a file or, for all that is in it, a folder.
+    /// Renames a file, or a folder with its files.
     pub(super) fn move_to(&self, from: &Path, to: &Path) {
         let mut content = self.content();
         let names: Vec<PathBuf> =
@@ -159,17 +159,17 @@ impl Disk {
         content.durable_names = content.names.clone();
     }
 
-    /// The calls that failed.
+    /// The failed calls.
     pub(super) fn failed(&self) -> Vec<&'static str> {
         self.content().failed.clone()
     }
 
-    /// How many files were made by reserving their blocks.
+    /// Number of files whose blocks were reserved.
     pub(super) fn reserved(&self) -> u64 {
         self.content().reserved
     }
 
-    /// The files' bytes, as a process sees them.
+    /// Bytes of a file, as a process reads them.
     pub(super) fn bytes(&self, path: &Path) -> Option<Vec<u8>> {
         let content = self.content();
         content.names.get(path).map(|inode| content.inodes[*inode].cached.clone())
@@ -179,7 +179,7 @@ impl Disk {
         self.content().names.keys().cloned().collect()
     }
 
-    /// Puts a file there, or other bytes into one.
+    /// Creates a file, or replaces its bytes.
     pub(super) fn put(&self, path: &Path, bytes: Vec<u8>) {
         let mut content = self.content();
         let inode = Inode { cached: bytes.clone(), durable: bytes, dirty: BTreeSet::new() };
@@ -194,7 +194,7 @@ impl Disk {
     }
 
     /// Changes one byte.
-    pub(super) fn poke(&self, path: &Path, at: usize, change: impl Fn(u8) -> u8) {
+    pub(super) fn change_byte(&self, path: &Path, at: usize, change: impl Fn(u8) -> u8) {
         let mut content = self.content();
         let inode = content.names[path];
         let inode = &mut content.inodes[inode];
@@ -202,21 +202,21 @@ impl Disk {
         inode.durable[at] = inode.cached[at];
     }
 
-    /// Makes a file shorter.
-    pub(super) fn cut(&self, path: &Path, length: usize) {
+    /// Truncates a file.
+    pub(super) fn truncate(&self, path: &Path, length: usize) {
         let mut content = self.content();
         let inode = content.names[path];
         content.inodes[inode].cached.truncate(length);
         content.inodes[inode].durable.truncate(length);
     }
 
-    pub(super) fn take(&self, path: &Path) {
+    pub(super) fn remove_file(&self, path: &Path) {
         let mut content = self.content();
         content.names.remove(path);
         content.durable_names.remove(path);
     }
 
-    /// A copy of the disk as it is, all of it durable.
+    /// A copy of the disk with everything durable.
     pub(super) fn copy(&self) -> Arc<Self> {
         let copy = Self::new();
         let content = self.content();
@@ -226,8 +226,8 @@ impl Disk {
         copy
     }
 
-    /// The disk after a loss of power: each sector that was not synced is what it was, what was written, or neither;
-    /// each change of a name that was not synced is there or not.
+    /// The disk after a loss of power. Each unsynced sector has its old content, its new one, or neither; each unsynced change
+    /// of a name happened or not.
     pub(super) fn lose_power(&self, seed: u64) -> Arc<Self> {
         let mut rng = fastrand::Rng::with_seed(seed);
         let content = self.content();
@@ -245,7 +245,7 @@ impl Disk {
             }
         }
         let after = Self::new();
-        // In some losses all is kept, or nothing: mixtures alone would hardly ever show them.
+        // Some losses keep everything, or nothing: mixtures alone hardly ever do.
         let (kept, dropped) = [(0.5, 0.9), (1.0, 1.0), (0.0, 1.0), (0.9, 0.95)][rng.usize(..4)];
         for (path, inode) in names {
             let inode = &content.inodes[inode];
@@ -343,7 +343,7 @@ impl Files for Disk {
         Ok(content.free)
     }
 
-    /// No call that fails: it is made by the clock, and after failures.
+    /// Never fails: its calls depend on the clock, and follow failures.
     fn identity(&self, path: &Path) -> io::Result<FileId> {
         let content = self.content();
         if let Some(inode) = content.names.get(path) {
@@ -367,7 +367,7 @@ impl File for DiskFile {
         if content.bad_page.is_some_and(|(inode, at)| inode == self.inode && range.contains(&at)) {
             return Err(io::Error::from_raw_os_error(5));
         }
-        let short = match content.turn("pread") {
+        let short = match content.fault("pread") {
             Some(Fault::Eio) => return Err(io::Error::from_raw_os_error(5)),
             Some(Fault::Shortage) => return Err(io::Error::from_raw_os_error(24)),
             Some(Fault::Short) => bytes.len().div_ceil(2),
@@ -382,8 +382,8 @@ impl File for DiskFile {
     fn pwrite(&self, bytes: &[u8], offset: u64) -> io::Result<usize> {
         let mut content = self.content.lock().unwrap();
         let is_extent = content.extents.contains(&self.inode);
-        let fault = content.turn(if is_extent { "pwrite of an extent" } else { "pwrite" });
-        // A failing write leaves something behind, too.
+        let fault = content.fault(if is_extent { "pwrite of an extent" } else { "pwrite" });
+        // A failing write leaves some bytes behind.
         let written = if fault.is_some() { bytes.len().div_ceil(2) } else { bytes.len() };
         let inode = &mut content.inodes[self.inode];
         let (start, end) = (offset as usize, offset as usize + written);

@@ -1,4 +1,4 @@
-//! Room: which segments are given up, and where the next one comes from.
+//! Space: the release of segments, and the preparation of new ones.
 
 use std::io;
 use std::sync::Arc;
@@ -6,33 +6,37 @@ use std::sync::atomic::Ordering;
 
 use rangemap::RangeSet;
 
-use super::error::{AppendError, Refusal};
 use super::files::{File, FileId, is_no_space, is_shortage, uninterrupted, write_all};
 use super::format::SegmentHeader;
-use super::store::{
-    JournalReader, NEW_SPARE, QUARANTINE, SPARE, Segment, SegmentState, State, lock, segment_name,
+use super::segments::{
+    JournalReader, NEW_SPARE, QUARANTINE, SPARE, Segment, SegmentState, State, segment_name,
 };
+use super::{AppendError, Refusal};
 use super::{JournalId, PAGE};
 
-/// What a new file is filled with at once.
+/// Bytes written at once to fill a new file.
 const FILL: usize = 1 << 20;
 
-/// From so many groups on a segment is worth being filled ahead: 64 MiB cost 150 ms of a core, and save 0.1 ms a group.
+/// Groups per segment from which filling pays: 64 MiB cost 150 ms of a core, and save 0.1 ms per group.
 const MANY_GROUPS: u64 = 1024;
 
 type Spare = Option<Arc<dyn File>>;
 
 impl JournalReader {
-    /// Says which sequences are covered: whatever happens, they are not wanted for a replay. Sealed segments all of whose
-    /// sequences are covered are kept for a rewind as far as `keep_bytes` goes; older ones are given up.
+    /// Releases covered sequences, which are durable elsewhere and need no replay. Sealed segments whose sequences are all
+    /// covered are kept for a rewind, up to `keep_bytes`; older ones are released. Journals without segments are forgotten.
     ///
-    /// Segments are given up from a journal's beginning on only: one that is missing in between would look like a loss.
+    /// Segments are released from a journal's beginning only: a gap would look like a loss.
+    ///
+    /// # Errors
+    ///
+    /// A segment cannot be released. It stays, and a later call tries again.
     pub fn trim(&self, journal: JournalId, covered: &RangeSet<u64>) -> io::Result<()> {
         if self.gate.is_gone() {
-            // There is nothing to be removed, and the folder may come back.
+            // The folder may come back.
             return Ok(());
         }
-        let mut state = lock(&self.state);
+        let mut state = self.state.lock();
         for held in state.journals.iter_mut().filter(|held| held.id == journal) {
             for segment in held.segments.iter_mut().filter(|segment| segment.state == SegmentState::Sealed) {
                 if covered.gaps(&(segment.first..segment.end)).next().is_none() {
@@ -41,50 +45,51 @@ impl JournalReader {
             }
         }
         drop(state);
-        let result = self.give_up_beyond(self.settings.keep_bytes);
+        let released = self.release_beyond(self.settings.keep_bytes);
+        self.shorten_registered();
         if self.may_grow() {
             self.gate.set_full(false);
         }
         self.wake();
-        result
+        released
     }
 
-    fn give_up_beyond(&self, keep_bytes: u64) -> io::Result<()> {
-        let mut spare = lock(&self.spare);
+    fn release_beyond(&self, keep_bytes: u64) -> io::Result<()> {
+        let mut spare = self.spare.lock();
         let is_beyond = |state: &State| state.bytes(true) > keep_bytes || position_of_empty(state).is_some();
-        while is_beyond(&lock(&self.state)) {
-            if !self.give_up_one(&mut spare, true)? {
+        while is_beyond(&self.state.lock()) {
+            if !self.release_oldest(&mut spare, true)? {
                 break;
             }
         }
         Ok(())
     }
 
-    /// Gives up the oldest segment that may be; false if there is none. It becomes the spare one if that is missing and
-    /// `recycle` says so. One with bytes that could not be read goes into quarantine.
-    fn give_up_one(&self, spare: &mut Spare, recycle: bool) -> io::Result<bool> {
-        if lock(&self.state).names_unsynced {
+    /// Releases the oldest kept segment; false if there is none. With `recycle` it becomes the spare segment, if that is
+    /// missing. A segment with unreadable bytes is moved to quarantine.
+    fn release_oldest(&self, spare: &mut Spare, recycle: bool) -> io::Result<bool> {
+        if self.state.lock().names_unsynced {
             self.sync_names()?;
-            lock(&self.state).names_unsynced = false;
+            self.state.lock().names_unsynced = false;
         }
-        let Some(segment) = take_oldest_kept(&mut lock(&self.state)) else { return Ok(false) };
-        let journal = segment.place.journal;
-        let name = segment_name(segment.place);
+        let Some(segment) = take_oldest_kept(&mut self.state.lock()) else { return Ok(false) };
+        let journal = segment.id.journal;
+        let name = segment_name(segment.id);
         let path = self.path(&name);
-        // A file that is being read must not be written again; removed, it stays with its readers.
-        let unread = Arc::strong_count(&segment.pin) == 1;
+        // A file with readers must not be overwritten; removed, it stays open for them.
+        let has_readers = Arc::strong_count(&segment.pin) > 1;
         let recycle = recycle
-            && unread
+            && !has_readers
             && spare.is_none()
-            && !segment.unread
+            && !segment.unreadable
             && segment.bytes == self.settings.segment_bytes;
         let is_last = {
-            let state = lock(&self.state);
+            let state = self.state.lock();
             let held = state.journals.iter().find(|held| held.id == journal);
             held.is_none_or(|held| !held.current && held.segments.is_empty())
         };
-        let noted = if is_last { self.remove_extent(journal) } else { self.sync_extent(journal) };
-        let given_up = noted.and_then(|()| match (recycle, segment.unread) {
+        let excluded = if is_last { self.remove_extent(journal) } else { self.sync_extent(journal) };
+        let released = excluded.and_then(|()| match (recycle, segment.unreadable) {
             (true, _) => self.files.rename(&path, &self.path(SPARE)),
             (false, true) => {
                 let quarantine = self.path(QUARANTINE);
@@ -95,25 +100,25 @@ impl JournalReader {
             (false, false) => self.files.remove(&path),
         });
         let mut recycled = recycle;
-        match given_up {
+        match released {
             Ok(()) => {}
-            // All of it is covered, so nothing is lost with it.
+            // All of its events are covered, so nothing is lost.
             Err(error) if error.kind() == io::ErrorKind::NotFound => recycled = false,
             Err(error) => {
-                // It stays, and all behind it: a segment that is missing in between would look like a loss.
-                put_back(&mut lock(&self.state), segment);
+                // It stays, and all behind it: a gap would look like a loss.
+                put_back(&mut self.state.lock(), segment);
                 return Err(error);
             }
         }
-        // A journal goes with its last segment.
-        lock(&self.state).journals.retain(|journal| journal.current || !journal.segments.is_empty());
-        // One at a time, for the same reason; and before a byte of a recycled file is written, as else the old name could
-        // come back with new content.
+        // A journal without segments is forgotten.
+        self.state.lock().journals.retain(|journal| journal.current || !journal.segments.is_empty());
+        // One at a time, for the same reason. And before a recycled file is written: the old name could reappear with new
+        // content.
         if let Err(error) = self.sync_names() {
             if is_shortage(&error) {
-                lock(&self.state).names_unsynced = true;
+                self.state.lock().names_unsynced = true;
             } else {
-                lock(&self.state).names_unknown = true;
+                self.state.lock().names_in_doubt = true;
                 let _poisoned = self.sync_failed(&error);
             }
             return Err(error);
@@ -128,28 +133,28 @@ impl JournalReader {
         uninterrupted(|| self.files.sync_dir(&self.settings.dir))
     }
 
-    /// Whether the limits leave room for one more segment, if all kept ones were given up.
+    /// Whether the limits allow one more segment, once all kept ones are released.
     pub(super) fn may_grow(&self) -> bool {
-        lock(&self.state).bytes(false) + self.settings.segment_bytes <= self.settings.max_bytes
+        self.state.lock().bytes(false) + self.settings.segment_bytes <= self.settings.max_bytes
     }
 
-    /// Looks how much the file system still takes; gives up kept segments if that is too little.
-    pub(super) fn look_at_free_space(&self) -> io::Result<()> {
+    /// Reads the free space, and releases kept segments if it is too little.
+    pub(super) fn check_free_space(&self) -> io::Result<()> {
         let min_free = self.settings.min_free;
         self.gate.set_free(self.files.free_space(&self.settings.dir)?, min_free);
-        while self.gate.is_low() && self.give_up_one(&mut lock(&self.spare), false)? {
+        while self.gate.is_low() && self.release_oldest(&mut self.spare.lock(), false)? {
             self.gate.set_free(self.files.free_space(&self.settings.dir)?, min_free);
         }
         Ok(())
     }
 
-    /// Makes the spare file the segment of this header, in place and synced.
+    /// Turns the spare file into the segment of this header, synced under its name.
     pub(super) fn install(&self, header: &SegmentHeader) -> Result<(Arc<dyn File>, Segment), AppendError> {
-        let mut spare = lock(&self.spare);
+        let mut spare = self.spare.lock();
         let segment_bytes = self.settings.segment_bytes;
         loop {
             let (pending, kept) = {
-                let state = lock(&self.state);
+                let state = self.state.lock();
                 (state.bytes(false), state.bytes(true))
             };
             if pending + segment_bytes > self.settings.max_bytes {
@@ -159,8 +164,8 @@ impl JournalReader {
             }
             if pending + kept + segment_bytes <= self.settings.max_bytes
                 || !self
-                    .give_up_one(&mut spare, true)
-                    .map_err(|error| self.failed("give up a segment", error))?
+                    .release_oldest(&mut spare, true)
+                    .map_err(|error| self.failed("release a segment", error))?
             {
                 break;
             }
@@ -169,7 +174,7 @@ impl JournalReader {
         let Some(file) = spare.clone() else { return Err(AppendError::Full) };
         let write = |file: &dyn File| {
             write_all(file, &header.encode(), 0).map_err(|error| self.failed("write a header", error))?;
-            // Nothing was promised of this file: it is written again by the next try.
+            // The file holds no events yet: the next try writes it again.
             uninterrupted(|| file.fdatasync()).map_err(|error| {
                 match is_shortage(&error) || is_no_space(&error) {
                     true => self.failed("write a header", error),
@@ -178,14 +183,14 @@ impl JournalReader {
             })
         };
         write(&*file)?;
-        let place = super::format::Place { journal: header.journal, number: header.number };
-        let path = self.path(segment_name(place));
+        let id = super::format::SegmentId { journal: header.journal, number: header.number };
+        let path = self.path(segment_name(id));
         self.files.rename(&self.path(SPARE), &path).map_err(|error| self.failed("name a segment", error))?;
         if let Err(error) = self.sync_names() {
-            // The name has to be on the disk before the first event is. Where that cannot be had now, it is taken back,
-            // so that the next try changes the folder again.
-            let passes = is_shortage(&error) || is_no_space(&error);
-            if passes && self.files.rename(&path, &self.path(SPARE)).is_ok() {
+            // The name must be durable before the first event. After a transient error it is reverted, so that the next try
+            // changes the folder again.
+            let is_transient = is_shortage(&error) || is_no_space(&error);
+            if is_transient && self.files.rename(&path, &self.path(SPARE)).is_ok() {
                 return Err(self.failed("name a segment", error));
             }
             *spare = None;
@@ -193,7 +198,7 @@ impl JournalReader {
         }
         *spare = None;
         let segment = Segment {
-            place,
+            id,
             bytes: segment_bytes,
             nonce: Some(header.nonce),
             first: header.first,
@@ -202,20 +207,20 @@ impl JournalReader {
             state: SegmentState::Open,
             pin: Arc::default(),
             file: Some(Arc::clone(&file)),
-            unread: false,
+            unreadable: false,
         };
         Ok((file, segment))
     }
 
-    /// Makes a spare segment, if there is none: the oldest kept one that has to go, else a new file.
+    /// Provides a spare segment: the oldest kept one if space is short, else a new file.
     fn prepare(&self, spare: &mut Spare) -> Result<(), AppendError> {
         if spare.is_some() {
             return Ok(());
         }
         let wanted = self.settings.min_free.saturating_add(self.settings.segment_bytes);
         while self.files.free_space(&self.settings.dir).unwrap_or(u64::MAX) < wanted {
-            // Recycled, a kept segment is the spare one, and no free space is needed.
-            if !self.give_up_one(spare, true).map_err(|error| self.failed("give up a segment", error))? {
+            // A recycled segment needs no free space.
+            if !self.release_oldest(spare, true).map_err(|error| self.failed("release a segment", error))? {
                 self.gate.no_space();
                 return Err(AppendError::MinFree);
             }
@@ -226,7 +231,7 @@ impl JournalReader {
         match self.make_spare() {
             Ok(file) => *spare = Some(file),
             Err(error) => {
-                // Nothing was promised of this file, so a failed sync of it is no reason to stop: it is not used.
+                // The file holds no events, so its failed sync does not poison: it is not used.
                 let _half_filled = self.files.remove(&self.path(NEW_SPARE));
                 return Err(self.failed("prepare a segment", error));
             }
@@ -234,11 +239,10 @@ impl JournalReader {
         Ok(())
     }
 
-    /// A new file of zeros, synced.
+    /// Creates a file of zeros, synced.
     ///
-    /// A sync of bytes that were written before is half the work, so a segment of many small groups is filled ahead of
-    /// its use. In one of few large groups that saves less than writing everything twice costs: its blocks are only
-    /// reserved.
+    /// A sync of bytes that were written before is half the work, so a segment for many small groups is filled before its
+    /// use. For few large groups, writing everything twice would cost more than it saves: the blocks are only reserved.
     fn make_spare(&self) -> io::Result<Arc<dyn File>> {
         let file = self.files.create(&self.path(NEW_SPARE))?;
         let reserved = !self.fills_spares.load(Ordering::Relaxed) && self.reserve(&*file)?;
@@ -251,7 +255,7 @@ impl JournalReader {
         Ok(file)
     }
 
-    /// False where the file system cannot.
+    /// False where the file system does not support it.
     fn reserve(&self, file: &dyn File) -> io::Result<bool> {
         match file.reserve(self.settings.segment_bytes) {
             Ok(()) => Ok(true),
@@ -271,34 +275,33 @@ impl JournalReader {
         Ok(())
     }
 
-    /// A segment took so many groups: what its successors are to be made for.
+    /// Chooses how to create the next segments, by the number of groups in the last one.
     pub(super) fn segment_took(&self, groups: u64) {
         self.fills_spares.store(groups >= MANY_GROUPS, Ordering::Relaxed);
     }
 
-    /// What the background thread does once a second and when it is woken.
-    pub(super) fn tend(&self) {
+    /// The work of a maintenance step.
+    pub(super) fn run_maintenance(&self) {
         self.gate.set_gone(!self.is_in_place());
         if self.gate.is_gone() {
             return self.report();
         }
-        self.look_at_losses();
+        self.refresh_losses();
         self.sync_extents();
-        let looked = self.look_at_free_space();
+        let looked = self.check_free_space();
         let grows = self.may_grow();
         if grows {
             self.gate.set_full(false);
         }
-        // Whatever fails here is tried again by the appender, who can say so.
+        // The writer repeats what fails here, and reports it.
         if looked.is_ok() && grows && !self.gate.is_low() && self.gate.poisoned().is_none() {
-            let mut spare = lock(&self.spare);
+            let mut spare = self.spare.lock();
             let _tried_again = self.prepare_ahead(&mut spare);
         }
         self.report();
     }
 
-    /// Whether the folder, and the segment that is appended to, are those that were opened. An error that says nothing
-    /// about them leaves them in place.
+    /// Whether the folder and the open segment are those that were opened. Errors other than a missing file prove nothing.
     pub(super) fn is_in_place(&self) -> bool {
         let is = |path: &std::path::Path, expected: FileId| match self.files.identity(path) {
             Ok(found) => found == expected,
@@ -308,19 +311,19 @@ impl JournalReader {
             return false;
         }
         let open = {
-            let state = lock(&self.state);
+            let state = self.state.lock();
             let current = state.journals.iter().find(|journal| journal.current);
             let last = current.and_then(|journal| journal.segments.back());
-            last.and_then(|segment| Some((segment.place, segment.file.clone()?)))
+            last.and_then(|segment| Some((segment.id, segment.file.clone()?)))
         };
-        let Some((place, file)) = open else { return true };
-        file.identity().map_or(true, |expected| is(&self.path(segment_name(place)), expected))
+        let Some((id, file)) = open else { return true };
+        file.identity().map_or(true, |expected| is(&self.path(segment_name(id)), expected))
     }
 
-    /// One line for each change of what the journal takes.
+    /// Logs each change of the refusal, once.
     fn report(&self) {
-        let now = self.gate.trouble();
-        let before = std::mem::replace(&mut *lock(&self.reported), now);
+        let now = self.gate.refusal_for_log();
+        let before = std::mem::replace(&mut *self.reported.lock(), now);
         if now == before {
             return;
         }
@@ -328,47 +331,47 @@ impl JournalReader {
             (self.gate.free(), self.settings.min_free, self.settings.max_bytes);
         let dir = self.settings.dir.display();
         match now {
-            None => tracing::info!(free_bytes, "the journal takes events again"),
+            None => tracing::info!(free_bytes, "the journal accepts events again"),
             Some(Refusal::MinFree) => tracing::warn!(
                 free_bytes,
                 JOURNAL_MIN_FREE = min_free,
-                "the journal takes no events: its disk has less room than JOURNAL_MIN_FREE leaves to others"
+                "the journal accepts no events: its disk has less free space than JOURNAL_MIN_FREE"
             ),
             Some(Refusal::Full) => {
-                let held_bytes = lock(&self.state).bytes(false);
+                let held_bytes = self.state.lock().bytes(false);
                 tracing::warn!(
                     free_bytes,
                     held_bytes,
                     JOURNAL_MAX_BYTES = max_bytes,
-                    "the journal takes no events: it holds JOURNAL_MAX_BYTES that Postgres does not have"
+                    "the journal accepts no events: it holds JOURNAL_MAX_BYTES of events that Postgres does not have"
                 );
             }
             Some(Refusal::NoSpace) => {
-                tracing::warn!(free_bytes, "the journal takes no events: its file system has no room");
+                tracing::warn!(free_bytes, "the journal accepts no events: its file system is full");
             }
             Some(Refusal::Shortage) => tracing::warn!(
                 free_bytes,
-                "the journal takes no events: the system has no descriptors or memory (ulimit -n)"
+                "the journal accepts no events: the system has no descriptors or memory (ulimit -n)"
             ),
             Some(Refusal::Gone) => tracing::error!(
                 %dir,
-                "the journal takes no events: its folder was removed or replaced. Put it back, or restart; what is not stored yet is stored from the open file"
+                "the journal accepts no events: its folder was removed or replaced. Put it back, or restart; pending events are stored from the open file"
             ),
             Some(Refusal::Poisoned) => {
                 let reason = self.gate.poisoned();
-                tracing::error!(reason, "the journal takes no events until a restart");
+                tracing::error!(reason, "the journal accepts no events until a restart");
             }
         }
     }
 
-    /// A spare segment ahead of its use takes nothing away from those kept, unless they have to go anyway.
+    /// Prepares a spare segment before its use. Releases a kept one for it only at the limit.
     fn prepare_ahead(&self, spare: &mut Spare) -> Result<(), AppendError> {
         let held = {
-            let state = lock(&self.state);
+            let state = self.state.lock();
             state.bytes(false) + state.bytes(true)
         };
         if spare.is_none() && held + self.settings.segment_bytes > self.settings.max_bytes {
-            self.give_up_one(spare, true).map_err(AppendError::NoSpace)?;
+            self.release_oldest(spare, true).map_err(AppendError::NoSpace)?;
         }
         if spare.is_some() || self.gate.free() < self.settings.min_free + self.settings.segment_bytes {
             return Ok(());
@@ -384,12 +387,11 @@ impl JournalReader {
     }
 
     pub(super) fn wake(&self) {
-        lock(&self.signal.state).work = true;
+        self.signal.state.lock().work = true;
         self.signal.changed.notify_all();
     }
 
-    /// A write, or what is like one, failed. What passes is refused and tried again by the next group; a disk that fails
-    /// is not written any more.
+    /// Classifies a failed write or a similar operation: a transient error refuses the group, any other poisons the journal.
     pub(super) fn failed(&self, doing: &str, error: io::Error) -> AppendError {
         let refused = if is_no_space(&error) {
             self.gate.no_space();
@@ -407,7 +409,7 @@ impl JournalReader {
         refused
     }
 
-    /// A sync failed, whatever the error: nothing is known any more of what the disk holds.
+    /// A sync failed: the content of the disk is unknown.
     pub(super) fn sync_failed(&self, error: &io::Error) -> AppendError {
         self.poison(format!("a sync failed: {error}"))
     }
@@ -419,9 +421,9 @@ impl JournalReader {
     }
 }
 
-/// Takes out the oldest kept segment that is its journal's first.
+/// Removes the oldest kept segment that is the first of its journal.
 fn take_oldest_kept(state: &mut State) -> Option<Segment> {
-    if state.names_unknown {
+    if state.names_in_doubt {
         return None;
     }
     let is_kept = |segment: &Segment| segment.state == SegmentState::Kept;
@@ -431,14 +433,14 @@ fn take_oldest_kept(state: &mut State) -> Option<Segment> {
     journal.segments.pop_front()
 }
 
-/// The first journal that begins with a covered segment of which nothing is there: it is of no use to anybody.
+/// The first journal that begins with a covered segment without a file.
 fn position_of_empty(state: &State) -> Option<usize> {
     let is_empty = |segment: &Segment| segment.state == SegmentState::Kept && segment.bytes == 0;
     state.journals.iter().position(|journal| journal.segments.front().is_some_and(is_empty))
 }
 
 fn put_back(state: &mut State, segment: Segment) {
-    if let Some(journal) = state.journals.iter_mut().find(|journal| journal.id == segment.place.journal) {
+    if let Some(journal) = state.journals.iter_mut().find(|journal| journal.id == segment.id.journal) {
         journal.segments.push_front(segment);
     }
 }

@@ -1,6 +1,6 @@
-//! Walks a segment's blocks, and tells damage from a torn tail.
+//! Scans the blocks of a segment, and distinguishes damage from a torn tail.
 //!
-//! The only code that decides what a block is: recovery, readers and the fuzzer all come through here.
+//! The only code that validates blocks: recovery, reads and the fuzzer use it.
 
 use std::array;
 use std::io;
@@ -8,40 +8,40 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::files::{File, READ_PAUSES, is_unreadable, read_patiently, read_up_to};
-use super::format::{BLOCK_HEADER, BlockHeader, FIRST_BLOCK, PAGE, Place, looks_like_block};
+use super::format::{BLOCK_HEADER, BlockHeader, FIRST_BLOCK, PAGE, SegmentId, looks_like_block};
 
-/// What a scan reads at once.
+/// Bytes that a scan reads at once.
 pub(super) const SCAN_AHEAD: usize = 1 << 20;
 const READ_LESS: usize = 64 << 10;
 
-/// A chunk of a segment in memory, read ahead in large pieces.
+/// Sliding window over a segment's file, with read-ahead.
 #[derive(Debug)]
 pub(super) struct Window {
     file: Arc<dyn File>,
-    /// Where the chunk begins in the file.
+    /// Offset of the window in the file.
     base: u64,
     bytes: Vec<u8>,
-    /// How much is read at once.
+    /// Bytes read at once.
     ahead: usize,
-    /// Nothing is read from here on.
+    /// Offset at which reading ends.
     limit: u64,
-    /// What is left of the patience with a disk that cannot read.
+    /// Remaining retries of unreadable sectors.
     pauses: array::IntoIter<Duration, 4>,
-    /// A page reads as zeros since the disk could not read it.
-    unread: bool,
+    /// Whether any page was unreadable, and reads as zeros.
+    unreadable: bool,
 }
 
 impl Window {
     pub(super) fn new(file: Arc<dyn File>, start: u64, ahead: usize, limit: u64) -> Self {
         let pauses = READ_PAUSES.into_iter();
         let ahead = ahead.max(PAGE as usize);
-        Self { file, base: start, bytes: Vec::new(), ahead, limit, pauses, unread: false }
+        Self { file, base: start, bytes: Vec::new(), ahead, limit, pauses, unreadable: false }
     }
 
-    /// `length` bytes at `offset`; fewer where the file or the limit ends.
+    /// `length` bytes at `offset`, or fewer at the end of the file or at the limit.
     pub(super) fn get(&mut self, offset: u64, length: usize) -> io::Result<&[u8]> {
         if offset < self.base {
-            self.forget_before(offset);
+            self.discard_before(offset);
         }
         let from = (offset - self.base) as usize;
         let have = self.bytes.len();
@@ -57,8 +57,8 @@ impl Window {
         Ok(self.bytes.get(from..until).unwrap_or_default())
     }
 
-    /// Fills the buffer from `have` on, up to the file's end. A page that the disk cannot give, however often it is asked,
-    /// reads as zeros, which are no block: one bad sector costs what lies in it, and never keeps a service from starting.
+    /// Fills the buffer from `have` on, up to the file's end. An unreadable page reads as zeros, which are no block: a bad
+    /// sector costs its content, and never prevents a start.
     fn read_readable(&mut self, have: usize, offset: u64) -> io::Result<usize> {
         let bytes = &mut self.bytes[have..];
         match read_patiently(&*self.file, bytes, offset, &mut self.pauses) {
@@ -72,7 +72,7 @@ impl Window {
                 Ok(_) => {}
                 Err(error) if is_unreadable(&error) => {
                     page.fill(0);
-                    self.unread = true;
+                    self.unreadable = true;
                 }
                 Err(error) => return Err(error),
             }
@@ -81,8 +81,8 @@ impl Window {
         Ok(done)
     }
 
-    /// Lets go of what lies before `offset`.
-    pub(super) fn forget_before(&mut self, offset: u64) {
+    /// Drops the bytes before `offset`.
+    pub(super) fn discard_before(&mut self, offset: u64) {
         let skip = offset.checked_sub(self.base).and_then(|skip| usize::try_from(skip).ok());
         match skip {
             Some(skip) if skip <= self.bytes.len() => drop(self.bytes.drain(..skip)),
@@ -91,81 +91,86 @@ impl Window {
         self.base = offset;
     }
 
-    /// Lets go of what lies before `offset` once that is worth the move.
-    pub(super) fn tidy(&mut self, offset: u64) {
+    /// Drops the bytes before `offset` once that is worth the move.
+    pub(super) fn compact(&mut self, offset: u64) {
         if offset.saturating_sub(self.base) >= self.ahead as u64 {
-            self.forget_before(offset);
+            self.discard_before(offset);
         }
     }
 
-    /// Reads no more than needed from now on.
-    pub(super) fn read_less(&mut self) {
+    /// Limits later reads to small ones.
+    pub(super) fn stop_reading_ahead(&mut self) {
         self.ahead = READ_LESS;
     }
 
-    /// The bytes in memory and where they begin in the file.
+    /// The bytes, with their offset in the file.
     pub(super) fn into_bytes(self) -> (u64, Vec<u8>) {
         (self.base, self.bytes)
     }
 }
 
-/// Where a walk begins.
+/// Position of a scan.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Start {
+pub(super) struct ScanPosition {
     pub(super) offset: u64,
-    /// The sequence expected there.
+    /// Expected sequence at the offset.
     pub(super) sequence: u64,
-    /// The checksum of the block before; `None` if that is not known.
+    /// Checksum of the previous block; `None`: unknown.
     pub(super) chain: Option<u32>,
 }
 
-/// What a walk meets.
+/// Result of a scan step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Found {
-    /// A block that is as it was written.
+pub(super) enum ScanItem {
+    /// A valid block.
     Block { offset: u64, header: BlockHeader },
-    /// Bytes that were synced and are not what was written. The events from `from` up to `until` are missing; none, if it
-    /// was only a marker.
+    /// Synced bytes that are not valid. The events from `from` up to `until` are missing; none for a sync marker.
     Damage { from: u64, until: u64, offset: u64, next: u64 },
-    /// From this offset on there is nothing that was ever synced, or the limit.
+    /// Nothing was synced from this offset on, or the limit is reached.
     End { offset: u64 },
 }
 
-/// Walks the blocks of one segment.
+/// Iterates over the blocks of a segment.
 #[derive(Debug)]
-pub(super) struct Walk {
+pub(super) struct BlockScanner {
     window: Window,
-    place: Place,
-    /// Known from the segment's header, else taken from the first block that is valid.
+    id: SegmentId,
+    /// From the segment's header, else from the first valid block.
     nonce: Option<u64>,
-    /// All below this offset is known to be synced.
+    /// Offset below which everything is known to be synced.
     synced: u64,
     limit: u64,
-    at: Start,
+    at: ScanPosition,
 }
 
-impl Walk {
-    pub(super) fn new(window: Window, place: Place, nonce: Option<u64>, synced: u64, at: Start) -> Self {
+impl BlockScanner {
+    pub(super) fn new(
+        window: Window,
+        id: SegmentId,
+        nonce: Option<u64>,
+        synced: u64,
+        at: ScanPosition,
+    ) -> Self {
         let limit = window.limit;
-        Self { window, place, nonce, synced, limit, at }
+        Self { window, id, nonce, synced, limit, at }
     }
 
-    /// A walk over a whole segment, of which all below `synced` is known to be synced.
+    /// A scan of a whole segment.
     pub(super) fn whole(
         file: &Arc<dyn File>,
-        place: Place,
+        id: SegmentId,
         nonce: Option<u64>,
         first: u64,
         synced: u64,
     ) -> io::Result<Self> {
         let limit = file.length()?;
         let window = Window::new(Arc::clone(file), FIRST_BLOCK, SCAN_AHEAD, limit);
-        let start = Start { offset: FIRST_BLOCK, sequence: first, chain: Some(0) };
-        Ok(Self::new(window, place, nonce, synced, start))
+        let start = ScanPosition { offset: FIRST_BLOCK, sequence: first, chain: Some(0) };
+        Ok(Self::new(window, id, nonce, synced, start))
     }
 
-    /// Where the next step looks.
-    pub(super) fn at(&self) -> Start {
+    /// Position of the next step.
+    pub(super) fn at(&self) -> ScanPosition {
         self.at
     }
 
@@ -177,78 +182,82 @@ impl Walk {
         &mut self.window
     }
 
-    /// Whether a page was met that the disk could not read.
-    pub(super) fn has_unread(&self) -> bool {
-        self.window.unread
+    /// Whether any page was unreadable.
+    pub(super) fn has_unreadable(&self) -> bool {
+        self.window.unreadable
     }
 
     pub(super) fn into_window(self) -> Window {
         self.window
     }
 
-    /// The bytes of a block that was found.
+    /// The bytes of a block.
     pub(super) fn bytes(&mut self, offset: u64, header: &BlockHeader) -> io::Result<&[u8]> {
         self.window.get(offset, header.length as usize)
     }
 
-    /// The next step.
-    pub(super) fn next(&mut self) -> io::Result<Found> {
+    /// Takes the next step.
+    pub(super) fn next(&mut self) -> io::Result<ScanItem> {
         let at = self.at;
         if at.offset >= self.limit {
-            return Ok(Found::End { offset: at.offset });
+            return Ok(ScanItem::End { offset: at.offset });
         }
-        if let Some(header) = block_at(&mut self.window, self.place, self.nonce, at.offset)?
+        if let Some(header) = block_at(&mut self.window, self.id, self.nonce, at.offset)?
             && header.first == at.sequence
             && at.chain.is_none_or(|chain| chain == header.chain)
         {
-            self.pass(at.offset, &header);
-            return Ok(Found::Block { offset: at.offset, header });
+            self.advance(at.offset, &header);
+            return Ok(ScanItem::Block { offset: at.offset, header });
         }
         self.skip_damage()
     }
 
-    /// Looks for the block at which reading resumes. The bad bytes are damage if they were synced, as [`Walk::synced`]
-    /// or any later block says; else they are the remains of writes that no sync covered.
-    fn skip_damage(&mut self) -> io::Result<Found> {
+    /// Finds the block at which the scan resumes. The bad bytes are damage if they were synced, by [`Self::synced`] or by any
+    /// later block; otherwise they are a torn tail.
+    fn skip_damage(&mut self) -> io::Result<ScanItem> {
         let bad = self.at;
         let mut resume: Option<(u64, BlockHeader)> = None;
-        let mut testified = bad.offset < self.synced;
+        let mut is_synced = bad.offset < self.synced;
         let mut offset = bad.offset + PAGE;
-        // A window of its own: the bytes in the other one may be on their way to a reader.
+        // A separate window: the bytes of the first one may be returned to a reader.
         let mut window = Window::new(Arc::clone(&self.window.file), offset, SCAN_AHEAD, self.limit);
-        while offset < self.limit && !(testified && resume.is_some()) {
-            window.tidy(offset);
-            if let Some(header) = block_at(&mut window, self.place, self.nonce, offset)?
+        while offset < self.limit && !(is_synced && resume.is_some()) {
+            window.compact(offset);
+            if let Some(header) = block_at(&mut window, self.id, self.nonce, offset)?
                 && header.first >= bad.sequence
             {
-                testified |= header.synced_before > bad.offset;
+                is_synced |= header.synced_before > bad.offset;
                 resume.get_or_insert((offset, header));
             }
             offset += PAGE;
         }
-        self.window.unread |= window.unread;
-        if !testified {
-            return Ok(Found::End { offset: bad.offset });
+        self.window.unreadable |= window.unreadable;
+        if !is_synced {
+            return Ok(ScanItem::End { offset: bad.offset });
         }
         let (next, until, chain) = match resume {
             Some((offset, header)) => (offset, header.first, None),
             None => (self.limit.min(self.synced), bad.sequence, None),
         };
-        self.at = Start { offset: next, sequence: until, chain };
-        Ok(Found::Damage { from: bad.sequence, until, offset: bad.offset, next })
+        self.at = ScanPosition { offset: next, sequence: until, chain };
+        Ok(ScanItem::Damage { from: bad.sequence, until, offset: bad.offset, next })
     }
 
-    fn pass(&mut self, offset: u64, header: &BlockHeader) {
+    fn advance(&mut self, offset: u64, header: &BlockHeader) {
         self.nonce = Some(header.nonce);
-        self.at = Start { offset: offset + header.padded(), sequence: header.end(), chain: Some(header.crc) };
+        self.at = ScanPosition {
+            offset: offset + header.padded(),
+            sequence: header.end(),
+            chain: Some(header.crc),
+        };
     }
 
-    /// The first valid block from here on, whatever its sequence.
-    pub(super) fn find(&mut self) -> io::Result<Option<(u64, BlockHeader)>> {
+    /// Finds the next valid block, whatever its sequence.
+    pub(super) fn find_block(&mut self) -> io::Result<Option<(u64, BlockHeader)>> {
         let mut offset = self.at.offset;
         while offset < self.limit {
-            self.window.tidy(offset);
-            if let Some(header) = block_at(&mut self.window, self.place, self.nonce, offset)? {
+            self.window.compact(offset);
+            if let Some(header) = block_at(&mut self.window, self.id, self.nonce, offset)? {
                 return Ok(Some((offset, header)));
             }
             offset += PAGE;
@@ -260,7 +269,7 @@ impl Walk {
 /// The valid block at `offset`, whatever its sequence.
 pub(super) fn block_at(
     window: &mut Window,
-    place: Place,
+    id: SegmentId,
     nonce: Option<u64>,
     offset: u64,
 ) -> io::Result<Option<BlockHeader>> {
@@ -268,8 +277,8 @@ pub(super) fn block_at(
     if !looks_like_block(start) {
         return Ok(None);
     }
-    let Some(header) = BlockHeader::decode(place, offset, start) else { return Ok(None) };
-    // Checked before the payload is read, so that no length is followed that was not written by this journal.
+    let Some(header) = BlockHeader::decode(id, offset, start) else { return Ok(None) };
+    // Checked before the payload is read, so that a foreign length is not followed.
     if nonce.is_some_and(|nonce| nonce != header.nonce) || offset + u64::from(header.length) > window.limit {
         return Ok(None);
     }

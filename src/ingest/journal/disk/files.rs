@@ -1,6 +1,6 @@
-//! The file layer: everything that the journal asks of an operating system.
+//! File system calls of the journal.
 //!
-//! A trait, because the tests put a disk behind it that loses power, runs full and fails at a chosen call.
+//! A trait, since the tests implement it by a disk that loses power, runs full and fails at a chosen call.
 
 use std::any::Any;
 use std::collections::HashMap;
@@ -9,36 +9,37 @@ use std::fs;
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use nix::errno::Errno;
+use parking_lot::Mutex;
 
-/// A folder's files.
+/// A file system.
 pub trait Files: Debug + Send + Sync {
-    /// Creates the folder (0700), if it is not there, and syncs its own entry.
+    /// Creates the folder (0700) unless it exists, and syncs its entry.
     fn create_dir(&self, dir: &Path) -> io::Result<()>;
-    /// The names in the folder.
+    /// Names of the folder's entries.
     fn list(&self, dir: &Path) -> io::Result<Vec<String>>;
-    /// Opens a file that is there.
+    /// Opens an existing file.
     fn open(&self, path: &Path, access: Access) -> io::Result<Arc<dyn File>>;
-    /// Opens a new, empty file (0600) for writing; one of that name is emptied.
+    /// Creates an empty file (0600), or truncates the existing one, for writing.
     fn create(&self, path: &Path) -> io::Result<Arc<dyn File>>;
-    /// Renames a file; one that has the new name is replaced.
+    /// Renames a file, replacing an existing one.
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
     /// Removes a file.
     fn remove(&self, path: &Path) -> io::Result<()>;
-    /// Makes the folder's entries survive a loss of power.
+    /// Makes the folder's entries durable.
     fn sync_dir(&self, dir: &Path) -> io::Result<()>;
-    /// Locks the file for this process alone until the answer is dropped; `None` if another one holds it.
+    /// Locks the file for this process until the lock is dropped; `None`: another process holds it.
     fn lock(&self, path: &Path) -> io::Result<Option<Lock>>;
-    /// Bytes that the folder's file system still takes from this user.
+    /// Free bytes of the folder's file system, for this user.
     fn free_space(&self, dir: &Path) -> io::Result<u64>;
-    /// Identity of the file or folder that has this path now.
+    /// Identity of the file or folder at this path.
     fn identity(&self, path: &Path) -> io::Result<FileId>;
 }
 
-/// Identity of a file or folder: two paths with the same one lead to the same inode.
+/// Identity of a file or folder.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FileId {
     /// The file system.
@@ -47,10 +48,10 @@ pub struct FileId {
     pub inode: u64,
 }
 
-/// Held as long as the lock is wanted.
+/// A held lock, released when dropped.
 pub type Lock = Box<dyn Any + Send + Sync>;
 
-/// What a file is opened for.
+/// Access to a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Access {
     /// Reading.
@@ -61,21 +62,21 @@ pub enum Access {
 
 /// An open file.
 pub trait File: Debug + Send + Sync {
-    /// Reads at `offset`; fewer bytes than asked for, as `read(2)` may.
+    /// Reads at `offset`; may read fewer bytes, as `pread(2)`.
     fn pread(&self, bytes: &mut [u8], offset: u64) -> io::Result<usize>;
-    /// Writes at `offset`; fewer bytes than asked for, as `write(2)` may.
+    /// Writes at `offset`; may write fewer bytes, as `pwrite(2)`.
     fn pwrite(&self, bytes: &[u8], offset: u64) -> io::Result<usize>;
-    /// Makes an empty file `bytes` of zeros long by taking its blocks without writing them. [`ErrorKind::Unsupported`]
-    /// where there is no such call.
+    /// Extends an empty file to `bytes` of zeros by allocating its blocks without writing them.
+    /// [`ErrorKind::Unsupported`] where the file system cannot.
     fn reserve(&self, bytes: u64) -> io::Result<()>;
-    /// Makes what was written survive a loss of power.
+    /// Makes written bytes durable.
     fn fdatasync(&self) -> io::Result<()>;
-    /// The length in bytes.
+    /// Length in bytes.
     fn length(&self) -> io::Result<u64>;
-    /// Identity of the open file, whatever its path leads to by now.
+    /// Identity of the open file, whatever its path refers to now.
     fn identity(&self) -> io::Result<FileId>;
-    /// Asks that later reads come from the disk. After a failed sync, Linux may keep pages as clean that never reached
-    /// it. A hint: no error.
+    /// Requests that later reads come from the disk: after a failed sync, Linux may mark lost pages as clean. A hint,
+    /// without an error.
     fn forget_cached(&self);
 }
 
@@ -95,7 +96,7 @@ pub(super) fn write_all(file: &dyn File, mut bytes: &[u8], mut offset: u64) -> i
     Ok(())
 }
 
-/// Reads at `offset` until `bytes` is full or the file ends; how many bytes that were.
+/// Reads at `offset` until `bytes` is full or the file ends. Returns the number of bytes.
 pub(super) fn read_up_to(file: &dyn File, bytes: &mut [u8], offset: u64) -> io::Result<usize> {
     let mut done = 0;
     while done < bytes.len() {
@@ -109,25 +110,33 @@ pub(super) fn read_up_to(file: &dyn File, bytes: &mut [u8], offset: u64) -> io::
     Ok(done)
 }
 
-/// Whether the error means that there is no room, which passes.
+/// Creates or replaces a file, durably: readers see the old content or the new one.
+pub(super) fn replace_file(files: &dyn Files, dir: &Path, name: &str, bytes: &[u8]) -> io::Result<()> {
+    let unfinished = dir.join(format!("{name}.new"));
+    let file = files.create(&unfinished)?;
+    write_all(&*file, bytes, 0)?;
+    uninterrupted(|| file.fdatasync())?;
+    files.rename(&unfinished, &dir.join(name))?;
+    files.sync_dir(dir)
+}
+
+/// Whether the file system is full: transient.
 pub(super) fn is_no_space(error: &io::Error) -> bool {
     matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded)
 }
 
-/// Whether the error is a shortage of descriptors or memory, or a call to be repeated: it passes, and is no sign of a
-/// bad disk.
+/// Whether descriptors or memory were short, or the call is to be repeated: transient, and no sign of a bad disk.
 pub(super) fn is_shortage(error: &io::Error) -> bool {
     let shortages = [Errno::EMFILE, Errno::ENFILE, Errno::ENOMEM, Errno::EINTR, Errno::EAGAIN];
     error.raw_os_error().is_some_and(|code| shortages.iter().any(|shortage| *shortage as i32 == code))
 }
 
-/// Whether the disk cannot read a sector.
+/// Whether a sector is unreadable.
 pub(super) fn is_unreadable(error: &io::Error) -> bool {
     error.raw_os_error() == Some(Errno::EIO as i32)
 }
 
-/// Pauses between the repetitions of a read that the disk could not do: a cable, a controller or a remote volume may be
-/// back in a moment.
+/// Pauses between retries of an unreadable sector: a cable, a controller or a remote volume may recover.
 pub(super) const READ_PAUSES: [Duration; 4] = [
     Duration::from_millis(5),
     Duration::from_millis(25),
@@ -135,8 +144,8 @@ pub(super) const READ_PAUSES: [Duration; 4] = [
     Duration::from_millis(250),
 ];
 
-/// As [`read_up_to`], and repeated after a pause where the disk cannot read. Each repetition takes a pause off `pauses`,
-/// so a file of which many pages are bad does not take for ever.
+/// As [`read_up_to`], with retries of unreadable sectors. Each retry consumes one of `pauses`, which bounds the time for a
+/// file with many bad pages.
 pub(super) fn read_patiently(
     file: &dyn File,
     bytes: &mut [u8],
@@ -154,7 +163,7 @@ pub(super) fn read_patiently(
     }
 }
 
-/// Repeats a call that a signal interrupted.
+/// Repeats a call while signals interrupt it.
 pub(super) fn uninterrupted<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
     loop {
         match call() {
@@ -166,7 +175,7 @@ pub(super) fn uninterrupted<T>(mut call: impl FnMut() -> io::Result<T>) -> io::R
 
 /// The operating system's files.
 ///
-/// Folders that are synced stay open: a sync needs no descriptor at a moment when there may be none.
+/// Synced folders stay open, so that a later sync needs no descriptor.
 #[derive(Debug, Default)]
 pub struct RealFiles {
     dirs: Mutex<HashMap<PathBuf, Arc<fs::File>>>,
@@ -178,8 +187,8 @@ struct RealFile(fs::File);
 impl Files for RealFiles {
     fn create_dir(&self, dir: &Path) -> io::Result<()> {
         fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
-        // One that was removed since has another inode now.
-        self.dirs.lock().unwrap_or_else(PoisonError::into_inner).remove(dir);
+        // A removed and recreated folder has another inode.
+        self.dirs.lock().remove(dir);
         match dir.parent() {
             Some(parent) if !parent.as_os_str().is_empty() => self.sync_dir(parent),
             _ => Ok(()),
@@ -189,7 +198,7 @@ impl Files for RealFiles {
     fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
         let mut names = Vec::new();
         for entry in fs::read_dir(dir)? {
-            // A name that is not UTF-8 is none of ours.
+            // The journal's names are UTF-8.
             if let Ok(name) = entry?.file_name().into_string() {
                 names.push(name);
             }
@@ -222,7 +231,7 @@ impl Files for RealFiles {
     }
 
     fn sync_dir(&self, dir: &Path) -> io::Result<()> {
-        let mut dirs = self.dirs.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut dirs = self.dirs.lock();
         let open = match dirs.get(dir) {
             Some(open) => Arc::clone(open),
             None => {
@@ -309,11 +318,11 @@ impl File for RealFile {
     }
 }
 
-/// A segment's bytes in memory, for reading alone.
+/// A read-only file in memory.
 #[derive(Debug)]
-pub(super) struct Bytes(pub(super) Vec<u8>);
+pub(super) struct MemoryFile(pub(super) Vec<u8>);
 
-impl File for Bytes {
+impl File for MemoryFile {
     fn pread(&self, bytes: &mut [u8], offset: u64) -> io::Result<usize> {
         let rest = usize::try_from(offset).ok().and_then(|at| self.0.get(at..)).unwrap_or_default();
         let read = rest.len().min(bytes.len());

@@ -1,19 +1,20 @@
-//! Bytes that are not what was written.
+//! Damaged bytes.
 
 use std::path::PathBuf;
 
 use proptest::prelude::*;
 
+use super::super::format::FIRST_BLOCK;
 use super::*;
 
 /// A small journal on a disk: three segments of groups of two blocks, and a marker at the end.
 struct Small {
     disk: Arc<Disk>,
-    settings: JournalSettings,
+    settings: DiskSettings,
     journal: JournalId,
     rows: Vec<Vec<u8>>,
     files: Vec<PathBuf>,
-    /// The last file's length without its unused end.
+    /// Length of the last file without its unused end.
     used: u64,
 }
 
@@ -27,34 +28,34 @@ fn small(groups: u64, seal: bool) -> Small {
 
 fn small_of(pages: u64, groups: u64, seal: bool) -> Small {
     let (disk, settings) = (Disk::new(), settings(pages, 100));
-    let (mut appender, store, _) = open_disk(&disk, &settings).unwrap();
+    let (mut writer, reader, _) = open_disk(&disk, &settings).unwrap();
     let rows: Vec<Vec<u8>> =
         (0..2 * groups).map(|number| tuple(number, 1500 + number as usize * 50)).collect();
     for group in rows.chunks(2) {
         let records: Vec<_> = group.iter().map(|rows| Records { rows, events: 1, keys: &[] }).collect();
-        appender.append(&records).unwrap();
-        appender.sync().unwrap();
+        writer.append(&records).unwrap();
+        writer.flush().unwrap();
     }
-    let mut used = store.segments().iter().rev().find(|segment| segment.journal.is_some()).unwrap().used;
+    let mut used = reader.segments().iter().rev().find(|segment| segment.journal.is_some()).unwrap().used;
     if seal {
-        appender.seal().unwrap();
+        writer.mark().unwrap();
         used += PAGE;
     }
-    let files = store.segments().into_iter().filter(|segment| segment.journal.is_some());
+    let files = reader.segments().into_iter().filter(|segment| segment.journal.is_some());
     let files = files.map(|segment| segment.file).collect();
-    Small { journal: appender.journal(), disk, settings, rows, files, used }
+    Small { journal: writer.journal(), disk, settings, rows, files, used }
 }
 
 impl Small {
-    /// As in a folder of a version that wrote no notes.
+    /// As in a folder of a version without extents.
     fn forget_extent(&self) {
-        self.disk.take(&extent_path(self.journal));
+        self.disk.remove_file(&extent_path(self.journal));
     }
 
-    /// What is read is right; how many events that and the gaps are.
-    fn check(&self, store: &JournalReader) -> (usize, u64) {
-        let Some(held) = held(store, self.journal) else { return (0, 0) };
-        let (rows, gaps) = read_all(store, &held, 6000);
+    /// Checks the rows that are read. Returns the numbers of rows and of missing events.
+    fn check(&self, reader: &JournalReader) -> (usize, u64) {
+        let Some(held) = held(reader, self.journal) else { return (0, 0) };
+        let (rows, gaps) = read_all(reader, &held, 6000);
         for (sequence, row) in &rows {
             assert!(self.rows[*sequence as usize] == *row, "a wrong row");
         }
@@ -63,15 +64,15 @@ impl Small {
 
     fn inspected(&self, disk: &Arc<Disk>) -> (usize, u64) {
         let files = Arc::clone(disk) as Arc<dyn Files>;
-        self.check(&inspect(files, Path::new(DIR)).unwrap().0)
+        self.check(&inspect_on(files, Path::new(DIR)).unwrap().0)
     }
 
-    /// The same before and after a recovery that may change the disk, and at the next one.
+    /// As [`Self::inspected`], with the same result after a recovery that may change the disk, and after the next one.
     fn recovered(&self, disk: &Arc<Disk>) -> (usize, u64) {
         let before = self.inspected(disk);
         for _ in 0..2 {
-            let (_, store, _) = open_disk(disk, &self.settings).unwrap();
-            assert_eq!(self.check(&store), before);
+            let (_, reader, _) = open_disk(disk, &self.settings).unwrap();
+            assert_eq!(self.check(&reader), before);
         }
         before
     }
@@ -86,7 +87,7 @@ fn a_flipped_bit_at_any_byte_costs_at_most_its_block_and_is_accounted_for() {
         let end = if index == 2 { small.used as usize } else { bytes.len() };
         for at in 0..end {
             let flip = |byte| byte ^ (1 << (at % 8));
-            small.disk.poke(path, at, flip);
+            small.disk.change_byte(path, at, flip);
             let (rows, missing) = if at % 509 == 0 {
                 small.recovered(&small.disk.copy())
             } else {
@@ -94,7 +95,7 @@ fn a_flipped_bit_at_any_byte_costs_at_most_its_block_and_is_accounted_for() {
             };
             assert_eq!(rows as u64 + missing, 6, "byte {at} of file {index}");
             assert!(missing <= 1, "byte {at} of file {index} costs {missing}");
-            small.disk.poke(path, at, flip);
+            small.disk.change_byte(path, at, flip);
         }
     }
 }
@@ -117,18 +118,18 @@ fn a_flipped_bit_in_the_last_block_is_cut_unless_a_marker_or_the_extent_says_tha
 #[test]
 fn a_tail_that_was_cut_never_comes_back() {
     let (disk, settings) = (Disk::new(), settings(8, 100));
-    let (mut appender, store, _) = open_disk(&disk, &settings).unwrap();
-    append_one(&mut appender, &tuple(0, 100)).unwrap();
-    append_one(&mut appender, &tuple(1, 5000)).unwrap();
-    appender.sync().unwrap();
-    let (journal, file) = (appender.journal(), store.segments().remove(0).file);
-    drop((appender, store));
-    disk.take(&extent_path(journal));
-    // A page that reads one way now, and the other way later.
+    let (mut writer, reader, _) = open_disk(&disk, &settings).unwrap();
+    append_one(&mut writer, &tuple(0, 100)).unwrap();
+    append_one(&mut writer, &tuple(1, 5000)).unwrap();
+    writer.flush().unwrap();
+    let (journal, file) = (writer.journal(), reader.segments().remove(0).file);
+    drop((writer, reader));
+    disk.remove_file(&extent_path(journal));
+    // A page that is damaged first, and valid later.
     for rows in [1, 1] {
-        disk.poke(&file, 3 * PAGE as usize + 5, |byte| !byte);
-        let (_, store, _) = open_disk(&disk, &settings).unwrap();
-        assert_eq!(held(&store, journal).unwrap().end, rows);
+        disk.change_byte(&file, 3 * PAGE as usize + 5, |byte| !byte);
+        let (_, reader, _) = open_disk(&disk, &settings).unwrap();
+        assert_eq!(held(&reader, journal).unwrap().end, rows);
     }
 }
 
@@ -138,7 +139,7 @@ fn a_file_cut_at_any_byte_is_recovered_or_accounted_for() {
     for (index, path) in small.files.iter().enumerate() {
         let bytes = small.disk.bytes(path).unwrap();
         for at in (0..bytes.len()).rev() {
-            small.disk.cut(path, at);
+            small.disk.truncate(path, at);
             let (rows, missing) = if at % 1021 == 0 {
                 small.recovered(&small.disk.copy())
             } else {
@@ -156,18 +157,18 @@ fn missing_segments_are_gaps_wherever_they_were() {
         let small = small(8, true);
         let (whole, _) = small.inspected(&small.disk);
         for index in taken {
-            small.disk.take(&small.files[*index]);
+            small.disk.remove_file(&small.files[*index]);
         }
         let (rows, missing) = small.recovered(&small.disk);
         assert_eq!((whole, rows as u64 + missing), (16, 16), "{taken:?}");
         assert!(missing > 0);
-        let (_, store, recovered) = open_disk(&small.disk, &small.settings).unwrap();
+        let (_, reader, recovered) = open_disk(&small.disk, &small.settings).unwrap();
         let reported: u64 = recovered.damaged.iter().map(|damage| damage.until - damage.from).sum();
         assert_eq!(reported, missing, "{taken:?} {:?}", recovered.damaged);
-        assert_eq!(store.lost().events, missing, "each was recorded when it was read");
-        // They go with their journal, and leave no gap behind.
-        store.trim(small.journal, &std::iter::once(0..16).collect()).unwrap();
-        assert_eq!(held(&store, small.journal), None);
+        assert_eq!(reader.lost().events, missing, "each was recorded when it was read");
+        // They are released with their journal, and leave no gap.
+        reader.trim(small.journal, &std::iter::once(0..16).collect()).unwrap();
+        assert_eq!(held(&reader, small.journal), None);
         let (_, _, recovered) = open_disk(&small.disk.copy(), &small.settings).unwrap();
         assert_eq!((recovered.damaged.len(), recovered.journals.len()), (0, 0));
     }
@@ -178,61 +179,59 @@ fn a_segment_of_which_nothing_is_left_is_a_loss_even_if_nothing_tells_its_size()
     let small = small(2, false);
     small.forget_extent();
     small.disk.put(&small.files[0], vec![7; 3 * PAGE as usize]);
-    let (_, store, recovered) = open_disk(&small.disk, &small.settings).unwrap();
-    assert_eq!((recovered.unknown.len(), held(&store, small.journal)), (1, None));
-    assert_eq!(store.lost(), Lost { losses: 1, events: 1 });
-    assert_eq!(store.usage().quarantined.bytes, 3 * PAGE, "its bytes are kept");
-    drop(store);
-    let (_, store, recovered) = open_disk(&small.disk, &small.settings).unwrap();
-    assert_eq!((recovered.unknown.len(), store.lost().losses), (0, 1), "and it is reported over restarts");
+    let (_, reader, recovered) = open_disk(&small.disk, &small.settings).unwrap();
+    assert_eq!((recovered.unknown.len(), held(&reader, small.journal)), (1, None));
+    assert_eq!(reader.lost(), Lost { losses: 1, events: 1 });
+    assert_eq!(reader.usage().quarantined.bytes, 3 * PAGE, "its bytes are kept");
+    drop(reader);
+    let (_, reader, recovered) = open_disk(&small.disk, &small.settings).unwrap();
+    assert_eq!((recovered.unknown.len(), reader.lost().losses), (0, 1), "and it is reported over restarts");
 }
 
 #[test]
 fn a_loss_is_reported_until_it_is_acknowledged() {
     let small = small(4, true);
-    small.disk.poke(&small.files[0], PAGE as usize + 70, |byte| !byte);
-    let (_, store, _) = open_disk(&small.disk, &small.settings).unwrap();
-    assert_eq!(store.lost().events, 0, "what Postgres has is not lost, so nothing is before it is read");
+    small.disk.change_byte(&small.files[0], PAGE as usize + 70, |byte| !byte);
+    let (_, reader, _) = open_disk(&small.disk, &small.settings).unwrap();
+    assert_eq!(reader.lost().events, 0, "what Postgres has is not lost, so nothing is before it is read");
     for _ in 0..2 {
-        store.read(small.journal, 0, 8, 1 << 20).unwrap();
-        assert_eq!(store.lost(), Lost { losses: 1, events: 1 });
+        reader.read(small.journal, 0, 8, 1 << 20).unwrap();
+        assert_eq!(reader.lost(), Lost { losses: 1, events: 1 });
     }
     let id = format!("{}-0", small.journal);
-    let [(loss, LossState::Lost)] = &losses::list(&*small.disk, Path::new(DIR)).unwrap()[..] else {
-        panic!()
-    };
+    let [(loss, LossState::Lost)] = &loss_records(&small.disk).list().unwrap()[..] else { panic!() };
     assert_eq!((loss.id(), loss.offset, loss.cause), (id.clone(), PAGE, Cause::Corrupt));
-    assert_eq!(losses::acknowledge(&*small.disk, Path::new(DIR), "nonsense").unwrap(), None);
-    assert_eq!(losses::acknowledge(&*small.disk, Path::new(DIR), &id).unwrap(), Some(1));
-    store.tend();
-    assert_eq!(store.lost(), Lost::default());
-    store.read(small.journal, 0, 8, 1 << 20).unwrap();
-    assert_eq!(store.lost(), Lost::default(), "what was acknowledged is not reported again");
-    drop(store);
+    assert_eq!(loss_records(&small.disk).acknowledge("nonsense").unwrap(), None);
+    assert_eq!(loss_records(&small.disk).acknowledge(&id).unwrap(), Some(1));
+    reader.run_maintenance();
+    assert_eq!(reader.lost(), Lost::default());
+    reader.read(small.journal, 0, 8, 1 << 20).unwrap();
+    assert_eq!(reader.lost(), Lost::default(), "what was acknowledged is not reported again");
+    drop(reader);
     assert_eq!(open_disk(&small.disk, &small.settings).unwrap().1.lost(), Lost::default());
 }
 
 #[test]
 fn a_record_that_cannot_be_read_is_reported_and_does_not_keep_a_journal_from_opening() {
     let small = small(4, true);
-    small.disk.poke(&small.files[0], PAGE as usize + 70, |byte| !byte);
-    let (_, store, _) = open_disk(&small.disk, &small.settings).unwrap();
-    store.read(small.journal, 0, 8, 1 << 20).unwrap();
-    drop(store);
-    small.disk.poke(&Path::new(DIR).join(format!("losses/{}-0.lost", small.journal)), 0, |_| b'x');
-    assert!(losses::list(&*small.disk, Path::new(DIR)).is_err());
-    let (_, store, _) = open_disk(&small.disk, &small.settings).unwrap();
-    assert_eq!(store.lost(), Lost { losses: 1, events: 1 });
+    small.disk.change_byte(&small.files[0], PAGE as usize + 70, |byte| !byte);
+    let (_, reader, _) = open_disk(&small.disk, &small.settings).unwrap();
+    reader.read(small.journal, 0, 8, 1 << 20).unwrap();
+    drop(reader);
+    small.disk.change_byte(&Path::new(DIR).join(format!("losses/{}-0.lost", small.journal)), 0, |_| b'x');
+    assert!(loss_records(&small.disk).list().is_err());
+    let (_, reader, _) = open_disk(&small.disk, &small.settings).unwrap();
+    assert_eq!(reader.lost(), Lost { losses: 1, events: 1 });
 }
 
 #[test]
 fn reads_that_fail_twice_cost_no_row() {
     let small = small(8, true);
     for reads in [2, 4] {
-        let (_, store, _) = open_disk(&small.disk, &small.settings).unwrap();
+        let (_, reader, _) = open_disk(&small.disk, &small.settings).unwrap();
         small.disk.fail_reads(reads);
-        assert_eq!(small.check(&store), (16, 0));
-        assert_eq!((store.lost().events, store.usage().quarantined.blocks), (0, 0));
+        assert_eq!(small.check(&reader), (16, 0));
+        assert_eq!((reader.lost().events, reader.usage().quarantined.blocks), (0, 0));
     }
 }
 
@@ -241,26 +240,26 @@ fn bytes_that_cannot_be_read_are_kept_with_their_segment_and_recovered_later() {
     let small = small(8, true);
     let (first, name) = (&small.files[0], small.files[0].file_name().unwrap());
     small.disk.set_bad_page(Some((first, PAGE)));
-    let (_, store, _) = open_disk(&small.disk, &small.settings).unwrap();
-    let Piece::Damaged { from: 0, until, at } = store.read(small.journal, 0, 16, 1 << 20).unwrap() else {
+    let (_, reader, _) = open_disk(&small.disk, &small.settings).unwrap();
+    let JournalRead::Damaged { from: 0, until, at } = reader.read(small.journal, 0, 16, 1 << 20).unwrap()
+    else {
         panic!()
     };
     assert_eq!((at.cause, at.offset), (Cause::Unreadable, PAGE));
-    // Found again by another process, and given up by it.
-    drop(store);
-    let (_, store, _) = open_disk(&small.disk, &small.settings).unwrap();
-    store.trim(small.journal, &std::iter::once(0..16).collect()).unwrap();
-    assert_eq!(held(&store, small.journal), None);
+    // Another process finds it again, and releases it.
+    drop(reader);
+    let (_, reader, _) = open_disk(&small.disk, &small.settings).unwrap();
+    reader.trim(small.journal, &std::iter::once(0..16).collect()).unwrap();
+    assert_eq!(held(&reader, small.journal), None);
     let kept = Path::new(DIR).join("quarantine").join(name);
     assert!(small.disk.bytes(&kept).is_some(), "{:?}", small.disk.paths());
-    let [(loss, _)] = &losses::list(&*small.disk, Path::new(DIR)).unwrap()[..] else { panic!() };
+    let [(loss, _)] = &loss_records(&small.disk).list().unwrap()[..] else { panic!() };
     let salvage = || {
-        let files = Arc::clone(&small.disk) as Arc<dyn Files>;
-        let mut salvage = Salvage::of(files, Path::new(DIR), loss).unwrap();
+        let mut salvage = loss_records(&small.disk).salvage(loss).unwrap();
         let mut rows = Vec::new();
-        while let Some(chunk) = salvage.next_chunk().unwrap() {
-            assert_eq!(chunk.from, rows.len() as u64);
-            rows.extend(chunk.rows().flat_map(tuples).map(|tuple| tuple.bytes().to_vec()));
+        while let Some(part) = salvage.next_rows().unwrap() {
+            assert_eq!(part.from, rows.len() as u64);
+            rows.extend(part.rows().flat_map(tuples).map(|tuple| tuple.bytes().to_vec()));
         }
         rows
     };
@@ -269,18 +268,18 @@ fn bytes_that_cannot_be_read_are_kept_with_their_segment_and_recovered_later() {
     assert_eq!(salvage(), small.rows[..until as usize]);
     let mut recovered = loss.clone();
     recovered.recovered.push((0, until));
-    losses::update(&*small.disk, Path::new(DIR), &recovered, LossState::Lost).unwrap();
-    store.tend();
-    assert_eq!(store.lost(), Lost::default());
+    loss_records(&small.disk).update(&recovered, LossState::Lost).unwrap();
+    reader.run_maintenance();
+    assert_eq!(reader.lost(), Lost::default());
 }
 
 #[test]
 fn a_folder_or_segment_that_is_not_the_one_that_was_opened_takes_nothing_until_it_is_back() {
     let (disk, settings) = (Disk::new(), settings(8, 10));
-    let (mut appender, store, _) = open_disk(&disk, &settings).unwrap();
-    append_one(&mut appender, &tuple(0, 10)).unwrap();
-    appender.sync().unwrap();
-    let segment = store.segments().remove(0).file;
+    let (mut writer, reader, _) = open_disk(&disk, &settings).unwrap();
+    append_one(&mut writer, &tuple(0, 10)).unwrap();
+    writer.flush().unwrap();
+    let segment = reader.segments().remove(0).file;
     let elsewhere = Path::new("/elsewhere");
     for gone in [true, false] {
         if gone {
@@ -288,12 +287,12 @@ fn a_folder_or_segment_that_is_not_the_one_that_was_opened_takes_nothing_until_i
         } else {
             disk.move_to(&segment, elsewhere);
         }
-        store.tend();
-        assert_eq!(store.accepting(), Err(Refusal::Gone));
-        assert!(matches!(append_one(&mut appender, &tuple(1, 10)), Err(AppendError::Gone)));
-        let held = held(&store, appender.journal()).unwrap();
+        reader.run_maintenance();
+        assert_eq!(reader.accepting(), Err(Refusal::Gone));
+        assert!(matches!(append_one(&mut writer, &tuple(1, 10)), Err(AppendError::Gone)));
+        let held = held(&reader, writer.journal()).unwrap();
         assert_eq!(
-            read_all(&store, &held, 1000).0,
+            read_all(&reader, &held, 1000).0,
             [(0, tuple(0, 10))],
             "what was accepted is read from the file"
         );
@@ -302,10 +301,10 @@ fn a_folder_or_segment_that_is_not_the_one_that_was_opened_takes_nothing_until_i
         } else {
             disk.move_to(elsewhere, &segment);
         }
-        store.tend();
-        assert_eq!((store.accepting(), store.lost()), (Ok(()), Lost::default()));
+        reader.run_maintenance();
+        assert_eq!((reader.accepting(), reader.lost()), (Ok(()), Lost::default()));
     }
-    append_one(&mut appender, &tuple(1, 10)).unwrap();
+    append_one(&mut writer, &tuple(1, 10)).unwrap();
 }
 
 #[test]
@@ -327,13 +326,13 @@ fn damaged_bytes_are_kept_once_and_counted() {
     small.disk.put(&small.files[0], bytes.clone());
     let path = PathBuf::from(DIR).join("quarantine").join(format!("{}-00000000-4096.bin", small.journal));
     for _ in 0..2 {
-        let (_, store, _) = open_disk(&small.disk, &small.settings).unwrap();
+        let (_, reader, _) = open_disk(&small.disk, &small.settings).unwrap();
         for _ in 0..2 {
-            let piece = store.read(small.journal, 0, 8, 1 << 20).unwrap();
-            let Piece::Damaged { from: 0, until: 1, at } = piece else { panic!("{piece:?}") };
+            let piece = reader.read(small.journal, 0, 8, 1 << 20).unwrap();
+            let JournalRead::Damaged { from: 0, until: 1, at } = piece else { panic!("{piece:?}") };
             assert_eq!((at.offset, at.bytes, at.copy.as_ref()), (PAGE, PAGE, Some(&path)));
         }
-        assert_eq!(store.usage().quarantined, Quarantined { blocks: 1, bytes: PAGE });
+        assert_eq!(reader.usage().quarantined, Quarantined { blocks: 1, bytes: PAGE });
     }
     let start = PAGE as usize;
     assert_eq!(small.disk.bytes(&path).unwrap(), bytes[start..2 * start]);
@@ -375,7 +374,7 @@ fn a_newer_format_is_refused_and_left_as_it_is() {
     small.disk.put(&small.files[0], bytes);
     let before: Vec<_> = small.disk.paths().iter().map(|path| small.disk.bytes(path)).collect();
     let error = open_disk(&small.disk, &small.settings).unwrap_err();
-    assert!(matches!(error, JournalError::Newer { version: 2, .. }), "{error}");
+    assert!(matches!(error, DiskError::Newer { version: 2, .. }), "{error}");
     let after: Vec<_> = small.disk.paths().iter().map(|path| small.disk.bytes(path)).collect();
     let locked = after.len() - before.len();
     assert!(locked <= 1 && before.iter().all(|bytes| after.contains(bytes)));
@@ -383,17 +382,17 @@ fn a_newer_format_is_refused_and_left_as_it_is() {
 
 #[test]
 fn damage_before_a_torn_tail_is_still_damage_at_the_next_start() {
-    // The only block that testifies to the sync of the first, damaged one belongs to the last group, which is torn.
+    // The only block that records the sync of the first, damaged one belongs to the last group, which is torn.
     let small = small(8, false);
     small.forget_extent();
     let path = &small.files[2];
-    small.disk.poke(path, FIRST_BLOCK as usize, |byte| !byte);
-    small.disk.poke(path, 3 * PAGE as usize, |byte| !byte);
+    small.disk.change_byte(path, FIRST_BLOCK as usize, |byte| !byte);
+    small.disk.change_byte(path, 3 * PAGE as usize, |byte| !byte);
     assert_eq!(small.recovered(&small.disk), (13, 1));
 }
 
 fn mutations() -> impl Strategy<Value = Vec<(usize, usize, u8)>> {
-    // Where, how much, and what: 0 zeros, 1 noise, 2 a copy of other bytes of the file, 3 a page moved here.
+    // Offset, length, and kind: 0 zeros, 1 noise, 2 a copy of other bytes of the file, 3 a moved page.
     prop::collection::vec((0usize..32_768, 1usize..6000, 0u8..4), 0..6)
 }
 

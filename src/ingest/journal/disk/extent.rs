@@ -1,14 +1,12 @@
-//! How far a journal reaches, noted outside its segments.
+//! Extents: the synced range of each journal, in a small file beside its segments.
 //!
-//! A segment's header has its first sequence, and its blocks record what was synced before them. Nothing in a segment shows
-//! that another one was there, or what a file that was cut short held. So each journal has a small file beside its segments,
-//! which is written over after each sync. The note is never ahead of the disk: what it names was synced before. After a
-//! loss of power it may lag behind, and is then a lower bound.
+//! Segments do not show that another segment is missing, or that a file was truncated; the extent does. It is overwritten
+//! after each sync, so it is never ahead of the disk. After a loss of power it may lag behind, and is then a lower bound.
 //!
 //! ```text
 //! 0  magic "tgExtent"     16  journal: uuid              48  number of the last segment: u64
 //! 8  crc32 of 12..72      32  number of the first: u64   56  end: u64, one past the last synced sequence
-//! 12 version: u32         40  first sequence: u64        64  up to where the last segment is synced: u64
+//! 12 version: u32         40  first sequence: u64        64  synced offset of the last segment: u64
 //! ```
 
 use std::collections::HashMap;
@@ -21,17 +19,17 @@ use uuid::Uuid;
 
 use super::JournalId;
 use super::files::{Access, File, Files, read_up_to, write_all};
-use super::store::{Journal, JournalReader, lock};
+use super::segments::{JournalReader, JournalSegments};
 
-/// A note fits into one sector, so that it is written whole or not at all.
+/// Less than a sector, so that writes are atomic.
 const BYTES: usize = 72;
 const MAGIC: [u8; 8] = *b"tgExtent";
 const VERSION: u32 = 1;
 const SUFFIX: &str = ".extent";
-/// Reads beside the service may meet a note that is being written.
+/// Reads beside the service may meet a write in progress.
 const TRIES: u32 = 3;
 
-/// What a journal held when the note was written.
+/// Synced range of a journal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Extent {
     pub(super) first_number: u64,
@@ -39,29 +37,29 @@ pub(super) struct Extent {
     pub(super) last_number: u64,
     /// One past the last synced sequence.
     pub(super) end: u64,
-    /// Up to which offset of the last segment all is synced.
+    /// Offset of the last segment up to which everything is synced.
     pub(super) used: u64,
 }
 
-/// The name of a journal's note.
+/// File name of a journal's extent.
 pub(super) fn extent_name(journal: JournalId) -> String {
     format!("{journal}{SUFFIX}")
 }
 
-/// The journal that a note's name names.
+/// Parses the file name of an extent.
 pub(super) fn parse_extent_name(name: &str) -> Option<JournalId> {
     let journal = JournalId(name.strip_suffix(SUFFIX)?.parse().ok()?);
     (extent_name(journal) == name).then_some(journal)
 }
 
 impl Extent {
-    /// Of the journal as it is; `None`: it never held an event.
-    pub(super) fn of(journal: &Journal) -> Option<Self> {
+    /// The extent of a journal; `None`: it never held an event.
+    pub(super) fn of(journal: &JournalSegments) -> Option<Self> {
         let (front, back) = (journal.segments.front()?, journal.segments.back()?);
         (back.end > 0).then_some(Self {
-            first_number: front.place.number,
+            first_number: front.id.number,
             first: front.first,
-            last_number: back.place.number,
+            last_number: back.id.number,
             end: back.end,
             used: back.used,
         })
@@ -104,7 +102,7 @@ impl Extent {
     }
 }
 
-/// Reads a note; `None`: there is no usable one, and only the segments are known.
+/// Reads an extent; `None`: missing or damaged.
 pub(super) fn read(files: &dyn Files, path: &std::path::Path, journal: JournalId) -> Option<Extent> {
     let mut bytes = [0; BYTES];
     (0..TRIES).find_map(|_| {
@@ -114,12 +112,12 @@ pub(super) fn read(files: &dyn Files, path: &std::path::Path, journal: JournalId
     })
 }
 
-/// The notes that this process writes.
+/// The extents that this process writes.
 #[derive(Debug, Default)]
 pub(super) struct Extents {
-    /// `None`: it could not be created, and is not tried again before the next segment.
+    /// `None`: the file could not be created; the next segment tries again.
     open: HashMap<JournalId, Option<Arc<dyn File>>>,
-    /// Written since the last sync.
+    /// Whether any was written since the last sync.
     dirty: AtomicBool,
 }
 
@@ -128,18 +126,18 @@ impl JournalReader {
         self.path(extent_name(journal))
     }
 
-    /// Writes down how far a journal reaches. A note that cannot be written costs no event: after damage less is known.
-    pub(super) fn note_extent(&self, journal: JournalId) -> io::Result<()> {
-        let mut extents = lock(&self.extents);
+    /// Writes the extent of a journal. A failure loses no event: an extent only helps to report damage.
+    pub(super) fn record_extent(&self, journal: JournalId) -> io::Result<()> {
+        let mut extents = self.extents.lock();
         self.write_extent(&mut extents, journal)?;
         extents.dirty.store(true, Ordering::Relaxed);
         Ok(())
     }
 
-    /// The same, and on the disk when this returns: for a segment that is about to be given up, which must not be missed.
+    /// Writes and syncs the extent, before a segment is released.
     pub(super) fn sync_extent(&self, journal: JournalId) -> io::Result<()> {
-        // Synced without the lock, which the appender takes after each of its own syncs.
-        let written = self.write_extent(&mut lock(&self.extents), journal)?;
+        // Synced without the lock, which the writer takes after each sync of its own.
+        let written = self.write_extent(&mut self.extents.lock(), journal)?;
         match written {
             Some(file) => file.fdatasync(),
             None => Ok(()),
@@ -147,9 +145,9 @@ impl JournalReader {
     }
 
     fn write_extent(&self, extents: &mut Extents, journal: JournalId) -> io::Result<Option<Arc<dyn File>>> {
-        // Read under the notes' own lock, so that no older state is written over a newer one.
+        // Read under the lock of the extents, so that no older state overwrites a newer one.
         let (extent, current) = {
-            let state = lock(&self.state);
+            let state = self.state.lock();
             let Some(held) = state.journals.iter().find(|held| held.id == journal) else { return Ok(None) };
             (Extent::of(held), held.current)
         };
@@ -164,7 +162,7 @@ impl JournalReader {
                 };
                 extents.open.insert(journal, opened.as_ref().ok().cloned());
                 match opened {
-                    // A journal of a version that wrote no notes.
+                    // A journal of a version without extents.
                     Err(error) if error.kind() == ErrorKind::NotFound => None,
                     opened => Some(opened?),
                 }
@@ -175,28 +173,28 @@ impl JournalReader {
         Ok(Some(file))
     }
 
-    /// The next note is tried again, where one could not be created.
+    /// Lets the next write create a file that could not be created before.
     pub(super) fn retry_extent(&self, journal: JournalId) {
-        let open = &mut lock(&self.extents).open;
+        let open = &mut self.extents.lock().open;
         if open.get(&journal).is_some_and(Option::is_none) {
             open.remove(&journal);
         }
     }
 
-    /// Removes the note of a journal that is about to go, for good before the call returns: else it would look as if the
-    /// journal's segments were missing.
+    /// Removes the extent of a journal, durably, before its last segment is released: an extent without segments would look
+    /// like a loss.
     pub(super) fn remove_extent(&self, journal: JournalId) -> io::Result<()> {
-        lock(&self.extents).open.remove(&journal);
+        self.extents.lock().open.remove(&journal);
         match self.files.remove(&self.extent_path(journal)) {
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
             removed => removed.and_then(|()| self.files.sync_dir(&self.settings.dir)),
         }
     }
 
-    /// Brings the notes to the disk.
+    /// Syncs the extents that were written.
     pub(super) fn sync_extents(&self) {
         let files: Vec<_> = {
-            let extents = lock(&self.extents);
+            let extents = self.extents.lock();
             if !extents.dirty.swap(false, Ordering::Relaxed) {
                 return;
             }
