@@ -128,11 +128,11 @@ impl ConversationStore {
         limit: usize,
         is_first: bool,
     ) -> Result<DeletedBatch, DbError> {
-        let mut retries = ConflictRetries::default();
+        let mut retries = ConflictRetries::within(self.timeout * 2);
         loop {
             let mut connection = self.database.get().await?;
             // Some statements, each with a time of its own.
-            let deleted = in_time(self.timeout * 2, async {
+            let deleted = in_time(retries.left(), async {
                 let mut transaction = begin_in_time(&mut connection, self.timeout).await?;
                 let deleted = self.delete_in(&mut transaction, ids, owner, limit, is_first).await?;
                 transaction.commit().await?;

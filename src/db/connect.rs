@@ -1,7 +1,7 @@
-//! Makes connections: one host of the URL after the other, each within its time.
+//! Connection attempts: the hosts of the URL in order, each with a time limit.
 //!
-//! tokio-postgres' own time-out covers the TCP connection alone. A postmaster that is stopped still has its connections
-//! accepted by the kernel, and then never answers: so TLS and log-in are within the same limit here.
+//! tokio-postgres' own limit covers the TCP connection alone. The kernel accepts connections for a stopped postmaster, which
+//! then never answers; so TLS and log-in are within the same limit here.
 
 use std::io;
 use std::sync::Arc;
@@ -14,15 +14,15 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::{ConnectionUrl, DbError, tls};
 
-/// Beyond the time of all hosts, so that the last one's own error is heard.
+/// Time beyond that of all hosts, so that the last host's own error is reported.
 const GRACE: Duration = Duration::from_millis(250);
-/// A peer that went away without a word is noticed, however long a statement may take.
+/// Detects a peer that vanished, however long a statement may take.
 const TCP_USER_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Why there is no connection.
+/// The reason for a failed connection.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
-    /// The server, or the way to it, refuses one.
+    /// The server, or the network, rejected it.
     #[error(transparent)]
     Refused(tokio_postgres::Error),
     /// No host answered in time.
@@ -31,7 +31,7 @@ pub enum ConnectError {
 }
 
 impl ConnectError {
-    /// Whether waiting may mend it.
+    /// Whether a retry may succeed.
     pub(super) fn is_passing(&self) -> bool {
         match self {
             Self::Refused(error) => is_passing(error),
@@ -40,8 +40,8 @@ impl ConnectError {
     }
 }
 
-/// Whether an error of the driver that has no SQLSTATE may be another one soon: the way to the server broke. What the
-/// driver itself finds wrong (TLS that is not offered, a certificate, a password that is missing) stays.
+/// Whether an error of the driver without an SQLSTATE may pass: the network failed. Errors that the driver itself finds (no
+/// TLS, a certificate, a missing password) are permanent.
 pub(super) fn is_passing(error: &tokio_postgres::Error) -> bool {
     let is_tls = |error: &io::Error| error.get_ref().is_some_and(|inner| inner.is::<rustls::Error>());
     error.is_closed() || io_error(error).is_some_and(|error| !is_tls(error))
@@ -52,21 +52,21 @@ pub(super) fn io_error(error: &tokio_postgres::Error) -> Option<&io::Error> {
     std::error::Error::source(error)?.downcast_ref()
 }
 
-/// Whether a look-up ended with the answer that there is no such name; one that failed for the time being is none.
+/// Whether a look-up found that the name does not exist. A temporary failure of the look-up does not count.
 pub(super) fn is_unknown_host(error: &io::Error) -> bool {
-    // std has no kind for it.
+    // std has no error kind for it.
     let text = error.to_string();
     text.starts_with("failed to lookup address information") && !text.contains("emporary")
 }
 
-/// Makes connections on the runtime that it was made on.
+/// Makes connections on the runtime that it was created on.
 pub(super) struct Connector {
     hosts: Vec<Config>,
     shuffles: bool,
     tls: MakeRustlsConnect,
     runtime: Handle,
     target: Arc<str>,
-    /// For each host.
+    /// The limit for each host.
     timeout: Duration,
 }
 
@@ -77,7 +77,7 @@ impl std::fmt::Debug for Connector {
 }
 
 impl Connector {
-    /// For the hosts of `url`. Each may take up to `timeout`, unless the URL says otherwise.
+    /// A connector for the hosts of `url`. Each may take up to `timeout`, unless the URL has a limit.
     pub(super) fn new(url: &ConnectionUrl, timeout: Duration) -> Result<Self, DbError> {
         let timeout = url.hosts.first().and_then(Config::get_connect_timeout).copied().unwrap_or(timeout);
         let mut hosts = url.hosts.clone();
@@ -92,24 +92,24 @@ impl Connector {
         Ok(Self { hosts, shuffles: url.shuffles, tls, runtime, target, timeout })
     }
 
-    /// The longest that [`Self::connect`] is worth waiting for.
+    /// The time that all hosts may take together.
     pub(super) fn patience(&self) -> Duration {
         self.timeout * self.hosts.len() as u32 + GRACE
     }
 
-    /// Any of the hosts' configurations, for a pool that wants one and does not use it.
-    pub(super) fn any(&self) -> Config {
-        self.hosts.first().cloned().unwrap_or_default()
+    /// The runtime of the connections.
+    pub(super) fn runtime(&self) -> &Handle {
+        &self.runtime
     }
 
-    /// Connects to the first host that takes the connection. Pending for ever where none answers in time: the caller has a limit,
-    /// [`Self::patience`], and the driver's error none for this.
+    /// Connects to the first host that accepts. Pending for ever if none answers in time, as the driver has no error for that:
+    /// the caller applies the limit of [`Self::patience`].
     pub(super) async fn connect(&self) -> Result<(Client, JoinHandle<()>), tokio_postgres::Error> {
         let (mut hosts, tls, timeout) = (self.hosts.clone(), self.tls.clone(), self.timeout);
         if self.shuffles {
             fastrand::shuffle(&mut hosts);
         }
-        // The socket too must be registered with the pool's runtime.
+        // The socket must be registered with the pool's runtime.
         let connecting = self.runtime.spawn(async move {
             let mut last = None;
             for host in hosts {
@@ -134,7 +134,7 @@ impl Connector {
         Ok((client, task))
     }
 
-    /// As [`Self::connect`], with its limit of time.
+    /// As [`Self::connect`], within its time limit.
     pub(super) async fn connect_in_time(&self) -> Result<Client, DbError> {
         match tokio::time::timeout(self.patience(), self.connect()).await {
             Ok(Ok((client, _task))) => Ok(client),

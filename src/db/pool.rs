@@ -1,23 +1,24 @@
-//! The one pool of connections, and what its users may rely on.
+//! The pool of connections to Postgres, and its quotas.
 //!
-//! * The task that drives a connection runs on the runtime that the pool was built on, whoever asks for a connection:
+//! * The task that drives a connection runs on the runtime that the pool was built on, whichever thread uses the connection:
 //!   request threads come and go, a connection stays.
-//! * Each use of the pool but the event path's holds a share of it, by semaphores: one connection that is its own, and
-//!   what it may borrow of those that are spare. What is left over is the event path's alone, whatever the others do.
+//! * Every use of the pool except the event path has a quota, kept by semaphores: one connection of its own, and a number that
+//!   it may borrow from the spare ones. The rest is reserved for the event path.
+//! * A connection that is dropped with a statement under way stays out of the pool until Postgres has answered. It is closed if
+//!   no answer comes in time. A future that uses a connection can therefore be dropped at any point.
 //! * deadpool keeps idle connections for ever; a task here closes those that were idle for `DB_IDLE_TIMEOUT`.
 
-use std::future::Future;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use deadpool_postgres::{
-    Connect, Manager, ManagerConfig, Object, Pool, PoolError, QueueMode, RecyclingMethod, TimeoutType,
+use deadpool::managed::{
+    Manager, Metrics, Object, Pool, PoolError, QueueMode, RecycleError, RecycleResult, TimeoutType,
 };
+use deadpool_postgres::ClientWrapper;
 use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore};
-use tokio::task::JoinHandle;
-use tokio_postgres::{Client, Config};
+use tokio::task::AbortHandle;
+use tokio_postgres::Client;
 
 use super::connect::Connector;
 use super::{ConnectionUrl, DbError, Housekeeping};
@@ -27,11 +28,11 @@ use crate::supervisor::{Backoff, Next, Supervisor};
 /// The database; cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Database {
-    pool: Pool,
+    pool: Pool<PoolManager>,
     connector: Arc<Connector>,
     schema: Arc<str>,
-    share: Option<PoolQuota>,
-    /// What shares may borrow.
+    quota: Option<PoolQuota>,
+    /// Connections that quotas may borrow.
     spare: Arc<Semaphore>,
     prepares: Arc<AtomicBool>,
     housekeeping: Arc<Housekeeping>,
@@ -40,14 +41,14 @@ pub struct Database {
 /// The connections that one use of the pool may hold at once.
 #[derive(Debug, Clone)]
 struct PoolQuota {
-    /// That which nobody else can have.
+    /// The connection that is reserved for this use.
     own: Arc<Semaphore>,
-    /// Those that it may borrow.
+    /// The connections that it may borrow.
     borrowed: Arc<Semaphore>,
     wait: Duration,
 }
 
-/// QuotaPermit for a connection in a share; given back when dropped.
+/// A connection's part of a quota, returned when dropped.
 #[derive(Debug)]
 struct QuotaPermit {
     _permit: OwnedSemaphorePermit,
@@ -55,8 +56,8 @@ struct QuotaPermit {
 }
 
 impl PoolQuota {
-    /// QuotaPermit, as soon as there is any.
-    async fn room(&self, spare: &Arc<Semaphore>) -> Result<QuotaPermit, AcquireError> {
+    /// Waits for a permit.
+    async fn acquire(&self, spare: &Arc<Semaphore>) -> Result<QuotaPermit, AcquireError> {
         let own = Arc::clone(&self.own).acquire_owned();
         let borrow = async {
             let borrowed = Arc::clone(&self.borrowed).acquire_owned().await?;
@@ -70,40 +71,35 @@ impl PoolQuota {
     }
 }
 
-/// How many connections there are.
+/// The numbers of connections.
 #[derive(Debug, Clone, Copy)]
 pub struct PoolStatus {
-    /// The most that there can be.
+    /// The maximum.
     pub max: usize,
-    /// Those that are open.
+    /// Open connections.
     pub open: usize,
-    /// Those that are open and free.
+    /// Open connections that are free.
     pub idle: usize,
-    /// Those who wait for one.
+    /// Callers that wait for a connection.
     pub waiting: usize,
 }
 
 impl Database {
-    /// A pool for `url`; nothing is connected yet. Connections live on the current runtime.
+    /// A pool for `url`, without a connection yet. Connections live on the current runtime.
     ///
     /// # Errors
     ///
-    /// [`DbError::Tls`] if the URL asks for roots of trust that cannot be had.
+    /// [`DbError::Tls`] if the URL names certificates that cannot be read.
     pub fn new(url: &ConnectionUrl, config: &DatabaseConfig) -> Result<Self, DbError> {
         let connect_timeout = Duration::from_secs(config.db_connect_timeout_s);
         let connector = Arc::new(Connector::new(url, connect_timeout)?);
-        let manager = Manager::from_connect(
-            connector.any(),
-            Driver(Arc::clone(&connector)),
-            ManagerConfig { recycling_method: RecyclingMethod::Fast },
-        );
-        let pool = Pool::builder(manager)
+        let pool = Pool::builder(PoolManager(Arc::clone(&connector)))
             .max_size(config.db_pool_size)
-            // Those used last are the ones whose backends have their caches warm; the others become idle and are closed.
+            // The backends used last have warm caches; the other connections become idle and are closed.
             .queue_mode(QueueMode::Lifo)
             .wait_timeout(Some(connect_timeout))
             .create_timeout(Some(connector.patience()))
-            .runtime(deadpool_postgres::Runtime::Tokio1)
+            .runtime(deadpool::Runtime::Tokio1)
             .build()
             .map_err(|error| DbError::Tls(error.to_string()))?;
         Ok(Self {
@@ -111,52 +107,57 @@ impl Database {
             connector,
             housekeeping: Arc::default(),
             schema: config.db_schema.as_str().into(),
-            share: None,
+            quota: None,
             spare: Arc::new(Semaphore::new(config.db_pool_size)),
             prepares: Arc::new(AtomicBool::new(config.db_prepare.is_on())),
         })
     }
 
-    /// The same database, of whose connections so many may be borrowed by the shares made from it.
+    /// The same database, with this many connections that its quotas may borrow.
     pub fn with_spare(self, spare: usize) -> Self {
         Self { spare: Arc::new(Semaphore::new(spare)), ..self }
     }
 
-    /// The same database for one use of it, whose clones hold no more than so many `connections` together: one of their own,
-    /// and what they can borrow. Who finds none free waits up to `wait`.
+    /// The same database for one use of it. Its clones together hold at most `connections`: one of their own, and borrowed ones.
+    /// A caller waits up to `wait` for a free one.
     pub fn quota(&self, connections: usize, wait: Duration) -> Self {
         let own = connections.min(1);
-        let share = PoolQuota {
+        let quota = PoolQuota {
             own: Arc::new(Semaphore::new(own)),
             borrowed: Arc::new(Semaphore::new(connections - own)),
             wait,
         };
-        Self { share: Some(share), ..self.clone() }
+        Self { quota: Some(quota), ..self.clone() }
     }
 
-    /// A connection from the pool, or of this use's share of it.
+    /// A connection from the pool, within the quota.
     ///
     /// # Errors
     ///
-    /// [`DbError::Exhausted`] if the share has none free in time; [`DbError::Connect`] if none can be made; [`DbError::Pool`].
+    /// [`DbError::Exhausted`] if the quota has none free in time; [`DbError::Connect`] if none can be made; [`DbError::Pool`].
     pub async fn get(&self) -> Result<Connection, DbError> {
-        let room = match &self.share {
+        let permit = match &self.quota {
             None => None,
-            Some(share) => match tokio::time::timeout(share.wait, share.room(&self.spare)).await {
-                Ok(Ok(room)) => Some(room),
-                _ => return Err(DbError::Exhausted(share.wait)),
+            Some(quota) => match tokio::time::timeout(quota.wait, quota.acquire(&self.spare)).await {
+                Ok(Ok(permit)) => Some(permit),
+                _ => return Err(DbError::Exhausted(quota.wait)),
             },
         };
-        let prepares = Arc::clone(&self.prepares);
         let object = self.pool.get().await.map_err(|error| match error {
             PoolError::Backend(error) => self.connector.refused(error),
             PoolError::Timeout(TimeoutType::Create) => self.connector.timed_out(),
             error => DbError::Pool(error),
         })?;
-        Ok(Connection { object, prepares, _room: room })
+        Ok(Connection {
+            object: Arc::new(object),
+            pending: PendingAnswer::default(),
+            prepares: Arc::clone(&self.prepares),
+            connector: Arc::clone(&self.connector),
+            permit,
+        })
     }
 
-    /// A connection beside the pool, for what needs one to itself.
+    /// A connection beside the pool, for a user that needs one to itself.
     ///
     /// # Errors
     ///
@@ -165,22 +166,22 @@ impl Database {
         self.connector.connect_in_time().await
     }
 
-    /// What keeps the tables small, and what is wrong with it.
+    /// The state of housekeeping.
     pub fn housekeeping(&self) -> &Housekeeping {
         &self.housekeeping
     }
 
-    /// A statement from `sql/`, with `{schema}` replaced by the quoted name of the schema that holds our tables.
+    /// A statement from `sql/`, with `{schema}` replaced by the quoted name of the service's schema.
     pub fn sql(&self, statement: &str) -> String {
         statement.replace("{schema}", &format!("\"{}\"", self.schema))
     }
 
-    /// The name of the schema that holds our tables.
+    /// The name of the service's schema.
     pub fn schema(&self) -> &str {
         &self.schema
     }
 
-    /// How many connections there are.
+    /// The numbers of connections.
     pub fn status(&self) -> PoolStatus {
         let status = self.pool.status();
         PoolStatus {
@@ -191,38 +192,105 @@ impl Database {
         }
     }
 
-    /// Starts the task that closes connections that were idle for `timeout`: deadpool has no idle time-out of its own.
+    /// Starts the task that closes connections that were idle for `timeout`.
     pub fn close_idle(&self, timeout: Duration, supervisor: &Supervisor) {
         let (database, interval) = (self.clone(), timeout.min(Duration::from_secs(5)));
         supervisor.periodic("idle-connections", interval, Backoff::fixed(interval), move || {
-            let _closed = database.pool.retain(|_, metrics| metrics.last_used() < timeout);
+            let _closed =
+                database.pool.retain(|client, metrics| client.is_usable() && metrics.last_used() < timeout);
             std::future::ready(Ok(Next::Interval))
         });
     }
 
-    /// Closes all connections, those in use when they are given back.
+    /// Closes all connections; those in use are closed when they are dropped.
     pub fn close(&self) {
         self.pool.close();
     }
 }
 
-/// A connection from the pool; goes back when it is dropped.
+/// A connection as the pool keeps it.
+#[derive(Debug)]
+struct PooledClient {
+    client: ClientWrapper,
+    driver: AbortHandle,
+    is_closed: AtomicBool,
+}
+
+impl PooledClient {
+    /// Closes the connection. The pool drops it instead of handing it out again.
+    fn close(&self) {
+        self.is_closed.store(true, Ordering::Release);
+        self.driver.abort();
+    }
+
+    fn is_usable(&self) -> bool {
+        !self.is_closed.load(Ordering::Acquire) && !self.client.is_closed()
+    }
+}
+
+#[derive(Debug)]
+struct PoolManager(Arc<Connector>);
+
+impl Manager for PoolManager {
+    type Type = PooledClient;
+    type Error = tokio_postgres::Error;
+
+    async fn create(&self) -> Result<PooledClient, tokio_postgres::Error> {
+        let (client, driver) = self.0.connect().await?;
+        let abort = driver.abort_handle();
+        Ok(PooledClient {
+            client: ClientWrapper::new(client, driver),
+            driver: abort,
+            is_closed: AtomicBool::new(false),
+        })
+    }
+
+    async fn recycle(&self, client: &mut PooledClient, _: &Metrics) -> RecycleResult<tokio_postgres::Error> {
+        if client.is_usable() { Ok(()) } else { Err(RecycleError::message("closed")) }
+    }
+}
+
+/// A connection from the pool, returned when dropped.
 #[derive(Debug)]
 pub struct Connection {
-    object: Object,
+    object: Arc<Object<PoolManager>>,
+    pending: PendingAnswer,
     prepares: Arc<AtomicBool>,
-    // Given back after the connection is.
-    _room: Option<QuotaPermit>,
+    connector: Arc<Connector>,
+    // Dropped after the connection.
+    permit: Option<QuotaPermit>,
+}
+
+/// Whether a connection waits for an answer, and for how long at most.
+#[derive(Debug, Default)]
+pub(super) struct PendingAnswer(AtomicU64);
+
+impl PendingAnswer {
+    /// A statement is sent; its answer comes within `limit`.
+    pub(super) fn expect(&self, limit: Duration) {
+        self.0.store(u64::try_from(limit.as_millis()).unwrap_or(u64::MAX).max(1), Ordering::Relaxed);
+    }
+
+    /// The last answer has come.
+    pub(super) fn received(&self) {
+        self.0.store(0, Ordering::Relaxed);
+    }
+
+    fn limit(&self) -> Option<Duration> {
+        match self.0.load(Ordering::Relaxed) {
+            0 => None,
+            limit_ms => Some(Duration::from_millis(limit_ms)),
+        }
+    }
 }
 
 impl Connection {
-    /// Closes the connection instead of giving it back: its state is not known.
+    /// Closes the connection instead of returning it to the pool: its state is not known.
     pub fn discard(self) {
-        let _closed = Object::take(self.object);
+        self.object.close();
     }
 
-    /// Gives the connection back now that `done` is what became of its last work. If the end of that was not heard, the connection is
-    /// closed.
+    /// Returns the connection to the pool after its last work ended with `done`; closes it if no answer came in time.
     ///
     /// # Errors
     ///
@@ -234,39 +302,49 @@ impl Connection {
         done
     }
 
-    /// Whether statements that are run often are prepared.
+    /// Whether frequent statements are prepared.
     pub(super) fn prepares(&self) -> bool {
         self.prepares.load(Ordering::Relaxed)
     }
 
-    /// From now on none is, on any connection of the pool.
-    pub(super) fn prepare_no_more(&self) {
+    /// Stops preparing statements, on all connections of the pool.
+    pub(super) fn stop_preparing(&self) {
         self.prepares.store(false, Ordering::Relaxed);
+    }
+
+    pub(super) fn pending(&self) -> &PendingAnswer {
+        &self.pending
+    }
+
+    /// The client, to begin a transaction with.
+    pub(super) fn client_mut(&mut self) -> Result<(&mut ClientWrapper, &PendingAnswer), DbError> {
+        let object = Arc::get_mut(&mut self.object).ok_or(DbError::Unexpected("a shared connection"))?;
+        Ok((&mut object.client, &self.pending))
+    }
+}
+
+/// Returns the connection to the pool, at once or after the answer to a statement that is under way.
+impl Drop for Connection {
+    fn drop(&mut self) {
+        let Some(limit) = self.pending.limit().filter(|_| self.object.is_usable()) else { return };
+        let (object, permit) = (Arc::clone(&self.object), self.permit.take());
+        self.connector.runtime().spawn(async move {
+            // Answers come in order: this one comes after that of the statement under way.
+            let answered = tokio::time::timeout(limit, object.client.batch_execute("")).await;
+            if !matches!(answered, Ok(Ok(()))) {
+                object.close();
+            }
+            drop(object);
+            drop(permit);
+        });
     }
 }
 
 impl std::ops::Deref for Connection {
-    type Target = deadpool_postgres::Client;
+    type Target = ClientWrapper;
 
     fn deref(&self) -> &Self::Target {
-        &self.object
-    }
-}
-
-impl std::ops::DerefMut for Connection {
-    fn deref_mut(&mut self) -> &mut Self::Target {
-        &mut self.object
-    }
-}
-
-struct Driver(Arc<Connector>);
-
-type Connecting<'a> =
-    Pin<Box<dyn Future<Output = Result<(Client, JoinHandle<()>), tokio_postgres::Error>> + Send + 'a>>;
-
-impl Connect for Driver {
-    fn connect(&self, _config: &Config) -> Connecting<'_> {
-        Box::pin(self.0.connect())
+        &self.object.client
     }
 }
 
@@ -274,35 +352,35 @@ impl Connect for Driver {
 mod tests {
     use super::*;
 
-    fn share(connections: usize) -> PoolQuota {
+    fn quota(connections: usize) -> PoolQuota {
         let (own, borrowed) = (Arc::new(Semaphore::new(1)), Arc::new(Semaphore::new(connections - 1)));
         PoolQuota { own, borrowed, wait: Duration::ZERO }
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_share_keeps_one_of_its_own_and_borrows_what_is_spare() {
+    async fn a_quota_reserves_one_connection_and_borrows_spare_ones() {
         let spare = Arc::new(Semaphore::new(2));
-        let (greedy, other) = (share(9), share(3));
+        let (greedy, other) = (quota(9), quota(3));
         let soon = Duration::from_millis(1);
         let mut held = Vec::new();
-        while let Ok(room) = tokio::time::timeout(soon, greedy.room(&spare)).await {
-            held.push(room.unwrap());
+        while let Ok(permit) = tokio::time::timeout(soon, greedy.acquire(&spare)).await {
+            held.push(permit.unwrap());
         }
         assert_eq!(held.len(), 3, "its own and all that is spare");
-        let own = other.room(&spare).await.unwrap();
-        assert!(tokio::time::timeout(soon, other.room(&spare)).await.is_err(), "nothing is spare");
+        let own = other.acquire(&spare).await.unwrap();
+        assert!(tokio::time::timeout(soon, other.acquire(&spare)).await.is_err(), "nothing is spare");
         held.pop();
-        let lent = other.room(&spare).await.unwrap();
+        let lent = other.acquire(&spare).await.unwrap();
         drop((own, lent));
         assert_eq!((spare.available_permits(), other.own.available_permits()), (1, 1));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_share_holds_no_more_than_it_may_whatever_is_spare() {
+    async fn a_quota_is_never_exceeded_however_many_are_spare() {
         let spare = Arc::new(Semaphore::new(9));
-        let share = share(2);
-        let held = [share.room(&spare).await.unwrap(), share.room(&spare).await.unwrap()];
-        assert!(tokio::time::timeout(Duration::from_millis(1), share.room(&spare)).await.is_err());
+        let quota = quota(2);
+        let held = [quota.acquire(&spare).await.unwrap(), quota.acquire(&spare).await.unwrap()];
+        assert!(tokio::time::timeout(Duration::from_millis(1), quota.acquire(&spare)).await.is_err());
         drop(held);
         assert_eq!(spare.available_permits(), 9);
     }

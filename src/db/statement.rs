@@ -1,71 +1,102 @@
-//! Statements with a limit of time that Postgres keeps, without a round trip more than the statement has itself.
+//! Statements with a limit of time that Postgres enforces, without a further round trip.
 //!
-//! Every transaction names its isolation level and sets the parameters that we rely on (`sql/db/presets.sql`), for itself
-//! only: a session's own would outlive it behind a pooler. Only what is run often is prepared by name.
+//! Every transaction names its isolation level and sets the parameters that the service relies on (`sql/db/presets.sql`), for
+//! itself only: a session's parameters would outlive it behind a pooler. Only frequent statements are prepared by name.
 
 use std::future::Future;
+use std::ops::{Deref, DerefMut};
 use std::sync::LazyLock;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use deadpool_postgres::Transaction;
 use futures_util::future::join_all;
 use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{IsolationLevel, Row, Statement};
 
+use super::pool::PendingAnswer;
 use super::{Connection, Database, DbError, Parameter};
 
-/// Statements that a connection keeps prepared; beyond it, it starts over.
+/// Statements that a connection keeps prepared; beyond them, all are dropped.
 const MAX_PREPARED: usize = 100;
-/// How much longer than `statement_timeout` its answer is waited for: Postgres may be stopped, or the network gone.
+/// The wait for an answer beyond `statement_timeout`: Postgres may be stopped, or the network gone.
 const GRACE: Duration = Duration::from_secs(2);
-/// Repetitions of a transaction that Postgres rolled back for a conflict with another one.
+/// Repetitions of a transaction after conflicts with others.
 const MAX_REPETITIONS: u32 = 4;
-/// The longest wait before the first of them; it doubles.
+/// The longest wait before the first repetition; it doubles.
 const FIRST_WAIT: Duration = Duration::from_millis(10);
+/// The wait for the rollback of a transaction that was dropped.
+const ROLLBACK_LIMIT: Duration = Duration::from_secs(5);
 
-/// Repeats transactions that Postgres rolled back since another one was in their way (40001, 40P01): nothing of them is
-/// stored, and the next attempt may well come through. Bounded, as a trigger may raise these for ever.
-#[derive(Debug, Default)]
-pub struct ConflictRetries(u32);
+/// Repeats transactions that Postgres rolled back because of another one (40001, 40P01). Nothing of them is stored, and the next
+/// attempt may succeed. Repetitions are bounded in number and in time, as a trigger may raise these errors for ever.
+#[derive(Debug)]
+pub struct ConflictRetries {
+    repetitions: u32,
+    deadline: Instant,
+}
 
 impl ConflictRetries {
-    /// Whether what ended so is to be done again; waits a moment first.
+    /// Attempts that together take up to `timeout`.
+    pub fn within(timeout: Duration) -> Self {
+        Self { repetitions: 0, deadline: Instant::now() + timeout }
+    }
+
+    /// The time that is left for the next attempt. Never zero, which Postgres takes for no limit.
+    pub fn left(&self) -> Duration {
+        self.deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1))
+    }
+
+    /// Whether a transaction that ended so is repeated; waits a moment first.
     pub async fn again<T>(&mut self, ended: &Result<T, DbError>) -> bool {
-        if self.0 >= MAX_REPETITIONS || !ended.as_ref().is_err_and(DbError::is_conflict) {
+        if self.repetitions >= MAX_REPETITIONS || !ended.as_ref().is_err_and(DbError::is_conflict) {
             return false;
         }
-        let longest = FIRST_WAIT * (1 << self.0);
-        self.0 += 1;
+        let longest = FIRST_WAIT * (1 << self.repetitions);
+        self.repetitions += 1;
         tokio::time::sleep(longest.mul_f64(fastrand::f64())).await;
-        true
+        Instant::now() < self.deadline
     }
 }
 
 /// Runs one statement in a transaction of its own. Its three messages are sent at once, and Postgres answers them in order.
-/// Done again, a bounded number of times, if another transaction was in its way.
+/// After a conflict with another transaction it is repeated, within the same `timeout`.
 ///
 /// # Errors
 ///
-/// [`DbError::Postgres`] with SQLSTATE 57014 after `timeout`; [`DbError::Timeout`] if not even that was heard. Nothing is
-/// stored then, but for a commit whose answer was lost.
+/// [`DbError::Postgres`] with SQLSTATE 57014 after `timeout`; [`DbError::Timeout`] if not even that answer came. Nothing is
+/// stored then, except for a commit whose answer was lost.
 pub async fn query_in_time(
     connection: &Connection,
     timeout: Duration,
     sql: &str,
     parameters: &[Parameter<'_>],
 ) -> Result<Vec<Row>, DbError> {
-    let mut retries = ConflictRetries::default();
+    repeated(connection, ConflictRetries::within(timeout), |left| {
+        in_transaction(connection, left, connection.query_typed(sql, parameters))
+    })
+    .await
+}
+
+/// Repeats an attempt after conflicts. Each attempt may take the time that is left.
+async fn repeated<T, F: Future<Output = Result<T, DbError>>>(
+    connection: &Connection,
+    mut retries: ConflictRetries,
+    attempt: impl Fn(Duration) -> F,
+) -> Result<T, DbError> {
     loop {
-        let asks = connection.query_typed(sql, parameters);
-        let answered = in_time(timeout, in_transaction(connection, timeout, asks)).await;
+        let left = retries.left();
+        connection.pending().expect(left + GRACE);
+        let answered = in_time(left, attempt(left)).await;
+        if !matches!(answered, Err(DbError::Timeout(_))) {
+            connection.pending().received();
+        }
         if !retries.again(&answered).await {
             return answered;
         }
     }
 }
 
-/// Sends what begins a transaction, what `asks` sends when it is first polled, and what ends it, one behind the other without
-/// waiting, and then takes the answers. A statement may take up to `timeout`.
+/// Sends the beginning of a transaction, the messages that `asks` sends when it is first polled, and the commit, without waiting
+/// in between; then reads the answers. A statement may take up to `timeout`.
 async fn in_transaction<T>(
     connection: &Connection,
     timeout: Duration,
@@ -80,18 +111,18 @@ async fn in_transaction<T>(
     );
     begun?;
     let answered = answered?;
-    // A commit that follows a failed statement rolls back, and says that it went well.
+    // A commit after a failed statement rolls back, and reports success.
     committed?;
     Ok(answered)
 }
 
-/// All answers, asked for in order, or the first error.
+/// The answers to statements sent in order, or the first error.
 async fn all<T, E>(asked: impl Iterator<Item = impl Future<Output = Result<T, E>>>) -> Result<Vec<T>, E> {
     join_all(asked).await.into_iter().collect()
 }
 
 impl Database {
-    /// As [`query_in_time`], over a connection that is closed if it does not answer.
+    /// As [`query_in_time`], with a connection of the pool, which is closed if it does not answer.
     ///
     /// # Errors
     ///
@@ -108,8 +139,8 @@ impl Database {
     }
 }
 
-/// As [`query_in_time`], for a statement that is run often: each connection keeps it prepared, as planning it would cost
-/// more than running it. Where a pooler turns out not to keep prepared statements nothing is prepared any more.
+/// As [`query_in_time`], for a frequent statement: each connection keeps it prepared, as planning it would cost more than
+/// running it. Behind a pooler that keeps no prepared statements, nothing is prepared any more.
 ///
 /// # Errors
 ///
@@ -123,17 +154,15 @@ pub async fn query_often_in_time(
     if !connection.prepares() {
         return query_in_time(connection, timeout, sql, parameters).await;
     }
-    let mut retries = ConflictRetries::default();
-    loop {
-        let queried = query_prepared(connection, timeout, sql, parameters).await;
-        match queried {
-            Err(error) if error.is_unprepared() => {
-                tell_unprepared(connection, &error);
-                return query_in_time(connection, timeout, sql, parameters).await;
-            }
-            queried if retries.again(&queried).await => {}
-            queried => return queried,
+    let retries = ConflictRetries::within(timeout);
+    let queried =
+        repeated(connection, retries, |left| query_prepared(connection, left, sql, parameters)).await;
+    match queried {
+        Err(error) if error.is_unprepared() => {
+            stop_preparing(connection, &error);
+            query_in_time(connection, timeout, sql, parameters).await
         }
+        queried => queried,
     }
 }
 
@@ -143,22 +172,19 @@ async fn query_prepared(
     sql: &str,
     parameters: &[Parameter<'_>],
 ) -> Result<Vec<Row>, DbError> {
-    in_time(timeout, async {
-        let (statement, values) = prepared(connection, sql, parameters).await?;
-        in_transaction(connection, timeout, connection.query(&statement, &values)).await
-    })
-    .await
+    let (statement, values) = prepared(connection, sql, parameters).await?;
+    in_transaction(connection, timeout, connection.query(&statement, &values)).await
 }
 
-/// In front of statements that find a few rows each, in their transaction: they are planned to go by indexes, however small a
-/// table is when that happens.
+/// A statement before those that find a few rows each, in their transaction: they are planned to use indexes, however small a
+/// table is at that time.
 pub const BY_INDEX: &str = include_str!("../../sql/db/by_index.sql");
 
 /// A statement and its parameters.
 pub type Query<'a> = (&'a str, Vec<Parameter<'a>>);
 
-/// As [`query_often_in_time`], for statements in one transaction, one behind the other; the rows of each. A statement sees what
-/// was committed before it began, so one behind a statement that takes locks sees all that these waited for. All messages
+/// As [`query_often_in_time`], for several statements in one transaction; returns the rows of each. A statement sees all commits
+/// before its own beginning, so a statement after one that takes locks sees all commits that the locks waited for. All messages
 /// are sent at once.
 ///
 /// # Errors
@@ -169,22 +195,20 @@ pub async fn query_all_in_time(
     timeout: Duration,
     queries: &[Query<'_>],
 ) -> Result<Vec<Vec<Row>>, DbError> {
-    let mut retries = ConflictRetries::default();
-    loop {
-        let queried = if connection.prepares() {
-            query_all_prepared(connection, timeout, queries).await
-        } else {
-            let asked = queries.iter().map(|(sql, parameters)| connection.query_typed(sql, parameters));
-            in_time(timeout, in_transaction(connection, timeout, all(asked))).await
-        };
+    if connection.prepares() {
+        let retries = ConflictRetries::within(timeout);
+        let queried =
+            repeated(connection, retries, |left| query_all_prepared(connection, left, queries)).await;
         match queried {
-            Err(error) if connection.prepares() && error.is_unprepared() => {
-                tell_unprepared(connection, &error);
-            }
-            queried if retries.again(&queried).await => {}
+            Err(error) if error.is_unprepared() => stop_preparing(connection, &error),
             queried => return queried,
         }
     }
+    repeated(connection, ConflictRetries::within(timeout), |left| {
+        let asked = queries.iter().map(|(sql, parameters)| connection.query_typed(sql, parameters));
+        in_transaction(connection, left, all(asked))
+    })
+    .await
 }
 
 async fn query_all_prepared(
@@ -192,18 +216,15 @@ async fn query_all_prepared(
     timeout: Duration,
     queries: &[Query<'_>],
 ) -> Result<Vec<Vec<Row>>, DbError> {
-    in_time(timeout, async {
-        let mut statements = Vec::with_capacity(queries.len());
-        for (sql, parameters) in queries {
-            statements.push(prepared(connection, sql, parameters).await?);
-        }
-        let asked = statements.iter().map(|(statement, values)| connection.query(statement, values));
-        in_transaction(connection, timeout, all(asked)).await
-    })
-    .await
+    let mut statements = Vec::with_capacity(queries.len());
+    for (sql, parameters) in queries {
+        statements.push(prepared(connection, sql, parameters).await?);
+    }
+    let asked = statements.iter().map(|(statement, values)| connection.query(statement, values));
+    in_transaction(connection, timeout, all(asked)).await
 }
 
-/// A statement that the connection keeps, and its values.
+/// A statement that the connection keeps prepared, and its values.
 async fn prepared<'a>(
     connection: &Connection,
     sql: &str,
@@ -217,15 +238,60 @@ async fn prepared<'a>(
     Ok((statement, parameters.iter().map(|(value, _)| *value).collect()))
 }
 
-fn tell_unprepared(connection: &Connection, error: &DbError) {
-    connection.prepare_no_more();
+fn stop_preparing(connection: &Connection, error: &DbError) {
+    connection.stop_preparing();
     tracing::warn!(
         error = error.with_sources(),
         "a pooler keeps no prepared statements; from now on each is planned anew (DB_PREPARE)"
     );
 }
 
-/// Begins a transaction each of whose statements may take up to `timeout`. Dropped, it is rolled back.
+/// A transaction. Dropped, it is rolled back.
+#[derive(Debug)]
+pub struct Transaction<'a> {
+    inner: deadpool_postgres::Transaction<'a>,
+    pending: &'a PendingAnswer,
+}
+
+impl Transaction<'_> {
+    /// Commits.
+    ///
+    /// # Errors
+    ///
+    /// Those of the driver: the outcome is then in doubt.
+    pub async fn commit(self) -> Result<(), tokio_postgres::Error> {
+        let ended = self.inner.commit().await;
+        self.pending.received();
+        ended
+    }
+
+    /// Rolls back, and waits for it.
+    ///
+    /// # Errors
+    ///
+    /// Those of the driver: the connection is lost then, and the transaction with it.
+    pub async fn rollback(self) -> Result<(), tokio_postgres::Error> {
+        let ended = self.inner.rollback().await;
+        self.pending.received();
+        ended
+    }
+}
+
+impl<'a> Deref for Transaction<'a> {
+    type Target = deadpool_postgres::Transaction<'a>;
+
+    fn deref(&self) -> &Self::Target {
+        &self.inner
+    }
+}
+
+impl DerefMut for Transaction<'_> {
+    fn deref_mut(&mut self) -> &mut Self::Target {
+        &mut self.inner
+    }
+}
+
+/// Begins a transaction whose statements may each take up to `timeout`.
 ///
 /// # Errors
 ///
@@ -235,41 +301,44 @@ pub async fn begin_in_time(
     timeout: Duration,
 ) -> Result<Transaction<'_>, DbError> {
     let transaction = begin(connection).await?;
+    transaction.pending.expect(timeout + GRACE);
     transaction.batch_execute(&presets(timeout)).await?;
     Ok(transaction)
 }
 
-/// Rolls back a transaction in which `error` happened, and waits for that. A transaction that is dropped sends its rollback
-/// together with whatever the connection does next; behind a failed COPY PgBouncer then loses an answer, and the
-/// connection hangs.
+/// Rolls back a transaction after `error`, and waits for it. A transaction that is dropped sends its rollback together with the
+/// connection's next statement; after a failed COPY, PgBouncer then loses an answer, and the connection hangs.
 pub async fn roll_back(transaction: Transaction<'_>, error: DbError) -> DbError {
     // Where it fails the connection is lost, and the transaction with it.
     let _lost = transaction.rollback().await;
     error
 }
 
-/// Begins a transaction of the isolation level that all of ours have, whatever the default is; [`presets`] come first in it.
-/// Dropped, it is rolled back.
+/// Begins a transaction at the isolation level of all of the service's, whatever the default is; [`presets`] come first in it.
 ///
 /// # Errors
 ///
 /// [`DbError::Postgres`] if it cannot be begun.
 pub async fn begin(connection: &mut Connection) -> Result<Transaction<'_>, DbError> {
-    Ok(connection.build_transaction().isolation_level(IsolationLevel::ReadCommitted).start().await?)
+    let (client, pending) = connection.client_mut()?;
+    pending.expect(ROLLBACK_LIMIT);
+    let inner = client.build_transaction().isolation_level(IsolationLevel::ReadCommitted).start().await?;
+    Ok(Transaction { inner, pending })
 }
 
-/// The statements of `sql/db/presets.sql` without its comments, as they go with every transaction.
+/// The statements of `sql/db/presets.sql` without its comments, as they begin every transaction.
 static PRESETS: LazyLock<String> = LazyLock::new(|| {
     let lines = include_str!("../../sql/db/presets.sql").lines();
     lines.filter(|line| !line.starts_with("--")).collect::<Vec<_>>().join(" ")
 });
 
-/// What a transaction begins with: the parameters that we rely on. A statement may take up to `timeout`; zero is no limit.
+/// The first statements of a transaction: the parameters that the service relies on. A statement may take up to `timeout`; zero
+/// is no limit.
 pub fn presets(timeout: Duration) -> String {
     PRESETS.replace("{timeout_ms}", &timeout.as_millis().to_string())
 }
 
-/// Waits for what is bounded by a `statement_timeout` of `timeout`, and a little longer.
+/// Waits for work that is bounded by a `statement_timeout` of `timeout`, and a little longer.
 ///
 /// # Errors
 ///
@@ -278,6 +347,6 @@ pub async fn in_time<T>(
     timeout: Duration,
     work: impl Future<Output = Result<T, DbError>>,
 ) -> Result<T, DbError> {
-    let patience = timeout + GRACE;
-    tokio::time::timeout(patience, work).await.unwrap_or(Err(DbError::Timeout(patience)))
+    let limit = timeout + GRACE;
+    tokio::time::timeout(limit, work).await.unwrap_or(Err(DbError::Timeout(limit)))
 }

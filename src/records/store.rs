@@ -2,7 +2,6 @@
 
 use std::time::{Duration, SystemTime};
 
-use deadpool_postgres::Transaction;
 use futures_util::TryStreamExt;
 use tokio_postgres::Row;
 use tokio_postgres::types::{ToSql, Type};
@@ -14,8 +13,8 @@ use super::list::ListQuery;
 use super::sort::{self, KeyKind, KeyValue};
 use super::{Data, Name, Record, RecordId, RecordsError, Version};
 use crate::db::{
-    ConflictRetries, Connection, Database, DbError, JsonText, Parameter as Typed, begin_in_time, in_time,
-    query_often_in_time, sql,
+    ConflictRetries, Connection, Database, DbError, JsonText, Parameter as Typed, Transaction, begin_in_time,
+    in_time, query_often_in_time, sql,
 };
 use crate::paging::Page;
 use crate::time::Millis;
@@ -130,10 +129,10 @@ impl RecordStore {
         if chosen.is_empty() {
             return records(&self.query_often(&collection.create, &parameters).await?);
         }
-        let mut retries = ConflictRetries::default();
+        let mut retries = ConflictRetries::within(self.timeout);
         loop {
             let mut connection = self.database.get().await?;
-            let made = in_time(self.timeout, async {
+            let made = in_time(retries.left(), async {
                 let transaction = self.begin(&mut connection).await?;
                 self.lock(&transaction, collection, &chosen).await?;
                 let rows = transaction.query_typed(&collection.create, &parameters).await?;
@@ -172,9 +171,9 @@ impl RecordStore {
         id: RecordId,
         decide: impl Fn(&Record) -> Result<Outcome, RecordsError>,
     ) -> Result<Record, RecordsError> {
-        let mut retries = ConflictRetries::default();
+        let mut retries = ConflictRetries::within(self.timeout);
         loop {
-            match self.change_once(collection, id, &decide).await {
+            match self.change_once(collection, id, &decide, retries.left()).await {
                 Err(ChangeError::Refused(why)) => return Err(why),
                 Err(ChangeError::Database(error)) => {
                     let failed = Err::<(), _>(error);
@@ -192,11 +191,12 @@ impl RecordStore {
         collection: &Collection,
         id: RecordId,
         decide: impl Fn(&Record) -> Result<Outcome, RecordsError>,
+        limit: Duration,
     ) -> Result<Record, ChangeError> {
         let mut connection = self.database.get().await?;
         let mut refusal = None;
         // Each of its statements has the time that one has, and so has the whole.
-        let changed = in_time(self.timeout, async {
+        let changed = in_time(limit, async {
             let transaction = self.begin(&mut connection).await?;
             let (ids, text) = ([id.as_str()], id.as_str());
             let parameters: [Typed<'_>; 1] = [(&text, Type::TEXT)];

@@ -9,7 +9,7 @@ use tokio_postgres::types::Type;
 use uuid::Uuid;
 
 use super::text::NewKey;
-use super::{KeyHash, KnownKey};
+use super::{CachedKey, KeyHash};
 use crate::auth::AuthError;
 use crate::auth::scope::{Scope, Scopes};
 use crate::db::{ConflictRetries, Connection, Database, DbError, Parameter, begin_in_time, in_time};
@@ -19,33 +19,33 @@ use crate::db::{ConflictRetries, Connection, Database, DbError, Parameter, begin
 pub struct ListedKey {
     /// Its id.
     pub id: Uuid,
-    /// The part of it that may be shown.
+    /// The part of it that lists show.
     pub prefix: String,
-    /// What it is called.
+    /// The name.
     pub name: String,
-    /// What it may do.
+    /// The scopes.
     pub scopes: Scopes,
-    /// The user who made it.
+    /// The user who created it.
     pub owner: Option<Uuid>,
     /// RFC 3339.
     pub created: String,
     /// RFC 3339.
     pub expires: Option<String>,
-    /// RFC 3339; behind by up to half a minute.
+    /// RFC 3339; up to half a minute old.
     pub last_used: Option<String>,
     /// RFC 3339.
     pub revoked: Option<String>,
-    /// The key that took its place.
+    /// Its replacement.
     pub replaced_by: Option<Uuid>,
     /// Of a write-only key: the origins of its pages.
     pub origins: Option<Vec<String>>,
 }
 
-/// A key that is to be made.
-pub(super) struct NewRow<'a> {
+/// A row to be added.
+pub(super) struct NewKeyRow<'a> {
     pub(super) id: Uuid,
     pub(super) key: &'a NewKey,
-    /// `None`: that of the key whose place it takes.
+    /// `None`: the name of the replaced key.
     pub(super) name: Option<&'a str>,
     pub(super) scopes: Scopes,
     pub(super) is_admin: bool,
@@ -56,12 +56,12 @@ pub(super) struct NewRow<'a> {
 }
 
 #[derive(Debug, Clone)]
-pub(super) struct Store {
+pub(super) struct KeyStore {
     database: Database,
     timeout: Duration,
 }
 
-impl Store {
+impl KeyStore {
     pub(super) fn new(database: &Database, timeout: Duration) -> Self {
         Self { database: database.clone(), timeout }
     }
@@ -70,19 +70,19 @@ impl Store {
         self.database.query_in_time(self.timeout, &self.database.sql(sql), parameters).await
     }
 
-    /// Adds a key, unless its owner has `most`, or what it is to replace is not there; returns its name.
-    pub(super) async fn add(&self, new: &NewRow<'_>, most: i64) -> Result<String, AuthError> {
-        let mut retries = ConflictRetries::default();
+    /// Adds a key and returns its name, unless its owner has `most`, or the key to be replaced is missing.
+    pub(super) async fn add(&self, new: &NewKeyRow<'_>, most: i64) -> Result<String, AuthError> {
+        let mut retries = ConflictRetries::within(self.timeout * 4);
         loop {
             let mut connection = self.database.get().await?;
-            // A refusal is an answer; an error of the database may pass.
+            // A rejection is an answer; an error of the database may pass.
             let adding = async {
                 match self.add_with(&mut connection, new, most).await {
                     Err(AuthError::Database(error)) => Err(*error),
                     added => Ok(added),
                 }
             };
-            let added = in_time(self.timeout * 4, adding).await;
+            let added = in_time(retries.left(), adding).await;
             let added = connection.release(added);
             if !retries.again(&added).await {
                 return added?;
@@ -93,7 +93,7 @@ impl Store {
     async fn add_with(
         &self,
         connection: &mut Connection,
-        new: &NewRow<'_>,
+        new: &NewKeyRow<'_>,
         most: i64,
     ) -> Result<String, AuthError> {
         let sql = |text| self.database.sql(text);
@@ -151,14 +151,14 @@ impl Store {
         Ok(name)
     }
 
-    pub(super) async fn find(&self, hash: &KeyHash) -> Result<Option<KnownKey>, DbError> {
+    pub(super) async fn find(&self, hash: &KeyHash) -> Result<Option<CachedKey>, DbError> {
         let find = include_str!("../../../sql/auth/find_key.sql");
         let rows = self.query(find, &[(&&hash.0[..], Type::BYTEA)]).await?;
         rows.first().map(known).transpose()
     }
 
-    /// The keys that were used last, with their hashes.
-    pub(super) async fn used_last(&self, limit: i64) -> Result<Vec<(KeyHash, KnownKey)>, DbError> {
+    /// The keys used last, with their hashes.
+    pub(super) async fn used_last(&self, limit: i64) -> Result<Vec<(KeyHash, CachedKey)>, DbError> {
         let warm = include_str!("../../../sql/auth/warm_keys.sql");
         let rows = self.query(warm, &[(&limit, Type::INT8)]).await?;
         let read = |row: &Row| {
@@ -192,7 +192,7 @@ impl Store {
         self.query(revoke, &parameters).await?.iter().map(|row| Ok(row.try_get(0)?)).collect()
     }
 
-    /// When keys were used last, in seconds of Unix time.
+    /// Writes the last uses of keys, in seconds of Unix time.
     pub(super) async fn touch(&self, ids: &[Uuid], at_s: &[i64]) -> Result<(), DbError> {
         let touch = include_str!("../../../sql/auth/touch_keys.sql");
         self.query(touch, &[(&ids, Type::UUID_ARRAY), (&at_s, Type::INT8_ARRAY)]).await?;
@@ -205,10 +205,10 @@ fn scopes(row: &Row) -> Result<Scopes, DbError> {
     Ok(if row.try_get("admin")? { scopes.with(Scope::Admin) } else { scopes })
 }
 
-fn known(row: &Row) -> Result<KnownKey, DbError> {
+fn known(row: &Row) -> Result<CachedKey, DbError> {
     let owners: Option<Vec<&str>> = row.try_get("owner_permissions")?;
     let scopes = scopes(row)?;
-    Ok(KnownKey {
+    Ok(CachedKey {
         id: row.try_get("id")?,
         owner: row.try_get("owner")?,
         origins: row.try_get::<_, Option<Vec<String>>>("origins")?.map(Arc::from),

@@ -6,14 +6,14 @@ use tokio_postgres::Row;
 use tokio_postgres::types::Type;
 use uuid::Uuid;
 
-use super::rotation::{Judgement, RefreshToken, Stored, judge};
+use super::rotation::{RefreshToken, RotationVerdict, StoredSession, judge};
 use crate::auth::users::{User, read_user};
 use crate::db::{ConflictRetries, Connection, Database, DbError, Parameter, begin_in_time, in_time};
 
-/// Where a session was begun from, as far as is known. It proves nothing, and is for its user to recognise.
+/// The origin of a session, as far as known. For its user to recognise; it proves nothing.
 #[derive(Debug, Clone, Default)]
 pub struct Client {
-    /// What the client calls itself.
+    /// The client's user agent.
     pub user_agent: Option<String>,
     /// Its address.
     pub address: Option<String>,
@@ -26,21 +26,21 @@ pub struct ListedSession {
     pub id: Uuid,
     /// RFC 3339.
     pub created: String,
-    /// When tokens of it were last given out. RFC 3339.
+    /// The time of the last tokens. RFC 3339.
     pub last_used: String,
     /// RFC 3339.
     pub expires: String,
-    /// Where it was begun from.
+    /// The origin.
     pub client: Client,
 }
 
 #[derive(Debug, Clone)]
-pub(super) struct Store {
+pub(super) struct SessionStore {
     database: Database,
     timeout: Duration,
 }
 
-impl Store {
+impl SessionStore {
     pub(super) fn new(database: &Database, timeout: Duration) -> Self {
         Self { database: database.clone(), timeout }
     }
@@ -78,7 +78,7 @@ impl Store {
         }
     }
 
-    /// Judges a token that is shown, and stores `next` as its successor if it is good; with the session's user.
+    /// Judges a refresh token and, if it is valid, stores `next` as its successor; returns the session's user too.
     /// `was_issued`: the token's tag is right.
     pub(super) async fn rotate(
         &self,
@@ -86,12 +86,12 @@ impl Store {
         was_issued: bool,
         next: &RefreshToken,
         lifetime_s: i64,
-    ) -> Result<(Judgement, Option<User>), DbError> {
-        let mut retries = ConflictRetries::default();
+    ) -> Result<(RotationVerdict, Option<User>), DbError> {
+        let mut retries = ConflictRetries::within(self.timeout * 3);
         loop {
             let mut connection = self.database.get().await?;
             let rotating = self.rotate_with(&mut connection, shown, was_issued, next, lifetime_s);
-            let rotated = in_time(self.timeout * 3, rotating).await;
+            let rotated = in_time(retries.left(), rotating).await;
             let rotated = connection.release(rotated);
             if !retries.again(&rotated).await {
                 return rotated;
@@ -106,19 +106,19 @@ impl Store {
         was_issued: bool,
         next: &RefreshToken,
         lifetime_s: i64,
-    ) -> Result<(Judgement, Option<User>), DbError> {
+    ) -> Result<(RotationVerdict, Option<User>), DbError> {
         let transaction = begin_in_time(connection, self.timeout).await?;
         let lock = self.database.sql(include_str!("../../../sql/auth/lock_session.sql"));
         let rows = transaction.query_typed(&lock, &[(&shown.session, Type::UUID)]).await?;
-        let Some(row) = rows.first() else { return Ok((Judgement::Invalid, None)) };
-        let stored = Stored {
+        let Some(row) = rows.first() else { return Ok((RotationVerdict::Invalid, None)) };
+        let stored = StoredSession {
             current: row.try_get("current_hash")?,
             previous: row.try_get("previous_hash")?,
             is_over: row.try_get("is_revoked")? || row.try_get("is_expired")?,
         };
         let (hash, next_hash) = (shown.hash(), next.hash());
         let judgement = judge(&stored, &hash, &next_hash, was_issued);
-        if judgement == Judgement::Rotate {
+        if judgement == RotationVerdict::Rotate {
             let rotate = self.database.sql(include_str!("../../../sql/auth/rotate_session.sql"));
             let lifetime_s = lifetime_s as f64;
             let parameters: [Parameter<'_>; 3] =

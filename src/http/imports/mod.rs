@@ -1,5 +1,5 @@
-//! `/api/files/process-jsonl`: the lines of a file become events, conversations and messages; how far that is, and which
-//! lines were left out.
+//! `/api/files/process-jsonl`: imports of the lines of a file as events, conversations and messages; their progress and
+//! rejected lines.
 
 mod progress;
 
@@ -34,11 +34,11 @@ use crate::files::{FilesError, StoredFile};
 use crate::imports::{Allowed, Kind, Mapping, Plan};
 use crate::ingest::text;
 
-/// What a file is called that was sent as lines.
+/// The name of a file that was sent as lines.
 const NAME: &str = "lines.jsonl";
 /// Bytes of a body that names a file.
 const MAX_NAME_BYTES: usize = 16 * 1024;
-/// How many lines of `rejected` are asked for at once.
+/// Rejected lines of a page.
 const PAGE: i64 = 1_000;
 static X_TOTAL_COUNT: HeaderName = HeaderName::from_static("x-total-count");
 
@@ -53,14 +53,14 @@ pub(super) fn routes() -> Routes {
 
 #[derive(Serialize, ToSchema)]
 #[schema(as = ImportBegun)]
-struct Begun {
+struct ImportResponse {
     file_id: Uuid,
 }
 
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(as = NamedFile)]
-struct Named {
+struct ImportRequest {
     file_id: Uuid,
 }
 
@@ -70,11 +70,11 @@ struct Named {
     path = "/api/files/process-jsonl",
     tag = "files",
     summary = "Stores the lines of a file as events, conversations or messages",
-    description = "Parameters map.<field>=<member> say which member of a line holds a field.",
-    params(("kind" = Option<String>, Query, description = "event, conversation or message; without it each line says so")),
-    request_body(content((Named = "application/json"), (String = "application/x-ndjson"))),
+    description = "A parameter map.<field>=<member> names the member of a line that holds a field.",
+    params(("kind" = Option<String>, Query, description = "event, conversation or message; by default each line has a member kind")),
+    request_body(content((ImportRequest = "application/json"), (String = "application/x-ndjson"))),
     responses(
-        (status = 202, description = "The file is stored, and its import noted", body = Begun, headers(("location" = String, description = "The path of its progress"))),
+        (status = 202, description = "The file is stored, and its import noted", body = ImportResponse, headers(("location" = String, description = "The path of its progress"))),
         (status = 404, description = "There is no such file of one's own"),
         (status = 409, description = "The file was processed already"),
         (status = 413, description = "Too large (MAX_FILE_BYTES), or beyond the quota (FILE_QUOTA_BYTES)"),
@@ -89,12 +89,12 @@ async fn process(
 ) -> Result<Response, ApiError> {
     let core = face.core()?;
     let plan = plan(&face, &principal, parameters)?;
-    // Before anything is read: what is stored and then not begun would be nobody's.
-    let place = core.imports.place()?;
+    // Before anything is read: a file that is stored without its import would be useless.
+    let permit = core.imports.permit()?;
     let owner = core.accounts.user_of(&principal).await?;
     let file = file(core, owner, request).await?;
-    core.imports.begin(place, owner, &file, plan).await?;
-    let mut response = (StatusCode::ACCEPTED, Json(Begun { file_id: file.id })).into_response();
+    core.imports.begin(permit, owner, &file, plan).await?;
+    let mut response = (StatusCode::ACCEPTED, Json(ImportResponse { file_id: file.id })).into_response();
     let location = format!("/api/files/{}/progress", file.id);
     let location = HeaderValue::try_from(location).map_err(|_| ApiError::internal())?;
     response.headers_mut().insert(LOCATION, location);
@@ -126,7 +126,7 @@ fn plan(
     }
 }
 
-/// What storing lines of a kind takes.
+/// The scope for lines of a kind.
 fn scope(kind: Kind) -> Scope {
     match kind {
         Kind::Event => Scope::EventsWrite,
@@ -139,17 +139,17 @@ async fn file(core: &Services, owner: Option<Uuid>, request: Request) -> Result<
     let (head, body) = request.into_parts();
     let (content, encoding) = (content(&head.headers)?, encoding(&head.headers)?);
     let limits = match content {
-        Content::Name => BodyLimits {
+        BodyKind::Name => BodyLimits {
             bytes: MAX_NAME_BYTES,
             setting: "a body that names a file",
             deadline: Instant::now() + core.limits.body_timeout,
         },
-        Content::Lines => lines_limits(core),
+        BodyKind::Lines => lines_limits(core),
     };
     let mut body = LimitedBody::new(&head, body, limits);
     let file = match content {
-        Content::Name => named(core, owner, &mut body, encoding).await,
-        Content::Lines => lines(core, owner, &mut body, encoding).await,
+        BodyKind::Name => named(core, owner, &mut body, encoding).await,
+        BodyKind::Lines => lines(core, owner, &mut body, encoding).await,
     };
     if file.is_err() {
         body.discard().await;
@@ -157,7 +157,7 @@ async fn file(core: &Services, owner: Option<Uuid>, request: Request) -> Result<
     file
 }
 
-/// The time is for the first byte; what comes gives the body more (`FILE_MIN_RATE`).
+/// The deadline is for the first byte; further bytes extend it (`FILE_MIN_RATE`).
 fn lines_limits(core: &Services) -> BodyLimits {
     BodyLimits {
         bytes: usize::try_from(core.files.config().max_file_bytes).unwrap_or(usize::MAX),
@@ -166,19 +166,19 @@ fn lines_limits(core: &Services) -> BodyLimits {
     }
 }
 
-/// What a body holds.
-enum Content {
+/// The content of a body.
+enum BodyKind {
     /// JSON that names a file.
     Name,
     /// The lines themselves.
     Lines,
 }
 
-fn content(headers: &HeaderMap) -> Result<Content, ApiError> {
+fn content(headers: &HeaderMap) -> Result<BodyKind, ApiError> {
     match json::media_type(headers)?.as_str() {
-        "" | "application/json" => Ok(Content::Name),
+        "" | "application/json" => Ok(BodyKind::Name),
         "application/x-ndjson" | "application/ndjson" | "application/jsonl" | "application/x-jsonlines" => {
-            Ok(Content::Lines)
+            Ok(BodyKind::Lines)
         }
         _ => Err(json::unsupported(
             "content-type takes application/json for a file's id, or application/x-ndjson for the lines themselves",
@@ -196,12 +196,12 @@ async fn named(
         Encoding::Identity => body::read_whole(body, &core.bodies).await?,
         encoding => decode_whole(body, encoding, &core.bodies).await?,
     };
-    let named: Named = serde_json::from_slice(text::without_mark(&whole))
+    let named: ImportRequest = serde_json::from_slice(text::without_mark(&whole))
         .map_err(|_| ApiError::invalid("the body takes {\"file_id\": a file's id}").field("file_id"))?;
     Ok(core.files.find(owner, named.file_id).await?)
 }
 
-/// Stores the lines of a body with its encoding taken off.
+/// Stores the decoded lines of a body.
 async fn lines(
     core: &Services,
     owner: Option<Uuid>,
@@ -234,7 +234,7 @@ async fn lines(
         let pieces = pin!(pieces);
         core.files.keep(owner, NAME, Some("application/x-ndjson"), announced, pieces).await
     };
-    // Of what is wrong with the body, the body knows best.
+    // The body's own error is the most precise one.
     kept.map_err(|error| refusal.unwrap_or_else(|| error.into()))
 }
 
@@ -261,9 +261,7 @@ async fn rejected(
     let progress = core.imports.progress(owner, id).await?;
     let imports = core.imports.clone();
     let pages = stream::try_unfold((imports, 0), move |(imports, after)| async move {
-        let asked = imports.clone();
-        let page = tokio::spawn(async move { asked.rejected(id, after, PAGE).await });
-        let lines = page.await.map_err(std::io::Error::other)?.map_err(std::io::Error::other)?;
+        let lines = imports.rejected(id, after, PAGE).await.map_err(std::io::Error::other)?;
         let Some((last, _)) = lines.last() else { return Ok(None) };
         let last = *last;
         Ok::<_, std::io::Error>(Some((ndjson(&lines)?, (imports, last))))

@@ -62,7 +62,7 @@ pub(super) async fn get(
         last: None,
         next: Some(progress),
         polled: Instant::now(),
-        _permit: services.imports.follow_turn()?,
+        _permit: services.imports.subscribe()?,
     };
     let stream = EventStream {
         state: Arc::clone(&state),
@@ -96,7 +96,7 @@ impl ProgressSource {
     /// Polls the progress. A database that is away is polled again; a deleted file ends the stream.
     async fn poll(&mut self) -> Result<(), Close> {
         self.polled = Instant::now();
-        match self.imports.look(self.file_id).await {
+        match self.imports.progress_of(self.file_id).await {
             Ok(progress) => self.next = Some(progress),
             Err(error) if error.is_passing() => {}
             Err(_) => return Err(Close::Ended("failed")),

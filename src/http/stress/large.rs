@@ -123,12 +123,10 @@ pub(super) async fn get(
             if part == payload.parts {
                 return None;
             }
-            // In a task of its own, as the client may disconnect within a statement.
-            let content = match tokio::spawn(async move { large.part(&payload, part).await }).await {
-                Ok(Ok(Some(content))) => Ok(content),
-                Ok(Ok(None)) => Err(io::Error::other("the payload was deleted")),
-                Ok(Err(error)) => Err(io::Error::other(error)),
-                Err(panicked) => Err(io::Error::other(panicked)),
+            let content = match large.part(&payload, part).await {
+                Ok(Some(content)) => Ok(content),
+                Ok(None) => Err(io::Error::other("the payload was deleted")),
+                Err(error) => Err(io::Error::other(error)),
             };
             if let Err(error) = &content {
                 let id = payload.id.as_str();

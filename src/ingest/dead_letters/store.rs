@@ -125,7 +125,7 @@ impl DeadLetterStore {
     ///
     /// Any error of Postgres; nothing is changed then.
     pub async fn discard(&self, id: Uuid) -> Result<bool, DbError> {
-        let mut retries = ConflictRetries::default();
+        let mut retries = ConflictRetries::within(TIMEOUT);
         loop {
             let discarded = self.discard_once(id).await;
             if !retries.again(&discarded).await {
