@@ -1,19 +1,19 @@
-//! Builds every part in order, runs it, and stops it in the reverse order.
+//! The service: started part by part, and stopped in the reverse order.
 //!
 //! | start | stop |
 //! |---|---|
-//! | listen (answers 503 until the rest is up) | 7 |
-//! | the private Postgres, where there is no `DATABASE_URL` | 6 the private Postgres stops |
-//! | the journal: recovered, with a new part of our own | |
+//! | listener (answers 503 until the service is ready) | 7 |
+//! | private Postgres, without `DATABASE_URL` | 6 stops |
+//! | journal: former ones recovered, a new one begun | |
 //! | pool | 5 connections close |
-//! | migrations, the first partitions | |
-//! | background tasks, as each part starts (`supervisor`) | 4 end |
-//! | pipeline: journal, lanes and dead letters | 3 drains: everything accepted is stored, or left in the journal |
-//! | records, conversations, accounts, files, imports | imports end where they are, and are resumed by the next start |
-//! | events are taken | 1 nothing is taken, 2 the requests under way are answered |
+//! | migrations, first partitions | |
+//! | background tasks, with each part (`supervisor`) | 4 end |
+//! | pipeline: journal, lanes, dead letters | 3 drains: accepted events are stored, or stay in the journal |
+//! | records, conversations, accounts, files, imports | imports end where they are; the next start resumes them |
+//! | events are accepted | 1 nothing is accepted, 2 requests under way are answered |
 //!
-//! The stop's time, `SHUTDOWN_TIMEOUT_S`, has shares: a quarter for 1 and 2, up to three quarters with 3, the last for 6.
-//! A second signal ends the process at once, wherever it is.
+//! `SHUTDOWN_TIMEOUT_S` is divided: a quarter for 1 and 2, up to three quarters including 3, the last one for 6. A second signal
+//! ends the process at once, at any point.
 
 mod descriptors;
 mod error;
@@ -29,8 +29,8 @@ use tokio::time::Instant;
 use crate::auth::{Accounts, SecretError, SigningSecret, Verifier, signing_secret};
 use crate::config::{Config, ConfigError, Durability};
 use crate::conversations::{Conversations, ConversationsParts, ConversationsSettings};
-use crate::db::local::LocalCluster;
-use crate::db::{self, ConnectionUrl, Database, FailingStatements, MigrationError, PartitionKeeper};
+use crate::db::private::PrivateCluster;
+use crate::db::{self, ConnectionUrl, Database, FailingStatements, MigrationError, PartitionManager};
 use crate::files::{Files, FilesSettings};
 use crate::http::{self, AppState, BoundServer, RunningServer, Services};
 use crate::imports::{Imports, ImportsSettings, Limits};
@@ -46,25 +46,25 @@ use crate::supervisor::Supervisor;
 pub use error::AppError;
 use signals::Signals;
 
-/// What an operator asks of one start.
+/// Options of one start.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Start {
-    /// A database that does not know the journal is given all that it holds.
+pub struct StartOptions {
+    /// Store the whole journal in a database that does not know it.
     pub adopt_database: bool,
 }
 
-/// Runs the service until it is told to stop.
+/// Runs the service until it is stopped.
 ///
 /// # Errors
 ///
-/// [`AppError`] says why it could not start, or what a stop left behind.
-pub async fn run(config: &Config, asked: Start) -> Result<(), AppError> {
-    // What is wrong with a setting is said before anything is started.
+/// [`AppError`]: the service could not start, or left events behind at its stop.
+pub async fn run(config: &Config, options: StartOptions) -> Result<(), AppError> {
+    // Invalid settings are reported before anything is started.
     if let Some(url) = &config.database.database_url {
         ConnectionUrl::parse(url).map_err(|error| ConfigError::database_url(&error))?;
     }
     if config.stress.faults.is_on() {
-        tracing::warn!("FAULTS=on: whoever reaches the service can make it fail on purpose");
+        tracing::warn!("FAULTS=on: any client can make the service fail on purpose");
     }
     let max_connections = descriptors::max_connections(config, descriptors::raise_limit());
     let signals = Signals::listen()?;
@@ -78,11 +78,11 @@ pub async fn run(config: &Config, asked: Start) -> Result<(), AppError> {
     let state = AppState::new(config, &metrics, &lifecycle, &verifier, &supervisor);
     let server = listen(config, max_connections, &state)?;
     if secret.is_passing {
-        tracing::warn!("JWT_SECRET is not set: whoever signs in has to again after a restart");
+        tracing::warn!("JWT_SECRET is not set: users have to log in again after a restart");
     }
 
     let mut local = None;
-    let started = start(config, asked, &state, &metrics, &signals, &mut local).await;
+    let started = start(config, options, &state, &metrics, &signals, &mut local).await;
     let result = match started {
         Ok(running) => {
             announce(&server, local.is_some());
@@ -94,15 +94,15 @@ pub async fn run(config: &Config, asked: Start) -> Result<(), AppError> {
             Err(error)
         }
     };
-    // A failure to stop must not hide what went wrong before.
+    // A failure to stop must not hide an earlier error.
     match (result, stop_local(config, local).await) {
         (Ok(()) | Err(AppError::Interrupted), stopped) => stopped,
         (failed, _) => failed,
     }
 }
 
-/// Makes `DATA_DIR` if it is not there, and writes to it, so that a folder that cannot be used is reported as what it is and not
-/// by whatever comes to need it first.
+/// Creates `DATA_DIR` if it is missing, and writes to it, so that an unusable folder is reported as such and not by the first
+/// user of it.
 fn check_data_dir(dir: &Path) -> Result<(), AppError> {
     let probe = dir.join(format!(".probe-{}", uuid::Uuid::new_v4()));
     let written = std::fs::create_dir_all(dir)
@@ -128,7 +128,7 @@ fn listen(config: &Config, max_connections: usize, state: &Arc<AppState>) -> Res
         .map_err(failed)
 }
 
-/// What runs once the service has started, but for the server.
+/// The running service, without its server.
 struct Running {
     database: Database,
     pipeline: Pipeline,
@@ -136,18 +136,18 @@ struct Running {
 
 async fn start(
     config: &Config,
-    asked: Start,
+    options: StartOptions,
     state: &Arc<AppState>,
     metrics: &Arc<Metrics>,
     signals: &Signals,
-    local: &mut Option<LocalCluster>,
+    local: &mut Option<PrivateCluster>,
 ) -> Result<Running, AppError> {
     let url = match &config.database.database_url {
         Some(url) => url.clone(),
         None => {
-            // Not cut short by the first signal: a cluster that is half started could not be stopped.
+            // Not interrupted by the first signal: a half-started cluster could not be stopped.
             let database = &config.database;
-            let cluster = LocalCluster::start(&database.data_dir, database.pg_bin.as_deref()).await?;
+            let cluster = PrivateCluster::start(&database.data_dir, database.pg_bin.as_deref()).await?;
             signals.on_second(cluster.emergency_stop());
             local.insert(cluster).url().to_owned()
         }
@@ -155,12 +155,12 @@ async fn start(
     let url = ConnectionUrl::parse(&url).map_err(|error| MigrationError::Failed(error.to_string()))?;
     let journal = match config.ingest.durability {
         Durability::Memory => None,
-        Durability::Disk => Some(open_journal(config, asked).await?),
+        Durability::Disk => Some(open_journal(config, options).await?),
     };
-    let shares = config.shares();
+    let quotas = config.shares();
     let database =
-        Database::new(&url, &config.database).map_err(MigrationError::Database)?.with_spare(shares.spare);
-    // Events can be journaled while Postgres is away, if it is known to have their tables.
+        Database::new(&url, &config.database).map_err(MigrationError::Database)?.with_spare(quotas.spare);
+    // Events can be journaled while Postgres is away, if it is known to have the tables.
     let may_be_away = match &journal {
         Some(journal) => journal.reader.schema_version() == Some(db::schema_version()),
         None => false,
@@ -177,7 +177,7 @@ async fn start(
     }
 
     let supervisor = &state.supervisor;
-    let keeper = PartitionKeeper::new(database.clone(), &config.database);
+    let keeper = PartitionManager::new(database.clone(), &config.database);
     keeper.start(supervisor);
     if config.database.trace_index.is_on() {
         db::trace_index::keep(&database, supervisor);
@@ -190,7 +190,7 @@ async fn start(
         Pipeline::start(&settings, journal, postgres_is_away, &database, metrics, supervisor).await?;
     let settings = RecordsSettings {
         records: config.records.clone(),
-        shares,
+        shares: quotas,
         makes_collections: config.makes_collections(),
         max_json_depth: config.ingest.max_json_depth,
     };
@@ -203,20 +203,20 @@ async fn start(
         let refresh = Duration::from_secs(config.auth.jwt_jwks_refresh_s);
         jwks::follow(url.clone(), refresh, Arc::clone(&state.verifier), supervisor);
     }
-    let share = database.quota(settings.shares.auth, Duration::from_millis(config.auth.auth_wait_ms));
-    let accounts = Accounts::start(&config.auth, &state.verifier, &share, supervisor);
+    let queries = database.quota(settings.shares.auth, Duration::from_millis(config.auth.auth_wait_ms));
+    let accounts = Accounts::start(&config.auth, &state.verifier, &queries, supervisor);
     let wait = Duration::from_millis(config.conversations.conversations_wait_ms);
     let commits = database.quota(settings.shares.conversation_commits, wait);
-    let share = database.quota(settings.shares.conversations, wait);
+    let queries = database.quota(settings.shares.conversations, wait);
     ChangeRetention::start(&operations, config.records.changes_retention_s, supervisor);
     let hub = Hub::new(&config.subscriber_limits(), metrics);
-    FeedReader::start(&hub, &share, supervisor);
+    FeedReader::start(&hub, &queries, supervisor);
     let settings = ConversationsSettings {
         config: config.conversations.clone(),
         max_page_bytes: config.records.max_page_bytes,
         max_json_depth: config.ingest.max_json_depth,
     };
-    let parts = ConversationsParts { commits: &commits, database: &share, hub: &hub, metrics, supervisor };
+    let parts = ConversationsParts { commits: &commits, database: &queries, hub: &hub, metrics, supervisor };
     let conversations = Conversations::start(&settings, parts);
     let ingest = pipeline.ingest().clone();
     let files = files(config, &database, metrics);
@@ -238,8 +238,8 @@ async fn start(
     Ok(Running { database, pipeline })
 }
 
-/// Files, over their share of the pool. What is left free of the disk is the journal's, as an event is never refused for
-/// the sake of a file.
+/// Files, within their quota of the pool. The free space that they leave is the journal's: an event is never rejected for the
+/// sake of a file.
 fn files(config: &Config, database: &Database, metrics: &Arc<Metrics>) -> Files {
     let wait = Duration::from_millis(config.files.files_wait_ms);
     let settings = FilesSettings {
@@ -250,7 +250,7 @@ fn files(config: &Config, database: &Database, metrics: &Arc<Metrics>) -> Files 
     Files::new(settings, &database.quota(config.shares().files, wait), metrics)
 }
 
-/// Imports, over shares of the pool; those that a former run began go on.
+/// Imports, within quotas of the pool; unfinished imports of former runs continue.
 fn imports(
     config: &Config,
     database: &Database,
@@ -258,7 +258,7 @@ fn imports(
     conversations: &Conversations,
     state: &AppState,
 ) -> Imports {
-    let (limits, shares) = (&config.conversations, config.shares());
+    let (limits, quotas) = (&config.conversations, config.shares());
     let settings = ImportsSettings {
         imports: config.imports.clone(),
         limits: Limits {
@@ -271,13 +271,13 @@ fn imports(
         },
     };
     let wait = Duration::from_millis(config.files.files_wait_ms);
-    let writers = database.quota(shares.imports, wait);
-    let share = database.quota(shares.files, wait);
-    Imports::start(&settings, &writers, &share, files, conversations, &state.metrics, &state.supervisor)
+    let writers = database.quota(quotas.imports, wait);
+    let queries = database.quota(quotas.files, wait);
+    Imports::start(&settings, &writers, &queries, files, conversations, &state.metrics, &state.supervisor)
 }
 
 /// Recovers the journals of earlier runs, and begins a new one.
-async fn open_journal(config: &Config, asked: Start) -> Result<OpenJournal, AppError> {
+async fn open_journal(config: &Config, options: StartOptions) -> Result<OpenJournal, AppError> {
     let (database, limits) = (&config.database, &config.journal);
     let settings = DiskSettings {
         dir: database.data_dir.join("journal"),
@@ -299,15 +299,16 @@ async fn open_journal(config: &Config, asked: Start) -> Result<OpenJournal, AppE
         );
     }
     tracing::debug!(journal = %writer.journal(), "the journal is open");
-    Ok(OpenJournal { writer, reader, adopt: asked.adopt_database })
+    Ok(OpenJournal { writer, reader, adopt: options.adopt_database })
 }
 
-/// Migrates, waiting for a Postgres that is not there yet; or returns false if it `may_be_away`. What waiting does not mend ends it at
-/// once: a password, a certificate, a missing database. A name that leads nowhere gets a few tries, as a container's name server may
-/// still be starting.
+/// Migrates, waiting for a Postgres that is not available yet; returns false if it `may_be_away`. Permanent errors end the wait
+/// at once: a password, a certificate, a missing database. An unknown host gets a few attempts, as a container's name server
+/// may still be starting.
 async fn migrate(config: &Config, database: &Database, may_be_away: bool) -> Result<bool, AppError> {
     let deadline = Instant::now() + Duration::from_secs(config.database.db_start_timeout_s);
     let mut unknown_hosts = 0;
+    let (mut next_log, mut log_interval) = (Instant::now(), CONNECT_INTERVAL);
     loop {
         let error = match db::migrate(database, config.database.partitioning).await {
             Ok(()) => return Ok(true),
@@ -323,13 +324,19 @@ async fn migrate(config: &Config, database: &Database, may_be_away: bool) -> Res
         if Instant::now() >= deadline || unknown_hosts >= MAX_UNKNOWN_HOSTS {
             return Err(MigrationError::Database(error).into());
         }
-        tracing::warn!(error = error.with_sources(), "waiting for Postgres");
-        tokio::time::sleep(Duration::from_secs(1)).await;
+        if Instant::now() >= next_log {
+            tracing::warn!(error = error.with_sources(), "waiting for Postgres");
+            next_log = Instant::now() + log_interval;
+            log_interval *= 2;
+        }
+        tokio::time::sleep(CONNECT_INTERVAL).await;
     }
 }
 
-/// Look-ups of a host that end with the answer that there is none, after which a start gives up.
+/// Failed look-ups of an unknown host after which a start gives up.
 const MAX_UNKNOWN_HOSTS: u32 = 3;
+/// The wait between two attempts to connect, and after the first log line about it; the latter doubles.
+const CONNECT_INTERVAL: Duration = Duration::from_secs(1);
 
 fn announce(server: &RunningServer, private_postgres: bool) {
     let address = server.address();
@@ -351,14 +358,14 @@ async fn until_stopped(
         () = supervisor.failed() => false,
         () = server.failed() => false,
     };
-    tracing::info!("stopping: answering what is under way, then storing what was accepted");
+    tracing::info!("stopping: answering requests under way, then storing accepted events");
     lifecycle.drain();
     supervisor.stopping();
     let now = Instant::now();
-    // A client that does not read its answer must not use up the time for storing what others were promised.
-    server.stop(now + share_of_shutdown(config, 1)).await;
-    let drained = pipeline.drain(now + share_of_shutdown(config, 3)).await;
-    // By now all requests for records and messages are answered.
+    // A client that does not read its response must not use up the time for storing accepted events.
+    server.stop(now + shutdown_quarters(config, 1)).await;
+    let drained = pipeline.drain(now + shutdown_quarters(config, 3)).await;
+    // All requests for records and messages are answered by now.
     supervisor.shutdown().await;
     database.close();
     match (asked, drained.is_complete()) {
@@ -369,15 +376,18 @@ async fn until_stopped(
                 _ if drained.lost > 0 => tracing::error!(
                     lost = drained.lost,
                     left = drained.events_left,
-                    "stopped: acknowledged events are lost, see `tidegate verify`; what is left of the others is in the journal, for the next run"
+                    "stopped: acknowledged events are lost, see `tidegate verify`; the others that are not stored are in the journal, for the next run"
                 ),
                 0 if drained.unreadable > 0 => tracing::info!(
                     unreadable = drained.unreadable,
-                    "stopped: what could be read of what was accepted is stored"
+                    "stopped: all readable accepted events are stored"
                 ),
-                0 => tracing::info!("stopped: everything accepted is stored"),
+                0 => tracing::info!("stopped: all accepted events are stored"),
                 left => {
-                    tracing::warn!(left, "stopped: what is not stored is in the journal, for the next run");
+                    tracing::warn!(
+                        left,
+                        "stopped: events that are not stored are in the journal, for the next run"
+                    );
                 }
             }
             Ok(())
@@ -385,19 +395,19 @@ async fn until_stopped(
     }
 }
 
-/// So many quarters of `SHUTDOWN_TIMEOUT_S`.
-fn share_of_shutdown(config: &Config, quarters: u32) -> Duration {
+/// A number of quarters of `SHUTDOWN_TIMEOUT_S`.
+fn shutdown_quarters(config: &Config, quarters: u32) -> Duration {
     Duration::from_secs(config.server.shutdown_timeout_s) * quarters / 4
 }
 
-async fn stop_local(config: &Config, local: Option<LocalCluster>) -> Result<(), AppError> {
+async fn stop_local(config: &Config, local: Option<PrivateCluster>) -> Result<(), AppError> {
     let Some(local) = local else { return Ok(()) };
     let emergency = local.emergency_stop();
-    match tokio::time::timeout(share_of_shutdown(config, 1).max(LEAST_STOP), local.stop()).await {
+    match tokio::time::timeout(shutdown_quarters(config, 1).max(LEAST_STOP), local.stop()).await {
         Ok(stopped) => Ok(stopped?),
         Err(_elapsed) => {
             tracing::warn!(
-                "the private Postgres does not stop in time; ending it at once, its next start recovers"
+                "the private Postgres does not stop in time; it is ended at once, and its next start recovers"
             );
             emergency.stop_now();
             Ok(())

@@ -60,6 +60,15 @@ async fn a_port_that_is_closed_is_waited_for_and_named() {
 }
 
 #[tokio::test]
+async fn a_start_logs_its_wait_for_postgres_at_growing_intervals() {
+    let stderr =
+        fails(&[("DATABASE_URL", "postgres://u:p@127.0.0.1:1/d"), ("DB_START_TIMEOUT_S", "6")]).await;
+    // At once, after 1 s and after 3 s; the next one would come after 7 s.
+    let lines = stderr.matches("waiting for Postgres").count();
+    assert!((1..=3).contains(&lines), "{stderr}");
+}
+
+#[tokio::test]
 async fn the_first_of_several_hosts_that_answers_is_taken() {
     let server = PrivateServer::start(&[]).await;
     // The first accepts and says nothing, as a postmaster that is stopped; the second is closed.

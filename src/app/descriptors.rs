@@ -1,22 +1,22 @@
-//! File descriptors: as many as the system allows, and some that no client can take.
+//! File descriptors: the limit of the system, and the reserve that clients cannot use.
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use crate::config::Config;
 use crate::http::OPERATOR_CONNECTIONS;
 
-/// The listener, the log, signals, and what the standard library and the database side's runtime open.
+/// The listener, the log, signals, the standard library, and the database side's runtime.
 const PROCESS: u64 = 48;
 /// The poll, event and timer descriptors of a request thread's runtime.
 const THREAD: u64 = 4;
 /// The journal's segment, spare, lock, folders and notes, and one read for each lane.
 const JOURNAL: u64 = 16;
-/// Connections to Postgres beside the pool, and to an issuer of tokens.
+/// Connections to Postgres beside the pool, and to a token issuer.
 const OUTBOUND: u64 = 8;
-/// Clients that are served even where the system allows less than is reserved.
+/// Client connections even if the limit is below the reserve.
 const LEAST_CONNECTIONS: u64 = 16;
 
-/// Raises the soft limit to the hard one; what the limit is then.
+/// Raises the soft limit to the hard one; returns the resulting limit.
 pub(super) fn raise_limit() -> u64 {
     let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else { return u64::MAX };
     if soft < hard && setrlimit(Resource::RLIMIT_NOFILE, hard, hard).is_ok() {
@@ -25,7 +25,7 @@ pub(super) fn raise_limit() -> u64 {
     soft
 }
 
-/// Client connections at once: `MAX_CONNECTIONS`, as far as `limit` leaves room beside what is reserved for the journal,
+/// The maximum of client connections: `MAX_CONNECTIONS`, but no more than `limit` permits beside the reserve for the journal,
 /// Postgres, files and operators.
 pub(super) fn max_connections(config: &Config, limit: u64) -> usize {
     let reserved = reserved(config);

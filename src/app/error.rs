@@ -1,64 +1,64 @@
-//! Why the service does not run, or does not end well.
+//! Errors of a run of the service.
 
 use std::path::PathBuf;
 
 use crate::auth::SecretError;
 use crate::config::ConfigError;
-use crate::db::local::LocalError;
+use crate::db::private::PrivateError;
 use crate::db::{self, MigrationError};
 use crate::ingest::journal::disk::DiskError;
 use crate::ingest::{CheckpointError, Drained};
 
-/// Why the service did not run, or did not end well.
+/// The reason why the service did not run, or did not stop cleanly.
 #[derive(Debug, thiserror::Error)]
 pub enum AppError {
-    /// The settings cannot be used.
+    /// Invalid settings.
     #[error(transparent)]
     Config(#[from] ConfigError),
-    /// `DATA_DIR` cannot be written to.
+    /// `DATA_DIR` is not writable.
     #[error("DATA_DIR {} cannot be used: it has to be a folder that this user may write to", .path.display())]
     DataDir {
         /// The folder.
         path: PathBuf,
-        /// What the system reports.
+        /// The system's error.
         source: std::io::Error,
     },
     /// There is no secret to sign tokens with.
-    #[error("JWT_SECRET cannot be had")]
+    #[error("JWT_SECRET cannot be read or created")]
     Secret(#[from] SecretError),
-    /// The address cannot be listened on.
+    /// The address cannot be bound.
     #[error("cannot listen on {address}")]
     Listen {
         /// `HOST:PORT`.
         address: String,
-        /// What the system says.
+        /// The system's error.
         source: std::io::Error,
     },
     /// The private Postgres did not start or stop.
     #[error(transparent)]
-    Local(#[from] LocalError),
+    Local(#[from] PrivateError),
     /// The database cannot be used.
     #[error("the database cannot be used")]
     Database(#[from] MigrationError),
     /// The journal cannot be used.
     #[error("the journal cannot be used")]
     Journal(#[from] DiskError),
-    /// The journal and the database do not go together.
+    /// The journal and the database do not match.
     #[error(transparent)]
-    Fence(#[from] CheckpointError),
-    /// The system refuses what the service needs.
+    Checkpoint(#[from] CheckpointError),
+    /// The system lacks a resource.
     #[error("cannot start")]
     System(#[from] std::io::Error),
     /// Metrics cannot be set up.
     #[error("cannot set up metrics")]
     Metrics(#[from] prometheus::Error),
-    /// A part ended that should run for as long as the service does.
+    /// A critical task ended early.
     #[error("a writer or a request thread ended unexpectedly; the cause is above")]
     PartEnded,
-    /// The drain's end left events behind.
+    /// The drain left events behind.
     #[error("{} accepted events and {} dead letters could not be stored in time and are lost", .0.events_left, .0.dead_letters_left)]
     LeftBehind(Drained),
-    /// A signal came while the service was starting.
+    /// A signal stopped the start.
     #[error("stopped while starting")]
     Interrupted,
 }

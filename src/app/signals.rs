@@ -1,13 +1,13 @@
-//! How the process is asked to stop.
+//! Signals that stop the process.
 
 use std::sync::{Arc, OnceLock};
 
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-use crate::db::local::EmergencyStop;
+use crate::db::private::EmergencyStop;
 
-/// SIGTERM and SIGINT: the first asks for a stop, the second ends the process wherever it is.
+/// SIGTERM and SIGINT: the first one stops the service in order, the second one ends the process at once.
 pub(super) struct Signals {
     first: CancellationToken,
     postgres: Arc<OnceLock<EmergencyStop>>,
@@ -40,16 +40,16 @@ impl Signals {
         Ok(Self { first, postgres })
     }
 
-    /// Resolves when a stop was asked for.
+    /// Resolves at the first signal.
     pub(super) async fn first(&self) {
         self.first.cancelled().await;
     }
 
-    /// The private Postgres is to be ended with the process by a second signal.
+    /// Registers the private Postgres to be ended by a second signal.
     pub(super) fn on_second(&self, postgres: EmergencyStop) {
         let _set_once = self.postgres.set(postgres);
     }
 }
 
-/// As a shell reports a program that was ended by SIGINT.
+/// The exit code that a shell reports for SIGINT.
 const EXIT_SECOND_SIGNAL: i32 = 130;
