@@ -277,6 +277,46 @@ async fn an_import_whose_own_rows_a_trigger_drops_fails() {
 }
 
 #[tokio::test]
+async fn an_import_whose_end_a_trigger_drops_fails_with_one_error() {
+    let database = TestDatabase::create().await;
+    let service = Service::start(database.url(), &[("LOG", "info,tidegate::imports=debug")]).await;
+    dropping(&database, "imports", "update", "when (new.state = 'done')").await;
+    let file = imports::process(&service, "?kind=event", "", "{\"n\":1}\n").await;
+    let ended = imports::ended(&service, "", &file).await;
+    assert_eq!((&ended["state"], &ended["stored"]), (&json!("failed"), &json!(1)), "{ended}");
+    assert!(ended["error"].as_str().unwrap().contains("trigger"), "{ended}");
+    restored(&database, "imports").await;
+
+    // Not even a failure can be recorded: the import stays as it is, and one error is logged however often it is tried.
+    dropping(&database, "imports", "update", "").await;
+    let stored = files::store(&service, "", "a.jsonl", b"{\"n\":2}\n").await;
+    let id = stored["id"].as_str().unwrap();
+    let path = format!("{}?kind=event", imports::PROCESS);
+    let process = async || {
+        let answer = send(&service, "POST", &path, "", &json!({"file_id": id})).await;
+        assert_eq!(answer.status.as_u16(), 202, "{answer:?}");
+    };
+    eventually("it is tried again", async || {
+        process().await;
+        service.log().contains("still cannot be recorded").then_some(())
+    })
+    .await;
+    assert_eq!(imports::progress(&service, "", id).await["state"], "running");
+    restored(&database, "imports").await;
+    eventually("it ends", async || {
+        if imports::progress(&service, "", id).await["state"] == "done" {
+            return Some(());
+        }
+        // The attempt before may still be ending, so the request has no effect.
+        send(&service, "POST", &path, "", &json!({"file_id": id})).await;
+        None
+    })
+    .await;
+    let errors = service.log().matches("the end of an import cannot be recorded").count();
+    assert_eq!(errors, 1, "{}", service.log());
+}
+
+#[tokio::test]
 async fn a_key_that_a_trigger_drops_stores_no_event_twice() {
     let database = TestDatabase::create().await;
     let service = Service::start(database.url(), &[]).await;

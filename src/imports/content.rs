@@ -1,7 +1,7 @@
-//! A file's content as lines: as it is, or out of gzip or zstd.
+//! The text of a file: plain, or decompressed from gzip or zstd.
 //!
-//! A compressed file is decompressed once before anything of it is stored, so that one which is damaged, or expands beyond
-//! `MAX_FILE_BYTES`, leaves nothing behind. Its parts end at places of the decompressed text.
+//! A compressed file is decompressed once before any line is stored: a damaged file, or one that expands beyond
+//! `MAX_FILE_BYTES`, leaves nothing behind. Its parts end at offsets of the decompressed text.
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom};
@@ -14,24 +14,24 @@ use super::ImportsError;
 use crate::files;
 use crate::ingest::text;
 
-/// Bytes of the text that are checked before an import begins: what distinguishes most formats from text is among them.
+/// Bytes of the text that are checked before an import begins: most formats differ from text in them.
 const HEAD_BYTES: usize = 512;
-/// Bytes that are read of a compressed file at once.
+/// The size of a read from a compressed file.
 const READ_BYTES: usize = 64 * 1024;
-/// The largest window that zstd may ask for, as a power of two: 8 MiB, which RFC 8878 recommends decoders to support.
+/// The largest window of zstd, as a power of two: 8 MiB, which RFC 8878 recommends decoders to support.
 const ZSTD_WINDOW_LOG: u32 = 23;
 const GZIP: &[u8] = b"\x1f\x8b";
 const ZSTD: &[u8] = b"\x28\xb5\x2f\xfd";
 
-/// What a file's bytes are.
+/// The compression of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Form {
+enum Compression {
     Plain,
     Gzip,
     Zstd,
 }
 
-impl Form {
+impl Compression {
     fn of(head: &[u8]) -> Self {
         match head {
             head if head.starts_with(GZIP) => Self::Gzip,
@@ -41,32 +41,32 @@ impl Form {
     }
 }
 
-/// A file whose lines are to be read.
+/// The content of a file to be imported.
 #[derive(Debug)]
-pub(super) struct Content {
+pub(super) struct ImportContent {
     file: File,
-    form: Form,
+    compression: Compression,
 }
 
-impl Content {
-    /// Looks at how a file begins.
+impl ImportContent {
+    /// Examines the beginning of a file.
     ///
     /// # Errors
     ///
-    /// [`ImportsError::NotLines`] for a text in another charset, for another format, and for what cannot be decompressed.
+    /// [`ImportsError::NotLines`] for a text in another charset, for another format, and for a damaged compressed file.
     pub(super) fn open(file: File) -> Result<Self, ImportsError> {
-        let mut content = Self { file, form: Form::Plain };
+        let mut content = Self { file, compression: Compression::Plain };
         let unreadable = |error: io::Error| ImportsError::File(files::FilesError::Disk(error));
         let head = content.head().map_err(unreadable)?;
-        content.form = Form::of(&head);
-        let head = match content.form {
-            Form::Plain => head,
+        content.compression = Compression::of(&head);
+        let head = match content.compression {
+            Compression::Plain => head,
             _ => content.head().map_err(|error| broken(&error))?,
         };
         if text::is_utf_16_or_32(&head) {
             return Err(ImportsError::not_lines("it is UTF-16 or UTF-32"));
         }
-        // A text may begin as some format does.
+        // A text may begin with the signature of a format.
         match infer::get(&head).map(|found| found.mime_type()) {
             Some(found) if files::has_binary(&head) => Err(ImportsError::not_lines(format!("it is {found}"))),
             _ => Ok(content),
@@ -79,13 +79,13 @@ impl Content {
         Ok(head)
     }
 
-    /// Reads all of a compressed file once.
+    /// Decompresses a compressed file once.
     ///
     /// # Errors
     ///
     /// [`ImportsError::NotLines`] if it is damaged, or expands to more than `max_bytes`.
     pub(super) fn check(&self, max_bytes: u64) -> Result<(), ImportsError> {
-        if self.form == Form::Plain {
+        if self.compression == Compression::Plain {
             return Ok(());
         }
         let read = self.text(0).and_then(|text| io::copy(&mut text.take(max_bytes + 1), &mut io::sink()));
@@ -99,24 +99,25 @@ impl Content {
     }
 
     /// The text from an offset on.
-    pub(super) fn text(&self, offset: u64) -> io::Result<Text<'_>> {
+    pub(super) fn text(&self, offset: u64) -> io::Result<TextReader<'_>> {
         let mut file = &self.file;
         let read = Arc::<AtomicU64>::default();
-        if self.form == Form::Plain {
+        if self.compression == Compression::Plain {
             file.seek(SeekFrom::Start(offset))?;
-            return Ok(Text { reader: Box::new(file), read: None });
+            return Ok(TextReader { reader: Box::new(file), read: None });
         }
         file.seek(SeekFrom::Start(0))?;
-        let compressed = BufReader::with_capacity(READ_BYTES, Counted { file, read: Arc::clone(&read) });
-        let reader: Box<dyn Read + '_> = match self.form {
-            Form::Zstd => {
+        let compressed =
+            BufReader::with_capacity(READ_BYTES, CountingReader { file, read: Arc::clone(&read) });
+        let reader: Box<dyn Read + '_> = match self.compression {
+            Compression::Zstd => {
                 let mut decoder = zstd::stream::read::Decoder::with_buffer(compressed)?;
                 decoder.window_log_max(ZSTD_WINDOW_LOG)?;
                 Box::new(decoder)
             }
-            _ => Box::new(Members { decoder: Some(GzDecoder::new(compressed)) }),
+            _ => Box::new(GzipMembers { decoder: Some(GzDecoder::new(compressed)) }),
         };
-        let mut text = Text { reader, read: Some(read) };
+        let mut text = TextReader { reader, read: Some(read) };
         io::copy(&mut (&mut text).take(offset), &mut io::sink())?;
         Ok(text)
     }
@@ -126,39 +127,39 @@ fn broken(error: &io::Error) -> ImportsError {
     ImportsError::not_lines(format!("it cannot be decompressed: {error}"))
 }
 
-/// A text on its way out of a file.
-pub(super) struct Text<'a> {
+/// Reads the text of a file.
+pub(super) struct TextReader<'a> {
     reader: Box<dyn Read + 'a>,
-    /// Bytes that were read of a compressed file.
+    /// Bytes read of a compressed file.
     read: Option<Arc<AtomicU64>>,
 }
 
-impl Text<'_> {
-    /// Bytes of the file that are read, if they are not those of the text.
+impl TextReader<'_> {
+    /// Bytes read of a compressed file; `None`: the file is not compressed.
     pub(super) fn file_bytes(&self) -> Option<u64> {
         self.read.as_ref().map(|read| read.load(Ordering::Relaxed))
     }
 }
 
-impl std::fmt::Debug for Text<'_> {
+impl std::fmt::Debug for TextReader<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Text").field("read", &self.read).finish_non_exhaustive()
+        f.debug_struct("TextReader").field("read", &self.read).finish_non_exhaustive()
     }
 }
 
-impl Read for Text<'_> {
+impl Read for TextReader<'_> {
     fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
         self.reader.read(out)
     }
 }
 
-/// Counts what is read.
-struct Counted<'a> {
+/// Counts the bytes read.
+struct CountingReader<'a> {
     file: &'a File,
     read: Arc<AtomicU64>,
 }
 
-impl Read for Counted<'_> {
+impl Read for CountingReader<'_> {
     fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
         let read = self.file.read(out)?;
         self.read.fetch_add(read as u64, Ordering::Relaxed);
@@ -166,13 +167,13 @@ impl Read for Counted<'_> {
     }
 }
 
-/// The members of a gzip file, one behind the other. Zeros behind them are padding, as `gzip` itself takes them.
-struct Members<R> {
-    /// None behind the last.
+/// The members of a gzip file in sequence. Zeros after them are padding, as for `gzip` itself.
+struct GzipMembers<R> {
+    /// `None`: after the last member.
     decoder: Option<GzDecoder<R>>,
 }
 
-impl<R: BufRead> Read for Members<R> {
+impl<R: BufRead> Read for GzipMembers<R> {
     fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
         while let Some(decoder) = &mut self.decoder {
             let read = decoder.read(out)?;
@@ -204,27 +205,27 @@ impl<R: BufRead> Read for Members<R> {
 mod tests {
     use std::io::Write;
 
-    use flate2::Compression;
+    use flate2::Compression as Level;
     use flate2::write::GzEncoder;
     use uuid::Uuid;
 
     use super::*;
 
-    fn content(bytes: &[u8]) -> Result<Content, ImportsError> {
+    fn content(bytes: &[u8]) -> Result<ImportContent, ImportsError> {
         let path = std::env::temp_dir().join(format!("tidegate-content-{}", Uuid::new_v4()));
         File::create(&path).unwrap().write_all(bytes).unwrap();
         let file = File::open(&path).unwrap();
         std::fs::remove_file(&path).unwrap();
-        Content::open(file)
+        ImportContent::open(file)
     }
 
     fn gzip(text: &[u8]) -> Vec<u8> {
-        let mut encoder = GzEncoder::new(Vec::new(), Compression::default());
+        let mut encoder = GzEncoder::new(Vec::new(), Level::default());
         encoder.write_all(text).unwrap();
         encoder.finish().unwrap()
     }
 
-    fn text(content: &Content, offset: u64) -> String {
+    fn text(content: &ImportContent, offset: u64) -> String {
         let mut out = String::new();
         content.text(offset).unwrap().read_to_string(&mut out).unwrap();
         out

@@ -1,38 +1,38 @@
-//! Why an import cannot be begun or told of.
+//! Errors of imports.
 
 use crate::db::DbError;
 use crate::files::FilesError;
 
-/// Why an import cannot be begun or told of.
+/// The reason why an import cannot begin, or its progress cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub enum ImportsError {
-    /// A parameter is not what it takes.
+    /// An invalid parameter.
     #[error("{message}")]
     Invalid {
         /// The parameter.
         field: &'static str,
-        /// What it takes.
+        /// The valid values.
         message: String,
     },
-    /// The file was imported, or is being imported, as something else.
+    /// The file was imported, or is being imported, with other parameters.
     #[error("the file was processed already; upload it again to process it again")]
     Processed,
     /// The file was not imported.
     #[error("the file was not processed")]
     NotProcessed,
-    /// The file does not hold lines of JSON.
+    /// The file has no lines of JSON.
     #[error("the file holds no lines of JSON in UTF-8, as they are or as gzip or zstd: {0}")]
     NotLines(String),
     /// Too many imports wait.
-    #[error("as many files wait as may (MAX_IMPORTS); try again later")]
+    #[error("too many imports wait (MAX_IMPORTS); try again later")]
     TooMany,
-    /// Too many follow imports.
-    #[error("as many follow imports as may (MAX_IMPORT_FOLLOWERS); try again later")]
-    TooManyFollow,
-    /// The file.
+    /// Too many clients subscribe to imports.
+    #[error("too many clients subscribe to imports (MAX_IMPORT_FOLLOWERS); try again later")]
+    TooManySubscribers,
+    /// An error of the file.
     #[error(transparent)]
     File(#[from] FilesError),
-    /// The database.
+    /// The database's error.
     #[error("the database")]
     Database(#[from] Box<DbError>),
 }
@@ -46,7 +46,7 @@ impl ImportsError {
         Self::NotLines(why.into())
     }
 
-    /// Whether it may be another answer soon: the database is away, or all its connections are in use.
+    /// Whether a retry may succeed: the database is away, or all its connections are in use.
     pub fn is_passing(&self) -> bool {
         matches!(self, Self::Database(error) if error.is_away())
     }
@@ -55,7 +55,7 @@ impl ImportsError {
 impl From<DbError> for ImportsError {
     fn from(error: DbError) -> Self {
         match error.constraint() {
-            // It was deleted since it was looked up.
+            // It was deleted since it was found.
             Some("imports_file_id_fkey") => Self::File(FilesError::NotFound),
             _ => Self::Database(Box::new(error)),
         }

@@ -1,11 +1,11 @@
-//! What an import is asked for, and how far it is.
+//! The parameters of an import, and its progress.
 
 use serde::Serialize;
 use uuid::Uuid;
 
 use super::ImportsError;
 
-/// What a line becomes.
+/// The kind of a line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     /// A row of `requests`.
@@ -20,7 +20,7 @@ impl Kind {
     /// Every kind.
     pub const ALL: [Self; 3] = [Self::Event, Self::Conversation, Self::Message];
 
-    /// The word for it.
+    /// The name.
     pub fn name(self) -> &'static str {
         match self {
             Self::Event => "event",
@@ -29,37 +29,37 @@ impl Kind {
         }
     }
 
-    /// The kind that a word names.
+    /// The kind of a name.
     pub fn parse(word: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|kind| kind.name() == word)
     }
 }
 
-/// The kinds that somebody may store.
+/// A set of permitted kinds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Allowed([bool; 3]);
 
 impl Allowed {
-    /// Those for which `may` says so.
+    /// The kinds that `may` permits.
     pub fn which(may: impl Fn(Kind) -> bool) -> Self {
         Self(Kind::ALL.map(may))
     }
 
-    /// Whether a kind is among them.
+    /// Whether a kind is in the set.
     pub fn has(self, kind: Kind) -> bool {
         self.0.get(kind as usize).copied().unwrap_or(false)
     }
 
-    /// Their words.
+    /// The names.
     pub fn names(self) -> Vec<&'static str> {
         Kind::ALL.into_iter().filter(|kind| self.has(*kind)).map(Kind::name).collect()
     }
 }
 
-/// What a line may say, by the members that a [`Mapping`] names.
+/// A property of a line, held by the member that a [`Mapping`] names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Field {
-    /// What it becomes.
+    /// The kind of the line.
     Kind,
     /// An event's content.
     Payload,
@@ -71,29 +71,29 @@ pub enum Field {
     Title,
     /// The conversation of a message.
     ConversationId,
-    /// Who speaks in a message.
+    /// A message's role.
     Role,
     /// A message's text.
     Content,
     /// A message's length in tokens.
     TokenCount,
-    /// When a message was said.
+    /// A message's time.
     Timestamp,
-    /// Whatever else belongs to a conversation or message.
+    /// The metadata of a conversation or message.
     Metadata,
-    /// The name of who speaks, or of the function.
+    /// The name of the speaker, or of the function.
     Name,
-    /// Tools that a message calls.
+    /// The tool calls of a message.
     ToolCalls,
-    /// The call that a tool's message answers.
+    /// The tool call that a message answers.
     ToolCallId,
-    /// A function that a message calls.
+    /// The function call of a message.
     FunctionCall,
-    /// Why a model does not answer.
+    /// A model's refusal.
     Refusal,
-    /// What belongs to places of the content.
+    /// Annotations of the content.
     Annotations,
-    /// Speech.
+    /// Audio.
     Audio,
 }
 
@@ -120,7 +120,7 @@ impl Field {
         Self::Audio,
     ];
 
-    /// Those of a message beside its content, by their names in [`crate::conversations::CHAT_MEMBERS`].
+    /// The fields of a message beside its content, by their names in [`crate::conversations::CHAT_MEMBERS`].
     pub(super) const OF_CHAT: [Self; 7] = [
         Self::Name,
         Self::ToolCalls,
@@ -131,7 +131,7 @@ impl Field {
         Self::Audio,
     ];
 
-    /// The word for it, which is also the member that holds it where no mapping says otherwise.
+    /// The name, which is also the member that holds it by default.
     pub fn name(self) -> &'static str {
         match self {
             Self::Kind => "kind",
@@ -156,7 +156,7 @@ impl Field {
     }
 }
 
-/// Which member of a line holds each field.
+/// The member that holds each field.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mapping {
     members: [String; Field::ALL.len()],
@@ -173,7 +173,7 @@ impl Default for Mapping {
 }
 
 impl Mapping {
-    /// Says that `member` holds the field that `name` names.
+    /// Maps the field `name` to `member`.
     ///
     /// # Errors
     ///
@@ -204,12 +204,12 @@ impl Mapping {
             .map(|(field, _)| field)
     }
 
-    /// Whether an event is a member of its line, and not the whole of it.
+    /// Whether an event is a member of its line, and not the whole line.
     pub(super) fn maps_payload(&self) -> bool {
         self.maps_payload
     }
 
-    /// What differs from the default, as JSON.
+    /// The differences from the default, as JSON.
     pub fn to_json(&self) -> String {
         let changed = Field::ALL.into_iter().zip(&self.members).filter(|(field, member)| {
             field.name() != member.as_str() || (*field == Field::Payload && self.maps_payload)
@@ -218,7 +218,7 @@ impl Mapping {
         serde_json::Value::Object(members.collect()).to_string()
     }
 
-    /// Reads what [`Self::to_json`] wrote.
+    /// Parses the output of [`Self::to_json`].
     ///
     /// # Errors
     ///
@@ -234,25 +234,25 @@ impl Mapping {
     }
 }
 
-/// What an import is asked for.
+/// The parameters of an import.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Plan {
-    /// What every line becomes; without it each line says so.
+    /// The kind of every line; `None`: each line has a kind.
     pub kind: Option<Kind>,
-    /// Which member holds what.
+    /// The members of the fields.
     pub mapping: Mapping,
-    /// What whoever asked may store.
+    /// The kinds that the client may store.
     pub allowed: Allowed,
 }
 
 impl Plan {
-    /// Whether another asks for the same.
+    /// Whether another plan has the same parameters.
     pub(super) fn asks_as(&self, other: &Self) -> bool {
         (self.kind, &self.mapping) == (other.kind, &other.mapping)
     }
 }
 
-/// The most that a line may hold.
+/// The limits of a line.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
     /// Bytes of a line.
@@ -269,11 +269,11 @@ pub struct Limits {
     pub json_depth: usize,
 }
 
-/// An import that is to be run: its file, and how it began.
+/// An import to be run: its file and parameters.
 #[derive(Debug, Clone)]
-pub(super) struct Job {
+pub(super) struct ImportJob {
     pub(super) file_id: Uuid,
-    /// Whose the file is.
+    /// The file's owner.
     pub(super) owner: Option<Uuid>,
     pub(super) plan: Plan,
     pub(super) part_bytes: u64,
@@ -281,15 +281,15 @@ pub(super) struct Job {
     pub(super) started_us: i64,
 }
 
-/// How far an import is.
+/// The state of an import.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum State {
-    /// It is under way, or waits for its turn.
+    /// It is under way or waits.
     Running,
     /// Every line is stored or rejected.
     Done,
-    /// The file cannot be read.
+    /// The file cannot be read, or its lines cannot be stored.
     Failed,
 }
 
@@ -303,28 +303,28 @@ impl State {
     }
 }
 
-/// How far an import is.
+/// The progress of an import.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Progress {
     /// The file.
     pub file_id: Uuid,
-    /// How far it is.
+    /// The state.
     pub state: State,
-    /// Bytes of the file that are behind it.
+    /// Bytes of the file processed so far.
     pub bytes: i64,
     /// Bytes of the file.
     pub total_bytes: i64,
-    /// Lines that are behind it, blank ones too.
+    /// Lines processed so far, including blank ones.
     pub lines: i64,
-    /// Those that were stored.
+    /// Lines stored.
     pub stored: i64,
-    /// Those that were not.
+    /// Lines rejected.
     pub rejected: i64,
     /// RFC 3339.
     pub started_at: String,
     /// RFC 3339.
     pub finished_at: Option<String>,
-    /// Why it failed.
+    /// The reason of a failure.
     pub error: Option<String>,
 }
 

@@ -1,4 +1,4 @@
-//! What a line is.
+//! The parser of lines.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -14,18 +14,18 @@ use super::model::{Field, Kind, Limits, Plan};
 use crate::conversations::{Role, read_content};
 use crate::ingest::json::{self, JsonLimits, Verdict};
 
-/// Why a line is left out.
-pub(super) type Reason = Cow<'static, str>;
+/// The reason why a line is rejected.
+pub(super) type Rejection = Cow<'static, str>;
 
 const DEFAULT_TITLE: &str = "New Conversation";
 const EMPTY_OBJECT: &str = "{}";
 const MAX_TRACE_ID_BYTES: usize = 128;
-/// Microseconds by which the clock of a file's author may be ahead of ours.
+/// The leeway for the clock of a file's author, in microseconds.
 const LEEWAY_US: i64 = 60_000_000;
 
-/// What a line holds.
+/// A parsed line.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Entry<'a> {
+pub(super) enum ParsedLine<'a> {
     Event(Event<'a>),
     Conversation(Conversation<'a>),
     Message(Message<'a>),
@@ -34,7 +34,7 @@ pub(super) enum Entry<'a> {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Event<'a> {
     pub(super) content: &'a [u8],
-    /// Whether `jsonb` takes it.
+    /// Whether `jsonb` accepts it.
     pub(super) is_jsonb: bool,
     pub(super) trace_id: Option<Cow<'a, str>>,
 }
@@ -43,7 +43,7 @@ pub(super) struct Event<'a> {
 pub(super) struct Conversation<'a> {
     pub(super) id: Option<Uuid>,
     pub(super) title: Cow<'a, str>,
-    /// An object that `jsonb` takes.
+    /// An object that `jsonb` accepts.
     pub(super) metadata: &'a str,
 }
 
@@ -52,21 +52,21 @@ pub(super) struct Message<'a> {
     pub(super) conversation: Uuid,
     pub(super) role: &'static str,
     pub(super) content: String,
-    /// An object that `jsonb` takes; see [`crate::conversations::Extra`].
+    /// An object that `jsonb` accepts; see [`crate::conversations::Extra`].
     pub(super) extra: Option<String>,
     /// Microseconds of Unix time.
     pub(super) timestamp_us: Option<i64>,
     pub(super) token_count: Option<i32>,
-    /// An object that `jsonb` takes.
+    /// An object that `jsonb` accepts.
     pub(super) metadata: &'a str,
 }
 
-/// Reads lines.
+/// Parses lines.
 #[derive(Debug)]
 pub(super) struct Parser<'a> {
     plan: &'a Plan,
     limits: Limits,
-    /// When the import began, in microseconds of Unix time.
+    /// The beginning of the import, in microseconds of Unix time.
     now_us: i64,
 }
 
@@ -75,20 +75,20 @@ impl<'a> Parser<'a> {
         Self { plan, limits, now_us }
     }
 
-    /// Reads a line.
-    pub(super) fn parse<'l>(&self, line: &'l [u8]) -> Result<Entry<'l>, Reason> {
+    /// Parses a line.
+    pub(super) fn parse<'l>(&self, line: &'l [u8]) -> Result<ParsedLine<'l>, Rejection> {
         if self.plan.kind == Some(Kind::Event) && !self.plan.mapping.maps_payload() {
             self.may_store(Kind::Event)?;
-            return self.event(line, None).map(Entry::Event);
+            return self.event(line, None).map(ParsedLine::Event);
         }
         let text = std::str::from_utf8(line).map_err(|error| not_json(error.valid_up_to()))?;
-        let members = Members::read(text, self.plan)?;
+        let members = LineMembers::read(text, self.plan)?;
         let kind = match (self.plan.kind, members.get(Field::Kind)) {
             (Some(kind), _) => kind,
             (None, Some(word)) => string(word)
                 .and_then(|word| Kind::parse(&word))
                 .ok_or("kind takes event, conversation or message")?,
-            (None, None) => return Err("it does not say its kind".into()),
+            (None, None) => return Err("kind is missing".into()),
         };
         self.may_store(kind)?;
         match kind {
@@ -100,14 +100,14 @@ impl<'a> Parser<'a> {
                 if trace_id.as_deref().is_some_and(|text| !is_visible(text)) {
                     return Err("trace_id takes 1 to 128 visible ASCII characters".into());
                 }
-                self.event(payload.as_bytes(), trace_id).map(Entry::Event)
+                self.event(payload.as_bytes(), trace_id).map(ParsedLine::Event)
             }
-            Kind::Conversation => self.conversation(&members).map(Entry::Conversation),
-            Kind::Message => self.message(&members).map(Entry::Message),
+            Kind::Conversation => self.conversation(&members).map(ParsedLine::Conversation),
+            Kind::Message => self.message(&members).map(ParsedLine::Message),
         }
     }
 
-    fn may_store(&self, kind: Kind) -> Result<(), Reason> {
+    fn may_store(&self, kind: Kind) -> Result<(), Rejection> {
         match kind {
             kind if self.plan.allowed.has(kind) => Ok(()),
             Kind::Event => Err("this takes the permission events:write".into()),
@@ -115,7 +115,7 @@ impl<'a> Parser<'a> {
         }
     }
 
-    fn event<'l>(&self, content: &'l [u8], trace_id: Option<Cow<'l, str>>) -> Result<Event<'l>, Reason> {
+    fn event<'l>(&self, content: &'l [u8], trace_id: Option<Cow<'l, str>>) -> Result<Event<'l>, Rejection> {
         let limit = self.limits.event_bytes;
         if content.len() > limit {
             return Err(format!("the event is larger than {limit} bytes (MAX_EVENT_BYTES)").into());
@@ -128,7 +128,7 @@ impl<'a> Parser<'a> {
         }
     }
 
-    fn conversation<'l>(&self, members: &Members<'l>) -> Result<Conversation<'l>, Reason> {
+    fn conversation<'l>(&self, members: &LineMembers<'l>) -> Result<Conversation<'l>, Rejection> {
         let title = members.text(Field::Title, self.limits.title_bytes)?;
         Ok(Conversation {
             id: members.uuid(Field::Id)?,
@@ -137,7 +137,7 @@ impl<'a> Parser<'a> {
         })
     }
 
-    fn message<'l>(&self, members: &Members<'l>) -> Result<Message<'l>, Reason> {
+    fn message<'l>(&self, members: &LineMembers<'l>) -> Result<Message<'l>, Rejection> {
         let role = members.text(Field::Role, 16)?.ok_or("role is missing")?;
         let role = Role::parse(&role).ok_or_else(|| format!("role {}", Role::TAKES))?.name();
         let count = |raw: &str| raw.parse().ok().filter(|count| *count >= 0);
@@ -163,7 +163,7 @@ impl<'a> Parser<'a> {
         })
     }
 
-    fn timestamp(&self, members: &Members<'_>) -> Result<Option<i64>, Reason> {
+    fn timestamp(&self, members: &LineMembers<'_>) -> Result<Option<i64>, Rejection> {
         let Some(text) = members.text(Field::Timestamp, 64)? else { return Ok(None) };
         let time = OffsetDateTime::parse(&text, &Rfc3339)
             .map_err(|_| "timestamp takes a time such as 2026-01-31T12:00:00Z (RFC 3339)")?;
@@ -174,7 +174,7 @@ impl<'a> Parser<'a> {
         }
     }
 
-    fn metadata<'l>(&self, members: &Members<'l>) -> Result<&'l str, Reason> {
+    fn metadata<'l>(&self, members: &LineMembers<'l>) -> Result<&'l str, Rejection> {
         let Some(metadata) = members.get(Field::Metadata) else { return Ok(EMPTY_OBJECT) };
         if !metadata.starts_with('{') {
             return Err("metadata takes a JSON object".into());
@@ -189,11 +189,11 @@ impl<'a> Parser<'a> {
     }
 }
 
-fn not_json(at: usize) -> Reason {
+fn not_json(at: usize) -> Rejection {
     format!("not JSON from byte {at} on").into()
 }
 
-/// The text of a JSON string, if it is one that Postgres can keep.
+/// The text of a JSON string, if Postgres can store it.
 fn string(raw: &str) -> Option<Cow<'_, str>> {
     let text = match raw.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')) {
         Some(plain) if memchr::memchr(b'\\', plain.as_bytes()).is_none() => Cow::Borrowed(plain),
@@ -202,27 +202,27 @@ fn string(raw: &str) -> Option<Cow<'_, str>> {
     (memchr::memchr(0, text.as_bytes()).is_none()).then_some(text)
 }
 
-/// The members of a line that mean something, as they are written; of a name that comes twice the last one counts.
+/// The mapped members of a line, as raw JSON; the last one of a duplicate name counts.
 #[derive(Debug, Default)]
-struct Members<'l>([Option<&'l str>; Field::ALL.len()]);
+struct LineMembers<'l>([Option<&'l str>; Field::ALL.len()]);
 
-impl<'l> Members<'l> {
-    fn read(text: &'l str, plan: &Plan) -> Result<Self, Reason> {
+impl<'l> LineMembers<'l> {
+    fn read(text: &'l str, plan: &Plan) -> Result<Self, Rejection> {
         let mut reader = serde_json::Deserializer::from_str(text);
         let members =
-            reader.deserialize_map(Reading(plan)).and_then(|members| reader.end().map(|()| members));
+            reader.deserialize_map(MembersVisitor(plan)).and_then(|members| reader.end().map(|()| members));
         members.map_err(|error| match error.is_data() {
             true => "it is not a JSON object".into(),
             false => not_json(error.column().saturating_sub(1)),
         })
     }
 
-    /// A member that is there and not null.
+    /// A member, unless it is missing or null.
     fn get(&self, field: Field) -> Option<&'l str> {
         self.0.get(field as usize).copied().flatten().filter(|raw| *raw != "null")
     }
 
-    fn text(&self, field: Field, max_bytes: usize) -> Result<Option<Cow<'l, str>>, Reason> {
+    fn text(&self, field: Field, max_bytes: usize) -> Result<Option<Cow<'l, str>>, Rejection> {
         let Some(raw) = self.get(field) else { return Ok(None) };
         let name = field.name();
         let text = string(raw).ok_or_else(|| format!("{name} takes text without U+0000"))?;
@@ -232,24 +232,24 @@ impl<'l> Members<'l> {
         Ok(Some(text))
     }
 
-    fn uuid(&self, field: Field) -> Result<Option<Uuid>, Reason> {
+    fn uuid(&self, field: Field) -> Result<Option<Uuid>, Rejection> {
         let Some(raw) = self.get(field) else { return Ok(None) };
         let id = string(raw).and_then(|text| Uuid::try_parse(&text).ok());
         id.map(Some).ok_or_else(|| format!("{} takes a UUID", field.name()).into())
     }
 }
 
-struct Reading<'a>(&'a Plan);
+struct MembersVisitor<'a>(&'a Plan);
 
-impl<'l> Visitor<'l> for Reading<'_> {
-    type Value = Members<'l>;
+impl<'l> Visitor<'l> for MembersVisitor<'_> {
+    type Value = LineMembers<'l>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("an object")
     }
 
-    fn visit_map<A: MapAccess<'l>>(self, mut map: A) -> Result<Members<'l>, A::Error> {
-        let mut members = Members::default();
+    fn visit_map<A: MapAccess<'l>>(self, mut map: A) -> Result<LineMembers<'l>, A::Error> {
+        let mut members = LineMembers::default();
         while let Some(name) = map.next_key::<Cow<'_, str>>()? {
             let mut fields = self.0.mapping.fields_of(&name).peekable();
             if fields.peek().is_none() {
@@ -299,7 +299,7 @@ mod tests {
         let parser = Parser::new(&plan, LIMITS, 0);
         for (line, is_jsonb) in [("[1]", true), (r#"{"kind":"message"}"#, true), (r#""\u0000""#, false)] {
             let event = Event { content: line.as_bytes(), is_jsonb, trace_id: None };
-            assert_eq!(parser.parse(line.as_bytes()), Ok(Entry::Event(event)));
+            assert_eq!(parser.parse(line.as_bytes()), Ok(ParsedLine::Event(event)));
         }
         assert_eq!(reason(&plan, "nope"), "not JSON from byte 0 on");
         assert_eq!(
@@ -326,13 +326,13 @@ mod tests {
             token_count: Some(3),
             metadata: r#"{"a":1}"#,
         };
-        assert_eq!(parser.parse(line.as_bytes()), Ok(Entry::Message(message)));
+        assert_eq!(parser.parse(line.as_bytes()), Ok(ParsedLine::Message(message)));
         let conversation = Conversation { id: None, title: DEFAULT_TITLE.into(), metadata: "{}" };
         let line = br#"{"kind":"conversation","id":null}"#;
-        assert_eq!(parser.parse(line), Ok(Entry::Conversation(conversation)));
+        assert_eq!(parser.parse(line), Ok(ParsedLine::Conversation(conversation)));
         let event = Event { content: b"[1, 2]", is_jsonb: true, trace_id: Some("t".into()) };
         let line = br#"{"kind":"event","payload": [1, 2] ,"trace_id":"t"}"#;
-        assert_eq!(parser.parse(line), Ok(Entry::Event(event)));
+        assert_eq!(parser.parse(line), Ok(ParsedLine::Event(event)));
     }
 
     #[test]
@@ -346,7 +346,7 @@ mod tests {
         // The import began at 08:00:00.
         for (time, ahead_s) in [("2027-01-15T08:00:03Z", 3), ("2027-01-15T09:01:00+01:00", 60)] {
             match Parser::new(&plan, LIMITS, 1_800_000_000_000_000).parse(line(time).as_bytes()) {
-                Ok(Entry::Message(message)) => {
+                Ok(ParsedLine::Message(message)) => {
                     assert_eq!(message.timestamp_us, Some((1_800_000_000 + ahead_s) * 1_000_000), "{time}");
                 }
                 other => panic!("{time}: {other:?}"),
@@ -366,7 +366,7 @@ mod tests {
             ("[]".into(), "it is not a JSON object"),
             ("{".into(), "not JSON from byte 0 on"),
             ("{} {}".into(), "not JSON from byte 3 on"),
-            (r#"{"a":1}"#.into(), "it does not say its kind"),
+            (r#"{"a":1}"#.into(), "kind is missing"),
             (r#"{"kind":7}"#.into(), "kind takes event, conversation or message"),
             (r#"{"kind":"event"}"#.into(), "payload is missing"),
             (

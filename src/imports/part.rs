@@ -1,4 +1,4 @@
-//! A part of a file: its lines, ready to be stored.
+//! Parts of a file: lines as tuples, ready to be stored.
 
 use std::collections::HashMap;
 use std::io;
@@ -6,24 +6,24 @@ use std::ops::Range;
 
 use uuid::Uuid;
 
-use super::content::Text;
-use super::lines::{Line, Lines};
+use super::content::TextReader;
 use super::message;
-use super::model::Job;
-use super::parse::{Entry, Parser, Reason};
+use super::model::ImportJob;
+use super::parse::{ParsedLine, Parser, Rejection};
 use crate::ingest::id::{self, Tag};
 use crate::ingest::row::{Content, Row};
 use crate::ingest::text;
+use crate::lines::{Line, LineReader};
 
-/// Lines of a part; they bound what very short lines take as tuples.
+/// Lines of a part at most; they bound the tuples of very short lines.
 const MAX_LINES: u64 = 32_768;
 const CONTENT_TYPE: &str = "application/json";
 
-/// Tuples that stand one behind the other.
+/// Tuples in one buffer.
 #[derive(Debug, Default)]
 pub(super) struct Tuples {
     bytes: Vec<u8>,
-    /// The line of each, and where it ends.
+    /// The line of each tuple, and the tuple's end.
     ends: Vec<(u64, usize)>,
 }
 
@@ -37,7 +37,7 @@ impl Tuples {
         self.ends.get(place).map_or(0, |(line, _)| *line)
     }
 
-    /// The bytes of tuples.
+    /// The bytes of a range of tuples.
     pub(super) fn stretch(&self, places: Range<usize>) -> &[u8] {
         let end = |place: usize| self.ends.get(place).map_or(self.bytes.len(), |(_, end)| *end);
         let until = |places: usize| places.checked_sub(1).map_or(0, end);
@@ -45,7 +45,7 @@ impl Tuples {
     }
 }
 
-/// A conversation that a line makes.
+/// A new conversation.
 #[derive(Debug)]
 pub(super) struct NewConversation {
     pub(super) line: u64,
@@ -56,25 +56,25 @@ pub(super) struct NewConversation {
     pub(super) at_us: i64,
 }
 
-/// What a part holds of the messages of one conversation.
+/// The messages of one conversation in a part.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Gathered {
+pub(super) struct ConversationMessages {
     pub(super) conversation: Uuid,
-    /// The time of the newest.
+    /// The time of the newest message.
     pub(super) newest_us: i64,
     pub(super) first_line: u64,
     pub(super) last_line: u64,
-    /// Lines that name it.
+    /// The number of messages.
     pub(super) count: i64,
 }
 
-/// Messages, and whose each is.
+/// Messages with their conversations.
 #[derive(Debug, Default)]
 pub(super) struct Messages {
     pub(super) tuples: Tuples,
-    /// Of each tuple: which of the conversations.
+    /// The conversation of each tuple.
     pub(super) of: Vec<u32>,
-    pub(super) conversations: Vec<Gathered>,
+    pub(super) conversations: Vec<ConversationMessages>,
     places: HashMap<Uuid, u32>,
 }
 
@@ -89,7 +89,7 @@ impl Messages {
                 known.last_line = line;
                 known.count += 1;
             }
-            None => self.conversations.push(Gathered {
+            None => self.conversations.push(ConversationMessages {
                 conversation,
                 newest_us: at_us,
                 first_line: line,
@@ -105,42 +105,41 @@ impl Messages {
 pub(super) struct Part {
     pub(super) number: i32,
     pub(super) first_line: u64,
-    /// Lines, blank ones too.
+    /// Lines, including blank ones.
     pub(super) lines: u64,
     /// Bytes of the file.
     pub(super) bytes: u64,
-    /// Where in the text it ends: that of the file, or what it is decompressed to.
+    /// The offset of its end in the (decompressed) text.
     pub(super) end_offset: u64,
     pub(super) events: Tuples,
     pub(super) conversations: Vec<NewConversation>,
     pub(super) messages: Messages,
-    pub(super) rejected: Vec<(u64, Reason)>,
+    pub(super) rejected: Vec<(u64, Rejection)>,
 }
 
-/// The id of what line `line` of an import becomes. The ids of an import follow each other as its lines do, and no other
-/// id is among them.
-pub(super) fn id_of(job: &Job, line: u64) -> Uuid {
+/// The id for line `line` of an import. The ids of an import have the order of its lines, and no other id is among them.
+pub(super) fn id_of(job: &ImportJob, line: u64) -> Uuid {
     id::event_id((job.started_us / 1000) as u64, Tag::of_journal(job.file_id), line)
 }
 
-/// Cuts a file into parts, at the same places each time.
+/// Splits a file into parts, at the same places each time.
 #[derive(Debug)]
-pub(super) struct Cutter<'a> {
-    job: &'a Job,
+pub(super) struct PartReader<'a> {
+    job: &'a ImportJob,
     parser: Parser<'a>,
-    lines: Lines<Text<'a>>,
-    /// Where in the text the reader began.
+    lines: LineReader<TextReader<'a>>,
+    /// The offset of the reader's beginning.
     from: u64,
     next_number: i32,
     next_line: u64,
 }
 
-impl<'a> Cutter<'a> {
-    /// From part `number` on, which begins at `offset` with line `line`.
+impl<'a> PartReader<'a> {
+    /// A reader for part `number` and the following ones; the part begins at `offset` with line `line`.
     pub(super) fn new(
-        job: &'a Job,
+        job: &'a ImportJob,
         parser: Parser<'a>,
-        lines: Lines<Text<'a>>,
+        lines: LineReader<TextReader<'a>>,
         offset: u64,
         number: i32,
         line: u64,
@@ -148,7 +147,7 @@ impl<'a> Cutter<'a> {
         Self { job, parser, lines, from: offset, next_number: number, next_line: line }
     }
 
-    /// The next part; none at the file's end.
+    /// The next part; `None` at the file's end.
     pub(super) fn next(&mut self) -> io::Result<Option<Part>> {
         let mut part = Part { number: self.next_number, first_line: self.next_line, ..Part::default() };
         let (from, file_from) = (self.lines.taken(), self.lines.reader().file_bytes());
@@ -181,16 +180,16 @@ impl<'a> Cutter<'a> {
 }
 
 impl Part {
-    /// Whether it is about conversations.
+    /// Whether it has conversations or messages.
     pub(super) fn speaks(&self) -> bool {
         !self.conversations.is_empty() || !self.messages.conversations.is_empty()
     }
 
-    fn add(&mut self, job: &Job, line: u64, entry: Entry<'_>) {
+    fn add(&mut self, job: &ImportJob, line: u64, entry: ParsedLine<'_>) {
         let id = id_of(job, line);
         let at_us = job.started_us + line as i64;
         match entry {
-            Entry::Event(event) => {
+            ParsedLine::Event(event) => {
                 let mut text = [0; uuid::fmt::Hyphenated::LENGTH];
                 let trace_id = match &event.trace_id {
                     Some(trace_id) => trace_id.as_bytes(),
@@ -210,14 +209,14 @@ impl Part {
                 row.encode(&mut self.events.bytes);
                 self.events.ends.push((line, self.events.bytes.len()));
             }
-            Entry::Conversation(conversation) => self.conversations.push(NewConversation {
+            ParsedLine::Conversation(conversation) => self.conversations.push(NewConversation {
                 line,
                 id: conversation.id.unwrap_or(id),
                 title: conversation.title.into_owned(),
                 metadata: conversation.metadata.to_owned(),
                 at_us,
             }),
-            Entry::Message(message) => {
+            ParsedLine::Message(message) => {
                 let at_us = message.timestamp_us.unwrap_or(at_us);
                 let tuples = &mut self.messages.tuples;
                 message::encode(&mut tuples.bytes, id, at_us, &message);

@@ -1,4 +1,4 @@
-//! Which import runs next: those of former runs first, then those that are asked for, a few at once.
+//! The queue of imports: those of former runs first, then new ones, a few at once.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
@@ -9,33 +9,38 @@ use tokio::task::{Id, JoinError, JoinSet};
 use tokio::time::{Interval, MissedTickBehavior};
 use uuid::Uuid;
 
-use super::model::Job;
+use super::model::ImportJob;
 use super::run::Runner;
 use crate::supervisor::{Backoff, Next, Step, StepError, Supervisor};
 
-/// Between two looks for imports that are noted and that nobody runs: what noted them may have ended before it could say so.
+/// The interval between two queries for recorded imports that are not running: a request may end after it recorded one.
 const LOOK: Duration = Duration::from_secs(60);
-/// After a look that failed.
+/// The interval after a failed query.
 const RETRY: Duration = Duration::from_secs(2);
 
-/// Which imports wait and run.
+/// Waiting and running imports.
 pub(super) struct ImportQueue {
     runner: Arc<Runner>,
-    jobs: Receiver<Job>,
-    /// The most that run.
+    jobs: Receiver<ImportJob>,
+    /// Running imports at most.
     at_once: usize,
-    waiting: VecDeque<Job>,
-    /// Those that wait or run: each is found by more than one way.
+    waiting: VecDeque<ImportJob>,
+    /// The files of waiting and running imports: each import may be found twice.
     known: HashSet<Uuid>,
     running: JoinSet<()>,
-    /// The files of those that run, by their tasks.
+    /// The files of running imports, by task.
     files: HashMap<Id, Uuid>,
     looks: Interval,
 }
 
 impl ImportQueue {
     /// Starts the task that runs up to `at_once` imports.
-    pub(super) fn start(runner: Arc<Runner>, jobs: Receiver<Job>, at_once: usize, supervisor: &Supervisor) {
+    pub(super) fn start(
+        runner: Arc<Runner>,
+        jobs: Receiver<ImportJob>,
+        at_once: usize,
+        supervisor: &Supervisor,
+    ) {
         let mut looks = tokio::time::interval(LOOK);
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let queue = Self {
@@ -51,7 +56,7 @@ impl ImportQueue {
         supervisor.periodic("imports", Duration::ZERO, Backoff::fixed(RETRY), queue);
     }
 
-    fn enqueue(&mut self, jobs: impl IntoIterator<Item = Job>) {
+    fn enqueue(&mut self, jobs: impl IntoIterator<Item = ImportJob>) {
         self.waiting.extend(jobs.into_iter().filter(|job| self.known.insert(job.file_id)));
     }
 
@@ -59,10 +64,7 @@ impl ImportQueue {
         let task = match ended {
             Ok((task, ())) => task,
             Err(panicked) => {
-                tracing::error!(
-                    error = panicked.to_string(),
-                    "an import ended unexpectedly; it is tried again"
-                );
+                tracing::error!(error = panicked.to_string(), "an import panicked; it is retried");
                 panicked.id()
             }
         };
@@ -73,7 +75,7 @@ impl ImportQueue {
 }
 
 impl Step for ImportQueue {
-    /// Starts imports for which there is room, then waits for one thing that happens.
+    /// Starts waiting imports up to the maximum, then waits for one event.
     async fn step(&mut self) -> Result<Next, StepError> {
         while self.running.len() < self.at_once
             && let Some(job) = self.waiting.pop_front()
@@ -96,7 +98,7 @@ impl Step for ImportQueue {
         Ok(Next::Interval)
     }
 
-    /// What waited is noted in Postgres and found by the next look.
+    /// Waiting imports are recorded in Postgres; the next query finds them.
     fn recover(&mut self) {
         self.waiting.clear();
         self.known = self.files.values().copied().collect();

@@ -1,5 +1,6 @@
-//! Runs an import: a thread that cuts the file into parts, and lanes that store them.
+//! The run of an import: a thread that splits the file into parts, and lanes that store them.
 
+use std::collections::HashSet;
 use std::fs::File;
 use std::io;
 use std::sync::Arc;
@@ -7,77 +8,103 @@ use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use tokio::sync::{Mutex, mpsc};
+use uuid::Uuid;
 
 use super::ImportsError;
-use super::content::Content;
-use super::lane::{Ended, Lanes, refused};
-use super::lines::Lines;
-use super::model::{Job, Limits};
+use super::content::ImportContent;
+use super::lane::{ImportEnd, LaneContext, refused};
+use super::model::{ImportJob, Limits};
 use super::parse::Parser;
-use super::part::{Cutter, Part};
-use super::store::{Store, StoredPart};
-use super::turns::Turns;
+use super::part::{Part, PartReader};
+use super::store::{ImportStore, StoredPart};
+use super::stored_parts::StoredParts;
 use crate::conversations::Conversations;
 use crate::db::DbError;
 use crate::files::{Files, FilesError};
 use crate::ingest::WriteVerdict as Verdict;
+use crate::lines::LineReader;
 use crate::observe::{LogThrottle, Metrics};
 
-/// Before the database is asked again.
+/// The wait before the database is asked again.
 const PAUSE: Duration = Duration::from_secs(2);
 static WAITS: LogThrottle = LogThrottle::new();
+/// The reason for clients if the end of an import cannot be recorded otherwise.
+const END_DROPPED: &str =
+    "a trigger of the database drops the row that records the end; all lines are stored or rejected";
 
-/// What imports run with.
+/// The common dependencies of imports.
 #[derive(Debug)]
 pub(super) struct Runner {
-    pub(super) store: Store,
+    pub(super) store: ImportStore,
     pub(super) files: Files,
     pub(super) conversations: Conversations,
     pub(super) limits: Limits,
     pub(super) lanes: usize,
     pub(super) max_rejected: u64,
     pub(super) metrics: Arc<Metrics>,
+    /// Files whose import's end could not be recorded, so that this is logged once.
+    pub(super) unrecorded: parking_lot::Mutex<HashSet<Uuid>>,
 }
 
 impl Runner {
-    /// Runs an import to its end, whatever the database does meanwhile.
-    pub(super) async fn run(&self, job: Job) {
+    /// Runs an import to its end, through outages of the database.
+    pub(super) async fn run(&self, job: ImportJob) {
         let file = job.file_id;
         let ended = match self.open(&job).await {
             Ok(content) => self.store_all(&job, content).await,
             Err(FilesError::NotFound) => return,
             Err(FilesError::ContentMissing) => {
-                tracing::info!(%file, "an import is left to the service that has the file in its DATA_DIR/files");
+                tracing::info!(%file, "an import is left to the service with the file in its DATA_DIR/files");
                 return;
             }
-            // Whoever looks next for what is unfinished finds it, and others have their turn until then.
+            // The next query for unfinished imports finds it; others run meanwhile.
             Err(FilesError::Disk(error)) => {
-                tracing::error!(%file, %error, "a file that is to be imported cannot be opened; it is tried again");
+                tracing::error!(%file, %error, "a file to be imported cannot be opened; it is retried");
                 return;
             }
             Err(error) => Err(error.to_string()),
         };
-        let told = loop {
-            let told = match &ended {
-                Ok(true) => self.store.finish(file).await,
-                Ok(false) => return,
-                Err(why) => self.store.fail(file, why).await,
+        if ended == Ok(false) {
+            return;
+        }
+        match self.record(file, &ended).await {
+            Err(error) => {
+                let error = error.with_sources();
+                if self.unrecorded.lock().insert(file) {
+                    tracing::error!(%file, error, "the end of an import cannot be recorded; it is retried each minute");
+                } else {
+                    tracing::debug!(%file, error, "the end of an import still cannot be recorded");
+                }
+                return;
+            }
+            Ok(Some(why)) => tracing::warn!(%file, why, "an import failed"),
+            Ok(None) => tracing::info!(%file, "a file is imported"),
+        }
+        self.unrecorded.lock().remove(&file);
+    }
+
+    /// Records the end of an import. Returns the reason why it counts as failed.
+    async fn record(&self, file: Uuid, ended: &Result<bool, String>) -> Result<Option<String>, DbError> {
+        let mut failure = ended.as_ref().err().cloned();
+        loop {
+            let recorded = match &failure {
+                None => self.store.finish(file).await,
+                Some(why) => self.store.fail(file, why).await,
             };
-            match told {
+            match recorded {
+                Ok(()) => return Ok(failure),
                 Err(error) if Verdict::on(&error) == Verdict::Retry => pause(&error).await,
-                told => break told,
+                // The client waits for an end: this one may be recorded.
+                Err(error) if failure.is_none() && error.is_dropped_by_trigger() => {
+                    tracing::error!(%file, error = error.with_sources(), "an import counts as failed although its lines are stored");
+                    failure = Some(END_DROPPED.to_owned());
+                }
+                Err(error) => return Err(error),
             }
-        };
-        match (ended, told) {
-            (_, Err(error)) => {
-                tracing::error!(%file, error = error.with_sources(), "an import's end was not noted");
-            }
-            (Err(why), _) => tracing::warn!(%file, why, "an import failed"),
-            (Ok(_), _) => tracing::info!(%file, "a file is imported"),
         }
     }
 
-    async fn open(&self, job: &Job) -> Result<File, FilesError> {
+    async fn open(&self, job: &ImportJob) -> Result<File, FilesError> {
         loop {
             let opened = match self.files.find(job.owner, job.file_id).await {
                 Ok(file) => self.files.open(&file).await,
@@ -92,11 +119,11 @@ impl Runner {
         }
     }
 
-    /// A file's content, of which all can be read.
-    async fn content(&self, file: File, is_new: bool) -> Result<Content, String> {
+    /// Opens the content; checks all of it for a new import.
+    async fn content(&self, file: File, is_new: bool) -> Result<ImportContent, String> {
         let max_bytes = self.files.config().max_file_bytes;
         let opened = tokio::task::spawn_blocking(move || {
-            let content = Content::open(file)?;
+            let content = ImportContent::open(file)?;
             if is_new {
                 content.check(max_bytes)?;
             }
@@ -105,8 +132,8 @@ impl Runner {
         opened.await.map_err(|error| error.to_string())?.map_err(|error| error.to_string())
     }
 
-    /// Stores every line that can be stored; false if the import is not there any more. An error is told to the client.
-    async fn store_all(&self, job: &Job, file: File) -> Result<bool, String> {
+    /// Stores every line that can be stored; returns false if the import's row is gone. The error is the reason for the client.
+    async fn store_all(&self, job: &ImportJob, file: File) -> Result<bool, String> {
         let stored = loop {
             match self.store.parts(job.file_id).await {
                 Err(error) if Verdict::on(&error) == Verdict::Retry => pause(&error).await,
@@ -115,13 +142,13 @@ impl Runner {
             }
         };
         let content = self.content(file, stored.is_empty()).await?;
-        // Each lane has a part, and finds the next one cut.
+        // Each lane has a part, and finds the next one ready.
         let (send, parts) = mpsc::channel(self.lanes);
-        let lanes = Lanes {
+        let lanes = LaneContext {
             job: job.clone(),
             store: self.store.clone(),
             parts: Mutex::new(parts),
-            turns: Turns::new(stored.iter().map(|part| part.number)),
+            stored_parts: StoredParts::new(stored.iter().map(|part| part.number)),
             rejected: AtomicU64::new(stored.iter().map(|part| part.rejected).sum()),
             max_rejected: self.max_rejected,
             conversations: self.conversations.clone(),
@@ -131,15 +158,15 @@ impl Runner {
         let cutting = tokio::task::spawn_blocking(move || {
             cut(&content, &to_cut, limits, &stored, |part| send.blocking_send(part).is_ok())
         });
-        // One that ends early must not break off another's statement.
+        // A lane that ends early must not cancel another's statement.
         let ended = futures_util::future::join_all((0..self.lanes).map(|_| lanes.run())).await;
-        let ended: Result<Vec<()>, Ended> = ended.into_iter().collect();
-        // What is left to be cut is not waited for.
+        let ended: Result<Vec<()>, ImportEnd> = ended.into_iter().collect();
+        // The splitting thread is not waited for.
         drop(lanes);
         let cut = cutting.await.map_err(io::Error::other).and_then(|cut| cut);
         match (ended, cut) {
-            (Err(Ended::Gone), _) => Ok(false),
-            (Err(Ended::Refused(why)), _) => Err(why),
+            (Err(ImportEnd::Gone), _) => Ok(false),
+            (Err(ImportEnd::Refused(why)), _) => Err(why),
             (Ok(_), Err(error)) => {
                 tracing::error!(file = %job.file_id, %error, "a file cannot be read");
                 Err("the file cannot be read".into())
@@ -156,10 +183,10 @@ async fn pause(error: &DbError) {
     tokio::time::sleep(PAUSE).await;
 }
 
-/// Cuts a file into parts, but for those that are stored, until `send` takes no more.
+/// Splits a file into parts, without those that are stored, until `send` returns false.
 fn cut(
-    content: &Content,
-    job: &Job,
+    content: &ImportContent,
+    job: &ImportJob,
     limits: Limits,
     stored: &[StoredPart],
     mut send: impl FnMut(Part) -> bool,
@@ -171,8 +198,8 @@ fn cut(
             (number, offset, line) = (number + 1, part.end_offset, part.first_line + part.lines);
         }
         let parser = Parser::new(&job.plan, limits, job.started_us);
-        let lines = Lines::new(content.text(offset)?, limits.line_bytes);
-        let mut cutter = Cutter::new(job, parser, lines, offset, number, line);
+        let lines = LineReader::new(content.text(offset)?, limits.line_bytes);
+        let mut cutter = PartReader::new(job, parser, lines, offset, number, line);
         while stored.peek().is_none_or(|part| part.number != number) {
             let Some(part) = cutter.next()? else { return Ok(()) };
             (number, offset, line) = (number + 1, part.end_offset, part.first_line + part.lines);
@@ -193,10 +220,10 @@ mod tests {
     use super::super::model::{Allowed, Kind, Mapping, Plan};
     use super::*;
 
-    fn job(part_bytes: u64) -> Job {
+    fn job(part_bytes: u64) -> ImportJob {
         let plan =
             Plan { kind: Some(Kind::Event), mapping: Mapping::default(), allowed: Allowed::which(|_| true) };
-        Job { file_id: Uuid::nil(), owner: None, plan, part_bytes, started_us: 1_700_000_000_000_000 }
+        ImportJob { file_id: Uuid::nil(), owner: None, plan, part_bytes, started_us: 1_700_000_000_000_000 }
     }
 
     const LIMITS: Limits = Limits {
@@ -208,9 +235,9 @@ mod tests {
         json_depth: 10,
     };
 
-    fn parts(file: &File, job: &Job, stored: &[StoredPart]) -> Vec<Part> {
+    fn parts(file: &File, job: &ImportJob, stored: &[StoredPart]) -> Vec<Part> {
         let mut parts = Vec::new();
-        let content = Content::open(file.try_clone().unwrap()).unwrap();
+        let content = ImportContent::open(file.try_clone().unwrap()).unwrap();
         cut(&content, job, LIMITS, stored, |part| {
             parts.push(part);
             true

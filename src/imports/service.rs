@@ -1,4 +1,4 @@
-//! The handle that faces hold.
+//! The handle for the HTTP face.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,11 +8,11 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use uuid::Uuid;
 
 use super::ImportsError;
-use super::content::Content;
-use super::model::{Job, Limits, Plan, Progress};
+use super::content::ImportContent;
+use super::model::{ImportJob, Limits, Plan, Progress};
 use super::queue::ImportQueue;
 use super::run::Runner;
-use super::store::Store;
+use super::store::ImportStore;
 use crate::config::ImportsConfig;
 use crate::conversations::Conversations;
 use crate::db::Database;
@@ -21,12 +21,12 @@ use crate::ingest::id::unix_now_us;
 use crate::observe::Metrics;
 use crate::supervisor::Supervisor;
 
-/// Why an import ended whose file is deleted.
+/// The reason in the progress of an import whose file is deleted.
 const STOPPED: &str = "the file is deleted";
-/// Why imports ended whose files go with their user.
+/// The reason in the progress of imports whose user is deleted.
 const OWNER_GOES: &str = "the user is deleted";
 
-/// What imports are built from.
+/// The settings of imports.
 #[derive(Debug, Clone)]
 pub struct ImportsSettings {
     /// Limits of imports.
@@ -44,38 +44,38 @@ pub struct Imports {
 #[derive(Debug)]
 struct Inner {
     config: ImportsConfig,
-    store: Store,
+    store: ImportStore,
     files: Files,
-    queue: mpsc::Sender<Job>,
-    followers: Arc<Semaphore>,
+    queue: mpsc::Sender<ImportJob>,
+    subscribers: Arc<Semaphore>,
 }
 
 /// A place in the queue.
 #[derive(Debug)]
-pub struct Place(OwnedPermit<Job>);
+pub struct QueuePermit(OwnedPermit<ImportJob>);
 
-/// Stops the imports of all files of a user who is to be deleted, on whichever node they run, and waits for the parts that
-/// are on their way, for as long as a statement of an import may take. While they are, the user's row cannot be had.
+/// Stops the imports of a user's files before the user is deleted, on whichever node they run, and waits for the parts under
+/// way, for as long as a statement of an import may take. They hold locks on the user's row.
 ///
 /// # Errors
 ///
-/// [`ImportsError::Database`]; it may be tried again.
+/// [`ImportsError::Database`]; it may be repeated.
 pub async fn stop_all_of(
     user: Uuid,
     database: &Database,
     config: &ImportsConfig,
 ) -> Result<(), ImportsError> {
-    let store = Store::new(database, Duration::from_secs(config.import_timeout_s));
+    let store = ImportStore::new(database, Duration::from_secs(config.import_timeout_s));
     Ok(store.stop_all_of(user, OWNER_GOES).await?)
 }
 
 impl Imports {
-    /// Starts the task that runs imports, those of former runs first: parts are stored over `writers`, a share of the pool,
-    /// and all else is asked over `share`. Imports end with the task where they are; the next start resumes them.
+    /// Starts the task that runs imports, those of former runs first. Parts are stored within the quota of `writers`; other
+    /// queries use that of `queries`. A shutdown stops imports where they are; the next start resumes them.
     pub fn start(
         settings: &ImportsSettings,
         writers: &Database,
-        share: &Database,
+        queries: &Database,
         files: &Files,
         conversations: &Conversations,
         metrics: &Arc<Metrics>,
@@ -85,109 +85,110 @@ impl Imports {
         let timeout = Duration::from_secs(config.import_timeout_s);
         let (queue, jobs) = mpsc::channel(config.max_imports);
         let runner = Arc::new(Runner {
-            store: Store::new(writers, timeout),
+            store: ImportStore::new(writers, timeout),
             files: files.clone(),
             conversations: conversations.clone(),
             limits: settings.limits,
             lanes: config.import_writers,
             max_rejected: config.import_max_rejected,
             metrics: Arc::clone(metrics),
+            unrecorded: parking_lot::Mutex::default(),
         });
         ImportQueue::start(runner, jobs, config.imports_at_once, supervisor);
-        let store = Store::new(share, timeout);
-        let followers = Arc::new(Semaphore::new(config.max_import_followers));
-        let inner = Inner { config: config.clone(), store, files: files.clone(), queue, followers };
+        let store = ImportStore::new(queries, timeout);
+        let subscribers = Arc::new(Semaphore::new(config.max_import_followers));
+        let inner = Inner { config: config.clone(), store, files: files.clone(), queue, subscribers };
         Self { inner: Arc::new(inner) }
     }
 
-    /// A place for another import, to be had before anything is stored for it.
+    /// A place for another import, taken before anything is stored for it.
     ///
     /// # Errors
     ///
     /// [`ImportsError::TooMany`].
-    pub fn place(&self) -> Result<Place, ImportsError> {
+    pub fn permit(&self) -> Result<QueuePermit, ImportsError> {
         let queue = self.inner.queue.clone();
-        queue.try_reserve_owned().map(Place).map_err(|_| ImportsError::TooMany)
+        queue.try_reserve_owned().map(QueuePermit).map_err(|_| ImportsError::TooMany)
     }
 
-    /// Begins to import a file. Who asks for the same again is told nothing new.
+    /// Begins the import of a file. A repetition with the same parameters has no effect.
     ///
     /// # Errors
     ///
-    /// [`ImportsError::NotLines`]; [`ImportsError::Processed`] if it was imported, or is being imported in another way;
+    /// [`ImportsError::NotLines`]; [`ImportsError::Processed`] if it was imported, or is being imported with other parameters;
     /// [`ImportsError::Database`].
     pub async fn begin(
         &self,
-        place: Place,
+        permit: QueuePermit,
         owner: Option<Uuid>,
         file: &StoredFile,
         plan: Plan,
     ) -> Result<(), ImportsError> {
         self.check(file).await?;
         let part_bytes = self.inner.config.import_part_bytes;
-        let job = Job { file_id: file.id, owner, plan, part_bytes, started_us: unix_now_us() };
+        let job = ImportJob { file_id: file.id, owner, plan, part_bytes, started_us: unix_now_us() };
         if self.inner.store.begin(&job).await? {
-            place.0.send(job);
+            permit.0.send(job);
             return Ok(());
         }
-        // It may have been noted by a request that never learned of it, and so never have come into the queue.
+        // A request may have recorded it and ended before it entered the queue.
         let noted = self.inner.store.running(Some(file.id)).await?.into_iter().next();
         let noted = noted.filter(|noted| noted.plan.asks_as(&job.plan)).ok_or(ImportsError::Processed)?;
-        place.0.send(noted);
+        permit.0.send(noted);
         Ok(())
     }
 
-    /// Refuses a file that holds no lines, as far as its beginning shows.
+    /// Rejects a file whose beginning is not text.
     async fn check(&self, file: &StoredFile) -> Result<(), ImportsError> {
         let opened = match self.inner.files.open(file).await {
-            // Another service has it, or will find that it cannot be read.
+            // Another service has the file, or will find that it cannot be read.
             Err(FilesError::ContentMissing | FilesError::Disk(_)) => return Ok(()),
             opened => opened?,
         };
-        let checked = tokio::task::spawn_blocking(move || Content::open(opened).map(|_| ())).await;
+        let checked = tokio::task::spawn_blocking(move || ImportContent::open(opened).map(|_| ())).await;
         checked
             .unwrap_or_else(|ended| Err(ImportsError::File(FilesError::Disk(std::io::Error::other(ended)))))
     }
 
-    /// Stops the import of a file that is to be deleted: its lanes let go of it after the parts that are on their way.
+    /// Stops the import of a file that is to be deleted. Its lanes end after the parts under way.
     ///
     /// # Errors
     ///
-    /// [`ImportsError::File`] if there is no such file of his, [`ImportsError::Database`].
+    /// [`ImportsError::File`] if the owner has no such file, [`ImportsError::Database`].
     pub async fn stop(&self, owner: Option<Uuid>, file_id: Uuid) -> Result<(), ImportsError> {
         self.inner.files.find(owner, file_id).await?;
         Ok(self.inner.store.fail(file_id, STOPPED).await?)
     }
 
-    /// How far the import of somebody's file is.
+    /// The progress of the import of an owner's file.
     ///
     /// # Errors
     ///
-    /// [`ImportsError::File`] if there is no such file of his, [`ImportsError::NotProcessed`], [`ImportsError::Database`].
+    /// [`ImportsError::File`] if the owner has no such file, [`ImportsError::NotProcessed`], [`ImportsError::Database`].
     pub async fn progress(&self, owner: Option<Uuid>, file_id: Uuid) -> Result<Progress, ImportsError> {
         self.inner.files.find(owner, file_id).await?;
-        self.look(file_id).await
+        self.progress_of(file_id).await
     }
 
-    /// How far an import is, whose ever it is: for whoever was let see it before.
+    /// The progress of an import, for a client that was authorized before.
     ///
     /// # Errors
     ///
-    /// [`ImportsError::NotProcessed`] if it is not there any more, [`ImportsError::Database`].
-    pub async fn look(&self, file_id: Uuid) -> Result<Progress, ImportsError> {
+    /// [`ImportsError::NotProcessed`] if it is gone, [`ImportsError::Database`].
+    pub async fn progress_of(&self, file_id: Uuid) -> Result<Progress, ImportsError> {
         self.inner.store.progress(file_id).await?.ok_or(ImportsError::NotProcessed)
     }
 
-    /// A turn to follow an import.
+    /// A permit for a subscriber of an import.
     ///
     /// # Errors
     ///
-    /// [`ImportsError::TooManyFollow`].
-    pub fn follow_turn(&self) -> Result<OwnedSemaphorePermit, ImportsError> {
-        Arc::clone(&self.inner.followers).try_acquire_owned().map_err(|_| ImportsError::TooManyFollow)
+    /// [`ImportsError::TooManySubscribers`].
+    pub fn subscribe(&self) -> Result<OwnedSemaphorePermit, ImportsError> {
+        Arc::clone(&self.inner.subscribers).try_acquire_owned().map_err(|_| ImportsError::TooManySubscribers)
     }
 
-    /// Up to `limit` lines of a file, after line `after`, that were left out, with the reasons.
+    /// Up to `limit` rejected lines of a file after line `after`, with the reasons.
     ///
     /// # Errors
     ///

@@ -6,10 +6,10 @@ use tokio_postgres::Row;
 use tokio_postgres::types::Type;
 use uuid::Uuid;
 
-use super::model::{Allowed, Job, Kind, Mapping, Plan, Progress, State};
+use super::model::{Allowed, ImportJob, Kind, Mapping, Plan, Progress, State};
 use crate::db::{Database, DbError, Parameter};
 
-/// A part that is stored.
+/// A stored part.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct StoredPart {
     pub(super) number: i32,
@@ -20,13 +20,13 @@ pub(super) struct StoredPart {
 }
 
 #[derive(Debug, Clone)]
-pub(super) struct Store {
+pub(super) struct ImportStore {
     pub(super) database: Database,
     pub(super) timeout: Duration,
 }
 
-impl Store {
-    /// Over `database`, a share of the pool; a statement may take up to `timeout`.
+impl ImportStore {
+    /// The tables of `database`, with a time limit for each statement.
     pub(super) fn new(database: &Database, timeout: Duration) -> Self {
         Self { database: database.clone(), timeout }
     }
@@ -35,8 +35,8 @@ impl Store {
         self.database.query_in_time(self.timeout, &self.database.sql(sql), parameters).await
     }
 
-    /// Notes that a file is to be imported; false if it was noted before.
-    pub(super) async fn begin(&self, job: &Job) -> Result<bool, DbError> {
+    /// Records a new import; returns false if it was recorded before.
+    pub(super) async fn begin(&self, job: &ImportJob) -> Result<bool, DbError> {
         let (kind, mapping) = (job.plan.kind.map(Kind::name), job.plan.mapping.to_json());
         let (allowed, part_bytes) = (job.plan.allowed.names(), job.part_bytes as i64);
         let parameters: [Parameter<'_>; 6] = [
@@ -54,14 +54,14 @@ impl Store {
         Ok(begun)
     }
 
-    /// The imports that are not done; of one file, if there is one.
-    pub(super) async fn running(&self, file_id: Option<Uuid>) -> Result<Vec<Job>, DbError> {
+    /// The unfinished imports, or the one of a file.
+    pub(super) async fn running(&self, file_id: Option<Uuid>) -> Result<Vec<ImportJob>, DbError> {
         let rows =
             self.query(include_str!("../../sql/imports/running.sql"), &[(&file_id, Type::UUID)]).await?;
         rows.iter().map(read_job).collect()
     }
 
-    /// The parts of an import that are stored, in order.
+    /// The stored parts of an import, in order.
     pub(super) async fn parts(&self, file_id: Uuid) -> Result<Vec<StoredPart>, DbError> {
         let rows = self.query(include_str!("../../sql/imports/parts.sql"), &[(&file_id, Type::UUID)]).await?;
         let part = |row: &Row| {
@@ -76,31 +76,32 @@ impl Store {
         rows.iter().map(part).collect()
     }
 
-    /// Every part is stored.
+    /// Records that every line is stored or rejected.
     pub(super) async fn finish(&self, file_id: Uuid) -> Result<(), DbError> {
         self.query(include_str!("../../sql/imports/finish.sql"), &[(&file_id, Type::UUID)]).await?;
         Ok(())
     }
 
-    /// The rest of the file cannot be had.
+    /// Records that the import has failed.
     pub(super) async fn fail(&self, file_id: Uuid, why: &str) -> Result<(), DbError> {
         let parameters: [Parameter<'_>; 2] = [(&file_id, Type::UUID), (&why, Type::TEXT)];
         self.query(include_str!("../../sql/imports/fail.sql"), &parameters).await?;
         Ok(())
     }
 
-    /// Ends all imports of a user's files, waits for the parts that are on their way, and counts what was stored.
+    /// Ends all imports of a user's files, waits for the parts under way, and records the totals.
     pub(super) async fn stop_all_of(&self, owner: Uuid, why: &str) -> Result<(), DbError> {
         let parameters: [Parameter<'_>; 2] = [(&owner, Type::UUID), (&why, Type::TEXT)];
         self.query(include_str!("../../sql/imports/stop_all_of.sql"), &parameters).await?;
-        // In a transaction of its own: a part that looks at its owner's row must not find it locked by who waits for the part.
+        // In a transaction of its own: a part that locks its owner's row must not wait for the transaction that waits for the
+        // part.
         let wait = include_str!("../../sql/imports/wait_for_parts_of.sql");
         self.query(wait, &[(&owner, Type::UUID)]).await?;
         self.query(include_str!("../../sql/imports/count_parts_of.sql"), &[(&owner, Type::UUID)]).await?;
         Ok(())
     }
 
-    /// How far an import is.
+    /// The progress of an import.
     pub(super) async fn progress(&self, file_id: Uuid) -> Result<Option<Progress>, DbError> {
         let rows =
             self.query(include_str!("../../sql/imports/progress.sql"), &[(&file_id, Type::UUID)]).await?;
@@ -119,7 +120,7 @@ impl Store {
         }))
     }
 
-    /// Up to `limit` lines after line `after` that were not stored, with their reasons.
+    /// Up to `limit` rejected lines after line `after`, with the reasons.
     pub(super) async fn rejected(
         &self,
         file_id: Uuid,
@@ -133,7 +134,7 @@ impl Store {
     }
 }
 
-fn read_job(row: &Row) -> Result<Job, DbError> {
+fn read_job(row: &Row) -> Result<ImportJob, DbError> {
     let allowed: Vec<String> = row.try_get("allowed")?;
     let plan = Plan {
         kind: row.try_get::<_, Option<&str>>("kind")?.and_then(Kind::parse),
@@ -141,7 +142,7 @@ fn read_job(row: &Row) -> Result<Job, DbError> {
             .map_err(|_| DbError::Unexpected("a mapping that cannot be read"))?,
         allowed: Allowed::which(|kind| allowed.iter().any(|word| word == kind.name())),
     };
-    Ok(Job {
+    Ok(ImportJob {
         file_id: row.try_get("file_id")?,
         owner: row.try_get("owner")?,
         plan,

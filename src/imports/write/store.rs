@@ -4,86 +4,91 @@ use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 
-use deadpool_postgres::Transaction;
 use tokio_postgres::Row;
 use tokio_postgres::types::Type;
 use uuid::Uuid;
 
-use super::{Landed, halves};
-use crate::db::{Connection, DbError, Parameter, begin_in_time, in_time};
+use super::{PartOutcome, halves};
+use crate::db::{Connection, DbError, Parameter, Transaction, begin_in_time, in_time};
 use crate::imports::message;
-use crate::imports::model::Job;
-use crate::imports::parse::Reason;
-use crate::imports::part::{Gathered, Part, Tuples, id_of};
-use crate::imports::store::Store;
+use crate::imports::model::ImportJob;
+use crate::imports::parse::Rejection;
+use crate::imports::part::{ConversationMessages, Part, Tuples, id_of};
+use crate::imports::store::ImportStore;
 use crate::ingest::WriteVerdict as Verdict;
 use crate::ingest::copy_rows;
 use crate::ingest::row;
 
-impl Store {
-    /// Stores a part in one transaction. With `all_before` every part before it is stored, so that a conversation that is
-    /// not there will not come any more. Of its rejected lines up to `noted` are kept.
-    pub(in crate::imports) async fn land(
+impl ImportStore {
+    /// Stores a part in one transaction. With `all_before`, every earlier part is stored, so a missing conversation stays
+    /// missing. Up to `noted` of its rejected lines are recorded.
+    pub(in crate::imports) async fn write(
         &self,
-        job: &Job,
+        job: &ImportJob,
         part: &Part,
         all_before: bool,
         noted: usize,
-    ) -> Result<Landed, DbError> {
+    ) -> Result<PartOutcome, DbError> {
         let mut connection = self.database.get().await?;
-        // Each of its statements has the time of one.
-        let landed =
-            in_time(self.timeout * 4, self.land_with(&mut connection, job, part, all_before, noted)).await;
-        if landed.is_err() {
+        // Its statements share one limit.
+        let written =
+            in_time(self.timeout * 4, self.write_with(&mut connection, job, part, all_before, noted)).await;
+        if written.is_err() {
             connection.discard();
         }
-        landed
+        written
     }
 
-    async fn land_with(
+    async fn write_with(
         &self,
         connection: &mut Connection,
-        job: &Job,
+        job: &ImportJob,
         part: &Part,
         all_before: bool,
         noted: usize,
-    ) -> Result<Landed, DbError> {
-        let mut landing =
-            Landing { transaction: begin_in_time(connection, self.timeout).await?, store: self, job, part };
-        match landing.claim().await {
+    ) -> Result<PartOutcome, DbError> {
+        let mut writing = PartTransaction {
+            transaction: begin_in_time(connection, self.timeout).await?,
+            store: self,
+            job,
+            part,
+        };
+        match writing.claim().await {
             Ok(Some(true)) => {}
-            Ok(Some(false)) => return Ok(Landed::There),
-            Ok(None) => return Ok(Landed::Gone),
-            Err(error) if error.constraint() == Some("import_parts_file_id_fkey") => return Ok(Landed::Gone),
+            Ok(Some(false)) => return Ok(PartOutcome::AlreadyStored),
+            Ok(None) => return Ok(PartOutcome::Gone),
+            Err(error) if error.constraint() == Some("import_parts_file_id_fkey") => {
+                return Ok(PartOutcome::Gone);
+            }
             Err(error) => return Err(error),
         }
-        let mut rejected: Vec<(u64, Reason)> = part.rejected.clone();
-        let made = landing.add_conversations(&mut rejected).await?;
-        let own = landing.own_conversations().await?;
+        let mut rejected: Vec<(u64, Rejection)> = part.rejected.clone();
+        let made = writing.add_conversations(&mut rejected).await?;
+        let own = writing.own_conversations().await?;
         if own.len() < part.messages.conversations.len() && !all_before {
-            // A part before this one may make them. The transaction is rolled back.
-            return Ok(Landed::Early);
+            // An earlier part may create them. The transaction is rolled back.
+            return Ok(PartOutcome::Early);
         }
-        let messages = landing.chosen_messages(&own, &made, &mut rejected);
+        let messages = writing.chosen_messages(&own, &made, &mut rejected);
         let all_events = 0..part.events.len();
-        landing.copy_events(all_events, &mut rejected).await?;
-        landing.copy_messages(messages, &mut rejected).await?;
-        landing.touch(&own).await?;
-        let stored = landing.settle(rejected.as_mut_slice(), noted).await?;
-        landing.transaction.commit().await?;
-        Ok(Landed::Stored { stored, rejected: rejected.len() as u64 })
+        writing.copy_events(all_events, &mut rejected).await?;
+        writing.copy_messages(messages, &mut rejected).await?;
+        writing.touch(&own).await?;
+        let stored = writing.settle(rejected.as_mut_slice(), noted).await?;
+        writing.transaction.commit().await?;
+        Ok(PartOutcome::Stored { stored, rejected: rejected.len() as u64 })
     }
 }
 
 /// A part's transaction.
-struct Landing<'a> {
+struct PartTransaction<'a> {
     transaction: Transaction<'a>,
-    store: &'a Store,
-    job: &'a Job,
+    store: &'a ImportStore,
+    job: &'a ImportJob,
     part: &'a Part,
 }
 
-impl Landing<'_> {
+impl PartTransaction<'_> {
     fn sql(&self, sql: &str) -> String {
         self.store.database.sql(sql)
     }
@@ -92,7 +97,7 @@ impl Landing<'_> {
         Ok(self.transaction.query_typed(&self.sql(sql), parameters).await?)
     }
 
-    /// Whether this attempt is the one that stores the part; none: nobody is to.
+    /// Whether this attempt stores the part; `None`: the import's row is gone.
     async fn claim(&self) -> Result<Option<bool>, DbError> {
         let Part { number, first_line, lines, bytes, end_offset, .. } = *self.part;
         let [first_line, lines, bytes, end_offset] = [first_line, lines, bytes, end_offset].map(|n| n as i64);
@@ -117,10 +122,10 @@ impl Landing<'_> {
         Ok(is_running.then_some(is_claimed))
     }
 
-    /// Makes the part's conversations: those that were made, with their lines.
+    /// Creates the part's conversations; returns the new ones with their lines.
     async fn add_conversations(
         &self,
-        rejected: &mut Vec<(u64, Reason)>,
+        rejected: &mut Vec<(u64, Rejection)>,
     ) -> Result<HashMap<Uuid, u64>, DbError> {
         let new = &self.part.conversations;
         if new.is_empty() {
@@ -146,7 +151,7 @@ impl Landing<'_> {
         let there = if made.len() < new.len() { self.there(&ids).await? } else { HashSet::new() };
         let mut lines = HashMap::with_capacity(made.len());
         for new in new {
-            // Of two lines with one id the first has made it.
+            // The first of two lines with one id has created it.
             if made.remove(&new.id) {
                 lines.insert(new.id, new.line);
             } else if there.contains(&new.id) {
@@ -158,14 +163,14 @@ impl Landing<'_> {
         Ok(lines)
     }
 
-    /// Which of these conversations are there, whosever they are.
+    /// The existing ones of these conversations, of any owner.
     async fn there(&self, ids: &[Uuid]) -> Result<HashSet<Uuid>, DbError> {
         let there = include_str!("../../../sql/imports/conversations_there.sql");
         let rows = self.query(there, &[(&ids, Type::UUID_ARRAY)]).await?;
         rows.iter().map(|row| Ok(row.try_get(0)?)).collect()
     }
 
-    /// Which of the conversations that messages name are there and the owner's.
+    /// The existing conversations of the owner that messages name.
     async fn own_conversations(&self) -> Result<HashSet<Uuid>, DbError> {
         let named: Vec<Uuid> =
             self.part.messages.conversations.iter().map(|named| named.conversation).collect();
@@ -178,12 +183,12 @@ impl Landing<'_> {
         rows.iter().map(|row| Ok(row.try_get(0)?)).collect()
     }
 
-    /// The runs of messages whose conversations are there: another's, or one that a later line makes, is not.
+    /// The runs of messages whose conversations exist. Those of another owner, and those created by a later line, do not count.
     fn chosen_messages(
         &self,
         own: &HashSet<Uuid>,
         made: &HashMap<Uuid, u64>,
-        rejected: &mut Vec<(u64, Reason)>,
+        rejected: &mut Vec<(u64, Rejection)>,
     ) -> Vec<Range<usize>> {
         let messages = &self.part.messages;
         let from: Vec<Option<u64>> = messages
@@ -210,7 +215,7 @@ impl Landing<'_> {
     async fn copy_events(
         &mut self,
         all: Range<usize>,
-        rejected: &mut Vec<(u64, Reason)>,
+        rejected: &mut Vec<(u64, Rejection)>,
     ) -> Result<(), DbError> {
         let copy = self
             .sql(include_str!("../../../sql/ingest/copy_requests.sql"))
@@ -222,7 +227,7 @@ impl Landing<'_> {
     async fn copy_messages(
         &mut self,
         runs: Vec<Range<usize>>,
-        rejected: &mut Vec<(u64, Reason)>,
+        rejected: &mut Vec<(u64, Rejection)>,
     ) -> Result<(), DbError> {
         let copy = self
             .sql(include_str!("../../../sql/imports/copy_messages.sql"))
@@ -231,13 +236,13 @@ impl Landing<'_> {
         self.copy(&copy, &part.messages.tuples, runs, rejected).await
     }
 
-    /// Copies runs of tuples; a row that Postgres refuses is found by halving, and left out.
+    /// Copies runs of tuples; bisects to find a row that Postgres rejects, and leaves it out.
     async fn copy(
         &mut self,
         copy: &str,
         tuples: &Tuples,
         runs: Vec<Range<usize>>,
-        rejected: &mut Vec<(u64, Reason)>,
+        rejected: &mut Vec<(u64, Rejection)>,
     ) -> Result<(), DbError> {
         let mut waiting = vec![runs];
         while let Some(runs) = waiting.pop() {
@@ -273,9 +278,9 @@ impl Landing<'_> {
         Ok(())
     }
 
-    /// Moves the conversations that got messages, and tells whoever follows them.
+    /// Updates the conversations with new messages, and notifies their subscribers.
     async fn touch(&self, own: &HashSet<Uuid>) -> Result<(), DbError> {
-        let touched: Vec<&Gathered> = self
+        let touched: Vec<&ConversationMessages> = self
             .part
             .messages
             .conversations
@@ -301,8 +306,8 @@ impl Landing<'_> {
         Ok(())
     }
 
-    /// Writes down what became of the part's lines: how many were stored.
-    async fn settle(&self, rejected: &mut [(u64, Reason)], noted: usize) -> Result<u64, DbError> {
+    /// Records the part's outcome; returns the number of stored lines.
+    async fn settle(&self, rejected: &mut [(u64, Rejection)], noted: usize) -> Result<u64, DbError> {
         rejected.sort_unstable_by_key(|(line, _)| *line);
         let part = self.part;
         let entries = part.events.len() + part.conversations.len() + part.messages.tuples.len();

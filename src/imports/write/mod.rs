@@ -1,28 +1,28 @@
-//! A part on its way into the tables of events, conversations and messages.
+//! The write path of a part: one transaction into the tables of events, conversations and messages.
 
 mod store;
 
 use std::ops::Range;
 
-/// What became of a part.
+/// The outcome of a part's transaction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Landed {
-    /// It is stored.
+pub(super) enum PartOutcome {
+    /// The part is stored.
     Stored {
-        /// Lines that were stored.
+        /// Lines stored.
         stored: u64,
-        /// Lines that were left out.
+        /// Lines rejected.
         rejected: u64,
     },
-    /// It was there.
-    There,
-    /// It names conversations that are not there, and may yet come with a part before it.
+    /// The part was stored before.
+    AlreadyStored,
+    /// It names missing conversations, which an earlier part may still create.
     Early,
-    /// The import is not wanted any more: its file is deleted.
+    /// The import's row is gone: its file is deleted.
     Gone,
 }
 
-/// The first `count` of what runs hold, and the rest.
+/// The first `count` tuples of the runs, and the rest.
 fn halves(runs: Vec<Range<usize>>, count: usize) -> (Vec<Range<usize>>, Vec<Range<usize>>) {
     let (mut first, mut second, mut left) = (Vec::new(), Vec::new(), count);
     for run in runs {

@@ -1,54 +1,58 @@
-//! Cuts what is read into lines, without holding more than one.
+//! NDJSON lines of a reader, with one line in memory at a time.
 
 use std::io::{self, Read};
 
 use memchr::memchr;
 
-/// Bytes that are read at once.
+/// The size of a read.
 const READ_BYTES: usize = 256 * 1024;
 
 /// A line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Line<'a> {
-    /// Its bytes, without its end and the white space around it.
+pub enum Line<'a> {
+    /// Its bytes, without its end and surrounding white space.
     Text(&'a [u8]),
-    /// White space.
+    /// White space only.
     Blank,
-    /// More than a line may have; it was not kept.
+    /// Longer than the maximum; dropped.
     TooLong,
 }
 
-/// Reads lines: each ends with LF, or with the end of what is read.
+/// Reads lines: each ends with LF, or at the end of the input.
 #[derive(Debug)]
-pub(super) struct Lines<R> {
+pub struct LineReader<R> {
     reader: R,
     max_bytes: usize,
     buffer: Vec<u8>,
-    /// What of the buffer has not been given out.
+    /// The bytes of the buffer that were not returned yet.
     rest: std::ops::Range<usize>,
-    /// Bytes that were given out, from where the reader began.
+    /// Bytes returned since the beginning of the input.
     taken: u64,
     ended: bool,
 }
 
-impl<R: Read> Lines<R> {
-    /// Lines of up to `max_bytes`.
-    pub(super) fn new(reader: R, max_bytes: usize) -> Self {
+impl<R: Read> LineReader<R> {
+    /// A reader of lines of up to `max_bytes`.
+    pub fn new(reader: R, max_bytes: usize) -> Self {
         Self { reader, max_bytes, buffer: Vec::new(), rest: 0..0, taken: 0, ended: false }
     }
 
-    /// Bytes up to the end of the last line that was given out.
-    pub(super) fn taken(&self) -> u64 {
+    /// Bytes up to the end of the last line returned.
+    pub fn taken(&self) -> u64 {
         self.taken
     }
 
-    /// What lines are read from.
-    pub(super) fn reader(&self) -> &R {
+    /// The input.
+    pub fn reader(&self) -> &R {
         &self.reader
     }
 
-    /// The next line, with its end looked for in what was read only once.
-    pub(super) fn next(&mut self) -> io::Result<Option<Line<'_>>> {
+    /// The next line. Each byte is searched for a line's end once.
+    ///
+    /// # Errors
+    ///
+    /// Those of the input.
+    pub fn next(&mut self) -> io::Result<Option<Line<'_>>> {
         let mut searched = 0;
         let mut dropped = false;
         loop {
@@ -60,7 +64,7 @@ impl<R: Read> Lines<R> {
                 None if self.ended => unread.len(),
                 None => {
                     searched = unread.len();
-                    // Room for the line's end, and for white space that is not part of it.
+                    // Space for the line's end, and for white space around the line.
                     if searched > self.max_bytes + READ_BYTES {
                         self.taken += searched as u64;
                         self.rest.start = self.rest.end;
@@ -105,7 +109,7 @@ mod tests {
 
     use super::*;
 
-    /// Gives out what it holds in pieces of so many bytes.
+    /// An input that returns so many bytes at a time.
     struct Pieces<'a>(&'a [u8], usize);
 
     impl Read for Pieces<'_> {
@@ -119,7 +123,7 @@ mod tests {
     }
 
     fn read(bytes: &[u8], piece: usize, max_bytes: usize) -> (Vec<Option<String>>, u64) {
-        let mut lines = Lines::new(Pieces(bytes, piece), max_bytes);
+        let mut lines = LineReader::new(Pieces(bytes, piece), max_bytes);
         let mut read = Vec::new();
         while let Some(line) = lines.next().unwrap() {
             read.push(match line {
@@ -136,7 +140,7 @@ mod tests {
         let mut bytes = b"a\n".to_vec();
         bytes.resize(3_000_000, b'x');
         bytes.extend_from_slice(b"\nb");
-        let mut lines = Lines::new(&bytes[..], 100);
+        let mut lines = LineReader::new(&bytes[..], 100);
         assert_eq!(lines.next().unwrap(), Some(Line::Text(b"a")));
         assert_eq!(lines.next().unwrap(), Some(Line::TooLong));
         assert!(lines.buffer.capacity() < 2_000_000, "{}", lines.buffer.capacity());
