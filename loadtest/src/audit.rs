@@ -1,58 +1,58 @@
-//! Was every promise kept? What was accepted is counted in the database.
+//! The audit: accepted events are compared with the rows in the database.
 //!
-//! Events whose answer never came may or may not be there; they are named to the database and counted apart, so that
-//! one of them that was stored cannot hide the loss of one that was promised.
+//! Events without an answer may be stored or not. They are counted apart, by their trace ids, so that a stored one cannot hide
+//! the loss of an accepted one.
 
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
-use crate::database::{Database, Error, Found, Location, RunRows};
+use crate::database::{Database, Error, Location, RunCounts, RunRows};
 use crate::health::Health;
 
-/// How often the service is asked whether it is done.
+/// The interval between two queries of the service's pending events.
 const LOOK: Duration = Duration::from_millis(200);
 
-/// How long the row count has to stay the same to be taken as final.
+/// The time for which the row count has to stay the same to be final.
 const STILL: Duration = Duration::from_secs(1);
 
-/// What the run's answers promise about the database.
+/// The expectations from the run's answers.
 #[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Promised {
+pub(crate) struct Expected {
     /// Events answered as accepted.
     pub(crate) accepted: u64,
-    /// Events without an answer whose trace ids are not known: each may account for one row too many.
+    /// Events without an answer and with unknown trace ids: each may account for one surplus row.
     pub(crate) unnamed: u64,
 }
 
-/// The audit's findings.
+/// The result of the audit.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub(crate) struct Audit {
     /// Rows in `requests`.
     pub(crate) stored: u64,
-    /// Kept as dead letters, those for overload left out.
+    /// Dead letters, without those for overload.
     pub(crate) dead: u64,
-    /// Rows of events whose answer never came.
+    /// Rows of events without an answer.
     pub(crate) stored_unanswered: u64,
-    /// Accepted events that are nowhere, though nothing is pending that could be they.
+    /// Accepted events that are missing although they cannot be pending.
     pub(crate) lost: u64,
-    /// Accepted events that are not stored yet: the service has as many pending, or does not report what is.
+    /// Accepted events that are not stored yet: the service reports as many pending, or does not report.
     pub(crate) unsettled: u64,
-    /// Rows beyond the first of the same event.
+    /// Rows beyond the first one of the same event.
     pub(crate) doubled: u64,
-    /// Events that are there although nothing promised them.
+    /// Stored events that were not accepted.
     pub(crate) surplus: u64,
-    /// A few of the trace ids that are doubled.
+    /// Some of the doubled trace ids.
     pub(crate) doubled_trace_ids: Vec<String>,
-    /// What the service said was pending at the end.
+    /// Pending events that the service reported last.
     pub(crate) pending: Option<u64>,
 }
 
 impl Audit {
-    /// Compares what was promised with what was found. `pending` is what the service reported before that was counted.
-    pub(crate) fn judge(promised: Promised, found: &Found, pending: Option<u64>) -> Self {
+    /// Compares the expectations with the rows. `pending` is the service's report from before the count.
+    pub(crate) fn judge(expected: Expected, found: &RunCounts, pending: Option<u64>) -> Self {
         let distinct = found.answered + found.unanswered;
-        let missing = promised.accepted.saturating_sub(found.answered);
+        let missing = expected.accepted.saturating_sub(found.answered);
         let unsettled = pending.map_or(missing, |pending| missing.min(pending));
         Self {
             stored: found.stored,
@@ -62,29 +62,28 @@ impl Audit {
             unsettled,
             pending,
             doubled: (found.stored + found.dead).saturating_sub(distinct),
-            surplus: found.answered.saturating_sub(promised.accepted.saturating_add(promised.unnamed)),
+            surplus: found.answered.saturating_sub(expected.accepted.saturating_add(expected.unnamed)),
             ..Self::default()
         }
     }
 
-    /// Whether the books balance.
+    /// Whether every accepted event is stored exactly once.
     pub(crate) fn balances(&self) -> bool {
         self.lost == 0 && self.unsettled == 0 && self.doubled == 0 && self.surplus == 0
     }
 }
 
-/// Waits until the rows of the run have landed, as long as there is progress at least once in `patience`, and judges
-/// them.
+/// Waits until the run's rows are stored, as long as there is progress within `patience`, and compares.
 pub(crate) async fn audit(
     location: &Location,
     health: &Health,
     run: &RunRows,
-    promised: Promised,
+    expected: Expected,
     patience: Duration,
 ) -> Result<Audit, Error> {
     let mut progress = Progress::start(Instant::now());
     let mut database: Option<Database> = None;
-    let mut before: Option<Found> = None;
+    let mut before: Option<RunCounts> = None;
     loop {
         let pending = health.pending().await.ok().flatten();
         progress.note_pending(pending, Instant::now());
@@ -96,8 +95,8 @@ pub(crate) async fn audit(
         match count(&mut database, location, run).await {
             Ok((database, found)) => {
                 progress.note_found(&found, Instant::now());
-                if last_look || is_settled(pending, promised, &found, before.as_ref()) {
-                    let mut audit = Audit::judge(promised, &found, pending);
+                if last_look || is_settled(pending, expected, &found, before.as_ref()) {
+                    let mut audit = Audit::judge(expected, &found, pending);
                     if audit.doubled > 0 {
                         audit.doubled_trace_ids = database.doubled(run).await?;
                     }
@@ -105,7 +104,7 @@ pub(crate) async fn audit(
                 }
                 before = Some(found);
             }
-            // Postgres may be on its way back.
+            // Postgres may be restarting.
             Err(error) if last_look => return Err(error),
             Err(_) => database = None,
         }
@@ -113,7 +112,7 @@ pub(crate) async fn audit(
     }
 }
 
-/// When events last made progress: fewer are pending than ever before, or more are found.
+/// The time of the last progress: fewer pending events, or more rows, than ever before.
 struct Progress {
     since: Instant,
     fewest_pending: Option<u64>,
@@ -133,7 +132,7 @@ impl Progress {
         }
     }
 
-    fn note_found(&mut self, found: &Found, now: Instant) {
+    fn note_found(&mut self, found: &RunCounts, now: Instant) {
         let rows = found.stored + found.dead;
         if rows > self.most_found {
             self.most_found = rows;
@@ -141,7 +140,7 @@ impl Progress {
         }
     }
 
-    /// How long there was none.
+    /// The time without progress.
     fn pause(&self, now: Instant) -> Duration {
         now.duration_since(self.since)
     }
@@ -151,7 +150,7 @@ async fn count<'a>(
     database: &'a mut Option<Database>,
     location: &Location,
     run: &RunRows,
-) -> Result<(&'a mut Database, Found), Error> {
+) -> Result<(&'a mut Database, RunCounts), Error> {
     let database = match database {
         Some(database) => database,
         none => none.insert(location.connect().await?),
@@ -160,10 +159,15 @@ async fn count<'a>(
     Ok((database, found))
 }
 
-/// Whether more waiting could change what was found. A service that does not say what is pending may be on its way
-/// back from a crash with the missing rows in its journal: then only a complete count is final.
-fn is_settled(pending: Option<u64>, promised: Promised, found: &Found, before: Option<&Found>) -> bool {
-    let complete = found.answered >= promised.accepted;
+/// Whether waiting cannot change the result. A service that does not report its pending events may be recovering from a crash
+/// with the missing rows in its journal: then only a complete count is final.
+fn is_settled(
+    pending: Option<u64>,
+    expected: Expected,
+    found: &RunCounts,
+    before: Option<&RunCounts>,
+) -> bool {
+    let complete = found.answered >= expected.accepted;
     let still = before == Some(found);
     match pending {
         Some(0) => complete || still,
@@ -176,25 +180,25 @@ fn is_settled(pending: Option<u64>, promised: Promised, found: &Found, before: O
 mod tests {
     use super::*;
 
-    fn found(stored: u64, dead: u64, answered: u64, unanswered: u64) -> Found {
-        Found { stored, dead, answered, unanswered }
+    fn found(stored: u64, dead: u64, answered: u64, unanswered: u64) -> RunCounts {
+        RunCounts { stored, dead, answered, unanswered }
     }
 
-    fn judge(accepted: u64, found: &Found) -> Audit {
-        Audit::judge(Promised { accepted, unnamed: 0 }, found, Some(0))
+    fn judge(accepted: u64, found: &RunCounts) -> Audit {
+        Audit::judge(Expected { accepted, unnamed: 0 }, found, Some(0))
     }
 
     #[test]
     fn what_is_pending_is_not_lost() {
-        let promised = Promised { accepted: 100, unnamed: 0 };
+        let expected = Expected { accepted: 100, unnamed: 0 };
         let some = found(60, 0, 60, 0);
         for (pending, lost, unsettled) in
             [(Some(0), 40, 0), (Some(15), 25, 15), (Some(40), 0, 40), (Some(900), 0, 40), (None, 0, 40)]
         {
-            let audit = Audit::judge(promised, &some, pending);
+            let audit = Audit::judge(expected, &some, pending);
             assert_eq!((audit.lost, audit.unsettled, audit.balances()), (lost, unsettled, false));
         }
-        assert!(Audit::judge(promised, &found(99, 1, 100, 0), Some(7)).balances(), "another run's");
+        assert!(Audit::judge(expected, &found(99, 1, 100, 0), Some(7)).balances(), "another run's");
     }
 
     #[test]
@@ -255,20 +259,20 @@ mod tests {
 
     #[test]
     fn unnamed_events_without_an_answer_are_allowed_for() {
-        let promised = Promised { accepted: 100, unnamed: 3 };
-        assert!(Audit::judge(promised, &found(103, 0, 103, 0), Some(0)).balances());
-        assert_eq!(Audit::judge(promised, &found(104, 0, 104, 0), Some(0)).surplus, 1);
+        let expected = Expected { accepted: 100, unnamed: 3 };
+        assert!(Audit::judge(expected, &found(103, 0, 103, 0), Some(0)).balances());
+        assert_eq!(Audit::judge(expected, &found(104, 0, 104, 0), Some(0)).surplus, 1);
     }
 
     #[test]
     fn waiting_ends_when_nothing_more_can_come() {
-        let promised = Promised { accepted: 100, unnamed: 0 };
+        let expected = Expected { accepted: 100, unnamed: 0 };
         let (all, some) = (found(100, 0, 100, 0), found(60, 0, 60, 0));
-        assert!(is_settled(Some(0), promised, &all, None));
-        assert!(!is_settled(Some(0), promised, &some, None));
-        assert!(is_settled(Some(0), promised, &some, Some(&some)));
-        assert!(!is_settled(Some(7), promised, &all, Some(&all)));
-        assert!(!is_settled(None, promised, &some, Some(&some)));
-        assert!(is_settled(None, promised, &all, Some(&all)));
+        assert!(is_settled(Some(0), expected, &all, None));
+        assert!(!is_settled(Some(0), expected, &some, None));
+        assert!(is_settled(Some(0), expected, &some, Some(&some)));
+        assert!(!is_settled(Some(7), expected, &all, Some(&all)));
+        assert!(!is_settled(None, expected, &some, Some(&some)));
+        assert!(is_settled(None, expected, &all, Some(&all)));
     }
 }

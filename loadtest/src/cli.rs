@@ -7,218 +7,217 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::client::Target;
 
-/// Puts load on a Tidegate service and audits that it kept every promise.
+/// Loads a Tidegate service and audits that every accepted event is stored exactly once
 #[derive(Debug, Parser)]
 #[command(name = "loadtest", version)]
 pub(crate) struct Cli {
-    /// What to do.
+    /// The command
     #[command(subcommand)]
     pub(crate) command: Command,
 }
 
-/// What the program can do.
+/// The commands.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Run a load test with worker processes, then audit the database.
+    /// Run a load test with worker processes, then audit the database
     ///
-    /// Exit codes: 0, every promise was kept; 1, the audit found a difference, a worker failed or something could not
-    /// be reached; 2, the command line is wrong.
+    /// Exit codes: 0: every accepted event is stored exactly once; 1: the audit found a difference, a worker failed, or a
+    /// service could not be reached; 2: usage error.
     Run(Box<RunArgs>),
-    /// Gather a backlog in the journal while the table is locked, let it drain, and compare with one plain COPY of the
-    /// same rows. For a scratch database: the table is locked, and a table drain_floor is made and dropped.
+    /// Collect a backlog in the journal while the table is locked, let it drain, and compare with one plain COPY of the same
+    /// rows. For a scratch database: the table is locked, and a table drain_floor is created and dropped
     Drain(DrainArgs),
-    /// Open streams of server-sent events and look whether each message comes, in order and in time. Exit codes as for
-    /// run.
+    /// Read streams of server-sent events, and check that each message arrives, in order and in time. Exit codes as for run
     Sse(SseArgs),
-    /// Create single records as fast as answers come, then look them up, and tell both rates.
+    /// Create single records in a closed loop, then get them; report both rates
     Crud(CrudArgs),
-    /// Be many clients that make conversations, add messages, write some piece by piece, list and page; then look whether every
-    /// message that was acknowledged is there once, in order. Exit codes as for run. Where the service limits how often
-    /// somebody may ask, start it with RATE_WRITES=0 and RATE_READS=0 for this.
+    /// Simulate many chat clients, which create conversations, add messages, append to some, list and page; then check that
+    /// every acknowledged message is stored once, in order. Exit codes as for run. Start a service with rate limits with
+    /// RATE_WRITES=0 and RATE_READS=0
     Conversations(ConversationsArgs),
-    /// Send large payloads, several at once, fetch them again, and tell how much memory the service took.
+    /// Send large payloads, several at once, get them again, and report the service's memory
     Large(LargeArgs),
-    /// Be one worker process: takes its plan as JSON on standard input and reports as JSON lines. `run` starts these.
+    /// Run one worker process, which reads its plan as JSON from standard input and reports in JSON lines. Started by run
     Worker,
 }
 
-/// How the load is sent.
+/// The form of the requests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Mode {
-    /// One event a request.
+    /// One event per request
     Single,
-    /// Many events a request, as NDJSON.
+    /// Many events per request, as NDJSON
     Batch,
 }
 
-/// What `run` takes.
+/// The arguments of `run`.
 #[derive(Debug, Args)]
 pub(crate) struct RunArgs {
-    /// The service.
+    /// URL of the service
     #[arg(long, default_value = "http://127.0.0.1:3000")]
     pub(crate) url: Target,
-    /// Worker processes. Each uses at most one processor.
+    /// Worker processes; each uses one core at most
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=64))]
     pub(crate) workers: u32,
-    /// Connections of each worker [default: 64, in batch mode 4].
+    /// Connections of each worker [default: 64, in batch mode 4]
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..=4096))]
     pub(crate) connections: Option<u16>,
-    /// Events a second over all workers, sent on a fixed schedule (open loop). 0 or none: every connection sends as
-    /// soon as it has its answer (closed loop).
+    /// Events per second over all workers, on a fixed schedule (open loop). 0: every connection sends as soon as it has its
+    /// answer (closed loop)
     #[arg(long, default_value = "0", value_parser = non_negative)]
     pub(crate) rate: f64,
-    /// For how long to send, in seconds.
+    /// Duration of the load, in seconds
     #[arg(long, default_value = "10", value_parser = positive)]
     pub(crate) duration: f64,
-    /// How events are sent.
+    /// Form of the requests
     #[arg(long, value_enum, default_value = "single")]
     pub(crate) mode: Mode,
-    /// Lines of a batch.
+    /// Lines of a batch
     #[arg(long, default_value = "1000", value_parser = batch_size)]
     pub(crate) batch_size: NonZeroUsize,
-    /// The event, with any of {seq} (its number in the run), {uuid} (a UUIDv7), {now_ms} (Unix time) and {rand}
-    /// (0 to 999,999) filled in; other braces are text [default: a small JSON event].
+    /// Template of the events. {seq} (its number in the run), {uuid} (a UUIDv7), {now_ms} (Unix time) and {rand} (0 to 999,999)
+    /// are replaced; other braces are literal [default: a small JSON event]
     #[arg(long, value_name = "TEMPLATE")]
     pub(crate) payload: Option<String>,
-    /// Send the lines of this file in turn, just as they are.
+    /// File whose lines are sent in turn, unchanged
     #[arg(long, value_name = "FILE.ndjson", conflicts_with = "payload")]
     pub(crate) payload_file: Option<PathBuf>,
-    /// Bearer token for the service [env: LOADTEST_TOKEN, which other users of the machine cannot see].
+    /// Bearer token for the service [env: LOADTEST_TOKEN, which other users of the machine cannot see]
     #[arg(long)]
     pub(crate) token: Option<String>,
-    /// Write the results to this file, as JSON.
+    /// File for the results, as JSON
     #[arg(long, value_name = "FILE.json")]
     pub(crate) report: Option<PathBuf>,
-    /// The service's database [default: where a service with this environment and this .env has it: DATABASE_URL, or
-    /// the private cluster under DATA_DIR].
+    /// The service's database [default: that of a service with this environment and this .env: DATABASE_URL, or the private
+    /// cluster under DATA_DIR]
     #[arg(long, value_name = "URL")]
     pub(crate) database_url: Option<String>,
-    /// Make so many per cent of the events bad: a check constraint on requests, loadtest_bad, rejects them while the run
-    /// lasts, and each becomes a dead letter. For a scratch database: the constraint holds for all events, and stays
-    /// if the program is killed, until the next such run.
+    /// Percentage of bad events. A check constraint on requests, loadtest_bad, rejects them during the run, and each becomes a
+    /// dead letter. For a scratch database: the constraint applies to all events, and stays until the next such run if the
+    /// program is killed
     #[arg(long, value_name = "PERCENT", value_parser = percent, conflicts_with_all = ["payload_file", "no_audit"])]
     pub(crate) bad: Option<f64>,
-    /// Do not look into the database.
+    /// Skip the audit of the database
     #[arg(long)]
     pub(crate) no_audit: bool,
-    /// How long accepted events may make no progress before the audit stops waiting for them, in seconds.
+    /// Time without progress after which the audit stops waiting for accepted events, in seconds
     #[arg(long, value_name = "SECONDS", default_value = "30", value_parser = non_negative)]
     pub(crate) settle_timeout: f64,
-    /// How long an answer may take, in seconds; then its connection is given up.
+    /// Time limit of an answer, in seconds; its connection is closed then
     #[arg(long, value_name = "SECONDS", default_value = "30", value_parser = positive)]
     pub(crate) timeout: f64,
 }
 
-/// What `drain` takes.
+/// The arguments of `drain`.
 #[derive(Debug, Args)]
 pub(crate) struct DrainArgs {
-    /// The service.
+    /// URL of the service
     #[arg(long, default_value = "http://127.0.0.1:3000")]
     pub(crate) url: Target,
-    /// How much JSON to gather, in MiB.
+    /// Size of the backlog, in MiB of JSON
     #[arg(long, default_value_t = 1024, value_parser = clap::value_parser!(u32).range(1..=1_048_576))]
     pub(crate) mebibytes: u32,
-    /// The event, as for run.
+    /// Template of the events, as for run
     #[arg(long, value_name = "TEMPLATE")]
     pub(crate) payload: Option<String>,
-    /// Make so many per cent of the events bad, as for run.
+    /// Percentage of bad events, as for run
     #[arg(long, value_name = "PERCENT", value_parser = percent)]
     pub(crate) bad: Option<f64>,
-    /// The service's database [default: as for run].
+    /// The service's database [default: as for run]
     #[arg(long, value_name = "URL")]
     pub(crate) database_url: Option<String>,
-    /// How long to wait for the backlog to drain, in seconds.
+    /// Time limit for draining the backlog, in seconds
     #[arg(long, value_name = "SECONDS", default_value = "600", value_parser = positive)]
     pub(crate) settle_timeout: f64,
-    /// Bearer token for the service [env: LOADTEST_TOKEN].
+    /// Bearer token for the service [env: LOADTEST_TOKEN]
     #[arg(long)]
     pub(crate) token: Option<String>,
 }
 
-/// What `sse` takes.
+/// The arguments of `sse`.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct SseArgs {
-    /// The service.
+    /// URL of the service
     #[arg(long, default_value = "http://127.0.0.1:3000")]
     pub(crate) url: Target,
-    /// Streams at once.
+    /// Streams at once
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub(crate) clients: u32,
-    /// Messages a second of each stream.
+    /// Messages per second of each stream
     #[arg(long, default_value = "100", value_parser = positive)]
     pub(crate) rate: f64,
-    /// For how long each stream is read, in seconds.
+    /// Duration of each stream, in seconds
     #[arg(long, default_value = "10", value_parser = positive)]
     pub(crate) seconds: f64,
-    /// Bytes of each message's data.
+    /// Bytes of each message's data
     #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=1_048_576))]
     pub(crate) size: u32,
-    /// Bearer token for the service [env: LOADTEST_TOKEN].
+    /// Bearer token for the service [env: LOADTEST_TOKEN]
     #[arg(long)]
     pub(crate) token: Option<String>,
 }
 
-/// What `large` takes.
+/// The arguments of `large`.
 #[derive(Debug, Args)]
 pub(crate) struct LargeArgs {
-    /// The service.
+    /// URL of the service
     #[arg(long, default_value = "http://127.0.0.1:3000")]
     pub(crate) url: Target,
-    /// The path that payloads are posted to; their ids follow it.
+    /// Path of the payloads; their ids follow it
     #[arg(long, default_value = "/api/stress/large-payload/loadtest")]
     pub(crate) path: String,
-    /// Size of each, in MiB.
+    /// Size of each payload, in MiB
     #[arg(long, default_value_t = 63, value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub(crate) mebibytes: u16,
-    /// How many at once.
+    /// Payloads at once
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=100))]
     pub(crate) at_once: u16,
-    /// Bearer token for the service [env: LOADTEST_TOKEN].
+    /// Bearer token for the service [env: LOADTEST_TOKEN]
     #[arg(long)]
     pub(crate) token: Option<String>,
 }
 
-/// What `crud` takes.
+/// The arguments of `crud`.
 #[derive(Debug, Args)]
 pub(crate) struct CrudArgs {
-    /// The service.
+    /// URL of the service
     #[arg(long, default_value = "http://127.0.0.1:3000")]
     pub(crate) url: Target,
-    /// The path that records are posted to; their ids follow it.
+    /// Path of the records; their ids follow it
     #[arg(long, default_value = "/api/stress/records/loadtest")]
     pub(crate) path: String,
-    /// Connections.
+    /// Connections
     #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u16).range(1..=4096))]
     pub(crate) connections: u16,
-    /// For how long to create, and then to look up, in seconds.
+    /// Duration of the creates, and of the gets, in seconds
     #[arg(long, default_value = "10", value_parser = positive)]
     pub(crate) seconds: f64,
-    /// Bearer token for the service [env: LOADTEST_TOKEN].
+    /// Bearer token for the service [env: LOADTEST_TOKEN]
     #[arg(long)]
     pub(crate) token: Option<String>,
 }
 
-/// What `conversations` takes.
+/// The arguments of `conversations`.
 #[derive(Debug, Args)]
 pub(crate) struct ConversationsArgs {
-    /// The service.
+    /// URL of the service
     #[arg(long, default_value = "http://127.0.0.1:3000")]
     pub(crate) url: Target,
-    /// Clients at once, each with a connection.
+    /// Clients at once, each with a connection
     #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u16).range(1..=20_000))]
     pub(crate) clients: u16,
-    /// For how long, in seconds.
+    /// Duration, in seconds
     #[arg(long, default_value = "20", value_parser = positive)]
     pub(crate) seconds: f64,
-    /// How long each client waits between an answer and its next request, in milliseconds, on average.
+    /// Average wait of each client between an answer and its next request, in milliseconds
     #[arg(long, default_value = "1000", value_parser = non_negative)]
     pub(crate) pause_ms: f64,
-    /// Bearer token for the service [env: LOADTEST_TOKEN].
+    /// Bearer token for the service [env: LOADTEST_TOKEN]
     #[arg(long)]
     pub(crate) token: Option<String>,
 }
 
-/// The longest time, in seconds, and highest rate that arguments may name: far beyond use, safe to calculate with.
+/// The maximum of times, in seconds, and of rates: far beyond use, and safe to calculate with.
 const LIMIT: f64 = 1e8;
 
 fn non_negative(text: &str) -> Result<f64, String> {

@@ -1,7 +1,7 @@
-//! One HTTP/1.1 connection, kept open and driven by the task that uses it.
+//! An HTTP/1.1 connection, kept open and driven by the task that uses it.
 //!
-//! The generator shares its machine with what it measures, so this is hyper's bare connection: no pool, no background
-//! task, `TCP_NODELAY`, and header values made once.
+//! The load generator shares its machine with the service, so this is hyper's bare connection: no pool, no background task,
+//! `TCP_NODELAY`, and header values created once.
 
 use std::pin::{Pin, pin};
 use std::str::FromStr;
@@ -16,10 +16,10 @@ use hyper_util::rt::TokioIo;
 use serde::{Deserialize, Serialize};
 use tokio::net::TcpStream;
 
-/// The longest answer that is read; longer ones are no answers of this service.
+/// The longest answer; the service sends no longer ones.
 const MAX_ANSWER_BYTES: usize = 64 << 20;
 
-/// Where the service is, taken apart.
+/// The parts of the service's URL.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Target {
     host: String,
@@ -27,7 +27,7 @@ pub(crate) struct Target {
     base_path: String,
 }
 
-/// A URL that cannot be used.
+/// An invalid URL.
 #[derive(Debug, thiserror::Error)]
 #[error("expected http://HOST[:PORT][/PATH]")]
 pub(crate) struct BadUrl;
@@ -63,40 +63,40 @@ impl Target {
     }
 }
 
-/// What the service answered.
+/// An answer of the service.
 pub(crate) struct Answer {
     /// The HTTP status.
     pub(crate) status: u16,
-    /// The body, where it was asked for.
+    /// The body, if it was kept.
     pub(crate) body: Bytes,
 }
 
-/// Whether to read an answer's body or only to run past it.
+/// Whether an answer's body is kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Body {
     /// Keep it.
     Keep,
-    /// Throw it away.
+    /// Discard it.
     Skip,
 }
 
-/// Why a connection could not be opened.
+/// The reason why a connection could not be opened.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ConnectError {
-    /// Nothing accepts there.
+    /// No listener.
     #[error(transparent)]
     Tcp(#[from] std::io::Error),
-    /// The connection cannot carry HTTP.
+    /// The connection does not speak HTTP.
     #[error(transparent)]
     Http(#[from] hyper::Error),
 }
 
-/// How an exchange failed.
+/// A failed exchange.
 #[derive(Debug)]
 pub(crate) enum Failure {
-    /// The request never left; here it is again.
+    /// The request was not sent; it is returned.
     NotSent(Box<Request<Full<Bytes>>>),
-    /// It left, wholly or in part, and no answer came.
+    /// It was sent, at least in part, and no answer came.
     Unanswered,
 }
 
@@ -135,7 +135,7 @@ impl Connection {
         Ok(Self { requests, driver: Driver { protocol: Box::pin(protocol), closed: false } })
     }
 
-    /// Waits for `future` while the connection notices that the service closes it.
+    /// Waits for `future` while the connection watches for a close by the service.
     pub(crate) async fn idle<F: Future>(&mut self, future: F) -> F::Output {
         self.driver.drive(future).await
     }
@@ -145,8 +145,7 @@ impl Connection {
         self.driver.closed
     }
 
-    /// Sends a request and waits for the whole answer, no longer than `timeout`. After a failure the connection is
-    /// of no more use.
+    /// Sends a request and waits for the whole answer, up to `timeout`. After a failure the connection is unusable.
     pub(crate) async fn exchange(
         &mut self,
         request: Request<Full<Bytes>>,
@@ -172,8 +171,8 @@ impl Connection {
 }
 
 impl Connection {
-    /// Sends a request and hands each piece of its answer's body to `piece`, until that returns false or the answer
-    /// ends; the answer and each next piece may take `timeout`. Returns the status, of an answer that ended early 0.
+    /// Sends a request and passes each chunk of the answer's body to `piece`, until that returns false or the answer ends. The
+    /// head and each chunk may take `timeout`. Returns the status; 0: the answer ended early.
     pub(crate) async fn follow(
         &mut self,
         request: Request<Full<Bytes>>,
@@ -200,7 +199,7 @@ impl Connection {
     }
 }
 
-/// Reads an answer to its end, without which the connection cannot be used again.
+/// Reads an answer to its end, so that the connection can be reused.
 async fn read(response: Response<Incoming>, keep: Body) -> Result<Answer, Failure> {
     let status = response.status().as_u16();
     let mut body = response.into_body();
@@ -217,7 +216,7 @@ async fn read(response: Response<Incoming>, keep: Body) -> Result<Answer, Failur
     Ok(Answer { status, body: kept.freeze() })
 }
 
-/// A header value that no debug output shows.
+/// An authorization header that no debug output shows.
 pub(crate) fn bearer(token: &str) -> Option<HeaderValue> {
     let mut value = HeaderValue::from_str(&format!("Bearer {token}")).ok()?;
     value.set_sensitive(true);

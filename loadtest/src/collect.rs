@@ -1,4 +1,4 @@
-//! Sees the workers through a run: waits until all are ready, starts them together, ends them, adds them up.
+//! The coordination of the workers: waits until all are ready, starts them together, stops them, and adds up their results.
 
 use std::io;
 use std::time::Duration;
@@ -12,22 +12,22 @@ use crate::progress::Progress;
 use crate::protocol::{Message, Plan};
 use crate::tally::{Counts, Tally};
 
-/// How long workers may take to open their connections.
+/// The time limit for opening the workers' connections.
 const START_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// How much longer than its own limits a worker may take before it is given up.
+/// The grace period for a worker beyond its own limits.
 const MARGIN: Duration = Duration::from_secs(10);
 
-/// Why a run did not start.
+/// The reason why a run did not start.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
     /// The processes cannot be started.
     #[error("the workers cannot be started")]
     Start(#[from] io::Error),
-    /// A worker gave up before the start.
+    /// A worker failed before the start.
     #[error("worker {0} is not ready: {1}")]
     NotReady(usize, String),
-    /// Some worker took too long.
+    /// A worker was not ready in time.
     #[error("the workers were not ready within {} s", START_TIMEOUT.as_secs())]
     StartTimeout,
     /// Interrupted before the start.
@@ -35,17 +35,17 @@ pub(crate) enum Error {
     Interrupted,
 }
 
-/// The workers' sum.
+/// The sum of the workers' results.
 pub(crate) struct Collected {
-    /// Everything that they measured.
+    /// All measurements.
     pub(crate) tally: Tally,
-    /// Workers that did not come back.
+    /// Workers that did not report.
     pub(crate) failures: Vec<String>,
-    /// Whether the run was cut short.
+    /// Whether the run was interrupted.
     pub(crate) interrupted: bool,
 }
 
-/// Runs the workers of `plan` from start to end. A first interrupt ends them in good order, a second one at once.
+/// Runs the workers of `plan` to their end. The first interrupt stops them in order, a second one at once.
 pub(crate) async fn collect(plan: &Plan, interrupts: &mut Interrupts) -> Result<Collected, Error> {
     let plans: Vec<Plan> = (0..plan.workers).map(|worker| Plan { worker, ..plan.clone() }).collect();
     let mut fleet = Fleet::start(&plans).await?;
@@ -85,11 +85,13 @@ pub(crate) async fn collect(plan: &Plan, interrupts: &mut Interrupts) -> Result<
 async fn all_ready(fleet: &mut Fleet, workers: usize) -> Result<(), Error> {
     for _ in 0..workers {
         match fleet.next().await {
-            Some((_, Event::Said(Message::Ready))) => {}
-            Some((worker, Event::Said(Message::Failed(why)) | Event::Lost(why))) => {
+            Some((_, Event::Received(Message::Ready))) => {}
+            Some((worker, Event::Received(Message::Failed(why)) | Event::Lost(why))) => {
                 return Err(Error::NotReady(worker, why));
             }
-            Some((worker, Event::Said(_))) => return Err(Error::NotReady(worker, "out of step".to_owned())),
+            Some((worker, Event::Received(_))) => {
+                return Err(Error::NotReady(worker, "out of step".to_owned()));
+            }
             None => return Err(Error::NotReady(workers, "gone".to_owned())),
         }
     }
@@ -117,12 +119,12 @@ impl Workers {
         let worker = &mut self.0[worker];
         let Worker::Running(counts) = worker else { return };
         match event {
-            Event::Said(Message::Progress(now)) => *counts = now,
-            Event::Said(Message::Done(tally)) => *worker = Worker::Done(tally),
-            Event::Said(Message::Failed(why)) | Event::Lost(why) => {
+            Event::Received(Message::Progress(now)) => *counts = now,
+            Event::Received(Message::Done(tally)) => *worker = Worker::Done(tally),
+            Event::Received(Message::Failed(why)) | Event::Lost(why) => {
                 *worker = Worker::Lost(std::mem::take(counts), why);
             }
-            Event::Said(Message::Ready) => {}
+            Event::Received(Message::Ready) => {}
         }
     }
 
@@ -137,8 +139,7 @@ impl Workers {
         sum
     }
 
-    /// Adds everything up. Of a worker that did not come back its last word counts, and whatever was then on its way
-    /// is unknown.
+    /// Adds up all results. A worker that did not report counts with its last progress, and its requests in flight as unknown.
     fn sum(self, interrupted: bool) -> Collected {
         let mut tally = Tally::default();
         let mut failures = Vec::new();
@@ -167,10 +168,10 @@ mod tests {
     fn a_worker_that_dies_fails_the_run_and_leaves_its_last_word() {
         let mut workers = Workers::new(2);
         let counts = |sent, accepted| Counts { sent, accepted, ..Counts::default() };
-        workers.take(0, Event::Said(Message::Progress(counts(10, 7))));
+        workers.take(0, Event::Received(Message::Progress(counts(10, 7))));
         workers.take(0, Event::Lost("killed".to_owned()));
         let done = Tally { counts: counts(5, 5), elapsed_s: 2.0, ..Tally::default() };
-        workers.take(1, Event::Said(Message::Done(Box::new(done))));
+        workers.take(1, Event::Received(Message::Done(Box::new(done))));
         assert_eq!(workers.running(), 0);
         let collected = workers.sum(false);
         assert_eq!(collected.tally.counts, Counts { unknown: 3, ..counts(15, 12) });

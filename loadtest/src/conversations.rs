@@ -1,7 +1,7 @@
-//! Measures conversations: many clients at once, each with a connection of its own, that do what a chat does.
+//! Load of conversations: many clients, each with a connection of its own, that behave like a chat.
 //!
-//! A round of a client: a conversation, a message of a user's, the answer written in pieces, a list, a page. At the end all
-//! that was acknowledged is read again: each message has to be there once, in order, and nothing else.
+//! A round of a client: a conversation, a user's message, the answer in pieces, a list, a page. At the end all acknowledged
+//! messages are read: each has to be there once, in order, and nothing else.
 
 use std::collections::BTreeMap;
 use std::process::ExitCode;
@@ -17,7 +17,7 @@ use serde::Deserialize;
 
 use crate::cli::ConversationsArgs;
 use crate::client::{Body, ConnectError, Connection, Target, bearer};
-use crate::run::variable;
+use crate::environment::variable;
 use crate::tally::Times;
 
 const PATH: &str = "/api/conversations";
@@ -25,11 +25,11 @@ const PATH: &str = "/api/conversations";
 const ROUNDS: usize = 4;
 /// Pieces of each answer.
 const PIECES: usize = 3;
-/// Conversations of each client that are read again.
-const MAX_KEPT: usize = 200;
-/// What the audit asks is not part of the load.
+/// Conversations of each client that are audited.
+const MAX_AUDITED: usize = 200;
+/// Requests of the audit do not count as load.
 const AUDIT: &str = "audit";
-/// For one answer.
+/// The time limit of one answer.
 const TIMEOUT: Duration = Duration::from_secs(30);
 
 #[derive(Debug, thiserror::Error)]
@@ -49,7 +49,7 @@ enum Error {
 }
 
 #[derive(Deserialize)]
-struct Made {
+struct Created {
     id: String,
 }
 
@@ -59,7 +59,7 @@ struct Message {
     content: String,
 }
 
-/// What is the same in every request.
+/// The properties common to all requests.
 struct Plan {
     target: Target,
     host: HeaderValue,
@@ -68,21 +68,21 @@ struct Plan {
     deadline: Instant,
 }
 
-/// A conversation, and the messages that were acknowledged in it: ids and contents.
-struct Kept {
+/// A conversation, and its acknowledged messages: ids and contents.
+struct AckedConversation {
     path: String,
     messages: Vec<(String, String)>,
 }
 
-/// One client, with what it made and how long that took.
+/// A client, with its conversations and measurements.
 struct Client {
     number: usize,
     connection: Connection,
-    kept: Vec<Kept>,
+    kept: Vec<AckedConversation>,
     times: BTreeMap<&'static str, Times>,
 }
 
-/// Measures, then looks.
+/// Runs the load, then the audit.
 pub(crate) fn run(args: &ConversationsArgs) -> ExitCode {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     match runtime.map_err(Error::Runtime).and_then(|runtime| runtime.block_on(measure(args))) {
@@ -126,20 +126,20 @@ async fn measure(args: &ConversationsArgs) -> Result<bool, Error> {
 
 async fn chat(plan: Arc<Plan>, mut client: Client) -> Result<Client, Error> {
     let mut n = 0;
-    // Not all at the same moment.
+    // Spreads the clients' beginnings.
     client.pause(&plan).await;
     while Instant::now() < plan.deadline {
         let title = format!("{{\"title\":\"load {} {n}\"}}", client.number);
         let made = client.exchange(&plan, "create", Method::POST, PATH, title).await?;
-        let made: Made = serde_json::from_slice(&made).map_err(|_| Error::Unreadable)?;
-        let mut kept = Kept { path: format!("{PATH}/{}", made.id), messages: Vec::new() };
+        let made: Created = serde_json::from_slice(&made).map_err(|_| Error::Unreadable)?;
+        let mut kept = AckedConversation { path: format!("{PATH}/{}", made.id), messages: Vec::new() };
         for round in 0..ROUNDS {
             if Instant::now() >= plan.deadline {
                 break;
             }
             client.round(&plan, &mut kept, n, round).await?;
         }
-        if client.kept.len() < MAX_KEPT {
+        if client.kept.len() < MAX_AUDITED {
             client.kept.push(kept);
         }
         n += 1;
@@ -148,7 +148,13 @@ async fn chat(plan: Arc<Plan>, mut client: Client) -> Result<Client, Error> {
 }
 
 impl Client {
-    async fn round(&mut self, plan: &Plan, kept: &mut Kept, n: usize, round: usize) -> Result<(), Error> {
+    async fn round(
+        &mut self,
+        plan: &Plan,
+        kept: &mut AckedConversation,
+        n: usize,
+        round: usize,
+    ) -> Result<(), Error> {
         let path = format!("{}/messages", kept.path);
         let asked = format!("question {round} of {} in {n}: when does the next ferry leave?", self.number);
         let body = format!("{{\"role\":\"user\",\"content\":\"{asked}\"}}");
@@ -197,9 +203,9 @@ impl Client {
         Ok(answer.body)
     }
 
-    /// Waits for about as long as the plan says, on average.
+    /// Waits for the plan's pause on average.
     async fn pause(&mut self, plan: &Plan) {
-        // Not shorter at the end: all clients would ask at that moment.
+        // Not shortened at the end: all clients would send at that moment.
         let pause = plan.pause.mul_f64(fastrand::f64() * 2.0);
         if !pause.is_zero() {
             self.connection.idle(tokio::time::sleep(pause)).await;
@@ -222,11 +228,11 @@ impl Plan {
 }
 
 fn id(answer: &Bytes) -> Result<String, Error> {
-    let made: Made = serde_json::from_slice(answer).map_err(|_| Error::Unreadable)?;
+    let made: Created = serde_json::from_slice(answer).map_err(|_| Error::Unreadable)?;
     Ok(made.id)
 }
 
-/// How many messages were acknowledged to a client, and in how many conversations others are there.
+/// The number of a client's acknowledged messages, and of its conversations with other contents.
 async fn audit(plan: Arc<Plan>, mut client: Client) -> Result<(usize, usize), Error> {
     let (mut seen, mut wrong) = (0, 0);
     for kept in std::mem::take(&mut client.kept) {

@@ -1,4 +1,4 @@
-//! Measures single records: creates over some connections for a while, then look-ups of what was created, in closed loop.
+//! Load of single records: creates over some connections for a while, then gets of these records, in a closed loop.
 //!
 //! The path is an argument, so that any service with JSON records under one path can be measured the same way.
 
@@ -18,9 +18,9 @@ use crate::client::{Body, ConnectError, Connection, bearer};
 use crate::protocol::Token;
 use crate::tally::Times;
 
-/// Ids of each connection that are kept to be looked up.
+/// Ids kept by each connection for the gets.
 const MAX_IDS: usize = 20_000;
-/// For one answer.
+/// The time limit of one answer.
 const TIMEOUT: Duration = Duration::from_secs(30);
 
 #[derive(Debug, thiserror::Error)]
@@ -44,7 +44,7 @@ struct Created {
     id: String,
 }
 
-/// What is the same in every request.
+/// The properties common to all requests.
 struct Plan {
     path: String,
     host: HeaderValue,
@@ -64,7 +64,7 @@ impl Plan {
     }
 }
 
-/// One connection, with what it made and how long that took.
+/// A connection, with its records and measurements.
 struct Client {
     number: usize,
     connection: Connection,
@@ -72,7 +72,7 @@ struct Client {
     times: Times,
 }
 
-/// Measures creates, then look-ups.
+/// Measures creates, then gets.
 pub(crate) fn run(args: &CrudArgs) -> ExitCode {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     match runtime.map_err(Error::Runtime).and_then(|runtime| runtime.block_on(measure(args))) {
@@ -104,7 +104,7 @@ async fn measure(args: &CrudArgs) -> Result<(), Error> {
     let mut clients = made.await.into_iter().collect::<Result<Vec<_>, _>>()?;
     report("create", &mut clients, started.elapsed());
 
-    // Each looks up what its neighbour made.
+    // Each connection gets its neighbour's records.
     let mut ids: Vec<Vec<String>> =
         clients.iter_mut().map(|client| std::mem::take(&mut client.ids)).collect();
     ids.rotate_left(1);

@@ -1,6 +1,6 @@
-//! The database that the service lands its events in: where it is, and what it holds of a run.
+//! The service's database: its location, and the rows of a run.
 //!
-//! Behind a pooler each transaction may meet another server, so every statement stands in a transaction with its own
+//! Behind a pooler each transaction may use another server connection, so every statement is in a transaction with its own
 //! settings, and none is prepared by name.
 
 use std::time::{Duration, Instant};
@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use bytes::{Bytes, BytesMut};
 use futures_util::{SinkExt as _, TryStreamExt as _};
 use tidegate::config::{Config, ConfigError, DatabaseConfig};
-use tidegate::db::local::{LocalError, running_url};
+use tidegate::db::private::{PrivateError, running_url};
 use tidegate::db::{ConnectionUrl, DbError, UrlError};
 use tokio_postgres::error::SqlState;
 use tokio_postgres::types::{ToSql, Type};
@@ -27,29 +27,29 @@ const REMOVE_BAD: &str = include_str!("../sql/remove_bad.sql");
 const PIECE_BYTES: usize = 128 * 1024;
 const DOUBLED_TRACES: &str = include_str!("../sql/doubled_traces.sql");
 
-/// For each transaction. Counting millions of rows takes its time, but not for ever.
+/// The settings of each transaction. Counting millions of rows takes time, but is bounded.
 const SETTINGS: &str =
     "set local statement_timeout = '120s'; set local work_mem = '64MB'; set local jit = off";
-/// How often the constraint of bad events is tried: each try waits for its lock, and every COPY behind it.
+/// Attempts to add the constraint of bad events: each waits for its lock, and blocks every COPY meanwhile.
 const BAD_TRIES: u32 = 20;
 const BAD_LOCK: &str = "set local lock_timeout = '1s'";
 
-/// How far the clock that makes row ids may be behind ours.
+/// The leeway for the clock of row ids.
 const CLOCK_MARGIN_MS: u64 = 60_000;
 
-/// Why the database cannot be asked.
+/// The reason why the database cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
     /// There is no private cluster, or it does not run.
     #[error("no database to audit; give --database-url, or --no-audit")]
-    NoPrivateCluster(#[from] LocalError),
-    /// The service's settings, which say where its database is, cannot be used.
+    NoPrivateCluster(#[from] PrivateError),
+    /// The service's settings, which locate the database, are invalid.
     #[error(transparent)]
     Settings(#[from] ConfigError),
-    /// The URL is no Postgres URL. It may hold a password, so it is not repeated.
+    /// An invalid URL. It may hold a password, so it is not repeated.
     #[error("the database URL cannot be used")]
     BadUrl(#[from] UrlError),
-    /// Nothing answers there, or it refuses us.
+    /// No answer, or a rejection.
     #[error("cannot connect to the database")]
     Connect(#[from] DbError),
     /// A statement failed.
@@ -57,7 +57,7 @@ pub(crate) enum Error {
     Query(#[from] tokio_postgres::Error),
 }
 
-/// Where the run's rows are.
+/// The location of the run's rows.
 #[derive(Debug, Clone)]
 pub(crate) struct Location {
     url: ConnectionUrl,
@@ -65,7 +65,7 @@ pub(crate) struct Location {
 }
 
 impl Location {
-    /// The database of a service that has our environment and our `.env`; `url` stands in for what they say.
+    /// The database of a service with this environment and `.env`; `url` takes precedence.
     pub(crate) fn find(url: Option<&str>) -> Result<Self, Error> {
         let settings = Config::from_env()?.database;
         let url = match url.map(str::to_owned).or_else(|| settings.database_url.clone()) {
@@ -75,7 +75,7 @@ impl Location {
         Ok(Self { url: ConnectionUrl::parse(&url)?, settings })
     }
 
-    /// Connects, by TLS where the URL asks for it.
+    /// Connects, by TLS if the URL requires it.
     pub(crate) async fn connect(&self) -> Result<Database, Error> {
         let client = tidegate::db::Database::new(&self.url, &self.settings)?.connect().await?;
         let schema = quoted(&self.settings.db_schema);
@@ -83,7 +83,7 @@ impl Location {
     }
 }
 
-/// What the audit looks for: the trace ids of one run.
+/// The trace ids of one run.
 #[derive(Debug, Clone)]
 pub(crate) struct RunRows {
     lowest_id: String,
@@ -92,29 +92,29 @@ pub(crate) struct RunRows {
 }
 
 impl RunRows {
-    /// The rows of `run`, which is starting now.
+    /// The rows of `run`, which starts now.
     pub(crate) fn starting_now(run: &str) -> Self {
         let earliest_ms = now_ms().saturating_sub(CLOCK_MARGIN_MS);
         let lowest = uuid::Builder::from_unix_timestamp_millis(earliest_ms, &[0; 10]).into_uuid();
         Self { lowest_id: lowest.to_string(), prefix: format!("{run}-"), unanswered: Vec::new() }
     }
 
-    /// Names the events whose answer never came, so that they are counted apart.
+    /// Sets the trace ids of events without an answer, which are counted apart.
     pub(crate) fn set_unanswered(&mut self, trace_ids: Vec<String>) {
         self.unanswered = trace_ids;
     }
 }
 
-/// What the database holds of a run.
+/// The rows of a run.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct Found {
+pub(crate) struct RunCounts {
     /// Rows in `requests`.
     pub(crate) stored: u64,
-    /// Dead letters that the service kept for another reason than overload.
+    /// Dead letters for another reason than overload.
     pub(crate) dead: u64,
-    /// Distinct trace ids among them of events that were answered.
+    /// Distinct trace ids among them, of events with an answer.
     pub(crate) answered: u64,
-    /// Distinct trace ids among them of events that were never answered.
+    /// Distinct trace ids among them, of events without an answer.
     pub(crate) unanswered: u64,
 }
 
@@ -132,7 +132,7 @@ impl Database {
     }
 
     /// Counts the rows of a run.
-    pub(crate) async fn count(&mut self, run: &RunRows) -> Result<Found, Error> {
+    pub(crate) async fn count(&mut self, run: &RunRows) -> Result<RunCounts, Error> {
         let transaction = self.begin().await?;
         let parameters: [(&(dyn ToSql + Sync), Type); 3] =
             [(&run.lowest_id, Type::TEXT), (&run.prefix, Type::TEXT), (&run.unanswered, Type::TEXT_ARRAY)];
@@ -141,7 +141,7 @@ impl Database {
             let count = rows.first().map_or(Ok(0), |row| row.try_get::<_, i64>(column));
             count.map(i64::unsigned_abs)
         };
-        Ok(Found {
+        Ok(RunCounts {
             stored: count("stored")?,
             dead: count("dead")?,
             answered: count("answered")?,
@@ -149,12 +149,12 @@ impl Database {
         })
     }
 
-    /// From now on Postgres rejects bad events.
+    /// Adds the constraint that rejects bad events.
     pub(crate) async fn reject_bad(&mut self) -> Result<(), Error> {
         self.change_constraint(INSTALL_BAD).await
     }
 
-    /// From now on Postgres takes bad events, as it did before.
+    /// Drops the constraint that rejects bad events.
     pub(crate) async fn take_bad(&mut self) -> Result<(), Error> {
         self.change_constraint(REMOVE_BAD).await
     }
@@ -173,14 +173,14 @@ impl Database {
         }
     }
 
-    /// Dead letters of events that were accepted from `lowest` on.
+    /// Counts dead letters of events accepted from `lowest` on.
     pub(crate) async fn dead_from(&mut self, lowest: &uuid::Uuid) -> Result<u64, Error> {
         let transaction = self.begin().await?;
         let rows = transaction.query_typed(COUNT_DEAD, &[(lowest, Type::UUID)]).await?;
         Ok(rows.first().map_or(Ok(0), |row| row.try_get::<_, i64>(0))?.unsigned_abs())
     }
 
-    /// The smallest id of events that are sent from now on.
+    /// The smallest id of events sent from now on.
     pub(crate) fn rows_from_now(&self) -> uuid::Uuid {
         uuid::Builder::from_unix_timestamp_millis(now_ms(), &[0; 10]).into_uuid()
     }
@@ -191,13 +191,13 @@ impl Database {
         Ok(self.client.batch_execute(HOLD_REQUESTS).await?)
     }
 
-    /// Ends the lock.
+    /// Releases the lock.
     pub(crate) async fn let_go(&self) -> Result<(), Error> {
         Ok(self.client.batch_execute("commit").await?)
     }
 
-    /// Copies the rows from `lowest` on into a table of the same shape, with one plain COPY: how many, and the time of
-    /// that COPY alone.
+    /// Copies the rows from `lowest` on into a table of the same shape, with one plain COPY; returns their number, and the time
+    /// of that COPY alone.
     pub(crate) async fn copy_floor(&mut self, lowest: &uuid::Uuid) -> Result<(u64, Duration), Error> {
         let transaction = self.begin().await?;
         transaction
@@ -212,7 +212,7 @@ impl Database {
         let started = Instant::now();
         let sink = transaction.copy_in::<_, Bytes>(COPY_FLOOR).await?;
         let mut sink = std::pin::pin!(sink);
-        // In pieces of a size that a client would send: one message a row would measure the messages.
+        // In chunks of a client's size: one message per row would measure the messages.
         let mut buffer = BytesMut::with_capacity(2 * PIECE_BYTES);
         for piece in pieces {
             buffer.extend_from_slice(&piece);
@@ -230,7 +230,7 @@ impl Database {
         Ok((rows, elapsed))
     }
 
-    /// A few trace ids that stand in more than one row.
+    /// Some trace ids with more than one row.
     pub(crate) async fn doubled(&mut self, run: &RunRows) -> Result<Vec<String>, Error> {
         let transaction = self.begin().await?;
         let parameters: [(&(dyn ToSql + Sync), Type); 2] =
@@ -240,13 +240,13 @@ impl Database {
     }
 }
 
-/// Whether a lock was not to be had in time, or only at the price of a COPY.
+/// Whether a lock was not available in time, or only at the price of a COPY.
 fn is_lock_missed(error: &tokio_postgres::Error) -> bool {
     let missed = [SqlState::LOCK_NOT_AVAILABLE, SqlState::T_R_DEADLOCK_DETECTED];
     error.code().is_some_and(|code| missed.contains(code))
 }
 
-/// `name` as an identifier, whatever it holds.
+/// `name` as a quoted identifier.
 fn quoted(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
 }

@@ -1,5 +1,5 @@
-//! Measures how fast a backlog drains from the journal: gathers one while the table is locked, lets go, and compares with
-//! one plain COPY of the same rows into a table of the same shape.
+//! The drain rate of a backlog in the journal: collects one while the table is locked, releases it, and compares with one plain
+//! COPY of the same rows into a table of the same shape.
 
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -16,11 +16,11 @@ use crate::health::{self, Health};
 use crate::payload::{self, DEFAULT_TEMPLATE, Payloads, Source};
 use crate::protocol::Token;
 
-/// Events of a request.
+/// Events per request.
 const BATCH: usize = 1000;
-/// Between two looks at what is pending.
+/// The interval between two queries of pending events.
 const LOOK: Duration = Duration::from_millis(20);
-/// For one request: the journal may be busy.
+/// The time limit of one request: the journal may be busy.
 const TIMEOUT: Duration = Duration::from_secs(30);
 
 #[derive(Debug, thiserror::Error)]
@@ -35,7 +35,7 @@ enum Error {
     Connect(#[from] ConnectError),
     #[error("the service does not take the backlog: {0}")]
     Refused(String),
-    #[error("the service does not say what is pending")]
+    #[error("the service does not report pending events")]
     NoPending,
     #[error("the backlog did not drain within {0:?}")]
     NotDrained(Duration),
@@ -43,7 +43,7 @@ enum Error {
     Runtime(#[from] std::io::Error),
 }
 
-/// Gathers a backlog and measures how it drains.
+/// Collects a backlog and measures its drain.
 pub(crate) fn run(args: &DrainArgs) -> ExitCode {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     match runtime.map_err(Error::Runtime).and_then(|runtime| runtime.block_on(measure(args))) {
@@ -114,7 +114,7 @@ async fn drain(
     Ok(())
 }
 
-/// Posts batches until they add up; returns their events and bytes.
+/// Posts batches up to the size; returns their events and bytes.
 async fn gather(args: &DrainArgs) -> Result<(u64, u64), Error> {
     let template = args.payload.clone().unwrap_or_else(|| DEFAULT_TEMPLATE.into());
     let mut payloads = Payloads::load(&Source::Template(template), BATCH, args.bad)?;

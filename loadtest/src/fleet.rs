@@ -1,4 +1,4 @@
-//! The worker processes, seen from the coordinator.
+//! The worker processes, as the coordinator sees them.
 
 use std::io;
 use std::process::{ExitStatus, Stdio};
@@ -10,35 +10,35 @@ use tokio::task::JoinSet;
 
 use crate::protocol::{GO, Message, Plan};
 
-/// What happened to a worker.
+/// An event of a worker.
 #[derive(Debug)]
 pub(crate) enum Event {
-    /// It said something.
-    Said(Message),
-    /// It ended without its report; the text says how.
+    /// A message.
+    Received(Message),
+    /// An end without a report, with the cause.
     Lost(String),
 }
 
-/// All workers of a run. Dropping it kills those that still run.
+/// All workers of a run. Dropped, it kills those that still run.
 pub(crate) struct Fleet {
     inputs: Vec<ChildStdin>,
     events: mpsc::Receiver<(usize, Event)>,
-    // Held for its drop: it aborts the readers, and each reader owns its process.
+    // Dropped with this value: it aborts the readers, and each reader owns its process.
     _readers: JoinSet<()>,
 }
 
 impl Fleet {
-    /// Starts one process of this very program for each plan.
+    /// Starts one process of this program for each plan.
     pub(crate) async fn start(plans: &[Plan]) -> io::Result<Self> {
         let program = std::env::current_exe()?;
-        let (told, events) = mpsc::channel(64);
+        let (events_in, events) = mpsc::channel(64);
         let mut fleet = Self { inputs: Vec::new(), events, _readers: JoinSet::new() };
         for (index, plan) in plans.iter().enumerate() {
             let mut child = Command::new(&program)
                 .arg("worker")
                 .stdin(Stdio::piped())
                 .stdout(Stdio::piped())
-                // Ctrl-C is for the coordinator, which then ends its workers in good order.
+                // Ctrl-C is for the coordinator, which then stops its workers in order.
                 .process_group(0)
                 .kill_on_drop(true)
                 .spawn()?;
@@ -50,7 +50,7 @@ impl Fleet {
             // A worker that ended already is reported by its reader.
             let _ = input.write_all(&line).await;
             fleet.inputs.push(input);
-            fleet._readers.spawn(read_worker(index, child, output, told.clone()));
+            fleet._readers.spawn(read_worker(index, child, output, events_in.clone()));
         }
         Ok(fleet)
     }
@@ -62,12 +62,12 @@ impl Fleet {
         }
     }
 
-    /// Asks every worker to stop sending and to report.
+    /// Makes every worker stop sending and report.
     pub(crate) fn stop(&mut self) {
         self.inputs.clear();
     }
 
-    /// The next event and the worker that it is about; none once every worker has ended.
+    /// The next event and its worker; `None`: every worker has ended.
     pub(crate) async fn next(&mut self) -> Option<(usize, Event)> {
         self.events.recv().await
     }
@@ -77,24 +77,26 @@ async fn read_worker(
     index: usize,
     mut child: Child,
     output: ChildStdout,
-    told: mpsc::Sender<(usize, Event)>,
+    events_in: mpsc::Sender<(usize, Event)>,
 ) {
     let mut lines = BufReader::new(output).lines();
     let mut reported = false;
     while let Ok(Some(line)) = lines.next_line().await {
         let event = match serde_json::from_str(&line) {
-            Ok(message) => Event::Said(message),
-            Err(error) => Event::Lost(format!("said something strange ({error})")),
+            Ok(message) => Event::Received(message),
+            Err(error) => Event::Lost(format!("sent an invalid message ({error})")),
         };
-        reported |= matches!(event, Event::Said(Message::Done(_) | Message::Failed(_)) | Event::Lost(_));
-        if told.send((index, event)).await.is_err() || reported {
+        reported |= matches!(event, Event::Received(Message::Done(_) | Message::Failed(_)) | Event::Lost(_));
+        if events_in.send((index, event)).await.is_err() || reported {
             break;
         }
     }
     let ended = child.wait().await;
     if !reported {
-        // Nobody listening means that the run is over.
-        let _ = told.send((index, Event::Lost(ended.map_or_else(|error| error.to_string(), describe)))).await;
+        // Without a receiver the run is over.
+        let _ = events_in
+            .send((index, Event::Lost(ended.map_or_else(|error| error.to_string(), describe))))
+            .await;
     }
 }
 

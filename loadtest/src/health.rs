@@ -1,4 +1,4 @@
-//! The service's own word on how it is: is it there, and how much is pending.
+//! The service's health: whether it answers, and its pending events.
 
 use std::time::Duration;
 
@@ -12,39 +12,39 @@ use crate::protocol::Token;
 
 const TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Why the service gave no word.
+/// The reason why health is unknown.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
-    /// Nothing accepts connections.
+    /// No listener.
     #[error("no service at {url}")]
     Unreachable {
-        /// What was tried.
+        /// The URL.
         url: String,
-        /// What the network said.
+        /// The network's error.
         #[source]
         source: ConnectError,
     },
-    /// Something accepts connections and says nothing.
+    /// It accepts connections and does not answer.
     #[error("{0} does not answer")]
     Silent(String),
-    /// The URL or the token cannot be sent.
+    /// The URL or the token has invalid characters.
     #[error("the URL or the token holds characters that HTTP cannot carry")]
     Unsendable,
 }
 
-/// Asks a service for its health.
+/// Queries a service's health.
 pub(crate) struct Health {
     target: Target,
     token: Option<Token>,
 }
 
 impl Health {
-    /// Of the service at `target`.
+    /// For the service at `target`.
     pub(crate) fn new(target: Target, token: Option<Token>) -> Self {
         Self { target, token }
     }
 
-    /// How many accepted events are not committed yet; none where the service does not say.
+    /// Accepted events that are not committed yet; `None`: the service does not report them.
     pub(crate) async fn pending(&self) -> Result<Option<u64>, Error> {
         let url = self.target.url("/api/health");
         let mut request =

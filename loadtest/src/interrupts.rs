@@ -1,4 +1,4 @@
-//! Being asked to stop.
+//! Interrupts by signals.
 
 use std::future::pending;
 use std::io;
@@ -12,12 +12,12 @@ pub(crate) struct Interrupts {
 }
 
 impl Interrupts {
-    /// Listens from now on: they no longer end the process by themselves.
+    /// Listens from now on: the signals no longer end the process by themselves.
     pub(crate) fn listen() -> io::Result<Self> {
         Ok(Self { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? })
     }
 
-    /// Waits for the next one.
+    /// Waits for the next signal.
     pub(crate) async fn next(&mut self) {
         let signalled = tokio::select! {
             signalled = self.interrupt.recv() => signalled,

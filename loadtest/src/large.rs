@@ -1,4 +1,4 @@
-//! Sends large payloads, several at once, fetches them again, and watches the service's memory meanwhile.
+//! Load of large payloads: sends several at once, gets them again, and watches the service's memory.
 
 use std::fmt::Write as _;
 use std::process::ExitCode;
@@ -15,9 +15,9 @@ use crate::client::{Body, ConnectError, Connection, bearer};
 use crate::protocol::Token;
 use crate::resident::{ResidentError, resident_bytes};
 
-/// For one answer, or the next piece of one.
+/// The time limit of one answer, or of its next chunk.
 const TIMEOUT: Duration = Duration::from_secs(120);
-/// Between two looks at the memory.
+/// The interval between two readings of the memory.
 const LOOK: Duration = Duration::from_millis(50);
 const MIB: f64 = 1_048_576.0;
 
@@ -39,7 +39,7 @@ enum Error {
     Runtime(#[from] std::io::Error),
 }
 
-/// Sends them, fetches them; the exit code is 0 if all came back.
+/// Sends and gets the payloads; the exit code is 0 if all are equal.
 pub(crate) fn run(args: &LargeArgs) -> ExitCode {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     match runtime.map_err(Error::Runtime).and_then(|runtime| runtime.block_on(measure(args))) {
@@ -68,12 +68,12 @@ async fn measure(args: &LargeArgs) -> Result<(), Error> {
     watched(args, "out", bytes, try_join_all(fetches)).await
 }
 
-/// An id that no other run has.
+/// An id unique to the run.
 fn id() -> String {
     uuid::Uuid::new_v4().simple().to_string().chars().take(15).collect()
 }
 
-/// An object of about `bytes`, made of small members as real ones are.
+/// An object of about `bytes`, with small members like real ones.
 fn payload(id: &str, bytes: usize) -> Bytes {
     let mut text = format!("{{\"id\":\"{id}\",\"items\":[0");
     let mut n = 0;
@@ -85,7 +85,7 @@ fn payload(id: &str, bytes: usize) -> Bytes {
     text.into()
 }
 
-/// Does it, and tells how long it took and the most memory that was seen meanwhile.
+/// Runs `work`; returns its duration and the peak of the memory.
 async fn watched<T>(
     args: &LargeArgs,
     direction: &str,

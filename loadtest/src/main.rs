@@ -7,10 +7,9 @@
 //!      └▶ report, progress
 //! ```
 //!
-//! `drain`, [`crud`] and [`conversations`] measure one thing each, in one process.
+//! `drain`, [`crud`], [`conversations`], `sse` and `large` measure one thing each, in one process.
 //!
-//! `run` plans the test and starts `worker` processes of the same program ([`protocol`] is what they say to each
-//! other). A worker sends on a fixed [`schedule`] or as fast as answers come, and counts in a [`tally`]. At the end
+//! `run` plans the test and starts `worker` processes of the same program (by the [`protocol`]). A worker sends on a fixed [`schedule`] or as fast as answers come, and counts in a [`tally`]. At the end
 //! `run` adds the tallies up, counts the run's rows in the [`database`], and the [`audit`] compares the two.
 
 mod audit;
@@ -21,6 +20,7 @@ mod conversations;
 mod crud;
 mod database;
 mod drain;
+mod environment;
 mod fleet;
 mod health;
 mod interrupts;
@@ -57,14 +57,14 @@ fn main() -> ExitCode {
     }
 }
 
-/// An error and its causes on one line. Some errors repeat their cause in their own words; that is said once.
+/// An error and its causes on one line, without causes that an error repeats in its own text.
 fn describe(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {
-        let said = error.to_string();
-        if !text.contains(&said) {
-            text = format!("{text}: {said}");
+        let inner = error.to_string();
+        if !text.contains(&inner) {
+            text = format!("{text}: {inner}");
         }
         cause = error.source();
     }

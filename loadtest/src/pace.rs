@@ -1,4 +1,4 @@
-//! Hands out the right to send: to whichever connection is free, when a request is due.
+//! The pace of sending: tickets for free connections, released when a request is due.
 
 use std::cell::Cell;
 use std::io;
@@ -9,27 +9,27 @@ use tokio::sync::Semaphore;
 use crate::schedule::Schedule;
 use crate::timer::FineTimer;
 
-/// The pacer wakes up no more often than this: closer requests leave together. Half of it would cost half as much
-/// processor time again at 20,000 requests a second, which the service on the same machine would lack.
+/// The minimum between two wake-ups: closer requests leave together. Half of it would cost half as much CPU again at 20,000
+/// requests a second, which the service on the same machine would lack.
 const TICK: Duration = Duration::from_micros(200);
 
-/// How long after its end a schedule that is behind may still catch up. Long enough for the last requests of a
-/// healthy run to find a connection, short enough for an overloaded run to end on time.
+/// The time after its end for which a late schedule may catch up. Long enough for the last requests of a healthy run to find a
+/// connection, short enough for an overloaded run to end on time.
 pub(crate) const CATCH_UP: Duration = Duration::from_secs(1);
 
-/// How often the pacer looks whether the last requests have left.
+/// The interval between checks whether the last requests have left.
 const CATCH_UP_LOOK: Duration = Duration::from_millis(1);
 
-/// The right to send one request.
+/// A ticket to send one request.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Ticket {
-    /// The worker's running number of the request.
+    /// The worker's number of the request.
     pub(crate) n: u64,
-    /// When it was due; latency counts from here.
+    /// The due time, from which latency is measured.
     pub(crate) due: Instant,
 }
 
-/// One worker's source of tickets.
+/// The tickets of one worker.
 pub(crate) struct Pace {
     start: Instant,
     duration: Duration,
@@ -41,7 +41,7 @@ pub(crate) struct Pace {
 }
 
 impl Pace {
-    /// Starts the clock: at the fixed rate of `schedule`, or without one as fast as answers come.
+    /// Starts the clock: at the fixed rate of `schedule`, or in a closed loop without one.
     pub(crate) fn start(schedule: Option<Schedule>, duration: Duration) -> Self {
         Self {
             start: Instant::now(),
@@ -54,7 +54,7 @@ impl Pace {
         }
     }
 
-    /// Waits for the next ticket; none once the run is over.
+    /// Waits for the next ticket; `None`: the run is over.
     pub(crate) async fn next(&self) -> Option<Ticket> {
         if self.schedule.is_some() {
             self.permits.acquire().await.ok()?.forget();
@@ -66,7 +66,7 @@ impl Pace {
         Some(Ticket { n, due })
     }
 
-    /// Releases every ticket at its time and ends the run at its end.
+    /// Releases every ticket at its time, and ends the run.
     pub(crate) async fn run(&self) -> io::Result<()> {
         let mut timer = FineTimer::new()?;
         let Some(schedule) = self.schedule else {
@@ -101,12 +101,12 @@ impl Pace {
         self.stopped.get()
     }
 
-    /// When the run started.
+    /// The start of the run.
     pub(crate) fn started(&self) -> Instant {
         self.start
     }
 
-    /// The due times of released tickets that nobody took.
+    /// The due times of tickets that no connection took.
     pub(crate) fn untaken(&self) -> impl Iterator<Item = Instant> + '_ {
         let schedule = self.schedule;
         let left = if schedule.is_some() { self.taken.get()..self.released.get() } else { 0..0 };

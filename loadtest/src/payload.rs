@@ -1,15 +1,15 @@
-//! What the events say: a template with placeholders, or the lines of an NDJSON file in turn.
+//! The events: a template with placeholders, or the lines of an NDJSON file in turn.
 //!
-//! Placeholders of a template; every other brace is text, so JSON can be written as it is:
+//! Placeholders of a template; every other brace is literal, so JSON needs no escaping:
 //!
-//! * `{seq}` — the event's number, unique in the run, from 0
-//! * `{uuid}` — a fresh UUIDv7
-//! * `{now_ms}` — Unix time in milliseconds
-//! * `{rand}` — a random number from 0 to 999,999
+//! * `{seq}`: the event's number, unique in the run, from 0
+//! * `{uuid}`: a new UUIDv7
+//! * `{now_ms}`: Unix time in milliseconds
+//! * `{rand}`: a random number from 0 to 999,999
 //!
-//! With a share of bad events, each of these has a member [`BAD_MEMBER`] more, which a constraint of the run rejects.
+//! Bad events have a further member [`BAD_MEMBER`], which a constraint of the run rejects.
 //!
-//! Bodies that do not change from event to event are slices of one buffer: sending them copies nothing.
+//! Bodies that are the same for every event are slices of one buffer: sending them copies nothing.
 
 use std::fmt::Write as _;
 use std::io;
@@ -19,37 +19,37 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use bytes::{Bytes, BytesMut};
 use serde::{Deserialize, Serialize};
 
-/// What is sent when nothing else is asked for: an ordinary product event.
+/// The default: an ordinary product event.
 pub(crate) const DEFAULT_TEMPLATE: &str = r#"{"event":"signup","userId":"u_{rand}","seq":{seq},"ts":{now_ms},"props":{"plan":"pro","source":"ads","amount":42.5}}"#;
 
-/// What bad events have, and `sql/install_bad.sql` looks for.
+/// The member of bad events that `sql/install_bad.sql` checks.
 const BAD_MEMBER: &str = r#""loadtest_bad":true"#;
 
-/// Where payloads come from, as the command line and the workers' plan say it.
+/// The source of events, on the command line and in the workers' plan.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Source {
-    /// One template for every event.
+    /// A template for every event.
     Template(String),
     /// The non-empty lines of a file, in turn.
     File(PathBuf),
 }
 
-/// Why payloads cannot be made.
+/// The reason why events cannot be created.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
     /// The file cannot be read.
     #[error("the payload file {} cannot be read", .0.display())]
     Unreadable(PathBuf, #[source] io::Error),
-    /// The file holds no line with anything in it.
+    /// The file has no line with content.
     #[error("the payload file {} has no line to send", .0.display())]
     Empty(PathBuf),
-    /// Bad events are made of JSON objects only.
+    /// Bad events have to be JSON objects.
     #[error("--bad takes a payload that is a JSON object")]
     NoObject,
 }
 
-/// Makes request bodies, `events` events each.
+/// Creates request bodies of `events` events.
 pub(crate) struct Payloads {
     events: usize,
     content: Content,
@@ -69,8 +69,8 @@ struct Mixed {
 }
 
 impl Payloads {
-    /// Reads `source` for bodies of `events` lines; 1 is one event without a line end. With `bad_percent` so many of the
-    /// run's events are bad, evenly spread over it.
+    /// Loads `source` for bodies of `events` lines; 1: one event without a line end. `bad_percent` of the run's events are bad,
+    /// evenly distributed.
     pub(crate) fn load(source: &Source, events: usize, bad_percent: Option<f64>) -> Result<Self, Error> {
         let content = match source {
             Source::File(_) if bad_percent.is_some() => return Err(Error::NoObject),
@@ -88,7 +88,7 @@ impl Payloads {
         Ok(Self { events, content })
     }
 
-    /// The body of the run's request number `request`.
+    /// The body of the run's request `request`.
     pub(crate) fn body(&mut self, request: u64) -> Bytes {
         let first = request * self.events as u64;
         match &mut self.content {
@@ -126,15 +126,14 @@ impl Mixed {
     }
 }
 
-/// The template with one member more, if it is that of an object.
+/// The template with a further member, if it is an object.
 fn with_bad_member(template: &str) -> Option<String> {
     let members = template.trim_start().strip_prefix('{').filter(|_| placeholder(template).is_none())?;
     let comma = if members.trim_start().starts_with('}') { "" } else { "," };
     Some(format!("{{{BAD_MEMBER}{comma}{members}"))
 }
 
-/// Lines in one buffer, the first of them repeated behind the last: a body of several lines is then one slice,
-/// wherever it begins.
+/// Lines in one buffer, with the first ones repeated at the end: a body of several lines is then one slice, wherever it begins.
 struct Lines {
     bytes: Bytes,
     starts: Vec<usize>,
@@ -209,7 +208,7 @@ impl Template {
 
     fn render(&self, seq: u64, now_ms: u64, into: &mut BytesMut) {
         for part in &self.0 {
-            // Writing into a buffer that grows cannot fail.
+            // Writing into a growing buffer cannot fail.
             let _ = match part {
                 Part::Text(text) => into.write_str(text),
                 Part::Seq => write!(into, "{seq}"),

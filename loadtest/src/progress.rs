@@ -1,4 +1,4 @@
-//! How the run goes, on standard error: a bar on a terminal, a plain line now and then elsewhere.
+//! Progress on standard error: a bar on a terminal, otherwise a line now and then.
 
 use std::io::IsTerminal as _;
 use std::time::{Duration, Instant};
@@ -8,13 +8,13 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use crate::report::grouped;
 use crate::tally::Counts;
 
-/// How often a plain line is written.
+/// The interval of plain lines.
 const PLAIN_EVERY: Duration = Duration::from_secs(2);
 
-/// The live rate is taken over at least this long: shorter spans only show when workers happen to report.
+/// The minimum span of the live rate: shorter ones only show when workers report.
 const RATE_OVER: Duration = Duration::from_millis(900);
 
-/// Shows one run.
+/// The progress of one run.
 pub(crate) struct Progress {
     bar: Option<ProgressBar>,
     started: Instant,
@@ -25,7 +25,7 @@ pub(crate) struct Progress {
 }
 
 impl Progress {
-    /// Starts now, for a run of `duration`.
+    /// Starts the display for a run of `duration`.
     pub(crate) fn start(duration: Duration) -> Self {
         let bar = std::io::stderr().is_terminal().then(|| {
             let target = ProgressDrawTarget::stderr();
@@ -38,7 +38,7 @@ impl Progress {
         Self { bar, started: now, duration, sample: (now, 0), rate: 0.0, last_line: now }
     }
 
-    /// Shows the counts of all workers so far.
+    /// Shows the counts of all workers.
     pub(crate) fn update(&mut self, counts: &Counts) {
         let now = Instant::now();
         let (since, accepted) = self.sample;
@@ -72,7 +72,7 @@ impl Progress {
         }
     }
 
-    /// Says what happens now.
+    /// Shows a note.
     pub(crate) fn note(&self, text: &str) {
         match &self.bar {
             Some(bar) => bar.println(text),
@@ -80,7 +80,7 @@ impl Progress {
         }
     }
 
-    /// Takes the bar away.
+    /// Removes the bar.
     pub(crate) fn finish(self) {
         if let Some(bar) = self.bar {
             bar.finish_and_clear();

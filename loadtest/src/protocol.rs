@@ -1,53 +1,53 @@
-//! What coordinator and worker say to each other, one JSON object a line.
+//! The protocol of coordinator and worker: one JSON object per line.
 //!
-//! The coordinator writes to a worker's standard input: the [`Plan`], then [`GO`] once every worker is ready. The end
-//! of the input, at any time, means "stop sending, wait for your answers, report": a worker therefore never outlives
-//! its coordinator, and the token is on no command line. The worker writes [`Message`]s to its standard output.
+//! The coordinator writes to a worker's standard input: the [`Plan`], then [`GO`] once every worker is ready. The end of the
+//! input, at any time, means "stop sending, wait for answers, report". A worker therefore never outlives its coordinator, and
+//! the token is on no command line. The worker writes [`Message`]s to its standard output.
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
 use crate::client::Target;
+use crate::environment::variable;
 use crate::payload::Source;
-use crate::run::variable;
 use crate::schedule::Lane;
 use crate::tally::{Counts, Tally};
 
 /// The line that starts the clock.
 pub(crate) const GO: &str = "go";
 
-/// Everything a worker needs to know.
+/// The plan of a worker.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Plan {
     /// The run's name, the first part of every trace id.
     pub(crate) run: String,
     /// This worker's index, from 0.
     pub(crate) worker: u32,
-    /// How many workers share the run.
+    /// The number of workers in the run.
     pub(crate) workers: u32,
-    /// Where the service is.
+    /// The service.
     pub(crate) target: Target,
     /// Sent as `Authorization: Bearer`.
     pub(crate) token: Option<Token>,
     /// Connections of this worker.
     pub(crate) connections: usize,
-    /// Requests a second over all workers; none is a closed loop at full speed.
+    /// Requests per second over all workers; `None`: a closed loop.
     pub(crate) requests_per_second: Option<f64>,
-    /// For how long requests are started, in seconds.
+    /// The time during which requests are started, in seconds.
     pub(crate) duration_s: f64,
-    /// How long an answer may take, in seconds.
+    /// The time limit of an answer, in seconds.
     pub(crate) timeout_s: f64,
-    /// Lines a request; none sends single events.
+    /// Lines per request; `None`: single events.
     pub(crate) batch: Option<usize>,
-    /// What the events say.
+    /// The source of events.
     pub(crate) payload: Source,
-    /// Per cent of the events that a constraint of the run rejects.
+    /// The percentage of events that a constraint of the run rejects.
     pub(crate) bad_percent: Option<f64>,
 }
 
 impl Plan {
-    /// Which of the run's requests are this worker's.
+    /// The worker's share of the run's requests.
     pub(crate) fn lane(&self) -> Lane {
         Lane { worker: self.worker, workers: self.workers }
     }
@@ -64,7 +64,7 @@ impl Plan {
 pub(crate) struct Token(pub String);
 
 impl Token {
-    /// The one of the command line, or else of `LOADTEST_TOKEN`, which other users of the machine cannot see.
+    /// The token of the command line, or else of `LOADTEST_TOKEN`, which other users of the machine cannot see.
     pub(crate) fn shown(argument: Option<&str>) -> Option<Self> {
         argument.map(str::to_owned).or_else(|| variable("LOADTEST_TOKEN")).map(Self)
     }
@@ -76,7 +76,7 @@ impl fmt::Debug for Token {
     }
 }
 
-/// What a worker tells the coordinator.
+/// A message of a worker.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Message {
@@ -84,7 +84,7 @@ pub(crate) enum Message {
     Ready,
     /// The counts so far.
     Progress(Counts),
-    /// The worker cannot go on.
+    /// The worker has failed.
     Failed(String),
     /// The worker has its last answer and ends.
     Done(Box<Tally>),

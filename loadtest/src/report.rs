@@ -1,4 +1,4 @@
-//! The results: as a table for people, as JSON for programs.
+//! The results: a table, and JSON.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -9,11 +9,11 @@ use serde::Serialize;
 use crate::audit::Audit;
 use crate::tally::{Counts, Tally, Times};
 
-/// The percentiles shown, and their names in JSON.
+/// The percentiles in the table, and their names in JSON.
 const PERCENTILES: [(f64, &str); 6] =
     [(50.0, "p50"), (75.0, "p75"), (90.0, "p90"), (99.0, "p99"), (99.9, "p99.9"), (99.99, "p99.99")];
 
-/// How the run was set up.
+/// The parameters of the run.
 #[derive(Debug, Serialize)]
 pub(crate) struct Setup {
     /// The first part of every trace id.
@@ -28,46 +28,46 @@ pub(crate) struct Setup {
     pub(crate) batch_size: Option<usize>,
     /// Worker processes.
     pub(crate) workers: u32,
-    /// Connections of each.
+    /// Connections of each worker.
     pub(crate) connections: usize,
-    /// Events a second asked for; none is a closed loop.
+    /// The requested rate in events per second; `None`: a closed loop.
     pub(crate) rate: Option<f64>,
-    /// For how long, in seconds.
+    /// The duration in seconds.
     pub(crate) duration_s: f64,
-    /// Per cent of the events that Postgres was made to reject.
+    /// The percentage of events that Postgres rejected on purpose.
     pub(crate) bad_percent: Option<f64>,
 }
 
-/// Everything that a run found out.
+/// The results of a run.
 #[derive(Debug, Serialize)]
 pub(crate) struct Report {
-    /// How it was set up.
+    /// The parameters.
     pub(crate) setup: Setup,
-    /// Whether every promise was kept and every worker came back.
+    /// Whether every accepted event is stored exactly once and every worker reported.
     pub(crate) passed: bool,
-    /// What went wrong with the run itself, or kept it from being audited.
+    /// Failures of the run itself, or of its audit.
     pub(crate) failures: Vec<String>,
-    /// Whether it was cut short.
+    /// Whether it was interrupted.
     pub(crate) interrupted: bool,
-    /// What was sent and answered.
+    /// The counts.
     pub(crate) counts: Counts,
     /// From the start to the last answer, in seconds.
     pub(crate) elapsed_s: f64,
-    /// Accepted events a second.
+    /// Accepted events per second.
     pub(crate) accepted_per_s: f64,
-    /// Processor time that the workers themselves used, in seconds.
+    /// CPU time of the workers in seconds.
     pub(crate) generator_cpu_s: f64,
     /// From the due time to the answer, of accepted requests.
     pub(crate) latency: Summary,
-    /// The same of all others; unanswered and unsent ones with the time until they were given up.
+    /// The same of all others; unanswered and unsent ones count until they were given up.
     pub(crate) latency_other: Summary,
-    /// From the due time until a request left.
+    /// From the due time to the sending of a request.
     pub(crate) send_lag: Summary,
-    /// What the database holds; none if it was not asked or did not answer.
+    /// The audit; `None`: it was skipped or failed.
     pub(crate) audit: Option<Audit>,
 }
 
-/// A histogram's main points, in microseconds.
+/// The main points of a histogram, in microseconds.
 #[derive(Debug, Serialize)]
 pub(crate) struct Summary {
     /// Requests.
@@ -76,7 +76,7 @@ pub(crate) struct Summary {
     pub(crate) mean_us: u64,
     /// The percentiles by name.
     pub(crate) percentiles_us: BTreeMap<&'static str, u64>,
-    /// The longest.
+    /// The maximum.
     pub(crate) max_us: u64,
 }
 
@@ -93,8 +93,7 @@ impl Summary {
 }
 
 impl Report {
-    /// Puts the workers' sum and the audit together. It passes if nothing failed and the audit, where there is one,
-    /// balances.
+    /// Combines the workers' sum and the audit. The run passes if nothing failed and the audit, if there is one, balances.
     pub(crate) fn new(
         setup: Setup,
         tally: &Tally,
@@ -263,12 +262,12 @@ fn align(table: &mut Table) {
     }
 }
 
-/// Events a second.
+/// Events per second.
 pub(crate) fn per_second(events: u64, elapsed_s: f64) -> f64 {
     if elapsed_s > 0.0 { events as f64 / elapsed_s } else { 0.0 }
 }
 
-/// A time in the unit that suits it.
+/// A time in a suitable unit.
 pub(crate) fn time(us: u64) -> String {
     match us {
         0..1_000 => format!("{us} µs"),
@@ -277,7 +276,7 @@ pub(crate) fn time(us: u64) -> String {
     }
 }
 
-/// A number with its thousands set apart.
+/// A number with separated thousands.
 pub(crate) fn grouped(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::with_capacity(digits.len() * 4 / 3);

@@ -1,4 +1,4 @@
-//! The service's memory, as it tells itself.
+//! The service's memory, from its metrics.
 
 use std::time::Duration;
 
@@ -11,19 +11,19 @@ use crate::protocol::Token;
 
 const TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Why it is not known.
+/// The reason why it is unknown.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ResidentError {
-    /// Nothing accepts there.
+    /// No listener.
     #[error("no connection to the service")]
     Connect(#[from] ConnectError),
-    /// The token cannot be sent.
+    /// The token has invalid characters.
     #[error("the token holds characters that a header cannot carry")]
     Token,
-    /// Whoever asks may not see it.
+    /// The token lacks the scope.
     #[error("the service shows its metrics to tokens with ops:read alone (--token, LOADTEST_TOKEN)")]
     Refused,
-    /// It is not among what `/metrics` answers.
+    /// `/metrics` does not include it.
     #[error("the service does not show its metrics")]
     NoMetrics,
 }

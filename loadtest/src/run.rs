@@ -1,10 +1,10 @@
-//! The coordinator: plans the run, starts the workers, adds them up, audits, reports.
+//! The coordinator: plans the run, starts the workers, adds up their results, audits, reports.
 
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use crate::audit::{self, Promised};
+use crate::audit::{self, Expected};
 use crate::cli::{Mode, RunArgs};
 use crate::collect::{self, Collected};
 use crate::database::{self, Location, RunRows};
@@ -14,7 +14,7 @@ use crate::payload::{self, DEFAULT_TEMPLATE, Payloads, Source, now_ms};
 use crate::protocol::{Plan, Token};
 use crate::report::{Report, Setup};
 
-/// Why there is no result.
+/// The reason why there is no result.
 #[derive(Debug, thiserror::Error)]
 enum Error {
     #[error(transparent)]
@@ -42,7 +42,7 @@ impl Error {
     }
 }
 
-/// Runs a load test; the exit code is its verdict.
+/// Runs a load test; the exit code is its result.
 pub(crate) fn run(args: RunArgs) -> ExitCode {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let passed = runtime.map_err(Error::Runtime).and_then(|runtime| runtime.block_on(conduct(args)));
@@ -58,7 +58,7 @@ pub(crate) fn run(args: RunArgs) -> ExitCode {
 
 async fn conduct(args: RunArgs) -> Result<bool, Error> {
     let plan = plan(&args)?;
-    // Whatever is wrong with the arguments is said before anything is started.
+    // Invalid arguments are reported before anything is started.
     Payloads::load(&plan.payload, plan.events(), plan.bad_percent)?;
     let health = Health::new(plan.target.clone(), plan.token.clone());
     health.pending().await?;
@@ -91,7 +91,7 @@ async fn take_bad(location: &Location) -> Result<(), database::Error> {
     location.connect().await?.take_bad().await
 }
 
-/// The run itself, with its audit.
+/// The run and its audit.
 async fn conduct_planned(
     args: &RunArgs,
     plan: &Plan,
@@ -116,11 +116,11 @@ async fn conduct_planned(
     let mut collected = collect::collect(plan, &mut interrupts).await?;
     let audit = match location {
         Some(location) => {
-            eprintln!("waiting for the accepted events to land …");
-            let promised = promised(plan, &mut rows, &collected);
+            eprintln!("waiting until the accepted events are stored …");
+            let expected = expected(plan, &mut rows, &collected);
             let patience = Duration::from_secs_f64(args.settle_timeout);
             let audited = tokio::select! {
-                audited = audit::audit(location, health, &rows, promised, patience) => {
+                audited = audit::audit(location, health, &rows, expected, patience) => {
                     audited.map_err(|error| crate::describe(&error))
                 }
                 () = interrupts.next() => Err("interrupted".to_owned()),
@@ -167,13 +167,8 @@ fn run_name() -> String {
     format!("lt-{random}")
 }
 
-/// An environment variable; an empty one is unset.
-pub(crate) fn variable(name: &str) -> Option<String> {
-    std::env::var(name).ok().filter(|value| !value.is_empty())
-}
-
-/// What the answers promise, and to `rows` the names of those without one.
-fn promised(plan: &Plan, rows: &mut RunRows, collected: &Collected) -> Promised {
+/// The expectations from the answers; adds the trace ids of events without an answer to `rows`.
+fn expected(plan: &Plan, rows: &mut RunRows, collected: &Collected) -> Expected {
     let counts = &collected.tally.counts;
     let requests = &collected.tally.unknown;
     let named = match plan.batch {
@@ -182,11 +177,11 @@ fn promised(plan: &Plan, rows: &mut RunRows, collected: &Collected) -> Promised 
             requests.iter().flat_map(|id| (0..lines).map(move |line| format!("{id}-{line}"))).collect()
         }
     };
-    // Nobody knows what a worker did between its last word and its death.
+    // The work of a worker between its last report and its death is unknown.
     let died = !collected.failures.is_empty();
     let unnamed = if died { u64::MAX } else { counts.unknown.saturating_sub(named.len() as u64) };
     rows.set_unanswered(named);
-    Promised { accepted: counts.accepted, unnamed }
+    Expected { accepted: counts.accepted, unnamed }
 }
 
 fn write_report(report: &Report, path: &Path) -> Result<(), Error> {

@@ -1,11 +1,11 @@
-//! When requests are due: pure arithmetic, no clock and no timer.
+//! The due times of requests: pure arithmetic, without clock and timer.
 //!
-//! The schedule is fixed before the run starts and nothing that happens later moves it. A request that leaves late
-//! keeps its due time, and latency is counted from there: a service that stalls shows the stall in every request that
-//! should have left meanwhile, not only in those that happened to be on the wire (no coordinated omission).
+//! The schedule is fixed before the run starts. A late request keeps its due time, and latency is measured from there: a stall
+//! of the service therefore shows in every request that should have left meanwhile, not only in those on the wire (no
+//! coordinated omission).
 //!
-//! Request `n` of worker `w` out of `k` is request `n * k + w` of the run, so that several workers together give one
-//! evenly spaced stream.
+//! Request `n` of worker `w` out of `k` is request `n * k + w` of the run, so that several workers together produce one evenly
+//! spaced stream.
 
 use std::time::Duration;
 
@@ -17,22 +17,22 @@ pub(crate) struct Schedule {
     total: u64,
 }
 
-/// Which of the run's requests are this worker's.
+/// A worker's share of the run's requests.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Lane {
     /// This worker's index, from 0.
     pub(crate) worker: u32,
-    /// How many workers share the run.
+    /// The number of workers in the run.
     pub(crate) workers: u32,
 }
 
 impl Lane {
-    /// The number in the whole run of this worker's request `n`.
+    /// The run's number of this worker's request `n`.
     pub(crate) fn in_run(self, n: u64) -> u64 {
         n * u64::from(self.workers) + u64::from(self.worker)
     }
 
-    /// How many of the run's first `total` requests are this worker's.
+    /// The number of this worker's requests among the run's first `total`.
     fn share(self, total: u64) -> u64 {
         let (worker, workers) = (u64::from(self.worker), u64::from(self.workers));
         total.saturating_sub(worker).div_ceil(workers)
@@ -40,27 +40,27 @@ impl Lane {
 }
 
 impl Schedule {
-    /// The share of `lane` in a run of `per_second` requests a second over all workers, for `duration`.
+    /// The share of `lane` in a run of `per_second` requests per second over all workers, for `duration`.
     pub(crate) fn new(per_second: f64, duration: Duration, lane: Lane) -> Self {
         let total = (per_second * duration.as_secs_f64()).round().max(1.0) as u64;
         Self { per_second, lane, total: lane.share(total) }
     }
 
-    /// How many requests this worker sends in all.
+    /// The number of this worker's requests.
     pub(crate) fn total(&self) -> u64 {
         self.total
     }
 
-    /// When request `n` of this worker is due, counted from the start of the run.
+    /// The due time of this worker's request `n`, from the start of the run.
     pub(crate) fn due_at(&self, n: u64) -> Duration {
         Duration::from_secs_f64(self.lane.in_run(n) as f64 / self.per_second)
     }
 
-    /// How many requests are due once `elapsed` has gone by: everything a wake-up has to release, however late it is.
+    /// The number of requests that are due after `elapsed`: all that a wake-up has to release, however late it is.
     pub(crate) fn due_by(&self, elapsed: Duration) -> u64 {
         let in_run = elapsed.as_secs_f64() * self.per_second;
         let mut due = self.lane.share((in_run.floor() as u64).saturating_add(1));
-        // The division above and the one in `due_at` may round apart by one; `due_at` has the word.
+        // The divisions here and in `due_at` may round apart by one; `due_at` is decisive.
         while due > 0 && self.due_at(due - 1) > elapsed {
             due -= 1;
         }

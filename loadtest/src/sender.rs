@@ -1,4 +1,4 @@
-//! One connection's loop: take a ticket, send a request, count what came of it.
+//! The loop of one connection: take a ticket, send a request, count its outcome.
 
 use std::cell::RefCell;
 use std::fmt::Write as _;
@@ -19,14 +19,14 @@ use crate::tally::Tally;
 
 const TRACE_ID: HeaderName = HeaderName::from_static("x-trace-id");
 
-/// How long to wait before the first attempt to reconnect that follows a failed one, and at most.
+/// The wait before the first reconnect after a failed one, and the maximum.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(10), Duration::from_millis(500));
 
-/// What all connections of one worker share.
+/// The state shared by all connections of one worker.
 pub(crate) struct Shared {
-    /// Hands out tickets.
+    /// The source of tickets.
     pub(crate) pace: Pace,
-    /// Takes the counts.
+    /// The counts.
     pub(crate) tally: RefCell<Tally>,
     requests: RefCell<Requests>,
     target: Target,
@@ -35,7 +35,7 @@ pub(crate) struct Shared {
     answers: Body,
 }
 
-/// Sends until the run is over. Every ticket taken is accounted for before this returns.
+/// Sends until the run is over. Every ticket is accounted for before this returns.
 pub(crate) async fn send_until_stopped(shared: Rc<Shared>, connection: Connection) {
     let mut connection = Some(connection);
     loop {
@@ -49,7 +49,7 @@ pub(crate) async fn send_until_stopped(shared: Rc<Shared>, connection: Connectio
 }
 
 impl Shared {
-    /// Prepares what `plan` says, with the clock of `pace`.
+    /// Prepares the requests of `plan`, with the clock of `pace`.
     pub(crate) fn new(plan: &Plan, pace: Pace, requests: Requests) -> Self {
         Self {
             pace,
@@ -92,7 +92,7 @@ impl Shared {
         }
     }
 
-    /// The connection as it is, or a new one in its place; none if the run ends before the service can be reached.
+    /// The connection, or a new one in its place; `None`: the run ends before the service can be reached.
     async fn usable<'a>(&self, connection: &'a mut Option<Connection>) -> Option<&'a mut Connection> {
         let mut pause = BACKOFF.0;
         while connection.as_ref().is_none_or(Connection::is_closed) {
@@ -154,7 +154,7 @@ impl Shared {
         }
     }
 
-    /// Counts a ticket whose request found no service to go to.
+    /// Counts a ticket whose request could not be sent or answered.
     fn give_up(&self, ticket: Ticket, left: bool) {
         let mut tally = self.tally.borrow_mut();
         if left {
@@ -165,7 +165,7 @@ impl Shared {
         tally.other.record(ticket.due.elapsed());
     }
 
-    /// Counts what was due and taken by nobody, once the run is over.
+    /// Counts the due tickets that no connection took, after the run.
     pub(crate) fn count_untaken(&self) {
         let now = Instant::now();
         let mut tally = self.tally.borrow_mut();
@@ -188,7 +188,7 @@ struct RejectedLine {
     code: String,
 }
 
-/// Makes a worker's requests.
+/// Creates a worker's requests.
 pub(crate) struct Requests {
     plan: Plan,
     payloads: Payloads,
@@ -197,7 +197,7 @@ pub(crate) struct Requests {
     scratch: BytesMut,
 }
 
-/// The plan holds something that HTTP cannot carry.
+/// The plan has values that HTTP cannot carry.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum RequestError {
     /// The path.
@@ -206,13 +206,13 @@ pub(crate) enum RequestError {
     /// The host.
     #[error("the URL's host cannot be sent")]
     Host(#[from] InvalidHeaderValue),
-    /// The token; its value is nobody's business.
+    /// The token, whose value is not shown.
     #[error("the token holds characters that a header cannot carry")]
     Token,
 }
 
 impl Requests {
-    /// Prepares whatever is the same in every request of `plan`.
+    /// Prepares the common parts of all requests of `plan`.
     pub(crate) fn new(plan: Plan, payloads: Payloads) -> Result<Self, RequestError> {
         let (path, content_type) = match plan.batch {
             Some(_) => ("/api/v1/events/batch", "application/x-ndjson"),
@@ -243,7 +243,7 @@ impl Requests {
     }
 
     fn trace_id(&mut self, n: u64) -> HeaderValue {
-        // Writing into a buffer that grows cannot fail, nor can a run's name be anything but plain characters.
+        // Writing into a growing buffer cannot fail, and a run's name is plain ASCII.
         let _ = write!(self.scratch, "{}-{}-{n}", self.plan.run, self.plan.worker);
         HeaderValue::from_maybe_shared(self.scratch.split().freeze())
             .unwrap_or_else(|_| HeaderValue::from_static("invalid"))

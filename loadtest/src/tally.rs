@@ -1,4 +1,4 @@
-//! What a worker counts, and how the coordinator adds the workers up.
+//! The counts and times of a worker, and their sum over all workers.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -17,17 +17,17 @@ pub(crate) struct Counts {
     pub(crate) requests: u64,
     /// Events that left.
     pub(crate) sent: u64,
-    /// Events that the service promised to keep.
+    /// Events that the service accepted.
     pub(crate) accepted: u64,
-    /// Events in requests answered with anything but 202, by status.
+    /// Events in requests with another status than 202, by status.
     pub(crate) refused: BTreeMap<u16, u64>,
-    /// Events refused one by one within an accepted batch, by code.
+    /// Events rejected within an accepted batch, by code.
     pub(crate) rejected: BTreeMap<String, u64>,
-    /// Events whose answer never came: the connection broke, or the time was up.
+    /// Events without an answer: the connection broke, or the time was up.
     pub(crate) unknown: u64,
-    /// Events that fell due and never left, because no connection became free in time.
+    /// Events that were due and not sent, because no connection was free in time.
     pub(crate) unsent: u64,
-    /// Connections opened again after one broke.
+    /// Connections reopened after one broke.
     pub(crate) reconnects: u64,
 }
 
@@ -48,12 +48,12 @@ impl Counts {
         }
     }
 
-    /// Events that the service refused, in whatever way.
+    /// Events that the service rejected in either way.
     pub(crate) fn all_refused(&self) -> u64 {
         self.refused.values().sum::<u64>() + self.rejected.values().sum::<u64>()
     }
 
-    /// Events that left and have no outcome yet.
+    /// Sent events without an outcome yet.
     pub(crate) fn in_flight(&self) -> u64 {
         self.sent.saturating_sub(self.accepted + self.all_refused() + self.unknown)
     }
@@ -63,7 +63,7 @@ impl Counts {
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Times(Histogram<u64>);
 
-/// A histogram that another worker wrote cannot be read.
+/// Another worker's histogram is unreadable.
 #[derive(Debug, thiserror::Error)]
 #[error("a worker's histogram cannot be read: {0}")]
 pub(crate) struct Unreadable(String);
@@ -77,7 +77,7 @@ impl Default for Times {
 impl Times {
     const LONGEST_US: u64 = 3_600_000_000;
 
-    /// No times yet.
+    /// An empty histogram.
     #[expect(clippy::expect_used, reason = "constant bounds that the first test of this module tries")]
     pub(crate) fn empty() -> Self {
         Self(Histogram::new_with_bounds(1, Self::LONGEST_US, 3).expect("constant bounds are valid"))
@@ -90,11 +90,11 @@ impl Times {
 
     /// Adds another worker's times.
     pub(crate) fn add(&mut self, other: &Self) {
-        // Both have the same bounds, so there is nothing that would not fit.
+        // Both have the same bounds, so every value fits.
         let _ = self.0.add(&other.0);
     }
 
-    /// How many times were recorded.
+    /// The number of recorded times.
     pub(crate) fn len(&self) -> u64 {
         self.0.len()
     }
@@ -140,28 +140,28 @@ impl<'de> Deserialize<'de> for Times {
     }
 }
 
-/// Everything one worker measured.
+/// The measurements of one worker.
 #[derive(Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Tally {
     /// The counts.
     pub(crate) counts: Counts,
     /// From the due time to the answer, of requests answered with 202.
     pub(crate) accepted: Times,
-    /// The same of all others. What was never answered, or never left, stands here with the time until it was given
-    /// up: leaving it out would make a stalled service look fast.
+    /// The same of all others. Unanswered and unsent requests count with the time until they were given up: leaving them out
+    /// would make a stalled service look fast.
     pub(crate) other: Times,
-    /// From the due time until the request left: how far the generator itself was behind.
+    /// From the due time to the sending: the lateness of the generator itself.
     pub(crate) lag: Times,
     /// Trace ids of the requests in `counts.unknown`.
     pub(crate) unknown: Vec<String>,
     /// From the start to the last answer, in seconds.
     pub(crate) elapsed_s: f64,
-    /// Processor time that the worker itself used, in seconds.
+    /// CPU time of the worker in seconds.
     pub(crate) cpu_s: f64,
 }
 
 impl Tally {
-    /// How many unknown requests are remembered by name; beyond that they are only counted.
+    /// The maximum of unknown requests kept by trace id; further ones are only counted.
     pub(crate) const NAMED_UNKNOWN: usize = 100_000;
 
     /// Adds another worker's measurements.

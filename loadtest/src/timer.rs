@@ -1,8 +1,8 @@
 //! A timer finer than tokio's.
 //!
-//! tokio rounds every sleep up to a whole millisecond. At 20,000 requests a second that would send them in bursts of
-//! twenty and put up to a millisecond of our own lateness into every latency. A `timerfd` sits in the same epoll and
-//! keeps microseconds.
+//! tokio rounds every sleep up to a whole millisecond. At 20,000 requests a second that would send them in bursts of twenty,
+//! and add up to a millisecond of the generator's own lateness to every latency. A `timerfd` in the same epoll is exact to
+//! microseconds.
 
 use std::io;
 use std::os::fd::AsFd as _;
@@ -13,15 +13,15 @@ use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFl
 use tokio::io::AsyncReadExt as _;
 use tokio::net::unix::pipe;
 
-/// One reusable timer of the current runtime.
+/// A reusable timer of the current runtime.
 pub(crate) struct FineTimer {
     timer: TimerFd,
-    // The same timer once more. To the runtime it is a descriptor that becomes readable, no different from a pipe's.
+    // The same timer. To the runtime it is a readable descriptor like a pipe's.
     expirations: pipe::Receiver,
 }
 
 impl FineTimer {
-    /// Makes the timer; call it within a runtime.
+    /// Creates the timer, within a runtime.
     pub(crate) fn new() -> io::Result<Self> {
         let flags = TimerFlags::TFD_NONBLOCK | TimerFlags::TFD_CLOEXEC;
         let timer = TimerFd::new(ClockId::CLOCK_MONOTONIC, flags)?;
@@ -29,13 +29,13 @@ impl FineTimer {
         Ok(Self { timer, expirations })
     }
 
-    /// Sleeps for `pause`; nothing at all returns at once.
+    /// Sleeps for `pause`; zero returns at once.
     pub(crate) async fn sleep(&mut self, pause: Duration) -> io::Result<()> {
         if pause.is_zero() {
             return Ok(());
         }
         self.timer.set(Expiration::OneShot(TimeSpec::from_duration(pause)), TimerSetTimeFlags::empty())?;
-        // A read gives eight bytes. Room for more tells the runtime that there is nothing left to read.
+        // A read returns eight bytes. A larger buffer shows the runtime that nothing is left to read.
         self.expirations.read(&mut [0; 16]).await.map(drop)
     }
 }

@@ -1,4 +1,4 @@
-//! A worker process: takes its plan, opens its connections, sends, reports.
+//! A worker process: reads its plan, opens its connections, sends, reports.
 
 use std::io::{self, BufRead as _, Write as _};
 use std::process::ExitCode;
@@ -18,22 +18,22 @@ use crate::schedule::Schedule;
 use crate::sender::{RequestError, Requests, Shared, send_until_stopped};
 use crate::tally::Tally;
 
-/// How often the coordinator hears from a worker.
+/// The interval of progress reports.
 const PROGRESS: Duration = Duration::from_millis(200);
 
-/// Why a worker cannot do its part.
+/// The reason why a worker fails.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
-    /// Standard input ended or holds something else.
+    /// Standard input ended or has no plan.
     #[error("a worker expects its plan as the first line of its input; `loadtest run` starts workers itself")]
     NoPlan,
     /// The service cannot be reached.
     #[error("cannot connect to the service")]
     Connect(#[from] ConnectError),
-    /// No payloads.
+    /// The events.
     #[error(transparent)]
     Payload(#[from] payload::Error),
-    /// No requests.
+    /// The requests.
     #[error(transparent)]
     Request(#[from] RequestError),
     /// The runtime, the timer or standard output.
@@ -49,7 +49,7 @@ pub(crate) fn run() -> ExitCode {
         Ok(tally) => (Message::Done(Box::new(tally)), ExitCode::SUCCESS),
         Err(error) => (Message::Failed(crate::describe(&error)), ExitCode::FAILURE),
     };
-    match say(&message) {
+    match send(&message) {
         Ok(()) => code,
         Err(_) => ExitCode::FAILURE,
     }
@@ -65,7 +65,7 @@ async fn work() -> Result<Tally, Error> {
     for _ in 0..plan.connections {
         connections.push(Connection::open(&plan.target).await?);
     }
-    say(&Message::Ready)?;
+    send(&Message::Ready)?;
     if input.recv().await.as_deref() != Some(GO) {
         return Ok(Tally::default());
     }
@@ -96,7 +96,7 @@ async fn work() -> Result<Tally, Error> {
     Ok(tally)
 }
 
-/// Tells the coordinator how it goes until every sender has its last answer.
+/// Reports progress until every sender has its last answer.
 async fn report_until_joined(shared: &Shared, mut senders: JoinSet<()>) {
     let mut every = tokio::time::interval(PROGRESS);
     loop {
@@ -104,8 +104,8 @@ async fn report_until_joined(shared: &Shared, mut senders: JoinSet<()>) {
             joined = senders.join_next() => if joined.is_none() { return },
             _ = every.tick() => {
                 let counts = shared.tally.borrow().counts.clone();
-                if say(&Message::Progress(counts)).is_err() {
-                    // Nobody listens any more.
+                if send(&Message::Progress(counts)).is_err() {
+                    // The coordinator is gone.
                     shared.pace.stop();
                 }
             }
@@ -113,8 +113,8 @@ async fn report_until_joined(shared: &Shared, mut senders: JoinSet<()>) {
     }
 }
 
-/// The lines of standard input. They are read on a thread of their own, which the process does not wait for when it
-/// ends: tokio's would hold it up until the coordinator closes the pipe.
+/// The lines of standard input. They are read on a thread of their own, which the process does not wait for at its end: tokio's
+/// would block until the coordinator closes the pipe.
 fn read_input() -> mpsc::Receiver<String> {
     let (lines, input) = mpsc::channel(1);
     std::thread::spawn(move || {
@@ -127,7 +127,7 @@ fn read_input() -> mpsc::Receiver<String> {
     input
 }
 
-fn say(message: &Message) -> io::Result<()> {
+fn send(message: &Message) -> io::Result<()> {
     let mut line = serde_json::to_vec(message)?;
     line.push(b'\n');
     let mut out = io::stdout().lock();
@@ -135,7 +135,7 @@ fn say(message: &Message) -> io::Result<()> {
     out.flush()
 }
 
-/// Processor time of this process so far.
+/// CPU time of this process so far.
 fn cpu_s() -> f64 {
     getrusage(UsageWho::RUSAGE_SELF).map_or(0.0, |usage| {
         (usage.user_time().num_microseconds() + usage.system_time().num_microseconds()) as f64 / 1e6

@@ -1,5 +1,5 @@
-//! The load test against a stand-in for the service that refuses, breaks off and vanishes on purpose: whatever
-//! happens to a request, it has to be counted as exactly that.
+//! The load test against a stand-in for the service that rejects, breaks off and vanishes on purpose: every request has to be
+//! counted by its outcome.
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests, where a panic is the failure")]
 
@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-/// What the stand-in does with the request that has this number, from 1.
+/// The stand-in's reaction to a request, by its number from 1.
 type Fault = fn(u64) -> Reaction;
 
 enum Reaction {
@@ -201,8 +201,8 @@ fn a_stall_shows_in_the_latency_of_everything_that_was_due_meanwhile() {
     let (counts, latency) = (&report["counts"], &report["latency"]);
     assert_eq!(counts["sent"].as_u64().unwrap() + counts["unsent"].as_u64().unwrap(), 1_000);
     assert!(latency["max_us"].as_u64().unwrap() >= 500_000);
-    // Half of the requests fell due during the stall and waited a quarter of a second on average. Counted from
-    // when they left, all but one would look fast.
+    // Half of the requests were due during the stall, and waited a quarter of a second on average. Measured from their sending,
+    // all but one would look fast.
     assert!(latency["percentiles_us"]["p75"].as_u64().unwrap() >= 100_000, "{latency}");
 }
 
@@ -227,9 +227,9 @@ fn a_service_that_is_not_there_is_one_clear_line_and_a_failure() {
     let (output, _) = service.run(&["--duration", "1"]);
 
     assert_eq!(output.status.code(), Some(1));
-    let said = String::from_utf8(output.stderr).unwrap();
-    assert_eq!(said.lines().count(), 1, "{said}");
-    assert!(said.contains(&service.url) && said.contains("refused"), "{said}");
+    let output_text = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output_text.lines().count(), 1, "{output_text}");
+    assert!(output_text.contains(&service.url) && output_text.contains("refused"), "{output_text}");
 }
 
 #[test]
@@ -244,6 +244,6 @@ fn a_command_line_that_makes_no_sense_exits_with_2() {
 fn a_worker_outlives_neither_its_input_nor_a_bad_plan() {
     let output = Command::new(env!("CARGO_BIN_EXE_loadtest")).arg("worker").output().unwrap();
     assert_eq!(output.status.code(), Some(1));
-    let said: Value = serde_json::from_slice(&output.stdout).unwrap();
-    assert!(said["failed"].as_str().unwrap().contains("plan"), "{said}");
+    let output_text: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert!(output_text["failed"].as_str().unwrap().contains("plan"), "{output_text}");
 }

@@ -1,4 +1,4 @@
-//! Opens many streams of server-sent events and looks whether each message comes, in order and in time.
+//! Load of event streams: opens many, and checks that each message arrives, in order and in time.
 
 mod reader;
 
@@ -22,9 +22,9 @@ use crate::resident::{ResidentError, resident_bytes};
 use crate::tally::Times;
 use reader::Reader;
 
-/// For the answer's head, and for `/metrics`.
+/// The time limit of an answer's head, and of `/metrics`.
 const TIMEOUT: Duration = Duration::from_secs(30);
-/// Streams that are opened at once, so that the service's backlog of connections is not the limit.
+/// Streams opened at once, so that the service's backlog of connections is not the limit.
 const OPENING: usize = 100;
 /// Descriptors beside those of the streams.
 const OTHER_DESCRIPTORS: u64 = 100;
@@ -41,15 +41,15 @@ enum Error {
     Runtime(#[from] std::io::Error),
 }
 
-/// What all streams saw.
+/// The observations on all streams.
 #[derive(Default)]
-struct Seen {
+struct Observations {
     messages: u64,
     bytes: u64,
-    /// Messages that were left out, or came twice or out of order.
+    /// Messages that were missing, doubled or out of order.
     gaps: u64,
     lateness: Times,
-    /// Streams that did not open or broke off, by the first few reasons.
+    /// Streams that did not open or ended early, by the first few reasons.
     broken: u64,
     reasons: Vec<String>,
 }
@@ -71,7 +71,7 @@ async fn measure(args: &SseArgs) -> Result<bool, Error> {
     raise_descriptors(args.clients as u64 + OTHER_DESCRIPTORS)?;
     let token = Token::shown(args.token.as_deref());
     let before = resident_bytes(&args.url, token.as_ref()).await?;
-    let seen = Arc::new(Mutex::new(Seen::default()));
+    let seen = Arc::new(Mutex::new(Observations::default()));
     let opening = Arc::new(tokio::sync::Semaphore::new(OPENING));
     let started = Instant::now();
     let mut streams = JoinSet::new();
@@ -87,7 +87,7 @@ async fn measure(args: &SseArgs) -> Result<bool, Error> {
             }
         });
     }
-    // Half way, every stream is open and at its pace.
+    // At half time every stream is open and at its rate.
     let half = Duration::from_secs_f64(args.seconds / 2.0);
     let (midway, ()) = tokio::join!(
         async {
@@ -127,13 +127,17 @@ async fn measure(args: &SseArgs) -> Result<bool, Error> {
     for reason in &seen.reasons {
         println!("           {reason}");
     }
-    // The last message of a stream may be on its way when its time is over.
+    // The last message of a stream may be under way at its end.
     let is_whole = seen.messages + u64::from(args.clients) * (1 + (args.rate / 20.0) as u64) >= wanted;
     Ok(seen.gaps == 0 && seen.broken == 0 && is_whole)
 }
 
-/// Reads one stream for its time, counted from its first message.
-async fn follow(args: &SseArgs, seen: &Mutex<Seen>, opening: &tokio::sync::Semaphore) -> Result<(), String> {
+/// Reads one stream for its duration, from its first message on.
+async fn follow(
+    args: &SseArgs,
+    seen: &Mutex<Observations>,
+    opening: &tokio::sync::Semaphore,
+) -> Result<(), String> {
     let turn = opening.acquire().await;
     let mut connection = Connection::open(&args.url).await.map_err(|error| crate::describe(&error))?;
     let path = format!("/api/stress/sse-stream?rate={}&size={}", args.rate, args.size);
@@ -167,7 +171,7 @@ fn request(args: &SseArgs, path: &str) -> Result<Request<Full<Bytes>>, Error> {
     request.body(Full::default()).map_err(|_| Error::Unsendable)
 }
 
-/// A stream is a descriptor, and shells allow few by default.
+/// Each stream needs a descriptor, and shells allow few by default.
 fn raise_descriptors(wanted: u64) -> Result<(), Error> {
     let limit = getrlimit(Resource::RLIMIT_NOFILE);
     let (soft, hard) = limit.map_err(|_| Error::Descriptors(wanted))?;

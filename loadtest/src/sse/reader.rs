@@ -1,26 +1,26 @@
-//! Reads the ids of a stream's messages as they come, and little else: the generator shares its machine with the service.
+//! The parser of a stream's message ids, and little else: the generator shares its machine with the service.
 
 use std::time::{Duration, Instant};
 
-/// The longest line that is looked at; the ids are far shorter.
+/// The longest line with an id; ids are far shorter.
 const LONGEST_ID_LINE: usize = 64;
 
-/// Where one stream is.
+/// The position in one stream.
 pub(super) struct Reader {
     per_s: f64,
-    /// When the first message came: it is due at once, and the others at their rate from then on.
+    /// The arrival of the first message: it is due at once, and the others at their rate from then on.
     first_at: Option<Instant>,
     last_id: u64,
-    /// The beginning of a line whose end has not come.
+    /// The beginning of an incomplete line.
     line: Vec<u8>,
 }
 
-/// What one piece held.
+/// The result of one chunk.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Read {
+pub(super) struct Chunk {
     /// Messages.
     pub(super) messages: u64,
-    /// Messages that are not the one behind the last.
+    /// Messages that do not follow the last one.
     pub(super) gaps: u64,
 }
 
@@ -29,9 +29,9 @@ impl Reader {
         Self { per_s, first_at: None, last_id: 0, line: Vec::new() }
     }
 
-    /// Reads a piece that came `now`; tells how late each message is.
-    pub(super) fn read(&mut self, piece: &[u8], now: Instant, mut late: impl FnMut(Duration)) -> Read {
-        let mut read = Read::default();
+    /// Parses a chunk that arrived `now`; reports the lateness of each message.
+    pub(super) fn read(&mut self, piece: &[u8], now: Instant, mut late: impl FnMut(Duration)) -> Chunk {
+        let mut read = Chunk::default();
         let mut lines = piece.split(|byte| *byte == b'\n');
         let unfinished = lines.next_back().unwrap_or_default();
         for line in lines {
@@ -76,13 +76,13 @@ mod tests {
     fn ids_are_found_however_the_stream_is_cut() {
         for length in 1..STREAM.len() {
             let mut reader = Reader::new(10.0);
-            let mut all = Read::default();
+            let mut all = Chunk::default();
             for piece in STREAM.chunks(length) {
                 let read = reader.read(piece, Instant::now(), |_| {});
                 all.messages += read.messages;
                 all.gaps += read.gaps;
             }
-            assert_eq!(all, Read { messages: 4, gaps: 1 }, "pieces of {length}");
+            assert_eq!(all, Chunk { messages: 4, gaps: 1 }, "pieces of {length}");
         }
     }
 
