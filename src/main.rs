@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-/// Small allocations of many threads, one an event: mimalloc serves and frees them faster than the system's allocator.
+/// Many threads make small allocations, one per event: mimalloc is faster at them than the system's allocator.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 

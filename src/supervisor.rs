@@ -1,11 +1,11 @@
-//! Every background task, by name: started, restarted, stopped and reported in one place.
+//! Background tasks: started, restarted, stopped and reported by name.
 //!
-//! | started by | when it ends or panics before [`Supervisor::stopping`] |
+//! | started by | an end or panic before [`Supervisor::stopping`] |
 //! |---|---|
 //! | [`Supervisor::spawn`], [`Supervisor::spawn_drained`], [`Supervisor::spawn_thread`] | critical: [`Supervisor::failed`] resolves, and the service stops in order |
-//! | [`Supervisor::periodic`], [`Supervisor::periodic_thread`] | its next step runs after the backoff; a panic counts as a restart |
+//! | [`Supervisor::periodic`], [`Supervisor::periodic_thread`] | the next step runs after the backoff; a panic counts as a restart |
 //!
-//! A failure is logged once, when it begins, and once more when it is over; in between `/api/health` and the metrics report it.
+//! A failure is logged when it begins and when it is over; in between `/api/health` and the metrics report it.
 
 use std::any::Any;
 use std::future::Future;
@@ -25,16 +25,16 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::observe::Metrics;
 
-/// When a periodic task's next step runs, if the last one succeeded.
+/// The time of a periodic task's next step after a success.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Next {
     /// After the task's interval.
     Interval,
-    /// After this time.
+    /// After another time.
     After(Duration),
 }
 
-/// Why a step failed, as one line for the log and for `/api/health`: without row contents and secrets.
+/// The reason why a step failed, as one line for the log and `/api/health`: without row contents and secrets.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StepError(String);
 
@@ -50,11 +50,11 @@ pub trait Step: Send + 'static {
     /// Runs one step. Waiting for work is part of a step.
     fn step(&mut self) -> impl Future<Output = Result<Next, StepError>> + Send;
 
-    /// Restores what a panic of [`Self::step`] may have left half done. Runs before the next step.
+    /// Restores a consistent state after a panic in [`Self::step`]. Runs before the next step.
     fn recover(&mut self) {}
 }
 
-/// A closure that keeps nothing between its steps.
+/// A closure without state between its steps.
 impl<F, S> Step for F
 where
     F: FnMut() -> S + Send + 'static,
@@ -65,12 +65,12 @@ where
     }
 }
 
-/// The waits between steps that fail: doubled from `first` up to `longest`.
+/// The waits after failed steps: doubled from `first` up to `longest`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Backoff {
-    /// After the first failure.
+    /// The wait after the first failure.
     pub first: Duration,
-    /// After many.
+    /// The longest wait.
     pub longest: Duration,
 }
 
@@ -80,20 +80,20 @@ impl Backoff {
         Self { first: wait, longest: wait }
     }
 
-    /// The wait after so many failures in a row, from 1 on.
+    /// The wait after a number of failures in a row, from 1 on.
     fn wait(self, failures: u32) -> Duration {
         self.first.saturating_mul(2_u32.saturating_pow(failures.saturating_sub(1))).min(self.longest)
     }
 }
 
-/// What a task is doing.
+/// The state of a task.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TaskState {
-    /// At work, or waiting for its next step.
+    /// Running a step, or waiting for the next one.
     Running,
     /// Its last step failed or panicked; the next one runs after the backoff.
     Failing,
-    /// It has ended.
+    /// Ended.
     Ended,
 }
 
@@ -115,24 +115,24 @@ pub struct TaskReport {
     pub name: String,
     /// Whether its end stops the service.
     pub critical: bool,
-    /// What it is doing.
+    /// The state.
     pub state: TaskState,
-    /// When a step last succeeded. `None`: none has yet, or the task has no steps.
+    /// The time of the last successful step. `None`: no step has succeeded yet, or the task has no steps.
     pub last_success: Option<SystemTime>,
-    /// Time since then, by a clock that only moves forward.
+    /// The time since then, by a monotonic clock.
     pub since_success: Option<Duration>,
-    /// Panics that it was restarted after.
+    /// Restarts after panics.
     pub restarts: u64,
     /// The last failure and its time.
     pub last_error: Option<(String, SystemTime)>,
-    /// Whether it ended, or has not succeeded since a panic or for longer than an outage of Postgres that passes.
+    /// Whether it has ended, or has not succeeded since a panic or for longer than [`LONGEST_FAILURE`].
     pub is_stuck: bool,
 }
 
-/// From here on a task that only fails counts as stuck.
+/// The time after which a failing task counts as stuck: longer than an outage of Postgres that passes.
 const LONGEST_FAILURE: Duration = Duration::from_secs(300);
 
-/// Starts tasks and watches over them; cheap to clone.
+/// Starts and supervises tasks; cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Supervisor {
     shared: Arc<Shared>,
@@ -143,7 +143,7 @@ struct Shared {
     metrics: Arc<Metrics>,
     tasks: Mutex<Vec<Arc<Task>>>,
     running: Mutex<JoinSet<()>>,
-    /// Ends are expected from now on.
+    /// The end of a task is expected.
     stopping: AtomicBool,
     failed: CancellationToken,
 }
@@ -153,7 +153,7 @@ struct Task {
     name: String,
     critical: bool,
     status: Mutex<Status>,
-    /// A panic was asked for, for a test of the reaction to it.
+    /// Requested by a test of the reaction to a panic.
     panic: Notify,
     panic_asked: AtomicBool,
 }
@@ -183,13 +183,13 @@ impl Supervisor {
         }
     }
 
-    /// Starts a critical task, which runs until [`Self::shutdown`]: its end stops the service.
+    /// Starts a critical task, which runs until [`Self::shutdown`]: an early end stops the service.
     pub fn spawn(&self, name: impl Into<String>, future: impl Future<Output = ()> + Send + 'static) {
         let watched = self.watched(name, future);
         self.shared.running.lock().spawn(watched);
     }
 
-    /// Starts a critical task whose owner waits for its end when the service stops. It is aborted when the handle is dropped.
+    /// Starts a critical task whose owner waits for its end at a shutdown. It is aborted when the handle is dropped.
     pub fn spawn_drained(
         &self,
         name: impl Into<String>,
@@ -198,7 +198,7 @@ impl Supervisor {
         AbortOnDropHandle::new(tokio::spawn(self.watched(name, future)))
     }
 
-    /// A critical task's future, whose end is reported.
+    /// A critical task's future that reports its end.
     fn watched(
         &self,
         name: impl Into<String>,
@@ -215,12 +215,11 @@ impl Supervisor {
         }
     }
 
-    /// Starts a critical task on a thread of its own. `run` is given a check that it calls now and then, in which a panic on
-    /// demand happens.
+    /// Starts a critical task on a thread of its own. `run` calls the given check regularly; a requested panic happens in it.
     ///
     /// # Errors
     ///
-    /// If the system has no thread to give.
+    /// If the system cannot create a thread.
     pub fn spawn_thread(
         &self,
         name: &str,
@@ -238,7 +237,7 @@ impl Supervisor {
         })
     }
 
-    /// Starts a task that runs a step each `interval`, at once for the first time, until [`Self::shutdown`].
+    /// Starts a task that runs a step each `interval`, the first one at once, until [`Self::shutdown`].
     pub fn periodic(
         &self,
         name: impl Into<String>,
@@ -270,13 +269,13 @@ impl Supervisor {
                     }
                 };
                 if wait.is_zero() {
-                    // The timer's least wait is a millisecond, which would delay each of the steps that wait for work themselves.
+                    // The timer's minimum is a millisecond, which would delay steps that wait for work themselves.
                     tokio::task::yield_now().await;
                     continue;
                 }
                 tokio::select! {
                     () = tokio::time::sleep(wait) => {}
-                    // Asked for while the task waits: the next step begins at once, and with it.
+                    // Requested while the task waits: the next step begins at once and panics.
                     () = task.panic.notified() => task.panic.notify_one(),
                 }
             }
@@ -319,25 +318,25 @@ impl Supervisor {
         self.shared.failed.cancelled().await;
     }
 
-    /// The service stops: critical tasks may end from now on.
+    /// Begins the shutdown: critical tasks may end from now on.
     pub fn stopping(&self) {
         self.shared.stopping.store(true, Ordering::SeqCst);
     }
 
-    /// Ends the tasks that no owner drains, and waits until they have ended: a step under way is dropped.
+    /// Ends the tasks without a draining owner, and waits for their ends. A step under way is dropped.
     pub async fn shutdown(&self) {
         self.stopping();
         let mut running = std::mem::take(&mut *self.shared.running.lock());
         running.shutdown().await;
     }
 
-    /// All tasks, in the order in which they were started.
+    /// All tasks, in the order of their starts.
     pub fn report(&self) -> Vec<TaskReport> {
         let tasks = self.shared.tasks.lock();
         tasks.iter().map(|task| task.report()).collect()
     }
 
-    /// Makes a task panic, to see the reaction (`FAULTS=on`). Returns false if no task has this name.
+    /// Makes a task panic, to test the reaction (`FAULTS=on`). Returns false if no task has this name.
     pub fn panic_in(&self, name: &str) -> bool {
         let tasks = self.shared.tasks.lock();
         let Some(task) = tasks.iter().find(|task| task.name == name) else { return false };
@@ -362,7 +361,7 @@ impl Supervisor {
             panic: Notify::new(),
             panic_asked: AtomicBool::new(false),
         });
-        // Reported from the start on, so that an alert on the counter sees its first step.
+        // Reported from the start, so that an alert on the counter sees its first increment.
         self.shared.metrics.task_restarts.with_label_values(&[&task.name]);
         self.shared.tasks.lock().push(Arc::clone(&task));
         task
@@ -374,7 +373,7 @@ impl Supervisor {
         task.failed(panic_text(payload), true)
     }
 
-    /// A critical task has ended.
+    /// Records the end of a critical task.
     fn ended(&self, task: &Task, ended: Result<(), Box<dyn Any + Send>>) {
         let mut status = task.status.lock();
         status.state = TaskState::Ended;
@@ -402,7 +401,7 @@ impl Task {
         status.last_success = Some((SystemTime::now(), Instant::now()));
     }
 
-    /// Records a failure; returns how many there were in a row.
+    /// Records a failure; returns the number of failures in a row.
     fn failed(&self, error: String, panicked: bool) -> u32 {
         let mut status = self.status.lock();
         status.failures = status.failures.saturating_add(1);

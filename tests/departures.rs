@@ -82,7 +82,7 @@ async fn a_user_of_many_messages_is_deleted_in_lots_and_a_deletion_cut_short_goe
     client.execute("select pg_advisory_unlock_all()", &[]).await.unwrap();
 
     let deleted = delete(&[]).await.unwrap();
-    assert_eq!(deleted, "deleted the user with all that was his; conversations: 1, messages: 12000");
+    assert_eq!(deleted, "deleted the user and all their data; conversations: 1, messages: 12000");
     for (table, left) in
         [("users", 1), ("conversations", 1), ("messages", 1), ("message_keys", 0), ("sessions", 1)]
     {
@@ -116,11 +116,11 @@ async fn a_user_whom_an_issuer_vouches_for_is_deleted_by_his_id() {
         [(["users", "password", id], "another password"), (["users", "permissions", id], "")]
     {
         let refused = tidegate(&database, &arguments, input).await.unwrap_err();
-        assert!(refused.contains("an issuer vouches for this user"), "{refused}");
+        assert!(refused.contains("this is a user of an issuer"), "{refused}");
     }
     tidegate(&database, &["users", "log-out", id], "").await.unwrap();
     let deleted = tidegate(&database, &["users", "delete", id], "").await.unwrap();
-    assert_eq!(deleted, "deleted the user with all that was his; conversations: 1, messages: 0");
+    assert_eq!(deleted, "deleted the user and all their data; conversations: 1, messages: 0");
     assert_eq!((count(&database.connect().await, "users").await, me(&service, &token).await), (1, 200));
     let again = tidegate(&database, &["users", "delete", id], "").await.unwrap_err();
     assert!(again.contains("there is no user with this id"), "{again}");

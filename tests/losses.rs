@@ -92,7 +92,7 @@ impl Pending {
         .await;
         let ended = service.stop().await;
         assert!(ended.status.success());
-        assert!(!ended.log.contains("everything accepted is stored"), "{}", ended.log);
+        assert!(!ended.log.contains("all accepted events are stored"), "{}", ended.log);
         assert!(ended.log.contains("acknowledged events are lost; health is degraded"), "{}", ended.log);
 
         let service = self.start().await;

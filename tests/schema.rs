@@ -3,7 +3,7 @@
 use std::time::{Duration, SystemTime};
 
 use tidegate::config::{Config, Variables};
-use tidegate::db::{ConnectionUrl, Database, PartitionKeeper};
+use tidegate::db::{ConnectionUrl, Database, PartitionManager};
 
 use crate::support::postgres::TestDatabase;
 use crate::support::service::{Service, eventually, run};
@@ -118,7 +118,7 @@ async fn retention_drops_old_days_under_load_and_moves_rows_of_the_default_parti
     let database = TestDatabase::create().await;
     let config = settings(&[("RETENTION_DAYS", "3"), ("PARTITION_DAYS_AHEAD", "1")]);
     let pool = Database::new(&ConnectionUrl::parse(database.url()).unwrap(), &config.database).unwrap();
-    let keeper = PartitionKeeper::new(pool, &config.database);
+    let keeper = PartitionManager::new(pool, &config.database);
     let client = database.connect().await;
     let day = Duration::from_secs(24 * 60 * 60);
     let long_ago = SystemTime::now() - 10 * day;
@@ -207,7 +207,7 @@ async fn a_day_that_cannot_be_dropped_or_created_is_reported_and_the_others_are_
     let client = database.connect().await;
     let config = settings(&[("RETENTION_DAYS", "3"), ("PARTITION_DAYS_AHEAD", "2")]);
     let pool = Database::new(&ConnectionUrl::parse(database.url()).unwrap(), &config.database).unwrap();
-    let keeper = PartitionKeeper::new(pool, &config.database);
+    let keeper = PartitionManager::new(pool, &config.database);
     let day = Duration::from_secs(24 * 60 * 60);
     assert!(keeper.round_as_of(SystemTime::now() - 20 * day).await.unwrap().is_complete());
     let old = names(&database, PARTITIONS).await;
@@ -268,7 +268,7 @@ async fn generated_columns_and_users_columns_are_added_to_new_partitions() {
     let id = uuid::Uuid::from_u128(now << 80 | 0x7 << 76 | 0x8 << 60);
     let row = "insert into requests (id, trace_id, payload, received_at, note) values ($1, 'x', '{\"kind\":\"a\"}', now(), 'mine')";
     client.execute(row, &[&id]).await.unwrap();
-    let keeper = PartitionKeeper::new(pool, &config.database);
+    let keeper = PartitionManager::new(pool, &config.database);
     let round = keeper.round_as_of(SystemTime::now()).await.unwrap();
     assert!(round.is_complete(), "{round:?}");
     let moved = client

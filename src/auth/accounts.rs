@@ -1,4 +1,4 @@
-//! Users, sessions and keys behind one handle, and the task that follows what other nodes take back.
+//! Users, sessions and keys behind one handle, and the task that reads revocations of other nodes.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -6,8 +6,8 @@ use std::time::Duration;
 use uuid::Uuid;
 
 use super::keys::{KeyHash, Keys};
-use super::principal::{Principal, Who};
-use super::revocations::Subscriber;
+use super::principal::{Identity, Principal};
+use super::revocations::RevocationReader;
 use super::sessions::Sessions;
 use super::users::Users;
 use super::{AuthError, Verifier};
@@ -20,14 +20,14 @@ use crate::supervisor::Supervisor;
 pub struct Accounts {
     /// Users.
     pub users: Users,
-    /// Their sessions.
+    /// Sessions.
     pub sessions: Sessions,
     /// Keys.
     pub keys: Keys,
 }
 
 impl Accounts {
-    /// Those of `database`, without the task: for a command that ends soon.
+    /// The accounts of `database`, without the task: for a command that ends soon.
     pub fn new(config: &AuthConfig, verifier: &Arc<Verifier>, database: &Database) -> Self {
         Self {
             users: Users::new(config, database),
@@ -36,7 +36,7 @@ impl Accounts {
         }
     }
 
-    /// Starts the task that follows revocations, over a share of the pool.
+    /// Starts the task that reads revocations, within a quota of the pool.
     pub fn start(
         config: &AuthConfig,
         verifier: &Arc<Verifier>,
@@ -45,30 +45,30 @@ impl Accounts {
     ) -> Self {
         let accounts = Self::new(config, verifier, share);
         let timeout = Duration::from_millis(config.auth_timeout_ms);
-        Subscriber::new(share, timeout, verifier, accounts.keys.clone()).start(supervisor);
+        RevocationReader::new(share, timeout, verifier, accounts.keys.clone()).start(supervisor);
         accounts
     }
 
-    /// Whose a key is that this node does not know.
+    /// The principal of a key that this node has not cached.
     ///
     /// # Errors
     ///
-    /// [`AuthError::Invalid`] if it is nobody's, [`AuthError::Database`].
+    /// [`AuthError::Invalid`] for an unknown key, [`AuthError::Database`].
     pub async fn look_up(&self, hash: KeyHash) -> Result<Principal, AuthError> {
         self.keys.look_up(hash).await
     }
 
-    /// The user that somebody is, or acts for: what he makes belongs to that user. Nobody where he is none.
+    /// The user that a principal is, or acts for, and that owns what it creates. `None`: there is none.
     ///
     /// # Errors
     ///
     /// [`AuthError`].
     pub async fn user_of(&self, principal: &Principal) -> Result<Option<Uuid>, AuthError> {
-        Ok(match &principal.who {
-            Who::Anonymous | Who::Operator | Who::WriteOnlyKey { .. } => None,
-            Who::User { id, .. } => Some(*id),
-            Who::Key { owner, .. } => *owner,
-            Who::External { issuer, subject } => Some(self.users.of_subject(issuer, subject).await?),
+        Ok(match &principal.identity {
+            Identity::Anonymous | Identity::Operator | Identity::WriteOnlyKey { .. } => None,
+            Identity::User { id, .. } => Some(*id),
+            Identity::Key { owner, .. } => *owner,
+            Identity::External { issuer, subject } => Some(self.users.of_subject(issuer, subject).await?),
         })
     }
 }

@@ -1,4 +1,4 @@
-//! The public keys of an issuer whose tokens are taken.
+//! The public keys of a trusted issuer.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -11,45 +11,45 @@ use serde::Deserialize;
 use serde_json::Value;
 use tokio::sync::Notify;
 
-/// A public key, which verifies by one algorithm.
+/// A public key and its only algorithm.
 pub(super) struct IssuerKey {
-    /// Its name (`kid`), if it has one.
+    /// Its name (`kid`).
     pub(super) id: Option<String>,
     pub(super) algorithm: Algorithm,
     pub(super) key: DecodingKey,
 }
 
-/// The keys that are good now. They change when the issuer publishes others.
+/// The current keys. They change when the issuer publishes others.
 #[derive(Default)]
 pub(super) struct IssuerKeys {
     keys: RwLock<Arc<Vec<Arc<IssuerKey>>>>,
-    /// A token came that none of them fits.
+    /// Notified by a token that fits none of the keys.
     lacking: Notify,
-    /// Unreadable keys of the last set, so that they are logged once.
+    /// The number of malformed keys in the last set, so that they are logged once.
     malformed: AtomicUsize,
 }
 
-/// A published set (RFC 7517, section 5). Each key is read by itself: a malformed one affects no other.
+/// A published set (RFC 7517, section 5). Each key is parsed by itself: a malformed one affects no other.
 #[derive(Deserialize)]
 struct KeySet {
     keys: Vec<Value>,
 }
 
-/// Keys cannot be used.
+/// The reason why keys cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum IssuerError {
     /// The file cannot be read.
     #[error("cannot be read: {0}")]
     File(std::io::Error),
-    /// It holds no public key that can be used.
+    /// It has no usable public key.
     #[error("holds no public key in PEM of RSA, P-256 or Ed25519")]
     NotAKey,
-    /// What is published is no set of keys.
+    /// The published text is not a key set.
     #[error("no set of keys (RFC 7517)")]
     NotASet,
 }
 
-/// The most keys that are taken of a set.
+/// Keys of a set at most.
 const MAX_KEYS: usize = 100;
 
 impl IssuerKeys {
@@ -60,7 +60,7 @@ impl IssuerKeys {
         Ok(Self { keys: RwLock::new(Arc::new(vec![Arc::new(key)])), ..Self::default() })
     }
 
-    /// Takes the keys of a published set in place of those that were good.
+    /// Replaces the keys by those of a published set; returns their number.
     pub(super) fn replace(&self, set: &[u8]) -> Result<usize, IssuerError> {
         let set: KeySet = serde_json::from_slice(set).map_err(|_| IssuerError::NotASet)?;
         let parsed: Vec<_> = set.keys.iter().take(MAX_KEYS).map(Jwk::deserialize).collect();
@@ -70,7 +70,7 @@ impl IssuerKeys {
         }
         let keys: Vec<Arc<IssuerKey>> = parsed.iter().flatten().filter_map(of_set).collect();
         let count = keys.len();
-        // An empty set would let nobody in until the next look; more likely it is a mistake.
+        // An empty set would lock out all users until the next fetch; more likely it is a mistake.
         if count == 0 {
             return Err(IssuerError::NotASet);
         }
@@ -92,7 +92,7 @@ impl IssuerKeys {
         fitting
     }
 
-    /// Resolves when a token came that none of the keys fits.
+    /// Resolves when a token fits none of the keys.
     pub(super) async fn lacking(&self) {
         self.lacking.notified().await;
     }
@@ -106,7 +106,7 @@ fn of_set(jwk: &Jwk) -> Option<Arc<IssuerKey>> {
         Some(algorithm) => algorithm.to_string().parse().ok()?,
         None => by_kind(jwk)?,
     };
-    // A symmetric key that is published is no secret.
+    // A published symmetric key is no secret.
     if !matches!(algorithm, Algorithm::RS256 | Algorithm::ES256 | Algorithm::EdDSA) {
         return None;
     }

@@ -1,11 +1,12 @@
-//! JSON Web Tokens (RFC 7519): our own, signed with `JWT_SECRET` by HS256, and those of an issuer whose public key is known.
+//! JSON Web Tokens (RFC 7519): the service's own, signed with `JWT_SECRET` by HS256, and those of an issuer with a known public
+//! key.
 //!
-//! * What a token says of its algorithm chooses among keys, never how a key is used: each key has one algorithm (RFC 8725,
-//!   section 3.1). `jku`, `x5u` and `jwk` are not looked at, and a token with a critical extension (`crit`) is refused.
-//! * `exp` must be there and in the future, `nbf` in the past. An issuer's clock and ours never agree, so both have a leeway of
-//!   [`LEEWAY_S`]; the `exp` of tokens that are signed with `JWT_SECRET` has none.
-//! * Tokens of an issuer must have `iss` and `aud` as they are set. Our own have them; tokens that an operator signs with
-//!   `JWT_SECRET` may leave out what is not set.
+//! * A token's `alg` selects among keys, never how a key is used: each key has one algorithm (RFC 8725, section 3.1). `jku`,
+//!   `x5u` and `jwk` are ignored, and a token with a critical extension (`crit`) is rejected.
+//! * `exp` is required and must be in the future, `nbf` in the past. An issuer's clock and ours never agree, so both have a
+//!   leeway of [`LEEWAY_S`]; the `exp` of tokens signed with `JWT_SECRET` has none.
+//! * Tokens of an issuer must have the configured `iss` and `aud`. The service's own have them; tokens that an operator signs
+//!   with `JWT_SECRET` may omit what is not configured.
 
 use hmac::{Hmac, Mac};
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
@@ -18,7 +19,7 @@ use uuid::Uuid;
 use super::AuthError;
 use super::clock::now_s;
 use super::issuer::IssuerKeys;
-use super::principal::{Principal, Who};
+use super::principal::{Identity, Principal};
 use super::random::Secret;
 use super::scope::Scopes;
 use super::users::User;
@@ -29,11 +30,11 @@ const TAG_BYTES: usize = 16;
 /// A refresh token's tag.
 pub(super) type Tag = [u8; TAG_BYTES];
 
-/// `iss` and `aud` of our own tokens where nothing is set.
+/// `iss` and `aud` of the service's own tokens where nothing is configured.
 const OURSELVES: &str = "tidegate";
-/// Seconds by which clocks may differ.
+/// The leeway for clocks, in seconds.
 const LEEWAY_S: u64 = 30;
-/// The clock of the node that a new token is shown to may be behind ours.
+/// The clock of the node that receives a new token may be behind ours.
 const CLOCKS_APART_S: i64 = 10;
 
 /// Signs and verifies tokens.
@@ -41,7 +42,7 @@ pub(super) struct Tokens {
     own: Option<Own>,
     issuer: IssuerKeys,
     expects: Expects,
-    /// The name of a claim, or the path to one inside others with dots between.
+    /// The name of a claim, or the path to a nested one, separated by dots.
     permissions_claim: String,
     lifetime_s: i64,
 }
@@ -59,11 +60,11 @@ struct Expects {
     audience: String,
 }
 
-/// What a token said, once it was found to be good.
+/// The content of a valid token.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Verified {
     pub(super) principal: Principal,
-    /// When it was issued, in seconds of Unix time; 0 if it does not say.
+    /// The time of issue, in seconds of Unix time; 0: not stated.
     pub(super) issued_s: i64,
 }
 
@@ -95,7 +96,7 @@ struct OwnClaims<'a> {
 }
 
 impl Tokens {
-    /// Tokens of our own with `secret`, if there is one, and of the issuer of these keys.
+    /// Tokens signed with `secret`, if there is one, and tokens of the issuer.
     pub(super) fn new(config: &AuthConfig, secret: Option<&Secret>, issuer: IssuerKeys) -> Self {
         let set = |value: &Option<String>| value.clone().unwrap_or_else(|| OURSELVES.to_owned());
         let expects = Expects { issuer: set(&config.jwt_issuer), audience: set(&config.jwt_audience) };
@@ -126,7 +127,7 @@ impl Tokens {
         }
     }
 
-    /// Seconds that a new token is good.
+    /// The lifetime of a new token in seconds.
     pub(super) fn lifetime_s(&self) -> i64 {
         self.lifetime_s
     }
@@ -136,12 +137,12 @@ impl Tokens {
         &self.issuer
     }
 
-    /// Whether users can sign in here.
+    /// Whether users can log in here.
     pub(super) fn can_sign(&self) -> bool {
         self.own.is_some()
     }
 
-    /// A token for a user in a session, from `now_s` on.
+    /// A token for a user's session, from `now_s` on.
     ///
     /// # Errors
     ///
@@ -164,13 +165,13 @@ impl Tokens {
         signed.map(Secret::new).map_err(|_| AuthError::Failed)
     }
 
-    /// The successor of `secret` in a session's chain of refresh tokens; always the same.
+    /// The successor of `secret` in a session's chain of refresh tokens. Deterministic.
     pub(super) fn next_refresh(&self, session: Uuid, secret: &[u8; 32]) -> Result<[u8; 32], AuthError> {
         let own = self.own.as_ref().ok_or(AuthError::SignInOff)?;
         Ok(refresh_mac(&own.refresh_key, session, secret).finalize().into_bytes().into())
     }
 
-    /// The tag of a refresh token, by which a token that was issued is recognised.
+    /// The tag of a refresh token, which proves that it was issued.
     pub(super) fn refresh_tag(&self, session: Uuid, secret: &[u8; 32]) -> Result<Tag, AuthError> {
         let own = self.own.as_ref().ok_or(AuthError::SignInOff)?;
         let mac = refresh_mac(&own.refresh_tag_key, session, secret).finalize().into_bytes();
@@ -182,11 +183,11 @@ impl Tokens {
         self.refresh_tag(session, secret).is_ok_and(|own| own.ct_eq(tag).into())
     }
 
-    /// Whose token this is.
+    /// The principal of a token.
     ///
     /// # Errors
     ///
-    /// [`AuthError::Invalid`] for every token that is not good.
+    /// [`AuthError::Invalid`] for every invalid token.
     pub(super) fn verify(&self, token: &str) -> Result<Verified, AuthError> {
         let header = jsonwebtoken::decode_header(token).map_err(|_| AuthError::Invalid)?;
         if header.crit.is_some() {
@@ -211,25 +212,24 @@ impl Tokens {
         if claims.nbf.is_some_and(|nbf| !has_begun(nbf, now_s())) {
             return Err(AuthError::Invalid);
         }
-        let who = match (is_own, claims.sid, Uuid::parse_str(&claims.sub)) {
-            (true, Some(session), Ok(id)) => Who::User { id, session },
-            _ => Who::External {
+        let identity = match (is_own, claims.sid, Uuid::parse_str(&claims.sub)) {
+            (true, Some(session), Ok(id)) => Identity::User { id, session },
+            _ => Identity::External {
                 issuer: claims.iss.unwrap_or_else(|| self.expects.issuer.clone()),
                 subject: claims.sub,
             },
         };
         let permissions = claim_at(&claims.others, &self.permissions_claim).map(permissions);
-        Ok(Verified { principal: Principal { who, permissions }, issued_s: claims.iat as i64 })
+        Ok(Verified { principal: Principal { identity, permissions }, issued_s: claims.iat as i64 })
     }
 }
 
-/// Whether the time `nbf` has come. Fractions count as they are: rounded up, half a second ago would be yet to come.
+/// Whether the time `nbf` has come. Fractions are not rounded: rounded up, half a second ago would still be in the future.
 fn has_begun(nbf: f64, now_s: i64) -> bool {
     nbf.floor() <= (now_s + LEEWAY_S as i64) as f64
 }
 
-/// The claim of this name, or at this path of names with dots between, such as `realm_access.roles`. Names may have dots
-/// themselves.
+/// The claim of this name, or at this path of names separated by dots, such as `realm_access.roles`. Names may contain dots.
 fn claim_at<'a>(claims: &'a Map<String, Value>, path: &str) -> Option<&'a Value> {
     let nested = || {
         path.match_indices('.').find_map(|(dot, _)| match claims.get(&path[..dot]) {
@@ -250,7 +250,7 @@ fn refresh_mac(key: &Hmac<Sha256>, session: Uuid, secret: &[u8; 32]) -> Hmac<Sha
 fn validation(algorithm: Algorithm, leeway_s: u64, expects: &Expects, required: &[&str]) -> Validation {
     let mut validation = Validation::new(algorithm);
     validation.leeway = leeway_s;
-    // By `has_begun`: the library rounds.
+    // Checked by `has_begun`: the library rounds.
     validation.validate_nbf = false;
     validation.set_issuer(&[&expects.issuer]);
     validation.set_audience(&[&expects.audience]);
@@ -258,7 +258,7 @@ fn validation(algorithm: Algorithm, leeway_s: u64, expects: &Expects, required: 
     validation
 }
 
-/// An array of words, or words with spaces between (RFC 8693, section 4.2); anything else allows nothing.
+/// The scopes in an array of words, or in words separated by spaces (RFC 8693, section 4.2); anything else grants none.
 fn permissions(claim: &Value) -> Scopes {
     match claim {
         Value::Array(words) => Scopes::known(words.iter().filter_map(Value::as_str)),

@@ -1,9 +1,9 @@
-//! How often anybody may ask: budgets that fill up again all the time.
+//! Rate limits: budgets that refill continuously.
 //!
-//! A budget of so many a minute lets a third of it be used at once, and refuses what comes faster. Each key, each user and
-//! each address has its own; an IPv6 address counts as its /64, which is what one customer has. Addresses are counted apart from
-//! keys and users, so that whoever has many addresses pushes nobody out who said who he is. Where there are more than
-//! `MAX_RATE_SUBJECTS`, those beyond share a thousand budgets.
+//! A third of a minute's budget may be used at once; faster requests are rejected. Each key, user and address has its own
+//! budget; an IPv6 address counts as its /64, which is what one customer has. Addresses are counted apart from keys and users,
+//! so that a client with many addresses displaces no authenticated one. Beyond `MAX_RATE_SUBJECTS`, further subjects share a
+//! thousand budgets.
 
 use std::hash::{BuildHasher, Hash, RandomState};
 use std::net::{IpAddr, Ipv6Addr};
@@ -17,46 +17,46 @@ use governor::state::keyed::DashMapStateStore;
 use governor::{Quota, RateLimiter};
 use uuid::Uuid;
 
-use super::principal::{Principal, Who};
+use super::principal::{Identity, Principal};
 
-/// Budgets that are shared by those for whom there is no room: a thousand, as a power of two.
+/// Budgets shared by subjects beyond the maximum: a thousand, as a power of two.
 const SHARED: u64 = 1024;
-/// How often full budgets are forgotten while there is no room, in requests.
+/// The interval between removals of full budgets while there are too many subjects, in requests.
 const TIDY: u32 = 1024;
-/// The share of a minute's budget that may be used at once.
+/// The fraction of a minute's budget that may be used at once.
 const BURST: u32 = 3;
 
 type Limiter = RateLimiter<u64, DashMapStateStore<u64>, DefaultClock, StateInformationMiddleware>;
 
-/// Whose requests are counted together.
+/// The unit in which requests are counted.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub enum Subject {
-    /// Of an API key.
+pub enum LimitSubject {
+    /// An API key.
     Key(Uuid),
-    /// Of a write-only key, which many share, from one address or network of 64 bits.
+    /// A write-only key, which many clients share, from one address or network of 64 bits.
     WriteOnlyKey(Uuid, IpAddr),
-    /// Of a user.
+    /// A user.
     User(Uuid),
-    /// Of the subject of another issuer.
+    /// The subject of another issuer.
     External(String, String),
-    /// Of whoever has the operator's token.
+    /// The operator's token.
     Operator,
-    /// Of an address, or a network of 64 bits.
+    /// An address, or a network of 64 bits.
     Address(IpAddr),
-    /// Of an email that somebody logs in with.
+    /// An email at log-in.
     Account(String),
 }
 
-impl Subject {
-    /// Whoever asks; nobody in particular is his address.
+impl LimitSubject {
+    /// The subject of a principal; an anonymous one is its address.
     pub fn of(principal: &Principal, address: IpAddr) -> Self {
-        match &principal.who {
-            Who::Anonymous => Self::address(address),
-            Who::Operator => Self::Operator,
-            Who::User { id, .. } => Self::User(*id),
-            Who::External { issuer, subject } => Self::External(issuer.clone(), subject.clone()),
-            Who::Key { id, .. } => Self::Key(*id),
-            Who::WriteOnlyKey { id, .. } => Self::WriteOnlyKey(*id, network(address)),
+        match &principal.identity {
+            Identity::Anonymous => Self::address(address),
+            Identity::Operator => Self::Operator,
+            Identity::User { id, .. } => Self::User(*id),
+            Identity::External { issuer, subject } => Self::External(issuer.clone(), subject.clone()),
+            Identity::Key { id, .. } => Self::Key(*id),
+            Identity::WriteOnlyKey { id, .. } => Self::WriteOnlyKey(*id, network(address)),
         }
     }
 
@@ -66,7 +66,7 @@ impl Subject {
     }
 }
 
-/// What one customer has: an IPv4 address, or an IPv6 network of 64 bits.
+/// An IPv4 address, or an IPv6 network of 64 bits.
 fn network(address: IpAddr) -> IpAddr {
     match address {
         IpAddr::V4(_) => address,
@@ -74,16 +74,16 @@ fn network(address: IpAddr) -> IpAddr {
     }
 }
 
-/// What is left of a budget.
+/// The rest of a budget.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Left {
+pub struct Remaining {
     /// Requests that may come at once.
     pub requests: u32,
-    /// How long until all of it is there again, or until the next request is taken.
+    /// The time until the budget is full again, or until the next request is accepted.
     pub wait: Duration,
 }
 
-/// One budget of everybody.
+/// A budget for each subject.
 #[derive(Debug)]
 pub struct Budget {
     /// Its name on the wire.
@@ -93,14 +93,14 @@ pub struct Budget {
     burst: u32,
     known: Limiter,
     addresses: Limiter,
-    room: usize,
+    max_subjects: usize,
     hasher: RandomState,
     since_tidied: AtomicU32,
 }
 
 impl Budget {
-    /// So many `a_minute` for each of up to `room` subjects; none if they are unlimited.
-    pub fn new(name: &'static str, a_minute: u32, room: usize) -> Option<Self> {
+    /// A budget of `a_minute` for each of up to `max_subjects` subjects; `None`: unlimited.
+    pub fn new(name: &'static str, a_minute: u32, max_subjects: usize) -> Option<Self> {
         let rate = NonZeroU32::new(a_minute)?;
         let burst = NonZeroU32::new(a_minute.div_ceil(BURST))?;
         let quota = Quota::per_minute(rate).allow_burst(burst);
@@ -111,7 +111,7 @@ impl Budget {
             burst: burst.get(),
             known: limiter(),
             addresses: limiter(),
-            room,
+            max_subjects,
             hasher: RandomState::new(),
             since_tidied: AtomicU32::new(0),
         })
@@ -121,14 +121,16 @@ impl Budget {
     ///
     /// # Errors
     ///
-    /// What is left, which is nothing, and when it is worth another try.
-    pub fn take(&self, subject: &Subject) -> Result<Left, Left> {
+    /// The empty budget, with the time until the next request.
+    pub fn take(&self, subject: &LimitSubject) -> Result<Remaining, Remaining> {
         let limiter = match subject {
-            Subject::Address(_) | Subject::Account(_) | Subject::WriteOnlyKey(..) => &self.addresses,
+            LimitSubject::Address(_) | LimitSubject::Account(_) | LimitSubject::WriteOnlyKey(..) => {
+                &self.addresses
+            }
             _ => &self.known,
         };
         let mut slot = self.hasher.hash_one(subject) | SHARED;
-        if limiter.len() >= self.room {
+        if limiter.len() >= self.max_subjects {
             if self.since_tidied.fetch_add(1, Ordering::Relaxed).is_multiple_of(TIDY) {
                 limiter.retain_recent();
             }
@@ -139,11 +141,11 @@ impl Budget {
                 let requests = state.remaining_burst_capacity();
                 let used = f64::from(self.burst.saturating_sub(requests));
                 let wait = Duration::from_secs_f64(used * 60.0 / f64::from(self.a_minute));
-                Ok(Left { requests, wait })
+                Ok(Remaining { requests, wait })
             }
             Err(not_until) => {
                 let wait = not_until.wait_time_from(DefaultClock::default().now());
-                Err(Left { requests: 0, wait })
+                Err(Remaining { requests: 0, wait })
             }
         }
     }
@@ -153,8 +155,8 @@ impl Budget {
 mod tests {
     use super::*;
 
-    fn address(text: &str) -> Subject {
-        Subject::address(text.parse().unwrap())
+    fn address(text: &str) -> LimitSubject {
+        LimitSubject::address(text.parse().unwrap())
     }
 
     #[test]
@@ -166,7 +168,7 @@ mod tests {
         let refused = budget.take(&address("10.0.0.1")).unwrap_err();
         assert!(refused.wait > Duration::ZERO && refused.wait <= Duration::from_secs(1), "{refused:?}");
         assert!(budget.take(&address("10.0.0.2")).is_ok());
-        assert!(budget.take(&Subject::Key(Uuid::nil())).is_ok());
+        assert!(budget.take(&LimitSubject::Key(Uuid::nil())).is_ok());
         assert!(Budget::new("reads", 0, 100).is_none());
     }
 
@@ -180,9 +182,9 @@ mod tests {
     fn many_addresses_take_bounded_memory_and_push_out_nobody_who_is_known() {
         let budget = Budget::new("reads", 600, 100).unwrap();
         for n in 0..50_000_u32 {
-            let _any = budget.take(&Subject::address(IpAddr::from(n.to_be_bytes())));
+            let _any = budget.take(&LimitSubject::address(IpAddr::from(n.to_be_bytes())));
         }
         assert!(budget.addresses.len() <= 100 + SHARED as usize, "{}", budget.addresses.len());
-        assert_eq!(budget.take(&Subject::User(Uuid::nil())).unwrap().requests, 199);
+        assert_eq!(budget.take(&LimitSubject::User(Uuid::nil())).unwrap().requests, 199);
     }
 }

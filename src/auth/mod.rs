@@ -1,17 +1,16 @@
-//! Who may use what.
+//! Authentication and authorization.
 //!
-//! A request shows a bearer token of one of four kinds, and [`Verifier`] says whose it is out of memory, without waiting:
+//! A request has a bearer token of one of four kinds, which [`Verifier`] verifies from memory, without waiting:
 //!
-//! | token | good if |
+//! | token | valid if |
 //! |---|---|
-//! | the operator's (`STRESS_TOKEN`) | it is that, compared in constant time |
-//! | a JWT of our own | signed with `JWT_SECRET`, in its time, and its session is not over (`revocations`) |
-//! | a JWT of an issuer | verified by a public key that an operator named |
-//! | an API key, a write-only one too | its SHA-256 is known (`keys::cache`), or the database knows it ([`Accounts::look_up`]) |
+//! | the operator's (`STRESS_TOKEN`) | equal, compared in constant time |
+//! | a JWT of the service | signed with `JWT_SECRET`, not expired, and its session has not ended (`revocations`) |
+//! | a JWT of an issuer | verified by a public key that an operator configured |
+//! | an API key, also write-only | its SHA-256 is cached (`keys::cache`), or in the database ([`Accounts::look_up`]) |
 //!
-//! What anybody may do is a set of [`Scopes`]; which route needs which is a table of the HTTP face. Users, sessions and keys
-//! are in Postgres, and [`Accounts`] is the handle of whatever reads or changes them. What one node takes back the others read
-//! within a second.
+//! Permissions are a set of [`Scopes`]; the HTTP face has the table of required scopes per route. Users, sessions and keys are
+//! in Postgres, behind the handle [`Accounts`]. Other nodes read a revocation within a second.
 
 mod accounts;
 mod clock;
@@ -32,63 +31,63 @@ mod verifier;
 pub use accounts::Accounts;
 pub use issuer::IssuerError;
 pub use keys::{KeyHash, is_key, is_write_only_key};
-pub use principal::{Decision, Principal, Who};
+pub use principal::{Decision, Identity, Principal};
 pub use random::{NoRandomness, Secret};
 pub use scope::{ALL as ALL_SCOPES, Scope, Scopes};
 pub use secret::{SecretError, SigningSecret, signing_secret};
-pub use verifier::{Shown, Verifier};
+pub use verifier::{Verification, Verifier};
 
 use crate::db::DbError;
 
-/// Why somebody is not let in, or what he asked for is not done.
+/// The reason why a principal or a request is rejected.
 #[derive(Debug, thiserror::Error)]
 pub enum AuthError {
-    /// A token that is not good. Why is not told: it would help whoever made it up.
+    /// An invalid token. The cause is not reported: it would help to forge one.
     #[error("the token is not valid")]
     Invalid,
-    /// It cannot be told yet whether a token is good.
+    /// Sessions are not loaded yet, so the token cannot be verified.
     #[error("sessions are not known yet; try again later")]
     NotReady,
-    /// An unknown email, or a wrong password: which of them is not told.
+    /// An unknown email, or a wrong password: the two are not distinguished.
     #[error("the email or the password is wrong")]
     WrongPassword,
-    /// A user has the email.
+    /// Another user has the email.
     #[error("the email is taken")]
     EmailTaken,
-    /// A value that cannot be taken.
+    /// An invalid value.
     #[error("{message}")]
     Field {
         /// Its member.
         field: &'static str,
-        /// What it takes.
+        /// The valid values.
         message: String,
     },
-    /// More passwords wait to be checked than may.
+    /// Too many passwords wait to be checked.
     #[error("too many passwords are being checked; try again later")]
     Overloaded,
     /// `REGISTRATION` is off.
-    #[error("nobody can register here")]
+    #[error("registration is off")]
     RegistrationOff,
     /// There is no `JWT_SECRET` to sign tokens with.
-    #[error("users sign in elsewhere: there is no JWT_SECRET")]
+    #[error("users log in elsewhere: there is no JWT_SECRET")]
     SignInOff,
-    /// What was asked for is not there, or is another's: which of them is not told.
+    /// The object does not exist, or belongs to another user: the two are not distinguished.
     #[error("there is no such {0}")]
     NotFound(&'static str),
-    /// A key may not be given more than its maker may.
-    #[error("a key may do no more than whoever makes it")]
+    /// A key cannot have more scopes than its creator.
+    #[error("a key cannot have more scopes than its creator")]
     BeyondRights,
-    /// The user has as many keys as he may.
+    /// The user has the maximum number of keys.
     #[error("there are {0} keys already (MAX_USER_KEYS)")]
     TooManyKeys(i64),
-    /// Who asks is none of our users.
+    /// The principal is none of the service's users.
     #[error("this takes a user's token")]
     NotAUser,
-    /// The database.
+    /// The database's error.
     #[error("the database")]
     Database(#[source] Box<DbError>),
-    /// Something that never fails did.
-    #[error("a token or a hash cannot be made")]
+    /// A token or a hash could not be created.
+    #[error("a token or a hash could not be created")]
     Failed,
 }
 

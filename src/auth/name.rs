@@ -1,8 +1,8 @@
 //! Unicode forms of names and passwords.
 //!
-//! One text can be typed as several sequences of characters: `é` is one character on one keyboard and two on another.
-//! What is stored and hashed is in NFC. What budgets count is [`folded`], which is coarser: two spellings that can find
-//! one account have one form, whatever Postgres' collation makes of upper and lower case.
+//! One text can be typed as several sequences of characters: `é` is one character on one keyboard and two on another. Stored
+//! and hashed texts are in NFC. Rate limits use [`folded`], which is coarser: two spellings that can find one account have one
+//! form, whatever Postgres' collation does with upper and lower case.
 
 use unicode_normalization::UnicodeNormalization;
 
@@ -19,10 +19,10 @@ pub(super) fn decomposed(text: &str) -> String {
     text.nfd().collect()
 }
 
-/// The form by which a name is counted: without regard to case, compatibility characters and dots above.
+/// The form for rate limits: without case, compatibility characters and dots above.
 pub(super) fn folded(text: &str) -> String {
     let plain = |text: &str| text.nfkd().filter(|c| *c != DOT_ABOVE).collect::<String>();
-    // There and back, as some characters have a counterpart in one direction only: `ſ`, `ß`, `ı`.
+    // Both directions, as some characters have a counterpart in one direction only: `ſ`, `ß`, `ı`.
     plain(&plain(text).to_lowercase().to_uppercase().to_lowercase())
 }
 
@@ -50,7 +50,7 @@ mod tests {
             assert_eq!(folded(one), folded(other), "{one} {other}");
         }
         assert_ne!(folded("ada@x"), folded("bda@x"));
-        assert_ne!(folded("jos\u{e9}@x"), folded("jose@x"), "an accent tells two people apart");
+        assert_ne!(folded("jos\u{e9}@x"), folded("jose@x"), "an accent distinguishes two people");
     }
 
     #[test]

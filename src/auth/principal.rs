@@ -1,4 +1,4 @@
-//! Who sends a request, and what he may do.
+//! Principals: the authenticated sender of a request, and its permissions.
 
 use std::sync::Arc;
 
@@ -6,74 +6,73 @@ use uuid::Uuid;
 
 use super::scope::{Scope, Scopes};
 
-/// Who sends a request, and what he may do.
+/// The authenticated sender of a request, and its permissions.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Principal {
-    /// Who it is.
-    pub who: Who,
-    /// What he may do; `None` where nothing says it: what anybody may.
+    /// The identity.
+    pub identity: Identity,
+    /// The permissions; `None`: those of an anonymous client.
     pub permissions: Option<Scopes>,
 }
 
-/// Who sends a request.
+/// The sender of a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Who {
-    /// Nobody said.
+pub enum Identity {
+    /// No token.
     Anonymous,
-    /// Whoever has the operator's token.
+    /// The operator's token.
     Operator,
-    /// A user of our own, in a session.
+    /// A user of the service, in a session.
     User {
         /// The user.
         id: Uuid,
         /// The session.
         session: Uuid,
     },
-    /// A subject that an issuer of tokens vouches for.
+    /// A subject of a token issuer.
     External {
         /// The issuer (`iss`).
         issuer: String,
         /// The subject (`sub`).
         subject: String,
     },
-    /// Whoever has this API key.
+    /// An API key.
     Key {
         /// The key.
         id: Uuid,
-        /// The user who made it, if one did.
+        /// The user who created it.
         owner: Option<Uuid>,
     },
-    /// A web page with a published key, which sends events and does nothing else.
+    /// A web page with a published key, which sends events and nothing else.
     WriteOnlyKey {
         /// The key.
         id: Uuid,
-        /// The origins of the pages that may use it.
+        /// The origins of the pages.
         origins: Arc<[String]>,
     },
 }
 
-/// Whether somebody may do something.
+/// The result of an authorization.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Decision {
-    /// He may.
+    /// Permitted.
     Allowed,
-    /// Nobody said who he is, and somebody has to.
+    /// Not authenticated.
     Unknown,
-    /// It is known who he is, and he may not.
+    /// Authenticated, without the permission.
     Forbidden,
 }
 
 impl Principal {
-    /// Nobody.
-    pub const ANONYMOUS: Self = Self { who: Who::Anonymous, permissions: None };
+    /// A client without a token.
+    pub const ANONYMOUS: Self = Self { identity: Identity::Anonymous, permissions: None };
 
-    /// Whether it was said who sends the request.
+    /// Whether the request is authenticated.
     pub fn is_known(&self) -> bool {
-        self.who != Who::Anonymous
+        self.identity != Identity::Anonymous
     }
 
-    /// What he may do. Where the service is `open`, nobody has to say who he is; but whoever shows a token that says what it
-    /// may do is held to it.
+    /// The permissions. An `open` service needs no token, but a token with permissions is limited to them.
     pub fn scopes(&self, open: bool) -> Scopes {
         match self.permissions {
             Some(permissions) => permissions,
@@ -82,7 +81,7 @@ impl Principal {
         }
     }
 
-    /// Whether he may do something.
+    /// Authorizes a scope.
     pub fn may(&self, scope: Scope, open: bool) -> Decision {
         match self.scopes(open).allow(scope) {
             true => Decision::Allowed,
@@ -98,7 +97,8 @@ mod tests {
 
     #[test]
     fn open_lets_everybody_in_but_holds_a_token_to_what_it_says() {
-        let key = |permissions| Principal { who: Who::Key { id: Uuid::nil(), owner: None }, permissions };
+        let key =
+            |permissions| Principal { identity: Identity::Key { id: Uuid::nil(), owner: None }, permissions };
         let reads = Some(Scopes::default().with(Scope::RecordsRead));
         for (principal, open, required) in [
             (Principal::ANONYMOUS, Decision::Allowed, Decision::Unknown),

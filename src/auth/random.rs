@@ -2,19 +2,19 @@
 
 use std::fmt;
 
-/// The system gives no random bytes. Nothing secret can be made then.
+/// The system has no random bytes, so no secret can be generated.
 #[derive(Debug, thiserror::Error)]
 #[error("the system gives no random bytes")]
 pub struct NoRandomness;
 
-/// Letters and digits of which no two look alike (Crockford's base 32): 5 bits each.
+/// Letters and digits that are easy to distinguish (Crockford's base 32): 5 bits each.
 pub(super) const ALPHABET: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
 
-/// So many random characters of [`ALPHABET`].
+/// A text of random characters of [`ALPHABET`].
 pub(super) fn text(characters: usize) -> Result<String, NoRandomness> {
     let mut bytes = vec![0; characters];
     fill(&mut bytes)?;
-    // 32 divides 256, so no character is likelier than another.
+    // 32 divides 256, so all characters are equally likely.
     Ok(bytes.iter().map(|byte| char::from(ALPHABET[usize::from(byte % 32)])).collect())
 }
 
@@ -29,17 +29,17 @@ fn fill(bytes: &mut [u8]) -> Result<(), NoRandomness> {
     getrandom::fill(bytes).map_err(|_| NoRandomness)
 }
 
-/// A secret on its way; never shown by `Debug`.
+/// A secret; never printed by `Debug`.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(pub(super) String);
 
 impl Secret {
-    /// A secret that came from outside.
+    /// A secret received from a client.
     pub fn new(text: String) -> Self {
         Self(text)
     }
 
-    /// The secret itself, for whom it is meant.
+    /// The secret itself.
     pub fn reveal(&self) -> &str {
         &self.0
     }

@@ -1,46 +1,46 @@
-//! The one vocabulary of what anybody may do: scopes of keys and permissions of users are the same words.
+//! Scopes: the permissions of keys and of users.
 
 use std::fmt;
 
-/// Something that may be done.
+/// A permission.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Scope {
-    /// Sends events.
+    /// Send events.
     EventsWrite,
-    /// Reads records.
+    /// Read records.
     RecordsRead,
-    /// Makes, changes and deletes records.
+    /// Create, change and delete records.
     RecordsWrite,
-    /// Reads his own conversations.
+    /// Read one's own conversations.
     ConversationsRead,
-    /// Writes his own conversations.
+    /// Write one's own conversations.
     ConversationsWrite,
-    /// Reads his own files.
+    /// Read one's own files.
     FilesRead,
-    /// Uploads and deletes his own files.
+    /// Upload and delete one's own files.
     FilesWrite,
-    /// Reads streams.
+    /// Read streams.
     StreamsRead,
-    /// Appends to streams.
+    /// Append to streams.
     StreamsWrite,
-    /// Makes streams.
+    /// Create streams.
     StreamsCreate,
-    /// Deletes streams.
+    /// Delete streams.
     StreamsDelete,
-    /// Looks at dead letters.
+    /// Read dead letters.
     DeadlettersRead,
-    /// Redrives and discards dead letters.
+    /// Redrive and discard dead letters.
     DeadlettersWrite,
-    /// Reads health, metrics, and what became of events.
+    /// Read health, metrics, and the fate of events.
     OpsRead,
-    /// Uses the stress API beside its records.
+    /// Use the stress API, except for its records.
     Stress,
-    /// Everything.
+    /// All permissions.
     Admin,
 }
 
-/// Every scope, in the order in which they are listed.
+/// Every scope, in the order of lists.
 pub const ALL: [Scope; 16] = [
     Scope::EventsWrite,
     Scope::RecordsRead,
@@ -61,7 +61,7 @@ pub const ALL: [Scope; 16] = [
 ];
 
 impl Scope {
-    /// The word for it.
+    /// Its name.
     pub fn name(self) -> &'static str {
         match self {
             Self::EventsWrite => "events:write",
@@ -83,7 +83,7 @@ impl Scope {
         }
     }
 
-    /// The scope that a word names.
+    /// The scope of a name.
     pub fn parse(word: &str) -> Option<Self> {
         ALL.into_iter().find(|scope| scope.name() == word)
     }
@@ -98,31 +98,31 @@ impl Scope {
 pub struct Scopes(u32);
 
 impl Scopes {
-    /// Everything.
+    /// All permissions.
     pub const ADMIN: Self = Self(1 << Scope::Admin as u8);
 
-    /// What somebody who registered may do: his own conversations and files, and nothing else.
+    /// The permissions of a registered user: their own conversations and files.
     pub fn of_a_registered_user() -> Self {
         use Scope::{ConversationsRead, ConversationsWrite, FilesRead, FilesWrite};
         [ConversationsRead, ConversationsWrite, FilesRead, FilesWrite].into_iter().collect()
     }
 
-    /// The scopes that words name; words that name none are passed over.
+    /// The scopes of these names; unknown names are ignored.
     pub fn known<'a>(words: impl IntoIterator<Item = &'a str>) -> Self {
         words.into_iter().filter_map(Scope::parse).collect()
     }
 
-    /// Whether they allow something.
+    /// Whether the set permits a scope.
     pub fn allow(self, scope: Scope) -> bool {
         self.0 & (scope.bit() | Scope::Admin.bit()) != 0
     }
 
-    /// Whether they allow everything that `others` do.
+    /// Whether the set permits everything that `others` does.
     pub fn cover(self, others: Self) -> bool {
         self.allow(Scope::Admin) || others.0 & !self.0 == 0
     }
 
-    /// What both allow.
+    /// The intersection.
     pub fn within(self, others: Self) -> Self {
         match (self.allow(Scope::Admin), others.allow(Scope::Admin)) {
             (true, _) => others,
@@ -131,17 +131,17 @@ impl Scopes {
         }
     }
 
-    /// These and one more.
+    /// The set with one more scope.
     pub fn with(self, scope: Scope) -> Self {
         Self(self.0 | scope.bit())
     }
 
-    /// Whether there are none.
+    /// Whether the set is empty.
     pub fn is_empty(self) -> bool {
         self.0 == 0
     }
 
-    /// The words for them, in order.
+    /// The names of the scopes, in order.
     pub fn names(self) -> Vec<&'static str> {
         ALL.into_iter().filter(|scope| self.0 & scope.bit() != 0).map(Scope::name).collect()
     }

@@ -1,4 +1,4 @@
-//! The secret that tokens of our own are signed with.
+//! The secret that signs the service's own tokens.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
@@ -10,11 +10,11 @@ use uuid::Uuid;
 use super::random::{self, NoRandomness, Secret};
 use crate::config::{AuthMode, Config};
 
-/// Where it is kept with a private Postgres, below `DATA_DIR`.
+/// The file for it with a private Postgres, below `DATA_DIR`.
 const FILE: &str = "jwt.secret";
 /// 5 bits each: 320 in all.
 const CHARACTERS: usize = 64;
-/// As `JWT_SECRET` takes.
+/// The minimum of `JWT_SECRET`.
 const LEAST_BYTES: usize = 32;
 
 /// There is no secret to sign with.
@@ -23,25 +23,25 @@ pub enum SecretError {
     /// An operator has to set it.
     #[error("it is not set, and has to be where AUTH=required and the database is your own")]
     Needed,
-    /// The file cannot be read or made.
+    /// The file cannot be read or created.
     #[error("{path}: {source}")]
     File {
         /// The file.
         path: PathBuf,
-        /// What the system says.
+        /// The system's error.
         source: io::Error,
     },
-    /// None can be made.
+    /// No secret can be generated.
     #[error(transparent)]
     Randomness(#[from] NoRandomness),
 }
 
-/// A secret to sign with.
+/// The secret to sign with.
 #[derive(Debug)]
 pub struct SigningSecret {
-    /// The secret; none where users sign in elsewhere.
+    /// The secret; `None`: users log in elsewhere.
     pub secret: Option<Secret>,
-    /// Whether it ends with this process, and with it every token.
+    /// Whether it ends with this process, and every token with it.
     pub is_passing: bool,
 }
 
@@ -51,8 +51,8 @@ impl SigningSecret {
     }
 }
 
-/// The secret: the one that is set; for a private Postgres the one in `DATA_DIR`, made if it is not there; a random one that
-/// ends with this process where the service is open; none where users sign in elsewhere.
+/// The configured secret; with a private Postgres the one in `DATA_DIR`, created if missing; a random one for this process
+/// where the service is open; `None` where users log in elsewhere.
 ///
 /// # Errors
 ///
@@ -84,7 +84,7 @@ fn read_or_make(dir: &Path, path: &Path) -> Result<Secret, SecretError> {
         read => return read.map_err(failed),
     }
     let secret = random::text(CHARACTERS)?;
-    // Of two processes that begin at once the first to link has made it, and it is never there in part.
+    // Of two processes that start at the same time, the first one to link creates it; it is never there in part.
     let unfinished = dir.join(format!("{FILE}.{}", Uuid::new_v4().simple()));
     let make = || {
         fs::create_dir_all(dir)?;

@@ -1,4 +1,4 @@
-//! Whose a token is, out of memory.
+//! The verification of tokens, from memory.
 
 use std::sync::Arc;
 
@@ -8,17 +8,17 @@ use super::AuthError;
 use super::clock::now_s;
 use super::issuer::{IssuerError, IssuerKeys};
 use super::jwt::Tokens;
-use super::keys::{self, KeyCache, KeyHash, Known};
-use super::principal::{Principal, Who};
+use super::keys::{self, CacheLookup, KeyCache, KeyHash};
+use super::principal::{Identity, Principal};
 use super::random::Secret;
-use super::revocations::{Freshness, Revocations, Standing};
+use super::revocations::{Freshness, Revocations, SessionStatus};
 use super::scope::Scopes;
 use crate::config::{AuthConfig, AuthMode};
 
 /// Longer than any header that a client may send.
 const MAX_TOKEN_BYTES: usize = 64 * 1024;
 
-/// Knows which tokens are good.
+/// Verifies tokens.
 pub struct Verifier {
     mode: AuthMode,
     token: Option<String>,
@@ -34,21 +34,21 @@ impl std::fmt::Debug for Verifier {
     }
 }
 
-/// What a token turns out to be.
+/// The result of a verification.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Shown {
-    /// Somebody's.
-    Known(Principal),
-    /// It may be a key: the database is to be asked ([`super::Accounts::look_up`]).
-    Ask(KeyHash),
+pub enum Verification {
+    /// A valid token.
+    Verified(Principal),
+    /// Perhaps a key: the database has to be asked ([`super::Accounts::look_up`]).
+    LookUp(KeyHash),
 }
 
 impl Verifier {
-    /// A verifier for the tokens that the settings name, and for those that are signed with `secret`.
+    /// A verifier for the configured tokens, and for those signed with `secret`.
     ///
     /// # Errors
     ///
-    /// [`IssuerError`] for a file of `JWT_PUBLIC_KEY_FILE` that cannot be used.
+    /// [`IssuerError`] for an unusable `JWT_PUBLIC_KEY_FILE`.
     pub fn new(
         config: &AuthConfig,
         mode: AuthMode,
@@ -68,67 +68,67 @@ impl Verifier {
         }))
     }
 
-    /// Whether nobody has to say who he is.
+    /// Whether requests need no token.
     pub fn is_open(&self) -> bool {
         self.mode == AuthMode::Open
     }
 
-    /// A token is shown: whether [`Self::freshen`] is to be waited for before it is verified.
+    /// Records the use of a token; returns whether to wait for [`Self::freshen`] before it is verified.
     pub fn is_stale(&self) -> bool {
         self.freshness.is_stale()
     }
 
-    /// Waits until what other nodes took back is known, for half a second at the longest.
+    /// Waits until the revocations of other nodes are read, for half a second at most.
     pub async fn freshen(&self) {
         self.freshness.wait().await;
     }
 
-    /// Takes the keys that an issuer publishes (RFC 7517) in place of those before; how many of them can be used.
+    /// Replaces the issuer's keys by a published set (RFC 7517); returns the number of usable ones.
     ///
     /// # Errors
     ///
-    /// [`IssuerError::NotASet`]: those before stay good.
+    /// [`IssuerError::NotASet`]: the former keys stay.
     pub fn replace_issuer_keys(&self, set: &[u8]) -> Result<usize, IssuerError> {
         self.tokens.issuer().replace(set)
     }
 
-    /// Resolves when a token came that none of the issuer's keys fits: it may have published others.
+    /// Resolves when a token fits none of the issuer's keys: it may have published others.
     pub async fn lacks_an_issuer_key(&self) {
         self.tokens.issuer().lacking().await;
     }
 
-    /// Whose token this is.
+    /// Verifies a token.
     ///
     /// # Errors
     ///
-    /// [`AuthError::Invalid`] for every token that is not good, [`AuthError::NotReady`] if that cannot be told yet.
-    pub fn verify(&self, token: &str) -> Result<Shown, AuthError> {
+    /// [`AuthError::Invalid`] for every invalid token, [`AuthError::NotReady`] if sessions are not loaded yet.
+    pub fn verify(&self, token: &str) -> Result<Verification, AuthError> {
         if token.is_empty() || token.len() > MAX_TOKEN_BYTES {
             return Err(AuthError::Invalid);
         }
-        // Compared without telling by its time how much of it was right.
+        // Compared in constant time.
         let is_operators =
             self.token.as_ref().is_some_and(|own| own.as_bytes().ct_eq(token.as_bytes()).into());
         if is_operators {
             let permissions = Some(Scopes::ADMIN);
-            return Ok(Shown::Known(Principal { who: Who::Operator, permissions }));
+            return Ok(Verification::Verified(Principal { identity: Identity::Operator, permissions }));
         }
         if keys::is_key(token) {
             let hash = KeyHash::of(token).ok_or(AuthError::Invalid)?;
             return match self.keys.get(&hash, now_s()) {
-                Known::Key(key) => Ok(Shown::Known(key.principal())),
-                Known::Nobodys => Err(AuthError::Invalid),
-                Known::Unsure => Ok(Shown::Ask(hash)),
+                CacheLookup::Key(key) => Ok(Verification::Verified(key.principal())),
+                CacheLookup::NoKey => Err(AuthError::Invalid),
+                CacheLookup::Miss => Ok(Verification::LookUp(hash)),
             };
         }
         let verified = self.tokens.verify(token)?;
-        if let Who::User { session, .. } = verified.principal.who {
-            match self.revocations.standing(session, verified.issued_s) {
-                Standing::Good => {}
-                Standing::Ended => return Err(AuthError::Invalid),
-                Standing::Unknown => return Err(AuthError::NotReady),
+        if let Identity::User { session, .. } = verified.principal.identity {
+            match self.revocations.status(session, verified.issued_s) {
+                SessionStatus::Active => {}
+                SessionStatus::Ended => return Err(AuthError::Invalid),
+                SessionStatus::Unknown => return Err(AuthError::NotReady),
             }
         }
-        Ok(Shown::Known(verified.principal))
+        Ok(Verification::Verified(verified.principal))
     }
 }

@@ -1,4 +1,4 @@
-//! `tidegate doctor`: which promise this host can keep.
+//! `tidegate doctor`: the strongest ack level that this host can keep.
 
 use std::fs;
 use std::path::PathBuf;
@@ -12,7 +12,7 @@ use crate::doctor;
 
 #[derive(Debug, Args)]
 pub(super) struct DoctorArgs {
-    /// What the crash drill starts and kills.
+    /// The process that the crash drill starts and kills.
     #[arg(long, hide = true)]
     drill: Option<PathBuf>,
 }
@@ -41,5 +41,5 @@ pub(super) fn run(args: &DoctorArgs) -> Result<(), Failure> {
     }
     let (fine, conclusion) = doctor::conclusion(&host, &database);
     println!("{conclusion}");
-    if fine { Ok(()) } else { Err(Failure::Run("see what is marked FAIL".into())) }
+    if fine { Ok(()) } else { Err(Failure::Run("see the lines marked FAIL".into())) }
 }

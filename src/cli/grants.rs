@@ -1,4 +1,4 @@
-//! `tidegate grants`: what the service's role needs, as statements for the database's administrator.
+//! `tidegate grants`: the rights of the service's role, as statements for the database's administrator.
 
 use clap::Args;
 
@@ -8,7 +8,7 @@ use crate::db::{self, ConnectionUrl};
 
 #[derive(Debug, Args)]
 pub(super) struct GrantsArgs {
-    /// The role that the service connects as. Without it the user of DATABASE_URL.
+    /// The role that the service connects as; by default the user of DATABASE_URL
     #[arg(long)]
     role: Option<String>,
 }
@@ -17,7 +17,7 @@ pub(super) fn run(args: &GrantsArgs) -> Result<(), Failure> {
     let config = Config::from_env()?;
     let Some(url) = &config.database.database_url else {
         return Err(Failure::Usage(
-            "grants is for DATABASE_URL: a private Postgres has one role, which may do everything".into(),
+            "grants is for DATABASE_URL: a private Postgres has one role, a superuser".into(),
         ));
     };
     let url = ConnectionUrl::parse(url).map_err(|error| ConfigError::database_url(&error))?;

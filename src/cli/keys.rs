@@ -1,4 +1,4 @@
-//! `tidegate keys`: API keys, beside a running service or without one.
+//! `tidegate keys`: API keys, with or without a running service.
 
 use clap::{Args, Subcommand};
 use time::format_description::well_known::Rfc3339;
@@ -18,41 +18,41 @@ pub(super) struct KeysArgs {
 
 #[derive(Debug, Subcommand)]
 enum KeysCommand {
-    /// Makes a key and prints it, once.
+    /// Create a key and print it, once
     Create(CreateArgs),
-    /// Lists all keys, newest first.
+    /// List all keys, newest first
     List,
-    /// Revokes a key, on every node within a second.
+    /// Revoke a key, on every node within a second
     Revoke {
-        /// Its id, or the part of it that the list shows.
+        /// The key's id, or its prefix as listed
         key: String,
     },
 }
 
 #[derive(Debug, Args)]
 struct CreateArgs {
-    /// What it may do, such as events:write; may be given several times.
+    /// A scope of the key, such as events:write; repeatable
     #[arg(long, value_parser = scope, required_unless_present_any = ["admin", "write_only"])]
     scope: Vec<Scope>,
-    /// What it is called; without one, as the key that it replaces.
+    /// The key's name; by default that of the replaced key
     #[arg(long)]
     name: Option<String>,
-    /// When it expires: a time such as 2026-12-31T00:00:00Z, or in how many days or hours, such as 90d or 12h.
+    /// The expiry: a time such as 2026-12-31T00:00:00Z, or a span such as 90d or 12h
     #[arg(long, value_parser = expiry)]
     expires: Option<i64>,
-    /// It may do everything.
+    /// Grant all scopes
     #[arg(long)]
     admin: bool,
-    /// A key for web pages to publish: it sends events from pages of its origins, and does nothing else.
+    /// A key to publish in web pages: it sends events from pages of its origins, and nothing else
     #[arg(long, conflicts_with_all = ["scope", "admin"], requires = "origin")]
     write_only: bool,
-    /// An origin whose pages may use a write-only key, such as `https://app.example`; may be given several times.
+    /// An origin whose pages may use a write-only key, such as `https://app.example`; repeatable
     #[arg(long)]
     origin: Vec<String>,
-    /// The id of the key whose place it takes.
+    /// The id of the key to be replaced
     #[arg(long)]
     replaces: Option<Uuid>,
-    /// For how many hours both are good.
+    /// The hours for which both keys are valid
     #[arg(long, default_value_t = 24, requires = "replaces")]
     overlap_h: u16,
 }
@@ -103,13 +103,13 @@ fn print(key: &ListedKey) {
     println!("{}  {}  {state}  used {used}  [{scopes}]{origins}  {}", key.id, key.prefix, key.name);
 }
 
-/// A scope by its name.
+/// The scope of this name.
 pub(super) fn scope(word: &str) -> Result<Scope, String> {
     let known = || crate::auth::ALL_SCOPES.map(Scope::name).join(", ");
     Scope::parse(word).ok_or_else(|| format!("takes one of {}", known()))
 }
 
-/// A time to come, in seconds of Unix time.
+/// A time in seconds of Unix time, from a time or a span.
 fn expiry(text: &str) -> Result<i64, String> {
     let span = match text.split_at_checked(text.len().saturating_sub(1)) {
         Some((number, "d")) => number.parse::<u32>().ok().map(|days| Duration::days(days.into())),

@@ -1,6 +1,6 @@
-//! The command line. Each command has a file of its own, but for the smallest.
+//! The command line, with a file for each larger command.
 //!
-//! Exit codes: 0 fine, 1 a failure, 2 a usage or configuration that cannot be used.
+//! Exit codes: 0 success, 1 a failure, 2 a usage or configuration error.
 
 mod doctor;
 mod grants;
@@ -18,12 +18,12 @@ use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 
-use crate::app::{self, AppError, Start};
+use crate::app::{self, AppError, StartOptions};
 use crate::config::{self, Config, ConfigError};
-use crate::db::{self, local};
+use crate::db::{self, private};
 use crate::observe::logging;
 
-/// Takes events at line rate and lands them in Postgres by COPY.
+/// Takes events at line rate and stores them in Postgres by COPY
 #[derive(Debug, Parser)]
 #[command(name = "tidegate", version, about)]
 struct Cli {
@@ -33,39 +33,38 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Runs the service (the default).
+    /// Run the service (the default)
     #[command(after_long_help = config::help(), after_help = config::help())]
     Serve {
-        /// Stores all that the journal holds in a database that does not know it: another one, or one that was restored
-        /// to an older point.
+        /// Store the whole journal in a database that does not know it: another one, or one restored to an earlier point
         #[arg(long)]
         adopt_database: bool,
     },
-    /// Prints the connection URL that the same environment would use.
+    /// Print the connection URL for this environment
     Url,
-    /// Recounts tables and journal, and exits 1 if an accepted event is not where it should be.
+    /// Recount tables and journal; exit 1 if an accepted event is missing or doubled
     Verify(verify::VerifyArgs),
-    /// Stores dead letters after all, each exactly once.
+    /// Store dead letters as events, each exactly once
     Redrive(redrive::RedriveArgs),
-    /// Shows what the journal's files hold.
+    /// Show the contents of the journal's files
     Journal(journal::JournalArgs),
-    /// Measures this host and its database, runs drills, and says which promise they can keep.
+    /// Measure this host and its database, run drills, and report the ack level that they can keep
     Doctor(doctor::DoctorArgs),
-    /// Prints what the service's role needs, as statements for the database's administrator.
+    /// Print the rights of the service's role, as statements for the database's administrator
     Grants(grants::GrantsArgs),
-    /// Makes, lists and revokes API keys.
+    /// Create, list and revoke API keys
     Keys(keys::KeysArgs),
-    /// Makes, lists and deletes users, and gives them passwords and permissions.
+    /// Create, list and delete users; set passwords and permissions
     Users(users::UsersArgs),
-    /// Asks a running service whether it is alive; for containers' health checks.
+    /// Check that a running service is alive; for health checks of containers
     Health {
-        /// Asks whether it takes events instead: a full queue is not ready, and no reason for a restart.
+        /// Check that it accepts events; a full queue is not ready, and no reason for a restart
         #[arg(long)]
         ready: bool,
     },
 }
 
-/// A run's end that is not success.
+/// A failed run.
 enum Failure {
     /// Exit code 2.
     Usage(String),
@@ -82,7 +81,7 @@ impl From<ConfigError> for Failure {
 /// Runs the program.
 pub fn run() -> ExitCode {
     let done = match Cli::parse().command.unwrap_or(Command::Serve { adopt_database: false }) {
-        Command::Serve { adopt_database } => serve(Start { adopt_database }),
+        Command::Serve { adopt_database } => serve(StartOptions { adopt_database }),
         Command::Url => url(),
         Command::Verify(args) => verify::run(&args),
         Command::Redrive(args) => redrive::run(args),
@@ -106,18 +105,18 @@ pub fn run() -> ExitCode {
     }
 }
 
-fn serve(asked: Start) -> Result<(), Failure> {
+fn serve(options: StartOptions) -> Result<(), Failure> {
     let config = Config::from_env()?;
     logging::init(&config.logging).map_err(|error| Failure::Usage(error.to_string()))?;
     for note in &config.notes {
         tracing::warn!("{note}");
     }
-    // The database side of the service; requests are served by threads of their own.
+    // The runtime of the database side; requests are served by threads of their own.
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(|error| Failure::Run(format!("no runtime: {error}")))?;
-    runtime.block_on(app::run(&config, asked)).map_err(|error| match error {
+    runtime.block_on(app::run(&config, options)).map_err(|error| match error {
         AppError::Config(error) => error.into(),
         error => Failure::Run(error.with_sources()),
     })
@@ -127,20 +126,19 @@ fn url() -> Result<(), Failure> {
     let config = Config::from_env()?;
     let url = match config.database.database_url {
         Some(url) => url,
-        None => {
-            local::running_url(&config.database.data_dir).map_err(|error| Failure::Run(db::chain(&error)))?
-        }
+        None => private::running_url(&config.database.data_dir)
+            .map_err(|error| Failure::Run(db::chain(&error)))?,
     };
     println!("{url}");
     Ok(())
 }
 
-/// The longest that `health` waits for each step.
+/// The time limit of each step of `health`.
 const HEALTH_TIMEOUT: Duration = Duration::from_secs(2);
 
 fn health(ready: bool) -> Result<(), Failure> {
     let server = Config::from_env()?.server;
-    // A service that listens everywhere is asked where we are.
+    // A service that listens on all addresses is reached on the loopback address.
     let host = match server.host {
         IpAddr::V4(host) if host.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
         IpAddr::V6(host) if host.is_unspecified() => Ipv6Addr::LOCALHOST.into(),

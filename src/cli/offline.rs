@@ -1,4 +1,4 @@
-//! What commands need that work without the service, or beside it.
+//! Database access for commands, with or without a running service.
 
 use std::future::Future;
 
@@ -6,12 +6,11 @@ use super::Failure;
 use crate::auth::{Accounts, AuthError, Verifier};
 use crate::config::Config;
 use crate::conversations::ConversationsError;
-use crate::db::local::{self, LocalCluster};
+use crate::db::private::{self, PrivateCluster};
 use crate::db::{self, ConnectionUrl, Database};
 use crate::imports::ImportsError;
 
-/// Runs `work` with the database that the environment names. A private Postgres that is not running is started for it, and
-/// stopped again.
+/// Runs `work` with the configured database. A private Postgres that is not running is started for it, and stopped again.
 pub(super) fn with_database<T, F>(config: &Config, work: impl FnOnce(Database) -> F) -> Result<T, Failure>
 where
     F: Future<Output = Result<T, Failure>>,
@@ -24,10 +23,10 @@ where
         let mut started = None;
         let url = match &settings.database_url {
             Some(url) => url.clone(),
-            None => match local::running_url(&settings.data_dir) {
+            None => match private::running_url(&settings.data_dir) {
                 Ok(url) => url,
                 Err(_not_running) => {
-                    let cluster = LocalCluster::start(&settings.data_dir, settings.pg_bin.as_deref()).await;
+                    let cluster = PrivateCluster::start(&settings.data_dir, settings.pg_bin.as_deref()).await;
                     started.insert(cluster.map_err(|error| failed(&error))?).url().to_owned()
                 }
             },
@@ -44,8 +43,8 @@ where
     })
 }
 
-/// Runs `work` with the users, sessions and keys of the database that the environment names, which is migrated first: the first
-/// key may be made before the first start. The database itself is for what else goes with them.
+/// Runs `work` with the users, sessions and keys of the configured database, which is migrated first: a key may be created
+/// before the first start. The database itself is for data beside them.
 pub(super) fn with_accounts<F>(
     config: &Config,
     work: impl FnOnce(Accounts, Database) -> F,

@@ -1,4 +1,4 @@
-//! `tidegate redrive`: stores dead letters after all.
+//! `tidegate redrive`: stores dead letters as events.
 
 use clap::Args;
 use uuid::Uuid;
@@ -11,13 +11,13 @@ use crate::ingest::json::JsonLimits;
 #[derive(Debug, Args)]
 #[group(required = true, multiple = false)]
 pub(super) struct RedriveArgs {
-    /// All that were accepted. Overloads, whose clients were told 503, are left out.
+    /// All dead letters of accepted events, without overloads, whose clients got 503
     #[arg(long)]
     all: bool,
-    /// Those of one reason; overloads are newly accepted.
+    /// Dead letters with this reason; overloads become new events
     #[arg(long, value_parser = Reason::names())]
     reason: Option<String>,
-    /// This one; may be given several times.
+    /// The dead letter with this id; repeatable
     #[arg(long)]
     id: Vec<Uuid>,
 }
@@ -31,11 +31,11 @@ pub(super) fn run(args: RedriveArgs) -> Result<(), Failure> {
         let store = DeadLetterStore::new(&database);
         let done = store.redrive(&selection, limits, usize::MAX).await;
         let done = done.map_err(|error| Failure::Run(error.with_sources()))?;
-        println!("{} stored, {} refused again", done.stored, done.refused);
+        println!("{} stored, {} rejected again", done.stored, done.refused);
         if done.refused == 0 {
             Ok(())
         } else {
-            Err(Failure::Run("some were refused again; GET /api/v1/dead-letters tells why".into()))
+            Err(Failure::Run("some were rejected again; GET /api/v1/dead-letters has the reasons".into()))
         }
     })
 }

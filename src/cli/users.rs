@@ -1,5 +1,4 @@
-//! `tidegate users`: users, beside a running service or without one. No mail is sent: whoever forgot his password is given a
-//! new one here.
+//! `tidegate users`: users, with or without a running service. No mail is sent: a forgotten password is replaced here.
 
 use std::io::{self, BufRead, IsTerminal, Write};
 use std::time::{Duration, Instant};
@@ -24,38 +23,38 @@ pub(super) struct UsersArgs {
 
 #[derive(Debug, Subcommand)]
 enum UsersCommand {
-    /// Makes a user; the password is read from standard input.
+    /// Create a user; the password is read from standard input
     Add {
-        /// His email.
+        /// The email
         email: String,
-        /// What he may do; may be given several times. Without it, his own conversations and files.
+        /// A permission; repeatable. By default the user's own conversations and files
         #[arg(long, value_parser = scope)]
         permission: Vec<Scope>,
     },
-    /// Lists all users, in the order in which they came: id, time, permissions, and an email or the subject of an issuer.
+    /// List all users in order of creation: id, time, permissions, and email or issuer's subject
     List,
-    /// Gives a user another password, read from standard input, and ends his sessions.
+    /// Set a user's password, read from standard input, and end their sessions
     Password {
-        /// His id or his email.
+        /// The user's id or email
         user: String,
     },
-    /// Gives a user these permissions in place of those that he has, and ends his sessions.
+    /// Replace a user's permissions, and end their sessions
     Permissions {
-        /// His id or his email.
+        /// The user's id or email
         user: String,
-        /// A permission; may be given several times. Without it he may do nothing.
+        /// A permission; repeatable. Without any the user has no permissions
         #[arg(long, value_parser = scope)]
         permission: Vec<Scope>,
     },
-    /// Ends all sessions of a user.
+    /// End all sessions of a user
     LogOut {
-        /// His id or his email.
+        /// The user's id or email
         user: String,
     },
-    /// Deletes a user with his sessions, keys, conversations and files; imports of these end first. He may do nothing from the
-    /// start on, unless an issuer vouches for him. Cut short, it goes on where it stopped when it is run again.
+    /// Delete a user with their sessions, keys, conversations and files; imports of these end first. Their permissions are
+    /// removed first, unless an issuer grants them. An interrupted deletion continues when the command is run again
     Delete {
-        /// His id or his email.
+        /// The user's id or email
         user: String,
     },
 }
@@ -106,11 +105,10 @@ async fn find(name: &str, accounts: &Accounts) -> Result<Uuid, Failure> {
     accounts.users.named(&UserName::parse(name)?).await?.ok_or_else(no_such_user)
 }
 
-/// Of a user whom an issuer vouches for, neither password nor permissions are kept here.
+/// A user of an issuer has neither password nor permissions here.
 fn is_ours(is_changed: bool) -> Result<(), Failure> {
-    let told =
-        "an issuer vouches for this user: his password is kept there, and its tokens say what he may do";
-    if is_changed { Ok(()) } else { Err(Failure::Run(told.into())) }
+    let text = "this is a user of an issuer, which keeps their password and grants their permissions";
+    if is_changed { Ok(()) } else { Err(Failure::Run(text.into())) }
 }
 
 async fn end_sessions(accounts: &Accounts, user: Uuid) -> Result<(), Failure> {
@@ -118,12 +116,12 @@ async fn end_sessions(accounts: &Accounts, user: Uuid) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Between two times that a long deletion is told of.
-const TELLING: Duration = Duration::from_secs(2);
+/// The interval between progress reports of a long deletion.
+const REPORT_INTERVAL: Duration = Duration::from_secs(2);
 
-/// Deletes a user. What he may do ends first, so that little comes behind what was deleted already, and his imports, as lanes
-/// hold what is to be deleted. His conversations go in lots, as they may be too many for one statement; what is left goes with
-/// him. Cut short, it goes on where it stopped when it is asked for again.
+/// Deletes a user. Permissions end first, so that the user adds little behind the deletion, and imports, as lanes hold locks on
+/// rows to be deleted. Conversations are deleted in batches, as they may be too many for one statement; other rows go with the
+/// user's. An interrupted deletion continues where it stopped.
 async fn delete(
     user: Uuid,
     accounts: &Accounts,
@@ -131,30 +129,34 @@ async fn delete(
     config: &Config,
 ) -> Result<(), Failure> {
     let is_shut_out = accounts.users.set_permissions(user, Scopes::default()).await?;
-    let (mut so_far, mut told) = (Removed::default(), Instant::now());
-    let tell = |removed| {
+    let (mut so_far, mut reported) = (Removed::default(), Instant::now());
+    let report = |removed| {
         so_far = removed;
-        if told.elapsed() >= TELLING {
-            told = Instant::now();
+        if reported.elapsed() >= REPORT_INTERVAL {
+            reported = Instant::now();
             eprintln!("deleted so far: {}", amount(removed));
         }
     };
     let deleting = async {
         accounts.sessions.end(Some(user), None).await?;
         imports::stop_all_of(user, database, &config.imports).await?;
-        conversations::delete_all_of(user, database, &config.conversations, tell).await?;
+        conversations::delete_all_of(user, database, &config.conversations, report).await?;
         accounts.users.delete(user, config.auth.access_token_s as i64).await?;
         Ok(())
     };
     match deleting.await {
         Ok(()) => {
-            println!("deleted the user with all that was his; {}", amount(so_far));
+            println!("deleted the user and all their data; {}", amount(so_far));
             Ok(())
         }
         Err(Failure::Run(why)) => {
-            let may = if is_shut_out { "nothing any more" } else { "what the tokens of his issuer say" };
+            let may = if is_shut_out {
+                "no permissions any more"
+            } else {
+                "the permissions that their issuer grants"
+            };
             Err(Failure::Run(format!(
-                "{why}\nThe user may do {may}; the same command deletes the rest. Deleted so far: {}",
+                "{why}\nThe user has {may}; the same command deletes the rest. Deleted so far: {}",
                 amount(so_far)
             )))
         }
@@ -186,15 +188,15 @@ fn print(listed: &ListedUser) {
 }
 
 fn no_such_user() -> Failure {
-    Failure::Run("there is no user with this id, and none who signs in with this email".into())
+    Failure::Run("there is no user with this id or email".into())
 }
 
-/// The first line of standard input. Not an argument: those are in the shell's history, and every process sees them.
+/// The first line of standard input. Not an argument: arguments are in the shell's history and visible to every process.
 fn read_password() -> Result<Password, Failure> {
     let failed = |error: io::Error| Failure::Run(format!("the password cannot be read: {error}"));
     let input = io::stdin();
     if input.is_terminal() {
-        eprint!("password (it is shown): ");
+        eprint!("password (visible): ");
         io::stderr().flush().map_err(failed)?;
     }
     let mut line = String::new();

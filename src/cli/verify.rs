@@ -12,7 +12,7 @@ use crate::ingest::verify::{self, Host, JournalVerdict, Verdict};
 
 #[derive(Debug, Args)]
 pub(super) struct VerifyArgs {
-    /// Prints JSON.
+    /// Print JSON
     #[arg(long)]
     json: bool,
 }
@@ -37,7 +37,7 @@ pub(super) fn run(args: &VerifyArgs) -> Result<(), Failure> {
     }
 }
 
-/// What the journal on this host holds, and what it lost.
+/// The contents and losses of the journal on this host.
 fn host(config: &Config) -> Result<Host, Failure> {
     let dir = config.database.data_dir.join("journal");
     if !dir.is_dir() {
@@ -85,7 +85,7 @@ fn print(verdict: &Verdict) {
     print_losses(&verdict.losses.iter().map(|loss| (loss.clone(), LossState::Lost)).collect::<Vec<_>>());
     for foreign in &verdict.lost_elsewhere {
         println!(
-            "LOST {}: {} acknowledged events, as its receipts say; this host has no record of it: see where its journal was",
+            "LOST {}: {} acknowledged events, by its receipts; this host has no record of it: look at the host of its journal",
             foreign.journal, foreign.events
         );
     }

@@ -1,7 +1,6 @@
-//! The statements that a database's administrator runs, so that the service's role can do all that it does.
+//! The statements that grant the service's role all rights that it needs.
 //!
-//! The role owns its tables: it makes them, makes and drops partitions, and makes the tables of collections, which Postgres lets
-//! owners do and no right stands for.
+//! The role owns its tables: it creates tables and partitions and drops partitions, which Postgres permits to owners only.
 
 use std::time::Duration;
 
@@ -10,26 +9,26 @@ use tokio_postgres::types::Type;
 use super::migrations::{made, own_tables};
 use super::{ConnectionUrl, Database, DbError, Parameter};
 
-/// For the look at what is there.
+/// The limit of the query.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// What a role needs in a database where nothing of the service's is yet.
+/// The grants that a role needs in an empty database.
 pub fn grants(url: &ConnectionUrl, schema: &str, role: &str) -> Vec<String> {
     let (schema, role) = (quoted(schema), quoted(role));
     let database = url.dbname().map_or_else(|| role.clone(), quoted);
     vec![
-        // Temporary tables are where bad rows are looked for.
+        // Bad rows are found with a temporary table.
         format!("grant connect, temporary on database {database} to {role}"),
         format!("create schema if not exists {schema}"),
         format!("grant usage, create on schema {schema} to {role}"),
     ]
 }
 
-/// What it needs beyond that where the service's tables are there already, and another role's.
+/// The further grants for existing tables of another role.
 ///
 /// # Errors
 ///
-/// [`DbError`] if the database cannot be looked at.
+/// [`DbError`] if the query fails.
 pub async fn grants_of_tables(database: &Database, role: &str) -> Result<Vec<String>, DbError> {
     let mut tables = own_tables();
     let (mut sequences, mut functions) = (Vec::new(), Vec::new());

@@ -1,9 +1,9 @@
-//! JSON text on its way into a `jsonb`.
+//! JSON text as a `jsonb` parameter.
 
 use bytes::{BufMut, BytesMut};
 use tokio_postgres::types::{IsNull, ToSql, Type, to_sql_checked};
 
-/// JSON text as `jsonb` is sent: a version, then the text.
+/// JSON text in the wire format of `jsonb`: a version byte, then the text.
 #[derive(Debug)]
 pub struct JsonText<'a>(pub &'a [u8]);
 

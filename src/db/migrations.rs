@@ -1,10 +1,9 @@
-//! Brings the database's schema up to this binary's, once, however many nodes start at once.
+//! Migrates the database's schema to this binary's version, once, however many nodes start at the same time.
 //!
-//! The numbered files of `sql/migrations` are applied in one transaction, with the history of them in the form that refinery
-//! keeps it: a start that fails leaves nothing behind. (refinery's own runner takes a connection and begins a transaction for each
-//! file, so only its reading of names and its checksums are used.) Around it: an advisory lock; a look at what was applied, so that
-//! a role without rights to create can start on a database that is up to date; and the refusals that an operator should see by
-//! name.
+//! All missing files of `sql/migrations` are applied in one transaction, and recorded in the format of refinery: a start that
+//! fails leaves nothing behind. (refinery's own runner takes over the connection and begins a transaction per file, so only its
+//! parsing of names and its checksums are used.) An advisory lock surrounds it. The history is read first, so that a role
+//! without the right to create can start on a current database. Errors that an operator can fix have names of their own.
 
 use std::time::Duration;
 
@@ -16,7 +15,7 @@ use tokio_postgres::{Client, IsolationLevel, Transaction};
 use super::{Database, DbError, Parameter, presets};
 use crate::config::Partitioning;
 
-/// The files of `sql/migrations`, in order. They are only ever added to.
+/// The files of `sql/migrations`, in order. Append-only.
 const MIGRATIONS: &[(&str, &str)] = &[
     ("V1__events", include_str!("../../sql/migrations/V1__events.sql")),
     ("V2__exactly_once", include_str!("../../sql/migrations/V2__exactly_once.sql")),
@@ -32,18 +31,18 @@ const MIGRATIONS: &[(&str, &str)] = &[
     ("V12__shared_databases", include_str!("../../sql/migrations/V12__shared_databases.sql")),
 ];
 
-/// For each of the statements that look at a database; they take milliseconds.
+/// The limit of each query about the database; they take milliseconds.
 const LOOK_TIMEOUT: Duration = Duration::from_secs(10);
-/// For all migrations together; some rewrite tables.
+/// The limit of all migrations together; some rewrite tables.
 const TIMEOUT: Duration = Duration::from_secs(3600);
-/// How long another node's migration is waited for, and how often it is looked whether that is done.
+/// The limit of the wait for another node's migration, and the interval between two checks.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(600);
 const LOCK_POLL: Duration = Duration::from_millis(200);
 
-/// Why a database cannot be used.
+/// The reason why a database cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum MigrationError {
-    /// It has had migrations that this binary does not know.
+    /// The database has migrations that this binary does not know.
     #[error(
         "the database is newer than this binary: it is at migration {database}, this binary knows {binary}; run a newer tidegate, or point DB_SCHEMA at another schema"
     )]
@@ -53,27 +52,27 @@ pub enum MigrationError {
         /// This binary's.
         binary: i32,
     },
-    /// Its encoding is another one.
+    /// The database has another encoding than UTF-8.
     #[error(
         "the database's encoding is {0}, and tidegate needs UTF8: create it with encoding 'UTF8' template template0"
     )]
     Encoding(String),
-    /// Triggers and foreign keys are switched off for this role.
+    /// Triggers and foreign keys are disabled for this role.
     #[error(
         "session_replication_role is {0} for this role, so triggers and foreign keys do not work; tidegate needs them: alter role … reset session_replication_role"
     )]
     ReplicationRole(String),
-    /// Objects that migrations would make exist already and belong to others.
+    /// Objects that migrations would create exist already, and are not the service's.
     #[error(
         "the schema {schema} has {} already, which tidegate would make; nothing was changed. Name a schema for tidegate's own tables: DB_SCHEMA=tidegate (made if it is not there)", .names.join(", ")
     )]
     Clash {
         /// The schema.
         schema: String,
-        /// What is there, each with its kind.
+        /// The objects, each with its kind.
         names: Vec<String>,
     },
-    /// A migration that was applied is not the one that this binary has.
+    /// An applied migration differs from this binary's.
     #[error(
         "migration {version} of the schema {schema} is not the one that this binary has: its file, or its row in tidegate_migrations, was changed. Nothing was done; restore the row, or run the binary that applied it"
     )]
@@ -83,13 +82,13 @@ pub enum MigrationError {
         /// The migration's number.
         version: i32,
     },
-    /// The role may not make what is missing.
+    /// The role lacks the right to create an object.
     #[error("{0}; `tidegate grants` prints what the role needs")]
     Rights(String),
-    /// A migration failed, or what was applied is not what this binary would apply.
+    /// A migration failed.
     #[error("migration failed: {0}")]
     Failed(String),
-    /// Postgres said no on the way.
+    /// A query about the database failed.
     #[error("{}", .0.with_sources())]
     Database(DbError),
 }
@@ -106,7 +105,7 @@ impl From<tokio_postgres::Error> for MigrationError {
     }
 }
 
-/// Applies what is missing. Two nodes may start at once: one waits for the other.
+/// Applies the missing migrations. Of two nodes that start at the same time, one waits for the other.
 ///
 /// # Errors
 ///
@@ -139,7 +138,7 @@ async fn migrate_over(
             in_time(check_history(database, &transaction)).await?;
             return Ok(());
         }
-        // Not waited for by Postgres: a transaction that waits for another node's would look as if it hung.
+        // Polled, and not waited for in Postgres: a transaction that waits for another node would look as if it hung.
         let rows = in_time(async {
             let schema: [Parameter<'_>; 1] = [(&database.schema(), Type::TEXT)];
             Ok(transaction.query_typed(include_str!("../../sql/db/lock.sql"), &schema).await?)
@@ -156,13 +155,13 @@ async fn migrate_over(
     }
 }
 
-/// Applies what is missing and commits; the lock is ours.
+/// Applies the missing migrations and commits. The caller holds the lock.
 async fn apply(
     database: &Database,
     transaction: Transaction<'_>,
     partitioning: Partitioning,
 ) -> Result<(), MigrationError> {
-    // Looked at once more: the node that had the lock before has migrated.
+    // Read once more: the former holder of the lock has migrated.
     let version = in_time(applied(database, &transaction)).await?;
     if version > latest() {
         return Err(MigrationError::TooNew { database: version, binary: latest() });
@@ -205,7 +204,7 @@ fn failed(error: tokio_postgres::Error) -> MigrationError {
     }
 }
 
-/// Waits for one of the looks at the database: a stopped server does not answer at all.
+/// Bounds a query about the database: a stopped server does not answer at all.
 async fn in_time<T>(look: impl Future<Output = Result<T, MigrationError>>) -> Result<T, MigrationError> {
     let looked = tokio::time::timeout(LOOK_TIMEOUT, look).await;
     looked.unwrap_or_else(|_| Err(DbError::Timeout(LOOK_TIMEOUT).into()))
@@ -224,7 +223,7 @@ async fn check_server(transaction: &Transaction<'_>) -> Result<(), MigrationErro
     Ok(())
 }
 
-/// Refuses a history that is not ours.
+/// Rejects a history that differs from this binary's.
 async fn check_history(database: &Database, transaction: &Transaction<'_>) -> Result<(), MigrationError> {
     if !has_history(database, transaction).await? {
         return Ok(());
@@ -247,7 +246,7 @@ async fn check_history(database: &Database, transaction: &Transaction<'_>) -> Re
     Ok(())
 }
 
-/// Rejects names that are taken by other objects, all at once and before anything is made.
+/// Rejects names that other objects have, all at once and before anything is created.
 async fn check_names(
     database: &Database,
     transaction: &Transaction<'_>,
@@ -273,12 +272,12 @@ async fn check_names(
     }
 }
 
-/// What a migration makes under a name of its own, with its kind: tables, indexes, sequences and functions. Names that
-/// Postgres chooses it chooses so that they are free.
+/// The named objects that a migration creates, with their kinds: tables, indexes, sequences and functions. Names chosen by
+/// Postgres are free anyway.
 fn made_by(sql: &str) -> impl Iterator<Item = (&str, &str)> {
     let statements = sql.lines().map(str::trim_start).filter(|line| !line.starts_with("--"));
     statements.filter_map(|line| {
-        // One begins within the text of an `execute`.
+        // A `create` may begin within the text of an `execute`.
         let line = line.strip_prefix("execute '").unwrap_or(line).strip_prefix("create ")?;
         let (kind, rest) = line.strip_prefix("unique ").unwrap_or(line).split_once(' ')?;
         if !matches!(kind, "table" | "index" | "sequence" | "function" | "view" | "type") {
@@ -290,12 +289,12 @@ fn made_by(sql: &str) -> impl Iterator<Item = (&str, &str)> {
     })
 }
 
-/// All that migrations make under names of their own, with its kind.
+/// The named objects that all migrations create, with their kinds.
 pub(super) fn made() -> impl Iterator<Item = (&'static str, &'static str)> {
     MIGRATIONS.iter().flat_map(|(_, sql)| made_by(sql))
 }
 
-/// The tables that are there before the first migration.
+/// The tables created before the first migration.
 pub(super) fn own_tables() -> Vec<&'static str> {
     vec!["tidegate_choices", "tidegate_migrations"]
 }
@@ -304,7 +303,7 @@ fn named(file: &str, sql: &str) -> Result<Migration, MigrationError> {
     Migration::unapplied(file, sql).map_err(|error| MigrationError::Failed(super::chain(&error)))
 }
 
-/// The version of the schema that this binary works with.
+/// The schema version of this binary.
 pub fn schema_version() -> usize {
     MIGRATIONS.len()
 }
@@ -319,7 +318,7 @@ async fn has_history(database: &Database, transaction: &Transaction<'_>) -> Resu
     Ok(exists.first().map_or(Ok(false), |row| row.try_get(0))?)
 }
 
-/// The newest migration that the database has had; 0 for none.
+/// The newest applied migration; 0 for none.
 async fn applied(database: &Database, transaction: &Transaction<'_>) -> Result<i32, MigrationError> {
     if !has_history(database, transaction).await? {
         return Ok(0);

@@ -6,10 +6,10 @@ mod connect;
 mod grants;
 mod housekeeping;
 mod json;
-pub mod local;
 mod migrations;
 mod partitions;
 mod pool;
+pub mod private;
 mod sql;
 mod statement;
 mod stress;
@@ -31,12 +31,12 @@ pub use grants::{grants, grants_of_tables};
 pub use housekeeping::{Housekeeping, HousekeepingStatus, PartitionFailure};
 pub use json::JsonText;
 pub use migrations::{MigrationError, migrate, schema_version};
-pub use partitions::PartitionKeeper;
+pub use partitions::PartitionManager;
 pub use pool::{Connection, Database, PoolStatus};
 pub use sql::SqlText;
 pub(crate) use sql::sql;
 pub use statement::{
-    BY_INDEX, ConflictRetries, Query, begin, begin_in_time, in_time, presets, query_all_in_time,
+    BY_INDEX, ConflictRetries, Query, Transaction, begin, begin_in_time, in_time, presets, query_all_in_time,
     query_in_time, query_often_in_time, roll_back,
 };
 pub use stress::FailingStatements;
@@ -45,10 +45,10 @@ pub use url::{ConnectionUrl, UrlError};
 /// A statement's parameter with its type, so that the statement needs no round trip to be prepared.
 pub type Parameter<'a> = (&'a (dyn ToSql + Sync), Type);
 
-/// What can go wrong between us and Postgres.
+/// An error between the service and Postgres.
 #[derive(Debug, thiserror::Error)]
 pub enum DbError {
-    /// Postgres answered with an error, or the connection broke.
+    /// Postgres returned an error, or the connection broke.
     #[error("postgres")]
     Postgres(#[from] tokio_postgres::Error),
     /// No connection could be made.
@@ -56,59 +56,59 @@ pub enum DbError {
     Connect {
         /// Hosts, ports and database.
         target: Arc<str>,
-        /// Why not.
+        /// The cause.
         source: ConnectError,
     },
-    /// No connection could be had from the pool.
+    /// The pool had no connection.
     #[error("no connection to postgres")]
     Pool(#[source] deadpool_postgres::PoolError),
     /// Postgres did not answer in time.
     #[error("no answer from postgres within {} s", .0.as_secs_f32())]
     Timeout(Duration),
-    /// This use's share of the pool had no connection free in time.
-    #[error("no connection of its share of the pool within {} s", .0.as_secs_f32())]
+    /// The quota had no connection free in time.
+    #[error("no connection of the pool's quota within {} s", .0.as_secs_f32())]
     Exhausted(Duration),
     /// The task that ran the statements panicked: a commit may have been sent or not.
     #[error("the outcome is unknown: the task that ran the statements panicked")]
     OutcomeUnknown,
-    /// Postgres answered with what no statement of ours can return.
-    #[error("postgres answered with {0}")]
+    /// Postgres returned a value that none of the service's statements can return.
+    #[error("postgres returned {0}")]
     Unexpected(&'static str),
-    /// The roots of trust for TLS cannot be had.
+    /// The certificates for TLS cannot be read.
     #[error("TLS: {0}")]
     Tls(String),
-    /// A trigger of the user's kept rows from being stored, without an error.
+    /// A trigger of the user's dropped rows without an error.
     #[error("a trigger dropped {} of {sent} rows of {table}", .sent.saturating_sub(*.stored))]
     DroppedByTrigger {
         /// The table.
         table: &'static str,
-        /// Rows that were sent.
+        /// Rows sent.
         sent: u64,
-        /// Rows that Postgres reports as stored.
+        /// Rows stored, as Postgres reports.
         stored: u64,
     },
-    /// The service's clock and Postgres' differ by more than a minute, so nothing may be deleted for its age.
-    #[error("the clocks of this service and of Postgres differ by {apart_s} s: nothing is deleted by age until they agree within {} s", clock::MAX_APART.as_secs())]
+    /// The service's clock and Postgres' differ by more than a minute, so nothing may be deleted by age.
+    #[error("the clocks of this service and of Postgres differ by {apart_s} s: nothing is deleted by age until they differ by less than {} s", clock::MAX_APART.as_secs())]
     ClocksDiffer {
-        /// By how many seconds.
+        /// The difference in seconds.
         apart_s: u64,
     },
 }
 
-/// The SQLSTATE with which `expect_rows` (`sql/migrations/V12`) refuses a statement of which a trigger dropped rows.
+/// The SQLSTATE by which `expect_rows` (`sql/migrations/V12`) rejects a statement of which a trigger dropped rows.
 const DROPPED_BY_TRIGGER: &str = "TG001";
 
 impl DbError {
-    /// Compares the rows that a statement stored in `table` with those that it was sent.
+    /// Compares the number of rows that a statement stored in `table` with the number sent.
     ///
     /// # Errors
     ///
-    /// [`Self::DroppedByTrigger`] if they are fewer.
+    /// [`Self::DroppedByTrigger`] if fewer were stored.
     pub fn all_stored(table: &'static str, sent: u64, stored: u64) -> Result<(), Self> {
         if stored < sent { Err(Self::DroppedByTrigger { table, sent, stored }) } else { Ok(()) }
     }
 
-    /// The SQLSTATE, where Postgres sent one.
+    /// The SQLSTATE, if Postgres sent one.
     pub fn sql_state(&self) -> Option<&SqlState> {
         self.driver_error()?.code()
     }
@@ -123,18 +123,18 @@ impl DbError {
     }
 
     /// Whether another transaction was in the way: a serialization failure or a deadlock. Nothing is stored then, and the
-    /// same transaction may be tried again.
+    /// transaction may be repeated.
     pub fn is_conflict(&self) -> bool {
         matches!(self.state_code(), Some("40001" | "40P01"))
     }
 
-    /// Whether a trigger kept rows from being stored, without an error of its own.
+    /// Whether a trigger dropped rows without an error of its own.
     pub fn is_dropped_by_trigger(&self) -> bool {
         matches!(self, Self::DroppedByTrigger { .. }) || self.state_code() == Some(DROPPED_BY_TRIGGER)
     }
 
-    /// Whether waiting may mend it: no answer, a server that is starting, stopping, crowded, read-only for a failover, or
-    /// a pooler that has none. A password, a certificate, a missing database or right are not among these.
+    /// Whether a retry may succeed: no answer, or a server that is starting, stopping, out of connections, or read-only for a
+    /// failover, or a pooler without a server. Passwords, certificates, missing databases and missing rights are permanent.
     pub fn is_passing(&self) -> bool {
         if let Some(state) = self.sql_state() {
             let code = state.code();
@@ -154,36 +154,36 @@ impl DbError {
         }
     }
 
-    /// Whether a host's name leads nowhere.
+    /// Whether a host's name is unknown.
     pub fn is_unknown_host(&self) -> bool {
         self.driver_error().and_then(connect::io_error).is_some_and(connect::is_unknown_host)
     }
 
-    /// The five characters of the SQLSTATE, where Postgres sent one.
+    /// The five characters of the SQLSTATE, if Postgres sent one.
     pub fn state_code(&self) -> Option<&str> {
         self.sql_state().map(SqlState::code)
     }
 
-    /// The class of the SQLSTATE, its first two characters; empty where Postgres sent none, or no text of that form.
+    /// The class of the SQLSTATE, its first two characters; empty without an SQLSTATE.
     fn class(&self) -> &str {
         self.state_code().and_then(|code| code.get(..2)).unwrap_or("")
     }
 
-    /// Whether Postgres found no partition for a row: none is there, or one was attached while the statement ran.
+    /// Whether Postgres found no partition for a row: there is none, or one was attached while the statement ran.
     ///
-    /// Its SQLSTATE is that of a check constraint; only the routine that reports it tells them apart.
+    /// Its SQLSTATE is that of a check constraint; only the reporting routine tells them apart.
     pub fn is_partition_missing(&self) -> bool {
         let routine = self.database_error().and_then(tokio_postgres::error::DbError::routine);
         matches!(routine, Some("ExecFindPartition" | "ExecPartitionCheckEmitError"))
     }
 
-    /// Whether Postgres does not know a prepared statement, or knows one of that name already: a pooler handed out another
-    /// of its connections.
+    /// Whether Postgres does not know a prepared statement, or already has one of that name: a pooler switched to another
+    /// server connection.
     fn is_unprepared(&self) -> bool {
         self.sql_state().is_some_and(|state| matches!(state.code(), "26000" | "42P05"))
     }
 
-    /// Whether there is no answer from Postgres, or only that it has no room or time for one now.
+    /// Whether Postgres does not answer, or has no capacity at the moment.
     pub fn is_away(&self) -> bool {
         match self.sql_state() {
             Some(_) => matches!(self.class(), "08" | "53" | "57"),
@@ -197,29 +197,29 @@ impl DbError {
         }
     }
 
-    /// Whether Postgres answered with a value that is not of the type, or is null, where that was not expected.
+    /// Whether Postgres returned a value of another type, or an unexpected null.
     fn is_undecodable(&self) -> bool {
         let Self::Postgres(error) = self else { return false };
         std::error::Error::source(error).is_some_and(|cause| cause.is::<WasNull>() || cause.is::<WrongType>())
     }
 
-    /// Whether one of a statement's rows is at fault, and others would be stored: a value that does not fit, a
-    /// constraint, a limit, or what a trigger raised.
+    /// Whether one of a statement's rows is at fault, and the others could be stored: a value that does not fit, a constraint,
+    /// a limit, or an error raised by a trigger.
     pub fn is_rows_fault(&self) -> bool {
         self.is_dropped_by_trigger() || matches!(self.class(), "22" | "23" | "54" | "P0")
     }
 
-    /// Whether the statement's table is not there.
+    /// Whether the statement's table is missing.
     pub fn is_table_missing(&self) -> bool {
         self.sql_state() == Some(&SqlState::UNDEFINED_TABLE)
     }
 
-    /// The constraint that was violated, where Postgres names one.
+    /// The violated constraint, if Postgres names one.
     pub fn constraint(&self) -> Option<&str> {
         self.database_error()?.constraint()
     }
 
-    /// The table that is concerned, where Postgres names one.
+    /// The table concerned, if Postgres names one.
     pub fn table(&self) -> Option<&str> {
         self.database_error()?.table()
     }
@@ -228,7 +228,7 @@ impl DbError {
         self.driver_error()?.as_db_error()
     }
 
-    /// The whole story in one line, the SQLSTATE first where there is one.
+    /// The error and its sources in one line, the SQLSTATE first.
     pub fn with_sources(&self) -> String {
         match (self.database_error(), self) {
             // Without its detail, which quotes the row.
@@ -247,7 +247,7 @@ impl From<DbError> for StepError {
     }
 }
 
-/// An error with its sources, from the outermost in.
+/// An error with its sources, outermost first.
 pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();

@@ -1,7 +1,7 @@
-//! Keeps `requests` cut into days (UTC): makes partitions ahead, and drops those that nobody keeps any more.
+//! Daily partitions (UTC) of `requests`: created ahead, dropped after `RETENTION_DAYS`.
 //!
-//! Both need locks on `requests` for a moment. A lock that is waited for holds up every COPY behind it, so each
-//! statement gives up quickly and is tried again at the next round: the writer never waits for the keeper.
+//! Both need a lock on `requests` for a moment. A waiting lock blocks every COPY behind it, so each statement gives up quickly
+//! and is retried in the next round: the writer never waits for this task.
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -13,20 +13,20 @@ use crate::config::DatabaseConfig;
 use crate::supervisor::{Backoff, Next, Step, StepError, Supervisor};
 
 const DAY_MS: u64 = 24 * 60 * 60 * 1000;
-/// Between rounds in which everything went well.
+/// The interval after a round without errors.
 const INTERVAL: Duration = Duration::from_secs(600);
-/// The longest that a round may take.
+/// The time limit of a round.
 const ROUND_TIMEOUT: Duration = Duration::from_secs(300);
-/// After a round in which something failed.
+/// The interval after a round with an error.
 const AFTER_ERROR: Duration = Duration::from_secs(60);
-/// After a round in which a lock was not to be had.
+/// The interval after a round in which a lock was not available.
 const AGAIN: Duration = Duration::from_secs(2);
-/// For so long a day may be left for want of a lock before health reports it.
+/// The time for which a lock may be unavailable before health reports the day.
 const LONGEST_BLOCKED: Duration = Duration::from_secs(300);
 
-/// A keeper's rounds, and since when a day is left for want of a lock.
+/// The periodic task, with the time since which a lock is unavailable.
 struct PartitionTask {
-    keeper: PartitionKeeper,
+    keeper: PartitionManager,
     blocked: Option<Instant>,
 }
 
@@ -34,7 +34,7 @@ impl Step for PartitionTask {
     async fn step(&mut self) -> Result<Next, StepError> {
         let round = tokio::time::timeout(ROUND_TIMEOUT, self.keeper.round()).await;
         let Round { mut failed, blocked } = match round.unwrap_or(Err(DbError::Timeout(ROUND_TIMEOUT))) {
-            // Reported where it was found.
+            // Reported by `deletion_time`.
             Err(DbError::ClocksDiffer { .. }) => return Ok(Next::After(AFTER_ERROR)),
             round => round?,
         };
@@ -52,20 +52,20 @@ impl Step for PartitionTask {
     }
 }
 
-/// Makes and drops partitions.
+/// Creates and drops partitions.
 #[derive(Debug, Clone)]
-pub struct PartitionKeeper {
+pub struct PartitionManager {
     database: Database,
     days_ahead: u64,
     retention_days: Option<u64>,
 }
 
-/// What a round left undone.
+/// The days that a round left undone.
 #[derive(Debug, Default)]
 pub struct Round {
-    /// Days that Postgres refuses to make or drop.
+    /// Days that Postgres refuses to create or drop.
     pub failed: Vec<PartitionFailure>,
-    /// Days left for the next round, as a lock was not to be had or another node is at it.
+    /// Days left for the next round: a lock was not available, or another node works on them.
     pub blocked: Vec<PartitionFailure>,
 }
 
@@ -76,7 +76,7 @@ impl Round {
     }
 }
 
-/// What is done to a day.
+/// The action on a day.
 #[derive(Debug, Clone, Copy)]
 enum Action {
     Make,
@@ -99,31 +99,31 @@ impl Action {
     }
 }
 
-impl PartitionKeeper {
-    /// A keeper as the settings ask.
+impl PartitionManager {
+    /// A manager with the settings' retention.
     pub fn new(database: Database, config: &DatabaseConfig) -> Self {
         Self { database, days_ahead: config.partition_days_ahead, retention_days: config.retention_days }
     }
 
-    /// Starts the task that makes and drops partitions.
+    /// Starts the task that creates and drops partitions.
     pub fn start(self, supervisor: &Supervisor) {
         let task = PartitionTask { keeper: self, blocked: None };
         supervisor.periodic("partitions", INTERVAL, Backoff::fixed(AFTER_ERROR), task);
     }
 
-    /// Takes note of the days that failed, and logs those that are news.
+    /// Records the failed days, and logs the new ones.
     fn report(&self, failed: Vec<PartitionFailure>) {
         for PartitionFailure { day, action, error } in self.database.housekeeping().partitions(failed) {
             tracing::warn!(day, action, error, "a day's partition cannot be kept; trying again each minute");
         }
     }
 
-    /// One round: days ahead are made by this host's clock, as its ids are; old ones are dropped by the earlier one of this
-    /// host's and Postgres'. An error on one day does not keep the others from being looked after.
+    /// One round: future days are created by this host's clock, as event ids are; old days are dropped by the earlier of this
+    /// host's and Postgres' clock. An error on one day does not stop the others.
     ///
     /// # Errors
     ///
-    /// [`DbError::ClocksDiffer`] if nothing may be dropped; whatever Postgres reports beyond a day.
+    /// [`DbError::ClocksDiffer`] if nothing may be dropped; errors of Postgres that concern no single day.
     pub async fn round(&self) -> Result<Round, DbError> {
         let Some(mut round) = self.make(SystemTime::now()).await? else { return Ok(Round::default()) };
         if self.retention_days.is_some() {
@@ -142,14 +142,14 @@ impl PartitionKeeper {
     ///
     /// # Errors
     ///
-    /// Whatever Postgres reports beyond a day.
+    /// Errors of Postgres that concern no single day.
     pub async fn round_as_of(&self, now: SystemTime) -> Result<Round, DbError> {
         let Some(mut round) = self.make(now).await? else { return Ok(Round::default()) };
         self.drop_old(now, &mut round).await?;
         Ok(round)
     }
 
-    /// Makes the days from `now` on; `None` where requests is one table.
+    /// Creates the days from `now` on; `None` where `requests` is not partitioned.
     async fn make(&self, now: SystemTime) -> Result<Option<Round>, DbError> {
         let connection = self.database.get().await?;
         let partitioned = self.database.sql(include_str!("../../sql/db/is_partitioned.sql"));
@@ -176,7 +176,7 @@ impl PartitionKeeper {
         Ok(Some(round))
     }
 
-    /// Drops the days that are beyond `RETENTION_DAYS` as of `now`.
+    /// Drops the days older than `RETENTION_DAYS` as of `now`.
     async fn drop_old(&self, now: SystemTime, round: &mut Round) -> Result<(), DbError> {
         let Some(retention_days) = self.retention_days else { return Ok(()) };
         let connection = self.database.get().await?;
@@ -204,7 +204,7 @@ impl PartitionKeeper {
         rows.iter().map(|row| Ok(row.try_get(0)?)).collect()
     }
 
-    /// Runs one of the two scripts for a day; what Postgres has against it goes into `round`.
+    /// Runs one of the two scripts for a day, and records Postgres' error in `round`.
     async fn execute(
         &self,
         connection: &Connection,

@@ -1,4 +1,4 @@
-//! Statements that fail on purpose, for clients that want to see how the service tells.
+//! Statements that fail on purpose, for clients that test the service's errors.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use tokio_postgres::types::Type;
 
 use super::{Database, DbError};
 
-/// Statements that fail, over a share of the pool.
+/// Statements that fail, within a quota of the pool.
 #[derive(Debug, Clone)]
 pub struct FailingStatements {
     database: Database,
@@ -16,12 +16,12 @@ pub struct FailingStatements {
 const SHORT: Duration = Duration::from_secs(5);
 
 impl FailingStatements {
-    /// Over `database`, a share that may be used up.
+    /// Statements over `database`, whose quota may be used up.
     pub fn new(database: &Database) -> Self {
         Self { database: database.clone() }
     }
 
-    /// Runs a statement that Postgres cannot finish.
+    /// Runs a statement that fails in Postgres.
     ///
     /// # Errors
     ///
@@ -33,7 +33,7 @@ impl FailingStatements {
         Ok(())
     }
 
-    /// Sleeps in Postgres for twice as long as the statement may take.
+    /// Sleeps in Postgres for twice the statement's time limit.
     ///
     /// # Errors
     ///
@@ -45,7 +45,7 @@ impl FailingStatements {
         Ok(())
     }
 
-    /// Waits for a connection of a share that has none.
+    /// Waits for a connection of an empty quota.
     ///
     /// # Errors
     ///

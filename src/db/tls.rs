@@ -14,7 +14,7 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 use super::DbError;
 use super::url::{Identity, Roots, TlsOptions, Verification};
 
-/// What connects by TLS as a URL asks.
+/// The TLS connector for a URL's parameters.
 pub(super) fn connector(url: &TlsOptions) -> Result<MakeRustlsConnect, DbError> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let failed = |error: &dyn std::fmt::Display| DbError::Tls(error.to_string());
@@ -85,7 +85,7 @@ fn unreadable(parameter: &str, path: &Path, error: &dyn std::fmt::Display) -> Db
     DbError::Tls(format!("{parameter} {}: {error}", path.display()))
 }
 
-/// Libpq's weaker modes: `require` encrypts and asks for nothing else, `verify-ca` does not look at the host's name.
+/// Libpq's weaker modes: `require` encrypts and verifies nothing, `verify-ca` ignores the host's name.
 #[derive(Debug)]
 struct RelaxedVerifier {
     provider: Arc<CryptoProvider>,
@@ -105,7 +105,7 @@ impl ServerCertVerifier for RelaxedVerifier {
             return Ok(ServerCertVerified::assertion());
         };
         match authority.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now) {
-            // The name is looked at last: all else was found good.
+            // The name is verified last: everything else is valid.
             Err(Error::InvalidCertificate(
                 CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
             )) => Ok(ServerCertVerified::assertion()),

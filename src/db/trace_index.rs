@@ -1,25 +1,25 @@
-//! With `TRACE_INDEX=on`, keeps an index on the trace ids of each table of events, so that one can be looked for over all
-//! time. Without it there is none: it costs every COPY more than half of its speed.
+//! The index on trace ids (`TRACE_INDEX=on`), on each table of events, for look-ups over all time. It is off by default: it
+//! costs every COPY more than half of its speed.
 //!
-//! Indexes are built a table at a time and concurrently, over a connection of their own: the writer goes on.
+//! Indexes are built concurrently, one table at a time, over a connection of their own: the writer goes on.
 
 use std::time::Duration;
 
 use super::{Database, DbError};
 use crate::supervisor::{Backoff, Next, Supervisor};
 
-/// For a check whether the index is complete.
+/// The limit of the check for missing indexes.
 const CHECK_TIMEOUT: Duration = Duration::from_secs(10);
-/// Between two checks for tables without the index, such as a new day's.
+/// The interval between two checks for tables without the index, such as a new day's.
 const INTERVAL: Duration = Duration::from_secs(10);
-/// After a failure.
+/// The interval after a failure.
 const RETRY: Duration = Duration::from_secs(60);
 
-/// Whether all tables of events have an index on trace ids, whoever made it.
+/// Whether all tables of events have an index on trace ids.
 ///
 /// # Errors
 ///
-/// Whatever Postgres says.
+/// Errors of Postgres.
 pub async fn is_complete(database: &Database) -> Result<bool, DbError> {
     let without = database.sql(include_str!("../../sql/db/without_trace_index.sql"));
     Ok(database.query_in_time(CHECK_TIMEOUT, &without, &[]).await?.is_empty())
@@ -37,11 +37,11 @@ pub fn keep(database: &Database, supervisor: &Supervisor) {
     });
 }
 
-/// Builds what is missing.
+/// Builds the missing indexes.
 ///
 /// # Errors
 ///
-/// Whatever Postgres says.
+/// Errors of Postgres.
 pub async fn round(database: &Database) -> Result<(), DbError> {
     if is_complete(database).await? {
         return Ok(());

@@ -1,8 +1,8 @@
-//! The connection URL, in the form that libpq's programs take too.
+//! The connection URL, in libpq's format.
 //!
-//! The address is left to tokio-postgres; the parameters are read here, as the driver knows half of those that psql takes. A
-//! parameter that makes no difference to this service is ignored. One that would change what the operator means, and that
-//! the driver cannot do, is refused by its name: a connection that is less strict than asked for would be worse than none.
+//! tokio-postgres parses the address; the parameters are parsed here, as the driver knows half of libpq's. A parameter without
+//! effect on this service is ignored. One that the driver cannot honour, and that would change the meaning, is rejected by
+//! name: a connection that is less strict than requested would be worse than none.
 
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -14,34 +14,34 @@ use rustls::SupportedProtocolVersion;
 use tokio_postgres::Config;
 use tokio_postgres::config::{ChannelBinding, Host, SslMode, SslNegotiation, TargetSessionAttrs};
 
-/// How far the server's certificate is trusted.
+/// The extent to which the server's certificate is verified.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Verification {
-    /// Encrypted, and nothing more: `prefer` and `require`, as libpq does.
+    /// Encrypted only: `prefer` and `require`, as in libpq.
     None,
-    /// Signed by a root that we trust: `verify-ca`.
+    /// Signed by a trusted root: `verify-ca`.
     Authority,
-    /// And issued for the host's name: `verify-full`.
+    /// Also issued for the host's name: `verify-full`.
     Full,
 }
 
-/// Whose signature is trusted.
+/// The trusted roots.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Roots {
-    /// Those of the operating system.
+    /// The roots of the operating system.
     System,
-    /// Those in a PEM file.
+    /// The roots in a PEM file.
     File(PathBuf),
 }
 
-/// The certificate that the service shows, as PEM files.
+/// The service's client certificate, as PEM files.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Identity {
     pub(super) certificate: PathBuf,
     pub(super) key: PathBuf,
 }
 
-/// What the URL asks of TLS.
+/// The URL's parameters for TLS.
 #[derive(Debug, Clone)]
 pub(super) struct TlsOptions {
     pub(super) verification: Verification,
@@ -55,36 +55,36 @@ pub(super) struct TlsOptions {
 /// A parsed connection URL.
 #[derive(Debug, Clone)]
 pub struct ConnectionUrl {
-    /// The hosts, in the order in which they are tried.
+    /// The hosts, in the order of attempts.
     pub(super) hosts: Vec<Config>,
-    /// Whether they are tried in another order each time.
+    /// Whether the order is random at each attempt.
     pub(super) shuffles: bool,
     pub(super) tls: TlsOptions,
 }
 
-/// What is wrong with a connection URL; never quotes a value, as it may hold a password.
+/// An error in a connection URL; never quotes a value, as it may hold a password.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum UrlError {
-    /// It is not a URL of this kind.
+    /// Another scheme.
     #[error("it does not begin with postgres:// or postgresql://")]
     Scheme,
-    /// A parameter has a value that it does not take.
+    /// An invalid value of a parameter.
     #[error("{0} takes {1}")]
     Value(&'static str, &'static str),
-    /// A parameter asks for what the service cannot do, and means something.
+    /// A parameter with a meaning that the service cannot honour.
     #[error("{0} is not supported: {1}")]
     Unsupported(&'static str, &'static str),
-    /// A parameter that is not libpq's. Its name may be the rest of a password, so its number is given.
+    /// A parameter that libpq does not have. Its name may be the rest of a password, so its number is reported.
     #[error(
         "parameter {0} behind the ? is none that psql takes; a ?, & or @ in a password is written %3F, %26 or %40"
     )]
     Unknown(usize),
-    /// The address was refused.
+    /// The address is invalid.
     #[error("{0}")]
     Invalid(String),
 }
 
-/// A file of libpq's, or a check of its, that is not done here.
+/// The reason to reject a file or check of libpq's that is not supported.
 const STRICTER: &str = "it would be less strict than you ask for";
 
 static ONLY_TLS13: &[&SupportedProtocolVersion] = &[&rustls::version::TLS13];
@@ -93,7 +93,7 @@ static ONLY_TLS12: &[&SupportedProtocolVersion] = &[&rustls::version::TLS12];
 const SWITCH: &str = "0 or 1";
 const SECONDS: &str = "a whole number of seconds";
 
-/// The parameters of a URL as they were given.
+/// The parameters of a URL as given.
 #[derive(Default)]
 struct Parameters {
     hosts: Vec<Host>,
@@ -132,7 +132,7 @@ impl ConnectionUrl {
     ///
     /// # Errors
     ///
-    /// [`UrlError`] says what is wrong without quoting the URL.
+    /// [`UrlError`], which never quotes the URL.
     pub fn parse(url: &str) -> Result<Self, UrlError> {
         if !url.starts_with("postgres://") && !url.starts_with("postgresql://") {
             return Err(UrlError::Scheme);
@@ -153,17 +153,17 @@ impl ConnectionUrl {
         given.build(address)
     }
 
-    /// The user that it names.
+    /// The URL's user.
     pub fn user(&self) -> Option<&str> {
         self.hosts.first()?.get_user()
     }
 
-    /// The database that it names.
+    /// The URL's database.
     pub fn dbname(&self) -> Option<&str> {
         self.hosts.first()?.get_dbname()
     }
 
-    /// Hosts, ports and database, for people: no password.
+    /// Hosts, ports and database for messages: no password.
     pub(super) fn target(&self) -> String {
         let address = |config: &Config| {
             let port = config.get_ports().first().copied().unwrap_or(5432);
@@ -183,7 +183,7 @@ impl ConnectionUrl {
 }
 
 impl Parameters {
-    /// Takes one parameter; false if there is none of this name.
+    /// Reads one parameter; returns false if its name is unknown.
     fn read(&mut self, name: &str, value: &str) -> Result<bool, UrlError> {
         match name {
             "host" => self.hosts = value.split(',').map(host).collect(),
@@ -229,7 +229,7 @@ impl Parameters {
                     _ => return Err(UrlError::Value("channel_binding", "disable, prefer or require")),
                 });
             }
-            // Nothing here speaks GSSAPI: what it would need makes no difference, but for those who insist.
+            // GSSAPI is not supported: its parameters have no effect, unless it is required.
             "gssencmode" => match value {
                 "disable" | "prefer" => {}
                 "require" => return Err(UrlError::Unsupported("gssencmode=require", "use sslmode")),
@@ -254,7 +254,7 @@ impl Parameters {
     fn read_tls(&mut self, name: &str, value: &str) -> Result<bool, UrlError> {
         match name {
             "sslmode" => self.ssl_mode = Some(parse_ssl_mode(value)?),
-            // As JDBC has it; libpq takes it too.
+            // JDBC's parameter; libpq accepts it too.
             "ssl" => {
                 supported(value == "true", "ssl", "write sslmode instead")?;
                 self.ssl_mode = Some((SslMode::Require, Verification::None));
@@ -288,13 +288,13 @@ impl Parameters {
             }
             "sslcrl" => return Err(UrlError::Unsupported("sslcrl", STRICTER)),
             "sslcrldir" => return Err(UrlError::Unsupported("sslcrldir", STRICTER)),
-            // TLS is not compressed any more, by anyone.
+            // No TLS implementation compresses any more.
             "sslcompression" => {
                 switch(value, "sslcompression")?;
             }
             "sslsni" => self.hides_name = !switch(value, "sslsni")?,
             "ssl_min_protocol_version" => match value {
-                // 1.2 is the least here anyway.
+                // 1.2 is the minimum anyway.
                 "TLSv1" | "TLSv1.1" | "TLSv1.2" => {}
                 "TLSv1.3" => self.no_tls12 = true,
                 _ => return Err(UrlError::Value("ssl_min_protocol_version", "TLSv1.2 or TLSv1.3")),
@@ -312,7 +312,7 @@ impl Parameters {
     fn session(&mut self, value: &str) -> Result<(), UrlError> {
         (self.writable, self.prefers_standby) = match value {
             "any" => (false, false),
-            // A primary is what writes are taken by; that is what the driver can ask.
+            // A primary accepts writes; that is what the driver can check.
             "read-write" | "primary" => (true, false),
             "prefer-standby" => (false, true),
             "read-only" | "standby" => {
@@ -324,7 +324,7 @@ impl Parameters {
         Ok(())
     }
 
-    /// All together, with the address that comes before the parameters.
+    /// Combines the parameters with the address before them.
     fn build(self, address: &str) -> Result<ConnectionUrl, UrlError> {
         let base = Config::from_str(address).map_err(|error| UrlError::Invalid(super::chain(&error)))?;
         let mut hosts: Vec<Host> =
@@ -368,7 +368,7 @@ impl Parameters {
 
     fn tls(&self) -> Result<TlsOptions, UrlError> {
         let (mode, mut verification) = self.ssl_mode.unwrap_or((SslMode::Prefer, Verification::None));
-        // libpq: with a root certificate named, `require` verifies as `verify-ca` does.
+        // As in libpq: with a root certificate, `require` verifies as `verify-ca` does.
         if mode == SslMode::Require && verification == Verification::None && self.roots.is_some() {
             verification = Verification::Authority;
         }
@@ -392,7 +392,7 @@ impl Parameters {
         Ok(TlsOptions { verification, roots, identity, sends_name: !self.hides_name, versions })
     }
 
-    /// What all hosts have in common.
+    /// The options common to all hosts.
     fn common(&self, base: &Config) -> Config {
         let mut config = Config::new();
         if let Some(user) = self.user.as_deref().or(base.get_user()) {
@@ -441,7 +441,7 @@ impl Parameters {
     }
 }
 
-/// Where libpq looks if no host is named: a socket in one of the usual folders, else this machine by TCP.
+/// libpq's default without a host: a socket in one of the usual folders, else this machine by TCP.
 fn set_default_host(config: &mut Config, port: u16) {
     let socket = format!(".s.PGSQL.{port}");
     let folders = ["/var/run/postgresql", "/run/postgresql", "/tmp"];
@@ -466,7 +466,7 @@ fn number<T: FromStr>(value: &str, name: &'static str, takes: &'static str) -> R
     value.trim().parse().map_err(|_| UrlError::Value(name, takes))
 }
 
-/// A number of seconds; zero and less are libpq's for the default.
+/// A number of seconds; zero and less are libpq's default.
 fn seconds(value: &str, name: &'static str) -> Result<Option<Duration>, UrlError> {
     let seconds = number::<i32>(value, name, SECONDS)?;
     Ok(u64::try_from(seconds).ok().filter(|seconds| *seconds > 0).map(Duration::from_secs))

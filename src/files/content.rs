@@ -6,9 +6,9 @@
 //! ab/abcd…      contents by their SHA-256, below its first two digits
 //! ```
 //!
-//! Every name in it is one of ours: digits of a hash, or of a draft's random id. Each step down is taken from the folder
-//! above (`openat`) and follows no symbolic link, so whoever can plant one there does not lead us out of it. All of it
-//! blocks; callers see to the threads.
+//! Every name in it is the service's own: digits of a hash, or of a draft's random id. Each folder is opened relative to its
+//! parent (`openat`) without following symbolic links, so a planted link does not lead out of it. All operations block; callers
+//! provide the threads.
 
 use std::fs::{self, File};
 use std::io::{self, ErrorKind, Read};
@@ -28,10 +28,10 @@ use super::{ContentHash, FilesError};
 
 const DRAFTS: &str = "tmp";
 const MARKER: &str = "database";
-/// Only the service's own user gets in.
+/// Access for the service's own user only.
 const FOLDER_MODE: Mode = Mode::S_IRWXU;
 const FILE_MODE: Mode = Mode::from_bits_truncate(0o600);
-/// The flags of every folder that is opened.
+/// The flags for opening a folder.
 const FOLDER_FLAGS: OFlag = OFlag::O_DIRECTORY.union(OFlag::O_CLOEXEC);
 
 /// The folder of contents; cheap to clone.
@@ -42,12 +42,12 @@ pub(super) struct Contents {
 }
 
 impl Contents {
-    /// The folder at `path`, which leaves `min_free` bytes of its file system to others. It is made when it is needed.
+    /// The folder at `path`, which leaves `min_free` bytes of its file system free. It is created when it is needed.
     pub(super) fn new(path: PathBuf, min_free: u64) -> Self {
         Self { path: Arc::new(path), min_free }
     }
 
-    /// The folder itself, which an operator may have put elsewhere by a link.
+    /// The folder itself, which an operator may have replaced by a link.
     fn root(&self) -> io::Result<File> {
         let root = nix::fcntl::open(&*self.path, FOLDER_FLAGS, Mode::empty())?;
         Ok(root.into())
@@ -81,7 +81,7 @@ impl Contents {
         open_folder(&root, name)
     }
 
-    /// Whether there is room for so many bytes more that leaves the journal what it needs.
+    /// Checks that so many further bytes leave enough space for the journal.
     pub(super) fn check_room(&self, more: u64) -> Result<(), FilesError> {
         let stat = nix::sys::statvfs::fstatvfs(self.made_root()?).map_err(io::Error::from)?;
         let free = stat.blocks_available().saturating_mul(stat.fragment_size());
@@ -91,7 +91,7 @@ impl Contents {
         Ok(())
     }
 
-    /// A new draft.
+    /// Creates a draft.
     pub(super) fn draft(&self) -> io::Result<Draft> {
         let folder = Arc::new(self.made_folder(DRAFTS)?);
         loop {
@@ -99,14 +99,14 @@ impl Contents {
             let flags =
                 OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
             let file = File::from(openat(&*folder, name.as_str(), flags, FILE_MODE)?);
-            // Before it was locked, a sweeper may have taken it for one that was left behind.
+            // Before it was locked, a sweeper may have taken it for an abandoned one.
             if is_lockable(&file)? && exists(&folder, &name)? {
                 return Ok(Draft::new(folder, name, file));
             }
         }
     }
 
-    /// Puts a complete draft where its content belongs, unless that is there already.
+    /// Moves a complete draft to its content's place, unless the content is there already.
     pub(super) fn place(&self, draft: &mut Draft, hash: &ContentHash) -> io::Result<()> {
         let (folder, name) = (self.made_folder(&hash.folder())?, hash.to_string());
         if is_content(&folder, &name, draft.size())? {
@@ -115,18 +115,18 @@ impl Contents {
             renameat(draft.folder(), draft.name(), &folder, name.as_str())?;
             draft.moved();
         }
-        // Even where it was there: whoever put it there may not have come to this yet.
+        // Even if it was there: the other upload may not have synced yet.
         folder.sync_all()
     }
 
-    /// Opens a content of `size` bytes for reading. A link or anything else under its name that is no file is none of ours, so
-    /// the content is not found; a file of another size is damaged.
+    /// Opens a content of `size` bytes for reading. A link or another non-file of this name does not count as the content; a
+    /// file of another size is damaged.
     pub(super) fn open(&self, hash: &ContentHash, size: u64) -> io::Result<File> {
         let folder = self.folder(&hash.folder())?;
-        // Not to wait for the other end, were it a pipe.
+        // Never waits for the other end of a pipe.
         let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
         let file = match openat(&folder, hash.to_string().as_str(), flags, Mode::empty()) {
-            // What open(2) says to a link that it may not follow.
+            // The error of open(2) for a link that it may not follow.
             Err(Errno::ELOOP) => return Err(ErrorKind::NotFound.into()),
             opened => File::from(opened?),
         };
@@ -147,7 +147,7 @@ impl Contents {
         Ok(())
     }
 
-    /// Whether there is a folder.
+    /// Whether the folder exists.
     pub(super) fn exists(&self) -> io::Result<bool> {
         match self.root() {
             Ok(_) => Ok(true),
@@ -156,7 +156,7 @@ impl Contents {
         }
     }
 
-    /// The contents of which the hash begins with `first`.
+    /// The contents whose hash begins with `first`.
     pub(super) fn list(&self, first: u8) -> io::Result<Vec<ContentHash>> {
         let folder = match self.folder(&format!("{first:02x}")) {
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
@@ -167,8 +167,7 @@ impl Contents {
         Ok(hashes.filter(|hash| hash.0[0] == first).collect())
     }
 
-    /// Removes drafts that nobody writes any more: whoever does holds a lock on his, which ends with his process. How
-    /// many there were.
+    /// Removes abandoned drafts: a draft's writer holds a lock, which ends with its process. Returns their number.
     pub(super) fn sweep_drafts(&self) -> io::Result<usize> {
         let folder = match self.folder(DRAFTS) {
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(0),
@@ -187,7 +186,7 @@ impl Contents {
         Ok(removed)
     }
 
-    /// Whether the folder is that of the database with this id; one that is nobody's becomes its own.
+    /// Whether the folder is that of the database with this id. A new folder becomes its own.
     pub(super) fn belongs_to(&self, database: Uuid) -> io::Result<bool> {
         let root = self.made_root()?;
         let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
@@ -198,7 +197,7 @@ impl Contents {
                 Ok(text.trim() == database.to_string())
             }
             Err(Errno::ENOENT) => {
-                // Whole or not there: half a name would be another database's.
+                // Whole or not there: half an id would be another database's.
                 let mut draft = self.draft()?;
                 draft.write(format!("{database}\n").as_bytes())?;
                 draft.complete()?;
@@ -232,7 +231,7 @@ fn exists(folder: &File, name: &str) -> io::Result<bool> {
     }
 }
 
-/// Whether there is a file of this name and size; a link is none, and is replaced.
+/// Whether there is a file of this name and size; a link does not count, and is replaced.
 fn is_content(folder: &File, name: &str, size: u64) -> io::Result<bool> {
     match fstatat(folder, name, AtFlags::AT_SYMLINK_NOFOLLOW) {
         Ok(stat) => {
@@ -248,7 +247,7 @@ fn names(folder: &File) -> io::Result<Vec<String>> {
     let mut dir = Dir::openat(folder, ".", FOLDER_FLAGS, Mode::empty())?;
     let mut names = Vec::new();
     for entry in dir.iter() {
-        // A name that is not UTF-8 is none of ours.
+        // A name that is not UTF-8 is foreign.
         match entry?.file_name().to_str() {
             Ok("." | "..") | Err(_) => {}
             Ok(name) => names.push(name.to_owned()),

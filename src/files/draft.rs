@@ -1,4 +1,4 @@
-//! A content on its way in: written, hashed, synced, and removed unless it is kept.
+//! Drafts: contents while they are uploaded; written, hashed, synced, and removed unless they are kept.
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -10,12 +10,11 @@ use sha2::{Digest, Sha256};
 use super::ContentHash;
 use super::media::LOOKED_AT_BYTES;
 
-/// After so many bytes they are synced: a large file that was only synced at its end would hold up the journal's syncs
-/// on the same disk until then.
+/// The bytes after which a draft is synced: a large file that was only synced at its end would delay the journal's syncs on the
+/// same disk.
 const SYNC_BYTES: u64 = 16 << 20;
 
-/// A content on its way in. Dropped, it is removed. It is locked as long as it is open, so that nobody takes it for one that
-/// was left behind.
+/// A content under upload. Dropped, it is removed. It is locked while it is open, so that it does not count as abandoned.
 #[derive(Debug)]
 pub(super) struct Draft {
     folder: Arc<File>,
@@ -35,7 +34,7 @@ impl Draft {
         Self { folder, name, file, is_there: true, hasher, size: 0, unsynced: 0, head: Vec::new() }
     }
 
-    /// Adds bytes; whether so many came that it is time to look at the disk.
+    /// Appends bytes; returns whether enough came for another check of the disk's space.
     pub(super) fn write(&mut self, bytes: &[u8]) -> io::Result<bool> {
         self.file.write_all(bytes)?;
         self.hasher.update(bytes);
@@ -51,7 +50,7 @@ impl Draft {
         Ok(true)
     }
 
-    /// Makes it survive a loss of power, but for its name. The hash of all that was written.
+    /// Syncs the content, but not its name. Returns the hash.
     pub(super) fn complete(&mut self) -> io::Result<ContentHash> {
         self.file.sync_all()?;
         Ok(ContentHash::finish(self.hasher.clone()))
@@ -75,7 +74,7 @@ impl Draft {
         &self.name
     }
 
-    /// It has another name now, and stays.
+    /// It has its final name, and stays.
     pub(super) fn moved(&mut self) {
         self.is_there = false;
     }

@@ -1,4 +1,4 @@
-//! A page of files, and where it goes on.
+//! Pages of a list of files.
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -6,14 +6,14 @@ use uuid::Uuid;
 
 use super::{FilesError, StoredFile};
 
-/// The most files of a page.
+/// Files of a page at most.
 pub const MAX_LIMIT: i64 = 1_000;
-/// The most files that a page may leave out; further on, a cursor costs the same everywhere.
+/// The largest offset; a cursor costs the same everywhere.
 pub const MAX_OFFSET: i64 = 100_000;
-/// The latest time that a cursor may name: the end of the year 9999, in microseconds.
+/// The latest time of a cursor: the end of the year 9999, in microseconds.
 const LATEST_US: i64 = 253_402_300_799_999_999;
 
-/// What a client may ask for.
+/// The page that a client requests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Page {
     pub(super) limit: i64,
@@ -21,17 +21,17 @@ pub struct Page {
     pub(super) after: Option<Cursor>,
 }
 
-/// Files, newest first, and the cursor of the next page, if there may be one.
+/// Files, newest first, and the next page's cursor.
 #[derive(Debug)]
-pub struct Listed {
+pub struct ListedFile {
     /// The files.
     pub files: Vec<StoredFile>,
-    /// A token for [`Page::parse`].
+    /// A token for [`Page::parse`]; `None`: this is the last page.
     pub next: Option<String>,
 }
 
 impl Page {
-    /// A page that is asked for by a query's parameters; 50 files where nothing is said.
+    /// Parses the parameters of a query; 50 files by default.
     ///
     /// # Errors
     ///
@@ -55,7 +55,7 @@ impl Page {
     }
 }
 
-/// A place in the order of files. A client may make one up: it can only ever name a place.
+/// A position in the order of files. A forged one does no harm: it names a position.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Cursor {
     /// Microseconds of Unix time.

@@ -1,19 +1,19 @@
-//! Which media type a file has: what its sender declared, held against what its first bytes say.
+//! The media type of a file: the declared type, checked against the first bytes.
 //!
-//! Nothing is believed that could harm: a file is only ever sent back as an attachment, in a sandbox, and no browser may
-//! guess its type. What is refused here is a mistake or a lie that whoever reads the file later would stumble over.
+//! The check is not a defence: a file is only ever sent as an attachment, in a sandbox, and no browser may guess its type. It
+//! rejects mistakes that would surprise later readers of the file.
 
 use mime::Mime;
 
 use super::FilesError;
 
-/// So many of a file's first bytes are looked at.
+/// Bytes of a file's beginning that are checked.
 pub(super) const LOOKED_AT_BYTES: usize = 8 * 1024;
-/// The longest type that is taken, in bytes.
+/// The longest type in bytes.
 const MAX_TYPE_BYTES: usize = 255;
-/// What a file is of which nothing is known.
+/// The type of an unknown format.
 const UNKNOWN: &str = "application/octet-stream";
-/// Types whose files always begin as they should.
+/// Types whose files always begin with their signature.
 const ALWAYS_KNOWN: &[&str] = &[
     "image/png",
     "image/jpeg",
@@ -24,11 +24,11 @@ const ALWAYS_KNOWN: &[&str] = &[
     "application/gzip",
 ];
 
-/// Reads a type that was declared.
+/// Parses a declared type.
 ///
 /// # Errors
 ///
-/// [`FilesError::Invalid`] if it is none.
+/// [`FilesError::Invalid`] if it is malformed.
 pub(super) fn declared(text: &str) -> Result<Mime, FilesError> {
     let invalid =
         FilesError::Invalid { field: "content-type", message: "a file's type is one such as text/csv" };
@@ -43,7 +43,7 @@ pub(super) fn declared(text: &str) -> Result<Mime, FilesError> {
 ///
 /// # Errors
 ///
-/// [`FilesError::TypeMismatch`] if the file is plainly another one than was declared.
+/// [`FilesError::TypeMismatch`] if the file is clearly not of the declared type.
 pub(super) fn judge(declared: Option<&Mime>, head: &[u8]) -> Result<String, FilesError> {
     let found = infer::get(head).map(|found| found.mime_type());
     let Some(declared) = declared.filter(|declared| declared.essence_str() != UNKNOWN) else {
@@ -61,20 +61,20 @@ pub(super) fn judge(declared: Option<&Mime>, head: &[u8]) -> Result<String, File
 fn suits(declared: &Mime, found: Option<&str>, head: &[u8]) -> bool {
     let essence = declared.essence_str();
     if is_text(declared) {
-        // A text may begin with any word, "BM" too, which would be a bitmap.
+        // A text may begin with any word, also with "BM", the signature of a bitmap.
         return found.is_none_or(|found| found.starts_with("text/")) || !has_binary(head);
     }
     let Some(found) = found else { return head.is_empty() || !ALWAYS_KNOWN.contains(&essence) };
     let Some((kind, subtype)) = found.split_once('/') else { return false };
     let same_kind = declared.type_() == kind;
     let same = same_kind && plain(declared.subtype().as_str()) == plain(subtype);
-    // One container is used for both.
+    // One container format is used for both.
     let both_are_media = is_media(declared.type_().as_str()) && is_media(kind);
-    // A format that is made of another one, as many documents are of zip.
+    // A format based on another one, as many documents are on zip.
     same || both_are_media || (same_kind && !infer::is_mime_supported(essence))
 }
 
-/// A subtype before it was registered has an `x-`.
+/// Subtypes have an `x-` before they are registered.
 fn plain(subtype: &str) -> &str {
     subtype.strip_prefix("x-").unwrap_or(subtype)
 }
@@ -94,7 +94,7 @@ fn is_text(mime: &Mime) -> bool {
     mime.type_() == mime::TEXT || is_written(subtype) || suffix.is_some_and(is_written)
 }
 
-/// Whether there are bytes that no text has (WHATWG, MIME Sniffing, section 3: binary data bytes).
+/// Whether the bytes include some that no text has (WHATWG, MIME Sniffing, section 3: binary data bytes).
 pub fn has_binary(head: &[u8]) -> bool {
     head.iter().any(|byte| matches!(byte, 0..=8 | 11 | 14..=26 | 28..=31))
 }
@@ -111,8 +111,9 @@ mod tests {
 
     #[test]
     fn a_declared_type_stands_unless_the_content_is_plainly_another() {
-        let judged = |said: &str, head: &[u8]| judge(Some(&declared(said).unwrap()), head).ok();
-        for (said, head, kept) in [
+        let judged =
+            |declared_type: &str, head: &[u8]| judge(Some(&declared(declared_type).unwrap()), head).ok();
+        for (declared_type, head, kept) in [
             ("image/png", PNG, "image/png"),
             ("application/octet-stream", PNG, "image/png"),
             ("application/octet-stream", b"?", "application/octet-stream"),
@@ -132,9 +133,9 @@ mod tests {
             ("image/png", b"", "image/png"),
             ("model/gltf-binary", b"glTF", "model/gltf-binary"),
         ] {
-            assert_eq!(judged(said, head).as_deref(), Some(kept), "{said}");
+            assert_eq!(judged(declared_type, head).as_deref(), Some(kept), "{declared_type}");
         }
-        for (said, head) in [
+        for (declared_type, head) in [
             ("image/png", &b"<html><script>alert(1)</script>"[..]),
             ("image/png", b"just text"),
             ("image/jpeg", PNG),
@@ -143,7 +144,7 @@ mod tests {
             ("application/json", ZIP),
             ("image/x-anything", b"<html >"),
         ] {
-            assert_eq!(judged(said, head), None, "{said}");
+            assert_eq!(judged(declared_type, head), None, "{declared_type}");
         }
         assert_eq!(judge(None, PNG).unwrap(), "image/png");
         assert_eq!(judge(None, b"").unwrap(), "application/octet-stream");

@@ -1,8 +1,8 @@
-//! Files that users upload: rows in Postgres, contents in a folder by their hash.
+//! Uploaded files: rows in Postgres, contents in a folder by their hash.
 //!
-//! An upload is streamed into drafts, hashed on the way and synced; then one transaction holds the owner to his quota, puts
-//! the contents into place and adds the rows. So a row that can be seen has its content, and what a crash leaves behind is
-//! at most a draft or a content without a row, which the sweeper removes.
+//! An upload is streamed into drafts, hashed and synced; then one transaction checks the owner's quota, moves the contents to
+//! their places and adds the rows. A visible row therefore has its content. A crash leaves at most a draft or a content without
+//! a row, which the sweeper removes.
 
 mod content;
 mod draft;
@@ -24,7 +24,7 @@ use futures_util::Stream;
 use tokio::sync::{OnceCell, OwnedSemaphorePermit, Semaphore};
 use uuid::Uuid;
 
-pub use list::{Listed, Page};
+pub use list::{ListedFile, Page};
 pub use media::has_binary;
 pub use model::{ContentHash, StoredFile};
 pub use sweeper::Swept;
@@ -34,9 +34,9 @@ use crate::config::FilesConfig;
 use crate::db::{Database, DbError};
 use crate::observe::Metrics;
 use content::Contents;
-use store::Store;
+use store::FileStore;
 
-/// Files, over a share of the pool; cheap to clone.
+/// Files, within a quota of the pool; cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Files {
     inner: Arc<Inner>,
@@ -46,45 +46,45 @@ pub struct Files {
 struct Inner {
     config: FilesConfig,
     contents: Contents,
-    store: Store,
+    store: FileStore,
     metrics: Arc<Metrics>,
     uploads: Arc<Semaphore>,
     downloads: Arc<Semaphore>,
-    /// Whether the folder is this database's, once that was looked at.
+    /// Whether the folder is this database's, once that was checked.
     is_ours: OnceCell<bool>,
 }
 
-/// What files are built from.
+/// The settings of files.
 #[derive(Debug)]
 pub struct FilesSettings {
     /// Limits.
     pub config: FilesConfig,
-    /// The folder of contents; made when it is needed.
+    /// The folder of contents, created when it is needed.
     pub folder: PathBuf,
-    /// Bytes of the folder's file system that are left to others.
+    /// Bytes of the folder's file system to leave free.
     pub min_free: u64,
 }
 
-/// Why something cannot be done with files.
+/// The reason why an operation on files failed.
 #[derive(Debug, thiserror::Error)]
 pub enum FilesError {
-    /// There is none of this id, or it is another's.
+    /// There is no such file, or it belongs to another user.
     #[error("there is no such file")]
     NotFound,
-    /// A value that is not taken.
+    /// An invalid value.
     #[error("{message}")]
     Invalid {
         /// The part's or the parameter's name.
         field: &'static str,
-        /// What is taken.
+        /// The valid values.
         message: &'static str,
     },
-    /// The content is not what was declared.
+    /// The content is not of the declared type.
     #[error("the file was declared to be {declared} and is {found}")]
     TypeMismatch {
-        /// The type that was declared.
+        /// The declared type.
         declared: String,
-        /// What the content is.
+        /// The content's type.
         found: &'static str,
     },
     /// Larger than `MAX_FILE_BYTES`.
@@ -96,34 +96,34 @@ pub enum FilesError {
     /// More than `FILE_QUOTA_BYTES`.
     #[error("your files would take more than {0} bytes (FILE_QUOTA_BYTES)")]
     QuotaExceeded(u64),
-    /// The disk is full, or what is left of it is the journal's.
+    /// The disk is full, or its rest is reserved for the journal.
     #[error("the disk is full; try again later")]
     DiskFull,
-    /// As many are under way as may be.
+    /// The maximum number of operations is under way.
     #[error("as many {0} are under way as may be; try again later")]
     Overloaded(&'static str),
     /// The folder is that of another database.
     #[error("the folder of files belongs to another database; nothing is put into it")]
     OtherDatabase,
-    /// Its owner was deleted meanwhile.
+    /// The owner was deleted meanwhile.
     #[error("the owner is not there any more")]
     OwnerGone,
-    /// What the bytes came from broke off.
+    /// The source of the bytes ended early.
     #[error("the file broke off before its end")]
     Source(#[source] io::Error),
-    /// Its content is not in the folder: another service took it in, into a folder of its own, or it was removed.
+    /// The content is not in the folder: another service stored it in a folder of its own, or it was removed.
     #[error("the file's content is not in this service's DATA_DIR/files")]
     ContentMissing,
     /// The folder of contents cannot be used.
     #[error("the folder of files cannot be used")]
     Disk(#[source] io::Error),
-    /// Postgres said no.
+    /// Postgres' error.
     #[error("the database cannot be used")]
     Database(#[source] Box<DbError>),
 }
 
 impl FilesError {
-    /// A file without a name.
+    /// The error for a file without a name.
     pub fn nameless() -> Self {
         Self::Invalid { field: "filename", message: "a file needs a name" }
     }
@@ -156,12 +156,12 @@ impl From<io::Error> for FilesError {
 }
 
 impl Files {
-    /// Files of `database`, a share of the pool.
+    /// The files of `database`, whose quota they use.
     pub fn new(settings: FilesSettings, database: &Database, metrics: &Arc<Metrics>) -> Self {
         let FilesSettings { config, folder, min_free } = settings;
         let inner = Inner {
             contents: Contents::new(folder, min_free),
-            store: Store::new(database, Duration::from_millis(config.files_timeout_ms)),
+            store: FileStore::new(database, Duration::from_millis(config.files_timeout_ms)),
             metrics: Arc::clone(metrics),
             uploads: Arc::new(Semaphore::new(config.max_uploads)),
             downloads: Arc::new(Semaphore::new(config.max_downloads)),
@@ -171,22 +171,22 @@ impl Files {
         Self { inner: Arc::new(inner) }
     }
 
-    /// The limits.
+    /// The settings.
     pub fn config(&self) -> &FilesConfig {
         &self.inner.config
     }
 
-    /// Begins an upload for `owner`, of which so many bytes are announced.
+    /// Begins an upload for `owner`, with the announced number of bytes.
     ///
     /// # Errors
     ///
-    /// [`FilesError::Overloaded`], [`FilesError::DiskFull`], [`FilesError::OtherDatabase`],
-    /// [`FilesError::QuotaExceeded`] if nothing more may be added at all, [`FilesError::Database`].
+    /// [`FilesError::Overloaded`], [`FilesError::DiskFull`], [`FilesError::OtherDatabase`], [`FilesError::QuotaExceeded`] if
+    /// not even an empty file fits, [`FilesError::Database`].
     pub async fn begin(&self, owner: Option<Uuid>, announced: u64) -> Result<Upload, FilesError> {
-        let turn = turn(&self.inner.uploads, "uploads")?;
+        let permit = permit(&self.inner.uploads, "uploads")?;
         let contents = self.inner.contents.clone();
         blocking(move || contents.check_room(announced)).await?;
-        // Before anything is put into it: what a folder that is nobody's holds would be cleared by whoever comes first.
+        // Checked first: a new folder's contents would be swept by the first database that claims it.
         if !self.is_ours().await? {
             return Err(FilesError::OtherDatabase);
         }
@@ -198,11 +198,11 @@ impl Files {
         if left.is_some_and(|left| left < store::LEAST_COUNTED) {
             return Err(FilesError::QuotaExceeded(quota));
         }
-        Ok(Upload::new(self, owner, left, turn))
+        Ok(Upload::new(self, owner, left, permit))
     }
 
-    /// Whether the folder is that of this database; one that is nobody's is from now on. Asked for once, as neither of them
-    /// changes while the service runs.
+    /// Whether the folder is that of this database; a new one is from now on. Checked once, as neither changes while the
+    /// service runs.
     async fn is_ours(&self) -> Result<bool, FilesError> {
         let look = async || {
             let Some(database) = self.inner.store.id().await? else { return Ok(false) };
@@ -212,8 +212,7 @@ impl Files {
         self.inner.is_ours.get_or_try_init(look).await.copied()
     }
 
-    /// Stores one file: what it is `named` and which type was `declared`, and its bytes as they come, of which so many are
-    /// announced.
+    /// Stores one file: its name, its declared type, and its bytes as they come, with the announced number of bytes.
     ///
     /// # Errors
     ///
@@ -238,7 +237,7 @@ impl Files {
     ///
     /// # Errors
     ///
-    /// [`FilesError::NotFound`] if there is none, or it is another's; [`FilesError::Database`].
+    /// [`FilesError::NotFound`] if there is none, or it is another user's; [`FilesError::Database`].
     pub async fn find(&self, owner: Option<Uuid>, id: Uuid) -> Result<StoredFile, FilesError> {
         self.inner.store.find(owner, id).await?.ok_or(FilesError::NotFound)
     }
@@ -248,11 +247,11 @@ impl Files {
     /// # Errors
     ///
     /// [`FilesError::Database`].
-    pub async fn list(&self, owner: Option<Uuid>, page: &Page) -> Result<Listed, FilesError> {
+    pub async fn list(&self, owner: Option<Uuid>, page: &Page) -> Result<ListedFile, FilesError> {
         Ok(self.inner.store.list(owner, page).await?)
     }
 
-    /// Deletes a file of `owner`. Its content goes with the next sweep, if nobody else has it.
+    /// Deletes a file of `owner`. Its content goes with the next sweep, unless another file has it.
     ///
     /// # Errors
     ///
@@ -264,14 +263,14 @@ impl Files {
         }
     }
 
-    /// Opens a file's content for reading. Once open it can be read to its end, though the file be deleted.
+    /// Opens a file's content. It can be read to its end even if the file is deleted.
     ///
     /// # Errors
     ///
-    /// [`FilesError::ContentMissing`], and [`FilesError::Disk`] if what is there is not what was stored.
+    /// [`FilesError::ContentMissing`], and [`FilesError::Disk`] if the content was changed.
     pub async fn open(&self, file: &StoredFile) -> Result<File, FilesError> {
         let (contents, hash, size) = (self.inner.contents.clone(), file.sha256, file.size);
-        // Whatever is wrong with the folder now has nothing to do with room.
+        // Here no error of the folder means a full disk.
         let why = |error: io::Error| match error.kind() {
             io::ErrorKind::NotFound => FilesError::ContentMissing,
             _ => FilesError::Disk(error),
@@ -279,21 +278,21 @@ impl Files {
         blocking(move || contents.open(&hash, size).map_err(why)).await
     }
 
-    /// A turn to send a file; held until it is sent.
+    /// A permit for a download, held until its end.
     ///
     /// # Errors
     ///
     /// [`FilesError::Overloaded`].
-    pub fn download_turn(&self) -> Result<OwnedSemaphorePermit, FilesError> {
-        turn(&self.inner.downloads, "downloads")
+    pub fn download_permit(&self) -> Result<OwnedSemaphorePermit, FilesError> {
+        permit(&self.inner.downloads, "downloads")
     }
 }
 
-fn turn(of: &Arc<Semaphore>, what: &'static str) -> Result<OwnedSemaphorePermit, FilesError> {
+fn permit(of: &Arc<Semaphore>, what: &'static str) -> Result<OwnedSemaphorePermit, FilesError> {
     Arc::clone(of).try_acquire_owned().map_err(|_| FilesError::Overloaded(what))
 }
 
-/// Runs what waits for the disk on a thread that may.
+/// Runs disk operations on a blocking thread.
 async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, FilesError> + Send + 'static,
 ) -> Result<T, FilesError> {

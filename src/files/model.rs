@@ -1,4 +1,4 @@
-//! A file, its name and its content's hash.
+//! A file, its name, and its content's hash.
 
 use std::fmt;
 
@@ -7,19 +7,19 @@ use uuid::Uuid;
 
 use super::FilesError;
 
-/// The longest name of a file, in bytes: what file systems take, so that a download can keep it.
+/// The longest name of a file in bytes: the maximum of file systems.
 const MAX_NAME_BYTES: usize = 255;
 
-/// A file as it is stored; its bytes are in the folder of contents.
+/// A stored file; its bytes are in the folder of contents.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StoredFile {
     /// Its id.
     pub id: Uuid,
-    /// What it was called where it came from.
+    /// The name.
     pub filename: String,
     /// Bytes.
     pub size: u64,
-    /// Its media type (RFC 9110, section 8.3.1), as it was declared or found.
+    /// The media type (RFC 9110, section 8.3.1), declared or detected.
     pub mime_type: String,
     /// The hash of its content.
     pub sha256: ContentHash,
@@ -29,7 +29,7 @@ pub struct StoredFile {
     pub processed: bool,
 }
 
-/// The SHA-256 of a content, by which it is stored.
+/// The SHA-256 of a content, its name in the folder.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ContentHash(pub(super) [u8; 32]);
 
@@ -43,7 +43,7 @@ impl ContentHash {
         bytes.try_into().ok().map(Self)
     }
 
-    /// From 64 digits as [`fmt::Display`] writes them.
+    /// From 64 digits in the format of [`fmt::Display`].
     pub(super) fn parse(text: &str) -> Option<Self> {
         let digits = text.as_bytes();
         if digits.len() != 64 {
@@ -57,7 +57,7 @@ impl ContentHash {
         Some(Self(bytes))
     }
 
-    /// The folder that it is in: its first two digits, so that no folder has too many entries.
+    /// Its folder: the first two digits, so that no folder has too many entries.
     pub(super) fn folder(&self) -> String {
         format!("{:02x}", self.0[0])
     }
@@ -89,19 +89,19 @@ impl fmt::Debug for ContentHash {
     }
 }
 
-/// What a file may be called: the last part of what a client says, as some send a whole path (RFC 7578, section 4.2). It
-/// is data, and never a path here.
+/// Parses a file's name: the last component, as some clients send a whole path (RFC 7578, section 4.2). It is data, and never
+/// used as a path.
 ///
 /// # Errors
 ///
 /// [`FilesError::Invalid`] for a name that is empty, has control characters, or is longer than 255 bytes.
-pub(super) fn file_name(said: &str) -> Result<String, FilesError> {
-    let name = said.rsplit(['/', '\\']).next().unwrap_or_default().trim();
+pub(super) fn file_name(text: &str) -> Result<String, FilesError> {
+    let name = text.rsplit(['/', '\\']).next().unwrap_or_default().trim();
     let refuse = |message: &'static str| Err(FilesError::Invalid { field: "filename", message });
     match name {
         "" | "." | ".." => Err(FilesError::nameless()),
         name if name.len() > MAX_NAME_BYTES => refuse("a file's name takes at most 255 bytes"),
-        _ if said.chars().any(char::is_control) => refuse("a file's name has no control characters"),
+        _ if text.chars().any(char::is_control) => refuse("a file's name has no control characters"),
         name => Ok(name.to_owned()),
     }
 }
@@ -114,15 +114,15 @@ mod tests {
 
     #[test]
     fn a_name_is_the_last_part_of_what_was_sent_and_has_no_control_characters() {
-        let name = |said| file_name(said).ok();
-        for (said, kept) in [
+        let name = |text| file_name(text).ok();
+        for (text, kept) in [
             ("a.txt", "a.txt"),
             ("../../etc/passwd", "passwd"),
             ("C:\\Users\\x\\Ünïcode ü.pdf", "Ünïcode ü.pdf"),
             (" q\"uo'te.txt ", "q\"uo'te.txt"),
             ("'; drop table files; --", "'; drop table files; --"),
         ] {
-            assert_eq!(name(said).as_deref(), Some(kept));
+            assert_eq!(name(text).as_deref(), Some(kept));
         }
         let [longest, too_long] = ["x".repeat(255), "x".repeat(256)];
         for bad in ["", "/", "..", "a/..", " ", "a\0b", "a\r\nb", "a\n/b", "\u{7f}", &too_long] {
@@ -133,8 +133,8 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_name_leaves_its_folder(said in "\\PC{0,300}") {
-            if let Ok(name) = file_name(&said) {
+        fn no_name_leaves_its_folder(text in "\\PC{0,300}") {
+            if let Ok(name) = file_name(&text) {
                 prop_assert!(!name.contains(['/', '\\', '\0']) && name != ".." && name.len() <= 255);
             }
         }

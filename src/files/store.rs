@@ -7,25 +7,25 @@ use tokio_postgres::Row;
 use tokio_postgres::types::Type;
 use uuid::Uuid;
 
-use super::list::{Cursor, Listed, Page};
+use super::list::{Cursor, ListedFile, Page};
 use super::{ContentHash, FilesError, StoredFile};
 use crate::db::{Connection, Database, DbError, Parameter, begin_in_time, in_time};
 
-/// A file counts as so many bytes at least: an empty one takes room as well.
+/// The minimum that a file counts as, in bytes: an empty one takes space too.
 pub(super) const LEAST_COUNTED: u64 = 4096;
 
 /// The statements of the transaction that adds files.
 const STATEMENTS: u32 = 6;
-/// How long contents may take to be put into place, beside the statements.
+/// The time for moving contents to their places, beside the statements.
 const PLACE_TIME: Duration = Duration::from_secs(30);
 
 #[derive(Debug, Clone)]
-pub(super) struct Store {
+pub(super) struct FileStore {
     database: Database,
     timeout: Duration,
 }
 
-/// A file that is to be added.
+/// A file to be added.
 #[derive(Debug, Clone)]
 pub(super) struct NewFile {
     pub(super) id: Uuid,
@@ -35,8 +35,8 @@ pub(super) struct NewFile {
     pub(super) sha256: ContentHash,
 }
 
-impl Store {
-    /// Over `database`, each of whose statements may take up to `timeout`.
+impl FileStore {
+    /// The files of `database`, with a time limit for each statement.
     pub(super) fn new(database: &Database, timeout: Duration) -> Self {
         Self { database: database.clone(), timeout }
     }
@@ -45,15 +45,14 @@ impl Store {
         self.database.query_in_time(self.timeout, &self.database.sql(sql), parameters).await
     }
 
-    /// What an owner's files count as, in bytes.
+    /// The bytes that an owner's files count as.
     pub(super) async fn usage(&self, owner: Option<Uuid>) -> Result<u64, DbError> {
         let usage = include_str!("../../sql/files/usage.sql");
         bytes(&self.query(usage, &[(&owner, Type::UUID), (&(LEAST_COUNTED as i64), Type::INT8)]).await?)
     }
 
-    /// Adds an upload's files in one transaction, all or none, if the owner's files then count as no more than `quota`.
-    /// Their contents are put into place by `place` while the sweeper is kept off them. The time at which they were
-    /// uploaded.
+    /// Adds an upload's files in one transaction, all or none, if the owner's files then count as `quota` at most. `place`
+    /// moves their contents to their places while the sweeper is locked out. Returns the upload's time.
     pub(super) async fn add(
         &self,
         owner: Option<Uuid>,
@@ -127,11 +126,11 @@ impl Store {
     }
 
     /// A page of an owner's files.
-    pub(super) async fn list(&self, owner: Option<Uuid>, page: &Page) -> Result<Listed, DbError> {
+    pub(super) async fn list(&self, owner: Option<Uuid>, page: &Page) -> Result<ListedFile, DbError> {
         let list = include_str!("../../sql/files/list.sql");
         let after_us = page.after.map(|cursor| cursor.uploaded_us);
         let after_id = page.after.map(|cursor| cursor.id);
-        // One more, to know whether there are more.
+        // One more, to see whether there is a next page.
         let limit = page.limit + 1;
         let parameters: [Parameter<'_>; 5] = [
             (&owner, Type::UUID),
@@ -146,16 +145,16 @@ impl Store {
         let read: Vec<(StoredFile, i64)> = rows.iter().map(read).collect::<Result<_, _>>()?;
         let next = read.last().filter(|_| has_more);
         let next = next.map(|(file, uploaded_us)| Cursor { uploaded_us: *uploaded_us, id: file.id }.token());
-        Ok(Listed { files: read.into_iter().map(|(file, _)| file).collect(), next })
+        Ok(ListedFile { files: read.into_iter().map(|(file, _)| file).collect(), next })
     }
 
-    /// Deletes a file of an owner; false if there is none.
+    /// Deletes a file of an owner; returns false if there is none.
     pub(super) async fn delete(&self, owner: Option<Uuid>, id: Uuid) -> Result<bool, DbError> {
         let delete = include_str!("../../sql/files/delete.sql");
         Ok(!self.query(delete, &[(&owner, Type::UUID), (&id, Type::UUID)]).await?.is_empty())
     }
 
-    /// Which database this is.
+    /// The database's id.
     pub(super) async fn id(&self) -> Result<Option<Uuid>, DbError> {
         let rows = self.query(include_str!("../../sql/files/store_id.sql"), &[]).await?;
         Ok(rows.first().map(|row| row.try_get(0)).transpose()?)
@@ -170,7 +169,7 @@ impl Store {
         rows.iter().filter_map(|row| hash(row).transpose()).collect()
     }
 
-    /// Has a content removed by `remove` if no file has it and nobody is about to add one; whether it was.
+    /// Removes a content by `remove` if no file has it and no upload is about to add it; returns whether it was removed.
     pub(super) async fn remove_orphan(
         &self,
         hash: ContentHash,
@@ -194,7 +193,7 @@ impl Store {
         if !rows.first().map_or(Ok(false), |row| row.try_get(0))? {
             return Ok(Ok(false));
         }
-        // Looked at once more, now that it is ours: a statement sees all that was committed before it began.
+        // Checked once more under the lock: a statement sees all commits before its beginning.
         let orphans = self.database.sql(include_str!("../../sql/files/orphans.sql"));
         let hashes = [&hash.0[..]];
         let rows = transaction.query_typed(&orphans, &[(&&hashes[..], Type::BYTEA_ARRAY)]).await?;
@@ -207,7 +206,7 @@ impl Store {
     }
 }
 
-/// What a file counts as against a quota, in bytes.
+/// The bytes that a file counts as.
 pub(super) fn counted(size: u64) -> u64 {
     size.max(LEAST_COUNTED)
 }
@@ -217,12 +216,12 @@ fn bytes(rows: &[Row]) -> Result<u64, DbError> {
     size(sum)
 }
 
-/// Bytes, which the tables' checks keep from being negative.
+/// A size, which the tables' checks keep from being negative.
 fn size(bytes: i64) -> Result<u64, DbError> {
     u64::try_from(bytes).map_err(|_| DbError::Unexpected("a negative size"))
 }
 
-/// A file, and when it was uploaded in microseconds of Unix time.
+/// A file, and its upload time in microseconds of Unix time.
 fn read(row: &Row) -> Result<(StoredFile, i64), DbError> {
     let sha256 = row.try_get::<_, &[u8]>("sha256")?.try_into();
     let sha256 = sha256.map_err(|_| DbError::Unexpected("a hash of another length"))?;

@@ -1,29 +1,29 @@
-//! Removes what no file has any more: drafts of processes that ended, contents whose last row was deleted, and those
-//! that were put into place by an upload whose transaction failed.
+//! The sweeper of unused files: drafts of ended processes, contents whose last row was deleted, and contents of uploads whose
+//! transaction failed.
 //!
-//! A content is removed under a lock of its own, in Postgres, which an upload of the same content holds from before it
-//! looks for the content in the folder until its rows are committed. So either the upload sees that the content is gone and
-//! puts it there again, or the sweeper sees its row. A lock in this process would not do: several may serve one folder.
+//! A content is removed under a lock of its own in Postgres. An upload of the same content holds that lock from before it looks
+//! for the content in the folder until its rows are committed. So either the upload sees that the content is gone and stores it
+//! again, or the sweeper sees its row. A lock in this process would not suffice: several services may share a folder.
 
 use std::time::Duration;
 
 use super::{Files, FilesError, blocking};
 use crate::supervisor::{Backoff, Next, StepError, Supervisor};
 
-/// Contents that Postgres is asked about at once.
+/// Contents per query.
 const ASKED_AT_ONCE: usize = 500;
 
-/// What one sweep removed.
+/// The result of one sweep.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Swept {
-    /// Drafts that nobody wrote any more.
+    /// Abandoned drafts.
     pub drafts: usize,
-    /// Contents that no file had.
+    /// Contents without a file.
     pub contents: usize,
 }
 
 impl Files {
-    /// Starts the task that sweeps at once and then every `FILES_SWEEP_S`; with 0 there is none.
+    /// Starts the task that sweeps at once and then every `FILES_SWEEP_S`; 0: no task.
     pub fn keep_swept(&self, supervisor: &Supervisor) {
         let interval = Duration::from_secs(self.inner.config.files_sweep_s);
         if interval.is_zero() {
@@ -47,7 +47,7 @@ impl Files {
     ///
     /// # Errors
     ///
-    /// [`FilesError`]; what was removed until then is gone.
+    /// [`FilesError`]; contents removed until then are gone.
     pub async fn sweep(&self) -> Result<Swept, FilesError> {
         let inner = &self.inner;
         let contents = inner.contents.clone();

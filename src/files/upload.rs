@@ -1,4 +1,4 @@
-//! An upload: files that come in together and are stored all or none.
+//! Uploads: files that are stored together, all or none.
 
 use std::io;
 
@@ -11,7 +11,7 @@ use super::draft::Draft;
 use super::store::{NewFile, counted};
 use super::{Files, FilesError, StoredFile, blocking, media, model};
 
-/// What is gathered before it is written.
+/// Bytes collected before a write.
 const BUFFER_BYTES: usize = 256 * 1024;
 
 /// An upload under way. Dropped before it is finished, it leaves nothing behind.
@@ -20,7 +20,7 @@ pub struct Upload {
     files: Files,
     owner: Option<Uuid>,
     parts: Vec<(Draft, NewFile)>,
-    /// What the owner may still add, as far as is known before the end; none: there is no quota.
+    /// The rest of the owner's quota, as known at the beginning; `None`: there is no quota.
     left: Option<u64>,
     _turn: OwnedSemaphorePermit,
 }
@@ -35,8 +35,8 @@ impl Upload {
         Self { files: files.clone(), owner, parts: Vec::new(), left, _turn: turn }
     }
 
-    /// Takes one file in, as it comes: what it is `named` and which type was `declared`, and its bytes. At most
-    /// 256 KiB of it, and one piece of `source`, are held in memory.
+    /// Adds a file: its name, its declared type, and its bytes as they come. At most 256 KiB of it, and one chunk of `source`,
+    /// are held in memory.
     ///
     /// # Errors
     ///
@@ -93,7 +93,7 @@ impl Upload {
         }
     }
 
-    /// Writes what was gathered, away from the threads that serve requests.
+    /// Writes collected bytes on a blocking thread.
     async fn write(&self, mut draft: Draft, mut buffer: Vec<u8>) -> Result<(Draft, Vec<u8>), FilesError> {
         let contents = self.files.inner.contents.clone();
         blocking(move || {
@@ -106,7 +106,7 @@ impl Upload {
         .await
     }
 
-    /// Stores what came in: all files, or none.
+    /// Stores all files, or none.
     ///
     /// # Errors
     ///

@@ -1,4 +1,4 @@
-//! Structured logs: for people on a terminal, a JSON object a line otherwise.
+//! Structured logs: readable on a terminal, otherwise a JSON object per line.
 
 use std::io::IsTerminal;
 
@@ -7,7 +7,7 @@ use tracing_subscriber::EnvFilter;
 
 use crate::config::{LogFormat, LoggingConfig};
 
-/// `LOG` cannot be read.
+/// `LOG` is invalid.
 #[derive(Debug, thiserror::Error)]
 #[error("LOG: got {got:?}, takes a level or directives such as info,tidegate=debug ({source})")]
 pub struct LogError {
@@ -15,18 +15,17 @@ pub struct LogError {
     source: tracing_subscriber::filter::ParseError,
 }
 
-/// Libraries whose lines repeat what the service reports itself: deadpool warns at each connection that it finds closed, 120 times in
-/// 40 s of an outage. `LOG` shows them if it names them.
+/// Libraries whose lines repeat those of the service. `LOG` shows them if it names them.
 const QUIET: [&str; 1] = ["deadpool.postgres"];
 
-/// Sends the process's logs to stderr as `config` asks. A second call changes nothing.
+/// Sends the process's logs to stderr as `config` specifies. A second call has no effect.
 ///
-/// Records of the crate `log` are not shown: refinery and tokio-postgres write them, with the paths of their sources on the
-/// machine that built them, about what the service reports itself.
+/// Records of the crate `log` are not shown: refinery and tokio-postgres write them, with source paths of the build machine,
+/// about events that the service logs itself.
 ///
 /// # Errors
 ///
-/// [`LogError`] if the filter cannot be read.
+/// [`LogError`] if the filter is invalid.
 pub fn init(config: &LoggingConfig) -> Result<(), LogError> {
     let filter = filter(&config.log)?;
     let human = match config.log_format {
@@ -36,7 +35,7 @@ pub fn init(config: &LoggingConfig) -> Result<(), LogError> {
     };
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     let is_terminal = std::io::stderr().is_terminal();
-    // Not `try_init`, which takes the records of `log` too where a dependency enables that.
+    // Not `try_init`, which also installs a logger for `log` if a dependency enables that.
     let _second_call = if human {
         set_global_default(builder.with_target(false).with_ansi(is_terminal).finish()).is_err()
     } else {

@@ -1,8 +1,8 @@
-//! Every number that the service counts, named as Prometheus' conventions ask, behind functions.
+//! Metrics in Prometheus' naming conventions.
 //!
-//! One [`Metrics`] belongs to one running service and holds a registry of its own, so that two services in one process
-//! (the tests) do not count into each other. Labels take values from fixed sets only: routes from the router's table,
-//! statuses, reasons, states. Nothing that a client sends becomes a label.
+//! A [`Metrics`] belongs to one running service and has a registry of its own, so that two services in one process (in tests)
+//! count separately. Label values come from fixed sets only: routes of the router's table, statuses, reasons, states. No
+//! client's data becomes a label.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,7 +13,7 @@ use prometheus::{
     IntGaugeVec, Opts, Registry, TextEncoder,
 };
 
-/// Latency buckets in seconds, from a memory-speed answer to a request's time limit.
+/// Latency buckets in seconds, from an answer out of memory to a request's time limit.
 const LATENCY_BUCKETS_S: &[f64] = &[
     0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0,
     10.0, 30.0,
@@ -21,116 +21,116 @@ const LATENCY_BUCKETS_S: &[f64] = &[
 const BATCH_ROWS_BUCKETS: &[f64] =
     &[1.0, 10.0, 100.0, 500.0, 1_000.0, 2_500.0, 5_000.0, 10_000.0, 25_000.0, 50_000.0, 100_000.0];
 
-/// The figures of one service.
+/// The metrics of one service.
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
     /// Requests by route and status.
     pub requests: IntCounterVec,
-    /// Time from a request's head to its answer, by route.
+    /// Time from a request's head to its response, by route.
     pub request_seconds: HistogramVec,
-    /// Time from a request's head to the promise that its answer carries, by promise.
+    /// Time from a request's head to its ack, by level.
     pub ack_seconds: HistogramVec,
-    /// Connections refused because there were too many.
+    /// Connections rejected beyond MAX_CONNECTIONS.
     pub connections_refused: IntCounter,
-    /// Events that got a promise.
+    /// Accepted events.
     pub accepted: IntCounter,
     /// Events stored in `requests`.
     pub committed: IntCounter,
-    /// Events left out, as their keys were there.
+    /// Events skipped because their idempotency key existed.
     pub duplicates: IntCounter,
-    /// Events that were accepted and became dead letters.
+    /// Accepted events that became dead letters.
     pub dead: IntCounter,
-    /// Events that cannot be read from the journal any more.
+    /// Events of the journal that are not readable any more.
     pub quarantined: IntCounter,
-    /// Events of each group that was journaled.
+    /// Events of each group written to the journal.
     pub group_events: Histogram,
     /// Time to write and sync each group.
     pub group_seconds: Histogram,
     /// Time of each sync of the journal.
     pub journal_sync_seconds: Histogram,
-    /// Events refused with 503, by reason.
+    /// Events rejected with 503, by reason.
     pub refused: IntCounterVec,
     /// Dead letters stored, by reason.
     pub dead_letters: IntCounterVec,
-    /// Dead letters that did not fit into their queue and are gone, by reason.
+    /// Dead letters dropped because their queue was full, by reason.
     pub dead_letters_dropped: IntCounterVec,
     /// Rows of each COPY.
     pub batch_rows: Histogram,
     /// Time of each COPY.
     pub batch_seconds: Histogram,
-    /// COPYs that are tried again, by the class of their error.
+    /// Retried COPYs, by the verdict on their error.
     pub retries: IntCounterVec,
     /// Probes for bad rows that failed.
     pub probes_failed: IntCounter,
-    /// What faults did to requests on purpose, by what it was.
+    /// Faults injected, by kind.
     pub faults_injected: IntCounterVec,
-    /// Messages of streams of server-sent events.
+    /// Messages of the stress API's event streams.
     pub sse_messages: IntCounter,
-    /// Streams of server-sent events that ended, by why.
+    /// Ended event streams of the stress API, by reason.
     pub sse_closed: IntCounterVec,
     /// Files stored.
     pub files_stored: IntCounter,
     /// Bytes of the files stored.
     pub file_bytes_stored: IntCounter,
-    /// Uploads refused, by the code of the answer.
+    /// Rejected uploads, by error code.
     pub file_uploads_refused: IntCounterVec,
-    /// Contents removed, as no file had them any more.
+    /// Removed contents, which no file had any more.
     pub contents_swept: IntCounter,
-    /// Lines of imported files, by what became of them.
+    /// Lines of imported files, by outcome.
     pub import_lines: IntCounterVec,
-    /// Streams of changes that ended, by why.
+    /// Ended streams of changes, by reason.
     pub follows_closed: IntCounterVec,
-    /// Followers that were dropped, by why.
+    /// Subscribers dropped by the hub, by reason.
     pub followers_dropped: IntCounterVec,
-    /// Time from the beginning of a change's transaction to its followers.
+    /// Time from the beginning of a change's transaction to its delivery.
     pub feed_lag_seconds: Histogram,
-    /// Messages and titles that search learned of.
+    /// Messages and titles indexed by search.
     pub search_indexed: IntCounter,
     /// Restarts of background tasks after a panic, by task.
     pub task_restarts: IntCounterVec,
-    /// Levels that are read when they are asked for.
+    /// Gauges, read when the metrics are rendered.
     pub gauges: Gauges,
 }
 
-/// Levels, set just before they are shown.
+/// Gauges, set just before they are rendered.
 #[derive(Debug)]
 pub struct Gauges {
-    /// Events held by the queue.
+    /// Events in the queue.
     pub queue_events: IntGauge,
-    /// Bytes held by the queue.
+    /// Bytes of the events in the queue.
     pub queue_bytes: IntGauge,
-    /// Dead letters that wait to be stored.
+    /// Dead letters waiting to be stored.
     pub dead_queue_events: IntGauge,
-    /// Bytes of dead letters that wait to be stored.
+    /// Bytes of dead letters waiting to be stored.
     pub dead_queue_bytes: IntGauge,
-    /// Bytes of request bodies under way.
+    /// Bytes of request bodies in memory.
     pub body_bytes: IntGauge,
     /// Open client connections.
     pub connections: IntGauge,
-    /// Open streams of server-sent events.
+    /// Open event streams of the stress API.
     pub sse_streams: IntGauge,
-    /// Those who follow what changes.
+    /// Subscribers to changes.
     pub followers: IntGauge,
-    /// Bytes of changes that wait for followers, and of what their sockets have not taken.
+    /// Bytes of changes waiting for subscribers, including those that their sockets have not taken.
     pub followers_bytes: IntGauge,
-    /// Seconds since the oldest change was made that search had not looked at when it looked last.
+    /// Age in seconds of the first change that search had not read, at its last poll.
     pub search_lag_seconds: Gauge,
     /// Database connections by state.
     pub pool: IntGaugeVec,
     /// Seconds by which the service's clock is ahead of Postgres'.
     pub clock_ahead_seconds: IntGauge,
-    /// 1 while nothing is deleted by age, as the clocks differ.
+    /// 1 while nothing is deleted by age because the clocks differ.
     pub deletion_refused: IntGauge,
     /// 1 for each day whose partition cannot be made or dropped.
     pub partitions_failing: IntGaugeVec,
     /// The ledger over the journals on disk, by state.
     pub ledger: IntGaugeVec,
-    /// Bytes of the journal, by what they are.
+    /// Bytes of the journal, by state.
     pub journal_bytes: IntGaugeVec,
-    /// 1 while the journal takes nothing, by why.
+    /// 1 while the journal accepts nothing, by state.
     pub journal_refuses: IntGaugeVec,
-    /// Events that Postgres lost and the journal did not hold any more.
+    /// Events that Postgres lost and the journal did not have any more.
     pub lost: IntGauge,
     /// Acknowledged events that the journal lost, until an operator acknowledges the loss.
     pub acknowledged_lost: IntGauge,
@@ -139,11 +139,11 @@ pub struct Gauges {
 }
 
 impl Metrics {
-    /// All figures at zero.
+    /// Metrics with all values at zero.
     ///
     /// # Errors
     ///
-    /// Only if two figures have one name, which is a fault of this file.
+    /// If two metrics have one name, which is a defect of this file.
     pub fn new() -> prometheus::Result<Arc<Self>> {
         let registry = Registry::new();
         let metrics = Self {
@@ -154,32 +154,32 @@ impl Metrics {
             )?,
             request_seconds: histograms(
                 "tidegate_http_request_duration_seconds",
-                "Time from a request's head to its answer.",
+                "Time from a request's head to its response.",
                 "route",
             )?,
             ack_seconds: histograms(
                 "tidegate_ack_duration_seconds",
-                "Time from a request's head to the promise that its answer carries.",
+                "Time from a request's head to its ack, by level.",
                 "level",
             )?,
             connections_refused: counter(
                 "tidegate_http_connections_refused_total",
-                "Connections beyond MAX_CONNECTIONS, answered 503 and closed.",
+                "Connections beyond MAX_CONNECTIONS, which got 503 and were closed.",
             )?,
-            accepted: counter("tidegate_events_accepted_total", "Events that got a promise.")?,
+            accepted: counter("tidegate_events_accepted_total", "Accepted events.")?,
             committed: counter("tidegate_events_committed_total", "Events stored in requests.")?,
             duplicates: counter(
                 "tidegate_events_duplicate_total",
-                "Events that were not stored since one with the same key was.",
+                "Events skipped because one with the same idempotency key is stored.",
             )?,
             dead: counter("tidegate_events_dead_total", "Accepted events that became dead letters.")?,
             quarantined: counter(
                 "tidegate_events_quarantined_total",
-                "Events that cannot be read from the journal any more.",
+                "Events of the journal that are not readable any more.",
             )?,
             group_events: histogram(
                 "tidegate_journal_group_events",
-                "Events of each group that was journaled.",
+                "Events of each group written to the journal.",
                 BATCH_ROWS_BUCKETS,
             )?,
             group_seconds: histogram(
@@ -192,11 +192,15 @@ impl Metrics {
                 "Time of each sync of the journal.",
                 LATENCY_BUCKETS_S,
             )?,
-            refused: counters("tidegate_events_refused_total", "Events refused with 503.", &["reason"])?,
+            refused: counters(
+                "tidegate_events_refused_total",
+                "Events rejected with 503, by reason.",
+                &["reason"],
+            )?,
             dead_letters: counters("tidegate_dead_letters_total", "Dead letters stored.", &["reason"])?,
             dead_letters_dropped: counters(
                 "tidegate_dead_letters_dropped_total",
-                "Dead letters that did not fit into their queue and are gone.",
+                "Dead letters dropped because their queue was full.",
                 &["reason"],
             )?,
             batch_rows: histogram("tidegate_copy_rows", "Rows of each COPY.", BATCH_ROWS_BUCKETS)?,
@@ -205,59 +209,63 @@ impl Metrics {
                 "Time of each COPY.",
                 LATENCY_BUCKETS_S,
             )?,
-            retries: counters("tidegate_copy_retries_total", "COPYs that are tried again.", &["verdict"])?,
+            retries: counters(
+                "tidegate_copy_retries_total",
+                "Retried COPYs, by the verdict on their error.",
+                &["verdict"],
+            )?,
             probes_failed: counter(
                 "tidegate_probes_failed_total",
-                "Probes for bad rows that failed; the rows are found by halving.",
+                "Failed probes for bad rows; the rows are found by bisection instead.",
             )?,
             faults_injected: counters(
                 "tidegate_faults_injected_total",
-                "What was done to requests on purpose (FAULTS=on).",
+                "Faults injected into requests (FAULTS=on).",
                 &["kind"],
             )?,
             sse_messages: counter(
                 "tidegate_sse_messages_total",
-                "Messages of streams of server-sent events.",
+                "Messages of the stress API's event streams.",
             )?,
             sse_closed: counters(
                 "tidegate_sse_closed_total",
-                "Streams of server-sent events that ended.",
+                "Ended event streams of the stress API.",
                 &["reason"],
             )?,
             files_stored: counter("tidegate_files_stored_total", "Files stored.")?,
             file_bytes_stored: counter("tidegate_file_bytes_stored_total", "Bytes of the files stored.")?,
             file_uploads_refused: counters(
                 "tidegate_file_uploads_refused_total",
-                "Uploads refused, by the code of the answer.",
+                "Rejected uploads, by error code.",
                 &["reason"],
             )?,
             contents_swept: counter(
                 "tidegate_file_contents_swept_total",
-                "Contents removed from DATA_DIR/files, as no file had them any more.",
+                "Contents without a file that were removed from DATA_DIR/files.",
             )?,
             import_lines: counters(
                 "tidegate_import_lines_total",
-                "Lines of imported files, but for blank ones.",
+                "Lines of imported files, without blank ones, by outcome.",
                 &["outcome"],
             )?,
             follows_closed: counters(
                 "tidegate_follows_closed_total",
-                "Streams of changes that ended.",
+                "Ended streams of changes.",
                 &["reason"],
             )?,
             followers_dropped: counters(
                 "tidegate_followers_dropped_total",
-                "Followers that were dropped by the hub.",
+                "Subscribers dropped by the hub.",
                 &["reason"],
             )?,
             feed_lag_seconds: histogram(
                 "tidegate_feed_lag_seconds",
-                "Time from the beginning of a change's transaction to its followers, of the oldest change of a lot.",
+                "Time from the beginning of a change's transaction to its delivery, for the oldest change of a page.",
                 LATENCY_BUCKETS_S,
             )?,
             search_indexed: counter(
                 "tidegate_search_indexed_total",
-                "Messages and titles that search learned of.",
+                "Messages and titles indexed by search.",
             )?,
             task_restarts: counters(
                 "tidegate_task_restarts_total",
@@ -267,25 +275,28 @@ impl Metrics {
             gauges: Gauges {
                 queue_events: gauge(
                     "tidegate_queue_events",
-                    "Events held: admitted and neither stored nor dead.",
+                    "Events in the queue: accepted, and neither stored nor dead.",
                 )?,
-                queue_bytes: gauge("tidegate_queue_bytes", "Bytes of the events held.")?,
-                dead_queue_events: gauge("tidegate_dead_letter_queue_events", "Dead letters that wait.")?,
+                queue_bytes: gauge("tidegate_queue_bytes", "Bytes of the events in the queue.")?,
+                dead_queue_events: gauge(
+                    "tidegate_dead_letter_queue_events",
+                    "Dead letters waiting to be stored.",
+                )?,
                 dead_queue_bytes: gauge(
                     "tidegate_dead_letter_queue_bytes",
-                    "Bytes of the dead letters that wait.",
+                    "Bytes of dead letters waiting to be stored.",
                 )?,
-                body_bytes: gauge("tidegate_http_body_bytes", "Bytes of request bodies under way.")?,
+                body_bytes: gauge("tidegate_http_body_bytes", "Bytes of request bodies in memory.")?,
                 connections: gauge("tidegate_http_connections", "Open client connections.")?,
-                sse_streams: gauge("tidegate_sse_streams", "Open streams of server-sent events.")?,
-                followers: gauge("tidegate_followers", "Those who follow what changes.")?,
+                sse_streams: gauge("tidegate_sse_streams", "Open event streams of the stress API.")?,
+                followers: gauge("tidegate_followers", "Subscribers to changes.")?,
                 followers_bytes: gauge(
                     "tidegate_followers_bytes",
-                    "Bytes of changes that wait for followers, and of what their sockets have not taken.",
+                    "Bytes of changes waiting for subscribers, including those that their sockets have not taken.",
                 )?,
                 search_lag_seconds: Gauge::new(
                     "tidegate_search_lag_seconds",
-                    "Age of the first change that search had not looked at, when it looked last.",
+                    "Age of the first change that search had not read, at its last poll.",
                 )?,
                 pool: IntGaugeVec::new(
                     Opts::new("tidegate_db_connections", "Database connections by state."),
@@ -293,11 +304,11 @@ impl Metrics {
                 )?,
                 clock_ahead_seconds: gauge(
                     "tidegate_clock_ahead_seconds",
-                    "Seconds by which the service's clock is ahead of Postgres', as of the last look.",
+                    "Seconds by which the service's clock is ahead of Postgres', as last measured.",
                 )?,
                 deletion_refused: gauge(
                     "tidegate_deletion_refused",
-                    "1 while nothing is deleted by age, as the clocks differ by more than a minute.",
+                    "1 while nothing is deleted by age because the clocks differ by more than a minute.",
                 )?,
                 partitions_failing: IntGaugeVec::new(
                     Opts::new(
@@ -318,12 +329,12 @@ impl Metrics {
                     &["state"],
                 )?,
                 journal_refuses: IntGaugeVec::new(
-                    Opts::new("tidegate_journal_refuses", "1 while the journal takes nothing, by state."),
+                    Opts::new("tidegate_journal_refuses", "1 while the journal accepts nothing, by state."),
                     &["state"],
                 )?,
                 lost: gauge(
                     "tidegate_events_lost_by_postgres",
-                    "Events that Postgres lost and the journal did not hold any more.",
+                    "Events that Postgres lost and the journal did not have any more.",
                 )?,
                 acknowledged_lost: gauge(
                     "tidegate_acknowledged_lost",
@@ -410,7 +421,7 @@ impl Metrics {
         Ok(())
     }
 
-    /// A COPY of `rows` rows took `elapsed` and is committed; `duplicates` were left out of it.
+    /// Counts a committed COPY of `rows` rows that took `elapsed`, without `duplicates`.
     pub fn copy_committed(&self, rows: u64, duplicates: u64, elapsed: Duration) {
         self.committed.inc_by(rows);
         self.duplicates.inc_by(duplicates);
@@ -418,29 +429,29 @@ impl Metrics {
         self.batch_seconds.observe(elapsed.as_secs_f64());
     }
 
-    /// A group of `events` events took `elapsed` to be written and synced.
+    /// Counts a group of `events` events whose write and sync took `elapsed`.
     pub fn group_committed(&self, events: u64, elapsed: Duration) {
         self.group_events.observe(events as f64);
         self.group_seconds.observe(elapsed.as_secs_f64());
     }
 
-    /// So many files, of so many `bytes` together, were stored.
+    /// Counts stored files of `bytes` in total.
     pub fn files_stored(&self, files: usize, bytes: u64) {
         self.files_stored.inc_by(files as u64);
         self.file_bytes_stored.inc_by(bytes);
     }
 
-    /// A part of a file was stored.
+    /// Counts the lines of a stored part of an import.
     pub fn import_stored(&self, stored: u64, rejected: u64) {
         self.import_lines.with_label_values(&["stored"]).inc_by(stored);
         self.import_lines.with_label_values(&["rejected"]).inc_by(rejected);
     }
 
-    /// All figures in Prometheus' text format.
+    /// Renders all metrics in Prometheus' text format.
     ///
     /// # Errors
     ///
-    /// If the encoder refuses a figure.
+    /// If the encoder rejects a metric.
     pub fn render(&self) -> prometheus::Result<Vec<u8>> {
         let mut text = Vec::with_capacity(16 * 1024);
         TextEncoder::new().encode(&self.registry.gather(), &mut text)?;

@@ -1,4 +1,4 @@
-//! What the service says of itself: metrics and logs. Health is put together by its route.
+//! Metrics and logs. Health is assembled by its route.
 
 pub mod logging;
 mod metrics;

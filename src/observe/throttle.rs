@@ -1,25 +1,25 @@
-//! A limit on a log line that each request of many could cause.
+//! A rate limit for a log line that many requests could cause.
 
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-/// Between two lines.
+/// The interval between two lines.
 const INTERVAL: Duration = Duration::from_secs(10);
 
-/// Lets one line pass every ten seconds, and counts those that it leaves out. One for each place that logs.
+/// Permits one line every ten seconds, and counts the omitted ones. One per call site.
 #[derive(Debug)]
 pub struct LogThrottle {
     state: Mutex<(Option<Instant>, u64)>,
 }
 
 impl LogThrottle {
-    /// A throttle that lets the first line pass.
+    /// A throttle that permits the first line.
     pub const fn new() -> Self {
         Self { state: Mutex::new((None, 0)) }
     }
 
-    /// Whether a line may be logged now: how many were left out since the last one.
+    /// Permits a line: returns the number of omitted ones since the last line, or `None`.
     pub fn ready(&self) -> Option<u64> {
         self.ready_at(Instant::now())
     }

@@ -11,9 +11,9 @@ use super::service::{Answer, Service, program};
 pub(crate) const SECRET: &str = "a secret of more than thirty-two bytes";
 pub(crate) const PASSWORD: &str = "correct horse";
 
-/// A service where everybody has to show a token.
+/// A service with AUTH=required.
 pub(crate) async fn guarded(database: &TestDatabase, more: &[(&str, &str)]) -> Service {
-    // Tests ask more often than clients should, and register users themselves.
+    // Tests send more requests than clients should, and register users themselves.
     let variables = [
         ("AUTH", "required"),
         ("JWT_SECRET", SECRET),
@@ -40,7 +40,7 @@ pub(crate) fn token_with(permissions: &[&str]) -> String {
     signed(Algorithm::HS256, &claims, SECRET)
 }
 
-/// Runs the program on a database, with `input` on its standard input: what it prints.
+/// Runs the program on a database with `input` on its standard input; returns its output.
 pub(crate) async fn tidegate(
     database: &TestDatabase,
     arguments: &[&str],
@@ -49,7 +49,7 @@ pub(crate) async fn tidegate(
     tidegate_with(database, arguments, input, &[]).await
 }
 
-/// The same with more variables.
+/// As [`tidegate`], with further variables.
 pub(crate) async fn tidegate_with(
     database: &TestDatabase,
     arguments: &[&str],
@@ -68,12 +68,12 @@ pub(crate) async fn tidegate_with(
     if output.status.success() { Ok(text(output.stdout)) } else { Err(text(output.stderr)) }
 }
 
-/// A key that the command line makes.
+/// A key created on the command line.
 pub(crate) async fn key(database: &TestDatabase, arguments: &[&str]) -> String {
     tidegate(database, &[&["keys", "create"], arguments].concat(), "").await.unwrap()
 }
 
-/// Sends JSON with a bearer token, if there is one.
+/// Sends JSON, with a bearer token unless it is empty.
 pub(crate) async fn send(service: &Service, method: &str, path: &str, token: &str, body: &Value) -> Answer {
     let bearer = format!("Bearer {token}");
     let headers = [("authorization", bearer.as_str())];
@@ -89,7 +89,7 @@ pub(crate) async fn register(service: &Service, email: &str) -> Value {
     answer.json()
 }
 
-/// What a log-in gives.
+/// The tokens of a log-in.
 pub(crate) struct Tokens {
     pub(crate) access: String,
     pub(crate) refresh: String,
@@ -112,7 +112,7 @@ pub(crate) async fn log_in(service: &Service, email: &str) -> Tokens {
     Tokens::of(&send(service, "POST", "/api/auth/login", "", &body).await)
 }
 
-/// Shows a refresh token.
+/// Sends a refresh token.
 pub(crate) async fn refresh(service: &Service, token: &str) -> Answer {
     send(service, "POST", "/api/auth/refresh", "", &json!({"refresh_token": token})).await
 }

@@ -1,4 +1,4 @@
-//! Answers byte by byte, and how their connections ended.
+//! Responses byte by byte, and the ends of their connections.
 
 use std::time::Duration;
 
@@ -7,10 +7,10 @@ use tokio::net::TcpStream;
 
 use super::service::Service;
 
-/// How long the end of an answer is waited for.
+/// The time limit for the end of a response.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// What came over a connection up to its end.
+/// The bytes of a connection up to its end.
 #[derive(Debug)]
 pub(crate) struct Received {
     pub(crate) bytes: Vec<u8>,
@@ -23,7 +23,7 @@ impl Received {
         String::from_utf8_lossy(&self.bytes[..self.body_at()]).to_ascii_lowercase()
     }
 
-    /// The body as it came, chunks and all.
+    /// The body as received, including the framing of chunks.
     pub(crate) fn body(&self) -> &[u8] {
         &self.bytes[self.body_at()..]
     }
@@ -32,7 +32,7 @@ impl Received {
         self.bytes.windows(4).position(|bytes| bytes == b"\r\n\r\n").map_or(self.bytes.len(), |at| at + 4)
     }
 
-    /// The body without the framing of chunks; what is unfinished counts.
+    /// The body without the framing of chunks, including an unfinished one.
     pub(crate) fn dechunked(&self) -> Vec<u8> {
         let (mut body, mut rest) = (Vec::new(), self.body());
         while let Some(end) = rest.windows(2).position(|bytes| bytes == b"\r\n") {
@@ -45,7 +45,7 @@ impl Received {
     }
 }
 
-/// Sends a request on a connection of its own and reads to its end.
+/// Sends a request on a connection of its own, and reads to its end.
 pub(crate) async fn exchange(service: &Service, request: &str, body: &str) -> Received {
     let mut stream = TcpStream::connect(&service.address).await.unwrap();
     let length = body.len();

@@ -1,4 +1,4 @@
-//! Uploads for tests, and a look into the folder of contents.
+//! Uploads for tests, and the contents on disk.
 
 use std::path::{Path, PathBuf};
 
@@ -11,7 +11,7 @@ use super::service::{Answer, Folder, Service};
 pub(crate) const BOUNDARY: &str = "----a-boundary";
 pub(crate) const MULTIPART: &str = "multipart/form-data; boundary=----a-boundary";
 
-/// One part as a browser sends it.
+/// A part as a browser sends it.
 pub(crate) fn part(filename: &str, content_type: &str, content: &[u8]) -> Vec<u8> {
     let head = format!(
         "--{BOUNDARY}\r\ncontent-disposition: form-data; name=\"file\"; filename=\"{filename}\"\r\ncontent-type: {content_type}\r\n\r\n"
@@ -39,21 +39,21 @@ pub(crate) async fn upload(service: &Service, token: &str, body: Vec<u8>) -> Ans
     service.request("POST", "/api/files/upload", &headers, body).await
 }
 
-/// Uploads one file, which has to be taken; as it is shown.
+/// Uploads a file successfully; returns its JSON.
 pub(crate) async fn store(service: &Service, token: &str, filename: &str, content: &[u8]) -> Value {
     let answer = upload(service, token, body(&[part(filename, "application/octet-stream", content)])).await;
     assert_eq!(answer.status.as_u16(), 201, "{:?}", answer.body);
     answer.json()["files"][0].clone()
 }
 
-/// Asks with a token, if there is one.
+/// Sends a request, with a token unless it is empty.
 pub(crate) async fn ask(service: &Service, method: &str, path: &str, token: &str) -> Answer {
     let bearer = format!("Bearer {token}");
     let headers = [("authorization", bearer.as_str())];
     service.request(method, path, if token.is_empty() { &[] } else { &headers }, "").await
 }
 
-/// The contents and the drafts that are on the disk.
+/// The contents and the drafts on disk.
 pub(crate) fn on_disk(data: &Folder) -> (Vec<PathBuf>, Vec<PathBuf>) {
     let root = Path::new(data.path()).join("files");
     let list = |dir: &Path| -> Vec<PathBuf> {

@@ -1,4 +1,4 @@
-//! Files that are imported, for tests.
+//! Imports for tests.
 
 use serde_json::Value;
 use tokio_postgres::Client;
@@ -9,7 +9,7 @@ use super::service::{Answer, Service, eventually};
 pub(crate) const PROCESS: &str = "/api/files/process-jsonl";
 pub(crate) const NDJSON: (&str, &str) = ("content-type", "application/x-ndjson");
 
-/// Sends lines with a token, if there is one.
+/// Sends lines, with a token unless it is empty.
 pub(crate) async fn post(service: &Service, query: &str, token: &str, lines: &str) -> Answer {
     let bearer = format!("Bearer {token}");
     let headers = [NDJSON, ("authorization", bearer.as_str())];
@@ -17,7 +17,7 @@ pub(crate) async fn post(service: &Service, query: &str, token: &str, lines: &st
     service.request("POST", &format!("{PROCESS}{query}"), headers, lines.to_owned()).await
 }
 
-/// Sends lines that are taken: the file's id.
+/// Sends lines successfully; returns the file's id.
 pub(crate) async fn process(service: &Service, query: &str, token: &str, lines: &str) -> String {
     let answer = post(service, query, token, lines).await;
     assert_eq!(answer.status.as_u16(), 202, "{:?}", answer.body);
@@ -26,12 +26,12 @@ pub(crate) async fn process(service: &Service, query: &str, token: &str, lines: 
     id
 }
 
-/// How far it is.
+/// The progress of an import.
 pub(crate) async fn progress(service: &Service, token: &str, file: &str) -> Value {
     send(service, "GET", &format!("/api/files/{file}/progress"), token, &Value::Null).await.json()
 }
 
-/// How it ended.
+/// The progress at the import's end.
 pub(crate) async fn ended(service: &Service, token: &str, file: &str) -> Value {
     eventually("the import has ended", async || {
         let progress = progress(service, token, file).await;
@@ -40,7 +40,7 @@ pub(crate) async fn ended(service: &Service, token: &str, file: &str) -> Value {
     .await
 }
 
-/// Lines that were left out, with the reasons.
+/// The rejected lines with their reasons.
 pub(crate) async fn rejected(service: &Service, token: &str, file: &str) -> Vec<(u64, String)> {
     let answer = send(service, "GET", &format!("/api/files/{file}/rejected"), token, &Value::Null).await;
     assert_eq!(answer.header("content-type"), "application/x-ndjson");
@@ -57,12 +57,12 @@ pub(crate) async fn rejected(service: &Service, token: &str, file: &str) -> Vec<
         .collect()
 }
 
-/// Rows of a table.
+/// Counts the rows of a table.
 pub(crate) async fn count(client: &Client, what: &str) -> i64 {
     client.query_one(&format!("select count(*) from {what}"), &[]).await.unwrap().get(0)
 }
 
-/// Lines, those that were stored, those that were left out.
+/// Lines, stored lines, rejected lines.
 pub(crate) fn figures(progress: &Value) -> (i64, i64, i64) {
     let figure = |name: &str| progress[name].as_i64().unwrap();
     (figure("lines"), figure("stored"), figure("rejected"))

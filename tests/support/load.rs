@@ -1,4 +1,4 @@
-//! Producers that note what they sent and what was acknowledged, and the recount that compares both with the tables.
+//! Producers that record their events and acks, and the count that compares both with the tables.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -14,11 +14,11 @@ use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio_postgres::Client;
 
-/// No answer takes longer, unless the service has died.
+/// The time limit of an answer, unless the service has died.
 const PATIENCE: Duration = Duration::from_secs(20);
 const PAUSE: Duration = Duration::from_millis(5);
 
-/// Producers under way. They send single events and batches, some of which wait for the commit.
+/// Running producers. They send single events and batches; some wait for the commit.
 pub(crate) struct Load {
     shared: Arc<Shared>,
     producers: JoinSet<()>,
@@ -27,10 +27,10 @@ pub(crate) struct Load {
 #[derive(Default)]
 struct Shared {
     address: Mutex<String>,
-    /// Tells the events of one load from another's.
+    /// The prefix of the load's trace ids.
     prefix: String,
     stopped: AtomicBool,
-    /// One event in so many is one that `NO_EVIL` refuses; 0: none.
+    /// One event in so many is rejected by `NO_EVIL`; 0: none.
     evil_in: u64,
     notes: Mutex<Notes>,
     next: AtomicU64,
@@ -38,7 +38,7 @@ struct Shared {
 
 #[derive(Default)]
 struct Notes {
-    /// By trace id: whether it was acknowledged.
+    /// By trace id: whether the event was acknowledged.
     sent: HashMap<String, bool>,
     committed: u64,
 }
@@ -56,7 +56,7 @@ impl Load {
         Self { shared, producers: tasks }
     }
 
-    /// The service is to be found here now.
+    /// Changes the service's address.
     pub(crate) fn turn_to(&self, address: &str) {
         address.clone_into(&mut self.shared.address.lock().unwrap());
     }
@@ -66,7 +66,7 @@ impl Load {
         self.shared.notes.lock().unwrap().sent.values().filter(|acknowledged| **acknowledged).count() as u64
     }
 
-    /// Waits until so many more are acknowledged.
+    /// Waits for `more` acknowledged events.
     pub(crate) async fn progresses(&self, more: u64) {
         let from = self.acknowledged();
         let look = async {
@@ -77,7 +77,7 @@ impl Load {
         tokio::time::timeout(Duration::from_secs(30), look).await.expect("events are acknowledged");
     }
 
-    /// Ends the producers, each after the answer it waits for.
+    /// Stops the producers, each after its current answer.
     pub(crate) async fn stop(mut self) -> Sent {
         self.shared.stopped.store(true, Ordering::Relaxed);
         while let Some(ended) = self.producers.join_next().await {
@@ -88,27 +88,27 @@ impl Load {
     }
 }
 
-/// What was sent, and what of it was acknowledged.
+/// The sent events, and which of them were acknowledged.
 pub(crate) struct Sent {
     pub(crate) by_trace_id: HashMap<String, bool>,
-    /// Requests that were answered with 201.
+    /// Requests answered with 201.
     pub(crate) committed: u64,
 }
 
 impl Sent {
-    /// One event that was acknowledged, beside a load's.
+    /// Adds an acknowledged event that was sent beside the load.
     pub(crate) fn add(&mut self, trace_id: impl Into<String>) {
         self.by_trace_id.insert(trace_id.into(), true);
     }
 
-    /// Both together.
+    /// The union of both.
     pub(crate) fn and(mut self, other: Self) -> Self {
         self.by_trace_id.extend(other.by_trace_id);
         self.committed += other.committed;
         self
     }
 
-    /// Events that were acknowledged.
+    /// The number of acknowledged events.
     pub(crate) fn acknowledged(&self) -> usize {
         self.by_trace_id.values().filter(|acknowledged| **acknowledged).count()
     }
@@ -140,7 +140,7 @@ async fn connect(address: &str) -> Option<SendRequest<Full<Bytes>>> {
     Some(sender)
 }
 
-/// One request; false if the connection is of no more use.
+/// Sends one request; returns false if the connection is unusable.
 async fn send_one(shared: &Shared, number: usize, sender: &mut SendRequest<Full<Bytes>>) -> bool {
     let n = shared.next.fetch_add(1, Ordering::Relaxed);
     let name = format!("{}p{number}.{n}", shared.prefix);
@@ -161,7 +161,7 @@ async fn send_one(shared: &Shared, number: usize, sender: &mut SendRequest<Full<
         .header("host", "localhost")
         .header("x-trace-id", &name)
         .header("content-type", if is_batch { "application/x-ndjson" } else { "application/json" });
-    // A key that nobody repeats changes nothing.
+    // A key that is not repeated changes nothing.
     let request = match fastrand::u8(0..4) {
         0 => request.header("idempotency-key", &name),
         _ => request,
@@ -171,7 +171,7 @@ async fn send_one(shared: &Shared, number: usize, sender: &mut SendRequest<Full<
         return false;
     };
     let status = response.status();
-    // The head of an answer is its promise, whether or not the rest of it arrives.
+    // The head of an answer is the ack, whether or not its body arrives.
     if matches!(status, StatusCode::ACCEPTED | StatusCode::CREATED | StatusCode::UNPROCESSABLE_ENTITY) {
         let mut notes = shared.notes.lock().unwrap();
         notes.sent.extend(trace_ids.into_iter().map(|id| (id, true)));
@@ -183,8 +183,8 @@ async fn send_one(shared: &Shared, number: usize, sender: &mut SendRequest<Full<
     response.into_body().collect().await.is_ok() && sender.ready().await.is_ok()
 }
 
-/// Every acknowledged event is exactly once in `requests` or `dead_letters`, nothing is there that was never sent, and the
-/// receipts say the same.
+/// Asserts that every acknowledged event is exactly once in `requests` or `dead_letters`, that no other event is there, and
+/// that the receipts agree.
 pub(crate) async fn assert_exactly_once(client: &Client, sent: &Sent) {
     let stored = client
         .query(
@@ -219,7 +219,7 @@ pub(crate) async fn assert_exactly_once(client: &Client, sent: &Sent) {
     assert_receipts_add_up(client).await;
 }
 
-/// Per journal: the receipts do not overlap, leave no gap from 0 on, and count what the tables hold.
+/// Asserts for each journal that its receipts do not overlap, leave no gap from 0 on, and agree with the tables.
 pub(crate) async fn assert_receipts_add_up(client: &Client) {
     let off = client
         .query(
@@ -233,7 +233,7 @@ pub(crate) async fn assert_receipts_add_up(client: &Client) {
                 select ingest_tag(id) as tag, count(*) as dead
                 from dead_letters where reason <> 'overload' group by 1
              )
-             select format('%s: accepted %s, covered %s, receipts say %s committed and %s dead, tables %s and %s',
+             select format('%s: accepted %s, covered %s, receipts: %s committed and %s dead, tables %s and %s',
                 journal, accepted, covered, receipts.committed, receipts.dead, rows.committed, letters.dead)
              from ingest_journals
              full join receipts using (journal)

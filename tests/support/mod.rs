@@ -1,4 +1,4 @@
-//! What the tests share.
+//! The harness that the tests share.
 
 pub(crate) mod accounts;
 pub(crate) mod exchange;

@@ -1,4 +1,4 @@
-//! A TCP proxy before Postgres that understands as much of the protocol as it takes to cut a connection at a chosen moment.
+//! A TCP proxy before Postgres that parses enough of the protocol to cut a connection at a chosen point.
 
 use std::sync::{Arc, Mutex};
 
@@ -12,15 +12,15 @@ const STARTUP_V3: [u8; 4] = [0, 3, 0, 0];
 const QUERY: u8 = b'Q';
 const COPY_DATA: u8 = b'd';
 
-/// What is done to a connection.
+/// The way in which a connection is cut.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Cut {
-    /// It is closed in the middle of the COPY: a part of the rows went to the server.
+    /// Closed in the middle of the COPY: the server has some of the rows.
     MidCopy,
-    /// It is closed once the COMMIT of a COPY has gone to the server; the answer is not passed back.
+    /// Closed after the COMMIT of a COPY was forwarded; the answer is not passed back.
     AfterCommit,
-    /// As a network that swallows packets: once the COMMIT of a COPY has come, nothing more goes either way, not even
-    /// that, and nobody is told.
+    /// Like a network that drops packets: the COMMIT of a COPY and everything after it are dropped in both directions, without
+    /// a close.
     HangAtCommit,
 }
 
@@ -52,7 +52,7 @@ impl Plan {
 }
 
 impl Proxy {
-    /// A proxy before the server of `url`, which is reached by TCP.
+    /// A proxy before the server of `url`, by TCP.
     pub(crate) async fn before(url: &str) -> Self {
         let (head, rest) = url.rsplit_once('@').unwrap();
         let (server, database) = rest.split_once('/').unwrap();
@@ -77,17 +77,17 @@ impl Proxy {
         Self { url, plan, cut_all, listener: accepting.abort_handle() }
     }
 
-    /// How to reach the database through it.
+    /// The URL through the proxy.
     pub(crate) fn url(&self) -> &str {
         &self.url
     }
 
-    /// Cuts the next `times` connections that come to this point.
+    /// Cuts the next `times` connections at this point.
     pub(crate) fn arm(&self, cut: Cut, times: u32) {
         *self.plan.lock().unwrap() = Plan { cut: Some(cut), left: times, done: 0 };
     }
 
-    /// How many were cut since then.
+    /// The number of cuts since then.
     pub(crate) fn done(&self) -> u32 {
         self.plan.lock().unwrap().done
     }
@@ -120,19 +120,19 @@ async fn forward(client: TcpStream, server: &str, plan: &Mutex<Plan>) {
         Some(Cut::AfterCommit) => {
             stop.abort();
             drop(from_client);
-            // The server reads the COMMIT before it learns that nobody listens any more: a reset could overtake it.
+            // The server reads the COMMIT before the close: a reset could overtake it.
             let _closed = to_server.shutdown().await;
             tokio::time::sleep(std::time::Duration::from_millis(500)).await;
         }
         Some(Cut::HangAtCommit) => {
             stop.abort();
-            // Held open until the proxy goes: what a peer sends is not even read.
+            // Held open until the proxy is dropped; nothing is read.
             std::future::pending::<()>().await;
         }
     }
 }
 
-/// Passes messages on until one is due to be cut at, or either side ends.
+/// Forwards messages until one is due to be cut at, or either side ends.
 async fn watch_messages(
     from: &mut OwnedReadHalf,
     to: &mut OwnedWriteHalf,
@@ -142,7 +142,7 @@ async fn watch_messages(
     let mut message = Vec::new();
     loop {
         message.clear();
-        // Before the protocol's version was told, messages have no kind.
+        // Messages before the protocol's version have no kind.
         let head = if is_started { 5 } else { 4 };
         message.resize(head, 0);
         from.read_exact(&mut message).await.ok()?;

@@ -1,4 +1,4 @@
-//! The real program as a process, and a plain HTTP client for it.
+//! The program as a process, and an HTTP client for it.
 
 use std::collections::BTreeMap;
 use std::process::{ExitStatus, Stdio};
@@ -27,7 +27,7 @@ pub(crate) struct Service {
     _data: Folder,
 }
 
-/// A folder of its own, which goes when it is dropped.
+/// A folder of its own, removed with its value.
 pub(crate) struct Folder(String);
 
 impl Folder {
@@ -48,14 +48,14 @@ impl Drop for Folder {
     }
 }
 
-/// What a process that ended left behind.
+/// The status and log of an ended process.
 #[derive(Debug)]
 pub(crate) struct Ended {
     pub(crate) status: ExitStatus,
     pub(crate) log: String,
 }
 
-/// An answer.
+/// A response.
 #[derive(Debug)]
 pub(crate) struct Answer {
     pub(crate) status: StatusCode,
@@ -72,7 +72,7 @@ impl Answer {
         serde_json::from_slice(&self.body).unwrap_or_else(|error| panic!("{error}: {:?}", self.body))
     }
 
-    /// The error's code, after a look that the envelope is whole.
+    /// The error's code; asserts the envelope.
     pub(crate) fn error_code(&self) -> String {
         let json = self.json();
         assert!(json["error"]["message"].is_string(), "{json}");
@@ -80,7 +80,7 @@ impl Answer {
     }
 }
 
-/// The program with nothing of the test's own environment but `PATH`.
+/// The program with an environment of its own, except for a few variables such as `PATH`.
 pub(crate) fn program(arguments: &[&str], variables: &[(&str, &str)]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_tidegate"));
     let kept = ["PATH", "HOME", "TMPDIR", "LLVM_PROFILE_FILE"];
@@ -106,7 +106,7 @@ pub(crate) async fn run(arguments: &[&str], variables: &[(&str, &str)]) -> (Exit
 }
 
 impl Service {
-    /// Starts a service on `database_url` and waits until it takes events.
+    /// Starts a service on `database_url` and waits until it accepts events.
     pub(crate) async fn start(database_url: &str, variables: &[(&str, &str)]) -> Self {
         let mut all = BTreeMap::from([("DATABASE_URL", database_url)]);
         all.extend(variables.iter().copied());
@@ -114,7 +114,7 @@ impl Service {
         Self::start_with(&all).await
     }
 
-    /// Starts a service with just these variables and waits until it takes events.
+    /// Starts a service with exactly these variables and waits until it accepts events.
     pub(crate) async fn start_with(variables: &[(&str, &str)]) -> Self {
         Self::start_as(&["serve"], variables).await
     }
@@ -124,7 +124,7 @@ impl Service {
         Self::spawn_as(arguments, variables).await.up().await
     }
 
-    /// Waits until it takes events.
+    /// Waits until it accepts events.
     async fn up(mut self) -> Self {
         let deadline = Instant::now() + START_TIMEOUT;
         loop {
@@ -139,12 +139,12 @@ impl Service {
         }
     }
 
-    /// Starts a service and waits for nothing.
+    /// Starts a service without waiting.
     pub(crate) async fn spawn(variables: &[(&str, &str)]) -> Self {
         Self::spawn_as(&["serve"], variables).await
     }
 
-    /// Starts a service that may open so many files.
+    /// Starts a service with a limit of open files.
     pub(crate) async fn start_limited(
         descriptors: u32,
         database_url: &str,
@@ -202,14 +202,14 @@ impl Service {
         Self { child, address: String::new(), log, _data: data }
     }
 
-    /// What follows `text` in the log, up to the next quote or space.
+    /// The text after `text` in the log, up to the next quote or space.
     pub(crate) fn logged(&self, text: &str) -> Option<String> {
         let log = self.log.lock().unwrap();
         let (_, rest) = log.split_once(text)?;
         Some(rest.split(['"', ' ', '\n']).next().unwrap_or_default().to_owned())
     }
 
-    /// The port of the only socket that the process listens on, as the kernel knows it.
+    /// The port of the process's only listening socket, from the kernel.
     pub(crate) fn listening_port(&self) -> Option<u16> {
         let sockets: Vec<String> = std::fs::read_dir(format!("/proc/{}/fd", self.pid()))
             .ok()?
@@ -226,7 +226,7 @@ impl Service {
         })
     }
 
-    /// The same service, to be reached at `address`.
+    /// The same service at another address.
     pub(crate) fn at(mut self, address: &str) -> Self {
         self.address = address.to_owned();
         self
@@ -253,7 +253,7 @@ impl Service {
     /// Waits for the end.
     pub(crate) async fn ended(mut self) -> Ended {
         let status = tokio::time::timeout(Duration::from_secs(60), self.child.wait()).await.unwrap().unwrap();
-        // The last lines are still on their way through the pipe.
+        // The last lines are still in the pipe.
         tokio::time::sleep(Duration::from_millis(50)).await;
         Ended { status, log: self.log() }
     }
@@ -308,7 +308,7 @@ impl Service {
         self.get("/api/health").await.json()
     }
 
-    /// Waits until nothing accepted is pending.
+    /// Waits until no accepted event is pending.
     pub(crate) async fn settled(&self) -> Value {
         eventually("everything is settled", async || {
             let health = self.health().await;
@@ -317,7 +317,7 @@ impl Service {
         .await
     }
 
-    /// Waits until all that this process accepted is settled and a fence has seen it: Postgres cannot lose it any more.
+    /// Waits until all events accepted by this process are settled and checkpointed: Postgres cannot lose them any more.
     pub(crate) async fn fenced(&self) -> Value {
         eventually("everything is fenced", async || {
             let health = self.health().await;
@@ -353,7 +353,7 @@ impl Drop for Service {
     }
 }
 
-/// Looks again and again until `look` finds something.
+/// Repeats `look` until it returns a value.
 pub(crate) async fn eventually<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
     let deadline = Instant::now() + Duration::from_secs(30);
     loop {

@@ -1,4 +1,4 @@
-//! Streams of server-sent events, read by a parser written by others.
+//! Streams of server-sent events, read with an independent parser.
 
 use std::pin::Pin;
 use std::time::Duration;
@@ -15,12 +15,12 @@ use tokio::task::JoinHandle;
 
 use super::service::Service;
 
-/// How long a message is waited for.
+/// The time limit for a message.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 type Events = Pin<Box<dyn Stream<Item = Result<Event, EventStreamError<hyper::Error>>> + Send>>;
 
-/// An open stream; its connection goes with it.
+/// An open stream, closed with its value.
 pub(crate) struct EventStream {
     pub(crate) status: StatusCode,
     pub(crate) headers: HeaderMap,
@@ -45,13 +45,13 @@ impl EventStream {
         Self { status: head.status, headers: head.headers, events, driver }
     }
 
-    /// The next event; none at the end, an error if the answer broke off.
+    /// The next event; `None`: the end; an error if the response broke off.
     pub(crate) async fn next(&mut self) -> Option<Result<Event, String>> {
         let next = tokio::time::timeout(PATIENCE, self.events.next()).await.expect("no event, and no end");
         next.map(|event| event.map_err(|error| error.to_string()))
     }
 
-    /// So many events.
+    /// The next `count` events.
     pub(crate) async fn take(&mut self, count: usize) -> Vec<Event> {
         let mut events = Vec::new();
         while events.len() < count {
@@ -76,7 +76,7 @@ impl Drop for EventStream {
     }
 }
 
-/// The value of a figure of `/metrics`; 0 if it is not there.
+/// The value of a metric; 0 if it is missing.
 pub(crate) async fn metric(service: &Service, name: &str) -> f64 {
     let text = service.get("/metrics").await.body;
     let text = String::from_utf8(text.to_vec()).unwrap();

@@ -1,8 +1,7 @@
-//! What this node knows of keys, so that an event asks nobody.
+//! The cache of API keys: an event needs no query.
 //!
-//! Keys that are good, and hashes that are nobody's, each bounded: what was used least goes first. A look-up that was under
-//! way while a key was taken back must not bring it back: who looks up notes the generation first, and what was taken back
-//! begins a new one.
+//! It holds valid keys and hashes without a key, each bounded; the least used go first. A revocation during a look-up must win,
+//! so a look-up records the generation first, and each revocation begins a new one.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
@@ -14,9 +13,9 @@ use uuid::Uuid;
 use super::KeyHash;
 use crate::auth::scope::Scopes;
 
-/// A key that is good until it expires.
+/// A key that is valid until it expires.
 #[derive(Debug)]
-pub struct KnownKey {
+pub struct CachedKey {
     pub(super) id: Uuid,
     pub(super) owner: Option<Uuid>,
     pub(super) scopes: Scopes,
@@ -24,60 +23,60 @@ pub struct KnownKey {
     pub(super) origins: Option<Arc<[String]>>,
     /// Seconds of Unix time.
     pub(super) expires_s: Option<i64>,
-    /// When it was used last, in seconds of Unix time; 0: not since this node knows it.
+    /// The last use in seconds of Unix time; 0: none since it was cached.
     pub(super) used_s: AtomicI64,
-    /// The same as it was written last.
+    /// The last use as last written to the database.
     pub(super) written_s: AtomicI64,
 }
 
-/// What is known of a hash.
+/// The result of a look-up in the cache.
 #[derive(Debug)]
-pub(crate) enum Known {
-    /// It is this key's.
-    Key(Arc<KnownKey>),
-    /// It is nobody's.
-    Nobodys,
-    /// Nothing: ask the database.
-    Unsure,
+pub(crate) enum CacheLookup {
+    /// A valid key.
+    Key(Arc<CachedKey>),
+    /// No key has this hash.
+    NoKey,
+    /// Not cached: ask the database.
+    Miss,
 }
 
-/// When a look-up began, in things taken back.
+/// The number of revocations before a look-up.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Generation(u64);
 
-/// What this node knows of keys.
+/// The cache.
 #[derive(Debug)]
 pub(crate) struct KeyCache {
-    keys: Cache<KeyHash, Arc<KnownKey>>,
-    nobodys: Cache<KeyHash, ()>,
+    keys: Cache<KeyHash, Arc<CachedKey>>,
+    unknown: Cache<KeyHash, ()>,
     generation: AtomicU64,
-    /// Held while something is put in or taken back; reading needs no lock.
+    /// Held during insertions and revocations; reads take no lock.
     changing: Mutex<()>,
 }
 
 impl KeyCache {
-    /// Room for so many keys, and as many hashes that are nobody's.
+    /// A cache for `capacity` keys, and as many hashes without a key.
     pub(crate) fn new(capacity: usize) -> Self {
         Self {
             keys: Cache::new(capacity),
-            nobodys: Cache::new(capacity),
+            unknown: Cache::new(capacity),
             generation: AtomicU64::new(0),
             changing: Mutex::new(()),
         }
     }
 
-    /// What is known of a hash at `now_s`, in seconds of Unix time. Notes the use.
-    pub(crate) fn get(&self, hash: &KeyHash, now_s: i64) -> Known {
+    /// Looks up a hash at `now_s`, in seconds of Unix time, and records the use.
+    pub(crate) fn get(&self, hash: &KeyHash, now_s: i64) -> CacheLookup {
         match self.keys.get(hash) {
-            Some(key) if key.expires_s.is_some_and(|expires| expires <= now_s) => Known::Nobodys,
+            Some(key) if key.expires_s.is_some_and(|expires| expires <= now_s) => CacheLookup::NoKey,
             Some(key) => {
                 if key.used_s.load(Ordering::Relaxed) != now_s {
                     key.used_s.store(now_s, Ordering::Relaxed);
                 }
-                Known::Key(key)
+                CacheLookup::Key(key)
             }
-            None if self.nobodys.get(hash).is_some() => Known::Nobodys,
-            None => Known::Unsure,
+            None if self.unknown.get(hash).is_some() => CacheLookup::NoKey,
+            None => CacheLookup::Miss,
         }
     }
 
@@ -85,19 +84,19 @@ impl KeyCache {
         Generation(self.generation.load(Ordering::Acquire))
     }
 
-    /// Keeps what a look-up found, unless something was taken back since it began.
-    pub(super) fn put(&self, since: Generation, hash: KeyHash, found: Option<Arc<KnownKey>>) {
+    /// Caches the result of a query, unless a key was revoked since it began.
+    pub(super) fn put(&self, since: Generation, hash: KeyHash, found: Option<Arc<CachedKey>>) {
         let _changing = self.changing();
         if self.generation.load(Ordering::Acquire) != since.0 {
             return;
         }
         match found {
             Some(key) => self.keys.insert(hash, key),
-            None => self.nobodys.insert(hash, ()),
+            None => self.unknown.insert(hash, ()),
         }
     }
 
-    /// These keys are to be looked up anew.
+    /// Removes these keys, to be looked up again.
     pub(crate) fn forget(&self, ids: &[Uuid]) {
         if ids.is_empty() {
             return;
@@ -107,17 +106,17 @@ impl KeyCache {
         self.keys.retain(|_, key| !ids.contains(&key.id));
     }
 
-    /// All keys are to be looked up anew.
+    /// Removes all keys, to be looked up again.
     pub(crate) fn forget_all(&self) {
         let _changing = self.changing();
         self.generation.fetch_add(1, Ordering::AcqRel);
         self.keys.clear();
-        self.nobodys.clear();
+        self.unknown.clear();
     }
 
-    /// The keys that were used since that was written last, with when, in seconds of Unix time.
-    pub(super) fn used(&self) -> Vec<(Arc<KnownKey>, i64)> {
-        let used = |key: &Arc<KnownKey>| {
+    /// Keys used since the last write, with the time in seconds of Unix time.
+    pub(super) fn used(&self) -> Vec<(Arc<CachedKey>, i64)> {
+        let used = |key: &Arc<CachedKey>| {
             let at = key.used_s.load(Ordering::Relaxed);
             (at > key.written_s.load(Ordering::Relaxed)).then(|| (Arc::clone(key), at))
         };
@@ -133,8 +132,8 @@ impl KeyCache {
 mod tests {
     use super::*;
 
-    fn key(id: u128, expires_s: Option<i64>) -> Arc<KnownKey> {
-        Arc::new(KnownKey {
+    fn key(id: u128, expires_s: Option<i64>) -> Arc<CachedKey> {
+        Arc::new(CachedKey {
             id: Uuid::from_u128(id),
             owner: None,
             scopes: Scopes::ADMIN,
@@ -151,19 +150,19 @@ mod tests {
     #[test]
     fn what_was_looked_up_is_known_until_it_expires_or_is_taken_back() {
         let cache = KeyCache::new(10);
-        assert!(matches!(cache.get(&HASH, 5), Known::Unsure));
+        assert!(matches!(cache.get(&HASH, 5), CacheLookup::Miss));
         cache.put(cache.generation(), HASH, Some(key(1, Some(10))));
         cache.put(cache.generation(), OTHER, None);
-        assert!(matches!(cache.get(&HASH, 9), Known::Key(_)));
-        assert!(matches!(cache.get(&HASH, 10), Known::Nobodys));
-        assert!(matches!(cache.get(&OTHER, 9), Known::Nobodys));
+        assert!(matches!(cache.get(&HASH, 9), CacheLookup::Key(_)));
+        assert!(matches!(cache.get(&HASH, 10), CacheLookup::NoKey));
+        assert!(matches!(cache.get(&OTHER, 9), CacheLookup::NoKey));
         assert_eq!(cache.used()[0].1, 9);
         cache.forget(&[Uuid::from_u128(2)]);
-        assert!(matches!(cache.get(&HASH, 9), Known::Key(_)));
+        assert!(matches!(cache.get(&HASH, 9), CacheLookup::Key(_)));
         cache.forget(&[Uuid::from_u128(1)]);
-        assert!(matches!(cache.get(&HASH, 9), Known::Unsure));
+        assert!(matches!(cache.get(&HASH, 9), CacheLookup::Miss));
         cache.forget_all();
-        assert!(matches!(cache.get(&OTHER, 9), Known::Unsure));
+        assert!(matches!(cache.get(&OTHER, 9), CacheLookup::Miss));
     }
 
     #[test]
@@ -172,7 +171,7 @@ mod tests {
         let began = cache.generation();
         cache.forget(&[Uuid::from_u128(1)]);
         cache.put(began, HASH, Some(key(1, None)));
-        assert!(matches!(cache.get(&HASH, 5), Known::Unsure));
+        assert!(matches!(cache.get(&HASH, 5), CacheLookup::Miss));
     }
 
     #[test]
@@ -184,7 +183,7 @@ mod tests {
             hash[..4].copy_from_slice(&n.to_le_bytes());
             cache.put(cache.generation(), KeyHash(hash), None);
         }
-        assert!(matches!(cache.get(&HASH, 5), Known::Key(_)));
-        assert!(cache.nobodys.len() <= 100);
+        assert!(matches!(cache.get(&HASH, 5), CacheLookup::Key(_)));
+        assert!(cache.unknown.len() <= 100);
     }
 }

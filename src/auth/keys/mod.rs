@@ -1,10 +1,10 @@
 //! API keys, for producers and programs.
 //!
-//! A key is shown once, when it is made. It may do what its scopes say, and never more than the user who made it may at that
-//! moment. It is good until it expires, is revoked, or its overlap with the one that took its place has passed.
+//! A key is shown once, when it is created. It has its scopes, limited by the current permissions of the user who created it.
+//! It is valid until it expires, is revoked, or its overlap with its replacement ends.
 //!
-//! A write-only key is for web pages to publish. It sends events from pages of its origins, and does nothing else: it reads
-//! nothing, has no part in its owner's account, and is counted by a budget of its own.
+//! A write-only key is meant to be published in web pages. It sends events from pages of its origins, and nothing else: it
+//! reads nothing, has no access to its owner's account, and has a rate limit of its own.
 
 mod cache;
 mod store;
@@ -16,13 +16,13 @@ use std::time::Duration;
 
 use uuid::Uuid;
 
-pub(super) use cache::{KeyCache, Known, KnownKey};
+pub(super) use cache::{CacheLookup, CachedKey, KeyCache};
 pub use store::ListedKey;
 pub use text::{KeyHash, is_key, is_write_only_key};
 
-use self::store::{NewRow, Store};
+use self::store::{KeyStore, NewKeyRow};
 use self::text::NewKey;
-use super::principal::{Principal, Who};
+use super::principal::{Identity, Principal};
 use super::random::Secret;
 use super::scope::{Scope, Scopes};
 use super::{AuthError, Verifier};
@@ -37,56 +37,56 @@ const MAX_ORIGINS: usize = 20;
 const MAX_ORIGIN_BYTES: usize = 267;
 /// Keys in a page of a list.
 pub const KEYS_PAGE: usize = 100;
-/// The longest that a key and the one that took its place are both good, in seconds.
+/// The longest overlap of a key and its replacement, in seconds.
 pub const MAX_OVERLAP_S: i64 = 30 * 86_400;
 
-/// What a new key is to be.
+/// The properties of a new key.
 #[derive(Debug, Clone)]
 pub struct KeyRequest {
-    /// What it is called. `None`: as the key whose place it takes, if there is one.
+    /// The name. `None`: the name of the replaced key, if there is one.
     pub name: Option<String>,
-    /// What it may do.
+    /// The scopes.
     pub scopes: Scopes,
-    /// When it expires, in seconds of Unix time.
+    /// The expiry in seconds of Unix time.
     pub expires_s: Option<i64>,
-    /// The key whose place it takes, and for how many seconds both are good.
+    /// The key to be replaced, and the overlap in seconds.
     pub replaces: Option<(Uuid, i64)>,
-    /// For a write-only key: the origins of the pages that may use it.
+    /// For a write-only key: the origins of its pages.
     pub origins: Option<Vec<String>>,
 }
 
-/// A key that was made.
+/// A new key.
 #[derive(Debug, Clone)]
-pub struct MadeKey {
+pub struct CreatedKey {
     /// Its id.
     pub id: Uuid,
     /// The part of it that lists show.
     pub prefix: String,
-    /// What it is called.
+    /// The name.
     pub name: String,
-    /// The key itself, which nobody can find out later.
+    /// The key itself, which cannot be read later.
     pub secret: Secret,
 }
 
 /// Keys; cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Keys {
-    store: Store,
+    store: KeyStore,
     verifier: Arc<Verifier>,
     most: i64,
     capacity: i64,
 }
 
-impl KnownKey {
-    /// Who has this key.
+impl CachedKey {
+    /// The key's principal.
     pub(super) fn principal(&self) -> Principal {
         let Some(origins) = &self.origins else {
-            let who = Who::Key { id: self.id, owner: self.owner };
-            return Principal { who, permissions: Some(self.scopes) };
+            let identity = Identity::Key { id: self.id, owner: self.owner };
+            return Principal { identity, permissions: Some(self.scopes) };
         };
-        let who = Who::WriteOnlyKey { id: self.id, origins: Arc::clone(origins) };
+        let identity = Identity::WriteOnlyKey { id: self.id, origins: Arc::clone(origins) };
         let sends_events = Scopes::default().with(Scope::EventsWrite);
-        Principal { who, permissions: Some(self.scopes.within(sends_events)) }
+        Principal { identity, permissions: Some(self.scopes.within(sends_events)) }
     }
 }
 
@@ -94,14 +94,14 @@ impl Keys {
     /// The keys of `database`.
     pub fn new(config: &AuthConfig, verifier: &Arc<Verifier>, database: &Database) -> Self {
         Self {
-            store: Store::new(database, Duration::from_millis(config.auth_timeout_ms)),
+            store: KeyStore::new(database, Duration::from_millis(config.auth_timeout_ms)),
             verifier: Arc::clone(verifier),
             most: config.max_user_keys,
             capacity: config.key_cache as i64,
         }
     }
 
-    /// Makes a key for `owner`, or for nobody; whoever asks has the scopes `rights`.
+    /// Creates a key for `owner`, or without an owner; the caller has the scopes `rights`.
     ///
     /// # Errors
     ///
@@ -111,12 +111,12 @@ impl Keys {
         request: &KeyRequest,
         owner: Option<Uuid>,
         rights: Scopes,
-    ) -> Result<MadeKey, AuthError> {
+    ) -> Result<CreatedKey, AuthError> {
         check(request, rights)?;
         let key = NewKey::make(request.origins.is_some())?;
         let id = Uuid::new_v4();
         let scopes = request.scopes;
-        let row = NewRow {
+        let row = NewKeyRow {
             id,
             key: &key,
             name: request.name.as_deref(),
@@ -131,10 +131,10 @@ impl Keys {
         if let Some((replaced, _)) = request.replaces {
             self.verifier.keys.forget(&[replaced]);
         }
-        Ok(MadeKey { id, prefix: key.prefix, name, secret: key.secret })
+        Ok(CreatedKey { id, prefix: key.prefix, name, secret: key.secret })
     }
 
-    /// Keys of a user, or all, newest first, after one of them; at most [`KEYS_PAGE`].
+    /// The keys of a user, or all, newest first, after a given one; at most [`KEYS_PAGE`].
     ///
     /// # Errors
     ///
@@ -143,8 +143,7 @@ impl Keys {
         Ok(self.store.list(owner, after, KEYS_PAGE as i64).await?)
     }
 
-    /// Revokes a key, by its id or what is shown of it, if it is `owner`'s where there is one. When this returns it is not
-    /// good here any more.
+    /// Revokes a key by its id or prefix; with `owner`, only the owner's. It is invalid on this node when this returns.
     ///
     /// # Errors
     ///
@@ -155,11 +154,11 @@ impl Keys {
         if revoked.is_empty() { Err(AuthError::NotFound("key")) } else { Ok(()) }
     }
 
-    /// Asks the database for a key that this node does not know.
+    /// Queries the database for a key that is not cached.
     ///
     /// # Errors
     ///
-    /// [`AuthError::Invalid`] if it is nobody's, [`AuthError::Database`].
+    /// [`AuthError::Invalid`] for an unknown key, [`AuthError::Database`].
     pub(super) async fn look_up(&self, hash: KeyHash) -> Result<Principal, AuthError> {
         let cache = &self.verifier.keys;
         let since = cache.generation();
@@ -168,7 +167,7 @@ impl Keys {
         Ok(found.ok_or(AuthError::Invalid)?.principal())
     }
 
-    /// Learns the keys that were used last, so that they are known if Postgres goes away.
+    /// Caches the keys used last, so that they work while Postgres is away.
     pub(super) async fn warm(&self) -> Result<(), DbError> {
         let since = self.verifier.keys.generation();
         for (hash, key) in self.store.used_last(self.capacity).await? {
@@ -177,7 +176,7 @@ impl Keys {
         Ok(())
     }
 
-    /// Writes when keys were used last.
+    /// Writes the last uses of keys.
     pub(super) async fn write_last_used(&self) -> Result<(), DbError> {
         let used = self.verifier.keys.used();
         if used.is_empty() {

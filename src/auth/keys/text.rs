@@ -5,8 +5,8 @@
 //!     prefix   170 random bits     CRC-32 of all before it
 //! ```
 //!
-//! `tg_` lets scanners for leaked secrets find it, the prefix is what lists show, and the checksum tells a mistyped or made
-//! up key without asking the database. It is no secret and proves nothing.
+//! `tg_` lets scanners for leaked secrets find it, the prefix is what lists show, and the checksum identifies a mistyped or made
+//! up key without a query. It is no secret and proves nothing.
 //!
 //! A write-only key begins with `tg_w_` instead. It is meant to be published, so scanners may distinguish it from the others. No other
 //! key begins like this: `_` is no character of a prefix.
@@ -20,15 +20,15 @@ const WRITE_ONLY_MARK: &str = "tg_w_";
 const PREFIX: usize = 8;
 const RANDOM: usize = 34;
 const CHECKSUM: usize = 7;
-/// Characters that follow the mark.
+/// Characters after the mark.
 const REST: usize = PREFIX + RANDOM + CHECKSUM;
 
-/// The SHA-256 of a key. What a key is looked up by: whoever could read it from the database could not use it.
+/// The SHA-256 of a key, by which it is looked up: it cannot be used as a key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct KeyHash(pub(super) [u8; 32]);
 
 impl KeyHash {
-    /// The hash of what has the form of a key; nothing if it is none.
+    /// The hash of a text in the form of a key; `None`: another form.
     pub fn of(text: &str) -> Option<Self> {
         let bytes = text.as_bytes();
         let mark = if is_write_only_key(text) { WRITE_ONLY_MARK } else { MARK };
@@ -48,7 +48,7 @@ pub(super) struct NewKey {
 }
 
 impl NewKey {
-    /// A random key, which may be a write-only one.
+    /// Generates a key, write-only if requested.
     pub(super) fn make(is_write_only: bool) -> Result<Self, NoRandomness> {
         let mark = if is_write_only { WRITE_ONLY_MARK } else { MARK };
         let mut text = format!("{mark}{}", random::text(PREFIX + RANDOM)?);
@@ -60,12 +60,12 @@ impl NewKey {
     }
 }
 
-/// Whether a token means to be a key.
+/// Whether a token has the mark of a key.
 pub fn is_key(token: &str) -> bool {
     token.starts_with(MARK)
 }
 
-/// Whether a token means to be a write-only key.
+/// Whether a token has the mark of a write-only key.
 pub fn is_write_only_key(token: &str) -> bool {
     token.starts_with(WRITE_ONLY_MARK)
 }

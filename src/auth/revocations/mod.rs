@@ -1,11 +1,11 @@
-//! Sessions that are over though tokens of theirs have not expired, as this node knows them.
+//! Ended sessions with unexpired tokens, in the memory of this node.
 //!
-//! Logging out writes a row that every node reads (`follow`), and tells this one at once. A session is remembered until the
-//! last of its access tokens has expired. There is room for [`MAX_ENDED`]; beyond it all are forgotten, and so is every token
-//! that was issued before: whoever has a session gets another one by its refresh token, which the database knows.
+//! A log-out writes a row that every node reads (`reader`), and is applied to this node at once. An ended session is kept until
+//! the last of its access tokens has expired. At most [`MAX_ENDED`] are kept; beyond them all are dropped, and every earlier
+//! token becomes invalid: clients get a new one by their refresh token, which the database verifies.
 
-mod follow;
-mod fresh;
+mod freshness;
+mod reader;
 mod store;
 
 use std::collections::HashMap;
@@ -13,13 +13,13 @@ use std::collections::HashMap;
 use parking_lot::RwLock;
 use uuid::Uuid;
 
-pub(super) use follow::Subscriber;
-pub(super) use fresh::Freshness;
+pub(super) use freshness::Freshness;
+pub(super) use reader::RevocationReader;
 
-/// Sessions that are remembered at once.
+/// Ended sessions kept at once.
 const MAX_ENDED: usize = 200_000;
 
-/// What is known of sessions that are over.
+/// The ended sessions.
 #[derive(Debug, Default)]
 pub(super) struct Revocations {
     state: RwLock<State>,
@@ -27,39 +27,39 @@ pub(super) struct Revocations {
 
 #[derive(Debug, Default)]
 struct State {
-    /// Until when each of them is remembered, in seconds of Unix time.
+    /// The time until which each is kept, in seconds of Unix time.
     ended: HashMap<Uuid, i64>,
-    /// Tokens that were issued at this second or before are not good.
+    /// Tokens issued at this second or before are invalid.
     floor_s: i64,
-    /// Whether what former runs and other nodes ended is known.
+    /// Whether the revocations of former runs and other nodes are loaded.
     is_loaded: bool,
 }
 
-/// What is known of a token's session.
+/// The status of a token's session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Standing {
-    /// It is not known to be over.
-    Good,
-    /// It is over.
+pub(super) enum SessionStatus {
+    /// Not known to have ended.
+    Active,
+    /// Ended.
     Ended,
-    /// Nobody can tell yet: the database has not been read.
+    /// Not known yet: the database has not been read.
     Unknown,
 }
 
 impl Revocations {
-    /// The standing of a session whose token was issued at `issued_s`.
-    pub(super) fn standing(&self, session: Uuid, issued_s: i64) -> Standing {
+    /// The status of a session with a token issued at `issued_s`.
+    pub(super) fn status(&self, session: Uuid, issued_s: i64) -> SessionStatus {
         let state = self.state.read();
         if state.ended.contains_key(&session) || issued_s <= state.floor_s {
-            Standing::Ended
+            SessionStatus::Ended
         } else if state.is_loaded {
-            Standing::Good
+            SessionStatus::Active
         } else {
-            Standing::Unknown
+            SessionStatus::Unknown
         }
     }
 
-    /// These sessions are over, and are remembered until the second with each of them.
+    /// Ends sessions, each kept until the given second.
     pub(super) fn end(&self, sessions: impl IntoIterator<Item = (Uuid, i64)>, now_s: i64) {
         let mut state = self.state.write();
         for (session, until_s) in sessions {
@@ -83,7 +83,7 @@ impl Revocations {
         self.state.write().is_loaded = true;
     }
 
-    /// Forgets those whose tokens have all expired.
+    /// Drops the sessions whose tokens have all expired.
     pub(super) fn expire(&self, now_s: i64) {
         self.state.write().ended.retain(|_, until_s| *until_s > now_s);
     }
@@ -96,15 +96,15 @@ mod tests {
     #[test]
     fn a_session_is_over_until_its_last_token_has_expired() {
         let (revocations, session) = (Revocations::default(), Uuid::from_u128(1));
-        assert_eq!(revocations.standing(session, 5), Standing::Unknown);
+        assert_eq!(revocations.status(session, 5), SessionStatus::Unknown);
         revocations.end([(session, 20)], 10);
-        assert_eq!(revocations.standing(session, 5), Standing::Ended);
+        assert_eq!(revocations.status(session, 5), SessionStatus::Ended);
         revocations.loaded();
-        assert_eq!(revocations.standing(Uuid::from_u128(2), 5), Standing::Good);
+        assert_eq!(revocations.status(Uuid::from_u128(2), 5), SessionStatus::Active);
         revocations.expire(19);
-        assert_eq!(revocations.standing(session, 5), Standing::Ended);
+        assert_eq!(revocations.status(session, 5), SessionStatus::Ended);
         revocations.expire(20);
-        assert_eq!(revocations.standing(session, 5), Standing::Good);
+        assert_eq!(revocations.status(session, 5), SessionStatus::Active);
     }
 
     #[test]
@@ -113,10 +113,10 @@ mod tests {
         revocations.loaded();
         revocations.end((0..MAX_ENDED as u128).map(|n| (Uuid::from_u128(n), 1000)), 10);
         let other = Uuid::from_u128(u128::MAX);
-        assert_eq!(revocations.standing(other, 10), Standing::Good);
+        assert_eq!(revocations.status(other, 10), SessionStatus::Active);
         revocations.end([(Uuid::from_u128(u128::MAX - 1), 1000)], 10);
-        assert_eq!(revocations.standing(other, 10), Standing::Ended);
-        assert_eq!(revocations.standing(other, 11), Standing::Good);
+        assert_eq!(revocations.status(other, 10), SessionStatus::Ended);
+        assert_eq!(revocations.status(other, 11), SessionStatus::Active);
         assert!(revocations.state.read().ended.len() <= MAX_ENDED);
     }
 }

@@ -7,24 +7,24 @@ use uuid::Uuid;
 
 use crate::db::{Database, DbError, Parameter};
 
-/// Rows that are read at once.
+/// Rows of a page.
 const PAGE: i64 = 5_000;
 
-/// A place in the table's order.
+/// A position in the table's order.
 #[derive(Debug, Clone)]
-pub(super) struct Place {
+pub(super) struct RevocationCursor {
     xid: String,
     number: i64,
 }
 
-impl Place {
-    /// Before everything.
+impl RevocationCursor {
+    /// The beginning of the table.
     pub(super) fn start() -> Self {
         Self { xid: "0".into(), number: -1 }
     }
 }
 
-/// Something that was taken back.
+/// A revocation.
 #[derive(Debug)]
 pub(super) struct Revocation {
     pub(super) is_session: bool,
@@ -35,37 +35,37 @@ pub(super) struct Revocation {
 
 /// A page of the table.
 #[derive(Debug)]
-pub(super) struct Page {
+pub(super) struct RevocationPage {
     pub(super) revocations: Vec<Revocation>,
-    /// Where the next page begins, if there may be one.
-    pub(super) next: Option<Place>,
-    /// The place before all that may still be added.
-    pub(super) horizon: Place,
+    /// The next page's position; `None`: this is the last one.
+    pub(super) next: Option<RevocationCursor>,
+    /// The position before all rows that may still be added.
+    pub(super) horizon: RevocationCursor,
 }
 
 /// The table.
 #[derive(Debug, Clone)]
-pub(super) struct Store {
+pub(super) struct RevocationStore {
     database: Database,
     timeout: Duration,
 }
 
-impl Store {
+impl RevocationStore {
     pub(super) fn new(database: &Database, timeout: Duration) -> Self {
         Self { database: database.clone(), timeout }
     }
 
-    /// What comes after a place.
-    pub(super) async fn page(&self, after: &Place) -> Result<Page, DbError> {
+    /// The page after a position.
+    pub(super) async fn page(&self, after: &RevocationCursor) -> Result<RevocationPage, DbError> {
         let sql = self.database.sql(include_str!("../../../sql/auth/revocations.sql"));
         let parameters: [Parameter<'_>; 3] =
             [(&after.xid, Type::TEXT), (&after.number, Type::INT8), (&PAGE, Type::INT8)];
         let rows = self.database.query_in_time(self.timeout, &sql, &parameters).await?;
-        let mut page = Page { revocations: Vec::new(), next: None, horizon: after.clone() };
+        let mut page = RevocationPage { revocations: Vec::new(), next: None, horizon: after.clone() };
         let is_full = rows.len() as i64 == PAGE;
         for row in &rows {
-            page.horizon = Place { xid: row.try_get("horizon")?, number: -1 };
-            // The one row of an empty page has the horizon alone.
+            page.horizon = RevocationCursor { xid: row.try_get("horizon")?, number: -1 };
+            // The only row of an empty page has the horizon alone.
             let Some(subject) = row.try_get("subject")? else { break };
             page.revocations.push(Revocation {
                 is_session: row.try_get::<_, &str>("kind")? == "session",
@@ -73,16 +73,17 @@ impl Store {
                 until_s: row.try_get("until_s")?,
             });
             if is_full {
-                page.next = Some(Place { xid: row.try_get("xid")?, number: row.try_get("number")? });
+                page.next =
+                    Some(RevocationCursor { xid: row.try_get("xid")?, number: row.try_get("number")? });
             }
         }
         Ok(page)
     }
 
-    /// Deletes a lot of what is of no use any more, of sessions and of what was taken back.
+    /// Deletes a batch of expired sessions and revocations.
     pub(super) async fn forget(&self) -> Result<(), DbError> {
         let now = match self.database.deletion_time().await {
-            // Logged and kept for health where it was found.
+            // Logged and reported in health by `deletion_time`.
             Err(DbError::ClocksDiffer { .. }) => return Ok(()),
             now => now?,
         };

@@ -1,8 +1,8 @@
-//! Sessions: what a user has from logging in until he logs out.
+//! Sessions, from log-in to log-out.
 //!
-//! A session is a family of refresh tokens. Each is used once, for an access token and the refresh token that follows; the
-//! rules are in `rotation`. Access tokens name their session, so that ending it ends them all, at once on this node and
-//! within a second on others.
+//! A session is a family of refresh tokens. Each is used once, for an access token and the next refresh token; the rules are in
+//! `rotation`. Access tokens name their session, so that ending it invalidates them all, at once on this node and within a
+//! second on others.
 
 mod rotation;
 mod store;
@@ -14,8 +14,8 @@ use uuid::Uuid;
 
 pub use store::{Client, ListedSession};
 
-use self::rotation::{Judgement, RefreshToken};
-use self::store::Store;
+use self::rotation::{RefreshToken, RotationVerdict};
+use self::store::SessionStore;
 use super::clock::now_s;
 use super::random::{self, Secret};
 use super::users::User;
@@ -23,41 +23,41 @@ use super::{AuthError, Verifier};
 use crate::config::AuthConfig;
 use crate::db::Database;
 
-/// What a user gets for his password, or for a refresh token.
+/// The tokens for a password, or for a refresh token.
 #[derive(Debug, Clone)]
 pub struct Grant {
     /// For `Authorization`.
     pub access: Secret,
-    /// For the next grant.
+    /// For the next refresh.
     pub refresh: Secret,
-    /// Seconds that the access token is good.
+    /// The lifetime of the access token in seconds.
     pub expires_in_s: i64,
 }
 
 /// Sessions; cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Sessions {
-    store: Store,
+    store: SessionStore,
     verifier: Arc<Verifier>,
     most: i64,
     lifetime_s: i64,
 }
 
-/// Access tokens of a session that is over are remembered for a little longer than they live: clocks differ.
+/// Access tokens of an ended session are kept a little longer than they live: clocks differ.
 const LONGER_S: i64 = 60;
 
 impl Sessions {
     /// The sessions of `database`.
     pub fn new(config: &AuthConfig, verifier: &Arc<Verifier>, database: &Database) -> Self {
         Self {
-            store: Store::new(database, Duration::from_millis(config.auth_timeout_ms)),
+            store: SessionStore::new(database, Duration::from_millis(config.auth_timeout_ms)),
             verifier: Arc::clone(verifier),
             most: config.max_user_sessions,
             lifetime_s: config.refresh_token_s as i64,
         }
     }
 
-    /// Begins a session of a user. Beyond `MAX_USER_SESSIONS` the one that was used least recently ends.
+    /// Begins a session of a user. Beyond `MAX_USER_SESSIONS` the least recently used one ends.
     ///
     /// # Errors
     ///
@@ -79,7 +79,7 @@ impl Sessions {
     ///
     /// # Errors
     ///
-    /// [`AuthError::Invalid`] for one that is not good; if its successor was used before, the session is over then.
+    /// [`AuthError::Invalid`] for an invalid token; if its successor was used before, the session ends.
     pub async fn refresh(&self, token: &Secret) -> Result<Grant, AuthError> {
         let token = RefreshToken::parse(token.reveal()).ok_or(AuthError::Invalid)?;
         let tokens = &self.verifier.tokens;
@@ -87,8 +87,8 @@ impl Sessions {
         let is_tag = |tag| tokens.is_refresh_tag(token.session, &token.secret, tag);
         let was_issued = token.tag.as_ref().is_some_and(is_tag);
         match self.store.rotate(&token, was_issued, &next, self.lifetime_s).await? {
-            (Judgement::Rotate | Judgement::Repeat, Some(user)) => self.grant(&user, &next),
-            (Judgement::Reused, _) => {
+            (RotationVerdict::Rotate | RotationVerdict::Repeat, Some(user)) => self.grant(&user, &next),
+            (RotationVerdict::Reused, _) => {
                 tracing::warn!(session = %token.session, "a refresh token was used again: its session is ended");
                 self.end(None, Some(&[token.session])).await?;
                 Err(AuthError::Invalid)
@@ -97,7 +97,8 @@ impl Sessions {
         }
     }
 
-    /// Ends sessions of a user, or without ids all of them; how many. When this returns none of their tokens is good here.
+    /// Ends sessions of a user, or all of them without ids; returns their number. Their tokens are invalid on this node when
+    /// this returns.
     ///
     /// # Errors
     ///
@@ -110,7 +111,7 @@ impl Sessions {
         Ok(ended.len())
     }
 
-    /// The sessions of a user that are not over; at most `MAX_USER_SESSIONS`.
+    /// The current sessions of a user; at most `MAX_USER_SESSIONS`.
     ///
     /// # Errors
     ///

@@ -1,4 +1,4 @@
-//! Users: who signs in by email and password, and whom an issuer of tokens vouches for.
+//! Users: those with an email and a password, and the subjects of a token issuer.
 
 mod password;
 mod store;
@@ -12,7 +12,7 @@ pub use store::ListedUser;
 pub(super) use store::read_user;
 
 use self::password::Passwords;
-use self::store::Store;
+use self::store::UserStore;
 use super::AuthError;
 use super::name;
 use super::random::Secret;
@@ -25,9 +25,9 @@ const MAX_EMAIL_BYTES: usize = 254;
 const PASSWORD_BYTES: std::ops::RangeInclusive<usize> = 8..=256;
 /// Bytes of an issuer's name or a subject's.
 const MAX_SUBJECT_BYTES: usize = 1024;
-/// Subjects of issuers whose users are known without asking.
+/// Cached subjects of issuers.
 const KNOWN_SUBJECTS: usize = 10_000;
-/// For how long they are: whose user was deleted meanwhile has another one after that.
+/// The lifetime of a cached subject: a subject whose user was deleted gets another user after that.
 const KNOWN_FOR: Duration = Duration::from_secs(60);
 /// Users in a page of a list.
 const PAGE: i64 = 1000;
@@ -35,17 +35,17 @@ const PAGE: i64 = 1000;
 /// A user.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct User {
-    /// His id.
+    /// The id.
     pub id: Uuid,
-    /// How he is addressed; empty if that is not known. It proves nothing.
+    /// The email; empty if unknown. It proves nothing.
     pub email: String,
-    /// What he may do.
+    /// The permissions.
     pub permissions: Scopes,
     /// RFC 3339.
     pub created: String,
 }
 
-/// An email, of a form that can be one; it is stored in NFC.
+/// An email address of a valid form, stored in NFC.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Email {
     typed: String,
@@ -53,7 +53,7 @@ pub struct Email {
 }
 
 impl Email {
-    /// An email; whether it exists is not known.
+    /// Parses an email address; it need not exist.
     ///
     /// # Errors
     ///
@@ -70,39 +70,39 @@ impl Email {
         Ok(Self { typed: text.to_owned(), composed })
     }
 
-    /// In NFC, which is how it is stored.
+    /// In NFC, as stored.
     pub fn as_str(&self) -> &str {
         &self.composed
     }
 
-    /// The name by which an account's log-ins are counted: all spellings that can find one account have the same.
+    /// The name for rate limits of log-ins: all spellings that can find one account have the same.
     pub fn account(&self) -> String {
         name::folded(&self.typed)
     }
 
-    /// The spellings under which it may be stored, the likeliest first: earlier versions stored it as it was typed.
+    /// The spellings under which it may be stored, the likeliest first: earlier versions stored it as typed.
     fn spellings(&self) -> [String; 3] {
         [self.typed.clone(), self.composed.clone(), name::decomposed(&self.typed)]
     }
 }
 
-/// How an operator names a user.
+/// A user's name on the command line.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum UserName {
-    /// By his id, whoever vouches for him.
+    /// The id, whichever issuer the user has.
     Id(Uuid),
-    /// By the email that he signs in with.
+    /// The email.
     Email(Email),
 }
 
 impl UserName {
-    /// A user's id or an email; whether there is such a user is not known.
+    /// Parses a user's id or an email; the user need not exist.
     ///
     /// # Errors
     ///
     /// [`AuthError::Field`].
     pub fn parse(text: &str) -> Result<Self, AuthError> {
-        // No email is read as an id: it has an `@`.
+        // No email is parsed as an id: it has an `@`.
         match Uuid::try_parse(text.trim()) {
             Ok(id) => Ok(Self::Id(id)),
             Err(_) => Email::parse(text).map(Self::Email),
@@ -110,12 +110,12 @@ impl UserName {
     }
 }
 
-/// A password of a length that is taken.
+/// A password of a valid length.
 #[derive(Debug, Clone)]
 pub struct Password(Secret);
 
 impl Password {
-    /// A password.
+    /// Parses a password.
     ///
     /// # Errors
     ///
@@ -128,12 +128,12 @@ impl Password {
         Ok(Self(Secret::new(text)))
     }
 
-    /// In NFC, which is how it is hashed (RFC 8265, section 4.2).
+    /// In NFC, as hashed (RFC 8265, section 4.2).
     fn composed(&self) -> Secret {
         Secret::new(name::composed(self.0.reveal()))
     }
 
-    /// The texts whose hash may be stored: earlier versions hashed a password as it was typed.
+    /// The spellings whose hash may be stored: earlier versions hashed a password as typed.
     fn spellings(self) -> Vec<Secret> {
         let composed = self.composed();
         if composed == self.0 { vec![composed] } else { vec![composed, self.0] }
@@ -143,7 +143,7 @@ impl Password {
 /// Users; cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Users {
-    store: Store,
+    store: UserStore,
     passwords: Passwords,
     subjects: std::sync::Arc<Cache<(String, String), (Uuid, Instant)>>,
 }
@@ -152,17 +152,17 @@ impl Users {
     /// The users of `database`.
     pub fn new(config: &AuthConfig, database: &Database) -> Self {
         Self {
-            store: Store::new(database, Duration::from_millis(config.auth_timeout_ms)),
+            store: UserStore::new(database, Duration::from_millis(config.auth_timeout_ms)),
             passwords: Passwords::new(config.password_threads, config.password_queue),
             subjects: std::sync::Arc::new(Cache::new(KNOWN_SUBJECTS)),
         }
     }
 
-    /// Makes a user.
+    /// Creates a user.
     ///
     /// # Errors
     ///
-    /// [`AuthError::EmailTaken`], or that passwords or the database cannot keep up.
+    /// [`AuthError::EmailTaken`], or too many passwords, or [`AuthError::Database`].
     pub async fn add(
         &self,
         email: &Email,
@@ -177,7 +177,7 @@ impl Users {
     ///
     /// # Errors
     ///
-    /// [`AuthError::WrongPassword`], or that passwords or the database cannot keep up.
+    /// [`AuthError::WrongPassword`], or too many passwords, or [`AuthError::Database`].
     pub async fn sign_in(&self, email: &Email, password: Password) -> Result<User, AuthError> {
         let found = self.store.find_by_email(&email.spellings()).await?;
         let (user, hash) = found.unzip();
@@ -209,11 +209,11 @@ impl Users {
         Ok(user.map(|user| user.id))
     }
 
-    /// The user of an issuer's subject, who is made when he first comes.
+    /// The user of an issuer's subject, created at its first request.
     ///
     /// # Errors
     ///
-    /// [`AuthError::Invalid`] for a subject that cannot be one, [`AuthError::Database`].
+    /// [`AuthError::Invalid`] for an invalid subject, [`AuthError::Database`].
     pub async fn of_subject(&self, issuer: &str, subject: &str) -> Result<Uuid, AuthError> {
         let is_usable = |text: &str| (1..=MAX_SUBJECT_BYTES).contains(&text.len()) && !text.contains('\0');
         if !is_usable(issuer) || !is_usable(subject) {
@@ -231,7 +231,7 @@ impl Users {
         Ok(id)
     }
 
-    /// Users in the order in which they came, up to a thousand, after one of them.
+    /// Users in order of creation, up to a thousand, after a given one.
     ///
     /// # Errors
     ///
@@ -240,7 +240,7 @@ impl Users {
         Ok(self.store.list(after, PAGE).await?)
     }
 
-    /// Gives a user another password; whether he has one.
+    /// Sets a user's password; returns false for a user without one.
     ///
     /// # Errors
     ///
@@ -250,8 +250,7 @@ impl Users {
         Ok(self.store.set_password(id, &hash).await?)
     }
 
-    /// Gives a user other permissions; whether they are ours to give. What a user may do for whom an issuer vouches, its
-    /// tokens say.
+    /// Sets a user's permissions; returns false for a user of an issuer, whose tokens carry the permissions.
     ///
     /// # Errors
     ///
@@ -260,8 +259,8 @@ impl Users {
         Ok(self.store.set_permissions(id, permissions).await?)
     }
 
-    /// Deletes a user, with his sessions and keys, whose tokens live for at most so many seconds more where nobody is told;
-    /// whether he was there.
+    /// Deletes a user with all sessions and keys. Their tokens live up to `token_lifetime_s` longer where the revocation is not
+    /// read. Returns false if there is no such user.
     ///
     /// # Errors
     ///

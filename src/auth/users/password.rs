@@ -1,8 +1,8 @@
 //! Passwords, by argon2id (RFC 9106).
 //!
-//! A hash takes about 50 ms of a core and 19 MiB, on purpose. So few are made at once (`PASSWORD_THREADS`), on threads that no
-//! request needs, few wait (`PASSWORD_QUEUE`), and who comes beyond that is told so: a flood of log-ins costs the events
-//! no more than those threads. A client that goes away takes its turn with it only when its hash is done.
+//! A hash takes about 50 ms of a core and 19 MiB, on purpose. Few are computed at once (`PASSWORD_THREADS`), on threads that no
+//! request needs, and few wait (`PASSWORD_QUEUE`); further ones are rejected. A flood of log-ins therefore costs the events no
+//! more than those threads. The place of a client that left is free only when its hash is done.
 
 use std::sync::Arc;
 
@@ -13,29 +13,32 @@ use tokio::sync::Semaphore;
 use crate::auth::AuthError;
 use crate::auth::random::{self, Secret};
 
-/// KiB of memory, passes over it, and lanes. OWASP's cheat sheet on password storage names two passes over as much as the
-/// least; more passes than that cost an attacker as much as they cost us, and no more memory for each that is under way.
+/// KiB of memory, passes over it, and lanes. OWASP's cheat sheet on password storage has two passes over this much as the
+/// minimum; more passes cost an attacker as much as they cost us, and no more memory per hash.
 const MEMORY_KIB: u32 = 19_456;
 const PASSES: u32 = 6;
 const LANES: u32 = 1;
 
-/// Checked in place of an unknown user's, with the same costs; it is no password's.
-const NOBODYS: &str =
+/// Verified for an unknown user, at the same cost; it matches no password.
+const DUMMY_HASH: &str =
     "$argon2id$v=19$m=19456,t=6,p=1$bm9ib2R5bm9ib2R5bm9ibw$AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";
 
-/// Makes and checks hashes; cheap to clone.
+/// Computes and verifies hashes; cheap to clone.
 #[derive(Debug, Clone)]
 pub(super) struct Passwords {
-    /// Those that are at work or wait.
-    room: Arc<Semaphore>,
-    /// Those that are at work.
-    turns: Arc<Semaphore>,
+    /// Hashes that run or wait.
+    permits: Arc<Semaphore>,
+    /// Hashes that run.
+    running: Arc<Semaphore>,
 }
 
 impl Passwords {
-    /// So many at once, and so many that wait.
+    /// With limits for running and for waiting hashes.
     pub(super) fn new(threads: usize, queue: usize) -> Self {
-        Self { room: Arc::new(Semaphore::new(threads + queue)), turns: Arc::new(Semaphore::new(threads)) }
+        Self {
+            permits: Arc::new(Semaphore::new(threads + queue)),
+            running: Arc::new(Semaphore::new(threads)),
+        }
     }
 
     /// The hash of a new password, as text with its salt and costs.
@@ -49,14 +52,14 @@ impl Passwords {
         .await
     }
 
-    /// Whether one of these spellings of a password is that of this hash; without a hash none is, after the same time.
+    /// Whether one of these spellings of a password matches the hash; without a hash none does, after the same time.
     pub(super) async fn is_right(
         &self,
         spellings: Vec<Secret>,
         hash: Option<String>,
     ) -> Result<bool, AuthError> {
         self.work(move || {
-            let parsed = PasswordHash::new(hash.as_deref().unwrap_or(NOBODYS));
+            let parsed = PasswordHash::new(hash.as_deref().unwrap_or(DUMMY_HASH));
             let parsed = parsed.map_err(|_| AuthError::Failed)?;
             let hasher = hasher()?;
             let is = |text: &Secret| hasher.verify_password(text.reveal().as_bytes(), &parsed).is_ok();
@@ -69,10 +72,10 @@ impl Passwords {
         &self,
         work: impl FnOnce() -> Result<T, AuthError> + Send + 'static,
     ) -> Result<T, AuthError> {
-        let room = Arc::clone(&self.room).try_acquire_owned().map_err(|_| AuthError::Overloaded)?;
-        let turn = Arc::clone(&self.turns).acquire_owned().await.map_err(|_| AuthError::Failed)?;
+        let permit = Arc::clone(&self.permits).try_acquire_owned().map_err(|_| AuthError::Overloaded)?;
+        let running = Arc::clone(&self.running).acquire_owned().await.map_err(|_| AuthError::Failed)?;
         let working = tokio::task::spawn_blocking(move || {
-            let _held = (room, turn);
+            let _held = (permit, running);
             work()
         });
         working.await.map_err(|_| AuthError::Failed)?
@@ -110,13 +113,13 @@ mod tests {
 
     #[test]
     fn what_an_unknown_user_costs_is_what_a_known_one_costs() {
-        let nobodys = PasswordHash::new(NOBODYS).unwrap();
-        let (ours, known) = (hasher().unwrap(), Params::try_from(&nobodys).unwrap());
+        let unknown = PasswordHash::new(DUMMY_HASH).unwrap();
+        let (own, known) = (hasher().unwrap(), Params::try_from(&unknown).unwrap());
         assert_eq!(
             (known.m_cost(), known.t_cost(), known.p_cost()),
-            (ours.params().m_cost(), ours.params().t_cost(), ours.params().p_cost())
+            (own.params().m_cost(), own.params().t_cost(), own.params().p_cost())
         );
-        assert_eq!((nobodys.hash.unwrap().len(), nobodys.salt.unwrap().as_str().len()), (32, 22));
+        assert_eq!((unknown.hash.unwrap().len(), unknown.salt.unwrap().as_str().len()), (32, 22));
     }
 
     #[tokio::test]
@@ -126,6 +129,6 @@ mod tests {
         let done = futures_util::future::join_all(checks).await;
         let refused = done.iter().filter(|done| matches!(done, Err(AuthError::Overloaded))).count();
         assert_eq!(refused, 7, "{done:?}");
-        assert!(passwords.is_right(spellings("x"), None).await.is_ok(), "there is room again");
+        assert!(passwords.is_right(spellings("x"), None).await.is_ok(), "there is a free permit again");
     }
 }

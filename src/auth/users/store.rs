@@ -16,17 +16,17 @@ use crate::db::{Database, DbError, Parameter};
 pub struct ListedUser {
     /// The user.
     pub user: User,
-    /// Who vouches for him, and for whom: issuer and subject.
+    /// The issuer and subject, for a user of an issuer.
     pub subject: Option<(String, String)>,
 }
 
 #[derive(Debug, Clone)]
-pub(super) struct Store {
+pub(super) struct UserStore {
     database: Database,
     timeout: Duration,
 }
 
-impl Store {
+impl UserStore {
     pub(super) fn new(database: &Database, timeout: Duration) -> Self {
         Self { database: database.clone(), timeout }
     }
@@ -64,7 +64,7 @@ impl Store {
         }
     }
 
-    /// The user with an email of one of these spellings, the first first, and the hash of their password.
+    /// The user with an email of one of these spellings, in order of the spellings, and the password's hash.
     pub(super) async fn find_by_email(
         &self,
         spellings: &[String; 3],

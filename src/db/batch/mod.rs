@@ -1,12 +1,12 @@
-//! What waits at the same moment is done together: one statement, and for what is written one commit, for all of it.
+//! Group commit: requests that wait at the same time share one statement, and for writes one commit.
 //!
-//! A group is of one shard: a collection of records, for instance. While it is under way, all that comes for the same shard waits
-//! for the next one, which takes up to [`BatchWork::MAX_REQUESTS`] along and begins when it has ended: so groups grow with the load, and who
-//! is alone does not wait for others. [`Shards`] says which shard is next; one task owns it. Each request is answered after its
-//! group's transaction has been committed.
+//! A batch belongs to one shard, for instance a collection of records. While a batch of a shard runs, new requests for the
+//! shard wait for the next one, which takes up to [`BatchWork::MAX_REQUESTS`] and begins when the running one has ended.
+//! Batches therefore grow with the load, and a single request waits for no other. [`Shards`] chooses the next shard; one task
+//! owns it. Each request is answered after the commit of its batch.
 //!
-//! What may wait is bounded in bytes, and in time: who has not been taken along in time is refused. A request that has been
-//! taken along is answered by what becomes of it, however long that takes.
+//! Waiting requests are bounded in bytes and in time: a request that joins no batch in time is rejected. A request in a batch
+//! gets the batch's outcome, however long it takes.
 
 mod shards;
 
@@ -23,30 +23,30 @@ use tokio::task::JoinSet;
 use super::DbError;
 use shards::Shards;
 
-/// The bytes at which a group is large enough.
+/// Bytes that complete a batch.
 const MAX_BYTES: usize = 4 << 20;
-/// The unit in which what waits is counted; the least that a request counts for.
+/// The unit of the budget for waiting requests; a request counts for one unit at least.
 const UNIT_BYTES: usize = 1024;
 
-/// No more may wait.
+/// The budget for waiting requests is used up.
 #[derive(Debug, Clone, Copy)]
 pub struct Overloaded;
 
-/// What is done for a group.
+/// The work of a batch.
 pub trait BatchWork: Send + Sync + 'static {
-    /// What the requests of a group have in common.
+    /// The common property of a batch's requests.
     type Shard: Shard;
-    /// What is asked.
+    /// A request.
     type Request: Send + Sync;
-    /// What is answered.
+    /// The answer to a request.
     type Answer: Send;
-    /// Why something was not done.
+    /// The reason for a failure.
     type Error: From<DbError> + From<Overloaded> + Clone + Send;
 
-    /// The most requests of a group.
+    /// Requests of one batch at most.
     const MAX_REQUESTS: usize;
 
-    /// Does it; an answer for each request, in order.
+    /// Runs a batch; returns an answer for each request, in order.
     fn run(
         &self,
         shard: &Self::Shard,
@@ -54,22 +54,22 @@ pub trait BatchWork: Send + Sync + 'static {
     ) -> impl Future<Output = Outcomes<Self>> + Send;
 }
 
-/// An answer for each request of a group, or why there is none for any.
+/// An answer for each request of a batch, or the error of all.
 pub type Outcomes<W> = Result<Vec<Outcome<W>>, DbError>;
 type Outcome<W> = Result<<W as BatchWork>::Answer, <W as BatchWork>::Error>;
 
-/// Where requests wait that can be done together.
+/// A batch of requests that can share a batch.
 pub trait Shard: Send + Sync + 'static {
-    /// By what it is told from others.
+    /// The number that identifies the shard.
     fn number(&self) -> i32;
 }
 
-/// A shard that has nothing but its number.
+/// A shard with a number and no other property.
 #[derive(Debug)]
 pub struct NumberedShard(i32);
 
 impl NumberedShard {
-    /// Shards with the numbers from 0 on.
+    /// Shards numbered from 0.
     pub fn all(count: usize) -> Vec<Arc<Self>> {
         (0..).take(count).map(|number| Arc::new(Self(number))).collect()
     }
@@ -81,20 +81,20 @@ impl Shard for NumberedShard {
     }
 }
 
-/// The number of the request that stands at a place of its statement, from 1 on (`with ordinality`): `numbers` are those of
-/// the statement's requests, in order.
+/// The request at a 1-based position in its statement (`with ordinality`); `numbers` are the requests of the statement, in
+/// order.
 pub fn numbered(numbers: &[usize], place: i32) -> Option<usize> {
     numbers.get(usize::try_from(place).ok()?.checked_sub(1)?).copied()
 }
 
-/// Decides, once, whether a request is taken along or given up.
+/// Decides, once, whether a request joins a batch or is given up.
 #[derive(Debug, Clone, Default)]
 struct Claim(Arc<AtomicBool>);
 
 impl Claim {
-    /// Whether the caller is the one who decides.
+    /// Takes the decision; false if it was taken before.
     fn take(&self) -> bool {
-        // Nothing else is passed on by it.
+        // No other memory is published by it.
         !self.0.swap(true, Ordering::Relaxed)
     }
 
@@ -103,21 +103,21 @@ impl Claim {
     }
 }
 
-/// A request that waits.
+/// A waiting request.
 struct Waiting<W: BatchWork> {
     shard: Arc<W::Shard>,
     request: W::Request,
     bytes: usize,
     claim: Claim,
     answer: oneshot::Sender<Outcome<W>>,
-    // Not in the asker's future: what waits is counted even if nobody waits for it any more.
-    _room: OwnedSemaphorePermit,
+    // Here and not in the caller's future: a waiting request counts even after its caller has left.
+    _permit: OwnedSemaphorePermit,
 }
 
-/// The way in.
+/// The handle that callers submit requests to.
 pub struct BatchExecutor<W: BatchWork> {
     waiting: UnboundedSender<Waiting<W>>,
-    room: Arc<Semaphore>,
+    budget: Arc<Semaphore>,
     wait: Duration,
 }
 
@@ -128,24 +128,24 @@ impl<W: BatchWork> std::fmt::Debug for BatchExecutor<W> {
 }
 
 impl<W: BatchWork> BatchExecutor<W> {
-    /// A group and the task that owns it, with so many `concurrency` at once. `room` is in bytes.
+    /// An executor and its task, which runs up to `concurrency` batches at once. Waiting requests may hold `budget` bytes.
     pub fn new(
         work: W,
         concurrency: usize,
-        room: usize,
+        budget: usize,
         wait: Duration,
     ) -> (Self, impl Future<Output = ()> + Send + 'static) {
         let (waiting, requests) = unbounded_channel();
-        let room = Arc::new(Semaphore::new(room / UNIT_BYTES));
-        (Self { waiting, room, wait }, own(Arc::new(work), requests, concurrency))
+        let budget = Arc::new(Semaphore::new(budget / UNIT_BYTES));
+        (Self { waiting, budget, wait }, run_batches(Arc::new(work), requests, concurrency))
     }
 
-    /// Asks for one request of so many `bytes`, and waits for its answer; for its lock no longer than the group's `wait`. Dropped,
-    /// the request is left out of its group, unless that has begun.
+    /// Submits one request of `bytes` and waits for its answer. It waits up to the executor's `wait` for its batch to begin. If
+    /// this future is dropped, the request is left out, unless its batch has begun.
     ///
     /// # Errors
     ///
-    /// [`Overloaded`] if there is no room; [`DbError::Exhausted`] if its lock does not come in time; those of the work.
+    /// [`Overloaded`] if the budget is used up; [`DbError::Exhausted`] if no batch takes it in time; those of the work.
     pub async fn execute(
         &self,
         shard: Arc<W::Shard>,
@@ -153,24 +153,28 @@ impl<W: BatchWork> BatchExecutor<W> {
         bytes: usize,
     ) -> Result<W::Answer, W::Error> {
         let units = u32::try_from(bytes.div_ceil(UNIT_BYTES)).unwrap_or(u32::MAX).max(1);
-        let room = Arc::clone(&self.room).try_acquire_many_owned(units);
-        let room = room.map_err(|_| Overloaded)?;
+        let permit = Arc::clone(&self.budget).try_acquire_many_owned(units);
+        let permit = permit.map_err(|_| Overloaded)?;
         let (answer, mut answered) = oneshot::channel();
         let claim = Claim::default();
-        let waiting = Waiting { shard, request, bytes, claim: claim.clone(), answer, _room: room };
+        let waiting = Waiting { shard, request, bytes, claim: claim.clone(), answer, _permit: permit };
         self.waiting.send(waiting).map_err(|_| Overloaded)?;
         let answer = match tokio::time::timeout(self.wait, &mut answered).await {
             Err(_elapsed) if claim.take() => return Err(DbError::Exhausted(self.wait).into()),
-            // It has its lock: its statements' time bounds the rest.
+            // Its batch runs: the statement's time limit bounds the rest.
             Err(_elapsed) => answered.await,
             Ok(answer) => answer,
         };
-        // A request is dropped without an answer only when its group panics, maybe after the commit.
+        // A request is dropped without an answer only when its batch panics, maybe after the commit.
         answer.unwrap_or_else(|_| Err(DbError::OutcomeUnknown.into()))
     }
 }
 
-async fn own<W: BatchWork>(work: Arc<W>, mut asked: UnboundedReceiver<Waiting<W>>, concurrency: usize) {
+async fn run_batches<W: BatchWork>(
+    work: Arc<W>,
+    mut asked: UnboundedReceiver<Waiting<W>>,
+    concurrency: usize,
+) {
     let mut shards = Shards::new(concurrency);
     let mut running = JoinSet::new();
     let (ending, mut ended) = unbounded_channel();
@@ -189,74 +193,74 @@ async fn own<W: BatchWork>(work: Arc<W>, mut asked: UnboundedReceiver<Waiting<W>
             if let Err(error) = ended {
                 tracing::error!(
                     error = error.to_string(),
-                    "a group panicked; its requests get an unknown outcome"
+                    "a batch panicked; the outcome of its requests is unknown"
                 );
             }
         }
-        while let Some((number, group)) = shards.next(take) {
-            let lock = ShardLock { shard: number, ending: ending.clone() };
+        while let Some((number, batch)) = shards.next(take) {
+            let slot = ShardSlot { shard: number, ending: ending.clone() };
             let work = Arc::clone(&work);
             running.spawn(async move {
-                if let Some(shard) = group.first().map(|request| Arc::clone(&request.shard)) {
-                    run(&*work, &shard, group).await;
+                if let Some(shard) = batch.first().map(|request| Arc::clone(&request.shard)) {
+                    run(&*work, &shard, batch).await;
                 }
-                drop(lock);
+                drop(slot);
             });
         }
     }
 }
 
-/// A lock, which is told to the owner when it is over, however that came.
-struct ShardLock {
+/// A running batch's slot. Dropped, it reports the end of the batch, also after a panic.
+struct ShardSlot {
     shard: i32,
     ending: UnboundedSender<i32>,
 }
 
-impl Drop for ShardLock {
+impl Drop for ShardSlot {
     fn drop(&mut self) {
         let _owner_is_gone = self.ending.send(self.shard);
     }
 }
 
 impl<W: BatchWork> Waiting<W> {
-    /// Whether nobody waits for the answer any more.
+    /// Whether the caller has left.
     fn is_gone(&self) -> bool {
         self.claim.is_taken() || self.answer.is_closed()
     }
 }
 
-/// Takes a group out of a shard, without those that nobody waits for any more.
+/// Takes a batch out of a shard, without requests whose callers have left.
 fn take<W: BatchWork>(shard: &mut VecDeque<Waiting<W>>) -> Vec<Waiting<W>> {
-    let (mut group, mut bytes) = (Vec::new(), 0);
-    while group.len() < W::MAX_REQUESTS
+    let (mut batch, mut bytes) = (Vec::new(), 0);
+    while batch.len() < W::MAX_REQUESTS
         && bytes < MAX_BYTES
         && let Some(request) = shard.pop_front()
     {
         if !request.answer.is_closed() && request.claim.take() {
             bytes += request.bytes;
-            group.push(request);
+            batch.push(request);
         }
     }
-    group
+    batch
 }
 
 async fn run<W: BatchWork>(work: &W, shard: &W::Shard, waiting: Vec<Waiting<W>>) {
     let (mut requests, mut answers) = (Vec::new(), Vec::new());
-    for Waiting { request, answer, _room, .. } in waiting {
+    for Waiting { request, answer, _permit, .. } in waiting {
         requests.push(request);
-        answers.push((answer, _room));
+        answers.push((answer, _permit));
     }
     match work.run(shard, &requests).await {
         Ok(outcomes) => {
-            // Those who asked may want what they share with their requests.
+            // Callers may need values that they share with their requests.
             drop(requests);
-            for ((answer, _room), outcome) in answers.into_iter().zip(outcomes) {
+            for ((answer, _permit), outcome) in answers.into_iter().zip(outcomes) {
                 let _gone = answer.send(outcome);
             }
         }
-        // One of them is at fault, and the others shall not suffer for it.
+        // One of them is at fault: each is run alone, so that the others succeed.
         Err(error) if error.is_rows_fault() && requests.len() > 1 => {
-            for (request, (answer, _room)) in requests.into_iter().zip(answers) {
+            for (request, (answer, _permit)) in requests.into_iter().zip(answers) {
                 let outcome = match work.run(shard, &[request]).await {
                     Ok(outcomes) => {
                         outcomes.into_iter().next().unwrap_or_else(|| Err(DbError::OutcomeUnknown.into()))
@@ -268,7 +272,7 @@ async fn run<W: BatchWork>(work: &W, shard: &W::Shard, waiting: Vec<Waiting<W>>)
         }
         Err(error) => {
             let error = W::Error::from(error);
-            for (answer, _room) in answers {
+            for (answer, _permit) in answers {
                 let _gone = answer.send(Err(error.clone()));
             }
         }
@@ -316,11 +320,11 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_group_that_panics_has_an_unknown_outcome_and_the_line_goes_on() {
-        let (group, own) = BatchExecutor::new(Panicking, 1, 1 << 20, Duration::from_secs(60));
+    async fn a_batch_that_panics_has_an_unknown_outcome_and_its_shard_goes_on() {
+        let (executor, own) = BatchExecutor::new(Panicking, 1, 1 << 20, Duration::from_secs(60));
         tokio::spawn(own);
         let shard = NumberedShard::all(1).remove(0);
-        assert_eq!(group.execute(Arc::clone(&shard), true, 0).await, Err(Failed::Unknown));
-        assert_eq!(group.execute(shard, false, 0).await, Ok(()));
+        assert_eq!(executor.execute(Arc::clone(&shard), true, 0).await, Err(Failed::Unknown));
+        assert_eq!(executor.execute(shard, false, 0).await, Ok(()));
     }
 }

@@ -16,7 +16,7 @@ use super::super::wire::{json, pages, path, query};
 use super::super::{AppState, Services};
 use super::private;
 use crate::auth::keys::{KEYS_PAGE, KeyRequest};
-use crate::auth::{AuthError, Principal, Scope, Scopes, Who};
+use crate::auth::{AuthError, Identity, Principal, Scope, Scopes};
 
 /// The default time for which a replaced key remains valid, in seconds.
 const DEFAULT_OVERLAP_S: i64 = 86_400;
@@ -222,8 +222,8 @@ fn rights(principal: &Principal) -> Scopes {
 /// The owner of a new key. Keys without the scope `admin` create no keys: a leaked key could otherwise create others that
 /// survive its revocation.
 async fn owner(services: &Services, principal: &Principal) -> Result<Option<Uuid>, AuthError> {
-    match principal.who {
-        Who::Key { .. } if !rights(principal).allow(Scope::Admin) => Err(AuthError::NotAUser),
+    match principal.identity {
+        Identity::Key { .. } if !rights(principal).allow(Scope::Admin) => Err(AuthError::NotAUser),
         _ => services.accounts.user_of(principal).await,
     }
 }

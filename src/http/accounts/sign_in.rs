@@ -19,7 +19,7 @@ use super::super::{AppState, Services};
 use super::private;
 use crate::auth::sessions::{Client, Grant};
 use crate::auth::users::{Email, Password, User};
-use crate::auth::{AuthError, Principal, Scopes, Secret, Who};
+use crate::auth::{AuthError, Identity, Principal, Scopes, Secret};
 
 /// Characters of a `User-Agent` that are stored.
 const MAX_USER_AGENT: usize = 256;
@@ -204,14 +204,14 @@ pub(super) async fn me(
         Some(id) => services.accounts.users.find(id).await?,
         None => None,
     };
-    let (kind, session, key) = match principal.who {
-        Who::Anonymous => return Err(ApiError::token_needed()),
-        Who::Operator => ("operator", None, None),
+    let (kind, session, key) = match principal.identity {
+        Identity::Anonymous => return Err(ApiError::token_needed()),
+        Identity::Operator => ("operator", None, None),
         // A deleted user's tokens are invalid.
-        Who::User { .. } if user.is_none() => return Err(AuthError::Invalid.into()),
-        Who::User { session, .. } => ("user", Some(session), None),
-        Who::External { .. } => ("user", None, None),
-        Who::Key { id, .. } | Who::WriteOnlyKey { id, .. } => ("key", None, Some(id)),
+        Identity::User { .. } if user.is_none() => return Err(AuthError::Invalid.into()),
+        Identity::User { session, .. } => ("user", Some(session), None),
+        Identity::External { .. } => ("user", None, None),
+        Identity::Key { id, .. } | Identity::WriteOnlyKey { id, .. } => ("key", None, Some(id)),
     };
     let me = MeResponse {
         kind,
@@ -293,8 +293,8 @@ pub(super) async fn end_session(
 
 /// The user and the session of a log-in's token.
 fn session(principal: &Principal) -> Result<(Uuid, Uuid), AuthError> {
-    match principal.who {
-        Who::User { id, session } => Ok((id, session)),
+    match principal.identity {
+        Identity::User { id, session } => Ok((id, session)),
         _ => Err(AuthError::NotAUser),
     }
 }

@@ -11,7 +11,7 @@ use uuid::Uuid;
 use super::client::{self, ClientAddress};
 use super::routes::Needs;
 use super::{credentials, origin};
-use crate::auth::{Decision, KeyHash, Principal, Scope, Shown, Who, is_write_only_key};
+use crate::auth::{Decision, Identity, KeyHash, Principal, Scope, Verification, is_write_only_key};
 use crate::http::wire::error::ApiError;
 use crate::http::wire::rate_limit::RateLimit;
 use crate::http::{AppState, EVENTS_NEED};
@@ -52,12 +52,12 @@ async fn verify(
                 Box::pin(state.verifier.freshen()).await;
             }
             match state.verifier.verify(&token)? {
-                Shown::Known(principal) => principal,
-                Shown::Ask(hash) => Box::pin(look_up(state, hash, headers, peer)).await?,
+                Verification::Verified(principal) => principal,
+                Verification::LookUp(hash) => Box::pin(look_up(state, hash, headers, peer)).await?,
             }
         }
     };
-    let is_write_only = matches!(principal.who, Who::WriteOnlyKey { .. });
+    let is_write_only = matches!(principal.identity, Identity::WriteOnlyKey { .. });
     let decision = match needs {
         Needs::Nothing | Needs::GoodIfShown => Decision::Allowed,
         // The key is public, so it gives no access to an account.
@@ -68,7 +68,7 @@ async fn verify(
     };
     match (decision, needs) {
         (Decision::Allowed, Needs::Scope(_)) => {
-            if let Who::WriteOnlyKey { origins, .. } = &principal.who {
+            if let Identity::WriteOnlyKey { origins, .. } = &principal.identity {
                 origin::check_page(headers, origins)?;
             }
             Ok(principal)
@@ -126,8 +126,8 @@ pub(super) async fn admit_events(
 ) -> Result<EventsAdmission, ApiError> {
     let headers = &head.headers;
     let principal = verify(state, EVENTS_NEED, headers, head.uri.query(), peer).await?;
-    let key_space = match principal.who {
-        Who::WriteOnlyKey { id, .. } => Some(id),
+    let key_space = match principal.identity {
+        Identity::WriteOnlyKey { id, .. } => Some(id),
         _ => None,
     };
     // The client's address is only needed to count.

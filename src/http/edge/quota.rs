@@ -5,9 +5,9 @@ use std::net::IpAddr;
 use hyper::Method;
 
 use super::routes::Needs;
-use crate::auth::limits::{Budget, Left, Subject};
+use crate::auth::limits::{Budget, LimitSubject, Remaining};
 use crate::auth::users::Email;
-use crate::auth::{Principal, Who};
+use crate::auth::{Identity, Principal};
 use crate::config::Config;
 use crate::http::wire::error::ApiError;
 use crate::http::wire::rate_limit::RateLimit;
@@ -52,13 +52,13 @@ impl RateBudgets {
         principal: &Principal,
         address: IpAddr,
     ) -> Result<Option<RateLimit>, ApiError> {
-        let budget = match principal.who {
-            Who::WriteOnlyKey { .. } => &self.write_only,
+        let budget = match principal.identity {
+            Identity::WriteOnlyKey { .. } => &self.write_only,
             _ => &self.events,
         };
         match budget {
             None => Ok(None),
-            Some(budget) => take(budget, &Subject::of(principal, address)),
+            Some(budget) => take(budget, &LimitSubject::of(principal, address)),
         }
     }
 
@@ -78,29 +78,29 @@ impl RateBudgets {
             _ if reads => &self.reads,
             _ => &self.writes,
         };
-        budget.as_ref().map_or(Ok(None), |budget| take(budget, &Subject::of(principal, address)))
+        budget.as_ref().map_or(Ok(None), |budget| take(budget, &LimitSubject::of(principal, address)))
     }
 
     /// Takes a look-up of an unknown key from an address's budget of log-ins.
     pub(in crate::http) fn take_look_up(&self, address: IpAddr) -> Result<(), ApiError> {
         let Some(budget) = &self.logins else { return Ok(()) };
-        take(budget, &Subject::address(address)).map(|_| ())
+        take(budget, &LimitSubject::address(address)).map(|_| ())
     }
 
     /// Takes a log-in from an account's budget, even if the account does not exist.
     pub(in crate::http) fn take_account(&self, email: &Email) -> Result<(), ApiError> {
         let Some(budget) = &self.accounts else { return Ok(()) };
-        take(budget, &Subject::Account(email.account())).map(|_| ())
+        take(budget, &LimitSubject::Account(email.account())).map(|_| ())
     }
 }
 
-fn take(budget: &Budget, subject: &Subject) -> Result<Option<RateLimit>, ApiError> {
+fn take(budget: &Budget, subject: &LimitSubject) -> Result<Option<RateLimit>, ApiError> {
     match budget.take(subject) {
         Ok(left) => Ok(rate_limit(budget, &left)),
         Err(left) => Err(ApiError::too_many(left.wait, rate_limit(budget, &left))),
     }
 }
 
-fn rate_limit(budget: &Budget, left: &Left) -> Option<RateLimit> {
+fn rate_limit(budget: &Budget, left: &Remaining) -> Option<RateLimit> {
     RateLimit::new(budget.name, budget.a_minute, left.requests, left.wait)
 }

@@ -1,9 +1,9 @@
-//! `Content-Disposition` (RFC 6266): a file is to be saved, under its own name.
+//! `Content-Disposition` (RFC 6266): an attachment with the file's own name.
 
 use hyper::header::HeaderValue;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
-/// All but what an extended value may have as it is (RFC 5987, section 3.2.1: attr-char).
+/// All characters but those allowed unencoded in an extended value (RFC 5987, section 3.2.1: attr-char).
 const ENCODED: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'!')
     .remove(b'#')
@@ -18,8 +18,7 @@ const ENCODED: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'|')
     .remove(b'~');
 
-/// An attachment of this name: as a quoted string where each character means itself there, and beside an approximation
-/// in full otherwise.
+/// An attachment of this name: a quoted string if that represents it exactly, else an approximation and the full name.
 pub(super) fn attachment(filename: &str) -> HeaderValue {
     let plain = |c: char| matches!(c, ' '..='~') && !matches!(c, '"' | '\\' | '%');
     let quoted: String = filename.chars().map(|c| if plain(c) { c } else { '_' }).collect();

@@ -1,4 +1,4 @@
-//! `GET /api/files/{id}`: a file's content, to be saved and never to be shown in our origin.
+//! `GET /api/files/{id}`: a file's content as an attachment, never displayed in the service's origin.
 
 use std::fs::File;
 use std::io;
@@ -25,12 +25,12 @@ use super::super::connection::Line;
 use super::super::error::ApiError;
 use super::super::openapi::bodies::AnyBytes;
 use super::super::{AppState, path};
-use super::range::{self, Part};
+use super::range::{self, RangeSelection};
 use super::{deadline, disposition};
 use crate::auth::Principal;
 use crate::files::{FilesError, StoredFile};
 
-/// What is read and held of a file at a time.
+/// Bytes read and held at a time.
 const PIECE_BYTES: u64 = 128 * 1024;
 
 /// `GET /api/files/{id}`, and `HEAD`.
@@ -67,22 +67,23 @@ pub(super) async fn get(
         describe(response.headers_mut(), &tag)?;
         return Ok(response);
     }
-    // A range is of what GET sends (RFC 9110, section 14.2).
-    let part = if method == Method::GET { range::part(&headers, &tag, file.size) } else { Part::Whole };
+    // A range refers to the response of GET (RFC 9110, section 14.2).
+    let part =
+        if method == Method::GET { range::part(&headers, &tag, file.size) } else { RangeSelection::Whole };
     let (status, bytes) = match part {
-        Part::Whole => (StatusCode::OK, 0..file.size),
-        Part::Bytes(bytes) => (StatusCode::PARTIAL_CONTENT, bytes),
-        Part::Unsatisfiable => return unsatisfiable(&file),
+        RangeSelection::Whole => (StatusCode::OK, 0..file.size),
+        RangeSelection::Bytes(bytes) => (StatusCode::PARTIAL_CONTENT, bytes),
+        RangeSelection::Unsatisfiable => return unsatisfiable(&file),
     };
-    // A file that cannot be read is told before its head is.
+    // Opened before the head is sent, so that errors get a status.
     let content = core.files.open(&file).await?;
     let length = bytes.end - bytes.start;
     let body = if method == Method::GET {
-        let turn = core.files.download_turn()?;
+        let permit = core.files.download_permit()?;
         let until = deadline(core, length);
-        // Said while the answer is under way, as it holds for one answer.
+        // Repeated for each chunk, as it holds for one response.
         let before_each = move || line.read_by(until);
-        Body::from_stream(pieces(file.id, Arc::new(content), bytes.clone(), turn, before_each))
+        Body::from_stream(pieces(file.id, Arc::new(content), bytes.clone(), permit, before_each))
     } else {
         Body::empty()
     };
@@ -101,13 +102,13 @@ pub(super) async fn get(
     Ok(response)
 }
 
-/// What each answer about a content says, a 304 too.
+/// The headers of every response about a content, also of a 304.
 fn describe(headers: &mut HeaderMap, tag: &str) -> Result<(), ApiError> {
     headers.insert(ETAG, HeaderValue::try_from(tag).map_err(|_| ApiError::internal())?);
     headers.insert(ACCEPT_RANGES, HeaderValue::from_static("bytes"));
-    // Its owner's alone, and asked for again each time: he may have deleted it.
+    // Private to its owner, and revalidated each time: it may have been deleted.
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("private, no-cache"));
-    // Whoever opens it nevertheless opens it without scripts, and in no origin of ours.
+    // If it is displayed nevertheless, then without scripts and in an opaque origin.
     headers.insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static("sandbox; default-src 'none'"));
     Ok(())
 }
@@ -122,15 +123,15 @@ fn unsatisfiable(file: &StoredFile) -> Result<Response, ApiError> {
     Ok(response)
 }
 
-/// The bytes of a file, a piece at a time, read on threads that may wait for a disk. `turn` is held until the end.
+/// The bytes of a file in chunks, read on blocking threads. `permit` is held until the end.
 fn pieces(
     id: Uuid,
     content: Arc<File>,
     bytes: Range<u64>,
-    turn: OwnedSemaphorePermit,
+    permit: OwnedSemaphorePermit,
     before_each: impl Fn() + Send + 'static,
 ) -> impl Stream<Item = Result<Bytes, FilesError>> + Send + 'static {
-    stream::unfold((bytes, turn), move |(rest, turn)| {
+    stream::unfold((bytes, permit), move |(rest, permit)| {
         before_each();
         let content = Arc::clone(&content);
         async move {
@@ -145,10 +146,10 @@ fn pieces(
             });
             let piece = read.await.unwrap_or_else(|ended| Err(io::Error::other(ended)));
             if let Err(error) = &piece {
-                // It cannot be told any more: the connection is closed before the body's end.
+                // The status is sent already: the connection is closed before the body's end.
                 tracing::error!(file.id = %id, error = error.to_string(), "a download breaks off");
             }
-            Some((piece.map_err(FilesError::Disk), (end..rest.end, turn)))
+            Some((piece.map_err(FilesError::Disk), (end..rest.end, permit)))
         }
     })
 }

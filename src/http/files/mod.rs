@@ -1,4 +1,4 @@
-//! `/api/files`: uploading, listing, downloading and deleting files.
+//! `/api/files`: upload, list, download and delete files.
 
 mod disposition;
 mod download;
@@ -36,10 +36,10 @@ pub(super) fn routes() -> Routes {
         .route(write, routes!(delete))
 }
 
-/// A file as it is shown.
+/// A file as returned.
 #[derive(Serialize, ToSchema)]
 #[schema(as = File)]
-struct ShownFile<'a> {
+struct FileResponse<'a> {
     id: Uuid,
     filename: &'a str,
     size: u64,
@@ -49,7 +49,7 @@ struct ShownFile<'a> {
     processed: bool,
 }
 
-impl<'a> From<&'a StoredFile> for ShownFile<'a> {
+impl<'a> From<&'a StoredFile> for FileResponse<'a> {
     fn from(file: &'a StoredFile) -> Self {
         Self {
             id: file.id,
@@ -70,7 +70,7 @@ impl<'a> From<&'a StoredFile> for ShownFile<'a> {
     tag = "files",
     summary = "One's own files, newest first",
     params(("limit" = Option<u32>, Query, description = "Entries of a page", minimum = 1, maximum = 1000), ("after" = Option<String>, Query, description = "What a Link header gave"), ("offset" = Option<u32>, Query, description = "Files to pass over")),
-    responses((status = 200, description = "Files", body = [ShownFile], headers(("link" = String, description = "The next page"))))
+    responses((status = 200, description = "Files", body = [FileResponse], headers(("link" = String, description = "The next page"))))
 )]
 async fn list(
     State(face): State<Arc<AppState>>,
@@ -92,7 +92,7 @@ async fn list(
     let page = Page::parse(limit, offset, after)?;
     let owner = core.accounts.user_of(&principal).await?;
     let listed = core.files.list(owner, &page).await?;
-    let shown: Vec<ShownFile<'_>> = listed.files.iter().map(ShownFile::from).collect();
+    let shown: Vec<FileResponse<'_>> = listed.files.iter().map(FileResponse::from).collect();
     let body = serde_json::to_vec(&shown).map_err(|_| ApiError::internal())?;
     let mut response = json::json(StatusCode::OK, json::held(core, body)?);
     if let Some(next) = &listed.next {
@@ -121,13 +121,13 @@ async fn delete(
     let core = face.core()?;
     let id = path::known(id, FilesError::NotFound)?;
     let owner = core.accounts.user_of(&principal).await?;
-    // Its lanes hold what is to be deleted; one part follows the other.
+    // The import's lanes hold rows that are to be deleted, so it ends first.
     core.imports.stop(owner, id).await?;
     core.files.delete(owner, id).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// Until when so many bytes have to have come or gone: who is slower keeps a turn from others.
+/// The deadline for so many bytes in either direction: a slower client would keep a place from others.
 fn deadline(core: &Services, bytes: u64) -> Instant {
     let rate = core.files.config().file_min_rate.max(1);
     Instant::now() + core.limits.body_timeout + Duration::from_secs(bytes / rate)

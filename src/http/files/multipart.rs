@@ -1,5 +1,5 @@
-//! What `multer` is fed with: it holds whatever comes until it has found the end of a part's head, and takes all that is
-//! ready at once. So it gets a piece at a time, small ones while a head is due, and not many of them.
+//! The input of `multer`: it buffers everything until the end of a part's head, and takes all bytes that are ready. It is
+//! therefore fed one chunk at a time, small ones while a head is expected, and a bounded number of them.
 
 use std::io;
 use std::pin::Pin;
@@ -15,61 +15,61 @@ use hyper::header::HeaderValue;
 use super::super::body::LimitedBody;
 use super::super::error::ApiError;
 
-/// The longest head of a part, in bytes, with what stands before it.
+/// The longest head of a part, in bytes, with the preceding boundary.
 pub(super) const MAX_PART_HEAD_BYTES: u64 = 16 * 1024;
-/// What is handed on at once while a head is due.
+/// The size of a chunk while a head is expected.
 const HEAD_PIECE_BYTES: usize = 4 * 1024;
 /// The longest boundary (RFC 2046, section 5.1.1).
 const MAX_BOUNDARY_BYTES: usize = 70;
 
 /// Bytes that may still come before a part's head is complete.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Pace(Arc<AtomicU64>);
+pub(super) struct BytesReceived(Arc<AtomicU64>);
 
-/// While content comes, there is no such bound.
+/// No bound while content is expected.
 const NO_BOUND: u64 = u64::MAX;
 
-impl Pace {
-    /// What comes now is a head.
+impl BytesReceived {
+    /// Expects a head from now on.
     pub(super) fn expect_head(&self) {
         self.0.store(MAX_PART_HEAD_BYTES, Ordering::Relaxed);
     }
 
-    /// What comes now is content.
+    /// Expects content from now on.
     pub(super) fn expect_content(&self) {
         self.0.store(NO_BOUND, Ordering::Relaxed);
     }
 }
 
-/// A body in pieces.
+/// A body in chunks.
 #[derive(Debug)]
-pub(super) struct Pieces<'a> {
+pub(super) struct PartChunks<'a> {
     body: &'a mut LimitedBody,
-    pace: Pace,
-    /// What was not handed on yet.
+    pace: BytesReceived,
+    /// Bytes not passed on yet.
     rest: Bytes,
     rests: bool,
     refusal: Option<ApiError>,
 }
 
-impl<'a> Pieces<'a> {
-    pub(super) fn new(body: &'a mut LimitedBody, pace: &Pace) -> Self {
+impl<'a> PartChunks<'a> {
+    pub(super) fn new(body: &'a mut LimitedBody, pace: &BytesReceived) -> Self {
         let pace = pace.clone();
         Self { body, pace, rest: Bytes::new(), rests: false, refusal: None }
     }
 
-    /// Why the body was given up, if it was.
+    /// The reason why the body was rejected, if it was.
     pub(super) fn take_refusal(mut self) -> Option<ApiError> {
         self.refusal.take().or_else(|| self.body.take_refusal())
     }
 }
 
-impl Stream for Pieces<'_> {
+impl Stream for PartChunks<'_> {
     type Item = io::Result<Bytes>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<io::Result<Bytes>>> {
         if std::mem::take(&mut self.rests) {
-            // multer takes whatever is ready; now it looks at what it has.
+            // multer takes all that is ready; now it parses that.
             cx.waker().wake_by_ref();
             return Poll::Pending;
         }
@@ -97,7 +97,7 @@ impl Stream for Pieces<'_> {
     }
 }
 
-/// The boundary that a request's `Content-Type` names.
+/// The boundary in a request's `Content-Type`.
 pub(super) fn boundary(content_type: Option<&HeaderValue>) -> Result<String, ApiError> {
     let declared = content_type.and_then(|value| value.to_str().ok()).unwrap_or_default();
     match multer::parse_boundary(declared) {
@@ -114,7 +114,7 @@ pub(super) fn boundary(content_type: Option<&HeaderValue>) -> Result<String, Api
     }
 }
 
-/// The refusal of a body that is no multipart. What it has where it breaks off is not repeated.
+/// The error for a malformed multipart body. The offending bytes are not quoted.
 pub(super) fn malformed(error: &multer::Error) -> ApiError {
     let message = match error {
         multer::Error::IncompleteFieldData { .. } | multer::Error::IncompleteStream => {
@@ -135,9 +135,9 @@ mod tests {
 
     #[test]
     fn a_boundary_is_of_multipart_form_data_and_not_too_long() {
-        let said = |text: &str| boundary(Some(&HeaderValue::from_str(text).unwrap())).ok();
-        assert_eq!(said("multipart/form-data; boundary=abc").as_deref(), Some("abc"));
-        assert_eq!(said("Multipart/Form-Data; charset=x; boundary=\"a b\"").as_deref(), Some("a b"));
+        let parsed = |text: &str| boundary(Some(&HeaderValue::from_str(text).unwrap())).ok();
+        assert_eq!(parsed("multipart/form-data; boundary=abc").as_deref(), Some("abc"));
+        assert_eq!(parsed("Multipart/Form-Data; charset=x; boundary=\"a b\"").as_deref(), Some("a b"));
         for bad in [
             "",
             "text/plain",
@@ -145,9 +145,9 @@ mod tests {
             "multipart/form-data",
             "multipart/form-data; boundary=",
         ] {
-            assert_eq!(said(bad), None, "{bad}");
+            assert_eq!(parsed(bad), None, "{bad}");
         }
-        assert_eq!(said(&format!("multipart/form-data; boundary={}", "x".repeat(71))), None);
+        assert_eq!(parsed(&format!("multipart/form-data; boundary={}", "x".repeat(71))), None);
         assert!(boundary(None).is_err());
     }
 }

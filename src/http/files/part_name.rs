@@ -14,19 +14,19 @@ use base64::engine::general_purpose::STANDARD;
 use encoding_rs::Encoding;
 use percent_encoding::percent_decode;
 
-/// What a part is.
+/// The kind of a part.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Part {
+pub(super) enum PartName {
     /// A file of this name, which may be empty.
     File(String),
     /// A field of a form.
     Field,
-    /// A file whose name cannot be read. The field's name.
+    /// A file with an unreadable name. The field's name.
     Unreadable(String),
 }
 
-/// Reads a part's `Content-Disposition`.
-pub(super) fn read(disposition: &[u8]) -> Part {
+/// Parses a part's `Content-Disposition`.
+pub(super) fn read(disposition: &[u8]) -> PartName {
     let (mut field, mut plain, mut extended) = (None, None, None);
     for (name, value) in Parameters(disposition) {
         let slot = match name.to_ascii_lowercase().as_slice() {
@@ -35,12 +35,12 @@ pub(super) fn read(disposition: &[u8]) -> Part {
             b"filename*" => &mut extended,
             _ => continue,
         };
-        // Of two the first counts.
+        // The first of two counts.
         slot.get_or_insert(value);
     }
     // A quote without its end: the rest of the name is lost.
     let name = match (extended, plain) {
-        (None, None) => return Part::Field,
+        (None, None) => return PartName::Field,
         (Some(None), _) | (_, Some(None)) => None,
         (extended, plain) => extended
             .flatten()
@@ -48,10 +48,10 @@ pub(super) fn read(disposition: &[u8]) -> Part {
             .or_else(|| file_name(&plain.flatten()?)),
     };
     let field = || String::from_utf8_lossy(&field.flatten().unwrap_or_else(|| b"file".to_vec())).into_owned();
-    name.map_or_else(|| Part::Unreadable(field()), Part::File)
+    name.map_or_else(|| PartName::Unreadable(field()), PartName::File)
 }
 
-/// The parameters behind the first `;`, as they are written but for quotes; none for a quoted value without an end.
+/// The parameters after the first `;`, unquoted; `None`: a quoted value without an end.
 struct Parameters<'a>(&'a [u8]);
 
 impl<'a> Iterator for Parameters<'a> {
@@ -82,8 +82,8 @@ impl<'a> Iterator for Parameters<'a> {
     }
 }
 
-/// What is up to the closing quote, and what is behind it. A backslash stands for itself unless a quote or another one
-/// follows: some programs send whole paths.
+/// The text up to the closing quote, and the rest. A backslash is literal unless a quote or another backslash follows: some
+/// programs send whole paths.
 fn unquoted(text: &[u8]) -> (Option<Vec<u8>>, &[u8]) {
     let mut value = Vec::new();
     let mut rest = text;
@@ -101,13 +101,13 @@ fn unquoted(text: &[u8]) -> (Option<Vec<u8>>, &[u8]) {
     (None, rest)
 }
 
-/// The value of `filename`: UTF-8, or words of RFC 2047.
+/// The value of `filename`: UTF-8, or encoded words (RFC 2047).
 fn file_name(value: &[u8]) -> Option<String> {
     let text = std::str::from_utf8(value).ok()?;
     Some(encoded_words(text).unwrap_or_else(|| form_decoded(text)))
 }
 
-/// A name without the percent-encoding of forms. A line break becomes a space, as a name is one line.
+/// Removes the percent-encoding of forms. A line break becomes a space, as a name is one line.
 fn form_decoded(text: &str) -> String {
     let mut name = String::with_capacity(text.len());
     let mut rest = text;
@@ -134,7 +134,7 @@ fn extended_value(value: &[u8]) -> Option<String> {
     decoded(charset, &Cow::from(percent_decode(encoded)))
 }
 
-/// A text of encoded words, with white space between two of them left out; none if there is no such word in it.
+/// A text of encoded words, without the white space between two of them; `None`: it has none.
 fn encoded_words(text: &str) -> Option<String> {
     let (mut name, mut rest, mut behind_word) = (String::new(), text, false);
     while let Some((before, behind)) = rest.split_once("=?") {
@@ -152,7 +152,7 @@ fn encoded_words(text: &str) -> Option<String> {
     behind_word.then(|| name + rest)
 }
 
-/// An encoded word behind its `=?`, and what is behind it.
+/// An encoded word after its `=?`, and the rest.
 fn encoded_word(text: &str) -> Option<(String, &str)> {
     let (charset, rest) = text.split_once('?')?;
     let (kind, rest) = rest.split_once('?')?;
@@ -203,7 +203,7 @@ mod tests {
             (r#"form-data; filename="a=?b""#, "a=?b"),
             (r#"form-data; filename="""#, ""),
         ] {
-            assert_eq!(read(disposition.as_bytes()), Part::File(name.into()), "{disposition}");
+            assert_eq!(read(disposition.as_bytes()), PartName::File(name.into()), "{disposition}");
         }
         for field in [
             "",
@@ -212,11 +212,11 @@ mod tests {
             r#"form-data; name="a; filename=b""#,
             "form-data; filename",
         ] {
-            assert_eq!(read(field.as_bytes()), Part::Field, "{field}");
+            assert_eq!(read(field.as_bytes()), PartName::Field, "{field}");
         }
-        assert_eq!(read(b"form-data; name=\"f\"; filename=\"\xff\""), Part::Unreadable("f".into()));
-        assert_eq!(read(b"form-data; filename*=UTF-8''%ff"), Part::Unreadable("file".into()));
-        assert_eq!(read(b"form-data; name=\"f\"; filename=\"a"), Part::Unreadable("f".into()));
+        assert_eq!(read(b"form-data; name=\"f\"; filename=\"\xff\""), PartName::Unreadable("f".into()));
+        assert_eq!(read(b"form-data; filename*=UTF-8''%ff"), PartName::Unreadable("file".into()));
+        assert_eq!(read(b"form-data; name=\"f\"; filename=\"a"), PartName::Unreadable("f".into()));
     }
 
     proptest! {
@@ -231,7 +231,7 @@ mod tests {
         fn a_name_in_a_form_is_read_back(name in "[^\\\\\r\n%]{0,40}") {
             prop_assume!(!name.contains("=?"));
             let sent = format!("form-data; name=\"f\"; filename=\"{}\"", name.replace('"', "%22"));
-            prop_assert_eq!(read(sent.as_bytes()), Part::File(name));
+            prop_assert_eq!(read(sent.as_bytes()), PartName::File(name));
         }
     }
 }

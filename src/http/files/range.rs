@@ -1,4 +1,4 @@
-//! Which bytes are asked for (RFC 9110, sections 13 and 14), and whether the client has them already.
+//! Range requests and conditional requests (RFC 9110, sections 13 and 14).
 
 use std::ops::Range;
 
@@ -6,47 +6,47 @@ use http_range_header::{EndPosition, StartPosition, parse_range_header};
 use hyper::HeaderMap;
 use hyper::header::{IF_NONE_MATCH, IF_RANGE, RANGE};
 
-/// What of a content is sent.
+/// The requested part of a content.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Part {
-    /// All of it.
+pub(super) enum RangeSelection {
+    /// The whole content.
     Whole,
     /// These bytes.
     Bytes(Range<u64>),
-    /// Nothing: the range has no byte of it.
+    /// No byte of the content is in the range.
     Unsatisfiable,
 }
 
-/// What a request asks for of a content of `size` bytes that has the strong tag `tag`. A header that is malformed, names
-/// another unit or several ranges is passed over, as section 14.2 lets a server do; and so is one that was meant for
-/// another version (`If-Range`, compared strongly).
-pub(super) fn part(headers: &HeaderMap, tag: &str, size: u64) -> Part {
+/// The part of a content of `size` bytes, with the strong tag `tag`, that a request asks for. A header that is malformed, or
+/// names another unit or several ranges, is ignored, as section 14.2 permits; so is one for another version (`If-Range`,
+/// compared strongly).
+pub(super) fn part(headers: &HeaderMap, tag: &str, size: u64) -> RangeSelection {
     let mut ranges = headers.get_all(RANGE).iter();
-    let (Some(range), None) = (ranges.next(), ranges.next()) else { return Part::Whole };
+    let (Some(range), None) = (ranges.next(), ranges.next()) else { return RangeSelection::Whole };
     let is_meant = headers.get(IF_RANGE).is_none_or(|condition| condition.as_bytes() == tag.as_bytes());
     let parsed = range.to_str().ok().and_then(|text| parse_range_header(text.trim()).ok());
-    let Some(parsed) = parsed.filter(|_| is_meant) else { return Part::Whole };
-    let [range] = &parsed.ranges[..] else { return Part::Whole };
+    let Some(parsed) = parsed.filter(|_| is_meant) else { return RangeSelection::Whole };
+    let [range] = &parsed.ranges[..] else { return RangeSelection::Whole };
     let last = match range.end {
         EndPosition::Index(last) => last,
         EndPosition::LastByte => u64::MAX,
     };
     let first = match range.start {
-        StartPosition::Index(first) if first > last => return Part::Whole,
+        StartPosition::Index(first) if first > last => return RangeSelection::Whole,
         StartPosition::Index(first) => first,
-        // More than there is: all of it.
+        // More than the size: the whole content.
         StartPosition::FromLast(bytes) => size.saturating_sub(bytes),
     };
     if first >= size {
-        return Part::Unsatisfiable;
+        return RangeSelection::Unsatisfiable;
     }
-    Part::Bytes(first..last.saturating_add(1).min(size))
+    RangeSelection::Bytes(first..last.saturating_add(1).min(size))
 }
 
-/// Whether `If-None-Match` names the tag, or any. Tags are compared weakly.
+/// Whether `If-None-Match` includes the tag, or any tag. Tags are compared weakly.
 pub(super) fn is_known(headers: &HeaderMap, tag: &str) -> bool {
     let values = headers.get_all(IF_NONE_MATCH).iter().filter_map(|value| value.to_str().ok());
-    // Our tags have no comma, so a piece of another's is never one.
+    // The service's tags have no comma, so a fragment of another tag never equals one.
     values
         .flat_map(|value| value.split(','))
         .map(str::trim)
@@ -68,35 +68,38 @@ mod tests {
     fn a_range_is_what_rfc_9110_says() {
         let of = |range: &str, size| part(&headers(&[(RANGE, range)]), "\"t\"", size);
         for (range, expected) in [
-            ("bytes=0-0", Part::Bytes(0..1)),
-            ("bytes=0-", Part::Bytes(0..10)),
-            ("bytes=3-5", Part::Bytes(3..6)),
-            ("bytes=3-500", Part::Bytes(3..10)),
-            ("bytes=-4", Part::Bytes(6..10)),
-            ("bytes=-400", Part::Bytes(0..10)),
-            ("bytes=9-18446744073709551615", Part::Bytes(9..10)),
-            ("bytes=10-", Part::Unsatisfiable),
-            ("bytes=10-20", Part::Unsatisfiable),
-            ("bytes=5-3", Part::Whole),
-            ("bytes=0-1,3-4", Part::Whole),
-            ("bytes=", Part::Whole),
-            ("bytes=a-b", Part::Whole),
-            ("bytes=99999999999999999999-", Part::Whole),
-            ("lines=0-1", Part::Whole),
-            ("0-1", Part::Whole),
+            ("bytes=0-0", RangeSelection::Bytes(0..1)),
+            ("bytes=0-", RangeSelection::Bytes(0..10)),
+            ("bytes=3-5", RangeSelection::Bytes(3..6)),
+            ("bytes=3-500", RangeSelection::Bytes(3..10)),
+            ("bytes=-4", RangeSelection::Bytes(6..10)),
+            ("bytes=-400", RangeSelection::Bytes(0..10)),
+            ("bytes=9-18446744073709551615", RangeSelection::Bytes(9..10)),
+            ("bytes=10-", RangeSelection::Unsatisfiable),
+            ("bytes=10-20", RangeSelection::Unsatisfiable),
+            ("bytes=5-3", RangeSelection::Whole),
+            ("bytes=0-1,3-4", RangeSelection::Whole),
+            ("bytes=", RangeSelection::Whole),
+            ("bytes=a-b", RangeSelection::Whole),
+            ("bytes=99999999999999999999-", RangeSelection::Whole),
+            ("lines=0-1", RangeSelection::Whole),
+            ("0-1", RangeSelection::Whole),
         ] {
             assert_eq!(of(range, 10), expected, "{range}");
         }
-        assert_eq!(of("bytes=0-", 0), Part::Unsatisfiable);
-        assert_eq!(part(&headers(&[(RANGE, "bytes=0-0"), (RANGE, "bytes=1-1")]), "\"t\"", 10), Part::Whole);
+        assert_eq!(of("bytes=0-", 0), RangeSelection::Unsatisfiable);
+        assert_eq!(
+            part(&headers(&[(RANGE, "bytes=0-0"), (RANGE, "bytes=1-1")]), "\"t\"", 10),
+            RangeSelection::Whole
+        );
     }
 
     #[test]
     fn a_range_of_another_version_is_passed_over() {
         let of = |condition| part(&headers(&[(RANGE, "bytes=0-0"), (IF_RANGE, condition)]), "\"t\"", 10);
-        assert_eq!(of("\"t\""), Part::Bytes(0..1));
+        assert_eq!(of("\"t\""), RangeSelection::Bytes(0..1));
         for other in ["\"u\"", "W/\"t\"", "Wed, 21 Oct 2015 07:28:00 GMT", ""] {
-            assert_eq!(of(other), Part::Whole, "{other}");
+            assert_eq!(of(other), RangeSelection::Whole, "{other}");
         }
     }
 
@@ -110,7 +113,7 @@ mod tests {
     proptest! {
         #[test]
         fn whatever_is_asked_for_lies_within(range in "bytes=[0-9]{0,21}-[0-9]{0,21}", size in 0..1000_u64) {
-            if let Part::Bytes(bytes) = part(&headers(&[(RANGE, &range)]), "\"t\"", size) {
+            if let RangeSelection::Bytes(bytes) = part(&headers(&[(RANGE, &range)]), "\"t\"", size) {
                 prop_assert!(bytes.start < bytes.end && bytes.end <= size);
             }
         }

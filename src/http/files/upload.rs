@@ -19,13 +19,13 @@ use super::super::error::ApiError;
 use super::super::openapi::bodies::UploadForm;
 use super::super::{AppState, Services, json};
 use super::deadline;
-use super::multipart::{MAX_PART_HEAD_BYTES, Pace, Pieces, boundary, malformed};
-use super::part_name::{self, Part};
+use super::multipart::{BytesReceived, MAX_PART_HEAD_BYTES, PartChunks, boundary, malformed};
+use super::part_name::{self, PartName};
 use crate::auth::Principal;
 use crate::files::{FilesError, StoredFile, Upload};
 
 #[derive(Serialize, ToSchema)]
-struct Uploaded {
+struct UploadResponse {
     files: Vec<Stored>,
 }
 
@@ -54,7 +54,7 @@ impl From<StoredFile> for Stored {
     summary = "Stores files, all or none",
     request_body(content = UploadForm, content_type = "multipart/form-data"),
     responses(
-        (status = 201, description = "The files", body = Uploaded),
+        (status = 201, description = "The files", body = UploadResponse),
         (status = 413, description = "Too large (MAX_FILE_BYTES), too many (MAX_FILES_PER_UPLOAD), or beyond the quota (FILE_QUOTA_BYTES)"),
         (status = 415, description = "Not multipart/form-data, or a file is not what was declared"),
         (status = 507, description = "The disk is full"),
@@ -77,7 +77,7 @@ pub(super) async fn post(
     };
     let mut body = LimitedBody::new(&head, body, limits);
     let stored = store(core, &principal, head.headers.get(CONTENT_TYPE), &mut body).await;
-    // What follows the last part is nothing to us (RFC 2046, section 5.1.1), but has to be read for an answer to be seen.
+    // Bytes after the last part are ignored (RFC 2046, section 5.1.1), but read so that the client sees the response.
     body.discard().await;
     let stored = match stored {
         Ok(stored) => stored,
@@ -86,7 +86,7 @@ pub(super) async fn post(
             return Err(refusal);
         }
     };
-    let uploaded = Uploaded { files: stored.into_iter().map(Stored::from).collect() };
+    let uploaded = UploadResponse { files: stored.into_iter().map(Stored::from).collect() };
     let shown = serde_json::to_vec(&uploaded).map_err(|_| ApiError::internal())?;
     Ok(json::json(StatusCode::CREATED, Body::from(shown)))
 }
@@ -103,11 +103,11 @@ async fn store(
     }
     let owner = core.accounts.user_of(principal).await?;
     let mut upload = core.files.begin(owner, body.announced()).await?;
-    let pace = Pace::default();
+    let pace = BytesReceived::default();
     body.keep_rate(core.files.config().file_min_rate);
-    let mut pieces = Pieces::new(body, &pace);
+    let mut pieces = PartChunks::new(body, &pace);
     let taken = take_parts(&mut pieces, &pace, boundary, &mut upload).await;
-    // What the body itself was refused for says more than that its parts ended.
+    // The body's own error is more precise than that of its parts.
     let refused = pieces.take_refusal();
     match (refused, taken) {
         (_, Ok(())) => Ok(upload.finish().await?),
@@ -117,8 +117,8 @@ async fn store(
 }
 
 async fn take_parts(
-    pieces: &mut Pieces<'_>,
-    pace: &Pace,
+    pieces: &mut PartChunks<'_>,
+    pace: &BytesReceived,
     boundary: String,
     upload: &mut Upload,
 ) -> Result<(), ApiError> {
@@ -131,19 +131,19 @@ async fn take_parts(
         pace.expect_content();
         let disposition = part.headers().get(CONTENT_DISPOSITION).map_or(&b""[..], |value| value.as_bytes());
         let name = match part_name::read(disposition) {
-            Part::File(name) => name,
-            Part::Field => {
-                // What a form has beside its files is nothing to us.
+            PartName::File(name) => name,
+            PartName::Field => {
+                // Fields beside the files are ignored.
                 while part.chunk().await.map_err(|error| malformed(&error))?.is_some() {}
                 continue;
             }
-            Part::Unreadable(field) => {
+            PartName::Unreadable(field) => {
                 let field = field.chars().take(100).collect::<String>();
                 return Err(ApiError::invalid("a file's name is UTF-8, or names its charset").field(field));
             }
         };
         if name.is_empty() {
-            // An input of a form in which no file was chosen.
+            // A file input without a chosen file.
             while let Some(piece) = part.chunk().await.map_err(|error| malformed(&error))? {
                 if !piece.is_empty() {
                     return Err(ApiError::from(FilesError::nameless()));

@@ -1,6 +1,6 @@
-//! The guardian cleans up behind the last test. It is this test binary once more, in a process group of its own: it waits for `users.lock`, which the kernel
-//! gives it when the last test process has ended, by whatever way; then it stops every server and removes the copies. A
-//! pause of two seconds bridges the moments in which a runner has no test process.
+//! The guardian, which cleans up after the last test. It is a process of this test binary in a process group of its own. It
+//! waits for `users.lock`, which it gets when the last test process has ended in any way; then it stops every server and
+//! removes the copies. A pause of two seconds bridges the moments in which a runner has no test process.
 
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::process::CommandExt;
@@ -13,7 +13,7 @@ use super::server::end_server;
 const GUARDIAN: &str = "TIDEGATE_TEST_GUARDIAN";
 const LINGER: Duration = Duration::from_secs(2);
 
-/// Joins the run: holds `users.lock` until this process ends, and sees to it that a guardian waits for that.
+/// Joins the run: holds `users.lock` until this process ends, and starts a guardian if there is none.
 #[expect(clippy::zombie_processes, reason = "the guardian outlives this process")]
 pub(super) fn watch() {
     static USER: std::sync::OnceLock<File> = std::sync::OnceLock::new();
@@ -39,7 +39,7 @@ pub(super) fn watch() {
     });
 }
 
-/// Not a test, but the process that cleans up after the last one; as a test it does nothing.
+/// Not a test, but the process that cleans up after the last one; run as a test it does nothing.
 #[test]
 fn guardian() {
     if std::env::var_os(GUARDIAN).is_none() {
@@ -63,7 +63,7 @@ fn guardian() {
         end_server(&data_dir);
         let _ = fs::remove_dir_all(&data_dir);
     }
-    // In this order: a process that comes now must find that it needs a guardian of its own.
+    // In this order: a process that starts now must find that it needs a guardian of its own.
     drop(guardian);
     drop(users);
 }

@@ -1,7 +1,7 @@
 //! Real Postgres for tests: one cluster a test run, a database of its own for each test, and whole servers for the tests that
 //! break one.
 //!
-//! Everything lives under `target/tmp/postgres` and is made by the service's own `db::local`:
+//! Everything lives under `target/tmp/postgres` and is made by the service's own `db::private`:
 //!
 //! ```text
 //! pristine/      a cluster that initdb made once a build; the others are copies of it
@@ -23,10 +23,10 @@ use uuid::Uuid;
 
 use run::{RUN, Run};
 
-/// The constraint that events with a member `evil` violate.
+/// A constraint that rejects events with a member `evil`.
 const NO_EVIL: &str = "alter table requests add constraint no_evil check (payload->>'evil' is null)";
 
-/// A database that nothing else uses. It is dropped with its value.
+/// A database for one test, dropped with its value.
 pub(crate) struct TestDatabase {
     name: String,
     url: String,
@@ -37,19 +37,19 @@ impl TestDatabase {
         Self::create_with(&format!("template {}", Run::join().await.template)).await
     }
 
-    /// One whose `requests` takes no event with a member `evil`.
+    /// A database whose `requests` rejects events with a member `evil`.
     pub(crate) async fn refusing_evil() -> Self {
         let database = Self::create().await;
         database.connect().await.batch_execute(NO_EVIL).await.unwrap();
         database
     }
 
-    /// One that was never migrated.
+    /// A database that was never migrated.
     pub(crate) async fn create_empty() -> Self {
         Self::create_with("").await
     }
 
-    /// One made with these options of `create database`.
+    /// A database created with these options.
     pub(crate) async fn create_with(options: &str) -> Self {
         let run = Run::join().await;
         let name = format!("test_{}", Uuid::new_v4().simple());

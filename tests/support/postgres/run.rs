@@ -1,4 +1,4 @@
-//! The run's cluster, and the copies that every server is made of.
+//! The run's cluster, and the pristine cluster that every server is a copy of.
 
 use std::fs::{self, OpenOptions};
 use std::io::Write;
@@ -9,7 +9,7 @@ use std::time::UNIX_EPOCH;
 
 use nix::unistd::geteuid;
 use tidegate::config::{Config, Variables};
-use tidegate::db::local::{LocalCluster, running_url};
+use tidegate::db::private::{PrivateCluster, running_url};
 use tidegate::db::{ConnectionUrl, Database, migrate};
 use tokio::sync::OnceCell;
 use uuid::Uuid;
@@ -18,7 +18,7 @@ use super::connect;
 use super::guardian::{locked, root, watch};
 use super::server::end_server;
 
-/// Nothing here has to survive the machine.
+/// Nothing here has to survive a crash of the machine.
 const FAST: [(&str, &str); 4] = [
     ("fsync", "off"),
     ("synchronous_commit", "off"),
@@ -26,14 +26,14 @@ const FAST: [(&str, &str); 4] = [
     ("max_connections", "300"),
 ];
 
-/// Brings the template that every test database is copied from to the newest schema. Called once a run.
+/// Migrates the template of all test databases. Called once per run.
 async fn migrate_template(url: &str) {
     let config = Config::from_variables(&Variables::default()).unwrap().database;
     let database = Database::new(&ConnectionUrl::parse(url).unwrap(), &config).unwrap();
     migrate(&database, config.partitioning).await.unwrap();
 }
 
-/// What the tests of one process know of the run's cluster.
+/// The run's cluster, as the tests of one process know it.
 pub(super) struct Run {
     /// By TCP, to the database `tidegate`.
     service_url: String,
@@ -68,7 +68,7 @@ impl Run {
         self.url("postgres")
     }
 
-    /// Makes the template under another name first: one whose making was cut short is never copied from.
+    /// Creates the template under another name first, so that an unfinished one is never copied.
     async fn make_template(&self) {
         let admin = connect(&self.admin_url()).await;
         let known =
@@ -83,31 +83,31 @@ impl Run {
     }
 }
 
-/// What tells this build of the tests from others: another may make its clusters otherwise and bring other migrations.
+/// The identity of this build of the tests: another one may create its clusters differently, and have other migrations.
 fn build() -> String {
     let made = std::env::current_exe().and_then(fs::metadata).and_then(|exe| exe.modified()).unwrap();
     format!("{:x}", made.duration_since(UNIX_EPOCH).unwrap().as_millis())
 }
 
 async fn start_shared(shared: &Path) -> String {
-    // What a run without a guardian left is not worth keeping.
+    // A cluster left by a run without a guardian is not reused.
     end_server(shared);
     let _ = fs::remove_dir_all(shared);
     fs::create_dir_all(shared).unwrap();
     copy_pristine(shared, &FAST).await;
-    // Without a stop: it runs on, and the lock on its folder is free for the guardian.
-    drop(LocalCluster::start(shared, None).await.unwrap());
+    // Not stopped: it goes on running, and the lock on its folder is free for the guardian.
+    drop(PrivateCluster::start(shared, None).await.unwrap());
     running_url(shared).unwrap()
 }
 
-/// Puts a copy of the pristine cluster in a folder; the caller holds `start.lock`.
+/// Copies the pristine cluster into a folder; the caller holds `start.lock`.
 pub(super) async fn copy_pristine(into: &Path, settings: &[(&str, &str)]) {
     let pristine = root().join("pristine");
     if !usable(&pristine) {
         end_server(&pristine);
         let _ = fs::remove_dir_all(&pristine);
         fs::create_dir_all(&pristine).unwrap();
-        LocalCluster::start(&pristine, None).await.unwrap().stop().await.unwrap();
+        PrivateCluster::start(&pristine, None).await.unwrap().stop().await.unwrap();
         fs::write(pristine.join("complete"), build()).unwrap();
     }
     for name in ["postgres", "postgres.password"] {

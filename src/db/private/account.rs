@@ -1,9 +1,8 @@
-//! The user that Postgres runs as.
+//! The account that Postgres runs as.
 //!
-//! Postgres refuses root. An ordinary user runs its own cluster; root runs it as whoever owns the cluster already, else as
-//! `postgres`, else as `nobody`. That account then owns the cluster's folder and nothing else: it may not even be able to
-//! enter `DATA_DIR`, and since `nobody` is shared with other daemons, whatever root reads or writes in the folder later is
-//! opened without following links.
+//! Postgres refuses root. An ordinary user runs its own cluster; root runs it as the cluster's owner, else as `postgres`, else
+//! as `nobody`. That account owns the cluster's folder and nothing else, and may not even be able to enter `DATA_DIR`. `nobody`
+//! is shared with other daemons, so root reads and writes files in the folder without following links.
 
 use std::fs::File;
 use std::io;
@@ -14,32 +13,31 @@ use std::process::{Command, Stdio};
 
 use nix::unistd::{Gid, Uid, User};
 
-use super::cluster;
-use super::error::LocalError;
+use super::error::PrivateError;
 
-/// What a child keeps of the environment. The rest stays with the service: it may hold secrets, and `PG…` variables meant
-/// for a client would bend the server.
+/// The environment variables that a child inherits. The others may hold secrets, and `PG…` variables meant for a client would
+/// change the server.
 const KEPT_VARIABLES: [&str; 5] = ["PATH", "TZ", "TMPDIR", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH"];
 
-/// The user that owns and runs the cluster.
+/// The account that owns and runs the cluster.
 #[derive(Debug, Clone)]
 pub(super) struct Account {
     uid: Uid,
     gid: Gid,
-    /// Whether children must change to it, which only root can and must.
+    /// Whether children have to switch to it, which only root can do.
     switches: bool,
 }
 
 impl Account {
-    /// Who shall run the cluster at `cluster`, which may not exist yet.
-    pub(super) fn of_cluster(cluster: &Path) -> Result<Self, LocalError> {
+    /// The account for the cluster at `cluster`, which may not exist yet.
+    pub(super) fn of_cluster(cluster: &Path) -> Result<Self, PrivateError> {
         let me = Uid::effective();
         match cluster.symlink_metadata() {
-            Ok(_) if me.is_root() && cluster::is_empty(cluster).unwrap_or(false) => Self::of_new_cluster(me),
+            Ok(_) if me.is_root() && is_empty_folder(cluster) => Self::of_new_cluster(me),
             Ok(found) => {
                 let owner = Uid::from_raw(found.uid());
                 if owner.is_root() && me.is_root() {
-                    return Err(LocalError::OwnedByRoot { path: cluster.to_path_buf() });
+                    return Err(PrivateError::OwnedByRoot { path: cluster.to_path_buf() });
                 }
                 if !me.is_root() && owner != me {
                     return Err(other_owner(cluster, owner));
@@ -47,11 +45,11 @@ impl Account {
                 Ok(Self { uid: owner, gid: Gid::from_raw(found.gid()), switches: me.is_root() })
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => Self::of_new_cluster(me),
-            Err(error) => Err(LocalError::io("look at", cluster)(error)),
+            Err(error) => Err(PrivateError::io("look at", cluster)(error)),
         }
     }
 
-    fn of_new_cluster(me: Uid) -> Result<Self, LocalError> {
+    fn of_new_cluster(me: Uid) -> Result<Self, PrivateError> {
         if !me.is_root() {
             return Ok(Self { uid: me, gid: Gid::effective(), switches: false });
         }
@@ -60,7 +58,7 @@ impl Account {
             .filter_map(|name| User::from_name(name).ok().flatten())
             .find(|user| !user.uid.is_root())
             .map(|user| Self { uid: user.uid, gid: user.gid, switches: true })
-            .ok_or(LocalError::NoAccount)
+            .ok_or(PrivateError::NoAccount)
     }
 
     pub(super) fn uid(&self) -> u32 {
@@ -82,28 +80,35 @@ impl Account {
         }
     }
 
-    /// Whether the account can enter `dir` by its path. Tried with a child rather than worked out from mode bits, which
-    /// know nothing of access lists.
+    /// Whether the account can enter `dir` by its path. Tested with a child process, as mode bits do not include access lists.
     pub(super) fn can_enter(&self, dir: &Path) -> bool {
         let mut probe = Command::new("/bin/sh");
         self.adopt(&mut probe);
         probe.args(["-c", ":"]).current_dir(dir).status().is_ok_and(|status| status.success())
     }
 
-    /// Hands the path over to the account; it must be one that only this service can have made.
+    /// Changes the owner of a path to the account. Only this service may have created the path.
     pub(super) fn own(&self, path: &Path) -> io::Result<()> {
         if self.switches { chown(path, Some(self.uid.as_raw()), Some(self.gid.as_raw())) } else { Ok(()) }
     }
 
-    /// Hands an open file over to the account.
+    /// Changes the owner of an open file to the account.
     pub(super) fn own_file(&self, file: &File) -> io::Result<()> {
         if self.switches { fchown(file, Some(self.uid.as_raw()), Some(self.gid.as_raw())) } else { Ok(()) }
     }
 }
 
-/// The refusal for something that another user's run left behind.
-pub(super) fn other_owner(path: &Path, owner: Uid) -> LocalError {
-    LocalError::OtherOwner { path: path.to_path_buf(), owner: name_of(owner), me: name_of(Uid::effective()) }
+fn is_empty_folder(path: &Path) -> bool {
+    path.read_dir().is_ok_and(|mut entries| entries.next().is_none())
+}
+
+/// The error for a file or folder of another user.
+pub(super) fn other_owner(path: &Path, owner: Uid) -> PrivateError {
+    PrivateError::OtherOwner {
+        path: path.to_path_buf(),
+        owner: name_of(owner),
+        me: name_of(Uid::effective()),
+    }
 }
 
 fn name_of(uid: Uid) -> String {

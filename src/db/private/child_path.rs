@@ -1,10 +1,10 @@
-//! How another account reaches the cluster's folder.
+//! A path to the cluster's folder for processes of another account.
 //!
-//! `DATA_DIR` may lie where the cluster's account cannot go: a checkout in `/root`, say. On Linux root then opens the folder
-//! itself and leaves the descriptor open for the child, whose path to it is `/proc/self/fd/N`: that needs no right on the
-//! folders above. The postmaster keeps the descriptor for life, so the path stays good for its reloads and its children.
+//! The cluster's account may not be able to enter `DATA_DIR`, for example a checkout in `/root`. On Linux, root then opens the
+//! folder and leaves the descriptor open for the child, whose path to it is `/proc/self/fd/N`: it needs no right on the folders
+//! above. The postmaster keeps the descriptor for life, so the path stays valid for reloads and its children.
 //!
-//! The same way serves a path that `pg_ctl` could not hand to its shell in one piece.
+//! It also replaces paths that `pg_ctl` could not quote for its shell.
 
 use std::fs::{File, OpenOptions};
 use std::os::fd::AsRawFd;
@@ -15,17 +15,17 @@ use std::path::{Path, PathBuf};
 use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
 
 use super::account::Account;
-use super::error::LocalError;
+use super::error::PrivateError;
 
-/// A path to a folder that is good in children for as long as this lives.
+/// A path to a folder, valid in child processes while this value lives.
 #[derive(Debug)]
-pub(super) struct Reach {
+pub(super) struct ChildPath {
     path: PathBuf,
     _open: Option<File>,
 }
 
-impl Reach {
-    pub(super) fn to(dir: &Path, account: &Account) -> Result<Self, LocalError> {
+impl ChildPath {
+    pub(super) fn to(dir: &Path, account: &Account) -> Result<Self, PrivateError> {
         if !cfg!(target_os = "linux") || (is_plain(dir) && account.can_enter(dir)) {
             return Ok(Self { path: dir.to_path_buf(), _open: None });
         }
@@ -34,11 +34,11 @@ impl Reach {
                 .read(true)
                 .custom_flags(OFlag::O_DIRECTORY.bits() | OFlag::O_NOFOLLOW.bits())
                 .open(dir)?;
-            // Whatever else this process starts meanwhile inherits it too: a folder that its mode bits keep closed.
+            // Other children of this process inherit it too; the folder's mode bits keep it closed.
             fcntl(&folder, FcntlArg::F_SETFD(FdFlag::empty()))?;
             Ok(folder)
         };
-        let folder = open().map_err(LocalError::io("open", dir))?;
+        let folder = open().map_err(PrivateError::io("open", dir))?;
         Ok(Self { path: PathBuf::from(format!("/proc/self/fd/{}", folder.as_raw_fd())), _open: Some(folder) })
     }
 

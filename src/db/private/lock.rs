@@ -1,7 +1,7 @@
-//! One service a `DATA_DIR`.
+//! The lock on `DATA_DIR`: one service per folder.
 //!
-//! The lock is the kernel's (`flock`), so it ends with the process however that ends; the file's text is only for the
-//! refusal's message. Rust opens files close-on-exec: Postgres, which outlives a killed service, does not inherit it.
+//! The lock is the kernel's (`flock`), so it ends with the process in any case; the file's text is only for the error message.
+//! Rust opens files close-on-exec: Postgres, which outlives a killed service, does not inherit it.
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek, Write};
@@ -11,18 +11,18 @@ use std::path::Path;
 use nix::unistd::Uid;
 
 use super::account::other_owner;
-use super::error::LocalError;
+use super::error::PrivateError;
 
 const FILE: &str = "tidegate.lock";
 
-/// Held as long as this service uses the folder.
+/// The lock, held while this service uses the folder.
 #[derive(Debug)]
 pub(super) struct DataDirLock {
     _file: File,
 }
 
 impl DataDirLock {
-    pub(super) fn take(data_dir: &Path) -> Result<Self, LocalError> {
+    pub(super) fn take(data_dir: &Path) -> Result<Self, PrivateError> {
         let path = data_dir.join(FILE);
         let mut file = OpenOptions::new()
             .read(true)
@@ -38,22 +38,22 @@ impl DataDirLock {
                 // Empty for the instant between the other's lock and its text.
                 let _ = file.read_to_string(&mut pid);
                 let pid = if pid.trim().is_empty() { "unknown".to_owned() } else { pid.trim().to_owned() };
-                return Err(LocalError::InUse { pid, data_dir: data_dir.to_path_buf() });
+                return Err(PrivateError::InUse { pid, data_dir: data_dir.to_path_buf() });
             }
-            Err(TryLockError::Error(error)) => return Err(LocalError::io("lock", &path)(error)),
+            Err(TryLockError::Error(error)) => return Err(PrivateError::io("lock", &path)(error)),
         }
         let write = |file: &mut File| {
             file.set_len(0)?;
             file.rewind()?;
             writeln!(file, "{}", std::process::id())
         };
-        write(&mut file).map_err(LocalError::io("write", &path))?;
+        write(&mut file).map_err(PrivateError::io("write", &path))?;
         Ok(Self { _file: file })
     }
 }
 
-/// A folder or lock file of another user is named as that.
-fn refused(data_dir: &Path, path: &Path, error: io::Error) -> LocalError {
+/// The error of opening the file; it names a folder or lock file of another user.
+fn refused(data_dir: &Path, path: &Path, error: io::Error) -> PrivateError {
     if error.kind() == io::ErrorKind::PermissionDenied {
         for candidate in [path, data_dir] {
             if let Ok(found) = candidate.metadata()
@@ -63,5 +63,5 @@ fn refused(data_dir: &Path, path: &Path, error: io::Error) -> LocalError {
             }
         }
     }
-    LocalError::io("open", path)(error)
+    PrivateError::io("open", path)(error)
 }

@@ -1,8 +1,8 @@
 //! Postgres' programs on this machine.
 //!
-//! A folder counts when it holds all three that are needed and its `postgres` tells its version *to the account that will
-//! run it*. A hit on `PATH` is often a link into the real folder, which alone holds the rest: links are resolved first. A
-//! new cluster gets the newest version found; data that exists needs the major version that wrote it.
+//! A folder qualifies if it has all three required programs and its `postgres` prints its version *for the account that will
+//! run it*. An entry of `PATH` is often a link into the real folder, which alone has the rest: links are resolved first. A new
+//! cluster gets the newest version found; existing data needs the major version that wrote it.
 
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
@@ -15,13 +15,13 @@ use postgresql_commands::postgres::PostgresBuilder;
 use postgresql_commands::{CommandBuilder, CommandExecutor};
 
 use super::account::Account;
-use super::error::LocalError;
+use super::error::PrivateError;
 
-/// The oldest major version that a new cluster is made with.
+/// The oldest major version for a new cluster.
 const MIN_MAJOR: u32 = 14;
 const NEEDED: [&str; 3] = ["postgres", "initdb", "pg_ctl"];
 
-/// Folders of well-known packages; `*` stands for any text within one component.
+/// Folders of well-known packages; `*` matches any text within one component.
 const WELL_KNOWN: [&str; 10] = [
     "/usr/lib/postgresql/*/bin", // Debian, Ubuntu
     "/usr/pgsql-*/bin",          // Red Hat, from postgresql.org
@@ -35,7 +35,7 @@ const WELL_KNOWN: [&str; 10] = [
     "/usr/lib/postgresql*/bin", // Gentoo, SUSE
 ];
 
-/// A folder that holds a working Postgres.
+/// A folder with a working Postgres.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Binaries {
     pub(super) dir: PathBuf,
@@ -49,15 +49,14 @@ pub(super) struct Version {
     minor: u32,
 }
 
-/// What a search came to.
+/// The result of a search.
 pub(super) enum Search {
     Found(Binaries),
-    /// Nothing fits; these are there and do not.
+    /// None qualifies; these were found.
     Unfit(Vec<Binaries>),
 }
 
-/// Looks for binaries that can run a cluster of `major`, or the newest where there is none yet. `fetched` are folders that
-/// earlier runs downloaded into.
+/// Finds programs for a cluster of `major`, or the newest without a cluster. `downloaded` are folders of earlier downloads.
 pub(super) fn find(account: &Account, major: Option<u32>, fetched: &[PathBuf]) -> Search {
     let mut here: Vec<Binaries> =
         candidates(account, fetched).into_iter().filter_map(|dir| inspect(&dir, account).ok()).collect();
@@ -72,13 +71,13 @@ pub(super) fn find(account: &Account, major: Option<u32>, fetched: &[PathBuf]) -
     }
 }
 
-/// Takes the folder that the user named, and no other.
-pub(super) fn at(dir: &Path, account: &Account) -> Result<Binaries, LocalError> {
+/// The programs in the folder that the user named.
+pub(super) fn at(dir: &Path, account: &Account) -> Result<Binaries, PrivateError> {
     let real = dir.canonicalize().unwrap_or_else(|_| dir.to_path_buf());
-    inspect(&real, account).map_err(|missing| LocalError::BadPgBin { dir: dir.to_path_buf(), missing })
+    inspect(&real, account).map_err(|missing| PrivateError::BadPgBin { dir: dir.to_path_buf(), missing })
 }
 
-/// A list for people of what there is.
+/// The programs found, as a list for messages.
 pub(super) fn describe(found: &[Binaries]) -> String {
     if found.is_empty() {
         return "no Postgres".to_owned();
@@ -101,7 +100,7 @@ pub(super) fn inspect(dir: &Path, account: &Account) -> Result<Binaries, String>
 fn candidates(account: &Account, fetched: &[PathBuf]) -> BTreeSet<PathBuf> {
     let mut found = BTreeSet::new();
     let mut consider = |dir: PathBuf| {
-        // The program's own link counts, not its folder's: /usr/local/bin/postgres may point anywhere.
+        // The program's own link is resolved, not its folder's: /usr/local/bin/postgres may point anywhere.
         if let Ok(program) = dir.join(NEEDED[0]).canonicalize()
             && let Some(real) = program.parent()
         {
@@ -122,7 +121,7 @@ fn pg_config_bindir(account: &Account) -> Option<PathBuf> {
     Some(PathBuf::from(stdout.trim()))
 }
 
-/// The folders that a pattern stands for.
+/// The folders that match a pattern.
 fn expand(pattern: &str) -> Vec<PathBuf> {
     let mut paths = vec![PathBuf::from("/")];
     for part in pattern.split('/').filter(|part| !part.is_empty()) {
@@ -147,7 +146,7 @@ fn folders_in(dir: &Path) -> Vec<PathBuf> {
     entries.map(|entry| entry.path()).filter(|path| path.is_dir()).collect()
 }
 
-/// Reads `postgres (PostgreSQL) 15.18 (Debian …)`, `… 18beta1`, `… 9.6.24`.
+/// Parses `postgres (PostgreSQL) 15.18 (Debian …)`, `… 18beta1`, `… 9.6.24`.
 fn parse_version(text: &str) -> Option<Version> {
     let number = text.split_whitespace().find(|word| word.starts_with(|c: char| c.is_ascii_digit()))?;
     let mut parts = number.split(|c: char| !c.is_ascii_digit());

@@ -1,31 +1,31 @@
-//! What is settled before anything is started: the folder and its lock, the account, the data's version, the programs.
+//! The preparation of a start: the folder and its lock, the account, the data's version, the programs.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::account::Account;
 use super::binaries::{self, Binaries, Search};
-use super::error::LocalError;
+use super::error::PrivateError;
 use super::lock::DataDirLock;
 use super::password::{self, Password};
-use super::{cluster, fetch};
+use super::{cluster, download};
 
-/// What is settled before anything is started.
-pub(super) struct Ground {
+/// The result of the preparation.
+pub(super) struct Setup {
     pub(super) data_dir: PathBuf,
     pub(super) account: Account,
     pub(super) password: Password,
-    /// The major version of the data, if there is any.
+    /// The major version of existing data.
     major: Option<u32>,
     binaries: Search,
     pub(super) lock: DataDirLock,
 }
 
-impl Ground {
-    /// Takes the folder and looks around in it. Waits for processes: not for the runtime's threads.
-    pub(super) fn prepare(data_dir: &Path, pg_bin: Option<&Path>) -> Result<Self, LocalError> {
-        fs::create_dir_all(data_dir).map_err(LocalError::io("create", data_dir))?;
-        let data_dir = data_dir.canonicalize().map_err(LocalError::io("find", data_dir))?;
+impl Setup {
+    /// Locks the folder and examines it. Waits for processes, so it needs a blocking thread.
+    pub(super) fn prepare(data_dir: &Path, pg_bin: Option<&Path>) -> Result<Self, PrivateError> {
+        fs::create_dir_all(data_dir).map_err(PrivateError::io("create", data_dir))?;
+        let data_dir = data_dir.canonicalize().map_err(PrivateError::io("find", data_dir))?;
         let lock = DataDirLock::take(&data_dir)?;
         let cluster = cluster::path(&data_dir);
         let account = Account::of_cluster(&cluster)?;
@@ -35,7 +35,7 @@ impl Ground {
             Some(dir) => {
                 let found = binaries::at(dir, &account)?;
                 if let Some(needed) = major.filter(|major| *major != found.version.major) {
-                    return Err(LocalError::OtherMajor {
+                    return Err(PrivateError::OtherMajor {
                         cluster,
                         needed,
                         found: binaries::describe(&[found]),
@@ -43,32 +43,32 @@ impl Ground {
                 }
                 Search::Found(found)
             }
-            None => binaries::find(&account, major, &fetch::folders(&data_dir, &account)),
+            None => binaries::find(&account, major, &download::folders(&data_dir, &account)),
         };
         let password = match (Password::read(&data_dir)?, major) {
             (Some(password), _) => password,
             (None, None) => Password::read_or_create(&data_dir)?,
-            (None, Some(_)) => return Err(LocalError::NoPassword { path: password::path(&data_dir) }),
+            (None, Some(_)) => return Err(PrivateError::NoPassword { path: password::path(&data_dir) }),
         };
         Ok(Self { data_dir, account, password, major, binaries, lock })
     }
 
-    /// The programs that were found, else downloaded ones.
-    pub(super) async fn binaries_or_fetch(&self) -> Result<Binaries, LocalError> {
+    /// The programs found, or downloaded ones.
+    pub(super) async fn binaries_or_download(&self) -> Result<Binaries, PrivateError> {
         let unfit = match &self.binaries {
             Search::Found(binaries) => return Ok(binaries.clone()),
             Search::Unfit(unfit) => unfit,
         };
-        let major = self.major.unwrap_or(fetch::DEFAULT_MAJOR);
-        let folders = fetch::folders(&self.data_dir, &self.account);
+        let major = self.major.unwrap_or(download::DEFAULT_MAJOR);
+        let folders = download::folders(&self.data_dir, &self.account);
         let into = folders.first().unwrap_or(&self.data_dir);
-        match (fetch::fetch(major, into, &self.account).await, self.major) {
+        match (download::download(major, into, &self.account).await, self.major) {
             (Ok(binaries), _) => Ok(binaries),
-            (Err(source), None) => Err(LocalError::NoBinaries { source }),
+            (Err(source), None) => Err(PrivateError::NoBinaries { source }),
             (Err(error), Some(needed)) => {
                 tracing::debug!(%error, "could not download the version that the data needs");
                 let cluster = cluster::path(&self.data_dir);
-                Err(LocalError::OtherMajor { cluster, needed, found: binaries::describe(unfit) })
+                Err(PrivateError::OtherMajor { cluster, needed, found: binaries::describe(unfit) })
             }
         }
     }

@@ -11,15 +11,15 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, geteuid};
-use tidegate::db::local::{LocalCluster, LocalError, running_url};
+use tidegate::db::private::{PrivateCluster, PrivateError, running_url};
 use tokio_postgres::NoTls;
 
 use crate::support::postgres::{Scratch, connect, postmaster_pid};
 
 const SERVICE_DIR: &str = "TIDEGATE_TEST_SERVICE_DIR";
 
-async fn start(scratch: &Scratch) -> LocalCluster {
-    LocalCluster::start(scratch.path(), None).await.unwrap()
+async fn start(scratch: &Scratch) -> PrivateCluster {
+    PrivateCluster::start(scratch.path(), None).await.unwrap()
 }
 
 async fn remember(url: &str, n: i32) {
@@ -36,7 +36,7 @@ struct Service(Child);
 impl Service {
     fn spawn(data_dir: &Path) -> Self {
         let child = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "local_postgres::a_service_to_be_killed"])
+            .args(["--exact", "private_postgres::a_service_to_be_killed"])
             .env(SERVICE_DIR, data_dir)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -63,7 +63,7 @@ impl Service {
 fn a_service_to_be_killed() {
     let Some(dir) = std::env::var_os(SERVICE_DIR) else { return };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let _cluster = runtime.block_on(LocalCluster::start(Path::new(&dir), None)).unwrap();
+    let _cluster = runtime.block_on(PrivateCluster::start(Path::new(&dir), None)).unwrap();
     fs::write(Path::new(&dir).join("service.ready"), "").unwrap();
     loop {
         std::thread::park();
@@ -146,7 +146,7 @@ async fn a_pid_file_that_names_another_process_does_not_keep_postgres_from_start
     fs::write(&pid_file, format!("{}\n/elsewhere\n1\n5432\n\n127.0.0.1\n  1 1\nready   \n", other.id()))
         .unwrap();
 
-    let started = LocalCluster::start(scratch.path(), None).await;
+    let started = PrivateCluster::start(scratch.path(), None).await;
     let left_alone = other.try_wait().unwrap().is_none();
     other.kill().unwrap();
     other.wait().unwrap();
@@ -158,8 +158,8 @@ async fn a_pid_file_that_names_another_process_does_not_keep_postgres_from_start
 async fn the_second_service_on_a_data_dir_is_refused_with_the_pid_of_the_first() {
     let scratch = Scratch::with_cluster(&[]).await;
     let first = start(&scratch).await;
-    let refusal = LocalCluster::start(scratch.path(), None).await.unwrap_err();
-    assert!(matches!(&refusal, LocalError::InUse { .. }), "{refusal:?}");
+    let refusal = PrivateCluster::start(scratch.path(), None).await.unwrap_err();
+    assert!(matches!(&refusal, PrivateError::InUse { .. }), "{refusal:?}");
     assert!(refusal.to_string().contains(&format!("(pid {})", std::process::id())), "{refusal}");
     assert!(refusal.to_string().contains(scratch.path().to_str().unwrap()), "{refusal}");
     connect(first.url()).await.query_one("select 1", &[]).await.unwrap();
@@ -201,21 +201,21 @@ async fn a_data_dir_that_the_account_cannot_enter_works_like_any_other() {
     fs::DirBuilder::new().mode(0o700).create(&closed).unwrap();
     let data_dir = closed.join("data");
 
-    let first = LocalCluster::start(&data_dir, None).await.unwrap();
+    let first = PrivateCluster::start(&data_dir, None).await.unwrap();
     let client = connect(first.url()).await;
     client.batch_execute("create table memory as select 9 as n; checkpoint").await.unwrap();
     let reloaded: bool = client.query_one("select pg_reload_conf()", &[]).await.unwrap().get(0);
     assert!(reloaded);
     assert_ne!(data_dir.join("postgres").metadata().unwrap().uid(), 0);
     drop(first);
-    let adopted = LocalCluster::start(&data_dir, None).await.unwrap();
+    let adopted = PrivateCluster::start(&data_dir, None).await.unwrap();
     let sockets: String =
         connect(adopted.url()).await.query_one("show unix_socket_directories", &[]).await.unwrap().get(0);
     assert!(Path::new(&sockets).exists());
     adopted.stop().await.unwrap();
     assert!(!Path::new(&sockets).exists(), "{sockets} is left over");
 
-    let second = LocalCluster::start(&data_dir, None).await.unwrap();
+    let second = PrivateCluster::start(&data_dir, None).await.unwrap();
     assert_eq!(recall(second.url()).await, 9);
     second.stop().await.unwrap();
 }
@@ -224,7 +224,7 @@ async fn a_data_dir_that_the_account_cannot_enter_works_like_any_other() {
 async fn a_data_dir_may_be_long_and_hold_any_character() {
     let scratch = Scratch::new();
     let data_dir = scratch.path().join(format!("it's \"$HOME\", 100% `ü` {}", "long ".repeat(30)));
-    let cluster = LocalCluster::start(&data_dir, None).await.unwrap();
+    let cluster = PrivateCluster::start(&data_dir, None).await.unwrap();
     remember(cluster.url(), 2).await;
     assert_eq!(recall(&running_url(&data_dir).unwrap()).await, 2);
     cluster.stop().await.unwrap();
@@ -233,14 +233,14 @@ async fn a_data_dir_may_be_long_and_hold_any_character() {
 #[tokio::test]
 async fn the_printed_url_connects_while_it_runs_and_is_refused_otherwise() {
     let scratch = Scratch::with_cluster(&[]).await;
-    assert!(matches!(running_url(scratch.path()), Err(LocalError::NotRunning { .. })));
+    assert!(matches!(running_url(scratch.path()), Err(PrivateError::NotRunning { .. })));
     let cluster = start(&scratch).await;
     remember(cluster.url(), 4).await;
     let printed = running_url(scratch.path()).unwrap();
     assert!(printed.contains("@127.0.0.1:"), "not by TCP");
     assert_eq!(recall(&printed).await, 4);
     cluster.stop().await.unwrap();
-    assert!(matches!(running_url(scratch.path()), Err(LocalError::NotRunning { .. })));
+    assert!(matches!(running_url(scratch.path()), Err(PrivateError::NotRunning { .. })));
 }
 
 #[tokio::test]
@@ -285,7 +285,7 @@ async fn a_pg_bin_without_binaries_says_what_to_set() {
     let scratch = Scratch::new();
     let empty = scratch.path().join("bin");
     fs::create_dir(&empty).unwrap();
-    let error = LocalCluster::start(scratch.path(), Some(&empty)).await.unwrap_err().to_string();
+    let error = PrivateCluster::start(scratch.path(), Some(&empty)).await.unwrap_err().to_string();
     assert!(error.contains("PG_BIN"), "{error}");
     assert!(error.contains(empty.to_str().unwrap()), "{error}");
     assert!(error.contains("initdb, pg_ctl and postgres"), "{error}");
@@ -299,8 +299,8 @@ async fn data_of_another_major_version_is_refused_with_the_one_it_needs() {
     let started = fs::read_to_string(cluster.join("postmaster.opts")).unwrap();
     let bin: PathBuf = Path::new(started.split(' ').next().unwrap()).parent().unwrap().into();
     fs::write(cluster.join("PG_VERSION"), "12\n").unwrap();
-    let error = LocalCluster::start(scratch.path(), Some(&bin)).await.unwrap_err();
-    assert!(matches!(&error, LocalError::OtherMajor { needed: 12, .. }), "{error:?}");
+    let error = PrivateCluster::start(scratch.path(), Some(&bin)).await.unwrap_err();
+    assert!(matches!(&error, PrivateError::OtherMajor { needed: 12, .. }), "{error:?}");
     assert!(error.to_string().contains("install Postgres 12"), "{error}");
     assert!(error.to_string().contains(bin.to_str().unwrap()), "{error}");
 }
@@ -316,8 +316,8 @@ async fn a_folder_that_is_no_cluster_is_left_alone() {
     fs::create_dir(&cluster).unwrap();
     std::os::unix::fs::chown(&cluster, Some(owner_of_clusters()), None).unwrap();
     fs::write(cluster.join("thesis.tex"), "precious").unwrap();
-    let error = LocalCluster::start(scratch.path(), None).await.unwrap_err();
-    assert!(matches!(&error, LocalError::NotACluster { .. }), "{error:?}");
+    let error = PrivateCluster::start(scratch.path(), None).await.unwrap_err();
+    assert!(matches!(&error, PrivateError::NotACluster { .. }), "{error:?}");
     assert_eq!(fs::read_to_string(cluster.join("thesis.tex")).unwrap(), "precious");
 }
 
@@ -329,15 +329,15 @@ fn owner_of_clusters() -> u32 {
 async fn a_cluster_whose_password_is_gone_is_not_touched() {
     let scratch = Scratch::with_cluster(&[]).await;
     fs::remove_file(scratch.path().join("postgres.password")).unwrap();
-    let error = LocalCluster::start(scratch.path(), None).await.unwrap_err();
-    assert!(matches!(&error, LocalError::NoPassword { .. }), "{error:?}");
+    let error = PrivateCluster::start(scratch.path(), None).await.unwrap_err();
+    assert!(matches!(&error, PrivateError::NoPassword { .. }), "{error:?}");
     assert!(!scratch.path().join("postgres.password").exists());
 }
 
 #[tokio::test]
 async fn a_start_that_fails_shows_the_end_of_postgres_log() {
     let scratch = Scratch::with_cluster(&[("shared_buffers", "a lot")]).await;
-    let error = LocalCluster::start(scratch.path(), None).await.unwrap_err().to_string();
+    let error = PrivateCluster::start(scratch.path(), None).await.unwrap_err().to_string();
     assert!(error.contains("invalid value for parameter \"shared_buffers\""), "{error}");
     assert!(error.contains("postgres.log"), "{error}");
 }

@@ -1,7 +1,7 @@
-//! Starting, finding and stopping the cluster's server, by `pg_ctl`.
+//! The cluster's server: started, found and stopped with `pg_ctl`.
 //!
 //! `pg_ctl` puts the postmaster in a session of its own: Ctrl-C in the terminal reaches the service only, which must drain
-//! before its database goes. Every wait here is bounded.
+//! before its database stops. Every wait here is bounded.
 
 use std::fs;
 use std::io::{Read, Seek, SeekFrom};
@@ -16,10 +16,10 @@ use postgresql_commands::{CommandBuilder, CommandExecutor};
 
 use super::account::Account;
 use super::binaries::Binaries;
+use super::child_path::ChildPath;
 use super::cluster;
-use super::error::{LocalError, printed};
-use super::postmaster::{self, Life, PidFile, Status, disown};
-use super::reach::Reach;
+use super::error::{PrivateError, printed};
+use super::postmaster::{self, Liveness, PidFile, Status, invalidate};
 use super::socket;
 
 const LOG: &str = "postgres.log";
@@ -30,14 +30,14 @@ const TAIL_LINES: usize = 12;
 /// Recovery replays up to `max_wal_size` of log.
 const START_TIMEOUT: Duration = Duration::from_secs(300);
 const STOP_TIMEOUT: Duration = Duration::from_secs(20);
-/// An immediate stop writes nothing; the postmaster itself kills backends that linger for 5 s.
+/// An immediate stop writes nothing; the postmaster kills backends that linger for 5 s.
 const STOP_NOW_TIMEOUT: Duration = Duration::from_secs(8);
-/// How long the backends of a killed postmaster may hold its shared memory.
+/// The time for which the backends of a killed postmaster may hold its shared memory.
 const ORPHANS_TIMEOUT: Duration = Duration::from_secs(20);
 const PORT_ATTEMPTS: u32 = 5;
 const POLL: Duration = Duration::from_millis(50);
 
-/// What is needed to run the server of one cluster.
+/// The server of one cluster.
 #[derive(Debug)]
 pub(super) struct Server {
     pub(super) cluster: PathBuf,
@@ -47,26 +47,26 @@ pub(super) struct Server {
 }
 
 impl Server {
-    pub(super) fn new(cluster: PathBuf, binaries: Binaries, account: Account) -> Result<Self, LocalError> {
+    pub(super) fn new(cluster: PathBuf, binaries: Binaries, account: Account) -> Result<Self, PrivateError> {
         let mark = postmaster::mark(&cluster)?;
         Ok(Self { cluster, binaries, account, mark })
     }
 
-    /// The postmaster that an earlier service left behind, once it is ready; nothing if there is none, or none any more.
-    pub(super) fn find_running(&self) -> Result<Option<PidFile>, LocalError> {
+    /// The postmaster that an earlier service left running, once it is ready; `None`: there is none any more.
+    pub(super) fn find_running(&self) -> Result<Option<PidFile>, PrivateError> {
         let deadline = Instant::now() + START_TIMEOUT;
         loop {
             let Some(file) = PidFile::read(&self.cluster)? else { return Ok(None) };
-            match file.life(&self.mark) {
-                Life::Gone => return Ok(None),
-                Life::Replaced => {
+            match file.liveness(&self.mark) {
+                Liveness::Gone => return Ok(None),
+                Liveness::Replaced => {
                     tracing::warn!(
                         postgres.pid = file.pid,
                         "postmaster.pid names another process; it is stale"
                     );
                     return Ok(None);
                 }
-                Life::Alive => {}
+                Liveness::Alive => {}
             }
             match file.status {
                 Status::Ready => return Ok(Some(file)),
@@ -83,11 +83,11 @@ impl Server {
         }
     }
 
-    /// Starts the server and returns when it takes connections.
-    pub(super) fn start(&self) -> Result<PidFile, LocalError> {
-        // Whoever has the pid now: another process, or the killed postmaster itself until someone reaps it.
-        if PidFile::read(&self.cluster)?.is_some_and(|file| file.life(&self.mark) != Life::Alive) {
-            disown(&self.cluster, &self.account)?;
+    /// Starts the server and returns when it accepts connections.
+    pub(super) fn start(&self) -> Result<PidFile, PrivateError> {
+        // Another process has the pid now, or the killed postmaster is not reaped yet.
+        if PidFile::read(&self.cluster)?.is_some_and(|file| file.liveness(&self.mark) != Liveness::Alive) {
+            invalidate(&self.cluster, &self.account)?;
         }
         self.rotate_log();
         let socket_folder = socket::folder_for(&self.cluster, &self.mark, &self.account)?;
@@ -98,7 +98,7 @@ impl Server {
         loop {
             let chosen = match port {
                 Some(port) => port,
-                None => free_port().map_err(LocalError::io("find a free port for", &self.cluster))?,
+                None => free_port().map_err(PrivateError::io("find a free port for", &self.cluster))?,
             };
             cluster::write_settings(&self.cluster, &self.account, chosen, &socket_folder)?;
             let log_start = fs::symlink_metadata(self.cluster.join(LOG)).map_or(0, |log| log.len());
@@ -106,7 +106,7 @@ impl Server {
                 return PidFile::read(&self.cluster)?.ok_or_else(|| self.start_error(log_start, ""));
             };
             let error = self.start_error(log_start, &printed);
-            let LocalError::Start { tail, .. } = &error else { return Err(error) };
+            let PrivateError::Start { tail, .. } = &error else { return Err(error) };
             if tail.contains("shared memory block") && Instant::now() < orphans_deadline {
                 sleep(Duration::from_millis(500));
             } else if tail.contains("TCP/IP sockets") && port_attempts < PORT_ATTEMPTS {
@@ -118,9 +118,9 @@ impl Server {
         }
     }
 
-    /// Stops the server: by `fast`, which ends sessions and checkpoints; then by `immediate`, which leaves the rest to the
-    /// next start's recovery; then by force. No committed row is lost by any of them.
-    pub(super) fn stop(&self, pid: i32) -> Result<(), LocalError> {
+    /// Stops the server: by `fast`, which ends sessions and checkpoints; then by `immediate`, which leaves recovery to the next
+    /// start; then by force. None of them loses a committed row.
+    pub(super) fn stop(&self, pid: i32) -> Result<(), PrivateError> {
         let mut output = String::new();
         for (mode, limit) in [(ShutdownMode::Fast, STOP_TIMEOUT), (ShutdownMode::Immediate, STOP_NOW_TIMEOUT)]
         {
@@ -129,9 +129,9 @@ impl Server {
             }
             match self.pg_ctl(Mode::Stop, |ctl| ctl.shutdown_mode(mode.clone()).timeout(limit.as_secs()))? {
                 Ok(()) => return Ok(()),
-                Err(said) => {
+                Err(printed) => {
                     tracing::warn!(postgres.pid = pid, %mode, "Postgres did not stop in time");
-                    output = said;
+                    output = printed;
                 }
             }
         }
@@ -141,7 +141,7 @@ impl Server {
         let deadline = Instant::now() + STOP_NOW_TIMEOUT;
         while self.lives(pid)? {
             if Instant::now() >= deadline {
-                return Err(LocalError::Stop { pid, output });
+                return Err(PrivateError::Stop { pid, output });
             }
             sleep(POLL);
         }
@@ -155,42 +155,42 @@ impl Server {
         }
     }
 
-    /// Whether the cluster is still served by this postmaster.
-    fn lives(&self, pid: i32) -> Result<bool, LocalError> {
+    /// Whether this postmaster still serves the cluster.
+    fn lives(&self, pid: i32) -> Result<bool, PrivateError> {
         let file = PidFile::read(&self.cluster)?;
-        Ok(file.is_some_and(|file| file.pid == pid && file.life(&self.mark) == Life::Alive))
+        Ok(file.is_some_and(|file| file.pid == pid && file.liveness(&self.mark) == Liveness::Alive))
     }
 
-    fn pg_ctl_start(&self) -> Result<Result<(), String>, LocalError> {
-        // The mark is on the command line for `PidFile::life`; everything else is in files.
+    fn pg_ctl_start(&self) -> Result<Result<(), String>, PrivateError> {
+        // The mark is on the command line for `PidFile::liveness`; everything else is in files.
         let mark = format!("-c cluster_name={}", self.mark);
         let seconds = START_TIMEOUT.as_secs();
-        let reach = Reach::to(&self.cluster, &self.account)?;
-        let log = reach.path().join(LOG);
+        let path = ChildPath::to(&self.cluster, &self.account)?;
+        let log = path.path().join(LOG);
         self.pg_ctl(Mode::Start, |ctl| ctl.log(log).options(&[&mark]).timeout(seconds))
     }
 
-    /// Runs `pg_ctl` and waits; the inner error is what it printed.
+    /// Runs `pg_ctl` and waits; the inner error is its output.
     fn pg_ctl(
         &self,
         mode: Mode,
         with: impl FnOnce(PgCtlBuilder) -> PgCtlBuilder,
-    ) -> Result<Result<(), String>, LocalError> {
-        let reach = Reach::to(&self.cluster, &self.account)?;
+    ) -> Result<Result<(), String>, PrivateError> {
+        let path = ChildPath::to(&self.cluster, &self.account)?;
         let builder =
-            PgCtlBuilder::new().program_dir(&self.binaries.dir).mode(mode).pgdata(reach.path()).wait();
+            PgCtlBuilder::new().program_dir(&self.binaries.dir).mode(mode).pgdata(path.path()).wait();
         let mut command = with(builder).build();
         self.account.adopt(&mut command);
         Ok(command.execute().map(drop).map_err(|error| printed(&error)))
     }
 
-    fn start_error(&self, log_start: u64, printed: &str) -> LocalError {
+    fn start_error(&self, log_start: u64, printed: &str) -> PrivateError {
         let tail = tail(&self.cluster, log_start).unwrap_or_default();
         let tail = if tail.trim().is_empty() { printed.to_owned() } else { tail };
-        LocalError::Start { log: self.cluster.join(LOG), tail }
+        PrivateError::Start { log: self.cluster.join(LOG), tail }
     }
 
-    /// Keeps one older log; a failure to do so is no reason not to start.
+    /// Keeps one older log; a failure does not stop the start.
     fn rotate_log(&self) {
         let log = self.cluster.join(LOG);
         if log.symlink_metadata().is_ok_and(|log| log.len() > LOG_MAX_BYTES) {
@@ -199,7 +199,7 @@ impl Server {
     }
 }
 
-/// The last lines that were written to the log since it was `from` bytes long.
+/// The last lines of the log after its first `from` bytes.
 fn tail(cluster: &Path, from: u64) -> std::io::Result<String> {
     let mut log = postmaster::open_inside(cluster, LOG)?;
     let length = log.metadata()?.len();

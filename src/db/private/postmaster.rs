@@ -1,10 +1,10 @@
-//! The running server, as `postmaster.pid` tells of it.
+//! The running server, as described by `postmaster.pid`.
 //!
-//! Postgres writes the file as it starts and removes it as it stops; after a crash it stays. Its lines: pid, data folder,
-//! start time, port, socket folder, listen address, shared memory key, status.
+//! Postgres writes the file at its start and removes it at its stop; after a crash it stays. Its lines: pid, data folder, start
+//! time, port, socket folder, listen address, shared memory key, status.
 //!
-//! A pid alone proves nothing: after a reboot, or in a new container, another process may have it. Postgres would then
-//! refuse to start for ever. Our postmaster therefore carries a mark on its command line, which any user may read, where
+//! A pid alone proves nothing: after a reboot, or in a new container, another process may have it, and Postgres would then
+//! refuse to start for ever. The service's postmaster therefore carries a mark on its command line, which any user may read;
 //! `/proc/<pid>/cwd` needs a capability that containers lack.
 
 use std::fs::{self, File, OpenOptions};
@@ -19,14 +19,14 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use super::account::Account;
-use super::error::LocalError;
+use super::error::PrivateError;
 
 const FILE: &str = "postmaster.pid";
 
-/// A pid that no system gives out: the file with it is stale for certain.
-const NOBODYS_PID: &str = "2147483646";
+/// A pid that no system assigns: a file with it is certainly stale.
+const UNUSED_PID: &str = "2147483646";
 
-/// What `postmaster.pid` says.
+/// The content of `postmaster.pid`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct PidFile {
     pub(super) pid: i32,
@@ -35,74 +35,74 @@ pub(super) struct PidFile {
     pub(super) status: Status,
 }
 
-/// The last line.
+/// The status line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Status {
     Ready,
     Stopping,
-    /// Starting, or a line that is not written yet.
+    /// Starting, or not written yet.
     Other,
 }
 
-/// What has become of a postmaster.
+/// The state of a postmaster's process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Life {
+pub(super) enum Liveness {
     Gone,
-    /// Its pid is another process' now.
+    /// Another process has its pid.
     Replaced,
     Alive,
 }
 
 impl PidFile {
-    /// The file as it is now; nothing if there is none, or none that Postgres could have finished writing.
-    pub(super) fn read(cluster: &Path) -> Result<Option<Self>, LocalError> {
+    /// Reads the file; `None`: there is none, or Postgres has not finished writing it.
+    pub(super) fn read(cluster: &Path) -> Result<Option<Self>, PrivateError> {
         match read_inside(cluster, FILE) {
             Ok(text) => Ok(parse(&text)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(LocalError::io("read", &cluster.join(FILE))(error)),
+            Err(error) => Err(PrivateError::io("read", &cluster.join(FILE))(error)),
         }
     }
 
-    /// Whether the postmaster of the cluster with this mark lives.
-    pub(super) fn life(&self, mark: &str) -> Life {
+    /// The state of the postmaster of the cluster with this mark.
+    pub(super) fn liveness(&self, mark: &str) -> Liveness {
         let pid = Pid::from_raw(self.pid);
         if self.pid <= 0 || kill(pid, None) == Err(Errno::ESRCH) {
-            return Life::Gone;
+            return Liveness::Gone;
         }
         let marked = command_line(self.pid)
             .is_some_and(|line| line.windows(mark.len()).any(|at| at == mark.as_bytes()));
-        if marked { Life::Alive } else { Life::Replaced }
+        if marked { Liveness::Alive } else { Liveness::Replaced }
     }
 }
 
-/// The mark of the cluster in this folder: the folder's own identity, which a rename of `DATA_DIR` keeps.
-pub(super) fn mark(cluster: &Path) -> Result<String, LocalError> {
-    let found = cluster.metadata().map_err(LocalError::io("look at", cluster))?;
+/// The mark of the cluster in this folder: the folder's identity, which survives a rename of `DATA_DIR`.
+pub(super) fn mark(cluster: &Path) -> Result<String, PrivateError> {
+    let found = cluster.metadata().map_err(PrivateError::io("look at", cluster))?;
     Ok(format!("tidegate-{:x}-{:x}", found.dev(), found.ino()))
 }
 
-/// Makes the file of a postmaster that is gone harmless, whoever has its pid now.
+/// Invalidates the file of a dead postmaster, whichever process has its pid now.
 ///
-/// It is rewritten rather than removed: Postgres finds the dead pid, and still looks in the rest of the file for the shared
+/// It is rewritten rather than removed: Postgres finds the dead pid, and still reads the rest of the file to find the shared
 /// memory of backends that may have outlived their postmaster.
-pub(super) fn disown(cluster: &Path, account: &Account) -> Result<(), LocalError> {
+pub(super) fn invalidate(cluster: &Path, account: &Account) -> Result<(), PrivateError> {
     let rewrite = || {
         let text = read_inside(cluster, FILE)?;
         let rest = text.split_once('\n').map_or("", |(_, rest)| rest);
-        replace_inside(cluster, FILE, &format!("{NOBODYS_PID}\n{rest}"), account)
+        replace_inside(cluster, FILE, &format!("{UNUSED_PID}\n{rest}"), account)
     };
-    rewrite().map_err(LocalError::io("correct", &cluster.join(FILE)))
+    rewrite().map_err(PrivateError::io("correct", &cluster.join(FILE)))
 }
 
 /// Sends a signal to a postmaster that was seen alive.
 pub(super) fn signal(pid: i32, signal: Signal) {
     if pid > 1 {
-        // It may have ended since; nothing is left to do then.
+        // It may have ended since; then nothing is left to do.
         let _ = kill(Pid::from_raw(pid), signal);
     }
 }
 
-/// Reads a file of the cluster without following a link that its account may have put there.
+/// Reads a file of the cluster without following links, which its account may have put there.
 pub(super) fn read_inside(cluster: &Path, name: &str) -> io::Result<String> {
     let mut bytes = Vec::new();
     open_inside(cluster, name)?.read_to_end(&mut bytes)?;
@@ -113,7 +113,7 @@ pub(super) fn open_inside(cluster: &Path, name: &str) -> io::Result<File> {
     OpenOptions::new().read(true).custom_flags(OFlag::O_NOFOLLOW.bits()).open(cluster.join(name))
 }
 
-/// Puts a file of the account's in the cluster in one step, over whatever was there.
+/// Replaces a file of the cluster atomically; the account owns it.
 pub(super) fn replace_inside(cluster: &Path, name: &str, text: &str, account: &Account) -> io::Result<()> {
     let next = cluster.join(format!("{name}.new"));
     match fs::remove_file(&next) {
@@ -140,7 +140,7 @@ fn parse(text: &str) -> Option<PidFile> {
     Some(PidFile { pid, port, socket_folder, status })
 }
 
-/// The arguments of a process, in whatever form holds the mark; empty for one that ended and was not yet reaped.
+/// The arguments of a process, which include the mark; empty for one that ended and was not yet reaped.
 fn command_line(pid: i32) -> Option<Vec<u8>> {
     if cfg!(target_os = "linux") {
         return fs::read(format!("/proc/{pid}/cmdline")).ok();

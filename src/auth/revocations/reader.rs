@@ -1,70 +1,70 @@
-//! Reads what other nodes and the command line took back, and keeps the tables small.
+//! The periodic task that reads the revocations of other nodes and the command line, and deletes old rows.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::store::{Place, Store};
+use super::store::{RevocationCursor, RevocationStore};
 use crate::auth::Verifier;
 use crate::auth::clock::now_s;
 use crate::auth::keys::Keys;
 use crate::db::{Database, DbError};
 use crate::supervisor::{Backoff, Next, Step, StepError, Supervisor};
 
-/// Between two looks: what one node takes back is unknown to another for no longer than this and a statement.
-const ROUND: Duration = Duration::from_millis(500);
-/// The same while no token is shown. Shorter than [`LONGEST_GAP`].
-const IDLE: Duration = Duration::from_secs(20);
-/// Between two looks while the last one failed.
+/// The interval between two polls: the delay of a revocation on other nodes, plus a statement.
+const POLL_INTERVAL: Duration = Duration::from_millis(500);
+/// The same while no token is used. Shorter than [`LONGEST_GAP`].
+const IDLE_POLL_INTERVAL: Duration = Duration::from_secs(20);
+/// The interval after a failed poll.
 const AFTER_ERROR: Duration = Duration::from_secs(2);
-/// Between two times that what is of no use is deleted, and that the last use of keys is written.
+/// The interval between deletions of old rows, and between writes of the last uses of keys.
 const UPKEEP: Duration = Duration::from_secs(30);
-/// Keys that were taken back are told of for a minute. Who has not looked for half of that may have missed one.
+/// Revocations of keys stay in the table for a minute. A gap of half of that may have missed one.
 const LONGEST_GAP: Duration = Duration::from_secs(30);
 
-impl Step for Subscriber {
+impl Step for RevocationReader {
     async fn step(&mut self) -> Result<Next, StepError> {
-        let looked = self.look().await;
-        self.verifier.freshness.looked(looked.is_ok());
-        looked?;
-        if self.kept_up.is_none_or(|kept_up| kept_up.elapsed() >= UPKEEP) {
-            self.kept_up = Some(Instant::now());
-            self.keep_up().await?;
+        let polled = self.poll().await;
+        self.verifier.freshness.polled(polled.is_ok());
+        polled?;
+        if self.last_upkeep.is_none_or(|last_upkeep| last_upkeep.elapsed() >= UPKEEP) {
+            self.last_upkeep = Some(Instant::now());
+            self.run_upkeep().await?;
         }
-        self.verifier.freshness.pause(ROUND, IDLE).await;
+        self.verifier.freshness.pause(POLL_INTERVAL, IDLE_POLL_INTERVAL).await;
         Ok(Next::Interval)
     }
 
     fn recover(&mut self) {
-        self.verifier.freshness.looked(false);
+        self.verifier.freshness.polled(false);
     }
 }
 
-/// Follows the table `auth_revocations`.
-pub(in crate::auth) struct Subscriber {
-    store: Store,
+/// Reads the table `auth_revocations`.
+pub(in crate::auth) struct RevocationReader {
+    store: RevocationStore,
     verifier: Arc<Verifier>,
     keys: Keys,
-    /// From where on there may be rows that were not seen.
-    from: Place,
-    looked: Option<Instant>,
-    kept_up: Option<Instant>,
+    /// The cursor before rows that may not have been read.
+    from: RevocationCursor,
+    last_poll: Option<Instant>,
+    last_upkeep: Option<Instant>,
 }
 
-impl Subscriber {
+impl RevocationReader {
     pub(in crate::auth) fn new(
         database: &Database,
         timeout: Duration,
         verifier: &Arc<Verifier>,
         keys: Keys,
     ) -> Self {
-        let store = Store::new(database, timeout);
+        let store = RevocationStore::new(database, timeout);
         Self {
             store,
             verifier: Arc::clone(verifier),
             keys,
-            from: Place::start(),
-            looked: None,
-            kept_up: None,
+            from: RevocationCursor::start(),
+            last_poll: None,
+            last_upkeep: None,
         }
     }
 
@@ -73,14 +73,14 @@ impl Subscriber {
         supervisor.periodic("revocations", Duration::ZERO, Backoff::fixed(AFTER_ERROR), self);
     }
 
-    async fn look(&mut self) -> Result<(), DbError> {
+    async fn poll(&mut self) -> Result<(), DbError> {
         let began = Instant::now();
-        let mut place = self.from.clone();
+        let mut cursor = self.from.clone();
         let mut horizon = None;
         let (mut ended, mut keys) = (Vec::new(), Vec::new());
         loop {
-            let page = self.store.page(&place).await?;
-            // What the first page could not see is not behind the last one's horizon.
+            let page = self.store.page(&cursor).await?;
+            // Rows that the first page could not see are not behind the last page's horizon.
             let horizon = horizon.get_or_insert(page.horizon);
             for revocation in page.revocations {
                 match revocation.is_session {
@@ -92,14 +92,14 @@ impl Subscriber {
             self.verifier.keys.forget(&keys);
             keys.clear();
             match page.next {
-                Some(next) => place = next,
+                Some(next) => cursor = next,
                 None => {
                     self.from = horizon.clone();
                     break;
                 }
             }
         }
-        match self.looked.replace(began) {
+        match self.last_poll.replace(began) {
             None => {
                 self.verifier.revocations.loaded();
                 self.keys.warm().await?;
@@ -110,8 +110,8 @@ impl Subscriber {
         Ok(())
     }
 
-    /// Deletes what is of no use any more, and writes the last use of keys. An error of one does not stop the other.
-    async fn keep_up(&self) -> Result<(), DbError> {
+    /// Deletes old rows, and writes the last uses of keys. An error of one does not stop the other.
+    async fn run_upkeep(&self) -> Result<(), DbError> {
         self.verifier.revocations.expire(now_s());
         let forgotten = self.store.forget().await;
         self.keys.write_last_used().await?;

@@ -1,8 +1,8 @@
-//! The cluster on disk: made once, whole or not at all.
+//! The cluster on disk: created once, whole or not at all.
 //!
-//! `initdb` works in `DATA_DIR/postgres.new-…` and the folder is renamed to `DATA_DIR/postgres` when it is complete and on
-//! disk. A run that is killed in between leaves a folder that no later run takes for a cluster; its name is not used
-//! again, because the orphaned `initdb` may still be writing there.
+//! `initdb` works in `DATA_DIR/postgres.new-…`, and the folder is renamed to `DATA_DIR/postgres` when it is complete and
+//! synced. A run that is killed in between leaves a folder that no later run takes for a cluster; its name is not reused,
+//! because the orphaned `initdb` may still be writing there.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
@@ -17,12 +17,12 @@ use uuid::Uuid;
 
 use super::account::Account;
 use super::binaries::Binaries;
-use super::error::{LocalError, printed};
+use super::child_path::ChildPath;
+use super::error::{PrivateError, printed};
 use super::password::Password;
 use super::postmaster::{read_inside, replace_inside};
-use super::reach::Reach;
 
-/// The one role, a superuser of its own cluster, and the one database.
+/// The only role, a superuser of its own cluster, and the only database.
 pub(super) const ROLE: &str = "tidegate";
 
 const UNFINISHED: &str = "postgres.new-";
@@ -32,34 +32,34 @@ pub(super) fn path(data_dir: &Path) -> PathBuf {
     data_dir.join("postgres")
 }
 
-/// The major version that the cluster's data was written by; nothing where there is no cluster yet.
-pub(super) fn major(cluster: &Path) -> Result<Option<u32>, LocalError> {
+/// The major version that wrote the cluster's data; `None`: there is no cluster.
+pub(super) fn major(cluster: &Path) -> Result<Option<u32>, PrivateError> {
     match read_inside(cluster, "PG_VERSION") {
         Ok(text) => {
             let major = text.trim().split('.').next().and_then(|major| major.parse().ok());
-            major.map(Some).ok_or_else(|| LocalError::NotACluster { path: cluster.to_path_buf() })
+            major.map(Some).ok_or_else(|| PrivateError::NotACluster { path: cluster.to_path_buf() })
         }
-        // An empty folder is what a mount or a careful user prepares.
+        // A mount point, or a folder that the user prepared.
         Err(error) if error.kind() == io::ErrorKind::NotFound => match is_empty(cluster) {
             Ok(true) => Ok(None),
-            Ok(false) => Err(LocalError::NotACluster { path: cluster.to_path_buf() }),
+            Ok(false) => Err(PrivateError::NotACluster { path: cluster.to_path_buf() }),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(LocalError::io("read", cluster)(error)),
+            Err(error) => Err(PrivateError::io("read", cluster)(error)),
         },
-        Err(error) => Err(LocalError::io("read", &cluster.join("PG_VERSION"))(error)),
+        Err(error) => Err(PrivateError::io("read", &cluster.join("PG_VERSION"))(error)),
     }
 }
 
-/// Whether a folder holds nothing yet.
-pub(super) fn is_empty(dir: &Path) -> io::Result<bool> {
+/// Whether a folder is empty.
+fn is_empty(dir: &Path) -> io::Result<bool> {
     Ok(fs::read_dir(dir)?.next().is_none())
 }
 
-/// Removes what killed first runs left.
+/// Removes the folders of first runs that were killed.
 pub(super) fn remove_unfinished(data_dir: &Path) {
     for entry in fs::read_dir(data_dir).into_iter().flatten().flatten() {
         if entry.file_name().as_bytes().starts_with(UNFINISHED.as_bytes()) {
-            // An orphaned initdb may still be adding to it; then the next start removes the rest.
+            // An orphaned initdb may still be adding to it; the next start removes the rest.
             if let Err(error) = fs::remove_dir_all(entry.path()) {
                 tracing::debug!(path = %entry.path().display(), %error, "an unfinished cluster stays for now");
             }
@@ -67,29 +67,29 @@ pub(super) fn remove_unfinished(data_dir: &Path) {
     }
 }
 
-/// Makes the cluster in `DATA_DIR/postgres`.
+/// Creates the cluster in `DATA_DIR/postgres`.
 pub(super) fn create(
     data_dir: &Path,
     binaries: &Binaries,
     account: &Account,
     password: &Password,
-) -> Result<(), LocalError> {
+) -> Result<(), PrivateError> {
     let unfinished = data_dir.join(format!("{UNFINISHED}{}", Uuid::new_v4().simple()));
-    // A character type that knows letters beyond ASCII, where the system has one without a language; the order of text
-    // stays that of bytes, which needs no library and changes with none.
+    // A character type that knows letters beyond ASCII, where the system has one without a language. Text is still sorted by
+    // bytes, which no library update changes.
     let first = if binaries.version.major >= 17 { "builtin" } else { "C.UTF-8" };
     let mut output = String::new();
     for locale in [first, "C"] {
         match initdb(&unfinished, data_dir, binaries, account, password, locale)? {
             Ok(()) => return finish(&unfinished, data_dir),
-            Err(said) => output = said,
+            Err(printed) => output = printed,
         }
-        fs::remove_dir_all(&unfinished).map_err(LocalError::io("clear", &unfinished))?;
+        fs::remove_dir_all(&unfinished).map_err(PrivateError::io("clear", &unfinished))?;
     }
-    Err(LocalError::Initdb { cluster: path(data_dir), output })
+    Err(PrivateError::Initdb { cluster: path(data_dir), output })
 }
 
-/// One try; the inner error is what initdb printed.
+/// One attempt; the inner error is initdb's output.
 fn initdb(
     dir: &Path,
     data_dir: &Path,
@@ -97,13 +97,13 @@ fn initdb(
     account: &Account,
     password: &Password,
     locale: &str,
-) -> Result<Result<(), String>, LocalError> {
+) -> Result<Result<(), String>, PrivateError> {
     let make = || DirBuilder::new().mode(0o700).create(dir).and_then(|()| account.own(dir));
-    make().map_err(LocalError::io("create", dir))?;
-    let reach = Reach::to(dir, account)?;
+    make().map_err(PrivateError::io("create", dir))?;
+    let path = ChildPath::to(dir, account)?;
     let builder = InitDbBuilder::new()
         .program_dir(&binaries.dir)
-        .pgdata(reach.path())
+        .pgdata(path.path())
         .username(ROLE)
         .pwfile("/dev/stdin")
         .auth("scram-sha-256")
@@ -116,15 +116,15 @@ fn initdb(
     };
     let mut command = builder.build();
     account.adopt(&mut command);
-    command.stdin(password.hand_to(account, data_dir)?);
+    command.stdin(password.open_for(account, data_dir)?);
     if let Err(error) = command.execute() {
         return Ok(Err(printed(&error)));
     }
-    include_settings(dir).map_err(LocalError::io("write", &dir.join("postgresql.conf")))?;
+    include_settings(dir).map_err(PrivateError::io("write", &dir.join("postgresql.conf")))?;
     Ok(Ok(()))
 }
 
-/// Ends `postgresql.conf` with a line that reads our own file, if it is there.
+/// Appends a line to `postgresql.conf` that includes the service's own file.
 fn include_settings(dir: &Path) -> io::Result<()> {
     let mut conf = OpenOptions::new()
         .append(true)
@@ -138,10 +138,10 @@ fn include_settings(dir: &Path) -> io::Result<()> {
     conf.sync_all()
 }
 
-fn finish(unfinished: &Path, data_dir: &Path) -> Result<(), LocalError> {
+fn finish(unfinished: &Path, data_dir: &Path) -> Result<(), PrivateError> {
     let cluster = path(data_dir);
-    fs::rename(unfinished, &cluster).map_err(LocalError::io("put the new cluster in", &cluster))?;
-    File::open(data_dir).and_then(|dir| dir.sync_all()).map_err(LocalError::io("sync", data_dir))
+    fs::rename(unfinished, &cluster).map_err(PrivateError::io("put the new cluster in", &cluster))?;
+    File::open(data_dir).and_then(|dir| dir.sync_all()).map_err(PrivateError::io("sync", data_dir))
 }
 
 /// The port of the last start.
@@ -150,13 +150,13 @@ pub(super) fn last_port(cluster: &Path) -> Option<u16> {
     text.lines().find_map(|line| line.strip_prefix("port = ")).and_then(|port| port.trim().parse().ok())
 }
 
-/// Writes the settings of the next start. Durability is left at Postgres' defaults: everything on.
+/// Writes the settings for the next start. Durability keeps Postgres' defaults: everything on.
 pub(super) fn write_settings(
     cluster: &Path,
     account: &Account,
     port: u16,
     socket_folder: &Path,
-) -> Result<(), LocalError> {
+) -> Result<(), PrivateError> {
     let text = format!(
         "# Written by Tidegate at each start. Settings of your own belong in postgresql.conf, below the line that\n\
          # includes this file.\n\
@@ -171,5 +171,5 @@ pub(super) fn write_settings(
         socket_folder.display()
     );
     replace_inside(cluster, SETTINGS, &text, account)
-        .map_err(LocalError::io("write", &cluster.join(SETTINGS)))
+        .map_err(PrivateError::io("write", &cluster.join(SETTINGS)))
 }

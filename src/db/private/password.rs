@@ -1,7 +1,7 @@
 //! The password of the cluster's only role, in `DATA_DIR/postgres.password`.
 //!
-//! Made before the cluster, so that no cluster exists whose password was never written. Whoever may read the file may
-//! connect; it belongs to the service's user alone.
+//! It is created before the cluster, so that no cluster exists without it. It belongs to the service's user alone: read access
+//! to it is access to the database.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Seek, Write};
@@ -11,9 +11,9 @@ use std::path::{Path, PathBuf};
 use uuid::Uuid;
 
 use super::account::Account;
-use super::error::LocalError;
+use super::error::PrivateError;
 
-/// The secret; never printed, not even by `Debug`.
+/// The password; never printed, not even by `Debug`.
 pub(super) struct Password(String);
 
 impl Password {
@@ -22,19 +22,19 @@ impl Password {
         &self.0
     }
 
-    /// What is on disk, or nothing.
-    pub(super) fn read(data_dir: &Path) -> Result<Option<Self>, LocalError> {
+    /// The stored password; `None`: there is none.
+    pub(super) fn read(data_dir: &Path) -> Result<Option<Self>, PrivateError> {
         let path = path(data_dir);
         match fs::read_to_string(&path) {
             Ok(text) if text.trim().is_empty() => Ok(None),
             Ok(text) => Ok(Some(Self(text.trim().to_owned()))),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(LocalError::io("read", &path)(error)),
+            Err(error) => Err(PrivateError::io("read", &path)(error)),
         }
     }
 
-    /// What is on disk, else a new one that is there for good when this returns.
-    pub(super) fn read_or_create(data_dir: &Path) -> Result<Self, LocalError> {
+    /// The stored password, or a new one, which is synced when this returns.
+    pub(super) fn read_or_create(data_dir: &Path) -> Result<Self, PrivateError> {
         if let Some(password) = Self::read(data_dir)? {
             return Ok(password);
         }
@@ -47,13 +47,13 @@ impl Password {
             file.sync_all()?;
             File::open(data_dir)?.sync_all()
         };
-        write().map_err(LocalError::io("write", &path))?;
+        write().map_err(PrivateError::io("write", &path))?;
         Ok(password)
     }
 
-    /// An open file with the password that `account` may read and that no longer has a name: initdb gets it as its
-    /// standard input, so nothing is left to clean up and no folder needs to let the account in.
-    pub(super) fn hand_to(&self, account: &Account, data_dir: &Path) -> Result<File, LocalError> {
+    /// An open file with the password that `account` may read and that has no name any more. initdb reads it as its standard
+    /// input, so nothing has to be removed and no folder has to be opened to the account.
+    pub(super) fn open_for(&self, account: &Account, data_dir: &Path) -> Result<File, PrivateError> {
         let path = data_dir.join(format!("postgres.password-{}", Uuid::new_v4().simple()));
         let write = || {
             let mut file =
@@ -64,7 +64,7 @@ impl Password {
             account.own_file(&file)?;
             Ok(file)
         };
-        write().map_err(LocalError::io("write", &path))
+        write().map_err(PrivateError::io("write", &path))
     }
 }
 

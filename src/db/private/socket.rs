@@ -1,9 +1,9 @@
-//! Where the cluster's unix socket lives.
+//! The folder of the cluster's unix socket.
 //!
-//! A socket's path has some 100 bytes (107 on Linux, 103 on macOS) and must be reachable for the cluster's account. The
-//! cluster's own folder is best: its mode keeps everyone else out. Otherwise a folder under the temp dir, named after the
-//! cluster so that each start finds the last one's, and taken only if it is a real folder of the account that nobody else
-//! can write to: in `/tmp` anyone can put something in the way.
+//! A socket's path is limited to some 100 bytes (107 on Linux, 103 on macOS), and the cluster's account has to reach it. The
+//! cluster's own folder is best: its mode keeps other users out. Otherwise it is a folder under the temporary directory, named
+//! after the cluster so that each start finds the last one's. It is used only if it is a real folder of the account that no
+//! other user can write to: in `/tmp` anyone can put something in the way.
 
 use std::fs::{self, DirBuilder};
 use std::io;
@@ -12,16 +12,16 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use super::account::Account;
-use super::error::LocalError;
+use super::error::PrivateError;
 
 /// The longest folder: the limit of macOS, less its end and the longest socket name (`/.s.PGSQL.65535`).
 const MAX_FOLDER_BYTES: usize = 103 - 15;
-/// What the id of a cluster begins with.
+/// The prefix of a cluster's id.
 const PREFIX: &str = "tidegate-";
 const MODE: u32 = 0o700;
 
-/// The folder for the socket of `cluster`, made if it must be.
-pub(super) fn folder_for(cluster: &Path, id: &str, account: &Account) -> Result<PathBuf, LocalError> {
+/// The folder for the socket of `cluster`, created if necessary.
+pub(super) fn folder_for(cluster: &Path, id: &str, account: &Account) -> Result<PathBuf, PrivateError> {
     if fits(cluster) && account.can_enter(cluster) {
         return Ok(cluster.to_path_buf());
     }
@@ -29,19 +29,19 @@ pub(super) fn folder_for(cluster: &Path, id: &str, account: &Account) -> Result<
         .into_iter()
         .find(|dir| fits(&dir.join(format!("{id}-0"))) && account.can_enter(dir))
         .unwrap_or_else(|| PathBuf::from("/tmp"));
-    // A name that is taken by someone else is passed over; eight of them is not an accident.
+    // A name in use by another user is skipped; eight of them are no accident.
     for attempt in 0..8 {
         let folder = temp.join(format!("{id}-{attempt}"));
-        if take(&folder, account).map_err(LocalError::io("make the socket's folder", &folder))? {
+        if take(&folder, account).map_err(PrivateError::io("make the socket's folder", &folder))? {
             return Ok(folder);
         }
     }
     let folder = temp.join(id);
-    Err(LocalError::io("make the socket's folder", &folder)(io::ErrorKind::AlreadyExists.into()))
+    Err(PrivateError::io("make the socket's folder", &folder)(io::ErrorKind::AlreadyExists.into()))
 }
 
-/// Removes the sockets and their lock files that a killed postmaster left; the caller knows that it is gone. Postgres would
-/// do so itself, were it not for a pid in them that is another process' now, or that nobody has reaped.
+/// Removes the sockets and their lock files of a killed postmaster; the caller knows that it is gone. Postgres would remove
+/// them itself, but for a pid in them that another process has now, or that is not reaped yet.
 pub(super) fn clear(folder: &Path) {
     for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
         if entry.file_name().as_bytes().starts_with(b".s.PGSQL.") {
@@ -50,14 +50,14 @@ pub(super) fn clear(folder: &Path) {
     }
 }
 
-/// Removes a folder that [`folder_for`] made under the temp dir, once Postgres has removed its socket.
+/// Removes a folder that [`folder_for`] created under the temporary directory, after Postgres has removed its socket.
 pub(super) fn release(folder: &Path) {
     if folder.file_name().is_some_and(|name| name.as_bytes().starts_with(PREFIX.as_bytes())) {
         let _ = fs::remove_dir(folder);
     }
 }
 
-/// Whether `folder` is ours to use now.
+/// Whether `folder` can be used.
 fn take(folder: &Path, account: &Account) -> io::Result<bool> {
     match DirBuilder::new().mode(MODE).create(folder) {
         Ok(()) => {
@@ -72,7 +72,7 @@ fn take(folder: &Path, account: &Account) -> io::Result<bool> {
     }
 }
 
-/// Whether Postgres can be told of it: short, and free of what its list of folders would read as syntax.
+/// Whether Postgres accepts the path: short, and without characters that have a meaning in its list of folders.
 fn fits(folder: &Path) -> bool {
     let bytes = folder.as_os_str().as_bytes();
     bytes.len() <= MAX_FOLDER_BYTES

@@ -1,39 +1,39 @@
-//! The private Postgres of a first run: a whole cluster under `DATA_DIR`, for a service that was given no `DATABASE_URL`.
+//! The private Postgres of a first run: a cluster under `DATA_DIR`, for a service without `DATABASE_URL`.
 //!
-//! What lies in `DATA_DIR`:
+//! Files in `DATA_DIR`:
 //!
 //! ```text
-//! tidegate.lock        held by the service that uses the folder; its text is that service's pid
-//! postgres.password    the password of the role `tidegate`, for the service's user only
-//! postgres/            the cluster, of the account that runs it; its log is postgres.log in it
-//! postgres.new-…/      a cluster that initdb is still making
-//! postgres-bin/        programs that were downloaded, a folder a version
+//! tidegate.lock        lock of the service that uses the folder, with its pid
+//! postgres.password    password of the role `tidegate`, readable by the service's user only
+//! postgres/            cluster, owned by the account that runs it, with postgres.log
+//! postgres.new-…/      cluster that initdb is creating
+//! postgres-bin/        downloaded programs, a folder per version
 //! ```
 //!
-//! Rules, in the order in which a start meets them:
+//! Rules, in the order of a start:
 //!
-//! 1. One service a `DATA_DIR`: the second is refused, with the first one's pid.
+//! 1. One service per `DATA_DIR`: a second one is rejected, with the first one's pid.
 //! 2. Postgres never runs as root. Root runs it as the cluster's owner, else as `postgres`, else as `nobody`.
-//! 3. Data is opened only by the major version that wrote it. Without data the newest version found is taken; where there
-//!    is none it is downloaded.
-//! 4. A cluster is whole or it is not there: initdb works beside it and a rename puts it in place.
-//! 5. A postmaster that outlived its service is adopted if it lets us in, and stopped otherwise. Dropping a [`LocalCluster`]
-//!    leaves Postgres running, as a killed service would; only [`LocalCluster::stop`] and [`LocalCluster::stop_now`] end it.
-//! 6. Every connection needs the password, on the socket as on the loopback port. No other address is listened on.
+//! 3. Only the major version that wrote the data opens it. A new cluster gets the newest version found; if there is none, one is
+//!    downloaded.
+//! 4. A cluster is complete or absent: initdb works beside it, and a rename puts it in place.
+//! 5. A postmaster that outlived its service is adopted if it accepts a connection, else stopped. Dropping a [`PrivateCluster`]
+//!    leaves Postgres running, as a killed service would; only [`PrivateCluster::stop`] and [`PrivateCluster::stop_now`] end it.
+//! 6. Every connection needs the password, on the socket and on the loopback port. No other address is listened on.
 //!
-//! Windows is not served: accounts, sockets and signals here are Unix'.
+//! Unix only: it needs Unix accounts, sockets and signals.
 
 mod account;
 mod binaries;
+mod child_path;
 mod cluster;
+mod download;
 mod error;
-mod fetch;
-mod ground;
 mod lock;
 mod password;
 mod postmaster;
-mod reach;
 mod server;
+mod setup;
 mod socket;
 
 use std::fmt;
@@ -48,19 +48,19 @@ use tokio::time::{Instant, sleep, timeout};
 use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, NoTls};
 
-pub use self::error::{FetchError, LocalError};
+pub use self::error::{DownloadError, PrivateError};
 
 use self::cluster::ROLE;
-use self::ground::Ground;
 use self::lock::DataDirLock;
 use self::password::Password;
-use self::postmaster::{Life, PidFile, Status};
+use self::postmaster::{Liveness, PidFile, Status};
 use self::server::Server;
+use self::setup::Setup;
 
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// A private Postgres that runs and takes connections, and the lock on its `DATA_DIR`.
-pub struct LocalCluster {
+pub struct PrivateCluster {
     server: Arc<Server>,
     pid: i32,
     url: String,
@@ -68,23 +68,23 @@ pub struct LocalCluster {
     _lock: DataDirLock,
 }
 
-impl LocalCluster {
-    /// Finds or fetches the programs, makes the cluster once, starts it or adopts the one that runs, and sees to its
-    /// database. `pg_bin` is the user's `PG_BIN`: the only folder that is then looked in.
+impl PrivateCluster {
+    /// Finds or downloads the programs, creates the cluster once, starts it or adopts the running one, and creates its
+    /// database. `pg_bin` is the user's `PG_BIN`, then the only folder that is searched.
     ///
     /// # Errors
     ///
-    /// Whatever keeps it from running, in words for the user; the lock is released again.
-    pub async fn start(data_dir: &Path, pg_bin: Option<&Path>) -> Result<Self, LocalError> {
+    /// [`PrivateError`]; the lock is released again.
+    pub async fn start(data_dir: &Path, pg_bin: Option<&Path>) -> Result<Self, PrivateError> {
         let (given, pg_bin) = (data_dir.to_path_buf(), pg_bin.map(Path::to_path_buf));
-        let ground = blocking(move || Ground::prepare(&given, pg_bin.as_deref())).await?;
-        let binaries = ground.binaries_or_fetch().await?;
+        let setup = blocking(move || Setup::prepare(&given, pg_bin.as_deref())).await?;
+        let binaries = setup.binaries_or_download().await?;
 
-        let Ground { data_dir, account, password, lock, .. } = ground;
+        let Setup { data_dir, account, password, lock, .. } = setup;
         let (server, password, found) = blocking(move || {
             let cluster = cluster::path(&data_dir);
             if cluster::major(&cluster)?.is_none() {
-                tracing::info!(path = %cluster.display(), postgres.bin = %binaries.dir.display(), "making a private Postgres");
+                tracing::info!(path = %cluster.display(), postgres.bin = %binaries.dir.display(), "creating a private Postgres");
                 cluster::create(&data_dir, &binaries, &account, &password)?;
             }
             let server = Arc::new(Server::new(cluster, binaries, account)?);
@@ -118,18 +118,18 @@ impl LocalCluster {
         Ok(Self { server, pid, url, socket_folder, _lock: lock })
     }
 
-    /// What the service connects with: by the unix socket, with the password in it.
+    /// The URL for the service: by the unix socket, with the password.
     #[must_use]
     pub fn url(&self) -> &str {
         &self.url
     }
 
-    /// Stops Postgres cleanly and then releases `DATA_DIR`. It is no error if it had ended already.
+    /// Stops Postgres cleanly and then releases `DATA_DIR`. No error if it had ended already.
     ///
     /// # Errors
     ///
-    /// Postgres withstood even force.
-    pub async fn stop(self) -> Result<(), LocalError> {
+    /// Postgres did not even end by force.
+    pub async fn stop(self) -> Result<(), PrivateError> {
         let Self { server, pid, socket_folder, _lock: lock, .. } = self;
         blocking(move || {
             server.stop(pid)?;
@@ -142,33 +142,33 @@ impl LocalCluster {
         .await
     }
 
-    /// A handle that can end Postgres at once while the cluster itself is being stopped.
+    /// A handle that ends Postgres at once, even while the cluster is being stopped.
     #[must_use]
     pub fn emergency_stop(&self) -> EmergencyStop {
         EmergencyStop { server: Arc::clone(&self.server), pid: self.pid }
     }
 
-    /// Makes Postgres end at once, without waiting for it: its next start recovers.
+    /// Ends Postgres at once, without waiting: its next start recovers.
     pub fn stop_now(&self) {
         self.emergency_stop().stop_now();
     }
 
-    /// Connects, makes the database if it is not there, and returns how to connect again.
+    /// Connects, creates the database if it is missing, and returns the URL and the socket's folder.
     async fn open(
         server: &Server,
         password: &Password,
         running: PidFile,
-    ) -> Result<(String, Option<PathBuf>), LocalError> {
+    ) -> Result<(String, Option<PathBuf>), PrivateError> {
         let PidFile { port, socket_folder, .. } = running;
         let host = match &socket_folder {
             Some(folder) => percent_encode(folder.as_os_str().as_bytes(), NON_ALPHANUMERIC).to_string(),
             None => Ipv4Addr::LOCALHOST.to_string(),
         };
-        let port = port.ok_or_else(|| LocalError::NotRunning { data_dir: server.cluster.clone() })?;
+        let port = port.ok_or_else(|| PrivateError::NotRunning { data_dir: server.cluster.clone() })?;
         let url = |database| url(password, &host, port, database);
         match connect(&url(ROLE)).await {
             Ok(_) => {}
-            Err(LocalError::Connect { source }) if source.code() == Some(&SqlState::UNDEFINED_DATABASE) => {
+            Err(PrivateError::Connect { source }) if source.code() == Some(&SqlState::UNDEFINED_DATABASE) => {
                 let client = connect(&url("postgres")).await?;
                 let create = client.batch_execute("create database tidegate");
                 within(ANSWER_TIMEOUT, create).await?;
@@ -180,10 +180,10 @@ impl LocalCluster {
 }
 
 /// Without the URL, which holds the password.
-impl fmt::Debug for LocalCluster {
+impl fmt::Debug for PrivateCluster {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { server, pid, socket_folder, .. } = self;
-        f.debug_struct("LocalCluster")
+        f.debug_struct("PrivateCluster")
             .field("server", server)
             .field("pid", pid)
             .field("socket_folder", socket_folder)
@@ -199,29 +199,30 @@ pub struct EmergencyStop {
 }
 
 impl EmergencyStop {
-    /// Makes Postgres end at once, without waiting for it: its next start recovers.
+    /// Ends Postgres at once, without waiting: its next start recovers.
     pub fn stop_now(&self) {
         self.server.stop_now(self.pid);
     }
 }
 
-/// What `tidegate url` prints: the URL by TCP, good for any client on this machine that may read `DATA_DIR`.
+/// The URL that `tidegate url` prints: by TCP, for any client on this machine that may read `DATA_DIR`.
 ///
 /// # Errors
 ///
-/// The cluster is not running, or belongs to a user whose files this one may not read.
-pub fn running_url(data_dir: &Path) -> Result<String, LocalError> {
-    let not_running = || LocalError::NotRunning { data_dir: data_dir.to_path_buf() };
+/// The cluster is not running, or its files belong to another user and are not readable.
+pub fn running_url(data_dir: &Path) -> Result<String, PrivateError> {
+    let not_running = || PrivateError::NotRunning { data_dir: data_dir.to_path_buf() };
     let cluster = cluster::path(data_dir);
     let Some(file) = PidFile::read(&cluster)? else { return Err(not_running()) };
     let port = file.port.ok_or_else(not_running)?;
-    let alive = file.status == Status::Ready && file.life(&postmaster::mark(&cluster)?) == Life::Alive;
+    let alive =
+        file.status == Status::Ready && file.liveness(&postmaster::mark(&cluster)?) == Liveness::Alive;
     let address = (Ipv4Addr::LOCALHOST, port).into();
     if !alive || TcpStream::connect_timeout(&address, Duration::from_secs(1)).is_err() {
         return Err(not_running());
     }
-    let password =
-        Password::read(data_dir)?.ok_or_else(|| LocalError::NoPassword { path: password::path(data_dir) })?;
+    let password = Password::read(data_dir)?
+        .ok_or_else(|| PrivateError::NoPassword { path: password::path(data_dir) })?;
     Ok(url(&password, "127.0.0.1", port, ROLE))
 }
 
@@ -229,18 +230,18 @@ fn url(password: &Password, host: &str, port: u16, database: &str) -> String {
     format!("postgres://{ROLE}:{}@{host}:{port}/{database}", password.as_str())
 }
 
-/// A connection, however long recovery still refuses one, within the limit.
-async fn connect(url: &str) -> Result<Client, LocalError> {
+/// Connects; retries within the time limit while recovery rejects connections.
+async fn connect(url: &str) -> Result<Client, PrivateError> {
     let deadline = Instant::now() + ANSWER_TIMEOUT;
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
         match within(left, tokio_postgres::connect(url, NoTls)).await {
             Ok((client, connection)) => {
-                // Ends when the client is dropped; an error of it shows in the client's next call.
+                // Ends when the client is dropped; its errors appear in the client's next call.
                 tokio::spawn(connection);
                 return Ok(client);
             }
-            Err(LocalError::Connect { source }) if source.code() == Some(&SqlState::CANNOT_CONNECT_NOW) => {
+            Err(PrivateError::Connect { source }) if source.code() == Some(&SqlState::CANNOT_CONNECT_NOW) => {
                 sleep(Duration::from_millis(100)).await;
             }
             Err(error) => return Err(error),
@@ -251,17 +252,17 @@ async fn connect(url: &str) -> Result<Client, LocalError> {
 async fn within<T>(
     limit: Duration,
     work: impl Future<Output = Result<T, tokio_postgres::Error>>,
-) -> Result<T, LocalError> {
+) -> Result<T, PrivateError> {
     match timeout(limit, work).await {
-        Ok(done) => done.map_err(|source| LocalError::Connect { source }),
-        Err(_) => Err(LocalError::NoAnswer { seconds: ANSWER_TIMEOUT.as_secs() }),
+        Ok(done) => done.map_err(|source| PrivateError::Connect { source }),
+        Err(_) => Err(PrivateError::NoAnswer { seconds: ANSWER_TIMEOUT.as_secs() }),
     }
 }
 
-/// Runs work that waits for processes and disks beside the runtime. If the caller gives up, the work still ends in its own
-/// time; whatever it started is found by the next start.
+/// Runs blocking work on a thread of its own. If the caller is dropped, the work still ends; the next start finds a server that
+/// it started.
 async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, LocalError> + Send + 'static,
-) -> Result<T, LocalError> {
-    tokio::task::spawn_blocking(work).await.map_err(|source| LocalError::Interrupted { source })?
+    work: impl FnOnce() -> Result<T, PrivateError> + Send + 'static,
+) -> Result<T, PrivateError> {
+    tokio::task::spawn_blocking(work).await.map_err(|source| PrivateError::Interrupted { source })?
 }
