@@ -8,7 +8,7 @@ use std::ops::Range;
 pub fn halves(range: &Range<u64>) -> Option<[Range<u64>; 2]> {
     let length = range.end.saturating_sub(range.start);
     let middle = range.start + length / 2;
-    (length > 1).then(|| [range.start..middle, middle..range.end])
+    (length > 1).then_some([range.start..middle, middle..range.end])
 }
 
 #[cfg(test)]

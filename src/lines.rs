@@ -52,7 +52,7 @@ impl<R: Read> LineReader<R> {
     /// # Errors
     ///
     /// Those of the input.
-    pub fn next(&mut self) -> io::Result<Option<Line<'_>>> {
+    pub fn next_line(&mut self) -> io::Result<Option<Line<'_>>> {
         let mut searched = 0;
         let mut dropped = false;
         loop {
@@ -125,7 +125,7 @@ mod tests {
     fn read(bytes: &[u8], piece: usize, max_bytes: usize) -> (Vec<Option<String>>, u64) {
         let mut lines = LineReader::new(Pieces(bytes, piece), max_bytes);
         let mut read = Vec::new();
-        while let Some(line) = lines.next().unwrap() {
+        while let Some(line) = lines.next_line().unwrap() {
             read.push(match line {
                 Line::Text(text) => Some(String::from_utf8(text.to_vec()).unwrap()),
                 Line::Blank => Some(String::new()),
@@ -141,11 +141,11 @@ mod tests {
         bytes.resize(3_000_000, b'x');
         bytes.extend_from_slice(b"\nb");
         let mut lines = LineReader::new(&bytes[..], 100);
-        assert_eq!(lines.next().unwrap(), Some(Line::Text(b"a")));
-        assert_eq!(lines.next().unwrap(), Some(Line::TooLong));
+        assert_eq!(lines.next_line().unwrap(), Some(Line::Text(b"a")));
+        assert_eq!(lines.next_line().unwrap(), Some(Line::TooLong));
         assert!(lines.buffer.capacity() < 2_000_000, "{}", lines.buffer.capacity());
-        assert_eq!(lines.next().unwrap(), Some(Line::Text(b"b")));
-        assert_eq!(lines.next().unwrap(), None);
+        assert_eq!(lines.next_line().unwrap(), Some(Line::Text(b"b")));
+        assert_eq!(lines.next_line().unwrap(), None);
         assert_eq!(lines.taken(), bytes.len() as u64);
     }
 

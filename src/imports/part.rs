@@ -152,7 +152,7 @@ impl<'a> PartReader<'a> {
         let mut part = Part { number: self.next_number, first_line: self.next_line, ..Part::default() };
         let (from, file_from) = (self.lines.taken(), self.lines.reader().file_bytes());
         while part.lines < MAX_LINES && self.lines.taken() - from < self.job.part_bytes {
-            let Some(line) = self.lines.next()? else { break };
+            let Some(line) = self.lines.next_line()? else { break };
             let number = self.next_line;
             match line {
                 Line::Blank => {}
