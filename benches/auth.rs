@@ -25,7 +25,7 @@ impl Drop for Folder {
 async fn known_key() -> Result<(Arc<Verifier>, Secret), Box<dyn std::error::Error>> {
     let folder = Folder(std::env::temp_dir().join(format!("tidegate-bench-{}", Uuid::new_v4())));
     std::fs::create_dir(&folder.0)?;
-    let cluster = PrivateCluster::start(&folder.0, None).await?;
+    let cluster = PrivateCluster::start(&folder.0).await?;
     let config = Config::from_variables(&Variables::default())?;
     let database = Database::new(&ConnectionUrl::parse(cluster.url())?, &config.database)?;
     migrate(&database, config.database.partitioning).await?;

@@ -27,7 +27,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::auth::{Accounts, SecretError, SigningSecret, Verifier, signing_secret};
-use crate::config::{Config, ConfigError, Durability};
+use crate::config::{Config, ConfigError, Durability, limits};
 use crate::conversations::{Conversations, ConversationsParts, ConversationsSettings};
 use crate::db::private::PrivateCluster;
 use crate::db::{self, ConnectionUrl, Database, FailingStatements, MigrationError, PartitionManager};
@@ -147,7 +147,7 @@ async fn start(
         None => {
             // Not interrupted by the first signal: a half-started cluster could not be stopped.
             let database = &config.database;
-            let cluster = PrivateCluster::start(&database.data_dir, database.pg_bin.as_deref()).await?;
+            let cluster = PrivateCluster::start(&database.data_dir).await?;
             signals.on_second(cluster.emergency_stop());
             local.insert(cluster).url().to_owned()
         }
@@ -157,10 +157,10 @@ async fn start(
         Durability::Memory => None,
         Durability::Disk => Some(open_journal(config, options).await?),
     };
-    let quotas = config.shares();
+    let quotas = config.quotas();
     let database =
-        Database::new(&url, &config.database).map_err(MigrationError::Database)?.with_spare(quotas.spare);
-    // Events can be journaled while Postgres is away, if it is known to have the tables.
+        Database::new(&url, &config.database).map_err(MigrationError::Database)?.with_quotas(&quotas);
+    // Events can be journaled while Postgres is away, if it is known to have their tables.
     let may_be_away = match &journal {
         Some(journal) => journal.reader.schema_version() == Some(db::schema_version()),
         None => false,
@@ -184,37 +184,42 @@ async fn start(
     }
     database.close_idle(Duration::from_secs(config.database.db_idle_timeout), supervisor);
 
-    let settings =
-        IngestSettings { ingest: config.ingest.clone(), dead_letters: config.dead_letters.clone() };
+    let settings = IngestSettings {
+        ingest: config.ingest.clone(),
+        dead_letters: config.dead_letters.clone(),
+        writers: config.writers(),
+        copy_timeout: config.database.copy_timeout(),
+        memory: config.memory(),
+    };
     let pipeline =
         Pipeline::start(&settings, journal, postgres_is_away, &database, metrics, supervisor).await?;
     let settings = RecordsSettings {
-        records: config.records.clone(),
-        shares: quotas,
+        max_record_bytes: config.ingest.max_event_bytes,
+        max_body_bytes: config.ingest.max_record_body_bytes(),
+        queue_bytes: config.memory().records as usize,
+        quotas,
         makes_collections: config.makes_collections(),
-        max_json_depth: config.ingest.max_json_depth,
     };
     let records = Records::start(&settings, &database, supervisor);
-    let wait = Duration::from_millis(config.records.records_wait_ms);
-    let large_payloads = LargePayloads::new(&records, &database.quota(settings.shares.large, wait));
-    let failing = FailingStatements::new(&database.quota(settings.shares.errors, wait));
-    let operations = database.quota(settings.shares.operations, wait);
+    let large_payloads = LargePayloads::new(&records, &database.quota(quotas.large));
+    let failing = FailingStatements::new(&database.quota(quotas.errors));
+    let operations = database.quota(quotas.operations);
     if let Some(url) = &config.auth.jwt_jwks_url {
-        let refresh = Duration::from_secs(config.auth.jwt_jwks_refresh_s);
+        let refresh = Duration::from_secs(limits::JWKS_REFRESH_S);
         jwks::follow(url.clone(), refresh, Arc::clone(&state.verifier), supervisor);
     }
-    let queries = database.quota(settings.shares.auth, Duration::from_millis(config.auth.auth_wait_ms));
+    let queries = database.quota(quotas.auth);
     let accounts = Accounts::start(&config.auth, &state.verifier, &queries, supervisor);
-    let wait = Duration::from_millis(config.conversations.conversations_wait_ms);
-    let commits = database.quota(settings.shares.conversation_commits, wait);
-    let queries = database.quota(settings.shares.conversations, wait);
+    let commits = database.quota(quotas.conversation_commits);
+    let queries = database.quota(quotas.conversations);
     ChangeRetention::start(&operations, config.records.changes_retention_s, supervisor);
     let hub = Hub::new(&config.subscriber_limits(), metrics);
     FeedReader::start(&hub, &queries, supervisor);
     let settings = ConversationsSettings {
-        config: config.conversations.clone(),
-        max_page_bytes: config.records.max_page_bytes,
-        max_json_depth: config.ingest.max_json_depth,
+        max_message_bytes: config.conversations.max_message_bytes,
+        key_retention_s: config.ingest.idempotency_window_s,
+        queue_bytes: config.memory().conversations as usize,
+        writers: quotas.conversation_commits.connections,
     };
     let parts = ConversationsParts { commits: &commits, database: &queries, hub: &hub, metrics, supervisor };
     let conversations = Conversations::start(&settings, parts);
@@ -241,13 +246,13 @@ async fn start(
 /// Files, within their quota of the pool. The free space that they leave is the journal's: an event is never rejected for the
 /// sake of a file.
 fn files(config: &Config, database: &Database, metrics: &Arc<Metrics>) -> Files {
-    let wait = Duration::from_millis(config.files.files_wait_ms);
     let settings = FilesSettings {
         config: config.files.clone(),
+        max_downloads: config.memory().max_downloads(),
         folder: config.database.data_dir.join("files"),
         min_free: config.journal.journal_min_free,
     };
-    Files::new(settings, &database.quota(config.shares().files, wait), metrics)
+    Files::new(settings, &database.quota(config.quotas().files), metrics)
 }
 
 /// Imports, within quotas of the pool; unfinished imports of former runs continue.
@@ -258,21 +263,23 @@ fn imports(
     conversations: &Conversations,
     state: &AppState,
 ) -> Imports {
-    let (limits, quotas) = (&config.conversations, config.shares());
+    let quotas = config.quotas();
     let settings = ImportsSettings {
-        imports: config.imports.clone(),
+        lanes: quotas.imports.connections,
+        part_bytes: config.memory().import_part(),
+        max_subscribers: config.max_import_subscribers(),
+        timeout: config.database.copy_timeout(),
         limits: Limits {
-            line_bytes: config.imports.max_import_line_bytes,
+            line_bytes: config.ingest.max_event_bytes + limits::IMPORT_LINE_OVERHEAD_BYTES,
             event_bytes: config.ingest.max_event_bytes,
-            title_bytes: limits.max_title_bytes,
-            message_bytes: limits.max_message_bytes,
-            metadata_bytes: limits.max_metadata_bytes,
-            json_depth: config.ingest.max_json_depth,
+            title_bytes: limits::MAX_TITLE_BYTES,
+            message_bytes: config.conversations.max_message_bytes,
+            metadata_bytes: limits::MAX_METADATA_BYTES,
+            json_depth: limits::MAX_JSON_DEPTH,
         },
     };
-    let wait = Duration::from_millis(config.files.files_wait_ms);
-    let writers = database.quota(quotas.imports, wait);
-    let queries = database.quota(quotas.files, wait);
+    let writers = database.quota(quotas.imports);
+    let queries = database.quota(quotas.files);
     Imports::start(&settings, &writers, &queries, files, conversations, &state.metrics, &state.supervisor)
 }
 
@@ -306,7 +313,7 @@ async fn open_journal(config: &Config, options: StartOptions) -> Result<OpenJour
 /// at once: a password, a certificate, a missing database. An unknown host gets a few attempts, as a container's name server
 /// may still be starting.
 async fn migrate(config: &Config, database: &Database, may_be_away: bool) -> Result<bool, AppError> {
-    let deadline = Instant::now() + Duration::from_secs(config.database.db_start_timeout_s);
+    let deadline = Instant::now() + database.start_timeout();
     let mut unknown_hosts = 0;
     let (mut next_log, mut log_interval) = (Instant::now(), CONNECT_INTERVAL);
     loop {

@@ -107,17 +107,14 @@ async fn a_client_that_disappears_half_way_leaves_nothing_behind() {
 #[tokio::test]
 async fn bodies_under_way_are_bounded_together() {
     let database = TestDatabase::create().await;
-    let settings = [
-        ("MAX_BODY_MEMORY", "33554432"),
-        ("MAX_EVENT_BYTES", "16777216"),
-        ("JOURNAL_SEGMENT_BYTES", "67108864"),
-    ];
+    let settings =
+        [("MEMORY_BUDGET", "268435456"), ("MAX_EVENT_BYTES", "16000000"), ("JOURNAL_MAX_BYTES", "536870912")];
     let service = Service::start(database.url(), &settings).await;
     let mut stuck = Vec::new();
     for _ in 0..4 {
         let mut stream = TcpStream::connect(&service.address).await.unwrap();
         stream
-            .write_all(b"POST /api/v1/events HTTP/1.1\r\nhost: localhost\r\ncontent-length: 16777216\r\n\r\n")
+            .write_all(b"POST /api/v1/events HTTP/1.1\r\nhost: localhost\r\ncontent-length: 16000000\r\n\r\n")
             .await
             .unwrap();
         // The service may refuse before all is sent.

@@ -186,7 +186,7 @@ async fn a_batch_is_admitted_whole_or_refused_whole() {
         ("DURABILITY", "memory"),
         ("MAX_QUEUE_SIZE", "10"),
         ("ADMIT_WAIT_MS", "20"),
-        ("COPY_TIMEOUT_S", "3600"),
+        ("STATEMENT_TIMEOUT_MS", "300000"),
     ];
     let service = Service::start(database.url(), &settings).await;
     let mut holder = database.connect().await;

@@ -86,7 +86,7 @@ async fn nothing_is_deleted_by_age_while_the_clocks_differ() {
     for offset_s in ["691200", "-691200"] {
         let moved = [
             ("RETENTION_DAYS", "7"),
-            ("IDEMPOTENCY_RETENTION_S", "3600"),
+            ("IDEMPOTENCY_WINDOW_S", "3600"),
             ("LD_PRELOAD", preload),
             ("CLOCK_OFFSET_S", offset_s),
         ];
@@ -117,7 +117,7 @@ async fn nothing_is_deleted_by_age_while_the_clocks_differ() {
         assert_eq!(service.settled().await["committed"], 1, "events are still stored");
     }
     // With equal clocks everything is deleted, except the days, which are at most a week old.
-    let agreed = [("RETENTION_DAYS", "3"), ("IDEMPOTENCY_RETENTION_S", "3600")];
+    let agreed = [("RETENTION_DAYS", "3"), ("IDEMPOTENCY_WINDOW_S", "3600")];
     let service = Service::start(database.url(), &agreed).await;
     for table in KEPT {
         eventually(&format!("{table} is cleared"), async || (count(&client, table).await == 0).then_some(()))

@@ -53,19 +53,17 @@ async fn a_host_that_is_not_known_is_tried_three_times() {
 
 #[tokio::test]
 async fn a_port_that_is_closed_is_waited_for_and_named() {
-    let stderr =
-        fails(&[("DATABASE_URL", "postgres://u:p@127.0.0.1:1/d"), ("DB_START_TIMEOUT_S", "1")]).await;
+    let stderr = fails(&[("DATABASE_URL", "postgres://u:p@127.0.0.1:1/d?connect_timeout=1")]).await;
     assert!(stderr.contains("waiting for Postgres"), "{stderr}");
     assert!(stderr.contains("cannot connect to 127.0.0.1:1, database d"), "{stderr}");
 }
 
 #[tokio::test]
 async fn a_start_logs_its_wait_for_postgres_at_growing_intervals() {
-    let stderr =
-        fails(&[("DATABASE_URL", "postgres://u:p@127.0.0.1:1/d"), ("DB_START_TIMEOUT_S", "6")]).await;
-    // At once, after 1 s and after 3 s; the next one would come after 7 s.
+    let stderr = fails(&[("DATABASE_URL", "postgres://u:p@127.0.0.1:1/d?connect_timeout=1")]).await;
+    // At once, after 1 s, 3 s and 7 s; the next one would come after 15 s.
     let lines = stderr.matches("waiting for Postgres").count();
-    assert!((1..=3).contains(&lines), "{stderr}");
+    assert!((1..=4).contains(&lines), "{stderr}");
 }
 
 #[tokio::test]
@@ -88,8 +86,9 @@ async fn the_first_of_several_hosts_that_answers_is_taken() {
 async fn a_stopped_postmaster_holds_up_no_event_at_a_start() {
     let server = PrivateServer::start(&[]).await;
     let folder = Folder::new();
-    let variables =
-        [("DATABASE_URL", server.url()), ("DATA_DIR", folder.path()), ("DB_CONNECT_TIMEOUT_S", "1")];
+    let url =
+        format!("{}{}connect_timeout=1", server.url(), if server.url().contains('?') { "&" } else { "?" });
+    let variables = [("DATABASE_URL", url.as_str()), ("DATA_DIR", folder.path())];
     // The journal's folder learns that the database has the tables.
     assert!(Service::start_with(&variables).await.stop().await.status.success());
     let postmaster = Pid::from_raw(server.pid());

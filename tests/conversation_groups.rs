@@ -9,6 +9,7 @@ use tokio::net::TcpStream;
 
 use crate::appends::{append, begin};
 use crate::conversations::{link, make};
+use crate::search::held_index;
 use crate::support::accounts::send;
 use crate::support::postgres::TestDatabase;
 use crate::support::service::{Answer, Service};
@@ -55,7 +56,7 @@ async fn contents(service: &Service, conversation: &str) -> Vec<String> {
     messages.as_array().unwrap().iter().map(content).collect()
 }
 
-const ONE_LINE: [(&str, &str); 1] = [("CONVERSATIONS_WRITERS", "1")];
+const ONE_LINE: [(&str, &str); 1] = [("DB_POOL_SIZE", "19")];
 
 #[tokio::test]
 async fn waiting_requests_share_a_transaction_and_get_their_own_answers() {
@@ -197,14 +198,14 @@ async fn a_request_that_is_cancelled_before_its_batch_is_left_out() {
 #[tokio::test]
 async fn concurrent_reads_get_the_answers_of_single_reads() {
     let database = TestDatabase::create().await;
-    let service = Service::start(database.url(), &[("MAX_PAGE_BYTES", "1048576")]).await;
+    let service = Service::start(database.url(), &[]).await;
     let mut reads = vec![
         format!("/api/conversations/{}", uuid::Uuid::new_v4()),
         format!("/api/conversations/{}/messages", uuid::Uuid::new_v4()),
         "/api/conversations?limit=200&offset=300".to_owned(),
     ];
     // One is empty, one has a message that is being written, one exceeds the bytes of a batch, and one those of a page.
-    for (count, bytes) in [(0, 1), (7, 10), (20, 20_000), (8, 200_000)] {
+    for (count, bytes) in [(0, 1), (7, 10), (20, 200_000), (50, 200_000)] {
         let path = make(&service, "").await;
         for _ in 0..count {
             let body = said(&"x".repeat(bytes));
@@ -265,7 +266,8 @@ async fn rows_read(database: &TestDatabase) -> i64 {
 async fn frequent_statements_cost_the_same_when_tables_grow_after_planning() {
     let database = TestDatabase::create().await;
     let client = database.connect().await;
-    let service = Service::start(database.url(), &[("SEARCH_INTERVAL_MS", "600000")]).await;
+    let _index = held_index(&database).await;
+    let service = Service::start(database.url(), &[]).await;
     let round = async |n: usize| {
         let path = make(&service, "").await;
         let draft = begin(&service, &path, "be").await;

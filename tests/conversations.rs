@@ -105,14 +105,17 @@ async fn a_list_has_the_newest_activity_first_and_goes_on_by_cursor_or_offset() 
 #[tokio::test]
 async fn a_page_is_bounded_in_bytes_and_the_next_one_goes_on() {
     let database = TestDatabase::create().await;
-    let service = Service::start(database.url(), &[("MAX_PAGE_BYTES", "65536")]).await;
-    for n in 0..4 {
-        let new = json!({"title": format!("{n}"), "metadata": {"a": "x".repeat(40_000)}});
-        send(&service, "POST", CONVERSATIONS, "", &new).await;
-    }
-    let first = service.get(CONVERSATIONS).await;
+    let service = Service::start(database.url(), &[]).await;
+    // Together they have 12 MB, and a page 8 MiB.
+    let fill = "insert into conversations (id, title, created_at, updated_at, metadata)
+        select gen_random_uuid(), n::text, now(), now() - n * interval '1 s', jsonb_build_object('a', repeat('x', 60000))
+        from generate_series(1, 200) n";
+    database.connect().await.batch_execute(fill).await.unwrap();
+    let first = service.get(&format!("{CONVERSATIONS}?limit=200")).await;
     let second = service.get(&link(&first, "next").unwrap()).await;
-    assert_eq!([titles(&first), titles(&second)], [["3", "2"], ["1", "0"]]);
+    assert!((8_388_608..9_000_000).contains(&first.body.len()), "{}", first.body.len());
+    let all: Vec<String> = (1..=200).map(|n: u8| n.to_string()).collect();
+    assert_eq!([titles(&first), titles(&second)].concat(), all);
     assert_eq!(link(&second, "next"), None);
 }
 
@@ -239,14 +242,14 @@ async fn only_a_missing_owner_is_reported_as_a_missing_user() {
 #[tokio::test]
 async fn a_member_that_is_too_long_is_413_and_named() {
     let database = TestDatabase::create().await;
-    let limits = [("MAX_TITLE_BYTES", "16"), ("MAX_METADATA_BYTES", "20"), ("MAX_MESSAGE_BYTES", "1024")];
+    let limits = [("MAX_MESSAGE_BYTES", "1024")];
     let service = Service::start(database.url(), &limits).await;
     let path = make(&service, "").await;
     let messages = format!("{path}/messages");
     for (method, path, body, field) in [
-        ("POST", CONVERSATIONS, json!({"title": "x".repeat(17)}), "title"),
-        ("PATCH", path.as_str(), json!({"title": "\u{e9}".repeat(9)}), "title"),
-        ("PATCH", path.as_str(), json!({"metadata": {"a": "x".repeat(20)}}), "metadata"),
+        ("POST", CONVERSATIONS, json!({"title": "x".repeat(1025)}), "title"),
+        ("PATCH", path.as_str(), json!({"title": "\u{e9}".repeat(513)}), "title"),
+        ("PATCH", path.as_str(), json!({"metadata": {"a": "x".repeat(65_536)}}), "metadata"),
         ("POST", messages.as_str(), json!({"role": "user", "content": "x".repeat(1025)}), "content"),
     ] {
         let refused = send(&service, method, path, "", &body).await;

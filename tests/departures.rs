@@ -64,14 +64,14 @@ async fn a_user_of_many_messages_is_deleted_in_lots_and_a_deletion_cut_short_goe
     client.batch_execute(SLOW_MESSAGES).await.unwrap();
     // A few thousand messages go in this time, and all of them at once do not.
     let delete = async |more: &[(&str, &str)]| {
-        let variables = [&[("AUTH_TIMEOUT_MS", "500")], more].concat();
+        let variables = [&[("STATEMENT_TIMEOUT_MS", "500")], more].concat();
         tidegate_with(&database, &["users", "delete", ADA], "", &variables).await
     };
 
     // Somebody writes the conversation for longer than a statement may take.
     let lock = "select pg_advisory_lock(hashtextextended('conversation:' || $1::uuid, 0))";
     client.execute(lock, &[&id(&busy)]).await.unwrap();
-    let cut = delete(&[("CONVERSATIONS_TIMEOUT_MS", "1000")]).await.unwrap_err();
+    let cut = delete(&[("STATEMENT_TIMEOUT_MS", "1000")]).await.unwrap_err();
     assert!(cut.contains("so far: conversations: 3000, messages: 3000"), "{cut}");
     assert!(cut.contains("the same command deletes the rest"), "{cut}");
     assert_eq!((count(&client, "users").await, count(&client, "messages").await), (2, 12_001));

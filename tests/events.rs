@@ -176,7 +176,7 @@ async fn a_full_queue_answers_503_with_retry_after_and_keeps_the_event_as_a_dead
         ("MAX_QUEUE_SIZE", "3"),
         ("ADMIT_WAIT_MS", "20"),
         ("MAX_DEAD_QUEUE_SIZE", "2"),
-        ("COPY_TIMEOUT_S", "3600"),
+        ("STATEMENT_TIMEOUT_MS", "300000"),
     ];
     let service = Service::start(database.url(), &settings).await;
     // While somebody holds the table, nothing is stored.
@@ -217,13 +217,36 @@ async fn a_full_queue_answers_503_with_retry_after_and_keeps_the_event_as_a_dead
 }
 
 #[tokio::test]
+async fn dead_letters_are_stored_each_flush_interval_and_at_a_stop() {
+    let database = TestDatabase::create().await;
+    let settings = [
+        ("DURABILITY", "memory"),
+        ("MAX_QUEUE_SIZE", "1"),
+        ("ADMIT_WAIT_MS", "0"),
+        ("DEAD_FLUSH_INTERVAL_MS", "60000"),
+    ];
+    let service = Service::start(database.url(), &settings).await;
+    let mut holder = database.connect().await;
+    let hold = holder.transaction().await.unwrap();
+    hold.batch_execute("lock table requests in access exclusive mode").await.unwrap();
+    assert_eq!(service.post(&[], "1").await.status.as_u16(), 202);
+    assert_eq!(service.post(&[], "2").await.status.as_u16(), 503);
+    hold.commit().await.unwrap();
+    let letters = "select count(*) from dead_letters";
+    tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+    assert_eq!(holder.query_one(letters, &[]).await.unwrap().get::<_, i64>(0), 0, "its time has not come");
+    assert!(service.stop().await.status.success());
+    assert_eq!(holder.query_one(letters, &[]).await.unwrap().get::<_, i64>(0), 1);
+}
+
+#[tokio::test]
 async fn an_event_that_finds_the_queue_full_is_taken_when_room_comes_in_time() {
     let database = TestDatabase::create().await;
     let settings = [
         ("DURABILITY", "memory"),
         ("MAX_QUEUE_SIZE", "1"),
         ("ADMIT_WAIT_MS", "30000"),
-        ("COPY_TIMEOUT_S", "3600"),
+        ("STATEMENT_TIMEOUT_MS", "300000"),
     ];
     let service = Service::start(database.url(), &settings).await;
     let mut holder = database.connect().await;

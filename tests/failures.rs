@@ -270,7 +270,7 @@ async fn a_commit_that_succeeds_after_its_timeout_makes_no_dead_letters() {
         )
         .await
         .unwrap();
-    let service = Service::start(database.url(), &[("COPY_TIMEOUT_S", "1")]).await;
+    let service = Service::start(database.url(), &[("STATEMENT_TIMEOUT_MS", "100")]).await;
     service.post(&[], "{}").await;
     let health = service.settled().await;
     assert_eq!(
@@ -278,7 +278,7 @@ async fn a_commit_that_succeeds_after_its_timeout_makes_no_dead_letters() {
         (&json!(1), &json!(0), &json!("ok"))
     );
     assert_eq!(count(database.url()).await, 1);
-    assert!(service.logged("no answer from postgres within 1 s").is_some(), "{}", service.log());
+    assert!(service.logged("no answer from postgres within 1.2 s").is_some(), "{}", service.log());
 }
 
 #[tokio::test]
@@ -296,12 +296,12 @@ async fn the_content_of_a_rejected_row_is_not_logged() {
 async fn a_row_without_a_partition_waits_for_one_and_is_no_dead_letter() {
     let database = TestDatabase::create().await;
     let client = database.connect().await;
-    let service = Service::start(database.url(), &[("PARTITION_DAYS_AHEAD", "1")]).await;
+    let service = Service::start(database.url(), &[]).await;
     let today = "select 'requests_p' || to_char(now() at time zone 'utc', 'YYYYMMDD')";
     let today: String = client.query_one(today, &[]).await.unwrap().get(0);
     let days = "select count(*) from pg_inherits where inhparent = 'requests'::regclass";
     eventually("the days are made", async || {
-        (client.query_one(days, &[]).await.unwrap().get::<_, i64>(0) == 3).then_some(())
+        (client.query_one(days, &[]).await.unwrap().get::<_, i64>(0) == 9).then_some(())
     })
     .await;
     let bounds =

@@ -2,11 +2,10 @@
 
 use std::os::unix::fs::symlink;
 use std::path::Path;
-use std::time::Duration;
 
 use crate::support::files::{body, on_disk, part, store, upload};
 use crate::support::postgres::TestDatabase;
-use crate::support::service::{Folder, Service};
+use crate::support::service::{Folder, Service, eventually, narrow};
 
 #[tokio::test]
 async fn a_file_is_sent_as_an_attachment_in_a_sandbox_under_its_own_name() {
@@ -135,24 +134,27 @@ async fn links_that_are_planted_in_the_folder_lead_nowhere() {
 async fn a_download_that_nobody_reads_gives_its_turn_back_in_time() {
     use tokio::io::AsyncWriteExt;
     let (database, data) = (TestDatabase::create().await, Folder::new());
-    let variables = [
-        ("DATA_DIR", data.path()),
-        ("MAX_DOWNLOADS", "1"),
-        ("BODY_TIMEOUT_S", "1"),
-        ("FILE_MIN_RATE", "1000000000"),
-    ];
+    // As many downloads as a 32nd of the budget holds, each for a second and what it takes at 64 KiB a second.
+    let variables = [("DATA_DIR", data.path()), ("MEMORY_BUDGET", "134217728"), ("BODY_TIMEOUT_S", "1")];
     let service = Service::start(database.url(), &variables).await;
-    let file = store(&service, "", "a", &vec![7; 32 << 20]).await;
+    let file = store(&service, "", "a", &vec![7; 512 << 10]).await;
     let path = format!("/api/files/{}", file["id"].as_str().unwrap());
-    let mut stuck = tokio::net::TcpStream::connect(&service.address).await.unwrap();
-    let request = format!("GET {path} HTTP/1.1\r\nhost: localhost\r\n\r\n");
-    stuck.write_all(request.as_bytes()).await.unwrap();
-    tokio::time::sleep(Duration::from_millis(300)).await;
-    let answer = service.get(&path).await;
-    assert_eq!((answer.status.as_u16(), answer.error_code().as_str()), (503, "overloaded"));
+    let mut stuck = Vec::new();
+    for _ in 0..32 {
+        let mut stream = narrow(&service.address).await;
+        let request = format!("GET {path} HTTP/1.1\r\nhost: localhost\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        stuck.push(stream);
+    }
+    let answer = eventually("all are under way", async || {
+        let answer = service.get(&path).await;
+        (answer.status.as_u16() == 503).then_some(answer)
+    })
+    .await;
+    assert_eq!(answer.error_code(), "overloaded");
     // HEAD, which sends nothing, needs none.
     assert_eq!(service.request("HEAD", &path, &[], "").await.status.as_u16(), 200);
-    crate::support::service::eventually("the turn comes free", async || {
+    eventually("the turn comes free", async || {
         (service.get(&path).await.status.as_u16() == 200).then_some(())
     })
     .await;

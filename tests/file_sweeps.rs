@@ -68,12 +68,12 @@ async fn a_folder_of_another_database_is_never_cleared() {
 /// The same files as a service has on this folder, to be swept as often as can be.
 fn swept_by_the_test(database: &TestDatabase, data: &Folder) -> Files {
     let url = database.url().to_owned();
-    let variables = [("DATABASE_URL", url.as_str()), ("FILES_TIMEOUT_MS", "60000")];
+    let variables = [("DATABASE_URL", url.as_str()), ("STATEMENT_TIMEOUT_MS", "60000")];
     let variables = variables.map(|(name, value)| (name.to_owned(), value.to_owned()));
     let config = Config::from_variables(&variables.into_iter().collect::<Variables>()).unwrap();
     let pool = Database::new(&ConnectionUrl::parse(&url).unwrap(), &config.database).unwrap();
     let folder = Path::new(data.path()).join("files");
-    let settings = FilesSettings { config: config.files, folder, min_free: 0 };
+    let settings = FilesSettings { config: config.files, max_downloads: 1, folder, min_free: 0 };
     Files::new(settings, &pool, &Metrics::new().unwrap())
 }
 
@@ -84,8 +84,8 @@ async fn a_content_that_is_deleted_and_uploaded_again_while_it_is_swept_is_never
     let variables = [
         ("DATA_DIR", data.path()),
         ("FILES_SWEEP_S", "0"),
-        ("FILES_WAIT_MS", "60000"),
-        ("FILES_TIMEOUT_MS", "60000"),
+        ("POOL_WAIT_MS", "60000"),
+        ("STATEMENT_TIMEOUT_MS", "60000"),
     ];
     let service = Arc::new(Service::start(database.url(), &variables).await);
     let files = swept_by_the_test(&database, &data);

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 
 use crate::support::accounts::{PASSWORD, guarded, log_in, register, tidegate, tidegate_with};
-use crate::support::imports::{count, ended, process};
+use crate::support::imports::{count, ended, process, small_parts};
 use crate::support::postgres::TestDatabase;
 use crate::support::service::{Service, eventually};
 
@@ -13,7 +13,8 @@ use crate::support::service::{Service, eventually};
 async fn an_import_ends_with_its_file() {
     let database = TestDatabase::create().await;
     let client = database.connect().await;
-    let variables = [("IMPORT_PART_BYTES", "4096"), ("IMPORT_WRITERS", "1"), ("IMPORTS_AT_ONCE", "1")];
+    let variables = [("DB_POOL_SIZE", "19")];
+    small_parts(&client, 4096).await;
     let service = Service::start(database.url(), &variables).await;
     let lines: String = (0..200_000).map(|n| format!("{n}\n")).collect();
     let file = process(&service, "?kind=event", "", &lines).await;
@@ -34,7 +35,8 @@ async fn an_import_ends_with_its_file() {
 async fn a_file_can_be_deleted_while_many_lanes_import_it() {
     let database = TestDatabase::create().await;
     let client = database.connect().await;
-    let variables = [("IMPORT_PART_BYTES", "16384"), ("IMPORT_WRITERS", "4")];
+    let variables = [("DB_POOL_SIZE", "40")];
+    small_parts(&client, 16384).await;
     let service = Service::start(database.url(), &variables).await;
     let lines: String = (0..400_000).map(|n| format!("{n}\n")).collect();
     let file = process(&service, "?kind=event", "", &lines).await;
@@ -50,7 +52,8 @@ async fn a_file_can_be_deleted_while_many_lanes_import_it() {
 async fn a_user_can_be_deleted_while_many_lanes_import_a_file_of_his() {
     let database = TestDatabase::create().await;
     let client = database.connect().await;
-    let variables = [("IMPORT_PART_BYTES", "4096"), ("IMPORT_WRITERS", "4")];
+    let variables = [("DB_POOL_SIZE", "40")];
+    small_parts(&client, 4096).await;
     let service = guarded(&database, &variables).await;
     // Conversations, as their owner's row is looked at by each part that makes one.
     let line = |n: u32| json!({"kind": "conversation", "title": format!("{n}")}).to_string() + "\n";
@@ -106,7 +109,7 @@ async fn parts_on_their_way_when_a_users_imports_end_are_counted() {
         on_its_way.commit().await.unwrap();
     };
     let deleting = async {
-        let variables = [("AUTH_TIMEOUT_MS", "500")];
+        let variables = [("STATEMENT_TIMEOUT_MS", "500")];
         tidegate_with(&database, &["users", "delete", "ada@example.com"], "", &variables).await
     };
     let (deleted, ()) = tokio::join!(deleting, committing);

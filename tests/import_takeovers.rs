@@ -7,7 +7,7 @@ use serde_json::json;
 
 use crate::support::accounts::send;
 use crate::support::files::{on_disk, store};
-use crate::support::imports::{PROCESS, count, ended, figures, process, progress};
+use crate::support::imports::{PROCESS, count, ended, figures, process, progress, small_parts};
 use crate::support::postgres::TestDatabase;
 use crate::support::service::{Folder, Service, eventually};
 
@@ -17,7 +17,8 @@ async fn an_import_that_is_killed_again_and_again_stores_each_line_once() {
     let database = TestDatabase::create().await;
     let client = database.connect().await;
     let data = Folder::new();
-    let variables = [("DATA_DIR", data.path()), ("IMPORT_PART_BYTES", "4096")];
+    let variables = [("DATA_DIR", data.path())];
+    small_parts(&client, 4096).await;
     let lines: String = (0..LINES).map(|n| format!("{{\"n\":{n},\"x\":\"{}\"}}\n", "y".repeat(30))).collect();
     let mut service = Service::start(database.url(), &variables).await;
     let file = process(&service, "?kind=event", "", &lines).await;
@@ -78,7 +79,8 @@ async fn a_node_without_the_file_leaves_its_import_to_the_one_that_has_it_whoeve
     let database = TestDatabase::create().await;
     let client = database.connect().await;
     let (with, without) = (Folder::new(), Folder::new());
-    let variables = [("IMPORT_PART_BYTES", "4096"), ("IMPORT_WRITERS", "1"), ("FILES_SWEEP_S", "1")];
+    let variables = [("DB_POOL_SIZE", "19"), ("FILES_SWEEP_S", "1")];
+    small_parts(&client, 4096).await;
     let node = async |data: &Folder| {
         Service::start(database.url(), &[&variables[..], &[("DATA_DIR", data.path())]].concat()).await
     };
@@ -123,7 +125,7 @@ async fn a_node_without_the_file_leaves_its_import_to_the_one_that_has_it_whoeve
 #[tokio::test]
 async fn a_content_that_cannot_be_read_holds_up_no_other_import() {
     let (database, data) = (TestDatabase::create().await, Folder::new());
-    let variables = [("DATA_DIR", data.path()), ("IMPORTS_AT_ONCE", "1")];
+    let variables = [("DATA_DIR", data.path()), ("DB_POOL_SIZE", "19")];
     let service = Service::start(database.url(), &variables).await;
     let damaged = store(&service, "", "damaged", b"1\n2\n").await;
     std::fs::write(&on_disk(&data).0[0], "1").unwrap();

@@ -5,7 +5,9 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::support::accounts::{guarded, key, log_in, register, send};
-use crate::support::imports::{NDJSON, PROCESS, count, ended, figures, post, process, progress, rejected};
+use crate::support::imports::{
+    NDJSON, PROCESS, count, ended, figures, post, process, progress, rejected, small_parts,
+};
 use crate::support::postgres::TestDatabase;
 use crate::support::service::{Service, eventually};
 use crate::support::sse::EventStream;
@@ -46,8 +48,8 @@ async fn lines_become_events_but_for_those_that_are_no_json_and_a_file_is_proces
 async fn a_file_may_hold_conversations_their_messages_and_events_in_order() {
     let database = TestDatabase::create().await;
     // A part a line or two, so that messages and their conversations are in different ones.
-    let service =
-        Service::start(database.url(), &[("IMPORT_PART_BYTES", "4096"), ("IMPORT_WRITERS", "4")]).await;
+    small_parts(&database.connect().await, 4096).await;
+    let service = Service::start(database.url(), &[("DB_POOL_SIZE", "40")]).await;
     let id = |n: usize| format!("00000000-0000-4000-8000-{n:012}");
     let message = |conversation: &str, text: &str| {
         json!({"kind": "message", "thread": conversation, "role": "user", "text": text, "more": [1]})
@@ -173,23 +175,22 @@ async fn a_row_that_postgres_refuses_is_left_out_alone() {
 #[tokio::test]
 async fn reasons_are_kept_up_to_a_number_and_long_lines_are_not_held() {
     let database = TestDatabase::create().await;
-    let variables =
-        [("IMPORT_MAX_REJECTED", "3"), ("MAX_IMPORT_LINE_BYTES", "1024"), ("IMPORT_PART_BYTES", "4096")];
-    let service = Service::start(database.url(), &variables).await;
+    small_parts(&database.connect().await, 4096).await;
+    let service = Service::start(database.url(), &[("MAX_EVENT_BYTES", "1024")]).await;
     let mut lines = "\"".to_owned() + &"x".repeat(3_000_000) + "\"\n";
-    lines.push_str(&"no\n".repeat(5_000));
+    lines.push_str(&"no\n".repeat(105_000));
     lines.push_str("1\n");
     let file = process(&service, "?kind=event", "", &lines).await;
-    assert_eq!(figures(&ended(&service, "", &file).await), (5_002, 1, 5_001));
+    assert_eq!(figures(&ended(&service, "", &file).await), (105_002, 1, 105_001));
     let answer = service.get(&format!("/api/files/{file}/rejected")).await;
-    assert_eq!(answer.header("x-total-count"), "5001");
+    assert_eq!(answer.header("x-total-count"), "105001");
     let text = String::from_utf8(answer.body.to_vec()).unwrap();
     assert!(
-        text.starts_with("{\"line\":1,\"reason\":\"the line is too long (MAX_IMPORT_LINE_BYTES)\"}\n"),
+        text.starts_with("{\"line\":1,\"reason\":\"the line is too long (MAX_EVENT_BYTES)\"}\n"),
         "{text}"
     );
     assert!(
-        (3..1_500).contains(&text.lines().count()),
+        (100_000..101_500).contains(&text.lines().count()),
         "one part's at the most beyond it: {}",
         text.lines().count()
     );
@@ -198,7 +199,8 @@ async fn reasons_are_kept_up_to_a_number_and_long_lines_are_not_held() {
 #[tokio::test]
 async fn progress_can_be_followed_to_its_end() {
     let database = TestDatabase::create().await;
-    let service = Service::start(database.url(), &[("IMPORT_PART_BYTES", "4096")]).await;
+    small_parts(&database.connect().await, 4096).await;
+    let service = Service::start(database.url(), &[]).await;
     let lines: String = (0..20_000).map(|n| format!("{n}\n")).collect();
     let file = process(&service, "?kind=event", "", &lines).await;
     let path = format!("/api/files/{file}/progress");
@@ -265,7 +267,8 @@ async fn what_is_no_request_for_an_import_is_refused() {
 async fn whoever_follows_a_conversation_gets_imported_messages_once_and_in_the_order_of_their_lines() {
     const LINES: usize = 3_000;
     let database = TestDatabase::create().await;
-    let variables = [("IMPORT_PART_BYTES", "65536"), ("IMPORT_WRITERS", "3")];
+    small_parts(&database.connect().await, 65536).await;
+    let variables = [("DB_POOL_SIZE", "30")];
     let service = Service::start(database.url(), &variables).await;
     let conversation =
         send(&service, "POST", "/api/conversations", "", &json!({})).await.json()["id"].clone();
@@ -325,12 +328,15 @@ async fn many_refused_rows_leave_no_subtransactions_behind() {
 #[tokio::test]
 async fn lines_that_do_not_come_hold_a_turn_no_longer_than_any_body() {
     let database = TestDatabase::create().await;
-    let variables = [("MAX_UPLOADS", "1"), ("BODY_TIMEOUT_S", "1")];
+    let variables = [("BODY_TIMEOUT_S", "1")];
     let service = Service::start(database.url(), &variables).await;
     let request = format!(
         "POST {PROCESS} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/x-ndjson\r\ncontent-length: 2000000000\r\n\r\n1"
     );
-    let answer = service.raw(request.as_bytes(), Duration::from_secs(10)).await;
-    assert!(answer.starts_with("HTTP/1.1 408 "), "{answer}");
+    // As many as there are turns.
+    let answers = (0..8).map(|_| service.raw(request.as_bytes(), Duration::from_secs(10)));
+    for answer in futures_util::future::join_all(answers).await {
+        assert!(answer.starts_with("HTTP/1.1 408 "), "{answer}");
+    }
     process(&service, "?kind=event", "", "1\n").await;
 }

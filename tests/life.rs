@@ -93,17 +93,18 @@ async fn settings_that_cannot_be_used_are_one_line_on_stderr_and_exit_2() {
             &[("HOST", "0.0.0.0")],
             "tidegate: HOST: got \"0.0.0.0\", takes a loopback address, unless AUTH=required: whoever reaches an open service may use it\n",
         ),
+        (&[("MAX_FOLLOWERS", "10")], "tidegate: MAX_FOLLOWERS is gone: use MAX_SUBSCRIBERS\n"),
         (
-            &[("MAX_QUEUE_SIZE", "10"), ("MAX_BATCH_EVENTS", "11")],
-            "tidegate: MAX_BATCH_EVENTS: got \"11\", takes at most MAX_QUEUE_SIZE, 10\n",
+            &[("MEMORY_BUDGET", "268435456"), ("MAX_QUEUE_BYTES", "268435456")],
+            "tidegate: MEMORY_BUDGET: got \"268435456\", takes at least 369098752: MAX_QUEUE_BYTES and SUBSCRIBERS_BYTES as they are set, and 100663296 more\n",
         ),
         (
             &[("HOST", "x86_64-conda-linux-gnu")],
             "tidegate: HOST: got \"x86_64-conda-linux-gnu\", takes an IP address to listen on, or localhost; conda and some shells export a HOST of their own: unset it, or set HOST=127.0.0.1\n",
         ),
         (
-            &[("DB_POOL_SIZE", "13")],
-            "tidegate: DB_POOL_SIZE: got \"13\", takes at least 14, WRITERS (2) and 12 more\n",
+            &[("DB_POOL_SIZE", "4")],
+            "tidegate: DB_POOL_SIZE: got \"4\", takes a whole number from 5 to 10000 (connections)\n",
         ),
         (
             &[("JOURNAL_MAX_BYTES", "1")],
@@ -168,7 +169,7 @@ async fn a_dot_env_file_is_shared_with_other_tools_and_an_error_shows_no_value()
 #[tokio::test]
 async fn the_least_journal_takes_events() {
     let database = TestDatabase::create().await;
-    let variables = [("JOURNAL_MAX_BYTES", "16777216"), ("JOURNAL_SEGMENT_BYTES", "")];
+    let variables = [("JOURNAL_MAX_BYTES", "16777216")];
     let service = Service::start(database.url(), &variables).await;
     for _ in 0..3 {
         let answer = service.post(&[], "{}").await;
@@ -287,7 +288,7 @@ async fn health_tells_what_happens() {
 #[tokio::test]
 async fn a_slow_or_stuck_client_is_cut_off_and_others_are_served() {
     let database = TestDatabase::create().await;
-    let settings = [("HEADER_TIMEOUT_S", "1"), ("IDLE_TIMEOUT_S", "2"), ("BODY_TIMEOUT_S", "1")];
+    let settings = [("IDLE_TIMEOUT_S", "2"), ("BODY_TIMEOUT_S", "1")];
     let service = Service::start(database.url(), &settings).await;
     let cut_off = async |sent: &str| {
         let started = Instant::now();

@@ -259,11 +259,8 @@ async fn raw_until(stream: &mut tokio::net::TcpStream, until: &str) -> String {
 #[tokio::test]
 async fn a_subscriber_of_a_quiet_conversation_continues_although_old_changes_were_deleted() {
     let database = TestDatabase::create().await;
-    let service = Service::start(
-        database.url(),
-        &[("CHANGES_RETENTION_S", "1"), ("FOLLOWER_HEARTBEAT_S", "1"), ("SEARCH_INTERVAL_MS", "50")],
-    )
-    .await;
+    let service =
+        Service::start(database.url(), &[("CHANGES_RETENTION_S", "1"), ("SSE_HEARTBEAT_S", "1")]).await;
     let quiet = make(&service, "").await;
     let busy = make(&service, "").await;
     say(&service, &quiet, "before").await;
@@ -312,8 +309,7 @@ async fn a_subscriber_of_a_quiet_conversation_continues_although_old_changes_wer
 #[tokio::test]
 async fn an_id_without_an_event_never_skips_an_undelivered_change() {
     let database = TestDatabase::create().await;
-    let service =
-        Service::start(database.url(), &[("FOLLOWER_HEARTBEAT_S", "1"), ("FEED_POLL_MS", "50")]).await;
+    let service = Service::start(database.url(), &[("SSE_HEARTBEAT_S", "1")]).await;
     let conversation = make(&service, "").await;
     let busy = make(&service, "").await;
     let (mut last, mut told) = (String::new(), Vec::new());
@@ -356,7 +352,7 @@ async fn an_id_without_an_event_never_skips_an_undelivered_change() {
 async fn a_client_that_does_not_read_is_cut_off_and_delays_no_other() {
     let database = TestDatabase::create().await;
     let service =
-        Service::start(database.url(), &[("FOLLOWER_BYTES", "1000000"), ("MAX_FOLLOWERS", "3")]).await;
+        Service::start(database.url(), &[("SUBSCRIBER_BYTES", "1000000"), ("MAX_SUBSCRIBERS", "3")]).await;
     let conversation = make(&service, "").await;
     let mut slow = tokio::net::TcpStream::connect(&service.address).await.unwrap();
     let request = format!("GET {conversation}/messages?live=sse HTTP/1.1\r\nhost: localhost\r\n\r\n");
@@ -384,7 +380,7 @@ async fn a_client_that_does_not_read_is_cut_off_and_delays_no_other() {
 async fn unsent_bytes_of_all_subscribers_are_bounded_and_readers_miss_nothing() {
     let database = TestDatabase::create().await;
     let limit = 4_194_304;
-    let service = Service::start(database.url(), &[("FOLLOWERS_BYTES", &limit.to_string())]).await;
+    let service = Service::start(database.url(), &[("SUBSCRIBERS_BYTES", &limit.to_string())]).await;
     let conversation = make(&service, "").await;
     let mut reader = follow(&service, &conversation, "").await;
     // Some catch up with much, the others get it live.
@@ -429,7 +425,7 @@ async fn unsent_bytes_of_all_subscribers_are_bounded_and_readers_miss_nothing() 
 #[tokio::test]
 async fn subscribers_that_catch_up_without_reading_hold_bounded_memory() {
     let database = TestDatabase::create().await;
-    let service = Service::start(database.url(), &[("FOLLOWERS_BYTES", "1048576")]).await;
+    let service = Service::start(database.url(), &[("SUBSCRIBERS_BYTES", "1048576")]).await;
     let conversation = make(&service, "").await;
     let text = "x".repeat(200_000);
     for _ in 0..60 {
@@ -464,7 +460,7 @@ async fn subscribers_that_catch_up_without_reading_hold_bounded_memory() {
 #[tokio::test]
 async fn one_user_cannot_take_all_streams() {
     let database = TestDatabase::create().await;
-    let service = guarded(&database, &[("REGISTRATION", "on"), ("MAX_USER_FOLLOWERS", "2")]).await;
+    let service = guarded(&database, &[("REGISTRATION", "on"), ("MAX_USER_SUBSCRIBERS", "2")]).await;
     let mut status = Vec::new();
     let mut streams = Vec::new();
     for (email, count) in [("ada@example.com", 3), ("bob@example.com", 1)] {
@@ -498,7 +494,7 @@ async fn a_stop_ends_streams_at_once() {
 #[tokio::test]
 async fn a_stream_ends_with_its_token_and_another_users_conversation_is_not_found() {
     let database = TestDatabase::create().await;
-    let service = guarded(&database, &[("REGISTRATION", "on"), ("FOLLOWER_HEARTBEAT_S", "1")]).await;
+    let service = guarded(&database, &[("REGISTRATION", "on"), ("SSE_HEARTBEAT_S", "1")]).await;
     register(&service, "ada@example.com").await;
     let ada = log_in(&service, "ada@example.com").await.access;
     let conversation = make(&service, &ada).await;

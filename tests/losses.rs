@@ -263,7 +263,7 @@ async fn an_idle_journal_has_no_pending_bytes() {
 #[tokio::test]
 async fn clients_that_hold_all_connections_leave_descriptors_for_the_journal_and_operators() {
     let database = TestDatabase::create().await;
-    let settings = [("MAX_DOWNLOADS", "8"), ("HTTP_THREADS", "1"), ("JOURNAL_KEEP_BYTES", "0")];
+    let settings = [("MEMORY_BUDGET", "134217728"), ("HTTP_THREADS", "1"), ("JOURNAL_KEEP_BYTES", "0")];
     let service = Service::start_limited(200, database.url(), &settings).await;
     assert!(service.log().contains("fewer connections than MAX_CONNECTIONS"), "{}", service.log());
     // Connected before the other clients.

@@ -56,6 +56,7 @@ mod records;
 mod schema;
 mod search;
 mod shared_databases;
+mod small_pool;
 mod sse;
 mod stress;
 mod support;

@@ -62,7 +62,7 @@ async fn a_message_comes_back_as_it_was_sent_and_moves_its_conversation() {
 #[tokio::test]
 async fn an_array_is_added_as_a_whole_or_not_at_all() {
     let database = TestDatabase::create().await;
-    let service = Service::start(database.url(), &[("MAX_MESSAGES_PER_APPEND", "3")]).await;
+    let service = Service::start(database.url(), &[]).await;
     let conversation = make(&service, "").await;
     let path = format!("{conversation}/messages");
     let message = |content: &str| json!({"role": "user", "content": content});
@@ -75,9 +75,7 @@ async fn an_array_is_added_as_a_whole_or_not_at_all() {
         (refused.status.as_u16(), refused.json()["error"]["field"].clone()),
         (400, json!("[1].content"))
     );
-    let many =
-        send(&service, "POST", &path, "", &json!([message("d"), message("d"), message("d"), message("d")]))
-            .await;
+    let many = send(&service, "POST", &path, "", &Value::Array(vec![message("d"); 101])).await;
     assert_eq!((many.status.as_u16(), many.error_code().as_str()), (413, "too_large"));
     assert_eq!(send(&service, "POST", &path, "", &json!([])).await.status.as_u16(), 400);
     assert_eq!(service.get(&path).await.json(), added.json());
@@ -176,14 +174,10 @@ async fn a_key_makes_a_retry_harmless_and_belongs_to_one_body() {
 #[tokio::test]
 async fn invalid_members_are_refused_by_name() {
     let database = TestDatabase::create().await;
-    let service = Service::start(
-        database.url(),
-        &[("MAX_MESSAGE_BYTES", "1024"), ("MAX_METADATA_BYTES", "100"), ("MAX_JSON_DEPTH", "20")],
-    )
-    .await;
+    let service = Service::start(database.url(), &[("MAX_MESSAGE_BYTES", "1024")]).await;
     let conversation = make(&service, "").await;
     let path = format!("{conversation}/messages");
-    let long = "x".repeat(1025);
+    let (long, longer) = ("x".repeat(1025), "x".repeat(65_536));
     for (body, status, field) in [
         ("", 400, "body"),
         ("{", 400, "body"),
@@ -206,12 +200,12 @@ async fn invalid_members_are_refused_by_name() {
         (r#"{"role":"user","content":"","id":"1"}"#, 400, "id"),
         (r#"[{"role":"user","content":""},[]]"#, 400, "[1]"),
         (&format!(r#"{{"role":"user","content":"{long}"}}"#), 413, "content"),
-        (&format!(r#"{{"role":"user","content":"","metadata":{{"a":"{long}"}}}}"#), 413, "metadata"),
+        (&format!(r#"{{"role":"user","content":"","metadata":{{"a":"{longer}"}}}}"#), 413, "metadata"),
         (
             &format!(
                 r#"{{"role":"user","content":"","metadata":{}1{}}}"#,
-                "{\"a\":".repeat(30),
-                "}".repeat(30)
+                "{\"a\":".repeat(1_010),
+                "}".repeat(1_010)
             ),
             400,
             "metadata",

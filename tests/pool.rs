@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use tidegate::config::{Config, Variables};
+use tidegate::config::{Config, Quota, Variables};
 use tidegate::db::{ConnectionUrl, Database, DbError, begin_in_time};
 use tokio_postgres::Client;
 
@@ -18,10 +18,11 @@ const WAIT: &str = "select pg_advisory_xact_lock_shared(7)";
 
 /// A quota of one connection, for which a caller waits a moment.
 fn quota(database: &TestDatabase) -> Database {
-    let variables = [("DATABASE_URL".to_owned(), database.url().to_owned())];
+    let variables = [("DATABASE_URL", database.url()), ("POOL_WAIT_MS", "100")];
+    let variables = variables.map(|(name, value)| (name.to_owned(), value.to_owned()));
     let config = Config::from_variables(&variables.into_iter().collect::<Variables>()).unwrap();
     let url = ConnectionUrl::parse(database.url()).unwrap();
-    Database::new(&url, &config.database).unwrap().quota(1, Duration::from_millis(100))
+    Database::new(&url, &config.database).unwrap().quota(Quota { connections: 1, is_long: false })
 }
 
 /// The backend that waits for the test's lock.

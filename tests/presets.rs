@@ -47,7 +47,7 @@ const STRANGE: &[(&str, &str)] = &[
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_face_works_with_strange_presets() {
     let database = preset(STRANGE).await;
-    let service = Service::start(database.url(), &[("SEARCH_INTERVAL_MS", "50")]).await;
+    let service = Service::start(database.url(), &[]).await;
     for n in 0..20 {
         let headers = [("idempotency-key", format!("k{}", n / 2))];
         let headers: Vec<_> = headers.iter().map(|(name, value)| (*name, value.as_str())).collect();

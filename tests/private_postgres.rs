@@ -19,7 +19,7 @@ use crate::support::postgres::{Scratch, connect, postmaster_pid};
 const SERVICE_DIR: &str = "TIDEGATE_TEST_SERVICE_DIR";
 
 async fn start(scratch: &Scratch) -> PrivateCluster {
-    PrivateCluster::start(scratch.path(), None).await.unwrap()
+    PrivateCluster::start(scratch.path()).await.unwrap()
 }
 
 async fn remember(url: &str, n: i32) {
@@ -63,7 +63,7 @@ impl Service {
 fn a_service_to_be_killed() {
     let Some(dir) = std::env::var_os(SERVICE_DIR) else { return };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let _cluster = runtime.block_on(PrivateCluster::start(Path::new(&dir), None)).unwrap();
+    let _cluster = runtime.block_on(PrivateCluster::start(Path::new(&dir))).unwrap();
     fs::write(Path::new(&dir).join("service.ready"), "").unwrap();
     loop {
         std::thread::park();
@@ -146,7 +146,7 @@ async fn a_pid_file_that_names_another_process_does_not_keep_postgres_from_start
     fs::write(&pid_file, format!("{}\n/elsewhere\n1\n5432\n\n127.0.0.1\n  1 1\nready   \n", other.id()))
         .unwrap();
 
-    let started = PrivateCluster::start(scratch.path(), None).await;
+    let started = PrivateCluster::start(scratch.path()).await;
     let left_alone = other.try_wait().unwrap().is_none();
     other.kill().unwrap();
     other.wait().unwrap();
@@ -158,7 +158,7 @@ async fn a_pid_file_that_names_another_process_does_not_keep_postgres_from_start
 async fn the_second_service_on_a_data_dir_is_refused_with_the_pid_of_the_first() {
     let scratch = Scratch::with_cluster(&[]).await;
     let first = start(&scratch).await;
-    let refusal = PrivateCluster::start(scratch.path(), None).await.unwrap_err();
+    let refusal = PrivateCluster::start(scratch.path()).await.unwrap_err();
     assert!(matches!(&refusal, PrivateError::InUse { .. }), "{refusal:?}");
     assert!(refusal.to_string().contains(&format!("(pid {})", std::process::id())), "{refusal}");
     assert!(refusal.to_string().contains(scratch.path().to_str().unwrap()), "{refusal}");
@@ -201,21 +201,21 @@ async fn a_data_dir_that_the_account_cannot_enter_works_like_any_other() {
     fs::DirBuilder::new().mode(0o700).create(&closed).unwrap();
     let data_dir = closed.join("data");
 
-    let first = PrivateCluster::start(&data_dir, None).await.unwrap();
+    let first = PrivateCluster::start(&data_dir).await.unwrap();
     let client = connect(first.url()).await;
     client.batch_execute("create table memory as select 9 as n; checkpoint").await.unwrap();
     let reloaded: bool = client.query_one("select pg_reload_conf()", &[]).await.unwrap().get(0);
     assert!(reloaded);
     assert_ne!(data_dir.join("postgres").metadata().unwrap().uid(), 0);
     drop(first);
-    let adopted = PrivateCluster::start(&data_dir, None).await.unwrap();
+    let adopted = PrivateCluster::start(&data_dir).await.unwrap();
     let sockets: String =
         connect(adopted.url()).await.query_one("show unix_socket_directories", &[]).await.unwrap().get(0);
     assert!(Path::new(&sockets).exists());
     adopted.stop().await.unwrap();
     assert!(!Path::new(&sockets).exists(), "{sockets} is left over");
 
-    let second = PrivateCluster::start(&data_dir, None).await.unwrap();
+    let second = PrivateCluster::start(&data_dir).await.unwrap();
     assert_eq!(recall(second.url()).await, 9);
     second.stop().await.unwrap();
 }
@@ -224,7 +224,7 @@ async fn a_data_dir_that_the_account_cannot_enter_works_like_any_other() {
 async fn a_data_dir_may_be_long_and_hold_any_character() {
     let scratch = Scratch::new();
     let data_dir = scratch.path().join(format!("it's \"$HOME\", 100% `ü` {}", "long ".repeat(30)));
-    let cluster = PrivateCluster::start(&data_dir, None).await.unwrap();
+    let cluster = PrivateCluster::start(&data_dir).await.unwrap();
     remember(cluster.url(), 2).await;
     assert_eq!(recall(&running_url(&data_dir).unwrap()).await, 2);
     cluster.stop().await.unwrap();
@@ -281,17 +281,6 @@ async fn the_port_is_kept_while_it_is_free_and_changed_when_it_is_not() {
 }
 
 #[tokio::test]
-async fn a_pg_bin_without_binaries_says_what_to_set() {
-    let scratch = Scratch::new();
-    let empty = scratch.path().join("bin");
-    fs::create_dir(&empty).unwrap();
-    let error = PrivateCluster::start(scratch.path(), Some(&empty)).await.unwrap_err().to_string();
-    assert!(error.contains("PG_BIN"), "{error}");
-    assert!(error.contains(empty.to_str().unwrap()), "{error}");
-    assert!(error.contains("initdb, pg_ctl and postgres"), "{error}");
-}
-
-#[tokio::test]
 async fn data_of_another_major_version_is_refused_with_the_one_it_needs() {
     let scratch = Scratch::with_cluster(&[]).await;
     start(&scratch).await.stop().await.unwrap();
@@ -299,7 +288,7 @@ async fn data_of_another_major_version_is_refused_with_the_one_it_needs() {
     let started = fs::read_to_string(cluster.join("postmaster.opts")).unwrap();
     let bin: PathBuf = Path::new(started.split(' ').next().unwrap()).parent().unwrap().into();
     fs::write(cluster.join("PG_VERSION"), "12\n").unwrap();
-    let error = PrivateCluster::start(scratch.path(), Some(&bin)).await.unwrap_err();
+    let error = PrivateCluster::start(scratch.path()).await.unwrap_err();
     assert!(matches!(&error, PrivateError::OtherMajor { needed: 12, .. }), "{error:?}");
     assert!(error.to_string().contains("install Postgres 12"), "{error}");
     assert!(error.to_string().contains(bin.to_str().unwrap()), "{error}");
@@ -316,7 +305,7 @@ async fn a_folder_that_is_no_cluster_is_left_alone() {
     fs::create_dir(&cluster).unwrap();
     std::os::unix::fs::chown(&cluster, Some(owner_of_clusters()), None).unwrap();
     fs::write(cluster.join("thesis.tex"), "precious").unwrap();
-    let error = PrivateCluster::start(scratch.path(), None).await.unwrap_err();
+    let error = PrivateCluster::start(scratch.path()).await.unwrap_err();
     assert!(matches!(&error, PrivateError::NotACluster { .. }), "{error:?}");
     assert_eq!(fs::read_to_string(cluster.join("thesis.tex")).unwrap(), "precious");
 }
@@ -329,7 +318,7 @@ fn owner_of_clusters() -> u32 {
 async fn a_cluster_whose_password_is_gone_is_not_touched() {
     let scratch = Scratch::with_cluster(&[]).await;
     fs::remove_file(scratch.path().join("postgres.password")).unwrap();
-    let error = PrivateCluster::start(scratch.path(), None).await.unwrap_err();
+    let error = PrivateCluster::start(scratch.path()).await.unwrap_err();
     assert!(matches!(&error, PrivateError::NoPassword { .. }), "{error:?}");
     assert!(!scratch.path().join("postgres.password").exists());
 }
@@ -337,7 +326,7 @@ async fn a_cluster_whose_password_is_gone_is_not_touched() {
 #[tokio::test]
 async fn a_start_that_fails_shows_the_end_of_postgres_log() {
     let scratch = Scratch::with_cluster(&[("shared_buffers", "a lot")]).await;
-    let error = PrivateCluster::start(scratch.path(), None).await.unwrap_err().to_string();
+    let error = PrivateCluster::start(scratch.path()).await.unwrap_err().to_string();
     assert!(error.contains("invalid value for parameter \"shared_buffers\""), "{error}");
     assert!(error.contains("postgres.log"), "{error}");
 }

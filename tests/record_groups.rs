@@ -49,7 +49,7 @@ async fn a_locked_collection_delays_no_other() {
 #[tokio::test]
 async fn a_request_is_refused_if_its_batch_does_not_begin_in_time() {
     let database = TestDatabase::create().await;
-    let service = Service::start(database.url(), &[("RECORDS_WAIT_MS", "400")]).await;
+    let service = Service::start(database.url(), &[("POOL_WAIT_MS", "400")]).await;
     create(&service, &json!({})).await;
     let client = database.connect().await;
     client.batch_execute("begin; lock table records_1").await.unwrap();

@@ -44,7 +44,7 @@ async fn a_records_size_counts_all_stored_digits() {
 #[tokio::test]
 async fn a_fetched_record_of_any_size_can_be_sent_back() {
     let database = TestDatabase::create().await;
-    let service = Service::start(database.url(), &[("MAX_RECORD_BYTES", "4096")]).await;
+    let service = Service::start(database.url(), &[("MAX_EVENT_BYTES", "4096")]).await;
     // Of what is stored, jsonb's spaces are the larger the shorter its members are.
     let zeros = vec!["0"; (4096 - r#"{"a":[]}"#.len()) / 2].join(",");
     let made = service.request("POST", ITEMS, &[], format!("{{\"a\":[{zeros}]}}")).await;

@@ -164,7 +164,7 @@ async fn a_recreated_id_never_has_its_old_tag() {
 async fn in_a_batch_the_invalid_record_fails_alone() {
     let database = TestDatabase::create().await;
     // One batch at a time, so that all of them wait together behind the lock.
-    let service = Service::start(database.url(), &[("RECORDS_WRITERS", "1")]).await;
+    let service = Service::start(database.url(), &[("DB_POOL_SIZE", "19")]).await;
     let first = create(&service, &json!({})).await;
     let client = database.connect().await;
     client.batch_execute("alter table records_1 add check (data->>'evil' is null)").await.unwrap();
@@ -288,7 +288,7 @@ async fn changes_are_deleted_after_their_retention() {
 #[tokio::test]
 async fn bad_input_is_refused_by_name() {
     let database = TestDatabase::create().await;
-    let service = Service::start(database.url(), &[("MAX_RECORD_BYTES", "2048")]).await;
+    let service = Service::start(database.url(), &[("MAX_EVENT_BYTES", "2048")]).await;
     let record = create(&service, &json!({})).await;
     for name in [
         "a%22b",

@@ -85,9 +85,9 @@ async fn everything_lives_in_the_configured_schema() {
 #[tokio::test]
 async fn days_are_created_ahead_and_events_are_stored_in_theirs() {
     let database = TestDatabase::create().await;
-    let service = Service::start(database.url(), &[("PARTITION_DAYS_AHEAD", "2")]).await;
-    eventually("today and two days ahead", async || {
-        (names(&database, PARTITIONS).await.len() == 4).then_some(())
+    let service = Service::start(database.url(), &[]).await;
+    eventually("today and seven days ahead", async || {
+        (names(&database, PARTITIONS).await.len() == 9).then_some(())
     })
     .await;
     service.post(&[], "{}").await;
@@ -116,7 +116,7 @@ async fn the_first_migration_decides_about_partitioning() {
 #[tokio::test]
 async fn retention_drops_old_days_under_load_and_moves_rows_of_the_default_partition() {
     let database = TestDatabase::create().await;
-    let config = settings(&[("RETENTION_DAYS", "3"), ("PARTITION_DAYS_AHEAD", "1")]);
+    let config = settings(&[("RETENTION_DAYS", "3")]);
     let pool = Database::new(&ConnectionUrl::parse(database.url()).unwrap(), &config.database).unwrap();
     let keeper = PartitionManager::new(pool, &config.database);
     let client = database.connect().await;
@@ -124,9 +124,9 @@ async fn retention_drops_old_days_under_load_and_moves_rows_of_the_default_parti
     let long_ago = SystemTime::now() - 10 * day;
 
     assert!(keeper.round_as_of(long_ago).await.unwrap().is_complete());
-    assert_eq!(names(&database, PARTITIONS).await.len(), 3);
+    assert_eq!(names(&database, PARTITIONS).await.len(), 9);
     // Today has no partition yet, so an event goes to the default one.
-    let service = Service::start(database.url(), &[("PARTITION_DAYS_AHEAD", "1")]).await;
+    let service = Service::start(database.url(), &[]).await;
     service.post(&[], "{}").await;
     service.settled().await;
     drop(service);
@@ -135,21 +135,18 @@ async fn retention_drops_old_days_under_load_and_moves_rows_of_the_default_parti
         let ms = time.duration_since(SystemTime::UNIX_EPOCH).unwrap().as_millis();
         uuid::Uuid::from_u128(ms << 80 | 0x7 << 76 | 0x8 << 60)
     };
-    let tomorrow_but_one = SystemTime::now() + 2 * day;
-    for time in [long_ago, tomorrow_but_one, long_ago - 5 * day] {
+    let beyond = SystemTime::now() + 8 * day;
+    for time in [long_ago, beyond, long_ago - 5 * day] {
         client
             .execute("insert into requests (id, trace_id, received_at) values ($1, 'x', now())", &[&id(time)])
             .await
             .unwrap();
     }
     let in_net = "select id::text from requests_default order by 1";
-    assert_eq!(
-        names(&database, in_net).await,
-        [id(long_ago - 5 * day).to_string(), id(tomorrow_but_one).to_string()]
-    );
+    assert_eq!(names(&database, in_net).await, [id(long_ago - 5 * day).to_string(), id(beyond).to_string()]);
 
     // A concurrent writer.
-    let writing = Service::start(database.url(), &[("PARTITION_DAYS_AHEAD", "1")]).await;
+    let writing = Service::start(database.url(), &[]).await;
     let rounds = async {
         eventually("all is done", async || {
             keeper.round_as_of(SystemTime::now() + day).await.unwrap().is_complete().then_some(())
@@ -171,7 +168,7 @@ async fn retention_drops_old_days_under_load_and_moves_rows_of_the_default_parti
     tokio::join!(rounds, write);
     assert_eq!(writing.settled().await["committed"], 10_000);
     let kept = names(&database, "select id::text from requests where trace_id = 'x' order by 1").await;
-    assert_eq!(kept, [id(tomorrow_but_one).to_string()], "what is old is gone, in the net too");
+    assert_eq!(kept, [id(beyond).to_string()], "what is old is gone, in the net too");
     assert_eq!(
         names(&database, in_net).await,
         Vec::<String>::new(),
@@ -205,22 +202,21 @@ async fn idle_connections_are_really_closed() {
 async fn a_day_that_cannot_be_dropped_or_created_is_reported_and_the_others_are_handled() {
     let database = TestDatabase::create().await;
     let client = database.connect().await;
-    let config = settings(&[("RETENTION_DAYS", "3"), ("PARTITION_DAYS_AHEAD", "2")]);
+    let config = settings(&[("RETENTION_DAYS", "3")]);
     let pool = Database::new(&ConnectionUrl::parse(database.url()).unwrap(), &config.database).unwrap();
     let keeper = PartitionManager::new(pool, &config.database);
     let day = Duration::from_secs(24 * 60 * 60);
     assert!(keeper.round_as_of(SystemTime::now() - 20 * day).await.unwrap().is_complete());
     let old = names(&database, PARTITIONS).await;
-    assert_eq!(old.len(), 4, "three days and the net: {old:?}");
-    let (kept, last) = (&old[1], &old[3]);
+    assert_eq!(old.len(), 9, "eight days and the net: {old:?}");
+    let (kept, last) = (&old[1], &old[8]);
     client.batch_execute(&format!("create view of_one_day as select id from {kept}")).await.unwrap();
     // A user's table has the name of a future day.
     let tomorrow = "select 'requests_p' || to_char(now() at time zone 'utc' + interval '1 day', 'YYYYMMDD')";
     let tomorrow = names(&database, tomorrow).await.remove(0);
     client.batch_execute(&format!("create type {tomorrow} as (n int)")).await.unwrap();
 
-    let service =
-        Service::start(database.url(), &[("RETENTION_DAYS", "3"), ("PARTITION_DAYS_AHEAD", "2")]).await;
+    let service = Service::start(database.url(), &[("RETENTION_DAYS", "3")]).await;
     let health = eventually("health reports both", async || {
         let health = service.health().await;
         (!health["housekeeping"]["partitions"].as_array()?.is_empty()).then_some(health)
@@ -241,7 +237,11 @@ async fn a_day_that_cannot_be_dropped_or_created_is_reported_and_the_others_are_
     assert!(metrics.contains(&metric), "{metrics}");
     let now = names(&database, PARTITIONS).await;
     assert!(now.contains(kept) && !now.contains(last), "the others are dropped: {now:?}");
-    assert_eq!(now.len(), 1 + 1 + 2, "the net, what a view needs, today and the day after tomorrow: {now:?}");
+    assert_eq!(
+        now.len(),
+        1 + 1 + 7,
+        "the net, what a view needs, today and all days ahead but tomorrow: {now:?}"
+    );
     assert!(!now.contains(&tomorrow));
 
     client.batch_execute(&format!("drop view of_one_day; drop type {tomorrow}")).await.unwrap();
@@ -262,7 +262,7 @@ async fn generated_columns_and_users_columns_are_added_to_new_partitions() {
         .await
         .unwrap();
     // There is no partition yet: the event goes to the default one, and moves with all its columns.
-    let config = settings(&[("PARTITION_DAYS_AHEAD", "1")]);
+    let config = settings(&[]);
     let pool = Database::new(&ConnectionUrl::parse(database.url()).unwrap(), &config.database).unwrap();
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_millis();
     let id = uuid::Uuid::from_u128(now << 80 | 0x7 << 76 | 0x8 << 60);

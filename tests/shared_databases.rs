@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use tokio_postgres::Client;
 
 use crate::conversations::CONVERSATIONS;
+use crate::search::held_index;
 use crate::support::accounts::{send, tidegate};
 use crate::support::files;
 use crate::support::imports;
@@ -115,7 +116,7 @@ async fn a_migration_that_was_changed_is_refused_and_older_checksums_are_known()
 #[tokio::test]
 async fn every_table_can_be_published() {
     let server = PrivateServer::start(&[("wal_level", "logical")]).await;
-    let variables = [("CHANGES_RETENTION_S", "1"), ("SEARCH_INTERVAL_MS", "50"), ("RETENTION_DAYS", "1")];
+    let variables = [("CHANGES_RETENTION_S", "1"), ("RETENTION_DAYS", "1")];
     let service = Service::start(server.url(), &variables).await;
     let client = connect(server.url()).await;
     client.batch_execute("create publication everything for all tables").await.unwrap();
@@ -150,8 +151,7 @@ async fn role(database: &TestDatabase) -> (String, String) {
 
 /// Each face, and housekeeping, as the role that a service has.
 async fn does_everything(database: &TestDatabase, url: &str) {
-    let variables =
-        [("DATABASE_URL", url), ("RETENTION_DAYS", "3"), ("SEARCH_INTERVAL_MS", "50"), ("TRACE_INDEX", "on")];
+    let variables = [("DATABASE_URL", url), ("RETENTION_DAYS", "3"), ("TRACE_INDEX", "on")];
     let service = Service::start_with(&variables).await;
     let key = [("idempotency-key", "k")];
     for _ in 0..2 {
@@ -269,7 +269,8 @@ async fn messages_that_were_not_indexed_at_a_dump_are_found_after_a_restore() {
     let database = TestDatabase::create().await;
     let client = database.connect().await;
     // An index that never runs: nothing is known to search when the dump is made.
-    let service = Service::start(database.url(), &[("SEARCH_INTERVAL_MS", "60000")]).await;
+    let index = held_index(&database).await;
+    let service = Service::start(database.url(), &[]).await;
     let made = send(&service, "POST", CONVERSATIONS, "", &json!({"title": "Ferries"})).await;
     let messages = format!("{}/messages", made.header("location"));
     for n in 0..120 {
@@ -277,6 +278,7 @@ async fn messages_that_were_not_indexed_at_a_dump_are_found_after_a_restore() {
         assert_eq!(send(&service, "POST", &messages, "", &said).await.status.as_u16(), 201);
     }
     drop(service);
+    drop(index);
     // Of a server whose transactions had far higher numbers; that is what a restore on another server is.
     client
         .batch_execute(
@@ -303,7 +305,7 @@ async fn messages_that_were_not_indexed_at_a_dump_are_found_after_a_restore() {
 }
 
 async fn finds_all(url: &str) {
-    let service = Service::start(url, &[("SEARCH_INTERVAL_MS", "50")]).await;
+    let service = Service::start(url, &[]).await;
     for n in [0, 57, 119] {
         eventually(&format!("message {n} is found"), async || {
             let found = service.get(&format!("{CONVERSATIONS}?q=number{n}")).await;

@@ -45,7 +45,7 @@ async fn messages_arrive_in_order_without_gaps_at_their_rate_and_end_at_the_coun
 #[tokio::test]
 async fn the_first_message_arrives_at_once_and_comments_keep_the_stream_alive() {
     let database = TestDatabase::create().await;
-    let service = Service::start(database.url(), &[("SSE_HEARTBEAT_S", "1"), ("SSE_RETRY_MS", "4321")]).await;
+    let service = Service::start(database.url(), &[("SSE_HEARTBEAT_S", "1")]).await;
     let started = Instant::now();
     let mut stream = TcpStream::connect(&service.address).await.unwrap();
     let request = format!("GET {ROUTE}?rate=0.01 HTTP/1.1\r\nhost: localhost\r\n\r\n");
@@ -55,7 +55,7 @@ async fn the_first_message_arrives_at_once_and_comments_keep_the_stream_alive() 
         read_some(&mut stream, &mut read).await;
     }
     assert!(started.elapsed() < Duration::from_millis(900), "{:?}", started.elapsed());
-    assert!(read.contains("retry: 4321\nid: 1\n"), "{read}");
+    assert!(read.contains("retry: 1000\nid: 1\n"), "{read}");
     while read.matches("\r\n:\n\n").count() < 2 {
         read_some(&mut stream, &mut read).await;
     }
@@ -113,7 +113,7 @@ async fn every_shape_is_json_and_datastar_has_its_own_events() {
 #[tokio::test]
 async fn a_slow_reader_is_cut_off_and_counted_and_memory_does_not_grow() {
     let database = TestDatabase::create().await;
-    let service = Service::start(database.url(), &[("SSE_BUFFER_BYTES", "65536")]).await;
+    let service = Service::start(database.url(), &[("SUBSCRIBER_BYTES", "65536")]).await;
     let before = service.resident_bytes();
     let mut idle = Vec::new();
     for _ in 0..10 {
@@ -143,7 +143,7 @@ async fn a_slow_reader_is_cut_off_and_counted_and_memory_does_not_grow() {
 async fn a_steady_slow_reader_is_cut_off_too() {
     let database = TestDatabase::create().await;
     // Far more than arrives between two reads, so that no pause alone exceeds it.
-    let service = Service::start(database.url(), &[("SSE_BUFFER_BYTES", "33554432")]).await;
+    let service = Service::start(database.url(), &[("SUBSCRIBER_BYTES", "33554432")]).await;
     let socket = TcpSocket::new_v4().unwrap();
     socket.set_recv_buffer_size(4096).unwrap();
     let mut stream = socket.connect(service.address.parse().unwrap()).await.unwrap();
@@ -161,7 +161,7 @@ async fn a_steady_slow_reader_is_cut_off_too() {
 #[tokio::test]
 async fn a_client_that_disconnects_releases_its_permit() {
     let database = TestDatabase::create().await;
-    let service = Service::start(database.url(), &[("MAX_SSE_STREAMS", "2")]).await;
+    let service = Service::start(database.url(), &[("MAX_SUBSCRIBERS", "10")]).await;
     let first = open(&service, "rate=1").await;
     let second = open(&service, "rate=1").await;
     assert_eq!((first.status, second.status), (hyper::StatusCode::OK, hyper::StatusCode::OK));
@@ -180,7 +180,7 @@ async fn a_client_that_disconnects_releases_its_permit() {
 #[tokio::test]
 async fn a_stream_outlives_the_idle_time_and_further_bytes_of_its_client() {
     let database = TestDatabase::create().await;
-    let settings = [("IDLE_TIMEOUT_S", "1"), ("HEADER_TIMEOUT_S", "1"), ("SSE_HEARTBEAT_S", "60")];
+    let settings = [("IDLE_TIMEOUT_S", "1"), ("BODY_TIMEOUT_S", "1"), ("SSE_HEARTBEAT_S", "60")];
     let service = Service::start(database.url(), &settings).await;
     let mut stream = TcpStream::connect(&service.address).await.unwrap();
     let request = format!("GET {ROUTE}?rate=0.3&count=2 HTTP/1.1\r\nhost: localhost\r\n\r\n");

@@ -282,7 +282,7 @@ async fn doctor_and_journal_report_their_findings() {
     let database = TestDatabase::create().await;
     let data = Folder::new();
     let settings =
-        [("DATA_DIR", data.path()), ("DATABASE_URL", database.url()), ("JOURNAL_SEGMENT_BYTES", "4194304")];
+        [("DATA_DIR", data.path()), ("DATABASE_URL", database.url()), ("JOURNAL_MAX_BYTES", "33554432")];
     let service = Service::start(database.url(), &settings).await;
     for _ in 0..2 {
         service.post_batch(&[NDJSON], "{}\n".repeat(100)).await;

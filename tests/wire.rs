@@ -8,7 +8,7 @@ use flate2::write::{DeflateEncoder, GzEncoder};
 use serde_json::json;
 
 use crate::support::files::store;
-use crate::support::imports::{NDJSON, PROCESS, count, ended, figures, progress};
+use crate::support::imports::{NDJSON, PROCESS, count, ended, figures, progress, small_parts};
 use crate::support::postgres::TestDatabase;
 use crate::support::service::{Answer, Service};
 
@@ -204,7 +204,8 @@ async fn encodings_are_accepted_in_clients_spellings() {
 #[tokio::test]
 async fn compressed_lines_are_imported_and_invalid_bytes_are_not() {
     let database = TestDatabase::create().await;
-    let settings = [("IMPORT_PART_BYTES", "4096"), ("MAX_FILE_BYTES", "1048576")];
+    small_parts(&database.connect().await, 4096).await;
+    let settings = [("MAX_FILE_BYTES", "1048576")];
     let service = Service::start(database.url(), &settings).await;
     let lines: String = (0..5_000).map(|n| format!("{{\"n\":{n}}}\n")).collect();
     let zst = zstd::encode_all(lines.as_bytes(), 3).unwrap();

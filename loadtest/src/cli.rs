@@ -33,7 +33,7 @@ pub(crate) enum Command {
     Crud(CrudArgs),
     /// Simulate many chat clients, which create conversations, add messages, append to some, list and page; then check that
     /// every acknowledged message is stored once, in order. Exit codes as for run. Start a service with rate limits with
-    /// RATE_WRITES=0 and RATE_READS=0
+    /// RATE_WRITES=0
     Conversations(ConversationsArgs),
     /// Send large payloads, several at once, get them again, and report the service's memory
     Large(LargeArgs),

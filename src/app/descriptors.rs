@@ -2,7 +2,7 @@
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
-use crate::config::Config;
+use crate::config::{Config, limits};
 use crate::http::OPERATOR_CONNECTIONS;
 
 /// The listener, the log, signals, the standard library, and the database side's runtime.
@@ -47,8 +47,8 @@ pub(super) fn max_connections(config: &Config, limit: u64) -> usize {
 fn reserved(config: &Config) -> u64 {
     let threads = config.server.http_threads() as u64 * THREAD;
     let files =
-        (config.files.max_uploads + config.files.max_downloads + config.imports.imports_at_once) as u64;
-    let lanes = config.ingest.writers as u64;
+        (limits::MAX_UPLOADS + config.memory().max_downloads() + config.quotas().imports.connections) as u64;
+    let lanes = config.writers() as u64;
     let pool = config.database.db_pool_size as u64 + OUTBOUND;
     PROCESS + threads + JOURNAL + lanes + pool + files + OPERATOR_CONNECTIONS as u64
 }

@@ -1,7 +1,6 @@
 //! Users, sessions and keys behind one handle, and the task that reads revocations of other nodes.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use uuid::Uuid;
 
@@ -30,9 +29,9 @@ impl Accounts {
     /// The accounts of `database`, without the task: for a command that ends soon.
     pub fn new(config: &AuthConfig, verifier: &Arc<Verifier>, database: &Database) -> Self {
         Self {
-            users: Users::new(config, database),
+            users: Users::new(database),
             sessions: Sessions::new(config, verifier, database),
-            keys: Keys::new(config, verifier, database),
+            keys: Keys::new(verifier, database),
         }
     }
 
@@ -44,8 +43,8 @@ impl Accounts {
         supervisor: &Supervisor,
     ) -> Self {
         let accounts = Self::new(config, verifier, share);
-        let timeout = Duration::from_millis(config.auth_timeout_ms);
-        RevocationReader::new(share, timeout, verifier, accounts.keys.clone()).start(supervisor);
+        RevocationReader::new(share, share.statement_timeout(), verifier, accounts.keys.clone())
+            .start(supervisor);
         accounts
     }
 

@@ -23,7 +23,7 @@ use super::principal::{Identity, Principal};
 use super::random::Secret;
 use super::scope::Scopes;
 use super::users::User;
-use crate::config::AuthConfig;
+use crate::config::{AuthConfig, limits};
 
 /// Bytes of a refresh token's tag.
 const TAG_BYTES: usize = 16;
@@ -123,7 +123,7 @@ impl Tokens {
             issuer,
             expects,
             permissions_claim: config.jwt_permissions_claim.clone(),
-            lifetime_s: config.access_token_s as i64,
+            lifetime_s: limits::ACCESS_TOKEN_S,
         }
     }
 

@@ -2,7 +2,7 @@
 //!
 //! A third of a minute's budget may be used at once; faster requests are rejected. Each key, user and address has its own
 //! budget; an IPv6 address counts as its /64, which is what one customer has. Addresses are counted apart from keys and users,
-//! so that a client with many addresses displaces no authenticated one. Beyond `MAX_RATE_SUBJECTS`, further subjects share a
+//! so that a client with many addresses displaces no authenticated one. Beyond a hundred thousand subjects, further subjects share a
 //! thousand budgets.
 
 use std::hash::{BuildHasher, Hash, RandomState};

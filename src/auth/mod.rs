@@ -78,7 +78,7 @@ pub enum AuthError {
     #[error("a key cannot have more scopes than its creator")]
     BeyondRights,
     /// The user has the maximum number of keys.
-    #[error("there are {0} keys already (MAX_USER_KEYS)")]
+    #[error("there are {0} keys already")]
     TooManyKeys(i64),
     /// The principal is none of the service's users.
     #[error("this takes a user's token")]

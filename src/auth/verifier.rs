@@ -13,7 +13,7 @@ use super::principal::{Identity, Principal};
 use super::random::Secret;
 use super::revocations::{Freshness, Revocations, SessionStatus};
 use super::scope::Scopes;
-use crate::config::{AuthConfig, AuthMode};
+use crate::config::{AuthConfig, AuthMode, limits};
 
 /// Longer than any header that a client may send.
 const MAX_TOKEN_BYTES: usize = 64 * 1024;
@@ -64,7 +64,7 @@ impl Verifier {
             tokens: Tokens::new(config, secret, issuer),
             revocations: Revocations::default(),
             freshness: Freshness::default(),
-            keys: KeyCache::new(config.key_cache),
+            keys: KeyCache::new(limits::KEY_CACHE),
         }))
     }
 

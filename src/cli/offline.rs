@@ -26,7 +26,7 @@ where
             None => match private::running_url(&settings.data_dir) {
                 Ok(url) => url,
                 Err(_not_running) => {
-                    let cluster = PrivateCluster::start(&settings.data_dir, settings.pg_bin.as_deref()).await;
+                    let cluster = PrivateCluster::start(&settings.data_dir).await;
                     started.insert(cluster.map_err(|error| failed(&error))?).url().to_owned()
                 }
             },

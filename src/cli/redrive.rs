@@ -4,7 +4,7 @@ use clap::Args;
 use uuid::Uuid;
 
 use super::{Failure, offline};
-use crate::config::Config;
+use crate::config::{Config, limits};
 use crate::ingest::dead_letters::{DeadLetterStore, Filter, Reason, Selection};
 use crate::ingest::json::JsonLimits;
 
@@ -26,7 +26,7 @@ pub(super) fn run(args: RedriveArgs) -> Result<(), Failure> {
     let config = Config::from_env()?;
     let ids = (!args.id.is_empty()).then_some(args.id);
     let selection = Selection { ids, filter: Filter { reason: args.reason, ..Filter::default() } };
-    let limits = JsonLimits { depth: config.ingest.max_json_depth, bytes: config.ingest.max_event_bytes };
+    let limits = JsonLimits { depth: limits::MAX_JSON_DEPTH, bytes: config.ingest.max_event_bytes };
     offline::with_database(&config, async |database| {
         let store = DeadLetterStore::new(&database);
         let done = store.redrive(&selection, limits, usize::MAX).await;

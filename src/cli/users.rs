@@ -10,7 +10,7 @@ use super::keys::scope;
 use super::{Failure, offline};
 use crate::auth::users::{Email, ListedUser, Password, UserName};
 use crate::auth::{Accounts, Scope, Scopes};
-use crate::config::Config;
+use crate::config::{Config, limits};
 use crate::conversations::{self, Removed};
 use crate::db::Database;
 use crate::imports;
@@ -139,9 +139,9 @@ async fn delete(
     };
     let deleting = async {
         accounts.sessions.end(Some(user), None).await?;
-        imports::stop_all_of(user, database, &config.imports).await?;
-        conversations::delete_all_of(user, database, &config.conversations, report).await?;
-        accounts.users.delete(user, config.auth.access_token_s as i64).await?;
+        imports::stop_all_of(user, database, config.database.copy_timeout()).await?;
+        conversations::delete_all_of(user, database, report).await?;
+        accounts.users.delete(user, limits::ACCESS_TOKEN_S).await?;
         Ok(())
     };
     match deleting.await {

@@ -16,9 +16,10 @@ pub struct Rates {
     pub events: u32,
 }
 
-/// What each may read, and write, a minute where everybody says who he is.
-const READS: u32 = 6_000;
+/// Writes a minute of each client where `AUTH` is required.
 const WRITES: u32 = 3_000;
+/// Log-ins of an address for one log-in to an account.
+const LOGINS_OF_ACCOUNT: u32 = 10;
 
 pub(super) const PROXIES_TAKE: &str = "addresses or networks with commas between, such as 10.0.0.0/8,::1";
 pub(super) const ORIGINS_TAKE: &str =
@@ -26,9 +27,16 @@ pub(super) const ORIGINS_TAKE: &str =
 
 impl AccessConfig {
     pub(super) fn rates(&self, is_open: bool) -> Rates {
-        let or = |set: Option<u32>, default| set.unwrap_or(if is_open { 0 } else { default });
-        let (reads, writes) = (or(self.rate_reads, READS), or(self.rate_writes, WRITES));
-        Rates { reads, writes, events: self.rate_events }
+        let writes = self.rate_writes.unwrap_or(if is_open { 0 } else { WRITES });
+        Rates { reads: writes.saturating_mul(2), writes, events: self.rate_events }
+    }
+
+    /// Log-ins a minute to one account; 0: unlimited.
+    pub fn rate_account_logins(&self) -> u32 {
+        match self.rate_logins {
+            0 => 0,
+            logins => (logins / LOGINS_OF_ACCOUNT).max(1),
+        }
     }
 
     /// Proxies whose word on their clients is taken.
@@ -103,7 +111,10 @@ mod tests {
     #[test]
     fn an_open_service_counts_log_ins_only() {
         assert_eq!(load(&[]).unwrap().rates(), Rates { reads: 0, writes: 0, events: 0 });
+        let required = load(&[("AUTH", "required")]).unwrap();
+        assert_eq!(required.rates(), Rates { reads: 6_000, writes: 3_000, events: 0 });
+        assert_eq!(required.access.rate_account_logins(), 30);
         let required = load(&[("AUTH", "required"), ("RATE_WRITES", "7")]).unwrap();
-        assert_eq!(required.rates(), Rates { reads: 6_000, writes: 7, events: 0 });
+        assert_eq!(required.rates(), Rates { reads: 14, writes: 7, events: 0 });
     }
 }

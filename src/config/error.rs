@@ -15,6 +15,14 @@ pub enum ConfigError {
         /// What it takes.
         takes: String,
     },
+    /// A variable of an earlier version.
+    #[error("{name} is gone: {instead}")]
+    Removed {
+        /// The variable.
+        name: &'static str,
+        /// Its replacement.
+        instead: &'static str,
+    },
     /// `.env` is there and cannot be read; names of variables and numbers of lines, without values.
     #[error(".env: {0}")]
     DotEnv(String),

@@ -2,7 +2,7 @@
 
 use serde::Deserialize;
 
-use super::{ConfigError, IngestConfig, JournalConfig, refuse};
+use super::{IngestConfig, JournalConfig, limits};
 
 /// What a promise survives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
@@ -14,16 +14,16 @@ pub enum Durability {
     Disk,
 }
 
-/// What [`JournalConfig::keep_bytes`] is where neither it nor a small `JOURNAL_MAX_BYTES` is set.
+/// The most that is kept unless `JOURNAL_KEEP_BYTES` is set.
 const DEFAULT_KEEP_BYTES: u64 = 256 * 1024 * 1024;
 
-/// What [`JournalConfig::segment_bytes`] is where neither it nor a small `JOURNAL_MAX_BYTES` is set.
-const DEFAULT_SEGMENT_BYTES: u64 = 64 * 1024 * 1024;
+/// The least and the most that one of the journal's files has.
+const SEGMENT_BYTES: std::ops::RangeInclusive<u64> = 4 * 1024 * 1024..=64 * 1024 * 1024;
 
 impl JournalConfig {
     /// Bytes of one of its files: the journal grows by whole files, so a few of them are within `JOURNAL_MAX_BYTES`.
     pub fn segment_bytes(&self) -> u64 {
-        self.journal_segment_bytes.unwrap_or(DEFAULT_SEGMENT_BYTES.min(self.journal_max_bytes / 4))
+        (self.journal_max_bytes / 8).clamp(*SEGMENT_BYTES.start(), *SEGMENT_BYTES.end())
     }
 
     /// Bytes kept after Postgres has them.
@@ -35,23 +35,15 @@ impl JournalConfig {
 /// What a row takes beside its body at the most: a trace id, a media type as long as a head may be, an error's text.
 pub(super) const TUPLE_OVERHEAD_BYTES: u64 = 64 * 1024;
 
-/// What [`IngestConfig::max_batch_events`] is where neither it nor a smaller queue is set.
-const DEFAULT_MAX_BATCH_EVENTS: u64 = 100_000;
-
 impl IngestConfig {
-    /// Events in one batch: never more than the queue holds.
-    pub fn max_batch_events(&self) -> u64 {
-        self.max_batch_events.unwrap_or(DEFAULT_MAX_BATCH_EVENTS.min(self.max_queue_size))
+    /// Bytes of a body that holds a record. `jsonb` writes a space after each comma and each colon, which makes of `[0,0]` half as
+    /// much again, and a fetched record comes back with the members that the service made.
+    pub fn max_record_body_bytes(&self) -> usize {
+        self.max_event_bytes + self.max_event_bytes / 2 + 1024
     }
 
-    pub(super) fn check(&self) -> Result<(), ConfigError> {
-        if self.max_batch_events() > self.max_queue_size {
-            return Err(refuse(
-                "MAX_BATCH_EVENTS",
-                self.max_batch_events(),
-                format!("at most MAX_QUEUE_SIZE, {}", self.max_queue_size),
-            ));
-        }
-        Ok(())
+    /// Events in one batch: never more than the queue holds.
+    pub fn max_batch_events(&self) -> u64 {
+        limits::MAX_BATCH_EVENTS.min(self.max_queue_size)
     }
 }

@@ -10,12 +10,13 @@ mod database;
 mod dot_env;
 mod error;
 mod ingest;
+pub mod limits;
 mod logging;
+mod memory;
 mod quotas;
-mod records;
+mod removed;
 mod server;
 mod setting;
-mod stress;
 mod subscribers;
 mod table;
 mod variables;
@@ -31,7 +32,8 @@ pub use error::ConfigError;
 use error::refuse;
 pub use ingest::Durability;
 pub use logging::LogFormat;
-pub use quotas::PoolQuotas;
+pub use memory::MemoryShares;
+pub use quotas::{PoolQuotas, Quota};
 pub use setting::{Kind, Setting, help};
 pub use subscribers::SubscriberLimits;
 pub use table::*;
@@ -80,84 +82,44 @@ impl Config {
                 "a loopback address, unless AUTH=required: whoever reaches an open service may use it";
             return Err(refuse("HOST", self.server.host, takes));
         }
-        let (ingest, pool) = (&self.ingest, self.database.db_pool_size);
-        let others = quotas::WRITERS_COMPANY + quotas::LEAST_FOR_OTHERS;
-        if ingest.writers + others > pool {
-            // The one that was set is the one to mend.
-            let is_pools = variables.is_set("DB_POOL_SIZE") && !variables.is_set("WRITERS");
-            let least = ingest.writers + others;
-            return Err(if is_pools {
-                let takes = format!("at least {least}, WRITERS ({}) and {others} more", ingest.writers);
-                refuse("DB_POOL_SIZE", pool, takes)
-            } else {
-                let takes =
-                    format!("at most {}, DB_POOL_SIZE ({pool}) less {others}", pool.saturating_sub(others));
-                refuse("WRITERS", ingest.writers, takes)
-            });
-        }
-        let journal = &self.journal;
+        self.check_writers(variables)?;
+        let (ingest, journal) = (&self.ingest, &self.journal);
         if journal.keep_bytes() >= journal.journal_max_bytes {
             let takes = format!("less than JOURNAL_MAX_BYTES, {}", journal.journal_max_bytes);
             return Err(refuse("JOURNAL_KEEP_BYTES", journal.keep_bytes(), takes));
         }
-        // One that is written, and one that Postgres does not have.
-        let (segment, max) = (journal.segment_bytes(), journal.journal_max_bytes);
-        if segment * 2 > max {
-            return Err(if variables.is_set("JOURNAL_SEGMENT_BYTES") {
-                refuse(
-                    "JOURNAL_SEGMENT_BYTES",
-                    segment,
-                    format!("at most half of JOURNAL_MAX_BYTES, {}", max / 2),
-                )
-            } else {
-                refuse(
-                    "JOURNAL_MAX_BYTES",
-                    max,
-                    format!("at least twice JOURNAL_SEGMENT_BYTES, {}", segment * 2),
-                )
-            });
-        }
+        self.check_memory()?;
+        let memory = self.memory();
         // An event that can never be journaled, be queued, or become a dead letter, must not be accepted.
-        let is_journaled = ingest.durability == Durability::Disk;
-        let holders = [
-            ("JOURNAL_SEGMENT_BYTES", journal.segment_bytes(), 2, is_journaled),
-            ("MAX_QUEUE_BYTES", ingest.max_queue_bytes, 1, true),
-            ("MAX_DEAD_QUEUE_BYTES", self.dead_letters.max_dead_queue_bytes, 1, true),
-            ("MAX_BODY_MEMORY", self.server.max_body_memory, 1, true),
-        ];
         let event = ingest.max_event_bytes as u64;
-        for (name, bytes, events, _) in holders.into_iter().filter(|(.., counts)| *counts) {
-            let most = (bytes / events).saturating_sub(ingest::TUPLE_OVERHEAD_BYTES);
+        let holders = [
+            (
+                "half of a segment, an eighth of JOURNAL_MAX_BYTES",
+                journal.segment_bytes() / 2,
+                ingest.durability == Durability::Disk,
+            ),
+            ("MAX_QUEUE_BYTES", memory.queue, true),
+            ("a sixteenth of MEMORY_BUDGET", memory.dead_letters, true),
+        ];
+        for (holder, bytes, _) in holders.into_iter().filter(|(.., counts)| *counts) {
+            let most = bytes.saturating_sub(ingest::TUPLE_OVERHEAD_BYTES);
             if event <= most {
                 continue;
             }
             // The one that was set is the one to mend.
             return Err(if variables.is_set("MAX_EVENT_BYTES") {
-                refuse("MAX_EVENT_BYTES", event, format!("at most {most}, as {name} is {bytes}"))
+                refuse("MAX_EVENT_BYTES", event, format!("at most {most}, as {holder} is {bytes}"))
             } else {
-                let least = (event + ingest::TUPLE_OVERHEAD_BYTES) * events;
-                refuse(name, bytes, format!("at least {least}, as MAX_EVENT_BYTES is {event}"))
+                let least = event + ingest::TUPLE_OVERHEAD_BYTES;
+                refuse("MAX_QUEUE_BYTES", bytes, format!("at least {least}, as MAX_EVENT_BYTES is {event}"))
             });
         }
-        Ok(())
-    }
-
-    /// How the pool's connections are shared out.
-    pub fn shares(&self) -> PoolQuotas {
-        let kept = self.ingest.writers + quotas::WRITERS_COMPANY + quotas::LEAST_FOR_OTHERS;
-        PoolQuotas {
-            operations: self.database.operations_connections,
-            record_commits: self.records.records_writers,
-            records: self.records.records_connections,
-            large: self.large.large_connections,
-            errors: self.large.error_connections,
-            auth: self.auth.auth_connections,
-            conversation_commits: self.conversations.conversations_writers,
-            conversations: self.conversations.conversations_connections,
-            files: self.files.files_connections,
-            imports: self.imports.import_writers,
-            spare: self.database.db_pool_size.saturating_sub(kept),
+        let (message, share) = (self.conversations.max_message_bytes as u64, memory.conversations);
+        if message > share {
+            let takes = format!("at most {share}, a sixteenth of MEMORY_BUDGET");
+            return Err(refuse("MAX_MESSAGE_BYTES", message, takes));
         }
+        Ok(())
     }
 
     /// Whether anybody has to say who he is: where `AUTH` says nothing, nobody.
@@ -197,12 +159,13 @@ impl Config {
     ///
     /// As [`Config::from_env`].
     pub fn from_variables(variables: &Variables) -> Result<Self, ConfigError> {
+        removed::check(variables)?;
         let mut config = Self::load(variables)?;
+        let budget = &mut config.server.memory_budget;
+        *budget = budget.or(variables.memory_limit().map(|limit| limit / 2));
         config.auth.check()?;
         config.access.check()?;
         config.database.check()?;
-        config.ingest.check()?;
-        config.stress.check(variables)?;
         config.check_together(variables)?;
         Ok(config)
     }
@@ -226,6 +189,7 @@ mod tests {
         assert_eq!((config.database.db_pool_size, config.database.db_idle_timeout), (20, 20));
         let ingest = &config.ingest;
         assert_eq!((ingest.batch_size, ingest.flush_interval_ms, ingest.max_queue_size), (1000, 25, 200_000));
+        assert_eq!((config.memory().queue, config.writers()), (268_435_456, 2));
         let dead = &config.dead_letters;
         assert_eq!((dead.dead_flush_interval_ms, dead.max_dead_queue_size), (250, 100_000));
         assert_eq!(config.server.shutdown_timeout_s, 30);
@@ -252,11 +216,10 @@ mod tests {
             ),
             (
                 "DB_POOL_SIZE",
-                "12",
-                "DB_POOL_SIZE: got \"12\", takes a whole number from 13 to 10000 (connections)",
+                "4",
+                "DB_POOL_SIZE: got \"4\", takes a whole number from 5 to 10000 (connections)",
             ),
-            ("DB_POOL_SIZE", "13", "DB_POOL_SIZE: got \"13\", takes at least 14, WRITERS (2) and 12 more"),
-            ("WRITERS", "9", "WRITERS: got \"9\", takes at most 8, DB_POOL_SIZE (20) less 12"),
+            ("WRITERS", "17", "WRITERS: got \"17\", takes at most 16, DB_POOL_SIZE (20) less 4"),
             ("DURABILITY", "tape", "DURABILITY: got \"tape\", takes memory or disk"),
             (
                 "DB_SCHEMA",
@@ -271,8 +234,8 @@ mod tests {
 
     #[test]
     fn the_least_of_each_number_is_taken_where_nothing_else_is_set() {
-        // These have to hold an event of MAX_EVENT_BYTES, or as many connections as WRITERS need; the error names them.
-        let others = ["MAX_QUEUE_BYTES", "MAX_DEAD_QUEUE_BYTES", "DB_POOL_SIZE"];
+        // It has to hold an event of MAX_EVENT_BYTES; the error names it.
+        let others = ["MAX_QUEUE_BYTES"];
         for setting in ALL_SETTINGS.iter().flat_map(|(_, settings)| *settings) {
             let Kind::Int { min, max, .. } = setting.kind else { continue };
             for value in [min, max] {
@@ -280,13 +243,18 @@ mod tests {
                     Ok(_) => {}
                     Err(error) => {
                         let message = error.to_string();
-                        assert!(message.starts_with(&format!("{}: got ", setting.name)), "{message}");
+                        // What is too much for the budget is refused as a budget that is too small.
+                        let is_too_much = value == max && message.starts_with("MEMORY_BUDGET: got ");
+                        let is_named = message.starts_with(&format!("{}: got ", setting.name));
+                        assert!(is_named || is_too_much, "{message}");
                         assert!(value == max || others.contains(&setting.name), "{message}");
                     }
                 }
             }
         }
-        assert!(load(&[("DB_POOL_SIZE", "13"), ("WRITERS", "1")]).is_ok());
+        assert_eq!(load(&[("DB_POOL_SIZE", "5")]).unwrap().writers(), 1);
+        let error = load(&[("DB_POOL_SIZE", "5"), ("WRITERS", "2")]).unwrap_err().to_string();
+        assert_eq!(error, "WRITERS: got \"2\", takes at most 1, DB_POOL_SIZE (5) less 4");
         assert!(load(&[("HOST", "localhost")]).unwrap().server.host.is_loopback());
     }
 

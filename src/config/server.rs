@@ -1,6 +1,7 @@
 //! Listening, connections, and the limits of requests.
 
 use std::net::IpAddr;
+use std::time::Duration;
 
 use serde::{Deserialize, Deserializer};
 
@@ -13,6 +14,11 @@ pub(super) fn host<'de, D: Deserializer<'de>>(deserializer: D) -> Result<IpAddr,
 }
 
 impl ServerConfig {
+    /// Time for a request's head.
+    pub fn header_timeout(&self) -> Duration {
+        Duration::from_secs((self.body_timeout_s / 3).max(1))
+    }
+
     /// Threads that serve requests, at least one.
     pub fn http_threads(&self) -> usize {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);

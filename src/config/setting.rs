@@ -266,6 +266,8 @@ fn example() -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
 
     #[test]
@@ -322,6 +324,30 @@ mod tests {
             std::fs::write(file, example()).unwrap();
         }
         assert_eq!(std::fs::read_to_string(file).unwrap(), example(), "UPDATE_EXAMPLE=1 writes it anew");
+    }
+
+    /// The text of all files below a folder.
+    fn texts(folder: &Path, into: &mut String) {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            match path.extension().and_then(|extension| extension.to_str()) {
+                _ if path.is_dir() && !path.ends_with("node_modules") => texts(&path, into),
+                Some("rs" | "sh") => into.push_str(&std::fs::read_to_string(&path).unwrap()),
+                _ => {}
+            }
+        }
+    }
+
+    #[test]
+    fn every_setting_is_set_by_a_test() {
+        let mut tests = String::new();
+        texts(Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tests")), &mut tests);
+        for setting in ALL_SETTINGS.iter().flat_map(|(_, settings)| *settings) {
+            let name = setting.name;
+            let is_set =
+                [format!("(\"{name}\", "), format!(" {name}=")].iter().any(|text| tests.contains(text));
+            assert!(is_set, "{name}");
+        }
     }
 
     #[test]

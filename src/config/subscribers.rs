@@ -2,6 +2,9 @@
 
 use super::Config;
 
+/// What a change that waits for a subscriber counts at least.
+const LEAST_CHANGE_BYTES: usize = 1024;
+
 /// Limits of subscribers.
 #[derive(Debug, Clone)]
 pub struct SubscriberLimits {
@@ -17,8 +20,6 @@ pub struct SubscriberLimits {
     pub subscribers_bytes: usize,
     /// Bytes of the longest message (`MAX_MESSAGE_BYTES`).
     pub message_bytes: usize,
-    /// Milliseconds between two polls for changes of other nodes.
-    pub feed_poll_ms: u64,
     /// Seconds without an event before a comment.
     pub heartbeat_s: u64,
 }
@@ -26,16 +27,25 @@ pub struct SubscriberLimits {
 impl Config {
     /// Limits of subscribers.
     pub fn subscriber_limits(&self) -> SubscriberLimits {
-        let realtime = &self.realtime;
+        let subscribers = &self.subscribers;
         SubscriberLimits {
-            max_subscribers: realtime.max_followers,
-            max_user_subscribers: realtime.max_user_followers,
-            max_changes: realtime.follower_changes,
-            subscriber_bytes: realtime.follower_bytes,
-            subscribers_bytes: realtime.followers_bytes,
+            max_subscribers: subscribers.max_subscribers,
+            max_user_subscribers: subscribers.max_user_subscribers,
+            max_changes: subscribers.subscriber_bytes / LEAST_CHANGE_BYTES,
+            subscriber_bytes: subscribers.subscriber_bytes,
+            subscribers_bytes: usize::try_from(self.memory().subscribers).unwrap_or(usize::MAX),
             message_bytes: self.conversations.max_message_bytes,
-            feed_poll_ms: realtime.feed_poll_ms,
-            heartbeat_s: realtime.follower_heartbeat_s,
+            heartbeat_s: subscribers.sse_heartbeat_s,
         }
+    }
+
+    /// Streams of the stress API at once.
+    pub fn max_stress_streams(&self) -> usize {
+        (self.subscribers.max_subscribers / 5).max(1)
+    }
+
+    /// Subscribers of imports' progress at once.
+    pub fn max_import_subscribers(&self) -> usize {
+        (self.subscribers.max_subscribers / 50).max(1)
     }
 }

@@ -6,13 +6,14 @@ use std::path::Path;
 use serde::de::DeserializeOwned;
 
 use super::setting::{Setting, misspelt, setting};
-use super::{ConfigError, dot_env};
+use super::{ConfigError, dot_env, memory};
 
 /// Variables by name; an empty value is unset.
 #[derive(Clone, Default)]
 pub struct Variables {
     values: BTreeMap<String, String>,
     notes: Vec<String>,
+    memory_limit: Option<u64>,
 }
 
 /// Names alone: a value may be a password.
@@ -59,6 +60,7 @@ impl Variables {
         }
         let mut variables: Self = variables.into_iter().collect();
         variables.notes.splice(..0, notes);
+        variables.memory_limit = memory::cgroup_limit();
         Ok(variables)
     }
 
@@ -74,6 +76,11 @@ impl Variables {
     /// What an operator should see of the variables, without their values: lines and names that have no effect.
     pub(super) fn notes(&self) -> &[String] {
         &self.notes
+    }
+
+    /// The limit of memory under which the process runs.
+    pub(super) fn memory_limit(&self) -> Option<u64> {
+        self.memory_limit
     }
 
     /// Fills a concern's struct from its variables and their defaults.
@@ -116,6 +123,6 @@ impl FromIterator<(String, String)> for Variables {
                 .map(|meant| format!("{name} is not a setting and has no effect; did you mean {meant}?"))
         };
         let notes = values.keys().filter_map(meant).collect();
-        Self { values, notes }
+        Self { values, notes, memory_limit: None }
     }
 }

@@ -1,13 +1,10 @@
 //! Deletes conversations: first their messages, in batches, then the conversations. Each batch is a transaction of its own, so no
 //! statement takes longer the more there is, and an interrupted deletion continues where it stopped.
 
-use std::time::Duration;
-
 use uuid::Uuid;
 
 use super::ConversationsError;
 use super::store::ConversationStore;
-use crate::config::ConversationsConfig;
 use crate::db::{Database, DbError};
 use crate::paging::SortKey;
 
@@ -28,7 +25,7 @@ pub struct Removed {
     pub messages: u64,
 }
 
-/// Deletes the conversations of a user who is to be deleted, each statement within `CONVERSATIONS_TIMEOUT_MS`. `on_progress` gets the
+/// Deletes the conversations of a user who is to be deleted, each statement within `STATEMENT_TIMEOUT_MS`. `on_progress` gets the
 /// sums after each batch. A user who can still write may have a few conversations left.
 ///
 /// # Errors
@@ -37,10 +34,9 @@ pub struct Removed {
 pub async fn delete_all_of(
     user: Uuid,
     database: &Database,
-    config: &ConversationsConfig,
     mut on_progress: impl FnMut(Removed),
 ) -> Result<(), ConversationsError> {
-    let store = ConversationStore::new(database, Duration::from_millis(config.conversations_timeout_ms));
+    let store = ConversationStore::new(database, database.statement_timeout());
     let mut removed = Removed::default();
     for _pass in 0..MAX_PASSES {
         let mut last = SortKey::END;

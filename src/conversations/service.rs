@@ -19,7 +19,7 @@ use super::writing::{
     AddOutcome, Addition, Append, Creation, WriteExecutor, WriteLimits, WriteRequest, WriteResponse,
     WriteStore,
 };
-use crate::config::{ConversationsConfig, SubscriberLimits};
+use crate::config::{SubscriberLimits, limits};
 use crate::db::{Database, DbError};
 use crate::ingest::id::{IdMint, unix_now_us};
 use crate::observe::Metrics;
@@ -31,12 +31,14 @@ use crate::supervisor::{Backoff, Next, Supervisor};
 /// The settings of conversations.
 #[derive(Debug, Clone)]
 pub struct ConversationsSettings {
-    /// Limits.
-    pub config: ConversationsConfig,
-    /// The bytes of a page.
-    pub max_page_bytes: usize,
-    /// The depth of metadata's JSON.
-    pub max_json_depth: usize,
+    /// Bytes of a message's content, however many pieces it came in.
+    pub max_message_bytes: usize,
+    /// Seconds that an `Idempotency-Key` is remembered.
+    pub key_retention_s: u64,
+    /// Bytes of reads and writes that wait for their batch.
+    pub queue_bytes: usize,
+    /// Batches of writes at once.
+    pub writers: usize,
 }
 
 /// The database and the services that conversations use.
@@ -94,24 +96,23 @@ impl Conversations {
     /// Starts the tasks.
     pub fn start(settings: &ConversationsSettings, parts: ConversationsParts<'_>) -> Self {
         let ConversationsParts { commits, database, hub, metrics, supervisor } = parts;
-        let config = &settings.config;
-        let timeout = Duration::from_millis(config.conversations_timeout_ms);
+        let timeout = database.statement_timeout();
         let store = ConversationStore::new(database, timeout);
-        let write_store = |database| WriteStore::new(database, timeout, config.max_message_bytes);
-        let limits = WriteLimits {
-            writers: config.conversations_writers,
-            queue_bytes: config.conversations_queue_bytes,
-            wait: Duration::from_millis(config.conversations_wait_ms),
+        let write_store = |database| WriteStore::new(database, timeout, settings.max_message_bytes);
+        let bounds = WriteLimits {
+            writers: settings.writers,
+            queue_bytes: settings.queue_bytes,
+            wait: database.pool_wait(),
         };
-        let (writes, write_task) = WriteExecutor::new(write_store(commits), write_store(database), limits);
+        let (writes, write_task) = WriteExecutor::new(write_store(commits), write_store(database), bounds);
         let pages = ReadStore::new(database, timeout);
         let (reads, read_task) =
-            ReadExecutor::new(pages.clone(), settings.max_page_bytes, limits.queue_bytes, limits.wait);
+            ReadExecutor::new(pages.clone(), limits::MAX_PAGE_BYTES, bounds.queue_bytes, bounds.wait);
         let changes = ChangeStore::new(database, timeout);
-        forget_keys(store.clone(), settings.config.idempotency_retention_s, supervisor);
+        forget_keys(store.clone(), settings.key_retention_s, supervisor);
         supervisor.spawn("conversation-writes", write_task);
         supervisor.spawn("conversation-reads", read_task);
-        let interval = Duration::from_millis(settings.config.search_interval_ms);
+        let interval = Duration::from_millis(limits::SEARCH_INTERVAL_MS);
         Indexer::new(database, metrics, hub, interval).start(supervisor);
         let inner = Inner {
             settings: settings.clone(),
@@ -126,14 +127,9 @@ impl Conversations {
         Self { inner: Arc::new(inner) }
     }
 
-    /// Limits.
-    pub fn config(&self) -> &ConversationsConfig {
-        &self.inner.settings.config
-    }
-
-    /// The depth of metadata's JSON.
-    pub fn max_json_depth(&self) -> usize {
-        self.inner.settings.max_json_depth
+    /// The bytes of a message's content.
+    pub fn max_message_bytes(&self) -> usize {
+        self.inner.settings.max_message_bytes
     }
 
     /// Creates a conversation.
@@ -174,7 +170,7 @@ impl Conversations {
                 _ => (Vec::new(), false),
             },
             Some(words) => {
-                let max_bytes = self.inner.settings.max_page_bytes;
+                let max_bytes = limits::MAX_PAGE_BYTES;
                 let found = self.inner.store.search(owner, query, words, max_bytes).await?;
                 found.ok_or_else(|| {
                     ConversationsError::invalid("q", "q has to ask for a word: it only rules some out")
@@ -312,7 +308,7 @@ impl Conversations {
         let append = Arc::new(Append { conversation, owner, message: id, chunk });
         let response = self.inner.writes.write(WriteRequest::Append(Arc::clone(&append))).await?;
         let WriteResponse::Appended(outcome) = response else { return Err(NO_MESSAGE) };
-        match outcome.check(&append.chunk, self.config().max_message_bytes) {
+        match outcome.check(&append.chunk, self.max_message_bytes()) {
             Ok(()) => {
                 self.inner.hub.wake();
                 Ok(())

@@ -92,6 +92,11 @@ impl Connector {
         Ok(Self { hosts, shuffles: url.shuffles, tls, runtime, target, timeout })
     }
 
+    /// The time for each host.
+    pub(super) fn timeout(&self) -> Duration {
+        self.timeout
+    }
+
     /// The time that all hosts may take together.
     pub(super) fn patience(&self) -> Duration {
         self.timeout * self.hosts.len() as u32 + GRACE

@@ -9,7 +9,7 @@ use tokio_postgres::types::Type;
 use uuid::Uuid;
 
 use super::{Connection, Database, DbError, PartitionFailure, presets};
-use crate::config::DatabaseConfig;
+use crate::config::{DatabaseConfig, limits};
 use crate::supervisor::{Backoff, Next, Step, StepError, Supervisor};
 
 const DAY_MS: u64 = 24 * 60 * 60 * 1000;
@@ -102,7 +102,7 @@ impl Action {
 impl PartitionManager {
     /// A manager with the settings' retention.
     pub fn new(database: Database, config: &DatabaseConfig) -> Self {
-        Self { database, days_ahead: config.partition_days_ahead, retention_days: config.retention_days }
+        Self { database, days_ahead: limits::PARTITION_DAYS_AHEAD, retention_days: config.retention_days }
     }
 
     /// Starts the task that creates and drops partitions.

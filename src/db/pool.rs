@@ -3,7 +3,8 @@
 //! * The task that drives a connection runs on the runtime that the pool was built on, whichever thread uses the connection:
 //!   request threads come and go, a connection stays.
 //! * Every use of the pool except the event path has a quota, kept by semaphores: one connection of its own, and a number that
-//!   it may borrow from the spare ones. The rest is reserved for the event path.
+//!   it may borrow from the spare ones. The rest is reserved for the event path. In a pool too small for that, uses that may hold
+//!   a connection for long share one, and all others share the rest.
 //! * A connection that is dropped with a statement under way stays out of the pool until Postgres has answered. It is closed if
 //!   no answer comes in time. A future that uses a connection can therefore be dropped at any point.
 //! * deadpool keeps idle connections for ever; a task here closes those that were idle for `DB_IDLE_TIMEOUT`.
@@ -22,7 +23,7 @@ use tokio_postgres::Client;
 
 use super::connect::Connector;
 use super::{ConnectionUrl, DbError, Housekeeping};
-use crate::config::DatabaseConfig;
+use crate::config::{DatabaseConfig, PoolQuotas, Quota, limits};
 use crate::supervisor::{Backoff, Next, Supervisor};
 
 /// The database; cheap to clone.
@@ -34,14 +35,27 @@ pub struct Database {
     quota: Option<PoolQuota>,
     /// Connections that quotas may borrow.
     spare: Arc<Semaphore>,
+    /// In a pool too small for a connection each.
+    groups: Option<Groups>,
+    statement_timeout: Duration,
+    pool_wait: Duration,
     prepares: Arc<AtomicBool>,
     housekeeping: Arc<Housekeeping>,
+}
+
+/// Connections that several uses of a small pool share.
+#[derive(Debug, Clone)]
+struct Groups {
+    /// For uses that may hold a connection for long.
+    long: Arc<Semaphore>,
+    /// For all others.
+    brief: Arc<Semaphore>,
 }
 
 /// The connections that one use of the pool may hold at once.
 #[derive(Debug, Clone)]
 struct PoolQuota {
-    /// The connection that is reserved for this use.
+    /// The connection that is reserved for this use, or those of its group.
     own: Arc<Semaphore>,
     /// The connections that it may borrow.
     borrowed: Arc<Semaphore>,
@@ -91,7 +105,7 @@ impl Database {
     ///
     /// [`DbError::Tls`] if the URL names certificates that cannot be read.
     pub fn new(url: &ConnectionUrl, config: &DatabaseConfig) -> Result<Self, DbError> {
-        let connect_timeout = Duration::from_secs(config.db_connect_timeout_s);
+        let connect_timeout = Duration::from_secs(limits::CONNECT_TIMEOUT_S);
         let connector = Arc::new(Connector::new(url, connect_timeout)?);
         let pool = Pool::builder(PoolManager(Arc::clone(&connector)))
             .max_size(config.db_pool_size)
@@ -109,28 +123,55 @@ impl Database {
             schema: config.db_schema.as_str().into(),
             quota: None,
             spare: Arc::new(Semaphore::new(config.db_pool_size)),
-            prepares: Arc::new(AtomicBool::new(config.db_prepare.is_on())),
+            groups: None,
+            statement_timeout: config.statement_timeout(),
+            pool_wait: config.pool_wait(),
+            prepares: Arc::new(AtomicBool::new(url.prepares())),
         })
     }
 
-    /// The same database, with this many connections that its quotas may borrow.
-    pub fn with_spare(self, spare: usize) -> Self {
-        Self { spare: Arc::new(Semaphore::new(spare)), ..self }
+    /// The same database, whose connections are shared out by these quotas.
+    pub fn with_quotas(self, quotas: &PoolQuotas) -> Self {
+        let groups = (!quotas.has_own).then(|| Groups {
+            long: Arc::new(Semaphore::new(1)),
+            brief: Arc::new(Semaphore::new(quotas.others.saturating_sub(1))),
+        });
+        Self { spare: Arc::new(Semaphore::new(quotas.spare())), groups, ..self }
     }
 
-    /// The same database for one use of it. Its clones together hold at most `connections`: one of their own, and borrowed ones.
-    /// A caller waits up to `wait` for a free one.
-    pub fn quota(&self, connections: usize, wait: Duration) -> Self {
-        let own = connections.min(1);
-        let quota = PoolQuota {
-            own: Arc::new(Semaphore::new(own)),
-            borrowed: Arc::new(Semaphore::new(connections - own)),
-            wait,
+    /// The time of one statement of a request.
+    pub fn statement_timeout(&self) -> Duration {
+        self.statement_timeout
+    }
+
+    /// The time that a request waits for a connection, or for its turn.
+    pub fn pool_wait(&self) -> Duration {
+        self.pool_wait
+    }
+
+    /// The longest that a start waits for the database.
+    pub fn start_timeout(&self) -> Duration {
+        self.connector.timeout() * limits::START_ATTEMPTS
+    }
+
+    /// The same database for one use of it, whose clones hold no more connections together than its quota: one of their own,
+    /// and those that they can borrow. A request that finds none free waits up to `POOL_WAIT_MS`.
+    pub fn quota(&self, quota: Quota) -> Self {
+        let (own, borrowed) = match &self.groups {
+            None => (Arc::new(Semaphore::new(1)), quota.connections.saturating_sub(1)),
+            Some(groups) => (Arc::clone(if quota.is_long { &groups.long } else { &groups.brief }), 0),
         };
+        let quota = PoolQuota { own, borrowed: Arc::new(Semaphore::new(borrowed)), wait: self.pool_wait };
         Self { quota: Some(quota), ..self.clone() }
     }
 
-    /// A connection from the pool, within the quota.
+    /// The same database with a quota of no connection: each request for one fails after `wait`.
+    pub(super) fn exhausted(&self, wait: Duration) -> Self {
+        let none = || Arc::new(Semaphore::new(0));
+        Self { quota: Some(PoolQuota { own: none(), borrowed: none(), wait }), ..self.clone() }
+    }
+
+    /// A connection from the pool, or of this use's quota of it.
     ///
     /// # Errors
     ///

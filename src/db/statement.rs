@@ -242,7 +242,7 @@ fn stop_preparing(connection: &Connection, error: &DbError) {
     connection.stop_preparing();
     tracing::warn!(
         error = error.with_sources(),
-        "a pooler keeps no prepared statements; from now on each is planned anew (DB_PREPARE)"
+        "a pooler keeps no prepared statements; from now on each is planned anew (pgbouncer=true in DATABASE_URL)"
     );
 }
 

@@ -51,6 +51,6 @@ impl FailingStatements {
     ///
     /// Always, after `wait`: [`DbError::Exhausted`].
     pub async fn exhaust(&self, wait: Duration) -> Result<(), DbError> {
-        self.database.quota(0, wait).get().await.map(|_connection| ())
+        self.database.exhausted(wait).get().await.map(|_connection| ())
     }
 }

@@ -59,6 +59,8 @@ pub struct ConnectionUrl {
     pub(super) hosts: Vec<Config>,
     /// Whether the order is random at each attempt.
     pub(super) shuffles: bool,
+    /// A pooler stands between that keeps no prepared statements.
+    is_pooled: bool,
     pub(super) tls: TlsOptions,
 }
 
@@ -124,10 +126,16 @@ struct Parameters {
     writable: bool,
     prefers_standby: bool,
     shuffles: bool,
+    is_pooled: bool,
     password_file: bool,
 }
 
 impl ConnectionUrl {
+    /// Whether statements may be prepared.
+    pub(super) fn prepares(&self) -> bool {
+        !self.is_pooled
+    }
+
     /// Parses a `postgres://` URL.
     ///
     /// # Errors
@@ -219,6 +227,14 @@ impl Parameters {
                     "disable" => false,
                     "random" => true,
                     _ => return Err(UrlError::Value("load_balance_hosts", "disable or random")),
+                }
+            }
+            // Not libpq's: Prisma's, which several hosts write into the URL of their pooler.
+            "pgbouncer" => {
+                self.is_pooled = match value {
+                    "true" => true,
+                    "false" => false,
+                    _ => return Err(UrlError::Value("pgbouncer", "true or false")),
                 }
             }
             "channel_binding" => {
@@ -363,7 +379,7 @@ impl Parameters {
             }
             all.push(config);
         }
-        Ok(ConnectionUrl { hosts: all, shuffles: self.shuffles, tls })
+        Ok(ConnectionUrl { hosts: all, shuffles: self.shuffles, is_pooled: self.is_pooled, tls })
     }
 
     fn tls(&self) -> Result<TlsOptions, UrlError> {
@@ -501,6 +517,14 @@ mod tests {
 
     fn parse(rest: &str) -> ConnectionUrl {
         ConnectionUrl::parse(&format!("postgres://{rest}")).unwrap_or_else(|error| panic!("{rest}: {error}"))
+    }
+
+    #[test]
+    fn a_pooler_that_keeps_no_statements_is_named_in_the_url() {
+        assert!(parse("u@h/d").prepares() && parse("u@h/d?pgbouncer=false").prepares());
+        assert!(!parse("u@h/d?pgbouncer=true").prepares());
+        let error = ConnectionUrl::parse("postgres://u@h/d?pgbouncer=1").unwrap_err();
+        assert_eq!(error, UrlError::Value("pgbouncer", "true or false"));
     }
 
     #[test]

@@ -147,7 +147,7 @@ impl Fault {
             return Err(TypeError::member("probability", "takes a number from 0 to 1"));
         }
         if fault.delay_ms + fault.jitter_ms > max_delay_ms {
-            let takes = format!("and delayMs together take at most {max_delay_ms} (MAX_FAULT_DELAY_MS)");
+            let takes = format!("and delayMs together take at most {max_delay_ms}");
             return Err(TypeError::member("jitterMs", &takes));
         }
         if fault.status.is_none() && (fault.retry_after.is_some() || !fault.has_effect()) {

@@ -25,7 +25,7 @@ const OWN_PATHS: &str = "/_test/";
 
 /// As many faults are set as may be.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0} faults are set already (MAX_FAULTS); clear them, or replace one by its path")]
+#[error("{0} faults are set already; clear them, or replace one by its path")]
 pub struct TooManyFaults(usize);
 
 /// The effects on one request, in the order of the fields.

@@ -17,7 +17,6 @@ use std::fs::File;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::Stream;
@@ -30,7 +29,7 @@ pub use model::{ContentHash, StoredFile};
 pub use sweeper::Swept;
 pub use upload::Upload;
 
-use crate::config::FilesConfig;
+use crate::config::{FilesConfig, limits};
 use crate::db::{Database, DbError};
 use crate::observe::Metrics;
 use content::Contents;
@@ -59,6 +58,8 @@ struct Inner {
 pub struct FilesSettings {
     /// Limits.
     pub config: FilesConfig,
+    /// Downloads at once.
+    pub max_downloads: usize,
     /// The folder of contents, created when it is needed.
     pub folder: PathBuf,
     /// Bytes of the folder's file system to leave free.
@@ -90,8 +91,8 @@ pub enum FilesError {
     /// Larger than `MAX_FILE_BYTES`.
     #[error("the file is larger than {0} bytes (MAX_FILE_BYTES)")]
     TooLarge(u64),
-    /// More than `MAX_FILES_PER_UPLOAD`.
-    #[error("the upload has more than {0} files (MAX_FILES_PER_UPLOAD)")]
+    /// More files than an upload may have.
+    #[error("the upload has more than {0} files")]
     TooManyFiles(usize),
     /// More than `FILE_QUOTA_BYTES`.
     #[error("your files would take more than {0} bytes (FILE_QUOTA_BYTES)")]
@@ -158,13 +159,13 @@ impl From<io::Error> for FilesError {
 impl Files {
     /// The files of `database`, whose quota they use.
     pub fn new(settings: FilesSettings, database: &Database, metrics: &Arc<Metrics>) -> Self {
-        let FilesSettings { config, folder, min_free } = settings;
+        let FilesSettings { config, max_downloads, folder, min_free } = settings;
         let inner = Inner {
             contents: Contents::new(folder, min_free),
-            store: FileStore::new(database, Duration::from_millis(config.files_timeout_ms)),
+            store: FileStore::new(database, database.statement_timeout()),
             metrics: Arc::clone(metrics),
-            uploads: Arc::new(Semaphore::new(config.max_uploads)),
-            downloads: Arc::new(Semaphore::new(config.max_downloads)),
+            uploads: Arc::new(Semaphore::new(limits::MAX_UPLOADS)),
+            downloads: Arc::new(Semaphore::new(max_downloads)),
             is_ours: OnceCell::new(),
             config,
         };

@@ -10,6 +10,7 @@ use uuid::Uuid;
 use super::draft::Draft;
 use super::store::{NewFile, counted};
 use super::{Files, FilesError, StoredFile, blocking, media, model};
+use crate::config::limits;
 
 /// Bytes collected before a write.
 const BUFFER_BYTES: usize = 256 * 1024;
@@ -50,9 +51,8 @@ impl Upload {
     where
         S: Stream<Item = io::Result<Bytes>> + Unpin,
     {
-        let config = &self.files.inner.config;
-        if self.parts.len() >= config.max_files_per_upload {
-            return Err(FilesError::TooManyFiles(config.max_files_per_upload));
+        if self.parts.len() >= limits::MAX_FILES_PER_UPLOAD {
+            return Err(FilesError::TooManyFiles(limits::MAX_FILES_PER_UPLOAD));
         }
         let filename = model::file_name(named)?;
         let declared = declared.map(media::declared).transpose()?;

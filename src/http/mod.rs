@@ -218,16 +218,10 @@ pub struct Services {
 pub struct RequestLimits {
     /// Bytes of one event.
     pub event_bytes: usize,
-    /// Bytes of one batch.
-    pub batch_bytes: usize,
     /// Events of one batch.
     pub batch_events: u64,
     /// Time for a body.
     pub body_timeout: Duration,
-    /// The maximum wait for the commit of a request's events.
-    pub ack_timeout: Duration,
-    /// Levels of JSON up to which it becomes jsonb.
-    pub max_json_depth: usize,
 }
 
 /// A route that bypasses the router, with its metrics looked up once.
@@ -266,14 +260,11 @@ impl AppState {
             lifecycle: lifecycle.clone(),
             metrics: Arc::clone(metrics),
             supervisor: supervisor.clone(),
-            bodies: MemoryBudget::new(config.server.max_body_memory),
+            bodies: MemoryBudget::new(config.memory().bodies),
             limits: RequestLimits {
                 event_bytes: config.ingest.max_event_bytes,
-                batch_bytes: config.ingest.max_batch_bytes,
                 batch_events: config.ingest.max_batch_events(),
                 body_timeout: Duration::from_secs(config.server.body_timeout_s),
-                ack_timeout: Duration::from_millis(config.ingest.ack_timeout_ms),
-                max_json_depth: config.ingest.max_json_depth,
             },
             verifier: Arc::clone(verifier),
             own_origin: verifier

@@ -24,10 +24,10 @@ pub enum ImportsError {
     #[error("the file holds no lines of JSON in UTF-8, as they are or as gzip or zstd: {0}")]
     NotLines(String),
     /// Too many imports wait.
-    #[error("too many imports wait (MAX_IMPORTS); try again later")]
+    #[error("too many imports wait; try again later")]
     TooMany,
     /// Too many clients subscribe to imports.
-    #[error("too many clients subscribe to imports (MAX_IMPORT_FOLLOWERS); try again later")]
+    #[error("too many clients subscribe to imports (a fiftieth of MAX_SUBSCRIBERS); try again later")]
     TooManySubscribers,
     /// An error of the file.
     #[error(transparent)]

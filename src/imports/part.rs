@@ -157,7 +157,7 @@ impl<'a> PartReader<'a> {
             match line {
                 Line::Blank => {}
                 Line::TooLong => {
-                    part.rejected.push((number, "the line is too long (MAX_IMPORT_LINE_BYTES)".into()));
+                    part.rejected.push((number, "the line is too long (MAX_EVENT_BYTES)".into()));
                 }
                 Line::Text(text) if text == text::MARK => {}
                 Line::Text(text) => match self.parser.parse(text::without_mark(text).trim_ascii_start()) {

@@ -13,7 +13,7 @@ use super::model::{ImportJob, Limits, Plan, Progress};
 use super::queue::ImportQueue;
 use super::run::Runner;
 use super::store::ImportStore;
-use crate::config::ImportsConfig;
+use crate::config::limits;
 use crate::conversations::Conversations;
 use crate::db::Database;
 use crate::files::{Files, FilesError, StoredFile};
@@ -29,8 +29,14 @@ const OWNER_GOES: &str = "the user is deleted";
 /// The settings of imports.
 #[derive(Debug, Clone)]
 pub struct ImportsSettings {
-    /// Limits of imports.
-    pub imports: ImportsConfig,
+    /// Lanes, each with a connection and a `COPY` at a time, and imports at once.
+    pub lanes: usize,
+    /// Bytes of a file that one transaction stores.
+    pub part_bytes: u64,
+    /// Subscribers of imports' progress at once.
+    pub max_subscribers: usize,
+    /// Time of a statement that stores a part.
+    pub timeout: Duration,
     /// Limits of lines.
     pub limits: Limits,
 }
@@ -43,7 +49,7 @@ pub struct Imports {
 
 #[derive(Debug)]
 struct Inner {
-    config: ImportsConfig,
+    part_bytes: u64,
     store: ImportStore,
     files: Files,
     queue: mpsc::Sender<ImportJob>,
@@ -60,12 +66,8 @@ pub struct QueuePermit(OwnedPermit<ImportJob>);
 /// # Errors
 ///
 /// [`ImportsError::Database`]; it may be repeated.
-pub async fn stop_all_of(
-    user: Uuid,
-    database: &Database,
-    config: &ImportsConfig,
-) -> Result<(), ImportsError> {
-    let store = ImportStore::new(database, Duration::from_secs(config.import_timeout_s));
+pub async fn stop_all_of(user: Uuid, database: &Database, timeout: Duration) -> Result<(), ImportsError> {
+    let store = ImportStore::new(database, timeout);
     Ok(store.stop_all_of(user, OWNER_GOES).await?)
 }
 
@@ -81,23 +83,22 @@ impl Imports {
         metrics: &Arc<Metrics>,
         supervisor: &Supervisor,
     ) -> Self {
-        let config = &settings.imports;
-        let timeout = Duration::from_secs(config.import_timeout_s);
-        let (queue, jobs) = mpsc::channel(config.max_imports);
+        let (queue, jobs) = mpsc::channel(limits::MAX_IMPORTS);
         let runner = Arc::new(Runner {
-            store: ImportStore::new(writers, timeout),
+            store: ImportStore::new(writers, settings.timeout),
             files: files.clone(),
             conversations: conversations.clone(),
             limits: settings.limits,
-            lanes: config.import_writers,
-            max_rejected: config.import_max_rejected,
+            lanes: settings.lanes,
+            max_rejected: limits::IMPORT_MAX_REJECTED,
             metrics: Arc::clone(metrics),
             unrecorded: parking_lot::Mutex::default(),
         });
-        ImportQueue::start(runner, jobs, config.imports_at_once, supervisor);
-        let store = ImportStore::new(queries, timeout);
-        let subscribers = Arc::new(Semaphore::new(config.max_import_followers));
-        let inner = Inner { config: config.clone(), store, files: files.clone(), queue, subscribers };
+        ImportQueue::start(runner, jobs, settings.lanes, supervisor);
+        let store = ImportStore::new(queries, settings.timeout);
+        let subscribers = Arc::new(Semaphore::new(settings.max_subscribers));
+        let inner =
+            Inner { part_bytes: settings.part_bytes, store, files: files.clone(), queue, subscribers };
         Self { inner: Arc::new(inner) }
     }
 
@@ -125,9 +126,9 @@ impl Imports {
         plan: Plan,
     ) -> Result<(), ImportsError> {
         self.check(file).await?;
-        let part_bytes = self.inner.config.import_part_bytes;
-        let job = ImportJob { file_id: file.id, owner, plan, part_bytes, started_us: unix_now_us() };
-        if self.inner.store.begin(&job).await? {
+        let part_bytes = self.inner.part_bytes;
+        let mut job = ImportJob { file_id: file.id, owner, plan, part_bytes, started_us: unix_now_us() };
+        if self.inner.store.begin(&mut job).await? {
             permit.0.send(job);
             return Ok(());
         }

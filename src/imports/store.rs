@@ -35,8 +35,8 @@ impl ImportStore {
         self.database.query_in_time(self.timeout, &self.database.sql(sql), parameters).await
     }
 
-    /// Records a new import; returns false if it was recorded before.
-    pub(super) async fn begin(&self, job: &ImportJob) -> Result<bool, DbError> {
+    /// Records a new import, and sets the stored size of its parts; returns false if it was recorded before.
+    pub(super) async fn begin(&self, job: &mut ImportJob) -> Result<bool, DbError> {
         let (kind, mapping) = (job.plan.kind.map(Kind::name), job.plan.mapping.to_json());
         let (allowed, part_bytes) = (job.plan.allowed.names(), job.part_bytes as i64);
         let parameters: [Parameter<'_>; 6] = [
@@ -47,11 +47,15 @@ impl ImportStore {
             (&part_bytes, Type::INT8),
             (&job.started_us, Type::INT8),
         ];
-        let begun = !self.query(include_str!("../../sql/imports/begin.sql"), &parameters).await?.is_empty();
-        if !begun && self.progress(job.file_id).await?.is_none() {
-            return Err(DbError::DroppedByTrigger { table: "imports", sent: 1, stored: 0 });
-        }
-        Ok(begun)
+        let rows = self.query(include_str!("../../sql/imports/begin.sql"), &parameters).await?;
+        let Some(row) = rows.first() else {
+            return match self.progress(job.file_id).await? {
+                Some(_) => Ok(false),
+                None => Err(DbError::DroppedByTrigger { table: "imports", sent: 1, stored: 0 }),
+            };
+        };
+        job.part_bytes = row.try_get::<_, i64>("part_bytes")? as u64;
+        Ok(true)
     }
 
     /// The unfinished imports, or the one of a file.

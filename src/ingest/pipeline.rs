@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::config::{DeadLetterConfig, IngestConfig};
+use crate::config::{DeadLetterConfig, IngestConfig, MemoryShares, limits};
 use crate::db::Database;
 use crate::ingest::admit::admission::{Ingest, Journaled, Shared};
 use crate::ingest::admit::group_commit::GroupCommit;
@@ -44,6 +44,12 @@ pub struct IngestSettings {
     pub ingest: IngestConfig,
     /// The dead-letter queue.
     pub dead_letters: DeadLetterConfig,
+    /// Connections that `COPY` at once.
+    pub writers: usize,
+    /// Time of one `COPY`.
+    pub copy_timeout: Duration,
+    /// Bytes of the queues.
+    pub memory: MemoryShares,
 }
 
 /// The journal of a pipeline.
@@ -115,16 +121,16 @@ impl Pipeline {
         metrics: &Arc<Metrics>,
         supervisor: &Supervisor,
     ) -> Result<Self, CheckpointError> {
-        let IngestSettings { ingest: config, dead_letters: dead } = settings;
+        let IngestSettings { ingest: config, dead_letters: dead, memory, .. } = settings;
         let queue = Queue::new(Limits {
-            capacity: Size { events: config.max_queue_size, bytes: config.max_queue_bytes },
+            capacity: Size { events: config.max_queue_size, bytes: memory.queue },
             admit_wait: Duration::from_millis(config.admit_wait_ms),
-            max_waiting_bytes: config.max_waiting_bytes,
+            max_waiting_bytes: memory.waiting,
         });
         let dead_queue = Queue::new(Limits {
-            capacity: Size { events: dead.max_dead_queue_size, bytes: dead.max_dead_queue_bytes },
+            capacity: Size { events: dead.max_dead_queue_size, bytes: memory.dead_letters },
             admit_wait: Duration::from_secs(1),
-            max_waiting_bytes: config.max_copy_bytes,
+            max_waiting_bytes: limits::MAX_COPY_BYTES,
         });
         let dead_letters = DeadLetters::new(Arc::clone(&dead_queue), Arc::clone(metrics));
         let tables = Arc::new(target_tables(database, config));
@@ -160,8 +166,13 @@ impl Pipeline {
             parts = Some(JournalParts::start(group_commit, backlog, checkpointer, supervisor)?);
         }
         let copy_writer = || {
-            let deadline = Duration::from_secs(config.copy_timeout_s);
-            CopyWriter::new(database.clone(), &tables, Arc::clone(metrics), deadline, &checkpoints)
+            CopyWriter::new(
+                database.clone(),
+                &tables,
+                Arc::clone(metrics),
+                settings.copy_timeout,
+                &checkpoints,
+            )
         };
         let (events, dead_events) = (copy_writer(), copy_writer());
         let source = match &journaled {
@@ -177,7 +188,7 @@ impl Pipeline {
                 ids: IdMint::new(),
                 metrics: Arc::clone(metrics),
                 rates: Arc::clone(&rates),
-                json_limits: JsonLimits { depth: config.max_json_depth, bytes: config.max_event_bytes },
+                json_limits: JsonLimits { depth: limits::MAX_JSON_DEPTH, bytes: config.max_event_bytes },
                 writer_status: Arc::clone(events.status()),
                 dead_letter_writer_status: Arc::clone(dead_events.status()),
             }),
@@ -186,13 +197,13 @@ impl Pipeline {
         let batches = BatchSettings {
             batch_size: config.batch_size,
             flush_interval: Duration::from_millis(config.flush_interval_ms),
-            max_copy_bytes: config.max_copy_bytes,
+            max_copy_bytes: limits::MAX_COPY_BYTES,
         };
         let batcher = Arc::new(Batcher::new(batches, source));
         let writer = Writer { batcher, copy_writer: events, metrics: Arc::clone(metrics) };
         let lane =
             |number| supervisor.spawn_drained(format!("lane-{number}"), writer.clone().run(number as i32));
-        let lanes = (0..config.writers).map(lane).collect();
+        let lanes = (0..settings.writers).map(lane).collect();
 
         let stop_dead_letters = CancellationToken::new();
         let dead_letter_writer = DeadLetterWriter {
@@ -200,7 +211,7 @@ impl Pipeline {
             copy_writer: dead_events,
             metrics: Arc::clone(metrics),
             interval: Duration::from_millis(dead.dead_flush_interval_ms),
-            max_copy_bytes: config.max_copy_bytes,
+            max_copy_bytes: limits::MAX_COPY_BYTES,
         };
         let dead_letter_writer =
             supervisor.spawn_drained("dead-letter-writer", dead_letter_writer.run(stop_dead_letters.clone()));

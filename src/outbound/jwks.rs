@@ -1,6 +1,6 @@
 //! Fetches the published keys of an issuer of tokens (RFC 7517), from `JWT_JWKS_URL` and nowhere else.
 //!
-//! At the start, every `JWT_JWKS_REFRESH_S`, and when a token fits none of the keys, but at most every half minute: made-up
+//! At the start, every ten minutes, and when a token fits none of the keys, but at most every half minute: made-up
 //! tokens must not load the issuer. While the issuer does not answer, the keys of the last fetch remain valid.
 
 use std::sync::Arc;

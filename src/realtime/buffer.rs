@@ -266,7 +266,6 @@ mod tests {
     #[test]
     fn a_buffer_is_bounded_in_changes_and_bytes_and_is_empty_once_it_was_full() {
         let config = SubscriberLimits {
-            feed_poll_ms: 50,
             max_subscribers: 1,
             max_user_subscribers: 1,
             max_changes: 3,

@@ -10,6 +10,7 @@ use super::Position;
 use super::buffer::Dropped;
 use super::hub::{FeedState, Hub};
 use super::store::ChangeStore;
+use crate::config::limits;
 use crate::db::{Database, DbError};
 use crate::supervisor::{Backoff, Next, Step, StepError, Supervisor};
 use crate::time::Micros;
@@ -91,7 +92,7 @@ impl Step for FeedReader {
             }
         }
         tokio::time::sleep(GAP).await;
-        let slowest = Duration::from_millis(self.hub.config().feed_poll_ms);
+        let slowest = Duration::from_millis(limits::FEED_POLL_MS);
         progress.pause = tokio::select! {
             () = self.hub.woken() => GAP,
             () = tokio::time::sleep(progress.pause) => (progress.pause * 2).min(slowest),

@@ -31,11 +31,11 @@ pub const MAX_TOPICS: usize = 100;
 /// A subscription that failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum SubscribeError {
-    /// `MAX_FOLLOWERS` is reached.
-    #[error("there are {0} subscribers already (MAX_FOLLOWERS)")]
+    /// `MAX_SUBSCRIBERS` is reached.
+    #[error("there are {0} subscribers already (MAX_SUBSCRIBERS)")]
     TooMany(usize),
-    /// The user's `MAX_USER_FOLLOWERS` is reached.
-    #[error("this user has {0} subscribers already (MAX_USER_FOLLOWERS)")]
+    /// The user's `MAX_USER_SUBSCRIBERS` is reached.
+    #[error("this user has {0} subscribers already (MAX_USER_SUBSCRIBERS)")]
     TooManyOfUser(usize),
     /// [`MAX_TOPICS`] is reached.
     #[error("a subscriber has up to {MAX_TOPICS} topics")]
@@ -61,7 +61,7 @@ struct Inner {
     written: Notify,
     /// The feed has begun, or cannot.
     begun: Notify,
-    /// For pages that were read from the database for subscribers: half of `FOLLOWERS_BYTES`.
+    /// For pages that were read from the database for subscribers: half of `SUBSCRIBERS_BYTES`.
     read_permits: Arc<Semaphore>,
     /// For waiting changes, and for chunks that sockets have not taken: the other half.
     budget: MemoryBudget,
@@ -114,7 +114,7 @@ const PERMIT_PATIENCE: Duration = Duration::from_secs(10);
 /// How long a ranking of subscribers by held memory is used.
 const RANKING_AGE: Duration = Duration::from_millis(100);
 
-/// A permit to hold a page that was read from the database for a subscriber (half of `FOLLOWERS_BYTES`). Released when it is dropped.
+/// A permit to hold a page that was read from the database for a subscriber (half of `SUBSCRIBERS_BYTES`). Released when it is dropped.
 #[derive(Debug)]
 pub struct ReadPermit {
     _permit: Option<OwnedSemaphorePermit>,
@@ -530,7 +530,6 @@ mod tests {
 
     fn config() -> SubscriberLimits {
         SubscriberLimits {
-            feed_poll_ms: 50,
             max_subscribers: 3,
             max_user_subscribers: 1,
             max_changes: 3,

@@ -42,7 +42,7 @@ pub enum RecordsError {
     #[error("there is no such collection")]
     UnknownCollection,
     /// `MAX_COLLECTIONS` is reached.
-    #[error("there are {0} collections already (MAX_COLLECTIONS)")]
+    #[error("there are {0} collections already")]
     TooManyCollections(i64),
     /// There is no such record.
     #[error("there is no such record")]
@@ -61,8 +61,8 @@ pub enum RecordsError {
         /// The reason.
         message: String,
     },
-    /// The record would exceed `MAX_RECORD_BYTES`.
-    #[error("the record is larger than {0} bytes (MAX_RECORD_BYTES)")]
+    /// The record would exceed `MAX_EVENT_BYTES`.
+    #[error("the record is larger than {0} bytes (MAX_EVENT_BYTES)")]
     TooLarge(usize),
     /// Too many requests wait, or this one has waited too long.
     #[error("too many records wait; try again later")]

@@ -2,14 +2,13 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Duration;
 
 use super::collections::{Collection, Collections};
 use super::list::ListQuery;
 use super::model::{Name, Record, RecordId, Version};
 use super::store::{NewRecord, Outcome, RecordStore};
 use super::{Data, Draft, RecordsError, merge};
-use crate::config::{PoolQuotas, RecordsConfig};
+use crate::config::{PoolQuotas, limits};
 use crate::db::{BatchExecutor, BatchWork, Database, Outcomes};
 use crate::paging::Page;
 use crate::supervisor::Supervisor;
@@ -25,14 +24,16 @@ const MAX_IDS: usize = 3;
 /// The settings of records.
 #[derive(Debug, Clone)]
 pub struct RecordsSettings {
-    /// Limits.
-    pub records: RecordsConfig,
+    /// Bytes of a record's own members as JSON, with all digits of its numbers and without white space.
+    pub max_record_bytes: usize,
+    /// Bytes of a body that holds a record.
+    pub max_body_bytes: usize,
+    /// Bytes of the records that wait for their batch.
+    pub queue_bytes: usize,
     /// The quotas of the pool.
-    pub shares: PoolQuotas,
+    pub quotas: PoolQuotas,
     /// Whether a first write creates its collection.
     pub makes_collections: bool,
-    /// The depth of a record's JSON.
-    pub max_json_depth: usize,
 }
 
 /// Records; cheap to clone.
@@ -82,38 +83,26 @@ impl Precondition {
 impl Records {
     /// Starts the tasks of batches, with quotas of `database`.
     pub fn start(settings: &RecordsSettings, database: &Database, supervisor: &Supervisor) -> Self {
-        let RecordsSettings { records: config, shares, .. } = settings;
-        let wait = Duration::from_millis(config.records_wait_ms);
-        let timeout = Duration::from_millis(config.records_timeout_ms);
-        let share = database.quota(shares.records, wait);
+        let quotas = &settings.quotas;
+        let (wait, timeout) = (database.pool_wait(), database.statement_timeout());
+        let share = database.quota(quotas.records);
         let store = RecordStore::new(&share, timeout);
-        let commits = RecordStore::new(&database.quota(shares.record_commits, wait), timeout);
+        let commits = RecordStore::new(&database.quota(quotas.record_commits), timeout);
 
-        let bytes = config.records_queue_bytes;
-        let (creations, create_task) =
-            BatchExecutor::new(Creations(commits), shares.record_commits, bytes, wait);
+        let (bytes, writers) = (settings.queue_bytes, quotas.record_commits.connections);
+        let (creations, create_task) = BatchExecutor::new(Creations(commits), writers, bytes, wait);
         let (lookups, lookup_task) = BatchExecutor::new(LookUps(store.clone()), READERS, bytes, wait);
         supervisor.spawn("record-creates", create_task);
         supervisor.spawn("record-gets", lookup_task);
 
-        let collections = Collections::new(store.clone(), config.max_collections);
+        let collections = Collections::new(store.clone(), limits::MAX_COLLECTIONS);
         let inner = Inner { settings: settings.clone(), collections, store, creations, lookups };
         Self { inner: Arc::new(inner) }
     }
 
     /// Limits.
-    pub fn config(&self) -> &RecordsConfig {
-        &self.inner.settings.records
-    }
-
-    /// The time of one statement.
-    pub fn statement_timeout(&self) -> Duration {
-        Duration::from_millis(self.config().records_timeout_ms)
-    }
-
-    /// The depth of a record's JSON.
-    pub fn max_json_depth(&self) -> usize {
-        self.inner.settings.max_json_depth
+    pub fn settings(&self) -> &RecordsSettings {
+        &self.inner.settings
     }
 
     /// Creates a record, and its collection if that is allowed. Returns after the commit.
@@ -124,7 +113,7 @@ impl Records {
     pub async fn create(&self, name: &Name, draft: Draft) -> Result<Record, RecordsError> {
         self.fits(&draft.data)?;
         // Postgres returns it as stored, which may be longer than the request.
-        let bytes = draft.data.size().max(draft.data.as_bytes().len()).min(self.config().records_queue_bytes);
+        let bytes = draft.data.size().max(draft.data.as_bytes().len()).min(self.settings().queue_bytes);
         for _ in 0..MAX_IDS {
             let id = draft.id.unwrap_or_else(|| RecordId::make(Millis::now()));
             let creation = Creation { id, is_chosen: draft.id.is_some(), data: draft.data.clone() };
@@ -184,7 +173,7 @@ impl Records {
     ///
     /// [`RecordsError`].
     pub async fn list(&self, name: &Name, query: &ListQuery) -> Result<Page<Record>, RecordsError> {
-        let max_bytes = self.config().max_page_bytes;
+        let max_bytes = limits::MAX_PAGE_BYTES;
         self.on(name, false, |collection| async move {
             self.inner.store.list(&collection, query, max_bytes).await
         })
@@ -192,7 +181,7 @@ impl Records {
     }
 
     fn fits(&self, data: &Data) -> Result<(), RecordsError> {
-        let max_bytes = self.config().max_record_bytes;
+        let max_bytes = self.settings().max_record_bytes;
         if data.size() > max_bytes { Err(RecordsError::TooLarge(max_bytes)) } else { Ok(()) }
     }
 

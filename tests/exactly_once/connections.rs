@@ -40,7 +40,7 @@ async fn a_connection_cut_right_after_the_commit_is_settled_exactly_once() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_network_that_drops_a_commit_blocks_nothing_forever() {
     // The server still waits for the end of the transaction, and its backend holds the lane.
-    cut_at(Cut::HangAtCommit, 2, &[("COPY_TIMEOUT_S", "1")]).await;
+    cut_at(Cut::HangAtCommit, 2, &[("STATEMENT_TIMEOUT_MS", "100")]).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -89,7 +89,8 @@ async fn stopped_at_commit(pause: Duration) {
         )
         .await
         .unwrap();
-    let service = Service::start(server.url(), &[("COPY_TIMEOUT_S", "1"), ("BATCH_SIZE", "20")]).await;
+    let service =
+        Service::start(server.url(), &[("STATEMENT_TIMEOUT_MS", "100"), ("BATCH_SIZE", "20")]).await;
     let load = Load::start(&service.address, 2, 0);
     load.progresses(50).await;
     let answer = service.post(&[("x-trace-id", "slow")], "{\"slow\":true}").await;
@@ -101,7 +102,7 @@ async fn stopped_at_commit(pause: Duration) {
     })
     .await;
     let stopped = Stopped::stop(pid);
-    eventually("it is given up", async || service.logged("no answer from postgres within 1 s")).await;
+    eventually("it is given up", async || service.logged("no answer from postgres within 1.2 s")).await;
     tokio::time::sleep(pause).await;
     drop(stopped);
     load.progresses(50).await;

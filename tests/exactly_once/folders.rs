@@ -3,7 +3,7 @@
 use nix::sys::signal::Signal;
 
 use super::{load_of, rows};
-use crate::support::load::assert_exactly_once;
+use crate::support::load::{Load, assert_exactly_once};
 use crate::support::postgres::{PrivateServer, TestDatabase, connect};
 use crate::support::service::{Folder, Service, run};
 
@@ -56,19 +56,20 @@ async fn a_cloned_data_dir_stores_each_event_once() {
     let url = server.url().to_owned();
     let (folder, parent) = (Folder::new(), Folder::new());
     let settings = [("DATABASE_URL", url.as_str()), ("DATA_DIR", folder.path())];
-    let impatient = [settings[0], settings[1], ("ACK_TIMEOUT_MS", "50")];
-    let service = Service::start_with(&impatient).await;
+    let service = Service::start_with(&settings).await;
     let sent = load_of(&service, 20).await;
     service.fenced().await;
     server.stop_immediate().await;
-    let sent = sent.and(load_of(&service, 3000).await);
+    let load = Load::start_impatient(&service.address, 3);
+    load.progresses(3000).await;
+    let sent = sent.and(load.stop().await);
     service.signal(Signal::SIGKILL);
     service.ended().await;
     let clone = format!("{}/clone", parent.path());
     let copied = std::process::Command::new("cp").args(["-R", "-p", folder.path(), &clone]).status().unwrap();
     assert!(copied.success());
     // Batches of other sizes, so that those of the two processes overlap partly.
-    let first = [settings[0], settings[1], ("BATCH_SIZE", "70"), ("MAX_COPY_BYTES", "65536")];
+    let first = [settings[0], settings[1], ("BATCH_SIZE", "70")];
     let second = [settings[0], ("DATA_DIR", &clone), ("BATCH_SIZE", "30"), ("WRITERS", "3")];
     let (one, two) = tokio::join!(Service::start_with(&first), Service::start_with(&second));
     server.start_again().await;

@@ -104,7 +104,6 @@ async fn an_outage_fills_the_journal_but_no_memory_and_recovery_needs_no_operato
     let settings = [
         ("MAX_QUEUE_SIZE", "1000"),
         ("MAX_QUEUE_BYTES", "4194304"),
-        ("MAX_BATCH_EVENTS", "1000"),
         ("JOURNAL_MAX_BYTES", "67108864"),
         ("JOURNAL_KEEP_BYTES", "0"),
     ];

@@ -192,7 +192,7 @@ async fn a_journal_that_was_unknown_for_a_while_loses_no_event() {
     let database = TestDatabase::create().await;
     let client = database.connect().await;
     let older = Backup::take(&client, "older").await;
-    let service = Service::start(database.url(), &[("ACK_TIMEOUT_MS", "200")]).await;
+    let service = Service::start(database.url(), &[]).await;
     let sent = load_of(&service, 100).await;
     service.fenced().await;
     let newer = Backup::take(&client, "newer").await;

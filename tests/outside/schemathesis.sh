@@ -18,8 +18,8 @@ fi
 
 data=$(mktemp -d)
 port=3489
-export DATA_DIR=$data PORT=$port AUTH=required STRESS=on RECORDS_AUTO_CREATE=on REGISTRATION=on LOG_FORMAT=json MAX_SSE_STREAMS=2000
-export RATE_LOGINS=0 RATE_ACCOUNT_LOGINS=0 RATE_READS=0 RATE_WRITES=0 JOURNAL_MIN_FREE=0 JOURNAL_SEGMENT_BYTES=4194304
+export DATA_DIR=$data PORT=$port AUTH=required STRESS=on RECORDS_AUTO_CREATE=on REGISTRATION=on LOG_FORMAT=json
+export RATE_LOGINS=0 RATE_WRITES=0 JOURNAL_MIN_FREE=0 JOURNAL_MAX_BYTES=33554432
 "$binary" > "$data/log" 2>&1 &
 service=$!
 trap 'kill $service 2>/dev/null || true; wait $service 2>/dev/null || true; rm -rf "$data"' EXIT

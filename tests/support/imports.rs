@@ -26,6 +26,16 @@ pub(crate) async fn process(service: &Service, query: &str, token: &str, lines: 
     id
 }
 
+/// From now on a part of an import has so many bytes, so that few lines make many parts.
+pub(crate) async fn small_parts(client: &Client, bytes: u32) {
+    let trigger = format!(
+        "create function small_parts() returns trigger language plpgsql as
+             $$ begin new.part_bytes := {bytes}; return new; end $$;
+         create trigger small_parts before insert on imports for each row execute function small_parts()"
+    );
+    client.batch_execute(&trigger).await.unwrap();
+}
+
 /// The progress of an import.
 pub(crate) async fn progress(service: &Service, token: &str, file: &str) -> Value {
     send(service, "GET", &format!("/api/files/{file}/progress"), token, &Value::Null).await.json()

@@ -32,6 +32,8 @@ struct Shared {
     stopped: AtomicBool,
     /// One event in so many is rejected by `NO_EVIL`; 0: none.
     evil_in: u64,
+    /// Those that wait for the commit do so for a second at the most.
+    is_impatient: bool,
     notes: Mutex<Notes>,
     next: AtomicU64,
 }
@@ -46,9 +48,18 @@ struct Notes {
 impl Load {
     /// Starts `producers`, which send to `address` until they are stopped.
     pub(crate) fn start(address: &str, producers: usize, evil_in: u64) -> Self {
+        Self::begin(address, producers, Shared { evil_in, ..Shared::default() })
+    }
+
+    /// As [`Self::start`], without a wait of more than a second.
+    pub(crate) fn start_impatient(address: &str, producers: usize) -> Self {
+        Self::begin(address, producers, Shared { is_impatient: true, ..Shared::default() })
+    }
+
+    fn begin(address: &str, producers: usize, shared: Shared) -> Self {
         let prefix = format!("{:08x}", fastrand::u32(..));
         let address = Mutex::new(address.to_owned());
-        let shared = Arc::new(Shared { address, prefix, evil_in, ..Shared::default() });
+        let shared = Arc::new(Shared { address, prefix, ..shared });
         let mut tasks = JoinSet::new();
         for number in 0..producers {
             tasks.spawn(produce(Arc::clone(&shared), number));
@@ -156,11 +167,16 @@ async fn send_one(shared: &Shared, number: usize, sender: &mut SendRequest<Full<
     } else {
         ("/api/v1/events", event(n), vec![name.clone()])
     };
-    let ack = if fastrand::u8(0..3) == 0 { "?ack=committed" } else { "" };
+    let waits = fastrand::u8(0..3) == 0;
+    let ack = if waits && !shared.is_impatient { "?ack=committed" } else { "" };
     let request = Request::post(format!("{path}{ack}"))
         .header("host", "localhost")
         .header("x-trace-id", &name)
         .header("content-type", if is_batch { "application/x-ndjson" } else { "application/json" });
+    let request = match waits && shared.is_impatient {
+        true => request.header("prefer", "wait=1"),
+        false => request,
+    };
     // A key that is not repeated changes nothing.
     let request = match fastrand::u8(0..4) {
         0 => request.header("idempotency-key", &name),

@@ -13,8 +13,9 @@ use hyper_util::rt::TokioIo;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
+use socket2::SockRef;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::process::{Child, Command};
 
 const START_TIMEOUT: Duration = Duration::from_secs(60);
@@ -94,10 +95,18 @@ pub(crate) fn program(arguments: &[&str], variables: &[(&str, &str)]) -> Command
     command
 }
 
+/// A connection of which the kernel keeps little on either side, so that a client that does not read is noticed soon.
+pub(crate) async fn narrow(address: &str) -> TcpStream {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(4096).unwrap();
+    SockRef::from(&socket).set_tcp_mss(536).unwrap();
+    socket.connect(address.parse().unwrap()).await.unwrap()
+}
+
 /// Runs the program to its end.
 pub(crate) async fn run(arguments: &[&str], variables: &[(&str, &str)]) -> (ExitStatus, String, String) {
     let data = Folder::new();
-    let mut all = BTreeMap::from([("DATA_DIR", data.path()), ("JOURNAL_SEGMENT_BYTES", "4194304")]);
+    let mut all = BTreeMap::from([("DATA_DIR", data.path()), ("JOURNAL_MAX_BYTES", "33554432")]);
     all.extend(variables.iter().copied());
     let all: Vec<_> = all.into_iter().collect();
     let output = program(arguments, &all).output().await.unwrap();
@@ -167,7 +176,7 @@ impl Service {
             ("PORT", "0"),
             ("LOG_FORMAT", "json"),
             ("DATA_DIR", data.path()),
-            ("JOURNAL_SEGMENT_BYTES", "4194304"),
+            ("JOURNAL_MAX_BYTES", "33554432"),
             ("JOURNAL_MIN_FREE", "0"),
         ]);
         all.extend(variables.iter().copied());

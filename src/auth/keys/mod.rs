@@ -12,7 +12,6 @@ mod text;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
 
 use uuid::Uuid;
 
@@ -26,7 +25,7 @@ use super::principal::{Identity, Principal};
 use super::random::Secret;
 use super::scope::{Scope, Scopes};
 use super::{AuthError, Verifier};
-use crate::config::{AuthConfig, is_origin};
+use crate::config::{is_origin, limits};
 use crate::db::{Database, DbError};
 
 /// Bytes of a key's name.
@@ -92,12 +91,12 @@ impl CachedKey {
 
 impl Keys {
     /// The keys of `database`.
-    pub fn new(config: &AuthConfig, verifier: &Arc<Verifier>, database: &Database) -> Self {
+    pub fn new(verifier: &Arc<Verifier>, database: &Database) -> Self {
         Self {
-            store: KeyStore::new(database, Duration::from_millis(config.auth_timeout_ms)),
+            store: KeyStore::new(database, database.statement_timeout()),
             verifier: Arc::clone(verifier),
-            most: config.max_user_keys,
-            capacity: config.key_cache as i64,
+            most: limits::MAX_USER_KEYS,
+            capacity: limits::KEY_CACHE as i64,
         }
     }
 

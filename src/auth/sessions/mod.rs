@@ -8,7 +8,6 @@ mod rotation;
 mod store;
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use uuid::Uuid;
 
@@ -20,7 +19,7 @@ use super::clock::now_s;
 use super::random::{self, Secret};
 use super::users::User;
 use super::{AuthError, Verifier};
-use crate::config::AuthConfig;
+use crate::config::{AuthConfig, limits};
 use crate::db::Database;
 
 /// The tokens for a password, or for a refresh token.
@@ -50,9 +49,9 @@ impl Sessions {
     /// The sessions of `database`.
     pub fn new(config: &AuthConfig, verifier: &Arc<Verifier>, database: &Database) -> Self {
         Self {
-            store: SessionStore::new(database, Duration::from_millis(config.auth_timeout_ms)),
+            store: SessionStore::new(database, database.statement_timeout()),
             verifier: Arc::clone(verifier),
-            most: config.max_user_sessions,
+            most: limits::MAX_USER_SESSIONS,
             lifetime_s: config.refresh_token_s as i64,
         }
     }

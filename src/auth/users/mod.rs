@@ -17,7 +17,7 @@ use super::AuthError;
 use super::name;
 use super::random::Secret;
 use super::scope::Scopes;
-use crate::config::AuthConfig;
+use crate::config::limits;
 use crate::db::Database;
 
 /// RFC 5321, section 4.5.3.1.3.
@@ -150,10 +150,10 @@ pub struct Users {
 
 impl Users {
     /// The users of `database`.
-    pub fn new(config: &AuthConfig, database: &Database) -> Self {
+    pub fn new(database: &Database) -> Self {
         Self {
-            store: UserStore::new(database, Duration::from_millis(config.auth_timeout_ms)),
-            passwords: Passwords::new(config.password_threads, config.password_queue),
+            store: UserStore::new(database, database.statement_timeout()),
+            passwords: Passwords::new(limits::PASSWORD_THREADS, limits::PASSWORD_QUEUE),
             subjects: std::sync::Arc::new(Cache::new(KNOWN_SUBJECTS)),
         }
     }

@@ -186,7 +186,7 @@ impl Live {
         Some(self.cursor(None))
     }
 
-    /// A chunk of delivered events, which counts in `FOLLOWERS_BYTES` until the connection has written it. Waits while too much is held.
+    /// A chunk of delivered events, which counts in `SUBSCRIBERS_BYTES` until the connection has written it. Waits while too much is held.
     pub async fn hold(&self, chunk: Bytes) -> Bytes {
         self.subscriber.hold(chunk).await
     }

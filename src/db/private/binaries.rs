@@ -15,7 +15,6 @@ use postgresql_commands::postgres::PostgresBuilder;
 use postgresql_commands::{CommandBuilder, CommandExecutor};
 
 use super::account::Account;
-use super::error::PrivateError;
 
 /// The oldest major version for a new cluster.
 const MIN_MAJOR: u32 = 14;
@@ -69,12 +68,6 @@ pub(super) fn find(account: &Account, major: Option<u32>, fetched: &[PathBuf]) -
         Some(found) => Search::Found(found.clone()),
         None => Search::Unfit(here),
     }
-}
-
-/// The programs in the folder that the user named.
-pub(super) fn at(dir: &Path, account: &Account) -> Result<Binaries, PrivateError> {
-    let real = dir.canonicalize().unwrap_or_else(|_| dir.to_path_buf());
-    inspect(&real, account).map_err(|missing| PrivateError::BadPgBin { dir: dir.to_path_buf(), missing })
 }
 
 /// The programs found, as a list for messages.

@@ -63,24 +63,11 @@ pub enum PrivateError {
     )]
     NoAccount,
 
-    /// `PG_BIN` lacks a program.
-    #[error(
-        "PG_BIN {} has no working {missing}: set it to the folder that holds Postgres' \
-         initdb, pg_ctl and postgres (such as /usr/lib/postgresql/17/bin), or leave it unset",
-        dir.display()
-    )]
-    BadPgBin {
-        /// The folder of `PG_BIN`.
-        dir: PathBuf,
-        /// The first program that is missing or does not run.
-        missing: String,
-    },
-
     /// Postgres is neither installed nor downloadable.
     #[error(
         "no Postgres was found on this machine and none could be downloaded. Install it \
          (Debian, Ubuntu: apt install postgresql · Fedora: dnf install postgresql-server · macOS: brew install postgresql), \
-         or set PG_BIN to the folder that holds initdb, pg_ctl and postgres, \
+         or add the folder that holds initdb, pg_ctl and postgres to PATH, \
          or set DATABASE_URL to a server that runs elsewhere"
     )]
     NoBinaries {
@@ -92,7 +79,7 @@ pub enum PrivateError {
     /// The data's major version is not installed.
     #[error(
         "{} was made by Postgres {needed}, and this machine has {found}: install Postgres {needed}, \
-         or set PG_BIN to its folder of binaries (pg_upgrade moves the data to a newer version)",
+         or add its folder of binaries to PATH (pg_upgrade moves the data to a newer version)",
         cluster.display()
     )]
     OtherMajor {

@@ -70,14 +70,14 @@ pub struct PrivateCluster {
 
 impl PrivateCluster {
     /// Finds or downloads the programs, creates the cluster once, starts it or adopts the running one, and creates its
-    /// database. `pg_bin` is the user's `PG_BIN`, then the only folder that is searched.
+    /// database.
     ///
     /// # Errors
     ///
     /// [`PrivateError`]; the lock is released again.
-    pub async fn start(data_dir: &Path, pg_bin: Option<&Path>) -> Result<Self, PrivateError> {
-        let (given, pg_bin) = (data_dir.to_path_buf(), pg_bin.map(Path::to_path_buf));
-        let setup = blocking(move || Setup::prepare(&given, pg_bin.as_deref())).await?;
+    pub async fn start(data_dir: &Path) -> Result<Self, PrivateError> {
+        let given = data_dir.to_path_buf();
+        let setup = blocking(move || Setup::prepare(&given)).await?;
         let binaries = setup.binaries_or_download().await?;
 
         let Setup { data_dir, account, password, lock, .. } = setup;

@@ -23,7 +23,7 @@ pub(super) struct Setup {
 
 impl Setup {
     /// Locks the folder and examines it. Waits for processes, so it needs a blocking thread.
-    pub(super) fn prepare(data_dir: &Path, pg_bin: Option<&Path>) -> Result<Self, PrivateError> {
+    pub(super) fn prepare(data_dir: &Path) -> Result<Self, PrivateError> {
         fs::create_dir_all(data_dir).map_err(PrivateError::io("create", data_dir))?;
         let data_dir = data_dir.canonicalize().map_err(PrivateError::io("find", data_dir))?;
         let lock = DataDirLock::take(&data_dir)?;
@@ -31,20 +31,7 @@ impl Setup {
         let account = Account::of_cluster(&cluster)?;
         let major = cluster::major(&cluster)?;
         cluster::remove_unfinished(&data_dir);
-        let binaries = match pg_bin {
-            Some(dir) => {
-                let found = binaries::at(dir, &account)?;
-                if let Some(needed) = major.filter(|major| *major != found.version.major) {
-                    return Err(PrivateError::OtherMajor {
-                        cluster,
-                        needed,
-                        found: binaries::describe(&[found]),
-                    });
-                }
-                Search::Found(found)
-            }
-            None => binaries::find(&account, major, &download::folders(&data_dir, &account)),
-        };
+        let binaries = binaries::find(&account, major, &download::folders(&data_dir, &account));
         let password = match (Password::read(&data_dir)?, major) {
             (Some(password), _) => password,
             (None, None) => Password::read_or_create(&data_dir)?,

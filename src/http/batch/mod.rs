@@ -1,7 +1,7 @@
 //! `POST /api/v1/events/batch`: many events, as NDJSON or as a JSON array.
 //!
 //! The body is decompressed, split, classified and encoded while it arrives. The memory of a batch is one incomplete event,
-//! the encoded tuples, and up to [`INLINE_BYTES`] of the body once it is that long, all within `MAX_BODY_MEMORY`. At the end
+//! the encoded tuples, and up to [`INLINE_BYTES`] of the body once it is that long, all within the share of bodies in `MEMORY_BUDGET`. At the end
 //! the batch is admitted as a whole, or rejected as a whole. Events that are not JSON are skipped and listed in the answer;
 //! the other events are not affected.
 //!
@@ -351,12 +351,12 @@ impl Batch {
         Ok(())
     }
 
-    /// Rejects a batch with more events than `MAX_BATCH_EVENTS`.
+    /// Rejects a batch with more events than `MAX_QUEUE_SIZE`, or 100,000.
     fn check_count(&self) -> Result<(), ApiError> {
         let max = self.max_events;
         if self.events + self.rejected.len() as u64 >= max {
             return Err(ApiError::too_large(format!(
-                "the batch has more than {max} events (MAX_BATCH_EVENTS)"
+                "the batch has more than {max} events (MAX_QUEUE_SIZE, at most 100000)"
             )));
         }
         Ok(())

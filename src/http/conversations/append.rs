@@ -17,6 +17,7 @@ use super::super::{AppState, Services};
 use super::object_reader::ObjectReader;
 use super::{answer, message_id, read_body};
 use crate::auth::Principal;
+use crate::config::limits;
 use crate::conversations::MessageChunk;
 
 #[derive(Serialize, ToSchema)]
@@ -58,11 +59,11 @@ pub(super) async fn append(
 }
 
 fn chunk(services: &Services, body: &[u8]) -> Result<MessageChunk, ApiError> {
-    let mut members = ObjectReader::of_body(body, services.conversations.max_json_depth())?;
+    let mut members = ObjectReader::of_body(body, limits::MAX_JSON_DEPTH)?;
     let content = members.needed_text("content")?;
-    let max_bytes = services.conversations.config().max_message_bytes;
+    let max_bytes = services.conversations.max_message_bytes();
     if content.len() > max_bytes {
-        return Err(members.too_large("content", max_bytes, "MAX_MESSAGE_BYTES"));
+        return Err(members.too_large("content", max_bytes, Some("MAX_MESSAGE_BYTES")));
     }
     let at = members.number("at")?.ok_or_else(|| members.refuse("at", "has to be there"))?;
     let done = members.truth("done")?.unwrap_or(false);

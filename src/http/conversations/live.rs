@@ -1,6 +1,6 @@
 //! `GET /api/conversations/{id}/messages?live=sse`: messages, then changes, as server-sent events.
 //!
-//! A slow client holds a few chunks, its buffer in the hub, and a page that was read from the database. All count in `FOLLOWERS_BYTES` until the
+//! A slow client holds a few chunks, its buffer in the hub, and a page that was read from the database. All count in `SUBSCRIBERS_BYTES` until the
 //! socket has taken them: the slowest clients are cut off before it is used up.
 
 use std::collections::VecDeque;

@@ -19,6 +19,7 @@ use super::super::{AppState, Services};
 use super::object_reader::ObjectReader;
 use super::{PATH, answer, conversation_id, header, live, message_id, page_answer, read_body};
 use crate::auth::Principal;
+use crate::config::limits;
 use crate::conversations::{
     CHAT_MEMBERS, IdempotencyKey, MessageQuery, Metadata, NewMessage, Role, read_content,
 };
@@ -143,15 +144,14 @@ fn key(headers: &HeaderMap, body: &[u8]) -> Result<Option<IdempotencyKey>, ApiEr
 
 /// The messages of a body, and whether it is an array.
 fn new_messages(services: &Services, body: &[u8]) -> Result<(Vec<NewMessage>, bool), ApiError> {
-    let config = services.conversations.config();
-    let depth = services.conversations.max_json_depth();
-    let (each, is_array) = ObjectReader::of_each(body, config.max_messages_per_append, depth)?;
+    let depth = limits::MAX_JSON_DEPTH;
+    let (each, is_array) = ObjectReader::of_each(body, limits::MAX_MESSAGES_PER_APPEND, depth)?;
     if each.is_empty() {
         return Err(ApiError::invalid("the body takes at least one message").field("body"));
     }
-    let messages = each
-        .into_iter()
-        .map(|members| new_message(members, config.max_message_bytes, config.max_metadata_bytes, depth));
+    let max_bytes = services.conversations.max_message_bytes();
+    let messages =
+        each.into_iter().map(|members| new_message(members, max_bytes, limits::MAX_METADATA_BYTES, depth));
     Ok((messages.collect::<Result<_, _>>()?, is_array))
 }
 
@@ -170,7 +170,7 @@ fn new_message(
     }
     let content = read_content(content, &others, max_bytes, max_depth);
     let content = content.map_err(|invalid| match invalid.is_too_large {
-        true => members.too_large(invalid.member, max_bytes, "MAX_MESSAGE_BYTES"),
+        true => members.too_large(invalid.member, max_bytes, Some("MAX_MESSAGE_BYTES")),
         false => members.refuse(invalid.member, &invalid.why),
     })?;
     let done = members.truth("done")?.unwrap_or(true);

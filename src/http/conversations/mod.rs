@@ -23,6 +23,7 @@ use super::wire::error::ApiError;
 use super::wire::{json, pages, path, query};
 use super::{AppState, Services};
 use crate::auth::{Principal, Scope};
+use crate::config::limits;
 use crate::conversations::{ConversationsError, ListQuery, Metadata, NewConversation, Patch};
 use crate::paging::Page;
 use object_reader::ObjectReader;
@@ -82,7 +83,7 @@ async fn create(
 ) -> Result<Response, ApiError> {
     let services = state.services()?;
     let (_, body) = read_body(services, request).await?;
-    let patch = patch(services, &body)?;
+    let patch = patch(&body)?;
     let new = NewConversation {
         title: patch.title.unwrap_or_else(|| DEFAULT_TITLE.to_owned()),
         metadata: patch.metadata.unwrap_or_else(Metadata::empty),
@@ -137,7 +138,7 @@ async fn change(
     let services = state.services()?;
     let id = conversation_id(id)?;
     let (_, body) = read_body(services, request).await?;
-    let patch = patch(services, &body)?;
+    let patch = patch(&body)?;
     let owner = services.accounts.user_of(&principal).await?;
     answer(services, StatusCode::OK, &services.conversations.change(owner, id, &patch).await?)
 }
@@ -167,26 +168,30 @@ async fn delete(
 }
 
 /// The changes of a conversation in a body; missing and null members change nothing.
-fn patch(services: &Services, body: &[u8]) -> Result<Patch, ApiError> {
-    let config = services.conversations.config();
-    let mut members = ObjectReader::of_body(body, services.conversations.max_json_depth())?;
+fn patch(body: &[u8]) -> Result<Patch, ApiError> {
+    let mut members = ObjectReader::of_body(body, limits::MAX_JSON_DEPTH)?;
     let title = members.text("title")?;
     if let Some(title) = &title
-        && title.len() > config.max_title_bytes
+        && title.len() > limits::MAX_TITLE_BYTES
     {
-        return Err(members.too_large("title", config.max_title_bytes, "MAX_TITLE_BYTES"));
+        return Err(members.too_large("title", limits::MAX_TITLE_BYTES, None));
     }
-    let metadata = members.metadata(config.max_metadata_bytes)?;
+    let metadata = members.metadata(limits::MAX_METADATA_BYTES)?;
     members.end()?;
     Ok(Patch { title, metadata })
 }
+
+/// Messages of the largest size that a body may hold.
+const MESSAGES_OF_BODY: usize = 16;
+/// Bytes that a body may have whatever `MAX_MESSAGE_BYTES` is: metadata and titles are in it too.
+const LEAST_BODY_BYTES: usize = 4 * 1024 * 1024;
 
 async fn read_body(
     services: &Services,
     request: Request,
 ) -> Result<(hyper::http::request::Parts, super::wire::body::WholeBody), ApiError> {
-    let bytes = services.conversations.config().max_messages_body_bytes;
-    json::read(services, request, bytes, "MAX_MESSAGES_BODY_BYTES").await
+    let bytes = (services.conversations.max_message_bytes() * MESSAGES_OF_BODY).max(LEAST_BODY_BYTES);
+    json::read(services, request, bytes, "MAX_MESSAGE_BYTES").await
 }
 
 fn conversation_id(id: Result<Path<Uuid>, PathRejection>) -> Result<Uuid, ConversationsError> {

@@ -49,7 +49,7 @@ impl<'a> ObjectReader<'a> {
             reader.deserialize_seq(Elements { most }).and_then(|elements| reader.end().map(|()| elements));
         let elements = elements.map_err(|error| unreadable(&error))?;
         if elements.len() > most {
-            let message = format!("the body takes up to {most} messages (MAX_MESSAGES_PER_APPEND)");
+            let message = format!("the body takes up to {most} messages");
             return Err(ApiError::too_large(message).field("body"));
         }
         let object = |(place, element): (usize, &'a RawValue)| {
@@ -79,8 +79,9 @@ impl<'a> ObjectReader<'a> {
     }
 
     /// A refusal of a member that exceeds the limit of a setting.
-    pub(super) fn too_large(&self, name: &str, max_bytes: usize, setting: &str) -> ApiError {
-        let message = format!("{name} takes up to {max_bytes} bytes ({setting})");
+    pub(super) fn too_large(&self, name: &str, max_bytes: usize, setting: Option<&str>) -> ApiError {
+        let setting = setting.map(|setting| format!(" ({setting})")).unwrap_or_default();
+        let message = format!("{name} takes up to {max_bytes} bytes{setting}");
         ApiError::too_large(message).field(self.field(name))
     }
 
@@ -134,7 +135,7 @@ impl<'a> ObjectReader<'a> {
         }
         let (_, bytes) = json::measure(value.as_bytes(), self.max_depth);
         if bytes > max_bytes {
-            return Err(self.too_large(NAME, max_bytes, "MAX_METADATA_BYTES"));
+            return Err(self.too_large(NAME, max_bytes, None));
         }
         let object = RawValue::from_string(value.to_owned()).map_err(|error| unreadable(&error))?;
         Ok(Some(Metadata::new(object)))

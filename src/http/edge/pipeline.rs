@@ -20,6 +20,7 @@ use super::authorize::{self, EventsAdmission};
 use super::client::{self, ClientAddress};
 use super::routes::{Needs, PathRoutes};
 use super::{cors, framing, headers};
+use crate::config::limits;
 use crate::http::events::ack::KeySpace;
 use crate::http::server::ConnectionHandle;
 use crate::http::wire::body::{BodyLimits, LimitedBody};
@@ -110,7 +111,7 @@ async fn answer_events(
     let (mut head, incoming) = request.into_parts();
     let (bytes, setting) = match hot.route {
         EVENTS => (state.limits.event_bytes, "MAX_EVENT_BYTES"),
-        _ => (state.limits.batch_bytes, "MAX_BATCH_BYTES"),
+        _ => (limits::MAX_BATCH_BYTES, "the most of a batch"),
     };
     let limits = BodyLimits { bytes, setting, deadline: started + state.limits.body_timeout };
     let mut body = LimitedBody::new(&head, incoming, limits);

@@ -9,6 +9,7 @@ use crate::auth::limits::{Budget, LimitSubject, Remaining};
 use crate::auth::users::Email;
 use crate::auth::{Identity, Principal};
 use crate::config::Config;
+use crate::config::limits;
 use crate::http::wire::error::ApiError;
 use crate::http::wire::rate_limit::RateLimit;
 
@@ -30,10 +31,10 @@ impl RateBudgets {
     /// The budgets of the settings.
     pub(in crate::http) fn new(config: &Config) -> Self {
         let (access, rates) = (&config.access, config.rates());
-        let budget = |name, a_minute| Budget::new(name, a_minute, access.max_rate_subjects);
+        let budget = |name, a_minute| Budget::new(name, a_minute, limits::MAX_RATE_SUBJECTS);
         Self {
             logins: budget("logins", access.rate_logins),
-            accounts: budget("accounts", access.rate_account_logins),
+            accounts: budget("accounts", access.rate_account_logins()),
             reads: budget("reads", rates.reads),
             writes: budget("writes", rates.writes),
             events: budget("events", rates.events),

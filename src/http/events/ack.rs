@@ -13,6 +13,7 @@ use hyper::http::request::Parts;
 use percent_encoding::percent_decode_str;
 use uuid::Uuid;
 
+use crate::config::limits;
 use crate::http::wire::error::ApiError;
 use crate::http::wire::query;
 use crate::http::{Services, X_ACK, X_RECEIPT, X_TRACE_ID};
@@ -27,6 +28,8 @@ const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 const CE_ID: HeaderName = HeaderName::from_static("ce-id");
 const CE_SOURCE: HeaderName = HeaderName::from_static("ce-source");
 
+/// The longest that a request waits for its events to be committed.
+const ACK_TIMEOUT: Duration = Duration::from_millis(limits::ACK_TIMEOUT_MS);
 /// The longest key, in bytes.
 const MAX_KEY: usize = 1024;
 /// The longest `id_field`, in bytes.
@@ -46,8 +49,8 @@ pub(in crate::http) struct RequestedAck {
 /// Reads the requested acknowledgement. It checks the query too, as requests with events bypass the router.
 pub(in crate::http) fn requested(services: &Services, head: &Parts) -> Result<RequestedAck, ApiError> {
     query::check(head.uri.query())?;
-    let default = AckRequest { level: services.ingest.level(), timeout: services.limits.ack_timeout };
-    let Some(ack) = parameter(head, "ack") else { return Ok(preferred(services, &head.headers, default)) };
+    let default = AckRequest { level: services.ingest.level(), timeout: ACK_TIMEOUT };
+    let Some(ack) = parameter(head, "ack") else { return Ok(preferred(&head.headers, default)) };
     let reject = |message: String| Err(ApiError::invalid(message).field("ack"));
     match AckLevel::named(&ack) {
         Some(level) if services.ingest.can_ack(level) => {
@@ -58,7 +61,7 @@ pub(in crate::http) fn requested(services: &Services, head: &Parts) -> Result<Re
     }
 }
 
-fn preferred(services: &Services, headers: &HeaderMap, default: AckRequest) -> RequestedAck {
+fn preferred(headers: &HeaderMap, default: AckRequest) -> RequestedAck {
     let mut requested = RequestedAck { request: default, preference: None };
     // Unknown preferences are ignored, as RFC 7240 requires.
     let values = headers.get_all(PREFER).into_iter().filter_map(|value| value.to_str().ok());
@@ -67,7 +70,7 @@ fn preferred(services: &Services, headers: &HeaderMap, default: AckRequest) -> R
         let seconds = value.split(';').next().unwrap_or_default().trim().trim_matches('"').parse();
         match (name.trim().to_ascii_lowercase().as_str(), seconds) {
             ("wait", Ok(seconds)) => {
-                let timeout = Duration::from_secs(seconds).min(services.limits.ack_timeout);
+                let timeout = Duration::from_secs(seconds).min(ACK_TIMEOUT);
                 let request = AckRequest { level: AckLevel::Committed, timeout };
                 return RequestedAck { request, preference: Some("wait") };
             }

@@ -23,7 +23,7 @@ use super::server::ConnectionHandle;
 use super::wire::body::{BodyLimits, LimitedBody};
 use super::wire::error::ApiError;
 use super::wire::sse;
-use crate::config::StressConfig;
+use crate::config::{StressConfig, limits};
 use crate::faults::{Fault, FaultLimits, FaultPlan, FaultRequest, InjectedError, Strike};
 use body::FaultyBody;
 
@@ -39,8 +39,8 @@ impl Faults {
     /// `None`: faults are off.
     pub(super) fn new(config: &StressConfig) -> Option<Self> {
         config.faults.is_on().then(|| Self {
-            limits: FaultLimits { max_delay: Duration::from_millis(config.max_fault_delay_ms) },
-            plan: Mutex::new(FaultPlan::new(config.max_faults)),
+            limits: FaultLimits { max_delay: Duration::from_millis(limits::MAX_FAULT_DELAY_MS) },
+            plan: Mutex::new(FaultPlan::new(limits::MAX_FAULTS)),
         })
     }
 
@@ -102,7 +102,7 @@ where
 /// Answers with an injected error.
 async fn refuse(state: &AppState, request: Request<Incoming>, error: InjectedError) -> Response {
     let (head, incoming) = request.into_parts();
-    let (bytes, setting) = (state.limits.batch_bytes, "MAX_BATCH_BYTES");
+    let (bytes, setting) = (limits::MAX_BATCH_BYTES, "the most of a batch");
     let limits = BodyLimits { bytes, setting, deadline: Instant::now() + state.limits.body_timeout };
     LimitedBody::new(&head, incoming, limits).discard().await;
     let status = StatusCode::from_u16(error.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);

@@ -24,6 +24,7 @@ use super::edge::routes::{Needs, Routes};
 use super::error::ApiError;
 use super::{AppState, Services, json, pages, path, query};
 use crate::auth::{Principal, Scope};
+use crate::config::limits;
 use crate::files::{FilesError, Page, StoredFile};
 
 /// Every route below `/api/files`.
@@ -129,6 +130,6 @@ async fn delete(
 
 /// The deadline for so many bytes in either direction: a slower client would keep a place from others.
 fn deadline(core: &Services, bytes: u64) -> Instant {
-    let rate = core.files.config().file_min_rate.max(1);
+    let rate = limits::FILE_MIN_RATE;
     Instant::now() + core.limits.body_timeout + Duration::from_secs(bytes / rate)
 }

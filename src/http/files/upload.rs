@@ -22,6 +22,7 @@ use super::deadline;
 use super::multipart::{BytesReceived, MAX_PART_HEAD_BYTES, PartChunks, boundary, malformed};
 use super::part_name::{self, PartName};
 use crate::auth::Principal;
+use crate::config::limits;
 use crate::files::{FilesError, StoredFile, Upload};
 
 #[derive(Serialize, ToSchema)]
@@ -55,7 +56,7 @@ impl From<StoredFile> for Stored {
     request_body(content = UploadForm, content_type = "multipart/form-data"),
     responses(
         (status = 201, description = "The files", body = UploadResponse),
-        (status = 413, description = "Too large (MAX_FILE_BYTES), too many (MAX_FILES_PER_UPLOAD), or beyond the quota (FILE_QUOTA_BYTES)"),
+        (status = 413, description = "Too large (MAX_FILE_BYTES), more than 20, or beyond the quota (FILE_QUOTA_BYTES)"),
         (status = 415, description = "Not multipart/form-data, or a file is not what was declared"),
         (status = 507, description = "The disk is full"),
     )
@@ -69,10 +70,10 @@ pub(super) async fn post(
     let (head, body) = request.into_parts();
     let config = core.files.config();
     let most = config.max_file_bytes.saturating_add(MAX_PART_HEAD_BYTES);
-    let bytes = most.saturating_mul(config.max_files_per_upload as u64);
+    let bytes = most.saturating_mul(limits::MAX_FILES_PER_UPLOAD as u64);
     let limits = BodyLimits {
         bytes: usize::try_from(bytes).unwrap_or(usize::MAX),
-        setting: "MAX_FILE_BYTES × MAX_FILES_PER_UPLOAD",
+        setting: "MAX_FILE_BYTES × 20",
         deadline: deadline(core, 0),
     };
     let mut body = LimitedBody::new(&head, body, limits);
@@ -104,7 +105,7 @@ async fn store(
     let owner = core.accounts.user_of(principal).await?;
     let mut upload = core.files.begin(owner, body.announced()).await?;
     let pace = BytesReceived::default();
-    body.keep_rate(core.files.config().file_min_rate);
+    body.keep_rate(limits::FILE_MIN_RATE);
     let mut pieces = PartChunks::new(body, &pace);
     let taken = take_parts(&mut pieces, &pace, boundary, &mut upload).await;
     // The body's own error is more precise than that of its parts.

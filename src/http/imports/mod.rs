@@ -30,6 +30,7 @@ use super::events::encoding;
 use super::json::{self, StartCheck};
 use super::{AppState, Services, path, query};
 use crate::auth::{Principal, Scope};
+use crate::config::limits;
 use crate::files::{FilesError, StoredFile};
 use crate::imports::{Allowed, Kind, Mapping, Plan};
 use crate::ingest::text;
@@ -212,7 +213,7 @@ async fn lines(
     if announced > body.limits().bytes as u64 {
         return Err(body.limits().too_large());
     }
-    body.keep_rate(core.files.config().file_min_rate);
+    body.keep_rate(limits::FILE_MIN_RATE);
     let decoded = Decoded::new(body, encoding, &core.bodies).await?;
     let mut refusal = None;
     let pieces = stream::unfold(

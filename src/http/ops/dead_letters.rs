@@ -15,6 +15,7 @@ use serde_json::value::RawValue;
 use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
+use crate::config::limits;
 use crate::http::AppState;
 use crate::http::wire::error::ApiError;
 use crate::http::wire::{pages, path, query};
@@ -231,7 +232,7 @@ pub(super) async fn redrive(
         _ => {}
     }
     let selection = Selection { ids: body.ids, filter };
-    let limits = JsonLimits { depth: state.limits.max_json_depth, bytes: state.limits.event_bytes };
+    let limits = JsonLimits { depth: limits::MAX_JSON_DEPTH, bytes: state.limits.event_bytes };
     let Redriven { stored, refused, more } = store(&state)?.redrive(&selection, limits, MAX_REDRIVEN).await?;
     Ok(Json(RedriveResponse { redriven: stored, refused, more }).into_response())
 }

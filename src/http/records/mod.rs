@@ -18,6 +18,7 @@ use super::wire::json::{self, offload};
 use super::wire::{etag, pages, query};
 use super::{AppState, Services};
 use crate::auth::Scope;
+use crate::config::limits;
 use crate::offload::INLINE_BYTES;
 use crate::records::{Change, Draft, Fields, ListQuery, Name, Precondition, Record, RecordId, RecordsError};
 
@@ -260,9 +261,9 @@ async fn list(
 
 /// Reads a record from a request. The returned body holds the record's memory permit.
 async fn draft(services: &Services, request: Request) -> Result<(Draft, WholeBody), ApiError> {
-    let bytes = services.records.config().max_record_body_bytes();
-    let (_, whole) = json::read(services, request, bytes, "MAX_RECORD_BYTES").await?;
-    let max_depth = services.records.max_json_depth();
+    let bytes = services.records.settings().max_body_bytes;
+    let (_, whole) = json::read(services, request, bytes, "MAX_EVENT_BYTES").await?;
+    let max_depth = limits::MAX_JSON_DEPTH;
     json::parse(whole, move |whole| Ok(Draft::parse(whole.bytes(), max_depth)?)).await
 }
 

@@ -23,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use self::connection::ConnectionLimits;
-use crate::config::ServerConfig;
+use crate::config::{ServerConfig, limits};
 use crate::ingest;
 use crate::observe::Metrics;
 pub(super) use handle::ConnectionHandle;
@@ -106,8 +106,8 @@ impl BoundServer {
         let address = self.listener.local_addr()?;
         let [stop, abort, failed] = std::array::from_fn(|_| CancellationToken::new());
         let limits = ConnectionLimits {
-            max_header_bytes: config.max_header_bytes,
-            header_timeout: Duration::from_secs(config.header_timeout_s),
+            max_header_bytes: limits::MAX_HEADER_BYTES,
+            header_timeout: config.header_timeout(),
             idle_timeout: Duration::from_secs(config.idle_timeout_s),
             operations_only: false,
         };

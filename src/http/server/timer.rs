@@ -3,7 +3,7 @@
 //! | phase | begins with | limit |
 //! |---|---|---|
 //! | idle | a complete answer, or the end of a streamed one | `IDLE_TIMEOUT_S`, for the client to read it and to send another request |
-//! | head | a request's first byte | `HEADER_TIMEOUT_S` |
+//! | head | a request's first byte | a third of `BODY_TIMEOUT_S` |
 //! | busy | a request's head | none here: its body and its handler have limits of their own |
 //! | answering | a streamed answer | none while the client reads; `IDLE_TIMEOUT_S` while it does not, or an earlier time that the stream sets |
 

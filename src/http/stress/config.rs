@@ -15,7 +15,7 @@ use utoipa::ToSchema;
 use super::super::wire::error::ApiError;
 use super::super::wire::query;
 use super::super::{AppState, not_found};
-use crate::config::Config;
+use crate::config::{Config, limits};
 use crate::records::Name;
 use crate::typed::TypeError;
 
@@ -78,25 +78,25 @@ struct ConfigResponse<'a> {
 
 impl StressSettings {
     pub(super) fn new(config: &Config) -> Self {
-        let (stress, large, records) = (&config.stress, &config.large, &config.records);
+        let large_payload_bytes = usize::try_from(config.memory().large_payload).unwrap_or(usize::MAX);
         Self {
             tunables: RwLock::new(Tunables {
-                default_collection: stress.stress_default_collection.clone(),
-                sse_rate: stress.sse_default_rate,
-                large_payload_bytes: large.max_large_payload_bytes,
-                error_delay_ms: stress.stress_default_delay_ms.min(large.max_stress_delay_ms),
+                default_collection: limits::STRESS_COLLECTION.to_owned(),
+                sse_rate: limits::SSE_RATE,
+                large_payload_bytes,
+                error_delay_ms: limits::STRESS_DELAY_MS,
             }),
             limits: Limits {
-                max_sse_rate: stress.sse_max_rate,
-                max_sse_streams: stress.max_sse_streams,
-                max_sse_message_bytes: stress.sse_max_message_bytes,
-                sse_buffer_bytes: stress.sse_buffer_bytes,
-                max_large_payload_bytes: large.max_large_payload_bytes,
-                max_large_in_flight: large.max_large_in_flight,
-                max_error_delay_ms: large.max_stress_delay_ms,
-                max_record_bytes: records.max_record_bytes,
-                max_collections: records.max_collections,
-                max_page_bytes: records.max_page_bytes,
+                max_sse_rate: limits::SSE_MAX_RATE,
+                max_sse_streams: config.max_stress_streams(),
+                max_sse_message_bytes: limits::SSE_MAX_MESSAGE_BYTES,
+                sse_buffer_bytes: config.subscribers.subscriber_bytes as u64,
+                max_large_payload_bytes: large_payload_bytes,
+                max_large_in_flight: limits::MAX_LARGE_IN_FLIGHT,
+                max_error_delay_ms: limits::MAX_STRESS_DELAY_MS,
+                max_record_bytes: config.ingest.max_event_bytes,
+                max_collections: limits::MAX_COLLECTIONS,
+                max_page_bytes: limits::MAX_PAGE_BYTES,
             },
         }
     }

@@ -12,6 +12,7 @@ use utoipa::IntoParams;
 use super::super::AppState;
 use super::super::records::collection_of_record;
 use super::super::wire::error::ApiError;
+use crate::config::limits;
 use crate::records::RecordId;
 
 /// `GET /api/stress/error/404/{collection}/{id}`: looks for a record whose id no record can have.
@@ -65,7 +66,7 @@ pub(super) async fn internal(State(state): State<Arc<AppState>>) -> Result<Statu
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(super) struct TimeoutQuery {
-    /// Milliseconds, up to MAX_STRESS_DELAY_MS.
+    /// Milliseconds, up to 30000.
     delay_ms: Option<u64>,
     /// `before`, `statement` (the default) or `pool`.
     mode: Option<String>,
@@ -90,10 +91,10 @@ pub(super) async fn timeout(
     let services = state.services()?;
     let Some(stress) = &state.stress else { return Err(super::super::not_found().await) };
     let Query(query) = query.map_err(|rejection| ApiError::invalid(rejection.body_text()).field("query"))?;
-    let most = stress.large.config.max_stress_delay_ms;
+    let most = limits::MAX_STRESS_DELAY_MS;
     let delay_ms = query.delay_ms.unwrap_or_else(|| stress.settings.now().error_delay_ms);
     if !(1..=most).contains(&delay_ms) {
-        let message = format!("delay_ms takes 1 to {most} (MAX_STRESS_DELAY_MS)");
+        let message = format!("delay_ms takes 1 to {most}");
         return Err(ApiError::invalid(message).field("delay_ms"));
     }
     let delay = Duration::from_millis(delay_ms);

@@ -1,7 +1,7 @@
-//! `/api/stress/large-payload`: objects of up to `MAX_LARGE_PAYLOAD_BYTES`.
+//! `/api/stress/large-payload`: objects of up to a sixteenth of `MEMORY_BUDGET`.
 //!
 //! A payload that is received is in memory once, as a whole: it is checked before it is stored, and the answer is made of the
-//! same bytes. A payload that is sent is read part by part. Requests beyond `MAX_LARGE_IN_FLIGHT` are answered 503 before their
+//! same bytes. A payload that is sent is read part by part. Requests beyond the fourth at once are answered 503 before their
 //! bodies are read.
 
 use std::io;
@@ -33,6 +33,7 @@ use super::super::wire::error::ApiError;
 use super::super::wire::json::{self, check_json, check_start};
 use super::super::{AppState, Services, not_found};
 use super::LargeLimits;
+use crate::config::limits::{self, MAX_JSON_DEPTH};
 use crate::records::Draft;
 use crate::records::large::{LargePayload, PART_BYTES};
 
@@ -63,10 +64,9 @@ pub(super) async fn create(
     let bytes = stress.settings.now().large_payload_bytes;
     let limits = &stress.large;
     let time = limits.time(services, body.size_hint().exact().unwrap_or(bytes as u64));
-    let body_limits =
-        BodyLimits { bytes, setting: "MAX_LARGE_PAYLOAD_BYTES", deadline: Instant::now() + time };
+    let body_limits = BodyLimits { bytes, setting: "MEMORY_BUDGET", deadline: Instant::now() + time };
     let mut body = LimitedBody::new(&head, body, body_limits);
-    let received = match receive(limits, services, &head, &mut body).await {
+    let received = match receive(limits, &head, &mut body).await {
         Ok(received) => received,
         Err(refusal) => {
             body.discard().await;
@@ -147,12 +147,12 @@ struct ReceivedPayload {
 impl LargeLimits {
     /// The time for so many bytes to arrive, or to be read: a slower client would keep its permit from others.
     fn time(&self, services: &Services, bytes: u64) -> Duration {
-        services.limits.body_timeout + Duration::from_secs(bytes / self.config.large_min_rate)
+        services.limits.body_timeout + Duration::from_secs(bytes / limits::LARGE_MIN_RATE)
     }
 
     fn permit(&self) -> Result<OwnedSemaphorePermit, ApiError> {
         Arc::clone(&self.permits).try_acquire_owned().map_err(|_| {
-            let message = "too many large payloads at once (MAX_LARGE_IN_FLIGHT); try again later";
+            let message = "too many large payloads at once; try again later";
             ApiError::unavailable("overloaded", message, Duration::from_secs(1))
         })
     }
@@ -160,7 +160,6 @@ impl LargeLimits {
 
 async fn receive(
     limits: &LargeLimits,
-    services: &Services,
     head: &Parts,
     body: &mut LimitedBody,
 ) -> Result<ReceivedPayload, ApiError> {
@@ -185,7 +184,7 @@ async fn receive(
         whole.extend_from_slice(&piece);
     }
     check_start(&whole)?;
-    let max_depth = services.limits.max_json_depth;
+    let max_depth = MAX_JSON_DEPTH;
     let (draft, whole) = json::parse(WholeBody::gathered(whole, memory), move |whole| {
         Ok(Draft::parse(whole.bytes(), max_depth)?)
     })

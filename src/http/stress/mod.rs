@@ -10,6 +10,7 @@ mod stream_plan;
 mod stream_source;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::Semaphore;
 use utoipa_axum::routes;
@@ -17,12 +18,8 @@ use utoipa_axum::routes;
 use super::edge::routes::{Needs, Routes};
 use super::wire::body::MemoryBudget;
 use crate::auth::Scope;
-use crate::config::{Config, LargeConfig, StressConfig};
+use crate::config::{Config, limits};
 use config::StressSettings;
-
-/// Memory of a large payload beside its bytes: a second copy without reserved members, and a decoder.
-const LARGE_COPIES: u64 = 2;
-const DECODER_BYTES: u64 = 32 << 20;
 
 /// What the handlers of the stress API share.
 #[derive(Debug)]
@@ -35,7 +32,8 @@ pub(super) struct StressApi {
 /// Limits of event streams.
 #[derive(Debug)]
 struct Streams {
-    config: StressConfig,
+    heartbeat: Duration,
+    buffer_bytes: u64,
     /// One permit for each stream.
     permits: Arc<Semaphore>,
 }
@@ -43,7 +41,6 @@ struct Streams {
 /// Limits of large payloads.
 #[derive(Debug)]
 struct LargeLimits {
-    config: LargeConfig,
     /// A budget of their own, for all concurrent payloads.
     memory: Arc<MemoryBudget>,
     /// One permit for each payload.
@@ -53,18 +50,16 @@ struct LargeLimits {
 impl StressApi {
     /// `None` where the stress API is off.
     pub(super) fn new(config: &Config) -> Option<Self> {
-        let (stress, large) = (&config.stress, &config.large);
-        let each = large.max_large_payload_bytes as u64 * LARGE_COPIES + DECODER_BYTES;
         config.serves_stress().then(|| Self {
             settings: StressSettings::new(config),
             streams: Streams {
-                config: stress.clone(),
-                permits: Arc::new(Semaphore::new(stress.max_sse_streams)),
+                heartbeat: Duration::from_secs(config.subscribers.sse_heartbeat_s),
+                buffer_bytes: config.subscribers.subscriber_bytes as u64,
+                permits: Arc::new(Semaphore::new(config.max_stress_streams())),
             },
             large: LargeLimits {
-                config: large.clone(),
-                memory: MemoryBudget::new(each * large.max_large_in_flight as u64),
-                permits: Arc::new(Semaphore::new(large.max_large_in_flight)),
+                memory: MemoryBudget::new(config.memory().large_payloads),
+                permits: Arc::new(Semaphore::new(limits::MAX_LARGE_IN_FLIGHT)),
             },
         })
     }

@@ -12,7 +12,6 @@ use hyper::header::{HeaderMap, HeaderValue};
 
 use super::stream_plan::{LAST_EVENT_ID, StreamPlan};
 use super::stream_source::StreamSource;
-use crate::config::StressConfig;
 use crate::http::event_stream::EventStream;
 use crate::http::server::ConnectionHandle;
 use crate::http::wire::error::ApiError;
@@ -25,7 +24,7 @@ use crate::http::{AppState, not_found};
     tag = "stress",
     summary = "Server-sent events at a rate",
     params(
-        ("rate" = Option<f64>, Query, description = "Messages a second, up to SSE_MAX_RATE"),
+        ("rate" = Option<f64>, Query, description = "Messages a second, up to 10000"),
         ("count" = Option<u64>, Query, description = "Messages; without it there is no end", minimum = 1),
         ("size" = Option<u64>, Query, description = "Bytes of a message", minimum = 1),
         ("shape" = Option<String>, Query, description = "flat, nested, array, multiline or mixed"),
@@ -47,24 +46,23 @@ pub(in crate::http) async fn get(
     state.services()?;
     let Some(stress) = &state.stress else { return Err(not_found().await) };
     let streams = &stress.streams;
-    let config = StressConfig { sse_default_rate: stress.settings.now().sse_rate, ..streams.config.clone() };
     let Query(parameters) = parameters.map_err(|_| ApiError::invalid("the query cannot be read"))?;
     let last_event_id = headers.get(LAST_EVENT_ID).map(HeaderValue::as_bytes);
-    let plan = StreamPlan::parse(&parameters, last_event_id, &config)?;
+    let plan = StreamPlan::parse(&parameters, last_event_id, stress.settings.now().sse_rate)?;
     if plan.is_complete(0) {
         // After a 204 a client does not reconnect (WHATWG HTML, section 9.2.1).
         return Ok(StatusCode::NO_CONTENT.into_response());
     }
     let Ok(permit) = Arc::clone(&streams.permits).try_acquire_owned() else {
-        let message = "too many streams (MAX_SSE_STREAMS); try again later";
+        let message = "too many streams (a fifth of MAX_SUBSCRIBERS); try again later";
         return Err(ApiError::unavailable("overloaded", message, Duration::from_secs(1)));
     };
     let stream = EventStream {
         state: Arc::clone(&state),
         connection: connection.clone(),
-        heartbeat: Duration::from_secs(config.sse_heartbeat_s),
+        heartbeat: streams.heartbeat,
         access: None,
         retry_ms: None,
     };
-    Ok(stream.respond(StreamSource::new(plan, connection, &state.metrics, permit, config.sse_buffer_bytes)))
+    Ok(stream.respond(StreamSource::new(plan, connection, &state.metrics, permit, streams.buffer_bytes)))
 }

@@ -9,7 +9,7 @@ use datastar::prelude::{PatchElements, PatchSignals};
 
 use super::message::{Message, Shape};
 use super::pace::Pace;
-use crate::config::StressConfig;
+use crate::config::limits;
 use crate::http::wire::error::ApiError;
 use crate::http::wire::sse::{self, Fields};
 
@@ -58,17 +58,17 @@ impl StreamPlan {
     pub(super) fn parse(
         parameters: &[(String, String)],
         last_event_id: Option<&[u8]>,
-        config: &StressConfig,
+        default_rate: u64,
     ) -> Result<Self, ApiError> {
         let mut plan = Self {
-            pace: Pace::new(config.sse_default_rate as f64),
+            pace: Pace::new(default_rate as f64),
             last: None,
             seen: seen(last_event_id)?,
             size: 0,
             shape: Shape::Flat,
             format: Format::Plain,
             names: Vec::new(),
-            retry_ms: config.sse_retry_ms,
+            retry_ms: limits::SSE_RETRY_MS,
         };
         let mut names = None;
         for (index, (name, value)) in parameters.iter().enumerate() {
@@ -76,21 +76,14 @@ impl StreamPlan {
                 return Err(wrong(name, "is repeated"));
             }
             match name.as_str() {
-                "rate" => plan.pace = Pace::new(rate(value, config)?),
+                "rate" => plan.pace = Pace::new(rate(value)?),
                 "count" => {
                     let takes = || wrong(name, "takes a whole number from 1");
                     plan.last = Some(whole(value, 1, u64::MAX).ok_or_else(takes)?);
                 }
                 "size" => {
-                    let most = config.sse_max_message_bytes as u64;
-                    let takes = || {
-                        wrong(
-                            name,
-                            &format!(
-                                "takes a whole number of bytes from 1 to {most} (SSE_MAX_MESSAGE_BYTES)"
-                            ),
-                        )
-                    };
+                    let most = limits::SSE_MAX_MESSAGE_BYTES as u64;
+                    let takes = || wrong(name, &format!("takes a whole number of bytes from 1 to {most}"));
                     plan.size = whole(value, 1, most).ok_or_else(takes)? as usize;
                 }
                 "shape" => {
@@ -169,12 +162,10 @@ fn whole(text: &str, least: u64, most: u64) -> Option<u64> {
         .filter(|number| text.starts_with(|c: char| c.is_ascii_digit()) && (least..=most).contains(number))
 }
 
-fn rate(text: &str, config: &StressConfig) -> Result<f64, ApiError> {
-    let most = config.sse_max_rate as f64;
+fn rate(text: &str) -> Result<f64, ApiError> {
+    let most = limits::SSE_MAX_RATE as f64;
     let number = text.parse().ok().filter(|rate| (MIN_RATE..=most).contains(rate));
-    number.ok_or_else(|| {
-        wrong("rate", &format!("takes messages a second from {MIN_RATE} to {most} (SSE_MAX_RATE)"))
-    })
+    number.ok_or_else(|| wrong("rate", &format!("takes messages a second from {MIN_RATE} to {most}")))
 }
 
 fn event_names(text: Option<&str>, format: Format) -> Result<Vec<String>, ApiError> {
@@ -216,13 +207,11 @@ mod tests {
     use futures_util::StreamExt;
 
     use super::*;
-    use crate::config::{Config, Variables};
 
     fn parse(parameters: &[(&str, &str)], last_event_id: Option<&[u8]>) -> Result<StreamPlan, ApiError> {
-        let config = Config::from_variables(&Variables::default()).unwrap().stress;
         let parameters: Vec<_> =
             parameters.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-        StreamPlan::parse(&parameters, last_event_id, &config)
+        StreamPlan::parse(&parameters, last_event_id, limits::SSE_RATE)
     }
 
     fn events(plan: &StreamPlan, messages: u64) -> Vec<Event> {

@@ -2,7 +2,7 @@
 //!
 //! All due messages that fit are written as one chunk; the source then waits for the next one, but no shorter than a tick, so that many streams
 //! cost a wake-up and a write a tick and not a message. Nothing is held for a slow client but a few chunks: the messages that it is owed are a
-//! number, and when their bytes exceed `SSE_BUFFER_BYTES`, the client is cut off. If the service itself was late, no client is: the stream
+//! number, and when their bytes exceed `SUBSCRIBER_BYTES`, the client is cut off. If the service itself was late, no client is: the stream
 //! catches up.
 
 use std::sync::Arc;

@@ -2,7 +2,7 @@
 //!
 //! A body that arrives in one piece with its head, as small events do, is used without a copy. Bodies that are gathered from
 //! several pieces count against a [`MemoryBudget`]: many slow clients, or a few large bodies, together use no more memory than
-//! `MAX_BODY_MEMORY`.
+//! the share of bodies in `MEMORY_BUDGET`.
 
 use std::future::{Future, poll_fn};
 use std::io;
@@ -74,7 +74,7 @@ impl MemoryPermit {
         if self.bytes + more.bytes > self.budget.limit {
             let limit = self.budget.limit;
             return Err(ApiError::too_large(format!(
-                "the request takes more than {limit} bytes (MAX_BODY_MEMORY)"
+                "the request takes more than {limit} bytes (its share of MEMORY_BUDGET)"
             )));
         }
         if !self.budget.used.try_raise(more, Size { events: u64::MAX, bytes: self.budget.limit }) {

@@ -4,7 +4,7 @@
 //! distinguishes the two. A gzip body may have several members, and padding of zeros behind them. A body without bytes is
 //! empty in any encoding.
 //!
-//! A decoder's window counts against `MAX_BODY_MEMORY` before it is allocated. The output is read piece by piece and counts
+//! A decoder's window counts against the share of bodies in `MEMORY_BUDGET` before it is allocated. The output is read piece by piece and counts
 //! against the body's limit: a decompression bomb is rejected after as many bytes as a plain body.
 
 use std::io;

@@ -49,7 +49,7 @@ impl LargePayload {
 impl LargePayloads {
     /// Payloads in the collections of `records`.
     pub fn new(records: &Records, database: &Database) -> Self {
-        Self { records: records.clone(), store: PayloadStore::new(database, records.statement_timeout()) }
+        Self { records: records.clone(), store: PayloadStore::new(database, database.statement_timeout()) }
     }
 
     /// Stores an object.

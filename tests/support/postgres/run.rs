@@ -95,8 +95,8 @@ async fn start_shared(shared: &Path) -> String {
     let _ = fs::remove_dir_all(shared);
     fs::create_dir_all(shared).unwrap();
     copy_pristine(shared, &FAST).await;
-    // Not stopped: it goes on running, and the lock on its folder is free for the guardian.
-    drop(PrivateCluster::start(shared, None).await.unwrap());
+    // Without a stop: it runs on, and the lock on its folder is free for the guardian.
+    drop(PrivateCluster::start(shared).await.unwrap());
     running_url(shared).unwrap()
 }
 
@@ -107,7 +107,7 @@ pub(super) async fn copy_pristine(into: &Path, settings: &[(&str, &str)]) {
         end_server(&pristine);
         let _ = fs::remove_dir_all(&pristine);
         fs::create_dir_all(&pristine).unwrap();
-        PrivateCluster::start(&pristine, None).await.unwrap().stop().await.unwrap();
+        PrivateCluster::start(&pristine).await.unwrap().stop().await.unwrap();
         fs::write(pristine.join("complete"), build()).unwrap();
     }
     for name in ["postgres", "postgres.password"] {

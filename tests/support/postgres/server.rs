@@ -31,7 +31,7 @@ impl PrivateServer {
     pub(crate) async fn start_as(settings: &[(&str, &str)], prepare: impl FnOnce(&Path)) -> Self {
         let scratch = Scratch::with_cluster(settings).await;
         prepare(&scratch.path().join("postgres"));
-        let cluster = PrivateCluster::start(scratch.path(), None).await.unwrap();
+        let cluster = PrivateCluster::start(scratch.path()).await.unwrap();
         let url = cluster.url().to_owned();
         let pid = postmaster_pid(scratch.path()).unwrap();
         Self { cluster: Some(cluster), scratch, url, pid }
@@ -69,7 +69,7 @@ impl PrivateServer {
     pub(crate) async fn start_again(&mut self) {
         // The lock on the folder is released first.
         drop(self.cluster.take());
-        let cluster = PrivateCluster::start(self.scratch.path(), None).await.unwrap();
+        let cluster = PrivateCluster::start(self.scratch.path()).await.unwrap();
         self.url = cluster.url().to_owned();
         self.pid = postmaster_pid(self.scratch.path()).unwrap();
         self.cluster = Some(cluster);
@@ -124,7 +124,7 @@ pub(super) fn end_server(data_dir: &Path) {
     let ended = std::thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         runtime.block_on(async {
-            match PrivateCluster::start(&dir, None).await {
+            match PrivateCluster::start(&dir).await {
                 Ok(cluster) => drop(cluster.stop().await),
                 // A server that cannot be stopped in order is killed; the pid file is from this run.
                 Err(_) => drop(kill(Pid::from_raw(pid), Signal::SIGKILL)),

@@ -174,9 +174,9 @@ impl From<Refused> for ApiError {
                 "journal_failed",
                 "the journal cannot be written; nothing is accepted until a restart",
             ),
-            Refused::Journal(Refusal::TooLarge) => {
-                Self::too_large("the batch is larger than a segment of the journal (JOURNAL_SEGMENT_BYTES)")
-            }
+            Refused::Journal(Refusal::TooLarge) => Self::too_large(
+                "the batch is larger than a segment of the journal, an eighth of JOURNAL_MAX_BYTES",
+            ),
             Refused::OutcomeUnknown => journal(
                 "outcome_unknown",
                 "the journal failed while it wrote the event: the event may or may not be stored after a restart",
