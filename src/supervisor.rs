@@ -125,7 +125,7 @@ pub struct TaskReport {
     pub restarts: u64,
     /// The last failure and its time.
     pub last_error: Option<(String, SystemTime)>,
-    /// Whether it has ended, or has not succeeded since a panic or for longer than [`LONGEST_FAILURE`].
+    /// Whether it has ended, or has not succeeded since a panic or for longer than `LONGEST_FAILURE`.
     pub is_stuck: bool,
 }
 

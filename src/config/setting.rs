@@ -61,7 +61,7 @@ pub(super) const fn secret(takes: &'static str) -> Kind {
     Kind::Secret(takes)
 }
 
-/// Declares every setting once: the structs of the concerns, which envy fills, and [`Config`], which holds them; the
+/// Declares every setting once: the structs of the concerns, which envy fills, and `Config`, which holds them; the
 /// [`Setting`]s that check values, and print `--help` and `.env.example`.
 macro_rules! settings {
     ($(

@@ -63,12 +63,6 @@ use server::ConnectionHandle;
 use stress::StressApi;
 pub use wire::body::MemoryBudget;
 use wire::error::ApiError;
-use wire::{body, error, json, pages, path, query};
-
-/// The name of [`ConnectionHandle`](server::ConnectionHandle) in modules that were not renamed yet.
-mod connection {
-    pub(in crate::http) use super::server::ConnectionHandle as Line;
-}
 
 static X_TRACE_ID: HeaderName = HeaderName::from_static("x-trace-id");
 static X_ACK: HeaderName = HeaderName::from_static("x-ack");
@@ -300,11 +294,6 @@ impl AppState {
             )),
             None => Err(ApiError::unavailable("starting", "the service is starting", Duration::from_secs(1))),
         }
-    }
-
-    /// The former name of [`Self::services`].
-    fn core(&self) -> Result<&Services, ApiError> {
-        self.services()
     }
 }
 

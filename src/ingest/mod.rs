@@ -14,14 +14,14 @@
 //!
 //! | module | |
 //! |---|---|
-//! | [`event`] | ids, keys, tuples, and which bodies can be `jsonb` |
-//! | [`journal`] | accepted events on disk |
-//! | [`queue`] | the bounded queue, occupancy, and the requests that wait |
-//! | [`checkpoint`] | receipts, the backlog, and what may be trimmed |
-//! | [`write`] | batches, lanes, COPY, and the isolation of bad rows |
-//! | [`dead_letters`] | overloads, the store, redrive |
-//! | [`admit`] | admission and group commit |
-//! | [`audit`] | verify, reconcile, figures |
+//! | `event` | ids, keys, tuples, and which bodies can be `jsonb` |
+//! | `journal` | accepted events on disk |
+//! | `queue` | the bounded queue, occupancy, and the requests that wait |
+//! | `checkpoint` | receipts, the backlog, and what may be trimmed |
+//! | `write` | batches, lanes, COPY, and the isolation of bad rows |
+//! | `dead_letters` | overloads, the store, redrive |
+//! | `admit` | admission and group commit |
+//! | `audit` | verify, reconcile, figures |
 
 mod admit;
 mod audit;

@@ -24,7 +24,6 @@ use self::split::{BatchItem, Splitter};
 use super::events::{MAX_TRACE_ID, ack, content_type, trace_id};
 use super::openapi::bodies::RejectedShape;
 use super::wire::body::{LimitedBody, MemoryPermit};
-pub(super) use super::wire::encoding as decode;
 use super::wire::encoding::{Decoded, Encoding};
 use super::wire::error::ApiError;
 use super::wire::json::{self, StartCheck, offload};

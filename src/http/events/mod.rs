@@ -119,7 +119,3 @@ pub(super) fn trace_id(headers: &HeaderMap) -> Result<Option<HeaderValue>, ApiEr
 pub(super) fn content_type(headers: &HeaderMap) -> Option<Cow<'_, str>> {
     headers.get(CONTENT_TYPE).map(|value| String::from_utf8_lossy(value.as_bytes()))
 }
-
-pub(super) fn encoding(headers: &HeaderMap) -> Result<Encoding, ApiError> {
-    Encoding::of(headers)
-}

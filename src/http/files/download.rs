@@ -21,10 +21,11 @@ use hyper::{Method, StatusCode};
 use tokio::sync::OwnedSemaphorePermit;
 use uuid::Uuid;
 
-use super::super::connection::Line;
-use super::super::error::ApiError;
+use super::super::AppState;
 use super::super::openapi::bodies::AnyBytes;
-use super::super::{AppState, path};
+use super::super::server::ConnectionHandle;
+use super::super::wire::error::ApiError;
+use super::super::wire::path;
 use super::range::{self, RangeSelection};
 use super::{deadline, disposition};
 use crate::auth::Principal;
@@ -49,17 +50,17 @@ const PIECE_BYTES: u64 = 128 * 1024;
     )
 )]
 pub(super) async fn get(
-    State(face): State<Arc<AppState>>,
+    State(state): State<Arc<AppState>>,
     Extension(principal): Extension<Principal>,
-    Extension(line): Extension<Line>,
+    Extension(connection): Extension<ConnectionHandle>,
     id: Result<Path<Uuid>, PathRejection>,
     method: Method,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
-    let core = face.core()?;
+    let services = state.services()?;
     let id = path::known(id, FilesError::NotFound)?;
-    let owner = core.accounts.user_of(&principal).await?;
-    let file = core.files.find(owner, id).await?;
+    let owner = services.accounts.user_of(&principal).await?;
+    let file = services.files.find(owner, id).await?;
     // A content has one hash: the tag is a strong one.
     let tag = format!("\"{}\"", file.sha256);
     if range::is_known(&headers, &tag) {
@@ -76,13 +77,13 @@ pub(super) async fn get(
         RangeSelection::Unsatisfiable => return unsatisfiable(&file),
     };
     // Opened before the head is sent, so that errors get a status.
-    let content = core.files.open(&file).await?;
+    let content = services.files.open(&file).await?;
     let length = bytes.end - bytes.start;
     let body = if method == Method::GET {
-        let permit = core.files.download_permit()?;
-        let until = deadline(core, length);
+        let permit = services.files.download_permit()?;
+        let until = deadline(services, length);
         // Repeated for each chunk, as it holds for one response.
-        let before_each = move || line.read_by(until);
+        let before_each = move || connection.read_by(until);
         Body::from_stream(pieces(file.id, Arc::new(content), bytes.clone(), permit, before_each))
     } else {
         Body::empty()

@@ -21,8 +21,9 @@ use utoipa_axum::routes;
 use uuid::Uuid;
 
 use super::edge::routes::{Needs, Routes};
-use super::error::ApiError;
-use super::{AppState, Services, json, pages, path, query};
+use super::wire::error::ApiError;
+use super::wire::{json, pages, path, query};
+use super::{AppState, Services};
 use crate::auth::{Principal, Scope};
 use crate::config::limits;
 use crate::files::{FilesError, Page, StoredFile};
@@ -74,11 +75,11 @@ impl<'a> From<&'a StoredFile> for FileResponse<'a> {
     responses((status = 200, description = "Files", body = [FileResponse], headers(("link" = String, description = "The next page"))))
 )]
 async fn list(
-    State(face): State<Arc<AppState>>,
+    State(state): State<Arc<AppState>>,
     Extension(principal): Extension<Principal>,
     parameters: Result<Query<Vec<(String, String)>>, QueryRejection>,
 ) -> Result<Response, ApiError> {
-    let core = face.core()?;
+    let services = state.services()?;
     let parameters = query::parameters(parameters)?;
     let [mut limit, mut offset, mut after] = [None, None, None];
     for (name, value) in &parameters {
@@ -91,11 +92,11 @@ async fn list(
         *taken = Some(value.as_str());
     }
     let page = Page::parse(limit, offset, after)?;
-    let owner = core.accounts.user_of(&principal).await?;
-    let listed = core.files.list(owner, &page).await?;
+    let owner = services.accounts.user_of(&principal).await?;
+    let listed = services.files.list(owner, &page).await?;
     let shown: Vec<FileResponse<'_>> = listed.files.iter().map(FileResponse::from).collect();
     let body = serde_json::to_vec(&shown).map_err(|_| ApiError::internal())?;
-    let mut response = json::json(StatusCode::OK, json::held(core, body)?);
+    let mut response = json::json(StatusCode::OK, json::held(services, body)?);
     if let Some(next) = &listed.next {
         pages::add_link(&mut response, "/api/files", &parameters, "next", ("after", next))?;
     }
@@ -115,21 +116,21 @@ async fn list(
     )
 )]
 async fn delete(
-    State(face): State<Arc<AppState>>,
+    State(state): State<Arc<AppState>>,
     Extension(principal): Extension<Principal>,
     id: Result<Path<Uuid>, PathRejection>,
 ) -> Result<StatusCode, ApiError> {
-    let core = face.core()?;
+    let services = state.services()?;
     let id = path::known(id, FilesError::NotFound)?;
-    let owner = core.accounts.user_of(&principal).await?;
+    let owner = services.accounts.user_of(&principal).await?;
     // The import's lanes hold rows that are to be deleted, so it ends first.
-    core.imports.stop(owner, id).await?;
-    core.files.delete(owner, id).await?;
+    services.imports.stop(owner, id).await?;
+    services.files.delete(owner, id).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
 /// The deadline for so many bytes in either direction: a slower client would keep a place from others.
-fn deadline(core: &Services, bytes: u64) -> Instant {
+fn deadline(services: &Services, bytes: u64) -> Instant {
     let rate = limits::FILE_MIN_RATE;
-    Instant::now() + core.limits.body_timeout + Duration::from_secs(bytes / rate)
+    Instant::now() + services.limits.body_timeout + Duration::from_secs(bytes / rate)
 }

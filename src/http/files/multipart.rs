@@ -12,8 +12,8 @@ use futures_util::Stream;
 use hyper::StatusCode;
 use hyper::header::HeaderValue;
 
-use super::super::body::LimitedBody;
-use super::super::error::ApiError;
+use super::super::wire::body::LimitedBody;
+use super::super::wire::error::ApiError;
 
 /// The longest head of a part, in bytes, with the preceding boundary.
 pub(super) const MAX_PART_HEAD_BYTES: u64 = 16 * 1024;

@@ -14,10 +14,11 @@ use multer::Multipart;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::super::body::{BodyLimits, LimitedBody};
-use super::super::error::ApiError;
 use super::super::openapi::bodies::UploadForm;
-use super::super::{AppState, Services, json};
+use super::super::wire::body::{BodyLimits, LimitedBody};
+use super::super::wire::error::ApiError;
+use super::super::wire::json;
+use super::super::{AppState, Services};
 use super::deadline;
 use super::multipart::{BytesReceived, MAX_PART_HEAD_BYTES, PartChunks, boundary, malformed};
 use super::part_name::{self, PartName};
@@ -62,28 +63,28 @@ impl From<StoredFile> for Stored {
     )
 )]
 pub(super) async fn post(
-    State(face): State<Arc<AppState>>,
+    State(state): State<Arc<AppState>>,
     Extension(principal): Extension<Principal>,
     request: Request,
 ) -> Result<Response, ApiError> {
-    let core = face.core()?;
+    let services = state.services()?;
     let (head, body) = request.into_parts();
-    let config = core.files.config();
+    let config = services.files.config();
     let most = config.max_file_bytes.saturating_add(MAX_PART_HEAD_BYTES);
     let bytes = most.saturating_mul(limits::MAX_FILES_PER_UPLOAD as u64);
     let limits = BodyLimits {
         bytes: usize::try_from(bytes).unwrap_or(usize::MAX),
         setting: "MAX_FILE_BYTES × 20",
-        deadline: deadline(core, 0),
+        deadline: deadline(services, 0),
     };
     let mut body = LimitedBody::new(&head, body, limits);
-    let stored = store(core, &principal, head.headers.get(CONTENT_TYPE), &mut body).await;
+    let stored = store(services, &principal, head.headers.get(CONTENT_TYPE), &mut body).await;
     // Bytes after the last part are ignored (RFC 2046, section 5.1.1), but read so that the client sees the response.
     body.discard().await;
     let stored = match stored {
         Ok(stored) => stored,
         Err(refusal) => {
-            face.metrics.file_uploads_refused.with_label_values(&[refusal.code()]).inc();
+            state.metrics.file_uploads_refused.with_label_values(&[refusal.code()]).inc();
             return Err(refusal);
         }
     };
@@ -93,7 +94,7 @@ pub(super) async fn post(
 }
 
 async fn store(
-    core: &Services,
+    services: &Services,
     principal: &Principal,
     content_type: Option<&hyper::header::HeaderValue>,
     body: &mut LimitedBody,
@@ -102,8 +103,8 @@ async fn store(
     if body.announced() > body.limits().bytes as u64 {
         return Err(body.limits().too_large());
     }
-    let owner = core.accounts.user_of(principal).await?;
-    let mut upload = core.files.begin(owner, body.announced()).await?;
+    let owner = services.accounts.user_of(principal).await?;
+    let mut upload = services.files.begin(owner, body.announced()).await?;
     let pace = BytesReceived::default();
     body.keep_rate(limits::FILE_MIN_RATE);
     let mut pieces = PartChunks::new(body, &pace);

@@ -22,13 +22,13 @@ use utoipa::ToSchema;
 use utoipa_axum::routes;
 use uuid::Uuid;
 
-use super::batch::decode::{Decoded, Encoding, decode_whole};
-use super::body::{self, BodyLimits, LimitedBody};
 use super::edge::routes::{Needs, Routes};
-use super::error::ApiError;
-use super::events::encoding;
-use super::json::{self, StartCheck};
-use super::{AppState, Services, path, query};
+use super::wire::body::{self, BodyLimits, LimitedBody};
+use super::wire::encoding::{Decoded, Encoding, decode_whole};
+use super::wire::error::ApiError;
+use super::wire::json::{self, StartCheck};
+use super::wire::{path, query};
+use super::{AppState, Services};
 use crate::auth::{Principal, Scope};
 use crate::config::limits;
 use crate::files::{FilesError, StoredFile};
@@ -83,18 +83,18 @@ struct ImportRequest {
     )
 )]
 async fn process(
-    State(face): State<Arc<AppState>>,
+    State(state): State<Arc<AppState>>,
     Extension(principal): Extension<Principal>,
     parameters: Result<Query<Vec<(String, String)>>, QueryRejection>,
     request: Request,
 ) -> Result<Response, ApiError> {
-    let core = face.core()?;
-    let plan = plan(&face, &principal, parameters)?;
+    let services = state.services()?;
+    let plan = plan(&state, &principal, parameters)?;
     // Before anything is read: a file that is stored without its import would be useless.
-    let permit = core.imports.permit()?;
-    let owner = core.accounts.user_of(&principal).await?;
-    let file = file(core, owner, request).await?;
-    core.imports.begin(permit, owner, &file, plan).await?;
+    let permit = services.imports.permit()?;
+    let owner = services.accounts.user_of(&principal).await?;
+    let file = file(services, owner, request).await?;
+    services.imports.begin(permit, owner, &file, plan).await?;
     let mut response = (StatusCode::ACCEPTED, Json(ImportResponse { file_id: file.id })).into_response();
     let location = format!("/api/files/{}/progress", file.id);
     let location = HeaderValue::try_from(location).map_err(|_| ApiError::internal())?;
@@ -103,7 +103,7 @@ async fn process(
 }
 
 fn plan(
-    face: &AppState,
+    state: &AppState,
     principal: &Principal,
     parameters: Result<Query<Vec<(String, String)>>, QueryRejection>,
 ) -> Result<Plan, ApiError> {
@@ -119,7 +119,7 @@ fn plan(
             None => return Err(query::unknown_parameter(name)),
         }
     }
-    let scopes = principal.scopes(face.verifier.is_open());
+    let scopes = principal.scopes(state.verifier.is_open());
     let allowed = Allowed::which(|kind| scopes.allow(scope(kind)));
     match kind {
         Some(kind) if !allowed.has(kind) => Err(ApiError::lacks(scope(kind))),
@@ -136,21 +136,21 @@ fn scope(kind: Kind) -> Scope {
 }
 
 /// The file that a request names, or that its lines become.
-async fn file(core: &Services, owner: Option<Uuid>, request: Request) -> Result<StoredFile, ApiError> {
+async fn file(services: &Services, owner: Option<Uuid>, request: Request) -> Result<StoredFile, ApiError> {
     let (head, body) = request.into_parts();
-    let (content, encoding) = (content(&head.headers)?, encoding(&head.headers)?);
+    let (content, encoding) = (content(&head.headers)?, Encoding::of(&head.headers)?);
     let limits = match content {
         BodyKind::Name => BodyLimits {
             bytes: MAX_NAME_BYTES,
             setting: "a body that names a file",
-            deadline: Instant::now() + core.limits.body_timeout,
+            deadline: Instant::now() + services.limits.body_timeout,
         },
-        BodyKind::Lines => lines_limits(core),
+        BodyKind::Lines => lines_limits(services),
     };
     let mut body = LimitedBody::new(&head, body, limits);
     let file = match content {
-        BodyKind::Name => named(core, owner, &mut body, encoding).await,
-        BodyKind::Lines => lines(core, owner, &mut body, encoding).await,
+        BodyKind::Name => named(services, owner, &mut body, encoding).await,
+        BodyKind::Lines => lines(services, owner, &mut body, encoding).await,
     };
     if file.is_err() {
         body.discard().await;
@@ -159,11 +159,11 @@ async fn file(core: &Services, owner: Option<Uuid>, request: Request) -> Result<
 }
 
 /// The deadline is for the first byte; further bytes extend it (`FILE_MIN_RATE`).
-fn lines_limits(core: &Services) -> BodyLimits {
+fn lines_limits(services: &Services) -> BodyLimits {
     BodyLimits {
-        bytes: usize::try_from(core.files.config().max_file_bytes).unwrap_or(usize::MAX),
+        bytes: usize::try_from(services.files.config().max_file_bytes).unwrap_or(usize::MAX),
         setting: "MAX_FILE_BYTES",
-        deadline: Instant::now() + core.limits.body_timeout,
+        deadline: Instant::now() + services.limits.body_timeout,
     }
 }
 
@@ -188,23 +188,23 @@ fn content(headers: &HeaderMap) -> Result<BodyKind, ApiError> {
 }
 
 async fn named(
-    core: &Services,
+    services: &Services,
     owner: Option<Uuid>,
     body: &mut LimitedBody,
     encoding: Encoding,
 ) -> Result<StoredFile, ApiError> {
     let whole = match encoding {
-        Encoding::Identity => body::read_whole(body, &core.bodies).await?,
-        encoding => decode_whole(body, encoding, &core.bodies).await?,
+        Encoding::Identity => body::read_whole(body, &services.bodies).await?,
+        encoding => decode_whole(body, encoding, &services.bodies).await?,
     };
     let named: ImportRequest = serde_json::from_slice(text::without_mark(&whole))
         .map_err(|_| ApiError::invalid("the body takes {\"file_id\": a file's id}").field("file_id"))?;
-    Ok(core.files.find(owner, named.file_id).await?)
+    Ok(services.files.find(owner, named.file_id).await?)
 }
 
 /// Stores the decoded lines of a body.
 async fn lines(
-    core: &Services,
+    services: &Services,
     owner: Option<Uuid>,
     body: &mut LimitedBody,
     encoding: Encoding,
@@ -214,7 +214,7 @@ async fn lines(
         return Err(body.limits().too_large());
     }
     body.keep_rate(limits::FILE_MIN_RATE);
-    let decoded = Decoded::new(body, encoding, &core.bodies).await?;
+    let decoded = Decoded::new(body, encoding, &services.bodies).await?;
     let mut refusal = None;
     let pieces = stream::unfold(
         (decoded, StartCheck::default(), &mut refusal),
@@ -233,7 +233,7 @@ async fn lines(
     );
     let kept = {
         let pieces = pin!(pieces);
-        core.files.keep(owner, NAME, Some("application/x-ndjson"), announced, pieces).await
+        services.files.keep(owner, NAME, Some("application/x-ndjson"), announced, pieces).await
     };
     // The body's own error is the most precise one.
     kept.map_err(|error| refusal.unwrap_or_else(|| error.into()))
@@ -252,15 +252,15 @@ async fn lines(
     )
 )]
 async fn rejected(
-    State(face): State<Arc<AppState>>,
+    State(state): State<Arc<AppState>>,
     Extension(principal): Extension<Principal>,
     id: Result<Path<Uuid>, PathRejection>,
 ) -> Result<Response, ApiError> {
-    let core = face.core()?;
+    let services = state.services()?;
     let id = path::known(id, FilesError::NotFound)?;
-    let owner = core.accounts.user_of(&principal).await?;
-    let progress = core.imports.progress(owner, id).await?;
-    let imports = core.imports.clone();
+    let owner = services.accounts.user_of(&principal).await?;
+    let progress = services.imports.progress(owner, id).await?;
+    let imports = services.imports.clone();
     let pages = stream::try_unfold((imports, 0), move |(imports, after)| async move {
         let lines = imports.rejected(id, after, PAGE).await.map_err(std::io::Error::other)?;
         let Some((last, _)) = lines.last() else { return Ok(None) };

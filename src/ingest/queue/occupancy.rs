@@ -60,7 +60,7 @@ impl std::ops::AddAssign for Size {
 
 /// A shared count of events and bytes.
 ///
-/// Its reads and additions are sequentially consistent: [`ThresholdNotify`] relies on the order of a count and a threshold.
+/// Its reads and additions are sequentially consistent: `ThresholdNotify` relies on the order of a count and a threshold.
 #[derive(Debug, Default)]
 pub struct Occupancy(AtomicU64);
 

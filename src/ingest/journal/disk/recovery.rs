@@ -3,7 +3,7 @@
 //! Only segments of unknown end are read as a whole: the last one of each journal, and those beside a damaged header. Damage
 //! in the others is found by reads.
 //!
-//! The [extent](super::extent) of a journal complements its segments: it decides whether a bad end of the last one is damage
+//! The [`extent`] of a journal complements its segments: it decides whether a bad end of the last one is damage
 //! or a torn tail, and which segments are missing.
 
 use std::collections::{BTreeMap, VecDeque};
