@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use crate::support::postgres::{PrivateServer, TestDatabase, connect};
-use crate::support::service::{Service, eventually};
+use crate::support::service::{Folder, Service, eventually};
 
 async fn writer_state(service: &Service, state: &str) -> String {
     eventually(state, async || {
@@ -107,6 +107,28 @@ async fn events_are_stored_once_a_database_is_writable_again() {
     assert!(error.starts_with("25006 "), "{error}");
     admin.batch_execute("set default_transaction_read_only = off").await.unwrap();
     set("off").await;
+    assert_eq!(service.settled().await["committed"], 1);
+}
+
+#[tokio::test]
+async fn events_of_a_start_in_a_read_only_database_are_stored_once_it_is_writable() {
+    let database = TestDatabase::create().await;
+    let folder = Folder::new();
+    let start =
+        async || Service::start_with(&[("DATABASE_URL", database.url()), ("DATA_DIR", folder.path())]).await;
+    start().await.stop().await;
+    let admin = database.connect().await;
+    let name = database.name();
+    let set = format!("alter database {name} set default_transaction_read_only = on");
+    admin.batch_execute(&set).await.unwrap();
+    let service = start().await;
+    service.post(&[], "{}").await;
+    eventually("Postgres rejects writes", async || {
+        let health = service.health().await;
+        health["journal"]["fence"]["last_error"]["message"].as_str()?.starts_with("25006 ").then_some(())
+    })
+    .await;
+    admin.batch_execute(&format!("alter database {name} reset default_transaction_read_only")).await.unwrap();
     assert_eq!(service.settled().await["committed"], 1);
 }
 

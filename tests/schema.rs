@@ -215,6 +215,10 @@ async fn a_day_that_cannot_be_dropped_or_created_is_reported_and_the_others_are_
     let tomorrow = "select 'requests_p' || to_char(now() at time zone 'utc' + interval '1 day', 'YYYYMMDD')";
     let tomorrow = names(&database, tomorrow).await.remove(0);
     client.batch_execute(&format!("create type {tomorrow} as (n int)")).await.unwrap();
+    // A detached day keeps its name.
+    let later = "select 'requests_p' || to_char(now() at time zone 'utc' + interval '2 days', 'YYYYMMDD')";
+    let later = names(&database, later).await.remove(0);
+    client.batch_execute(&format!("create table {later} (like requests)")).await.unwrap();
 
     let service = Service::start(database.url(), &[("RETENTION_DAYS", "3")]).await;
     let health = eventually("health reports both", async || {
@@ -235,19 +239,26 @@ async fn a_day_that_cannot_be_dropped_or_created_is_reported_and_the_others_are_
     let metric =
         format!("tidegate_partitions_failing{{action=\"drop\",day=\"{date}\",sqlstate=\"2BP01\"}} 1");
     assert!(metrics.contains(&metric), "{metrics}");
+    let taken = format!("{}-{}-{}", &later[10..14], &later[14..16], &later[16..]);
+    let failure = failures.iter().find(|failure| failure["day"] == taken.as_str()).unwrap();
+    assert_eq!(failure["action"], "make");
+    assert!(failure["error"].as_str().unwrap().starts_with("42P07 "), "{failure}");
     let now = names(&database, PARTITIONS).await;
     assert!(now.contains(kept) && !now.contains(last), "the others are dropped: {now:?}");
     assert_eq!(
         now.len(),
-        1 + 1 + 7,
-        "the net, what a view needs, today and all days ahead but tomorrow: {now:?}"
+        1 + 1 + 6,
+        "the default partition, what a view needs, today and all days ahead but two: {now:?}"
     );
-    assert!(!now.contains(&tomorrow));
+    assert!(!now.contains(&tomorrow) && !now.contains(&later));
 
-    client.batch_execute(&format!("drop view of_one_day; drop type {tomorrow}")).await.unwrap();
+    client
+        .batch_execute(&format!("drop view of_one_day; drop type {tomorrow}; drop table {later}"))
+        .await
+        .unwrap();
     assert!(keeper.round_as_of(SystemTime::now()).await.unwrap().is_complete());
     let now = names(&database, PARTITIONS).await;
-    assert!(!now.contains(kept) && now.contains(&tomorrow), "{now:?}");
+    assert!(!now.contains(kept) && now.contains(&tomorrow) && now.contains(&later), "{now:?}");
 }
 
 #[tokio::test]

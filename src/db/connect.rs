@@ -59,6 +59,15 @@ pub(super) fn is_unknown_host(error: &io::Error) -> bool {
     text.starts_with("failed to lookup address information") && !text.contains("emporary")
 }
 
+/// A connection that was just made.
+pub(super) struct Connected {
+    pub(super) client: Client,
+    /// The task that sends and receives.
+    pub(super) driver: JoinHandle<()>,
+    /// Transactions are read-only by default in this session, for as long as it lasts. Postgres reports it since version 14.
+    pub(super) is_read_only: bool,
+}
+
 /// Makes connections on the runtime that it was created on.
 pub(super) struct Connector {
     hosts: Vec<Config>,
@@ -109,7 +118,7 @@ impl Connector {
 
     /// Connects to the first host that accepts. Pending for ever if none answers in time, as the driver has no error for that:
     /// the caller applies the limit of [`Self::patience`].
-    pub(super) async fn connect(&self) -> Result<(Client, JoinHandle<()>), tokio_postgres::Error> {
+    pub(super) async fn connect(&self) -> Result<Connected, tokio_postgres::Error> {
         let (mut hosts, tls, timeout) = (self.hosts.clone(), self.tls.clone(), self.timeout);
         if self.shuffles {
             fastrand::shuffle(&mut hosts);
@@ -131,18 +140,19 @@ impl Connector {
             Ok(Err(Some(error))) => return Err(error),
             Ok(Err(None)) | Err(_) => std::future::pending().await,
         };
-        let task = self.runtime.spawn(async move {
+        let is_read_only = connection.parameter("default_transaction_read_only") == Some("on");
+        let driver = self.runtime.spawn(async move {
             if let Err(error) = connection.await {
                 tracing::debug!(error = super::chain(&error), "a connection to Postgres ended");
             }
         });
-        Ok((client, task))
+        Ok(Connected { client, driver, is_read_only })
     }
 
     /// As [`Self::connect`], within its time limit.
     pub(super) async fn connect_in_time(&self) -> Result<Client, DbError> {
         match tokio::time::timeout(self.patience(), self.connect()).await {
-            Ok(Ok((client, _task))) => Ok(client),
+            Ok(Ok(connected)) => Ok(connected.client),
             Ok(Err(error)) => Err(self.refused(error)),
             Err(_elapsed) => Err(self.timed_out()),
         }

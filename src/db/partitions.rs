@@ -235,11 +235,18 @@ impl PartitionManager {
         let error = DbError::from(error);
         connection.batch_execute("rollback").await?;
         let failure = PartitionFailure { day: day.iso(), action: action.name(), error: error.with_sources() };
-        match error.state_code() {
-            // Lock not available; another node was faster (duplicate table, undefined table); deadlock with a COPY.
-            Some("55P03" | "42P07" | "42P01" | "40P01") => round.blocked.push(failure),
-            Some(_) => round.failed.push(failure),
+        let is_blocked = match error.state_code() {
+            // Lock not available; deadlock with a COPY; another node dropped it.
+            Some("55P03" | "40P01" | "42P01") => true,
+            // Another node created it; or a table that is no partition has its name, such as a detached day.
+            Some("42P07") => self.there(connection).await?.contains(&day.partition()),
+            Some(_) => false,
             None => return Err(error),
+        };
+        if is_blocked {
+            round.blocked.push(failure);
+        } else {
+            round.failed.push(failure);
         }
         Ok(())
     }

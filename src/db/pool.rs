@@ -21,7 +21,7 @@ use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore};
 use tokio::task::AbortHandle;
 use tokio_postgres::Client;
 
-use super::connect::Connector;
+use super::connect::{Connected, Connector};
 use super::{ConnectionUrl, DbError, Housekeeping};
 use crate::config::{DatabaseConfig, PoolQuotas, Quota, limits};
 use crate::supervisor::{Backoff, Next, Supervisor};
@@ -255,6 +255,7 @@ struct PooledClient {
     client: ClientWrapper,
     driver: AbortHandle,
     is_closed: AtomicBool,
+    is_read_only: bool,
 }
 
 impl PooledClient {
@@ -277,17 +278,20 @@ impl Manager for PoolManager {
     type Error = tokio_postgres::Error;
 
     async fn create(&self) -> Result<PooledClient, tokio_postgres::Error> {
-        let (client, driver) = self.0.connect().await?;
+        let Connected { client, driver, is_read_only } = self.0.connect().await?;
         let abort = driver.abort_handle();
         Ok(PooledClient {
             client: ClientWrapper::new(client, driver),
             driver: abort,
             is_closed: AtomicBool::new(false),
+            is_read_only,
         })
     }
 
     async fn recycle(&self, client: &mut PooledClient, _: &Metrics) -> RecycleResult<tokio_postgres::Error> {
-        if client.is_usable() { Ok(()) } else { Err(RecycleError::message("closed")) }
+        // A read-only session stays so when the default of its role, database or server is reset: the next one may write.
+        let is_reusable = client.is_usable() && !client.is_read_only;
+        if is_reusable { Ok(()) } else { Err(RecycleError::message("closed, or read-only")) }
     }
 }
 
