@@ -366,7 +366,7 @@ async fn many_dead_letters_are_redriven_in_a_few_transactions() {
     };
     let before = transactions().await;
     let (status, stdout, stderr) = run(&["redrive", "--all"], &[("DATABASE_URL", database.url())]).await;
-    assert_eq!(stdout, "6300 stored, 700 refused again\n", "{stderr}");
+    assert_eq!(stdout, "6300 stored, 700 rejected again\n", "{stderr}");
     assert!(!status.success());
     let used = transactions().await - before;
     assert!(used < 200, "{used} transactions");

@@ -109,7 +109,7 @@ async fn redriven_letters_become_rows_once_and_rejected_ones_stay() {
     execute(&database, "alter table requests drop constraint no_13").await;
     let (status, stdout, stderr) = run(&["redrive", "--all"], &[("DATABASE_URL", database.url())]).await;
     assert!(status.success(), "{stderr}");
-    assert_eq!(stdout, "1 stored, 0 refused again\n");
+    assert_eq!(stdout, "1 stored, 0 rejected again\n");
     assert_eq!(ledger(&database).await, (100, 0, 0));
 }
 
@@ -134,10 +134,10 @@ async fn overloads_are_redriven_only_by_name_and_newly_accepted_then() {
     .await;
     let url = [("DATABASE_URL", database.url())];
     let (_, stdout, _) = run(&["redrive", "--all"], &url).await;
-    assert_eq!(stdout, "0 stored, 0 refused again\n");
+    assert_eq!(stdout, "0 stored, 0 rejected again\n");
     let (status, stdout, stderr) = run(&["redrive", "--reason", "overload"], &url).await;
     assert!(status.success(), "{stderr}");
-    assert_eq!(stdout, "700 stored, 0 refused again\n");
+    assert_eq!(stdout, "700 stored, 0 rejected again\n");
     assert_eq!(ledger(&database).await, (700, 0, 0));
     let (status, stdout, _) = run(&["verify"], &url).await;
     assert!(status.success() && stdout.contains("700 accepted = 700 committed"), "{stdout}");
