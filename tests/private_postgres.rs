@@ -15,6 +15,7 @@ use tidegate::db::private::{PrivateCluster, PrivateError, running_url};
 use tokio_postgres::NoTls;
 
 use crate::support::postgres::{Scratch, connect, postmaster_pid};
+use crate::support::service::eventually;
 
 const SERVICE_DIR: &str = "TIDEGATE_TEST_SERVICE_DIR";
 
@@ -215,7 +216,8 @@ async fn a_data_dir_that_the_account_cannot_enter_works_like_any_other() {
     adopted.stop().await.unwrap();
     assert!(!Path::new(&sockets).exists(), "{sockets} is left over");
 
-    let second = PrivateCluster::start(&data_dir).await.unwrap();
+    // A process that another test forks at this moment holds the lock until it runs its own program.
+    let second = eventually("the lock is free", async || PrivateCluster::start(&data_dir).await.ok()).await;
     assert_eq!(recall(second.url()).await, 9);
     second.stop().await.unwrap();
 }
