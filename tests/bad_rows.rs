@@ -65,6 +65,15 @@ fn events(range: std::ops::Range<u32>, of: impl Fn(u32) -> &'static str) -> Stri
     range.map(event).collect()
 }
 
+async fn partitions_are_made(service: &Service) {
+    eventually("partitions are made", async || {
+        let tasks = service.health().await["tasks"].clone();
+        let made = |task: &Value| task["name"] == "partitions" && !task["last_success_ms"].is_null();
+        tasks.as_array()?.iter().any(made).then_some(())
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn many_bad_rows_are_isolated_in_a_few_transactions() {
     for durability in ["disk", "memory"] {
@@ -82,12 +91,7 @@ async fn many_bad_rows_are_isolated_in_a_few_transactions() {
         .await;
         let service = Service::start(database.url(), &[("DURABILITY", durability)]).await;
         // In the table of today's rows, once all days exist.
-        eventually("partitions are made", async || {
-            let tasks = service.health().await["tasks"].clone();
-            let made = |task: &Value| task["name"] == "partitions" && !task["last_success_ms"].is_null();
-            tasks.as_array()?.iter().any(made).then_some(())
-        })
-        .await;
+        partitions_are_made(&service).await;
         execute(
             &database,
             "do $$ declare leaf regclass; begin
@@ -236,21 +240,36 @@ async fn each_check_that_a_row_violates_is_named_whatever_the_others_say() {
 
 #[tokio::test]
 async fn a_row_that_a_trigger_corrects_is_stored_although_it_violated_a_check() {
-    let database = TestDatabase::refusing_evil().await;
-    execute(
-        &database,
-        "create function correct() returns trigger language plpgsql as $$ begin
-            if new.payload->>'n' <> '0' then new.payload := new.payload - 'evil'; end if;
-            return new;
-        end $$;
-        create trigger correct before insert on requests for each row execute function correct();",
-    )
-    .await;
-    let service = Service::start(database.url(), &[]).await;
-    send(&service, events(0..500, |n| if n % 5 == 0 { "evil" } else { "" })).await;
-    let health = service.settled().await;
-    assert_eq!((&health["committed"], &health["dead"]), (&json!(499), &json!(1)));
-    assert_eq!(count(&database, "requests where payload ? 'evil'").await, 0);
+    // A trigger of the table, and one of each partition alone.
+    for tables in
+        ["select 'requests'::regclass", "select relid from pg_partition_tree('requests') where isleaf"]
+    {
+        let database = TestDatabase::refusing_evil().await;
+        let service = Service::start(database.url(), &[]).await;
+        partitions_are_made(&service).await;
+        execute(
+            &database,
+            &format!(
+                "create function correct() returns trigger language plpgsql as $$ begin
+                    if new.payload->>'n' <> '0' then new.payload := new.payload - 'evil'; end if;
+                    return new;
+                end $$;
+                do $$ declare corrected regclass; begin
+                    for corrected in {tables} loop
+                        execute format(
+                            'create trigger correct before insert on %s for each row execute function correct()',
+                            corrected
+                        );
+                    end loop;
+                end $$"
+            ),
+        )
+        .await;
+        send(&service, events(0..500, |n| if n % 5 == 0 { "evil" } else { "" })).await;
+        let health = service.settled().await;
+        assert_eq!((&health["committed"], &health["dead"]), (&json!(499), &json!(1)), "{tables}");
+        assert_eq!(count(&database, "requests where payload ? 'evil'").await, 0, "{tables}");
+    }
 }
 
 #[tokio::test]
