@@ -9,7 +9,7 @@ use std::sync::Arc;
 use criterion::{BenchmarkId, Criterion, Throughput};
 use tidegate::ingest::journal::disk::{self, DiskSettings, OpenedJournal};
 use tidegate::ingest::journal::{JournalReader, JournalWriter, Records};
-use tidegate::ingest::row::{Content, Row};
+use tidegate::ingest::row::{COLUMNS, Content, Row};
 use uuid::Uuid;
 
 /// Bytes of an event's body.
@@ -27,6 +27,7 @@ fn open() -> (JournalWriter, Arc<JournalReader>, Folder) {
     let folder = Folder(std::env::temp_dir().join(format!("tidegate-bench-{}", Uuid::new_v4())));
     let settings = DiskSettings {
         dir: folder.0.clone(),
+        columns: COLUMNS,
         segment_bytes: 64 << 20,
         max_bytes: 1 << 30,
         keep_bytes: 0,

@@ -35,7 +35,7 @@ use crate::files::{Files, FilesSettings};
 use crate::http::{self, AppState, BoundServer, RunningServer, Services};
 use crate::imports::{Imports, ImportsSettings, Limits};
 use crate::ingest::journal::disk::{self, DiskSettings, OpenedJournal};
-use crate::ingest::{IngestSettings, OpenJournal, Pipeline};
+use crate::ingest::{IngestSettings, OpenJournal, Pipeline, row};
 use crate::lifecycle::Lifecycle;
 use crate::observe::Metrics;
 use crate::outbound::jwks;
@@ -288,6 +288,7 @@ async fn open_journal(config: &Config, options: StartOptions) -> Result<OpenJour
     let (database, limits) = (&config.database, &config.journal);
     let settings = DiskSettings {
         dir: database.data_dir.join("journal"),
+        columns: row::COLUMNS,
         segment_bytes: limits.segment_bytes(),
         max_bytes: limits.journal_max_bytes,
         keep_bytes: limits.keep_bytes(),

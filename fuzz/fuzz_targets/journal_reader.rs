@@ -2,7 +2,8 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use tidegate::ingest::journal::disk::{PAGE, scan_bytes, scan_repaired};
+use tidegate_journal::disk::PAGE;
+use tidegate_journal::disk::fuzz::{scan_bytes, scan_repaired};
 
 /// Bytes at the beginning of a header and of a block.
 const HEAD: usize = 128;

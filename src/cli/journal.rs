@@ -277,7 +277,7 @@ fn export(reader: &JournalReader, segment: &SegmentInfo) -> io::Result<()> {
             JournalRead::Rows(rows) => {
                 next = rows.until;
                 for tuple in rows.rows().flat_map(row::tuples) {
-                    tuple.write_json(&mut out)?;
+                    row::write_json(tuple, &mut out)?;
                 }
             }
         }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::{Finding, Grade, finding};
 use crate::config::Config;
-use crate::ingest::journal::disk::{Files, RealFiles};
+use crate::ingest::journal::disk;
 
 const SYNCS: usize = 200;
 /// No disk syncs faster, except one with a battery-backed cache.
@@ -58,7 +58,7 @@ fn sync(dir: &Path) -> io::Result<Finding> {
 fn space(config: &Config, dir: &Path) -> Finding {
     let limits = &config.journal;
     let wanted = limits.journal_max_bytes + limits.keep_bytes() + limits.journal_min_free;
-    match RealFiles::default().free_space(dir) {
+    match disk::free_space(dir) {
         Err(error) => finding(Grade::Fail, "disk space", error.to_string()),
         Ok(free) if free < limits.journal_min_free => finding(
             Grade::Fail,

@@ -9,7 +9,7 @@ use super::{Finding, Grade, finding};
 use crate::ingest::id;
 use crate::ingest::journal::disk::{self, DiskSettings, OpenedJournal};
 use crate::ingest::journal::{AppendError, JournalRead, Records};
-use crate::ingest::row::{Content, Row};
+use crate::ingest::row::{COLUMNS, Content, Row};
 
 const SEGMENT_BYTES: u64 = 4 * 1024 * 1024;
 /// The time after which the writing process is killed.
@@ -18,6 +18,7 @@ const WRITING: Duration = Duration::from_millis(700);
 fn settings(dir: &Path) -> DiskSettings {
     DiskSettings {
         dir: dir.to_owned(),
+        columns: COLUMNS,
         segment_bytes: SEGMENT_BYTES,
         max_bytes: 64 * SEGMENT_BYTES,
         keep_bytes: 0,

@@ -15,7 +15,7 @@
 //! | module | |
 //! |---|---|
 //! | `event` | ids, keys, tuples, and which bodies can be `jsonb` |
-//! | `journal` | accepted events on disk |
+//! | `journal` | accepted events on disk: the package `tidegate-journal`, in `journal/` |
 //! | `queue` | the bounded queue, occupancy, and the requests that wait |
 //! | `checkpoint` | receipts, the backlog, and what may be trimmed |
 //! | `write` | batches, lanes, COPY, and the isolation of bad rows |
@@ -28,7 +28,6 @@ mod audit;
 mod checkpoint;
 pub mod dead_letters;
 mod event;
-pub mod journal;
 mod pipeline;
 mod queue;
 mod status;
@@ -48,6 +47,7 @@ pub use queue::commit_waiter::{DeadEvent, LocalWaker, NotStored};
 pub use queue::occupancy;
 pub use queue::refusal::{Refusal, Refused};
 pub use status::{LastError, WriterState};
+pub use tidegate_journal as journal;
 pub(crate) use write::copy::copy_rows;
 pub use write::restore::{Restored, Restorer};
 pub(crate) use write::verdict::Verdict as WriteVerdict;

@@ -364,11 +364,17 @@ mod tests {
     fn a_request_that_ends_before_its_commit_leaves_no_waiter_in_the_backlog() {
         let dir = std::env::temp_dir().join(format!("tidegate-waiter-{}", Uuid::new_v4()));
         let (segment_bytes, max_bytes) = (1 << 20, 1 << 30);
-        let settings =
-            DiskSettings { dir: dir.clone(), segment_bytes, max_bytes, keep_bytes: 0, min_free: 0 };
+        let settings = DiskSettings {
+            dir: dir.clone(),
+            columns: "",
+            segment_bytes,
+            max_bytes,
+            keep_bytes: 0,
+            min_free: 0,
+        };
         let OpenedJournal { writer, reader, .. } = disk::open(settings).unwrap();
         let (backlog, journal) = (Backlog::new(reader), writer.journal());
-        let first = id::event_id(0, journal.tag(), 0);
+        let first = id::event_id(0, Tag::of_journal(journal.0), 0);
         for settles in [false, true] {
             let waiter = CommitWaiter::new(2, AckLevel::Committed, Box::default(), false);
             backlog.wait_for_commit(journal, 0..2, &waiter);

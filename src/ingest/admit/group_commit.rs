@@ -86,7 +86,7 @@ impl GroupCommit {
     fn commit_group(&mut self, batches: &mut [QueuedBatch]) -> Result<(), NotJournaled> {
         let journal = self.journal.journal();
         let first = self.journal.next_sequence();
-        stamp(batches, journal.tag(), first);
+        stamp(batches, Tag::of_journal(journal.0), first);
         let size = batches.iter().fold(Size::default(), |sum, batch| sum + batch.size());
         let started = Instant::now();
         let committed = self.append(batches).and_then(|()| self.sync());

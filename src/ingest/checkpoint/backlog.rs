@@ -124,7 +124,9 @@ impl Backlog {
     pub fn forget_waiter(&self, first: Uuid) {
         let tag = Tag::of_event(first);
         let mut state = self.state();
-        if let Some(sequences) = state.iter_mut().find(|sequences| sequences.journal.tag() == tag) {
+        if let Some(sequences) =
+            state.iter_mut().find(|sequences| Tag::of_journal(sequences.journal.0) == tag)
+        {
             sequences.waiters.remove(&id::sequence(first));
         }
     }
@@ -190,7 +192,7 @@ impl Backlog {
     /// Whether the journal with this tag holds the event and it is not settled.
     pub fn is_pending(&self, tag: Tag, sequence: u64) -> bool {
         self.state().iter().any(|sequences| {
-            sequences.journal.tag() == tag
+            Tag::of_journal(sequences.journal.0) == tag
                 && (sequences.first..sequences.end).contains(&sequence)
                 && !sequences.settled.contains(&sequence)
         })

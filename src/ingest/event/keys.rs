@@ -2,8 +2,7 @@
 
 use uuid::Uuid;
 
-/// The hash of a key.
-pub type Key = [u8; 16];
+pub use tidegate_journal::Key;
 
 /// The source of a key. The same text of two kinds makes two keys.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

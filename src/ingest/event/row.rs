@@ -4,6 +4,7 @@
 //! big-endian ("COPY", file formats, in Postgres' manual). The fields are in the order of [`COLUMNS`]. The queue and the
 //! journal keep this tuple.
 
+pub use tidegate_journal::tuple::{Tuple, tuples};
 use uuid::Uuid;
 
 use super::id::{self, Tag};
@@ -119,94 +120,47 @@ pub fn postgres_timestamp(unix_us: i64) -> [u8; 8] {
     (unix_us - POSTGRES_EPOCH_US).to_be_bytes()
 }
 
-/// An encoded tuple.
-#[derive(Debug, Clone, Copy)]
-pub struct Tuple<'a>(&'a [u8]);
-
-impl<'a> Tuple<'a> {
-    /// The tuple's bytes.
-    pub fn bytes(self) -> &'a [u8] {
-        self.0
-    }
-
-    /// The fields in the order of [`COLUMNS`]; `None` is null.
-    pub fn fields(self) -> [Option<&'a [u8]>; FIELDS as usize] {
-        let mut fields = self.iter();
-        std::array::from_fn(|_| fields.next().flatten())
-    }
-
-    /// The event's id.
-    pub fn id(self) -> Option<Uuid> {
-        Uuid::from_slice(self.field(0)?).ok()
-    }
-
-    /// The field at `index`; `None` is null.
-    pub fn field(self, index: usize) -> Option<&'a [u8]> {
-        self.iter().nth(index).flatten()
-    }
-
-    /// Writes the event as a line of JSON: `payload` unchanged, `body` as text, or as base64 in `body_base64`.
-    ///
-    /// # Errors
-    ///
-    /// Any error of `out`.
-    pub fn write_json(self, out: &mut impl std::io::Write) -> std::io::Result<()> {
-        let [id, trace_id, payload, body, content_type, received_at] = self.fields();
-        let text = |bytes: Option<&[u8]>| String::from_utf8_lossy(bytes.unwrap_or_default()).into_owned();
-        let id = Uuid::from_slice(id.unwrap_or_default()).unwrap_or_default();
-        let at_us = received_at.and_then(|bytes| bytes.try_into().ok()).map(i64::from_be_bytes);
-        let head = serde_json::json!({
-            "id": id.to_string(),
-            "trace_id": text(trace_id),
-            "content_type": content_type.map(|bytes| text(Some(bytes))),
-            "received_at_us": at_us.map(|us| us + POSTGRES_EPOCH_US),
-        });
-        // The payload is JSON already, and is not parsed.
-        let head = head.to_string();
-        out.write_all(head.strip_suffix('}').unwrap_or_default().as_bytes())?;
-        match (payload, body) {
-            (Some([_version, payload @ ..]), _) => {
-                out.write_all(b",\"payload\":")?;
-                for part in payload.split(|byte| matches!(byte, b'\n' | b'\r')) {
-                    out.write_all(part)?;
-                }
-            }
-            (_, Some(body)) => match std::str::from_utf8(body) {
-                Ok(body) => write!(out, ",\"body\":{}", serde_json::Value::from(body))?,
-                Err(_) => {
-                    let body = base64::Engine::encode(&base64::engine::general_purpose::STANDARD, body);
-                    write!(out, ",\"body_base64\":\"{body}\"")?;
-                }
-            },
-            _ => {}
-        }
-        out.write_all(b"}\n")
-    }
-
-    fn iter(self) -> impl Iterator<Item = Option<&'a [u8]>> {
-        let mut at = 2;
-        std::iter::from_fn(move || {
-            let length = field_length(self.0, at);
-            at += 4;
-            let field = length.and_then(|length| self.0.get(at..at + length));
-            at += length.unwrap_or(0);
-            (at <= self.0.len()).then_some(field)
-        })
-    }
+/// The id of the event in a tuple.
+pub fn tuple_id(tuple: Tuple<'_>) -> Option<Uuid> {
+    Uuid::from_slice(tuple.field(0)?).ok()
 }
 
-/// The tuples in `rows`, which are concatenated.
-pub fn tuples(rows: &[u8]) -> impl Iterator<Item = Tuple<'_>> {
-    let mut at = 0;
-    std::iter::from_fn(move || {
-        let start = at;
-        let count = rows.get(at..at + 2)?.try_into().ok()?;
-        at += 2;
-        for _ in 0..i16::from_be_bytes(count) {
-            at += 4 + field_length(rows, at).unwrap_or(0);
+/// Writes an event as a line of JSON: `payload` unchanged, `body` as text, or as base64 in `body_base64`.
+///
+/// # Errors
+///
+/// Any error of `out`.
+pub fn write_json(tuple: Tuple<'_>, out: &mut impl std::io::Write) -> std::io::Result<()> {
+    let [id, trace_id, payload, body, content_type, received_at] = tuple.fields();
+    let text = |bytes: Option<&[u8]>| String::from_utf8_lossy(bytes.unwrap_or_default()).into_owned();
+    let id = Uuid::from_slice(id.unwrap_or_default()).unwrap_or_default();
+    let at_us = received_at.and_then(|bytes| bytes.try_into().ok()).map(i64::from_be_bytes);
+    let head = serde_json::json!({
+        "id": id.to_string(),
+        "trace_id": text(trace_id),
+        "content_type": content_type.map(|bytes| text(Some(bytes))),
+        "received_at_us": at_us.map(|us| us + POSTGRES_EPOCH_US),
+    });
+    // The payload is JSON already, and is not parsed.
+    let head = head.to_string();
+    out.write_all(head.strip_suffix('}').unwrap_or_default().as_bytes())?;
+    match (payload, body) {
+        (Some([_version, payload @ ..]), _) => {
+            out.write_all(b",\"payload\":")?;
+            for part in payload.split(|byte| matches!(byte, b'\n' | b'\r')) {
+                out.write_all(part)?;
+            }
         }
-        rows.get(start..at).map(Tuple)
-    })
+        (_, Some(body)) => match std::str::from_utf8(body) {
+            Ok(body) => write!(out, ",\"body\":{}", serde_json::Value::from(body))?,
+            Err(_) => {
+                let body = base64::Engine::encode(&base64::engine::general_purpose::STANDARD, body);
+                write!(out, ",\"body_base64\":\"{body}\"")?;
+            }
+        },
+        _ => {}
+    }
+    out.write_all(b"}\n")
 }
 
 /// The offset of a tuple's id.
@@ -248,12 +202,6 @@ pub fn first_id(rows: &[u8]) -> Option<Uuid> {
     Uuid::from_slice(rows.get(ID_AT..ID_AT + 16)?).ok()
 }
 
-/// The length at the offset `at`; `None` for a null field.
-fn field_length(bytes: &[u8], at: usize) -> Option<usize> {
-    let length = bytes.get(at..at + 4)?.try_into().ok()?;
-    usize::try_from(i32::from_be_bytes(length)).ok()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -278,7 +226,7 @@ mod tests {
         assert_eq!(first_id(&rows), Some(id::event_id(0, tag, 7)));
         for (n, (stamped, before)) in tuples(&rows).zip(tuples(&before)).enumerate() {
             assert_eq!(stamped.field(0), Some(&id::event_id(n as u64, tag, 7 + n as u64).as_bytes()[..]));
-            assert_eq!(stamped.fields()[1..], before.fields()[1..]);
+            assert_eq!(stamped.fields::<6>()[1..], before.fields::<6>()[1..]);
         }
         let mut one = Vec::new();
         row(1, &[b' '; 36]).encode(&mut one);

@@ -12,6 +12,7 @@ use uuid::Uuid;
 use super::copy::CopyBatch;
 use crate::db::{Database, DbError, Parameter};
 use crate::ingest::event::keys::Key;
+use crate::ingest::event::row;
 
 /// The statements that claim keys.
 #[derive(Debug)]
@@ -67,7 +68,7 @@ impl Claims {
         batch: &CopyBatch<'_>,
     ) -> Result<Claimed, DbError> {
         let tuples = batch.tuples();
-        let id_at = |index: u64| tuples.get(index as usize).and_then(|tuple| tuple.id());
+        let id_at = |index: u64| tuples.get(index as usize).and_then(|tuple| row::tuple_id(*tuple));
         // The first event of each key: one statement must not claim a key twice.
         let mut first_of: HashMap<Key, Uuid> = HashMap::with_capacity(batch.keys.len());
         for (index, key) in &batch.keys {

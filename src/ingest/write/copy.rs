@@ -165,6 +165,6 @@ impl<'a> CopyBatch<'a> {
         let index = (0..self.events).find(|index| !has_key(*index))?;
         let tuple = self.chunks().flat_map(row::tuples).nth(index as usize)?;
         let kind = if self.fault(index).is_some() { Kind::DeadLetters } else { self.kind };
-        Some((tuple.id()?, kind))
+        Some((row::tuple_id(tuple)?, kind))
     }
 }

@@ -133,13 +133,13 @@ impl Restorer {
         transaction.execute_typed(&lock, &[(&journal, Type::UUID)]).await?;
 
         let tuples = batch.tuples();
-        let ids: Vec<Uuid> = tuples.iter().filter_map(|tuple| tuple.id()).collect();
+        let ids: Vec<Uuid> = tuples.iter().filter_map(|tuple| row::tuple_id(*tuple)).collect();
         let select_present = sql(include_str!("../../../sql/ingest/select_present.sql"));
         let mut present = HashSet::new();
         for row in transaction.query_typed(&select_present, &[(&ids, Type::UUID_ARRAY)]).await? {
             present.insert(row.try_get::<_, Uuid>(0)?);
         }
-        let is_present = |tuple: &Tuple<'_>| tuple.id().is_none_or(|id| present.contains(&id));
+        let is_present = |tuple: &Tuple<'_>| row::tuple_id(*tuple).is_none_or(|id| present.contains(&id));
         // Skipped events change the indices, so keys are assigned anew.
         let keys_by_index: HashMap<u64, _> = batch.keys.iter().copied().collect();
         let mut lost: Vec<Tuple<'_>> = Vec::with_capacity(tuples.len());
@@ -173,7 +173,7 @@ impl Restorer {
         }
         let state = if fault.is_some() { "dead" } else { "committed" };
         for (state, events) in [(state, &new), ("duplicates", &duplicates)] {
-            let ids: Vec<Uuid> = events.iter().filter_map(|(_, tuple)| tuple.id()).collect();
+            let ids: Vec<Uuid> = events.iter().filter_map(|(_, tuple)| row::tuple_id(**tuple)).collect();
             if ids.is_empty() {
                 continue;
             }

@@ -35,6 +35,7 @@
 
 pub mod disk;
 mod error;
+pub mod tuple;
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -44,19 +45,9 @@ use uuid::Uuid;
 pub use disk::{JournalReader, JournalWriter, Loss, LossState};
 pub use error::{AppendError, JournalError, Refusal};
 
-use super::event::id;
-use super::event::keys::Key;
-
 /// Id of a journal: the events that one process appended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct JournalId(pub Uuid);
-
-impl JournalId {
-    /// The tag in the ids of its events.
-    pub fn tag(self) -> id::Tag {
-        id::Tag::of_journal(self.0)
-    }
-}
 
 impl std::fmt::Display for JournalId {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -64,10 +55,13 @@ impl std::fmt::Display for JournalId {
     }
 }
 
+/// Hash of an event's idempotency key.
+pub type Key = [u8; 16];
+
 /// Events that are appended together: one, or a chunk of a batch.
 #[derive(Debug, Clone, Copy)]
 pub struct Records<'a> {
-    /// Consecutive encoded tuples (see [`row`](super::event::row)).
+    /// Consecutive encoded [tuples](tuple).
     pub rows: &'a [u8],
     /// Number of tuples.
     pub events: u32,
@@ -101,9 +95,9 @@ pub struct JournalRows {
     /// Keys with the sequences of their events, in order.
     pub keys: Vec<(u64, Key)>,
     /// The rows, and the bytes between them.
-    pub(super) buffer: Vec<u8>,
+    pub(crate) buffer: Vec<u8>,
     /// Ranges of the rows in the buffer, in order.
-    pub(super) ranges: Vec<Range<usize>>,
+    pub(crate) ranges: Vec<Range<usize>>,
 }
 
 impl JournalRows {
@@ -126,7 +120,7 @@ pub struct HeldJournal {
     pub current: bool,
     /// When it was opened, in microseconds of Unix time; 0 if unknown.
     pub created_at_us: i64,
-    /// The columns that its rows fill.
+    /// The columns that its rows fill; empty if unknown.
     pub columns: Arc<str>,
     /// Number of segments.
     pub segments: usize,

@@ -5,7 +5,7 @@
 use uuid::Uuid;
 
 use super::JournalId;
-use crate::ingest::event::keys::Key;
+use crate::Key;
 
 /// Alignment of blocks: no write touches a page or sector that holds synced bytes.
 pub const PAGE: u64 = 4096;

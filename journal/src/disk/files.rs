@@ -16,7 +16,7 @@ use nix::errno::Errno;
 use parking_lot::Mutex;
 
 /// A file system.
-pub trait Files: Debug + Send + Sync {
+pub(crate) trait Files: Debug + Send + Sync {
     /// Creates the folder (0700) unless it exists, and syncs its entry.
     fn create_dir(&self, dir: &Path) -> io::Result<()>;
     /// Names of the folder's entries.
@@ -41,19 +41,19 @@ pub trait Files: Debug + Send + Sync {
 
 /// Identity of a file or folder.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct FileId {
+pub(crate) struct FileId {
     /// The file system.
-    pub device: u64,
+    pub(crate) device: u64,
     /// The inode.
-    pub inode: u64,
+    pub(crate) inode: u64,
 }
 
 /// A held lock, released when dropped.
-pub type Lock = Box<dyn Any + Send + Sync>;
+pub(crate) type Lock = Box<dyn Any + Send + Sync>;
 
 /// Access to a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Access {
+pub(crate) enum Access {
     /// Reading.
     Read,
     /// Reading and writing.
@@ -61,7 +61,7 @@ pub enum Access {
 }
 
 /// An open file.
-pub trait File: Debug + Send + Sync {
+pub(crate) trait File: Debug + Send + Sync {
     /// Reads at `offset`; may read fewer bytes, as `pread(2)`.
     fn pread(&self, bytes: &mut [u8], offset: u64) -> io::Result<usize>;
     /// Writes at `offset`; may write fewer bytes, as `pwrite(2)`.
@@ -177,7 +177,7 @@ pub(super) fn uninterrupted<T>(mut call: impl FnMut() -> io::Result<T>) -> io::R
 ///
 /// Synced folders stay open, so that a later sync needs no descriptor.
 #[derive(Debug, Default)]
-pub struct RealFiles {
+pub(crate) struct RealFiles {
     dirs: Mutex<HashMap<PathBuf, Arc<fs::File>>>,
 }
 

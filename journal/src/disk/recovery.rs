@@ -26,7 +26,7 @@ use super::segments::{
     JournalSegments, LOCK, LOSSES, NEW_REGISTERED, NEW_SPARE, QUARANTINE, REGISTERED, SPARE, Segment,
     SegmentState, parse_segment_name, segment_name,
 };
-use super::{HeldJournal, JournalId, row};
+use super::{HeldJournal, JournalId};
 
 /// Result of a recovery.
 #[derive(Debug, Default)]
@@ -267,7 +267,7 @@ impl Recovery<'_> {
             files.iter().find_map(|file| file.header.as_ref().map(|header| header.created_at_us));
         let columns =
             files.iter().find_map(|file| file.header.as_ref().map(|header| header.columns.as_str()));
-        let columns = Arc::from(columns.unwrap_or(row::COLUMNS));
+        let columns = Arc::from(columns.unwrap_or_default());
         for (index, file) in files.iter().enumerate() {
             let next = files.get(index + 1);
             let adjacent = |after: u64, number: u64| number.checked_sub(1) == Some(after);

@@ -57,7 +57,7 @@ mod damage;
 mod extent;
 mod files;
 mod format;
-mod fuzz;
+pub mod fuzz;
 mod gate;
 mod losses;
 mod maintenance;
@@ -73,17 +73,19 @@ mod space;
 mod tests;
 mod writer;
 
+use std::error::Error;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use parking_lot::Mutex;
 use uuid::Uuid;
 
 pub use damage::{Cause, Damage, DamagedBytes};
-pub use files::{Access, File, FileId, Files, Lock, RealFiles};
-pub use format::{FORMAT_VERSION, PAGE};
-pub use fuzz::{ScanSummary, scan_bytes, scan_repaired};
+use files::{Access, File, Files, RealFiles};
+use format::FORMAT_VERSION;
+pub use format::PAGE;
 pub use losses::{Loss, LossRecords, LossState};
 pub use recovery::{Recovered, TornTail};
 pub use salvage::Salvage;
@@ -94,7 +96,6 @@ use super::{
     AppendError, HeldJournal, JournalError, JournalId, JournalRead, JournalRows, Lost, Quarantined, Records,
     Refusal, Usage,
 };
-use crate::ingest::event::{id, row};
 use recovery::Recovery;
 use registered::Registered;
 use segments::{JournalSegments, LOCK, NEW_SPARE, SPARE, State};
@@ -104,6 +105,8 @@ use segments::{JournalSegments, LOCK, NEW_SPARE, SPARE, State};
 pub struct DiskSettings {
     /// The folder.
     pub dir: PathBuf,
+    /// The columns that the rows fill, recorded in each segment.
+    pub columns: &'static str,
     /// Size of a segment, a multiple of [`PAGE`]. A group must fit into one.
     pub segment_bytes: u64,
     /// Most bytes of segments, including those kept for a rewind, which are released first.
@@ -190,19 +193,19 @@ fn open_on(files: Arc<dyn Files>, settings: DiskSettings) -> Result<OpenedJourna
     files.sync_dir(&dir).map_err(DiskError::io("sync", &dir))?;
 
     let journal = JournalId(Uuid::new_v4());
-    let created_at_us = id::unix_now_us();
+    let created_at_us = unix_now_us();
     journals.push(JournalSegments {
         id: journal,
         created_at_us,
         current: true,
-        columns: Arc::from(row::COLUMNS),
+        columns: Arc::from(settings.columns),
         segments: Default::default(),
         cursors: Default::default(),
     });
     let loss_records = LossRecords::new(Arc::clone(&files), &dir);
     let known = loss_records.list().unwrap_or_else(|error| {
         // A damaged record must not prevent the start.
-        tracing::error!(error = crate::db::chain(&error), "a record of lost events cannot be read");
+        tracing::error!(error = &error as &dyn Error, "a record of lost events cannot be read");
         Vec::new()
     });
     let home = files.identity(&dir).map_err(DiskError::io("read", &dir))?;
@@ -248,12 +251,27 @@ fn inspect_on(files: Arc<dyn Files>, dir: &Path) -> Result<(Arc<JournalReader>, 
     let journals = recovery.run()?;
     let recovered = recovery.found;
     let state = State { journals, quarantined: quarantine::count(&*files, dir), ..State::default() };
-    let settings =
-        DiskSettings { dir: dir.to_owned(), segment_bytes: 0, max_bytes: 0, keep_bytes: 0, min_free: 0 };
-    let loss_records = LossRecords::new(Arc::clone(&files), dir);
+    let (dir, columns) = (dir.to_owned(), "");
+    let loss_records = LossRecords::new(Arc::clone(&files), &dir);
+    let settings = DiskSettings { dir, columns, segment_bytes: 0, max_bytes: 0, keep_bytes: 0, min_free: 0 };
     let reader = JournalReader::new(files, settings, state, loss_records);
     reader.refresh_losses();
     Ok((Arc::new(reader), recovered))
+}
+
+/// Free bytes of the folder's file system, for this user: what [`DiskSettings::min_free`] is compared with.
+///
+/// # Errors
+///
+/// Any error of the operating system.
+pub fn free_space(dir: &Path) -> io::Result<u64> {
+    RealFiles::default().free_space(dir)
+}
+
+/// The time, in microseconds of Unix time.
+fn unix_now_us() -> i64 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    since.as_micros() as i64
 }
 
 /// The spare segment of an earlier process. Its content is irrelevant, its size is not.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::files::{File, MemoryFile};
 use super::format::{self, BLOCK_HEADER, FIRST_BLOCK, SegmentHeader, SegmentId};
 use super::scan::{BlockScanner, ScanItem};
-use crate::ingest::event::row;
+use crate::tuple::tuples;
 
 /// Result of [`scan_bytes`].
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -33,7 +33,7 @@ pub fn scan_bytes(bytes: &[u8]) -> ScanSummary {
             Ok(ScanItem::Block { offset, header }) => {
                 let read = scanner.bytes(offset, &header).unwrap_or_default();
                 let rows = read.get(BLOCK_HEADER..).unwrap_or_default();
-                let tuples = row::tuples(rows.get(..header.rows as usize).unwrap_or_default());
+                let tuples = tuples(rows.get(..header.rows as usize).unwrap_or_default());
                 summary.events += tuples.take(header.events as usize).count() as u64;
                 debug_assert!(offset >= FIRST_BLOCK && header.keys(read).count() == header.keys as usize);
             }

@@ -10,7 +10,7 @@ use super::files::{File, is_no_space, is_shortage, uninterrupted, write_all};
 use super::format::{BlockContent, BlockWriter, FIRST_BLOCK, PAGE, SegmentHeader, SegmentId, pad};
 use super::segments::{JournalReader, SegmentState};
 use super::{JournalId, Records};
-use crate::ingest::event::row;
+use crate::tuple::tuples;
 
 /// Size up to which records of a group share a block, or a sixteenth of a small segment. Larger records have a block of
 /// their own. Bounds the cost of damage.
@@ -249,7 +249,7 @@ impl JournalWriter {
             first: self.next,
             previous_synced: self.open.as_ref().map_or(0, |open| open.write_at),
             created_at_us: self.created_at_us,
-            columns: row::COLUMNS.to_owned(),
+            columns: self.reader.settings.columns.to_owned(),
         };
         let (file, segment) = self.reader.install(&header)?;
         self.open = Some(OpenSegment {
@@ -334,7 +334,7 @@ fn plan(group: &[Records<'_>], block_bytes: u64, plan: &mut Vec<BlockPlan>) -> R
     plan.clear();
     let mut size = 0;
     for (index, records) in group.iter().enumerate().filter(|(_, records)| records.events > 0) {
-        debug_assert_eq!(row::tuples(records.rows).count(), records.events as usize);
+        debug_assert_eq!(tuples(records.rows).count(), records.events as usize);
         let (Ok(rows), Ok(keys)) = (u32::try_from(records.rows.len()), u32::try_from(records.keys.len()))
         else {
             return Err(AppendError::TooLarge);

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use uuid::Uuid;
 
 use super::*;
-use crate::ingest::row::{Content, Row, tuples};
+use crate::tuple::tuples;
 use disk::Disk;
 
 const DIR: &str = "/data/journal";
@@ -20,7 +20,7 @@ const DIR: &str = "/data/journal";
 fn settings(pages: u64, segments: u64) -> DiskSettings {
     let segment_bytes = pages * PAGE;
     let (max_bytes, dir) = (segments * segment_bytes, Path::new(DIR).to_owned());
-    DiskSettings { dir, segment_bytes, max_bytes, keep_bytes: 0, min_free: 0 }
+    DiskSettings { dir, columns: "columns", segment_bytes, max_bytes, keep_bytes: 0, min_free: 0 }
 }
 
 /// Number of cases of a property, overridden by `PROPTEST_CASES`. Each case is slower than proptest expects.
@@ -45,11 +45,14 @@ fn loss_records(disk: &Arc<Disk>) -> LossRecords {
 /// A row that identifies its number.
 fn tuple(number: u64, bytes: usize) -> Vec<u8> {
     let body: Vec<u8> = (0..bytes).map(|at| (number as usize * 31 + at * 7) as u8).collect();
-    let id = Uuid::from_u128(u128::from(number));
-    let content = Content::Bytes(&body);
-    let row = Row { id, trace_id: b"trace", content, content_type: None, received_at_us: number as i64 };
-    let mut out = Vec::new();
-    row.encode(&mut out);
+    let id = u128::from(number).to_be_bytes();
+    let time = number.to_be_bytes();
+    let fields = [Some(&id[..]), Some(b"trace"), None, Some(&body), None, Some(&time)];
+    let mut out = (fields.len() as i16).to_be_bytes().to_vec();
+    for field in fields {
+        out.extend_from_slice(&field.map_or(-1, |bytes| bytes.len() as i32).to_be_bytes());
+        out.extend_from_slice(field.unwrap_or_default());
+    }
     out
 }
 

@@ -23,8 +23,7 @@ use uuid::Uuid;
 use super::damage::{Cause, Damage};
 use super::files::{Access, FileId, Files, RealFiles, read_up_to, replace_file};
 use super::segments::{JournalReader, LOSSES};
-use super::{DiskError, Lost};
-use crate::ingest::event::id;
+use super::{DiskError, Lost, unix_now_us};
 
 /// Most bytes of a record that are read. A record is far smaller, even with a range for every second block of a segment.
 const MOST_BYTES: u64 = 8 << 20;
@@ -121,7 +120,7 @@ impl Loss {
             bytes: at.bytes,
             copy: at.copy.clone(),
             nonce,
-            found_at_us: id::unix_now_us(),
+            found_at_us: unix_now_us(),
         }
     }
 }

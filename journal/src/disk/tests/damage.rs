@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use proptest::prelude::*;
 
 use super::super::format::FIRST_BLOCK;
+use super::super::fuzz::{scan_bytes, scan_repaired};
 use super::*;
 
 /// A small journal on a disk: three segments of groups of two blocks, and a marker at the end.

@@ -14,8 +14,8 @@ use super::losses::Loss;
 use super::scan::{BlockScanner, ScanItem, ScanPosition, Window};
 use super::segments::{JournalReader, ReadCursor, Segment, segment_name};
 use super::{DiskError, JournalError, JournalId, JournalRead, JournalRows};
-use crate::ingest::event::keys::Key;
-use crate::ingest::event::row;
+use crate::Key;
+use crate::tuple::tuples;
 
 /// Number of cursors of a journal.
 const CURSORS: usize = 32;
@@ -327,5 +327,5 @@ pub(super) fn tuples_bytes(rows: &[u8], count: u64, events: u32) -> usize {
     if count >= u64::from(events) {
         return rows.len();
     }
-    row::tuples(rows).take(count as usize).map(|tuple| tuple.bytes().len()).sum()
+    tuples(rows).take(count as usize).map(|tuple| tuple.bytes().len()).sum()
 }
