@@ -37,6 +37,12 @@ impl<T> Page<T> {
         Self { entries, next, prev: None, total: None }
     }
 
+    /// The page with other entries, one for each.
+    pub fn map<U>(self, entry: impl FnMut(T) -> U) -> Page<U> {
+        let Self { entries, next, prev, total } = self;
+        Page { entries: entries.into_iter().map(entry).collect(), next, prev, total }
+    }
+
     /// The links to its neighbours, as values of a `Link` header.
     pub fn links(&self, path: &str, parameters: &[(String, String)]) -> impl Iterator<Item = String> {
         let neighbours = [("next", "after", &self.next), ("prev", "before", &self.prev)];

@@ -154,6 +154,7 @@ async fn lists_are_paged_newest_first_by_offset_and_by_cursor() {
         ("offset=100001", "offset"),
         ("after=x", "after"),
         ("after=%00", "after"),
+        ("limit=1&limit=2", "limit"),
         ("sort=size", "sort"),
     ] {
         let answer = service.get(&format!("/api/files?{query}")).await;

@@ -1,112 +1,86 @@
-//! Pages of a list of files.
+//! The list of an owner's files.
 
-use base64::Engine;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use uuid::Uuid;
+use super::FilesError;
+use crate::paging::{self, InvalidParameter, ListTag, SeenParameters, SortKey};
 
-use super::{FilesError, StoredFile};
-
+/// Files of a page by default.
+const DEFAULT_LIMIT: usize = 50;
 /// Files of a page at most.
-pub const MAX_LIMIT: i64 = 1_000;
+const MAX_LIMIT: usize = 1_000;
 /// The largest offset; a cursor costs the same everywhere.
-pub const MAX_OFFSET: i64 = 100_000;
-/// The latest time of a cursor: the end of the year 9999, in microseconds.
-const LATEST_US: i64 = 253_402_300_799_999_999;
+const MAX_OFFSET: u32 = 100_000;
+/// The tag of this list's cursors.
+pub(super) const FILES: ListTag = b'f';
 
-/// The page that a client requests.
+/// A query of the list of files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Page {
-    pub(super) limit: i64,
-    pub(super) offset: i64,
-    pub(super) after: Option<Cursor>,
+pub struct FileQuery {
+    pub(super) limit: usize,
+    pub(super) offset: u32,
+    /// The key behind which the page begins; `None`: the list's beginning.
+    pub(super) after: Option<SortKey>,
 }
 
-/// Files, newest first, and the next page's cursor.
-#[derive(Debug)]
-pub struct ListedFile {
-    /// The files.
-    pub files: Vec<StoredFile>,
-    /// A token for [`Page::parse`]; `None`: this is the last page.
-    pub next: Option<String>,
-}
-
-impl Page {
-    /// Parses the parameters of a query; 50 files by default.
+impl FileQuery {
+    /// Reads a query's parameters.
     ///
     /// # Errors
     ///
-    /// [`FilesError::Invalid`] names the parameter.
-    pub fn parse(limit: Option<&str>, offset: Option<&str>, after: Option<&str>) -> Result<Self, FilesError> {
-        let number = |text: Option<&str>, unset: i64, min: i64, max: i64| match text {
-            None => Some(unset),
-            Some(text) => text.parse().ok().filter(|number| (min..=max).contains(number)),
-        };
-        let invalid = |field, message| FilesError::Invalid { field, message };
-        let limit = number(limit, 50, 1, MAX_LIMIT).ok_or(invalid("limit", "limit takes 1 to 1000"))?;
-        let offset = number(offset, 0, 0, MAX_OFFSET).ok_or(invalid("offset", "offset takes 0 to 100000"))?;
-        let after = match after {
-            None => None,
-            Some(token) => {
-                let cursor = Cursor::parse(token);
-                Some(cursor.ok_or(invalid("after", "after takes what a Link header gave"))?)
+    /// [`FilesError::Parameter`] names the first that is invalid.
+    pub fn parse(parameters: &[(String, String)]) -> Result<Self, FilesError> {
+        let mut query = Self { limit: DEFAULT_LIMIT, offset: 0, after: None };
+        let mut seen = SeenParameters::default();
+        for (name, value) in parameters {
+            seen.add(name)?;
+            match name.as_str() {
+                "limit" => query.limit = paging::limit(value, MAX_LIMIT)?,
+                "offset" => query.offset = paging::offset(value, MAX_OFFSET)?,
+                "after" => query.after = Some(paging::cursor(name, value, FILES)?),
+                _ => return Err(InvalidParameter::unknown(name).into()),
             }
-        };
-        Ok(Self { limit, offset, after })
-    }
-}
-
-/// A position in the order of files. A forged one does no harm: it names a position.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Cursor {
-    /// Microseconds of Unix time.
-    pub(super) uploaded_us: i64,
-    pub(super) id: Uuid,
-}
-
-impl Cursor {
-    fn parse(token: &str) -> Option<Self> {
-        let text = String::from_utf8(URL_SAFE_NO_PAD.decode(token).ok()?).ok()?;
-        let (uploaded_us, id) = text.split_once(' ')?;
-        let uploaded_us = uploaded_us.parse().ok().filter(|us| (0..=LATEST_US).contains(us))?;
-        Some(Self { uploaded_us, id: Uuid::try_parse(id).ok()? })
-    }
-
-    pub(super) fn token(&self) -> String {
-        URL_SAFE_NO_PAD.encode(format!("{} {}", self.uploaded_us, self.id))
+        }
+        Ok(query)
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use proptest::prelude::*;
+    use base64::Engine;
+    use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
     use super::*;
 
-    #[test]
-    fn parameters_out_of_bounds_are_named() {
-        let field = |limit, offset, after| match Page::parse(limit, offset, after) {
-            Err(FilesError::Invalid { field, .. }) => Some(field),
-            _ => None,
-        };
-        assert_eq!(field(None, None, None), None);
-        assert_eq!(field(Some("1000"), Some("100000"), None), None);
-        for bad in ["0", "1001", "-1", "x", "", "99999999999999999999"] {
-            assert_eq!(field(Some(bad), None, None), Some("limit"), "{bad}");
-        }
-        for bad in ["100001", "-1", "' or 1=1", ""] {
-            assert_eq!(field(None, Some(bad), None), Some("offset"), "{bad}");
-        }
-        for bad in ["", "x", "MTIz", "\0"] {
-            assert_eq!(field(None, None, Some(bad)), Some("after"), "{bad}");
-        }
+    fn parse(parameters: &[(&str, &str)]) -> Result<FileQuery, String> {
+        let parameters: Vec<_> =
+            parameters.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        FileQuery::parse(&parameters).map_err(|error| match error {
+            FilesError::Parameter(parameter) => parameter.field,
+            error => panic!("{error}"),
+        })
     }
 
-    proptest! {
-        #[test]
-        fn a_cursor_is_read_as_it_was_written(uploaded_us in 0..=LATEST_US, id in any::<u128>(), other in "\\PC{0,60}") {
-            let cursor = Cursor { uploaded_us, id: Uuid::from_u128(id) };
-            prop_assert_eq!(Cursor::parse(&cursor.token()), Some(cursor));
-            let _ = Cursor::parse(&other);
+    #[test]
+    fn parameters_out_of_bounds_are_named() {
+        assert_eq!(parse(&[]), Ok(FileQuery { limit: 50, offset: 0, after: None }));
+        assert!(parse(&[("limit", "1000"), ("offset", "100000")]).is_ok());
+        for bad in ["0", "1001", "-1", "x", "", "99999999999999999999"] {
+            assert_eq!(parse(&[("limit", bad)]), Err("limit".into()), "{bad}");
         }
+        for bad in ["100001", "-1", "' or 1=1", ""] {
+            assert_eq!(parse(&[("offset", bad)]), Err("offset".into()), "{bad}");
+        }
+        // The last one is the form of earlier versions.
+        let earlier = URL_SAFE_NO_PAD.encode("1700000000000000 6b1f3d5e-54a1-4d0e-8f0c-2a9d71c5e801");
+        for bad in ["", "x", "MTIz", "\0", SortKey::END.cursor(b'c').as_str(), &earlier] {
+            assert_eq!(parse(&[("after", bad)]), Err("after".into()), "{bad}");
+        }
+        assert_eq!(parse(&[("limit", "1"), ("limit", "2")]), Err("limit".into()));
+        assert_eq!(parse(&[("sort", "size")]), Err("sort".into()));
+    }
+
+    #[test]
+    fn a_cursor_of_this_list_is_read() {
+        let cursor = SortKey::END.cursor(FILES);
+        assert_eq!(parse(&[("after", cursor.as_str())]).unwrap().after, Some(SortKey::END));
     }
 }

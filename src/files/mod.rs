@@ -23,7 +23,7 @@ use futures_util::Stream;
 use tokio::sync::{OnceCell, OwnedSemaphorePermit, Semaphore};
 use uuid::Uuid;
 
-pub use list::{ListedFile, Page};
+pub use list::FileQuery;
 pub use media::has_binary;
 pub use model::{ContentHash, StoredFile};
 pub use sweeper::Swept;
@@ -32,6 +32,7 @@ pub use upload::Upload;
 use crate::config::{FilesConfig, limits};
 use crate::db::{Database, DbError};
 use crate::observe::Metrics;
+use crate::paging::{InvalidParameter, Page};
 use content::Contents;
 use store::FileStore;
 
@@ -80,6 +81,9 @@ pub enum FilesError {
         /// The valid values.
         message: &'static str,
     },
+    /// A parameter of the list that cannot be accepted.
+    #[error(transparent)]
+    Parameter(#[from] InvalidParameter),
     /// The content is not of the declared type.
     #[error("the file was declared to be {declared} and is {found}")]
     TypeMismatch {
@@ -248,8 +252,8 @@ impl Files {
     /// # Errors
     ///
     /// [`FilesError::Database`].
-    pub async fn list(&self, owner: Option<Uuid>, page: &Page) -> Result<ListedFile, FilesError> {
-        Ok(self.inner.store.list(owner, page).await?)
+    pub async fn list(&self, owner: Option<Uuid>, query: &FileQuery) -> Result<Page<StoredFile>, FilesError> {
+        Ok(self.inner.store.list(owner, query).await?)
     }
 
     /// Deletes a file of `owner`. Its content goes with the next sweep, unless another file has it.

@@ -7,9 +7,11 @@ use tokio_postgres::Row;
 use tokio_postgres::types::Type;
 use uuid::Uuid;
 
-use super::list::{Cursor, ListedFile, Page};
+use super::list::{FILES, FileQuery};
 use super::{ContentHash, FilesError, StoredFile};
 use crate::db::{Connection, Database, DbError, Parameter, begin_in_time, in_time};
+use crate::paging::{Page, SortKey};
+use crate::time::Micros;
 
 /// The minimum that a file counts as, in bytes: an empty one takes space too.
 pub(super) const LEAST_COUNTED: u64 = 4096;
@@ -126,26 +128,30 @@ impl FileStore {
     }
 
     /// A page of an owner's files.
-    pub(super) async fn list(&self, owner: Option<Uuid>, page: &Page) -> Result<ListedFile, DbError> {
+    pub(super) async fn list(
+        &self,
+        owner: Option<Uuid>,
+        query: &FileQuery,
+    ) -> Result<Page<StoredFile>, DbError> {
         let list = include_str!("../../sql/files/list.sql");
-        let after_us = page.after.map(|cursor| cursor.uploaded_us);
-        let after_id = page.after.map(|cursor| cursor.id);
+        let after_us = query.after.map(|key| key.at.0);
+        let after_id = query.after.map(|key| key.id);
         // One more, to see whether there is a next page.
-        let limit = page.limit + 1;
+        let limit = query.limit as i64 + 1;
+        let offset = i64::from(query.offset);
         let parameters: [Parameter<'_>; 5] = [
             (&owner, Type::UUID),
             (&limit, Type::INT8),
-            (&page.offset, Type::INT8),
+            (&offset, Type::INT8),
             (&after_us, Type::INT8),
             (&after_id, Type::UUID),
         ];
         let mut rows = self.query(list, &parameters).await?;
-        let has_more = rows.len() as i64 > page.limit;
-        rows.truncate(page.limit as usize);
-        let read: Vec<(StoredFile, i64)> = rows.iter().map(read).collect::<Result<_, _>>()?;
-        let next = read.last().filter(|_| has_more);
-        let next = next.map(|(file, uploaded_us)| Cursor { uploaded_us: *uploaded_us, id: file.id }.token());
-        Ok(ListedFile { files: read.into_iter().map(|(file, _)| file).collect(), next })
+        let is_more = rows.len() > query.limit;
+        rows.truncate(query.limit);
+        let read = rows.iter().map(read).collect::<Result<Vec<_>, _>>()?;
+        let page = Page::forward(read, is_more, |(file, at)| SortKey { at: *at, id: file.id }.cursor(FILES));
+        Ok(page.map(|(file, _)| file))
     }
 
     /// Deletes a file of an owner; returns false if there is none.
@@ -221,8 +227,8 @@ fn size(bytes: i64) -> Result<u64, DbError> {
     u64::try_from(bytes).map_err(|_| DbError::Unexpected("a negative size"))
 }
 
-/// A file, and its upload time in microseconds of Unix time.
-fn read(row: &Row) -> Result<(StoredFile, i64), DbError> {
+/// A file, and its upload time.
+fn read(row: &Row) -> Result<(StoredFile, Micros), DbError> {
     let sha256 = row.try_get::<_, &[u8]>("sha256")?.try_into();
     let sha256 = sha256.map_err(|_| DbError::Unexpected("a hash of another length"))?;
     let file = StoredFile {
@@ -234,5 +240,5 @@ fn read(row: &Row) -> Result<(StoredFile, i64), DbError> {
         uploaded_at: row.try_get("uploaded_at")?,
         processed: row.try_get("processed")?,
     };
-    Ok((file, row.try_get("uploaded_us")?))
+    Ok((file, Micros(row.try_get("uploaded_us")?)))
 }

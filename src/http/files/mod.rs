@@ -26,7 +26,7 @@ use super::wire::{json, pages, path, query};
 use super::{AppState, Services};
 use crate::auth::{Principal, Scope};
 use crate::config::limits;
-use crate::files::{FilesError, Page, StoredFile};
+use crate::files::{FileQuery, FilesError, StoredFile};
 
 /// Every route below `/api/files`.
 pub(super) fn routes() -> Routes {
@@ -81,25 +81,13 @@ async fn list(
 ) -> Result<Response, ApiError> {
     let services = state.services()?;
     let parameters = query::parameters(parameters)?;
-    let [mut limit, mut offset, mut after] = [None, None, None];
-    for (name, value) in &parameters {
-        let taken = match name.as_str() {
-            "limit" => &mut limit,
-            "offset" => &mut offset,
-            "after" => &mut after,
-            _ => return Err(query::unknown_parameter(name)),
-        };
-        *taken = Some(value.as_str());
-    }
-    let page = Page::parse(limit, offset, after)?;
+    let query = FileQuery::parse(&parameters)?;
     let owner = services.accounts.user_of(&principal).await?;
-    let listed = services.files.list(owner, &page).await?;
-    let shown: Vec<FileResponse<'_>> = listed.files.iter().map(FileResponse::from).collect();
-    let body = serde_json::to_vec(&shown).map_err(|_| ApiError::internal())?;
+    let page = services.files.list(owner, &query).await?;
+    let files: Vec<FileResponse<'_>> = page.entries.iter().map(FileResponse::from).collect();
+    let body = serde_json::to_vec(&files).map_err(|_| ApiError::internal())?;
     let mut response = json::json(StatusCode::OK, json::held(services, body)?);
-    if let Some(next) = &listed.next {
-        pages::add_link(&mut response, "/api/files", &parameters, "next", ("after", next))?;
-    }
+    pages::add_links(&mut response, page.links("/api/files", &parameters))?;
     Ok(response)
 }
 

@@ -11,6 +11,7 @@ use crate::faults::TooManyFaults;
 use crate::files::FilesError;
 use crate::imports::ImportsError;
 use crate::ingest::{Refusal, Refused};
+use crate::paging::InvalidParameter;
 use crate::records::RecordsError;
 use crate::typed::TypeError;
 
@@ -71,6 +72,7 @@ impl From<FilesError> for ApiError {
         match error {
             FilesError::NotFound => Self::new(StatusCode::NOT_FOUND, "not_found", message),
             FilesError::Invalid { field, message } => Self::invalid(message).field(field),
+            FilesError::Parameter(InvalidParameter { field, .. }) => Self::invalid(message).field(field),
             FilesError::TypeMismatch { .. } => {
                 Self::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "type_mismatch", message).field("content-type")
             }
