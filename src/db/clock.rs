@@ -5,7 +5,7 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use super::{Database, DbError};
+use super::{Database, DbError, sql};
 
 /// The largest difference between the clocks at which rows are deleted.
 pub(super) const MAX_APART: Duration = Duration::from_secs(60);
@@ -30,7 +30,7 @@ impl Database {
     /// As [`Self::deletion_time`].
     pub async fn deletion_time_at(&self, clock: impl Fn() -> SystemTime) -> Result<SystemTime, DbError> {
         let before = clock();
-        let rows = self.query_in_time(TIMEOUT, include_str!("../../sql/db/clock.sql"), &[]).await?;
+        let rows = self.query_in_time(TIMEOUT, sql!("db/clock.sql"), &[]).await?;
         let after = clock();
         let theirs_us: i64 = rows.first().map_or(Ok(0), |row| row.try_get("now_us"))?;
         let theirs = UNIX_EPOCH + Duration::from_micros(u64::try_from(theirs_us).unwrap_or_default());

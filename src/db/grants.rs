@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio_postgres::types::Type;
 
 use super::migrations::{made, own_tables};
-use super::{ConnectionUrl, Database, DbError, Parameter};
+use super::{ConnectionUrl, Database, DbError, Parameter, sql};
 
 /// The limit of the query.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -47,7 +47,7 @@ pub async fn grants_of_tables(database: &Database, role: &str) -> Result<Vec<Str
         (&sequences, Type::TEXT_ARRAY),
         (&functions, Type::TEXT_ARRAY),
     ];
-    let rows = database.query_in_time(TIMEOUT, include_str!("../../sql/db/grants.sql"), &parameters).await?;
+    let rows = database.query_in_time(TIMEOUT, sql!("db/grants.sql"), &parameters).await?;
     rows.iter().map(|row| Ok(row.try_get(0)?)).collect()
 }
 

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tokio_postgres::types::Type;
 use uuid::Uuid;
 
-use super::{Connection, Database, DbError, PartitionFailure, presets};
+use super::{Connection, Database, DbError, PartitionFailure, presets, sql};
 use crate::config::{DatabaseConfig, limits};
 use crate::supervisor::{Backoff, Next, Step, StepError, Supervisor};
 
@@ -91,10 +91,10 @@ impl Action {
         }
     }
 
-    fn script(self) -> &'static str {
+    fn script(self, database: &Database) -> &'static str {
         match self {
-            Self::Make => include_str!("../../sql/db/make_partition.sql"),
-            Self::Drop => include_str!("../../sql/db/drop_partition.sql"),
+            Self::Make => sql!(database, "db/make_partition.sql"),
+            Self::Drop => sql!(database, "db/drop_partition.sql"),
         }
     }
 }
@@ -152,8 +152,8 @@ impl PartitionManager {
     /// Creates the days from `now` on; `None` where `requests` is not partitioned.
     async fn make(&self, now: SystemTime) -> Result<Option<Round>, DbError> {
         let connection = self.database.get().await?;
-        let partitioned = self.database.sql(include_str!("../../sql/db/is_partitioned.sql"));
-        let partitioned = super::query_in_time(&connection, ROUND_TIMEOUT, &partitioned, &[]).await?;
+        let partitioned = sql!(self.database, "db/is_partitioned.sql");
+        let partitioned = super::query_in_time(&connection, ROUND_TIMEOUT, partitioned, &[]).await?;
         if !partitioned.first().map_or(Ok(false), |row| row.try_get(0))? {
             if self.retention_days.is_some() {
                 tracing::warn!(
@@ -163,8 +163,8 @@ impl PartitionManager {
             return Ok(None);
         }
         let there = self.there(&connection).await?;
-        let columns = self.database.sql(include_str!("../../sql/db/columns.sql"));
-        let columns = super::query_in_time(&connection, ROUND_TIMEOUT, &columns, &[]).await?;
+        let columns = sql!(self.database, "db/columns.sql");
+        let columns = super::query_in_time(&connection, ROUND_TIMEOUT, columns, &[]).await?;
         let columns: String = columns.first().map_or(Ok(String::new()), |row| row.try_get(0))?;
         let mut round = Round::default();
         let today = day_of(now);
@@ -186,9 +186,9 @@ impl PartitionManager {
         {
             self.execute(&connection, Action::Drop, day, "", round).await?;
         }
-        let trim = self.database.sql(include_str!("../../sql/db/trim_default.sql"));
+        let trim = sql!(self.database, "db/trim_default.sql");
         let bound = [(&first_kept.lower_bound() as _, Type::UUID)];
-        match super::query_in_time(&connection, ROUND_TIMEOUT, &trim, &bound).await {
+        match super::query_in_time(&connection, ROUND_TIMEOUT, trim, &bound).await {
             Err(error) if error.state_code().is_some() => {
                 let error = format!("requests_default: {}", error.with_sources());
                 round.failed.push(PartitionFailure { day: first_kept.iso(), action: "drop", error });
@@ -199,8 +199,8 @@ impl PartitionManager {
     }
 
     async fn there(&self, connection: &Connection) -> Result<Vec<String>, DbError> {
-        let list = self.database.sql(include_str!("../../sql/db/partitions.sql"));
-        let rows = super::query_in_time(connection, ROUND_TIMEOUT, &list, &[]).await?;
+        let list = sql!(self.database, "db/partitions.sql");
+        let rows = super::query_in_time(connection, ROUND_TIMEOUT, list, &[]).await?;
         rows.iter().map(|row| Ok(row.try_get(0)?)).collect()
     }
 
@@ -213,9 +213,8 @@ impl PartitionManager {
         columns: &str,
         round: &mut Round,
     ) -> Result<(), DbError> {
-        let script = self
-            .database
-            .sql(action.script())
+        let script = action
+            .script(&self.database)
             .replace("{presets}", &presets(ROUND_TIMEOUT))
             .replace("{columns}", columns)
             .replace("{partition}", &day.partition())

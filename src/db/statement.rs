@@ -13,7 +13,7 @@ use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{IsolationLevel, Row, Statement};
 
 use super::pool::PendingAnswer;
-use super::{Connection, Database, DbError, Parameter};
+use super::{Connection, Database, DbError, Parameter, sql};
 
 /// Statements that a connection keeps prepared; beyond them, all are dropped.
 const MAX_PREPARED: usize = 100;
@@ -178,7 +178,7 @@ async fn query_prepared(
 
 /// A statement before those that find a few rows each, in their transaction: they are planned to use indexes, however small a
 /// table is at that time.
-pub const BY_INDEX: &str = include_str!("../../sql/db/by_index.sql");
+pub const BY_INDEX: &str = sql!("db/by_index.sql");
 
 /// A statement and its parameters.
 pub type Query<'a> = (&'a str, Vec<Parameter<'a>>);
@@ -328,7 +328,7 @@ pub async fn begin(connection: &mut Connection) -> Result<Transaction<'_>, DbErr
 
 /// The statements of `sql/db/presets.sql` without its comments, as they begin every transaction.
 static PRESETS: LazyLock<String> = LazyLock::new(|| {
-    let lines = include_str!("../../sql/db/presets.sql").lines();
+    let lines = sql!("db/presets.sql").lines();
     lines.filter(|line| !line.starts_with("--")).collect::<Vec<_>>().join(" ")
 });
 

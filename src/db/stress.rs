@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio_postgres::types::Type;
 
-use super::{Database, DbError};
+use super::{Database, DbError, sql};
 
 /// Statements that fail, within a quota of the pool.
 #[derive(Debug, Clone)]
@@ -27,9 +27,7 @@ impl FailingStatements {
     ///
     /// Always: division by zero.
     pub async fn fail(&self) -> Result<(), DbError> {
-        self.database
-            .query_in_time(SHORT, include_str!("../../sql/db/fail.sql"), &[(&0, Type::INT4)])
-            .await?;
+        self.database.query_in_time(SHORT, sql!("db/fail.sql"), &[(&0, Type::INT4)]).await?;
         Ok(())
     }
 
@@ -40,7 +38,7 @@ impl FailingStatements {
     /// Always, after `timeout`: the statement was cancelled.
     pub async fn exceed(&self, timeout: Duration) -> Result<(), DbError> {
         let seconds = timeout.as_secs_f64() * 2.0;
-        let sleep = include_str!("../../sql/db/sleep.sql");
+        let sleep = sql!("db/sleep.sql");
         self.database.query_in_time(timeout, sleep, &[(&seconds, Type::FLOAT8)]).await?;
         Ok(())
     }

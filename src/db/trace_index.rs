@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use super::{Database, DbError};
+use super::{Database, DbError, sql};
 use crate::supervisor::{Backoff, Next, Supervisor};
 
 /// The limit of the check for missing indexes.
@@ -21,8 +21,8 @@ const RETRY: Duration = Duration::from_secs(60);
 ///
 /// Errors of Postgres.
 pub async fn is_complete(database: &Database) -> Result<bool, DbError> {
-    let without = database.sql(include_str!("../../sql/db/without_trace_index.sql"));
-    Ok(database.query_in_time(CHECK_TIMEOUT, &without, &[]).await?.is_empty())
+    let without = sql!(database, "db/without_trace_index.sql");
+    Ok(database.query_in_time(CHECK_TIMEOUT, without, &[]).await?.is_empty())
 }
 
 /// Starts the task that builds missing indexes.
@@ -47,15 +47,15 @@ pub async fn round(database: &Database) -> Result<(), DbError> {
         return Ok(());
     }
     let client = database.connect().await?;
-    let without = database.sql(include_str!("../../sql/db/without_trace_index.sql"));
-    for row in client.query_typed(&without, &[]).await? {
+    let without = sql!(database, "db/without_trace_index.sql");
+    for row in client.query_typed(without, &[]).await? {
         let (table, remains): (String, Option<String>) = (row.try_get(0)?, row.try_get(1)?);
-        let of_table = |statement| database.sql(statement).replace("{table}", &table);
+        let of_table = |statement: &str| statement.replace("{table}", &table);
         if remains.is_some() {
-            client.batch_execute(&of_table(include_str!("../../sql/db/drop_trace_index.sql"))).await?;
+            client.batch_execute(&of_table(sql!(database, "db/drop_trace_index.sql"))).await?;
         }
         tracing::info!(table, "building an index on trace ids");
-        client.batch_execute(&of_table(include_str!("../../sql/db/make_trace_index.sql"))).await?;
+        client.batch_execute(&of_table(sql!(database, "db/make_trace_index.sql"))).await?;
     }
     Ok(())
 }

@@ -6,7 +6,7 @@ use uuid::Uuid;
 
 use super::{Finding, Grade, finding};
 use crate::config::Config;
-use crate::db::{Database, DbError};
+use crate::db::{Database, DbError, sql};
 use crate::ingest::copy_rows;
 use crate::ingest::id::{self, Tag};
 use crate::ingest::row::{self, Content, Row};
@@ -19,7 +19,7 @@ const CLOCK_MS: u64 = 1000;
 pub(super) async fn check(config: &Config, database: &Database) -> Result<Vec<Finding>, DbError> {
     let mut client = database.connect().await?;
     let mut findings = Vec::new();
-    let server = client.query_typed(include_str!("../../sql/doctor/server.sql"), &[]).await?;
+    let server = client.query_typed(sql!("doctor/server.sql"), &[]).await?;
     let Some(server) = server.first() else { return Ok(findings) };
     let text = |column: &str| server.try_get::<_, String>(column);
     findings.push(finding(Grade::Ok, "database", format!("Postgres {}", text("version")?)));
@@ -63,14 +63,13 @@ fn clock(theirs_ms: i64) -> Finding {
 }
 
 async fn rights(database: &Database, client: &tokio_postgres::Client) -> Result<Vec<Finding>, DbError> {
-    let rows = client.query_typed(&database.sql(include_str!("../../sql/doctor/rights.sql")), &[]).await?;
+    let rows = client.query_typed(sql!(database, "doctor/rights.sql"), &[]).await?;
     let missing = rows.iter().map(|row| row.try_get(0)).collect::<Result<Vec<String>, _>>()?;
     let mut findings = vec![match &missing[..] {
         [] => finding(Grade::Ok, "rights", "all privileges that the service needs on its tables"),
         missing => finding(Grade::Fail, "rights", format!("missing on {}", missing.join(", "))),
     }];
-    let create =
-        client.query_typed(&database.sql(include_str!("../../sql/doctor/may_create.sql")), &[]).await?;
+    let create = client.query_typed(sql!(database, "doctor/may_create.sql"), &[]).await?;
     if !create.first().map_or(Ok(false), |row| row.try_get(0))? {
         let found = "no privilege to create in the schema: an administrator has to run migrations and create partitions";
         findings.push(finding(Grade::Warn, "rights", found));
@@ -82,7 +81,7 @@ async fn commits(client: &tokio_postgres::Client) -> Finding {
     let mut times = Vec::with_capacity(COMMITS);
     for _ in 0..COMMITS {
         let started = Instant::now();
-        if let Err(error) = client.query_typed(include_str!("../../sql/doctor/commit.sql"), &[]).await {
+        if let Err(error) = client.query_typed(sql!("doctor/commit.sql"), &[]).await {
             let found = format!("not measured: {}", DbError::from(error).with_sources());
             return finding(Grade::Warn, "commit", found);
         }
@@ -109,11 +108,11 @@ async fn copies(client: &mut tokio_postgres::Client) -> Result<Finding, DbError>
         event.encode(&mut rows);
     }
     let transaction = client.transaction().await?;
-    if let Err(error) = transaction.batch_execute(include_str!("../../sql/doctor/scratch_table.sql")).await {
+    if let Err(error) = transaction.batch_execute(sql!("doctor/scratch_table.sql")).await {
         let found = format!("not measured: {}", DbError::from(error).with_sources());
         return Ok(finding(Grade::Warn, "copy", found));
     }
-    let copy = include_str!("../../sql/doctor/copy.sql").replace("{columns}", row::COLUMNS);
+    let copy = sql!("doctor/copy.sql").replace("{columns}", row::COLUMNS);
     let started = Instant::now();
     copy_rows(&transaction, &copy, std::iter::once(&rows[..])).await?;
     let per_s = ROWS as f64 / started.elapsed().as_secs_f64();

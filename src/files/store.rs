@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use super::list::{FILES, FileQuery};
 use super::{ContentHash, FilesError, StoredFile};
-use crate::db::{Connection, Database, DbError, Parameter, begin_in_time, in_time};
+use crate::db::{Connection, Database, DbError, Parameter, begin_in_time, in_time, sql};
 use crate::paging::{Page, SortKey};
 use crate::time::Micros;
 
@@ -44,12 +44,12 @@ impl FileStore {
     }
 
     async fn query(&self, sql: &str, parameters: &[Parameter<'_>]) -> Result<Vec<Row>, DbError> {
-        self.database.query_in_time(self.timeout, &self.database.sql(sql), parameters).await
+        self.database.query_in_time(self.timeout, sql, parameters).await
     }
 
     /// The bytes that an owner's files count as.
     pub(super) async fn usage(&self, owner: Option<Uuid>) -> Result<u64, DbError> {
-        let usage = include_str!("../../sql/files/usage.sql");
+        let usage = sql!(self.database, "files/usage.sql");
         bytes(&self.query(usage, &[(&owner, Type::UUID), (&(LEAST_COUNTED as i64), Type::INT8)]).await?)
     }
 
@@ -78,20 +78,20 @@ impl FileStore {
     ) -> Result<Result<String, FilesError>, DbError> {
         let transaction = begin_in_time(connection, self.timeout).await?;
         if let Some(quota) = quota {
-            let lock = self.database.sql(include_str!("../../sql/files/lock_owner.sql"));
-            transaction.query_typed(&lock, &[(&owner, Type::UUID)]).await?;
-            let usage = self.database.sql(include_str!("../../sql/files/usage.sql"));
+            let lock = sql!(self.database, "files/lock_owner.sql");
+            transaction.query_typed(lock, &[(&owner, Type::UUID)]).await?;
+            let usage = sql!(self.database, "files/usage.sql");
             let parameters: [Parameter<'_>; 2] =
                 [(&owner, Type::UUID), (&(LEAST_COUNTED as i64), Type::INT8)];
-            let held = bytes(&transaction.query_typed(&usage, &parameters).await?)?;
+            let held = bytes(&transaction.query_typed(usage, &parameters).await?)?;
             let more: u64 = files.iter().map(|file| counted(file.size)).sum();
             if held.saturating_add(more) > quota {
                 return Ok(Err(FilesError::QuotaExceeded(quota)));
             }
         }
         let hashes: Vec<&[u8]> = files.iter().map(|file| &file.sha256.0[..]).collect();
-        let lock = self.database.sql(include_str!("../../sql/files/lock_contents.sql"));
-        transaction.query_typed(&lock, &[(&hashes, Type::BYTEA_ARRAY)]).await?;
+        let lock = sql!(self.database, "files/lock_contents.sql");
+        transaction.query_typed(lock, &[(&hashes, Type::BYTEA_ARRAY)]).await?;
         if let Err(error) = place.await {
             return Ok(Err(error));
         }
@@ -100,7 +100,7 @@ impl FileStore {
         let paths: Vec<String> = files.iter().map(|file| file.sha256.path()).collect();
         let sizes: Vec<i64> = files.iter().map(|file| file.size as i64).collect();
         let types: Vec<&str> = files.iter().map(|file| file.mime_type.as_str()).collect();
-        let add = self.database.sql(include_str!("../../sql/files/add.sql"));
+        let add = sql!(self.database, "files/add.sql");
         let parameters: [Parameter<'_>; 7] = [
             (&ids, Type::UUID_ARRAY),
             (&names, Type::TEXT_ARRAY),
@@ -110,7 +110,7 @@ impl FileStore {
             (&hashes, Type::BYTEA_ARRAY),
             (&owner, Type::UUID),
         ];
-        let rows = transaction.query_typed(&add, &parameters).await?;
+        let rows = transaction.query_typed(add, &parameters).await?;
         let (sent, stored) = (files.len() as u64, rows.len() as u64);
         if stored < sent {
             return Err(DbError::DroppedByTrigger { table: "files", sent, stored });
@@ -122,7 +122,7 @@ impl FileStore {
 
     /// A file of an owner.
     pub(super) async fn find(&self, owner: Option<Uuid>, id: Uuid) -> Result<Option<StoredFile>, DbError> {
-        let find = include_str!("../../sql/files/find.sql");
+        let find = sql!(self.database, "files/find.sql");
         let rows = self.query(find, &[(&owner, Type::UUID), (&id, Type::UUID)]).await?;
         Ok(rows.first().map(read).transpose()?.map(|(file, _)| file))
     }
@@ -133,7 +133,7 @@ impl FileStore {
         owner: Option<Uuid>,
         query: &FileQuery,
     ) -> Result<Page<StoredFile>, DbError> {
-        let list = include_str!("../../sql/files/list.sql");
+        let list = sql!(self.database, "files/list.sql");
         let after_us = query.after.map(|key| key.at.0);
         let after_id = query.after.map(|key| key.id);
         // One more, to see whether there is a next page.
@@ -156,20 +156,20 @@ impl FileStore {
 
     /// Deletes a file of an owner; returns false if there is none.
     pub(super) async fn delete(&self, owner: Option<Uuid>, id: Uuid) -> Result<bool, DbError> {
-        let delete = include_str!("../../sql/files/delete.sql");
+        let delete = sql!(self.database, "files/delete.sql");
         Ok(!self.query(delete, &[(&owner, Type::UUID), (&id, Type::UUID)]).await?.is_empty())
     }
 
     /// The database's id.
     pub(super) async fn id(&self) -> Result<Option<Uuid>, DbError> {
-        let rows = self.query(include_str!("../../sql/files/store_id.sql"), &[]).await?;
+        let rows = self.query(sql!(self.database, "files/store_id.sql"), &[]).await?;
         Ok(rows.first().map(|row| row.try_get(0)).transpose()?)
     }
 
     /// Those of these contents that no file has.
     pub(super) async fn orphans(&self, hashes: &[ContentHash]) -> Result<Vec<ContentHash>, DbError> {
         let hashes: Vec<&[u8]> = hashes.iter().map(|hash| &hash.0[..]).collect();
-        let orphans = include_str!("../../sql/files/orphans.sql");
+        let orphans = sql!(self.database, "files/orphans.sql");
         let rows = self.query(orphans, &[(&hashes, Type::BYTEA_ARRAY)]).await?;
         let hash = |row: &Row| Ok(ContentHash::from_bytes(row.try_get(0)?));
         rows.iter().filter_map(|row| hash(row).transpose()).collect()
@@ -194,15 +194,15 @@ impl FileStore {
         remove: impl Future<Output = Result<(), FilesError>>,
     ) -> Result<Result<bool, FilesError>, DbError> {
         let transaction = begin_in_time(connection, self.timeout).await?;
-        let lock = self.database.sql(include_str!("../../sql/files/try_lock_content.sql"));
-        let rows = transaction.query_typed(&lock, &[(&&hash.0[..], Type::BYTEA)]).await?;
+        let lock = sql!(self.database, "files/try_lock_content.sql");
+        let rows = transaction.query_typed(lock, &[(&&hash.0[..], Type::BYTEA)]).await?;
         if !rows.first().map_or(Ok(false), |row| row.try_get(0))? {
             return Ok(Ok(false));
         }
         // Checked once more under the lock: a statement sees all commits before its beginning.
-        let orphans = self.database.sql(include_str!("../../sql/files/orphans.sql"));
+        let orphans = sql!(self.database, "files/orphans.sql");
         let hashes = [&hash.0[..]];
-        let rows = transaction.query_typed(&orphans, &[(&&hashes[..], Type::BYTEA_ARRAY)]).await?;
+        let rows = transaction.query_typed(orphans, &[(&&hashes[..], Type::BYTEA_ARRAY)]).await?;
         if rows.is_empty() {
             return Ok(Ok(false));
         }

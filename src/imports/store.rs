@@ -7,7 +7,7 @@ use tokio_postgres::types::Type;
 use uuid::Uuid;
 
 use super::model::{Allowed, ImportJob, Kind, Mapping, Plan, Progress, State};
-use crate::db::{Database, DbError, Parameter};
+use crate::db::{Database, DbError, Parameter, sql};
 
 /// A stored part.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,7 +32,7 @@ impl ImportStore {
     }
 
     async fn query(&self, sql: &str, parameters: &[Parameter<'_>]) -> Result<Vec<Row>, DbError> {
-        self.database.query_in_time(self.timeout, &self.database.sql(sql), parameters).await
+        self.database.query_in_time(self.timeout, sql, parameters).await
     }
 
     /// Records a new import, and sets the stored size of its parts; returns false if it was recorded before.
@@ -47,7 +47,7 @@ impl ImportStore {
             (&part_bytes, Type::INT8),
             (&job.started_us, Type::INT8),
         ];
-        let rows = self.query(include_str!("../../sql/imports/begin.sql"), &parameters).await?;
+        let rows = self.query(sql!(self.database, "imports/begin.sql"), &parameters).await?;
         let Some(row) = rows.first() else {
             return match self.progress(job.file_id).await? {
                 Some(_) => Ok(false),
@@ -60,14 +60,13 @@ impl ImportStore {
 
     /// The unfinished imports, or the one of a file.
     pub(super) async fn running(&self, file_id: Option<Uuid>) -> Result<Vec<ImportJob>, DbError> {
-        let rows =
-            self.query(include_str!("../../sql/imports/running.sql"), &[(&file_id, Type::UUID)]).await?;
+        let rows = self.query(sql!(self.database, "imports/running.sql"), &[(&file_id, Type::UUID)]).await?;
         rows.iter().map(read_job).collect()
     }
 
     /// The stored parts of an import, in order.
     pub(super) async fn parts(&self, file_id: Uuid) -> Result<Vec<StoredPart>, DbError> {
-        let rows = self.query(include_str!("../../sql/imports/parts.sql"), &[(&file_id, Type::UUID)]).await?;
+        let rows = self.query(sql!(self.database, "imports/parts.sql"), &[(&file_id, Type::UUID)]).await?;
         let part = |row: &Row| {
             Ok(StoredPart {
                 number: row.try_get("number")?,
@@ -82,33 +81,32 @@ impl ImportStore {
 
     /// Records that every line is stored or rejected.
     pub(super) async fn finish(&self, file_id: Uuid) -> Result<(), DbError> {
-        self.query(include_str!("../../sql/imports/finish.sql"), &[(&file_id, Type::UUID)]).await?;
+        self.query(sql!(self.database, "imports/finish.sql"), &[(&file_id, Type::UUID)]).await?;
         Ok(())
     }
 
     /// Records that the import has failed.
     pub(super) async fn fail(&self, file_id: Uuid, why: &str) -> Result<(), DbError> {
         let parameters: [Parameter<'_>; 2] = [(&file_id, Type::UUID), (&why, Type::TEXT)];
-        self.query(include_str!("../../sql/imports/fail.sql"), &parameters).await?;
+        self.query(sql!(self.database, "imports/fail.sql"), &parameters).await?;
         Ok(())
     }
 
     /// Ends all imports of a user's files, waits for the parts under way, and records the totals.
     pub(super) async fn stop_all_of(&self, owner: Uuid, why: &str) -> Result<(), DbError> {
         let parameters: [Parameter<'_>; 2] = [(&owner, Type::UUID), (&why, Type::TEXT)];
-        self.query(include_str!("../../sql/imports/stop_all_of.sql"), &parameters).await?;
+        self.query(sql!(self.database, "imports/stop_all_of.sql"), &parameters).await?;
         // In a transaction of its own: a part that locks its owner's row must not wait for the transaction that waits for the
         // part.
-        let wait = include_str!("../../sql/imports/wait_for_parts_of.sql");
+        let wait = sql!(self.database, "imports/wait_for_parts_of.sql");
         self.query(wait, &[(&owner, Type::UUID)]).await?;
-        self.query(include_str!("../../sql/imports/count_parts_of.sql"), &[(&owner, Type::UUID)]).await?;
+        self.query(sql!(self.database, "imports/count_parts_of.sql"), &[(&owner, Type::UUID)]).await?;
         Ok(())
     }
 
     /// The progress of an import.
     pub(super) async fn progress(&self, file_id: Uuid) -> Result<Option<Progress>, DbError> {
-        let rows =
-            self.query(include_str!("../../sql/imports/progress.sql"), &[(&file_id, Type::UUID)]).await?;
+        let rows = self.query(sql!(self.database, "imports/progress.sql"), &[(&file_id, Type::UUID)]).await?;
         let Some(row) = rows.first() else { return Ok(None) };
         Ok(Some(Progress {
             file_id,
@@ -133,7 +131,7 @@ impl ImportStore {
     ) -> Result<Vec<(i64, String)>, DbError> {
         let parameters: [Parameter<'_>; 3] =
             [(&file_id, Type::UUID), (&after, Type::INT8), (&limit, Type::INT8)];
-        let rows = self.query(include_str!("../../sql/imports/rejected.sql"), &parameters).await?;
+        let rows = self.query(sql!(self.database, "imports/rejected.sql"), &parameters).await?;
         rows.iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?))).collect()
     }
 }

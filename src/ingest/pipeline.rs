@@ -18,21 +18,16 @@ use crate::ingest::admit::group_commit::GroupCommit;
 use crate::ingest::admit::rates::Rates;
 use crate::ingest::checkpoint::backlog::Backlog;
 use crate::ingest::checkpoint::checkpointer::{CheckpointError, Checkpointer, Checkpoints};
-use crate::ingest::checkpoint::receipts::Receipts;
 use crate::ingest::dead_letters::{DeadLetterWriter, DeadLetters};
-use crate::ingest::event::dead_letter;
 use crate::ingest::event::id::IdMint;
 use crate::ingest::event::json::JsonLimits;
-use crate::ingest::event::row;
 use crate::ingest::journal::{JournalReader, JournalWriter};
 use crate::ingest::queue::occupancy::Size;
 use crate::ingest::queue::refusal::Refusal;
 use crate::ingest::queue::{Limits, Queue};
 use crate::ingest::write::batcher::Source;
 use crate::ingest::write::batcher::{BatchSettings, Batcher};
-use crate::ingest::write::claims::Claims;
 use crate::ingest::write::copy_writer::{CopyWriter, TargetTables};
-use crate::ingest::write::probe::Probe;
 use crate::ingest::write::writer::Writer;
 use crate::observe::Metrics;
 use crate::supervisor::{Backoff, Next, Supervisor};
@@ -133,7 +128,7 @@ impl Pipeline {
             max_waiting_bytes: limits::MAX_COPY_BYTES,
         });
         let dead_letters = DeadLetters::new(Arc::clone(&dead_queue), Arc::clone(metrics));
-        let tables = Arc::new(target_tables(database, config));
+        let tables = Arc::new(TargetTables::new(database, config.idempotency_window_s));
 
         let mut checkpoints = Arc::<Checkpoints>::default();
         let (mut parts, mut journaled) = (None, None);
@@ -294,21 +289,6 @@ impl JournalParts {
         }
         // Whether or not it ended, nothing more is synced.
         self.backlog.close();
-    }
-}
-
-fn target_tables(database: &Database, config: &IngestConfig) -> TargetTables {
-    let sql = |text| database.sql(text);
-    let copy_requests = sql(include_str!("../../sql/ingest/copy_requests.sql"));
-    let copy_dead_letters = sql(include_str!("../../sql/ingest/copy_dead_letters.sql"));
-    TargetTables {
-        copy_requests: copy_requests.replace("{columns}", row::COLUMNS),
-        copy_dead_letters: copy_dead_letters.replace("{columns}", dead_letter::COLUMNS),
-        has_request: sql(include_str!("../../sql/ingest/request_exists.sql")),
-        has_dead_letter: sql(include_str!("../../sql/ingest/dead_letter_exists.sql")),
-        probe: Probe::new(database),
-        claims: Claims::new(database, config.idempotency_window_s),
-        receipts: Receipts::new(database),
     }
 }
 

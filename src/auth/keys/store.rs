@@ -12,7 +12,7 @@ use super::text::NewKey;
 use super::{CachedKey, KeyHash};
 use crate::auth::AuthError;
 use crate::auth::scope::{Scope, Scopes};
-use crate::db::{ConflictRetries, Connection, Database, DbError, Parameter, begin_in_time, in_time};
+use crate::db::{ConflictRetries, Connection, Database, DbError, Parameter, begin_in_time, in_time, sql};
 
 /// A key in a list.
 #[derive(Debug, Clone)]
@@ -67,7 +67,7 @@ impl KeyStore {
     }
 
     async fn query(&self, sql: &str, parameters: &[Parameter<'_>]) -> Result<Vec<Row>, DbError> {
-        self.database.query_in_time(self.timeout, &self.database.sql(sql), parameters).await
+        self.database.query_in_time(self.timeout, sql, parameters).await
     }
 
     /// Adds a key and returns its name, unless its owner has `most`, or the key to be replaced is missing.
@@ -96,18 +96,17 @@ impl KeyStore {
         new: &NewKeyRow<'_>,
         most: i64,
     ) -> Result<String, AuthError> {
-        let sql = |text| self.database.sql(text);
         let transaction = begin_in_time(connection, self.timeout).await?;
         if let Some(owner) = new.owner {
-            let lock = sql(include_str!("../../../sql/auth/lock_owner.sql"));
+            let lock = sql!(self.database, "auth/lock_owner.sql");
             let owners =
-                transaction.query_typed(&lock, &[(&owner, Type::UUID)]).await.map_err(DbError::from)?;
+                transaction.query_typed(lock, &[(&owner, Type::UUID)]).await.map_err(DbError::from)?;
             if owners.is_empty() {
                 return Err(AuthError::NotAUser);
             }
-            let count = sql(include_str!("../../../sql/auth/count_keys.sql"));
+            let count = sql!(self.database, "auth/count_keys.sql");
             let rows =
-                transaction.query_typed(&count, &[(&owner, Type::UUID)]).await.map_err(DbError::from)?;
+                transaction.query_typed(count, &[(&owner, Type::UUID)]).await.map_err(DbError::from)?;
             let held: i64 = rows.first().map_or(Ok(0), |row| row.try_get(0)).map_err(DbError::from)?;
             if held >= most {
                 return Err(AuthError::TooManyKeys(most));
@@ -127,8 +126,8 @@ impl KeyStore {
             (&replaces, Type::UUID),
             (&new.origins, Type::TEXT_ARRAY),
         ];
-        let add = sql(include_str!("../../../sql/auth/add_key.sql"));
-        let rows = transaction.query_typed(&add, &parameters).await.map_err(DbError::from)?;
+        let add = sql!(self.database, "auth/add_key.sql");
+        let rows = transaction.query_typed(add, &parameters).await.map_err(DbError::from)?;
         let Some(row) = rows.first() else {
             return Err(DbError::DroppedByTrigger { table: "api_keys", sent: 1, stored: 0 }.into());
         };
@@ -141,8 +140,8 @@ impl KeyStore {
                 (&overlap_s, Type::FLOAT8),
                 (&new.owner, Type::UUID),
             ];
-            let replace = sql(include_str!("../../../sql/auth/replace_key.sql"));
-            let rows = transaction.query_typed(&replace, &parameters).await.map_err(DbError::from)?;
+            let replace = sql!(self.database, "auth/replace_key.sql");
+            let rows = transaction.query_typed(replace, &parameters).await.map_err(DbError::from)?;
             if rows.is_empty() {
                 return Err(AuthError::NotFound("key"));
             }
@@ -152,14 +151,14 @@ impl KeyStore {
     }
 
     pub(super) async fn find(&self, hash: &KeyHash) -> Result<Option<CachedKey>, DbError> {
-        let find = include_str!("../../../sql/auth/find_key.sql");
+        let find = sql!(self.database, "auth/find_key.sql");
         let rows = self.query(find, &[(&&hash.0[..], Type::BYTEA)]).await?;
         rows.first().map(known).transpose()
     }
 
     /// The keys used last, with their hashes.
     pub(super) async fn used_last(&self, limit: i64) -> Result<Vec<(KeyHash, CachedKey)>, DbError> {
-        let warm = include_str!("../../../sql/auth/warm_keys.sql");
+        let warm = sql!(self.database, "auth/warm_keys.sql");
         let rows = self.query(warm, &[(&limit, Type::INT8)]).await?;
         let read = |row: &Row| {
             let hash = row.try_get::<_, &[u8]>("hash")?;
@@ -175,7 +174,7 @@ impl KeyStore {
         after: Option<Uuid>,
         limit: i64,
     ) -> Result<Vec<ListedKey>, DbError> {
-        let list = include_str!("../../../sql/auth/list_keys.sql");
+        let list = sql!(self.database, "auth/list_keys.sql");
         let parameters: [Parameter<'_>; 3] =
             [(&owner, Type::UUID), (&after, Type::UUID), (&limit, Type::INT8)];
         self.query(list, &parameters).await?.iter().map(listed).collect()
@@ -187,14 +186,14 @@ impl KeyStore {
         prefix: &str,
         owner: Option<Uuid>,
     ) -> Result<Vec<Uuid>, DbError> {
-        let revoke = include_str!("../../../sql/auth/revoke_key.sql");
+        let revoke = sql!(self.database, "auth/revoke_key.sql");
         let parameters: [Parameter<'_>; 3] = [(&id, Type::UUID), (&prefix, Type::TEXT), (&owner, Type::UUID)];
         self.query(revoke, &parameters).await?.iter().map(|row| Ok(row.try_get(0)?)).collect()
     }
 
     /// Writes the last uses of keys, in seconds of Unix time.
     pub(super) async fn touch(&self, ids: &[Uuid], at_s: &[i64]) -> Result<(), DbError> {
-        let touch = include_str!("../../../sql/auth/touch_keys.sql");
+        let touch = sql!(self.database, "auth/touch_keys.sql");
         self.query(touch, &[(&ids, Type::UUID_ARRAY), (&at_s, Type::INT8_ARRAY)]).await?;
         Ok(())
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio_postgres::types::Type;
 use uuid::Uuid;
 
-use crate::db::{Database, DbError, Parameter};
+use crate::db::{Database, DbError, Parameter, sql};
 
 /// Rows of a page.
 const PAGE: i64 = 5_000;
@@ -57,10 +57,10 @@ impl RevocationStore {
 
     /// The page after a position.
     pub(super) async fn page(&self, after: &RevocationCursor) -> Result<RevocationPage, DbError> {
-        let sql = self.database.sql(include_str!("../../../sql/auth/revocations.sql"));
+        let sql = sql!(self.database, "auth/revocations.sql");
         let parameters: [Parameter<'_>; 3] =
             [(&after.xid, Type::TEXT), (&after.number, Type::INT8), (&PAGE, Type::INT8)];
-        let rows = self.database.query_in_time(self.timeout, &sql, &parameters).await?;
+        let rows = self.database.query_in_time(self.timeout, sql, &parameters).await?;
         let mut page = RevocationPage { revocations: Vec::new(), next: None, horizon: after.clone() };
         let is_full = rows.len() as i64 == PAGE;
         for row in &rows {
@@ -88,11 +88,11 @@ impl RevocationStore {
             now => now?,
         };
         for sql in [
-            include_str!("../../../sql/auth/forget_revocations.sql"),
-            include_str!("../../../sql/auth/forget_sessions.sql"),
+            sql!(self.database, "auth/forget_revocations.sql"),
+            sql!(self.database, "auth/forget_sessions.sql"),
         ] {
             let parameters: [Parameter<'_>; 2] = [(&PAGE, Type::INT8), (&now, Type::TIMESTAMPTZ)];
-            self.database.query_in_time(self.timeout, &self.database.sql(sql), &parameters).await?;
+            self.database.query_in_time(self.timeout, sql, &parameters).await?;
         }
         Ok(())
     }

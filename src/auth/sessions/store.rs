@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use super::rotation::{RefreshToken, RotationVerdict, StoredSession, judge};
 use crate::auth::users::{User, read_user};
-use crate::db::{ConflictRetries, Connection, Database, DbError, Parameter, begin_in_time, in_time};
+use crate::db::{ConflictRetries, Connection, Database, DbError, Parameter, begin_in_time, in_time, sql};
 
 /// The origin of a session, as far as known. For its user to recognise; it proves nothing.
 #[derive(Debug, Clone, Default)]
@@ -46,12 +46,12 @@ impl SessionStore {
     }
 
     async fn query(&self, sql: &str, parameters: &[Parameter<'_>]) -> Result<Vec<Row>, DbError> {
-        self.database.query_in_time(self.timeout, &self.database.sql(sql), parameters).await
+        self.database.query_in_time(self.timeout, sql, parameters).await
     }
 
     /// The sessions of a user beyond the first `kept`.
     pub(super) async fn surplus(&self, user: Uuid, kept: i64) -> Result<Vec<Uuid>, DbError> {
-        let find = include_str!("../../../sql/auth/find_surplus_sessions.sql");
+        let find = sql!(self.database, "auth/find_surplus_sessions.sql");
         ids(&self.query(find, &[(&user, Type::UUID), (&kept, Type::INT8)]).await?)
     }
 
@@ -62,7 +62,7 @@ impl SessionStore {
         lifetime_s: i64,
         client: &Client,
     ) -> Result<(), DbError> {
-        let add = include_str!("../../../sql/auth/add_session.sql");
+        let add = sql!(self.database, "auth/add_session.sql");
         let (hash, lifetime_s) = (token.hash(), lifetime_s as f64);
         let parameters: [Parameter<'_>; 6] = [
             (&token.session, Type::UUID),
@@ -108,8 +108,8 @@ impl SessionStore {
         lifetime_s: i64,
     ) -> Result<(RotationVerdict, Option<User>), DbError> {
         let transaction = begin_in_time(connection, self.timeout).await?;
-        let lock = self.database.sql(include_str!("../../../sql/auth/lock_session.sql"));
-        let rows = transaction.query_typed(&lock, &[(&shown.session, Type::UUID)]).await?;
+        let lock = sql!(self.database, "auth/lock_session.sql");
+        let rows = transaction.query_typed(lock, &[(&shown.session, Type::UUID)]).await?;
         let Some(row) = rows.first() else { return Ok((RotationVerdict::Invalid, None)) };
         let stored = StoredSession {
             current: row.try_get("current_hash")?,
@@ -119,11 +119,11 @@ impl SessionStore {
         let (hash, next_hash) = (shown.hash(), next.hash());
         let judgement = judge(&stored, &hash, &next_hash, was_issued);
         if judgement == RotationVerdict::Rotate {
-            let rotate = self.database.sql(include_str!("../../../sql/auth/rotate_session.sql"));
+            let rotate = sql!(self.database, "auth/rotate_session.sql");
             let lifetime_s = lifetime_s as f64;
             let parameters: [Parameter<'_>; 3] =
                 [(&shown.session, Type::UUID), (&&next_hash[..], Type::BYTEA), (&lifetime_s, Type::FLOAT8)];
-            let stored = transaction.execute_typed(&rotate, &parameters).await?;
+            let stored = transaction.execute_typed(rotate, &parameters).await?;
             if stored != 1 {
                 return Err(DbError::DroppedByTrigger { table: "sessions", sent: 1, stored });
             }
@@ -139,7 +139,7 @@ impl SessionStore {
         sessions: Option<&[Uuid]>,
         remembered_s: i64,
     ) -> Result<Vec<Uuid>, DbError> {
-        let end = include_str!("../../../sql/auth/end_sessions.sql");
+        let end = sql!(self.database, "auth/end_sessions.sql");
         let remembered_s = remembered_s as f64;
         let parameters: [Parameter<'_>; 3] =
             [(&user, Type::UUID), (&sessions, Type::UUID_ARRAY), (&remembered_s, Type::FLOAT8)];
@@ -147,7 +147,7 @@ impl SessionStore {
     }
 
     pub(super) async fn list(&self, user: Uuid) -> Result<Vec<ListedSession>, DbError> {
-        let list = include_str!("../../../sql/auth/list_sessions.sql");
+        let list = sql!(self.database, "auth/list_sessions.sql");
         let listed = |row: &Row| {
             Ok(ListedSession {
                 id: row.try_get("id")?,

@@ -9,7 +9,7 @@ use uuid::Uuid;
 use super::User;
 use crate::auth::AuthError;
 use crate::auth::scope::Scopes;
-use crate::db::{Database, DbError, Parameter};
+use crate::db::{Database, DbError, Parameter, sql};
 
 /// A user in a list.
 #[derive(Debug, Clone)]
@@ -32,7 +32,7 @@ impl UserStore {
     }
 
     async fn query(&self, sql: &str, parameters: &[Parameter<'_>]) -> Result<Vec<Row>, DbError> {
-        self.database.query_in_time(self.timeout, &self.database.sql(sql), parameters).await
+        self.database.query_in_time(self.timeout, sql, parameters).await
     }
 
     /// Adds a user, unless the email is taken under one of these spellings.
@@ -43,7 +43,7 @@ impl UserStore {
         hash: &str,
         permissions: Scopes,
     ) -> Result<User, AuthError> {
-        let add = include_str!("../../../sql/auth/add_user.sql");
+        let add = sql!(self.database, "auth/add_user.sql");
         let names = permissions.names();
         let parameters: [Parameter<'_>; 6] = [
             (&email, Type::TEXT),
@@ -69,7 +69,7 @@ impl UserStore {
         &self,
         spellings: &[String; 3],
     ) -> Result<Option<(User, String)>, DbError> {
-        let find = include_str!("../../../sql/auth/find_user_by_email.sql");
+        let find = sql!(self.database, "auth/find_user_by_email.sql");
         let parameters: [Parameter<'_>; 3] = std::array::from_fn(|place| {
             let spelling: &(dyn tokio_postgres::types::ToSql + Sync) = &spellings[place];
             (spelling, Type::TEXT)
@@ -79,15 +79,15 @@ impl UserStore {
     }
 
     pub(super) async fn find(&self, id: Uuid) -> Result<Option<User>, DbError> {
-        let find = include_str!("../../../sql/auth/find_user.sql");
+        let find = sql!(self.database, "auth/find_user.sql");
         self.query(find, &[(&id, Type::UUID)]).await?.first().map(read_user).transpose()
     }
 
     pub(super) async fn of_subject(&self, issuer: &str, subject: &str) -> Result<Uuid, AuthError> {
         let parameters: [Parameter<'_>; 2] = [(&issuer, Type::TEXT), (&subject, Type::TEXT)];
         for sql in [
-            include_str!("../../../sql/auth/find_external_user.sql"),
-            include_str!("../../../sql/auth/add_external_user.sql"),
+            sql!(self.database, "auth/find_external_user.sql"),
+            sql!(self.database, "auth/add_external_user.sql"),
         ] {
             if let Some(row) = self.query(sql, &parameters).await?.first() {
                 return Ok(row.try_get(0).map_err(DbError::from)?);
@@ -97,7 +97,7 @@ impl UserStore {
     }
 
     pub(super) async fn list(&self, after: Option<Uuid>, limit: i64) -> Result<Vec<ListedUser>, DbError> {
-        let list = include_str!("../../../sql/auth/list_users.sql");
+        let list = sql!(self.database, "auth/list_users.sql");
         let rows = self.query(list, &[(&after, Type::UUID), (&limit, Type::INT8)]).await?;
         let listed = |row: &Row| {
             let issuer: Option<String> = row.try_get("issuer")?;
@@ -108,18 +108,18 @@ impl UserStore {
     }
 
     pub(super) async fn set_password(&self, id: Uuid, hash: &str) -> Result<bool, DbError> {
-        let set = include_str!("../../../sql/auth/set_password.sql");
+        let set = sql!(self.database, "auth/set_password.sql");
         Ok(!self.query(set, &[(&id, Type::UUID), (&hash, Type::TEXT)]).await?.is_empty())
     }
 
     pub(super) async fn set_permissions(&self, id: Uuid, permissions: Scopes) -> Result<bool, DbError> {
-        let set = include_str!("../../../sql/auth/set_permissions.sql");
+        let set = sql!(self.database, "auth/set_permissions.sql");
         let names = permissions.names();
         Ok(!self.query(set, &[(&id, Type::UUID), (&names, Type::TEXT_ARRAY)]).await?.is_empty())
     }
 
     pub(super) async fn delete(&self, id: Uuid, token_lifetime_s: i64) -> Result<bool, DbError> {
-        let delete = include_str!("../../../sql/auth/delete_user.sql");
+        let delete = sql!(self.database, "auth/delete_user.sql");
         let seconds = token_lifetime_s as f64;
         Ok(!self.query(delete, &[(&id, Type::UUID), (&seconds, Type::FLOAT8)]).await?.is_empty())
     }

@@ -9,7 +9,7 @@ use tokio_postgres::types::Type;
 use uuid::Uuid;
 
 use super::{PartOutcome, halves};
-use crate::db::{Connection, DbError, Parameter, Transaction, begin_in_time, in_time};
+use crate::db::{Connection, DbError, Parameter, Transaction, begin_in_time, in_time, sql};
 use crate::imports::message;
 use crate::imports::model::ImportJob;
 use crate::imports::parse::Rejection;
@@ -89,12 +89,8 @@ struct PartTransaction<'a> {
 }
 
 impl PartTransaction<'_> {
-    fn sql(&self, sql: &str) -> String {
-        self.store.database.sql(sql)
-    }
-
     async fn query(&self, sql: &str, parameters: &[Parameter<'_>]) -> Result<Vec<Row>, DbError> {
-        Ok(self.transaction.query_typed(&self.sql(sql), parameters).await?)
+        Ok(self.transaction.query_typed(sql, parameters).await?)
     }
 
     /// Whether this attempt stores the part; `None`: the import's row is gone.
@@ -109,11 +105,11 @@ impl PartTransaction<'_> {
             (&bytes, Type::INT8),
             (&end_offset, Type::INT8),
         ];
-        let rows = self.query(include_str!("../../../sql/imports/claim_part.sql"), &parameters).await?;
+        let rows = self.query(sql!(self.store.database, "imports/claim_part.sql"), &parameters).await?;
         let Some(row) = rows.first() else { return Ok(None) };
         let (is_running, is_claimed): (bool, bool) = (row.try_get("is_running")?, row.try_get("is_claimed")?);
         if is_running && !is_claimed {
-            let there = include_str!("../../../sql/imports/part_there.sql");
+            let there = sql!(self.store.database, "imports/part_there.sql");
             let key: [Parameter<'_>; 2] = [(&self.job.file_id, Type::UUID), (&number, Type::INT4)];
             if self.query(there, &key).await?.is_empty() {
                 return Err(DbError::DroppedByTrigger { table: "import_parts", sent: 1, stored: 0 });
@@ -143,7 +139,7 @@ impl PartTransaction<'_> {
             (&self.job.owner, Type::UUID),
         ];
         let rows =
-            self.query(include_str!("../../../sql/imports/add_conversations.sql"), &parameters).await?;
+            self.query(sql!(self.store.database, "imports/add_conversations.sql"), &parameters).await?;
         let mut made = HashSet::with_capacity(rows.len());
         for row in &rows {
             made.insert(row.try_get::<_, Uuid>(0)?);
@@ -165,7 +161,7 @@ impl PartTransaction<'_> {
 
     /// The existing ones of these conversations, of any owner.
     async fn there(&self, ids: &[Uuid]) -> Result<HashSet<Uuid>, DbError> {
-        let there = include_str!("../../../sql/imports/conversations_there.sql");
+        let there = sql!(self.store.database, "imports/conversations_there.sql");
         let rows = self.query(there, &[(&ids, Type::UUID_ARRAY)]).await?;
         rows.iter().map(|row| Ok(row.try_get(0)?)).collect()
     }
@@ -179,7 +175,7 @@ impl PartTransaction<'_> {
         }
         let parameters: [Parameter<'_>; 2] = [(&named, Type::UUID_ARRAY), (&self.job.owner, Type::UUID)];
         let rows =
-            self.query(include_str!("../../../sql/imports/lock_conversations.sql"), &parameters).await?;
+            self.query(sql!(self.store.database, "imports/lock_conversations.sql"), &parameters).await?;
         rows.iter().map(|row| Ok(row.try_get(0)?)).collect()
     }
 
@@ -217,11 +213,9 @@ impl PartTransaction<'_> {
         all: Range<usize>,
         rejected: &mut Vec<(u64, Rejection)>,
     ) -> Result<(), DbError> {
-        let copy = self
-            .sql(include_str!("../../../sql/ingest/copy_requests.sql"))
-            .replace("{columns}", row::COLUMNS);
+        let copy = sql!(self.store.database, "ingest/copy_requests.sql", columns = row::COLUMNS);
         let part = self.part;
-        self.copy(&copy, &part.events, vec![all], rejected).await
+        self.copy(copy, &part.events, vec![all], rejected).await
     }
 
     async fn copy_messages(
@@ -229,11 +223,9 @@ impl PartTransaction<'_> {
         runs: Vec<Range<usize>>,
         rejected: &mut Vec<(u64, Rejection)>,
     ) -> Result<(), DbError> {
-        let copy = self
-            .sql(include_str!("../../../sql/imports/copy_messages.sql"))
-            .replace("{columns}", message::COLUMNS);
+        let copy = sql!(self.store.database, "imports/copy_messages.sql", columns = message::COLUMNS);
         let part = self.part;
-        self.copy(&copy, &part.messages.tuples, runs, rejected).await
+        self.copy(copy, &part.messages.tuples, runs, rejected).await
     }
 
     /// Copies runs of tuples; bisects to find a row that Postgres rejects, and leaves it out.
@@ -260,7 +252,7 @@ impl PartTransaction<'_> {
                 Ok(()) => savepoint.commit().await?,
                 Err(error) if Verdict::on(&error) == Verdict::Bisect => {
                     savepoint.rollback().await?;
-                    self.transaction.batch_execute(include_str!("../../../sql/imports/release.sql")).await?;
+                    self.transaction.batch_execute(sql!("imports/release.sql")).await?;
                     if let ([run], 1) = (runs.as_slice(), count) {
                         let reason = match error.state_code() {
                             Some(state) => format!("Postgres refused it (SQLSTATE {state})"),
@@ -302,7 +294,7 @@ impl PartTransaction<'_> {
             (&last, Type::UUID_ARRAY),
             (&counts, Type::INT8_ARRAY),
         ];
-        self.query(include_str!("../../../sql/imports/touch_conversations.sql"), &parameters).await?;
+        self.query(sql!(self.store.database, "imports/touch_conversations.sql"), &parameters).await?;
         Ok(())
     }
 
@@ -323,7 +315,7 @@ impl PartTransaction<'_> {
             (&lines, Type::INT8_ARRAY),
             (&reasons, Type::TEXT_ARRAY),
         ];
-        self.query(include_str!("../../../sql/imports/settle_part.sql"), &parameters).await?;
+        self.query(sql!(self.store.database, "imports/settle_part.sql"), &parameters).await?;
         Ok(stored)
     }
 }

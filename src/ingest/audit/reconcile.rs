@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio_postgres::types::Type;
 use uuid::Uuid;
 
-use crate::db::{Database, DbError, Parameter, trace_index};
+use crate::db::{Database, DbError, Parameter, sql, trace_index};
 use crate::ingest::admit::admission::Ingest;
 use crate::ingest::event::id::{self, Tag};
 
@@ -71,9 +71,9 @@ impl Reconciler {
         // Read before the tables, so that an event that is stored in between is found in one of them.
         let pending: Vec<bool> =
             ids.iter().map(|id| self.ingest.is_pending(Tag::of_event(*id), id::sequence(*id))).collect();
-        let reconcile = self.database.sql(include_str!("../../../sql/ingest/reconcile.sql"));
+        let reconcile = sql!(self.database, "ingest/reconcile.sql");
         let ids = ids.to_vec();
-        let rows = self.database.query_in_time(TIMEOUT, &reconcile, &[(&ids, Type::UUID_ARRAY)]).await?;
+        let rows = self.database.query_in_time(TIMEOUT, reconcile, &[(&ids, Type::UUID_ARRAY)]).await?;
         let mut fates = Vec::with_capacity(ids.len());
         for (row, pending) in rows.iter().zip(pending) {
             let is = |column| row.try_get::<_, bool>(column);
@@ -115,12 +115,12 @@ impl Reconciler {
         until_us: i64,
         limit: i64,
     ) -> Result<Vec<(Uuid, String)>, DbError> {
-        let find = self.database.sql(include_str!("../../../sql/ingest/find_traces.sql"));
+        let find = sql!(self.database, "ingest/find_traces.sql");
         let bound = |us: i64| id::lower_bound(((us.max(0) / 1000) as u64).min(id::MAX_UNIX_MS));
         let (from, to, traces) = (bound(since_us), bound(until_us), trace_ids.to_vec());
         let parameters: [Parameter<'_>; 4] =
             [(&from, Type::UUID), (&to, Type::UUID), (&traces, Type::TEXT_ARRAY), (&limit, Type::INT8)];
-        let rows = self.database.query_in_time(TIMEOUT, &find, &parameters).await?;
+        let rows = self.database.query_in_time(TIMEOUT, find, &parameters).await?;
         rows.iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?))).collect()
     }
 }

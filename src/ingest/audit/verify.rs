@@ -11,7 +11,7 @@ use rangemap::RangeSet;
 use serde::Serialize;
 use uuid::Uuid;
 
-use crate::db::{Database, DbError, presets};
+use crate::db::{Database, DbError, presets, sql};
 use crate::ingest::checkpoint::backlog::length;
 use crate::ingest::checkpoint::receipts::Counts;
 use crate::ingest::journal::{Loss, LossState};
@@ -189,9 +189,8 @@ pub async fn read(database: &Database) -> Result<Books, DbError> {
         .start()
         .await?;
     transaction.batch_execute(&presets(TIMEOUT)).await?;
-    let sql = |text: &str| database.sql(text);
     let mut books = Books::default();
-    for row in transaction.query(&sql(include_str!("../../../sql/ingest/verify_receipts.sql")), &[]).await? {
+    for row in transaction.query(sql!(database, "ingest/verify_receipts.sql"), &[]).await? {
         let journal: Uuid = row.try_get(0)?;
         if books.journals.last().is_none_or(|last| last.journal != journal) {
             let registered_ms = row.try_get::<_, i64>(10)?.max(0) as u64;
@@ -215,7 +214,7 @@ pub async fn read(database: &Database) -> Result<Books, DbError> {
             last.receipts.push((first as u64..count(4)? + 1, counts));
         }
     }
-    let islands = sql(include_str!("../../../sql/ingest/verify_islands.sql"));
+    let islands = sql!(database, "ingest/verify_islands.sql");
     let of = |table: &str, which: &str| islands.replace("{table}", table).replace("{which}", which);
     for (statement, table) in [
         (of("requests", "true"), &mut books.requests),
@@ -235,20 +234,20 @@ pub async fn read(database: &Database) -> Result<Books, DbError> {
             present.sequences.insert(range);
         }
     }
-    for row in transaction.query(&sql(include_str!("../../../sql/ingest/verify_removed.sql")), &[]).await? {
+    for row in transaction.query(sql!(database, "ingest/verify_removed.sql"), &[]).await? {
         let range = row.try_get::<_, i64>(1)? as u64..row.try_get::<_, i64>(2)? as u64 + 1;
         books.removed.entry(row.try_get(0)?).or_default().sequences.insert(range);
     }
-    let before = sql(include_str!("../../../sql/ingest/verify_removed_before.sql"));
-    for row in transaction.query(&before, &[]).await? {
+    let before = sql!(database, "ingest/verify_removed_before.sql");
+    for row in transaction.query(before, &[]).await? {
         let first_left: Option<i64> = row.try_get(1)?;
         books.removed_before.insert(row.try_get(0)?, first_left.map(|first| first as u64));
     }
-    let between = sql(include_str!("../../../sql/ingest/verify_removed_between.sql"));
-    for row in transaction.query(&between, &[]).await? {
+    let between = sql!(database, "ingest/verify_removed_between.sql");
+    for row in transaction.query(between, &[]).await? {
         books.removed_between.push((row.try_get::<_, i64>(0)? as u64, row.try_get::<_, i64>(1)? as u64));
     }
-    for row in transaction.query(&sql(include_str!("../../../sql/ingest/verify_days.sql")), &[]).await? {
+    for row in transaction.query(sql!(database, "ingest/verify_days.sql"), &[]).await? {
         let days = books.days.get_or_insert_default();
         books.now_ms = row.try_get::<_, i64>(2)? as u64;
         // The default partition has no bounds.

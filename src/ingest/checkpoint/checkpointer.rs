@@ -25,7 +25,7 @@ use tokio_util::sync::CancellationToken;
 use super::backlog::{Backlog, JournalProgress, length};
 use super::ledger::{Account, Ledger};
 use super::receipts::{Coverage, Receipts};
-use crate::db::{Connection, Database, DbError, Parameter, query_in_time};
+use crate::db::{Connection, Database, DbError, Parameter, query_in_time, sql};
 use crate::ingest::journal::JournalId;
 use crate::ingest::status::{WriterState, WriterStatus};
 
@@ -123,8 +123,7 @@ impl Checkpoints {
 pub struct Checkpointer {
     database: Database,
     receipts: Receipts,
-    /// Deletes keys that are older than `key_window_s`.
-    forget_keys: String,
+    /// The age at which keys are deleted.
     key_window_s: f64,
     backlog: Arc<Backlog>,
     checkpoints: Arc<Checkpoints>,
@@ -145,7 +144,6 @@ impl Checkpointer {
     pub fn new(database: Database, backlog: &Arc<Backlog>, adopt: bool, key_window_s: u64) -> Self {
         Self {
             receipts: Receipts::new(&database),
-            forget_keys: database.sql(include_str!("../../../sql/ingest/forget_keys.sql")),
             key_window_s: key_window_s as f64,
             database,
             backlog: Arc::clone(backlog),
@@ -373,7 +371,8 @@ impl Checkpointer {
         };
         let connection = self.database.get().await?;
         let parameters: [Parameter<'_>; 2] = [(&self.key_window_s, Type::FLOAT8), (&now, Type::TIMESTAMPTZ)];
-        query_in_time(&connection, KEY_EXPIRY_TIMEOUT, &self.forget_keys, &parameters).await?;
+        let forget = sql!(self.database, "ingest/forget_keys.sql");
+        query_in_time(&connection, KEY_EXPIRY_TIMEOUT, forget, &parameters).await?;
         Ok(())
     }
 

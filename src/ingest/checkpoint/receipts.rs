@@ -12,33 +12,20 @@ use tokio_postgres::types::Type;
 use tokio_postgres::{Row, Transaction};
 use uuid::Uuid;
 
-use crate::db::{Connection, Database, DbError, Parameter, begin_in_time, presets, query_in_time};
+use crate::db::{Connection, Database, DbError, Parameter, begin_in_time, presets, query_in_time, sql};
 use crate::ingest::event::id::Tag;
 use crate::ingest::journal::JournalId;
 
 /// Bounds the wait for another transaction of a lane, before that transaction's backend is terminated.
-const HOLDER_TIMEOUT: &str = include_str!("../../../sql/ingest/holder_timeout.sql");
+const HOLDER_TIMEOUT: &str = sql!("ingest/holder_timeout.sql");
 
 /// For each statement, except those of a batch, which has its own deadline.
 const TIMEOUT: Duration = Duration::from_secs(30);
 
-/// The statements on journals, lanes and receipts.
+/// Journals, lanes and receipts in Postgres.
 #[derive(Debug)]
 pub struct Receipts {
-    register: String,
-    known: String,
-    raise_all: String,
-    raise_one: String,
-    end_holders: String,
-    hold_lane: String,
-    prepare_batch: String,
-    add: String,
-    settled_in: String,
-    checkpoint: String,
-    checkpoint_numbers: String,
-    compact: String,
-    all: String,
-    timeline: String,
+    database: Database,
 }
 
 /// The outcomes of settled events.
@@ -85,30 +72,15 @@ pub struct Coverage {
 }
 
 impl Receipts {
-    /// The statements on the tables of `database`.
+    /// Those in the tables of `database`.
     pub fn new(database: &Database) -> Self {
-        let sql = |text| database.sql(text);
-        Self {
-            register: sql(include_str!("../../../sql/ingest/register_journal.sql")),
-            known: sql(include_str!("../../../sql/ingest/journal_known.sql")),
-            raise_all: sql(include_str!("../../../sql/ingest/raise_all_epochs.sql")),
-            raise_one: sql(include_str!("../../../sql/ingest/raise_epoch.sql")),
-            end_holders: sql(include_str!("../../../sql/ingest/end_lane_holders.sql")),
-            hold_lane: sql(include_str!("../../../sql/ingest/hold_lane.sql")),
-            prepare_batch: sql(include_str!("../../../sql/ingest/prepare_batch.sql")),
-            add: sql(include_str!("../../../sql/ingest/add_receipt.sql")),
-            settled_in: sql(include_str!("../../../sql/ingest/settled_in.sql")),
-            checkpoint: sql(include_str!("../../../sql/ingest/checkpoint.sql")),
-            checkpoint_numbers: sql(include_str!("../../../sql/ingest/checkpoint_numbers.sql")),
-            compact: sql(include_str!("../../../sql/ingest/compact_receipts.sql")),
-            all: sql(include_str!("../../../sql/ingest/receipts.sql")),
-            timeline: sql(include_str!("../../../sql/ingest/timeline.sql")),
-        }
+        Self { database: database.clone() }
     }
 
     /// Whether the database knows the journal.
     pub async fn is_known(&self, connection: &Connection, journal: JournalId) -> Result<bool, DbError> {
-        let known = query_in_time(connection, TIMEOUT, &self.known, &[(&journal.0, Type::UUID)]).await?;
+        let known = sql!(self.database, "ingest/journal_known.sql");
+        let known = query_in_time(connection, TIMEOUT, known, &[(&journal.0, Type::UUID)]).await?;
         Ok(known.first().map(|row| row.try_get(0)).transpose()?.unwrap_or(false))
     }
 
@@ -116,10 +88,11 @@ impl Receipts {
     pub async fn register(&self, connection: &mut Connection, journal: JournalId) -> Result<(), DbError> {
         let tag = Tag::of_journal(journal.0).bytes().to_vec();
         let parameters: [Parameter<'_>; 2] = [(&journal.0, Type::UUID), (&tag, Type::BYTEA)];
-        query_in_time(connection, TIMEOUT, &self.register, &parameters).await?;
-        let _epochs = self
-            .raise(connection, &self.raise_all, &[(&journal.0, Type::UUID)], &lanes_name(journal))
-            .await?;
+        let register = sql!(self.database, "ingest/register_journal.sql");
+        query_in_time(connection, TIMEOUT, register, &parameters).await?;
+        let raise = sql!(self.database, "ingest/raise_all_epochs.sql");
+        let _epochs =
+            self.raise(connection, raise, &[(&journal.0, Type::UUID)], &lanes_name(journal)).await?;
         Ok(())
     }
 
@@ -131,7 +104,8 @@ impl Receipts {
         lane: i32,
     ) -> Result<i64, DbError> {
         let parameters: [Parameter<'_>; 2] = [(&journal.0, Type::UUID), (&lane, Type::INT4)];
-        let rows = self.raise(connection, &self.raise_one, &parameters, &lane_name(journal, lane)).await?;
+        let raise = sql!(self.database, "ingest/raise_epoch.sql");
+        let rows = self.raise(connection, raise, &parameters, &lane_name(journal, lane)).await?;
         // A default would let an earlier transaction of the lane commit.
         Ok(rows.first().ok_or(DbError::Unexpected("no epoch for a lane"))?.try_get(0)?)
     }
@@ -159,7 +133,8 @@ impl Receipts {
                         holders,
                         "a transaction of this service does not end; its backend is terminated"
                     );
-                    query_in_time(connection, TIMEOUT, &self.end_holders, &[(&holders, Type::TEXT)]).await?;
+                    let end = sql!(self.database, "ingest/end_lane_holders.sql");
+                    query_in_time(connection, TIMEOUT, end, &[(&holders, Type::TEXT)]).await?;
                     tokio::time::sleep(Duration::from_millis(50)).await;
                 }
                 Err(error) => return Err(error.into()),
@@ -180,7 +155,8 @@ impl Receipts {
             (&(range.end as i64 - 1), Type::INT8),
         ];
         let mut settled = RangeSet::new();
-        for row in query_in_time(connection, TIMEOUT, &self.settled_in, &parameters).await? {
+        let select = sql!(self.database, "ingest/settled_in.sql");
+        for row in query_in_time(connection, TIMEOUT, select, &parameters).await? {
             let (first, last): (i64, i64) = (row.try_get(0)?, row.try_get(1)?);
             let (start, end) = (range.start.max(first as u64), range.end.min(last as u64 + 1));
             if start < end {
@@ -201,15 +177,17 @@ impl Receipts {
         let name = lane_name(journal, lane);
         let (name, epoch) = (&name, &epoch);
         // All three are sent at once. The batch's deadline bounds the transaction, so no statement timeout is set.
+        let prepare = sql!(self.database, "ingest/prepare_batch.sql");
+        let hold = sql!(self.database, "ingest/hold_lane.sql");
         let presets = presets(Duration::ZERO);
         let ((), prepared, held) = tokio::try_join!(
             biased;
             transaction.batch_execute(&presets),
-            async { transaction.query_typed(&self.prepare_batch, &[(name, Type::TEXT)]).await },
+            async { transaction.query_typed(prepare, &[(name, Type::TEXT)]).await },
             async {
                 let parameters: [Parameter<'_>; 3] =
                     [(&journal.0, Type::UUID), (&lane, Type::INT4), (epoch, Type::INT8)];
-                transaction.query_typed(&self.hold_lane, &parameters).await
+                transaction.query_typed(hold, &parameters).await
             }
         )?;
         drop(prepared);
@@ -236,13 +214,15 @@ impl Receipts {
             (&dead, Type::INT8),
             (&quarantined, Type::INT8),
         ];
-        let stored = transaction.execute_typed(&self.add, &parameters).await?;
+        let add = sql!(self.database, "ingest/add_receipt.sql");
+        let stored = transaction.execute_typed(add, &parameters).await?;
         DbError::all_stored("ingest_receipts", 1, stored)
     }
 
     /// The server's timeline; `None` if it cannot be read.
     pub async fn timeline(&self, connection: &Connection) -> Option<i64> {
-        let rows = query_in_time(connection, TIMEOUT, &self.timeline, &[]).await.ok()?;
+        let timeline = sql!(self.database, "ingest/timeline.sql");
+        let rows = query_in_time(connection, TIMEOUT, timeline, &[]).await.ok()?;
         rows.first()?.try_get(0).ok()
     }
 
@@ -253,8 +233,8 @@ impl Receipts {
         journals: &[JournalId],
     ) -> Result<Vec<(JournalId, i64)>, DbError> {
         let ids: Vec<Uuid> = journals.iter().map(|journal| journal.0).collect();
-        let rows =
-            query_in_time(connection, TIMEOUT, &self.checkpoint_numbers, &[(&ids, Type::UUID_ARRAY)]).await?;
+        let select = sql!(self.database, "ingest/checkpoint_numbers.sql");
+        let rows = query_in_time(connection, TIMEOUT, select, &[(&ids, Type::UUID_ARRAY)]).await?;
         rows.iter().map(|row| Ok((JournalId(row.try_get(0)?), row.try_get(1)?))).collect()
     }
 
@@ -270,12 +250,15 @@ impl Receipts {
         // Its commit waits for the disk, and with it for the commits that it has read.
         let transaction = begin_in_time(connection, TIMEOUT).await?;
         let mut coverage: Vec<(JournalId, Coverage)> = Vec::new();
-        for row in transaction.query_typed(&self.checkpoint, &[(&ids, Type::UUID_ARRAY)]).await? {
+        let checkpoint = sql!(self.database, "ingest/checkpoint.sql");
+        for row in transaction.query_typed(checkpoint, &[(&ids, Type::UUID_ARRAY)]).await? {
             let covered = Coverage { checkpoint: row.try_get(1)?, ..Coverage::default() };
             coverage.push((JournalId(row.try_get(0)?), covered));
         }
-        transaction.execute_typed(&self.compact, &[(&ids, Type::UUID_ARRAY)]).await?;
-        for row in transaction.query_typed(&self.all, &[(&ids, Type::UUID_ARRAY)]).await? {
+        let compact = sql!(self.database, "ingest/compact_receipts.sql");
+        transaction.execute_typed(compact, &[(&ids, Type::UUID_ARRAY)]).await?;
+        let receipts = sql!(self.database, "ingest/receipts.sql");
+        for row in transaction.query_typed(receipts, &[(&ids, Type::UUID_ARRAY)]).await? {
             let journal = JournalId(row.try_get(0)?);
             let Some((_, coverage)) = coverage.iter_mut().find(|(known, _)| *known == journal) else {
                 continue;

@@ -13,14 +13,14 @@ use uuid::Uuid;
 use super::Reason;
 use super::store::{DeadLetterStore, Filter, TIMEOUT};
 use crate::bisect;
-use crate::db::{DbError, Parameter, begin_in_time, roll_back};
+use crate::db::{DbError, Parameter, begin_in_time, roll_back, sql};
 use crate::ingest::checkpoint::receipts::{Counts, Receipts};
 use crate::ingest::event::id::{self, Tag, unix_now_us};
 use crate::ingest::event::json::{self, JsonLimits};
 use crate::ingest::event::row::{self, Row, Tuple};
 use crate::ingest::journal::JournalId;
 use crate::ingest::write::copy::copy_rows;
-use crate::ingest::write::probe::Probe;
+use crate::ingest::write::probe;
 use crate::ingest::write::verdict::{Fault, Verdict};
 
 /// The most dead letters in one transaction, by number and by bytes.
@@ -77,8 +77,7 @@ impl DeadLetterStore {
         limits: JsonLimits,
         limit: usize,
     ) -> Result<Redriven, DbError> {
-        let select = self.database.sql(include_str!("../../../sql/ingest/select_dead_letters.sql"));
-        let probe = Probe::new(&self.database);
+        let select = sql!(self.database, "ingest/select_dead_letters.sql");
         let mut redriven = Redriven::default();
         let mut after = Uuid::nil();
         let mut left = limit;
@@ -92,7 +91,7 @@ impl DeadLetterStore {
                 (&selection.filter.until_us, Type::INT8),
                 (&batch, Type::INT8),
             ];
-            let rows = self.database.query_in_time(TIMEOUT, &select, &parameters).await?;
+            let rows = self.database.query_in_time(TIMEOUT, select, &parameters).await?;
             let mut ids = Vec::with_capacity(rows.len());
             let mut bytes = 0;
             for row in rows {
@@ -105,7 +104,7 @@ impl DeadLetterStore {
             let Some(last) = ids.last() else { return Ok(redriven) };
             after = *last;
             left -= ids.len().min(left);
-            self.store_all(ids, limits, &probe, &mut redriven).await?;
+            self.store_all(ids, limits, &mut redriven).await?;
         }
         redriven.more = true;
         Ok(redriven)
@@ -116,7 +115,6 @@ impl DeadLetterStore {
         &self,
         ids: Vec<Uuid>,
         limits: JsonLimits,
-        probe: &Probe,
         redriven: &mut Redriven,
     ) -> Result<(), DbError> {
         let mut faults = FaultsById::new();
@@ -142,7 +140,7 @@ impl DeadLetterStore {
                 (None, _) => return Err(error),
             };
             let found = match may_probe {
-                true => self.probe(probe, good()).await,
+                true => self.probe(good()).await,
                 false => Ok(Vec::new()),
             };
             match found {
@@ -159,14 +157,10 @@ impl DeadLetterStore {
         Ok(())
     }
 
-    async fn probe<'a>(
-        &self,
-        probe: &Probe,
-        taken: impl Iterator<Item = &'a Taken>,
-    ) -> Result<Vec<(Uuid, Fault)>, DbError> {
+    async fn probe<'a>(&self, taken: impl Iterator<Item = &'a Taken>) -> Result<Vec<(Uuid, Fault)>, DbError> {
         let taken: Vec<(Uuid, Tuple<'_>)> =
             taken.filter_map(|taken| Some((taken.id, row::tuples(&taken.tuple).next()?))).collect();
-        probe.faults(&self.database, &taken, 1, TIMEOUT).await
+        probe::faults(&self.database, &taken, 1, TIMEOUT).await
     }
 
     async fn store(&self, ids: &[Uuid], limits: JsonLimits, faults: &FaultsById) -> Result<Moved, DbError> {
@@ -193,13 +187,12 @@ impl DeadLetterStore {
         faults: &FaultsById,
         taken: &mut Vec<Taken>,
     ) -> Result<u64, DbError> {
-        let sql = |text| self.database.sql(text);
         let ids = ids.to_vec();
-        let lock = sql(include_str!("../../../sql/ingest/lock_journals.sql"));
-        transaction.query_typed(&lock, &[(&ids, Type::UUID_ARRAY)]).await?;
-        let take = sql(include_str!("../../../sql/ingest/take_dead_letters.sql"));
+        let lock = sql!(self.database, "ingest/lock_journals.sql");
+        transaction.query_typed(lock, &[(&ids, Type::UUID_ARRAY)]).await?;
+        let take = sql!(self.database, "ingest/take_dead_letters.sql");
         let mut refused = Vec::new();
-        for row in transaction.query_typed(&take, &[(&ids, Type::UUID_ARRAY)]).await? {
+        for row in transaction.query_typed(take, &[(&ids, Type::UUID_ARRAY)]).await? {
             let letter = read(&row, limits)?;
             match faults.get(&letter.id) {
                 Some(fault) => refused.push((letter.id, fault)),
@@ -221,10 +214,10 @@ impl DeadLetterStore {
         // An error's message may quote a NUL, which a text column rejects.
         let errors: Vec<String> = refused.iter().map(|(_, fault)| fault.error.replace('\0', "\\0")).collect();
         let reasons: Vec<&str> = refused.iter().map(|(_, fault)| fault.reason.name()).collect();
-        let refuse = self.database.sql(include_str!("../../../sql/ingest/refuse_dead_letters.sql"));
+        let refuse = sql!(self.database, "ingest/refuse_dead_letters.sql");
         let parameters: [Parameter<'_>; 3] =
             [(&ids, Type::UUID_ARRAY), (&errors, Type::TEXT_ARRAY), (&reasons, Type::TEXT_ARRAY)];
-        transaction.execute_typed(&refuse, &parameters).await?;
+        transaction.execute_typed(refuse, &parameters).await?;
         Ok(())
     }
 
@@ -233,19 +226,17 @@ impl DeadLetterStore {
         if taken.is_empty() {
             return Ok(());
         }
-        let sql = |text| self.database.sql(text);
-        let copy =
-            sql(include_str!("../../../sql/ingest/copy_requests.sql")).replace("{columns}", row::COLUMNS);
+        let copy = sql!(self.database, "ingest/copy_requests.sql", columns = row::COLUMNS);
         let tuples = taken.iter().map(|taken| &taken.tuple[..]);
-        let stored = copy_rows(transaction, &copy, tuples).await?;
+        let stored = copy_rows(transaction, copy, tuples).await?;
         DbError::all_stored("requests", taken.len() as u64, stored)?;
         let all: Vec<Uuid> = taken.iter().map(|taken| taken.id).collect();
-        let remove = sql(include_str!("../../../sql/ingest/remove_dead_letters.sql"));
-        transaction.execute_typed(&remove, &[(&all, Type::UUID_ARRAY)]).await?;
+        let remove = sql!(self.database, "ingest/remove_dead_letters.sql");
+        transaction.execute_typed(remove, &[(&all, Type::UUID_ARRAY)]).await?;
         let accepted: Vec<Uuid> =
             taken.iter().filter(|taken| !taken.overload).map(|taken| taken.id).collect();
-        let moved = sql(include_str!("../../../sql/ingest/move_dead.sql")).replace("{state}", "committed");
-        transaction.execute_typed(&moved, &[(&accepted, Type::UUID_ARRAY)]).await?;
+        let moved = sql!(self.database, "ingest/move_dead.sql", state = "committed");
+        transaction.execute_typed(moved, &[(&accepted, Type::UUID_ARRAY)]).await?;
         Ok(())
     }
 
@@ -259,16 +250,15 @@ impl DeadLetterStore {
         if overloads == 0 {
             return Ok(());
         }
-        let sql = |text| self.database.sql(text);
         let new = Uuid::new_v4();
         let tag = Tag::of_journal(new).bytes().to_vec();
-        let make = sql(include_str!("../../../sql/ingest/make_redrive_journal.sql"));
-        transaction.execute_typed(&make, &[(&new, Type::UUID), (&tag, Type::BYTEA)]).await?;
-        let journal = sql(include_str!("../../../sql/ingest/redrive_journal.sql"));
-        let rows = transaction.query_typed(&journal, &[]).await?;
+        let make = sql!(self.database, "ingest/make_redrive_journal.sql");
+        transaction.execute_typed(make, &[(&new, Type::UUID), (&tag, Type::BYTEA)]).await?;
+        let journal = sql!(self.database, "ingest/redrive_journal.sql");
+        let rows = transaction.query_typed(journal, &[]).await?;
         let journal: Uuid = rows.first().map(|row| row.try_get(0)).transpose()?.unwrap_or(new);
-        let next = sql(include_str!("../../../sql/ingest/next_sequence.sql"));
-        let rows = transaction.query_typed(&next, &[(&journal, Type::UUID)]).await?;
+        let next = sql!(self.database, "ingest/next_sequence.sql");
+        let rows = transaction.query_typed(next, &[(&journal, Type::UUID)]).await?;
         // A default would give its events the ids of others.
         let first: i64 = rows.first().ok_or(DbError::Unexpected("no next sequence"))?.try_get(0)?;
         let tag = Tag::of_journal(journal);

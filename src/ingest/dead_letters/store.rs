@@ -7,7 +7,7 @@ use tokio_postgres::Row;
 use tokio_postgres::types::Type;
 use uuid::Uuid;
 
-use crate::db::{ConflictRetries, Database, DbError, Parameter, begin_in_time};
+use crate::db::{ConflictRetries, Database, DbError, Parameter, begin_in_time, sql};
 
 /// A selection of dead letters.
 #[derive(Debug, Clone, Default)]
@@ -89,7 +89,7 @@ impl DeadLetterStore {
         after: Option<Cursor>,
         limit: i64,
     ) -> Result<Vec<DeadLetter>, DbError> {
-        let list = self.database.sql(include_str!("../../../sql/ingest/list_dead_letters.sql"));
+        let list = sql!(self.database, "ingest/list_dead_letters.sql");
         let (after_us, after_id) = (after.map(|cursor| cursor.failed_at_us), after.map(|cursor| cursor.id));
         let parameters: [Parameter<'_>; 6] = [
             (&filter.reason, Type::TEXT),
@@ -99,7 +99,7 @@ impl DeadLetterStore {
             (&after_id, Type::UUID),
             (&limit, Type::INT8),
         ];
-        let rows = self.database.query_in_time(TIMEOUT, &list, &parameters).await?;
+        let rows = self.database.query_in_time(TIMEOUT, list, &parameters).await?;
         rows.iter().map(dead_letter).collect()
     }
 
@@ -109,8 +109,8 @@ impl DeadLetterStore {
     ///
     /// Any error of Postgres.
     pub async fn get(&self, id: Uuid) -> Result<Option<(DeadLetter, Body)>, DbError> {
-        let get = self.database.sql(include_str!("../../../sql/ingest/dead_letter.sql"));
-        let rows = self.database.query_in_time(TIMEOUT, &get, &[(&id, Type::UUID)]).await?;
+        let get = sql!(self.database, "ingest/dead_letter.sql");
+        let rows = self.database.query_in_time(TIMEOUT, get, &[(&id, Type::UUID)]).await?;
         let Some(row) = rows.first() else { return Ok(None) };
         let body = match row.try_get::<_, Option<String>>("payload")? {
             Some(payload) => Body::Json(payload),
@@ -135,19 +135,17 @@ impl DeadLetterStore {
     }
 
     async fn discard_once(&self, id: Uuid) -> Result<bool, DbError> {
-        let sql = |text| self.database.sql(text);
         let mut connection = self.database.get().await?;
         let transaction = begin_in_time(&mut connection, TIMEOUT).await?;
         let ids = vec![id];
-        let lock = sql(include_str!("../../../sql/ingest/lock_journals.sql"));
-        transaction.query_typed(&lock, &[(&ids, Type::UUID_ARRAY)]).await?;
-        let discard = sql(include_str!("../../../sql/ingest/discard_dead_letter.sql"));
-        let gone = transaction.query_typed(&discard, &[(&id, Type::UUID)]).await?;
+        let lock = sql!(self.database, "ingest/lock_journals.sql");
+        transaction.query_typed(lock, &[(&ids, Type::UUID_ARRAY)]).await?;
+        let discard = sql!(self.database, "ingest/discard_dead_letter.sql");
+        let gone = transaction.query_typed(discard, &[(&id, Type::UUID)]).await?;
         let Some(row) = gone.first() else { return Ok(false) };
         if row.try_get::<_, &str>(0)? != super::Reason::Overload.name() {
-            let moved =
-                sql(include_str!("../../../sql/ingest/move_dead.sql")).replace("{state}", "discarded");
-            transaction.execute_typed(&moved, &[(&ids, Type::UUID_ARRAY)]).await?;
+            let moved = sql!(self.database, "ingest/move_dead.sql", state = "discarded");
+            transaction.execute_typed(moved, &[(&ids, Type::UUID_ARRAY)]).await?;
         }
         transaction.commit().await?;
         Ok(true)

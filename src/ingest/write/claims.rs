@@ -10,16 +10,14 @@ use tokio_postgres::types::{ToSql, Type};
 use uuid::Uuid;
 
 use super::copy::CopyBatch;
-use crate::db::{Database, DbError, Parameter};
+use crate::db::{Database, DbError, Parameter, sql};
 use crate::ingest::event::keys::Key;
 use crate::ingest::event::row;
 
-/// The statements that claim keys.
+/// Claims of keys in the database.
 #[derive(Debug)]
 pub struct Claims {
-    claim: String,
-    owners: String,
-    add_duplicates: String,
+    database: Database,
     window_s: f64,
 }
 
@@ -53,12 +51,7 @@ impl Claimed {
 impl Claims {
     /// Claims that hold for `window_s` seconds.
     pub fn new(database: &Database, window_s: u64) -> Self {
-        Self {
-            claim: database.sql(include_str!("../../../sql/ingest/claim_keys.sql")),
-            owners: database.sql(include_str!("../../../sql/ingest/keys_owners.sql")),
-            add_duplicates: database.sql(include_str!("../../../sql/ingest/add_duplicates.sql")),
-            window_s: window_s as f64,
-        }
+        Self { database: database.clone(), window_s: window_s as f64 }
     }
 
     /// Claims the keys of `batch`, and records the events whose keys are already claimed as duplicates.
@@ -86,13 +79,15 @@ impl Claims {
             (&now, Type::TIMESTAMPTZ),
         ];
         let mut claimed = HashSet::with_capacity(keys.len());
-        for row in transaction.query_typed(&self.claim, &parameters).await? {
+        let claim = sql!(self.database, "ingest/claim_keys.sql");
+        for row in transaction.query_typed(claim, &parameters).await? {
             claimed.insert(row.try_get::<_, Uuid>(0)?.into_bytes());
         }
         let mut owners = first_of;
         let mut already_ours = false;
         if claimed.len() < keys.len() {
-            let rows = transaction.query_typed(&self.owners, &[(&keys, Type::UUID_ARRAY)]).await?;
+            let select = sql!(self.database, "ingest/keys_owners.sql");
+            let rows = transaction.query_typed(select, &[(&keys, Type::UUID_ARRAY)]).await?;
             // A key that is neither claimed nor present would let the next event with it be stored as well.
             if rows.len() < keys.len() {
                 let (sent, stored) = (keys.len() as u64, rows.len() as u64);
@@ -117,7 +112,7 @@ impl Claims {
         if !skipped.is_empty() {
             let parameters: [(&(dyn ToSql + Sync), Type); 2] =
                 [(&skipped, Type::UUID_ARRAY), (&first_ids, Type::UUID_ARRAY)];
-            transaction.execute_typed(&self.add_duplicates, &parameters).await?;
+            transaction.execute_typed(sql!(self.database, "ingest/add_duplicates.sql"), &parameters).await?;
         }
         Ok(Claimed { duplicates, already_ours })
     }

@@ -26,12 +26,13 @@ use tokio_postgres::types::Type;
 
 use super::claims::{Claimed, Claims};
 use super::copy::{CopyBatch, Kind, Origin, copy_rows};
-use super::probe::Probe;
+use super::probe;
 use super::verdict::{Fault, Verdict};
-use crate::db::{Connection, Database, DbError, begin, presets, query_in_time, roll_back};
+use crate::db::{Connection, Database, DbError, begin, presets, query_in_time, roll_back, sql};
 use crate::ingest::checkpoint::checkpointer::Checkpoints;
 use crate::ingest::checkpoint::receipts::{Counts, Receipts};
-use crate::ingest::event::row::Tuple;
+use crate::ingest::event::dead_letter;
+use crate::ingest::event::row::{self, Tuple};
 use crate::ingest::journal::JournalId;
 use crate::ingest::status::{WriterState, WriterStatus};
 use crate::observe::Metrics;
@@ -40,26 +41,26 @@ use crate::observe::Metrics;
 /// for 2 s, terminated, and waited for once more.
 const HOLDER_TIME: Duration = Duration::from_secs(5);
 
-/// The statements on the tables that rows are copied to.
+/// The tables that rows are copied to.
 #[derive(Debug)]
 pub struct TargetTables {
-    /// `copy requests … from stdin (format binary)`.
-    pub copy_requests: String,
-    /// `copy dead_letters … from stdin (format binary)`.
-    pub copy_dead_letters: String,
-    /// Whether `requests` has a row with the id `$1`.
-    pub has_request: String,
-    /// Whether `dead_letters` has a row with the id `$1`.
-    pub has_dead_letter: String,
-    /// Finds rows that `requests` rejects.
-    pub probe: Probe,
+    database: Database,
     /// Idempotency keys.
-    pub claims: Claims,
+    claims: Claims,
     /// Lanes and receipts.
-    pub receipts: Receipts,
+    receipts: Receipts,
 }
 
 impl TargetTables {
+    /// The tables of `database`. A key is claimed for `window_s` seconds.
+    pub fn new(database: &Database, window_s: u64) -> Self {
+        Self {
+            database: database.clone(),
+            claims: Claims::new(database, window_s),
+            receipts: Receipts::new(database),
+        }
+    }
+
     /// Copies rows into the table of their kind.
     ///
     /// # Errors
@@ -73,15 +74,24 @@ impl TargetTables {
         rows: u64,
     ) -> Result<(), DbError> {
         let (copy, table) = match kind {
-            Kind::Events => (&self.copy_requests, "requests"),
-            _ => (&self.copy_dead_letters, "dead_letters"),
+            Kind::Events => {
+                (sql!(self.database, "ingest/copy_requests.sql", columns = row::COLUMNS), "requests")
+            }
+            _ => {
+                let columns = dead_letter::COLUMNS;
+                (sql!(self.database, "ingest/copy_dead_letters.sql", columns = columns), "dead_letters")
+            }
         };
         let stored = copy_rows(transaction, copy, chunks).await?;
         DbError::all_stored(table, rows, stored)
     }
 
-    fn has_id(&self, kind: Kind) -> &str {
-        if kind == Kind::Events { &self.has_request } else { &self.has_dead_letter }
+    /// The query for a row with an id.
+    fn has_id(&self, kind: Kind) -> &'static str {
+        match kind {
+            Kind::Events => sql!(self.database, "ingest/request_exists.sql"),
+            _ => sql!(self.database, "ingest/dead_letter_exists.sql"),
+        }
     }
 }
 
@@ -473,7 +483,7 @@ impl CopyWriter {
         tuples: &[(u64, Tuple<'_>)],
         attempts: u32,
     ) -> Result<Vec<(u64, Fault)>, DbError> {
-        self.tables.probe.faults(&self.database, tuples, attempts, self.deadline).await
+        probe::faults(&self.database, tuples, attempts, self.deadline).await
     }
 
     fn succeeded(&self, attempts: u32) {

@@ -13,7 +13,7 @@ use tokio_postgres::Transaction;
 
 use super::copy::copy_rows;
 use super::verdict::{self, Fault};
-use crate::db::{Connection, Database, DbError, begin_in_time, query_in_time, roll_back};
+use crate::db::{Connection, Database, DbError, begin_in_time, query_in_time, roll_back, sql};
 use crate::ingest::event::row::{self, Tuple};
 
 /// The most rows in a probe's transaction. Many thousands of subtransactions slow down every snapshot of the server; one
@@ -36,111 +36,102 @@ enum Test {
     Inserts,
 }
 
-/// The statements of a probe.
-#[derive(Debug)]
-pub struct Probe {
-    begin: String,
-    copy: String,
-    has_checks: String,
-    /// For each test: the function, and the query that calls it.
-    checks: [String; 2],
-    inserts: [String; 2],
-}
-
-impl Probe {
-    /// A probe of the `requests` of `database`.
-    pub fn new(database: &Database) -> Self {
+impl Test {
+    /// The function that tests the rows.
+    fn function(self, database: &Database) -> &'static str {
         let list =
             |codes: &[&str]| codes.iter().map(|code| format!("'{code}'")).collect::<Vec<_>>().join(", ");
-        let not_row_faults = [&verdict::OWN_FORMAT[..], &[STACK_DEPTH]].concat();
-        let rows = |test| include_str!("../../../sql/ingest/probe_rows.sql").replace("{test}", test);
-        let inserts = database
-            .sql(include_str!("../../../sql/ingest/probe_inserts.sql"))
-            .replace("{chunk}", &CHUNK_ROWS.to_string())
-            .replace("{row_faults}", &list(&verdict::ROW_FAULTS))
-            .replace("{not_row_faults}", &list(&not_row_faults));
-        Self {
-            begin: include_str!("../../../sql/ingest/probe_begin.sql").to_owned(),
-            copy: include_str!("../../../sql/ingest/probe_copy.sql").replace("{columns}", row::COLUMNS),
-            has_checks: database.sql(include_str!("../../../sql/ingest/probe_has_checks.sql")),
-            checks: [database.sql(include_str!("../../../sql/ingest/probe_checks.sql")), rows("checks")],
-            inserts: [inserts, rows("inserts")],
+        match self {
+            Self::Checks => sql!(database, "ingest/probe_checks.sql"),
+            Self::Inserts => sql!(
+                database,
+                "ingest/probe_inserts.sql",
+                chunk = CHUNK_ROWS.to_string(),
+                row_faults = list(&verdict::ROW_FAULTS),
+                not_row_faults = list(&[&verdict::OWN_FORMAT[..], &[STACK_DEPTH]].concat()),
+            ),
         }
     }
 
-    /// The faults of `tuples`, each with the value that stands beside its tuple; none if no row fails by itself. `attempts`
-    /// is kept with each fault. Each transaction is abandoned after `deadline`.
-    ///
-    /// # Errors
-    ///
-    /// Any error that may not be a row's fault; no fault is known then.
-    pub async fn faults<I: Copy>(
-        &self,
-        database: &Database,
-        tuples: &[(I, Tuple<'_>)],
-        attempts: u32,
-        deadline: Duration,
-    ) -> Result<Vec<(I, Fault)>, DbError> {
-        let connection = database.get().await?;
-        let has_checks = query_in_time(&connection, TIMEOUT.min(deadline), &self.has_checks, &[]).await;
-        let has_checks = connection.release(has_checks)?;
-        let has_checks: bool = has_checks.first().ok_or(DbError::Unexpected("no row"))?.try_get(0)?;
-        for test in [Test::Checks, Test::Inserts] {
-            if test == Test::Checks && !has_checks {
-                continue;
-            }
-            let mut faults = Vec::new();
-            for probed in tuples.chunks(PROBED_ROWS) {
-                let rows: Vec<Tuple<'_>> = probed.iter().map(|(_, tuple)| *tuple).collect();
-                let mut connection = database.get().await?;
-                let found =
-                    tokio::time::timeout(deadline, self.run(&mut connection, test, &rows, attempts)).await;
-                let found = connection.release(found.unwrap_or(Err(DbError::Timeout(deadline))))?;
-                let beside = |(index, fault): (usize, Fault)| Some((probed.get(index)?.0, fault));
-                faults.extend(found.into_iter().filter_map(beside));
-            }
-            if !faults.is_empty() {
-                return Ok(faults);
-            }
-        }
-        Ok(Vec::new())
-    }
-
-    async fn run(
-        &self,
-        connection: &mut Connection,
-        test: Test,
-        tuples: &[Tuple<'_>],
-        attempts: u32,
-    ) -> Result<Vec<(usize, Fault)>, DbError> {
-        let transaction = begin_in_time(connection, TIMEOUT).await?;
-        match self.run_within(&transaction, test, tuples, attempts).await {
-            Ok(found) => transaction.rollback().await.map(|()| found).map_err(DbError::from),
-            Err(error) => Err(roll_back(transaction, error).await),
+    /// The query that calls it.
+    fn rows(self, database: &Database) -> &'static str {
+        match self {
+            Self::Checks => sql!(database, "ingest/probe_rows.sql", test = "checks"),
+            Self::Inserts => sql!(database, "ingest/probe_rows.sql", test = "inserts"),
         }
     }
+}
 
-    async fn run_within(
-        &self,
-        transaction: &Transaction<'_>,
-        test: Test,
-        tuples: &[Tuple<'_>],
-        attempts: u32,
-    ) -> Result<Vec<(usize, Fault)>, DbError> {
-        let [function, rows] = match test {
-            Test::Checks => &self.checks,
-            Test::Inserts => &self.inserts,
-        };
-        transaction.batch_execute(&format!("{}{function}", self.begin)).await?;
-        let prefixes: Vec<[u8; PREFIX_BYTES]> = (0..tuples.len() as i32).map(prefix).collect();
-        let chunks = prefixes.iter().zip(tuples).flat_map(|(prefix, tuple)| {
-            // The prefix replaces the tuple's own field count.
-            [&prefix[..], tuple.bytes().get(2..).unwrap_or_default()]
-        });
-        copy_rows(transaction, &self.copy, chunks).await?;
-        let rows = transaction.query_typed(rows, &[]).await?;
-        rows.iter().map(|row| Fault::read(row, attempts)).collect()
+/// The faults of `tuples`, each with the value that stands beside its tuple; none if no row fails by itself. `attempts`
+/// is kept with each fault. Each transaction is abandoned after `deadline`.
+///
+/// # Errors
+///
+/// Any error that may not be a row's fault; no fault is known then.
+pub async fn faults<I: Copy>(
+    database: &Database,
+    tuples: &[(I, Tuple<'_>)],
+    attempts: u32,
+    deadline: Duration,
+) -> Result<Vec<(I, Fault)>, DbError> {
+    let connection = database.get().await?;
+    let has_checks = sql!(database, "ingest/probe_has_checks.sql");
+    let has_checks = query_in_time(&connection, TIMEOUT.min(deadline), has_checks, &[]).await;
+    let has_checks = connection.release(has_checks)?;
+    let has_checks: bool = has_checks.first().ok_or(DbError::Unexpected("no row"))?.try_get(0)?;
+    for test in [Test::Checks, Test::Inserts] {
+        if test == Test::Checks && !has_checks {
+            continue;
+        }
+        let mut faults = Vec::new();
+        for probed in tuples.chunks(PROBED_ROWS) {
+            let rows: Vec<Tuple<'_>> = probed.iter().map(|(_, tuple)| *tuple).collect();
+            let mut connection = database.get().await?;
+            let found =
+                tokio::time::timeout(deadline, run(database, &mut connection, test, &rows, attempts)).await;
+            let found = connection.release(found.unwrap_or(Err(DbError::Timeout(deadline))))?;
+            let beside = |(index, fault): (usize, Fault)| Some((probed.get(index)?.0, fault));
+            faults.extend(found.into_iter().filter_map(beside));
+        }
+        if !faults.is_empty() {
+            return Ok(faults);
+        }
     }
+    Ok(Vec::new())
+}
+
+async fn run(
+    database: &Database,
+    connection: &mut Connection,
+    test: Test,
+    tuples: &[Tuple<'_>],
+    attempts: u32,
+) -> Result<Vec<(usize, Fault)>, DbError> {
+    let transaction = begin_in_time(connection, TIMEOUT).await?;
+    match run_within(database, &transaction, test, tuples, attempts).await {
+        Ok(found) => transaction.rollback().await.map(|()| found).map_err(DbError::from),
+        Err(error) => Err(roll_back(transaction, error).await),
+    }
+}
+
+async fn run_within(
+    database: &Database,
+    transaction: &Transaction<'_>,
+    test: Test,
+    tuples: &[Tuple<'_>],
+    attempts: u32,
+) -> Result<Vec<(usize, Fault)>, DbError> {
+    let begin = sql!("ingest/probe_begin.sql");
+    transaction.batch_execute(&format!("{begin}{}", test.function(database))).await?;
+    let prefixes: Vec<[u8; PREFIX_BYTES]> = (0..tuples.len() as i32).map(prefix).collect();
+    let chunks = prefixes.iter().zip(tuples).flat_map(|(prefix, tuple)| {
+        // The prefix replaces the tuple's own field count.
+        [&prefix[..], tuple.bytes().get(2..).unwrap_or_default()]
+    });
+    let copy = sql!(database, "ingest/probe_copy.sql", columns = row::COLUMNS);
+    copy_rows(transaction, copy, chunks).await?;
+    let rows = transaction.query_typed(test.rows(database), &[]).await?;
+    rows.iter().map(|row| Fault::read(row, attempts)).collect()
 }
 
 /// Field count, length and index.

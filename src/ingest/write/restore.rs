@@ -15,7 +15,7 @@ use super::claims::Claims;
 use super::copy::{CopyBatch, Kind, Origin, copy_rows};
 use super::verdict::{Fault, Faults, Verdict};
 use crate::bisect;
-use crate::db::{Database, DbError, begin_in_time, roll_back};
+use crate::db::{Database, DbError, begin_in_time, roll_back, sql};
 use crate::ingest::event::dead_letter;
 use crate::ingest::event::row::{self, Tuple};
 use crate::ingest::journal::{JournalId, JournalRows};
@@ -128,15 +128,14 @@ impl Restorer {
         batch: &CopyBatch<'_>,
         fault: Option<&Fault>,
     ) -> Result<Restored, DbError> {
-        let sql = |text: &str| self.database.sql(text);
-        let lock = sql(include_str!("../../../sql/ingest/lock_journal.sql"));
-        transaction.execute_typed(&lock, &[(&journal, Type::UUID)]).await?;
+        let lock = sql!(self.database, "ingest/lock_journal.sql");
+        transaction.execute_typed(lock, &[(&journal, Type::UUID)]).await?;
 
         let tuples = batch.tuples();
         let ids: Vec<Uuid> = tuples.iter().filter_map(|tuple| row::tuple_id(*tuple)).collect();
-        let select_present = sql(include_str!("../../../sql/ingest/select_present.sql"));
+        let select_present = sql!(self.database, "ingest/select_present.sql");
         let mut present = HashSet::new();
-        for row in transaction.query_typed(&select_present, &[(&ids, Type::UUID_ARRAY)]).await? {
+        for row in transaction.query_typed(select_present, &[(&ids, Type::UUID_ARRAY)]).await? {
             present.insert(row.try_get::<_, Uuid>(0)?);
         }
         let is_present = |tuple: &Tuple<'_>| row::tuple_id(*tuple).is_none_or(|id| present.contains(&id));
@@ -160,15 +159,13 @@ impl Restorer {
             lost.iter().enumerate().partition(|(index, _)| claimed.is_duplicate(*index as u64));
         if let (Some(fault), [(_, tuple)]) = (fault, &new[..]) {
             let letter = fault.dead_letter(**tuple);
-            let copy = sql(include_str!("../../../sql/ingest/copy_dead_letters.sql"));
-            let copy = copy.replace("{columns}", dead_letter::COLUMNS);
-            let stored = copy_rows(transaction, &copy, std::iter::once(&letter[..])).await?;
+            let copy = sql!(self.database, "ingest/copy_dead_letters.sql", columns = dead_letter::COLUMNS);
+            let stored = copy_rows(transaction, copy, std::iter::once(&letter[..])).await?;
             DbError::all_stored("dead_letters", 1, stored)?;
         } else if !new.is_empty() {
-            let copy = sql(include_str!("../../../sql/ingest/copy_requests.sql"));
-            let copy = copy.replace("{columns}", row::COLUMNS);
+            let copy = sql!(self.database, "ingest/copy_requests.sql", columns = row::COLUMNS);
             let tuples = new.iter().map(|(_, tuple)| tuple.bytes());
-            let stored = copy_rows(transaction, &copy, tuples).await?;
+            let stored = copy_rows(transaction, copy, tuples).await?;
             DbError::all_stored("requests", new.len() as u64, stored)?;
         }
         let state = if fault.is_some() { "dead" } else { "committed" };
@@ -177,8 +174,7 @@ impl Restorer {
             if ids.is_empty() {
                 continue;
             }
-            let moved =
-                sql(include_str!("../../../sql/ingest/move_quarantined.sql")).replace("{state}", state);
+            let moved = sql!(self.database, "ingest/move_quarantined.sql").replace("{state}", state);
             let mut settled = 0;
             for row in transaction.query_typed(&moved, &[(&ids, Type::UUID_ARRAY)]).await? {
                 settled += row.try_get::<_, i64>(0)? as u64;
