@@ -4,8 +4,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use tokio::sync::{Mutex, mpsc};
-
 use super::model::ImportJob;
 use super::part::Part;
 use super::store::ImportStore;
@@ -26,7 +24,7 @@ static RETRIES: LogThrottle = LogThrottle::new();
 pub(super) struct LaneContext {
     pub(super) job: ImportJob,
     pub(super) store: ImportStore,
-    pub(super) parts: Mutex<mpsc::Receiver<Part>>,
+    pub(super) parts: async_channel::Receiver<Part>,
     pub(super) stored_parts: StoredParts,
     /// Lines rejected so far.
     pub(super) rejected: AtomicU64,
@@ -56,18 +54,17 @@ pub(super) fn refused(error: &DbError) -> String {
 impl LaneContext {
     /// Stores parts until there are no more.
     pub(super) async fn run(&self) -> Result<(), ImportEnd> {
-        loop {
-            let next = self.parts.lock().await.recv().await;
-            let Some(part) = next else { return Ok(()) };
+        while let Ok(part) = self.parts.recv().await {
             if let Err(ended) = self.write(&part).await {
                 // The other lanes end after their current parts. Those that wait for this part go on without it, and get the
                 // same error.
-                self.parts.lock().await.close();
+                self.parts.close();
                 self.stored_parts.stored(part.number);
                 return Err(ended);
             }
             self.stored_parts.stored(part.number);
         }
+        Ok(())
     }
 
     async fn write(&self, part: &Part) -> Result<(), ImportEnd> {

@@ -7,7 +7,6 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
-use tokio::sync::{Mutex, mpsc};
 use uuid::Uuid;
 
 use super::ImportsError;
@@ -143,11 +142,11 @@ impl Runner {
         };
         let content = self.content(file, stored.is_empty()).await?;
         // Each lane has a part, and finds the next one ready.
-        let (send, parts) = mpsc::channel(self.lanes);
+        let (send, parts) = async_channel::bounded(self.lanes);
         let lanes = LaneContext {
             job: job.clone(),
             store: self.store.clone(),
-            parts: Mutex::new(parts),
+            parts,
             stored_parts: StoredParts::new(stored.iter().map(|part| part.number)),
             rejected: AtomicU64::new(stored.iter().map(|part| part.rejected).sum()),
             max_rejected: self.max_rejected,
@@ -156,7 +155,7 @@ impl Runner {
         };
         let (to_cut, limits) = (job.clone(), self.limits);
         let cutting = tokio::task::spawn_blocking(move || {
-            cut(&content, &to_cut, limits, &stored, |part| send.blocking_send(part).is_ok())
+            cut(&content, &to_cut, limits, &stored, |part| send.send_blocking(part).is_ok())
         });
         // A lane that ends early must not cancel another's statement.
         let ended = futures_util::future::join_all((0..self.lanes).map(|_| lanes.run())).await;
