@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use tokio_postgres::types::Type;
 use tokio_postgres::{Client, IsolationLevel, Transaction};
 
-use super::{Database, DbError, Parameter, presets};
+use super::{Database, DbError, Parameter, presets, sql};
 use crate::config::Partitioning;
 
 /// The files of `sql/migrations`, in order. Append-only.
@@ -141,7 +141,7 @@ async fn migrate_over(
         // Polled, and not waited for in Postgres: a transaction that waits for another node would look as if it hung.
         let rows = in_time(async {
             let schema: [Parameter<'_>; 1] = [(&database.schema(), Type::TEXT)];
-            Ok(transaction.query_typed(include_str!("../../sql/db/lock.sql"), &schema).await?)
+            Ok(transaction.query_typed(sql!("db/lock.sql"), &schema).await?)
         })
         .await?;
         if rows.first().map_or(Ok(false), |row| row.try_get(0))? {
@@ -170,16 +170,13 @@ async fn apply(
     let missing = MIGRATIONS.get(version as usize..).unwrap_or_default();
     in_time(check_names(database, &transaction, missing, version == 0)).await?;
     transaction.batch_execute(&presets(TIMEOUT)).await?;
-    transaction
-        .batch_execute(&database.sql(include_str!("../../sql/db/prepare.sql")))
-        .await
-        .map_err(failed)?;
+    transaction.batch_execute(sql!(database, "db/prepare.sql")).await.map_err(failed)?;
     if version == 0 {
-        let choose = database.sql(include_str!("../../sql/db/choose.sql"));
+        let choose = sql!(database, "db/choose.sql");
         let choice: [Parameter<'_>; 2] = [(&"partitioning", Type::TEXT), (&partitioning.name(), Type::TEXT)];
-        transaction.execute_typed(&choose, &choice).await.map_err(failed)?;
+        transaction.execute_typed(choose, &choice).await.map_err(failed)?;
     }
-    let note = database.sql(include_str!("../../sql/db/note_migration.sql"));
+    let note = sql!(database, "db/note_migration.sql");
     for (file, sql) in MIGRATIONS {
         let migration = named(file, sql)?;
         if migration.version() > version {
@@ -188,7 +185,7 @@ async fn apply(
         let (number, checksum) = (migration.version(), migration.checksum().to_string());
         let parameters: [Parameter<'_>; 3] =
             [(&number, Type::INT4), (&migration.name(), Type::TEXT), (&checksum, Type::TEXT)];
-        transaction.execute_typed(&note, &parameters).await.map_err(failed)?;
+        transaction.execute_typed(note, &parameters).await.map_err(failed)?;
     }
     transaction.commit().await?;
     tracing::info!(from = version, to = latest(), schema = database.schema(), "the schema is migrated");
@@ -211,7 +208,7 @@ async fn in_time<T>(look: impl Future<Output = Result<T, MigrationError>>) -> Re
 }
 
 async fn check_server(transaction: &Transaction<'_>) -> Result<(), MigrationError> {
-    let rows = transaction.query_typed(include_str!("../../sql/db/server.sql"), &[]).await?;
+    let rows = transaction.query_typed(sql!("db/server.sql"), &[]).await?;
     let Some(row) = rows.first() else { return Ok(()) };
     let (encoding, role): (String, String) = (row.try_get("encoding")?, row.try_get("replication_role")?);
     if encoding != "UTF8" {
@@ -228,8 +225,8 @@ async fn check_history(database: &Database, transaction: &Transaction<'_>) -> Re
     if !has_history(database, transaction).await? {
         return Ok(());
     }
-    let checksums = database.sql(include_str!("../../sql/db/checksums.sql"));
-    for row in transaction.query_typed(&checksums, &[]).await? {
+    let checksums = sql!(database, "db/checksums.sql");
+    for row in transaction.query_typed(checksums, &[]).await? {
         let (version, checksum): (i32, Option<String>) = (row.try_get(0)?, row.try_get(1)?);
         let of = |(file, sql): &(&str, &str)| {
             // Up to V7 the checksum was that of the text with the schema's name in it.
@@ -257,7 +254,7 @@ async fn check_names(
     for (kind, name) in missing.iter().flat_map(|(_, sql)| made_by(sql)) {
         if kind == "function" { functions.push(name) } else { relations.push(name) }
     }
-    let taken = include_str!("../../sql/db/names_taken.sql");
+    let taken = sql!("db/names_taken.sql");
     let parameters: [Parameter<'_>; 4] = [
         (&database.schema(), Type::TEXT),
         (&relations, Type::TEXT_ARRAY),
@@ -313,8 +310,8 @@ fn latest() -> i32 {
 }
 
 async fn has_history(database: &Database, transaction: &Transaction<'_>) -> Result<bool, MigrationError> {
-    let exists = database.sql(include_str!("../../sql/db/history_exists.sql"));
-    let exists = transaction.query_typed(&exists, &[]).await?;
+    let exists = sql!(database, "db/history_exists.sql");
+    let exists = transaction.query_typed(exists, &[]).await?;
     Ok(exists.first().map_or(Ok(false), |row| row.try_get(0))?)
 }
 
@@ -323,8 +320,8 @@ async fn applied(database: &Database, transaction: &Transaction<'_>) -> Result<i
     if !has_history(database, transaction).await? {
         return Ok(0);
     }
-    let newest = database.sql(include_str!("../../sql/db/history.sql"));
-    let newest = transaction.query_typed(&newest, &[]).await?;
+    let newest = sql!(database, "db/history.sql");
+    let newest = transaction.query_typed(newest, &[]).await?;
     Ok(newest.first().map_or(Ok(None), |row| row.try_get::<_, Option<i32>>(0))?.unwrap_or(0))
 }
 
