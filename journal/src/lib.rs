@@ -61,7 +61,7 @@ pub type Key = [u8; 16];
 /// Events that are appended together: one, or a chunk of a batch.
 #[derive(Debug, Clone, Copy)]
 pub struct Records<'a> {
-    /// Consecutive encoded [tuples](tuple).
+    /// Consecutive encoded [tuples](mod@tuple).
     pub rows: &'a [u8],
     /// Number of tuples.
     pub events: u32,

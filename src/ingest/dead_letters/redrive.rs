@@ -1,8 +1,8 @@
 //! Redrive: stores dead letters again, exactly once each.
 //!
 //! One transaction deletes the dead letter, inserts its row and corrects its receipt. Several redrives may run at once: each
-//! skips the dead letters that another has locked. A [probe](crate::ingest::write::probe) isolates rows that Postgres
-//! rejects again; they stay dead letters in the transaction that stores the others.
+//! skips the dead letters that another has locked. A [`probe`] isolates rows that Postgres rejects again; they stay dead
+//! letters in the transaction that stores the others.
 
 use std::collections::HashMap;
 
