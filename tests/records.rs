@@ -275,6 +275,8 @@ async fn changes_are_deleted_after_their_retention() {
     let old = "insert into changes (number, topic, record, action, created, updated, data, at)
         select n, 'old', 'x', 'create', now(), now(), '{}', now() - interval '2 days' from generate_series(1, 12000) n";
     client.batch_execute(old).await.unwrap();
+    let kept = "insert into feed_positions values (now() - interval '2 days', pg_current_snapshot()::text)";
+    client.batch_execute(kept).await.unwrap();
     let service = Service::start(database.url(), &[("CHANGES_RETENTION_S", "86400")]).await;
     create(&service, &json!({})).await;
     let topics = "select count(*) filter (where topic = 'old'), count(*) from changes";

@@ -35,7 +35,7 @@ pub const MAX_MESSAGES_PER_APPEND: usize = 100;
 /// Milliseconds between two polls for messages and titles that search does not find yet.
 pub const SEARCH_INTERVAL_MS: u64 = 1_000;
 /// Milliseconds between two polls for changes of other nodes, while there are subscribers.
-pub const FEED_POLL_MS: u64 = 50;
+pub const FEED_POLL_MS: u64 = 20;
 
 /// Files of one upload; more are answered 413.
 pub const MAX_FILES_PER_UPLOAD: usize = 20;

@@ -24,8 +24,7 @@ use crate::db::{Database, DbError};
 use crate::ingest::id::{IdMint, unix_now_us};
 use crate::observe::Metrics;
 use crate::paging::{Page, SortKey};
-use crate::realtime::Hub;
-use crate::realtime::store::ChangeStore;
+use crate::realtime::{ChangeStore, Hub, Subscription};
 use crate::supervisor::{Backoff, Next, Supervisor};
 
 /// The settings of conversations.
@@ -147,7 +146,7 @@ impl Conversations {
         let write = WriteRequest::Create(Arc::new(creation));
         match self.inner.writes.write(write).await.map_err(unknown_owner)? {
             WriteResponse::Created(created) => {
-                self.inner.hub.wake();
+                self.inner.hub.wake_with_search();
                 Ok(created)
             }
             _ => Err(NO_USER),
@@ -209,7 +208,7 @@ impl Conversations {
             return self.get(owner, id).await;
         }
         let changed = self.inner.store.change(id, owner, title, metadata).await?.ok_or(NO_CONVERSATION)?;
-        self.inner.hub.wake();
+        self.inner.hub.wake_with_search();
         Ok(changed)
     }
 
@@ -223,7 +222,7 @@ impl Conversations {
         if remove(&self.inner.store, owner, &[id], |_messages| ()).await? == 0 {
             return Err(NO_CONVERSATION);
         }
-        self.inner.hub.wake();
+        self.inner.hub.wake_with_search();
         Ok(())
     }
 
@@ -247,7 +246,7 @@ impl Conversations {
         let Addition { key, messages, ids, .. } = Arc::unwrap_or_clone(addition);
         match outcome {
             AddOutcome::Added(first) => {
-                self.inner.hub.wake();
+                self.inner.hub.wake_with_search();
                 Ok(Added { messages: stored(conversation, messages, &ids, first), is_repeated: false })
             }
             AddOutcome::Known { hash, .. } if key.is_none_or(|key| key.hash != hash) => {
@@ -310,7 +309,7 @@ impl Conversations {
         let WriteResponse::Appended(outcome) = response else { return Err(NO_MESSAGE) };
         match outcome.check(&append.chunk, self.max_message_bytes()) {
             Ok(()) => {
-                self.inner.hub.wake();
+                self.inner.hub.wake_with_search();
                 Ok(())
             }
             // A message that still exists was not deleted, so a trigger dropped the update of its draft.
@@ -337,14 +336,16 @@ impl Conversations {
         let inner = &self.inner;
         // Its owner does not change.
         self.get(owner, conversation).await?;
-        let subscriber = inner.hub.subscribe(&topic(conversation), owner).await?;
-        let (store, changes) = (inner.pages.clone(), inner.changes.clone());
-        Ok(Live::new(LiveParts { store, changes, subscriber, conversation, owner, start, cursor }))
+        let from = cursor.as_ref().map(|cursor| cursor.position().clone());
+        let (topics, changes) = (vec![topic(conversation)], inner.changes.clone());
+        let subscription = Subscription::start(&inner.hub, changes, topics, owner, from).await?;
+        let store = inner.pages.clone();
+        Ok(Live::new(LiveParts { store, subscription, conversation, owner, start, cursor }))
     }
 
     /// Wakes subscribers and search after others, such as an import, have committed messages.
     pub fn wake(&self) {
-        self.inner.hub.wake();
+        self.inner.hub.wake_with_search();
     }
 
     /// Limits of subscribers.

@@ -29,6 +29,7 @@ const MIGRATIONS: &[(&str, &str)] = &[
     ("V10__partitions_noted", include_str!("../../sql/migrations/V10__partitions_noted.sql")),
     ("V11__search_parts", include_str!("../../sql/migrations/V11__search_parts.sql")),
     ("V12__shared_databases", include_str!("../../sql/migrations/V12__shared_databases.sql")),
+    ("V13__feed_positions", include_str!("../../sql/migrations/V13__feed_positions.sql")),
 ];
 
 /// The limit of each query about the database; they take milliseconds.

@@ -226,14 +226,16 @@ impl Buffer {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::OnceLock;
-
-    use super::super::{Action, Position};
+    use super::super::change::Forms;
+    use super::super::{Action, Origin, Place, Poll};
     use super::*;
 
     fn change(number: i64, bytes: usize) -> Arc<Change> {
         Arc::new(Change {
-            position: Position { xid: 1, number },
+            xid: 1,
+            place: Place { last: number, number },
+            poll: Arc::new(Poll { origin: Origin::default(), base: Arc::default(), end: Arc::default() }),
+            is_last: false,
             topic: "a:1".into(),
             record: "r".into(),
             action: Action::Create,
@@ -241,7 +243,7 @@ mod tests {
             updated_us: 0,
             at_us: 0,
             data: "x".repeat(bytes),
-            parsed: OnceLock::new(),
+            forms: Forms::default(),
             held: None,
         })
     }

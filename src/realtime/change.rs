@@ -2,17 +2,19 @@
 //!
 //! # Order
 //!
-//! Rows are ordered by the transaction's id and, within it, by the change's number. A reader takes rows below
-//! `pg_snapshot_xmin(pg_current_snapshot())` only: no older transaction can still commit, so no row is ever added before one that was read.
-//! Writers need no common lock for it. A transaction that changes a record takes the record's advisory lock before it has an id of its own,
-//! so changes of one record are in the order in which they happened. (A row's lock would not do: Postgres may assign an id to a transaction
-//! that waits for one.)
+//! A poll delivers whole transactions, in the order of their last `number`, and the changes of each by `number`: a sequence, drawn while the
+//! record is locked. So the changes of one record come as they happened, a transaction comes whole, and what was committed before another
+//! transaction began comes first. Transactions that ran at the same time may come in another order on another node.
+//!
+//! The transaction's id would be no such order: a transaction may have one before it waits for a record's lock.
 
 use std::any::Any;
 use std::sync::{Arc, OnceLock};
 
-use super::Position;
+use parking_lot::Mutex;
+
 use super::memory::MemoryPermit;
+use super::{Place, Poll, Position};
 use crate::db::sql;
 
 /// The kind of a change.
@@ -28,6 +30,8 @@ pub enum Action {
     Append,
     /// Many records were added: those with ids from `first` to `last` of the change's data.
     Import,
+    /// JSON was published to a topic.
+    Publish,
 }
 
 impl Action {
@@ -39,11 +43,12 @@ impl Action {
             Self::Delete => "delete",
             Self::Append => "append",
             Self::Import => "import",
+            Self::Publish => "publish",
         }
     }
 
     pub(super) fn parse(word: &str) -> Option<Self> {
-        let all = [Self::Create, Self::Update, Self::Delete, Self::Append, Self::Import];
+        let all = [Self::Create, Self::Update, Self::Delete, Self::Append, Self::Import, Self::Publish];
         all.into_iter().find(|action| action.name() == word)
     }
 }
@@ -51,8 +56,14 @@ impl Action {
 /// A row of the feed.
 #[derive(Debug)]
 pub struct Change {
-    /// Its position.
-    pub position: Position,
+    /// Its transaction's id.
+    pub xid: u64,
+    /// Its place in the poll.
+    pub place: Place,
+    /// The poll that read it.
+    pub poll: Arc<Poll>,
+    /// Whether it is the last one of the poll.
+    pub is_last: bool,
     /// A collection's name, or one object (`conversation:…`).
     pub topic: Box<str>,
     /// The id of the changed record.
@@ -67,8 +78,8 @@ pub struct Change {
     pub at_us: i64,
     /// JSON, depending on the action.
     pub data: String,
-    /// Its domain's form.
-    pub(super) parsed: OnceLock<Arc<dyn Any + Send + Sync>>,
+    /// Its forms, each made once for all subscribers.
+    pub(super) forms: Forms,
     /// The memory that it takes while it waits for subscribers.
     pub(super) held: Option<MemoryPermit>,
 }
@@ -84,7 +95,20 @@ impl Change {
         self.bytes() + self.data.len()
     }
 
-    /// The change in the form of its domain: parsed for the first subscriber, shared with all others.
+    /// The position behind it.
+    pub fn position(&self) -> Position {
+        match self.is_last {
+            true => Position::of(self.poll.origin, Arc::clone(&self.poll.end)),
+            false => Position::within(&self.poll, self.place),
+        }
+    }
+
+    /// The text of its position, made once for all subscribers.
+    pub fn id(&self) -> &str {
+        self.forms.id.get_or_init(|| self.position().to_string().into())
+    }
+
+    /// The change in a form of a domain: parsed for the first subscriber, shared with all others.
     ///
     /// # Errors
     ///
@@ -93,16 +117,27 @@ impl Change {
     where
         T: Any + Send + Sync,
     {
-        if let Some(parsed) = self.parsed.get()
-            && let Ok(parsed) = Arc::clone(parsed).downcast()
-        {
-            return Ok(parsed);
+        if let Some(known) = self.form() {
+            return Ok(known);
         }
-        let parsed = Arc::new(parse()?);
-        // Of several forms, which no topic has, the first is kept.
-        let _first = self.parsed.set(Arc::clone(&parsed) as Arc<dyn Any + Send + Sync>);
-        Ok(parsed)
+        // Without the lock: one form may be made of another.
+        let form = Arc::new(parse()?);
+        self.forms.parsed.lock().push(Arc::clone(&form) as Arc<dyn Any + Send + Sync>);
+        Ok(form)
     }
+
+    fn form<T: Any + Send + Sync>(&self) -> Option<Arc<T>> {
+        let parsed = self.forms.parsed.lock();
+        parsed.iter().find_map(|form| Arc::clone(form).downcast().ok())
+    }
+}
+
+/// What is made of a change once, for all subscribers.
+#[derive(Debug, Default)]
+pub(super) struct Forms {
+    id: OnceLock<Box<str>>,
+    /// One for each face.
+    parsed: Mutex<Vec<Arc<dyn Any + Send + Sync>>>,
 }
 
 /// A statement that makes a change and adds its row to the feed.

@@ -1,15 +1,16 @@
-//! The feed reader: reads the table `changes` while there are subscribers, and publishes to the hub.
+//! The feed reader: polls the table `changes` while there are subscribers, and publishes to the hub.
 //!
-//! It starts at the horizon of its first poll: no change is added before it, and all changes behind it are published in order. Commits of this
-//! node wake the reader; those of other nodes are found by polls, after `FEED_POLL_MS`. A change becomes readable once all older transactions
-//! have ended, so the reader polls more often for a while after each.
+//! Each poll delivers what its snapshot sees and that of the poll before did not, so no open transaction delays the others. Commits of this
+//! node wake the reader; those of other nodes are found after `FEED_POLL_MS`. New subscribers join at the end of the first poll that began
+//! behind their request: so that point of the feed includes everything that was committed before the request.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use super::Position;
 use super::buffer::Dropped;
-use super::hub::{FeedState, Hub};
-use super::store::ChangeStore;
+use super::hub::Hub;
+use super::store::{ChangeStore, Range};
+use super::{Origin, Place, Poll, Position, Snapshot};
 use crate::config::limits;
 use crate::db::{Database, DbError};
 use crate::supervisor::{Backoff, Next, Step, StepError, Supervisor};
@@ -35,19 +36,11 @@ pub struct FeedReader {
 
 #[derive(Debug)]
 struct Progress {
-    after: Position,
+    origin: Origin,
+    /// What it saw was published.
+    seen: Arc<Snapshot>,
     /// The wait for a change of another node, doubled while none comes.
     pause: Duration,
-}
-
-/// The outcome of a poll.
-enum Poll {
-    /// All changes were read.
-    Done,
-    /// A full page was read.
-    More,
-    /// Changes are missing.
-    Gone,
 }
 
 impl FeedReader {
@@ -60,11 +53,43 @@ impl FeedReader {
 
     /// The progress from which on all changes are published.
     async fn begin(&self) -> Result<Progress, DbError> {
-        let horizon = self.changes.horizon().await;
-        let after = horizon.inspect_err(|_| self.hub.set_feed(FeedState::Failing))?;
-        self.hub.set_published(after);
-        self.hub.set_feed(FeedState::Running);
-        Ok(Progress { after, pause: GAP })
+        let (origin, seen) = self.changes.now().await?;
+        Ok(Progress { origin, seen, pause: GAP })
+    }
+
+    /// Publishes all changes up to now. False: some are missing.
+    async fn poll(&mut self) -> Result<bool, DbError> {
+        let begun = match self.progress.take() {
+            Some(progress) => progress,
+            None => self.begin().await?,
+        };
+        let progress = self.progress.insert(begun);
+        let (mut after, mut end) = (Place::START, None);
+        let end = loop {
+            let range = Range { base: &progress.seen, end: end.as_ref(), after };
+            let page = self.changes.page(range).await?;
+            if page.is_gone || page.poll.origin != progress.origin {
+                return Ok(false);
+            }
+            if let Some(first) = page.changes.first() {
+                // Clocks of two machines differ.
+                let lag_us = Micros::now().0.saturating_sub(first.at_us).max(0);
+                self.hub.metrics().feed_lag_seconds.observe(lag_us as f64 / 1e6);
+            }
+            after = page.next(after);
+            let (is_full, poll) = (page.is_full, Arc::clone(&page.poll));
+            for change in page.changes {
+                self.hub.publish(change);
+            }
+            if !is_full {
+                break poll;
+            }
+            end = Some(Arc::clone(&poll.end));
+        };
+        let Poll { origin, end, .. } = &*end;
+        progress.seen = Arc::clone(end);
+        self.hub.set_published(Position::of(*origin, Arc::clone(end)));
+        Ok(true)
     }
 }
 
@@ -75,52 +100,38 @@ impl Step for FeedReader {
             let _idle = tokio::time::timeout(IDLE, self.hub.woken()).await;
             return Ok(Next::Interval);
         }
-        let begun = match self.progress.take() {
-            Some(progress) => progress,
-            None => self.begin().await?,
-        };
-        let progress = self.progress.insert(begun);
-        match poll(&self.hub, &self.changes, &mut progress.after).await? {
-            Poll::More => return Ok(Next::Interval),
-            Poll::Done => {}
-            Poll::Gone => {
+        let joining = self.hub.joining();
+        match self.poll().await {
+            Ok(true) => self.hub.admit(joining),
+            Ok(false) => {
                 tracing::warn!(
                     "changes were deleted before they were read (CHANGES_RETENTION_S); subscribers begin anew"
                 );
+                self.hub.return_joining(joining);
                 self.recover();
                 return Ok(Next::Interval);
             }
+            // Their requests are answered with an error.
+            Err(error) => return Err(error.into()),
         }
         tokio::time::sleep(GAP).await;
         let slowest = Duration::from_millis(limits::FEED_POLL_MS);
-        progress.pause = tokio::select! {
+        let pause = self.progress.as_ref().map_or(GAP, |progress| progress.pause);
+        let pause = tokio::select! {
             () = self.hub.woken() => GAP,
-            () = tokio::time::sleep(progress.pause) => (progress.pause * 2).min(slowest),
+            () = tokio::time::sleep(pause) => (pause * 2).min(slowest),
         };
+        if let Some(progress) = &mut self.progress {
+            progress.pause = pause;
+        }
         Ok(Next::Interval)
     }
+}
 
-    /// Subscribers begin anew: part of a page may have been published.
+impl FeedReader {
+    /// Subscribers begin anew: part of a poll may have been published.
     fn recover(&mut self) {
         self.progress = None;
         self.hub.drop_all(Dropped::Behind);
     }
-}
-
-async fn poll(hub: &Hub, changes: &ChangeStore, after: &mut Position) -> Result<Poll, DbError> {
-    let page = changes.page(*after).await?;
-    if page.is_gone {
-        return Ok(Poll::Gone);
-    }
-    if let Some(oldest) = page.changes.first() {
-        // Clocks of two machines differ.
-        let lag_us = Micros::now().0.saturating_sub(oldest.at_us).max(0);
-        hub.metrics().feed_lag_seconds.observe(lag_us as f64 / 1e6);
-    }
-    for change in page.changes {
-        hub.publish(change);
-    }
-    *after = page.next;
-    hub.set_published(page.next);
-    Ok(if page.is_full { Poll::More } else { Poll::Done })
 }

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use parking_lot::{Mutex, MutexGuard};
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::time::Instant;
 use uuid::Uuid;
 
@@ -59,8 +59,6 @@ struct Inner {
     woken: Notify,
     /// Something was committed here.
     written: Notify,
-    /// The feed has begun, or cannot.
-    begun: Notify,
     /// For pages that were read from the database for subscribers: half of `SUBSCRIBERS_BYTES`.
     read_permits: Arc<Semaphore>,
     /// For waiting changes, and for chunks that sockets have not taken: the other half.
@@ -74,9 +72,18 @@ struct State {
     /// The number of subscribers of each user.
     users: HashMap<Uuid, usize>,
     next: u64,
-    feed: FeedState,
+    /// Topics that subscribers get from the end of the next poll on.
+    joining: Vec<Joining>,
     /// All changes up to here were published.
     published: Option<Position>,
+}
+
+/// Topics of a subscriber that wait for a poll.
+#[derive(Debug)]
+pub(super) struct Joining {
+    number: u64,
+    topics: Vec<Box<str>>,
+    joined: oneshot::Sender<Position>,
 }
 
 /// A subscriber as the hub knows it.
@@ -91,18 +98,6 @@ struct Topic {
     subscribers: HashMap<u64, Arc<Buffer>>,
     /// The same for publishers; `None` after a change.
     shared: Option<Arc<[Arc<Buffer>]>>,
-}
-
-/// The state of the feed.
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-pub(super) enum FeedState {
-    /// It does not run, without subscribers.
-    #[default]
-    Idle,
-    /// It publishes all changes that are committed from now on.
-    Running,
-    /// It cannot be read.
-    Failing,
 }
 
 /// The unit of read permits, in bytes.
@@ -161,19 +156,14 @@ fn permit_units(config: &SubscriberLimits) -> usize {
 }
 
 impl State {
-    fn add_topic(&mut self, number: u64, topic: &str) -> Result<(), SubscribeError> {
-        let Some(subscription) = self.subscribers.get_mut(&number) else { return Ok(()) };
-        if subscription.topics.contains(topic) {
-            return Ok(());
+    /// Adds a topic to a subscriber, if that is still there.
+    fn add_topic(&mut self, number: u64, topic: &str) {
+        let Some(subscription) = self.subscribers.get_mut(&number) else { return };
+        if subscription.topics.insert(topic.into()) {
+            let subscribers = self.topics.entry(topic.into()).or_default();
+            subscribers.subscribers.insert(number, Arc::clone(&subscription.buffer));
+            subscribers.shared = None;
         }
-        if subscription.topics.len() >= MAX_TOPICS {
-            return Err(SubscribeError::TooManyTopics);
-        }
-        subscription.topics.insert(topic.into());
-        let subscribers = self.topics.entry(topic.into()).or_default();
-        subscribers.subscribers.insert(number, Arc::clone(&subscription.buffer));
-        subscribers.shared = None;
-        Ok(())
     }
 
     fn remove_topic(&mut self, number: u64, topic: &str) {
@@ -203,7 +193,6 @@ impl Hub {
             metrics: Arc::clone(metrics),
             woken: Notify::new(),
             written: Notify::new(),
-            begun: Notify::new(),
             read_permits: Arc::new(Semaphore::new(permit_units(config))),
             budget: MemoryBudget::new(
                 config.subscribers_bytes - permit_units(config) * PERMIT_UNIT,
@@ -220,6 +209,11 @@ impl Hub {
     /// Wakes the feed after a commit, before its next poll.
     pub fn wake(&self) {
         self.0.woken.notify_one();
+    }
+
+    /// The same after messages or titles were committed, which search indexes.
+    pub fn wake_with_search(&self) {
+        self.wake();
         self.0.written.notify_one();
     }
 
@@ -228,29 +222,24 @@ impl Hub {
         self.0.written.notified().await;
     }
 
-    /// Subscribes to a topic: to all changes of transactions that the feed has not published yet, and that a statement before this call's end
-    /// could not see. Earlier changes are in the table. Subscribers without a user share the limit of all.
+    /// Subscribes to topics, from a point of the feed on that includes everything committed before this call; returns it too. Earlier
+    /// changes are in the table. Subscribers without a user share the limit of all.
     ///
     /// # Errors
     ///
     /// [`SubscribeError`].
-    pub async fn subscribe(&self, topic: &str, user: Option<Uuid>) -> Result<Subscriber, SubscribeError> {
-        let subscriber = self.join(topic, user)?;
-        loop {
-            let begun = self.0.begun.notified();
-            tokio::pin!(begun);
-            // Before the check, so that nothing between the two is missed.
-            begun.as_mut().enable();
-            let feed = self.state().feed;
-            match feed {
-                FeedState::Running => return Ok(subscriber),
-                FeedState::Failing => return Err(SubscribeError::Away),
-                FeedState::Idle => begun.await,
-            }
-        }
+    pub async fn subscribe(
+        &self,
+        topics: &[String],
+        user: Option<Uuid>,
+    ) -> Result<(Subscriber, Position), SubscribeError> {
+        let subscriber = self.register(user)?;
+        let start = subscriber.add_topics(topics).await?;
+        Ok((subscriber, start))
     }
 
-    fn join(&self, topic: &str, user: Option<Uuid>) -> Result<Subscriber, SubscribeError> {
+    /// A subscriber without topics.
+    fn register(&self, user: Option<Uuid>) -> Result<Subscriber, SubscribeError> {
         let buffer = Arc::new(Buffer::new(&self.0.budget));
         let mut state = self.state();
         if state.subscribers.len() >= self.0.config.max_subscribers {
@@ -268,11 +257,32 @@ impl Hub {
         let number = state.next;
         let subscription = Subscription { buffer: Arc::clone(&buffer), topics: HashSet::new() };
         state.subscribers.insert(number, subscription);
-        state.add_topic(number, topic)?;
         drop(state);
         self.0.metrics.gauges.followers.inc();
-        self.0.woken.notify_one();
         Ok(Subscriber { hub: self.clone(), user, number, buffer })
+    }
+
+    /// The topics that join at the end of the poll that begins now.
+    pub(super) fn joining(&self) -> Vec<Joining> {
+        std::mem::take(&mut self.state().joining)
+    }
+
+    /// Those whose poll delivered nothing wait for the next one.
+    pub(super) fn return_joining(&self, joining: Vec<Joining>) {
+        self.state().joining.extend(joining);
+    }
+
+    /// They get all changes behind the published position.
+    pub(super) fn admit(&self, joining: Vec<Joining>) {
+        let mut state = self.state();
+        let Some(published) = state.published.clone() else { return };
+        for Joining { number, topics, joined } in joining {
+            for topic in topics {
+                state.add_topic(number, &topic);
+            }
+            // A client that has left dropped its subscriber too.
+            let _left = joined.send(published.clone());
+        }
     }
 
     fn leave(&self, user: Option<Uuid>, number: u64) {
@@ -354,26 +364,20 @@ impl Hub {
         self.state().published = Some(position);
     }
 
-    /// Whether there are subscribers; if not, the feed is idle from now on.
+    /// Whether there are subscribers.
     pub(super) fn has_subscribers(&self) -> bool {
         let mut state = self.state();
         if state.subscribers.is_empty() {
-            state.feed = FeedState::Idle;
+            state.joining.clear();
         }
         !state.subscribers.is_empty()
     }
 
-    pub(super) fn set_feed(&self, feed: FeedState) {
-        self.state().feed = feed;
-        self.0.begun.notify_waiters();
-    }
-
-    /// Drops all subscribers. The feed is idle from then on: new subscribers wait until it begins anew, as changes between their read of the
-    /// table and the begin of the feed would be in neither.
+    /// Drops all subscribers that have topics.
     pub(super) fn drop_all(&self, why: Dropped) {
-        let mut state = self.state();
-        state.feed = FeedState::Idle;
-        for subscription in state.subscribers.values() {
+        let state = self.state();
+        for subscription in state.subscribers.values().filter(|subscription| !subscription.topics.is_empty())
+        {
             if subscription.buffer.drop_with(why) {
                 self.count_dropped(why);
             }
@@ -419,13 +423,27 @@ impl Ranking {
 }
 
 impl Subscriber {
-    /// Adds a topic, as [`Hub::subscribe`] does.
+    /// Adds topics, as [`Hub::subscribe`] does.
     ///
     /// # Errors
     ///
-    /// [`SubscribeError::TooManyTopics`].
-    pub fn add_topic(&self, topic: &str) -> Result<(), SubscribeError> {
-        self.hub.state().add_topic(self.number, topic)
+    /// [`SubscribeError::TooManyTopics`] and [`SubscribeError::Away`].
+    pub async fn add_topics(&self, topics: &[String]) -> Result<Position, SubscribeError> {
+        self.request(topics)?.await.map_err(|_| SubscribeError::Away)
+    }
+
+    fn request(&self, topics: &[String]) -> Result<oneshot::Receiver<Position>, SubscribeError> {
+        let (joined, answer) = oneshot::channel();
+        let mut state = self.hub.state();
+        let own = state.subscribers.get(&self.number).map_or(0, |subscription| subscription.topics.len());
+        if own + topics.len() > MAX_TOPICS {
+            return Err(SubscribeError::TooManyTopics);
+        }
+        let topics = topics.iter().map(|topic| topic.as_str().into()).collect();
+        state.joining.push(Joining { number: self.number, topics, joined });
+        drop(state);
+        self.hub.0.woken.notify_one();
+        Ok(answer)
     }
 
     /// Removes a topic. Its changes that wait already are still delivered.
@@ -459,7 +477,7 @@ impl Subscriber {
     /// The position up to which the feed was published, if no change up to it is left to take.
     pub fn caught_up(&self) -> Option<Position> {
         // Read before the buffer: a position is set after the changes up to it were pushed.
-        let published = self.hub.state().published;
+        let published = self.hub.state().published.clone();
         published.filter(|_| self.buffer.is_empty())
     }
 
@@ -526,6 +544,8 @@ impl Drop for Subscriber {
 
 #[cfg(test)]
 mod tests {
+    use super::super::change::Forms;
+    use super::super::{Origin, Place, Poll, Snapshot};
     use super::*;
 
     fn config() -> SubscriberLimits {
@@ -544,40 +564,75 @@ mod tests {
         Hub::new(&config(), &Metrics::new().unwrap())
     }
 
+    fn position(xmax: u64) -> Position {
+        let snapshot = Snapshot::parse(&format!("{xmax}:{xmax}:")).unwrap();
+        Position::of(Origin::default(), Arc::new(snapshot))
+    }
+
+    /// A subscription, and the poll that it waits for.
+    async fn subscribe(hub: &Hub, topic: &str, user: Option<Uuid>) -> Result<Subscriber, SubscribeError> {
+        let topics = [topic.to_owned()];
+        let poll = async {
+            hub.set_published(position(5));
+            hub.admit(hub.joining());
+        };
+        let (subscribed, ()) = tokio::join!(biased; hub.subscribe(&topics, user), poll);
+        subscribed.map(|(subscriber, _)| subscriber)
+    }
+
+    async fn add_topic(hub: &Hub, subscriber: &Subscriber, topic: &str) -> Result<(), SubscribeError> {
+        let topics = [topic.to_owned()];
+        let (added, ()) =
+            tokio::join!(biased; subscriber.add_topics(&topics), async { hub.admit(hub.joining()) });
+        added.map(|_| ())
+    }
+
     #[tokio::test(start_paused = true)]
-    async fn a_new_subscriber_waits_until_the_feed_begins_anew_after_all_were_dropped() {
+    async fn a_new_subscriber_waits_for_a_poll_and_a_failed_one_is_reported() {
         let hub = hub();
-        hub.set_feed(FeedState::Running);
-        drop(hub.subscribe("a:1", None).await.unwrap());
-        hub.drop_all(Dropped::Behind);
-        let subscribing = hub.subscribe("a:1", None);
+        let topics = ["a:1".to_owned()];
+        let subscribing = hub.subscribe(&topics, None);
         tokio::pin!(subscribing);
         assert!(tokio::time::timeout(Duration::from_secs(9), &mut subscribing).await.is_err());
-        hub.set_feed(FeedState::Running);
-        let subscriber = subscribing.await.unwrap();
+        let joining = hub.joining();
+        hub.publish(change("a:1", 0));
+        hub.drop_all(Dropped::Behind);
+        hub.return_joining(joining);
+        hub.set_published(position(7));
+        hub.admit(hub.joining());
+        let (subscriber, start) = subscribing.await.unwrap();
+        assert_eq!(start, position(7));
         assert_eq!(subscriber.take().map(|change| change.is_none()), Ok(true), "and is not dropped");
+        let failed = tokio::join!(biased; hub.subscribe(&topics, None), async { drop(hub.joining()) });
+        assert_eq!(failed.0.map(|_| ()), Err(SubscribeError::Away));
+        drop(subscriber);
+        let left = hub.register(None).unwrap();
+        let topics = ["a:1".to_owned()];
+        assert!(tokio::time::timeout(Duration::from_secs(1), left.add_topics(&topics)).await.is_err());
+        drop(left);
+        assert!(!hub.has_subscribers() && hub.state().joining.is_empty(), "none is kept");
     }
 
     #[tokio::test]
     async fn a_subscriber_is_caught_up_once_it_has_taken_its_changes() {
         let hub = hub();
-        hub.set_feed(FeedState::Running);
-        let subscriber = hub.subscribe("a:1", None).await.unwrap();
-        assert_eq!(subscriber.caught_up(), None, "nothing was published yet");
-        hub.set_published(Position::before(5));
-        assert_eq!(subscriber.caught_up(), Some(Position::before(5)));
+        let subscriber = subscribe(&hub, "a:1", None).await.unwrap();
+        assert_eq!(subscriber.caught_up(), Some(position(5)));
         hub.publish(change("a:1", 0));
-        hub.set_published(Position::before(9));
+        hub.set_published(position(9));
         assert_eq!(subscriber.caught_up(), None);
         subscriber.take().unwrap().unwrap();
-        assert_eq!(subscriber.caught_up(), Some(Position::before(9)));
+        assert_eq!(subscriber.caught_up(), Some(position(9)));
         hub.drop_all(Dropped::Behind);
         assert_eq!(subscriber.caught_up(), None);
     }
 
     fn change(topic: &str, bytes: usize) -> Change {
         Change {
-            position: Position { xid: 5, number: 1 },
+            xid: 5,
+            place: Place { last: 1, number: 1 },
+            poll: Arc::new(Poll { origin: Origin::default(), base: Arc::default(), end: Arc::default() }),
+            is_last: false,
             topic: topic.into(),
             record: "r".into(),
             action: super::super::Action::Create,
@@ -585,7 +640,7 @@ mod tests {
             updated_us: 0,
             at_us: 0,
             data: "x".repeat(bytes),
-            parsed: std::sync::OnceLock::new(),
+            forms: Forms::default(),
             held: None,
         }
     }
@@ -594,13 +649,12 @@ mod tests {
     async fn idle_subscribers_are_dropped_before_they_hold_all_memory_and_others_are_not() {
         let config = SubscriberLimits { max_subscribers: 100, subscribers_bytes: 2_000_000, ..config() };
         let hub = Hub::new(&config, &Metrics::new().unwrap());
-        hub.set_feed(FeedState::Running);
         let limit = 2_000_000 - permit_units(&config) * PERMIT_UNIT;
-        let reader = hub.subscribe("a:reader", None).await.unwrap();
+        let reader = subscribe(&hub, "a:reader", None).await.unwrap();
         let mut idle = Vec::new();
         for n in 0..50 {
             let topic = format!("a:{n}");
-            let subscriber = hub.subscribe(&topic, None).await.unwrap();
+            let subscriber = subscribe(&hub, &topic, None).await.unwrap();
             let chunk = subscriber.hold(Bytes::from(vec![0; 20_000])).await;
             hub.publish(change(&topic, 9_000));
             assert!(hub.0.budget.held() <= limit);
@@ -622,9 +676,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_chunk_waits_for_its_subscribers_own_before_others_are_dropped() {
         let hub = hub();
-        hub.set_feed(FeedState::Running);
-        let slow = hub.subscribe("a:1", None).await.unwrap();
-        let other = hub.subscribe("a:2", None).await.unwrap();
+        let slow = subscribe(&hub, "a:1", None).await.unwrap();
+        let other = subscribe(&hub, "a:2", None).await.unwrap();
         let kept = other.hold(Bytes::from(vec![0; 1_000])).await;
         let first = slow.hold(Bytes::from(vec![0; 150_000])).await;
         let second = slow.hold(Bytes::from(vec![0; 150_000]));
@@ -640,10 +693,9 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn each_user_has_a_limit_and_read_permits_are_bounded() {
         let (hub, user) = (hub(), Uuid::from_u128(1));
-        hub.set_feed(FeedState::Running);
-        let first = hub.subscribe("a:1", Some(user)).await.unwrap();
-        assert!(matches!(hub.subscribe("a:2", Some(user)).await, Err(SubscribeError::TooManyOfUser(1))));
-        let second = hub.subscribe("a:1", Some(Uuid::from_u128(2))).await.unwrap();
+        let first = subscribe(&hub, "a:1", Some(user)).await.unwrap();
+        assert!(matches!(subscribe(&hub, "a:2", Some(user)).await, Err(SubscribeError::TooManyOfUser(1))));
+        let second = subscribe(&hub, "a:1", Some(Uuid::from_u128(2))).await.unwrap();
         let permit = first.request_permit().granted().await;
         let patience = Duration::from_secs(9);
         let mut request = second.request_permit();
@@ -664,15 +716,14 @@ mod tests {
         later.granted().await;
         drop(later);
         drop(first);
-        hub.subscribe("a:2", Some(user)).await.unwrap();
+        subscribe(&hub, "a:2", Some(user)).await.unwrap();
         assert_eq!(hub.state().users.len(), 1, "a user without subscribers is forgotten");
     }
 
     #[tokio::test]
     async fn a_subscriber_gets_the_changes_of_its_topics_while_it_has_them() {
         let hub = hub();
-        hub.set_feed(FeedState::Running);
-        let subscriber = hub.subscribe("a:1", None).await.unwrap();
+        let subscriber = subscribe(&hub, "a:1", None).await.unwrap();
         let topics = || {
             hub.publish(change("a:1", 0));
             hub.publish(change("a:2", 0));
@@ -680,14 +731,16 @@ mod tests {
             taken.map(|change| change.topic.to_string()).collect::<Vec<_>>()
         };
         assert_eq!(topics(), ["a:1"]);
-        subscriber.add_topic("a:2").unwrap();
-        subscriber.add_topic("a:2").unwrap();
+        add_topic(&hub, &subscriber, "a:2").await.unwrap();
+        add_topic(&hub, &subscriber, "a:2").await.unwrap();
         assert_eq!(topics(), ["a:1", "a:2"]);
         subscriber.remove_topic("a:1");
         subscriber.remove_topic("a:3");
         assert_eq!(topics(), ["a:2"]);
-        assert!((1..MAX_TOPICS).all(|n| subscriber.add_topic(&format!("b:{n}")).is_ok()));
-        assert_eq!(subscriber.add_topic("c"), Err(SubscribeError::TooManyTopics));
+        for n in 1..MAX_TOPICS {
+            add_topic(&hub, &subscriber, &format!("b:{n}")).await.unwrap();
+        }
+        assert_eq!(add_topic(&hub, &subscriber, "c").await, Err(SubscribeError::TooManyTopics));
         drop(subscriber);
         assert!(hub.state().topics.is_empty() && hub.state().subscribers.is_empty());
     }
@@ -696,11 +749,10 @@ mod tests {
     async fn full_memory_ranks_all_subscribers_once_for_many_changes() {
         let config = SubscriberLimits { max_subscribers: 2_000, subscribers_bytes: 8_000_000, ..config() };
         let hub = Hub::new(&config, &Metrics::new().unwrap());
-        hub.set_feed(FeedState::Running);
         let mut subscribers = Vec::new();
         for n in 0..2_000 {
             let topic = format!("a:{n}");
-            let subscriber = hub.subscribe(&topic, None).await.unwrap();
+            let subscriber = subscribe(&hub, &topic, None).await.unwrap();
             hub.publish(change(&topic, 9_000));
             subscribers.push(subscriber);
         }

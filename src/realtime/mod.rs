@@ -1,14 +1,14 @@
-//! The feed of changes: one order of all changes, and live delivery to subscribers. It knows no domain.
+//! The feed of changes: live delivery of what was committed, to subscribers. It knows no domain.
 //!
-//! Each change leaves a row in the table `changes`, in the transaction that makes it; see [`change`] for the order that subscribers can rely
-//! on.
+//! Each change leaves a row in the table `changes`, in the transaction that makes it. A [`Position`] in the feed is a snapshot; see
+//! [`change`] for the order that subscribers can rely on.
 //!
 //! ```text
-//! changes ──▶ feed (one task, in pages, while there are subscribers) ──▶ hub ──▶ subscribers, by topic, each with a bounded buffer
-//!    └──────▶ retention (deletes old rows)
+//! changes ──▶ feed (one task, poll by poll, while there are subscribers) ──▶ hub ──▶ subscribers, by topic, each with a bounded buffer
+//!    └──────▶ retention (keeps positions, deletes what the oldest needed one saw)
 //! ```
 //!
-//! [`Hub`] is the handle: writers wake the feed by it, readers get a [`Subscriber`] from it. `app` starts the feed and the retention.
+//! [`Hub`] is the handle: writers wake the feed by it, readers start a [`Subscription`] with it. `app` starts the feed and the retention.
 
 mod buffer;
 pub mod change;
@@ -17,12 +17,62 @@ mod hub;
 mod memory;
 mod position;
 mod retention;
-pub mod store;
+mod store;
+mod subscription;
 
 pub use buffer::Dropped;
 pub use change::{Action, Change};
 pub use feed::FeedReader;
-pub use hub::{Hub, MAX_TOPICS, ReadPermit, ReadPermitRequest, SubscribeError, Subscriber};
-pub use position::{Position, Snapshot};
+pub use hub::{Hub, MAX_TOPICS, SubscribeError};
+pub use position::{MAX_POSITION_BYTES, Origin, Place, Poll, Position, Snapshot};
 pub use retention::ChangeRetention;
-pub use store::PAGE_BYTES;
+pub use store::{ChangeStore, PAGE_BYTES};
+pub use subscription::{Next, Subscription, SubscriptionEnd};
+
+use std::time::Duration;
+
+use uuid::Uuid;
+
+use crate::config::SubscriberLimits;
+use crate::db::Database;
+
+/// The time of a statement that reads changes for one subscriber.
+const READ_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// What subscriptions need. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Realtime {
+    hub: Hub,
+    changes: ChangeStore,
+}
+
+impl Realtime {
+    /// Subscriptions by `hub`, which read changes with a quota of the pool.
+    pub fn new(hub: &Hub, database: &Database) -> Self {
+        Self { hub: hub.clone(), changes: ChangeStore::new(database, READ_TIMEOUT) }
+    }
+
+    /// Subscribes to topics of the feed, from a position on, else from now on.
+    ///
+    /// # Errors
+    ///
+    /// [`SubscribeError`].
+    pub async fn subscribe(
+        &self,
+        topics: Vec<String>,
+        user: Option<Uuid>,
+        from: Option<Position>,
+    ) -> Result<Subscription, SubscribeError> {
+        Subscription::start(&self.hub, self.changes.clone(), topics, user, from).await
+    }
+
+    /// Limits of subscribers.
+    pub fn limits(&self) -> &SubscriberLimits {
+        self.hub.config()
+    }
+}
+
+/// The topic of the feed to which `tidegate_publish` publishes.
+pub fn published_topic(name: &str) -> String {
+    format!("topic:{name}")
+}

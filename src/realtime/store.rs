@@ -1,13 +1,14 @@
 //! The table `changes`.
 
-use std::sync::OnceLock;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio_postgres::Row;
 use tokio_postgres::types::Type;
 
-use super::{Action, Change, Position};
-use crate::db::{Database, DbError, Parameter, query_often_in_time, sql};
+use super::change::Forms;
+use super::{Action, Change, Origin, Place, Poll, Snapshot};
+use crate::db::{BY_INDEX, Database, DbError, Parameter, query_all_in_time, sql};
 
 /// The bytes that are read for one subscriber at once, changes or messages, about: one may be larger.
 pub const PAGE_BYTES: usize = 256 * 1024;
@@ -16,17 +17,35 @@ const PAGE_CHANGES: i64 = 1_000;
 /// The bytes of a page of the feed, which one task reads for all.
 const FEED_PAGE_BYTES: i64 = 4 << 20;
 
-/// A page of changes.
+/// A page of a poll.
 #[derive(Debug)]
 pub struct ChangePage {
     /// In order.
     pub changes: Vec<Change>,
-    /// The position of the next page.
-    pub next: Position,
-    /// Whether there may be more at once.
+    /// The poll.
+    pub poll: Arc<Poll>,
+    /// Whether the poll may have more.
     pub is_full: bool,
     /// Whether changes behind the position were deleted before they were read, or the position is of another database.
     pub is_gone: bool,
+}
+
+impl ChangePage {
+    /// The place behind which the next page begins.
+    pub fn next(&self, before: Place) -> Place {
+        self.changes.last().map_or(before, |last| last.place)
+    }
+}
+
+/// What to read: the changes between two snapshots, behind a place.
+#[derive(Debug, Clone, Copy)]
+pub struct Range<'a> {
+    /// What it saw was read.
+    pub base: &'a Arc<Snapshot>,
+    /// The end. `None`: the snapshot of the statement.
+    pub end: Option<&'a Arc<Snapshot>>,
+    /// The place behind which the page begins.
+    pub after: Place,
 }
 
 /// Reads changes.
@@ -42,79 +61,115 @@ impl ChangeStore {
         Self { database: database.clone(), timeout }
     }
 
-    /// A page of the changes behind a position.
+    /// A page of all changes.
     ///
     /// # Errors
     ///
     /// [`DbError`].
-    pub async fn page(&self, after: Position) -> Result<ChangePage, DbError> {
-        let all = sql!(self.database, "realtime/changes.sql", topic = "$5::text is null");
-        self.read(all, after, None, FEED_PAGE_BYTES).await
+    pub async fn page(&self, range: Range<'_>) -> Result<ChangePage, DbError> {
+        let last = "max(number) over (partition by xid)";
+        let all = sql!(self.database, "realtime/poll.sql", topic = "$8::text[] is null", last = last);
+        self.read(all, range, None, FEED_PAGE_BYTES).await
     }
 
-    /// A page of the changes of one topic, whose name has a colon.
+    /// A page of the changes of some topics.
     ///
     /// # Errors
     ///
     /// [`DbError`].
-    pub async fn page_of_topic(&self, after: Position, topic: &str) -> Result<ChangePage, DbError> {
-        // In the index's words, so that the planner can use it.
-        let of_topic = sql!(self.database, "realtime/changes.sql", topic = "topic = $5 and topic like '%:%'");
-        self.read(of_topic, after, Some(topic), PAGE_BYTES as i64).await
+    pub async fn page_of_topics(&self, range: Range<'_>, topics: &[String]) -> Result<ChangePage, DbError> {
+        let last = sql!(self.database, "realtime/last_of_transaction.sql");
+        let of_topics = match topics.iter().all(|topic| topic.contains(':')) {
+            // In the index's words, so that the planner can use it.
+            true => sql!(
+                self.database,
+                "realtime/poll.sql",
+                topic = "c.topic = any($8) and c.topic like '%:%'",
+                last = last
+            ),
+            false => sql!(self.database, "realtime/poll.sql", topic = "c.topic = any($8)", last = last),
+        };
+        self.read(of_topics, range, Some(topics), PAGE_BYTES as i64).await
     }
 
-    /// The position before which no change is added any more.
+    /// The server, and a snapshot of the feed now.
     ///
     /// # Errors
     ///
     /// [`DbError`].
-    pub async fn horizon(&self) -> Result<Position, DbError> {
-        // No change is behind the last position.
-        Ok(self.page(Position { xid: u64::MAX, number: i64::MAX }).await?.next)
+    pub async fn now(&self) -> Result<(Origin, Arc<Snapshot>), DbError> {
+        let rows =
+            self.database.query_in_time(self.timeout, sql!(self.database, "realtime/now.sql"), &[]).await?;
+        let row = rows.first().ok_or(DbError::Unexpected("no snapshot"))?;
+        let now = snapshot(row.try_get("snapshot")?)?;
+        let highest = match row.try_get::<_, Option<String>>("highest")? {
+            Some(highest) => xid8(&highest)?,
+            None => snapshot(row.try_get("floor")?)?.xmax,
+        };
+        Ok((origin(row)?, Arc::new(now.ended_behind(highest))))
     }
 
     async fn read(
         &self,
         sql: &str,
-        after: Position,
-        topic: Option<&str>,
+        range: Range<'_>,
+        topics: Option<&[String]>,
         bytes: i64,
     ) -> Result<ChangePage, DbError> {
-        let xid = after.xid.to_string();
-        let parameters: [Parameter<'_>; 5] = [
-            (&xid, Type::TEXT),
+        let Range { base, end, after } = range;
+        let running: Vec<String> = base.running().iter().map(u64::to_string).collect();
+        let (xmax, end_text) = (base.xmax.to_string(), end.map(ToString::to_string));
+        let parameters: Vec<Parameter<'_>> = vec![
+            (&running, Type::TEXT_ARRAY),
+            (&xmax, Type::TEXT),
+            (&end_text, Type::TEXT),
+            (&after.last, Type::INT8),
             (&after.number, Type::INT8),
             (&PAGE_CHANGES, Type::INT8),
             (&bytes, Type::INT8),
-            (&topic, Type::TEXT),
+            (&topics, Type::TEXT_ARRAY),
         ];
         let connection = self.database.get().await?;
-        let rows = query_often_in_time(&connection, self.timeout, sql, &parameters).await;
-        let rows = connection.release(rows)?;
-        let mut page = ChangePage { changes: Vec::new(), next: after, is_full: false, is_gone: false };
-        for row in &rows {
-            let horizon = xid8(row.try_get("horizon")?)?;
-            page.is_gone = row.try_get("is_gone")?;
-            let Some(found) = row.try_get::<_, Option<i64>>("found")? else {
-                page.is_gone |= after.xid > horizon && after.xid != u64::MAX;
-                page.next = Position::before(horizon);
-                return Ok(page);
-            };
-            page.changes.push(change(row)?);
+        let queries = [(BY_INDEX, Vec::new()), (sql, parameters)];
+        let answers = query_all_in_time(&connection, self.timeout, &queries).await;
+        let answers = connection.release(answers)?;
+        let rows = answers.last().map(Vec::as_slice).unwrap_or_default();
+        let row = rows.first().ok_or(DbError::Unexpected("a page without a row"))?;
+        let now = snapshot(row.try_get("snapshot")?)?;
+        let floor = snapshot(row.try_get("floor")?)?;
+        let end = match end {
+            Some(end) => Arc::clone(end),
+            None => {
+                let highest =
+                    row.try_get::<_, Option<String>>("highest")?.map(|xid| xid8(&xid)).transpose()?;
+                let below = base.xmax.saturating_sub(1);
+                Arc::new(now.ended_behind(highest.map_or(below, |highest| highest.max(below))))
+            }
+        };
+        let is_gone = !base.covers(&floor) || !now.covers(base) || !now.covers(&end);
+        let poll = Arc::new(Poll { origin: origin(row)?, base: Arc::clone(base), end });
+        let mut page = ChangePage { changes: Vec::new(), poll, is_full: false, is_gone };
+        for row in rows {
+            let Some(found) = row.try_get::<_, Option<i64>>("found")? else { break };
+            page.changes.push(change(row, &page.poll)?);
             page.is_full = found == PAGE_CHANGES || found > page.changes.len() as i64;
-            page.next = match (page.is_full, page.changes.last()) {
-                (true, Some(last)) => last.position,
-                _ => Position::before(horizon),
-            };
+        }
+        if !page.is_full
+            && let Some(last) = page.changes.last_mut()
+        {
+            last.is_last = true;
         }
         Ok(page)
     }
 }
 
-fn change(row: &Row) -> Result<Change, DbError> {
+fn change(row: &Row, poll: &Arc<Poll>) -> Result<Change, DbError> {
     let text = |name| row.try_get::<_, String>(name).map(String::into_boxed_str);
     Ok(Change {
-        position: Position { xid: xid8(row.try_get("xid")?)?, number: row.try_get("number")? },
+        xid: xid8(row.try_get("xid")?)?,
+        place: Place { last: row.try_get("last")?, number: row.try_get("number")? },
+        poll: Arc::clone(poll),
+        is_last: false,
         topic: text("topic")?,
         record: text("record")?,
         action: Action::parse(row.try_get("action")?).ok_or(DbError::Unexpected("an action of no name"))?,
@@ -122,9 +177,26 @@ fn change(row: &Row) -> Result<Change, DbError> {
         updated_us: row.try_get("updated_us")?,
         at_us: row.try_get("at_us")?,
         data: row.try_get("data")?,
-        parsed: OnceLock::new(),
+        forms: Forms::default(),
         held: None,
     })
+}
+
+/// The server that answered.
+fn origin(row: &Row) -> Result<Origin, DbError> {
+    let system: &str = row.try_get("system")?;
+    let timeline = u64::from_str_radix(row.try_get("timeline")?, 16);
+    // The identifier is a signed number in the catalogue.
+    let system = system.parse::<i64>().map(i64::cast_unsigned);
+    match (system, timeline) {
+        (Ok(system), Ok(timeline)) => Ok(Origin { system, timeline }),
+        _ => Err(DbError::Unexpected("a system identifier that is no number")),
+    }
+}
+
+/// Reads a snapshot. A wrong one would be a position without later changes.
+fn snapshot(text: &str) -> Result<Snapshot, DbError> {
+    Snapshot::parse(text).ok_or(DbError::Unexpected("a snapshot that is none"))
 }
 
 /// Reads the text of an `xid8`. A wrong value would be a position without later changes.
@@ -148,23 +220,36 @@ impl RetentionStore {
         Self { database: database.clone() }
     }
 
-    /// Deletes changes that came with a dump of another server whose transactions had higher numbers: they would be hidden until those of
-    /// this server pass them, and then follow later changes.
+    /// Forgets positions that came with a dump or a backup of another server, and deletes changes whose transactions had higher numbers there:
+    /// they would count as those of later transactions.
     pub(super) async fn delete_foreign(&self) -> Result<(), DbError> {
-        let delete = sql!(self.database, "realtime/forget_foreign_changes.sql");
-        self.database.query_in_time(DELETE_TIMEOUT, delete, &[]).await?;
+        for delete in [
+            sql!(self.database, "realtime/origin.sql"),
+            sql!(self.database, "realtime/forget_foreign_changes.sql"),
+        ] {
+            self.database.query_in_time(DELETE_TIMEOUT, delete, &[]).await?;
+        }
         Ok(())
     }
 
-    /// Deletes up to [`DELETED_AT_ONCE`] changes that are older than so many seconds; returns how many.
-    pub(super) async fn delete_old(&self, retention_s: f64) -> Result<i64, DbError> {
+    /// Keeps a position of the feed, and moves the floor to the newest one that is older than `retention_s` seconds. False: the clocks
+    /// differ too much, which is logged and reported by health where it was found.
+    pub(super) async fn keep_position(&self, seen: &Snapshot, retention_s: f64) -> Result<bool, DbError> {
         let now = match self.database.deletion_time().await {
-            // Logged and reported by health where it was found.
-            Err(DbError::ClocksDiffer { .. }) => return Ok(0),
+            Err(DbError::ClocksDiffer { .. }) => return Ok(false),
             now => now?,
         };
+        let seen = seen.to_string();
         let parameters: [Parameter<'_>; 3] =
-            [(&DELETED_AT_ONCE, Type::INT8), (&retention_s, Type::FLOAT8), (&now, Type::TIMESTAMPTZ)];
+            [(&now, Type::TIMESTAMPTZ), (&seen, Type::TEXT), (&retention_s, Type::FLOAT8)];
+        let keep = sql!(self.database, "realtime/keep_position.sql");
+        self.database.query_in_time(DELETE_TIMEOUT, keep, &parameters).await?;
+        Ok(true)
+    }
+
+    /// Deletes up to [`DELETED_AT_ONCE`] changes that the floor saw; returns how many.
+    pub(super) async fn delete_old(&self) -> Result<i64, DbError> {
+        let parameters: [Parameter<'_>; 1] = [(&DELETED_AT_ONCE, Type::INT8)];
         let delete = sql!(self.database, "realtime/forget_changes.sql");
         Ok(self.database.query_in_time(DELETE_TIMEOUT, delete, &parameters).await?.len() as i64)
     }

@@ -4,7 +4,7 @@
 //!
 //! | part | |
 //! |---|---|
-//! | `xid.number` | the changes up to here were delivered |
+//! | a [`Position`] | the changes up to here were delivered |
 //! | `/i…` | of the import behind the position, the messages up to this id were delivered |
 //! | `/s…` | the snapshot of the pages up to the `/p…` behind it; once for all pages with the same |
 //! | `/p…` | up to this message |
@@ -37,13 +37,27 @@ pub struct LiveCursor {
 }
 
 impl LiveCursor {
+    /// The changes up to here were delivered.
+    pub(in crate::conversations) fn position(&self) -> &Position {
+        &self.position
+    }
+
     /// Reads what [`fmt::Display`] writes.
     pub fn parse(text: &str) -> Option<Self> {
         if text.len() > MAX_BYTES {
             return None;
         }
         let mut parts = text.split('/');
-        let position = Position::parse(parts.next()?)?;
+        let position = parts.next()?;
+        if is_of_before(position) {
+            return Some(Self {
+                position: Position::unknown(),
+                within: None,
+                seen: SeenSnapshots::default(),
+                is_paging: false,
+            });
+        }
+        let position = Position::parse(position)?;
         let (mut within, mut snapshot, mut is_paging) = (None, None, false);
         let mut seen = SeenSnapshots::default();
         for part in parts {
@@ -58,6 +72,14 @@ impl LiveCursor {
         let is_whole = snapshot.is_none() && (seen.end().is_some() || !is_paging);
         is_whole.then_some(Self { position, within, seen, is_paging })
     }
+}
+
+/// Whether it is a position of releases before positions were snapshots, `xid.number`: too old, so the stream is reset.
+fn is_of_before(position: &str) -> bool {
+    position.split_once('.').is_some_and(|(xid, number)| {
+        let is_number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+        is_number(xid) && is_number(number.strip_prefix('-').unwrap_or(number))
+    })
 }
 
 impl fmt::Display for LiveCursor {
@@ -77,13 +99,34 @@ impl fmt::Display for LiveCursor {
 mod tests {
     use proptest::prelude::*;
 
+    use std::sync::Arc;
+
     use super::*;
+    use crate::realtime::{Origin, Place, Poll};
     use crate::time::Micros;
+
+    fn position(xmax: u64, number: Option<i64>) -> Position {
+        let snapshot = |xmax: u64| Arc::new(Snapshot::parse(&format!("{xmax}:{xmax}:")).unwrap());
+        let poll = Poll { origin: Origin::default(), base: snapshot(xmax / 2), end: snapshot(xmax) };
+        number.map_or(Position::of(poll.origin, snapshot(xmax)), |number| {
+            Position::within(&poll, Place { last: number, number })
+        })
+    }
+
+    #[test]
+    fn a_cursor_of_an_earlier_release_is_too_old_and_no_error() {
+        for text in ["7.-1", "123.45/i00000000-0000-0000-0000-000000000001", "5.1/s5:5:/p0_x/m"] {
+            assert_eq!(LiveCursor::parse(text).unwrap().position, Position::unknown(), "{text}");
+        }
+        for text in [".", "1.", ".1", "1.-", "a.1", "1.1.1"] {
+            assert_eq!(LiveCursor::parse(text), None, "{text}");
+        }
+    }
 
     proptest! {
         #[test]
         fn a_cursor_is_read_as_it_is_written(
-            xid: u64, number in -1..i64::MAX, id: u128, within: bool, pages in 0..4_u64, is_paging: bool, us in 0..Micros::LATEST.0
+            xid: u64, number in 0..i64::MAX, id: u128, within: bool, pages in 0..4_u64, is_paging: bool, us in 0..Micros::LATEST.0
         ) {
             let id = Uuid::from_u128(id);
             let mut seen = SeenSnapshots::default();
@@ -92,7 +135,7 @@ mod tests {
                 seen.add(SortKey { at: Micros(us), id }, snapshot);
             }
             let cursor = LiveCursor {
-                position: Position { xid, number },
+                position: position(xid, Some(number)),
                 within: within.then_some(id),
                 seen,
                 is_paging: pages > 0 && is_paging,
@@ -113,7 +156,7 @@ mod tests {
                 seen.add(SortKey { at: Micros(page as i64), id: Uuid::max() }, Snapshot::parse(&text).unwrap());
             }
             let is_paging = seen.end().is_some();
-            let position = Position { xid: u64::MAX, number: i64::MAX };
+            let position = position(u64::MAX, Some(i64::MAX));
             let cursor = LiveCursor { position, within: Some(Uuid::max()), seen, is_paging };
             prop_assert!(cursor.to_string().len() <= seen::MAX_BYTES + 256);
             prop_assert_eq!(LiveCursor::parse(&cursor.to_string()), Some(cursor));

@@ -107,9 +107,27 @@ impl ConversationChange {
             }
             (Action::Update, true) => Self::Updated { data: updated(change)? },
             (Action::Delete, true) => Self::Deleted { data: deleted(conversation) },
-            (Action::Create, true) | (Action::Update | Action::Delete, false) => Self::Silent,
+            (Action::Create, true) | (Action::Update | Action::Delete, false) | (Action::Publish, _) => {
+                Self::Silent
+            }
         })
     }
+}
+
+/// What a change of a conversation left, as JSON: a message, what was appended to one, the conversation, or the range of an import.
+///
+/// # Errors
+///
+/// [`EventError`].
+pub fn change_json(conversation: Uuid, change: &Change) -> Result<String, EventError> {
+    let parsed = ConversationChange::of(conversation, change)?;
+    Ok(match &*parsed {
+        ConversationChange::Created { data, .. }
+        | ConversationChange::Appended { data, .. }
+        | ConversationChange::Updated { data }
+        | ConversationChange::Deleted { data } => String::from_utf8_lossy(data).into_owned(),
+        ConversationChange::Imported { .. } | ConversationChange::Silent => change.data.clone(),
+    })
 }
 
 /// The ids of imported messages.

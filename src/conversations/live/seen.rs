@@ -87,7 +87,7 @@ impl SeenSnapshots {
         self.pages.last().map(|(end, _)| *end)
     }
 
-    /// The snapshot of the first page: changes are read from there on.
+    /// The snapshot of the first page.
     pub(super) fn first(&self) -> Option<&Snapshot> {
         self.pages.first().map(|(_, snapshot)| snapshot)
     }
@@ -99,9 +99,9 @@ impl SeenSnapshots {
         page.is_some_and(|(_, snapshot)| snapshot.saw(xid))
     }
 
-    /// Whether no page can have delivered a change of this transaction or a later one.
-    pub(super) fn is_past(&self, xid: u64) -> bool {
-        self.pages.iter().all(|(_, snapshot)| snapshot.xmax <= xid)
+    /// Whether no page can have delivered a change that this snapshot did not see.
+    pub(super) fn is_past(&self, delivered: &Snapshot) -> bool {
+        self.pages.iter().all(|(_, snapshot)| delivered.covers(snapshot))
     }
 }
 
@@ -125,7 +125,7 @@ mod tests {
         assert!(seen.has(5, key(1)) && seen.has(7, key(10)) && !seen.has(6, key(10)));
         assert!(seen.has(6, key(11)) && seen.has(8, key(20)) && !seen.has(9, key(20)));
         assert!(!seen.has(1, key(21)), "no page has it");
-        assert!(!seen.is_past(8) && seen.is_past(9));
+        assert!(!seen.is_past(&snapshot("8:9:8")) && seen.is_past(&snapshot("9:9:")));
         for n in 3..200 {
             seen.add(key(n * 10), snapshot("9:9:"));
         }

@@ -1,0 +1,35 @@
+-- A page of the changes that a snapshot sees and an older one did not, in the order of their places. $1 and $2: the older one's running
+-- transactions and its end. $3: the newer one; null: this statement's, which `snapshot` returns. $4 and $5: the
+-- place behind which the page begins. Up to $6 changes, and up to the one that exceeds $7 bytes. At least one row, for `snapshot`, the floor
+-- and the origin; `found` counts up to the limit, which reports whether there may be more. The placeholders are a fixed condition on $8,
+-- and the number of a transaction's last change, whatever its topic.
+with fresh as materialized (
+    select c.xid, c.number from {schema}.changes c where c.xid = any($1::text[]::xid8[]) and {topic}
+    union all
+    select c.xid, c.number from {schema}.changes c where c.xid >= $2::text::xid8 and {topic}
+), visible as (
+    select * from fresh where $3::text is null or pg_visible_in_snapshot(xid, $3::text::pg_snapshot)
+), placed as (
+    select xid, number, {last} as last from visible
+), page as (
+    select * from placed where (last, number) > ($4, $5) order by last, number limit $6
+), sized as (
+    select c.xid, c.number, page.last, topic, record, action, c.data::text as data,
+        (extract(epoch from created) * 1000000)::bigint as created_us,
+        (extract(epoch from updated) * 1000000)::bigint as updated_us,
+        (extract(epoch from at) * 1000000)::bigint as at_us,
+        octet_length(c.data::text) as bytes,
+        count(*) over () as found,
+        sum(octet_length(c.data::text)) over (order by page.last, page.number) as sum
+    from page
+    join {schema}.changes c on c.xid = page.xid and c.number = page.number
+)
+select pg_current_snapshot()::text as snapshot,
+    (select xid::text from visible order by visible.xid desc limit 1) as highest,
+    (select seen from {schema}.feed_floor) as floor,
+    (select system_identifier::text from pg_control_system()) as system,
+    substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8) as timeline,
+    sized.xid::text, number, last, topic, record, action, data, created_us, updated_us, at_us, found
+from (select) as once
+left join sized on sum - bytes <= $7
+order by last, number
