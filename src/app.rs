@@ -39,7 +39,7 @@ use crate::ingest::{IngestSettings, OpenJournal, Pipeline, row};
 use crate::lifecycle::Lifecycle;
 use crate::observe::Metrics;
 use crate::outbound::jwks;
-use crate::realtime::{ChangeRetention, FeedReader, Hub};
+use crate::realtime::{ChangeRetention, FeedReader, Hub, Realtime};
 use crate::records::large::LargePayloads;
 use crate::records::{Records, RecordsSettings};
 use crate::supervisor::Supervisor;
@@ -200,7 +200,8 @@ async fn start(
         quotas,
         makes_collections: config.makes_collections(),
     };
-    let records = Records::start(&settings, &database, supervisor);
+    let hub = Hub::new(&config.subscriber_limits(), metrics);
+    let records = Records::start(&settings, &database, &hub, supervisor);
     let large_payloads = LargePayloads::new(&records, &database.quota(quotas.large));
     let failing = FailingStatements::new(&database.quota(quotas.errors));
     let operations = database.quota(quotas.operations);
@@ -213,7 +214,6 @@ async fn start(
     let commits = database.quota(quotas.conversation_commits);
     let queries = database.quota(quotas.conversations);
     ChangeRetention::start(&operations, config.records.changes_retention_s, supervisor);
-    let hub = Hub::new(&config.subscriber_limits(), metrics);
     FeedReader::start(&hub, &queries, supervisor);
     let settings = ConversationsSettings {
         max_message_bytes: config.conversations.max_message_bytes,
@@ -232,6 +232,7 @@ async fn start(
         database: operations,
         bodies: Arc::clone(&state.bodies),
         limits: state.limits,
+        realtime: Realtime::new(&hub, &queries),
         records,
         large_payloads,
         failing,

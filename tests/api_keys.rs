@@ -161,7 +161,7 @@ async fn a_write_only_key_sends_events_from_pages_of_its_origins_and_does_nothin
                 Needs::Nothing | Needs::GoodIfShown => {
                     assert!(!matches!(status, 401 | 403), "{route:?} {status}");
                 }
-                Needs::SignedIn | Needs::Scope(_) => assert_eq!(status, 403, "{route:?}"),
+                Needs::SignedIn | Needs::Topics | Needs::Scope(_) => assert_eq!(status, 403, "{route:?}"),
             }
         }
         // Only routes of events take it in the URL, and they take no other key there.

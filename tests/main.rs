@@ -49,6 +49,7 @@ mod pool;
 mod pooler;
 mod presets;
 mod private_postgres;
+mod realtime;
 mod record_groups;
 mod record_limits;
 mod record_lists;

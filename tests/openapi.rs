@@ -67,7 +67,7 @@ async fn the_description_has_every_route_with_its_access_and_errors() {
         let is_right = match route.needs {
             Needs::Nothing => is_open && security.len() == 1,
             Needs::GoodIfShown => is_open && schemes(serde_json::json!([])),
-            Needs::SignedIn => !is_open && schemes(serde_json::json!([])),
+            Needs::SignedIn | Needs::Topics => !is_open && schemes(serde_json::json!([])),
             Needs::Scope(scope) => !is_open && schemes(serde_json::json!([scope.name()])),
         };
         assert!(is_right, "{name}: {security:?}");

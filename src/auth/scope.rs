@@ -28,6 +28,8 @@ pub enum Scope {
     StreamsCreate,
     /// Delete streams.
     StreamsDelete,
+    /// Subscribe to published topics.
+    RealtimeRead,
     /// Read dead letters.
     DeadlettersRead,
     /// Redrive and discard dead letters.
@@ -41,7 +43,7 @@ pub enum Scope {
 }
 
 /// Every scope, in the order of lists.
-pub const ALL: [Scope; 16] = [
+pub const ALL: [Scope; 17] = [
     Scope::EventsWrite,
     Scope::RecordsRead,
     Scope::RecordsWrite,
@@ -53,6 +55,7 @@ pub const ALL: [Scope; 16] = [
     Scope::StreamsWrite,
     Scope::StreamsCreate,
     Scope::StreamsDelete,
+    Scope::RealtimeRead,
     Scope::DeadlettersRead,
     Scope::DeadlettersWrite,
     Scope::OpsRead,
@@ -75,6 +78,7 @@ impl Scope {
             Self::StreamsWrite => "streams:write",
             Self::StreamsCreate => "streams:create",
             Self::StreamsDelete => "streams:delete",
+            Self::RealtimeRead => "realtime:read",
             Self::DeadlettersRead => "deadletters:read",
             Self::DeadlettersWrite => "deadletters:write",
             Self::OpsRead => "ops:read",

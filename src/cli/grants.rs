@@ -11,10 +11,19 @@ pub(super) struct GrantsArgs {
     /// The role that the service connects as; by default the user of DATABASE_URL
     #[arg(long)]
     role: Option<String>,
+    /// Instead, the rights of a role that publishes by tidegate_publish
+    #[arg(long, value_name = "ROLE", conflicts_with = "role")]
+    publisher: Option<String>,
 }
 
 pub(super) fn run(args: &GrantsArgs) -> Result<(), Failure> {
     let config = Config::from_env()?;
+    if let Some(publisher) = &args.publisher {
+        for statement in db::grants_of_publisher(&config.database.db_schema, publisher) {
+            println!("{statement};");
+        }
+        return Ok(());
+    }
     let Some(url) = &config.database.database_url else {
         return Err(Failure::Usage(
             "grants is for DATABASE_URL: a private Postgres has one role, a superuser".into(),

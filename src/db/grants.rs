@@ -24,6 +24,15 @@ pub fn grants(url: &ConnectionUrl, schema: &str, role: &str) -> Vec<String> {
     ]
 }
 
+/// The grants of a role that calls `tidegate_publish` in its own transactions.
+pub fn grants_of_publisher(schema: &str, role: &str) -> Vec<String> {
+    let (schema, role) = (quoted(schema), quoted(role));
+    vec![
+        format!("grant usage on schema {schema} to {role}"),
+        format!("grant execute on function {schema}.tidegate_publish(text, jsonb) to {role}"),
+    ]
+}
+
 /// The further grants for existing tables of another role.
 ///
 /// # Errors

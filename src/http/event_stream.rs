@@ -25,6 +25,10 @@ use super::wire::sse;
 
 /// The bytes of a chunk, about: a source that has more writes it into the next one.
 pub(super) const CHUNK_BYTES: usize = 64 * 1024;
+/// The header with the id of the last event that a client has (WHATWG HTML, section 9.2.4).
+pub(super) const LAST_EVENT_ID: &str = "last-event-id";
+/// Milliseconds that a client waits before it connects again.
+pub(super) const RETRY_MS: u64 = 1_000;
 /// The wait for the end of a connection that is reset.
 const RESET_LIMIT: Duration = Duration::from_secs(5);
 /// Disables the buffering of nginx for a stream.
@@ -95,7 +99,7 @@ pub(super) struct EventStream {
     /// The interval of heartbeats.
     pub(super) heartbeat: Duration,
     /// The access that each heartbeat checks again, with the headers of the request.
-    pub(super) access: Option<(Needs, HeaderMap)>,
+    pub(super) access: Option<(Vec<Needs>, HeaderMap)>,
     /// Milliseconds that a client waits before it connects again. Sent at once, so that the client knows that it is connected.
     pub(super) retry_ms: Option<u64>,
 }
@@ -171,10 +175,12 @@ impl EventStream {
 
     async fn check_access(&self) -> Result<(), Close> {
         let Some((needs, headers)) = &self.access else { return Ok(()) };
-        match is_still_admitted(&self.state, *needs, headers, self.connection.peer()).await {
-            true => Ok(()),
-            false => Err(Close::Denied),
+        for needs in needs {
+            if !is_still_admitted(&self.state, *needs, headers, self.connection.peer()).await {
+                return Err(Close::Denied);
+            }
         }
+        Ok(())
     }
 
     async fn send(

@@ -22,6 +22,7 @@ mod files;
 mod imports;
 mod openapi;
 mod ops;
+mod realtime;
 mod records;
 mod server;
 mod stress;
@@ -50,6 +51,7 @@ use crate::imports::Imports;
 use crate::ingest::{AckLevel, Ingest};
 use crate::lifecycle::Lifecycle;
 use crate::observe::Metrics;
+use crate::realtime::Realtime;
 use crate::records::Records;
 use crate::records::large::LargePayloads;
 use crate::supervisor::Supervisor;
@@ -85,6 +87,7 @@ fn all_routes(stress: bool, faults: bool) -> Routes {
         .merge(conversations::routes())
         .merge(files::routes())
         .merge(imports::routes())
+        .merge(realtime::routes())
         .merge(ops::routes())
         .merge(openapi::routes());
     if stress {
@@ -191,6 +194,8 @@ pub struct Services {
     pub bodies: Arc<MemoryBudget>,
     /// Limits of requests.
     pub limits: RequestLimits,
+    /// The feed of changes.
+    pub realtime: Realtime,
     /// Records.
     pub records: Records,
     /// Large payloads of the stress API.

@@ -11,6 +11,7 @@ use super::{Data, Draft, RecordsError, merge};
 use crate::config::{PoolQuotas, limits};
 use crate::db::{BatchExecutor, BatchWork, Database, Outcomes};
 use crate::paging::Page;
+use crate::realtime::Hub;
 use crate::supervisor::Supervisor;
 use crate::time::Millis;
 
@@ -49,6 +50,7 @@ struct Inner {
     store: RecordStore,
     creations: BatchExecutor<Creations>,
     lookups: BatchExecutor<LookUps>,
+    hub: Hub,
 }
 
 /// A change of a record.
@@ -82,7 +84,12 @@ impl Precondition {
 
 impl Records {
     /// Starts the tasks of batches, with quotas of `database`.
-    pub fn start(settings: &RecordsSettings, database: &Database, supervisor: &Supervisor) -> Self {
+    pub fn start(
+        settings: &RecordsSettings,
+        database: &Database,
+        hub: &Hub,
+        supervisor: &Supervisor,
+    ) -> Self {
         let quotas = &settings.quotas;
         let (wait, timeout) = (database.pool_wait(), database.statement_timeout());
         let share = database.quota(quotas.records);
@@ -90,13 +97,15 @@ impl Records {
         let commits = RecordStore::new(&database.quota(quotas.record_commits), timeout);
 
         let (bytes, writers) = (settings.queue_bytes, quotas.record_commits.connections);
-        let (creations, create_task) = BatchExecutor::new(Creations(commits), writers, bytes, wait);
+        let (creations, create_task) =
+            BatchExecutor::new(Creations { store: commits, hub: hub.clone() }, writers, bytes, wait);
         let (lookups, lookup_task) = BatchExecutor::new(LookUps(store.clone()), READERS, bytes, wait);
         supervisor.spawn("record-creates", create_task);
         supervisor.spawn("record-gets", lookup_task);
 
         let collections = Collections::new(store.clone(), limits::MAX_COLLECTIONS);
-        let inner = Inner { settings: settings.clone(), collections, store, creations, lookups };
+        let inner =
+            Inner { settings: settings.clone(), collections, store, creations, lookups, hub: hub.clone() };
         Self { inner: Arc::new(inner) }
     }
 
@@ -159,12 +168,13 @@ impl Records {
             self.fits(&data)?;
             Ok(Outcome::Update(data))
         };
-        self.on(
-            name,
-            false,
-            |collection| async move { self.inner.store.change(&collection, id, decide).await },
-        )
-        .await
+        let changed =
+            self.on(name, false, |collection| async move {
+                self.inner.store.change(&collection, id, decide).await
+            })
+            .await?;
+        self.inner.hub.wake();
+        Ok(changed)
     }
 
     /// A page of a collection.
@@ -241,7 +251,10 @@ struct Creation {
 }
 
 /// Creates records in batches.
-struct Creations(RecordStore);
+struct Creations {
+    store: RecordStore,
+    hub: Hub,
+}
 
 impl BatchWork for Creations {
     type Shard = Collection;
@@ -256,7 +269,8 @@ impl BatchWork for Creations {
             .iter()
             .map(|new| NewRecord { id: new.id, is_chosen: new.is_chosen, data: new.data.as_bytes() })
             .collect();
-        let created = self.0.insert(collection, &new).await?;
+        let created = self.store.insert(collection, &new).await?;
+        self.hub.wake();
         let mut created: HashMap<RecordId, Record> =
             created.into_iter().map(|record| (record.id, record)).collect();
         // Of two requests with one id the first has created it: rows are inserted in order.

@@ -15,18 +15,13 @@ use uuid::Uuid;
 use crate::auth::{Principal, Scope};
 use crate::conversations::{Event, EventKind, Live, LiveCursor, LiveEnd, parse_live};
 use crate::http::edge::routes::Needs;
-use crate::http::event_stream::{CHUNK_BYTES, Close, EventSource, EventStream};
+use crate::http::event_stream::{CHUNK_BYTES, Close, EventSource, EventStream, LAST_EVENT_ID, RETRY_MS};
 use crate::http::server::ConnectionHandle;
 use crate::http::wire::error::ApiError;
 use crate::http::wire::sse;
 use crate::http::{AppState, Services};
 use crate::observe::Metrics;
 use crate::realtime::Dropped;
-
-/// The header with the id of the last event that a client has (WHATWG HTML, section 9.2.4).
-const LAST_EVENT_ID: &str = "last-event-id";
-/// Milliseconds that a client waits before it connects again.
-const RETRY_MS: u64 = 1_000;
 
 /// A request for a live subscription.
 pub(super) struct LiveRequest {
@@ -57,7 +52,7 @@ pub(super) async fn get(
         state: Arc::clone(state),
         connection: request.connection,
         heartbeat: Duration::from_secs(services.conversations.realtime().heartbeat_s),
-        access: Some((Needs::Scope(Scope::ConversationsRead), request.headers)),
+        access: Some((vec![Needs::Scope(Scope::ConversationsRead)], request.headers)),
         retry_ms: Some(RETRY_MS),
     };
     let metrics = Arc::clone(&state.metrics);

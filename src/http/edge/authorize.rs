@@ -61,7 +61,8 @@ async fn verify(
     let decision = match needs {
         Needs::Nothing | Needs::GoodIfShown => Decision::Allowed,
         // The key is public, so it gives no access to an account.
-        Needs::SignedIn if is_write_only => Decision::Forbidden,
+        Needs::SignedIn | Needs::Topics if is_write_only => Decision::Forbidden,
+        Needs::Topics => Decision::Allowed,
         Needs::SignedIn if principal.is_known() => Decision::Allowed,
         Needs::SignedIn => Decision::Unknown,
         Needs::Scope(scope) => principal.may(scope, state.verifier.is_open()),
@@ -81,6 +82,19 @@ async fn verify(
 }
 
 const ONLY_EVENTS: &str = "a write-only key sends events and does nothing else";
+
+/// Checks that a caller has a scope that depends on what a request names.
+pub(in crate::http) fn require(
+    state: &AppState,
+    principal: &Principal,
+    scope: Scope,
+) -> Result<(), ApiError> {
+    match principal.may(scope, state.verifier.is_open()) {
+        Decision::Allowed => Ok(()),
+        Decision::Forbidden => Err(ApiError::lacks(scope)),
+        Decision::Unknown => Err(ApiError::token_needed()),
+    }
+}
 
 /// Whether the caller of a request still has this access. If that cannot be decided now, they have.
 pub(in crate::http) async fn is_still_admitted(

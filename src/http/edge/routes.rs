@@ -25,6 +25,8 @@ pub enum Needs {
     GoodIfShown,
     /// A known caller.
     SignedIn,
+    /// A scope for each topic of the request, which its handler checks.
+    Topics,
     /// A scope. An open service requires no token for it.
     Scope(Scope),
 }

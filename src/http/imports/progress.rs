@@ -68,7 +68,7 @@ pub(super) async fn get(
         state: Arc::clone(&state),
         connection,
         heartbeat: HEARTBEAT,
-        access: Some((Needs::Scope(Scope::FilesRead), headers)),
+        access: Some((vec![Needs::Scope(Scope::FilesRead)], headers)),
         retry_ms: None,
     };
     Ok(stream.respond(source))

@@ -52,6 +52,7 @@ const POLICY: &str =
         (name = "users", description = "Users and their sessions"),
         (name = "keys", description = "Keys for programs"),
         (name = "records", description = "JSON records in collections"),
+        (name = "realtime", description = "What changes, live"),
         (name = "stress", description = "For the authors of clients: large payloads, streams, failures"),
         (name = "faults", description = "Faults on demand"),
         (name = "operations", description = "Health and metrics"),
@@ -120,7 +121,7 @@ fn guard(operation: &mut Operation, needs: Needs) {
     operation.security = Some(match needs {
         Needs::Nothing => vec![no_token()],
         Needs::GoodIfShown => [vec![no_token()], schemes.into()].concat(),
-        Needs::SignedIn | Needs::Scope(_) => schemes.into(),
+        Needs::SignedIn | Needs::Topics | Needs::Scope(_) => schemes.into(),
     });
     let mut add = |status: &str, description: String| {
         operation.responses.responses.entry(status.into()).or_insert_with(|| Answer::new(description).into());

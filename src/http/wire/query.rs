@@ -62,6 +62,11 @@ pub(in crate::http) fn check(query: Option<&str>) -> Result<(), ApiError> {
     Ok(())
 }
 
+/// A name or a value of a checked query: `+` is a space.
+pub(in crate::http) fn decoded(text: &str) -> String {
+    percent_decode(text.replace('+', " ").as_bytes()).decode_utf8_lossy().into_owned()
+}
+
 /// All parameters, in order.
 pub(in crate::http) fn parameters(
     parameters: Result<Query<Vec<(String, String)>>, QueryRejection>,

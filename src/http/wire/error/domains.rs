@@ -12,6 +12,7 @@ use crate::files::FilesError;
 use crate::imports::ImportsError;
 use crate::ingest::{Refusal, Refused};
 use crate::paging::InvalidParameter;
+use crate::realtime::SubscribeError;
 use crate::records::RecordsError;
 use crate::typed::TypeError;
 
@@ -59,9 +60,21 @@ impl From<ConversationsError> for ApiError {
                 Self { expected: Some(length), ..refusal }
             }
             ConversationsError::TooLarge(_) => Self::too_large(message).field("content"),
-            ConversationsError::Subscribe(_) => Self::unavailable("overloaded", message, EXHAUSTED_RETRY),
+            ConversationsError::Subscribe(error) => error.into(),
             ConversationsError::Overloaded => Self::unavailable("overloaded", message, EXHAUSTED_RETRY),
             ConversationsError::Database(error) => Self::from(&*error),
+        }
+    }
+}
+
+impl From<SubscribeError> for ApiError {
+    fn from(error: SubscribeError) -> Self {
+        let message = error.to_string();
+        match error {
+            SubscribeError::TooManyTopics => Self::invalid(message).field("topics"),
+            SubscribeError::TooMany(_) | SubscribeError::TooManyOfUser(_) | SubscribeError::Away => {
+                Self::unavailable("overloaded", message, EXHAUSTED_RETRY)
+            }
         }
     }
 }

@@ -1,0 +1,185 @@
+//! Topics, as clients name them.
+
+use uuid::Uuid;
+
+use crate::auth::Scope;
+use crate::conversations;
+use crate::http::wire::error::ApiError;
+use crate::realtime::{Change, MAX_TOPICS, published_topic};
+use crate::records::{Name, RecordId};
+
+/// The longest topic of `tidegate_publish`, in bytes (`sql/migrations/V13`).
+const MAX_PUBLISHED_BYTES: usize = 200;
+
+/// A topic.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Topic {
+    /// `records/{collection}`.
+    Collection(Name),
+    /// `records/{collection}/{id}`.
+    Record(Name, RecordId),
+    /// `conversations/{id}`.
+    Conversation(Uuid),
+    /// `topic/{name}`: what `tidegate_publish` publishes.
+    Published(String),
+}
+
+impl Topic {
+    fn parse(text: &str) -> Option<Self> {
+        let (kind, name) = text.split_once('/')?;
+        match kind {
+            "records" => match name.split_once('/') {
+                None => Name::parse(name).map(Self::Collection),
+                Some((name, id)) => Some(Self::Record(Name::parse(name)?, RecordId::parse(id)?)),
+            },
+            "conversations" => Uuid::try_parse(name).ok().map(Self::Conversation),
+            "topic" => {
+                let is_name = (1..=MAX_PUBLISHED_BYTES).contains(&name.len()) && !name.contains(['?', '\0']);
+                is_name.then(|| Self::Published(name.to_owned()))
+            }
+            _ => None,
+        }
+    }
+
+    /// The permission that it requires.
+    pub(super) fn scope(&self) -> Scope {
+        match self {
+            Self::Collection(_) | Self::Record(..) => Scope::RecordsRead,
+            Self::Conversation(_) => Scope::ConversationsRead,
+            Self::Published(_) => Scope::RealtimeRead,
+        }
+    }
+
+    /// Its name in the feed.
+    fn feed_name(&self) -> String {
+        match self {
+            Self::Collection(name) | Self::Record(name, _) => name.as_str().to_owned(),
+            Self::Conversation(id) => conversations::topic(*id),
+            Self::Published(name) => published_topic(name),
+        }
+    }
+
+    /// Whether it includes a change of its feed.
+    fn includes(&self, change: &Change) -> bool {
+        match self {
+            Self::Record(_, id) => *change.record == *id.as_str(),
+            _ => true,
+        }
+    }
+}
+
+/// As a client writes it.
+impl std::fmt::Display for Topic {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Collection(name) => write!(f, "records/{}", name.as_str()),
+            Self::Record(name, id) => write!(f, "records/{}/{}", name.as_str(), id.as_str()),
+            Self::Conversation(id) => write!(f, "conversations/{id}"),
+            Self::Published(name) => write!(f, "topic/{name}"),
+        }
+    }
+}
+
+/// The topics of a stream, none of which includes another: so each change is one event.
+#[derive(Debug)]
+pub(super) struct Topics(Vec<(String, Topic)>);
+
+impl Topics {
+    /// Reads a list of topics; repetitions count once.
+    pub(super) fn parse(list: impl Iterator<Item = String>) -> Result<Self, ApiError> {
+        let mut topics: Vec<(String, Topic)> = Vec::new();
+        let refuse = |message: String| Err(ApiError::invalid(message).field("topics"));
+        for text in list {
+            let Some(topic) = Topic::parse(&text) else {
+                let start: String = text.chars().take(100).collect();
+                return refuse(format!(
+                    "'{start}' is no topic; topics are records/{{collection}}, records/{{collection}}/{{id}}, \
+                     conversations/{{id}} and topic/{{name}}"
+                ));
+            };
+            if topics.iter().any(|(_, known)| *known == topic) {
+                continue;
+            }
+            if topics.len() == MAX_TOPICS {
+                return refuse(format!("a stream has up to {MAX_TOPICS} topics"));
+            }
+            topics.push((topic.feed_name(), topic));
+        }
+        for (_, topic) in &topics {
+            if let Topic::Record(name, _) = topic
+                && topics.iter().any(|(_, other)| *other == Topic::Collection(name.clone()))
+            {
+                return refuse(format!("records/{} includes {topic}", name.as_str()));
+            }
+        }
+        Ok(Self(topics))
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Topic> {
+        self.0.iter().map(|(_, topic)| topic)
+    }
+
+    /// Their names in the feed, each once.
+    pub(super) fn names(&self) -> Vec<String> {
+        let mut names: Vec<String> = self.0.iter().map(|(name, _)| name.clone()).collect();
+        names.sort_unstable();
+        names.dedup();
+        names
+    }
+
+    /// The topic that a change belongs to.
+    pub(super) fn of(&self, change: &Change) -> Option<&Topic> {
+        let mut all = self.0.iter();
+        all.find(|(name, topic)| **name == *change.topic && topic.includes(change)).map(|(_, topic)| topic)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn parse(topics: &[&str]) -> Result<Topics, ApiError> {
+        Topics::parse(topics.iter().map(|topic| (*topic).to_owned()))
+    }
+
+    #[test]
+    fn topics_are_read_as_they_are_written_and_others_are_refused() {
+        let id = "conversations/018f3f6e-0000-7000-8000-000000000001";
+        let good = ["records/items", "records/items2/abcdefghij01234", id, "topic/orders", "topic/a/b:c é"];
+        let topics = parse(&good).unwrap();
+        let written: Vec<String> = topics.iter().map(ToString::to_string).collect();
+        assert_eq!(written, good);
+        for bad in [
+            "",
+            "records",
+            "records/",
+            "records/1a",
+            "records/items/",
+            "records/items/x",
+            "conversations/x",
+            "topic/",
+            "topic/a?options={}",
+            "stats",
+            "Records/items",
+            "/records/items",
+            "records/items/abcdefghij01234/x",
+        ] {
+            assert!(parse(&[bad]).is_err(), "{bad}");
+        }
+        assert!(parse(&[&format!("topic/{}", "x".repeat(201))]).is_err());
+        assert!(parse(&["records/a", "records/a/abcdefghij01234"]).is_err(), "one event a change");
+        assert_eq!(parse(&["records/a", "records/a"]).unwrap().iter().count(), 1);
+        let many: Vec<String> = (0..=MAX_TOPICS).map(|n| format!("topic/{n}")).collect();
+        assert!(Topics::parse(many.iter().cloned()).is_err());
+        assert_eq!(Topics::parse(many.into_iter().skip(1)).unwrap().names().len(), MAX_TOPICS);
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_makes_reading_panic(text in ".{0,60}", name in "(records|topic|conversations)/.{0,20}") {
+            let _ = (Topic::parse(&text), Topic::parse(&name));
+        }
+    }
+}
