@@ -422,3 +422,51 @@ async fn publishing_needs_a_grant_and_has_limits() {
     .unwrap()
     .unwrap();
 }
+
+#[tokio::test]
+async fn a_list_continues_live_from_exactly_where_it_was_read() {
+    let database = TestDatabase::create().await;
+    let service = Service::start(database.url(), &[]).await;
+    add(&service, ITEMS, json!({"n": 0})).await;
+    let position = |answer: &crate::support::service::Answer| answer.header("x-feed-position").to_owned();
+    let writing = async {
+        for n in 1..120 {
+            add(&service, ITEMS, json!({"n": n})).await;
+        }
+    };
+    let reading = async {
+        let mut lists = Vec::new();
+        for round in 0..20 {
+            let query = if round % 2 == 0 { "limit=1000&count=exact" } else { "limit=1000" };
+            let list = service.get(&format!("{ITEMS}?{query}")).await;
+            let records = list.json().as_array().unwrap().clone();
+            if round % 2 == 0 {
+                assert_eq!(list.header("x-total-count"), records.len().to_string(), "of one snapshot");
+            }
+            lists.push((records.len(), position(&list)));
+        }
+        lists
+    };
+    let ((), lists) = tokio::join!(writing, reading);
+    for (count, position) in lists {
+        let (mut stream, _) = opened(&service, "records/items", &position).await;
+        for n in count..120 {
+            assert_eq!(change(&mut stream).await.0["record"]["n"], n, "behind a list of {count}");
+        }
+    }
+    let item = add(&service, ITEMS, json!({"n": 120})).await;
+    let path = format!("{ITEMS}/{}", item["id"].as_str().unwrap());
+    let got = service.get(&path).await;
+    let known = service.request("GET", &path, &[("if-none-match", got.header("etag"))], "").await;
+    assert_eq!(known.status.as_u16(), 304);
+    send(&service, "PATCH", &path, "", &json!({"n": 121})).await;
+    for answer in [got, known] {
+        let (mut stream, _) = opened(&service, "records/items", &position(&answer)).await;
+        assert_eq!(change(&mut stream).await.0["record"]["n"], 121);
+    }
+    let empty = service.get(&format!("{ITEMS}?limit=1&filter_n=eq:-1")).await;
+    assert_eq!(empty.json(), json!([]));
+    let (mut stream, _) = opened(&service, "records/items", &position(&empty)).await;
+    add(&service, ITEMS, json!({"n": 122})).await;
+    assert_eq!(change(&mut stream).await.0["record"]["n"], 122);
+}

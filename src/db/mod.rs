@@ -36,8 +36,8 @@ pub use pool::{Connection, Database, PoolStatus};
 pub use sql::SqlText;
 pub(crate) use sql::sql;
 pub use statement::{
-    BY_INDEX, ConflictRetries, Query, Transaction, begin, begin_in_time, in_time, presets, query_all_in_time,
-    query_in_time, query_often_in_time, roll_back,
+    BY_INDEX, ConflictRetries, Query, Transaction, begin, begin_in_time, begin_snapshot_in_time, in_time,
+    presets, query_all_in_time, query_in_time, query_often_in_time, roll_back,
 };
 pub use stress::FailingStatements;
 pub use url::{ConnectionUrl, UrlError};

@@ -300,7 +300,22 @@ pub async fn begin_in_time(
     connection: &mut Connection,
     timeout: Duration,
 ) -> Result<Transaction<'_>, DbError> {
-    let transaction = begin(connection).await?;
+    preset(begin(connection).await?, timeout).await
+}
+
+/// As [`begin_in_time`], for statements that all read one snapshot.
+///
+/// # Errors
+///
+/// [`DbError::Postgres`] if it cannot be begun.
+pub async fn begin_snapshot_in_time(
+    connection: &mut Connection,
+    timeout: Duration,
+) -> Result<Transaction<'_>, DbError> {
+    preset(begin_at(connection, IsolationLevel::RepeatableRead).await?, timeout).await
+}
+
+async fn preset(transaction: Transaction<'_>, timeout: Duration) -> Result<Transaction<'_>, DbError> {
     transaction.pending.expect(timeout + GRACE);
     transaction.batch_execute(&presets(timeout)).await?;
     Ok(transaction)
@@ -320,9 +335,16 @@ pub async fn roll_back(transaction: Transaction<'_>, error: DbError) -> DbError 
 ///
 /// [`DbError::Postgres`] if it cannot be begun.
 pub async fn begin(connection: &mut Connection) -> Result<Transaction<'_>, DbError> {
+    begin_at(connection, IsolationLevel::ReadCommitted).await
+}
+
+async fn begin_at(
+    connection: &mut Connection,
+    isolation: IsolationLevel,
+) -> Result<Transaction<'_>, DbError> {
     let (client, pending) = connection.client_mut()?;
     pending.expect(ROLLBACK_LIMIT);
-    let inner = client.build_transaction().isolation_level(IsolationLevel::ReadCommitted).start().await?;
+    let inner = client.build_transaction().isolation_level(isolation).start().await?;
     Ok(Transaction { inner, pending })
 }
 

@@ -26,7 +26,7 @@ pub use feed::FeedReader;
 pub use hub::{Hub, MAX_TOPICS, SubscribeError};
 pub use position::{MAX_POSITION_BYTES, Origin, Place, Poll, Position, Snapshot};
 pub use retention::ChangeRetention;
-pub use store::{ChangeStore, PAGE_BYTES};
+pub use store::{ChangeStore, PAGE_BYTES, position_of_row};
 pub use subscription::{Next, Subscription, SubscriptionEnd};
 
 use std::time::Duration;

@@ -7,7 +7,7 @@ use tokio_postgres::Row;
 use tokio_postgres::types::Type;
 
 use super::change::Forms;
-use super::{Action, Change, Origin, Place, Poll, Snapshot};
+use super::{Action, Change, Origin, Place, Poll, Position, Snapshot};
 use crate::db::{BY_INDEX, Database, DbError, Parameter, query_all_in_time, sql};
 
 /// The bytes that are read for one subscriber at once, changes or messages, about: one may be larger.
@@ -101,12 +101,8 @@ impl ChangeStore {
         let rows =
             self.database.query_in_time(self.timeout, sql!(self.database, "realtime/now.sql"), &[]).await?;
         let row = rows.first().ok_or(DbError::Unexpected("no snapshot"))?;
-        let now = snapshot(row.try_get("snapshot")?)?;
-        let highest = match row.try_get::<_, Option<String>>("highest")? {
-            Some(highest) => xid8(&highest)?,
-            None => snapshot(row.try_get("floor")?)?.xmax,
-        };
-        Ok((origin(row)?, Arc::new(now.ended_behind(highest))))
+        let position = position_of_row(row)?;
+        Ok((position.origin(), Arc::clone(position.base())))
     }
 
     async fn read(
@@ -180,6 +176,20 @@ fn change(row: &Row, poll: &Arc<Poll>) -> Result<Change, DbError> {
         forms: Forms::default(),
         held: None,
     })
+}
+
+/// The position of a statement that selects the columns of `sql/realtime/now.sql`: everything behind it is new to what the statement read.
+///
+/// # Errors
+///
+/// [`DbError`] if a column is missing or malformed.
+pub fn position_of_row(row: &Row) -> Result<Position, DbError> {
+    let now = snapshot(row.try_get("snapshot")?)?;
+    let highest = match row.try_get::<_, Option<String>>("highest")? {
+        Some(highest) => xid8(&highest)?,
+        None => snapshot(row.try_get("floor")?)?.xmax,
+    };
+    Ok(Position::of(origin(row)?, Arc::new(now.ended_behind(highest))))
 }
 
 /// The server that answered.

@@ -41,7 +41,7 @@ impl Collection {
             id,
             name: name.clone(),
             create: of_table(&with_feed_row(sql!("records/create.sql"), Action::Create, &expect)),
-            read: of_table(sql!("records/read.sql")),
+            read: of_table(&sql!("records/read.sql").replace("{now}", sql!("realtime/now.sql"))),
             lock: of_table(sql!("records/lock.sql")),
             update: fed(sql!("records/update.sql"), Action::Update),
             delete: fed(sql!("records/delete.sql"), Action::Delete),

@@ -11,7 +11,7 @@ use super::{Data, Draft, RecordsError, merge};
 use crate::config::{PoolQuotas, limits};
 use crate::db::{BatchExecutor, BatchWork, Database, Outcomes};
 use crate::paging::Page;
-use crate::realtime::Hub;
+use crate::realtime::{Hub, Position};
 use crate::supervisor::Supervisor;
 use crate::time::Millis;
 
@@ -135,12 +135,12 @@ impl Records {
         Err(RecordsError::Taken)
     }
 
-    /// Looks a record up.
+    /// Looks a record up; returns it with the position of the snapshot that it was read in.
     ///
     /// # Errors
     ///
     /// [`RecordsError`].
-    pub async fn get(&self, name: &Name, id: RecordId) -> Result<Record, RecordsError> {
+    pub async fn get(&self, name: &Name, id: RecordId) -> Result<(Record, Position), RecordsError> {
         self.on(name, false, |collection| self.inner.lookups.execute(collection, id, 0)).await
     }
 
@@ -177,12 +177,16 @@ impl Records {
         Ok(changed)
     }
 
-    /// A page of a collection.
+    /// A page of a collection, and the position of the snapshot that it was read in.
     ///
     /// # Errors
     ///
     /// [`RecordsError`].
-    pub async fn list(&self, name: &Name, query: &ListQuery) -> Result<Page<Record>, RecordsError> {
+    pub async fn list(
+        &self,
+        name: &Name,
+        query: &ListQuery,
+    ) -> Result<(Page<Record>, Position), RecordsError> {
         let max_bytes = limits::MAX_PAGE_BYTES;
         self.on(name, false, |collection| async move {
             self.inner.store.list(&collection, query, max_bytes).await
@@ -284,7 +288,7 @@ struct LookUps(RecordStore);
 impl BatchWork for LookUps {
     type Shard = Collection;
     type Request = RecordId;
-    type Answer = Record;
+    type Answer = (Record, Position);
     type Error = RecordsError;
 
     const MAX_REQUESTS: usize = MAX_REQUESTS;
@@ -292,7 +296,8 @@ impl BatchWork for LookUps {
     async fn run(&self, collection: &Collection, requests: &[RecordId]) -> Outcomes<Self> {
         let ids: Vec<&str> = requests.iter().map(RecordId::as_str).collect();
         let found = self.0.read(collection, &ids).await?;
-        let found: HashMap<RecordId, Record> = found.into_iter().map(|record| (record.id, record)).collect();
+        let found: HashMap<RecordId, (Record, Position)> =
+            found.into_iter().map(|(record, position)| (record.id, (record, position))).collect();
         Ok(requests.iter().map(|id| found.get(id).cloned().ok_or(RecordsError::NotFound)).collect())
     }
 }

@@ -14,9 +14,10 @@ use super::sort::{self, KeyKind, KeyValue};
 use super::{Data, Name, Record, RecordId, RecordsError, Version};
 use crate::db::{
     ConflictRetries, Connection, Database, DbError, JsonText, Parameter as Typed, Transaction, begin_in_time,
-    in_time, query_often_in_time, sql,
+    begin_snapshot_in_time, in_time, query_often_in_time, sql,
 };
 use crate::paging::Page;
+use crate::realtime::{Position, position_of_row};
 use crate::time::Millis;
 
 /// Records, with a quota of the pool.
@@ -160,8 +161,13 @@ impl RecordStore {
     }
 
     /// Looks records up.
-    pub(super) async fn read(&self, collection: &Collection, ids: &[&str]) -> Result<Vec<Record>, DbError> {
-        records(&self.query_often(&collection.read, &[(&ids, Type::TEXT_ARRAY)]).await?)
+    pub(super) async fn read(
+        &self,
+        collection: &Collection,
+        ids: &[&str],
+    ) -> Result<Vec<(Record, Position)>, DbError> {
+        let rows = self.query_often(&collection.read, &[(&ids, Type::TEXT_ARRAY)]).await?;
+        rows.iter().map(|row| Ok((record(row)?, position_of_row(row)?))).collect()
     }
 
     /// Locks a record, and executes what `decide` returns for it.
@@ -247,14 +253,14 @@ impl RecordStore {
         }
     }
 
-    /// A page of records, of at most `max_bytes` and one record more.
+    /// A page of records, of at most `max_bytes` and one record more, and the position of the snapshot that it was read in.
     pub(super) async fn list(
         &self,
         collection: &Collection,
         query: &ListQuery,
         max_bytes: usize,
-    ) -> Result<Page<Record>, RecordsError> {
-        let total = if query.counts { Some(self.count(collection, query).await?) } else { None };
+    ) -> Result<(Page<Record>, Position), RecordsError> {
+        let count = if query.counts { Some(count(collection, query)?) } else { None };
         let mut parameters = Parameters::default();
         let keys = query.sort.keys(&mut parameters);
         let conditions = query.page_conditions(&keys, &mut parameters)?;
@@ -277,7 +283,16 @@ impl RecordStore {
 
         let mut connection = self.database.get().await?;
         let read = in_time(self.timeout, async {
-            let transaction = self.begin(&mut connection).await?;
+            let transaction = begin_snapshot_in_time(&mut connection, self.timeout).await?;
+            let now = transaction.query_typed(sql!(self.database, "realtime/now.sql"), &[]).await?;
+            let position = position_of_row(now.first().ok_or(DbError::Unexpected("no snapshot"))?)?;
+            let total = match &count {
+                None => None,
+                Some((sql, bound)) => {
+                    let rows = transaction.query_typed(sql, &bound.typed()).await?;
+                    Some(rows.first().ok_or(DbError::Unexpected("no count"))?.try_get(0)?)
+                }
+            };
             let (mut page, mut bytes, mut last, mut more) = (Vec::new(), 0, None, false);
             {
                 let rows = transaction.query_typed_raw(&list, bound.typed()).await?;
@@ -295,22 +310,12 @@ impl RecordStore {
             }
             // The connection skips the rows that are left, and the commit comes after them.
             transaction.commit().await?;
-            Ok((page, last.filter(|_| more)))
+            Ok((page, last.filter(|_| more), total, position))
         })
         .await;
-        let (records, last) = connection.release(read)?;
+        let (records, last, total, position) = connection.release(read)?;
         let next = last.map(|values| RecordSortKey { values }.cursor(&query.sort));
-        Ok(Page { entries: records, next, prev: None, total })
-    }
-
-    async fn count(&self, collection: &Collection, query: &ListQuery) -> Result<i64, RecordsError> {
-        let mut parameters = Parameters::default();
-        let conditions = query.conditions(&mut parameters)?.join(" and ");
-        let bound = Bound::new(parameters);
-        let count = collection.count.replace("{conditions}", &conditions);
-        let rows = self.query(&count, &bound.typed()).await?;
-        let row = rows.first().ok_or(DbError::Unexpected("no count"))?;
-        Ok(row.try_get(0).map_err(DbError::from)?)
+        Ok((Page { entries: records, next, prev: None, total }, position))
     }
 
     async fn begin<'a>(&self, connection: &'a mut Connection) -> Result<Transaction<'a>, DbError> {
@@ -326,6 +331,13 @@ impl RecordStore {
     async fn query(&self, sql: &str, parameters: &[Typed<'_>]) -> Result<Vec<Row>, DbError> {
         self.database.query_in_time(self.timeout, sql, parameters).await
     }
+}
+
+/// The statement that counts all matching records.
+fn count(collection: &Collection, query: &ListQuery) -> Result<(String, Bound), RecordsError> {
+    let mut parameters = Parameters::default();
+    let conditions = query.conditions(&mut parameters)?.join(" and ");
+    Ok((collection.count.replace("{conditions}", &conditions), Bound::new(parameters)))
 }
 
 /// Parameters of the driver's types.

@@ -23,7 +23,7 @@ const REQUEST_HEADERS: HeaderValue = HeaderValue::from_static(
 );
 const ANSWER_HEADERS: HeaderValue = HeaderValue::from_static(
     "accept-ranges, content-disposition, content-range, etag, link, location, preference-applied, ratelimit, \
-     ratelimit-policy, retry-after, www-authenticate, x-ack, x-duplicate, x-receipt, x-request-id, x-total-count, x-trace-id",
+     ratelimit-policy, retry-after, www-authenticate, x-ack, x-duplicate, x-feed-position, x-receipt, x-request-id, x-total-count, x-trace-id",
 );
 /// Seconds for which a browser may cache a preflight's answer.
 const MAX_AGE: HeaderValue = HeaderValue::from_static("600");

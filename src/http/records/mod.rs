@@ -20,8 +20,10 @@ use super::{AppState, Services};
 use crate::auth::Scope;
 use crate::config::limits;
 use crate::offload::INLINE_BYTES;
+use crate::realtime::Position;
 use crate::records::{Change, Draft, Fields, ListQuery, Name, Precondition, Record, RecordId, RecordsError};
 
+static X_FEED_POSITION: HeaderName = HeaderName::from_static("x-feed-position");
 static X_TOTAL_COUNT: HeaderName = HeaderName::from_static("x-total-count");
 
 /// Every route of records.
@@ -73,7 +75,7 @@ async fn create(
     summary = "A record",
     params(("collection" = String, Path, description = "A letter or _, then letters, digits or _, at most 63", example = "items"), ("id" = String, Path, description = "15 characters of a to z and 0 to 9"), ("fields" = Option<String>, Query, description = "Only these members: a,b.c"), ("if-none-match" = Option<String>, Header, description = "The client's version")),
     responses(
-        (status = 200, description = "The record", body = RecordShape, headers(("etag" = String, description = "Its version"))),
+        (status = 200, description = "The record", body = RecordShape, headers(("etag" = String, description = "Its version"), ("x-feed-position" = String, description = "Where /api/events/stream goes on"))),
         (status = 304, description = "The client has this version"),
         (status = 404, description = "There is none"),
     )
@@ -93,13 +95,17 @@ async fn get(
             _ => return Err(query::unknown_parameter(&parameter)),
         }
     }
-    let record = services.records.get(&name, id).await?;
-    if etag::is_known(&headers, record.version)? {
-        let mut response = StatusCode::NOT_MODIFIED.into_response();
-        response.headers_mut().insert(ETAG, etag::tag(record.version));
-        return Ok(response);
-    }
-    answer(services, StatusCode::OK, record, fields).await
+    let (record, position) = services.records.get(&name, id).await?;
+    let mut response = match etag::is_known(&headers, record.version)? {
+        true => {
+            let mut response = StatusCode::NOT_MODIFIED.into_response();
+            response.headers_mut().insert(ETAG, etag::tag(record.version));
+            response
+        }
+        false => answer(services, StatusCode::OK, record, fields).await?,
+    };
+    add_position(&mut response, &position)?;
+    Ok(response)
 }
 
 /// `PUT /api/stress/records/{collection}/{id}`: merges, or replaces with `?mode=replace`.
@@ -218,7 +224,7 @@ async fn delete(
         ("count" = Option<String>, Query, description = "exact"),
     ),
     responses(
-        (status = 200, description = "Records", body = [RecordShape], headers(("link" = String, description = "The next page"), ("x-total-count" = String, description = "The number of all records, with count=exact"))),
+        (status = 200, description = "Records", body = [RecordShape], headers(("link" = String, description = "The next page"), ("x-feed-position" = String, description = "Where /api/events/stream goes on"), ("x-total-count" = String, description = "The number of all records, with count=exact"))),
         (status = 404, description = "There is no such collection"),
     )
 )]
@@ -231,7 +237,7 @@ async fn list(
     let name = collection(path)?;
     let parameters = query::parameters(parameters)?;
     let query = ListQuery::parse(&parameters)?;
-    let page = services.records.list(&name, &query).await?;
+    let (page, position) = services.records.list(&name, &query).await?;
     // Until the client has read it: the pages of slow clients add up.
     let mut permit = MemoryPermit::new(&services.bodies);
     let bytes = page.entries.iter().map(Record::json_len).sum();
@@ -253,10 +259,18 @@ async fn list(
     let (body, permit) = body.await?;
     let mut response = json::json(StatusCode::OK, Body::new(CountedBody::new(body, permit)));
     pages::add_links(&mut response, links)?;
+    add_position(&mut response, &position)?;
     if let Some(total) = page.total {
         response.headers_mut().insert(&X_TOTAL_COUNT, total.into());
     }
     Ok(response)
+}
+
+/// The position from which `/api/events/stream` goes on behind what was read.
+fn add_position(response: &mut Response, position: &Position) -> Result<(), ApiError> {
+    let position = HeaderValue::try_from(position.to_string()).map_err(|_| ApiError::internal())?;
+    response.headers_mut().insert(&X_FEED_POSITION, position);
+    Ok(())
 }
 
 /// Reads a record from a request. The returned body holds the record's memory permit.
