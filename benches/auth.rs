@@ -28,7 +28,7 @@ async fn known_key() -> Result<(Arc<Verifier>, Secret), Box<dyn std::error::Erro
     let cluster = PrivateCluster::start(&folder.0).await?;
     let config = Config::from_variables(&Variables::default())?;
     let database = Database::new(&ConnectionUrl::parse(cluster.url())?, &config.database)?;
-    migrate(&database, config.database.partitioning).await?;
+    migrate(&database, config.database.partitioning, config.modules()).await?;
     let verifier = Verifier::new(&config.auth, config.auth_mode(), None)?;
     let accounts = Accounts::new(&config.auth, &verifier, &database);
     let scopes = Scopes::default().with(Scope::EventsWrite);

@@ -9,7 +9,7 @@
 //! | migrations, first partitions | |
 //! | background tasks, with each part (`supervisor`) | 4 end |
 //! | pipeline: journal, lanes, dead letters | 3 drains: accepted events are stored, or stay in the journal |
-//! | records, conversations, accounts, files, imports | imports end where they are; the next start resumes them |
+//! | accounts, and the modules that are on | imports end where they are; the next start resumes them |
 //! | events are accepted | 1 nothing is accepted, 2 requests under way are answered |
 //!
 //! `SHUTDOWN_TIMEOUT_S` is divided: a quarter for 1 and 2, up to three quarters including 3, the last one for 6. A second signal
@@ -27,12 +27,12 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::auth::{Accounts, SecretError, SigningSecret, Verifier, signing_secret};
-use crate::config::{Config, ConfigError, Durability, limits};
-use crate::conversations::{Conversations, ConversationsParts, ConversationsSettings};
+use crate::config::{Config, ConfigError, Durability, Module, PoolQuotas, PoolUse, limits};
+use crate::conversations::{self, Conversations, ConversationsParts, ConversationsSettings};
 use crate::db::private::PrivateCluster;
 use crate::db::{self, ConnectionUrl, Database, FailingStatements, MigrationError, PartitionManager};
 use crate::files::{Files, FilesSettings};
-use crate::http::{self, AppState, BoundServer, RunningServer, Services};
+use crate::http::{self, AppState, BoundServer, ModuleServices, RunningServer, Services, StressServices};
 use crate::imports::{Imports, ImportsSettings, Limits};
 use crate::ingest::journal::disk::{self, DiskSettings, OpenedJournal};
 use crate::ingest::{IngestSettings, OpenJournal, Pipeline, row};
@@ -63,13 +63,14 @@ pub async fn run(config: &Config, options: StartOptions) -> Result<(), AppError>
     if let Some(url) = &config.database.database_url {
         ConnectionUrl::parse(url).map_err(|error| ConfigError::database_url(&error))?;
     }
-    if config.stress.faults.is_on() {
+    if config.faults.faults.is_on() {
         tracing::warn!("FAULTS=on: any client can make the service fail on purpose");
     }
     let max_connections = descriptors::max_connections(config, descriptors::raise_limit());
     let signals = Signals::listen()?;
     let lifecycle = Lifecycle::default();
     let metrics = Metrics::new()?;
+    metrics.report_only(config.modules())?;
     check_data_dir(&config.database.data_dir)?;
     let secret = secret(config)?;
     let verifier = Verifier::new(&config.auth, config.auth_mode(), secret.secret.as_ref())
@@ -161,17 +162,16 @@ async fn start(
     let database =
         Database::new(&url, &config.database).map_err(MigrationError::Database)?.with_quotas(&quotas);
     // Events can be journaled while Postgres is away, if it is known to have their tables.
-    let may_be_away = match &journal {
-        Some(journal) => journal.reader.schema_version() == Some(db::schema_version()),
-        None => false,
-    };
+    let modules = config.modules();
+    let known_schema = journal.as_ref().and_then(|journal| journal.reader.schema());
+    let may_be_away = known_schema.is_some_and(|schema| db::is_schema_of(&schema, modules));
     let postgres_is_away = tokio::select! {
         migrated = migrate(config, &database, may_be_away) => !migrated?,
         () = signals.first() => return Err(AppError::Interrupted),
     };
     if let (Some(journal), false) = (&journal, postgres_is_away) {
         let reader = Arc::clone(&journal.reader);
-        tokio::task::spawn_blocking(move || reader.set_schema_version(db::schema_version()))
+        tokio::task::spawn_blocking(move || reader.set_schema(&db::schema(modules)))
             .await
             .map_err(std::io::Error::other)??;
     }
@@ -193,95 +193,150 @@ async fn start(
     };
     let pipeline =
         Pipeline::start(&settings, journal, postgres_is_away, &database, metrics, supervisor).await?;
-    let settings = RecordsSettings {
-        max_record_bytes: config.ingest.max_event_bytes,
-        max_body_bytes: config.ingest.max_record_body_bytes(),
-        queue_bytes: config.memory().records as usize,
-        quotas,
-        makes_collections: config.makes_collections(),
-    };
-    let hub = Hub::new(&config.subscriber_limits(), metrics);
-    let records = Records::start(&settings, &database, &hub, supervisor);
-    let large_payloads = LargePayloads::new(&records, &database.quota(quotas.large));
-    let failing = FailingStatements::new(&database.quota(quotas.errors));
-    let operations = database.quota(quotas.operations);
+    let operations = database.quota(quotas.of(PoolUse::OPERATIONS));
     if let Some(url) = &config.auth.jwt_jwks_url {
         let refresh = Duration::from_secs(limits::JWKS_REFRESH_S);
         jwks::follow(url.clone(), refresh, Arc::clone(&state.verifier), supervisor);
     }
-    let queries = database.quota(quotas.auth);
+    let queries = database.quota(quotas.of(PoolUse::ACCOUNTS));
     let accounts = Accounts::start(&config.auth, &state.verifier, &queries, supervisor);
-    let commits = database.quota(quotas.conversation_commits);
-    let queries = database.quota(quotas.conversations);
-    ChangeRetention::start(&operations, config.records.changes_retention_s, supervisor);
-    FeedReader::start(&hub, &queries, supervisor);
-    let settings = ConversationsSettings {
-        max_message_bytes: config.conversations.max_message_bytes,
-        key_retention_s: config.ingest.idempotency_window_s,
-        queue_bytes: config.memory().conversations as usize,
-        writers: quotas.conversation_commits.connections,
-    };
-    let parts = ConversationsParts { commits: &commits, database: &queries, hub: &hub, metrics, supervisor };
-    let conversations = Conversations::start(&settings, parts);
-    let ingest = pipeline.ingest().clone();
-    let files = files(config, &database, metrics);
-    files.keep_swept(supervisor);
-    let imports = imports(config, &database, &files, &conversations, state);
+    let (realtime, modules) = Starting { config, database: &database, quotas, state }.modules(&operations);
     state.serve(Services {
-        ingest,
+        ingest: pipeline.ingest().clone(),
         database: operations,
         bodies: Arc::clone(&state.bodies),
         limits: state.limits,
-        realtime: Realtime::new(&hub, &queries),
-        records,
-        large_payloads,
-        failing,
         accounts,
-        conversations,
-        files,
-        imports,
+        realtime,
+        modules,
     });
     Ok(Running { database, pipeline })
 }
 
-/// Files, within their quota of the pool. The free space that they leave is the journal's: an event is never rejected for the
-/// sake of a file.
-fn files(config: &Config, database: &Database, metrics: &Arc<Metrics>) -> Files {
-    let settings = FilesSettings {
-        config: config.files.clone(),
-        max_downloads: config.memory().max_downloads(),
-        folder: config.database.data_dir.join("files"),
-        min_free: config.journal.journal_min_free,
-    };
-    Files::new(settings, &database.quota(config.quotas().files), metrics)
+/// The start of the modules that are on, each with its settings and quotas.
+struct Starting<'a> {
+    config: &'a Config,
+    database: &'a Database,
+    quotas: PoolQuotas,
+    state: &'a AppState,
 }
 
-/// Imports, within quotas of the pool; unfinished imports of former runs continue.
-fn imports(
-    config: &Config,
-    database: &Database,
-    files: &Files,
-    conversations: &Conversations,
-    state: &AppState,
-) -> Imports {
-    let quotas = config.quotas();
-    let settings = ImportsSettings {
-        lanes: quotas.imports.connections,
-        part_bytes: config.memory().import_part(),
-        max_subscribers: config.max_import_subscribers(),
-        timeout: config.database.copy_timeout(),
-        limits: Limits {
-            line_bytes: config.ingest.max_event_bytes + limits::IMPORT_LINE_OVERHEAD_BYTES,
-            event_bytes: config.ingest.max_event_bytes,
-            title_bytes: limits::MAX_TITLE_BYTES,
-            message_bytes: config.conversations.max_message_bytes,
-            metadata_bytes: limits::MAX_METADATA_BYTES,
-            json_depth: limits::MAX_JSON_DEPTH,
-        },
-    };
-    let writers = database.quota(quotas.imports);
-    let queries = database.quota(quotas.files);
-    Imports::start(&settings, &writers, &queries, files, conversations, &state.metrics, &state.supervisor)
+impl Starting<'_> {
+    /// The modules, and the feed if one of them has changes.
+    fn modules(&self, operations: &Database) -> (Option<Realtime>, ModuleServices) {
+        let modules = self.config.modules();
+        let on = |module| modules.has(module).then_some(self);
+        let hub = Hub::new(&self.config.subscriber_limits(), &self.state.metrics);
+        let (records, of_records) = on(Module::Records).map(|starting| starting.records(&hub)).unzip();
+        let conversations = on(Module::Conversations).map(|starting| starting.conversations(&hub));
+        let (conversations, of_conversations) = conversations.unzip();
+        let realtime =
+            of_conversations.or(of_records).map(|queries| self.realtime(&hub, &queries, operations));
+        let file_queries = self.quota(PoolUse::FILES);
+        let files = on(Module::Files).map(|starting| starting.files(&file_queries));
+        let imports = on(Module::Imports).zip(files.as_ref());
+        let imports =
+            imports.map(|(starting, files)| starting.imports(&file_queries, files, conversations.as_ref()));
+        let stress = on(Module::Stress).zip(records.as_ref());
+        let stress = stress.map(|(starting, records)| starting.stress(records));
+        (realtime, ModuleServices { records, conversations, files, imports, stress })
+    }
+
+    /// A use of the pool, within its quota.
+    fn quota(&self, wanted: PoolUse) -> Database {
+        self.database.quota(self.quotas.of(wanted))
+    }
+
+    /// The feed of changes: it is read within the quota of `queries`, one of the modules'.
+    fn realtime(&self, hub: &Hub, queries: &Database, operations: &Database) -> Realtime {
+        let (config, supervisor) = (self.config, &self.state.supervisor);
+        // Without conversations nothing moves the cursor of search.
+        let idle_topics = (!config.modules().has(Module::Conversations)).then_some(conversations::TOPICS);
+        ChangeRetention::start(operations, config.records.changes_retention_s, idle_topics, supervisor);
+        FeedReader::start(hub, queries, supervisor);
+        Realtime::new(hub, queries)
+    }
+
+    /// Records, and their queries' part of the pool.
+    fn records(&self, hub: &Hub) -> (Records, Database) {
+        let config = self.config;
+        let settings = RecordsSettings {
+            max_record_bytes: config.ingest.max_event_bytes,
+            max_body_bytes: config.ingest.max_record_body_bytes(),
+            queue_bytes: config.memory().records as usize,
+            writers: self.quotas.of(PoolUse::RECORD_COMMITS).connections,
+            makes_collections: config.makes_collections(),
+        };
+        let (commits, queries) = (self.quota(PoolUse::RECORD_COMMITS), self.quota(PoolUse::RECORDS));
+        let records = Records::start(&settings, &commits, &queries, hub, &self.state.supervisor);
+        (records, queries)
+    }
+
+    /// Conversations, and their queries' part of the pool.
+    fn conversations(&self, hub: &Hub) -> (Conversations, Database) {
+        let (config, state) = (self.config, self.state);
+        let commits = self.quota(PoolUse::CONVERSATION_COMMITS);
+        let queries = self.quota(PoolUse::CONVERSATIONS);
+        let settings = ConversationsSettings {
+            max_message_bytes: config.conversations.max_message_bytes,
+            key_retention_s: config.ingest.idempotency_window_s,
+            queue_bytes: config.memory().conversations as usize,
+            writers: self.quotas.of(PoolUse::CONVERSATION_COMMITS).connections,
+        };
+        let parts = ConversationsParts {
+            commits: &commits,
+            database: &queries,
+            hub,
+            metrics: &state.metrics,
+            supervisor: &state.supervisor,
+        };
+        let conversations = Conversations::start(&settings, parts);
+        (conversations, queries)
+    }
+
+    /// Files. The free space that they leave is the journal's: an event is never rejected for the sake of a file.
+    fn files(&self, queries: &Database) -> Files {
+        let (config, state) = (self.config, self.state);
+        let settings = FilesSettings {
+            config: config.files.clone(),
+            max_downloads: config.memory().max_downloads(),
+            folder: config.database.data_dir.join("files"),
+            min_free: config.journal.journal_min_free,
+        };
+        let files = Files::new(settings, queries, &state.metrics);
+        files.keep_swept(&state.supervisor);
+        files
+    }
+
+    /// Imports; unfinished imports of former runs continue. Their queries share the quota of files.
+    fn imports(&self, queries: &Database, files: &Files, conversations: Option<&Conversations>) -> Imports {
+        let (config, state) = (self.config, self.state);
+        let settings = ImportsSettings {
+            lanes: self.quotas.of(PoolUse::IMPORTS).connections,
+            part_bytes: config.memory().import_part(),
+            max_subscribers: config.max_import_subscribers(),
+            timeout: config.database.copy_timeout(),
+            limits: Limits {
+                line_bytes: config.ingest.max_event_bytes + limits::IMPORT_LINE_OVERHEAD_BYTES,
+                event_bytes: config.ingest.max_event_bytes,
+                title_bytes: limits::MAX_TITLE_BYTES,
+                message_bytes: config.conversations.max_message_bytes,
+                metadata_bytes: limits::MAX_METADATA_BYTES,
+                json_depth: limits::MAX_JSON_DEPTH,
+                has_conversations: conversations.is_some(),
+            },
+        };
+        let writers = self.quota(PoolUse::IMPORTS);
+        let (metrics, supervisor) = (&state.metrics, &state.supervisor);
+        Imports::start(&settings, &writers, queries, files, conversations, metrics, supervisor)
+    }
+
+    fn stress(&self, records: &Records) -> StressServices {
+        StressServices {
+            large_payloads: LargePayloads::new(records, &self.quota(PoolUse::LARGE)),
+            failing: FailingStatements::new(&self.quota(PoolUse::ERRORS)),
+        }
+    }
 }
 
 /// Recovers the journals of earlier runs, and begins a new one.
@@ -319,7 +374,7 @@ async fn migrate(config: &Config, database: &Database, may_be_away: bool) -> Res
     let mut unknown_hosts = 0;
     let (mut next_log, mut log_interval) = (Instant::now(), CONNECT_INTERVAL);
     loop {
-        let error = match db::migrate(database, config.database.partitioning).await {
+        let error = match db::migrate(database, config.database.partitioning, config.modules()).await {
             Ok(()) => return Ok(true),
             Err(MigrationError::Database(error)) if error.is_passing() => error,
             Err(error) => return Err(error.into()),

@@ -21,7 +21,7 @@ fn is_limited(answer: &Answer) -> bool {
 #[tokio::test]
 async fn each_key_and_user_has_budgets_of_their_own_for_reads_and_writes() {
     let database = TestDatabase::create().await;
-    let service = guarded(&database, &[("RATE_WRITES", "3"), ("STRESS", "on")]).await;
+    let service = guarded(&database, &[("RATE_WRITES", "3"), ("MODULES", "all")]).await;
     let [one, other] = [key(&database, &["--admin"]).await, key(&database, &["--admin"]).await];
     let read = async |token: &str| send(&service, "GET", "/api/health", token, &Value::Null).await;
     let write =

@@ -92,7 +92,7 @@ const PAGE: (&str, &str) = ("origin", "https://app.example");
 #[tokio::test]
 async fn a_write_only_key_sends_events_from_pages_of_its_origins_and_does_nothing_else() {
     let database = TestDatabase::create().await;
-    let guarded_service = guarded(&database, &[("STRESS", "on"), ("FAULTS", "on")]).await;
+    let guarded_service = guarded(&database, &[("MODULES", "all"), ("FAULTS", "on")]).await;
     let open = Service::start(database.url(), &[("FAULTS", "on")]).await;
     let origins = ["--origin", "https://app.example", "--origin", "http://localhost:5173"];
     let published = key(&database, &[&["--write-only", "--name", "site"], &origins[..]].concat()).await;

@@ -49,7 +49,7 @@ async fn malformed_requests_are_refused_and_the_service_goes_on() {
 #[tokio::test]
 async fn a_query_that_cannot_be_decoded_is_refused_wherever_parameters_are_read() {
     let database = TestDatabase::create().await;
-    let service = Service::start(database.url(), &[("STRESS", "on")]).await;
+    let service = Service::start(database.url(), &[("MODULES", "all")]).await;
     let id = "00000000-0000-4000-8000-000000000001";
     let conversation = format!("/api/conversations/{id}/messages");
     for (method, path, parameter) in [

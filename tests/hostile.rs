@@ -342,7 +342,7 @@ async fn status(service: &Service, request: &[u8]) -> Option<u16> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_request_makes_the_service_fail() {
     let database = TestDatabase::create().await;
-    let settings = [("STRESS", "on"), ("RATE_LOGINS", "0"), ("BODY_TIMEOUT_S", "5")];
+    let settings = [("MODULES", "all"), ("RATE_LOGINS", "0"), ("BODY_TIMEOUT_S", "5")];
     let service = Service::start(database.url(), &settings).await;
     let api = service.get("/api/openapi.json").await.json();
     let operations = operations(&api);

@@ -43,6 +43,7 @@ mod life;
 mod live;
 mod losses;
 mod messages;
+mod modules;
 mod openapi;
 mod permissions;
 mod pool;

@@ -34,7 +34,7 @@ fn references(value: &Value, found: &mut BTreeSet<String>) {
 #[tokio::test]
 async fn the_description_has_every_route_with_its_access_and_errors() {
     let database = TestDatabase::create().await;
-    let service = guarded(&database, &[("STRESS", "on"), ("FAULTS", "on")]).await;
+    let service = guarded(&database, &[("MODULES", "all"), ("FAULTS", "on")]).await;
     let answer = service.get(DESCRIPTION).await;
     assert_eq!(answer.status.as_u16(), 200);
     let api = answer.json();
@@ -108,7 +108,7 @@ fn has_numbers_for_bytes(value: &Value) -> bool {
 #[tokio::test]
 async fn an_event_is_described_as_any_json_and_bytes_as_bytes() {
     let database = TestDatabase::create().await;
-    let service = Service::start(database.url(), &[("STRESS", "on")]).await;
+    let service = Service::start(database.url(), &[("MODULES", "all")]).await;
     let api = service.get(DESCRIPTION).await.json();
     let body = &api["paths"]["/api/v1/events"]["post"]["requestBody"]["content"];
     let json = body["application/json"]["schema"].as_object().unwrap();
@@ -119,7 +119,7 @@ async fn an_event_is_described_as_any_json_and_bytes_as_bytes() {
 #[tokio::test]
 async fn routes_that_are_off_are_not_described() {
     let database = TestDatabase::create().await;
-    let service = Service::start(database.url(), &[("STRESS", "off")]).await;
+    let service = Service::start(database.url(), &[("MODULES", "events")]).await;
     let api = service.get(DESCRIPTION).await.json();
     let paths: Vec<&String> = api["paths"].as_object().unwrap().keys().collect();
     assert!(paths.iter().any(|path| *path == "/api/v1/events"), "{paths:?}");

@@ -53,7 +53,7 @@ fn is_admitted(answer: &Answer, route: &Route) -> bool {
 #[tokio::test]
 async fn each_route_admits_the_callers_of_its_declaration_and_no_others() {
     let database = TestDatabase::create().await;
-    let service = guarded(&database, &[("STRESS", "on"), ("FAULTS", "on"), ("REGISTRATION", "on")]).await;
+    let service = guarded(&database, &[("MODULES", "all"), ("FAULTS", "on"), ("REGISTRATION", "on")]).await;
     register(&service, "ada@example.com").await;
     let client = database.connect().await;
     let scopes = |wanted: &dyn Fn(&Scope) -> bool| {

@@ -243,6 +243,6 @@ async fn invalid_parameters_are_rejected_with_their_names_and_the_api_can_be_off
     let beyond = [("last-event-id", "9007199254740992")];
     assert_eq!(service.request("GET", ROUTE, &beyond, "").await.status.as_u16(), 400);
     assert_eq!(service.request("POST", ROUTE, &[], "").await.status, 405);
-    let service = Service::start(database.url(), &[("STRESS", "off")]).await;
+    let service = Service::start(database.url(), &[("MODULES", "events")]).await;
     assert_eq!(service.get(ROUTE).await.status, 404);
 }

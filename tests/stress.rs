@@ -79,7 +79,7 @@ async fn an_invalid_token_is_rejected_on_every_route() {
 #[tokio::test]
 async fn without_the_stress_api_its_routes_do_not_exist() {
     let database = TestDatabase::create().await;
-    let service = Service::start(database.url(), &[("STRESS", "off")]).await;
+    let service = Service::start(database.url(), &[("MODULES", "events")]).await;
     for path in ["/api/stress/records/items", "/api/stress/error/500"] {
         assert_eq!(service.get(path).await.status.as_u16(), 404, "{path}");
     }

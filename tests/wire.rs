@@ -41,7 +41,7 @@ fn texts(payloads: &[Option<String>]) -> Vec<&str> {
 #[tokio::test]
 async fn a_byte_order_mark_before_json_is_skipped_wherever_json_is_accepted() {
     let database = TestDatabase::create().await;
-    let service = Service::start(database.url(), &[("STRESS", "on")]).await;
+    let service = Service::start(database.url(), &[("MODULES", "all")]).await;
     assert_eq!(service.post(&[JSON], format!("{MARK}{{\"n\":0}}")).await.status.as_u16(), 202);
     assert_eq!(service.post(&[JSON], format!("{MARK}text")).await.status.as_u16(), 202);
     for (kind, body) in
@@ -88,7 +88,7 @@ async fn a_byte_order_mark_before_json_is_skipped_wherever_json_is_accepted() {
 #[tokio::test]
 async fn utf_8_charsets_are_accepted_and_utf_16_stores_nothing() {
     let database = TestDatabase::create().await;
-    let service = Service::start(database.url(), &[("STRESS", "on")]).await;
+    let service = Service::start(database.url(), &[("MODULES", "all")]).await;
     let routes = [
         ("/api/v1/events/batch", "application/x-ndjson"),
         ("/api/v1/events/batch", "application/json"),
@@ -266,7 +266,7 @@ async fn compressed_lines_are_imported_and_invalid_bytes_are_not() {
 #[tokio::test]
 async fn expanding_numbers_are_kept_as_bytes_or_refused_so_that_every_row_is_readable() {
     let database = TestDatabase::create().await;
-    let service = Service::start(database.url(), &[("STRESS", "on")]).await;
+    let service = Service::start(database.url(), &[("MODULES", "all")]).await;
     let number = "1e131071";
     let numbers = vec![number; 8_200].join(",");
     let small = "1e-16383";

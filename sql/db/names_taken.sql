@@ -1,10 +1,10 @@
 -- Which of the names that migrations use are taken in the schema $1: of relations ($2; a type shares their namespace, as each table
--- creates one) and of functions ($3). $4: include names that are created later, the tables of collections and days.
+-- creates one) and of functions ($3). $4: a pattern of names that are created later, such as the tables of days; null: none.
 select case relkind when 'v' then 'a view ' when 'm' then 'a materialized view ' when 'i' then 'an index ' when 'S' then 'a sequence '
     when 'c' then 'a type ' else 'a table ' end || relname as name
 from pg_class
 where relnamespace = to_regnamespace(quote_ident($1))
-  and (relname = any($2) or ($4 and relname ~ '^(records_[0-9]+|requests_p[0-9]{8})$'))
+  and (relname = any($2) or coalesce(relname ~ $4, false))
 union all
 select 'a type ' || typname
 from pg_type

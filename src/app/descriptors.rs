@@ -2,7 +2,7 @@
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
-use crate::config::{Config, limits};
+use crate::config::{Config, Module, PoolUse, limits};
 use crate::http::OPERATOR_CONNECTIONS;
 
 /// The listener, the log, signals, the standard library, and the database side's runtime.
@@ -46,8 +46,11 @@ pub(super) fn max_connections(config: &Config, limit: u64) -> usize {
 
 fn reserved(config: &Config) -> u64 {
     let threads = config.server.http_threads() as u64 * THREAD;
-    let files =
-        (limits::MAX_UPLOADS + config.memory().max_downloads() + config.quotas().imports.connections) as u64;
+    let modules = config.modules();
+    let uploads = if modules.has(Module::Files) { limits::MAX_UPLOADS } else { 0 };
+    let imports =
+        if modules.has(Module::Imports) { config.quotas().of(PoolUse::IMPORTS).connections } else { 0 };
+    let files = (uploads + config.memory().max_downloads() + imports) as u64;
     let lanes = config.writers() as u64;
     let pool = config.database.db_pool_size as u64 + OUTBOUND;
     PROCESS + threads + JOURNAL + lanes + pool + files + OPERATOR_CONNECTIONS as u64

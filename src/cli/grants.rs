@@ -19,6 +19,9 @@ pub(super) struct GrantsArgs {
 pub(super) fn run(args: &GrantsArgs) -> Result<(), Failure> {
     let config = Config::from_env()?;
     if let Some(publisher) = &args.publisher {
+        if !config.modules().has_feed() {
+            return Err(Failure::Usage("--publisher needs records or conversations (MODULES)".into()));
+        }
         for statement in db::grants_of_publisher(&config.database.db_schema, publisher) {
             println!("{statement};");
         }
@@ -35,7 +38,8 @@ pub(super) fn run(args: &GrantsArgs) -> Result<(), Failure> {
     };
     let mut statements = db::grants(&url, &config.database.db_schema, role);
     let of_tables = offline::with_database(&config, async |database| {
-        db::grants_of_tables(&database, role).await.map_err(|error| Failure::Run(error.with_sources()))
+        let granted = db::grants_of_tables(&database, role, config.modules()).await;
+        granted.map_err(|error| Failure::Run(error.with_sources()))
     });
     match of_tables {
         Ok(more) => statements.extend(more),

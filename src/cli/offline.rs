@@ -53,7 +53,7 @@ where
     F: Future<Output = Result<(), Failure>>,
 {
     with_database(config, async |database| {
-        let migrated = db::migrate(&database, config.database.partitioning).await;
+        let migrated = db::migrate(&database, config.database.partitioning, config.modules()).await;
         migrated.map_err(|error| Failure::Run(db::chain(&error)))?;
         // Nothing is signed or verified here.
         let verifier = Verifier::new(&config.auth, config.auth_mode(), None);

@@ -10,9 +10,9 @@ use super::keys::scope;
 use super::{Failure, offline};
 use crate::auth::users::{Email, ListedUser, Password, UserName};
 use crate::auth::{Accounts, Scope, Scopes};
-use crate::config::{Config, limits};
+use crate::config::{Config, Module, limits};
 use crate::conversations::{self, Removed};
-use crate::db::Database;
+use crate::db::{self, Database, DbError};
 use crate::imports;
 
 #[derive(Debug, Args)]
@@ -139,8 +139,13 @@ async fn delete(
     };
     let deleting = async {
         accounts.sessions.end(Some(user), None).await?;
-        imports::stop_all_of(user, database, config.database.copy_timeout()).await?;
-        conversations::delete_all_of(user, database, report).await?;
+        // Their tables may exist although their modules are off.
+        if has_tables(database, Module::Imports).await? {
+            imports::stop_all_of(user, database, config.database.copy_timeout()).await?;
+        }
+        if has_tables(database, Module::Conversations).await? {
+            conversations::delete_all_of(user, database, report).await?;
+        }
         accounts.users.delete(user, limits::ACCESS_TOKEN_S).await?;
         Ok(())
     };
@@ -162,6 +167,16 @@ async fn delete(
         }
         Err(failure) => Err(failure),
     }
+}
+
+async fn has_tables(database: &Database, module: Module) -> Result<bool, Failure> {
+    let failed = |error: DbError| Failure::Run(error.with_sources());
+    for set in module.info().tables {
+        if !db::has_tables(database, set).await.map_err(failed)? {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 fn amount(removed: Removed) -> String {

@@ -72,6 +72,7 @@ fn is_safe(url: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Module;
     use crate::config::{Config, Variables};
 
     fn load(variables: &[(&str, &str)]) -> Result<Config, ConfigError> {
@@ -106,7 +107,7 @@ mod tests {
     fn registration_stress_and_new_collections_are_on_by_default_only_where_auth_is_open() {
         let switches = |variables: &[(&str, &str)]| {
             let config = load(variables).unwrap();
-            [config.takes_registrations(), config.serves_stress(), config.makes_collections()]
+            [config.takes_registrations(), config.modules().has(Module::Stress), config.makes_collections()]
         };
         assert_eq!(switches(&[]), [true; 3]);
         assert_eq!(switches(&[("AUTH", "open")]), [true; 3]);
@@ -114,9 +115,10 @@ mod tests {
         for host in ["127.0.0.1", "::1", "0.0.0.0"] {
             assert_eq!(switches(&[("HOST", host), ("AUTH", "required")]), [false; 3], "{host}");
         }
-        let on = [("REGISTRATION", "on"), ("STRESS", "on"), ("RECORDS_AUTO_CREATE", "on")];
+        let on = [("REGISTRATION", "on"), ("MODULES", "all"), ("RECORDS_AUTO_CREATE", "on")];
         assert_eq!(switches(&[&on[..], &[("AUTH", "required")]].concat()), [true; 3]);
-        assert_eq!(switches(&on.map(|(name, _)| (name, "off"))), [false; 3]);
+        let off = [("REGISTRATION", "off"), ("MODULES", "events"), ("RECORDS_AUTO_CREATE", "off")];
+        assert_eq!(switches(&off), [false; 3]);
     }
 
     #[test]

@@ -4,7 +4,7 @@
 
 use std::path::Path;
 
-use super::{Config, ConfigError, refuse};
+use super::{Config, ConfigError, Module, Modules, refuse};
 
 /// The smallest `MEMORY_BUDGET`.
 pub(super) const LEAST_BUDGET: u64 = 128 * 1024 * 1024;
@@ -49,22 +49,24 @@ pub struct MemoryShares {
 }
 
 impl MemoryShares {
-    /// Fractions of the budget. Where a queue or subscribers have a size of their own, the others share what that leaves.
-    fn of(budget: u64, queue: Option<u64>, subscribers: Option<u64>) -> Self {
+    /// Fractions of the budget. Where a queue or subscribers have a size of their own, the others share what that leaves. Those of modules
+    /// that are off are 0.
+    fn of(budget: u64, modules: Modules, queue: Option<u64>, subscribers: Option<u64>) -> Self {
         let left = budget.saturating_sub(own(queue, subscribers));
-        let base = budget.min(left / parts(queue, subscribers) * PARTS);
+        let base = budget.min(left / parts(modules, queue, subscribers) * PARTS);
+        let of = |module, bytes| if modules.has(module) { bytes } else { 0 };
         Self {
             queue: queue.unwrap_or((base / 4).min(MOST_QUEUE_BYTES)),
             waiting: base / 16,
             bodies: base / 8,
             dead_letters: base / 16,
-            records: base / 16,
-            conversations: base / 16,
-            subscribers: subscribers.unwrap_or(base / 8),
-            downloads: base / 32,
-            imports: base / 32,
-            large_payloads: base / 16 * 3,
-            large_payload: base / 16,
+            records: of(Module::Records, base / 16),
+            conversations: of(Module::Conversations, base / 16),
+            subscribers: if modules.has_feed() { subscribers.unwrap_or(base / 8) } else { 0 },
+            downloads: of(Module::Files, base / 32),
+            imports: of(Module::Imports, base / 32),
+            large_payloads: of(Module::Stress, base / 16 * 3),
+            large_payload: of(Module::Stress, base / 16),
         }
     }
 
@@ -85,8 +87,10 @@ fn own(queue: Option<u64>, subscribers: Option<u64>) -> u64 {
 }
 
 /// Parts of the other shares.
-fn parts(queue: Option<u64>, subscribers: Option<u64>) -> u64 {
-    PARTS - queue.map_or(0, |_| QUEUE_PARTS) - subscribers.map_or(0, |_| SUBSCRIBERS_PARTS)
+fn parts(modules: Modules, queue: Option<u64>, subscribers: Option<u64>) -> u64 {
+    let all: u64 = modules.infos().map(|info| info.memory_parts).sum();
+    let all = if modules.has_feed() { all + SUBSCRIBERS_PARTS } else { all };
+    all - queue.map_or(0, |_| QUEUE_PARTS) - subscribers.map_or(0, |_| SUBSCRIBERS_PARTS)
 }
 
 impl Config {
@@ -97,11 +101,13 @@ impl Config {
 
     /// The shares of `MEMORY_BUDGET`.
     pub fn memory(&self) -> MemoryShares {
-        MemoryShares::of(self.memory_budget(), self.ingest.max_queue_bytes, self.own_subscribers_bytes())
+        let (queue, subscribers) = (self.ingest.max_queue_bytes, self.own_subscribers_bytes());
+        MemoryShares::of(self.memory_budget(), self.modules(), queue, subscribers)
     }
 
     fn own_subscribers_bytes(&self) -> Option<u64> {
-        self.subscribers.subscribers_bytes.map(|bytes| bytes as u64)
+        let bytes = self.subscribers.subscribers_bytes.filter(|_| self.modules().has_feed());
+        bytes.map(|bytes| bytes as u64)
     }
 
     /// Refuses a budget that is smaller than its parts.
@@ -112,7 +118,7 @@ impl Config {
             return Err(refuse("MEMORY_BUDGET", budget, takes));
         }
         let (queue, subscribers) = (self.ingest.max_queue_bytes, self.own_subscribers_bytes());
-        let others = LEAST_BUDGET / PARTS * parts(queue, subscribers);
+        let others = LEAST_BUDGET / PARTS * parts(self.modules(), queue, subscribers);
         let least = own(queue, subscribers).saturating_add(others);
         if least > budget {
             let takes = format!(
@@ -187,6 +193,12 @@ mod tests {
         // One of its own leaves less to the others, and never more.
         let half = load(&[("MAX_QUEUE_BYTES", "536870912")]).unwrap().memory();
         assert!(half.bodies < shares.bodies && sum(&half) <= DEFAULT_BUDGET, "{half:?}");
+        // Modules that are off have none, and the others no more than their fractions.
+        let events = load(&[("MODULES", "events"), ("SUBSCRIBERS_BYTES", "1048576")]).unwrap().memory();
+        assert_eq!(sum(&events), DEFAULT_BUDGET / 2, "{events:?}");
+        assert_eq!((events.queue, events.bodies, events.subscribers), (shares.queue, shares.bodies, 0));
+        let queue = [("MODULES", "events"), ("MAX_QUEUE_BYTES", "1006632960")];
+        assert_eq!(load(&queue).unwrap().memory().bodies, 32 << 20);
         let little = load(&[
             ("MAX_QUEUE_BYTES", "1048576"),
             ("MAX_EVENT_BYTES", "1000"),

@@ -13,6 +13,7 @@ mod ingest;
 pub mod limits;
 mod logging;
 mod memory;
+mod modules;
 mod quotas;
 mod removed;
 mod server;
@@ -33,7 +34,8 @@ use error::refuse;
 pub use ingest::Durability;
 pub use logging::LogFormat;
 pub use memory::MemoryShares;
-pub use quotas::{PoolQuotas, Quota};
+pub use modules::{ALL_MODULES, Module, ModuleInfo, Modules, TableSet};
+pub use quotas::{PoolQuotas, PoolUse, Quota};
 pub use setting::{Kind, Setting, help};
 pub use subscribers::SubscriberLimits;
 pub use table::*;
@@ -77,7 +79,7 @@ impl Config {
 
     /// What one concern's settings ask of another's.
     fn check_together(&self, variables: &Variables) -> Result<(), ConfigError> {
-        if self.auth_mode() == AuthMode::Open && !self.server.host.is_loopback() {
+        if self.is_open() && !self.server.host.is_loopback() {
             let takes =
                 "a loopback address, unless AUTH=required: whoever reaches an open service may use it";
             return Err(refuse("HOST", self.server.host, takes));
@@ -115,7 +117,7 @@ impl Config {
             });
         }
         let (message, share) = (self.conversations.max_message_bytes as u64, memory.conversations);
-        if message > share {
+        if message > share && self.modules().has(Module::Conversations) {
             let takes = format!("at most {share}, a sixteenth of MEMORY_BUDGET");
             return Err(refuse("MAX_MESSAGE_BYTES", message, takes));
         }
@@ -129,13 +131,18 @@ impl Config {
 
     /// How often anybody may ask: where nothing is set and the service is open, as often as he likes.
     pub fn rates(&self) -> Rates {
-        self.access.rates(self.auth_mode() == AuthMode::Open)
+        self.access.rates(self.is_open())
+    }
+
+    /// Whether callers need no token (`AUTH=open`).
+    fn is_open(&self) -> bool {
+        self.auth_mode() == AuthMode::Open
     }
 
     /// A switch that is on by default where the service is open. Not where `HOST` is loopback: behind a proxy that is
     /// the address of a service in production.
     fn on_where_open(&self, switch: Option<Switch>) -> bool {
-        switch.map_or(self.auth_mode() == AuthMode::Open, Switch::is_on)
+        switch.map_or(self.is_open(), Switch::is_on)
     }
 
     /// Whether users may register themselves (`REGISTRATION`).
@@ -148,11 +155,6 @@ impl Config {
         self.on_where_open(self.records.records_auto_create)
     }
 
-    /// Whether the stress API is served (`STRESS`).
-    pub fn serves_stress(&self) -> bool {
-        self.on_where_open(self.stress.stress)
-    }
-
     /// Reads the given variables.
     ///
     /// # Errors
@@ -163,6 +165,9 @@ impl Config {
         let mut config = Self::load(variables)?;
         let budget = &mut config.server.memory_budget;
         *budget = budget.or(variables.memory_limit().map(|limit| limit / 2));
+        config.check_modules()?;
+        let notes = config.modules().notes(variables);
+        config.notes.extend(notes);
         config.auth.check()?;
         config.access.check()?;
         config.database.check()?;
@@ -208,7 +213,7 @@ mod tests {
                 "abc",
                 "PORT: got \"abc\", takes a whole number from 0 to 65535 (TCP port; 0 takes a free one)",
             ),
-            ("STRESS", "true", "STRESS: got \"true\", takes on or off"),
+            ("FAULTS", "true", "FAULTS: got \"true\", takes on or off"),
             (
                 "HOST",
                 "x86_64-conda-linux-gnu",
@@ -217,9 +222,9 @@ mod tests {
             (
                 "DB_POOL_SIZE",
                 "4",
-                "DB_POOL_SIZE: got \"4\", takes a whole number from 5 to 10000 (connections)",
+                "DB_POOL_SIZE: got \"4\", takes at least 5, WRITERS (1) and 4 more for MODULES",
             ),
-            ("WRITERS", "17", "WRITERS: got \"17\", takes at most 16, DB_POOL_SIZE (20) less 4"),
+            ("WRITERS", "17", "WRITERS: got \"17\", takes at most 16, DB_POOL_SIZE (20) less 4 for MODULES"),
             ("DURABILITY", "tape", "DURABILITY: got \"tape\", takes memory or disk"),
             (
                 "DB_SCHEMA",
@@ -245,16 +250,17 @@ mod tests {
                         let message = error.to_string();
                         // What is too much for the budget is refused as a budget that is too small.
                         let is_too_much = value == max && message.starts_with("MEMORY_BUDGET: got ");
+                        let is_pool = message.contains("more for MODULES");
                         let is_named = message.starts_with(&format!("{}: got ", setting.name));
                         assert!(is_named || is_too_much, "{message}");
-                        assert!(value == max || others.contains(&setting.name), "{message}");
+                        assert!(value == max || is_pool || others.contains(&setting.name), "{message}");
                     }
                 }
             }
         }
         assert_eq!(load(&[("DB_POOL_SIZE", "5")]).unwrap().writers(), 1);
         let error = load(&[("DB_POOL_SIZE", "5"), ("WRITERS", "2")]).unwrap_err().to_string();
-        assert_eq!(error, "WRITERS: got \"2\", takes at most 1, DB_POOL_SIZE (5) less 4");
+        assert_eq!(error, "WRITERS: got \"2\", takes at most 1, DB_POOL_SIZE (5) less 4 for MODULES");
         assert!(load(&[("HOST", "localhost")]).unwrap().server.host.is_loopback());
     }
 

@@ -71,6 +71,7 @@ const REMOVED: &[(&str, &str)] = &[
     ("IMPORT_MAX_REJECTED", "it is 100000"),
     ("MAX_IMPORT_FOLLOWERS", "use MAX_SUBSCRIBERS"),
     ("MAX_SSE_STREAMS", "use MAX_SUBSCRIBERS"),
+    ("STRESS", "use MODULES"),
     ("STRESS_DEFAULT_COLLECTION", "it is stress_test_items"),
     ("STRESS_DEFAULT_DELAY_MS", "it is 500"),
     ("MAX_STRESS_DELAY_MS", "it is 30000"),

@@ -11,12 +11,19 @@ use super::access::{ORIGINS_TAKE, PROXIES_TAKE};
 use super::auth::{JWKS_URL_TAKES, JWT_SECRET_TAKES, STRESS_TOKEN_TAKES};
 use super::database::DATABASE_URL_TAKES;
 use super::memory::LEAST_BUDGET;
+use super::modules::MODULES_TAKE;
 use super::quotas::LEAST_POOL_SIZE;
 use super::server::host;
 use super::setting::{ADDRESS, SWITCH, int, one_of, secret, settings, text};
 use super::{AuthMode, Durability, LogFormat, NAME, Partitioning, Switch};
 
 settings! {
+    /// The parts of the service.
+    modules: ModulesConfig, "Modules" {
+        pub(super) modules: Option<String> = "", text(MODULES_TAKE),
+            "The parts of the service that are on. Events, accounts and operations are, always. A part that is off has no routes, tasks, connections or memory, and its tables are not made; those that exist are kept. imports needs files, stress needs records. Unset: all; stress only with AUTH=open.";
+    }
+
     /// Listening, connections, and the limits of requests.
     server: ServerConfig, "Server" {
         #[serde(deserialize_with = "host")]
@@ -45,7 +52,7 @@ settings! {
         pub data_dir: PathBuf = "./data", text("a folder, made if it is not there"),
             "Where the service keeps its files.";
         pub db_pool_size: usize = "20", int(LEAST_POOL_SIZE, 10_000, "connections"),
-            "Connections to Postgres at once. WRITERS and 2 are kept for events. The others are shared: records 3/10, conversations 1/5, large payloads 3/20, commits of records and of conversations, accounts, files, imports and operations 1/10 each, errors on demand 1/20.";
+            "Connections to Postgres at once. WRITERS and 2 are kept for events. The others are shared: records 3/10, conversations 1/5, large payloads 3/20, commits of records and of conversations, accounts, files, imports and operations 1/10 each, errors on demand 1/20; those of MODULES that are off leave theirs to the others. At least 5, and 4 without imports and stress.";
         pub db_idle_timeout: u64 = "20", int(1, 86_400, "seconds"),
             "Time after which an idle connection to Postgres is closed.";
         pub db_schema: String = "public", text(NAME),
@@ -71,7 +78,7 @@ settings! {
         pub flush_interval_ms: u64 = "25", int(1, 60_000, "milliseconds"),
             "The longest that an event waits for others before a flush starts.";
         pub(super) writers: Option<usize> = "", int(1, 64, "connections"),
-            "Connections of the pool that COPY at once. Unset: 2, and 1 with a DB_POOL_SIZE below 14.";
+            "Connections of the pool that COPY at once. Unset: 2, and 1 with a DB_POOL_SIZE below 14 (6 with MODULES=events).";
         pub max_queue_size: u64 = "200000", int(1, 10_000_000, "events"),
             "Events held in memory: not yet journaled, or without a journal not yet in Postgres. A batch takes as many, up to 100000.";
         pub(super) max_queue_bytes: Option<u64> = "", int(1_048_576, 549_755_813_888, "bytes"),
@@ -140,10 +147,8 @@ settings! {
             "Time between two sweeps of DATA_DIR/files, which remove contents without a file.";
     }
 
-    /// The stress API, and faults on demand.
-    stress: StressConfig, "Stress API and faults" {
-        pub(super) stress: Option<Switch> = "", SWITCH,
-            "Serves /api/stress. Unset: on with AUTH=open, off with AUTH=required.";
+    /// Faults on demand.
+    faults: FaultsConfig, "Faults" {
         pub faults: Switch = "off", SWITCH,
             "Serves /_test/inject-error, by which clients make the service fail on purpose.";
     }

@@ -29,7 +29,7 @@ use std::sync::Arc;
 pub use chat::{CHAT_MEMBERS, Extra, InvalidContent, MessageContent, read as read_content};
 pub use chunk::MessageChunk;
 pub use list::{ListQuery, MessageQuery, parse_live};
-pub use live::{Event, EventError, EventKind, Live, LiveCursor, LiveEnd, change_json, topic};
+pub use live::{Event, EventError, EventKind, Live, LiveCursor, LiveEnd, TOPICS, change_json, topic};
 pub use messages::{Added, IdempotencyKey, NewMessage};
 pub use model::{Conversation, Message, Metadata, Role};
 pub use removal::{Removed, delete_all_of};

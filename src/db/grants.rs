@@ -8,6 +8,7 @@ use tokio_postgres::types::Type;
 
 use super::migrations::{made, own_tables};
 use super::{ConnectionUrl, Database, DbError, Parameter, sql};
+use crate::config::Modules;
 
 /// The limit of the query.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -33,15 +34,20 @@ pub fn grants_of_publisher(schema: &str, role: &str) -> Vec<String> {
     ]
 }
 
-/// The further grants for existing tables of another role.
+/// The further grants for existing tables of another role, as far as these modules use them.
 ///
 /// # Errors
 ///
 /// [`DbError`] if the query fails.
-pub async fn grants_of_tables(database: &Database, role: &str) -> Result<Vec<String>, DbError> {
+pub async fn grants_of_tables(
+    database: &Database,
+    role: &str,
+    modules: Modules,
+) -> Result<Vec<String>, DbError> {
+    let (made, later) = made(modules);
     let mut tables = own_tables();
     let (mut sequences, mut functions) = (Vec::new(), Vec::new());
-    for (kind, name) in made() {
+    for (kind, name) in made {
         match kind {
             "table" => tables.push(name),
             "sequence" => sequences.push(name),
@@ -49,12 +55,13 @@ pub async fn grants_of_tables(database: &Database, role: &str) -> Result<Vec<Str
             _ => {}
         }
     }
-    let parameters: [Parameter<'_>; 5] = [
+    let parameters: [Parameter<'_>; 6] = [
         (&database.schema(), Type::TEXT),
         (&role, Type::TEXT),
         (&tables, Type::TEXT_ARRAY),
         (&sequences, Type::TEXT_ARRAY),
         (&functions, Type::TEXT_ARRAY),
+        (&later, Type::TEXT),
     ];
     let rows = database.query_in_time(TIMEOUT, sql!("db/grants.sql"), &parameters).await?;
     rows.iter().map(|row| Ok(row.try_get(0)?)).collect()

@@ -30,7 +30,7 @@ pub use connect::ConnectError;
 pub use grants::{grants, grants_of_publisher, grants_of_tables};
 pub use housekeeping::{Housekeeping, HousekeepingStatus, PartitionFailure};
 pub use json::JsonText;
-pub use migrations::{MigrationError, migrate, schema_version};
+pub use migrations::{MigrationError, has_tables, is_schema_of, migrate, schema, schema_version};
 pub use partitions::PartitionManager;
 pub use pool::{Connection, Database, PoolStatus};
 pub use sql::SqlText;

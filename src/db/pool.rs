@@ -132,9 +132,9 @@ impl Database {
 
     /// The same database, whose connections are shared out by these quotas.
     pub fn with_quotas(self, quotas: &PoolQuotas) -> Self {
-        let groups = (!quotas.has_own).then(|| Groups {
+        let groups = (!quotas.has_own()).then(|| Groups {
             long: Arc::new(Semaphore::new(1)),
-            brief: Arc::new(Semaphore::new(quotas.others.saturating_sub(1))),
+            brief: Arc::new(Semaphore::new(quotas.brief())),
         });
         Self { spare: Arc::new(Semaphore::new(quotas.spare())), groups, ..self }
     }

@@ -34,18 +34,18 @@ use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::response::{IntoResponse, Response};
+use hyper::Request;
 use hyper::body::Incoming;
 use hyper::header::{CONNECTION, HeaderName, HeaderValue};
-use hyper::{Request, StatusCode};
 use ipnet::IpNet;
 use prometheus::{Histogram, IntCounter};
 
 pub use server::{BoundServer, OPERATOR_CONNECTIONS, RunningServer};
 
 use crate::auth::{Accounts, Scope, Verifier};
-use crate::config::{Config, ServerConfig};
+use crate::config::{Config, Module, Modules, ServerConfig};
 use crate::conversations::Conversations;
-use crate::db::{Database, FailingStatements};
+use crate::db::Database;
 use crate::files::Files;
 use crate::imports::Imports;
 use crate::ingest::{AckLevel, Ingest};
@@ -53,7 +53,6 @@ use crate::lifecycle::Lifecycle;
 use crate::observe::Metrics;
 use crate::realtime::Realtime;
 use crate::records::Records;
-use crate::records::large::LargePayloads;
 use crate::supervisor::Supervisor;
 use edge::origin::OwnOrigin;
 use edge::pipeline;
@@ -63,6 +62,7 @@ use edge::routes::{RouteTable, Routes};
 use faults::Faults;
 use server::ConnectionHandle;
 use stress::StressApi;
+pub use stress::StressServices;
 pub use wire::body::MemoryBudget;
 use wire::error::ApiError;
 
@@ -80,19 +80,68 @@ fn is_event_route(path: &str) -> bool {
     matches!(path, EVENTS | BATCH)
 }
 
-/// Every route of a service, with or without the stress API and faults.
-fn all_routes(stress: bool, faults: bool) -> Routes {
+/// Declares the modules beside events, each with its service and its routes. A module that is off has neither: its service is `None`,
+/// and its paths are unknown.
+macro_rules! modules {
+    ($($(#[$doc:meta])* $name:ident: $Service:ty, $module:ident, $routes:expr;)*) => {
+        /// The services of the modules that are on, beside events.
+        #[derive(Debug)]
+        pub struct ModuleServices {
+            $(
+                $(#[$doc])*
+                pub $name: Option<$Service>,
+            )*
+        }
+
+        impl Services {
+            /// The feed of changes.
+            fn realtime(&self) -> Result<&Realtime, ApiError> {
+                self.realtime.as_ref().ok_or_else(ApiError::unknown_path)
+            }
+
+            $(
+                $(#[$doc])*
+                fn $name(&self) -> Result<&$Service, ApiError> {
+                    self.modules.$name.as_ref().ok_or_else(ApiError::unknown_path)
+                }
+            )*
+        }
+
+        /// Adds the routes of the modules that are on.
+        fn add_modules(modules: Modules, mut routes: Routes) -> Routes {
+            $(
+                if modules.has(Module::$module) {
+                    routes = routes.merge($routes);
+                }
+            )*
+            if modules.has_feed() {
+                routes = routes.merge(realtime::routes());
+            }
+            routes
+        }
+    };
+}
+
+modules! {
+    /// Records.
+    records: Records, Records, records::routes();
+    /// Conversations.
+    conversations: Conversations, Conversations, conversations::routes();
+    /// Files.
+    files: Files, Files, files::routes();
+    /// Imports of the lines of files.
+    imports: Imports, Imports, imports::routes();
+    /// The stress API.
+    stress: StressServices, Stress, stress::routes();
+}
+
+/// Every route of a service with these modules, with or without faults.
+fn all_routes(modules: Modules, faults: bool) -> Routes {
     let mut routes = Routes::new(openapi::base(), EVENTS_NEED)
         .merge(accounts::routes())
-        .merge(conversations::routes())
-        .merge(files::routes())
-        .merge(imports::routes())
-        .merge(realtime::routes())
         .merge(ops::routes())
         .merge(openapi::routes());
-    if stress {
-        routes = routes.merge(records::routes()).merge(stress::routes());
-    }
+    routes = add_modules(modules, routes);
     if faults {
         routes = routes.merge(faults::routes());
     }
@@ -101,7 +150,7 @@ fn all_routes(stress: bool, faults: bool) -> Routes {
 
 /// Every route that a service can have.
 pub fn routes() -> Vec<Route> {
-    all_routes(true, true).into_parts().2
+    all_routes(Modules::all(), true).into_parts().2
 }
 
 /// Serves `state` on a bound address, to at most `max_connections` at once, until it is stopped.
@@ -119,7 +168,7 @@ pub fn serve(
         let state = Arc::clone(state);
         // A router for each thread, so that threads do not contend for its counters.
         move || {
-            let (router, _) = openapi::served(all_routes(state.stress.is_some(), state.faults.is_some()));
+            let (router, _) = openapi::served(all_routes(state.modules, state.faults.is_some()));
             Frontend { router: router.with_state(Arc::clone(&state)), state: Arc::clone(&state) }
         }
     };
@@ -163,6 +212,8 @@ pub struct AppState {
     pub bodies: Arc<MemoryBudget>,
     /// Limits of requests.
     pub limits: RequestLimits,
+    /// The modules that are on.
+    modules: Modules,
     /// Checks bearer tokens.
     pub verifier: Arc<Verifier>,
     /// The callers of an open service; `None`: a token is required, and any host name is accepted.
@@ -174,7 +225,7 @@ pub struct AppState {
     takes_registrations: bool,
     /// `None`: faults are off, at no cost to any request.
     faults: Option<Faults>,
-    /// `None`: the stress API is off.
+    /// What the stress API has from the start; `None`: it is off.
     stress: Option<StressApi>,
     routes: RouteTable,
     /// Set once the database is ready.
@@ -194,22 +245,12 @@ pub struct Services {
     pub bodies: Arc<MemoryBudget>,
     /// Limits of requests.
     pub limits: RequestLimits,
-    /// The feed of changes.
-    pub realtime: Realtime,
-    /// Records.
-    pub records: Records,
-    /// Large payloads of the stress API.
-    pub large_payloads: LargePayloads,
-    /// Failures on demand of the stress API.
-    pub failing: FailingStatements,
+    /// The feed of changes; `None`: no module that is on has changes.
+    pub realtime: Option<Realtime>,
     /// Users, sessions and keys.
     pub accounts: Accounts,
-    /// Conversations.
-    pub conversations: Conversations,
-    /// Files.
-    pub files: Files,
-    /// Imports of the lines of files.
-    pub imports: Imports,
+    /// Modules.
+    pub modules: ModuleServices,
 }
 
 /// Limits of requests.
@@ -253,8 +294,8 @@ impl AppState {
             ack_seconds: [AckLevel::Queued, AckLevel::Journaled, AckLevel::Committed]
                 .map(|level| metrics.ack_seconds.with_label_values(&[level.name()])),
         });
-        let (stress, faults) = (StressApi::new(config), Faults::new(&config.stress));
-        let (_, _, routes) = all_routes(stress.is_some(), faults.is_some()).into_parts();
+        let (modules, faults) = (config.modules(), Faults::new(&config.faults));
+        let (_, _, routes) = all_routes(modules, faults.is_some()).into_parts();
         Arc::new(Self {
             lifecycle: lifecycle.clone(),
             metrics: Arc::clone(metrics),
@@ -265,6 +306,7 @@ impl AppState {
                 batch_events: config.ingest.max_batch_events(),
                 body_timeout: Duration::from_secs(config.server.body_timeout_s),
             },
+            modules,
             verifier: Arc::clone(verifier),
             own_origin: verifier
                 .is_open()
@@ -274,7 +316,7 @@ impl AppState {
             budgets: RateBudgets::new(config),
             takes_registrations: config.takes_registrations(),
             faults,
-            stress,
+            stress: modules.has(Module::Stress).then(|| StressApi::new(config)),
             routes: RouteTable::new(routes),
             services: OnceLock::new(),
             hot,
@@ -300,8 +342,4 @@ impl AppState {
             None => Err(ApiError::unavailable("starting", "the service is starting", Duration::from_secs(1))),
         }
     }
-}
-
-async fn not_found() -> ApiError {
-    ApiError::new(StatusCode::NOT_FOUND, "not_found", "there is nothing at this path")
 }

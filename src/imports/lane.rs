@@ -30,7 +30,8 @@ pub(super) struct LaneContext {
     pub(super) rejected: AtomicU64,
     /// The maximum of rejected lines that are recorded.
     pub(super) max_rejected: u64,
-    pub(super) conversations: Conversations,
+    /// `None`: they are off, and no part has any.
+    pub(super) conversations: Option<Conversations>,
     pub(super) metrics: Arc<Metrics>,
 }
 
@@ -76,8 +77,8 @@ impl LaneContext {
                 Ok(PartOutcome::Stored { stored, rejected }) => {
                     self.rejected.fetch_add(rejected, Ordering::Relaxed);
                     self.metrics.import_stored(stored, rejected);
-                    if part.speaks() {
-                        self.conversations.wake();
+                    if let Some(conversations) = self.conversations.as_ref().filter(|_| part.speaks()) {
+                        conversations.wake();
                     }
                     return Ok(());
                 }

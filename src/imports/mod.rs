@@ -25,6 +25,9 @@ pub mod store;
 mod stored_parts;
 mod write;
 
+/// The reason why lines that are conversations or messages are rejected where that module is off.
+pub const CONVERSATIONS_OFF: &str = "conversations are off (MODULES)";
+
 pub use error::ImportsError;
 pub use model::{Allowed, Kind, Limits, Mapping, Plan, Progress, State};
 pub use service::{Imports, ImportsSettings, QueuePermit, stop_all_of};

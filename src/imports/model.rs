@@ -267,6 +267,8 @@ pub struct Limits {
     pub metadata_bytes: usize,
     /// Levels of JSON.
     pub json_depth: usize,
+    /// Whether conversations and messages can be stored.
+    pub has_conversations: bool,
 }
 
 /// An import to be run: its file and parameters.

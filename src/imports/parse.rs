@@ -10,6 +10,7 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use uuid::Uuid;
 
+use super::CONVERSATIONS_OFF;
 use super::model::{Field, Kind, Limits, Plan};
 use crate::conversations::{Role, read_content};
 use crate::ingest::json::{self, JsonLimits, Verdict};
@@ -109,6 +110,9 @@ impl<'a> Parser<'a> {
 
     fn may_store(&self, kind: Kind) -> Result<(), Rejection> {
         match kind {
+            Kind::Conversation | Kind::Message if !self.limits.has_conversations => {
+                Err(CONVERSATIONS_OFF.into())
+            }
             kind if self.plan.allowed.has(kind) => Ok(()),
             Kind::Event => Err("this takes the permission events:write".into()),
             Kind::Conversation | Kind::Message => Err("this takes the permission conversations:write".into()),
@@ -279,6 +283,7 @@ mod tests {
         message_bytes: 12,
         metadata_bytes: 20,
         json_depth: 10,
+        has_conversations: true,
     };
     const ID: &str = "0190a5e4-7b1c-7000-8000-00000000002a";
 

@@ -36,7 +36,8 @@ const END_DROPPED: &str =
 pub(super) struct Runner {
     pub(super) store: ImportStore,
     pub(super) files: Files,
-    pub(super) conversations: Conversations,
+    /// `None`: they are off, and no part has any.
+    pub(super) conversations: Option<Conversations>,
     pub(super) limits: Limits,
     pub(super) lanes: usize,
     pub(super) max_rejected: u64,
@@ -232,6 +233,7 @@ mod tests {
         message_bytes: 100,
         metadata_bytes: 100,
         json_depth: 10,
+        has_conversations: true,
     };
 
     fn parts(file: &File, job: &ImportJob, stored: &[StoredPart]) -> Vec<Part> {

@@ -79,7 +79,7 @@ impl Imports {
         writers: &Database,
         queries: &Database,
         files: &Files,
-        conversations: &Conversations,
+        conversations: Option<&Conversations>,
         metrics: &Arc<Metrics>,
         supervisor: &Supervisor,
     ) -> Self {
@@ -87,7 +87,7 @@ impl Imports {
         let runner = Arc::new(Runner {
             store: ImportStore::new(writers, settings.timeout),
             files: files.clone(),
-            conversations: conversations.clone(),
+            conversations: conversations.cloned(),
             limits: settings.limits,
             lanes: settings.lanes,
             max_rejected: limits::IMPORT_MAX_REJECTED,

@@ -13,6 +13,8 @@ use prometheus::{
     IntGaugeVec, Opts, Registry, TextEncoder,
 };
 
+use crate::config::{Module, Modules};
+
 /// Latency buckets in seconds, from an answer out of memory to a request's time limit.
 const LATENCY_BUCKETS_S: &[f64] = &[
     0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0,
@@ -418,6 +420,55 @@ impl Metrics {
         }
         #[cfg(target_os = "linux")]
         self.registry.register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))?;
+        Ok(())
+    }
+
+    /// Takes away the metrics of modules that are off.
+    ///
+    /// # Errors
+    ///
+    /// If one of them is not registered.
+    pub fn report_only(&self, modules: Modules) -> prometheus::Result<()> {
+        let gauges = &self.gauges;
+        let parts: [(bool, Vec<Box<dyn Collector>>); 5] = [
+            (
+                modules.has_feed(),
+                vec![
+                    Box::new(self.follows_closed.clone()),
+                    Box::new(self.followers_dropped.clone()),
+                    Box::new(self.feed_lag_seconds.clone()),
+                    Box::new(gauges.followers.clone()),
+                    Box::new(gauges.followers_bytes.clone()),
+                ],
+            ),
+            (
+                modules.has(Module::Conversations),
+                vec![Box::new(self.search_indexed.clone()), Box::new(gauges.search_lag_seconds.clone())],
+            ),
+            (
+                modules.has(Module::Files),
+                vec![
+                    Box::new(self.files_stored.clone()),
+                    Box::new(self.file_bytes_stored.clone()),
+                    Box::new(self.file_uploads_refused.clone()),
+                    Box::new(self.contents_swept.clone()),
+                ],
+            ),
+            (modules.has(Module::Imports), vec![Box::new(self.import_lines.clone())]),
+            (
+                modules.has(Module::Stress),
+                vec![
+                    Box::new(self.sse_messages.clone()),
+                    Box::new(self.sse_closed.clone()),
+                    Box::new(gauges.sse_streams.clone()),
+                ],
+            ),
+        ];
+        for (_, collectors) in parts.into_iter().filter(|(is_on, _)| !is_on) {
+            for collector in collectors {
+                self.registry.unregister(collector)?;
+            }
+        }
         Ok(())
     }
 

@@ -26,17 +26,31 @@ pub struct ChangeRetention {
     store: RetentionStore,
     changes: ChangeStore,
     retention_s: f64,
+    /// See [`Self::start`].
+    idle_topics: Option<&'static str>,
     foreign_deleted: bool,
     /// When the last position was kept.
     kept: Option<Instant>,
 }
 
 impl ChangeRetention {
-    /// Starts the task, for changes older than so many seconds.
-    pub fn start(database: &Database, retention_s: u64, supervisor: &Supervisor) {
+    /// Starts the task, for changes older than so many seconds. Where readers of the feed may not run on any node, `idle_topics` is a pattern
+    /// of the topics that they want: only these wait for them.
+    pub fn start(
+        database: &Database,
+        retention_s: u64,
+        idle_topics: Option<&'static str>,
+        supervisor: &Supervisor,
+    ) {
         let (store, changes) = (RetentionStore::new(database), ChangeStore::new(database, TIMEOUT));
-        let task =
-            Self { store, changes, retention_s: retention_s as f64, foreign_deleted: false, kept: None };
+        let task = Self {
+            store,
+            changes,
+            retention_s: retention_s as f64,
+            idle_topics,
+            foreign_deleted: false,
+            kept: None,
+        };
         let interval = INTERVAL.min(task.interval_of_positions());
         supervisor.periodic("change-retention", interval, Backoff::fixed(AFTER_ERROR), task);
     }
@@ -62,7 +76,7 @@ impl Step for ChangeRetention {
             }
             self.kept = Some(Instant::now());
         }
-        let deleted = self.store.delete_old().await?;
+        let deleted = self.store.delete_old(self.idle_topics).await?;
         Ok(if deleted == DELETED_AT_ONCE { Next::After(PAUSE) } else { Next::Interval })
     }
 }

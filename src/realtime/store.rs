@@ -257,9 +257,9 @@ impl RetentionStore {
         Ok(true)
     }
 
-    /// Deletes up to [`DELETED_AT_ONCE`] changes that the floor saw; returns how many.
-    pub(super) async fn delete_old(&self) -> Result<i64, DbError> {
-        let parameters: [Parameter<'_>; 1] = [(&DELETED_AT_ONCE, Type::INT8)];
+    /// Deletes up to [`DELETED_AT_ONCE`] changes that the floor saw; returns how many. See [`super::ChangeRetention::start`].
+    pub(super) async fn delete_old(&self, idle_topics: Option<&str>) -> Result<i64, DbError> {
+        let parameters: [Parameter<'_>; 2] = [(&DELETED_AT_ONCE, Type::INT8), (&idle_topics, Type::TEXT)];
         let delete = sql!(self.database, "realtime/forget_changes.sql");
         Ok(self.database.query_in_time(DELETE_TIMEOUT, delete, &parameters).await?.len() as i64)
     }

@@ -8,7 +8,7 @@ use super::list::ListQuery;
 use super::model::{Name, Record, RecordId, Version};
 use super::store::{NewRecord, Outcome, RecordStore};
 use super::{Data, Draft, RecordsError, merge};
-use crate::config::{PoolQuotas, limits};
+use crate::config::limits;
 use crate::db::{BatchExecutor, BatchWork, Database, Outcomes};
 use crate::paging::Page;
 use crate::realtime::{Hub, Position};
@@ -31,8 +31,8 @@ pub struct RecordsSettings {
     pub max_body_bytes: usize,
     /// Bytes of the records that wait for their batch.
     pub queue_bytes: usize,
-    /// The quotas of the pool.
-    pub quotas: PoolQuotas,
+    /// Batches of created records at once.
+    pub writers: usize,
     /// Whether a first write creates its collection.
     pub makes_collections: bool,
 }
@@ -83,20 +83,17 @@ impl Precondition {
 }
 
 impl Records {
-    /// Starts the tasks of batches, with quotas of `database`.
+    /// Starts the tasks of batches. Created records are committed within the quota of `commits`; other queries use that of `queries`.
     pub fn start(
         settings: &RecordsSettings,
-        database: &Database,
+        commits: &Database,
+        queries: &Database,
         hub: &Hub,
         supervisor: &Supervisor,
     ) -> Self {
-        let quotas = &settings.quotas;
-        let (wait, timeout) = (database.pool_wait(), database.statement_timeout());
-        let share = database.quota(quotas.records);
-        let store = RecordStore::new(&share, timeout);
-        let commits = RecordStore::new(&database.quota(quotas.record_commits), timeout);
-
-        let (bytes, writers) = (settings.queue_bytes, quotas.record_commits.connections);
+        let (wait, timeout) = (queries.pool_wait(), queries.statement_timeout());
+        let (store, commits) = (RecordStore::new(queries, timeout), RecordStore::new(commits, timeout));
+        let (bytes, writers) = (settings.queue_bytes, settings.writers);
         let (creations, create_task) =
             BatchExecutor::new(Creations { store: commits, hub: hub.clone() }, writers, bytes, wait);
         let (lookups, lookup_task) = BatchExecutor::new(LookUps(store.clone()), READERS, bytes, wait);

@@ -12,7 +12,7 @@ mkdir -p "$work"
 
 data=$(mktemp -d)
 port=3491
-export DATA_DIR=$data PORT=$port AUTH=required STRESS=on RECORDS_AUTO_CREATE=on LOG_FORMAT=json JOURNAL_MIN_FREE=0 JOURNAL_MAX_BYTES=33554432
+export DATA_DIR=$data PORT=$port AUTH=required MODULES=all RECORDS_AUTO_CREATE=on LOG_FORMAT=json JOURNAL_MIN_FREE=0 JOURNAL_MAX_BYTES=33554432
 "$binary" > "$data/log" 2>&1 &
 service=$!
 trap 'kill $service 2>/dev/null || true; wait $service 2>/dev/null || true; rm -rf "$data"' EXIT

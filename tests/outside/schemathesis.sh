@@ -18,7 +18,7 @@ fi
 
 data=$(mktemp -d)
 port=3489
-export DATA_DIR=$data PORT=$port AUTH=required STRESS=on RECORDS_AUTO_CREATE=on REGISTRATION=on LOG_FORMAT=json
+export DATA_DIR=$data PORT=$port AUTH=required MODULES=all RECORDS_AUTO_CREATE=on REGISTRATION=on LOG_FORMAT=json
 export RATE_LOGINS=0 RATE_WRITES=0 JOURNAL_MIN_FREE=0 JOURNAL_MAX_BYTES=33554432
 "$binary" > "$data/log" 2>&1 &
 service=$!

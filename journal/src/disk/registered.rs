@@ -2,7 +2,7 @@
 //!
 //! A journal unknown to the database was either written while Postgres was away, or its database was replaced or restored
 //! to an older point. The first is registered, the second is rejected; this list distinguishes them. The list also has the
-//! version of the schema that the database had once, so that a start needs no Postgres.
+//! schema that the database had once, so that a start needs no Postgres.
 
 use std::collections::BTreeSet;
 use std::fmt::Write;
@@ -23,7 +23,7 @@ const MOST_BYTES: u64 = 8 << 20;
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Registered {
     journals: BTreeSet<Uuid>,
-    schema: Option<usize>,
+    schema: Option<String>,
 }
 
 impl Registered {
@@ -42,7 +42,7 @@ impl Registered {
                 String::from_utf8(bytes).map_err(|error| io::Error::new(ErrorKind::InvalidData, error))?;
             Ok(Self {
                 journals: text.lines().filter_map(|line| line.parse().ok()).collect(),
-                schema: text.lines().find_map(|line| line.strip_prefix(SCHEMA)?.parse().ok()),
+                schema: text.lines().find_map(|line| line.strip_prefix(SCHEMA)).map(str::to_owned),
             })
         };
         read().map_err(DiskError::io("read", &path))
@@ -51,7 +51,7 @@ impl Registered {
     fn text(&self) -> String {
         let mut text = String::new();
         // Writes to a string never fail.
-        if let Some(schema) = self.schema {
+        if let Some(schema) = &self.schema {
             let _written = writeln!(text, "{SCHEMA}{schema}");
         }
         for journal in &self.journals {
@@ -78,18 +78,18 @@ impl JournalReader {
         })
     }
 
-    /// The schema version of [`Self::set_schema_version`].
-    pub fn schema_version(&self) -> Option<usize> {
-        self.registered.lock().schema
+    /// The schema of [`Self::set_schema`].
+    pub fn schema(&self) -> Option<String> {
+        self.registered.lock().schema.clone()
     }
 
-    /// Records that the database has this schema version.
+    /// Records that the database has this schema: a line without a line end.
     ///
     /// # Errors
     ///
     /// The record cannot be made durable.
-    pub fn set_schema_version(&self, version: usize) -> io::Result<()> {
-        self.change_registered(|list| list.schema = Some(version))
+    pub fn set_schema(&self, schema: &str) -> io::Result<()> {
+        self.change_registered(|list| list.schema = Some(schema.to_owned()))
     }
 
     /// Removes the journals that are no longer held.

@@ -102,6 +102,9 @@ pub(super) struct LiveParts {
     pub(super) cursor: Option<LiveCursor>,
 }
 
+/// A pattern of the topics of conversations, which search reads.
+pub const TOPICS: &str = "conversation:%";
+
 /// The topic of a conversation.
 pub fn topic(conversation: Uuid) -> String {
     format!("conversation:{conversation}")

@@ -54,14 +54,14 @@ pub(super) async fn append(
     let chunk = chunk(services, &body)?;
     let owner = services.accounts.user_of(&principal).await?;
     let response = AppendResponse { id, length: chunk.end(), done: chunk.done };
-    services.conversations.append(owner, conversation, id, chunk).await?;
+    services.conversations()?.append(owner, conversation, id, chunk).await?;
     answer(services, StatusCode::OK, &response)
 }
 
 fn chunk(services: &Services, body: &[u8]) -> Result<MessageChunk, ApiError> {
     let mut members = ObjectReader::of_body(body, limits::MAX_JSON_DEPTH)?;
     let content = members.needed_text("content")?;
-    let max_bytes = services.conversations.max_message_bytes();
+    let max_bytes = services.conversations()?.max_message_bytes();
     if content.len() > max_bytes {
         return Err(members.too_large("content", max_bytes, Some("MAX_MESSAGE_BYTES")));
     }

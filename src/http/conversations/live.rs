@@ -47,11 +47,11 @@ pub(super) async fn get(
         }
     };
     let owner = services.accounts.user_of(&request.principal).await?;
-    let live = services.conversations.subscribe(owner, request.conversation, start, cursor).await?;
+    let live = services.conversations()?.subscribe(owner, request.conversation, start, cursor).await?;
     let stream = EventStream {
         state: Arc::clone(state),
         connection: request.connection,
-        heartbeat: Duration::from_secs(services.conversations.realtime().heartbeat_s),
+        heartbeat: Duration::from_secs(services.conversations()?.realtime().heartbeat_s),
         access: Some((vec![Needs::Scope(Scope::ConversationsRead)], request.headers)),
         retry_ms: Some(RETRY_MS),
     };

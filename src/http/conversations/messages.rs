@@ -57,7 +57,7 @@ pub(super) async fn list(
     }
     let query = MessageQuery::parse(&parameters)?;
     let owner = services.accounts.user_of(&principal).await?;
-    let page = services.conversations.messages(owner, id, &query).await?;
+    let page = services.conversations()?.messages(owner, id, &query).await?;
     page_answer(services, &format!("{PATH}/{id}/messages"), &parameters, &page)
 }
 
@@ -81,7 +81,7 @@ pub(super) async fn get(
     let services = state.services()?;
     let (conversation, id) = message_id(ids)?;
     let owner = services.accounts.user_of(&principal).await?;
-    answer(services, StatusCode::OK, &services.conversations.message(owner, conversation, id).await?)
+    answer(services, StatusCode::OK, &services.conversations()?.message(owner, conversation, id).await?)
 }
 
 /// `POST /api/conversations/{id}/messages`: one message, or an array of them, all or none.
@@ -111,7 +111,7 @@ pub(super) async fn add(
     let key = key(&head.headers, &body)?;
     let (messages, is_array) = new_messages(services, &body)?;
     let owner = services.accounts.user_of(&principal).await?;
-    let added = services.conversations.add(owner, id, messages, key).await?;
+    let added = services.conversations()?.add(owner, id, messages, key).await?;
     let Some(first) = added.messages.first() else { return Err(ApiError::internal()) };
     let location = format!("{PATH}/{id}/messages/{}", first.id);
     let status = if added.is_repeated { StatusCode::OK } else { StatusCode::CREATED };
@@ -149,7 +149,7 @@ fn new_messages(services: &Services, body: &[u8]) -> Result<(Vec<NewMessage>, bo
     if each.is_empty() {
         return Err(ApiError::invalid("the body takes at least one message").field("body"));
     }
-    let max_bytes = services.conversations.max_message_bytes();
+    let max_bytes = services.conversations()?.max_message_bytes();
     let messages =
         each.into_iter().map(|members| new_message(members, max_bytes, limits::MAX_METADATA_BYTES, depth));
     Ok((messages.collect::<Result<_, _>>()?, is_array))

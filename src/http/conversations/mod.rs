@@ -63,7 +63,7 @@ async fn list(
     let parameters = query::parameters(parameters)?;
     let query = ListQuery::parse(&parameters)?;
     let owner = services.accounts.user_of(&principal).await?;
-    let page = services.conversations.list(owner, &query).await?;
+    let page = services.conversations()?.list(owner, &query).await?;
     page_answer(services, PATH, &parameters, &page)
 }
 
@@ -89,7 +89,7 @@ async fn create(
         metadata: patch.metadata.unwrap_or_else(Metadata::empty),
     };
     let owner = services.accounts.user_of(&principal).await?;
-    let conversation = services.conversations.create(owner, new).await?;
+    let conversation = services.conversations()?.create(owner, new).await?;
     created(services, &format!("{PATH}/{}", conversation.id), &conversation)
 }
 
@@ -113,7 +113,7 @@ async fn read(
     let services = state.services()?;
     let id = conversation_id(id)?;
     let owner = services.accounts.user_of(&principal).await?;
-    answer(services, StatusCode::OK, &services.conversations.get(owner, id).await?)
+    answer(services, StatusCode::OK, &services.conversations()?.get(owner, id).await?)
 }
 
 /// `PATCH /api/conversations/{id}`.
@@ -140,7 +140,7 @@ async fn change(
     let (_, body) = read_body(services, request).await?;
     let patch = patch(&body)?;
     let owner = services.accounts.user_of(&principal).await?;
-    answer(services, StatusCode::OK, &services.conversations.change(owner, id, &patch).await?)
+    answer(services, StatusCode::OK, &services.conversations()?.change(owner, id, &patch).await?)
 }
 
 /// `DELETE /api/conversations/{id}`.
@@ -163,7 +163,7 @@ async fn delete(
     let services = state.services()?;
     let id = conversation_id(id)?;
     let owner = services.accounts.user_of(&principal).await?;
-    services.conversations.delete(owner, id).await?;
+    services.conversations()?.delete(owner, id).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -190,7 +190,7 @@ async fn read_body(
     services: &Services,
     request: Request,
 ) -> Result<(hyper::http::request::Parts, super::wire::body::WholeBody), ApiError> {
-    let bytes = (services.conversations.max_message_bytes() * MESSAGES_OF_BODY).max(LEAST_BODY_BYTES);
+    let bytes = (services.conversations()?.max_message_bytes() * MESSAGES_OF_BODY).max(LEAST_BODY_BYTES);
     json::read(services, request, bytes, "MAX_MESSAGE_BYTES").await
 }
 

@@ -26,7 +26,7 @@ use crate::http::server::ConnectionHandle;
 use crate::http::wire::body::{BodyLimits, LimitedBody};
 use crate::http::wire::error::ApiError;
 use crate::http::wire::{path, query};
-use crate::http::{AppState, BATCH, EVENTS, HotRoute, batch, events, faults, not_found};
+use crate::http::{AppState, BATCH, EVENTS, HotRoute, batch, events, faults};
 use crate::observe::Metrics;
 
 /// The label of requests without a route.
@@ -217,7 +217,7 @@ impl Exchange {
                 let Ok(response): Result<Response, Infallible> = self.router.call(request).await;
                 response
             }
-            None => not_found().await.into_response(),
+            None => ApiError::unknown_path().into_response(),
         };
         if let Some(quota) = quota.filter(|_| response.status() != StatusCode::TOO_MANY_REQUESTS) {
             quota.write(response.headers_mut());

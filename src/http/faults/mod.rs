@@ -23,7 +23,7 @@ use super::server::ConnectionHandle;
 use super::wire::body::{BodyLimits, LimitedBody};
 use super::wire::error::ApiError;
 use super::wire::sse;
-use crate::config::{StressConfig, limits};
+use crate::config::{FaultsConfig, limits};
 use crate::faults::{Fault, FaultLimits, FaultPlan, FaultRequest, InjectedError, Strike};
 use body::FaultyBody;
 
@@ -37,7 +37,7 @@ pub(super) struct Faults {
 
 impl Faults {
     /// `None`: faults are off.
-    pub(super) fn new(config: &StressConfig) -> Option<Self> {
+    pub(super) fn new(config: &FaultsConfig) -> Option<Self> {
         config.faults.is_on().then(|| Self {
             limits: FaultLimits { max_delay: Duration::from_millis(limits::MAX_FAULT_DELAY_MS) },
             plan: Mutex::new(FaultPlan::new(limits::MAX_FAULTS)),

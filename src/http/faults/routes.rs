@@ -14,10 +14,10 @@ use utoipa_axum::routes;
 
 use crate::auth::Scope;
 use crate::faults::{Fault, FaultPlan, FaultRequest};
+use crate::http::AppState;
 use crate::http::edge::routes::{Needs, Routes};
 use crate::http::wire::error::ApiError;
 use crate::http::wire::query;
-use crate::http::{AppState, not_found};
 
 #[derive(Serialize, ToSchema)]
 #[schema(as = Faults)]
@@ -51,7 +51,7 @@ pub(in crate::http) fn routes() -> Routes {
     )
 )]
 async fn inject(State(state): State<Arc<AppState>>, body: Result<Bytes, BytesRejection>) -> Response {
-    let Some(faults) = &state.faults else { return not_found().await.into_response() };
+    let Some(faults) = &state.faults else { return ApiError::unknown_path().into_response() };
     let taken = query::json(body).await.and_then(|request| faults.set(request));
     taken.map(Json).into_response()
 }
@@ -75,7 +75,7 @@ async fn panic_in_task(
     // A path that is not UTF-8 names no task.
     match state.faults.is_some() && task.is_ok_and(|Path(task)| state.supervisor.panic_in(&task)) {
         true => Ok(StatusCode::ACCEPTED),
-        false => Err(not_found().await),
+        false => Err(ApiError::unknown_path()),
     }
 }
 
@@ -88,7 +88,7 @@ async fn panic_in_task(
     responses((status = 200, description = "Faults, by their paths", body = FaultsResponse))
 )]
 async fn list(State(state): State<Arc<AppState>>) -> Result<Json<impl Serialize>, ApiError> {
-    let Some(faults) = &state.faults else { return Err(not_found().await) };
+    let Some(faults) = &state.faults else { return Err(ApiError::unknown_path()) };
     Ok(Json(FaultsResponse { faults: faults.with(|plan| plan.list().cloned().collect()) }))
 }
 
@@ -101,6 +101,6 @@ async fn list(State(state): State<Arc<AppState>>) -> Result<Json<impl Serialize>
     responses((status = 200, description = "The number of removed faults", body = ClearedFaultsResponse))
 )]
 async fn clear(State(state): State<Arc<AppState>>) -> Result<Json<impl Serialize>, ApiError> {
-    let Some(faults) = &state.faults else { return Err(not_found().await) };
+    let Some(faults) = &state.faults else { return Err(ApiError::unknown_path()) };
     Ok(Json(ClearedFaultsResponse { cleared: faults.with(FaultPlan::clear) }))
 }

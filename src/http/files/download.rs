@@ -60,7 +60,7 @@ pub(super) async fn get(
     let services = state.services()?;
     let id = path::known(id, FilesError::NotFound)?;
     let owner = services.accounts.user_of(&principal).await?;
-    let file = services.files.find(owner, id).await?;
+    let file = services.files()?.find(owner, id).await?;
     // A content has one hash: the tag is a strong one.
     let tag = format!("\"{}\"", file.sha256);
     if range::is_known(&headers, &tag) {
@@ -77,10 +77,10 @@ pub(super) async fn get(
         RangeSelection::Unsatisfiable => return unsatisfiable(&file),
     };
     // Opened before the head is sent, so that errors get a status.
-    let content = services.files.open(&file).await?;
+    let content = services.files()?.open(&file).await?;
     let length = bytes.end - bytes.start;
     let body = if method == Method::GET {
-        let permit = services.files.download_permit()?;
+        let permit = services.files()?.download_permit()?;
         let until = deadline(services, length);
         // Repeated for each chunk, as it holds for one response.
         let before_each = move || connection.read_by(until);

@@ -83,7 +83,7 @@ async fn list(
     let parameters = query::parameters(parameters)?;
     let query = FileQuery::parse(&parameters)?;
     let owner = services.accounts.user_of(&principal).await?;
-    let page = services.files.list(owner, &query).await?;
+    let page = services.files()?.list(owner, &query).await?;
     let files: Vec<FileResponse<'_>> = page.entries.iter().map(FileResponse::from).collect();
     let body = serde_json::to_vec(&files).map_err(|_| ApiError::internal())?;
     let mut response = json::json(StatusCode::OK, json::held(services, body)?);
@@ -112,8 +112,10 @@ async fn delete(
     let id = path::known(id, FilesError::NotFound)?;
     let owner = services.accounts.user_of(&principal).await?;
     // The import's lanes hold rows that are to be deleted, so it ends first.
-    services.imports.stop(owner, id).await?;
-    services.files.delete(owner, id).await?;
+    if let Some(imports) = &services.modules.imports {
+        imports.stop(owner, id).await?;
+    }
+    services.files()?.delete(owner, id).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 

@@ -69,7 +69,7 @@ pub(super) async fn post(
 ) -> Result<Response, ApiError> {
     let services = state.services()?;
     let (head, body) = request.into_parts();
-    let config = services.files.config();
+    let config = services.files()?.config();
     let most = config.max_file_bytes.saturating_add(MAX_PART_HEAD_BYTES);
     let bytes = most.saturating_mul(limits::MAX_FILES_PER_UPLOAD as u64);
     let limits = BodyLimits {
@@ -104,7 +104,7 @@ async fn store(
         return Err(body.limits().too_large());
     }
     let owner = services.accounts.user_of(principal).await?;
-    let mut upload = services.files.begin(owner, body.announced()).await?;
+    let mut upload = services.files()?.begin(owner, body.announced()).await?;
     let pace = BytesReceived::default();
     body.keep_rate(limits::FILE_MIN_RATE);
     let mut pieces = PartChunks::new(body, &pace);

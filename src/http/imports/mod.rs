@@ -30,9 +30,9 @@ use super::wire::json::{self, StartCheck};
 use super::wire::{path, query};
 use super::{AppState, Services};
 use crate::auth::{Principal, Scope};
-use crate::config::limits;
+use crate::config::{Module, limits};
 use crate::files::{FilesError, StoredFile};
-use crate::imports::{Allowed, Kind, Mapping, Plan};
+use crate::imports::{Allowed, CONVERSATIONS_OFF, Kind, Mapping, Plan};
 use crate::ingest::text;
 
 /// The name of a file that was sent as lines.
@@ -91,10 +91,10 @@ async fn process(
     let services = state.services()?;
     let plan = plan(&state, &principal, parameters)?;
     // Before anything is read: a file that is stored without its import would be useless.
-    let permit = services.imports.permit()?;
+    let permit = services.imports()?.permit()?;
     let owner = services.accounts.user_of(&principal).await?;
     let file = file(services, owner, request).await?;
-    services.imports.begin(permit, owner, &file, plan).await?;
+    services.imports()?.begin(permit, owner, &file, plan).await?;
     let mut response = (StatusCode::ACCEPTED, Json(ImportResponse { file_id: file.id })).into_response();
     let location = format!("/api/files/{}/progress", file.id);
     let location = HeaderValue::try_from(location).map_err(|_| ApiError::internal())?;
@@ -122,6 +122,10 @@ fn plan(
     let scopes = principal.scopes(state.verifier.is_open());
     let allowed = Allowed::which(|kind| scopes.allow(scope(kind)));
     match kind {
+        Some(kind @ (Kind::Conversation | Kind::Message)) if !state.modules.has(Module::Conversations) => {
+            Err(ApiError::invalid(format!("kind takes no {}: {CONVERSATIONS_OFF}", kind.name()))
+                .field("kind"))
+        }
         Some(kind) if !allowed.has(kind) => Err(ApiError::lacks(scope(kind))),
         kind => Ok(Plan { kind, mapping, allowed }),
     }
@@ -145,7 +149,7 @@ async fn file(services: &Services, owner: Option<Uuid>, request: Request) -> Res
             setting: "a body that names a file",
             deadline: Instant::now() + services.limits.body_timeout,
         },
-        BodyKind::Lines => lines_limits(services),
+        BodyKind::Lines => lines_limits(services)?,
     };
     let mut body = LimitedBody::new(&head, body, limits);
     let file = match content {
@@ -159,12 +163,12 @@ async fn file(services: &Services, owner: Option<Uuid>, request: Request) -> Res
 }
 
 /// The deadline is for the first byte; further bytes extend it (`FILE_MIN_RATE`).
-fn lines_limits(services: &Services) -> BodyLimits {
-    BodyLimits {
-        bytes: usize::try_from(services.files.config().max_file_bytes).unwrap_or(usize::MAX),
+fn lines_limits(services: &Services) -> Result<BodyLimits, ApiError> {
+    Ok(BodyLimits {
+        bytes: usize::try_from(services.files()?.config().max_file_bytes).unwrap_or(usize::MAX),
         setting: "MAX_FILE_BYTES",
         deadline: Instant::now() + services.limits.body_timeout,
-    }
+    })
 }
 
 /// The content of a body.
@@ -199,7 +203,7 @@ async fn named(
     };
     let named: ImportRequest = serde_json::from_slice(text::without_mark(&whole))
         .map_err(|_| ApiError::invalid("the body takes {\"file_id\": a file's id}").field("file_id"))?;
-    Ok(services.files.find(owner, named.file_id).await?)
+    Ok(services.files()?.find(owner, named.file_id).await?)
 }
 
 /// Stores the decoded lines of a body.
@@ -233,7 +237,7 @@ async fn lines(
     );
     let kept = {
         let pieces = pin!(pieces);
-        services.files.keep(owner, NAME, Some("application/x-ndjson"), announced, pieces).await
+        services.files()?.keep(owner, NAME, Some("application/x-ndjson"), announced, pieces).await
     };
     // The body's own error is the most precise one.
     kept.map_err(|error| refusal.unwrap_or_else(|| error.into()))
@@ -259,8 +263,8 @@ async fn rejected(
     let services = state.services()?;
     let id = path::known(id, FilesError::NotFound)?;
     let owner = services.accounts.user_of(&principal).await?;
-    let progress = services.imports.progress(owner, id).await?;
-    let imports = services.imports.clone();
+    let progress = services.imports()?.progress(owner, id).await?;
+    let imports = services.imports()?.clone();
     let pages = stream::try_unfold((imports, 0), move |(imports, after)| async move {
         let lines = imports.rejected(id, after, PAGE).await.map_err(std::io::Error::other)?;
         let Some((last, _)) = lines.last() else { return Ok(None) };

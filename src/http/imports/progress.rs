@@ -52,17 +52,17 @@ pub(super) async fn get(
     let services = state.services()?;
     let id = path::known(id, FilesError::NotFound)?;
     let owner = services.accounts.user_of(&principal).await?;
-    let progress = services.imports.progress(owner, id).await?;
+    let progress = services.imports()?.progress(owner, id).await?;
     if !wants_stream(&headers) {
         return Ok(Json(progress).into_response());
     }
     let source = ProgressSource {
         file_id: progress.file_id,
-        imports: services.imports.clone(),
+        imports: services.imports()?.clone(),
         last: None,
         next: Some(progress),
         polled: Instant::now(),
-        _permit: services.imports.subscribe()?,
+        _permit: services.imports()?.subscribe()?,
     };
     let stream = EventStream {
         state: Arc::clone(&state),

@@ -5,6 +5,7 @@
 
 pub(super) mod bodies;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use axum::Router;
@@ -91,8 +92,10 @@ fn complete(api: &mut OpenApi, table: &[Route]) {
     components.add_security_scheme(BEARER, SecurityScheme::Http(bearer));
     let key = ApiKey::Header(ApiKeyValue::new("X-API-Key"));
     components.add_security_scheme(API_KEY, SecurityScheme::ApiKey(key));
+    let mut tags = BTreeSet::new();
     for (path, item) in &mut api.paths.paths {
         for (method, operation) in operations(item) {
+            tags.extend(operation.tags.iter().flatten().cloned());
             let declared = table.iter().find(|route| route.method == method && route.path == *path);
             if let Some(route) = declared {
                 operation.operation_id = Some(operation_id(&method, path));
@@ -100,6 +103,10 @@ fn complete(api: &mut OpenApi, table: &[Route]) {
                 refuse(operation);
             }
         }
+    }
+    // Those of modules that are off have no operations.
+    if let Some(described) = &mut api.tags {
+        described.retain(|tag| tags.contains(&tag.name));
     }
 }
 

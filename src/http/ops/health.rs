@@ -24,6 +24,8 @@ struct HealthResponse {
     status: &'static str,
     version: &'static str,
     uptime_s: u64,
+    /// The modules that are on.
+    modules: Vec<&'static str>,
     #[serde(flatten)]
     pipeline: Option<PipelineHealth>,
     /// The background tasks.
@@ -295,6 +297,7 @@ pub(super) async fn api_health(State(state): State<Arc<AppState>>) -> Response {
         status,
         version: env!("CARGO_PKG_VERSION"),
         uptime_s: state.started.elapsed().as_secs(),
+        modules: state.modules.names(),
         pipeline,
         tasks: state.supervisor.report().into_iter().map(TaskHealth::from).collect(),
         memory: Memory { resident_bytes: resident_bytes() },

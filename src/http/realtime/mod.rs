@@ -63,22 +63,26 @@ async fn stream(
         None => from,
     };
     for topic in topics.iter() {
+        if let Some(module) = topic.module().filter(|module| !state.modules.has(*module)) {
+            let message = format!("{topic} is of {}, which are off (MODULES)", module.info().name);
+            return Err(ApiError::invalid(message).field("topics"));
+        }
         authorize::require(&state, &principal, topic.scope())?;
     }
     let user = services.accounts.user_of(&principal).await?;
     for topic in topics.iter() {
         if let Topic::Conversation(id) = topic {
             // Its owner does not change.
-            services.conversations.get(user, *id).await?;
+            services.conversations()?.get(user, *id).await?;
         }
     }
     let names = topics.names();
-    let subscription = services.realtime.subscribe(names, user, from).await?;
+    let subscription = services.realtime()?.subscribe(names, user, from).await?;
     let needs = topics.iter().map(|topic| Needs::Scope(topic.scope())).collect();
     let stream = EventStream {
         state: Arc::clone(&state),
         connection,
-        heartbeat: Duration::from_secs(services.realtime.limits().heartbeat_s),
+        heartbeat: Duration::from_secs(services.realtime()?.limits().heartbeat_s),
         access: Some((needs, headers)),
         retry_ms: Some(RETRY_MS),
     };

@@ -3,6 +3,7 @@
 use uuid::Uuid;
 
 use crate::auth::Scope;
+use crate::config::Module;
 use crate::conversations;
 use crate::http::wire::error::ApiError;
 use crate::realtime::{Change, MAX_TOPICS, published_topic};
@@ -38,6 +39,15 @@ impl Topic {
                 is_name.then(|| Self::Published(name.to_owned()))
             }
             _ => None,
+        }
+    }
+
+    /// The module whose changes it has.
+    pub(super) fn module(&self) -> Option<Module> {
+        match self {
+            Self::Collection(_) | Self::Record(..) => Some(Module::Records),
+            Self::Conversation(_) => Some(Module::Conversations),
+            Self::Published(_) => None,
         }
     }
 

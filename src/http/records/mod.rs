@@ -58,7 +58,7 @@ async fn create(
     let services = state.services()?;
     let name = collection(path)?;
     let (draft, _whole) = draft(services, request).await?;
-    let record = services.records.create(&name, draft).await?;
+    let record = services.records()?.create(&name, draft).await?;
     let location = format!("/api/stress/records/{}/{}", name.as_str(), record.id.as_str());
     let mut response = answer(services, StatusCode::CREATED, record, None).await?;
     response
@@ -95,7 +95,7 @@ async fn get(
             _ => return Err(query::unknown_parameter(&parameter)),
         }
     }
-    let (record, position) = services.records.get(&name, id).await?;
+    let (record, position) = services.records()?.get(&name, id).await?;
     let mut response = match etag::is_known(&headers, record.version)? {
         true => {
             let mut response = StatusCode::NOT_MODIFIED.into_response();
@@ -178,7 +178,7 @@ async fn change(
         return Err(ApiError::invalid("a record's id cannot be changed").field("id"));
     }
     let change = if replaces { Change::Replace(draft.data) } else { Change::Merge(draft.data) };
-    let record = services.records.change(&name, id, &precondition, &change).await?;
+    let record = services.records()?.change(&name, id, &precondition, &change).await?;
     answer(services, StatusCode::OK, record, None).await
 }
 
@@ -203,7 +203,7 @@ async fn delete(
     let services = state.services()?;
     let (name, id) = collection_and_id(path)?;
     let precondition: Precondition = etag::if_match(&headers)?;
-    services.records.change(&name, id, &precondition, &Change::Delete).await?;
+    services.records()?.change(&name, id, &precondition, &Change::Delete).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -237,7 +237,7 @@ async fn list(
     let name = collection(path)?;
     let parameters = query::parameters(parameters)?;
     let query = ListQuery::parse(&parameters)?;
-    let (page, position) = services.records.list(&name, &query).await?;
+    let (page, position) = services.records()?.list(&name, &query).await?;
     // Until the client has read it: the pages of slow clients add up.
     let mut permit = MemoryPermit::new(&services.bodies);
     let bytes = page.entries.iter().map(Record::json_len).sum();
@@ -275,7 +275,7 @@ fn add_position(response: &mut Response, position: &Position) -> Result<(), ApiE
 
 /// Reads a record from a request. The returned body holds the record's memory permit.
 async fn draft(services: &Services, request: Request) -> Result<(Draft, WholeBody), ApiError> {
-    let bytes = services.records.settings().max_body_bytes;
+    let bytes = services.records()?.settings().max_body_bytes;
     let (_, whole) = json::read(services, request, bytes, "MAX_EVENT_BYTES").await?;
     let max_depth = limits::MAX_JSON_DEPTH;
     json::parse(whole, move |whole| Ok(Draft::parse(whole.bytes(), max_depth)?)).await

@@ -12,9 +12,9 @@ use parking_lot::RwLock;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use super::super::AppState;
 use super::super::wire::error::ApiError;
 use super::super::wire::query;
-use super::super::{AppState, not_found};
 use crate::config::{Config, limits};
 use crate::records::Name;
 use crate::typed::TypeError;
@@ -142,7 +142,7 @@ impl StressSettings {
     responses((status = 200, description = "The current configuration", body = ConfigResponse))
 )]
 pub(super) async fn get(State(state): State<Arc<AppState>>) -> Result<Response, ApiError> {
-    let Some(stress) = &state.stress else { return Err(not_found().await) };
+    let Some(stress) = &state.stress else { return Err(ApiError::unknown_path()) };
     Ok(stress.settings.answer())
 }
 
@@ -159,7 +159,7 @@ pub(super) async fn post(
     State(state): State<Arc<AppState>>,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Response, ApiError> {
-    let Some(stress) = &state.stress else { return Err(not_found().await) };
+    let Some(stress) = &state.stress else { return Err(ApiError::unknown_path()) };
     let changes: ConfigRequest = query::json(body).await?;
     stress.settings.change(&changes)?;
     tracing::info!(changes = ?changes, "the stress API's configuration was changed");

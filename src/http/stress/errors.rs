@@ -30,7 +30,7 @@ pub(super) async fn not_found(
 ) -> Result<StatusCode, ApiError> {
     let services = state.services()?;
     let name = collection_of_record(path)?;
-    let found = services.records.get(&name, RecordId::impossible()).await;
+    let found = services.records()?.get(&name, RecordId::impossible()).await;
     Err(found.map_or_else(ApiError::from, |_| ApiError::internal()))
 }
 
@@ -58,7 +58,7 @@ pub(super) async fn unauthorized(State(state): State<Arc<AppState>>) -> Result<S
     responses((status = 500, description = "Always"))
 )]
 pub(super) async fn internal(State(state): State<Arc<AppState>>) -> Result<StatusCode, ApiError> {
-    state.services()?.failing.fail().await?;
+    state.services()?.stress()?.failing.fail().await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -89,7 +89,7 @@ pub(super) async fn timeout(
     query: Result<Query<TimeoutQuery>, QueryRejection>,
 ) -> Result<StatusCode, ApiError> {
     let services = state.services()?;
-    let Some(stress) = &state.stress else { return Err(super::super::not_found().await) };
+    let Some(stress) = &state.stress else { return Err(ApiError::unknown_path()) };
     let Query(query) = query.map_err(|rejection| ApiError::invalid(rejection.body_text()).field("query"))?;
     let most = limits::MAX_STRESS_DELAY_MS;
     let delay_ms = query.delay_ms.unwrap_or_else(|| stress.settings.now().error_delay_ms);
@@ -99,8 +99,8 @@ pub(super) async fn timeout(
     }
     let delay = Duration::from_millis(delay_ms);
     match query.mode.as_deref() {
-        None | Some("statement") => services.failing.exceed(delay).await?,
-        Some("pool") => services.failing.exhaust(delay).await?,
+        None | Some("statement") => services.stress()?.failing.exceed(delay).await?,
+        Some("pool") => services.stress()?.failing.exhaust(delay).await?,
         Some("before") => {
             tokio::time::sleep(delay).await;
             let message = "the request took too long before it reached the database";

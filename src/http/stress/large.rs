@@ -31,7 +31,7 @@ use super::super::wire::body::{BodyLimits, LimitedBody, MemoryPermit, WholeBody}
 use super::super::wire::encoding::{Decoded, Encoding};
 use super::super::wire::error::ApiError;
 use super::super::wire::json::{self, check_json, check_start};
-use super::super::{AppState, Services, not_found};
+use super::super::{AppState, Services};
 use super::LargeLimits;
 use crate::config::limits::{self, MAX_JSON_DEPTH};
 use crate::records::Draft;
@@ -58,7 +58,7 @@ pub(super) async fn create(
     request: Request,
 ) -> Result<Response, ApiError> {
     let services = state.services()?;
-    let Some(stress) = &state.stress else { return Err(not_found().await) };
+    let Some(stress) = &state.stress else { return Err(ApiError::unknown_path()) };
     let name = collection(path)?;
     let (head, body) = request.into_parts();
     let bytes = stress.settings.now().large_payload_bytes;
@@ -74,7 +74,7 @@ pub(super) async fn create(
         }
     };
     let ReceivedPayload { draft, permits } = received;
-    let payload = services.large_payloads.create(&name, draft.id, &draft.data).await?;
+    let payload = services.stress()?.large_payloads.create(&name, draft.id, &draft.data).await?;
     let location = format!("/api/stress/large-payload/{}/{}", name.as_str(), payload.id.as_str());
     let location = HeaderValue::try_from(location).map_err(|_| ApiError::internal())?;
     let content = draft.data.into_bytes();
@@ -108,10 +108,10 @@ pub(super) async fn get(
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
     let services = state.services()?;
-    let Some(stress) = &state.stress else { return Err(not_found().await) };
+    let Some(stress) = &state.stress else { return Err(ApiError::unknown_path()) };
     let (name, id) = collection_and_id(path)?;
     let permit = stress.large.permit()?;
-    let large = services.large_payloads.clone();
+    let large = services.stress()?.large_payloads.clone();
     let payload = large.get(&name, id).await?;
     let deadline = Instant::now() + stress.large.time(services, payload.bytes as u64);
     // The status was sent before: after an error the connection is closed before the body's end.

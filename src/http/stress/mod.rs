@@ -19,7 +19,18 @@ use super::edge::routes::{Needs, Routes};
 use super::wire::body::MemoryBudget;
 use crate::auth::Scope;
 use crate::config::{Config, limits};
+use crate::db::FailingStatements;
+use crate::records::large::LargePayloads;
 use config::StressSettings;
+
+/// What the stress API needs of the database.
+#[derive(Debug)]
+pub struct StressServices {
+    /// Large payloads.
+    pub large_payloads: LargePayloads,
+    /// Failures on demand.
+    pub failing: FailingStatements,
+}
 
 /// What the handlers of the stress API share.
 #[derive(Debug)]
@@ -48,9 +59,8 @@ struct LargeLimits {
 }
 
 impl StressApi {
-    /// `None` where the stress API is off.
-    pub(super) fn new(config: &Config) -> Option<Self> {
-        config.serves_stress().then(|| Self {
+    pub(super) fn new(config: &Config) -> Self {
+        Self {
             settings: StressSettings::new(config),
             streams: Streams {
                 heartbeat: Duration::from_secs(config.subscribers.sse_heartbeat_s),
@@ -61,7 +71,7 @@ impl StressApi {
                 memory: MemoryBudget::new(config.memory().large_payloads),
                 permits: Arc::new(Semaphore::new(limits::MAX_LARGE_IN_FLIGHT)),
             },
-        })
+        }
     }
 }
 

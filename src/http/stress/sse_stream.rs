@@ -12,10 +12,10 @@ use hyper::header::{HeaderMap, HeaderValue};
 
 use super::stream_plan::{LAST_EVENT_ID, StreamPlan};
 use super::stream_source::StreamSource;
+use crate::http::AppState;
 use crate::http::event_stream::EventStream;
 use crate::http::server::ConnectionHandle;
 use crate::http::wire::error::ApiError;
-use crate::http::{AppState, not_found};
 
 /// Streams messages until the last, or until the client disconnects.
 #[utoipa::path(
@@ -44,7 +44,7 @@ pub(in crate::http) async fn get(
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
     state.services()?;
-    let Some(stress) = &state.stress else { return Err(not_found().await) };
+    let Some(stress) = &state.stress else { return Err(ApiError::unknown_path()) };
     let streams = &stress.streams;
     let Query(parameters) = parameters.map_err(|_| ApiError::invalid("the query cannot be read"))?;
     let last_event_id = headers.get(LAST_EVENT_ID).map(HeaderValue::as_bytes);

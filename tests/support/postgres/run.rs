@@ -28,9 +28,9 @@ const FAST: [(&str, &str); 4] = [
 
 /// Migrates the template of all test databases. Called once per run.
 async fn migrate_template(url: &str) {
-    let config = Config::from_variables(&Variables::default()).unwrap().database;
-    let database = Database::new(&ConnectionUrl::parse(url).unwrap(), &config).unwrap();
-    migrate(&database, config.partitioning).await.unwrap();
+    let config = Config::from_variables(&Variables::default()).unwrap();
+    let database = Database::new(&ConnectionUrl::parse(url).unwrap(), &config.database).unwrap();
+    migrate(&database, config.database.partitioning, config.modules()).await.unwrap();
 }
 
 /// The run's cluster, as the tests of one process know it.

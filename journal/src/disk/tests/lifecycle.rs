@@ -111,13 +111,13 @@ fn registered_journals_are_known_to_later_processes_until_they_are_trimmed() {
     one(&mut writer, 0, 10).unwrap();
     let journal = writer.journal();
     reader.register(journal).unwrap();
-    reader.set_schema_version(2).unwrap();
+    reader.set_schema("2 files").unwrap();
     drop((writer, reader));
     let (writer, reader, recovered) = open_disk(&disk, &settings).unwrap();
     assert_eq!(recovered.strays.len(), 0);
-    assert_eq!((reader.is_registered(journal), reader.schema_version()), (true, Some(2)));
+    assert_eq!((reader.is_registered(journal), reader.schema()), (true, Some("2 files".into())));
     reader.trim(journal, &covered(0..1)).unwrap();
-    assert_eq!((reader.is_registered(journal), reader.schema_version()), (false, Some(2)));
+    assert_eq!((reader.is_registered(journal), reader.schema()), (false, Some("2 files".into())));
     drop((writer, reader));
     assert!(!open_disk(&disk, &settings).unwrap().1.is_registered(journal));
 }
