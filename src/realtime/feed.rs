@@ -39,6 +39,8 @@ struct Progress {
     origin: Origin,
     /// What it saw was published.
     seen: Arc<Snapshot>,
+    /// The end of a poll of which some pages were published, and their last place: after an error it goes on there.
+    partial: Option<(Arc<Snapshot>, Place)>,
     /// The wait for a change of another node, doubled while none comes.
     pause: Duration,
 }
@@ -54,7 +56,7 @@ impl FeedReader {
     /// The progress from which on all changes are published.
     async fn begin(&self) -> Result<Progress, DbError> {
         let (origin, seen) = self.changes.now().await?;
-        Ok(Progress { origin, seen, pause: GAP })
+        Ok(Progress { origin, seen, partial: None, pause: GAP })
     }
 
     /// Publishes all changes up to now. False: some are missing.
@@ -64,9 +66,10 @@ impl FeedReader {
             None => self.begin().await?,
         };
         let progress = self.progress.insert(begun);
-        let (mut after, mut end) = (Place::START, None);
-        let end = loop {
-            let range = Range { base: &progress.seen, end: end.as_ref(), after };
+        let poll = loop {
+            let after = progress.partial.as_ref().map_or(Place::START, |(_, after)| *after);
+            let end = progress.partial.as_ref().map(|(end, _)| end);
+            let range = Range { base: &progress.seen, end, after };
             let page = self.changes.page(range).await?;
             if page.is_gone || page.poll.origin != progress.origin {
                 return Ok(false);
@@ -76,7 +79,7 @@ impl FeedReader {
                 let lag_us = Micros::now().0.saturating_sub(first.at_us).max(0);
                 self.hub.metrics().feed_lag_seconds.observe(lag_us as f64 / 1e6);
             }
-            after = page.next(after);
+            progress.partial = Some((Arc::clone(&page.poll.end), page.next(after)));
             let (is_full, poll) = (page.is_full, Arc::clone(&page.poll));
             for change in page.changes {
                 self.hub.publish(change);
@@ -84,10 +87,9 @@ impl FeedReader {
             if !is_full {
                 break poll;
             }
-            end = Some(Arc::clone(&poll.end));
         };
-        let Poll { origin, end, .. } = &*end;
-        progress.seen = Arc::clone(end);
+        let Poll { origin, end, .. } = &*poll;
+        (progress.seen, progress.partial) = (Arc::clone(end), None);
         self.hub.set_published(Position::of(*origin, Arc::clone(end)));
         Ok(true)
     }

@@ -185,10 +185,10 @@ fn change(row: &Row, poll: &Arc<Poll>) -> Result<Change, DbError> {
 /// [`DbError`] if a column is missing or malformed.
 pub fn position_of_row(row: &Row) -> Result<Position, DbError> {
     let now = snapshot(row.try_get("snapshot")?)?;
-    let highest = match row.try_get::<_, Option<String>>("highest")? {
-        Some(highest) => xid8(&highest)?,
-        None => snapshot(row.try_get("floor")?)?.xmax,
-    };
+    // A change that the floor saw may be deleted, and higher than those that are left.
+    let below = snapshot(row.try_get("floor")?)?.xmax.saturating_sub(1);
+    let highest = row.try_get::<_, Option<String>>("highest")?.map(|xid| xid8(&xid)).transpose()?;
+    let highest = highest.map_or(below, |highest| highest.max(below));
     Ok(Position::of(origin(row)?, Arc::new(now.ended_behind(highest))))
 }
 
