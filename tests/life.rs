@@ -104,7 +104,7 @@ async fn settings_that_cannot_be_used_are_one_line_on_stderr_and_exit_2() {
         ),
         (
             &[("DB_POOL_SIZE", "4")],
-            "tidegate: DB_POOL_SIZE: got \"4\", takes a whole number from 5 to 10000 (connections)\n",
+            "tidegate: DB_POOL_SIZE: got \"4\", takes at least 5, WRITERS (1) and 4 more for MODULES\n",
         ),
         (
             &[("JOURNAL_MAX_BYTES", "1")],
