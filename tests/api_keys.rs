@@ -412,8 +412,8 @@ async fn known_keys_work_while_postgres_is_away_and_unknown_ones_are_told_so() {
     ];
     let service = Service::start(server.url(), &variables).await;
     // A start makes all keys known that there are; these are to come afterwards.
-    tokio::time::sleep(Duration::from_secs(3)).await;
     let admin = token_with(&["admin"]);
+    service.has_run("revocations", &admin).await;
     let mint = async || {
         let made = send(&service, "POST", "/api/keys", &admin, &json!({"scopes": ["events:write"]})).await;
         made.json()["key"].as_str().unwrap().to_owned()

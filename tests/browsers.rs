@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -12,7 +12,7 @@ use tokio::net::{TcpListener, TcpStream};
 use crate::support::accounts::{guarded, key, token_with};
 use crate::support::imports::count;
 use crate::support::postgres::TestDatabase;
-use crate::support::service::{Folder, eventually};
+use crate::support::service::{Folder, eventually, poll};
 
 /// Chromium without a window; ended when dropped.
 struct Browser {
@@ -96,14 +96,11 @@ impl Site {
 
     /// The first report of its pages. A browser takes a while to start on a busy machine.
     async fn report(&self) -> Value {
-        let deadline = Instant::now() + Duration::from_secs(120);
-        loop {
-            if let Some(report) = self.reports.lock().unwrap().first() {
-                return report.clone();
-            }
-            assert!(Instant::now() < deadline, "no page of {} reports", self.origin);
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
+        let what = format!("a page of {} reports", self.origin);
+        poll(&what, Duration::from_millis(20), Duration::from_secs(120), async || {
+            self.reports.lock().unwrap().first().cloned()
+        })
+        .await
     }
 }
 

@@ -97,8 +97,16 @@ async fn nothing_is_deleted_by_age_while_the_clocks_differ() {
             (health["housekeeping"]["deletion_refused"] == true).then_some(health)
         })
         .await;
-        // Each table is checked soon after the start.
-        tokio::time::sleep(std::time::Duration::from_secs(3)).await;
+        // Each table has been checked, those of keys by a checkpoint.
+        for name in ["change-retention", "message-keys", "partitions", "revocations"] {
+            eventually(&format!("{name} has run"), async || {
+                let health = service.health().await;
+                let task = health["tasks"].as_array()?.iter().find(|task| task["name"] == name)?.clone();
+                (!task["last_success_ms"].is_null() || !task["last_error"].is_null()).then_some(())
+            })
+            .await;
+        }
+        service.fenced().await;
         let housekeeping = &health["housekeeping"];
         assert_eq!(
             (&health["status"], &housekeeping["deletion_refused"]),

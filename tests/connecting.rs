@@ -7,7 +7,7 @@ use nix::unistd::Pid;
 use serde_json::json;
 
 use crate::support::postgres::{PrivateServer, TestDatabase, connect};
-use crate::support::service::{Folder, Service, eventually, run};
+use crate::support::service::{Folder, Service, eventually, poll, run};
 
 /// What a start that fails logs and reports.
 async fn fails(variables: &[(&str, &str)]) -> String {
@@ -110,28 +110,29 @@ async fn a_server_that_stops_answering_after_log_in_holds_up_no_event_at_a_start
     assert!(Service::start_with(&variables).await.stop().await.status.success());
     // Each backend of the service is stopped as soon as it is there: statements hang, and connections do not.
     let admin = connect(server.url()).await;
-    let stopped = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
-    let stopper = tokio::spawn({
-        let stopped = std::sync::Arc::clone(&stopped);
-        async move {
-            let backends = "select pid from pg_stat_activity where application_name = 'tidegate'";
-            loop {
-                for row in admin.query(backends, &[]).await.unwrap() {
-                    let pid: i32 = row.get(0);
-                    let mut stopped = stopped.lock().unwrap();
-                    if !stopped.contains(&pid) && kill(Pid::from_raw(pid), Signal::SIGSTOP).is_ok() {
-                        stopped.push(pid);
-                    }
+    let mut stopped: Vec<i32> = Vec::new();
+    let backends = "select pid from pg_stat_activity where application_name = 'tidegate'";
+    let stopping =
+        poll("the service is up", Duration::from_millis(1), Duration::from_secs(120), async || {
+            for row in admin.query(backends, &[]).await.unwrap() {
+                let pid: i32 = row.get(0);
+                if !stopped.contains(&pid) && kill(Pid::from_raw(pid), Signal::SIGSTOP).is_ok() {
+                    stopped.push(pid);
                 }
-                tokio::time::sleep(Duration::from_millis(1)).await;
             }
-        }
-    });
-    let service = Service::start_with(&variables).await;
-    assert_eq!(service.post(&[], "{}").await.status.as_u16(), 202);
-    stopper.abort();
-    for pid in stopped.lock().unwrap().iter() {
-        let _gone = kill(Pid::from_raw(*pid), Signal::SIGCONT);
+            None::<()>
+        });
+    let starting = async {
+        let service = Service::start_with(&variables).await;
+        assert_eq!(service.post(&[], "{}").await.status.as_u16(), 202);
+        service
+    };
+    let service = tokio::select! {
+        service = starting => service,
+        () = stopping => unreachable!("it never returns"),
+    };
+    for pid in stopped {
+        let _gone = kill(Pid::from_raw(pid), Signal::SIGCONT);
     }
     eventually("it is stored once the server answers", async || {
         (service.health().await["committed"] == 1).then_some(())

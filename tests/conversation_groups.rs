@@ -11,8 +11,8 @@ use crate::appends::{append, begin};
 use crate::conversations::{link, make};
 use crate::search::held_index;
 use crate::support::accounts::send;
-use crate::support::postgres::TestDatabase;
-use crate::support::service::{Answer, Service};
+use crate::support::postgres::{TestDatabase, blocked};
+use crate::support::service::{Answer, Service, eventually};
 
 /// Requests that are sent while the only shard is blocked, and so form one batch when it continues.
 async fn grouped<'a>(
@@ -28,18 +28,18 @@ async fn grouped<'a>(
         let answer = send(service, "POST", &format!("{held}/messages"), "", &message).await;
         assert_eq!(answer.status.as_u16(), 201);
     };
-    let others = join_all((1..).zip(requests).map(|(n, (path, key, body))| async move {
-        tokio::time::sleep(Duration::from_millis(40 * n)).await;
+    let others = requests.iter().map(|(path, key, body)| async move {
         let mut headers = vec![("content-type", "application/json")];
         headers.extend(key.map(|key| ("idempotency-key", key)));
         service.request("POST", path, &headers, body.to_string()).await
-    }));
-    let release = async {
-        tokio::time::sleep(Duration::from_millis(40 * requests.len() as u64 + 300)).await;
-        client.batch_execute("commit").await.unwrap();
+    });
+    let release = async { client.batch_execute("commit").await.unwrap() };
+    let admin = database.connect().await;
+    let sending = async {
+        blocked(&admin, 1, "locktype = 'relation'").await;
+        service.in_turn(1, others, release).await
     };
-    let ((), (answers, ())) = join(first, join(others, release)).await;
-    answers
+    join(first, sending).await.1
 }
 
 fn said(content: &str) -> Value {
@@ -132,6 +132,7 @@ async fn a_locked_conversation_delays_no_other() {
     let draft = begin(&service, &free, "").await;
     let lock = format!("select pg_advisory_xact_lock(hashtextextended('conversation:{id}', 0))");
     let row = format!("select id from conversations where id = '{id}' for no key update");
+    let admin = database.connect().await;
     for holding in [lock, row] {
         let client = database.connect().await;
         client.batch_execute(&format!("begin; {holding}")).await.unwrap();
@@ -140,7 +141,7 @@ async fn a_locked_conversation_delays_no_other() {
             send(&service, "POST", &format!("{held}/messages"), "", &body).await.status.as_u16()
         };
         let others = async {
-            tokio::time::sleep(Duration::from_millis(100)).await;
+            blocked(&admin, 1, "locktype in ('advisory', 'transactionid', 'tuple')").await;
             let began = Instant::now();
             for n in 0..3 {
                 let length = service.get(&draft).await.json()["content"].as_str().unwrap().len();
@@ -168,30 +169,29 @@ async fn a_request_that_is_cancelled_before_its_batch_is_left_out() {
     let service = Service::start(database.url(), &ONE_LINE).await;
     let conversation = make(&service, "").await;
     let path = format!("{conversation}/messages");
-    let client = database.connect().await;
+    let (client, admin) = (database.connect().await, database.connect().await);
     client.batch_execute("begin; lock table messages").await.unwrap();
     let (first, stays) = (said("first"), said("stays"));
     let say = async |body: &Value| send(&service, "POST", &path, "", body).await.status.as_u16();
     let goes = async {
-        tokio::time::sleep(Duration::from_millis(100)).await;
+        blocked(&admin, 1, "relation = 'messages'::regclass").await;
         let body = said("gone").to_string();
         let mut stream = TcpStream::connect(&service.address).await.unwrap();
         let head = format!("POST {path} HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n");
         let request = format!("{head}content-length: {}\r\n\r\n{body}", body.len());
         stream.write_all(request.as_bytes()).await.unwrap();
         // It is dropped while its request waits.
-        tokio::time::sleep(Duration::from_millis(200)).await;
+        service.has_begun(2).await;
+        drop(stream);
+        eventually("its connection is closed", async || {
+            (service.health().await["http"]["connections"] == 2).then_some(())
+        })
+        .await;
+        let release = async { client.batch_execute("commit").await.unwrap() };
+        service.in_turn(1, [say(&stays)], release).await
     };
-    let stays = async {
-        tokio::time::sleep(Duration::from_millis(200)).await;
-        say(&stays).await
-    };
-    let release = async {
-        tokio::time::sleep(Duration::from_millis(700)).await;
-        client.batch_execute("commit").await.unwrap();
-    };
-    let ((first, ()), (stays, ())) = join(join(say(&first), goes), join(stays, release)).await;
-    assert_eq!((first, stays), (201, 201));
+    let (first, stays) = join(say(&first), goes).await;
+    assert_eq!((first, stays), (201, vec![201]));
     assert_eq!(contents(&service, &conversation).await, ["first", "stays"]);
 }
 
@@ -234,7 +234,7 @@ async fn concurrent_reads_get_the_answers_of_single_reads() {
     client.batch_execute("begin; lock table conversations").await.unwrap();
     let together = join_all(reads.iter().map(|read| service.get(read)));
     let release = async {
-        tokio::time::sleep(Duration::from_millis(1_000)).await;
+        service.has_begun(reads.len()).await;
         let waiting = "select count(*) from pg_locks
             where relation = 'conversations'::regclass and not granted and mode = 'AccessShareLock'";
         let waiting: i64 = client.query_one(waiting, &[]).await.unwrap().get(0);
@@ -300,7 +300,7 @@ async fn frequent_statements_cost_the_same_when_tables_grow_after_planning() {
             select id, 'k', '', '{}', now() from conversations";
     client.batch_execute(grow).await.unwrap();
     drop(client);
-    // A connection reports its statistics with a statement a second later, or when it ends.
+    // A connection reports its statistics with a statement a second later, or when it ends: Postgres' own interval.
     tokio::time::sleep(Duration::from_millis(2_500)).await;
     round(40).await;
     tokio::time::sleep(Duration::from_millis(2_500)).await;
@@ -317,7 +317,7 @@ async fn frequent_statements_cost_the_same_when_tables_grow_after_planning() {
 async fn a_write_during_the_deletion_of_its_conversation_finds_none() {
     let database = TestDatabase::create().await;
     let service = Service::start(database.url(), &[]).await;
-    let client = database.connect().await;
+    let (client, admin) = (database.connect().await, database.connect().await);
     for round in 0..3 {
         let path = make(&service, "").await;
         let draft = begin(&service, &path, "be").await;
@@ -331,7 +331,7 @@ async fn a_write_during_the_deletion_of_its_conversation_finds_none() {
             }
         };
         let commit = async {
-            tokio::time::sleep(Duration::from_millis(600)).await;
+            blocked(&admin, 1, "locktype in ('transactionid', 'tuple')").await;
             client.batch_execute("commit").await.unwrap();
         };
         let (answer, ()) = join(write, commit).await;

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::support::accounts::{guarded, log_in, register, send};
-use crate::support::postgres::TestDatabase;
+use crate::support::postgres::{TestDatabase, blocked};
 use crate::support::service::{Answer, Service};
 
 pub(crate) const CONVERSATIONS: &str = "/api/conversations";
@@ -210,7 +210,7 @@ async fn a_conversation_with_many_messages_is_deleted_in_batches_behind_its_lock
         client.query_one(count, &[]).await.unwrap().get(0)
     };
     let unlock = async {
-        tokio::time::sleep(std::time::Duration::from_millis(500)).await;
+        blocked(&client, 1, "locktype = 'advisory'").await;
         assert_eq!(left().await, 24_000, "nothing goes while somebody writes");
         client.execute("select pg_advisory_unlock_all()", &[]).await.unwrap();
     };

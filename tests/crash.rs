@@ -31,12 +31,11 @@ async fn every_acknowledged_event_survives_kill_9_exactly_once() {
     let mut service = Service::start_with(&settings).await;
     let load = Load::start(&service.address, 4, 97);
     for round in 0..rounds() {
-        let delay = Duration::from_millis(random.u64(5..600));
-        tokio::time::sleep(delay).await;
+        load.progresses(random.u64(1..1500)).await;
         service.signal(Signal::SIGKILL);
         service.ended().await;
         if round % 4 == 3 {
-            // Kills recoveries too.
+            // Kills recoveries too, at any time: a start shows no states before it is up.
             let starting = Service::spawn(&settings).await;
             tokio::time::sleep(Duration::from_millis(random.u64(1..150))).await;
             starting.signal(Signal::SIGKILL);

@@ -233,6 +233,7 @@ async fn dead_letters_are_stored_each_flush_interval_and_at_a_stop() {
     assert_eq!(service.post(&[], "2").await.status.as_u16(), 503);
     hold.commit().await.unwrap();
     let letters = "select count(*) from dead_letters";
+    // Four times the default: it is the time of the interval that is tested.
     tokio::time::sleep(std::time::Duration::from_secs(1)).await;
     assert_eq!(holder.query_one(letters, &[]).await.unwrap().get::<_, i64>(0), 0, "its time has not come");
     assert!(service.stop().await.status.success());

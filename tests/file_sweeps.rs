@@ -53,7 +53,7 @@ async fn a_folder_of_another_database_is_never_cleared() {
     let service = Service::start(another.url(), &variables).await;
     eventually("it says so", async || service.log().contains("belongs to another database").then_some(()))
         .await;
-    tokio::time::sleep(Duration::from_millis(1500)).await;
+    service.runs("file-sweeper", "").await;
     let headers = [("content-type", "multipart/form-data; boundary=x")];
     let form = "--x\r\ncontent-disposition: form-data; name=\"f\"; filename=\"b\"\r\n\r\nother\r\n--x--\r\n";
     let refused = service.request("POST", "/api/files/upload", &headers, form).await;

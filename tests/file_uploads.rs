@@ -1,13 +1,11 @@
 //! Uploads that are wrong, too many, cut off or hostile: each is refused as a whole and leaves nothing behind.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::join_all;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::task::JoinSet;
 
 use crate::support::files::{BOUNDARY, MULTIPART, begun, body, end, on_disk, part, store, upload};
 use crate::support::postgres::TestDatabase;
@@ -181,27 +179,24 @@ async fn twenty_uploads_at_once_do_not_pass_the_quota_by_a_byte() {
         ("STATEMENT_TIMEOUT_MS", "30000"),
         ("FILES_SWEEP_S", "1"),
     ];
-    let service = Arc::new(Service::start(database.url(), &variables).await);
-    let mut uploads = JoinSet::new();
-    for number in 0..20_u8 {
-        let service = Arc::clone(&service);
-        uploads.spawn(async move {
+    let service = Service::start(database.url(), &variables).await;
+    let uploads = (0..20_u8).map(|number| {
+        let service = &service;
+        async move {
             let sent = body(&[part("a", "text/plain", &vec![b'a' + number; 100_000])]);
             // Eight have their turn at once.
-            let answer = loop {
-                let answer = upload(&service, "", sent.clone()).await;
-                if answer.status.as_u16() != 503 {
-                    break answer;
-                }
-                tokio::time::sleep(Duration::from_millis(20)).await;
-            };
+            let answer = eventually("it has its turn", async || {
+                let answer = upload(service, "", sent.clone()).await;
+                (answer.status.as_u16() != 503).then_some(answer)
+            })
+            .await;
             if answer.status.as_u16() != 201 {
                 assert_eq!(told(&answer), refused(413, "quota_exceeded", ""));
             }
             answer.status.as_u16()
-        });
-    }
-    let answers = uploads.join_all().await;
+        }
+    });
+    let answers = join_all(uploads).await;
     assert_eq!(answers.iter().filter(|status| **status == 201).count(), 7, "{answers:?}");
     let client = database.connect().await;
     let held: i64 = client.query_one("select sum(size)::bigint from files", &[]).await.unwrap().get(0);

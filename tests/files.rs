@@ -75,7 +75,7 @@ async fn the_same_content_is_on_the_disk_once_until_its_last_file_is_deleted() {
     }
     assert_ne!(one["id"], two["id"]);
     // Two sweeps, and it is still there.
-    tokio::time::sleep(std::time::Duration::from_millis(2500)).await;
+    service.runs("file-sweeper", "").await;
     let last = format!("/api/files/{}", two["id"].as_str().unwrap());
     assert_eq!(service.get(&last).await.body, "the same");
     assert_eq!(service.request("DELETE", &last, &[], "").await.status.as_u16(), 204);
@@ -118,7 +118,7 @@ async fn a_file_is_its_owners_alone_and_goes_with_him() {
     let rows = client.query_one("select count(*) from files", &[]).await.unwrap();
     assert_eq!(rows.get::<_, i64>(0), 1);
     // The content is somebody else's still.
-    tokio::time::sleep(std::time::Duration::from_millis(1500)).await;
+    service.runs("file-sweeper", &admin).await;
     assert_eq!(ask(&service, "GET", &path(&of_nobody), &admin).await.body, "hers");
 }
 

@@ -6,7 +6,7 @@ use serde_json::json;
 
 use crate::support::accounts::{PASSWORD, guarded, log_in, register, tidegate, tidegate_with};
 use crate::support::imports::{count, ended, process, small_parts};
-use crate::support::postgres::TestDatabase;
+use crate::support::postgres::{TestDatabase, blocked};
 use crate::support::service::{Service, eventually};
 
 #[tokio::test]
@@ -27,8 +27,9 @@ async fn an_import_ends_with_its_file() {
     ended(&service, "", &next).await;
     let stored = count(&client, "requests").await;
     assert!(stored < 200_001, "{stored}");
-    tokio::time::sleep(Duration::from_millis(200)).await;
-    assert_eq!(count(&client, "requests").await, stored);
+    let last = process(&service, "?kind=event", "", "2\n").await;
+    ended(&service, "", &last).await;
+    assert_eq!(count(&client, "requests").await, stored + 1);
 }
 
 #[tokio::test]
@@ -104,8 +105,7 @@ async fn parts_on_their_way_when_a_users_imports_end_are_counted() {
             (count(&client, "imports where state = 'failed'").await == 1).then_some(())
         })
         .await;
-        // For whoever does not wait to be done.
-        tokio::time::sleep(Duration::from_millis(300)).await;
+        blocked(&client, 1, "true").await;
         on_its_way.commit().await.unwrap();
     };
     let deleting = async {

@@ -23,11 +23,13 @@ async fn sigterm_answers_what_is_under_way_stores_what_was_accepted_and_exits_0(
     let mut slow = TcpStream::connect(&service.address).await.unwrap();
     slow.write_all(&EVENT.as_bytes()[..EVENT.len() - 1]).await.unwrap();
     let _idle = TcpStream::connect(&service.address).await.unwrap();
-    tokio::time::sleep(Duration::from_millis(200)).await;
+    service.has_begun(2).await;
     assert_eq!(service.health().await["pending"], 50);
     service.signal(Signal::SIGTERM);
-    tokio::time::sleep(Duration::from_millis(200)).await;
-    assert!(TcpStream::connect(&service.address).await.is_err(), "nothing new is accepted");
+    eventually("nothing new is accepted", async || {
+        TcpStream::connect(&service.address).await.is_err().then_some(())
+    })
+    .await;
     // The slow one began before the signal and is still answered: it is told that the service goes.
     slow.write_all(b"}").await.unwrap();
     let mut answer = String::new();
@@ -309,6 +311,7 @@ async fn a_slow_or_stuck_client_is_cut_off_and_others_are_served() {
     let mut drip = TcpStream::connect(&service.address).await.unwrap();
     let started = Instant::now();
     while drip.write_all(b"P").await.is_ok() && started.elapsed() < Duration::from_secs(10) {
+        // The pace of the drip.
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
     assert!(started.elapsed() < Duration::from_secs(6));
@@ -321,7 +324,7 @@ async fn connections_beyond_the_limit_are_told_so() {
     let service = Service::start(database.url(), &[("MAX_CONNECTIONS", "2")]).await;
     let first = TcpStream::connect(&service.address).await.unwrap();
     let _second = TcpStream::connect(&service.address).await.unwrap();
-    tokio::time::sleep(Duration::from_millis(200)).await;
+    service.has_begun(2).await;
     let is_refused = |answer: &str| {
         let (head, body) = answer.split_once("\r\n\r\n").unwrap();
         assert!(

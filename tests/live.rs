@@ -10,6 +10,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use crate::appends::{append, begin};
 use crate::conversations::make;
 use crate::support::accounts::{guarded, log_in, register, send};
+use crate::support::imports::count;
 use crate::support::postgres::TestDatabase;
 use crate::support::service::{Service, eventually};
 use crate::support::sse::{EventStream, metric};
@@ -130,9 +131,12 @@ async fn across_reconnects_and_nodes_every_change_is_delivered_once_under_concur
     // Other transactions hold back the horizon, so that a page sees more than the feed's position covers.
     let client = database.connect().await;
     let hold = async {
-        for _ in 0..10 {
+        for held in 1..=10 {
             client.batch_execute("begin; select pg_current_xact_id()").await.unwrap();
-            tokio::time::sleep(Duration::from_millis(60)).await;
+            eventually("messages are stored behind it", async || {
+                (count(&client, "messages").await >= 30 + 12 * held).then_some(())
+            })
+            .await;
             client.batch_execute("commit").await.unwrap();
         }
     };
@@ -161,6 +165,7 @@ async fn a_lost_connection_to_postgres_loses_no_change_for_a_subscriber() {
     let client = database.connect().await;
     let kill = "select pg_terminate_backend(pid) from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid()";
     let new = json!({"role": "user", "content": "x"});
+    let messages = format!("{conversation}/messages");
     let mut said = 0;
     for round in 0..5 {
         let mut new = new.clone();
@@ -168,7 +173,10 @@ async fn a_lost_connection_to_postgres_loses_no_change_for_a_subscriber() {
         let said_now = send(&service, "POST", &format!("{conversation}/messages"), "", &new).await;
         said += usize::from(said_now.status.as_u16() == 201);
         client.execute(kill, &[]).await.unwrap();
-        tokio::time::sleep(Duration::from_millis(300)).await;
+        eventually("it reads again", async || {
+            (service.get(&messages).await.status.as_u16() == 200).then_some(())
+        })
+        .await;
     }
     assert!(said >= 1);
     let id: uuid::Uuid = conversation.rsplit('/').next().unwrap().parse().unwrap();
@@ -309,6 +317,7 @@ async fn an_id_without_an_event_never_skips_an_undelivered_change() {
             if n % 12 == 0 {
                 say(&service, &conversation, &n.to_string()).await;
             }
+            // A pace between events and the heartbeats of a second, so that there are ids of both.
             tokio::time::sleep(Duration::from_millis(150)).await;
         }
     };
@@ -431,16 +440,11 @@ async fn subscribers_that_catch_up_without_reading_hold_bounded_memory() {
     let other = make(&service, "").await;
     let said = say(&service, &other, "soon").await;
     // Until the kernel's buffers are full the slow one releases its permit between two pages.
-    let mut waiting = None;
-    for _ in 0..30 {
+    let mut reader = eventually("there is room for one, and the slow one keeps it", async || {
         let mut reader = follow(&service, &other, "").await;
-        if tokio::time::timeout(Duration::from_millis(700), reader.take(1)).await.is_err() {
-            waiting = Some(reader);
-            break;
-        }
-        tokio::time::sleep(Duration::from_millis(300)).await;
-    }
-    let mut reader = waiting.expect("there is room for one, and the slow one keeps it");
+        tokio::time::timeout(Duration::from_millis(1000), reader.take(1)).await.is_err().then_some(reader)
+    })
+    .await;
     drop(slow);
     assert_eq!(json(&reader.take(1).await[0]), said);
     let told = say(&service, &other, "now").await;

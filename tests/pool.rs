@@ -13,6 +13,8 @@ use crate::support::service::eventually;
 
 /// Longer than any statement here takes.
 const LONG: Duration = Duration::from_secs(60);
+/// The time limit of an answer from a connection that is free.
+const ANSWER: Duration = Duration::from_secs(20);
 /// Waits until the test's lock is free.
 const WAIT: &str = "select pg_advisory_xact_lock_shared(7)";
 
@@ -35,9 +37,12 @@ async fn waiting_backend(admin: &Client) -> i32 {
     .await
 }
 
+/// The backend of a connection that answers in time.
 async fn backend(quota: &Database) -> Option<i32> {
     let connection = quota.get().await.ok()?;
-    Some(connection.query_one("select pg_backend_pid()", &[]).await.unwrap().get(0))
+    let answer = connection.query_one("select pg_backend_pid()", &[]);
+    let row = tokio::time::timeout(ANSWER, answer).await.expect("a connection without a statement answers");
+    Some(row.unwrap().get(0))
 }
 
 #[tokio::test]

@@ -136,7 +136,7 @@ async fn a_copy_outlasts_the_time_outs_of_its_role() {
     ];
     let database = preset(&short).await;
     let service = Service::start(database.url(), &[]).await;
-    let mut client = database.connect().await;
+    let (mut client, admin) = (database.connect().await, database.connect().await);
     client
         .batch_execute("set statement_timeout = 0; set idle_in_transaction_session_timeout = 0")
         .await
@@ -144,8 +144,12 @@ async fn a_copy_outlasts_the_time_outs_of_its_role() {
     let holder = client.transaction().await.unwrap();
     holder.batch_execute("lock table public.requests in access exclusive mode").await.unwrap();
     service.post(&[], "{}").await;
-    // Far longer than any of them.
-    tokio::time::sleep(std::time::Duration::from_secs(2)).await;
+    let outlasts = "select count(*) from pg_stat_activity
+        where datname = current_database() and wait_event_type = 'Lock' and clock_timestamp() - query_start > interval '1 s'";
+    eventually("a statement waits far longer than any of them", async || {
+        (admin.query_one(outlasts, &[]).await.unwrap().get::<_, i64>(0) > 0).then_some(())
+    })
+    .await;
     let writer = service.health().await["writer"].clone();
     assert_eq!((&writer["state"], &writer["last_error"]), (&json!("running"), &Value::Null));
     holder.rollback().await.unwrap();

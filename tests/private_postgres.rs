@@ -7,7 +7,7 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, geteuid};
@@ -15,7 +15,7 @@ use tidegate::db::private::{PrivateCluster, PrivateError, running_url};
 use tokio_postgres::NoTls;
 
 use crate::support::postgres::{Scratch, connect, postmaster_pid};
-use crate::support::service::eventually;
+use crate::support::service::{eventually, poll};
 
 const SERVICE_DIR: &str = "TIDEGATE_TEST_SERVICE_DIR";
 
@@ -48,13 +48,14 @@ impl Service {
     }
 
     /// Kills it as soon as `seen` is true.
-    fn kill_when(mut self, mut seen: impl FnMut() -> bool) {
-        let deadline = Instant::now() + Duration::from_secs(60);
-        while !seen() {
-            assert!(Instant::now() < deadline, "the service did not come so far");
-            assert!(self.0.try_wait().unwrap().is_none(), "the service ended by itself");
-            std::thread::sleep(Duration::from_millis(5));
-        }
+    async fn kill_when(mut self, mut seen: impl FnMut() -> bool) {
+        let (pause, limit) = (Duration::from_millis(5), Duration::from_secs(60));
+        poll("the service comes so far", pause, limit, async || {
+            let seen = seen();
+            assert!(seen || self.0.try_wait().unwrap().is_none(), "the service ended by itself");
+            seen.then_some(())
+        })
+        .await;
         self.0.kill().unwrap();
         self.0.wait().unwrap();
     }
@@ -107,7 +108,7 @@ async fn a_cluster_keeps_text_as_utf8_checks_its_pages_and_syncs_its_commits() {
 async fn a_killed_service_leaves_postgres_running_and_the_next_adopts_it() {
     let scratch = Scratch::with_cluster(&[]).await;
     let ready = scratch.path().join("service.ready");
-    Service::spawn(scratch.path()).kill_when(|| ready.exists());
+    Service::spawn(scratch.path()).kill_when(|| ready.exists()).await;
     let before = postmaster_pid(scratch.path()).unwrap();
 
     let next = start(&scratch).await;
@@ -177,7 +178,8 @@ async fn a_first_run_that_is_killed_in_initdb_is_done_again() {
             .map(|entry| entry.path())
     };
     Service::spawn(scratch.path())
-        .kill_when(|| unfinished().is_some_and(|dir| dir.join("PG_VERSION").exists()));
+        .kill_when(|| unfinished().is_some_and(|dir| dir.join("PG_VERSION").exists()))
+        .await;
     assert!(!scratch.path().join("postgres").exists());
     let leftover = unfinished().unwrap();
 
@@ -185,7 +187,16 @@ async fn a_first_run_that_is_killed_in_initdb_is_done_again() {
     remember(next.url(), 5).await;
     next.stop().await.unwrap();
     // An initdb that lost its service may write on for a second or two; the start after that has removed the rest.
-    std::thread::sleep(Duration::from_secs(3));
+    eventually("initdb has ended", async || {
+        let path = leftover.to_str().unwrap();
+        let mut processes = fs::read_dir("/proc").unwrap().filter_map(|entry| Some(entry.ok()?.path()));
+        let names_it = |process: PathBuf| {
+            fs::read(process.join("cmdline"))
+                .is_ok_and(|arguments| String::from_utf8_lossy(&arguments).contains(path))
+        };
+        (!processes.any(names_it)).then_some(())
+    })
+    .await;
     start(&scratch).await.stop().await.unwrap();
     assert!(!leftover.exists());
 }

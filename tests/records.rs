@@ -180,7 +180,7 @@ async fn in_a_batch_the_invalid_record_fails_alone() {
     let sending =
         futures_util::future::join_all(bodies.iter().map(|body| send(&service, "POST", ITEMS, body)));
     let unlocking = async {
-        tokio::time::sleep(std::time::Duration::from_millis(700)).await;
+        service.has_begun(bodies.len()).await;
         client.batch_execute("commit").await.unwrap();
     };
     let (answers, ()) = tokio::join!(sending, unlocking);

@@ -1,7 +1,6 @@
 //! Databases that an application uses too: its names, its publications, its roles, its dumps.
 
 use std::process::Stdio;
-use std::time::Duration;
 
 use serde_json::{Value, json};
 use tokio_postgres::Client;
@@ -325,5 +324,4 @@ async fn finds_all(url: &str) {
         (found.json().as_array()?.len() == 1).then_some(())
     })
     .await;
-    tokio::time::sleep(Duration::from_millis(50)).await;
 }

@@ -153,6 +153,7 @@ async fn a_steady_slow_reader_is_cut_off_too() {
     let mut buffer = vec![0; 16 * 1024];
     while stream.read(&mut buffer).await.is_ok_and(|read| read > 0) {
         assert!(Instant::now() < deadline, "it goes on");
+        // The pace of a steady reader.
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     assert_eq!(metric(&service, "tidegate_sse_closed_total{reason=\"slow_reader\"}").await, 1.0);
@@ -185,10 +186,12 @@ async fn a_stream_outlives_the_idle_time_and_further_bytes_of_its_client() {
     let mut stream = TcpStream::connect(&service.address).await.unwrap();
     let request = format!("GET {ROUTE}?rate=0.3&count=2 HTTP/1.1\r\nhost: localhost\r\n\r\n");
     stream.write_all(request.as_bytes()).await.unwrap();
-    tokio::time::sleep(Duration::from_millis(300)).await;
+    let mut read = String::new();
+    while !read.contains("\nid: 1\n") {
+        read_some(&mut stream, &mut read).await;
+    }
     // Half a head of the next request.
     stream.write_all(b"GET /health HTT").await.unwrap();
-    let mut read = String::new();
     while !read.contains("\r\n0\r\n\r\n") {
         read_some(&mut stream, &mut read).await;
     }

@@ -6,7 +6,7 @@ use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::support::postgres::TestDatabase;
+use crate::support::postgres::{TestDatabase, blocked};
 use crate::support::service::{Service, eventually, narrow, run};
 
 const ERRORS: &str = "/api/stress/error";
@@ -98,7 +98,7 @@ async fn events_are_stored_while_all_other_quotas_are_used_up() {
     let service = Service::start(database.url(), &settings).await;
     let first = service.request("POST", "/api/stress/records/items", &[], "{}").await.json();
     let path = format!("/api/stress/records/items/{}", first["id"].as_str().unwrap());
-    let holder = database.connect().await;
+    let (client, holder) = (database.connect().await, database.connect().await);
     holder.batch_execute("begin; lock table records_1").await.unwrap();
     let started = Instant::now();
     // All connections of records block, and those of the stress API too.
@@ -114,7 +114,7 @@ async fn events_are_stored_while_all_other_quotas_are_used_up() {
         [changes, creates, sleeps].concat_codes()
     };
     let storing = async {
-        tokio::time::sleep(Duration::from_millis(300)).await;
+        blocked(&client, 2, "relation = 'records_1'::regclass").await;
         for _ in 0..10 {
             let answer = service.request("POST", "/api/v1/events?ack=committed", &[], "{}").await;
             assert_eq!(answer.status.as_u16(), 201, "{:?}", answer.body);
@@ -134,12 +134,22 @@ async fn events_are_stored_while_all_other_quotas_are_used_up() {
 async fn a_client_that_disconnects_leaves_no_statement_on_its_connection() {
     let database = TestDatabase::create().await;
     let service = Service::start(database.url(), &[]).await;
+    let admin = database.connect().await;
+    let sleeping = "select count(*) from pg_stat_activity
+        where datname = current_database() and wait_event = 'PgSleep'";
+    let mut clients = Vec::new();
     for _ in 0..3 {
         let mut client = TcpStream::connect(&service.address).await.unwrap();
         let request = "GET /api/stress/error/timeout?delay_ms=6000 HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n";
         client.write_all(request.as_bytes()).await.unwrap();
-        tokio::time::sleep(Duration::from_millis(300)).await;
+        clients.push(client);
     }
+    service.has_begun(3).await;
+    eventually("a statement is under way", async || {
+        (admin.query_one(sleeping, &[]).await.unwrap().get::<_, i64>(0) > 0).then_some(())
+    })
+    .await;
+    drop(clients);
     let started = Instant::now();
     for n in 0..10 {
         let answer = service.request("POST", "/api/v1/events?ack=committed", &[], "{}").await;
@@ -171,6 +181,7 @@ async fn a_slow_reader_loses_its_permit() {
         let (mut piece, mut came) = (vec![0; 16 << 10], 0);
         while let Ok(read @ 1..) = client.read(&mut piece).await {
             came += read;
+            // A slow reader's pace.
             tokio::time::sleep(Duration::from_millis(200)).await;
         }
         came
@@ -283,6 +294,7 @@ async fn a_large_payload_is_in_memory_once_and_a_slow_readers_answer_in_part() {
         stream.read_exact(&mut first).await.unwrap();
         readers.push(stream);
     }
+    // A service that read ahead of its clients would do so now; nothing shows that it does not.
     tokio::time::sleep(Duration::from_millis(300)).await;
     let grown = service.resident_bytes().saturating_sub(before);
     assert!(grown < 2 * body.len() as u64 + (60 << 20), "{} MiB", grown >> 20);

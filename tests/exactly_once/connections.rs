@@ -50,7 +50,7 @@ async fn repeatedly_cutting_all_connections_doubles_nothing() {
     let service = Service::start(proxy.url(), &[("BATCH_SIZE", "20"), ("WRITERS", "4")]).await;
     let load = Load::start(&service.address, 4, 0);
     for _ in 0..30 {
-        tokio::time::sleep(Duration::from_millis(fastrand::u64(10..120))).await;
+        load.progresses(fastrand::u64(1..100)).await;
         proxy.cut_all();
     }
     let sent = load.stop().await;
@@ -103,6 +103,7 @@ async fn stopped_at_commit(pause: Duration) {
     .await;
     let stopped = Stopped::stop(pid);
     eventually("it is given up", async || service.logged("no answer from postgres within 1.2 s")).await;
+    // The time for which a backend stands still is what both tests vary.
     tokio::time::sleep(pause).await;
     drop(stopped);
     load.progresses(50).await;

@@ -1,7 +1,5 @@
 //! Postgres crashes, is away, or has altered tables.
 
-use std::time::Duration;
-
 use serde_json::json;
 
 use super::{NDJSON, load_of, rows, writer_is};
@@ -18,8 +16,7 @@ async fn events_that_a_crash_of_postgres_loses_are_stored_again_exactly_once() {
     let service = Service::start(&url, &[("BATCH_SIZE", "100")]).await;
     let load = Load::start(&service.address, 4, 0);
     for _ in 0..3 {
-        load.progresses(500).await;
-        tokio::time::sleep(Duration::from_millis(fastrand::u64(0..1000))).await;
+        load.progresses(500 + fastrand::u64(0..2000)).await;
         server.stop_immediate().await;
         load.progresses(100).await;
         server.start_again().await;
@@ -80,7 +77,7 @@ async fn a_service_starts_and_accepts_while_postgres_is_away_once_it_was_migrate
     server.stop_immediate().await;
     let service = Service::start_with(&settings).await;
     let load = Load::start(&service.address, 1, 0);
-    tokio::time::sleep(Duration::from_millis(300)).await;
+    load.progresses(1).await;
     service.post(&[("x-trace-id", "while-away")], "{}").await;
     // A request that waits for a commit gets only the level that was reached.
     let answer = service

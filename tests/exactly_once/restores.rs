@@ -1,7 +1,5 @@
 //! A database that went back in time, or lost its journals.
 
-use std::time::Duration;
-
 use nix::sys::signal::Signal;
 use serde_json::json;
 use tokio_postgres::Client;
@@ -69,8 +67,13 @@ async fn a_database_restored_to_an_older_point_gets_its_missing_events_while_idl
     let sent = sent.and(load_of(&service, 200).await);
     service.fenced().await;
     let before = rows(&client).await;
-    // The service is idle: nothing else makes it query the database.
-    tokio::time::sleep(Duration::from_millis(1500)).await;
+    let busy = "select count(*) from pg_stat_activity
+        where datname = current_database() and application_name like 'tidegate % lane %'
+            and (state <> 'idle' or clock_timestamp() - state_change < interval '1 s')";
+    eventually("the service is idle: nothing else makes it query the database", async || {
+        (client.query_one(busy, &[]).await.unwrap().get::<_, i64>(0) == 0).then_some(())
+    })
+    .await;
     backup.restore().await;
     assert!(rows(&client).await < before);
     eventually("all is back", async || (rows(&client).await == before).then_some(())).await;
@@ -89,8 +92,7 @@ async fn a_database_restored_to_an_older_point_under_load_gets_its_missing_event
     let backup = Backup::take(&client, "older").await;
     let load = Load::start(&service.address, 3, 0);
     for _ in 0..2 {
-        load.progresses(300).await;
-        tokio::time::sleep(Duration::from_millis(fastrand::u64(0..1200))).await;
+        load.progresses(300 + fastrand::u64(0..2000)).await;
         backup.restore().await;
     }
     load.progresses(100).await;
@@ -144,9 +146,13 @@ async fn events_missing_from_a_restored_database_and_from_the_journal_are_report
     .await;
     eventually("the rest is back", async || (rows(&client).await + lost == 3001).then_some(())).await;
     // It stays reported.
+    let before = service.health().await["journal"]["ledger"]["accepted"].clone();
     service.post(&[], "{}").await;
-    tokio::time::sleep(Duration::from_millis(1500)).await;
-    let health = service.health().await;
+    let health = eventually("there is another checkpoint", async || {
+        let health = service.health().await;
+        (health["journal"]["ledger"]["accepted"] != before).then_some(health)
+    })
+    .await;
     assert_eq!(
         (&health["status"], &health["journal"]["lost_by_postgres"]),
         (&json!("degraded"), &json!(lost))
@@ -155,6 +161,16 @@ async fn events_missing_from_a_restored_database_and_from_the_journal_are_report
         String::from_utf8_lossy(&service.get("/metrics").await.body).contains(&format!(" {lost}\n")),
         "metrics name it too"
     );
+}
+
+/// Waits until the checkpoint fails because the database does not know the journal.
+async fn fence_knows_no_journal(service: &Service) {
+    eventually("the fence says why", async || {
+        let health = service.health().await;
+        let message = health["journal"]["fence"]["last_error"]["message"].as_str()?.to_owned();
+        message.contains("the database does not know journal").then_some(())
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -171,12 +187,7 @@ async fn a_database_without_the_journal_halts_the_writer_and_makes_no_dead_lette
     let load = Load::start(&service.address, 2, 0);
     load.progresses(50).await;
     writer_is(&service, "halted").await;
-    eventually("the fence says why", async || {
-        let health = service.health().await;
-        let message = health["journal"]["fence"]["last_error"]["message"].as_str()?.to_owned();
-        message.contains("the database does not know journal").then_some(())
-    })
-    .await;
+    fence_knows_no_journal(&service).await;
     let sent = sent.and(load.stop().await);
     service.signal(Signal::SIGKILL);
     service.ended().await;
@@ -200,7 +211,7 @@ async fn a_journal_that_was_unknown_for_a_while_loses_no_event() {
     let load = Load::start(&service.address, 2, 0);
     load.progresses(50).await;
     writer_is(&service, "halted").await;
-    tokio::time::sleep(Duration::from_secs(2)).await;
+    fence_knows_no_journal(&service).await;
     newer.restore().await;
     load.progresses(50).await;
     let sent = sent.and(load.stop().await);

@@ -8,7 +8,7 @@ use tokio::net::TcpStream;
 use super::service::Service;
 
 /// The time limit for the end of a response.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The bytes of a connection up to its end.
 #[derive(Debug)]

@@ -26,7 +26,7 @@ pub(crate) async fn process(service: &Service, query: &str, token: &str, lines: 
     id
 }
 
-/// From now on a part of an import has so many bytes, so that few lines make many parts.
+/// From now on a part of an import has `bytes` bytes, so that few lines make many parts.
 pub(crate) async fn small_parts(client: &Client, bytes: u32) {
     let trigger = format!(
         "create function small_parts() returns trigger language plpgsql as

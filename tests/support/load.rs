@@ -14,8 +14,11 @@ use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio_postgres::Client;
 
+use super::service::eventually;
+
 /// The time limit of an answer, unless the service has died.
 const PATIENCE: Duration = Duration::from_secs(20);
+/// The pause of a producer behind a request that was not accepted.
 const PAUSE: Duration = Duration::from_millis(5);
 
 /// Running producers. They send single events and batches; some wait for the commit.
@@ -30,7 +33,7 @@ struct Shared {
     /// The prefix of the load's trace ids.
     prefix: String,
     stopped: AtomicBool,
-    /// One event in so many is rejected by `NO_EVIL`; 0: none.
+    /// One event in `evil_in` is rejected by `NO_EVIL`; 0: none.
     evil_in: u64,
     /// Those that wait for the commit do so for a second at the most.
     is_impatient: bool,
@@ -80,12 +83,8 @@ impl Load {
     /// Waits for `more` acknowledged events.
     pub(crate) async fn progresses(&self, more: u64) {
         let from = self.acknowledged();
-        let look = async {
-            while self.acknowledged() < from + more {
-                tokio::time::sleep(Duration::from_millis(20)).await;
-            }
-        };
-        tokio::time::timeout(Duration::from_secs(30), look).await.expect("events are acknowledged");
+        eventually("events are acknowledged", async || (self.acknowledged() >= from + more).then_some(()))
+            .await;
     }
 
     /// Stops the producers, each after its current answer.
@@ -133,12 +132,16 @@ async fn produce(shared: Arc<Shared>, number: usize) {
         if connection.is_none() {
             connection = connect(&address).await.map(|sender| (address, sender));
         }
-        let Some((_, sender)) = &mut connection else {
-            tokio::time::sleep(PAUSE).await;
-            continue;
+        let outcome = match &mut connection {
+            Some((_, sender)) => tokio::time::timeout(PATIENCE, send_one(&shared, number, sender))
+                .await
+                .unwrap_or(Outcome::Broken),
+            None => Outcome::Broken,
         };
-        if tokio::time::timeout(PATIENCE, send_one(&shared, number, sender)).await != Ok(true) {
+        if outcome == Outcome::Broken {
             connection = None;
+        }
+        if outcome != Outcome::Accepted {
             tokio::time::sleep(PAUSE).await;
         }
     }
@@ -151,8 +154,17 @@ async fn connect(address: &str) -> Option<SendRequest<Full<Bytes>>> {
     Some(sender)
 }
 
-/// Sends one request; returns false if the connection is unusable.
-async fn send_one(shared: &Shared, number: usize, sender: &mut SendRequest<Full<Bytes>>) -> bool {
+/// What became of a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Outcome {
+    Accepted,
+    Overloaded,
+    /// The connection is unusable.
+    Broken,
+}
+
+/// Sends one request.
+async fn send_one(shared: &Shared, number: usize, sender: &mut SendRequest<Full<Bytes>>) -> Outcome {
     let n = shared.next.fetch_add(1, Ordering::Relaxed);
     let name = format!("{}p{number}.{n}", shared.prefix);
     let event = |n: u64| match shared.evil_in > 0 && n.is_multiple_of(shared.evil_in) {
@@ -184,19 +196,23 @@ async fn send_one(shared: &Shared, number: usize, sender: &mut SendRequest<Full<
     };
     shared.notes.lock().unwrap().sent.extend(trace_ids.iter().map(|id| (id.clone(), false)));
     let Ok(response) = sender.send_request(request.body(Full::new(body.into())).unwrap()).await else {
-        return false;
+        return Outcome::Broken;
     };
     let status = response.status();
     // The head of an answer is the ack, whether or not its body arrives.
-    if matches!(status, StatusCode::ACCEPTED | StatusCode::CREATED | StatusCode::UNPROCESSABLE_ENTITY) {
+    let is_accepted =
+        matches!(status, StatusCode::ACCEPTED | StatusCode::CREATED | StatusCode::UNPROCESSABLE_ENTITY);
+    if is_accepted {
         let mut notes = shared.notes.lock().unwrap();
         notes.sent.extend(trace_ids.into_iter().map(|id| (id, true)));
         notes.committed += u64::from(status == StatusCode::CREATED);
     } else {
         assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
-        tokio::time::sleep(PAUSE).await;
     }
-    response.into_body().collect().await.is_ok() && sender.ready().await.is_ok()
+    if response.into_body().collect().await.is_err() || sender.ready().await.is_err() {
+        return Outcome::Broken;
+    }
+    if is_accepted { Outcome::Accepted } else { Outcome::Overloaded }
 }
 
 /// Asserts that every acknowledged event is exactly once in `requests` or `dead_letters`, that no other event is there, and

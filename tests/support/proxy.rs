@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 use tokio::task::AbortHandle;
 
 const STARTUP_V3: [u8; 4] = [0, 3, 0, 0];
@@ -110,19 +110,24 @@ async fn forward(client: TcpStream, server: &str, plan: &Mutex<Plan>) {
     let (_, _) = (client.set_nodelay(true), server.set_nodelay(true));
     let (mut from_client, mut to_client) = client.into_split();
     let (mut from_server, mut to_server) = server.into_split();
+    let (mute, muted) = oneshot::channel::<()>();
     let answers = tokio::spawn(async move {
-        let _ended = tokio::io::copy(&mut from_server, &mut to_client).await;
-        from_server
+        tokio::select! {
+            _ended = tokio::io::copy(&mut from_server, &mut to_client) => return,
+            _ = muted => {}
+        }
+        drop(to_client);
+        // Up to the server's end: a connection that is closed with unread bytes is reset.
+        let _ended = tokio::io::copy(&mut from_server, &mut tokio::io::sink()).await;
     });
     let stop = answers.abort_handle();
     match watch_messages(&mut from_client, &mut to_server, plan).await {
         Some(Cut::MidCopy) | None => stop.abort(),
         Some(Cut::AfterCommit) => {
-            stop.abort();
-            drop(from_client);
+            drop((mute, from_client));
             // The server reads the COMMIT before the close: a reset could overtake it.
             let _closed = to_server.shutdown().await;
-            tokio::time::sleep(std::time::Duration::from_millis(500)).await;
+            let _ended = answers.await;
         }
         Some(Cut::HangAtCommit) => {
             stop.abort();

@@ -17,14 +17,22 @@ use socket2::SockRef;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::process::{Child, Command};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
 
 const START_TIMEOUT: Duration = Duration::from_secs(60);
+/// The time limit of [`eventually`]: the machine may be busy.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// At least the threads that serve HTTP.
+const HTTP_THREADS: usize = 8;
 
 /// A running `tidegate serve`. It is killed with its value.
 pub(crate) struct Service {
     child: Child,
     pub(crate) address: String,
     log: Arc<Mutex<String>>,
+    /// Reads the log to its end.
+    reader: JoinHandle<()>,
     _data: Folder,
 }
 
@@ -136,16 +144,14 @@ impl Service {
     /// Waits until it accepts events.
     async fn up(mut self) -> Self {
         let deadline = Instant::now() + START_TIMEOUT;
-        loop {
-            if let Some(address) = self.logged("listening on http://") {
-                self.address = address;
-                return self;
-            }
+        self.address = poll("it is up", Duration::from_millis(10), 2 * START_TIMEOUT, async || {
             let ended = self.child.try_wait().unwrap();
             assert!(ended.is_none(), "ended with {ended:?}: {}", self.log());
             assert!(Instant::now() < deadline, "not up: {}", self.log());
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
+            self.logged("listening on http://")
+        })
+        .await;
+        self
     }
 
     /// Starts a service without waiting.
@@ -198,7 +204,7 @@ impl Service {
         let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
         let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
         let log = Arc::new(Mutex::new(String::new()));
-        tokio::spawn({
+        let reader = tokio::spawn({
             let log = Arc::clone(&log);
             async move {
                 while let Ok(Some(line)) = lines.next_line().await {
@@ -208,7 +214,7 @@ impl Service {
                 }
             }
         });
-        Self { child, address: String::new(), log, _data: data }
+        Self { child, address: String::new(), log, reader, _data: data }
     }
 
     /// The text after `text` in the log, up to the next quote or space.
@@ -262,8 +268,8 @@ impl Service {
     /// Waits for the end.
     pub(crate) async fn ended(mut self) -> Ended {
         let status = tokio::time::timeout(Duration::from_secs(60), self.child.wait()).await.unwrap().unwrap();
-        // The last lines are still in the pipe.
-        tokio::time::sleep(Duration::from_millis(50)).await;
+        // The last lines are still in the pipe, which a server that outlives the service may hold open.
+        let _read = tokio::time::timeout(Duration::from_secs(2), &mut self.reader).await;
         Ended { status, log: self.log() }
     }
 
@@ -317,6 +323,77 @@ impl Service {
         self.get("/api/health").await.json()
     }
 
+    /// Waits until the service has begun a request on each of `requests` open connections.
+    pub(crate) async fn has_begun(&self, requests: usize) {
+        eventually("the requests have begun", async || {
+            // Connections go to the threads in turn, so each of these is answered behind the requests of one thread.
+            for _ in 0..HTTP_THREADS {
+                let open = self.health().await["http"]["connections"].as_u64().unwrap();
+                if open <= requests as u64 {
+                    return None;
+                }
+            }
+            Some(())
+        })
+        .await;
+    }
+
+    /// Sends each request when those before it have begun, while `others` are open; then runs `release`. Returns the answers.
+    pub(crate) async fn in_turn<T>(
+        &self,
+        others: usize,
+        requests: impl IntoIterator<Item = impl Future<Output = T>>,
+        release: impl Future<Output = ()>,
+    ) -> Vec<T> {
+        let (turn, turns) = watch::channel(0);
+        let answers: Vec<_> = (1..)
+            .zip(requests)
+            .map(|(number, request)| {
+                let mut turns = turns.clone();
+                async move {
+                    turns.wait_for(|turn| *turn >= number).await.unwrap();
+                    request.await
+                }
+            })
+            .collect();
+        let count = answers.len();
+        let sending = async {
+            for number in 1..=count {
+                turn.send_replace(number);
+                self.has_begun(others + number).await;
+            }
+            release.await;
+        };
+        futures_util::future::join(futures_util::future::join_all(answers), sending).await.0
+    }
+
+    /// The time of a periodic task's last success, asked with a token unless it is empty.
+    async fn last_success(&self, task: &str, token: &str) -> Option<u64> {
+        let bearer = format!("Bearer {token}");
+        let headers = [("authorization", bearer.as_str())];
+        let headers = if token.is_empty() { &[][..] } else { &headers };
+        let health = self.request("GET", "/api/health", headers, "").await.json();
+        let task = health["tasks"].as_array()?.iter().find(|one| one["name"] == task)?;
+        task["last_success_ms"].as_u64()
+    }
+
+    /// Waits until a periodic task has succeeded once.
+    pub(crate) async fn has_run(&self, task: &str, token: &str) {
+        eventually(&format!("{task} has run"), async || self.last_success(task, token).await).await;
+    }
+
+    /// Waits until a step of a periodic task has begun and succeeded.
+    pub(crate) async fn runs(&self, task: &str, token: &str) {
+        // The first one may have begun before.
+        for _ in 0..2 {
+            let last = self.last_success(task, token).await;
+            eventually(&format!("{task} runs"), async || {
+                (self.last_success(task, token).await > last).then_some(())
+            })
+            .await;
+        }
+    }
+
     /// Waits until no accepted event is pending.
     pub(crate) async fn settled(&self) -> Value {
         eventually("everything is settled", async || {
@@ -363,13 +440,23 @@ impl Drop for Service {
 }
 
 /// Repeats `look` until it returns a value.
-pub(crate) async fn eventually<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
-    let deadline = Instant::now() + Duration::from_secs(30);
+pub(crate) async fn eventually<T>(what: &str, look: impl AsyncFnMut() -> Option<T>) -> T {
+    poll(what, Duration::from_millis(20), PATIENCE, look).await
+}
+
+/// As [`eventually`], with another pause and time limit. No other test code sleeps to wait for a state.
+pub(crate) async fn poll<T>(
+    what: &str,
+    pause: Duration,
+    limit: Duration,
+    mut look: impl AsyncFnMut() -> Option<T>,
+) -> T {
+    let deadline = Instant::now() + limit;
     loop {
         if let Some(found) = look().await {
             return found;
         }
         assert!(Instant::now() < deadline, "in vain: {what}");
-        tokio::time::sleep(Duration::from_millis(20)).await;
+        tokio::time::sleep(pause).await;
     }
 }

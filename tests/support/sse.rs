@@ -16,7 +16,7 @@ use tokio::task::JoinHandle;
 use super::service::Service;
 
 /// The time limit for a message.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 type Events = Pin<Box<dyn Stream<Item = Result<Event, EventStreamError<hyper::Error>>> + Send>>;
 

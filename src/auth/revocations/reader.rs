@@ -23,6 +23,10 @@ const LONGEST_GAP: Duration = Duration::from_secs(30);
 
 impl Step for RevocationReader {
     async fn step(&mut self) -> Result<Next, StepError> {
+        // Before the poll and not behind it, so that a success is reported at once.
+        if std::mem::take(&mut self.pauses) {
+            self.verifier.freshness.pause(POLL_INTERVAL, IDLE_POLL_INTERVAL).await;
+        }
         let polled = self.poll().await;
         self.verifier.freshness.polled(polled.is_ok());
         polled?;
@@ -30,7 +34,7 @@ impl Step for RevocationReader {
             self.last_upkeep = Some(Instant::now());
             self.run_upkeep().await?;
         }
-        self.verifier.freshness.pause(POLL_INTERVAL, IDLE_POLL_INTERVAL).await;
+        self.pauses = true;
         Ok(Next::Interval)
     }
 
@@ -48,6 +52,8 @@ pub(in crate::auth) struct RevocationReader {
     from: RevocationCursor,
     last_poll: Option<Instant>,
     last_upkeep: Option<Instant>,
+    /// Whether the last step succeeded, so that the next one begins with a pause.
+    pauses: bool,
 }
 
 impl RevocationReader {
@@ -65,6 +71,7 @@ impl RevocationReader {
             from: RevocationCursor::start(),
             last_poll: None,
             last_upkeep: None,
+            pauses: false,
         }
     }
 

@@ -21,10 +21,23 @@ pub(crate) use server::{PrivateServer, Scratch, postmaster_pid};
 use tokio_postgres::{Client, NoTls};
 use uuid::Uuid;
 
+use super::service::eventually;
 use run::{RUN, Run};
 
 /// A constraint that rejects events with a member `evil`.
 const NO_EVIL: &str = "alter table requests add constraint no_evil check (payload->>'evil' is null)";
+
+/// Waits until `count` statements in the client's database wait for locks of `pg_locks` that match `which`.
+pub(crate) async fn blocked(client: &Client, count: i64, which: &str) {
+    let waiting = format!(
+        "select count(distinct pid) from pg_locks join pg_stat_activity using (pid)
+         where datname = current_database() and not granted and ({which})"
+    );
+    eventually(&format!("{count} statements wait for a lock, {which}"), async || {
+        (client.query_one(&waiting, &[]).await.unwrap().get::<_, i64>(0) >= count).then_some(())
+    })
+    .await;
+}
 
 /// A database for one test, dropped with its value.
 pub(crate) struct TestDatabase {

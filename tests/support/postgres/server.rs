@@ -2,12 +2,13 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tidegate::db::private::{PrivateCluster, running_url};
 use uuid::Uuid;
+
+use crate::support::service::eventually;
 
 use super::guardian::{locked, root, watch};
 use super::run::copy_pristine;
@@ -57,11 +58,10 @@ impl PrivateServer {
     pub(crate) async fn stop_immediate(&mut self) {
         if let Some(cluster) = self.cluster.take() {
             cluster.stop_now();
-            let deadline = Instant::now() + Duration::from_secs(10);
-            while postmaster_pid(self.scratch.path()).is_some() {
-                assert!(Instant::now() < deadline, "the server did not stop");
-                tokio::time::sleep(Duration::from_millis(20)).await;
-            }
+            eventually("the server stops", async || {
+                postmaster_pid(self.scratch.path()).is_none().then_some(())
+            })
+            .await;
         }
     }
 
