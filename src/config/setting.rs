@@ -203,8 +203,8 @@ pub(super) fn setting(name: &str) -> Option<&'static Setting> {
 /// `HTTP_THREADS`.
 const ALIKE: f64 = 0.9;
 
-/// The setting that a variable was meant to set, if it sets none: one with the same first word and nearly the same name, or one
-/// with the program's name in front. (Names of one word, such as `HOST`, are other programs' too.)
+/// The setting that a variable was meant to set, if it sets none: one with the same first word and nearly the same name, one with
+/// the program's name in front, or one that is a slip away. (Names such as `HOST` and `PORTS` are other programs' too.)
 pub(super) fn misspelt(name: &str) -> Option<&'static str> {
     if setting(name).is_some() {
         return None;
@@ -212,16 +212,37 @@ pub(super) fn misspelt(name: &str) -> Option<&'static str> {
     if let Some(meant) = name.strip_prefix("TIDEGATE_").and_then(setting) {
         return Some(meant.name);
     }
-    let (prefix, _) = name.split_once('_')?;
-    let all = ALL_SETTINGS.iter().flat_map(|(_, settings)| *settings);
+    let all = || ALL_SETTINGS.iter().flat_map(|(_, settings)| *settings);
     let likeness = |setting: &'static Setting| {
+        let (prefix, _) = name.split_once('_')?;
         let (first, _) = setting.name.split_once('_')?;
         // One that goes on behind a setting's name is a variant for something else, such as DATABASE_URL_TEST.
         let goes_on = name.strip_prefix(setting.name).is_some_and(|rest| rest.starts_with('_'));
         let alike = strsim::jaro_winkler(&name.to_ascii_uppercase(), setting.name);
         (first.eq_ignore_ascii_case(prefix) && !goes_on && alike >= ALIKE).then_some((alike, setting.name))
     };
-    all.filter_map(likeness).max_by(|one, other| one.0.total_cmp(&other.0)).map(|(_, name)| name)
+    let alike = all().filter_map(likeness).max_by(|one, other| one.0.total_cmp(&other.0));
+    let slip = || all().map(|setting| setting.name).find(|setting| is_slip(name, setting));
+    alike.map(|(_, setting)| setting).or_else(slip)
+}
+
+/// Whether `name` is `setting` with a slip of the keyboard: `WRITER`, `DURABILTY`, `AUTHH`. The shorter a name, the more of its
+/// neighbours are other programs' names, such as `AUTHN` and `COST`.
+fn is_slip(name: &str, setting: &str) -> bool {
+    let letters = |name: &str| {
+        let mut letters: Vec<char> = name.chars().collect();
+        letters.dedup();
+        letters
+    };
+    let is_plural = name.strip_prefix(setting) == Some("S");
+    let is_near = match (setting.len(), strsim::osa_distance(name, setting)) {
+        // A doubled letter.
+        (4..=5, 1) => letters(name) == letters(setting),
+        (6..=9, distance) => distance == 1,
+        (10.., distance) => distance <= 2,
+        _ => false,
+    };
+    is_near && !is_plural && name.chars().next() == setting.chars().next()
 }
 
 /// The part of `serve --help` that lists every variable.
@@ -271,7 +292,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_misspelt_name_with_a_known_prefix_is_noticed_and_other_tools_names_are_not() {
+    fn a_misspelt_name_is_noticed_and_other_tools_names_are_not() {
         let meant = [
             ("JOURNAL_MAX_BYTE", "JOURNAL_MAX_BYTES"),
             ("JOURNAL_MAX_SIZE", "JOURNAL_MAX_BYTES"),
@@ -281,6 +302,11 @@ mod tests {
             ("DATABASE_URI", "DATABASE_URL"),
             ("journal_max_bytes", "JOURNAL_MAX_BYTES"),
             ("TIDEGATE_PORT", "PORT"),
+            ("WRITER", "WRITERS"),
+            ("AUTHH", "AUTH"),
+            ("DURABILTY", "DURABILITY"),
+            ("DATABSE_URL", "DATABASE_URL"),
+            ("BATCHSIZE", "BATCH_SIZE"),
         ];
         for (name, setting) in meant {
             assert_eq!(misspelt(name), Some(setting), "{name}");
@@ -295,6 +321,17 @@ mod tests {
             "DB_PASSWORD",
             "DATABASE_URL_TEST",
             "HOSTNAME",
+            "HOSTS",
+            "PORTS",
+            "COST",
+            "POST",
+            "AUTHN",
+            "AUTHZ",
+            "LOGS",
+            "LONG",
+            "port",
+            "MATCH_SIZE",
+            "XDG_DATA_DIRS",
             "HOST_IP",
             "PORT_80_TCP",
             "AUTH_SERVICE_HOST",
