@@ -34,8 +34,8 @@ pub struct ChangeRetention {
 }
 
 impl ChangeRetention {
-    /// Starts the task, for changes older than so many seconds. Where readers of the feed may not run on any node, `idle_topics` is a pattern
-    /// of the topics that they want: only these wait for them.
+    /// Starts the task, for changes older than `retention_s` seconds. `idle_topics` is set if readers of the feed may be off on every node: a
+    /// pattern of the topics that they read. Only changes of these topics are kept for them.
     pub fn start(
         database: &Database,
         retention_s: u64,
