@@ -22,6 +22,7 @@ use super::edge::authorize::is_still_admitted;
 use super::edge::routes::Needs;
 use super::server::ConnectionHandle;
 use super::wire::sse;
+use crate::realtime::{Dropped, SubscriptionEnd};
 
 /// The bytes of a chunk, about: a source that has more writes it into the next one.
 pub(super) const CHUNK_BYTES: usize = 64 * 1024;
@@ -58,6 +59,19 @@ impl Close {
             Self::Denied => "denied",
             Self::Draining => "draining",
             Self::Ended(why) => why,
+        }
+    }
+}
+
+impl From<SubscriptionEnd> for Close {
+    fn from(end: SubscriptionEnd) -> Self {
+        match end {
+            SubscriptionEnd::Dropped(Dropped::Slow) => Self::Slow,
+            SubscriptionEnd::Dropped(Dropped::Behind) => Self::Ended("behind"),
+            SubscriptionEnd::Database(error) => {
+                tracing::warn!(error = error.with_sources(), "a subscriber is cut off and has to come back");
+                Self::Ended("failed")
+            }
         }
     }
 }

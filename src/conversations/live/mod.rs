@@ -19,7 +19,7 @@ use uuid::Uuid;
 use super::reading::{LivePage, ReadStore};
 use crate::db::DbError;
 use crate::paging::SortKey;
-use crate::realtime::{Change, Dropped, Next, Position, Subscription, SubscriptionEnd};
+use crate::realtime::{Change, Next, Position, Subscription, SubscriptionEnd};
 pub use cursor::LiveCursor;
 use event::ConversationChange;
 pub use event::{Event, EventError, EventKind, change_json};
@@ -30,10 +30,8 @@ use seen::SeenSnapshots;
 pub enum LiveEnd {
     /// The conversation was deleted.
     Deleted,
-    /// The hub dropped the subscriber.
-    Dropped(Dropped),
-    /// The database failed.
-    Database(Arc<DbError>),
+    /// The subscription ended, or the database failed.
+    Subscription(SubscriptionEnd),
     /// A change of the conversation cannot be sent.
     Event(EventError),
 }
@@ -46,16 +44,13 @@ impl From<EventError> for LiveEnd {
 
 impl From<DbError> for LiveEnd {
     fn from(error: DbError) -> Self {
-        Self::Database(Arc::new(error))
+        Self::Subscription(error.into())
     }
 }
 
 impl From<SubscriptionEnd> for LiveEnd {
     fn from(end: SubscriptionEnd) -> Self {
-        match end {
-            SubscriptionEnd::Dropped(why) => Self::Dropped(why),
-            SubscriptionEnd::Database(error) => Self::Database(error),
-        }
+        Self::Subscription(end)
     }
 }
 

@@ -21,7 +21,6 @@ use crate::http::wire::error::ApiError;
 use crate::http::wire::sse;
 use crate::http::{AppState, Services};
 use crate::observe::Metrics;
-use crate::realtime::Dropped;
 
 /// A request for a live subscription.
 pub(super) struct LiveRequest {
@@ -71,12 +70,7 @@ impl From<LiveEnd> for Close {
     fn from(end: LiveEnd) -> Self {
         match end {
             LiveEnd::Deleted => Self::Ended("deleted"),
-            LiveEnd::Dropped(Dropped::Slow) => Self::Slow,
-            LiveEnd::Dropped(Dropped::Behind) => Self::Ended("behind"),
-            LiveEnd::Database(error) => {
-                tracing::warn!(error = error.with_sources(), "a subscriber is cut off and has to come back");
-                Self::Ended("failed")
-            }
+            LiveEnd::Subscription(end) => end.into(),
             LiveEnd::Event(error) => {
                 let error = crate::db::chain(&error);
                 tracing::error!(

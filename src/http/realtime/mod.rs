@@ -25,7 +25,7 @@ use super::wire::error::ApiError;
 use super::wire::{query, sse};
 use crate::auth::Principal;
 use crate::observe::Metrics;
-use crate::realtime::{Change, Dropped, Next, Position, Subscription, SubscriptionEnd};
+use crate::realtime::{Change, Next, Position, Subscription};
 use topic::{Topic, Topics};
 
 /// Every route of this face.
@@ -122,19 +122,6 @@ struct ChangeSource {
     /// A change that did not fit into the last chunk.
     unsent: Option<Arc<Change>>,
     metrics: Arc<Metrics>,
-}
-
-impl From<SubscriptionEnd> for Close {
-    fn from(end: SubscriptionEnd) -> Self {
-        match end {
-            SubscriptionEnd::Dropped(Dropped::Slow) => Self::Slow,
-            SubscriptionEnd::Dropped(Dropped::Behind) => Self::Ended("behind"),
-            SubscriptionEnd::Database(error) => {
-                tracing::warn!(error = error.with_sources(), "a subscriber is cut off and has to come back");
-                Self::Ended("failed")
-            }
-        }
-    }
 }
 
 impl ChangeSource {
