@@ -79,11 +79,10 @@ pub fn is_origin(word: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use crate::config::{Config, Rates, Variables};
+    use crate::config::{Config, Rates};
 
     fn load(variables: &[(&str, &str)]) -> Result<Config, String> {
-        let pairs = variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
-        Config::from_variables(&pairs.collect::<Variables>()).map_err(|error| error.to_string())
+        crate::config::tests::load(variables).map_err(|error| error.to_string())
     }
 
     #[test]

@@ -73,12 +73,7 @@ fn is_safe(url: &str) -> bool {
 mod tests {
     use super::*;
     use crate::config::Module;
-    use crate::config::{Config, Variables};
-
-    fn load(variables: &[(&str, &str)]) -> Result<Config, ConfigError> {
-        let pairs = variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
-        Config::from_variables(&pairs.collect::<Variables>())
-    }
+    use crate::config::tests::load;
 
     #[test]
     fn secrets_are_checked_and_never_shown() {

@@ -163,12 +163,7 @@ fn limit_of(groups: &str, read: &dyn Fn(&Path) -> Option<String>) -> Option<u64>
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Variables;
-
-    fn load(variables: &[(&str, &str)]) -> Result<Config, ConfigError> {
-        let pairs = variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
-        Config::from_variables(&pairs.collect::<Variables>())
-    }
+    use crate::config::tests::load;
 
     #[test]
     fn the_parts_of_the_budget_are_all_of_it_and_a_smaller_one_is_refused() {

@@ -180,7 +180,7 @@ impl Config {
 mod tests {
     use super::*;
 
-    fn load(variables: &[(&str, &str)]) -> Result<Config, ConfigError> {
+    pub(super) fn load(variables: &[(&str, &str)]) -> Result<Config, ConfigError> {
         let pairs = variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
         Config::from_variables(&pairs.collect())
     }

@@ -291,12 +291,8 @@ impl Config {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::tests::load;
     use crate::config::{ALL_SETTINGS, Setting};
-
-    fn load(variables: &[(&str, &str)]) -> Result<Config, ConfigError> {
-        let pairs = variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
-        Config::from_variables(&pairs.collect())
-    }
 
     #[test]
     fn all_modules_are_on_by_default_but_stress_where_auth_is_required() {
