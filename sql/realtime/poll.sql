@@ -14,13 +14,14 @@ with fresh as materialized (
 ), page as (
     select * from placed where (last, number) > ($4, $5) order by last, number limit $6
 ), sized as (
-    select c.xid, c.number, page.last, topic, record, action, c.data::text as data,
+    select c.xid, c.number, page.last, topic, record, action, keys, c.data::text as data,
+        c.old::text as old,
         (extract(epoch from created) * 1000000)::bigint as created_us,
         (extract(epoch from updated) * 1000000)::bigint as updated_us,
         (extract(epoch from at) * 1000000)::bigint as at_us,
-        octet_length(c.data::text) as bytes,
+        octet_length(c.data::text) + coalesce(octet_length(c.old::text), 0) as bytes,
         count(*) over () as found,
-        sum(octet_length(c.data::text)) over (order by page.last, page.number) as sum
+        sum(octet_length(c.data::text) + coalesce(octet_length(c.old::text), 0)) over (order by page.last, page.number) as sum
     from page
     join {schema}.changes c on c.xid = page.xid and c.number = page.number
 )
@@ -29,7 +30,7 @@ select pg_current_snapshot()::text as snapshot,
     (select seen from {schema}.feed_floor) as floor,
     (select system_identifier::text from pg_control_system()) as system,
     substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8) as timeline,
-    sized.xid::text, number, last, topic, record, action, data, created_us, updated_us, at_us, found
+    sized.xid::text, number, last, topic, record, action, keys, data, old, created_us, updated_us, at_us, found
 from (select) as once
 left join sized on sum - bytes <= $7
 order by last, number

@@ -238,11 +238,13 @@ mod tests {
             is_last: false,
             topic: "a:1".into(),
             record: "r".into(),
+            keys: None,
             action: Action::Create,
             created_us: 0,
             updated_us: 0,
             at_us: 0,
             data: "x".repeat(bytes),
+            old: None,
             forms: Forms::default(),
             held: None,
         })

@@ -32,6 +32,10 @@ pub enum Action {
     Import,
     /// JSON was published to a topic.
     Publish,
+    /// A table was emptied.
+    Truncate,
+    /// More rows of a table were changed than are worth a change each; the data has their number.
+    Many,
 }
 
 impl Action {
@@ -44,12 +48,15 @@ impl Action {
             Self::Append => "append",
             Self::Import => "import",
             Self::Publish => "publish",
+            Self::Truncate => "truncate",
+            Self::Many => "many",
         }
     }
 
     pub(super) fn parse(word: &str) -> Option<Self> {
-        let all = [Self::Create, Self::Update, Self::Delete, Self::Append, Self::Import, Self::Publish];
-        all.into_iter().find(|action| action.name() == word)
+        let changes = [Self::Create, Self::Update, Self::Delete, Self::Append];
+        let others = [Self::Import, Self::Publish, Self::Truncate, Self::Many];
+        changes.into_iter().chain(others).find(|action| action.name() == word)
     }
 }
 
@@ -68,6 +75,8 @@ pub struct Change {
     pub topic: Box<str>,
     /// The id of the changed record.
     pub record: Box<str>,
+    /// The parts of a key of several columns; `record` is empty then.
+    pub keys: Option<Vec<String>>,
     /// Its kind.
     pub action: Action,
     /// The creation of the record, in microseconds of Unix time.
@@ -78,6 +87,8 @@ pub struct Change {
     pub at_us: i64,
     /// JSON, depending on the action.
     pub data: String,
+    /// JSON of the state before an update, where it is known.
+    pub old: Option<String>,
     /// Its forms, each made once for all subscribers.
     pub(super) forms: Forms,
     /// The memory that it takes while it waits for subscribers.
@@ -87,12 +98,16 @@ pub struct Change {
 impl Change {
     /// The bytes that it takes while it waits for subscribers, about.
     pub fn bytes(&self) -> usize {
-        size_of::<Self>() + self.topic.len() + self.record.len() + self.data.len()
+        size_of::<Self>() + self.topic.len() + self.record.len() + self.json_len()
     }
 
     /// The bytes that it takes together with the event that its subscribers are sent, about.
     pub(super) fn held_bytes(&self) -> usize {
-        self.bytes() + self.data.len()
+        self.bytes() + self.json_len()
+    }
+
+    fn json_len(&self) -> usize {
+        self.data.len() + self.old.as_ref().map_or(0, String::len)
     }
 
     /// The position behind it.

@@ -324,7 +324,7 @@ impl Hub {
         }
     }
 
-    /// Drops subscribers until so many more bytes leave a quarter of the memory free: first those that hold most for the longest. A
+    /// Drops subscribers until `bytes` more leave a quarter of the memory free: first those that hold most for the longest. A
     /// subscriber whose socket takes its chunks holds next to nothing.
     fn make_room(&self, bytes: usize) {
         if self.0.budget.excess(bytes) == 0 {
@@ -635,11 +635,13 @@ mod tests {
             is_last: false,
             topic: topic.into(),
             record: "r".into(),
+            keys: None,
             action: super::super::Action::Create,
             created_us: 0,
             updated_us: 0,
             at_us: 0,
             data: "x".repeat(bytes),
+            old: None,
             forms: Forms::default(),
             held: None,
         }

@@ -168,11 +168,13 @@ fn change(row: &Row, poll: &Arc<Poll>) -> Result<Change, DbError> {
         is_last: false,
         topic: text("topic")?,
         record: text("record")?,
+        keys: row.try_get("keys")?,
         action: Action::parse(row.try_get("action")?).ok_or(DbError::Unexpected("an action of no name"))?,
         created_us: row.try_get("created_us")?,
         updated_us: row.try_get("updated_us")?,
         at_us: row.try_get("at_us")?,
         data: row.try_get("data")?,
+        old: row.try_get("old")?,
         forms: Forms::default(),
         held: None,
     })
