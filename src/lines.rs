@@ -109,7 +109,7 @@ mod tests {
 
     use super::*;
 
-    /// An input that returns so many bytes at a time.
+    /// An input that returns the given number of bytes at a time.
     struct Pieces<'a>(&'a [u8], usize);
 
     impl Read for Pieces<'_> {

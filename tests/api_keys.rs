@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use tidegate::http::{Needs, routes};
+use tidegate::http::{Access, routes};
 
 use crate::support::accounts::{guarded, key, log_in, me, register, send, tidegate, token_with};
 use crate::support::imports::count;
@@ -157,11 +157,11 @@ async fn a_write_only_key_sends_events_from_pages_of_its_origins_and_does_nothin
             let headers = [("x-api-key", published.as_str())];
             let answer = service.request(route.method.as_str(), &path, &headers, "{}").await;
             let status = answer.status.as_u16();
-            match route.needs {
-                Needs::Nothing | Needs::GoodIfShown => {
+            match route.access {
+                Access::Public | Access::Optional => {
                     assert!(!matches!(status, 401 | 403), "{route:?} {status}");
                 }
-                Needs::SignedIn | Needs::Topics | Needs::Scope(_) => assert_eq!(status, 403, "{route:?}"),
+                Access::SignedIn | Access::Topics | Access::Scope(_) => assert_eq!(status, 403, "{route:?}"),
             }
         }
         // Only routes of events take it in the URL, and they take no other key there.

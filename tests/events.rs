@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 use serde_json::{Value, json};
-use tidegate::ingest::json::{Verdict, classify, measure};
+use tidegate::ingest::json::{JsonKind, classify, measure};
 
 use crate::support::postgres::TestDatabase;
 use crate::support::service::{Service, eventually};
@@ -326,7 +326,7 @@ fn what_is_called_jsonb_is_what_postgres_casts_to_jsonb_and_takes_what_was_measu
             let is_exact = !text.contains('"');
             sent.0 == verdict && (sent.1 == stored.1 || (!is_exact && sent.1 > stored.1))
         });
-        (verdict, (verdict == Verdict::Jsonb) == stored.is_some() && is_measured)
+        (verdict, (verdict == JsonKind::Jsonb) == stored.is_some() && is_measured)
     };
     let mut runner = TestRunner::new(Config { cases: 3000, failure_persistence: None, ..Config::default() });
     runner
@@ -337,9 +337,9 @@ fn what_is_called_jsonb_is_what_postgres_casts_to_jsonb_and_takes_what_was_measu
         })
         .unwrap();
     let deepest = "[".repeat(1000) + &"]".repeat(1000);
-    assert_eq!(agrees(&deepest), (Verdict::Jsonb, true));
+    assert_eq!(agrees(&deepest), (JsonKind::Jsonb, true));
     let deepest = "{\"a\":".repeat(1000) + "1" + &"}".repeat(1000);
-    assert_eq!(agrees(&deepest), (Verdict::Jsonb, true));
+    assert_eq!(agrees(&deepest), (JsonKind::Jsonb, true));
 }
 
 #[tokio::test]

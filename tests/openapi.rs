@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use serde_json::Value;
-use tidegate::http::{Needs, routes};
+use tidegate::http::{Access, routes};
 
 use crate::support::accounts::guarded;
 use crate::support::postgres::TestDatabase;
@@ -64,15 +64,15 @@ async fn the_description_has_every_route_with_its_access_and_errors() {
                 && security.contains(&serde_json::json!({"api_key": scopes}))
         };
         let is_open = security.contains(&serde_json::json!({}));
-        let is_right = match route.needs {
-            Needs::Nothing => is_open && security.len() == 1,
-            Needs::GoodIfShown => is_open && schemes(serde_json::json!([])),
-            Needs::SignedIn | Needs::Topics => !is_open && schemes(serde_json::json!([])),
-            Needs::Scope(scope) => !is_open && schemes(serde_json::json!([scope.name()])),
+        let is_right = match route.access {
+            Access::Public => is_open && security.len() == 1,
+            Access::Optional => is_open && schemes(serde_json::json!([])),
+            Access::SignedIn | Access::Topics => !is_open && schemes(serde_json::json!([])),
+            Access::Scope(scope) => !is_open && schemes(serde_json::json!([scope.name()])),
         };
         assert!(is_right, "{name}: {security:?}");
         let responses = operation["responses"].as_object().unwrap();
-        assert!(responses.contains_key("403") || !matches!(route.needs, Needs::Scope(_)), "{name}");
+        assert!(responses.contains_key("403") || !matches!(route.access, Access::Scope(_)), "{name}");
         let refusal = &responses["default"]["content"]["application/json"]["schema"]["$ref"];
         assert_eq!(refusal, "#/components/schemas/Error", "{name}");
         // The parts of the path in braces are its parameters.

@@ -3,7 +3,7 @@
 use jsonwebtoken::Algorithm;
 use serde_json::{Value, json};
 use tidegate::auth::{ALL_SCOPES, Scope, Scopes};
-use tidegate::http::{Needs, Route, routes};
+use tidegate::http::{Access, Route, routes};
 
 use crate::support::accounts::{
     PASSWORD, SECRET, guarded, key, log_in, now, register, send, signed, tidegate, token_with,
@@ -92,9 +92,9 @@ async fn each_route_admits_the_callers_of_its_declaration_and_no_others() {
         let name = format!("{} {}", route.method, route.path);
         for (what, token) in &bad {
             let answer = ask(&service, route, token).await;
-            match route.needs {
+            match route.access {
                 // A client that logs in may hold an expired token.
-                Needs::Nothing => assert_ne!(answer.header("www-authenticate"), INVALID, "{name}: {what}"),
+                Access::Public => assert_ne!(answer.header("www-authenticate"), INVALID, "{name}: {what}"),
                 _ => {
                     assert_eq!(answer.status.as_u16(), 401, "{name}: {what}");
                     assert_eq!(answer.error_code(), "unauthorized", "{name}: {what}");
@@ -103,14 +103,14 @@ async fn each_route_admits_the_callers_of_its_declaration_and_no_others() {
             }
         }
         let nobody = ask(&service, route, "").await;
-        match route.needs {
-            Needs::Nothing | Needs::GoodIfShown => {
+        match route.access {
+            Access::Public | Access::Optional => {
                 let is_own = nobody.status.as_u16() == 401 && route.path.ends_with("refresh");
                 assert!(is_own || is_admitted(&nobody, route), "{name}: {nobody:?}");
             }
             // Which scopes it takes depends on its topics: tests/realtime.rs.
-            Needs::Topics => {}
-            Needs::SignedIn => {
+            Access::Topics => {}
+            Access::SignedIn => {
                 assert_eq!(
                     (nobody.status.as_u16(), nobody.header("www-authenticate")),
                     (401, "Bearer"),
@@ -120,7 +120,7 @@ async fn each_route_admits_the_callers_of_its_declaration_and_no_others() {
                 let answer = ask(&service, route, &user).await;
                 assert!(is_admitted(&answer, route), "{name}: {answer:?}");
             }
-            Needs::Scope(scope) => {
+            Access::Scope(scope) => {
                 assert_eq!(
                     (nobody.status.as_u16(), nobody.header("www-authenticate")),
                     (401, "Bearer"),

@@ -8,7 +8,7 @@ use crate::config::Config;
 use crate::db;
 use crate::ingest::journal::LossState;
 use crate::ingest::journal::disk::{self, DiskError, LossRecords};
-use crate::ingest::verify::{self, Host, JournalVerdict, Verdict};
+use crate::ingest::verify::{self, Host, JournalReport, VerifyReport};
 
 #[derive(Debug, Args)]
 pub(super) struct VerifyArgs {
@@ -19,15 +19,15 @@ pub(super) struct VerifyArgs {
 
 pub(super) fn run(args: &VerifyArgs) -> Result<(), Failure> {
     let config = Config::from_env()?;
-    let verdict = offline::with_database(&config, async |database| {
+    let report = offline::with_database(&config, async |database| {
         let books = verify::read(&database).await.map_err(|error| Failure::Run(error.with_sources()))?;
         Ok(verify::compare(&books, &host(&config)?))
     })?;
     match args.json {
-        true => println!("{}", serde_json::to_string_pretty(&verdict).unwrap_or_default()),
-        false => print(&verdict),
+        true => println!("{}", serde_json::to_string_pretty(&report).unwrap_or_default()),
+        false => print(&report),
     }
-    match (verdict.balances(), verdict.lost()) {
+    match (report.balances(), report.lost()) {
         (true, 0) => Ok(()),
         (true, lost) => Err(Failure::Run(format!("{lost} acknowledged events are lost"))),
         (false, 0) => Err(Failure::Run("the books do not balance".into())),
@@ -53,10 +53,10 @@ fn host(config: &Config) -> Result<Host, Failure> {
     })
 }
 
-fn print(verdict: &Verdict) {
-    for journal in &verdict.journals {
-        let JournalVerdict { journal: id, accepted, committed, duplicates, dead, .. } = journal;
-        let JournalVerdict { discarded, quarantined, pending, removed, .. } = journal;
+fn print(report: &VerifyReport) {
+    for journal in &report.journals {
+        let JournalReport { journal: id, accepted, committed, duplicates, dead, .. } = journal;
+        let JournalReport { discarded, quarantined, pending, removed, .. } = journal;
         println!(
             "journal {id}: {accepted} accepted = {committed} committed + {duplicates} duplicates + {dead} dead + {discarded} discarded + {quarantined} quarantined + {pending} pending"
         );
@@ -76,18 +76,18 @@ fn print(verdict: &Verdict) {
             );
         }
     }
-    if verdict.rows_without_journal > 0 {
+    if report.rows_without_journal > 0 {
         println!(
             "{} rows have no journal: they were imported, or stored with DURABILITY=memory or by another program",
-            verdict.rows_without_journal
+            report.rows_without_journal
         );
     }
-    print_losses(&verdict.losses.iter().map(|loss| (loss.clone(), LossState::Lost)).collect::<Vec<_>>());
-    for foreign in &verdict.lost_elsewhere {
+    print_losses(&report.losses.iter().map(|loss| (loss.clone(), LossState::Lost)).collect::<Vec<_>>());
+    for foreign in &report.lost_elsewhere {
         println!(
             "LOST {}: {} acknowledged events, by its receipts; this host has no record of it: look at the host of its journal",
             foreign.journal, foreign.events
         );
     }
-    println!("{}", if verdict.balances() { "the books balance" } else { "the books do not balance" });
+    println!("{}", if report.balances() { "the books balance" } else { "the books do not balance" });
 }

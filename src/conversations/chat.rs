@@ -11,7 +11,7 @@ use serde::ser::SerializeMap;
 use serde::{Deserialize, Serialize, Serializer};
 use serde_json::value::RawValue;
 
-use crate::ingest::json::{self, Verdict};
+use crate::ingest::json::{self, JsonKind};
 
 /// The members that a message may have beside `content`, with their shapes.
 pub const CHAT_MEMBERS: [(&str, Shape); 7] = [
@@ -119,7 +119,7 @@ pub fn read(
     let mut bytes = 0;
     for (name, raw) in content.map(|raw| (CONTENT, raw)).iter().chain(others) {
         let (verdict, size) = json::measure(raw.as_bytes(), max_depth);
-        if let Verdict::NotJsonb(reason) = verdict {
+        if let JsonKind::NotJsonb(reason) = verdict {
             return Err(InvalidContent {
                 member: name,
                 why: format!("cannot be stored: {reason}").into(),

@@ -198,7 +198,7 @@ impl ConversationStore {
         rows.first().map(message).transpose()
     }
 
-    /// Deletes up to `limit` keys that are older than so many seconds; returns how many.
+    /// Deletes up to `limit` keys that are older than `retention_s`; returns their number.
     pub(super) async fn forget_keys(&self, limit: i64, retention_s: f64) -> Result<usize, DbError> {
         let now = match self.database.deletion_time().await {
             // Logged and reported by health where it was found.

@@ -81,7 +81,7 @@ impl Contents {
         open_folder(&root, name)
     }
 
-    /// Checks that so many further bytes leave enough space for the journal.
+    /// Checks that `more` bytes leave enough space for the journal.
     pub(super) fn check_room(&self, more: u64) -> Result<(), FilesError> {
         let stat = nix::sys::statvfs::fstatvfs(self.made_root()?).map_err(io::Error::from)?;
         let free = stat.blocks_available().saturating_mul(stat.fragment_size());

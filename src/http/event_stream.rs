@@ -19,7 +19,7 @@ use tokio::time::Instant;
 
 use super::AppState;
 use super::edge::authorize::is_still_admitted;
-use super::edge::routes::Needs;
+use super::edge::routes::Access;
 use super::server::ConnectionHandle;
 use super::wire::sse;
 use crate::realtime::{Dropped, SubscriptionEnd};
@@ -113,7 +113,7 @@ pub(super) struct EventStream {
     /// The interval of heartbeats.
     pub(super) heartbeat: Duration,
     /// The access that each heartbeat checks again, with the headers of the request.
-    pub(super) access: Option<(Vec<Needs>, HeaderMap)>,
+    pub(super) access: Option<(Vec<Access>, HeaderMap)>,
     /// Milliseconds that a client waits before it connects again. Sent at once, so that the client knows that it is connected.
     pub(super) retry_ms: Option<u64>,
 }
@@ -188,9 +188,9 @@ impl EventStream {
     }
 
     async fn check_access(&self) -> Result<(), Close> {
-        let Some((needs, headers)) = &self.access else { return Ok(()) };
-        for needs in needs {
-            if !is_still_admitted(&self.state, *needs, headers, self.connection.peer()).await {
+        let Some((access, headers)) = &self.access else { return Ok(()) };
+        for access in access {
+            if !is_still_admitted(&self.state, *access, headers, self.connection.peer()).await {
                 return Err(Close::Denied);
             }
         }

@@ -7,7 +7,7 @@
 //!     ─▶ headers ─▶ metrics ─▶ log
 //! ```
 //!
-//! Each route is declared with the access that it requires ([`Needs`]); a handler without a declaration cannot be reached.
+//! Each route is declared with the access that it requires ([`Access`]); a handler without a declaration cannot be reached.
 
 #![allow(unused_qualifications, reason = "utoipa's macros write out the paths of what they are given")]
 
@@ -57,7 +57,7 @@ use crate::supervisor::Supervisor;
 use edge::origin::OwnOrigin;
 use edge::pipeline;
 use edge::quota::RateBudgets;
-pub use edge::routes::{Needs, Route};
+pub use edge::routes::{Access, Route};
 use edge::routes::{RouteTable, Routes};
 use faults::Faults;
 use server::ConnectionHandle;
@@ -73,7 +73,7 @@ static X_RECEIPT: HeaderName = HeaderName::from_static("x-receipt");
 const EVENTS: &str = "/api/v1/events";
 const BATCH: &str = "/api/v1/events/batch";
 /// The access that both of them require.
-const EVENTS_NEED: Needs = Needs::Scope(Scope::EventsWrite);
+const EVENTS_NEED: Access = Access::Scope(Scope::EventsWrite);
 
 /// Whether a path is a route of events, whose URLs may contain a write-only key.
 fn is_event_route(path: &str) -> bool {

@@ -13,7 +13,7 @@ use uuid::Uuid;
 use super::CONVERSATIONS_OFF;
 use super::model::{Field, Kind, Limits, Plan};
 use crate::conversations::{Role, read_content};
-use crate::ingest::json::{self, JsonLimits, Verdict};
+use crate::ingest::json::{self, JsonKind, JsonLimits};
 
 /// The reason why a line is rejected.
 pub(super) type Rejection = Cow<'static, str>;
@@ -126,9 +126,9 @@ impl<'a> Parser<'a> {
         }
         let limits = JsonLimits { depth: self.limits.json_depth, bytes: limit };
         match json::classify_event(content, limits) {
-            Verdict::Jsonb => Ok(Event { content, is_jsonb: true, trace_id }),
-            Verdict::NotJsonb(_) => Ok(Event { content, is_jsonb: false, trace_id }),
-            Verdict::NotJson(at) => Err(not_json(at)),
+            JsonKind::Jsonb => Ok(Event { content, is_jsonb: true, trace_id }),
+            JsonKind::NotJsonb(_) => Ok(Event { content, is_jsonb: false, trace_id }),
+            JsonKind::NotJson(at) => Err(not_json(at)),
         }
     }
 
@@ -185,10 +185,10 @@ impl<'a> Parser<'a> {
         }
         let limit = self.limits.metadata_bytes;
         match json::measure(metadata.as_bytes(), self.limits.json_depth) {
-            (Verdict::Jsonb, size) if size <= limit => Ok(metadata),
-            (Verdict::Jsonb, _) => Err(format!("metadata is larger than {limit} bytes").into()),
-            (Verdict::NotJsonb(why), _) => Err(format!("metadata cannot be stored: {why}").into()),
-            (Verdict::NotJson(at), _) => Err(not_json(at)),
+            (JsonKind::Jsonb, size) if size <= limit => Ok(metadata),
+            (JsonKind::Jsonb, _) => Err(format!("metadata is larger than {limit} bytes").into()),
+            (JsonKind::NotJsonb(why), _) => Err(format!("metadata cannot be stored: {why}").into()),
+            (JsonKind::NotJson(at), _) => Err(not_json(at)),
         }
     }
 }

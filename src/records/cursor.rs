@@ -2,7 +2,7 @@
 
 use super::RecordsError;
 use super::sort::{COMPARED_CHARACTERS, COMPARED_DIGITS, KeyKind, KeyValue, Sort};
-use crate::ingest::json::{self, Verdict};
+use crate::ingest::json::{self, JsonKind};
 use crate::paging::Cursor;
 use crate::time::Millis;
 
@@ -70,7 +70,7 @@ impl RecordSortKey {
 fn is_scalar(text: &str) -> bool {
     let stands_for_all = matches!(text, "\"\"" | "[0]" | "{}");
     let is_scalar = !text.starts_with(['"', '[', '{', ' ']) && text.len() <= MAX_NUMBER_BYTES;
-    stands_for_all || (is_scalar && json::classify(text.as_bytes(), 0) == Verdict::Jsonb)
+    stands_for_all || (is_scalar && json::classify(text.as_bytes(), 0) == JsonKind::Jsonb)
 }
 
 #[cfg(test)]

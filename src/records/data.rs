@@ -13,7 +13,7 @@ use serde::de::{IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
 use super::{RecordId, RecordsError};
-use crate::ingest::json::{self, Verdict};
+use crate::ingest::json::{self, JsonKind};
 use crate::ingest::text;
 
 /// The members that the service makes. A client may send them back; they are removed.
@@ -75,9 +75,9 @@ impl Draft {
         let body = &body.slice(body.len() - text::without_mark(body).len()..);
         let (verdict, size) = json::measure(body, max_depth);
         match verdict {
-            Verdict::Jsonb => {}
-            Verdict::NotJson(at) => return refuse(format!("the body is not JSON from byte {at} on")),
-            Verdict::NotJsonb(reason) => return refuse(format!("the body cannot be stored: {reason}")),
+            JsonKind::Jsonb => {}
+            JsonKind::NotJson(at) => return refuse(format!("the body is not JSON from byte {at} on")),
+            JsonKind::NotJsonb(reason) => return refuse(format!("the body cannot be stored: {reason}")),
         }
         if body.trim_ascii_start().first() != Some(&b'{') {
             return refuse("the body takes a JSON object".into());

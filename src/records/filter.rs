@@ -8,7 +8,7 @@
 
 use super::RecordsError;
 use super::expression::{Field, Parameter, Parameters, cut, plain};
-use crate::ingest::json::{self, Verdict};
+use crate::ingest::json::{self, JsonKind};
 use crate::time::Millis;
 
 /// The longest value, in bytes.
@@ -193,7 +193,7 @@ fn is_one_of(value: &str, texts: &[String], parameters: &mut Parameters) -> Stri
 fn is_number(text: &str) -> bool {
     let begins = text.starts_with(|c: char| c == '-' || c.is_ascii_digit());
     let ends = text.ends_with(|c: char| c.is_ascii_digit());
-    begins && ends && json::classify(text.as_bytes(), 0) == Verdict::Jsonb
+    begins && ends && json::classify(text.as_bytes(), 0) == JsonKind::Jsonb
 }
 
 /// What `like` takes: a pattern without a wildcard is looked for anywhere. A backslash that stands before nothing special is

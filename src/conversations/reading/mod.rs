@@ -63,7 +63,7 @@ impl PageBudget {
         Self { bytes: i64::try_from(bytes).unwrap_or(i64::MAX), is_alone: true }
     }
 
-    /// The share of each of so many pages.
+    /// The share of each of `pages`.
     fn of(pages: usize, max_page_bytes: usize) -> Self {
         match pages {
             0 | 1 => Self::alone(max_page_bytes),

@@ -10,20 +10,20 @@ use hyper::header::{CACHE_CONTROL, HeaderValue};
 use serde::Serialize;
 use utoipa_axum::routes;
 
-use super::edge::routes::{Needs, Routes};
+use super::edge::routes::{Access, Routes};
 
 /// Every route of users and keys.
 pub(super) fn routes() -> Routes {
     Routes::default()
-        .route(Needs::Nothing, routes!(sign_in::register))
-        .route(Needs::Nothing, routes!(sign_in::login))
-        .route(Needs::Nothing, routes!(sign_in::refresh))
-        .route(Needs::SignedIn, routes!(sign_in::logout))
-        .route(Needs::SignedIn, routes!(sign_in::me))
-        .route(Needs::SignedIn, routes!(sign_in::sessions))
-        .route(Needs::SignedIn, routes!(sign_in::end_session))
-        .route(Needs::SignedIn, routes!(keys::create, keys::list))
-        .route(Needs::SignedIn, routes!(keys::revoke))
+        .route(Access::Public, routes!(sign_in::register))
+        .route(Access::Public, routes!(sign_in::login))
+        .route(Access::Public, routes!(sign_in::refresh))
+        .route(Access::SignedIn, routes!(sign_in::logout))
+        .route(Access::SignedIn, routes!(sign_in::me))
+        .route(Access::SignedIn, routes!(sign_in::sessions))
+        .route(Access::SignedIn, routes!(sign_in::end_session))
+        .route(Access::SignedIn, routes!(keys::create, keys::list))
+        .route(Access::SignedIn, routes!(keys::revoke))
 }
 
 /// An answer that no cache may store.

@@ -22,14 +22,14 @@ use uuid::Uuid;
 use self::keys::{KeySource, MissingKey};
 use self::split::{BatchItem, Splitter};
 use super::events::{MAX_TRACE_ID, ack, content_type, trace_id};
-use super::openapi::bodies::RejectedShape;
+use super::openapi::bodies::RejectedEvent;
 use super::wire::body::{LimitedBody, MemoryPermit};
 use super::wire::encoding::{Decoded, Encoding};
 use super::wire::error::ApiError;
 use super::wire::json::{self, StartCheck, offload};
 use super::{AckedResponse, Services};
 use crate::ingest::id::{self, unix_now_us};
-use crate::ingest::json::Verdict;
+use crate::ingest::json::JsonKind;
 use crate::ingest::keys::Key;
 use crate::ingest::row::Row;
 use crate::ingest::{Ingest, NotStored, RowChunk};
@@ -107,7 +107,7 @@ struct BatchResponse<'a> {
     /// The number of accepted events.
     accepted: u64,
     /// The other events.
-    #[schema(value_type = Vec<RejectedShape>)]
+    #[schema(value_type = Vec<RejectedEvent>)]
     rejected: &'a [RejectedEvent],
     /// With `ack=committed`: accepted events that did not become rows.
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -306,7 +306,7 @@ impl Batch {
             return self.reject(index, RejectReason::TraceId);
         }
         let verdict = self.ingest.classify(event);
-        if let Verdict::NotJson(at) = verdict {
+        if let JsonKind::NotJson(at) = verdict {
             return self.reject(index, RejectReason::NotJson(at));
         }
         let key = match self.key_source.key(event, index) {

@@ -11,7 +11,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use super::super::openapi::bodies::PieceBody;
+use super::super::openapi::bodies::AppendRequest;
 use super::super::wire::error::ApiError;
 use super::super::{AppState, Services};
 use super::object_reader::ObjectReader;
@@ -35,7 +35,7 @@ struct AppendResponse {
     tag = "conversations",
     summary = "Adds text to a message that is being written",
     params(("id" = Uuid, Path, description = "The conversation"), ("message" = Uuid, Path, description = "The message")),
-    request_body = PieceBody,
+    request_body = AppendRequest,
     responses(
         (status = 200, description = "How long it is now", body = AppendResponse),
         (status = 404, description = "There is no such message of one's own"),

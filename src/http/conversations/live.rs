@@ -14,7 +14,7 @@ use uuid::Uuid;
 
 use crate::auth::{Principal, Scope};
 use crate::conversations::{Event, EventKind, Live, LiveCursor, LiveEnd, parse_live};
-use crate::http::edge::routes::Needs;
+use crate::http::edge::routes::Access;
 use crate::http::event_stream::{CHUNK_BYTES, Close, EventSource, EventStream, LAST_EVENT_ID, RETRY_MS};
 use crate::http::server::ConnectionHandle;
 use crate::http::wire::error::ApiError;
@@ -51,7 +51,7 @@ pub(super) async fn get(
         state: Arc::clone(state),
         connection: request.connection,
         heartbeat: Duration::from_secs(services.conversations()?.realtime().heartbeat_s),
-        access: Some((vec![Needs::Scope(Scope::ConversationsRead)], request.headers)),
+        access: Some((vec![Access::Scope(Scope::ConversationsRead)], request.headers)),
         retry_ms: Some(RETRY_MS),
     };
     let metrics = Arc::clone(&state.metrics);

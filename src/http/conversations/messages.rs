@@ -11,7 +11,7 @@ use hyper::{HeaderMap, StatusCode};
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
-use super::super::openapi::bodies::{MessageShape, MessagesBody, MessagesShape};
+use super::super::openapi::bodies::{MessageResponse, MessagesRequest, MessagesResponse};
 use super::super::server::ConnectionHandle;
 use super::super::wire::error::ApiError;
 use super::super::wire::query;
@@ -36,7 +36,7 @@ const MAX_KEY: usize = 255;
     summary = "A conversation's messages in order",
     params(("id" = Uuid, Path, description = "The conversation"), ("limit" = Option<u32>, Query, description = "Entries of a page", minimum = 1, maximum = 200), ("after" = Option<String>, Query, description = "What a Link header gave"), ("before" = Option<String>, Query, description = "What a Link header gave, or end"), ("live" = Option<String>, Query, description = "sse: goes on with what happens, as server-sent events"), ("last-event-id" = Option<String>, Header, description = "With live: what was seen")),
     responses(
-        (status = 200, description = "Messages, or a stream of them", content((Vec<MessageShape> = "application/json"), (String = "text/event-stream")), headers(("link" = String, description = "The pages beside it"))),
+        (status = 200, description = "Messages, or a stream of them", content((Vec<MessageResponse> = "application/json"), (String = "text/event-stream")), headers(("link" = String, description = "The pages beside it"))),
         (status = 404, description = "There is no such conversation of one's own"),
     )
 )]
@@ -69,7 +69,7 @@ pub(super) async fn list(
     summary = "A message",
     params(("id" = Uuid, Path, description = "The conversation"), ("message" = Uuid, Path, description = "The message")),
     responses(
-        (status = 200, description = "The message", body = MessageShape),
+        (status = 200, description = "The message", body = MessageResponse),
         (status = 404, description = "There is no such message of one's own"),
     )
 )]
@@ -91,10 +91,10 @@ pub(super) async fn get(
     tag = "conversations",
     summary = "Adds messages, all or none",
     params(("id" = Uuid, Path, description = "The conversation"), ("idempotency-key" = Option<String>, Header, description = "1 to 255 visible ASCII characters: a repetition is answered as before")),
-    request_body = MessagesBody,
+    request_body = MessagesRequest,
     responses(
-        (status = 200, description = "They were added before, with this key", body = MessagesShape),
-        (status = 201, description = "The messages as they were added", body = MessagesShape, headers(("location" = String, description = "The path of the first"))),
+        (status = 200, description = "They were added before, with this key", body = MessagesResponse),
+        (status = 201, description = "The messages as they were added", body = MessagesResponse, headers(("location" = String, description = "The path of the first"))),
         (status = 404, description = "There is no such conversation of one's own"),
         (status = 422, description = "The key came with another body"),
     )

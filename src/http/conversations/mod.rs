@@ -17,8 +17,8 @@ use serde::Serialize;
 use utoipa_axum::routes;
 use uuid::Uuid;
 
-use super::edge::routes::{Needs, Routes};
-use super::openapi::bodies::{ConversationBody, ConversationShape};
+use super::edge::routes::{Access, Routes};
+use super::openapi::bodies::{ConversationRequest, ConversationResponse};
 use super::wire::error::ApiError;
 use super::wire::{json, pages, path, query};
 use super::{AppState, Services};
@@ -33,7 +33,7 @@ const DEFAULT_TITLE: &str = "New Conversation";
 
 /// Every route below `/api/conversations`.
 pub(super) fn routes() -> Routes {
-    let (reads, writes) = (Needs::Scope(Scope::ConversationsRead), Needs::Scope(Scope::ConversationsWrite));
+    let (reads, writes) = (Access::Scope(Scope::ConversationsRead), Access::Scope(Scope::ConversationsWrite));
     Routes::default()
         .route(reads, routes!(list))
         .route(writes, routes!(create))
@@ -52,7 +52,7 @@ pub(super) fn routes() -> Routes {
     tag = "conversations",
     summary = "One's own conversations, newest activity first",
     params(("limit" = Option<u32>, Query, description = "Entries of a page", minimum = 1, maximum = 200), ("after" = Option<String>, Query, description = "What a Link header gave"), ("offset" = Option<u32>, Query, description = "Conversations to pass over"), ("q" = Option<String>, Query, description = "Words of the title or of a message")),
-    responses((status = 200, description = "Conversations", body = [ConversationShape], headers(("link" = String, description = "The pages beside it"))))
+    responses((status = 200, description = "Conversations", body = [ConversationResponse], headers(("link" = String, description = "The pages beside it"))))
 )]
 async fn list(
     State(state): State<Arc<AppState>>,
@@ -73,8 +73,8 @@ async fn list(
     path = "/api/conversations",
     tag = "conversations",
     summary = "Begins a conversation",
-    request_body = ConversationBody,
-    responses((status = 201, description = "The conversation", body = ConversationShape, headers(("location" = String, description = "Its path"))))
+    request_body = ConversationRequest,
+    responses((status = 201, description = "The conversation", body = ConversationResponse, headers(("location" = String, description = "Its path"))))
 )]
 async fn create(
     State(state): State<Arc<AppState>>,
@@ -101,7 +101,7 @@ async fn create(
     summary = "A conversation",
     params(("id" = Uuid, Path, description = "The conversation")),
     responses(
-        (status = 200, description = "The conversation", body = ConversationShape),
+        (status = 200, description = "The conversation", body = ConversationResponse),
         (status = 404, description = "There is no such conversation of one's own"),
     )
 )]
@@ -123,9 +123,9 @@ async fn read(
     tag = "conversations",
     summary = "Changes a conversation's title or metadata",
     params(("id" = Uuid, Path, description = "The conversation")),
-    request_body = ConversationBody,
+    request_body = ConversationRequest,
     responses(
-        (status = 200, description = "The conversation as it is now", body = ConversationShape),
+        (status = 200, description = "The conversation as it is now", body = ConversationResponse),
         (status = 404, description = "There is no such conversation of one's own"),
     )
 )]

@@ -12,7 +12,7 @@ use serde_json::value::RawValue;
 
 use super::super::wire::error::ApiError;
 use crate::conversations::Metadata;
-use crate::ingest::json::{self, Verdict};
+use crate::ingest::json::{self, JsonKind};
 
 /// The most members of an object.
 const MAX_MEMBERS: usize = 32;
@@ -90,9 +90,9 @@ impl<'a> ObjectReader<'a> {
         let Some(place) = self.members.iter().position(|(member, _)| member == name) else { return Ok(None) };
         let (_, value) = self.members.swap_remove(place);
         match json::classify(value.get().as_bytes(), self.max_depth) {
-            Verdict::Jsonb => Ok((value.get() != "null").then_some(value.get())),
-            Verdict::NotJsonb(reason) => Err(self.refuse(name, &format!("cannot be stored: {reason}"))),
-            Verdict::NotJson(_) => Err(self.refuse(name, "is not JSON")),
+            JsonKind::Jsonb => Ok((value.get() != "null").then_some(value.get())),
+            JsonKind::NotJsonb(reason) => Err(self.refuse(name, &format!("cannot be stored: {reason}"))),
+            JsonKind::NotJson(_) => Err(self.refuse(name, "is not JSON")),
         }
     }
 

@@ -9,7 +9,7 @@ use hyper::{HeaderMap, Request};
 use uuid::Uuid;
 
 use super::client::{self, ClientAddress};
-use super::routes::Needs;
+use super::routes::Access;
 use super::{credentials, origin};
 use crate::auth::{Decision, Identity, KeyHash, Principal, Scope, Verification, is_write_only_key};
 use crate::http::wire::error::ApiError;
@@ -23,7 +23,7 @@ const MAX_WRITE_ONLY_BYTES: usize = 1 << 20;
 /// route.
 async fn verify(
     state: &AppState,
-    needs: Needs,
+    access: Access,
     headers: &HeaderMap,
     query: Option<&str>,
     peer: IpAddr,
@@ -31,17 +31,17 @@ async fn verify(
     if let Some(own) = &state.own_origin {
         own.check_host(headers)?;
     }
-    let token = match needs {
-        Needs::Nothing => None,
+    let token = match access {
+        Access::Public => None,
         _ => credentials::token(headers, query, &state.cors_origins)?,
     };
     // A write-only key has origins of its own, which are checked below.
     let names_its_pages =
-        needs == Needs::Scope(Scope::EventsWrite) && token.as_deref().is_some_and(is_write_only_key);
+        access == Access::Scope(Scope::EventsWrite) && token.as_deref().is_some_and(is_write_only_key);
     if let Some(own) = state.own_origin.as_ref().filter(|_| !names_its_pages) {
         own.check_site(headers)?;
     }
-    if needs == Needs::Nothing {
+    if access == Access::Public {
         return Ok(Principal::ANONYMOUS);
     }
     let principal = match token {
@@ -58,24 +58,24 @@ async fn verify(
         }
     };
     let is_write_only = matches!(principal.identity, Identity::WriteOnlyKey { .. });
-    let decision = match needs {
-        Needs::Nothing | Needs::GoodIfShown => Decision::Allowed,
+    let decision = match access {
+        Access::Public | Access::Optional => Decision::Allowed,
         // The key is public, so it gives no access to an account.
-        Needs::SignedIn | Needs::Topics if is_write_only => Decision::Forbidden,
-        Needs::Topics => Decision::Allowed,
-        Needs::SignedIn if principal.is_known() => Decision::Allowed,
-        Needs::SignedIn => Decision::Unknown,
-        Needs::Scope(scope) => principal.may(scope, state.verifier.is_open()),
+        Access::SignedIn | Access::Topics if is_write_only => Decision::Forbidden,
+        Access::Topics => Decision::Allowed,
+        Access::SignedIn if principal.is_known() => Decision::Allowed,
+        Access::SignedIn => Decision::Unknown,
+        Access::Scope(scope) => principal.may(scope, state.verifier.is_open()),
     };
-    match (decision, needs) {
-        (Decision::Allowed, Needs::Scope(_)) => {
+    match (decision, access) {
+        (Decision::Allowed, Access::Scope(_)) => {
             if let Identity::WriteOnlyKey { origins, .. } = &principal.identity {
                 origin::check_page(headers, origins)?;
             }
             Ok(principal)
         }
         (Decision::Allowed, _) => Ok(principal),
-        (Decision::Forbidden, Needs::Scope(scope)) => Err(ApiError::lacks(scope)),
+        (Decision::Forbidden, Access::Scope(scope)) => Err(ApiError::lacks(scope)),
         (Decision::Forbidden, _) => Err(ApiError::forbidden("forbidden", ONLY_EVENTS)),
         _ => Err(ApiError::token_needed()),
     }
@@ -99,11 +99,11 @@ pub(in crate::http) fn require(
 /// Whether the caller of a request still has this access. If that cannot be decided now, they have.
 pub(in crate::http) async fn is_still_admitted(
     state: &AppState,
-    needs: Needs,
+    access: Access,
     headers: &HeaderMap,
     peer: IpAddr,
 ) -> bool {
-    match verify(state, needs, headers, None, peer).await {
+    match verify(state, access, headers, None, peer).await {
         Ok(_) => true,
         Err(refusal) => !refusal.is_denial(),
     }
@@ -112,12 +112,12 @@ pub(in crate::http) async fn is_still_admitted(
 /// Authorizes a request, and takes it from its caller's budget.
 pub(super) async fn admit<B>(
     state: &AppState,
-    needs: Needs,
+    access: Access,
     request: &Request<B>,
     client: ClientAddress,
 ) -> Result<(Principal, Option<RateLimit>), ApiError> {
-    let principal = verify(state, needs, request.headers(), None, client.peer).await?;
-    let quota = state.budgets.take(request.method(), needs, &principal, client.ip)?;
+    let principal = verify(state, access, request.headers(), None, client.peer).await?;
+    let quota = state.budgets.take(request.method(), access, &principal, client.ip)?;
     Ok((principal, quota))
 }
 

@@ -18,7 +18,7 @@ use tracing::Instrument;
 
 use super::authorize::{self, EventsAdmission};
 use super::client::{self, ClientAddress};
-use super::routes::{Needs, PathRoutes};
+use super::routes::{Access, PathRoutes};
 use super::{cors, framing, headers};
 use crate::config::limits;
 use crate::http::events::ack::KeySpace;
@@ -198,10 +198,10 @@ impl Exchange {
         routes: Option<&PathRoutes>,
         client: ClientAddress,
     ) -> Result<Response, ApiError> {
-        let declared = routes.map(|routes| (routes, routes.needs(request.method())));
+        let declared = routes.map(|routes| (routes, routes.access(request.method())));
         // Without a route nothing is called, but a token has to be valid everywhere.
-        let needs = declared.and_then(|(_, needs)| needs).unwrap_or(Needs::GoodIfShown);
-        let (principal, quota) = authorize::admit(&self.state, needs, &request, client).await?;
+        let access = declared.and_then(|(_, access)| access).unwrap_or(Access::Optional);
+        let (principal, quota) = authorize::admit(&self.state, access, &request, client).await?;
         let mut response = match declared {
             Some((routes, None)) => {
                 let mut response = ApiError::method_not_allowed().into_response();

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use hyper::Method;
 
-use super::routes::Needs;
+use super::routes::Access;
 use crate::auth::limits::{Budget, LimitSubject, Remaining};
 use crate::auth::users::Email;
 use crate::auth::{Identity, Principal};
@@ -63,19 +63,19 @@ impl RateBudgets {
         }
     }
 
-    /// Takes any other request from its caller's budget; `needs` is the access that its route requires.
+    /// Takes any other request from its caller's budget; `access` is the access that its route requires.
     pub(in crate::http) fn take(
         &self,
         method: &Method,
-        needs: Needs,
+        access: Access,
         principal: &Principal,
         address: IpAddr,
     ) -> Result<Option<RateLimit>, ApiError> {
         let reads = matches!(*method, Method::GET | Method::HEAD);
-        let budget = match needs {
-            Needs::Nothing => &self.logins,
+        let budget = match access {
+            Access::Public => &self.logins,
             // A rejected probe would make a busy service look broken.
-            Needs::GoodIfShown if principal == &Principal::ANONYMOUS && reads => &None,
+            Access::Optional if principal == &Principal::ANONYMOUS && reads => &None,
             _ if reads => &self.reads,
             _ => &self.writes,
         };

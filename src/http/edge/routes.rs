@@ -1,6 +1,6 @@
 //! Routes, each declared together with the access that it requires.
 //!
-//! [`Routes`] takes handlers only with their [`Needs`], and the pipeline finds a request's route here before it calls the
+//! [`Routes`] takes handlers only with their [`Access`], and the pipeline finds a request's route here before it calls the
 //! router: a handler without a declaration cannot be reached.
 
 use std::collections::BTreeMap;
@@ -18,11 +18,11 @@ use crate::http::AppState;
 
 /// The access that a route requires.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Needs {
+pub enum Access {
     /// None, and tokens are ignored: the callers may hold an expired one.
-    Nothing,
+    Public,
     /// None, but a token has to be valid.
-    GoodIfShown,
+    Optional,
     /// A known caller.
     SignedIn,
     /// A scope for each topic of the request, which its handler checks.
@@ -39,7 +39,7 @@ pub struct Route {
     /// Its path, with the names of its parameters.
     pub path: String,
     /// The access that it requires.
-    pub needs: Needs,
+    pub access: Access,
 }
 
 /// Handlers and their declarations.
@@ -50,28 +50,28 @@ pub(in crate::http) struct Routes {
 }
 
 impl Routes {
-    /// The operations that `api` describes, which all require `needs`. The pipeline answers them without the router.
-    pub(in crate::http) fn new(api: OpenApi, needs: Needs) -> Self {
+    /// The operations that `api` describes, which all require `access`. The pipeline answers them without the router.
+    pub(in crate::http) fn new(api: OpenApi, access: Access) -> Self {
         let mut paths = api.paths.paths.clone();
-        let table = paths.iter_mut().flat_map(|(path, item)| declared(path, item, needs)).collect();
+        let table = paths.iter_mut().flat_map(|(path, item)| declared(path, item, access)).collect();
         Self { router: OpenApiRouter::with_openapi(api), table }
     }
 
-    /// Adds handlers of one path, which all require `needs`.
+    /// Adds handlers of one path, which all require `access`.
     pub(in crate::http) fn route(
         mut self,
-        needs: Needs,
+        access: Access,
         mut handlers: UtoipaMethodRouter<Arc<AppState>>,
     ) -> Self {
         for (path, item) in &mut handlers.1.paths {
-            self.table.extend(declared(path, item, needs));
+            self.table.extend(declared(path, item, access));
         }
         Self { router: self.router.routes(handlers), ..self }
     }
 
     /// Adds paths of a router that describes none of them.
-    pub(in crate::http) fn undescribed(mut self, needs: Needs, paths: &[&str]) -> Self {
-        let route = |path: &&str| Route { method: Method::GET, path: (*path).to_owned(), needs };
+    pub(in crate::http) fn undescribed(mut self, access: Access, paths: &[&str]) -> Self {
+        let route = |path: &&str| Route { method: Method::GET, path: (*path).to_owned(), access };
         self.table.extend(paths.iter().map(route));
         self
     }
@@ -89,8 +89,8 @@ impl Routes {
     }
 }
 
-fn declared(path: &str, item: &mut PathItem, needs: Needs) -> Vec<Route> {
-    operations(item).map(|(method, _)| Route { method, path: path.to_owned(), needs }).collect()
+fn declared(path: &str, item: &mut PathItem, access: Access) -> Vec<Route> {
+    operations(item).map(|(method, _)| Route { method, path: path.to_owned(), access }).collect()
 }
 
 /// The operations of a path.
@@ -116,7 +116,7 @@ pub(in crate::http) struct RouteTable {
 #[derive(Debug)]
 pub(in crate::http) struct PathRoutes {
     path: String,
-    methods: Vec<(Method, Needs)>,
+    methods: Vec<(Method, Access)>,
     /// For `Allow`.
     allowed: HeaderValue,
 }
@@ -124,9 +124,9 @@ pub(in crate::http) struct PathRoutes {
 impl RouteTable {
     /// A table of `routes`.
     pub(in crate::http) fn new(routes: Vec<Route>) -> Self {
-        let mut by_path: BTreeMap<String, Vec<(Method, Needs)>> = BTreeMap::new();
-        for Route { method, path, needs } in routes {
-            by_path.entry(path).or_default().push((method, needs));
+        let mut by_path: BTreeMap<String, Vec<(Method, Access)>> = BTreeMap::new();
+        for Route { method, path, access } in routes {
+            by_path.entry(path).or_default().push((method, access));
         }
         let mut table = Self::default();
         for (path, methods) in by_path {
@@ -158,9 +158,9 @@ impl PathRoutes {
     }
 
     /// The access that a method requires; `None`: the path has no such method.
-    pub(in crate::http) fn needs(&self, method: &Method) -> Option<Needs> {
+    pub(in crate::http) fn access(&self, method: &Method) -> Option<Access> {
         let method = if *method == Method::HEAD { &Method::GET } else { method };
-        self.methods.iter().find(|(other, _)| other == method).map(|(_, needs)| *needs)
+        self.methods.iter().find(|(other, _)| other == method).map(|(_, access)| *access)
     }
 
     /// The methods of the path, for `Allow`.
@@ -174,11 +174,11 @@ mod tests {
     use super::*;
 
     fn table() -> RouteTable {
-        let route = |method, path: &str, needs| Route { method, path: path.to_owned(), needs };
+        let route = |method, path: &str, access| Route { method, path: path.to_owned(), access };
         RouteTable::new(vec![
-            route(Method::GET, "/health", Needs::GoodIfShown),
-            route(Method::GET, "/items/{id}", Needs::SignedIn),
-            route(Method::DELETE, "/items/{id}", Needs::Scope(Scope::Admin)),
+            route(Method::GET, "/health", Access::Optional),
+            route(Method::GET, "/items/{id}", Access::SignedIn),
+            route(Method::DELETE, "/items/{id}", Access::Scope(Scope::Admin)),
         ])
     }
 
@@ -186,14 +186,14 @@ mod tests {
     fn a_method_that_is_not_declared_is_not_allowed() {
         let table = table();
         let health = table.find("/health").unwrap();
-        assert_eq!(health.needs(&Method::HEAD), Some(Needs::GoodIfShown));
+        assert_eq!(health.access(&Method::HEAD), Some(Access::Optional));
         assert_eq!(
-            (health.needs(&Method::DELETE), health.allowed()),
+            (health.access(&Method::DELETE), health.allowed()),
             (None, HeaderValue::from_static("GET,HEAD"))
         );
         let item = table.find("/items/7").unwrap();
-        assert_eq!(item.needs(&Method::GET), Some(Needs::SignedIn));
-        assert_eq!(item.needs(&Method::DELETE), Some(Needs::Scope(Scope::Admin)));
+        assert_eq!(item.access(&Method::GET), Some(Access::SignedIn));
+        assert_eq!(item.access(&Method::DELETE), Some(Access::Scope(Scope::Admin)));
         assert_eq!(
             (item.path(), item.allowed()),
             ("/items/{id}", HeaderValue::from_static("GET,HEAD,DELETE"))

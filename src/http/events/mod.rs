@@ -15,7 +15,7 @@ use super::wire::error::ApiError;
 use super::wire::json;
 use super::{AckedResponse, Services, X_TRACE_ID};
 use crate::ingest::id::unix_now_us;
-use crate::ingest::json::Verdict;
+use crate::ingest::json::JsonKind;
 use crate::ingest::row::Content;
 use crate::ingest::{Event, keys, text};
 use crate::offload::INLINE_BYTES;
@@ -60,8 +60,8 @@ pub(super) async fn post(
     // A body that is not JSON is stored unchanged, with its byte-order mark.
     let text = text::without_mark(&whole);
     let content = match verdict {
-        Verdict::Jsonb => Content::Jsonb(text),
-        Verdict::NotJsonb(_) | Verdict::NotJson(_) => Content::Bytes(&whole),
+        JsonKind::Jsonb => Content::Jsonb(text),
+        JsonKind::NotJsonb(_) | JsonKind::NotJson(_) => Content::Bytes(&whole),
     };
     let event = Event {
         trace_id: trace_id.as_ref().map(HeaderValue::as_bytes),
@@ -91,7 +91,7 @@ pub(super) async fn post(
 }
 
 /// Classifies an event, off this thread if it is large.
-async fn classify(services: &Services, event: WholeBody) -> Result<(Verdict, WholeBody), ApiError> {
+async fn classify(services: &Services, event: WholeBody) -> Result<(JsonKind, WholeBody), ApiError> {
     if event.len() <= INLINE_BYTES {
         return Ok((services.ingest.classify(text::without_mark(&event)), event));
     }

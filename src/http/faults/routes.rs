@@ -15,7 +15,7 @@ use utoipa_axum::routes;
 use crate::auth::Scope;
 use crate::faults::{Fault, FaultPlan, FaultRequest};
 use crate::http::AppState;
-use crate::http::edge::routes::{Needs, Routes};
+use crate::http::edge::routes::{Access, Routes};
 use crate::http::wire::error::ApiError;
 use crate::http::wire::query;
 
@@ -34,8 +34,8 @@ struct ClearedFaultsResponse {
 
 /// Every route of faults, which exist only with `FAULTS=on`.
 pub(in crate::http) fn routes() -> Routes {
-    let needs = Needs::Scope(Scope::Admin);
-    Routes::default().route(needs, routes!(inject, list, clear)).route(needs, routes!(panic_in_task))
+    let access = Access::Scope(Scope::Admin);
+    Routes::default().route(access, routes!(inject, list, clear)).route(access, routes!(panic_in_task))
 }
 
 /// Sets a fault, and answers with it.

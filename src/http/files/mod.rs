@@ -20,7 +20,7 @@ use utoipa::ToSchema;
 use utoipa_axum::routes;
 use uuid::Uuid;
 
-use super::edge::routes::{Needs, Routes};
+use super::edge::routes::{Access, Routes};
 use super::wire::error::ApiError;
 use super::wire::{json, pages, path, query};
 use super::{AppState, Services};
@@ -30,7 +30,7 @@ use crate::files::{FileQuery, FilesError, StoredFile};
 
 /// Every route below `/api/files`.
 pub(super) fn routes() -> Routes {
-    let (read, write) = (Needs::Scope(Scope::FilesRead), Needs::Scope(Scope::FilesWrite));
+    let (read, write) = (Access::Scope(Scope::FilesRead), Access::Scope(Scope::FilesWrite));
     Routes::default()
         .route(read, routes!(list))
         .route(write, routes!(upload::post))
@@ -119,7 +119,7 @@ async fn delete(
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// The deadline for so many bytes in either direction: a slower client would keep a place from others.
+/// The deadline for `bytes` in either direction: a slower client would keep a place from others.
 fn deadline(services: &Services, bytes: u64) -> Instant {
     let rate = limits::FILE_MIN_RATE;
     Instant::now() + services.limits.body_timeout + Duration::from_secs(bytes / rate)

@@ -22,7 +22,7 @@ use utoipa::ToSchema;
 use utoipa_axum::routes;
 use uuid::Uuid;
 
-use super::edge::routes::{Needs, Routes};
+use super::edge::routes::{Access, Routes};
 use super::wire::body::{self, BodyLimits, LimitedBody};
 use super::wire::encoding::{Decoded, Encoding, decode_whole};
 use super::wire::error::ApiError;
@@ -45,7 +45,7 @@ static X_TOTAL_COUNT: HeaderName = HeaderName::from_static("x-total-count");
 
 /// Every route of imports.
 pub(super) fn routes() -> Routes {
-    let (read, write) = (Needs::Scope(Scope::FilesRead), Needs::Scope(Scope::FilesWrite));
+    let (read, write) = (Access::Scope(Scope::FilesRead), Access::Scope(Scope::FilesWrite));
     Routes::default()
         .route(write, routes!(process))
         .route(read, routes!(progress::get))

@@ -15,9 +15,9 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::super::AppState;
-use super::super::edge::routes::Needs;
+use super::super::edge::routes::Access;
 use super::super::event_stream::{Close, EventSource, EventStream};
-use super::super::openapi::bodies::ProgressShape;
+use super::super::openapi::bodies::ProgressResponse;
 use super::super::server::ConnectionHandle;
 use super::super::wire::error::ApiError;
 use super::super::wire::{path, sse};
@@ -38,7 +38,7 @@ const HEARTBEAT: Duration = Duration::from_secs(15);
     summary = "How far the import of a file is",
     params(("id" = Uuid, Path, description = "The file")),
     responses(
-        (status = 200, description = "How far it is, once or whenever it has changed", content((ProgressShape = "application/json"), (String = "text/event-stream"))),
+        (status = 200, description = "How far it is, once or whenever it has changed", content((ProgressResponse = "application/json"), (String = "text/event-stream"))),
         (status = 404, description = "There is no such file of one's own, or it was not processed"),
     )
 )]
@@ -68,7 +68,7 @@ pub(super) async fn get(
         state: Arc::clone(&state),
         connection,
         heartbeat: HEARTBEAT,
-        access: Some((vec![Needs::Scope(Scope::FilesRead)], headers)),
+        access: Some((vec![Access::Scope(Scope::FilesRead)], headers)),
         retry_ms: None,
     };
     Ok(stream.respond(source))

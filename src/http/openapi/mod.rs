@@ -23,7 +23,7 @@ use utoipa::{OpenApi as _, ToSchema};
 use utoipa_swagger_ui::SwaggerUi;
 
 use super::AppState;
-use super::edge::routes::{Needs, Route, Routes, operations};
+use super::edge::routes::{Access, Route, Routes, operations};
 use super::wire::error::Envelope;
 
 /// The path of the description.
@@ -68,7 +68,7 @@ pub(super) fn base() -> OpenApi {
 
 /// The routes of the description and of its page.
 pub(super) fn routes() -> Routes {
-    Routes::default().undescribed(Needs::GoodIfShown, &[PATH, "/api/docs", "/api/docs/", "/api/docs/{*rest}"])
+    Routes::default().undescribed(Access::Optional, &[PATH, "/api/docs", "/api/docs/", "/api/docs/{*rest}"])
 }
 
 /// The router of `routes`, with the description and its page, and the table of all of them.
@@ -99,7 +99,7 @@ fn complete(api: &mut OpenApi, table: &[Route]) {
             let declared = table.iter().find(|route| route.method == method && route.path == *path);
             if let Some(route) = declared {
                 operation.operation_id = Some(operation_id(&method, path));
-                guard(operation, route.needs);
+                guard(operation, route.access);
                 refuse(operation);
             }
         }
@@ -118,25 +118,25 @@ fn operation_id(method: &Method, path: &str) -> String {
 }
 
 /// Adds the access that an operation requires.
-fn guard(operation: &mut Operation, needs: Needs) {
-    let scopes: &[&str] = match &needs {
-        Needs::Scope(scope) => &[scope.name()],
+fn guard(operation: &mut Operation, access: Access) {
+    let scopes: &[&str] = match &access {
+        Access::Scope(scope) => &[scope.name()],
         _ => &[],
     };
     let schemes = [BEARER, API_KEY].map(|scheme| SecurityRequirement::new(scheme, scopes.iter().copied()));
     let no_token = || SecurityRequirement::default();
-    operation.security = Some(match needs {
-        Needs::Nothing => vec![no_token()],
-        Needs::GoodIfShown => [vec![no_token()], schemes.into()].concat(),
-        Needs::SignedIn | Needs::Topics | Needs::Scope(_) => schemes.into(),
+    operation.security = Some(match access {
+        Access::Public => vec![no_token()],
+        Access::Optional => [vec![no_token()], schemes.into()].concat(),
+        Access::SignedIn | Access::Topics | Access::Scope(_) => schemes.into(),
     });
     let mut add = |status: &str, description: String| {
         operation.responses.responses.entry(status.into()).or_insert_with(|| Answer::new(description).into());
     };
-    if needs != Needs::Nothing {
+    if access != Access::Public {
         add("401", "The token is invalid, or missing and required".into());
     }
-    if let Needs::Scope(scope) = needs {
+    if let Access::Scope(scope) = access {
         add("403", format!("The token lacks the permission {}", scope.name()));
     }
     add("429", "Too many requests; Retry-After has the seconds until the next one".into());

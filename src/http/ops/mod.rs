@@ -6,14 +6,14 @@ mod reconcile;
 
 use utoipa_axum::routes;
 
-use super::edge::routes::{Needs, Routes};
+use super::edge::routes::{Access, Routes};
 use crate::auth::Scope;
 pub(super) use health::is_operators;
 
 /// Every route of operators.
 pub(super) fn routes() -> Routes {
-    let (read, write) = (Needs::Scope(Scope::DeadlettersRead), Needs::Scope(Scope::DeadlettersWrite));
-    let operations = Needs::Scope(Scope::OpsRead);
+    let (read, write) = (Access::Scope(Scope::DeadlettersRead), Access::Scope(Scope::DeadlettersWrite));
+    let operations = Access::Scope(Scope::OpsRead);
     Routes::default()
         .route(read, routes!(dead_letters::list))
         .route(write, routes!(dead_letters::redrive))
@@ -21,7 +21,7 @@ pub(super) fn routes() -> Routes {
         .route(write, routes!(dead_letters::discard))
         .route(operations, routes!(reconcile::post))
         .route(operations, routes!(health::api_health))
-        .route(Needs::GoodIfShown, routes!(health::alive))
-        .route(Needs::GoodIfShown, routes!(health::ready))
+        .route(Access::Optional, routes!(health::alive))
+        .route(Access::Optional, routes!(health::ready))
         .route(operations, routes!(health::metrics))
 }

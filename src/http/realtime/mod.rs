@@ -18,7 +18,7 @@ use utoipa_axum::routes;
 
 use super::AppState;
 use super::edge::authorize;
-use super::edge::routes::{Needs, Routes};
+use super::edge::routes::{Access, Routes};
 use super::event_stream::{CHUNK_BYTES, Close, EventSource, EventStream, LAST_EVENT_ID, RETRY_MS};
 use super::server::ConnectionHandle;
 use super::wire::error::ApiError;
@@ -30,7 +30,7 @@ use topic::{Topic, Topics};
 
 /// Every route of this face.
 pub(super) fn routes() -> Routes {
-    Routes::default().route(Needs::Topics, routes!(stream))
+    Routes::default().route(Access::Topics, routes!(stream))
 }
 
 /// `GET /api/events/stream`.
@@ -78,12 +78,12 @@ async fn stream(
     }
     let names = topics.names();
     let subscription = services.realtime()?.subscribe(names, user, from).await?;
-    let needs = topics.iter().map(|topic| Needs::Scope(topic.scope())).collect();
+    let access = topics.iter().map(|topic| Access::Scope(topic.scope())).collect();
     let stream = EventStream {
         state: Arc::clone(&state),
         connection,
         heartbeat: Duration::from_secs(services.realtime()?.limits().heartbeat_s),
-        access: Some((needs, headers)),
+        access: Some((access, headers)),
         retry_ms: Some(RETRY_MS),
     };
     let metrics = Arc::clone(&state.metrics);

@@ -10,8 +10,8 @@ use hyper::header::{ETAG, HeaderName, HeaderValue, LOCATION};
 use hyper::{HeaderMap, StatusCode};
 use utoipa_axum::routes;
 
-use super::edge::routes::{Needs, Routes};
-use super::openapi::bodies::{RecordBody, RecordShape};
+use super::edge::routes::{Access, Routes};
+use super::openapi::bodies::{RecordRequest, RecordResponse};
 use super::wire::body::{CountedBody, MemoryPermit, WholeBody};
 use super::wire::error::ApiError;
 use super::wire::json::{self, offload};
@@ -28,7 +28,7 @@ static X_TOTAL_COUNT: HeaderName = HeaderName::from_static("x-total-count");
 
 /// Every route of records.
 pub(super) fn routes() -> Routes {
-    let (read, write) = (Needs::Scope(Scope::RecordsRead), Needs::Scope(Scope::RecordsWrite));
+    let (read, write) = (Access::Scope(Scope::RecordsRead), Access::Scope(Scope::RecordsWrite));
     Routes::default()
         .route(read, routes!(list))
         .route(write, routes!(create))
@@ -43,9 +43,9 @@ pub(super) fn routes() -> Routes {
     tag = "records",
     summary = "Creates a record",
     params(("collection" = String, Path, description = "A letter or _, then letters, digits or _, at most 63", example = "items")),
-    request_body(content = RecordBody, content_type = "application/json"),
+    request_body(content = RecordRequest, content_type = "application/json"),
     responses(
-        (status = 201, description = "The record", body = RecordShape, headers(("etag" = String, description = "Its version"), ("location" = String, description = "Its path"))),
+        (status = 201, description = "The record", body = RecordResponse, headers(("etag" = String, description = "Its version"), ("location" = String, description = "Its path"))),
         (status = 404, description = "There is no such collection (RECORDS_AUTO_CREATE)"),
         (status = 409, description = "The id is in use, or there are too many collections"),
     )
@@ -75,7 +75,7 @@ async fn create(
     summary = "A record",
     params(("collection" = String, Path, description = "A letter or _, then letters, digits or _, at most 63", example = "items"), ("id" = String, Path, description = "15 characters of a to z and 0 to 9"), ("fields" = Option<String>, Query, description = "Only these members: a,b.c"), ("if-none-match" = Option<String>, Header, description = "The client's version")),
     responses(
-        (status = 200, description = "The record", body = RecordShape, headers(("etag" = String, description = "Its version"), ("x-feed-position" = String, description = "Where /api/events/stream goes on"))),
+        (status = 200, description = "The record", body = RecordResponse, headers(("etag" = String, description = "Its version"), ("x-feed-position" = String, description = "Where /api/events/stream goes on"))),
         (status = 304, description = "The client has this version"),
         (status = 404, description = "There is none"),
     )
@@ -115,9 +115,9 @@ async fn get(
     tag = "records",
     summary = "Changes a record by a merge patch (RFC 7396), or replaces it",
     params(("collection" = String, Path, description = "A letter or _, then letters, digits or _, at most 63", example = "items"), ("id" = String, Path, description = "15 characters of a to z and 0 to 9"), ("mode" = Option<String>, Query, description = "merge, or replace"), ("if-match" = Option<String>, Header, description = "The version to change")),
-    request_body(content = RecordBody, content_type = "application/json"),
+    request_body(content = RecordRequest, content_type = "application/json"),
     responses(
-        (status = 200, description = "The record as it is now", body = RecordShape, headers(("etag" = String, description = "Its version"))),
+        (status = 200, description = "The record as it is now", body = RecordResponse, headers(("etag" = String, description = "Its version"))),
         (status = 404, description = "There is none"),
         (status = 409, description = "A unique value is in use"),
         (status = 412, description = "It has another version"),
@@ -148,9 +148,9 @@ async fn put(
     tag = "records",
     summary = "Changes a record by a merge patch (RFC 7396)",
     params(("collection" = String, Path, description = "A letter or _, then letters, digits or _, at most 63", example = "items"), ("id" = String, Path, description = "15 characters of a to z and 0 to 9"), ("if-match" = Option<String>, Header, description = "The version to change")),
-    request_body(content = RecordBody, content_type = "application/json"),
+    request_body(content = RecordRequest, content_type = "application/json"),
     responses(
-        (status = 200, description = "The record as it is now", body = RecordShape, headers(("etag" = String, description = "Its version"))),
+        (status = 200, description = "The record as it is now", body = RecordResponse, headers(("etag" = String, description = "Its version"))),
         (status = 404, description = "There is none"),
         (status = 409, description = "A unique value is in use"),
         (status = 412, description = "It has another version"),
@@ -224,7 +224,7 @@ async fn delete(
         ("count" = Option<String>, Query, description = "exact"),
     ),
     responses(
-        (status = 200, description = "Records", body = [RecordShape], headers(("link" = String, description = "The next page"), ("x-feed-position" = String, description = "Where /api/events/stream goes on"), ("x-total-count" = String, description = "The number of all records, with count=exact"))),
+        (status = 200, description = "Records", body = [RecordResponse], headers(("link" = String, description = "The next page"), ("x-feed-position" = String, description = "Where /api/events/stream goes on"), ("x-total-count" = String, description = "The number of all records, with count=exact"))),
         (status = 404, description = "There is no such collection"),
     )
 )]
@@ -299,7 +299,7 @@ async fn answer(
     Ok(response)
 }
 
-/// Runs `write`, which writes about so many bytes, off this thread if they are many.
+/// Runs `write`, which writes about `bytes`, off this thread if they are many.
 async fn serialize<T: Send + 'static>(
     bytes: usize,
     write: impl FnOnce() -> Result<T, ApiError> + Send + 'static,

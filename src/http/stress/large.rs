@@ -24,7 +24,7 @@ use hyper::{HeaderMap, StatusCode};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::io::{ReaderStream, StreamReader};
 
-use super::super::openapi::bodies::{RecordBody, RecordShape};
+use super::super::openapi::bodies::{RecordRequest, RecordResponse};
 use super::super::records::{collection, collection_and_id};
 use super::super::server::ConnectionHandle;
 use super::super::wire::body::{BodyLimits, LimitedBody, MemoryPermit, WholeBody};
@@ -44,9 +44,9 @@ use crate::records::large::{LargePayload, PART_BYTES};
     tag = "stress",
     summary = "Stores a large object, and answers with it",
     params(("collection" = String, Path, description = "A letter or _, then letters, digits or _, at most 63", example = "items")),
-    request_body(content = RecordBody, content_type = "application/json"),
+    request_body(content = RecordRequest, content_type = "application/json"),
     responses(
-        (status = 201, description = "The object", body = RecordShape, headers(("location" = String, description = "Its path"))),
+        (status = 201, description = "The object", body = RecordResponse, headers(("location" = String, description = "Its path"))),
         (status = 404, description = "There is no such collection"),
         (status = 409, description = "The id is taken, or there are too many collections"),
     )
@@ -97,7 +97,7 @@ pub(super) async fn create(
     summary = "A large object",
     params(("collection" = String, Path, description = "A letter or _, then letters, digits or _, at most 63", example = "items"), ("id" = String, Path, description = "15 characters of a to z and 0 to 9")),
     responses(
-        (status = 200, description = "The object", body = RecordShape),
+        (status = 200, description = "The object", body = RecordResponse),
         (status = 404, description = "There is none"),
     )
 )]
@@ -145,7 +145,7 @@ struct ReceivedPayload {
 }
 
 impl LargeLimits {
-    /// The time for so many bytes to arrive, or to be read: a slower client would keep its permit from others.
+    /// The time for `bytes` to arrive, or to be read: a slower client would keep its permit from others.
     fn time(&self, services: &Services, bytes: u64) -> Duration {
         services.limits.body_timeout + Duration::from_secs(bytes / limits::LARGE_MIN_RATE)
     }

@@ -15,7 +15,7 @@ use std::time::Duration;
 use tokio::sync::Semaphore;
 use utoipa_axum::routes;
 
-use super::edge::routes::{Needs, Routes};
+use super::edge::routes::{Access, Routes};
 use super::wire::body::MemoryBudget;
 use crate::auth::Scope;
 use crate::config::{Config, limits};
@@ -77,15 +77,15 @@ impl StressApi {
 
 /// Every route of the test bench.
 pub(super) fn routes() -> Routes {
-    let needs = Needs::Scope(Scope::Stress);
+    let access = Access::Scope(Scope::Stress);
     Routes::default()
-        .route(needs, routes!(large::create))
-        .route(needs, routes!(large::get))
-        .route(needs, routes!(config::get))
-        .route(Needs::Scope(Scope::Admin), routes!(config::post))
-        .route(needs, routes!(sse_stream::get))
-        .route(needs, routes!(errors::not_found))
-        .route(needs, routes!(errors::unauthorized))
-        .route(needs, routes!(errors::internal))
-        .route(needs, routes!(errors::timeout))
+        .route(access, routes!(large::create))
+        .route(access, routes!(large::get))
+        .route(access, routes!(config::get))
+        .route(Access::Scope(Scope::Admin), routes!(config::post))
+        .route(access, routes!(sse_stream::get))
+        .route(access, routes!(errors::not_found))
+        .route(access, routes!(errors::unauthorized))
+        .route(access, routes!(errors::internal))
+        .route(access, routes!(errors::timeout))
 }

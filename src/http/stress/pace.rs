@@ -24,7 +24,7 @@ impl Pace {
         Duration::try_from_secs_f64(sent as f64 / self.per_s).unwrap_or(Duration::MAX)
     }
 
-    /// The time until a backlog of `bytes` has built up, at so many bytes a message.
+    /// The time until a backlog of `bytes` has built up, at `bytes_per_message`.
     pub(super) fn time_for(self, bytes: u64, bytes_per_message: u64) -> Duration {
         self.due_at(bytes / bytes_per_message.max(1) + 1)
     }

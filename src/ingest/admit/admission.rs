@@ -11,7 +11,7 @@ use crate::ingest::checkpoint::backlog::Backlog;
 use crate::ingest::checkpoint::ledger::Ledger;
 use crate::ingest::dead_letters::DeadLetters;
 use crate::ingest::event::id::{self, IdMint, Tag};
-use crate::ingest::event::json::{self, JsonLimits, Verdict};
+use crate::ingest::event::json::{self, JsonKind, JsonLimits};
 use crate::ingest::event::keys::Key;
 use crate::ingest::event::row::{self, Content, Row};
 use crate::ingest::queue::Queue;
@@ -127,7 +127,7 @@ impl Ingest {
     }
 
     /// Whether Postgres can keep a body as `jsonb`; otherwise it is kept byte for byte.
-    pub fn classify(&self, body: &[u8]) -> Verdict {
+    pub fn classify(&self, body: &[u8]) -> JsonKind {
         json::classify_event(body, self.shared.json_limits)
     }
 

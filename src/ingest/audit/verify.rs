@@ -74,9 +74,9 @@ pub struct Books {
 
 /// The result of a verification.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
-pub struct Verdict {
+pub struct VerifyReport {
     /// The journals, in the order of their registration.
-    pub journals: Vec<JournalVerdict>,
+    pub journals: Vec<JournalReport>,
     /// Rows of `requests` whose ids belong to no journal: imported, stored with DURABILITY=memory, or by another program.
     pub rows_without_journal: u64,
     /// Unacknowledged losses on this host.
@@ -96,7 +96,7 @@ pub struct LostElsewhere {
 
 /// One journal's account.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
-pub struct JournalVerdict {
+pub struct JournalReport {
     /// The journal.
     pub journal: Uuid,
     /// Accepted sequences, as far as the receipts and the journal on this host show.
@@ -162,7 +162,7 @@ impl DifferenceKind {
     }
 }
 
-impl Verdict {
+impl VerifyReport {
     /// Whether there is no difference.
     pub fn balances(&self) -> bool {
         self.journals.iter().all(|journal| journal.differences.is_empty())
@@ -282,7 +282,7 @@ impl Books {
 
 /// Compares the database with this host. `host` is read after `books`, so that it holds the events that were not settled
 /// then.
-pub fn compare(books: &Books, host: &Host) -> Verdict {
+pub fn compare(books: &Books, host: &Host) -> VerifyReport {
     let known = |tag: &Vec<u8>| books.journals.iter().any(|journal| journal.tag == *tag);
     let foreign = books.requests.iter().filter(|(tag, _)| !known(tag));
     let is_known = |journal: Uuid| {
@@ -294,7 +294,7 @@ pub fn compare(books: &Books, host: &Host) -> Verdict {
         unknown.then_some(LostElsewhere { journal: journal.journal, events })
     };
     let reported = host.losses.iter().filter(|(_, state)| *state == LossState::Lost);
-    Verdict {
+    VerifyReport {
         losses: reported.map(|(loss, _)| loss.clone()).collect(),
         lost_elsewhere: books.journals.iter().filter_map(quarantined).collect(),
         rows_without_journal: foreign.map(|(_, present)| present.rows).sum(),
@@ -310,13 +310,13 @@ pub fn compare(books: &Books, host: &Host) -> Verdict {
 }
 
 /// The account of one journal.
-fn account(journal: &Journal, books: &Books, held: Option<&Range<u64>>) -> JournalVerdict {
+fn account(journal: &Journal, books: &Books, held: Option<&Range<u64>>) -> JournalReport {
     let nothing = Present::default();
     let of = |by_tag: &'_ ByTag| by_tag.get(&journal.tag).cloned().unwrap_or_else(|| nothing.clone());
     let (requests, dead) = (of(&books.requests), of(&books.dead));
     let (duplicates, removed) = (of(&books.duplicates), of(&books.removed));
     let removed_before = books.removed_before.get(&journal.tag);
-    let mut verdict = JournalVerdict { journal: journal.journal, ..JournalVerdict::default() };
+    let mut report = JournalReport { journal: journal.journal, ..JournalReport::default() };
     let mut sums = Counts::default();
     let (mut covered, mut twice, mut missing, mut surplus) =
         (RangeSet::new(), RangeSet::new(), RangeSet::new(), RangeSet::new());
@@ -354,7 +354,7 @@ fn account(journal: &Journal, books: &Books, held: Option<&Range<u64>>) -> Journ
             missing_events += lost;
             missing.extend(difference(&absent, &removed_here));
         }
-        verdict.removed += length(&removed_here).min(counts.committed.saturating_sub(length(&stored)));
+        report.removed += length(&removed_here).min(counts.committed.saturating_sub(length(&stored)));
         if length(&stored) > counts.committed || length(&dead_letters) > counts.dead {
             surplus.extend(if length(&stored) > counts.committed { stored } else { dead_letters });
         }
@@ -367,11 +367,11 @@ fn account(journal: &Journal, books: &Books, held: Option<&Range<u64>>) -> Journ
     }
     let on_disk =
         held.filter(|held| !held.is_empty()).map(|held| RangeSet::from([held.clone()])).unwrap_or_default();
-    verdict.pending = length(&intersection(&uncovered, &on_disk));
+    report.pending = length(&intersection(&uncovered, &on_disk));
     let uncovered = difference(&uncovered, &on_disk);
-    (verdict.committed, verdict.duplicates) = (sums.committed, sums.duplicates);
-    (verdict.dead, verdict.discarded, verdict.quarantined) = (sums.dead, sums.discarded, sums.quarantined);
-    verdict.accepted = sums.total() + verdict.pending;
+    (report.committed, report.duplicates) = (sums.committed, sums.duplicates);
+    (report.dead, report.discarded, report.quarantined) = (sums.dead, sums.discarded, sums.quarantined);
+    report.accepted = sums.total() + report.pending;
     let doubled: RangeSet<u64> = requests.doubled.iter().chain(&dead.doubled).cloned().collect();
     let both = intersection(&requests.sequences, &dead.sequences);
     let doubled = doubled.union(&both).collect();
@@ -387,10 +387,10 @@ fn account(journal: &Journal, books: &Books, held: Option<&Range<u64>>) -> Journ
         if !ranges.is_empty() {
             let listed = ranges.iter().take(MAX_LISTED).map(|range| (range.start, range.end - 1)).collect();
             let events = events.unwrap_or_else(|| length(&ranges));
-            verdict.differences.push(Difference { kind, events, ranges: listed });
+            report.differences.push(Difference { kind, events, ranges: listed });
         }
     }
-    verdict
+    report
 }
 
 fn intersection(one: &RangeSet<u64>, other: &RangeSet<u64>) -> RangeSet<u64> {
@@ -441,16 +441,16 @@ mod tests {
     }
 
     fn differences(books: &Books) -> Vec<Found> {
-        let verdict = compare(books, &Host::default());
+        let report = compare(books, &Host::default());
         let found = |difference: Difference| (difference.kind, difference.events, difference.ranges);
-        verdict.journals.into_iter().flat_map(|journal| journal.differences).map(found).collect()
+        report.journals.into_iter().flat_map(|journal| journal.differences).map(found).collect()
     }
 
     #[test]
     fn balanced_books_show_no_difference_and_the_pending_events() {
-        let verdict = compare(&books(), &holding(0..12));
-        assert!(verdict.balances(), "{verdict:?}");
-        assert_eq!((verdict.journals[0].accepted, verdict.journals[0].pending), (12, 2));
+        let report = compare(&books(), &holding(0..12));
+        assert!(report.balances(), "{report:?}");
+        assert_eq!((report.journals[0].accepted, report.journals[0].pending), (12, 2));
     }
 
     #[test]
@@ -489,8 +489,8 @@ mod tests {
         let mut books = books();
         books.journals[0].receipts[0].1 =
             Counts { committed: 7, duplicates: 1, dead: 1, discarded: 0, quarantined: 1 };
-        let verdict = compare(&books, &Host::default());
-        assert_eq!((verdict.balances(), verdict.lost()), (true, 1));
+        let report = compare(&books, &Host::default());
+        assert_eq!((report.balances(), report.lost()), (true, 1));
         let host = Host { acknowledged: vec![Uuid::nil()], ..Host::default() };
         assert_eq!(compare(&books, &host).lost(), 0);
     }

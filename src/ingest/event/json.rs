@@ -1,7 +1,7 @@
 //! Classifies bodies before the COPY: whether one can be a `jsonb` value.
 //!
 //! One value that Postgres rejects fails a whole COPY, so the decision is made here, and agrees with Postgres in both
-//! directions: a [`Verdict::Jsonb`] is never rejected by Postgres, and a value that is rejected here would be rejected there.
+//! directions: a [`JsonKind::Jsonb`] is never rejected by Postgres, and a value that is rejected here would be rejected there.
 //! The one exception is depth: Postgres' limit depends on `max_stack_depth` and on the platform's stack frames, so a lower,
 //! fixed limit applies (`MAX_JSON_DEPTH`).
 //!
@@ -23,7 +23,7 @@ use super::numeric::{EXPONENT_LIMIT, Number};
 
 /// The kind of a body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Verdict {
+pub enum JsonKind {
     /// JSON that a `jsonb` column accepts.
     Jsonb,
     /// JSON by RFC 8259 that a `jsonb` column rejects.
@@ -69,17 +69,17 @@ impl fmt::Display for Refusal {
 }
 
 /// Classifies `body`; containers nested deeper than `max_depth` make it [`Refusal::Depth`].
-pub fn classify(body: &[u8], max_depth: usize) -> Verdict {
+pub fn classify(body: &[u8], max_depth: usize) -> JsonKind {
     scan::<false>(body, max_depth).0
 }
 
 /// As [`classify`], but a document whose numbers have exponents and which `jsonb` writes with more than `limits.bytes` is
 /// [`Refusal::Size`].
-pub fn classify_event(body: &[u8], limits: JsonLimits) -> Verdict {
+pub fn classify_event(body: &[u8], limits: JsonLimits) -> JsonKind {
     match scan::<false>(body, limits.depth) {
         // The scan counted white space, which is not stored.
-        (Verdict::Jsonb, bytes) if bytes > limits.bytes && measure(body, limits.depth).1 > limits.bytes => {
-            Verdict::NotJsonb(Refusal::Size)
+        (JsonKind::Jsonb, bytes) if bytes > limits.bytes && measure(body, limits.depth).1 > limits.bytes => {
+            JsonKind::NotJsonb(Refusal::Size)
         }
         (verdict, _) => verdict,
     }
@@ -89,19 +89,19 @@ pub fn classify_event(body: &[u8], limits: JsonLimits) -> Verdict {
 ///
 /// Numbers count with all digits that `numeric` writes. Text counts with its escapes, which are never shorter than those of
 /// `jsonb`, and a repeated name counts each time. So the text of a `jsonb` never measures more than its source. The bytes are
-/// meaningful for [`Verdict::Jsonb`] only.
-pub fn measure(body: &[u8], max_depth: usize) -> (Verdict, usize) {
+/// meaningful for [`JsonKind::Jsonb`] only.
+pub fn measure(body: &[u8], max_depth: usize) -> (JsonKind, usize) {
     scan::<true>(body, max_depth)
 }
 
-fn scan<const MEASURES: bool>(body: &[u8], max_depth: usize) -> (Verdict, usize) {
+fn scan<const MEASURES: bool>(body: &[u8], max_depth: usize) -> (JsonKind, usize) {
     if let Err(error) = std::str::from_utf8(body) {
-        return (Verdict::NotJson(error.valid_up_to()), 0);
+        return (JsonKind::NotJson(error.valid_up_to()), 0);
     }
     let mut scanner = Scanner::<MEASURES> { body, at: 0, refusal: None, dropped: 0, added: 0 };
     let verdict = match scanner.document(max_depth) {
-        Err(Malformed) => Verdict::NotJson(scanner.at),
-        Ok(()) => scanner.refusal.map_or(Verdict::Jsonb, Verdict::NotJsonb),
+        Err(Malformed) => JsonKind::NotJson(scanner.at),
+        Ok(()) => scanner.refusal.map_or(JsonKind::Jsonb, JsonKind::NotJsonb),
     };
     (verdict, (body.len() - scanner.dropped).saturating_add(scanner.added))
 }
@@ -419,7 +419,7 @@ impl Nesting {
 mod tests {
     use super::*;
 
-    fn verdict(text: &str) -> Verdict {
+    fn verdict(text: &str) -> JsonKind {
         classify(text.as_bytes(), 100)
     }
 
@@ -475,7 +475,7 @@ mod tests {
         for text in texts {
             let json = serde_json::from_str::<serde::de::IgnoredAny>(text).is_ok();
             assert_eq!(
-                !matches!(verdict(text), Verdict::NotJson(_)),
+                !matches!(verdict(text), JsonKind::NotJson(_)),
                 json,
                 "{text:?} is {:?}",
                 verdict(text)
@@ -487,10 +487,10 @@ mod tests {
     fn nesting_survives_the_words_borders() {
         for depth in [1, 63, 64, 65, 127, 128, 129, 1000] {
             let text = "[{\"a\":".repeat(depth) + "1" + &"}]".repeat(depth);
-            assert_eq!(classify(text.as_bytes(), 2 * depth), Verdict::Jsonb);
-            assert_eq!(classify(text.as_bytes(), 2 * depth - 1), Verdict::NotJsonb(Refusal::Depth));
+            assert_eq!(classify(text.as_bytes(), 2 * depth), JsonKind::Jsonb);
+            assert_eq!(classify(text.as_bytes(), 2 * depth - 1), JsonKind::NotJsonb(Refusal::Depth));
             let crossed = "[{\"a\":".repeat(depth) + "1" + &"]}".repeat(depth);
-            assert!(matches!(classify(crossed.as_bytes(), 2 * depth), Verdict::NotJson(_)));
+            assert!(matches!(classify(crossed.as_bytes(), 2 * depth), JsonKind::NotJson(_)));
         }
     }
 
@@ -509,9 +509,9 @@ mod tests {
             ("-0", "0"),
             ("1e0", "1"),
         ] {
-            assert_eq!(measure(text.as_bytes(), 100), (Verdict::Jsonb, stored.len()), "{text}");
+            assert_eq!(measure(text.as_bytes(), 100), (JsonKind::Jsonb, stored.len()), "{text}");
         }
-        assert_eq!(measure(b"[1e131000,1e131000]", 100), (Verdict::Jsonb, 2 * 131_001 + 3));
+        assert_eq!(measure(b"[1e131000,1e131000]", 100), (JsonKind::Jsonb, 2 * 131_001 + 3));
     }
 
     #[test]
@@ -521,19 +521,19 @@ mod tests {
         for text in
             [&spaces, "1e999", "[1e400,1e400]", "{\"a\":1e-990}", "[1]", "[0e999999,-0E5]", "12.5e2", "1e+0"]
         {
-            assert_eq!(verdict(text), Verdict::Jsonb, "{text}");
+            assert_eq!(verdict(text), JsonKind::Jsonb, "{text}");
         }
         for text in
             ["1e1000", "[1e600,1e600]", "{\"a\":1e-1000}", "[1e-300,1e300,1E+300,1e-300]", "-1.5e1000"]
         {
-            assert_eq!(verdict(text), Verdict::NotJsonb(Refusal::Size), "{text}");
+            assert_eq!(verdict(text), JsonKind::NotJsonb(Refusal::Size), "{text}");
         }
-        assert_eq!(verdict("1e999999"), Verdict::NotJsonb(Refusal::Number));
-        assert_eq!(verdict("[1e1000,"), Verdict::NotJson(8));
+        assert_eq!(verdict("1e999999"), JsonKind::NotJsonb(Refusal::Number));
+        assert_eq!(verdict("[1e1000,"), JsonKind::NotJson(8));
     }
 
     #[test]
     fn invalid_utf8_is_not_json_at_its_offset() {
-        assert_eq!(classify(b"\"ab\xff\"", 100), Verdict::NotJson(3));
+        assert_eq!(classify(b"\"ab\xff\"", 100), JsonKind::NotJson(3));
     }
 }

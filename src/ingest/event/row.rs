@@ -8,7 +8,7 @@ pub use tidegate_journal::tuple::{Tuple, tuples};
 use uuid::Uuid;
 
 use super::id::{self, Tag};
-use super::json::Verdict;
+use super::json::JsonKind;
 
 /// The columns of `requests` in the order of the tuple's fields.
 pub const COLUMNS: &str = "id, trace_id, payload, body, content_type, received_at";
@@ -33,10 +33,10 @@ pub enum Content<'a> {
 }
 
 /// The content of a row with this body, according to the verdict on it.
-pub fn content(verdict: Verdict, body: &[u8]) -> Content<'_> {
+pub fn content(verdict: JsonKind, body: &[u8]) -> Content<'_> {
     match verdict {
-        Verdict::Jsonb => Content::Jsonb(body),
-        Verdict::NotJsonb(_) | Verdict::NotJson(_) => Content::Bytes(body),
+        JsonKind::Jsonb => Content::Jsonb(body),
+        JsonKind::NotJsonb(_) | JsonKind::NotJson(_) => Content::Bytes(body),
     }
 }
 
