@@ -107,9 +107,9 @@ impl ConversationChange {
             }
             (Action::Update, true) => Self::Updated { data: updated(change)? },
             (Action::Delete, true) => Self::Deleted { data: deleted(conversation) },
-            (Action::Create, true) | (Action::Update | Action::Delete, false) | (Action::Publish, _) => {
-                Self::Silent
-            }
+            (Action::Create, true) | (Action::Update | Action::Delete, false) => Self::Silent,
+            // Of other topics.
+            (Action::Publish | Action::Truncate | Action::Many, _) => Self::Silent,
         })
     }
 }

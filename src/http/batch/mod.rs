@@ -22,7 +22,7 @@ use uuid::Uuid;
 use self::keys::{KeySource, MissingKey};
 use self::split::{BatchItem, Splitter};
 use super::events::{MAX_TRACE_ID, ack, content_type, trace_id};
-use super::openapi::bodies::RejectedEvent;
+use super::openapi::bodies::RejectedResponse;
 use super::wire::body::{LimitedBody, MemoryPermit};
 use super::wire::encoding::{Decoded, Encoding};
 use super::wire::error::ApiError;
@@ -107,7 +107,7 @@ struct BatchResponse<'a> {
     /// The number of accepted events.
     accepted: u64,
     /// The other events.
-    #[schema(value_type = Vec<RejectedEvent>)]
+    #[schema(value_type = Vec<RejectedResponse>)]
     rejected: &'a [RejectedEvent],
     /// With `ack=committed`: accepted events that did not become rows.
     #[serde(skip_serializing_if = "Vec::is_empty")]

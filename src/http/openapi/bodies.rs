@@ -41,7 +41,7 @@ pub(in crate::http) struct RecordResponse {
 /// An event of a batch that was not accepted.
 #[derive(ToSchema)]
 #[schema(as = RejectedEvent)]
-pub(in crate::http) struct RejectedEvent {
+pub(in crate::http) struct RejectedResponse {
     index: u64,
     #[schema(example = "invalid_json")]
     code: String,
