@@ -5,6 +5,8 @@
 //! Batches therefore grow with the load, and a single request waits for no other. [`Shards`] chooses the next shard; one task
 //! owns it. Each request is answered after the commit of its batch.
 //!
+//! A batch that fails for the fault of one of its rows is bisected, so that the other requests succeed.
+//!
 //! Waiting requests are bounded in bytes and in time: a request that joins no batch in time is rejected. A request in a batch
 //! gets the batch's outcome, however long it takes.
 
@@ -21,6 +23,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::task::JoinSet;
 
 use super::DbError;
+use crate::bisect;
 use shards::Shards;
 
 /// Bytes that complete a batch.
@@ -250,30 +253,31 @@ async fn run<W: BatchWork>(work: &W, shard: &W::Shard, waiting: Vec<Waiting<W>>)
         requests.push(request);
         answers.push((answer, _permit));
     }
-    match work.run(shard, &requests).await {
-        Ok(outcomes) => {
-            // Callers may need values that they share with their requests.
-            drop(requests);
-            for ((answer, _permit), outcome) in answers.into_iter().zip(outcomes) {
-                let _gone = answer.send(outcome);
+    let mut pending = vec![(requests, answers)];
+    while let Some((mut requests, mut answers)) = pending.pop() {
+        let error = match work.run(shard, &requests).await {
+            Ok(outcomes) => {
+                // Callers may need values that they share with their requests.
+                drop(requests);
+                for ((answer, _permit), outcome) in answers.into_iter().zip(outcomes) {
+                    let _gone = answer.send(outcome);
+                }
+                continue;
             }
-        }
-        // One of them is at fault: each is run alone, so that the others succeed.
-        Err(error) if error.is_rows_fault() && requests.len() > 1 => {
-            for (request, (answer, _permit)) in requests.into_iter().zip(answers) {
-                let outcome = match work.run(shard, &[request]).await {
-                    Ok(outcomes) => {
-                        outcomes.into_iter().next().unwrap_or_else(|| Err(DbError::OutcomeUnknown.into()))
-                    }
-                    Err(error) => Err(error.into()),
-                };
-                let _gone = answer.send(outcome);
+            Err(error) => error,
+        };
+        match bisect::halves(&(0..requests.len() as u64)) {
+            // One of them is at fault.
+            Some([first, _]) if error.is_rows_fault() => {
+                let middle = first.end as usize;
+                pending.push((requests.split_off(middle), answers.split_off(middle)));
+                pending.push((requests, answers));
             }
-        }
-        Err(error) => {
-            let error = W::Error::from(error);
-            for (answer, _permit) in answers {
-                let _gone = answer.send(Err(error.clone()));
+            _ => {
+                let error = W::Error::from(error);
+                for (answer, _permit) in answers {
+                    let _gone = answer.send(Err(error.clone()));
+                }
             }
         }
     }
@@ -281,6 +285,8 @@ async fn run<W: BatchWork>(work: &W, shard: &W::Shard, waiting: Vec<Waiting<W>>)
 
 #[cfg(test)]
 mod tests {
+    use parking_lot::Mutex;
+
     use super::*;
 
     #[derive(Debug, Clone, PartialEq, Eq)]
@@ -317,6 +323,56 @@ mod tests {
             assert!(!requests.contains(&true), "a panic of the work");
             Ok(vec![Ok(()); requests.len()])
         }
+    }
+
+    /// Fails as a whole if one of its numbers is below 10; records the batches.
+    #[derive(Clone, Default)]
+    struct Failing(Arc<Mutex<Vec<Vec<u32>>>>);
+
+    impl BatchWork for Failing {
+        type Shard = NumberedShard;
+        type Request = u32;
+        type Answer = u32;
+        type Error = Failed;
+
+        const MAX_REQUESTS: usize = 64;
+
+        async fn run(&self, _: &NumberedShard, requests: &[u32]) -> Outcomes<Self> {
+            self.0.lock().push(requests.to_vec());
+            if requests.iter().any(|number| *number < 10) {
+                return Err(DbError::DroppedByTrigger { table: "t", sent: 1, stored: 0 });
+            }
+            Ok(requests.iter().map(|number| Ok(*number)).collect())
+        }
+    }
+
+    #[tokio::test]
+    async fn a_batch_is_bisected_until_only_the_request_at_fault_fails() {
+        let work = Failing::default();
+        let shard = NumberedShard::all(1).remove(0);
+        let budget = Arc::new(Semaphore::new(64));
+        let numbers: Vec<u32> = (100..137).chain([7]).chain(200..226).collect();
+        let (waiting, answered): (Vec<_>, Vec<_>) = numbers
+            .iter()
+            .map(|number| {
+                let (answer, answered) = oneshot::channel();
+                let permit = Arc::clone(&budget).try_acquire_owned().unwrap();
+                let (shard, claim) = (Arc::clone(&shard), Claim::default());
+                let waiting = Waiting { shard, request: *number, bytes: 0, claim, answer, _permit: permit };
+                (waiting, answered)
+            })
+            .unzip();
+        run(&work, &shard, waiting).await;
+        for (number, answered) in numbers.iter().zip(answered) {
+            let expected = if *number == 7 { Err(Failed::Other) } else { Ok(*number) };
+            assert_eq!(answered.await.unwrap(), expected);
+        }
+        let batches = work.0.lock();
+        assert_eq!(batches.len(), 1 + 2 * 6, "64 requests have six levels of halves");
+        let stored: Vec<u32> =
+            batches.iter().filter(|batch| !batch.contains(&7)).flatten().copied().collect();
+        let others: Vec<u32> = numbers.into_iter().filter(|number| *number != 7).collect();
+        assert_eq!(stored, others, "each once, in order");
     }
 
     #[tokio::test]

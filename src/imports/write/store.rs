@@ -8,7 +8,8 @@ use tokio_postgres::Row;
 use tokio_postgres::types::Type;
 use uuid::Uuid;
 
-use super::{PartOutcome, halves};
+use super::PartOutcome;
+use crate::bisect;
 use crate::db::{Connection, DbError, Parameter, Transaction, begin_in_time, in_time, sql};
 use crate::imports::message;
 use crate::imports::model::ImportJob;
@@ -70,9 +71,8 @@ impl ImportStore {
             return Ok(PartOutcome::Early);
         }
         let messages = writing.chosen_messages(&own, &made, &mut rejected);
-        let all_events = 0..part.events.len();
-        writing.copy_events(all_events, &mut rejected).await?;
-        writing.copy_messages(messages, &mut rejected).await?;
+        writing.copy_events(&mut rejected).await?;
+        writing.copy_messages(&messages, &mut rejected).await?;
         writing.touch(&own).await?;
         let stored = writing.settle(rejected.as_mut_slice(), noted).await?;
         writing.transaction.commit().await?;
@@ -179,13 +179,13 @@ impl PartTransaction<'_> {
         rows.iter().map(|row| Ok(row.try_get(0)?)).collect()
     }
 
-    /// The runs of messages whose conversations exist. Those of another owner, and those created by a later line, do not count.
+    /// The places of the messages whose conversations exist. Those of another owner, and those created by a later line, do not count.
     fn chosen_messages(
         &self,
         own: &HashSet<Uuid>,
         made: &HashMap<Uuid, u64>,
         rejected: &mut Vec<(u64, Rejection)>,
-    ) -> Vec<Range<usize>> {
+    ) -> Vec<usize> {
         let messages = &self.part.messages;
         let from: Vec<Option<u64>> = messages
             .conversations
@@ -195,57 +195,52 @@ impl PartTransaction<'_> {
                 own.contains(&named.conversation).then_some(line)
             })
             .collect();
-        let mut runs: Vec<Range<usize>> = Vec::new();
+        let mut chosen = Vec::with_capacity(messages.of.len());
         for (place, of) in messages.of.iter().enumerate() {
             let line = messages.tuples.line(place);
             let is_chosen = from.get(*of as usize).copied().flatten().is_some_and(|from| from < line);
-            match runs.last_mut() {
-                _ if !is_chosen => rejected.push((line, "there is no such conversation".into())),
-                Some(run) if run.end == place => run.end += 1,
-                _ => runs.push(place..place + 1),
+            match is_chosen {
+                true => chosen.push(place),
+                false => rejected.push((line, "there is no such conversation".into())),
             }
         }
-        runs
+        chosen
     }
 
-    async fn copy_events(
-        &mut self,
-        all: Range<usize>,
-        rejected: &mut Vec<(u64, Rejection)>,
-    ) -> Result<(), DbError> {
+    async fn copy_events(&mut self, rejected: &mut Vec<(u64, Rejection)>) -> Result<(), DbError> {
         let copy = sql!(self.store.database, "ingest/copy_requests.sql", columns = row::COLUMNS);
         let part = self.part;
-        self.copy(copy, &part.events, vec![all], rejected).await
+        let all: Vec<usize> = (0..part.events.len()).collect();
+        self.copy(copy, &part.events, &all, rejected).await
     }
 
     async fn copy_messages(
         &mut self,
-        runs: Vec<Range<usize>>,
+        chosen: &[usize],
         rejected: &mut Vec<(u64, Rejection)>,
     ) -> Result<(), DbError> {
         let copy = sql!(self.store.database, "imports/copy_messages.sql", columns = message::COLUMNS);
         let part = self.part;
-        self.copy(copy, &part.messages.tuples, runs, rejected).await
+        self.copy(copy, &part.messages.tuples, chosen, rejected).await
     }
 
-    /// Copies runs of tuples; bisects to find a row that Postgres rejects, and leaves it out.
+    /// Copies the tuples at these places; bisects to find a row that Postgres rejects, and leaves it out.
     async fn copy(
         &mut self,
         copy: &str,
         tuples: &Tuples,
-        runs: Vec<Range<usize>>,
+        places: &[usize],
         rejected: &mut Vec<(u64, Rejection)>,
     ) -> Result<(), DbError> {
-        let mut waiting = vec![runs];
-        while let Some(runs) = waiting.pop() {
-            let count: usize = runs.iter().map(ExactSizeIterator::len).sum();
-            if count == 0 {
-                continue;
-            }
+        let mut pending: Vec<Range<u64>> = std::iter::once(0..places.len() as u64).collect();
+        while let Some(range) = pending.pop() {
+            let places = places.get(range.start as usize..range.end as usize).unwrap_or_default();
+            let Some(first) = places.first() else { continue };
             let savepoint = self.transaction.savepoint("part").await?;
-            let stretches = runs.iter().map(|run| tuples.stretch(run.clone()));
+            let runs = places.chunk_by(|place, next| place + 1 == *next);
+            let stretches = runs.filter_map(|run| Some(tuples.stretch(*run.first()?..*run.last()? + 1)));
             let copied = match copy_rows(&savepoint, copy, stretches).await {
-                Ok(stored) => DbError::all_stored("the imported table", count as u64, stored),
+                Ok(stored) => DbError::all_stored("the imported table", places.len() as u64, stored),
                 Err(error) => Err(error.into()),
             };
             match copied {
@@ -253,15 +248,14 @@ impl PartTransaction<'_> {
                 Err(error) if Verdict::on(&error) == Verdict::Bisect => {
                     savepoint.rollback().await?;
                     self.transaction.batch_execute(sql!("imports/release.sql")).await?;
-                    if let ([run], 1) = (runs.as_slice(), count) {
+                    if let Some(halves) = bisect::halves(&range) {
+                        pending.extend(halves.into_iter().rev());
+                    } else {
                         let reason = match error.state_code() {
                             Some(state) => format!("Postgres refused it (SQLSTATE {state})"),
                             None => "a trigger on the table dropped it".to_owned(),
                         };
-                        rejected.push((tuples.line(run.start), Cow::Owned(reason)));
-                    } else {
-                        let (first, second) = halves(runs, count / 2);
-                        waiting.extend([second, first]);
+                        rejected.push((tuples.line(*first), Cow::Owned(reason)));
                     }
                 }
                 Err(error) => return Err(error),
