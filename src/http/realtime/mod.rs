@@ -1,112 +1,62 @@
-//! `GET /api/events/stream`: what changes, as server-sent events.
+//! What changes, live.
 //!
-//! A stream begins with the event `ready`, whose position is a point of the feed: nothing that is committed behind it is missed. Each
+//! A subscription begins with the event `ready`, whose position is a point of the feed: nothing that is committed behind it is missed. Each
 //! `change` carries its position as its id. A client that comes back with one, as `from` or as `Last-Event-ID`, continues there.
+//!
+//! Here is what the faces share: the topics and the position of a request, and the permissions that it needs.
 
 mod event;
+mod stream;
 mod topic;
 
-use std::sync::Arc;
-use std::time::Duration;
-
-use axum::Extension;
-use axum::extract::{RawQuery, State};
-use axum::response::Response;
-use bytes::{Bytes, BytesMut};
 use hyper::HeaderMap;
 use utoipa_axum::routes;
+use uuid::Uuid;
 
 use super::AppState;
 use super::edge::authorize;
 use super::edge::routes::{Access, Routes};
-use super::event_stream::{CHUNK_BYTES, Close, EventSource, EventStream, LAST_EVENT_ID, RETRY_MS};
-use super::server::ConnectionHandle;
+use super::event_stream::LAST_EVENT_ID;
 use super::wire::error::ApiError;
-use super::wire::{query, sse};
+use super::wire::query;
 use crate::auth::Principal;
-use crate::observe::Metrics;
-use crate::realtime::{Change, Next, Position, Subscription};
+use crate::realtime::Position;
 use topic::{Topic, Topics};
 
 /// Every route of this face.
 pub(super) fn routes() -> Routes {
-    Routes::default().route(Access::Topics, routes!(stream))
+    Routes::default().route(Access::Topics, routes!(stream::stream))
 }
 
-/// `GET /api/events/stream`.
-#[utoipa::path(
-    get,
-    path = "/api/events/stream",
-    tag = "realtime",
-    summary = "What changes, as server-sent events",
-    params(
-        ("topics" = String, Query, description = "Up to 100, separated by commas: records/{collection}, records/{collection}/{id}, conversations/{id}, topic/{name}", example = "records/items"),
-        ("from" = Option<String>, Query, description = "A position: everything since, then live. Without one, from now on"),
-        ("last-event-id" = Option<String>, Header, description = "The position of the last event; it goes before `from`"),
-    ),
-    responses(
-        (status = 200, description = "Events: ready, change, reset", content_type = "text/event-stream", body = String),
-        (status = 404, description = "There is no such conversation of one's own"),
-    )
-)]
-async fn stream(
-    State(state): State<Arc<AppState>>,
-    Extension(principal): Extension<Principal>,
-    Extension(connection): Extension<ConnectionHandle>,
-    headers: HeaderMap,
-    RawQuery(parameters): RawQuery,
-) -> Result<Response, ApiError> {
-    let services = state.services()?;
-    let (topics, from) = parameters_of(parameters.as_deref().unwrap_or_default())?;
-    let from = match headers.get(LAST_EVENT_ID) {
-        Some(value) => Some(position(value.to_str().unwrap_or_default(), LAST_EVENT_ID)?),
-        None => from,
-    };
-    for topic in topics.iter() {
-        if let Some(module) = topic.module().filter(|module| !state.modules.has(*module)) {
-            let message = format!("{topic} is of {}, which are off (MODULES)", module.info().name);
-            return Err(ApiError::invalid(message).field("topics"));
-        }
-        authorize::require(&state, &principal, topic.scope())?;
-    }
-    let user = services.accounts.user_of(&principal).await?;
-    for topic in topics.iter() {
-        if let Topic::Conversation(id) = topic {
-            // Its owner does not change.
-            services.conversations()?.get(user, *id).await?;
-        }
-    }
-    let names = topics.names();
-    let subscription = services.realtime()?.subscribe(names, user, from).await?;
-    let access = topics.iter().map(|topic| Access::Scope(topic.scope())).collect();
-    let stream = EventStream {
-        state: Arc::clone(&state),
-        connection,
-        heartbeat: Duration::from_secs(services.realtime()?.limits().heartbeat_s),
-        access: Some((access, headers)),
-        retry_ms: Some(RETRY_MS),
-    };
-    let metrics = Arc::clone(&state.metrics);
-    Ok(stream.respond(ChangeSource { subscription, topics, is_ready: false, unsent: None, metrics }))
+/// The start of a subscription, as a request asks for it.
+struct Start {
+    topics: Topics,
+    /// `None`: from now on.
+    from: Option<Position>,
 }
 
-/// Reads the topics and the position of a query.
-fn parameters_of(text: &str) -> Result<(Topics, Option<Position>), ApiError> {
-    query::check(Some(text))?;
-    let (mut topics, mut from) = (None, None);
-    for pair in text.split('&').filter(|pair| !pair.is_empty()) {
-        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-        match &*query::decoded(name) {
-            // Commas outside percent-encoding separate topics.
-            "topics" => topics = Some(Topics::parse(value.split(',').map(query::decoded))?),
-            "from" => from = Some(position(&query::decoded(value), "from")?),
-            name => return Err(query::unknown_parameter(name)),
+impl Start {
+    /// Reads a query. `Last-Event-ID` goes before `from`.
+    fn of_query(text: &str, headers: &HeaderMap) -> Result<Self, ApiError> {
+        query::check(Some(text))?;
+        let (mut topics, mut from) = (None, None);
+        for pair in text.split('&').filter(|pair| !pair.is_empty()) {
+            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+            match &*query::decoded(name) {
+                // Commas outside percent-encoding separate topics.
+                "topics" => topics = Some(Topics::parse(value.split(',').map(query::decoded))?),
+                "from" => from = Some(position(&query::decoded(value), "from")?),
+                name => return Err(query::unknown_parameter(name)),
+            }
         }
+        let topics = topics.ok_or_else(|| {
+            ApiError::invalid("topics takes one to 100 topics, such as records/items").field("topics")
+        })?;
+        if let Some(value) = headers.get(LAST_EVENT_ID) {
+            from = Some(position(value.to_str().unwrap_or_default(), LAST_EVENT_ID)?);
+        }
+        Ok(Self { topics, from })
     }
-    let topics = topics.ok_or_else(|| {
-        ApiError::invalid("topics takes one to 100 topics, such as records/items").field("topics")
-    })?;
-    Ok((topics, from))
 }
 
 fn position(text: &str, field: &'static str) -> Result<Position, ApiError> {
@@ -114,102 +64,29 @@ fn position(text: &str, field: &'static str) -> Result<Position, ApiError> {
     Position::parse(text).ok_or_else(refuse)
 }
 
-/// The events of a subscription.
-struct ChangeSource {
-    subscription: Subscription,
-    topics: Topics,
-    is_ready: bool,
-    /// A change that did not fit into the last chunk.
-    unsent: Option<Arc<Change>>,
-    metrics: Arc<Metrics>,
-}
-
-impl ChangeSource {
-    fn write_position(&self, out: &mut BytesMut, event: &str) {
-        let position = self.subscription.position().to_string();
-        let fields = sse::Fields { id: Some(&position), event: Some(event), retry_ms: None };
-        // A position has no character that JSON escapes.
-        sse::write_event(out, fields, format!("{{\"position\":\"{position}\"}}").as_bytes());
-    }
-
-    fn write_change(&self, out: &mut BytesMut, change: &Change) -> Result<(), Close> {
-        let Some(topic) = self.topics.of(change) else { return Ok(()) };
-        let data = event::data(topic, change).map_err(|error| {
-            let error = crate::db::chain(&error);
-            tracing::error!(
-                error,
-                topic = &*change.topic,
-                "a change cannot be sent; its subscribers are cut off"
-            );
-            Close::Ended("failed")
-        })?;
-        sse::write_event(
-            out,
-            sse::Fields { id: Some(change.id()), event: Some("change"), retry_ms: None },
-            &data,
-        );
-        Ok(())
-    }
-}
-
-impl EventSource for ChangeSource {
-    async fn ready(&mut self) {
-        if self.is_ready && self.unsent.is_none() {
-            self.subscription.ready().await;
+impl Topics {
+    /// Checks that the caller may read them, and that their modules are on; returns the caller's user.
+    async fn check(&self, state: &AppState, principal: &Principal) -> Result<Option<Uuid>, ApiError> {
+        let services = state.services()?;
+        for topic in self.iter() {
+            if let Some(module) = topic.module().filter(|module| !state.modules.has(*module)) {
+                let message = format!("{topic} is of {}, which are off (MODULES)", module.info().name);
+                return Err(ApiError::invalid(message).field("topics"));
+            }
+            authorize::require(state, principal, topic.scope())?;
         }
-    }
-
-    async fn write(&mut self, out: &mut BytesMut) -> Result<(), Close> {
-        if !std::mem::replace(&mut self.is_ready, true) {
-            self.write_position(out, "ready");
-            return Ok(());
-        }
-        if let Some(change) = self.unsent.take() {
-            self.write_change(out, &change)?;
-        }
-        while out.len() < CHUNK_BYTES {
-            match self.subscription.next().await? {
-                Next::Change(change) if out.is_empty() || out.len() + change.bytes() <= CHUNK_BYTES => {
-                    self.write_change(out, &change)?;
-                }
-                Next::Change(change) => {
-                    self.unsent = Some(change);
-                    break;
-                }
-                Next::Reset => self.write_position(out, "reset"),
-                Next::Nothing => break,
+        let user = services.accounts.user_of(principal).await?;
+        for topic in self.iter() {
+            if let Topic::Conversation(id) = topic {
+                // Its owner does not change.
+                services.conversations()?.get(user, *id).await?;
             }
         }
-        Ok(())
+        Ok(user)
     }
 
-    fn heartbeat(&mut self, out: &mut BytesMut) {
-        // A position behind a change that was not sent would skip it.
-        let position = if self.unsent.is_none() { self.subscription.moved_on() } else { None };
-        match position {
-            Some(position) => sse::write_id(out, &position.to_string()),
-            None => sse::write_comment(out),
-        }
-    }
-
-    fn sent(&mut self) {
-        if self.unsent.is_none() {
-            self.subscription.sent();
-        }
-    }
-
-    async fn hold(&self, chunk: Bytes) -> Bytes {
-        self.subscription.hold(chunk).await
-    }
-
-    async fn cut_off(&self) -> Close {
-        tokio::select! {
-            end = self.subscription.dropped() => end.into(),
-            () = self.subscription.overstays() => Close::Slow,
-        }
-    }
-
-    fn closed(&mut self, close: Close) {
-        self.metrics.follows_closed.with_label_values(&[close.name()]).inc();
+    /// The access that they require.
+    fn access(&self) -> Vec<Access> {
+        self.iter().map(|topic| Access::Scope(topic.scope())).collect()
     }
 }

@@ -1,0 +1,161 @@
+//! `GET /api/events/stream`: what changes, as server-sent events.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Extension;
+use axum::extract::{RawQuery, State};
+use axum::response::Response;
+use bytes::{Bytes, BytesMut};
+use hyper::HeaderMap;
+
+use super::Start;
+use super::event;
+use super::topic::Topics;
+use crate::auth::Principal;
+use crate::http::AppState;
+use crate::http::event_stream::{CHUNK_BYTES, Close, EventSource, EventStream, RETRY_MS};
+use crate::http::server::ConnectionHandle;
+use crate::http::wire::error::ApiError;
+use crate::http::wire::sse;
+use crate::observe::Metrics;
+use crate::realtime::{Change, Next, Subscription};
+
+/// `GET /api/events/stream`.
+#[utoipa::path(
+    get,
+    path = "/api/events/stream",
+    tag = "realtime",
+    summary = "What changes, as server-sent events",
+    params(
+        ("topics" = String, Query, description = "Up to 100, separated by commas: records/{collection}, records/{collection}/{id}, conversations/{id}, topic/{name}", example = "records/items"),
+        ("from" = Option<String>, Query, description = "A position: everything since, then live. Without one, from now on"),
+        ("last-event-id" = Option<String>, Header, description = "The position of the last event; it goes before `from`"),
+    ),
+    responses(
+        (status = 200, description = "Events: ready, change, reset", content_type = "text/event-stream", body = String),
+        (status = 404, description = "There is no such conversation of one's own"),
+    )
+)]
+pub(super) async fn stream(
+    State(state): State<Arc<AppState>>,
+    Extension(principal): Extension<Principal>,
+    Extension(connection): Extension<ConnectionHandle>,
+    headers: HeaderMap,
+    RawQuery(parameters): RawQuery,
+) -> Result<Response, ApiError> {
+    let start = Start::of_query(parameters.as_deref().unwrap_or_default(), &headers)?;
+    let realtime = state.services()?.realtime()?;
+    let user = start.topics.check(&state, &principal).await?;
+    let subscription = realtime.subscribe(start.topics.names(), user, start.from).await?;
+    let stream = EventStream {
+        state: Arc::clone(&state),
+        connection,
+        heartbeat: Duration::from_secs(realtime.limits().heartbeat_s),
+        access: Some((start.topics.access(), headers)),
+        retry_ms: Some(RETRY_MS),
+    };
+    let metrics = Arc::clone(&state.metrics);
+    let topics = start.topics;
+    Ok(stream.respond(ChangeSource { subscription, topics, is_ready: false, unsent: None, metrics }))
+}
+
+/// The events of a subscription.
+struct ChangeSource {
+    subscription: Subscription,
+    topics: Topics,
+    is_ready: bool,
+    /// A change that did not fit into the last chunk.
+    unsent: Option<Arc<Change>>,
+    metrics: Arc<Metrics>,
+}
+
+impl ChangeSource {
+    fn write_position(&self, out: &mut BytesMut, event: &str) {
+        let position = self.subscription.position().to_string();
+        let fields = sse::Fields { id: Some(&position), event: Some(event), retry_ms: None };
+        // A position has no character that JSON escapes.
+        sse::write_event(out, fields, format!("{{\"position\":\"{position}\"}}").as_bytes());
+    }
+
+    fn write_change(&self, out: &mut BytesMut, change: &Change) -> Result<(), Close> {
+        let Some(topic) = self.topics.of(change) else { return Ok(()) };
+        let data = event::data(topic, change).map_err(|error| {
+            let error = crate::db::chain(&error);
+            tracing::error!(
+                error,
+                topic = &*change.topic,
+                "a change cannot be sent; its subscribers are cut off"
+            );
+            Close::Ended("failed")
+        })?;
+        sse::write_event(
+            out,
+            sse::Fields { id: Some(change.id()), event: Some("change"), retry_ms: None },
+            &data,
+        );
+        Ok(())
+    }
+}
+
+impl EventSource for ChangeSource {
+    async fn ready(&mut self) {
+        if self.is_ready && self.unsent.is_none() {
+            self.subscription.ready().await;
+        }
+    }
+
+    async fn write(&mut self, out: &mut BytesMut) -> Result<(), Close> {
+        if !std::mem::replace(&mut self.is_ready, true) {
+            self.write_position(out, "ready");
+            return Ok(());
+        }
+        if let Some(change) = self.unsent.take() {
+            self.write_change(out, &change)?;
+        }
+        while out.len() < CHUNK_BYTES {
+            match self.subscription.next().await? {
+                Next::Change(change) if out.is_empty() || out.len() + change.bytes() <= CHUNK_BYTES => {
+                    self.write_change(out, &change)?;
+                }
+                Next::Change(change) => {
+                    self.unsent = Some(change);
+                    break;
+                }
+                Next::Reset => self.write_position(out, "reset"),
+                Next::Nothing => break,
+            }
+        }
+        Ok(())
+    }
+
+    fn heartbeat(&mut self, out: &mut BytesMut) {
+        // A position behind a change that was not sent would skip it.
+        let position = if self.unsent.is_none() { self.subscription.moved_on() } else { None };
+        match position {
+            Some(position) => sse::write_id(out, &position.to_string()),
+            None => sse::write_comment(out),
+        }
+    }
+
+    fn sent(&mut self) {
+        if self.unsent.is_none() {
+            self.subscription.sent();
+        }
+    }
+
+    async fn hold(&self, chunk: Bytes) -> Bytes {
+        self.subscription.hold(chunk).await
+    }
+
+    async fn cut_off(&self) -> Close {
+        tokio::select! {
+            end = self.subscription.dropped() => end.into(),
+            () = self.subscription.overstays() => Close::Slow,
+        }
+    }
+
+    fn closed(&mut self, close: Close) {
+        self.metrics.follows_closed.with_label_values(&[close.name()]).inc();
+    }
+}
