@@ -19,6 +19,7 @@ mod position;
 mod retention;
 mod store;
 mod subscription;
+mod table_name;
 
 pub use buffer::Dropped;
 pub use change::{Action, Change};
@@ -28,6 +29,7 @@ pub use position::{MAX_POSITION_BYTES, Origin, Place, Poll, Position, Snapshot};
 pub use retention::ChangeRetention;
 pub use store::{ChangeStore, PAGE_BYTES, position_of_row};
 pub use subscription::{Next, Subscription, SubscriptionEnd};
+pub use table_name::TableName;
 
 use std::time::Duration;
 

@@ -6,7 +6,7 @@ use serde_json::value::RawValue;
 
 use super::topic::Topic;
 use crate::conversations::{self, EventError};
-use crate::realtime::{Action, Change};
+use crate::realtime::Change;
 use crate::records::{Record, RecordId, Version};
 use crate::time::{Micros, Millis};
 
@@ -41,23 +41,44 @@ pub(super) fn data(topic: &Topic, change: &Change) -> Result<Bytes, DataError> {
 struct Data<'a> {
     topic: &'a str,
     action: &'static str,
-    key: Option<&'a str>,
+    key: Option<Key<'a>>,
     record: &'a RawValue,
     /// Recognises a repetition.
     number: i64,
     at: Micros,
 }
 
+/// The key of what changed.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Key<'a> {
+    Text(&'a str),
+    /// Of several columns.
+    Parts(&'a [String]),
+}
+
+impl<'a> Key<'a> {
+    /// `None`: what was published, and rows of a table without a primary key, have none.
+    fn of(change: &'a Change) -> Option<Self> {
+        match change.keys.as_deref() {
+            // A text that is empty.
+            Some([key]) => Some(Self::Text(key)),
+            Some(keys) => Some(Self::Parts(keys)),
+            None => (!change.record.is_empty()).then_some(Self::Text(&change.record)),
+        }
+    }
+}
+
 fn encode(topic: &Topic, change: &Change) -> Result<Bytes, DataError> {
     let record = match topic {
         Topic::Collection(_) | Topic::Record(..) => record(change)?,
         Topic::Conversation(id) => RawValue::from_string(conversations::change_json(*id, change)?)?,
-        Topic::Published(_) => RawValue::from_string(change.data.clone())?,
+        Topic::Table(_) | Topic::Published(_) => RawValue::from_string(change.data.clone())?,
     };
     let data = Data {
         topic: &topic.to_string(),
         action: change.action.name(),
-        key: (change.action != Action::Publish).then_some(&*change.record),
+        key: Key::of(change),
         record: &record,
         number: change.place.number,
         at: Micros(change.at_us),

@@ -6,7 +6,7 @@ use crate::auth::Scope;
 use crate::config::Module;
 use crate::conversations;
 use crate::http::wire::error::ApiError;
-use crate::realtime::{Change, MAX_TOPICS, published_topic};
+use crate::realtime::{Change, MAX_TOPICS, TableName, published_topic};
 use crate::records::{Name, RecordId};
 
 /// The longest topic of `tidegate_publish`, in bytes (`sql/migrations/V13`).
@@ -21,6 +21,8 @@ pub(super) enum Topic {
     Record(Name, RecordId),
     /// `conversations/{id}`.
     Conversation(Uuid),
+    /// `table/{schema.table}`: a watched table.
+    Table(TableName),
     /// `topic/{name}`: what `tidegate_publish` publishes.
     Published(String),
 }
@@ -34,6 +36,7 @@ impl Topic {
                 Some((name, id)) => Some(Self::Record(Name::parse(name)?, RecordId::parse(id)?)),
             },
             "conversations" => Uuid::try_parse(name).ok().map(Self::Conversation),
+            "table" => TableName::parse(name).map(Self::Table),
             "topic" => {
                 let is_name = (1..=MAX_PUBLISHED_BYTES).contains(&name.len()) && !name.contains(['?', '\0']);
                 is_name.then(|| Self::Published(name.to_owned()))
@@ -47,7 +50,7 @@ impl Topic {
         match self {
             Self::Collection(_) | Self::Record(..) => Some(Module::Records),
             Self::Conversation(_) => Some(Module::Conversations),
-            Self::Published(_) => None,
+            Self::Table(_) | Self::Published(_) => None,
         }
     }
 
@@ -56,7 +59,7 @@ impl Topic {
         match self {
             Self::Collection(_) | Self::Record(..) => Scope::RecordsRead,
             Self::Conversation(_) => Scope::ConversationsRead,
-            Self::Published(_) => Scope::RealtimeRead,
+            Self::Table(_) | Self::Published(_) => Scope::RealtimeRead,
         }
     }
 
@@ -65,6 +68,7 @@ impl Topic {
         match self {
             Self::Collection(name) | Self::Record(name, _) => name.as_str().to_owned(),
             Self::Conversation(id) => conversations::topic(*id),
+            Self::Table(name) => name.topic(),
             Self::Published(name) => published_topic(name),
         }
     }
@@ -85,6 +89,7 @@ impl std::fmt::Display for Topic {
             Self::Collection(name) => write!(f, "records/{}", name.as_str()),
             Self::Record(name, id) => write!(f, "records/{}/{}", name.as_str(), id.as_str()),
             Self::Conversation(id) => write!(f, "conversations/{id}"),
+            Self::Table(name) => write!(f, "table/{name}"),
             Self::Published(name) => write!(f, "topic/{name}"),
         }
     }
@@ -104,7 +109,7 @@ impl Topics {
                 let start: String = text.chars().take(100).collect();
                 return refuse(format!(
                     "'{start}' is no topic; topics are records/{{collection}}, records/{{collection}}/{{id}}, \
-                     conversations/{{id}} and topic/{{name}}"
+                     conversations/{{id}}, table/{{schema.table}} and topic/{{name}}"
                 ));
             };
             if topics.iter().any(|(_, known)| *known == topic) {
@@ -157,7 +162,15 @@ mod tests {
     #[test]
     fn topics_are_read_as_they_are_written_and_others_are_refused() {
         let id = "conversations/018f3f6e-0000-7000-8000-000000000001";
-        let good = ["records/items", "records/items2/abcdefghij01234", id, "topic/orders", "topic/a/b:c é"];
+        let good = [
+            "records/items",
+            "records/items2/abcdefghij01234",
+            id,
+            "table/app.orders",
+            "table/app.\"a.b\"",
+            "topic/orders",
+            "topic/a/b:c é",
+        ];
         let topics = parse(&good).unwrap();
         let written: Vec<String> = topics.iter().map(ToString::to_string).collect();
         assert_eq!(written, good);
@@ -169,6 +182,8 @@ mod tests {
             "records/items/",
             "records/items/x",
             "conversations/x",
+            "table/orders",
+            "table/app.orders.x",
             "topic/",
             "topic/a?options={}",
             "stats",
@@ -188,7 +203,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_text_makes_reading_panic(text in ".{0,60}", name in "(records|topic|conversations)/.{0,20}") {
+        fn no_text_makes_reading_panic(text in ".{0,60}", name in "(records|topic|table|conversations)/.{0,20}") {
             let _ = (Topic::parse(&text), Topic::parse(&name));
         }
     }
