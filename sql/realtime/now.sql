@@ -1,7 +1,6 @@
--- The snapshot of this statement, and the highest transaction of which it sees a change. Without changes, `highest` is null: the floor
+-- The snapshot of this statement, the start of its server (sql/db/server_identity.sql), and the highest transaction of which it sees a change. Without changes, `highest` is null: the floor
 -- names what was deleted.
 select pg_current_snapshot()::text as snapshot,
     (select xid::text from {schema}.changes order by changes.xid desc, number desc limit 1) as highest,
     (select seen from {schema}.feed_floor) as floor,
-    (select system_identifier::text from pg_control_system()) as system,
-    substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8) as timeline
+    (extract(epoch from pg_postmaster_start_time()) * 1000000)::bigint as started_us

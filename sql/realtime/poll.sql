@@ -1,7 +1,7 @@
 -- A page of the changes that a snapshot sees and an older one did not, in the order of their places. $1 and $2: the older one's running
 -- transactions and its end. $3: the newer one; null: this statement's, which `snapshot` returns. $4 and $5: the
 -- place behind which the page begins. Up to $6 changes, and up to the one that exceeds $7 bytes. At least one row, for `snapshot`, the floor
--- and the origin; `found` counts up to the limit, which reports whether there may be more. The placeholders are a fixed condition on $8,
+-- and the server's start; `found` counts up to the limit, which reports whether there may be more. The placeholders are a fixed condition on $8,
 -- and the number of a transaction's last change, whatever its topic.
 with fresh as materialized (
     select c.xid, c.number from {schema}.changes c where c.xid = any($1::text[]::xid8[]) and {topic}
@@ -28,8 +28,7 @@ with fresh as materialized (
 select pg_current_snapshot()::text as snapshot,
     (select xid::text from visible order by visible.xid desc limit 1) as highest,
     (select seen from {schema}.feed_floor) as floor,
-    (select system_identifier::text from pg_control_system()) as system,
-    substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8) as timeline,
+    (extract(epoch from pg_postmaster_start_time()) * 1000000)::bigint as started_us,
     sized.xid::text, number, last, topic, record, action, keys, data, old, created_us, updated_us, at_us, found
 from (select) as once
 left join sized on sum - bytes <= $7

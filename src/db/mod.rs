@@ -10,6 +10,7 @@ mod migrations;
 mod partitions;
 mod pool;
 pub mod private;
+mod server;
 mod sql;
 mod statement;
 mod stress;
@@ -33,6 +34,7 @@ pub use json::JsonText;
 pub use migrations::{MigrationError, has_tables, is_schema_of, migrate, schema, schema_version};
 pub use partitions::PartitionManager;
 pub use pool::{Connection, Database, PoolStatus};
+pub use server::ServerIdentity;
 pub use sql::SqlText;
 pub(crate) use sql::sql;
 pub use statement::{

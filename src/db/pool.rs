@@ -22,6 +22,7 @@ use tokio::task::AbortHandle;
 use tokio_postgres::Client;
 
 use super::connect::{Connected, Connector};
+use super::server::KnownServer;
 use super::{ConnectionUrl, DbError, Housekeeping};
 use crate::config::{DatabaseConfig, PoolQuotas, Quota, limits};
 use crate::supervisor::{Backoff, Next, Supervisor};
@@ -41,6 +42,7 @@ pub struct Database {
     pool_wait: Duration,
     prepares: Arc<AtomicBool>,
     housekeeping: Arc<Housekeeping>,
+    known_server: Arc<KnownServer>,
 }
 
 /// Connections that several uses of a small pool share.
@@ -120,6 +122,7 @@ impl Database {
             pool,
             connector,
             housekeeping: Arc::default(),
+            known_server: Arc::default(),
             schema: config.db_schema.as_str().into(),
             quota: None,
             spare: Arc::new(Semaphore::new(config.db_pool_size)),
@@ -205,6 +208,11 @@ impl Database {
     /// [`DbError::Connect`] if it cannot be made in time.
     pub async fn connect(&self) -> Result<Client, DbError> {
         self.connector.connect_in_time().await
+    }
+
+    /// The server that answered last.
+    pub(super) fn known_server(&self) -> &KnownServer {
+        &self.known_server
     }
 
     /// The state of housekeeping.

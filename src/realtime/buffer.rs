@@ -227,14 +227,19 @@ impl Buffer {
 #[cfg(test)]
 mod tests {
     use super::super::change::Forms;
-    use super::super::{Action, Origin, Place, Poll};
+    use super::super::{Action, Place, Poll};
     use super::*;
+    use crate::db::ServerIdentity;
 
     fn change(number: i64, bytes: usize) -> Arc<Change> {
         Arc::new(Change {
             xid: 1,
             place: Place { last: number, number },
-            poll: Arc::new(Poll { origin: Origin::default(), base: Arc::default(), end: Arc::default() }),
+            poll: Arc::new(Poll {
+                origin: ServerIdentity::default(),
+                base: Arc::default(),
+                end: Arc::default(),
+            }),
             is_last: false,
             topic: "a:1".into(),
             record: "r".into(),

@@ -10,9 +10,9 @@ use std::time::Duration;
 use super::buffer::Dropped;
 use super::hub::Hub;
 use super::store::{ChangeStore, Range};
-use super::{Origin, Place, Poll, Position, Snapshot};
+use super::{Place, Poll, Position, Snapshot};
 use crate::config::limits;
-use crate::db::{Database, DbError};
+use crate::db::{Database, DbError, ServerIdentity};
 use crate::supervisor::{Backoff, Next, Step, StepError, Supervisor};
 use crate::time::Micros;
 
@@ -36,7 +36,7 @@ pub struct FeedReader {
 
 #[derive(Debug)]
 struct Progress {
-    origin: Origin,
+    origin: ServerIdentity,
     /// What it saw was published.
     seen: Arc<Snapshot>,
     /// The end of a poll of which some pages were published, and their last place: after an error it goes on there.

@@ -545,8 +545,9 @@ impl Drop for Subscriber {
 #[cfg(test)]
 mod tests {
     use super::super::change::Forms;
-    use super::super::{Origin, Place, Poll, Snapshot};
+    use super::super::{Place, Poll, Snapshot};
     use super::*;
+    use crate::db::ServerIdentity;
 
     fn config() -> SubscriberLimits {
         SubscriberLimits {
@@ -566,7 +567,7 @@ mod tests {
 
     fn position(xmax: u64) -> Position {
         let snapshot = Snapshot::parse(&format!("{xmax}:{xmax}:")).unwrap();
-        Position::of(Origin::default(), Arc::new(snapshot))
+        Position::of(ServerIdentity::default(), Arc::new(snapshot))
     }
 
     /// A subscription, and the poll that it waits for.
@@ -631,7 +632,11 @@ mod tests {
         Change {
             xid: 5,
             place: Place { last: 1, number: 1 },
-            poll: Arc::new(Poll { origin: Origin::default(), base: Arc::default(), end: Arc::default() }),
+            poll: Arc::new(Poll {
+                origin: ServerIdentity::default(),
+                base: Arc::default(),
+                end: Arc::default(),
+            }),
             is_last: false,
             topic: topic.into(),
             record: "r".into(),

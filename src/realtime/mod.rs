@@ -25,7 +25,7 @@ pub use buffer::Dropped;
 pub use change::{Action, Change};
 pub use feed::FeedReader;
 pub use hub::{Hub, MAX_TOPICS, SubscribeError};
-pub use position::{MAX_POSITION_BYTES, Origin, Place, Poll, Position, Snapshot};
+pub use position::{MAX_POSITION_BYTES, Place, Poll, Position, Snapshot};
 pub use retention::ChangeRetention;
 pub use store::{ChangeStore, PAGE_BYTES, position_of_row};
 pub use subscription::{Next, Subscription, SubscriptionEnd};

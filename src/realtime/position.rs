@@ -9,20 +9,12 @@
 use std::fmt;
 use std::sync::Arc;
 
-/// The server that assigned the ids of a snapshot's transactions. Ids of another server, or of the time line before a fail-over, have another
-/// meaning.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Origin {
-    /// Postgres' system identifier.
-    pub system: u64,
-    /// The time line of its write-ahead log.
-    pub timeline: u64,
-}
+use crate::db::ServerIdentity;
 
 /// A position in the feed. Cheap to clone.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Position {
-    origin: Origin,
+    origin: ServerIdentity,
     /// The changes that this snapshot saw were delivered.
     base: Arc<Snapshot>,
     /// Of the poll that followed it, a part was delivered.
@@ -41,7 +33,7 @@ struct Partial {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Poll {
     /// The server.
-    pub origin: Origin,
+    pub origin: ServerIdentity,
     /// What it saw was delivered.
     pub base: Arc<Snapshot>,
     /// What it saw, and `base` did not, is delivered.
@@ -67,7 +59,7 @@ pub const MAX_POSITION_BYTES: usize = 4 * 1024;
 
 impl Position {
     /// The position behind everything that a snapshot saw.
-    pub fn of(origin: Origin, snapshot: Arc<Snapshot>) -> Self {
+    pub fn of(origin: ServerIdentity, snapshot: Arc<Snapshot>) -> Self {
         Self { origin, base: snapshot, poll: None }
     }
 
@@ -79,11 +71,11 @@ impl Position {
 
     /// A position of no server: too old everywhere.
     pub fn unknown() -> Self {
-        Self::of(Origin::default(), Arc::default())
+        Self::of(ServerIdentity::default(), Arc::default())
     }
 
     /// The server whose transactions it names.
-    pub fn origin(&self) -> Origin {
+    pub fn origin(&self) -> ServerIdentity {
         self.origin
     }
 
@@ -109,7 +101,8 @@ impl Position {
         }
         let mut parts = text.split('~');
         let mut server = parts.next()?.bytes();
-        let origin = Origin { system: unpack_number(&mut server)?, timeline: unpack_number(&mut server)? };
+        let origin =
+            ServerIdentity { system: unpack_number(&mut server)?, timeline: unpack_number(&mut server)? };
         if server.next().is_some() {
             return None;
         }
@@ -328,7 +321,7 @@ mod tests {
     fn a_position_is_short_and_bounded() {
         let running: Vec<u64> = (0..200).map(|nth| 1 + nth % 3).collect();
         let (base, end) = (snapshot(900_000_000_000, &running), snapshot(900_000_000_500, &running));
-        let origin = Origin { system: u64::MAX, timeline: 3 };
+        let origin = ServerIdentity { system: u64::MAX, timeline: 3 };
         let poll = Poll { origin, base: Arc::new(base), end: Arc::new(end) };
         let place = Place { last: i64::MAX, number: i64::MAX };
         let position = Position::within(&poll, place);
@@ -347,7 +340,7 @@ mod tests {
         ) {
             let base = Arc::new(snapshot(xmax / 2, &distances));
             let end = Arc::new(snapshot(xmax / 2 + more % 5_000, &[]));
-            let poll = Poll { origin: Origin { system, timeline: 1 }, base, end };
+            let poll = Poll { origin: ServerIdentity { system, timeline: 1 }, base, end };
             let place = Place { last, number: last - before };
             prop_assume!(place.number >= 0);
             let position = if is_partial { Position::within(&poll, place) } else { Position::of(poll.origin, poll.base) };

@@ -7,8 +7,8 @@ use tokio_postgres::Row;
 use tokio_postgres::types::Type;
 
 use super::change::Forms;
-use super::{Action, Change, Origin, Place, Poll, Position, Snapshot};
-use crate::db::{BY_INDEX, Database, DbError, Parameter, query_all_in_time, sql};
+use super::{Action, Change, Place, Poll, Position, Snapshot};
+use crate::db::{BY_INDEX, Database, DbError, Parameter, ServerIdentity, query_all_in_time, sql};
 
 /// The bytes that are read for one subscriber at once, changes or messages, about: one may be larger.
 pub const PAGE_BYTES: usize = 256 * 1024;
@@ -97,11 +97,11 @@ impl ChangeStore {
     /// # Errors
     ///
     /// [`DbError`].
-    pub async fn now(&self) -> Result<(Origin, Arc<Snapshot>), DbError> {
+    pub async fn now(&self) -> Result<(ServerIdentity, Arc<Snapshot>), DbError> {
         let rows =
             self.database.query_in_time(self.timeout, sql!(self.database, "realtime/now.sql"), &[]).await?;
         let row = rows.first().ok_or(DbError::Unexpected("no snapshot"))?;
-        let position = position_of_row(row)?;
+        let position = position_of_row(&self.database, row).await?;
         Ok((position.origin(), Arc::clone(position.base())))
     }
 
@@ -143,7 +143,11 @@ impl ChangeStore {
             }
         };
         let is_gone = !base.covers(&floor) || !now.covers(base) || !now.covers(&end);
-        let poll = Arc::new(Poll { origin: origin(row)?, base: Arc::clone(base), end });
+        let poll = Arc::new(Poll {
+            origin: self.database.server(row.try_get("started_us")?).await?,
+            base: Arc::clone(base),
+            end,
+        });
         let mut page = ChangePage { changes: Vec::new(), poll, is_full: false, is_gone };
         for row in rows {
             let Some(found) = row.try_get::<_, Option<i64>>("found")? else { break };
@@ -184,26 +188,15 @@ fn change(row: &Row, poll: &Arc<Poll>) -> Result<Change, DbError> {
 ///
 /// # Errors
 ///
-/// [`DbError`] if a column is missing or malformed.
-pub fn position_of_row(row: &Row) -> Result<Position, DbError> {
+/// [`DbError`] if a column is missing or malformed, or the server's identity cannot be read.
+pub async fn position_of_row(database: &Database, row: &Row) -> Result<Position, DbError> {
     let now = snapshot(row.try_get("snapshot")?)?;
     // A change that the floor saw may be deleted, and higher than those that are left.
     let below = snapshot(row.try_get("floor")?)?.xmax.saturating_sub(1);
     let highest = row.try_get::<_, Option<String>>("highest")?.map(|xid| xid8(&xid)).transpose()?;
     let highest = highest.map_or(below, |highest| highest.max(below));
-    Ok(Position::of(origin(row)?, Arc::new(now.ended_behind(highest))))
-}
-
-/// The server that answered.
-fn origin(row: &Row) -> Result<Origin, DbError> {
-    let system: &str = row.try_get("system")?;
-    let timeline = u64::from_str_radix(row.try_get("timeline")?, 16);
-    // The identifier is a signed number in the catalogue.
-    let system = system.parse::<i64>().map(i64::cast_unsigned);
-    match (system, timeline) {
-        (Ok(system), Ok(timeline)) => Ok(Origin { system, timeline }),
-        _ => Err(DbError::Unexpected("a system identifier that is no number")),
-    }
+    let origin = database.server(row.try_get("started_us")?).await?;
+    Ok(Position::of(origin, Arc::new(now.ended_behind(highest))))
 }
 
 /// Reads a snapshot. A wrong one would be a position without later changes.

@@ -167,7 +167,9 @@ impl RecordStore {
         ids: &[&str],
     ) -> Result<Vec<(Record, Position)>, DbError> {
         let rows = self.query_often(&collection.read, &[(&ids, Type::TEXT_ARRAY)]).await?;
-        rows.iter().map(|row| Ok((record(row)?, position_of_row(row)?))).collect()
+        let Some(first) = rows.first() else { return Ok(Vec::new()) };
+        let position = position_of_row(&self.database, first).await?;
+        rows.iter().map(|row| Ok((record(row)?, position.clone()))).collect()
     }
 
     /// Locks a record, and executes what `decide` returns for it.
@@ -285,7 +287,6 @@ impl RecordStore {
         let read = in_time(self.timeout, async {
             let transaction = begin_snapshot_in_time(&mut connection, self.timeout).await?;
             let now = transaction.query_typed(sql!(self.database, "realtime/now.sql"), &[]).await?;
-            let position = position_of_row(now.first().ok_or(DbError::Unexpected("no snapshot"))?)?;
             let total = match &count {
                 None => None,
                 Some((sql, bound)) => {
@@ -310,10 +311,12 @@ impl RecordStore {
             }
             // The connection skips the rows that are left, and the commit comes after them.
             transaction.commit().await?;
-            Ok((page, last.filter(|_| more), total, position))
+            Ok((page, last.filter(|_| more), total, now))
         })
         .await;
-        let (records, last, total, position) = connection.release(read)?;
+        let (records, last, total, now) = connection.release(read)?;
+        let now = now.first().ok_or(DbError::Unexpected("no snapshot"))?;
+        let position = position_of_row(&self.database, now).await?;
         let next = last.map(|values| RecordSortKey { values }.cursor(&query.sort));
         Ok((Page { entries: records, next, prev: None, total }, position))
     }

@@ -102,12 +102,13 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::realtime::{Origin, Place, Poll};
+    use crate::db::ServerIdentity;
+    use crate::realtime::{Place, Poll};
     use crate::time::Micros;
 
     fn position(xmax: u64, number: Option<i64>) -> Position {
         let snapshot = |xmax: u64| Arc::new(Snapshot::parse(&format!("{xmax}:{xmax}:")).unwrap());
-        let poll = Poll { origin: Origin::default(), base: snapshot(xmax / 2), end: snapshot(xmax) };
+        let poll = Poll { origin: ServerIdentity::default(), base: snapshot(xmax / 2), end: snapshot(xmax) };
         number.map_or(Position::of(poll.origin, snapshot(xmax)), |number| {
             Position::within(&poll, Place { last: number, number })
         })
