@@ -470,3 +470,43 @@ async fn a_list_continues_live_from_exactly_where_it_was_read() {
     add(&service, ITEMS, json!({"n": 122})).await;
     assert_eq!(change(&mut stream).await.0["record"]["n"], 122);
 }
+
+#[tokio::test]
+async fn the_load_tests_audit_of_subscribers_passes_and_finds_what_was_taken_away() {
+    let loadtest = std::path::Path::new(env!("CARGO_BIN_EXE_tidegate")).with_file_name("loadtest");
+    assert!(loadtest.exists(), "run `cargo test --workspace`, which builds {}", loadtest.display());
+    let database = TestDatabase::create().await;
+    let service = Service::start(database.url(), &[]).await;
+    let url = format!("http://{}", service.address);
+    let load = async |arguments: &[&str]| {
+        let mut command = tokio::process::Command::new(&loadtest);
+        command.args(["realtime", "--url", &url, "--seconds", "2", "--subscribers", "20"]).args(arguments);
+        let output = command.stdin(std::process::Stdio::null()).kill_on_drop(true).output();
+        let output = tokio::time::timeout(Duration::from_secs(120), output).await.unwrap().unwrap();
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        (output.status.code(), text + &String::from_utf8_lossy(&output.stderr))
+    };
+    let pid = service.pid().to_string();
+    for arguments in [
+        &["--rate", "100", "--pid", &pid][..],
+        &["--topics", "5", "--rate", "100", "--slow", "20", "--reconnects", "50", "--payload", "2000"],
+        &["--behind", "30", "--rate", "20"],
+    ] {
+        let (code, output) = load(arguments).await;
+        assert_eq!(code, Some(0), "{output}");
+        assert!(output.contains("0 missed, 0 doubled, 0 out of order, 0 never sent"), "{output}");
+    }
+    let client = database.connect().await;
+    client
+        .batch_execute(
+            "create function lose() returns trigger language plpgsql as $$ begin
+                delete from changes where number = new.number and number % 20 = 0; return null;
+            end $$;
+            create trigger lose after insert on changes for each row execute function lose();",
+        )
+        .await
+        .unwrap();
+    let (code, output) = load(&["--rate", "100"]).await;
+    assert_eq!(code, Some(1), "{output}");
+    assert!(!output.contains("audit        0 missed") && output.contains(" missed, 0 doubled"), "{output}");
+}

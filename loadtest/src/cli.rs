@@ -29,6 +29,10 @@ pub(crate) enum Command {
     Drain(DrainArgs),
     /// Read streams of server-sent events, and check that each message arrives, in order and in time. Exit codes as for run
     Sse(SseArgs),
+    /// Follow changes of records over many streams while writers make them, and check that each subscriber gets each change once, in order.
+    /// Collections are named loadtest_0, loadtest_1 and so on. Exit codes as for run. Start a service with rate limits with
+    /// RATE_WRITES=0
+    Realtime(RealtimeArgs),
     /// Create single records in a closed loop, then get them; report both rates
     Crud(CrudArgs),
     /// Simulate many chat clients, which create conversations, add messages, append to some, list and page; then check that
@@ -157,6 +161,50 @@ pub(crate) struct SseArgs {
     pub(crate) token: Option<String>,
 }
 
+/// The arguments of `realtime`.
+#[derive(Debug, Args)]
+pub(crate) struct RealtimeArgs {
+    /// URL of the service
+    #[arg(long, default_value = "http://127.0.0.1:3000")]
+    pub(crate) url: Target,
+    /// Subscribers, each with a connection and one topic
+    #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub(crate) subscribers: u32,
+    /// Topics, which are collections; the service has up to 1,000
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1_000))]
+    pub(crate) topics: u32,
+    /// Changes per second over all topics, on a fixed schedule. 0: none, which measures idle streams
+    #[arg(long, default_value = "50", value_parser = non_negative)]
+    pub(crate) rate: f64,
+    /// Bytes of padding in each record
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(0..=65_536))]
+    pub(crate) payload: u32,
+    /// Percentage of changes that update a record; the others create one
+    #[arg(long, value_name = "PERCENT", default_value = "50", value_parser = share)]
+    pub(crate) updates: f64,
+    /// Connections of the writers
+    #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub(crate) writers: u16,
+    /// Percentage of subscribers that read half as fast as changes come, until the load is over
+    #[arg(long, value_name = "PERCENT", default_value = "0", value_parser = share)]
+    pub(crate) slow: f64,
+    /// Reconnects per second, each of a random subscriber, with the id of its last event
+    #[arg(long, default_value = "0", value_parser = non_negative)]
+    pub(crate) reconnects: f64,
+    /// Before the load, all subscribers connect at once, each this number of changes behind
+    #[arg(long, value_name = "CHANGES", default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=10_000))]
+    pub(crate) behind: u32,
+    /// Duration of the load, in seconds
+    #[arg(long, default_value = "20", value_parser = positive)]
+    pub(crate) seconds: f64,
+    /// The service's process on this machine, for its CPU time to 10 ms instead of a second
+    #[arg(long)]
+    pub(crate) pid: Option<u32>,
+    /// Bearer token for the service [env: LOADTEST_TOKEN]
+    #[arg(long)]
+    pub(crate) token: Option<String>,
+}
+
 /// The arguments of `large`.
 #[derive(Debug, Args)]
 pub(crate) struct LargeArgs {
@@ -232,6 +280,11 @@ fn positive(text: &str) -> Result<f64, String> {
         .ok()
         .filter(|number| *number > 0.0)
         .ok_or_else(|| "expected a number above 0".to_owned())
+}
+
+fn share(text: &str) -> Result<f64, String> {
+    let share = non_negative(text).ok().filter(|share| *share <= 100.0);
+    share.ok_or_else(|| "expected a number from 0 to 100".to_owned())
 }
 
 fn percent(text: &str) -> Result<f64, String> {

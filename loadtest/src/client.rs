@@ -3,6 +3,8 @@
 //! The load generator shares its machine with the service, so this is hyper's bare connection: no pool, no background task,
 //! `TCP_NODELAY`, and header values created once.
 
+use std::io;
+use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::str::FromStr;
 use std::time::Duration;
@@ -57,6 +59,17 @@ impl Target {
         format!("{}{path}", self.base_path)
     }
 
+    /// The service's address.
+    pub(crate) async fn resolve(&self) -> io::Result<SocketAddr> {
+        let found = tokio::net::lookup_host((self.hostname(), self.port)).await?.next();
+        found.ok_or_else(|| io::ErrorKind::NotFound.into())
+    }
+
+    /// The host without the brackets of an IPv6 address.
+    fn hostname(&self) -> &str {
+        self.host.trim_start_matches('[').trim_end_matches(']')
+    }
+
     /// The value of the `Host` header.
     pub(crate) fn host_header(&self) -> String {
         format!("{}:{}", self.host, self.port)
@@ -85,7 +98,7 @@ pub(crate) enum Body {
 pub(crate) enum ConnectError {
     /// No listener.
     #[error(transparent)]
-    Tcp(#[from] std::io::Error),
+    Tcp(#[from] io::Error),
     /// The connection does not speak HTTP.
     #[error(transparent)]
     Http(#[from] hyper::Error),
@@ -128,8 +141,7 @@ impl Driver {
 impl Connection {
     /// Connects to `target`.
     pub(crate) async fn open(target: &Target) -> Result<Self, ConnectError> {
-        let host = target.host.trim_start_matches('[').trim_end_matches(']');
-        let stream = TcpStream::connect((host, target.port)).await?;
+        let stream = TcpStream::connect((target.hostname(), target.port)).await?;
         stream.set_nodelay(true)?;
         let (requests, protocol) = http1::handshake(TokioIo::new(stream)).await?;
         Ok(Self { requests, driver: Driver { protocol: Box::pin(protocol), closed: false } })

@@ -7,7 +7,7 @@
 //!      └▶ report, progress
 //! ```
 //!
-//! `drain`, [`crud`], [`conversations`], `sse` and `large` measure one thing each, in one process.
+//! `drain`, [`crud`], [`conversations`], `sse`, [`realtime`] and `large` measure one thing each, in one process.
 //!
 //! `run` plans the test and starts `worker` processes of the same program (by the [`protocol`]). A worker sends on a fixed [`schedule`] or as fast as answers come, and counts in a [`tally`]. At the end
 //! `run` adds the tallies up, counts the run's rows in the [`database`], and the [`audit`] compares the two.
@@ -19,6 +19,7 @@ mod collect;
 mod conversations;
 mod crud;
 mod database;
+mod descriptors;
 mod drain;
 mod environment;
 mod fleet;
@@ -29,6 +30,7 @@ mod pace;
 mod payload;
 mod progress;
 mod protocol;
+mod realtime;
 mod report;
 mod resident;
 mod run;
@@ -53,6 +55,7 @@ fn main() -> ExitCode {
         Command::Crud(args) => crud::run(&args),
         Command::Conversations(args) => conversations::run(&args),
         Command::Large(args) => large::run(&args),
+        Command::Realtime(args) => realtime::run(&args),
         Command::Worker => worker::run(),
     }
 }

@@ -1,4 +1,4 @@
-//! The service's memory, from its metrics.
+//! The service's memory and CPU time, from its metrics.
 
 use std::time::Duration;
 
@@ -23,13 +23,34 @@ pub(crate) enum ResidentError {
     /// The token lacks the scope.
     #[error("the service shows its metrics to tokens with ops:read alone (--token, LOADTEST_TOKEN)")]
     Refused,
+    /// There is no such process on this machine.
+    #[error("there is no process {0} on this machine")]
+    NoProcess(u32),
     /// `/metrics` does not include it.
     #[error("the service does not show its metrics")]
     NoMetrics,
 }
 
+/// The service's use of resources.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Usage {
+    /// Bytes of resident memory.
+    pub(crate) resident_bytes: u64,
+    /// CPU time so far, in seconds.
+    pub(crate) cpu_s: f64,
+}
+
 /// Bytes of resident memory, from `/metrics`.
 pub(crate) async fn resident_bytes(target: &Target, token: Option<&Token>) -> Result<u64, ResidentError> {
+    Ok(usage(target, token, None).await?.resident_bytes)
+}
+
+/// Memory and CPU time from `/metrics`, which has whole seconds; those of the process `pid` of this machine are exact to 10 ms.
+pub(crate) async fn usage(
+    target: &Target,
+    token: Option<&Token>,
+    pid: Option<u32>,
+) -> Result<Usage, ResidentError> {
     let mut connection = Connection::open(target).await?;
     let mut request = Request::get(target.path("/metrics")).header(HOST, target.host_header());
     if let Some(token) = token {
@@ -42,6 +63,33 @@ pub(crate) async fn resident_bytes(target: &Target, token: Option<&Token>) -> Re
         return Err(ResidentError::Refused);
     }
     let text = String::from_utf8_lossy(&answer.body);
-    let line = text.lines().find_map(|line| line.strip_prefix("process_resident_memory_bytes "));
-    line.and_then(|value| value.parse::<f64>().ok()).map(|bytes| bytes as u64).ok_or(ResidentError::NoMetrics)
+    let value = |name: &str| {
+        let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        value.and_then(|value| value.parse::<f64>().ok()).ok_or(ResidentError::NoMetrics)
+    };
+    let cpu_s = match pid {
+        Some(pid) => cpu_s(pid).ok_or(ResidentError::NoProcess(pid))?,
+        None => value("process_cpu_seconds_total")?,
+    };
+    Ok(Usage { resident_bytes: value("process_resident_memory_bytes")? as u64, cpu_s })
+}
+
+/// The CPU time of a process (proc_pid_stat(5), utime and stime). The unit of these fields is 10 ms on all common machines.
+fn cpu_s(pid: u32) -> Option<f64> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let (_, fields) = text.rsplit_once(')')?;
+    let mut ticks = fields.split_whitespace().skip(11).map(|field| field.parse::<u64>().ok());
+    Some((ticks.next()?? + ticks.next()??) as f64 / 100.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_cpu_time_of_this_process_is_found() {
+        let before = cpu_s(std::process::id()).unwrap();
+        assert!((0..).map_while(|_| cpu_s(std::process::id())).any(|now| now > before));
+        assert_eq!(cpu_s(u32::MAX), None);
+    }
 }

@@ -10,12 +10,12 @@ use bytes::Bytes;
 use http_body_util::Full;
 use hyper::Request;
 use hyper::header::{AUTHORIZATION, HOST};
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use parking_lot::Mutex;
 use tokio::task::JoinSet;
 
 use crate::cli::SseArgs;
 use crate::client::{Connection, bearer};
+use crate::descriptors::{self, NoDescriptors};
 use crate::protocol::Token;
 use crate::report::{grouped, per_second, time};
 use crate::resident::{ResidentError, resident_bytes};
@@ -35,8 +35,8 @@ enum Error {
     Resident(#[from] ResidentError),
     #[error("the URL or the token holds characters that HTTP cannot carry")]
     Unsendable,
-    #[error("cannot have {0} descriptors; raise the limit (ulimit -n)")]
-    Descriptors(u64),
+    #[error(transparent)]
+    Descriptors(#[from] NoDescriptors),
     #[error("cannot start")]
     Runtime(#[from] std::io::Error),
 }
@@ -68,7 +68,7 @@ pub(crate) fn run(args: &SseArgs) -> ExitCode {
 }
 
 async fn measure(args: &SseArgs) -> Result<bool, Error> {
-    raise_descriptors(args.clients as u64 + OTHER_DESCRIPTORS)?;
+    descriptors::raise(args.clients as u64 + OTHER_DESCRIPTORS)?;
     let token = Token::shown(args.token.as_deref());
     let before = resident_bytes(&args.url, token.as_ref()).await?;
     let seen = Arc::new(Mutex::new(Observations::default()));
@@ -169,14 +169,4 @@ fn request(args: &SseArgs, path: &str) -> Result<Request<Full<Bytes>>, Error> {
         request = request.header(AUTHORIZATION, bearer(&token.0).ok_or(Error::Unsendable)?);
     }
     request.body(Full::default()).map_err(|_| Error::Unsendable)
-}
-
-/// Each stream needs a descriptor, and shells allow few by default.
-fn raise_descriptors(wanted: u64) -> Result<(), Error> {
-    let limit = getrlimit(Resource::RLIMIT_NOFILE);
-    let (soft, hard) = limit.map_err(|_| Error::Descriptors(wanted))?;
-    if soft >= wanted {
-        return Ok(());
-    }
-    setrlimit(Resource::RLIMIT_NOFILE, wanted, hard.max(wanted)).map_err(|_| Error::Descriptors(wanted))
 }
