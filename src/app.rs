@@ -39,7 +39,7 @@ use crate::ingest::{IngestSettings, OpenJournal, Pipeline, row};
 use crate::lifecycle::Lifecycle;
 use crate::observe::Metrics;
 use crate::outbound::jwks;
-use crate::realtime::{ChangeRetention, FeedReader, Hub, Realtime};
+use crate::realtime::{ChangeRetention, FeedReader, Hub, Realtime, WatchCheck};
 use crate::records::large::LargePayloads;
 use crate::records::{Records, RecordsSettings};
 use crate::supervisor::Supervisor;
@@ -254,6 +254,7 @@ impl Starting<'_> {
         let idle_topics = (!config.modules().has(Module::Conversations)).then_some(conversations::TOPICS);
         ChangeRetention::start(operations, config.records.changes_retention_s, idle_topics, supervisor);
         FeedReader::start(hub, queries, supervisor);
+        WatchCheck::start(operations, supervisor);
         Realtime::new(hub, queries)
     }
 

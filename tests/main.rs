@@ -67,4 +67,5 @@ mod tls;
 mod tokens;
 mod triggers;
 mod verify;
+mod watched_tables;
 mod wire;

@@ -34,7 +34,7 @@ const CORE: [&str; 16] = [
     "tidegate_table_sets",
     "users",
 ];
-const CHANGES: [&str; 4] = ["changes", "feed_floor", "feed_positions", "feed_readers"];
+const CHANGES: [&str; 5] = ["changes", "feed_floor", "feed_positions", "feed_readers", "watched_tables"];
 const OF_CONVERSATIONS: [&str; 7] = [
     "conversations",
     "message_drafts",
@@ -262,7 +262,15 @@ async fn a_database_of_an_earlier_version_has_all_tables_and_works_with_events_a
     let client = database.connect().await;
     // As V13 left it.
     client
-        .batch_execute("drop table tidegate_table_sets; delete from tidegate_migrations where version >= 14")
+        .batch_execute(
+            "drop table tidegate_table_sets; delete from tidegate_migrations where version >= 14;
+             alter table changes drop old, drop keys; drop table watched_tables cascade;
+             do $$ declare f regprocedure; begin
+                 for f in select oid from pg_proc where proname ~ '^tidegate_(un)?watch' loop
+                     execute 'drop function if exists ' || f;
+                 end loop;
+             end $$",
+        )
         .await
         .unwrap();
     let service = Service::start(database.url(), &[("MODULES", "events")]).await;

@@ -14,15 +14,22 @@ pub(super) struct GrantsArgs {
     /// Instead, the rights of a role that publishes by tidegate_publish
     #[arg(long, value_name = "ROLE", conflicts_with = "role")]
     publisher: Option<String>,
+    /// Instead, the rights of a role that watches tables by tidegate_watch
+    #[arg(long, value_name = "ROLE", conflicts_with_all = ["role", "publisher"])]
+    watcher: Option<String>,
 }
 
 pub(super) fn run(args: &GrantsArgs) -> Result<(), Failure> {
     let config = Config::from_env()?;
-    if let Some(publisher) = &args.publisher {
+    let schema = &config.database.db_schema;
+    let of_sql = args.publisher.as_ref().map(|role| ("--publisher", db::grants_of_publisher(schema, role)));
+    let of_sql = of_sql
+        .or_else(|| args.watcher.as_ref().map(|role| ("--watcher", db::grants_of_watcher(schema, role))));
+    if let Some((option, statements)) = of_sql {
         if !config.modules().has_feed() {
-            return Err(Failure::Usage("--publisher needs records or conversations (MODULES)".into()));
+            return Err(Failure::Usage(format!("{option} needs records or conversations (MODULES)")));
         }
-        for statement in db::grants_of_publisher(&config.database.db_schema, publisher) {
+        for statement in statements {
             println!("{statement};");
         }
         return Ok(());

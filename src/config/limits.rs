@@ -36,6 +36,8 @@ pub const MAX_MESSAGES_PER_APPEND: usize = 100;
 pub const SEARCH_INTERVAL_MS: u64 = 1_000;
 /// Milliseconds between two polls for changes of other nodes, while there are subscribers.
 pub const FEED_POLL_MS: u64 = 20;
+/// Seconds between two checks of watched tables for new partitions, and for other changes of their definition.
+pub const WATCH_CHECK_S: u64 = 5;
 
 /// Files of one upload; more are answered 413.
 pub const MAX_FILES_PER_UPLOAD: usize = 20;

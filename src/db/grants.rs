@@ -34,6 +34,16 @@ pub fn grants_of_publisher(schema: &str, role: &str) -> Vec<String> {
     ]
 }
 
+/// The grants of a role that calls `tidegate_watch`. For each table it needs the right to add triggers, too, and so does the service's role.
+pub fn grants_of_watcher(schema: &str, role: &str) -> Vec<String> {
+    let (schema, role) = (quoted(schema), quoted(role));
+    vec![
+        format!("grant usage on schema {schema} to {role}"),
+        format!("grant execute on function {schema}.tidegate_watch(regclass) to {role}"),
+        format!("grant execute on function {schema}.tidegate_unwatch(regclass) to {role}"),
+    ]
+}
+
 /// The further grants for existing tables of another role, as far as these modules use them.
 ///
 /// # Errors

@@ -39,6 +39,7 @@ const MIGRATIONS: &[(&str, &str)] = &[
     ("V13__feed_positions", include_str!("../../sql/migrations/V13__feed_positions.sql")),
     ("V14__table_sets", include_str!("../../sql/migrations/V14__table_sets.sql")),
     ("V15__changes_of_tables", include_str!("../../sql/migrations/V15__changes_of_tables.sql")),
+    ("V16__watched_tables", include_str!("../../sql/migrations/V16__watched_tables.sql")),
 ];
 
 /// Names of tables that are created later: one a day, and one a collection.

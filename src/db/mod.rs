@@ -28,7 +28,7 @@ use crate::supervisor::StepError;
 
 pub use batch::{BatchExecutor, BatchWork, NumberedShard, Outcomes, Overloaded, Shard, numbered};
 pub use connect::ConnectError;
-pub use grants::{grants, grants_of_publisher, grants_of_tables};
+pub use grants::{grants, grants_of_publisher, grants_of_tables, grants_of_watcher};
 pub use housekeeping::{Housekeeping, HousekeepingStatus, PartitionFailure};
 pub use json::JsonText;
 pub use migrations::{MigrationError, has_tables, is_schema_of, migrate, schema, schema_version};
@@ -122,6 +122,11 @@ impl DbError {
             | Self::Connect { source: ConnectError::Refused(error), .. } => Some(error),
             _ => None,
         }
+    }
+
+    /// Whether a lock was not free in time.
+    pub fn is_locked(&self) -> bool {
+        self.state_code() == Some("55P03")
     }
 
     /// Whether another transaction was in the way: a serialization failure or a deadlock. Nothing is stored then, and the

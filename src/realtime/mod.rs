@@ -8,7 +8,8 @@
 //!    └──────▶ retention (keeps positions, deletes what the oldest needed one saw)
 //! ```
 //!
-//! [`Hub`] is the handle: writers wake the feed by it, readers start a [`Subscription`] with it. `app` starts the feed and the retention.
+//! [`Hub`] is the handle: writers wake the feed by it, readers start a [`Subscription`] with it. `app` starts the feed, the
+//! retention, and the check of watched tables, whose triggers write to `changes` too.
 
 mod buffer;
 pub mod change;
@@ -20,6 +21,7 @@ mod retention;
 mod store;
 mod subscription;
 mod table_name;
+mod watch_check;
 
 pub use buffer::Dropped;
 pub use change::{Action, Change};
@@ -27,16 +29,18 @@ pub use feed::FeedReader;
 pub use hub::{Hub, MAX_TOPICS, SubscribeError};
 pub use position::{MAX_POSITION_BYTES, Place, Poll, Position, Snapshot};
 pub use retention::ChangeRetention;
+use store::WatchStore;
 pub use store::{ChangeStore, PAGE_BYTES, position_of_row};
 pub use subscription::{Next, Subscription, SubscriptionEnd};
 pub use table_name::TableName;
+pub use watch_check::WatchCheck;
 
 use std::time::Duration;
 
 use uuid::Uuid;
 
 use crate::config::SubscriberLimits;
-use crate::db::Database;
+use crate::db::{Database, DbError};
 
 /// The time of a statement that reads changes for one subscriber.
 const READ_TIMEOUT: Duration = Duration::from_secs(10);
@@ -46,12 +50,14 @@ const READ_TIMEOUT: Duration = Duration::from_secs(10);
 pub struct Realtime {
     hub: Hub,
     changes: ChangeStore,
+    watches: WatchStore,
 }
 
 impl Realtime {
     /// Subscriptions by `hub`, which read changes with a quota of the pool.
     pub fn new(hub: &Hub, database: &Database) -> Self {
-        Self { hub: hub.clone(), changes: ChangeStore::new(database, READ_TIMEOUT) }
+        let (changes, watches) = (ChangeStore::new(database, READ_TIMEOUT), WatchStore::new(database));
+        Self { hub: hub.clone(), changes, watches }
     }
 
     /// Subscribes to topics of the feed, from a position on, else from now on.
@@ -66,6 +72,21 @@ impl Realtime {
         from: Option<Position>,
     ) -> Result<Subscription, SubscribeError> {
         Subscription::start(&self.hub, self.changes.clone(), topics, user, from).await
+    }
+
+    /// The first of these tables that is not watched.
+    ///
+    /// # Errors
+    ///
+    /// [`DbError`].
+    pub async fn unwatched<'a>(&self, tables: &[&'a TableName]) -> Result<Option<&'a TableName>, DbError> {
+        if tables.is_empty() {
+            return Ok(None);
+        }
+        let topics: Vec<String> = tables.iter().map(|table| table.topic()).collect();
+        let watched = self.watches.watched(&topics).await?;
+        let found = tables.iter().zip(&topics).find(|(_, topic)| !watched.contains(topic));
+        Ok(found.map(|(table, _)| *table))
     }
 
     /// Limits of subscribers.

@@ -259,3 +259,40 @@ impl RetentionStore {
         Ok(self.database.query_in_time(DELETE_TIMEOUT, delete, &parameters).await?.len() as i64)
     }
 }
+
+/// The time of a check of a watched table: it may wait for the locks of some of its parts.
+const CHECK_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The tables that users watch.
+#[derive(Debug, Clone)]
+pub(super) struct WatchStore {
+    database: Database,
+}
+
+impl WatchStore {
+    pub(super) fn new(database: &Database) -> Self {
+        Self { database: database.clone() }
+    }
+
+    /// Those of these topics whose tables are watched.
+    pub(super) async fn watched(&self, topics: &[String]) -> Result<Vec<String>, DbError> {
+        let watched = sql!(self.database, "realtime/watched.sql");
+        let rows =
+            self.database.query_in_time(CHECK_TIMEOUT, watched, &[(&topics, Type::TEXT_ARRAY)]).await?;
+        rows.iter().map(|row| Ok(row.try_get("topic")?)).collect()
+    }
+
+    /// The ids of all watches.
+    pub(super) async fn ids(&self) -> Result<Vec<i64>, DbError> {
+        let ids = sql!(self.database, "realtime/watches.sql");
+        let rows = self.database.query_in_time(CHECK_TIMEOUT, ids, &[]).await?;
+        rows.iter().map(|row| Ok(row.try_get("id")?)).collect()
+    }
+
+    /// Follows what happened to a watched table; returns what was done, and whether it is a failure.
+    pub(super) async fn check(&self, id: i64) -> Result<Vec<(String, bool)>, DbError> {
+        let check = sql!(self.database, "realtime/check_watch.sql");
+        let rows = self.database.query_in_time(CHECK_TIMEOUT, check, &[(&id, Type::INT8)]).await?;
+        rows.iter().map(|row| Ok((row.try_get("message")?, row.try_get("is_failure")?))).collect()
+    }
+}

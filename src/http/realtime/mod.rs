@@ -9,7 +9,7 @@ mod event;
 mod stream;
 mod topic;
 
-use hyper::HeaderMap;
+use hyper::{HeaderMap, StatusCode};
 use utoipa_axum::routes;
 use uuid::Uuid;
 
@@ -20,7 +20,7 @@ use super::event_stream::LAST_EVENT_ID;
 use super::wire::error::ApiError;
 use super::wire::query;
 use crate::auth::Principal;
-use crate::realtime::Position;
+use crate::realtime::{Position, TableName};
 use topic::{Topic, Topics};
 
 /// Every route of this face.
@@ -81,6 +81,11 @@ impl Topics {
                 // Its owner does not change.
                 services.conversations()?.get(user, *id).await?;
             }
+        }
+        let tables: Vec<&TableName> = self.iter().filter_map(Topic::table).collect();
+        if let Some(table) = services.realtime()?.unwatched(&tables).await? {
+            let message = format!("{table} is no watched table: select tidegate_watch('{table}') in SQL");
+            return Err(ApiError::new(StatusCode::NOT_FOUND, "not_found", message).field("topics"));
         }
         Ok(user)
     }

@@ -28,13 +28,13 @@ use crate::realtime::{Change, Next, Subscription};
     tag = "realtime",
     summary = "What changes, as server-sent events",
     params(
-        ("topics" = String, Query, description = "Up to 100, separated by commas: records/{collection}, records/{collection}/{id}, conversations/{id}, topic/{name}", example = "records/items"),
+        ("topics" = String, Query, description = "Up to 100, separated by commas: records/{collection}, records/{collection}/{id}, conversations/{id}, table/{schema.table}, topic/{name}", example = "records/items"),
         ("from" = Option<String>, Query, description = "A position: everything since, then live. Without one, from now on"),
         ("last-event-id" = Option<String>, Header, description = "The position of the last event; it goes before `from`"),
     ),
     responses(
         (status = 200, description = "Events: ready, change, reset", content_type = "text/event-stream", body = String),
-        (status = 404, description = "There is no such conversation of one's own"),
+        (status = 404, description = "There is no such conversation of one's own, or no such watched table"),
     )
 )]
 pub(super) async fn stream(

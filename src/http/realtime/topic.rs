@@ -54,6 +54,11 @@ impl Topic {
         }
     }
 
+    /// The watched table whose changes it has.
+    pub(super) fn table(&self) -> Option<&TableName> {
+        if let Self::Table(table) = self { Some(table) } else { None }
+    }
+
     /// The permission that it requires.
     pub(super) fn scope(&self) -> Scope {
         match self {

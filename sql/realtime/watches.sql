@@ -1,0 +1,1 @@
+select id from {schema}.watched_tables order by id
