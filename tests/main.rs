@@ -28,6 +28,7 @@ mod events;
 mod exactly_once;
 mod failures;
 mod faults;
+mod feed_drills;
 mod file_downloads;
 mod file_sweeps;
 mod file_uploads;

@@ -30,8 +30,13 @@ pub(crate) struct EventStream {
 
 impl EventStream {
     pub(crate) async fn open(service: &Service, path: &str, headers: &[(&str, &str)]) -> Self {
-        let stream = TcpStream::connect(&service.address).await.unwrap();
-        let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.unwrap();
+        Self::try_open(&service.address, path, headers).await.expect("the service answers")
+    }
+
+    /// A stream from the service at `address`; `None`: it does not answer.
+    pub(crate) async fn try_open(address: &str, path: &str, headers: &[(&str, &str)]) -> Option<Self> {
+        let stream = TcpStream::connect(address).await.ok()?;
+        let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.ok()?;
         let driver = tokio::spawn(async move {
             let _ended = connection.await;
         });
@@ -39,10 +44,10 @@ impl EventStream {
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
-        let response = sender.send_request(request.body(Empty::<Bytes>::new()).unwrap()).await.unwrap();
+        let response = sender.send_request(request.body(Empty::<Bytes>::new()).unwrap()).await.ok()?;
         let (head, body) = response.into_parts();
         let events = Box::pin(body.into_data_stream().eventsource());
-        Self { status: head.status, headers: head.headers, events, driver }
+        Some(Self { status: head.status, headers: head.headers, events, driver })
     }
 
     /// The next event; `None`: the end; an error if the response broke off.
