@@ -33,6 +33,7 @@ mod file_downloads;
 mod file_sweeps;
 mod file_uploads;
 mod files;
+mod filters;
 mod full_disk;
 mod hostile;
 mod import_ends;

@@ -81,6 +81,22 @@ impl Principal {
         }
     }
 
+    /// What filters know of it as `@request.auth`: names and their values.
+    pub fn attributes(&self) -> Vec<(&'static str, String)> {
+        let of = |kind: &str, id: String| vec![("type", kind.to_owned()), ("id", id)];
+        match &self.identity {
+            Identity::Anonymous => Vec::new(),
+            Identity::Operator => vec![("type", "operator".to_owned())],
+            Identity::User { id, .. } => of("user", id.to_string()),
+            Identity::External { issuer, subject } => {
+                let mut attributes = of("external", subject.clone());
+                attributes.push(("issuer", issuer.clone()));
+                attributes
+            }
+            Identity::Key { id, .. } | Identity::WriteOnlyKey { id, .. } => of("key", id.to_string()),
+        }
+    }
+
     /// Authorizes a scope.
     pub fn may(&self, scope: Scope, open: bool) -> Decision {
         match self.scopes(open).allow(scope) {

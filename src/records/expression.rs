@@ -8,9 +8,9 @@ use super::RecordsError;
 use crate::time::Millis;
 
 /// The longest name of a field, in bytes.
-const MAX_FIELD_BYTES: usize = 255;
+pub(super) const MAX_FIELD_BYTES: usize = 255;
 /// The most parts of a dotted name.
-const MAX_PARTS: usize = 16;
+pub(super) const MAX_PARTS: usize = 16;
 
 /// A field to filter and sort by.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -7,8 +7,9 @@ use serde_json::value::RawValue;
 
 use super::cursor::RecordSortKey;
 use super::expression::{IN_NAMES, Parameters, cut, path};
-use super::{Filter, Record, RecordsError, Sort, sort};
+use super::{Expression, Filter, Record, RecordsError, RequestAuth, Sort, sort};
 use crate::paging::{self, InvalidParameter, SeenParameters};
+use crate::time::Millis;
 
 const DEFAULT_LIMIT: usize = 50;
 /// The most records of a page.
@@ -24,6 +25,8 @@ const MAX_FIELDS: usize = 100;
 #[derive(Debug, Clone, Default)]
 pub struct ListQuery {
     pub(super) filters: Vec<Filter>,
+    /// A filter expression, and the time of its dates.
+    expression: Option<(Expression, Millis)>,
     /// The order.
     pub sort: Sort,
     pub(super) limit: usize,
@@ -41,7 +44,7 @@ impl ListQuery {
     /// # Errors
     ///
     /// [`RecordsError::Invalid`] names the first that is invalid.
-    pub fn parse(parameters: &[(String, String)]) -> Result<Self, RecordsError> {
+    pub fn parse(parameters: &[(String, String)], auth: RequestAuth<'_>) -> Result<Self, RecordsError> {
         let mut query = Self { limit: DEFAULT_LIMIT, ..Self::default() };
         let mut after = None;
         let mut seen = SeenParameters::default();
@@ -60,6 +63,7 @@ impl ListQuery {
             match name.as_str() {
                 "limit" => query.limit = paging::limit(value, MAX_LIMIT)?,
                 "offset" => query.offset = paging::offset(value, MAX_OFFSET)?,
+                "filter" => query.expression = Some((Expression::parse(value, auth)?, Millis::now())),
                 "sortBy" => query.sort = Sort::parse(value)?,
                 "after" => after = Some(value),
                 "fields" => query.fields = Some(Fields::parse(value)?),
@@ -85,6 +89,9 @@ impl ListQuery {
         for filter in &self.filters {
             conditions.push(filter.compile(parameters)?);
         }
+        if let Some((expression, now)) = &self.expression {
+            conditions.push(expression.compile(*now, parameters));
+        }
         Ok(conditions)
     }
 
@@ -103,7 +110,7 @@ impl ListQuery {
 }
 
 /// The members of a record that a list shows.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub struct Fields(BTreeMap<String, Fields>);
 
 impl Fields {
@@ -150,6 +157,22 @@ impl Fields {
         Ok(())
     }
 
+    /// An object with these members only; other JSON as it is.
+    ///
+    /// # Errors
+    ///
+    /// Those of malformed JSON.
+    pub fn select(&self, json: &str) -> Result<String, serde_json::Error> {
+        if !json.starts_with('{') {
+            return Ok(json.to_owned());
+        }
+        let mut out = vec![b'{'];
+        self.write_members(json, &mut true, &mut out)?;
+        out.push(b'}');
+        // Slices of a text, and names that were written as JSON.
+        Ok(String::from_utf8_lossy(&out).into_owned())
+    }
+
     fn write_members(
         &self,
         object: &str,
@@ -192,12 +215,11 @@ fn separate(first: &mut bool, out: &mut Vec<u8>) {
 mod tests {
     use super::super::{RecordId, Version};
     use super::*;
-    use crate::time::Millis;
 
     fn parse(parameters: &[(&str, &str)]) -> Result<ListQuery, RecordsError> {
         let owned: Vec<_> =
             parameters.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-        ListQuery::parse(&owned)
+        ListQuery::parse(&owned, RequestAuth::default())
     }
 
     #[test]
@@ -215,6 +237,7 @@ mod tests {
             ("fields", ""),
             ("unknown", "1"),
             ("filter_", "1"),
+            ("filter", "a ="),
         ] {
             let refused = parse(&[(name, value)]);
             assert!(

@@ -12,6 +12,7 @@
 mod collections;
 mod cursor;
 mod data;
+mod expr;
 mod expression;
 mod filter;
 pub mod large;
@@ -25,6 +26,7 @@ mod store;
 use std::sync::Arc;
 
 pub use data::{Data, Draft};
+pub use expr::{Expression, ExpressionError, Made, RequestAuth, Subject, TooMuchWork};
 pub use filter::Filter;
 pub use list::{Fields, ListQuery};
 pub use merge::merge;

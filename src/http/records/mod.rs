@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use axum::Extension;
 use axum::body::Body;
 use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{Path, Query as Parameters, Request, State};
@@ -17,11 +18,13 @@ use super::wire::error::ApiError;
 use super::wire::json::{self, offload};
 use super::wire::{etag, pages, query};
 use super::{AppState, Services};
-use crate::auth::Scope;
+use crate::auth::{Principal, Scope};
 use crate::config::limits;
 use crate::offload::INLINE_BYTES;
 use crate::realtime::Position;
-use crate::records::{Change, Draft, Fields, ListQuery, Name, Precondition, Record, RecordId, RecordsError};
+use crate::records::{
+    Change, Draft, Fields, ListQuery, Name, Precondition, Record, RecordId, RecordsError, RequestAuth,
+};
 
 static X_FEED_POSITION: HeaderName = HeaderName::from_static("x-feed-position");
 static X_TOTAL_COUNT: HeaderName = HeaderName::from_static("x-total-count");
@@ -213,9 +216,10 @@ async fn delete(
     path = "/api/stress/records/{collection}",
     tag = "records",
     summary = "A page of a collection",
-    description = "Filters are parameters filter_<field>=operator:value.",
+    description = "Filters are parameters filter_<field>=operator:value, and one expression.",
     params(
         ("collection" = String, Path, description = "A letter or _, then letters, digits or _, at most 63", example = "items"),
+        ("filter" = Option<String>, Query, description = "An expression, such as state = 'open' && priority >= 3"),
         ("limit" = Option<u32>, Query, description = "Records on a page", minimum = 1, maximum = 1000),
         ("sortBy" = Option<String>, Query, description = "Up to 8 fields, each with a - before it to descend"),
         ("after" = Option<String>, Query, description = "The value of a Link header"),
@@ -230,13 +234,14 @@ async fn delete(
 )]
 async fn list(
     State(state): State<Arc<AppState>>,
+    Extension(principal): Extension<Principal>,
     path: Result<Path<String>, PathRejection>,
     parameters: Result<Parameters<Vec<(String, String)>>, QueryRejection>,
 ) -> Result<Response, ApiError> {
     let services = state.services()?;
     let name = collection(path)?;
     let parameters = query::parameters(parameters)?;
-    let query = ListQuery::parse(&parameters)?;
+    let query = ListQuery::parse(&parameters, RequestAuth(&principal.attributes()))?;
     let (page, position) = services.records()?.list(&name, &query).await?;
     // Until the client has read it: the pages of slow clients add up.
     let mut permit = MemoryPermit::new(&services.bodies);
