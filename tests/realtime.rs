@@ -322,7 +322,7 @@ async fn topics_positions_and_parameters_of_every_wrong_kind_are_refused_by_name
         ("topics=stats", "topics"),
         ("topics=conversations/x", "topics"),
         ("topics=records/a,records/a/abcdefghij01234", "topics"),
-        ("topics=topic/a%3Foptions=%7B%7D", "topics"),
+        ("topics=topic/a%3Foption=%7B%7D", "topics"),
         (&format!("topics={many}"), "topics"),
         ("topics=topic/%ff", "query"),
         ("topics=topic/a&from=", "from"),

@@ -1,7 +1,7 @@
--- Appended to a statement that changes records and returns them as `changed`; its $1 is the topic.
+-- Appended to a statement that changes records and returns them as `changed`; its $1 is the topic. An update returns the state before it, too.
 , fed as (
-    insert into {schema}.changes (number, topic, record, action, created, updated, data)
-    select version, $1, id, '{action}', created, updated, data from changed
+    insert into {schema}.changes (number, topic, record, action, created, updated, data, old)
+    select version, $1, id, '{action}', created, updated, data, {old} from changed
     returning 1
 )
 select id, version, created, updated, data::text as data from changed

@@ -226,33 +226,10 @@ impl Buffer {
 
 #[cfg(test)]
 mod tests {
-    use super::super::change::Forms;
-    use super::super::{Action, Place, Poll};
     use super::*;
-    use crate::db::ServerIdentity;
 
     fn change(number: i64, bytes: usize) -> Arc<Change> {
-        Arc::new(Change {
-            xid: 1,
-            place: Place { last: number, number },
-            poll: Arc::new(Poll {
-                origin: ServerIdentity::default(),
-                base: Arc::default(),
-                end: Arc::default(),
-            }),
-            is_last: false,
-            topic: "a:1".into(),
-            record: "r".into(),
-            keys: None,
-            action: Action::Create,
-            created_us: 0,
-            updated_us: 0,
-            at_us: 0,
-            data: "x".repeat(bytes),
-            old: None,
-            forms: Forms::default(),
-            held: None,
-        })
+        Arc::new(Change::of_test(number, &"x".repeat(bytes)))
     }
 
     #[test]

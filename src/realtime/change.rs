@@ -9,12 +9,13 @@
 //! The transaction's id would be no such order: a transaction may have one before it waits for a record's lock.
 
 use std::any::Any;
+use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
 
 use super::memory::MemoryPermit;
-use super::{Place, Poll, Position};
+use super::{MatchError, Members, Place, Poll, Position, State};
 use crate::db::sql;
 
 /// The kind of a change.
@@ -141,6 +142,31 @@ impl Change {
         Ok(form)
     }
 
+    /// The index of a state's members, made once for all filters. `None`: the state is not known.
+    pub fn members(&self, state: State) -> Option<(&str, &Members)> {
+        let (json, index) = match state {
+            State::Data => (self.data.as_str(), &self.forms.data),
+            State::Old => (self.old.as_deref()?, &self.forms.old),
+        };
+        Some((json, index.get_or_init(|| Members::of(json))))
+    }
+
+    /// The verdict of a filter on a state, decided once for all subscribers that share it.
+    pub(super) fn verdict(
+        &self,
+        filter: u64,
+        state: State,
+        decide: impl FnOnce() -> Result<bool, MatchError>,
+    ) -> Result<bool, MatchError> {
+        if let Some(known) = self.forms.verdicts.lock().get(&(filter, state)) {
+            return known.clone();
+        }
+        // Without the lock: it may take long.
+        let verdict = decide();
+        self.forms.verdicts.lock().insert((filter, state), verdict.clone());
+        verdict
+    }
+
     fn form<T: Any + Send + Sync>(&self) -> Option<Arc<T>> {
         let parsed = self.forms.parsed.lock();
         parsed.iter().find_map(|form| Arc::clone(form).downcast().ok())
@@ -153,15 +179,49 @@ pub(super) struct Forms {
     id: OnceLock<Box<str>>,
     /// One for each face.
     parsed: Mutex<Vec<Arc<dyn Any + Send + Sync>>>,
+    /// Indexes of `data` and `old`.
+    data: OnceLock<Members>,
+    old: OnceLock<Members>,
+    /// Verdicts of shared filters, by their numbers.
+    verdicts: Mutex<HashMap<(u64, State), Result<bool, MatchError>>>,
 }
 
 /// A statement that makes a change and adds its row to the feed.
 ///
 /// `changing` is a common table expression `changed` with the columns `id`, `version`, `created`, `updated` and `data`,
-/// whose first parameter is the topic. The statement returns these columns, `data` as text, if the condition `checked` holds, which may raise
+/// whose first parameter is the topic; that of an update has the column `old`, too: the state before it. The statement returns these columns, `data` as text, if the condition `checked` holds, which may raise
 /// an error.
 pub fn with_feed_row(changing: &str, action: Action, checked: &str) -> String {
     let checked = if checked.is_empty() { String::new() } else { format!(" and {checked}") };
-    let fed = sql!("realtime/record_changes.sql").replace("{action}", action.name());
+    let old = if action == Action::Update { "old" } else { "null" };
+    let fed = sql!("realtime/record_changes.sql").replace("{action}", action.name()).replace("{old}", old);
     changing.to_owned() + &fed.replace("{checked}", &checked)
+}
+
+#[cfg(test)]
+impl Change {
+    /// A creation.
+    pub(super) fn of_test(number: i64, data: &str) -> Self {
+        Self {
+            xid: 1,
+            place: Place { last: number, number },
+            poll: Arc::new(Poll {
+                origin: crate::db::ServerIdentity::default(),
+                base: Arc::default(),
+                end: Arc::default(),
+            }),
+            is_last: false,
+            topic: "a:1".into(),
+            record: "r".into(),
+            keys: None,
+            action: Action::Create,
+            created_us: 0,
+            updated_us: 0,
+            at_us: 0,
+            data: data.to_owned(),
+            old: None,
+            forms: Forms::default(),
+            held: None,
+        }
+    }
 }

@@ -15,6 +15,7 @@ mod buffer;
 pub mod change;
 mod feed;
 mod hub;
+mod matcher;
 mod members;
 mod memory;
 mod position;
@@ -28,6 +29,7 @@ pub use buffer::Dropped;
 pub use change::{Action, Change};
 pub use feed::FeedReader;
 pub use hub::{Hub, MAX_TOPICS, SubscribeError};
+pub use matcher::{Filter, FilterKey, Filters, MatchError, Matcher, State, Verdict};
 pub use members::{Members, changed_members, each_element, value_at};
 pub use position::{MAX_POSITION_BYTES, Place, Poll, Position, Snapshot};
 pub use retention::ChangeRetention;
@@ -53,13 +55,14 @@ pub struct Realtime {
     hub: Hub,
     changes: ChangeStore,
     watches: WatchStore,
+    filters: Filters,
 }
 
 impl Realtime {
     /// Subscriptions by `hub`, which read changes with a quota of the pool.
     pub fn new(hub: &Hub, database: &Database) -> Self {
         let (changes, watches) = (ChangeStore::new(database, READ_TIMEOUT), WatchStore::new(database));
-        Self { hub: hub.clone(), changes, watches }
+        Self { hub: hub.clone(), changes, watches, filters: Filters::default() }
     }
 
     /// Subscribes to topics of the feed, from a position on, else from now on.
@@ -89,6 +92,11 @@ impl Realtime {
         let watched = self.watches.watched(&topics).await?;
         let found = tables.iter().zip(&topics).find(|(_, topic)| !watched.contains(topic));
         Ok(found.map(|(table, _)| *table))
+    }
+
+    /// The filters of all subscriptions.
+    pub fn filters(&self) -> &Filters {
+        &self.filters
     }
 
     /// Limits of subscribers.

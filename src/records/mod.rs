@@ -26,7 +26,7 @@ mod store;
 use std::sync::Arc;
 
 pub use data::{Data, Draft};
-pub use expr::{Expression, ExpressionError, Made, RequestAuth, Subject, TooMuchWork};
+pub use expr::{Expression, ExpressionError, ExpressionMatcher, Made, RequestAuth, Subject, TooMuchWork};
 pub use filter::Filter;
 pub use list::{Fields, ListQuery};
 pub use merge::merge;

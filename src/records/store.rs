@@ -286,7 +286,13 @@ impl RecordStore {
         let mut connection = self.database.get().await?;
         let read = in_time(self.timeout, async {
             let transaction = begin_snapshot_in_time(&mut connection, self.timeout).await?;
-            let now = transaction.query_typed(sql!(self.database, "realtime/now.sql"), &[]).await?;
+            let (unset, now) = tokio::join!(
+                biased;
+                transaction.batch_execute(sql!("records/without_jit.sql")),
+                transaction.query_typed(sql!(self.database, "realtime/now.sql"), &[]),
+            );
+            unset?;
+            let now = now?;
             let total = match &count {
                 None => None,
                 Some((sql, bound)) => {

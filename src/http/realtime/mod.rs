@@ -6,6 +6,7 @@
 //! Here is what the faces share: the topics and the position of a request, and the permissions that it needs.
 
 mod event;
+mod options;
 mod stream;
 mod topic;
 
@@ -65,8 +66,8 @@ fn position(text: &str, field: &'static str) -> Result<Position, ApiError> {
 }
 
 impl Topics {
-    /// Checks that the caller may read them, and that their modules are on; returns the caller's user.
-    async fn check(&self, state: &AppState, principal: &Principal) -> Result<Option<Uuid>, ApiError> {
+    /// Checks that the caller may read them, and that their modules are on, and compiles their filters; returns the caller's user.
+    async fn check(&mut self, state: &AppState, principal: &Principal) -> Result<Option<Uuid>, ApiError> {
         let services = state.services()?;
         for topic in self.iter() {
             if let Some(module) = topic.module().filter(|module| !state.modules.has(*module)) {
@@ -75,6 +76,7 @@ impl Topics {
             }
             authorize::require(state, principal, topic.scope())?;
         }
+        self.compile(services.realtime()?.filters(), principal)?;
         let user = services.accounts.user_of(principal).await?;
         for topic in self.iter() {
             if let Topic::Conversation(id) = topic {

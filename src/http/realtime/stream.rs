@@ -8,6 +8,7 @@ use axum::extract::{RawQuery, State};
 use axum::response::Response;
 use bytes::{Bytes, BytesMut};
 use hyper::HeaderMap;
+use tokio::time::Instant;
 
 use super::Start;
 use super::event;
@@ -21,6 +22,9 @@ use crate::http::wire::sse;
 use crate::observe::Metrics;
 use crate::realtime::{Change, Next, Subscription};
 
+/// The time for which changes are written without a pause for other tasks.
+const MAX_RUN: Duration = Duration::from_millis(2);
+
 /// `GET /api/events/stream`.
 #[utoipa::path(
     get,
@@ -28,7 +32,7 @@ use crate::realtime::{Change, Next, Subscription};
     tag = "realtime",
     summary = "What changes, as server-sent events",
     params(
-        ("topics" = String, Query, description = "Up to 100, separated by commas: records/{collection}, records/{collection}/{id}, conversations/{id}, table/{schema.table}, topic/{name}", example = "records/items"),
+        ("topics" = String, Query, description = "Up to 100, separated by commas: records/{collection}, records/{collection}/{id}, conversations/{id}, table/{schema.table}, topic/{name}; each may have ?options= and encoded JSON: filter, fields, old, changed, leave", example = "records/items"),
         ("from" = Option<String>, Query, description = "A position: everything since, then live. Without one, from now on"),
         ("last-event-id" = Option<String>, Header, description = "The position of the last event; it goes before `from`"),
     ),
@@ -44,7 +48,7 @@ pub(super) async fn stream(
     headers: HeaderMap,
     RawQuery(parameters): RawQuery,
 ) -> Result<Response, ApiError> {
-    let start = Start::of_query(parameters.as_deref().unwrap_or_default(), &headers)?;
+    let mut start = Start::of_query(parameters.as_deref().unwrap_or_default(), &headers)?;
     let realtime = state.services()?.realtime()?;
     let user = start.topics.check(&state, &principal).await?;
     let subscription = realtime.subscribe(start.topics.names(), user, start.from).await?;
@@ -57,7 +61,14 @@ pub(super) async fn stream(
     };
     let metrics = Arc::clone(&state.metrics);
     let topics = start.topics;
-    Ok(stream.respond(ChangeSource { subscription, topics, is_ready: false, unsent: None, metrics }))
+    Ok(stream.respond(ChangeSource {
+        subscription,
+        topics,
+        is_ready: false,
+        unsent: None,
+        is_behind: false,
+        metrics,
+    }))
 }
 
 /// The events of a subscription.
@@ -67,6 +78,8 @@ struct ChangeSource {
     is_ready: bool,
     /// A change that did not fit into the last chunk.
     unsent: Option<Arc<Change>>,
+    /// Whether the last change was none of the client's, so that its position was not sent.
+    is_behind: bool,
     metrics: Arc<Metrics>,
 }
 
@@ -78,17 +91,13 @@ impl ChangeSource {
         sse::write_event(out, fields, format!("{{\"position\":\"{position}\"}}").as_bytes());
     }
 
-    fn write_change(&self, out: &mut BytesMut, change: &Change) -> Result<(), Close> {
-        let Some(topic) = self.topics.of(change) else { return Ok(()) };
-        let data = event::data(topic, change).map_err(|error| {
-            let error = crate::db::chain(&error);
-            tracing::error!(
-                error,
-                topic = &*change.topic,
-                "a change cannot be sent; its subscribers are cut off"
-            );
-            Close::Ended("failed")
-        })?;
+    fn write_change(&mut self, out: &mut BytesMut, change: &Change) -> Result<(), Close> {
+        let data = match self.topics.of(change) {
+            Some(topic) => event::data(topic, change).map_err(|error| error.close(change))?,
+            None => None,
+        };
+        self.is_behind = data.is_none();
+        let Some(data) = data else { return Ok(()) };
         sse::write_event(
             out,
             sse::Fields { id: Some(change.id()), event: Some("change"), retry_ms: None },
@@ -113,7 +122,13 @@ impl EventSource for ChangeSource {
         if let Some(change) = self.unsent.take() {
             self.write_change(out, &change)?;
         }
+        let mut begun = Instant::now();
         while out.len() < CHUNK_BYTES {
+            // Filters take time, and other tasks wait.
+            if begun.elapsed() > MAX_RUN {
+                tokio::task::yield_now().await;
+                begun = Instant::now();
+            }
             match self.subscription.next().await? {
                 Next::Change(change) if out.is_empty() || out.len() + change.bytes() <= CHUNK_BYTES => {
                     self.write_change(out, &change)?;
@@ -134,7 +149,11 @@ impl EventSource for ChangeSource {
         let position = if self.unsent.is_none() { self.subscription.moved_on() } else { None };
         match position {
             Some(position) => sse::write_id(out, &position.to_string()),
+            None if self.is_behind => sse::write_id(out, &self.subscription.position().to_string()),
             None => sse::write_comment(out),
+        }
+        if self.unsent.is_none() {
+            self.is_behind = false;
         }
     }
 

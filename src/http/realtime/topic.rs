@@ -2,11 +2,12 @@
 
 use uuid::Uuid;
 
-use crate::auth::Scope;
+use super::options::{CompiledFilter, MAX_FILTERS_BYTES, Objects, Options};
+use crate::auth::{Principal, Scope};
 use crate::config::Module;
 use crate::conversations;
 use crate::http::wire::error::ApiError;
-use crate::realtime::{Change, MAX_TOPICS, TableName, published_topic};
+use crate::realtime::{Change, Filters, MAX_TOPICS, TableName, published_topic};
 use crate::records::{Name, RecordId};
 
 /// The longest topic of `tidegate_publish`, in bytes (`sql/migrations/V13`).
@@ -59,6 +60,16 @@ impl Topic {
         if let Self::Table(table) = self { Some(table) } else { None }
     }
 
+    /// Its objects, as far as options apply to them.
+    pub(super) fn objects(&self) -> Objects {
+        match self {
+            Self::Collection(_) | Self::Record(..) => Objects::Records,
+            Self::Table(_) => Objects::Rows,
+            Self::Published(_) => Objects::Published,
+            Self::Conversation(_) => Objects::Messages,
+        }
+    }
+
     /// The permission that it requires.
     pub(super) fn scope(&self) -> Scope {
         match self {
@@ -100,34 +111,58 @@ impl std::fmt::Display for Topic {
     }
 }
 
-/// The topics of a stream, none of which includes another: so each change is one event.
+/// A topic with its options.
+#[derive(Debug, Clone)]
+pub(super) struct SelectedTopic {
+    /// Its name in the feed.
+    feed_name: String,
+    pub(super) topic: Topic,
+    pub(super) options: Options,
+    pub(super) filter: CompiledFilter,
+}
+
+/// The topics of a stream, none of which includes another, whatever their options: so each change is one event.
 #[derive(Debug)]
-pub(super) struct Topics(Vec<(String, Topic)>);
+pub(super) struct Topics(Vec<SelectedTopic>);
 
 impl Topics {
     /// Reads a list of topics; repetitions count once.
     pub(super) fn parse(list: impl Iterator<Item = String>) -> Result<Self, ApiError> {
-        let mut topics: Vec<(String, Topic)> = Vec::new();
+        let mut topics: Vec<SelectedTopic> = Vec::new();
         let refuse = |message: String| Err(ApiError::invalid(message).field("topics"));
         for text in list {
-            let Some(topic) = Topic::parse(&text) else {
+            let (name, options) = match text.split_once("?options=") {
+                Some((name, options)) => (name, Some(options)),
+                None => (text.as_str(), None),
+            };
+            let Some(topic) = Topic::parse(name) else {
                 let start: String = text.chars().take(100).collect();
                 return refuse(format!(
                     "'{start}' is no topic; topics are records/{{collection}}, records/{{collection}}/{{id}}, \
                      conversations/{{id}}, table/{{schema.table}} and topic/{{name}}"
                 ));
             };
-            if topics.iter().any(|(_, known)| *known == topic) {
-                continue;
+            let options =
+                options.map(|text| Options::parse(text, topic.objects())).transpose()?.unwrap_or_default();
+            if let Some(known) = topics.iter().find(|known| known.topic == topic) {
+                match known.options == options {
+                    true => continue,
+                    false => return refuse(format!("{topic} is there twice, with different options")),
+                }
             }
             if topics.len() == MAX_TOPICS {
                 return refuse(format!("a stream has up to {MAX_TOPICS} topics"));
             }
-            topics.push((topic.feed_name(), topic));
+            let feed_name = topic.feed_name();
+            topics.push(SelectedTopic { feed_name, topic, options, filter: CompiledFilter::default() });
         }
-        for (_, topic) in &topics {
+        if topics.iter().map(|selected| selected.options.filter_bytes()).sum::<usize>() > MAX_FILTERS_BYTES {
+            let message = format!("the filters of a stream have up to {MAX_FILTERS_BYTES} bytes together");
+            return Err(ApiError::invalid(message).field("filter"));
+        }
+        for SelectedTopic { topic, .. } in &topics {
             if let Topic::Record(name, _) = topic
-                && topics.iter().any(|(_, other)| *other == Topic::Collection(name.clone()))
+                && topics.iter().any(|other| other.topic == Topic::Collection(name.clone()))
             {
                 return refuse(format!("records/{} includes {topic}", name.as_str()));
             }
@@ -136,21 +171,30 @@ impl Topics {
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = &Topic> {
-        self.0.iter().map(|(_, topic)| topic)
+        self.0.iter().map(|selected| &selected.topic)
+    }
+
+    /// Compiles their filters for a caller. Before it they match everything.
+    pub(super) fn compile(&mut self, filters: &Filters, principal: &Principal) -> Result<(), ApiError> {
+        let auth = principal.attributes();
+        for SelectedTopic { topic, options, filter, .. } in &mut self.0 {
+            *filter = options.compile(topic.objects(), filters, &auth)?;
+        }
+        Ok(())
     }
 
     /// Their names in the feed, each once.
     pub(super) fn names(&self) -> Vec<String> {
-        let mut names: Vec<String> = self.0.iter().map(|(name, _)| name.clone()).collect();
+        let mut names: Vec<String> = self.0.iter().map(|selected| selected.feed_name.clone()).collect();
         names.sort_unstable();
         names.dedup();
         names
     }
 
     /// The topic that a change belongs to.
-    pub(super) fn of(&self, change: &Change) -> Option<&Topic> {
+    pub(super) fn of(&self, change: &Change) -> Option<&SelectedTopic> {
         let mut all = self.0.iter();
-        all.find(|(name, topic)| **name == *change.topic && topic.includes(change)).map(|(_, topic)| topic)
+        all.find(|selected| *selected.feed_name == *change.topic && selected.topic.includes(change))
     }
 }
 
@@ -190,7 +234,7 @@ mod tests {
             "table/orders",
             "table/app.orders.x",
             "topic/",
-            "topic/a?options={}",
+            "topic/a?option={}",
             "stats",
             "Records/items",
             "/records/items",
@@ -204,6 +248,17 @@ mod tests {
         let many: Vec<String> = (0..=MAX_TOPICS).map(|n| format!("topic/{n}")).collect();
         assert!(Topics::parse(many.iter().cloned()).is_err());
         assert_eq!(Topics::parse(many.into_iter().skip(1)).unwrap().names().len(), MAX_TOPICS);
+    }
+
+    #[test]
+    fn options_belong_to_their_topic_and_filters_are_bounded_together() {
+        let plain = parse(&["records/a"]).unwrap();
+        assert_eq!(parse(&["records/a?options={}", "records/a"]).unwrap().names(), plain.names());
+        assert!(parse(&[r#"records/a?options={"old":true}"#, "records/a"]).is_err(), "one event a change");
+        assert!(parse(&[r#"records/a/abcdefghij01234?options={"old":true}"#, "records/a"]).is_err());
+        let filter = |n: usize| format!(r#"records/a{n}?options={{"filter":"{}"}}"#, "x".repeat(8_000));
+        assert!(Topics::parse((0..8).map(filter)).is_ok());
+        assert!(Topics::parse((0..9).map(filter)).is_err());
     }
 
     proptest! {

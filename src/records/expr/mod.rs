@@ -31,11 +31,13 @@
 mod date;
 mod evaluate;
 mod like;
+mod matcher;
 mod parser;
 mod sql;
 mod value;
 
 pub use evaluate::{Made, Subject, TooMuchWork};
+pub use matcher::ExpressionMatcher;
 
 use date::DateMacro;
 use like::Like;
