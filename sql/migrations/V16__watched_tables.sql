@@ -399,11 +399,13 @@ $$;
 revoke all on function {schema}.tidegate_watch_source(oid, text, text, text, text, text, text, text, boolean) from public;
 
 -- The parameters that the texts of a table's values depend on, as a function's settings. They cost as much as a small statement, so only the
--- types that need them have them.
-create function {schema}.tidegate_watch_settings(root oid) returns text
+-- types that need them have them. An update pairs two sets of rows: a plan made for one row must not be a nested loop for thousands, nor one
+-- made for thousands be compiled for each row.
+create function {schema}.tidegate_watch_settings(root oid, kind text) returns text
 language sql stable set search_path = pg_catalog, pg_temp as $$
     select concat_ws(' ',
         'set search_path = pg_catalog, pg_temp',
+        case when kind = 'update' then 'set enable_nestloop = off set jit = off' end,
         case when bool_or(base <> all(plain)) then 'set timezone = ''UTC''' end,
         case when bool_or(base <> all(plain) and base <> 'timestamptz'::regtype) then
             'set datestyle = ''ISO, YMD'' set intervalstyle = ''postgres'' set extra_float_digits = 1 set bytea_output = ''hex'' '
@@ -418,7 +420,7 @@ language sql stable set search_path = pg_catalog, pg_temp as $$
     ) known
     where attrelid = root and attnum > 0 and not attisdropped
 $$;
-revoke all on function {schema}.tidegate_watch_settings(oid) from public;
+revoke all on function {schema}.tidegate_watch_settings(oid, text) from public;
 
 -- Makes the functions and triggers of a watched table what they have to be. Returns whether a table that has rows got triggers: earlier
 -- changes of these may be missing. `is_patient` controls whether a table whose lock is not free is left for the next time.
@@ -430,7 +432,7 @@ declare
     kind text;
     name text;
     source text;
-    settings text := {schema}.tidegate_watch_settings(watch.relation);
+    settings text;
     missed boolean := false;
     locked integer := 0;
     reorders boolean := exists (
@@ -447,6 +449,7 @@ begin
         union all select 'truncate', null, null, null, null, null
     loop
         name := format('tidegate_watch_%s_%s', watch.id, statement.kind);
+        settings := {schema}.tidegate_watch_settings(watch.relation, statement.kind);
         -- The settings in front, so that another one is another source.
         source := '-- ' || settings || {schema}.tidegate_watch_source(watch.relation, watch.topic, statement.kind, statement.rows_name,
             statement.fits, statement.compressed, statement.feed, statement.feed_small, reorders);
