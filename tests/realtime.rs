@@ -6,12 +6,13 @@ use std::time::Duration;
 use eventsource_stream::Event;
 use futures_util::future::join_all;
 use serde_json::{Value, json};
+use tokio::io::AsyncWriteExt;
 
 use crate::conversations::make;
 use crate::support::accounts::{guarded, key, log_in, register, send, tidegate, token_with};
 use crate::support::postgres::{PrivateServer, TestDatabase, connect};
-use crate::support::service::{Service, eventually};
-use crate::support::sse::EventStream;
+use crate::support::service::{Service, eventually, narrow};
+use crate::support::sse::{EventStream, metric};
 
 const ITEMS: &str = "/api/stress/records/items";
 
@@ -469,6 +470,47 @@ async fn a_list_continues_live_from_exactly_where_it_was_read() {
     let (mut stream, _) = opened(&service, "records/items", &position(&empty)).await;
     add(&service, ITEMS, json!({"n": 122})).await;
     assert_eq!(change(&mut stream).await.0["record"]["n"], 122);
+}
+
+#[tokio::test]
+async fn streams_that_come_back_open_at_once_while_others_read_and_get_everything_once() {
+    let database = TestDatabase::create().await;
+    // Memory for one page of the table.
+    let service = Service::start(database.url(), &[("SUBSCRIBERS_BYTES", "524288")]).await;
+    let (_, start) = opened(&service, "topic/big,topic/x", "").await;
+    let client = database.connect().await;
+    let large = "select tidegate_publish('big', to_jsonb(repeat('x', 100000))) from generate_series(1, 40)";
+    client.batch_execute(large).await.unwrap();
+    let mut idle = narrow(&service.address).await;
+    let request =
+        format!("GET /api/events/stream?topics=topic/big&from={start} HTTP/1.1\r\nhost: localhost\r\n\r\n");
+    idle.write_all(request.as_bytes()).await.unwrap();
+    eventually("it reads, and takes nothing", async || {
+        (metric(&service, "tidegate_followers_bytes").await > 0.0).then_some(())
+    })
+    .await;
+    for n in 0..30 {
+        client.batch_execute(&publish("x", n)).await.unwrap();
+    }
+    // Each is ready at once, though the memory for pages is taken.
+    let mut streams = Vec::new();
+    for n in 0..40 {
+        let topics = if n % 2 == 0 { "topic/x" } else { "topic/x,topic/y" };
+        streams.push(opened(&service, topics, &start).await.0);
+    }
+    client.batch_execute(&publish("x", 30)).await.unwrap();
+    drop(idle);
+    let all = streams.into_iter().map(async |mut stream| {
+        for n in 0..31 {
+            assert_eq!(change(&mut stream).await.0["record"]["n"], n);
+        }
+        stream
+    });
+    let mut streams = join_all(all).await;
+    client.batch_execute(&publish("x", 31)).await.unwrap();
+    for stream in &mut streams {
+        assert_eq!(change(stream).await.0["record"]["n"], 31, "nothing came twice");
+    }
 }
 
 #[tokio::test]

@@ -20,6 +20,7 @@ use uuid::Uuid;
 
 use super::buffer::{Buffer, Dropped};
 use super::memory::MemoryBudget;
+use super::shared_pages::SharedPages;
 use super::store::PAGE_BYTES;
 use super::{Change, Position};
 use crate::config::SubscriberLimits;
@@ -63,6 +64,8 @@ struct Inner {
     read_permits: Arc<Semaphore>,
     /// For waiting changes, and for chunks that sockets have not taken: the other half.
     budget: MemoryBudget,
+    /// Pages that subscribers share.
+    pages: SharedPages,
 }
 
 #[derive(Debug, Default)]
@@ -198,6 +201,7 @@ impl Hub {
                 config.subscribers_bytes - permit_units(config) * PERMIT_UNIT,
                 &metrics.gauges.followers_bytes,
             ),
+            pages: SharedPages::default(),
         }))
     }
 
@@ -238,8 +242,13 @@ impl Hub {
         Ok((subscriber, start))
     }
 
+    /// Pages that subscribers share.
+    pub(super) fn pages(&self) -> &SharedPages {
+        &self.0.pages
+    }
+
     /// A subscriber without topics.
-    fn register(&self, user: Option<Uuid>) -> Result<Subscriber, SubscribeError> {
+    pub(super) fn register(&self, user: Option<Uuid>) -> Result<Subscriber, SubscribeError> {
         let buffer = Arc::new(Buffer::new(&self.0.budget));
         let mut state = self.state();
         if state.subscribers.len() >= self.0.config.max_subscribers {
@@ -432,7 +441,8 @@ impl Subscriber {
         self.request(topics)?.await.map_err(|_| SubscribeError::Away)
     }
 
-    fn request(&self, topics: &[String]) -> Result<oneshot::Receiver<Position>, SubscribeError> {
+    /// Requests topics. The answer is the point of the feed from which on they are delivered; none comes of a poll that failed.
+    pub(super) fn request(&self, topics: &[String]) -> Result<oneshot::Receiver<Position>, SubscribeError> {
         let (joined, answer) = oneshot::channel();
         let mut state = self.hub.state();
         let own = state.subscribers.get(&self.number).map_or(0, |subscription| subscription.topics.len());

@@ -20,6 +20,7 @@ mod members;
 mod memory;
 mod position;
 mod retention;
+mod shared_pages;
 mod store;
 mod subscription;
 mod table_name;
@@ -97,6 +98,20 @@ impl Realtime {
     /// The filters of all subscriptions.
     pub fn filters(&self) -> &Filters {
         &self.filters
+    }
+
+    /// The same, without waiting for a poll: see [`Subscription::joined`].
+    ///
+    /// # Errors
+    ///
+    /// [`SubscribeError`].
+    pub fn join(
+        &self,
+        topics: Vec<String>,
+        user: Option<Uuid>,
+        from: Option<Position>,
+    ) -> Result<Subscription, SubscribeError> {
+        Subscription::join(&self.hub, self.changes.clone(), topics, user, from)
     }
 
     /// Limits of subscribers.

@@ -41,7 +41,7 @@ pub struct Poll {
 }
 
 /// A change's place in its poll: whole transactions in the order of their last change, and the changes of each in their order.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Place {
     /// The number of the transaction's last change.
     pub last: i64,
@@ -139,7 +139,7 @@ impl fmt::Display for Position {
 }
 
 /// The transactions that a statement saw (`pg_snapshot`).
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub struct Snapshot {
     /// All earlier ones had ended.
     pub xmin: u64,

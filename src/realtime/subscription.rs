@@ -4,16 +4,18 @@
 //! position ─▶ the table, up to the point at which the hub took the subscriber ─▶ the hub
 //! ```
 //!
-//! Pages of the table are read with a permit, as they count in `SUBSCRIBERS_BYTES`.
+//! Pages of the table are read with a permit, as they count in `SUBSCRIBERS_BYTES`, and [shared](super::shared_pages).
 
-use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
+use tokio::sync::oneshot;
 use uuid::Uuid;
 
 use super::hub::{Hub, ReadPermit, ReadPermitRequest, SubscribeError, Subscriber};
-use super::store::{ChangeStore, Range};
+use super::shared_pages::{PageKey, ReadPage, SharedPage};
+use super::store::ChangeStore;
 use super::{Change, Dropped, Place, Position};
 use crate::db::DbError;
 
@@ -48,20 +50,35 @@ impl From<DbError> for SubscriptionEnd {
 #[derive(Debug)]
 pub struct Subscription {
     changes: ChangeStore,
+    hub: Hub,
     subscriber: Subscriber,
-    topics: Vec<String>,
+    topics: Arc<[String]>,
+    /// The answer of the poll that is waited for.
+    joining: Option<oneshot::Receiver<Position>>,
     /// The point of the feed from which on the hub delivers.
     joined: Position,
     /// The changes up to here were returned.
     position: Position,
     /// Whether the hub is next, and the table was read.
     is_live: bool,
-    /// Changes that were read and not yet returned.
-    pending: VecDeque<Arc<Change>>,
+    page: Page,
     permit: Option<ReadPermit>,
     /// While the permit is waited for.
     permit_request: Option<ReadPermitRequest>,
 }
+
+/// A subscription's page of the table.
+#[derive(Debug)]
+enum Page {
+    None,
+    /// It is to be read, by this subscriber or by another.
+    Wanted(Arc<SharedPage>),
+    /// Its changes are returned: the number of those that were.
+    Returning(Arc<SharedPage>, usize),
+}
+
+/// The wait after a poll that failed.
+const AFTER_ERROR: Duration = Duration::from_millis(200);
 
 impl Subscription {
     /// Subscribes to topics, from a position on, else from now on: what was committed before this call is not delivered then.
@@ -76,20 +93,63 @@ impl Subscription {
         user: Option<Uuid>,
         from: Option<Position>,
     ) -> Result<Self, SubscribeError> {
-        let (subscriber, joined) = hub.subscribe(&topics, user).await?;
+        let mut subscription = Self::join(hub, changes, topics, user, from)?;
+        if let Some(joining) = &mut subscription.joining {
+            let joined = joining.await.map_err(|_| SubscribeError::Away)?;
+            subscription.join_at(joined);
+        }
+        Ok(subscription)
+    }
+
+    /// The same, without waiting for a poll. [`Self::joined`] comes before everything else.
+    ///
+    /// # Errors
+    ///
+    /// [`SubscribeError`].
+    pub fn join(
+        hub: &Hub,
+        changes: ChangeStore,
+        topics: Vec<String>,
+        user: Option<Uuid>,
+        from: Option<Position>,
+    ) -> Result<Self, SubscribeError> {
+        let subscriber = hub.register(user)?;
+        let joining = subscriber.request(&topics)?;
         let is_live = from.is_none();
-        let position = from.unwrap_or_else(|| joined.clone());
         Ok(Self {
             changes,
+            hub: hub.clone(),
             subscriber,
-            topics,
-            joined,
-            position,
+            topics: topics.into(),
+            joining: Some(joining),
+            joined: Position::unknown(),
+            position: from.unwrap_or_else(Position::unknown),
             is_live,
-            pending: VecDeque::new(),
+            page: Page::None,
             permit: None,
             permit_request: None,
         })
+    }
+
+    /// Waits until the subscriber is part of the feed, however long that cannot be read. Cancel-safe.
+    pub async fn joined(&mut self) {
+        while let Some(joining) = &mut self.joining {
+            if let Ok(joined) = joining.await {
+                self.join_at(joined);
+                return;
+            }
+            // A failed poll. The answer of the next one is waited for.
+            self.joining = self.subscriber.request(&self.topics).ok();
+            tokio::time::sleep(AFTER_ERROR).await;
+        }
+    }
+
+    fn join_at(&mut self, joined: Position) {
+        if self.is_live {
+            self.position = joined.clone();
+        }
+        self.joined = joined;
+        self.joining = None;
     }
 
     /// The position behind the last change that was returned.
@@ -99,10 +159,38 @@ impl Subscription {
 
     /// Waits until [`Self::next`] has something to do, and a permit for it. Cancel-safe.
     pub async fn ready(&mut self) {
-        match (self.pending.is_empty(), self.is_live) {
-            (true, true) => self.subscriber.ready().await,
-            (true, false) => self.permitted().await,
-            (false, _) => {}
+        if self.has_pending() {
+            return;
+        }
+        if self.is_live {
+            return self.subscriber.ready().await;
+        }
+        let page = match &self.page {
+            Page::Wanted(page) => Arc::clone(page),
+            _ => self.want_page(),
+        };
+        tokio::select! {
+            biased;
+            () = page.read_by_another() => {}
+            () = self.permitted() => {}
+        }
+    }
+
+    /// The page behind the position.
+    fn want_page(&mut self) -> Arc<SharedPage> {
+        // A poll that was delivered in part is read to its end, and then what follows it.
+        let (end, after) = self.position.partial().unwrap_or((self.joined.base(), Place::START));
+        let (base, end) = (Arc::clone(self.position.base()), Arc::clone(end));
+        let page = self.hub.pages().page(PageKey { base, end, after, topics: Arc::clone(&self.topics) });
+        self.page = Page::Wanted(Arc::clone(&page));
+        page
+    }
+
+    /// Whether changes of a page are left to return.
+    fn has_pending(&self) -> bool {
+        match &self.page {
+            Page::Returning(page, returned) => page.get().is_some_and(|page| *returned < page.changes.len()),
+            _ => false,
         }
     }
 
@@ -127,10 +215,13 @@ impl Subscription {
         self.permit.is_some()
     }
 
-    /// What was returned was sent. Releases the permit, unless pending changes need it.
+    /// What was returned was sent. Releases the page and the permit, unless changes of the page are left.
     pub fn sent(&mut self) {
-        if self.pending.is_empty() {
+        if !self.has_pending() {
             self.permit = None;
+            if let Page::Returning(..) = self.page {
+                self.page = Page::None;
+            }
         }
     }
 
@@ -140,9 +231,12 @@ impl Subscription {
     ///
     /// [`SubscriptionEnd`]: nothing more comes.
     pub async fn next(&mut self) -> Result<Next, SubscriptionEnd> {
-        if let Some(change) = self.pending.pop_front() {
+        if let Page::Returning(page, returned) = &mut self.page
+            && let Some(change) = page.get().and_then(|page| page.changes.get(*returned))
+        {
+            *returned += 1;
             self.position = change.position();
-            return Ok(Next::Change(change));
+            return Ok(Next::Change(Arc::clone(change)));
         }
         if self.is_live {
             let change = self.subscriber.take().map_err(SubscriptionEnd::Dropped)?;
@@ -155,10 +249,16 @@ impl Subscription {
             });
         }
         self.check()?;
-        match self.permit.is_some() {
-            true => self.read().await,
-            false => Ok(Next::Nothing),
-        }
+        let Page::Wanted(page) = &self.page else { return Ok(Next::Nothing) };
+        let page = Arc::clone(page);
+        let read = match (page.get(), self.permit.take()) {
+            (Some(read), _) => read,
+            (None, Some(permit)) => page.read(&self.changes, permit).await?,
+            (None, None) => return Ok(Next::Nothing),
+        };
+        self.permit_request = None;
+        self.page = Page::Returning(Arc::clone(&page), 0);
+        Ok(self.take_over(read))
     }
 
     /// Fails if the hub dropped the subscriber.
@@ -170,32 +270,29 @@ impl Subscription {
         self.subscriber.is_dropped().map_or(Ok(()), |why| Err(SubscriptionEnd::Dropped(why)))
     }
 
-    /// Reads a page of the table.
-    async fn read(&mut self) -> Result<Next, SubscriptionEnd> {
-        let (base, joined) = (self.position.base(), self.joined.base());
-        // A poll that was delivered in part is read to its end, and then what follows it.
-        let (end, after) = self.position.partial().unwrap_or((joined, Place::START));
-        let range = Range { base, end: Some(end), after };
-        let page = self.changes.page_of_topics(range, &self.topics).await?;
+    /// Goes on with a page that was read.
+    fn take_over(&mut self, page: &ReadPage) -> Next {
+        let joined = self.joined.base();
         let origin = page.poll.origin;
         let is_of_here = self.position.origin() == origin && self.joined.origin() == origin;
         if page.is_gone || !is_of_here || !joined.covers(self.position.newest()) {
+            self.page = Page::None;
             self.position = self.joined.clone();
             self.is_live = true;
-            return Ok(Next::Reset);
+            return Next::Reset;
         }
         self.is_live = !page.is_full && page.poll.end == *joined;
-        self.pending.extend(page.changes.into_iter().map(Arc::new));
-        if self.pending.is_empty() {
+        if page.changes.is_empty() {
+            self.page = Page::None;
             self.position = Position::of(origin, Arc::clone(&page.poll.end));
         }
-        Ok(Next::Nothing)
+        Next::Nothing
     }
 
     /// The position up to which nothing is left to return, if the feed has moved on: so a quiet subscriber does not fall behind the
     /// retention of changes. It becomes the subscription's.
     pub fn moved_on(&mut self) -> Option<Position> {
-        if !self.is_live || !self.pending.is_empty() {
+        if !self.is_live || self.joining.is_some() || self.has_pending() {
             return None;
         }
         let position = self.subscriber.caught_up().filter(|position| *position != self.position)?;
@@ -210,7 +307,8 @@ impl Subscription {
 
     /// Resolves if the client has taken nothing for a while though a permit is held or requested, and others wait for permits.
     pub async fn overstays(&self) {
-        match self.permit.is_some() || self.permit_request.is_some() {
+        let has_page = matches!(self.page, Page::Returning(..));
+        match has_page || self.permit.is_some() || self.permit_request.is_some() {
             true => self.subscriber.overstays().await,
             false => std::future::pending().await,
         }

@@ -51,7 +51,7 @@ pub(super) async fn stream(
     let mut start = Start::of_query(parameters.as_deref().unwrap_or_default(), &headers)?;
     let realtime = state.services()?.realtime()?;
     let user = start.topics.check(&state, &principal).await?;
-    let subscription = realtime.subscribe(start.topics.names(), user, start.from).await?;
+    let subscription = realtime.join(start.topics.names(), user, start.from)?;
     let stream = EventStream {
         state: Arc::clone(&state),
         connection,
@@ -109,7 +109,9 @@ impl ChangeSource {
 
 impl EventSource for ChangeSource {
     async fn ready(&mut self) {
-        if self.is_ready && self.unsent.is_none() {
+        if !self.is_ready {
+            self.subscription.joined().await;
+        } else if self.unsent.is_none() {
             self.subscription.ready().await;
         }
     }
