@@ -190,16 +190,37 @@ async fn a_stream_outlives_the_idle_time_and_further_bytes_of_its_client() {
     while !read.contains("\nid: 1\n") {
         read_some(&mut stream, &mut read).await;
     }
-    // Half a head of the next request.
-    stream.write_all(b"GET /health HTT").await.unwrap();
+    // A request that comes too early: the answer says that the connection ends with it.
+    stream.write_all(b"GET /health HTTP/1.1\r\nhost: localhost\r\n\r\n").await.unwrap();
     while !read.contains("\r\n0\r\n\r\n") {
         read_some(&mut stream, &mut read).await;
     }
-    assert!(read.contains("\nid: 2\n"), "{read}");
-    stream.write_all(b"P/1.1\r\nhost: localhost\r\n\r\n").await.unwrap();
-    while !read.ends_with("ok\n") {
-        read_some(&mut stream, &mut read).await;
-    }
+    assert!(read.contains("\nid: 2\n") && read.contains("connection: close\r\n"), "{read}");
+    assert_eq!(stream.read(&mut [0; 16]).await.unwrap(), 0);
+}
+
+#[tokio::test]
+async fn a_stream_is_whole_for_old_clients_behind_other_answers_and_as_a_head() {
+    let database = TestDatabase::create().await;
+    let service = Service::start(database.url(), &[]).await;
+    let patience = Duration::from_secs(30);
+    let stream = format!("{ROUTE}?rate=100&count=3");
+    let old = service.raw(format!("GET {stream} HTTP/1.0\r\n\r\n").as_bytes(), patience).await;
+    let (head, body) = old.split_once("\r\n\r\n").unwrap();
+    assert!(!head.contains("transfer-encoding"), "{old}");
+    assert!(body.starts_with("retry: 1000\nid: 1\n") && body.matches("\ndata: ").count() == 3, "{old}");
+    let health = "GET /health HTTP/1.1\r\nhost: localhost\r\n\r\n";
+    let both = format!("{health}{health}GET {stream} HTTP/1.1\r\nhost: localhost\r\n\r\n");
+    let both = service.raw(both.as_bytes(), patience).await;
+    assert_eq!((both.matches("HTTP/1.1 200 OK").count(), both.matches("ok\n").count()), (3, 2), "{both}");
+    assert!(both.matches("\ndata: ").count() == 3 && both.ends_with("\r\n0\r\n\r\n"), "{both}");
+    let head = format!("HEAD {stream} HTTP/1.1\r\nhost: localhost\r\n\r\n{health}");
+    let head = service.raw(head.as_bytes(), Duration::from_secs(1)).await;
+    assert!(head.contains("text/event-stream") && head.ends_with("ok\n"), "{head}");
+    eventually("no stream is left", async || {
+        (metric(&service, "tidegate_sse_streams").await == 0.0).then_some(())
+    })
+    .await;
 }
 
 #[tokio::test]

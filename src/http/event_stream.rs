@@ -1,7 +1,8 @@
 //! The driver of server-sent event streams: one task a stream, which writes the events of a source to a connection.
 //!
-//! The task ends its stream when the client goes, reads too slowly or loses its access, when the service drains, or when the source ends. The
-//! connection takes chunks from it one at a time: a slow client holds a few chunks, and what its source holds for it.
+//! The task takes the connection over from hyper once the head is sent, and writes to the socket. It ends its stream when the client goes, reads
+//! too slowly or loses its access, when the service drains, or when the source ends. A slow client holds one chunk, and what its source holds for
+//! it. Where the body has to pass others (an injected fault), its chunks are the body instead.
 
 use std::future::Future;
 use std::io;
@@ -11,16 +12,20 @@ use std::time::Duration;
 use axum::body::Body;
 use axum::response::Response;
 use bytes::{Bytes, BytesMut};
-use futures_util::stream;
+use futures_util::stream::{self, Stream, StreamExt};
 use hyper::HeaderMap;
-use hyper::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue};
+use hyper::header::{
+    ACCEPT, ACCEPT_ENCODING, ACCEPT_LANGUAGE, CACHE_CONTROL, CONTENT_TYPE, COOKIE, HeaderName, HeaderValue,
+    REFERER, USER_AGENT,
+};
+use parking_lot::Mutex;
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 use tokio::time::Instant;
 
 use super::AppState;
 use super::edge::authorize::is_still_admitted;
 use super::edge::routes::Access;
-use super::server::ConnectionHandle;
+use super::server::{ConnectionHandle, Detachable, DetachedConnection};
 use super::wire::sse;
 use crate::realtime::{Dropped, SubscriptionEnd};
 
@@ -92,7 +97,7 @@ pub(super) trait EventSource: Send + Sync + 'static {
     /// The connection has accepted the events of the last [`Self::write`].
     fn sent(&mut self) {}
 
-    /// Waits until a chunk may be held in memory, and returns it.
+    /// Waits until a chunk that the socket does not take at once may be held in memory, and returns it.
     fn hold(&self, chunk: Bytes) -> impl Future<Output = Bytes> + Send {
         std::future::ready(chunk)
     }
@@ -119,15 +124,50 @@ pub(super) struct EventStream {
 }
 
 impl EventStream {
-    /// Starts the task; its chunks are the response's body.
-    pub(super) fn respond(self, source: impl EventSource) -> Response {
+    /// The response. Once its head is sent, the stream takes the connection over; where it cannot, its chunks are the response's body.
+    pub(super) fn respond(mut self, source: impl EventSource) -> Response {
+        if let Some((_, headers)) = &mut self.access {
+            *headers = compact(headers);
+        }
+        let shared = Arc::new(Mutex::new(Some((self, source))));
+        let taken = Arc::clone(&shared);
+        let detached = Detachable::new(|mut connection: DetachedConnection| async move {
+            let Some((stream, mut source)) = taken.lock().take() else { return };
+            drop(taken);
+            let reason = stream.run(&mut source, &mut connection).await;
+            if reason == Close::Slow {
+                stream.connection.reset();
+                drop(connection);
+                source.closed(reason);
+                return;
+            }
+            source.closed(reason);
+            drop(source);
+            connection.finish().await;
+        });
+        let body = stream::once(async move {
+            let (stream, source) = shared.lock().take()?;
+            Some(stream.chunks(source))
+        });
+        let body = body.filter_map(std::future::ready).flatten();
+        let mut response = Response::new(Body::from_stream(body));
+        response.extensions_mut().insert(detached);
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static(sse::MEDIA_TYPE));
+        headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+        headers.insert(X_ACCEL_BUFFERING.clone(), HeaderValue::from_static("no"));
+        response
+    }
+
+    /// Starts a task whose chunks are a body.
+    fn chunks(self, source: impl EventSource) -> impl Stream<Item = io::Result<Bytes>> + Send {
         // One chunk on its way, and one that waits.
-        let (chunks, receiver) = channel(1);
+        let (mut chunks, receiver) = channel(1);
         let close = Arc::new(OnceLock::new());
         let body = stream::unfold(Chunks { receiver, close: Arc::clone(&close) }, Chunks::next);
         tokio::spawn(async move {
             let mut source = source;
-            let reason = self.run(&mut source, &chunks).await;
+            let reason = self.run(&mut source, &mut chunks).await;
             let _once = close.set(reason);
             if reason == Close::Slow {
                 // The connection takes nothing now, so its timer ends it. The stream has ended once it is gone.
@@ -137,16 +177,11 @@ impl EventStream {
             }
             source.closed(reason);
         });
-        let mut response = Response::new(Body::from_stream(body));
-        let headers = response.headers_mut();
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static(sse::MEDIA_TYPE));
-        headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
-        headers.insert(X_ACCEL_BUFFERING.clone(), HeaderValue::from_static("no"));
-        response
+        body
     }
 
-    async fn run(&self, source: &mut impl EventSource, chunks: &Sender<Bytes>) -> Close {
-        match self.events(source, chunks).await {
+    async fn run(&self, source: &mut impl EventSource, output: &mut impl Output) -> Close {
+        match self.events(source, output).await {
             Ok(never) => match never {},
             Err(close) => close,
         }
@@ -155,31 +190,34 @@ impl EventStream {
     async fn events(
         &self,
         source: &mut impl EventSource,
-        chunks: &Sender<Bytes>,
+        output: &mut impl Output,
     ) -> Result<std::convert::Infallible, Close> {
         let mut out = BytesMut::new();
+        let draining = self.state.lifecycle.draining();
+        let heartbeat = tokio::time::sleep(self.heartbeat);
+        tokio::pin!(draining, heartbeat);
         if let Some(retry_ms) = self.retry_ms {
             sse::write_retry(&mut out, retry_ms);
-            self.send(source, &mut out, chunks).await?;
+            output.send(std::mem::take(&mut out), source, draining.as_mut()).await?;
         }
-        let mut checked = Instant::now();
         loop {
             let is_ready = tokio::select! {
                 biased;
-                () = self.state.lifecycle.draining() => return Err(Close::Draining),
-                () = chunks.closed() => return Err(Close::ClientGone),
-                () = tokio::time::sleep_until(checked + self.heartbeat) => false,
+                () = &mut draining => return Err(Close::Draining),
+                () = output.gone() => return Err(Close::ClientGone),
+                () = &mut heartbeat => false,
                 () = source.ready() => true,
             };
             if is_ready {
                 source.write(&mut out).await?;
             } else {
-                checked = Instant::now();
+                heartbeat.as_mut().reset(Instant::now() + self.heartbeat);
                 self.check_access().await?;
                 source.heartbeat(&mut out);
             }
             if !out.is_empty() {
-                self.send(source, &mut out, chunks).await?;
+                // An idle stream holds no buffer.
+                output.send(std::mem::take(&mut out), source, draining.as_mut()).await?;
             }
             if is_ready {
                 source.sent();
@@ -196,22 +234,83 @@ impl EventStream {
         }
         Ok(())
     }
+}
+
+/// The headers that a later check of the access needs, in memory of their own: those of the request hold all of its bytes.
+fn compact(headers: &HeaderMap) -> HeaderMap {
+    let unneeded = [ACCEPT, ACCEPT_ENCODING, ACCEPT_LANGUAGE, CACHE_CONTROL, COOKIE, REFERER, USER_AGENT];
+    let is_needed = |name: &HeaderName| !unneeded.contains(name) && *name != LAST_EVENT_ID;
+    let copied = headers.iter().filter(|(name, _)| is_needed(name)).filter_map(|(name, value)| {
+        let mut copy = HeaderValue::from_bytes(value.as_bytes()).ok()?;
+        copy.set_sensitive(value.is_sensitive());
+        Some((name.clone(), copy))
+    });
+    let mut kept = HeaderMap::with_capacity(headers.len().min(4));
+    for (name, value) in copied {
+        kept.append(name, value);
+    }
+    kept
+}
+
+/// The destination of a stream's chunks.
+trait Output: Send {
+    /// Resolves when the client has gone. Cancel-safe.
+    fn gone(&mut self) -> impl Future<Output = ()> + Send;
+
+    /// Sends a chunk.
+    fn send(
+        &mut self,
+        chunk: BytesMut,
+        source: &impl EventSource,
+        draining: impl Future<Output = ()> + Send,
+    ) -> impl Future<Output = Result<(), Close>> + Send;
+}
+
+impl Output for Sender<Bytes> {
+    async fn gone(&mut self) {
+        self.closed().await;
+    }
 
     async fn send(
-        &self,
+        &mut self,
+        chunk: BytesMut,
         source: &impl EventSource,
-        out: &mut BytesMut,
-        chunks: &Sender<Bytes>,
+        draining: impl Future<Output = ()> + Send,
     ) -> Result<(), Close> {
-        let chunk = out.split().freeze();
         let sending = async {
-            let chunk = source.hold(chunk).await;
-            chunks.send(chunk).await.map_err(|_| Close::ClientGone)
+            let chunk = source.hold(chunk.freeze()).await;
+            Self::send(self, chunk).await.map_err(|_| Close::ClientGone)
         };
         tokio::select! {
             sent = sending => sent,
-            () = self.state.lifecycle.draining() => Err(Close::Draining),
-            () = chunks.closed() => Err(Close::ClientGone),
+            () = draining => Err(Close::Draining),
+            () = self.closed() => Err(Close::ClientGone),
+            close = source.cut_off() => Err(close),
+        }
+    }
+}
+
+impl Output for DetachedConnection {
+    async fn gone(&mut self) {
+        Self::gone(self).await;
+    }
+
+    /// What the socket takes at once is never held.
+    async fn send(
+        &mut self,
+        chunk: BytesMut,
+        source: &impl EventSource,
+        draining: impl Future<Output = ()> + Send,
+    ) -> Result<(), Close> {
+        let Some(rest) = self.try_send(&chunk).map_err(|_| Close::ClientGone)? else { return Ok(()) };
+        drop(chunk);
+        let sending = async {
+            let rest = source.hold(rest).await;
+            self.send_rest(rest).await.map_err(|_| Close::ClientGone)
+        };
+        tokio::select! {
+            sent = sending => sent,
+            () = draining => Err(Close::Draining),
             close = source.cut_off() => Err(close),
         }
     }

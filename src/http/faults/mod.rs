@@ -19,7 +19,7 @@ use parking_lot::Mutex;
 pub(super) use routes::routes;
 
 use super::AppState;
-use super::server::ConnectionHandle;
+use super::server::{ConnectionHandle, Detachable};
 use super::wire::body::{BodyLimits, LimitedBody};
 use super::wire::error::ApiError;
 use super::wire::sse;
@@ -145,6 +145,8 @@ fn spoil(
         // hyper derives it from the body.
         response.headers_mut().remove(CONTENT_LENGTH);
     }
+    // A stream that wrote to the socket itself would not pass the body.
+    response.extensions_mut().remove::<Detachable>();
     let connection = connection.clone();
     response.map(|body| Body::new(FaultyBody::new(body, fault, strike.drops, connection)))
 }

@@ -4,6 +4,7 @@
 //! and checks them now and then, which is cheaper than a timer for each request.
 
 use std::convert::Infallible;
+use std::future::poll_fn;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};
 use std::pin::Pin;
@@ -13,15 +14,19 @@ use std::time::Duration;
 
 use axum::body::Body;
 use bytes::Bytes;
-use hyper::body::{Body as _, Frame, SizeHint};
+use hyper::body::{Body as _, Frame, Incoming, SizeHint};
+use hyper::header::{CONNECTION, HeaderValue};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
+use hyper::{Request, Version};
 use hyper_util::rt::TokioIo;
+use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 
 use super::Handler;
+use super::detached::{Detachable, DetachedBody, DetachedConnection, Detaching};
 use super::handle::ConnectionHandle;
 use super::timer::{ConnectionTimer, Phase};
 
@@ -36,22 +41,24 @@ pub(super) struct ConnectionLimits {
 }
 
 /// Serves `stream` until its client disconnects, a limit is exceeded, or `stop` is cancelled and the current request is
-/// answered.
+/// answered. Returns the task of a stream that has taken the connection over.
 pub(super) async fn serve(
     stream: TcpStream,
     handler: impl Handler,
     limits: ConnectionLimits,
     stop: CancellationToken,
-) {
+) -> Option<Pin<Box<dyn Future<Output = ()> + Send>>> {
     // A broken connection has none, and nothing will be read from it.
     let peer = stream.peer_addr().map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |peer| peer.ip().to_canonical());
     let timer = Arc::new(ConnectionTimer::new());
     let handle = ConnectionHandle { timer: Arc::clone(&timer), peer };
-    let service = service_fn(|request| {
-        let (handler, handle) = (handler.clone(), handle.clone());
+    let detaching = Arc::new(Mutex::new(None));
+    let service = service_fn(|request: Request<Incoming>| {
+        let (handler, handle, detaching) = (handler.clone(), handle.clone(), Arc::clone(&detaching));
         async move {
             handle.timer.enter(Phase::Busy);
-            let response = match limits.operations_only {
+            let is_chunked = request.version() == Version::HTTP_11;
+            let mut response = match limits.operations_only {
                 true => handler.answer_operator(request, &handle).await,
                 false => handler.answer(request, &handle).await,
             };
@@ -61,27 +68,52 @@ pub(super) async fn serve(
                 return Ok::<_, Infallible>(response);
             }
             handle.timer.enter(Phase::Answering);
+            if let Some(run) =
+                response.extensions_mut().remove::<Detachable>().and_then(|stream| stream.take())
+            {
+                *detaching.lock() = Some(Detaching { run, is_chunked });
+                // The connection ends with the stream.
+                response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+                return Ok(response.map(|_| Body::new(DetachedBody(handle.timer))));
+            }
             Ok(response.map(|body| Body::new(Streamed { body, timer: handle.timer })))
         }
     });
     let io = TokioIo::new(TimedStream { stream, timer: Arc::clone(&timer) });
-    let connection =
+    let mut connection =
         http1::Builder::new().max_buf_size(limits.max_header_bytes).serve_connection(io, service);
-    tokio::pin!(connection);
-    tokio::select! {
-        // In this order, so that the timer's loop notices the start of a stream at once.
-        biased;
-        // Broken connections need no report.
-        _ended = &mut connection => {}
-        () = timer.overdue(&limits) => {}
-        () = stop.cancelled() => {
-            connection.as_mut().graceful_shutdown();
-            tokio::select! {
-                _ended = &mut connection => {}
-                () = timer.overdue(&limits) => {}
+    let mut is_stopping = false;
+    loop {
+        tokio::select! {
+            // In this order, so that the timer's loop notices the start of a stream at once.
+            biased;
+            // Broken connections need no report.
+            is_ended = ended_or_detached(&mut connection, &timer) => if is_ended { return None } else { break },
+            () = timer.overdue(&limits) => return None,
+            () = stop.cancelled(), if !is_stopping => {
+                is_stopping = true;
+                Pin::new(&mut connection).graceful_shutdown();
             }
         }
     }
+    let Detaching { run, is_chunked } = detaching.lock().take()?;
+    let io = connection.into_parts().io.into_inner();
+    Some(run(DetachedConnection::new(io, is_chunked, limits.idle_timeout)))
+}
+
+/// Waits until the connection has ended (true), or the head of a stream that leaves hyper was sent.
+async fn ended_or_detached(
+    connection: &mut (impl Future<Output = Result<(), hyper::Error>> + Unpin),
+    timer: &ConnectionTimer,
+) -> bool {
+    poll_fn(|cx| {
+        let polled = Pin::new(&mut *connection).poll(cx);
+        match timer.has_sent_head() {
+            true => Poll::Ready(false),
+            false => polled.map(|_ended| true),
+        }
+    })
+    .await
 }
 
 /// A body of unknown length; the connection is idle once it has ended.
@@ -117,9 +149,9 @@ impl Drop for Streamed {
 }
 
 /// A socket that reports its traffic to the timer, and ends the connection as the timer requires.
-struct TimedStream {
-    stream: TcpStream,
-    timer: Arc<ConnectionTimer>,
+pub(super) struct TimedStream {
+    pub(super) stream: TcpStream,
+    pub(super) timer: Arc<ConnectionTimer>,
 }
 
 impl TimedStream {
@@ -188,7 +220,11 @@ impl AsyncWrite for TimedStream {
         if self.timer.ends_after_flush() {
             return Poll::Ready(Err(Self::ended()));
         }
-        Pin::new(&mut self.stream).poll_flush(cx)
+        let polled = Pin::new(&mut self.stream).poll_flush(cx);
+        if polled.is_ready() {
+            self.timer.flushed();
+        }
+        polled
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

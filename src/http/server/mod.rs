@@ -4,6 +4,7 @@
 //! synchronise. One task accepts, and assigns connections to the threads in turn.
 
 mod connection;
+mod detached;
 mod handle;
 mod timer;
 
@@ -26,6 +27,7 @@ use self::connection::ConnectionLimits;
 use crate::config::{ServerConfig, limits};
 use crate::ingest;
 use crate::observe::Metrics;
+pub(super) use detached::{Detachable, DetachedConnection};
 pub(super) use handle::ConnectionHandle;
 
 /// The answer to a connection beyond `MAX_CONNECTIONS` and those of operators.
@@ -48,7 +50,7 @@ const OPERATOR_TIMEOUT: Duration = Duration::from_secs(2);
 const BACKLOG: u32 = 4096;
 
 /// Answers the requests of one thread's connections.
-pub(super) trait Handler: Clone + Send + Sync + 'static {
+pub(super) trait Handler: Clone + Send + Sync + Unpin + 'static {
     /// Answers a request.
     fn answer(
         &self,
@@ -256,9 +258,15 @@ impl Worker {
                         limits.header_timeout = limits.header_timeout.min(OPERATOR_TIMEOUT);
                         limits.idle_timeout = limits.idle_timeout.min(OPERATOR_TIMEOUT);
                     }
+                    let streams = tasks.clone();
                     tasks.spawn(async move {
-                        let _open = open;
-                        connection::serve(stream, handler, limits, stop).await;
+                        if let Some(detached) = connection::serve(stream, handler, limits, stop).await {
+                            // In a task of its own, as this one has room for hyper's connection.
+                            streams.spawn(async move {
+                                let _open = open;
+                                detached.await;
+                            });
+                        }
                     });
                 }
                 Err(error) => tracing::warn!(error = error.to_string(), "a connection cannot be served"),

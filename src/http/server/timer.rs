@@ -55,7 +55,21 @@ pub(super) struct ConnectionTimer {
     /// When a client that does not read is cut off.
     read_by_ms: AtomicU64,
     ending: AtomicU8,
+    /// Of a stream that leaves hyper.
+    head: AtomicU8,
     origin: Instant,
+}
+
+/// The head of a stream that leaves hyper.
+#[derive(Debug, Clone, Copy)]
+#[repr(u8)]
+enum Head {
+    /// hyper has not written it.
+    None,
+    /// It is in hyper's buffer.
+    Written,
+    /// The socket has it.
+    Sent,
 }
 
 /// The inputs of the decision on a connection's time.
@@ -92,6 +106,7 @@ impl ConnectionTimer {
             was_blocked: AtomicBool::new(false),
             read_by_ms: AtomicU64::new(NEVER),
             ending: AtomicU8::new(Ending::None as u8),
+            head: AtomicU8::new(Head::None as u8),
             origin: Instant::now(),
         }
     }
@@ -134,6 +149,25 @@ impl ConnectionTimer {
         if self.blocked_since_ms.load(Ordering::Relaxed) == NEVER {
             self.blocked_since_ms.store(self.now_ms(), Ordering::Relaxed);
         }
+    }
+
+    /// hyper has written the head of a stream that leaves it.
+    pub(super) fn wrote_head(&self) {
+        if self.head.load(Ordering::Relaxed) == Head::None as u8 {
+            self.head.store(Head::Written as u8, Ordering::Relaxed);
+        }
+    }
+
+    /// hyper's buffer is empty.
+    pub(super) fn flushed(&self) {
+        if self.head.load(Ordering::Relaxed) == Head::Written as u8 {
+            self.head.store(Head::Sent as u8, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether the head of a stream that leaves hyper was sent.
+    pub(super) fn has_sent_head(&self) -> bool {
+        self.head.load(Ordering::Relaxed) == Head::Sent as u8
     }
 
     /// Sets the time at which a client that does not read is cut off.
