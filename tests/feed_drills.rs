@@ -262,6 +262,28 @@ async fn all_subscribers_of_a_node_have_one_order() {
     }
 }
 
+#[tokio::test]
+async fn a_subscriber_far_behind_reads_each_page_once() {
+    const ROWS: usize = 500;
+    let database = TestDatabase::create().await;
+    let service = Service::start(database.url(), &[]).await;
+    let mut follower = Follower::from_now(&service).await;
+    let (one, two) = (database.connect().await, database.connect().await);
+    // More than an order has places. The last change of each transaction is of a topic that nobody follows.
+    for round in 0..25 {
+        let first = round * 2 * ROWS;
+        one.batch_execute(&format!("begin; {}", publish_many("x", first, ROWS))).await.unwrap();
+        two.batch_execute(&publish_many("y", first + ROWS, ROWS)).await.unwrap();
+        one.batch_execute(&format!("{}; commit", publish("z", 0))).await.unwrap();
+    }
+    follower.until(&service.address, 25 * 2 * ROWS, |_| {}).await;
+    let expected = (0..25u64).flat_map(|round| {
+        let (first, rows) = (round * 2 * ROWS as u64, ROWS as u64);
+        (first + rows..first + 2 * rows).chain(first..first + rows)
+    });
+    assert_eq!(follower.seen, expected.collect::<Vec<_>>());
+}
+
 /// A transaction of [`random_interleavings_keep_the_order_of_transactions`].
 #[derive(Default)]
 struct Transaction {

@@ -1,17 +1,7 @@
--- A page of the changes that a snapshot sees and an older one did not, in the order of their places. $1 and $2: the older one's running
--- transactions and its end. $3: the newer one; null: this statement's, which `snapshot` returns. $4 and $5: the
--- place behind which the page begins. Up to $6 changes, and up to the one that exceeds $7 bytes. At least one row, for `snapshot`, the floor
--- and the server's start; `found` counts up to the limit, which reports whether there may be more. The placeholders are a fixed condition on $8,
--- and the number of a transaction's last change, whatever its topic.
-with fresh as materialized (
-    select c.xid, c.number from {schema}.changes c where c.xid = any($1::text[]::xid8[]) and {topic}
-    union all
-    select c.xid, c.number from {schema}.changes c where c.xid >= $2::text::xid8 and {topic}
-), visible as (
-    select * from fresh where $3::text is null or pg_visible_in_snapshot(xid, $3::text::pg_snapshot)
-), placed as (
-    select xid, number, {last} as last from visible
-), page as (
+-- A page of the changes that a snapshot sees and an older one did not, in the order of their places. $1 to $3 as for placed.sql; `snapshot`
+-- returns this statement's. $4 and $5: the place behind which the page begins. Up to $6 changes, and up to the one that exceeds $7 bytes. At
+-- least one row, for `snapshot`, the floor and the server's start; `found` counts up to the limit, which reports whether there may be more.
+with {placed}, page as (
     select * from placed where (last, number) > ($4, $5) order by last, number limit $6
 ), sized as (
     select c.xid, c.number, page.last, topic, record, action, keys, c.data::text as data,

@@ -18,6 +18,7 @@ mod hub;
 mod matcher;
 mod members;
 mod memory;
+mod order;
 mod position;
 mod retention;
 mod shared_pages;

@@ -7,6 +7,7 @@ use tokio_postgres::Row;
 use tokio_postgres::types::Type;
 
 use super::change::Forms;
+use super::order::{MAX_PLACES, OrderKey, Orders, Placed, PollOrder};
 use super::{Action, Change, Place, Poll, Position, Snapshot};
 use crate::db::{BY_INDEX, Database, DbError, Parameter, ServerIdentity, query_all_in_time, sql};
 
@@ -16,6 +17,9 @@ pub const PAGE_BYTES: usize = 256 * 1024;
 const PAGE_CHANGES: i64 = 1_000;
 /// The bytes of a page of the feed, which one task reads for all.
 const FEED_PAGE_BYTES: i64 = 4 << 20;
+
+/// The common table expressions of a poll.
+const PLACED: &str = sql!("realtime/placed.sql");
 
 /// A page of a poll.
 #[derive(Debug)]
@@ -31,6 +35,14 @@ pub struct ChangePage {
 }
 
 impl ChangePage {
+    /// Marks its end: that of the poll, unless the poll has more.
+    fn ends(&mut self, is_full: bool) {
+        self.is_full = is_full;
+        if let Some(last) = self.changes.last_mut() {
+            last.is_last = !is_full;
+        }
+    }
+
     /// The place behind which the next page begins.
     pub fn next(&self, before: Place) -> Place {
         self.changes.last().map_or(before, |last| last.place)
@@ -53,12 +65,21 @@ pub struct Range<'a> {
 pub struct ChangeStore {
     database: Database,
     timeout: Duration,
+    orders: Arc<Orders>,
+}
+
+/// The statements that read a poll.
+struct PollStatements {
+    /// `sql/realtime/poll.sql`.
+    page: &'static str,
+    /// `sql/realtime/order.sql`.
+    order: &'static str,
 }
 
 impl ChangeStore {
     /// A store over `database`, whose statements may take up to `timeout`.
     pub fn new(database: &Database, timeout: Duration) -> Self {
-        Self { database: database.clone(), timeout }
+        Self { database: database.clone(), timeout, orders: Arc::default() }
     }
 
     /// A page of all changes.
@@ -67,9 +88,13 @@ impl ChangeStore {
     ///
     /// [`DbError`].
     pub async fn page(&self, range: Range<'_>) -> Result<ChangePage, DbError> {
-        let last = "max(number) over (partition by xid)";
-        let all = sql!(self.database, "realtime/poll.sql", topic = "$8::text[] is null", last = last);
-        self.read(all, range, None, FEED_PAGE_BYTES).await
+        const ALL: &str = "$8::text[] is null";
+        const TIPS: &str = sql!("realtime/tips_of_all.sql");
+        let statements = PollStatements {
+            page: sql!(self.database, "realtime/poll.sql", placed = PLACED, tips = TIPS, topic = ALL),
+            order: sql!(self.database, "realtime/order.sql", placed = PLACED, tips = TIPS, topic = ALL),
+        };
+        self.read(&statements, range, None, FEED_PAGE_BYTES).await
     }
 
     /// A page of the changes of some topics.
@@ -78,18 +103,27 @@ impl ChangeStore {
     ///
     /// [`DbError`].
     pub async fn page_of_topics(&self, range: Range<'_>, topics: &[String]) -> Result<ChangePage, DbError> {
-        let last = sql!(self.database, "realtime/last_of_transaction.sql");
-        let of_topics = match topics.iter().all(|topic| topic.contains(':')) {
-            // In the index's words, so that the planner can use it.
-            true => sql!(
-                self.database,
-                "realtime/poll.sql",
-                topic = "c.topic = any($8) and c.topic like '%:%'",
-                last = last
-            ),
-            false => sql!(self.database, "realtime/poll.sql", topic = "c.topic = any($8)", last = last),
+        // In the index's words, so that the planner can use it.
+        const INDEXED: &str = "c.topic = any($8) and c.topic like '%:%'";
+        const ANY: &str = "c.topic = any($8)";
+        const TIPS: &str = sql!("realtime/tips_of_topics.sql");
+        let statements = match topics.iter().all(|topic| topic.contains(':')) {
+            true => PollStatements {
+                page: sql!(self.database, "realtime/poll.sql", placed = PLACED, tips = TIPS, topic = INDEXED),
+                order: sql!(
+                    self.database,
+                    "realtime/order.sql",
+                    placed = PLACED,
+                    tips = TIPS,
+                    topic = INDEXED
+                ),
+            },
+            false => PollStatements {
+                page: sql!(self.database, "realtime/poll.sql", placed = PLACED, tips = TIPS, topic = ANY),
+                order: sql!(self.database, "realtime/order.sql", placed = PLACED, tips = TIPS, topic = ANY),
+            },
         };
-        self.read(of_topics, range, Some(topics), PAGE_BYTES as i64).await
+        self.read(&statements, range, Some(topics), PAGE_BYTES as i64).await
     }
 
     /// The server, and a snapshot of the feed now.
@@ -107,59 +141,155 @@ impl ChangeStore {
 
     async fn read(
         &self,
-        sql: &str,
+        statements: &PollStatements,
         range: Range<'_>,
         topics: Option<&[String]>,
         bytes: i64,
     ) -> Result<ChangePage, DbError> {
-        let Range { base, end, after } = range;
-        let running: Vec<String> = base.running().iter().map(u64::to_string).collect();
-        let (xmax, end_text) = (base.xmax.to_string(), end.map(ToString::to_string));
-        let parameters: Vec<Parameter<'_>> = vec![
-            (&running, Type::TEXT_ARRAY),
-            (&xmax, Type::TEXT),
-            (&end_text, Type::TEXT),
-            (&after.last, Type::INT8),
-            (&after.number, Type::INT8),
-            (&PAGE_CHANGES, Type::INT8),
-            (&bytes, Type::INT8),
-            (&topics, Type::TEXT_ARRAY),
-        ];
-        let connection = self.database.get().await?;
-        let queries = [(BY_INDEX, Vec::new()), (sql, parameters)];
-        let answers = query_all_in_time(&connection, self.timeout, &queries).await;
-        let answers = connection.release(answers)?;
-        let rows = answers.last().map(Vec::as_slice).unwrap_or_default();
+        match range.end {
+            // A poll has more than one page as a rule only if it has many.
+            Some(end) if range.after != Place::START => {
+                self.read_by_order(statements, range, end, topics, bytes).await
+            }
+            _ => self.read_poll(statements, range, topics, bytes).await,
+        }
+    }
+
+    /// Reads the first page of a poll.
+    async fn read_poll(
+        &self,
+        statements: &PollStatements,
+        range: Range<'_>,
+        topics: Option<&[String]>,
+        bytes: i64,
+    ) -> Result<ChangePage, DbError> {
+        let rows = self
+            .query(statements.page, PollParameters::new(range, topics).all(&PAGE_CHANGES, &bytes))
+            .await?;
         let row = rows.first().ok_or(DbError::Unexpected("a page without a row"))?;
-        let now = snapshot(row.try_get("snapshot")?)?;
-        let floor = snapshot(row.try_get("floor")?)?;
-        let end = match end {
+        let end = match range.end {
             Some(end) => Arc::clone(end),
             None => {
                 let highest =
                     row.try_get::<_, Option<String>>("highest")?.map(|xid| xid8(&xid)).transpose()?;
-                let below = base.xmax.saturating_sub(1);
-                Arc::new(now.ended_behind(highest.map_or(below, |highest| highest.max(below))))
+                let below = range.base.xmax.saturating_sub(1);
+                let highest = highest.map_or(below, |highest| highest.max(below));
+                Arc::new(snapshot(row.try_get("snapshot")?)?.ended_behind(highest))
             }
         };
-        let is_gone = !base.covers(&floor) || !now.covers(base) || !now.covers(&end);
-        let poll = Arc::new(Poll {
-            origin: self.database.server(row.try_get("started_us")?).await?,
-            base: Arc::clone(base),
-            end,
-        });
-        let mut page = ChangePage { changes: Vec::new(), poll, is_full: false, is_gone };
-        for row in rows {
-            let Some(found) = row.try_get::<_, Option<i64>>("found")? else { break };
-            page.changes.push(change(row, &page.poll)?);
-            page.is_full = found == PAGE_CHANGES || found > page.changes.len() as i64;
-        }
-        if !page.is_full
-            && let Some(last) = page.changes.last_mut()
-        {
-            last.is_last = true;
-        }
+        let mut page = self.page_of_rows(&rows, range.base, end).await?;
+        let found: Option<i64> = row.try_get("found")?;
+        let is_full = found.is_some_and(|found| found == PAGE_CHANGES || found > page.changes.len() as i64);
+        page.ends(is_full);
         Ok(page)
+    }
+
+    /// Reads a further page of a poll.
+    async fn read_by_order(
+        &self,
+        statements: &PollStatements,
+        range: Range<'_>,
+        end: &Arc<Snapshot>,
+        topics: Option<&[String]>,
+        bytes: i64,
+    ) -> Result<ChangePage, DbError> {
+        let Range { base, after, .. } = range;
+        let topics_of_key = topics.map(<[String]>::to_vec);
+        let key = OrderKey { base: Arc::clone(base), end: Arc::clone(end), topics: topics_of_key };
+        let order = match self.orders.find(&key, after) {
+            Some(order) => order,
+            None => {
+                let parameters = PollParameters::new(range, topics);
+                let rows = self.query(statements.order, parameters.all(&MAX_PLACES, &bytes)).await?;
+                let placed = |row: &Row| {
+                    let place = Place { last: row.try_get("last")?, number: row.try_get("number")? };
+                    Ok(Placed { xid: xid8(row.try_get("xid")?)?, place })
+                };
+                let places = rows.iter().map(placed).collect::<Result<Vec<_>, DbError>>()?;
+                let order = Arc::new(PollOrder::new(key, after, places));
+                self.orders.keep(Arc::clone(&order));
+                order
+            }
+        };
+        let (places, is_more) = order.page(after, PAGE_CHANGES as usize).unwrap_or_default();
+        let xids: Vec<String> = places.iter().map(|placed| placed.xid.to_string()).collect();
+        let numbers: Vec<i64> = places.iter().map(|placed| placed.place.number).collect();
+        let lasts: Vec<i64> = places.iter().map(|placed| placed.place.last).collect();
+        let parameters: Vec<Parameter<'_>> = vec![
+            (&xids, Type::TEXT_ARRAY),
+            (&numbers, Type::INT8_ARRAY),
+            (&lasts, Type::INT8_ARRAY),
+            (&bytes, Type::INT8),
+        ];
+        let rows = self.query(sql!(self.database, "realtime/page.sql"), parameters).await?;
+        let mut page = self.page_of_rows(&rows, base, Arc::clone(end)).await?;
+        // Those that are missing were deleted, and the page is gone, or are behind the limit of bytes.
+        let is_full = is_more || page.changes.len() < places.len();
+        page.ends(is_full);
+        Ok(page)
+    }
+
+    async fn query(&self, sql: &str, parameters: Vec<Parameter<'_>>) -> Result<Vec<Row>, DbError> {
+        let connection = self.database.get().await?;
+        let queries = [(BY_INDEX, Vec::new()), (sql, parameters)];
+        let answers = query_all_in_time(&connection, self.timeout, &queries).await;
+        Ok(connection.release(answers)?.pop().unwrap_or_default())
+    }
+
+    /// The page that a statement returned.
+    async fn page_of_rows(
+        &self,
+        rows: &[Row],
+        base: &Arc<Snapshot>,
+        end: Arc<Snapshot>,
+    ) -> Result<ChangePage, DbError> {
+        let row = rows.first().ok_or(DbError::Unexpected("a page without a row"))?;
+        let now = snapshot(row.try_get("snapshot")?)?;
+        let floor = snapshot(row.try_get("floor")?)?;
+        let is_gone = !base.covers(&floor) || !now.covers(base) || !now.covers(&end);
+        let origin = self.database.server(row.try_get("started_us")?).await?;
+        let poll = Arc::new(Poll { origin, base: Arc::clone(base), end });
+        let mut changes = Vec::with_capacity(rows.len());
+        for row in rows {
+            if row.try_get::<_, Option<i64>>("number")?.is_some() {
+                changes.push(change(row, &poll)?);
+            }
+        }
+        Ok(ChangePage { changes, poll, is_full: false, is_gone })
+    }
+}
+
+/// The parameters of `sql/realtime/placed.sql` and the statements that begin with it.
+struct PollParameters<'a> {
+    running: Vec<String>,
+    xmax: String,
+    end: Option<String>,
+    after: Place,
+    topics: Option<&'a [String]>,
+}
+
+impl<'a> PollParameters<'a> {
+    fn new(range: Range<'_>, topics: Option<&'a [String]>) -> Self {
+        Self {
+            running: range.base.running().iter().map(u64::to_string).collect(),
+            xmax: range.base.xmax.to_string(),
+            end: range.end.map(ToString::to_string),
+            after: range.after,
+            topics,
+        }
+    }
+
+    fn all<'b>(&'b self, limit: &'b i64, bytes: &'b i64) -> Vec<Parameter<'b>> {
+        vec![
+            (&self.running, Type::TEXT_ARRAY),
+            (&self.xmax, Type::TEXT),
+            (&self.end, Type::TEXT),
+            (&self.after.last, Type::INT8),
+            (&self.after.number, Type::INT8),
+            (limit, Type::INT8),
+            (bytes, Type::INT8),
+            (&self.topics, Type::TEXT_ARRAY),
+        ]
     }
 }
 

@@ -1,0 +1,1 @@
+select xid, number, number as tip from visible
