@@ -602,6 +602,25 @@ async fn a_value_that_is_too_large_or_no_jsonb_never_fails_the_statement() {
 }
 
 #[tokio::test]
+async fn options_apply_to_rows_also_to_those_that_are_too_large() {
+    let (database, client) = database().await;
+    let service = Service::start(database.url(), &[]).await;
+    run(&client, "create table app.t (id int primary key, n int, body text)").await;
+    watch(&client, "app.t").await;
+    let mut stream = open(&service, "table/app.t?options=%7B%22old%22:true%2C%22changed%22:true%7D").await;
+    run(&client, "insert into app.t values (1, 1, 'x'); update app.t set n = 2").await;
+    run(&client, "update app.t set body = repeat('x', 2000000); update app.t set body = 'y'").await;
+    let created = change(&mut stream).await;
+    assert_eq!((created.get("old"), created.get("changed")), (None, None));
+    let updated = change(&mut stream).await;
+    assert_eq!((&updated["old"]["n"], &updated["changed"]), (&json!(1), &json!(["n"])));
+    let large = change(&mut stream).await;
+    assert_eq!((&large["record"], &large["old"]["n"], large.get("changed")), (&Value::Null, &json!(2), None));
+    let small = change(&mut stream).await;
+    assert_eq!((&small["record"]["body"], small.get("old")), (&json!("y"), None));
+}
+
+#[tokio::test]
 async fn names_of_every_kind_are_watched_and_subscribed_to() {
     let (database, client) = database().await;
     let service = Service::start(database.url(), &[]).await;
