@@ -24,7 +24,7 @@ use crate::db::{Database, DbError};
 use crate::ingest::id::{IdMint, unix_now_us};
 use crate::observe::Metrics;
 use crate::paging::{Page, SortKey};
-use crate::realtime::{ChangeStore, Hub, Subscription};
+use crate::realtime::{ChangeStore, Hub, Position, Subscription};
 use crate::supervisor::{Backoff, Next, Supervisor};
 
 /// The settings of conversations.
@@ -153,7 +153,7 @@ impl Conversations {
         }
     }
 
-    /// A page of an owner's conversations, newest activity first.
+    /// A page of an owner's conversations, newest activity first, and the position of the snapshot that it was read in.
     ///
     /// # Errors
     ///
@@ -162,11 +162,11 @@ impl Conversations {
         &self,
         owner: Option<Uuid>,
         query: &ListQuery,
-    ) -> Result<Page<Conversation>, ConversationsError> {
-        let (entries, is_more) = match &query.words {
+    ) -> Result<(Page<Conversation>, Position), ConversationsError> {
+        let ((entries, is_more), position) = match &query.words {
             None => match self.inner.reads.read(ReadRequest::List { owner, query: query.clone() }).await? {
-                ReadResponse::List(found) => found,
-                _ => (Vec::new(), false),
+                (ReadResponse::List(found), position) => (found, position),
+                (_, position) => ((Vec::new(), false), position),
             },
             Some(words) => {
                 let max_bytes = limits::MAX_PAGE_BYTES;
@@ -177,17 +177,21 @@ impl Conversations {
             }
         };
         let cursor = |last: &Conversation| SortKey { at: last.updated_at, id: last.id }.cursor(CONVERSATIONS);
-        Ok(Page::forward(entries, is_more, cursor))
+        Ok((Page::forward(entries, is_more, cursor), position))
     }
 
-    /// An owner's conversation.
+    /// An owner's conversation, and the position of the snapshot that it was read in.
     ///
     /// # Errors
     ///
     /// [`ConversationsError`].
-    pub async fn get(&self, owner: Option<Uuid>, id: Uuid) -> Result<Conversation, ConversationsError> {
+    pub async fn get(
+        &self,
+        owner: Option<Uuid>,
+        id: Uuid,
+    ) -> Result<(Conversation, Position), ConversationsError> {
         match self.inner.reads.read(ReadRequest::Conversation { id, owner }).await? {
-            ReadResponse::Conversation(conversation) => Ok(conversation),
+            (ReadResponse::Conversation(conversation), position) => Ok((conversation, position)),
             _ => Err(NO_CONVERSATION),
         }
     }
@@ -205,7 +209,7 @@ impl Conversations {
     ) -> Result<Conversation, ConversationsError> {
         let (title, metadata) = (patch.title.as_deref(), patch.metadata.as_ref());
         if title.is_none() && metadata.is_none() {
-            return self.get(owner, id).await;
+            return Ok(self.get(owner, id).await?.0);
         }
         let changed = self.inner.store.change(id, owner, title, metadata).await?.ok_or(NO_CONVERSATION)?;
         self.inner.hub.wake_with_search();
@@ -258,7 +262,7 @@ impl Conversations {
         }
     }
 
-    /// A page of a conversation's messages, in order.
+    /// A page of a conversation's messages, in order, and the position of the snapshot that it was read in.
     ///
     /// # Errors
     ///
@@ -268,16 +272,15 @@ impl Conversations {
         owner: Option<Uuid>,
         conversation: Uuid,
         query: &MessageQuery,
-    ) -> Result<Page<Message>, ConversationsError> {
+    ) -> Result<(Page<Message>, Position), ConversationsError> {
         let read = ReadRequest::Messages { conversation, owner, query: query.clone() };
-        let ReadResponse::Messages((entries, is_more)) = self.inner.reads.read(read).await? else {
-            return Err(NO_CONVERSATION);
-        };
+        let (response, position) = self.inner.reads.read(read).await?;
+        let ReadResponse::Messages((entries, is_more)) = response else { return Err(NO_CONVERSATION) };
         let key = |message: &Message| SortKey { at: message.timestamp, id: message.id };
-        Ok(query.page(entries, is_more, key))
+        Ok((query.page(entries, is_more, key), position))
     }
 
-    /// A message.
+    /// A message, and the position of the snapshot that it was read in.
     ///
     /// # Errors
     ///
@@ -287,7 +290,7 @@ impl Conversations {
         owner: Option<Uuid>,
         conversation: Uuid,
         id: Uuid,
-    ) -> Result<Message, ConversationsError> {
+    ) -> Result<(Message, Position), ConversationsError> {
         let found = self.inner.store.message(conversation, owner, id).await?;
         found.ok_or(NO_MESSAGE)
     }

@@ -14,9 +14,10 @@ use super::model::{Conversation, Message, Metadata, Role};
 use super::search::query::tsquery;
 use crate::db::{
     BY_INDEX, ConflictRetries, Database, DbError, JsonText, Parameter as Typed, Query, begin_in_time,
-    in_time, query_all_in_time, query_often_in_time, sql,
+    in_time, query_all_in_time, query_often_in_time, query_snapshot_in_time, sql,
 };
 use crate::paging::SortKey;
+use crate::realtime::{Position, position_of_row};
 
 /// Conversations and messages, with a quota of the pool.
 #[derive(Debug, Clone)]
@@ -49,15 +50,15 @@ impl ConversationStore {
         Self { database: database.clone(), timeout }
     }
 
-    /// A page of the conversations with the words of a query, of at most `max_bytes` and one conversation more. `None`: the words only
-    /// exclude.
+    /// A page of the conversations with the words of a query, of at most `max_bytes` and one conversation more, and the position of the
+    /// snapshot that it was read in. `None`: the words only exclude.
     pub(super) async fn search(
         &self,
         owner: Option<Uuid>,
         query: &ListQuery,
         words: &str,
         max_bytes: usize,
-    ) -> Result<Option<Found<Conversation>>, DbError> {
+    ) -> Result<Option<(Found<Conversation>, Position)>, DbError> {
         let sql = match owner {
             Some(_) => sql!(self.database, "conversations/search.sql", mine = OWNED),
             None => sql!(self.database, "conversations/search.sql", mine = UNOWNED),
@@ -76,12 +77,13 @@ impl ConversationStore {
         ];
         // A search takes one processor of the server.
         let alone = sql!("conversations/alone.sql");
-        let rows = self.behind(&[(alone, Vec::new())], sql, &parameters).await?;
-        match rows.first() {
-            Some(row) if row.try_get("is_broad")? => Ok(None),
-            Some(row) if row.try_get::<_, Option<Uuid>>("id")?.is_none() => Ok(Some((Vec::new(), false))),
-            _ => page(&rows, query.limit, conversation).map(Some),
-        }
+        let (rows, position) = self.positioned((alone, Vec::new()), sql, &parameters).await?;
+        let found = match rows.first() {
+            Some(row) if row.try_get("is_broad")? => return Ok(None),
+            Some(row) if row.try_get::<_, Option<Uuid>>("id")?.is_none() => (Vec::new(), false),
+            _ => page(&rows, query.limit, conversation)?,
+        };
+        Ok(Some((found, position)))
     }
 
     /// Changes the title and the metadata, where given.
@@ -184,18 +186,18 @@ impl ConversationStore {
         Ok(DeletedBatch { messages, conversations: None })
     }
 
+    /// A message, and the position of the snapshot that it was read in.
     pub(super) async fn message(
         &self,
         conversation: Uuid,
         owner: Option<Uuid>,
         id: Uuid,
-    ) -> Result<Option<Message>, DbError> {
+    ) -> Result<Option<(Message, Position)>, DbError> {
         let parameters: [Typed<'_>; 3] =
             [(&conversation, Type::UUID), (&owner, Type::UUID), (&id, Type::UUID)];
-        let rows = self
-            .behind(&[(BY_INDEX, Vec::new())], sql!(self.database, "conversations/message.sql"), &parameters)
-            .await?;
-        rows.first().map(message).transpose()
+        let sql = sql!(self.database, "conversations/message.sql");
+        let (rows, position) = self.positioned((BY_INDEX, Vec::new()), sql, &parameters).await?;
+        rows.first().map(|row| Ok((message(row)?, position))).transpose()
     }
 
     /// Deletes up to `limit` keys that are older than `retention_s`; returns their number.
@@ -217,6 +219,24 @@ impl ConversationStore {
     async fn locked(&self, id: Uuid, sql: &str, parameters: &[Typed<'_>]) -> Result<Vec<Row>, DbError> {
         let lock = (sql!("conversations/lock.sql"), vec![(&id as _, Type::UUID)]);
         self.behind(&[lock], sql, parameters).await
+    }
+
+    /// Runs a statement behind another one; returns the position of the snapshot that it read, too.
+    async fn positioned(
+        &self,
+        first: Query<'_>,
+        sql: &str,
+        parameters: &[Typed<'_>],
+    ) -> Result<(Vec<Row>, Position), DbError> {
+        let now = sql!(self.database, "realtime/now.sql");
+        let queries = [first, (now, Vec::new()), (sql, parameters.to_vec())];
+        let connection = self.database.get().await?;
+        let read = query_snapshot_in_time(&connection, self.timeout, &queries).await;
+        let mut read = connection.release(read)?.into_iter().skip(1);
+        let now = read.next().and_then(|now| now.into_iter().next());
+        let position =
+            position_of_row(&self.database, &now.ok_or(DbError::Unexpected("no snapshot"))?).await?;
+        Ok((read.next().unwrap_or_default(), position))
     }
 
     /// Runs a statement behind others, in one transaction.

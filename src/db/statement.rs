@@ -71,7 +71,7 @@ pub async fn query_in_time(
     parameters: &[Parameter<'_>],
 ) -> Result<Vec<Row>, DbError> {
     repeated(connection, ConflictRetries::within(timeout), |left| {
-        in_transaction(connection, left, connection.query_typed(sql, parameters))
+        in_transaction(connection, Isolation::Statement, left, connection.query_typed(sql, parameters))
     })
     .await
 }
@@ -95,14 +95,33 @@ async fn repeated<T, F: Future<Output = Result<T, DbError>>>(
     }
 }
 
+/// What the statements of a transaction see.
+#[derive(Debug, Clone, Copy)]
+enum Isolation {
+    /// Each what was committed before it.
+    Statement,
+    /// All of them what was committed before the first.
+    Snapshot,
+}
+
+impl Isolation {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Statement => "read committed",
+            Self::Snapshot => "repeatable read",
+        }
+    }
+}
+
 /// Sends the beginning of a transaction, the messages that `asks` sends when it is first polled, and the commit, without waiting
 /// in between; then reads the answers. A statement may take up to `timeout`.
 async fn in_transaction<T>(
     connection: &Connection,
+    isolation: Isolation,
     timeout: Duration,
     asks: impl Future<Output = Result<T, tokio_postgres::Error>>,
 ) -> Result<T, DbError> {
-    let begin = format!("begin isolation level read committed;\n{}", presets(timeout));
+    let begin = format!("begin isolation level {};\n{}", isolation.name(), presets(timeout));
     let (begun, answered, committed) = tokio::join!(
         biased;
         connection.batch_execute(&begin),
@@ -173,7 +192,7 @@ async fn query_prepared(
     parameters: &[Parameter<'_>],
 ) -> Result<Vec<Row>, DbError> {
     let (statement, values) = prepared(connection, sql, parameters).await?;
-    in_transaction(connection, timeout, connection.query(&statement, &values)).await
+    in_transaction(connection, Isolation::Statement, timeout, connection.query(&statement, &values)).await
 }
 
 /// A statement before those that find a few rows each, in their transaction: they are planned to use indexes, however small a
@@ -195,10 +214,33 @@ pub async fn query_all_in_time(
     timeout: Duration,
     queries: &[Query<'_>],
 ) -> Result<Vec<Vec<Row>>, DbError> {
+    query_all(connection, Isolation::Statement, timeout, queries).await
+}
+
+/// As [`query_all_in_time`], for statements that read one snapshot and write nothing.
+///
+/// # Errors
+///
+/// As [`query_in_time`].
+pub async fn query_snapshot_in_time(
+    connection: &Connection,
+    timeout: Duration,
+    queries: &[Query<'_>],
+) -> Result<Vec<Vec<Row>>, DbError> {
+    query_all(connection, Isolation::Snapshot, timeout, queries).await
+}
+
+async fn query_all(
+    connection: &Connection,
+    isolation: Isolation,
+    timeout: Duration,
+    queries: &[Query<'_>],
+) -> Result<Vec<Vec<Row>>, DbError> {
     if connection.prepares() {
         let retries = ConflictRetries::within(timeout);
         let queried =
-            repeated(connection, retries, |left| query_all_prepared(connection, left, queries)).await;
+            repeated(connection, retries, |left| query_all_prepared(connection, isolation, left, queries))
+                .await;
         match queried {
             Err(error) if error.is_unprepared() => stop_preparing(connection, &error),
             queried => return queried,
@@ -206,13 +248,14 @@ pub async fn query_all_in_time(
     }
     repeated(connection, ConflictRetries::within(timeout), |left| {
         let asked = queries.iter().map(|(sql, parameters)| connection.query_typed(sql, parameters));
-        in_transaction(connection, left, all(asked))
+        in_transaction(connection, isolation, left, all(asked))
     })
     .await
 }
 
 async fn query_all_prepared(
     connection: &Connection,
+    isolation: Isolation,
     timeout: Duration,
     queries: &[Query<'_>],
 ) -> Result<Vec<Vec<Row>>, DbError> {
@@ -221,7 +264,7 @@ async fn query_all_prepared(
         statements.push(prepared(connection, sql, parameters).await?);
     }
     let asked = statements.iter().map(|(statement, values)| connection.query(statement, values));
-    in_transaction(connection, timeout, all(asked)).await
+    in_transaction(connection, isolation, timeout, all(asked)).await
 }
 
 /// A statement that the connection keeps prepared, and its values.

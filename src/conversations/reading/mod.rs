@@ -17,6 +17,7 @@ use super::list::{ListQuery, MessageQuery};
 use super::model::{Conversation, Message};
 use super::store::Found;
 use crate::db::{BatchExecutor, BatchWork, NumberedShard, Outcomes, Overloaded};
+use crate::realtime::Position;
 pub(super) use store::{LivePage, ReadStore};
 
 /// Batches at once.
@@ -36,6 +37,9 @@ pub(super) enum ReadRequest {
     /// A page of messages.
     Messages { conversation: Uuid, owner: Option<Uuid>, query: MessageQuery },
 }
+
+/// The outcome of a read, and the position of the snapshot that it was read in.
+pub(super) type PositionedResponse = (ReadResponse, Position);
 
 /// The outcome of a read. Pages of messages have the nearest first.
 #[derive(Debug)]
@@ -81,14 +85,15 @@ struct BatchReader {
 impl BatchWork for BatchReader {
     type Shard = NumberedShard;
     type Request = ReadRequest;
-    type Answer = ReadResponse;
+    type Answer = PositionedResponse;
     type Error = ConversationsError;
 
     const MAX_REQUESTS: usize = 64;
 
     async fn run(&self, _shard: &NumberedShard, requests: &[ReadRequest]) -> Outcomes<Self> {
         let budget = PageBudget::of(requests.len(), self.max_page_bytes);
-        Ok(self.store.read(requests, budget).await?.into_iter().map(Ok).collect())
+        let (responses, position) = self.store.read(requests, budget).await?;
+        Ok(responses.into_iter().map(|response| Ok((response, position.clone()))).collect())
     }
 }
 
@@ -121,18 +126,19 @@ impl ReadExecutor {
     /// # Errors
     ///
     /// [`ConversationsError`].
-    pub(super) async fn read(&self, read: ReadRequest) -> Result<ReadResponse, ConversationsError> {
+    pub(super) async fn read(&self, read: ReadRequest) -> Result<PositionedResponse, ConversationsError> {
         if !read.is_long() {
             // Any shard will do.
             let number = self.next.fetch_add(1, Ordering::Relaxed) % self.shards.len().max(1);
             let shard = self.shards.get(number).ok_or(Overloaded)?;
             match self.batches.execute(Arc::clone(shard), read.clone(), 0).await? {
-                ReadResponse::TooLarge => {}
+                (ReadResponse::TooLarge, _) => {}
                 response => return Ok(response),
             }
         }
-        let responses = self.alone.read(&[read], PageBudget::alone(self.max_page_bytes)).await?;
-        Ok(responses.into_iter().next().unwrap_or(ReadResponse::NotFound))
+        let budget = PageBudget::alone(self.max_page_bytes);
+        let (responses, position) = self.alone.read(&[read], budget).await?;
+        Ok((responses.into_iter().next().unwrap_or(ReadResponse::NotFound), position))
     }
 }
 

@@ -11,11 +11,11 @@ use crate::conversations::list::{MessageQuery, Start};
 use crate::conversations::model::Message;
 use crate::conversations::store::{Found, conversation, message, page};
 use crate::db::{
-    BY_INDEX, Database, DbError, Parameter as Typed, Query, numbered, query_all_in_time, query_often_in_time,
-    sql,
+    BY_INDEX, Database, DbError, Parameter as Typed, Query, numbered, query_often_in_time,
+    query_snapshot_in_time, sql,
 };
 use crate::paging::SortKey;
-use crate::realtime::{PAGE_BYTES, Snapshot};
+use crate::realtime::{PAGE_BYTES, Position, Snapshot, position_of_row};
 
 /// Reads conversations, with a quota of the pool.
 #[derive(Debug, Clone)]
@@ -76,14 +76,14 @@ impl ReadStore {
         Self { database: database.clone(), timeout }
     }
 
-    /// The outcome of each read.
+    /// The outcome of each read, and the position of the snapshot that all were read in.
     pub(in crate::conversations) async fn read(
         &self,
         reads: &[ReadRequest],
         budget: PageBudget,
-    ) -> Result<Vec<ReadResponse>, DbError> {
+    ) -> Result<(Vec<ReadResponse>, Position), DbError> {
         let columns: Vec<Columns> = KINDS.into_iter().filter_map(|kind| Columns::of(kind, reads)).collect();
-        let rows = self.rows(&columns, &budget).await?;
+        let (position, rows) = self.rows(&columns, &budget).await?;
         // Only a list is there in any case.
         let without_row = |read: &ReadRequest| match read {
             ReadRequest::List { .. } => ReadResponse::List((Vec::new(), false)),
@@ -98,7 +98,7 @@ impl ReadStore {
                 }
             }
         }
-        Ok(responses)
+        Ok((responses, position))
     }
 
     /// A page of messages behind a key. `None`: there is no such conversation.
@@ -112,7 +112,8 @@ impl ReadStore {
         let read = ReadRequest::Messages { conversation, owner, query };
         let budget = PageBudget::alone(PAGE_BYTES);
         let columns = Columns::of(Kind::After, std::slice::from_ref(&read));
-        let rows = self.rows(columns.as_slice(), &budget).await?.pop().unwrap_or_default();
+        let (_, mut rows) = self.rows(columns.as_slice(), &budget).await?;
+        let rows = rows.pop().unwrap_or_default();
         let Some(row) = rows.first() else { return Ok(None) };
         let snapshot = Snapshot::parse(row.try_get("snapshot")?);
         let snapshot = snapshot.ok_or(DbError::Unexpected("a snapshot that cannot be read"))?;
@@ -145,14 +146,23 @@ impl ReadStore {
         page(&connection.release(rows)?, LIVE_PAGE, message)
     }
 
-    /// The rows of each statement.
-    async fn rows(&self, columns: &[Columns], budget: &PageBudget) -> Result<Vec<Vec<Row>>, DbError> {
-        let mut queries: Vec<Query<'_>> = vec![(BY_INDEX, Vec::new())];
+    /// The rows of each statement, and the position of the snapshot that all of them read.
+    async fn rows(
+        &self,
+        columns: &[Columns],
+        budget: &PageBudget,
+    ) -> Result<(Position, Vec<Vec<Row>>), DbError> {
+        let now = sql!(self.database, "realtime/now.sql");
+        let mut queries: Vec<Query<'_>> = vec![(BY_INDEX, Vec::new()), (now, Vec::new())];
         let statement = |columns: &Columns| columns.kind.statement(&self.database);
         queries.extend(columns.iter().map(|columns| (statement(columns), columns.parameters(budget))));
         let connection = self.database.get().await?;
-        let rows = query_all_in_time(&connection, self.timeout, &queries).await;
-        Ok(connection.release(rows)?.into_iter().skip(1).collect())
+        let rows = query_snapshot_in_time(&connection, self.timeout, &queries).await;
+        let mut rows = connection.release(rows)?.into_iter().skip(1);
+        let now = rows.next().and_then(|now| now.into_iter().next());
+        let position =
+            position_of_row(&self.database, &now.ok_or(DbError::Unexpected("no snapshot"))?).await?;
+        Ok((position, rows.collect()))
     }
 }
 

@@ -14,7 +14,7 @@ use uuid::Uuid;
 use super::super::openapi::bodies::{MessageResponse, MessagesRequest, MessagesResponse};
 use super::super::server::ConnectionHandle;
 use super::super::wire::error::ApiError;
-use super::super::wire::query;
+use super::super::wire::{position, query};
 use super::super::{AppState, Services};
 use super::object_reader::ObjectReader;
 use super::{PATH, answer, conversation_id, header, live, message_id, page_answer, read_body};
@@ -36,7 +36,7 @@ const MAX_KEY: usize = 255;
     summary = "A conversation's messages in order",
     params(("id" = Uuid, Path, description = "The conversation"), ("limit" = Option<u32>, Query, description = "Entries of a page", minimum = 1, maximum = 200), ("after" = Option<String>, Query, description = "What a Link header gave"), ("before" = Option<String>, Query, description = "What a Link header gave, or end"), ("live" = Option<String>, Query, description = "sse: goes on with what happens, as server-sent events"), ("last-event-id" = Option<String>, Header, description = "With live: what was seen")),
     responses(
-        (status = 200, description = "Messages, or a stream of them", content((Vec<MessageResponse> = "application/json"), (String = "text/event-stream")), headers(("link" = String, description = "The pages beside it"))),
+        (status = 200, description = "Messages, or a stream of them", content((Vec<MessageResponse> = "application/json"), (String = "text/event-stream")), headers(("link" = String, description = "The pages beside it"), ("x-feed-position" = String, description = "Where /api/events/stream goes on"))),
         (status = 404, description = "There is no such conversation of one's own"),
     )
 )]
@@ -57,8 +57,10 @@ pub(super) async fn list(
     }
     let query = MessageQuery::parse(&parameters)?;
     let owner = services.accounts.user_of(&principal).await?;
-    let page = services.conversations()?.messages(owner, id, &query).await?;
-    page_answer(services, &format!("{PATH}/{id}/messages"), &parameters, &page)
+    let (page, position) = services.conversations()?.messages(owner, id, &query).await?;
+    let mut response = page_answer(services, &format!("{PATH}/{id}/messages"), &parameters, &page)?;
+    position::add(&mut response, &position)?;
+    Ok(response)
 }
 
 /// `GET /api/conversations/{id}/messages/{message}`.
@@ -69,7 +71,7 @@ pub(super) async fn list(
     summary = "A message",
     params(("id" = Uuid, Path, description = "The conversation"), ("message" = Uuid, Path, description = "The message")),
     responses(
-        (status = 200, description = "The message", body = MessageResponse),
+        (status = 200, description = "The message", body = MessageResponse, headers(("x-feed-position" = String, description = "Where /api/events/stream goes on"))),
         (status = 404, description = "There is no such message of one's own"),
     )
 )]
@@ -81,7 +83,10 @@ pub(super) async fn get(
     let services = state.services()?;
     let (conversation, id) = message_id(ids)?;
     let owner = services.accounts.user_of(&principal).await?;
-    answer(services, StatusCode::OK, &services.conversations()?.message(owner, conversation, id).await?)
+    let (message, position) = services.conversations()?.message(owner, conversation, id).await?;
+    let mut response = answer(services, StatusCode::OK, &message)?;
+    position::add(&mut response, &position)?;
+    Ok(response)
 }
 
 /// `POST /api/conversations/{id}/messages`: one message, or an array of them, all or none.

@@ -20,7 +20,7 @@ use uuid::Uuid;
 use super::edge::routes::{Access, Routes};
 use super::openapi::bodies::{ConversationRequest, ConversationResponse};
 use super::wire::error::ApiError;
-use super::wire::{json, pages, path, query};
+use super::wire::{json, pages, path, position, query};
 use super::{AppState, Services};
 use crate::auth::{Principal, Scope};
 use crate::config::limits;
@@ -52,7 +52,7 @@ pub(super) fn routes() -> Routes {
     tag = "conversations",
     summary = "One's own conversations, newest activity first",
     params(("limit" = Option<u32>, Query, description = "Entries of a page", minimum = 1, maximum = 200), ("after" = Option<String>, Query, description = "What a Link header gave"), ("offset" = Option<u32>, Query, description = "Conversations to pass over"), ("q" = Option<String>, Query, description = "Words of the title or of a message")),
-    responses((status = 200, description = "Conversations", body = [ConversationResponse], headers(("link" = String, description = "The pages beside it"))))
+    responses((status = 200, description = "Conversations", body = [ConversationResponse], headers(("link" = String, description = "The pages beside it"), ("x-feed-position" = String, description = "Where /api/events/stream goes on"))))
 )]
 async fn list(
     State(state): State<Arc<AppState>>,
@@ -63,8 +63,10 @@ async fn list(
     let parameters = query::parameters(parameters)?;
     let query = ListQuery::parse(&parameters)?;
     let owner = services.accounts.user_of(&principal).await?;
-    let page = services.conversations()?.list(owner, &query).await?;
-    page_answer(services, PATH, &parameters, &page)
+    let (page, position) = services.conversations()?.list(owner, &query).await?;
+    let mut response = page_answer(services, PATH, &parameters, &page)?;
+    position::add(&mut response, &position)?;
+    Ok(response)
 }
 
 /// `POST /api/conversations`.
@@ -101,7 +103,7 @@ async fn create(
     summary = "A conversation",
     params(("id" = Uuid, Path, description = "The conversation")),
     responses(
-        (status = 200, description = "The conversation", body = ConversationResponse),
+        (status = 200, description = "The conversation", body = ConversationResponse, headers(("x-feed-position" = String, description = "Where /api/events/stream goes on"))),
         (status = 404, description = "There is no such conversation of one's own"),
     )
 )]
@@ -113,7 +115,10 @@ async fn read(
     let services = state.services()?;
     let id = conversation_id(id)?;
     let owner = services.accounts.user_of(&principal).await?;
-    answer(services, StatusCode::OK, &services.conversations()?.get(owner, id).await?)
+    let (conversation, position) = services.conversations()?.get(owner, id).await?;
+    let mut response = answer(services, StatusCode::OK, &conversation)?;
+    position::add(&mut response, &position)?;
+    Ok(response)
 }
 
 /// `PATCH /api/conversations/{id}`.

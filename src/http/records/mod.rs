@@ -16,17 +16,15 @@ use super::openapi::bodies::{RecordRequest, RecordResponse};
 use super::wire::body::{CountedBody, MemoryPermit, WholeBody};
 use super::wire::error::ApiError;
 use super::wire::json::{self, offload};
-use super::wire::{etag, pages, query};
+use super::wire::{etag, pages, position, query};
 use super::{AppState, Services};
 use crate::auth::{Principal, Scope};
 use crate::config::limits;
 use crate::offload::INLINE_BYTES;
-use crate::realtime::Position;
 use crate::records::{
     Change, Draft, Fields, ListQuery, Name, Precondition, Record, RecordId, RecordsError, RequestAuth,
 };
 
-static X_FEED_POSITION: HeaderName = HeaderName::from_static("x-feed-position");
 static X_TOTAL_COUNT: HeaderName = HeaderName::from_static("x-total-count");
 
 /// Every route of records.
@@ -107,7 +105,7 @@ async fn get(
         }
         false => answer(services, StatusCode::OK, record, fields).await?,
     };
-    add_position(&mut response, &position)?;
+    position::add(&mut response, &position)?;
     Ok(response)
 }
 
@@ -264,18 +262,11 @@ async fn list(
     let (body, permit) = body.await?;
     let mut response = json::json(StatusCode::OK, Body::new(CountedBody::new(body, permit)));
     pages::add_links(&mut response, links)?;
-    add_position(&mut response, &position)?;
+    position::add(&mut response, &position)?;
     if let Some(total) = page.total {
         response.headers_mut().insert(&X_TOTAL_COUNT, total.into());
     }
     Ok(response)
-}
-
-/// The position from which `/api/events/stream` goes on behind what was read.
-fn add_position(response: &mut Response, position: &Position) -> Result<(), ApiError> {
-    let position = HeaderValue::try_from(position.to_string()).map_err(|_| ApiError::internal())?;
-    response.headers_mut().insert(&X_FEED_POSITION, position);
-    Ok(())
 }
 
 /// Reads a record from a request. The returned body holds the record's memory permit.

@@ -7,6 +7,7 @@ pub(super) mod etag;
 pub(super) mod json;
 pub(super) mod pages;
 pub(super) mod path;
+pub(super) mod position;
 pub(super) mod query;
 pub(super) mod rate_limit;
 pub(super) mod sse;
