@@ -33,7 +33,7 @@ async fn known_key() -> Result<(Arc<Verifier>, Secret), Box<dyn std::error::Erro
     let accounts = Accounts::new(&config.auth, &verifier, &database);
     let scopes = Scopes::default().with(Scope::EventsWrite);
     let request = KeyRequest { name: None, scopes, expires_s: None, replaces: None, origins: None };
-    let made = accounts.keys.create(&request, None, Scopes::ADMIN).await?;
+    let made = accounts.keys.create(&request, None, &Scopes::ADMIN).await?;
     let hash = KeyHash::of(made.secret.reveal()).ok_or("not a key")?;
     accounts.look_up(hash).await?;
     database.close();

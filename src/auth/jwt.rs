@@ -85,7 +85,7 @@ struct Claims {
 struct OwnClaims<'a> {
     sub: Uuid,
     email: &'a str,
-    permissions: Vec<&'static str>,
+    permissions: Vec<String>,
     iss: &'a str,
     aud: &'a str,
     exp: i64,

@@ -72,10 +72,18 @@ impl Principal {
         self.identity != Identity::Anonymous
     }
 
+    /// Whether both are of the same caller: their permissions, and a user's session, may differ.
+    pub fn is_same_caller(&self, other: &Self) -> bool {
+        match (&self.identity, &other.identity) {
+            (Identity::User { id, .. }, Identity::User { id: other, .. }) => id == other,
+            (identity, other) => identity == other,
+        }
+    }
+
     /// The permissions. An `open` service needs no token, but a token with permissions is limited to them.
     pub fn scopes(&self, open: bool) -> Scopes {
-        match self.permissions {
-            Some(permissions) => permissions,
+        match &self.permissions {
+            Some(permissions) => permissions.clone(),
             None if open => Scopes::ADMIN,
             None => Scopes::default(),
         }
@@ -99,7 +107,16 @@ impl Principal {
 
     /// Authorizes a scope.
     pub fn may(&self, scope: Scope, open: bool) -> Decision {
-        match self.scopes(open).allow(scope) {
+        self.decide(self.scopes(open).allow(scope))
+    }
+
+    /// Authorizes a subscription to the published topic, or the table, of this name.
+    pub fn may_read_topic(&self, name: &str, open: bool) -> Decision {
+        self.decide(self.scopes(open).allow_topic(name))
+    }
+
+    fn decide(&self, is_permitted: bool) -> Decision {
+        match is_permitted {
             true => Decision::Allowed,
             false if self.is_known() => Decision::Forbidden,
             false => Decision::Unknown,
@@ -113,13 +130,15 @@ mod tests {
 
     #[test]
     fn open_lets_everybody_in_but_holds_a_token_to_what_it_says() {
-        let key =
-            |permissions| Principal { identity: Identity::Key { id: Uuid::nil(), owner: None }, permissions };
+        let key = |permissions: Option<Scopes>| Principal {
+            identity: Identity::Key { id: Uuid::nil(), owner: None },
+            permissions,
+        };
         let reads = Some(Scopes::default().with(Scope::RecordsRead));
         for (principal, open, required) in [
             (Principal::ANONYMOUS, Decision::Allowed, Decision::Unknown),
             (key(None), Decision::Allowed, Decision::Forbidden),
-            (key(reads), Decision::Forbidden, Decision::Forbidden),
+            (key(reads.clone()), Decision::Forbidden, Decision::Forbidden),
             (key(Some(Scopes::default())), Decision::Forbidden, Decision::Forbidden),
             (key(Some(Scopes::ADMIN)), Decision::Allowed, Decision::Allowed),
         ] {

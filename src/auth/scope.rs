@@ -1,9 +1,13 @@
 //! Scopes: the permissions of keys and of users.
+//!
+//! `realtime:read` may be limited to names with a prefix: `realtime:read:orders/` permits the topics `topic/orders/…`. The prefix is
+//! compared, byte by byte, with the name behind `topic/` or `table/`, as it is after percent-decoding and without options.
 
 use std::fmt;
+use std::sync::Arc;
 
 /// A permission.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u8)]
 pub enum Scope {
     /// Send events.
@@ -97,13 +101,37 @@ impl Scope {
     }
 }
 
-/// A set of scopes.
-#[derive(Clone, Copy, PartialEq, Eq, Default)]
-pub struct Scopes(u32);
+/// Before the prefix of a name in a limited `realtime:read`.
+const TOPICS_WITH_PREFIX: &str = "realtime:read:";
+/// The most prefixes of a set; more are ignored.
+const MAX_PREFIXES: usize = 100;
+/// Bytes of a prefix: the longest name of a topic.
+const MAX_PREFIX_BYTES: usize = 200;
+
+/// A set of scopes. Cheap to clone.
+#[derive(Clone, PartialEq, Eq, Default)]
+pub struct Scopes {
+    bits: u32,
+    /// Prefixes of the names that `realtime:read` is limited to, sorted, none of which begins with another. `None`: there are none.
+    prefixes: Option<Arc<[Box<str>]>>,
+}
 
 impl Scopes {
     /// All permissions.
-    pub const ADMIN: Self = Self(1 << Scope::Admin as u8);
+    pub const ADMIN: Self = Self { bits: 1 << Scope::Admin as u8, prefixes: None };
+
+    fn new(bits: u32, prefixes: impl IntoIterator<Item = Box<str>>) -> Self {
+        // All names, so the prefixes add nothing.
+        if bits & (Scope::RealtimeRead.bit() | Scope::Admin.bit()) != 0 {
+            return Self { bits, prefixes: None };
+        }
+        let mut prefixes: Vec<Box<str>> = prefixes.into_iter().collect();
+        prefixes.sort_unstable();
+        // A longer prefix follows the shorter one that includes it.
+        prefixes.dedup_by(|longer, shorter| longer.starts_with(&**shorter));
+        prefixes.truncate(MAX_PREFIXES);
+        Self { bits, prefixes: (!prefixes.is_empty()).then(|| prefixes.into()) }
+    }
 
     /// The permissions of a registered user: their own conversations and files.
     pub fn of_a_registered_user() -> Self {
@@ -111,49 +139,87 @@ impl Scopes {
         [ConversationsRead, ConversationsWrite, FilesRead, FilesWrite].into_iter().collect()
     }
 
-    /// The scopes of these names; unknown names are ignored.
-    pub fn known<'a>(words: impl IntoIterator<Item = &'a str>) -> Self {
-        words.into_iter().filter_map(Scope::parse).collect()
+    /// The set of the scope of one name; `None`: there is no such scope.
+    pub fn parse(word: &str) -> Option<Self> {
+        if let Some(scope) = Scope::parse(word) {
+            return Some(Self::default().with(scope));
+        }
+        let prefix = word.strip_prefix(TOPICS_WITH_PREFIX)?;
+        let is_prefix = (1..=MAX_PREFIX_BYTES).contains(&prefix.len()) && !prefix.contains(char::is_control);
+        is_prefix.then(|| Self::new(0, [prefix.into()]))
     }
 
-    /// Whether the set permits a scope.
-    pub fn allow(self, scope: Scope) -> bool {
-        self.0 & (scope.bit() | Scope::Admin.bit()) != 0
+    /// The scopes of these names; unknown names are ignored.
+    pub fn known<'a>(words: impl IntoIterator<Item = &'a str>) -> Self {
+        words.into_iter().filter_map(Self::parse).collect()
+    }
+
+    /// Whether the set permits a scope, without a limit.
+    pub fn allow(&self, scope: Scope) -> bool {
+        self.bits & (scope.bit() | Scope::Admin.bit()) != 0
+    }
+
+    /// Whether the set permits to subscribe to the published topic, or the table, of this name.
+    pub fn allow_topic(&self, name: &str) -> bool {
+        self.allow(Scope::RealtimeRead) || self.prefixes().any(|prefix| name.starts_with(prefix))
     }
 
     /// Whether the set permits everything that `others` does.
-    pub fn cover(self, others: Self) -> bool {
-        self.allow(Scope::Admin) || others.0 & !self.0 == 0
+    pub fn cover(&self, others: &Self) -> bool {
+        self.allow(Scope::Admin)
+            || (others.bits & !self.bits == 0 && others.prefixes().all(|prefix| self.allow_topic(prefix)))
     }
 
     /// The intersection.
-    pub fn within(self, others: Self) -> Self {
+    pub fn within(&self, others: &Self) -> Self {
         match (self.allow(Scope::Admin), others.allow(Scope::Admin)) {
-            (true, _) => others,
-            (_, true) => self,
-            _ => Self(self.0 & others.0),
+            (true, _) => others.clone(),
+            (_, true) => self.clone(),
+            _ => {
+                let own = self.prefixes().filter(|prefix| others.allow_topic(prefix));
+                let theirs = others.prefixes().filter(|prefix| self.allow_topic(prefix));
+                Self::new(self.bits & others.bits, own.chain(theirs).map(Into::into))
+            }
         }
     }
 
     /// The set with one more scope.
-    pub fn with(self, scope: Scope) -> Self {
-        Self(self.0 | scope.bit())
+    pub fn with(&self, scope: Scope) -> Self {
+        Self::new(self.bits | scope.bit(), self.prefixes().map(Into::into))
     }
 
     /// Whether the set is empty.
-    pub fn is_empty(self) -> bool {
-        self.0 == 0
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
     }
 
     /// The names of the scopes, in order.
-    pub fn names(self) -> Vec<&'static str> {
-        ALL.into_iter().filter(|scope| self.0 & scope.bit() != 0).map(Scope::name).collect()
+    pub fn names(&self) -> Vec<String> {
+        let whole = ALL.into_iter().filter(|scope| self.bits & scope.bit() != 0);
+        let limited = self.prefixes().map(|prefix| format!("{TOPICS_WITH_PREFIX}{prefix}"));
+        whole.map(|scope| scope.name().to_owned()).chain(limited).collect()
+    }
+
+    fn prefixes(&self) -> impl Iterator<Item = &str> {
+        self.prefixes.iter().flat_map(|prefixes| prefixes.iter().map(|prefix| &**prefix))
     }
 }
 
 impl FromIterator<Scope> for Scopes {
     fn from_iter<I: IntoIterator<Item = Scope>>(scopes: I) -> Self {
-        Self(scopes.into_iter().fold(0, |bits, scope| bits | scope.bit()))
+        Self::new(scopes.into_iter().fold(0, |bits, scope| bits | scope.bit()), [])
+    }
+}
+
+impl FromIterator<Self> for Scopes {
+    fn from_iter<I: IntoIterator<Item = Self>>(sets: I) -> Self {
+        let (mut bits, mut prefixes) = (0, Vec::new());
+        for set in sets {
+            bits |= set.bits;
+            // A token may have any number of them.
+            prefixes.extend(set.prefixes().take(MAX_PREFIXES).map(Box::from));
+        }
+        Self::new(bits, prefixes)
     }
 }
 
@@ -176,31 +242,65 @@ mod tests {
         }
         for word in ["", "Admin", "events", "events:write ", "records:read|write"] {
             assert_eq!(Scope::parse(word), None, "{word}");
+            assert_eq!(Scopes::parse(word), None, "{word}");
         }
+        let long = format!("realtime:read:{}", "x".repeat(MAX_PREFIX_BYTES + 1));
+        for word in ["realtime:read:", "realtime:read:a\0", "records:read:a", "realtime:reads", &long] {
+            assert_eq!(Scopes::parse(word), None, "{word}");
+        }
+    }
+
+    #[test]
+    fn a_prefix_permits_the_names_that_begin_with_it() {
+        let set = Scopes::known(["realtime:read:orders/", "realtime:read:app.", "realtime:read:orders/eu/"]);
+        assert_eq!(set.names(), ["realtime:read:app.", "realtime:read:orders/"], "one includes the other");
+        for (name, is_permitted) in [
+            ("orders/1", true),
+            ("orders/", true),
+            ("orders", false),
+            ("Orders/1", false),
+            ("app.users", true),
+            ("old/orders/1", false),
+        ] {
+            assert_eq!(set.allow_topic(name), is_permitted, "{name}");
+        }
+        assert!(!set.allow(Scope::RealtimeRead), "that is all names");
+        let whole = Scopes::default().with(Scope::RealtimeRead);
+        assert!(whole.cover(&set) && !set.cover(&whole) && whole.allow_topic("anything"));
+        assert_eq!(set.with(Scope::RealtimeRead), whole);
+        assert_eq!(whole.within(&set), set);
+        let deeper = Scopes::known(["realtime:read:orders/eu/", "realtime:read:x"]);
+        assert_eq!(deeper.within(&set).names(), ["realtime:read:orders/eu/"]);
+        let words: Vec<String> = (0..1_000).map(|n| format!("realtime:read:{n}.")).collect();
+        assert_eq!(Scopes::known(words.iter().map(String::as_str)).names().len(), MAX_PREFIXES);
     }
 
     #[test]
     fn admin_allows_and_covers_everything_and_nobody_else_covers_admin() {
         for scope in ALL {
             assert!(Scopes::ADMIN.allow(scope));
-            assert_eq!(Scopes::default().with(scope).cover(Scopes::ADMIN), scope == Scope::Admin);
+            assert_eq!(Scopes::default().with(scope).cover(&Scopes::ADMIN), scope == Scope::Admin);
         }
     }
 
     fn scopes() -> impl Strategy<Value = Scopes> {
-        (0_u32..1 << ALL.len()).prop_map(Scopes)
+        let prefixes = proptest::collection::vec("[ab]{1,3}", 0..4);
+        (0_u32..1 << ALL.len(), prefixes)
+            .prop_map(|(bits, prefixes)| Scopes::new(bits, prefixes.into_iter().map(String::into_boxed_str)))
     }
 
     proptest! {
         #[test]
         fn a_set_reads_back_from_its_words(set in scopes()) {
-            prop_assert_eq!(Scopes::known(set.names()), set);
+            let names = set.names();
+            prop_assert_eq!(Scopes::known(names.iter().map(String::as_str)), set);
         }
 
         #[test]
-        fn what_is_within_a_set_is_covered_by_both(one in scopes(), other in scopes()) {
-            let both = one.within(other);
-            prop_assert!(one.cover(both) && other.cover(both));
+        fn what_is_within_a_set_is_covered_by_both(one in scopes(), other in scopes(), name in "[ab]{1,4}") {
+            let both = one.within(&other);
+            prop_assert!(one.cover(&both) && other.cover(&both));
+            prop_assert_eq!(both.allow_topic(&name), one.allow_topic(&name) && other.allow_topic(&name));
             for scope in ALL {
                 prop_assert_eq!(both.allow(scope), one.allow(scope) && other.allow(scope));
             }

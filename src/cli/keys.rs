@@ -33,7 +33,7 @@ enum KeysCommand {
 struct CreateArgs {
     /// A scope of the key, such as events:write; repeatable
     #[arg(long, value_parser = scope, required_unless_present_any = ["admin", "write_only"])]
-    scope: Vec<Scope>,
+    scope: Vec<Scopes>,
     /// The key's name; by default that of the replaced key
     #[arg(long)]
     name: Option<String>,
@@ -68,11 +68,12 @@ pub(super) fn run(args: KeysArgs) -> Result<(), Failure> {
     offline::with_accounts(&config, async |accounts, _database| match args.command {
         KeysCommand::Create(args) => {
             let implied = [args.admin.then_some(Scope::Admin), args.write_only.then_some(Scope::EventsWrite)];
-            let scopes: Scopes = args.scope.into_iter().chain(implied.into_iter().flatten()).collect();
+            let implied: Scopes = implied.into_iter().flatten().collect();
+            let scopes: Scopes = args.scope.into_iter().chain([implied]).collect();
             let origins = args.write_only.then_some(args.origin);
             let replaces = args.replaces.map(|id| (id, i64::from(args.overlap_h) * 3600));
             let request = KeyRequest { name: args.name, scopes, expires_s: args.expires, replaces, origins };
-            let made = accounts.keys.create(&request, None, Scopes::ADMIN).await?;
+            let made = accounts.keys.create(&request, None, &Scopes::ADMIN).await?;
             println!("{}", made.secret.reveal());
             Ok(())
         }
@@ -104,9 +105,9 @@ fn print(key: &ListedKey) {
 }
 
 /// The scope of this name.
-pub(super) fn scope(word: &str) -> Result<Scope, String> {
+pub(super) fn scope(word: &str) -> Result<Scopes, String> {
     let known = || crate::auth::ALL_SCOPES.map(Scope::name).join(", ");
-    Scope::parse(word).ok_or_else(|| format!("takes one of {}", known()))
+    Scopes::parse(word).ok_or_else(|| format!("takes one of {}, or realtime:read:PREFIX", known()))
 }
 
 /// A time in seconds of Unix time, from a time or a span.

@@ -9,7 +9,7 @@ use uuid::Uuid;
 use super::keys::scope;
 use super::{Failure, offline};
 use crate::auth::users::{Email, ListedUser, Password, UserName};
-use crate::auth::{Accounts, Scope, Scopes};
+use crate::auth::{Accounts, Scopes};
 use crate::config::{Config, Module, limits};
 use crate::conversations::{self, Removed};
 use crate::db::{self, Database, DbError};
@@ -29,7 +29,7 @@ enum UsersCommand {
         email: String,
         /// A permission; repeatable. By default the user's own conversations and files
         #[arg(long, value_parser = scope)]
-        permission: Vec<Scope>,
+        permission: Vec<Scopes>,
     },
     /// List all users in order of creation: id, time, permissions, and email or issuer's subject
     List,
@@ -44,7 +44,7 @@ enum UsersCommand {
         user: String,
         /// A permission; repeatable. Without any the user has no permissions
         #[arg(long, value_parser = scope)]
-        permission: Vec<Scope>,
+        permission: Vec<Scopes>,
     },
     /// End all sessions of a user
     LogOut {

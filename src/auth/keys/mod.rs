@@ -81,11 +81,11 @@ impl CachedKey {
     pub(super) fn principal(&self) -> Principal {
         let Some(origins) = &self.origins else {
             let identity = Identity::Key { id: self.id, owner: self.owner };
-            return Principal { identity, permissions: Some(self.scopes) };
+            return Principal { identity, permissions: Some(self.scopes.clone()) };
         };
         let identity = Identity::WriteOnlyKey { id: self.id, origins: Arc::clone(origins) };
         let sends_events = Scopes::default().with(Scope::EventsWrite);
-        Principal { identity, permissions: Some(self.scopes.within(sends_events)) }
+        Principal { identity, permissions: Some(self.scopes.within(&sends_events)) }
     }
 }
 
@@ -109,12 +109,12 @@ impl Keys {
         &self,
         request: &KeyRequest,
         owner: Option<Uuid>,
-        rights: Scopes,
+        rights: &Scopes,
     ) -> Result<CreatedKey, AuthError> {
         check(request, rights)?;
         let key = NewKey::make(request.origins.is_some())?;
         let id = Uuid::new_v4();
-        let scopes = request.scopes;
+        let scopes = &request.scopes;
         let row = NewKeyRow {
             id,
             key: &key,
@@ -190,7 +190,7 @@ impl Keys {
     }
 }
 
-fn check(request: &KeyRequest, rights: Scopes) -> Result<(), AuthError> {
+fn check(request: &KeyRequest, rights: &Scopes) -> Result<(), AuthError> {
     let refuse = |field, message: &str| Err(AuthError::Field { field, message: message.to_owned() });
     if request.name.as_deref().is_some_and(|name| name.len() > MAX_NAME_BYTES || name.contains('\0')) {
         return refuse("name", "name takes up to 200 bytes");
@@ -216,5 +216,5 @@ fn check(request: &KeyRequest, rights: Scopes) -> Result<(), AuthError> {
             );
         }
     }
-    if rights.cover(request.scopes) { Ok(()) } else { Err(AuthError::BeyondRights) }
+    if rights.cover(&request.scopes) { Ok(()) } else { Err(AuthError::BeyondRights) }
 }

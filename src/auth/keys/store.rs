@@ -47,7 +47,7 @@ pub(super) struct NewKeyRow<'a> {
     pub(super) key: &'a NewKey,
     /// `None`: the name of the replaced key.
     pub(super) name: Option<&'a str>,
-    pub(super) scopes: Scopes,
+    pub(super) scopes: &'a Scopes,
     pub(super) is_admin: bool,
     pub(super) owner: Option<Uuid>,
     pub(super) expires_s: Option<i64>,
@@ -211,7 +211,10 @@ fn known(row: &Row) -> Result<CachedKey, DbError> {
         id: row.try_get("id")?,
         owner: row.try_get("owner")?,
         origins: row.try_get::<_, Option<Vec<String>>>("origins")?.map(Arc::from),
-        scopes: owners.map_or(scopes, |owners| scopes.within(Scopes::known(owners))),
+        scopes: match owners {
+            Some(owners) => scopes.within(&Scopes::known(owners)),
+            None => scopes,
+        },
         expires_s: row.try_get("expires_s")?,
         used_s: AtomicI64::new(0),
         written_s: AtomicI64::new(0),

@@ -20,6 +20,8 @@ use crate::auth::{AuthError, Identity, Principal, Scope, Scopes};
 
 /// The default time for which a replaced key remains valid, in seconds.
 const DEFAULT_OVERLAP_S: i64 = 86_400;
+/// The most scopes of a request; a set has up to a hundred prefixes.
+const MAX_SCOPES: usize = 100;
 
 #[derive(Serialize, ToSchema)]
 #[schema(as = NewKey)]
@@ -29,7 +31,7 @@ struct NewKeyResponse<'a> {
     key: &'a str,
     prefix: &'a str,
     name: &'a str,
-    scopes: Vec<&'static str>,
+    scopes: Vec<String>,
     /// Of a write-only key.
     #[serde(skip_serializing_if = "Option::is_none")]
     origins: Option<&'a [String]>,
@@ -57,7 +59,7 @@ pub(super) async fn create(
     let services = state.services()?;
     let request = key_request(json::read_object(services, request).await?)?;
     let owner = owner(services, &principal).await?;
-    let made = services.accounts.keys.create(&request, owner, rights(&principal)).await?;
+    let made = services.accounts.keys.create(&request, owner, &rights(&principal)).await?;
     let shown = NewKeyResponse {
         id: made.id,
         key: made.secret.reveal(),
@@ -74,7 +76,8 @@ pub(super) async fn create(
 #[serde(deny_unknown_fields)]
 #[schema(as = KeyRequest)]
 struct NewKeyRequest {
-    /// Its permissions; `events:write` of a write-only key may be left out.
+    /// Its permissions; `events:write` of a write-only key may be left out. `realtime:read:orders/` permits topics whose name begins
+    /// with `orders/`.
     #[schema(example = json!(["events:write"]))]
     scopes: Option<Vec<String>>,
     /// A public key for web pages: it only sends events, from pages of its origins.
@@ -94,11 +97,13 @@ struct NewKeyRequest {
 }
 
 fn key_request(request: NewKeyRequest) -> Result<KeyRequest, ApiError> {
-    let mut scopes = Scopes::default();
-    for word in request.scopes.unwrap_or_default() {
-        let refuse = || ApiError::invalid("scopes contains an unknown scope").field("scopes");
-        scopes = scopes.with(Scope::parse(&word).ok_or_else(refuse)?);
+    let words = request.scopes.unwrap_or_default();
+    if words.len() > MAX_SCOPES {
+        return Err(ApiError::invalid(format!("scopes takes up to {MAX_SCOPES} scopes")).field("scopes"));
     }
+    let refuse = || ApiError::invalid("scopes contains an unknown scope").field("scopes");
+    let sets = words.iter().map(|word| Scopes::parse(word).ok_or_else(refuse));
+    let mut scopes: Scopes = sets.collect::<Result<_, _>>()?;
     match (request.write_only.unwrap_or(false), &request.origins) {
         (true, None) => {
             return Err(
@@ -137,7 +142,7 @@ struct KeyResponse<'a> {
     id: Uuid,
     prefix: &'a str,
     name: &'a str,
-    scopes: Vec<&'static str>,
+    scopes: Vec<String>,
     owner: Option<Uuid>,
     created: &'a str,
     expires: Option<&'a str>,
@@ -216,7 +221,7 @@ pub(super) async fn revoke(
 
 /// The permissions that a caller may grant: those of their token, even on an open service.
 fn rights(principal: &Principal) -> Scopes {
-    principal.permissions.unwrap_or_default()
+    principal.permissions.clone().unwrap_or_default()
 }
 
 /// The owner of a new key. Keys without the scope `admin` create no keys: a leaked key could otherwise create others that

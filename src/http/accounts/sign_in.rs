@@ -50,7 +50,7 @@ struct RefreshRequest {
 struct UserResponse<'a> {
     id: Uuid,
     email: &'a str,
-    permissions: Vec<&'static str>,
+    permissions: Vec<String>,
     created: &'a str,
 }
 
@@ -177,7 +177,7 @@ struct MeResponse<'a> {
     id: Option<Uuid>,
     #[serde(skip_serializing_if = "Option::is_none")]
     email: Option<&'a str>,
-    permissions: Vec<&'static str>,
+    permissions: Vec<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     created: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
