@@ -500,5 +500,6 @@ async fn a_stream_ends_with_its_token_and_another_users_conversation_is_not_foun
     let refused = EventStream::open(&service, &path, &[("authorization", &other)]).await;
     assert_eq!(refused.status.as_u16(), 404);
     send(&service, "POST", "/api/auth/logout", &ada, &Value::Null).await;
+    assert_eq!(stream.take(1).await[0].event, "cut");
     assert!(stream.next().await.is_none(), "it ends");
 }

@@ -70,4 +70,5 @@ mod tokens;
 mod triggers;
 mod verify;
 mod watched_tables;
+mod websockets;
 mod wire;

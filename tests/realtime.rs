@@ -42,13 +42,13 @@ async fn change(stream: &mut EventStream) -> (Value, String) {
     (data(&event), event.id)
 }
 
-async fn add(service: &Service, path: &str, body: Value) -> Value {
+pub(crate) async fn add(service: &Service, path: &str, body: Value) -> Value {
     let added = send(service, "POST", path, "", &body).await;
     assert_eq!(added.status.as_u16(), 201, "{added:?}");
     added.json()
 }
 
-fn publish(topic: &str, n: usize) -> String {
+pub(crate) fn publish(topic: &str, n: usize) -> String {
     format!("select tidegate_publish('{topic}', '{{\"n\":{n}}}')")
 }
 
@@ -384,7 +384,8 @@ async fn each_topic_requires_its_permission_and_ends_with_it() {
     let list = tidegate(&database, &["keys", "list"], "").await.unwrap();
     let id = list.lines().find(|line| line.contains("reader")).unwrap().split_whitespace().next().unwrap();
     tidegate(&database, &["keys", "revoke", id], "").await.unwrap();
-    assert_eq!(stream.rest().await.len(), 0, "the key is revoked");
+    let rest = stream.rest().await;
+    assert_eq!((rest.len(), &*rest[0].event, &*rest[0].data), (1, "cut", r#"{"reason":"denied"}"#));
 }
 
 #[tokio::test]
@@ -551,4 +552,61 @@ async fn the_load_tests_audit_of_subscribers_passes_and_finds_what_was_taken_awa
     let (code, output) = load(&["--rate", "100"]).await;
     assert_eq!(code, Some(1), "{output}");
     assert!(!output.contains("audit        0 missed") && output.contains(" missed, 0 doubled"), "{output}");
+}
+
+#[tokio::test]
+async fn what_is_read_of_a_conversation_continues_at_its_position() {
+    let database = TestDatabase::create().await;
+    let service = Service::start(database.url(), &[]).await;
+    let path = make(&service, "").await;
+    let topic = format!("conversations/{}", path.rsplit('/').next().unwrap());
+    let say = async |text: &str| {
+        add(&service, &format!("{path}/messages"), json!({"role": "user", "content": text})).await
+    };
+    let first = say("first").await;
+    let message = format!("{path}/messages/{}", first["id"].as_str().unwrap());
+    let lists = ["/api/conversations", "/api/conversations?q=first", "/api/conversations?q=nothing"];
+    let reads =
+        [&path, &message, &format!("{path}/messages"), &format!("{path}/messages?limit=1&before=end")];
+    for read in lists.into_iter().chain(reads.into_iter().map(String::as_str)) {
+        let answer = service.get(read).await;
+        assert_eq!(answer.status.as_u16(), 200, "{read}: {answer:?}");
+        let position = answer.header("x-feed-position").to_owned();
+        let next = say(read).await;
+        let (mut stream, _) = opened(&service, &topic, &position).await;
+        assert_eq!(change(&mut stream).await.0["record"], next, "{read}");
+    }
+    // Read while many write: what a page has not, its position has, and nothing twice.
+    let writing = join_all((0..4).map(|writer| {
+        let (service, path) = (&service, &path);
+        async move {
+            for n in 0..25 {
+                let body = json!({"role": "user", "content": format!("{writer} {n}")});
+                add(service, &format!("{path}/messages"), body).await;
+            }
+        }
+    }));
+    let reading = async {
+        let mut pages = Vec::new();
+        for _ in 0..10 {
+            pages.push(service.get(&format!("{path}/messages?limit=200")).await);
+        }
+        pages
+    };
+    let (_, pages) = tokio::join!(writing, reading);
+    let all = service.get(&format!("{path}/messages?limit=200")).await.json().as_array().unwrap().len();
+    for page in pages {
+        let shown = page.json().as_array().unwrap().len();
+        let (mut stream, _) = opened(&service, &topic, page.header("x-feed-position")).await;
+        let known: BTreeSet<String> =
+            page.json().as_array().unwrap().iter().map(|message| message["id"].to_string()).collect();
+        for _ in shown..all {
+            let (change, _) = change(&mut stream).await;
+            assert!(!known.contains(&change["record"]["id"].to_string()), "{change}");
+        }
+    }
+    for (method, target, body) in [("PATCH", &path, json!({"title": "x"})), ("PATCH", &path, json!({}))] {
+        let answer = send(&service, method, target, "", &body).await;
+        assert_eq!((answer.status.as_u16(), answer.header("x-feed-position")), (200, ""), "a write has none");
+    }
 }

@@ -20,11 +20,11 @@ use hyper::header::{
 };
 use parking_lot::Mutex;
 use tokio::sync::mpsc::{Receiver, Sender, channel};
+use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::AppState;
-use super::edge::authorize::is_still_admitted;
-use super::edge::routes::Access;
+use super::edge::authorize::{Proof, StreamAccess};
 use super::server::{ConnectionHandle, Detachable, DetachedConnection};
 use super::wire::sse;
 use crate::realtime::{Dropped, SubscriptionEnd};
@@ -37,6 +37,8 @@ pub(super) const LAST_EVENT_ID: &str = "last-event-id";
 pub(super) const RETRY_MS: u64 = 1_000;
 /// The wait for the end of a connection that is reset.
 const RESET_LIMIT: Duration = Duration::from_secs(5);
+/// The time for the last event of a client that is cut off. One that reads takes it at once.
+const CUT_LIMIT: Duration = Duration::from_millis(250);
 /// Disables the buffering of nginx for a stream.
 static X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
 
@@ -97,6 +99,9 @@ pub(super) trait EventSource: Send + Sync + 'static {
     /// The connection has accepted the events of the last [`Self::write`].
     fn sent(&mut self) {}
 
+    /// Writes the reason for the end, for a client that still reads; nothing where the events say it.
+    fn cut(&mut self, _out: &mut BytesMut, _close: Close) {}
+
     /// Waits until a chunk that the socket does not take at once may be held in memory, and returns it.
     fn hold(&self, chunk: Bytes) -> impl Future<Output = Bytes> + Send {
         std::future::ready(chunk)
@@ -117,8 +122,8 @@ pub(super) struct EventStream {
     pub(super) connection: ConnectionHandle,
     /// The interval of heartbeats.
     pub(super) heartbeat: Duration,
-    /// The access that each heartbeat checks again, with the headers of the request.
-    pub(super) access: Option<(Vec<Access>, HeaderMap)>,
+    /// The access that each heartbeat checks again.
+    pub(super) access: Option<StreamAccess>,
     /// Milliseconds that a client waits before it connects again. Sent at once, so that the client knows that it is connected.
     pub(super) retry_ms: Option<u64>,
 }
@@ -126,7 +131,7 @@ pub(super) struct EventStream {
 impl EventStream {
     /// The response. Once its head is sent, the stream takes the connection over; where it cannot, its chunks are the response's body.
     pub(super) fn respond(mut self, source: impl EventSource) -> Response {
-        if let Some((_, headers)) = &mut self.access {
+        if let Some(StreamAccess { proof: Proof::Headers(headers), .. }) = &mut self.access {
             *headers = compact(headers);
         }
         let shared = Arc::new(Mutex::new(Some((self, source))));
@@ -135,7 +140,11 @@ impl EventStream {
             let Some((stream, mut source)) = taken.lock().take() else { return };
             drop(taken);
             let reason = stream.run(&mut source, &mut connection).await;
-            if reason == Close::Slow {
+            let mut last = BytesMut::new();
+            source.cut(&mut last, reason);
+            // Only what the socket takes at once: a client that reads takes it.
+            let is_told = !last.is_empty() && connection.finishes_with(&last);
+            if reason == Close::Slow && !is_told {
                 stream.connection.reset();
                 drop(connection);
                 source.closed(reason);
@@ -168,8 +177,11 @@ impl EventStream {
         tokio::spawn(async move {
             let mut source = source;
             let reason = self.run(&mut source, &mut chunks).await;
-            let _once = close.set(reason);
-            if reason == Close::Slow {
+            let is_told = tell(&mut source, reason, &chunks).await;
+            if !is_told {
+                let _once = close.set(reason);
+            }
+            if reason == Close::Slow && !is_told {
                 // The connection takes nothing now, so its timer ends it. The stream has ended once it is gone.
                 self.connection.reset();
                 self.connection.read_by(std::time::Instant::now());
@@ -226,13 +238,11 @@ impl EventStream {
     }
 
     async fn check_access(&self) -> Result<(), Close> {
-        let Some((access, headers)) = &self.access else { return Ok(()) };
-        for access in access {
-            if !is_still_admitted(&self.state, *access, headers, self.connection.peer()).await {
-                return Err(Close::Denied);
-            }
+        let Some(access) = &self.access else { return Ok(()) };
+        match access.is_held(&self.state, self.connection.peer()).await {
+            true => Ok(()),
+            false => Err(Close::Denied),
         }
-        Ok(())
     }
 }
 
@@ -313,6 +323,43 @@ impl Output for DetachedConnection {
             () = draining => Err(Close::Draining),
             close = source.cut_off() => Err(close),
         }
+    }
+}
+
+/// Sends the reason for the end to a client that takes it in time. False: it has not.
+async fn tell(source: &mut impl EventSource, reason: Close, chunks: &Sender<Bytes>) -> bool {
+    let mut out = BytesMut::new();
+    source.cut(&mut out, reason);
+    if out.is_empty() {
+        return false;
+    }
+    let (written, is_written) = oneshot::channel();
+    let telling = async {
+        chunks.send(Bytes::from_owner(LastChunk { chunk: out.freeze(), _written: written })).await.ok()?;
+        // The connection drops it once the socket has it.
+        let _dropped = is_written.await;
+        Some(())
+    };
+    matches!(tokio::time::timeout(CUT_LIMIT, telling).await, Ok(Some(())))
+}
+
+/// A chunk that reports its end.
+struct LastChunk {
+    chunk: Bytes,
+    _written: oneshot::Sender<()>,
+}
+
+impl AsRef<[u8]> for LastChunk {
+    fn as_ref(&self) -> &[u8] {
+        &self.chunk
+    }
+}
+
+/// Writes the event `cut` with the reason for an end that no other event reports. The client can come back with its position.
+pub(super) fn write_cut(out: &mut BytesMut, close: Close) {
+    if let Close::Slow | Close::Denied | Close::Ended("behind" | "failed" | "filter") = close {
+        let fields = sse::Fields { event: Some("cut"), ..sse::Fields::default() };
+        sse::write_event(out, fields, format!("{{\"reason\":\"{}\"}}", close.name()).as_bytes());
     }
 }
 

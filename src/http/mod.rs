@@ -262,6 +262,8 @@ pub struct RequestLimits {
     pub batch_events: u64,
     /// Time for a body.
     pub body_timeout: Duration,
+    /// Time for which a client of a WebSocket may read nothing.
+    pub idle_timeout: Duration,
 }
 
 /// A route that bypasses the router, with its metrics looked up once.
@@ -305,6 +307,7 @@ impl AppState {
                 event_bytes: config.ingest.max_event_bytes,
                 batch_events: config.ingest.max_batch_events(),
                 body_timeout: Duration::from_secs(config.server.body_timeout_s),
+                idle_timeout: Duration::from_secs(config.server.idle_timeout_s),
             },
             modules,
             verifier: Arc::clone(verifier),

@@ -9,8 +9,8 @@ use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::Change;
 use super::memory::{MemoryBudget, MemoryPermit};
+use super::{Change, Position};
 use crate::config::SubscriberLimits;
 
 /// The reason for which a subscriber was dropped.
@@ -31,6 +31,15 @@ impl Dropped {
     }
 }
 
+/// An item of a buffer.
+#[derive(Debug)]
+pub(super) enum Item {
+    /// A change.
+    Change(Arc<Change>),
+    /// Requested topics have joined: their changes behind this position follow. `None`: the feed could not be read, and they have not.
+    Joined(Option<Box<Position>>),
+}
+
 /// The buffer of a subscriber.
 #[derive(Debug)]
 pub(super) struct Buffer {
@@ -43,7 +52,7 @@ pub(super) struct Buffer {
 
 #[derive(Debug)]
 struct Waiting {
-    changes: VecDeque<Arc<Change>>,
+    items: VecDeque<Item>,
     bytes: usize,
     /// Bytes of chunks that the socket has not taken.
     in_flight: usize,
@@ -89,7 +98,7 @@ impl Waiting {
     /// Drops the subscriber: nothing waits any more.
     fn end(&mut self, why: Dropped, budget: &MemoryBudget) {
         budget.leave(self.in_flight);
-        self.changes.clear();
+        self.items.clear();
         self.bytes = 0;
         self.dropped = Some(why);
     }
@@ -99,7 +108,7 @@ impl Buffer {
     /// An empty buffer.
     pub(super) fn new(budget: &MemoryBudget) -> Self {
         let waiting = Waiting {
-            changes: VecDeque::new(),
+            items: VecDeque::new(),
             bytes: 0,
             in_flight: 0,
             progressed: Instant::now(),
@@ -153,17 +162,27 @@ impl Buffer {
             return None;
         }
         let bytes = waiting.bytes + change.bytes();
-        let is_full = waiting.changes.len() >= config.max_changes
-            || (bytes > config.subscriber_bytes && !waiting.changes.is_empty());
+        let is_full = waiting.items.len() >= config.max_changes
+            || (bytes > config.subscriber_bytes && !waiting.items.is_empty());
         if is_full {
             waiting.end(Dropped::Slow, &self.budget);
         } else {
             waiting.bytes = bytes;
-            waiting.changes.push_back(Arc::clone(change));
+            waiting.items.push_back(Item::Change(Arc::clone(change)));
         }
         drop(waiting);
         self.filled.notify_one();
         is_full.then_some(Dropped::Slow)
+    }
+
+    /// Marks the place from which on requested topics are delivered. A subscriber has one such request at a time.
+    pub(super) fn mark(&self, joined: Option<Position>) {
+        let mut waiting = self.waiting();
+        if waiting.dropped.is_none() {
+            waiting.items.push_back(Item::Joined(joined.map(Box::new)));
+        }
+        drop(waiting);
+        self.filled.notify_one();
     }
 
     /// Drops the subscriber. Returns false if it was dropped before.
@@ -178,7 +197,7 @@ impl Buffer {
         is_new
     }
 
-    /// Waits until there is a change to take, or the subscriber is dropped.
+    /// Waits until there is an item to take, or the subscriber is dropped.
     pub(super) async fn ready(&self) {
         while self.is_empty() {
             self.filled.notified().await;
@@ -195,23 +214,23 @@ impl Buffer {
         }
     }
 
-    /// Takes the next change, if there is one.
-    pub(super) fn take(&self) -> Result<Option<Arc<Change>>, Dropped> {
+    /// Takes the next item, if there is one.
+    pub(super) fn take(&self) -> Result<Option<Item>, Dropped> {
         let mut waiting = self.waiting();
         if let Some(why) = waiting.dropped {
             return Err(why);
         }
-        let change = waiting.changes.pop_front();
-        if let Some(change) = &change {
+        let item = waiting.items.pop_front();
+        if let Some(Item::Change(change)) = &item {
             waiting.bytes -= change.bytes();
         }
-        Ok(change)
+        Ok(item)
     }
 
     /// Whether nothing waits, and the subscriber is not dropped.
     pub(super) fn is_empty(&self) -> bool {
         let waiting = self.waiting();
-        waiting.dropped.is_none() && waiting.changes.is_empty()
+        waiting.dropped.is_none() && waiting.items.is_empty()
     }
 
     /// The reason for which the subscriber was dropped, if it was.
@@ -265,7 +284,7 @@ mod tests {
         assert!((0..3).all(|n| buffer.push(&change(n, 10), &config).is_none()));
         assert_eq!(buffer.push(&change(3, 10), &config), Some(Dropped::Slow));
         assert_eq!(buffer.push(&change(4, 10), &config), None, "reported once");
-        assert_eq!((buffer.dropped(), buffer.waiting().changes.len()), (Some(Dropped::Slow), 0));
+        assert_eq!((buffer.dropped(), buffer.waiting().items.len()), (Some(Dropped::Slow), 0));
         let buffer = Buffer::new(&budget);
         assert_eq!(buffer.push(&change(0, 100_000), &config), None, "one always fits, however large it is");
         assert_eq!(buffer.push(&change(1, 10), &config), Some(Dropped::Slow));

@@ -18,7 +18,7 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use super::buffer::{Buffer, Dropped};
+use super::buffer::{Buffer, Dropped, Item};
 use super::memory::MemoryBudget;
 use super::shared_pages::SharedPages;
 use super::store::PAGE_BYTES;
@@ -27,7 +27,7 @@ use crate::config::SubscriberLimits;
 use crate::observe::Metrics;
 
 /// The most topics of a subscriber.
-pub const MAX_TOPICS: usize = 100;
+pub const MAX_TOPICS: usize = 1_000;
 
 /// A subscription that failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -86,7 +86,28 @@ struct State {
 pub(super) struct Joining {
     number: u64,
     topics: Vec<Box<str>>,
-    joined: oneshot::Sender<Position>,
+    answer: Answer,
+}
+
+/// How a subscriber learns that its topics have joined, and at which position. Dropped before, it learns that the feed could not be read.
+#[derive(Debug)]
+enum Answer {
+    /// Before it takes anything.
+    Direct(oneshot::Sender<Position>),
+    /// By an item between its changes.
+    Marked(Marker),
+}
+
+#[derive(Debug)]
+struct Marker {
+    buffer: Arc<Buffer>,
+    joined: Option<Position>,
+}
+
+impl Drop for Marker {
+    fn drop(&mut self) {
+        self.buffer.mark(self.joined.take());
+    }
 }
 
 /// A subscriber as the hub knows it.
@@ -247,7 +268,11 @@ impl Hub {
         &self.0.pages
     }
 
-    /// A subscriber without topics.
+    /// A subscriber without topics. Subscribers without a user share the limit of all.
+    ///
+    /// # Errors
+    ///
+    /// [`SubscribeError::TooMany`] and [`SubscribeError::TooManyOfUser`].
     pub(super) fn register(&self, user: Option<Uuid>) -> Result<Subscriber, SubscribeError> {
         let buffer = Arc::new(Buffer::new(&self.0.budget));
         let mut state = self.state();
@@ -285,12 +310,18 @@ impl Hub {
     pub(super) fn admit(&self, joining: Vec<Joining>) {
         let mut state = self.state();
         let Some(published) = state.published.clone() else { return };
-        for Joining { number, topics, joined } in joining {
+        for Joining { number, topics, answer } in joining {
             for topic in topics {
                 state.add_topic(number, &topic);
             }
-            // A client that has left dropped its subscriber too.
-            let _left = joined.send(published.clone());
+            match answer {
+                Answer::Direct(joined) => {
+                    // A client that has left dropped its subscriber too.
+                    let _left = joined.send(published.clone());
+                }
+                // Nothing is published meanwhile: what follows in the buffer is behind the position.
+                Answer::Marked(mut marker) => marker.joined = Some(published.clone()),
+            }
         }
     }
 
@@ -444,16 +475,32 @@ impl Subscriber {
     /// Requests topics. The answer is the point of the feed from which on they are delivered; none comes of a poll that failed.
     pub(super) fn request(&self, topics: &[String]) -> Result<oneshot::Receiver<Position>, SubscribeError> {
         let (joined, answer) = oneshot::channel();
+        self.enqueue(topics, || Answer::Direct(joined))?;
+        Ok(answer)
+    }
+
+    /// Adds topics while changes of others are taken: [`Self::take`] returns [`Item::Joined`] where the new ones begin. One request at a
+    /// time.
+    ///
+    /// # Errors
+    ///
+    /// [`SubscribeError::TooManyTopics`].
+    pub(super) fn start_adding(&self, topics: &[String]) -> Result<(), SubscribeError> {
+        let buffer = &self.buffer;
+        self.enqueue(topics, || Answer::Marked(Marker { buffer: Arc::clone(buffer), joined: None }))
+    }
+
+    fn enqueue(&self, topics: &[String], answer: impl FnOnce() -> Answer) -> Result<(), SubscribeError> {
         let mut state = self.hub.state();
         let own = state.subscribers.get(&self.number).map_or(0, |subscription| subscription.topics.len());
         if own + topics.len() > MAX_TOPICS {
             return Err(SubscribeError::TooManyTopics);
         }
         let topics = topics.iter().map(|topic| topic.as_str().into()).collect();
-        state.joining.push(Joining { number: self.number, topics, joined });
+        state.joining.push(Joining { number: self.number, topics, answer: answer() });
         drop(state);
         self.hub.0.woken.notify_one();
-        Ok(answer)
+        Ok(())
     }
 
     /// Removes a topic. Its changes that wait already are still delivered.
@@ -465,7 +512,7 @@ impl Subscriber {
         }
     }
 
-    /// Waits until there is a change to take, or the subscriber is dropped. Cancel-safe.
+    /// Waits until there is an item to take, or the subscriber is dropped. Cancel-safe.
     pub async fn ready(&self) {
         self.buffer.ready().await;
     }
@@ -475,12 +522,12 @@ impl Subscriber {
         self.buffer.ended().await
     }
 
-    /// Takes the next change, if there is one.
+    /// Takes the next item, if there is one.
     ///
     /// # Errors
     ///
     /// [`Dropped`]: nothing more comes.
-    pub fn take(&self) -> Result<Option<Arc<Change>>, Dropped> {
+    pub(super) fn take(&self) -> Result<Option<Item>, Dropped> {
         self.buffer.take()
     }
 
@@ -613,7 +660,7 @@ mod tests {
         hub.admit(hub.joining());
         let (subscriber, start) = subscribing.await.unwrap();
         assert_eq!(start, position(7));
-        assert_eq!(subscriber.take().map(|change| change.is_none()), Ok(true), "and is not dropped");
+        assert!(matches!(subscriber.take(), Ok(None)), "and is not dropped");
         let failed = tokio::join!(biased; hub.subscribe(&topics, None), async { drop(hub.joining()) });
         assert_eq!(failed.0.map(|_| ()), Err(SubscribeError::Away));
         drop(subscriber);
@@ -741,11 +788,18 @@ mod tests {
     async fn a_subscriber_gets_the_changes_of_its_topics_while_it_has_them() {
         let hub = hub();
         let subscriber = subscribe(&hub, "a:1", None).await.unwrap();
+        let taken = || {
+            let taken = std::iter::from_fn(|| subscriber.take().unwrap());
+            let name = |item| match item {
+                Item::Change(change) => change.topic.to_string(),
+                Item::Joined(joined) => format!("joined {}", joined.is_some()),
+            };
+            taken.map(name).collect::<Vec<_>>()
+        };
         let topics = || {
             hub.publish(change("a:1", 0));
             hub.publish(change("a:2", 0));
-            let taken = std::iter::from_fn(|| subscriber.take().unwrap());
-            taken.map(|change| change.topic.to_string()).collect::<Vec<_>>()
+            taken()
         };
         assert_eq!(topics(), ["a:1"]);
         add_topic(&hub, &subscriber, "a:2").await.unwrap();
@@ -754,6 +808,16 @@ mod tests {
         subscriber.remove_topic("a:1");
         subscriber.remove_topic("a:3");
         assert_eq!(topics(), ["a:2"]);
+        subscriber.start_adding(&["a:1".to_owned()]).unwrap();
+        hub.publish(change("a:2", 0));
+        hub.admit(hub.joining());
+        hub.publish(change("a:1", 0));
+        assert_eq!(taken(), ["a:2", "joined true", "a:1"], "where its changes begin");
+        subscriber.start_adding(&["a:3".to_owned()]).unwrap();
+        drop(hub.joining());
+        hub.publish(change("a:3", 0));
+        assert_eq!(taken(), ["joined false"]);
+        subscriber.remove_topic("a:1");
         for n in 1..MAX_TOPICS {
             add_topic(&hub, &subscriber, &format!("b:{n}")).await.unwrap();
         }

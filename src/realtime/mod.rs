@@ -115,6 +115,15 @@ impl Realtime {
         Subscription::join(&self.hub, self.changes.clone(), topics, user, from)
     }
 
+    /// Registers a subscriber without topics, to which some are added.
+    ///
+    /// # Errors
+    ///
+    /// [`SubscribeError::TooMany`] and [`SubscribeError::TooManyOfUser`].
+    pub fn connect(&self, user: Option<Uuid>) -> Result<Subscription, SubscribeError> {
+        Ok(Subscription::without_topics(&self.hub, self.hub.register(user)?, self.changes.clone()))
+    }
+
     /// Limits of subscribers.
     pub fn limits(&self) -> &SubscriberLimits {
         self.hub.config()

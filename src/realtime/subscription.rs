@@ -5,6 +5,10 @@
 //! ```
 //!
 //! Pages of the table are read with a permit, as they count in `SUBSCRIBERS_BYTES`, and [shared](super::shared_pages).
+//!
+//! Topics may be added while others are delivered. A subscription has one position for all of its topics: up to it, the changes of each were
+//! returned. So while added topics are read from the table, from an older position on, the others pause; a client that comes back with a
+//! position of meanwhile gets some changes of the others again, and misses none.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,6 +17,7 @@ use bytes::Bytes;
 use tokio::sync::oneshot;
 use uuid::Uuid;
 
+use super::buffer::Item;
 use super::hub::{Hub, ReadPermit, ReadPermitRequest, SubscribeError, Subscriber};
 use super::shared_pages::{PageKey, ReadPage, SharedPage};
 use super::store::ChangeStore;
@@ -27,6 +32,10 @@ pub enum Next {
     /// The position was too old, or of another database: some changes are missing. The subscription goes on at
     /// [`Subscription::position`].
     Reset,
+    /// The topics of [`Subscription::add`] have joined, and are delivered from [`Subscription::position`] on.
+    Joined,
+    /// They have not: the feed could not be read.
+    NotJoined,
     /// None yet; see [`Subscription::ready`].
     Nothing,
 }
@@ -52,9 +61,16 @@ pub struct Subscription {
     changes: ChangeStore,
     hub: Hub,
     subscriber: Subscriber,
+    /// Topics that are read from the table.
     topics: Arc<[String]>,
     /// The answer of the poll that is waited for.
     joining: Option<oneshot::Receiver<Position>>,
+    /// Topics that were added, and the position from which on they are delivered.
+    adding: Option<(Vec<String>, Option<Position>)>,
+    /// Whether any topics have joined.
+    has_joined: bool,
+    /// Whether the last change came from the table.
+    is_of_table: bool,
     /// The point of the feed from which on the hub delivers.
     joined: Position,
     /// The changes up to here were returned.
@@ -115,20 +131,68 @@ impl Subscription {
     ) -> Result<Self, SubscribeError> {
         let subscriber = hub.register(user)?;
         let joining = subscriber.request(&topics)?;
-        let is_live = from.is_none();
-        Ok(Self {
+        let mut subscription = Self::without_topics(hub, subscriber, changes);
+        subscription.topics = topics.into();
+        subscription.joining = Some(joining);
+        subscription.is_live = from.is_none();
+        subscription.position = from.unwrap_or_else(Position::unknown);
+        Ok(subscription)
+    }
+
+    /// A subscription without topics; see [`Self::add`].
+    pub(super) fn without_topics(hub: &Hub, subscriber: Subscriber, changes: ChangeStore) -> Self {
+        Self {
             changes,
             hub: hub.clone(),
             subscriber,
-            topics: topics.into(),
-            joining: Some(joining),
+            topics: Arc::new([]),
+            joining: None,
+            adding: None,
+            has_joined: false,
+            is_of_table: false,
             joined: Position::unknown(),
-            position: from.unwrap_or_else(Position::unknown),
-            is_live,
+            position: Position::unknown(),
+            is_live: true,
             page: Page::None,
             permit: None,
             permit_request: None,
-        })
+        }
+    }
+
+    fn join_added(&mut self, joined: Position, topics: Vec<String>, from: Option<Position>) {
+        // Without new topics there is nothing to read.
+        let from = from.filter(|_| !topics.is_empty());
+        self.has_joined = true;
+        self.is_live = from.is_none();
+        self.position = from.unwrap_or_else(|| joined.clone());
+        (self.joined, self.topics) = (joined, topics.into());
+    }
+
+    /// Adds topics that it does not have, from a position on, else from now on. [`Self::next`] returns [`Next::Joined`] where they begin: what
+    /// was committed before this call is behind it only if `from` names it. Not while [`Self::is_busy`].
+    ///
+    /// # Errors
+    ///
+    /// [`SubscribeError::TooManyTopics`].
+    pub fn add(&mut self, topics: Vec<String>, from: Option<Position>) -> Result<(), SubscribeError> {
+        self.subscriber.start_adding(&topics)?;
+        self.adding = Some((topics, from));
+        Ok(())
+    }
+
+    /// Removes a topic. Its changes that wait already are still returned. Not while [`Self::is_busy`].
+    pub fn remove(&mut self, topic: &str) {
+        self.subscriber.remove_topic(topic);
+    }
+
+    /// Whether added topics have not joined, or are still read from the table.
+    pub fn is_busy(&self) -> bool {
+        self.adding.is_some() || !self.is_live || self.has_pending()
+    }
+
+    /// Whether the last change was read from the table: it is of the topics that were added last.
+    pub fn is_of_table(&self) -> bool {
+        self.is_of_table
     }
 
     /// Waits until the subscriber is part of the feed, however long that cannot be read. Cancel-safe.
@@ -150,6 +214,7 @@ impl Subscription {
         }
         self.joined = joined;
         self.joining = None;
+        self.has_joined = true;
     }
 
     /// The position behind the last change that was returned.
@@ -236,15 +301,24 @@ impl Subscription {
         {
             *returned += 1;
             self.position = change.position();
-            return Ok(Next::Change(Arc::clone(change)));
+            let change = Arc::clone(change);
+            self.is_of_table = true;
+            return Ok(Next::Change(change));
         }
         if self.is_live {
-            let change = self.subscriber.take().map_err(SubscriptionEnd::Dropped)?;
-            return Ok(match change {
-                Some(change) => {
+            return Ok(match self.subscriber.take().map_err(SubscriptionEnd::Dropped)? {
+                Some(Item::Change(change)) => {
                     self.position = change.position();
+                    self.is_of_table = false;
                     Next::Change(change)
                 }
+                Some(Item::Joined(joined)) => match (self.adding.take(), joined) {
+                    (Some((topics, from)), Some(joined)) => {
+                        self.join_added(*joined, topics, from);
+                        Next::Joined
+                    }
+                    _ => Next::NotJoined,
+                },
                 None => Next::Nothing,
             });
         }
@@ -292,7 +366,7 @@ impl Subscription {
     /// The position up to which nothing is left to return, if the feed has moved on: so a quiet subscriber does not fall behind the
     /// retention of changes. It becomes the subscription's.
     pub fn moved_on(&mut self) -> Option<Position> {
-        if !self.is_live || self.joining.is_some() || self.has_pending() {
+        if !self.has_joined || !self.is_live || self.joining.is_some() || self.has_pending() {
             return None;
         }
         let position = self.subscriber.caught_up().filter(|position| *position != self.position)?;

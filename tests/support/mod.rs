@@ -9,3 +9,4 @@ pub(crate) mod postgres;
 pub(crate) mod proxy;
 pub(crate) mod service;
 pub(crate) mod sse;
+pub(crate) mod websocket;

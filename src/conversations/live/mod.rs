@@ -188,7 +188,7 @@ impl Live {
             Phase::Import(change) => self.import(Arc::clone(change)).await,
             Phase::Changes => match self.subscription.next().await? {
                 Next::Change(change) => self.deliver(change),
-                Next::Nothing => Ok(Vec::new()),
+                Next::Nothing | Next::Joined | Next::NotJoined => Ok(Vec::new()),
                 Next::Reset => {
                     (self.seen, self.within) = (SeenSnapshots::default(), None);
                     self.position = self.subscription.position().clone();

@@ -14,8 +14,10 @@ use uuid::Uuid;
 
 use crate::auth::{Principal, Scope};
 use crate::conversations::{Event, EventKind, Live, LiveCursor, LiveEnd, parse_live};
-use crate::http::edge::routes::Access;
-use crate::http::event_stream::{CHUNK_BYTES, Close, EventSource, EventStream, LAST_EVENT_ID, RETRY_MS};
+use crate::http::edge::authorize::StreamAccess;
+use crate::http::event_stream::{
+    self, CHUNK_BYTES, Close, EventSource, EventStream, LAST_EVENT_ID, RETRY_MS,
+};
 use crate::http::server::ConnectionHandle;
 use crate::http::wire::error::ApiError;
 use crate::http::wire::sse;
@@ -51,7 +53,7 @@ pub(super) async fn get(
         state: Arc::clone(state),
         connection: request.connection,
         heartbeat: Duration::from_secs(services.conversations()?.realtime().heartbeat_s),
-        access: Some((vec![Access::Scope(Scope::ConversationsRead)], request.headers)),
+        access: Some(StreamAccess::of_scope(Scope::ConversationsRead, request.headers)),
         retry_ms: Some(RETRY_MS),
     };
     let metrics = Arc::clone(&state.metrics);
@@ -119,6 +121,10 @@ impl EventSource for LiveSource {
         if self.unsent.is_empty() {
             self.live.sent();
         }
+    }
+
+    fn cut(&mut self, out: &mut BytesMut, close: Close) {
+        event_stream::write_cut(out, close);
     }
 
     async fn hold(&self, chunk: Bytes) -> Bytes {

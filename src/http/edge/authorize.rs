@@ -11,7 +11,7 @@ use uuid::Uuid;
 use super::client::{self, ClientAddress};
 use super::routes::Access;
 use super::{credentials, origin};
-use crate::auth::{Decision, Identity, KeyHash, Principal, Scope, Verification, is_write_only_key};
+use crate::auth::{Decision, Identity, KeyHash, Principal, Scope, Secret, Verification, is_write_only_key};
 use crate::http::wire::error::ApiError;
 use crate::http::wire::rate_limit::RateLimit;
 use crate::http::{AppState, EVENTS_NEED};
@@ -46,17 +46,35 @@ async fn verify(
     }
     let principal = match token {
         None => Principal::ANONYMOUS,
-        Some(token) => {
-            // Both on the heap, as every idle connection holds room for the largest future that it may run.
-            if state.verifier.is_stale() {
-                Box::pin(state.verifier.freshen()).await;
-            }
-            match state.verifier.verify(&token)? {
-                Verification::Verified(principal) => principal,
-                Verification::LookUp(hash) => Box::pin(look_up(state, hash, headers, peer)).await?,
-            }
-        }
+        Some(token) => principal_of(state, &token, headers, peer).await?,
     };
+    decide(state, access, headers, principal)
+}
+
+/// The caller of a token, if it is valid.
+async fn principal_of(
+    state: &AppState,
+    token: &str,
+    headers: &HeaderMap,
+    peer: IpAddr,
+) -> Result<Principal, ApiError> {
+    // Both on the heap, as every idle connection holds room for the largest future that it may run.
+    if state.verifier.is_stale() {
+        Box::pin(state.verifier.freshen()).await;
+    }
+    match state.verifier.verify(token)? {
+        Verification::Verified(principal) => Ok(principal),
+        Verification::LookUp(hash) => Box::pin(look_up(state, hash, headers, peer)).await,
+    }
+}
+
+/// Returns a caller who has this access.
+fn decide(
+    state: &AppState,
+    access: Access,
+    headers: &HeaderMap,
+    principal: Principal,
+) -> Result<Principal, ApiError> {
     let is_write_only = matches!(principal.identity, Identity::WriteOnlyKey { .. });
     let decision = match access {
         Access::Public | Access::Optional => Decision::Allowed,
@@ -83,29 +101,79 @@ async fn verify(
 
 const ONLY_EVENTS: &str = "a write-only key sends events and does nothing else";
 
-/// Checks that a caller has a scope that depends on what a request names.
-pub(in crate::http) fn require(
-    state: &AppState,
-    principal: &Principal,
-    scope: Scope,
-) -> Result<(), ApiError> {
-    match principal.may(scope, state.verifier.is_open()) {
-        Decision::Allowed => Ok(()),
-        Decision::Forbidden => Err(ApiError::lacks(scope)),
-        Decision::Unknown => Err(ApiError::token_needed()),
+/// A permission that depends on what a request names.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(in crate::http) enum Requirement {
+    /// A scope.
+    Scope(Scope),
+    /// To subscribe to the published topic, or the table, of this name.
+    Topic(Box<str>),
+}
+
+impl Requirement {
+    /// Checks that a caller has it.
+    pub(in crate::http) fn check(&self, state: &AppState, principal: &Principal) -> Result<(), ApiError> {
+        let is_open = state.verifier.is_open();
+        let (decision, scope) = match self {
+            Self::Scope(scope) => (principal.may(*scope, is_open), *scope),
+            Self::Topic(name) => (principal.may_read_topic(name, is_open), Scope::RealtimeRead),
+        };
+        match decision {
+            Decision::Allowed => Ok(()),
+            Decision::Forbidden => Err(ApiError::lacks(scope)),
+            Decision::Unknown => Err(ApiError::token_needed()),
+        }
     }
 }
 
-/// Whether the caller of a request still has this access. If that cannot be decided now, they have.
-pub(in crate::http) async fn is_still_admitted(
-    state: &AppState,
-    access: Access,
-    headers: &HeaderMap,
-    peer: IpAddr,
-) -> bool {
-    match verify(state, access, headers, None, peer).await {
-        Ok(_) => true,
-        Err(refusal) => !refusal.is_denial(),
+/// What a caller showed, which is checked again while a stream lasts.
+#[derive(Debug)]
+pub(in crate::http) enum Proof {
+    /// The headers of the request.
+    Headers(HeaderMap),
+    /// A token that came later.
+    Token(Secret),
+}
+
+impl Proof {
+    /// The caller, if it is still valid.
+    pub(in crate::http) async fn principal(
+        &self,
+        state: &AppState,
+        peer: IpAddr,
+    ) -> Result<Principal, ApiError> {
+        match self {
+            Self::Headers(headers) => verify(state, Access::Topics, headers, None, peer).await,
+            Self::Token(token) => {
+                let headers = HeaderMap::new();
+                let principal = principal_of(state, token.reveal(), &headers, peer).await?;
+                decide(state, Access::Topics, &headers, principal)
+            }
+        }
+    }
+}
+
+/// The access of a stream's caller.
+#[derive(Debug)]
+pub(in crate::http) struct StreamAccess {
+    /// What they showed.
+    pub(in crate::http) proof: Proof,
+    /// What the stream requires.
+    pub(in crate::http) requirements: Vec<Requirement>,
+}
+
+impl StreamAccess {
+    /// The access to a stream that requires a scope.
+    pub(in crate::http) fn of_scope(scope: Scope, headers: HeaderMap) -> Self {
+        Self { proof: Proof::Headers(headers), requirements: vec![Requirement::Scope(scope)] }
+    }
+
+    /// Whether the caller still has it. If that cannot be decided now, they have.
+    pub(in crate::http) async fn is_held(&self, state: &AppState, peer: IpAddr) -> bool {
+        match self.proof.principal(state, peer).await {
+            Ok(principal) => self.requirements.iter().all(|one| one.check(state, &principal).is_ok()),
+            Err(refusal) => !refusal.is_denial(),
+        }
     }
 }
 

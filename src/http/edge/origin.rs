@@ -95,6 +95,19 @@ pub(in crate::http) fn check_page(headers: &HeaderMap, origins: &[String]) -> Re
 
 const FOREIGN_ORIGIN: &str = "a write-only key takes requests of web pages of its own origins only";
 
+/// Rejects the handshakes of WebSockets of pages that are neither the service's own nor of the origins `allowed`. Browsers send the page's
+/// origin with every handshake, and apply no CORS to it.
+pub(in crate::http) fn check_handshake(headers: &HeaderMap, allowed: &[String]) -> Result<(), ApiError> {
+    let is_allowed = |origin: &HeaderValue| {
+        allowed.iter().any(|allowed| allowed.as_bytes() == origin.as_bytes())
+            || is_own_page(origin.as_bytes(), headers)
+    };
+    match headers.get_all(ORIGIN).iter().all(is_allowed) {
+        true => Ok(()),
+        false => Err(cross_site()),
+    }
+}
+
 /// Whether a request is of another site's page, and of none of the `allowed` origins.
 pub(in crate::http) fn is_cross_site(headers: &HeaderMap, allowed: &[String]) -> bool {
     let is_allowed =

@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::super::AppState;
-use super::super::edge::routes::Access;
+use super::super::edge::authorize::StreamAccess;
 use super::super::event_stream::{Close, EventSource, EventStream};
 use super::super::openapi::bodies::ProgressResponse;
 use super::super::server::ConnectionHandle;
@@ -68,7 +68,7 @@ pub(super) async fn get(
         state: Arc::clone(&state),
         connection,
         heartbeat: HEARTBEAT,
-        access: Some((vec![Access::Scope(Scope::FilesRead)], headers)),
+        access: Some(StreamAccess::of_scope(Scope::FilesRead, headers)),
         retry_ms: None,
     };
     Ok(stream.respond(source))

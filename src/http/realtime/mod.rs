@@ -9,25 +9,33 @@ mod event;
 mod options;
 mod stream;
 mod topic;
+mod websocket;
 
 use hyper::{HeaderMap, StatusCode};
 use utoipa_axum::routes;
 use uuid::Uuid;
 
 use super::AppState;
-use super::edge::authorize;
+use super::edge::authorize::Requirement;
 use super::edge::routes::{Access, Routes};
 use super::event_stream::LAST_EVENT_ID;
 use super::wire::error::ApiError;
 use super::wire::query;
 use crate::auth::Principal;
-use crate::realtime::{Position, TableName};
+use crate::realtime::{MAX_TOPICS, Position, TableName};
 use topic::{Topic, Topics};
 
 /// Every route of this face.
 pub(super) fn routes() -> Routes {
-    Routes::default().route(Access::Topics, routes!(stream::stream))
+    Routes::default()
+        .route(Access::Topics, routes!(stream::stream))
+        .route(Access::Topics, routes!(websocket::open))
 }
+
+/// The most topics of a URL.
+const MAX_URL_TOPICS: usize = 100;
+/// The most topics of a WebSocket.
+const MAX_CONNECTION_TOPICS: usize = MAX_TOPICS;
 
 /// The start of a subscription, as a request asks for it.
 struct Start {
@@ -45,7 +53,9 @@ impl Start {
             let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
             match &*query::decoded(name) {
                 // Commas outside percent-encoding separate topics.
-                "topics" => topics = Some(Topics::parse(value.split(',').map(query::decoded))?),
+                "topics" => {
+                    topics = Some(Topics::parse(value.split(',').map(query::decoded), MAX_URL_TOPICS)?)
+                }
                 "from" => from = Some(position(&query::decoded(value), "from")?),
                 name => return Err(query::unknown_parameter(name)),
             }
@@ -66,18 +76,22 @@ fn position(text: &str, field: &'static str) -> Result<Position, ApiError> {
 }
 
 impl Topics {
-    /// Checks that the caller may read them, and that their modules are on, and compiles their filters; returns the caller's user.
-    async fn check(&mut self, state: &AppState, principal: &Principal) -> Result<Option<Uuid>, ApiError> {
-        let services = state.services()?;
+    /// Checks that a caller with this user may read them, and that their modules are on, and compiles their filters.
+    async fn check(
+        &mut self,
+        state: &AppState,
+        principal: &Principal,
+        user: Option<Uuid>,
+    ) -> Result<(), ApiError> {
         for topic in self.iter() {
             if let Some(module) = topic.module().filter(|module| !state.modules.has(*module)) {
                 let message = format!("{topic} is of {}, which are off (MODULES)", module.info().name);
                 return Err(ApiError::invalid(message).field("topics"));
             }
-            authorize::require(state, principal, topic.scope())?;
+            topic.requirement().check(state, principal)?;
         }
+        let services = state.services()?;
         self.compile(services.realtime()?.filters(), principal)?;
-        let user = services.accounts.user_of(principal).await?;
         for topic in self.iter() {
             if let Topic::Conversation(id) = topic {
                 // Its owner does not change.
@@ -89,11 +103,14 @@ impl Topics {
             let message = format!("{table} is no watched table: select tidegate_watch('{table}') in SQL");
             return Err(ApiError::new(StatusCode::NOT_FOUND, "not_found", message).field("topics"));
         }
-        Ok(user)
+        Ok(())
     }
 
-    /// The access that they require.
-    fn access(&self) -> Vec<Access> {
-        self.iter().map(|topic| Access::Scope(topic.scope())).collect()
+    /// The permissions that they require, each once.
+    fn requirements(&self) -> Vec<Requirement> {
+        let mut all: Vec<Requirement> = self.iter().map(Topic::requirement).collect();
+        all.sort_unstable();
+        all.dedup();
+        all
     }
 }

@@ -15,7 +15,8 @@ use super::event;
 use super::topic::Topics;
 use crate::auth::Principal;
 use crate::http::AppState;
-use crate::http::event_stream::{CHUNK_BYTES, Close, EventSource, EventStream, RETRY_MS};
+use crate::http::edge::authorize::{Proof, StreamAccess};
+use crate::http::event_stream::{self, CHUNK_BYTES, Close, EventSource, EventStream, RETRY_MS};
 use crate::http::server::ConnectionHandle;
 use crate::http::wire::error::ApiError;
 use crate::http::wire::sse;
@@ -23,7 +24,7 @@ use crate::observe::Metrics;
 use crate::realtime::{Change, Next, Subscription};
 
 /// The time for which changes are written without a pause for other tasks.
-const MAX_RUN: Duration = Duration::from_millis(2);
+pub(super) const MAX_RUN: Duration = Duration::from_millis(2);
 
 /// `GET /api/events/stream`.
 #[utoipa::path(
@@ -50,13 +51,17 @@ pub(super) async fn stream(
 ) -> Result<Response, ApiError> {
     let mut start = Start::of_query(parameters.as_deref().unwrap_or_default(), &headers)?;
     let realtime = state.services()?.realtime()?;
-    let user = start.topics.check(&state, &principal).await?;
+    let user = state.services()?.accounts.user_of(&principal).await?;
+    start.topics.check(&state, &principal, user).await?;
     let subscription = realtime.join(start.topics.names(), user, start.from)?;
     let stream = EventStream {
         state: Arc::clone(&state),
         connection,
         heartbeat: Duration::from_secs(realtime.limits().heartbeat_s),
-        access: Some((start.topics.access(), headers)),
+        access: Some(StreamAccess {
+            proof: Proof::Headers(headers),
+            requirements: start.topics.requirements(),
+        }),
         retry_ms: Some(RETRY_MS),
     };
     let metrics = Arc::clone(&state.metrics);
@@ -140,7 +145,7 @@ impl EventSource for ChangeSource {
                     break;
                 }
                 Next::Reset => self.write_position(out, "reset"),
-                Next::Nothing => break,
+                Next::Nothing | Next::Joined | Next::NotJoined => break,
             }
         }
         Ok(())
@@ -163,6 +168,10 @@ impl EventSource for ChangeSource {
         if self.unsent.is_none() {
             self.subscription.sent();
         }
+    }
+
+    fn cut(&mut self, out: &mut BytesMut, close: Close) {
+        event_stream::write_cut(out, close);
     }
 
     async fn hold(&self, chunk: Bytes) -> Bytes {

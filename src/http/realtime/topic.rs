@@ -6,8 +6,9 @@ use super::options::{CompiledFilter, MAX_FILTERS_BYTES, Objects, Options};
 use crate::auth::{Principal, Scope};
 use crate::config::Module;
 use crate::conversations;
+use crate::http::edge::authorize::Requirement;
 use crate::http::wire::error::ApiError;
-use crate::realtime::{Change, Filters, MAX_TOPICS, TableName, published_topic};
+use crate::realtime::{Change, Filters, TableName, published_topic};
 use crate::records::{Name, RecordId};
 
 /// The longest topic of `tidegate_publish`, in bytes (`sql/migrations/V13`).
@@ -71,11 +72,12 @@ impl Topic {
     }
 
     /// The permission that it requires.
-    pub(super) fn scope(&self) -> Scope {
+    pub(super) fn requirement(&self) -> Requirement {
         match self {
-            Self::Collection(_) | Self::Record(..) => Scope::RecordsRead,
-            Self::Conversation(_) => Scope::ConversationsRead,
-            Self::Table(_) | Self::Published(_) => Scope::RealtimeRead,
+            Self::Collection(_) | Self::Record(..) => Requirement::Scope(Scope::RecordsRead),
+            Self::Conversation(_) => Requirement::Scope(Scope::ConversationsRead),
+            Self::Table(name) => Requirement::Topic(name.to_string().into()),
+            Self::Published(name) => Requirement::Topic(name.as_str().into()),
         }
     }
 
@@ -122,12 +124,12 @@ pub(super) struct SelectedTopic {
 }
 
 /// The topics of a stream, none of which includes another, whatever their options: so each change is one event.
-#[derive(Debug)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct Topics(Vec<SelectedTopic>);
 
 impl Topics {
-    /// Reads a list of topics; repetitions count once.
-    pub(super) fn parse(list: impl Iterator<Item = String>) -> Result<Self, ApiError> {
+    /// Reads a list of one to `max` topics; repetitions count once.
+    pub(super) fn parse(list: impl Iterator<Item = String>, max: usize) -> Result<Self, ApiError> {
         let mut topics: Vec<SelectedTopic> = Vec::new();
         let refuse = |message: String| Err(ApiError::invalid(message).field("topics"));
         for text in list {
@@ -150,24 +152,62 @@ impl Topics {
                     false => return refuse(format!("{topic} is there twice, with different options")),
                 }
             }
-            if topics.len() == MAX_TOPICS {
-                return refuse(format!("a stream has up to {MAX_TOPICS} topics"));
+            if topics.len() == max {
+                return refuse(format!("topics takes up to {max} topics"));
             }
             let feed_name = topic.feed_name();
             topics.push(SelectedTopic { feed_name, topic, options, filter: CompiledFilter::default() });
         }
-        if topics.iter().map(|selected| selected.options.filter_bytes()).sum::<usize>() > MAX_FILTERS_BYTES {
+        if topics.is_empty() {
+            return refuse(format!("topics takes one to {max} topics, such as records/items"));
+        }
+        let topics = Self(topics);
+        topics.check_filter_bytes(&Self::default())?;
+        topics.check_apart(&topics)?;
+        Ok(topics)
+    }
+
+    /// Checks that their filters and those of `others` are not too long together.
+    pub(super) fn check_filter_bytes(&self, others: &Self) -> Result<(), ApiError> {
+        let bytes =
+            self.0.iter().chain(&others.0).map(|selected| selected.options.filter_bytes()).sum::<usize>();
+        if bytes > MAX_FILTERS_BYTES {
             let message = format!("the filters of a stream have up to {MAX_FILTERS_BYTES} bytes together");
             return Err(ApiError::invalid(message).field("filter"));
         }
-        for SelectedTopic { topic, .. } in &topics {
-            if let Topic::Record(name, _) = topic
-                && topics.iter().any(|other| other.topic == Topic::Collection(name.clone()))
-            {
-                return refuse(format!("records/{} includes {topic}", name.as_str()));
+        Ok(())
+    }
+
+    /// Checks that none of them is included in one of `others`, or is one of them with other options.
+    pub(super) fn check_apart(&self, others: &Self) -> Result<(), ApiError> {
+        let refuse = |message: String| Err(ApiError::invalid(message).field("topics"));
+        for SelectedTopic { feed_name, topic, options, .. } in &self.0 {
+            for other in others.0.iter().filter(|other| other.feed_name == *feed_name) {
+                if other.topic == *topic && other.options != *options {
+                    return refuse(format!("{topic} is there twice, with different options"));
+                }
+                if other.topic != *topic && matches!(other.topic, Topic::Collection(_)) {
+                    return refuse(format!("{} includes {topic}", other.topic));
+                }
             }
         }
-        Ok(Self(topics))
+        Ok(())
+    }
+
+    /// Their number.
+    pub(super) fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Those that are none of `others`.
+    pub(super) fn without(&self, others: &Self) -> Self {
+        let is_new = |selected: &&SelectedTopic| !others.iter().any(|other| *other == selected.topic);
+        Self(self.0.iter().filter(is_new).cloned().collect())
+    }
+
+    /// Adds topics that are not among them.
+    pub(super) fn extend(&mut self, others: Self) {
+        self.0.extend(others.0);
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = &Topic> {
@@ -205,7 +245,7 @@ mod tests {
     use super::*;
 
     fn parse(topics: &[&str]) -> Result<Topics, ApiError> {
-        Topics::parse(topics.iter().map(|topic| (*topic).to_owned()))
+        Topics::parse(topics.iter().map(|topic| (*topic).to_owned()), 100)
     }
 
     #[test]
@@ -245,9 +285,25 @@ mod tests {
         assert!(parse(&[&format!("topic/{}", "x".repeat(201))]).is_err());
         assert!(parse(&["records/a", "records/a/abcdefghij01234"]).is_err(), "one event a change");
         assert_eq!(parse(&["records/a", "records/a"]).unwrap().iter().count(), 1);
-        let many: Vec<String> = (0..=MAX_TOPICS).map(|n| format!("topic/{n}")).collect();
-        assert!(Topics::parse(many.iter().cloned()).is_err());
-        assert_eq!(Topics::parse(many.into_iter().skip(1)).unwrap().names().len(), MAX_TOPICS);
+        let many: Vec<String> = (0..=100).map(|n| format!("topic/{n}")).collect();
+        assert!(Topics::parse(many.iter().cloned(), 100).is_err());
+        assert_eq!(Topics::parse(many.into_iter().skip(1), 100).unwrap().names().len(), 100);
+    }
+
+    #[test]
+    fn topics_are_added_and_removed() {
+        let mut topics = parse(&["topic/a", "records/a/abcdefghij01234"]).unwrap();
+        let more = parse(&["topic/a", "topic/b", "records/a/abcdefghij01235"]).unwrap();
+        let new = more.without(&topics);
+        assert_eq!(new.len(), 2);
+        new.check_apart(&topics).unwrap();
+        topics.check_apart(&new).unwrap();
+        let whole = parse(&["records/a"]).unwrap();
+        assert!(topics.check_apart(&whole).is_err() && whole.check_apart(&topics).is_ok());
+        topics.extend(new);
+        assert_eq!(topics.names(), ["a", "topic:a", "topic:b"]);
+        let left = topics.without(&parse(&["records/a/abcdefghij01235", "topic/b", "topic/c"]).unwrap());
+        assert_eq!(left.names(), ["a", "topic:a"]);
     }
 
     #[test]
@@ -257,8 +313,8 @@ mod tests {
         assert!(parse(&[r#"records/a?options={"old":true}"#, "records/a"]).is_err(), "one event a change");
         assert!(parse(&[r#"records/a/abcdefghij01234?options={"old":true}"#, "records/a"]).is_err());
         let filter = |n: usize| format!(r#"records/a{n}?options={{"filter":"{}"}}"#, "x".repeat(8_000));
-        assert!(Topics::parse((0..8).map(filter)).is_ok());
-        assert!(Topics::parse((0..9).map(filter)).is_err());
+        assert!(Topics::parse((0..8).map(filter), 100).is_ok());
+        assert!(Topics::parse((0..9).map(filter), 100).is_err());
     }
 
     proptest! {

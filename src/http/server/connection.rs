@@ -18,7 +18,7 @@ use hyper::body::{Body as _, Frame, Incoming, SizeHint};
 use hyper::header::{CONNECTION, HeaderValue};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper::{Request, Version};
+use hyper::{Request, StatusCode, Version};
 use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -41,7 +41,7 @@ pub(super) struct ConnectionLimits {
 }
 
 /// Serves `stream` until its client disconnects, a limit is exceeded, or `stop` is cancelled and the current request is
-/// answered. Returns the task of a stream that has taken the connection over.
+/// answered. Returns the task of a stream or of a WebSocket that has taken the connection over.
 pub(super) async fn serve(
     stream: TcpStream,
     handler: impl Handler,
@@ -62,6 +62,12 @@ pub(super) async fn serve(
                 true => handler.answer_operator(request, &handle).await,
                 false => handler.answer(request, &handle).await,
             };
+            if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+                // hyper ends once the head is sent.
+                let run = response.extensions_mut().remove::<Detachable>().and_then(|socket| socket.take());
+                *detaching.lock() = run.map(|run| Detaching { run, is_chunked: false, is_upgrade: true });
+                return Ok(response);
+            }
             // The client reads an answer of a known length in its own time; a stream may never end.
             if response.body().size_hint().exact().is_some() {
                 handle.timer.enter(Phase::Idle);
@@ -71,7 +77,7 @@ pub(super) async fn serve(
             if let Some(run) =
                 response.extensions_mut().remove::<Detachable>().and_then(|stream| stream.take())
             {
-                *detaching.lock() = Some(Detaching { run, is_chunked });
+                *detaching.lock() = Some(Detaching { run, is_chunked, is_upgrade: false });
                 // The connection ends with the stream.
                 response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
                 return Ok(response.map(|_| Body::new(DetachedBody(handle.timer))));
@@ -88,7 +94,12 @@ pub(super) async fn serve(
             // In this order, so that the timer's loop notices the start of a stream at once.
             biased;
             // Broken connections need no report.
-            is_ended = ended_or_detached(&mut connection, &timer) => if is_ended { return None } else { break },
+            is_whole = ended_or_detached(&mut connection, &timer) => match is_whole {
+                None => break,
+                // The head of a WebSocket was sent.
+                Some(true) if detaching.lock().as_ref().is_some_and(|socket| socket.is_upgrade) => break,
+                Some(_) => return None,
+            },
             () = timer.overdue(&limits) => return None,
             () = stop.cancelled(), if !is_stopping => {
                 is_stopping = true;
@@ -96,21 +107,22 @@ pub(super) async fn serve(
             }
         }
     }
-    let Detaching { run, is_chunked } = detaching.lock().take()?;
-    let io = connection.into_parts().io.into_inner();
-    Some(run(DetachedConnection::new(io, is_chunked, limits.idle_timeout)))
+    let Detaching { run, is_chunked, .. } = detaching.lock().take()?;
+    let parts = connection.into_parts();
+    let io = parts.io.into_inner();
+    Some(run(DetachedConnection::new(io, parts.read_buf, is_chunked, limits.idle_timeout)))
 }
 
-/// Waits until the connection has ended (true), or the head of a stream that leaves hyper was sent.
+/// Waits until the connection has ended, well or not, or the head of a stream that leaves hyper was sent (`None`).
 async fn ended_or_detached(
     connection: &mut (impl Future<Output = Result<(), hyper::Error>> + Unpin),
     timer: &ConnectionTimer,
-) -> bool {
+) -> Option<bool> {
     poll_fn(|cx| {
         let polled = Pin::new(&mut *connection).poll(cx);
         match timer.has_sent_head() {
-            true => Poll::Ready(false),
-            false => polled.map(|_ended| true),
+            true => Poll::Ready(None),
+            false => polled.map(|ended| Some(ended.is_ok())),
         }
     })
     .await
@@ -149,7 +161,7 @@ impl Drop for Streamed {
 }
 
 /// A socket that reports its traffic to the timer, and ends the connection as the timer requires.
-pub(super) struct TimedStream {
+pub(in crate::http) struct TimedStream {
     pub(super) stream: TcpStream,
     pub(super) timer: Arc<ConnectionTimer>,
 }

@@ -55,6 +55,8 @@ pub(super) struct Detaching {
     pub(super) run: Run,
     /// Whether the head announces chunks: an answer to HTTP/1.0 ends with its connection.
     pub(super) is_chunked: bool,
+    /// Whether another protocol follows the head.
+    pub(super) is_upgrade: bool,
 }
 
 /// The body in the place of a detached one: hyper asks for it once the head is in its buffer.
@@ -76,6 +78,8 @@ impl hyper::body::Body for DetachedBody {
 /// A connection without hyper, behind the head of a stream.
 pub(in crate::http) struct DetachedConnection {
     io: TimedStream,
+    /// What hyper had read behind the request.
+    read: Bytes,
     is_chunked: bool,
     /// The time for which a client may take nothing of what waits for it.
     idle_timeout: Duration,
@@ -85,8 +89,13 @@ pub(in crate::http) struct DetachedConnection {
 }
 
 impl DetachedConnection {
-    pub(super) fn new(io: TimedStream, is_chunked: bool, idle_timeout: Duration) -> Self {
-        Self { io, is_chunked, idle_timeout, ignored: 0, is_mid_chunk: false }
+    pub(super) fn new(io: TimedStream, read: Bytes, is_chunked: bool, idle_timeout: Duration) -> Self {
+        Self { io, read, is_chunked, idle_timeout, ignored: 0, is_mid_chunk: false }
+    }
+
+    /// The socket, for another protocol, and what the client has sent of it.
+    pub(in crate::http) fn into_socket(self) -> (TimedStream, Bytes) {
+        (self.io, self.read)
     }
 
     /// Resolves when the client has closed the connection, or it broke. Cancel-safe.
@@ -130,6 +139,11 @@ impl DetachedConnection {
             skipped -= skip;
         }
         Ok(Some(rest.into()))
+    }
+
+    /// Sends a last chunk, unless a part of another one was sent, or the socket does not take it at once. False: it was not sent whole.
+    pub(in crate::http) fn finishes_with(&mut self, chunk: &[u8]) -> bool {
+        !self.is_mid_chunk && matches!(self.try_send(chunk), Ok(None))
     }
 
     /// Sends the rest of a chunk.

@@ -27,6 +27,7 @@ use self::connection::ConnectionLimits;
 use crate::config::{ServerConfig, limits};
 use crate::ingest;
 use crate::observe::Metrics;
+pub(super) use connection::TimedStream;
 pub(super) use detached::{Detachable, DetachedConnection};
 pub(super) use handle::ConnectionHandle;
 

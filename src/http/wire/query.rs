@@ -67,6 +67,14 @@ pub(in crate::http) fn decoded(text: &str) -> String {
     percent_decode(text.replace('+', " ").as_bytes()).decode_utf8_lossy().into_owned()
 }
 
+/// The names and values of a query, decoded.
+pub(in crate::http) fn pairs(text: &str) -> impl Iterator<Item = (String, String)> {
+    text.split('&').filter(|pair| !pair.is_empty()).map(|pair| {
+        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+        (decoded(name), decoded(value))
+    })
+}
+
 /// All parameters, in order.
 pub(in crate::http) fn parameters(
     parameters: Result<Query<Vec<(String, String)>>, QueryRejection>,

@@ -151,6 +151,17 @@ impl ApiError {
         Self { retry_after: Some(retry_after), quota: quota.map(Box::new), ..refusal }
     }
 
+    /// Its code, message and field as JSON, for a frame of a WebSocket.
+    pub(in crate::http) fn detail(&self) -> Vec<u8> {
+        let detail = Detail {
+            code: self.code,
+            message: &self.message,
+            field: self.field.as_deref(),
+            expected: self.expected,
+        };
+        serde_json::to_vec(&detail).unwrap_or_default()
+    }
+
     /// Whether it denies access.
     pub(in crate::http) fn is_denial(&self) -> bool {
         matches!(self.status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN)
