@@ -224,3 +224,74 @@ async fn a_browser_delivers_beacons_and_traced_requests_of_allowed_origins_and_n
     assert_eq!(count(&client, "requests").await, all, "nothing of the other origin is stored");
     assert!(!log.contains(&write_only), "{log}");
 }
+
+/// A page of an allowed origin with tickets, and then one of another origin.
+#[tokio::test]
+async fn a_browser_subscribes_with_tickets_from_an_allowed_origin_and_no_other() {
+    let database = TestDatabase::create().await;
+    let (allowed, foreign) = (Site::new().await, Site::new().await);
+    let service = guarded(&database, &[("CORS_ORIGINS", &allowed.origin)]).await;
+    let address = &service.address;
+    let bearer = token_with(&["realtime:read:orders/"]);
+    let last = foreign.publish(
+        "/",
+        &format!(
+            r#"
+            const socket = new WebSocket('ws://{address}/api/events/ws');
+            const how = await new Promise((done) => {{
+                socket.onopen = () => done('open');
+                socket.onclose = (event) => done(event.code);
+            }});
+            const headers = {{ authorization: 'Bearer {bearer}' }};
+            const ticket = await fetch('http://{address}/api/events/ticket', {{ method: 'POST', headers }})
+                .then((answer) => answer.status, () => 'no answer');
+            return {{ how, ticket }};"#
+        ),
+    );
+    let first = allowed.publish(
+        "/",
+        &format!(
+            r#"
+            const headers = {{ authorization: 'Bearer {bearer}' }};
+            const ticket = async () => {{
+                const answer = await fetch('http://{address}/api/events/ticket', {{ method: 'POST', headers }});
+                return (await answer.json()).ticket;
+            }};
+            const stream = new EventSource(`http://{address}/api/events/stream?topics=topic/orders/1&ticket=${{await ticket()}}`);
+            const streamed = new Promise((done) => stream.addEventListener('change', (event) => done(JSON.parse(event.data))));
+            const byTicket = new WebSocket(`ws://{address}/api/events/ws?ticket=${{await ticket()}}`);
+            const byToken = new WebSocket('ws://{address}/api/events/ws');
+            byToken.addEventListener('open', () => byToken.send(JSON.stringify({{ auth: '{bearer}' }})));
+            const changes = [byTicket, byToken].map((socket) => new Promise((done, fail) => {{
+                socket.addEventListener('open', () => socket.send(JSON.stringify({{ subscribe: ['topic/orders/1'] }})));
+                socket.addEventListener('message', ({{ data }}) => {{
+                    const frame = JSON.parse(data);
+                    if (frame.event === 'change') done(frame.data);
+                    if (frame.event === 'error') fail(data);
+                }});
+                socket.addEventListener('close', (event) => fail(event.code));
+            }}));
+            const [a, b, c] = await Promise.all([streamed, ...changes]);
+            return {{ topics: [a.topic, b.topic, c.topic], next: '{last}' }};"#
+        ),
+    );
+    let Some(_browser) = Browser::open(&first) else { return };
+    let client = database.connect().await;
+    let publishing = async {
+        loop {
+            client.batch_execute(&crate::realtime::publish("orders/1", 1)).await.unwrap();
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+    };
+    let report = tokio::select! {
+        report = allowed.report() => report,
+        () = publishing => unreachable!(),
+    };
+    assert_eq!(
+        report["topics"],
+        serde_json::json!(["topic/orders/1", "topic/orders/1", "topic/orders/1"]),
+        "{report}"
+    );
+    let report = foreign.report().await;
+    assert_eq!((&report["how"], &report["ticket"]), (&1006.into(), &"no answer".into()), "{report}");
+}

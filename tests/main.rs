@@ -65,6 +65,7 @@ mod sse;
 mod stress;
 mod support;
 mod tasks;
+mod tickets;
 mod tls;
 mod tokens;
 mod triggers;

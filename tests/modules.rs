@@ -16,9 +16,10 @@ const RECORDS: &str = "/api/stress/records/items";
 const NDJSON: [(&str, &str); 1] = [("content-type", "application/x-ndjson")];
 
 /// The tables of events, accounts and migrations, without partitions.
-const CORE: [&str; 16] = [
+const CORE: [&str; 17] = [
     "api_keys",
     "auth_revocations",
+    "auth_tickets",
     "dead_letters",
     "ingest_duplicates",
     "ingest_journals",
@@ -264,7 +265,7 @@ async fn a_database_of_an_earlier_version_has_all_tables_and_works_with_events_a
     client
         .batch_execute(
             "drop table tidegate_table_sets; delete from tidegate_migrations where version >= 14;
-             alter table changes drop old, drop keys; drop table watched_tables cascade;
+             alter table changes drop old, drop keys; drop table watched_tables, auth_tickets cascade;
              do $$ declare f regprocedure; begin
                  for f in select oid from pg_proc where proname ~ '^tidegate_(un)?watch' loop
                      execute 'drop function if exists ' || f;

@@ -8,6 +8,7 @@ use super::keys::{KeyHash, Keys};
 use super::principal::{Identity, Principal};
 use super::revocations::RevocationReader;
 use super::sessions::Sessions;
+use super::tickets::Tickets;
 use super::users::Users;
 use super::{AuthError, Verifier};
 use crate::config::AuthConfig;
@@ -23,6 +24,8 @@ pub struct Accounts {
     pub sessions: Sessions,
     /// Keys.
     pub keys: Keys,
+    /// Tickets.
+    pub tickets: Tickets,
 }
 
 impl Accounts {
@@ -32,6 +35,7 @@ impl Accounts {
             users: Users::new(database),
             sessions: Sessions::new(config, verifier, database),
             keys: Keys::new(verifier, database),
+            tickets: Tickets::new(database),
         }
     }
 
@@ -43,8 +47,7 @@ impl Accounts {
         supervisor: &Supervisor,
     ) -> Self {
         let accounts = Self::new(config, verifier, share);
-        RevocationReader::new(share, share.statement_timeout(), verifier, accounts.keys.clone())
-            .start(supervisor);
+        RevocationReader::new(share, share.statement_timeout(), verifier, &accounts).start(supervisor);
         accounts
     }
 

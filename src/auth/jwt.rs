@@ -66,6 +66,8 @@ pub(super) struct Verified {
     pub(super) principal: Principal,
     /// The time of issue, in seconds of Unix time; 0: not stated.
     pub(super) issued_s: i64,
+    /// The first second of Unix time at which it is not valid.
+    pub(super) expires_s: i64,
 }
 
 #[derive(Deserialize)]
@@ -75,6 +77,7 @@ struct Claims {
     iss: Option<String>,
     #[serde(default)]
     iat: f64,
+    exp: f64,
     nbf: Option<f64>,
     sid: Option<Uuid>,
     #[serde(flatten)]
@@ -220,7 +223,12 @@ impl Tokens {
             },
         };
         let permissions = claim_at(&claims.others, &self.permissions_claim).map(permissions);
-        Ok(Verified { principal: Principal { identity, permissions }, issued_s: claims.iat as i64 })
+        let leeway_s = if is_own { 0 } else { LEEWAY_S as i64 };
+        Ok(Verified {
+            principal: Principal { identity, permissions },
+            issued_s: claims.iat as i64,
+            expires_s: (claims.exp as i64).saturating_add(leeway_s),
+        })
     }
 }
 

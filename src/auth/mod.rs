@@ -14,6 +14,7 @@
 
 mod accounts;
 mod clock;
+mod credential;
 mod issuer;
 mod jwt;
 pub mod keys;
@@ -25,10 +26,12 @@ mod revocations;
 mod scope;
 mod secret;
 pub mod sessions;
+pub mod tickets;
 pub mod users;
 mod verifier;
 
 pub use accounts::Accounts;
+pub use credential::Credential;
 pub use issuer::IssuerError;
 pub use keys::{KeyHash, is_key, is_write_only_key};
 pub use principal::{Decision, Identity, Principal};
@@ -45,6 +48,12 @@ pub enum AuthError {
     /// An invalid token. The cause is not reported: it would help to forge one.
     #[error("the token is not valid")]
     Invalid,
+    /// A ticket that is used, expired or unknown.
+    #[error("the ticket is used, expired or unknown; ask for another one")]
+    InvalidTicket,
+    /// The caller, or all callers, have the maximum number of tickets.
+    #[error("there are too many unused tickets; they expire within {} seconds", tickets::TICKET_S)]
+    TooManyTickets,
     /// Sessions are not loaded yet, so the token cannot be verified.
     #[error("sessions are not known yet; try again later")]
     NotReady,

@@ -6,8 +6,9 @@ use subtle::ConstantTimeEq;
 
 use super::AuthError;
 use super::clock::now_s;
+use super::credential::Credential;
 use super::issuer::{IssuerError, IssuerKeys};
-use super::jwt::Tokens;
+use super::jwt::{Tokens, Verified};
 use super::keys::{self, CacheLookup, KeyCache, KeyHash};
 use super::principal::{Identity, Principal};
 use super::random::Secret;
@@ -103,6 +104,24 @@ impl Verifier {
     ///
     /// [`AuthError::Invalid`] for every invalid token, [`AuthError::NotReady`] if sessions are not loaded yet.
     pub fn verify(&self, token: &str) -> Result<Verification, AuthError> {
+        self.admit(self.credential(token)?)
+    }
+
+    /// Verifies what a token says again.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::verify`].
+    pub fn verify_again(&self, credential: &Credential) -> Result<Verification, AuthError> {
+        self.admit(credential.clone())
+    }
+
+    /// What a token says that is genuine.
+    ///
+    /// # Errors
+    ///
+    /// [`AuthError::Invalid`].
+    pub fn credential(&self, token: &str) -> Result<Credential, AuthError> {
         if token.is_empty() || token.len() > MAX_TOKEN_BYTES {
             return Err(AuthError::Invalid);
         }
@@ -110,25 +129,41 @@ impl Verifier {
         let is_operators =
             self.token.as_ref().is_some_and(|own| own.as_bytes().ct_eq(token.as_bytes()).into());
         if is_operators {
-            let permissions = Some(Scopes::ADMIN);
-            return Ok(Verification::Verified(Principal { identity: Identity::Operator, permissions }));
+            return Ok(Credential::Operator);
         }
         if keys::is_key(token) {
-            let hash = KeyHash::of(token).ok_or(AuthError::Invalid)?;
-            return match self.keys.get(&hash, now_s()) {
-                CacheLookup::Key(key) => Ok(Verification::Verified(key.principal())),
-                CacheLookup::NoKey => Err(AuthError::Invalid),
-                CacheLookup::Miss => Ok(Verification::LookUp(hash)),
-            };
+            return Ok(Credential::Key(KeyHash::of(token).ok_or(AuthError::Invalid)?));
         }
-        let verified = self.tokens.verify(token)?;
-        if let Identity::User { session, .. } = verified.principal.identity {
-            match self.revocations.status(session, verified.issued_s) {
-                SessionStatus::Active => {}
-                SessionStatus::Ended => return Err(AuthError::Invalid),
-                SessionStatus::Unknown => return Err(AuthError::NotReady),
+        let Verified { principal, issued_s, expires_s } = self.tokens.verify(token)?;
+        Ok(Credential::Token { principal, issued_s, expires_s })
+    }
+
+    /// The principal of a credential that is valid now.
+    fn admit(&self, credential: Credential) -> Result<Verification, AuthError> {
+        let principal = match credential {
+            Credential::Anonymous => Principal::ANONYMOUS,
+            // It may come from another node, of which this one has the token too.
+            Credential::Operator if self.token.is_none() => return Err(AuthError::Invalid),
+            Credential::Operator => {
+                Principal { identity: Identity::Operator, permissions: Some(Scopes::ADMIN) }
             }
-        }
-        Ok(Verification::Verified(verified.principal))
+            Credential::Key(hash) => match self.keys.get(&hash, now_s()) {
+                CacheLookup::Key(key) => key.principal(),
+                CacheLookup::NoKey => return Err(AuthError::Invalid),
+                CacheLookup::Miss => return Ok(Verification::LookUp(hash)),
+            },
+            Credential::Token { expires_s, .. } if expires_s <= now_s() => return Err(AuthError::Invalid),
+            Credential::Token { principal, issued_s, .. } => {
+                if let Identity::User { session, .. } = principal.identity {
+                    match self.revocations.status(session, issued_s) {
+                        SessionStatus::Active => {}
+                        SessionStatus::Ended => return Err(AuthError::Invalid),
+                        SessionStatus::Unknown => return Err(AuthError::NotReady),
+                    }
+                }
+                principal
+            }
+        };
+        Ok(Verification::Verified(principal))
     }
 }

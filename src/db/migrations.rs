@@ -40,6 +40,7 @@ const MIGRATIONS: &[(&str, &str)] = &[
     ("V14__table_sets", include_str!("../../sql/migrations/V14__table_sets.sql")),
     ("V15__changes_of_tables", include_str!("../../sql/migrations/V15__changes_of_tables.sql")),
     ("V16__watched_tables", include_str!("../../sql/migrations/V16__watched_tables.sql")),
+    ("V17__tickets", include_str!("../../sql/migrations/V17__tickets.sql")),
 ];
 
 /// Names of tables that are created later: one a day, and one a collection.

@@ -25,7 +25,7 @@ const REST: usize = PREFIX + RANDOM + CHECKSUM;
 
 /// The SHA-256 of a key, by which it is looked up: it cannot be used as a key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct KeyHash(pub(super) [u8; 32]);
+pub struct KeyHash(pub(in crate::auth) [u8; 32]);
 
 impl KeyHash {
     /// The hash of a text in the form of a key; `None`: another form.

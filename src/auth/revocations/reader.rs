@@ -4,9 +4,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::store::{RevocationCursor, RevocationStore};
-use crate::auth::Verifier;
 use crate::auth::clock::now_s;
 use crate::auth::keys::Keys;
+use crate::auth::tickets::Tickets;
+use crate::auth::{Accounts, Verifier};
 use crate::db::{Database, DbError};
 use crate::supervisor::{Backoff, Next, Step, StepError, Supervisor};
 
@@ -48,6 +49,7 @@ pub(in crate::auth) struct RevocationReader {
     store: RevocationStore,
     verifier: Arc<Verifier>,
     keys: Keys,
+    tickets: Tickets,
     /// The cursor before rows that may not have been read.
     from: RevocationCursor,
     last_poll: Option<Instant>,
@@ -61,13 +63,14 @@ impl RevocationReader {
         database: &Database,
         timeout: Duration,
         verifier: &Arc<Verifier>,
-        keys: Keys,
+        accounts: &Accounts,
     ) -> Self {
         let store = RevocationStore::new(database, timeout);
         Self {
             store,
             verifier: Arc::clone(verifier),
-            keys,
+            keys: accounts.keys.clone(),
+            tickets: accounts.tickets.clone(),
             from: RevocationCursor::start(),
             last_poll: None,
             last_upkeep: None,
@@ -117,11 +120,12 @@ impl RevocationReader {
         Ok(())
     }
 
-    /// Deletes old rows, and writes the last uses of keys. An error of one does not stop the other.
+    /// Deletes old rows, and writes the last uses of keys. An error of one does not stop the others.
     async fn run_upkeep(&self) -> Result<(), DbError> {
         self.verifier.revocations.expire(now_s());
         let forgotten = self.store.forget().await;
+        let expired = self.tickets.forget().await;
         self.keys.write_last_used().await?;
-        forgotten
+        forgotten.and(expired)
     }
 }

@@ -4,14 +4,19 @@
 
 use std::net::IpAddr;
 
+use axum::Extension;
 use hyper::http::request::Parts;
-use hyper::{HeaderMap, Request};
+use hyper::{HeaderMap, Method, Request};
 use uuid::Uuid;
 
 use super::client::{self, ClientAddress};
 use super::routes::Access;
 use super::{credentials, origin};
-use crate::auth::{Decision, Identity, KeyHash, Principal, Scope, Secret, Verification, is_write_only_key};
+use crate::auth::tickets::TicketHash;
+use crate::auth::{
+    AuthError, Credential, Decision, Identity, KeyHash, Principal, Scope, Secret, Verification,
+    is_write_only_key,
+};
 use crate::http::wire::error::ApiError;
 use crate::http::wire::rate_limit::RateLimit;
 use crate::http::{AppState, EVENTS_NEED};
@@ -66,6 +71,30 @@ async fn principal_of(
         Verification::Verified(principal) => Ok(principal),
         Verification::LookUp(hash) => Box::pin(look_up(state, hash, headers, peer)).await,
     }
+}
+
+/// The caller whose token said this, if it is still valid.
+async fn principal_again(
+    state: &AppState,
+    credential: &Credential,
+    headers: &HeaderMap,
+    peer: IpAddr,
+) -> Result<Principal, ApiError> {
+    if state.verifier.is_stale() {
+        Box::pin(state.verifier.freshen()).await;
+    }
+    match state.verifier.verify_again(credential)? {
+        Verification::Verified(principal) => Ok(principal),
+        Verification::LookUp(hash) => Box::pin(look_up(state, hash, headers, peer)).await,
+    }
+}
+
+/// What the token of a request says.
+pub(in crate::http) fn credential(state: &AppState, headers: &HeaderMap) -> Result<Credential, ApiError> {
+    Ok(match credentials::token(headers, None, &state.cors_origins)? {
+        Some(token) => state.verifier.credential(&token)?,
+        None => Credential::Anonymous,
+    })
 }
 
 /// Returns a caller who has this access.
@@ -133,9 +162,23 @@ pub(in crate::http) enum Proof {
     Headers(HeaderMap),
     /// A token that came later.
     Token(Secret),
+    /// A ticket, which is used up: what its caller's token said.
+    Ticket(Box<Credential>),
 }
 
+/// The caller of a ticket, for the handler of its request.
+#[derive(Debug, Clone)]
+pub(in crate::http) struct TicketCaller(Credential);
+
 impl Proof {
+    /// That of a request: its ticket, or else its headers.
+    pub(in crate::http) fn new(ticket: Option<Extension<TicketCaller>>, headers: HeaderMap) -> Self {
+        match ticket {
+            Some(Extension(TicketCaller(credential))) => Self::Ticket(Box::new(credential)),
+            None => Self::Headers(headers),
+        }
+    }
+
     /// The caller, if it is still valid.
     pub(in crate::http) async fn principal(
         &self,
@@ -147,6 +190,11 @@ impl Proof {
             Self::Token(token) => {
                 let headers = HeaderMap::new();
                 let principal = principal_of(state, token.reveal(), &headers, peer).await?;
+                decide(state, Access::Topics, &headers, principal)
+            }
+            Self::Ticket(credential) => {
+                let headers = HeaderMap::new();
+                let principal = principal_again(state, credential, &headers, peer).await?;
                 decide(state, Access::Topics, &headers, principal)
             }
         }
@@ -177,16 +225,57 @@ impl StreamAccess {
     }
 }
 
+/// An admitted request.
+#[derive(Debug)]
+pub(super) struct Admission {
+    pub(super) principal: Principal,
+    /// Of a request with a ticket.
+    pub(super) ticket: Option<TicketCaller>,
+    /// The rest of the caller's budget; `None`: their requests are not counted.
+    pub(super) quota: Option<RateLimit>,
+}
+
 /// Authorizes a request, and takes it from its caller's budget.
 pub(super) async fn admit<B>(
     state: &AppState,
     access: Access,
     request: &Request<B>,
     client: ClientAddress,
-) -> Result<(Principal, Option<RateLimit>), ApiError> {
-    let principal = verify(state, access, request.headers(), None, client.peer).await?;
+) -> Result<Admission, ApiError> {
+    let headers = request.headers();
+    let mut tickets = match (access, request.method()) {
+        (Access::Topics, &Method::GET) => credentials::tickets(request.uri().query()),
+        _ => credentials::tickets(None),
+    };
+    let (principal, ticket) = match tickets.next() {
+        None => (verify(state, access, headers, None, client.peer).await?, None),
+        Some(_) if tickets.next().is_some() => return Err(ApiError::unauthorized()),
+        Some(ticket) => {
+            let (principal, credential) = Box::pin(redeem(state, &ticket, headers, client)).await?;
+            (principal, Some(TicketCaller(credential)))
+        }
+    };
     let quota = state.budgets.take(request.method(), access, &principal, client.ip)?;
-    Ok((principal, quota))
+    Ok(Admission { principal, ticket, quota })
+}
+
+/// Uses a ticket up; returns its caller. It takes the place of a token, so there may be no other.
+async fn redeem(
+    state: &AppState,
+    ticket: &str,
+    headers: &HeaderMap,
+    client: ClientAddress,
+) -> Result<(Principal, Credential), ApiError> {
+    // The rules for hosts and sites hold for tickets too.
+    let shown = verify(state, Access::Topics, headers, None, client.peer).await?;
+    if shown.is_known() {
+        return Err(ApiError::unauthorized());
+    }
+    let hash = TicketHash::of(ticket).ok_or(AuthError::InvalidTicket)?;
+    state.budgets.take_ticket(client.ip)?;
+    let credential = state.services()?.accounts.tickets.redeem(&hash).await?;
+    let principal = principal_again(state, &credential, headers, client.peer).await?;
+    Ok((decide(state, Access::Topics, headers, principal)?, credential))
 }
 
 /// Limits of an admitted request with events.

@@ -1,5 +1,5 @@
 //! The token of a request: `Authorization: Bearer …` or `X-API-Key`, which are equivalent, or an API key in
-//! `Authorization: Basic …` or, for a write-only key on an event route, in `?key=`.
+//! `Authorization: Basic …` or, for a write-only key on an event route, in `?key=`. Streams of changes take a ticket in `?ticket=` instead.
 //!
 //! Other schemes, and Basic credentials without an API key, are skipped. Cookies are never read. Requests with two tokens are
 //! rejected as ambiguous.
@@ -73,6 +73,12 @@ pub(in crate::http) fn token<'a>(
             String::from_utf8(token).map(|token| Some(token.into())).map_err(|_| ApiError::unauthorized())
         }
     }
+}
+
+/// The tickets in a query's `ticket`.
+pub(in crate::http) fn tickets(query: Option<&str>) -> impl Iterator<Item = Cow<'_, str>> {
+    let values = query.unwrap_or_default().split('&').filter_map(|pair| pair.strip_prefix("ticket="));
+    values.map(|value| percent_decode_str(value).decode_utf8_lossy())
 }
 
 /// Whether the query of an event route contains a write-only key.

@@ -16,7 +16,7 @@ use hyper::{Method, Request, StatusCode};
 use tower_service::Service;
 use tracing::Instrument;
 
-use super::authorize::{self, EventsAdmission};
+use super::authorize::{self, Admission, EventsAdmission};
 use super::client::{self, ClientAddress};
 use super::routes::{Access, PathRoutes};
 use super::{cors, framing, headers};
@@ -201,7 +201,8 @@ impl Exchange {
         let declared = routes.map(|routes| (routes, routes.access(request.method())));
         // Without a route nothing is called, but a token has to be valid everywhere.
         let access = declared.and_then(|(_, access)| access).unwrap_or(Access::Optional);
-        let (principal, quota) = authorize::admit(&self.state, access, &request, client).await?;
+        let admission = authorize::admit(&self.state, access, &request, client).await?;
+        let Admission { principal, ticket, quota } = admission;
         let mut response = match declared {
             Some((routes, None)) => {
                 let mut response = ApiError::method_not_allowed().into_response();
@@ -213,6 +214,9 @@ impl Exchange {
                 let extensions = request.extensions_mut();
                 extensions.insert(principal);
                 extensions.insert(client);
+                if let Some(ticket) = ticket {
+                    extensions.insert(ticket);
+                }
                 extensions.insert(self.connection);
                 let Ok(response): Result<Response, Infallible> = self.router.call(request).await;
                 response

@@ -22,10 +22,13 @@ pub(in crate::http) struct RateBudgets {
     writes: Option<Budget>,
     events: Option<Budget>,
     write_only: Option<Budget>,
+    tickets: Option<Budget>,
 }
 
 /// Requests a minute with a write-only key from one address: pages send few beacons, but an office has many pages.
 const WRITE_ONLY_REQUESTS: u32 = 600;
+/// Requests a minute with tickets from one address. Each asks the database, and many clients may come back from one office at once.
+const TICKET_REQUESTS: u32 = 6_000;
 
 impl RateBudgets {
     /// The budgets of the settings.
@@ -39,6 +42,7 @@ impl RateBudgets {
             writes: budget("writes", rates.writes),
             events: budget("events", rates.events),
             write_only: budget("write-only", WRITE_ONLY_REQUESTS),
+            tickets: budget("tickets", TICKET_REQUESTS),
         }
     }
 
@@ -85,6 +89,12 @@ impl RateBudgets {
     /// Takes a look-up of an unknown key from an address's budget of log-ins.
     pub(in crate::http) fn take_look_up(&self, address: IpAddr) -> Result<(), ApiError> {
         let Some(budget) = &self.logins else { return Ok(()) };
+        take(budget, &LimitSubject::address(address)).map(|_| ())
+    }
+
+    /// Takes a request with a ticket from an address's budget.
+    pub(in crate::http) fn take_ticket(&self, address: IpAddr) -> Result<(), ApiError> {
+        let Some(budget) = &self.tickets else { return Ok(()) };
         take(budget, &LimitSubject::address(address)).map(|_| ())
     }
 

@@ -8,6 +8,7 @@
 mod event;
 mod options;
 mod stream;
+mod ticket;
 mod topic;
 mod websocket;
 
@@ -30,6 +31,7 @@ pub(super) fn routes() -> Routes {
     Routes::default()
         .route(Access::Topics, routes!(stream::stream))
         .route(Access::Topics, routes!(websocket::open))
+        .route(Access::Topics, routes!(ticket::create))
 }
 
 /// The most topics of a URL.
@@ -54,8 +56,10 @@ impl Start {
             match &*query::decoded(name) {
                 // Commas outside percent-encoding separate topics.
                 "topics" => {
-                    topics = Some(Topics::parse(value.split(',').map(query::decoded), MAX_URL_TOPICS)?)
+                    topics = Some(Topics::parse(value.split(',').map(query::decoded), MAX_URL_TOPICS)?);
                 }
+                // Used up before.
+                "ticket" => {}
                 "from" => from = Some(position(&query::decoded(value), "from")?),
                 name => return Err(query::unknown_parameter(name)),
             }

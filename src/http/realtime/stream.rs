@@ -15,7 +15,7 @@ use super::event;
 use super::topic::Topics;
 use crate::auth::Principal;
 use crate::http::AppState;
-use crate::http::edge::authorize::{Proof, StreamAccess};
+use crate::http::edge::authorize::{Proof, StreamAccess, TicketCaller};
 use crate::http::event_stream::{self, CHUNK_BYTES, Close, EventSource, EventStream, RETRY_MS};
 use crate::http::server::ConnectionHandle;
 use crate::http::wire::error::ApiError;
@@ -35,6 +35,7 @@ pub(super) const MAX_RUN: Duration = Duration::from_millis(2);
     params(
         ("topics" = String, Query, description = "Up to 100, separated by commas: records/{collection}, records/{collection}/{id}, conversations/{id}, table/{schema.table}, topic/{name}; each may have ?options= and encoded JSON: filter, fields, old, changed, leave", example = "records/items"),
         ("from" = Option<String>, Query, description = "A position: everything since, then live. Without one, from now on"),
+        ("ticket" = Option<String>, Query, description = "A ticket (POST /api/events/ticket), instead of a token"),
         ("last-event-id" = Option<String>, Header, description = "The position of the last event; it goes before `from`"),
     ),
     responses(
@@ -46,6 +47,7 @@ pub(super) async fn stream(
     State(state): State<Arc<AppState>>,
     Extension(principal): Extension<Principal>,
     Extension(connection): Extension<ConnectionHandle>,
+    ticket: Option<Extension<TicketCaller>>,
     headers: HeaderMap,
     RawQuery(parameters): RawQuery,
 ) -> Result<Response, ApiError> {
@@ -59,7 +61,7 @@ pub(super) async fn stream(
         connection,
         heartbeat: Duration::from_secs(realtime.limits().heartbeat_s),
         access: Some(StreamAccess {
-            proof: Proof::Headers(headers),
+            proof: Proof::new(ticket, headers),
             requirements: start.topics.requirements(),
         }),
         retry_ms: Some(RETRY_MS),

@@ -1,6 +1,6 @@
 //! `GET /api/events/ws`: what changes, over a WebSocket (RFC 6455) whose topics its client adds and removes.
 //!
-//! The handshake authorizes as any request does. Without a token, the first frame has the token, soon: browsers cannot
+//! The handshake authorizes as any request does, or by a ticket. Without either, the first frame has the token, soon: browsers cannot
 //! set headers of a handshake. They always name the page's origin in it, so pages of other origins are rejected.
 //!
 //! ```text
@@ -29,7 +29,7 @@ use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
 use self::session::{Session, SessionParts};
 use crate::auth::Principal;
 use crate::http::AppState;
-use crate::http::edge::authorize::Proof;
+use crate::http::edge::authorize::{Proof, TicketCaller};
 use crate::http::edge::client::ClientAddress;
 use crate::http::edge::origin;
 use crate::http::server::{ConnectionHandle, Detachable, DetachedConnection};
@@ -54,6 +54,7 @@ const AUTH_LIMIT: Duration = Duration::from_secs(5);
     summary = "What changes, over a WebSocket",
     description = "Frames of the client: {\"subscribe\": [topics], \"from\"?: position}, {\"unsubscribe\": [topics]}, {\"auth\": token}. \
         Frames of the service: {\"event\", \"id\"?, \"data\"?} with the events ready, change, reset, unsubscribed, heartbeat, error and cut.",
+    params(("ticket" = Option<String>, Query, description = "A ticket (POST /api/events/ticket), instead of a token")),
     responses(
         (status = 101, description = "The WebSocket"),
         (status = 403, description = "The handshake of a page of another origin"),
@@ -65,11 +66,13 @@ pub(in crate::http) async fn open(
     Extension(principal): Extension<Principal>,
     Extension(client): Extension<ClientAddress>,
     Extension(connection): Extension<ConnectionHandle>,
+    ticket: Option<Extension<TicketCaller>>,
     request: Request,
 ) -> Result<Response, ApiError> {
     let (head, _no_body) = request.into_parts();
     let mut request = Request::from_parts(head, ());
-    if let Some((name, _)) = query::pairs(request.uri().query().unwrap_or_default()).next() {
+    let unknown = query::pairs(request.uri().query().unwrap_or_default()).find(|(name, _)| name != "ticket");
+    if let Some((name, _)) = unknown {
         return Err(query::unknown_parameter(&name));
     }
     origin::check_handshake(request.headers(), &state.cors_origins)?;
@@ -89,7 +92,7 @@ pub(in crate::http) async fn open(
         state,
         connection,
         client,
-        proof: Proof::Headers(std::mem::take(request.headers_mut())),
+        proof: Proof::new(ticket, std::mem::take(request.headers_mut())),
         principal,
         user,
         subscription,

@@ -119,6 +119,8 @@ impl From<AuthError> for ApiError {
         let message = error.to_string();
         match error {
             AuthError::Invalid => Self::unauthorized(),
+            AuthError::InvalidTicket => Self::invalid_ticket(message),
+            AuthError::TooManyTickets => Self::new(StatusCode::CONFLICT, "too_many_tickets", message),
             AuthError::NotReady => Self::unavailable("starting", message, EXHAUSTED_RETRY),
             AuthError::WrongPassword => {
                 Self::new(StatusCode::UNAUTHORIZED, "wrong_credentials", message).challenge("Bearer")

@@ -115,6 +115,12 @@ impl ApiError {
         refusal.challenge("Bearer error=\"invalid_token\"")
     }
 
+    /// 401: a ticket is used, expired or unknown.
+    pub fn invalid_ticket(message: impl Into<Cow<'static, str>>) -> Self {
+        let refusal = Self::new(StatusCode::UNAUTHORIZED, "invalid_ticket", message);
+        refusal.challenge("Bearer error=\"invalid_token\"").field("ticket")
+    }
+
     /// 401: a URL contains an API key that is not write-only.
     pub fn key_in_url() -> Self {
         let message =
