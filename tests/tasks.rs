@@ -7,7 +7,7 @@ use crate::support::postgres::TestDatabase;
 use crate::support::service::{Folder, Service, eventually};
 
 /// Every task with these settings, and whether it is critical.
-const TASKS: [(&str, bool); 20] = [
+const TASKS: [(&str, bool); 21] = [
     ("change-retention", false),
     ("conversation-reads", true),
     ("conversation-writes", true),
@@ -28,6 +28,7 @@ const TASKS: [(&str, bool); 20] = [
     ("record-gets", true),
     ("revocations", false),
     ("search", false),
+    ("watched-tables", false),
 ];
 
 async fn start(database: &TestDatabase, data: &Folder) -> Service {

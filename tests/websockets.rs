@@ -438,3 +438,32 @@ async fn a_long_change_comes_whole_and_a_slow_reader_is_cut_off() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn filters_and_forms_of_a_topic_hold_live_and_from_a_position() {
+    const ITEMS: &str = "/api/stress/records/items";
+    let database = TestDatabase::create().await;
+    let service = Service::start(database.url(), &[]).await;
+    let topic = r#"records/items?options={"filter":"n > 5","fields":"n","changed":true,"leave":true}"#;
+    let mut live = Socket::open(&service, "").await;
+    live.send(&json!({"subscribe": [topic]})).await;
+    let start = live.take("ready").await.id;
+    add(&service, ITEMS, json!({"n": 1, "secret": "low"})).await;
+    let item = add(&service, ITEMS, json!({"n": 6, "secret": "high"})).await;
+    let path = format!("{ITEMS}/{}", item["id"].as_str().unwrap());
+    send(&service, "PATCH", &path, "", &json!({"n": 2})).await;
+    send(&service, "PATCH", &path, "", &json!({"n": 3})).await;
+    add(&service, ITEMS, json!({"n": 7})).await;
+    let mut again = Socket::open(&service, "").await;
+    again.send(&json!({"subscribe": [topic], "from": start})).await;
+    assert_eq!(again.take("ready").await.id, start);
+    for socket in [&mut live, &mut again] {
+        for (action, n) in [("create", 6), ("leave", 2), ("create", 7)] {
+            let change = socket.take("change").await.data;
+            assert_eq!((&change["action"], &change["record"]["n"]), (&json!(action), &json!(n)), "{change}");
+            assert!(change["record"].get("secret").is_none(), "{change}");
+        }
+        socket.send(&json!({"subscribe": ["records/items"]})).await;
+        assert_eq!(socket.error().await, ("invalid_request".into(), "topics".into()), "other options");
+    }
+}

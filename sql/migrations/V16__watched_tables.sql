@@ -566,7 +566,7 @@ language plpgsql security definer
 set search_path = pg_catalog, pg_temp set lock_timeout = '5s' set quote_all_identifiers = off as $$
 declare
     own_tables text[] := regexp_split_to_array(
-        'api_keys, auth_revocations, changes, collections, conversations, dead_letters, feed_floor, feed_positions,
+        'api_keys, auth_revocations, auth_tickets, changes, collections, conversations, dead_letters, feed_floor, feed_positions,
         feed_readers, file_store, files, import_parts, import_rejected, imports, ingest_duplicates, ingest_journals,
         ingest_keys, ingest_lanes, ingest_partitions, ingest_receipts, ingest_removed, large_payload_parts,
         large_payloads, message_drafts, message_keys, message_pieces, messages, requests, search_documents,
