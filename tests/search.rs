@@ -332,7 +332,7 @@ async fn each_message_of_many_small_conversations_is_found_though_filling_the_in
     for round in 1..4 {
         let service = Service::start(database.url(), &[]).await;
         eventually("some more are found", async || {
-            (count("search_documents").await > all * round / 5).then_some(())
+            (count("search_documents").await > all * round / 10).then_some(())
         })
         .await;
         client.execute(kill, &[]).await.unwrap();
