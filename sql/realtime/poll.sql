@@ -3,18 +3,7 @@
 -- least one row, for `snapshot`, the floor and the server's start; `found` counts up to the limit, which reports whether there may be more.
 with {placed}, page as (
     select * from placed where (last, number) > ($4, $5) order by last, number limit $6
-), sized as (
-    select c.xid, c.number, page.last, topic, record, action, keys, c.data::text as data,
-        c.old::text as old,
-        (extract(epoch from created) * 1000000)::bigint as created_us,
-        (extract(epoch from updated) * 1000000)::bigint as updated_us,
-        (extract(epoch from at) * 1000000)::bigint as at_us,
-        octet_length(c.data::text) + coalesce(octet_length(c.old::text), 0) as bytes,
-        count(*) over () as found,
-        sum(octet_length(c.data::text) + coalesce(octet_length(c.old::text), 0)) over (order by page.last, page.number) as sum
-    from page
-    join {schema}.changes c on c.xid = page.xid and c.number = page.number
-)
+), {sized}
 select pg_current_snapshot()::text as snapshot,
     (select xid::text from visible order by visible.xid desc limit 1) as highest,
     (select seen from {schema}.feed_floor) as floor,

@@ -20,6 +20,8 @@ const FEED_PAGE_BYTES: i64 = 4 << 20;
 
 /// The common table expressions of a poll.
 const PLACED: &str = sql!("realtime/placed.sql");
+/// That of a page's changes.
+const SIZED: &str = sql!("realtime/sized.sql");
 
 /// A page of a poll.
 #[derive(Debug)]
@@ -68,12 +70,16 @@ pub struct ChangeStore {
     orders: Arc<Orders>,
 }
 
-/// The statements that read a poll.
-struct PollStatements {
+/// The statements that read a poll, and what they read of it.
+struct PollQuery<'a> {
     /// `sql/realtime/poll.sql`.
     page: &'static str,
     /// `sql/realtime/order.sql`.
     order: &'static str,
+    /// `None`: all topics.
+    topics: Option<&'a [String]>,
+    /// The bytes of a page, about.
+    bytes: i64,
 }
 
 impl ChangeStore {
@@ -90,11 +96,20 @@ impl ChangeStore {
     pub async fn page(&self, range: Range<'_>) -> Result<ChangePage, DbError> {
         const ALL: &str = "$8::text[] is null";
         const TIPS: &str = sql!("realtime/tips_of_all.sql");
-        let statements = PollStatements {
-            page: sql!(self.database, "realtime/poll.sql", placed = PLACED, tips = TIPS, topic = ALL),
+        let query = PollQuery {
+            page: sql!(
+                self.database,
+                "realtime/poll.sql",
+                placed = PLACED,
+                sized = SIZED,
+                tips = TIPS,
+                topic = ALL
+            ),
             order: sql!(self.database, "realtime/order.sql", placed = PLACED, tips = TIPS, topic = ALL),
+            topics: None,
+            bytes: FEED_PAGE_BYTES,
         };
-        self.read(&statements, range, None, FEED_PAGE_BYTES).await
+        self.read(&query, range).await
     }
 
     /// A page of the changes of some topics.
@@ -107,23 +122,32 @@ impl ChangeStore {
         const INDEXED: &str = "c.topic = any($8) and c.topic like '%:%'";
         const ANY: &str = "c.topic = any($8)";
         const TIPS: &str = sql!("realtime/tips_of_topics.sql");
-        let statements = match topics.iter().all(|topic| topic.contains(':')) {
-            true => PollStatements {
-                page: sql!(self.database, "realtime/poll.sql", placed = PLACED, tips = TIPS, topic = INDEXED),
-                order: sql!(
+        let (page, order) = match topics.iter().all(|topic| topic.contains(':')) {
+            true => (
+                sql!(
                     self.database,
-                    "realtime/order.sql",
+                    "realtime/poll.sql",
                     placed = PLACED,
+                    sized = SIZED,
                     tips = TIPS,
                     topic = INDEXED
                 ),
-            },
-            false => PollStatements {
-                page: sql!(self.database, "realtime/poll.sql", placed = PLACED, tips = TIPS, topic = ANY),
-                order: sql!(self.database, "realtime/order.sql", placed = PLACED, tips = TIPS, topic = ANY),
-            },
+                sql!(self.database, "realtime/order.sql", placed = PLACED, tips = TIPS, topic = INDEXED),
+            ),
+            false => (
+                sql!(
+                    self.database,
+                    "realtime/poll.sql",
+                    placed = PLACED,
+                    sized = SIZED,
+                    tips = TIPS,
+                    topic = ANY
+                ),
+                sql!(self.database, "realtime/order.sql", placed = PLACED, tips = TIPS, topic = ANY),
+            ),
         };
-        self.read(&statements, range, Some(topics), PAGE_BYTES as i64).await
+        let query = PollQuery { page, order, topics: Some(topics), bytes: PAGE_BYTES as i64 };
+        self.read(&query, range).await
     }
 
     /// The server, and a snapshot of the feed now.
@@ -139,43 +163,22 @@ impl ChangeStore {
         Ok((position.origin(), Arc::clone(position.base())))
     }
 
-    async fn read(
-        &self,
-        statements: &PollStatements,
-        range: Range<'_>,
-        topics: Option<&[String]>,
-        bytes: i64,
-    ) -> Result<ChangePage, DbError> {
+    async fn read(&self, query: &PollQuery<'_>, range: Range<'_>) -> Result<ChangePage, DbError> {
         match range.end {
-            // A poll has more than one page as a rule only if it has many.
-            Some(end) if range.after != Place::START => {
-                self.read_by_order(statements, range, end, topics, bytes).await
-            }
-            _ => self.read_poll(statements, range, topics, bytes).await,
+            // A poll with a second page has many as a rule.
+            Some(end) if range.after != Place::START => self.read_by_order(query, range, end).await,
+            _ => self.read_poll(query, range).await,
         }
     }
 
     /// Reads the first page of a poll.
-    async fn read_poll(
-        &self,
-        statements: &PollStatements,
-        range: Range<'_>,
-        topics: Option<&[String]>,
-        bytes: i64,
-    ) -> Result<ChangePage, DbError> {
-        let rows = self
-            .query(statements.page, PollParameters::new(range, topics).all(&PAGE_CHANGES, &bytes))
-            .await?;
+    async fn read_poll(&self, query: &PollQuery<'_>, range: Range<'_>) -> Result<ChangePage, DbError> {
+        let parameters = PollParameters::new(range, query.topics);
+        let rows = self.query(query.page, parameters.all(&PAGE_CHANGES, &query.bytes)).await?;
         let row = rows.first().ok_or(DbError::Unexpected("a page without a row"))?;
         let end = match range.end {
             Some(end) => Arc::clone(end),
-            None => {
-                let highest =
-                    row.try_get::<_, Option<String>>("highest")?.map(|xid| xid8(&xid)).transpose()?;
-                let below = range.base.xmax.saturating_sub(1);
-                let highest = highest.map_or(below, |highest| highest.max(below));
-                Arc::new(snapshot(row.try_get("snapshot")?)?.ended_behind(highest))
-            }
+            None => Arc::new(end_of_row(row, range.base)?),
         };
         let mut page = self.page_of_rows(&rows, range.base, end).await?;
         let found: Option<i64> = row.try_get("found")?;
@@ -187,20 +190,18 @@ impl ChangeStore {
     /// Reads a further page of a poll.
     async fn read_by_order(
         &self,
-        statements: &PollStatements,
+        query: &PollQuery<'_>,
         range: Range<'_>,
         end: &Arc<Snapshot>,
-        topics: Option<&[String]>,
-        bytes: i64,
     ) -> Result<ChangePage, DbError> {
         let Range { base, after, .. } = range;
-        let topics_of_key = topics.map(<[String]>::to_vec);
-        let key = OrderKey { base: Arc::clone(base), end: Arc::clone(end), topics: topics_of_key };
+        let topics = query.topics.map(<[String]>::to_vec);
+        let key = OrderKey { base: Arc::clone(base), end: Arc::clone(end), topics };
         let order = match self.orders.find(&key, after) {
             Some(order) => order,
             None => {
-                let parameters = PollParameters::new(range, topics);
-                let rows = self.query(statements.order, parameters.all(&MAX_PLACES, &bytes)).await?;
+                let parameters = PollParameters::new(range, query.topics);
+                let rows = self.query(query.order, parameters.all(&MAX_PLACES, &query.bytes)).await?;
                 let placed = |row: &Row| {
                     let place = Place { last: row.try_get("last")?, number: row.try_get("number")? };
                     Ok(Placed { xid: xid8(row.try_get("xid")?)?, place })
@@ -219,9 +220,9 @@ impl ChangeStore {
             (&xids, Type::TEXT_ARRAY),
             (&numbers, Type::INT8_ARRAY),
             (&lasts, Type::INT8_ARRAY),
-            (&bytes, Type::INT8),
+            (&query.bytes, Type::INT8),
         ];
-        let rows = self.query(sql!(self.database, "realtime/page.sql"), parameters).await?;
+        let rows = self.query(sql!(self.database, "realtime/page.sql", sized = SIZED), parameters).await?;
         let mut page = self.page_of_rows(&rows, base, Arc::clone(end)).await?;
         // Those that are missing were deleted, and the page is gone, or are behind the limit of bytes.
         let is_full = is_more || page.changes.len() < places.len();
@@ -320,13 +321,18 @@ fn change(row: &Row, poll: &Arc<Poll>) -> Result<Change, DbError> {
 ///
 /// [`DbError`] if a column is missing or malformed, or the server's identity cannot be read.
 pub async fn position_of_row(database: &Database, row: &Row) -> Result<Position, DbError> {
-    let now = snapshot(row.try_get("snapshot")?)?;
     // A change that the floor saw may be deleted, and higher than those that are left.
-    let below = snapshot(row.try_get("floor")?)?.xmax.saturating_sub(1);
+    let end = end_of_row(row, &snapshot(row.try_get("floor")?)?)?;
+    let origin = database.server(row.try_get("started_us")?).await?;
+    Ok(Position::of(origin, Arc::new(end)))
+}
+
+/// The snapshot of a statement, ended behind the highest change that it or an older one saw.
+fn end_of_row(row: &Row, older: &Snapshot) -> Result<Snapshot, DbError> {
+    let below = older.xmax.saturating_sub(1);
     let highest = row.try_get::<_, Option<String>>("highest")?.map(|xid| xid8(&xid)).transpose()?;
     let highest = highest.map_or(below, |highest| highest.max(below));
-    let origin = database.server(row.try_get("started_us")?).await?;
-    Ok(Position::of(origin, Arc::new(now.ended_behind(highest))))
+    Ok(snapshot(row.try_get("snapshot")?)?.ended_behind(highest))
 }
 
 /// Reads a snapshot. A wrong one would be a position without later changes.
