@@ -269,7 +269,7 @@ async fn a_subscriber_far_behind_reads_each_page_once() {
     let service = Service::start(database.url(), &[]).await;
     let mut follower = Follower::from_now(&service).await;
     let (one, two) = (database.connect().await, database.connect().await);
-    // More than an order has places. The last change of each transaction is of a topic that nobody follows.
+    // More than an order has places. The last change of each transaction is of a topic without subscribers.
     for round in 0..25 {
         let first = round * 2 * ROWS;
         one.batch_execute(&format!("begin; {}", publish_many("x", first, ROWS))).await.unwrap();

@@ -297,7 +297,7 @@ async fn partitions_are_fed_once_whatever_a_statement_names() {
         fed(&client).await,
         [json!(["many", null, {"action": "truncate"}]), json!(["truncate", null, null])]
     );
-    // A new one: without rows nobody is told, with some everyone reads again.
+    // A new one: an empty one is not announced, one with rows is.
     run(&client, "create table app.p3 partition of app.p for values in (3)").await;
     assert_eq!((check(&client).await.len(), fed(&client).await.len()), (0, 0));
     run(

@@ -147,7 +147,7 @@ impl Filter {
     }
 
     fn matches(self: &Arc<Self>, change: &Change, state: State) -> Result<bool, MatchError> {
-        // Nobody else would ask for the verdict of a filter that one subscription has.
+        // The verdict of an unshared filter is used once.
         if Arc::strong_count(self) == 1 {
             return self.matcher.matches(change, state);
         }

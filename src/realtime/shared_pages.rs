@@ -130,7 +130,7 @@ mod tests {
         assert!(
             !Arc::ptr_eq(&first, &pages.page(key(2, "a"))) && !Arc::ptr_eq(&first, &pages.page(key(1, "b")))
         );
-        assert_eq!(pages.0.lock().len(), 1, "pages of nobody are forgotten");
+        assert_eq!(pages.0.lock().len(), 1, "unused pages are forgotten");
         drop(first);
         assert!(pages.0.lock().is_empty());
     }

@@ -12,7 +12,7 @@ use crate::supervisor::{Backoff, Next, Step, StepError, Supervisor};
 
 /// The interval between two checks, and after a failure.
 const INTERVAL: Duration = Duration::from_secs(limits::WATCH_CHECK_S);
-/// The wait is at least so many times as long as the checks took.
+/// The shortest wait, as a multiple of the duration of the checks.
 const LEAST_PAUSE: u32 = 20;
 
 /// Checks the watched tables. Every node does; what one has done, the others find done.

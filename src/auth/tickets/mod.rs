@@ -60,7 +60,7 @@ impl Tickets {
         let text = format!("{MARK}{}", random::text(CHARACTERS)?);
         let hash = TicketHash::of(&text).ok_or(AuthError::Failed)?;
         let json = credential.to_json().ok_or(AuthError::Invalid)?;
-        // Names of callers may be long, and nobody reads them.
+        // Names of callers may be long, and are only compared.
         let caller: [u8; 32] = Sha256::digest(format!("{caller:?}")).into();
         match self.store.add(&hash, &caller, &json).await? {
             true => Ok(Secret::new(text)),
