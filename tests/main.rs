@@ -62,6 +62,7 @@ mod search;
 mod shared_databases;
 mod small_pool;
 mod sse;
+mod stats;
 mod stress;
 mod support;
 mod tasks;

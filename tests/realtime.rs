@@ -320,7 +320,6 @@ async fn topics_positions_and_parameters_of_every_wrong_kind_are_refused_by_name
         ("topics=records", "topics"),
         ("topics=records/1a", "topics"),
         ("topics=records/a,", "topics"),
-        ("topics=stats", "topics"),
         ("topics=conversations/x", "topics"),
         ("topics=records/a,records/a/abcdefghij01234", "topics"),
         ("topics=topic/a%3Foption=%7B%7D", "topics"),

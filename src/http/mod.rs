@@ -231,6 +231,8 @@ pub struct AppState {
     /// Set once the database is ready.
     services: OnceLock<Services>,
     hot: [HotRoute; 2],
+    /// The snapshots of the topic `stats`.
+    stats: ops::Stats,
     started: Instant,
 }
 
@@ -323,6 +325,7 @@ impl AppState {
             routes: RouteTable::new(routes),
             services: OnceLock::new(),
             hot,
+            stats: ops::Stats::new(),
             started: Instant::now(),
         })
     }

@@ -186,6 +186,7 @@ impl Pipeline {
                 json_limits: JsonLimits { depth: limits::MAX_JSON_DEPTH, bytes: config.max_event_bytes },
                 writer_status: Arc::clone(events.status()),
                 dead_letter_writer_status: Arc::clone(dead_events.status()),
+                lanes: settings.writers,
             }),
         };
 

@@ -106,6 +106,8 @@ pub struct Gauges {
     pub dead_queue_events: IntGauge,
     /// Bytes of dead letters waiting to be stored.
     pub dead_queue_bytes: IntGauge,
+    /// Lanes that store a batch.
+    pub lanes_busy: IntGauge,
     /// Bytes of request bodies in memory.
     pub body_bytes: IntGauge,
     /// Open client connections.
@@ -288,6 +290,7 @@ impl Metrics {
                     "tidegate_dead_letter_queue_bytes",
                     "Bytes of dead letters waiting to be stored.",
                 )?,
+                lanes_busy: gauge("tidegate_lanes_busy", "Lanes that store a batch.")?,
                 body_bytes: gauge("tidegate_http_body_bytes", "Bytes of request bodies in memory.")?,
                 connections: gauge("tidegate_http_connections", "Open client connections.")?,
                 sse_streams: gauge("tidegate_sse_streams", "Open event streams of the stress API.")?,
@@ -395,6 +398,7 @@ impl Metrics {
             Box::new(gauges.queue_bytes.clone()),
             Box::new(gauges.dead_queue_events.clone()),
             Box::new(gauges.dead_queue_bytes.clone()),
+            Box::new(gauges.lanes_busy.clone()),
             Box::new(gauges.body_bytes.clone()),
             Box::new(gauges.connections.clone()),
             Box::new(gauges.sse_streams.clone()),

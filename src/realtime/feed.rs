@@ -1,4 +1,4 @@
-//! The feed reader: polls the table `changes` while there are subscribers, and publishes to the hub.
+//! The feed reader: polls the table `changes` while there are topics, and publishes to the hub.
 //!
 //! Each poll delivers what its snapshot sees and that of the poll before did not, so no open transaction delays the others. Commits of this
 //! node wake the reader; those of other nodes are found after `FEED_POLL_MS`. New subscribers join at the end of the first poll that began
@@ -22,7 +22,7 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 const GAP: Duration = Duration::from_millis(3);
 /// The wait after an error.
 const AFTER_ERROR: Duration = Duration::from_millis(500);
-/// Without subscribers: the time after which a step ends and the next one begins.
+/// Without topics: the time after which a step ends and the next one begins.
 const IDLE: Duration = Duration::from_secs(10);
 
 /// Reads the feed for the hub.
@@ -30,7 +30,7 @@ const IDLE: Duration = Duration::from_secs(10);
 pub struct FeedReader {
     hub: Hub,
     changes: ChangeStore,
-    /// `None`: there are no subscribers, or the feed begins anew.
+    /// `None`: there are no topics, or the feed begins anew.
     progress: Option<Progress>,
 }
 
@@ -97,7 +97,7 @@ impl FeedReader {
 
 impl Step for FeedReader {
     async fn step(&mut self) -> Result<Next, StepError> {
-        if !self.hub.has_subscribers() {
+        if !self.hub.has_topics() {
             self.progress = None;
             let _idle = tokio::time::timeout(IDLE, self.hub.woken()).await;
             return Ok(Next::Interval);

@@ -404,13 +404,13 @@ impl Hub {
         self.state().published = Some(position);
     }
 
-    /// Whether there are subscribers.
-    pub(super) fn has_subscribers(&self) -> bool {
+    /// Whether there are subscribers with topics, or that want some.
+    pub(super) fn has_topics(&self) -> bool {
         let mut state = self.state();
         if state.subscribers.is_empty() {
             state.joining.clear();
         }
-        !state.subscribers.is_empty()
+        !state.topics.is_empty() || !state.joining.is_empty()
     }
 
     /// Drops all subscribers that have topics.
@@ -668,7 +668,7 @@ mod tests {
         let topics = ["a:1".to_owned()];
         assert!(tokio::time::timeout(Duration::from_secs(1), left.add_topics(&topics)).await.is_err());
         drop(left);
-        assert!(!hub.has_subscribers() && hub.state().joining.is_empty(), "none is kept");
+        assert!(!hub.has_topics() && hub.state().joining.is_empty(), "none is kept");
     }
 
     #[tokio::test]

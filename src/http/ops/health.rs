@@ -14,13 +14,13 @@ use utoipa::ToSchema;
 use crate::db::{HousekeepingStatus, PartitionFailure};
 use crate::http::AppState;
 use crate::http::wire::error::ApiError;
-use crate::ingest::{Account, JournalSnapshot, LastError, Rates, Refusal, WriterState};
+use crate::ingest::{Account, JournalSnapshot, LastError, Rates, Refusal, Snapshot, WriterState};
 use crate::observe::Gauges;
 use crate::supervisor::TaskReport;
 
 #[derive(Serialize, ToSchema)]
 #[schema(as = Health)]
-struct HealthResponse {
+pub(super) struct HealthResponse {
     status: &'static str,
     version: &'static str,
     uptime_s: u64,
@@ -141,7 +141,7 @@ struct JournalHealth {
 }
 
 #[derive(Serialize, ToSchema)]
-struct LedgerHealth {
+pub(super) struct LedgerHealth {
     balanced: bool,
     accepted: u64,
     committed: u64,
@@ -151,6 +151,24 @@ struct LedgerHealth {
     quarantined: u64,
     pending: u64,
     journals: usize,
+}
+
+impl LedgerHealth {
+    /// The ledger over all journals on disk; without one, that of this process.
+    pub(super) fn of(now: &Snapshot) -> Self {
+        let own = || Self {
+            balanced: now.accepted == now.committed + now.duplicates + now.dead + now.pending,
+            accepted: now.accepted,
+            committed: now.committed,
+            duplicates: now.duplicates,
+            dead: now.dead,
+            discarded: 0,
+            quarantined: 0,
+            pending: now.pending,
+            journals: 0,
+        };
+        now.journal.as_ref().map_or_else(own, Self::from)
+    }
 }
 
 impl From<&JournalSnapshot> for LedgerHealth {
@@ -268,44 +286,55 @@ struct Http {
     )
 )]
 pub(super) async fn api_health(State(state): State<Arc<AppState>>) -> Response {
-    let pipeline = state.services.get().map(|services| {
-        let now = services.ingest.snapshot();
-        let pool = services.database.status();
-        PipelineHealth {
-            accepted: now.accepted,
-            committed: now.committed,
-            dead: now.dead,
-            duplicates: now.duplicates,
-            pending: now.pending,
-            journal: now.journal.map(JournalHealth::from),
-            promise: services.ingest.level().name(),
-            queue: QueueHealth {
-                depth: Depth { events: now.held.events, bytes: now.held.bytes },
-                max_events: now.capacity.events,
-                max_bytes: now.capacity.bytes,
-            },
-            dead_letter_queue: Depth { events: now.dead_held.events, bytes: now.dead_held.bytes },
-            rates: rates(services.ingest.rates()),
-            writer: now.writer.into(),
-            dead_letter_writer: now.dead_letter_writer.into(),
-            housekeeping: services.database.housekeeping().status().into(),
-            pool: PoolHealth { max: pool.max, open: pool.open, idle: pool.idle, waiting: pool.waiting },
-        }
-    });
-    let status = status(&state);
-    let health = HealthResponse {
-        status,
-        version: env!("CARGO_PKG_VERSION"),
-        uptime_s: state.started.elapsed().as_secs(),
-        modules: state.modules.names(),
-        pipeline,
-        tasks: state.supervisor.report().into_iter().map(TaskHealth::from).collect(),
-        memory: Memory { resident_bytes: resident_bytes() },
-        http: Http { connections: state.metrics.gauges.connections.get(), body_bytes: state.bodies.used() },
+    let health = HealthResponse::now(&state);
+    let code = match health.status {
+        "ok" | "degraded" => StatusCode::OK,
+        _ => StatusCode::SERVICE_UNAVAILABLE,
     };
-    let code =
-        if matches!(status, "ok" | "degraded") { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (code, Json(health)).into_response()
+}
+
+impl HealthResponse {
+    /// The state of all parts now.
+    pub(super) fn now(state: &AppState) -> Self {
+        let pipeline = state.services.get().map(|services| {
+            let now = services.ingest.snapshot();
+            let pool = services.database.status();
+            PipelineHealth {
+                accepted: now.accepted,
+                committed: now.committed,
+                dead: now.dead,
+                duplicates: now.duplicates,
+                pending: now.pending,
+                journal: now.journal.map(JournalHealth::from),
+                promise: services.ingest.level().name(),
+                queue: QueueHealth {
+                    depth: Depth { events: now.held.events, bytes: now.held.bytes },
+                    max_events: now.capacity.events,
+                    max_bytes: now.capacity.bytes,
+                },
+                dead_letter_queue: Depth { events: now.dead_held.events, bytes: now.dead_held.bytes },
+                rates: rates(services.ingest.rates()),
+                writer: now.writer.into(),
+                dead_letter_writer: now.dead_letter_writer.into(),
+                housekeeping: services.database.housekeeping().status().into(),
+                pool: PoolHealth { max: pool.max, open: pool.open, idle: pool.idle, waiting: pool.waiting },
+            }
+        });
+        Self {
+            status: status(state),
+            version: env!("CARGO_PKG_VERSION"),
+            uptime_s: state.started.elapsed().as_secs(),
+            modules: state.modules.names(),
+            pipeline,
+            tasks: state.supervisor.report().into_iter().map(TaskHealth::from).collect(),
+            memory: Memory { resident_bytes: resident_bytes() },
+            http: Http {
+                connections: state.metrics.gauges.connections.get(),
+                body_bytes: state.bodies.used(),
+            },
+        }
+    }
 }
 
 /// Whether a path is for operators, and served beyond `MAX_CONNECTIONS` too.

@@ -1,14 +1,16 @@
-//! For operators: health and metrics, dead letters, reconciliation.
+//! For operators: health, metrics and statistics, dead letters, reconciliation.
 
 mod dead_letters;
 mod health;
 mod reconcile;
+mod stats;
 
 use utoipa_axum::routes;
 
 use super::edge::routes::{Access, Routes};
 use crate::auth::Scope;
 pub(super) use health::is_operators;
+pub(super) use stats::Stats;
 
 /// Every route of operators.
 pub(super) fn routes() -> Routes {

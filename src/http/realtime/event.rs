@@ -151,7 +151,7 @@ fn encode(topic: &Topic, change: &Change, form: &Form) -> Result<Bytes, DataErro
     let record = match topic {
         Topic::Collection(_) | Topic::Record(..) => record(change)?,
         Topic::Conversation(id) => conversations::change_json(*id, change)?,
-        Topic::Table(_) | Topic::Published(_) => change.data.clone(),
+        Topic::Table(_) | Topic::Published(_) | Topic::Stats => change.data.clone(),
     };
     let old = match &change.old {
         Some(old) if shape.old => Some(match topic {

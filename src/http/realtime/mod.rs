@@ -67,6 +67,7 @@ impl Start {
         let topics = topics.ok_or_else(|| {
             ApiError::invalid("topics takes one to 100 topics, such as records/items").field("topics")
         })?;
+        topics.check_from(from.as_ref())?;
         if let Some(value) = headers.get(LAST_EVENT_ID) {
             from = Some(position(value.to_str().unwrap_or_default(), LAST_EVENT_ID)?);
         }

@@ -45,6 +45,8 @@ pub(super) enum Objects {
     Published,
     /// Conversations and their messages.
     Messages,
+    /// None.
+    None,
 }
 
 impl Objects {
@@ -53,7 +55,7 @@ impl Objects {
         match self {
             Self::Records => "records",
             Self::Rows | Self::Published => "objects",
-            Self::Messages => "messages",
+            Self::Messages | Self::None => "messages",
         }
     }
 
@@ -62,7 +64,7 @@ impl Objects {
         match self {
             Self::Records | Self::Rows => true,
             Self::Published => matches!(option, "filter" | "fields"),
-            Self::Messages => false,
+            Self::Messages | Self::None => false,
         }
     }
 }

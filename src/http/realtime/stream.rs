@@ -20,7 +20,6 @@ use crate::http::event_stream::{self, CHUNK_BYTES, Close, EventSource, EventStre
 use crate::http::server::ConnectionHandle;
 use crate::http::wire::error::ApiError;
 use crate::http::wire::sse;
-use crate::observe::Metrics;
 use crate::realtime::{Change, Next, Subscription};
 
 /// The time for which changes are written without a pause for other tasks.
@@ -33,13 +32,13 @@ pub(super) const MAX_RUN: Duration = Duration::from_millis(2);
     tag = "realtime",
     summary = "What changes, as server-sent events",
     params(
-        ("topics" = String, Query, description = "Up to 100, separated by commas: records/{collection}, records/{collection}/{id}, conversations/{id}, table/{schema.table}, topic/{name}; each may have ?options= and encoded JSON: filter, fields, old, changed, leave", example = "records/items"),
+        ("topics" = String, Query, description = "Up to 100, separated by commas: records/{collection}, records/{collection}/{id}, conversations/{id}, table/{schema.table}, topic/{name}, stats; each may have ?options= and encoded JSON: filter, fields, old, changed, leave", example = "records/items"),
         ("from" = Option<String>, Query, description = "A position: everything since, then live. Without one, from now on"),
         ("ticket" = Option<String>, Query, description = "A ticket (POST /api/events/ticket), instead of a token"),
         ("last-event-id" = Option<String>, Header, description = "The position of the last event; it goes before `from`"),
     ),
     responses(
-        (status = 200, description = "Events: ready, change, reset", content_type = "text/event-stream", body = String),
+        (status = 200, description = "Events: ready, change, reset, stats", content_type = "text/event-stream", body = String),
         (status = 404, description = "There is no such conversation of one's own, or no such watched table"),
     )
 )]
@@ -55,7 +54,11 @@ pub(super) async fn stream(
     let realtime = state.services()?.realtime()?;
     let user = state.services()?.accounts.user_of(&principal).await?;
     start.topics.check(&state, &principal, user).await?;
-    let subscription = realtime.join(start.topics.names(), user, start.from)?;
+    let subscription = match start.topics.has_feed() {
+        true => realtime.join(start.topics.names(), user, start.from)?,
+        // Neither waits for Postgres nor makes the feed poll.
+        false => realtime.connect(user)?,
+    };
     let stream = EventStream {
         state: Arc::clone(&state),
         connection,
@@ -66,16 +69,24 @@ pub(super) async fn stream(
         }),
         retry_ms: Some(RETRY_MS),
     };
-    let metrics = Arc::clone(&state.metrics);
     let topics = start.topics;
     Ok(stream.respond(ChangeSource {
         subscription,
+        stats_at: topics.has_stats().then(Instant::now),
         topics,
         is_ready: false,
         unsent: None,
         is_behind: false,
-        metrics,
+        state,
     }))
+}
+
+/// Waits until a time; `None`: for ever.
+pub(super) async fn until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
+    }
 }
 
 /// The events of a subscription.
@@ -87,7 +98,9 @@ struct ChangeSource {
     unsent: Option<Arc<Change>>,
     /// Whether the last change was none of the client's, so that its position was not sent.
     is_behind: bool,
-    metrics: Arc<Metrics>,
+    /// When figures are sent next; `None`: they are none of the topics.
+    stats_at: Option<Instant>,
+    state: Arc<AppState>,
 }
 
 impl ChangeSource {
@@ -96,6 +109,27 @@ impl ChangeSource {
         let fields = sse::Fields { id: Some(&position), event: Some(event), retry_ms: None };
         // A position has no character that JSON escapes.
         sse::write_event(out, fields, format!("{{\"position\":\"{position}\"}}").as_bytes());
+    }
+
+    fn write_ready(&self, out: &mut BytesMut) {
+        if self.topics.has_feed() {
+            self.write_position(out, "ready");
+        } else {
+            let fields = sse::Fields { event: Some("ready"), ..sse::Fields::default() };
+            sse::write_event(out, fields, b"{\"position\":null}");
+        }
+    }
+
+    /// Writes figures that are due. A client that does not take them misses those of meanwhile.
+    fn write_stats(&mut self, out: &mut BytesMut) -> Result<(), Close> {
+        if self.stats_at.is_some_and(|at| at <= Instant::now()) {
+            let stats = &self.state.stats;
+            self.stats_at = Some(stats.next_at());
+            let json = stats.snapshot(&self.state).map_err(|error| stats_failed(&error))?;
+            let fields = sse::Fields { event: Some("stats"), ..sse::Fields::default() };
+            sse::write_event(out, fields, &json);
+        }
+        Ok(())
     }
 
     fn write_change(&mut self, out: &mut BytesMut, change: &Change) -> Result<(), Close> {
@@ -114,20 +148,30 @@ impl ChangeSource {
     }
 }
 
+/// The end of a stream whose figures cannot be encoded, which is logged.
+pub(super) fn stats_failed(error: &serde_json::Error) -> Close {
+    tracing::error!(error = error.to_string(), "figures cannot be sent; their subscribers are cut off");
+    Close::Ended("failed")
+}
+
 impl EventSource for ChangeSource {
     async fn ready(&mut self) {
         if !self.is_ready {
             self.subscription.joined().await;
         } else if self.unsent.is_none() {
-            self.subscription.ready().await;
+            tokio::select! {
+                () = self.subscription.ready() => {}
+                () = until(self.stats_at) => {}
+            }
         }
     }
 
     async fn write(&mut self, out: &mut BytesMut) -> Result<(), Close> {
         if !std::mem::replace(&mut self.is_ready, true) {
-            self.write_position(out, "ready");
-            return Ok(());
+            self.write_ready(out);
+            return self.write_stats(out);
         }
+        self.write_stats(out)?;
         if let Some(change) = self.unsent.take() {
             self.write_change(out, &change)?;
         }
@@ -188,6 +232,6 @@ impl EventSource for ChangeSource {
     }
 
     fn closed(&mut self, close: Close) {
-        self.metrics.follows_closed.with_label_values(&[close.name()]).inc();
+        self.state.metrics.follows_closed.with_label_values(&[close.name()]).inc();
     }
 }

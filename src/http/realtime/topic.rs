@@ -8,7 +8,7 @@ use crate::config::Module;
 use crate::conversations;
 use crate::http::edge::authorize::Requirement;
 use crate::http::wire::error::ApiError;
-use crate::realtime::{Change, Filters, TableName, published_topic};
+use crate::realtime::{Change, Filters, Position, TableName, published_topic};
 use crate::records::{Name, RecordId};
 
 /// The longest topic of `tidegate_publish`, in bytes (`sql/migrations/V13`).
@@ -27,10 +27,15 @@ pub(super) enum Topic {
     Table(TableName),
     /// `topic/{name}`: what `tidegate_publish` publishes.
     Published(String),
+    /// `stats`: the service's figures, once a second. No topic of the feed.
+    Stats,
 }
 
 impl Topic {
     fn parse(text: &str) -> Option<Self> {
+        if text == "stats" {
+            return Some(Self::Stats);
+        }
         let (kind, name) = text.split_once('/')?;
         match kind {
             "records" => match name.split_once('/') {
@@ -52,7 +57,7 @@ impl Topic {
         match self {
             Self::Collection(_) | Self::Record(..) => Some(Module::Records),
             Self::Conversation(_) => Some(Module::Conversations),
-            Self::Table(_) | Self::Published(_) => None,
+            Self::Table(_) | Self::Published(_) | Self::Stats => None,
         }
     }
 
@@ -68,6 +73,7 @@ impl Topic {
             Self::Table(_) => Objects::Rows,
             Self::Published(_) => Objects::Published,
             Self::Conversation(_) => Objects::Messages,
+            Self::Stats => Objects::None,
         }
     }
 
@@ -78,17 +84,19 @@ impl Topic {
             Self::Conversation(_) => Requirement::Scope(Scope::ConversationsRead),
             Self::Table(name) => Requirement::Topic(name.to_string().into()),
             Self::Published(name) => Requirement::Topic(name.as_str().into()),
+            Self::Stats => Requirement::Scope(Scope::OpsRead),
         }
     }
 
-    /// Its name in the feed.
-    fn feed_name(&self) -> String {
-        match self {
+    /// Its name in the feed; `None`: the feed has no changes of it.
+    fn feed_name(&self) -> Option<String> {
+        Some(match self {
             Self::Collection(name) | Self::Record(name, _) => name.as_str().to_owned(),
             Self::Conversation(id) => conversations::topic(*id),
             Self::Table(name) => name.topic(),
             Self::Published(name) => published_topic(name),
-        }
+            Self::Stats => return None,
+        })
     }
 
     /// Whether it includes a change of its feed.
@@ -109,6 +117,7 @@ impl std::fmt::Display for Topic {
             Self::Conversation(id) => write!(f, "conversations/{id}"),
             Self::Table(name) => write!(f, "table/{name}"),
             Self::Published(name) => write!(f, "topic/{name}"),
+            Self::Stats => f.write_str("stats"),
         }
     }
 }
@@ -116,8 +125,8 @@ impl std::fmt::Display for Topic {
 /// A topic with its options.
 #[derive(Debug, Clone)]
 pub(super) struct SelectedTopic {
-    /// Its name in the feed.
-    feed_name: String,
+    /// Its name in the feed; `None`: the feed has no changes of it.
+    feed_name: Option<String>,
     pub(super) topic: Topic,
     pub(super) options: Options,
     pub(super) filter: CompiledFilter,
@@ -141,7 +150,7 @@ impl Topics {
                 let start: String = text.chars().take(100).collect();
                 return refuse(format!(
                     "'{start}' is no topic; topics are records/{{collection}}, records/{{collection}}/{{id}}, \
-                     conversations/{{id}}, table/{{schema.table}} and topic/{{name}}"
+                     conversations/{{id}}, table/{{schema.table}}, topic/{{name}} and stats"
                 ));
             };
             let options =
@@ -194,6 +203,24 @@ impl Topics {
         Ok(())
     }
 
+    /// Whether one of them has changes in the feed.
+    pub(super) fn has_feed(&self) -> bool {
+        self.0.iter().any(|selected| selected.feed_name.is_some())
+    }
+
+    /// Whether the service's figures are among them.
+    pub(super) fn has_stats(&self) -> bool {
+        self.iter().any(|topic| *topic == Topic::Stats)
+    }
+
+    /// Checks that a position applies to one of them.
+    pub(super) fn check_from(&self, from: Option<&Position>) -> Result<(), ApiError> {
+        match from {
+            Some(_) if !self.has_feed() => Err(ApiError::invalid("stats has no positions").field("from")),
+            _ => Ok(()),
+        }
+    }
+
     /// Their number.
     pub(super) fn len(&self) -> usize {
         self.0.len()
@@ -225,7 +252,8 @@ impl Topics {
 
     /// Their names in the feed, each once.
     pub(super) fn names(&self) -> Vec<String> {
-        let mut names: Vec<String> = self.0.iter().map(|selected| selected.feed_name.clone()).collect();
+        let mut names: Vec<String> =
+            self.0.iter().filter_map(|selected| selected.feed_name.clone()).collect();
         names.sort_unstable();
         names.dedup();
         names
@@ -234,7 +262,9 @@ impl Topics {
     /// The topic that a change belongs to.
     pub(super) fn of(&self, change: &Change) -> Option<&SelectedTopic> {
         let mut all = self.0.iter();
-        all.find(|selected| *selected.feed_name == *change.topic && selected.topic.includes(change))
+        all.find(|selected| {
+            selected.feed_name.as_deref() == Some(&*change.topic) && selected.topic.includes(change)
+        })
     }
 }
 
@@ -259,6 +289,7 @@ mod tests {
             "table/app.\"a.b\"",
             "topic/orders",
             "topic/a/b:c é",
+            "stats",
         ];
         let topics = parse(&good).unwrap();
         let written: Vec<String> = topics.iter().map(ToString::to_string).collect();
@@ -275,7 +306,8 @@ mod tests {
             "table/app.orders.x",
             "topic/",
             "topic/a?option={}",
-            "stats",
+            "stats/",
+            "stats/x",
             "Records/items",
             "/records/items",
             "records/items/abcdefghij01234/x",

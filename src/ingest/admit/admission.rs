@@ -103,6 +103,7 @@ pub(in crate::ingest) struct Shared {
     pub json_limits: JsonLimits,
     pub writer_status: Arc<WriterStatus>,
     pub dead_letter_writer_status: Arc<WriterStatus>,
+    pub lanes: usize,
 }
 
 #[derive(Debug)]

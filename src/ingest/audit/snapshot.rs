@@ -26,6 +26,8 @@ pub struct Snapshot {
     pub capacity: Size,
     /// Overloads that are not stored yet.
     pub dead_held: Size,
+    /// The lanes, and those of them that store a batch.
+    pub lanes: (usize, usize),
     /// The writers' state and last error.
     pub writer: (WriterState, Option<LastError>),
     /// The state and last error of the dead-letter writer.
@@ -72,6 +74,7 @@ impl Ingest {
             held,
             capacity: shared.queue.limits().capacity,
             dead_held: shared.dead_letters.held(),
+            lanes: (shared.lanes, usize::try_from(metrics.gauges.lanes_busy.get()).unwrap_or_default()),
             writer: shared.writer_status.get(),
             dead_letter_writer: shared.dead_letter_writer_status.get(),
             journal: shared.journal.as_ref().map(|journal| JournalSnapshot {

@@ -43,7 +43,9 @@ impl Writer {
         let mut lane = Lane::new(number);
         let mut rejected_in_a_row = 0_u64;
         while let Some(batch) = self.batcher.next().await {
+            self.metrics.gauges.lanes_busy.inc();
             let faults = self.write(&batch, &mut lane).await;
+            self.metrics.gauges.lanes_busy.dec();
             self.batcher.set_rejecting(!faults.is_empty());
             let Some(fault) = faults.values().next() else {
                 rejected_in_a_row = 0;

@@ -41,7 +41,11 @@ impl Request {
         let topics = |list: Vec<String>| Topics::parse(list.into_iter(), MAX_CONNECTION_TOPICS);
         let from = frame.from.map(|text| position(&text, "from")).transpose()?;
         let request = match (frame.subscribe, frame.unsubscribe, frame.auth) {
-            (Some(list), None, None) => return Ok(Self::Subscribe { topics: topics(list)?, from }),
+            (Some(list), None, None) => {
+                let topics = topics(list)?;
+                topics.check_from(from.as_ref())?;
+                return Ok(Self::Subscribe { topics, from });
+            }
             (None, Some(list), None) => Self::Unsubscribe(topics(list)?),
             (None, None, Some(token)) => Self::Auth(Secret::new(token)),
             _ => {
@@ -97,6 +101,11 @@ impl Frames {
     pub(super) fn topics(&mut self, event: &str, id: Option<&str>, topics: &Topics) {
         let data = TopicsData { topics: topics.iter().map(ToString::to_string).collect() };
         self.add(event, id, Some(&json(&data)));
+    }
+
+    /// Adds figures, in JSON.
+    pub(super) fn stats(&mut self, data: &[u8]) {
+        self.add("stats", None, Some(data));
     }
 
     /// Adds a position.
@@ -181,6 +190,7 @@ mod tests {
             (r#"{"subscribe": ["topic/a"], "from": 7}"#, "from"),
             (r#"{"subscribe": ["topic/a"], "from": "x"}"#, "from"),
             (r#"{"unsubscribe": ["topic/a"], "from": "x"}"#, "from"),
+            (r#"{"subscribe": ["stats?options={\"old\":true}"]}"#, "old"),
             (r#"{"subscribe": ["topic/a"], "topics": 1}"#, "topics"),
             (r#"{"auth": {}}"#, "auth"),
             (&many.to_string(), "topics"),

@@ -53,7 +53,7 @@ const AUTH_LIMIT: Duration = Duration::from_secs(5);
     tag = "realtime",
     summary = "What changes, over a WebSocket",
     description = "Frames of the client: {\"subscribe\": [topics], \"from\"?: position}, {\"unsubscribe\": [topics]}, {\"auth\": token}. \
-        Frames of the service: {\"event\", \"id\"?, \"data\"?} with the events ready, change, reset, unsubscribed, heartbeat, error and cut.",
+        Frames of the service: {\"event\", \"id\"?, \"data\"?} with the events ready, change, reset, stats, unsubscribed, heartbeat, error and cut.",
     params(("ticket" = Option<String>, Query, description = "A ticket (POST /api/events/ticket), instead of a token")),
     responses(
         (status = 101, description = "The WebSocket"),

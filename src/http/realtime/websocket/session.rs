@@ -21,7 +21,7 @@ use uuid::Uuid;
 
 use super::super::MAX_CONNECTION_TOPICS;
 use super::super::event;
-use super::super::stream::MAX_RUN;
+use super::super::stream::{MAX_RUN, stats_failed, until};
 use super::super::topic::Topics;
 use super::allowance::Allowance;
 use super::frame::{Frames, Request};
@@ -70,6 +70,8 @@ pub(super) struct Session {
     waiting: Option<Request>,
     allowance: Allowance,
     frames: Frames,
+    /// When figures are sent next; `None`: they are none of the topics.
+    stats_at: Option<Instant>,
     /// Whether the last change was none of the client's, so that its position was not sent.
     is_behind: bool,
     /// Whether a part of a message was written, and not its end: only control frames may come between.
@@ -108,6 +110,7 @@ impl<T: Into<Close>> From<T> for End {
 
 enum Step {
     Heartbeat,
+    Stats,
     Changes,
     Message(Option<Result<Message, Error>>),
 }
@@ -124,6 +127,7 @@ impl Session {
             waiting: None,
             allowance: Allowance::new(),
             frames: Frames::default(),
+            stats_at: None,
             is_behind: false,
             is_in_message: false,
             heartbeat,
@@ -155,6 +159,7 @@ impl Session {
             let is_changes = matches!(step, Step::Changes);
             match step {
                 Step::Heartbeat => self.beat().await?,
+                Step::Stats => self.collect_stats()?,
                 Step::Changes => self.collect_changes().await?,
                 Step::Message(None) => return Err(Close::ClientGone.into()),
                 Step::Message(Some(Err(error))) => return Err(fault(&error)),
@@ -174,7 +179,7 @@ impl Session {
         let reads = self.waiting.is_none();
         let read_at = self.allowance.next_at();
         let beat_at = self.checked + self.heartbeat;
-        let Self { parts, socket, .. } = self;
+        let Self { parts, socket, stats_at, .. } = self;
         let SessionParts { state, subscription, auth_by, .. } = parts;
         let changes = async {
             match subscription {
@@ -188,8 +193,9 @@ impl Session {
         };
         let step = tokio::select! {
             () = state.lifecycle.draining() => return Err(Close::Draining.into()),
-            () = deadline(*auth_by) => return Err(End::Fault(ApiError::token_needed(), CloseCode::Policy)),
+            () = until(*auth_by) => return Err(End::Fault(ApiError::token_needed(), CloseCode::Policy)),
             () = tokio::time::sleep_until(beat_at) => Step::Heartbeat,
+            () = until(*stats_at) => Step::Stats,
             () = changes => Step::Changes,
             message = read, if reads => Step::Message(message),
         };
@@ -332,6 +338,13 @@ impl Session {
         self.topics.check_apart(&new)?;
         state.budgets.take(&Method::GET, Access::Topics, principal, client.ip)?;
         new.check(state, principal, *user).await?;
+        if !topics.has_feed() {
+            // The feed may not be readable now.
+            self.stats_at = Some(self.stats_at.unwrap_or_else(Instant::now));
+            self.frames.topics("ready", None, &topics);
+            self.topics.extend(new);
+            return Ok(());
+        }
         subscription.add(new.names(), from)?;
         self.joining = Joining::Requested(topics, new);
         Ok(())
@@ -340,6 +353,9 @@ impl Session {
     fn unsubscribe(&mut self, topics: &Topics) -> Result<(), ApiError> {
         let Some(subscription) = &mut self.parts.subscription else { return Err(ApiError::token_needed()) };
         self.topics = self.topics.without(topics);
+        if !self.topics.has_stats() {
+            self.stats_at = None;
+        }
         let left = self.topics.names();
         for name in topics.names() {
             // Another topic may be of the same feed.
@@ -376,6 +392,9 @@ impl Session {
                         continue;
                     };
                     self.frames.topics("ready", Some(&position()), &requested);
+                    if new.has_stats() {
+                        self.stats_at = Some(Instant::now());
+                    }
                     self.joining = Joining::CatchingUp(new);
                 }
                 Next::NotJoined => {
@@ -394,6 +413,14 @@ impl Session {
         if !self.is_busy() {
             self.end_catching_up();
         }
+        Ok(())
+    }
+
+    fn collect_stats(&mut self) -> Result<(), End> {
+        let state = &self.parts.state;
+        self.stats_at = Some(state.stats.next_at());
+        let json = state.stats.snapshot(state).map_err(|error| stats_failed(&error))?;
+        self.frames.stats(&json);
         Ok(())
     }
 
@@ -509,13 +536,6 @@ fn write_change(frames: &mut Frames, topics: &Topics, change: &Change) -> Result
         frames.change(change.id(), data);
     }
     Ok(data.is_some())
-}
-
-async fn deadline(at: Option<Instant>) {
-    match at {
-        Some(at) => tokio::time::sleep_until(at).await,
-        None => std::future::pending().await,
-    }
 }
 
 /// Hands the texts that end at `ends` to the socket's buffer, long ones in fragments.
