@@ -181,12 +181,19 @@ async fn a_write_only_key_sends_events_from_pages_of_its_origins_and_does_nothin
         assert_eq!(refused.status.as_u16(), 401);
         assert!(refused.json()["error"]["message"].as_str().unwrap().contains(message), "{refused:?}");
     }
-    // What a page sends is small.
-    let path = format!("/api/v1/events/batch?key={published}");
-    let large = format!("\"{}\"\n", "x".repeat(100_000)).repeat(11);
-    let headers = [PAGE, ("content-type", "text/plain")];
-    let refused = guarded_service.request("POST", &path, &headers, large).await;
-    assert_eq!((refused.status.as_u16(), refused.error_code().as_str()), (413, "too_large"));
+    // What a page sends is small, and a beacon smaller.
+    let headers = [PAGE, ("content-type", "text/plain"), ("x-api-key", published.as_str())];
+    let beacon = format!("/api/v1/events/batch?key={published}");
+    let line = |bytes: usize| format!("\"{}\"\n", "x".repeat(bytes - 3));
+    for (path, headers, bytes, status) in [
+        (beacon.as_str(), &headers[..2], 65_536, 202),
+        (&beacon, &headers[..2], 65_537, 413),
+        ("/api/v1/events/batch", &headers, 1_048_576, 202),
+        ("/api/v1/events/batch", &headers, 1_048_577, 413),
+    ] {
+        let answer = guarded_service.request("POST", path, headers, line(bytes)).await;
+        assert_eq!(answer.status.as_u16(), status, "{bytes} {answer:?}");
+    }
     tidegate(&database, &["keys", "revoke", &published[..13]], "").await.unwrap();
     let path = format!("/api/v1/events?key={published}");
     eventually("it is revoked", async || {

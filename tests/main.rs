@@ -39,6 +39,7 @@ mod hostile;
 mod import_ends;
 mod import_takeovers;
 mod imports;
+mod intake_cloudevents;
 mod issuers;
 mod large_json;
 mod life;

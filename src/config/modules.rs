@@ -14,6 +14,8 @@ use super::{Config, ConfigError, Variables, refuse};
 pub enum Module {
     /// Events, with dead letters and reconciliation. Always on.
     Events,
+    /// Events in the protocols of other SDKs.
+    Intake,
     /// Records.
     Records,
     /// Conversations.
@@ -91,7 +93,7 @@ const CHANGES: TableSet = TableSet {
 };
 
 /// Every module, in the order of lists.
-pub static ALL_MODULES: [ModuleInfo; 6] = [
+pub static ALL_MODULES: [ModuleInfo; 7] = [
     ModuleInfo {
         module: Module::Events,
         name: "events",
@@ -100,6 +102,15 @@ pub static ALL_MODULES: [ModuleInfo; 6] = [
         uses: &[PoolUse::OPERATIONS, PoolUse::ACCOUNTS],
         memory_parts: 16,
         settings: &[],
+    },
+    ModuleInfo {
+        module: Module::Intake,
+        name: "intake",
+        needs: &[Module::Events],
+        tables: &[],
+        uses: &[],
+        memory_parts: 0,
+        settings: &["INTAKE"],
     },
     ModuleInfo {
         module: Module::Records,
@@ -184,7 +195,7 @@ pub static ALL_MODULES: [ModuleInfo; 6] = [
 const ALL: &str = "all";
 
 pub(super) const MODULES_TAKE: &str =
-    "names with commas between: events, records, conversations, files, imports, stress; or all";
+    "names with commas between: events, intake, records, conversations, files, imports, stress; or all";
 
 impl Module {
     /// Its declaration.
@@ -318,9 +329,9 @@ mod tests {
 
     #[test]
     fn all_modules_are_on_by_default_but_stress_where_auth_is_required() {
-        let all = ["events", "records", "conversations", "files", "imports", "stress"];
+        let all = ["events", "intake", "records", "conversations", "files", "imports", "stress"];
         assert_eq!(load(&[]).unwrap().modules().names(), all);
-        assert_eq!(load(&[("AUTH", "required")]).unwrap().modules().names(), all[..5]);
+        assert_eq!(load(&[("AUTH", "required")]).unwrap().modules().names(), all[..6]);
         assert_eq!(load(&[("AUTH", "required"), ("MODULES", "all")]).unwrap().modules().names(), all);
         let some = load(&[("MODULES", "imports, files ,events,files")]).unwrap().modules();
         assert_eq!(some.names(), ["events", "files", "imports"]);

@@ -10,6 +10,7 @@ use std::path::PathBuf;
 use super::access::{ORIGINS_TAKE, PROXIES_TAKE};
 use super::auth::{JWKS_URL_TAKES, JWT_SECRET_TAKES, STRESS_TOKEN_TAKES};
 use super::database::DATABASE_URL_TAKES;
+use super::intake::PROTOCOLS_TAKE;
 use super::memory::LEAST_BUDGET;
 use super::modules::MODULES_TAKE;
 use super::quotas::LEAST_POOL_SIZE;
@@ -107,6 +108,12 @@ settings! {
             "How often dead letters are stored.";
         pub max_dead_queue_size: u64 = "100000", int(1, 10_000_000, "dead letters"),
             "Dead letters held until they are stored; beyond it overloads are dropped and counted.";
+    }
+
+    /// Protocols of other SDKs.
+    intake: IntakeConfig, "Protocols of other SDKs" {
+        pub(super) intake: String = "segment,posthog,cloudevents,otlp", text(PROTOCOLS_TAKE),
+            "The protocols in which events are accepted beside our own. The others have no routes.";
     }
 
     /// Records, and the feed of changes.

@@ -20,6 +20,7 @@ mod events;
 mod faults;
 mod files;
 mod imports;
+mod intake;
 mod openapi;
 mod ops;
 mod realtime;
@@ -43,7 +44,7 @@ use prometheus::{Histogram, IntCounter};
 pub use server::{BoundServer, OPERATOR_CONNECTIONS, RunningServer};
 
 use crate::auth::{Accounts, Scope, Verifier};
-use crate::config::{Config, Module, Modules, ServerConfig};
+use crate::config::{Config, Module, Modules, Protocols, ServerConfig};
 use crate::conversations::Conversations;
 use crate::db::Database;
 use crate::files::Files;
@@ -135,9 +136,10 @@ modules! {
     stress: StressServices, Stress, stress::routes();
 }
 
-/// Every route of a service with these modules, with or without faults.
-fn all_routes(modules: Modules, faults: bool) -> Routes {
+/// Every route of a service with these modules and protocols, with or without faults.
+fn all_routes(modules: Modules, protocols: Protocols, faults: bool) -> Routes {
     let mut routes = Routes::new(openapi::base(), EVENTS_NEED)
+        .merge(intake::routes(protocols))
         .merge(accounts::routes())
         .merge(ops::routes())
         .merge(openapi::routes());
@@ -150,7 +152,7 @@ fn all_routes(modules: Modules, faults: bool) -> Routes {
 
 /// Every route that a service can have.
 pub fn routes() -> Vec<Route> {
-    all_routes(Modules::all(), true).into_parts().2
+    all_routes(Modules::all(), Protocols::all(), true).into_parts().2
 }
 
 /// Serves `state` on a bound address, to at most `max_connections` at once, until it is stopped.
@@ -168,7 +170,8 @@ pub fn serve(
         let state = Arc::clone(state);
         // A router for each thread, so that threads do not contend for its counters.
         move || {
-            let (router, _) = openapi::served(all_routes(state.modules, state.faults.is_some()));
+            let (router, _) =
+                openapi::served(all_routes(state.modules, state.protocols, state.faults.is_some()));
             Frontend { router: router.with_state(Arc::clone(&state)), state: Arc::clone(&state) }
         }
     };
@@ -214,6 +217,8 @@ pub struct AppState {
     pub limits: RequestLimits,
     /// The modules that are on.
     modules: Modules,
+    /// The protocols of other SDKs that are on.
+    protocols: Protocols,
     /// Checks bearer tokens.
     pub verifier: Arc<Verifier>,
     /// The callers of an open service; `None`: a token is required, and any host name is accepted.
@@ -298,8 +303,9 @@ impl AppState {
             ack_seconds: [AckLevel::Queued, AckLevel::Journaled, AckLevel::Committed]
                 .map(|level| metrics.ack_seconds.with_label_values(&[level.name()])),
         });
-        let (modules, faults) = (config.modules(), Faults::new(&config.faults));
-        let (_, _, routes) = all_routes(modules, faults.is_some()).into_parts();
+        let (modules, protocols) = (config.modules(), config.protocols());
+        let faults = Faults::new(&config.faults);
+        let (_, _, routes) = all_routes(modules, protocols, faults.is_some()).into_parts();
         Arc::new(Self {
             lifecycle: lifecycle.clone(),
             metrics: Arc::clone(metrics),
@@ -312,6 +318,7 @@ impl AppState {
                 idle_timeout: Duration::from_secs(config.server.idle_timeout_s),
             },
             modules,
+            protocols,
             verifier: Arc::clone(verifier),
             own_origin: verifier
                 .is_open()

@@ -8,7 +8,10 @@ use serde_json::value::RawValue;
 use uuid::Uuid;
 
 use super::super::events::ack;
+use super::super::events::builder::RejectReason;
+use super::super::intake::cloudevents;
 use super::super::wire::error::ApiError;
+use super::BatchFormat;
 use crate::ingest::keys::{self, Key, KeyKind};
 
 /// The source of the events' keys.
@@ -25,14 +28,17 @@ enum Source {
     Batch(KeyKind, Vec<Vec<u8>>),
     /// A member of each event, and the space of their keys.
     Field(String, Option<Vec<u8>>),
+    /// The attributes of each CloudEvent, and the space of their keys.
+    CloudEvents(Option<Vec<u8>>),
 }
-
-/// An event without a key, in a batch whose events all need one.
-pub(super) struct MissingKey;
 
 impl KeySource {
     /// The source that the request names.
-    pub(super) fn of(head: &Parts, has_trace_id: bool) -> Result<Self, ApiError> {
+    pub(super) fn of(head: &Parts, has_trace_id: bool, format: BatchFormat) -> Result<Self, ApiError> {
+        if format == BatchFormat::CloudEvents {
+            let source = Source::CloudEvents(ack::key_space(head).map(<[u8]>::to_vec));
+            return Ok(Self { source, trace_from_key: !has_trace_id });
+        }
         let source = match (ack::id_field(head)?, ack::key(head)?) {
             (Some(name), _) => Source::Field(name, ack::key_space(head).map(<[u8]>::to_vec)),
             (None, Some((kind, parts))) => {
@@ -52,23 +58,27 @@ impl KeySource {
     }
 
     /// The key of an event.
-    pub(super) fn key(&self, event: &[u8], index: u64) -> Result<Option<Key>, MissingKey> {
+    pub(super) fn key(&self, event: &[u8], index: u64) -> Result<Option<Key>, RejectReason> {
         match &self.source {
             Source::None => Ok(None),
             Source::Batch(kind, parts) => Ok(Some(ack::key_in_batch(*kind, parts, index))),
             Source::Field(name, space) => {
                 let mut json = serde_json::Deserializer::from_slice(event);
-                let value = Member(name).deserialize(&mut json).ok().flatten().ok_or(MissingKey)?;
+                let value = Member(name).deserialize(&mut json).ok().flatten().ok_or(RejectReason::NoId)?;
                 let text = value.get();
                 // Text and numbers, as they are written: 1 and "1" are two keys.
                 let is_scalar = text.starts_with(|c: char| c == '"' || c == '-' || c.is_ascii_digit());
                 if !is_scalar || text == "\"\"" {
-                    return Err(MissingKey);
+                    return Err(RejectReason::NoId);
                 }
                 let parts = [name.as_bytes(), text.as_bytes(), space.as_deref().unwrap_or_default()];
                 let parts = if space.is_some() { &parts[..] } else { &parts[..2] };
                 Ok(Some(keys::hash(KeyKind::Field, parts)))
             }
+            Source::CloudEvents(space) => match cloudevents::key(event, space.as_deref()) {
+                Ok(key) => Ok(Some(key)),
+                Err(invalid) => Err(RejectReason::Invalid(invalid.message)),
+            },
         }
     }
 }

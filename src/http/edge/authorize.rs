@@ -21,8 +21,10 @@ use crate::http::wire::error::ApiError;
 use crate::http::wire::rate_limit::RateLimit;
 use crate::http::{AppState, EVENTS_NEED};
 
-/// Bytes of a body with events that comes with a write-only key. A page's beacons have at most 64 KiB.
+/// Bytes of a body with events that comes with a write-only key.
 const MAX_WRITE_ONLY_BYTES: usize = 1 << 20;
+/// The same with the key in the URL, as beacons have it: browsers send no longer ones.
+const MAX_BEACON_BYTES: usize = 64 * 1024;
 
 /// The caller of a request, if they have this access. `peer` is the address of the connection, `query` that of an event
 /// route.
@@ -54,6 +56,13 @@ async fn verify(
         Some(token) => principal_of(state, &token, headers, peer).await?,
     };
     decide(state, access, headers, principal)
+}
+
+/// Rejects requests that an open service rejects whatever their token: to another host, through a proxy, or of another site's page.
+pub(super) fn check_host(state: &AppState, headers: &HeaderMap) -> Result<(), ApiError> {
+    let Some(own) = &state.own_origin else { return Ok(()) };
+    own.check_host(headers)?;
+    own.check_site(headers)
 }
 
 /// The caller of a token, if it is valid.
@@ -308,7 +317,10 @@ pub(super) async fn admit_events(
     let client = client::client(peer, headers, &state.trusted_proxies);
     Ok(EventsAdmission {
         quota: state.budgets.take_events(&principal, client.ip)?,
-        max_body_bytes: key_space.map(|_| MAX_WRITE_ONLY_BYTES),
+        max_body_bytes: key_space.map(|_| match credentials::has_write_only_key(head.uri.query()) {
+            true => MAX_BEACON_BYTES,
+            false => MAX_WRITE_ONLY_BYTES,
+        }),
         key_space,
     })
 }

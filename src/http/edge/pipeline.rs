@@ -12,7 +12,7 @@ use axum::Router;
 use axum::response::{IntoResponse, Response};
 use hyper::body::Incoming;
 use hyper::header::ALLOW;
-use hyper::{Method, Request, StatusCode};
+use hyper::{HeaderMap, Method, Request, StatusCode};
 use tower_service::Service;
 use tracing::Instrument;
 
@@ -21,7 +21,9 @@ use super::client::{self, ClientAddress};
 use super::routes::{Access, PathRoutes};
 use super::{cors, framing, headers};
 use crate::config::limits;
+use crate::http::batch::BatchFormat;
 use crate::http::events::ack::KeySpace;
+use crate::http::intake::cloudevents::{self, Mode};
 use crate::http::server::ConnectionHandle;
 use crate::http::wire::body::{BodyLimits, LimitedBody};
 use crate::http::wire::error::ApiError;
@@ -87,6 +89,9 @@ async fn routed(
     let hot = match (request.uri().path(), request.method()) {
         (EVENTS, &Method::POST) => &state.hot[0],
         (BATCH, &Method::POST) => &state.hot[1],
+        (EVENTS | BATCH, &Method::OPTIONS) if cloudevents::asks_to_send(state, request.headers()) => {
+            return answer_handshake(state, request.headers());
+        }
         _ => {
             let exchange = Exchange {
                 state: Arc::clone(state),
@@ -100,6 +105,18 @@ async fn routed(
     answer_events(state, hot, request, connection).await
 }
 
+/// Answers the handshake before CloudEvents are sent to a webhook.
+fn answer_handshake(state: &AppState, request: &HeaderMap) -> Response {
+    let started = Instant::now();
+    let admitted = authorize::check_host(state, request);
+    let answer = admitted.map(|()| cloudevents::answer_handshake(request, state.budgets.events_a_minute()));
+    let mut response = answer.unwrap_or_else(ApiError::into_response);
+    headers::nosniff(response.headers_mut());
+    count(&state.metrics, EVENTS, response.status());
+    log(&Method::OPTIONS, EVENTS, response.status(), started.elapsed());
+    response
+}
+
 /// Answers a request with events.
 async fn answer_events(
     state: &AppState,
@@ -109,8 +126,11 @@ async fn answer_events(
 ) -> Response {
     let started = Instant::now();
     let (mut head, incoming) = request.into_parts();
-    let (bytes, setting) = match hot.route {
-        EVENTS => (state.limits.event_bytes, "MAX_EVENT_BYTES"),
+    let mode = cloudevents::mode(state, &head.headers);
+    let (bytes, setting) = match (mode, hot.route) {
+        (Some(Mode::Binary | Mode::Structured), _) | (None, EVENTS) => {
+            (state.limits.event_bytes, "MAX_EVENT_BYTES")
+        }
         _ => (limits::MAX_BATCH_BYTES, "the most of a batch"),
     };
     let limits = BodyLimits { bytes, setting, deadline: started + state.limits.body_timeout };
@@ -125,11 +145,14 @@ async fn answer_events(
             if let Some(bytes) = max_body_bytes {
                 body.lower_limit(bytes, "the limit of a write-only key");
             }
-            let answer = if hot.route == EVENTS {
-                events::post(services, &head, &mut body).await
-            } else {
-                // On the heap, as every idle connection holds room for the largest future that it may run.
-                Box::pin(batch::post(services, &head, &mut body)).await
+            // On the heap, as every idle connection holds room for the largest future that it may run.
+            let answer = match (mode, hot.route) {
+                (None, EVENTS) => events::post(services, &head, &mut body).await,
+                (None, _) => Box::pin(batch::post(services, &head, &mut body, BatchFormat::Events)).await,
+                (Some(Mode::Batched), _) => {
+                    Box::pin(batch::post(services, &head, &mut body, BatchFormat::CloudEvents)).await
+                }
+                (Some(mode), _) => Box::pin(cloudevents::post(services, &head, &mut body, mode)).await,
             };
             answer.map(|answered| (answered, quota))
         }

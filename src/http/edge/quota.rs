@@ -51,6 +51,11 @@ impl RateBudgets {
         self.events.is_some()
     }
 
+    /// The requests with events of a caller a minute; `None`: they are not counted.
+    pub(in crate::http) fn events_a_minute(&self) -> Option<u32> {
+        self.events.as_ref().map(|budget| budget.a_minute)
+    }
+
     /// Takes a request with events from its caller's budget.
     pub(in crate::http) fn take_events(
         &self,

@@ -25,13 +25,13 @@ const PREFERENCE_APPLIED: HeaderName = HeaderName::from_static("preference-appli
 /// All of the request's events were stored before, under the same keys.
 const X_DUPLICATE: HeaderName = HeaderName::from_static("x-duplicate");
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
-const CE_ID: HeaderName = HeaderName::from_static("ce-id");
-const CE_SOURCE: HeaderName = HeaderName::from_static("ce-source");
+pub(in crate::http) const CE_ID: HeaderName = HeaderName::from_static("ce-id");
+pub(in crate::http) const CE_SOURCE: HeaderName = HeaderName::from_static("ce-source");
 
 /// The longest that a request waits for its events to be committed.
 const ACK_TIMEOUT: Duration = Duration::from_millis(limits::ACK_TIMEOUT_MS);
 /// The longest key, in bytes.
-const MAX_KEY: usize = 1024;
+pub(in crate::http) const MAX_KEY: usize = 1024;
 /// The longest `id_field`, in bytes.
 const MAX_ID_FIELD: usize = 256;
 

@@ -1,6 +1,7 @@
 //! `POST /api/v1/events`: one event of any content.
 
 pub(super) mod ack;
+pub(super) mod builder;
 
 use std::borrow::Cow;
 
@@ -9,6 +10,7 @@ use axum::response::IntoResponse;
 use hyper::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
 use hyper::http::request::Parts;
 
+use self::ack::RequestedAck;
 use super::wire::body::{self, LimitedBody, WholeBody};
 use super::wire::encoding::{Encoding, decode_whole};
 use super::wire::error::ApiError;
@@ -16,6 +18,7 @@ use super::wire::json;
 use super::{AckedResponse, Services, X_TRACE_ID};
 use crate::ingest::id::unix_now_us;
 use crate::ingest::json::JsonKind;
+use crate::ingest::keys::Key;
 use crate::ingest::row::Content;
 use crate::ingest::{Event, keys, text};
 use crate::offload::INLINE_BYTES;
@@ -35,7 +38,7 @@ pub(super) const MAX_TRACE_ID: usize = 128;
         ("x-trace-id" = Option<String>, Header, description = "1 to 128 visible ASCII characters"),
         ("idempotency-key" = Option<String>, Header, description = "Of two events with one key the first is stored"),
     ),
-    request_body(content((serde_json::Value = "application/json"), (String = "text/plain")), description = "Any bytes, of any content-type; JSON is kept as jsonb"),
+    request_body(content((serde_json::Value = "application/json"), (String = "text/plain"), (serde_json::Value = "application/cloudevents+json")), description = "Any bytes, of any content-type; JSON is kept as jsonb"),
     responses(
         (status = 201, description = "Stored, with ack=committed", headers(("x-ack" = String, description = "committed"), ("x-trace-id" = String, description = "Its trace id"), ("x-receipt" = String, description = "Its id"), ("x-duplicate" = Option<String>, description = "true: an event with its key was stored before"))),
         (status = 202, description = "Taken; x-ack says what that is worth", headers(("x-ack" = String, description = "queued, journaled or committed"), ("x-trace-id" = String, description = "Its trace id"), ("x-receipt" = String, description = "Its id"))),
@@ -63,10 +66,22 @@ pub(super) async fn post(
         JsonKind::Jsonb => Content::Jsonb(text),
         JsonKind::NotJsonb(_) | JsonKind::NotJson(_) => Content::Bytes(&whole),
     };
+    admit(services, requested, trace_id, content, content_type.as_deref(), key).await
+}
+
+/// Admits one event, and answers.
+pub(super) async fn admit(
+    services: &Services,
+    requested: RequestedAck,
+    trace_id: Option<HeaderValue>,
+    content: Content<'_>,
+    content_type: Option<&str>,
+    key: Option<Key>,
+) -> Result<AckedResponse, ApiError> {
     let event = Event {
         trace_id: trace_id.as_ref().map(HeaderValue::as_bytes),
         content,
-        content_type: content_type.as_deref(),
+        content_type,
         received_at_us: unix_now_us(),
         key,
     };
@@ -91,7 +106,10 @@ pub(super) async fn post(
 }
 
 /// Classifies an event, off this thread if it is large.
-async fn classify(services: &Services, event: WholeBody) -> Result<(JsonKind, WholeBody), ApiError> {
+pub(super) async fn classify(
+    services: &Services,
+    event: WholeBody,
+) -> Result<(JsonKind, WholeBody), ApiError> {
     if event.len() <= INLINE_BYTES {
         return Ok((services.ingest.classify(text::without_mark(&event)), event));
     }

@@ -325,6 +325,13 @@ impl WholeBody {
         Self { bytes: bytes.into(), permit: Some(permit) }
     }
 
+    /// Bytes that were made of a body, which count against `budget`.
+    pub fn gathered_within(bytes: Vec<u8>, budget: &Arc<MemoryBudget>) -> Result<Self, ApiError> {
+        let mut permit = MemoryPermit::new(budget);
+        permit.grow(bytes.len())?;
+        Ok(Self::gathered(bytes, permit))
+    }
+
     /// A body that arrived in one piece with its head.
     fn piece(bytes: Bytes) -> Self {
         Self { bytes, permit: None }
