@@ -255,7 +255,9 @@ impl Starting<'_> {
         ChangeRetention::start(operations, config.records.changes_retention_s, idle_topics, supervisor);
         FeedReader::start(hub, queries, supervisor);
         WatchCheck::start(operations, supervisor);
-        Realtime::new(hub, queries)
+        let realtime = Realtime::new(hub, queries);
+        realtime.clients().start(supervisor);
+        realtime
     }
 
     /// Records, and their queries' part of the pool.

@@ -16,6 +16,7 @@ mod bad_input;
 mod bad_rows;
 mod batches;
 mod browsers;
+mod clients;
 mod clocks;
 mod collections;
 mod connecting;

@@ -7,8 +7,9 @@ use crate::support::postgres::TestDatabase;
 use crate::support::service::{Folder, Service, eventually};
 
 /// Every task with these settings, and whether it is critical.
-const TASKS: [(&str, bool); 21] = [
+const TASKS: [(&str, bool); 22] = [
     ("change-retention", false),
+    ("clients", false),
     ("conversation-reads", true),
     ("conversation-writes", true),
     ("dead-letter-writer", true),

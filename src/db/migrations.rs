@@ -41,6 +41,7 @@ const MIGRATIONS: &[(&str, &str)] = &[
     ("V15__changes_of_tables", include_str!("../../sql/migrations/V15__changes_of_tables.sql")),
     ("V16__watched_tables", include_str!("../../sql/migrations/V16__watched_tables.sql")),
     ("V17__tickets", include_str!("../../sql/migrations/V17__tickets.sql")),
+    ("V18__clients", include_str!("../../sql/migrations/V18__clients.sql")),
 ];
 
 /// Names of tables that are created later: one a day, and one a collection.
@@ -315,7 +316,11 @@ fn made_by(sql: &str) -> impl Iterator<Item = (&str, &str)> {
     statements.filter_map(|line| {
         // A `create` may begin within the text of an `execute`.
         let line = line.strip_prefix("execute '").unwrap_or(line).strip_prefix("create ")?;
-        let (kind, rest) = line.strip_prefix("unique ").unwrap_or(line).split_once(' ')?;
+        let (kind, rest) = ["unique ", "unlogged "]
+            .iter()
+            .find_map(|word| line.strip_prefix(word))
+            .unwrap_or(line)
+            .split_once(' ')?;
         if !matches!(kind, "table" | "index" | "sequence" | "function" | "view" | "type") {
             return None;
         }

@@ -63,7 +63,12 @@ impl FeedReader {
     async fn poll(&mut self) -> Result<bool, DbError> {
         let begun = match self.progress.take() {
             Some(progress) => progress,
-            None => self.begin().await?,
+            None => {
+                let begun = self.begin().await?;
+                // A message of before is announced by no change.
+                self.hub.wake_mail();
+                begun
+            }
         };
         let progress = self.progress.insert(begun);
         let poll = loop {

@@ -9,6 +9,8 @@
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
 use std::pin::Pin;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -66,6 +68,27 @@ struct Inner {
     budget: MemoryBudget,
     /// Pages that subscribers share.
     pages: SharedPages,
+    mail: Mail,
+}
+
+/// Messages of other nodes to this one, which wait in a table ([`super::clients`]).
+#[derive(Debug)]
+struct Mail {
+    /// The node's id: 16 hexadecimal digits, new at each start.
+    node: Box<str>,
+    /// The topic whose changes announce messages.
+    topic: Box<str>,
+    /// Whether messages are awaited, and so the feed is read.
+    is_awaited: AtomicBool,
+    woken: Notify,
+}
+
+impl Mail {
+    fn new() -> Self {
+        let node = format!("{:016x}", fastrand::u64(..));
+        let topic = format!("node:{node}").into();
+        Self { node: node.into(), topic, is_awaited: AtomicBool::new(false), woken: Notify::new() }
+    }
 }
 
 #[derive(Debug, Default)]
@@ -223,6 +246,7 @@ impl Hub {
                 &metrics.gauges.followers_bytes,
             ),
             pages: SharedPages::default(),
+            mail: Mail::new(),
         }))
     }
 
@@ -240,6 +264,34 @@ impl Hub {
     pub fn wake_with_search(&self) {
         self.wake();
         self.0.written.notify_one();
+    }
+
+    /// This node's id.
+    pub(super) fn node(&self) -> &str {
+        &self.0.mail.node
+    }
+
+    /// Sets whether other nodes may send messages to this one. Then the feed is read.
+    pub(super) fn set_mail(&self, is_awaited: bool) {
+        if self.0.mail.is_awaited.swap(is_awaited, Relaxed) != is_awaited {
+            self.wake();
+            self.wake_mail();
+        }
+    }
+
+    /// Whether other nodes may send messages.
+    pub(super) fn awaits_mail(&self) -> bool {
+        self.0.mail.is_awaited.load(Relaxed)
+    }
+
+    /// There may be messages.
+    pub(super) fn wake_mail(&self) {
+        self.0.mail.woken.notify_one();
+    }
+
+    /// Waits until there may be messages. For one waiter.
+    pub(super) async fn mail(&self) {
+        self.0.mail.woken.notified().await;
     }
 
     /// Waits until something was committed since the last call. For one waiter.
@@ -345,6 +397,9 @@ impl Hub {
 
     /// Delivers a change to the subscribers of its topic.
     pub(super) fn publish(&self, mut change: Change) {
+        if change.topic == self.0.mail.topic {
+            return self.wake_mail();
+        }
         let Some(subscribers) = self.state().subscribers_of(&change.topic) else { return };
         let bytes = change.held_bytes();
         self.make_room(bytes);
@@ -404,13 +459,13 @@ impl Hub {
         self.state().published = Some(position);
     }
 
-    /// Whether there are subscribers with topics, or that want some.
+    /// Whether there are subscribers with topics, or that want some, or messages are awaited.
     pub(super) fn has_topics(&self) -> bool {
         let mut state = self.state();
         if state.subscribers.is_empty() {
             state.joining.clear();
         }
-        !state.topics.is_empty() || !state.joining.is_empty()
+        !state.topics.is_empty() || !state.joining.is_empty() || self.awaits_mail()
     }
 
     /// Drops all subscribers that have topics.

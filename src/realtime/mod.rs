@@ -13,6 +13,7 @@
 
 mod buffer;
 pub mod change;
+pub mod clients;
 mod feed;
 mod hub;
 mod matcher;
@@ -29,6 +30,7 @@ mod watch_check;
 
 pub use buffer::Dropped;
 pub use change::{Action, Change};
+use clients::Clients;
 pub use feed::FeedReader;
 pub use hub::{Hub, MAX_TOPICS, SubscribeError};
 pub use matcher::{Filter, FilterKey, Filters, MatchError, Matcher, State, Verdict};
@@ -58,13 +60,15 @@ pub struct Realtime {
     changes: ChangeStore,
     watches: WatchStore,
     filters: Filters,
+    clients: Clients,
 }
 
 impl Realtime {
     /// Subscriptions by `hub`, which read changes with a quota of the pool.
     pub fn new(hub: &Hub, database: &Database) -> Self {
         let (changes, watches) = (ChangeStore::new(database, READ_TIMEOUT), WatchStore::new(database));
-        Self { hub: hub.clone(), changes, watches, filters: Filters::default() }
+        let clients = Clients::new(hub, database);
+        Self { hub: hub.clone(), changes, watches, filters: Filters::default(), clients }
     }
 
     /// Subscribes to topics of the feed, from a position on, else from now on.
@@ -99,6 +103,11 @@ impl Realtime {
     /// The filters of all subscriptions.
     pub fn filters(&self) -> &Filters {
         &self.filters
+    }
+
+    /// Connections that any node finds by their client ids.
+    pub fn clients(&self) -> &Clients {
+        &self.clients
     }
 
     /// The same, without waiting for a poll: see [`Subscription::joined`].

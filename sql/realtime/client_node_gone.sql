@@ -1,0 +1,1 @@
+delete from {schema}.client_nodes where node = $1
