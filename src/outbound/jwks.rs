@@ -7,11 +7,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use reqwest::header::{ACCEPT, HeaderValue};
-use reqwest::redirect::Policy;
 use reqwest::{Client, StatusCode};
-use rustls::{ClientConfig, RootCertStore};
 use tokio::time::timeout;
 
+use super::client;
 use crate::auth::{IssuerError, Verifier};
 use crate::supervisor::{Backoff, Next, Step, StepError, Supervisor};
 
@@ -91,22 +90,9 @@ async fn fetch(url: &str) -> Result<Vec<u8>, FetchError> {
     Ok(set)
 }
 
-/// A client for one fetch, so that it reads the system's certificates anew. It follows no redirect and uses no proxy: only the
-/// configured URL is trusted.
+/// A client for one fetch, so that it reads the system's certificates anew.
 fn client() -> Result<Client, FetchError> {
-    let mut roots = RootCertStore::empty();
-    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-    let tls = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
-        .with_safe_default_protocol_versions()?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    let client = Client::builder()
-        .tls_backend_preconfigured(tls)
-        .redirect(Policy::none())
-        .no_proxy()
-        .timeout(TIMEOUT)
-        .pool_max_idle_per_host(0);
-    Ok(client.build()?)
+    Ok(client::builder()?.timeout(TIMEOUT).pool_max_idle_per_host(0).build()?)
 }
 
 /// The URL may hold a password.
