@@ -89,6 +89,8 @@ pub struct Metrics {
     pub feed_lag_seconds: Histogram,
     /// Messages and titles indexed by search.
     pub search_indexed: IntCounter,
+    /// Attempts to wake subscriptions to streams, by the kind of subscription and the outcome.
+    pub stream_wakes: IntCounterVec,
     /// Restarts of background tasks after a panic, by task.
     pub task_restarts: IntCounterVec,
     /// Gauges, read when the metrics are rendered.
@@ -271,6 +273,11 @@ impl Metrics {
                 "tidegate_search_indexed_total",
                 "Messages and titles indexed by search.",
             )?,
+            stream_wakes: counters(
+                "tidegate_stream_wakes_total",
+                "Attempts to wake subscriptions to streams, by type (webhook or pull-wake) and outcome (delivered or failed).",
+                &["type", "outcome"],
+            )?,
             task_restarts: counters(
                 "tidegate_task_restarts_total",
                 "Restarts of background tasks after a panic.",
@@ -393,6 +400,7 @@ impl Metrics {
             Box::new(self.followers_dropped.clone()),
             Box::new(self.feed_lag_seconds.clone()),
             Box::new(self.search_indexed.clone()),
+            Box::new(self.stream_wakes.clone()),
             Box::new(self.task_restarts.clone()),
             Box::new(gauges.queue_events.clone()),
             Box::new(gauges.queue_bytes.clone()),

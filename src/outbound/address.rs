@@ -41,15 +41,8 @@ const SPECIAL: [&str; 25] = [
     "fc00::/7",
 ];
 /// Those of them that `WEBHOOK_ALLOW_PRIVATE` permits.
-const PRIVATE: [&str; 7] = [
-    "10.0.0.0/8",
-    "100.64.0.0/10",
-    "127.0.0.0/8",
-    "172.16.0.0/12",
-    "192.168.0.0/16",
-    "::1/128",
-    "fc00::/7",
-];
+const PRIVATE: [&str; 7] =
+    ["10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "::1/128", "fc00::/7"];
 const GLOBAL_V6: &str = "2000::/3";
 
 static SPECIAL_NETS: LazyLock<Vec<IpNet>> = LazyLock::new(|| nets(&SPECIAL));

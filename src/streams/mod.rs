@@ -19,6 +19,7 @@ mod listener;
 mod offset;
 mod path;
 mod stream_store;
+pub mod subscriptions;
 mod watch;
 
 pub use append::{Append, AppendDecision, AppendState, Appended, Producer, ProducerState};
