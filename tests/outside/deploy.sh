@@ -32,6 +32,7 @@ promtool check config "$data/prometheus.yml"
 chmod 755 "$data"
 for environment in compose kubernetes; do
   mkdir "$data/$environment"
+  # shellcheck disable=SC2046  # several words
   env -i PATH="$PATH" HOME="$HOME" $(cat "$data/$environment.env") HOST=127.0.0.1 PORT=3891 DATA_DIR="$data/$environment" \
     JOURNAL_MIN_FREE=0 "$binary" > "$data/log" 2>&1 & service=$!
   # As a kubelet asks: by the pod's address, without a token.
@@ -46,3 +47,5 @@ for environment in compose kubernetes; do
   kill -TERM $service
   wait $service
 done
+# What the release workflow does with each binary.
+tests/outside/smoke.sh "$binary"
