@@ -26,7 +26,7 @@ fi
 data=$(mktemp -d)
 trap 'kill ${service:-} 2>/dev/null || true; wait; rm -rf "$data"' EXIT
 "$venv/bin/python" tests/outside/deploy/check.py "$data"
-promtool check config "$data/prometheus.yml"
+promtool check config "$data/prometheus.yml" "$data/kubernetes.yml"
 
 # Each environment starts a service: with a private Postgres, on loopback and another port, and with this machine's disk.
 chmod 755 "$data"
