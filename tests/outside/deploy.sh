@@ -24,28 +24,42 @@ if docker compose version >/dev/null 2>&1; then
 fi
 
 data=$(mktemp -d)
-trap 'kill ${service:-} 2>/dev/null || true; wait; rm -rf "$data"' EXIT
+trap 'kill "${services[@]}" 2>/dev/null || true; wait; rm -rf "$data"' EXIT
 "$venv/bin/python" tests/outside/deploy/check.py "$data"
 promtool check config "$data/prometheus.yml" "$data/kubernetes.yml"
 
-# Each environment starts a service: with a private Postgres, on loopback and another port, and with this machine's disk.
+# Each environment starts a service, on loopback, with this machine's disk. The one of Compose has a private Postgres. The one of
+# Kubernetes uses that, as its pods would: another user, no privileges, and nothing to write to but its volume.
 chmod 755 "$data"
-for environment in compose kubernetes; do
-  mkdir "$data/$environment"
+cp "$binary" "$data/tidegate"
+pod() { # environment, command; in place of the shell
+  exec unshare --mount --propagation private bash -c '
+    mount --bind "$1" "$1"
+    mount -o remount,bind,ro /
+    cd / && exec setpriv --reuid 65532 --regid 65532 --clear-groups --bounding-set=-all --no-new-privs env -i "${@:2}"' pod "$data/kubernetes" "$@"
+}
+serve() { # name, port, how, settings
+  local name=$1 port=$2 how=$3; shift 3
+  mkdir "$data/$name"
+  chown 65532 "$data/$name"
   # shellcheck disable=SC2046  # several words
-  env -i PATH="$PATH" HOME="$HOME" $(cat "$data/$environment.env") HOST=127.0.0.1 PORT=3891 DATA_DIR="$data/$environment" \
-    JOURNAL_MIN_FREE=0 "$binary" > "$data/log" 2>&1 & service=$!
+  $how PATH="$PATH" HOME=/nonexistent $(cat "$data/$name.env") HOST=127.0.0.1 PORT="$port" DATA_DIR="$data/$name" JOURNAL_MIN_FREE=0 "$@" \
+    "$data/tidegate" > "$data/$name.log" 2>&1 & services+=($!)
   # As a kubelet asks: by the pod's address, without a token.
-  ready() { curl -fsS --max-time 5 -H 'host: 10.0.0.7:3000' http://127.0.0.1:3891/health/ready; }
   for _ in $(seq 300); do
-    ready >/dev/null 2>&1 && break
-    kill -0 $service 2>/dev/null || { cat "$data/log"; exit 1; }
+    [[ $(curl -s --max-time 5 -H "host: 10.0.0.7:$port" "http://127.0.0.1:$port/health/ready") == ready ]] && break
+    kill -0 "${services[-1]}" 2>/dev/null || { cat "$data/$name.log"; exit 1; }
     sleep 0.1
   done
-  echo "$environment: $(ready)"
-  if grep -E '"level":"(WARN|ERROR)"' "$data/log"; then exit 1; fi
-  kill -TERM $service
-  wait $service
+  echo "$name: ready"
+  if grep -E '"level":"(WARN|ERROR)"' "$data/$name.log"; then exit 1; fi
+}
+services=()
+serve compose 3891 'env -i'
+serve kubernetes 3895 pod DATABASE_URL="$(DATA_DIR="$data/compose" "$data/tidegate" url)" DB_SCHEMA=kubernetes
+for service in "${services[1]}" "${services[0]}"; do
+  kill -TERM "$service"
+  wait "$service" || { echo "exit $?"; tail -n 8 "$data"/*.log; exit 1; }
 done
 # What the release workflow does with each binary.
 tests/outside/smoke.sh "$binary"
