@@ -2,6 +2,7 @@
 //!
 //! Exit codes: 0 success, 1 a failure, 2 a usage or configuration error.
 
+mod config;
 mod doctor;
 mod grants;
 mod journal;
@@ -19,7 +20,7 @@ use std::time::Duration;
 use clap::{Parser, Subcommand};
 
 use crate::app::{self, AppError, StartOptions};
-use crate::config::{self, Config, ConfigError};
+use crate::config::{Config, ConfigError, help};
 use crate::db::{self, private};
 use crate::observe::logging;
 
@@ -34,7 +35,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Run the service (the default)
-    #[command(after_long_help = config::help(), after_help = config::help())]
+    #[command(after_long_help = help(), after_help = help())]
     Serve {
         /// Store the whole journal in a database that does not know it: another one, or one restored to an earlier point
         #[arg(long)]
@@ -56,6 +57,9 @@ enum Command {
     Keys(keys::KeysArgs),
     /// Create, list and delete users; set passwords and permissions
     Users(users::UsersArgs),
+    /// The settings of this environment
+    #[command(subcommand)]
+    Config(config::ConfigCommand),
     /// Check that a running service is alive; for health checks of containers
     Health {
         /// Check that it accepts events; a full queue is not ready, and no reason for a restart
@@ -90,6 +94,7 @@ pub fn run() -> ExitCode {
         Command::Grants(args) => grants::run(&args),
         Command::Keys(args) => keys::run(args),
         Command::Users(args) => users::run(args),
+        Command::Config(command) => config::run(&command),
         Command::Health { ready } => health(ready),
     };
     match done {

@@ -8,6 +8,7 @@ mod access;
 mod auth;
 mod database;
 mod dot_env;
+mod effective;
 mod error;
 mod ingest;
 mod intake;
@@ -30,6 +31,7 @@ use serde::Deserialize;
 pub use access::{Rates, is_origin};
 pub use auth::AuthMode;
 pub use database::Partitioning;
+pub use effective::{EffectiveSetting, EffectiveSettings, Origin, effective};
 pub use error::ConfigError;
 use error::refuse;
 pub use ingest::Durability;
@@ -57,6 +59,11 @@ impl Switch {
     /// Whether it is on.
     pub fn is_on(self) -> bool {
         self == Self::On
+    }
+
+    /// The word for it.
+    fn name(is_on: bool) -> &'static str {
+        if is_on { "on" } else { "off" }
     }
 }
 

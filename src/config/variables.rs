@@ -1,17 +1,19 @@
 //! Variables as they are found, in the environment and in `.env`, and the structs that they fill.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use serde::de::DeserializeOwned;
 
 use super::setting::{Setting, misspelt, setting};
-use super::{ConfigError, dot_env, memory};
+use super::{ConfigError, Origin, dot_env, memory};
 
 /// Variables by name; an empty value is unset.
 #[derive(Clone, Default)]
 pub struct Variables {
     values: BTreeMap<String, String>,
+    /// Names whose values are those of `.env`.
+    of_dot_env: BTreeSet<String>,
     notes: Vec<String>,
     memory_limit: Option<u64>,
 }
@@ -40,10 +42,12 @@ impl Variables {
             ));
         }
         let mut variables: BTreeMap<String, String> = dot_env.variables.into_iter().collect();
+        let mut of_dot_env: BTreeSet<String> = variables.keys().cloned().collect();
         for (name, value) in std::env::vars_os() {
             let Some(name) = name.to_str() else { continue };
             match value.into_string() {
                 Ok(value) => {
+                    of_dot_env.remove(name);
                     variables.insert(name.to_owned(), value);
                 }
                 Err(value) => {
@@ -60,12 +64,19 @@ impl Variables {
         }
         let mut variables: Self = variables.into_iter().collect();
         variables.notes.splice(..0, notes);
+        variables.of_dot_env = of_dot_env;
         variables.memory_limit = memory::cgroup_limit();
         Ok(variables)
     }
 
     fn get(&self, name: &str) -> Option<&str> {
         self.values.get(name).map(String::as_str)
+    }
+
+    /// A variable's own value, and the place that it came from.
+    pub(super) fn value(&self, name: &str) -> Option<(&str, Origin)> {
+        let origin = if self.of_dot_env.contains(name) { Origin::DotEnv } else { Origin::Environment };
+        self.get(name).map(|value| (value, origin))
     }
 
     /// Whether a variable has a value of its own.
@@ -123,6 +134,6 @@ impl FromIterator<(String, String)> for Variables {
                 .map(|meant| format!("{name} is not a setting and has no effect; did you mean {meant}?"))
         };
         let notes = values.keys().filter_map(meant).collect();
-        Self { values, notes, memory_limit: None }
+        Self { values, of_dot_env: BTreeSet::new(), notes, memory_limit: None }
     }
 }
