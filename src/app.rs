@@ -17,6 +17,7 @@
 
 mod descriptors;
 mod error;
+mod notify;
 mod signals;
 
 use std::io::Write;
@@ -87,6 +88,7 @@ pub async fn run(config: &Config, options: StartOptions) -> Result<(), AppError>
     let result = match started {
         Ok(running) => {
             announce(&server, local.is_some());
+            notify::ready(&supervisor);
             until_stopped(config, running, server, &supervisor, &lifecycle, &signals).await
         }
         Err(error) => {
@@ -426,6 +428,7 @@ async fn until_stopped(
         () = server.failed() => false,
     };
     tracing::info!("stopping: answering requests under way, then storing accepted events");
+    notify::stopping();
     lifecycle.drain();
     supervisor.stopping();
     let now = Instant::now();

@@ -67,6 +67,7 @@ mod sse;
 mod stats;
 mod stress;
 mod support;
+mod systemd;
 mod tasks;
 mod tickets;
 mod tls;

@@ -4,6 +4,7 @@
 
 mod config;
 mod doctor;
+mod documents;
 mod grants;
 mod journal;
 mod keys;
@@ -14,6 +15,7 @@ mod verify;
 
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -24,9 +26,12 @@ use crate::config::{Config, ConfigError, help};
 use crate::db::{self, private};
 use crate::observe::logging;
 
+/// The version, with the commit and its date (`build.rs`).
+const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (", env!("TIDEGATE_BUILD"), ")");
+
 /// Takes events at line rate and stores them in Postgres by COPY
 #[derive(Debug, Parser)]
-#[command(name = "tidegate", version, about)]
+#[command(name = "tidegate", version = VERSION, about)]
 struct Cli {
     #[command(subcommand)]
     command: Option<Command>,
@@ -60,6 +65,16 @@ enum Command {
     /// The settings of this environment
     #[command(subcommand)]
     Config(config::ConfigCommand),
+    /// Print the completions of a shell
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+    /// Write the manual pages, one for each command
+    Man {
+        /// The folder
+        folder: PathBuf,
+    },
     /// Check that a running service is alive; for health checks of containers
     Health {
         /// Check that it accepts events; a full queue is not ready, and no reason for a restart
@@ -95,6 +110,8 @@ pub fn run() -> ExitCode {
         Command::Keys(args) => keys::run(args),
         Command::Users(args) => users::run(args),
         Command::Config(command) => config::run(&command),
+        Command::Completions { shell } => documents::completions(shell),
+        Command::Man { folder } => documents::man(&folder),
         Command::Health { ready } => health(ready),
     };
     match done {
