@@ -26,7 +26,7 @@ fi
 data=$(mktemp -d)
 trap 'kill "${services[@]}" 2>/dev/null || true; wait; rm -rf "$data"' EXIT
 "$venv/bin/python" tests/outside/deploy/check.py "$data"
-promtool check config "$data/prometheus.yml"
+promtool check config "$data/prometheus.yml" "$data/kubernetes.yml"
 
 # Each environment starts a service, on loopback, with this machine's disk. The one of Compose has a private Postgres. The one of
 # Kubernetes uses that, as its pods would: another user, no privileges, and nothing to write to but its volume.

@@ -104,6 +104,18 @@ def kubernetes():
     pod = state["template"]["spec"]
     container = pod["containers"][0]
     labels = state["template"]["metadata"]["labels"]
+    with open("Cargo.lock") as file:
+        version = re.search(r'name = "tidegate"\nversion = "(.+)"', file.read())[1]
+    check(container["image"].endswith(f":{version}"), f"the image is not of version {version}")
+    with open("deploy/prometheus.yml") as file:
+        discovery = re.search(r"^ +# (dns_sd_configs: .*)$", file.read(), re.M)[1]
+    config = read("deploy/prometheus.yml")[0]
+    config["scrape_configs"][0] = {"job_name": "tidegate", **yaml.safe_load(discovery)}
+    config["rule_files"] = []
+    (name,) = config["scrape_configs"][0]["dns_sd_configs"][0]["names"]
+    check(name.split(".")[0] == state["serviceName"], "Prometheus asks for another Service")
+    with open(os.path.join(OUT, "kubernetes.yml"), "w") as file:
+        yaml.safe_dump(config, file)
     config = by_kind["ConfigMap"]["tidegate"]["data"]
     environment("kubernetes", config | {"JWT_SECRET": "0123456789abcdef0123456789abcdef"})
 
