@@ -28,12 +28,16 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::auth::{Accounts, SecretError, SigningSecret, Verifier, signing_secret};
-use crate::config::{Config, ConfigError, Durability, Module, PoolQuotas, PoolUse, limits};
+use crate::config::{
+    AuthMode, Config, ConfigError, Durability, Module, PoolQuotas, PoolUse, StreamsStoreKind, limits,
+};
 use crate::conversations::{self, Conversations, ConversationsParts, ConversationsSettings};
 use crate::db::private::PrivateCluster;
 use crate::db::{self, ConnectionUrl, Database, FailingStatements, MigrationError, PartitionManager};
 use crate::files::{Files, FilesSettings};
-use crate::http::{self, AppState, BoundServer, ModuleServices, RunningServer, Services, StressServices};
+use crate::http::{
+    self, AppState, BoundServer, ModuleServices, RunningServer, Services, StreamsApi, StressServices,
+};
 use crate::imports::{Imports, ImportsSettings, Limits};
 use crate::ingest::journal::disk::{self, DiskSettings, OpenedJournal};
 use crate::ingest::{IngestSettings, OpenJournal, Pipeline, row};
@@ -43,7 +47,10 @@ use crate::outbound::jwks;
 use crate::realtime::{ChangeRetention, FeedReader, Hub, Realtime, WatchCheck};
 use crate::records::large::LargePayloads;
 use crate::records::{Records, RecordsSettings};
+use crate::streams::memory::MemoryStore;
+use crate::streams::{CursorClock, StreamPath, StreamStore, Streams, StreamsSettings};
 use crate::supervisor::Supervisor;
+use crate::time::Micros;
 pub use error::AppError;
 use signals::Signals;
 
@@ -202,6 +209,9 @@ async fn start(
     }
     let queries = database.quota(quotas.of(PoolUse::ACCOUNTS));
     let accounts = Accounts::start(&config.auth, &state.verifier, &queries, supervisor);
+    if modules.has(Module::Streams) {
+        state.serve_streams(StreamsApi::new(streams(config)));
+    }
     let (realtime, modules) = Starting { config, database: &database, quotas, state }.modules(&operations);
     state.serve(Services {
         ingest: pipeline.ingest().clone(),
@@ -213,6 +223,33 @@ async fn start(
         modules,
     });
     Ok(Running { database, pipeline })
+}
+
+/// Durable Streams.
+fn streams(config: &Config) -> Streams {
+    let memory = config.memory().streams;
+    let settings = &config.streams;
+    let long_poll_timeout = Duration::from_millis(settings.streams_long_poll_timeout_ms);
+    let heartbeat = Duration::from_secs(config.subscribers.sse_heartbeat_s);
+    let store: Arc<dyn StreamStore> = match settings.streams_store {
+        StreamsStoreKind::Memory => Arc::new(MemoryStore::new(memory)),
+    };
+    let settings = StreamsSettings {
+        long_poll_timeout,
+        max_answer_bytes: settings.streams_max_answer_bytes,
+        max_append_bytes: limits::MAX_BATCH_BYTES,
+        cursor: CursorClock {
+            interval: Duration::from_secs(settings.streams_cursor_interval_s),
+            epoch: Micros(settings.cursor_epoch_us()),
+        },
+        heartbeat: heartbeat.min(long_poll_timeout),
+        max_readers: config.subscribers.max_subscribers,
+        answers_bytes: memory,
+        public_url: config.server.public_url.as_deref().map(Arc::from),
+        registry: settings.streams_registry_path.as_deref().and_then(|path| StreamPath::new(path).ok()),
+        is_public: config.auth_mode() == AuthMode::Open,
+    };
+    Streams { store, settings: Arc::new(settings) }
 }
 
 /// The start of the modules that are on, each with its settings and quotas.

@@ -32,6 +32,11 @@ impl Lifecycle {
         self.0.draining.cancel();
     }
 
+    /// Whether the service is ready and not stopping.
+    pub fn is_serving(&self) -> bool {
+        self.0.phase.load(Ordering::SeqCst) == SERVING
+    }
+
     /// Whether the service is stopping.
     pub fn is_draining(&self) -> bool {
         self.0.phase.load(Ordering::SeqCst) == DRAINING

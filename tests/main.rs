@@ -65,6 +65,7 @@ mod shared_databases;
 mod small_pool;
 mod sse;
 mod stats;
+mod streams;
 mod stress;
 mod support;
 mod systemd;

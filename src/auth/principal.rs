@@ -110,9 +110,9 @@ impl Principal {
         self.decide(self.scopes(open).allow(scope))
     }
 
-    /// Authorizes a subscription to the published topic, or the table, of this name.
-    pub fn may_read_topic(&self, name: &str, open: bool) -> Decision {
-        self.decide(self.scopes(open).allow_topic(name))
+    /// Authorizes a scope for this name: that of a published topic, a table, or a stream's path.
+    pub fn may_with(&self, scope: Scope, name: &str, open: bool) -> Decision {
+        self.decide(self.scopes(open).allow_name(scope, name))
     }
 
     fn decide(&self, is_permitted: bool) -> Decision {

@@ -1,7 +1,8 @@
 //! Scopes: the permissions of keys and of users.
 //!
-//! `realtime:read` may be limited to names with a prefix: `realtime:read:orders/` permits the topics `topic/orders/…`. The prefix is
-//! compared, byte by byte, with the name behind `topic/` or `table/`, as it is after percent-decoding and without options.
+//! `realtime:read` and the scopes of streams may be limited to names with a prefix: `realtime:read:orders/` permits the topics
+//! `topic/orders/…`, `streams:write:orders/` the streams `orders/…`. The prefix is compared, byte by byte, with the name behind `topic/` or
+//! `table/`, without options, or with a stream's path below `/v1/stream/`, as it is after percent-decoding.
 
 use std::fmt;
 use std::sync::Arc;
@@ -32,6 +33,8 @@ pub enum Scope {
     StreamsCreate,
     /// Delete streams.
     StreamsDelete,
+    /// Create subscriptions of streams, and claim their work.
+    StreamsClaim,
     /// Subscribe to published topics.
     RealtimeRead,
     /// Read dead letters.
@@ -47,7 +50,7 @@ pub enum Scope {
 }
 
 /// Every scope, in the order of lists.
-pub const ALL: [Scope; 17] = [
+pub const ALL: [Scope; 18] = [
     Scope::EventsWrite,
     Scope::RecordsRead,
     Scope::RecordsWrite,
@@ -59,6 +62,7 @@ pub const ALL: [Scope; 17] = [
     Scope::StreamsWrite,
     Scope::StreamsCreate,
     Scope::StreamsDelete,
+    Scope::StreamsClaim,
     Scope::RealtimeRead,
     Scope::DeadlettersRead,
     Scope::DeadlettersWrite,
@@ -82,6 +86,7 @@ impl Scope {
             Self::StreamsWrite => "streams:write",
             Self::StreamsCreate => "streams:create",
             Self::StreamsDelete => "streams:delete",
+            Self::StreamsClaim => "streams:claim",
             Self::RealtimeRead => "realtime:read",
             Self::DeadlettersRead => "deadletters:read",
             Self::DeadlettersWrite => "deadletters:write",
@@ -101,34 +106,43 @@ impl Scope {
     }
 }
 
-/// Before the prefix of a name in a limited `realtime:read`.
-const TOPICS_WITH_PREFIX: &str = "realtime:read:";
+/// The scopes that may be limited to names with a prefix, which then follows a further colon.
+const WITH_PREFIX: [Scope; 6] = [
+    Scope::RealtimeRead,
+    Scope::StreamsRead,
+    Scope::StreamsWrite,
+    Scope::StreamsCreate,
+    Scope::StreamsDelete,
+    Scope::StreamsClaim,
+];
 /// The most prefixes of a set; more are ignored.
 const MAX_PREFIXES: usize = 100;
 /// Bytes of a prefix: the longest name of a topic.
 const MAX_PREFIX_BYTES: usize = 200;
 
+/// A scope, and the prefix of the names that it is limited to.
+type Limited = (Scope, Box<str>);
+
 /// A set of scopes. Cheap to clone.
 #[derive(Clone, PartialEq, Eq, Default)]
 pub struct Scopes {
     bits: u32,
-    /// Prefixes of the names that `realtime:read` is limited to, sorted, none of which begins with another. `None`: there are none.
-    prefixes: Option<Arc<[Box<str>]>>,
+    /// Scopes with prefixes of the names that they are limited to, sorted, none of which begins with another of its scope. `None`: there are none.
+    prefixes: Option<Arc<[Limited]>>,
 }
 
 impl Scopes {
     /// All permissions.
     pub const ADMIN: Self = Self { bits: 1 << Scope::Admin as u8, prefixes: None };
 
-    fn new(bits: u32, prefixes: impl IntoIterator<Item = Box<str>>) -> Self {
-        // All names, so the prefixes add nothing.
-        if bits & (Scope::RealtimeRead.bit() | Scope::Admin.bit()) != 0 {
-            return Self { bits, prefixes: None };
-        }
-        let mut prefixes: Vec<Box<str>> = prefixes.into_iter().collect();
+    fn new(bits: u32, prefixes: impl IntoIterator<Item = Limited>) -> Self {
+        // A scope of all names includes those with a prefix.
+        let is_limited = |scope: Scope| bits & (scope.bit() | Scope::Admin.bit()) == 0;
+        let mut prefixes: Vec<Limited> =
+            prefixes.into_iter().filter(|(scope, _)| is_limited(*scope)).collect();
         prefixes.sort_unstable();
         // A longer prefix follows the shorter one that includes it.
-        prefixes.dedup_by(|longer, shorter| longer.starts_with(&**shorter));
+        prefixes.dedup_by(|longer, shorter| longer.0 == shorter.0 && longer.1.starts_with(&*shorter.1));
         prefixes.truncate(MAX_PREFIXES);
         Self { bits, prefixes: (!prefixes.is_empty()).then(|| prefixes.into()) }
     }
@@ -144,9 +158,10 @@ impl Scopes {
         if let Some(scope) = Scope::parse(word) {
             return Some(Self::default().with(scope));
         }
-        let prefix = word.strip_prefix(TOPICS_WITH_PREFIX)?;
+        let with_prefix = |scope: Scope| Some((scope, word.strip_prefix(scope.name())?.strip_prefix(':')?));
+        let (scope, prefix) = WITH_PREFIX.into_iter().find_map(with_prefix)?;
         let is_prefix = (1..=MAX_PREFIX_BYTES).contains(&prefix.len()) && !prefix.contains(char::is_control);
-        is_prefix.then(|| Self::new(0, [prefix.into()]))
+        is_prefix.then(|| Self::new(0, [(scope, prefix.into())]))
     }
 
     /// The scopes of these names; unknown names are ignored.
@@ -159,15 +174,16 @@ impl Scopes {
         self.bits & (scope.bit() | Scope::Admin.bit()) != 0
     }
 
-    /// Whether the set permits to subscribe to the published topic, or the table, of this name.
-    pub fn allow_topic(&self, name: &str) -> bool {
-        self.allow(Scope::RealtimeRead) || self.prefixes().any(|prefix| name.starts_with(prefix))
+    /// Whether the set permits a scope for this name: that of a published topic, a table, or a stream's path.
+    pub fn allow_name(&self, scope: Scope, name: &str) -> bool {
+        self.allow(scope) || self.prefixes().any(|(of, prefix)| of == scope && name.starts_with(prefix))
     }
 
     /// Whether the set permits everything that `others` does.
     pub fn cover(&self, others: &Self) -> bool {
         self.allow(Scope::Admin)
-            || (others.bits & !self.bits == 0 && others.prefixes().all(|prefix| self.allow_topic(prefix)))
+            || (others.bits & !self.bits == 0
+                && others.prefixes().all(|(scope, prefix)| self.allow_name(scope, prefix)))
     }
 
     /// The intersection.
@@ -176,16 +192,16 @@ impl Scopes {
             (true, _) => others.clone(),
             (_, true) => self.clone(),
             _ => {
-                let own = self.prefixes().filter(|prefix| others.allow_topic(prefix));
-                let theirs = others.prefixes().filter(|prefix| self.allow_topic(prefix));
-                Self::new(self.bits & others.bits, own.chain(theirs).map(Into::into))
+                let own = self.prefixes().filter(|(scope, prefix)| others.allow_name(*scope, prefix));
+                let theirs = others.prefixes().filter(|(scope, prefix)| self.allow_name(*scope, prefix));
+                Self::new(self.bits & others.bits, own.chain(theirs).map(owned))
             }
         }
     }
 
     /// The set with one more scope.
     pub fn with(&self, scope: Scope) -> Self {
-        Self::new(self.bits | scope.bit(), self.prefixes().map(Into::into))
+        Self::new(self.bits | scope.bit(), self.prefixes().map(owned))
     }
 
     /// Whether the set is empty.
@@ -196,13 +212,17 @@ impl Scopes {
     /// The names of the scopes, in order.
     pub fn names(&self) -> Vec<String> {
         let whole = ALL.into_iter().filter(|scope| self.bits & scope.bit() != 0);
-        let limited = self.prefixes().map(|prefix| format!("{TOPICS_WITH_PREFIX}{prefix}"));
+        let limited = self.prefixes().map(|(scope, prefix)| format!("{}:{prefix}", scope.name()));
         whole.map(|scope| scope.name().to_owned()).chain(limited).collect()
     }
 
-    fn prefixes(&self) -> impl Iterator<Item = &str> {
-        self.prefixes.iter().flat_map(|prefixes| prefixes.iter().map(|prefix| &**prefix))
+    fn prefixes(&self) -> impl Iterator<Item = (Scope, &str)> {
+        self.prefixes.iter().flat_map(|prefixes| prefixes.iter().map(|(scope, prefix)| (*scope, &**prefix)))
     }
+}
+
+fn owned((scope, prefix): (Scope, &str)) -> Limited {
+    (scope, prefix.into())
 }
 
 impl FromIterator<Scope> for Scopes {
@@ -217,7 +237,7 @@ impl FromIterator<Self> for Scopes {
         for set in sets {
             bits |= set.bits;
             // A token may have any number of them.
-            prefixes.extend(set.prefixes().take(MAX_PREFIXES).map(Box::from));
+            prefixes.extend(set.prefixes().take(MAX_PREFIXES).map(owned));
         }
         Self::new(bits, prefixes)
     }
@@ -262,11 +282,18 @@ mod tests {
             ("app.users", true),
             ("old/orders/1", false),
         ] {
-            assert_eq!(set.allow_topic(name), is_permitted, "{name}");
+            assert_eq!(set.allow_name(Scope::RealtimeRead, name), is_permitted, "{name}");
         }
         assert!(!set.allow(Scope::RealtimeRead), "that is all names");
+        let writes = Scopes::known(["streams:write:a/", "streams:read:b/"]);
+        assert!(
+            writes.allow_name(Scope::StreamsWrite, "a/1") && writes.allow_name(Scope::StreamsRead, "b/1")
+        );
+        assert!(
+            !writes.allow_name(Scope::StreamsWrite, "b/1") && !writes.allow_name(Scope::StreamsDelete, "a/1")
+        );
         let whole = Scopes::default().with(Scope::RealtimeRead);
-        assert!(whole.cover(&set) && !set.cover(&whole) && whole.allow_topic("anything"));
+        assert!(whole.cover(&set) && !set.cover(&whole) && whole.allow_name(Scope::RealtimeRead, "anything"));
         assert_eq!(set.with(Scope::RealtimeRead), whole);
         assert_eq!(whole.within(&set), set);
         let deeper = Scopes::known(["realtime:read:orders/eu/", "realtime:read:x"]);
@@ -284,9 +311,11 @@ mod tests {
     }
 
     fn scopes() -> impl Strategy<Value = Scopes> {
-        let prefixes = proptest::collection::vec("[ab]{1,3}", 0..4);
-        (0_u32..1 << ALL.len(), prefixes)
-            .prop_map(|(bits, prefixes)| Scopes::new(bits, prefixes.into_iter().map(String::into_boxed_str)))
+        let limited = proptest::sample::select(WITH_PREFIX.to_vec());
+        let prefixes = proptest::collection::vec((limited, "[ab]{1,3}"), 0..6);
+        (0_u32..1 << ALL.len(), prefixes).prop_map(|(bits, prefixes)| {
+            Scopes::new(bits, prefixes.into_iter().map(|(scope, prefix)| (scope, prefix.into_boxed_str())))
+        })
     }
 
     proptest! {
@@ -300,8 +329,9 @@ mod tests {
         fn what_is_within_a_set_is_covered_by_both(one in scopes(), other in scopes(), name in "[ab]{1,4}") {
             let both = one.within(&other);
             prop_assert!(one.cover(&both) && other.cover(&both));
-            prop_assert_eq!(both.allow_topic(&name), one.allow_topic(&name) && other.allow_topic(&name));
             for scope in ALL {
+                let allows = |set: &Scopes| set.allow_name(scope, &name);
+                prop_assert_eq!(allows(&both), allows(&one) && allows(&other));
                 prop_assert_eq!(both.allow(scope), one.allow(scope) && other.allow(scope));
             }
         }

@@ -107,7 +107,8 @@ fn print(key: &ListedKey) {
 /// The scope of this name.
 pub(super) fn scope(word: &str) -> Result<Scopes, String> {
     let known = || crate::auth::ALL_SCOPES.map(Scope::name).join(", ");
-    Scopes::parse(word).ok_or_else(|| format!("takes one of {}, or realtime:read:PREFIX", known()))
+    Scopes::parse(word)
+        .ok_or_else(|| format!("takes one of {}, realtime:read:PREFIX, or streams:VERB:PREFIX", known()))
 }
 
 /// A time in seconds of Unix time, from a time or a span.

@@ -42,6 +42,8 @@ pub struct MemoryShares {
     pub downloads: u64,
     /// Parts of files that are imported.
     pub imports: u64,
+    /// Streams: those in memory, or what is cached of others, and answers that clients have not read yet.
+    pub streams: u64,
     /// Large payloads of the stress API.
     pub large_payloads: u64,
     /// One large payload.
@@ -65,7 +67,8 @@ impl MemoryShares {
             subscribers: if modules.has_feed() { subscribers.unwrap_or(base / 8) } else { 0 },
             downloads: of(Module::Files, base / 32),
             imports: of(Module::Imports, base / 32),
-            large_payloads: of(Module::Stress, base / 16 * 3),
+            streams: of(Module::Streams, base / 16),
+            large_payloads: of(Module::Stress, base / 8),
             large_payload: of(Module::Stress, base / 16),
         }
     }
@@ -170,7 +173,7 @@ mod tests {
         let sum = |shares: &MemoryShares| {
             let queues =
                 shares.queue + shares.waiting + shares.dead_letters + shares.records + shares.conversations;
-            let others = shares.downloads + shares.imports + shares.large_payloads;
+            let others = shares.downloads + shares.imports + shares.streams + shares.large_payloads;
             queues + shares.bodies + shares.subscribers + others
         };
         for budget in [DEFAULT_BUDGET, LEAST_BUDGET] {

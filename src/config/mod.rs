@@ -20,6 +20,7 @@ mod quotas;
 mod removed;
 mod server;
 mod setting;
+mod streams;
 mod subscribers;
 mod table;
 mod variables;
@@ -41,6 +42,7 @@ pub use memory::MemoryShares;
 pub use modules::{ALL_MODULES, Module, ModuleInfo, Modules, TableSet};
 pub use quotas::{PoolQuotas, PoolUse, Quota};
 pub use setting::{Kind, Setting, help};
+pub use streams::StreamsStoreKind;
 pub use subscribers::SubscriberLimits;
 pub use table::*;
 pub use variables::Variables;
@@ -99,6 +101,7 @@ impl Config {
             let takes = format!("less than JOURNAL_MAX_BYTES, {}", journal.journal_max_bytes);
             return Err(refuse("JOURNAL_KEEP_BYTES", journal.keep_bytes(), takes));
         }
+        self.check_streams()?;
         self.check_memory()?;
         let memory = self.memory();
         // An event that can never be journaled, be queued, or become a dead letter, must not be accepted.

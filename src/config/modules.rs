@@ -24,6 +24,8 @@ pub enum Module {
     Files,
     /// Imports of the lines of files.
     Imports,
+    /// Durable Streams.
+    Streams,
     /// The stress API.
     Stress,
 }
@@ -96,7 +98,7 @@ const CHANGES: TableSet = TableSet {
 };
 
 /// Every module, in the order of lists.
-pub static ALL_MODULES: [ModuleInfo; 7] = [
+pub static ALL_MODULES: [ModuleInfo; 8] = [
     ModuleInfo {
         module: Module::Events,
         name: "events",
@@ -183,13 +185,31 @@ pub static ALL_MODULES: [ModuleInfo; 7] = [
         settings: &["MAX_SUBSCRIBERS"],
     },
     ModuleInfo {
+        module: Module::Streams,
+        name: "streams",
+        needs: &[Module::Events],
+        tables: &[],
+        uses: &[],
+        memory_parts: 2,
+        settings: &[
+            "MAX_SUBSCRIBERS",
+            "SSE_HEARTBEAT_S",
+            "STREAMS_STORE",
+            "STREAMS_LONG_POLL_TIMEOUT_MS",
+            "STREAMS_MAX_ANSWER_BYTES",
+            "STREAMS_CURSOR_INTERVAL_S",
+            "STREAMS_CURSOR_EPOCH",
+            "STREAMS_REGISTRY_PATH",
+        ],
+    },
+    ModuleInfo {
         module: Module::Stress,
         name: "stress",
         // Large payloads are in collections.
         needs: &[Module::Events, Module::Records],
         tables: &[TableSet { name: "stress", relations: &["large_payloads", "large_payload_parts"] }],
         uses: &[PoolUse::LARGE, PoolUse::ERRORS],
-        memory_parts: 6,
+        memory_parts: 4,
         settings: &["MAX_SUBSCRIBERS", "SUBSCRIBER_BYTES", "SSE_HEARTBEAT_S"],
     },
 ];
@@ -197,8 +217,7 @@ pub static ALL_MODULES: [ModuleInfo; 7] = [
 /// The word for all modules.
 const ALL: &str = "all";
 
-pub(super) const MODULES_TAKE: &str =
-    "names with commas between: events, intake, records, conversations, files, imports, stress; or all";
+pub(super) const MODULES_TAKE: &str = "names with commas between: events, intake, records, conversations, files, imports, streams, stress; or all";
 
 impl Module {
     /// Its declaration.
@@ -332,9 +351,9 @@ mod tests {
 
     #[test]
     fn all_modules_are_on_by_default_but_stress_where_auth_is_required() {
-        let all = ["events", "intake", "records", "conversations", "files", "imports", "stress"];
+        let all = ["events", "intake", "records", "conversations", "files", "imports", "streams", "stress"];
         assert_eq!(load(&[]).unwrap().modules().names(), all);
-        assert_eq!(load(&[("AUTH", "required")]).unwrap().modules().names(), all[..6]);
+        assert_eq!(load(&[("AUTH", "required")]).unwrap().modules().names(), all[..7]);
         assert_eq!(load(&[("AUTH", "required"), ("MODULES", "all")]).unwrap().modules().names(), all);
         let some = load(&[("MODULES", "imports, files ,events,files")]).unwrap().modules();
         assert_eq!(some.names(), ["events", "files", "imports"]);
@@ -378,7 +397,7 @@ mod tests {
             notes("events"),
             [
                 "CHANGES_RETENTION_S has no effect: MODULES lacks records, conversations",
-                "MAX_SUBSCRIBERS has no effect: MODULES lacks records, conversations, imports, stress",
+                "MAX_SUBSCRIBERS has no effect: MODULES lacks records, conversations, imports, streams, stress",
                 "FILES_SWEEP_S has no effect: MODULES lacks files",
             ]
         );

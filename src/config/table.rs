@@ -16,7 +16,8 @@ use super::modules::MODULES_TAKE;
 use super::quotas::LEAST_POOL_SIZE;
 use super::server::host;
 use super::setting::{ADDRESS, SWITCH, int, one_of, secret, settings, text};
-use super::{AuthMode, Durability, LogFormat, NAME, Partitioning, Switch};
+use super::streams::{PUBLIC_URL_TAKES, REGISTRY_PATH_TAKES, TIME_TAKES};
+use super::{AuthMode, Durability, LogFormat, NAME, Partitioning, StreamsStoreKind, Switch};
 
 settings! {
     /// The parts of the service.
@@ -42,8 +43,10 @@ settings! {
             "Time that a connection may wait for its next request, or for its client to read.";
         pub shutdown_timeout_s: u64 = "30", int(1, 3_600, "seconds"),
             "Time for answering, draining and stopping after SIGTERM.";
+        pub public_url: Option<String> = "", text(PUBLIC_URL_TAKES),
+            "The URL by which clients reach the service, in Location of streams. Unset: that of each request.";
         pub(super) memory_budget: Option<u64> = "", int(LEAST_BUDGET, 4_398_046_511_104, "bytes"),
-            "Memory for requests, events and subscribers under way. Unset: half the cgroup's limit, else 1073741824. Shares: events held 1/4 (MAX_QUEUE_BYTES), events that wait for room 1/16, bodies 1/8, dead letters 1/16, records that wait 1/16, conversations' reads and writes that wait 1/16, subscribers 1/8 (SUBSCRIBERS_BYTES), downloads 1/32, imports 1/32, large payloads 3/16. Where MAX_QUEUE_BYTES or SUBSCRIBERS_BYTES is set, the others share what it leaves.";
+            "Memory for requests, events and subscribers under way. Unset: half the cgroup's limit, else 1073741824. Shares: events held 1/4 (MAX_QUEUE_BYTES), events that wait for room 1/16, bodies 1/8, dead letters 1/16, records that wait 1/16, conversations' reads and writes that wait 1/16, subscribers 1/8 (SUBSCRIBERS_BYTES), downloads 1/32, imports 1/32, streams 1/16, large payloads 1/8. Where MAX_QUEUE_BYTES or SUBSCRIBERS_BYTES is set, the others share what it leaves.";
     }
 
     /// Postgres.
@@ -133,7 +136,7 @@ settings! {
     /// Subscribers of live updates.
     subscribers: SubscribersConfig, "Subscribers" {
         pub max_subscribers: usize = "10000", int(1, 1_000_000, "subscribers"),
-            "Subscribers of conversations at once; further ones are answered 503. Of the stress API's streams a fifth as many, of imports' progress a fiftieth.";
+            "Subscribers of conversations at once, and live readers of streams; further ones are answered 503. Of the stress API's streams a fifth as many, of imports' progress a fiftieth.";
         pub max_user_subscribers: usize = "100", int(1, 1_000_000, "subscribers"),
             "Subscribers of one user at once; further ones are answered 503. With AUTH=open only MAX_SUBSCRIBERS counts.";
         pub subscriber_bytes: usize = "1048576", int(65_536, 1_073_741_824, "bytes"),
@@ -142,6 +145,22 @@ settings! {
             "Bytes of all that is held for subscribers until their sockets take it: half for those that catch up, half for new events; the slowest are closed before it is used up. Unset: an eighth of MEMORY_BUDGET.";
         pub sse_heartbeat_s: u64 = "15", int(1, 3_600, "seconds"),
             "Time without an event after which a stream is sent an id or a comment, and its token is checked again.";
+    }
+
+    /// Durable Streams.
+    streams: StreamsConfig, "Streams" {
+        pub streams_store: StreamsStoreKind = "memory", one_of(&["memory"]),
+            "Where streams are kept. In memory they end with the process, and have a share of MEMORY_BUDGET; beyond it 507.";
+        pub streams_long_poll_timeout_ms: u64 = "30000", int(1, 600_000, "milliseconds"),
+            "Time that a long-poll waits for data; then 204.";
+        pub streams_max_answer_bytes: usize = "4194304", int(128, 67_108_864, "bytes"),
+            "Size of an answer with a part of a stream, about: it is cut behind it, between messages where there are any.";
+        pub streams_cursor_interval_s: u64 = "20", int(1, 86_400, "seconds"),
+            "Time for which live answers have the same cursor, by which caches collapse requests.";
+        pub streams_cursor_epoch: String = "2024-10-09T00:00:00Z", text(TIME_TAKES),
+            "Time at which cursors begin with 0.";
+        pub streams_registry_path: Option<String> = "", text(REGISTRY_PATH_TAKES),
+            "The stream to which every creation and deletion of a stream is written; clients may only read it. Unset: there is none.";
     }
 
     /// Files.

@@ -26,6 +26,7 @@ mod ops;
 mod realtime;
 mod records;
 mod server;
+mod streams;
 mod stress;
 mod wire;
 
@@ -62,6 +63,7 @@ pub use edge::routes::{Access, Route};
 use edge::routes::{RouteTable, Routes};
 use faults::Faults;
 use server::ConnectionHandle;
+pub use streams::StreamsApi;
 use stress::StressApi;
 pub use stress::StressServices;
 pub use wire::body::MemoryBudget;
@@ -117,6 +119,9 @@ macro_rules! modules {
             )*
             if modules.has_feed() {
                 routes = routes.merge(realtime::routes());
+            }
+            if modules.has(Module::Streams) {
+                routes = routes.merge(streams::routes());
             }
             routes
         }
@@ -235,6 +240,8 @@ pub struct AppState {
     routes: RouteTable,
     /// Set once the database is ready.
     services: OnceLock<Services>,
+    /// Set before the service accepts anything; without it streams are off. A store in memory needs no other service.
+    streams: OnceLock<StreamsApi>,
     hot: [HotRoute; 2],
     /// The snapshots of the topic `stats`.
     stats: ops::Stats,
@@ -331,6 +338,7 @@ impl AppState {
             stress: modules.has(Module::Stress).then(|| StressApi::new(config)),
             routes: RouteTable::new(routes),
             services: OnceLock::new(),
+            streams: OnceLock::new(),
             hot,
             stats: ops::Stats::new(),
             started: Instant::now(),
@@ -341,6 +349,24 @@ impl AppState {
     pub fn serve(&self, services: Services) {
         let _set_once = self.services.set(services);
         self.lifecycle.serve();
+    }
+
+    /// Starts to serve streams. [`Self::serve`] or [`Lifecycle::serve`] has to follow.
+    pub fn serve_streams(&self, streams: StreamsApi) {
+        let _set_once = self.streams.set(streams);
+    }
+
+    /// Streams; 503 before they are ready, and while the service shuts down.
+    fn streams(&self) -> Result<&StreamsApi, ApiError> {
+        match self.streams.get() {
+            Some(streams) if self.lifecycle.is_serving() => Ok(streams),
+            None if self.lifecycle.is_serving() => Err(ApiError::unknown_path()),
+            // Not serving: its refusal says why.
+            _ => match self.services() {
+                Err(refusal) => Err(refusal),
+                Ok(_) => Err(ApiError::unknown_path()),
+            },
+        }
     }
 
     /// The services; 503 before they are ready, and while the service shuts down.

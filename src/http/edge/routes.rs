@@ -27,6 +27,8 @@ pub enum Access {
     SignedIn,
     /// A scope for each topic of the request, which its handler checks.
     Topics,
+    /// A scope for the paths that the request names, which its handler checks: it may be limited to a prefix.
+    Paths(Scope),
     /// A scope. An open service requires no token for it.
     Scope(Scope),
 }

@@ -25,7 +25,7 @@ use super::super::AppState;
 use super::super::openapi::bodies::AnyBytes;
 use super::super::server::ConnectionHandle;
 use super::super::wire::error::ApiError;
-use super::super::wire::path;
+use super::super::wire::{etag, path};
 use super::range::{self, RangeSelection};
 use super::{deadline, disposition};
 use crate::auth::Principal;
@@ -63,7 +63,7 @@ pub(super) async fn get(
     let file = services.files()?.find(owner, id).await?;
     // A content has one hash: the tag is a strong one.
     let tag = format!("\"{}\"", file.sha256);
-    if range::is_known(&headers, &tag) {
+    if etag::is_known_tag(&headers, &tag) {
         let mut response = StatusCode::NOT_MODIFIED.into_response();
         describe(response.headers_mut(), &tag)?;
         return Ok(response);

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use http_range_header::{EndPosition, StartPosition, parse_range_header};
 use hyper::HeaderMap;
-use hyper::header::{IF_NONE_MATCH, IF_RANGE, RANGE};
+use hyper::header::{IF_RANGE, RANGE};
 
 /// The requested part of a content.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,16 +41,6 @@ pub(super) fn part(headers: &HeaderMap, tag: &str, size: u64) -> RangeSelection 
         return RangeSelection::Unsatisfiable;
     }
     RangeSelection::Bytes(first..last.saturating_add(1).min(size))
-}
-
-/// Whether `If-None-Match` includes the tag, or any tag. Tags are compared weakly.
-pub(super) fn is_known(headers: &HeaderMap, tag: &str) -> bool {
-    let values = headers.get_all(IF_NONE_MATCH).iter().filter_map(|value| value.to_str().ok());
-    // The service's tags have no comma, so a fragment of another tag never equals one.
-    values
-        .flat_map(|value| value.split(','))
-        .map(str::trim)
-        .any(|listed| listed == "*" || listed.strip_prefix("W/").unwrap_or(listed) == tag)
 }
 
 #[cfg(test)]
@@ -101,13 +91,6 @@ mod tests {
         for other in ["\"u\"", "W/\"t\"", "Wed, 21 Oct 2015 07:28:00 GMT", ""] {
             assert_eq!(of(other), RangeSelection::Whole, "{other}");
         }
-    }
-
-    #[test]
-    fn a_known_tag_is_found_in_a_list() {
-        let known = |value| is_known(&headers(&[(IF_NONE_MATCH, value)]), "\"t\"");
-        assert!(["\"t\"", "W/\"t\"", "*", "\"a,b\", \"t\""].into_iter().all(known));
-        assert!(!["", "t", "\"u\"", "\"t", "\"at\""].into_iter().any(known));
     }
 
     proptest! {

@@ -54,6 +54,7 @@ const POLICY: &str =
         (name = "keys", description = "Keys for programs"),
         (name = "records", description = "JSON records in collections"),
         (name = "realtime", description = "What changes, live"),
+        (name = "streams", description = "Durable Streams: append-only streams with offsets"),
         (name = "stress", description = "For the authors of clients: large payloads, streams, failures"),
         (name = "faults", description = "Faults on demand"),
         (name = "operations", description = "Health and metrics"),
@@ -104,6 +105,9 @@ fn complete(api: &mut OpenApi, table: &[Route]) {
             }
         }
     }
+    // A parameter that takes the rest of a path has a plain name in a description.
+    let paths = std::mem::take(&mut api.paths.paths);
+    api.paths.paths = paths.into_iter().map(|(path, item)| (path.replace("{*", "{"), item)).collect();
     // Those of modules that are off have no operations.
     if let Some(described) = &mut api.tags {
         described.retain(|tag| tags.contains(&tag.name));
@@ -120,7 +124,7 @@ fn operation_id(method: &Method, path: &str) -> String {
 /// Adds the access that an operation requires.
 fn guard(operation: &mut Operation, access: Access) {
     let scopes: &[&str] = match &access {
-        Access::Scope(scope) => &[scope.name()],
+        Access::Scope(scope) | Access::Paths(scope) => &[scope.name()],
         _ => &[],
     };
     let schemes = [BEARER, API_KEY].map(|scheme| SecurityRequirement::new(scheme, scopes.iter().copied()));
@@ -128,7 +132,7 @@ fn guard(operation: &mut Operation, access: Access) {
     operation.security = Some(match access {
         Access::Public => vec![no_token()],
         Access::Optional => [vec![no_token()], schemes.into()].concat(),
-        Access::SignedIn | Access::Topics | Access::Scope(_) => schemes.into(),
+        Access::SignedIn | Access::Topics | Access::Paths(_) | Access::Scope(_) => schemes.into(),
     });
     let mut add = |status: &str, description: String| {
         operation.responses.responses.entry(status.into()).or_insert_with(|| Answer::new(description).into());
@@ -136,7 +140,7 @@ fn guard(operation: &mut Operation, access: Access) {
     if access != Access::Public {
         add("401", "The token is invalid, or missing and required".into());
     }
-    if let Access::Scope(scope) = access {
+    if let Access::Scope(scope) | Access::Paths(scope) = access {
         add("403", format!("The token lacks the permission {}", scope.name()));
     }
     add("429", "Too many requests; Retry-After has the seconds until the next one".into());

@@ -1,4 +1,4 @@
-//! `ETag`, `If-Match` and `If-None-Match` (RFC 9110, sections 8.8.3, 13.1.1 and 13.1.2): a record's version, quoted.
+//! `ETag`, `If-Match` and `If-None-Match` (RFC 9110, sections 8.8.3, 13.1.1 and 13.1.2): a record's version, quoted, or any other tag.
 
 use hyper::HeaderMap;
 use hyper::header::{HeaderName, HeaderValue, IF_MATCH, IF_NONE_MATCH};
@@ -32,6 +32,16 @@ pub(in crate::http) fn is_known(headers: &HeaderMap, version: Version) -> Result
         Some(Tags::Any) => true,
         Some(Tags::Listed(tags)) => tags.iter().any(|tag| tag.version == Some(version)),
     })
+}
+
+/// Whether `If-None-Match` includes the tag, or any tag. Tags are compared weakly.
+pub(in crate::http) fn is_known_tag(headers: &HeaderMap, tag: &str) -> bool {
+    let values = headers.get_all(IF_NONE_MATCH).iter().filter_map(|value| value.to_str().ok());
+    // The service's tags have no comma, so a fragment of another tag never equals one.
+    values
+        .flat_map(|value| value.split(','))
+        .map(str::trim)
+        .any(|listed| listed == "*" || listed.strip_prefix("W/").unwrap_or(listed) == tag)
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -125,6 +135,13 @@ mod tests {
         assert!(is_known(&headers(IF_NONE_MATCH, "W/\"7\""), Version(7)).unwrap());
         assert!(!is_known(&headers(IF_NONE_MATCH, "\"8\""), Version(7)).unwrap());
         assert!(!is_known(&HeaderMap::new(), Version(7)).unwrap());
+    }
+
+    #[test]
+    fn a_known_tag_is_found_in_a_list() {
+        let known = |value| is_known_tag(&headers(IF_NONE_MATCH, value), "\"t\"");
+        assert!(["\"t\"", "W/\"t\"", "*", "\"a,b\", \"t\""].into_iter().all(known));
+        assert!(!["", "t", "\"u\"", "\"t", "\"at\""].into_iter().any(known));
     }
 
     proptest! {

@@ -32,14 +32,26 @@ pub(in crate::http) fn write_event(out: &mut BytesMut, fields: Fields<'_>, data:
     if let Some(event) = fields.event {
         write_field(out, b"event: ", event.as_bytes());
     }
+    write_data(out, b"data: ", data);
+    out.put_u8(b'\n');
+}
+
+/// Writes one event without a space before its data, as readers of Durable Streams look for it. To others it is the same.
+pub(in crate::http) fn write_plain_event(out: &mut BytesMut, event: &str, data: &[u8]) {
+    write_field(out, b"event: ", event.as_bytes());
+    write_data(out, b"data:", data);
+    out.put_u8(b'\n');
+}
+
+/// Writes data, a field for each line.
+fn write_data(out: &mut BytesMut, name: &[u8], data: &[u8]) {
     let mut rest = data;
     while let Some(end) = memchr2(b'\r', b'\n', rest) {
         let (line, tail) = rest.split_at(end);
-        write_field(out, b"data: ", line);
+        write_field(out, name, line);
         rest = tail.strip_prefix(b"\r\n").or_else(|| tail.get(1..)).unwrap_or_default();
     }
-    write_field(out, b"data: ", rest);
-    out.put_u8(b'\n');
+    write_field(out, name, rest);
 }
 
 /// Writes a comment, which keeps a connection alive and which clients ignore.
@@ -97,6 +109,13 @@ mod tests {
         write_id(&mut out, "8");
         write_event(&mut out, Fields::default(), b"");
         assert_eq!(out, "retry: 1500\nid: 7\nevent: tick\ndata: a\ndata: b\n\n:\n\nid: 8\n\ndata: \n\n");
+    }
+
+    #[test]
+    fn a_plain_event_has_no_space_before_its_data() {
+        let mut out = BytesMut::new();
+        write_plain_event(&mut out, "data", b"a\r\n\rb\n");
+        assert_eq!(out, "event: data\ndata:a\ndata:\ndata:b\ndata:\n\n");
     }
 
     #[test]
