@@ -273,7 +273,7 @@ async fn a_database_of_an_earlier_version_has_all_tables_and_works_with_events_a
     client
         .batch_execute(
             "drop table tidegate_table_sets; delete from tidegate_migrations where version >= 14;
-             alter table changes drop old, drop keys; drop table watched_tables, auth_tickets, client_nodes, client_messages cascade;
+             alter table changes drop old, drop keys; alter table feed_readers drop seen, drop until; drop table watched_tables, auth_tickets, client_nodes, client_messages cascade;
              do $$ declare f regprocedure; begin
                  for f in select oid from pg_proc where proname ~ '^tidegate_(un)?watch' loop
                      execute 'drop function if exists ' || f;

@@ -282,7 +282,7 @@ async fn messages_that_were_not_indexed_at_a_dump_are_found_after_a_restore() {
     client
         .batch_execute(
             "delete from search_documents;
-             update feed_readers set xid = '0', number = -1, part = null;
+             update feed_readers set seen = '1:1:', until = null, xid = '0', number = -1, part = null;
              update changes set xid = (xid::text::bigint + 1000000000)::text::xid8;",
         )
         .await

@@ -7,7 +7,9 @@ where (xid, number) in (
     where c.xid < pg_snapshot_xmax(f.seen::pg_snapshot) and pg_visible_in_snapshot(c.xid, f.seen::pg_snapshot)
         and (
             c.topic not like $2
-            or not exists (select from {schema}.feed_readers r where (r.xid, r.number) < (c.xid, c.number))
+            or not exists (
+                select from {schema}.feed_readers r where not pg_visible_in_snapshot(c.xid, r.seen::pg_snapshot)
+            )
         )
     order by c.xid, c.number
     limit $1

@@ -6,4 +6,8 @@ with gone as (
 )
 update {schema}.feed_readers
 set catch_up = '00000000-0000-0000-0000-000000000000'
-where name = 'search' and (xid > pg_snapshot_xmax(pg_current_snapshot()) or exists (select from gone))
+where name = 'search' and (
+    pg_snapshot_xmax(seen::pg_snapshot) > pg_snapshot_xmax(pg_current_snapshot())
+    or pg_snapshot_xmax(until::pg_snapshot) > pg_snapshot_xmax(pg_current_snapshot())
+    or exists (select from gone)
+)

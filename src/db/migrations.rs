@@ -42,6 +42,7 @@ const MIGRATIONS: &[(&str, &str)] = &[
     ("V16__watched_tables", include_str!("../../sql/migrations/V16__watched_tables.sql")),
     ("V17__tickets", include_str!("../../sql/migrations/V17__tickets.sql")),
     ("V18__clients", include_str!("../../sql/migrations/V18__clients.sql")),
+    ("V19__search_positions", include_str!("../../sql/migrations/V19__search_positions.sql")),
 ];
 
 /// Names of tables that are created later: one a day, and one a collection.

@@ -157,6 +157,11 @@ const MORE: &[u8; 32] = b"0123456789abcdefghijklmnopqrstuv";
 const LAST: &[u8; 32] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZwxyz-_";
 
 impl Snapshot {
+    /// One that saw nothing.
+    pub fn empty() -> Self {
+        Self { xmin: 1, xmax: 1, running: Vec::new() }
+    }
+
     /// Reads the text that Postgres writes, `xmin:xmax:xid,…`.
     pub fn parse(text: &str) -> Option<Self> {
         let mut parts = text.splitn(3, ':');

@@ -42,13 +42,20 @@ pub(super) fn rest_after(took: Duration) -> Duration {
     took.clamp(Duration::from_millis(1), LONGEST_REST)
 }
 
-/// A position in the feed: everything before it was indexed.
+/// A place in a poll: its changes up to it were indexed.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct IndexPosition {
+pub(super) struct IndexPlace {
     pub(super) xid: String,
     pub(super) number: i64,
     /// The last indexed message of the import that comes next.
     pub(super) part: Option<Uuid>,
+}
+
+impl IndexPlace {
+    /// The place before all changes of a poll.
+    pub(super) fn start() -> Self {
+        Self { xid: "0".into(), number: -1, part: None }
+    }
 }
 
 /// A change that has to be indexed.
@@ -78,9 +85,9 @@ pub(super) struct Import {
 }
 
 impl IndexedChange {
-    /// The position right before it: nothing is between two numbers.
-    fn before(&self, part: Option<Uuid>) -> IndexPosition {
-        IndexPosition { xid: self.xid.clone(), number: self.number - 1, part }
+    /// The place right before it: nothing is between two numbers.
+    fn before(&self, part: Option<Uuid>) -> IndexPlace {
+        IndexPlace { xid: self.xid.clone(), number: self.number - 1, part }
     }
 }
 
@@ -88,7 +95,7 @@ impl IndexedChange {
 #[derive(Debug)]
 pub(super) struct IndexBatch {
     changes: Vec<IndexedChange>,
-    end: IndexPosition,
+    end: IndexPlace,
     /// Whether it ends before the last change that was read.
     is_cut: bool,
 }
@@ -98,22 +105,22 @@ pub(super) struct IndexBatch {
 pub(super) struct Indexed {
     /// The messages and titles, each once.
     pub(super) ids: Vec<Uuid>,
-    pub(super) next: IndexPosition,
+    pub(super) next: IndexPlace,
     /// Whether changes that were read are left.
     pub(super) is_cut: bool,
 }
 
 impl IndexBatch {
-    /// A batch of the ordered changes behind `position`, which end at `end`: up to the imports that make `limit` documents, and up to the one
+    /// A batch of the ordered changes behind `place`, which end at `end`: up to the imports that make `limit` documents, and up to the one
     /// that would make it read too much.
     pub(super) fn new(
-        position: &IndexPosition,
+        place: &IndexPlace,
         mut changes: Vec<IndexedChange>,
-        end: IndexPosition,
+        end: IndexPlace,
         limit: i64,
     ) -> Self {
-        if let (Some(part), Some(head)) = (position.part, changes.first_mut())
-            && (&head.xid, head.number - 1) == (&position.xid, position.number)
+        if let (Some(part), Some(head)) = (place.part, changes.first_mut())
+            && (&head.xid, head.number - 1) == (&place.xid, place.number)
             && let Documents::Import(import) = &mut head.documents
         {
             import.first = import.first.max(Uuid::from_u128(part.as_u128().saturating_add(1)));
@@ -230,8 +237,8 @@ mod tests {
         Uuid::from_u128(n)
     }
 
-    fn position(number: i64, part: Option<u128>) -> IndexPosition {
-        IndexPosition { xid: "7".into(), number, part: part.map(id) }
+    fn place(number: i64, part: Option<u128>) -> IndexPlace {
+        IndexPlace { xid: "7".into(), number, part: part.map(id) }
     }
 
     fn import(number: i64, conversation: u128, first: u128, last: u128) -> IndexedChange {
@@ -242,17 +249,17 @@ mod tests {
     #[test]
     fn a_batch_ends_before_the_import_that_would_read_too_much_but_one_is_always_taken() {
         let many = (0..40_000_u128).map(|n| import(n as i64, n, n * 5, n * 5 + 4)).collect();
-        let batch = IndexBatch::new(&position(-1, None), many, position(50_000, None), 1_000_000);
+        let batch = IndexBatch::new(&place(-1, None), many, place(50_000, None), 1_000_000);
         assert_eq!((batch.imports().count(), batch.ranges()), (6_553, vec![(id(0), id(32_764))]));
-        assert_eq!(batch.indexed(&[], 1), Indexed { ids: vec![], next: position(6_552, None), is_cut: true });
+        assert_eq!(batch.indexed(&[], 1), Indexed { ids: vec![], next: place(6_552, None), is_cut: true });
         // Interleaved ones span the same ids.
         let many = (0..1_000).map(|n| import(n as i64, n, n, 30_000 + n)).collect();
-        let batch = IndexBatch::new(&position(-1, None), many, position(50_000, None), 1_000_000);
+        let batch = IndexBatch::new(&place(-1, None), many, place(50_000, None), 1_000_000);
         assert_eq!((batch.imports().count(), batch.ranges()), (1_000, vec![(id(0), id(30_999))]));
         let batch = IndexBatch::new(
-            &position(-1, None),
+            &place(-1, None),
             vec![import(0, 0, 0, u128::MAX), import(1, 1, 0, 1)],
-            position(1, None),
+            place(1, None),
             9,
         );
         assert_eq!(batch.imports().count(), 1, "which spans more than a batch may");
@@ -261,8 +268,8 @@ mod tests {
     #[test]
     fn a_batch_ends_behind_the_import_that_fills_it() {
         let many = (0..9_u128).map(|n| import(n as i64, n, n * 5, n * 5 + 4)).collect();
-        let batch = IndexBatch::new(&position(-1, None), many, position(50, None), 11);
-        assert_eq!((batch.imports().count(), batch.end), (3, position(2, None)));
+        let batch = IndexBatch::new(&place(-1, None), many, place(50, None), 11);
+        assert_eq!((batch.imports().count(), batch.end), (3, place(2, None)));
     }
 
     proptest! {
@@ -285,12 +292,12 @@ mod tests {
                 Documents::Import(import) =>
                     of(import.first.as_u128(), import.last.as_u128(), import.conversation.as_u128()).map(id).collect(),
             }).collect();
-            let (mut at, mut done) = (position(-1, None), std::collections::BTreeSet::new());
+            let (mut at, mut done) = (place(-1, None), std::collections::BTreeSet::new());
             for &(count, limit) in limits.iter().cycle().take(200_000) {
                 let batch: Vec<IndexedChange> =
                     all.iter().filter(|change| change.number > at.number).take(count).cloned().collect();
                 let Some(last) = batch.last() else { break };
-                let end = position(last.number, None);
+                let end = place(last.number, None);
                 let batch = IndexBatch::new(&at, batch, end, limit as i64);
                 let ranges = batch.ranges();
                 prop_assert!(ranges.windows(2).all(|two| two[0].1 < two[1].0));

@@ -86,7 +86,6 @@ impl Indexer {
         self.metrics.search_indexed.inc_by(step.documents);
         Ok(match step {
             Step { is_more: true, .. } => Found::More,
-            // The end of the transaction that delays a change wakes no task.
             Step { changes: 1.., .. } | Step { lag_s: Some(_), .. } => Found::Soon,
             _ => Found::Later,
         })

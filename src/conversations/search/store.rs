@@ -7,9 +7,10 @@ use tokio_postgres::Row;
 use tokio_postgres::types::Type;
 use uuid::Uuid;
 
-use super::batch::{BatchSize, Documents, Import, IndexBatch, IndexPosition, Indexed, IndexedChange};
+use super::batch::{BatchSize, Documents, Import, IndexBatch, IndexPlace, Indexed, IndexedChange};
 use super::query;
 use crate::db::{Database, DbError, Parameter as Typed, begin_in_time, in_time, sql};
+use crate::realtime::Snapshot;
 
 /// For one statement.
 const TIMEOUT: Duration = Duration::from_secs(30);
@@ -21,10 +22,49 @@ pub(super) struct Step {
     pub(super) documents: u64,
     /// The changes that were read.
     pub(super) changes: i64,
-    /// The age in seconds of the first change that is left, also if it cannot be read yet. `None`: none is left.
+    /// The age in seconds of the first change that is left. `None`: none is left.
     pub(super) lag_s: Option<f64>,
     /// Whether more changes may be readable at once.
     pub(super) is_more: bool,
+}
+
+/// How far the feed is indexed.
+#[derive(Debug)]
+struct Cursor {
+    /// What it saw is indexed.
+    base: Snapshot,
+    /// The end of a poll that is indexed in part.
+    until: Option<Snapshot>,
+    place: IndexPlace,
+}
+
+impl Cursor {
+    fn of_row(row: &Row) -> Result<Self, DbError> {
+        Ok(Self {
+            base: snapshot(row.try_get("seen")?)?,
+            until: row.try_get::<_, Option<&str>>("until")?.map(snapshot).transpose()?,
+            place: IndexPlace {
+                xid: row.try_get("xid")?,
+                number: row.try_get("number")?,
+                part: row.try_get("part")?,
+            },
+        })
+    }
+
+    /// Before all changes.
+    fn start() -> Self {
+        Self { base: Snapshot::empty(), until: None, place: IndexPlace::start() }
+    }
+
+    /// Whether it is of another server, or of a state of this one that was lost: it saw what `now` does not.
+    fn is_foreign(&self, now: &Snapshot) -> bool {
+        !now.covers(&self.base) || self.until.as_ref().is_some_and(|until| !now.covers(until))
+    }
+
+    /// The transactions that the base saw running, and its end.
+    fn bounds(&self) -> (Vec<String>, String) {
+        (self.base.running().iter().map(u64::to_string).collect(), self.base.xmax.to_string())
+    }
 }
 
 /// The outcome of a batch of a rebuild.
@@ -128,16 +168,13 @@ impl IndexStore {
         }
         let rows = transaction.query_typed(sql!(self.database, "conversations/index_place.sql"), &[]).await?;
         let Some(row) = rows.first() else { return Ok(None) };
-        let mut position = IndexPosition {
-            xid: row.try_get("xid")?,
-            number: row.try_get("number")?,
-            part: row.try_get("part")?,
-        };
+        let mut cursor = Cursor::of_row(row)?;
         if let Some(after) = row.try_get("catch_up")? {
-            return self.catch_up(transaction, after, &position, size).await.map(Some);
+            return self.catch_up(transaction, after, &cursor, size).await.map(Some);
         }
-        let mut rows = self.changes(transaction, &position, size).await?;
-        if is_foreign(&rows, &position)? {
+        let mut rows = self.changes(transaction, &cursor, size).await?;
+        let Some(head) = rows.first() else { return Ok(None) };
+        if cursor.is_foreign(&snapshot(head.try_get("snapshot")?)?) {
             // The database came from another server, whose transactions had higher numbers. Changes that were not read yet may be gone.
             transaction
                 .execute_typed(
@@ -145,34 +182,55 @@ impl IndexStore {
                     &[(&Uuid::nil(), Type::UUID)],
                 )
                 .await?;
-            position = IndexPosition { xid: "0".into(), number: -1, part: None };
-            self.move_to(transaction, &position).await?;
-            rows = self.changes(transaction, &position, size).await?;
+            cursor = Cursor::start();
+            self.move_to(transaction, &cursor).await?;
+            rows = self.changes(transaction, &cursor, size).await?;
         }
         let Some(head) = rows.first() else { return Ok(None) };
         let found: i64 = head.try_get("found")?;
-        if found == 0 {
-            // Nothing is new, or new changes wait for the end of an older transaction.
-            let lag_s = self.lag_s(transaction, &position).await?;
-            return Ok(Some(Step { documents: 0, changes: 0, lag_s, is_more: false }));
-        }
-        let end = IndexPosition {
-            xid: head.try_get("last_xid")?,
-            number: head.try_get("last_number")?,
-            part: None,
+        let was_partial = cursor.until.is_some();
+        let until = match cursor.until.take() {
+            Some(until) => until,
+            // Behind the highest change that is seen, whose commit was flushed: a crash may assign later transactions' ids again.
+            None => {
+                let highest = head.try_get::<_, Option<&str>>("highest")?.map(xid).transpose()?;
+                let seen = cursor.base.xmax.saturating_sub(1);
+                snapshot(head.try_get("snapshot")?)?
+                    .ended_behind(highest.map_or(seen, |highest| highest.max(seen)))
+            }
         };
-        let batch = IndexBatch::new(&position, indexed_changes(&rows)?, end, size.limit());
+        let is_full = found >= size.limit();
+        let end = match (head.try_get("last_xid")?, head.try_get("last_number")?) {
+            (Some(xid), Some(number)) => IndexPlace { xid, number, part: None },
+            _ => cursor.place.clone(),
+        };
+        let batch = IndexBatch::new(&cursor.place, indexed_changes(&rows)?, end, size.limit());
         let messages = self.messages(transaction, &batch, size).await?;
         let Indexed { ids, next, is_cut } = batch.indexed(&messages, size.limit() as usize);
         let documents = self.document(transaction, &ids).await?;
-        self.move_to(transaction, &next).await?;
+        let is_more = is_cut || is_full;
+        let next = match is_more {
+            true => Cursor { until: Some(until), place: next, ..cursor },
+            false => Cursor { base: until, until: None, place: IndexPlace::start() },
+        };
+        // An idle service writes nothing.
+        if found > 0 || was_partial {
+            self.move_to(transaction, &next).await?;
+        }
         let lag_s = self.lag_s(transaction, &next).await?;
-        Ok(Some(Step { documents, changes: found, lag_s, is_more: is_cut || found == size.limit() }))
+        // Behind the end of a poll of several batches, there may be more.
+        Ok(Some(Step { documents, changes: found, lag_s, is_more: is_more || was_partial }))
     }
 
-    async fn move_to(&self, transaction: &Transaction<'_>, position: &IndexPosition) -> Result<(), DbError> {
-        let parameters: [Typed<'_>; 3] =
-            [(&position.xid, Type::TEXT), (&position.number, Type::INT8), (&position.part, Type::UUID)];
+    async fn move_to(&self, transaction: &Transaction<'_>, cursor: &Cursor) -> Result<(), DbError> {
+        let (seen, until) = (cursor.base.to_string(), cursor.until.as_ref().map(ToString::to_string));
+        let parameters: [Typed<'_>; 5] = [
+            (&seen, Type::TEXT),
+            (&until, Type::TEXT),
+            (&cursor.place.xid, Type::TEXT),
+            (&cursor.place.number, Type::INT8),
+            (&cursor.place.part, Type::UUID),
+        ];
         transaction.query_typed(sql!(self.database, "conversations/index_move.sql"), &parameters).await?;
         Ok(())
     }
@@ -182,7 +240,7 @@ impl IndexStore {
         &self,
         transaction: &Transaction<'_>,
         after: Uuid,
-        position: &IndexPosition,
+        cursor: &Cursor,
         size: BatchSize,
     ) -> Result<Step, DbError> {
         let parameters: [Typed<'_>; 2] = [(&after, Type::UUID), (&size.limit(), Type::INT8)];
@@ -199,29 +257,39 @@ impl IndexStore {
         if next.is_none() {
             tracing::info!("all messages of the restored database are indexed");
         }
-        let lag_s = self.lag_s(transaction, position).await?;
+        let lag_s = self.lag_s(transaction, cursor).await?;
         Ok(Step { documents, changes: 0, lag_s, is_more: true })
     }
 
-    async fn lag_s(
-        &self,
-        transaction: &Transaction<'_>,
-        after: &IndexPosition,
-    ) -> Result<Option<f64>, DbError> {
-        let parameters: [Typed<'_>; 2] = [(&after.xid, Type::TEXT), (&after.number, Type::INT8)];
+    async fn lag_s(&self, transaction: &Transaction<'_>, after: &Cursor) -> Result<Option<f64>, DbError> {
+        let (running, xmax) = after.bounds();
+        let parameters: [Typed<'_>; 4] = [
+            (&after.place.xid, Type::TEXT),
+            (&after.place.number, Type::INT8),
+            (&running, Type::TEXT_ARRAY),
+            (&xmax, Type::TEXT),
+        ];
         let rows =
             transaction.query_typed(sql!(self.database, "conversations/index_lag.sql"), &parameters).await?;
-        Ok(rows.first().map(|row| row.try_get("lag_s")).transpose()?)
+        Ok(rows.first().map(|row| row.try_get("lag_s")).transpose()?.flatten())
     }
 
     async fn changes(
         &self,
         transaction: &Transaction<'_>,
-        after: &IndexPosition,
+        after: &Cursor,
         size: BatchSize,
     ) -> Result<Vec<Row>, DbError> {
-        let parameters: [Typed<'_>; 3] =
-            [(&after.xid, Type::TEXT), (&after.number, Type::INT8), (&size.limit(), Type::INT8)];
+        let (running, xmax) = after.bounds();
+        let until = after.until.as_ref().map(ToString::to_string);
+        let parameters: [Typed<'_>; 6] = [
+            (&after.place.xid, Type::TEXT),
+            (&after.place.number, Type::INT8),
+            (&size.limit(), Type::INT8),
+            (&running, Type::TEXT_ARRAY),
+            (&xmax, Type::TEXT),
+            (&until, Type::TEXT),
+        ];
         Ok(transaction
             .query_typed(sql!(self.database, "conversations/index_changes.sql"), &parameters)
             .await?)
@@ -267,12 +335,12 @@ impl IndexStore {
     }
 }
 
-/// Whether a position is of another server.
-fn is_foreign(rows: &[Row], position: &IndexPosition) -> Result<bool, DbError> {
-    let Some(row) = rows.first() else { return Ok(false) };
-    let number =
-        |text: &str| text.parse::<u64>().map_err(|_| DbError::Unexpected("an xid8 that is no number"));
-    Ok(number(&position.xid)? > number(row.try_get("horizon")?)?)
+fn snapshot(text: &str) -> Result<Snapshot, DbError> {
+    Snapshot::parse(text).ok_or(DbError::Unexpected("a snapshot that is none"))
+}
+
+fn xid(text: &str) -> Result<u64, DbError> {
+    text.parse().map_err(|_| DbError::Unexpected("an xid8 that is no number"))
 }
 
 /// The changes that have to be indexed.
