@@ -128,6 +128,8 @@ class Proxy:
         """Closes new connections at once."""
         self.stalled = asyncio.Event()
         """Set: bytes of the server are held back."""
+        self.sent = b""
+        """What clients have sent."""
         self.busy = 0
         """New streams that get a 503 instead of the server."""
         self._writers: set[asyncio.StreamWriter] = set()
@@ -188,6 +190,7 @@ class Proxy:
 
     async def _requests(self, reader: asyncio.StreamReader, upstream: asyncio.StreamWriter, client: asyncio.StreamWriter) -> None:
         while data := await reader.read(65536):
+            self.sent += data
             if data.startswith(b"GET /api/realtime"):
                 if self.busy > 0:
                     self.busy -= 1
@@ -268,8 +271,18 @@ class TestSSEConnectionManagement:
                 event = await next_of(events)
                 assert event.action == "reset" or event.record["title"] == "meanwhile"
                 assert stream.reconnects == 1 and stream.client_id != name
+                assert "resume" in events.sent_topic and proxy.sent.count(events.sent_topic.encode()) == 2
                 await admin.create(posts, {"title": "after"})
                 assert (await next_of(events)).record["title"] == "after"
+                # Once an event has a position, the server replays by itself: no `reset` of the client's.
+                data = '{"action":"create","record":{"title":"numbered"}}'
+                proxy.inject(f"id: position-7\nevent: {events.sent_topic}\ndata: {data}\n\n".encode())
+                numbered = await next_of(events)
+                assert (numbered.id, numbered.record["title"], events.resumable) == ("position-7", "numbered", True)
+                proxy.cut()
+                await until(lambda: stream.reconnects == 2 and stream.is_open)
+                await admin.create(posts, {"title": "last"})
+                assert (await next_of(events)).record["title"] == "last"
 
     async def test_closing_ends_iterations_and_the_servers_side(self, admin: PocketBaseClient, make: Make) -> None:
         posts = await make()

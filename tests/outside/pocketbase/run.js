@@ -32,7 +32,7 @@ const written_names = new Set();
 for (const file of files) {
   const source = readFileSync(new URL(file, folder), 'utf8');
   const here = source.match(/^ {2}test\(/gm)?.length ?? 0;
-  if (/^(?! {2}test\().*\btest\(/m.test(source)) complain(`${file}: each test begins a line, indented by two spaces`);
+  if (/^(?! {2}test\()[ \t]*(test|it)(\.\w+)?\(/m.test(source)) complain(`${file}: each test begins a line, indented by two spaces`);
   written += here;
   let ran_here = 0;
   const started = Date.now();

@@ -183,6 +183,22 @@ suite('auth', () => {
     assert.match((await client().collection(people.name).requestOTP('nobody@example.com')).otpId, /^[a-z0-9]{15}$/);
   });
 
+  test('tries of one-time passwords are limited', async (t) => {
+    const people = await make(t, { type: 'auth', otp: { enabled: true, duration: 180, length: 8 } });
+    const mail = await mailbox(t);
+    const ann = await user(people.name);
+    const { otpId } = await client().collection(people.name).requestOTP(ann.email);
+    const code = await mail.find(ann.email, /<strong>(\d{8})<\/strong>/);
+    const wrongCode = code === '00000000' ? '11111111' : '00000000';
+    const statuses = [];
+    for (let n = 0; n < 7; n++) {
+      await client().collection(people.name).authWithOTP(otpId, wrongCode).catch((error) => statuses.push(error.status));
+    }
+    assert.deepEqual(statuses.slice(0, 5), [400, 400, 400, 400, 400]);
+    assert.deepEqual(statuses.slice(5), [429, 429]);
+    await refused(client().collection(people.name).authWithOTP(otpId, code), 429);
+  });
+
   test('a second factor', async (t) => {
     const people = await make(t, {
       type: 'auth', otp: { enabled: true, duration: 180, length: 8 }, mfa: { enabled: true, duration: 600, rule: '' },

@@ -143,6 +143,28 @@ suite('events', () => {
     assert.equal((await pb.collection(posts.name).getList()).totalItems, 0);
   });
 
+  test('large records arrive whole', async (t) => {
+    const posts = await make(t, { fields: [{ name: 'text', type: 'editor' }, { name: 'data', type: 'json' }] });
+    const pb = client();
+    const events = await follow(t, pb, posts.name);
+    const text = 'ä'.repeat(500_000);
+    const data = { lines: Array.from({ length: 20_000 }, (_, n) => `line ${n}\nnext`) };
+    await pb.collection(posts.name).create({ text, data });
+    const { record } = await events.next();
+    assert.equal(record.text, text);
+    assert.deepEqual(record.data, data);
+  });
+
+  test('a hundred topics of one client, changed one by one', async (t) => {
+    const posts = await make(t);
+    const pb = client();
+    const ids = Array.from({ length: 100 }, (_, n) => `r${String(n).padStart(14, '0')}`);
+    const topics = await parallel(100, 10, (n) => follow(t, pb, posts.name, ids[n]));
+    await parallel(100, 10, (n) => client().collection(posts.name).create({ id: ids[n], n }));
+    for (const [n, events] of topics.entries()) assert.equal((await events.next()).record.n, n);
+    assert.ok(topics.every((events) => events.events.length === 1));
+  });
+
   test('unsubscribing by topic, by prefix and by callback', async (t) => {
     const posts = await make(t);
     const pb = client();

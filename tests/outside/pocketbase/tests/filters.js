@@ -157,6 +157,26 @@ suite('filters', () => {
     assert.deepEqual((await pb.collection(posts.name).getFullList({ sort: '-author.title,row' })).map((record) => record.row), [1, 0, 2]);
   });
 
+  test('clients see related records only through the list rule', async (t) => {
+    const authors = await make(t, { listRule: 'n > 0' });
+    const posts = await make(t, {
+      fields: [{ name: 'row', type: 'number' }, { name: 'author', type: 'relation', collectionId: authors.id, maxSelect: 1 }],
+    });
+    const admin = await superuser();
+    const [shown, hidden] = await parallel(2, 1, (n) => admin.collection(authors.name).create({ title: 'x', n: 1 - n }));
+    await parallel(2, 1, (row) => admin.collection(posts.name).create({ row, author: [shown, hidden][row].id }));
+    await finds(client(), posts.name, [
+      ['author.title = "x"', [0]], ['author.title != "x"', []], ['author.id != ""', [0, 1]], [`author = "${hidden.id}"`, [1]],
+    ]);
+    await finds(admin, posts.name, [['author.title = "x"', [0, 1]]]);
+    await admin.collections.update(authors.id, { listRule: null });
+    const guest = client().collection(posts.name);
+    await refused(guest.getList(1, 1, { filter: 'author.title = "x"' }), 400);
+    await refused(guest.getList(1, 1, { sort: 'author.title' }), 400);
+    await admin.collections.update(posts.id, { listRule: 'author.title = "x"' });
+    await finds(client(), posts.name, [['', [0, 1]]]);
+  });
+
   test('other collections and the request, in rules and for superusers', async (t) => {
     const people = await make(t, { type: 'auth' });
     const ann = await user(people.name);

@@ -1,5 +1,5 @@
 import { suite, test } from 'node:test';
-import { assert, client, make, parallel, raw, refused, superuser, unique } from '../support.js';
+import { allowBatches, assert, client, make, parallel, raw, refused, superuser, unique } from '../support.js';
 
 const titles = (list) => list.map((record) => record.title);
 
@@ -173,6 +173,19 @@ suite('records', () => {
     assert.equal((await records.getFirstListItem('n > 20', { sort: 'n' })).n, 21);
     assert.equal((await records.getFullList({ sort: '@random' })).length, 25);
     assert.deepEqual((await records.getFullList({ sort: '@rowid' })).map((record) => record.n), Array.from({ length: 25 }, (_, n) => n));
+  });
+
+  test('full lists of more than a page are whole', async (t) => {
+    await allowBatches();
+    const posts = await make(t);
+    const pb = client();
+    for (let first = 0; first < 1050; first += 50) {
+      const batch = pb.createBatch();
+      for (let n = first; n < first + 50; n++) batch.collection(posts.name).create({ n });
+      await batch.send();
+    }
+    const all = await pb.collection(posts.name).getFullList({ sort: 'n', fields: 'n' });
+    assert.deepEqual(all.map((record) => record.n), Array.from({ length: 1050 }, (_, n) => n));
   });
 
   test('fields choose what an answer has', async (t) => {
