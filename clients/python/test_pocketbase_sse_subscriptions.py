@@ -239,19 +239,19 @@ class TestSSEConnectionManagement:
 
     async def test_silence_is_noticed_and_heartbeats_prevent_it(self, make: Make, proxy: Proxy) -> None:
         posts = await make()
-        timeouts = Timeouts(connect=3.0, idle=1.5, heartbeat=0.6, backoff=0.05, backoff_max=0.1)
+        timeouts = Timeouts(connect=3.0, idle=2.5, heartbeat=1.2, backoff=0.05, backoff_max=0.1)
         async with PocketBaseClient(proxy.url, timeouts=timeouts) as client, client.realtime() as stream:
             async with stream.subscribe_to_collection(posts):
                 silent = time.monotonic()
                 await until(lambda: stream.reconnects == 1 and stream.is_open)
-                assert time.monotonic() - silent > 1.2, "a server without heartbeats may be silent for longer"
+                assert time.monotonic() - silent > 2.0, "a server without heartbeats may be silent for longer"
                 for _ in range(12):
                     proxy.inject(b": heartbeat\n\n")
                     await asyncio.sleep(0.15)
                 assert stream.reconnects == 1, "heartbeats kept the stream"
                 silent = time.monotonic()
                 await until(lambda: stream.reconnects == 2)
-                assert 0.4 < time.monotonic() - silent < 1.4, "one that was missing replaced it"
+                assert 0.8 < time.monotonic() - silent < 2.4, "one that was missing replaced it"
 
     async def test_a_cut_stream_comes_back_with_its_topics(self, admin: PocketBaseClient, make: Make, proxy: Proxy) -> None:
         posts = await make()
