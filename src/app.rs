@@ -47,6 +47,7 @@ use crate::outbound::jwks;
 use crate::realtime::{ChangeRetention, FeedReader, Hub, Realtime, WatchCheck};
 use crate::records::large::LargePayloads;
 use crate::records::{Records, RecordsSettings};
+use crate::routes::Routes;
 use crate::streams::memory::MemoryStore;
 use crate::streams::{CursorClock, StreamPath, StreamStore, Streams, StreamsSettings};
 use crate::supervisor::Supervisor;
@@ -193,16 +194,18 @@ async fn start(
     }
     database.close_idle(Duration::from_secs(config.database.db_idle_timeout), supervisor);
 
+    let operations = database.quota(quotas.of(PoolUse::OPERATIONS));
+    let routes = Routes::start(&operations, metrics, supervisor);
     let settings = IngestSettings {
         ingest: config.ingest.clone(),
         dead_letters: config.dead_letters.clone(),
         writers: config.writers(),
         copy_timeout: config.database.copy_timeout(),
         memory: config.memory(),
+        hook: routes.hook(),
     };
     let pipeline =
         Pipeline::start(&settings, journal, postgres_is_away, &database, metrics, supervisor).await?;
-    let operations = database.quota(quotas.of(PoolUse::OPERATIONS));
     if let Some(url) = &config.auth.jwt_jwks_url {
         let refresh = Duration::from_secs(limits::JWKS_REFRESH_S);
         jwks::follow(url.clone(), refresh, Arc::clone(&state.verifier), supervisor);
@@ -212,7 +215,8 @@ async fn start(
     if modules.has(Module::Streams) {
         state.serve_streams(StreamsApi::new(streams(config)));
     }
-    let (realtime, modules) = Starting { config, database: &database, quotas, state }.modules(&operations);
+    let (realtime, modules) =
+        Starting { config, database: &database, quotas, state, routes: &routes }.modules(&operations);
     state.serve(Services {
         ingest: pipeline.ingest().clone(),
         database: operations,
@@ -258,6 +262,7 @@ struct Starting<'a> {
     database: &'a Database,
     quotas: PoolQuotas,
     state: &'a AppState,
+    routes: &'a Routes,
 }
 
 impl Starting<'_> {
@@ -358,6 +363,7 @@ impl Starting<'_> {
             part_bytes: config.memory().import_part(),
             max_subscribers: config.max_import_subscribers(),
             timeout: config.database.copy_timeout(),
+            hook: self.routes.hook(),
             limits: Limits {
                 line_bytes: config.ingest.max_event_bytes + limits::IMPORT_LINE_OVERHEAD_BYTES,
                 event_bytes: config.ingest.max_event_bytes,

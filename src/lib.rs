@@ -9,7 +9,7 @@
 //!
 //! The modules below are listed with the first line of their own documentation.
 //!
-//! Dependencies point one way, which `.ci/run` checks: `main → cli → app → http → { ingest, records, conversations, files, imports, streams, auth } → db`
+//! Dependencies point one way, which `.ci/run` checks: `main → cli → app → http → { ingest, routes, records, conversations, files, imports, streams, auth } → db`
 //! (and `cli → doctor → ingest`, `imports → { ingest, files, conversations }`, `{ records, conversations, streams } → realtime`), and any
 //! module → `config`, `observe`, `supervisor`, `paging`, `bisect`, `lines`, `time`, `typed`, `offload`.
 
@@ -34,6 +34,7 @@ pub mod outbound;
 pub mod paging;
 pub mod realtime;
 pub mod records;
+pub mod routes;
 pub mod streams;
 pub mod supervisor;
 pub mod time;

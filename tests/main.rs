@@ -59,6 +59,7 @@ mod record_groups;
 mod record_limits;
 mod record_lists;
 mod records;
+mod routes;
 mod schema;
 mod search;
 mod shared_databases;

@@ -7,7 +7,7 @@ use crate::support::postgres::TestDatabase;
 use crate::support::service::{Folder, Service, eventually};
 
 /// Every task with these settings, and whether it is critical.
-const TASKS: [(&str, bool); 22] = [
+const TASKS: [(&str, bool); 23] = [
     ("change-retention", false),
     ("clients", false),
     ("conversation-reads", true),
@@ -28,6 +28,7 @@ const TASKS: [(&str, bool); 22] = [
     ("record-creates", true),
     ("record-gets", true),
     ("revocations", false),
+    ("routes", false),
     ("search", false),
     ("watched-tables", false),
 ];

@@ -3,6 +3,8 @@
 --
 -- Deferred constraints are checked with each statement, so a row that would fail at commit is found here too.
 set constraints all immediate;
+-- Routes take no part, unless the target's refusal is to be the event's.
+set local tidegate.routes = 'strict';
 create temporary table tidegate_probe (
     place integer not null,
     id uuid not null,

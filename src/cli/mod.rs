@@ -10,6 +10,7 @@ mod journal;
 mod keys;
 mod offline;
 mod redrive;
+mod routes;
 mod users;
 mod verify;
 
@@ -75,6 +76,8 @@ enum Command {
         /// The folder
         folder: PathBuf,
     },
+    /// Routes: tables of yours that events land in
+    Routes(routes::RoutesArgs),
     /// Check that a running service is alive; for health checks of containers
     Health {
         /// Check that it accepts events; a full queue is not ready, and no reason for a restart
@@ -112,6 +115,7 @@ pub fn run() -> ExitCode {
         Command::Config(command) => config::run(&command),
         Command::Completions { shell } => documents::completions(shell),
         Command::Man { folder } => documents::man(&folder),
+        Command::Routes(args) => routes::run(args),
         Command::Health { ready } => health(ready),
     };
     match done {

@@ -43,6 +43,7 @@ const MIGRATIONS: &[(&str, &str)] = &[
     ("V17__tickets", include_str!("../../sql/migrations/V17__tickets.sql")),
     ("V18__clients", include_str!("../../sql/migrations/V18__clients.sql")),
     ("V19__search_positions", include_str!("../../sql/migrations/V19__search_positions.sql")),
+    ("V20__routes", include_str!("../../sql/migrations/V20__routes.sql")),
 ];
 
 /// Names of tables that are created later: one a day, and one a collection.
@@ -344,6 +345,13 @@ pub(super) fn made(modules: Modules) -> (Vec<(&'static str, &'static str)>, Stri
 /// The tables created before the first migration.
 pub(super) fn own_tables() -> Vec<&'static str> {
     vec!["tidegate_choices", "tidegate_migrations"]
+}
+
+/// The names of all tables that the service can have in its schema, and a pattern of those that are created later.
+pub fn own_relations() -> (Vec<&'static str>, String) {
+    let (made, later) = made(Modules::all());
+    let tables = made.into_iter().filter(|(kind, _)| *kind == "table").map(|(_, name)| name);
+    (tables.chain(own_tables()).collect(), later)
 }
 
 fn named(file: &str, sql: &str) -> Result<Migration, MigrationError> {

@@ -31,7 +31,9 @@ pub use connect::ConnectError;
 pub use grants::{grants, grants_of_publisher, grants_of_tables, grants_of_watcher};
 pub use housekeeping::{Housekeeping, HousekeepingStatus, PartitionFailure};
 pub use json::JsonText;
-pub use migrations::{MigrationError, has_tables, is_schema_of, migrate, schema, schema_version};
+pub use migrations::{
+    MigrationError, has_tables, is_schema_of, migrate, own_relations, schema, schema_version,
+};
 pub use partitions::PartitionManager;
 pub use pool::{Connection, Database, PoolStatus};
 pub use server::ServerIdentity;
@@ -229,6 +231,21 @@ impl DbError {
     /// The table concerned, if Postgres names one.
     pub fn table(&self) -> Option<&str> {
         self.database_error()?.table()
+    }
+
+    /// The call stack of functions in which a statement failed, if Postgres sends one.
+    pub fn context(&self) -> Option<&str> {
+        self.database_error()?.where_()
+    }
+
+    /// Whether Postgres cancelled the statement, such as for its time limit.
+    pub fn is_cancelled(&self) -> bool {
+        self.state_code() == Some("57014")
+    }
+
+    /// The message, without its SQLSTATE.
+    pub fn message(&self) -> String {
+        self.database_error().map_or_else(|| chain(self), |error| error.message().to_owned())
     }
 
     fn database_error(&self) -> Option<&tokio_postgres::error::DbError> {

@@ -11,7 +11,7 @@ use super::stored_parts::StoredParts;
 use super::write::PartOutcome;
 use crate::conversations::Conversations;
 use crate::db::DbError;
-use crate::ingest::WriteVerdict as Verdict;
+use crate::ingest::{BatchHook, WriteVerdict as Verdict};
 use crate::observe::{LogThrottle, Metrics};
 
 /// The first wait before a retry, and the longest.
@@ -33,6 +33,7 @@ pub(super) struct LaneContext {
     /// `None`: they are off, and no part has any.
     pub(super) conversations: Option<Conversations>,
     pub(super) metrics: Arc<Metrics>,
+    pub(super) hook: Arc<dyn BatchHook>,
 }
 
 /// The reason why an import ends before its last part.
@@ -88,6 +89,7 @@ impl LaneContext {
                     self.stored_parts.wait_for(part.number).await;
                     continue;
                 }
+                Err(error) if error.is_cancelled() && self.hook.cancelled(&error).await => continue,
                 Err(error) => error,
             };
             let file = self.job.file_id;

@@ -20,7 +20,7 @@ use super::stored_parts::StoredParts;
 use crate::conversations::Conversations;
 use crate::db::DbError;
 use crate::files::{Files, FilesError};
-use crate::ingest::WriteVerdict as Verdict;
+use crate::ingest::{BatchHook, WriteVerdict as Verdict};
 use crate::lines::LineReader;
 use crate::observe::{LogThrottle, Metrics};
 
@@ -42,6 +42,7 @@ pub(super) struct Runner {
     pub(super) lanes: usize,
     pub(super) max_rejected: u64,
     pub(super) metrics: Arc<Metrics>,
+    pub(super) hook: Arc<dyn BatchHook>,
     /// Files whose import's end could not be recorded, so that this is logged once.
     pub(super) unrecorded: parking_lot::Mutex<HashSet<Uuid>>,
 }
@@ -153,6 +154,7 @@ impl Runner {
             max_rejected: self.max_rejected,
             conversations: self.conversations.clone(),
             metrics: Arc::clone(&self.metrics),
+            hook: Arc::clone(&self.hook),
         };
         let (to_cut, limits) = (job.clone(), self.limits);
         let cutting = tokio::task::spawn_blocking(move || {

@@ -17,6 +17,7 @@ use crate::config::limits;
 use crate::conversations::Conversations;
 use crate::db::Database;
 use crate::files::{Files, FilesError, StoredFile};
+use crate::ingest::BatchHook;
 use crate::ingest::id::unix_now_us;
 use crate::observe::Metrics;
 use crate::supervisor::Supervisor;
@@ -39,6 +40,8 @@ pub struct ImportsSettings {
     pub timeout: Duration,
     /// Limits of lines.
     pub limits: Limits,
+    /// Statements of users within parts.
+    pub hook: Arc<dyn BatchHook>,
 }
 
 /// Imports; cheap to clone.
@@ -90,6 +93,7 @@ impl Imports {
             conversations: conversations.cloned(),
             limits: settings.limits,
             lanes: settings.lanes,
+            hook: Arc::clone(&settings.hook),
             max_rejected: limits::IMPORT_MAX_REJECTED,
             metrics: Arc::clone(metrics),
             unrecorded: parking_lot::Mutex::default(),

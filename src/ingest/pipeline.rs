@@ -28,6 +28,7 @@ use crate::ingest::queue::{Limits, Queue};
 use crate::ingest::write::batcher::Source;
 use crate::ingest::write::batcher::{BatchSettings, Batcher};
 use crate::ingest::write::copy_writer::{CopyWriter, TargetTables};
+use crate::ingest::write::hook::BatchHook;
 use crate::ingest::write::writer::Writer;
 use crate::observe::Metrics;
 use crate::supervisor::{Backoff, Next, Supervisor};
@@ -45,6 +46,8 @@ pub struct IngestSettings {
     pub copy_timeout: Duration,
     /// Bytes of the queues.
     pub memory: MemoryShares,
+    /// Statements of users within batches.
+    pub hook: Arc<dyn BatchHook>,
 }
 
 /// The journal of a pipeline.
@@ -167,6 +170,7 @@ impl Pipeline {
                 Arc::clone(metrics),
                 settings.copy_timeout,
                 &checkpoints,
+                &settings.hook,
             )
         };
         let (events, dead_events) = (copy_writer(), copy_writer());

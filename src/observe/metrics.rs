@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use prometheus::core::Collector;
 use prometheus::{
-    Encoder, Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
-    IntGaugeVec, Opts, Registry, TextEncoder,
+    CounterVec, Encoder, Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec,
+    IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
 };
 
 use crate::config::{Module, Modules};
@@ -81,6 +81,16 @@ pub struct Metrics {
     pub contents_swept: IntCounter,
     /// Lines of imported files, by outcome.
     pub import_lines: IntCounterVec,
+    /// Rows that routes wrote, by route.
+    route_rows: IntCounterVec,
+    /// Rows that routes refused, by route.
+    route_errors: IntCounterVec,
+    /// Time in the functions of routes, by route.
+    route_seconds: CounterVec,
+    /// 1 while a route is suspended.
+    route_suspended: IntGaugeVec,
+    /// Events that wait until a route is live again.
+    route_deferred: IntGaugeVec,
     /// Ended streams of changes, by reason.
     pub follows_closed: IntCounterVec,
     /// Subscribers dropped by the hub, by reason.
@@ -249,6 +259,20 @@ impl Metrics {
                 "tidegate_file_contents_swept_total",
                 "Contents without a file that were removed from DATA_DIR/files.",
             )?,
+            route_rows: counters("tidegate_route_rows_total", "Rows that routes wrote.", &["route"])?,
+            route_errors: counters("tidegate_route_errors_total", "Rows that routes refused.", &["route"])?,
+            route_seconds: CounterVec::new(
+                Opts::new("tidegate_route_seconds_total", "Time in the functions of routes, in seconds."),
+                &["route"],
+            )?,
+            route_suspended: IntGaugeVec::new(
+                Opts::new("tidegate_route_suspended", "1 while a route is suspended."),
+                &["route"],
+            )?,
+            route_deferred: IntGaugeVec::new(
+                Opts::new("tidegate_route_deferred_events", "Events that wait until a route is live again."),
+                &["route"],
+            )?,
             import_lines: counters(
                 "tidegate_import_lines_total",
                 "Lines of imported files, without blank ones, by outcome.",
@@ -396,6 +420,11 @@ impl Metrics {
             Box::new(self.file_uploads_refused.clone()),
             Box::new(self.contents_swept.clone()),
             Box::new(self.import_lines.clone()),
+            Box::new(self.route_rows.clone()),
+            Box::new(self.route_errors.clone()),
+            Box::new(self.route_seconds.clone()),
+            Box::new(self.route_suspended.clone()),
+            Box::new(self.route_deferred.clone()),
             Box::new(self.follows_closed.clone()),
             Box::new(self.followers_dropped.clone()),
             Box::new(self.feed_lag_seconds.clone()),
@@ -508,6 +537,33 @@ impl Metrics {
     pub fn import_stored(&self, stored: u64, rejected: u64) {
         self.import_lines.with_label_values(&["stored"]).inc_by(stored);
         self.import_lines.with_label_values(&["rejected"]).inc_by(rejected);
+    }
+
+    /// Counts what a route did.
+    pub fn route_worked(&self, route: &str, rows: u64, refused: u64, microseconds: u64) {
+        self.route_rows.with_label_values(&[route]).inc_by(rows);
+        self.route_errors.with_label_values(&[route]).inc_by(refused);
+        self.route_seconds.with_label_values(&[route]).inc_by(microseconds as f64 / 1e6);
+    }
+
+    /// Reports a route's state, and its deferred events.
+    pub fn route_waits(&self, route: &str, is_suspended: bool, deferred: i64) {
+        self.route_suspended.with_label_values(&[route]).set(is_suspended.into());
+        self.route_deferred.with_label_values(&[route]).set(deferred);
+    }
+
+    /// Takes away the metrics of a route.
+    pub fn route_removed(&self, route: &str) {
+        for removed in [
+            self.route_rows.remove_label_values(&[route]),
+            self.route_errors.remove_label_values(&[route]),
+            self.route_seconds.remove_label_values(&[route]),
+            self.route_suspended.remove_label_values(&[route]),
+            self.route_deferred.remove_label_values(&[route]),
+        ] {
+            // It was never counted.
+            let _absent = removed;
+        }
     }
 
     /// Renders all metrics in Prometheus' text format.

@@ -17,8 +17,8 @@ use crate::imports::parse::Rejection;
 use crate::imports::part::{ConversationMessages, Part, Tuples, id_of};
 use crate::imports::store::ImportStore;
 use crate::ingest::WriteVerdict as Verdict;
-use crate::ingest::copy_rows;
 use crate::ingest::row;
+use crate::ingest::{copy_rows, set_again};
 
 impl ImportStore {
     /// Stores a part in one transaction. With `all_before`, every earlier part is stored, so a missing conversation stays
@@ -211,7 +211,8 @@ impl PartTransaction<'_> {
         let copy = sql!(self.store.database, "ingest/copy_requests.sql", columns = row::COLUMNS);
         let part = self.part;
         let all: Vec<usize> = (0..part.events.len()).collect();
-        self.copy(copy, &part.events, &all, rejected).await
+        self.copy(copy, &part.events, &all, rejected).await?;
+        if all.is_empty() { Ok(()) } else { set_again(&self.transaction, self.store.timeout).await }
     }
 
     async fn copy_messages(

@@ -166,20 +166,22 @@ impl Receipts {
         Ok(settled)
     }
 
-    /// Begins a batch of a lane; returns the journal's checkpoint number, or `None` if the lane has another epoch.
+    /// Begins a batch of a lane; returns the journal's checkpoint number, or `None` if the lane has another epoch. A statement may take up to
+    /// `timeout`; zero is no limit.
     pub async fn hold_lane(
         &self,
         transaction: &Transaction<'_>,
         journal: JournalId,
         lane: i32,
         epoch: i64,
+        timeout: Duration,
     ) -> Result<Option<i64>, DbError> {
         let name = lane_name(journal, lane);
         let (name, epoch) = (&name, &epoch);
-        // All three are sent at once. The batch's deadline bounds the transaction, so no statement timeout is set.
+        // All three are sent at once.
         let prepare = sql!(self.database, "ingest/prepare_batch.sql");
         let hold = sql!(self.database, "ingest/hold_lane.sql");
-        let presets = presets(Duration::ZERO);
+        let presets = presets(timeout);
         let ((), prepared, held) = tokio::try_join!(
             biased;
             transaction.batch_execute(&presets),
@@ -192,6 +194,18 @@ impl Receipts {
         )?;
         drop(prepared);
         Ok(held.first().map(|row| row.try_get(0)).transpose()?)
+    }
+
+    /// Sets the parameters of a batch's transaction, which [`Self::hold_lane`] has set before.
+    pub async fn prepare(
+        &self,
+        transaction: &Transaction<'_>,
+        journal: JournalId,
+        lane: i32,
+    ) -> Result<(), DbError> {
+        let prepare = sql!(self.database, "ingest/prepare_batch.sql");
+        transaction.query_typed(prepare, &[(&lane_name(journal, lane), Type::TEXT)]).await?;
+        Ok(())
     }
 
     /// Adds the receipt of `range`.

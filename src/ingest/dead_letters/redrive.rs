@@ -20,6 +20,7 @@ use crate::ingest::event::json::{self, JsonLimits};
 use crate::ingest::event::row::{self, Row, Tuple};
 use crate::ingest::journal::JournalId;
 use crate::ingest::write::copy::copy_rows;
+use crate::ingest::write::copy_writer::set_again;
 use crate::ingest::write::probe;
 use crate::ingest::write::verdict::{Fault, Verdict};
 
@@ -230,6 +231,7 @@ impl DeadLetterStore {
         let tuples = taken.iter().map(|taken| &taken.tuple[..]);
         let stored = copy_rows(transaction, copy, tuples).await?;
         DbError::all_stored("requests", taken.len() as u64, stored)?;
+        set_again(transaction, TIMEOUT).await?;
         let all: Vec<Uuid> = taken.iter().map(|taken| taken.id).collect();
         let remove = sql!(self.database, "ingest/remove_dead_letters.sql");
         transaction.execute_typed(remove, &[(&all, Type::UUID_ARRAY)]).await?;

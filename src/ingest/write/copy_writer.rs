@@ -26,6 +26,7 @@ use tokio_postgres::types::Type;
 
 use super::claims::{Claimed, Claims};
 use super::copy::{CopyBatch, Kind, Origin, copy_rows};
+use super::hook::BatchHook;
 use super::probe;
 use super::verdict::{Fault, Verdict};
 use crate::db::{Connection, Database, DbError, begin, presets, query_in_time, roll_back, sql};
@@ -217,6 +218,7 @@ pub struct CopyWriter {
     metrics: Arc<Metrics>,
     deadline: Duration,
     checkpoints: Arc<Checkpoints>,
+    hook: Arc<dyn BatchHook>,
 }
 
 impl CopyWriter {
@@ -227,9 +229,10 @@ impl CopyWriter {
         metrics: Arc<Metrics>,
         deadline: Duration,
         checkpoints: &Arc<Checkpoints>,
+        hook: &Arc<dyn BatchHook>,
     ) -> Self {
-        let (tables, checkpoints) = (Arc::clone(tables), Arc::clone(checkpoints));
-        Self { database, tables, status: Arc::default(), metrics, deadline, checkpoints }
+        let (tables, checkpoints, hook) = (Arc::clone(tables), Arc::clone(checkpoints), Arc::clone(hook));
+        Self { database, tables, status: Arc::default(), metrics, deadline, checkpoints, hook }
     }
 
     /// The state that health shows.
@@ -263,6 +266,9 @@ impl CopyWriter {
                 Ok(Attempt::Fenced) => continue,
                 Err(error) => error,
             };
+            if error.is_cancelled() && self.hook.cancelled(&error).await {
+                continue;
+            }
             let verdict = match Verdict::on(&error) {
                 // An earlier attempt was stored after all, and the next one will find it. If not, the row is foreign.
                 Verdict::Bisect
@@ -282,10 +288,17 @@ impl CopyWriter {
                 return Err(WriteError::Rejected(Rejected { error, attempts }));
             }
             self.back_off(verdict, &error, attempts).await;
-            if batch.events > 1 && error.sql_state() == Some(&SqlState::QUERY_CANCELED) {
+            // With statements of users the time limit is this writer's own, and a lock of requests reaches it, too.
+            if batch.events > 1 && error.is_cancelled() && !self.hook.runs_statements() {
                 return Err(WriteError::TooSlow);
             }
         }
+    }
+
+    /// The limit of a statement. The deadline bounds the transaction, so none is set, except with statements of users: Postgres names the
+    /// one that it cancels, just before the deadline.
+    fn statement_timeout(&self) -> Duration {
+        if self.hook.runs_statements() { self.deadline * 9 / 10 } else { Duration::ZERO }
     }
 
     async fn attempt(&self, batch: &CopyBatch<'_>, lane: &mut Lane) -> Result<Attempt, DbError> {
@@ -355,15 +368,19 @@ impl CopyWriter {
         let receipts = &self.tables.receipts;
         let transaction = begin(connection).await?;
         let storing = async {
-            let Some(number) = receipts.hold_lane(&transaction, journal, lane.number, epoch).await? else {
-                return Ok(None);
-            };
+            let timeout = self.statement_timeout();
+            let held = receipts.hold_lane(&transaction, journal, lane.number, epoch, timeout).await?;
+            let Some(number) = held else { return Ok(None) };
             if !self.checkpoints.observe(journal, number) {
                 // This batch may be stored nevertheless. The checkpointer finds what is missing.
                 tracing::warn!("the database went back in time; a checkpoint will find what it lacks");
             }
             let stored = self.store(batch, lane, &transaction).await?;
             lane.state.enter(Step::Other);
+            if self.hook.runs_statements() {
+                set_again(&transaction, timeout).await?;
+                receipts.prepare(&transaction, journal, lane.number).await?;
+            }
             receipts.add(&transaction, journal, &range, counts(batch, &stored)).await?;
             Ok(Some(stored))
         };
@@ -400,12 +417,15 @@ impl CopyWriter {
             }
         }
         let transaction = begin(connection).await?;
-        // Sent ahead of the batch, without a round trip of their own. The deadline bounds the transaction, so no statement
-        // timeout is set.
-        let presets = presets(Duration::ZERO);
+        // Sent ahead of the batch, without a round trip of their own.
+        let presets = presets(self.statement_timeout());
         let storing = async {
             let preset = async { Ok(transaction.batch_execute(&presets).await?) };
             let ((), stored) = tokio::try_join!(biased; preset, self.store(batch, lane, &transaction))?;
+            if self.hook.runs_statements() {
+                lane.state.enter(Step::Other);
+                set_again(&transaction, self.statement_timeout()).await?;
+            }
             Ok(stored)
         };
         let stored = match storing.await {
@@ -510,6 +530,17 @@ impl CopyWriter {
         let _logged_above = self.status.failed(state, message);
         tokio::time::sleep(verdict.delay(attempts)).await;
     }
+}
+
+/// Sets again what the service relies on, after statements of users have run in a transaction. Even a function that resets the session's
+/// parameters at its end leaves what it has set for the session.
+///
+/// # Errors
+///
+/// Any error of Postgres.
+pub async fn set_again(transaction: &Transaction<'_>, timeout: Duration) -> Result<(), DbError> {
+    let after = sql!("ingest/after_copy.sql");
+    Ok(transaction.batch_execute(&format!("{after}{}", presets(timeout))).await?)
 }
 
 async fn within<T>(limit: Duration, work: impl Future<Output = Result<T, DbError>>) -> Result<T, DbError> {

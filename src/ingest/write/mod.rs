@@ -12,6 +12,7 @@
 //! | [`copy_writer`] | one batch, exactly once, with retries |
 //! | [`copy`] | what one COPY takes, and its protocol |
 //! | [`claims`] | idempotency keys |
+//! | [`hook`] | statements of users within a batch's transaction |
 //! | [`verdict`] | what an error of Postgres means for a batch and for a row |
 //! | [`probe`] | finds bad rows without storing any |
 //! | [`restore`] | stores events that were recovered from damaged files |
@@ -20,6 +21,7 @@ pub mod batcher;
 pub mod claims;
 pub mod copy;
 pub mod copy_writer;
+pub mod hook;
 pub mod probe;
 pub mod restore;
 pub mod verdict;

@@ -13,6 +13,7 @@ use uuid::Uuid;
 
 use super::claims::Claims;
 use super::copy::{CopyBatch, Kind, Origin, copy_rows};
+use super::copy_writer::set_again;
 use super::verdict::{Fault, Faults, Verdict};
 use crate::bisect;
 use crate::db::{Database, DbError, begin_in_time, roll_back, sql};
@@ -167,6 +168,7 @@ impl Restorer {
             let tuples = new.iter().map(|(_, tuple)| tuple.bytes());
             let stored = copy_rows(transaction, copy, tuples).await?;
             DbError::all_stored("requests", new.len() as u64, stored)?;
+            set_again(transaction, TIMEOUT).await?;
         }
         let state = if fault.is_some() { "dead" } else { "committed" };
         for (state, events) in [(state, &new), ("duplicates", &duplicates)] {

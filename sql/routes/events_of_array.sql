@@ -1,0 +1,1 @@
+with batch as (select * from pg_catalog.unnest({events}))

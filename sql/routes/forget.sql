@@ -1,0 +1,1 @@
+delete from {schema}.event_routes where id = $1

@@ -1,0 +1,1 @@
+create temporary view tidegate_route_view as

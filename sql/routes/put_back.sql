@@ -1,0 +1,1 @@
+select {schema}.tidegate_route_defer($1, $2)

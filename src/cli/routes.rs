@@ -1,0 +1,225 @@
+//! `tidegate routes`: the user's own tables, on the database, with or without a running service.
+
+use std::time::Duration;
+
+use clap::{Args, Subcommand};
+
+use super::{Failure, offline};
+use crate::config::Config;
+use crate::db::{self, Database};
+use crate::routes::{Definition, ListedRoute, RouteError, RouteName, RouteStore};
+
+/// How long a command waits for COPYs and for a vacuum.
+const PATIENCE: Duration = Duration::from_secs(600);
+
+#[derive(Debug, Args)]
+pub(super) struct RoutesArgs {
+    #[command(subcommand)]
+    command: RoutesCommand,
+}
+
+#[derive(Debug, Subcommand)]
+enum RoutesCommand {
+    /// Add a route: events land in a table of yours, by one select over `batch`, in the transaction that stores them
+    Add(AddArgs),
+    /// List the routes
+    List,
+    /// Print a route as the command that adds it, with its state
+    Show {
+        /// The route
+        name: String,
+    },
+    /// Route events again; those that were deferred come first
+    Enable {
+        /// The route
+        name: String,
+    },
+    /// Let events pass
+    Disable {
+        /// The route
+        name: String,
+    },
+    /// Remove a route, with its errors; its table stays
+    Remove {
+        /// The route
+        name: String,
+    },
+    /// Route the events that are stored already, by the running service; for a route that was never live
+    Backfill {
+        /// The route
+        name: String,
+    },
+    /// Print what the routes did
+    Stats {
+        /// A route; by default all
+        name: Option<String>,
+    },
+}
+
+#[derive(Debug, Args)]
+struct AddArgs {
+    /// The route's name: a-z, 0-9, _ and -
+    name: String,
+    /// The target: an existing table with its schema, as in app.signups
+    #[arg(long, value_name = "TABLE")]
+    into: String,
+    /// One select over `batch`, which has the columns of requests; its columns are named as those of the target
+    #[arg(long, value_name = "SELECT")]
+    sql: String,
+    /// Columns of a unique index of the target: of two events of a batch with one key the newer one wins
+    #[arg(long, value_delimiter = ',', value_name = "COLUMNS")]
+    key: Vec<String>,
+    /// `do update set …` or `do nothing`; by default, a key's row gets the other columns of the event
+    #[arg(long, value_name = "CLAUSE")]
+    on_conflict: Option<String>,
+    /// The role that the route runs as; by default tidegate_routes, which is made
+    #[arg(long)]
+    role: Option<String>,
+    /// An event whose row the target refuses becomes a dead letter, and is not stored
+    #[arg(long)]
+    strict: bool,
+    /// One batch at a time: for several routes into one table
+    #[arg(long)]
+    serial: bool,
+    /// Add it disabled
+    #[arg(long, conflicts_with = "backfill")]
+    disabled: bool,
+    /// Route the events that are stored already, too
+    #[arg(long)]
+    backfill: bool,
+    /// Give an existing route this definition
+    #[arg(long, conflicts_with_all = ["disabled", "backfill"])]
+    replace: bool,
+}
+
+impl From<RouteError> for Failure {
+    fn from(error: RouteError) -> Self {
+        match error {
+            RouteError::Invalid { field, message } => {
+                Self::Usage(format!("--{}: {message}", field.replace('_', "-")))
+            }
+            RouteError::Rights { role, cause, statements } => Self::Run(format!(
+                "the role {role} needs more rights than this service's role can give ({cause}); an administrator runs:\n{};",
+                statements.join(";\n")
+            )),
+            error => Self::Run(error.to_string()),
+        }
+    }
+}
+
+pub(super) fn run(args: RoutesArgs) -> Result<(), Failure> {
+    let config = Config::from_env()?;
+    offline::with_database(&config, async |database| {
+        let migrated = db::migrate(&database, config.database.partitioning, config.modules()).await;
+        migrated.map_err(|error| Failure::Run(db::chain(&error)))?;
+        command(args.command, &database).await
+    })
+}
+
+async fn command(command: RoutesCommand, database: &Database) -> Result<(), Failure> {
+    let routes = RouteStore::new(database);
+    match command {
+        RoutesCommand::Add(args) => add(args, &routes).await?,
+        RoutesCommand::List => routes.list().await?.iter().for_each(print_line),
+        RoutesCommand::Show { name } => print_whole(&routes.get(&RouteName::parse(&name)?).await?),
+        RoutesCommand::Enable { name } => {
+            routes.enable(&RouteName::parse(&name)?, true, None).await?;
+        }
+        RoutesCommand::Disable { name } => {
+            routes.enable(&RouteName::parse(&name)?, false, None).await?;
+        }
+        RoutesCommand::Remove { name } => {
+            if !routes.remove(&RouteName::parse(&name)?, None, PATIENCE, wait_message()).await? {
+                println!("{name} is disabled; the service drops its trigger once requests is free");
+            }
+        }
+        RoutesCommand::Backfill { name } => {
+            routes.begin_backfill(&RouteName::parse(&name)?, None, PATIENCE, wait_message()).await?;
+            println!(
+                "the running service routes the stored events; `tidegate routes stats {name}` has its progress"
+            );
+        }
+        RoutesCommand::Stats { name } => {
+            let name = name.map(|name| RouteName::parse(&name)).transpose()?;
+            let listed = match name {
+                Some(name) => vec![routes.get(&name).await?],
+                None => routes.list().await?,
+            };
+            listed.iter().for_each(print_stats);
+        }
+    }
+    Ok(())
+}
+
+async fn add(args: AddArgs, routes: &RouteStore) -> Result<(), Failure> {
+    let name = RouteName::parse(&args.name)?;
+    let definition = Definition {
+        into: args.into,
+        sql: args.sql,
+        key: args.key,
+        on_conflict: args.on_conflict,
+        role: args.role,
+        strict: args.strict,
+        serial: args.serial,
+    };
+    let added = match args.replace {
+        true => routes.replace(&name, &definition, None).await?,
+        false => {
+            routes.add(&name, &definition, !args.disabled, args.backfill, PATIENCE, wait_message()).await?
+        }
+    };
+    for note in added.notes {
+        println!("note: {note}");
+    }
+    Ok(())
+}
+
+/// Reports what a command waits for, once for each holder.
+fn wait_message() -> impl Fn(&str) + Send + Sync {
+    let last = parking_lot::Mutex::new(String::new());
+    move |holders: &str| {
+        let mut last = last.lock();
+        if *last != holders {
+            holders.clone_into(&mut last);
+            eprintln!("tidegate: waiting for {holders}; events are stored meanwhile");
+        }
+    }
+}
+
+fn print_line(route: &ListedRoute) {
+    let ListedRoute { name, into, rows, errors, deferred, .. } = route;
+    let state = route.state.name();
+    println!("{name}  {state}  into {into}  {rows} rows  {errors} errors  {deferred} deferred");
+}
+
+fn print_stats(route: &ListedRoute) {
+    print_line(route);
+    let seconds = route.microseconds as f64 / 1e6;
+    println!("  {} batches in {seconds:.3} s, {} rows refused so far", route.batches, route.refused);
+    if let Some(backfill) = route.backfill {
+        let state = if backfill.is_done { "done" } else { "under way" };
+        println!("  backfill {state}: {} events read", backfill.events);
+    }
+    if let (Some((state, error)), Some(at)) = (&route.error, &route.suspended_at) {
+        println!("  last suspended {at}: {state} {error}");
+    }
+}
+
+fn print_whole(route: &ListedRoute) {
+    let quoted = |text: &str| format!("'{}'", text.replace('\'', r"'\''"));
+    let mut words = vec![format!("tidegate routes add {} --into {}", route.name, quoted(&route.into))];
+    words.push(format!("--sql {}", quoted(&route.sql)));
+    if !route.key.is_empty() {
+        words.push(format!("--key {}", quoted(&route.key.join(","))));
+    }
+    if let Some(clause) = &route.on_conflict {
+        words.push(format!("--on-conflict {}", quoted(clause)));
+    }
+    if route.role != crate::routes::ROLE {
+        words.push(format!("--role {}", quoted(&route.role)));
+    }
+    words.extend(route.strict.then(|| "--strict".to_owned()));
+    words.extend(route.serial.then(|| "--serial".to_owned()));
+    println!("{}", words.join(" "));
+    print_stats(route);
+}

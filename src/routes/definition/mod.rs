@@ -1,0 +1,17 @@
+//! Adds, changes, lists and removes routes.
+
+mod store;
+
+pub use store::RouteStore;
+pub(super) use store::{function_name, route_in};
+
+/// A route that was added or changed.
+#[derive(Debug, Clone)]
+pub struct Added {
+    /// Whether it is new.
+    pub changed: super::Changed,
+    /// Its version.
+    pub version: i64,
+    /// Remarks for its author.
+    pub notes: Vec<String>,
+}

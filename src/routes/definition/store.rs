@@ -1,0 +1,500 @@
+//! The table `event_routes`, and the functions and triggers of its rows.
+
+use std::time::{Duration, Instant};
+
+use tokio_postgres::Row;
+use tokio_postgres::types::Type;
+
+use super::Added;
+use crate::db::{Database, DbError, Parameter, Transaction, begin_in_time, roll_back, sql};
+use crate::routes::generate::{fill, quoted};
+use crate::routes::inspection::{Inspected, inspect};
+use crate::routes::model::{Backfill, Changed, Definition, ListedRoute, RouteName, RouteState};
+use crate::routes::{RouteError, sources};
+
+/// For each statement.
+const TIMEOUT: Duration = Duration::from_secs(60);
+/// The wait for a lock of `requests` in one attempt: COPYs wait behind it, too.
+const LOCK_WAIT: Duration = Duration::from_millis(500);
+/// The pause between two attempts.
+const LOCK_PAUSE: Duration = Duration::from_millis(250);
+
+/// Routes, in the tables of a database.
+#[derive(Debug, Clone)]
+pub struct RouteStore {
+    pub(in crate::routes) database: Database,
+}
+
+/// A change of a route, in one transaction.
+enum Change<'a> {
+    /// A new route, enabled or not, with or without a backfill.
+    Add { is_enabled: bool, backfills: bool },
+    /// Another definition of an existing one, if it has one of these versions.
+    Replace { versions: Option<&'a [i64]> },
+}
+
+/// What is done in one transaction, again while a lock is not free.
+enum Operation<'a> {
+    Change { name: &'a RouteName, definition: &'a Definition, inspected: &'a Inspected, change: Change<'a> },
+    Enable { name: &'a RouteName, is_enabled: bool, versions: Option<&'a [i64]> },
+    BeginBackfill { name: &'a RouteName, versions: Option<&'a [i64]> },
+    MarkRemoved { name: &'a RouteName, versions: Option<&'a [i64]> },
+    Drop { id: i32 },
+}
+
+/// A locked route.
+struct Locked {
+    id: i32,
+    version: i64,
+    was_live: bool,
+}
+
+impl RouteStore {
+    /// The routes of `database`.
+    pub fn new(database: &Database) -> Self {
+        Self { database: database.clone() }
+    }
+
+    /// Adds a route. With `backfills`, events that are stored already are routed too, by the service. Waits up to `patience` for COPYs under
+    /// way, and for a vacuum; `waiting` is called at each attempt.
+    ///
+    /// # Errors
+    ///
+    /// [`RouteError`]; nothing is changed then.
+    pub async fn add(
+        &self,
+        name: &RouteName,
+        definition: &Definition,
+        is_enabled: bool,
+        backfills: bool,
+        patience: Duration,
+        waiting: impl Fn(&str) + Send + Sync,
+    ) -> Result<Added, RouteError> {
+        let inspected = inspect(&self.database, definition).await?;
+        let change = Change::Add { is_enabled, backfills };
+        let add = Operation::Change { name, definition, inspected: &inspected, change };
+        self.with_lock(patience, waiting, &add).await?;
+        Ok(Added { changed: Changed::Added, version: 1, notes: inspected.notes })
+    }
+
+    /// Gives a route another definition. Batches under way may still follow the former one. `versions`: it has to have one of these.
+    ///
+    /// # Errors
+    ///
+    /// [`RouteError`]; nothing is changed then.
+    pub async fn replace(
+        &self,
+        name: &RouteName,
+        definition: &Definition,
+        versions: Option<&[i64]>,
+    ) -> Result<Added, RouteError> {
+        let inspected = inspect(&self.database, definition).await?;
+        let change = Change::Replace { versions };
+        let replace = Operation::Change { name, definition, inspected: &inspected, change };
+        let version = self.with_lock(Duration::ZERO, |_| (), &replace).await?;
+        Ok(Added { changed: Changed::Replaced, version, notes: inspected.notes })
+    }
+
+    /// Runs an operation in a transaction, again while a lock is not free, until `patience` is over.
+    async fn with_lock(
+        &self,
+        patience: Duration,
+        waiting: impl Fn(&str) + Send + Sync,
+        operation: &Operation<'_>,
+    ) -> Result<i64, RouteError> {
+        let deadline = Instant::now() + patience;
+        loop {
+            let mut connection = self.database.get().await?;
+            let transaction = begin_in_time(&mut connection, TIMEOUT).await?;
+            let lock_timeout =
+                sql!("routes/lock_timeout.sql").replace("{ms}", &LOCK_WAIT.as_millis().to_string());
+            transaction.batch_execute(&lock_timeout).await.map_err(DbError::from)?;
+            let error = match self.run(&transaction, operation).await {
+                Ok(done) => {
+                    transaction.commit().await.map_err(DbError::from)?;
+                    return Ok(done);
+                }
+                Err(RouteError::Database(error)) => roll_back(transaction, error).await,
+                Err(error) => {
+                    transaction.rollback().await.map_err(DbError::from)?;
+                    return Err(error);
+                }
+            };
+            // Roles belong to the whole server: another database's service may have made the same one.
+            let is_made = matches!(error.state_code(), Some("42710" | "23505"));
+            if !error.is_locked() && !error.is_conflict() && !is_made {
+                return Err(error.into());
+            }
+            let holders = self.holders().await?;
+            if Instant::now() >= deadline && !is_made {
+                return Err(RouteError::Locked(holders));
+            }
+            waiting(&holders);
+            tokio::time::sleep(LOCK_PAUSE).await;
+        }
+    }
+
+    /// What holds `requests`.
+    async fn holders(&self) -> Result<String, DbError> {
+        let holders = sql!(self.database, "routes/holders.sql");
+        let rows = self.database.query_in_time(TIMEOUT, holders, &[]).await?;
+        let name: Option<String> = rows.first().map_or(Ok(None), |row| row.try_get(0))?;
+        Ok(name.unwrap_or_else(|| "another transaction".to_owned()))
+    }
+
+    /// Returns the route's new version.
+    async fn change(
+        &self,
+        transaction: &Transaction<'_>,
+        name: &RouteName,
+        definition: &Definition,
+        inspected: &Inspected,
+        change: &Change<'_>,
+    ) -> Result<i64, RouteError> {
+        self.grant(transaction, definition.role(), inspected.target_id).await?;
+        let (schema, table) = &inspected.target_name;
+        let (name_text, role) = (name.as_str(), definition.role());
+        let of_definition: [Parameter<'_>; 10] = [
+            (schema, Type::TEXT),
+            (table, Type::TEXT),
+            (&definition.select(), Type::TEXT),
+            (&inspected.column_names, Type::TEXT_ARRAY),
+            (&definition.key, Type::TEXT_ARRAY),
+            (&definition.on_conflict, Type::TEXT),
+            (&role, Type::TEXT),
+            (&definition.strict, Type::BOOL),
+            (&definition.serial, Type::BOOL),
+            (&inspected.is_whole, Type::BOOL),
+        ];
+        let (id, version) = match change {
+            Change::Add { is_enabled, backfills } => {
+                let insert = sql!(self.database, "routes/insert.sql");
+                let is_live = *is_enabled || *backfills;
+                let mut parameters: Vec<Parameter<'_>> = vec![(&name_text, Type::TEXT)];
+                parameters.extend(of_definition);
+                parameters.push((&is_live, Type::BOOL));
+                let rows = transaction.query_typed(insert, &parameters).await.map_err(DbError::from)?;
+                let Some(row) = rows.first() else { return Err(RouteError::Exists(name_text.to_owned())) };
+                (row.try_get(0).map_err(DbError::from)?, 1)
+            }
+            Change::Replace { versions } => {
+                let locked = self.lock(transaction, name).await?;
+                if versions.is_some_and(|versions| !versions.contains(&locked.version)) {
+                    return Err(RouteError::VersionMismatch);
+                }
+                let mut parameters: Vec<Parameter<'_>> = vec![(&locked.id, Type::INT4)];
+                parameters.extend(of_definition);
+                let update = sql!(self.database, "routes/update.sql");
+                transaction.execute_typed(update, &parameters).await.map_err(DbError::from)?;
+                (locked.id, locked.version + 1)
+            }
+        };
+        self.make_functions(transaction, id, definition, inspected).await?;
+        if let Change::Add { backfills, .. } = change {
+            let lock = sql!(self.database, "routes/lock_requests.sql");
+            transaction.batch_execute(lock).await.map_err(DbError::from)?;
+            let make = self.for_function("routes/make_trigger.sql", id, "");
+            transaction.batch_execute(&make).await.map_err(DbError::from)?;
+            if *backfills {
+                let begin = sql!(self.database, "routes/begin_backfill.sql");
+                transaction.execute_typed(begin, &[(&id, Type::INT4)]).await.map_err(DbError::from)?;
+            }
+        }
+        Ok(version)
+    }
+
+    /// Gives a role the rights that a route into `target` needs.
+    async fn grant(&self, transaction: &Transaction<'_>, role: &str, target: u32) -> Result<(), RouteError> {
+        let statements = self.missing_rights(transaction, role, target).await?;
+        let refused = |cause: String| RouteError::Rights {
+            role: role.to_owned(),
+            cause,
+            statements: statements.clone(),
+        };
+        for statement in &statements {
+            match transaction.batch_execute(statement).await.map_err(DbError::from) {
+                Ok(()) => {}
+                Err(error) if error.state_code() == Some("42501") => {
+                    return Err(refused(error.with_sources()));
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        // A grant without the right to grant is no error, but a warning.
+        let statements = match statements.is_empty() {
+            true => return Ok(()),
+            false => self.missing_rights(transaction, role, target).await?,
+        };
+        match statements.is_empty() {
+            true => Ok(()),
+            false => Err(RouteError::Rights {
+                role: role.to_owned(),
+                cause: "its grants have no effect".into(),
+                statements,
+            }),
+        }
+    }
+
+    async fn missing_rights(
+        &self,
+        transaction: &Transaction<'_>,
+        role: &str,
+        target: u32,
+    ) -> Result<Vec<String>, DbError> {
+        let parameters: [Parameter<'_>; 3] =
+            [(&role, Type::TEXT), (&target, Type::OID), (&self.database.schema(), Type::TEXT)];
+        let rows = transaction.query_typed(sql!("routes/missing_rights.sql"), &parameters).await?;
+        rows.iter().map(|row| Ok(row.try_get(0)?)).collect()
+    }
+
+    /// Makes the functions of a route, or makes them anew. They belong to its role from the moment that they can be seen.
+    pub(in crate::routes) async fn make_functions(
+        &self,
+        transaction: &Transaction<'_>,
+        id: i32,
+        definition: &Definition,
+        inspected: &Inspected,
+    ) -> Result<(), RouteError> {
+        let function = function_name(id);
+        let templates = sources(&self.database);
+        for statement in inspected.plan(definition).functions(&function, id, templates) {
+            let made = transaction.query_typed(&statement, &[]).await;
+            made.map_err(|error| RouteError::of("sql", error.into()))?;
+        }
+        let own = self.for_function("routes/own_functions.sql", id, definition.role());
+        transaction.batch_execute(&own).await.map_err(DbError::from)?;
+        Ok(())
+    }
+
+    /// A statement about a route's functions.
+    fn for_function(&self, which: &str, id: i32, role: &str) -> String {
+        let template = match which {
+            "routes/make_trigger.sql" => sql!(self.database, "routes/make_trigger.sql"),
+            "routes/own_functions.sql" => sql!(self.database, "routes/own_functions.sql"),
+            _ => sql!(self.database, "routes/remove.sql"),
+        };
+        fill(template, &[("function", &function_name(id)), ("role", &quoted(role))])
+    }
+
+    async fn lock(&self, transaction: &Transaction<'_>, name: &RouteName) -> Result<Locked, RouteError> {
+        let lock = sql!(self.database, "routes/lock.sql");
+        let rows =
+            transaction.query_typed(lock, &[(&name.as_str(), Type::TEXT)]).await.map_err(DbError::from)?;
+        let Some(row) = rows.first() else { return Err(RouteError::NotFound(name.as_str().to_owned())) };
+        let locked = || {
+            Ok::<_, tokio_postgres::Error>(Locked {
+                id: row.try_get("id")?,
+                version: row.try_get("version")?,
+                was_live: row.try_get("was_live")?,
+            })
+        };
+        Ok(locked().map_err(DbError::from)?)
+    }
+
+    /// The routes, by name.
+    ///
+    /// # Errors
+    ///
+    /// Any error of Postgres.
+    pub async fn list(&self) -> Result<Vec<ListedRoute>, RouteError> {
+        self.listed(None).await
+    }
+
+    /// One route.
+    ///
+    /// # Errors
+    ///
+    /// [`RouteError::NotFound`].
+    pub async fn get(&self, name: &RouteName) -> Result<ListedRoute, RouteError> {
+        let mut routes = self.listed(Some(name.as_str())).await?;
+        routes.pop().ok_or_else(|| RouteError::NotFound(name.as_str().to_owned()))
+    }
+
+    async fn listed(&self, name: Option<&str>) -> Result<Vec<ListedRoute>, RouteError> {
+        let list = sql!(self.database, "routes/list.sql");
+        let rows = self.database.query_in_time(TIMEOUT, list, &[(&name, Type::TEXT)]).await?;
+        Ok(rows.iter().map(listed).collect::<Result<_, DbError>>()?)
+    }
+
+    /// Enables or disables a route: events pass a disabled one. `versions`: it has to have one of these.
+    ///
+    /// # Errors
+    ///
+    /// [`RouteError`]; nothing is changed then.
+    pub async fn enable(
+        &self,
+        name: &RouteName,
+        is_enabled: bool,
+        versions: Option<&[i64]>,
+    ) -> Result<i64, RouteError> {
+        self.with_lock(Duration::ZERO, |_| (), &Operation::Enable { name, is_enabled, versions }).await
+    }
+
+    /// Begins the backfill of a route that was never live: it is live from now on, and older events are routed by the service. Waits up to
+    /// `patience` for COPYs under way.
+    ///
+    /// # Errors
+    ///
+    /// [`RouteError::Conflict`] if it was live: the events that it took cannot be told from those that it did not.
+    pub async fn begin_backfill(
+        &self,
+        name: &RouteName,
+        versions: Option<&[i64]>,
+        patience: Duration,
+        waiting: impl Fn(&str) + Send + Sync,
+    ) -> Result<i64, RouteError> {
+        self.with_lock(patience, waiting, &Operation::BeginBackfill { name, versions }).await
+    }
+
+    /// Removes a route, with its errors and deferred events; its target stays. It does nothing from the first step on. Waits up to
+    /// `patience` for COPYs under way, to drop the trigger; false: the service does so later.
+    ///
+    /// # Errors
+    ///
+    /// [`RouteError`].
+    pub async fn remove(
+        &self,
+        name: &RouteName,
+        versions: Option<&[i64]>,
+        patience: Duration,
+        waiting: impl Fn(&str) + Send + Sync,
+    ) -> Result<bool, RouteError> {
+        let id = self.with_lock(Duration::ZERO, |_| (), &Operation::MarkRemoved { name, versions }).await?;
+        match self.drop_trigger(id as i32, patience, waiting).await {
+            Ok(()) => Ok(true),
+            Err(RouteError::Locked(_)) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn run(&self, transaction: &Transaction<'_>, operation: &Operation<'_>) -> Result<i64, RouteError> {
+        let (name, versions) = match operation {
+            Operation::Change { name, definition, inspected, change } => {
+                return self.change(transaction, name, definition, inspected, change).await;
+            }
+            Operation::Drop { id } => {
+                let remove = self.for_function("routes/remove.sql", *id, "");
+                transaction.batch_execute(&remove).await.map_err(DbError::from)?;
+                let forget = sql!(self.database, "routes/forget.sql");
+                transaction.execute_typed(forget, &[(id, Type::INT4)]).await.map_err(DbError::from)?;
+                return Ok(0);
+            }
+            Operation::Enable { name, versions, .. }
+            | Operation::BeginBackfill { name, versions }
+            | Operation::MarkRemoved { name, versions } => (name, versions),
+        };
+        let locked = self.lock(transaction, name).await?;
+        if versions.is_some_and(|versions| !versions.contains(&locked.version)) {
+            return Err(RouteError::VersionMismatch);
+        }
+        let id: [Parameter<'_>; 1] = [(&locked.id, Type::INT4)];
+        match operation {
+            Operation::Enable { is_enabled, .. } => {
+                let set = sql!(self.database, "routes/set_state.sql");
+                let parameters: [Parameter<'_>; 2] = [(&locked.id, Type::INT4), (is_enabled, Type::BOOL)];
+                transaction.execute_typed(set, &parameters).await.map_err(DbError::from)?;
+            }
+            Operation::BeginBackfill { .. } => {
+                if locked.was_live {
+                    let message = "the route was live already, so a backfill would route events twice: add it with a backfill, or add it disabled and then backfill it";
+                    return Err(RouteError::Conflict(message.to_owned()));
+                }
+                let lock = sql!(self.database, "routes/lock_requests.sql");
+                transaction.batch_execute(lock).await.map_err(DbError::from)?;
+                let begin = sql!(self.database, "routes/begin_backfill.sql");
+                transaction.execute_typed(begin, &id).await.map_err(DbError::from)?;
+            }
+            _ => {
+                let mark = sql!(self.database, "routes/mark_removed.sql");
+                transaction.execute_typed(mark, &id).await.map_err(DbError::from)?;
+                return Ok(locked.id.into());
+            }
+        }
+        Ok(locked.version + 1)
+    }
+
+    /// Suspends a live route for an error of its function.
+    pub(in crate::routes) async fn suspend(&self, id: i32, error: &DbError) -> Result<(), DbError> {
+        let suspend = sql!(self.database, "routes/suspend.sql");
+        let (state, message) = (error.state_code().unwrap_or(""), error.message());
+        let parameters: [Parameter<'_>; 3] =
+            [(&id, Type::INT4), (&state, Type::TEXT), (&message, Type::TEXT)];
+        self.database.query_in_time(TIMEOUT, suspend, &parameters).await?;
+        Ok(())
+    }
+
+    /// Drops what is left of a removed route.
+    pub(in crate::routes) async fn drop_trigger(
+        &self,
+        id: i32,
+        patience: Duration,
+        waiting: impl Fn(&str) + Send + Sync,
+    ) -> Result<(), RouteError> {
+        self.with_lock(patience, waiting, &Operation::Drop { id }).await.map(drop)
+    }
+}
+
+/// The name of a route's trigger and of its function.
+pub(in crate::routes) fn function_name(id: i32) -> String {
+    format!("tidegate_route_{id}")
+}
+
+/// The route whose function is the innermost one in an error's context.
+pub(in crate::routes) fn route_in(context: &str) -> Option<i32> {
+    let (_, rest) = context.split_once("tidegate_route_")?;
+    let end = rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len());
+    match rest.get(..end) {
+        // A function of the migration, such as `tidegate_route_begin`, stands above the route's own.
+        None | Some("") => route_in(rest),
+        Some(number) => number.parse().ok(),
+    }
+}
+
+fn listed(row: &Row) -> Result<ListedRoute, DbError> {
+    let (is_wanted, is_filling): (bool, bool) = (row.try_get("backfill_wanted")?, row.try_get("is_filling")?);
+    let (state, error): (Option<String>, Option<String>) = (row.try_get("sqlstate")?, row.try_get("error")?);
+    Ok(ListedRoute {
+        id: row.try_get("id")?,
+        name: row.try_get("name")?,
+        into: row.try_get("target")?,
+        sql: row.try_get("statement")?,
+        key: row.try_get("key_columns")?,
+        on_conflict: row.try_get("on_conflict")?,
+        role: row.try_get("run_as")?,
+        strict: row.try_get("strict")?,
+        serial: row.try_get("serial")?,
+        whole: row.try_get("whole")?,
+        state: RouteState::named(row.try_get("state")?),
+        error: state.zip(error),
+        suspended_at: row.try_get("suspended_at")?,
+        version: row.try_get("version")?,
+        created_at: row.try_get("created_at")?,
+        updated_at: row.try_get("updated_at")?,
+        rows: row.try_get("rows")?,
+        refused: row.try_get("refused")?,
+        microseconds: row.try_get("microseconds")?,
+        batches: row.try_get("batches")?,
+        errors: row.try_get("errors")?,
+        deferred: row.try_get("deferred")?,
+        backfill: is_wanted.then_some(Backfill { events: row.try_get("backfilled")?, is_done: !is_filling }),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_route_of_an_error_is_that_of_its_innermost_function() {
+        let context = "SQL statement «…»\nPL/pgSQL function public.tidegate_route_12_apply(requests[]) line 3 at SQL statement\n\
+                       PL/pgSQL function tidegate_route_7() line 9";
+        assert_eq!(route_in(context), Some(12));
+        assert_eq!(
+            route_in(
+                "PL/pgSQL function tidegate_route_begin(integer,text)\n function tidegate_route_7() line 9"
+            ),
+            Some(7)
+        );
+        assert_eq!(route_in("COPY requests, line 1"), None);
+    }
+}
