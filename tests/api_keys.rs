@@ -161,7 +161,9 @@ async fn a_write_only_key_sends_events_from_pages_of_its_origins_and_does_nothin
                 Access::Public | Access::Optional => {
                     assert!(!matches!(status, 401 | 403), "{route:?} {status}");
                 }
-                Access::SignedIn | Access::Topics | Access::Scope(_) => assert_eq!(status, 403, "{route:?}"),
+                Access::SignedIn | Access::Topics | Access::Paths(_) | Access::Scope(_) => {
+                    assert_eq!(status, 403, "{route:?}");
+                }
             }
         }
         // Only routes of events take it in the URL, and they take no other key there.

@@ -68,7 +68,9 @@ async fn the_description_has_every_route_with_its_access_and_errors() {
             Access::Public => is_open && security.len() == 1,
             Access::Optional => is_open && schemes(serde_json::json!([])),
             Access::SignedIn | Access::Topics => !is_open && schemes(serde_json::json!([])),
-            Access::Scope(scope) => !is_open && schemes(serde_json::json!([scope.name()])),
+            Access::Paths(scope) | Access::Scope(scope) => {
+                !is_open && schemes(serde_json::json!([scope.name()]))
+            }
         };
         assert!(is_right, "{name}: {security:?}");
         let responses = operation["responses"].as_object().unwrap();

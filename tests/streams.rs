@@ -13,11 +13,7 @@ fn with<'a>(variables: &[(&'a str, &'a str)]) -> Vec<(&'a str, &'a str)> {
 }
 
 async fn put(service: &Service, path: &str, headers: &[(&str, &str)], body: &str) -> Answer {
-    service.request("PUT", &format!("/v1/stream/{path}"), headers, body).await
-}
-
-async fn append(service: &Service, path: &str, headers: &[(&str, &str)], body: &str) -> Answer {
-    service.request("POST", &format!("/v1/stream/{path}"), headers, body).await
+    service.request("PUT", &format!("/v1/stream/{path}"), headers, body.to_owned()).await
 }
 
 async fn get(service: &Service, path: &str, headers: &[(&str, &str)]) -> Answer {
