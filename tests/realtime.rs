@@ -309,6 +309,46 @@ async fn a_position_that_is_too_old_or_of_another_server_begins_with_a_reset() {
 }
 
 #[tokio::test]
+async fn a_subscriber_that_falls_behind_and_still_reads_is_told_and_resumes() {
+    let database = TestDatabase::create().await;
+    let service = Service::start(database.url(), &[("SUBSCRIBER_BYTES", "1000000")]).await;
+    let client = database.connect().await;
+    let (mut stream, mut last) = opened(&service, "topic/x", "").await;
+    // More than its buffer takes, in one transaction, so that it is published at once.
+    let all = "select tidegate_publish('x', jsonb_build_object('n', n, 'text', repeat('x', 2000))) from generate_series(0, 2999) n";
+    client.batch_execute(all).await.unwrap();
+    let (mut seen, mut cuts) = (Vec::new(), 0);
+    while seen.len() < 3_000 {
+        let Some(event) = stream.next().await else {
+            stream = open(&service, "topic/x", &last).await;
+            continue;
+        };
+        let event = event.unwrap();
+        match &*event.event {
+            "ready" => {}
+            "change" => {
+                seen.push(data(&event)["record"]["n"].as_u64().unwrap());
+                last = event.id;
+            }
+            "cut" => {
+                assert_eq!(data(&event), json!({"reason": "slow_reader"}));
+                cuts += 1;
+                assert!(
+                    stream.next().await.is_none(),
+                    "it is the last event, and the response ends as it should"
+                );
+                stream = open(&service, "topic/x", &last).await;
+            }
+            other => panic!("{other}"),
+        }
+    }
+    assert!(cuts > 0);
+    assert_eq!(seen, (0..3_000).collect::<Vec<u64>>());
+    let closed = "tidegate_follows_closed_total{reason=\"slow_reader\"}";
+    assert_eq!(metric(&service, closed).await, f64::from(cuts));
+}
+
+#[tokio::test]
 async fn topics_positions_and_parameters_of_every_wrong_kind_are_refused_by_name() {
     let database = TestDatabase::create().await;
     let service = Service::start(database.url(), &[]).await;
