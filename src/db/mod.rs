@@ -41,7 +41,8 @@ pub use sql::SqlText;
 pub(crate) use sql::sql;
 pub use statement::{
     BY_INDEX, ConflictRetries, Query, Transaction, begin, begin_in_time, begin_snapshot_in_time, in_time,
-    presets, query_all_in_time, query_in_time, query_often_in_time, query_snapshot_in_time, roll_back,
+    presets, query_all_in_time, query_bare_in_time, query_in_time, query_often_in_time,
+    query_snapshot_in_time, roll_back,
 };
 pub use stress::FailingStatements;
 pub use url::{ConnectionUrl, UrlError};

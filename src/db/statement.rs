@@ -185,6 +185,33 @@ pub async fn query_often_in_time(
     }
 }
 
+/// As [`query_often_in_time`], without a transaction around the statement and the presets of one: for statements that read no table and
+/// on which no preset has an effect. They cost a third.
+///
+/// # Errors
+///
+/// As [`query_in_time`].
+pub async fn query_bare_in_time(
+    connection: &Connection,
+    timeout: Duration,
+    sql: &str,
+) -> Result<Vec<Row>, DbError> {
+    if !connection.prepares() {
+        return query_in_time(connection, timeout, sql, &[]).await;
+    }
+    let queried = repeated(connection, ConflictRetries::within(timeout), |_left| async {
+        let (statement, values) = prepared(connection, sql, &[]).await?;
+        Ok(connection.query(&statement, &values).await?)
+    });
+    match queried.await {
+        Err(error) if error.is_unprepared() => {
+            stop_preparing(connection, &error);
+            query_in_time(connection, timeout, sql, &[]).await
+        }
+        queried => queried,
+    }
+}
+
 async fn query_prepared(
     connection: &Connection,
     timeout: Duration,

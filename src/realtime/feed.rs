@@ -7,9 +7,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 use super::buffer::Dropped;
 use super::hub::Hub;
-use super::store::{ChangeStore, Range};
+use super::store::{ChangeStore, Look, Range};
 use super::{Place, Poll, Position, Snapshot};
 use crate::config::limits;
 use crate::db::{Database, DbError, ServerIdentity};
@@ -18,8 +20,14 @@ use crate::time::Micros;
 
 /// The time of a statement.
 const TIMEOUT: Duration = Duration::from_secs(10);
-/// The least time between two polls: changes that are committed meanwhile are read together.
-const GAP: Duration = Duration::from_millis(3);
+/// The time between two polls on average: changes that are committed meanwhile are read together.
+const GAP: Duration = Duration::from_millis(4);
+/// The polls that may follow each other without a gap.
+const BURST: u32 = 10;
+/// The shortest wait for changes of other nodes.
+const SHORTEST_PAUSE: Duration = Duration::from_millis(3);
+/// The polls without a look before them, after a look that was of no use.
+const BLIND_POLLS: u8 = 8;
 /// The wait after an error.
 const AFTER_ERROR: Duration = Duration::from_millis(500);
 /// Without topics: the time after which a step ends and the next one begins.
@@ -32,6 +40,27 @@ pub struct FeedReader {
     changes: ChangeStore,
     /// `None`: there are no topics, or the feed begins anew.
     progress: Option<Progress>,
+    pace: Pace,
+    /// Whether a commit of this node, or a new subscriber, ended the last wait.
+    is_woken: bool,
+}
+
+/// An allowance of polls: some at once, and one each [`GAP`].
+#[derive(Debug)]
+struct Pace {
+    /// When it is full again.
+    full_at: Instant,
+}
+
+impl Pace {
+    fn spend(&mut self) {
+        self.full_at = self.full_at.max(Instant::now()) + GAP;
+    }
+
+    /// When the next poll may begin.
+    fn next_at(&self) -> Instant {
+        self.full_at.checked_sub(GAP * BURST).unwrap_or(self.full_at)
+    }
 }
 
 #[derive(Debug)]
@@ -43,20 +72,49 @@ struct Progress {
     partial: Option<(Arc<Snapshot>, Place)>,
     /// The wait for a change of another node, doubled while none comes.
     pause: Duration,
+    /// A look before a poll that found nothing: while it is the same, a poll would find nothing either.
+    look: Option<Look>,
+    /// The polls left without a look: where others write all the time, each look differs.
+    blind: u8,
 }
 
 impl FeedReader {
     /// Starts the task that reads the feed, with a quota of the pool.
     pub fn start(hub: &Hub, database: &Database, supervisor: &Supervisor) {
         let changes = ChangeStore::new(database, TIMEOUT);
-        let reader = Self { hub: hub.clone(), changes, progress: None };
+        let pace = Pace { full_at: Instant::now() };
+        let reader = Self { hub: hub.clone(), changes, progress: None, pace, is_woken: false };
         supervisor.periodic("feed", Duration::ZERO, Backoff::fixed(AFTER_ERROR), reader);
     }
 
     /// The progress from which on all changes are published.
     async fn begin(&self) -> Result<Progress, DbError> {
         let (origin, seen) = self.changes.now().await?;
-        Ok(Progress { origin, seen, partial: None, pause: GAP })
+        Ok(Progress { origin, seen, partial: None, pause: SHORTEST_PAUSE, look: None, blind: 0 })
+    }
+
+    /// Looks whether there is anything new, which costs less than a poll.
+    async fn is_quiet(&mut self) -> Result<bool, DbError> {
+        let Some(progress) = self.progress.as_mut().filter(|progress| progress.partial.is_none()) else {
+            return Ok(false);
+        };
+        // There is something new, as a rule.
+        if self.is_woken {
+            progress.look = None;
+            return Ok(false);
+        }
+        if progress.blind > 0 {
+            progress.blind -= 1;
+            progress.look = None;
+            return Ok(false);
+        }
+        let look = self.changes.look().await?;
+        let is_quiet = progress.look.as_ref() == Some(&look);
+        if progress.look.is_some() && !is_quiet {
+            progress.blind = BLIND_POLLS;
+        }
+        progress.look = Some(look);
+        Ok(is_quiet)
     }
 
     /// Publishes all changes up to now. False: some are missing.
@@ -70,6 +128,7 @@ impl FeedReader {
                 begun
             }
         };
+        self.pace.spend();
         let progress = self.progress.insert(begun);
         let poll = loop {
             let after = progress.partial.as_ref().map_or(Place::START, |(_, after)| *after);
@@ -108,7 +167,13 @@ impl Step for FeedReader {
             return Ok(Next::Interval);
         }
         let joining = self.hub.joining();
-        match self.poll().await {
+        // A failure is that of the poll.
+        let polled = match self.is_quiet().await {
+            Ok(true) => Ok(true),
+            Ok(false) => self.poll().await,
+            Err(error) => Err(error),
+        };
+        match polled {
             Ok(true) => self.hub.admit(joining),
             Ok(false) => {
                 tracing::warn!(
@@ -119,15 +184,22 @@ impl Step for FeedReader {
                 return Ok(Next::Interval);
             }
             // Their requests are answered with an error.
-            Err(error) => return Err(error.into()),
+            Err(error) => {
+                if let Some(progress) = &mut self.progress {
+                    // Its poll may have failed.
+                    progress.look = None;
+                }
+                return Err(error.into());
+            }
         }
-        tokio::time::sleep(GAP).await;
+        tokio::time::sleep_until(self.pace.next_at()).await;
         let slowest = Duration::from_millis(limits::FEED_POLL_MS);
-        let pause = self.progress.as_ref().map_or(GAP, |progress| progress.pause);
-        let pause = tokio::select! {
-            () = self.hub.woken() => GAP,
-            () = tokio::time::sleep(pause) => (pause * 2).min(slowest),
+        let pause = self.progress.as_ref().map_or(SHORTEST_PAUSE, |progress| progress.pause);
+        self.is_woken = tokio::select! {
+            () = self.hub.woken() => true,
+            () = tokio::time::sleep(pause) => false,
         };
+        let pause = if self.is_woken { SHORTEST_PAUSE } else { (pause * 2).min(slowest) };
         if let Some(progress) = &mut self.progress {
             progress.pause = pause;
         }

@@ -9,7 +9,9 @@ use tokio_postgres::types::Type;
 use super::change::Forms;
 use super::order::{MAX_PLACES, OrderKey, Orders, Placed, PollOrder};
 use super::{Action, Change, Place, Poll, Position, Snapshot};
-use crate::db::{BY_INDEX, Database, DbError, Parameter, ServerIdentity, query_all_in_time, sql};
+use crate::db::{
+    BY_INDEX, Database, DbError, Parameter, ServerIdentity, query_all_in_time, query_bare_in_time, sql,
+};
 
 /// The bytes that are read for one subscriber at once, changes or messages, about: one may be larger.
 pub const PAGE_BYTES: usize = 256 * 1024;
@@ -49,6 +51,14 @@ impl ChangePage {
     pub fn next(&self, before: Place) -> Place {
         self.changes.last().map_or(before, |last| last.place)
     }
+}
+
+/// What a backend saw at a moment.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Look {
+    /// Its process. Another one of the same number has another snapshot, as a crash of Postgres ends all.
+    backend: i32,
+    snapshot: Snapshot,
 }
 
 /// What to read: the changes between two snapshots, behind a place.
@@ -161,6 +171,20 @@ impl ChangeStore {
         let row = rows.first().ok_or(DbError::Unexpected("no snapshot"))?;
         let position = position_of_row(&self.database, row).await?;
         Ok((position.origin(), Arc::clone(position.base())))
+    }
+
+    /// A look that costs little: while it is the same, nothing was committed.
+    ///
+    /// # Errors
+    ///
+    /// [`DbError`].
+    pub async fn look(&self) -> Result<Look, DbError> {
+        let connection = self.database.get().await?;
+        let rows =
+            query_bare_in_time(&connection, self.timeout, sql!(self.database, "realtime/look.sql")).await;
+        let rows = connection.release(rows)?;
+        let row = rows.first().ok_or(DbError::Unexpected("no snapshot"))?;
+        Ok(Look { backend: row.try_get("backend")?, snapshot: snapshot(row.try_get("snapshot")?)? })
     }
 
     async fn read(&self, query: &PollQuery<'_>, range: Range<'_>) -> Result<ChangePage, DbError> {
