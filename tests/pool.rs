@@ -5,8 +5,11 @@ use std::time::Duration;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tidegate::config::{Config, Quota, Variables};
-use tidegate::db::{ConnectionUrl, Database, DbError, begin_in_time};
+use tidegate::db::{
+    ConnectionUrl, Database, DbError, DependentWrites, Query, WriteFailure, begin_in_time, read_then_write,
+};
 use tokio_postgres::Client;
+use tokio_postgres::types::Type;
 
 use crate::support::postgres::TestDatabase;
 use crate::support::service::eventually;
@@ -120,4 +123,41 @@ async fn statements_repeated_after_conflicts_share_one_deadline() {
     // The second attempt is cut short, so it is the last one.
     quota.query_in_time(Duration::from_millis(600), "select conflict()", &[]).await.unwrap_err();
     assert!(attempts().await <= 7, "{}", attempts().await);
+}
+
+/// Writes of a number into a table, each by a statement.
+#[derive(Debug)]
+struct Numbers(Vec<i32>);
+
+impl DependentWrites for Numbers {
+    fn queries(&self) -> Vec<Query<'_>> {
+        let insert = |number| ("insert into numbers values ($1)", vec![(number as _, Type::INT4)]);
+        self.0.iter().map(insert).collect()
+    }
+}
+
+#[tokio::test]
+async fn writes_behind_a_decision_are_committed_together_on_a_new_connection_too() {
+    let database = TestDatabase::create().await;
+    let (quota, admin) = (quota(&database), database.connect().await);
+    admin.batch_execute("create table numbers (number int unique)").await.unwrap();
+    let write = async |numbers: &[i32]| {
+        let connection = quota.get().await.unwrap();
+        let reads: [Query<'_>; 1] = [("select count(*) from numbers", Vec::new())];
+        let written = read_then_write(&connection, LONG, &reads, |rows| {
+            let count: i64 = rows[0][0].get(0);
+            Ok(Numbers(numbers.iter().map(|number| number + count as i32).collect()))
+        });
+        written.await.map(|written| written.0)
+    };
+    let stored =
+        async || -> i64 { admin.query_one("select count(*) from numbers", &[]).await.unwrap().get(0) };
+    // The first one of the connection prepares its statements.
+    assert!(matches!(write(&[1, 1]).await, Err(WriteFailure::RolledBack(error)) if error.is_rows_fault()));
+    assert_eq!(stored().await, 0);
+    assert_eq!(write(&[1, 2]).await.unwrap(), [1, 2]);
+    assert_eq!(write(&[1, 2]).await.unwrap(), [3, 4]);
+    assert_eq!(write(&[]).await.unwrap(), [0; 0]);
+    assert!(write(&[5, 0]).await.is_err());
+    assert_eq!(stored().await, 4);
 }

@@ -40,9 +40,9 @@ pub use server::ServerIdentity;
 pub use sql::SqlText;
 pub(crate) use sql::sql;
 pub use statement::{
-    BY_INDEX, ConflictRetries, Query, Transaction, begin, begin_in_time, begin_snapshot_in_time, in_time,
-    presets, query_all_in_time, query_bare_in_time, query_in_time, query_often_in_time,
-    query_snapshot_in_time, roll_back,
+    BY_INDEX, ConflictRetries, DependentWrites, Query, Transaction, WriteFailure, begin, begin_in_time,
+    begin_snapshot_in_time, in_time, presets, query_all_in_time, query_alone_in_time, query_bare_in_time,
+    query_in_time, query_often_in_time, query_snapshot_in_time, read_then_write, roll_back,
 };
 pub use stress::FailingStatements;
 pub use url::{ConnectionUrl, UrlError};
@@ -138,6 +138,21 @@ impl DbError {
         matches!(self.state_code(), Some("40001" | "40P01"))
     }
 
+    /// Whether a statement that committed by itself, or whose commit was sent with it, may have been committed: there was no answer, or one
+    /// that a server sends which is stopping.
+    pub fn is_in_doubt(&self) -> bool {
+        match self {
+            Self::Postgres(_) => match self.state_code() {
+                Some(_) => {
+                    matches!(self.class(), "08" | "57" | "58" | "XX") && self.state_code() != Some("57014")
+                }
+                None => !self.is_undecodable(),
+            },
+            Self::Timeout(_) | Self::OutcomeUnknown => true,
+            _ => false,
+        }
+    }
+
     /// Whether a trigger dropped rows without an error of its own.
     pub fn is_dropped_by_trigger(&self) -> bool {
         matches!(self, Self::DroppedByTrigger { .. }) || self.state_code() == Some(DROPPED_BY_TRIGGER)
@@ -189,7 +204,7 @@ impl DbError {
 
     /// Whether Postgres does not know a prepared statement, or already has one of that name: a pooler switched to another
     /// server connection.
-    fn is_unprepared(&self) -> bool {
+    pub fn is_unprepared(&self) -> bool {
         self.sql_state().is_some_and(|state| matches!(state.code(), "26000" | "42P05"))
     }
 

@@ -11,12 +11,13 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use deadpool::managed::{
     Manager, Metrics, Object, Pool, PoolError, QueueMode, RecycleError, RecycleResult, TimeoutType,
 };
 use deadpool_postgres::ClientWrapper;
+use parking_lot::Mutex;
 use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore};
 use tokio::task::AbortHandle;
 use tokio_postgres::Client;
@@ -264,6 +265,8 @@ struct PooledClient {
     driver: AbortHandle,
     is_closed: AtomicBool,
     is_read_only: bool,
+    /// When its prepared statements were last dropped.
+    planned: Mutex<Instant>,
 }
 
 impl PooledClient {
@@ -293,6 +296,7 @@ impl Manager for PoolManager {
             driver: abort,
             is_closed: AtomicBool::new(false),
             is_read_only,
+            planned: Mutex::new(Instant::now()),
         })
     }
 
@@ -363,6 +367,15 @@ impl Connection {
     /// Stops preparing statements, on all connections of the pool.
     pub(super) fn stop_preparing(&self) {
         self.prepares.store(false, Ordering::Relaxed);
+    }
+
+    /// Drops prepared statements of this age.
+    pub(super) fn renew_plans(&self, age: Duration) {
+        let mut planned = self.object.planned.lock();
+        if planned.elapsed() >= age {
+            *planned = Instant::now();
+            self.object.client.statement_cache.clear();
+        }
     }
 
     pub(super) fn pending(&self) -> &PendingAnswer {

@@ -19,6 +19,9 @@ use super::{Connection, Database, DbError, Parameter, sql};
 const MAX_PREPARED: usize = 100;
 /// The wait for an answer beyond `statement_timeout`: Postgres may be stopped, or the network gone.
 const GRACE: Duration = Duration::from_secs(2);
+/// The age at which a connection's plans of statements without a transaction are made anew: they are not planned by `db/by_index.sql`, and one
+/// made while a table was small reads all of it.
+const PLAN_AGE: Duration = Duration::from_secs(30);
 /// Repetitions of a transaction after conflicts with others.
 const MAX_REPETITIONS: u32 = 4;
 /// The longest wait before the first repetition; it doubles.
@@ -292,6 +295,187 @@ async fn query_all_prepared(
     }
     let asked = statements.iter().map(|(statement, values)| connection.query(statement, values));
     in_transaction(connection, isolation, timeout, all(asked)).await
+}
+
+/// As [`query_often_in_time`], without a transaction around the one statement, which costs a seventh of the time of a small one. Nothing
+/// sets the parameters that the service relies on: the statement sets those that it needs (`set_config` for its transaction). It
+/// is bounded by the locks that it waits for, not by `statement_timeout`, and is not repeated. Behind a pooler that keeps no prepared
+/// statements it runs in a transaction.
+///
+/// # Errors
+///
+/// As [`query_in_time`]. For a statement that writes see [`DbError::is_in_doubt`].
+pub async fn query_alone_in_time(
+    connection: &Connection,
+    timeout: Duration,
+    sql: &str,
+    parameters: &[Parameter<'_>],
+) -> Result<Vec<Row>, DbError> {
+    if !connection.prepares() {
+        return query_in_time(connection, timeout, sql, parameters).await;
+    }
+    connection.renew_plans(PLAN_AGE);
+    let (statement, values) = match prepared(connection, sql, parameters).await {
+        Err(error) if error.is_unprepared() => {
+            stop_preparing(connection, &error);
+            return query_in_time(connection, timeout, sql, parameters).await;
+        }
+        prepared => prepared?,
+    };
+    connection.pending().expect(timeout + GRACE);
+    let answered = in_time(timeout, async { Ok(connection.query(&statement, &values).await?) }).await;
+    if !matches!(answered, Err(DbError::Timeout(_))) {
+        connection.pending().received();
+    }
+    match answered {
+        // It was not executed.
+        Err(error) if error.is_unprepared() => {
+            stop_preparing(connection, &error);
+            query_in_time(connection, timeout, sql, parameters).await
+        }
+        answered => answered,
+    }
+}
+
+/// Writes that depend on rows read before in their transaction.
+pub trait DependentWrites {
+    /// The statements, with their parameters.
+    fn queries(&self) -> Vec<Query<'_>>;
+}
+
+/// A transaction that has failed.
+#[derive(Debug)]
+pub enum WriteFailure<W> {
+    /// Nothing is stored.
+    RolledBack(DbError),
+    /// The commit of these writes was sent, and its answer did not come.
+    InDoubt(DbError, W),
+}
+
+/// Runs statements in one transaction in two round trips: `reads`, which may lock; then the writes that `decide` makes of their rows, with the
+/// commit. A statement sees all commits before its own beginning. Without writes nothing is committed.
+///
+/// # Errors
+///
+/// [`WriteFailure`]; an error of `decide` rolls back. After [`DbError::is_unprepared`] it may be repeated, and prepares nothing then.
+pub async fn read_then_write<W: DependentWrites>(
+    connection: &Connection,
+    timeout: Duration,
+    reads: &[Query<'_>],
+    decide: impl FnOnce(Vec<Vec<Row>>) -> Result<W, DbError>,
+) -> Result<W, WriteFailure<W>> {
+    connection.pending().expect(timeout + GRACE);
+    let done = in_two_steps(connection, timeout, reads, decide).await;
+    let is_late = matches!(
+        done,
+        Err(WriteFailure::RolledBack(DbError::Timeout(_)) | WriteFailure::InDoubt(DbError::Timeout(_), _))
+    );
+    if !is_late {
+        connection.pending().received();
+    }
+    if let Err(WriteFailure::RolledBack(error)) = &done
+        && error.is_unprepared()
+    {
+        stop_preparing(connection, error);
+    }
+    done
+}
+
+async fn in_two_steps<W: DependentWrites>(
+    connection: &Connection,
+    timeout: Duration,
+    reads: &[Query<'_>],
+    decide: impl FnOnce(Vec<Vec<Row>>) -> Result<W, DbError>,
+) -> Result<W, WriteFailure<W>> {
+    let begin = format!("begin isolation level read committed;\n{}", presets(timeout));
+    let read = in_time(timeout, async {
+        let (begun, read) = tokio::join!(
+            biased;
+            connection.batch_execute(&begin),
+            query_each(connection, reads),
+        );
+        begun?;
+        read
+    });
+    let decided = read.await.and_then(decide);
+    let writes = match decided {
+        Ok(writes) => writes,
+        Err(error) => {
+            // Where it fails the connection is lost, and the transaction with it.
+            let _lost = in_time(timeout, async { Ok(connection.batch_execute("rollback").await?) }).await;
+            return Err(WriteFailure::RolledBack(error));
+        }
+    };
+    let queries = writes.queries();
+    let prepares = connection.prepares();
+    let written = in_time(timeout, async {
+        // Before the commit is sent: it would overtake statements that wait to be prepared.
+        let statements = match prepares {
+            true => prepared_each(connection, &queries).await?,
+            false => Vec::new(),
+        };
+        // A commit after a failed statement rolls back, and reports success. The first error decides.
+        let (written, committed) = tokio::join!(
+            biased;
+            async {
+                match prepares {
+                    true => all(asked(connection, &statements)).await,
+                    false => all(asked_unprepared(connection, &queries)).await,
+                }
+            },
+            connection.batch_execute("commit"),
+        );
+        written?;
+        Ok(committed.map_err(DbError::from))
+    });
+    let ended = written.await;
+    let writes_nothing = queries.is_empty();
+    drop(queries);
+    match ended {
+        Ok(Ok(())) => Ok(writes),
+        Err(error) | Ok(Err(error)) if writes_nothing => Err(WriteFailure::RolledBack(error)),
+        // Of the commit, with an SQLSTATE too.
+        Ok(Err(error)) => Err(WriteFailure::InDoubt(error, writes)),
+        Err(error) if error.is_in_doubt() => Err(WriteFailure::InDoubt(error, writes)),
+        Err(error) => Err(WriteFailure::RolledBack(error)),
+    }
+}
+
+/// Sends several statements at once, prepared unless a pooler keeps none.
+async fn query_each(connection: &Connection, queries: &[Query<'_>]) -> Result<Vec<Vec<Row>>, DbError> {
+    if !connection.prepares() {
+        return Ok(all(asked_unprepared(connection, queries)).await?);
+    }
+    let statements = prepared_each(connection, queries).await?;
+    Ok(all(asked(connection, &statements)).await?)
+}
+
+/// A prepared statement and its values.
+type PreparedQuery<'a> = (Statement, Vec<&'a (dyn ToSql + Sync)>);
+
+async fn prepared_each<'a>(
+    connection: &Connection,
+    queries: &'a [Query<'_>],
+) -> Result<Vec<PreparedQuery<'a>>, DbError> {
+    let mut statements = Vec::with_capacity(queries.len());
+    for (sql, parameters) in queries {
+        statements.push(prepared(connection, sql, parameters).await?);
+    }
+    Ok(statements)
+}
+
+fn asked<'a>(
+    connection: &'a Connection,
+    statements: &'a [PreparedQuery<'_>],
+) -> impl Iterator<Item = impl Future<Output = Result<Vec<Row>, tokio_postgres::Error>>> {
+    statements.iter().map(|(statement, values)| connection.query(statement, values))
+}
+
+fn asked_unprepared<'a>(
+    connection: &'a Connection,
+    queries: &'a [Query<'_>],
+) -> impl Iterator<Item = impl Future<Output = Result<Vec<Row>, tokio_postgres::Error>>> {
+    queries.iter().map(|(sql, parameters)| connection.query_typed(sql, parameters))
 }
 
 /// A statement that the connection keeps prepared, and its values.

@@ -30,6 +30,8 @@ use shards::Shards;
 const MAX_BYTES: usize = 4 << 20;
 /// The unit of the budget for waiting requests; a request counts for one unit at least.
 const UNIT_BYTES: usize = 1024;
+/// The time between two looks at new requests while every slot has a batch.
+const NO_SLOT_POLL: Duration = Duration::from_millis(100);
 
 /// The budget for waiting requests is used up.
 #[derive(Debug, Clone, Copy)]
@@ -184,10 +186,13 @@ async fn run_batches<W: BatchWork>(
     loop {
         tokio::select! {
             Some(shard) = ended.recv() => shards.ended(shard),
-            asked = asked.recv() => match asked {
+            // While no slot is free a request could not begin, so none wakes this task.
+            asked = asked.recv(), if shards.has_free_slot() => match asked {
                 Some(request) => shards.push(request.shard.number(), request, Waiting::is_gone),
                 None => return,
             },
+            // Requests whose callers left give their memory back.
+            () = tokio::time::sleep(NO_SLOT_POLL), if !shards.has_free_slot() => {}
         }
         while let Ok(request) = asked.try_recv() {
             shards.push(request.shard.number(), request, Waiting::is_gone);

@@ -35,6 +35,11 @@ impl<T> Shards<T> {
         shard.waiting.push_back(one);
     }
 
+    /// Whether a further batch could begin.
+    pub(super) fn has_free_slot(&self) -> bool {
+        self.free_slots > 0
+    }
+
     /// Gives a free slot to the next ready shard; `take` takes a batch out of it.
     pub(super) fn next<G>(&mut self, take: impl FnOnce(&mut VecDeque<T>) -> G) -> Option<(i32, G)> {
         if self.free_slots == 0 {
