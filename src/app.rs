@@ -49,7 +49,10 @@ use crate::records::large::LargePayloads;
 use crate::records::{Records, RecordsSettings};
 use crate::routes::Routes;
 use crate::streams::memory::MemoryStore;
-use crate::streams::{CursorClock, StreamPath, StreamStore, Streams, StreamsSettings};
+use crate::streams::{
+    CursorClock, PostgresStreams, PostgresStreamsParts, PostgresStreamsSettings, StreamPath, StreamStore,
+    Streams, StreamsSettings,
+};
 use crate::supervisor::Supervisor;
 use crate::time::Micros;
 pub use error::AppError;
@@ -212,9 +215,6 @@ async fn start(
     }
     let queries = database.quota(quotas.of(PoolUse::ACCOUNTS));
     let accounts = Accounts::start(&config.auth, &state.verifier, &queries, supervisor);
-    if modules.has(Module::Streams) {
-        state.serve_streams(StreamsApi::new(streams(config)));
-    }
     let (realtime, modules) =
         Starting { config, database: &database, quotas, state, routes: &routes }.modules(&operations);
     state.serve(Services {
@@ -227,33 +227,6 @@ async fn start(
         modules,
     });
     Ok(Running { database, pipeline })
-}
-
-/// Durable Streams.
-fn streams(config: &Config) -> Streams {
-    let memory = config.memory().streams;
-    let settings = &config.streams;
-    let long_poll_timeout = Duration::from_millis(settings.streams_long_poll_timeout_ms);
-    let heartbeat = Duration::from_secs(config.subscribers.sse_heartbeat_s);
-    let store: Arc<dyn StreamStore> = match settings.streams_store {
-        StreamsStoreKind::Memory => Arc::new(MemoryStore::new(memory)),
-    };
-    let settings = StreamsSettings {
-        long_poll_timeout,
-        max_answer_bytes: settings.streams_max_answer_bytes,
-        max_append_bytes: limits::MAX_BATCH_BYTES,
-        cursor: CursorClock {
-            interval: Duration::from_secs(settings.streams_cursor_interval_s),
-            epoch: Micros(settings.cursor_epoch_us()),
-        },
-        heartbeat: heartbeat.min(long_poll_timeout),
-        max_readers: config.subscribers.max_subscribers,
-        answers_bytes: memory,
-        public_url: config.server.public_url.as_deref().map(Arc::from),
-        registry: settings.streams_registry_path.as_deref().and_then(|path| StreamPath::new(path).ok()),
-        is_public: config.auth_mode() == AuthMode::Open,
-    };
-    Streams { store, settings: Arc::new(settings) }
 }
 
 /// The start of the modules that are on, each with its settings and quotas.
@@ -274,8 +247,12 @@ impl Starting<'_> {
         let (records, of_records) = on(Module::Records).map(|starting| starting.records(&hub)).unzip();
         let conversations = on(Module::Conversations).map(|starting| starting.conversations(&hub));
         let (conversations, of_conversations) = conversations.unzip();
-        let realtime =
-            of_conversations.or(of_records).map(|queries| self.realtime(&hub, &queries, operations));
+        let of_streams = on(Module::Streams).map(|starting| starting.quota(PoolUse::STREAMS));
+        let of_feed = of_conversations.or(of_records).or(of_streams.clone());
+        let realtime = of_feed.map(|queries| self.realtime(&hub, &queries, operations));
+        if let Some((queries, realtime)) = of_streams.as_ref().zip(realtime.as_ref()) {
+            self.state.serve_streams(StreamsApi::new(self.streams(queries, realtime)));
+        }
         let file_queries = self.quota(PoolUse::FILES);
         let files = on(Module::Files).map(|starting| starting.files(&file_queries));
         let imports = on(Module::Imports).zip(files.as_ref());
@@ -302,6 +279,40 @@ impl Starting<'_> {
         let realtime = Realtime::new(hub, queries);
         realtime.clients().start(supervisor);
         realtime
+    }
+
+    /// Durable Streams.
+    fn streams(&self, queries: &Database, realtime: &Realtime) -> Streams {
+        let (config, settings) = (self.config, &self.config.streams);
+        // Half for the store, half for answers on their way.
+        let memory = config.memory().streams / 2;
+        let long_poll_timeout = Duration::from_millis(settings.streams_long_poll_timeout_ms);
+        let heartbeat = Duration::from_secs(config.subscribers.sse_heartbeat_s);
+        let store: Arc<dyn StreamStore> = match settings.streams_store {
+            StreamsStoreKind::Memory => Arc::new(MemoryStore::new(memory)),
+            StreamsStoreKind::Postgres => {
+                let (commits, supervisor) = (&self.quota(PoolUse::STREAM_COMMITS), &self.state.supervisor);
+                let parts = PostgresStreamsParts { commits, queries, realtime, supervisor };
+                let settings = PostgresStreamsSettings { memory_bytes: memory as usize };
+                PostgresStreams::start(settings, &parts)
+            }
+        };
+        let settings = StreamsSettings {
+            long_poll_timeout,
+            max_answer_bytes: settings.streams_max_answer_bytes,
+            max_append_bytes: limits::MAX_BATCH_BYTES,
+            cursor: CursorClock {
+                interval: Duration::from_secs(settings.streams_cursor_interval_s),
+                epoch: Micros(settings.cursor_epoch_us()),
+            },
+            heartbeat: heartbeat.min(long_poll_timeout),
+            max_readers: config.subscribers.max_subscribers,
+            answers_bytes: memory,
+            public_url: config.server.public_url.as_deref().map(Arc::from),
+            registry: settings.streams_registry_path.as_deref().and_then(|path| StreamPath::new(path).ok()),
+            is_public: config.auth_mode() == AuthMode::Open,
+        };
+        Streams { store, settings: Arc::new(settings) }
     }
 
     /// Records, and their queries' part of the pool.

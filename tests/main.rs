@@ -67,6 +67,7 @@ mod small_pool;
 mod sse;
 mod stats;
 mod streams;
+mod streams_postgres;
 mod stress;
 mod support;
 mod systemd;

@@ -7,7 +7,7 @@ use crate::support::postgres::TestDatabase;
 use crate::support::service::{Folder, Service, eventually};
 
 /// Every task with these settings, and whether it is critical.
-const TASKS: [(&str, bool); 23] = [
+const TASKS: [(&str, bool); 33] = [
     ("change-retention", false),
     ("clients", false),
     ("conversation-reads", true),
@@ -30,6 +30,16 @@ const TASKS: [(&str, bool); 23] = [
     ("revocations", false),
     ("routes", false),
     ("search", false),
+    ("stream-appends", true),
+    ("stream-decisions", true),
+    ("stream-fan-out", false),
+    ("stream-heads", true),
+    ("stream-held-appends", true),
+    ("stream-merges", false),
+    ("stream-renewals", false),
+    ("stream-sweeps", false),
+    ("stream-wake-ups", false),
+    ("stream-wakes", false),
     ("watched-tables", false),
 ];
 

@@ -97,6 +97,10 @@ const CHANGES: TableSet = TableSet {
     ],
 };
 
+/// Streams in Postgres.
+const STREAMS: TableSet =
+    TableSet { name: "streams", relations: &["streams", "stream_chunks", "stream_producers"] };
+
 /// Every module, in the order of lists.
 pub static ALL_MODULES: [ModuleInfo; 8] = [
     ModuleInfo {
@@ -188,10 +192,12 @@ pub static ALL_MODULES: [ModuleInfo; 8] = [
         module: Module::Streams,
         name: "streams",
         needs: &[Module::Events],
-        tables: &[],
-        uses: &[],
+        // By the feed nodes wake each other.
+        tables: &[CHANGES, STREAMS],
+        uses: &[PoolUse::STREAMS, PoolUse::STREAM_COMMITS],
         memory_parts: 2,
         settings: &[
+            "CHANGES_RETENTION_S",
             "MAX_SUBSCRIBERS",
             "SSE_HEARTBEAT_S",
             "STREAMS_STORE",
@@ -396,7 +402,7 @@ mod tests {
         assert_eq!(
             notes("events"),
             [
-                "CHANGES_RETENTION_S has no effect: MODULES lacks records, conversations",
+                "CHANGES_RETENTION_S has no effect: MODULES lacks records, conversations, streams",
                 "MAX_SUBSCRIBERS has no effect: MODULES lacks records, conversations, imports, streams, stress",
                 "FILES_SWEEP_S has no effect: MODULES lacks files",
             ]

@@ -39,6 +39,10 @@ impl PoolUse {
     pub const CONVERSATION_COMMITS: Self = Self::brief(2);
     /// All else that conversations need.
     pub const CONVERSATIONS: Self = Self::brief(4);
+    /// Commits of appends to streams.
+    pub const STREAM_COMMITS: Self = Self::brief(3);
+    /// All else that streams need.
+    pub const STREAMS: Self = Self::brief(4);
     /// Files.
     pub const FILES: Self = Self::brief(2);
     /// Lines of files on their way into tables.
@@ -167,7 +171,7 @@ mod tests {
             PoolUse::CONVERSATIONS,
         ];
         assert_eq!(uses.map(|wanted| all.of(wanted).connections), [6, 2, 3, 1, 4]);
-        assert_eq!((all.has_own(), all.spare()), (true, 6));
+        assert_eq!((all.has_own(), all.spare()), (true, 4));
         let least = quotas(&[("DB_POOL_SIZE", "5")]);
         assert_eq!((least.others, least.has_own(), least.spare(), least.brief()), (2, false, 0, 1));
         assert_eq!(uses.map(|wanted| least.of(wanted).connections), [1; 5]);

@@ -9,6 +9,8 @@ use crate::time::Millis;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum StreamsStoreKind {
+    /// In Postgres.
+    Postgres,
     /// In memory: they end with the process.
     Memory,
 }

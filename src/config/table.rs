@@ -149,7 +149,7 @@ settings! {
 
     /// Durable Streams.
     streams: StreamsConfig, "Streams" {
-        pub streams_store: StreamsStoreKind = "memory", one_of(&["memory"]),
+        pub streams_store: StreamsStoreKind = "postgres", one_of(&["postgres", "memory"]),
             "Where streams are kept. In memory they end with the process, and have a share of MEMORY_BUDGET; beyond it 507.";
         pub streams_long_poll_timeout_ms: u64 = "30000", int(1, 600_000, "milliseconds"),
             "Time that a long-poll waits for data; then 204.";

@@ -44,6 +44,7 @@ const MIGRATIONS: &[(&str, &str)] = &[
     ("V18__clients", include_str!("../../sql/migrations/V18__clients.sql")),
     ("V19__search_positions", include_str!("../../sql/migrations/V19__search_positions.sql")),
     ("V20__routes", include_str!("../../sql/migrations/V20__routes.sql")),
+    ("V21__streams", include_str!("../../sql/migrations/V21__streams.sql")),
 ];
 
 /// Names of tables that are created later: one a day, and one a collection.

@@ -19,6 +19,7 @@ mod listener;
 pub mod memory;
 mod offset;
 mod path;
+mod postgres;
 mod settings;
 mod stream_store;
 pub mod subscriptions;
@@ -34,6 +35,7 @@ pub use lifetime::{InvalidLifetime, Lifetime, MAX_TTL_S, Retention, whole_number
 pub use listener::{Listeners, StreamEvent, StreamEventKind, StreamListener};
 pub use offset::{Offset, ReadFrom};
 pub use path::{MAX_PATH_BYTES, PathError, RESERVED_SEGMENT, StreamPath};
+pub use postgres::{PostgresStreams, PostgresStreamsParts, PostgresStreamsSettings};
 pub use settings::{Streams, StreamsSettings};
 pub use stream_store::{Freshness, ListedStream, Slice, StoreFuture, StreamHead, StreamId, StreamStore};
 pub use watch::{StreamWatch, WatchEnded, Watches};

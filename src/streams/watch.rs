@@ -43,6 +43,11 @@ impl Watches {
         }
     }
 
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.0.lock().is_empty()
+    }
+
     /// Whether a path is watched.
     pub fn has(&self, path: &StreamPath) -> bool {
         self.0.lock().contains_key(path)

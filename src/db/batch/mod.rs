@@ -74,6 +74,11 @@ pub trait Shard: Send + Sync + 'static {
 pub struct NumberedShard(i32);
 
 impl NumberedShard {
+    /// The only shard of an executor.
+    pub fn single() -> Arc<Self> {
+        Arc::new(Self(0))
+    }
+
     /// Shards numbered from 0.
     pub fn all(count: usize) -> Vec<Arc<Self>> {
         (0..).take(count).map(|number| Arc::new(Self(number))).collect()

@@ -1,0 +1,11 @@
+//! Work behind the requests: renewals of TTLs, the end of streams, and the merging of small chunks.
+
+mod merges;
+mod renewals;
+mod store;
+mod sweeps;
+
+pub(super) use merges::MergeTask;
+pub(super) use renewals::{RenewalTask, Renewals};
+pub(super) use store::UpkeepStore;
+pub(super) use sweeps::SweepTask;
