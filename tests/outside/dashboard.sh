@@ -33,5 +33,8 @@ TIDEGATE_KEY=$("$binary" keys create --admin --name dashboard) DATABASE=$("$bina
 export TIDEGATE_KEY DATABASE TIDEGATE_URL=http://127.0.0.1:$port PROMETHEUS_URL=http://127.0.0.1:$prometheus_port
 psql=$(command -v psql || ls /usr/lib/postgresql/*/bin/psql | tail -1)
 export PSQL=$psql
+# A route whose target refuses some of the rows.
+"$psql" -Xqv ON_ERROR_STOP=1 "$DATABASE" -c 'create schema app' -c 'create table app.kinds (kind text not null)'
+"$binary" routes add kinds --into app.kinds --sql "select payload->>'kind' as kind from batch"
 timeout 100 python3 tests/outside/deploy/dashboard.py || { tail -n 5 "$data/log" "$data/prometheus.log"; exit 1; }
 kill -0 "${processes[@]}"

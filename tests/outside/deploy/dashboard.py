@@ -19,7 +19,7 @@ SILENT = {
     "tidegate_stream_wakes_total",
 }
 # Alerts for what this run does to the service.
-EXPECTED = {"TidegateCannotStore", "TidegateDeadLetters", "TidegateTaskPanicked"}
+EXPECTED = {"TidegateCannotStore", "TidegateDeadLetters", "TidegateRouteErrors", "TidegateTaskPanicked"}
 # Alerts that compare with a rate or a latency: on a busy machine their condition may hold. Their `for` keeps them pending.
 PENDING = {"TidegateDeadLetterRate", "TidegateSlowAcks", "TidegateFeedLag"}
 
