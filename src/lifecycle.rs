@@ -12,6 +12,7 @@ pub struct Lifecycle(Arc<LifecycleState>);
 #[derive(Debug, Default)]
 struct LifecycleState {
     phase: AtomicU8,
+    started: CancellationToken,
     draining: CancellationToken,
 }
 
@@ -24,17 +25,24 @@ impl Lifecycle {
     pub fn serve(&self) {
         let _already_draining =
             self.0.phase.compare_exchange(STARTING, SERVING, Ordering::SeqCst, Ordering::SeqCst);
+        self.0.started.cancel();
     }
 
     /// The service stops and accepts nothing.
     pub fn drain(&self) {
         self.0.phase.store(DRAINING, Ordering::SeqCst);
+        self.0.started.cancel();
         self.0.draining.cancel();
     }
 
     /// Whether the service is ready and not stopping.
     pub fn is_serving(&self) -> bool {
         self.0.phase.load(Ordering::SeqCst) == SERVING
+    }
+
+    /// Resolves when the start is over: the service serves, or stops.
+    pub async fn started(&self) {
+        self.0.started.cancelled().await;
     }
 
     /// Whether the service is stopping.

@@ -158,10 +158,10 @@ async fn a_write_only_key_sends_events_from_pages_of_its_origins_and_does_nothin
             let answer = service.request(route.method.as_str(), &path, &headers, "{}").await;
             let status = answer.status.as_u16();
             match route.access {
-                Access::Public | Access::Optional => {
+                Access::Public | Access::Fixed | Access::Optional => {
                     assert!(!matches!(status, 401 | 403), "{route:?} {status}");
                 }
-                Access::SignedIn | Access::Topics | Access::Paths(_) | Access::Scope(_) => {
+                Access::SignedIn | Access::Topics | Access::Paths(_) | Access::Scope(_) | Access::Events => {
                     assert_eq!(status, 403, "{route:?}");
                 }
             }

@@ -65,6 +65,8 @@ pub struct Metrics {
     pub retries: IntCounterVec,
     /// Probes for bad rows that failed.
     pub probes_failed: IntCounter,
+    /// Events in other protocols that were rejected, by protocol.
+    pub intake_rejected: IntCounterVec,
     /// Faults injected, by kind.
     pub faults_injected: IntCounterVec,
     /// Messages of the stress API's event streams.
@@ -233,6 +235,11 @@ impl Metrics {
             probes_failed: counter(
                 "tidegate_probes_failed_total",
                 "Failed probes for bad rows; the rows are found by bisection instead.",
+            )?,
+            intake_rejected: counters(
+                "tidegate_intake_rejected_total",
+                "Events in the protocols of other SDKs that were rejected.",
+                &["protocol"],
             )?,
             faults_injected: counters(
                 "tidegate_faults_injected_total",
@@ -412,6 +419,7 @@ impl Metrics {
             Box::new(self.batch_seconds.clone()),
             Box::new(self.retries.clone()),
             Box::new(self.probes_failed.clone()),
+            Box::new(self.intake_rejected.clone()),
             Box::new(self.faults_injected.clone()),
             Box::new(self.sse_messages.clone()),
             Box::new(self.sse_closed.clone()),
@@ -471,7 +479,8 @@ impl Metrics {
     /// If one of them is not registered.
     pub fn report_only(&self, modules: Modules) -> prometheus::Result<()> {
         let gauges = &self.gauges;
-        let parts: [(bool, Vec<Box<dyn Collector>>); 5] = [
+        let parts: [(bool, Vec<Box<dyn Collector>>); 6] = [
+            (modules.has(Module::Intake), vec![Box::new(self.intake_rejected.clone())]),
             (
                 modules.has_feed(),
                 vec![

@@ -14,7 +14,7 @@ use super::routes::Access;
 use super::{credentials, origin};
 use crate::auth::tickets::TicketHash;
 use crate::auth::{
-    AuthError, Credential, Decision, Identity, KeyHash, Principal, Scope, Secret, Verification,
+    AuthError, Credential, Decision, Identity, KeyHash, Principal, Scope, Secret, Verification, is_key,
     is_write_only_key,
 };
 use crate::http::wire::error::ApiError;
@@ -35,20 +35,34 @@ async fn verify(
     query: Option<&str>,
     peer: IpAddr,
 ) -> Result<Principal, ApiError> {
+    verify_with(state, access, headers, query, None, peer).await
+}
+
+/// As [`verify`]; without another token, the one in the request's body counts.
+async fn verify_with(
+    state: &AppState,
+    access: Access,
+    headers: &HeaderMap,
+    query: Option<&str>,
+    in_body: Option<&str>,
+    peer: IpAddr,
+) -> Result<Principal, ApiError> {
     if let Some(own) = &state.own_origin {
         own.check_host(headers)?;
     }
     let token = match access {
-        Access::Public => None,
-        _ => credentials::token(headers, query, &state.cors_origins)?,
+        Access::Public | Access::Fixed => None,
+        _ => credentials::token(headers, query, &state.cors_origins)?.or(in_body.map(Into::into)),
     };
     // A write-only key has origins of its own, which are checked below.
     let names_its_pages =
         access == Access::Scope(Scope::EventsWrite) && token.as_deref().is_some_and(is_write_only_key);
-    if let Some(own) = state.own_origin.as_ref().filter(|_| !names_its_pages) {
+    // What is the same for everybody, every page may read.
+    let is_for_pages = names_its_pages || access == Access::Fixed;
+    if let Some(own) = state.own_origin.as_ref().filter(|_| !is_for_pages) {
         own.check_site(headers)?;
     }
-    if access == Access::Public {
+    if matches!(access, Access::Public | Access::Fixed) {
         return Ok(Principal::ANONYMOUS);
     }
     let principal = match token {
@@ -115,13 +129,14 @@ fn decide(
 ) -> Result<Principal, ApiError> {
     let is_write_only = matches!(principal.identity, Identity::WriteOnlyKey { .. });
     let decision = match access {
-        Access::Public | Access::Optional => Decision::Allowed,
+        Access::Public | Access::Fixed | Access::Optional => Decision::Allowed,
         // The key is public, so it gives no access to an account.
         Access::SignedIn | Access::Topics | Access::Paths(_) if is_write_only => Decision::Forbidden,
         Access::Topics | Access::Paths(_) => Decision::Allowed,
         Access::SignedIn if principal.is_known() => Decision::Allowed,
         Access::SignedIn => Decision::Unknown,
         Access::Scope(scope) => principal.may(scope, state.verifier.is_open()),
+        Access::Events => principal.may(Scope::EventsWrite, state.verifier.is_open()),
     };
     match (decision, access) {
         (Decision::Allowed, Access::Scope(_)) => {
@@ -249,6 +264,11 @@ pub(super) struct Admission {
     pub(super) quota: Option<RateLimit>,
 }
 
+impl Admission {
+    /// That of a request whose handler finds its caller.
+    pub(super) const BY_HANDLER: Self = Self { principal: Principal::ANONYMOUS, ticket: None, quota: None };
+}
+
 /// Authorizes a request, and takes it from its caller's budget.
 pub(super) async fn admit<B>(
     state: &AppState,
@@ -294,13 +314,13 @@ async fn redeem(
 
 /// Limits of an admitted request with events.
 #[derive(Debug, Default)]
-pub(super) struct EventsAdmission {
+pub(in crate::http) struct EventsAdmission {
     /// The rest of the caller's budget; `None`: their requests are not counted.
-    pub(super) quota: Option<RateLimit>,
+    pub(in crate::http) quota: Option<RateLimit>,
     /// A limit of its body below that of the route.
-    pub(super) max_body_bytes: Option<usize>,
+    pub(in crate::http) max_body_bytes: Option<usize>,
     /// Its write-only key, which has a key space of its own for idempotency keys.
-    pub(super) key_space: Option<Uuid>,
+    pub(in crate::http) key_space: Option<Uuid>,
 }
 
 /// Authorizes a request with events, and takes it from its caller's budget.
@@ -309,8 +329,40 @@ pub(super) async fn admit_events(
     head: &Parts,
     peer: IpAddr,
 ) -> Result<EventsAdmission, ApiError> {
-    let headers = &head.headers;
-    let principal = verify(state, EVENTS_NEED, headers, head.uri.query(), peer).await?;
+    let principal = verify(state, EVENTS_NEED, &head.headers, head.uri.query(), peer).await?;
+    take_events(state, &principal, &head.headers, head.uri.query(), peer)
+}
+
+/// Whether a request has a token in its headers.
+pub(in crate::http) fn has_token(state: &AppState, headers: &HeaderMap) -> Result<bool, ApiError> {
+    credentials::token(headers, None, &state.cors_origins).map(|token| token.is_some())
+}
+
+/// The limit of a body that is read before its caller is known; `None`: callers need no token.
+pub(in crate::http) fn max_bytes_without_token(state: &AppState) -> Option<usize> {
+    (!state.verifier.is_open()).then_some(MAX_WRITE_ONLY_BYTES)
+}
+
+/// As [`admit_events`], for a request in another protocol, whose key may be in its body. Keys of other services are no tokens.
+pub(in crate::http) async fn admit_intake(
+    state: &AppState,
+    headers: &HeaderMap,
+    in_body: Option<&str>,
+    peer: IpAddr,
+) -> Result<EventsAdmission, ApiError> {
+    let key = in_body.filter(|key| is_key(key));
+    let principal = verify_with(state, EVENTS_NEED, headers, None, key, peer).await?;
+    take_events(state, &principal, headers, None, peer)
+}
+
+/// Takes a request with events from its caller's budget.
+fn take_events(
+    state: &AppState,
+    principal: &Principal,
+    headers: &HeaderMap,
+    query: Option<&str>,
+    peer: IpAddr,
+) -> Result<EventsAdmission, ApiError> {
     let key_space = match principal.identity {
         Identity::WriteOnlyKey { id, .. } => Some(id),
         _ => None,
@@ -321,8 +373,8 @@ pub(super) async fn admit_events(
     }
     let client = client::client(peer, headers, &state.trusted_proxies);
     Ok(EventsAdmission {
-        quota: state.budgets.take_events(&principal, client.ip)?,
-        max_body_bytes: key_space.map(|_| match credentials::has_write_only_key(head.uri.query()) {
+        quota: state.budgets.take_events(principal, client.ip)?,
+        max_body_bytes: key_space.map(|_| match credentials::has_write_only_key(query) {
             true => MAX_BEACON_BYTES,
             false => MAX_WRITE_ONLY_BYTES,
         }),

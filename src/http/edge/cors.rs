@@ -32,12 +32,18 @@ const ANSWER_HEADERS: HeaderValue = HeaderValue::from_static(
 const MAX_AGE: HeaderValue = HeaderValue::from_static("600");
 
 /// The origin of a request, if its pages may call. With a write-only key in the URL they may: a preflight does not verify the
-/// key, and the request itself is rejected if the key is invalid or has other origins.
-pub(in crate::http) fn allowed(origins: &[String], uri: &Uri, headers: &HeaderMap) -> Option<HeaderValue> {
+/// key, and the request itself is rejected if the key is invalid or has other origins. The same holds for routes whose key is in the body,
+/// which are for the pages of all sites (`is_for_pages`).
+pub(in crate::http) fn allowed(
+    origins: &[String],
+    uri: &Uri,
+    headers: &HeaderMap,
+    is_for_pages: bool,
+) -> Option<HeaderValue> {
     let origin = headers.get(ORIGIN)?;
     let is_named = || origins.iter().any(|allowed| allowed.as_bytes() == origin.as_bytes());
     let has_key = || is_event_route(uri.path()) && credentials::has_write_only_key(uri.query());
-    (is_named() || has_key()).then(|| origin.clone())
+    (is_for_pages || is_named() || has_key()).then(|| origin.clone())
 }
 
 /// The answer to a preflight of an allowed origin; `None`: the request is no preflight.

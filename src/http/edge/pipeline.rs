@@ -29,7 +29,7 @@ use crate::http::server::ConnectionHandle;
 use crate::http::wire::body::{BodyLimits, LimitedBody};
 use crate::http::wire::error::ApiError;
 use crate::http::wire::{path, query};
-use crate::http::{AppState, BATCH, EVENTS, HotRoute, batch, events, faults, streams};
+use crate::http::{AppState, BATCH, EVENTS, HotRoute, batch, events, faults, intake, streams};
 use crate::observe::Metrics;
 
 /// The label of requests without a route.
@@ -51,7 +51,7 @@ pub(in crate::http) async fn answer(
         headers::nosniff(refusal.headers_mut());
         return refusal;
     }
-    if let Some(uri) = path::with_plain_event_route(request.uri()) {
+    if let Some(uri) = path::with_plain_event_route(request.uri(), intake::paths(state.protocols)) {
         *request.uri_mut() = uri;
     }
     match &state.faults {
@@ -70,7 +70,9 @@ async fn cross_origin(
     request: Request<Incoming>,
     connection: &ConnectionHandle,
 ) -> Response {
-    let Some(origin) = cors::allowed(&state.cors_origins, request.uri(), request.headers()) else {
+    let is_for_pages = intake::is_for_pages(state.protocols, request.uri().path());
+    let allowed = cors::allowed(&state.cors_origins, request.uri(), request.headers(), is_for_pages);
+    let Some(origin) = allowed else {
         return routed(state, router, request, connection).await;
     };
     let mut response = match cors::preflight(request.method(), request.headers()) {
@@ -239,8 +241,10 @@ impl Exchange {
         let declared = routes.map(|routes| (routes, routes.access(request.method())));
         // Without a route nothing is called, but a token has to be valid everywhere.
         let access = declared.and_then(|(_, access)| access).unwrap_or(Access::Optional);
-        let admission = authorize::admit(&self.state, access, &request, client).await?;
-        let Admission { principal, ticket, quota } = admission;
+        let Admission { principal, ticket, quota } = match access {
+            Access::Events => Admission::BY_HANDLER,
+            access => authorize::admit(&self.state, access, &request, client).await?,
+        };
         let mut response = match declared {
             Some((routes, None)) => {
                 let mut response = ApiError::method_not_allowed().into_response();

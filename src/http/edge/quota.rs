@@ -83,6 +83,7 @@ impl RateBudgets {
         let reads = matches!(*method, Method::GET | Method::HEAD);
         let budget = match access {
             Access::Public => &self.logins,
+            Access::Fixed => &self.reads,
             // A rejected probe would make a busy service look broken.
             Access::Optional if principal == &Principal::ANONYMOUS && reads => &None,
             _ if reads => &self.reads,

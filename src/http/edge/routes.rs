@@ -31,6 +31,10 @@ pub enum Access {
     Paths(Scope),
     /// A scope. An open service requires no token for it.
     Scope(Scope),
+    /// The scope `events:write`, of a key that may be in the body: the handler reads it, and takes the request from its caller's budget.
+    Events,
+    /// None, and tokens are ignored: the answer is the same for everybody, pages of all sites included.
+    Fixed,
 }
 
 /// A route.
@@ -69,6 +73,18 @@ impl Routes {
             self.table.extend(declared(path, item, access));
         }
         Self { router: self.router.routes(handlers), ..self }
+    }
+
+    /// As [`Self::route`], at another path than the one that the handlers describe.
+    pub(in crate::http) fn route_at(
+        self,
+        access: Access,
+        mut handlers: UtoipaMethodRouter<Arc<AppState>>,
+        path: &str,
+    ) -> Self {
+        let described = std::mem::take(&mut handlers.1.paths);
+        handlers.1.paths.extend(described.into_values().map(|item| (path.to_owned(), item)));
+        self.route(access, handlers)
     }
 
     /// Adds paths of a router that describes none of them.

@@ -50,7 +50,7 @@ pub(in crate::http) struct RequestedAck {
 pub(in crate::http) fn requested(services: &Services, head: &Parts) -> Result<RequestedAck, ApiError> {
     query::check(head.uri.query())?;
     let default = AckRequest { level: services.ingest.level(), timeout: ACK_TIMEOUT };
-    let Some(ack) = parameter(head, "ack") else { return Ok(preferred(&head.headers, default)) };
+    let Some(ack) = parameter(head.uri.query(), "ack") else { return Ok(preferred(&head.headers, default)) };
     let reject = |message: String| Err(ApiError::invalid(message).field("ack"));
     match AckLevel::named(&ack) {
         Some(level) if services.ingest.can_ack(level) => {
@@ -82,15 +82,15 @@ fn preferred(headers: &HeaderMap, default: AckRequest) -> RequestedAck {
 }
 
 /// A decoded parameter of the query.
-pub(in crate::http) fn parameter(head: &Parts, name: &str) -> Option<String> {
-    let pairs = head.uri.query()?.split('&');
+pub(in crate::http) fn parameter(query: Option<&str>, name: &str) -> Option<String> {
+    let pairs = query?.split('&');
     let value = pairs.filter_map(|pair| pair.split_once('=')).find(|(key, _)| *key == name)?.1;
     Some(percent_decode_str(value).decode_utf8_lossy().into_owned())
 }
 
 /// The checked value of `id_field`.
 pub(in crate::http) fn id_field(head: &Parts) -> Result<Option<String>, ApiError> {
-    match parameter(head, "id_field") {
+    match parameter(head.uri.query(), "id_field") {
         Some(name) if name.is_empty() || name.len() > MAX_ID_FIELD => {
             let message = format!("id_field takes the name of a member, of 1 to {MAX_ID_FIELD} bytes");
             Err(ApiError::invalid(message).field("id_field"))

@@ -107,7 +107,31 @@ pub(in crate::http) enum RejectReason {
 impl Serialize for RejectedEvent {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         use serde::ser::SerializeStruct;
-        let (code, message) = match self.reason {
+        let (code, message) = self.reason.in_words();
+        let mut rejected = serializer.serialize_struct("RejectedEvent", 3)?;
+        rejected.serialize_field("index", &self.index)?;
+        rejected.serialize_field("code", code)?;
+        rejected.serialize_field("message", &message)?;
+        rejected.end()
+    }
+}
+
+impl RejectedEvent {
+    /// Whether it was larger than `MAX_EVENT_BYTES`.
+    pub(in crate::http) fn is_too_large(&self) -> bool {
+        matches!(self.reason, RejectReason::TooLarge(_))
+    }
+
+    /// What is wrong with it.
+    pub(in crate::http) fn message(&self) -> String {
+        self.reason.in_words().1
+    }
+}
+
+impl RejectReason {
+    /// A code, and a sentence.
+    fn in_words(self) -> (&'static str, String) {
+        match self {
             RejectReason::Invalid(message) => ("invalid_event", message.to_owned()),
             RejectReason::NotJson(at) => ("invalid_json", format!("not JSON from byte {at} on")),
             RejectReason::TooLarge(limit) => {
@@ -119,12 +143,7 @@ impl Serialize for RejectedEvent {
             RejectReason::NoId => {
                 ("invalid_id", "the member that id_field names is missing, or no text or number".to_owned())
             }
-        };
-        let mut rejected = serializer.serialize_struct("RejectedEvent", 3)?;
-        rejected.serialize_field("index", &self.index)?;
-        rejected.serialize_field("code", code)?;
-        rejected.serialize_field("message", &message)?;
-        rejected.end()
+        }
     }
 }
 
@@ -182,6 +201,11 @@ impl BatchBuilder {
             rows_events: 0,
             memory: MemoryPermit::new(&services.bodies),
         }
+    }
+
+    /// The largest event (`MAX_EVENT_BYTES`).
+    pub(in crate::http) fn max_event_bytes(&self) -> usize {
+        self.max_event_bytes
     }
 
     /// The batch's permit of memory.

@@ -1,13 +1,13 @@
-//! Reads the members of JSON objects one by one, as text, and writes objects.
+//! Reads the members of JSON objects and the elements of arrays one by one, as text, and writes objects.
 //!
-//! Nothing is built, so that a body costs no more memory than its bytes, however many members it has, and unknown members can
+//! Nothing is built, so that a body costs no more memory than its bytes, however many members or elements it has, and unknown members can
 //! be copied as they came. Of several members with one name the last counts, as in `jsonb`.
 
 use std::borrow::Cow;
 use std::fmt;
 use std::marker::PhantomData;
 
-use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, Visitor};
+use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
@@ -29,6 +29,22 @@ pub(super) fn members<'a, E>(
     let object = Object { each: &mut each, ended: &mut ended, json: PhantomData };
     let mut reader = serde_json::Deserializer::from_slice(json);
     let read = object.deserialize(&mut reader).and_then(|()| reader.end());
+    match (ended, read) {
+        (Some(error), _) => Err(Ended::By(error)),
+        (None, Ok(())) => Ok(()),
+        (None, Err(_)) => Err(Ended::NotThis),
+    }
+}
+
+/// Calls `each` with every element of an array, in order.
+pub(super) fn elements<'a, E>(
+    json: &'a [u8],
+    mut each: impl FnMut(&'a RawValue) -> Result<(), E>,
+) -> Result<(), Ended<E>> {
+    let mut ended = None;
+    let array = Array { each: &mut each, ended: &mut ended, json: PhantomData };
+    let mut reader = serde_json::Deserializer::from_slice(json);
+    let read = array.deserialize(&mut reader).and_then(|()| reader.end());
     match (ended, read) {
         (Some(error), _) => Err(Ended::By(error)),
         (None, Ok(())) => Ok(()),
@@ -90,6 +106,38 @@ impl<'a, F: FnMut(Cow<'a, str>, &'a RawValue) -> Result<(), E>, E> Visitor<'a> f
     }
 }
 
+struct Array<'f, 'a, F, E> {
+    each: &'f mut F,
+    ended: &'f mut Option<E>,
+    json: PhantomData<&'a [u8]>,
+}
+
+impl<'a, F: FnMut(&'a RawValue) -> Result<(), E>, E> DeserializeSeed<'a> for Array<'_, 'a, F, E> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'a>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_seq(self)
+    }
+}
+
+impl<'a, F: FnMut(&'a RawValue) -> Result<(), E>, E> Visitor<'a> for Array<'_, 'a, F, E> {
+    type Value = ();
+
+    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("an array")
+    }
+
+    fn visit_seq<A: SeqAccess<'a>>(self, mut elements: A) -> Result<(), A::Error> {
+        while let Some(element) = elements.next_element()? {
+            if let Err(error) = (self.each)(element) {
+                *self.ended = Some(error);
+                return Err(A::Error::custom("ended"));
+            }
+        }
+        Ok(())
+    }
+}
+
 /// Writes a JSON object member by member.
 #[derive(Debug)]
 pub(super) struct ObjectWriter<'o> {
@@ -141,7 +189,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn members_come_in_order_as_they_were_written() {
+    fn members_and_elements_come_in_order_as_they_were_written() {
         let mut seen = Vec::new();
         let json = br#" {"a":1.00,"b\n":{"x":[]},"a":"2"} "#;
         let each = |name: Cow<'_, str>, value: &RawValue| {
@@ -151,6 +199,13 @@ mod tests {
         assert!(members(json, each).is_ok());
         let expected = [("a", "1.00"), ("b\n", r#"{"x":[]}"#), ("a", "\"2\"")];
         assert_eq!(seen, expected.map(|(name, value)| (name.to_owned(), value.to_owned())));
+        let mut count = 0;
+        let counted = elements(b"[1,[2],{}]", |_| {
+            count += 1;
+            Ok::<(), ()>(())
+        });
+        assert!(counted.is_ok());
+        assert_eq!(count, 3);
     }
 
     #[test]
@@ -160,6 +215,8 @@ mod tests {
         }
         assert!(matches!(members(b"{\"\xff\":1}", |_, _| Ok::<(), ()>(())), Err(Ended::NotThis)));
         assert!(matches!(members(b"{\"a\":\"\xff\"}", |_, _| Ok::<(), ()>(())), Err(Ended::NotThis)));
+        assert!(matches!(elements(b"{}", |_| Ok::<(), ()>(())), Err(Ended::NotThis)));
+        assert!(matches!(elements(b"[1,2]", |_| Err(7)), Err(Ended::By(7))));
         assert!(matches!(members(b"{\"a\":1}", |_, _| Err(7)), Err(Ended::By(7))));
         let deep = format!("{{\"a\":{}{}}}", "[".repeat(100_000), "]".repeat(100_000));
         assert!(members(deep.as_bytes(), |_, _| Ok::<(), ()>(())).is_ok(), "values are not built");

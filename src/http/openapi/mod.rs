@@ -25,6 +25,7 @@ use utoipa_swagger_ui::SwaggerUi;
 use super::AppState;
 use super::edge::routes::{Access, Route, Routes, operations};
 use super::wire::error::Envelope;
+use crate::auth::Scope;
 
 /// The path of the description.
 pub(super) const PATH: &str = "/api/openapi.json";
@@ -48,6 +49,7 @@ const POLICY: &str =
     components(schemas(Envelope)),
     tags(
         (name = "events", description = "Events and their states"),
+        (name = "other SDKs", description = "Events in the protocols of other SDKs"),
         (name = "conversations", description = "Conversations and their messages"),
         (name = "files", description = "Files, and the import of their lines"),
         (name = "users", description = "Users and their sessions"),
@@ -116,7 +118,10 @@ fn complete(api: &mut OpenApi, table: &[Route]) {
 
 /// A unique name for each operation: generated clients are named by it.
 fn operation_id(method: &Method, path: &str) -> String {
-    let words = path.split(|c: char| !c.is_ascii_alphanumeric()).filter(|word| !matches!(*word, "" | "v1"));
+    // Our own version is left out, those of other protocols are not.
+    let version = if path.starts_with("/api/") { "v1" } else { "" };
+    let words = path.split(|c: char| !c.is_ascii_alphanumeric());
+    let words = words.filter(|word| !word.is_empty() && *word != version);
     let words = words.map(str::to_lowercase);
     [method.as_str().to_lowercase()].into_iter().chain(words).collect::<Vec<_>>().join("_")
 }
@@ -125,23 +130,25 @@ fn operation_id(method: &Method, path: &str) -> String {
 fn guard(operation: &mut Operation, access: Access) {
     let scopes: &[&str] = match &access {
         Access::Scope(scope) | Access::Paths(scope) => &[scope.name()],
+        Access::Events => &[Scope::EventsWrite.name()],
         _ => &[],
     };
     let schemes = [BEARER, API_KEY].map(|scheme| SecurityRequirement::new(scheme, scopes.iter().copied()));
     let no_token = || SecurityRequirement::default();
     operation.security = Some(match access {
-        Access::Public => vec![no_token()],
-        Access::Optional => [vec![no_token()], schemes.into()].concat(),
+        Access::Public | Access::Fixed => vec![no_token()],
+        // Without one, the key is in the body.
+        Access::Optional | Access::Events => [vec![no_token()], schemes.into()].concat(),
         Access::SignedIn | Access::Topics | Access::Paths(_) | Access::Scope(_) => schemes.into(),
     });
     let mut add = |status: &str, description: String| {
         operation.responses.responses.entry(status.into()).or_insert_with(|| Answer::new(description).into());
     };
-    if access != Access::Public {
+    if !matches!(access, Access::Public | Access::Fixed) {
         add("401", "The token is invalid, or missing and required".into());
     }
-    if let Access::Scope(scope) | Access::Paths(scope) = access {
-        add("403", format!("The token lacks the permission {}", scope.name()));
+    if let [scope, ..] = scopes {
+        add("403", format!("The token lacks the permission {scope}"));
     }
     add("429", "Too many requests; Retry-After has the seconds until the next one".into());
     add("default", "An error".into());

@@ -13,6 +13,12 @@ pub enum KeyKind {
     CloudEvent,
     /// The member that `?id_field=` names.
     Field,
+    /// Segment's `messageId`.
+    Segment,
+    /// PostHog's `uuid`.
+    PostHog,
+    /// A body of OTLP, and a record's place in it.
+    Otlp,
 }
 
 /// The namespace of each kind (UUIDv5, RFC 9562). It must never change.
@@ -21,6 +27,9 @@ fn namespace(kind: KeyKind) -> Uuid {
         KeyKind::Header => 0x6b1f_3d5e_54a1_4d0e_8f0c_2a9d_71c5_e801,
         KeyKind::CloudEvent => 0x6b1f_3d5e_54a1_4d0e_8f0c_2a9d_71c5_e802,
         KeyKind::Field => 0x6b1f_3d5e_54a1_4d0e_8f0c_2a9d_71c5_e803,
+        KeyKind::Segment => 0x6b1f_3d5e_54a1_4d0e_8f0c_2a9d_71c5_e804,
+        KeyKind::PostHog => 0x6b1f_3d5e_54a1_4d0e_8f0c_2a9d_71c5_e805,
+        KeyKind::Otlp => 0x6b1f_3d5e_54a1_4d0e_8f0c_2a9d_71c5_e806,
     })
 }
 

@@ -99,6 +99,22 @@ impl ApiError {
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "the service failed; its log has the cause")
     }
 
+    /// The status.
+    pub(in crate::http) fn status(&self) -> StatusCode {
+        self.status
+    }
+
+    /// The sentence for people.
+    pub(in crate::http) fn message(&self) -> &str {
+        &self.message
+    }
+
+    /// The same with another status, and a time to retry if it has none.
+    pub(in crate::http) fn with_status(self, status: StatusCode) -> Self {
+        let retry_after = self.retry_after.or(Some(EXHAUSTED_RETRY));
+        Self { status, retry_after, ..self }
+    }
+
     /// The code.
     pub fn code(&self) -> &'static str {
         self.code
@@ -159,13 +175,19 @@ impl ApiError {
 
     /// Its code, message and field as JSON, for a frame of a WebSocket.
     pub(in crate::http) fn detail(&self) -> Vec<u8> {
-        let detail = Detail {
-            code: self.code,
-            message: &self.message,
-            field: self.field.as_deref(),
-            expected: self.expected,
-        };
-        serde_json::to_vec(&detail).unwrap_or_default()
+        serde_json::to_vec(&self.envelope().error).unwrap_or_default()
+    }
+
+    /// The form in which clients see it.
+    pub(in crate::http) fn envelope(&self) -> Envelope<'_> {
+        Envelope {
+            error: Detail {
+                code: self.code,
+                message: &self.message,
+                field: self.field.as_deref(),
+                expected: self.expected,
+            },
+        }
     }
 
     /// Whether it denies access.
@@ -211,13 +233,7 @@ impl ApiError {
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
-        let detail = Detail {
-            code: self.code,
-            message: &self.message,
-            field: self.field.as_deref(),
-            expected: self.expected,
-        };
-        let body = serde_json::to_vec(&Envelope { error: detail }).unwrap_or_default();
+        let body = serde_json::to_vec(&self.envelope()).unwrap_or_default();
         let mut response = Response::new(Body::from(body));
         *response.status_mut() = self.status;
         response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
