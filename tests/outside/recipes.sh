@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Runs the recipes of docs/RECIPES.md: takes each block with a file's name out of the document, sends events with it through refusals and
-# lost answers, and counts the rows. Vector and Fluent Bit cannot be had from Debian, npm or PyPI: what they send is sent by the test.
+# lost answers, and counts the rows. Vector, Fluent Bit and OpenTelemetry's collector cannot be had from Debian, npm or PyPI in a form to
+# trust: what they send is sent by the test.
 #
 # usage: tests/outside/recipes.sh        TIDEGATE names another binary than target/debug/tidegate
 set -euo pipefail

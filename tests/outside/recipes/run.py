@@ -1,4 +1,5 @@
 """Runs each recipe; see ../recipes.sh. Argument: the folder with the files of docs/RECIPES.md."""
+import base64
 import gzip
 import http.server
 import json
@@ -228,8 +229,32 @@ def fluent_bit():
     stored("payload->>'from' = 'fluent-bit'", 10)
 
 
+# The request of a collector (0.135) with this configuration for a file of two lines.
+COLLECTOR = base64.b64decode(
+    "H4sIAAAAAAAA/+KqFioXMg9i8GIwkhBi52JN1MvJT+fizclP10vLzEnVy0vMTdXi4+JJVEjLLCouUcjJzEuNTHt+2sDo0hsJISsC"
+    "GgW5+KuVsorz85SslEA6lWojBT9D9HIxcDEAAgAA//+UU1uufQAAAA=="
+)
+
+
+def collector():
+    """Protobuf, compressed, with the key in a header: as a collector sends it, and sends it again."""
+    config = settings("otel-collector.yaml")
+    for part in ("logs_endpoint: https://events.example/v1/logs\n", 'headers: { x-api-key: "${env:TIDEGATE_KEY}" }'):
+        assert part in config, part
+    for _ in range(2):
+        request = urllib.request.Request(URL + "/v1/logs", data=COLLECTOR, headers={
+            "content-type": "application/x-protobuf", "content-encoding": "gzip", "x-api-key": os.environ["TIDEGATE_KEY"]})
+        with urllib.request.urlopen(request, timeout=20) as answer:
+            assert answer.status == 200 and answer.headers["content-type"] == "application/x-protobuf", answer.headers
+            # No partial success.
+            assert answer.read() == b"", "some records were left out"
+    lines = "select string_agg(payload->>'body', '|' order by id) from requests where payload->'attributes' ? 'log.file.name'"
+    until("both lines are stored", lambda: sql(lines))
+    assert sql(lines) == 'a first line|{"json":"line"}', sql(lines)
+
+
 TESTS = {"producer.mjs": node, "producer.py": python, "producer.go": go, "page.html": page, "log.conf": nginx_log, "ship.sh": nginx_log,
-         "vector.yaml": vector, "fluent-bit.yaml": fluent_bit, "send-file.sh": a_file}
+         "vector.yaml": vector, "fluent-bit.yaml": fluent_bit, "otel-collector.yaml": collector, "send-file.sh": a_file}
 found = set(os.listdir(FOLDER))
 assert found == set(TESTS), f"files of docs/RECIPES.md without a test, or tests without a file: {found ^ set(TESTS)}"
 for test in dict.fromkeys(TESTS.values()):
