@@ -561,7 +561,10 @@ mod tests {
         assert_eq!(owners, [None, Some("changes"), None, None]);
         let first = MIGRATIONS.iter().flat_map(|(_, sql)| statements(sql)).filter_map(set_of);
         let sets: BTreeSet<&str> = first.map(|set| set.name).collect();
-        assert_eq!(sets, ["changes", "conversations", "files", "imports", "records", "stress"].into());
+        assert_eq!(
+            sets,
+            ["changes", "conversations", "files", "imports", "records", "streams", "stress"].into()
+        );
     }
 
     #[test]
