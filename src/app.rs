@@ -219,6 +219,7 @@ async fn start(
         Starting { config, database: &database, quotas, state, routes: &routes }.modules(&operations);
     state.serve(Services {
         ingest: pipeline.ingest().clone(),
+        routes,
         database: operations,
         bodies: Arc::clone(&state.bodies),
         limits: state.limits,

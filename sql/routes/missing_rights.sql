@@ -1,11 +1,10 @@
 -- The statements that a route's role ($1) still needs for its target ($2), in order. $3: the schema of the service. The service's own role
--- has to be a member of it, to make it the owner of functions; a superuser may as it is.
+-- has to be a member of it, to make it the owner of functions; a superuser may as it is. A target of 0: none.
 with names as (
     select $1::text as role, $2::oid as target, n.nspname as target_schema, c.relname as target_name, $3::text as own_schema,
         (select oid from pg_roles where rolname = $1) as role_oid,
         (select rolsuper from pg_roles where rolname = current_user) as is_super
-    from pg_class c join pg_namespace n on n.oid = c.relnamespace
-    where c.oid = $2
+    from (select) as one left join pg_class c on c.oid = $2 left join pg_namespace n on n.oid = c.relnamespace
 )
 select statement from (
     select 1 as place, format('create role %I nologin', role) as statement from names where role_oid is null
@@ -24,9 +23,9 @@ select statement from (
         and target_schema <> own_schema
     union all
     select 6, format('grant select, insert, update on table %I.%I to %I', target_schema, target_name, role) from names
-    where has_table_privilege(role_oid, target, 'select') is not true
+    where target_name is not null and (has_table_privilege(role_oid, target, 'select') is not true
         or has_table_privilege(role_oid, target, 'insert') is not true
-        or has_table_privilege(role_oid, target, 'update') is not true
+        or has_table_privilege(role_oid, target, 'update') is not true)
     union all
     select 7, format('grant usage on sequence %s to %I', d.objid::regclass, role)
     from names

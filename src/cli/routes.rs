@@ -7,7 +7,7 @@ use clap::{Args, Subcommand};
 use super::{Failure, offline};
 use crate::config::Config;
 use crate::db::{self, Database};
-use crate::routes::{Definition, ListedRoute, RouteError, RouteName, RouteStore};
+use crate::routes::{CheckReport, Definition, ListedRoute, RouteError, RouteName, RouteStore, Sample};
 
 /// How long a command waits for COPYs and for a vacuum.
 const PATIENCE: Duration = Duration::from_secs(600);
@@ -49,11 +49,62 @@ enum RoutesCommand {
         /// The route
         name: String,
     },
+    /// Try a definition on the newest events, and change nothing
+    Check(CheckArgs),
+    /// Derive a table and a route from the newest events
+    Suggest(SuggestArgs),
     /// Print what the routes did
     Stats {
         /// A route; by default all
         name: Option<String>,
     },
+}
+
+#[derive(Debug, Args)]
+struct CheckArgs {
+    /// The target: an existing table with its schema, as in app.signups
+    #[arg(long, value_name = "TABLE")]
+    into: String,
+    /// One select over `batch`
+    #[arg(long, value_name = "SELECT")]
+    sql: String,
+    /// Columns of a unique index of the target
+    #[arg(long, value_delimiter = ',', value_name = "COLUMNS")]
+    key: Vec<String>,
+    /// `do update set …` or `do nothing`
+    #[arg(long, value_name = "CLAUSE")]
+    on_conflict: Option<String>,
+    /// The role that the route runs as
+    #[arg(long)]
+    role: Option<String>,
+    /// The number of the newest events
+    #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u16).range(1..=1000))]
+    newest: u16,
+    /// A file with a JSON array of payloads to try instead
+    #[arg(long, value_name = "FILE", conflicts_with = "newest")]
+    events: Option<std::path::PathBuf>,
+}
+
+#[derive(Debug, Args)]
+struct SuggestArgs {
+    /// The table to suggest, with its schema
+    #[arg(long, value_name = "TABLE")]
+    into: String,
+    /// A condition on events, as in "payload->>'event' = 'signup'"
+    #[arg(long = "where", value_name = "CONDITION", default_value = "true")]
+    condition: String,
+    /// Columns of the table's key: a newer event updates its row
+    #[arg(long, value_delimiter = ',', value_name = "COLUMNS")]
+    key: Vec<String>,
+    /// The number of the newest events to read
+    #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
+    sample: u64,
+    /// Create the table, and add the route under this name
+    #[arg(long, value_name = "NAME")]
+    apply: Option<String>,
+    /// With --apply: route the events that are stored already, too
+    #[arg(long, requires = "apply")]
+    backfill: bool,
 }
 
 #[derive(Debug, Args)]
@@ -139,6 +190,8 @@ async fn command(command: RoutesCommand, database: &Database) -> Result<(), Fail
                 "the running service routes the stored events; `tidegate routes stats {name}` has its progress"
             );
         }
+        RoutesCommand::Check(args) => check(args, &routes).await?,
+        RoutesCommand::Suggest(args) => suggest(args, &routes).await?,
         RoutesCommand::Stats { name } => {
             let name = name.map(|name| RouteName::parse(&name)).transpose()?;
             let listed = match name {
@@ -174,6 +227,66 @@ async fn add(args: AddArgs, routes: &RouteStore) -> Result<(), Failure> {
     Ok(())
 }
 
+async fn check(args: CheckArgs, routes: &RouteStore) -> Result<(), Failure> {
+    let definition = Definition {
+        into: args.into,
+        sql: args.sql,
+        key: args.key,
+        on_conflict: args.on_conflict,
+        role: args.role,
+        ..Definition::default()
+    };
+    let sample = match args.events {
+        None => Sample::Newest(args.newest.into()),
+        Some(file) => {
+            let read = std::fs::read_to_string(&file);
+            Sample::Given(read.map_err(|error| Failure::Usage(format!("{}: {error}", file.display())))?)
+        }
+    };
+    let report = routes.check(&definition, &sample).await?;
+    let CheckReport { events, rows, refused, share, .. } = report;
+    println!("columns: {}", report.columns.join(", "));
+    report.notes.iter().for_each(|note| println!("note: {note}"));
+    println!(
+        "{events} events: {rows} rows, {refused} refused, {:.0} % of the time of storing them",
+        share * 100.0
+    );
+    for error in &report.errors {
+        println!("  {} × {} {}, such as {}", error.events, error.sqlstate, error.message, error.example);
+    }
+    match report.suspends {
+        Some((state, error)) => Err(Failure::Run(format!("the route would be suspended: {state} {error}"))),
+        None => Ok(()),
+    }
+}
+
+async fn suggest(args: SuggestArgs, routes: &RouteStore) -> Result<(), Failure> {
+    let name = args.apply.map(|name| RouteName::parse(&name)).transpose()?;
+    let suggestion = routes.suggest(&args.into, &args.condition, &args.key, args.sample).await?;
+    println!("-- {} of {} events", suggestion.events, suggestion.read);
+    for column in suggestion.columns.iter().filter(|column| column.events < suggestion.events) {
+        println!("-- {}: in {} of {} events", column.name, column.events, suggestion.events);
+    }
+    println!("{};", suggestion.table);
+    let Some(name) = name else {
+        let Definition { into, sql, key, .. } = &suggestion.definition;
+        let key = if key.is_empty() { String::new() } else { format!(" --key {}", shell(&key.join(","))) };
+        println!("\ntidegate routes add NAME --into {}{key} --sql {}", shell(into), shell(sql));
+        return Ok(());
+    };
+    if suggestion.events == 0 {
+        return Err(Failure::Run("no event fits the condition, so nothing was made".into()));
+    }
+    routes.apply_suggestion(&name, &suggestion, args.backfill, PATIENCE, wait_message()).await?;
+    println!("-- made, with the route {}", name.as_str());
+    Ok(())
+}
+
+/// A text as a word of a shell.
+fn shell(text: &str) -> String {
+    format!("'{}'", text.replace('\'', r"'\''"))
+}
+
 /// Reports what a command waits for, once for each holder.
 fn wait_message() -> impl Fn(&str) + Send + Sync {
     let last = parking_lot::Mutex::new(String::new());
@@ -206,17 +319,16 @@ fn print_stats(route: &ListedRoute) {
 }
 
 fn print_whole(route: &ListedRoute) {
-    let quoted = |text: &str| format!("'{}'", text.replace('\'', r"'\''"));
-    let mut words = vec![format!("tidegate routes add {} --into {}", route.name, quoted(&route.into))];
-    words.push(format!("--sql {}", quoted(&route.sql)));
+    let mut words = vec![format!("tidegate routes add {} --into {}", route.name, shell(&route.into))];
+    words.push(format!("--sql {}", shell(&route.sql)));
     if !route.key.is_empty() {
-        words.push(format!("--key {}", quoted(&route.key.join(","))));
+        words.push(format!("--key {}", shell(&route.key.join(","))));
     }
     if let Some(clause) = &route.on_conflict {
-        words.push(format!("--on-conflict {}", quoted(clause)));
+        words.push(format!("--on-conflict {}", shell(clause)));
     }
     if route.role != crate::routes::ROLE {
-        words.push(format!("--role {}", quoted(&route.role)));
+        words.push(format!("--role {}", shell(&route.role)));
     }
     words.extend(route.strict.then(|| "--strict".to_owned()));
     words.extend(route.serial.then(|| "--serial".to_owned()));

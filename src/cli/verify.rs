@@ -5,10 +5,11 @@ use clap::Args;
 use super::journal::print_losses;
 use super::{Failure, offline};
 use crate::config::Config;
-use crate::db;
+use crate::db::{self, DbError};
 use crate::ingest::journal::LossState;
 use crate::ingest::journal::disk::{self, DiskError, LossRecords};
 use crate::ingest::verify::{self, Host, JournalReport, VerifyReport};
+use crate::routes::{RouteBooks, RouteStore};
 
 #[derive(Debug, Args)]
 pub(super) struct VerifyArgs {
@@ -19,13 +20,22 @@ pub(super) struct VerifyArgs {
 
 pub(super) fn run(args: &VerifyArgs) -> Result<(), Failure> {
     let config = Config::from_env()?;
-    let report = offline::with_database(&config, async |database| {
-        let books = verify::read(&database).await.map_err(|error| Failure::Run(error.with_sources()))?;
-        Ok(verify::compare(&books, &host(&config)?))
+    let (report, routes) = offline::with_database(&config, async |database| {
+        let failed = |error: DbError| Failure::Run(error.with_sources());
+        let books = verify::read(&database).await.map_err(failed)?;
+        let routes = RouteStore::new(&database).verify().await.map_err(failed)?;
+        Ok((verify::compare(&books, &host(&config)?), routes))
     })?;
+    let routes_agree = routes.iter().all(RouteBooks::agree);
     match args.json {
         true => println!("{}", serde_json::to_string_pretty(&report).unwrap_or_default()),
-        false => print(&report),
+        false => {
+            routes.iter().for_each(print_route);
+            print(&report);
+        }
+    }
+    if !routes_agree {
+        return Err(Failure::Run("a route has events twice: in its table, and refused or deferred".into()));
     }
     match (report.balances(), report.lost()) {
         (true, 0) => Ok(()),
@@ -51,6 +61,18 @@ fn host(config: &Config) -> Result<Host, Failure> {
         losses: losses.list().map_err(failed)?,
         acknowledged: losses.acknowledged_journals().map_err(failed)?,
     })
+}
+
+fn print_route(books: &RouteBooks) {
+    let RouteBooks { name, rows, refused, deferred, refused_gone, deferred_gone, doubled } = books;
+    println!("route {name}: {rows} rows, {refused} refused, {deferred} deferred");
+    let gone = refused_gone + deferred_gone;
+    if gone > 0 {
+        println!("  {gone} of the refused and deferred events were taken out of requests later");
+    }
+    if let Some(doubled @ 1..) = doubled {
+        println!("  DIFFERENCE: {doubled} rows of the table belong to events that are refused or deferred");
+    }
 }
 
 fn print(report: &VerifyReport) {

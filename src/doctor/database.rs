@@ -50,6 +50,7 @@ pub(super) async fn check(config: &Config, database: &Database) -> Result<Vec<Fi
     }
     findings.push(clock(server.try_get("now_ms")?));
     findings.extend(rights(database, &client).await?);
+    findings.extend(routes(database, &client).await?);
     findings.push(commits(&client).await);
     findings.push(copies(&mut client).await?);
     Ok(findings)
@@ -73,6 +74,30 @@ async fn rights(database: &Database, client: &tokio_postgres::Client) -> Result<
     if !create.first().map_or(Ok(false), |row| row.try_get(0))? {
         let found = "no privilege to create in the schema: an administrator has to run migrations and create partitions";
         findings.push(finding(Grade::Warn, "rights", found));
+    }
+    Ok(findings)
+}
+
+/// Routes whose targets no longer fit.
+async fn routes(database: &Database, client: &tokio_postgres::Client) -> Result<Vec<Finding>, DbError> {
+    let rows = match client.query_typed(sql!(database, "doctor/routes.sql"), &[]).await.map_err(DbError::from)
+    {
+        // The database is older than routes, or empty.
+        Err(error) if error.is_table_missing() || error.state_code() == Some("3F000") => {
+            return Ok(Vec::new());
+        }
+        rows => rows?,
+    };
+    let mut findings = Vec::new();
+    for row in rows {
+        let (name, target): (&str, &str) = (row.try_get("name")?, row.try_get("target")?);
+        let missing: &str = row.try_get("missing")?;
+        let found = match (row.try_get("is_gone")?, missing) {
+            (true, _) => format!("the route {name}: {target} is gone"),
+            (false, "") => continue,
+            (false, missing) => format!("the route {name}: {target} lacks {missing}"),
+        };
+        findings.push(finding(Grade::Fail, "routes", found));
     }
     Ok(findings)
 }

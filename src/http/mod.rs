@@ -55,6 +55,7 @@ use crate::lifecycle::Lifecycle;
 use crate::observe::Metrics;
 use crate::realtime::Realtime;
 use crate::records::Records;
+use crate::routes::Routes as UserRoutes;
 use crate::supervisor::Supervisor;
 use edge::origin::OwnOrigin;
 use edge::pipeline;
@@ -253,6 +254,8 @@ pub struct AppState {
 pub struct Services {
     /// Admission of events.
     pub ingest: Ingest,
+    /// Routes into tables of users.
+    pub routes: UserRoutes,
     /// The operators' quota of the pool.
     pub database: Database,
     /// The memory of request bodies.

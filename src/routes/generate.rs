@@ -138,7 +138,7 @@ pub(super) fn fill(template: &str, parts: &[(&str, &str)]) -> String {
 }
 
 /// A dollar quote that none of the texts contains.
-fn quote_outside(texts: &[&str]) -> String {
+pub(super) fn quote_outside(texts: &[&str]) -> String {
     let free = |number: &u32| !texts.iter().any(|text| text.contains(&format!("$route{number}$")));
     let number = (0..).find(free).unwrap_or_default();
     format!("$route{number}$")

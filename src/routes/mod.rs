@@ -20,15 +20,23 @@
 //! | [`model`] | names, definitions, listed routes |
 //! | [`generate`] | the functions of a route |
 //! | [`tree`] | what a parsed select does |
+//! | [`check`] | tries a definition |
+//! | [`suggestion`] | derives one |
+//! | [`errors`] | refused events |
+//! | [`verify`] | recounts |
 //! | [`work`] | catches up, fills, drops and counts, later |
 //! | [`inspection`] | parses a definition |
 //! | [`definition`] | adds, changes, lists and removes routes |
 
+mod check;
 mod definition;
+mod errors;
 mod generate;
 mod inspection;
 mod model;
+mod suggestion;
 mod tree;
+mod verify;
 mod work;
 
 use std::sync::Arc;
@@ -41,8 +49,12 @@ use crate::ingest::BatchHook;
 use crate::observe::Metrics;
 use crate::supervisor::Supervisor;
 
+pub use check::{CheckReport, CheckedError, MOST_EVENTS, Sample};
 pub use definition::{Added, RouteStore};
+pub use errors::{Corrected, ErrorCursor, ErrorFilter, RefusedEvent, Rerouted, RouteErrorStore};
 pub use model::{Changed, Definition, ListedRoute, RouteName, RouteState};
+pub use suggestion::{SuggestedColumn, Suggestion};
+pub use verify::RouteBooks;
 
 /// The role of routes that name none.
 pub const ROLE: &str = "tidegate_routes";
@@ -120,6 +132,8 @@ fn apply_statement(database: &Database, route: i32) -> String {
 pub struct Routes {
     /// Definitions.
     pub store: RouteStore,
+    /// Refused events.
+    pub errors: RouteErrorStore,
     hook: Arc<RouteHook>,
 }
 
@@ -130,7 +144,7 @@ impl Routes {
         let has_routes = Arc::new(AtomicBool::new(true));
         work::Worker::start(database, metrics, &has_routes, supervisor);
         let hook = Arc::new(RouteHook { store: RouteStore::new(database), has_routes });
-        Self { store: RouteStore::new(database), hook }
+        Self { store: RouteStore::new(database), errors: RouteErrorStore::new(database), hook }
     }
 
     /// What the writer asks.

@@ -7,7 +7,7 @@ const NAME_CHARS: usize = 63;
 /// Paths below `/api/v1/routes` that are no names.
 const RESERVED: [&str; 2] = ["check", "suggest"];
 /// The most bytes of a select, and of a clause for conflicts.
-const STATEMENT_BYTES: usize = 64 * 1024;
+pub(super) const STATEMENT_BYTES: usize = 64 * 1024;
 /// The most columns of a key.
 const KEY_COLUMNS: usize = 32;
 
@@ -214,6 +214,52 @@ pub struct Backfill {
     pub is_done: bool,
 }
 
+/// The schema and the name of a table that may not exist yet: two names with a dot between, quoted where they have to be.
+pub(super) fn target_parts(into: &str) -> Result<(String, String), RouteError> {
+    let wrong = || RouteError::invalid("into", "a target is named with its schema, as in app.signups");
+    let mut parts = Vec::new();
+    let mut rest = into.trim();
+    loop {
+        let (part, behind) = match rest.strip_prefix('"') {
+            None => {
+                let end = rest.find('.').unwrap_or(rest.len());
+                let (part, behind) = rest.split_at(end);
+                let is_plain = |c: char| c.is_ascii_alphanumeric() || c == '_';
+                if !part.chars().all(is_plain) || part.starts_with(|c: char| c.is_ascii_digit()) {
+                    return Err(wrong());
+                }
+                (part.to_ascii_lowercase(), behind)
+            }
+            Some(quoted) => {
+                // A doubled quote is one of the name.
+                let mut end = 0;
+                let end = loop {
+                    let quote = quoted.get(end..).and_then(|text| text.find('"')).ok_or_else(wrong)? + end;
+                    match quoted.get(quote + 1..).is_some_and(|text| text.starts_with('"')) {
+                        true => end = quote + 2,
+                        false => break quote,
+                    }
+                };
+                let (part, behind) = quoted.split_at(end);
+                (part.replace("\"\"", "\""), behind.get(1..).unwrap_or_default())
+            }
+        };
+        if part.is_empty() || part.len() > NAME_CHARS || part.contains('\0') {
+            return Err(wrong());
+        }
+        parts.push(part);
+        match behind.strip_prefix('.') {
+            Some(next) => rest = next,
+            None if behind.is_empty() => break,
+            None => return Err(wrong()),
+        }
+    }
+    match <[String; 2]>::try_from(parts) {
+        Ok([schema, table]) => Ok((schema, table)),
+        Err(_) => Err(wrong()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -225,6 +271,17 @@ mod tests {
         }
         for name in ["", "A", "-a", "_a", "a.b", "a b", "ä", "check", "suggest", &"x".repeat(64)] {
             assert!(RouteName::parse(name).is_err(), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_target_has_two_names() {
+        let parts = |into: &str| target_parts(into).ok();
+        let both = |schema: &str, table: &str| Some((schema.to_owned(), table.to_owned()));
+        assert_eq!(parts("App.signups"), both("app", "signups"));
+        assert_eq!(parts("\"A.b\".\"c\"\"d\""), both("A.b", "c\"d"));
+        for bad in ["", "a", "a.", ".a", "a.b.c", "a b.c", "\"a.b", "\"a\"x.b", "1a.b", "\"\".b"] {
+            assert_eq!(parts(bad), None, "{bad}");
         }
     }
 

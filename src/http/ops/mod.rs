@@ -3,6 +3,7 @@
 mod dead_letters;
 mod health;
 mod reconcile;
+mod routes;
 mod stats;
 
 use utoipa_axum::routes;
@@ -21,6 +22,17 @@ pub(super) fn routes() -> Routes {
         .route(write, routes!(dead_letters::redrive))
         .route(read, routes!(dead_letters::get))
         .route(write, routes!(dead_letters::discard))
+        .route(write, routes!(dead_letters::correct))
+        .route(Access::Scope(Scope::Admin), routes!(routes::list))
+        .route(Access::Scope(Scope::Admin), routes!(routes::check))
+        .route(Access::Scope(Scope::Admin), routes!(routes::suggest))
+        .route(Access::Scope(Scope::Admin), routes!(routes::get))
+        .route(Access::Scope(Scope::Admin), routes!(routes::put))
+        .route(Access::Scope(Scope::Admin), routes!(routes::remove))
+        .route(Access::Scope(Scope::Admin), routes!(routes::enable))
+        .route(Access::Scope(Scope::Admin), routes!(routes::disable))
+        .route(Access::Scope(Scope::Admin), routes!(routes::backfill))
+        .route(Access::Scope(Scope::Admin), routes!(routes::stats))
         .route(operations, routes!(reconcile::post))
         .route(operations, routes!(health::api_health))
         .route(Access::Optional, routes!(health::alive))

@@ -52,6 +52,8 @@ pub struct DeadLetter {
     pub failed_at_us: i64,
     /// The body's size in bytes.
     pub bytes: i64,
+    /// The version of the body: a hash.
+    pub version: i64,
 }
 
 /// The body of a dead letter.
@@ -119,6 +121,25 @@ impl DeadLetterStore {
         Ok(Some((dead_letter(row)?, body)))
     }
 
+    /// Replaces the body of a dead letter, if it has one of these versions, by JSON; returns the new version, `Some(None)` if it has
+    /// another one, and `None` if there is no such dead letter.
+    ///
+    /// # Errors
+    ///
+    /// Any error of Postgres.
+    pub async fn correct(
+        &self,
+        id: Uuid,
+        payload: &[u8],
+        versions: Option<&[i64]>,
+    ) -> Result<Option<Option<i64>>, DbError> {
+        let correct = sql!(self.database, "ingest/correct_dead_letter.sql");
+        let parameters: [Parameter<'_>; 3] =
+            [(&id, Type::UUID), (&payload, Type::BYTEA), (&versions, Type::INT8_ARRAY)];
+        let rows = self.database.query_in_time(TIMEOUT, correct, &parameters).await?;
+        rows.first().map(|row| Ok(row.try_get(0)?)).transpose()
+    }
+
     /// Deletes one dead letter; false if it does not exist. The ledger counts it as discarded.
     ///
     /// # Errors
@@ -164,5 +185,6 @@ fn dead_letter(row: &Row) -> Result<DeadLetter, DbError> {
         failed_at: row.try_get("failed_at")?,
         failed_at_us: row.try_get("failed_at_us")?,
         bytes: row.try_get("bytes")?,
+        version: row.try_get("version")?,
     })
 }

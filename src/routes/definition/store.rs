@@ -4,13 +4,14 @@ use std::time::{Duration, Instant};
 
 use tokio_postgres::Row;
 use tokio_postgres::types::Type;
+use uuid::Uuid;
 
 use super::Added;
 use crate::db::{Database, DbError, Parameter, Transaction, begin_in_time, roll_back, sql};
 use crate::routes::generate::{fill, quoted};
 use crate::routes::inspection::{Inspected, inspect};
 use crate::routes::model::{Backfill, Changed, Definition, ListedRoute, RouteName, RouteState};
-use crate::routes::{RouteError, sources};
+use crate::routes::{ROLE, RouteError, sources};
 
 /// For each statement.
 const TIMEOUT: Duration = Duration::from_secs(60);
@@ -40,6 +41,36 @@ enum Operation<'a> {
     BeginBackfill { name: &'a RouteName, versions: Option<&'a [i64]> },
     MarkRemoved { name: &'a RouteName, versions: Option<&'a [i64]> },
     Drop { id: i32 },
+}
+
+/// The columns of a definition in the table.
+struct Columns<'a> {
+    definition: &'a Definition,
+    inspected: &'a Inspected,
+    select: &'a str,
+    role: &'a str,
+}
+
+impl<'a> Columns<'a> {
+    fn of(definition: &'a Definition, inspected: &'a Inspected) -> Self {
+        Self { definition, inspected, select: definition.select(), role: definition.role() }
+    }
+
+    fn parameters(&self) -> [Parameter<'_>; 10] {
+        let (definition, inspected) = (self.definition, self.inspected);
+        [
+            (&inspected.target_name.0, Type::TEXT),
+            (&inspected.target_name.1, Type::TEXT),
+            (&self.select, Type::TEXT),
+            (&inspected.column_names, Type::TEXT_ARRAY),
+            (&definition.key, Type::TEXT_ARRAY),
+            (&definition.on_conflict, Type::TEXT),
+            (&self.role, Type::TEXT),
+            (&definition.strict, Type::BOOL),
+            (&definition.serial, Type::BOOL),
+            (&inspected.is_whole, Type::BOOL),
+        ]
+    }
 }
 
 /// A locked route.
@@ -152,39 +183,21 @@ impl RouteStore {
         change: &Change<'_>,
     ) -> Result<i64, RouteError> {
         self.grant(transaction, definition.role(), inspected.target_id).await?;
-        let (schema, table) = &inspected.target_name;
-        let (name_text, role) = (name.as_str(), definition.role());
-        let of_definition: [Parameter<'_>; 10] = [
-            (schema, Type::TEXT),
-            (table, Type::TEXT),
-            (&definition.select(), Type::TEXT),
-            (&inspected.column_names, Type::TEXT_ARRAY),
-            (&definition.key, Type::TEXT_ARRAY),
-            (&definition.on_conflict, Type::TEXT),
-            (&role, Type::TEXT),
-            (&definition.strict, Type::BOOL),
-            (&definition.serial, Type::BOOL),
-            (&inspected.is_whole, Type::BOOL),
-        ];
         let (id, version) = match change {
             Change::Add { is_enabled, backfills } => {
-                let insert = sql!(self.database, "routes/insert.sql");
                 let is_live = *is_enabled || *backfills;
-                let mut parameters: Vec<Parameter<'_>> = vec![(&name_text, Type::TEXT)];
-                parameters.extend(of_definition);
-                parameters.push((&is_live, Type::BOOL));
-                let rows = transaction.query_typed(insert, &parameters).await.map_err(DbError::from)?;
-                let Some(row) = rows.first() else { return Err(RouteError::Exists(name_text.to_owned())) };
-                (row.try_get(0).map_err(DbError::from)?, 1)
+                let id = self.insert(transaction, name.as_str(), definition, inspected, is_live).await?;
+                (id.ok_or_else(|| RouteError::Exists(name.as_str().to_owned()))?, 1)
             }
             Change::Replace { versions } => {
                 let locked = self.lock(transaction, name).await?;
                 if versions.is_some_and(|versions| !versions.contains(&locked.version)) {
                     return Err(RouteError::VersionMismatch);
                 }
-                let mut parameters: Vec<Parameter<'_>> = vec![(&locked.id, Type::INT4)];
-                parameters.extend(of_definition);
                 let update = sql!(self.database, "routes/update.sql");
+                let columns = Columns::of(definition, inspected);
+                let mut parameters: Vec<Parameter<'_>> = vec![(&locked.id, Type::INT4)];
+                parameters.extend(columns.parameters());
                 transaction.execute_typed(update, &parameters).await.map_err(DbError::from)?;
                 (locked.id, locked.version + 1)
             }
@@ -203,7 +216,49 @@ impl RouteStore {
         Ok(version)
     }
 
-    /// Gives a role the rights that a route into `target` needs.
+    /// Adds the row of a route; `None`: its name is taken.
+    async fn insert(
+        &self,
+        transaction: &Transaction<'_>,
+        name: &str,
+        definition: &Definition,
+        inspected: &Inspected,
+        is_live: bool,
+    ) -> Result<Option<i32>, DbError> {
+        let insert = sql!(self.database, "routes/insert.sql");
+        let columns = Columns::of(definition, inspected);
+        let mut parameters: Vec<Parameter<'_>> = vec![(&name, Type::TEXT)];
+        parameters.extend(columns.parameters());
+        parameters.push((&is_live, Type::BOOL));
+        let rows = transaction.query_typed(insert, &parameters).await?;
+        rows.first().map(|row| Ok(row.try_get(0)?)).transpose()
+    }
+
+    /// Makes a route without a trigger, for a transaction that is rolled back; returns its number.
+    pub(in crate::routes) async fn make_unseen(
+        &self,
+        transaction: &Transaction<'_>,
+        definition: &Definition,
+        inspected: &Inspected,
+    ) -> Result<i32, RouteError> {
+        self.grant(transaction, definition.role(), inspected.target_id).await?;
+        // No name of a route has a space.
+        let name = format!("check {}", Uuid::new_v4());
+        let id = self.insert(transaction, &name, definition, inspected, true).await?;
+        let id = id.ok_or(DbError::Unexpected("no new route"))?;
+        self.make_functions(transaction, id, definition, inspected).await?;
+        Ok(id)
+    }
+
+    /// Gives the role of routes the rights that it needs without a target.
+    pub(in crate::routes) async fn grant_suggest(
+        &self,
+        transaction: &Transaction<'_>,
+    ) -> Result<(), RouteError> {
+        self.grant(transaction, ROLE, 0).await
+    }
+
+    /// Gives a role the rights that a route into `target` needs; 0: no target.
     async fn grant(&self, transaction: &Transaction<'_>, role: &str, target: u32) -> Result<(), RouteError> {
         let statements = self.missing_rights(transaction, role, target).await?;
         let refused = |cause: String| RouteError::Rights {

@@ -2,7 +2,7 @@
 
 mod store;
 
-pub(super) use store::inspect;
+pub(super) use store::{inspect, inspect_condition};
 
 use super::generate::{Column, Plan};
 use super::model::Definition;

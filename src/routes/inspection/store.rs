@@ -7,10 +7,10 @@ use tokio_postgres::types::Type;
 
 use super::Inspected;
 use crate::db::{Database, DbError, Parameter, Transaction, begin_in_time, own_relations, sql};
-use crate::routes::RouteError;
 use crate::routes::generate::Column;
-use crate::routes::model::Definition;
+use crate::routes::model::{Definition, STATEMENT_BYTES};
 use crate::routes::tree;
+use crate::routes::{ROLE, RouteError};
 
 /// For each statement.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -138,6 +138,36 @@ async fn inspect_within(
         return Err(RouteError::invalid("on_conflict", "it returns rows, or has parameters"));
     }
     Ok(inspected)
+}
+
+/// Inspects a condition on events, as part of `select`.
+///
+/// # Errors
+///
+/// [`RouteError::Invalid`] if it is none.
+pub(in crate::routes) async fn inspect_condition(
+    database: &Database,
+    condition: &str,
+    whole: &str,
+) -> Result<(), RouteError> {
+    if condition.is_empty() || condition.len() > STATEMENT_BYTES || condition.contains('\0') {
+        return Err(RouteError::invalid("where", "it is no condition"));
+    }
+    let mut connection = database.get().await?;
+    let transaction = begin_in_time(&mut connection, TIMEOUT).await?;
+    let inspecting = async {
+        let begin = sql!(database, "routes/inspect_begin.sql");
+        transaction.batch_execute(begin).await.map_err(DbError::from)?;
+        check_role(&transaction, ROLE).await?;
+        select(database, &transaction, whole).await
+    };
+    let inspected = inspecting.await;
+    // An error has ended the transaction already.
+    let _rolled_back = transaction.rollback().await;
+    match inspected {
+        Err(RouteError::Invalid { message, .. }) => Err(RouteError::invalid("where", message)),
+        inspected => inspected.map(drop),
+    }
 }
 
 async fn check_role(transaction: &Transaction<'_>, role: &str) -> Result<(), RouteError> {

@@ -14,6 +14,7 @@ use crate::ingest::{Refusal, Refused};
 use crate::paging::InvalidParameter;
 use crate::realtime::SubscribeError;
 use crate::records::RecordsError;
+use crate::routes::RouteError;
 use crate::typed::TypeError;
 
 /// After a journal's error, which lasts until an operator acts or Postgres returns.
@@ -37,6 +38,25 @@ impl From<RecordsError> for ApiError {
             RecordsError::TooLarge(_) => Self::too_large(message),
             RecordsError::Overloaded => Self::unavailable("overloaded", message, EXHAUSTED_RETRY),
             RecordsError::Database(error) => Self::from(&*error),
+        }
+    }
+}
+
+impl From<RouteError> for ApiError {
+    fn from(error: RouteError) -> Self {
+        let message = error.to_string();
+        match error {
+            RouteError::Invalid { field, message } => Self::invalid(message).field(field),
+            RouteError::NotFound(_) => Self::new(StatusCode::NOT_FOUND, "not_found", message),
+            RouteError::Exists(_) | RouteError::Conflict(_) => {
+                Self::new(StatusCode::CONFLICT, "conflict", message)
+            }
+            RouteError::VersionMismatch => {
+                Self::new(StatusCode::PRECONDITION_FAILED, "precondition_failed", message)
+            }
+            RouteError::Rights { .. } => Self::new(StatusCode::CONFLICT, "missing_rights", message),
+            RouteError::Locked(_) => Self::unavailable("locked", message, EXHAUSTED_RETRY),
+            RouteError::Database(error) => Self::from(error),
         }
     }
 }

@@ -1,0 +1,3 @@
+select id as event_id, received_at{columns}
+from batch
+where {condition}

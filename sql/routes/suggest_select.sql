@@ -1,0 +1,3 @@
+select batch.payload from batch where (
+{condition}
+)

@@ -1,0 +1,121 @@
+//! The statements of a check.
+//!
+//! The route's own functions run, on a temporary table that stands for requests. The target's rows are locked meanwhile, for a
+//! limited time.
+
+use std::time::{Duration, Instant};
+
+use tokio_postgres::types::Type;
+
+use super::{CheckReport, CheckedError, Sample};
+use crate::db::{DbError, Parameter, Transaction, begin_in_time, sql};
+use crate::routes::definition::function_name;
+use crate::routes::generate::fill;
+use crate::routes::inspection::{Inspected, inspect};
+use crate::routes::{Definition, RouteError, RouteStore};
+
+/// For each statement: the target's rows are locked meanwhile.
+const TIMEOUT: Duration = Duration::from_secs(5);
+
+impl RouteStore {
+    /// Tries a definition.
+    ///
+    /// # Errors
+    ///
+    /// [`RouteError`]; nothing is changed in any case.
+    pub async fn check(&self, definition: &Definition, sample: &Sample) -> Result<CheckReport, RouteError> {
+        let inspected = inspect(&self.database, definition).await?;
+        let mut connection = self.database.get().await?;
+        let transaction = begin_in_time(&mut connection, TIMEOUT).await?;
+        let checked = self.check_within(&transaction, definition, inspected, sample).await;
+        // An error has ended the transaction already.
+        let _rolled_back = transaction.rollback().await;
+        match checked {
+            Err(RouteError::Database(error)) if error.is_cancelled() => {
+                let message = format!("it takes longer than {} s for the sample", TIMEOUT.as_secs());
+                Err(RouteError::Invalid { field: "sql", message })
+            }
+            checked => checked,
+        }
+    }
+
+    async fn check_within(
+        &self,
+        transaction: &Transaction<'_>,
+        definition: &Definition,
+        inspected: Inspected,
+        sample: &Sample,
+    ) -> Result<CheckReport, RouteError> {
+        let lock_timeout = sql!("routes/lock_timeout.sql").replace("{ms}", "2000");
+        transaction.batch_execute(&lock_timeout).await.map_err(DbError::from)?;
+        let id = self.make_unseen(transaction, definition, &inspected).await?;
+        let begin = sql!(self.database, "routes/check_begin.sql");
+        let begin = fill(begin, &[("function", &function_name(id))]);
+        transaction.batch_execute(&begin).await.map_err(DbError::from)?;
+        let begun = Instant::now();
+        let events = match sample {
+            Sample::Newest(events) => {
+                let newest = sql!(self.database, "routes/check_sample.sql");
+                let events = *events as i64;
+                transaction.execute_typed(newest, &[(&events, Type::INT8)]).await
+            }
+            Sample::Given(events) => {
+                transaction.execute_typed(sql!("routes/check_given.sql"), &[(events, Type::TEXT)]).await
+            }
+        };
+        let events = events.map_err(|error| RouteError::of("events", error.into()))?;
+        let plain = begun.elapsed();
+        let run = transaction.execute_typed(sql!("routes/check_run.sql"), &[]).await.map_err(DbError::from);
+        let refused_all = match run {
+            Ok(_) => None,
+            // A strict route refuses the whole statement; the writer would find the rows.
+            Err(error) if definition.strict && error.is_rows_fault() => Some(error),
+            Err(error) => return Err(error.into()),
+        };
+        let mut report = CheckReport {
+            columns: inspected.column_names,
+            notes: inspected.notes,
+            events,
+            rows: 0,
+            refused: 0,
+            errors: Vec::new(),
+            suspends: None,
+            share: 0.0,
+        };
+        if let Some(error) = refused_all {
+            let state = error.state_code().unwrap_or_default();
+            report.notes.push(format!(
+                "events become dead letters, as the route is strict: {state} {}",
+                error.message()
+            ));
+            return Ok(report);
+        }
+        let id: [Parameter<'_>; 1] = [(&id, Type::INT4)];
+        let result = sql!(self.database, "routes/check_result.sql");
+        let rows = transaction.query_typed(result, &id).await.map_err(DbError::from)?;
+        let row = rows.first().ok_or(DbError::Unexpected("no checked route"))?;
+        let mut read = || {
+            let (state, error): (Option<String>, Option<String>) =
+                (row.try_get("sqlstate")?, row.try_get("error")?);
+            report.suspends = state.zip(error);
+            (report.rows, report.refused) = (row.try_get("rows")?, row.try_get("refused")?);
+            let route = Duration::from_micros(row.try_get::<_, i64>("microseconds")?.max(0) as u64);
+            report.share = route.as_secs_f64() / (route + plain).as_secs_f64().max(1e-9);
+            Ok::<_, tokio_postgres::Error>(())
+        };
+        read().map_err(DbError::from)?;
+        let errors = sql!(self.database, "routes/check_errors.sql");
+        for row in transaction.query_typed(errors, &id).await.map_err(DbError::from)? {
+            let error = || {
+                Ok::<_, tokio_postgres::Error>(CheckedError {
+                    sqlstate: row.try_get("sqlstate")?,
+                    message: row.try_get("message")?,
+                    events: row.try_get("events")?,
+                    example: row.try_get("example")?,
+                })
+            };
+            report.errors.push(error().map_err(DbError::from)?);
+        }
+        Ok(report)
+    }
+}
