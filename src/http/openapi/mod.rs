@@ -49,11 +49,8 @@ const POLICY: &str =
     components(schemas(Envelope)),
     tags(
         (name = "events", description = "Events and their states"),
-<<<<<<< HEAD
         (name = "other SDKs", description = "Events in the protocols of other SDKs"),
-=======
         (name = "routes", description = "Tables of users that events land in"),
->>>>>>> 10e0275 (Check, suggest and backfill routes over HTTP, and list, correct and redrive the events that they refuse)
         (name = "conversations", description = "Conversations and their messages"),
         (name = "files", description = "Files, and the import of their lines"),
         (name = "users", description = "Users and their sessions"),
