@@ -17,11 +17,11 @@ use std::time::Duration;
 use bytes::Bytes;
 use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot};
-use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::buffer::{Buffer, Dropped, Item};
 use super::memory::MemoryBudget;
+use super::ranking::{Ranking, weighed};
 use super::shared_pages::SharedPages;
 use super::store::PAGE_BYTES;
 use super::{Change, Position};
@@ -153,8 +153,6 @@ const PERMIT_UNIT: usize = 1024;
 const MEMORY_POLL: Duration = Duration::from_millis(250);
 /// How long the holder of a read permit may take nothing while others wait for permits.
 const PERMIT_PATIENCE: Duration = Duration::from_secs(10);
-/// How long a ranking of subscribers by held memory is used.
-const RANKING_AGE: Duration = Duration::from_millis(100);
 
 /// A permit to hold a page that was read from the database for a subscriber (half of `SUBSCRIBERS_BYTES`). Released when it is dropped.
 #[derive(Debug)]
@@ -185,16 +183,6 @@ pub struct Subscriber {
     user: Option<Uuid>,
     number: u64,
     buffer: Arc<Buffer>,
-}
-
-/// The subscribers that hold most for the longest, as of a moment.
-#[derive(Debug, Default)]
-struct Ranking {
-    made: Option<Instant>,
-    /// The heaviest last, each with its weight; none below a quarter of the heaviest.
-    heaviest: Vec<(u128, Weak<Buffer>)>,
-    #[cfg(test)]
-    count: usize,
 }
 
 /// All read permits, in units.
@@ -427,31 +415,16 @@ impl Hub {
         }
         let mut ranking = self.0.ranking.lock();
         // Another publisher may have made room meanwhile.
-        let mut excess = self.0.budget.excess(bytes);
-        let mut is_fresh = false;
-        if ranking.made.is_none_or(|made| made.elapsed() > RANKING_AGE) {
-            ranking.renew(self);
-            is_fresh = true;
+        let excess = self.0.budget.excess(bytes);
+        for _dropped in 0..ranking.drop_heaviest(excess, || self.weighed()) {
+            self.count_dropped(Dropped::Slow);
         }
-        while excess > 0 {
-            let Some((weight, buffer)) = ranking.heaviest.pop() else {
-                // Dropped subscribers have left the ranking, so a second one that is empty ends it.
-                if is_fresh && !ranking.renew(self) {
-                    return;
-                }
-                is_fresh = true;
-                continue;
-            };
-            // One that took a chunk since then has become lighter.
-            let Some(buffer) = buffer.upgrade().filter(|buffer| buffer.weight() >= Some(weight)) else {
-                continue;
-            };
-            let held = buffer.holds().map_or(0, |(held, _)| held);
-            if buffer.drop_with(Dropped::Slow) {
-                self.count_dropped(Dropped::Slow);
-                excess = excess.saturating_sub(held);
-            }
-        }
+    }
+
+    /// The subscribers that hold memory.
+    fn weighed(&self) -> Vec<(u128, Weak<Buffer>)> {
+        let state = self.state();
+        state.subscribers.values().filter_map(|subscription| weighed(&subscription.buffer)).collect()
     }
 
     /// All changes up to this position were published.
@@ -493,27 +466,6 @@ impl Hub {
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.0.state.lock()
-    }
-}
-
-impl Ranking {
-    /// Ranks the subscribers anew; false if none holds anything. Sorting at each publish would cost N² log N where memory stays full.
-    fn renew(&mut self, hub: &Hub) -> bool {
-        let state = hub.state();
-        let weighed = |subscription: &Subscription| {
-            Some((subscription.buffer.weight()?, Arc::downgrade(&subscription.buffer)))
-        };
-        let mut all: Vec<(u128, Weak<Buffer>)> = state.subscribers.values().filter_map(weighed).collect();
-        drop(state);
-        let least = all.iter().map(|(weight, _)| *weight).max().unwrap_or_default() / 4;
-        all.retain(|(weight, _)| *weight >= least);
-        all.sort_unstable_by_key(|(weight, _)| *weight);
-        (self.made, self.heaviest) = (Some(Instant::now()), all);
-        #[cfg(test)]
-        {
-            self.count += 1;
-        }
-        !self.heaviest.is_empty()
     }
 }
 

@@ -21,6 +21,7 @@ mod members;
 mod memory;
 mod order;
 mod position;
+mod ranking;
 mod retention;
 mod shared_pages;
 mod store;
