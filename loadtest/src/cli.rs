@@ -41,6 +41,14 @@ pub(crate) enum Command {
     Conversations(ConversationsArgs),
     /// Send large payloads, several at once, get them again, and report the service's memory
     Large(LargeArgs),
+    /// Append to Durable Streams in a closed loop, then read them all, and check that every acknowledged message is stored once, in order. For any
+    /// server of the protocol. Exit codes as for run
+    StreamsAppend(StreamsAppendArgs),
+    /// Read a Durable Stream in a closed loop, and check that each answer is complete. Exit codes as for run
+    StreamsRead(StreamsReadArgs),
+    /// Follow Durable Streams over SSE while writers append, and check that each subscriber gets each message once, in order. Exit codes as for
+    /// run
+    StreamsSse(StreamsSseArgs),
     /// Run one worker process, which reads its plan as JSON from standard input and reports in JSON lines. Started by run
     Worker,
 }
@@ -263,6 +271,89 @@ pub(crate) struct ConversationsArgs {
     /// Bearer token for the service [env: LOADTEST_TOKEN]
     #[arg(long)]
     pub(crate) token: Option<String>,
+}
+
+/// The arguments that all loads of Durable Streams have.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct StreamsArgs {
+    /// URL of the server; several take turns
+    #[arg(long, default_value = "http://127.0.0.1:3000")]
+    pub(crate) url: Vec<Target>,
+    /// The beginning of the streams' paths; the run and a number follow it
+    #[arg(long, default_value = "/v1/stream/loadtest")]
+    pub(crate) path: String,
+    /// Bytes of each message
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(48..=1_048_576))]
+    pub(crate) size: u32,
+    /// Duration of the load, in seconds
+    #[arg(long, default_value = "10", value_parser = positive)]
+    pub(crate) seconds: f64,
+    /// A process of the server on this machine, for its CPU time and memory; may be repeated
+    #[arg(long)]
+    pub(crate) pid: Vec<u32>,
+    /// Bearer token for the server [env: LOADTEST_TOKEN]
+    #[arg(long)]
+    pub(crate) token: Option<String>,
+}
+
+/// The arguments of `streams-append`.
+#[derive(Debug, Args)]
+pub(crate) struct StreamsAppendArgs {
+    #[command(flatten)]
+    pub(crate) streams: StreamsArgs,
+    /// Streams
+    #[arg(long = "streams", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=10_000))]
+    pub(crate) number: u16,
+    /// Connections, each with one append under way
+    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u16).range(1..=4096))]
+    pub(crate) connections: u16,
+}
+
+/// What is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum StreamsReadMode {
+    /// The last message
+    Tail,
+    /// The whole stream
+    CatchUp,
+}
+
+/// The arguments of `streams-read`.
+#[derive(Debug, Args)]
+pub(crate) struct StreamsReadArgs {
+    #[command(flatten)]
+    pub(crate) streams: StreamsArgs,
+    /// What is read
+    #[arg(long, value_enum, default_value = "tail")]
+    pub(crate) mode: StreamsReadMode,
+    /// Messages of the stream
+    #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(2..=10_000_000))]
+    pub(crate) messages: u32,
+    /// Fill the stream with one append for each message
+    #[arg(long)]
+    pub(crate) single: bool,
+    /// Connections, each with one read under way
+    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u16).range(1..=4096))]
+    pub(crate) connections: u16,
+}
+
+/// The arguments of `streams-sse`.
+#[derive(Debug, Args)]
+pub(crate) struct StreamsSseArgs {
+    #[command(flatten)]
+    pub(crate) streams: StreamsArgs,
+    /// Streams; subscribers are spread over them
+    #[arg(long = "streams", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=10_000))]
+    pub(crate) number: u16,
+    /// Subscribers, each with a connection
+    #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub(crate) subscribers: u32,
+    /// Messages per second of each stream, on a fixed schedule. 0: none, which measures idle subscribers
+    #[arg(long, default_value = "10", value_parser = non_negative)]
+    pub(crate) rate: f64,
+    /// Messages that each stream has before
+    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=10_000_000))]
+    pub(crate) history: u32,
 }
 
 /// The maximum of times, in seconds, and of rates: far beyond use, and safe to calculate with.

@@ -13,7 +13,7 @@ use bytes::{Bytes, BytesMut};
 use http_body_util::{BodyExt, Full};
 use hyper::client::conn::http1;
 use hyper::header::HeaderValue;
-use hyper::{Request, Response, Uri, body::Incoming};
+use hyper::{HeaderMap, Request, Response, Uri, body::Incoming};
 use hyper_util::rt::TokioIo;
 use serde::{Deserialize, Serialize};
 use tokio::net::TcpStream;
@@ -80,6 +80,8 @@ impl Target {
 pub(crate) struct Answer {
     /// The HTTP status.
     pub(crate) status: u16,
+    /// The headers.
+    pub(crate) headers: HeaderMap,
     /// The body, if it was kept.
     pub(crate) body: Bytes,
 }
@@ -213,8 +215,7 @@ impl Connection {
 
 /// Reads an answer to its end, so that the connection can be reused.
 async fn read(response: Response<Incoming>, keep: Body) -> Result<Answer, Failure> {
-    let status = response.status().as_u16();
-    let mut body = response.into_body();
+    let (head, mut body) = response.into_parts();
     let mut kept = BytesMut::new();
     while let Some(frame) = body.frame().await {
         let Ok(data) = frame.map_err(|_| Failure::Unanswered)?.into_data() else { continue };
@@ -225,7 +226,7 @@ async fn read(response: Response<Incoming>, keep: Body) -> Result<Answer, Failur
             kept.extend_from_slice(&data);
         }
     }
-    Ok(Answer { status, body: kept.freeze() })
+    Ok(Answer { status: head.status.as_u16(), headers: head.headers, body: kept.freeze() })
 }
 
 /// An authorization header that no debug output shows.

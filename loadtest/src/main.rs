@@ -7,7 +7,7 @@
 //!      └▶ report, progress
 //! ```
 //!
-//! `drain`, [`crud`], [`conversations`], `sse`, [`realtime`] and `large` measure one thing each, in one process.
+//! `drain`, [`crud`], [`conversations`], `sse`, [`realtime`], [`streams`] and `large` measure one thing each, in one process.
 //!
 //! `run` plans the test and starts `worker` processes of the same program (by the [`protocol`]). A worker sends on a fixed [`schedule`] or as fast as answers come, and counts in a [`tally`]. At the end
 //! `run` adds the tallies up, counts the run's rows in the [`database`], and the [`audit`] compares the two.
@@ -37,6 +37,7 @@ mod run;
 mod schedule;
 mod sender;
 mod sse;
+mod streams;
 mod tally;
 mod timer;
 mod worker;
@@ -56,6 +57,9 @@ fn main() -> ExitCode {
         Command::Conversations(args) => conversations::run(&args),
         Command::Large(args) => large::run(&args),
         Command::Realtime(args) => realtime::run(&args),
+        Command::StreamsAppend(args) => streams::append::run(&args),
+        Command::StreamsRead(args) => streams::read::run(&args),
+        Command::StreamsSse(args) => streams::sse::run(&args),
         Command::Worker => worker::run(),
     }
 }

@@ -75,11 +75,18 @@ pub(crate) async fn usage(
 }
 
 /// The CPU time of a process (proc_pid_stat(5), utime and stime). The unit of these fields is 10 ms on all common machines.
-fn cpu_s(pid: u32) -> Option<f64> {
+pub(crate) fn cpu_s(pid: u32) -> Option<f64> {
     let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     let (_, fields) = text.rsplit_once(')')?;
     let mut ticks = fields.split_whitespace().skip(11).map(|field| field.parse::<u64>().ok());
     Some((ticks.next()?? + ticks.next()??) as f64 / 100.0)
+}
+
+/// Bytes of resident memory of a process (proc_pid_status(5), `VmRSS`).
+pub(crate) fn resident_of(pid: u32) -> Option<u64> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    Some(line.trim().trim_end_matches("kB").trim().parse::<u64>().ok()? * 1_024)
 }
 
 #[cfg(test)]
@@ -91,5 +98,6 @@ mod tests {
         let before = cpu_s(std::process::id()).unwrap();
         assert!((0..).map_while(|_| cpu_s(std::process::id())).any(|now| now > before));
         assert_eq!(cpu_s(u32::MAX), None);
+        assert!(resident_of(std::process::id()).unwrap() > 100_000);
     }
 }
