@@ -19,8 +19,10 @@ mod descriptors;
 mod error;
 mod notify;
 mod signals;
+mod webhooks;
 
 use std::io::Write;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -49,6 +51,7 @@ use crate::records::large::LargePayloads;
 use crate::records::{Records, RecordsSettings};
 use crate::routes::Routes;
 use crate::streams::memory::MemoryStore;
+use crate::streams::subscriptions::{PublicUrls, Subscriptions, SubscriptionsParts, WebhookSender};
 use crate::streams::{
     CursorClock, PostgresStreams, PostgresStreamsParts, PostgresStreamsSettings, StreamPath, StreamStore,
     Streams, StreamsSettings,
@@ -95,7 +98,7 @@ pub async fn run(config: &Config, options: StartOptions) -> Result<(), AppError>
     }
 
     let mut local = None;
-    let started = start(config, options, &state, &metrics, &signals, &mut local).await;
+    let started = start(config, options, &state, server.address(), &signals, &mut local).await;
     let result = match started {
         Ok(running) => {
             announce(&server, local.is_some());
@@ -152,10 +155,11 @@ async fn start(
     config: &Config,
     options: StartOptions,
     state: &Arc<AppState>,
-    metrics: &Arc<Metrics>,
+    address: SocketAddr,
     signals: &Signals,
     local: &mut Option<PrivateCluster>,
 ) -> Result<Running, AppError> {
+    let metrics = &state.metrics;
     let url = match &config.database.database_url {
         Some(url) => url.clone(),
         None => {
@@ -215,8 +219,13 @@ async fn start(
     }
     let queries = database.quota(quotas.of(PoolUse::ACCOUNTS));
     let accounts = Accounts::start(&config.auth, &state.verifier, &queries, supervisor);
-    let (realtime, modules) =
-        Starting { config, database: &database, quotas, state, routes: &routes }.modules(&operations);
+    let sender = modules.has(Module::Streams).then(|| webhooks::Sender::new(config)).transpose();
+    let webhooks = sender.map_err(std::io::Error::other)?.map(|sender| {
+        let sender: Arc<dyn WebhookSender> = Arc::new(sender);
+        (sender, webhooks::urls(config, address))
+    });
+    let starting = Starting { config, database: &database, quotas, state, routes: &routes, webhooks };
+    let (realtime, modules) = starting.modules(&operations);
     state.serve(Services {
         ingest: pipeline.ingest().clone(),
         routes,
@@ -237,6 +246,8 @@ struct Starting<'a> {
     quotas: PoolQuotas,
     state: &'a AppState,
     routes: &'a Routes,
+    /// What subscriptions to streams need for webhooks; `None`: streams are off.
+    webhooks: Option<(Arc<dyn WebhookSender>, PublicUrls)>,
 }
 
 impl Starting<'_> {
@@ -252,7 +263,13 @@ impl Starting<'_> {
         let of_feed = of_conversations.or(of_records).or(of_streams.clone());
         let realtime = of_feed.map(|queries| self.realtime(&hub, &queries, operations));
         if let Some((queries, realtime)) = of_streams.as_ref().zip(realtime.as_ref()) {
-            self.state.serve_streams(StreamsApi::new(self.streams(queries, realtime)));
+            let streams = self.streams(queries, realtime);
+            let subscriptions = self.subscriptions(queries, &streams.store);
+            let api = StreamsApi::new(streams);
+            self.state.serve_streams(match subscriptions {
+                Some(subscriptions) => api.with_subscriptions(subscriptions),
+                None => api,
+            });
         }
         let file_queries = self.quota(PoolUse::FILES);
         let files = on(Module::Files).map(|starting| starting.files(&file_queries));
@@ -314,6 +331,18 @@ impl Starting<'_> {
             is_public: config.auth_mode() == AuthMode::Open,
         };
         Streams { store, settings: Arc::new(settings) }
+    }
+
+    /// Subscriptions to streams, kept where the streams are.
+    fn subscriptions(&self, queries: &Database, streams: &Arc<dyn StreamStore>) -> Option<Subscriptions> {
+        let (sender, urls) = self.webhooks.clone()?;
+        let database = match self.config.streams.streams_store {
+            StreamsStoreKind::Memory => None,
+            StreamsStoreKind::Postgres => Some(queries),
+        };
+        let (metrics, supervisor) = (&self.state.metrics, &self.state.supervisor);
+        let parts = SubscriptionsParts { streams, database, sender, urls, metrics, supervisor };
+        Some(Subscriptions::start(parts))
     }
 
     /// Records, and their queries' part of the pool.

@@ -72,6 +72,7 @@ mod shared_databases;
 mod small_pool;
 mod sse;
 mod stats;
+mod stream_subscriptions;
 mod streams;
 mod streams_postgres;
 mod stress;

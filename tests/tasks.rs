@@ -7,7 +7,7 @@ use crate::support::postgres::TestDatabase;
 use crate::support::service::{Folder, Service, eventually};
 
 /// Every task with these settings, and whether it is critical.
-const TASKS: [(&str, bool); 33] = [
+const TASKS: [(&str, bool); 34] = [
     ("change-retention", false),
     ("clients", false),
     ("conversation-reads", true),
@@ -37,6 +37,7 @@ const TASKS: [(&str, bool); 33] = [
     ("stream-held-appends", true),
     ("stream-merges", false),
     ("stream-renewals", false),
+    ("stream-subscriptions", false),
     ("stream-sweeps", false),
     ("stream-wake-ups", false),
     ("stream-wakes", false),

@@ -115,6 +115,11 @@ impl Principal {
         self.decide(self.scopes(open).allow_name(scope, name))
     }
 
+    /// Authorizes a scope for some name, which is not known yet.
+    pub fn may_with_some(&self, scope: Scope, open: bool) -> Decision {
+        self.decide(self.scopes(open).allow_some_name(scope))
+    }
+
     fn decide(&self, is_permitted: bool) -> Decision {
         match is_permitted {
             true => Decision::Allowed,

@@ -179,6 +179,11 @@ impl Scopes {
         self.allow(scope) || self.prefixes().any(|(of, prefix)| of == scope && name.starts_with(prefix))
     }
 
+    /// Whether the set permits a scope for some name.
+    pub fn allow_some_name(&self, scope: Scope) -> bool {
+        self.allow(scope) || self.prefixes().any(|(of, _)| of == scope)
+    }
+
     /// Whether the set permits everything that `others` does.
     pub fn cover(&self, others: &Self) -> bool {
         self.allow(Scope::Admin)

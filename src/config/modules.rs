@@ -98,8 +98,17 @@ const CHANGES: TableSet = TableSet {
 };
 
 /// Streams in Postgres.
-const STREAMS: TableSet =
-    TableSet { name: "streams", relations: &["streams", "stream_chunks", "stream_producers"] };
+const STREAMS: TableSet = TableSet {
+    name: "streams",
+    relations: &[
+        "streams",
+        "stream_chunks",
+        "stream_producers",
+        "stream_subscriptions",
+        "stream_subscription_links",
+        "stream_secrets",
+    ],
+};
 
 /// Every module, in the order of lists.
 pub static ALL_MODULES: [ModuleInfo; 8] = [
@@ -206,6 +215,7 @@ pub static ALL_MODULES: [ModuleInfo; 8] = [
             "STREAMS_CURSOR_INTERVAL_S",
             "STREAMS_CURSOR_EPOCH",
             "STREAMS_REGISTRY_PATH",
+            "WEBHOOK_ALLOW_PRIVATE",
         ],
     },
     ModuleInfo {

@@ -44,7 +44,7 @@ settings! {
         pub shutdown_timeout_s: u64 = "30", int(1, 3_600, "seconds"),
             "Time for answering, draining and stopping after SIGTERM.";
         pub public_url: Option<String> = "", text(PUBLIC_URL_TAKES),
-            "The URL by which clients reach the service, in Location of streams. Unset: that of each request.";
+            "The URL by which clients reach the service, in Location of streams and in webhooks. Unset: that of each request; webhooks then need a HOST that is loopback.";
         pub(super) memory_budget: Option<u64> = "", int(LEAST_BUDGET, 4_398_046_511_104, "bytes"),
             "Memory for requests, events and subscribers under way. Unset: half the cgroup's limit, else 1073741824. Shares: events held 1/4 (MAX_QUEUE_BYTES), events that wait for room 1/16, bodies 1/8, dead letters 1/16, records that wait 1/16, conversations' reads and writes that wait 1/16, subscribers 1/8 (SUBSCRIBERS_BYTES), downloads 1/32, imports 1/32, streams 1/16, large payloads 1/8. Where MAX_QUEUE_BYTES or SUBSCRIBERS_BYTES is set, the others share what it leaves.";
     }
@@ -161,6 +161,8 @@ settings! {
             "Time at which cursors begin with 0.";
         pub streams_registry_path: Option<String> = "", text(REGISTRY_PATH_TAKES),
             "The stream to which every creation and deletion of a stream is written; clients may only read it. Unset: there is none.";
+        pub webhook_allow_private: Switch = "off", SWITCH,
+            "Lets webhooks of subscriptions reach loopback and private addresses, and this machine without TLS. For development: whoever may create subscriptions can then send requests into the service's network.";
     }
 
     /// Files.

@@ -163,6 +163,8 @@ pub(in crate::http) enum Requirement {
     Topic(Box<str>),
     /// A scope for the stream of this path.
     Stream(Scope, Box<str>),
+    /// A scope for some stream. The streams of the request are not known yet.
+    SomeStream(Scope),
 }
 
 impl Requirement {
@@ -174,6 +176,7 @@ impl Requirement {
             Self::Topic(name) => {
                 (principal.may_with(Scope::RealtimeRead, name, is_open), Scope::RealtimeRead)
             }
+            Self::SomeStream(scope) => (principal.may_with_some(*scope, is_open), *scope),
             Self::Stream(scope, path) => (principal.may_with(*scope, path, is_open), *scope),
         };
         match decision {

@@ -19,6 +19,7 @@ mod metadata;
 mod read;
 mod refusal;
 mod sse;
+mod subscriptions;
 mod target;
 
 use std::sync::Arc;
@@ -28,8 +29,10 @@ use utoipa_axum::routes;
 
 use super::edge::routes::{Access, Routes};
 use super::wire::body::MemoryBudget;
+use super::wire::error::ApiError;
 use crate::auth::Scope;
 use crate::streams::Streams;
+use crate::streams::subscriptions::Subscriptions;
 
 /// The prefix of the paths of streams.
 pub(super) const PREFIX: &str = "/v1/stream/";
@@ -41,6 +44,7 @@ pub(super) fn routes() -> Routes {
         .route(Access::Paths(Scope::StreamsWrite), routes!(append::post))
         .route(Access::Paths(Scope::StreamsDelete), routes!(metadata::delete))
         .route(Access::Paths(Scope::StreamsRead), routes!(read::get))
+        .merge(subscriptions::routes())
 }
 
 /// Streams, and what their requests share.
@@ -51,6 +55,8 @@ pub struct StreamsApi {
     readers: Arc<Semaphore>,
     /// Bytes of answers that clients have not read yet.
     answers: Arc<MemoryBudget>,
+    /// `None`: the service has none.
+    subscriptions: Option<Subscriptions>,
 }
 
 impl StreamsApi {
@@ -58,6 +64,16 @@ impl StreamsApi {
     pub fn new(streams: Streams) -> Self {
         let readers = Arc::new(Semaphore::new(streams.settings.max_readers));
         let answers = MemoryBudget::new(streams.settings.answers_bytes);
-        Self { streams, readers, answers }
+        Self { streams, readers, answers, subscriptions: None }
+    }
+
+    /// The same, with subscriptions to its streams.
+    pub fn with_subscriptions(self, subscriptions: Subscriptions) -> Self {
+        Self { subscriptions: Some(subscriptions), ..self }
+    }
+
+    /// Subscriptions to streams.
+    fn subscriptions(&self) -> Result<&Subscriptions, ApiError> {
+        self.subscriptions.as_ref().ok_or_else(ApiError::unknown_path)
     }
 }

@@ -19,7 +19,7 @@ use super::dirty::Changes;
 use super::error::SubscriptionError;
 use super::matcher::Matcher;
 use super::subscription::{Links, Locked, Subscription, SubscriptionNumber};
-use super::subscription_store::{Due, ScanPosition, Target};
+use super::subscription_store::{ScanPosition, Target};
 use super::wake::{Attempt, AttemptOutcome};
 use super::{Shared, StreamStatus};
 use crate::supervisor::{Backoff, Next, Step, StepError, Supervisor};
@@ -31,6 +31,8 @@ const POLL: Duration = Duration::from_secs(1);
 const COALESCE: Duration = Duration::from_millis(5);
 /// The time between two looks for what other nodes left.
 const SWEEP: Duration = Duration::from_secs(10);
+/// The same on a node that knows of no subscriptions: the nodes that do look for all. It lets idle connections close.
+const IDLE_SWEEP: Duration = Duration::from_secs(60);
 /// Sweeps between two removals of links.
 const SWEEPS_A_CLEANING: u32 = 60;
 /// A stream that is not committed for so long has failed: ids below the last one are then complete.
@@ -123,8 +125,7 @@ struct Dispatcher {
 impl Step for Dispatcher {
     async fn step(&mut self) -> Result<Next, StepError> {
         while self.deliveries.try_join_next().is_some() {}
-        let now = Instant::now();
-        let timer = self.next_due.min(self.next_sweep).min(now + POLL);
+        let timer = self.next_due.min(self.next_sweep);
         tokio::select! {
             () = self.shared.dirty.changed() => {}
             () = sleep_until(timer) => {}
@@ -151,6 +152,12 @@ impl Dispatcher {
         let is_sweep = now >= self.next_sweep || changes.is_incomplete;
         if now >= self.next_due || is_sweep || !changes.subscriptions.is_empty() {
             self.reload().await?;
+            if self.matcher.is_empty() {
+                self.next_due = now + IDLE_SWEEP;
+                self.next_sweep = self.next_due;
+                return Ok(());
+            }
+            self.next_sweep = self.next_sweep.min(now + SWEEP);
         }
         let mut numbers: Vec<SubscriptionNumber> = changes.subscriptions.iter().copied().collect();
         if !changes.paths.is_empty() {
@@ -176,7 +183,7 @@ impl Dispatcher {
 
     /// Attempts what is due, and what these subscriptions may have to deliver.
     async fn attempt_all(&mut self, numbers: &mut Vec<SubscriptionNumber>) -> Result<(), SubscriptionError> {
-        let due = if self.matcher.is_empty() { Due::default() } else { self.shared.store.due().await? };
+        let due = self.shared.store.due().await?;
         numbers.extend(due.now);
         numbers.sort_unstable();
         numbers.dedup();
