@@ -264,6 +264,10 @@ impl Starting<'_> {
         let realtime = of_feed.map(|queries| self.realtime(&hub, &queries, operations));
         if let Some((queries, realtime)) = of_streams.as_ref().zip(realtime.as_ref()) {
             let streams = self.streams(queries, realtime);
+            if let Some(path) = &streams.settings.registry {
+                let task = crate::streams::registry(Arc::clone(&streams.store), path.clone());
+                self.state.supervisor.spawn("stream-registry", task);
+            }
             let subscriptions = self.subscriptions(queries, &streams.store);
             let api = StreamsApi::new(streams);
             self.state.serve_streams(match subscriptions {

@@ -37,5 +37,6 @@ pub mod records;
 pub mod routes;
 pub mod streams;
 pub mod supervisor;
+pub mod test_server;
 pub mod time;
 pub mod typed;

@@ -138,7 +138,7 @@ async fn an_injected_error_replaces_the_answer() {
     }
     assert_eq!(service.post(&[], "1").await.status, 202, "the count is used up");
     assert_eq!(service.settled().await["accepted"], 1, "the rejected event is not stored");
-    inject(&service, json!({"path": EVENTS})).await;
+    inject(&service, json!({"path": EVENTS, "status": 500})).await;
     // The client receives the answer although it still sends.
     let answer = service.post(&[], "1".repeat(900_000)).await;
     assert_eq!((answer.status.as_u16(), answer.error_code().as_str()), (500, "injected"));
@@ -172,12 +172,12 @@ async fn faults_are_listed_replaced_and_cleared_and_hit_only_matching_requests()
 async fn a_fault_that_does_not_strike_is_not_used_up() {
     let database = TestDatabase::create().await;
     let service = service(&database).await;
-    inject(&service, json!({"path": "/health", "probability": 0})).await;
+    inject(&service, json!({"path": "/health", "status": 500, "probability": 0})).await;
     for _ in 0..20 {
         assert_eq!(service.get("/health").await.status, 200);
     }
     assert_eq!(service.get(INJECT).await.json()["faults"][0]["remaining"], 1);
-    inject(&service, json!({"path": "/health", "probability": 0.5, "count": 5})).await;
+    inject(&service, json!({"path": "/health", "status": 500, "probability": 0.5, "count": 5})).await;
     let mut struck = 0;
     for _ in 0..200 {
         struck += u32::from(service.get("/health").await.status == 500);
@@ -243,6 +243,7 @@ async fn an_invalid_fault_is_rejected_with_its_field() {
         (r#"{"path": "/a?b=1"}"#, json!("path")),
         (r#"{"path": "/a b"}"#, json!("path")),
         (r#"{"path": "/a*b"}"#, json!("path")),
+        (r#"{"path": "/a"}"#, json!("status")),
         (r#"{"path": "/a", "status": 200}"#, json!("status")),
         (r#"{"path": "/a", "status": 99999999999999999999}"#, json!("status")),
         (r#"{"path": "/a", "delayMs": 60001}"#, json!("delayMs")),
@@ -260,9 +261,9 @@ async fn an_invalid_fault_is_rejected_with_its_field() {
         assert_eq!(answer.json()["error"]["field"], field, "{fault}");
     }
     for n in 0..100 {
-        inject(&service, json!({ "path": format!("/a{n}") })).await;
+        inject(&service, json!({ "path": format!("/a{n}"), "status": 500 })).await;
     }
-    let answer = service.request("POST", INJECT, &[], r#"{"path": "/c"}"#).await;
+    let answer = service.request("POST", INJECT, &[], r#"{"path": "/c", "status": 500}"#).await;
     assert_eq!((answer.status.as_u16(), answer.error_code().as_str()), (409, "too_many_faults"));
     assert_eq!(service.request("PUT", INJECT, &[], "").await.status, 405);
 }

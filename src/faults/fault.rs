@@ -22,8 +22,6 @@ const MAX_RETRY_AFTER_S: u64 = 86_400;
 /// Bytes of an injected event's data, and of its name and id.
 const MAX_EVENT_DATA: usize = 16 * 1024;
 const MAX_EVENT_NAME: usize = 256;
-/// The status of a fault without an effect.
-const DEFAULT_STATUS: u16 = 500;
 /// The status of a fault with a `retryAfter` and no status.
 const RETRY_STATUS: u16 = 503;
 
@@ -117,7 +115,7 @@ fn is_false(switch: &bool) -> bool {
 }
 
 impl Fault {
-    /// A fault as a client requests it. One without an effect answers 500, or 503 if it has a `retryAfter`.
+    /// A fault as a client requests it. One with a `retryAfter` and without a status answers 503; one without an effect is refused.
     ///
     /// # Errors
     ///
@@ -150,9 +148,12 @@ impl Fault {
             let takes = format!("and delayMs together take at most {max_delay_ms}");
             return Err(TypeError::member("jitterMs", &takes));
         }
-        if fault.status.is_none() && (fault.retry_after.is_some() || !fault.has_effect()) {
-            let status = if fault.retry_after.is_some() { RETRY_STATUS } else { DEFAULT_STATUS };
-            fault.status = Some(status);
+        if fault.retry_after.is_some() {
+            fault.status.get_or_insert(RETRY_STATUS);
+        }
+        if !fault.has_effect() {
+            let takes = "or retryAfter, delayMs, jitterMs, dropConnection, corruptBody, truncateBodyBytes, injectSseEvent: a fault has an effect";
+            return Err(TypeError::member("status", takes));
         }
         fault.remaining = fault.count;
         Ok(fault)
@@ -258,6 +259,8 @@ fn method(method: &str) -> Result<String, TypeError> {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct EventObject {
+    /// The reference server of Durable Streams calls it `eventType`.
+    #[serde(alias = "eventType")]
     event: Option<String>,
     id: Option<String>,
     data: Option<String>,
@@ -341,6 +344,7 @@ mod tests {
             (json!({"path": "/a", "injectSseEvent": {"event": "a\nb"}}), "injectSseEvent"),
             (json!({"path": "/a", "injectSseEvent": {"name": "a"}}), "injectSseEvent"),
             (json!({"path": "/a", "injectSseEvent": "x".repeat(16_385)}), "injectSseEvent"),
+            (json!({"path": "/a"}), "status"),
             (json!({"path": "/a", "delay_ms": 1}), "delay_ms"),
             (json!({"path": "/a", "__proto__": {}}), "__proto__"),
         ] {
@@ -350,9 +354,12 @@ mod tests {
     }
 
     #[test]
-    fn a_fault_without_an_effect_is_an_error() {
+    fn a_fault_has_an_effect_and_a_retry_is_one() {
         let status = |json| parse(&json).unwrap().status;
-        assert_eq!(status(json!({"path": "/a"})), Some(500));
+        assert_eq!(field(&json!({"path": "/a", "count": 2, "delayMs": 0})), "status");
+        let event =
+            parse(&json!({"path": "/a", "injectSseEvent": {"eventType": "odd", "data": "x"}})).unwrap();
+        assert_eq!(event.inject_sse_event.unwrap().event.as_deref(), Some("odd"));
         assert_eq!(status(json!({"path": "/a", "retryAfter": 3})), Some(503));
         assert_eq!(status(json!({"path": "/a", "status": 429, "retryAfter": 3})), Some(429));
         assert_eq!(status(json!({"path": "/a", "delayMs": 3})), None);

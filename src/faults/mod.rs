@@ -12,6 +12,7 @@
 mod corruption;
 mod fault;
 
+use crate::typed::TypeError;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -22,6 +23,20 @@ pub use fault::{Fault, FaultLimits, FaultRequest, InjectedEvent};
 
 /// Paths that no fault hits, so that faults can always be cleared.
 const OWN_PATHS: &str = "/_test/";
+
+/// A fault that was not set.
+#[derive(Debug, thiserror::Error)]
+pub enum InjectError {
+    /// It is malformed, or has no effect.
+    #[error(transparent)]
+    Malformed(#[from] TypeError),
+    /// There are as many as there may be.
+    #[error(transparent)]
+    TooMany(#[from] TooManyFaults),
+    /// Faults are off.
+    #[error("faults are off")]
+    Off,
+}
 
 /// As many faults are set as may be.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -160,7 +175,8 @@ mod tests {
 
     #[test]
     fn a_fault_is_gone_after_its_count_and_replaced_by_its_path() {
-        let mut plan = plan(&[json!({"path": "/a", "status": 500, "count": 2}), json!({"path": "/b"})]);
+        let mut plan =
+            plan(&[json!({"path": "/a", "status": 500, "count": 2}), json!({"path": "/b", "status": 500})]);
         assert_eq!(status(&mut plan, "GET", "/a"), Some(500));
         assert_eq!(plan.list().map(Fault::remaining).collect::<Vec<_>>(), [1, 1]);
         plan.set(parse(&json!({"path": "/a", "status": 429}))).unwrap();
@@ -186,7 +202,7 @@ mod tests {
     #[test]
     fn there_are_no_more_than_the_most() {
         let mut plan = FaultPlan::new(1);
-        let fault = |path| parse(&json!({ "path": path }));
+        let fault = |path| parse(&json!({"path": path, "status": 500}));
         plan.set(fault("/a")).unwrap();
         assert_eq!(plan.set(fault("/b")), Err(TooManyFaults(1)));
         plan.set(fault("/a")).unwrap();

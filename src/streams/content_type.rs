@@ -65,6 +65,12 @@ impl ContentType {
         Self { compared: Arc::clone(&text), text }
     }
 
+    /// `application/json`.
+    pub fn json() -> Self {
+        let text: Arc<str> = JSON.into();
+        Self { compared: Arc::clone(&text), text }
+    }
+
     /// As the client wrote it.
     pub fn as_str(&self) -> &str {
         &self.text

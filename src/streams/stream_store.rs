@@ -135,6 +135,11 @@ pub trait StreamStore: std::fmt::Debug + Send + Sync + 'static {
         limit: usize,
     ) -> StoreFuture<'a, Vec<ListedStream>>;
 
+    /// Whether it drops what a retention does not keep.
+    fn has_retention(&self) -> bool {
+        false
+    }
+
     /// Adds a listener for all changes from now on.
     fn listen(&self, listener: Arc<dyn StreamListener>);
 }

@@ -24,7 +24,8 @@ use super::wire::body::{BodyLimits, LimitedBody};
 use super::wire::error::ApiError;
 use super::wire::sse;
 use crate::config::{FaultsConfig, limits};
-use crate::faults::{Fault, FaultLimits, FaultPlan, FaultRequest, InjectedError, Strike};
+use crate::faults::{Fault, FaultLimits, FaultPlan, FaultRequest, InjectError, InjectedError, Strike};
+use crate::typed;
 use body::FaultyBody;
 
 /// The faults of one service.
@@ -56,6 +57,25 @@ impl Faults {
 
     fn strike(&self, method: &str, path: &str) -> Option<Strike> {
         self.with(|plan| plan.strike(method, path, &mut fastrand::Rng::new()))
+    }
+}
+
+impl AppState {
+    /// Sets a fault, as a request with this body does.
+    ///
+    /// # Errors
+    ///
+    /// It is malformed or one too many, or faults are off.
+    pub fn inject_fault(&self, fault: &serde_json::Value) -> Result<(), InjectError> {
+        let request: FaultRequest = typed::from_slice(fault.to_string().as_bytes())?;
+        let Some(faults) = &self.faults else { return Err(InjectError::Off) };
+        let fault = Fault::new(request, &faults.limits)?;
+        Ok(faults.with(|plan| plan.set(fault))?)
+    }
+
+    /// Removes all faults; returns their number.
+    pub fn clear_faults(&self) -> usize {
+        self.faults.as_ref().map_or(0, |faults| faults.with(FaultPlan::clear))
     }
 }
 

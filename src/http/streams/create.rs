@@ -63,6 +63,19 @@ pub(super) async fn put(
     let (head, body) = request.into_parts();
     let (api, path) = target::of(&state, &principal, Scope::StreamsCreate, &head.uri)?;
     let mut request = configuration(&head.headers)?;
+    // Ignored, they would promise what nobody keeps.
+    if request.compacts_by_key {
+        let message = "streams are not compacted yet";
+        return Err(ApiError::new(StatusCode::NOT_IMPLEMENTED, "not_implemented", message)
+            .field("stream-compaction")
+            .into());
+    }
+    if request.retention.is_some() && !api.streams.store.has_retention() {
+        let message = "retention is only for streams in memory yet (STREAMS_STORE)";
+        return Err(ApiError::new(StatusCode::NOT_IMPLEMENTED, "not_implemented", message)
+            .field("stream-retention")
+            .into());
+    }
     if let Some(fork) = &request.fork {
         // A fork shows the content of its source.
         target::check(&state, &principal, Scope::StreamsRead, &fork.source)?;

@@ -16,6 +16,7 @@ mod create;
 mod headers;
 mod live;
 mod metadata;
+mod mux;
 mod read;
 mod refusal;
 mod sse;
@@ -44,6 +45,7 @@ pub(super) fn routes() -> Routes {
         .route(Access::Paths(Scope::StreamsWrite), routes!(append::post))
         .route(Access::Paths(Scope::StreamsDelete), routes!(metadata::delete))
         .route(Access::Paths(Scope::StreamsRead), routes!(read::get))
+        .route(Access::Paths(Scope::StreamsRead), routes!(mux::get))
         .merge(subscriptions::routes())
 }
 

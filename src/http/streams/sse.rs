@@ -12,6 +12,7 @@ use base64::engine::general_purpose::STANDARD;
 use bytes::{Bytes, BytesMut};
 use hyper::HeaderMap;
 use hyper::header::HeaderValue;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 
@@ -25,6 +26,7 @@ use crate::http::edge::authorize::{Proof, Requirement, StreamAccess};
 use crate::http::event_stream::{CHUNK_BYTES, Close, EventSource, EventStream};
 use crate::http::server::ConnectionHandle;
 use crate::http::wire::body::{MemoryBudget, MemoryPermit};
+use crate::http::wire::error::ApiError;
 use crate::http::wire::sse;
 use crate::observe::Metrics;
 use crate::streams::{
@@ -33,6 +35,8 @@ use crate::streams::{
 };
 use crate::time::Micros;
 
+/// Characters that an id cannot have as they are: it is a value of a query.
+const IN_ID: &AsciiSet = &NON_ALPHANUMERIC.remove(b'/').remove(b'-').remove(b'_').remove(b'.').remove(b'~');
 /// The time after which a connection ends, about.
 const LIFE: Duration = Duration::from_secs(60);
 /// Bytes of the shortest read: a character has up to four.
@@ -52,40 +56,18 @@ pub(super) async fn open(
     connection: ConnectionHandle,
     headers: HeaderMap,
 ) -> Result<Response, Refusal> {
-    let place = api.reader()?;
-    let settings = &api.streams.settings;
-    let store = Arc::clone(&api.streams.store);
-    let watch = store.watch(&path);
-    let max_bytes = CHUNK_BYTES.min(settings.max_answer_bytes).max(LEAST_READ);
-    let first = store.read(&path, from, max_bytes, Freshness::Verified).await?;
-    store.renew(&path, &first.head);
-    let form = Form::of(&first.head);
-    let source = Source {
-        store,
-        watch,
-        at: first.start,
-        first: Some(first),
-        form,
-        cursor,
-        clock: settings.cursor,
-        max_bytes,
-        is_due: true,
-        is_complete: false,
-        ends_at: Instant::now() + LIFE.mul_f64(0.9 + 0.2 * fastrand::f64()),
-        stream: None,
-        answers: Arc::clone(&api.answers),
-        metrics: Arc::clone(&state.metrics),
-        _place: place,
-        path,
-    };
-    let requirements = vec![Requirement::Stream(Scope::StreamsRead, source.path.as_str().into())];
+    let connection_state = Shared::new(&state, api)?;
+    let follower = Follower::open(api, path, from, cursor, false).await?;
+    let form = follower.form;
+    let requirements = vec![requirement(&follower.path)];
     let stream = EventStream {
         connection,
-        heartbeat: settings.heartbeat,
+        heartbeat: api.streams.settings.heartbeat,
         access: Some(StreamAccess { proof: Proof::Headers(headers), requirements }),
         retry_ms: None,
-        state,
+        state: Arc::clone(&state),
     };
+    let source = Source { follower, connection: connection_state };
     let mut response = stream.respond(source);
     if form == Form::Base64 {
         response.headers_mut().insert(&STREAM_SSE_DATA_ENCODING, HeaderValue::from_static("base64"));
@@ -93,9 +75,14 @@ pub(super) async fn open(
     Ok(response)
 }
 
+/// The permission that readers of a stream have to keep.
+pub(super) fn requirement(path: &StreamPath) -> Requirement {
+    Requirement::Stream(Scope::StreamsRead, path.as_str().into())
+}
+
 /// The form of data in events.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Form {
+pub(super) enum Form {
     /// An array of messages.
     Json,
     /// UTF-8. A character that is not whole yet is kept for the next event.
@@ -113,9 +100,17 @@ impl Form {
         }
     }
 
-    /// Writes the bytes of a slice as the data of an event; returns the number of bytes at their end that have to wait.
-    fn write(self, out: &mut BytesMut, slice: &Slice) -> usize {
+    /// Writes the bytes of a slice as the data of an event, which names its stream if there are several; returns the number of bytes at their end
+    /// that have to wait.
+    fn write(self, out: &mut BytesMut, slice: &Slice, name: Option<&StreamPath>) -> usize {
         let data = slice.bytes.concat();
+        let write = |out: &mut BytesMut, next: Offset, data: &[u8]| {
+            if let Some(path) = name {
+                let id = format!("{}@{next}", utf8_percent_encode(path.as_str(), IN_ID));
+                sse::write_id_field(out, &id);
+            }
+            sse::write_plain_event(out, "data", data);
+        };
         match self {
             Self::Json => {
                 let mut array = Vec::with_capacity(data.len() + 1);
@@ -123,11 +118,11 @@ impl Form {
                 // In the place of the last comma.
                 array.extend_from_slice(data.get(..data.len().saturating_sub(1)).unwrap_or_default());
                 array.push(b']');
-                sse::write_plain_event(out, "data", &array);
+                write(out, slice.next, &array);
                 0
             }
             Self::Base64 => {
-                sse::write_plain_event(out, "data", STANDARD.encode(&data).as_bytes());
+                write(out, slice.next, STANDARD.encode(&data).as_bytes());
                 0
             }
             Self::Text => {
@@ -135,7 +130,8 @@ impl Form {
                 let waiting = if is_end { 0 } else { incomplete(&data) };
                 let whole = data.get(..data.len() - waiting).unwrap_or_default();
                 if !whole.is_empty() {
-                    sse::write_plain_event(out, "data", String::from_utf8_lossy(whole).as_bytes());
+                    let next = Offset(slice.next.0 - waiting as u64);
+                    write(out, next, String::from_utf8_lossy(whole).as_bytes());
                 }
                 waiting
             }
@@ -155,10 +151,10 @@ fn incomplete(data: &[u8]) -> usize {
     0
 }
 
-/// The events of a stream.
-struct Source {
+/// One stream, as a connection follows it.
+pub(super) struct Follower {
     store: Arc<dyn StreamStore>,
-    path: StreamPath,
+    pub(super) path: StreamPath,
     watch: StreamWatch,
     /// The offset of the next byte.
     at: Offset,
@@ -166,21 +162,65 @@ struct Source {
     first: Option<Slice>,
     /// The stream as it was read last.
     stream: Option<StreamHead>,
-    form: Form,
+    pub(super) form: Form,
     cursor: Option<String>,
     clock: CursorClock,
     max_bytes: usize,
+    /// Its place among several: its events name it.
+    is_named: bool,
     /// There is something to write without a change.
-    is_due: bool,
+    pub(super) is_due: bool,
     /// The closed stream's end was written.
-    is_complete: bool,
-    ends_at: Instant,
-    answers: Arc<MemoryBudget>,
-    metrics: Arc<Metrics>,
-    _place: OwnedSemaphorePermit,
+    pub(super) is_complete: bool,
 }
 
-impl Source {
+impl Follower {
+    /// Reads the first slice, verified, so that errors have a status.
+    pub(super) async fn open(
+        api: &StreamsApi,
+        path: StreamPath,
+        from: ReadFrom,
+        cursor: Option<String>,
+        is_named: bool,
+    ) -> Result<Self, StreamError> {
+        let settings = &api.streams.settings;
+        let store = Arc::clone(&api.streams.store);
+        let watch = store.watch(&path);
+        let max_bytes = CHUNK_BYTES.min(settings.max_answer_bytes).max(LEAST_READ);
+        let first = store.read(&path, from, max_bytes, Freshness::Verified).await?;
+        store.renew(&path, &first.head);
+        Ok(Self {
+            store,
+            watch,
+            at: first.start,
+            form: Form::of(&first.head),
+            first: Some(first),
+            stream: None,
+            cursor,
+            clock: settings.cursor,
+            max_bytes,
+            is_named,
+            is_due: true,
+            is_complete: false,
+            path,
+        })
+    }
+
+    /// Waits until there may be something to write. Cancel-safe.
+    pub(super) async fn ready(&mut self) {
+        if self.is_due {
+            return;
+        }
+        if self.is_complete {
+            std::future::pending::<()>().await;
+        }
+        let end = self.stream.as_ref().and_then(end_of);
+        tokio::select! {
+            () = self.watch.changed() => {}
+            () = until(end) => {}
+        }
+    }
+
     async fn read(&mut self) -> Result<Slice, Close> {
         if let Some(first) = self.first.take() {
             return Ok(first);
@@ -204,62 +244,94 @@ impl Source {
         }
     }
 
-    fn write_control(&self, out: &mut BytesMut, is_tail: bool, is_closed: bool) {
-        let next = self.at;
-        let control = if is_closed {
-            format!("{{\"streamNextOffset\":\"{next}\",\"upToDate\":true,\"streamClosed\":true}}")
-        } else {
-            let cursor = self.clock.cursor(self.cursor.as_deref(), Micros::now(), fastrand::u64(..));
-            let up_to_date = if is_tail { ",\"upToDate\":true" } else { "" };
-            format!("{{\"streamNextOffset\":\"{next}\",\"streamCursor\":\"{cursor}\"{up_to_date}}}")
-        };
-        sse::write_plain_event(out, "control", control.as_bytes());
-    }
-}
-
-impl EventSource for Source {
-    async fn ready(&mut self) {
-        if self.is_due || self.is_complete {
-            return;
-        }
-        let end = self.stream.as_ref().and_then(end_of);
-        tokio::select! {
-            () = self.watch.changed() => {}
-            () = until(end) => {}
-            () = tokio::time::sleep_until(self.ends_at) => {}
-        }
-    }
-
-    async fn write(&mut self, out: &mut BytesMut) -> Result<(), Close> {
-        if self.is_complete {
-            return Err(Close::Ended("complete"));
-        }
-        if self.first.is_none() && Instant::now() >= self.ends_at {
-            return Err(Close::Ended("rotated"));
-        }
+    /// Writes the next slice and its control event.
+    pub(super) async fn write(&mut self, out: &mut BytesMut) -> Result<(), Close> {
         let is_first = self.first.is_some();
         let slice = self.read().await?;
+        if is_first && self.is_named {
+            // Before the first data, as that may be in base64.
+            self.stream = Some(slice.head.clone());
+            self.write_control(out, false, false);
+        }
         let has_data = slice.next != slice.start;
-        let waiting = if has_data { self.form.write(out, &slice) } else { 0 };
+        let start = out.len();
+        let waiting =
+            if has_data { self.form.write(out, &slice, self.is_named.then_some(&self.path)) } else { 0 };
         let before = std::mem::replace(&mut self.at, Offset(slice.next.0 - waiting as u64));
         self.is_due = !slice.is_tail;
         self.is_complete = slice.is_tail && slice.head.closed;
-        if is_first || before != self.at || self.is_complete {
-            self.write_control(out, slice.is_tail, self.is_complete);
-        }
+        let is_tail = slice.is_tail;
         self.stream = Some(slice.head);
+        if is_first || before != self.at || out.len() > start || self.is_complete {
+            self.write_control(out, is_tail, self.is_complete);
+        }
         Ok(())
     }
 
-    fn heartbeat(&mut self, out: &mut BytesMut) {
+    /// Writes a sign of life, if nothing else is about to be written.
+    pub(super) fn write_heartbeat(&self, out: &mut BytesMut) {
         if self.stream.is_some() && !self.is_due && !self.is_complete {
             self.write_control(out, true, false);
-        } else {
-            sse::write_comment(out);
         }
     }
 
-    async fn hold(&self, chunk: Bytes) -> Bytes {
+    fn write_control(&self, out: &mut BytesMut, is_tail: bool, is_closed: bool) {
+        let next = self.at;
+        let mut control = String::from("{");
+        if self.is_named {
+            let path = serde_json::Value::from(self.path.as_str());
+            control.push_str(&format!("\"stream\":{path},"));
+            if self.form == Form::Base64 {
+                control.push_str("\"encoding\":\"base64\",");
+            }
+        }
+        control.push_str(&format!("\"streamNextOffset\":\"{next}\""));
+        if is_closed {
+            control.push_str(",\"upToDate\":true,\"streamClosed\":true}");
+        } else {
+            let cursor = self.clock.cursor(self.cursor.as_deref(), Micros::now(), fastrand::u64(..));
+            let up_to_date = if is_tail { ",\"upToDate\":true" } else { "" };
+            control.push_str(&format!(",\"streamCursor\":\"{cursor}\"{up_to_date}}}"));
+        }
+        sse::write_plain_event(out, "control", control.as_bytes());
+    }
+
+    /// Writes that the stream has ended for another reason than its closing.
+    pub(super) fn write_end(&mut self, out: &mut BytesMut, close: Close) {
+        let path = serde_json::Value::from(self.path.as_str());
+        let control = format!("{{\"stream\":{path},\"ended\":\"{}\"}}", close.name());
+        sse::write_plain_event(out, "control", control.as_bytes());
+        (self.is_due, self.is_complete) = (false, true);
+    }
+}
+
+/// The events of a stream.
+struct Source {
+    follower: Follower,
+    connection: Shared,
+}
+
+/// What sources of one and of many streams share.
+pub(super) struct Shared {
+    pub(super) ends_at: Instant,
+    answers: Arc<MemoryBudget>,
+    metrics: Arc<Metrics>,
+    _place: OwnedSemaphorePermit,
+}
+
+impl Shared {
+    /// A place among the live readers.
+    pub(super) fn new(state: &AppState, api: &StreamsApi) -> Result<Self, ApiError> {
+        Ok(Self {
+            _place: api.reader()?,
+            ends_at: Instant::now() + LIFE.mul_f64(0.9 + 0.2 * fastrand::f64()),
+            answers: Arc::clone(&api.answers),
+            metrics: Arc::clone(&state.metrics),
+        })
+    }
+
+    /// Waits until a chunk may be held.
+    pub(super) async fn hold(&self, chunk: Bytes) -> Bytes {
         if chunk.len() <= SMALL_CHUNK_BYTES {
             return chunk;
         }
@@ -271,8 +343,45 @@ impl EventSource for Source {
         Bytes::from_owner(HeldChunk { chunk, _permit: permit })
     }
 
-    fn closed(&mut self, close: Close) {
+    pub(super) fn closed(&self, close: Close) {
         self.metrics.follows_closed.with_label_values(&[close.name()]).inc();
+    }
+}
+
+impl EventSource for Source {
+    async fn ready(&mut self) {
+        if self.follower.is_complete {
+            return;
+        }
+        tokio::select! {
+            () = self.follower.ready() => {}
+            () = tokio::time::sleep_until(self.connection.ends_at) => {}
+        }
+    }
+
+    async fn write(&mut self, out: &mut BytesMut) -> Result<(), Close> {
+        if self.follower.is_complete {
+            return Err(Close::Ended("complete"));
+        }
+        if self.follower.stream.is_some() && Instant::now() >= self.connection.ends_at {
+            return Err(Close::Ended("rotated"));
+        }
+        self.follower.write(out).await
+    }
+
+    fn heartbeat(&mut self, out: &mut BytesMut) {
+        self.follower.write_heartbeat(out);
+        if out.is_empty() {
+            sse::write_comment(out);
+        }
+    }
+
+    async fn hold(&self, chunk: Bytes) -> Bytes {
+        self.connection.hold(chunk).await
+    }
+
+    fn closed(&mut self, close: Close) {
+        self.connection.closed(close);
     }
 }
 

@@ -43,6 +43,11 @@ pub(in crate::http) fn write_plain_event(out: &mut BytesMut, event: &str, data: 
     out.put_u8(b'\n');
 }
 
+/// Writes the id of the event that follows.
+pub(in crate::http) fn write_id_field(out: &mut BytesMut, id: &str) {
+    write_field(out, b"id: ", id.as_bytes());
+}
+
 /// Writes data, a field for each line.
 fn write_data(out: &mut BytesMut, name: &[u8], data: &[u8]) {
     let mut rest = data;

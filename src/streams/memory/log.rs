@@ -142,16 +142,16 @@ impl Log {
         (end > offset).then_some(RestOfAppend { end, message_ends })
     }
 
-    /// Drops appends that are older than the retention's age, and those behind which it has as many bytes as are kept. `keep_before` is needed by a
-    /// fork.
-    pub(super) fn retain(&mut self, retention: Retention, now: Micros, keep_from: Option<Offset>) {
+    /// Drops appends that are older than the retention's age, and those behind which it has as many bytes as are kept. Nothing is dropped before
+    /// `inherited`, where the last fork begins to differ.
+    pub(super) fn retain(&mut self, retention: Retention, now: Micros, inherited: Option<Offset>) {
         let tail = self.tail();
         let oldest =
             retention.age_s.map(|age_s| now.0.saturating_sub_unsigned(age_s.saturating_mul(1_000_000)));
         while let Some(append) = self.appends.front() {
             let is_old = oldest.is_some_and(|oldest| append.at.0 < oldest);
             let is_enough = retention.bytes.is_some_and(|bytes| tail.0 - append.end.0 >= bytes);
-            if !(is_old || is_enough) || keep_from.is_some_and(|needed| append.end > needed) {
+            if !(is_old || is_enough) || inherited.is_some_and(|inherited| self.start < inherited) {
                 break;
             }
             self.start = append.end;
@@ -209,16 +209,17 @@ mod tests {
             }
             log
         };
-        let kept = |retention, now, keep_from: Option<u64>| {
+        let kept = |retention, now, inherited: Option<u64>| {
             let mut log = filled();
-            log.retain(retention, Micros(now), keep_from.map(Offset));
+            log.retain(retention, Micros(now), inherited.map(Offset));
             log.start().0
         };
         assert_eq!(kept(retention(Some(2), None), 4_500_000, None), 30);
         assert_eq!(kept(retention(None, Some(20)), 0, None), 30);
         assert_eq!(kept(retention(None, Some(21)), 0, None), 20);
         assert_eq!(kept(retention(Some(1), Some(1)), 9_000_000, None), 50);
-        assert_eq!(kept(retention(Some(1), None), 9_000_000, Some(15)), 10);
+        assert_eq!(kept(retention(Some(1), None), 9_000_000, Some(15)), 0);
+        assert_eq!(kept(retention(Some(1), None), 9_000_000, Some(0)), 50);
     }
 
     proptest! {

@@ -462,6 +462,10 @@ impl StreamStore for MemoryStore {
         Box::pin(ready(Ok(listed)))
     }
 
+    fn has_retention(&self) -> bool {
+        true
+    }
+
     fn listen(&self, listener: Arc<dyn StreamListener>) {
         self.0.listeners.add(listener);
     }

@@ -171,7 +171,7 @@ impl MemoryStream {
     pub(super) fn retain(&mut self, now: Now) -> u64 {
         let Some(retention) = self.retention else { return 0 };
         let before = self.log.bytes();
-        self.log.retain(retention, now.time, self.forks.iter().min().copied());
+        self.log.retain(retention, now.time, self.forks.iter().max().copied());
         before - self.log.bytes()
     }
 
