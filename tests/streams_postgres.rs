@@ -1,22 +1,23 @@
 //! The store of streams in Postgres, without HTTP: several nodes on one database.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::join_all;
 use tidegate::config::{Config, Quota, Variables};
-use tidegate::db::{ConnectionUrl, Database};
+use tidegate::db::{ConnectionUrl, Database, migrate};
 use tidegate::observe::Metrics;
 use tidegate::realtime::{FeedReader, Hub, Realtime};
 use tidegate::streams::{
     Append, AppendBody, ContentType, CreateStream, Created, Fork, Freshness, Lifetime, Offset,
-    PostgresStreams, PostgresStreamsParts, PostgresStreamsSettings, Producer, ReadFrom, StreamError,
-    StreamPath, StreamStore,
+    PostgresStreams, PostgresStreamsParts, PostgresStreamsSettings, Producer, ReadFrom, Retention,
+    StreamError, StreamPath, StreamStore,
 };
 use tidegate::supervisor::Supervisor;
 
-use crate::support::postgres::TestDatabase;
+use crate::support::postgres::{PrivateServer, TestDatabase};
 use crate::support::service::eventually;
 
 /// One node of several on a database.
@@ -476,4 +477,163 @@ async fn a_watch_wakes_for_appends_of_other_nodes() {
     assert!(matches!(read, Err(StreamError::NotFound)), "{read:?}");
     node.stop().await;
     other.stop().await;
+}
+
+#[tokio::test]
+async fn what_a_retention_does_not_keep_is_removed_but_for_what_forks_share() {
+    let database = TestDatabase::create().await;
+    let (node, other) = (Node::start(database.url()), Node::start(database.url()));
+    let retention = Some(Retention { age_s: None, bytes: Some(20) });
+    node.create("r", CreateStream { retention, ..of_text() }).await.unwrap();
+    // Not more than is kept anyway.
+    for number in 0..2 {
+        node.append("r", text(&format!("{number:010}"))).await.unwrap();
+    }
+    other.create("fork", fork_of("r", Some(20), 0)).await.unwrap();
+    for number in 2..10 {
+        other.append("r", text(&format!("{number:010}"))).await.unwrap();
+    }
+    eventually("the start of the stream is not kept", async || {
+        let head = other.store.get(&stream("r"), Freshness::Verified).await.unwrap();
+        (head.kept_from == Offset(80)).then_some(())
+    })
+    .await;
+    for reader in [&node, &other] {
+        assert_eq!(reader.read("r").await, "00000000080000000009");
+        let refused = reader.read_from("r", ReadFrom::At(Offset(70)), 100).await;
+        assert!(matches!(refused, Err(StreamError::NotKept { first: Offset(80) })), "{refused:?}");
+        assert_eq!(reader.read("fork").await, "00000000000000000001");
+    }
+    let client = database.connect().await;
+    let chunks =
+        async || -> i64 { client.query_one("select count(*) from stream_chunks", &[]).await.unwrap().get(0) };
+    eventually("the chunks between are removed", async || (chunks().await == 4).then_some(())).await;
+    node.stop().await;
+    other.stop().await;
+}
+
+#[tokio::test]
+async fn small_chunks_are_merged_and_read_as_before() {
+    let database = TestDatabase::create().await;
+    let node = Node::start(database.url());
+    node.create("m", of_json()).await.unwrap();
+    let client = database.connect().await;
+    let mut expected = String::new();
+    for number in 0..80 {
+        node.append("m", json(&format!("[{number},\"{number}\"]"))).await.unwrap();
+        expected += &format!("{number},\"{number}\",");
+    }
+    client.batch_execute("update stream_chunks set at = at - interval '1 minute'").await.unwrap();
+    eventually("the chunks are merged", async || {
+        let row = client.query_one("select count(*), max(cardinality(append_times)) from stream_chunks", &[]);
+        let row = row.await.unwrap();
+        (row.get::<_, i64>(0) == 1 && row.get::<_, Option<i32>>(1) == Some(80)).then_some(())
+    })
+    .await;
+    let other = Node::start(database.url());
+    for reader in [&node, &other] {
+        assert_eq!(reader.read("m").await, expected);
+        assert_eq!(reader.read_from("m", ReadFrom::Start, 7).await.unwrap(), expected);
+    }
+    // Appends are counted one by one.
+    other.create("fork", fork_of("m", Some(12), 1)).await.unwrap();
+    assert_eq!(other.read("fork").await, "0,\"0\",1,\"1\",2,");
+    node.append("m", json("\"end\"")).await.unwrap();
+    assert_eq!(other.read("m").await, expected + "\"end\",");
+    node.stop().await;
+    other.stop().await;
+}
+
+/// Appends until it is told to stop, and notes what was acknowledged, and what was sent without an answer.
+async fn write_through_outages(
+    node: &Node,
+    path: &str,
+    writer: usize,
+    stopped: &AtomicBool,
+) -> (Acknowledged, Vec<String>) {
+    let (mut acknowledged, mut unknown) = (Vec::new(), Vec::new());
+    for number in 0.. {
+        if stopped.load(Ordering::Relaxed) {
+            break;
+        }
+        let content = format!("<{path}:{writer}:{number}>");
+        // Producers repeat what had no answer, others do not.
+        let is_producer = writer % 2 == 0;
+        let producer = if is_producer { by(&format!("w{writer}"), 0, number) } else { None };
+        loop {
+            let append = Append { producer: producer.clone(), ..text(&content) };
+            match node.append(path, append).await {
+                // A repeated one is answered with the end of the stream.
+                Ok(next) => acknowledged.push((content, next)),
+                Err(StreamError::Database(_) | StreamError::Overloaded) if is_producer => {
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                    continue;
+                }
+                Err(StreamError::Database(_) | StreamError::Overloaded) => {
+                    unknown.push(content);
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+                Err(error) => panic!("{error:?}"),
+            }
+            break;
+        }
+    }
+    (acknowledged, unknown)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn crashes_of_postgres_lose_no_acknowledged_append_and_double_none() {
+    let mut server = PrivateServer::start(&[]).await;
+    let url = server.url().to_owned();
+    let config = Config::from_variables(&Variables::default()).unwrap();
+    let database = Database::new(&ConnectionUrl::parse(&url).unwrap(), &config.database).unwrap();
+    migrate(&database, config.database.partitioning, config.modules()).await.unwrap();
+    let nodes = [Node::start(&url), Node::start(&url)];
+    let paths = ["k/0", "k/1", "k/2"];
+    for path in paths {
+        nodes[0].create(path, of_text()).await.unwrap();
+        nodes[1].tail(path).await;
+    }
+    let stopped = AtomicBool::new(false);
+    let drill = async {
+        for _ in 0..3 {
+            tokio::time::sleep(Duration::from_millis(700)).await;
+            server.stop_immediate().await;
+            tokio::time::sleep(Duration::from_millis(300)).await;
+            server.start_again().await;
+        }
+        tokio::time::sleep(Duration::from_millis(700)).await;
+        stopped.store(true, Ordering::Relaxed);
+    };
+    let writers = join_all(paths.iter().flat_map(|path| {
+        (0..6).map(|writer| write_through_outages(&nodes[writer / 3], path, writer, &stopped))
+    }));
+    let ((), written) = tokio::join!(drill, writers);
+    let read: Vec<String> = join_all(paths.iter().map(|path| nodes[1].read(path))).await;
+    let mut doubts = 0;
+    for (path, (read, written)) in paths.iter().zip(read.iter().zip(written.chunks(6))) {
+        let found: Vec<String> = read.split_inclusive('>').map(str::to_owned).collect();
+        let mut once = found.clone();
+        once.sort_unstable();
+        once.dedup();
+        assert_eq!(once.len(), found.len(), "{path}: nothing is there twice");
+        let (acknowledged, unknown): (Vec<_>, Vec<_>) = written.iter().cloned().unzip();
+        let (acknowledged, unknown) = (acknowledged.concat(), unknown.concat());
+        assert!(acknowledged.len() > 50, "{path}: {}", acknowledged.len());
+        doubts += unknown.len();
+        for (content, next) in &acknowledged {
+            assert!(once.binary_search(content).is_ok(), "{path}: {content} was acknowledged");
+            let before = &read[..next.0 as usize];
+            assert!(before.ends_with('>') && before.contains(content.as_str()), "{path}: {content}");
+        }
+        let count = |content: &&String| !acknowledged.iter().any(|(known, _)| known == *content);
+        for content in once.iter().filter(count) {
+            assert!(unknown.contains(content), "{path}: {content} was sent");
+        }
+        assert!(read.len() as u64 == nodes[0].tail(path).await.0);
+    }
+    println!("{doubts} appends had no answer");
+    for node in nodes {
+        node.stop().await;
+    }
 }

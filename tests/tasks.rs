@@ -7,7 +7,7 @@ use crate::support::postgres::TestDatabase;
 use crate::support::service::{Folder, Service, eventually};
 
 /// Every task with these settings, and whether it is critical.
-const TASKS: [(&str, bool); 34] = [
+const TASKS: [(&str, bool); 35] = [
     ("change-retention", false),
     ("clients", false),
     ("conversation-reads", true),
@@ -37,6 +37,7 @@ const TASKS: [(&str, bool); 34] = [
     ("stream-held-appends", true),
     ("stream-merges", false),
     ("stream-renewals", false),
+    ("stream-retention", false),
     ("stream-subscriptions", false),
     ("stream-sweeps", false),
     ("stream-wake-ups", false),

@@ -39,7 +39,7 @@ use chunks::{ChunkCache, ChunkStore, Cut};
 use fan_out::{Committed, CommittedKind, FanOut, FanOutTask};
 use heads::{HeadReads, HeadStore, KnownStream, KnownStreams, Segment, Status};
 use life::{ForkPoint, LifeStore};
-use upkeep::{MergeTask, RenewalTask, Renewals, SweepTask, UpkeepStore};
+use upkeep::{MergeTask, RenewalTask, Renewals, RetentionTask, SweepTask, UpkeepStore};
 use wakes::{WakeReader, WakeStore, WakeWriter};
 
 /// The wait of a background task after an error.
@@ -146,6 +146,8 @@ impl PostgresStreams {
         let ended = Box::new(move |deleted| of_sweeps.send(committed_ends(deleted)));
         let sweep_task = SweepTask { store: upkeep.clone(), life: life.clone(), ended };
         supervisor.periodic("stream-sweeps", SweepTask::INTERVAL, backoff(), sweep_task);
+        let retention_task = RetentionTask::new(&known, upkeep.clone());
+        supervisor.periodic("stream-retention", RetentionTask::INTERVAL, backoff(), retention_task);
         supervisor.periodic("stream-merges", Duration::ZERO, backoff(), MergeTask::new(growing, upkeep));
         let writer = WakeWriter { changed, store: WakeStore::new(queries, timeout, &node) };
         supervisor.periodic("stream-wakes", Duration::ZERO, backoff(), writer);
@@ -332,7 +334,9 @@ impl PostgresStreams {
         let start = begun.stream.shared.map_or(Offset::START, |shared| shared.end);
         let (content_type, at, chunk) = (head.content_type.clone(), head.created_at, begun.chunk);
         let kind = CommittedKind::Created { content_type, at, start, chunk };
-        self.fan_out.send(vec![Committed { path: path.clone(), id: head.id, tail: head.tail, kind }]);
+        let mut committed = committed_ends(begun.deleted);
+        committed.push(Committed { path: path.clone(), id: head.id, tail: head.tail, kind });
+        self.fan_out.send(committed);
         Ok(Created::New(head))
     }
 }

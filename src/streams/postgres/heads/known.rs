@@ -1,5 +1,6 @@
 //! What this node knows of streams: the newest state that it has read or written.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -110,22 +111,27 @@ impl Weighter<StreamPath, Arc<KnownStream>> for KnownWeighter {
 
 /// The streams that this node knows, the ones used least forgotten.
 #[derive(Debug)]
-pub(in crate::streams::postgres) struct KnownStreams(Cache<StreamPath, Arc<KnownStream>, KnownWeighter>);
+pub(in crate::streams::postgres) struct KnownStreams {
+    streams: Cache<StreamPath, Arc<KnownStream>, KnownWeighter>,
+    /// Streams of which a part is kept, as far as nothing looks after them yet.
+    retained: Mutex<HashSet<StreamId>>,
+}
 
 impl KnownStreams {
     /// Streams of at most `max_bytes`.
     pub(in crate::streams::postgres) fn new(max_bytes: u64) -> Self {
         let streams = usize::try_from(max_bytes / STREAM_BYTES).unwrap_or(usize::MAX).max(1);
-        Self(Cache::with_weighter(streams, max_bytes, KnownWeighter))
+        let streams = Cache::with_weighter(streams, max_bytes, KnownWeighter);
+        Self { streams, retained: Mutex::default() }
     }
 
     pub(in crate::streams::postgres) fn get(&self, path: &StreamPath) -> Option<Arc<KnownStream>> {
-        self.0.get(path)
+        self.streams.get(path)
     }
 
     /// Notes the state of a living stream that was read or written.
     pub(in crate::streams::postgres) fn note(&self, stream: &Stream) -> Arc<KnownStream> {
-        if let Some(known) = self.0.get(&stream.path) {
+        if let Some(known) = self.streams.get(&stream.path) {
             let is_same = known.id() == stream.head.id
                 && known.head.kept_from == stream.head.kept_from
                 && known.head.generation == stream.head.generation;
@@ -148,16 +154,24 @@ impl KnownStreams {
         self.keep(KnownStream::of(stream))
     }
 
+    /// Streams of which a part is kept that were noted since the last call.
+    pub(in crate::streams::postgres) fn take_retained(&self) -> HashSet<StreamId> {
+        std::mem::take(&mut *self.retained.lock())
+    }
+
     fn keep(&self, stream: KnownStream) -> Arc<KnownStream> {
+        if stream.head.retention.is_some() {
+            self.retained.lock().insert(stream.id());
+        }
         let stream = Arc::new(stream);
-        self.0.insert(stream.path.clone(), Arc::clone(&stream));
+        self.streams.insert(stream.path.clone(), Arc::clone(&stream));
         stream
     }
 
     /// Forgets a stream; not another one that has the path meanwhile.
     pub(in crate::streams::postgres) fn forget(&self, path: &StreamPath, id: Option<StreamId>) {
-        if id.is_none_or(|id| self.0.get(path).is_some_and(|known| known.id() == id)) {
-            self.0.remove(path);
+        if id.is_none_or(|id| self.streams.get(path).is_some_and(|known| known.id() == id)) {
+            self.streams.remove(path);
         }
     }
 }

@@ -50,6 +50,8 @@ pub(in crate::streams::postgres) struct Begun {
     pub(in crate::streams::postgres) is_new: bool,
     /// Its first append.
     pub(in crate::streams::postgres) chunk: Option<Chunk>,
+    /// An expired stream that had its path, and the sources that were kept for that one alone.
+    pub(in crate::streams::postgres) deleted: Vec<Deleted>,
 }
 
 /// Streams that a deletion has ended.
@@ -168,20 +170,23 @@ impl LifeStore {
         before: Option<StreamId>,
     ) -> Result<Attempt<Begun>, DbError> {
         by_index(transaction).await?;
+        let mut deleted = Vec::new();
         if let Some(existing) = self.locked(transaction, path, Strength::Change).await? {
             match existing.status {
                 Status::Living if before == Some(existing.head.id) => {
                     let chunk = first_chunk(&existing, request);
-                    return Ok(Attempt::Done(Begun { stream: existing, is_new: true, chunk }));
+                    return Ok(Attempt::Done(Begun { stream: existing, is_new: true, chunk, deleted }));
                 }
                 Status::Living => {
                     return Ok(match create::compare(&existing.head, request) {
-                        Ok(()) => Attempt::Done(Begun { stream: existing, is_new: false, chunk: None }),
+                        Ok(()) => {
+                            Attempt::Done(Begun { stream: existing, is_new: false, chunk: None, deleted })
+                        }
                         Err(error) => Attempt::Refused(error),
                     });
                 }
                 Status::Kept => return Ok(Attempt::Refused(StreamError::PathKept)),
-                Status::Ended => self.set_state(transaction, existing.head.id, DELETED).await?,
+                Status::Ended => deleted = self.end_with_sources(transaction, existing).await?,
             }
         }
         let mut source = None;
@@ -276,7 +281,7 @@ impl LifeStore {
             ];
             transaction.query_typed(sql!(self.database, "streams/add_chunks.sql"), &parameters).await?;
         }
-        Ok(Attempt::Done(Begun { stream, is_new: true, chunk }))
+        Ok(Attempt::Done(Begun { stream, is_new: true, chunk, deleted }))
     }
 
     /// Deletes the living stream at a path; returns it, and the sources that it ends too.
@@ -377,6 +382,15 @@ impl LifeStore {
         if let (Which::Path(_), Status::Ended) = (which, first.status) {
             return Ok(Attempt::Refused(StreamError::NotFound));
         }
+        Ok(Attempt::Done(self.end_with_sources(transaction, first).await?))
+    }
+
+    /// Ends a locked stream, and each source that was kept for it alone. With living forks it is kept itself.
+    async fn end_with_sources(
+        &self,
+        transaction: &Transaction<'_>,
+        first: Stream,
+    ) -> Result<Vec<Deleted>, DbError> {
         let mut deleted = Vec::new();
         let mut next = Some(first);
         // The stream, then each source that was kept for it alone.
@@ -394,7 +408,7 @@ impl LifeStore {
                 next = source.filter(|source| source.status == Status::Ended);
             }
         }
-        Ok(Attempt::Done(deleted))
+        Ok(deleted)
     }
 
     /// The stream at a path, locked.

@@ -116,7 +116,16 @@ impl Step for MergeTask {
             .collect();
         for (id, mut after) in due {
             loop {
+                let begun = Instant::now();
                 let (found, end) = self.store.merge(id, after, MAX_CHUNKS, merged).await?;
+                if found > 0 {
+                    // Appends come first.
+                    tokio::time::sleep(begun.elapsed() * 2).await;
+                }
+                // What waits is noted meanwhile: many streams may grow.
+                while let Ok(id) = self.grown.try_recv() {
+                    self.note(id);
+                }
                 let is_stuck = end == after;
                 after = end;
                 if let Some(growing) = self.streams.get_mut(&id) {

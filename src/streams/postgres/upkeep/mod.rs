@@ -2,10 +2,12 @@
 
 mod merges;
 mod renewals;
+mod retention;
 mod store;
 mod sweeps;
 
 pub(super) use merges::MergeTask;
 pub(super) use renewals::{RenewalTask, Renewals};
+pub(super) use retention::RetentionTask;
 pub(super) use store::UpkeepStore;
 pub(super) use sweeps::SweepTask;

@@ -1,6 +1,6 @@
 //! Statements of the work behind the requests.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::time::{Duration, SystemTime};
 
 use tokio_postgres::Row;
@@ -90,6 +90,31 @@ impl UpkeepStore {
         let Some(row) = rows.first() else { return Ok(false) };
         let (chunks, streams): (i64, i64) = (row.try_get("chunks")?, row.try_get("streams")?);
         Ok(chunks > 0 || streams > 0)
+    }
+
+    /// Living streams of which a part is kept.
+    pub(super) async fn retained(&self) -> Result<BTreeSet<StreamId>, DbError> {
+        // Few of many: without an index for what one look at a start needs.
+        let rows = self
+            .database
+            .query_in_time(self.timeout, sql!(self.database, "streams/retained.sql"), &[])
+            .await?;
+        rows.iter().map(id).collect()
+    }
+
+    /// Moves the kept start of a stream; whether it moved. `None`: the stream is gone.
+    pub(super) async fn retain(&self, id: StreamId, max_chunks: i64) -> Result<Option<bool>, DbError> {
+        let id = id.0 as i64;
+        let parameters: Vec<Parameter<'_>> = vec![(&id, Type::INT8), (&max_chunks, Type::INT8)];
+        let rows = self.query(sql!(self.database, "streams/retain.sql"), parameters).await?;
+        Ok(rows.first().map(|row| row.try_get("has_moved")).transpose()?)
+    }
+
+    /// Removes chunks before the kept start of a stream; returns how many.
+    pub(super) async fn drop_chunks(&self, id: StreamId, max_chunks: i64) -> Result<usize, DbError> {
+        let id = id.0 as i64;
+        let parameters: Vec<Parameter<'_>> = vec![(&id, Type::INT8), (&max_chunks, Type::INT8)];
+        Ok(self.query(sql!(self.database, "streams/drop_chunks.sql"), parameters).await?.len())
     }
 
     /// Merges small chunks of a stream behind an offset, as `group` groups them; returns how many it found, and the end of what needs no look again.
