@@ -412,4 +412,8 @@ impl StreamStore for PostgresStreams {
     fn listen(&self, listener: Arc<dyn StreamListener>) {
         self.listeners.add(listener);
     }
+
+    fn has_retention(&self) -> bool {
+        true
+    }
 }
