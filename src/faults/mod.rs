@@ -187,7 +187,7 @@ mod tests {
 
     #[test]
     fn a_fault_with_a_probability_is_used_up_by_strikes_alone() {
-        let mut plan = plan(&[json!({"path": "/a", "count": 10, "probability": 0.25})]);
+        let mut plan = plan(&[json!({"path": "/a", "status": 500, "count": 10, "probability": 0.25})]);
         let mut rng = Rng::with_seed(7);
         let mut tries = 0;
         let mut strikes = 0;
