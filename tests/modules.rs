@@ -16,11 +16,12 @@ const RECORDS: &str = "/api/stress/records/items";
 const NDJSON: [(&str, &str); 1] = [("content-type", "application/x-ndjson")];
 
 /// The tables of events, accounts and migrations, without partitions.
-const CORE: [&str; 17] = [
+const CORE: [&str; 22] = [
     "api_keys",
     "auth_revocations",
     "auth_tickets",
     "dead_letters",
+    "event_routes",
     "ingest_duplicates",
     "ingest_journals",
     "ingest_keys",
@@ -29,6 +30,10 @@ const CORE: [&str; 17] = [
     "ingest_receipts",
     "ingest_removed",
     "requests",
+    "route_counts",
+    "route_deferred",
+    "route_errors",
+    "route_passed",
     "sessions",
     "tidegate_choices",
     "tidegate_migrations",
@@ -55,6 +60,14 @@ const OF_CONVERSATIONS: [&str; 7] = [
 ];
 const OF_FILES: [&str; 2] = ["file_store", "files"];
 const OF_IMPORTS: [&str; 3] = ["import_parts", "import_rejected", "imports"];
+const OF_STREAMS: [&str; 6] = [
+    "stream_chunks",
+    "stream_producers",
+    "stream_secrets",
+    "stream_subscription_links",
+    "stream_subscriptions",
+    "streams",
+];
 const OF_STRESS: [&str; 2] = ["large_payload_parts", "large_payloads"];
 
 async fn tables(client: &Client) -> BTreeSet<String> {
@@ -122,7 +135,7 @@ async fn events_alone_are_a_product_with_four_connections() {
     assert!(paths.iter().all(is_ours), "{paths:?}");
     let api = service.get("/api/openapi.json").await.json();
     let tags: Vec<&Value> = api["tags"].as_array().unwrap().iter().map(|tag| &tag["name"]).collect();
-    assert_eq!(tags, ["events", "users", "keys", "operations"]);
+    assert_eq!(tags, ["events", "routes", "users", "keys", "operations"]);
     let metrics = String::from_utf8(service.get("/metrics").await.body.to_vec()).unwrap();
     for metric in ["tidegate_file", "tidegate_import", "tidegate_feed", "tidegate_search", "tidegate_sse"] {
         assert!(!metrics.contains(metric), "{metric}");
@@ -231,7 +244,15 @@ async fn an_unknown_module_a_missing_one_and_stress_as_a_setting_end_the_start()
 async fn a_module_that_is_turned_on_gets_its_tables_and_one_that_is_turned_off_keeps_them() {
     let database = TestDatabase::create_empty().await;
     let client = database.connect().await;
-    let all = names(&[&CHANGES, &["collections"], &OF_CONVERSATIONS, &OF_FILES, &OF_IMPORTS, &OF_STRESS]);
+    let all = names(&[
+        &CHANGES,
+        &["collections"],
+        &OF_CONVERSATIONS,
+        &OF_FILES,
+        &OF_IMPORTS,
+        &OF_STREAMS,
+        &OF_STRESS,
+    ]);
     let events = Service::start(database.url(), &[("MODULES", "events")]).await;
     events.post(&[], "{}").await;
     events.fenced().await;
@@ -274,8 +295,10 @@ async fn a_database_of_an_earlier_version_has_all_tables_and_works_with_events_a
         .batch_execute(
             "drop table tidegate_table_sets; delete from tidegate_migrations where version >= 14;
              alter table changes drop old, drop keys; alter table feed_readers drop seen, drop until; drop table watched_tables, auth_tickets, client_nodes, client_messages cascade;
+             drop table event_routes, route_counts, route_deferred, route_errors, route_passed cascade;
+             drop table streams, stream_chunks, stream_producers, stream_secrets, stream_subscription_links, stream_subscriptions cascade;
              do $$ declare f regprocedure; begin
-                 for f in select oid from pg_proc where proname ~ '^tidegate_(un)?watch' loop
+                 for f in select oid from pg_proc where proname ~ '^tidegate_((un)?watch|route)' loop
                      execute 'drop function if exists ' || f;
                  end loop;
              end $$",
@@ -286,13 +309,23 @@ async fn a_database_of_an_earlier_version_has_all_tables_and_works_with_events_a
     service.post(&[], "{}").await;
     assert_eq!(service.settled().await["committed"], 1);
     assert!(service.stop().await.status.success());
-    let sets = client.query("select name from tidegate_table_sets order by 1", &[]).await.unwrap();
-    let sets: Vec<&str> = sets.iter().map(|row| row.get(0)).collect();
-    assert_eq!(sets, ["changes", "conversations", "files", "imports", "records", "stress"]);
+    let of_before = ["changes", "conversations", "files", "imports", "records", "stress"];
+    assert_eq!(table_sets(&client).await, of_before);
+    // The tables of streams are newer: their module's first start makes them.
     let service = Service::start(database.url(), &[]).await;
     assert_eq!(answers(&service).await, [201, 200, 200, 400, 200]);
+    let mut with_streams = [&of_before[..], &["streams"]].concat();
+    with_streams.sort_unstable();
+    assert_eq!(table_sets(&client).await, with_streams);
+    assert!(service.stop().await.status.success());
+    let service = Service::start(database.url(), &[]).await;
     let log = service.log();
     assert!(!log.contains("the schema is migrated"), "{log}");
+}
+
+async fn table_sets(client: &Client) -> Vec<String> {
+    let sets = client.query("select name from tidegate_table_sets order by 1", &[]).await.unwrap();
+    sets.iter().map(|row| row.get(0)).collect()
 }
 
 #[tokio::test]
