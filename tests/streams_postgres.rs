@@ -558,7 +558,7 @@ async fn write_through_outages(
         }
         let content = format!("<{path}:{writer}:{number}>");
         // Producers repeat what had no answer, others do not.
-        let is_producer = writer % 2 == 0;
+        let is_producer = writer.is_multiple_of(2);
         let producer = if is_producer { by(&format!("w{writer}"), 0, number) } else { None };
         loop {
             let append = Append { producer: producer.clone(), ..text(&content) };
