@@ -71,7 +71,7 @@ pub(super) async fn put(
             .into());
     }
     if request.retention.is_some() && !api.streams.store.has_retention() {
-        let message = "retention is only for streams in memory yet (STREAMS_STORE)";
+        let message = "this store of streams keeps everything";
         return Err(ApiError::new(StatusCode::NOT_IMPLEMENTED, "not_implemented", message)
             .field("stream-retention")
             .into());
