@@ -13,20 +13,20 @@
 //!   service's tables through the functions of migration V20 alone. Within a definer function `set role` is refused; what a select can
 //!   still set for the session, the writer sets again after a COPY (`sql/ingest/after_copy.sql`).
 //! * **One select.** A definition is parsed by Postgres as one statement before it becomes part of a function
-//!   ([`inspection`]), and its names are quoted by Postgres or by [`generate`].
+//!   (`inspection`), and its names are quoted by Postgres or by `generate`.
 //!
 //! | module | |
 //! |---|---|
-//! | [`model`] | names, definitions, listed routes |
-//! | [`generate`] | the functions of a route |
-//! | [`tree`] | what a parsed select does |
-//! | [`check`] | tries a definition |
-//! | [`suggestion`] | derives one |
-//! | [`errors`] | refused events |
-//! | [`verify`] | recounts |
-//! | [`work`] | catches up, fills, drops and counts, later |
-//! | [`inspection`] | parses a definition |
-//! | [`definition`] | adds, changes, lists and removes routes |
+//! | `model` | names, definitions, listed routes |
+//! | `generate` | the functions of a route |
+//! | `tree` | what a parsed select does |
+//! | `check` | tries a definition |
+//! | `suggestion` | derives one |
+//! | `errors` | refused events |
+//! | `verify` | recounts |
+//! | `work` | catches up, fills, drops and counts, later |
+//! | `inspection` | parses a definition |
+//! | `definition` | adds, changes, lists and removes routes |
 
 mod check;
 mod definition;
