@@ -36,7 +36,7 @@ const MAX_CURSOR_BYTES: usize = 32;
         ("if-none-match" = Option<String>, Header, description = "A tag that is known"),
     ),
     responses(
-        (status = 200, description = "Bytes, or an array of messages", body = AnyBytes, content_type = "*/*", headers(("stream-next-offset" = String, description = "Where the next answer begins"), ("stream-up-to-date" = Option<String>, description = "true: that is the end"), ("stream-closed" = Option<String>, description = "true: there will be no more"), ("stream-cursor" = Option<String>, description = "Of a live answer"), ("etag" = Option<String>, description = "Its tag"))),
+        (status = 200, description = "Bytes, or an array of messages", content((Vec<serde_json::Value> = "application/json"), (AnyBytes = "*/*")), headers(("stream-next-offset" = String, description = "Where the next answer begins"), ("stream-up-to-date" = Option<String>, description = "true: that is the end"), ("stream-closed" = Option<String>, description = "true: there will be no more"), ("stream-cursor" = Option<String>, description = "Of a live answer"), ("etag" = Option<String>, description = "Its tag"))),
         (status = 204, description = "Nothing came for a while, or the stream is closed (long-poll)"),
         (status = 304, description = "It is the content that is known"),
         (status = 404, description = "There is no such stream"),
