@@ -41,7 +41,7 @@ use crate::offload::INLINE_BYTES;
         ("x-trace-id" = Option<String>, Header, description = "1 to 128 visible ASCII characters"),
         ("idempotency-key" = Option<String>, Header, description = "Of two batches with one key the first is stored"),
     ),
-    request_body(content((String = "application/x-ndjson"), (Vec<serde_json::Value> = "application/json"), (Vec<serde_json::Value> = "application/cloudevents-batch+json"))),
+    request_body(content((String = "application/x-ndjson"), (Vec<serde_json::Value> = "application/json")), description = "Events; application/cloudevents-batch+json is an array of CloudEvents"),
     responses(
         (status = 201, description = "Stored, with ack=committed", body = BatchResponse, headers(("x-duplicate" = Option<String>, description = "true: all of them were stored before, under the same keys"))),
         (status = 202, description = "Taken; x-ack says what that is worth", body = BatchResponse),

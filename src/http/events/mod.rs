@@ -38,7 +38,7 @@ pub(super) const MAX_TRACE_ID: usize = 128;
         ("x-trace-id" = Option<String>, Header, description = "1 to 128 visible ASCII characters"),
         ("idempotency-key" = Option<String>, Header, description = "Of two events with one key the first is stored"),
     ),
-    request_body(content((serde_json::Value = "application/json"), (String = "text/plain"), (serde_json::Value = "application/cloudevents+json")), description = "Any bytes, of any content-type; JSON is kept as jsonb"),
+    request_body(content((serde_json::Value = "application/json"), (String = "text/plain")), description = "Any bytes, of any content-type; JSON is kept as jsonb, and application/cloudevents+json is a CloudEvent"),
     responses(
         (status = 201, description = "Stored, with ack=committed", headers(("x-ack" = String, description = "committed"), ("x-trace-id" = String, description = "Its trace id"), ("x-receipt" = String, description = "Its id"), ("x-duplicate" = Option<String>, description = "true: an event with its key was stored before"))),
         (status = 202, description = "Taken; x-ack says what that is worth", headers(("x-ack" = String, description = "queued, journaled or committed"), ("x-trace-id" = String, description = "Its trace id"), ("x-receipt" = String, description = "Its id"))),
