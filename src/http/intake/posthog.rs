@@ -147,7 +147,7 @@ async fn take(state: Arc<AppState>, request: Request) -> Result<Response, ApiErr
     let body = match received.awaits_token() {
         false => body,
         true => {
-            // What is wrong with a body is told to those who may send one.
+            // Errors in a body are reported to permitted callers only.
             let token = move |body: &WholeBody| {
                 Ok(Envelope::of_any(body, &FORM)
                     .ok()

@@ -126,7 +126,7 @@ async fn take(
     let body = match received.awaits_token() {
         false => body,
         true => {
-            // What is wrong with a body is told to those who may send one.
+            // Errors in a body are reported to permitted callers only.
             let token = move |body: &WholeBody| {
                 Ok(envelope(body, call).ok().and_then(|envelope| envelope.token).map(Cow::into_owned))
             };

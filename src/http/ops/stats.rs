@@ -110,7 +110,7 @@ impl Samples {
         }
     }
 
-    /// What was observed since the samples before, unless nobody looked for a while.
+    /// Observations since the previous samples; `None` if those are too old.
     fn since(&self, before: &Self) -> Option<LastSecond> {
         let elapsed = self.at - before.at;
         if elapsed >= INTERVAL * 2 {

@@ -63,7 +63,7 @@ pub(super) async fn put(
     let (head, body) = request.into_parts();
     let (api, path) = target::of(&state, &principal, Scope::StreamsCreate, &head.uri)?;
     let mut request = configuration(&head.headers)?;
-    // Ignored, they would promise what nobody keeps.
+    // Ignored, they would be promises that no store keeps.
     if request.compacts_by_key {
         let message = "streams are not compacted yet";
         return Err(ApiError::new(StatusCode::NOT_IMPLEMENTED, "not_implemented", message)

@@ -34,7 +34,7 @@ impl StreamsApi {
     }
 }
 
-/// The time at which a stream with live readers ends, though nobody does anything; `None`: it does not.
+/// The expiry of a stream with live readers; `None`: it does not expire while they read.
 pub(super) fn end_of(stream: &StreamHead) -> Option<Instant> {
     match stream.lifetime {
         Some(Lifetime::ExpiresAt(time)) => {
