@@ -86,5 +86,6 @@ mod tokens;
 mod triggers;
 mod verify;
 mod watched_tables;
+mod web;
 mod websockets;
 mod wire;

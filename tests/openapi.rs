@@ -12,9 +12,10 @@ use crate::support::service::Service;
 /// The path of the description.
 const DESCRIPTION: &str = "/api/openapi.json";
 
-/// Whether a route is described, and not a part of the description.
+/// Whether a route is described: no part of the description, and not of the web page.
 fn is_described(path: &str) -> bool {
-    path != DESCRIPTION && !path.starts_with("/api/docs")
+    let is_of_page = path == "/" || path == "/stress" || path.starts_with("/ui/");
+    path != DESCRIPTION && !path.starts_with("/api/docs") && !is_of_page
 }
 
 /// All references within the description.

@@ -28,6 +28,8 @@ fn path(route: &Route) -> String {
         // An existing task that restarts.
         .replace("{task}", "change-retention")
         .replace("{id}", "abcdefghij01234")
+        .replace("{version}/{name}", "x/app.js")
+        .replace("/ui/events", "/ui/events?count=1")
         .replace("/sse-stream", "/sse-stream?count=1")
 }
 

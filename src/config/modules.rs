@@ -26,6 +26,8 @@ pub enum Module {
     Imports,
     /// Durable Streams.
     Streams,
+    /// The web page.
+    Web,
     /// The stress API.
     Stress,
 }
@@ -111,7 +113,7 @@ const STREAMS: TableSet = TableSet {
 };
 
 /// Every module, in the order of lists.
-pub static ALL_MODULES: [ModuleInfo; 8] = [
+pub static ALL_MODULES: [ModuleInfo; 9] = [
     ModuleInfo {
         module: Module::Events,
         name: "events",
@@ -219,6 +221,15 @@ pub static ALL_MODULES: [ModuleInfo; 8] = [
         ],
     },
     ModuleInfo {
+        module: Module::Web,
+        name: "web",
+        needs: &[Module::Events],
+        tables: &[],
+        uses: &[],
+        memory_parts: 0,
+        settings: &[],
+    },
+    ModuleInfo {
         module: Module::Stress,
         name: "stress",
         // Large payloads are in collections.
@@ -233,7 +244,7 @@ pub static ALL_MODULES: [ModuleInfo; 8] = [
 /// The word for all modules.
 const ALL: &str = "all";
 
-pub(super) const MODULES_TAKE: &str = "names with commas between: events, intake, records, conversations, files, imports, streams, stress; or all";
+pub(super) const MODULES_TAKE: &str = "names with commas between: events, intake, records, conversations, files, imports, streams, web, stress; or all";
 
 impl Module {
     /// Its declaration.
@@ -367,9 +378,10 @@ mod tests {
 
     #[test]
     fn all_modules_are_on_by_default_but_stress_where_auth_is_required() {
-        let all = ["events", "intake", "records", "conversations", "files", "imports", "streams", "stress"];
+        let all =
+            ["events", "intake", "records", "conversations", "files", "imports", "streams", "web", "stress"];
         assert_eq!(load(&[]).unwrap().modules().names(), all);
-        assert_eq!(load(&[("AUTH", "required")]).unwrap().modules().names(), all[..7]);
+        assert_eq!(load(&[("AUTH", "required")]).unwrap().modules().names(), all[..8]);
         assert_eq!(load(&[("AUTH", "required"), ("MODULES", "all")]).unwrap().modules().names(), all);
         let some = load(&[("MODULES", "imports, files ,events,files")]).unwrap().modules();
         assert_eq!(some.names(), ["events", "files", "imports"]);

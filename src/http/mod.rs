@@ -28,6 +28,7 @@ mod records;
 mod server;
 mod streams;
 mod stress;
+mod web;
 mod wire;
 
 use std::io;
@@ -123,6 +124,9 @@ macro_rules! modules {
             }
             if modules.has(Module::Streams) {
                 routes = routes.merge(streams::routes());
+            }
+            if modules.has(Module::Web) {
+                routes = routes.merge(web::routes(modules));
             }
             routes
         }
@@ -238,6 +242,8 @@ pub struct AppState {
     faults: Option<Faults>,
     /// What the stress API has from the start; `None`: it is off.
     stress: Option<StressApi>,
+    /// The web page; `None`: it is off.
+    web: Option<web::Web>,
     routes: RouteTable,
     /// Set once the database is ready.
     services: OnceLock<Services>,
@@ -339,6 +345,7 @@ impl AppState {
             takes_registrations: config.takes_registrations(),
             faults,
             stress: modules.has(Module::Stress).then(|| StressApi::new(config)),
+            web: web::Web::new(config),
             routes: RouteTable::new(routes),
             services: OnceLock::new(),
             streams: OnceLock::new(),
@@ -357,6 +364,11 @@ impl AppState {
     /// Starts to serve streams. [`Self::serve`] or [`Lifecycle::serve`] has to follow.
     pub fn serve_streams(&self, streams: StreamsApi) {
         let _set_once = self.streams.set(streams);
+    }
+
+    /// The web page.
+    fn web(&self) -> Result<&web::Web, ApiError> {
+        self.web.as_ref().ok_or_else(ApiError::unknown_path)
     }
 
     /// Streams; 503 before they are ready, and while the service shuts down.

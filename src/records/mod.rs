@@ -30,7 +30,7 @@ pub use expr::{Expression, ExpressionError, ExpressionMatcher, Made, RequestAuth
 pub use filter::Filter;
 pub use list::{Fields, ListQuery};
 pub use merge::merge;
-pub use model::{Name, Record, RecordId, Version};
+pub use model::{ListedCollection, Name, Record, RecordId, Version};
 pub use service::{Change, Precondition, Records, RecordsSettings};
 pub use sort::Sort;
 

@@ -22,6 +22,15 @@ impl Name {
     }
 }
 
+/// A collection in a list.
+#[derive(Debug, Clone)]
+pub struct ListedCollection {
+    /// Its name.
+    pub name: String,
+    /// About how many records it has; `None`: Postgres has not counted them yet.
+    pub records: Option<i64>,
+}
+
 /// A record's id: 15 characters of `a` to `z` and `0` to `9`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct RecordId([u8; RecordId::LENGTH]);

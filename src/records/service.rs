@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::collections::{Collection, Collections};
 use super::list::ListQuery;
-use super::model::{Name, Record, RecordId, Version};
+use super::model::{ListedCollection, Name, Record, RecordId, Version};
 use super::store::{NewRecord, Outcome, RecordStore};
 use super::{Data, Draft, RecordsError, merge};
 use crate::config::limits;
@@ -189,6 +189,15 @@ impl Records {
             self.inner.store.list(&collection, query, max_bytes).await
         })
         .await
+    }
+
+    /// All collections, by name: at most `MAX_COLLECTIONS`.
+    ///
+    /// # Errors
+    ///
+    /// [`RecordsError::Database`].
+    pub async fn collections(&self) -> Result<Vec<ListedCollection>, RecordsError> {
+        Ok(self.inner.store.collections().await?)
     }
 
     fn fits(&self, data: &Data) -> Result<(), RecordsError> {

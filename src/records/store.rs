@@ -11,7 +11,7 @@ use super::cursor::RecordSortKey;
 use super::expression::{Parameter, Parameters};
 use super::list::ListQuery;
 use super::sort::{self, KeyKind, KeyValue};
-use super::{Data, Name, Record, RecordId, RecordsError, Version};
+use super::{Data, ListedCollection, Name, Record, RecordId, RecordsError, Version};
 use crate::db::{
     ConflictRetries, Connection, Database, DbError, JsonText, Parameter as Typed, Transaction, begin_in_time,
     begin_snapshot_in_time, in_time, query_often_in_time, sql,
@@ -72,6 +72,13 @@ impl RecordStore {
         let find = sql!(self.database, "records/find_collection.sql");
         let rows = self.query(find, &[(&name.as_str(), Type::TEXT)]).await?;
         rows.first().map(|row| Ok(row.try_get(0)?)).transpose()
+    }
+
+    /// All collections, by name.
+    pub(super) async fn collections(&self) -> Result<Vec<ListedCollection>, DbError> {
+        let rows = self.query(sql!(self.database, "records/list_collections.sql"), &[]).await?;
+        let listed = |row: &Row| Ok(ListedCollection { name: row.try_get(0)?, records: row.try_get(1)? });
+        rows.iter().map(listed).collect()
     }
 
     /// Creates a collection, unless it exists by now. `None`: there are `max` already.

@@ -71,9 +71,16 @@ pub(crate) async fn key(database: &TestDatabase, arguments: &[&str]) -> String {
 /// Sends JSON, with a bearer token unless it is empty.
 pub(crate) async fn send(service: &Service, method: &str, path: &str, token: &str, body: &Value) -> Answer {
     let bearer = format!("Bearer {token}");
-    let headers = [("authorization", bearer.as_str())];
+    let mut headers = Vec::new();
+    if !token.is_empty() {
+        headers.push(("authorization", bearer.as_str()));
+    }
+    // As browsers mark the requests of the service's own page.
+    if path.starts_with("/ui/") {
+        headers.push(("sec-fetch-site", "same-origin"));
+    }
     let body = if body.is_null() { String::new() } else { body.to_string() };
-    service.request(method, path, if token.is_empty() { &[] } else { &headers }, body).await
+    service.request(method, path, &headers, body).await
 }
 
 /// Registers a user with [`PASSWORD`].

@@ -10,6 +10,8 @@ use hyper::header::{CACHE_CONTROL, HeaderValue};
 use serde::Serialize;
 use utoipa_axum::routes;
 
+pub(super) use sign_in::{client, start_session};
+
 use super::edge::routes::{Access, Routes};
 
 /// Every route of users and keys.
@@ -27,7 +29,7 @@ pub(super) fn routes() -> Routes {
 }
 
 /// An answer that no cache may store.
-fn private(status: StatusCode, body: &impl Serialize) -> Response {
+pub(super) fn private(status: StatusCode, body: &impl Serialize) -> Response {
     let mut response = (status, Json(body)).into_response();
     response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response

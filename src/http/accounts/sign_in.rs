@@ -125,9 +125,20 @@ pub(super) async fn login(
     let services = state.services()?;
     let client = client(&request);
     let (email, password) = credentials(services, request).await?;
+    Ok(tokens(&start_session(&state, email, password, &client).await?))
+}
+
+/// Starts a session of the user with this email and password.
+pub(in crate::http) async fn start_session(
+    state: &AppState,
+    email: Email,
+    password: Password,
+    client: &Client,
+) -> Result<Grant, ApiError> {
+    let accounts = &state.services()?.accounts;
     state.budgets.take_account(&email)?;
-    let user = services.accounts.users.sign_in(&email, password).await?;
-    Ok(tokens(&services.accounts.sessions.begin(&user, &client).await?))
+    let user = accounts.users.sign_in(&email, password).await?;
+    Ok(accounts.sessions.begin(&user, client).await?)
 }
 
 /// `POST /api/auth/refresh`.
@@ -304,7 +315,8 @@ async fn credentials(services: &Services, request: Request) -> Result<(Email, Pa
     Ok((Email::parse(&email)?, Password::parse(password)?))
 }
 
-fn client(request: &Request) -> Client {
+/// The client of a request, for the list of sessions.
+pub(in crate::http) fn client(request: &Request) -> Client {
     let agent = |headers: &HeaderMap| {
         let text = String::from_utf8_lossy(headers.get(USER_AGENT)?.as_bytes()).into_owned();
         Some(text.chars().take(MAX_USER_AGENT).collect())

@@ -80,7 +80,7 @@ pub(super) fn check_host(state: &AppState, headers: &HeaderMap) -> Result<(), Ap
 }
 
 /// The caller of a token, if it is valid.
-async fn principal_of(
+pub(in crate::http) async fn principal_of(
     state: &AppState,
     token: &str,
     headers: &HeaderMap,
@@ -152,7 +152,7 @@ fn decide(
     }
 }
 
-const ONLY_EVENTS: &str = "a write-only key sends events and does nothing else";
+pub(in crate::http) const ONLY_EVENTS: &str = "a write-only key sends events and does nothing else";
 
 /// A permission that depends on what a request names.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]

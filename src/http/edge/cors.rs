@@ -2,7 +2,7 @@
 //! answers, and pages with a write-only key in the URL may send events.
 //!
 //! "Credentials" in the sense of that standard are allowed, as browsers always send beacons with them. It is safe because they
-//! are ignored: cookies are never read, and Basic credentials are skipped in cross-site requests.
+//! are ignored: the web page's cookie counts below `/ui/` alone, which takes no call of another origin, and Basic credentials are skipped in cross-site requests.
 
 use axum::body::Body;
 use axum::response::Response;

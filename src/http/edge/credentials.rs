@@ -1,7 +1,8 @@
 //! The token of a request: `Authorization: Bearer …` or `X-API-Key`, which are equivalent, or an API key in
 //! `Authorization: Basic …` or, for a write-only key on an event route, in `?key=`. Streams of changes take a ticket in `?ticket=` instead.
 //!
-//! Other schemes, and Basic credentials without an API key, are skipped. Cookies are never read. Requests with two tokens are
+//! Other schemes, and Basic credentials without an API key, are skipped. Cookies are no tokens: the web page's becomes a bearer
+//! token before (`web::enter`). Requests with two tokens are
 //! rejected as ambiguous.
 
 use std::borrow::Cow;

@@ -123,6 +123,23 @@ pub(in crate::http) fn is_cross_site(headers: &HeaderMap, allowed: &[String]) ->
     }
 }
 
+/// Rejects requests of other pages than the service's own. One that is no read has to be marked by its browser: as of the same origin, or with
+/// the page's own `Origin`. A read may be a link that a user follows, or a program's.
+pub(in crate::http) fn check_own_page(headers: &HeaderMap, is_read: bool) -> Result<(), ApiError> {
+    let is_marked = || {
+        let site = headers.get(&SEC_FETCH_SITE).map(HeaderValue::as_bytes);
+        let is_own = |origin: &HeaderValue| is_own_page(origin.as_bytes(), headers);
+        site == Some(b"same-origin") || headers.get(ORIGIN).is_some_and(is_own)
+    };
+    match !is_cross_site(headers, &[]) && (is_read || is_marked()) {
+        true => Ok(()),
+        false => Err(ApiError::forbidden("cross_site", OWN_PAGES)),
+    }
+}
+
+const OWN_PAGES: &str =
+    "paths below /ui/ are for this service's own pages; programs use the paths of the API";
+
 /// Whether an origin is that of this service's own pages. The scheme is not compared, as a proxy may add TLS.
 fn is_own_page(origin: &[u8], headers: &HeaderMap) -> bool {
     let site = origin.strip_prefix(b"http://").or_else(|| origin.strip_prefix(b"https://"));

@@ -29,7 +29,7 @@ use crate::http::server::ConnectionHandle;
 use crate::http::wire::body::{BodyLimits, LimitedBody};
 use crate::http::wire::error::ApiError;
 use crate::http::wire::{path, query};
-use crate::http::{AppState, BATCH, EVENTS, HotRoute, batch, events, faults, intake, streams};
+use crate::http::{AppState, BATCH, EVENTS, HotRoute, batch, events, faults, intake, streams, web};
 use crate::observe::Metrics;
 
 /// The label of requests without a route.
@@ -42,7 +42,9 @@ pub(in crate::http) async fn answer(
     mut request: Request<Incoming>,
     connection: &ConnectionHandle,
 ) -> Response {
-    if let Some(mut refusal) = framing::reject(&mut request) {
+    let refused = framing::reject(&mut request)
+        .or_else(|| web::enter(state, &mut request).err().map(IntoResponse::into_response));
+    if let Some(mut refusal) = refused {
         let (head, incoming) = request.into_parts();
         let deadline = Instant::now() + state.limits.body_timeout;
         let limits = BodyLimits { bytes: state.limits.event_bytes, setting: "MAX_EVENT_BYTES", deadline };

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use axum::Router;
+use axum::routing::MethodRouter;
 use hyper::Method;
 use hyper::header::HeaderValue;
 use utoipa::openapi::OpenApi;
@@ -92,6 +93,19 @@ impl Routes {
         let route = |path: &&str| Route { method: Method::GET, path: (*path).to_owned(), access };
         self.table.extend(paths.iter().map(route));
         self
+    }
+
+    /// Adds handlers of one path for the web page, which the description leaves out: these methods, which all require `access`.
+    pub(in crate::http) fn page(
+        mut self,
+        access: Access,
+        methods: &[Method],
+        path: &str,
+        handlers: MethodRouter<Arc<AppState>>,
+    ) -> Self {
+        let route = |method: &Method| Route { method: method.clone(), path: path.to_owned(), access };
+        self.table.extend(methods.iter().map(route));
+        Self { router: self.router.route(path, handlers), ..self }
     }
 
     /// Adds all routes of `other`.

@@ -28,12 +28,14 @@ use std::sync::Arc;
 use tokio::sync::Semaphore;
 use utoipa_axum::routes;
 
+use refusal::Refusal;
+
 use super::edge::routes::{Access, Routes};
 use super::wire::body::MemoryBudget;
 use super::wire::error::ApiError;
 use crate::auth::Scope;
-use crate::streams::Streams;
 use crate::streams::subscriptions::Subscriptions;
+use crate::streams::{ListedStream, StreamPath, Streams};
 
 /// The prefix of the paths of streams.
 pub(super) const PREFIX: &str = "/v1/stream/";
@@ -72,6 +74,17 @@ impl StreamsApi {
     /// The same, with subscriptions to its streams.
     pub fn with_subscriptions(self, subscriptions: Subscriptions) -> Self {
         Self { subscriptions: Some(subscriptions), ..self }
+    }
+
+    /// Living streams whose paths begin with `prefix`, by path, behind `after`; at most `limit`.
+    pub(super) async fn list(
+        &self,
+        prefix: &str,
+        after: Option<&StreamPath>,
+        limit: usize,
+    ) -> Result<Vec<ListedStream>, ApiError> {
+        let listed = self.streams.store.list(prefix, after, limit).await;
+        listed.map_err(|error| Refusal::from(error).error)
     }
 
     /// Subscriptions to streams.

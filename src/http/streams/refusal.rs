@@ -19,7 +19,7 @@ const RETRY: Duration = Duration::from_secs(1);
 /// A refusal with headers.
 #[derive(Debug)]
 pub(super) struct Refusal {
-    error: ApiError,
+    pub(super) error: ApiError,
     headers: Option<Box<HeaderMap>>,
 }
 
