@@ -22,16 +22,11 @@ impl Chunk {
     /// The chunk of appends that follow each other from `first` on.
     pub(in crate::streams::postgres) fn of_appends(first: Offset, bodies: &[&AppendBody]) -> Self {
         let length: usize = bodies.iter().map(|body| body.bytes().len()).sum();
-        let bytes = match bodies {
-            [body] => body.bytes().clone(),
-            bodies => {
-                let mut bytes = BytesMut::with_capacity(length);
-                for body in bodies {
-                    bytes.extend_from_slice(body.bytes());
-                }
-                bytes.freeze()
-            }
-        };
+        // Also one body is copied: it may share the buffer of a connection, which a cached chunk would hold.
+        let mut bytes = BytesMut::with_capacity(length);
+        for body in bodies {
+            bytes.extend_from_slice(body.bytes());
+        }
         let (mut append_ends, mut message_ends, mut end) = (Vec::new(), Vec::new(), 0_u32);
         for body in bodies {
             if let Some(ends) = body.message_ends() {
@@ -45,7 +40,7 @@ impl Chunk {
         Self {
             first,
             next: Offset(first.0 + length as u64),
-            bytes,
+            bytes: bytes.freeze(),
             append_ends: (append_ends.len() > 1).then(|| append_ends.into()),
             message_ends: (!is_one_each).then(|| message_ends.into()),
         }
@@ -219,6 +214,15 @@ mod tests {
 
     fn json(text: &str) -> AppendBody {
         AppendBody::of_json(text.as_bytes()).unwrap().unwrap()
+    }
+
+    #[test]
+    fn a_chunk_shares_no_buffer_with_the_connections_of_its_appends() {
+        let buffer = Bytes::from(vec![b'x'; 8192]);
+        let body = AppendBody::of_bytes(buffer.slice(100..200)).unwrap();
+        let chunk = Chunk::of_appends(Offset::START, &[&body]);
+        assert_eq!(chunk.bytes, body.bytes());
+        assert_ne!(chunk.bytes.as_ptr(), body.bytes().as_ptr());
     }
 
     #[test]
