@@ -17,11 +17,9 @@ use crate::db::{
 };
 use crate::streams::postgres::chunks::array_text;
 use crate::streams::postgres::fan_out::{Committed, CommittedKind, FanOut};
-use crate::streams::postgres::heads::{KnownStreams, stream};
+use crate::streams::postgres::heads::{COLUMNS, HEAD, KnownStreams, stream};
 use crate::streams::{Offset, Producer, ProducerState, StreamId, StreamPath};
 
-/// The columns of a stream.
-const HEAD: &str = sql!("streams/head.sql");
 /// How long the outcome of a commit is asked for.
 const OUTCOME_WAIT: Duration = Duration::from_secs(10);
 /// The pause between two attempts.
@@ -168,8 +166,12 @@ impl AppendStore {
         producers.dedup();
         let (producer_paths, producer_ids): (Vec<&str>, Vec<&str>) = producers.into_iter().unzip();
         let lock = match self.patience {
-            Patience::Skip => sql!(self.database, "streams/lock.sql", head = HEAD, wait = "skip locked"),
-            Patience::Wait => sql!(self.database, "streams/lock.sql", head = HEAD, wait = ""),
+            Patience::Skip => {
+                sql!(self.database, "streams/lock.sql", head = HEAD, columns = COLUMNS, wait = "skip locked")
+            }
+            Patience::Wait => {
+                sql!(self.database, "streams/lock.sql", head = HEAD, columns = COLUMNS, wait = "")
+            }
         };
         // A statement behind the one that locks sees what the lock waited for.
         let mut reads: Vec<Query<'_>> = vec![

@@ -14,7 +14,7 @@ use std::time::Duration;
 use crate::db::{BatchExecutor, BatchWork, NumberedShard, Outcomes};
 use crate::streams::{Offset, StreamError, StreamHead, StreamId, StreamPath};
 pub(super) use known::{KnownStream, KnownStreams, Segment};
-pub(super) use store::{HeadStore, stream};
+pub(super) use store::{COLUMNS, HEAD, HeadStore, stream};
 
 /// Bytes of memory that a waiting read counts for.
 const READ_BYTES: usize = 1024;

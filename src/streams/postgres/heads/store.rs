@@ -14,8 +14,10 @@ use crate::streams::{
 };
 use crate::time::Micros;
 
-/// The columns of a stream.
-const HEAD: &str = sql!("streams/head.sql");
+/// The columns of a stream, of which [`COLUMNS`] are a part.
+pub(in crate::streams::postgres) const HEAD: &str = sql!("streams/head.sql");
+/// The columns of a stream but for its status.
+pub(in crate::streams::postgres) const COLUMNS: &str = sql!("streams/head_columns.sql");
 
 /// Reads the rows of streams, with a quota of the pool.
 #[derive(Debug, Clone)]
@@ -31,17 +33,38 @@ impl HeadStore {
 
     /// The streams at paths, in order.
     pub(super) async fn read(&self, paths: &[&str]) -> Result<Vec<Option<Arc<Stream>>>, DbError> {
-        let sql = sql!(self.database, "streams/heads.sql", head = HEAD);
+        let living = sql!(self.database, "streams/living.sql", columns = COLUMNS);
+        let mut streams = vec![None; paths.len()];
+        let every: Vec<usize> = (0..paths.len()).collect();
+        self.read_into(&mut streams, living, paths, &every).await?;
+        let missing: Vec<usize> =
+            every.into_iter().filter(|place| matches!(streams.get(*place), Some(None))).collect();
+        if !missing.is_empty() {
+            // Ended or not there. Which of them is kept for its forks takes longer to find.
+            let sql = sql!(self.database, "streams/heads.sql", head = HEAD, columns = COLUMNS);
+            self.read_into(&mut streams, sql, paths, &missing).await?;
+        }
+        Ok(streams)
+    }
+
+    /// Reads the streams at some places of the paths.
+    async fn read_into(
+        &self,
+        streams: &mut [Option<Arc<Stream>>],
+        sql: &str,
+        paths: &[&str],
+        places: &[usize],
+    ) -> Result<(), DbError> {
+        let paths: Vec<&str> = places.iter().filter_map(|place| paths.get(*place).copied()).collect();
         let connection = self.database.get().await?;
         let read = query_alone_in_time(&connection, self.timeout, sql, &[(&paths, Type::TEXT_ARRAY)]).await;
-        let mut streams = vec![None; paths.len()];
         for row in connection.release(read)? {
             let place = usize::try_from(row.try_get::<_, i64>("place")? - 1).unwrap_or(usize::MAX);
-            if let Some(slot) = streams.get_mut(place) {
+            if let Some(slot) = places.get(place).and_then(|place| streams.get_mut(*place)) {
                 *slot = Some(Arc::new(stream(&row)?));
             }
         }
-        Ok(streams)
+        Ok(())
     }
 
     /// The parts that a stream's bytes are in, from the start on: those of the streams that it was forked from, then its own.

@@ -9,14 +9,12 @@ use crate::db::{
     BY_INDEX, Database, DbError, Parameter, Transaction, begin_in_time, in_time, roll_back, sql,
 };
 use crate::streams::postgres::chunks::{Chunk, array_text};
-use crate::streams::postgres::heads::{Status, Stream, stream};
+use crate::streams::postgres::heads::{COLUMNS, HEAD, Status, Stream, stream};
 use crate::streams::{
     CreateStream, Lifetime, Offset, RestOfAppend, StreamError, StreamHead, StreamId, StreamPath, create,
 };
 use crate::time::Micros;
 
-/// The columns of a stream.
-const HEAD: &str = sql!("streams/head.sql");
 /// How long a change is repeated whose commit had no answer.
 const IN_DOUBT: Duration = Duration::from_secs(10);
 const PAUSE: Duration = Duration::from_millis(200);
@@ -257,7 +255,10 @@ impl LifeStore {
             (&request.compacts_by_key, Type::BOOL),
         ];
         let rows = transaction
-            .query_typed(sql!(self.database, "streams/create.sql", head = HEAD), &parameters)
+            .query_typed(
+                sql!(self.database, "streams/create.sql", head = HEAD, columns = COLUMNS),
+                &parameters,
+            )
             .await?;
         // Somebody else created it at the same time.
         let Some(row) = rows.first() else { return Ok(Attempt::Again) };
@@ -450,7 +451,7 @@ impl LifeStore {
 
     async fn head_of(&self, transaction: &Transaction<'_>, id: StreamId) -> Result<Option<Stream>, DbError> {
         let id = id.0 as i64;
-        let sql = sql!(self.database, "streams/head_of.sql", head = HEAD);
+        let sql = sql!(self.database, "streams/head_of.sql", head = HEAD, columns = COLUMNS);
         let rows = transaction.query_typed(sql, &[(&id, Type::INT8)]).await?;
         rows.first().map(stream).transpose()
     }
