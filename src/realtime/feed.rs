@@ -142,6 +142,8 @@ impl FeedReader {
                 // Clocks of two machines differ.
                 let lag_us = Micros::now().0.saturating_sub(first.at_us).max(0);
                 self.hub.metrics().feed_lag_seconds.observe(lag_us as f64 / 1e6);
+                // More may follow.
+                progress.pause = SHORTEST_PAUSE;
             }
             progress.partial = Some((Arc::clone(&page.poll.end), page.next(after)));
             let (is_full, poll) = (page.is_full, Arc::clone(&page.poll));
