@@ -9,15 +9,29 @@ use crate::support::imports::count;
 use crate::support::postgres::TestDatabase;
 use crate::support::service::{Folder, Service, eventually};
 
-/// A library for `LD_PRELOAD` that moves a process's clock by `CLOCK_OFFSET_S` seconds.
-fn other_clock(folder: &Folder) -> PathBuf {
+/// A library for `LD_PRELOAD` that moves a process's clock by `CLOCK_OFFSET_S` seconds, or by those in the file `CLOCK_OFFSET_FILE`.
+pub(crate) fn other_clock(folder: &Folder) -> PathBuf {
     let source = "#define _GNU_SOURCE
+        #include <errno.h>
+        #include <fcntl.h>
         #include <stdlib.h>
         #include <sys/syscall.h>
         #include <sys/time.h>
         #include <time.h>
         #include <unistd.h>
         static long offset(void) {
+            const char *file = getenv(\"CLOCK_OFFSET_FILE\");
+            if (file) {
+                char read_text[32] = \"\";
+                int kept = errno, opened = open(file, O_RDONLY | O_CLOEXEC);
+                if (opened >= 0) {
+                    long length = read(opened, read_text, sizeof read_text - 1);
+                    read_text[length > 0 ? length : 0] = 0;
+                    close(opened);
+                }
+                errno = kept;
+                return atol(read_text);
+            }
             const char *text = getenv(\"CLOCK_OFFSET_S\");
             return text ? atol(text) : 0;
         }

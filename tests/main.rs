@@ -74,6 +74,7 @@ mod sse;
 mod stats;
 mod stream_subscriptions;
 mod streams;
+mod streams_clocks;
 mod streams_model;
 mod streams_postgres;
 mod stress;

@@ -4,28 +4,15 @@ use std::collections::BTreeSet;
 
 use crate::support::accounts::{guarded, key};
 use crate::support::postgres::TestDatabase;
-use crate::support::service::{Answer, Service, eventually};
+use crate::support::service::{Service, eventually};
 use crate::support::sse::{EventStream, metric};
+use crate::support::streams::{JSON, TEXT, append, get, put};
 
 /// The variables of a service with streams in memory.
 const MEMORY: [(&str, &str); 2] = [("MODULES", "events,streams"), ("STREAMS_STORE", "memory")];
-const TEXT: [(&str, &str); 1] = [("content-type", "text/plain")];
-const JSON: [(&str, &str); 1] = [("content-type", "application/json")];
 
 fn with<'a>(variables: &[(&'a str, &'a str)]) -> Vec<(&'a str, &'a str)> {
     MEMORY.iter().chain(variables).copied().collect()
-}
-
-async fn put(service: &Service, path: &str, headers: &[(&str, &str)], body: &str) -> Answer {
-    service.request("PUT", &format!("/v1/stream/{path}"), headers, body.to_owned()).await
-}
-
-async fn append(service: &Service, path: &str, headers: &[(&str, &str)], body: &str) -> Answer {
-    service.request("POST", &format!("/v1/stream/{path}"), headers, body.to_owned()).await
-}
-
-async fn get(service: &Service, path: &str, headers: &[(&str, &str)]) -> Answer {
-    service.request("GET", &format!("/v1/stream/{path}"), headers, "").await
 }
 
 #[tokio::test]

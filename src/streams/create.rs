@@ -193,6 +193,7 @@ mod tests {
             closed: false,
             lifetime: None,
             expires_at: None,
+            ends: None,
             created_at: Micros(0),
             kept_from: Offset::START,
             retention: None,

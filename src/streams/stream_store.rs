@@ -13,6 +13,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use tokio::time::Instant;
 
 use super::append::{Append, Appended};
 use super::content_type::ContentType;
@@ -47,6 +48,8 @@ pub struct StreamHead {
     pub lifetime: Option<Lifetime>,
     /// The time of that end, unless a read or write moves it.
     pub expires_at: Option<Micros>,
+    /// The same by the clock of this process that only runs forward, measured by the store's clock: the clock of the day may be another one here.
+    pub ends: Option<Instant>,
     /// The time of its creation.
     pub created_at: Micros,
     /// The first position that is kept.

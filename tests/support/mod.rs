@@ -9,4 +9,5 @@ pub(crate) mod postgres;
 pub(crate) mod proxy;
 pub(crate) mod service;
 pub(crate) mod sse;
+pub(crate) mod streams;
 pub(crate) mod websocket;

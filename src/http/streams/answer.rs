@@ -12,6 +12,7 @@ use bytes::Bytes;
 use hyper::StatusCode;
 use hyper::body::{Frame, SizeHint};
 use hyper::header::{CACHE_CONTROL, CONTENT_ENCODING, ETAG, HeaderMap, HeaderValue, VARY};
+use tokio::time::Instant;
 
 use super::StreamsApi;
 use super::compression::Coding;
@@ -25,7 +26,6 @@ use crate::http::wire::error::ApiError;
 use crate::http::wire::etag;
 use crate::streams::body::json_array;
 use crate::streams::{Freshness, ReadFrom, Slice, StreamHead, StreamPath};
-use crate::time::Micros;
 
 /// The size from which answers count against their memory budget.
 const SMALL_ANSWER_BYTES: usize = 16 * 1024;
@@ -34,8 +34,8 @@ const SHORT_ANSWER_BYTES: usize = 64 * 1024;
 /// The size from which answers are compressed.
 const COMPRESSED_BYTES: usize = 1024;
 /// Seconds for which caches keep an answer, and for which they may use it while they fetch a new one (section 10.1).
-const MAX_AGE_S: i64 = 60;
-const STALE_S: i64 = 300;
+const MAX_AGE_S: u64 = 60;
+const STALE_S: u64 = 300;
 
 /// Reads a slice of at most the size of answers, and takes its memory. While memory is short, answers are short too.
 pub(super) async fn read_slice(
@@ -154,7 +154,7 @@ fn tag(slice: &Slice) -> String {
 /// How long caches keep an answer: never beyond the life of its stream.
 fn cache_control(stream: &StreamHead, is_public: bool) -> HeaderValue {
     let who = if is_public { "public" } else { "private" };
-    let left_s = stream.expires_at.map(|end| end.0.saturating_sub(Micros::now().0).max(0) / 1_000_000);
+    let left_s = stream.ends.map(|end| end.saturating_duration_since(Instant::now()).as_secs());
     let text = match left_s {
         Some(left_s) if left_s < MAX_AGE_S + STALE_S => format!("{who}, max-age={}", left_s.min(MAX_AGE_S)),
         _ => format!("{who}, max-age={MAX_AGE_S}, stale-while-revalidate={STALE_S}"),

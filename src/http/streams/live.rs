@@ -37,11 +37,8 @@ impl StreamsApi {
 /// The expiry of a stream with live readers; `None`: it does not expire while they read.
 pub(super) fn end_of(stream: &StreamHead) -> Option<Instant> {
     match stream.lifetime {
-        Some(Lifetime::ExpiresAt(time)) => {
-            let left = u64::try_from(time.0.saturating_sub(Micros::now().0)).unwrap_or(0);
-            // A moment later, when the store knows it too.
-            Instant::now().checked_add(Duration::from_micros(left) + Duration::from_millis(1))
-        }
+        // A moment later, when the store knows it too.
+        Some(Lifetime::ExpiresAt(_)) => stream.ends?.checked_add(Duration::from_millis(1)),
         _ => None,
     }
 }

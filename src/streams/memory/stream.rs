@@ -83,11 +83,15 @@ impl MemoryStream {
     }
 
     pub(super) fn head(&self, now: Now) -> StreamHead {
-        let expires_at = self.lifetime.map(|lifetime| match lifetime {
-            Lifetime::ExpiresAt(time) => time,
+        let left = self.lifetime.map(|lifetime| match lifetime {
+            Lifetime::ExpiresAt(time) => {
+                let left_us = u64::try_from(time.0.saturating_sub(now.time.0)).unwrap_or(0);
+                (Duration::from_micros(left_us), time)
+            }
             Lifetime::Ttl(seconds) => {
                 let left = Duration::from_secs(seconds).saturating_sub(now.instant - self.used_at);
-                Micros(now.time.0.saturating_add(i64::try_from(left.as_micros()).unwrap_or(i64::MAX)))
+                let left_us = i64::try_from(left.as_micros()).unwrap_or(i64::MAX);
+                (left, Micros(now.time.0.saturating_add(left_us)))
             }
         });
         StreamHead {
@@ -96,7 +100,8 @@ impl MemoryStream {
             tail: self.log.tail(),
             closed: self.closed,
             lifetime: self.lifetime,
-            expires_at,
+            expires_at: left.map(|(_, time)| time),
+            ends: left.and_then(|(left, _)| now.instant.checked_add(left)),
             created_at: self.created_at,
             kept_from: self.kept_from(),
             retention: self.retention,

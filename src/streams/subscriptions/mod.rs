@@ -377,7 +377,7 @@ impl Subscriptions {
     /// Those of the store.
     pub async fn signing_key(&self) -> Result<String, SubscriptionError> {
         let secrets = self.0.secrets().await?;
-        let key = secrets.signing.current(crate::time::Micros::now());
+        let key = secrets.signing.current(secrets.read_at);
         key.map(|key| key.kid().to_owned()).ok_or(SubscriptionError::NoRandomness)
     }
 }

@@ -391,7 +391,7 @@ impl PostgresSubscriptions {
         if let Some(token) = token
             && signing.rotation(now) == Rotation::default()
         {
-            return Ok(Secrets { signing, token });
+            return Ok(Secrets { signing, token, read_at: now });
         }
         let mut connection = self.database.get().await?;
         let rotated = in_time(self.timeout, self.rotate(&mut connection)).await;
@@ -424,7 +424,7 @@ impl PostgresSubscriptions {
         let forget = sql!(self.database, "streams/subscriptions/delete_secrets.sql");
         transaction.execute_typed(forget, &[(&delete, Type::TEXT_ARRAY)]).await?;
         transaction.commit().await?;
-        Ok(Some(Secrets { signing: SigningKeys::new(keys), token }))
+        Ok(Some(Secrets { signing: SigningKeys::new(keys), token, read_at: now }))
     }
 
     async fn add_secret(

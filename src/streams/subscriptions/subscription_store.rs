@@ -58,6 +58,8 @@ pub(super) struct PatternSource {
 pub(super) struct Secrets {
     pub(super) signing: SigningKeys,
     pub(super) token: TokenSecret,
+    /// The time at which they were read, by the clock of the store.
+    pub(super) read_at: Micros,
 }
 
 /// The place where the next look for unlinked streams begins.
@@ -231,6 +233,7 @@ impl SubscriptionStore {
                     None => Secrets {
                         signing: SigningKeys::default(),
                         token: TokenSecret::new(random::bytes::<SECRET_BYTES>()?),
+                        read_at: now,
                     },
                 };
                 let Rotation { add, delete } = secrets.signing.rotation(now);
@@ -238,7 +241,7 @@ impl SubscriptionStore {
                 if let Some(signs_from) = add {
                     keys.push(SigningKey::new(&random::bytes::<SEED_BYTES>()?, signs_from));
                 }
-                let secrets = Secrets { signing: SigningKeys::new(keys), token: secrets.token };
+                let secrets = Secrets { signing: SigningKeys::new(keys), token: secrets.token, read_at: now };
                 *kept = Some(secrets.clone());
                 Ok(secrets)
             }

@@ -48,7 +48,7 @@ impl KnownStream {
             head: stream.head.clone(),
             tail: AtomicU64::new(stream.head.tail.0),
             closed: AtomicBool::new(stream.head.closed),
-            ends: Mutex::new(stream.left.map(|left| Instant::now() + left)),
+            ends: Mutex::new(stream.head.ends.map(tokio::time::Instant::into_std)),
             segments: OnceLock::new(),
         }
     }
@@ -83,7 +83,8 @@ impl KnownStream {
     pub(in crate::streams::postgres) fn head(&self) -> StreamHead {
         // A stream that is closed does not grow: the end that belongs to it was stored before.
         let closed = self.closed.load(Ordering::Acquire);
-        StreamHead { tail: Offset(self.tail.load(Ordering::Acquire)), closed, ..self.head.clone() }
+        let ends = self.ends.lock().map(tokio::time::Instant::from_std);
+        StreamHead { tail: Offset(self.tail.load(Ordering::Acquire)), closed, ends, ..self.head.clone() }
     }
 
     /// The same without a copy, for what never changes.
@@ -137,7 +138,7 @@ impl KnownStreams {
                 && known.head.generation == stream.head.generation;
             if is_same {
                 known.note(stream.head.tail, stream.head.closed);
-                *known.ends.lock() = stream.left.map(|left| Instant::now() + left);
+                *known.ends.lock() = stream.head.ends.map(tokio::time::Instant::into_std);
                 return known;
             }
             // Of two states the older one may come later.

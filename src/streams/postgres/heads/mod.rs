@@ -45,8 +45,6 @@ pub(super) struct Stream {
     pub(super) path: StreamPath,
     pub(super) status: Status,
     pub(super) head: StreamHead,
-    /// The time until it ends by itself, by Postgres' clock; `None`: it does not.
-    pub(super) left: Option<Duration>,
     /// `None`: it is no fork.
     pub(super) shared: Option<SharedPart>,
 }

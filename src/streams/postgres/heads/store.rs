@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::time::Instant;
 use tokio_postgres::Row;
 use tokio_postgres::types::Type;
 
@@ -151,6 +152,8 @@ pub(in crate::streams::postgres) fn stream(row: &Row) -> Result<Stream, DbError>
     let shared = optional("source")?.zip(optional("fork_end")?);
     let retention = Retention { age_s: optional("retention_age_s")?, bytes: optional("retention_bytes")? };
     let content_type = ContentType::parse(row.try_get("content_type")?);
+    let left_us = row.try_get::<_, Option<i64>>("left_us")?;
+    let left = left_us.map(|us| Duration::from_micros(u64::try_from(us).unwrap_or_default()));
     Ok(Stream {
         path: path(row.try_get("path")?)?,
         status: match row.try_get("status")? {
@@ -165,6 +168,7 @@ pub(in crate::streams::postgres) fn stream(row: &Row) -> Result<Stream, DbError>
             closed: row.try_get("is_closed")?,
             lifetime,
             expires_at,
+            ends: left.and_then(|left| Instant::now().checked_add(left)),
             created_at: Micros(row.try_get("created_us")?),
             kept_from: Offset(number(row, "kept_from")?),
             retention: (retention.age_s.is_some() || retention.bytes.is_some()).then_some(retention),
@@ -172,9 +176,6 @@ pub(in crate::streams::postgres) fn stream(row: &Row) -> Result<Stream, DbError>
             generation: u64::try_from(row.try_get::<_, i32>("generation")?).unwrap_or_default(),
             origin,
         },
-        left: row
-            .try_get::<_, Option<i64>>("left_us")?
-            .map(|us| Duration::from_micros(u64::try_from(us).unwrap_or_default())),
         shared: shared.map(|(source, end)| SharedPart { source: StreamId(source), end: Offset(end) }),
     })
 }
