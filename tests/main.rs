@@ -75,6 +75,7 @@ mod stats;
 mod stream_subscriptions;
 mod streams;
 mod streams_clocks;
+mod streams_drills;
 mod streams_model;
 mod streams_postgres;
 mod stress;

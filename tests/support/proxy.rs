@@ -1,5 +1,6 @@
 //! A TCP proxy before Postgres that parses enough of the protocol to cut a connection at a chosen point.
 
+use std::collections::HashSet;
 use std::sync::{Arc, Mutex};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -10,6 +11,9 @@ use tokio::task::AbortHandle;
 
 const STARTUP_V3: [u8; 4] = [0, 3, 0, 0];
 const QUERY: u8 = b'Q';
+const PARSE: u8 = b'P';
+const BIND: u8 = b'B';
+const SYNC: u8 = b'S';
 const COPY_DATA: u8 = b'd';
 
 /// The way in which a connection is cut.
@@ -22,6 +26,8 @@ pub(crate) enum Cut {
     /// Like a network that drops packets: the COMMIT of a COPY and everything after it are dropped in both directions, without
     /// a close.
     HangAtCommit,
+    /// Closed after the commit of a change of streams was forwarded, which may be a statement's own; the answer is not passed back.
+    AfterStreams,
 }
 
 /// Closes its connections when it is dropped.
@@ -123,7 +129,7 @@ async fn forward(client: TcpStream, server: &str, plan: &Mutex<Plan>) {
     let stop = answers.abort_handle();
     match watch_messages(&mut from_client, &mut to_server, plan).await {
         Some(Cut::MidCopy) | None => stop.abort(),
-        Some(Cut::AfterCommit) => {
+        Some(Cut::AfterCommit | Cut::AfterStreams) => {
             drop((mute, from_client));
             // The server reads the COMMIT before the close: a reset could overtake it.
             let _closed = to_server.shutdown().await;
@@ -144,6 +150,7 @@ async fn watch_messages(
     plan: &Mutex<Plan>,
 ) -> Option<Cut> {
     let (mut is_started, mut has_copied) = (false, false);
+    let mut streams = StreamChanges::default();
     let mut message = Vec::new();
     loop {
         message.clear();
@@ -168,10 +175,65 @@ async fn watch_messages(
         if commits && has_copied && plan.lock().unwrap().take(Cut::HangAtCommit) {
             return Some(Cut::HangAtCommit);
         }
+        let changes_streams = is_started && streams.commit(kind, &message);
         to.write_all(&message).await.ok()?;
+        if changes_streams && plan.lock().unwrap().take(Cut::AfterStreams) {
+            return Some(Cut::AfterStreams);
+        }
         if commits && has_copied && plan.lock().unwrap().take(Cut::AfterCommit) {
             return Some(Cut::AfterCommit);
         }
         has_copied &= !commits;
+    }
+}
+
+/// The changes of streams on a connection.
+#[derive(Default)]
+struct StreamChanges {
+    /// Prepared statements that change streams.
+    statements: HashSet<Vec<u8>>,
+    is_in_transaction: bool,
+    has_changed: bool,
+}
+
+impl StreamChanges {
+    /// Whether a message commits a change.
+    fn commit(&mut self, kind: u8, message: &[u8]) -> bool {
+        let mut texts = message[5..].split(|byte| *byte == 0);
+        let mut next = || texts.next().unwrap_or_default().to_vec();
+        match kind {
+            PARSE => {
+                let (name, sql) = (next(), String::from_utf8_lossy(&next()).to_ascii_lowercase());
+                let changes = ["insert into", "update"].iter().any(|verb| {
+                    let tables = ["streams", "stream_chunks"];
+                    tables.iter().any(|table| {
+                        let after = sql.split(verb).skip(1).filter_map(|rest| rest.split_whitespace().next());
+                        after
+                            .map(|name| name.rsplit('.').next().unwrap_or_default())
+                            .any(|name| name.trim_matches('"') == *table)
+                    })
+                });
+                if changes {
+                    self.statements.insert(name);
+                } else {
+                    self.statements.remove(&name);
+                }
+            }
+            BIND => {
+                let (_portal, name) = (next(), next());
+                self.has_changed |= self.statements.contains(&name);
+            }
+            QUERY => {
+                let sql = next().to_ascii_lowercase();
+                self.is_in_transaction |= sql.starts_with(b"begin") || sql.starts_with(b"start transaction");
+                if sql.starts_with(b"commit") || sql.starts_with(b"rollback") {
+                    self.is_in_transaction = false;
+                    return std::mem::take(&mut self.has_changed) && sql.starts_with(b"commit");
+                }
+            }
+            SYNC if !self.is_in_transaction => return std::mem::take(&mut self.has_changed),
+            _ => {}
+        }
+        false
     }
 }

@@ -122,6 +122,34 @@ pub(crate) async fn run(arguments: &[&str], variables: &[(&str, &str)]) -> (Exit
     (output.status, text(output.stdout), text(output.stderr))
 }
 
+/// One request on a connection of its own to the service at `address`.
+///
+/// # Errors
+///
+/// It does not answer, or not to the end.
+pub(crate) async fn try_request(
+    address: &str,
+    method: &str,
+    path: &str,
+    headers: &[(&str, &str)],
+    body: impl Into<Bytes>,
+) -> Result<Answer, String> {
+    let broken = |error: hyper::Error| error.to_string();
+    let stream = TcpStream::connect(address).await.map_err(|error| error.to_string())?;
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
+    let driver = tokio::spawn(connection);
+    let mut request = Request::builder().method(method).uri(path).header("host", "localhost");
+    for (name, value) in headers {
+        request = request.header(*name, *value);
+    }
+    let response =
+        sender.send_request(request.body(Full::new(body.into())).unwrap()).await.map_err(broken)?;
+    let (head, incoming) = response.into_parts();
+    let body = incoming.collect().await.map_err(broken)?.to_bytes();
+    driver.abort();
+    Ok(Answer { status: head.status, headers: head.headers, body })
+}
+
 impl Service {
     /// Starts a service on `database_url` and waits until it accepts events.
     pub(crate) async fn start(database_url: &str, variables: &[(&str, &str)]) -> Self {
@@ -281,18 +309,7 @@ impl Service {
         headers: &[(&str, &str)],
         body: impl Into<Bytes>,
     ) -> Answer {
-        let stream = TcpStream::connect(&self.address).await.unwrap();
-        let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.unwrap();
-        let driver = tokio::spawn(connection);
-        let mut request = Request::builder().method(method).uri(path).header("host", "localhost");
-        for (name, value) in headers {
-            request = request.header(*name, *value);
-        }
-        let response = sender.send_request(request.body(Full::new(body.into())).unwrap()).await.unwrap();
-        let (head, incoming) = response.into_parts();
-        let body = incoming.collect().await.unwrap().to_bytes();
-        driver.abort();
-        Answer { status: head.status, headers: head.headers, body }
+        try_request(&self.address, method, path, headers, body).await.expect("the service answers")
     }
 
     pub(crate) async fn get(&self, path: &str) -> Answer {

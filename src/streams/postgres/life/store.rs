@@ -306,7 +306,7 @@ impl LifeStore {
     }
 
     async fn end(&self, which: Which<'_>) -> Result<Vec<Deleted>, StreamError> {
-        let (begun, mut attempts, mut doubted) = (Instant::now(), 0, None);
+        let (begun, mut which, mut attempts, mut doubted) = (Instant::now(), which, 0, None);
         loop {
             match self.end_once(which).await {
                 Ok(Attempt::Done(deleted)) => return Ok(deleted),
@@ -330,6 +330,10 @@ impl LifeStore {
                     return Err(DbError::OutcomeUnknown.into());
                 }
                 Err(EndFailure::InDoubt(_, deleted)) => {
+                    // Another stream may be there by the next attempt.
+                    if let (Which::Path(path), Some(first)) = (which, deleted.first()) {
+                        which = Which::PathOf(path, first.id);
+                    }
                     doubted = Some(deleted);
                     tokio::time::sleep(PAUSE).await;
                 }
@@ -340,25 +344,33 @@ impl LifeStore {
 
     async fn end_once(&self, which: Which<'_>) -> Result<Attempt<Vec<Deleted>>, EndFailure> {
         let mut connection = self.database.get().await.map_err(EndFailure::RolledBack)?;
+        // Outside, for a commit whose time is over.
+        let mut ended = Vec::new();
         let done = in_time(self.timeout, async {
             let transaction = begin_in_time(&mut connection, self.timeout).await?;
             match self.end_in(&transaction, which).await {
-                Ok(Attempt::Done(deleted)) => Ok(match transaction.commit().await {
-                    Ok(()) => Ok(Attempt::Done(deleted)),
-                    Err(error) => Err((error, deleted)),
-                }),
-                Ok(attempt) => {
+                Ok(Attempt::Done(deleted)) => {
+                    ended = deleted;
+                    Ok(transaction.commit().await.map(|()| Attempt::Done(())))
+                }
+                Ok(Attempt::Refused(error)) => {
                     transaction.rollback().await?;
-                    Ok(Ok(attempt))
+                    Ok(Ok(Attempt::Refused(error)))
+                }
+                Ok(Attempt::Again) => {
+                    transaction.rollback().await?;
+                    Ok(Ok(Attempt::Again))
                 }
                 Err(error) => Err(roll_back(transaction, error).await),
             }
         })
         .await;
         match connection.release(done) {
-            Ok(Ok(attempt)) => Ok(attempt),
-            Ok(Err((error, deleted))) => Err(EndFailure::InDoubt(error.into(), deleted)),
-            Err(error @ DbError::Timeout(_)) => Err(EndFailure::InDoubt(error, Vec::new())),
+            Ok(Ok(Attempt::Done(()))) => Ok(Attempt::Done(ended)),
+            Ok(Ok(Attempt::Refused(error))) => Ok(Attempt::Refused(error)),
+            Ok(Ok(Attempt::Again)) => Ok(Attempt::Again),
+            Ok(Err(error)) => Err(EndFailure::InDoubt(error.into(), ended)),
+            Err(error @ DbError::Timeout(_)) => Err(EndFailure::InDoubt(error, ended)),
             Err(error) => Err(EndFailure::RolledBack(error)),
         }
     }
@@ -371,17 +383,19 @@ impl LifeStore {
         by_index(transaction).await?;
         let first = match which {
             Which::Path(path) => self.locked(transaction, path, Strength::Delete).await?,
+            Which::PathOf(path, id) => {
+                self.locked(transaction, path, Strength::Delete).await?.filter(|stream| stream.head.id == id)
+            }
             Which::Expired(id, before) => {
                 let is_over = |stream: &Stream| stream.head.expires_at.is_some_and(|end| end < before);
                 self.locked_id(transaction, id).await?.filter(is_over)
             }
         };
         let Some(first) = first else { return Ok(Attempt::Refused(StreamError::NotFound)) };
-        if let (Which::Path(_), Status::Kept) = (which, first.status) {
-            return Ok(Attempt::Refused(StreamError::Gone));
-        }
-        if let (Which::Path(_), Status::Ended) = (which, first.status) {
-            return Ok(Attempt::Refused(StreamError::NotFound));
+        match (which, first.status) {
+            (Which::Expired(..), _) | (_, Status::Living) => {}
+            (_, Status::Kept) => return Ok(Attempt::Refused(StreamError::Gone)),
+            (_, Status::Ended) => return Ok(Attempt::Refused(StreamError::NotFound)),
         }
         Ok(Attempt::Done(self.end_with_sources(transaction, first).await?))
     }
@@ -482,6 +496,8 @@ enum Strength {
 #[derive(Debug, Clone, Copy)]
 enum Which<'a> {
     Path(&'a StreamPath),
+    /// The one at a path, if it still has this id.
+    PathOf(&'a StreamPath, StreamId),
     /// One that has expired before a time.
     Expired(StreamId, Micros),
 }
