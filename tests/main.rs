@@ -73,6 +73,7 @@ mod small_pool;
 mod sse;
 mod stats;
 mod stream_subscriptions;
+mod stream_wakes;
 mod streams;
 mod streams_clocks;
 mod streams_drills;

@@ -1,6 +1,7 @@
 //! Subscriptions to streams: webhooks, claims, leases and their fencing, in every store.
 
 use std::net::Ipv4Addr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use base64::Engine as _;
@@ -9,14 +10,15 @@ use ed25519_dalek::{Signature, Verifier as _, VerifyingKey};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use crate::support::postgres::TestDatabase;
 use crate::support::service::{Answer, Service, eventually};
 
 const STORES: [&str; 2] = ["memory", "postgres"];
-const SUBSCRIPTIONS: &str = "/v1/stream/__ds/subscriptions";
-const JSON: [(&str, &str); 1] = [("content-type", "application/json")];
+pub(crate) const SUBSCRIPTIONS: &str = "/v1/stream/__ds/subscriptions";
+pub(crate) const JSON: [(&str, &str); 1] = [("content-type", "application/json")];
 
 async fn service(database: &TestDatabase, store: &str) -> Service {
     Service::start(database.url(), &[("STREAMS_STORE", store), ("WEBHOOK_ALLOW_PRIVATE", "on")]).await
@@ -24,44 +26,64 @@ async fn service(database: &TestDatabase, store: &str) -> Service {
 
 /// A request as the receiver of webhooks got it.
 #[derive(Debug)]
-struct Received {
-    signature: String,
+pub(crate) struct Received {
+    pub(crate) signature: String,
     raw: Vec<u8>,
-    body: Value,
+    pub(crate) body: Value,
 }
 
 /// A receiver of webhooks, which gives one answer after another, and then the last one.
-struct Receiver {
-    url: String,
+pub(crate) struct Receiver {
+    pub(crate) url: String,
     requests: UnboundedReceiver<Received>,
+    /// One permit for each answer.
+    pub(crate) answers: Arc<Semaphore>,
 }
 
 impl Receiver {
-    async fn start(answers: &'static [(u16, &'static str)]) -> Self {
+    pub(crate) async fn start(answers: &'static [(u16, &'static str)]) -> Self {
+        let receiver = Self::waiting(answers).await;
+        receiver.answers.add_permits(Semaphore::MAX_PERMITS);
+        receiver
+    }
+
+    /// One that answers as often as it is permitted to.
+    pub(crate) async fn waiting(answers: &'static [(u16, &'static str)]) -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let url = format!("http://{}/hook", listener.local_addr().unwrap());
         let (sender, requests) = unbounded_channel();
+        let permits = Arc::new(Semaphore::new(0));
+        let permitted = Arc::clone(&permits);
         tokio::spawn(async move {
             let mut given = 0;
             while let Ok((mut socket, _)) = listener.accept().await {
                 let (status, body) = answers[given.min(answers.len() - 1)];
                 given += 1;
                 receive(&mut socket, &sender).await;
-                let answer = format!(
-                    "HTTP/1.1 {status} X\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{body}",
-                    body.len()
-                );
-                let _gone = socket.write_all(answer.as_bytes()).await;
+                let permitted = Arc::clone(&permitted);
+                tokio::spawn(async move {
+                    permitted.acquire_owned().await.unwrap().forget();
+                    let answer = format!(
+                        "HTTP/1.1 {status} X\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{body}",
+                        body.len()
+                    );
+                    let _gone = socket.write_all(answer.as_bytes()).await;
+                });
             }
         });
-        Self { url, requests }
+        Self { url, requests, answers: permits }
     }
 
-    async fn next(&mut self) -> Received {
+    pub(crate) async fn next(&mut self) -> Received {
         tokio::time::timeout(Duration::from_secs(20), self.requests.recv())
             .await
             .expect("no webhook came")
             .unwrap()
+    }
+
+    /// A request that has come.
+    pub(crate) fn received(&mut self) -> Option<Received> {
+        self.requests.try_recv().ok()
     }
 }
 
@@ -97,33 +119,33 @@ async fn receive(socket: &mut tokio::net::TcpStream, sender: &UnboundedSender<Re
     let _closed = sender.send(Received { signature, raw, body });
 }
 
-async fn put(service: &Service, id: &str, body: &Value) -> Answer {
+pub(crate) async fn put(service: &Service, id: &str, body: &Value) -> Answer {
     service.request("PUT", &format!("{SUBSCRIPTIONS}/{id}"), &JSON, body.to_string()).await
 }
 
-async fn get(service: &Service, id: &str) -> Value {
+pub(crate) async fn get(service: &Service, id: &str) -> Value {
     let answer = service.get(&format!("{SUBSCRIPTIONS}/{id}")).await;
     assert_eq!(answer.status.as_u16(), 200, "{answer:?}");
     answer.json()
 }
 
-async fn act(service: &Service, id: &str, action: &str, token: &str, body: &Value) -> Answer {
+pub(crate) async fn act(service: &Service, id: &str, action: &str, token: &str, body: &Value) -> Answer {
     let authorization = format!("Bearer {token}");
     let headers = [JSON[0], ("authorization", authorization.as_str())];
     let headers = if token.is_empty() { &headers[..1] } else { &headers[..] };
     service.request("POST", &format!("{SUBSCRIPTIONS}/{id}/{action}"), headers, body.to_string()).await
 }
 
-async fn claim(service: &Service, id: &str, worker: &str) -> Answer {
+pub(crate) async fn claim(service: &Service, id: &str, worker: &str) -> Answer {
     act(service, id, "claim", "", &json!({"worker": worker})).await
 }
 
-async fn create(service: &Service, path: &str, body: &str) {
+pub(crate) async fn create(service: &Service, path: &str, body: &str) {
     let created = service.request("PUT", &format!("/v1/stream/{path}"), &JSON, body.to_owned()).await;
     assert_eq!(created.status.as_u16(), 201, "{created:?}");
 }
 
-async fn append(service: &Service, path: &str, body: &str) -> String {
+pub(crate) async fn append(service: &Service, path: &str, body: &str) -> String {
     let appended = service.request("POST", &format!("/v1/stream/{path}"), &JSON, body.to_owned()).await;
     assert_eq!(appended.status.as_u16(), 204, "{appended:?}");
     appended.header("stream-next-offset").to_owned()
@@ -133,17 +155,17 @@ async fn messages(service: &Service, path: &str) -> Vec<Value> {
     service.get(&format!("/v1/stream/{path}")).await.json().as_array().unwrap().clone()
 }
 
-fn acked(subscription: &Value, path: &str) -> Option<String> {
+pub(crate) fn acked(subscription: &Value, path: &str) -> Option<String> {
     let streams = subscription["streams"].as_array().unwrap();
     let stream = streams.iter().find(|stream| stream["path"] == path)?;
     Some(stream["acked_offset"].as_str().unwrap().to_owned())
 }
 
-fn error(answer: &Answer) -> (u16, String) {
+pub(crate) fn error(answer: &Answer) -> (u16, String) {
     (answer.status.as_u16(), answer.error_code())
 }
 
-fn offset(bytes: u64) -> String {
+pub(crate) fn offset(bytes: u64) -> String {
     format!("0000000000000000_{bytes:016}")
 }
 
@@ -192,7 +214,7 @@ async fn a_webhook_is_signed_and_its_done_acknowledges_what_it_was_sent() {
     }
 }
 
-fn verify(received: &Received, keys: &Value) {
+pub(crate) fn verify(received: &Received, keys: &Value) {
     let parts: Vec<&str> =
         received.signature.split(',').map(|part| part.split_once('=').unwrap().1).collect();
     let key = keys["keys"].as_array().unwrap().iter().find(|key| key["kid"] == parts[1]).unwrap();

@@ -219,8 +219,12 @@ impl WakeState {
         attempt: &Attempt,
         outcome: &AttemptOutcome,
     ) -> Vec<(StreamPath, Offset)> {
-        self.expire(moment.now);
+        // A failure counts though its lease has ended meanwhile: a receiver that takes all of it is not asked again at once.
+        if !matches!(outcome, AttemptOutcome::Failed(_)) {
+            self.expire(moment.now);
+        }
         let Ok(wake) = current(&mut self.wake, self.generation, &attempt.wake) else {
+            self.expire(moment.now);
             self.wake_if_pending(moment);
             return Vec::new();
         };
@@ -254,6 +258,7 @@ impl WakeState {
                 self.wake = None;
             }
         }
+        self.expire(moment.now);
         self.wake_if_pending(moment);
         acked
     }
@@ -430,6 +435,22 @@ mod tests {
             state.end_attempt(&mut moment(&mut links, 4, &delivery, "w3"), &next, &AttemptOutcome::Done);
         assert_eq!(acked, [(path("a"), Offset(15))]);
         assert_eq!((state.wake.clone(), state.due()), (None, None));
+    }
+
+    #[test]
+    fn a_failure_counts_though_its_lease_is_over() {
+        let (delivery, mut state, mut links) = (webhook(), WakeState::default(), vec![link("a", 0, 1)]);
+        let attempt = state.begin_attempt(&moment(&mut links, 0, &delivery, "w1")).unwrap();
+        let failed = AttemptOutcome::Failed("no answer".into());
+        let late_ms = LEASE_MS as i64 + 5;
+        state.end_attempt(&mut moment(&mut links, late_ms, &delivery, "w2"), &attempt, &failed);
+        assert_eq!((state.failures, state.due()), (1, Some(Micros((late_ms + 1_000) * 1_000))));
+        let again = state.begin_attempt(&moment(&mut links, late_ms + 1_000, &delivery, "w2")).unwrap();
+        assert_eq!(again.wake, attempt.wake, "it is the same wake");
+        // Where the lease was taken over, it is that of the next wake.
+        let next = state.begin_attempt(&moment(&mut links, late_ms + 3_000, &delivery, "w3")).unwrap();
+        state.end_attempt(&mut moment(&mut links, late_ms + 3_001, &delivery, "w4"), &again, &failed);
+        assert_eq!((next.wake.generation, state.failures), (2, 1));
     }
 
     #[test]
