@@ -77,6 +77,7 @@ mod stream_wakes;
 mod streams;
 mod streams_clocks;
 mod streams_drills;
+mod streams_input;
 mod streams_model;
 mod streams_postgres;
 mod stress;
