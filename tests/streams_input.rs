@@ -359,8 +359,9 @@ async fn a_body_of_64_mib_is_refused_and_the_limit_is_named() {
     }
     for path in ["__ds/subscriptions/s", "__ds/subscriptions/s/claim", "__ds/subscriptions/s/ack"] {
         let method = if path.ends_with("/s") { "PUT" } else { "POST" };
-        let headers = [JSON[0], ("authorization", "Bearer x")];
-        let answer = service.request(method, &format!("/v1/stream/{path}"), &headers, large.clone()).await;
+        let headers = [JSON[0], ("authorization", "Bearer x.y")];
+        let headers = if path.ends_with("ack") { &headers[..] } else { &headers[..1] };
+        let answer = service.request(method, &format!("/v1/stream/{path}"), headers, large.clone()).await;
         assert_eq!(answer.status, 413, "{path}: {answer:?}");
     }
     assert_eq!(get(&service, "a", &[]).await.body, "[]");

@@ -10,6 +10,7 @@ use super::headers::{
     PRODUCER_EPOCH, PRODUCER_EXPECTED_SEQ, PRODUCER_RECEIVED_SEQ, STREAM_CLOSED, STREAM_FIRST_OFFSET,
     STREAM_NEXT_OFFSET, set_offset, set_true,
 };
+use crate::db::DbError;
 use crate::http::wire::error::ApiError;
 use crate::streams::{Offset, StreamError};
 
@@ -76,6 +77,12 @@ impl From<StreamError> for Refusal {
             StreamError::TooLong => ApiError::too_large(message),
             StreamError::Full => ApiError::new(StatusCode::INSUFFICIENT_STORAGE, "memory_full", message),
             StreamError::Overloaded => ApiError::unavailable("overloaded", message, RETRY),
+            // Its outcome was looked for already.
+            StreamError::Database(error) if matches!(*error, DbError::OutcomeUnknown) => {
+                let message =
+                    "the outcome of the request is unknown; an append is repeated safely by a producer";
+                ApiError::unavailable("outcome_unknown", message, RETRY)
+            }
             StreamError::Database(error) => ApiError::from(&*error),
         };
         Self { error, headers: (!headers.is_empty()).then(|| Box::new(headers)) }

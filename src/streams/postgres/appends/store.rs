@@ -22,6 +22,8 @@ use crate::streams::{Offset, Producer, ProducerState, StreamId, StreamPath};
 
 /// How long the outcome of a commit is asked for.
 const OUTCOME_WAIT: Duration = Duration::from_secs(10);
+/// How long a statement that the reading of its outcome overtook may take to arrive.
+const OVERTAKEN_WAIT: Duration = Duration::from_secs(1);
 /// The pause between two attempts.
 const OUTCOME_PAUSE: Duration = Duration::from_millis(200);
 
@@ -65,7 +67,7 @@ impl AppendStore {
         let firsts = match self.append_groups(&groups, &ids, batch).await {
             Ok(firsts) => firsts,
             Err(error) if error.is_in_doubt() => {
-                let known = self.outcome(&ids, batch, &error).await?;
+                let known = self.outcome(&ids, batch, &error, OVERTAKEN_WAIT).await?;
                 known.filter(|firsts| !firsts.is_empty()).ok_or(DbError::OutcomeUnknown)?
             }
             Err(error) if error.is_away() || error.sql_state().is_none() => return Err(error),
@@ -134,7 +136,8 @@ impl AppendStore {
                 Err(WriteFailure::RolledBack(error)) => return connection.release(Err(error)),
                 Err(WriteFailure::InDoubt(error, writes)) => {
                     connection.discard();
-                    let known = self.outcome(&writes.changes.ids, batch, &error).await?;
+                    // It holds the locks from before its decisions on, so nothing overtakes it.
+                    let known = self.outcome(&writes.changes.ids, batch, &error, Duration::ZERO).await?;
                     if known.as_ref().is_some_and(|firsts| !firsts.is_empty()) {
                         return Ok(self.finish(writes.decisions, begun));
                     }
@@ -207,12 +210,14 @@ impl AppendStore {
         outcomes
     }
 
-    /// The chunks of a batch whose commit had no answer, by stream: none if it was rolled back. `None` if Postgres does not say.
+    /// The chunks of a batch whose commit had no answer, by stream: none if it was rolled back, or has not arrived after `overtaken`. `None` if Postgres
+    /// does not say.
     async fn outcome(
         &self,
         ids: &[i64],
         batch: i64,
         error: &DbError,
+        overtaken: Duration,
     ) -> Result<Option<HashMap<StreamId, Offset>>, DbError> {
         tracing::warn!(
             error = error.with_sources(),
@@ -221,7 +226,8 @@ impl AppendStore {
         let begun = Instant::now();
         loop {
             match self.read_outcome(ids, batch).await {
-                Ok(firsts) => return Ok(Some(firsts)),
+                Ok(firsts) if !firsts.is_empty() || begun.elapsed() >= overtaken => return Ok(Some(firsts)),
+                Ok(_none) => tokio::time::sleep(OUTCOME_PAUSE).await,
                 Err(error) if begun.elapsed() > OUTCOME_WAIT => {
                     tracing::error!(
                         error = error.with_sources(),
