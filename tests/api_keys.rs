@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use tidegate::http::{Access, Route, routes};
+use tidegate::http::{Access, routes};
 
 use crate::support::accounts::{guarded, key, log_in, me, register, send, tidegate, token_with};
 use crate::support::imports::count;
@@ -12,12 +12,6 @@ use crate::support::service::{Service, eventually};
 
 async fn post_event(service: &Service, api_key: &str) -> u16 {
     service.request("POST", "/api/v1/events", &[("x-api-key", api_key)], "{}").await.status.as_u16()
-}
-
-/// Whether a route takes the token of a wake of a subscription instead of one of the service.
-pub(crate) fn is_of_wake(route: &Route) -> bool {
-    route.path.starts_with("/v1/stream/__ds/subscriptions/")
-        && ["/callback", "/ack", "/release"].iter().any(|end| route.path.ends_with(end))
 }
 
 #[tokio::test]
@@ -166,10 +160,10 @@ async fn a_write_only_key_sends_events_from_pages_of_its_origins_and_does_nothin
             let answer = service.request(route.method.as_str(), &path, &headers, "{}").await;
             let status = answer.status.as_u16();
             match route.access {
-                // They take the token of a wake, or a cookie.
-                Access::Public if is_of_wake(&route) || route.path == "/ui/session/refresh" => {
-                    assert_eq!(status, 401, "{route:?}");
-                }
+                // It takes a cookie.
+                Access::Public if route.path == "/ui/session/refresh" => assert_eq!(status, 401, "{route:?}"),
+                // They take the token of a wake.
+                Access::WakeToken => assert_eq!(status, 401, "{route:?}"),
                 Access::Public | Access::Fixed | Access::Optional => {
                     assert!(!matches!(status, 401 | 403), "{route:?} {status}");
                 }

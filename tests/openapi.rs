@@ -67,7 +67,7 @@ async fn the_description_has_every_route_with_its_access_and_errors() {
         };
         let is_open = security.contains(&serde_json::json!({}));
         let is_right = match route.access {
-            Access::Public | Access::Fixed => is_open && security.len() == 1,
+            Access::Public | Access::Fixed | Access::WakeToken => is_open && security.len() == 1,
             Access::Events => is_open && schemes(serde_json::json!(["events:write"])),
             Access::Optional => is_open && schemes(serde_json::json!([])),
             Access::SignedIn | Access::Topics => !is_open && schemes(serde_json::json!([])),

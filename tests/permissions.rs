@@ -5,7 +5,6 @@ use serde_json::{Value, json};
 use tidegate::auth::{ALL_SCOPES, Scope, Scopes};
 use tidegate::http::{Access, Route, routes};
 
-use crate::api_keys::is_of_wake;
 use crate::support::accounts::{
     PASSWORD, SECRET, guarded, key, log_in, now, register, send, signed, tidegate, token_with,
 };
@@ -98,7 +97,7 @@ async fn each_route_admits_the_callers_of_its_declaration_and_no_others() {
             let answer = ask(&service, route, token).await;
             match route.access {
                 // A client that logs in may hold an expired token.
-                Access::Public | Access::Fixed => {
+                Access::Public | Access::Fixed | Access::WakeToken => {
                     assert_ne!(answer.header("www-authenticate"), INVALID, "{name}: {what}");
                 }
                 _ => {
@@ -110,9 +109,9 @@ async fn each_route_admits_the_callers_of_its_declaration_and_no_others() {
         }
         let nobody = ask(&service, route, "").await;
         match route.access {
+            Access::WakeToken => assert_eq!(nobody.status.as_u16(), 401, "{name}: {nobody:?}"),
             Access::Public | Access::Fixed | Access::Optional => {
-                let is_own =
-                    nobody.status.as_u16() == 401 && (route.path.ends_with("refresh") || is_of_wake(route));
+                let is_own = nobody.status.as_u16() == 401 && route.path.ends_with("refresh");
                 assert!(is_own || is_admitted(&nobody, route), "{name}: {nobody:?}");
             }
             // Which scopes it takes depends on its topics: tests/realtime.rs.

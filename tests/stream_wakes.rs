@@ -277,3 +277,27 @@ async fn numbers_and_names_of_any_length_are_refused_by_subscriptions() {
     assert_eq!(acked(&get(&service, "sub").await, "a/1"), Some(offset(0)));
     assert!(service.stop().await.status.success());
 }
+
+#[tokio::test]
+async fn acknowledgements_are_no_log_ins_and_have_the_budget_of_writes() {
+    let database = TestDatabase::create().await;
+    let variables = [&WEBHOOKS[..], &[("RATE_LOGINS", "1")]].concat();
+    let service = Service::start(database.url(), &variables).await;
+    let ack = json!({"wake_id": "w", "generation": 1, "done": true});
+    for action in ["ack", "release", "callback"].repeat(3) {
+        assert_eq!(error(&act(&service, "sub", action, "x.y", &ack).await), (401, "TOKEN_INVALID".into()));
+    }
+    for _ in 0..3 {
+        assert_eq!(service.get("/v1/stream/__ds/jwks.json").await.status, 200);
+    }
+    // Where writes are counted, all of a stream's are; a third of the budget can be used at once.
+    let database = TestDatabase::create().await;
+    let variables = [&WEBHOOKS[..], &[("RATE_WRITES", "9")]].concat();
+    let service = Service::start(database.url(), &variables).await;
+    create(&service, "a", "[1]").await;
+    append(&service, "a", "2").await;
+    assert_eq!(act(&service, "sub", "ack", "x.y", &ack).await.status, 401);
+    let refused = service.request("POST", "/v1/stream/a", &JSON, "3").await;
+    assert_eq!((refused.status.as_u16(), refused.error_code().as_str()), (429, "too_many_requests"));
+    assert!(refused.header("retry-after").parse::<u64>().is_ok_and(|wait_s| wait_s > 0), "{refused:?}");
+}

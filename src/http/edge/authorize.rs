@@ -51,7 +51,7 @@ async fn verify_with(
         own.check_host(headers)?;
     }
     let token = match access {
-        Access::Public | Access::Fixed => None,
+        Access::Public | Access::Fixed | Access::WakeToken => None,
         _ => credentials::token(headers, query, &state.cors_origins)?.or(in_body.map(Into::into)),
     };
     // A write-only key has origins of its own, which are checked below.
@@ -62,7 +62,7 @@ async fn verify_with(
     if let Some(own) = state.own_origin.as_ref().filter(|_| !is_for_pages) {
         own.check_site(headers)?;
     }
-    if matches!(access, Access::Public | Access::Fixed) {
+    if matches!(access, Access::Public | Access::Fixed | Access::WakeToken) {
         return Ok(Principal::ANONYMOUS);
     }
     let principal = match token {
@@ -129,7 +129,7 @@ fn decide(
 ) -> Result<Principal, ApiError> {
     let is_write_only = matches!(principal.identity, Identity::WriteOnlyKey { .. });
     let decision = match access {
-        Access::Public | Access::Fixed | Access::Optional => Decision::Allowed,
+        Access::Public | Access::Fixed | Access::WakeToken | Access::Optional => Decision::Allowed,
         // The key is public, so it gives no access to an account.
         Access::SignedIn | Access::Topics | Access::Paths(_) if is_write_only => Decision::Forbidden,
         Access::Topics | Access::Paths(_) => Decision::Allowed,

@@ -36,6 +36,8 @@ pub enum Access {
     Events,
     /// None, and tokens are ignored: the answer is the same for everybody, pages of all sites included.
     Fixed,
+    /// The token of a wake, which its handler checks. It is no caller's: each caller's address counts.
+    WakeToken,
 }
 
 /// A route.

@@ -137,7 +137,7 @@ fn guard(operation: &mut Operation, access: Access) {
     let schemes = [BEARER, API_KEY].map(|scheme| SecurityRequirement::new(scheme, scopes.iter().copied()));
     let no_token = || SecurityRequirement::default();
     operation.security = Some(match access {
-        Access::Public | Access::Fixed => vec![no_token()],
+        Access::Public | Access::Fixed | Access::WakeToken => vec![no_token()],
         // Without one, the key is in the body.
         Access::Optional | Access::Events => [vec![no_token()], schemes.into()].concat(),
         Access::SignedIn | Access::Topics | Access::Paths(_) | Access::Scope(_) => schemes.into(),
@@ -145,7 +145,7 @@ fn guard(operation: &mut Operation, access: Access) {
     let mut add = |status: &str, description: String| {
         operation.responses.responses.entry(status.into()).or_insert_with(|| Answer::new(description).into());
     };
-    if !matches!(access, Access::Public | Access::Fixed) {
+    if !matches!(access, Access::Public | Access::Fixed | Access::WakeToken) {
         add("401", "The token is invalid, or missing and required".into());
     }
     if let [scope, ..] = scopes {

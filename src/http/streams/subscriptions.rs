@@ -45,10 +45,10 @@ pub(super) fn routes() -> Routes {
         .route(claim, routes!(link))
         .route(claim, routes!(unlink))
         .route(claim, routes!(claim_wake))
-        .route(Access::Public, routes!(callback))
-        .route(Access::Public, routes!(ack))
-        .route(Access::Public, routes!(release))
-        .route(Access::Public, routes!(jwks))
+        .route(Access::WakeToken, routes!(callback))
+        .route(Access::WakeToken, routes!(ack))
+        .route(Access::WakeToken, routes!(release))
+        .route(Access::Fixed, routes!(jwks))
 }
 
 /// An error in the protocol's form.
