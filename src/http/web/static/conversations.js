@@ -1,6 +1,6 @@
 // Conversations of the caller: listed, searched, opened, followed live.
 import { Events, page, request } from './api.js';
-import { busy, field, h, replace, text, time, when } from './dom.js';
+import { busy, field, h, replace, text, time, turns, when } from './dom.js';
 
 export async function open(main, [id]) {
   const search = h('input', { type: 'search', placeholder: 'Titles and messages' });
@@ -9,8 +9,11 @@ export async function open(main, [id]) {
   const more = h('button', { type: 'button', hidden: true }, 'Show more');
   let next = null;
   let leave = () => {};
+  const turn = turns();
   const load = async (url) => {
+    const is_newest = turn();
     const found = await page(url ?? `/api/conversations?limit=50${search.value.trim() ? `&q=${encodeURIComponent(search.value.trim())}` : ''}`);
+    if (!is_newest()) return;
     next = found.next;
     more.hidden = !next;
     const items = found.items.map((one) => h('li', {}, h('a', { href: `/#/conversations/${one.id}`, 'aria-current': one.id === id ? 'page' : null }, one.title, ' ', h('small', {}, when(one.updated_at)))));

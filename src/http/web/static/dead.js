@@ -1,6 +1,6 @@
 // Dead letters and the errors of routes: browsed, corrected, redriven, discarded.
 import { get, page, post, raw, refusal, request } from './api.js';
-import { busy, bytes, confirm, count, field, h, options, plural, pretty, replace, say, time, when } from './dom.js';
+import { busy, bytes, confirm, count, field, h, options, plural, pretty, replace, say, time, turns, when } from './dom.js';
 import { may } from './session.js';
 
 const REASONS = [['', 'Any reason'], ['rejected', 'rejected by Postgres'], ['dropped_by_trigger', 'dropped by a trigger'], ['overload', 'overload'], ['route', 'refused by a route']];
@@ -44,29 +44,31 @@ export async function open(main, [id]) {
   const state_of = (letter) => letter.sqlstate ?? letter.error?.match(/\b([0-9A-Z]{5})\b/)?.[1] ?? '';
   const is_wanted = (letter) => !sqlstate.value.trim() || state_of(letter) === sqlstate.value.trim().toUpperCase();
 
-  const list = async (path) => {
-    const found = await page(path);
-    letters.push(...found.items.filter(is_wanted));
-    next = found.next;
+  const turn = turns();
+  const list = async (path, before) => {
+    const is_newest = turn();
+    const found = [...before];
+    let at = path;
     // The errors of rejected events have no index by SQLSTATE: the pages are read until some of them fit.
-    let pages = 1;
-    while (next && letters.length < 50 && sqlstate.value.trim() && pages < 20) {
-      const further = await page(next);
-      letters.push(...further.items.filter(is_wanted));
-      next = further.next;
-      pages += 1;
+    for (let pages = 0; at && pages < 20 && (pages === 0 || (sqlstate.value.trim() && found.length < before.length + 50)); pages += 1) {
+      const further = await page(at);
+      found.push(...further.items.filter(is_wanted));
+      at = further.next;
     }
+    if (!is_newest()) return;
+    letters = found;
+    next = at;
     show_rows();
   };
 
   const load = async () => {
-    letters = [];
     chosen.clear();
     head.textContent = 'Reading…';
     try {
-      await list(query());
+      await list(query(), []);
     } catch (error) {
       letters = [];
+      next = null;
       show_rows();
       head.textContent = error.message;
     }
@@ -203,7 +205,7 @@ export async function open(main, [id]) {
     if (all.checked) for (const letter of letters) chosen.add(key(letter));
     show_rows();
   });
-  more.addEventListener('click', () => busy(more, () => list(next)));
+  more.addEventListener('click', () => busy(more, () => list(next, letters)));
   for (const control of [reason, since]) control.addEventListener('change', load);
   for (const control of [sqlstate, route]) control.addEventListener('change', load);
 

@@ -135,6 +135,15 @@ export function confirm(title, message, action, kind = '') {
   });
 }
 
+/** Turns of which only the newest counts: `const is_newest = turn()` before a request, `if (!is_newest()) return` after it. */
+export function turns() {
+  let newest = 0;
+  return () => {
+    const own = (newest += 1);
+    return () => own === newest;
+  };
+}
+
 /** Runs `act` while a button is busy. What goes wrong is said. */
 export async function busy(button, act) {
   const label = button.textContent;

@@ -65,7 +65,7 @@ export function open(main) {
   const equation = h('dl', { class: 'equation', 'aria-label': 'The ledger' },
     h('div', { class: 'whole' }, h('dt', {}, 'accepted'), accepted),
     PARTS.map(([, name], at) => h('div', { class: `part ink-${name}` }, h('dt', {}, name === 'dead' && may('deadletters:read') ? h('a', { href: '/#/dead-letters' }, name) : name), sums[at])));
-  const band = PARTS.map(([name]) => h('span', { class: `ink-${name}` }));
+  const band = PARTS.map(([name]) => h('span', { class: `ink-${name}`, hidden: true }));
   const bar = h('div', { class: 'band', 'aria-hidden': 'true' }, band);
 
   const queue = new Stage('Queue', true);

@@ -1,6 +1,6 @@
 // Collections and their records: listed, opened, followed live.
 import { Events, get, page, request } from './api.js';
-import { busy, compact, count, field, h, options, plural, pretty, replace, text, when } from './dom.js';
+import { busy, compact, count, field, h, options, plural, pretty, replace, text, turns, when } from './dom.js';
 import { may } from './session.js';
 
 export async function open(main, [collection]) {
@@ -38,12 +38,15 @@ export async function open(main, [collection]) {
     let position = null;
     let events = null;
 
+    const turn = turns();
     const load = async (url) => {
+      const is_newest = turn();
       const query = new URLSearchParams({ limit: limit.value, count: 'exact' });
       if (filter.value.trim()) query.set('filter', filter.value.trim());
       if (sort.value.trim()) query.set('sortBy', sort.value.trim());
       try {
         const found = await page(url ?? `${path}?${query}`);
+        if (!is_newest()) return;
         records = url ? [...records, ...found.items] : found.items;
         next = found.next;
         position ??= found.position;

@@ -1,6 +1,6 @@
 // Durable Streams: listed by path, opened, followed live.
 import { Events, get, raw, refusal } from './api.js';
-import { busy, bytes, field, h, plural, pretty, replace, text, time } from './dom.js';
+import { busy, bytes, field, h, plural, pretty, replace, text, time, turns } from './dom.js';
 
 const encoded = (path) => path.split('/').map(encodeURIComponent).join('/');
 
@@ -12,10 +12,13 @@ export async function open(main, path_parts) {
   const chosen = path_parts.join('/');
   let next = null;
   let leave = () => {};
+  const turn = turns();
   const load = async (after) => {
+    const is_newest = turn();
     const query = new URLSearchParams({ prefix: prefix.value });
     if (after) query.set('after', after);
     const found = await get(`/streams?${query}`);
+    if (!is_newest()) return;
     next = found.next;
     more.hidden = !next;
     const items = found.streams.map((stream) => h('li', {}, h('a', { href: `/#/streams/${encoded(stream.path)}`, 'aria-current': stream.path === chosen ? 'page' : null }, stream.path, ' ', h('small', {}, bytes(stream.tail)))));
