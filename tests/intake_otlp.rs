@@ -1,12 +1,10 @@
 //! Logs of OpenTelemetry over HTTP: JSON and protobuf are stored alike, retries once, and answers have the request's form.
 
-use std::io::Write;
-
 use serde_json::{Value, json};
 
-use crate::intake_segment::payloads;
 use crate::support::accounts::{guarded, key};
 use crate::support::imports::count;
+use crate::support::intake::{Stalled, gzip, payloads};
 use crate::support::postgres::TestDatabase;
 use crate::support::service::{Answer, Service, eventually};
 
@@ -126,17 +124,12 @@ async fn json_and_protobuf_are_stored_alike_and_a_retry_once() {
     let api_key = key(&database, &["--scope", "events:write"]).await;
     let auth = ("x-api-key", api_key.as_str());
     let json = in_json().to_string();
-    let gzip = |bytes: &[u8]| {
-        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
-        encoder.write_all(bytes).unwrap();
-        encoder.finish().unwrap()
-    };
     let encoded = ("content-encoding", "gzip");
     for (headers, body, is_again) in [
         (&[JSON, auth][..], json.clone().into_bytes(), false),
-        (&[JSON, auth, encoded], gzip(json.as_bytes()), true),
+        (&[JSON, auth, encoded], gzip(&json), true),
         (&[PROTOBUF, auth], in_protobuf(), false),
-        (&[PROTOBUF, auth, encoded], gzip(&in_protobuf()), true),
+        (&[PROTOBUF, auth, encoded], gzip(in_protobuf()), true),
     ] {
         let answer = post(&service, headers, body).await;
         let expected = if headers[0] == JSON { &b"{}"[..] } else { b"" };
@@ -266,27 +259,16 @@ async fn bad_records_are_a_partial_success_and_bad_requests_a_status() {
 #[tokio::test]
 async fn an_answer_to_what_may_be_sent_again_is_503() {
     let database = TestDatabase::create().await;
-    let service = Service::start(
-        database.url(),
-        &[
-            ("MAX_QUEUE_SIZE", "2"),
-            ("ADMIT_WAIT_MS", "0"),
-            ("DURABILITY", "memory"),
-            ("FLUSH_INTERVAL_MS", "1000"),
-        ],
-    )
-    .await;
-    let blocker = database.connect().await;
-    blocker.batch_execute("begin; lock table requests in access exclusive mode").await.unwrap();
+    let stalled = Stalled::start(&database).await;
     let mut sent = 0;
     let refused = eventually("the queue is full", async || {
         sent += 1;
         let body = request(&[fixed(1, sent)]);
-        let answer = service.request("POST", "/v1/logs", &[PROTOBUF], body).await;
+        let answer = stalled.service.request("POST", "/v1/logs", &[PROTOBUF], body).await;
         (answer.status.as_u16() != 200).then_some(answer)
     })
     .await;
     assert_eq!((refused.status.as_u16(), &refused.body[..3]), (503, &[0x08, 14, 0x12][..]));
     assert!(refused.header("retry-after").parse::<u64>().unwrap() >= 1);
-    blocker.batch_execute("rollback").await.unwrap();
+    stalled.release().await;
 }

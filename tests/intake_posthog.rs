@@ -1,6 +1,5 @@
 //! PostHog's capture API: the forms of its bodies, flags, and what happens while the service cannot take events.
 
-use std::io::Write;
 use std::time::Duration;
 
 use base64::Engine;
@@ -8,9 +7,10 @@ use base64::engine::general_purpose::STANDARD;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::{Value, json};
 
-use crate::intake_segment::{payloads, settled};
+use crate::intake_segment::settled;
 use crate::support::accounts::{SECRET, guarded, key};
 use crate::support::imports::count;
+use crate::support::intake::{Stalled, gzip, payloads};
 use crate::support::postgres::TestDatabase;
 use crate::support::service::{Service, eventually};
 
@@ -19,12 +19,6 @@ const FORM: (&str, &str) = ("content-type", "application/x-www-form-urlencoded")
 const TEXT: (&str, &str) = ("content-type", "text/plain");
 
 type Headers = &'static [(&'static str, &'static str)];
-
-fn gzip(text: &str) -> Vec<u8> {
-    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
-    encoder.write_all(text.as_bytes()).unwrap();
-    encoder.finish().unwrap()
-}
 
 #[tokio::test]
 async fn every_form_of_a_body_is_taken_and_the_key_is_not_stored() {
@@ -175,18 +169,8 @@ async fn flags_and_settings_answer_everybody_that_nothing_is_on() {
 #[tokio::test]
 async fn a_shortage_ends_the_connection_without_an_answer() {
     let database = TestDatabase::create().await;
-    let service = Service::start(
-        database.url(),
-        &[
-            ("MAX_QUEUE_SIZE", "2"),
-            ("ADMIT_WAIT_MS", "0"),
-            ("DURABILITY", "memory"),
-            ("FLUSH_INTERVAL_MS", "1000"),
-        ],
-    )
-    .await;
-    let blocker = database.connect().await;
-    blocker.batch_execute("begin; lock table requests in access exclusive mode").await.unwrap();
+    let stalled = Stalled::start(&database).await;
+    let service = &stalled.service;
     let request = b"POST /capture/ HTTP/1.1\r\nhost: localhost\r\ncontent-length: 13\r\nconnection: close\r\n\r\n{\"event\":\"e\"}";
     eventually("the connection ends without an answer", async || {
         let answer = service.raw(request, Duration::from_secs(30)).await;
@@ -194,7 +178,7 @@ async fn a_shortage_ends_the_connection_without_an_answer() {
         answer.is_empty().then_some(())
     })
     .await;
-    blocker.batch_execute("rollback").await.unwrap();
+    let service = stalled.release().await;
     eventually("there is room again", async || {
         let answer = service.raw(request, Duration::from_secs(30)).await;
         answer.starts_with("HTTP/1.1 200").then_some(())

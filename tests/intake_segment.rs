@@ -1,25 +1,17 @@
 //! Segment's HTTP tracking API: calls, batches, browsers, and what is wrong with them.
 
-use std::io::Write;
-
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
 use crate::support::accounts::{guarded, key, send};
 use crate::support::imports::count;
+use crate::support::intake::{Stalled, gzip, payloads};
 use crate::support::postgres::TestDatabase;
 use crate::support::service::{Answer, Service, eventually};
 
 const JSON: (&str, &str) = ("content-type", "application/json");
 const TEXT: (&str, &str) = ("content-type", "text/plain");
-
-/// The payloads of all events, in order, and the bytes of those that are none.
-pub(crate) async fn payloads(database: &TestDatabase) -> Vec<Value> {
-    let client = database.connect().await;
-    let rows = client.query("select payload from requests order by id", &[]).await.unwrap();
-    rows.iter().map(|row| row.get(0)).collect()
-}
 
 async fn post(service: &Service, path: &str, headers: &[(&str, &str)], body: &Value) -> Answer {
     service.request("POST", path, headers, body.to_string()).await
@@ -185,13 +177,8 @@ async fn wrong_bodies_are_rejected_and_bad_events_do_not_cost_their_neighbours()
     assert_eq!(raw("/v1/batch", deeper.as_bytes()).await.status.as_u16(), 413);
 
     // Compressed: a bomb, and bytes that are no gzip.
-    let gzip = |bytes: &[u8]| {
-        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
-        encoder.write_all(bytes).unwrap();
-        encoder.finish().unwrap()
-    };
     let compressed = [&auth[..], &[("content-encoding", "gzip")]].concat();
-    let bomb = gzip(&vec![b' '; 40 << 20]);
+    let bomb = gzip(vec![b' '; 40 << 20]);
     assert_eq!(service.request("POST", "/v1/batch", &compressed, bomb).await.status.as_u16(), 413);
     let answer = service.request("POST", "/v1/batch", &compressed, "{}").await;
     assert_eq!(answer.json()["error"]["field"], "content-encoding");
@@ -232,27 +219,16 @@ async fn wrong_bodies_are_rejected_and_bad_events_do_not_cost_their_neighbours()
 #[tokio::test]
 async fn a_shortage_is_429_with_a_time_to_retry() {
     let database = TestDatabase::create().await;
-    let service = Service::start(
-        database.url(),
-        &[
-            ("MAX_QUEUE_SIZE", "2"),
-            ("ADMIT_WAIT_MS", "0"),
-            ("DURABILITY", "memory"),
-            ("FLUSH_INTERVAL_MS", "1000"),
-        ],
-    )
-    .await;
-    let blocker = database.connect().await;
-    blocker.batch_execute("begin; lock table requests in access exclusive mode").await.unwrap();
+    let stalled = Stalled::start(&database).await;
     let call = json!({"event": "x"});
     let refused = eventually("the queue is full", async || {
-        let answer = post(&service, "/v1/track", &[JSON], &call).await;
+        let answer = post(&stalled.service, "/v1/track", &[JSON], &call).await;
         (answer.status.as_u16() != 200).then_some(answer)
     })
     .await;
     assert_eq!((refused.status.as_u16(), refused.error_code().as_str()), (429, "overloaded"));
     assert!(refused.header("retry-after").parse::<u64>().unwrap() >= 1);
-    blocker.batch_execute("rollback").await.unwrap();
+    stalled.release().await;
 }
 
 #[tokio::test]

@@ -4,6 +4,7 @@ pub(crate) mod accounts;
 pub(crate) mod exchange;
 pub(crate) mod files;
 pub(crate) mod imports;
+pub(crate) mod intake;
 pub(crate) mod load;
 pub(crate) mod postgres;
 pub(crate) mod proxy;
