@@ -1,6 +1,6 @@
 //! PostHog's capture API, and the answers that its libraries need beside it: no feature flag exists.
 //!
-//! A body is an envelope with `batch`, an event, or an array of events; as JSON, gzipped, or in base64 within a form. An event is stored as
+//! A body is an envelope with `batch`, an event, or an array of events; as JSON, gzipped (declared or not), or in base64 within a form. An event is stored as
 //! it came, and gets the envelope's other members unless it has them itself; `api_key` and `token` are the token and are not stored. The key
 //! is `uuid`.
 //!

@@ -25,6 +25,9 @@ use crate::observe::LogThrottle;
 /// The media type of the stored events.
 const CONTENT_TYPE: &str = "application/json";
 
+/// The start of a gzip member. No JSON begins with it.
+const GZIP: &[u8] = &[0x1f, 0x8b];
+
 /// The place of a request's token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum TokenPlace {
@@ -43,7 +46,7 @@ pub(super) struct Received {
     admission: Option<EventsAdmission>,
 }
 
-/// Reads a request. `encoding` is that of its body; `None`: the headers declare it.
+/// Reads a request. `encoding` is that of its body; `None`: the headers declare it, or it is gzip that is not declared.
 pub(super) async fn receive(
     state: Arc<AppState>,
     request: Request,
@@ -87,7 +90,16 @@ impl Received {
         }
         let encoding = encoding.map_or_else(|| Encoding::of(&self.head.headers), Ok)?;
         Ok(match encoding {
-            Encoding::Identity => body::read_whole(body, &state.bodies).await?,
+            Encoding::Identity => {
+                let whole = body::read_whole(body, &state.bodies).await?;
+                // posthog-js compresses what it sends, and declares it nowhere.
+                if place == TokenPlace::Headers || !whole.starts_with(GZIP) {
+                    return Ok(whole);
+                }
+                let packed = axum::body::Body::from(whole.bytes().clone());
+                let mut packed = LimitedBody::new(&self.head, packed, body.limits());
+                decode_whole(&mut packed, Encoding::Gzip, &state.bodies).await?
+            }
             encoding => decode_whole(body, encoding, &state.bodies).await?,
         })
     }
