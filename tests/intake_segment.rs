@@ -212,6 +212,8 @@ async fn wrong_bodies_are_rejected_and_bad_events_do_not_cost_their_neighbours()
     let metrics = String::from_utf8(metrics.body.to_vec()).unwrap();
     // The mixed batch, the one that grew, the deep one, and the calls of one event.
     assert!(metrics.contains("tidegate_intake_rejected_total{protocol=\"segment\"} 8"), "{metrics}");
+    let health = service.request("GET", "/api/health", &[("authorization", &operator)], "").await.json();
+    assert_eq!(health["intake_rejected"], json!({"otlp": 0, "posthog": 0, "segment": 8}), "{health}");
     let log = service.stop().await.log;
     assert_eq!(log.matches("events of a client were rejected").count(), 1, "{log}");
 }

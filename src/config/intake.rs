@@ -40,6 +40,12 @@ impl Protocols {
         self.0 & bit(protocol) != 0
     }
 
+    /// The names of those with routes of their own, whose clients read no list of rejected events.
+    pub fn adapters(self) -> impl Iterator<Item = &'static str> {
+        let adapters = ALL.iter().filter(|(protocol, _)| *protocol != Protocol::CloudEvents);
+        adapters.filter(move |(protocol, _)| self.has(*protocol)).map(|(_, name)| *name)
+    }
+
     fn parse(text: &str) -> Result<Self, ConfigError> {
         let mut protocols = Self::default();
         for word in text.split(',').map(str::trim) {

@@ -1,5 +1,6 @@
 //! For operators: health, readiness and metrics.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -32,6 +33,9 @@ pub(super) struct HealthResponse {
     tasks: Vec<TaskHealth>,
     memory: Memory,
     http: Http,
+    /// Events that could not be kept, since the start, by the protocol of another SDK. Absent without one.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    intake_rejected: BTreeMap<&'static str, u64>,
 }
 
 #[derive(Serialize, ToSchema)]
@@ -333,6 +337,11 @@ impl HealthResponse {
                 connections: state.metrics.gauges.connections.get(),
                 body_bytes: state.bodies.used(),
             },
+            intake_rejected: state
+                .protocols
+                .adapters()
+                .map(|name| (name, state.metrics.intake_rejected.with_label_values(&[name]).get()))
+                .collect(),
         }
     }
 }
