@@ -107,6 +107,10 @@ def kubernetes():
     with open("Cargo.lock") as file:
         version = re.search(r'name = "tidegate"\nversion = "(.+)"', file.read())[1]
     check(container["image"].endswith(f":{version}"), f"the image is not of version {version}")
+    with open("deploy/kubernetes.yaml") as file:
+        head = file.read()
+    check(f"docker build -f deploy/Dockerfile -t {container['image']} ." in head, "the head builds another image")
+    check(f"registry.example/{container['image']}" in head, "the head names another image of a registry")
     with open("deploy/prometheus.yml") as file:
         discovery = re.search(r"^ +# (dns_sd_configs: .*)$", file.read(), re.M)[1]
     config = read("deploy/prometheus.yml")[0]
