@@ -17,14 +17,14 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const MIB: usize = 1 << 20;
 
 /// A file system of 8 MiB as `files` of a folder, which is unmounted with its value.
-struct SmallDisk {
+pub(crate) struct SmallDisk {
     data: Folder,
-    files: PathBuf,
+    pub(crate) files: PathBuf,
 }
 
 impl SmallDisk {
     /// None where nothing can be mounted, which is said so that a run which leaves this out is seen.
-    fn mounted() -> Option<Self> {
+    pub(crate) fn mounted() -> Option<Self> {
         let data = Folder::new();
         let files = Path::new(data.path()).join("files");
         std::fs::create_dir(&files).unwrap();
@@ -44,7 +44,7 @@ impl SmallDisk {
     }
 
     /// Takes all that is left of it, as another program may; gone again with the path.
-    fn fill(&self) -> PathBuf {
+    pub(crate) fn fill(&self) -> PathBuf {
         let path = self.files.join("of-another");
         let mut file = std::fs::File::options().create(true).append(true).open(&path).unwrap();
         while file.write_all(&[1; 4096]).is_ok() {}

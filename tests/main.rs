@@ -40,6 +40,7 @@ mod hostile;
 mod import_ends;
 mod import_takeovers;
 mod imports;
+mod ingest_files;
 mod intake_cloudevents;
 mod intake_otlp;
 mod intake_posthog;

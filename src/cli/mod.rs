@@ -6,6 +6,7 @@ mod config;
 mod doctor;
 mod documents;
 mod grants;
+mod ingest;
 mod journal;
 mod keys;
 mod offline;
@@ -63,6 +64,8 @@ enum Command {
     Keys(keys::KeysArgs),
     /// Create, list and delete users; set passwords and permissions
     Users(users::UsersArgs),
+    /// Send lines of files, folders or standard input to a service, each once
+    Ingest(ingest::IngestArgs),
     /// The settings of this environment
     #[command(subcommand)]
     Config(config::ConfigCommand),
@@ -112,6 +115,7 @@ pub fn run() -> ExitCode {
         Command::Grants(args) => grants::run(&args),
         Command::Keys(args) => keys::run(args),
         Command::Users(args) => users::run(args),
+        Command::Ingest(args) => ingest::run(&args),
         Command::Config(command) => config::run(&command),
         Command::Completions { shell } => documents::completions(shell),
         Command::Man { folder } => documents::man(&folder),

@@ -2,6 +2,7 @@
 
 mod address;
 mod client;
+pub mod event_sender;
 pub mod jwks;
 pub mod webhooks;
 

@@ -29,6 +29,7 @@ export TIDEGATE_URL=http://127.0.0.1:$port
 TIDEGATE_KEY=$("$binary" keys create --scope events:write --name recipes) ADMIN_KEY=$("$binary" keys create --admin --name admin)
 PAGE_KEY=$("$binary" keys create --write-only --origin http://localhost:3890 --name page) DATABASE=$("$binary" url)
 PSQL=$(command -v psql || ls /usr/lib/postgresql/*/bin/psql | tail -1)
-export TIDEGATE_KEY ADMIN_KEY PAGE_KEY DATABASE PSQL
+BINARY=$(realpath "$binary")
+export TIDEGATE_KEY ADMIN_KEY PAGE_KEY DATABASE PSQL BINARY
 timeout 200 python3 tests/outside/recipes/run.py "$data/recipes" || { tail -n 5 "$data/log"; exit 1; }
 kill -0 $service

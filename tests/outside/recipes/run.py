@@ -154,8 +154,19 @@ def nginx_log():
                    + config.replace("/var/log/nginx/tidegate.log", log)
                    + f"server {{ listen 127.0.0.1:{NGINX_PORT}; location / {{ return 204; }} location = /fails {{ return 500; }} }} }}")
     server = subprocess.Popen(["nginx", "-c", f"{FOLDER}/nginx.conf"])
-    environment = dict(os.environ, LOG=log, PID=pid)
-    ship = ["sh", "ship.sh"]
+    with open(f"{FOLDER}/tidegate-nginx.service") as file:
+        start = re.search(r"^ExecStart=/usr/bin/(tidegate .*?[^\\])$", file.read(), re.M | re.S)[1].replace("\\\n", " ")
+    for path, own in [("/var/log/nginx/tidegate.log", log), ("/var/lib/tidegate-nginx/", f"{FOLDER}/ingest.")]:
+        assert path in start, start
+        start = start.replace(path, own)
+    follower = []
+
+    def follow():
+        """Starts the command of the unit, or starts it anew after a kill."""
+        for old in follower:
+            old.kill()
+            old.wait()
+        follower[:] = [subprocess.Popen([os.environ["BINARY"]] + start.split()[1:], cwd=FOLDER)]
 
     def get(path, agent="recipes"):
         with socket.create_connection(("127.0.0.1", NGINX_PORT), timeout=5) as connection:
@@ -171,20 +182,28 @@ def nginx_log():
         get("/recipe?n=latin", "an agent with \xe9")
         get("/fails")
         until("the log is written", lambda: sum(1 for _ in open(log, "rb")) == 103)
-        # Refused for longer than curl tries: the part stays, and the next run sends it.
-        fault(status=503, retryAfter=0, count=4)
-        assert subprocess.run(ship, cwd=FOLDER, env=environment, capture_output=True, timeout=60).returncode != 0
-        get("/recipe?n=later")
-        until("nginx writes a new log", lambda: os.path.exists(log) and os.path.getsize(log) > 0)
-        done = subprocess.run(ship, cwd=FOLDER, env=environment, capture_output=True, text=True, timeout=60)
-        assert done.returncode == 0 and '"rejected":[]' in done.stderr, done
-        stored("payload->>'agent' like 'recipes' or payload->>'agent' like 'a%agent%'", 104)
+        before = injected()
+        fault(status=503, retryAfter=1)
+        follow()
+        stored("payload->>'agent' like 'recipes' or payload->>'agent' like 'a%agent%'", 103)
+        assert injected() > before, "the fault was not met"
+        # Rotated while it runs, and while it does not.
+        for name in ("1", "2"):
+            os.rename(log, f"{log}.{name}")
+            get(f"/recipe?n=old-{name}")
+            os.kill(server.pid, signal.SIGUSR1)
+            until("nginx writes a new log", lambda: os.path.exists(log))
+            get(f"/recipe?n=new-{name}")
+            follow()
+        stored("payload->>'agent' like 'recipes' or payload->>'agent' like 'a%agent%'", 107)
+        assert not os.path.exists(f"{FOLDER}/ingest.rejects")
         with open("docs/RECIPES.md") as file:
             query = re.search(r"```sql\n(select payload->>'uri'.*?)```", file.read(), re.S)[1]
         assert sql(query).startswith("/fails|1|"), sql(query)
     finally:
-        server.terminate()
-        server.wait()
+        for process in [*follower, server]:
+            process.terminate()
+            process.wait()
 
 
 def a_file():
@@ -253,7 +272,7 @@ def collector():
     assert sql(lines) == 'a first line|{"json":"line"}', sql(lines)
 
 
-TESTS = {"producer.mjs": node, "producer.py": python, "producer.go": go, "page.html": page, "log.conf": nginx_log, "ship.sh": nginx_log,
+TESTS = {"producer.mjs": node, "producer.py": python, "producer.go": go, "page.html": page, "log.conf": nginx_log, "tidegate-nginx.service": nginx_log,
          "vector.yaml": vector, "fluent-bit.yaml": fluent_bit, "otel-collector.yaml": collector, "send-file.sh": a_file}
 found = set(os.listdir(FOLDER))
 assert found == set(TESTS), f"files of docs/RECIPES.md without a test, or tests without a file: {found ^ set(TESTS)}"
