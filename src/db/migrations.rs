@@ -46,6 +46,7 @@ const MIGRATIONS: &[(&str, &str)] = &[
     ("V20__routes", include_str!("../../sql/migrations/V20__routes.sql")),
     ("V21__streams", include_str!("../../sql/migrations/V21__streams.sql")),
     ("V22__stream_subscriptions", include_str!("../../sql/migrations/V22__stream_subscriptions.sql")),
+    ("V23__typed_collections", include_str!("../../sql/migrations/V23__typed_collections.sql")),
 ];
 
 /// Names of tables that are created later: one a day, and one a collection.

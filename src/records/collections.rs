@@ -97,6 +97,11 @@ impl Collections {
         self.known.write().remove(name);
     }
 
+    /// Forgets the collections that have another number than these, or are not among them.
+    pub(super) fn keep(&self, numbers: &HashMap<Name, i32>) {
+        self.known.write().retain(|name, collection| numbers.get(name) == Some(&collection.id));
+    }
+
     fn remember(&self, name: &Name, id: i32) -> Arc<Collection> {
         let collection = Arc::new(Collection::new(self.store.database(), id, name));
         let mut known = self.known.write();

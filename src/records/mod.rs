@@ -19,14 +19,19 @@ pub mod large;
 mod list;
 mod merge;
 mod model;
+pub mod schema;
 mod service;
 mod sort;
 mod store;
+pub mod typed;
 
 use std::sync::Arc;
 
 pub use data::{Data, Draft};
-pub use expr::{Expression, ExpressionError, ExpressionMatcher, Made, RequestAuth, Subject, TooMuchWork};
+pub use expr::typed::{Catalog, ResolveError, Seen, TypedCollection, TypedExpression, TypedSort};
+pub use expr::{
+    Expression, ExpressionError, ExpressionMatcher, Made, RequestAuth, RequestValues, Subject, TooMuchWork,
+};
 pub use filter::Filter;
 pub use list::{Fields, ListQuery};
 pub use merge::merge;

@@ -174,6 +174,53 @@ impl Records {
         Ok(changed)
     }
 
+    /// Creates a record of a typed collection. Returns after the commit.
+    pub(super) async fn insert(
+        &self,
+        name: &Name,
+        id: RecordId,
+        is_chosen: bool,
+        data: Data,
+    ) -> Result<Record, RecordsError> {
+        self.fits(&data)?;
+        let bytes = data.size().max(data.as_bytes().len()).min(self.settings().queue_bytes);
+        let creation = Creation { id, is_chosen, data };
+        self.on(name, false, |collection| self.inner.creations.execute(collection, creation.clone(), bytes))
+            .await
+    }
+
+    /// Changes a record as `decide` says while it is locked; returns the new record, or the deleted one.
+    pub(super) async fn change_with(
+        &self,
+        name: &Name,
+        id: RecordId,
+        decide: impl Fn(&Record) -> Result<Outcome, RecordsError>,
+    ) -> Result<Record, RecordsError> {
+        let decide = |record: &Record| {
+            let outcome = decide(record)?;
+            if let Outcome::Update(data) = &outcome {
+                self.fits(data)?;
+            }
+            Ok(outcome)
+        };
+        let change = |collection: Arc<Collection>| async move {
+            self.inner.store.change(&collection, id, decide).await
+        };
+        let changed = self.on(name, false, change).await?;
+        self.wake();
+        Ok(changed)
+    }
+
+    /// Forgets collections that have another number now, or none.
+    pub(super) fn keep_collections(&self, numbers: &HashMap<Name, i32>) {
+        self.inner.collections.keep(numbers);
+    }
+
+    /// Wakes the feed after a commit.
+    pub(super) fn wake(&self) {
+        self.inner.hub.wake();
+    }
+
     /// A page of a collection, and the position of the snapshot that it was read in.
     ///
     /// # Errors

@@ -357,10 +357,10 @@ fn count(collection: &Collection, query: &ListQuery) -> Result<(String, Bound), 
 }
 
 /// Parameters of the driver's types.
-struct Bound(Vec<(Box<dyn ToSql + Sync + Send>, Type)>);
+pub(super) struct Bound(Vec<(Box<dyn ToSql + Sync + Send>, Type)>);
 
 impl Bound {
-    fn new(parameters: Parameters) -> Self {
+    pub(super) fn new(parameters: Parameters) -> Self {
         let bound = parameters.0.into_iter().map(|parameter| -> (Box<dyn ToSql + Sync + Send>, Type) {
             match parameter {
                 Parameter::Text(text) => (Box::new(text), Type::TEXT),
@@ -375,16 +375,16 @@ impl Bound {
         Self(bound.collect())
     }
 
-    fn typed(&self) -> Vec<Typed<'_>> {
+    pub(super) fn typed(&self) -> Vec<Typed<'_>> {
         self.0.iter().map(|(value, kind)| (&**value as &(dyn ToSql + Sync), kind.clone())).collect()
     }
 }
 
-fn records(rows: &[Row]) -> Result<Vec<Record>, DbError> {
+pub(super) fn records(rows: &[Row]) -> Result<Vec<Record>, DbError> {
     rows.iter().map(record).collect()
 }
 
-fn record(row: &Row) -> Result<Record, DbError> {
+pub(super) fn record(row: &Row) -> Result<Record, DbError> {
     Ok(Record {
         // The table's check keeps other ids out.
         id: RecordId::parse(row.try_get(0)?).ok_or(DbError::Unexpected("an id of no record"))?,

@@ -117,6 +117,7 @@ impl<'a> Evaluation<'a> {
     fn values(&mut self, operand: &Operand) -> Result<Vec<Value<'a>>, TooMuchWork> {
         let (field, modifier) = match operand {
             Operand::Literal(value) => return Ok(vec![value.clone()]),
+            Operand::Flag(flag) => return Ok(vec![Value::of_flag(*flag)]),
             Operand::Date(date) => return Ok(vec![date.value(self.now)]),
             Operand::Field(field, modifier) => (field, *modifier),
         };

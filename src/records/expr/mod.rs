@@ -33,11 +33,14 @@ mod evaluate;
 mod like;
 mod matcher;
 mod parser;
+mod request;
 mod sql;
+pub mod typed;
 mod value;
 
 pub use evaluate::{Made, Subject, TooMuchWork};
 pub use matcher::ExpressionMatcher;
+pub use request::RequestValues;
 
 use date::DateMacro;
 use like::Like;
@@ -60,6 +63,15 @@ pub struct Expression(Node);
 /// What `@request.auth.*` stands for: names and their values. All others are null.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct RequestAuth<'a>(pub &'a [(&'a str, String)]);
+
+/// The names that an expression may use beside fields.
+#[derive(Debug, Clone, Copy)]
+enum Names<'a> {
+    /// `@request.auth.*`.
+    Auth(RequestAuth<'a>),
+    /// `@request.*` and `@collection.*`, in expressions over typed collections. `created` and `updated` are fields as all others.
+    Request(&'a RequestValues),
+}
 
 /// An expression that cannot be parsed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -84,7 +96,7 @@ impl Expression {
     ///
     /// [`ExpressionError`] names the place.
     pub fn parse(text: &str, auth: RequestAuth<'_>) -> Result<Self, ExpressionError> {
-        parser::parse(text, auth).map(Self)
+        parser::parse(text, Names::Auth(auth)).map(Self)
     }
 
     /// Whether a text reads `@request.auth`: then its expression is that of one client.
@@ -131,6 +143,8 @@ enum Order {
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Operand {
     Literal(Value<'static>),
+    /// `true` or `false`.
+    Flag(bool),
     Date(DateMacro),
     Field(Field, Option<Modifier>),
 }

@@ -5,8 +5,8 @@ use super::date::DateMacro;
 use super::like::Like;
 use super::value::Value;
 use super::{
-    Comparison, ExpressionError, MAX_CHARACTERS, MAX_COMPARISONS, MAX_DEPTH, Modifier, Node, Operand,
-    Operator, Order, RequestAuth,
+    Comparison, ExpressionError, MAX_CHARACTERS, MAX_COMPARISONS, MAX_DEPTH, Modifier, Names, Node, Operand,
+    Operator, Order,
 };
 
 /// Operators; one that is the beginning of another comes behind it.
@@ -23,9 +23,11 @@ const OPERATORS: [(&str, Operator); 8] = [
 
 /// The characters of a name in an error.
 const SHOWN: usize = 40;
+/// The first part of a path into another collection; its name and its alias follow.
+pub(super) const COLLECTION: &str = "@collection";
 
-pub(super) fn parse(text: &str, auth: RequestAuth<'_>) -> Result<Node, ExpressionError> {
-    let mut parser = Parser { text, at: 0, depth: 0, comparisons: 0, auth };
+pub(super) fn parse(text: &str, names: Names<'_>) -> Result<Node, ExpressionError> {
+    let mut parser = Parser { text, at: 0, depth: 0, comparisons: 0, names };
     if text.chars().nth(MAX_CHARACTERS).is_some() {
         let message = format!("an expression has at most {MAX_CHARACTERS} characters");
         return Err(ExpressionError { at: MAX_CHARACTERS + 1, message });
@@ -49,7 +51,7 @@ struct Parser<'a> {
     at: usize,
     depth: usize,
     comparisons: usize,
-    auth: RequestAuth<'a>,
+    names: Names<'a>,
 }
 
 impl<'a> Parser<'a> {
@@ -165,9 +167,10 @@ impl<'a> Parser<'a> {
         Ok(operand)
     }
 
-    /// A text in quotes; a backslash escapes only its quote.
+    /// A text in quotes; a backslash escapes only its quote, and over typed collections itself too, as JSON has it.
     fn string(&mut self, quote: char) -> Result<String, ExpressionError> {
         let start = self.at;
+        let is_typed = matches!(self.names, Names::Request(_));
         let mut text = String::new();
         let mut characters = self.rest().char_indices().skip(1).peekable();
         while let Some((offset, character)) = characters.next() {
@@ -175,8 +178,9 @@ impl<'a> Parser<'a> {
                 self.at = start + offset + quote.len_utf8();
                 return Ok(text);
             }
+            let is_escaped = |next: char| next == quote || (is_typed && next == '\\');
             let escaped =
-                (character == '\\').then(|| characters.next_if(|(_, next)| *next == quote)).flatten();
+                (character == '\\').then(|| characters.next_if(|(_, next)| is_escaped(*next))).flatten();
             text.push(escaped.map_or(character, |(_, quote)| quote));
         }
         Err(self.error(start, "this text has no closing quote"))
@@ -208,6 +212,22 @@ impl<'a> Parser<'a> {
     fn identifier(&self, text: &str, start: usize) -> Result<Operand, ExpressionError> {
         let refuse = |message: String| Err(self.error(start, message));
         let shown: String = text.chars().take(SHOWN).collect();
+        if let Names::Request(values) = self.names {
+            if let Some(member) = text.strip_prefix("@request.") {
+                return match values.operand(member) {
+                    Some(operand) => Ok(operand),
+                    None => refuse(format!("invalid modifier sequence {shown}")),
+                };
+            }
+            if let Some(path) = text.strip_prefix("@collection.") {
+                return match of_collection(path) {
+                    Some(operand) => Ok(operand),
+                    None => refuse(format!(
+                        "{shown}: write @collection.name.field or @collection.name:alias.field"
+                    )),
+                };
+            }
+        }
         let (name, modifier) = match text.split_once(':') {
             None => (text, None),
             Some((name, "each")) => (name, Some(Modifier::Each)),
@@ -232,10 +252,14 @@ impl<'a> Parser<'a> {
                 _ => refuse(format!("{shown}: only fields take :each and :length")),
             };
         }
-        let literal = [("null", Value::Null), ("true", number("1")), ("false", number("0"))];
-        if let Some((_, value)) = literal.into_iter().find(|(word, _)| name.eq_ignore_ascii_case(word)) {
+        let literals = [
+            ("null", Operand::Literal(Value::Null)),
+            ("true", Operand::Flag(true)),
+            ("false", Operand::Flag(false)),
+        ];
+        if let Some((_, literal)) = literals.into_iter().find(|(word, _)| name.eq_ignore_ascii_case(word)) {
             return match modifier {
-                None => Ok(Operand::Literal(value)),
+                None => Ok(literal),
                 Some(_) => refuse(format!("{shown}: only fields take :each, :length and :lower")),
             };
         }
@@ -245,27 +269,43 @@ impl<'a> Parser<'a> {
                 "a field has at most {MAX_FIELD_BYTES} bytes and {MAX_PARTS} parts between dots, none of them empty"
             ));
         }
+        let is_typed = matches!(self.names, Names::Request(_));
         let field = match name {
-            "id" => Field::Id,
-            "created" => Field::Created,
-            "updated" => Field::Updated,
+            "id" if !is_typed => Field::Id,
+            "created" if !is_typed => Field::Created,
+            "updated" if !is_typed => Field::Updated,
             _ => Field::Path(parts.into_iter().map(str::to_owned).collect()),
         };
         Ok(Operand::Field(field, modifier))
     }
 
     fn of_auth(&self, member: &str) -> Value<'static> {
-        let found = self.auth.0.iter().find(|(name, _)| *name == member);
+        let Names::Auth(auth) = self.names else { return Value::Null };
+        let found = auth.0.iter().find(|(name, _)| *name == member);
         found.map_or(Value::Null, |(_, value)| Value::Text(value.clone().into()))
     }
 }
 
-fn is_of_identifier(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.' | b':')
+/// The field of another collection: `name.field`, `name:alias.field`, with a modifier behind it. Its path begins with [`COLLECTION`].
+fn of_collection(path: &str) -> Option<Operand> {
+    let (collection, field) = path.split_once('.')?;
+    let (collection, alias) = collection.split_once(':').unwrap_or((collection, ""));
+    let (field, modifier) = match field.split_once(':') {
+        None => (field, None),
+        Some((field, "each")) => (field, Some(Modifier::Each)),
+        Some((field, "length")) => (field, Some(Modifier::Length)),
+        Some((field, "lower")) => (field, Some(Modifier::Lower)),
+        Some(_) => return None,
+    };
+    let mut parts = vec![COLLECTION.to_owned(), collection.to_owned(), alias.to_owned()];
+    parts.extend(field.split('.').map(str::to_owned));
+    let is_path =
+        field.len() <= MAX_FIELD_BYTES && parts.len() <= MAX_PARTS && !field.split('.').any(str::is_empty);
+    is_path.then_some(Operand::Field(Field::Path(parts), modifier))
 }
 
-fn number(text: &'static str) -> Value<'static> {
-    Value::Number(text.into())
+fn is_of_identifier(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.' | b':')
 }
 
 fn lower(value: Value<'static>) -> Value<'static> {
@@ -296,6 +336,9 @@ fn comparison(mut left: Operand, operator: Operator, is_any: bool, mut right: Op
     }
     let pattern = match (operator, &right) {
         (Operator::Like | Operator::NotLike, Operand::Literal(value)) => Some(Like::of_literal(value.text())),
+        (Operator::Like | Operator::NotLike, Operand::Flag(flag)) => {
+            Some(Like::of_literal(Value::of_flag(*flag).text()))
+        }
         _ => None,
     };
     Comparison { left, operator, is_any, right, pattern }
@@ -314,10 +357,11 @@ fn as_time(operand: &mut Operand) {
 mod tests {
     use proptest::prelude::*;
 
+    use super::super::RequestAuth;
     use super::*;
 
     fn parsed(text: &str) -> Result<Node, ExpressionError> {
-        parse(text, RequestAuth(&[("id", "ada".to_owned())]))
+        parse(text, Names::Auth(RequestAuth(&[("id", "ada".to_owned())])))
     }
 
     fn good(text: &str) -> Node {
@@ -329,7 +373,7 @@ mod tests {
         assert_eq!(good("a=1||b=2&&c=3"), good(" a = 1 // one\n || ( b = 2 && (c = 3) ) // end"));
         assert_ne!(good("a=1||b=2&&c=3"), good("(a=1||b=2)&&c=3"));
         assert_eq!(good(r#"a = "x'\"y\n""#), good(r#"a = 'x\'"y\n'"#));
-        assert_eq!(good("a = TRUE"), good("a = 1"));
+        assert_eq!(good("a = TRUE"), good("a = true"));
         assert_eq!(good("a = -007.50"), good("a = -7.50"));
         assert_eq!(good("a = -0"), good("a = 0"));
         assert_eq!(good("a = @request.auth.id"), good("a = 'ada'"));

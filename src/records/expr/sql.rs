@@ -77,6 +77,7 @@ impl Compiler<'_> {
     fn literal(&self, operand: &Operand) -> Option<Value<'static>> {
         match operand {
             Operand::Literal(value) => Some(value.clone()),
+            Operand::Flag(flag) => Some(Value::of_flag(*flag)),
             Operand::Date(date) => Some(date.value(self.now)),
             Operand::Field(..) => None,
         }
@@ -234,7 +235,7 @@ impl Compiler<'_> {
 }
 
 impl Order {
-    fn sql(self) -> &'static str {
+    pub(super) fn sql(self) -> &'static str {
         match self {
             Self::Greater => ">",
             Self::GreaterOrEqual => ">=",

@@ -28,6 +28,11 @@ impl<'a> Value<'a> {
         }
     }
 
+    /// A boolean, which is a number.
+    pub(super) fn of_flag(flag: bool) -> Self {
+        Self::Number(if flag { "1" } else { "0" }.into())
+    }
+
     /// Its text, `""` for null.
     pub(super) fn text(&self) -> &str {
         match self {

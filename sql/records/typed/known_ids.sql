@@ -1,0 +1,2 @@
+-- The ids among $1 that records have.
+select id from {table} where id = any($1)

@@ -1,0 +1,1 @@
+create {unique}index {name} on {table} ({columns}){conditions}

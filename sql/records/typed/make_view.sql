@@ -1,0 +1,1 @@
+create view {views}.{name} as select {columns} from {table}

@@ -1,0 +1,155 @@
+//! `@request.*` in the rules and filters of typed collections: the values of one request.
+
+use serde_json::{Map, Value as Json};
+
+use super::Operand;
+use super::value::Value;
+
+/// The values of a request, for its rules and filters. Unknown names are null.
+#[derive(Debug, Clone, Default)]
+pub struct RequestValues {
+    /// The kind of access: `default`, `expand`.
+    pub context: &'static str,
+    /// The method.
+    pub method: String,
+    /// The parameters of the query; values are texts.
+    pub query: Map<String, Json>,
+    /// The headers, in snake_case.
+    pub headers: Map<String, Json>,
+    /// The body.
+    pub body: Map<String, Json>,
+    /// The stored record that the request changes, for `:changed`.
+    pub before: Option<Map<String, Json>>,
+}
+
+impl RequestValues {
+    /// The operand of a name without its `@request.`. `None`: it has a modifier that it does not take.
+    pub(super) fn operand(&self, name: &str) -> Option<Operand> {
+        let (name, modifier) = match name.split_once(':') {
+            None => (name, None),
+            Some((name, modifier)) => (name, Some(modifier)),
+        };
+        let (root, path) = name.split_once('.').unwrap_or((name, ""));
+        let members = match root {
+            "query" => Some(&self.query),
+            "headers" => Some(&self.headers),
+            "body" => Some(&self.body),
+            _ => None,
+        };
+        let value = match (root, members) {
+            ("context", _) => Json::from(self.context),
+            ("method", _) => Json::from(self.method.as_str()),
+            (_, Some(members)) => at(members, path),
+            // Nobody is signed in.
+            _ => Json::Null,
+        };
+        let is_set = || members.is_some_and(|members| members.contains_key(path));
+        match modifier {
+            None => Some(literal(&value)),
+            Some("isset") if members.is_some() => Some(Operand::Flag(is_set())),
+            Some("changed") if root == "body" => {
+                let before = self.before.as_ref().and_then(|before| before.get(path));
+                Some(Operand::Flag(is_set() && before.unwrap_or(&Json::Null) != &value))
+            }
+            Some("length") => {
+                let length = value.as_array().map_or(0, Vec::len);
+                Some(Operand::Literal(Value::Number(length.to_string().into())))
+            }
+            Some("lower") => Some(match literal(&value) {
+                Operand::Literal(Value::Null) => Operand::Literal(Value::Null),
+                Operand::Literal(value) => {
+                    Operand::Literal(Value::Text(value.text().to_ascii_lowercase().into()))
+                }
+                other => other,
+            }),
+            Some(_) => None,
+        }
+    }
+
+    /// Whether a text reads `@request`: then its expression is that of one request.
+    pub fn are_read_by(text: &str) -> bool {
+        text.contains("@request")
+    }
+}
+
+/// The value at a dotted path.
+fn at(members: &Map<String, Json>, path: &str) -> Json {
+    if let Some(value) = members.get(path) {
+        return value.clone();
+    }
+    let mut parts = path.split('.');
+    let first = parts.next().and_then(|name| members.get(name));
+    let found = parts.try_fold(first, |value, name| {
+        let next = match value? {
+            Json::Array(elements) => elements.get(name.parse::<usize>().ok()?),
+            value => value.get(name),
+        };
+        Some(next)
+    });
+    found.flatten().cloned().unwrap_or(Json::Null)
+}
+
+fn literal(value: &Json) -> Operand {
+    // Postgres has no NUL in texts.
+    let text = |text: &str| Operand::Literal(Value::Text(text.replace('\0', "\u{fffd}").into()));
+    match value {
+        Json::Null => Operand::Literal(Value::Null),
+        Json::Bool(flag) => Operand::Flag(*flag),
+        Json::Number(number) => {
+            // Without an exponent.
+            Operand::Literal(Value::Number(number.as_f64().unwrap_or_default().to_string().into()))
+        }
+        Json::String(value) => text(value),
+        nested => text(&nested.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn names_of_a_request_are_its_values() {
+        let members = |value: Json| value.as_object().unwrap().clone();
+        let values = RequestValues {
+            context: "default",
+            method: "PATCH".into(),
+            query: members(json!({"a": "1"})),
+            headers: members(json!({"x_b": "h"})),
+            body: members(
+                json!({"n": 1.5, "t": "Text", "l": ["a", "b"], "o": {"p": [7]}, "none": null, "nul": "a\0"}),
+            ),
+            before: Some(members(json!({"n": 1.5, "t": "text"}))),
+        };
+        let text = |text: &'static str| Operand::Literal(Value::Text(text.into()));
+        let number = |text: &'static str| Operand::Literal(Value::Number(text.into()));
+        for (name, expected) in [
+            ("context", text("default")),
+            ("method", text("PATCH")),
+            ("query.a", text("1")),
+            ("headers.x_b", text("h")),
+            ("body.n", number("1.5")),
+            ("body.o.p.0", number("7")),
+            ("body.l", text("[\"a\",\"b\"]")),
+            ("body.l:length", number("2")),
+            ("body.t:lower", text("text")),
+            ("body.nul", text("a\u{fffd}")),
+            ("body.nothing", Operand::Literal(Value::Null)),
+            ("body.none:isset", Operand::Flag(true)),
+            ("body.nothing:isset", Operand::Flag(false)),
+            ("query.b:isset", Operand::Flag(false)),
+            ("body.n:changed", Operand::Flag(false)),
+            ("body.t:changed", Operand::Flag(true)),
+            ("body.nothing:changed", Operand::Flag(false)),
+            ("auth.id", Operand::Literal(Value::Null)),
+            ("auth.team.name", Operand::Literal(Value::Null)),
+        ] {
+            assert_eq!(values.operand(name), Some(expected), "{name}");
+        }
+        for bad in ["auth.id:isset", "method:isset", "query.a:changed", "body.l:each", "body.n:x"] {
+            assert_eq!(values.operand(bad), None, "{bad}");
+        }
+    }
+}

@@ -1,0 +1,434 @@
+//! Changes of definitions, planned: what is checked against all other collections, and what has to happen to the table.
+
+use serde_json::{Value, json};
+
+use super::TypedError;
+use super::catalog::{CollectionHandle, DefinedCollection, Definitions, references};
+use super::rules;
+use super::store::quoted;
+use crate::records::schema::{
+    Definition, DefinitionError, Field, Index, IndexColumn, IndexCondition, Kind, Violation, Violations,
+};
+use crate::records::{Catalog, Name, RequestValues};
+use crate::time::Millis;
+
+/// A change of a collection.
+#[derive(Debug)]
+pub(super) struct Plan {
+    /// `None`: it is new.
+    pub(super) number: Option<i32>,
+    /// The name before, if it has another one now.
+    pub(super) old_name: Option<Name>,
+    pub(super) name: Name,
+    /// `None`: it is deleted.
+    pub(super) definition: Option<Definition>,
+    /// The members of each record after the change, in SQL. `None`: they stay.
+    pub(super) members: Option<String>,
+    pub(super) indexes: Vec<PlannedIndex>,
+    /// The columns of its view, in SQL.
+    pub(super) columns: String,
+}
+
+/// An index in SQL.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct PlannedIndex {
+    /// Its place in the definition.
+    pub(super) at: usize,
+    /// Its name in the definition.
+    pub(super) name: String,
+    /// The fields of its columns.
+    pub(super) fields: Vec<String>,
+    pub(super) is_unique: bool,
+    pub(super) columns: String,
+    pub(super) conditions: String,
+}
+
+impl PlannedIndex {
+    /// The beginning of the names of the indexes that a collection's definition made: names are unique in a schema.
+    pub(super) fn prefix(number: i32) -> String {
+        format!("records_{number}_i_")
+    }
+
+    /// Its name in Postgres: another one for each change of its parts.
+    pub(super) fn name_of(&self, number: i32) -> String {
+        let parts = format!("{} {} {} {}", self.name, self.is_unique, self.columns, self.conditions);
+        format!("{}{:08x}", Self::prefix(number), crc32fast::hash(parts.as_bytes()))
+    }
+
+    /// Those of a definition.
+    pub(super) fn all(definition: &Definition) -> Vec<Self> {
+        let parsed = definition.indexes.iter().map(|text| Index::parse(text));
+        parsed.enumerate().filter_map(|(at, index)| Self::of(at, &index.ok()?, definition)).collect()
+    }
+
+    fn of(at: usize, index: &Index, definition: &Definition) -> Option<Self> {
+        let column = |IndexColumn { field, ignores_case, descends }: &IndexColumn| {
+            let value = indexed(definition.field(field)?, *ignores_case);
+            Some(format!("({value}){}", if *descends { " desc" } else { "" }))
+        };
+        let condition = |IndexCondition { field, operator, value }: &IndexCondition| {
+            let field = definition.field(field)?;
+            let left = indexed(field, false);
+            Some(match value {
+                None if *operator == "=" => format!("({left}) is null"),
+                None => format!("({left}) is not null"),
+                Some(value) if matches!(field.kind, Kind::Number { .. } | Kind::Bool {}) => {
+                    format!("({left}) {operator} {}::numeric", literal(value))
+                }
+                Some(value) => format!("({left}) {operator} {}", literal(value)),
+            })
+        };
+        let columns: Option<Vec<String>> = index.columns.iter().map(column).collect();
+        let conditions: Option<Vec<String>> = index.conditions.iter().map(condition).collect();
+        Some(Self {
+            at,
+            name: index.name.clone(),
+            fields: index.columns.iter().map(|column| column.field.clone()).collect(),
+            is_unique: index.is_unique,
+            columns: columns?.join(", "),
+            conditions: conditions?.join(" and "),
+        })
+    }
+}
+
+/// A text in SQL. Not in quotes, whose escapes depend on a setting.
+fn literal(text: &str) -> String {
+    let mut tag = String::from("$v");
+    while text.contains(tag.as_str()) {
+        tag.push('v');
+    }
+    tag.push('$');
+    format!("{tag}{text}{tag}")
+}
+
+/// A field's value, as the expressions of `expr::typed` have it: else the index serves none of them.
+fn indexed(field: &Field, ignores_case: bool) -> String {
+    let name = &field.name;
+    match &field.kind {
+        _ if field.is_id() => "id".into(),
+        _ if CollectionHandle::is_column(field) => name.clone(),
+        Kind::Number { .. } | Kind::Bool {} => number(name),
+        Kind::Json { .. } | Kind::GeoPoint {} => format!("data -> '{name}'"),
+        _ if ignores_case => format!("lower((data ->> '{name}') collate \"C\")"),
+        _ => format!("(data ->> '{name}') collate \"C\""),
+    }
+}
+
+fn number(name: &str) -> String {
+    let value = format!("(data -> '{name}')");
+    format!(
+        "case jsonb_typeof({value}) when 'number' then ({value})::numeric \
+         when 'boolean' then ({value})::boolean::integer::numeric end"
+    )
+}
+
+/// The columns of a collection's view. Values of another type than their field's, which other faces can store, are null.
+fn columns(definition: &Definition) -> String {
+    let column = |field: &Field| {
+        let name = &field.name;
+        let value = match &field.kind {
+            _ if field.is_id() => "id".to_owned(),
+            _ if CollectionHandle::is_column(field) => name.clone(),
+            Kind::Number { .. } => format!("({})::double precision", number(name)),
+            Kind::Bool {} => format!("({}) <> 0", number(name)),
+            Kind::Json { .. } | Kind::GeoPoint {} => format!("data -> '{name}'"),
+            Kind::Date { .. } | Kind::Autodate { .. } => format!(
+                "case when data ->> '{name}' ~ '^\\d{{4}}-\\d\\d-\\d\\d \\d\\d:\\d\\d:\\d\\d\\.\\d{{3}}Z$' \
+                 then (data ->> '{name}')::timestamptz end"
+            ),
+            kind if kind.is_list() => format!("data -> '{name}'"),
+            _ => format!("data ->> '{name}'"),
+        };
+        format!("{value} as {}", quoted(name))
+    };
+    definition.fields.iter().map(column).collect::<Vec<_>>().join(", ")
+}
+
+/// The members of records after a change of their fields. `None`: they stay as they are.
+fn members(before: &Definition, after: &Definition) -> Option<String> {
+    let in_data = |field: &&Field| !field.is_id() && !CollectionHandle::is_column(field);
+    let mut removed: Vec<String> = Vec::new();
+    let (mut added, mut defaults) = (Vec::new(), Vec::new());
+    for old in before.fields.iter().filter(in_data) {
+        let kept = after.fields.iter().any(|new| new.id == old.id && new.name == old.name);
+        if !kept {
+            removed.push(format!("'{}'", old.name));
+        }
+    }
+    for new in after.fields.iter().filter(in_data) {
+        let (name, zero) = (&new.name, literal(&new.zero().to_string()));
+        let Some(old) = before.fields.iter().find(|old| old.id == new.id) else {
+            defaults.push(format!("'{name}', {zero}::jsonb"));
+            continue;
+        };
+        let value = format!("data -> '{}'", old.name);
+        let value = match (old.kind.is_list(), new.kind.is_list()) {
+            (true, false) => format!("coalesce({value} -> -1, {zero}::jsonb)"),
+            (false, true) => format!(
+                "case when coalesce({value}, '\"\"'::jsonb) in ('\"\"'::jsonb, 'null'::jsonb) then '[]'::jsonb \
+                 else jsonb_build_array({value}) end"
+            ),
+            _ if old.name == new.name => continue,
+            _ => format!("coalesce({value}, {zero}::jsonb)"),
+        };
+        added.push(format!("'{name}', {value}"));
+    }
+    if removed.is_empty() && added.is_empty() && defaults.is_empty() {
+        return None;
+    }
+    let mut sql = match removed.as_slice() {
+        [] => "data".to_owned(),
+        removed => format!("(data - array[{}]::text[])", removed.join(", ")),
+    };
+    // A function takes 100 arguments.
+    for part in defaults.chunks(50) {
+        sql = format!("(jsonb_build_object({}) || {sql})", part.join(", "));
+    }
+    for part in added.chunks(50) {
+        sql = format!("({sql} || jsonb_build_object({}))", part.join(", "));
+    }
+    Some(sql)
+}
+
+impl From<DefinitionError> for TypedError {
+    fn from(error: DefinitionError) -> Self {
+        match error {
+            DefinitionError::Format => Self::Format,
+            DefinitionError::IdChange => Self::NotFound,
+            DefinitionError::Violations(violations) => Self::Refused(violations),
+        }
+    }
+}
+
+impl Plan {
+    /// A new collection.
+    pub(super) fn create(definitions: &Definitions, body: &Value) -> Result<Self, TypedError> {
+        let (name, definition) = Definition::create(body)?;
+        check(definitions, None, &name, &definition)?;
+        Ok(Self::of(None, None, name, definition))
+    }
+
+    /// A changed one.
+    pub(super) fn change(definitions: &Definitions, id: &str, body: &Value) -> Result<Self, TypedError> {
+        let at = definitions.find(id).ok_or(TypedError::NotFound)?;
+        let old = definitions.all.get(at).ok_or(TypedError::NotFound)?;
+        let (name, definition) = old.definition.change(&old.name, body)?;
+        check(definitions, Some(at), &name, &definition)?;
+        Ok(Self::of(Some(old), Some(&old.definition), name, definition))
+    }
+
+    fn of(
+        old: Option<&DefinedCollection>,
+        before: Option<&Definition>,
+        name: Name,
+        definition: Definition,
+    ) -> Self {
+        Self {
+            number: old.map(|old| old.number),
+            old_name: old.map(|old| old.name.clone()).filter(|old| *old != name),
+            name,
+            members: before.and_then(|before| members(before, &definition)),
+            indexes: PlannedIndex::all(&definition),
+            columns: columns(&definition),
+            definition: Some(definition),
+        }
+    }
+
+    /// A deleted one.
+    pub(super) fn delete(definitions: &Definitions, id: &str) -> Result<Self, TypedError> {
+        let at = definitions.find(id).ok_or(TypedError::NotFound)?;
+        let old = definitions.all.get(at).ok_or(TypedError::NotFound)?;
+        let needed = references(definitions, &old.definition.id);
+        let mut names: Vec<&str> = needed
+            .iter()
+            .filter(|reference| reference.at != at)
+            .filter_map(|reference| Some(definitions.all.get(reference.at)?.name.as_str()))
+            .collect();
+        names.dedup();
+        if !names.is_empty() {
+            return Err(TypedError::Needed(names.join(", ")));
+        }
+        Ok(Self {
+            number: Some(old.number),
+            old_name: None,
+            name: old.name.clone(),
+            definition: None,
+            members: None,
+            indexes: Vec::new(),
+            columns: String::new(),
+        })
+    }
+}
+
+/// Checks a definition against all others.
+fn check(
+    definitions: &Definitions,
+    at: Option<usize>,
+    name: &Name,
+    definition: &Definition,
+) -> Result<(), TypedError> {
+    let mut violations = Violations::default();
+    let others = || definitions.all.iter().enumerate().filter(|(other, _)| Some(*other) != at);
+    if others().any(|(_, other)| other.name.as_str().eq_ignore_ascii_case(name.as_str())) {
+        let message = "Collection name must be unique (case insensitive).";
+        violations.add("name", Violation::new("collection_name_exists", message));
+    }
+    if others().any(|(_, other)| other.definition.id == definition.id) && violations.is_empty() {
+        violations.add("id", Violation::new("not_unique", "Value must be unique."));
+    }
+    // The collections as they would be: a relation may lead to the collection itself, and a rule to its new fields.
+    let now = Millis::now();
+    let mut all: Vec<DefinedCollection> = others().map(|(_, other)| other.clone()).collect();
+    all.push(DefinedCollection {
+        number: 0,
+        name: name.clone(),
+        definition: definition.clone(),
+        created: now,
+        updated: now,
+    });
+    let all = Definitions::new(all);
+    let mut of_fields = Violations::default();
+    for (place, field) in definition.fields.iter().enumerate() {
+        let found = check_field(&all, field);
+        of_fields.add_all(&place.to_string(), found);
+    }
+    violations.add_all("fields", of_fields);
+    let mut of_indexes = Violations::default();
+    for index in PlannedIndex::all(definition) {
+        let user = others().find(|(_, other)| {
+            other.definition.parsed_indexes().iter().any(|used| used.name.eq_ignore_ascii_case(&index.name))
+        });
+        if let Some((_, user)) = user {
+            let user = user.name.as_str();
+            let message = format!("The index name is already used in {user} collection.");
+            let violation = Violation::new("existing_index_name", message).with("usedTableName", user);
+            of_indexes.add(&index.at.to_string(), violation);
+        }
+    }
+    violations.add_all("indexes", of_indexes);
+    for (rule, text) in definition.rules.named() {
+        let Some(text) = text.filter(|text| !text.is_empty()) else { continue };
+        if let Err(error) = rules::parse(text, &RequestValues::default(), &all, &definition.id) {
+            let message = format!("Invalid rule. Raw error: {error}.");
+            violations.add(rule, Violation::new("invalid_rule", message));
+        }
+    }
+    violations.into_result().map_err(TypedError::Refused)
+}
+
+fn check_field(all: &Definitions, field: &Field) -> Violations {
+    let mut found = Violations::default();
+    match &field.kind {
+        Kind::Relation { collection_id, .. } if all.by_id(collection_id).is_none() => {
+            let message = "The relation collection doesn't exist.";
+            found.add("collectionId", Violation::new("field_relation_missing_collection", message));
+        }
+        Kind::Password { .. } => {
+            found.add("type", Violation::new("not_supported", "Passwords are not supported yet."));
+        }
+        // They are columns of the table, which every change sets.
+        Kind::Autodate { on_create, on_update }
+            if (field.name == "created" && (*on_update || !*on_create))
+                || (field.name == "updated" && !*on_update) =>
+        {
+            let message = "created is set on creation, and updated on every change.";
+            found.add("name", Violation::new("not_in_invalid", message));
+        }
+        Kind::Autodate { .. } => {}
+        _ if matches!(field.name.as_str(), "created" | "updated") => {
+            let message = "created and updated are of the type autodate.";
+            found.add("name", Violation::new("not_in_invalid", message));
+        }
+        _ => {}
+    }
+    if field.hidden {
+        // The other faces of the same records would show it.
+        found.add("hidden", Violation::new("not_supported", "Hidden fields are not supported yet."));
+    }
+    found
+}
+
+/// A collection as clients read it.
+pub(super) fn shown(collection: &CollectionHandle) -> Value {
+    use crate::records::schema::DateText;
+    let (definition, (created, updated)) = (collection.definition(), collection.times());
+    let mut shown = json!({
+        "id": definition.id,
+        "name": collection.name().as_str(),
+        "type": "base",
+        "system": definition.system,
+        "fields": definition.fields.iter().map(Field::json).collect::<Vec<_>>(),
+        "indexes": definition.indexes,
+        "created": DateText::at(created).as_str(),
+        "updated": DateText::at(updated).as_str(),
+    });
+    if let Value::Object(members) = &mut shown {
+        for (rule, text) in definition.rules.named() {
+            members.insert(rule.to_owned(), text.into());
+        }
+    }
+    shown
+}
+
+impl CollectionHandle {
+    /// The collection as clients read it.
+    pub fn shown(&self) -> Value {
+        shown(self)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn posts(more: &Value) -> Definition {
+        let mut body = json!({"name": "posts", "fields": [
+            {"name": "title", "type": "text"},
+            {"name": "n", "type": "number"},
+            {"name": "kind", "type": "select", "values": ["a", "b"], "maxSelect": 1},
+            {"name": "created", "type": "autodate", "onCreate": true},
+        ]});
+        for (name, value) in more.as_object().unwrap() {
+            body[name] = value.clone();
+        }
+        Definition::create(&body).unwrap().1
+    }
+
+    #[test]
+    fn an_index_is_on_the_expressions_of_filters() {
+        let index = "Create unique index i on posts (title collate nocase, n desc, created, id) where title != 'a$v$' and n > 5";
+        let [index] = PlannedIndex::all(&posts(&json!({"indexes": [index]}))).try_into().unwrap();
+        let number = number("n");
+        assert_eq!(
+            index.columns,
+            format!("(lower((data ->> 'title') collate \"C\")), ({number}) desc, (created), (id)")
+        );
+        assert_eq!(
+            index.conditions,
+            format!("((data ->> 'title') collate \"C\") <> $vv$a$v$$vv$ and ({number}) > $v$5$v$::numeric")
+        );
+        assert!(index.name_of(7).starts_with("records_7_i_") && index.is_unique);
+    }
+
+    #[test]
+    fn members_follow_their_fields() {
+        let before = posts(&json!({}));
+        assert_eq!(members(&before, &before), None);
+        let (_, after) = before
+            .change(
+                &Name::parse("posts").unwrap(),
+                &json!({"fields": [
+                    {"id": before.field("title").unwrap().id, "name": "headline", "type": "text"},
+                    {"name": "kind", "type": "select", "values": ["a", "b"], "maxSelect": 2},
+                    {"name": "flag", "type": "bool"},
+                ]}),
+            )
+            .unwrap();
+        assert_eq!(
+            members(&before, &after).unwrap(),
+            "((jsonb_build_object('flag', $v$false$v$::jsonb) || (data - array['title', 'n']::text[])) || jsonb_build_object('headline', \
+             coalesce(data -> 'title', $v$\"\"$v$::jsonb), 'kind', case when coalesce(data -> 'kind', '\"\"'::jsonb) in \
+             ('\"\"'::jsonb, 'null'::jsonb) then '[]'::jsonb else jsonb_build_array(data -> 'kind') end))"
+        );
+    }
+}

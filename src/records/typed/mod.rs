@@ -1,0 +1,247 @@
+//! Records of typed collections: fields, rules, relations. One store with [`Records`]: the same tables, the same feed.
+//!
+//! ```text
+//! collections (name, schema) ─▶ CatalogSnapshot ─▶ CollectionHandle ─┬─ list, view ─▶ rule and filter ─▶ one statement
+//!      ▲        │ changed: a row of the feed, read by every node      ├─ create ──────▶ apply ─▶ rule ─▶ Records (batches)
+//!      └─ define (one transaction: schema, data, indexes, view)       ├─ update ──────▶ lock ─▶ rule ─▶ apply ─▶ write
+//!                                                                     └─ delete ──────▶ with what names the record
+//! ```
+//!
+//! A rule that reads only the record's own fields is decided in memory, on the state that is changed; any other one by Postgres. The face is
+//! `src/http/pocketbase`.
+
+mod catalog;
+mod definitions;
+mod deletion;
+mod expand;
+mod meta;
+mod read;
+mod refresh;
+mod rules;
+mod store;
+mod write;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use parking_lot::RwLock;
+use serde_json::Value;
+
+pub use catalog::CollectionHandle;
+use catalog::{CatalogSnapshot, Definitions};
+use definitions::{Plan, PlannedIndex};
+pub use expand::Expand;
+pub use meta::{CollectionsPage, scaffold};
+pub use read::{ListRequest, TypedPage};
+use refresh::RefreshTask;
+pub use rules::Caller;
+use store::{Defined, TypedStore};
+
+use super::schema::{Violation, Violations};
+use super::{Records, RecordsError};
+use crate::config::limits;
+use crate::db::{Database, DbError};
+use crate::realtime::Realtime;
+use crate::supervisor::{Backoff, Supervisor};
+
+/// The least time between two looks for a collection that is not known.
+const LOOK_INTERVAL: Duration = Duration::from_millis(100);
+
+/// An operation on typed collections that failed.
+#[derive(Debug, thiserror::Error)]
+pub enum TypedError {
+    /// Values are refused.
+    #[error("values are refused")]
+    Refused(Violations),
+    /// A definition has a member of another type than it takes.
+    #[error("the definition has a member of another type than it takes")]
+    Format,
+    /// There is no such record or collection, or the caller may not know of it.
+    #[error("there is no such record")]
+    NotFound,
+    /// The rule is for superusers.
+    #[error("only superusers may do this")]
+    Forbidden,
+    /// The rule of creations does not hold.
+    #[error("the rule does not hold")]
+    RuleFails,
+    /// A filter or an order cannot be read, or a rule.
+    #[error("the query cannot be read")]
+    InvalidQuery,
+    /// A filter or an order has names that are for superusers.
+    #[error("only superusers may filter by {0}")]
+    SuperusersName(&'static str),
+    /// Records of these collections need the record or the collection.
+    #[error("it is needed by {0}")]
+    Needed(String),
+    /// It would be too large, or something else is in its way; the reason is for the caller.
+    #[error("{0}")]
+    Blocked(String),
+    /// The store of records failed.
+    #[error(transparent)]
+    Records(#[from] RecordsError),
+}
+
+impl From<DbError> for TypedError {
+    fn from(error: DbError) -> Self {
+        Self::Records(error.into())
+    }
+}
+
+impl TypedError {
+    fn refused(member: &str, violation: Violation) -> Self {
+        let mut violations = Violations::default();
+        violations.add(member, violation);
+        Self::Refused(violations)
+    }
+}
+
+/// Typed collections and their records; cheap to clone.
+#[derive(Debug, Clone)]
+pub struct TypedRecords {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    records: Records,
+    store: TypedStore,
+    catalog: RwLock<Option<Arc<CatalogSnapshot>>>,
+    /// The last look for an unknown collection.
+    looked: tokio::sync::Mutex<Option<Instant>>,
+}
+
+impl TypedRecords {
+    /// Starts to follow the catalogue. Statements share the quota of `database`.
+    pub fn start(
+        records: &Records,
+        database: &Database,
+        realtime: &Realtime,
+        supervisor: &Supervisor,
+    ) -> Self {
+        let inner = Inner {
+            records: records.clone(),
+            store: TypedStore::new(database, database.statement_timeout()),
+            catalog: RwLock::default(),
+            looked: tokio::sync::Mutex::default(),
+        };
+        let typed = Self { inner: Arc::new(inner) };
+        let task = RefreshTask::new(typed.clone(), realtime.clone());
+        let backoff = Backoff { first: Duration::from_millis(200), longest: Duration::from_secs(5) };
+        supervisor.periodic("collections", Duration::ZERO, backoff, task);
+        typed
+    }
+
+    /// The limits of records.
+    pub fn max_body_bytes(&self) -> usize {
+        self.inner.records.settings().max_body_bytes
+    }
+
+    /// The collection with this id or name.
+    ///
+    /// # Errors
+    ///
+    /// [`TypedError::Records`].
+    pub async fn collection(&self, name: &str) -> Result<Option<CollectionHandle>, TypedError> {
+        if let Some(found) = CollectionHandle::find(&self.catalog().await?, name) {
+            return Ok(Some(found));
+        }
+        // It may be new, and its row of the feed not here yet.
+        let mut looked = self.inner.looked.lock().await;
+        if looked.is_none_or(|last| last.elapsed() >= LOOK_INTERVAL) {
+            self.refresh().await?;
+            *looked = Some(Instant::now());
+        }
+        drop(looked);
+        Ok(CollectionHandle::find(&self.catalog().await?, name))
+    }
+
+    /// All collections, in the order of their creation.
+    ///
+    /// # Errors
+    ///
+    /// [`TypedError::Records`].
+    pub async fn collections(&self) -> Result<Vec<CollectionHandle>, TypedError> {
+        Ok(CollectionHandle::all(&self.catalog().await?).collect())
+    }
+
+    async fn catalog(&self) -> Result<Arc<CatalogSnapshot>, TypedError> {
+        let known = self.inner.catalog.read().clone();
+        match known {
+            Some(known) => Ok(known),
+            None => self.refresh().await,
+        }
+    }
+
+    /// Reads the catalogue anew.
+    async fn refresh(&self) -> Result<Arc<CatalogSnapshot>, TypedError> {
+        let definitions = Definitions::of(self.inner.store.definitions().await?);
+        let names: HashMap<_, _> =
+            definitions.all.iter().map(|collection| (collection.name.clone(), collection.number)).collect();
+        self.inner.records.keep_collections(&names);
+        let catalog = Arc::new(CatalogSnapshot::new(definitions, &self.inner.store));
+        *self.inner.catalog.write() = Some(Arc::clone(&catalog));
+        Ok(catalog)
+    }
+
+    /// Creates a collection.
+    ///
+    /// # Errors
+    ///
+    /// [`TypedError`].
+    pub async fn create_collection(&self, body: &Value) -> Result<CollectionHandle, TypedError> {
+        let plan = |definitions: &Definitions| Ok(vec![Plan::create(definitions, body)?]);
+        let name = body.get("name").and_then(Value::as_str).unwrap_or_default();
+        self.define(plan).await?;
+        self.collection(name).await?.ok_or(TypedError::NotFound)
+    }
+
+    /// Changes a collection, and its records to its new fields.
+    ///
+    /// # Errors
+    ///
+    /// [`TypedError`].
+    pub async fn change_collection(&self, name: &str, body: &Value) -> Result<CollectionHandle, TypedError> {
+        let id = self.collection(name).await?.ok_or(TypedError::NotFound)?.definition().id.clone();
+        self.define(|definitions| Ok(vec![Plan::change(definitions, &id, body)?])).await?;
+        self.collection(&id).await?.ok_or(TypedError::NotFound)
+    }
+
+    /// Deletes a collection with its records.
+    ///
+    /// # Errors
+    ///
+    /// [`TypedError`].
+    pub async fn delete_collection(&self, name: &str) -> Result<(), TypedError> {
+        let id = self.collection(name).await?.ok_or(TypedError::NotFound)?.definition().id.clone();
+        self.define(|definitions| Ok(vec![Plan::delete(definitions, &id)?])).await
+    }
+
+    async fn define(
+        &self,
+        plan: impl Fn(&Definitions) -> Result<Vec<Plan>, TypedError>,
+    ) -> Result<(), TypedError> {
+        let decide = |stored| plan(&Definitions::of(stored));
+        let defined = self.inner.store.define(limits::MAX_COLLECTIONS, decide).await?;
+        self.refresh().await?;
+        self.inner.records.wake();
+        match defined {
+            Defined::Done => Ok(()),
+            Defined::Refused(refusal) => Err(refusal),
+            Defined::InUse => {
+                let message =
+                    "something in the database depends on the view of the collection, such as another view";
+                Err(TypedError::Blocked(message.into()))
+            }
+            Defined::NotUnique(PlannedIndex { at, name, .. }) => {
+                let message = format!("Failed to create index {name} - UNIQUE constraint failed.");
+                let mut of_index = Violations::default();
+                of_index.add(&at.to_string(), Violation::new("invalid_index_expression", message));
+                let mut violations = Violations::default();
+                violations.add_all("indexes", of_index);
+                Err(TypedError::Refused(violations))
+            }
+        }
+    }
+}

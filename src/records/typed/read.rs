@@ -1,0 +1,172 @@
+//! Lists and views of records.
+
+use serde_json::{Map, Value};
+
+use super::catalog::CollectionHandle;
+use super::rules::{Access, Caller, RuleKind};
+use super::store::ListStatement;
+use super::write::{members_of, of_record};
+use super::{TypedError, TypedRecords};
+use crate::config::limits;
+use crate::records::expression::{Parameter, Parameters};
+use crate::records::{RecordId, Seen, TypedExpression, TypedSort};
+use crate::time::Millis;
+
+/// The most records of a page.
+const MAX_PER_PAGE: i64 = 1_000;
+/// Those of a page whose request names no number.
+const PER_PAGE: i64 = 30;
+/// Names that are for superusers in filters and orders.
+const OF_SUPERUSERS: [&str; 2] = ["@collection.", "@request."];
+
+/// The query of a list.
+#[derive(Debug, Clone, Default)]
+pub struct ListRequest {
+    /// The filter; empty: all.
+    pub filter: String,
+    /// The order; empty: that of creation.
+    pub sort: String,
+    /// The page, from 1 on.
+    pub page: i64,
+    /// The records of a page; 0 and less: the default.
+    pub per_page: i64,
+    /// Whether the records are not counted.
+    pub skips_total: bool,
+}
+
+impl ListRequest {
+    /// The page, and the records of a page.
+    pub(super) fn bounds(&self) -> (i64, i64) {
+        let per_page = if self.per_page > 0 { self.per_page.min(MAX_PER_PAGE) } else { PER_PAGE };
+        (self.page.max(1), per_page)
+    }
+}
+
+/// A page of a list.
+#[derive(Debug)]
+pub struct TypedPage {
+    /// The members of its records.
+    pub records: Vec<Map<String, Value>>,
+    /// Its number, from 1 on.
+    pub page: i64,
+    /// The records of a page.
+    pub per_page: i64,
+    /// The number of all records. `None`: they were not counted.
+    pub total: Option<i64>,
+}
+
+impl TypedRecords {
+    /// A page of the records that a caller may list.
+    ///
+    /// # Errors
+    ///
+    /// [`TypedError`].
+    pub async fn list(
+        &self,
+        collection: &CollectionHandle,
+        caller: &Caller,
+        request: &ListRequest,
+    ) -> Result<TypedPage, TypedError> {
+        let rule = collection.access(RuleKind::List, caller)?;
+        if !caller.is_superuser {
+            let uses = |name: &&&str| request.filter.contains(**name) || request.sort.contains(**name);
+            if let Some(name) = OF_SUPERUSERS.iter().find(uses) {
+                return Err(TypedError::SuperusersName(name));
+            }
+        }
+        let (catalog, id) = (&collection.catalog.definitions, &collection.definition().id);
+        let sees = |other: &str| match caller.is_superuser {
+            true => Seen::All,
+            false => collection.seen(other, caller),
+        };
+        let mut expressions = Vec::new();
+        if let Access::If(rule) = rule {
+            expressions.push(rule);
+        }
+        if !request.filter.is_empty() {
+            let filter = TypedExpression::parse(&request.filter, &caller.request, catalog, id, &sees);
+            expressions.push(filter.map_err(|_| TypedError::InvalidQuery)?);
+        }
+        let sort =
+            TypedSort::parse(&request.sort, catalog, id, &sees).map_err(|_| TypedError::InvalidQuery)?;
+        let (page, per_page) = request.bounds();
+
+        let now = Millis::now();
+        let table = |id: &str| self.table(collection, id);
+        let compile = |parameters: &mut Parameters| -> String {
+            let compiled: Vec<String> =
+                expressions.iter().map(|expression| expression.compile(now, &table, parameters)).collect();
+            if compiled.is_empty() { "true".into() } else { compiled.join(" and ") }
+        };
+        let mut parameters = Parameters::default();
+        let conditions = compile(&mut parameters);
+        let order = sort.compile(&table, &mut parameters);
+        let counted = (!request.skips_total).then(|| {
+            let mut parameters = Parameters::default();
+            (compile(&mut parameters), parameters)
+        });
+        let offset = (page - 1).saturating_mul(per_page).unsigned_abs();
+        let limit = usize::try_from(per_page).unwrap_or_default();
+        let statement = ListStatement { conditions, order, parameters, limit, offset, counted };
+        let max_bytes = limits::MAX_PAGE_BYTES;
+        let listed = self.inner.store.list(collection.number(), statement, max_bytes).await?;
+        let Some((records, total)) = listed else {
+            return Err(TypedError::Blocked(format!(
+                "a page has at most {max_bytes} bytes: ask for fewer records"
+            )));
+        };
+        let definition = collection.definition();
+        let records = records.iter().map(|record| members_of(record, definition)).collect();
+        Ok(TypedPage { records, page, per_page, total })
+    }
+
+    /// A record that a caller may view.
+    ///
+    /// # Errors
+    ///
+    /// [`TypedError`].
+    pub async fn view(
+        &self,
+        collection: &CollectionHandle,
+        caller: &Caller,
+        id: &str,
+    ) -> Result<Map<String, Value>, TypedError> {
+        let access = collection.access(RuleKind::View, caller)?;
+        let id = RecordId::parse(id).ok_or(TypedError::NotFound)?;
+        let (record, _) = self.inner.records.get(collection.name(), id).await.map_err(of_record)?;
+        let members = members_of(&record, collection.definition());
+        if let Access::If(rule) = access {
+            let holds = match rule.matches(&members, Millis::now()).map_err(|_| TypedError::InvalidQuery)? {
+                Some(holds) => holds,
+                None => self.exists(collection, id, &rule).await?,
+            };
+            if !holds {
+                return Err(TypedError::NotFound);
+            }
+        }
+        Ok(members)
+    }
+
+    /// Whether a record is there for which an expression holds.
+    pub(super) async fn exists(
+        &self,
+        collection: &CollectionHandle,
+        id: RecordId,
+        expression: &TypedExpression,
+    ) -> Result<bool, TypedError> {
+        let mut parameters = Parameters::default();
+        let is_it = format!("id = {}", parameters.bind(Parameter::Text(id.as_str().to_owned())));
+        let table = |id: &str| self.table(collection, id);
+        let holds = expression.compile(Millis::now(), &table, &mut parameters);
+        let statement = ListStatement {
+            conditions: format!("{is_it} and {holds}"),
+            order: "id".into(),
+            parameters,
+            limit: 1,
+            offset: 0,
+            counted: None,
+        };
+        let listed = self.inner.store.list(collection.number(), statement, usize::MAX).await?;
+        Ok(listed.is_some_and(|(records, _)| !records.is_empty()))
+    }
+}

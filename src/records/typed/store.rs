@@ -1,0 +1,422 @@
+//! Definitions of collections, and lists of their records, in Postgres.
+
+use std::time::{Duration, SystemTime};
+
+use futures_util::TryStreamExt;
+use tokio_postgres::error::SqlState;
+use tokio_postgres::types::Type;
+
+use super::catalog::StoredCollection;
+use super::definitions::{Plan, PlannedIndex};
+use super::deletion::{Deletion, Verdict};
+use crate::db::{
+    Database, DbError, JsonText, Parameter as Typed, Transaction, begin_in_time, begin_snapshot_in_time,
+    in_time, sql,
+};
+use crate::records::collections::{Collection, table};
+use crate::records::expression::Parameters;
+use crate::records::store::{Bound, record, records};
+use crate::records::{Name, Record, RecordId};
+use crate::time::Millis;
+
+/// The time of a change of a schema: it may rewrite every record, and build indexes.
+const DEFINE_TIMEOUT: Duration = Duration::from_secs(120);
+
+/// Definitions and lists, with a quota of the pool.
+#[derive(Debug, Clone)]
+pub(super) struct TypedStore {
+    database: Database,
+    timeout: Duration,
+    /// The schema of the views, in quotes, and its name.
+    views: (String, String),
+}
+
+/// A list that is to be read.
+pub(super) struct ListStatement {
+    pub(super) conditions: String,
+    pub(super) order: String,
+    pub(super) parameters: Parameters,
+    pub(super) limit: usize,
+    pub(super) offset: u64,
+    /// The conditions once more, with parameters of their own, to count.
+    pub(super) counted: Option<(String, Parameters)>,
+}
+
+/// The records of a list. `None`: they are larger than a page may be.
+pub(super) type Listed = Option<(Vec<Record>, Option<i64>)>;
+
+/// The outcome of a change of a collection.
+pub(super) enum Defined<E> {
+    /// It is done.
+    Done,
+    /// It was refused, and nothing has changed.
+    Refused(E),
+    /// Records have the same values in a unique index.
+    NotUnique(PlannedIndex),
+    /// Something in the database depends on the collection's view or table.
+    InUse,
+}
+
+impl TypedStore {
+    pub(super) fn new(database: &Database, timeout: Duration) -> Self {
+        let name = format!("{}_collections", database.schema());
+        Self { database: database.clone(), timeout, views: (format!("\"{name}\""), name) }
+    }
+
+    /// The table of a collection.
+    pub(super) fn table(&self, number: i32) -> String {
+        table(&self.database, number)
+    }
+
+    /// The statements of a collection.
+    pub(super) fn statements(&self, number: i32, name: &Name) -> Collection {
+        Collection::new(&self.database, number, name)
+    }
+
+    /// All collections.
+    pub(super) async fn definitions(&self) -> Result<Vec<StoredCollection>, DbError> {
+        let rows = self.database.query_in_time(
+            self.timeout,
+            sql!(self.database, "records/typed/definitions.sql"),
+            &[],
+        );
+        stored(&rows.await?)
+    }
+
+    /// Creates, changes or deletes a collection as `decide` plans it, given all collections, which no other node changes meanwhile.
+    pub(super) async fn define<E>(
+        &self,
+        max: i64,
+        decide: impl Fn(Vec<StoredCollection>) -> Result<Vec<Plan>, E>,
+    ) -> Result<Defined<E>, DbError> {
+        let mut connection = self.database.get().await?;
+        let mut at_fault: Option<PlannedIndex> = None;
+        let made = in_time(DEFINE_TIMEOUT, async {
+            let transaction = begin_in_time(&mut connection, DEFINE_TIMEOUT).await?;
+            transaction.query_typed(sql!(self.database, "records/lock_collections.sql"), &[]).await?;
+            let rows =
+                transaction.query_typed(sql!(self.database, "records/typed/definitions.sql"), &[]).await?;
+            let plans = match decide(stored(&rows)?) {
+                Ok(plans) => plans,
+                Err(refusal) => {
+                    transaction.rollback().await?;
+                    return Ok(Defined::Refused(refusal));
+                }
+            };
+            let may = sql!("records/typed/may_have_views.sql");
+            let may = transaction.query_typed(may, &[(&self.views.1.as_str(), Type::TEXT)]).await?;
+            let may = may.first().ok_or(DbError::Unexpected("no privileges"))?;
+            let (is_there, has_views): (bool, bool) = (may.try_get(0)?, may.try_get(1)?);
+            if has_views && !is_there {
+                let make = sql!("records/typed/make_views_schema.sql").replace("{views}", &self.views.0);
+                transaction.batch_execute(&make).await?;
+            }
+            for plan in &plans {
+                self.execute(&transaction, plan, max, has_views, &mut at_fault).await?;
+            }
+            transaction.commit().await?;
+            Ok(Defined::Done)
+        })
+        .await;
+        match connection.release(made) {
+            Err(error) if error.sql_state() == Some(&SqlState::DEPENDENT_OBJECTS_STILL_EXIST) => {
+                Ok(Defined::InUse)
+            }
+            Err(error) if is_not_unique(&error) => match at_fault {
+                Some(index) => Ok(Defined::NotUnique(index)),
+                None => Err(error),
+            },
+            made => made,
+        }
+    }
+
+    async fn execute(
+        &self,
+        transaction: &Transaction<'_>,
+        plan: &Plan,
+        max: i64,
+        has_views: bool,
+        at_fault: &mut Option<PlannedIndex>,
+    ) -> Result<(), DbError> {
+        let number = match plan.number {
+            Some(number) => number,
+            None => self.add(transaction, &plan.name, max).await?,
+        };
+        let table = self.table(number);
+        if has_views {
+            for name in [plan.old_name.as_ref(), Some(&plan.name)].into_iter().flatten() {
+                let drop = sql!("records/typed/drop_view.sql")
+                    .replace("{views}", &self.views.0)
+                    .replace("{name}", &quoted(name.as_str()));
+                transaction.batch_execute(&drop).await?;
+            }
+        }
+        let report = sql!(self.database, "records/typed/report.sql");
+        let Some(definition) = &plan.definition else {
+            let undefine = sql!(self.database, "records/typed/undefine.sql");
+            transaction.query_typed(undefine, &[(&number, Type::INT4)]).await?;
+            transaction
+                .batch_execute(&sql!("records/typed/drop_table.sql").replace("{table}", &table))
+                .await?;
+            transaction.query_typed(report, &[(&plan.name.as_str(), Type::TEXT)]).await?;
+            tracing::info!(collection = plan.name.as_str(), "collection deleted");
+            return Ok(());
+        };
+        let schema =
+            serde_json::to_vec(definition).map_err(|_| DbError::Unexpected("a schema that is no JSON"))?;
+        let schema = JsonText(&schema);
+        let define = sql!(self.database, "records/typed/define.sql");
+        let parameters: [Typed<'_>; 3] =
+            [(&number, Type::INT4), (&plan.name.as_str(), Type::TEXT), (&schema, Type::JSONB)];
+        transaction.query_typed(define, &parameters).await?;
+        if let Some(members) = &plan.members {
+            let of_table = |text: &str| text.replace("{table}", &table);
+            transaction.batch_execute(&of_table(sql!("records/typed/lock_table.sql"))).await?;
+            let convert = of_table(sql!("records/typed/convert.sql")).replace("{members}", members);
+            transaction.batch_execute(&convert).await?;
+        }
+        self.index(transaction, number, &plan.indexes, at_fault).await?;
+        if has_views {
+            let make = sql!("records/typed/make_view.sql")
+                .replace("{views}", &self.views.0)
+                .replace("{name}", &quoted(plan.name.as_str()))
+                .replace("{columns}", &plan.columns)
+                .replace("{table}", &table);
+            transaction.batch_execute(&make).await?;
+        }
+        transaction.query_typed(report, &[(&plan.name.as_str(), Type::TEXT)]).await?;
+        Ok(())
+    }
+
+    /// Adds a collection with its table.
+    async fn add(&self, transaction: &Transaction<'_>, name: &Name, max: i64) -> Result<i32, DbError> {
+        let add = sql!(self.database, "records/add_collection.sql");
+        let added = transaction.query_typed(add, &[(&name.as_str(), Type::TEXT), (&max, Type::INT8)]).await?;
+        let added = added.first().ok_or(DbError::Unexpected("no count of collections"))?;
+        let Some(number) = added.try_get::<_, Option<i32>>("id")? else {
+            return Err(DbError::DroppedByTrigger { table: "collections", sent: 1, stored: 0 });
+        };
+        let make = sql!("records/make_table.sql")
+            .replace("{table}", &self.table(number))
+            .replace("{name}", name.as_str());
+        transaction.batch_execute(&make).await?;
+        tracing::info!(collection = name.as_str(), table = format!("records_{number}"), "collection created");
+        Ok(number)
+    }
+
+    /// Makes the indexes of a collection, and drops those that it has no more.
+    async fn index(
+        &self,
+        transaction: &Transaction<'_>,
+        number: i32,
+        wanted: &[PlannedIndex],
+        at_fault: &mut Option<PlannedIndex>,
+    ) -> Result<(), DbError> {
+        let table = self.table(number);
+        let prefix = PlannedIndex::prefix(number);
+        let indexes = sql!("records/typed/indexes.sql");
+        let parameters: [Typed<'_>; 2] = [(&table.as_str(), Type::TEXT), (&prefix.as_str(), Type::TEXT)];
+        let rows = transaction.query_typed(indexes, &parameters).await?;
+        let known: Vec<String> = rows.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>()?;
+        let of_schema = |name: &str| self.database.sql(&format!("{{schema}}.{}", quoted(name)));
+        for name in known.iter().filter(|name| !wanted.iter().any(|index| index.name_of(number) == **name)) {
+            let drop = sql!("records/typed/drop_index.sql").replace("{name}", &of_schema(name));
+            transaction.batch_execute(&drop).await?;
+        }
+        for index in wanted.iter().filter(|index| !known.contains(&index.name_of(number))) {
+            let conditions = match index.conditions.as_str() {
+                "" => String::new(),
+                conditions => format!(" where {conditions}"),
+            };
+            let make = sql!("records/typed/make_index.sql")
+                .replace("{unique}", if index.is_unique { "unique " } else { "" })
+                .replace("{name}", &quoted(&index.name_of(number)))
+                .replace("{table}", &table)
+                .replace("{columns}", &index.columns)
+                .replace("{conditions}", &conditions);
+            *at_fault = Some(index.clone());
+            transaction.batch_execute(&make).await?;
+        }
+        *at_fault = None;
+        Ok(())
+    }
+
+    /// A list of up to `max_bytes`.
+    pub(super) async fn list(
+        &self,
+        number: i32,
+        list: ListStatement,
+        max_bytes: usize,
+    ) -> Result<Listed, DbError> {
+        let of_table = |text: &str, conditions: &str| {
+            text.replace("{table}", &self.table(number)).replace("{conditions}", conditions)
+        };
+        let page = of_table(sql!("records/typed/list.sql"), &list.conditions)
+            .replace("{order}", &list.order)
+            .replace("{limit}", &list.limit.to_string())
+            .replace("{offset}", &list.offset.to_string());
+        let count = list.counted.map(|(conditions, parameters)| {
+            (of_table(sql!("records/count.sql"), &conditions), Bound::new(parameters))
+        });
+        let bound = Bound::new(list.parameters);
+        let mut connection = self.database.get().await?;
+        let read = in_time(self.timeout, async {
+            let transaction = begin_snapshot_in_time(&mut connection, self.timeout).await?;
+            let counted = async {
+                match &count {
+                    None => Ok(None),
+                    Some((sql, bound)) => transaction.query_typed(sql, &bound.typed()).await.map(Some),
+                }
+            };
+            let (unset, counted, rows) = tokio::join!(
+                biased;
+                transaction.batch_execute(sql!("records/without_jit.sql")),
+                counted,
+                transaction.query_typed_raw(&page, bound.typed()),
+            );
+            unset?;
+            let total = match counted? {
+                None => None,
+                Some(rows) => Some(rows.first().ok_or(DbError::Unexpected("no count"))?.try_get(0)?),
+            };
+            let (mut found, mut bytes) = (Vec::new(), 0);
+            {
+                let rows = rows?;
+                futures_util::pin_mut!(rows);
+                while let Some(row) = rows.try_next().await? {
+                    let record = record(&row)?;
+                    bytes += record.json_len();
+                    if bytes > max_bytes {
+                        break;
+                    }
+                    found.push(record);
+                }
+            }
+            transaction.commit().await?;
+            Ok((bytes <= max_bytes).then_some((found, total)))
+        })
+        .await;
+        connection.release(read)
+    }
+
+    /// Whether a condition holds for a record as it would be. The condition's parameters begin with `$5`.
+    pub(super) async fn holds(
+        &self,
+        id: &str,
+        members: &[u8],
+        times: (Millis, Millis),
+        condition: &str,
+        parameters: Parameters,
+    ) -> Result<bool, DbError> {
+        let sql = sql!("records/typed/holds.sql").replace("{conditions}", condition);
+        let members = JsonText(members);
+        let (created, updated) = (SystemTime::from(times.0), SystemTime::from(times.1));
+        let bound = Bound::new(parameters);
+        let mut typed: Vec<Typed<'_>> = vec![
+            (&id, Type::TEXT),
+            (&members, Type::JSONB),
+            (&created, Type::TIMESTAMPTZ),
+            (&updated, Type::TIMESTAMPTZ),
+        ];
+        // The first four stand for these.
+        typed.extend(bound.typed().into_iter().skip(typed.len()));
+        let rows = self.database.query_in_time(self.timeout, &sql, &typed).await?;
+        Ok(rows.first().ok_or(DbError::Unexpected("no verdict"))?.try_get(0)?)
+    }
+
+    /// Those of `ids` that a collection has.
+    pub(super) async fn known_ids(&self, number: i32, ids: &[&str]) -> Result<Vec<String>, DbError> {
+        let sql = sql!("records/typed/known_ids.sql").replace("{table}", &self.table(number));
+        let rows = self.database.query_in_time(self.timeout, &sql, &[(&ids, Type::TEXT_ARRAY)]).await?;
+        rows.iter().map(|row| Ok(row.try_get(0)?)).collect()
+    }
+
+    /// The first ids of a collection.
+    pub(super) async fn first_ids(&self, number: i32) -> Result<Vec<RecordId>, DbError> {
+        let sql = sql!("records/typed/truncate.sql").replace("{table}", &self.table(number));
+        let rows = self.database.query_in_time(self.timeout, &sql, &[]).await?;
+        rows.iter()
+            .map(|row| RecordId::parse(row.try_get(0)?).ok_or(DbError::Unexpected("an id of no record")))
+            .collect()
+    }
+
+    /// Deletes records with what follows of it, in one transaction, if the verdict is good.
+    pub(super) async fn delete(&self, mut deletion: Deletion<'_>) -> Result<Verdict, DbError> {
+        let mut connection = self.database.get().await?;
+        let done = in_time(self.timeout, async {
+            let transaction = begin_in_time(&mut connection, self.timeout).await?;
+            for (number, ids) in deletion.locked() {
+                let ids: Vec<&str> = ids.iter().map(RecordId::as_str).collect();
+                let lock = sql!("records/lock_ids.sql");
+                transaction.query_typed(lock, &[(&number, Type::INT4), (&ids, Type::TEXT_ARRAY)]).await?;
+            }
+            while let Some((number, condition, ids)) = deletion.next_read() {
+                let read = sql!("records/typed/naming.sql")
+                    .replace("{table}", &self.table(number))
+                    .replace("{condition}", &condition)
+                    .replace("{limit}", &(Deletion::MAX + 1).to_string());
+                let rows = transaction.query_typed(&read, &[(&ids, Type::TEXT_ARRAY)]).await?;
+                deletion.read(records(&rows)?);
+            }
+            match deletion.verdict() {
+                Verdict::Go => {}
+                other => {
+                    transaction.rollback().await?;
+                    return Ok(other);
+                }
+            }
+            let now = SystemTime::from(Millis::now());
+            for (collection, id, data) in deletion.writes() {
+                let (collection, id) = (collection.statements(), id.as_str());
+                let topic = collection.name.as_str();
+                let mut parameters: Vec<Typed<'_>> =
+                    vec![(&topic, Type::TEXT), (&id, Type::TEXT), (&now, Type::TIMESTAMPTZ)];
+                let data = data.as_deref().map(JsonText);
+                let rows = match &data {
+                    None => transaction.query_typed(&collection.delete, &parameters).await?,
+                    Some(data) => {
+                        parameters.push((data, Type::JSONB));
+                        transaction.query_typed(&collection.update, &parameters).await?
+                    }
+                };
+                if rows.is_empty() {
+                    return Err(DbError::DroppedByTrigger { table: "records", sent: 1, stored: 0 });
+                }
+            }
+            transaction.commit().await?;
+            Ok(Verdict::Go)
+        })
+        .await;
+        connection.release(done)
+    }
+}
+
+fn stored(rows: &[tokio_postgres::Row]) -> Result<Vec<StoredCollection>, DbError> {
+    rows.iter()
+        .map(|row| {
+            let name: &str = row.try_get("name")?;
+            Ok(StoredCollection {
+                number: row.try_get("id")?,
+                name: Name::parse(name).ok_or(DbError::Unexpected("a name of no collection"))?,
+                schema: row.try_get("schema")?,
+                created: row.try_get::<_, SystemTime>("created")?.into(),
+                updated: row.try_get::<_, SystemTime>("updated")?.into(),
+            })
+        })
+        .collect()
+}
+
+/// Whether values that have to be unique are not.
+fn is_not_unique(error: &DbError) -> bool {
+    error.sql_state() == Some(&SqlState::UNIQUE_VIOLATION)
+}
+
+/// A name in SQL.
+pub(super) fn quoted(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
+}
+
+/// The violated unique index of an error.
+pub(super) fn violated_index(error: &DbError) -> Option<&str> {
+    error.constraint().filter(|_| is_not_unique(error))
+}

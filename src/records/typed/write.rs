@@ -1,0 +1,375 @@
+//! Creations, changes and deletions of records.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+
+use parking_lot::Mutex;
+use serde_json::{Map, Value};
+
+use super::catalog::CollectionHandle;
+use super::deletion::{Allows, Deletion, Ids, Verdict};
+use super::rules::{Access, Caller, Rule, RuleKind};
+use super::store::violated_index;
+use super::{TypedError, TypedRecords};
+use crate::records::expression::Parameters;
+use crate::records::schema::{DateText, Definition, Kind, Violation, Violations};
+use crate::records::store::Outcome;
+use crate::records::{Data, Record, RecordId, RecordsError};
+use crate::time::Millis;
+
+/// The attempts to lock all records that a deletion changes.
+const MAX_LOCKINGS: usize = 8;
+
+impl TypedRecords {
+    /// Creates a record; returns its members.
+    ///
+    /// # Errors
+    ///
+    /// [`TypedError`].
+    pub async fn create(
+        &self,
+        collection: &CollectionHandle,
+        caller: &Caller,
+        mut body: Map<String, Value>,
+    ) -> Result<Map<String, Value>, TypedError> {
+        let access = collection.access(RuleKind::Create, caller)?;
+        let definition = collection.definition();
+        let is_chosen = body.get("id").is_some_and(|id| !matches!(id, Value::Null) && *id != "");
+        let now = Millis::now();
+        if !is_chosen {
+            // Its neighbours in the index are the records of the same time.
+            body.insert("id".into(), RecordId::make(now).as_str().into());
+        }
+        let members = definition.apply(None, &body, caller.is_superuser, &DateText::at(now));
+        let members = members.map_err(TypedError::Refused)?;
+        let mut violations = Violations::default();
+        let id = members.get("id").and_then(Value::as_str).and_then(RecordId::parse);
+        if id.is_none() {
+            violations.add("id", Violation::format());
+        }
+        let missing = self.missing_relations(collection, &body).await?;
+        check_references(definition, None, &members, &missing, &mut violations);
+        violations.into_result().map_err(TypedError::Refused)?;
+        let Some(id) = id else { return Err(TypedError::refused("id", Violation::format())) };
+        if let Access::If(rule) = access {
+            let holds = match rule.matches(&members, now).map_err(|_| TypedError::InvalidQuery)? {
+                Some(holds) => holds,
+                None => {
+                    // The record's own columns are the first four parameters.
+                    let mut parameters = Parameters::default();
+                    for _ in 0..4 {
+                        parameters.bind(crate::records::expression::Parameter::Text(String::new()));
+                    }
+                    let condition = rule.compile(now, &|id| self.table(collection, id), &mut parameters);
+                    let data = stored(&members, definition);
+                    self.inner.store.holds(id.as_str(), &data, (now, now), &condition, parameters).await?
+                }
+            };
+            if !holds {
+                return Err(TypedError::RuleFails);
+            }
+        }
+        let data = Data::merged(stored(&members, definition));
+        let created = self.inner.records.insert(collection.name(), id, is_chosen, data).await;
+        let record = created.map_err(|error| of_constraint(collection, error))?;
+        Ok(members_of(&record, definition))
+    }
+
+    /// Changes a record; returns its members.
+    ///
+    /// # Errors
+    ///
+    /// [`TypedError`].
+    pub async fn update(
+        &self,
+        collection: &CollectionHandle,
+        caller: &Caller,
+        id: &str,
+        body: &Map<String, Value>,
+    ) -> Result<Map<String, Value>, TypedError> {
+        let definition = collection.definition();
+        collection.access(RuleKind::Update, caller)?;
+        let id = RecordId::parse(id).ok_or(TypedError::NotFound)?;
+        let is_decided = self.decides(collection, RuleKind::Update, caller, id).await?;
+        let missing = self.missing_relations(collection, body).await?;
+        let now = DateText::at(Millis::now());
+        // The closure's own refusal: that of the store has no place for it.
+        let refusal = Mutex::new(None);
+        let decide = |record: &Record| {
+            let members = members_of(record, definition);
+            let decided = || {
+                if !is_decided {
+                    holds_for(collection, RuleKind::Update, caller, &members)?;
+                }
+                let changed = definition
+                    .apply(Some(&members), body, caller.is_superuser, &now)
+                    .map_err(TypedError::Refused)?;
+                let mut violations = Violations::default();
+                check_references(definition, Some(&members), &changed, &missing, &mut violations);
+                violations.into_result().map_err(TypedError::Refused)?;
+                Ok(Data::merged(stored(&changed, definition)))
+            };
+            decided().map(Outcome::Update).map_err(|error| {
+                *refusal.lock() = Some(error);
+                RecordsError::NotFound
+            })
+        };
+        let changed = self.inner.records.change_with(collection.name(), id, decide).await;
+        match (refusal.into_inner(), changed) {
+            (Some(refusal), Err(_)) => Err(refusal),
+            (_, Err(error)) => Err(of_constraint(collection, error)),
+            (_, Ok(record)) => Ok(members_of(&record, definition)),
+        }
+    }
+
+    /// Deletes a record, and what follows of it.
+    ///
+    /// # Errors
+    ///
+    /// [`TypedError`].
+    pub async fn delete(
+        &self,
+        collection: &CollectionHandle,
+        caller: &Caller,
+        id: &str,
+    ) -> Result<(), TypedError> {
+        collection.access(RuleKind::Delete, caller)?;
+        let id = RecordId::parse(id).ok_or(TypedError::NotFound)?;
+        let is_decided = self.decides(collection, RuleKind::Delete, caller, id).await?;
+        let allows = |members: &Map<String, Value>| match is_decided {
+            true => Ok(()),
+            false => holds_for(collection, RuleKind::Delete, caller, members),
+        };
+        self.delete_all(collection, &[id], &allows).await
+    }
+
+    /// Deletes all records of a collection, a thousand at once, each with what follows of it.
+    ///
+    /// # Errors
+    ///
+    /// [`TypedError`].
+    pub async fn truncate(&self, collection: &CollectionHandle) -> Result<(), TypedError> {
+        loop {
+            let ids = self.inner.store.first_ids(collection.number()).await?;
+            if ids.is_empty() {
+                return Ok(());
+            }
+            match self.delete_all(collection, &ids, &|_| Ok(())).await {
+                // Some were deleted meanwhile.
+                Ok(()) | Err(TypedError::NotFound) => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    async fn delete_all(
+        &self,
+        collection: &CollectionHandle,
+        ids: &[RecordId],
+        allows: &Allows<'_>,
+    ) -> Result<(), TypedError> {
+        let mut locked = Ids::from([(collection.number(), ids.iter().copied().collect::<BTreeSet<_>>())]);
+        for _ in 0..MAX_LOCKINGS {
+            let deletion = Deletion::new(collection, ids, locked.clone(), allows);
+            match self.inner.store.delete(deletion).await {
+                Ok(Verdict::Go) => {
+                    self.inner.records.wake();
+                    return Ok(());
+                }
+                Ok(Verdict::Refused(refusal)) => return Err(refusal),
+                Ok(Verdict::Lock(found)) => {
+                    for (number, ids) in found {
+                        locked.entry(number).or_default().extend(ids);
+                    }
+                }
+                Err(error) if error.is_conflict() => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Err(RecordsError::Overloaded.into())
+    }
+
+    /// Whether Postgres has decided the rule of an access to a record: one that reads more than the record itself.
+    async fn decides(
+        &self,
+        collection: &CollectionHandle,
+        kind: RuleKind,
+        caller: &Caller,
+        id: RecordId,
+    ) -> Result<bool, TypedError> {
+        let Access::If(mut rule) = collection.access(kind, caller)? else { return Ok(true) };
+        if rule.is_own() {
+            return Ok(false);
+        }
+        let rule_text = collection.rule(kind);
+        if rule_text.reads_before() {
+            let (record, _) = self.inner.records.get(collection.name(), id).await.map_err(of_record)?;
+            let caller = with_before(caller, &members_of(&record, collection.definition()));
+            if let Access::If(again) = collection.access(kind, &caller)? {
+                rule = again;
+            }
+        }
+        match self.exists(collection, id, &rule).await? {
+            true => Ok(true),
+            false => Err(TypedError::NotFound),
+        }
+    }
+
+    /// The ids in a body that no record has, by the field that names them.
+    async fn missing_relations(
+        &self,
+        collection: &CollectionHandle,
+        body: &Map<String, Value>,
+    ) -> Result<HashMap<String, HashSet<String>>, TypedError> {
+        let mut missing: HashMap<String, HashSet<String>> = HashMap::new();
+        for field in &collection.definition().fields {
+            let Kind::Relation { collection_id, .. } = &field.kind else { continue };
+            let mut ids: HashSet<String> = HashSet::new();
+            for name in [field.name.clone(), format!("{}+", field.name), format!("+{}", field.name)] {
+                if let Some(sent) = body.get(&name) {
+                    ids.extend(field.words(sent));
+                }
+            }
+            if ids.is_empty() {
+                continue;
+            }
+            let known = match collection.other(collection_id) {
+                Some(other) => {
+                    let wanted: Vec<&str> = ids.iter().map(String::as_str).collect();
+                    self.inner.store.known_ids(other.number(), &wanted).await?
+                }
+                None => Vec::new(),
+            };
+            for id in known {
+                ids.remove(&id);
+            }
+            missing.insert(field.name.clone(), ids);
+        }
+        Ok(missing)
+    }
+
+    pub(super) fn table(&self, collection: &CollectionHandle, id: &str) -> String {
+        // Expressions are resolved against the same snapshot.
+        collection.other(id).map_or_else(String::new, |other| self.inner.store.table(other.number()))
+    }
+}
+
+/// Decides a rule over the record's own fields.
+fn holds_for(
+    collection: &CollectionHandle,
+    kind: RuleKind,
+    caller: &Caller,
+    members: &Map<String, Value>,
+) -> Result<(), TypedError> {
+    let with;
+    let caller = match collection.rule(kind) {
+        rule @ Rule::Filter { .. } if rule.reads_before() => {
+            with = with_before(caller, members);
+            &with
+        }
+        _ => caller,
+    };
+    match collection.access(kind, caller)? {
+        Access::Granted => Ok(()),
+        Access::If(rule) => {
+            match rule.matches(members, Millis::now()).map_err(|_| TypedError::InvalidQuery)? {
+                Some(true) => Ok(()),
+                _ => Err(TypedError::NotFound),
+            }
+        }
+    }
+}
+
+fn with_before(caller: &Caller, members: &Map<String, Value>) -> Caller {
+    let mut caller = caller.clone();
+    caller.request.before = Some(members.clone());
+    caller
+}
+
+/// Adds the violations of new ids that no record has, and of files that are not there.
+fn check_references(
+    definition: &Definition,
+    before: Option<&Map<String, Value>>,
+    after: &Map<String, Value>,
+    missing: &HashMap<String, HashSet<String>>,
+    violations: &mut Violations,
+) {
+    for field in &definition.fields {
+        let value = after.get(&field.name).unwrap_or(&Value::Null);
+        let known: Vec<String> = before
+            .and_then(|before| before.get(&field.name))
+            .map(|known| field.words(known))
+            .unwrap_or_default();
+        let new = || field.words(value).into_iter().filter(|word| !known.contains(word));
+        match &field.kind {
+            Kind::Relation { .. } => {
+                let Some(missing) = missing.get(&field.name) else { continue };
+                if new().any(|id| missing.contains(&id)) {
+                    let message = "Failed to find all relation records with the provided ids.";
+                    violations.add(&field.name, Violation::new("missing_rel_records", message));
+                }
+            }
+            Kind::File { .. } => {
+                let new: Vec<String> = new().collect();
+                if !new.is_empty() {
+                    let message = format!("Invalid new files: {new:?}.").replace('"', "");
+                    let violation = Violation::new("invalid_file", message);
+                    violations.add(&field.name, violation.with("invalidFiles", new));
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+/// A failed write; a violated unique index is one of its fields.
+fn of_constraint(collection: &CollectionHandle, error: RecordsError) -> TypedError {
+    let not_unique = || Violation::new("not_unique", "Value must be unique.");
+    match &error {
+        RecordsError::Taken => TypedError::refused("id", not_unique()),
+        RecordsError::NotFound => TypedError::NotFound,
+        RecordsError::Database(database) => {
+            let violated = violated_index(database);
+            let index = collection
+                .indexes()
+                .iter()
+                .find(|index| violated == Some(index.name_of(collection.number()).as_str()));
+            match index {
+                Some(index) => {
+                    let mut violations = Violations::default();
+                    for field in &index.fields {
+                        violations.add(field, not_unique());
+                    }
+                    TypedError::Refused(violations)
+                }
+                None => error.into(),
+            }
+        }
+        _ => error.into(),
+    }
+}
+
+pub(super) fn of_record(error: RecordsError) -> TypedError {
+    match error {
+        RecordsError::NotFound => TypedError::NotFound,
+        error => error.into(),
+    }
+}
+
+/// The members of a stored record, with its id and its times.
+pub(super) fn members_of(record: &Record, definition: &Definition) -> Map<String, Value> {
+    let mut members: Map<String, Value> = serde_json::from_str(&record.data).unwrap_or_default();
+    members.insert("id".into(), record.id.as_str().into());
+    for field in definition.fields.iter().filter(|field| CollectionHandle::is_column(field)) {
+        let time = if field.name == "created" { record.created } else { record.updated };
+        members.insert(field.name.clone(), DateText::at(time).as_str().into());
+    }
+    members
+}
+
+/// The members that are stored in `data`, as JSON.
+pub(super) fn stored(members: &Map<String, Value>, definition: &Definition) -> Vec<u8> {
+    let is_column =
+        |name: &str| name == "id" || definition.field(name).is_some_and(CollectionHandle::is_column);
+    let kept: BTreeMap<&String, &Value> = members.iter().filter(|(name, _)| !is_column(name)).collect();
+    serde_json::to_vec(&kept).unwrap_or_default()
+}
