@@ -48,6 +48,7 @@ use crate::observe::Metrics;
 use crate::outbound::jwks;
 use crate::realtime::{ChangeRetention, FeedReader, Hub, Realtime, WatchCheck};
 use crate::records::large::LargePayloads;
+use crate::records::typed::TypedRecords;
 use crate::records::{Records, RecordsSettings};
 use crate::routes::Routes;
 use crate::streams::memory::MemoryStore;
@@ -260,7 +261,7 @@ impl Starting<'_> {
         let conversations = on(Module::Conversations).map(|starting| starting.conversations(&hub));
         let (conversations, of_conversations) = conversations.unzip();
         let of_streams = on(Module::Streams).map(|starting| starting.quota(PoolUse::STREAMS));
-        let of_feed = of_conversations.or(of_records).or(of_streams.clone());
+        let of_feed = of_conversations.or(of_records.clone()).or(of_streams.clone());
         let realtime = of_feed.map(|queries| self.realtime(&hub, &queries, operations));
         if let Some((queries, realtime)) = of_streams.as_ref().zip(realtime.as_ref()) {
             let streams = self.streams(queries, realtime);
@@ -282,7 +283,12 @@ impl Starting<'_> {
             imports.map(|(starting, files)| starting.imports(&file_queries, files, conversations.as_ref()));
         let stress = on(Module::Stress).zip(records.as_ref());
         let stress = stress.map(|(starting, records)| starting.stress(records));
-        (realtime, ModuleServices { records, conversations, files, imports, stress })
+        let typed =
+            on(Module::PocketBase).zip(records.as_ref()).zip(of_records.as_ref().zip(realtime.as_ref()));
+        let typed = typed.map(|((starting, records), (queries, realtime))| {
+            TypedRecords::start(records, queries, realtime, &starting.state.supervisor)
+        });
+        (realtime, ModuleServices { records, conversations, files, imports, typed, stress })
     }
 
     /// A use of the pool, within its quota.

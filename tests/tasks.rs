@@ -7,9 +7,10 @@ use crate::support::postgres::TestDatabase;
 use crate::support::service::{Folder, Service, eventually};
 
 /// Every task with these settings, and whether it is critical.
-const TASKS: [(&str, bool); 35] = [
+const TASKS: [(&str, bool); 36] = [
     ("change-retention", false),
     ("clients", false),
+    ("collections", false),
     ("conversation-reads", true),
     ("conversation-writes", true),
     ("dead-letter-writer", true),
@@ -46,7 +47,7 @@ const TASKS: [(&str, bool); 35] = [
 ];
 
 async fn start(database: &TestDatabase, data: &Folder) -> Service {
-    Service::start(database.url(), &[("DATA_DIR", data.path()), ("FAULTS", "on")]).await
+    Service::start(database.url(), &[("DATA_DIR", data.path()), ("FAULTS", "on"), ("MODULES", "all")]).await
 }
 
 async fn panic_in(service: &Service, task: &str) {

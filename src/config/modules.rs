@@ -30,6 +30,17 @@ pub enum Module {
     Web,
     /// The stress API.
     Stress,
+    /// Typed collections, in the protocol of PocketBase.
+    PocketBase,
+}
+
+/// Where a module is on by default.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum OnByDefault {
+    Always,
+    /// Where no token is required.
+    Open,
+    Never,
 }
 
 /// The declaration of a module.
@@ -39,6 +50,8 @@ pub struct ModuleInfo {
     pub module: Module,
     /// Its name in `MODULES`.
     pub name: &'static str,
+    /// Where it is on if `MODULES` is unset.
+    on: OnByDefault,
     /// The modules that it cannot do without.
     pub needs: &'static [Module],
     /// Its tables. A set that several modules list exists if one of them is on.
@@ -113,10 +126,11 @@ const STREAMS: TableSet = TableSet {
 };
 
 /// Every module, in the order of lists.
-pub static ALL_MODULES: [ModuleInfo; 9] = [
+pub static ALL_MODULES: [ModuleInfo; 10] = [
     ModuleInfo {
         module: Module::Events,
         name: "events",
+        on: OnByDefault::Always,
         needs: &[],
         tables: &[],
         uses: &[PoolUse::OPERATIONS, PoolUse::ACCOUNTS],
@@ -126,6 +140,7 @@ pub static ALL_MODULES: [ModuleInfo; 9] = [
     ModuleInfo {
         module: Module::Intake,
         name: "intake",
+        on: OnByDefault::Always,
         needs: &[Module::Events],
         tables: &[],
         uses: &[],
@@ -135,6 +150,7 @@ pub static ALL_MODULES: [ModuleInfo; 9] = [
     ModuleInfo {
         module: Module::Records,
         name: "records",
+        on: OnByDefault::Always,
         needs: &[Module::Events],
         tables: &[CHANGES, TableSet { name: "records", relations: &["collections"] }],
         uses: &[PoolUse::RECORDS, PoolUse::RECORD_COMMITS],
@@ -152,6 +168,7 @@ pub static ALL_MODULES: [ModuleInfo; 9] = [
     ModuleInfo {
         module: Module::Conversations,
         name: "conversations",
+        on: OnByDefault::Always,
         needs: &[Module::Events],
         tables: &[
             CHANGES,
@@ -183,6 +200,7 @@ pub static ALL_MODULES: [ModuleInfo; 9] = [
     ModuleInfo {
         module: Module::Files,
         name: "files",
+        on: OnByDefault::Always,
         needs: &[Module::Events],
         tables: &[TableSet { name: "files", relations: &["files", "file_store"] }],
         uses: &[PoolUse::FILES],
@@ -192,6 +210,7 @@ pub static ALL_MODULES: [ModuleInfo; 9] = [
     ModuleInfo {
         module: Module::Imports,
         name: "imports",
+        on: OnByDefault::Always,
         // Lines that are conversations or messages are rejected where these are off.
         needs: &[Module::Events, Module::Files],
         tables: &[TableSet { name: "imports", relations: &["imports", "import_parts", "import_rejected"] }],
@@ -202,6 +221,7 @@ pub static ALL_MODULES: [ModuleInfo; 9] = [
     ModuleInfo {
         module: Module::Streams,
         name: "streams",
+        on: OnByDefault::Always,
         needs: &[Module::Events],
         // By the feed nodes wake each other.
         tables: &[CHANGES, STREAMS],
@@ -223,6 +243,7 @@ pub static ALL_MODULES: [ModuleInfo; 9] = [
     ModuleInfo {
         module: Module::Web,
         name: "web",
+        on: OnByDefault::Always,
         needs: &[Module::Events],
         tables: &[],
         uses: &[],
@@ -232,6 +253,7 @@ pub static ALL_MODULES: [ModuleInfo; 9] = [
     ModuleInfo {
         module: Module::Stress,
         name: "stress",
+        on: OnByDefault::Open,
         // Large payloads are in collections.
         needs: &[Module::Events, Module::Records],
         tables: &[TableSet { name: "stress", relations: &["large_payloads", "large_payload_parts"] }],
@@ -239,12 +261,23 @@ pub static ALL_MODULES: [ModuleInfo; 9] = [
         memory_parts: 4,
         settings: &["MAX_SUBSCRIBERS", "SUBSCRIBER_BYTES", "SSE_HEARTBEAT_S"],
     },
+    ModuleInfo {
+        module: Module::PocketBase,
+        name: "pocketbase",
+        on: OnByDefault::Never,
+        // Its collections are those of records, in the same tables, and changes of their fields come by the feed.
+        needs: &[Module::Events, Module::Records],
+        tables: &[],
+        uses: &[],
+        memory_parts: 0,
+        settings: &[],
+    },
 ];
 
 /// The word for all modules.
 const ALL: &str = "all";
 
-pub(super) const MODULES_TAKE: &str = "names with commas between: events, intake, records, conversations, files, imports, streams, web, stress; or all";
+pub(super) const MODULES_TAKE: &str = "names with commas between: events, intake, records, conversations, files, imports, streams, web, stress, pocketbase; or all";
 
 impl Module {
     /// Its declaration.
@@ -269,7 +302,11 @@ impl Modules {
 
     /// The modules that are on where `MODULES` is unset.
     fn default_where(is_open: bool) -> Self {
-        let is_on = |info: &&ModuleInfo| is_open || info.module != Module::Stress;
+        let is_on = |info: &&ModuleInfo| match info.on {
+            OnByDefault::Always => true,
+            OnByDefault::Open => is_open,
+            OnByDefault::Never => false,
+        };
         ALL_MODULES.iter().filter(is_on).map(|info| info.module).collect()
     }
 
@@ -377,10 +414,20 @@ mod tests {
     use crate::config::{ALL_SETTINGS, Setting};
 
     #[test]
-    fn all_modules_are_on_by_default_but_stress_where_auth_is_required() {
-        let all =
-            ["events", "intake", "records", "conversations", "files", "imports", "streams", "web", "stress"];
-        assert_eq!(load(&[]).unwrap().modules().names(), all);
+    fn all_modules_are_on_by_default_but_pocketbase_and_stress_where_auth_is_required() {
+        let all = [
+            "events",
+            "intake",
+            "records",
+            "conversations",
+            "files",
+            "imports",
+            "streams",
+            "web",
+            "stress",
+            "pocketbase",
+        ];
+        assert_eq!(load(&[]).unwrap().modules().names(), all[..9]);
         assert_eq!(load(&[("AUTH", "required")]).unwrap().modules().names(), all[..8]);
         assert_eq!(load(&[("AUTH", "required"), ("MODULES", "all")]).unwrap().modules().names(), all);
         let some = load(&[("MODULES", "imports, files ,events,files")]).unwrap().modules();
@@ -396,6 +443,7 @@ mod tests {
             ("events,imports", "files too, as imports needs it".into()),
             ("imports", "events and files too, as imports needs it".into()),
             ("events,stress", "records too, as stress needs it".into()),
+            ("events,pocketbase", "records too, as pocketbase needs it".into()),
             ("conversations", "events too, as conversations needs it".into()),
         ] {
             let error = load(&[("MODULES", text)]).unwrap_err().to_string();

@@ -23,7 +23,7 @@ settings! {
     /// The parts of the service.
     modules: ModulesConfig, "Modules" {
         pub(super) modules: Option<String> = "", text(MODULES_TAKE),
-            "The parts of the service that are on. Events, accounts and operations are, always. A part that is off has no routes, tasks, connections or memory, and its tables are not made; those that exist are kept. imports needs files, stress needs records. Unset: all; stress only with AUTH=open.";
+            "The parts of the service that are on. Events, accounts and operations are, always. A part that is off has no routes, tasks, connections or memory, and its tables are not made; those that exist are kept. imports needs files, stress and pocketbase need records. Unset: all but pocketbase; stress only with AUTH=open.";
     }
 
     /// Listening, connections, and the limits of requests.

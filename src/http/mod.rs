@@ -23,6 +23,7 @@ mod imports;
 mod intake;
 mod openapi;
 mod ops;
+mod pocketbase;
 mod realtime;
 mod records;
 mod server;
@@ -56,6 +57,7 @@ use crate::lifecycle::Lifecycle;
 use crate::observe::Metrics;
 use crate::realtime::Realtime;
 use crate::records::Records;
+use crate::records::typed::TypedRecords;
 use crate::routes::Routes as UserRoutes;
 use crate::supervisor::Supervisor;
 use edge::origin::OwnOrigin;
@@ -142,6 +144,8 @@ modules! {
     files: Files, Files, files::routes();
     /// Imports of the lines of files.
     imports: Imports, Imports, imports::routes();
+    /// Typed collections.
+    typed: TypedRecords, PocketBase, pocketbase::routes();
     /// The stress API.
     stress: StressServices, Stress, stress::routes();
 }

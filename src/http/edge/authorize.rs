@@ -2,9 +2,11 @@
 //!
 //! `credentials` reads the request's token.
 
+use std::borrow::Cow;
 use std::net::IpAddr;
 
 use axum::Extension;
+use hyper::header::AUTHORIZATION;
 use hyper::http::request::Parts;
 use hyper::{HeaderMap, Method, Request};
 use uuid::Uuid;
@@ -51,7 +53,7 @@ async fn verify_with(
         own.check_host(headers)?;
     }
     let token = match access {
-        Access::Public | Access::Fixed | Access::WakeToken => None,
+        Access::Public | Access::Rules | Access::Fixed | Access::WakeToken => None,
         _ => credentials::token(headers, query, &state.cors_origins)?.or(in_body.map(Into::into)),
     };
     // A write-only key has origins of its own, which are checked below.
@@ -62,7 +64,7 @@ async fn verify_with(
     if let Some(own) = state.own_origin.as_ref().filter(|_| !is_for_pages) {
         own.check_site(headers)?;
     }
-    if matches!(access, Access::Public | Access::Fixed | Access::WakeToken) {
+    if matches!(access, Access::Public | Access::Rules | Access::Fixed | Access::WakeToken) {
         return Ok(Principal::ANONYMOUS);
     }
     let principal = match token {
@@ -93,6 +95,24 @@ pub(in crate::http) async fn principal_of(
     match state.verifier.verify(token)? {
         Verification::Verified(principal) => Ok(principal),
         Verification::LookUp(hash) => Box::pin(look_up(state, hash, headers, peer)).await,
+    }
+}
+
+/// The caller of a route of [`Access::Rules`]: a token may come without a scheme, and an invalid one counts as none.
+pub(in crate::http) async fn of_raw_token(
+    state: &AppState,
+    headers: &HeaderMap,
+    peer: IpAddr,
+) -> Result<Principal, ApiError> {
+    let raw = headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok()).map(str::trim);
+    let token: Option<Cow<'_, str>> = match raw.filter(|raw| !raw.is_empty() && !raw.contains([' ', '\t'])) {
+        Some(raw) => Some(raw.into()),
+        None => credentials::token(headers, None, &state.cors_origins).unwrap_or_default(),
+    };
+    let Some(token) = token else { return Ok(Principal::ANONYMOUS) };
+    match principal_of(state, &token, headers, peer).await {
+        Err(refusal) if refusal.is_denial() => Ok(Principal::ANONYMOUS),
+        other => other,
     }
 }
 
@@ -129,7 +149,9 @@ fn decide(
 ) -> Result<Principal, ApiError> {
     let is_write_only = matches!(principal.identity, Identity::WriteOnlyKey { .. });
     let decision = match access {
-        Access::Public | Access::Fixed | Access::WakeToken | Access::Optional => Decision::Allowed,
+        Access::Public | Access::Rules | Access::Fixed | Access::WakeToken | Access::Optional => {
+            Decision::Allowed
+        }
         // The key is public, so it gives no access to an account.
         Access::SignedIn | Access::Topics | Access::Paths(_) if is_write_only => Decision::Forbidden,
         Access::Topics | Access::Paths(_) => Decision::Allowed,

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use axum::Router;
 use axum::response::{IntoResponse, Response};
 use hyper::body::Incoming;
-use hyper::header::ALLOW;
+use hyper::header::{ACCESS_CONTROL_ALLOW_CREDENTIALS, ALLOW};
 use hyper::{HeaderMap, Method, Request, StatusCode, Uri};
 use tokio_util::sync::CancellationToken;
 use tower_service::Service;
@@ -29,7 +29,9 @@ use crate::http::server::ConnectionHandle;
 use crate::http::wire::body::{BodyLimits, LimitedBody};
 use crate::http::wire::error::ApiError;
 use crate::http::wire::{path, query};
-use crate::http::{AppState, BATCH, EVENTS, HotRoute, batch, events, faults, intake, streams, web};
+use crate::http::{
+    AppState, BATCH, EVENTS, HotRoute, batch, events, faults, intake, pocketbase, streams, web,
+};
 use crate::observe::Metrics;
 
 /// The label of requests without a route.
@@ -72,7 +74,11 @@ async fn cross_origin(
     request: Request<Incoming>,
     connection: &ConnectionHandle,
 ) -> Response {
-    let is_for_pages = intake::is_for_pages(state.protocols, request.uri().path());
+    let path = request.uri().path();
+    // Rules guard typed collections, and tokens come in a header that no browser adds by itself.
+    let is_of_rules =
+        !state.verifier.is_open() && state.cors_origins.is_empty() && pocketbase::speaks(state.modules, path);
+    let is_for_pages = is_of_rules || intake::is_for_pages(state.protocols, path);
     let allowed = cors::allowed(&state.cors_origins, request.uri(), request.headers(), is_for_pages);
     let Some(origin) = allowed else {
         return routed(state, router, request, connection).await;
@@ -82,6 +88,9 @@ async fn cross_origin(
         None => routed(state, router, request, connection).await,
     };
     cors::let_read(response.headers_mut(), origin);
+    if is_of_rules {
+        response.headers_mut().remove(ACCESS_CONTROL_ALLOW_CREDENTIALS);
+    }
     response
 }
 
@@ -215,11 +224,15 @@ impl Exchange {
         let started = self.started;
         let routes = state.routes.find(request.uri().path());
         let is_stream = request.uri().path().starts_with(streams::PREFIX);
+        let refused = match pocketbase::speaks(state.modules, request.uri().path()) {
+            true => pocketbase::refused,
+            false => ApiError::into_response,
+        };
         let client = client::client(self.connection.peer(), request.headers(), &state.trusted_proxies);
         let id = headers::request_id(request.headers());
         let span = tracing::debug_span!("request", http.request_id = id.to_str().unwrap_or_default());
         let handled = self.handle(request, routes, client).instrument(span);
-        let mut response = handled.await.unwrap_or_else(ApiError::into_response);
+        let mut response = handled.await.unwrap_or_else(refused);
         headers::write(response.headers_mut(), id, client.by_tls);
         if is_stream {
             headers::same_origin(response.headers_mut());
@@ -248,6 +261,13 @@ impl Exchange {
             access => authorize::admit(&self.state, access, &request, client).await?,
         };
         let mut response = match declared {
+            // In its own form.
+            Some((_, None)) if pocketbase::speaks(self.state.modules, request.uri().path()) => {
+                return Err(ApiError::method_not_allowed());
+            }
+            None if pocketbase::speaks(self.state.modules, request.uri().path()) => {
+                return Err(ApiError::unknown_path());
+            }
             Some((routes, None)) => {
                 let mut response = ApiError::method_not_allowed().into_response();
                 response.headers_mut().insert(ALLOW, routes.allowed());

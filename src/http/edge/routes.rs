@@ -34,6 +34,8 @@ pub enum Access {
     Scope(Scope),
     /// The scope `events:write`, of a key that may be in the body: the handler reads it, and takes the request from its caller's budget.
     Events,
+    /// That of the rules of what the request names, which its handler reads: an invalid token counts as none.
+    Rules,
     /// None, and tokens are ignored: the answer is the same for everybody, pages of all sites included.
     Fixed,
     /// The token of a wake, which its handler checks. It is no caller's: each caller's address counts.

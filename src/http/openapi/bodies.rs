@@ -38,6 +38,26 @@ pub(in crate::http) struct RecordResponse {
     members: BTreeMap<String, Value>,
 }
 
+/// A collection: its rules, fields and indexes. Members that are left out stay.
+#[derive(ToSchema)]
+#[schema(as = CollectionChange, example = json!({"name": "posts", "listRule": "", "fields": [{"name": "title", "type": "text"}]}))]
+pub(in crate::http) struct CollectionRequest {
+    /// A letter or _, then letters, digits or _, at most 63.
+    name: Option<String>,
+    #[serde(flatten)]
+    members: BTreeMap<String, Value>,
+}
+
+/// A collection.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Collection)]
+pub(in crate::http) struct CollectionResponse {
+    id: String,
+    name: String,
+    #[serde(flatten)]
+    members: BTreeMap<String, Value>,
+}
+
 /// An event of a batch that was not accepted.
 #[derive(ToSchema)]
 #[schema(as = RejectedEvent)]

@@ -24,6 +24,7 @@ use utoipa_swagger_ui::SwaggerUi;
 
 use super::AppState;
 use super::edge::routes::{Access, Route, Routes, operations};
+use super::pocketbase::RefusalResponse;
 use super::wire::error::Envelope;
 use crate::auth::Scope;
 
@@ -33,6 +34,8 @@ pub(super) const PATH: &str = "/api/openapi.json";
 const PAGE: &str = "/api/docs";
 const BEARER: &str = "bearer";
 const API_KEY: &str = "api_key";
+/// The tag of the routes whose errors have PocketBase's form.
+const COLLECTIONS: &str = "collections";
 
 /// The policy of a page that runs scripts of this service only, with inline styles and images.
 const POLICY: &str =
@@ -46,7 +49,7 @@ const POLICY: &str =
                        files. Every refusal has one form, and names what is at fault."
     ),
     paths(crate::http::events::post, crate::http::batch::post),
-    components(schemas(Envelope)),
+    components(schemas(Envelope, RefusalResponse)),
     tags(
         (name = "events", description = "Events and their states"),
         (name = "other SDKs", description = "Events in the protocols of other SDKs"),
@@ -56,6 +59,7 @@ const POLICY: &str =
         (name = "users", description = "Users and their sessions"),
         (name = "keys", description = "Keys for programs"),
         (name = "records", description = "JSON records in collections"),
+        (name = "collections", description = "Typed collections and their records, in the protocol of PocketBase"),
         (name = "realtime", description = "What changes, live"),
         (name = "streams", description = "Durable Streams: append-only streams with offsets"),
         (name = "stress", description = "For the authors of clients: large payloads, streams, failures"),
@@ -138,6 +142,7 @@ fn guard(operation: &mut Operation, access: Access) {
     let no_token = || SecurityRequirement::default();
     operation.security = Some(match access {
         Access::Public | Access::Fixed | Access::WakeToken => vec![no_token()],
+        Access::Rules => [vec![no_token()], schemes.into()].concat(),
         // Without one, the key is in the body.
         Access::Optional | Access::Events => [vec![no_token()], schemes.into()].concat(),
         Access::SignedIn | Access::Topics | Access::Paths(_) | Access::Scope(_) => schemes.into(),
@@ -145,7 +150,7 @@ fn guard(operation: &mut Operation, access: Access) {
     let mut add = |status: &str, description: String| {
         operation.responses.responses.entry(status.into()).or_insert_with(|| Answer::new(description).into());
     };
-    if !matches!(access, Access::Public | Access::Fixed | Access::WakeToken) {
+    if !matches!(access, Access::Public | Access::Rules | Access::Fixed | Access::WakeToken) {
         add("401", "The token is invalid, or missing and required".into());
     }
     if let [scope, ..] = scopes {
@@ -157,13 +162,15 @@ fn guard(operation: &mut Operation, access: Access) {
 
 /// Adds the common form of errors to every error without another form.
 fn refuse(operation: &mut Operation) {
+    let is_of_collections = operation.tags.iter().flatten().any(|tag| tag == COLLECTIONS);
+    let name = if is_of_collections { RefusalResponse::name() } else { Envelope::name() };
     for (status, response) in &mut operation.responses.responses {
         let is_refusal = status == "default" || status.starts_with(['4', '5']);
         if let RefOr::T(response) = response
             && is_refusal
             && response.content.is_empty()
         {
-            let form = Ref::from_schema_name(Envelope::name());
+            let form = Ref::from_schema_name(name.clone());
             response.content.insert("application/json".into(), Content::new(Some(form)).into());
         }
     }

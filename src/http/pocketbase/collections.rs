@@ -1,0 +1,227 @@
+//! `/api/collections`, for superusers.
+
+use std::sync::Arc;
+
+use axum::extract::rejection::PathRejection;
+use axum::extract::{Path, Request, State};
+use axum::response::Response;
+use serde_json::{Value, json};
+
+use super::caller::require_superuser;
+use super::error::{Operation, Refusal};
+use super::{PageResponse, Query, answer, body, no_content};
+use crate::http::openapi::bodies::{CollectionRequest, CollectionResponse};
+use crate::http::{AppState, Services};
+use crate::records::typed::CollectionHandle;
+
+/// Bytes of a definition.
+const MAX_BYTES: usize = 1 << 20;
+
+type CollectionPath = Result<Path<String>, PathRejection>;
+
+/// The answer with one collection.
+fn show(services: &Services, query: &Query, collection: &CollectionHandle) -> Result<Response, Refusal> {
+    let shown = collection.shown();
+    match query.projection()? {
+        None => answer(services, &shown),
+        Some(fields) => answer(services, &fields.apply(&shown)),
+    }
+}
+
+fn name(path: CollectionPath) -> Result<String, Refusal> {
+    path.map(|Path(name)| name).map_err(|_| Refusal::not_found())
+}
+
+/// `GET /api/collections`.
+#[utoipa::path(
+    get,
+    path = "/api/collections",
+    tag = "collections",
+    summary = "A page of the collections",
+    params(
+        ("filter" = Option<String>, Query, description = "An expression over id, name, type, system, created and updated"),
+        ("sort" = Option<String>, Query, description = "Some of these, each with a - before it to descend"),
+        ("page" = Option<i64>, Query, description = "The page, from 1 on"),
+        ("perPage" = Option<i64>, Query, description = "Collections on a page, at most 1,000"),
+        ("fields" = Option<String>, Query, description = "Only these members"),
+    ),
+    responses(
+        (status = 200, description = "A page: items, page, perPage, totalItems, totalPages", body = Value),
+        (status = 401, description = "A token is required"),
+        (status = 403, description = "The token is not a superuser's"),
+    )
+)]
+pub(super) async fn list(State(state): State<Arc<AppState>>, request: Request) -> Result<Response, Refusal> {
+    let services = state.services()?;
+    let (head, _) = request.into_parts();
+    require_superuser(&state, &head).await?;
+    let query = Query::of(&head.uri);
+    let (wanted, fields) = (query.list()?, query.projection()?);
+    let listed = services.typed()?.list_collections(&wanted).await;
+    let page = listed.map_err(|error| Operation::Read.refuses(error))?;
+    let items = page.collections.iter().map(CollectionHandle::shown).collect();
+    answer(services, &PageResponse::new(items, page.page, page.per_page, page.total, fields.as_ref()))
+}
+
+/// `POST /api/collections`.
+#[utoipa::path(
+    post,
+    path = "/api/collections",
+    tag = "collections",
+    summary = "Creates a collection",
+    request_body(content = CollectionRequest, content_type = "application/json"),
+    responses(
+        (status = 200, description = "The collection", body = CollectionResponse),
+        (status = 400, description = "Its definition is refused"),
+        (status = 401, description = "A token is required"),
+        (status = 403, description = "The token is not a superuser's"),
+    )
+)]
+pub(super) async fn create(
+    State(state): State<Arc<AppState>>,
+    request: Request,
+) -> Result<Response, Refusal> {
+    let services = state.services()?;
+    let read = body::read(services, request, MAX_BYTES).await?;
+    require_superuser(&state, &read.head).await?;
+    let query = Query::of(&read.head.uri);
+    let created = services.typed()?.create_collection(&Value::Object(read.members)).await;
+    show(services, &query, &created.map_err(|error| Operation::CreateCollection.refuses(error))?)
+}
+
+/// `GET /api/collections/{collection}`.
+#[utoipa::path(
+    get,
+    path = "/api/collections/{collection}",
+    tag = "collections",
+    summary = "A collection",
+    params(("collection" = String, Path, description = "Its name or its id", example = "posts")),
+    responses(
+        (status = 200, description = "The collection", body = CollectionResponse),
+        (status = 401, description = "A token is required"),
+        (status = 403, description = "The token is not a superuser's"),
+        (status = 404, description = "There is none"),
+    )
+)]
+pub(super) async fn view(
+    State(state): State<Arc<AppState>>,
+    path: CollectionPath,
+    request: Request,
+) -> Result<Response, Refusal> {
+    let services = state.services()?;
+    let (head, _) = request.into_parts();
+    require_superuser(&state, &head).await?;
+    let found = services.typed()?.collection(&name(path)?).await;
+    let found = found.map_err(|error| Operation::Read.refuses(error))?.ok_or_else(Refusal::not_found)?;
+    show(services, &Query::of(&head.uri), &found)
+}
+
+/// `PATCH /api/collections/{collection}`.
+#[utoipa::path(
+    patch,
+    path = "/api/collections/{collection}",
+    tag = "collections",
+    summary = "Changes a collection: fields are kept by id, then by name, and dropped with their data if left out",
+    params(("collection" = String, Path, description = "Its name or its id", example = "posts")),
+    request_body(content = CollectionRequest, content_type = "application/json"),
+    responses(
+        (status = 200, description = "The collection as it is now", body = CollectionResponse),
+        (status = 400, description = "Its definition is refused"),
+        (status = 401, description = "A token is required"),
+        (status = 403, description = "The token is not a superuser's"),
+        (status = 404, description = "There is none"),
+    )
+)]
+pub(super) async fn update(
+    State(state): State<Arc<AppState>>,
+    path: CollectionPath,
+    request: Request,
+) -> Result<Response, Refusal> {
+    let services = state.services()?;
+    let read = body::read(services, request, MAX_BYTES).await?;
+    require_superuser(&state, &read.head).await?;
+    let changed = services.typed()?.change_collection(&name(path)?, &Value::Object(read.members)).await;
+    let changed = changed.map_err(|error| Operation::UpdateCollection.refuses(error))?;
+    show(services, &Query::of(&read.head.uri), &changed)
+}
+
+/// `DELETE /api/collections/{collection}`.
+#[utoipa::path(
+    delete,
+    path = "/api/collections/{collection}",
+    tag = "collections",
+    summary = "Deletes a collection with its records",
+    params(("collection" = String, Path, description = "Its name or its id", example = "posts")),
+    responses(
+        (status = 204, description = "It is deleted"),
+        (status = 400, description = "A relation of another collection leads to it"),
+        (status = 401, description = "A token is required"),
+        (status = 403, description = "The token is not a superuser's"),
+        (status = 404, description = "There is none"),
+    )
+)]
+pub(super) async fn delete(
+    State(state): State<Arc<AppState>>,
+    path: CollectionPath,
+    request: Request,
+) -> Result<Response, Refusal> {
+    let services = state.services()?;
+    let (head, _) = request.into_parts();
+    require_superuser(&state, &head).await?;
+    let deleted = services.typed()?.delete_collection(&name(path)?).await;
+    deleted.map_err(|error| Operation::DeleteCollection.refuses(error))?;
+    Ok(no_content())
+}
+
+/// `DELETE /api/collections/{collection}/truncate`.
+#[utoipa::path(
+    delete,
+    path = "/api/collections/{collection}/truncate",
+    tag = "collections",
+    summary = "Deletes all records of a collection, and what follows of them by relations",
+    params(("collection" = String, Path, description = "Its name or its id", example = "posts")),
+    responses(
+        (status = 204, description = "They are deleted"),
+        (status = 400, description = "A required relation names one"),
+        (status = 401, description = "A token is required"),
+        (status = 403, description = "The token is not a superuser's"),
+        (status = 404, description = "There is no such collection"),
+    )
+)]
+pub(super) async fn truncate(
+    State(state): State<Arc<AppState>>,
+    path: CollectionPath,
+    request: Request,
+) -> Result<Response, Refusal> {
+    let services = state.services()?;
+    let (head, _) = request.into_parts();
+    require_superuser(&state, &head).await?;
+    let typed = services.typed()?;
+    let refuse = |error| Operation::DeleteRecord.refuses(error);
+    let found = typed.collection(&name(path)?).await.map_err(refuse)?.ok_or_else(Refusal::not_found)?;
+    typed.truncate(&found).await.map_err(refuse)?;
+    Ok(no_content())
+}
+
+/// `GET /api/collections/meta/scaffolds`.
+#[utoipa::path(
+    get,
+    path = "/api/collections/meta/scaffolds",
+    tag = "collections",
+    summary = "An empty collection of each type",
+    responses(
+        (status = 200, description = "By type", body = Value),
+        (status = 401, description = "A token is required"),
+        (status = 403, description = "The token is not a superuser's"),
+    )
+)]
+pub(super) async fn scaffolds(
+    State(state): State<Arc<AppState>>,
+    request: Request,
+) -> Result<Response, Refusal> {
+    let services = state.services()?;
+    let (head, _) = request.into_parts();
+    require_superuser(&state, &head).await?;
+    let base = crate::records::typed::scaffold();
+    answer(services, &json!({"base": base}))
+}

@@ -1,0 +1,130 @@
+//! `/api/collections`: typed collections and their records, in the protocol of PocketBase.
+//!
+//! This face owns the wire: bodies, queries, errors word for word. Fields, rules and relations are `crate::records::typed`. Its rules decide
+//! about access, whatever `AUTH` says: a caller with the permission `admin` is a superuser, all others are guests.
+
+mod body;
+mod caller;
+mod collections;
+mod error;
+mod records;
+
+pub(super) use error::{RefusalResponse, refused, speaks};
+
+use axum::body::Body;
+use axum::response::Response;
+use hyper::{StatusCode, Uri};
+use serde::Serialize;
+use serde_json::{Map, Value};
+use utoipa_axum::routes;
+
+use super::Services;
+use super::edge::routes::{Access, Routes};
+use super::wire::json::{self, held};
+use super::wire::query;
+use crate::records::schema::Projection;
+use crate::records::typed::ListRequest;
+use error::Refusal;
+
+/// Every route of typed collections.
+pub(super) fn routes() -> Routes {
+    Routes::default()
+        .route(Access::Rules, routes!(collections::list, collections::create))
+        .route(Access::Rules, routes!(collections::view, collections::update, collections::delete))
+        .route(Access::Rules, routes!(collections::truncate))
+        .route(Access::Rules, routes!(collections::scaffolds))
+        .route(Access::Rules, routes!(records::list, records::create))
+        .route(Access::Rules, routes!(records::view, records::update, records::delete))
+}
+
+/// The query of a request.
+struct Query(Vec<(String, String)>);
+
+impl Query {
+    fn of(uri: &Uri) -> Self {
+        Self(query::pairs(uri.query().unwrap_or_default()).collect())
+    }
+
+    /// The first value of a name; `""` if there is none.
+    fn get(&self, name: &str) -> &str {
+        let found = self.0.iter().find(|(other, _)| other == name);
+        found.map_or("", |(_, value)| value.as_str())
+    }
+
+    /// All names with their first values.
+    fn members(&self) -> Map<String, Value> {
+        let mut members = Map::new();
+        for (name, value) in &self.0 {
+            members.entry(name.as_str()).or_insert_with(|| value.as_str().into());
+        }
+        members
+    }
+
+    fn number(&self, name: &str) -> Result<i64, Refusal> {
+        match self.get(name) {
+            "" => Ok(0),
+            text => text.parse().map_err(|_| Refusal::generic()),
+        }
+    }
+
+    /// The query of a list.
+    fn list(&self) -> Result<ListRequest, Refusal> {
+        let skips_total = match self.get("skipTotal") {
+            "" | "0" | "f" | "F" | "false" | "FALSE" | "False" => false,
+            "1" | "t" | "T" | "true" | "TRUE" | "True" => true,
+            _ => return Err(Refusal::generic()),
+        };
+        Ok(ListRequest {
+            filter: self.get("filter").to_owned(),
+            sort: self.get("sort").to_owned(),
+            page: self.number("page")?,
+            per_page: self.number("perPage")?,
+            skips_total,
+        })
+    }
+
+    /// The members that the answer shows.
+    fn projection(&self) -> Result<Option<Projection>, Refusal> {
+        Projection::parse(self.get("fields")).ok_or_else(Refusal::generic)
+    }
+}
+
+/// A page of a list.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct PageResponse {
+    items: Vec<Value>,
+    page: i64,
+    per_page: i64,
+    total_items: i64,
+    total_pages: i64,
+}
+
+impl PageResponse {
+    fn new(
+        items: Vec<Value>,
+        page: i64,
+        per_page: i64,
+        total: Option<i64>,
+        fields: Option<&Projection>,
+    ) -> Self {
+        let items = match fields {
+            None => items,
+            Some(fields) => items.iter().map(|item| fields.apply(item)).collect(),
+        };
+        let pages = |total: i64| total.unsigned_abs().div_ceil(per_page.unsigned_abs().max(1)) as i64;
+        Self { items, page, per_page, total_items: total.unwrap_or(-1), total_pages: total.map_or(-1, pages) }
+    }
+}
+
+/// A JSON answer.
+fn answer(services: &Services, body: &impl Serialize) -> Result<Response, Refusal> {
+    let bytes = serde_json::to_vec(body).map_err(|_| Refusal::internal())?;
+    Ok(json::json(StatusCode::OK, held(services, bytes)?))
+}
+
+fn no_content() -> Response {
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = StatusCode::NO_CONTENT;
+    response
+}
