@@ -316,12 +316,15 @@ impl Starting<'_> {
         let memory = config.memory().streams / 2;
         let long_poll_timeout = Duration::from_millis(settings.streams_long_poll_timeout_ms);
         let heartbeat = Duration::from_secs(config.subscribers.sse_heartbeat_s);
+        let registry = settings.streams_registry_path.as_deref().and_then(|path| StreamPath::new(path).ok());
         let store: Arc<dyn StreamStore> = match settings.streams_store {
             StreamsStoreKind::Memory => Arc::new(MemoryStore::new(memory)),
             StreamsStoreKind::Postgres => {
-                let (commits, supervisor) = (&self.quota(PoolUse::STREAM_COMMITS), &self.state.supervisor);
-                let parts = PostgresStreamsParts { commits, queries, realtime, supervisor };
-                let settings = PostgresStreamsSettings { memory_bytes: memory as usize };
+                let commits = &self.quota(PoolUse::STREAM_COMMITS);
+                let (supervisor, metrics) = (&self.state.supervisor, &self.state.metrics);
+                let parts = PostgresStreamsParts { commits, queries, realtime, supervisor, metrics };
+                let registry = registry.clone();
+                let settings = PostgresStreamsSettings { memory_bytes: memory as usize, registry };
                 PostgresStreams::start(settings, &parts)
             }
         };
@@ -337,7 +340,7 @@ impl Starting<'_> {
             max_readers: config.subscribers.max_subscribers,
             answers_bytes: memory,
             public_url: config.server.public_url.as_deref().map(Arc::from),
-            registry: settings.streams_registry_path.as_deref().and_then(|path| StreamPath::new(path).ok()),
+            registry,
             is_public: config.auth_mode() == AuthMode::Open,
         };
         Streams { store, settings: Arc::new(settings) }

@@ -84,6 +84,7 @@ mod streams_drills;
 mod streams_input;
 mod streams_model;
 mod streams_postgres;
+mod streams_sql;
 mod stress;
 mod support;
 mod systemd;

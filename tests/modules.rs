@@ -60,8 +60,9 @@ const OF_CONVERSATIONS: [&str; 7] = [
 ];
 const OF_FILES: [&str; 2] = ["file_store", "files"];
 const OF_IMPORTS: [&str; 3] = ["import_parts", "import_rejected", "imports"];
-const OF_STREAMS: [&str; 6] = [
+const OF_STREAMS: [&str; 7] = [
     "stream_chunks",
+    "stream_inbox",
     "stream_producers",
     "stream_secrets",
     "stream_subscription_links",
@@ -297,9 +298,9 @@ async fn a_database_of_an_earlier_version_has_all_tables_and_works_with_events_a
              alter table collections drop schema, drop updated;
              alter table changes drop old, drop keys; alter table feed_readers drop seen, drop until; drop table watched_tables, auth_tickets, client_nodes, client_messages cascade;
              drop table event_routes, route_counts, route_deferred, route_errors, route_passed cascade;
-             drop table streams, stream_chunks, stream_producers, stream_secrets, stream_subscription_links, stream_subscriptions cascade;
+             drop table streams, stream_chunks, stream_inbox, stream_producers, stream_secrets, stream_subscription_links, stream_subscriptions cascade;
              do $$ declare f regprocedure; begin
-                 for f in select oid from pg_proc where proname ~ '^tidegate_((un)?watch|route)' loop
+                 for f in select oid from pg_proc where proname ~ '^tidegate_((un)?watch|route|stream|append)' loop
                      execute 'drop function if exists ' || f;
                  end loop;
              end $$",

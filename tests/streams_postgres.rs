@@ -21,13 +21,13 @@ use crate::support::postgres::{PrivateServer, TestDatabase};
 use crate::support::service::eventually;
 
 /// One node of several on a database.
-struct Node {
-    store: Arc<PostgresStreams>,
+pub(crate) struct Node {
+    pub(crate) store: Arc<PostgresStreams>,
     supervisor: Supervisor,
 }
 
 impl Node {
-    fn start(url: &str) -> Self {
+    pub(crate) fn start(url: &str) -> Self {
         let variables = [("DATABASE_URL", url), ("STATEMENT_TIMEOUT_MS", "20000")];
         let variables = variables.map(|(name, value)| (name.to_owned(), value.to_owned()));
         let config = Config::from_variables(&variables.into_iter().collect::<Variables>()).unwrap();
@@ -44,26 +44,32 @@ impl Node {
             queries: &queries,
             realtime: &realtime,
             supervisor: &supervisor,
+            metrics: &metrics,
         };
-        let settings = PostgresStreamsSettings { memory_bytes: 64 << 20 };
+        let settings = PostgresStreamsSettings { memory_bytes: 64 << 20, registry: None };
         let store = PostgresStreams::start(settings, &parts);
         Self { store, supervisor }
     }
 
-    async fn create(&self, path: &str, request: CreateStream) -> Result<Created, StreamError> {
+    pub(crate) async fn create(&self, path: &str, request: CreateStream) -> Result<Created, StreamError> {
         self.store.create(&stream(path), request).await
     }
 
-    async fn append(&self, path: &str, append: Append) -> Result<Offset, StreamError> {
+    pub(crate) async fn append(&self, path: &str, append: Append) -> Result<Offset, StreamError> {
         self.store.append(&stream(path), append).await.map(|appended| appended.next)
     }
 
-    async fn tail(&self, path: &str) -> Offset {
+    pub(crate) async fn tail(&self, path: &str) -> Offset {
         self.store.get(&stream(path), Freshness::Verified).await.unwrap().tail
     }
 
     /// A stream from a position to its end, page by page.
-    async fn read_from(&self, path: &str, from: ReadFrom, max_bytes: usize) -> Result<String, StreamError> {
+    pub(crate) async fn read_from(
+        &self,
+        path: &str,
+        from: ReadFrom,
+        max_bytes: usize,
+    ) -> Result<String, StreamError> {
         let (mut from, mut read) = (from, Vec::new());
         loop {
             let slice = self.store.read(&stream(path), from, max_bytes, Freshness::Verified).await?;
@@ -76,39 +82,39 @@ impl Node {
         }
     }
 
-    async fn read(&self, path: &str) -> String {
+    pub(crate) async fn read(&self, path: &str) -> String {
         self.read_from(path, ReadFrom::Start, 1 << 20).await.unwrap()
     }
 
-    async fn stop(self) {
+    pub(crate) async fn stop(self) {
         self.supervisor.shutdown().await;
     }
 }
 
-fn stream(path: &str) -> StreamPath {
+pub(crate) fn stream(path: &str) -> StreamPath {
     StreamPath::new(path).unwrap()
 }
 
-fn text(content: &str) -> Append {
+pub(crate) fn text(content: &str) -> Append {
     let body = AppendBody::of_bytes(Bytes::copy_from_slice(content.as_bytes()));
     Append { content_type: Some(plain()), body, seq: None, producer: None, close: false }
 }
 
-fn json(content: &str) -> Append {
+pub(crate) fn json(content: &str) -> Append {
     let body = AppendBody::of_json(content.as_bytes()).unwrap();
     let content_type = Some(ContentType::parse("application/json").unwrap());
     Append { content_type, body, seq: None, producer: None, close: false }
 }
 
-fn plain() -> ContentType {
+pub(crate) fn plain() -> ContentType {
     ContentType::parse("text/plain").unwrap()
 }
 
-fn of_text() -> CreateStream {
+pub(crate) fn of_text() -> CreateStream {
     CreateStream { content_type: Some(plain()), ..CreateStream::default() }
 }
 
-fn of_json() -> CreateStream {
+pub(crate) fn of_json() -> CreateStream {
     let content_type = Some(ContentType::parse("application/json").unwrap());
     CreateStream { content_type, ..CreateStream::default() }
 }
@@ -117,7 +123,7 @@ fn by(producer: &str, epoch: u64, seq: u64) -> Option<Producer> {
     Some(Producer { id: producer.into(), epoch, seq })
 }
 
-fn fork_of(source: &str, offset: Option<u64>, sub_offset: u64) -> CreateStream {
+pub(crate) fn fork_of(source: &str, offset: Option<u64>, sub_offset: u64) -> CreateStream {
     let fork = Fork { source: stream(source), offset: offset.map(Offset), sub_offset };
     CreateStream { fork: Some(fork), ..CreateStream::default() }
 }

@@ -36,6 +36,7 @@ const TASKS: [(&str, bool); 36] = [
     ("stream-fan-out", false),
     ("stream-heads", true),
     ("stream-held-appends", true),
+    ("stream-inbox", false),
     ("stream-merges", false),
     ("stream-renewals", false),
     ("stream-retention", false),

@@ -3,7 +3,7 @@
 use clap::Args;
 
 use super::{Failure, offline};
-use crate::config::{Config, ConfigError};
+use crate::config::{Config, ConfigError, Module};
 use crate::db::{self, ConnectionUrl};
 
 #[derive(Debug, Args)]
@@ -17,6 +17,9 @@ pub(super) struct GrantsArgs {
     /// Instead, the rights of a role that watches tables by tidegate_watch
     #[arg(long, value_name = "ROLE", conflicts_with_all = ["role", "publisher"])]
     watcher: Option<String>,
+    /// Instead, the rights of a role that appends to streams by tidegate_append, and reads them by streams_messages
+    #[arg(long, value_name = "ROLE", conflicts_with_all = ["role", "publisher", "watcher"])]
+    appender: Option<String>,
 }
 
 pub(super) fn run(args: &GrantsArgs) -> Result<(), Failure> {
@@ -25,6 +28,15 @@ pub(super) fn run(args: &GrantsArgs) -> Result<(), Failure> {
     let of_sql = args.publisher.as_ref().map(|role| ("--publisher", db::grants_of_publisher(schema, role)));
     let of_sql = of_sql
         .or_else(|| args.watcher.as_ref().map(|role| ("--watcher", db::grants_of_watcher(schema, role))));
+    if let Some(role) = &args.appender {
+        if !config.modules().has(Module::Streams) {
+            return Err(Failure::Usage("--appender needs streams (MODULES)".into()));
+        }
+        for statement in db::grants_of_appender(schema, role) {
+            println!("{statement};");
+        }
+        return Ok(());
+    }
     if let Some((option, statements)) = of_sql {
         if !config.modules().has_feed() {
             return Err(Failure::Usage(format!("{option} needs records or conversations (MODULES)")));

@@ -122,6 +122,12 @@ const STREAMS: TableSet = TableSet {
         "stream_subscriptions",
         "stream_subscription_links",
         "stream_secrets",
+        "stream_inbox",
+        "streams_messages",
+        "tidegate_stream_text",
+        "tidegate_stream_json",
+        "tidegate_append_row",
+        "tidegate_append",
     ],
 };
 

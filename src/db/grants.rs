@@ -44,6 +44,17 @@ pub fn grants_of_watcher(schema: &str, role: &str) -> Vec<String> {
     ]
 }
 
+/// The grants of a role that appends to streams by `tidegate_append`, and reads them by `streams_messages`.
+pub fn grants_of_appender(schema: &str, role: &str) -> Vec<String> {
+    let (schema, role) = (quoted(schema), quoted(role));
+    vec![
+        format!("grant usage on schema {schema} to {role}"),
+        format!("grant execute on function {schema}.tidegate_append(text, bytea) to {role}"),
+        format!("grant execute on function {schema}.tidegate_append(text, jsonb) to {role}"),
+        format!("grant select on {schema}.streams_messages to {role}"),
+    ]
+}
+
 /// The further grants for existing tables of another role, as far as these modules use them.
 ///
 /// # Errors
@@ -59,7 +70,7 @@ pub async fn grants_of_tables(
     let (mut sequences, mut functions) = (Vec::new(), Vec::new());
     for (kind, name) in made {
         match kind {
-            "table" => tables.push(name),
+            "table" | "view" => tables.push(name),
             "sequence" => sequences.push(name),
             "function" => functions.push(name),
             _ => {}

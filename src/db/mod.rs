@@ -28,7 +28,7 @@ use crate::supervisor::StepError;
 
 pub use batch::{BatchExecutor, BatchWork, NumberedShard, Outcomes, Overloaded, Shard, numbered};
 pub use connect::ConnectError;
-pub use grants::{grants, grants_of_publisher, grants_of_tables, grants_of_watcher};
+pub use grants::{grants, grants_of_appender, grants_of_publisher, grants_of_tables, grants_of_watcher};
 pub use housekeeping::{Housekeeping, HousekeepingStatus, PartitionFailure};
 pub use json::JsonText;
 pub use migrations::{

@@ -103,6 +103,8 @@ pub struct Metrics {
     pub search_indexed: IntCounter,
     /// Attempts to wake subscriptions to streams, by the kind of subscription and the outcome.
     pub stream_wakes: IntCounterVec,
+    /// Appends by `tidegate_append`, by outcome.
+    pub stream_inbox: IntCounterVec,
     /// Restarts of background tasks after a panic, by task.
     pub task_restarts: IntCounterVec,
     /// Gauges, read when the metrics are rendered.
@@ -134,6 +136,8 @@ pub struct Gauges {
     pub followers_bytes: IntGauge,
     /// Age in seconds of the first change that search had not read, at its last poll.
     pub search_lag_seconds: Gauge,
+    /// Rows of the inbox of streams, by state, at the last count.
+    pub stream_inbox_rows: IntGaugeVec,
     /// Database connections by state.
     pub pool: IntGaugeVec,
     /// Seconds by which the service's clock is ahead of Postgres'.
@@ -309,6 +313,11 @@ impl Metrics {
                 "Attempts to wake subscriptions to streams, by type (webhook or pull-wake) and outcome (delivered or failed).",
                 &["type", "outcome"],
             )?,
+            stream_inbox: counters(
+                "tidegate_stream_inbox_total",
+                "Appends by tidegate_append that this node moved to their streams, or could not move (failed).",
+                &["outcome"],
+            )?,
             task_restarts: counters(
                 "tidegate_task_restarts_total",
                 "Restarts of background tasks after a panic.",
@@ -340,6 +349,13 @@ impl Metrics {
                 search_lag_seconds: Gauge::new(
                     "tidegate_search_lag_seconds",
                     "Age of the first change that search had not read, at its last poll.",
+                )?,
+                stream_inbox_rows: IntGaugeVec::new(
+                    Opts::new(
+                        "tidegate_stream_inbox_rows",
+                        "Appends by tidegate_append in stream_inbox: waiting, or failed; up to 100,000 of each.",
+                    ),
+                    &["state"],
                 )?,
                 pool: IntGaugeVec::new(
                     Opts::new("tidegate_db_connections", "Database connections by state."),
@@ -438,6 +454,7 @@ impl Metrics {
             Box::new(self.feed_lag_seconds.clone()),
             Box::new(self.search_indexed.clone()),
             Box::new(self.stream_wakes.clone()),
+            Box::new(self.stream_inbox.clone()),
             Box::new(self.task_restarts.clone()),
             Box::new(gauges.queue_events.clone()),
             Box::new(gauges.queue_bytes.clone()),
@@ -450,6 +467,7 @@ impl Metrics {
             Box::new(gauges.followers.clone()),
             Box::new(gauges.followers_bytes.clone()),
             Box::new(gauges.search_lag_seconds.clone()),
+            Box::new(gauges.stream_inbox_rows.clone()),
             Box::new(gauges.pool.clone()),
             Box::new(gauges.clock_ahead_seconds.clone()),
             Box::new(gauges.deletion_refused.clone()),
@@ -479,7 +497,7 @@ impl Metrics {
     /// If one of them is not registered.
     pub fn report_only(&self, modules: Modules) -> prometheus::Result<()> {
         let gauges = &self.gauges;
-        let parts: [(bool, Vec<Box<dyn Collector>>); 6] = [
+        let parts: [(bool, Vec<Box<dyn Collector>>); 7] = [
             (modules.has(Module::Intake), vec![Box::new(self.intake_rejected.clone())]),
             (
                 modules.has_feed(),
@@ -505,6 +523,14 @@ impl Metrics {
                 ],
             ),
             (modules.has(Module::Imports), vec![Box::new(self.import_lines.clone())]),
+            (
+                modules.has(Module::Streams),
+                vec![
+                    Box::new(self.stream_wakes.clone()),
+                    Box::new(self.stream_inbox.clone()),
+                    Box::new(gauges.stream_inbox_rows.clone()),
+                ],
+            ),
             (
                 modules.has(Module::Stress),
                 vec![

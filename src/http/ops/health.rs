@@ -12,6 +12,7 @@ use hyper::header::CONTENT_TYPE;
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use crate::config::Module;
 use crate::db::{HousekeepingStatus, PartitionFailure};
 use crate::http::AppState;
 use crate::http::wire::error::ApiError;
@@ -31,6 +32,9 @@ pub(super) struct HealthResponse {
     pipeline: Option<PipelineHealth>,
     /// The background tasks.
     tasks: Vec<TaskHealth>,
+    /// Appends by `tidegate_append`; absent where streams are off.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    stream_inbox: Option<StreamInboxHealth>,
     memory: Memory,
     http: Http,
     /// Events that could not be kept, since the start, by the protocol of another SDK. Absent without one.
@@ -62,6 +66,22 @@ impl From<TaskReport> for TaskHealth {
             restarts: task.restarts,
             last_error: task.last_error.map(|(message, at)| LastErrorHealth { message, at_ms: unix_ms(at) }),
         }
+    }
+}
+
+/// Appends by `tidegate_append` in `stream_inbox`, as counted every five seconds; up to 100,000 of each.
+#[derive(Serialize, ToSchema)]
+struct StreamInboxHealth {
+    /// They wait to be moved to their streams.
+    waiting: i64,
+    /// They cannot be moved: their rows have the reason.
+    failed: i64,
+}
+
+impl StreamInboxHealth {
+    fn of(gauges: &Gauges) -> Self {
+        let rows = |state| gauges.stream_inbox_rows.with_label_values(&[state]).get();
+        Self { waiting: rows("waiting"), failed: rows("failed") }
     }
 }
 
@@ -332,6 +352,10 @@ impl HealthResponse {
             modules: state.modules.names(),
             pipeline,
             tasks: state.supervisor.report().into_iter().map(TaskHealth::from).collect(),
+            stream_inbox: state
+                .modules
+                .has(Module::Streams)
+                .then(|| StreamInboxHealth::of(&state.metrics.gauges)),
             memory: Memory { resident_bytes: resident_bytes() },
             http: Http {
                 connections: state.metrics.gauges.connections.get(),

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! append ──▶ appends (group commit) ──▶ streams, stream_chunks ──▶ answers, then fan_out ─┬─▶ chunks (cache), watches, listeners
+//! tidegate_append ─▶ inbox (a table) ──────────────┤
 //! create, delete ──▶ life ──────────────────────────┘                                     └─▶ wakes ─▶ other nodes
 //! get, read ──▶ heads (verified, or known here) ──▶ chunks (cache, or the table)
 //! ```
@@ -32,9 +33,10 @@ use super::{
     StreamStore, StreamWatch, Watches,
 };
 use crate::db::{Database, DbError};
+use crate::observe::Metrics;
 use crate::realtime::Realtime;
 use crate::supervisor::{Backoff, Supervisor};
-use appends::{AppendLimits, Appends};
+use appends::{AppendLimits, Appends, InboxTask};
 use chunks::{ChunkCache, ChunkStore, Cut};
 use fan_out::{Committed, CommittedKind, FanOut, FanOutTask};
 use heads::{HeadReads, HeadStore, KnownStream, KnownStreams, Segment, Status};
@@ -46,10 +48,12 @@ use wakes::{WakeReader, WakeStore, WakeWriter};
 const AFTER_ERROR: Duration = Duration::from_secs(1);
 
 /// The sizes of the store.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct PostgresStreamsSettings {
     /// Bytes of memory: half of them for recent chunks, the rest for waiting requests and what is known of streams.
     pub memory_bytes: usize,
+    /// The stream that lists streams, to which `tidegate_append` appends nothing.
+    pub registry: Option<StreamPath>,
 }
 
 /// What the store works with.
@@ -63,6 +67,8 @@ pub struct PostgresStreamsParts<'a> {
     pub realtime: &'a Realtime,
     /// For its tasks.
     pub supervisor: &'a Supervisor,
+    /// Counts what its tasks do.
+    pub metrics: &'a Arc<Metrics>,
 }
 
 /// Streams in Postgres.
@@ -102,7 +108,7 @@ impl WatchEnded for EndedWatches {
 impl PostgresStreams {
     /// The store, with its tasks.
     pub fn start(settings: PostgresStreamsSettings, parts: &PostgresStreamsParts<'_>) -> Arc<Self> {
-        let PostgresStreamsParts { commits, queries, realtime, supervisor } = parts;
+        let PostgresStreamsParts { commits, queries, realtime, supervisor, metrics } = parts;
         let (timeout, wait) = (queries.statement_timeout(), queries.pool_wait());
         let share = settings.memory_bytes / 16;
         let known = Arc::new(KnownStreams::new(2 * share as u64));
@@ -117,6 +123,8 @@ impl PostgresStreams {
         for (name, task) in tasks {
             supervisor.spawn(name, task);
         }
+        let inbox = appends.inbox(queries, &fan_out, metrics, &watches, settings.registry);
+        supervisor.periodic("stream-inbox", InboxTask::INTERVAL, Backoff::fixed(AFTER_ERROR), inbox);
         let head_store = HeadStore::new(queries, timeout);
         let (heads, task) = HeadReads::new(head_store.clone(), share, wait);
         supervisor.spawn("stream-heads", task);

@@ -17,6 +17,7 @@ SILENT = {
     "tidegate_followers_dropped_total",
     "tidegate_partitions_failing",
     "tidegate_stream_wakes_total",
+    "tidegate_stream_inbox_total",
 }
 # Alerts for what this run does to the service.
 EXPECTED = {"TidegateCannotStore", "TidegateDeadLetters", "TidegateRouteErrors", "TidegateTaskPanicked"}

@@ -14,8 +14,10 @@
 //! * Rows are locked in the order of their ids. A batch waits for a lock for 50 ms at most, or skips what is locked. The appends to a stream
 //!   that is held for longer wait in a queue of their own, and delay no other stream.
 //! * If the answer to a commit is lost, the chunks of its batch show the outcome: each has the batch's number.
+//! * Appends of users' transactions wait in a table, [`inbox`], and are decided on in the same way.
 
 mod decided;
+mod inbox;
 mod plain;
 mod store;
 
@@ -30,8 +32,11 @@ use parking_lot::Mutex;
 use super::fan_out::FanOut;
 use super::heads::KnownStreams;
 use crate::db::{BatchExecutor, BatchWork, Database, NumberedShard, Outcomes, Overloaded};
-use crate::streams::{Append, Appended, StreamError, StreamPath};
+use crate::observe::Metrics;
+use crate::streams::{Append, Appended, StreamError, StreamPath, Watches};
 use decided::Outcome;
+use inbox::InboxStore;
+pub(super) use inbox::InboxTask;
 use plain::{PlainAppend, PlainOutcome, PlainWork};
 use store::{AppendStore, Patience};
 
@@ -110,6 +115,20 @@ impl Appends {
             ("stream-held-appends", Box::pin(held_task)),
         ];
         (appends, tasks)
+    }
+
+    /// Moves rows of the inbox into streams, with the quota of `database`. Nothing is moved to the registry.
+    pub(super) fn inbox(
+        &self,
+        database: &Database,
+        fan_out: &FanOut,
+        metrics: &Arc<Metrics>,
+        watches: &Watches,
+        registry: Option<StreamPath>,
+    ) -> InboxTask {
+        let store =
+            AppendStore::new(database, database.statement_timeout(), Patience::Skip, &self.known, fan_out);
+        InboxTask::new(InboxStore::new(store, registry), metrics, watches)
     }
 
     /// Appends, and returns after the commit.

@@ -39,8 +39,8 @@ pub(super) enum Patience {
 /// Stores batches, with a quota of the pool.
 #[derive(Debug, Clone)]
 pub(super) struct AppendStore {
-    database: Database,
-    timeout: Duration,
+    pub(super) database: Database,
+    pub(super) timeout: Duration,
     patience: Patience,
     known: Arc<KnownStreams>,
     fan_out: FanOut,
@@ -195,7 +195,7 @@ impl AppendStore {
     }
 
     /// Notes what was committed, and returns the outcomes.
-    fn finish(&self, decisions: Decisions, begun: Instant) -> Vec<Outcome> {
+    pub(super) fn finish(&self, decisions: Decisions, begun: Instant) -> Vec<Outcome> {
         let Decisions { outcomes, changed } = decisions;
         let mut committed = Vec::with_capacity(changed.len());
         for ChangedStream { stream, tail, closed, chunk, .. } in changed {
@@ -265,7 +265,7 @@ fn is_repeatable(error: &DbError) -> bool {
 }
 
 /// A number that no other batch has.
-fn batch_number() -> i64 {
+pub(super) fn batch_number() -> i64 {
     fastrand::i64(..)
 }
 
@@ -278,7 +278,7 @@ fn firsts(rows: &[Row], column: &str) -> Result<HashMap<StreamId, Offset>, DbErr
 }
 
 /// The state that the reads of a batch returned.
-fn before(rows: &[Vec<Row>]) -> Result<Before, DbError> {
+pub(super) fn before(rows: &[Vec<Row>]) -> Result<Before, DbError> {
     let rows = |place: usize| rows.get(place).map(Vec::as_slice).unwrap_or_default();
     let mut before = Before::default();
     for row in rows(1) {
@@ -318,9 +318,9 @@ fn before(rows: &[Vec<Row>]) -> Result<Before, DbError> {
 
 /// The statements of a batch that was decided on.
 #[derive(Debug)]
-struct DecidedWrites {
+pub(super) struct DecidedWrites {
     database: Database,
-    decisions: Decisions,
+    pub(super) decisions: Decisions,
     batch: i64,
     changes: Changes,
     chunks: Chunks,
@@ -377,7 +377,7 @@ impl tokio_postgres::types::ToSql for BytesParameter {
 }
 
 impl DecidedWrites {
-    fn new(database: Database, decisions: Decisions, batch: i64) -> Self {
+    pub(super) fn new(database: Database, decisions: Decisions, batch: i64) -> Self {
         let (mut changes, mut chunks, mut producers) =
             (Changes::default(), Chunks::default(), Producers::default());
         for changed in &decisions.changed {
