@@ -316,15 +316,17 @@ impl Starting<'_> {
         let memory = config.memory().streams / 2;
         let long_poll_timeout = Duration::from_millis(settings.streams_long_poll_timeout_ms);
         let heartbeat = Duration::from_secs(config.subscribers.sse_heartbeat_s);
+        let compact_after = Duration::from_secs(settings.streams_compact_after_s);
         let registry = settings.streams_registry_path.as_deref().and_then(|path| StreamPath::new(path).ok());
         let store: Arc<dyn StreamStore> = match settings.streams_store {
-            StreamsStoreKind::Memory => Arc::new(MemoryStore::new(memory)),
+            StreamsStoreKind::Memory => Arc::new(MemoryStore::with_compaction(memory, compact_after)),
             StreamsStoreKind::Postgres => {
                 let commits = &self.quota(PoolUse::STREAM_COMMITS);
                 let (supervisor, metrics) = (&self.state.supervisor, &self.state.metrics);
                 let parts = PostgresStreamsParts { commits, queries, realtime, supervisor, metrics };
                 let registry = registry.clone();
-                let settings = PostgresStreamsSettings { memory_bytes: memory as usize, registry };
+                let memory_bytes = memory as usize;
+                let settings = PostgresStreamsSettings { memory_bytes, registry, compact_after };
                 PostgresStreams::start(settings, &parts)
             }
         };

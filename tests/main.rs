@@ -80,6 +80,7 @@ mod stream_subscriptions;
 mod stream_wakes;
 mod streams;
 mod streams_clocks;
+mod streams_compaction;
 mod streams_drills;
 mod streams_input;
 mod streams_model;

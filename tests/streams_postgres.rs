@@ -46,7 +46,11 @@ impl Node {
             supervisor: &supervisor,
             metrics: &metrics,
         };
-        let settings = PostgresStreamsSettings { memory_bytes: 64 << 20, registry: None };
+        let settings = PostgresStreamsSettings {
+            memory_bytes: 64 << 20,
+            registry: None,
+            compact_after: Duration::from_secs(1),
+        };
         let store = PostgresStreams::start(settings, &parts);
         Self { store, supervisor }
     }

@@ -7,7 +7,7 @@ use crate::support::postgres::TestDatabase;
 use crate::support::service::{Folder, Service, eventually};
 
 /// Every task with these settings, and whether it is critical.
-const TASKS: [(&str, bool); 36] = [
+const TASKS: [(&str, bool); 38] = [
     ("change-retention", false),
     ("clients", false),
     ("collections", false),
@@ -32,6 +32,7 @@ const TASKS: [(&str, bool); 36] = [
     ("routes", false),
     ("search", false),
     ("stream-appends", true),
+    ("stream-compaction", false),
     ("stream-decisions", true),
     ("stream-fan-out", false),
     ("stream-heads", true),

@@ -243,6 +243,7 @@ pub static ALL_MODULES: [ModuleInfo; 10] = [
             "STREAMS_CURSOR_INTERVAL_S",
             "STREAMS_CURSOR_EPOCH",
             "STREAMS_REGISTRY_PATH",
+            "STREAMS_COMPACT_AFTER_S",
             "WEBHOOK_ALLOW_PRIVATE",
         ],
     },

@@ -161,6 +161,8 @@ settings! {
             "Time at which cursors begin with 0.";
         pub streams_registry_path: Option<String> = "", text(REGISTRY_PATH_TAKES),
             "The stream to which every creation and deletion of a stream is written; clients may only read it. Unset: there is none.";
+        pub streams_compact_after_s: u64 = "60", int(1, 31_536_000, "seconds"),
+            "Age of the messages of which compaction by key (Stream-Compaction) removes those that later ones replace.";
         pub webhook_allow_private: Switch = "off", SWITCH,
             "Lets webhooks of subscriptions reach loopback and private addresses, and this machine without TLS. For development: whoever may create subscriptions can then send requests into the service's network.";
     }

@@ -111,7 +111,7 @@ pub struct NewStream {
 ///
 /// # Errors
 ///
-/// The fork has another type, or begins beyond the end of its source.
+/// The fork has another type, or begins beyond the end of its source; a stream of bytes is to be compacted by key.
 pub fn plan(request: &CreateStream, source: Option<&StreamHead>) -> Result<NewStream, StreamError> {
     let content_type = match (&request.content_type, source) {
         (Some(content_type), Some(source)) if *content_type != source.content_type => {
@@ -125,6 +125,9 @@ pub fn plan(request: &CreateStream, source: Option<&StreamHead>) -> Result<NewSt
         && body.is_json() != content_type.is_json()
     {
         return Err(StreamError::ContentType);
+    }
+    if request.compacts_by_key && !content_type.is_json() {
+        return Err(StreamError::Compaction);
     }
     let origin = match (&request.fork, source) {
         (Some(fork), Some(source)) => {

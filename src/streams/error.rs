@@ -64,6 +64,9 @@ pub enum StreamError {
     /// The append behind the fork's offset ends before the sub-offset.
     #[error("Stream-Fork-Sub-Offset is beyond the append that follows Stream-Fork-Offset")]
     ForkSubOffset,
+    /// Only messages of JSON have keys.
+    #[error("Stream-Compaction: key is for streams of application/json")]
+    Compaction,
     /// An offset is beyond the end of the stream, or within a JSON message.
     #[error("the offset is no position of the stream")]
     Offset,

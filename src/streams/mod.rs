@@ -10,6 +10,7 @@
 
 pub mod append;
 pub mod body;
+mod compaction;
 mod content_type;
 pub mod create;
 mod cursor;
@@ -28,6 +29,7 @@ mod watch;
 
 pub use append::{Append, AppendDecision, AppendState, Appended, Producer, ProducerState};
 pub use body::{AppendBody, InvalidJson};
+pub use compaction::COMPACT_AFTER;
 pub use content_type::{ContentType, InvalidContentType, MAX_CONTENT_TYPE_BYTES};
 pub use create::{CreateStream, Created, Fork, ForkOrigin, NewStream, RestOfAppend};
 pub use cursor::CursorClock;

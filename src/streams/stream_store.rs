@@ -143,6 +143,11 @@ pub trait StreamStore: std::fmt::Debug + Send + Sync + 'static {
         false
     }
 
+    /// Whether it compacts streams by key.
+    fn has_compaction(&self) -> bool {
+        false
+    }
+
     /// Adds a listener for all changes from now on.
     fn listen(&self, listener: Arc<dyn StreamListener>);
 }

@@ -64,8 +64,8 @@ pub(super) async fn put(
     let (api, path) = target::of(&state, &principal, Scope::StreamsCreate, &head.uri)?;
     let mut request = configuration(&head.headers)?;
     // Ignored, they would be promises that no store keeps.
-    if request.compacts_by_key {
-        let message = "streams are not compacted yet";
+    if request.compacts_by_key && !api.streams.store.has_compaction() {
+        let message = "this store of streams keeps everything";
         return Err(ApiError::new(StatusCode::NOT_IMPLEMENTED, "not_implemented", message)
             .field("stream-compaction")
             .into());

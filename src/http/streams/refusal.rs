@@ -73,6 +73,7 @@ impl From<StreamError> for Refusal {
             StreamError::EpochStart => ApiError::invalid(message).field("producer-seq"),
             StreamError::ForkOffset => ApiError::invalid(message).field("stream-fork-offset"),
             StreamError::ForkSubOffset => ApiError::invalid(message).field("stream-fork-sub-offset"),
+            StreamError::Compaction => ApiError::invalid(message).field("stream-compaction"),
             StreamError::Offset => ApiError::invalid(message).field("offset"),
             StreamError::TooLong => ApiError::too_large(message),
             StreamError::Full => ApiError::new(StatusCode::INSUFFICIENT_STORAGE, "memory_full", message),

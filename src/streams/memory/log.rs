@@ -1,9 +1,12 @@
 //! The bytes of one stream, with the boundaries of its appends and messages.
+//!
+//! A compaction leaves gaps: ranges of offsets without bytes. They begin and end between messages.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 
 use bytes::Bytes;
 
+use crate::streams::compaction::{self, CompactionPass};
 use crate::streams::{AppendBody, Offset, RestOfAppend, Retention};
 use crate::time::Micros;
 
@@ -12,6 +15,8 @@ const CHUNK_BYTES: usize = 64 * 1024;
 /// Memory for the boundaries of an append, and of a message.
 const APPEND_BYTES: usize = size_of::<AppendEnd>();
 const MESSAGE_BYTES: usize = size_of::<u64>();
+/// Memory for a gap, and for the chunk that follows it.
+const GAP_BYTES: usize = size_of::<(u64, u64)>() + size_of::<(Offset, Bytes)>();
 
 /// The appends of a stream from a position on. A fork's begin where it differs from its source.
 #[derive(Debug)]
@@ -20,12 +25,17 @@ pub(super) struct Log {
     start: Offset,
     /// Chunks that take no more, each with the position of its first byte.
     chunks: VecDeque<(Offset, Bytes)>,
+    chunk_bytes: u64,
     /// The last chunk.
     open: Vec<u8>,
     open_start: Offset,
     appends: VecDeque<AppendEnd>,
     /// The ends of messages; `None`: it has bytes.
     messages: Option<VecDeque<u64>>,
+    /// Ranges whose messages were removed, in order; no two of them touch.
+    gaps: VecDeque<(u64, u64)>,
+    /// The end of the last compaction.
+    compacted: Offset,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -39,10 +49,13 @@ impl Log {
         Self {
             start,
             chunks: VecDeque::new(),
+            chunk_bytes: 0,
             open: Vec::new(),
             open_start: start,
             appends: VecDeque::new(),
             messages: is_json.then(VecDeque::new),
+            gaps: VecDeque::new(),
+            compacted: start,
         }
     }
 
@@ -64,8 +77,7 @@ impl Log {
     pub(super) fn bytes(&self) -> u64 {
         let messages = self.messages.as_ref().map_or(0, VecDeque::len);
         let boundaries = self.appends.len() * APPEND_BYTES + messages * MESSAGE_BYTES;
-        let first = self.chunks.front().map_or(self.open_start, |(start, _)| *start);
-        self.tail().0 - first.0 + boundaries as u64
+        self.chunk_bytes + (self.open.len() + boundaries + self.gaps.len() * GAP_BYTES) as u64
     }
 
     /// Adds an append.
@@ -76,30 +88,59 @@ impl Log {
         }
         if self.open.is_empty() && body.bytes().len() >= CHUNK_BYTES {
             self.chunks.push_back((from, body.bytes().clone()));
+            self.chunk_bytes += body.bytes().len() as u64;
             self.open_start = Offset(from.0 + body.bytes().len() as u64);
         } else {
             self.open.extend_from_slice(body.bytes());
             if self.open.len() >= CHUNK_BYTES {
-                let chunk = Bytes::from(std::mem::take(&mut self.open));
-                let start =
-                    std::mem::replace(&mut self.open_start, Offset(from.0 + body.bytes().len() as u64));
-                self.chunks.push_back((start, chunk));
+                self.close_chunk();
             }
         }
         self.appends.push_back(AppendEnd { end: self.tail(), at });
+    }
+
+    /// Begins another chunk.
+    fn close_chunk(&mut self) {
+        let next = self.tail();
+        let chunk = Bytes::from(std::mem::take(&mut self.open));
+        self.chunk_bytes += chunk.len() as u64;
+        self.chunks.push_back((std::mem::replace(&mut self.open_start, next), chunk));
+    }
+
+    /// The gap that a position is in, at the start of, or at the end of.
+    fn gap_at(&self, offset: u64) -> Option<(u64, u64)> {
+        let at = self.gaps.partition_point(|(_, end)| *end < offset);
+        self.gaps.get(at).copied().filter(|(start, _)| *start <= offset)
+    }
+
+    /// The position at which `bytes` bytes from `from` on end.
+    fn advanced(&self, from: u64, bytes: u64) -> u64 {
+        let mut at = from.saturating_add(bytes);
+        let first = self.gaps.partition_point(|(_, end)| *end <= from);
+        for (start, end) in self.gaps.range(first..) {
+            if *start >= at {
+                break;
+            }
+            at = at.saturating_add(end - (*start).max(from));
+        }
+        at
     }
 
     /// Whether an answer can begin or end at a position of this log.
     pub(super) fn is_boundary(&self, offset: Offset) -> bool {
         match &self.messages {
             None => true,
-            Some(messages) => offset == self.start || messages.binary_search(&offset.0).is_ok(),
+            Some(messages) => {
+                offset == self.start
+                    || messages.binary_search(&offset.0).is_ok()
+                    || self.gap_at(offset.0).is_some()
+            }
         }
     }
 
     /// The position up to which an answer with `max_bytes` from `from` goes, before or at `end`: at least one byte or message.
     pub(super) fn cut(&self, from: Offset, end: Offset, max_bytes: usize) -> Offset {
-        let limit = from.0.saturating_add(max_bytes.max(1) as u64).min(end.0);
+        let limit = self.advanced(from.0, max_bytes.max(1) as u64).min(end.0);
         let Some(messages) = &self.messages else { return Offset(limit) };
         let behind = messages.partition_point(|message| *message <= limit);
         let last = behind.checked_sub(1).and_then(|at| messages.get(at)).filter(|last| **last > from.0);
@@ -161,8 +202,114 @@ impl Log {
             let dropped = messages.partition_point(|message| *message <= self.start.0);
             messages.drain(..dropped);
         }
-        while self.chunks.front().is_some_and(|(start, chunk)| start.0 + chunk.len() as u64 <= self.start.0) {
+        while let Some((start, chunk)) = self.chunks.front()
+            && start.0 + chunk.len() as u64 <= self.start.0
+        {
+            self.chunk_bytes -= chunk.len() as u64;
             self.chunks.pop_front();
+        }
+        while self.gaps.front().is_some_and(|(_, end)| *end <= self.start.0) {
+            self.gaps.pop_front();
+        }
+    }
+
+    /// Removes the messages of appends before a time that later ones of them replace, behind `protected`, if there are enough new ones. False: none was
+    /// removed.
+    pub(super) fn compact(&mut self, protected: Offset, before: Micros) -> bool {
+        let start = protected.max(self.start);
+        let old = self.appends.partition_point(|append| append.at < before);
+        let Some(end) = old.checked_sub(1).and_then(|last| Some(self.appends.get(last)?.end)) else {
+            return false;
+        };
+        let new = end.0.saturating_sub(self.compacted.max(start).0);
+        if self.messages.is_none() || !compaction::is_worth(new, self.bytes_between(start, self.compacted)) {
+            return false;
+        }
+        if self.open_start < end {
+            self.close_chunk();
+        }
+        let removed = self.replaced(start, end);
+        if !removed.is_empty() {
+            self.remove(&removed);
+        }
+        self.compacted = end;
+        !removed.is_empty()
+    }
+
+    /// The bytes between two positions, without gaps.
+    fn bytes_between(&self, from: Offset, to: Offset) -> u64 {
+        let gaps = self.gaps.iter().map(|(start, end)| (*end).min(to.0).saturating_sub((*start).max(from.0)));
+        to.0.saturating_sub(from.0) - gaps.sum::<u64>()
+    }
+
+    /// The ranges of the messages between two positions that later ones of them replace, in order.
+    fn replaced(&self, start: Offset, end: Offset) -> Vec<(u64, u64)> {
+        let messages = self.messages.iter().flatten();
+        let within = messages.copied().skip_while(|message| *message <= start.0);
+        let mut from = start.0;
+        let ranges: Vec<(u64, u64)> = within
+            .take_while(|message| *message <= end.0)
+            .map(|message| {
+                let first = self.gap_at(from).map_or(from, |(_, end)| end);
+                from = message;
+                (first, message)
+            })
+            .collect();
+        let mut pass = CompactionPass::default();
+        let is_replaced = |range: &&(u64, u64)| {
+            let mut parts = Vec::new();
+            self.read(Offset(range.0), Offset(range.1), &mut parts);
+            let mut json = parts.concat();
+            // The comma.
+            json.pop();
+            pass.removes(&json)
+        };
+        let mut replaced: Vec<(u64, u64)> = ranges.iter().rev().filter(is_replaced).copied().collect();
+        replaced.reverse();
+        replaced
+    }
+
+    /// Makes gaps of the ranges of messages, which are in order.
+    fn remove(&mut self, removed: &[(u64, u64)]) {
+        let ends: HashSet<u64> = removed.iter().map(|(_, end)| *end).collect();
+        if let Some(messages) = &mut self.messages {
+            messages.retain(|message| !ends.contains(message));
+        }
+        let mut gaps: Vec<(u64, u64)> = self.gaps.iter().chain(removed).copied().collect();
+        gaps.sort_unstable();
+        self.gaps.clear();
+        for (start, end) in gaps {
+            match self.gaps.back_mut() {
+                Some(last) if last.1 >= start => last.1 = last.1.max(end),
+                _ => self.gaps.push_back((start, end)),
+            }
+        }
+        for (start, chunk) in std::mem::take(&mut self.chunks) {
+            let end = start.0 + chunk.len() as u64;
+            let first = removed.partition_point(|(_, next)| *next <= start.0);
+            let within =
+                removed.get(first..).unwrap_or_default().iter().take_while(|(first, _)| *first < end);
+            let mut kept: Vec<(u64, u64)> = Vec::new();
+            let mut at = start.0;
+            for (first, next) in within {
+                kept.push((at, (*first).max(at)));
+                at = (*next).min(end);
+            }
+            if kept.is_empty() {
+                self.chunks.push_back((start, chunk));
+                continue;
+            }
+            kept.push((at, end));
+            kept.retain(|(first, next)| first < next);
+            // In memory of their own: the chunk is freed.
+            let place = |offset: u64| (offset - start.0) as usize;
+            let parts: Vec<&[u8]> =
+                kept.iter().filter_map(|(first, next)| chunk.get(place(*first)..place(*next))).collect();
+            let mut bytes = Bytes::from(parts.concat());
+            self.chunk_bytes -= chunk.len() as u64 - bytes.len() as u64;
+            for (first, next) in kept {
+                self.chunks.push_back((Offset(first), bytes.split_to((next - first) as usize)));
+            }
         }
     }
 }

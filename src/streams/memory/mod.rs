@@ -10,11 +10,13 @@ use std::fmt;
 use std::future::ready;
 use std::ops::Bound;
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use super::append::{Append, AppendDecision, AppendState, Appended, decide};
+use super::compaction::COMPACT_AFTER;
 use super::create::{self, CreateStream, Created, ForkOrigin};
 use super::error::StreamError;
 use super::listener::{Listeners, StreamEvent, StreamEventKind, StreamListener};
@@ -36,6 +38,8 @@ struct Shared {
     listeners: Listeners,
     /// Bytes of all streams together.
     limit: u64,
+    /// The age from which messages are compacted.
+    compact_after: Duration,
     /// Itself, for watches.
     this: Weak<Self>,
 }
@@ -63,8 +67,13 @@ impl Now {
 }
 
 impl MemoryStore {
-    /// An empty store for `limit` bytes.
+    /// An empty store for `limit` bytes, with the default of `STREAMS_COMPACT_AFTER_S`.
     pub fn new(limit: u64) -> Self {
+        Self::with_compaction(limit, COMPACT_AFTER)
+    }
+
+    /// The same, which compacts messages that are older than `compact_after`, where a stream asks for it.
+    pub fn with_compaction(limit: u64, compact_after: Duration) -> Self {
         Self(Arc::new_cyclic(|this| Shared {
             state: Mutex::new(State {
                 streams: BTreeMap::new(),
@@ -76,6 +85,7 @@ impl MemoryStore {
             watches: Watches::default(),
             listeners: Listeners::default(),
             limit,
+            compact_after,
             this: Weak::clone(this),
         }))
     }
@@ -249,7 +259,7 @@ impl Shared {
             let cost = append.body.as_ref().map_or(0, Log::cost) + stream.cost_of_writer(append);
             state.take(cost, limit)?;
             let Some(stream) = state.streams.get_mut(path) else { return Err(StreamError::NotFound) };
-            let freed = stream.apply(append, producer, closes, now);
+            let freed = stream.apply(append, producer, closes, now) + stream.compact(now, self.compact_after);
             let id = stream.id;
             let closed = stream.closed;
             state.used -= freed.min(state.used);
@@ -267,7 +277,7 @@ impl Shared {
     fn read(&self, path: &StreamPath, from: ReadFrom, max_bytes: usize) -> Result<Slice, StreamError> {
         self.run(|state, now| {
             let stream = self.living(state, path, now)?;
-            let freed = stream.retain(now);
+            let freed = stream.retain(now) + stream.compact(now, self.compact_after);
             let head = stream.head(now);
             state.used -= freed.min(state.used);
             let start = match from {
@@ -463,6 +473,10 @@ impl StreamStore for MemoryStore {
     }
 
     fn has_retention(&self) -> bool {
+        true
+    }
+
+    fn has_compaction(&self) -> bool {
         true
     }
 

@@ -21,6 +21,8 @@ const STREAM_BYTES: u64 = 512;
 const PRODUCER_BYTES: u64 = 96;
 /// The time between two looks at a stream whose end the clock of the day decides.
 const LEAST_CHECK: Duration = Duration::from_millis(100);
+/// The longest time between two looks at a stream for a compaction.
+const LONGEST_CHECK: Duration = Duration::from_secs(1);
 
 #[derive(Debug)]
 pub(super) struct MemoryStream {
@@ -46,6 +48,9 @@ pub(super) struct MemoryStream {
     created_at: Micros,
     retention: Option<Retention>,
     compacts_by_key: bool,
+    generation: u64,
+    /// When it is looked at for a compaction.
+    next_compaction: Instant,
 }
 
 pub(super) struct NewMemoryStream<'a> {
@@ -79,6 +84,8 @@ impl MemoryStream {
             created_at: now.time,
             retention: request.retention,
             compacts_by_key: request.compacts_by_key,
+            generation: 0,
+            next_compaction: now.instant,
         }
     }
 
@@ -106,7 +113,7 @@ impl MemoryStream {
             kept_from: self.kept_from(),
             retention: self.retention,
             compacts_by_key: self.compacts_by_key,
-            generation: 0,
+            generation: self.generation,
             origin: self.origin.clone(),
         }
     }
@@ -178,6 +185,21 @@ impl MemoryStream {
         let before = self.log.bytes();
         self.log.retain(retention, now.time, self.forks.iter().max().copied());
         before - self.log.bytes()
+    }
+
+    /// Removes messages that later ones replace, all of them older than a time; returns the memory that is free by it. What forks share stays.
+    pub(super) fn compact(&mut self, now: Now, after: Duration) -> u64 {
+        if !self.compacts_by_key || now.instant < self.next_compaction {
+            return 0;
+        }
+        self.next_compaction = now.instant + (after / 4).clamp(LEAST_CHECK, LONGEST_CHECK);
+        let before = self.log.bytes();
+        let protected = self.forks.iter().copied().fold(self.log_start, Offset::max);
+        let age_us = i64::try_from(after.as_micros()).unwrap_or(i64::MAX);
+        if self.log.compact(protected, Micros(now.time.0.saturating_sub(age_us))) {
+            self.generation += 1;
+        }
+        before.saturating_sub(self.log.bytes())
     }
 
     pub(super) fn renew(&mut self, now: Now) {

@@ -18,6 +18,8 @@ pub(super) struct Committed {
     pub(super) path: StreamPath,
     pub(super) id: StreamId,
     pub(super) tail: Offset,
+    /// As it was known with the change.
+    pub(super) generation: u64,
     pub(super) kind: CommittedKind,
 }
 
@@ -69,16 +71,16 @@ impl Step for FanOutTask {
             // The store is gone.
             return std::future::pending().await;
         };
-        for Committed { path, id, tail, kind } in committed {
+        for Committed { path, id, tail, generation, kind } in committed {
             let kind = match kind {
                 CommittedKind::Appended(chunk) => {
-                    self.cache.push(id, chunk);
+                    self.cache.push(id, generation, chunk);
                     let _upkeep_is_gone = self.grown.send(id);
                     StreamEventKind::Appended
                 }
                 CommittedKind::Created { content_type, at, start, chunk } => {
                     if let Some(chunk) = chunk {
-                        self.cache.push(id, chunk);
+                        self.cache.push(id, generation, chunk);
                     }
                     StreamEventKind::Created { content_type, at, start }
                 }

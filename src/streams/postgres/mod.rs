@@ -9,7 +9,7 @@
 //!
 //! * No node owns a stream. Whatever decides about a write is read from the stream's row while it is locked.
 //! * A verified read asks Postgres for the stream's row, once for all reads that wait at the same time; its bytes come from the cache where they are there.
-//!   Bytes at an offset do not change, so a cached chunk is never stale.
+//!   Bytes at an offset do not change but by a compaction, which begins a new generation of the stream; so a cached chunk of this one is never stale.
 //! * A stream ends by Postgres' clock, in the statement that asks.
 
 mod appends;
@@ -41,7 +41,7 @@ use chunks::{ChunkCache, ChunkStore, Cut};
 use fan_out::{Committed, CommittedKind, FanOut, FanOutTask};
 use heads::{HeadReads, HeadStore, KnownStream, KnownStreams, Segment, Status};
 use life::{ForkPoint, LifeStore};
-use upkeep::{MergeTask, RenewalTask, Renewals, RetentionTask, SweepTask, UpkeepStore};
+use upkeep::{CompactionTask, MergeTask, RenewalTask, Renewals, RetentionTask, SweepTask, UpkeepStore};
 use wakes::{WakeReader, WakeStore, WakeWriter};
 
 /// The wait of a background task after an error.
@@ -54,6 +54,8 @@ pub struct PostgresStreamsSettings {
     pub memory_bytes: usize,
     /// The stream that lists streams, to which `tidegate_append` appends nothing.
     pub registry: Option<StreamPath>,
+    /// The age from which messages are compacted.
+    pub compact_after: Duration,
 }
 
 /// What the store works with.
@@ -156,6 +158,8 @@ impl PostgresStreams {
         supervisor.periodic("stream-sweeps", SweepTask::INTERVAL, backoff(), sweep_task);
         let retention_task = RetentionTask::new(&known, upkeep.clone());
         supervisor.periodic("stream-retention", RetentionTask::INTERVAL, backoff(), retention_task);
+        let compaction_task = CompactionTask::new(&known, upkeep.clone(), settings.compact_after);
+        supervisor.periodic("stream-compaction", CompactionTask::INTERVAL, backoff(), compaction_task);
         supervisor.periodic("stream-merges", Duration::ZERO, backoff(), MergeTask::new(growing, upkeep));
         let writer = WakeWriter { changed, store: WakeStore::new(queries, timeout, &node) };
         supervisor.periodic("stream-wakes", Duration::ZERO, backoff(), writer);
@@ -218,20 +222,38 @@ impl PostgresStreams {
             return Ok(Arc::clone(segments));
         }
         let segments = match stream.shared {
-            None => [Segment { id: stream.id(), end: Offset(u64::MAX) }].into(),
+            None => [Segment { id: stream.id(), end: Offset(u64::MAX), generation: 0 }].into(),
             Some(_) => self.head_store.segments(stream.id()).await?,
         };
         Ok(Arc::clone(stream.segments.get_or_init(|| segments)))
     }
 
-    /// Reads from a position of a stream whose state is `head`.
+    /// Reads a stream. A compaction in between makes it begin anew: an answer has bytes of the generation that its tag names.
+    async fn read_stream(
+        &self,
+        path: &StreamPath,
+        from: ReadFrom,
+        max_bytes: usize,
+        mut freshness: Freshness,
+    ) -> Result<Slice, StreamError> {
+        for _ in 0..READS {
+            let (stream, head) = self.state(path, freshness).await?;
+            if let Some(slice) = self.read_from(&stream, head, from, max_bytes).await? {
+                return Ok(slice);
+            }
+            freshness = Freshness::Verified;
+        }
+        Err(StreamError::Overloaded)
+    }
+
+    /// Reads from a position of a stream whose state is `head`. `None`: it has been compacted since.
     async fn read_from(
         &self,
         stream: &KnownStream,
         head: StreamHead,
         from: ReadFrom,
         max_bytes: usize,
-    ) -> Result<Slice, StreamError> {
+    ) -> Result<Option<Slice>, StreamError> {
         let start = match from {
             ReadFrom::Start => head.kept_from,
             ReadFrom::Now => head.tail,
@@ -246,29 +268,40 @@ impl PostgresStreams {
         let mut cut = Cut::at(start);
         if start < head.tail {
             let segments = self.segments(stream).await?;
-            self.fill(&mut cut, &segments, &head, max_bytes).await?;
+            if !self.fill(&mut cut, &segments, &head, max_bytes).await? {
+                return Ok(None);
+            }
         }
         let is_tail = cut.next == head.tail;
-        Ok(Slice { head, start, bytes: cut.bytes, next: cut.next, is_tail })
+        Ok(Some(Slice { head, start, bytes: cut.bytes, next: cut.next, is_tail }))
     }
 
-    /// Adds bytes until there are `max_bytes`, or the end is reached.
+    /// Adds bytes until there are `max_bytes`, or the end is reached. False: the stream is of another generation.
     async fn fill(
         &self,
         cut: &mut Cut,
         segments: &[Segment],
         head: &StreamHead,
         max_bytes: usize,
-    ) -> Result<(), StreamError> {
+    ) -> Result<bool, StreamError> {
         let is_json = head.content_type.is_json();
         while cut.next < head.tail {
             let part = segments.iter().find(|segment| cut.next < segment.end);
             let part = part.ok_or(DbError::Unexpected("a stream without a part for an offset"))?;
             let (end, room) = (part.end.min(head.tail), max_bytes.saturating_sub(cut.len()));
-            let mut chunks = self.cache.get(part.id, cut.next, end, room);
+            let generations = match part.id == head.id {
+                true => head.generation..=head.generation,
+                // Compactions since are not of what the fork shares.
+                false => part.generation..=u64::MAX,
+            };
+            let mut chunks = self.cache.get(part.id, &generations, cut.next, end, room);
             if chunks.is_empty() {
-                chunks = self.chunks.read(part.id, cut.next, end, room).await?;
-                self.cache.add(part.id, &chunks);
+                let generation;
+                (chunks, generation) = self.chunks.read(part.id, cut.next, end, room).await?;
+                if !chunks.is_empty() && !generations.contains(&generation) {
+                    return Ok(false);
+                }
+                self.cache.add(part.id, generation, &chunks);
                 if chunks.len() > SMALL_CHUNKS {
                     for _ in &chunks {
                         let _upkeep_is_gone = self.grown.send(part.id);
@@ -281,7 +314,7 @@ impl PostgresStreams {
                     break;
                 }
                 if !cut.add(&chunk.before(end), max_bytes, is_json)? {
-                    return Ok(());
+                    return Ok(true);
                 }
             }
             if cut.next == before {
@@ -289,10 +322,10 @@ impl PostgresStreams {
                 return Err(StreamError::NotFound);
             }
             if cut.len() >= max_bytes {
-                return Ok(());
+                return Ok(true);
             }
         }
-        Ok(())
+        Ok(true)
     }
 
     /// The place that a fork names in its source, if it names one.
@@ -315,7 +348,7 @@ impl PostgresStreams {
             return Ok(Some(ForkPoint { source: source_id, append: None }));
         };
         let end = part.end.min(head.tail);
-        let chunks = self.chunks.read(part.id, offset, end, 0).await?;
+        let (chunks, _) = self.chunks.read(part.id, offset, end, 0).await?;
         let Some(chunk) = chunks.into_iter().next() else { return Err(StreamError::ForkSource) };
         let chunk = chunk.before(end);
         Cut::at(offset).add(&chunk, 1, is_json).map_err(|_| StreamError::ForkOffset)?;
@@ -343,18 +376,21 @@ impl PostgresStreams {
         let (content_type, at, chunk) = (head.content_type.clone(), head.created_at, begun.chunk);
         let kind = CommittedKind::Created { content_type, at, start, chunk };
         let mut committed = committed_ends(begun.deleted);
-        committed.push(Committed { path: path.clone(), id: head.id, tail: head.tail, kind });
+        committed.push(Committed { path: path.clone(), id: head.id, tail: head.tail, generation: 0, kind });
         self.fan_out.send(committed);
         Ok(Created::New(head))
     }
 }
 
+/// Attempts to read a stream that is compacted meanwhile.
+const READS: usize = 5;
 /// Chunks of one read that are worth a merge.
 const SMALL_CHUNKS: usize = 64;
 
 fn committed_ends(deleted: Vec<life::Deleted>) -> Vec<Committed> {
+    let kind = || CommittedKind::Deleted;
     let committed =
-        |life::Deleted { path, id, tail }| Committed { path, id, tail, kind: CommittedKind::Deleted };
+        |life::Deleted { path, id, tail }| Committed { path, id, tail, generation: 0, kind: kind() };
     deleted.into_iter().map(committed).collect()
 }
 
@@ -389,10 +425,7 @@ impl StreamStore for PostgresStreams {
         max_bytes: usize,
         freshness: Freshness,
     ) -> StoreFuture<'a, Slice> {
-        Box::pin(async move {
-            let (stream, head) = self.state(path, freshness).await?;
-            self.read_from(&stream, head, from, max_bytes).await
-        })
+        Box::pin(self.read_stream(path, from, max_bytes, freshness))
     }
 
     fn renew(&self, path: &StreamPath, stream: &StreamHead) {
@@ -422,6 +455,10 @@ impl StreamStore for PostgresStreams {
     }
 
     fn has_retention(&self) -> bool {
+        true
+    }
+
+    fn has_compaction(&self) -> bool {
         true
     }
 }

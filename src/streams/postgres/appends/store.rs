@@ -85,11 +85,11 @@ impl AppendStore {
                 self.known.forget(&group.stream.path, Some(id));
                 continue;
             }
-            let tail = group.chunk.next;
+            let (tail, generation) = (group.chunk.next, group.stream.fixed().generation);
             group.stream.note(tail, false);
             group.stream.renewed(begun);
             let (path, kind) = (group.stream.path.clone(), CommittedKind::Appended(group.chunk));
-            committed.push(Committed { path, id, tail, kind });
+            committed.push(Committed { path, id, tail, generation, kind });
         }
         self.fan_out.send(committed);
         Ok(outcomes)
@@ -202,9 +202,9 @@ impl AppendStore {
             let known = self.known.note(&stream);
             known.note(tail, closed);
             known.renewed(begun);
-            let (path, id) = (stream.path.clone(), stream.head.id);
+            let (path, id, generation) = (stream.path.clone(), stream.head.id, stream.head.generation);
             let kind = chunk.map_or(CommittedKind::Closed, CommittedKind::Appended);
-            committed.push(Committed { path, id, tail, kind });
+            committed.push(Committed { path, id, tail, generation, kind });
         }
         self.fan_out.send(committed);
         outcomes

@@ -1,9 +1,12 @@
 //! The cache of recent chunks: for each stream a run of chunks without a gap, of which answers share the bytes.
 //!
+//! A run belongs to a generation of its stream: a compaction changes bytes, and an answer has those of one generation.
+//!
 //! All runs together are bounded in bytes; the streams used least recently go first. Small chunks that are read together are merged in memory
 //! too, as an answer of ten thousand parts costs more than the copy.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::ops::RangeInclusive;
 
 use parking_lot::Mutex;
 
@@ -33,8 +36,10 @@ struct State {
 
 #[derive(Debug, Default)]
 struct Run {
-    /// Without gaps.
+    /// Each begins where the one before ends.
     chunks: VecDeque<Chunk>,
+    /// The generation of the stream when they were read or written, at least.
+    generation: u64,
     bytes: usize,
     used: u64,
 }
@@ -48,6 +53,14 @@ impl Run {
         self.chunks.back().map(|chunk| chunk.next)
     }
 
+    /// Forgets chunks of an earlier generation.
+    fn begin(&mut self, generation: u64) {
+        if self.generation < generation {
+            self.chunks.clear();
+            (self.bytes, self.generation) = (0, generation);
+        }
+    }
+
     /// Replaces runs of small chunks among those from `start` up to `end`.
     fn merge(&mut self, start: usize, end: usize) {
         let tail = self.chunks.split_off(end);
@@ -55,7 +68,8 @@ impl Run {
         let mut group: Vec<Chunk> = Vec::new();
         let mut bytes = 0;
         for chunk in read {
-            if bytes + chunk.bytes.len() > MERGED_BYTES {
+            let length = chunk.next.0 - group.first().map_or(chunk.first, |first| first.first).0;
+            if bytes + chunk.bytes.len() > MERGED_BYTES || length > Chunk::MAX_LENGTH {
                 self.chunks.extend(Chunk::merged(&group));
                 group.clear();
                 bytes = 0;
@@ -115,17 +129,19 @@ impl ChunkCache {
         Self { state: Mutex::default(), max_bytes }
     }
 
-    /// The cached chunks from an offset on, up to `end` and about `max_bytes`; none if the one at the offset is not cached.
+    /// The cached chunks from an offset on, up to `end` and about `max_bytes`; none if the one at the offset is not cached, or of another generation.
     pub(in crate::streams::postgres) fn get(
         &self,
         id: StreamId,
+        generation: &RangeInclusive<u64>,
         from: Offset,
         end: Offset,
         max_bytes: usize,
     ) -> Vec<Chunk> {
         let mut state = self.state.lock();
-        let is_cached =
-            state.runs.get(&id).is_some_and(|run| run.first() <= Some(from) && run.next() > Some(from));
+        let is_cached = state.runs.get(&id).is_some_and(|run| {
+            generation.contains(&run.generation) && run.first() <= Some(from) && run.next() > Some(from)
+        });
         if !is_cached {
             return Vec::new();
         }
@@ -151,10 +167,11 @@ impl ChunkCache {
         })
     }
 
-    /// Adds a chunk that was committed. One that does not follow what is cached replaces it, if it is behind.
-    pub(in crate::streams::postgres) fn push(&self, id: StreamId, chunk: Chunk) {
+    /// Adds a chunk that was committed. One that does not follow what is cached, or is of a later generation, replaces it, if it is behind.
+    pub(in crate::streams::postgres) fn push(&self, id: StreamId, generation: u64, chunk: Chunk) {
         let mut state = self.state.lock();
         state.with_run(id, |run| {
+            run.begin(generation);
             match run.next() {
                 Some(next) if next > chunk.first => return,
                 Some(next) if next == chunk.first => {}
@@ -170,10 +187,14 @@ impl ChunkCache {
     }
 
     /// Adds chunks that were read, which follow each other: before or behind the cached ones if they meet, else in their place if they are longer.
-    pub(in crate::streams::postgres) fn add(&self, id: StreamId, chunks: &[Chunk]) {
+    pub(in crate::streams::postgres) fn add(&self, id: StreamId, generation: u64, chunks: &[Chunk]) {
         let (Some(first), Some(last)) = (chunks.first(), chunks.last()) else { return };
         let mut state = self.state.lock();
         state.with_run(id, |run| {
+            run.begin(generation);
+            if generation < run.generation {
+                return;
+            }
             let (Some(run_first), Some(run_next)) = (run.first(), run.next()) else {
                 run.chunks.extend(chunks.iter().cloned());
                 run.bytes = run.chunks.iter().map(Chunk::held_bytes).sum();
@@ -217,24 +238,24 @@ mod tests {
     }
 
     fn cached(cache: &ChunkCache, from: u64) -> String {
-        let chunks = cache.get(StreamId(1), Offset(from), Offset(u64::MAX), usize::MAX);
+        let chunks = cache.get(StreamId(1), &(0..=0), Offset(from), Offset(u64::MAX), usize::MAX);
         String::from_utf8(chunks.iter().flat_map(|chunk| chunk.bytes.to_vec()).collect()).unwrap()
     }
 
     #[test]
     fn a_run_grows_at_both_ends_and_has_no_gap() {
         let cache = ChunkCache::new(1 << 20);
-        cache.push(StreamId(1), chunk(10, "ab"));
-        cache.push(StreamId(1), chunk(12, "cd"));
+        cache.push(StreamId(1), 0, chunk(10, "ab"));
+        cache.push(StreamId(1), 0, chunk(12, "cd"));
         assert_eq!(cached(&cache, 10), "abcd");
         assert_eq!(cached(&cache, 11), "abcd");
         assert_eq!((cached(&cache, 9), cached(&cache, 14)), (String::new(), String::new()));
         // Merged in the table meanwhile, so that it overlaps.
-        cache.add(StreamId(1), &[chunk(6, "wxyzab")]);
+        cache.add(StreamId(1), 0, &[chunk(6, "wxyzab")]);
         assert_eq!(cached(&cache, 6), "wxyzabcd");
-        cache.push(StreamId(1), chunk(12, "cd"));
+        cache.push(StreamId(1), 0, chunk(12, "cd"));
         assert_eq!(cached(&cache, 6), "wxyzabcd");
-        cache.push(StreamId(1), chunk(20, "z"));
+        cache.push(StreamId(1), 0, chunk(20, "z"));
         assert_eq!((cached(&cache, 6), cached(&cache, 20)), (String::new(), "z".into()));
         cache.remove(StreamId(1));
         assert_eq!((cached(&cache, 20), cache.state.lock().bytes), (String::new(), 0));
@@ -244,28 +265,47 @@ mod tests {
     fn small_chunks_that_are_read_together_are_merged() {
         let cache = ChunkCache::new(1 << 20);
         for first in 0..100 {
-            cache.push(StreamId(1), chunk(first, "x"));
+            cache.push(StreamId(1), 0, chunk(first, "x"));
         }
         assert_eq!(cached(&cache, 0), "x".repeat(100));
-        assert_eq!(cache.get(StreamId(1), Offset(50), Offset(100), 1_000).len(), 1);
-        cache.push(StreamId(1), chunk(100, "y"));
+        assert_eq!(cache.get(StreamId(1), &(0..=0), Offset(50), Offset(100), 1_000).len(), 1);
+        cache.push(StreamId(1), 0, chunk(100, "y"));
         assert_eq!(cached(&cache, 0), "x".repeat(100) + "y");
+    }
+
+    #[test]
+    fn a_run_has_chunks_of_one_generation() {
+        let cache = ChunkCache::new(1 << 20);
+        let count = |generation: u64| {
+            cache.get(StreamId(1), &(generation..=generation), Offset(0), Offset(9), 100).len()
+        };
+        cache.add(StreamId(1), 0, &[chunk(0, "ab"), chunk(2, "cd")]);
+        assert_eq!((count(0), count(1)), (2, 0));
+        // What is at the tail is of each generation.
+        cache.add(StreamId(1), 1, &[chunk(0, "AB")]);
+        cache.push(StreamId(1), 0, chunk(2, "cd"));
+        assert_eq!((count(0), count(1)), (0, 2));
+        cache.add(StreamId(1), 0, &[chunk(4, "e")]);
+        assert_eq!(count(1), 2);
+        assert_eq!(cache.get(StreamId(1), &(0..=u64::MAX), Offset(0), Offset(9), 100).len(), 2);
+        cache.push(StreamId(1), 2, chunk(4, "e"));
+        assert_eq!((count(1), cache.state.lock().runs[&StreamId(1)].chunks.len()), (0, 1));
     }
 
     #[test]
     fn the_streams_used_least_recently_go_first_and_bytes_are_bounded() {
         let cache = ChunkCache::new(1_000);
         for id in 1..=5 {
-            cache.push(StreamId(id), chunk(0, "x"));
+            cache.push(StreamId(id), 0, chunk(0, "x"));
         }
         assert_eq!(cached(&cache, 0), "x");
         for id in 6..=10 {
-            cache.push(StreamId(id), chunk(0, "x"));
+            cache.push(StreamId(id), 0, chunk(0, "x"));
         }
         assert_eq!(cached(&cache, 0), "x");
-        assert!(cache.get(StreamId(2), Offset(0), Offset(1), 1).is_empty());
+        assert!(cache.get(StreamId(2), &(0..=0), Offset(0), Offset(1), 1).is_empty());
         for first in 1..100 {
-            cache.push(StreamId(1), chunk(first, "x"));
+            cache.push(StreamId(1), 0, chunk(first, "x"));
         }
         let state = cache.state.lock();
         assert!(state.bytes <= 1_000 && state.runs.len() == state.uses.len(), "{}", state.bytes);

@@ -1,4 +1,6 @@
 //! Chunks: the bytes of a stream between two offsets, with the boundaries of appends and messages in them.
+//!
+//! A compaction removes messages and leaves offsets as they are: of such a chunk `byte_ends` says where the messages are that are left.
 
 use bytes::{Bytes, BytesMut};
 
@@ -16,9 +18,14 @@ pub(in crate::streams::postgres) struct Chunk {
     pub(in crate::streams::postgres) append_ends: Option<Box<[u32]>>,
     /// The ends of its JSON messages; `None`: each append is one message.
     pub(in crate::streams::postgres) message_ends: Option<Box<[u32]>>,
+    /// The ends of its messages in its bytes, where messages were removed; `None`: none were. `message_ends` has as many.
+    pub(in crate::streams::postgres) byte_ends: Option<Box<[u32]>>,
 }
 
 impl Chunk {
+    /// The longest one that is made of several, in offsets: ends are numbers of 31 bits in Postgres.
+    pub(in crate::streams::postgres) const MAX_LENGTH: u64 = 1 << 30;
+
     /// The chunk of appends that follow each other from `first` on.
     pub(in crate::streams::postgres) fn of_appends(first: Offset, bodies: &[&AppendBody]) -> Self {
         let length: usize = bodies.iter().map(|body| body.bytes().len()).sum();
@@ -43,19 +50,23 @@ impl Chunk {
             bytes: bytes.freeze(),
             append_ends: (append_ends.len() > 1).then(|| append_ends.into()),
             message_ends: (!is_one_each).then(|| message_ends.into()),
+            byte_ends: None,
         }
     }
 
     /// One chunk of chunks that follow each other.
     pub(in crate::streams::postgres) fn merged(chunks: &[Self]) -> Option<Self> {
         let (first, last) = (chunks.first()?, chunks.last()?);
-        let mut bytes = BytesMut::with_capacity((last.next.0 - first.first.0) as usize);
+        let mut bytes = BytesMut::with_capacity(chunks.iter().map(|chunk| chunk.bytes.len()).sum());
         let (mut append_ends, mut message_ends, mut differs) = (Vec::new(), Vec::new(), false);
+        let (mut byte_ends, mut has_gaps) = (Vec::new(), false);
         for chunk in chunks {
-            let base = bytes.len() as u32;
+            let (base, byte_base) = ((chunk.first.0 - first.first.0) as u32, bytes.len() as u32);
             append_ends.extend(chunk.append_ends().iter().map(|end| base + end));
             message_ends.extend(chunk.message_ends().iter().map(|end| base + end));
+            byte_ends.extend(chunk.byte_ends().iter().map(|end| byte_base + end));
             differs |= chunk.message_ends.is_some();
+            has_gaps |= chunk.byte_ends.is_some();
             bytes.extend_from_slice(&chunk.bytes);
         }
         Some(Self {
@@ -63,21 +74,27 @@ impl Chunk {
             next: last.next,
             bytes: bytes.freeze(),
             append_ends: Some(append_ends.into()),
-            message_ends: differs.then(|| message_ends.into()),
+            message_ends: (differs || has_gaps).then(|| message_ends.into()),
+            byte_ends: has_gaps.then(|| byte_ends.into()),
         })
     }
 
     /// Its bytes in memory, about.
     pub(in crate::streams::postgres) fn held_bytes(&self) -> usize {
         let ends = |ends: &Option<Box<[u32]>>| ends.as_ref().map_or(0, |ends| ends.len() * 4);
-        128 + self.bytes.len() + ends(&self.append_ends) + ends(&self.message_ends)
+        128 + self.bytes.len() + ends(&self.append_ends) + ends(&self.message_ends) + ends(&self.byte_ends)
     }
 
     fn append_ends(&self) -> std::borrow::Cow<'_, [u32]> {
         match &self.append_ends {
             Some(ends) => (&**ends).into(),
-            None => vec![self.bytes.len() as u32].into(),
+            None => vec![self.length()].into(),
         }
+    }
+
+    /// Its length in offsets.
+    pub(in crate::streams::postgres) fn length(&self) -> u32 {
+        (self.next.0 - self.first.0) as u32
     }
 
     fn message_ends(&self) -> std::borrow::Cow<'_, [u32]> {
@@ -87,33 +104,119 @@ impl Chunk {
         }
     }
 
-    /// The place of an offset in its bytes.
-    fn place(&self, offset: Offset) -> usize {
-        let within = usize::try_from(offset.0.saturating_sub(self.first.0)).unwrap_or(usize::MAX);
-        within.min(self.bytes.len())
+    fn byte_ends(&self) -> std::borrow::Cow<'_, [u32]> {
+        match &self.byte_ends {
+            Some(ends) => (&**ends).into(),
+            None => self.message_ends(),
+        }
     }
 
-    /// Whether an offset in it is between two messages.
-    fn is_between_messages(&self, place: usize) -> bool {
-        place == 0 || self.message_ends().binary_search(&(place as u32)).is_ok()
+    /// An offset as one within it.
+    fn within(&self, offset: Offset) -> u32 {
+        u32::try_from(offset.0.saturating_sub(self.first.0)).unwrap_or(u32::MAX).min(self.length())
     }
 
-    /// The bytes from an offset up to another one.
-    fn part(&self, from: Offset, to: Offset) -> Bytes {
+    /// A message by its number: where it begins and ends within the offsets of the chunk, and the end of its bytes.
+    fn message(&self, number: usize) -> Option<(u32, u32, u32)> {
+        let (end, byte_end) = (*self.message_ends().get(number)?, *self.byte_ends().get(number)?);
+        Some((end - (byte_end - self.byte_end_before(number)), end, byte_end))
+    }
+
+    /// The bytes of the messages before one.
+    fn byte_end_before(&self, number: usize) -> u32 {
+        number.checked_sub(1).and_then(|before| self.byte_ends().get(before).copied()).unwrap_or(0)
+    }
+
+    /// The place in its bytes of an offset within it.
+    fn place(&self, within: u32) -> usize {
+        if self.byte_ends.is_none() {
+            return within as usize;
+        }
+        let number = self.message_ends().partition_point(|end| *end <= within);
+        let before = self.byte_end_before(number);
+        // In a gap it is where the next message begins.
+        let into = self.message(number).map_or(0, |(start, ..)| within.saturating_sub(start));
+        (before + into) as usize
+    }
+
+    /// Whether an offset within it is between two messages.
+    fn is_between_messages(&self, within: u32) -> bool {
+        let ends = self.message_ends();
+        let number = ends.partition_point(|end| *end < within);
+        within == 0
+            || ends.get(number) == Some(&within)
+            // In a gap.
+            || (self.byte_ends.is_some() && self.message(number).is_none_or(|(start, ..)| within <= start))
+    }
+
+    /// The bytes from an offset within it up to another one.
+    fn part(&self, from: u32, to: u32) -> Bytes {
         let (from, to) = (self.place(from), self.place(to));
         self.bytes.slice(from.min(to)..to)
+    }
+
+    /// The messages in it, each with its first offset and its bytes without the comma.
+    pub(in crate::streams::postgres) fn messages(&self) -> Vec<(Offset, &[u8])> {
+        (0..self.message_ends().len())
+            .filter_map(|number| {
+                let ((start, _, byte_end), byte_start) =
+                    (self.message(number)?, self.byte_end_before(number));
+                let json = self.bytes.get(byte_start as usize..byte_end.checked_sub(1)? as usize)?;
+                Some((Offset(self.first.0 + u64::from(start)), json))
+            })
+            .collect()
+    }
+
+    /// The same without some of its messages: `is_kept` says which are left.
+    pub(in crate::streams::postgres) fn without(&self, is_kept: &[bool]) -> Self {
+        let (mut bytes, mut message_ends, mut byte_ends) = (BytesMut::new(), Vec::new(), Vec::new());
+        for (number, _) in is_kept.iter().enumerate().filter(|(_, is_kept)| **is_kept) {
+            let Some((_, end, byte_end)) = self.message(number) else { continue };
+            let start = self.byte_end_before(number) as usize;
+            bytes.extend_from_slice(self.bytes.get(start..byte_end as usize).unwrap_or_default());
+            message_ends.push(end);
+            byte_ends.push(bytes.len() as u32);
+        }
+        Self {
+            bytes: bytes.freeze(),
+            message_ends: Some(message_ends.into()),
+            byte_ends: Some(byte_ends.into()),
+            ..self.clone()
+        }
+    }
+
+    /// The same with one append in the place of several that follow each other and have no messages left. `times` are those of its appends.
+    pub(in crate::streams::postgres) fn with_fewer_appends(mut self, times: &mut Vec<i64>) -> Self {
+        let messages = self.message_ends();
+        let (mut ends, mut kept_times): (Vec<u32>, Vec<i64>) = (Vec::new(), Vec::new());
+        let (mut before, mut was_empty) = (0, false);
+        for (end, time) in self.append_ends().iter().zip(times.iter()) {
+            let first = messages.partition_point(|message| *message <= before);
+            let is_empty = messages.get(first).is_none_or(|message| message > end);
+            if is_empty && was_empty {
+                ends.pop();
+                kept_times.pop();
+            }
+            ends.push(*end);
+            kept_times.push(*time);
+            (before, was_empty) = (*end, is_empty);
+        }
+        *times = kept_times;
+        self.append_ends = Some(ends.into());
+        self
     }
 
     /// The part without what is behind an offset.
     pub(in crate::streams::postgres) fn before(mut self, end: Offset) -> Self {
         if end < self.next {
-            let place = self.place(end);
-            let cut = |ends: Option<Box<[u32]>>| {
-                ends.map(|ends| ends.iter().copied().filter(|end| *end as usize <= place).collect())
+            let (within, place) = (self.within(end), self.place(self.within(end)));
+            let cut = |ends: Option<Box<[u32]>>, last: u32| {
+                ends.map(|ends| ends.iter().copied().filter(|end| *end <= last).collect())
             };
             self.bytes.truncate(place);
-            self.append_ends = cut(self.append_ends);
-            self.message_ends = cut(self.message_ends);
+            self.append_ends = cut(self.append_ends, within);
+            self.message_ends = cut(self.message_ends, within);
+            self.byte_ends = cut(self.byte_ends, place as u32);
             self.next = end;
         }
         self
@@ -121,9 +224,9 @@ impl Chunk {
 
     /// The rest of the append that an offset is in or at the start of: its end, and the ends of its messages behind the offset.
     pub(in crate::streams::postgres) fn rest_of_append(&self, offset: Offset) -> (Offset, Vec<Offset>) {
-        let place = self.place(offset) as u32;
+        let place = self.within(offset);
         let end = self.append_ends().iter().copied().find(|end| *end > place);
-        let end = end.unwrap_or(self.bytes.len() as u32);
+        let end = end.unwrap_or(self.length());
         let of = |end: u32| Offset(self.first.0 + u64::from(end));
         let messages = self.message_ends();
         let messages = messages.iter().copied().filter(|message| *message > place && *message <= end);
@@ -160,32 +263,36 @@ impl Cut {
         max: usize,
         is_json: bool,
     ) -> Result<bool, StreamError> {
-        let (from, so_far) = (chunk.place(self.next), self.len());
+        let (from, so_far) = (chunk.within(self.next), self.len());
         if is_json && !chunk.is_between_messages(from) {
             return Err(StreamError::Offset);
         }
         let room = max.saturating_sub(so_far);
-        let whole = chunk.bytes.len().saturating_sub(from);
-        let to = if whole <= room {
-            chunk.bytes.len()
+        let place = chunk.place(from);
+        let to = if chunk.bytes.len().saturating_sub(place) <= room {
+            chunk.length()
         } else if is_json {
             let ends = chunk.message_ends();
-            let end_of = |place: usize| ends.get(place).map_or(0, |end| *end as usize);
-            let fitting = ends.partition_point(|end| *end as usize <= from + room);
+            let end_of = |number: usize| ends.get(number).map_or(0, |end| *end);
+            let fitting = chunk.byte_ends().partition_point(|end| *end as usize <= place + room);
             match fitting.checked_sub(1).map(end_of).filter(|end| *end > from) {
                 Some(end) => end,
-                None if so_far == 0 => end_of(ends.partition_point(|end| *end as usize <= from)),
+                None if so_far == 0 => end_of(ends.partition_point(|end| *end <= from)),
                 None => from,
             }
         } else {
-            from + if so_far == 0 { room.max(1) } else { room }
+            // Bytes have no gaps.
+            let room = if so_far == 0 { room.max(1) } else { room };
+            from.saturating_add(u32::try_from(room).unwrap_or(u32::MAX)).min(chunk.length())
         };
         if to > from {
-            let end = Offset(chunk.first.0 + to as u64);
-            self.bytes.push(chunk.part(self.next, end));
-            self.next = end;
+            let bytes = chunk.part(from, to);
+            if !bytes.is_empty() {
+                self.bytes.push(bytes);
+            }
+            self.next = Offset(chunk.first.0 + u64::from(to));
         }
-        Ok(to == chunk.bytes.len())
+        Ok(to == chunk.length())
     }
 }
 
@@ -194,8 +301,11 @@ pub(in crate::streams::postgres) fn array_text(ends: Option<&[u32]>) -> Option<S
     let ends = ends?;
     let mut text = String::with_capacity(2 + ends.len() * 5);
     let mut digits = itoa::Buffer::new();
-    for end in ends {
-        text.push(if text.is_empty() { '{' } else { ',' });
+    text.push('{');
+    for (number, end) in ends.iter().enumerate() {
+        if number > 0 {
+            text.push(',');
+        }
         text.push_str(digits.format(*end));
     }
     text.push('}');
@@ -240,7 +350,37 @@ mod tests {
         let before = many.clone().before(Offset(12));
         assert_eq!((&before.bytes[..], before.message_ends.as_deref()), (&b"1,"[..], Some(&[2][..])));
         assert_eq!(array_text(many.message_ends.as_deref()).unwrap(), "{2,4,6}");
-        assert_eq!(array_text(None), None);
+        assert_eq!((array_text(None), array_text(Some(&[])).as_deref()), (None, Some("{}")));
+    }
+
+    #[test]
+    fn offsets_in_a_gap_are_positions_and_others_within_a_message_are_none() {
+        // 1,2,"long",3, without the first, the second and the last message.
+        let chunk = Chunk::of_appends(Offset(10), &[&json("[1,2]"), &json("\"long\""), &json("3")]);
+        let chunk = chunk.without(&[false, false, true, false]);
+        assert_eq!((&chunk.bytes[..], chunk.next), (&b"\"long\","[..], Offset(23)));
+        assert_eq!(chunk.messages(), [(Offset(14), &b"\"long\""[..])]);
+        let cut = |from: u64, max| {
+            let mut cut = Cut::at(Offset(from));
+            cut.add(&chunk, max, true).map(|is_whole| (cut.bytes.concat(), cut.next.0, is_whole)).ok()
+        };
+        for from in 10..=14 {
+            assert_eq!(cut(from, 100), Some((b"\"long\",".to_vec(), 23, true)), "{from}");
+            assert_eq!(cut(from, 1), Some((b"\"long\",".to_vec(), 21, false)), "{from}");
+        }
+        assert_eq!((cut(15, 100), cut(20, 100)), (None, None));
+        for from in 21..=23 {
+            assert_eq!(cut(from, 1), Some((Vec::new(), 23, true)), "{from}");
+        }
+        let before = chunk.clone().before(Offset(13));
+        assert_eq!((before.bytes.len(), before.messages().len(), before.next), (0, 0, Offset(13)));
+        assert_eq!(chunk.clone().before(Offset(22)).messages().len(), 1);
+        let mut times = vec![1, 2, 3];
+        let none = chunk.without(&[false]).with_fewer_appends(&mut times);
+        assert_eq!((none.append_ends.as_deref(), &times[..]), (Some(&[13][..]), &[3][..]));
+        let mut times = vec![1, 2, 3];
+        let some = chunk.with_fewer_appends(&mut times);
+        assert_eq!((some.append_ends.as_deref(), times), (Some(&[4, 11, 13][..]), vec![1, 2, 3]));
     }
 
     #[test]
@@ -295,6 +435,53 @@ mod tests {
             prop_assert_eq!(read(&chunks)?, read(std::slice::from_ref(&merged))?);
             for chunk in &chunks {
                 prop_assert_eq!(chunk.rest_of_append(chunk.first), merged.rest_of_append(chunk.first));
+            }
+        }
+
+        #[test]
+        fn what_a_compaction_left_is_read_from_every_offset(
+            appends in prop::collection::vec(prop::collection::vec(("[a-z]{0,5}", any::<bool>()), 1..4), 1..8), max in 1..40_usize,
+            groups in 1..4_usize, merges: bool
+        ) {
+            let mut at = Offset(5);
+            let (mut chunks, mut left) = (Vec::new(), Vec::new());
+            for group in appends.chunks(groups) {
+                let bodies: Vec<AppendBody> = group.iter().map(|messages| {
+                    let texts: Vec<&str> = messages.iter().map(|(text, _)| &**text).collect();
+                    json(&serde_json::json!(texts).to_string())
+                }).collect();
+                let chunk = Chunk::of_appends(at, &bodies.iter().collect::<Vec<_>>());
+                let is_kept: Vec<bool> = group.iter().flatten().map(|(_, is_kept)| *is_kept).collect();
+                let messages = chunk.messages();
+                left.extend(messages.iter().zip(&is_kept).filter(|(_, is_kept)| **is_kept)
+                    .map(|((offset, json), _)| (*offset, json.to_vec())));
+                at = chunk.next;
+                chunks.push(if is_kept.iter().all(|is_kept| *is_kept) { chunk } else { chunk.without(&is_kept) });
+            }
+            let chunks = if merges { vec![Chunk::merged(&chunks).unwrap()] } else { chunks };
+            let found: Vec<(Offset, Vec<u8>)> =
+                chunks.iter().flat_map(|chunk| chunk.messages()).map(|(offset, json)| (offset, json.to_vec())).collect();
+            prop_assert_eq!(&found, &left);
+            for start in 5..=at.0 {
+                let is_within = left.iter().any(|(offset, json)| start > offset.0 && start <= offset.0 + json.len() as u64);
+                let expected: Vec<u8> = left.iter().filter(|(offset, _)| offset.0 >= start)
+                    .flat_map(|(_, json)| [&json[..], b","].concat()).collect();
+                let (mut from, mut read) = (Offset(start), Vec::new());
+                while from < at {
+                    let mut cut = Cut::at(from);
+                    for chunk in chunks.iter().filter(|chunk| chunk.next > from) {
+                        match cut.add(chunk, max, true) {
+                            Ok(true) => {}
+                            Ok(false) => break,
+                            Err(_) => { prop_assert!(is_within && from == Offset(start)); break }
+                        }
+                    }
+                    if is_within { break }
+                    prop_assert!(cut.next > from && (!cut.bytes.is_empty() || cut.next == at), "never an empty page");
+                    from = cut.next;
+                    read.extend(cut.bytes.concat());
+                }
+                if is_within { prop_assert_eq!(from, Offset(start)) } else { prop_assert_eq!(read, expected) }
             }
         }
     }

@@ -25,14 +25,14 @@ impl ChunkStore {
         Self { database: database.clone(), timeout }
     }
 
-    /// The chunks of a stream from the one at an offset on, up to `end` and about `max_bytes`.
+    /// The chunks of a stream from the one at an offset on, up to `end` and about `max_bytes`, and the stream's generation with them.
     pub(in crate::streams::postgres) async fn read(
         &self,
         id: StreamId,
         from: Offset,
         end: Offset,
         max_bytes: usize,
-    ) -> Result<Vec<Chunk>, DbError> {
+    ) -> Result<(Vec<Chunk>, u64), DbError> {
         let (id, from, end) = (id.0 as i64, from.0 as i64, i64::try_from(end.0).unwrap_or(i64::MAX));
         let max_bytes = i64::try_from(max_bytes).unwrap_or(i64::MAX);
         let parameters: Vec<crate::db::Parameter<'_>> = vec![
@@ -46,11 +46,13 @@ impl ChunkStore {
         let connection = self.database.get().await?;
         let read = query_all_in_time(&connection, self.timeout, &queries).await;
         let rows = connection.release(read)?.pop().unwrap_or_default();
-        rows.iter().map(chunk).collect()
+        let generation = rows.first().map_or(Ok(None), |row| row.try_get::<_, Option<i32>>("generation"))?;
+        let chunks = rows.iter().map(chunk).collect::<Result<_, _>>()?;
+        Ok((chunks, generation.and_then(|number| u64::try_from(number).ok()).unwrap_or_default()))
     }
 }
 
-/// A chunk of a row with `first`, `next`, `append_ends`, `message_ends` and `bytes`.
+/// A chunk of a row with `first`, `next`, `append_ends`, `message_ends`, `byte_ends` and `bytes`.
 pub(in crate::streams::postgres) fn chunk(row: &Row) -> Result<Chunk, DbError> {
     let offset = |column: &str| -> Result<Offset, DbError> {
         Ok(Offset(u64::try_from(row.try_get::<_, i64>(column)?).unwrap_or_default()))
@@ -61,8 +63,18 @@ pub(in crate::streams::postgres) fn chunk(row: &Row) -> Result<Chunk, DbError> {
     };
     let (first, next) = (offset("first")?, offset("next")?);
     let bytes = Bytes::copy_from_slice(row.try_get("bytes")?);
-    if first.0 + bytes.len() as u64 != next.0 {
+    let (append_ends, message_ends, byte_ends) =
+        (ends("append_ends")?, ends("message_ends")?, ends("byte_ends")?);
+    let is_whole = match (&byte_ends, &message_ends) {
+        (None, _) => first.0 + bytes.len() as u64 == next.0,
+        (Some(byte_ends), Some(message_ends)) => {
+            byte_ends.len() == message_ends.len()
+                && byte_ends.last().copied().unwrap_or(0) as usize == bytes.len()
+        }
+        (Some(_), None) => false,
+    };
+    if !is_whole {
         return Err(DbError::Unexpected("a chunk with other offsets than bytes"));
     }
-    Ok(Chunk { first, next, bytes, append_ends: ends("append_ends")?, message_ends: ends("message_ends")? })
+    Ok(Chunk { first, next, bytes, append_ends, message_ends, byte_ends })
 }

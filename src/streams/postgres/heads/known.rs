@@ -23,6 +23,8 @@ pub(in crate::streams::postgres) struct Segment {
     pub(in crate::streams::postgres) id: StreamId,
     /// The end of the part.
     pub(in crate::streams::postgres) end: Offset,
+    /// The generation of that stream when this was read. What is shared is not compacted any more.
+    pub(in crate::streams::postgres) generation: u64,
 }
 
 /// A living stream that this node has read or written.
@@ -116,6 +118,8 @@ pub(in crate::streams::postgres) struct KnownStreams {
     streams: Cache<StreamPath, Arc<KnownStream>, KnownWeighter>,
     /// Streams of which a part is kept, as far as nothing looks after them yet.
     retained: Mutex<HashSet<StreamId>>,
+    /// The same of streams that are compacted.
+    compacted: Mutex<HashSet<StreamId>>,
 }
 
 impl KnownStreams {
@@ -123,7 +127,7 @@ impl KnownStreams {
     pub(in crate::streams::postgres) fn new(max_bytes: u64) -> Self {
         let streams = usize::try_from(max_bytes / STREAM_BYTES).unwrap_or(usize::MAX).max(1);
         let streams = Cache::with_weighter(streams, max_bytes, KnownWeighter);
-        Self { streams, retained: Mutex::default() }
+        Self { streams, retained: Mutex::default(), compacted: Mutex::default() }
     }
 
     pub(in crate::streams::postgres) fn get(&self, path: &StreamPath) -> Option<Arc<KnownStream>> {
@@ -145,6 +149,10 @@ impl KnownStreams {
             if known.id() > stream.head.id {
                 return known;
             }
+            if known.id() == stream.head.id && known.head.generation > stream.head.generation {
+                known.note(stream.head.tail, stream.head.closed);
+                return known;
+            }
             if known.id() == stream.head.id {
                 let newer = KnownStream::of(stream);
                 let head = known.head();
@@ -160,9 +168,17 @@ impl KnownStreams {
         std::mem::take(&mut *self.retained.lock())
     }
 
+    /// Streams that are compacted that were noted since the last call.
+    pub(in crate::streams::postgres) fn take_compacted(&self) -> HashSet<StreamId> {
+        std::mem::take(&mut *self.compacted.lock())
+    }
+
     fn keep(&self, stream: KnownStream) -> Arc<KnownStream> {
         if stream.head.retention.is_some() {
             self.retained.lock().insert(stream.id());
+        }
+        if stream.head.compacts_by_key {
+            self.compacted.lock().insert(stream.id());
         }
         let stream = Arc::new(stream);
         self.streams.insert(stream.path.clone(), Arc::clone(&stream));

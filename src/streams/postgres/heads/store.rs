@@ -81,12 +81,12 @@ impl HeadStore {
         let connection = self.database.get().await?;
         let read = query_all_in_time(&connection, self.timeout, &queries).await;
         let rows = connection.release(read)?.pop().unwrap_or_default();
-        let mut segments = vec![Segment { id, end: Offset(u64::MAX) }];
+        let mut segments = vec![Segment { id, end: Offset(u64::MAX), generation: 0 }];
         for row in rows {
             let (id, end) = (StreamId(number(&row, "id")?), Offset(number(&row, "fork_end")?));
             // A fork of a fork may end before the place where that one begins.
             let end = segments.last().map_or(end, |below| below.end.min(end));
-            segments.push(Segment { id, end });
+            segments.push(Segment { id, end, generation: number(&row, "generation")? });
         }
         segments.reverse();
         Ok(segments.into())

@@ -65,7 +65,9 @@ fn merged(chunks: Vec<SmallChunk>) -> Vec<Vec<SmallChunk>> {
         (Vec::new(), Vec::new(), 0);
     for small in chunks {
         let follows = group.last().is_none_or(|last| last.chunk.next == small.chunk.first);
-        if !follows || bytes + small.chunk.bytes.len() > MERGED_BYTES {
+        let length =
+            small.chunk.next.0 - group.first().map_or(small.chunk.first, |first| first.chunk.first).0;
+        if !follows || bytes + small.chunk.bytes.len() > MERGED_BYTES || length > Chunk::MAX_LENGTH {
             groups.push(std::mem::take(&mut group));
             bytes = 0;
         }

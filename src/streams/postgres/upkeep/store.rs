@@ -18,7 +18,7 @@ use crate::time::Micros;
 const MERGE_AGE: &str = "20 seconds";
 
 /// A chunk that may be merged.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(in crate::streams::postgres) struct SmallChunk {
     pub(super) chunk: Chunk,
     /// The time of its appends, in microseconds of Unix time.
@@ -30,8 +30,8 @@ pub(in crate::streams::postgres) struct SmallChunk {
 /// Statements of the upkeep, with a quota of the pool.
 #[derive(Debug, Clone)]
 pub(in crate::streams::postgres) struct UpkeepStore {
-    database: Database,
-    timeout: Duration,
+    pub(super) database: Database,
+    pub(super) timeout: Duration,
 }
 
 impl UpkeepStore {
@@ -39,7 +39,7 @@ impl UpkeepStore {
         Self { database: database.clone(), timeout }
     }
 
-    async fn query(&self, sql: &str, parameters: Vec<Parameter<'_>>) -> Result<Vec<Row>, DbError> {
+    pub(super) async fn query(&self, sql: &str, parameters: Vec<Parameter<'_>>) -> Result<Vec<Row>, DbError> {
         let connection = self.database.get().await?;
         let queries = [(BY_INDEX, Vec::new()), (sql, parameters)];
         let rows = query_all_in_time(&connection, self.timeout, &queries).await;
@@ -157,11 +157,11 @@ impl UpkeepStore {
     }
 }
 
-fn id(row: &Row) -> Result<StreamId, DbError> {
+pub(super) fn id(row: &Row) -> Result<StreamId, DbError> {
     Ok(StreamId(row.try_get::<_, i64>("id")? as u64))
 }
 
-fn small(row: &Row) -> Result<SmallChunk, DbError> {
+pub(super) fn small(row: &Row) -> Result<SmallChunk, DbError> {
     let times_us: Option<Vec<i64>> = row.try_get("times_us")?;
     Ok(SmallChunk {
         chunk: chunk(row)?,
@@ -172,7 +172,7 @@ fn small(row: &Row) -> Result<SmallChunk, DbError> {
 
 /// The statement that replaces chunks by merged ones.
 #[derive(Debug)]
-struct Merge {
+pub(super) struct Merge {
     database: Database,
     stream: i64,
     removed: Vec<i64>,
@@ -180,13 +180,24 @@ struct Merge {
     firsts: Vec<i64>,
     append_ends: Vec<Option<String>>,
     message_ends: Vec<Option<String>>,
+    byte_ends: Vec<Option<String>>,
     times: Vec<String>,
     bytes: Vec<Vec<u8>>,
 }
 
 impl Merge {
     fn of(database: Database, id: StreamId, groups: &[Vec<SmallChunk>]) -> Self {
-        let mut merge = Self {
+        let mut merge = Self::new(database, id);
+        for group in groups {
+            if let Some((chunk, times)) = SmallChunk::merged(group) {
+                merge.add(group, &chunk, &times);
+            }
+        }
+        merge
+    }
+
+    pub(super) fn new(database: Database, id: StreamId) -> Self {
+        Self {
             database,
             stream: id.0 as i64,
             removed: Vec::new(),
@@ -194,22 +205,24 @@ impl Merge {
             firsts: Vec::new(),
             append_ends: Vec::new(),
             message_ends: Vec::new(),
+            byte_ends: Vec::new(),
             times: Vec::new(),
             bytes: Vec::new(),
-        };
-        for group in groups {
-            let Some((chunk, times)) = SmallChunk::merged(group) else { continue };
-            let others = group.iter().filter(|small| small.chunk.next != chunk.next);
-            merge.removed.extend(others.map(|small| small.chunk.next.0 as i64));
-            merge.nexts.push(chunk.next.0 as i64);
-            merge.firsts.push(chunk.first.0 as i64);
-            merge.append_ends.push(array_text(chunk.append_ends.as_deref()));
-            merge.message_ends.push(array_text(chunk.message_ends.as_deref()));
-            let times: Vec<String> = times.iter().map(i64::to_string).collect();
-            merge.times.push(format!("{{{}}}", times.join(",")));
-            merge.bytes.push(chunk.bytes.to_vec());
         }
-        merge
+    }
+
+    /// Adds a chunk in the place of several, of which it has the end, and the times of its appends.
+    pub(super) fn add(&mut self, replaced: &[SmallChunk], chunk: &Chunk, times: &[i64]) {
+        let others = replaced.iter().filter(|small| small.chunk.next != chunk.next);
+        self.removed.extend(others.map(|small| small.chunk.next.0 as i64));
+        self.nexts.push(chunk.next.0 as i64);
+        self.firsts.push(chunk.first.0 as i64);
+        self.append_ends.push(array_text(chunk.append_ends.as_deref()));
+        self.message_ends.push(array_text(chunk.message_ends.as_deref()));
+        self.byte_ends.push(array_text(chunk.byte_ends.as_deref()));
+        let times: Vec<String> = times.iter().map(i64::to_string).collect();
+        self.times.push(format!("{{{}}}", times.join(",")));
+        self.bytes.push(chunk.bytes.to_vec());
     }
 }
 
@@ -227,6 +240,7 @@ impl DependentWrites for Merge {
             (&self.message_ends, Type::TEXT_ARRAY),
             (&self.times, Type::TEXT_ARRAY),
             (&self.bytes, Type::BYTEA_ARRAY),
+            (&self.byte_ends, Type::TEXT_ARRAY),
         ];
         vec![(sql!(self.database, "streams/merge.sql"), parameters)]
     }

@@ -15,7 +15,8 @@ use crate::db::{
 use crate::offload;
 use crate::streams::postgres::appends::DecidedAppend;
 use crate::streams::postgres::appends::decided::{Before, Decisions, Outcome};
-use crate::streams::postgres::appends::store::{AppendStore, DecidedWrites, HEAD, batch_number, before};
+use crate::streams::postgres::appends::store::{AppendStore, DecidedWrites, batch_number, before};
+use crate::streams::postgres::heads::{COLUMNS, HEAD};
 use crate::streams::{Append, AppendBody, ContentType, StreamPath};
 
 /// Rows that are moved in one transaction, and their bytes, about.
@@ -184,7 +185,7 @@ impl InboxStore {
         let paths: HashSet<&str> = waiting.iter().map(|row| &*row.path).collect();
         let paths: Vec<&str> = paths.into_iter().collect();
         let parameters: [Parameter<'_>; 1] = [(&paths, Type::TEXT_ARRAY)];
-        let lock = sql!(database, "streams/lock.sql", head = HEAD, wait = "skip locked");
+        let lock = sql!(database, "streams/lock.sql", head = HEAD, columns = COLUMNS, wait = "skip locked");
         let locked = transaction.query_typed(lock, &parameters).await?;
         // A later statement: of what is created in between nothing is locked, and it is held.
         let exist = transaction.query_typed(sql!(database, "streams/exist.sql"), &parameters).await?;
