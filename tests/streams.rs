@@ -392,3 +392,79 @@ async fn scopes_are_limited_to_paths_with_their_prefix() {
     let fork = [headers[1], ("stream-forked-from", "/v1/stream/b/1")];
     assert_eq!(put(&service, "a/2", &fork, "").await.status, 403);
 }
+
+#[tokio::test]
+async fn subscribers_of_a_stream_get_the_same_events_each_with_its_own_cursor() {
+    let database = TestDatabase::create().await;
+    let service = Service::start(database.url(), &MEMORY).await;
+    for (path, headers) in [("t", &TEXT), ("j", &JSON)] {
+        put(&service, path, headers, "").await;
+        let targets = [
+            format!("/v1/stream/{path}?offset=-1&live=sse"),
+            format!("/v1/stream/{path}?offset=now&live=sse"),
+            format!("/v1/stream/{path}?offset=-1&live=sse&cursor=99999999"),
+            format!("/v1/stream/__ds/mux?stream={path}@-1"),
+        ];
+        let mut readers = Vec::new();
+        for target in &targets {
+            let mut reader = EventStream::open(&service, target, &[]).await;
+            assert_eq!(reader.take(1).await[0].event, "control");
+            readers.push(reader);
+        }
+        // The mux names the stream first, then says that it is at the end.
+        readers[3].take(1).await;
+        let mut last = String::new();
+        for number in 0..30 {
+            append(&service, path, headers, &number.to_string()).await;
+            let mut at = BTreeSet::new();
+            for (place, reader) in readers.iter_mut().enumerate() {
+                let events = reader.take(2).await;
+                let data = if path == "j" { format!("[{number}]") } else { number.to_string() };
+                assert_eq!((&*events[0].event, &events[0].data), ("data", &data), "{place}");
+                let control: serde_json::Value = serde_json::from_str(&events[1].data).unwrap();
+                assert_eq!(control["upToDate"], true, "{place}");
+                at.insert(control["streamNextOffset"].as_str().unwrap().to_owned());
+                let cursor: u64 = control["streamCursor"].as_str().unwrap().parse().unwrap();
+                assert_eq!(cursor > 99_999_999, place == 2, "{place}: {cursor}");
+            }
+            assert_eq!(at.len(), 1, "{at:?}");
+            last = at.pop_last().unwrap();
+        }
+        // Closed, each gets the end, and its connection is over.
+        append(&service, path, &[("stream-closed", "true")], "").await;
+        for reader in &mut readers {
+            let rest = reader.rest().await;
+            let control: serde_json::Value = serde_json::from_str(&rest.last().unwrap().data).unwrap();
+            assert_eq!(
+                (&control["streamClosed"], &control["streamNextOffset"]),
+                (&true.into(), &last.as_str().into())
+            );
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_line_end_that_two_appends_share_is_one_for_a_subscriber_also_when_it_comes_back() {
+    let database = TestDatabase::create().await;
+    let service = Service::start(database.url(), &MEMORY).await;
+    put(&service, "t", &TEXT, "").await;
+    let mut reader = EventStream::open(&service, "/v1/stream/t?offset=-1&live=sse", &[]).await;
+    reader.take(1).await;
+    append(&service, "t", &TEXT, "a\r").await;
+    let first = reader.take(2).await;
+    assert_eq!(first[0].data, "a\n");
+    append(&service, "t", &TEXT, "\nb").await;
+    let second = reader.take(2).await;
+    assert_eq!((&*second[0].event, &*second[0].data), ("data", "b"));
+    let control: serde_json::Value = serde_json::from_str(&first[1].data).unwrap();
+    let at = control["streamNextOffset"].as_str().unwrap();
+    let mut again = EventStream::open(&service, &format!("/v1/stream/t?offset={at}&live=sse"), &[]).await;
+    assert_eq!(again.take(1).await[0].data, "b");
+    // A line feed alone has nothing to add, but a place.
+    append(&service, "t", &TEXT, "\r").await;
+    assert_eq!(reader.take(2).await[0].data, "\n");
+    append(&service, "t", &TEXT, "\n").await;
+    let alone = reader.take(1).await;
+    let control: serde_json::Value = serde_json::from_str(&alone[0].data).unwrap();
+    assert_eq!(control["streamNextOffset"], "0000000000000000_0000000000000006");
+}

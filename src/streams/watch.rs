@@ -9,9 +9,12 @@ use tokio::sync::watch;
 
 use super::path::StreamPath;
 
+/// The watches of a path share a channel of the number of wake-ups so far.
+type Channels = Mutex<HashMap<StreamPath, watch::Sender<u64>>>;
+
 /// The watches of a store, by path. Cheap to clone.
 #[derive(Clone, Default)]
-pub struct Watches(Arc<Mutex<HashMap<StreamPath, watch::Sender<()>>>>);
+pub struct Watches(Arc<Channels>);
 
 impl Watches {
     /// Watches a path from now on. `ended` is called when the last watch of the path has ended.
@@ -20,7 +23,7 @@ impl Watches {
         let receiver = match watches.get(path) {
             Some(sender) => sender.subscribe(),
             None => {
-                let (sender, receiver) = watch::channel(());
+                let (sender, receiver) = watch::channel(0);
                 watches.insert(path.clone(), sender);
                 receiver
             }
@@ -32,14 +35,14 @@ impl Watches {
     pub fn wake(&self, path: &StreamPath) {
         // Woken tasks take no lock of this.
         if let Some(sender) = self.0.lock().get(path) {
-            sender.send_replace(());
+            sender.send_modify(count);
         }
     }
 
     /// Wakes all watches, of which some may have missed a change.
     pub fn wake_all(&self) {
         for sender in self.0.lock().values() {
-            sender.send_replace(());
+            sender.send_modify(count);
         }
     }
 
@@ -59,6 +62,10 @@ impl Watches {
     }
 }
 
+fn count(wake_ups: &mut u64) {
+    *wake_ups = wake_ups.wrapping_add(1);
+}
+
 impl fmt::Debug for Watches {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("Watches").field(&self.0.lock().len()).finish()
@@ -74,8 +81,8 @@ pub trait WatchEnded: Send + Sync {
 /// A watch of a path. While it is held, a stream there does not end by its TTL.
 pub struct StreamWatch {
     path: StreamPath,
-    receiver: Option<watch::Receiver<()>>,
-    watches: Weak<Mutex<HashMap<StreamPath, watch::Sender<()>>>>,
+    receiver: Option<watch::Receiver<u64>>,
+    watches: Weak<Channels>,
     ended: Option<Arc<dyn WatchEnded>>,
 }
 
@@ -90,6 +97,14 @@ impl StreamWatch {
             // The store is gone, and with it every change.
             std::future::pending::<()>().await;
         }
+    }
+}
+
+impl StreamWatch {
+    /// The number of wake-ups that all watches of the path have in common. What is read behind this call holds for it: [`Self::changed`] resolves for later ones
+    /// only.
+    pub fn version(&mut self) -> u64 {
+        self.receiver.as_mut().map_or(0, |receiver| *receiver.borrow_and_update())
     }
 }
 
@@ -146,6 +161,9 @@ mod tests {
         watches.wake(&a);
         assert!(one.changed().now_or_never().is_some() && one.changed().now_or_never().is_none());
         assert!(watches.watch(&a, None).changed().now_or_never().is_none());
+        assert_eq!((one.version(), watches.watch(&a, None).version()), (2, 2));
+        watches.wake_all();
+        assert_eq!((one.version(), one.changed().now_or_never()), (3, None));
         assert!(other.changed().now_or_never().is_some());
         drop(one);
         assert!(watches.has(&a) && count.0.load(Ordering::Relaxed) == 0);

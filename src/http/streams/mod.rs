@@ -36,6 +36,7 @@ use super::wire::error::ApiError;
 use crate::auth::Scope;
 use crate::streams::subscriptions::Subscriptions;
 use crate::streams::{ListedStream, StreamPath, Streams};
+use sse::SharedEvents;
 
 /// The prefix of the paths of streams.
 pub(super) const PREFIX: &str = "/v1/stream/";
@@ -59,6 +60,8 @@ pub struct StreamsApi {
     readers: Arc<Semaphore>,
     /// Bytes of answers that clients have not read yet.
     answers: Arc<MemoryBudget>,
+    /// Events that several subscribers of a stream get.
+    events: SharedEvents,
     /// `None`: the service has none.
     subscriptions: Option<Subscriptions>,
 }
@@ -68,7 +71,7 @@ impl StreamsApi {
     pub fn new(streams: Streams) -> Self {
         let readers = Arc::new(Semaphore::new(streams.settings.max_readers));
         let answers = MemoryBudget::new(streams.settings.answers_bytes);
-        Self { streams, readers, answers, subscriptions: None }
+        Self { streams, readers, answers, events: SharedEvents::default(), subscriptions: None }
     }
 
     /// The same, with subscriptions to its streams.

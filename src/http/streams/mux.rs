@@ -14,7 +14,7 @@ use hyper::{HeaderMap, StatusCode};
 use tokio::time::Instant;
 
 use super::refusal::Refusal;
-use super::sse::{Follower, Shared, requirement};
+use super::sse::{Follower, LiveConnection, requirement};
 use super::target;
 use crate::auth::{Principal, Scope};
 use crate::http::AppState;
@@ -60,7 +60,7 @@ pub(super) async fn get(
     for (path, _) in &named {
         target::check(&state, &principal, Scope::StreamsRead, path)?;
     }
-    let shared = Shared::new(&state, api)?;
+    let live = LiveConnection::new(&state, api)?;
     let mut followers = Vec::with_capacity(named.len());
     for (path, from) in named {
         let opened = Follower::open(api, path.clone(), from, None, true).await;
@@ -74,7 +74,7 @@ pub(super) async fn get(
         retry_ms: None,
         state: Arc::clone(&state),
     };
-    Ok(stream.respond(MuxSource { followers, next: 0, shared }))
+    Ok(stream.respond(MuxSource { followers, next: 0, live }))
 }
 
 /// The refusal of one of several streams.
@@ -119,7 +119,7 @@ struct MuxSource {
     followers: Vec<Follower>,
     /// The stream that is written next, so that none has to wait for ever.
     next: usize,
-    shared: Shared,
+    live: LiveConnection,
 }
 
 impl MuxSource {
@@ -136,7 +136,7 @@ impl EventSource for MuxSource {
         let ready = select_all(self.followers.iter_mut().map(|follower| Box::pin(follower.ready())));
         let due = tokio::select! {
             ((), at, _) = ready => Some(at),
-            () = tokio::time::sleep_until(self.shared.ends_at) => None,
+            () = tokio::time::sleep_until(self.live.ends_at) => None,
         };
         if let Some(follower) = due.and_then(|at| self.followers.get_mut(at)) {
             follower.is_due = true;
@@ -147,7 +147,7 @@ impl EventSource for MuxSource {
         if self.is_complete() {
             return Err(Close::Ended("complete"));
         }
-        if Instant::now() >= self.shared.ends_at {
+        if Instant::now() >= self.live.ends_at {
             return Err(Close::Ended("rotated"));
         }
         for _ in 0..self.followers.len() {
@@ -172,11 +172,11 @@ impl EventSource for MuxSource {
     }
 
     async fn hold(&self, chunk: Bytes) -> Bytes {
-        self.shared.hold(chunk).await
+        self.live.hold(chunk).await
     }
 
     fn closed(&mut self, close: Close) {
-        self.shared.closed(close);
+        self.live.closed(close);
     }
 }
 
