@@ -484,3 +484,50 @@ async fn a_backfill_routes_each_stored_event_once_beside_live_writes() {
     assert!(code == Some(1) && stderr.contains("was live already"), "{stderr}");
     assert!(service.stop().await.status.success());
 }
+
+#[tokio::test]
+async fn a_command_ends_when_its_backfill_is_done_with_or_without_a_service() {
+    let database = TestDatabase::create().await;
+    let client = database.connect().await;
+    client
+        .batch_execute(
+            "create schema app; create table app.ids (id uuid); create table app.newest (k int primary key, n int);
+             create table app.later (id uuid)",
+        )
+        .await
+        .unwrap();
+    let service = Service::start(database.url(), &[]).await;
+    let body: String = (0..300).map(|n| format!("{{\"n\":{n}}}\n")).collect();
+    send(&service, body + "{\"n\":\"x\"}\n").await;
+    service.settled().await;
+    let ids = "select id from batch";
+    let added = routes(&database, &["add", "ids", "--into", "app.ids", "--sql", ids, "--backfill"]).await;
+    assert_eq!(added, "ids: 301 stored events routed, 301 rows, 0 refused\n");
+    assert_eq!(count(&client, "app.ids").await, 301);
+    assert!(service.stop().await.status.success());
+
+    let newest = "select (payload->>'n')::int % 10 as k, (payload->>'n')::int as n from batch";
+    let add = ["add", "newest", "--into", "app.newest", "--sql", newest, "--key", "k", "--backfill"];
+    let added = routes(&database, &add).await;
+    assert!(added.starts_with("newest: 301 stored events routed, "), "{added}");
+    assert!(
+        added.contains(" 1 refused\n  GET /api/v1/dead-letters?reason=route&route=newest lists"),
+        "{added}"
+    );
+    assert_eq!(count(&client, "app.newest where n >= 290").await, 10);
+    assert_eq!(state(&client, "newest").await, ("live".to_owned(), 0));
+
+    // Left to a service, and taken up again.
+    routes(&database, &["add", "later", "--into", "app.later", "--sql", ids, "--disabled"]).await;
+    let left = routes(&database, &["backfill", "later", "--no-wait"]).await;
+    assert!(left.starts_with("the running service routes the stored events"), "{left}");
+    assert_eq!(count(&client, "app.later").await, 0);
+    client.batch_execute("alter table app.later rename to gone").await.unwrap();
+    let (code, _, stderr) = routes_ended(&database, &["backfill", "later"]).await;
+    assert!(code == Some(1) && stderr.contains("the route is suspended: 42P01 "), "{stderr}");
+    assert!(stderr.contains("backfill of later: 0 events routed, about "), "{stderr}");
+    client.batch_execute("alter table app.gone rename to later").await.unwrap();
+    let filled = routes(&database, &["backfill", "later"]).await;
+    assert_eq!(filled, "later: 301 stored events routed, 301 rows, 0 refused\n");
+    assert_eq!(count(&client, "app.later").await, 301);
+}

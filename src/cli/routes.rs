@@ -1,16 +1,21 @@
 //! `tidegate routes`: the user's own tables, on the database, with or without a running service.
 
-use std::time::Duration;
+use std::io::IsTerminal as _;
+use std::time::{Duration, Instant};
 
 use clap::{Args, Subcommand};
 
 use super::{Failure, offline};
 use crate::config::Config;
 use crate::db::{self, Database};
-use crate::routes::{CheckReport, Definition, ListedRoute, RouteError, RouteName, RouteStore, Sample};
+use crate::routes::{
+    CheckReport, Definition, FillProgress, ListedRoute, RouteError, RouteName, RouteStore, Sample,
+};
 
 /// How long a command waits for COPYs and for a vacuum.
 const PATIENCE: Duration = Duration::from_secs(600);
+/// The time between two lines of progress in a log.
+const LOG_INTERVAL: Duration = Duration::from_secs(5);
 
 #[derive(Debug, Args)]
 pub(super) struct RoutesArgs {
@@ -44,10 +49,13 @@ enum RoutesCommand {
         /// The route
         name: String,
     },
-    /// Route the events that are stored already, by the running service; for a route that was never live
+    /// Route the events that are stored already, for a route that was never live; goes on with a backfill that is under way
     Backfill {
         /// The route
         name: String,
+        /// Leave it to the running service
+        #[arg(long)]
+        no_wait: bool,
     },
     /// Try a definition on the newest events, and change nothing
     Check(CheckArgs),
@@ -105,6 +113,9 @@ struct SuggestArgs {
     /// With --apply: route the events that are stored already, too
     #[arg(long, requires = "apply")]
     backfill: bool,
+    /// With --backfill: leave it to the running service
+    #[arg(long, requires = "backfill")]
+    no_wait: bool,
 }
 
 #[derive(Debug, Args)]
@@ -138,6 +149,9 @@ struct AddArgs {
     /// Route the events that are stored already, too
     #[arg(long)]
     backfill: bool,
+    /// With --backfill: leave it to the running service
+    #[arg(long, requires = "backfill")]
+    no_wait: bool,
     /// Give an existing route this definition
     #[arg(long, conflicts_with_all = ["disabled", "backfill"])]
     replace: bool,
@@ -184,11 +198,12 @@ async fn command(command: RoutesCommand, database: &Database) -> Result<(), Fail
                 println!("{name} is disabled; the service drops its trigger once requests is free");
             }
         }
-        RoutesCommand::Backfill { name } => {
-            routes.begin_backfill(&RouteName::parse(&name)?, None, PATIENCE, wait_message()).await?;
-            println!(
-                "the running service routes the stored events; `tidegate routes stats {name}` has its progress"
-            );
+        RoutesCommand::Backfill { name, no_wait } => {
+            let name = RouteName::parse(&name)?;
+            if !routes.get(&name).await?.backfill.is_some_and(|backfill| !backfill.is_done) {
+                routes.begin_backfill(&name, None, PATIENCE, wait_message()).await?;
+            }
+            fill(&name, !no_wait, &routes).await?;
         }
         RoutesCommand::Check(args) => check(args, &routes).await?,
         RoutesCommand::Suggest(args) => suggest(args, &routes).await?,
@@ -224,7 +239,57 @@ async fn add(args: AddArgs, routes: &RouteStore) -> Result<(), Failure> {
     for note in added.notes {
         println!("note: {note}");
     }
+    if args.backfill { fill(&name, !args.no_wait, routes).await } else { Ok(()) }
+}
+
+/// Routes the stored events by a backfill that has begun, or leaves it to the service.
+async fn fill(name: &RouteName, waits: bool, routes: &RouteStore) -> Result<(), Failure> {
+    let text = name.as_str();
+    if !waits {
+        println!(
+            "the running service routes the stored events; `tidegate routes stats {text}` has its progress"
+        );
+        return Ok(());
+    }
+    let filled = routes.fill(name, fill_message(text)).await;
+    if std::io::stderr().is_terminal() {
+        eprintln!();
+    }
+    let route = filled?;
+    println!(
+        "{text}: {} stored events routed, {} rows, {} refused",
+        route.backfill.map_or(0, |fill| fill.events),
+        route.rows,
+        route.errors
+    );
+    if route.errors > 0 {
+        println!(
+            "  GET /api/v1/dead-letters?reason=route&route={text} lists the refused events with their errors"
+        );
+    }
     Ok(())
+}
+
+/// Reports the progress of a backfill: on a terminal in one line, elsewhere each few seconds.
+fn fill_message(name: &str) -> impl Fn(FillProgress) + Send + Sync {
+    let is_terminal = std::io::stderr().is_terminal();
+    let last = parking_lot::Mutex::new(None::<Instant>);
+    move |FillProgress { events, left, deferred }| {
+        let mut last = last.lock();
+        if !is_terminal && last.is_some_and(|last| last.elapsed() < LOG_INTERVAL) {
+            return;
+        }
+        *last = Some(Instant::now());
+        let message = match left {
+            Some(left) => format!("backfill of {name}: {events} events routed, about {left} to go"),
+            None => format!("backfill of {name}: {events} events routed; {deferred} newer ones follow"),
+        };
+        if is_terminal {
+            eprint!("\r\x1b[K{message}");
+        } else {
+            eprintln!("tidegate: {message}");
+        }
+    }
 }
 
 async fn check(args: CheckArgs, routes: &RouteStore) -> Result<(), Failure> {
@@ -279,7 +344,7 @@ async fn suggest(args: SuggestArgs, routes: &RouteStore) -> Result<(), Failure> 
     }
     routes.apply_suggestion(&name, &suggestion, args.backfill, PATIENCE, wait_message()).await?;
     println!("-- made, with the route {}", name.as_str());
-    Ok(())
+    if args.backfill { fill(&name, !args.no_wait, routes).await } else { Ok(()) }
 }
 
 /// A text as a word of a shell.

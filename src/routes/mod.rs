@@ -43,6 +43,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use futures_util::future::BoxFuture;
+use tokio::sync::Notify;
 
 use crate::db::{Database, DbError, sql};
 use crate::ingest::BatchHook;
@@ -55,6 +56,7 @@ pub use errors::{Corrected, ErrorCursor, ErrorFilter, RefusedEvent, Rerouted, Ro
 pub use model::{Changed, Definition, ListedRoute, RouteName, RouteState};
 pub use suggestion::{SuggestedColumn, Suggestion};
 pub use verify::RouteBooks;
+pub use work::FillProgress;
 
 /// The role of routes that name none.
 pub const ROLE: &str = "tidegate_routes";
@@ -135,6 +137,7 @@ pub struct Routes {
     /// Refused events.
     pub errors: RouteErrorStore,
     hook: Arc<RouteHook>,
+    wake: Arc<Notify>,
 }
 
 impl Routes {
@@ -142,9 +145,10 @@ impl Routes {
     pub fn start(database: &Database, metrics: &Arc<Metrics>, supervisor: &Supervisor) -> Self {
         // Until the task has looked, there may be some.
         let has_routes = Arc::new(AtomicBool::new(true));
-        work::Worker::start(database, metrics, &has_routes, supervisor);
+        let wake = Arc::new(Notify::new());
+        work::Worker::start(database, metrics, &has_routes, &wake, supervisor);
         let hook = Arc::new(RouteHook { store: RouteStore::new(database), has_routes });
-        Self { store: RouteStore::new(database), errors: RouteErrorStore::new(database), hook }
+        Self { store: RouteStore::new(database), errors: RouteErrorStore::new(database), hook, wake }
     }
 
     /// What the writer asks.
@@ -152,9 +156,10 @@ impl Routes {
         Arc::clone(&self.hook) as Arc<dyn BatchHook>
     }
 
-    /// A route was added by this process: the writer need not wait for the task.
-    pub fn added(&self) {
+    /// A route was added or changed by this process: neither the writer nor the task waits until the task looks again.
+    pub fn changed(&self) {
         self.hook.has_routes.store(true, Ordering::Relaxed);
+        self.wake.notify_one();
     }
 }
 

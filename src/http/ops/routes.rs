@@ -243,13 +243,11 @@ pub(super) async fn put(
             if !is_enabled && body.backfill {
                 return Err(ApiError::invalid("a backfill enables the route").field("backfill"));
             }
-            let added =
-                routes.store.add(&name, &definition, is_enabled, body.backfill, PATIENCE, |_| ()).await;
-            let added = added?;
-            routes.added();
-            added
+            let (enables, fills) = (is_enabled, body.backfill);
+            routes.store.add(&name, &definition, enables, fills, PATIENCE, |_| ()).await?
         }
     };
+    routes.changed();
     let status = if changed.changed == Changed::Added { StatusCode::CREATED } else { StatusCode::OK };
     answer(&state, &name, status, changed.notes).await
 }
@@ -275,6 +273,7 @@ pub(super) async fn remove(
     let versions = versions(&headers)?;
     // Where the trigger cannot be dropped now, it does nothing, and the task drops it.
     store(&state)?.remove(&known(name)?, versions.as_deref(), PATIENCE, |_| ()).await?;
+    state.services()?.routes.changed();
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -298,6 +297,7 @@ pub(super) async fn enable(
 ) -> Result<Response, ApiError> {
     let name = known(name)?;
     store(&state)?.enable(&name, true, versions(&headers)?.as_deref()).await?;
+    state.services()?.routes.changed();
     answer(&state, &name, StatusCode::OK, Vec::new()).await
 }
 
@@ -346,6 +346,7 @@ pub(super) async fn backfill(
     let name = known(name)?;
     let versions = versions(&headers)?;
     store(&state)?.begin_backfill(&name, versions.as_deref(), PATIENCE, |_| ()).await?;
+    state.services()?.routes.changed();
     answer(&state, &name, StatusCode::ACCEPTED, Vec::new()).await
 }
 

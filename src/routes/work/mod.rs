@@ -4,14 +4,20 @@
 //! shared: otherwise an older event could overwrite a newer one. A lot that takes too long is tried with half of its events, and an event
 //! that takes too long alone is refused.
 
+mod fill;
 mod store;
+mod turn;
 
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use tokio::sync::Notify;
+
+pub use self::fill::FillProgress;
 use self::store::{RouteWork, WorkStore};
+use self::turn::{Pace, Turn};
 use super::RouteStore;
 use crate::db::{Database, DbError};
 use crate::observe::Metrics;
@@ -23,10 +29,6 @@ const INTERVAL: Duration = Duration::from_secs(1);
 const IDLE_INTERVAL: Duration = Duration::from_secs(5);
 /// The longest that one route is worked on while others wait.
 const TURN: Duration = Duration::from_secs(2);
-/// Events of one transaction.
-const LOT_EVENTS: usize = 5_000;
-/// The longest wait before a route that fails is tried again.
-const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 /// Records of counts that are added up to one.
 const MOST_RECORDS: i64 = 200;
 
@@ -37,6 +39,9 @@ pub(super) struct Worker {
     routes: RouteStore,
     metrics: Arc<Metrics>,
     has_routes: Arc<AtomicBool>,
+    wake: Arc<Notify>,
+    /// The wait before the next step, which [`Self::wake`] ends.
+    wait: Duration,
     known: HashMap<i32, Known>,
 }
 
@@ -46,38 +51,19 @@ struct Known {
     name: String,
     /// Its version; another one ends a pause.
     version: i64,
-    lot: usize,
-    failures: u32,
-    not_before: Instant,
+    pace: Pace,
     rows: i64,
     refused: i64,
     microseconds: i64,
 }
 
-/// The kinds of work in lots.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
-    CatchUp,
-    Backfill,
-}
-
-/// The result of a lot.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Lot {
-    /// There may be more.
-    Done,
-    /// Nothing is left.
-    Finished,
-    /// Another node, or a batch, is in the way.
-    Busy,
-}
-
 impl Worker {
-    /// Starts the task. `has_routes` reports whether there are any.
+    /// Starts the task. `has_routes` reports whether there are any; `wake` ends its wait for work.
     pub(super) fn start(
         database: &Database,
         metrics: &Arc<Metrics>,
         has_routes: &Arc<AtomicBool>,
+        wake: &Arc<Notify>,
         supervisor: &Supervisor,
     ) {
         let worker = Self {
@@ -85,6 +71,8 @@ impl Worker {
             routes: RouteStore::new(database),
             metrics: Arc::clone(metrics),
             has_routes: Arc::clone(has_routes),
+            wake: Arc::clone(wake),
+            wait: Duration::ZERO,
             known: HashMap::new(),
         };
         supervisor.periodic("routes", INTERVAL, Backoff::fixed(INTERVAL), worker);
@@ -100,56 +88,18 @@ impl Worker {
         if route.records > MOST_RECORDS {
             self.store.compact(route.id).await?;
         }
-        if route.state == "disabled" {
-            return Ok(false);
-        }
-        let fills = route.is_filling && (route.has_key || route.state == "live");
-        // The newer events of a key come behind the older ones.
-        let catches_up =
-            !(route.is_filling && route.has_key) && (route.state == "suspended" || route.deferred > 0);
-        if !fills && !catches_up {
-            return Ok(false);
-        }
-        let begun = Instant::now();
-        loop {
-            let Some(known) = self.known.get(&route.id) else { return Ok(false) };
-            if known.not_before > begun {
-                return Ok(false);
+        let Some(known) = self.known.get_mut(&route.id) else { return Ok(false) };
+        match turn::take(&self.store, route, &mut known.pace, TURN).await? {
+            Turn::More => Ok(true),
+            Turn::Filled => {
+                tracing::info!(route = route.name, "a backfill is done");
+                Ok(true)
             }
-            let lot = known.lot;
-            let kind = if fills { Kind::Backfill } else { Kind::CatchUp };
-            let done = self.store.run(route.id, kind, lot).await;
-            let Some(known) = self.known.get_mut(&route.id) else { return Ok(false) };
-            match done {
-                Ok(lot) => {
-                    known.failures = 0;
-                    // A lot that was too slow was an exception.
-                    known.lot = (known.lot * 2).min(LOT_EVENTS);
-                    match lot {
-                        Lot::Done if begun.elapsed() < TURN => {}
-                        Lot::Done => return Ok(true),
-                        Lot::Finished if !fills => {
-                            tracing::info!(route = route.name, "a route is live again");
-                            return Ok(false);
-                        }
-                        Lot::Finished => {
-                            tracing::info!(route = route.name, "a backfill is done");
-                            return Ok(true);
-                        }
-                        Lot::Busy => return Ok(false),
-                    }
-                }
-                Err(error) if error.is_cancelled() && known.lot > 1 => known.lot = (known.lot / 2).max(1),
-                Err(error) if error.is_conflict() => {}
-                Err(error) if error.is_away() => return Err(error),
-                Err(error) => {
-                    known.failures += 1;
-                    let pause = INTERVAL * 2_u32.saturating_pow(known.failures.min(10));
-                    known.not_before = Instant::now() + pause.min(LONGEST_PAUSE);
-                    self.store.note_failure(route.id, &error).await?;
-                    return Ok(false);
-                }
+            Turn::CaughtUp => {
+                tracing::info!(route = route.name, "a route is live again");
+                Ok(false)
             }
+            Turn::Nothing | Turn::Later | Turn::Failed(_) => Ok(false),
         }
     }
 
@@ -158,15 +108,13 @@ impl Worker {
         let known = self.known.entry(route.id).or_insert_with(|| Known {
             name: route.name.clone(),
             version: route.version,
-            lot: LOT_EVENTS,
-            failures: 0,
-            not_before: Instant::now(),
+            pace: Pace::default(),
             rows: 0,
             refused: 0,
             microseconds: 0,
         });
         if known.version != route.version {
-            (known.version, known.failures, known.not_before) = (route.version, 0, Instant::now());
+            (known.version, known.pace) = (route.version, Pace::default());
         }
         let is_new = |now: i64, before: &mut i64| {
             let new = (now - *before).max(0) as u64;
@@ -184,10 +132,14 @@ impl Worker {
 
 impl Step for Worker {
     async fn step(&mut self) -> Result<Next, StepError> {
+        // After a failure the supervisor has waited already.
+        let wait = std::mem::take(&mut self.wait);
+        let _woken = tokio::time::timeout(wait, self.wake.notified()).await;
         let routes = self.store.work().await?;
         self.has_routes.store(!routes.is_empty(), Ordering::Relaxed);
         if routes.is_empty() && self.known.is_empty() {
-            return Ok(Next::After(IDLE_INTERVAL));
+            self.wait = IDLE_INTERVAL;
+            return Ok(Next::After(Duration::ZERO));
         }
         let is_listed = |id: &i32| routes.iter().any(|route| route.id == *id && route.state != "removed");
         for known in self.known.iter().filter(|(id, _)| !is_listed(id)).map(|(_, known)| known) {
@@ -207,10 +159,13 @@ impl Step for Worker {
                 suspended.push(format!("the route {} is suspended: {state} {error}", route.name));
             }
         }
-        match suspended.is_empty() {
+        if !suspended.is_empty() && !has_more {
             // The task's report is that of the routes.
-            false if !has_more => Err(StepError::new(suspended.join("; "))),
-            _ => Ok(if has_more { Next::After(Duration::ZERO) } else { Next::Interval }),
+            return Err(StepError::new(suspended.join("; ")));
         }
+        if !has_more {
+            self.wait = INTERVAL;
+        }
+        Ok(Next::After(Duration::ZERO))
     }
 }

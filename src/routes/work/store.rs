@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio_postgres::types::Type;
 use uuid::Uuid;
 
-use super::{Kind, Lot};
+use super::turn::{Kind, Lot};
 use crate::db::{BY_INDEX, Database, DbError, Parameter, Transaction, begin_in_time, roll_back, sql};
 use crate::routes::apply_statement;
 
@@ -24,6 +24,8 @@ pub(super) struct RouteWork {
     pub(super) error: Option<String>,
     pub(super) has_key: bool,
     pub(super) is_filling: bool,
+    /// Stored events that a backfill has routed.
+    pub(super) backfilled: i64,
     pub(super) version: i64,
     pub(super) rows: i64,
     pub(super) refused: i64,
@@ -58,6 +60,7 @@ impl WorkStore {
                 error: row.try_get("error")?,
                 has_key: row.try_get("has_key")?,
                 is_filling: row.try_get("is_filling")?,
+                backfilled: row.try_get("backfilled")?,
                 version: row.try_get("version")?,
                 rows: row.try_get("rows")?,
                 refused: row.try_get("refused")?,
@@ -67,6 +70,20 @@ impl WorkStore {
             })
         });
         work.collect()
+    }
+
+    /// The planner's estimate of the events that an open backfill has still to read.
+    pub(super) async fn left(&self, route: i32) -> Result<i64, DbError> {
+        let bounds = sql!(self.database, "routes/backfill_bounds.sql");
+        let rows = self.database.query_in_time(TIMEOUT, bounds, &[(&route, Type::INT4)]).await?;
+        let Some(row) = rows.first() else { return Ok(0) };
+        let (at, until): (Option<Uuid>, Option<Uuid>) = (row.try_get(0)?, row.try_get(1)?);
+        let Some((at, until)) = at.zip(until) else { return Ok(0) };
+        let estimate = sql!(self.database, "routes/backfill_estimate.sql");
+        let bounds: [Parameter<'_>; 2] = [(&at, Type::UUID), (&until, Type::UUID)];
+        let rows = self.database.query_in_time(TIMEOUT, estimate, &bounds).await?;
+        let plan: serde_json::Value = first(&rows)?;
+        Ok(plan.pointer("/0/Plan/Plan Rows").and_then(serde_json::Value::as_f64).unwrap_or(0.0) as i64)
     }
 
     /// Adds the counts of a route up.
