@@ -70,6 +70,7 @@ mod routes;
 mod routes_api;
 mod routes_drills;
 mod routes_examples;
+mod routes_failures;
 mod schema;
 mod search;
 mod shared_databases;

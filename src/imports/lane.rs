@@ -89,7 +89,13 @@ impl LaneContext {
                     self.stored_parts.wait_for(part.number).await;
                     continue;
                 }
-                Err(error) if error.is_cancelled() && self.hook.cancelled(&error).await => continue,
+                Err(error)
+                    if (error.is_cancelled()
+                        || matches!(error, DbError::Timeout(_)) && self.hook.runs_statements())
+                        && self.hook.cancelled(&error).await =>
+                {
+                    continue;
+                }
                 Err(error) => error,
             };
             let file = self.job.file_id;

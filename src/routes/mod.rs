@@ -151,7 +151,7 @@ impl Routes {
         Self { store: RouteStore::new(database), errors: RouteErrorStore::new(database), hook, wake }
     }
 
-    /// What the writer asks.
+    /// What the writer, imports and redrives ask.
     pub fn hook(&self) -> Arc<dyn BatchHook> {
         Arc::clone(&self.hook) as Arc<dyn BatchHook>
     }
@@ -161,6 +161,11 @@ impl Routes {
         self.hook.has_routes.store(true, Ordering::Relaxed);
         self.wake.notify_one();
     }
+}
+
+/// As [`Routes::hook`], without a running service.
+pub fn hook(database: &Database) -> Arc<dyn BatchHook> {
+    Arc::new(RouteHook { store: RouteStore::new(database), has_routes: Arc::new(AtomicBool::new(true)) })
 }
 
 /// Answers the writer.
@@ -177,15 +182,15 @@ impl BatchHook for RouteHook {
 
     fn cancelled<'a>(&'a self, error: &'a DbError) -> BoxFuture<'a, bool> {
         Box::pin(async {
-            let Some(route) = error.context().and_then(definition::route_in) else { return false };
-            match self.store.suspend(route, error).await {
-                Ok(()) => {
-                    tracing::warn!(route, "a route took too long, and is suspended");
+            match self.store.suspend_slow(error).await {
+                Ok(Some(route)) => {
+                    tracing::warn!(route, "a batch took too long in a route, which is suspended");
                     true
                 }
+                Ok(None) => false,
                 Err(error) => {
                     let error = error.with_sources();
-                    tracing::warn!(route, error, "a route took too long, and cannot be suspended");
+                    tracing::warn!(error, "a batch took too long, and its routes cannot be suspended");
                     false
                 }
             }

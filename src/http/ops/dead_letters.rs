@@ -386,7 +386,9 @@ pub(super) async fn redrive(
     }
     let selection = Selection { ids: body.ids, filter };
     let limits = JsonLimits { depth: limits::MAX_JSON_DEPTH, bytes: state.limits.event_bytes };
-    let Redriven { stored, refused, more } = store(&state)?.redrive(&selection, limits, MAX_REDRIVEN).await?;
+    let hook = state.services()?.routes.hook();
+    let done = store(&state)?.redrive(&selection, limits, MAX_REDRIVEN, &*hook).await?;
+    let Redriven { stored, refused, more } = done;
     Ok(Json(RedriveResponse { redriven: stored, refused, missing: None, more }).into_response())
 }
 

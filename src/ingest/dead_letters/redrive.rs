@@ -21,6 +21,7 @@ use crate::ingest::event::row::{self, Row, Tuple};
 use crate::ingest::journal::JournalId;
 use crate::ingest::write::copy::copy_rows;
 use crate::ingest::write::copy_writer::set_again;
+use crate::ingest::write::hook::BatchHook;
 use crate::ingest::write::probe;
 use crate::ingest::write::verdict::{Fault, Verdict};
 
@@ -67,7 +68,7 @@ enum Moved {
 type FaultsById = HashMap<Uuid, Fault>;
 
 impl DeadLetterStore {
-    /// Stores up to `limit` of the selected dead letters.
+    /// Stores up to `limit` of the selected dead letters. `hook` is asked where Postgres cancels a batch.
     ///
     /// # Errors
     ///
@@ -77,6 +78,7 @@ impl DeadLetterStore {
         selection: &Selection,
         limits: JsonLimits,
         limit: usize,
+        hook: &dyn BatchHook,
     ) -> Result<Redriven, DbError> {
         let select = sql!(self.database, "ingest/select_dead_letters.sql");
         let mut redriven = Redriven::default();
@@ -105,7 +107,7 @@ impl DeadLetterStore {
             let Some(last) = ids.last() else { return Ok(redriven) };
             after = *last;
             left -= ids.len().min(left);
-            self.store_all(ids, limits, &mut redriven).await?;
+            self.store_all(ids, limits, hook, &mut redriven).await?;
         }
         redriven.more = true;
         Ok(redriven)
@@ -116,19 +118,25 @@ impl DeadLetterStore {
         &self,
         ids: Vec<Uuid>,
         limits: JsonLimits,
+        hook: &dyn BatchHook,
         redriven: &mut Redriven,
     ) -> Result<(), DbError> {
         let mut faults = FaultsById::new();
         let mut pending = vec![(0..ids.len() as u64, true)];
         while let Some((range, may_probe)) = pending.pop() {
             let part = ids.get(range.start as usize..range.end as usize).unwrap_or_default();
-            let (error, taken) = match self.store(part, limits, &faults).await? {
-                Moved::Done { stored, refused } => {
+            let (error, taken) = match self.store(part, limits, &faults).await {
+                Ok(Moved::Done { stored, refused }) => {
                     redriven.stored += stored;
                     redriven.refused += refused;
                     continue;
                 }
-                Moved::Rejected { error, taken } => (error, taken),
+                Ok(Moved::Rejected { error, taken }) => (error, taken),
+                Err(error) if error.is_cancelled() && hook.cancelled(&error).await => {
+                    pending.push((range, may_probe));
+                    continue;
+                }
+                Err(error) => return Err(error),
             };
             let good = || taken.iter().filter(|taken| !faults.contains_key(&taken.id));
             let halves = match (bisect::halves(&range), part) {

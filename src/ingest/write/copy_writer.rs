@@ -266,7 +266,9 @@ impl CopyWriter {
                 Ok(Attempt::Fenced) => continue,
                 Err(error) => error,
             };
-            if error.is_cancelled() && self.hook.cancelled(&error).await {
+            let may_be_statements =
+                error.is_cancelled() || matches!(error, DbError::Timeout(_)) && self.hook.runs_statements();
+            if may_be_statements && self.hook.cancelled(&error).await {
                 continue;
             }
             let verdict = match Verdict::on(&error) {

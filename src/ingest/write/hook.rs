@@ -11,7 +11,7 @@ pub trait BatchHook: Debug + Send + Sync {
     /// Whether there may be any. What they can set for the session is set again after a COPY then.
     fn runs_statements(&self) -> bool;
 
-    /// Postgres cancelled a COPY. Returns whether one of these statements was the reason, and is out of the way now: the same batch can be
-    /// tried again.
+    /// Postgres cancelled a COPY, or the COPY did not end in time. Returns whether one of these statements was the reason, and is out of
+    /// the way now: the same batch can be tried again.
     fn cancelled<'a>(&'a self, error: &'a DbError) -> BoxFuture<'a, bool>;
 }

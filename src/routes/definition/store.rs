@@ -17,6 +17,10 @@ use crate::routes::{ROLE, RouteError, sources};
 const TIMEOUT: Duration = Duration::from_secs(60);
 /// The wait for a lock of `requests` in one attempt: COPYs wait behind it, too.
 const LOCK_WAIT: Duration = Duration::from_millis(500);
+/// For the statements that suspend a route while a batch waits.
+const SUSPEND_TIMEOUT: Duration = Duration::from_secs(5);
+/// The SQLSTATE of a cancelled statement.
+const CANCELLED: &str = "57014";
 /// The pause between two attempts.
 const LOCK_PAUSE: Duration = Duration::from_millis(250);
 
@@ -468,14 +472,31 @@ impl RouteStore {
         Ok(locked.version + 1)
     }
 
-    /// Suspends a live route for an error of its function.
-    pub(in crate::routes) async fn suspend(&self, id: i32, error: &DbError) -> Result<(), DbError> {
+    /// Suspends the live route in which a batch took too long, and returns its name: the innermost of the error's context, or of a COPY
+    /// that did not end when it was cancelled, the one that it is in. The context quotes statements, so it may name others, too; these are
+    /// tried singly then, as the batch is repeated.
+    pub(in crate::routes) async fn suspend_slow(&self, error: &DbError) -> Result<Option<String>, DbError> {
+        let routes = match error {
+            DbError::Timeout(limit) => self.running(*limit).await?,
+            error => error.context().map_or_else(Vec::new, routes_in),
+        };
+        if routes.is_empty() {
+            return Ok(None);
+        }
         let suspend = sql!(self.database, "routes/suspend.sql");
-        let (state, message) = (error.state_code().unwrap_or(""), error.message());
+        let (state, message) = (error.state_code().unwrap_or(CANCELLED), error.message());
         let parameters: [Parameter<'_>; 3] =
-            [(&id, Type::INT4), (&state, Type::TEXT), (&message, Type::TEXT)];
-        self.database.query_in_time(TIMEOUT, suspend, &parameters).await?;
-        Ok(())
+            [(&state, Type::TEXT), (&message, Type::TEXT), (&routes, Type::INT4_ARRAY)];
+        let rows = self.database.query_in_time(SUSPEND_TIMEOUT, suspend, &parameters).await?;
+        Ok(rows.first().map(|row| row.try_get(0)).transpose()?)
+    }
+
+    /// The route that a COPY is in, although its time `limit` is over.
+    async fn running(&self, limit: Duration) -> Result<Vec<i32>, DbError> {
+        let running = sql!(self.database, "routes/running.sql");
+        let age = (limit * 9 / 10).as_secs_f64() * 1000.0;
+        let rows = self.database.query_in_time(SUSPEND_TIMEOUT, running, &[(&age, Type::FLOAT8)]).await?;
+        rows.iter().map(|row| Ok(row.try_get(0)?)).collect()
     }
 
     /// Drops what is left of a removed route.
@@ -494,15 +515,21 @@ pub(in crate::routes) fn function_name(id: i32) -> String {
     format!("tidegate_route_{id}")
 }
 
-/// The route whose function is the innermost one in an error's context.
-pub(in crate::routes) fn route_in(context: &str) -> Option<i32> {
-    let (_, rest) = context.split_once("tidegate_route_")?;
-    let end = rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len());
-    match rest.get(..end) {
-        // A function of the migration, such as `tidegate_route_begin`, stands above the route's own.
-        None | Some("") => route_in(rest),
-        Some(number) => number.parse().ok(),
+/// The routes whose functions an error's context names, the innermost first.
+fn routes_in(context: &str) -> Vec<i32> {
+    let mut routes = Vec::new();
+    for text in context.split("tidegate_route_").skip(1) {
+        let (number, behind) = text.split_at(text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len()));
+        // Functions of the migration, such as `tidegate_route_begin`, stand above the route's own.
+        let is_function = behind.starts_with('(') || behind.starts_with("_apply(");
+        if let Ok(route) = number.parse()
+            && is_function
+            && !routes.contains(&route)
+        {
+            routes.push(route);
+        }
     }
+    routes
 }
 
 fn listed(row: &Row) -> Result<ListedRoute, DbError> {
@@ -540,16 +567,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_route_of_an_error_is_that_of_its_innermost_function() {
-        let context = "SQL statement «…»\nPL/pgSQL function public.tidegate_route_12_apply(requests[]) line 3 at SQL statement\n\
-                       PL/pgSQL function tidegate_route_7() line 9";
-        assert_eq!(route_in(context), Some(12));
-        assert_eq!(
-            route_in(
-                "PL/pgSQL function tidegate_route_begin(integer,text)\n function tidegate_route_7() line 9"
-            ),
-            Some(7)
-        );
-        assert_eq!(route_in("COPY requests, line 1"), None);
+    fn the_routes_of_an_error_are_those_of_its_functions_the_innermost_first() {
+        let context = "SQL statement «insert … 'tidegate_route_3' tidegate_route_99(…»\n\
+                       PL/pgSQL function public.tidegate_route_12_apply(requests[]) line 3 at SQL statement\n\
+                       PL/pgSQL function tidegate_route_12() line 9\nPL/pgSQL function tidegate_route_7() line 9";
+        assert_eq!(routes_in(context), [99, 12, 7]);
+        let begins =
+            "PL/pgSQL function tidegate_route_begin(integer,text)\n function tidegate_route_7() line 9";
+        assert_eq!(routes_in(begins), [7]);
+        assert_eq!(routes_in("COPY requests, line 1"), [0_i32; 0]);
     }
 }

@@ -10,10 +10,13 @@ use uuid::Uuid;
 
 use super::{Corrected, ErrorCursor, ErrorFilter, RefusedEvent, Rerouted};
 use crate::db::{BY_INDEX, Database, DbError, Parameter, begin_in_time, roll_back, sql};
-use crate::routes::{RouteError, RouteName, RouteStore, apply_statement};
+use crate::routes::work::apply;
+use crate::routes::{RouteError, RouteName, RouteStore};
 
 /// For each statement.
 const TIMEOUT: Duration = Duration::from_secs(60);
+/// For each statement of a redrive.
+const LOT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Events of one transaction, and their estimated bytes.
 const LOT_EVENTS: i64 = 5_000;
 const LOT_BYTES: i64 = 16 << 20;
@@ -108,7 +111,8 @@ impl RouteErrorStore {
         Ok(version.map_or(Corrected::Mismatch, Corrected::Done))
     }
 
-    /// Routes up to `limit` refused events of a route again: all, or those with these ids or this SQLSTATE.
+    /// Routes up to `limit` refused events of a route again: all, or those with these ids or this SQLSTATE. Events that take too long are tried
+    /// in smaller numbers; one that takes too long alone is refused again.
     ///
     /// # Errors
     ///
@@ -122,10 +126,15 @@ impl RouteErrorStore {
     ) -> Result<Rerouted, RouteError> {
         let route = RouteStore::new(&self.database).get(name).await?.id;
         let (mut all, mut after, mut left) = (Rerouted::default(), Uuid::nil(), limit);
+        let mut size = LOT_EVENTS;
         while left > 0 {
-            let events = LOT_EVENTS.min(left as i64);
+            let events = size.min(left as i64);
             let lot = match self.lot(route, after, ids, sqlstate, events).await {
                 Err(error) if error.is_conflict() => continue,
+                Err(error) if error.is_cancelled() && events > 1 => {
+                    size = events / 2;
+                    continue;
+                }
                 Err(error) if !error.is_away() && error.state_code().is_some() => {
                     let message = format!("the target fails as a whole: {}", error.with_sources());
                     return Err(RouteError::Conflict(message));
@@ -137,6 +146,7 @@ impl RouteErrorStore {
             all.missing += lot.done.missing;
             let Some(last) = lot.last else { return Ok(all) };
             after = last;
+            size = (size * 2).min(LOT_EVENTS);
             left -= left.min(lot.done.taken + lot.done.refused + lot.done.missing);
         }
         all.more = true;
@@ -152,7 +162,7 @@ impl RouteErrorStore {
         events: i64,
     ) -> Result<Lot, DbError> {
         let mut connection = self.database.get().await?;
-        let transaction = begin_in_time(&mut connection, TIMEOUT).await?;
+        let transaction = begin_in_time(&mut connection, LOT_TIMEOUT).await?;
         let working = async {
             transaction.batch_execute(BY_INDEX).await?;
             let take = sql!(self.database, "routes/errors_take.sql");
@@ -177,13 +187,8 @@ impl RouteErrorStore {
                 }
                 last = Some(id);
             }
-            let mut refused_again: HashSet<Uuid> = HashSet::new();
-            if !there.is_empty() {
-                let apply = apply_statement(&self.database, route);
-                let rows = transaction.query_typed(&apply, &[(&there, Type::UUID_ARRAY)]).await?;
-                let row = rows.first().ok_or(DbError::Unexpected("no result of a route"))?;
-                refused_again.extend(row.try_get::<_, Vec<Uuid>>("ids")?);
-            }
+            let refused_again: HashSet<Uuid> =
+                apply(&self.database, &transaction, route, &there).await?.into_iter().collect();
             let done = Rerouted {
                 taken: (there.len() - refused_again.len().min(there.len())) as u64,
                 refused: refused_again.len() as u64,

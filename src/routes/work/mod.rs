@@ -16,6 +16,7 @@ use std::time::Duration;
 use tokio::sync::Notify;
 
 pub use self::fill::FillProgress;
+pub(super) use self::store::apply;
 use self::store::{RouteWork, WorkStore};
 use self::turn::{Pace, Turn};
 use super::RouteStore;

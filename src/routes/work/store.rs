@@ -141,7 +141,7 @@ impl WorkStore {
             let parameters: [Parameter<'_>; 2] = [(&route, Type::INT4), (&later, Type::UUID_ARRAY)];
             transaction.query_typed(back, &parameters).await?;
         }
-        self.apply(transaction, route, &now).await?;
+        apply(&self.database, transaction, route, &now).await?;
         if !is_last {
             return Ok(Lot::Done);
         }
@@ -174,7 +174,7 @@ impl WorkStore {
                 ids.push(id);
             }
         }
-        self.apply(transaction, route, &ids).await?;
+        apply(&self.database, transaction, route, &ids).await?;
         if let Some(last) = last {
             let moved = sql!(self.database, "routes/backfill_move.sql");
             let parameters: [Parameter<'_>; 3] =
@@ -214,32 +214,45 @@ impl WorkStore {
             Err(error) => Err(roll_back(transaction, error).await),
         }
     }
+}
 
-    /// Runs a route over stored events. A single one that takes too long is refused.
-    async fn apply(&self, transaction: &Transaction<'_>, route: i32, ids: &[Uuid]) -> Result<(), DbError> {
-        let apply = apply_statement(&self.database, route);
-        let [id] = ids else {
-            if !ids.is_empty() {
-                transaction.query_typed(&apply, &[(&ids, Type::UUID_ARRAY)]).await?;
-            }
-            return Ok(());
+/// Runs a route over stored events; returns those that it refused. A single one that takes too long is refused.
+///
+/// # Errors
+///
+/// If the target fails as a whole, or several events take too long.
+pub(in crate::routes) async fn apply(
+    database: &Database,
+    transaction: &Transaction<'_>,
+    route: i32,
+    ids: &[Uuid],
+) -> Result<Vec<Uuid>, DbError> {
+    let apply = apply_statement(database, route);
+    let refused = |rows: Vec<tokio_postgres::Row>| {
+        let row = rows.first().ok_or(DbError::Unexpected("no result of a route"))?;
+        Ok(row.try_get::<_, Vec<Uuid>>("ids")?)
+    };
+    let [id] = ids else {
+        return match ids.is_empty() {
+            true => Ok(Vec::new()),
+            false => refused(transaction.query_typed(&apply, &[(&ids, Type::UUID_ARRAY)]).await?),
         };
-        let savepoint = sql!("routes/savepoint.sql");
-        transaction.batch_execute(savepoint).await?;
-        let error =
-            match transaction.query_typed(&apply, &[(&ids, Type::UUID_ARRAY)]).await.map_err(DbError::from) {
-                Ok(_) => return Ok(()),
-                Err(error) if error.is_cancelled() => error,
-                Err(error) => return Err(error),
-            };
-        transaction.batch_execute(sql!("routes/rollback_to_savepoint.sql")).await?;
-        let refuse = sql!(self.database, "routes/refuse.sql");
-        let (state, message) = (error.state_code().unwrap_or(""), error.message());
-        let parameters: [Parameter<'_>; 4] =
-            [(&route, Type::INT4), (id, Type::UUID), (&state, Type::TEXT), (&message, Type::TEXT)];
-        transaction.query_typed(refuse, &parameters).await?;
-        Ok(())
-    }
+    };
+    let savepoint = sql!("routes/savepoint.sql");
+    transaction.batch_execute(savepoint).await?;
+    let error =
+        match transaction.query_typed(&apply, &[(&ids, Type::UUID_ARRAY)]).await.map_err(DbError::from) {
+            Ok(rows) => return refused(rows),
+            Err(error) if error.is_cancelled() => error,
+            Err(error) => return Err(error),
+        };
+    transaction.batch_execute(sql!("routes/rollback_to_savepoint.sql")).await?;
+    let refuse = sql!(database, "routes/refuse.sql");
+    let (state, message) = (error.state_code().unwrap_or(""), error.message());
+    let parameters: [Parameter<'_>; 4] =
+        [(&route, Type::INT4), (id, Type::UUID), (&state, Type::TEXT), (&message, Type::TEXT)];
+    transaction.query_typed(refuse, &parameters).await?;
+    Ok(vec![*id])
 }
 
 /// The first value of the first row.

@@ -94,7 +94,8 @@ pub(super) async fn take(
             }
             Err(error) if error.is_cancelled() && pace.lot > 1 => pace.lot = (pace.lot / 2).max(1),
             Err(error) if error.is_conflict() => {}
-            Err(error) if error.is_away() => return Err(error),
+            // A function of a user may go on when it is cancelled.
+            Err(error) if error.is_away() && !matches!(error, DbError::Timeout(_)) => return Err(error),
             Err(error) => {
                 let pause = FIRST_PAUSE * 2_u32.saturating_pow(pace.failures.min(10));
                 pace.failures += 1;
