@@ -1,6 +1,7 @@
 //! `tidegate verify`: recounts tables and journal.
 
 use clap::Args;
+use serde::Serialize;
 
 use super::journal::print_losses;
 use super::{Failure, offline};
@@ -9,7 +10,7 @@ use crate::db::{self, DbError};
 use crate::ingest::journal::LossState;
 use crate::ingest::journal::disk::{self, DiskError, LossRecords};
 use crate::ingest::verify::{self, Host, JournalReport, VerifyReport};
-use crate::routes::{RouteBooks, RouteStore};
+use crate::routes::{RouteBooks, RouteStore, TargetBooks};
 
 #[derive(Debug, Args)]
 pub(super) struct VerifyArgs {
@@ -18,24 +19,36 @@ pub(super) struct VerifyArgs {
     json: bool,
 }
 
+/// The report as JSON.
+#[derive(Serialize)]
+struct Verified<'a> {
+    #[serde(flatten)]
+    report: &'a VerifyReport,
+    routes: &'a [RouteBooks],
+}
+
 pub(super) fn run(args: &VerifyArgs) -> Result<(), Failure> {
     let config = Config::from_env()?;
     let (report, routes) = offline::with_database(&config, async |database| {
         let failed = |error: DbError| Failure::Run(error.with_sources());
         let books = verify::read(&database).await.map_err(failed)?;
-        let routes = RouteStore::new(&database).verify().await.map_err(failed)?;
+        let routes = RouteStore::new(&database).verify().await?;
         Ok((verify::compare(&books, &host(&config)?), routes))
     })?;
     let routes_agree = routes.iter().all(RouteBooks::agree);
     match args.json {
-        true => println!("{}", serde_json::to_string_pretty(&report).unwrap_or_default()),
+        true => {
+            let verified = Verified { report: &report, routes: &routes };
+            println!("{}", serde_json::to_string_pretty(&verified).unwrap_or_default());
+        }
         false => {
             routes.iter().for_each(print_route);
             print(&report);
         }
     }
     if !routes_agree {
-        return Err(Failure::Run("a route has events twice: in its table, and refused or deferred".into()));
+        let text = "a route has events twice: in its table, or in its table and refused or deferred";
+        return Err(Failure::Run(text.into()));
     }
     match (report.balances(), report.lost()) {
         (true, 0) => Ok(()),
@@ -64,14 +77,32 @@ fn host(config: &Config) -> Result<Host, Failure> {
 }
 
 fn print_route(books: &RouteBooks) {
-    let RouteBooks { name, rows, refused, deferred, refused_gone, deferred_gone, doubled } = books;
+    let RouteBooks { name, rows, refused, deferred, refused_gone, deferred_gone, target } = books;
     println!("route {name}: {rows} rows, {refused} refused, {deferred} deferred");
     let gone = refused_gone + deferred_gone;
     if gone > 0 {
         println!("  {gone} of the refused and deferred events were taken out of requests later");
     }
-    if let Some(doubled @ 1..) = doubled {
-        println!("  DIFFERENCE: {doubled} rows of the table belong to events that are refused or deferred");
+    let Some(TargetBooks { column, rows, doubled, repeated, without_event, not_routed }) = target else {
+        println!(
+            "  its table is not compared: no column of it is the event's id, or several routes write to it"
+        );
+        return;
+    };
+    let differences = [
+        (*doubled, "belong to events that are refused or deferred"),
+        (*repeated, "are more than the select makes of their events"),
+    ];
+    for (number, text) in differences.into_iter().filter(|(number, _)| *number > 0) {
+        println!("  DIFFERENCE: {number} of {rows} rows of the table {text}, by its column {column}");
+    }
+    if *without_event > 0 {
+        println!("  {without_event} rows of the table belong to no event that the select takes now");
+    }
+    if let Some(events @ 1..) = not_routed {
+        println!(
+            "  {events} events that the select takes have no row: stored before the route or while it was disabled, or deleted since"
+        );
     }
 }
 

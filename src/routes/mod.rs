@@ -55,7 +55,7 @@ pub use definition::{Added, RouteStore};
 pub use errors::{Corrected, ErrorCursor, ErrorFilter, RefusedEvent, Rerouted, RouteErrorStore};
 pub use model::{Changed, Definition, ListedRoute, RouteName, RouteState};
 pub use suggestion::{SuggestedColumn, Suggestion};
-pub use verify::RouteBooks;
+pub use verify::{RouteBooks, TargetBooks};
 pub use work::FillProgress;
 
 /// The role of routes that name none.

@@ -205,6 +205,21 @@ pub struct ListedRoute {
     pub backfill: Option<Backfill>,
 }
 
+impl ListedRoute {
+    /// The definition that it has.
+    pub(super) fn definition(&self) -> Definition {
+        Definition {
+            into: self.into.clone(),
+            sql: self.sql.clone(),
+            key: self.key.clone(),
+            on_conflict: self.on_conflict.clone(),
+            role: Some(self.role.clone()),
+            strict: self.strict,
+            serial: self.serial,
+        }
+    }
+}
+
 /// The state of a backfill.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Backfill {

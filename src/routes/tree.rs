@@ -9,6 +9,24 @@ pub(super) struct Seen {
     pub(super) is_whole: bool,
     /// The ids of called functions.
     pub(super) functions: Vec<u32>,
+    /// The column that is the event's id.
+    pub(super) event_column: Option<String>,
+}
+
+/// The relation that stands for the events.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Batch {
+    pub(super) relation: u32,
+    /// The number of its column `id`.
+    pub(super) id_column: u32,
+}
+
+/// A column of the outermost select, as far as it was read.
+#[derive(Debug, Default)]
+struct Target {
+    depth: usize,
+    /// The number of the relation, and of its column, if the expression is nothing else.
+    variable: Option<[u32; 2]>,
 }
 
 /// One `{QUERY …}`.
@@ -22,12 +40,14 @@ struct Query {
     reads_batch: bool,
 }
 
-/// Reads a tree. `batch` is the id of the relation that stands for the events.
-pub(super) fn read(tree: &str, batch: u32) -> Seen {
+/// Reads a tree.
+pub(super) fn read(tree: &str, batch: Batch) -> Seen {
     let mut seen = Seen::default();
     let mut open: Vec<Query> = Vec::new();
     let mut depth = 0_usize;
     let mut before = "";
+    let (mut relations, mut batch_relation) = (0, None);
+    let (mut target, mut ids): (Option<Target>, Vec<(u32, String)>) = (None, Vec::new());
     for token in tokens(tree) {
         match token {
             "{" => depth += 1,
@@ -46,9 +66,38 @@ pub(super) fn read(tree: &str, batch: u32) -> Seen {
             _ => {}
         }
         let number = || token.parse::<u32>().ok().filter(|number| *number > 0);
+        if let [outermost] = &open[..] {
+            let level = outermost.depth + 1;
+            match (before, token) {
+                ("{", "RTE") if depth == level => relations += 1,
+                (":relid", _) if depth == level && number() == Some(batch.relation) => {
+                    batch_relation = Some(relations);
+                }
+                ("{", "TARGETENTRY") if depth == level => target = Some(Target { depth, variable: None }),
+                (":expr", "{") => {}
+                ("{", "VAR") if target.as_ref().is_some_and(|target| depth == target.depth + 1) => {
+                    if let Some(target) = &mut target {
+                        target.variable = Some([0, 0]);
+                    }
+                }
+                (":varno" | ":varattno", _) if depth == level + 1 => {
+                    if let Some(variable) = target.as_mut().and_then(|target| target.variable.as_mut()) {
+                        variable[usize::from(before == ":varattno")] = number().unwrap_or(0);
+                    }
+                }
+                (":resname", name) if depth == level => {
+                    if let Some(Target { variable: Some([relation, column]), .. }) = target.take()
+                        && column == batch.id_column
+                    {
+                        ids.push((relation, name.replace('\\', "")));
+                    }
+                }
+                _ => {}
+            }
+        }
         match before {
             ":funcid" | ":opfuncid" | ":aggfnoid" | ":winfnoid" => seen.functions.extend(number()),
-            ":relid" if number() == Some(batch) => {
+            ":relid" if number() == Some(batch.relation) => {
                 if let Some(query) = open.last_mut() {
                     query.reads_batch = true;
                 }
@@ -67,6 +116,8 @@ pub(super) fn read(tree: &str, batch: u32) -> Seen {
     }
     seen.functions.sort_unstable();
     seen.functions.dedup();
+    seen.event_column =
+        ids.into_iter().find(|(relation, _)| Some(*relation) == batch_relation).map(|(_, name)| name);
     seen
 }
 
@@ -103,24 +154,46 @@ fn tokens(tree: &str) -> impl Iterator<Item = &str> {
 mod tests {
     use super::*;
 
+    const BATCH: Batch = Batch { relation: 7, id_column: 1 };
+
     #[test]
     fn only_a_level_that_reads_the_batch_makes_it_whole() {
         let plain = "({QUERY :hasAggs false :rtable ({RTE :relid 7}) :limitCount <> :groupClause <>})";
-        assert_eq!(read(plain, 7), Seen::default());
+        assert_eq!(read(plain, BATCH), Seen::default());
         let grouped = "({QUERY :hasAggs true :rtable ({RTE :relid 7}) :x {AGGREF :aggfnoid 2803}})";
-        assert_eq!(read(grouped, 7), Seen { is_whole: true, functions: vec![2803] });
+        assert_eq!(read(grouped, BATCH), Seen { is_whole: true, functions: vec![2803], event_column: None });
         // An aggregate over the elements of one event.
         let within = "({QUERY :hasAggs false :rtable ({RTE :relid 7}) :sub {QUERY :hasAggs true :rtable ({RTE :rtekind 3})}})";
-        assert!(!read(within, 7).is_whole);
+        assert!(!read(within, BATCH).is_whole);
         let below = "({QUERY :hasAggs true :rtable ({RTE :subquery {QUERY :rtable ({RTE :relid 7})}})})";
-        assert!(read(below, 7).is_whole);
-        assert!(!read(below, 8).is_whole);
+        assert!(read(below, BATCH).is_whole);
+        assert!(!read(below, Batch { relation: 8, id_column: 1 }).is_whole);
     }
 
     #[test]
     fn quoted_braces_are_no_nodes() {
         let tree = "({QUERY :name a\\{\\ QUERY :limitCount {CONST} :rtable ({RTE :relid 7})})";
-        assert!(read(tree, 7).is_whole);
+        assert!(read(tree, BATCH).is_whole);
         assert_eq!(tokens("a\\ b c").collect::<Vec<_>>(), ["a\\ b", "c"]);
+    }
+
+    #[test]
+    fn a_column_of_the_outermost_select_may_be_the_events_id() {
+        let tree = |expression: &str| {
+            format!(
+                "({{QUERY :rtable ({{RTE :relid 5}} {{RTE :x {{QUERY :rtable ({{RTE :relid 7}})}}}} {{RTE :relid 7}}) :targetList (\
+                 {{TARGETENTRY :expr {{FUNCEXPR :args ({{VAR :varno 3 :varattno 1}})}} :resname n}} \
+                 {{TARGETENTRY :expr {expression} :resname event\\ id}})}})"
+            )
+        };
+        let column = |expression: &str| read(&tree(expression), BATCH).event_column;
+        assert_eq!(column("{VAR :varno 3 :varattno 1 :vartype 2950}"), Some("event id".to_owned()));
+        for other in [
+            "{VAR :varno 3 :varattno 2}",
+            "{VAR :varno 1 :varattno 1}",
+            "{OPEXPR :args ({VAR :varno 3 :varattno 1})}",
+        ] {
+            assert_eq!(column(other), None, "{other}");
+        }
     }
 }

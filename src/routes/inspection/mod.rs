@@ -23,6 +23,8 @@ pub(super) struct Inspected {
     key: Vec<Column>,
     /// Whether the select aggregates.
     pub(super) is_whole: bool,
+    /// The column that is the event's id, as far as the select shows it.
+    pub(super) event_column: Option<String>,
     /// Remarks for the author.
     pub(super) notes: Vec<String>,
 }

@@ -126,6 +126,7 @@ async fn inspect_within(
         column_names: names,
         key,
         is_whole: seen.is_whole,
+        event_column: seen.event_column,
         notes,
     };
     // The whole statement: the types of the columns, the clause for conflicts, and that both are no more than that.
@@ -247,9 +248,10 @@ async fn select(
     }
     let found = transaction.query_typed(sql!("routes/inspect_tree.sql"), &[]).await.map_err(DbError::from)?;
     let row = found.first().ok_or(DbError::Unexpected("no parsed select"))?;
-    let (tree, batch): (&str, u32) =
+    let (tree, relation): (&str, u32) =
         (row.try_get(0).map_err(DbError::from)?, row.try_get(1).map_err(DbError::from)?);
-    let seen = tree::read(tree, batch);
+    let id_column = row.try_get::<_, i32>(2).map_err(DbError::from)?.unsigned_abs();
+    let seen = tree::read(tree, tree::Batch { relation, id_column });
     let parameters: [Parameter<'_>; 2] =
         [(&seen.functions, Type::OID_ARRAY), (&database.schema(), Type::TEXT)];
     let forbidden = transaction.query_typed(sql!("routes/forbidden_functions.sql"), &parameters).await;
