@@ -6,7 +6,7 @@ use std::process::{Child, Command, Stdio};
 
 use crate::support::load::{Load, assert_exactly_once, assert_receipts_add_up};
 use crate::support::postgres::{TestDatabase, connect};
-use crate::support::service::{Folder, Service, eventually};
+use crate::support::service::{Folder, Service, eventually, run};
 
 /// A PgBouncer of few connections; ended when dropped.
 struct PgBouncer {
@@ -90,6 +90,79 @@ async fn bad_rows_are_found_through_a_pooler_and_a_probe_leaves_nothing_behind()
     let left = "select (select count(*) from pg_class where relname like 'tidegate_probe%')
         + (select count(*) from pg_proc where proname like 'tidegate_probe%')";
     assert_eq!(client.query_one(left, &[]).await.unwrap().get::<_, i64>(0), 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn routes_are_made_filled_and_suspended_through_a_pooler() {
+    let database = TestDatabase::refusing_evil().await;
+    let Some(pooler) = PgBouncer::start(database.url()).await else { return };
+    let client = connect(database.url()).await;
+    client
+        .batch_execute(
+            "create schema app; create table app.ids (id uuid primary key); create table app.newest (k text primary key, id uuid);
+             create function app.meddle() returns text language plpgsql as $$ begin
+                 perform set_config('search_path', 'app', false);
+                 perform set_config('statement_timeout', '1ms', false);
+                 return 'x';
+             end $$",
+        )
+        .await
+        .unwrap();
+    // The service knows that there are routes, so that it sets again what they may set.
+    let known =
+        ["routes", "add", "known", "--disabled", "--into", "app.ids", "--sql", "select id from batch"];
+    assert!(run(&known, &[("DATABASE_URL", &pooler.url)]).await.0.success());
+    let service = Service::start(&pooler.url, &[("BATCH_SIZE", "50")]).await;
+    eventually("it is known", async || {
+        (service.health().await["routes"][0]["name"] == "known").then_some(())
+    })
+    .await;
+    let load = Load::start(&service.address, 4, 3);
+    load.progresses(500).await;
+    let ids = "select id from batch where app.meddle() = 'x' and (id::text not like '%3' or (id::text || 'x')::int > 0)";
+    let newest = "select right(id::text, 1) as k, id from batch";
+    for (name, into, sql, key) in [("ids", "app.ids", ids, ""), ("newest", "app.newest", newest, "k")] {
+        let mut add = vec!["routes", "add", name, "--into", into, "--sql", sql, "--backfill"];
+        add.extend(if key.is_empty() { vec![] } else { vec!["--key", key] });
+        let (status, stdout, stderr) = run(&add, &[("DATABASE_URL", &pooler.url)]).await;
+        assert!(status.success() && stdout.contains(" stored events routed, "), "{stdout}{stderr}");
+    }
+    let removed = run(&["routes", "remove", "known"], &[("DATABASE_URL", &pooler.url)]).await;
+    assert!(removed.0.success(), "{removed:?}");
+    load.progresses(500).await;
+    client.batch_execute("alter table app.ids rename to away").await.unwrap();
+    load.progresses(300).await;
+    client.batch_execute("alter table app.away rename to ids").await.unwrap();
+    load.progresses(300).await;
+    let sent = load.stop().await;
+    service.fenced().await;
+    eventually("both are live", async || {
+        let live = "select count(*) = 2 from event_routes where state = 'live' and backfill_until is null
+            and not exists (select from route_deferred)";
+        client.query_one(live, &[]).await.unwrap().get::<_, bool>(0).then_some(())
+    })
+    .await;
+    assert_exactly_once(&client, &sent).await;
+    // What the function has set for its session is on no connection of the pooler.
+    let mut clients = Vec::new();
+    for _ in 0..5 {
+        let client = connect(&pooler.url).await;
+        client.batch_execute("begin").await.unwrap();
+        let shown = client.simple_query("show statement_timeout").await.unwrap();
+        let timeout = shown.iter().find_map(|message| match message {
+            tokio_postgres::SimpleQueryMessage::Row(row) => row.get(0),
+            _ => None,
+        });
+        assert!(timeout.is_some() && timeout != Some("1ms"), "{timeout:?}");
+        clients.push(client);
+    }
+    drop(clients);
+    let missing =
+        "select count(*) from requests where not exists (select from app.ids where ids.id = requests.id)
+        and not exists (select from route_errors where event_id = requests.id and sqlstate = '22P02')";
+    assert_eq!(client.query_one(missing, &[]).await.unwrap().get::<_, i64>(0), 0);
+    let (status, stdout, stderr) = run(&["verify"], &[("DATABASE_URL", &pooler.url)]).await;
+    assert!(status.success(), "{stdout}{stderr}");
 }
 
 #[tokio::test]

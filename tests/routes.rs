@@ -390,6 +390,12 @@ async fn a_suspended_route_catches_up_in_order_and_is_live_again() {
     let task =
         health["tasks"].as_array().unwrap().iter().find(|task| task["name"] == "routes").unwrap().clone();
     assert_eq!(task["state"], "failing", "{task}");
+    let route = &health["routes"][0];
+    assert_eq!((&route["name"], &route["state"]), (&json!("signups"), &json!("suspended")), "{route}");
+    assert!(
+        route["deferred"].as_i64() > Some(0) && route["error"].as_str().unwrap().starts_with("55P03 "),
+        "{route}"
+    );
     lock.rollback().await.unwrap();
     is_live(&client, "signups").await;
     assert_eq!(count(&client, "app.signups where plan = '19'").await, 100);
@@ -398,6 +404,13 @@ async fn a_suspended_route_catches_up_in_order_and_is_live_again() {
     send(&service, event(100, "last")).await;
     service.settled().await;
     assert_eq!(count(&client, "app.signups where plan = 'last'").await, 1);
+    eventually("health shows it", async || {
+        let route = service.health().await["routes"][0].clone();
+        (route
+            == json!({"name": "signups", "state": "live", "backfilling": false, "deferred": 0, "errors": 20}))
+        .then_some(())
+    })
+    .await;
     let lines = [
         "tidegate_route_suspended{route=\"signups\"} 0",
         "tidegate_route_errors_total{route=\"signups\"} 20",
@@ -526,7 +539,7 @@ async fn a_command_ends_when_its_backfill_is_done_with_or_without_a_service() {
     client.batch_execute("alter table app.later rename to gone").await.unwrap();
     let (code, _, stderr) = routes_ended(&database, &["backfill", "later"]).await;
     assert!(code == Some(1) && stderr.contains("the route is suspended: 42P01 "), "{stderr}");
-    assert!(stderr.contains("backfill of later: 0 events routed, about "), "{stderr}");
+    assert!(stderr.contains("backfill of later: 0 of about 301 events routed"), "{stderr}");
     client.batch_execute("alter table app.gone rename to later").await.unwrap();
     let filled = routes(&database, &["backfill", "later"]).await;
     assert_eq!(filled, "later: 301 stored events routed, 301 rows, 0 refused\n");

@@ -87,7 +87,18 @@ async fn every_event_is_routed_once_whatever_fails() {
     let missing = "requests where not exists (select from app.events where event_id = id)
         and not exists (select from route_errors where event_id = id)";
     assert_eq!(count(&client, missing).await, 0);
-    let (status, stdout, stderr) = run(&["verify"], &[("DATABASE_URL", &url)]).await;
-    assert!(status.success() && stdout.contains("route all: "), "{stdout}{stderr}");
+    let (status, stdout, stderr) = run(&["verify", "--json"], &[("DATABASE_URL", &url)]).await;
+    assert!(status.success(), "{stdout}{stderr}");
+    let report: serde_json::Value = serde_json::from_str(&stdout).unwrap();
+    let all = &report["routes"][0];
+    let (target, rows) = (&all["target"], count(&client, "app.events").await);
+    let expected = serde_json::json!({"column": "event_id", "rows": rows, "doubled": 0, "repeated": 0, "without_event": 0, "not_routed": 0});
+    assert_eq!(*target, expected);
+    assert_eq!(rows + all["refused"].as_i64().unwrap(), stored);
+    eprintln!(
+        "{} rounds: {stored} events stored, {rows} rows, {} refused, 0 deferred",
+        rounds(),
+        all["refused"]
+    );
     assert!(service.stop().await.status.success());
 }

@@ -1,7 +1,7 @@
 -- What holds a lock of requests, or of a partition, that keeps a trigger from being made.
 select string_agg(distinct case
         when a.backend_type = 'autovacuum worker' or a.query ~* '^\s*(vacuum|analyze)' then 'a vacuum'
-        when a.query ~* '^\s*copy' then 'a COPY'
+        when a.query ~* '^(\s|--[^\n]*\n)*copy\s' then 'a COPY'
         else coalesce(nullif(a.state, ''), a.backend_type)
     end || ' (process ' || a.pid || ')', ', ')
 from pg_locks l

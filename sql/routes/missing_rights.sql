@@ -7,7 +7,10 @@ with names as (
     from (select) as one left join pg_class c on c.oid = $2 left join pg_namespace n on n.oid = c.relnamespace
 )
 select statement from (
-    select 1 as place, format('create role %I nologin', role) as statement from names where role_oid is null
+    select 0 as place, format('grant usage on schema %I to %I', target_schema, current_user) as statement from names
+    where target_schema is not null and has_schema_privilege(current_user, target_schema, 'usage') is not true
+    union all
+    select 1, format('create role %I nologin', role) from names where role_oid is null
     union all
     select 2, format('grant %I to %I', role, current_user) from names
     where not is_super and pg_has_role(current_user, role_oid, 'member') is not true

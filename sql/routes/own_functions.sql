@@ -1,4 +1,4 @@
--- The functions belong to the route's role, and nobody else calls them but the service.
+-- The functions belong to the route's role. Only the service calls them.
 revoke all on function {schema}.{function}() from public;
 revoke all on function {schema}.{function}_apply({schema}.requests[]) from public;
 alter function {schema}.{function}() owner to {role};

@@ -7,7 +7,7 @@ select id from (
         and (l.classid::bigint << 32) | l.objid::bigint = {schema}.tidegate_route_lock(r.id)
     join pg_stat_activity a using (pid)
     where l.database = (select oid from pg_database where datname = current_database())
-        and a.state = 'active' and a.query ~* '^\s*copy' and a.query_start < clock_timestamp() - $1 * interval '1 millisecond'
+        and a.state = 'active' and a.query ~* '^(\s|--[^\n]*\n)*copy\s' and a.query_start < clock_timestamp() - $1 * interval '1 millisecond'
 ) running
 where place = 1
 order by query_start

@@ -1,6 +1,13 @@
--- The next $3 events behind $2, without those that the route $1 refused: counted. Returns the last one.
-with page as (
+-- The next $3 events behind $2, or fewer if they are large, are counted, without those that the route $1 refused. Returns the last one.
+with next as (
     select one from {schema}.requests one where one.id > $2 order by one.id limit $3
+), sized as (
+    select one, row_number() over place as number,
+        sum(coalesce(octet_length((one).body), 0)::bigint + 4 * coalesce(pg_column_size((one).payload), 0)::bigint) over place as bytes
+    from next
+    window place as (order by (one).id)
+), page as (
+    select one from sized where number = 1 or bytes <= 16777216
 ), counted as (
     insert into pg_temp.tidegate_verify (event, events_rows)
     select event, number

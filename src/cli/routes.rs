@@ -85,6 +85,9 @@ struct CheckArgs {
     /// The role that the route runs as
     #[arg(long)]
     role: Option<String>,
+    /// An event whose row the target refuses becomes a dead letter
+    #[arg(long)]
+    strict: bool,
     /// The number of the newest events
     #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u16).range(1..=1000))]
     newest: u16,
@@ -200,7 +203,7 @@ async fn command(command: RoutesCommand, database: &Database) -> Result<(), Fail
         }
         RoutesCommand::Backfill { name, no_wait } => {
             let name = RouteName::parse(&name)?;
-            if !routes.get(&name).await?.backfill.is_some_and(|backfill| !backfill.is_done) {
+            if routes.get(&name).await?.backfill.is_none_or(|backfill| backfill.is_done) {
                 routes.begin_backfill(&name, None, PATIENCE, wait_message()).await?;
             }
             fill(&name, !no_wait, &routes).await?;
@@ -274,14 +277,14 @@ async fn fill(name: &RouteName, waits: bool, routes: &RouteStore) -> Result<(), 
 fn fill_message(name: &str) -> impl Fn(FillProgress) + Send + Sync {
     let is_terminal = std::io::stderr().is_terminal();
     let last = parking_lot::Mutex::new(None::<Instant>);
-    move |FillProgress { events, left, deferred }| {
+    move |FillProgress { events, total, deferred }| {
         let mut last = last.lock();
         if !is_terminal && last.is_some_and(|last| last.elapsed() < LOG_INTERVAL) {
             return;
         }
         *last = Some(Instant::now());
-        let message = match left {
-            Some(left) => format!("backfill of {name}: {events} events routed, about {left} to go"),
+        let message = match total {
+            Some(total) => format!("backfill of {name}: {events} of about {total} events routed"),
             None => format!("backfill of {name}: {events} events routed; {deferred} newer ones follow"),
         };
         if is_terminal {
@@ -299,7 +302,8 @@ async fn check(args: CheckArgs, routes: &RouteStore) -> Result<(), Failure> {
         key: args.key,
         on_conflict: args.on_conflict,
         role: args.role,
-        ..Definition::default()
+        strict: args.strict,
+        serial: false,
     };
     let sample = match args.events {
         None => Sample::Newest(args.newest.into()),
@@ -318,6 +322,10 @@ async fn check(args: CheckArgs, routes: &RouteStore) -> Result<(), Failure> {
     );
     for error in &report.errors {
         println!("  {} × {} {}, such as {}", error.events, error.sqlstate, error.message, error.example);
+    }
+    if !report.plan.is_empty() {
+        println!("plan:");
+        report.plan.iter().for_each(|line| println!("  {line}"));
     }
     match report.suspends {
         Some((state, error)) => Err(Failure::Run(format!("the route would be suspended: {state} {error}"))),

@@ -40,6 +40,12 @@ impl Plan<'_> {
     /// The rows of a key are reduced to the last one, and inserted in the key's order: twice one key in a statement is an error, and two
     /// writers with other orders block each other for ever. A row with a null in its key is no other row's double.
     pub(super) fn insert(&self, events: Option<&str>) -> String {
+        let array = sql!("routes/events_of_array.sql");
+        self.insert_over(&events.map_or_else(String::new, |events| fill(array, &[("events", events)])))
+    }
+
+    /// The insert over the events that the clause `batch` names.
+    pub(super) fn insert_over(&self, batch: &str) -> String {
         let names = |prefix: &str, columns: &[Column]| {
             let names = columns.iter().map(|column| format!("{prefix}{}", column.quoted));
             names.collect::<Vec<_>>().join(", ")
@@ -49,13 +55,12 @@ impl Plan<'_> {
             true => format!("cast(route_one.{0} as {1}) as {0}", column.quoted, column.sql_type),
             false => format!("route_one.{}", column.quoted),
         });
-        let array = sql!("routes/events_of_array.sql");
         let template =
             if self.key.is_empty() { sql!("routes/rows.sql") } else { sql!("routes/rows_by_key.sql") };
         let parts = [
             ("target", self.target),
             ("columns", &names("", self.columns)),
-            ("events", &events.map_or_else(String::new, |events| fill(array, &[("events", events)]))),
+            ("events", batch),
             ("row_columns", &names("route_row.", self.columns)),
             ("row_key", &names("route_row.", self.key)),
             ("typed_columns", &typed.collect::<Vec<_>>().join(", ")),

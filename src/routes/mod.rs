@@ -43,6 +43,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use futures_util::future::BoxFuture;
+use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use crate::db::{Database, DbError, sql};
@@ -53,7 +54,7 @@ use crate::supervisor::Supervisor;
 pub use check::{CheckReport, CheckedError, MOST_EVENTS, Sample};
 pub use definition::{Added, RouteStore};
 pub use errors::{Corrected, ErrorCursor, ErrorFilter, RefusedEvent, Rerouted, RouteErrorStore};
-pub use model::{Changed, Definition, ListedRoute, RouteName, RouteState};
+pub use model::{Changed, Definition, ListedRoute, RouteName, RouteState, RouteStatus};
 pub use suggestion::{SuggestedColumn, Suggestion};
 pub use verify::{RouteBooks, TargetBooks};
 pub use work::FillProgress;
@@ -111,6 +112,8 @@ impl RouteError {
     fn of(field: &'static str, error: DbError) -> Self {
         // Syntax, names, types and rights, and what cannot be in a statement.
         match error.state_code().and_then(|code| code.get(..2)) {
+            // A pooler's connection.
+            _ if error.is_unprepared() => Self::Database(error),
             Some("42" | "0A" | "22" | "26" | "3F") => Self::invalid(field, error.with_sources()),
             _ => Self::Database(error),
         }
@@ -138,6 +141,7 @@ pub struct Routes {
     pub errors: RouteErrorStore,
     hook: Arc<RouteHook>,
     wake: Arc<Notify>,
+    seen: Arc<Mutex<Vec<RouteStatus>>>,
 }
 
 impl Routes {
@@ -145,15 +149,20 @@ impl Routes {
     pub fn start(database: &Database, metrics: &Arc<Metrics>, supervisor: &Supervisor) -> Self {
         // Until the task has looked, there may be some.
         let has_routes = Arc::new(AtomicBool::new(true));
-        let wake = Arc::new(Notify::new());
-        work::Worker::start(database, metrics, &has_routes, &wake, supervisor);
+        let (wake, seen) = (Arc::new(Notify::new()), Arc::default());
+        work::Worker::start(database, metrics, &has_routes, &wake, &seen, supervisor);
         let hook = Arc::new(RouteHook { store: RouteStore::new(database), has_routes });
-        Self { store: RouteStore::new(database), errors: RouteErrorStore::new(database), hook, wake }
+        Self { store: RouteStore::new(database), errors: RouteErrorStore::new(database), hook, wake, seen }
     }
 
     /// What the writer, imports and redrives ask.
     pub fn hook(&self) -> Arc<dyn BatchHook> {
         Arc::clone(&self.hook) as Arc<dyn BatchHook>
+    }
+
+    /// The routes as the task saw them last, in the order of their creation.
+    pub fn status(&self) -> Vec<RouteStatus> {
+        self.seen.lock().clone()
     }
 
     /// A route was added or changed by this process: neither the writer nor the task waits until the task looks again.

@@ -154,6 +154,23 @@ pub enum Changed {
     Replaced,
 }
 
+/// A route as the task saw it last, for health.
+#[derive(Debug, Clone)]
+pub struct RouteStatus {
+    /// Its name.
+    pub name: String,
+    /// The state.
+    pub state: RouteState,
+    /// Whether a backfill is under way.
+    pub is_filling: bool,
+    /// Events that wait until the route is live again.
+    pub deferred: i64,
+    /// Events that are refused now, of which up to 10,000 are counted.
+    pub errors: i64,
+    /// The SQLSTATE and message for which it is suspended.
+    pub error: Option<String>,
+}
+
 /// A route with its state.
 #[derive(Debug, Clone)]
 pub struct ListedRoute {

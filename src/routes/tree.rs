@@ -21,14 +21,6 @@ pub(super) struct Batch {
     pub(super) id_column: u32,
 }
 
-/// A column of the outermost select, as far as it was read.
-#[derive(Debug, Default)]
-struct Target {
-    depth: usize,
-    /// The number of the relation, and of its column, if the expression is nothing else.
-    variable: Option<[u32; 2]>,
-}
-
 /// One `{QUERY …}`.
 #[derive(Debug, Default)]
 struct Query {
@@ -46,8 +38,7 @@ pub(super) fn read(tree: &str, batch: Batch) -> Seen {
     let mut open: Vec<Query> = Vec::new();
     let mut depth = 0_usize;
     let mut before = "";
-    let (mut relations, mut batch_relation) = (0, None);
-    let (mut target, mut ids): (Option<Target>, Vec<(u32, String)>) = (None, Vec::new());
+    let (mut column, mut is_of_batch) = ("", false);
     for token in tokens(tree) {
         match token {
             "{" => depth += 1,
@@ -66,31 +57,13 @@ pub(super) fn read(tree: &str, batch: Batch) -> Seen {
             _ => {}
         }
         let number = || token.parse::<u32>().ok().filter(|number| *number > 0);
-        if let [outermost] = &open[..] {
-            let level = outermost.depth + 1;
-            match (before, token) {
-                ("{", "RTE") if depth == level => relations += 1,
-                (":relid", _) if depth == level && number() == Some(batch.relation) => {
-                    batch_relation = Some(relations);
-                }
-                ("{", "TARGETENTRY") if depth == level => target = Some(Target { depth, variable: None }),
-                (":expr", "{") => {}
-                ("{", "VAR") if target.as_ref().is_some_and(|target| depth == target.depth + 1) => {
-                    if let Some(target) = &mut target {
-                        target.variable = Some([0, 0]);
-                    }
-                }
-                (":varno" | ":varattno", _) if depth == level + 1 => {
-                    if let Some(variable) = target.as_mut().and_then(|target| target.variable.as_mut()) {
-                        variable[usize::from(before == ":varattno")] = number().unwrap_or(0);
-                    }
-                }
-                (":resname", name) if depth == level => {
-                    if let Some(Target { variable: Some([relation, column]), .. }) = target.take()
-                        && column == batch.id_column
-                    {
-                        ids.push((relation, name.replace('\\', "")));
-                    }
+        // The origin of a column of the outermost select, through parts of it, too.
+        if matches!(&open[..], [outermost] if depth == outermost.depth + 1) {
+            match before {
+                ":resname" => column = token,
+                ":resorigtbl" => is_of_batch = number() == Some(batch.relation),
+                ":resorigcol" if is_of_batch && number() == Some(batch.id_column) => {
+                    seen.event_column.get_or_insert_with(|| column.replace('\\', ""));
                 }
                 _ => {}
             }
@@ -116,8 +89,6 @@ pub(super) fn read(tree: &str, batch: Batch) -> Seen {
     }
     seen.functions.sort_unstable();
     seen.functions.dedup();
-    seen.event_column =
-        ids.into_iter().find(|(relation, _)| Some(*relation) == batch_relation).map(|(_, name)| name);
     seen
 }
 
@@ -179,20 +150,18 @@ mod tests {
 
     #[test]
     fn a_column_of_the_outermost_select_may_be_the_events_id() {
-        let tree = |expression: &str| {
-            format!(
-                "({{QUERY :rtable ({{RTE :relid 5}} {{RTE :x {{QUERY :rtable ({{RTE :relid 7}})}}}} {{RTE :relid 7}}) :targetList (\
-                 {{TARGETENTRY :expr {{FUNCEXPR :args ({{VAR :varno 3 :varattno 1}})}} :resname n}} \
-                 {{TARGETENTRY :expr {expression} :resname event\\ id}})}})"
-            )
+        let column = |origin: &str| {
+            let tree = format!(
+                "({{QUERY :rtable ({{RTE :relid 7}} {{RTE :x {{QUERY :targetList ({{TARGETENTRY :resname no :resorigtbl 7 :resorigcol 1}})}}}}) \
+                 :targetList ({{TARGETENTRY :expr {{VAR}} :resname n :resorigtbl 0 :resorigcol 0}} \
+                 {{TARGETENTRY :expr {{VAR}} :resname event\\ id {origin}}})}})"
+            );
+            read(&tree, BATCH).event_column
         };
-        let column = |expression: &str| read(&tree(expression), BATCH).event_column;
-        assert_eq!(column("{VAR :varno 3 :varattno 1 :vartype 2950}"), Some("event id".to_owned()));
-        for other in [
-            "{VAR :varno 3 :varattno 2}",
-            "{VAR :varno 1 :varattno 1}",
-            "{OPEXPR :args ({VAR :varno 3 :varattno 1})}",
-        ] {
+        assert_eq!(column(":resorigtbl 7 :resorigcol 1"), Some("event id".to_owned()));
+        for other in
+            [":resorigtbl 7 :resorigcol 2", ":resorigtbl 5 :resorigcol 1", ":resorigtbl 0 :resorigcol 0"]
+        {
             assert_eq!(column(other), None, "{other}");
         }
     }

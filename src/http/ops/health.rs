@@ -18,6 +18,7 @@ use crate::http::AppState;
 use crate::http::wire::error::ApiError;
 use crate::ingest::{Account, JournalSnapshot, LastError, Rates, Refusal, Snapshot, WriterState};
 use crate::observe::Gauges;
+use crate::routes::RouteStatus;
 use crate::supervisor::TaskReport;
 
 #[derive(Serialize, ToSchema)]
@@ -104,6 +105,38 @@ struct PipelineHealth {
     journal: Option<JournalHealth>,
     housekeeping: HousekeepingHealth,
     pool: PoolHealth,
+    /// The routes into the user's own tables.
+    routes: Vec<RouteHealth>,
+}
+
+/// A route into a table of the user's.
+#[derive(Serialize, ToSchema)]
+struct RouteHealth {
+    name: String,
+    /// `live`, `suspended` or `disabled`.
+    state: &'static str,
+    /// A backfill is under way; with a key, new events wait for it.
+    backfilling: bool,
+    /// Events that wait until the route is live again.
+    deferred: i64,
+    /// Events that it refuses now, of which up to 10,000 are counted.
+    errors: i64,
+    /// The SQLSTATE and message for which it is suspended.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<String>,
+}
+
+impl From<RouteStatus> for RouteHealth {
+    fn from(route: RouteStatus) -> Self {
+        Self {
+            name: route.name,
+            state: route.state.name(),
+            backfilling: route.is_filling,
+            deferred: route.deferred,
+            errors: route.errors,
+            error: route.error,
+        }
+    }
 }
 
 /// The deletion of old rows.
@@ -343,6 +376,7 @@ impl HealthResponse {
                 dead_letter_writer: now.dead_letter_writer.into(),
                 housekeeping: services.database.housekeeping().status().into(),
                 pool: PoolHealth { max: pool.max, open: pool.open, idle: pool.idle, waiting: pool.waiting },
+                routes: services.routes.status().into_iter().map(RouteHealth::from).collect(),
             }
         });
         Self {

@@ -285,7 +285,7 @@ pub(super) async fn remove(
     summary = "Routes events again, deferred ones first",
     params(("name" = String, Path, description = "The route"), ("if-match" = Option<String>, Header, description = "The route has this version")),
     responses(
-        (status = 200, description = "The route", body = RouteResponse, headers(("etag" = String, description = "Its version"))),
+        (status = 200, description = "The route, `live`, or `suspended` until it has caught up", body = RouteResponse, headers(("etag" = String, description = "Its version"))),
         (status = 404, description = "There is none"),
         (status = 412, description = "It has another version"),
     )
@@ -309,7 +309,7 @@ pub(super) async fn enable(
     summary = "Lets events pass a route",
     params(("name" = String, Path, description = "The route"), ("if-match" = Option<String>, Header, description = "The route has this version")),
     responses(
-        (status = 200, description = "The route", body = RouteResponse, headers(("etag" = String, description = "Its version"))),
+        (status = 200, description = "The route, `disabled`", body = RouteResponse, headers(("etag" = String, description = "Its version"))),
         (status = 404, description = "There is none"),
         (status = 412, description = "It has another version"),
     )
@@ -407,6 +407,8 @@ struct CheckResponse {
     errors: Vec<CheckErrorResponse>,
     /// The error for which the route would be suspended.
     suspends: Option<String>,
+    /// The plan of its insert over the events, as `explain` prints it: a line each.
+    plan: Vec<String>,
     /// The route's share of the time that Postgres needs to store the events.
     share: f64,
 }
@@ -437,6 +439,7 @@ impl From<CheckReport> for CheckResponse {
             refused: report.refused,
             errors: errors.collect(),
             suspends: report.suspends.map(|(state, error)| format!("{state} {error}")),
+            plan: report.plan,
             share: report.share,
         }
     }

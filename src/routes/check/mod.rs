@@ -33,6 +33,8 @@ pub struct CheckReport {
     pub errors: Vec<CheckedError>,
     /// The SQLSTATE and message for which the route would be suspended.
     pub suspends: Option<(String, String)>,
+    /// The plan of its insert over the sample, as `explain` prints it; empty if it has none.
+    pub plan: Vec<String>,
     /// The route's share of the time that Postgres needs to store the sample, from 0 to 1.
     pub share: f64,
 }

@@ -10,7 +10,7 @@ use tokio_postgres::types::Type;
 use super::{CheckReport, CheckedError, Sample};
 use crate::db::{DbError, Parameter, Transaction, begin_in_time, sql};
 use crate::routes::definition::function_name;
-use crate::routes::generate::fill;
+use crate::routes::generate::{fill, quote_outside, quoted};
 use crate::routes::inspection::{Inspected, inspect};
 use crate::routes::{Definition, RouteError, RouteStore};
 
@@ -46,8 +46,11 @@ impl RouteStore {
         inspected: Inspected,
         sample: &Sample,
     ) -> Result<CheckReport, RouteError> {
+        let is_strict = definition.strict;
         let lock_timeout = sql!("routes/lock_timeout.sql").replace("{ms}", "2000");
         transaction.batch_execute(&lock_timeout).await.map_err(DbError::from)?;
+        // A strict route would refuse the whole statement; the writer finds the rows then, as this one does.
+        let definition = &Definition { strict: false, ..definition.clone() };
         let id = self.make_unseen(transaction, definition, &inspected).await?;
         let begin = sql!(self.database, "routes/check_begin.sql");
         let begin = fill(begin, &[("function", &function_name(id))]);
@@ -65,13 +68,8 @@ impl RouteStore {
         };
         let events = events.map_err(|error| RouteError::of("events", error.into()))?;
         let plain = begun.elapsed();
-        let run = transaction.execute_typed(sql!("routes/check_run.sql"), &[]).await.map_err(DbError::from);
-        let refused_all = match run {
-            Ok(_) => None,
-            // A strict route refuses the whole statement; the writer would find the rows.
-            Err(error) if definition.strict && error.is_rows_fault() => Some(error),
-            Err(error) => return Err(error.into()),
-        };
+        let plan = self.explain(transaction, definition, &inspected).await?;
+        transaction.execute_typed(sql!("routes/check_run.sql"), &[]).await.map_err(DbError::from)?;
         let mut report = CheckReport {
             columns: inspected.column_names,
             notes: inspected.notes,
@@ -80,16 +78,9 @@ impl RouteStore {
             refused: 0,
             errors: Vec::new(),
             suspends: None,
+            plan,
             share: 0.0,
         };
-        if let Some(error) = refused_all {
-            let state = error.state_code().unwrap_or_default();
-            report.notes.push(format!(
-                "events become dead letters, as the route is strict: {state} {}",
-                error.message()
-            ));
-            return Ok(report);
-        }
         let id: [Parameter<'_>; 1] = [(&id, Type::INT4)];
         let result = sql!(self.database, "routes/check_result.sql");
         let rows = transaction.query_typed(result, &id).await.map_err(DbError::from)?;
@@ -104,6 +95,9 @@ impl RouteStore {
             Ok::<_, tokio_postgres::Error>(())
         };
         read().map_err(DbError::from)?;
+        if is_strict && report.refused > 0 {
+            report.notes.push("the route is strict, so the refused events become dead letters".to_owned());
+        }
         let errors = sql!(self.database, "routes/check_errors.sql");
         for row in transaction.query_typed(errors, &id).await.map_err(DbError::from)? {
             let error = || {
@@ -117,5 +111,32 @@ impl RouteStore {
             report.errors.push(error().map_err(DbError::from)?);
         }
         Ok(report)
+    }
+
+    /// The plan of the route's insert over the sample. Where it fails the route fails, too, and reports why.
+    async fn explain(
+        &self,
+        transaction: &Transaction<'_>,
+        definition: &Definition,
+        inspected: &Inspected,
+    ) -> Result<Vec<String>, DbError> {
+        let insert = inspected.plan(definition).insert_over(sql!("routes/events_of_check.sql"));
+        let parts =
+            [("role", quoted(definition.role())), ("quote", quote_outside(&[&insert])), ("insert", insert)];
+        let parts: Vec<(&str, &str)> = parts.iter().map(|(name, text)| (*name, text.as_str())).collect();
+        let function = fill(sql!(self.database, "routes/check_explain.sql"), &parts);
+        transaction.batch_execute(sql!("routes/savepoint.sql")).await?;
+        let explaining = async {
+            transaction.batch_execute(&function).await?;
+            transaction.query_typed(sql!(self.database, "routes/check_plan.sql"), &[]).await
+        };
+        match explaining.await.map_err(DbError::from) {
+            Ok(rows) => Ok(rows.first().map_or(Ok(Vec::new()), |row| row.try_get(0))?),
+            Err(error) if error.is_away() => Err(error),
+            Err(_) => {
+                transaction.batch_execute(sql!("routes/rollback_to_savepoint.sql")).await?;
+                Ok(Vec::new())
+            }
+        }
     }
 }

@@ -3,7 +3,7 @@
 mod store;
 
 pub use store::RouteStore;
-pub(super) use store::function_name;
+pub(super) use store::{CANCELLED, function_name};
 
 /// A route that was added or changed.
 #[derive(Debug, Clone)]

@@ -20,7 +20,7 @@ const LOCK_WAIT: Duration = Duration::from_millis(500);
 /// For the statements that suspend a route while a batch waits.
 const SUSPEND_TIMEOUT: Duration = Duration::from_secs(5);
 /// The SQLSTATE of a cancelled statement.
-const CANCELLED: &str = "57014";
+pub(in crate::routes) const CANCELLED: &str = "57014";
 /// The pause between two attempts.
 const LOCK_PAUSE: Duration = Duration::from_millis(250);
 
@@ -157,6 +157,13 @@ impl RouteStore {
             };
             // Roles belong to the whole server: another database's service may have made the same one.
             let is_made = matches!(error.state_code(), Some("42710" | "23505"));
+            if error.state_code() == Some("42501") {
+                let message = format!(
+                    "{}: functions and triggers of routes are made by the owner of requests; run `tidegate routes` as that role",
+                    error.with_sources()
+                );
+                return Err(RouteError::Conflict(message));
+            }
             if !error.is_locked() && !error.is_conflict() && !is_made {
                 return Err(error.into());
             }
@@ -294,7 +301,8 @@ impl RouteStore {
         }
     }
 
-    async fn missing_rights(
+    /// The statements that give a role the rights that a route into `target` needs; 0: no target.
+    pub(in crate::routes) async fn missing_rights(
         &self,
         transaction: &Transaction<'_>,
         role: &str,
@@ -494,7 +502,8 @@ impl RouteStore {
     /// The route that a COPY is in, although its time `limit` is over.
     async fn running(&self, limit: Duration) -> Result<Vec<i32>, DbError> {
         let running = sql!(self.database, "routes/running.sql");
-        let age = (limit * 9 / 10).as_secs_f64() * 1000.0;
+        // The time began with the transaction, before the COPY.
+        let age = (limit / 2).as_secs_f64() * 1000.0;
         let rows = self.database.query_in_time(SUSPEND_TIMEOUT, running, &[(&age, Type::FLOAT8)]).await?;
         rows.iter().map(|row| Ok(row.try_get(0)?)).collect()
     }

@@ -128,7 +128,7 @@ impl RouteErrorStore {
         let (mut all, mut after, mut left) = (Rerouted::default(), Uuid::nil(), limit);
         let mut size = LOT_EVENTS;
         while left > 0 {
-            let events = size.min(left as i64);
+            let events = size.min(i64::try_from(left).unwrap_or(i64::MAX));
             let lot = match self.lot(route, after, ids, sqlstate, events).await {
                 Err(error) if error.is_conflict() => continue,
                 Err(error) if error.is_cancelled() && events > 1 => {
@@ -206,6 +206,10 @@ impl RouteErrorStore {
             Ok(lot) => {
                 transaction.commit().await?;
                 Ok(lot)
+            }
+            Err(error @ DbError::Timeout(_)) => {
+                drop(transaction);
+                connection.release(Err(error))
             }
             Err(error) => Err(roll_back(transaction, error).await),
         }

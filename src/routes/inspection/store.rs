@@ -10,10 +10,13 @@ use crate::db::{Database, DbError, Parameter, Transaction, begin_in_time, own_re
 use crate::routes::generate::Column;
 use crate::routes::model::{Definition, STATEMENT_BYTES};
 use crate::routes::tree;
-use crate::routes::{ROLE, RouteError};
+use crate::routes::{ROLE, RouteError, RouteStore};
 
 /// For each statement.
 const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A pooler's connection may have a prepared statement of the same name already; the next attempt has another name.
+const PREPARE_ATTEMPTS: u32 = 200;
 
 /// A column of the target.
 struct TargetColumn {
@@ -44,12 +47,19 @@ pub(in crate::routes) async fn inspect(
     definition: &Definition,
 ) -> Result<Inspected, RouteError> {
     definition.check()?;
-    let mut connection = database.get().await?;
-    let transaction = begin_in_time(&mut connection, TIMEOUT).await?;
-    let inspected = inspect_within(database, &transaction, definition).await;
-    // An error has ended the transaction already.
-    let _rolled_back = transaction.rollback().await;
-    inspected
+    let mut attempts = 0;
+    loop {
+        let mut connection = database.get().await?;
+        let transaction = begin_in_time(&mut connection, TIMEOUT).await?;
+        let inspected = inspect_within(database, &transaction, definition).await;
+        // An error has ended the transaction already.
+        let _rolled_back = transaction.rollback().await;
+        attempts += 1;
+        match inspected {
+            Err(RouteError::Database(error)) if error.is_unprepared() && attempts < PREPARE_ATTEMPTS => {}
+            inspected => return inspected,
+        }
+    }
 }
 
 async fn inspect_within(
@@ -59,6 +69,16 @@ async fn inspect_within(
 ) -> Result<Inspected, RouteError> {
     check_role(transaction, definition.role()).await?;
     let target = target(database, transaction, &definition.into).await?;
+    let may_use = transaction.query_typed(sql!("routes/may_use.sql"), &[(&target.id, Type::OID)]).await;
+    let may_use = may_use.map_err(DbError::from)?;
+    if may_use.first().map_or(Ok(None), |row| row.try_get::<_, Option<bool>>(0)).map_err(DbError::from)?
+        == Some(false)
+    {
+        let routes = RouteStore::new(database);
+        let statements = routes.missing_rights(transaction, definition.role(), target.id).await?;
+        let cause = format!("this one may not use the schema {}", target.schema);
+        return Err(RouteError::Rights { role: definition.role().to_owned(), cause, statements });
+    }
     let begin = sql!(database, "routes/inspect_begin.sql");
     transaction.batch_execute(begin).await.map_err(DbError::from)?;
     let (names, seen) = select(database, transaction, definition.select()).await?;
@@ -154,20 +174,25 @@ pub(in crate::routes) async fn inspect_condition(
     if condition.is_empty() || condition.len() > STATEMENT_BYTES || condition.contains('\0') {
         return Err(RouteError::invalid("where", "it is no condition"));
     }
-    let mut connection = database.get().await?;
-    let transaction = begin_in_time(&mut connection, TIMEOUT).await?;
-    let inspecting = async {
-        let begin = sql!(database, "routes/inspect_begin.sql");
-        transaction.batch_execute(begin).await.map_err(DbError::from)?;
-        check_role(&transaction, ROLE).await?;
-        select(database, &transaction, whole).await
-    };
-    let inspected = inspecting.await;
-    // An error has ended the transaction already.
-    let _rolled_back = transaction.rollback().await;
-    match inspected {
-        Err(RouteError::Invalid { message, .. }) => Err(RouteError::invalid("where", message)),
-        inspected => inspected.map(drop),
+    let mut attempts = 0;
+    loop {
+        let mut connection = database.get().await?;
+        let transaction = begin_in_time(&mut connection, TIMEOUT).await?;
+        let inspecting = async {
+            let begin = sql!(database, "routes/inspect_begin.sql");
+            transaction.batch_execute(begin).await.map_err(DbError::from)?;
+            check_role(&transaction, ROLE).await?;
+            select(database, &transaction, whole).await
+        };
+        let inspected = inspecting.await;
+        // An error has ended the transaction already.
+        let _rolled_back = transaction.rollback().await;
+        attempts += 1;
+        match inspected {
+            Err(RouteError::Invalid { message, .. }) => return Err(RouteError::invalid("where", message)),
+            Err(RouteError::Database(error)) if error.is_unprepared() && attempts < PREPARE_ATTEMPTS => {}
+            inspected => return inspected.map(drop),
+        }
     }
 }
 

@@ -73,7 +73,8 @@ impl RouteStore {
                 Ok(inspected.event_column.or_else(named))
             }
             // The target is gone or has other columns.
-            Err(RouteError::Invalid { .. }) => Ok(None),
+            Err(RouteError::Invalid { .. } | RouteError::Rights { .. }) => Ok(None),
+            Err(RouteError::Database(error)) if is_forbidden(&error) => Ok(None),
             Err(error) => Err(error),
         }
     }
@@ -101,7 +102,7 @@ impl RouteStore {
         counted: &Counted<'_>,
     ) -> Result<Option<TargetBooks>, DbError> {
         match self.count_within(transaction, counted).await {
-            Err(error) if error.state_code().is_some_and(|state| state.starts_with("42")) => Ok(None),
+            Err(error) if is_forbidden(&error) => Ok(None),
             counted => counted.map(Some),
         }
     }
@@ -147,4 +148,9 @@ impl RouteStore {
             not_routed: definition.key.is_empty().then_some(not_routed),
         })
     }
+}
+
+/// Whether the service's role may not do something, or nothing can be written here; or a column has another type.
+fn is_forbidden(error: &DbError) -> bool {
+    error.state_code().is_some_and(|state| state.starts_with("42") || state.starts_with("25"))
 }

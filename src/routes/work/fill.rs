@@ -18,8 +18,8 @@ const ATTEMPTS: u32 = 3;
 pub struct FillProgress {
     /// Stored events that were routed so far.
     pub events: i64,
-    /// The planner's estimate of the events that are to be read; `None`: the backfill is done.
-    pub left: Option<i64>,
+    /// All that are to be read, about; `None`: the backfill is done.
+    pub total: Option<i64>,
     /// Newer events that wait for it.
     pub deferred: i64,
 }
@@ -39,14 +39,19 @@ impl RouteStore {
         let store = WorkStore::new(&self.database);
         let id = self.get(name).await?.id;
         let mut pace = Pace::default();
+        let mut total = None;
         loop {
             let routes = store.work().await?;
             let Some(route) = routes.into_iter().find(|route| route.id == id && route.state != "removed")
             else {
                 return Err(RouteError::NotFound(name.as_str().to_owned()));
             };
-            let left = if route.is_filling { Some(store.left(id).await?) } else { None };
-            report(FillProgress { events: route.backfilled, left, deferred: route.deferred });
+            total = match total {
+                _ if !route.is_filling => None,
+                None => Some(route.backfilled + store.left(id).await?),
+                total => total,
+            };
+            report(FillProgress { events: route.backfilled, total, deferred: route.deferred });
             match turn::take(&store, &route, &mut pace, REPORT).await? {
                 Turn::More | Turn::Filled | Turn::CaughtUp => {}
                 Turn::Nothing => {

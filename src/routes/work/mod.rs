@@ -13,13 +13,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 pub use self::fill::FillProgress;
 pub(super) use self::store::apply;
 use self::store::{RouteWork, WorkStore};
 use self::turn::{Pace, Turn};
-use super::RouteStore;
+use super::{RouteState, RouteStatus, RouteStore};
 use crate::db::{Database, DbError};
 use crate::observe::Metrics;
 use crate::supervisor::{Backoff, Next, Step, StepError, Supervisor};
@@ -41,6 +42,7 @@ pub(super) struct Worker {
     metrics: Arc<Metrics>,
     has_routes: Arc<AtomicBool>,
     wake: Arc<Notify>,
+    seen: Arc<Mutex<Vec<RouteStatus>>>,
     /// The wait before the next step, which [`Self::wake`] ends.
     wait: Duration,
     known: HashMap<i32, Known>,
@@ -59,12 +61,13 @@ struct Known {
 }
 
 impl Worker {
-    /// Starts the task. `has_routes` reports whether there are any; `wake` ends its wait for work.
+    /// Starts the task. `has_routes` reports whether there are any; `wake` ends its wait for work; `seen` has their states.
     pub(super) fn start(
         database: &Database,
         metrics: &Arc<Metrics>,
         has_routes: &Arc<AtomicBool>,
         wake: &Arc<Notify>,
+        seen: &Arc<Mutex<Vec<RouteStatus>>>,
         supervisor: &Supervisor,
     ) {
         let worker = Self {
@@ -73,6 +76,7 @@ impl Worker {
             metrics: Arc::clone(metrics),
             has_routes: Arc::clone(has_routes),
             wake: Arc::clone(wake),
+            seen: Arc::clone(seen),
             wait: Duration::ZERO,
             known: HashMap::new(),
         };
@@ -125,9 +129,25 @@ impl Worker {
         let rows = is_new(route.rows, &mut known.rows);
         let refused = is_new(route.refused, &mut known.refused);
         let microseconds = is_new(route.microseconds, &mut known.microseconds);
-        let is_suspended = route.state == "suspended";
+        // With a key a backfill keeps new events waiting, which is no failure.
+        let is_suspended = route.state == "suspended" && route.sqlstate.is_some();
         self.metrics.route_worked(&route.name, rows, refused, microseconds);
         self.metrics.route_waits(&route.name, is_suspended, route.deferred);
+    }
+}
+
+impl From<&RouteWork> for RouteStatus {
+    fn from(route: &RouteWork) -> Self {
+        let error = route.sqlstate.as_ref().zip(route.error.as_ref());
+        let is_suspended = route.state == "suspended";
+        Self {
+            name: route.name.clone(),
+            state: RouteState::named(&route.state),
+            is_filling: route.is_filling,
+            deferred: route.deferred,
+            errors: route.errors,
+            error: error.filter(|_| is_suspended).map(|(state, error)| format!("{state} {error}")),
+        }
     }
 }
 
@@ -138,6 +158,8 @@ impl Step for Worker {
         let _woken = tokio::time::timeout(wait, self.wake.notified()).await;
         let routes = self.store.work().await?;
         self.has_routes.store(!routes.is_empty(), Ordering::Relaxed);
+        let listed = routes.iter().filter(|route| route.state != "removed");
+        *self.seen.lock() = listed.map(RouteStatus::from).collect();
         if routes.is_empty() && self.known.is_empty() {
             self.wait = IDLE_INTERVAL;
             return Ok(Next::After(Duration::ZERO));

@@ -7,10 +7,16 @@ use uuid::Uuid;
 
 use super::turn::{Kind, Lot};
 use crate::db::{BY_INDEX, Database, DbError, Parameter, Transaction, begin_in_time, roll_back, sql};
+use crate::ingest::set_again;
 use crate::routes::apply_statement;
+use crate::routes::definition::CANCELLED;
 
 /// For each statement, and so for a lot.
 const TIMEOUT: Duration = Duration::from_secs(10);
+/// For the answer of a route's function, which may go on when Postgres cancels it.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(15);
+/// For the count of the events of a backfill.
+const COUNT_TIMEOUT: Duration = Duration::from_secs(2);
 /// The estimated bytes of the events of a lot, which Postgres holds at once; one event may have more.
 const LOT_BYTES: i64 = 16 << 20;
 
@@ -32,6 +38,8 @@ pub(super) struct RouteWork {
     pub(super) microseconds: i64,
     /// Rows of its counts.
     pub(super) records: i64,
+    /// Events that are refused now, of which up to 10,000 are counted.
+    pub(super) errors: i64,
     /// Deferred events.
     pub(super) deferred: i64,
 }
@@ -66,23 +74,22 @@ impl WorkStore {
                 refused: row.try_get("refused")?,
                 microseconds: row.try_get("microseconds")?,
                 records: row.try_get("records")?,
+                errors: row.try_get("errors")?,
                 deferred: row.try_get("deferred")?,
             })
         });
         work.collect()
     }
 
-    /// The planner's estimate of the events that an open backfill has still to read.
+    /// The events that an open backfill has still to read: counted, or of a large table the planner's estimate of all.
     pub(super) async fn left(&self, route: i32) -> Result<i64, DbError> {
-        let bounds = sql!(self.database, "routes/backfill_bounds.sql");
-        let rows = self.database.query_in_time(TIMEOUT, bounds, &[(&route, Type::INT4)]).await?;
-        let Some(row) = rows.first() else { return Ok(0) };
-        let (at, until): (Option<Uuid>, Option<Uuid>) = (row.try_get(0)?, row.try_get(1)?);
-        let Some((at, until)) = at.zip(until) else { return Ok(0) };
+        let count = sql!(self.database, "routes/backfill_count.sql");
+        match self.database.query_in_time(COUNT_TIMEOUT, count, &[(&route, Type::INT4)]).await {
+            Err(error) if error.is_cancelled() => {}
+            counted => return first(&counted?),
+        }
         let estimate = sql!(self.database, "routes/backfill_estimate.sql");
-        let bounds: [Parameter<'_>; 2] = [(&at, Type::UUID), (&until, Type::UUID)];
-        let rows = self.database.query_in_time(TIMEOUT, estimate, &bounds).await?;
-        let plan: serde_json::Value = first(&rows)?;
+        let plan: serde_json::Value = first(&self.database.query_in_time(TIMEOUT, estimate, &[]).await?)?;
         Ok(plan.pointer("/0/Plan/Plan Rows").and_then(serde_json::Value::as_f64).unwrap_or(0.0) as i64)
     }
 
@@ -96,7 +103,11 @@ impl WorkStore {
     /// Records an error of a route as a whole.
     pub(super) async fn note_failure(&self, route: i32, error: &DbError) -> Result<(), DbError> {
         let note = sql!(self.database, "routes/note_failure.sql");
-        let (state, message) = (error.state_code().unwrap_or(""), error.message());
+        let state = match error {
+            DbError::Timeout(_) => CANCELLED,
+            error => error.state_code().unwrap_or(""),
+        };
+        let message = error.message();
         let parameters: [Parameter<'_>; 3] =
             [(&route, Type::INT4), (&state, Type::TEXT), (&message, Type::TEXT)];
         self.database.query_in_time(TIMEOUT, note, &parameters).await?;
@@ -146,8 +157,14 @@ impl WorkStore {
             return Ok(Lot::Done);
         }
         let live = sql!(self.database, "routes/go_live.sql");
-        let live = transaction.query_typed(live, &route_parameter).await?;
-        Ok(if live.is_empty() { Lot::Done } else { Lot::Finished })
+        let has_events = !now.is_empty();
+        let parameters: [Parameter<'_>; 2] = [(&route, Type::INT4), (&has_events, Type::BOOL)];
+        let live = transaction.query_typed(live, &parameters).await?;
+        Ok(match (live.is_empty(), has_events) {
+            (false, _) => Lot::Finished,
+            (true, true) => Lot::Done,
+            (true, false) => Lot::Busy,
+        })
     }
 
     /// Routes the next events of a backfill.
@@ -211,6 +228,10 @@ impl WorkStore {
                 transaction.commit().await?;
                 Ok(lot)
             }
+            Err(error @ DbError::Timeout(_)) => {
+                drop(transaction);
+                connection.release(Err(error))
+            }
             Err(error) => Err(roll_back(transaction, error).await),
         }
     }
@@ -228,24 +249,24 @@ pub(in crate::routes) async fn apply(
     ids: &[Uuid],
 ) -> Result<Vec<Uuid>, DbError> {
     let apply = apply_statement(database, route);
-    let refused = |rows: Vec<tokio_postgres::Row>| {
+    let applied = async {
+        let parameters: [Parameter<'_>; 1] = [(&ids, Type::UUID_ARRAY)];
+        let applying = transaction.query_typed(&apply, &parameters);
+        let answered = tokio::time::timeout(ANSWER_TIMEOUT, applying).await;
+        let rows = answered.map_err(|_elapsed| DbError::Timeout(ANSWER_TIMEOUT))??;
         let row = rows.first().ok_or(DbError::Unexpected("no result of a route"))?;
-        Ok(row.try_get::<_, Vec<Uuid>>("ids")?)
+        let refused = row.try_get::<_, Vec<Uuid>>("ids")?;
+        set_again(transaction, TIMEOUT).await?;
+        transaction.batch_execute(BY_INDEX).await?;
+        Ok::<_, DbError>(refused)
     };
-    let [id] = ids else {
-        return match ids.is_empty() {
-            true => Ok(Vec::new()),
-            false => refused(transaction.query_typed(&apply, &[(&ids, Type::UUID_ARRAY)]).await?),
-        };
-    };
+    let [id] = ids else { return if ids.is_empty() { Ok(Vec::new()) } else { applied.await } };
     let savepoint = sql!("routes/savepoint.sql");
     transaction.batch_execute(savepoint).await?;
-    let error =
-        match transaction.query_typed(&apply, &[(&ids, Type::UUID_ARRAY)]).await.map_err(DbError::from) {
-            Ok(rows) => return refused(rows),
-            Err(error) if error.is_cancelled() => error,
-            Err(error) => return Err(error),
-        };
+    let error = match applied.await {
+        Err(error) if error.is_cancelled() => error,
+        applied => return applied,
+    };
     transaction.batch_execute(sql!("routes/rollback_to_savepoint.sql")).await?;
     let refuse = sql!(database, "routes/refuse.sql");
     let (state, message) = (error.state_code().unwrap_or(""), error.message());

@@ -1,0 +1,1 @@
+select array(select {schema}.tidegate_route_explain())

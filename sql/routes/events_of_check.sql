@@ -1,0 +1,1 @@
+with batch as (select * from pg_temp.tidegate_check_plain)
