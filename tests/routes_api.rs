@@ -121,6 +121,32 @@ async fn a_backfill_over_http_routes_stored_events() {
 }
 
 #[tokio::test]
+async fn a_backfill_under_way_may_be_requested_again_and_one_that_is_done_may_not() {
+    let (database, client, service) = prepared().await;
+    let body: String = (100..110).map(|n| format!("{{\"event\":\"signup\",\"userId\":{n}}}\n")).collect();
+    send(&service, body).await;
+    service.settled().await;
+    let path = format!("{ROUTES}/signups");
+    let body = json!({"into": "app.signups", "sql": SELECT, "enabled": false});
+    assert_eq!(call(&service, "PUT", &path, "", &body).await.status.as_u16(), 201);
+    let mut locker = database.connect().await;
+    let lock = locker.transaction().await.unwrap();
+    lock.batch_execute("lock table app.signups in access exclusive mode").await.unwrap();
+    let backfill = async || call(&service, "POST", &format!("{path}/backfill"), "", &Value::Null).await;
+    for _ in 0..2 {
+        let answer = backfill().await;
+        assert_eq!((answer.status.as_u16(), &answer.json()["backfill"]["done"]), (202, &json!(false)));
+    }
+    lock.rollback().await.unwrap();
+    eventually("the backfill is done", async || {
+        (service.get(&format!("{path}/stats")).await.json()["backfill"]["done"] == true).then_some(())
+    })
+    .await;
+    assert_eq!(backfill().await.status.as_u16(), 409);
+    assert_eq!(count(&client, "app.signups").await, 10);
+}
+
+#[tokio::test]
 async fn a_check_reports_what_a_route_would_do_and_changes_nothing() {
     let (database, client, service) = prepared().await;
     let body: String = (0..50)

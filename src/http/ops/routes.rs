@@ -332,7 +332,7 @@ pub(super) async fn disable(
     summary = "Enables a route that was never live, and routes the stored events",
     params(("name" = String, Path, description = "The route"), ("if-match" = Option<String>, Header, description = "The route has this version")),
     responses(
-        (status = 202, description = "The backfill is under way", body = RouteResponse, headers(("etag" = String, description = "Its version"))),
+        (status = 202, description = "The backfill is under way, by this request or an earlier one", body = RouteResponse, headers(("etag" = String, description = "Its version"))),
         (status = 404, description = "There is none"),
         (status = 409, description = "It was live, so events would be routed twice"),
         (status = 412, description = "It has another version"),
@@ -345,7 +345,15 @@ pub(super) async fn backfill(
 ) -> Result<Response, ApiError> {
     let name = known(name)?;
     let versions = versions(&headers)?;
-    store(&state)?.begin_backfill(&name, versions.as_deref(), PATIENCE, |_| ()).await?;
+    let store = store(&state)?;
+    let is_under_way = |route: ListedRoute| route.backfill.is_some_and(|backfill| !backfill.is_done);
+    match store.begin_backfill(&name, versions.as_deref(), PATIENCE, |_| ()).await {
+        // The request is repeated.
+        Err(RouteError::Conflict(_)) if is_under_way(store.get(&name).await?) => {}
+        begun => {
+            begun?;
+        }
+    }
     state.services()?.routes.changed();
     answer(&state, &name, StatusCode::ACCEPTED, Vec::new()).await
 }
