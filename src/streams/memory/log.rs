@@ -183,34 +183,51 @@ impl Log {
         (end > offset).then_some(RestOfAppend { end, message_ends })
     }
 
-    /// Drops appends that are older than the retention's age, and those behind which it has as many bytes as are kept. Nothing is dropped before
-    /// `inherited`, where the last fork begins to differ.
+    /// Moves the start behind appends that are older than the retention's age, or have as many bytes behind them as are kept, and drops what is before
+    /// it. What forks share is held for them: the part before `inherited`, where the last one begins to differ.
     pub(super) fn retain(&mut self, retention: Retention, now: Micros, inherited: Option<Offset>) {
         let tail = self.tail();
         let oldest =
             retention.age_s.map(|age_s| now.0.saturating_sub_unsigned(age_s.saturating_mul(1_000_000)));
-        while let Some(append) = self.appends.front() {
+        let first = self.appends.partition_point(|append| append.end <= self.start);
+        for append in self.appends.range(first..) {
             let is_old = oldest.is_some_and(|oldest| append.at.0 < oldest);
             let is_enough = retention.bytes.is_some_and(|bytes| tail.0 - append.end.0 >= bytes);
-            if !(is_old || is_enough) || inherited.is_some_and(|inherited| self.start < inherited) {
+            if !(is_old || is_enough) {
                 break;
             }
             self.start = append.end;
-            self.appends.pop_front();
+        }
+        self.drop_unkept(inherited);
+    }
+
+    /// Drops what is between the part that forks share and the start.
+    fn drop_unkept(&mut self, inherited: Option<Offset>) {
+        let (start, shared) = (self.start.0, inherited.unwrap_or(Offset::START));
+        let whole = self.appends.partition_point(|append| append.end <= shared);
+        // The append that the shared part ends in is counted in by a fork of a fork.
+        let ends_there =
+            whole.checked_sub(1).and_then(|last| self.appends.get(last)).map(|append| append.end);
+        let first = if inherited.is_none_or(|shared| ends_there == Some(shared)) { whole } else { whole + 1 };
+        let last = self.appends.partition_point(|append| append.end.0 <= start);
+        if first < last {
+            self.appends.drain(first..last);
         }
         if let Some(messages) = &mut self.messages {
-            let dropped = messages.partition_point(|message| *message <= self.start.0);
-            messages.drain(..dropped);
+            let first = messages.partition_point(|message| *message <= shared.0);
+            let last = messages.partition_point(|message| *message <= start);
+            if first < last {
+                messages.drain(first..last);
+            }
         }
-        while let Some((start, chunk)) = self.chunks.front()
-            && start.0 + chunk.len() as u64 <= self.start.0
-        {
-            self.chunk_bytes -= chunk.len() as u64;
-            self.chunks.pop_front();
+        let first = self.chunks.partition_point(|(begin, _)| *begin < shared);
+        let last = self.chunks.partition_point(|(begin, chunk)| begin.0 + chunk.len() as u64 <= start);
+        if first < last {
+            for (_, chunk) in self.chunks.drain(first..last) {
+                self.chunk_bytes -= chunk.len() as u64;
+            }
         }
-        while self.gaps.front().is_some_and(|(_, end)| *end <= self.start.0) {
-            self.gaps.pop_front();
-        }
+        self.gaps.retain(|(begin, end)| *end > start || *begin < shared.0);
     }
 
     /// Removes the messages of appends before a time that later ones of them replace, behind `protected`, if there are enough new ones. False: none was
@@ -365,8 +382,36 @@ mod tests {
         assert_eq!(kept(retention(None, Some(20)), 0, None), 30);
         assert_eq!(kept(retention(None, Some(21)), 0, None), 20);
         assert_eq!(kept(retention(Some(1), Some(1)), 9_000_000, None), 50);
-        assert_eq!(kept(retention(Some(1), None), 9_000_000, Some(15)), 0);
+        assert_eq!(kept(retention(Some(1), None), 9_000_000, Some(15)), 50);
         assert_eq!(kept(retention(Some(1), None), 9_000_000, Some(0)), 50);
+    }
+
+    #[test]
+    fn retention_holds_what_forks_share_and_drops_the_rest() {
+        let mut log = Log::new(Offset(0), true);
+        let large = format!("\"{}\"", "x".repeat(CHUNK_BYTES - 3));
+        for _ in 0..10 {
+            log.push(&json(&large), Micros(0));
+        }
+        let chunk = CHUNK_BYTES as u64;
+        let retention = Retention { age_s: None, bytes: Some(2 * chunk) };
+        // A fork of the first two messages, and the two that are kept.
+        log.retain(retention, Micros(0), Some(Offset(2 * chunk)));
+        assert_eq!((log.start().0, log.chunk_bytes), (8 * chunk, 4 * chunk));
+        assert_eq!(read(&log, chunk, 2 * chunk).len(), CHUNK_BYTES);
+        assert_eq!(read(&log, 8 * chunk, 10 * chunk).len(), 2 * CHUNK_BYTES);
+        assert!([0, 1, 2, 8, 9, 10].iter().all(|at| *at == 0 || log.is_boundary(Offset(at * chunk))));
+        let rest = RestOfAppend { end: Offset(2 * chunk), message_ends: Some(vec![Offset(2 * chunk)]) };
+        assert_eq!(log.rest_of_append(Offset(chunk), Offset(2 * chunk)), Some(rest));
+        for _ in 0..3 {
+            log.push(&json(&large), Micros(0));
+        }
+        log.retain(retention, Micros(0), Some(Offset(2 * chunk)));
+        assert_eq!((log.start().0, log.chunk_bytes, log.appends.len()), (11 * chunk, 4 * chunk, 4));
+        // The fork is gone.
+        log.retain(retention, Micros(0), None);
+        assert_eq!((log.start().0, log.chunk_bytes, log.appends.len()), (11 * chunk, 2 * chunk, 2));
+        assert_eq!(read(&log, 11 * chunk, 13 * chunk).len(), 2 * CHUNK_BYTES);
     }
 
     proptest! {
