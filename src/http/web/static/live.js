@@ -154,6 +154,9 @@ export function open(main) {
     if (now.journal?.acknowledged_lost) all.push(`The journal lost ${plural(now.journal.acknowledged_lost, 'acknowledged event')}.`);
     if (now.journal?.lost_by_postgres) all.push(`Postgres lost ${plural(now.journal.lost_by_postgres, 'stored event')}.`);
     if (now.housekeeping && now.housekeeping.state !== 'ok') all.push('The deletion of old rows fails.');
+    for (const route of now.routes ?? []) {
+      if (route.state === 'suspended') all.push(`The route ${route.name} is suspended, and ${plural(route.deferred, 'event')} wait for it${route.error ? `: ${route.error}` : ''}.`);
+    }
     for (const task of now.tasks) if (task.state === 'failing') all.push(`The task ${task.name} fails.`);
     replace(notices, all.map((notice) => h('li', {}, notice)));
   };

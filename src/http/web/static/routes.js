@@ -131,6 +131,7 @@ export async function open(main, [name]) {
             ? `It would be suspended: ${found.suspends}`
             : `Of the newest ${plural(found.events, 'event')}: ${plural(found.rows, 'row')} would be written, ${plural(found.refused, 'event')} refused. It takes ${(found.share * 100).toFixed(0)} % of the time that Postgres needs to store them. Nothing was changed.`),
           found.notes.map((note) => h('p', { class: 'quiet' }, note)),
+          found.plan.length > 0 && h('details', {}, h('summary', {}, 'The plan of its insert'), h('pre', { tabindex: '0', 'aria-label': 'Plan' }, found.plan.join('\n'))),
           found.errors.length > 0 && table('Errors', [['SQLSTATE'], ['Error', 'wide'], ['Events', 'number']], found.errors.map((one) => [h('code', {}, one.sqlstate), one.error, count(one.events)])));
       }),
     }, 'Check');
