@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use tidegate::http::{Access, routes};
 
+use crate::permissions::is_endless;
 use crate::support::accounts::{guarded, key, log_in, me, register, send, tidegate, token_with};
 use crate::support::imports::count;
 use crate::support::postgres::TestDatabase;
@@ -148,7 +149,7 @@ async fn a_write_only_key_sends_events_from_pages_of_its_origins_and_does_nothin
             assert_eq!((refused.status.as_u16(), refused.error_code().as_str()), (403, "foreign_origin"));
         }
         // Nothing but events, on any route, open or not: not its owner's account either.
-        for route in routes() {
+        for route in routes().into_iter().filter(|route| !is_endless(route)) {
             let path = route.path.replace("{id}", "00000000-0000-4000-8000-000000000000");
             let path = path
                 .replace("{collection}", "items")

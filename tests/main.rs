@@ -56,6 +56,7 @@ mod openapi;
 mod permissions;
 mod pocketbase;
 mod pocketbase_filters;
+mod pocketbase_realtime;
 mod pocketbase_relations;
 mod pool;
 mod pooler;

@@ -241,9 +241,7 @@ async fn errors_are_those_of_pocketbase() {
     refused(&service, ("POST", &nowhere, "", &json!({})), 404, "Missing or invalid collection context.")
         .await;
     refused(&service, ("PUT", &path, "", &json!({})), 404, NOT_FOUND).await;
-    for unknown in
-        ["/api/collections/posts/auth-with-password", "/api/settings", "/api/realtime", "/api/batch"]
-    {
+    for unknown in ["/api/collections/posts/auth-with-password", "/api/settings", "/api/batch"] {
         refused(&service, ("POST", unknown, "", &json!({})), 404, "File not found.").await;
     }
 }

@@ -40,7 +40,7 @@ enum StoredCredential {
 
 impl Credential {
     /// As JSON for the database; `None`: of a kind without access to an account, or it cannot be encoded.
-    pub(super) fn to_json(&self) -> Option<serde_json::Value> {
+    pub fn to_json(&self) -> Option<serde_json::Value> {
         let names = |permissions: &Option<Scopes>| permissions.as_ref().map(Scopes::names);
         let stored = match self {
             Self::Anonymous => StoredCredential::Anonymous,
@@ -63,7 +63,7 @@ impl Credential {
     }
 
     /// Reads one from the database; `None`: a later version wrote it.
-    pub(super) fn from_json(json: serde_json::Value) -> Option<Self> {
+    pub fn from_json(json: serde_json::Value) -> Option<Self> {
         let token = |identity, scopes: Option<Vec<String>>, issued_s, expires_s| {
             let permissions = scopes.map(|names| Scopes::known(names.iter().map(String::as_str)));
             Self::Token { principal: Principal { identity, permissions }, issued_s, expires_s }

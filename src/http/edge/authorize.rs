@@ -104,20 +104,32 @@ pub(in crate::http) async fn of_raw_token(
     headers: &HeaderMap,
     peer: IpAddr,
 ) -> Result<Principal, ApiError> {
-    let raw = headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok()).map(str::trim);
-    let token: Option<Cow<'_, str>> = match raw.filter(|raw| !raw.is_empty() && !raw.contains([' ', '\t'])) {
-        Some(raw) => Some(raw.into()),
-        None => credentials::token(headers, None, &state.cors_origins).unwrap_or_default(),
-    };
-    let Some(token) = token else { return Ok(Principal::ANONYMOUS) };
+    let Some(token) = raw_token(state, headers) else { return Ok(Principal::ANONYMOUS) };
     match principal_of(state, &token, headers, peer).await {
         Err(refusal) if refusal.is_denial() => Ok(Principal::ANONYMOUS),
         other => other,
     }
 }
 
+/// The token of a route of [`Access::Rules`].
+fn raw_token<'a>(state: &AppState, headers: &'a HeaderMap) -> Option<Cow<'a, str>> {
+    let raw = headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok()).map(str::trim);
+    match raw.filter(|raw| !raw.is_empty() && !raw.contains([' ', '\t'])) {
+        Some(raw) => Some(raw.into()),
+        None => credentials::token(headers, None, &state.cors_origins).unwrap_or_default(),
+    }
+}
+
+/// What the token of a request of [`Access::Rules`] says.
+pub(in crate::http) fn raw_credential(state: &AppState, headers: &HeaderMap) -> Result<Credential, ApiError> {
+    Ok(match raw_token(state, headers) {
+        Some(token) => state.verifier.credential(&token)?,
+        None => Credential::Anonymous,
+    })
+}
+
 /// The caller whose token said this, if it is still valid.
-async fn principal_again(
+pub(in crate::http) async fn principal_again(
     state: &AppState,
     credential: &Credential,
     headers: &HeaderMap,

@@ -20,6 +20,8 @@ use crate::http::wire::{json, query};
 pub(super) struct Read {
     pub(super) head: Parts,
     pub(super) members: Map<String, Value>,
+    /// Whether it was a form: its values are typed by their spelling.
+    pub(super) is_form: bool,
     /// Holds the memory of the body.
     _whole: WholeBody,
 }
@@ -55,7 +57,7 @@ pub(super) async fn read(services: &Services, request: Request, bytes: usize) ->
     };
     let parse = move |whole: &WholeBody| Ok(if is_form { Some(of_form(whole)) } else { of_json(whole) });
     let (members, whole) = json::parse(whole, parse).await?;
-    Ok(Read { head, members: members.ok_or_else(Refusal::generic)?, _whole: whole })
+    Ok(Read { head, members: members.ok_or_else(Refusal::generic)?, is_form, _whole: whole })
 }
 
 /// The members of a JSON object; of an empty body and of null there are none. Text behind the value is ignored, as PocketBase ignores it.

@@ -1,12 +1,15 @@
 //! The sender of a request: a superuser, or a guest of the rules.
 
-use hyper::Method;
+use std::net::IpAddr;
+
 use hyper::http::request::Parts;
+use hyper::{HeaderMap, Method};
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::Query;
 use super::error::Refusal;
-use crate::auth::{Decision, Scope};
+use crate::auth::{Credential, Decision, Scope};
 use crate::http::AppState;
 use crate::http::edge::authorize;
 use crate::http::edge::client::ClientAddress;
@@ -27,6 +30,33 @@ pub(super) async fn require_superuser(state: &AppState, head: &Parts) -> Result<
         (true, _) => Ok(()),
         (false, true) => Err(Refusal::not_a_superuser()),
         (false, false) => Err(Refusal::token_needed()),
+    }
+}
+
+/// The caller of a stream. A superuser is known by what their token says, which is no secret and is checked again; all others are guests.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub(super) struct Shown(Option<Value>);
+
+impl Shown {
+    pub(super) fn is_superuser(&self) -> bool {
+        self.0.is_some()
+    }
+}
+
+/// The caller of a request to a stream.
+pub(super) async fn shown(state: &AppState, head: &Parts) -> Result<Shown, Refusal> {
+    match is_superuser(state, head).await? {
+        (false, _) => Ok(Shown::default()),
+        (true, _) => Ok(Shown(authorize::raw_credential(state, &head.headers)?.to_json())),
+    }
+}
+
+/// Whether the token of a superuser is still valid. If that cannot be decided now, it is.
+pub(super) async fn is_still_superuser(state: &AppState, shown: &Shown, peer: IpAddr) -> bool {
+    let Some(credential) = shown.0.clone().and_then(Credential::from_json) else { return false };
+    match authorize::principal_again(state, &credential, &HeaderMap::new(), peer).await {
+        Ok(principal) => principal.may(Scope::Admin, false) == Decision::Allowed,
+        Err(refusal) => !refusal.is_denial(),
     }
 }
 

@@ -1,4 +1,4 @@
-//! `/api/collections`: typed collections and their records, in the protocol of PocketBase.
+//! `/api/collections` and `/api/realtime`: typed collections and their records, in the protocol of PocketBase.
 //!
 //! This face owns the wire: bodies, queries, errors word for word. Fields, rules and relations are `crate::records::typed`. Its rules decide
 //! about access, whatever `AUTH` says: a caller with the permission `admin` is a superuser, all others are guests.
@@ -7,6 +7,7 @@ mod body;
 mod caller;
 mod collections;
 mod error;
+mod realtime;
 mod records;
 
 pub(super) use error::{RefusalResponse, refused, speaks};
@@ -33,6 +34,7 @@ pub(super) fn routes() -> Routes {
         .route(Access::Rules, routes!(collections::view, collections::update, collections::delete))
         .route(Access::Rules, routes!(collections::truncate))
         .route(Access::Rules, routes!(collections::scaffolds))
+        .route(Access::Rules, routes!(realtime::connect, realtime::subscribe))
         .route(Access::Rules, routes!(records::list, records::create))
         .route(Access::Rules, routes!(records::view, records::update, records::delete))
 }

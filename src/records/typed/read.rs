@@ -17,7 +17,7 @@ const MAX_PER_PAGE: i64 = 1_000;
 /// Those of a page whose request names no number.
 const PER_PAGE: i64 = 30;
 /// Names that are for superusers in filters and orders.
-const OF_SUPERUSERS: [&str; 2] = ["@collection.", "@request."];
+pub(super) const OF_SUPERUSERS: [&str; 2] = ["@collection.", "@request."];
 
 /// The query of a list.
 #[derive(Debug, Clone, Default)]

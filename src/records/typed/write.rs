@@ -10,10 +10,10 @@ use super::deletion::{Allows, Deletion, Ids, Verdict};
 use super::rules::{Access, Caller, Rule, RuleKind};
 use super::store::violated_index;
 use super::{TypedError, TypedRecords};
-use crate::records::expression::Parameters;
+use crate::records::expression::{Parameter, Parameters};
 use crate::records::schema::{DateText, Definition, Kind, Violation, Violations};
 use crate::records::store::Outcome;
-use crate::records::{Data, Record, RecordId, RecordsError};
+use crate::records::{Data, Record, RecordId, RecordsError, TypedExpression};
 use crate::time::Millis;
 
 /// The attempts to lock all records that a deletion changes.
@@ -51,19 +51,7 @@ impl TypedRecords {
         violations.into_result().map_err(TypedError::Refused)?;
         let Some(id) = id else { return Err(TypedError::refused("id", Violation::format())) };
         if let Access::If(rule) = access {
-            let holds = match rule.matches(&members, now).map_err(|_| TypedError::InvalidQuery)? {
-                Some(holds) => holds,
-                None => {
-                    // The record's own columns are the first four parameters.
-                    let mut parameters = Parameters::default();
-                    for _ in 0..4 {
-                        parameters.bind(crate::records::expression::Parameter::Text(String::new()));
-                    }
-                    let condition = rule.compile(now, &|id| self.table(collection, id), &mut parameters);
-                    let data = stored(&members, definition);
-                    self.inner.store.holds(id.as_str(), &data, (now, now), &condition, parameters).await?
-                }
-            };
+            let holds = self.decide(collection, &rule, &members, (now, now)).await?;
             if !holds {
                 return Err(TypedError::RuleFails);
             }
@@ -186,6 +174,29 @@ impl TypedRecords {
             }
         }
         Err(RecordsError::Overloaded.into())
+    }
+
+    /// Whether an expression holds for a record with these members and times: decided here, or by Postgres, if it reads other records.
+    pub(super) async fn decide(
+        &self,
+        collection: &CollectionHandle,
+        expression: &TypedExpression,
+        members: &Map<String, Value>,
+        times: (Millis, Millis),
+    ) -> Result<bool, TypedError> {
+        let now = Millis::now();
+        if let Some(holds) = expression.matches(members, now).map_err(|_| TypedError::InvalidQuery)? {
+            return Ok(holds);
+        }
+        // The record's own columns are the first four parameters.
+        let mut parameters = Parameters::default();
+        for _ in 0..4 {
+            parameters.bind(Parameter::Text(String::new()));
+        }
+        let condition = expression.compile(now, &|id| self.table(collection, id), &mut parameters);
+        let data = stored(members, collection.definition());
+        let id = members.get("id").and_then(Value::as_str).unwrap_or_default();
+        Ok(self.inner.store.holds(id, &data, times, &condition, parameters).await?)
     }
 
     /// Whether Postgres has decided the rule of an access to a record: one that reads more than the record itself.
@@ -357,10 +368,20 @@ pub(super) fn of_record(error: RecordsError) -> TypedError {
 
 /// The members of a stored record, with its id and its times.
 pub(super) fn members_of(record: &Record, definition: &Definition) -> Map<String, Value> {
-    let mut members: Map<String, Value> = serde_json::from_str(&record.data).unwrap_or_default();
-    members.insert("id".into(), record.id.as_str().into());
+    of_text(&record.data, record.id.as_str(), (record.created, record.updated), definition)
+}
+
+/// The same, of the text of its own members.
+pub(super) fn of_text(
+    data: &str,
+    id: &str,
+    (created, updated): (Millis, Millis),
+    definition: &Definition,
+) -> Map<String, Value> {
+    let mut members: Map<String, Value> = serde_json::from_str(data).unwrap_or_default();
+    members.insert("id".into(), id.into());
     for field in definition.fields.iter().filter(|field| CollectionHandle::is_column(field)) {
-        let time = if field.name == "created" { record.created } else { record.updated };
+        let time = if field.name == "created" { created } else { updated };
         members.insert(field.name.clone(), DateText::at(time).as_str().into());
     }
     members

@@ -1,0 +1,480 @@
+//! `/api/realtime`: changes of records as server-sent events, whose topics a client sets by a request of its own.
+//!
+//! ```text
+//! GET  ─▶ a stream, which begins with the client's id (PB_CONNECT)
+//! POST ─▶ the stream of that id, on whichever node ─▶ its topics ─▶ 204, from which on their changes are delivered
+//! ```
+//!
+//! A topic is a collection, or one of its records, with options: a filter, `expand`, `fields`, and the query and headers that rules read. Each
+//! change is judged by the collection's list rule, or for one record by its view rule, on the record as the change left it.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Extension;
+use axum::extract::{Request, State};
+use axum::response::Response;
+use bytes::{Bytes, BytesMut};
+use hyper::StatusCode;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+use tokio::time::Instant;
+
+use super::caller::{self, Shown};
+use super::error::{Operation, Refusal};
+use super::{body, no_content};
+use crate::http::AppState;
+use crate::http::event_stream::{self, CHUNK_BYTES, Close, EventSource, EventStream};
+use crate::http::server::ConnectionHandle;
+use crate::http::wire::error::ApiError;
+use crate::http::wire::{query, sse};
+use crate::realtime::clients::{ClientConnection, ClientId, ClientRequest, OpenError, RequestError};
+use crate::realtime::{Action, Change, Next, Subscription};
+use crate::records::RequestValues;
+use crate::records::schema::{Projection, Violation, Violations};
+use crate::records::typed::{Caller, ChangedRecord, CollectionHandle, Expand, TypedError, TypedRecords};
+
+/// The most topics of a client, and the longest one, in characters.
+const MAX_TOPICS: usize = 1_000;
+const MAX_TOPIC: usize = 2_500;
+/// Bytes of a request.
+const MAX_BYTES: usize = 4 << 20;
+/// The longest id of a client.
+const MAX_ID: usize = 255;
+/// The time between two checks of a superuser's token.
+const CHECK: Duration = Duration::from_secs(15);
+/// The time for which changes are written without a pause for other tasks.
+const MAX_RUN: Duration = Duration::from_millis(2);
+
+/// `GET /api/realtime`.
+#[utoipa::path(
+    get,
+    path = "/api/realtime",
+    tag = "collections",
+    summary = "Changes of records, as server-sent events",
+    description = "The first event, PB_CONNECT, has the id by which POST sets the topics.",
+    responses((status = 200, description = "Events, named by their topics", content_type = "text/event-stream", body = String))
+)]
+pub(super) async fn connect(
+    State(state): State<Arc<AppState>>,
+    Extension(connection): Extension<ConnectionHandle>,
+) -> Result<Response, Refusal> {
+    let services = state.services()?;
+    let (typed, realtime) = (services.typed()?.clone(), services.realtime()?);
+    let client = realtime.clients().open().await.map_err(|error| match error {
+        OpenError::Database(error) => ApiError::from(error),
+        OpenError::NoRandomness => ApiError::internal(),
+    })?;
+    let subscription = realtime.connect(None).map_err(ApiError::from)?;
+    let stream = EventStream {
+        state: Arc::clone(&state),
+        heartbeat: Duration::from_secs(realtime.limits().heartbeat_s),
+        connection: connection.clone(),
+        access: None,
+        retry_ms: None,
+    };
+    Ok(stream.respond(Source {
+        state,
+        typed,
+        client,
+        connection,
+        subscription,
+        shown: Shown::default(),
+        checked: Instant::now(),
+        topics: Vec::new(),
+        feed: BTreeSet::new(),
+        request: None,
+        joining: None,
+        is_greeted: false,
+    }))
+}
+
+/// A request to a stream, on its way between nodes.
+#[derive(Debug, Serialize, Deserialize)]
+struct Message {
+    shown: Shown,
+    topics: Vec<String>,
+}
+
+/// The answer of a stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+enum Reply {
+    Set,
+    /// The request is of another caller than those before.
+    OtherCaller,
+    /// The feed could not be read, or there are too many topics.
+    Failed,
+}
+
+/// `POST /api/realtime`.
+#[utoipa::path(
+    post,
+    path = "/api/realtime",
+    tag = "collections",
+    summary = "Sets the topics of a stream",
+    request_body(content = Value, content_type = "application/json", description = "clientId, and subscriptions: the topics"),
+    responses(
+        (status = 204, description = "They are set; later changes are delivered"),
+        (status = 400, description = "The id is missing, or topics are refused"),
+        (status = 403, description = "The stream is of another caller"),
+        (status = 404, description = "There is no such stream"),
+    )
+)]
+pub(super) async fn subscribe(
+    State(state): State<Arc<AppState>>,
+    request: Request,
+) -> Result<Response, Refusal> {
+    let services = state.services()?;
+    let read = body::read(services, request, MAX_BYTES).await?;
+    let (id, topics) = parse(&read.members, read.is_form)?;
+    let shown = caller::shown(&state, &read.head).await?;
+    let unknown = || Refusal::new(StatusCode::NOT_FOUND, "Missing or invalid client id.");
+    let id = ClientId::parse(&id).ok_or_else(unknown)?;
+    let message = serde_json::to_vec(&Message { shown, topics }).map_err(|_| Refusal::internal())?;
+    let answered = services.realtime()?.clients().request(&id, message.into()).await;
+    let away = || {
+        ApiError::unavailable("overloaded", "the stream does not answer; try again", Duration::from_secs(1))
+    };
+    let answer = answered.map_err(|error| match error {
+        RequestError::Unknown => unknown(),
+        RequestError::TooLarge => ApiError::too_large("too many bytes of topics").into(),
+        RequestError::NoAnswer | RequestError::Busy => away().into(),
+        RequestError::Database(error) => ApiError::from(error).into(),
+    })?;
+    match serde_json::from_slice(&answer) {
+        Ok(Reply::Set) => Ok(no_content()),
+        Ok(Reply::OtherCaller) => {
+            let message = "The current and the previous request authorization don't match.";
+            Err(Refusal::new(StatusCode::FORBIDDEN, message))
+        }
+        Ok(Reply::Failed) | Err(_) => Err(away().into()),
+    }
+}
+
+/// The id and the topics of a request.
+fn parse(members: &Map<String, Value>, is_form: bool) -> Result<(String, Vec<String>), Refusal> {
+    let id = match members.get("clientId") {
+        None | Some(Value::Null) => String::new(),
+        Some(Value::String(id)) => id.clone(),
+        // A form's value in its shortest spelling.
+        Some(Value::Number(id)) if is_form => id.to_string(),
+        Some(_) => return Err(Refusal::generic()),
+    };
+    let topics: Vec<Value> = match members.get("subscriptions") {
+        None | Some(Value::Null) => Vec::new(),
+        Some(Value::Array(topics)) => topics.clone(),
+        Some(topic) if is_form => vec![topic.clone()],
+        Some(_) => return Err(Refusal::generic()),
+    };
+    let text = |topic: &Value| match topic {
+        Value::String(topic) => Ok(topic.clone()),
+        topic if is_form => Ok(topic.to_string()),
+        _ => Err(Refusal::generic()),
+    };
+    let topics: Vec<String> = topics.iter().map(text).collect::<Result<_, _>>()?;
+    let mut violations = Violations::default();
+    let too_long = |most: usize| {
+        Violation::new("length_too_long", format!("The length must be no more than {most}."))
+            .with("max", most)
+            .with("min", 0)
+    };
+    if id.is_empty() {
+        violations.add("clientId", Violation::required());
+    } else if id.chars().count() > MAX_ID {
+        let message = format!("The length must be between 1 and {MAX_ID}.");
+        let violation = Violation::new("length_out_of_range", message).with("max", MAX_ID).with("min", 1);
+        violations.add("clientId", violation);
+    }
+    if topics.len() > MAX_TOPICS {
+        violations.add("subscriptions", too_long(MAX_TOPICS));
+    }
+    let mut of_topics = Violations::default();
+    let is_long = |(_, topic): &(usize, &String)| topic.chars().count() > MAX_TOPIC;
+    for (at, _) in topics.iter().enumerate().filter(is_long) {
+        of_topics.add(&at.to_string(), too_long(MAX_TOPIC));
+    }
+    violations.add_all("subscriptions", of_topics);
+    match violations.into_result() {
+        Ok(()) => Ok((id, topics.into_iter().filter(|topic| !topic.is_empty()).collect())),
+        Err(violations) => Err(Operation::Read.refuses(TypedError::Refused(violations))),
+    }
+}
+
+/// A topic of a client.
+struct Topic {
+    /// As the client wrote it: the name of its events.
+    text: String,
+    /// The id of the collection.
+    collection: String,
+    /// The topic of the feed: the collection's name.
+    feed: String,
+    /// `None`: all records.
+    record: Option<String>,
+    request: RequestValues,
+    filter: String,
+    expand: Expand,
+    fields: Option<Projection>,
+}
+
+/// The options of a topic.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Options {
+    query: Map<String, Value>,
+    headers: Map<String, Value>,
+}
+
+impl Topic {
+    /// Reads a topic. `None`: there is no such collection, and nothing is ever sent.
+    async fn parse(text: String, typed: &TypedRecords) -> Option<Self> {
+        let (path, options) = text.split_once('?').unwrap_or((&text, ""));
+        let (name, record) = match path.split_once('/') {
+            None | Some((_, "*")) => (path.split('/').next().unwrap_or_default(), None),
+            Some((name, record)) => (name, Some(record.to_owned())),
+        };
+        if name.is_empty() || !sse::is_one_line(&text) {
+            return None;
+        }
+        let found = typed.collection(name).await.ok().flatten()?;
+        // Another spelling of the name is silent.
+        if found.name().as_str() != name && found.definition().id != name {
+            return None;
+        }
+        let options = query::pairs(options).find(|(name, _)| name == "options");
+        let options: Options =
+            options.and_then(|(_, json)| serde_json::from_str(&json).ok()).unwrap_or_default();
+        let texts = |members: Map<String, Value>, is_header: bool| -> Map<String, Value> {
+            let text = |(name, value): (String, Value)| {
+                let name = if is_header { name.to_lowercase().replace('-', "_") } else { name };
+                let value = if value.is_string() { value } else { value.to_string().into() };
+                (name, value)
+            };
+            members.into_iter().map(text).collect()
+        };
+        let request = RequestValues {
+            context: "realtime",
+            method: "GET".into(),
+            query: texts(options.query, false),
+            headers: texts(options.headers, true),
+            body: Map::new(),
+            before: None,
+        };
+        let option = |name: &str| request.query.get(name).and_then(Value::as_str).unwrap_or_default();
+        let (filter, expand) = (option("filter").to_owned(), Expand::parse(option("expand")));
+        let fields = Projection::parse(option("fields")).flatten();
+        let (collection, feed) = (found.definition().id.clone(), found.name().as_str().to_owned());
+        Some(Self { collection, feed, record, filter, expand, fields, request, text })
+    }
+
+    fn matches(&self, change: &Change) -> bool {
+        *self.feed == *change.topic && self.record.as_ref().is_none_or(|record| **record == *change.record)
+    }
+}
+
+/// The events of a client.
+struct Source {
+    state: Arc<AppState>,
+    typed: TypedRecords,
+    client: ClientConnection,
+    connection: ConnectionHandle,
+    subscription: Subscription,
+    /// The caller of the last request.
+    shown: Shown,
+    /// The last check of a superuser's token.
+    checked: Instant,
+    topics: Vec<Topic>,
+    /// The topics of the feed that these need.
+    feed: BTreeSet<String>,
+    /// A request that waits for the one before.
+    request: Option<ClientRequest>,
+    /// A request whose topics have not joined.
+    joining: Option<ClientRequest>,
+    is_greeted: bool,
+}
+
+impl Source {
+    /// Sets the topics of a request. New ones of the feed join first.
+    async fn set(&mut self, request: ClientRequest) {
+        let Ok(message) = serde_json::from_slice::<Message>(&request.body) else {
+            return answer(request, Reply::Failed);
+        };
+        if self.shown.is_superuser() && self.shown != message.shown {
+            return answer(request, Reply::OtherCaller);
+        }
+        let mut topics = Vec::with_capacity(message.topics.len());
+        for text in message.topics {
+            topics.extend(Topic::parse(text, &self.typed).await);
+        }
+        let wanted: BTreeSet<String> = topics.iter().map(|topic| topic.feed.clone()).collect();
+        for gone in self.feed.difference(&wanted) {
+            self.subscription.remove(gone);
+        }
+        let new: Vec<String> = wanted.difference(&self.feed).cloned().collect();
+        (self.shown, self.topics, self.feed) = (message.shown, topics, wanted);
+        if new.is_empty() {
+            return answer(request, Reply::Set);
+        }
+        match self.subscription.add(new.clone(), None) {
+            Ok(()) => self.joining = Some(request),
+            Err(_too_many) => {
+                self.forget(&new);
+                answer(request, Reply::Failed);
+            }
+        }
+    }
+
+    fn forget(&mut self, feed: &[String]) {
+        self.feed.retain(|name| !feed.contains(name));
+        self.topics.retain(|topic| !feed.contains(&topic.feed));
+    }
+
+    /// A superuser whose token has ended is a guest.
+    async fn check(&mut self) {
+        if self.shown.is_superuser() && self.checked.elapsed() >= CHECK {
+            self.checked = Instant::now();
+            if !caller::is_still_superuser(&self.state, &self.shown, self.connection.peer()).await {
+                self.shown = Shown::default();
+            }
+        }
+    }
+
+    /// Writes the events of a change.
+    async fn write_change(&self, out: &mut BytesMut, change: &Change) {
+        let action = match change.action {
+            Action::Create | Action::Update | Action::Delete => change.action.name(),
+            _ => return,
+        };
+        for topic in self.topics.iter().filter(|topic| topic.matches(change)) {
+            let Ok(Some(collection)) = self.typed.collection(&topic.collection).await else { continue };
+            let form = change.parsed(|| ChangedRecord::read(&collection, change));
+            let Ok(record) = form else { continue };
+            let caller = Caller { is_superuser: self.shown.is_superuser(), request: topic.request.clone() };
+            let is_single = topic.record.is_some();
+            match self.typed.sees(&collection, &caller, is_single, &topic.filter, &record).await {
+                Ok(true) => {}
+                Ok(false) => continue,
+                Err(error) => {
+                    tracing::warn!(
+                        error = error.to_string(),
+                        "a change could not be judged, and is not delivered"
+                    );
+                    continue;
+                }
+            }
+            let data = self.data(topic, &collection, &caller, &record, action).await;
+            let fields = sse::Fields { id: Some(change.id()), event: Some(&topic.text), retry_ms: None };
+            sse::write_event(out, fields, &data);
+        }
+    }
+
+    /// The data of an event.
+    async fn data(
+        &self,
+        topic: &Topic,
+        collection: &CollectionHandle,
+        caller: &Caller,
+        record: &ChangedRecord,
+        action: &str,
+    ) -> Bytes {
+        if topic.expand.is_empty() && topic.fields.is_none() {
+            return record.event(action);
+        }
+        let shown = self.typed.shown(collection, caller, vec![record.members().clone()], &topic.expand).await;
+        let shown = shown.ok().and_then(|mut shown| shown.pop()).unwrap_or_default();
+        let shown = topic.fields.as_ref().map_or_else(|| shown.clone(), |fields| fields.apply_to(&shown));
+        serde_json::to_vec(&json!({"action": action, "record": shown})).unwrap_or_default().into()
+    }
+}
+
+fn answer(request: ClientRequest, reply: Reply) {
+    request.answer(serde_json::to_vec(&reply).unwrap_or_default().into());
+}
+
+impl EventSource for Source {
+    async fn ready(&mut self) {
+        let is_busy = self.subscription.is_busy();
+        if !self.is_greeted || (self.request.is_some() && !is_busy) {
+            return;
+        }
+        let takes_requests = self.request.is_none();
+        tokio::select! {
+            request = self.client.next(), if takes_requests => self.request = Some(request),
+            () = self.subscription.ready() => {}
+        }
+    }
+
+    async fn write(&mut self, out: &mut BytesMut) -> Result<(), Close> {
+        if !std::mem::replace(&mut self.is_greeted, true) {
+            let id = self.client.id().as_str();
+            let fields = sse::Fields { id: Some(id), event: Some("PB_CONNECT"), retry_ms: None };
+            sse::write_event(out, fields, format!("{{\"clientId\":\"{id}\"}}").as_bytes());
+            return Ok(());
+        }
+        self.check().await;
+        if !self.subscription.is_busy()
+            && let Some(request) = self.request.take()
+        {
+            self.set(request).await;
+        }
+        let mut begun = Instant::now();
+        while out.len() < CHUNK_BYTES {
+            // Rules take time, and other tasks wait.
+            if begun.elapsed() > MAX_RUN {
+                tokio::task::yield_now().await;
+                begun = Instant::now();
+            }
+            match self.subscription.next().await? {
+                Next::Change(change) => self.write_change(out, &change).await,
+                Next::Joined => {
+                    if let Some(request) = self.joining.take() {
+                        answer(request, Reply::Set);
+                    }
+                }
+                Next::NotJoined => {
+                    if let Some(request) = self.joining.take() {
+                        // The next request adds them again.
+                        self.topics.clear();
+                        let feed: Vec<String> = std::mem::take(&mut self.feed).into_iter().collect();
+                        for name in &feed {
+                            self.subscription.remove(name);
+                        }
+                        answer(request, Reply::Failed);
+                    }
+                }
+                Next::Reset => {
+                    let data = json!({"action": "reset"}).to_string();
+                    for topic in &self.topics {
+                        let fields = sse::Fields { event: Some(&topic.text), ..sse::Fields::default() };
+                        sse::write_event(out, fields, data.as_bytes());
+                    }
+                }
+                Next::Nothing => break,
+            }
+        }
+        Ok(())
+    }
+
+    fn sent(&mut self) {
+        self.subscription.sent();
+    }
+
+    fn cut(&mut self, out: &mut BytesMut, close: Close) {
+        event_stream::write_cut(out, close);
+    }
+
+    async fn hold(&self, chunk: Bytes) -> Bytes {
+        self.subscription.hold(chunk).await
+    }
+
+    async fn cut_off(&self) -> Close {
+        tokio::select! {
+            end = self.subscription.dropped() => end.into(),
+            () = self.subscription.overstays() => Close::Slow,
+        }
+    }
+
+    fn closed(&mut self, close: Close) {
+        self.state.metrics.follows_closed.with_label_values(&[close.name()]).inc();
+    }
+}
