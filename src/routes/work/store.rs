@@ -255,17 +255,27 @@ pub(in crate::routes) async fn apply(
         let answered = tokio::time::timeout(ANSWER_TIMEOUT, applying).await;
         let rows = answered.map_err(|_elapsed| DbError::Timeout(ANSWER_TIMEOUT))??;
         let row = rows.first().ok_or(DbError::Unexpected("no result of a route"))?;
-        let refused = row.try_get::<_, Vec<Uuid>>("ids")?;
-        set_again(transaction, TIMEOUT).await?;
-        transaction.batch_execute(BY_INDEX).await?;
-        Ok::<_, DbError>(refused)
+        Ok::<_, DbError>(row.try_get::<_, Vec<Uuid>>("ids")?)
     };
-    let [id] = ids else { return if ids.is_empty() { Ok(Vec::new()) } else { applied.await } };
+    // What functions of users have set for the session.
+    let reset = async {
+        set_again(transaction, TIMEOUT).await?;
+        Ok::<_, DbError>(transaction.batch_execute(BY_INDEX).await?)
+    };
+    let [id] = ids else {
+        let refused = if ids.is_empty() { Vec::new() } else { applied.await? };
+        reset.await?;
+        return Ok(refused);
+    };
     let savepoint = sql!("routes/savepoint.sql");
     transaction.batch_execute(savepoint).await?;
     let error = match applied.await {
         Err(error) if error.is_cancelled() => error,
-        applied => return applied,
+        applied => {
+            let refused = applied?;
+            reset.await?;
+            return Ok(refused);
+        }
     };
     transaction.batch_execute(sql!("routes/rollback_to_savepoint.sql")).await?;
     let refuse = sql!(database, "routes/refuse.sql");
