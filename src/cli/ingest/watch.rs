@@ -6,7 +6,7 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, sync_channel};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use indicatif::ProgressBar;
 use nix::errno::Errno;
@@ -39,8 +39,8 @@ pub(super) struct Watch {
     sources: Vec<Source>,
     /// Files that were read to their ends, without `--follow`.
     done: HashSet<FileId>,
-    /// Files that were closed for others, and their sizes then.
-    parked: HashMap<FileId, u64>,
+    /// Files that were closed for others, their sizes then, and when that was.
+    parked: HashMap<FileId, (u64, Instant)>,
     /// Files and folders that could not be read, and the time of their last change: they are tried again after the next one.
     unreadable: HashSet<(FileId, Changed)>,
     /// Paths without a file that were reported.
@@ -155,8 +155,8 @@ impl Watch {
             source.lose_path();
         }
         found.files.sort();
-        let mut has_new = false;
         let mut seen = HashSet::new();
+        let mut waiting = Vec::new();
         for path in found.files {
             let is_ours = std::path::absolute(&path).is_ok_and(|path| self.ours.contains(&path));
             // One that has gone meanwhile is found at its next place.
@@ -165,49 +165,58 @@ impl Watch {
                 continue;
             }
             let id = file_id(&metadata);
-            let is_parked = self.parked.get(&id).is_some_and(|length| *length == metadata.len());
+            let parked = self.parked.get(&id).copied();
             if let Some(source) = self.sources.iter_mut().find(|source| *source.id() == id) {
                 source.found_at(&path);
-            } else if !is_parked
+            } else if parked.is_none_or(|(length, _)| length != metadata.len())
                 && !self.unreadable.contains(&version(&metadata))
                 && (self.follow || !self.done.contains(&id))
-                && self.has_room(&seen)
+                && !seen.contains(&id)
             {
-                match Source::open(&path, state, self.format) {
-                    Ok(source) => {
-                        self.parked.remove(&id);
-                        self.sources.push(source);
-                        has_new = true;
-                    }
-                    Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                    // The process may open fewer: others make room, and the next look tries again.
-                    Err(error)
-                        if error.raw_os_error() == Some(Errno::EMFILE as i32) && self.sources.len() > 1 =>
-                    {
-                        self.open_fewer(&seen);
-                        has_new = true;
-                    }
-                    Err(error) => {
-                        self.report_unreadable(&path, Some(version(&metadata)), &error, progress);
-                    }
-                }
+                waiting.push((parked.map(|(_, since)| since), path, metadata));
             }
             seen.insert(id);
         }
         self.parked.retain(|id, _| seen.contains(id));
+        // New files first, then those that were closed for the longest time.
+        waiting.sort_by_key(|(since, _, _)| *since);
+        let mut has_new = false;
+        for (_, path, metadata) in waiting {
+            if !self.has_room() {
+                break;
+            }
+            match Source::open(&path, state, self.format) {
+                Ok(source) => {
+                    self.parked.remove(source.id());
+                    self.sources.push(source);
+                    has_new = true;
+                }
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                // The process may open fewer: others make room, and the next look tries again.
+                Err(error)
+                    if error.raw_os_error() == Some(Errno::EMFILE as i32) && self.sources.len() > 1 =>
+                {
+                    self.open_fewer(&seen);
+                    has_new = true;
+                    break;
+                }
+                Err(error) => self.report_unreadable(&path, Some(version(&metadata)), &error, progress),
+            }
+        }
         Ok(has_new)
     }
 
     /// Whether one more file can be opened; closes one that has not grown for the longest time if need be.
-    fn has_room(&mut self, seen: &HashSet<FileId>) -> bool {
+    fn has_room(&mut self) -> bool {
         if self.sources.len() < self.most_sources {
             return true;
         }
-        let idle = self.sources.iter().enumerate().filter(|(_, source)| seen.contains(source.id()));
+        // One is enough: there are never more than the most.
+        let idle = self.sources.iter().enumerate();
         let idle = idle.filter_map(|(index, source)| Some((source.idle_since()?, index)));
         let Some((_, index)) = idle.min() else { return false };
         let source = self.sources.swap_remove(index);
-        self.parked.insert(source.id().clone(), source.idle_length());
+        self.parked.insert(source.id().clone(), (source.idle_length(), Instant::now()));
         true
     }
 
