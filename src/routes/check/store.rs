@@ -9,6 +9,7 @@ use tokio_postgres::types::Type;
 
 use super::{CheckReport, CheckedError, Sample};
 use crate::db::{DbError, Parameter, Transaction, begin_in_time, sql};
+use crate::ingest::set_again;
 use crate::routes::definition::function_name;
 use crate::routes::generate::{fill, quote_outside, quoted};
 use crate::routes::inspection::{Inspected, inspect};
@@ -69,7 +70,10 @@ impl RouteStore {
         let events = events.map_err(|error| RouteError::of("events", error.into()))?;
         let plain = begun.elapsed();
         let plan = self.explain(transaction, definition, &inspected).await?;
+        // What functions of users have set for the session.
+        set_again(transaction, TIMEOUT).await?;
         transaction.execute_typed(sql!("routes/check_run.sql"), &[]).await.map_err(DbError::from)?;
+        set_again(transaction, TIMEOUT).await?;
         let mut report = CheckReport {
             columns: inspected.column_names,
             notes: inspected.notes,

@@ -7,6 +7,7 @@ use uuid::Uuid;
 
 use super::{Sampled, Suggestion};
 use crate::db::{DbError, Parameter, Transaction, begin_in_time, sql};
+use crate::ingest::set_again;
 use crate::routes::generate::{fill, quote_outside, quoted};
 use crate::routes::inspection::inspect_condition;
 use crate::routes::model::target_parts;
@@ -61,6 +62,8 @@ impl RouteStore {
             let parameters: [Parameter<'_>; 2] = [(&before, Type::UUID), (&limit, Type::INT8)];
             let rows = transaction.query_typed(page, &parameters).await;
             let rows = rows.map_err(|error| RouteError::of("where", error.into()))?;
+            // What functions of users have set for the session.
+            set_again(transaction, TIMEOUT).await?;
             let row = rows.first().ok_or(DbError::Unexpected("no page"))?;
             let last: Option<Uuid> = row.try_get(0).map_err(DbError::from)?;
             read += row.try_get::<_, i64>(1).map_err(DbError::from)? as u64;

@@ -7,6 +7,7 @@ use uuid::Uuid;
 
 use super::{RouteBooks, TargetBooks};
 use crate::db::{BY_INDEX, DbError, Parameter, Transaction, begin_snapshot_in_time, sql};
+use crate::ingest::set_again;
 use crate::routes::generate::{fill, quote_outside, quoted};
 use crate::routes::inspection::inspect;
 use crate::routes::{Definition, ListedRoute, RouteError, RouteStore};
@@ -129,6 +130,9 @@ impl RouteStore {
             let parameters: [Parameter<'_>; 3] =
                 [(id, Type::INT4), (&after, Type::UUID), (&PAGE_EVENTS, Type::INT8)];
             let rows = transaction.query_typed(page, &parameters).await?;
+            // What functions of users have set for the session.
+            set_again(transaction, TIMEOUT).await?;
+            transaction.batch_execute(BY_INDEX).await?;
             match rows.first().map_or(Ok(None), |row| row.try_get(0))? {
                 Some(last) => after = last,
                 None => break,
