@@ -18,4 +18,5 @@ export TIDEGATE_BINARY=$binary TIDEGATE_DATA=$data TIDEGATE_PORT=${WEB_PORT:-386
 TIDEGATE_CHROMIUM=$(command -v chromium || command -v google-chrome)
 export TIDEGATE_CHROMIUM
 (cd "$work" && node --test --test-reporter=spec ${1:+--test-name-pattern="$1"} web.test.js)
-if grep -hE '"level":"ERROR"|panicked' "$data"/*.log | grep -v '"fault\|injected'; then exit 1; fi
+# 22012 is the statement that fails on demand.
+if grep -hE '"level":"ERROR"|panicked' "$data"/*.log | grep -v '22012 division by zero'; then exit 1; fi
