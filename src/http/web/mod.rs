@@ -9,7 +9,7 @@
 //! | `/ui/collections`, `/ui/streams` | lists that only the page needs |
 //! | `/ui/api/…`, `/ui/v1/…`, `/ui/_test/…` | the API. Each route requires the access of its own path |
 //!
-//! A cookie counts below `/ui/` and nowhere else ([`enter`]), and only where the request comes from a page of this service.
+//! A cookie counts below `/ui/` and nowhere else ([`mod@enter`]), and only where the request comes from a page of this service.
 
 mod assets;
 mod document;
