@@ -9,7 +9,9 @@ rounds=${ROUNDS:-3} seconds=${DURATION:-5}
 binary=${BINARY:-target/release/tidegate}
 kinds=${KINDS:-${BEFORE:+before }none tenth three key upsert ten}
 port=${PORT:-$((20000 + RANDOM % 20000))}
-folder=$(mktemp -d) server=''
+folder=$(mktemp -d) server='' url=''
+# The private Postgres runs as another user, who has to reach its folder.
+chmod 755 "$folder"
 tidy() {
   stop
   rm -rf "$folder"
@@ -20,10 +22,10 @@ stop() {
   rm -rf "$folder/data"
 }
 trap tidy EXIT
-service() { env -u DATABASE_URL DATA_DIR="$folder/data" HOST=127.0.0.1 PORT="$port" DURABILITY=memory "$@"; }
+service=(env -u DATABASE_URL "DATA_DIR=$folder/data" HOST=127.0.0.1 "PORT=$port" DURABILITY=memory)
 sql() { psql -X -q -A -t -v ON_ERROR_STOP=1 "$url" -c "$1"; }
 size() { sql "select coalesce(sum(pg_relation_size(oid)), 0) from pg_class where relname ~ '^requests' and relkind = 'r'"; }
-add() { service "$binary" routes add "$@" >"$folder/added" || { cat "$folder/added"; exit 1; } }
+add() { "${service[@]}" "$binary" routes add "$@" >"$folder/added" || { cat "$folder/added"; exit 1; } }
 
 cat >"$folder/bulk.lua" <<'LUA'
 wrk.method = "POST"
@@ -64,13 +66,12 @@ for ((round = 0; round < rounds; round++)); do
   for kind in $kinds; do
     used=$binary
     [[ $kind != before ]] || used=$BEFORE
-    service "$used" >"$folder/log" 2>&1 &
+    "${service[@]}" "$used" >"$folder/log" 2>&1 &
     server=$!
     for ((look = 0; look < 300; look++)); do
-      curl -m 2 -sf -o "$folder/health" "127.0.0.1:$port/api/health" && break
+      url=$("${service[@]}" "$used" url 2>"$folder/url") && curl -m 2 -sf -o "$folder/health" "127.0.0.1:$port/api/health" && break
       sleep 0.1
     done
-    url=$(service "$used" url)
     routes "$kind"
     begun=$(date +%s.%N)
     timeout 120 wrk -t1 -c4 -d"${seconds}s" -s "$folder/bulk.lua" "http://127.0.0.1:$port/api/v1/events/batch" >"$folder/wrk"
