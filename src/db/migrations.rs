@@ -47,8 +47,8 @@ const MIGRATIONS: &[(&str, &str)] = &[
     ("V21__streams", include_str!("../../sql/migrations/V21__streams.sql")),
     ("V22__stream_subscriptions", include_str!("../../sql/migrations/V22__stream_subscriptions.sql")),
     ("V23__typed_collections", include_str!("../../sql/migrations/V23__typed_collections.sql")),
-    ("V24__stream_sql", include_str!("../../sql/migrations/V24__stream_sql.sql")),
-    ("V25__stream_compaction", include_str!("../../sql/migrations/V25__stream_compaction.sql")),
+    ("V24__stream_compaction", include_str!("../../sql/migrations/V24__stream_compaction.sql")),
+    ("V25__stream_sql", include_str!("../../sql/migrations/V25__stream_sql.sql")),
 ];
 
 /// Names of tables that are created later: one a day, and one a collection.

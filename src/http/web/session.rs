@@ -100,7 +100,7 @@ pub(super) async fn sign_in(
                 return Err(ApiError::forbidden("forbidden", authorize::ONLY_EVENTS));
             }
             let mut response = StatusCode::NO_CONTENT.into_response();
-            // Until the browser ends: how long it is valid, nobody knows.
+            // It ends with the browser, as the token's lifetime is unknown here.
             add(&mut response, set_cookie(TOKEN, token, TOKEN_PATH, None, address.by_tls)?);
             add(&mut response, forget(REFRESH, REFRESH_PATH, address.by_tls)?);
             Ok(response)

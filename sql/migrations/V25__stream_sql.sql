@@ -41,7 +41,7 @@ cross join lateral (
     select id, greatest(first, s.kept_from) as first, next from part
 ) as part
 cross join lateral (
-    select c.first, c.at, c.append_ends, c.append_times,
+    select c.first, c.at, c.append_ends, c.append_times, c.byte_ends,
         coalesce(case when s.is_json then c.message_ends end, c.append_ends, array[(c.next - c.first)::integer]) as ends,
         -- Read once, and not for each message.
         c.bytes || ''::bytea as bytes
@@ -54,12 +54,14 @@ cross join lateral (
         coalesce(chunk.append_times[width_bucket(place.next - 1, chunk.append_ends) + 1], chunk.at) as at,
         -- Of the last append that a fork shares it may have a part.
         {schema}.tidegate_stream_text(substring(
-            chunk.bytes from place.first + 1
+            chunk.bytes from place.byte + 1
             for (least(chunk.first + place.next, part.next) - chunk.first)::integer - place.first - case when s.is_json then 1 else 0 end
         )) as message
     from (
-        select coalesce(lag(ends.next) over (order by ends.place), 0) as first, ends.next
-        from unnest(chunk.ends) with ordinality as ends (next, place)
+        -- Where messages were removed, one begins behind the end of the one before.
+        select ends.next - coalesce(ends.byte_end, ends.next) + coalesce(lag(coalesce(ends.byte_end, ends.next)) over (order by ends.place), 0) as first,
+            coalesce(lag(coalesce(ends.byte_end, ends.next)) over (order by ends.place), 0) as byte, ends.next
+        from unnest(chunk.ends, chunk.byte_ends) with ordinality as ends (next, byte_end, place)
     ) as place
     where chunk.first + place.first >= part.first and chunk.first + place.first < part.next
 ) as content;
