@@ -534,11 +534,12 @@ async fn keys_tokens_and_claims_outlive_a_restart_and_hold_on_any_node() {
         json!({"type": "pull-wake", "pattern": "a/*", "wake_stream": "wake", "lease_ttl_ms": 600_000});
     assert_eq!(put(&first, "sub", &config).await.status.as_u16(), 201);
     create(&first, "a/1", "[1]").await;
-    let claimed = eventually("a claim", async || {
-        let answer = claim(&first, "sub", "one").await;
-        (answer.status.as_u16() == 200).then(|| answer.json())
-    })
-    .await;
+    // A wake that is claimed before it is announced never is.
+    let announced = async || (messages(&first, "wake").await.len() == 1).then_some(());
+    eventually("the first wake", announced).await;
+    let claimed = claim(&first, "sub", "one").await;
+    assert_eq!(claimed.status.as_u16(), 200);
+    let claimed = claimed.json();
     let keys = first.get("/v1/stream/__ds/jwks.json").await.json();
     assert!(first.stop().await.status.success());
 
