@@ -285,7 +285,7 @@ async fn one_worker_holds_a_claim_until_it_is_done_releases_it_or_its_lease_ends
         let service = service(&database, store).await;
         create(&service, "wake/pool", "[]").await;
         // It would match its own wake stream, too.
-        let config = json!({"type": "pull-wake", "pattern": "**", "wake_stream": "/wake/pool/", "lease_ttl_ms": 1_000});
+        let config = json!({"type": "pull-wake", "pattern": "**", "wake_stream": "/wake/pool/", "lease_ttl_ms": 4_000});
         let created = put(&service, "sub", &config).await;
         assert_eq!(created.status.as_u16(), 201, "{created:?}");
         assert_eq!(error(&claim(&service, "sub", "one").await), (409, "NO_PENDING_WORK".into()));
@@ -299,7 +299,7 @@ async fn one_worker_holds_a_claim_until_it_is_done_releases_it_or_its_lease_ends
         assert!(event["ts"].as_u64().unwrap() > 1_700_000_000_000);
 
         let claimed = claim(&service, "sub", "one").await.json();
-        assert_eq!((&claimed["generation"], &claimed["lease_ttl_ms"]), (&json!(1), &json!(1_000)));
+        assert_eq!((&claimed["generation"], &claimed["lease_ttl_ms"]), (&json!(1), &json!(4_000)));
         assert_eq!(claimed["streams"].as_array().unwrap().len(), 1, "not its wake stream");
         let busy = claim(&service, "sub", "two").await;
         assert_eq!(error(&busy), (409, "ALREADY_CLAIMED".into()));
