@@ -3,18 +3,20 @@
 //! Behind a pooler each transaction may use another server connection, so every statement is in a transaction with its own
 //! settings, and none is prepared by name.
 
+use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use futures_util::{SinkExt as _, TryStreamExt as _};
-use tidegate::config::{Config, ConfigError, DatabaseConfig};
-use tidegate::db::private::{PrivateError, running_url};
-use tidegate::db::{ConnectionUrl, DbError, UrlError};
+use tidegate_connection::{ConnectionUrl, Connector, Failure, UrlError};
 use tokio_postgres::error::SqlState;
 use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Client, Transaction};
 
+use crate::environment::variable;
 use crate::payload::now_ms;
+use crate::program::{self, Program};
 
 const COUNT_RUN: &str = include_str!("../sql/count_run.sql");
 const HOLD_REQUESTS: &str = include_str!("../sql/hold_requests.sql");
@@ -37,21 +39,23 @@ const BAD_LOCK: &str = "set local lock_timeout = '1s'";
 /// The leeway for the clock of row ids.
 const CLOCK_MARGIN_MS: u64 = 60_000;
 
+/// The time of an attempt at one host, as the service has it.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// The service's default of `DB_SCHEMA`.
+const DEFAULT_SCHEMA: &str = "public";
+
 /// The reason why the database cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
-    /// There is no private cluster, or it does not run.
+    /// The service's program cannot be asked for its database.
     #[error("no database to audit; give --database-url, or --no-audit")]
-    NoPrivateCluster(#[from] PrivateError),
-    /// The service's settings, which locate the database, are invalid.
-    #[error(transparent)]
-    Settings(#[from] ConfigError),
+    Unknown(#[from] program::Error),
     /// An invalid URL. It may hold a password, so it is not repeated.
     #[error("the database URL cannot be used")]
     BadUrl(#[from] UrlError),
     /// No answer, or a rejection.
-    #[error("cannot connect to the database")]
-    Connect(#[from] DbError),
+    #[error(transparent)]
+    Connect(#[from] Failure),
     /// A statement failed.
     #[error("the database cannot be asked for the run's rows")]
     Query(#[from] tokio_postgres::Error),
@@ -60,25 +64,45 @@ pub(crate) enum Error {
 /// The location of the run's rows.
 #[derive(Debug, Clone)]
 pub(crate) struct Location {
-    url: ConnectionUrl,
-    settings: DatabaseConfig,
+    connector: Arc<Connector>,
+    schema: String,
+}
+
+/// How the database is found.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Given<'a> {
+    /// Its URL.
+    pub(crate) url: Option<&'a str>,
+    /// The service's schema.
+    pub(crate) schema: Option<&'a str>,
+    /// The service's program.
+    pub(crate) program: Option<&'a Path>,
 }
 
 impl Location {
-    /// The database of a service with this environment and `.env`; `url` takes precedence.
-    pub(crate) fn find(url: Option<&str>) -> Result<Self, Error> {
-        let settings = Config::from_env()?.database;
-        let url = match url.map(str::to_owned).or_else(|| settings.database_url.clone()) {
-            Some(url) => url,
-            None => running_url(&settings.data_dir)?,
+    /// The given database; else `DATABASE_URL` and `DB_SCHEMA`; else what the service's program reports, which reads `.env` and
+    /// knows its private cluster. Within a runtime.
+    pub(crate) fn find(given: Given<'_>) -> Result<Self, Error> {
+        let named = given.schema.map(str::to_owned).or_else(|| variable("DB_SCHEMA"));
+        let (url, schema) = match given.url.map(str::to_owned).or_else(|| variable("DATABASE_URL")) {
+            Some(url) => (url, named),
+            None => {
+                let program = Program::find(given.program)?;
+                let schema = if named.is_some() { named } else { program.schema()? };
+                (program.database_url()?, schema)
+            }
         };
-        Ok(Self { url: ConnectionUrl::parse(&url)?, settings })
+        let connector = Connector::new(&ConnectionUrl::parse(&url)?, CONNECT_TIMEOUT)?;
+        Ok(Self {
+            connector: Arc::new(connector),
+            schema: schema.unwrap_or_else(|| DEFAULT_SCHEMA.to_owned()),
+        })
     }
 
     /// Connects, by TLS if the URL requires it.
     pub(crate) async fn connect(&self) -> Result<Database, Error> {
-        let client = tidegate::db::Database::new(&self.url, &self.settings)?.connect().await?;
-        let schema = quoted(&self.settings.db_schema);
+        let client = self.connector.connect_in_time().await?;
+        let schema = quoted(&self.schema);
         Ok(Database { client, settings: format!("{SETTINGS}; set local search_path to {schema}") })
     }
 }

@@ -11,7 +11,7 @@ use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HOST};
 
 use crate::cli::DrainArgs;
 use crate::client::{Body, ConnectError, Connection, bearer};
-use crate::database::{self, Database, Location};
+use crate::database::{self, Database, Given, Location};
 use crate::health::{self, Health};
 use crate::payload::{self, DEFAULT_TEMPLATE, Payloads, Source};
 use crate::protocol::Token;
@@ -56,7 +56,7 @@ pub(crate) fn run(args: &DrainArgs) -> ExitCode {
 }
 
 async fn measure(args: &DrainArgs) -> Result<(), Error> {
-    let location = Location::find(args.database_url.as_deref())?;
+    let location = Location::find(Given { url: args.database_url.as_deref(), ..Given::default() })?;
     let holder = location.connect().await?;
     let mut database = location.connect().await?;
     let health = Health::new(args.url.clone(), Token::shown(args.token.as_deref()));

@@ -28,6 +28,7 @@ mod interrupts;
 mod large;
 mod pace;
 mod payload;
+mod program;
 mod progress;
 mod protocol;
 mod realtime;

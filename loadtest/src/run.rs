@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::audit::{self, Expected};
 use crate::cli::{Mode, RunArgs};
 use crate::collect::{self, Collected};
-use crate::database::{self, Location, RunRows};
+use crate::database::{self, Given, Location, RunRows};
 use crate::health::{self, Health};
 use crate::interrupts::Interrupts;
 use crate::payload::{self, DEFAULT_TEMPLATE, Payloads, Source, now_ms};
@@ -62,7 +62,11 @@ async fn conduct(args: RunArgs) -> Result<bool, Error> {
     Payloads::load(&plan.payload, plan.events(), plan.bad_percent)?;
     let health = Health::new(plan.target.clone(), plan.token.clone());
     health.pending().await?;
-    let location = if args.no_audit { None } else { Some(Location::find(args.database_url.as_deref())?) };
+    let location = if args.no_audit {
+        None
+    } else {
+        Some(Location::find(Given { url: args.database_url.as_deref(), ..Given::default() })?)
+    };
     let rows = RunRows::starting_now(&plan.run);
     if let Some(location) = &location {
         location.connect().await?.count(&rows).await?;

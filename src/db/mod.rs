@@ -2,7 +2,6 @@
 
 mod batch;
 mod clock;
-mod connect;
 mod grants;
 mod housekeeping;
 mod json;
@@ -14,9 +13,7 @@ mod server;
 mod sql;
 mod statement;
 mod stress;
-mod tls;
 pub mod trace_index;
-mod url;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,7 +24,6 @@ use tokio_postgres::types::{ToSql, Type, WasNull, WrongType};
 use crate::supervisor::StepError;
 
 pub use batch::{BatchExecutor, BatchWork, NumberedShard, Outcomes, Overloaded, Shard, numbered};
-pub use connect::ConnectError;
 pub use grants::{grants, grants_of_appender, grants_of_publisher, grants_of_tables, grants_of_watcher};
 pub use housekeeping::{Housekeeping, HousekeepingStatus, PartitionFailure};
 pub use json::JsonText;
@@ -45,7 +41,8 @@ pub use statement::{
     query_in_time, query_often_in_time, query_snapshot_in_time, read_then_write, roll_back,
 };
 pub use stress::FailingStatements;
-pub use url::{ConnectionUrl, UrlError};
+pub(crate) use tidegate_connection::chain;
+pub use tidegate_connection::{ConnectError, ConnectionUrl, UrlError};
 
 /// A statement's parameter with its type, so that the statement needs no round trip to be prepared.
 pub type Parameter<'a> = (&'a (dyn ToSql + Sync), Type);
@@ -169,7 +166,7 @@ impl DbError {
         }
         match self {
             Self::Timeout(_) | Self::Exhausted(_) | Self::Pool(_) => true,
-            Self::Postgres(error) => connect::is_passing(error),
+            Self::Postgres(error) => tidegate_connection::is_passing(error),
             Self::Connect { source, .. } => source.is_passing(),
             Self::Tls(_)
             | Self::DroppedByTrigger { .. }
@@ -181,7 +178,8 @@ impl DbError {
 
     /// Whether a host's name is unknown.
     pub fn is_unknown_host(&self) -> bool {
-        self.driver_error().and_then(connect::io_error).is_some_and(connect::is_unknown_host)
+        let error = self.driver_error().and_then(tidegate_connection::io_error);
+        error.is_some_and(tidegate_connection::is_unknown_host)
     }
 
     /// The five characters of the SQLSTATE, if Postgres sent one.
@@ -281,23 +279,17 @@ impl DbError {
     }
 }
 
+impl From<tidegate_connection::Failure> for DbError {
+    fn from(failure: tidegate_connection::Failure) -> Self {
+        match failure {
+            tidegate_connection::Failure::Connect { target, source } => Self::Connect { target, source },
+            tidegate_connection::Failure::Tls(error) => Self::Tls(error),
+        }
+    }
+}
+
 impl From<DbError> for StepError {
     fn from(error: DbError) -> Self {
         Self::new(error.with_sources())
     }
-}
-
-/// An error with its sources, outermost first.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        let inner = error.to_string();
-        // Some wrappers repeat their source.
-        if !text.ends_with(&inner) {
-            text = format!("{text}: {inner}");
-        }
-        source = error.source();
-    }
-    text
 }

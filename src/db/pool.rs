@@ -18,11 +18,11 @@ use deadpool::managed::{
 };
 use deadpool_postgres::ClientWrapper;
 use parking_lot::Mutex;
+use tidegate_connection::{Connected, Connector};
 use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore};
 use tokio::task::AbortHandle;
 use tokio_postgres::Client;
 
-use super::connect::{Connected, Connector};
 use super::server::KnownServer;
 use super::{ConnectionUrl, DbError, Housekeeping};
 use crate::config::{DatabaseConfig, PoolQuotas, Quota, limits};
@@ -189,8 +189,8 @@ impl Database {
             },
         };
         let object = self.pool.get().await.map_err(|error| match error {
-            PoolError::Backend(error) => self.connector.refused(error),
-            PoolError::Timeout(TimeoutType::Create) => self.connector.timed_out(),
+            PoolError::Backend(error) => self.connector.refused(error).into(),
+            PoolError::Timeout(TimeoutType::Create) => self.connector.timed_out().into(),
             error => DbError::Pool(error),
         })?;
         Ok(Connection {
@@ -208,7 +208,7 @@ impl Database {
     ///
     /// [`DbError::Connect`] if it cannot be made in time.
     pub async fn connect(&self) -> Result<Client, DbError> {
-        self.connector.connect_in_time().await
+        Ok(self.connector.connect_in_time().await?)
     }
 
     /// The server that answered last.

@@ -12,7 +12,7 @@ use tokio::task::JoinHandle;
 use tokio_postgres::{Client, Config};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
-use super::{ConnectionUrl, DbError, tls};
+use crate::{ConnectionUrl, tls};
 
 /// Time beyond that of all hosts, so that the last host's own error is reported.
 const GRACE: Duration = Duration::from_millis(250);
@@ -30,9 +30,25 @@ pub enum ConnectError {
     TimedOut(Duration),
 }
 
+/// No connection.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// No host accepted one.
+    #[error("cannot connect to {target}")]
+    Connect {
+        /// Hosts, ports and database.
+        target: Arc<str>,
+        /// The cause.
+        source: ConnectError,
+    },
+    /// The certificates for TLS cannot be read.
+    #[error("TLS: {0}")]
+    Tls(String),
+}
+
 impl ConnectError {
     /// Whether a retry may succeed.
-    pub(super) fn is_passing(&self) -> bool {
+    pub fn is_passing(&self) -> bool {
         match self {
             Self::Refused(error) => is_passing(error),
             Self::TimedOut(_) => true,
@@ -42,34 +58,35 @@ impl ConnectError {
 
 /// Whether an error of the driver without an SQLSTATE may pass: the network failed. Errors that the driver itself finds (no
 /// TLS, a certificate, a missing password) are permanent.
-pub(super) fn is_passing(error: &tokio_postgres::Error) -> bool {
+pub fn is_passing(error: &tokio_postgres::Error) -> bool {
     let is_tls = |error: &io::Error| error.get_ref().is_some_and(|inner| inner.is::<rustls::Error>());
     error.is_closed() || io_error(error).is_some_and(|error| !is_tls(error))
 }
 
 /// The system's error behind one of the driver's.
-pub(super) fn io_error(error: &tokio_postgres::Error) -> Option<&io::Error> {
+pub fn io_error(error: &tokio_postgres::Error) -> Option<&io::Error> {
     std::error::Error::source(error)?.downcast_ref()
 }
 
 /// Whether a look-up found that the name does not exist. A temporary failure of the look-up does not count.
-pub(super) fn is_unknown_host(error: &io::Error) -> bool {
+pub fn is_unknown_host(error: &io::Error) -> bool {
     // std has no error kind for it.
     let text = error.to_string();
     text.starts_with("failed to lookup address information") && !text.contains("emporary")
 }
 
 /// A connection that was just made.
-pub(super) struct Connected {
-    pub(super) client: Client,
+pub struct Connected {
+    /// The connection's front.
+    pub client: Client,
     /// The task that sends and receives.
-    pub(super) driver: JoinHandle<()>,
+    pub driver: JoinHandle<()>,
     /// Transactions are read-only by default in this session, for as long as it lasts. Postgres reports it since version 14.
-    pub(super) is_read_only: bool,
+    pub is_read_only: bool,
 }
 
 /// Makes connections on the runtime that it was created on.
-pub(super) struct Connector {
+pub struct Connector {
     hosts: Vec<Config>,
     shuffles: bool,
     tls: MakeRustlsConnect,
@@ -87,7 +104,11 @@ impl std::fmt::Debug for Connector {
 
 impl Connector {
     /// A connector for the hosts of `url`. Each may take up to `timeout`, unless the URL has a limit.
-    pub(super) fn new(url: &ConnectionUrl, timeout: Duration) -> Result<Self, DbError> {
+    ///
+    /// # Errors
+    ///
+    /// [`Failure::Tls`] if the URL names certificates that cannot be read.
+    pub fn new(url: &ConnectionUrl, timeout: Duration) -> Result<Self, Failure> {
         let timeout = url.hosts.first().and_then(Config::get_connect_timeout).copied().unwrap_or(timeout);
         let mut hosts = url.hosts.clone();
         for host in &mut hosts {
@@ -102,23 +123,27 @@ impl Connector {
     }
 
     /// The time for each host.
-    pub(super) fn timeout(&self) -> Duration {
+    pub fn timeout(&self) -> Duration {
         self.timeout
     }
 
     /// The time that all hosts may take together.
-    pub(super) fn patience(&self) -> Duration {
+    pub fn patience(&self) -> Duration {
         self.timeout * self.hosts.len() as u32 + GRACE
     }
 
     /// The runtime of the connections.
-    pub(super) fn runtime(&self) -> &Handle {
+    pub fn runtime(&self) -> &Handle {
         &self.runtime
     }
 
     /// Connects to the first host that accepts. Pending for ever if none answers in time, as the driver has no error for that:
     /// the caller applies the limit of [`Self::patience`].
-    pub(super) async fn connect(&self) -> Result<Connected, tokio_postgres::Error> {
+    ///
+    /// # Errors
+    ///
+    /// That of the last host.
+    pub async fn connect(&self) -> Result<Connected, tokio_postgres::Error> {
         let (mut hosts, tls, timeout) = (self.hosts.clone(), self.tls.clone(), self.timeout);
         if self.shuffles {
             fastrand::shuffle(&mut hosts);
@@ -143,14 +168,18 @@ impl Connector {
         let is_read_only = connection.parameter("default_transaction_read_only") == Some("on");
         let driver = self.runtime.spawn(async move {
             if let Err(error) = connection.await {
-                tracing::debug!(error = super::chain(&error), "a connection to Postgres ended");
+                tracing::debug!(error = crate::chain(&error), "a connection to Postgres ended");
             }
         });
         Ok(Connected { client, driver, is_read_only })
     }
 
     /// As [`Self::connect`], within its time limit.
-    pub(super) async fn connect_in_time(&self) -> Result<Client, DbError> {
+    ///
+    /// # Errors
+    ///
+    /// [`Failure::Connect`].
+    pub async fn connect_in_time(&self) -> Result<Client, Failure> {
         match tokio::time::timeout(self.patience(), self.connect()).await {
             Ok(Ok(connected)) => Ok(connected.client),
             Ok(Err(error)) => Err(self.refused(error)),
@@ -158,11 +187,13 @@ impl Connector {
         }
     }
 
-    pub(super) fn refused(&self, error: tokio_postgres::Error) -> DbError {
-        DbError::Connect { target: Arc::clone(&self.target), source: ConnectError::Refused(error) }
+    /// The failure for an error of [`Self::connect`].
+    pub fn refused(&self, error: tokio_postgres::Error) -> Failure {
+        Failure::Connect { target: Arc::clone(&self.target), source: ConnectError::Refused(error) }
     }
 
-    pub(super) fn timed_out(&self) -> DbError {
-        DbError::Connect { target: Arc::clone(&self.target), source: ConnectError::TimedOut(self.patience()) }
+    /// The failure for an attempt beyond its time.
+    pub fn timed_out(&self) -> Failure {
+        Failure::Connect { target: Arc::clone(&self.target), source: ConnectError::TimedOut(self.patience()) }
     }
 }

@@ -11,13 +11,13 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
-use super::DbError;
-use super::url::{Identity, Roots, TlsOptions, Verification};
+use crate::connect::Failure;
+use crate::url::{Identity, Roots, TlsOptions, Verification};
 
 /// The TLS connector for a URL's parameters.
-pub(super) fn connector(url: &TlsOptions) -> Result<MakeRustlsConnect, DbError> {
+pub(crate) fn connector(url: &TlsOptions) -> Result<MakeRustlsConnect, Failure> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let failed = |error: &dyn std::fmt::Display| DbError::Tls(error.to_string());
+    let failed = |error: &dyn std::fmt::Display| Failure::Tls(error.to_string());
     let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
         .with_protocol_versions(url.versions)
         .map_err(|error| failed(&error))?;
@@ -52,14 +52,14 @@ pub(super) fn connector(url: &TlsOptions) -> Result<MakeRustlsConnect, DbError> 
     Ok(MakeRustlsConnect::new(config))
 }
 
-fn roots(roots: &Roots) -> Result<RootCertStore, DbError> {
+fn roots(roots: &Roots) -> Result<RootCertStore, Failure> {
     let mut store = RootCertStore::empty();
     match roots {
         Roots::System => {
             let found = rustls_native_certs::load_native_certs();
             store.add_parsable_certificates(found.certs);
             if store.is_empty() {
-                return Err(DbError::Tls(
+                return Err(Failure::Tls(
                     "the system has no root certificates; name a file by sslrootcert".into(),
                 ));
             }
@@ -69,20 +69,20 @@ fn roots(roots: &Roots) -> Result<RootCertStore, DbError> {
                 store.add(certificate).map_err(|error| unreadable("sslrootcert", path, &error))?;
             }
             if store.is_empty() {
-                return Err(DbError::Tls(format!("sslrootcert {} holds no certificate", path.display())));
+                return Err(Failure::Tls(format!("sslrootcert {} holds no certificate", path.display())));
             }
         }
     }
     Ok(store)
 }
 
-fn read_pem(path: &Path, parameter: &str) -> Result<Vec<CertificateDer<'static>>, DbError> {
+fn read_pem(path: &Path, parameter: &str) -> Result<Vec<CertificateDer<'static>>, Failure> {
     let read = CertificateDer::pem_file_iter(path).and_then(Iterator::collect);
     read.map_err(|error| unreadable(parameter, path, &error))
 }
 
-fn unreadable(parameter: &str, path: &Path, error: &dyn std::fmt::Display) -> DbError {
-    DbError::Tls(format!("{parameter} {}: {error}", path.display()))
+fn unreadable(parameter: &str, path: &Path, error: &dyn std::fmt::Display) -> Failure {
+    Failure::Tls(format!("{parameter} {}: {error}", path.display()))
 }
 
 /// Libpq's weaker modes: `require` encrypts and verifies nothing, `verify-ca` ignores the host's name.

@@ -16,7 +16,7 @@ use tokio_postgres::config::{ChannelBinding, Host, SslMode, SslNegotiation, Targ
 
 /// The extent to which the server's certificate is verified.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Verification {
+pub(crate) enum Verification {
     /// Encrypted only: `prefer` and `require`, as in libpq.
     None,
     /// Signed by a trusted root: `verify-ca`.
@@ -27,7 +27,7 @@ pub(super) enum Verification {
 
 /// The trusted roots.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Roots {
+pub(crate) enum Roots {
     /// The roots of the operating system.
     System,
     /// The roots in a PEM file.
@@ -36,32 +36,32 @@ pub(super) enum Roots {
 
 /// The service's client certificate, as PEM files.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Identity {
-    pub(super) certificate: PathBuf,
-    pub(super) key: PathBuf,
+pub(crate) struct Identity {
+    pub(crate) certificate: PathBuf,
+    pub(crate) key: PathBuf,
 }
 
 /// The URL's parameters for TLS.
 #[derive(Debug, Clone)]
-pub(super) struct TlsOptions {
-    pub(super) verification: Verification,
-    pub(super) roots: Roots,
-    pub(super) identity: Option<Identity>,
+pub(crate) struct TlsOptions {
+    pub(crate) verification: Verification,
+    pub(crate) roots: Roots,
+    pub(crate) identity: Option<Identity>,
     /// Whether the host's name is sent in the clear (SNI).
-    pub(super) sends_name: bool,
-    pub(super) versions: &'static [&'static SupportedProtocolVersion],
+    pub(crate) sends_name: bool,
+    pub(crate) versions: &'static [&'static SupportedProtocolVersion],
 }
 
 /// A parsed connection URL.
 #[derive(Debug, Clone)]
 pub struct ConnectionUrl {
     /// The hosts, in the order of attempts.
-    pub(super) hosts: Vec<Config>,
+    pub(crate) hosts: Vec<Config>,
     /// Whether the order is random at each attempt.
-    pub(super) shuffles: bool,
+    pub(crate) shuffles: bool,
     /// A pooler stands between that keeps no prepared statements.
     is_pooled: bool,
-    pub(super) tls: TlsOptions,
+    pub(crate) tls: TlsOptions,
 }
 
 /// An error in a connection URL; never quotes a value, as it may hold a password.
@@ -132,7 +132,7 @@ struct Parameters {
 
 impl ConnectionUrl {
     /// Whether statements may be prepared.
-    pub(super) fn prepares(&self) -> bool {
+    pub fn prepares(&self) -> bool {
         !self.is_pooled
     }
 
@@ -172,7 +172,7 @@ impl ConnectionUrl {
     }
 
     /// Hosts, ports and database for messages: no password.
-    pub(super) fn target(&self) -> String {
+    pub(crate) fn target(&self) -> String {
         let address = |config: &Config| {
             let port = config.get_ports().first().copied().unwrap_or(5432);
             match (config.get_hosts().first(), config.get_hostaddrs().first()) {
@@ -342,7 +342,7 @@ impl Parameters {
 
     /// Combines the parameters with the address before them.
     fn build(self, address: &str) -> Result<ConnectionUrl, UrlError> {
-        let base = Config::from_str(address).map_err(|error| UrlError::Invalid(super::chain(&error)))?;
+        let base = Config::from_str(address).map_err(|error| UrlError::Invalid(crate::chain(&error)))?;
         let mut hosts: Vec<Host> =
             if self.hosts.is_empty() { base.get_hosts().to_vec() } else { self.hosts.clone() };
         let ports = if self.ports.is_empty() { base.get_ports() } else { &self.ports };
