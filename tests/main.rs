@@ -67,6 +67,7 @@ mod record_groups;
 mod record_limits;
 mod record_lists;
 mod records;
+mod reference;
 mod routes;
 mod routes_api;
 mod routes_drills;

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use prometheus::core::Collector;
+use prometheus::proto::MetricType;
 use prometheus::{
     CounterVec, Encoder, Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec,
     IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
@@ -109,6 +110,19 @@ pub struct Metrics {
     pub task_restarts: IntCounterVec,
     /// Gauges, read when the metrics are rendered.
     pub gauges: Gauges,
+}
+
+/// A metric, without its values.
+#[derive(Debug, Clone)]
+pub struct MetricDescription {
+    /// Its name.
+    pub name: String,
+    /// `counter`, `gauge` or `histogram`.
+    pub kind: &'static str,
+    /// Its labels.
+    pub labels: Vec<String>,
+    /// Its help.
+    pub help: String,
 }
 
 /// Gauges, set just before they are rendered.
@@ -413,9 +427,10 @@ impl Metrics {
         Ok(Arc::new(metrics))
     }
 
-    fn register(&self) -> prometheus::Result<()> {
+    /// All metrics of the service, those without a value yet too. Those of the process come with them in a registry.
+    fn collectors(&self) -> Vec<Box<dyn Collector>> {
         let gauges = &self.gauges;
-        let all: Vec<Box<dyn Collector>> = vec![
+        let mut all: Vec<Box<dyn Collector>> = vec![
             Box::new(self.requests.clone()),
             Box::new(self.request_seconds.clone()),
             Box::new(self.ack_seconds.clone()),
@@ -479,11 +494,15 @@ impl Metrics {
             Box::new(gauges.acknowledged_lost.clone()),
             Box::new(gauges.task_since_success.clone()),
         ];
-        for collector in all {
-            self.registry.register(collector)?;
-        }
         if let Some(jobs) = crate::offload::counter() {
-            self.registry.register(Box::new(jobs))?;
+            all.push(Box::new(jobs));
+        }
+        all
+    }
+
+    fn register(&self) -> prometheus::Result<()> {
+        for collector in self.collectors() {
+            self.registry.register(collector)?;
         }
         #[cfg(target_os = "linux")]
         self.registry.register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))?;
@@ -601,6 +620,13 @@ impl Metrics {
         }
     }
 
+    /// Every metric of the service, sorted by name, for the reference.
+    pub fn describe(&self) -> Vec<MetricDescription> {
+        let mut all: Vec<_> = self.collectors().iter().flat_map(|collector| describe(&**collector)).collect();
+        all.sort_by(|one, other| one.name.cmp(&other.name));
+        all
+    }
+
     /// Renders all metrics in Prometheus' text format.
     ///
     /// # Errors
@@ -611,6 +637,23 @@ impl Metrics {
         TextEncoder::new().encode(&self.registry.gather(), &mut text)?;
         Ok(text)
     }
+}
+
+/// The metrics of a collector.
+fn describe(collector: &dyn Collector) -> Vec<MetricDescription> {
+    let families = collector.collect().into_iter();
+    let described = families.zip(collector.desc()).map(|(family, desc)| MetricDescription {
+        name: desc.fq_name.clone(),
+        kind: match family.get_field_type() {
+            MetricType::COUNTER => "counter",
+            MetricType::HISTOGRAM => "histogram",
+            MetricType::SUMMARY => "summary",
+            MetricType::GAUGE | MetricType::UNTYPED => "gauge",
+        },
+        labels: desc.variable_labels.clone(),
+        help: desc.help.clone(),
+    });
+    described.collect()
 }
 
 fn counter(name: &str, help: &str) -> prometheus::Result<IntCounter> {

@@ -6,5 +6,5 @@ mod metrics;
 mod throttle;
 
 pub use latency::{Latencies, LatencySample};
-pub use metrics::{Gauges, Metrics};
+pub use metrics::{Gauges, MetricDescription, Metrics};
 pub use throttle::LogThrottle;
