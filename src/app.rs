@@ -29,6 +29,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::auth::users::Users;
 use crate::auth::{Accounts, SecretError, SigningSecret, Verifier, signing_secret};
 use crate::config::{
     AuthMode, Config, ConfigError, Durability, Module, PoolQuotas, PoolUse, StreamsStoreKind, limits,
@@ -38,7 +39,8 @@ use crate::db::private::PrivateCluster;
 use crate::db::{self, ConnectionUrl, Database, FailingStatements, MigrationError, PartitionManager};
 use crate::files::{Files, FilesSettings};
 use crate::http::{
-    self, AppState, BoundServer, ModuleServices, RunningServer, Services, StreamsApi, StressServices,
+    self, AppState, BoundServer, ModuleServices, RecordPasswords, RunningServer, Services, StreamsApi,
+    StressServices,
 };
 use crate::imports::{Imports, ImportsSettings, Limits};
 use crate::ingest::journal::disk::{self, DiskSettings, OpenedJournal};
@@ -48,7 +50,7 @@ use crate::observe::Metrics;
 use crate::outbound::jwks;
 use crate::realtime::{ChangeRetention, FeedReader, Hub, Realtime, WatchCheck};
 use crate::records::large::LargePayloads;
-use crate::records::typed::TypedRecords;
+use crate::records::typed::{AccountSettings, TypedRecords};
 use crate::records::{Records, RecordsSettings};
 use crate::routes::Routes;
 use crate::streams::memory::MemoryStore;
@@ -225,7 +227,8 @@ async fn start(
         let sender: Arc<dyn WebhookSender> = Arc::new(sender);
         (sender, webhooks::urls(config, address))
     });
-    let starting = Starting { config, database: &database, quotas, state, routes: &routes, webhooks };
+    let users = &accounts.users;
+    let starting = Starting { config, database: &database, quotas, state, routes: &routes, users, webhooks };
     let (realtime, modules) = starting.modules(&operations);
     state.serve(Services {
         ingest: pipeline.ingest().clone(),
@@ -247,6 +250,7 @@ struct Starting<'a> {
     quotas: PoolQuotas,
     state: &'a AppState,
     routes: &'a Routes,
+    users: &'a Users,
     /// What subscriptions to streams need for webhooks; `None`: streams are off.
     webhooks: Option<(Arc<dyn WebhookSender>, PublicUrls)>,
 }
@@ -286,9 +290,23 @@ impl Starting<'_> {
         let typed =
             on(Module::PocketBase).zip(records.as_ref()).zip(of_records.as_ref().zip(realtime.as_ref()));
         let typed = typed.map(|((starting, records), (queries, realtime))| {
-            TypedRecords::start(records, queries, realtime, &starting.state.supervisor)
+            TypedRecords::start(
+                records,
+                queries,
+                realtime,
+                starting.account_settings(),
+                &starting.state.supervisor,
+            )
         });
         (realtime, ModuleServices { records, conversations, files, imports, typed, stress })
+    }
+
+    /// What accounts of typed collections take from the service.
+    fn account_settings(&self) -> AccountSettings {
+        AccountSettings {
+            hasher: Arc::new(RecordPasswords(self.users.clone())),
+            users_are_open: self.config.auth_mode() == AuthMode::Open,
+        }
     }
 
     /// A use of the pool, within its quota.

@@ -1,1 +1,2 @@
-select id from {schema}.collections where name = $1
+-- The number of a collection, and whether only typed collections' own face serves it.
+select id, private from {schema}.collections where name = $1

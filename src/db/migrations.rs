@@ -49,6 +49,7 @@ const MIGRATIONS: &[(&str, &str)] = &[
     ("V23__typed_collections", include_str!("../../sql/migrations/V23__typed_collections.sql")),
     ("V24__stream_compaction", include_str!("../../sql/migrations/V24__stream_compaction.sql")),
     ("V25__stream_sql", include_str!("../../sql/migrations/V25__stream_sql.sql")),
+    ("V26__private_collections", include_str!("../../sql/migrations/V26__private_collections.sql")),
 ];
 
 /// Names of tables that are created later: one a day, and one a collection.

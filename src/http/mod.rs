@@ -66,6 +66,7 @@ use edge::quota::RateBudgets;
 pub use edge::routes::{Access, Route};
 use edge::routes::{RouteTable, Routes};
 use faults::Faults;
+pub use pocketbase::RecordPasswords;
 use server::ConnectionHandle;
 pub use streams::StreamsApi;
 use stress::StressApi;

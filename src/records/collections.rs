@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use parking_lot::RwLock;
 
-use super::store::RecordStore;
+use super::store::{FoundCollection, RecordStore};
 use super::{Name, RecordsError};
 use crate::db::{Database, Shard, sql};
 use crate::realtime::change::{Action, with_feed_row};
@@ -14,7 +14,8 @@ use crate::realtime::change::{Action, with_feed_row};
 #[derive(Debug)]
 pub(super) struct Collection {
     pub(super) id: i32,
-    pub(super) name: Name,
+    /// The topic of its changes in the feed.
+    pub(super) topic: String,
     pub(super) create: String,
     pub(super) read: String,
     pub(super) lock: String,
@@ -31,7 +32,13 @@ impl Shard for Collection {
 }
 
 impl Collection {
+    /// The statements of a collection that every face serves.
     pub(super) fn new(database: &Database, id: i32, name: &Name) -> Self {
+        Self::with_topic(database, id, name.as_str().to_owned())
+    }
+
+    /// The same with another topic.
+    pub(super) fn with_topic(database: &Database, id: i32, topic: String) -> Self {
         let of_table = |text: &str| database.sql(text).replace("{table}", &table(database, id));
         let fed = |text: &str, action| of_table(&with_feed_row(text, action, ""));
         // Without its comment, which would hide the text behind it.
@@ -39,7 +46,7 @@ impl Collection {
         let expect: String = expect.filter(|line| !line.starts_with("--")).collect::<Vec<_>>().join("\n");
         Self {
             id,
-            name: name.clone(),
+            topic,
             create: of_table(&with_feed_row(sql!("records/create.sql"), Action::Create, &expect)),
             read: of_table(&sql!("records/read.sql").replace("{now}", sql!("realtime/now.sql"))),
             lock: of_table(sql!("records/lock.sql")),
@@ -76,7 +83,8 @@ impl Collections {
             return Ok(Arc::clone(known));
         }
         match self.store.find_collection(name).await? {
-            Some(id) => Ok(self.remember(name, id)),
+            Some(FoundCollection { is_private: true, .. }) => Err(RecordsError::PrivateCollection),
+            Some(FoundCollection { id, .. }) => Ok(self.remember(name, id)),
             None => Err(RecordsError::UnknownCollection),
         }
     }
@@ -85,8 +93,11 @@ impl Collections {
     pub(super) async fn find_or_create(&self, name: &Name) -> Result<Arc<Collection>, RecordsError> {
         match self.find(name).await {
             Err(RecordsError::UnknownCollection) => {
-                let id = self.store.create_collection(name, self.max).await?;
-                Ok(self.remember(name, id.ok_or(RecordsError::TooManyCollections(self.max))?))
+                let made = self.store.create_collection(name, self.max).await?;
+                match made.ok_or(RecordsError::TooManyCollections(self.max))? {
+                    FoundCollection { is_private: true, .. } => Err(RecordsError::PrivateCollection),
+                    FoundCollection { id, .. } => Ok(self.remember(name, id)),
+                }
             }
             found => found,
         }

@@ -30,7 +30,8 @@ use std::sync::Arc;
 pub use data::{Data, Draft};
 pub use expr::typed::{Catalog, ResolveError, Seen, TypedCollection, TypedExpression, TypedSort};
 pub use expr::{
-    Expression, ExpressionError, ExpressionMatcher, Made, RequestAuth, RequestValues, Subject, TooMuchWork,
+    AuthValues, Expression, ExpressionError, ExpressionMatcher, Made, RequestAuth, RequestValues, Subject,
+    TooMuchWork,
 };
 pub use filter::Filter;
 pub use list::{Fields, ListQuery};
@@ -48,6 +49,9 @@ pub enum RecordsError {
     /// There is no such collection.
     #[error("there is no such collection")]
     UnknownCollection,
+    /// The collection has accounts or hidden fields, and is served by its own face only.
+    #[error("the collection has accounts or hidden fields: only /api/collections serves it")]
+    PrivateCollection,
     /// `MAX_COLLECTIONS` is reached.
     #[error("there are {0} collections already")]
     TooManyCollections(i64),

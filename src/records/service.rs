@@ -177,7 +177,7 @@ impl Records {
     /// Creates a record of a typed collection. Returns after the commit.
     pub(super) async fn insert(
         &self,
-        name: &Name,
+        collection: &Arc<Collection>,
         id: RecordId,
         is_chosen: bool,
         data: Data,
@@ -185,14 +185,22 @@ impl Records {
         self.fits(&data)?;
         let bytes = data.size().max(data.as_bytes().len()).min(self.settings().queue_bytes);
         let creation = Creation { id, is_chosen, data };
-        self.on(name, false, |collection| self.inner.creations.execute(collection, creation.clone(), bytes))
-            .await
+        gone(self.inner.creations.execute(Arc::clone(collection), creation, bytes).await)
+    }
+
+    /// Looks a record of a typed collection up.
+    pub(super) async fn look_up(
+        &self,
+        collection: &Arc<Collection>,
+        id: RecordId,
+    ) -> Result<Record, RecordsError> {
+        gone(self.inner.lookups.execute(Arc::clone(collection), id, 0).await).map(|(record, _)| record)
     }
 
     /// Changes a record as `decide` says while it is locked; returns the new record, or the deleted one.
     pub(super) async fn change_with(
         &self,
-        name: &Name,
+        collection: &Arc<Collection>,
         id: RecordId,
         decide: impl Fn(&Record) -> Result<Outcome, RecordsError>,
     ) -> Result<Record, RecordsError> {
@@ -203,15 +211,12 @@ impl Records {
             }
             Ok(outcome)
         };
-        let change = |collection: Arc<Collection>| async move {
-            self.inner.store.change(&collection, id, decide).await
-        };
-        let changed = self.on(name, false, change).await?;
+        let changed = gone(self.inner.store.change(collection, id, decide).await)?;
         self.wake();
         Ok(changed)
     }
 
-    /// Forgets collections that have another number now, or none.
+    /// Forgets collections that have another number now, or none, or that other faces do not serve any more.
     pub(super) fn keep_collections(&self, numbers: &HashMap<Name, i32>) {
         self.inner.collections.keep(numbers);
     }
@@ -293,6 +298,11 @@ impl Records {
         }
         second
     }
+}
+
+/// The outcome of a statement for a collection that may have been deleted meanwhile.
+fn gone<T>(outcome: Result<T, RecordsError>) -> Result<T, RecordsError> {
+    if is_table_missing(&outcome) { Err(RecordsError::UnknownCollection) } else { outcome }
 }
 
 fn is_table_missing<T>(outcome: &Result<T, RecordsError>) -> bool {

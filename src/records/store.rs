@@ -27,6 +27,19 @@ pub(super) struct RecordStore {
     timeout: Duration,
 }
 
+/// A collection, found by its name.
+pub(super) struct FoundCollection {
+    pub(super) id: i32,
+    /// Whether only its own face serves it.
+    pub(super) is_private: bool,
+}
+
+impl FoundCollection {
+    fn read(row: &Row) -> Result<Self, DbError> {
+        Ok(Self { id: row.try_get(0)?, is_private: row.try_get(1)? })
+    }
+}
+
 /// A record that is to be created.
 pub(super) struct NewRecord<'a> {
     pub(super) id: RecordId,
@@ -67,11 +80,11 @@ impl RecordStore {
         &self.database
     }
 
-    /// The number of a collection.
-    pub(super) async fn find_collection(&self, name: &Name) -> Result<Option<i32>, DbError> {
+    /// The collection of a name.
+    pub(super) async fn find_collection(&self, name: &Name) -> Result<Option<FoundCollection>, DbError> {
         let find = sql!(self.database, "records/find_collection.sql");
         let rows = self.query(find, &[(&name.as_str(), Type::TEXT)]).await?;
-        rows.first().map(|row| Ok(row.try_get(0)?)).transpose()
+        rows.first().map(FoundCollection::read).transpose()
     }
 
     /// All collections, by name.
@@ -82,7 +95,11 @@ impl RecordStore {
     }
 
     /// Creates a collection, unless it exists by now. `None`: there are `max` already.
-    pub(super) async fn create_collection(&self, name: &Name, max: i64) -> Result<Option<i32>, DbError> {
+    pub(super) async fn create_collection(
+        &self,
+        name: &Name,
+        max: i64,
+    ) -> Result<Option<FoundCollection>, DbError> {
         let mut connection = self.database.get().await?;
         let made = in_time(self.timeout, async {
             let transaction = self.begin(&mut connection).await?;
@@ -93,7 +110,7 @@ impl RecordStore {
             if let Some(row) =
                 transaction.query_typed(find, std::slice::from_ref(&name_parameter)).await?.first()
             {
-                return Ok(Some(row.try_get(0)?));
+                return Ok(Some(FoundCollection::read(row)?));
             }
             let add = sql!(self.database, "records/add_collection.sql");
             let added = transaction.query_typed(add, &[name_parameter, (&max, Type::INT8)]).await?;
@@ -111,7 +128,7 @@ impl RecordStore {
             transaction.batch_execute(&make).await?;
             transaction.commit().await?;
             tracing::info!(collection = name.as_str(), table = format!("records_{id}"), "collection created");
-            Ok(Some(id))
+            Ok(Some(FoundCollection { id, is_private: false }))
         })
         .await;
         connection.release(made)
@@ -127,7 +144,7 @@ impl RecordStore {
         let data: Vec<JsonText<'_>> = new.iter().map(|new| JsonText(new.data)).collect();
         let now = SystemTime::from(Millis::now());
         let parameters: [Typed<'_>; 4] = [
-            (&collection.name.as_str(), Type::TEXT),
+            (&collection.topic.as_str(), Type::TEXT),
             (&ids, Type::TEXT_ARRAY),
             (&now, Type::TIMESTAMPTZ),
             (&data, Type::JSONB_ARRAY),
@@ -236,7 +253,7 @@ impl RecordStore {
                 }
             };
             let now = SystemTime::from(Millis::now());
-            let (topic, id) = (collection.name.as_str(), id.as_str());
+            let (topic, id) = (collection.topic.as_str(), id.as_str());
             let mut parameters: Vec<Typed<'_>> =
                 vec![(&topic, Type::TEXT), (&id, Type::TEXT), (&now, Type::TIMESTAMPTZ)];
             let rows = match &outcome {

@@ -185,6 +185,25 @@ impl Users {
         user.filter(|_| is_right).ok_or(AuthError::WrongPassword)
     }
 
+    /// The hash of a password of another kind of account, within the limits of this work.
+    ///
+    /// # Errors
+    ///
+    /// [`AuthError::Overloaded`], [`AuthError::Failed`].
+    pub async fn hash(&self, password: Secret) -> Result<String, AuthError> {
+        self.passwords.hash(Secret::new(name::composed(password.reveal()))).await
+    }
+
+    /// Whether a password of another kind of account matches its hash. Without a hash it does not, after the same time.
+    ///
+    /// # Errors
+    ///
+    /// As of [`Self::hash`].
+    pub async fn is_right(&self, password: Secret, hash: Option<String>) -> Result<bool, AuthError> {
+        let composed = Secret::new(name::composed(password.reveal()));
+        self.passwords.is_right(vec![composed], hash).await
+    }
+
     /// A user.
     ///
     /// # Errors

@@ -112,7 +112,7 @@ pub(in crate::http) async fn of_raw_token(
 }
 
 /// The token of a route of [`Access::Rules`].
-fn raw_token<'a>(state: &AppState, headers: &'a HeaderMap) -> Option<Cow<'a, str>> {
+pub(in crate::http) fn raw_token<'a>(state: &AppState, headers: &'a HeaderMap) -> Option<Cow<'a, str>> {
     let raw = headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok()).map(str::trim);
     match raw.filter(|raw| !raw.is_empty() && !raw.contains([' ', '\t'])) {
         Some(raw) => Some(raw.into()),

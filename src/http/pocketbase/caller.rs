@@ -1,4 +1,4 @@
-//! The sender of a request: a superuser, or a guest of the rules.
+//! The sender of a request: a superuser, a record that signed in, or a guest of the rules.
 
 use std::net::IpAddr;
 
@@ -6,54 +6,165 @@ use hyper::http::request::Parts;
 use hyper::{HeaderMap, Method};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
+use sha2::{Digest, Sha256};
 
 use super::Query;
-use super::error::Refusal;
-use crate::auth::{Credential, Decision, Scope};
+use super::error::{Operation, Refusal};
+use super::tokens;
+use crate::auth::{Credential, Decision, RecordClaims, RecordTokenKind, Scope};
 use crate::http::AppState;
 use crate::http::edge::authorize;
 use crate::http::edge::client::ClientAddress;
 use crate::records::RequestValues;
-use crate::records::typed::{Caller, CollectionHandle};
+use crate::records::typed::{AuthRecord, Caller, CollectionHandle};
 
-/// Whether a request's token is that of a superuser: of a caller with the permission `admin`. An invalid token counts as none.
-async fn is_superuser(state: &AppState, head: &Parts) -> Result<(bool, bool), Refusal> {
-    let Some(client) = head.extensions.get::<ClientAddress>() else { return Ok((false, false)) };
-    let principal = authorize::of_raw_token(state, &head.headers, client.peer).await?;
-    // An open service makes nobody a superuser: rules are the access here.
-    Ok((principal.may(Scope::Admin, false) == Decision::Allowed, principal.is_known()))
+/// The sender of a request, by its token. An invalid token counts as none.
+#[derive(Debug)]
+pub(super) enum Sender {
+    /// Without a token of this API.
+    Guest,
+    /// A caller of the service without the permission `admin`.
+    Other,
+    /// A caller of the service with the permission `admin`.
+    Admin,
+    /// A record that signed in, and the claims of its token.
+    Record(Box<(AuthRecord, RecordClaims)>),
+}
+
+impl Sender {
+    /// The sender of a request.
+    pub(super) async fn of(state: &AppState, head: &Parts) -> Result<Self, Refusal> {
+        let Some(client) = head.extensions.get::<ClientAddress>() else { return Ok(Self::Guest) };
+        if let Some(token) = authorize::raw_token(state, &head.headers)
+            && RecordClaims::read(&token).is_some()
+        {
+            let typed = state.services()?.typed()?;
+            let verified = tokens::verify(typed, &token, RecordTokenKind::Auth).await?;
+            return Ok(verified.map_or(Self::Guest, |verified| Self::Record(Box::new(verified))));
+        }
+        let principal = authorize::of_raw_token(state, &head.headers, client.peer).await?;
+        // An open service makes nobody a superuser: rules are the access here.
+        Ok(match principal.may(Scope::Admin, false) {
+            Decision::Allowed => Self::Admin,
+            _ if principal.is_known() => Self::Other,
+            _ => Self::Guest,
+        })
+    }
+
+    /// Whether no rule limits it.
+    pub(super) fn is_superuser(&self) -> bool {
+        match self {
+            Self::Guest | Self::Other => false,
+            Self::Admin => true,
+            Self::Record(verified) => verified.0.is_superuser(),
+        }
+    }
+
+    /// The record that signed in.
+    pub(super) fn record(&self) -> Option<&AuthRecord> {
+        match self {
+            Self::Record(verified) => Some(&verified.0),
+            _ => None,
+        }
+    }
 }
 
 /// Refuses all others than superusers.
 pub(super) async fn require_superuser(state: &AppState, head: &Parts) -> Result<(), Refusal> {
-    match is_superuser(state, head).await? {
-        (true, _) => Ok(()),
-        (false, true) => Err(Refusal::not_a_superuser()),
-        (false, false) => Err(Refusal::token_needed()),
+    match Sender::of(state, head).await? {
+        sender if sender.is_superuser() => Ok(()),
+        Sender::Guest => Err(Refusal::token_needed()),
+        _ => Err(Refusal::not_a_superuser()),
     }
 }
 
-/// The caller of a stream. A superuser is known by what their token says, which is no secret and is checked again; all others are guests.
+/// The record that a request's token is of; 401 without one.
+pub(super) async fn require_record(
+    state: &AppState,
+    head: &Parts,
+) -> Result<(AuthRecord, RecordClaims), Refusal> {
+    match Sender::of(state, head).await? {
+        Sender::Record(verified) => Ok(*verified),
+        _ => Err(Refusal::token_needed()),
+    }
+}
+
+/// The caller of a stream, by what is no secret, and is checked again while the stream lasts.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub(super) struct Shown(Option<Value>);
+pub(super) enum Shown {
+    #[default]
+    Guest,
+    /// What the token of an administrator says.
+    Key(Option<Value>),
+    Record(ShownRecord),
+}
+
+/// A record that signed in.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(super) struct ShownRecord {
+    /// The id of its collection.
+    pub(super) collection: String,
+    pub(super) id: String,
+    /// Of its token key: another password or email makes another one.
+    key: String,
+    /// Of the secret of its collection's tokens.
+    secret: String,
+}
+
+impl ShownRecord {
+    pub(super) fn of(record: &AuthRecord) -> Self {
+        let secret = record.collection().auth().map_or("", |auth| auth.auth_token.secret.as_str());
+        Self {
+            collection: record.collection().definition().id.clone(),
+            id: record.id().to_owned(),
+            key: fingerprint(record.token_key()),
+            secret: fingerprint(secret),
+        }
+    }
+}
+
+/// Of a secret of much more than 128 random bits, which it does not reveal.
+fn fingerprint(secret: &str) -> String {
+    let hash = Sha256::digest(secret.as_bytes());
+    hash.iter().take(16).map(|byte| format!("{byte:02x}")).collect()
+}
 
 impl Shown {
-    pub(super) fn is_superuser(&self) -> bool {
-        self.0.is_some()
+    /// Whether the stream of this caller may become that of another one: a guest's may.
+    pub(super) fn may_become(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Guest, _) => true,
+            (Self::Record(own), Self::Record(other)) => {
+                (&own.collection, &own.id) == (&other.collection, &other.id)
+            }
+            (own, other) => own == other,
+        }
     }
 }
 
 /// The caller of a request to a stream.
 pub(super) async fn shown(state: &AppState, head: &Parts) -> Result<Shown, Refusal> {
-    match is_superuser(state, head).await? {
-        (false, _) => Ok(Shown::default()),
-        (true, _) => Ok(Shown(authorize::raw_credential(state, &head.headers)?.to_json())),
+    match Sender::of(state, head).await? {
+        Sender::Guest | Sender::Other => Ok(Shown::default()),
+        Sender::Admin => Ok(Shown::Key(authorize::raw_credential(state, &head.headers)?.to_json())),
+        Sender::Record(verified) => Ok(Shown::Record(ShownRecord::of(&verified.0))),
     }
 }
 
-/// Whether the token of a superuser is still valid. If that cannot be decided now, it is.
+/// The record that a stream's caller signed in as. `None`: it is gone, or its tokens are void. If that cannot be decided now, it is an error.
+pub(super) async fn record_again(
+    state: &AppState,
+    shown: &ShownRecord,
+) -> Result<Option<AuthRecord>, Refusal> {
+    let record = state.services()?.typed()?.auth_record(&shown.collection, &shown.id).await;
+    let record = record.map_err(|error| Operation::Read.refuses(error))?;
+    Ok(record.filter(|record| ShownRecord::of(record) == *shown))
+}
+
+/// Whether the token of an administrator is still valid. If that cannot be decided now, it is.
 pub(super) async fn is_still_superuser(state: &AppState, shown: &Shown, peer: IpAddr) -> bool {
-    let Some(credential) = shown.0.clone().and_then(Credential::from_json) else { return false };
+    let Shown::Key(Some(shown)) = shown else { return false };
+    let Some(credential) = Credential::from_json(shown.clone()) else { return false };
     match authorize::principal_again(state, &credential, &HeaderMap::new(), peer).await {
         Ok(principal) => principal.may(Scope::Admin, false) == Decision::Allowed,
         Err(refusal) => !refusal.is_denial(),
@@ -68,19 +179,34 @@ pub(super) async fn caller(
     collection: &CollectionHandle,
     body: Option<&Map<String, Value>>,
 ) -> Result<Caller, Refusal> {
-    let (is_superuser, _) = is_superuser(state, head).await?;
+    let sender = Sender::of(state, head).await?;
+    let is_superuser = sender.is_superuser();
     let mut caller = Caller { is_superuser, request: RequestValues::default() };
     if is_superuser || collection.reads_request() {
-        caller.request = RequestValues {
-            context: "default",
-            method: if head.method == Method::HEAD { "GET".into() } else { head.method.as_str().into() },
-            query: query.members(),
-            headers: headers(head),
-            body: body.cloned().unwrap_or_default(),
-            before: None,
-        };
+        caller.request = request_values("default", head, query, body);
     }
-    Ok(caller)
+    Ok(match sender.record() {
+        None => caller,
+        Some(record) => record.caller(caller),
+    })
+}
+
+/// What rules read of a request, but for its sender.
+pub(super) fn request_values(
+    context: &'static str,
+    head: &Parts,
+    query: &Query,
+    body: Option<&Map<String, Value>>,
+) -> RequestValues {
+    RequestValues {
+        context,
+        method: if head.method == Method::HEAD { "GET".into() } else { head.method.as_str().into() },
+        query: query.members(),
+        headers: headers(head),
+        body: body.cloned().unwrap_or_default(),
+        before: None,
+        auth: None,
+    }
 }
 
 /// Headers in snake_case.

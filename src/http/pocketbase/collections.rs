@@ -5,7 +5,7 @@ use std::sync::Arc;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, Request, State};
 use axum::response::Response;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::caller::require_superuser;
 use super::error::{Operation, Refusal};
@@ -222,6 +222,6 @@ pub(super) async fn scaffolds(
     let services = state.services()?;
     let (head, _) = request.into_parts();
     require_superuser(&state, &head).await?;
-    let base = crate::records::typed::scaffold();
-    answer(services, &json!({"base": base}))
+    let scaffolds = crate::records::typed::scaffolds().map_err(|error| Operation::Read.refuses(error))?;
+    answer(services, &scaffolds)
 }

@@ -117,6 +117,9 @@ impl Operation {
                     .into())
             }
             TypedError::Needed(_) => bad(self.failed().into()),
+            TypedError::LastSuperuser => bad("You can't delete the only existing superuser.".into()),
+            TypedError::System => bad(self.failed().into()),
+            TypedError::Failed => Refusal::internal(),
             TypedError::Blocked(message) => bad(sentence(&message).into()),
             TypedError::Records(RecordsError::UnknownCollection) => Refusal::not_found(),
             TypedError::Records(error) => ApiError::from(error).into(),

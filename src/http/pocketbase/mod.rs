@@ -7,10 +7,13 @@ mod body;
 mod caller;
 mod collections;
 mod error;
+mod passwords;
 mod realtime;
 mod records;
+mod tokens;
 
 pub(super) use error::{RefusalResponse, refused, speaks};
+pub use passwords::RecordPasswords;
 
 use axum::body::Body;
 use axum::response::Response;

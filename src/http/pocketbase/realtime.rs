@@ -33,7 +33,9 @@ use crate::realtime::clients::{ClientConnection, ClientId, ClientRequest, OpenEr
 use crate::realtime::{Action, Change, Next, Subscription};
 use crate::records::RequestValues;
 use crate::records::schema::{Projection, Violation, Violations};
-use crate::records::typed::{Caller, ChangedRecord, CollectionHandle, Expand, TypedError, TypedRecords};
+use crate::records::typed::{
+    AuthRecord, Caller, ChangedRecord, CollectionHandle, Expand, TypedError, TypedRecords,
+};
 
 /// The most topics of a client, and the longest one, in characters.
 const MAX_TOPICS: usize = 1_000;
@@ -207,7 +209,7 @@ struct Topic {
     text: String,
     /// The id of the collection.
     collection: String,
-    /// The topic of the feed: the collection's name.
+    /// The topic of the feed.
     feed: String,
     /// `None`: all records.
     record: Option<String>,
@@ -259,11 +261,12 @@ impl Topic {
             headers: texts(options.headers, true),
             body: Map::new(),
             before: None,
+            auth: None,
         };
         let option = |name: &str| request.query.get(name).and_then(Value::as_str).unwrap_or_default();
         let (filter, expand) = (option("filter").to_owned(), Expand::parse(option("expand")));
         let fields = Projection::parse(option("fields")).flatten();
-        let (collection, feed) = (found.definition().id.clone(), found.name().as_str().to_owned());
+        let (collection, feed) = (found.definition().id.clone(), found.topic().to_owned());
         Some(Self { collection, feed, record, filter, expand, fields, request, text })
     }
 
@@ -299,7 +302,8 @@ impl Source {
         let Ok(message) = serde_json::from_slice::<Message>(&request.body) else {
             return answer(request, Reply::Failed);
         };
-        if self.shown.is_superuser() && self.shown != message.shown {
+        self.settle().await;
+        if !self.shown.may_become(&message.shown) {
             return answer(request, Reply::OtherCaller);
         }
         let mut topics = Vec::with_capacity(message.topics.len());
@@ -329,9 +333,9 @@ impl Source {
         self.topics.retain(|topic| !feed.contains(&topic.feed));
     }
 
-    /// A superuser whose token has ended is a guest.
+    /// An administrator whose token has ended is a guest.
     async fn check(&mut self) {
-        if self.shown.is_superuser() && self.checked.elapsed() >= CHECK {
+        if matches!(self.shown, Shown::Key(_)) && self.checked.elapsed() >= CHECK {
             self.checked = Instant::now();
             if !caller::is_still_superuser(&self.state, &self.shown, self.connection.peer()).await {
                 self.shown = Shown::default();
@@ -339,17 +343,40 @@ impl Source {
         }
     }
 
+    /// The record of the caller as it is now. One that is gone, or whose tokens are void, leaves a guest.
+    async fn settle(&mut self) -> Option<AuthRecord> {
+        let Shown::Record(shown) = &self.shown else { return None };
+        match caller::record_again(&self.state, shown).await {
+            Ok(Some(record)) => Some(record),
+            Ok(None) => {
+                self.shown = Shown::default();
+                None
+            }
+            // Without an answer it sees what guests see, this time.
+            Err(_) => None,
+        }
+    }
+
     /// Writes the events of a change.
-    async fn write_change(&self, out: &mut BytesMut, change: &Change) {
+    async fn write_change(&mut self, out: &mut BytesMut, change: &Change) {
         let action = match change.action {
             Action::Create | Action::Update | Action::Delete => change.action.name(),
             _ => return,
         };
+        if !self.topics.iter().any(|topic| topic.matches(change)) {
+            return;
+        }
+        let record_of_caller = self.settle().await;
         for topic in self.topics.iter().filter(|topic| topic.matches(change)) {
             let Ok(Some(collection)) = self.typed.collection(&topic.collection).await else { continue };
             let form = change.parsed(|| ChangedRecord::read(&collection, change));
             let Ok(record) = form else { continue };
-            let caller = Caller { is_superuser: self.shown.is_superuser(), request: topic.request.clone() };
+            let is_superuser = matches!(self.shown, Shown::Key(_));
+            let caller = Caller { is_superuser, request: topic.request.clone() };
+            let caller = match &record_of_caller {
+                Some(own) => own.caller(caller),
+                None => caller,
+            };
             let is_single = topic.record.is_some();
             match self.typed.sees(&collection, &caller, is_single, &topic.filter, &record).await {
                 Ok(true) => {}
@@ -377,8 +404,10 @@ impl Source {
         record: &ChangedRecord,
         action: &str,
     ) -> Bytes {
-        if topic.expand.is_empty() && topic.fields.is_none() {
-            return record.event(action);
+        let is_shared =
+            caller.is_superuser || caller.request.auth.is_none() || !record.has_viewers(collection);
+        if topic.expand.is_empty() && topic.fields.is_none() && is_shared {
+            return record.event(action, caller.is_superuser);
         }
         let shown = self.typed.shown(collection, caller, vec![record.members().clone()], &topic.expand).await;
         let shown = shown.ok().and_then(|mut shown| shown.pop()).unwrap_or_default();

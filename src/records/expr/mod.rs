@@ -40,7 +40,7 @@ mod value;
 
 pub use evaluate::{Made, Subject, TooMuchWork};
 pub use matcher::ExpressionMatcher;
-pub use request::RequestValues;
+pub use request::{AuthValues, RequestValues};
 
 use date::DateMacro;
 use like::Like;

@@ -25,6 +25,8 @@ const OPERATORS: [(&str, Operator); 8] = [
 const SHOWN: usize = 40;
 /// The first part of a path into another collection; its name and its alias follow.
 pub(super) const COLLECTION: &str = "@collection";
+/// The root of paths of the caller's own record; the ids of its collection and of the record follow.
+pub(super) const AUTH: &str = "@request.auth";
 
 pub(super) fn parse(text: &str, names: Names<'_>) -> Result<Node, ExpressionError> {
     let mut parser = Parser { text, at: 0, depth: 0, comparisons: 0, names };

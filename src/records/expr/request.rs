@@ -1,9 +1,48 @@
 //! `@request.*` in the rules and filters of typed collections: the values of one request.
 
+use std::sync::Arc;
+
 use serde_json::{Map, Value as Json};
 
-use super::Operand;
+use super::parser::AUTH;
 use super::value::Value;
+use super::{Modifier, Operand};
+use crate::records::expression::Field as FieldName;
+
+/// The record that a caller signed in as.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct AuthValues {
+    /// The id of its collection.
+    pub collection: String,
+    /// The id of the record.
+    pub id: String,
+    /// Its members, with `collectionId` and `collectionName`, without secrets.
+    pub members: Map<String, Json>,
+}
+
+impl AuthValues {
+    /// Whether it is a record of a collection.
+    pub fn is(&self, collection: &str, id: &str) -> bool {
+        self.collection == collection && self.id == id
+    }
+
+    /// The operand of a member: a value, or a path to related records.
+    fn operand(&self, path: &str, modifier: Option<Modifier>) -> Option<Operand> {
+        let names: Vec<&str> = path.split('.').collect();
+        let (first, rest) = names.split_first()?;
+        let leads_on = match self.members.get(*first) {
+            Some(Json::Object(_)) | None => first.contains("_via_"),
+            Some(Json::Array(_)) => rest.first().is_some_and(|name| name.parse::<usize>().is_err()),
+            Some(_) => !rest.is_empty(),
+        };
+        if !leads_on && modifier != Some(Modifier::Each) {
+            return None;
+        }
+        let mut parts = vec![AUTH.to_owned(), self.collection.clone(), self.id.clone()];
+        parts.extend(names.into_iter().map(str::to_owned));
+        Some(Operand::Field(FieldName::Path(parts), modifier))
+    }
+}
 
 /// The values of a request, for its rules and filters. Unknown names are null.
 #[derive(Debug, Clone, Default)]
@@ -20,6 +59,8 @@ pub struct RequestValues {
     pub body: Map<String, Json>,
     /// The stored record that the request changes, for `:changed`.
     pub before: Option<Map<String, Json>>,
+    /// The caller's own record; `None`: a guest's request.
+    pub auth: Option<Arc<AuthValues>>,
 }
 
 impl RequestValues {
@@ -30,6 +71,22 @@ impl RequestValues {
             Some((name, modifier)) => (name, Some(modifier)),
         };
         let (root, path) = name.split_once('.').unwrap_or((name, ""));
+        let modifier_of_field = match modifier {
+            None => Some(None),
+            Some("each") => Some(Some(Modifier::Each)),
+            Some("length") => Some(Some(Modifier::Length)),
+            Some("lower") => Some(Some(Modifier::Lower)),
+            Some(_) => None,
+        };
+        let auth = self.auth.as_ref().filter(|_| root == "auth");
+        if let Some((auth, modifier)) = auth.zip(modifier_of_field)
+            && let Some(operand) = auth.operand(path, modifier)
+        {
+            return Some(operand);
+        }
+        if root == "auth" && modifier == Some("each") {
+            return Some(Operand::Literal(Value::Null));
+        }
         let members = match root {
             "query" => Some(&self.query),
             "headers" => Some(&self.headers),
@@ -40,8 +97,7 @@ impl RequestValues {
             ("context", _) => Json::from(self.context),
             ("method", _) => Json::from(self.method.as_str()),
             (_, Some(members)) => at(members, path),
-            // Nobody is signed in.
-            _ => Json::Null,
+            _ => auth.map_or(Json::Null, |auth| at(&auth.members, path)),
         };
         let is_set = || members.is_some_and(|members| members.contains_key(path));
         match modifier {
@@ -122,6 +178,7 @@ mod tests {
                 json!({"n": 1.5, "t": "Text", "l": ["a", "b"], "o": {"p": [7]}, "none": null, "nul": "a\0"}),
             ),
             before: Some(members(json!({"n": 1.5, "t": "text"}))),
+            auth: None,
         };
         let text = |text: &'static str| Operand::Literal(Value::Text(text.into()));
         let number = |text: &'static str| Operand::Literal(Value::Number(text.into()));

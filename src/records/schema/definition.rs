@@ -5,13 +5,14 @@ use std::collections::{BTreeMap, HashMap};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 
+use super::auth::{self, AuthOptions};
 use super::field::{Field, ID, Kind};
 use super::index::Index;
 use super::violation::{Violation, Violations};
 use crate::records::Name;
 
-/// The only type so far.
-const BASE: &str = "base";
+/// The id of the collection of superusers.
+const SUPERUSERS: &str = "pbc_3142635823";
 /// The most fields.
 const MAX_FIELDS: usize = 500;
 /// The most indexes.
@@ -46,11 +47,39 @@ impl Rules {
     }
 }
 
+/// The type of a collection.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum CollectionKind {
+    /// Records.
+    #[default]
+    Base,
+    /// Records that sign in.
+    Auth,
+}
+
+impl CollectionKind {
+    /// Its name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Base => "base",
+            Self::Auth => "auth",
+        }
+    }
+
+    fn parse(name: &str) -> Option<Self> {
+        [Self::Base, Self::Auth].into_iter().find(|kind| kind.name() == name)
+    }
+}
+
 /// A collection but for its records.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Definition {
     /// The id, which stays when the collection is renamed.
     pub id: String,
+    /// The type.
+    #[serde(default, rename = "type")]
+    pub kind: CollectionKind,
     /// Whether it belongs to the service.
     #[serde(default)]
     pub system: bool,
@@ -62,6 +91,9 @@ pub struct Definition {
     /// The texts of the indexes.
     #[serde(default)]
     pub indexes: Vec<String>,
+    /// Options of sign-ins; `None`: its records do not sign in.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub auth: Option<Box<AuthOptions>>,
 }
 
 /// A refused definition.
@@ -76,6 +108,9 @@ pub enum DefinitionError {
     /// Violations.
     #[error("the definition is refused")]
     Violations(Violations),
+    /// The system has no random bytes for a secret.
+    #[error("the system gives no random bytes")]
+    NoRandomness,
 }
 
 /// A member that is left out, or null, or a value.
@@ -128,14 +163,28 @@ impl DefinitionRequest {
 impl Definition {
     /// The definition of a collection that was created without one: no fields but the id, for superusers only.
     pub fn untyped(name: &Name) -> Self {
-        let id = collection_id(name.as_str());
+        let kind = CollectionKind::Base;
+        let id = collection_id(kind, name.as_str());
         Self {
             id,
+            kind,
             system: false,
             rules: Rules::default(),
             fields: vec![Field::id_field()],
             indexes: Vec::new(),
+            auth: None,
         }
+    }
+
+    /// Whether it is the collection of superusers.
+    pub fn is_superusers(&self) -> bool {
+        self.system && self.id == SUPERUSERS
+    }
+
+    /// Whether only this face serves its records: the others know neither accounts nor hidden values.
+    pub fn is_private(&self) -> bool {
+        let is_kept = |field: &Field| field.hidden || field.is_secret();
+        self.kind != CollectionKind::Base || self.system || self.fields.iter().any(is_kept)
     }
 
     /// A new collection.
@@ -146,22 +195,30 @@ impl Definition {
     pub fn create(body: &Value) -> Result<(Name, Self), DefinitionError> {
         let mut request = DefinitionRequest::read(body)?;
         let mut violations = Violations::default();
-        if request.r#type.as_deref().unwrap_or(BASE) != BASE {
+        let kind = CollectionKind::parse(request.r#type.as_deref().unwrap_or("base")).unwrap_or_else(|| {
             violations.add("type", Violation::new("in_invalid", "Must be a valid value."));
-        }
+            CollectionKind::Base
+        });
         let text = request.name.take().unwrap_or_default();
         let name = name(&text, &mut violations);
         let mut rules = Rules::default();
         request.apply_rules(&mut rules);
-        let id = request.id.take().filter(|id| !id.is_empty()).unwrap_or_else(|| collection_id(&text));
+        let id = request.id.take().filter(|id| !id.is_empty()).unwrap_or_else(|| collection_id(kind, &text));
+        let auth = match kind {
+            CollectionKind::Base => None,
+            CollectionKind::Auth => Some(Box::new(AuthOptions::default().merged(body)?)),
+        };
         let mut definition = Self {
             id,
+            kind,
             system: false,
             rules,
             fields: request.fields.unwrap_or_default(),
             indexes: request.indexes.unwrap_or_default(),
+            auth,
         };
         definition.complete_fields(None);
+        definition.complete_indexes(&text);
         definition.check(None, &mut violations);
         match (name, violations.into_result()) {
             (Some(name), Ok(())) => Ok((name, definition)),
@@ -181,7 +238,7 @@ impl Definition {
             return Err(DefinitionError::IdChange);
         }
         let mut violations = Violations::default();
-        if request.r#type.as_deref().unwrap_or(BASE) != BASE {
+        if request.r#type.as_deref().is_some_and(|kind| kind != self.kind.name()) {
             violations
                 .add("type", Violation::new("collection_type_change", "Collection type cannot be changed."));
         }
@@ -193,8 +250,23 @@ impl Definition {
             None => Some(old_name.clone()),
             Some(text) => name(&text, &mut violations),
         };
+        if self.system && name.as_ref().is_some_and(|name| name != old_name) {
+            let message = "System collection name cannot be changed.";
+            violations.add("name", Violation::new("collection_system_name_change", message));
+        }
         let mut new = self.clone();
         request.apply_rules(&mut new.rules);
+        if let Some(auth) = &self.auth {
+            new.auth = Some(Box::new(auth.merged(body)?));
+        }
+        if self.system {
+            for ((rule, before), (_, after)) in self.all_rules().into_iter().zip(new.all_rules()) {
+                if before != after {
+                    let message = "System collection API rule cannot be changed.";
+                    violations.add(rule, Violation::new("collection_system_rule_change", message));
+                }
+            }
+        }
         let has_indexes = request.indexes.is_some();
         if let Some(indexes) = request.indexes.take() {
             new.indexes = indexes;
@@ -210,12 +282,19 @@ impl Definition {
             new.fields = fields;
             new.complete_fields(Some(self));
         }
+        new.complete_indexes(name.as_ref().unwrap_or(old_name).as_str());
         new.check(Some(self), &mut violations);
         match (name, violations.into_result()) {
             (Some(name), Ok(())) => Ok((name, new)),
             (_, Err(violations)) => Err(DefinitionError::Violations(violations)),
             (None, Ok(())) => Err(DefinitionError::Format),
         }
+    }
+
+    /// All rules by their names.
+    pub fn all_rules(&self) -> Vec<(&'static str, Option<&str>)> {
+        let of_auth = self.auth.iter().flat_map(|auth| auth.named_rules());
+        self.rules.named().into_iter().chain(of_auth).collect()
     }
 
     /// The field of a name.
@@ -261,6 +340,15 @@ impl Definition {
             fields.insert(0, Field::id_field());
         }
         self.fields = fields;
+        if self.auth.is_some() {
+            auth::complete_fields(&mut self.fields);
+        }
+    }
+
+    fn complete_indexes(&mut self, name: &str) {
+        if self.auth.is_some() {
+            auth::complete_indexes(self, name);
+        }
     }
 
     fn check(&self, old: Option<&Self>, violations: &mut Violations) {
@@ -299,6 +387,9 @@ impl Definition {
         }
         violations.add_all("fields", found);
         self.check_indexes(violations);
+        if let Some(auth) = &self.auth {
+            auth.check(self, violations);
+        }
     }
 
     fn check_indexes(&self, violations: &mut Violations) {
@@ -336,9 +427,9 @@ impl Definition {
     }
 }
 
-/// The id of a base collection without one of its own.
-fn collection_id(name: &str) -> String {
-    format!("pbc_{}", crc32fast::hash(format!("{BASE}{name}").as_bytes()))
+/// The id of a collection without one of its own.
+fn collection_id(kind: CollectionKind, name: &str) -> String {
+    format!("pbc_{}", crc32fast::hash(format!("{}{name}", kind.name()).as_bytes()))
 }
 
 fn name(text: &str, violations: &mut Violations) -> Option<Name> {

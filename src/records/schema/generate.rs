@@ -1,4 +1,4 @@
-//! Random texts of a regular expression, for fields with an `autogeneratePattern`.
+//! Random texts of a regular expression, for fields with an `autogeneratePattern`. They may be secrets, so the system's randomness makes them.
 
 use regex_syntax::hir::{Class, Hir, HirKind};
 
@@ -9,12 +9,21 @@ const MAX_MORE: u32 = 10;
 /// The most parts of the pattern that are written, each as often as it is repeated. Empty ones add no characters.
 const MAX_STEPS: u32 = 10_000;
 
-/// A random text that a pattern describes. `None`: it is no regular expression, or asks for too long a text.
+/// A random text that a pattern describes. `None`: it is no regular expression, or asks for too long a text, or the system has no randomness.
 pub fn generate(pattern: &str) -> Option<String> {
     let hir = regex_syntax::parse(pattern).ok()?;
     let (mut text, mut steps) = (String::new(), 0);
     write(&hir, &mut text, &mut steps)?;
     (text.chars().count() <= MAX_CHARACTERS).then_some(text)
+}
+
+/// A random number below another one. 64 bits are reduced, of which no place is likelier than others by more than 2^-40.
+fn below(end: u64) -> Option<u64> {
+    match end {
+        0 => None,
+        1 => Some(0),
+        end => Some(getrandom::u64().ok()? % end),
+    }
 }
 
 fn write(hir: &Hir, text: &mut String, steps: &mut u32) -> Option<()> {
@@ -28,14 +37,15 @@ fn write(hir: &Hir, text: &mut String, steps: &mut u32) -> Option<()> {
         HirKind::Class(class) => text.push(character(class)?),
         HirKind::Capture(capture) => write(&capture.sub, text, steps)?,
         HirKind::Concat(parts) => parts.iter().try_for_each(|part| write(part, text, steps))?,
-        HirKind::Alternation(parts) => write(parts.get(fastrand::usize(..parts.len()))?, text, steps)?,
+        HirKind::Alternation(parts) => write(parts.get(below(parts.len() as u64)? as usize)?, text, steps)?,
         HirKind::Repetition(repetition) => {
             let most = repetition.max.unwrap_or(repetition.min.saturating_add(MAX_MORE));
             if repetition.min as usize > MAX_CHARACTERS {
                 return None;
             }
             let most = most.min(repetition.min.saturating_add(MAX_CHARACTERS as u32));
-            for _ in 0..fastrand::u32(repetition.min..=most.max(repetition.min)) {
+            let more = u64::from(most.saturating_sub(repetition.min));
+            for _ in 0..u64::from(repetition.min) + below(more + 1)? {
                 write(&repetition.sub, text, steps)?;
             }
         }
@@ -57,7 +67,7 @@ fn character(class: &Class) -> Option<char> {
     if total == 0 {
         return None;
     }
-    let mut at = fastrand::u32(..total);
+    let mut at = below(u64::from(total))? as u32;
     for (start, end) in ranges {
         let length = end - start + 1;
         if at < length {

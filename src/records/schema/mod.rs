@@ -13,6 +13,7 @@
 //! `testdata/values.json` are a test. All of this is pure: existence of related records, uniqueness and files are checked by the store.
 
 mod address;
+mod auth;
 mod date;
 mod definition;
 mod field;
@@ -25,10 +26,15 @@ mod record;
 mod value;
 mod violation;
 
+pub use auth::{
+    AuthOptions, EMAIL, EMAIL_VISIBILITY, MailTemplate, PASSWORD, TOKEN_KEY, TokenOptions, VERIFIED,
+    token_key,
+};
 pub use date::DateText;
-pub use definition::{Definition, DefinitionError, Rules};
+pub use definition::{CollectionKind, Definition, DefinitionError, Rules};
 pub use field::{Field, Kind};
 pub use index::{Index, IndexColumn, IndexCondition};
 pub use number::{number_text, parse_number};
 pub use projection::Projection;
+pub use value::text as text_of;
 pub use violation::{Violation, Violations};

@@ -2,6 +2,7 @@
 
 use serde_json::{Map, Value};
 
+use super::auth::{EMAIL, EMAIL_VISIBILITY, PASSWORD, TOKEN_KEY};
 use super::date::DateText;
 use super::definition::Definition;
 use super::field::{Field, ID, Kind};
@@ -57,11 +58,27 @@ impl Definition {
         violations.into_result().map(|()| members)
     }
 
-    /// A record as clients see it: fields that it lacks have their zero, secret ones are left out, hidden ones are for superusers.
-    pub fn shown(&self, name: &str, members: &Map<String, Value>, is_superuser: bool) -> Map<String, Value> {
+    /// A record as clients see it: fields that it lacks have their zero, secret ones are left out, hidden ones are for superusers, and so is an email
+    /// that the record does not make visible, unless the client `sees_email`.
+    pub fn shown(
+        &self,
+        name: &str,
+        members: &Map<String, Value>,
+        is_superuser: bool,
+        sees_email: bool,
+    ) -> Map<String, Value> {
         let mut shown = Map::new();
+        let is_visible = is_superuser || sees_email || members.get(EMAIL_VISIBILITY) == Some(&true.into());
         for field in &self.fields {
             if field.hidden && !is_superuser {
+                continue;
+            }
+            let is_kept = match field.name.as_str() {
+                PASSWORD | TOKEN_KEY => true,
+                EMAIL => !is_visible,
+                _ => false,
+            };
+            if self.auth.is_some() && is_kept {
                 continue;
             }
             let value = match members.get(&field.name) {
@@ -181,12 +198,12 @@ mod tests {
         assert_eq!((&record["n"], &record["ss"], &record["hid"]), (&json!(12), &json!([]), &json!("")));
         assert_eq!(record["created"], "2026-11-30 00:00:00.000Z");
         assert!(record.get("zzz").is_none());
-        let shown = posts().shown("posts", record.as_object().unwrap(), false);
+        let shown = posts().shown("posts", record.as_object().unwrap(), false, false);
         assert_eq!(
             (&shown["collectionName"], &shown["pw"], shown.get("hid")),
             (&json!("posts"), &json!(""), None)
         );
-        assert!(posts().shown("posts", record.as_object().unwrap(), true).contains_key("hid"));
+        assert!(posts().shown("posts", record.as_object().unwrap(), true, false).contains_key("hid"));
     }
 
     #[test]

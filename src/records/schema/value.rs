@@ -277,7 +277,7 @@ fn is_empty_json(value: &Value) -> bool {
 }
 
 /// The text of a scalar; `""` for null, lists and objects.
-fn text(sent: &Value) -> String {
+pub fn text(sent: &Value) -> String {
     match sent {
         Value::String(text) => text.clone(),
         Value::Bool(flag) => flag.to_string(),

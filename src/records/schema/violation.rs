@@ -71,6 +71,13 @@ impl Violations {
         }
     }
 
+    /// Adds others; the first one of a member stays.
+    pub fn extend(&mut self, others: Self) {
+        for (member, entry) in others.0 {
+            self.0.entry(member).or_insert(entry);
+        }
+    }
+
     /// The violation of a member, if it has one of its own.
     pub fn get(&self, member: &str) -> Option<&Violation> {
         match self.0.get(member)? {

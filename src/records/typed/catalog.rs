@@ -120,7 +120,7 @@ pub(super) struct CatalogSnapshot {
 
 #[derive(Debug)]
 struct Made {
-    statements: Collection,
+    statements: Arc<Collection>,
     rules: [Rule; RuleKind::COUNT],
     indexes: Vec<PlannedIndex>,
     references: Vec<Reference>,
@@ -131,7 +131,7 @@ impl CatalogSnapshot {
         let made = definitions.all.iter().map(|collection| {
             let rules = RuleKind::ALL.map(|kind| Rule::new(kind, &collection.definition, &definitions));
             Made {
-                statements: store.statements(collection.number, &collection.name),
+                statements: store.statements(collection),
                 rules,
                 indexes: PlannedIndex::all(&collection.definition),
                 references: references(&definitions, &collection.definition.id),
@@ -223,7 +223,12 @@ impl CollectionHandle {
         self.defined().number
     }
 
-    pub(super) fn statements(&self) -> &Collection {
+    /// The topic of its changes in the feed.
+    pub fn topic(&self) -> &str {
+        &self.statements().topic
+    }
+
+    pub(super) fn statements(&self) -> &Arc<Collection> {
         &self.made().statements
     }
 
@@ -233,7 +238,7 @@ impl CollectionHandle {
 
     /// Whether a rule reads the request.
     pub fn reads_request(&self) -> bool {
-        let rules = self.definition().rules.named();
+        let rules = self.definition().all_rules();
         // Rules of other collections count in filters over relations, and in `expand`.
         rules.into_iter().any(|(_, text)| text.is_some_and(RequestValues::are_read_by))
             || !self.references().is_empty()

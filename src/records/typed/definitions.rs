@@ -7,7 +7,8 @@ use super::catalog::{CollectionHandle, DefinedCollection, Definitions, reference
 use super::rules;
 use super::store::quoted;
 use crate::records::schema::{
-    Definition, DefinitionError, Field, Index, IndexColumn, IndexCondition, Kind, Violation, Violations,
+    Definition, DefinitionError, Field, Index, IndexColumn, IndexCondition, Kind, TOKEN_KEY, Violation,
+    Violations,
 };
 use crate::records::{Catalog, Name, RequestValues};
 use crate::time::Millis;
@@ -122,7 +123,7 @@ fn number(name: &str) -> String {
     )
 }
 
-/// The columns of a collection's view. Values of another type than their field's, which other faces can store, are null.
+/// The columns of a collection's view, without secrets. Values of another type than their field's, which other faces can store, are null.
 fn columns(definition: &Definition) -> String {
     let column = |field: &Field| {
         let name = &field.name;
@@ -141,7 +142,9 @@ fn columns(definition: &Definition) -> String {
         };
         format!("{value} as {}", quoted(name))
     };
-    definition.fields.iter().map(column).collect::<Vec<_>>().join(", ")
+    let is_secret =
+        |field: &&Field| field.is_secret() || (definition.auth.is_some() && field.name == TOKEN_KEY);
+    definition.fields.iter().filter(|field| !is_secret(field)).map(column).collect::<Vec<_>>().join(", ")
 }
 
 /// The members of records after a change of their fields. `None`: they stay as they are.
@@ -195,6 +198,7 @@ impl From<DefinitionError> for TypedError {
         match error {
             DefinitionError::Format => Self::Format,
             DefinitionError::IdChange => Self::NotFound,
+            DefinitionError::NoRandomness => Self::Failed,
             DefinitionError::Violations(violations) => Self::Refused(violations),
         }
     }
@@ -217,7 +221,7 @@ impl Plan {
         Ok(Self::of(Some(old), Some(&old.definition), name, definition))
     }
 
-    fn of(
+    pub(super) fn of(
         old: Option<&DefinedCollection>,
         before: Option<&Definition>,
         name: Name,
@@ -238,6 +242,9 @@ impl Plan {
     pub(super) fn delete(definitions: &Definitions, id: &str) -> Result<Self, TypedError> {
         let at = definitions.find(id).ok_or(TypedError::NotFound)?;
         let old = definitions.all.get(at).ok_or(TypedError::NotFound)?;
+        if old.definition.system {
+            return Err(TypedError::System);
+        }
         let needed = references(definitions, &old.definition.id);
         let mut names: Vec<&str> = needed
             .iter()
@@ -306,7 +313,7 @@ fn check(
         }
     }
     violations.add_all("indexes", of_indexes);
-    for (rule, text) in definition.rules.named() {
+    for (rule, text) in definition.all_rules() {
         let Some(text) = text.filter(|text| !text.is_empty()) else { continue };
         if let Err(error) = rules::parse(text, &RequestValues::default(), &all, &definition.id) {
             let message = format!("Invalid rule. Raw error: {error}.");
@@ -323,9 +330,6 @@ fn check_field(all: &Definitions, field: &Field) -> Violations {
             let message = "The relation collection doesn't exist.";
             found.add("collectionId", Violation::new("field_relation_missing_collection", message));
         }
-        Kind::Password { .. } => {
-            found.add("type", Violation::new("not_supported", "Passwords are not supported yet."));
-        }
         // They are columns of the table, which every change sets.
         Kind::Autodate { on_create, on_update }
             if (field.name == "created" && (*on_update || !*on_create))
@@ -341,10 +345,6 @@ fn check_field(all: &Definitions, field: &Field) -> Violations {
         }
         _ => {}
     }
-    if field.hidden {
-        // The other faces of the same records would show it.
-        found.add("hidden", Violation::new("not_supported", "Hidden fields are not supported yet."));
-    }
     found
 }
 
@@ -355,7 +355,7 @@ pub(super) fn shown(collection: &CollectionHandle) -> Value {
     let mut shown = json!({
         "id": definition.id,
         "name": collection.name().as_str(),
-        "type": "base",
+        "type": definition.kind.name(),
         "system": definition.system,
         "fields": definition.fields.iter().map(Field::json).collect::<Vec<_>>(),
         "indexes": definition.indexes,
@@ -363,9 +363,10 @@ pub(super) fn shown(collection: &CollectionHandle) -> Value {
         "updated": DateText::at(updated).as_str(),
     });
     if let Value::Object(members) = &mut shown {
-        for (rule, text) in definition.rules.named() {
+        for (rule, text) in definition.all_rules() {
             members.insert(rule.to_owned(), text.into());
         }
+        members.extend(definition.auth.iter().flat_map(|auth| auth.shown()));
     }
     shown
 }

@@ -61,9 +61,12 @@ impl<'a> Deletion<'a> {
     pub(super) fn new(
         root: &CollectionHandle,
         ids: &[RecordId],
-        locked: Ids,
+        mut locked: Ids,
         allows: &'a Allows<'a>,
     ) -> Self {
+        if root.definition().is_superusers() {
+            locked.entry(root.number()).or_default().insert(RecordId::impossible());
+        }
         Self {
             locked,
             found: Ids::new(),
@@ -73,6 +76,23 @@ impl<'a> Deletion<'a> {
             root: root.clone(),
             allows,
             refusal: None,
+        }
+    }
+
+    /// The collection and the ids of a deletion that may not be of all records: some superuser has to stay. Deletions of that collection wait for
+    /// each other, by the lock of an id that no record has.
+    pub(super) fn needs_others(&mut self) -> Option<(i32, Vec<String>)> {
+        if !self.root.definition().is_superusers() {
+            return None;
+        }
+        let ids = self.reads.front().map(|read| read.ids.iter().map(|id| id.as_str().to_owned()).collect());
+        Some((self.root.number(), ids.unwrap_or_default()))
+    }
+
+    /// Takes the answer to [`Self::needs_others`].
+    pub(super) fn has_others(&mut self, has_others: bool) {
+        if !has_others {
+            self.refusal = Some(TypedError::LastSuperuser);
         }
     }
 

@@ -94,8 +94,12 @@ impl TypedRecords {
     ) -> BoxFuture<'a, Result<Vec<Map<String, Value>>, TypedError>> {
         Box::pin(async move {
             let (definition, name) = (collection.definition(), collection.name().as_str());
-            let mut shown: Vec<Map<String, Value>> =
-                records.iter().map(|members| definition.shown(name, members, caller.is_superuser)).collect();
+            let emails = self.emails_seen(collection, caller, &records).await?;
+            let one = |members: &Map<String, Value>| {
+                let sees_email = !emails.is_empty() && emails.contains(id(members));
+                definition.shown(name, members, caller.is_superuser, sees_email)
+            };
+            let mut shown: Vec<Map<String, Value>> = records.iter().map(one).collect();
             for (name, inner) in &expand.0 {
                 let Some(step) = collection.step(name) else { continue };
                 let related = self.related(&step, caller, &records).await?;

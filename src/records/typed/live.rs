@@ -11,6 +11,7 @@ use super::rules::{Access, Caller, RuleKind};
 use super::write::of_text;
 use super::{TypedError, TypedRecords};
 use crate::realtime::Change;
+use crate::records::schema::EMAIL_VISIBILITY;
 use crate::records::{Seen, TypedExpression};
 use crate::time::{Micros, Millis};
 
@@ -19,9 +20,9 @@ use crate::time::{Micros, Millis};
 pub struct ChangedRecord {
     members: Map<String, Value>,
     times: (Millis, Millis),
-    /// As guests see it.
-    shown: Map<String, Value>,
-    event: OnceLock<Bytes>,
+    /// As guests see it, and as superusers do.
+    shown: [Map<String, Value>; 2],
+    events: [OnceLock<Bytes>; 2],
 }
 
 impl ChangedRecord {
@@ -35,8 +36,10 @@ impl ChangedRecord {
         let times = (millis(change.created_us), millis(change.updated_us));
         let definition = collection.definition();
         let members = of_text(&change.data, &change.record, times, definition);
-        let shown = definition.shown(collection.name().as_str(), &members, false);
-        Ok(Self { members, times, shown, event: OnceLock::new() })
+        let shown =
+            |is_superuser| definition.shown(collection.name().as_str(), &members, is_superuser, false);
+        let shown = [shown(false), shown(true)];
+        Ok(Self { members, times, shown, events: Default::default() })
     }
 
     /// Its members.
@@ -44,11 +47,21 @@ impl ChangedRecord {
         &self.members
     }
 
-    /// The data of an event about it, made once for all subscribers.
-    pub fn event(&self, action: &str) -> Bytes {
-        let event =
-            || serde_json::to_vec(&json!({"action": action, "record": self.shown})).unwrap_or_default();
-        self.event.get_or_init(|| event().into()).clone()
+    /// The data of an event about it, made once for all guests, and once for all superusers.
+    pub fn event(&self, action: &str, is_superuser: bool) -> Bytes {
+        let [of_guests, of_superusers] = &self.shown;
+        let [for_guests, for_superusers] = &self.events;
+        let (shown, event) = match is_superuser {
+            false => (of_guests, for_guests),
+            true => (of_superusers, for_superusers),
+        };
+        let data = || serde_json::to_vec(&json!({"action": action, "record": shown})).unwrap_or_default();
+        event.get_or_init(|| data().into()).clone()
+    }
+
+    /// Whether some callers see more of it than guests, and are no superusers.
+    pub fn has_viewers(&self, collection: &CollectionHandle) -> bool {
+        collection.auth().is_some() && self.members.get(EMAIL_VISIBILITY) != Some(&true.into())
     }
 }
 
@@ -82,7 +95,7 @@ impl TypedRecords {
                 false => collection.seen(other, caller),
             };
             let (catalog, id) = (&collection.catalog.definitions, &collection.definition().id);
-            match TypedExpression::parse(filter, &caller.request, catalog, id, &sees) {
+            match TypedExpression::parse(filter, &caller.request, catalog, id, &sees, caller.is_superuser) {
                 Ok(filter) => expressions.push(filter),
                 Err(_) => return Ok(false),
             }

@@ -47,7 +47,7 @@ impl Described {
         let members = [
             ("id", definition.id.as_str().into()),
             ("name", collection.name().as_str().into()),
-            ("type", "base".into()),
+            ("type", definition.kind.name().into()),
             ("system", definition.system.into()),
             ("created", DateText::at(created).as_str().into()),
             ("updated", DateText::at(updated).as_str().into()),
@@ -78,8 +78,14 @@ impl TypedRecords {
             "" => None,
             text => {
                 let values = RequestValues::default();
-                let parsed =
-                    TypedExpression::parse(text, &values, described, &described.0.id, &|_| Seen::Nothing);
+                let parsed = TypedExpression::parse(
+                    text,
+                    &values,
+                    described,
+                    &described.0.id,
+                    &|_| Seen::Nothing,
+                    false,
+                );
                 Some(parsed.map_err(|_| TypedError::InvalidQuery)?)
             }
         };
@@ -141,10 +147,25 @@ fn order(keys: &[(&str, bool)], one: &Map<String, Value>, other: &Map<String, Va
 }
 
 /// An empty collection, as a user interface begins a new one.
-pub fn scaffold() -> Value {
-    json!({
+///
+/// # Errors
+///
+/// [`TypedError::Failed`] without randomness.
+pub fn scaffolds() -> Result<Value, TypedError> {
+    let base = json!({
         "id": "", "name": "", "type": "base", "system": false, "fields": [Field::id_field().json()], "indexes": [],
         "listRule": null, "viewRule": null, "createRule": null, "updateRule": null, "deleteRule": null,
         "created": "", "updated": "",
-    })
+    });
+    let made = Definition::create(&json!({"name": "scaffold", "type": "auth", "fields": []}))?;
+    let (_, definition) = made;
+    let mut auth = base.clone();
+    if let Value::Object(members) = &mut auth {
+        members.extend(definition.auth.iter().flat_map(|options| options.shown()));
+        members.insert("type".into(), definition.kind.name().into());
+        members.insert("fields".into(), definition.fields.iter().map(Field::json).collect());
+        let indexes = definition.indexes.iter().map(|text| text.replace("`scaffold`", "``"));
+        members.insert("indexes".into(), indexes.collect());
+    }
+    Ok(json!({"base": base, "auth": auth}))
 }

@@ -10,6 +10,7 @@
 //! A rule that reads only the record's own fields is decided in memory, on the state that is changed; any other one by Postgres. The face is
 //! `src/http/pocketbase`.
 
+mod accounts;
 mod catalog;
 mod definitions;
 mod deletion;
@@ -20,21 +21,24 @@ mod read;
 mod refresh;
 mod rules;
 mod store;
+mod system;
 mod write;
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use parking_lot::RwLock;
 use serde_json::Value;
 
+pub use accounts::{AuthRecord, HashError, PasswordHasher};
 pub use catalog::CollectionHandle;
 use catalog::{CatalogSnapshot, Definitions};
 use definitions::{Plan, PlannedIndex};
 pub use expand::Expand;
 pub use live::ChangedRecord;
-pub use meta::{CollectionsPage, scaffold};
+pub use meta::{CollectionsPage, scaffolds};
 pub use read::{ListRequest, TypedPage};
 use refresh::RefreshTask;
 pub use rules::Caller;
@@ -77,6 +81,15 @@ pub enum TypedError {
     /// Records of these collections need the record or the collection.
     #[error("it is needed by {0}")]
     Needed(String),
+    /// The last superuser cannot be deleted.
+    #[error("the last superuser cannot be deleted")]
+    LastSuperuser,
+    /// A collection of the system cannot be deleted.
+    #[error("a collection of the system cannot be deleted")]
+    System,
+    /// The system has no random bytes for a secret, or a password could not be hashed.
+    #[error("a secret could not be made")]
+    Failed,
     /// It would be too large, or something else is in its way; the reason is for the caller.
     #[error("{0}")]
     Blocked(String),
@@ -99,6 +112,15 @@ impl TypedError {
     }
 }
 
+/// What accounts take from the service.
+#[derive(Debug, Clone)]
+pub struct AccountSettings {
+    /// Hashes passwords.
+    pub hasher: Arc<dyn PasswordHasher>,
+    /// Whether everyone may sign up in the collection `users` of a new database.
+    pub users_are_open: bool,
+}
+
 /// Typed collections and their records; cheap to clone.
 #[derive(Debug, Clone)]
 pub struct TypedRecords {
@@ -110,6 +132,11 @@ struct Inner {
     records: Records,
     store: TypedStore,
     catalog: RwLock<Option<Arc<CatalogSnapshot>>>,
+    hasher: Arc<dyn PasswordHasher>,
+    /// Whether everyone may sign up in the collection `users` of a new database.
+    users_are_open: bool,
+    /// Whether the collections of the system are known to be there.
+    has_system: AtomicBool,
     /// The last look for an unknown collection.
     looked: tokio::sync::Mutex<Option<Instant>>,
 }
@@ -120,19 +147,28 @@ impl TypedRecords {
         records: &Records,
         database: &Database,
         realtime: &Realtime,
+        accounts: AccountSettings,
         supervisor: &Supervisor,
     ) -> Self {
-        let inner = Inner {
-            records: records.clone(),
-            store: TypedStore::new(database, database.statement_timeout()),
-            catalog: RwLock::default(),
-            looked: tokio::sync::Mutex::default(),
-        };
-        let typed = Self { inner: Arc::new(inner) };
+        let typed = Self::new(records, database, accounts);
         let task = RefreshTask::new(typed.clone(), realtime.clone());
         let backoff = Backoff { first: Duration::from_millis(200), longest: Duration::from_secs(5) };
         supervisor.periodic("collections", Duration::ZERO, backoff, task);
         typed
+    }
+
+    /// Typed collections without the task that follows the catalogue: for a command that ends soon.
+    pub fn new(records: &Records, database: &Database, accounts: AccountSettings) -> Self {
+        let inner = Inner {
+            records: records.clone(),
+            store: TypedStore::new(database, database.statement_timeout()),
+            catalog: RwLock::default(),
+            hasher: accounts.hasher,
+            users_are_open: accounts.users_are_open,
+            has_system: AtomicBool::new(false),
+            looked: tokio::sync::Mutex::default(),
+        };
+        Self { inner: Arc::new(inner) }
     }
 
     /// The limits of records.
@@ -178,9 +214,11 @@ impl TypedRecords {
 
     /// Reads the catalogue anew.
     async fn refresh(&self) -> Result<Arc<CatalogSnapshot>, TypedError> {
+        self.make_system().await?;
         let definitions = Definitions::of(self.inner.store.definitions().await?);
+        let shared = definitions.all.iter().filter(|collection| !collection.definition.is_private());
         let names: HashMap<_, _> =
-            definitions.all.iter().map(|collection| (collection.name.clone(), collection.number)).collect();
+            shared.map(|collection| (collection.name.clone(), collection.number)).collect();
         self.inner.records.keep_collections(&names);
         let catalog = Arc::new(CatalogSnapshot::new(definitions, &self.inner.store));
         *self.inner.catalog.write() = Some(Arc::clone(&catalog));

@@ -84,11 +84,18 @@ impl TypedRecords {
             expressions.push(rule);
         }
         if !request.filter.is_empty() {
-            let filter = TypedExpression::parse(&request.filter, &caller.request, catalog, id, &sees);
+            let filter = TypedExpression::parse(
+                &request.filter,
+                &caller.request,
+                catalog,
+                id,
+                &sees,
+                caller.is_superuser,
+            );
             expressions.push(filter.map_err(|_| TypedError::InvalidQuery)?);
         }
-        let sort =
-            TypedSort::parse(&request.sort, catalog, id, &sees).map_err(|_| TypedError::InvalidQuery)?;
+        let sort = TypedSort::parse(&request.sort, catalog, id, &sees, caller.is_superuser)
+            .map_err(|_| TypedError::InvalidQuery)?;
         let (page, per_page) = request.bounds();
 
         let now = Millis::now();
@@ -133,7 +140,7 @@ impl TypedRecords {
     ) -> Result<Map<String, Value>, TypedError> {
         let access = collection.access(RuleKind::View, caller)?;
         let id = RecordId::parse(id).ok_or(TypedError::NotFound)?;
-        let (record, _) = self.inner.records.get(collection.name(), id).await.map_err(of_record)?;
+        let record = self.inner.records.look_up(collection.statements(), id).await.map_err(of_record)?;
         let members = members_of(&record, collection.definition());
         if let Access::If(rule) = access {
             let holds = match rule.matches(&members, Millis::now()).map_err(|_| TypedError::InvalidQuery)? {

@@ -13,12 +13,16 @@ pub(super) enum RuleKind {
     Create,
     Update,
     Delete,
+    /// To sign in.
+    Auth,
+    /// To manage accounts of others.
+    Manage,
 }
 
 impl RuleKind {
-    pub(super) const COUNT: usize = 5;
+    pub(super) const COUNT: usize = 7;
     pub(super) const ALL: [Self; Self::COUNT] =
-        [Self::List, Self::View, Self::Create, Self::Update, Self::Delete];
+        [Self::List, Self::View, Self::Create, Self::Update, Self::Delete, Self::Auth, Self::Manage];
 
     /// Its text in a definition. `None`: superusers only.
     pub(super) fn of(self, definition: &Definition) -> Option<&str> {
@@ -29,6 +33,8 @@ impl RuleKind {
             Self::Create => create,
             Self::Update => update,
             Self::Delete => delete,
+            Self::Auth => return definition.auth.as_ref()?.auth_rule.as_deref(),
+            Self::Manage => return definition.auth.as_ref()?.manage_rule.as_deref(),
         };
         text
     }
@@ -88,6 +94,18 @@ impl Rule {
     }
 }
 
+impl Caller {
+    /// One whom no rule limits: the service itself, or a superuser without values of a request.
+    pub fn superuser() -> Self {
+        Self { is_superuser: true, request: RequestValues::default() }
+    }
+
+    /// Whether the caller signed in as this record.
+    pub(super) fn is(&self, collection: &str, id: &str) -> bool {
+        self.request.auth.as_ref().is_some_and(|auth| auth.is(collection, id))
+    }
+}
+
 /// Parses a rule, which sees all records.
 pub(super) fn parse(
     text: &str,
@@ -95,7 +113,7 @@ pub(super) fn parse(
     catalog: &dyn Catalog,
     collection: &str,
 ) -> Result<TypedExpression, ResolveError> {
-    TypedExpression::parse(text, request, catalog, collection, &|_| Seen::All)
+    TypedExpression::parse(text, request, catalog, collection, &|_| Seen::All, true)
 }
 
 impl CollectionHandle {

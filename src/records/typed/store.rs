@@ -1,12 +1,13 @@
 //! Definitions of collections, and lists of their records, in Postgres.
 
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use futures_util::TryStreamExt;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::types::Type;
 
-use super::catalog::StoredCollection;
+use super::catalog::{DefinedCollection, StoredCollection};
 use super::definitions::{Plan, PlannedIndex};
 use super::deletion::{Deletion, Verdict};
 use crate::db::{
@@ -68,9 +69,13 @@ impl TypedStore {
         table(&self.database, number)
     }
 
-    /// The statements of a collection.
-    pub(super) fn statements(&self, number: i32, name: &Name) -> Collection {
-        Collection::new(&self.database, number, name)
+    /// The statements of a collection. The topic of a private one cannot be named by a client: `:` is in no collection's name.
+    pub(super) fn statements(&self, collection: &DefinedCollection) -> Arc<Collection> {
+        let DefinedCollection { number, name, definition, .. } = collection;
+        Arc::new(match definition.is_private() {
+            true => Collection::with_topic(&self.database, *number, format!("private:{number}")),
+            false => Collection::new(&self.database, *number, name),
+        })
     }
 
     /// All collections.
@@ -166,8 +171,13 @@ impl TypedStore {
             serde_json::to_vec(definition).map_err(|_| DbError::Unexpected("a schema that is no JSON"))?;
         let schema = JsonText(&schema);
         let define = sql!(self.database, "records/typed/define.sql");
-        let parameters: [Typed<'_>; 3] =
-            [(&number, Type::INT4), (&plan.name.as_str(), Type::TEXT), (&schema, Type::JSONB)];
+        let is_private = definition.is_private();
+        let parameters: [Typed<'_>; 4] = [
+            (&number, Type::INT4),
+            (&plan.name.as_str(), Type::TEXT),
+            (&schema, Type::JSONB),
+            (&is_private, Type::BOOL),
+        ];
         transaction.query_typed(define, &parameters).await?;
         if let Some(members) = &plan.members {
             let of_table = |text: &str| text.replace("{table}", &table);
@@ -350,6 +360,12 @@ impl TypedStore {
                 let lock = sql!("records/lock_ids.sql");
                 transaction.query_typed(lock, &[(&number, Type::INT4), (&ids, Type::TEXT_ARRAY)]).await?;
             }
+            if let Some((number, ids)) = deletion.needs_others() {
+                let others = sql!("records/typed/has_others.sql").replace("{table}", &self.table(number));
+                let rows = transaction.query_typed(&others, &[(&ids, Type::TEXT_ARRAY)]).await?;
+                let has_others = rows.first().ok_or(DbError::Unexpected("no count"))?.try_get(0)?;
+                deletion.has_others(has_others);
+            }
             while let Some((number, condition, ids)) = deletion.next_read() {
                 let read = sql!("records/typed/naming.sql")
                     .replace("{table}", &self.table(number))
@@ -368,7 +384,7 @@ impl TypedStore {
             let now = SystemTime::from(Millis::now());
             for (collection, id, data) in deletion.writes() {
                 let (collection, id) = (collection.statements(), id.as_str());
-                let topic = collection.name.as_str();
+                let topic = collection.topic.as_str();
                 let mut parameters: Vec<Typed<'_>> =
                     vec![(&topic, Type::TEXT), (&id, Type::TEXT), (&now, Type::TIMESTAMPTZ)];
                 let data = data.as_deref().map(JsonText);

@@ -5,13 +5,14 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use parking_lot::Mutex;
 use serde_json::{Map, Value};
 
+use super::accounts::settle;
 use super::catalog::CollectionHandle;
 use super::deletion::{Allows, Deletion, Ids, Verdict};
 use super::rules::{Access, Caller, Rule, RuleKind};
 use super::store::violated_index;
 use super::{TypedError, TypedRecords};
 use crate::records::expression::{Parameter, Parameters};
-use crate::records::schema::{DateText, Definition, Kind, Violation, Violations};
+use crate::records::schema::{DateText, Definition, Field, Kind, PASSWORD, Violation, Violations};
 use crate::records::store::Outcome;
 use crate::records::{Data, Record, RecordId, RecordsError, TypedExpression};
 use crate::time::Millis;
@@ -40,24 +41,45 @@ impl TypedRecords {
             body.insert("id".into(), RecordId::make(now).as_str().into());
         }
         let members = definition.apply(None, &body, caller.is_superuser, &DateText::at(now));
-        let members = members.map_err(TypedError::Refused)?;
-        let mut violations = Violations::default();
+        let mut violations = match definition.auth.is_some() {
+            true => self.check_passwords(None, &body, false).await?,
+            false => Violations::default(),
+        };
+        let mut members = match members {
+            Ok(members) => members,
+            Err(more) => {
+                violations.extend(more);
+                return Err(TypedError::Refused(violations));
+            }
+        };
         let id = members.get("id").and_then(Value::as_str).and_then(RecordId::parse);
         if id.is_none() {
             violations.add("id", Violation::format());
         }
+        // No rule reads them, so none of Postgres' logs has them.
+        members.retain(|name, _| !definition.field(name).is_some_and(Field::is_secret));
         let missing = self.missing_relations(collection, &body).await?;
         check_references(definition, None, &members, &missing, &mut violations);
         violations.into_result().map_err(TypedError::Refused)?;
         let Some(id) = id else { return Err(TypedError::refused("id", Violation::format())) };
+        let manages = match definition.auth.is_some() {
+            true => self.would_manage(collection, caller, &members, now).await?,
+            false => false,
+        };
+        settle(definition, None, &mut members, manages)?;
         if let Access::If(rule) = access {
             let holds = self.decide(collection, &rule, &members, (now, now)).await?;
             if !holds {
                 return Err(TypedError::RuleFails);
             }
         }
+        if definition.auth.is_some() && is_chosen && self.is_id_of_others(collection, id).await? {
+            let message = "Invalid or duplicated auth record id.";
+            return Err(TypedError::refused("id", Violation::new("invalid_auth_id", message)));
+        }
+        members.extend(self.hashed(definition, &body).await?);
         let data = Data::merged(stored(&members, definition));
-        let created = self.inner.records.insert(collection.name(), id, is_chosen, data).await;
+        let created = self.inner.records.insert(collection.statements(), id, is_chosen, data).await;
         let record = created.map_err(|error| of_constraint(collection, error))?;
         Ok(members_of(&record, definition))
     }
@@ -79,6 +101,7 @@ impl TypedRecords {
         let id = RecordId::parse(id).ok_or(TypedError::NotFound)?;
         let is_decided = self.decides(collection, RuleKind::Update, caller, id).await?;
         let missing = self.missing_relations(collection, body).await?;
+        let (manages, hashes, password) = self.prepare(collection, caller, id, is_decided, body).await?;
         let now = DateText::at(Millis::now());
         // The closure's own refusal: that of the store has no place for it.
         let refusal = Mutex::new(None);
@@ -88,9 +111,15 @@ impl TypedRecords {
                 if !is_decided {
                     holds_for(collection, RuleKind::Update, caller, &members)?;
                 }
-                let changed = definition
+                // The password was compared with this one.
+                if password.as_ref().is_some_and(|password| members.get(PASSWORD) != Some(password)) {
+                    return Err(RecordsError::Overloaded.into());
+                }
+                let mut changed = definition
                     .apply(Some(&members), body, caller.is_superuser, &now)
                     .map_err(TypedError::Refused)?;
+                changed.extend(hashes.clone());
+                settle(definition, Some(&members), &mut changed, manages)?;
                 let mut violations = Violations::default();
                 check_references(definition, Some(&members), &changed, &missing, &mut violations);
                 violations.into_result().map_err(TypedError::Refused)?;
@@ -101,12 +130,48 @@ impl TypedRecords {
                 RecordsError::NotFound
             })
         };
-        let changed = self.inner.records.change_with(collection.name(), id, decide).await;
+        let changed = self.inner.records.change_with(collection.statements(), id, decide).await;
         match (refusal.into_inner(), changed) {
             (Some(refusal), Err(_)) => Err(refusal),
             (_, Err(error)) => Err(of_constraint(collection, error)),
             (_, Ok(record)) => Ok(members_of(&record, definition)),
         }
+    }
+
+    /// What a change of a record with passwords needs before the record is locked: whether the caller manages the account, the hashes of new
+    /// passwords, and the stored hash that was compared with the old one. Nothing is hashed for a caller who may not change the record.
+    async fn prepare(
+        &self,
+        collection: &CollectionHandle,
+        caller: &Caller,
+        id: RecordId,
+        is_decided: bool,
+        body: &Map<String, Value>,
+    ) -> Result<(bool, HashMap<String, Value>, Option<Value>), TypedError> {
+        let definition = collection.definition();
+        if !definition.fields.iter().any(Field::is_secret) {
+            return Ok((false, HashMap::new(), None));
+        }
+        let record = self.inner.records.look_up(collection.statements(), id).await.map_err(of_record)?;
+        let members = members_of(&record, definition);
+        if !is_decided {
+            holds_for(collection, RuleKind::Update, caller, &members)?;
+        }
+        let mut compared = None;
+        let manages = self.manages(collection, caller, &members).await?;
+        if definition.auth.is_some() {
+            let mut violations = self.check_passwords(Some(&members), body, manages).await?;
+            if !violations.is_empty() {
+                // With those of the other fields.
+                let now = DateText::at(Millis::now());
+                if let Err(more) = definition.apply(Some(&members), body, caller.is_superuser, &now) {
+                    violations.extend(more);
+                }
+                return Err(TypedError::Refused(violations));
+            }
+            compared = members.get(PASSWORD).filter(|_| body.contains_key(PASSWORD)).cloned();
+        }
+        Ok((manages, self.hashed(definition, body).await?, compared))
     }
 
     /// Deletes a record, and what follows of it.
@@ -213,7 +278,7 @@ impl TypedRecords {
         }
         let rule_text = collection.rule(kind);
         if rule_text.reads_before() {
-            let (record, _) = self.inner.records.get(collection.name(), id).await.map_err(of_record)?;
+            let record = self.inner.records.look_up(collection.statements(), id).await.map_err(of_record)?;
             let caller = with_before(caller, &members_of(&record, collection.definition()));
             if let Access::If(again) = collection.access(kind, &caller)? {
                 rule = again;

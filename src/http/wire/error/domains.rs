@@ -24,6 +24,7 @@ impl From<RecordsError> for ApiError {
     fn from(error: RecordsError) -> Self {
         let message = error.to_string();
         match error {
+            RecordsError::PrivateCollection => Self::forbidden("private_collection", error.to_string()),
             RecordsError::UnknownCollection | RecordsError::NotFound => {
                 Self::new(StatusCode::NOT_FOUND, "not_found", message)
             }

@@ -42,7 +42,7 @@ impl Corpus {
 
     pub(super) fn resolve(&self, filter: &str) -> Result<TypedExpression, ResolveError> {
         let id = &self.collection("gpost").1.id;
-        TypedExpression::parse(filter, &RequestValues::default(), self, id, &|_| Seen::All)
+        TypedExpression::parse(filter, &RequestValues::default(), self, id, &|_| Seen::All, false)
     }
 }
 

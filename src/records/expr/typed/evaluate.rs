@@ -11,6 +11,7 @@ use super::super::value::Value;
 use super::super::{Operator, Order};
 use super::scalar::{Affinity, Scalar, compare};
 use super::{Leaf, TypedComparison, TypedExpression, TypedNode, TypedOperand, TypedPath};
+use crate::records::schema::EMAIL_VISIBILITY;
 use crate::time::Millis;
 
 impl TypedExpression {
@@ -74,6 +75,12 @@ impl<'a> Evaluation<'a> {
 
     /// Whether a comparison holds; unknown is not true.
     fn comparison(&mut self, comparison: &TypedComparison) -> Result<bool, TooMuchWork> {
+        let is_guarded =
+            |operand: &TypedOperand| matches!(operand, TypedOperand::Path(path) if path.is_guarded);
+        let is_visible = || self.record.get(EMAIL_VISIBILITY) == Some(&Json::Bool(true));
+        if (is_guarded(&comparison.left) || is_guarded(&comparison.right)) && !is_visible() {
+            return Ok(false);
+        }
         let (left, right) = (self.operand(&comparison.left)?, self.operand(&comparison.right)?);
         self.work.read(64)?;
         let ordering = || compare((&left.scalar, left.affinity), (&right.scalar, right.affinity));

@@ -73,6 +73,8 @@ struct TypedPath {
     leaf: Leaf,
     /// Whether ASCII letters become lower ones.
     is_lower: bool,
+    /// Whether it is an email that a client may read only where the record makes it visible.
+    is_guarded: bool,
 }
 
 /// A step from a record to records of a collection.
@@ -93,6 +95,8 @@ enum Step {
     Back { field: String, is_list: bool },
     /// To all records. Each alias stands for one of them.
     All { alias: String },
+    /// To the record of an id: the caller's own.
+    One { id: String },
 }
 
 /// The value at the end of a path.
@@ -118,6 +122,7 @@ enum Leaf {
 
 impl TypedExpression {
     /// Parses an expression and resolves its fields, from those of the collection with this id. `sees` limits the records of other collections.
+    /// A trusted one, a rule or a superuser's, reads hidden fields and all emails. Passwords and token keys no expression reads.
     ///
     /// # Errors
     ///
@@ -128,9 +133,10 @@ impl TypedExpression {
         catalog: &dyn Catalog,
         collection: &str,
         sees: &dyn Fn(&str) -> Seen,
+        is_trusted: bool,
     ) -> Result<Self, ResolveError> {
         let node = super::parser::parse(text, Names::Request(values))?;
-        Resolver { catalog, collection, sees }.node(&node).map(Self)
+        Resolver { catalog, collection, sees, is_trusted }.node(&node).map(Self)
     }
 
     /// Whether it reads the record's own fields only, each with one value: then it can be decided in memory.
@@ -169,6 +175,7 @@ impl TypedPath {
     fn is_many(&self) -> bool {
         let leads_to_many = |hop: &Hop| match hop.step {
             Step::Relation { is_list, .. } => is_list,
+            Step::One { .. } => false,
             Step::Back { .. } | Step::All { .. } => true,
         };
         matches!(self.leaf, Leaf::Each(_)) || self.hops.iter().any(leads_to_many)

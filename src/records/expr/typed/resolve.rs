@@ -5,9 +5,9 @@ use super::super::value::Value;
 use super::super::{ExpressionError, Modifier, Node, Operand, Operator};
 use super::{Hop, Leaf, Step, TypedComparison, TypedExpression, TypedNode, TypedOperand, TypedPath};
 use crate::records::expr::like::Like;
-use crate::records::expr::parser::COLLECTION;
+use crate::records::expr::parser::{AUTH, COLLECTION};
 use crate::records::expression::Field as FieldName;
-use crate::records::schema::{Definition, Kind, number_text};
+use crate::records::schema::{Definition, EMAIL, Kind, TOKEN_KEY, number_text};
 
 /// The most steps to related records.
 const MAX_HOPS: usize = 6;
@@ -74,6 +74,8 @@ pub(super) struct Resolver<'a> {
     /// The id of the collection that the expression is about.
     pub(super) collection: &'a str,
     pub(super) sees: &'a dyn Fn(&str) -> Seen,
+    /// Whether hidden fields and all emails may be read.
+    pub(super) is_trusted: bool,
 }
 
 impl<'a> Resolver<'a> {
@@ -116,7 +118,13 @@ impl<'a> Resolver<'a> {
             };
             ResolveError::UnknownField { side, operand, field: field.to_owned() }
         };
-        self.path(&names, modifier, &unknown).map(TypedOperand::Path)
+        match self.path(&names, modifier, &unknown) {
+            // Callers are of several collections, and not all of them have the field.
+            Err(_) if names.first().is_some_and(|root| root == AUTH) => {
+                Ok(TypedOperand::Literal(Value::Null))
+            }
+            path => path.map(TypedOperand::Path),
+        }
     }
 
     /// A step to a collection.
@@ -148,6 +156,15 @@ impl<'a> Resolver<'a> {
                 hops.push(self.hop(step, &collection.definition.id).ok_or_else(|| unknown(name))?);
                 (collection, rest)
             }
+            [root, collection, id, rest @ ..] if root == AUTH => {
+                let own = self.catalog.by_id(collection).ok_or_else(|| unknown(collection))?;
+                hops.push(Hop {
+                    step: Step::One { id: id.clone() },
+                    collection: collection.clone(),
+                    seen: None,
+                });
+                (own, rest)
+            }
             names => (self.catalog.by_id(self.collection).ok_or_else(|| unknown(self.collection))?, names),
         };
         while let Some((name, rest)) = names.split_first() {
@@ -161,8 +178,11 @@ impl<'a> Resolver<'a> {
                 continue;
             };
             let is_lower = modifier == Some(Modifier::Lower);
-            let leaf = |leaf| Ok(TypedPath { hops: hops.clone(), leaf, is_lower });
-            if field.is_secret() || field.hidden {
+            let is_auth = at.definition.auth.is_some();
+            let is_guarded = is_auth && name == EMAIL && !self.is_trusted;
+            let leaf = |leaf| Ok(TypedPath { hops: hops.clone(), leaf, is_lower, is_guarded });
+            let is_hidden = field.hidden && !self.is_trusted;
+            if field.is_secret() || is_hidden || (is_auth && name == TOKEN_KEY) {
                 return Err(unknown(name));
             }
             if field.is_id() {
@@ -204,7 +224,7 @@ impl<'a> Resolver<'a> {
     fn back(&self, name: &str, at: TypedCollection<'_>) -> Option<(Hop, TypedCollection<'a>)> {
         let (collection, field) = name.split_once("_via_")?;
         let next = self.catalog.by_name(collection)?;
-        let via = next.definition.field(field).filter(|field| !field.hidden)?;
+        let via = next.definition.field(field).filter(|field| !field.hidden || self.is_trusted)?;
         let Kind::Relation { collection_id, .. } = &via.kind else { return None };
         let step = Step::Back { field: field.to_owned(), is_list: via.kind.is_list() };
         let hop = self.hop(step, &next.definition.id)?;

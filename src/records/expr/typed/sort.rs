@@ -36,6 +36,7 @@ impl TypedSort {
         catalog: &dyn Catalog,
         collection: &str,
         sees: &dyn Fn(&str) -> Seen,
+        is_trusted: bool,
     ) -> Result<Self, ResolveError> {
         if text.is_empty() {
             return Ok(Self(Vec::new()));
@@ -63,7 +64,7 @@ impl TypedSort {
                         operand: field.to_owned(),
                         field: part.to_owned(),
                     };
-                    let resolver = Resolver { catalog, collection, sees };
+                    let resolver = Resolver { catalog, collection, sees, is_trusted };
                     SortBy::Path(resolver.path(&names, modifier, &unknown)?)
                 }
             };
@@ -113,8 +114,9 @@ mod tests {
     #[test]
     fn orders_are_parsed_and_unknown_keys_are_refused() {
         let corpus = Corpus::read();
-        let parse =
-            |text: &str| TypedSort::parse(text, &corpus, &corpus.collection("gpost").1.id, &|_| Seen::All);
+        let parse = |text: &str| {
+            TypedSort::parse(text, &corpus, &corpus.collection("gpost").1.id, &|_| Seen::All, false)
+        };
         for good in [
             "",
             "title",

@@ -12,7 +12,7 @@ use super::super::{Operator, Order};
 use super::scalar::{Affinity, Scalar};
 use super::{Hop, Leaf, Step, TypedComparison, TypedExpression, TypedNode, TypedOperand, TypedPath};
 use crate::records::expression::{Parameter, Parameters};
-use crate::records::schema::parse_number;
+use crate::records::schema::{EMAIL_VISIBILITY, parse_number};
 use crate::time::Millis;
 
 /// A text that is a number.
@@ -161,7 +161,10 @@ impl<'a> Compiler<'a> {
                 .position(|join| join.side == side && join.hops == hops && join.each.is_none());
             let number = known.unwrap_or_else(|| {
                 let alias = format!("j{}", self.joins.len() + 1);
-                let sql = hops.last().map_or_else(String::new, |hop| self.join(hop, &row, &alias));
+                let sql = match hops.last() {
+                    Some(hop) => self.join(hop, &row, &alias),
+                    None => String::new(),
+                };
                 self.joins.push(Join { hops: hops.to_vec(), each: None, side, sql });
                 self.joins.len() - 1
             });
@@ -185,7 +188,7 @@ impl<'a> Compiler<'a> {
     }
 
     /// The join of a step from the row with the prefix `row`.
-    fn join(&self, hop: &Hop, row: &str, next: &str) -> String {
+    fn join(&mut self, hop: &Hop, row: &str, next: &str) -> String {
         let on = match &hop.step {
             Step::Relation { field, is_list: false } => format!("{next}.id = ({row}data ->> '{field}')"),
             Step::Relation { field, is_list: true } => {
@@ -197,6 +200,7 @@ impl<'a> Compiler<'a> {
             }
             Step::Back { field, is_list: true } => format!("({next}.data -> '{field}') ? {row}id"),
             Step::All { .. } => "true".into(),
+            Step::One { id } => format!("{next}.id = {}::text", self.bind(id.clone())),
         };
         format!(" left join {} as {next} on {on}", (self.table)(&hop.collection))
     }
@@ -205,6 +209,10 @@ impl<'a> Compiler<'a> {
     fn seen(&mut self, operand: &TypedOperand) -> Vec<String> {
         let TypedOperand::Path(path) = operand else { return Vec::new() };
         let mut conditions = Vec::new();
+        if path.is_guarded {
+            let row = self.shared(path);
+            conditions.push(is_visible(&row));
+        }
         for (at, hop) in path.hops.iter().enumerate() {
             let Some(rule) = &hop.seen else { continue };
             if self.rules == MAX_RULES {
@@ -212,7 +220,7 @@ impl<'a> Compiler<'a> {
                 continue;
             }
             let hops = path.hops.get(..=at).unwrap_or_default().to_vec();
-            let row = self.shared(&TypedPath { hops, leaf: Leaf::Id, is_lower: false });
+            let row = self.shared(&TypedPath { hops, leaf: Leaf::Id, is_lower: false, is_guarded: false });
             let mut compiler = Compiler {
                 now: self.now,
                 table: self.table,
@@ -291,18 +299,21 @@ impl<'a> Compiler<'a> {
         let record = self.record();
         let shared = std::mem::take(&mut self.joins);
         let outer = std::mem::replace(&mut self.row, "j0.".into());
-        // All combinations of the values of both sides.
+        // All combinations of the values of both sides that the client sees.
         self.side = 1;
         let left = self.operand(&comparison.left);
+        let mut seen = self.seen(&comparison.left);
         self.side = 2;
         let right = self.operand(&comparison.right);
+        seen.extend(self.seen(&comparison.right));
         self.side = 0;
+        let seen = if seen.is_empty() { String::new() } else { format!(" where {}", seen.join(" and ")) };
         let holds = self.holds(comparison, &left, &right, true);
         self.row = outer;
         let joins: String =
             std::mem::replace(&mut self.joins, shared).into_iter().map(|join| join.sql).collect();
         format!(
-            "(select coalesce(bool_and(holds), true) from (select {holds} as holds from {record} as j0{joins}) as compared)"
+            "(select coalesce(bool_and(holds), true) from (select {holds} as holds from {record} as j0{joins}{seen}) as compared)"
         )
     }
 
@@ -461,6 +472,10 @@ impl<'a> Compiler<'a> {
             }
             leaf => self.leaf(leaf, &row),
         };
+        if path.is_guarded {
+            let guarded = |text: String| format!("(case when {} then {text} end)", is_visible(&row));
+            side.text = side.text.map(guarded);
+        }
         if path.is_lower {
             let text = side.as_text().unwrap_or_else(|| "null::text".into());
             side = Side {
@@ -515,6 +530,11 @@ impl<'a> Compiler<'a> {
     fn bind(&mut self, text: String) -> String {
         self.parameters.bind(Parameter::Text(text))
     }
+}
+
+/// Whether a record shows its email to all who see it.
+fn is_visible(row: &str) -> String {
+    format!("({row}data -> '{EMAIL_VISIBILITY}') = 'true'::jsonb")
 }
 
 /// A `jsonb` that is a list; any other is an empty one.
