@@ -58,6 +58,7 @@ mod pocketbase;
 mod pocketbase_filters;
 mod pocketbase_realtime;
 mod pocketbase_relations;
+mod pocketbase_settings;
 mod pool;
 mod pooler;
 mod presets;

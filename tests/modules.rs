@@ -69,6 +69,7 @@ const OF_STREAMS: [&str; 7] = [
     "stream_subscriptions",
     "streams",
 ];
+const OF_POCKETBASE: [&str; 1] = ["app_settings"];
 const OF_STRESS: [&str; 2] = ["large_payload_parts", "large_payloads"];
 
 async fn tables(client: &Client) -> BTreeSet<String> {
@@ -251,6 +252,7 @@ async fn a_module_that_is_turned_on_gets_its_tables_and_one_that_is_turned_off_k
         &OF_CONVERSATIONS,
         &OF_FILES,
         &OF_IMPORTS,
+        &OF_POCKETBASE,
         &OF_STREAMS,
         &OF_STRESS,
     ]);

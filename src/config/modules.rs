@@ -274,7 +274,7 @@ pub static ALL_MODULES: [ModuleInfo; 10] = [
         on: OnByDefault::Never,
         // Its collections are those of records, in the same tables, and changes of their fields come by the feed.
         needs: &[Module::Events, Module::Records],
-        tables: &[],
+        tables: &[TableSet { name: "pocketbase", relations: &["app_settings"] }],
         uses: &[],
         memory_parts: 0,
         settings: &[],

@@ -50,6 +50,7 @@ const MIGRATIONS: &[(&str, &str)] = &[
     ("V24__stream_compaction", include_str!("../../sql/migrations/V24__stream_compaction.sql")),
     ("V25__stream_sql", include_str!("../../sql/migrations/V25__stream_sql.sql")),
     ("V26__private_collections", include_str!("../../sql/migrations/V26__private_collections.sql")),
+    ("V27__app_settings", include_str!("../../sql/migrations/V27__app_settings.sql")),
 ];
 
 /// Names of tables that are created later: one a day, and one a collection.
@@ -568,7 +569,8 @@ mod tests {
         let sets: BTreeSet<&str> = first.map(|set| set.name).collect();
         assert_eq!(
             sets,
-            ["changes", "conversations", "files", "imports", "records", "streams", "stress"].into()
+            ["changes", "conversations", "files", "imports", "pocketbase", "records", "streams", "stress"]
+                .into()
         );
     }
 

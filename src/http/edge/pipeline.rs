@@ -273,7 +273,7 @@ impl Exchange {
                 response.headers_mut().insert(ALLOW, routes.allowed());
                 return Ok(response);
             }
-            Some((_, Some(_))) => {
+            Some((routes, Some(_))) => {
                 query::check(request.uri().query())?;
                 let extensions = request.extensions_mut();
                 extensions.insert(principal);
@@ -282,6 +282,14 @@ impl Exchange {
                     extensions.insert(ticket);
                 }
                 extensions.insert(self.connection);
+                if pocketbase::speaks(self.state.modules, request.uri().path()) {
+                    let (head, body) = request.into_parts();
+                    if let Some(refused) = pocketbase::refuse(&self.state, &head, routes.path(), client).await
+                    {
+                        return Ok(refused);
+                    }
+                    request = Request::from_parts(head, body);
+                }
                 let Ok(response): Result<Response, Infallible> = self.router.call(request).await;
                 response
             }

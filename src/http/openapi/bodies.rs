@@ -58,6 +58,14 @@ pub(in crate::http) struct CollectionResponse {
     members: BTreeMap<String, Value>,
 }
 
+/// Settings of the application. Sections and members that are left out stay.
+#[derive(ToSchema)]
+#[schema(as = SettingsChange, example = json!({"meta": {"appName": "Acme"}, "batch": {"enabled": true}}))]
+pub(in crate::http) struct SettingsRequest {
+    #[serde(flatten)]
+    members: BTreeMap<String, Value>,
+}
+
 /// An event of a batch that was not accepted.
 #[derive(ToSchema)]
 #[schema(as = RejectedEvent)]

@@ -13,6 +13,7 @@ use utoipa::ToSchema;
 use crate::config::{Module, Modules};
 use crate::http::wire::error::ApiError;
 use crate::records::RecordsError;
+use crate::records::schema::Violations;
 use crate::records::typed::TypedError;
 
 /// PocketBase's paths beside those of collections. What is not there is an error in its form.
@@ -98,10 +99,7 @@ impl Operation {
     pub(super) fn refuses(self, error: TypedError) -> Refusal {
         let bad = |message: Cow<'static, str>| Refusal::new(StatusCode::BAD_REQUEST, message);
         match error {
-            TypedError::Refused(violations) => {
-                let data = serde_json::to_value(violations).unwrap_or_default();
-                Refusal { data, ..bad(self.failed().into()) }
-            }
+            TypedError::Refused(violations) => Refusal::of_values(self.failed(), violations),
             TypedError::Format => bad("Failed to load the submitted data due to invalid formatting.".into()),
             TypedError::NotFound => Refusal::not_found(),
             TypedError::Forbidden => {
@@ -130,6 +128,12 @@ impl Operation {
 impl Refusal {
     pub(super) fn new(status: StatusCode, message: impl Into<Cow<'static, str>>) -> Self {
         Self { status, message: message.into(), data: json!({}), headers: None }
+    }
+
+    /// 400, with the violations of members.
+    pub(super) fn of_values(message: &'static str, violations: Violations) -> Self {
+        let data = serde_json::to_value(violations).unwrap_or_default();
+        Self { data, ..Self::new(StatusCode::BAD_REQUEST, message) }
     }
 
     /// 400, without saying why: PocketBase does not either.

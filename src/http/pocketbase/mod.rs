@@ -1,4 +1,4 @@
-//! `/api/collections` and `/api/realtime`: typed collections and their records, in the protocol of PocketBase.
+//! `/api/collections`, `/api/realtime` and `/api/settings`: typed collections and their records, in the protocol of PocketBase.
 //!
 //! This face owns the wire: bodies, queries, errors word for word. Fields, rules and relations are `crate::records::typed`. Its rules decide
 //! about access, whatever `AUTH` says: a caller with the permission `admin` is a superuser, all others are guests.
@@ -8,12 +8,15 @@ mod caller;
 mod collections;
 mod error;
 mod passwords;
+mod rate;
 mod realtime;
 mod records;
+mod settings;
 mod tokens;
 
 pub(super) use error::{RefusalResponse, refused, speaks};
 pub use passwords::RecordPasswords;
+pub(super) use rate::refuse;
 
 use axum::body::Body;
 use axum::response::Response;
@@ -38,6 +41,7 @@ pub(super) fn routes() -> Routes {
         .route(Access::Rules, routes!(collections::truncate))
         .route(Access::Rules, routes!(collections::scaffolds))
         .route(Access::Rules, routes!(realtime::connect, realtime::subscribe))
+        .route(Access::Rules, routes!(settings::view, settings::update))
         .route(Access::Rules, routes!(records::list, records::create))
         .route(Access::Rules, routes!(records::view, records::update, records::delete))
 }

@@ -20,17 +20,19 @@ mod meta;
 mod read;
 mod refresh;
 mod rules;
+pub mod settings;
 mod store;
 mod system;
 mod write;
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use parking_lot::RwLock;
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 pub use accounts::{AuthRecord, HashError, PasswordHasher};
 pub use catalog::CollectionHandle;
@@ -42,6 +44,7 @@ pub use meta::{CollectionsPage, scaffolds};
 pub use read::{ListRequest, TypedPage};
 use refresh::RefreshTask;
 pub use rules::Caller;
+use settings::{AppSettings, RateRule, RateWindows, SettingsError, SettingsStore};
 use store::{Defined, TypedStore};
 
 use super::schema::{Violation, Violations};
@@ -139,6 +142,9 @@ struct Inner {
     has_system: AtomicBool,
     /// The last look for an unknown collection.
     looked: tokio::sync::Mutex<Option<Instant>>,
+    settings_store: SettingsStore,
+    settings: RwLock<Option<Arc<AppSettings>>>,
+    rate_windows: RateWindows,
 }
 
 impl TypedRecords {
@@ -167,6 +173,9 @@ impl TypedRecords {
             users_are_open: accounts.users_are_open,
             has_system: AtomicBool::new(false),
             looked: tokio::sync::Mutex::default(),
+            settings_store: SettingsStore::new(database),
+            settings: RwLock::default(),
+            rate_windows: RateWindows::default(),
         };
         Self { inner: Arc::new(inner) }
     }
@@ -243,9 +252,17 @@ impl TypedRecords {
     ///
     /// [`TypedError`].
     pub async fn change_collection(&self, name: &str, body: &Value) -> Result<CollectionHandle, TypedError> {
-        let id = self.collection(name).await?.ok_or(TypedError::NotFound)?.definition().id.clone();
-        self.define(|definitions| Ok(vec![Plan::change(definitions, &id, body)?])).await?;
-        self.collection(&id).await?.ok_or(TypedError::NotFound)
+        let known = self.collection(name).await?.ok_or(TypedError::NotFound)?;
+        let id = &known.definition().id;
+        self.define(|definitions| Ok(vec![Plan::change(definitions, id, body)?])).await?;
+        let changed = self.collection(id).await?.ok_or(TypedError::NotFound)?;
+        if changed.name() != known.name() {
+            let renamed =
+                self.inner.settings_store.rename_collection(known.name().as_str(), changed.name().as_str());
+            self.keep_settings(renamed.await?);
+            self.inner.records.wake();
+        }
+        Ok(changed)
     }
 
     /// Deletes a collection with its records.
@@ -256,6 +273,53 @@ impl TypedRecords {
     pub async fn delete_collection(&self, name: &str) -> Result<(), TypedError> {
         let id = self.collection(name).await?.ok_or(TypedError::NotFound)?.definition().id.clone();
         self.define(|definitions| Ok(vec![Plan::delete(definitions, &id)?])).await
+    }
+
+    /// The settings of the application.
+    ///
+    /// # Errors
+    ///
+    /// [`TypedError::Records`], if they have not been read yet.
+    pub async fn settings(&self) -> Result<Arc<AppSettings>, TypedError> {
+        let known = self.inner.settings.read().clone();
+        match known {
+            Some(known) => Ok(known),
+            None => self.refresh_settings().await,
+        }
+    }
+
+    /// Merges `patch` into the settings of the application; `Ok(Err(_))`: they are refused.
+    ///
+    /// # Errors
+    ///
+    /// [`TypedError::Records`].
+    pub async fn change_settings(
+        &self,
+        patch: &Map<String, Value>,
+    ) -> Result<Result<Arc<AppSettings>, SettingsError>, TypedError> {
+        let changed = self.inner.settings_store.change(patch).await?;
+        self.inner.records.wake();
+        Ok(changed.map(|settings| self.keep_settings(settings)))
+    }
+
+    /// Takes a request of an address from the window of a limit of the settings. `bucket` names what is counted together. Whether there was
+    /// one left.
+    pub fn take_request(&self, rule: &RateRule, bucket: &str, address: IpAddr) -> bool {
+        self.inner.rate_windows.take(rule, bucket, address, Instant::now())
+    }
+
+    /// Reads the settings anew.
+    async fn refresh_settings(&self) -> Result<Arc<AppSettings>, TypedError> {
+        Ok(self.keep_settings(self.inner.settings_store.read().await?))
+    }
+
+    fn keep_settings(&self, settings: AppSettings) -> Arc<AppSettings> {
+        let mut known = self.inner.settings.write();
+        if let Some(known) = known.as_ref().filter(|known| ***known == settings) {
+            return Arc::clone(known);
+        }
+        self.inner.rate_windows.clear();
+        Arc::clone(known.insert(Arc::new(settings)))
     }
 
     async fn define(

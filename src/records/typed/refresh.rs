@@ -1,4 +1,4 @@
-//! The task that keeps a node's catalogue current: a change of a definition, by any node, is a row of the feed.
+//! The task that keeps a node's catalogue and settings current: a change of either, by any node, is a row of the feed.
 
 use crate::realtime::{self, Realtime, Subscription};
 use crate::supervisor::{Next, Step, StepError};
@@ -6,7 +6,9 @@ use crate::supervisor::{Next, Step, StepError};
 use super::TypedRecords;
 
 /// The topic of changed definitions (`sql/records/typed/report.sql`). No collection has a `:` in its name.
-const TOPIC: &str = "collections:changed";
+const COLLECTIONS: &str = "collections:changed";
+/// The topic of changed settings (`sql/records/settings/save.sql`).
+const SETTINGS: &str = "settings:changed";
 
 pub(super) struct RefreshTask {
     typed: TypedRecords,
@@ -20,7 +22,11 @@ impl RefreshTask {
     }
 
     async fn refresh(&self) -> Result<(), StepError> {
-        self.typed.refresh().await.map(drop).map_err(|error| StepError::new(error.to_string()))
+        let refreshed = async {
+            self.typed.refresh().await?;
+            self.typed.refresh_settings().await
+        };
+        refreshed.await.map(drop).map_err(|error| StepError::new(error.to_string()))
     }
 }
 
@@ -28,13 +34,14 @@ impl Step for RefreshTask {
     async fn step(&mut self) -> Result<Next, StepError> {
         let subscription = match &mut self.subscription {
             Some(subscription) => subscription,
-            none => {
-                let joining = self.realtime.join(vec![TOPIC.to_owned()], None, None);
+            None => {
+                let joining =
+                    self.realtime.join(vec![COLLECTIONS.to_owned(), SETTINGS.to_owned()], None, None);
                 let mut subscription = joining.map_err(|error| StepError::new(error.to_string()))?;
                 subscription.joined().await;
                 // Changes before that are not delivered.
-                self.typed.refresh().await.map_err(|error| StepError::new(error.to_string()))?;
-                none.insert(subscription)
+                self.refresh().await?;
+                self.subscription.insert(subscription)
             }
         };
         subscription.ready().await;

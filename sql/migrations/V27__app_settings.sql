@@ -1,0 +1,21 @@
+-- The settings of the application that typed collections serve: one row, with its secrets.
+create table {schema}.app_settings (
+    id smallint primary key default 1 check (id = 1),
+    -- Counts changes.
+    version bigint not null default 1,
+    updated timestamptz not null default now(),
+    value jsonb not null
+);
+
+-- As before, with the settings of the application.
+create or replace function {schema}.tidegate_watch_own_tables() returns text[]
+language sql immutable set search_path = pg_catalog, pg_temp as $$
+    select regexp_split_to_array(
+        'api_keys, app_settings, auth_revocations, auth_tickets, changes, client_messages, client_nodes, collections, conversations,
+        dead_letters, event_routes, feed_floor, feed_positions, feed_readers, file_store, files, import_parts, import_rejected, imports,
+        ingest_duplicates, ingest_journals, ingest_keys, ingest_lanes, ingest_partitions, ingest_receipts, ingest_removed,
+        large_payload_parts, large_payloads, message_drafts, message_keys, message_pieces, messages, requests, route_counts,
+        route_deferred, route_errors, route_passed, search_documents, search_rebuild, sessions, stream_chunks, stream_inbox,
+        stream_producers, stream_secrets, stream_subscription_links, stream_subscriptions, streams, tidegate_choices,
+        tidegate_migrations, tidegate_table_sets, users, watched_tables', '[,[:space:]]+')
+$$;
