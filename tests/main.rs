@@ -55,6 +55,7 @@ mod modules;
 mod openapi;
 mod permissions;
 mod pocketbase;
+mod pocketbase_auth;
 mod pocketbase_filters;
 mod pocketbase_realtime;
 mod pocketbase_relations;

@@ -7,7 +7,7 @@ use crate::support::postgres::TestDatabase;
 use crate::support::service::{Folder, Service, eventually};
 
 /// Every task with these settings, and whether it is critical.
-const TASKS: [(&str, bool); 38] = [
+const TASKS: [(&str, bool); 39] = [
     ("change-retention", false),
     ("clients", false),
     ("collections", false),
@@ -31,6 +31,7 @@ const TASKS: [(&str, bool); 38] = [
     ("revocations", false),
     ("routes", false),
     ("search", false),
+    ("signed-in-records", false),
     ("stream-appends", true),
     ("stream-compaction", false),
     ("stream-decisions", true),

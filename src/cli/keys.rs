@@ -5,6 +5,7 @@ use time::format_description::well_known::Rfc3339;
 use time::{Duration, OffsetDateTime};
 use uuid::Uuid;
 
+use super::superuser::{self, SuperuserArgs};
 use super::{Failure, offline};
 use crate::auth::keys::{KEYS_PAGE, KeyRequest, ListedKey};
 use crate::auth::{Scope, Scopes};
@@ -22,6 +23,8 @@ enum KeysCommand {
     Create(CreateArgs),
     /// List all keys, newest first
     List,
+    /// Create a superuser of typed collections, or set their password, read from standard input; print their id
+    Superuser(SuperuserArgs),
     /// Revoke a key, on every node within a second
     Revoke {
         /// The key's id, or its prefix as listed
@@ -58,14 +61,18 @@ struct CreateArgs {
 }
 
 pub(super) fn run(args: KeysArgs) -> Result<(), Failure> {
-    if let KeysCommand::Create(args) = &args.command
+    let command = match args.command {
+        KeysCommand::Superuser(args) => return superuser::run(args),
+        command => command,
+    };
+    if let KeysCommand::Create(args) = &command
         && !args.origin.is_empty()
         && !args.write_only
     {
         return Err(Failure::Usage("--origin is for a write-only key (--write-only)".into()));
     }
     let config = Config::from_env()?;
-    offline::with_accounts(&config, async |accounts, _database| match args.command {
+    offline::with_accounts(&config, async |accounts, _database| match command {
         KeysCommand::Create(args) => {
             let implied = [args.admin.then_some(Scope::Admin), args.write_only.then_some(Scope::EventsWrite)];
             let implied: Scopes = implied.into_iter().flatten().collect();
@@ -88,6 +95,8 @@ pub(super) fn run(args: KeysArgs) -> Result<(), Failure> {
                 }
             }
         }
+        // It has returned.
+        KeysCommand::Superuser(_) => Ok(()),
         KeysCommand::Revoke { key } => Ok(accounts.keys.revoke(&key, None).await?),
     })
 }

@@ -12,6 +12,7 @@ mod keys;
 mod offline;
 mod redrive;
 mod routes;
+mod superuser;
 mod users;
 mod verify;
 

@@ -208,14 +208,18 @@ fn no_such_user() -> Failure {
 
 /// The first line of standard input. Not an argument: arguments are in the shell's history and visible to every process.
 fn read_password() -> Result<Password, Failure> {
+    Password::parse(read_line("password (visible): ")?).map_err(|error| Failure::Usage(error.to_string()))
+}
+
+/// A line of standard input; a terminal is asked for it.
+pub(super) fn read_line(question: &str) -> Result<String, Failure> {
     let failed = |error: io::Error| Failure::Run(format!("the password cannot be read: {error}"));
     let input = io::stdin();
     if input.is_terminal() {
-        eprint!("password (visible): ");
+        eprint!("{question}");
         io::stderr().flush().map_err(failed)?;
     }
     let mut line = String::new();
     input.lock().read_line(&mut line).map_err(failed)?;
-    Password::parse(line.trim_end_matches(['\r', '\n']).to_owned())
-        .map_err(|error| Failure::Usage(error.to_string()))
+    Ok(line.trim_end_matches(['\r', '\n']).to_owned())
 }

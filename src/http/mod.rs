@@ -156,7 +156,7 @@ fn all_routes(modules: Modules, protocols: Protocols, faults: bool) -> Routes {
     let mut routes = Routes::new(openapi::base(), EVENTS_NEED)
         .merge(intake::routes(protocols))
         .merge(accounts::routes())
-        .merge(ops::routes())
+        .merge(ops::routes(modules))
         .merge(openapi::routes());
     routes = add_modules(modules, routes);
     if faults {

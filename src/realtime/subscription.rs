@@ -335,6 +335,11 @@ impl Subscription {
         Ok(self.take_over(read))
     }
 
+    /// Whether changes come as the feed delivers them, and not from the table behind it.
+    pub fn is_live(&self) -> bool {
+        self.is_live
+    }
+
     /// Fails if the hub dropped the subscriber.
     ///
     /// # Errors

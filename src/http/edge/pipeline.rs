@@ -76,8 +76,9 @@ async fn cross_origin(
 ) -> Response {
     let path = request.uri().path();
     // Rules guard typed collections, and tokens come in a header that no browser adds by itself.
-    let is_of_rules =
-        !state.verifier.is_open() && state.cors_origins.is_empty() && pocketbase::speaks(state.modules, path);
+    let is_of_rules = !state.verifier.is_open()
+        && state.cors_origins.is_empty()
+        && (pocketbase::speaks(state.modules, path) || pocketbase::is_health(state.modules, path));
     let is_for_pages = is_of_rules || intake::is_for_pages(state.protocols, path);
     let allowed = cors::allowed(&state.cors_origins, request.uri(), request.headers(), is_for_pages);
     let Some(origin) = allowed else {

@@ -104,6 +104,13 @@ impl RateBudgets {
         take(budget, &LimitSubject::address(address)).map(|_| ())
     }
 
+    /// Takes a sign-in from the budget of a record of a collection, even if it does not exist.
+    pub(in crate::http) fn take_record(&self, collection: &str, identity: &str) -> Result<(), ApiError> {
+        let Some(budget) = &self.accounts else { return Ok(()) };
+        let account = format!("{collection}/{}", identity.trim().to_lowercase());
+        take(budget, &LimitSubject::Account(account)).map(|_| ())
+    }
+
     /// Takes a log-in from an account's budget, even if the account does not exist.
     pub(in crate::http) fn take_account(&self, email: &Email) -> Result<(), ApiError> {
         let Some(budget) = &self.accounts else { return Ok(()) };

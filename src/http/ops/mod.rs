@@ -10,13 +10,16 @@ use utoipa_axum::routes;
 
 use super::edge::routes::{Access, Routes};
 use crate::auth::Scope;
+use crate::config::{Module, Modules};
 pub(super) use health::is_operators;
 pub(super) use stats::Stats;
 
 /// Every route of operators.
-pub(super) fn routes() -> Routes {
+pub(super) fn routes(modules: Modules) -> Routes {
     let (read, write) = (Access::Scope(Scope::DeadlettersRead), Access::Scope(Scope::DeadlettersWrite));
     let operations = Access::Scope(Scope::OpsRead);
+    // Clients of PocketBase ask for it without a token, or with one of theirs: the handler decides what they see.
+    let health = if modules.has(Module::PocketBase) { Access::Rules } else { operations };
     Routes::default()
         .route(read, routes!(dead_letters::list))
         .route(write, routes!(dead_letters::redrive))
@@ -34,7 +37,7 @@ pub(super) fn routes() -> Routes {
         .route(Access::Scope(Scope::Admin), routes!(routes::backfill))
         .route(Access::Scope(Scope::Admin), routes!(routes::stats))
         .route(operations, routes!(reconcile::post))
-        .route(operations, routes!(health::api_health))
+        .route(health, routes!(health::api_health))
         .route(Access::Optional, routes!(health::alive))
         .route(Access::Optional, routes!(health::ready))
         .route(operations, routes!(health::metrics))

@@ -1,6 +1,7 @@
 //! The sender of a request: a superuser, a record that signed in, or a guest of the rules.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use hyper::http::request::Parts;
 use hyper::{HeaderMap, Method};
@@ -155,8 +156,8 @@ pub(super) async fn shown(state: &AppState, head: &Parts) -> Result<Shown, Refus
 pub(super) async fn record_again(
     state: &AppState,
     shown: &ShownRecord,
-) -> Result<Option<AuthRecord>, Refusal> {
-    let record = state.services()?.typed()?.auth_record(&shown.collection, &shown.id).await;
+) -> Result<Option<Arc<AuthRecord>>, Refusal> {
+    let record = state.services()?.typed()?.signed_in(&shown.collection, &shown.id).await;
     let record = record.map_err(|error| Operation::Read.refuses(error))?;
     Ok(record.filter(|record| ShownRecord::of(record) == *shown))
 }

@@ -36,6 +36,11 @@ pub(in crate::http) fn speaks(modules: Modules, path: &str) -> bool {
     modules.has(Module::PocketBase) && PATHS.iter().any(|root| is_below(root))
 }
 
+/// Whether a path is the health that clients of PocketBase ask for.
+pub(in crate::http) fn is_health(modules: Modules, path: &str) -> bool {
+    modules.has(Module::PocketBase) && path == "/api/health"
+}
+
 /// A refusal of the pipeline in PocketBase's form.
 pub(in crate::http) fn refused(error: ApiError) -> Response {
     Refusal::from(error).into_response()
@@ -78,6 +83,8 @@ pub(super) enum Operation {
     CreateCollection,
     UpdateCollection,
     DeleteCollection,
+    /// A form of sign-ins.
+    Form,
 }
 
 impl Operation {
@@ -92,6 +99,7 @@ impl Operation {
             Self::CreateCollection => "Failed to create collection.",
             Self::UpdateCollection => "Failed to update collection.",
             Self::DeleteCollection => "Failed to delete collection.",
+            Self::Form => "An error occurred while validating the submitted data.",
         }
     }
 

@@ -3,6 +3,7 @@
 //! This face owns the wire: bodies, queries, errors word for word. Fields, rules and relations are `crate::records::typed`. Its rules decide
 //! about access, whatever `AUTH` says: a caller with the permission `admin` is a superuser, all others are guests.
 
+mod auth;
 mod body;
 mod caller;
 mod collections;
@@ -14,7 +15,7 @@ mod records;
 mod settings;
 mod tokens;
 
-pub(super) use error::{RefusalResponse, refused, speaks};
+pub(super) use error::{RefusalResponse, is_health, refused, speaks};
 pub use passwords::RecordPasswords;
 pub(super) use rate::refuse;
 
@@ -40,6 +41,10 @@ pub(super) fn routes() -> Routes {
         .route(Access::Rules, routes!(collections::view, collections::update, collections::delete))
         .route(Access::Rules, routes!(collections::truncate))
         .route(Access::Rules, routes!(collections::scaffolds))
+        .route(Access::Rules, routes!(auth::with_password))
+        .route(Access::Rules, routes!(auth::refresh))
+        .route(Access::Rules, routes!(auth::impersonate))
+        .route(Access::Rules, routes!(auth::methods))
         .route(Access::Rules, routes!(realtime::connect, realtime::subscribe))
         .route(Access::Rules, routes!(settings::view, settings::update))
         .route(Access::Rules, routes!(records::list, records::create))

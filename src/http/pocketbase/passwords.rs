@@ -10,7 +10,7 @@ use crate::records::typed::{HashError, PasswordHasher};
 #[derive(Debug)]
 pub struct RecordPasswords(pub Users);
 
-fn failed(error: AuthError) -> HashError {
+fn failed(error: &AuthError) -> HashError {
     match error {
         AuthError::Overloaded => HashError::Overloaded,
         _ => HashError::Failed,
@@ -19,10 +19,12 @@ fn failed(error: AuthError) -> HashError {
 
 impl PasswordHasher for RecordPasswords {
     fn hash(&self, password: String) -> BoxFuture<'_, Result<String, HashError>> {
-        Box::pin(async move { self.0.hash(Secret::new(password)).await.map_err(failed) })
+        Box::pin(async move { self.0.hash(Secret::new(password)).await.map_err(|error| failed(&error)) })
     }
 
     fn is_right(&self, password: String, hash: Option<String>) -> BoxFuture<'_, Result<bool, HashError>> {
-        Box::pin(async move { self.0.is_right(Secret::new(password), hash).await.map_err(failed) })
+        Box::pin(
+            async move { self.0.is_right(Secret::new(password), hash).await.map_err(|error| failed(&error)) },
+        )
     }
 }

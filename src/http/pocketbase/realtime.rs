@@ -344,7 +344,7 @@ impl Source {
     }
 
     /// The record of the caller as it is now. One that is gone, or whose tokens are void, leaves a guest.
-    async fn settle(&mut self) -> Option<AuthRecord> {
+    async fn settle(&mut self) -> Option<Arc<AuthRecord>> {
         let Shown::Record(shown) = &self.shown else { return None };
         match caller::record_again(&self.state, shown).await {
             Ok(Some(record)) => Some(record),

@@ -7,6 +7,7 @@ use axum::extract::{Path, Request, State};
 use axum::response::Response;
 use serde_json::{Map, Value};
 
+use super::auth::take_password;
 use super::caller::caller;
 use super::error::{Operation, Refusal};
 use super::{PageResponse, Query, answer, body, no_content};
@@ -143,6 +144,7 @@ pub(super) async fn create(
     let collection = collection(services, &name, MISSING_OR_INVALID).await?;
     let caller = caller(&state, &read.head, &query, &collection, Some(&read.members)).await?;
     query.projection()?;
+    take_password(&state, &read.head, &caller, &collection, "", &read.members)?;
     let members = typed.create(&collection, &caller, read.members).await;
     let members = members.map_err(|error| Operation::CreateRecord.refuses(error))?;
     show(services, &collection, &caller, &query, members).await
@@ -181,6 +183,7 @@ pub(super) async fn update(
     let collection = collection(services, &name, MISSING_OR_INVALID).await?;
     let caller = caller(&state, &read.head, &query, &collection, Some(&read.members)).await?;
     query.projection()?;
+    take_password(&state, &read.head, &caller, &collection, &id, &read.members)?;
     let members = typed.update(&collection, &caller, &id, &read.members).await;
     let members = members.map_err(|error| Operation::UpdateRecord.refuses(error))?;
     show(services, &collection, &caller, &query, members).await

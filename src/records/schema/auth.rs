@@ -337,7 +337,7 @@ impl AuthOptions {
             check_duration(token.duration, &mut found);
             let length = token.secret.chars().count();
             if !SECRET_LENGTH.contains(&length) {
-                found.add("secret", out_of_range(*SECRET_LENGTH.start(), *SECRET_LENGTH.end()));
+                found.add("secret", Violation::out_of_range(*SECRET_LENGTH.start(), *SECRET_LENGTH.end()));
             }
             nested(member, found);
         }
@@ -453,12 +453,6 @@ fn at_most(most: i64) -> Violation {
         .with("threshold", most)
 }
 
-pub(super) fn out_of_range(min: usize, max: usize) -> Violation {
-    Violation::new("length_out_of_range", format!("The length must be between {min} and {max}."))
-        .with("max", max)
-        .with("min", min)
-}
-
 /// A new secret. It is of the system's randomness.
 fn secret() -> Result<String, DefinitionError> {
     generate(SECRET_PATTERN).ok_or(DefinitionError::NoRandomness)
@@ -520,4 +514,134 @@ pub(super) fn complete_indexes(definition: &mut Definition, name: &str) {
         added.push(format!("CREATE UNIQUE INDEX `idx_email_{id}` ON `{name}` (`email`) WHERE `email` != ''"));
     }
     definition.indexes.extend(added);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::records::Name;
+
+    fn refusal(result: Result<(Name, Definition), DefinitionError>) -> Value {
+        match result {
+            Err(DefinitionError::Violations(violations)) => serde_json::to_value(violations).unwrap(),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn staff(more: &Value) -> Result<(Name, Definition), DefinitionError> {
+        let mut body = json!({"name": "staff", "type": "auth", "fields": [{"name": "nick", "type": "text"}]});
+        for (name, value) in more.as_object().unwrap() {
+            body[name] = value.clone();
+        }
+        Definition::create(&body)
+    }
+
+    #[test]
+    fn an_auth_collection_has_the_fields_and_indexes_of_accounts() {
+        let (name, made) = staff(
+            &json!({"fields": [{"name": "email", "type": "text"}, {"name": "tokenKey", "type": "text"}]}),
+        )
+        .unwrap();
+        let fields = |definition: &Definition| -> Vec<String> {
+            definition.fields.iter().map(|field| format!("{} {}", field.name, field.kind.name())).collect()
+        };
+        let all = [
+            "id text",
+            "email email",
+            "tokenKey text",
+            "password password",
+            "emailVisibility bool",
+            "verified bool",
+        ];
+        assert_eq!(fields(&made), all);
+        assert!(made.fields.iter().all(|field| field.system));
+        let hidden: Vec<&str> =
+            made.fields.iter().filter(|field| field.hidden).map(|field| &*field.name).collect();
+        assert_eq!(hidden, [TOKEN_KEY, PASSWORD]);
+        assert_eq!(
+            made.indexes,
+            [
+                format!("CREATE UNIQUE INDEX `idx_tokenKey_{}` ON `staff` (`tokenKey`)", made.id),
+                format!(
+                    "CREATE UNIQUE INDEX `idx_email_{}` ON `staff` (`email`) WHERE `email` != ''",
+                    made.id
+                ),
+            ]
+        );
+        // They cannot be dropped, nor shown.
+        let shown =
+            json!({"fields": [{"name": "password", "type": "password", "hidden": false}], "indexes": []});
+        let (_, changed) = made.change(&name, &shown).unwrap();
+        assert_eq!(changed.fields.len(), all.len());
+        assert!(changed.field(PASSWORD).unwrap().hidden && changed.field(TOKEN_KEY).unwrap().hidden);
+        assert_eq!(changed.indexes, made.indexes);
+        let (_, renamed) = made.change(&name, &json!({"name": "crew"})).unwrap();
+        assert!(renamed.indexes.iter().all(|index| index.contains("`crew`")), "{:?}", renamed.indexes);
+    }
+
+    #[test]
+    fn options_are_merged_and_secrets_are_never_shown() {
+        let (name, made) = staff(&json!({"otp": {"enabled": true}, "authToken": {"duration": 60}})).unwrap();
+        let auth = made.auth.as_deref().unwrap();
+        assert_eq!((auth.otp.enabled, auth.otp.length, auth.auth_token.duration), (true, 8, 60));
+        assert_eq!(auth.auth_token.secret.len(), 50);
+        assert_ne!(auth.auth_token.secret, auth.file_token.secret);
+        let shown = Value::from(auth.shown());
+        assert_eq!((&shown["authToken"], &shown["authRule"]), (&json!({"duration": 60}), &json!("")));
+        assert!(!shown.to_string().contains(&auth.auth_token.secret));
+        let change =
+            json!({"authRule": null, "otp": null, "authToken": {"secret": null}, "mfa": {"duration": 30}});
+        let (_, changed) = made.change(&name, &change).unwrap();
+        let changed = changed.auth.as_deref().unwrap();
+        assert_eq!((&changed.auth_rule, &changed.otp), (&None, &auth.otp));
+        assert_eq!((&changed.auth_token, changed.mfa.duration), (&auth.auth_token, 30));
+        let stored: Definition = serde_json::from_str(&serde_json::to_string(&made).unwrap()).unwrap();
+        assert_eq!(stored, made);
+        for bad in [json!({"otp": 1}), json!({"authToken": {"duration": "x"}}), json!({"authRule": 5})] {
+            assert_eq!(made.change(&name, &bad), Err(DefinitionError::Format), "{bad}");
+        }
+    }
+
+    #[test]
+    fn bad_options_are_refused_by_member() {
+        for (more, pointer, code) in [
+            (
+                json!({"passwordAuth": {"identityFields": ["nothing"]}}),
+                "/passwordAuth/identityFields",
+                "missing_field",
+            ),
+            (json!({"passwordAuth": {"identityFields": []}}), "/passwordAuth/identityFields", "required"),
+            (
+                json!({"passwordAuth": {"identityFields": ["password"]}}),
+                "/passwordAuth/identityFields",
+                "missing_field",
+            ),
+            (
+                json!({"passwordAuth": {"identityFields": ["nick"]}}),
+                "/passwordAuth/identityFields",
+                "missing_unique_constraint",
+            ),
+            (json!({"authToken": {"duration": 1}}), "/authToken/duration", "min_greater_equal_than_required"),
+            (json!({"authToken": {"duration": 0}}), "/authToken/duration", "required"),
+            (json!({"authToken": {"secret": "short"}}), "/authToken/secret", "length_out_of_range"),
+            (json!({"mfa": {"enabled": true}}), "/mfa/enabled", "mfa_not_enough_auths"),
+            (
+                json!({"otp": {"enabled": true, "length": 2}}),
+                "/otp/length",
+                "min_greater_equal_than_required",
+            ),
+            (
+                json!({"oauth2": {"providers": [{"name": "nothing"}]}}),
+                "/oauth2/providers/0/name",
+                "missing_provider",
+            ),
+        ] {
+            let data = refusal(staff(&more));
+            assert_eq!(
+                data.pointer(pointer).unwrap()["code"],
+                format!("validation_{code}"),
+                "{more}: {data}"
+            );
+        }
+    }
 }

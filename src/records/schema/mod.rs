@@ -34,6 +34,7 @@ pub use auth::{
 pub use date::DateText;
 pub use definition::{CollectionKind, Definition, DefinitionError, Rules};
 pub use field::{Field, Kind};
+pub use generate::generate;
 pub use index::{Index, IndexColumn, IndexCondition};
 pub use number::{number_text, parse_number};
 pub use projection::Projection;

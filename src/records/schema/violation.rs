@@ -1,6 +1,7 @@
 //! Violations: the reasons for which a value is refused, by member.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use serde::Serialize;
 use serde_json::{Map, Value};
@@ -35,6 +36,13 @@ impl Violation {
         Self::new("required", "Cannot be blank.")
     }
 
+    /// A text with fewer or more characters than these.
+    pub fn out_of_range(min: usize, max: usize) -> Self {
+        Self::new("length_out_of_range", format!("The length must be between {min} and {max}."))
+            .with("max", max)
+            .with("min", min)
+    }
+
     /// A value in another format than its field's.
     pub fn format() -> Self {
         Self::new("invalid_format", "Invalid value format.")
@@ -51,6 +59,19 @@ pub struct Violations(BTreeMap<String, Entry>);
 enum Entry {
     Violation(Violation),
     Members(Violations),
+}
+
+impl fmt::Display for Violations {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (at, (member, entry)) in self.0.iter().enumerate() {
+            let comma = if at == 0 { "" } else { ", " };
+            match entry {
+                Entry::Violation(violation) => write!(f, "{comma}{member}: {}", violation.message)?,
+                Entry::Members(members) => write!(f, "{comma}{member} ({members})")?,
+            }
+        }
+        Ok(())
+    }
 }
 
 impl Violations {

@@ -23,7 +23,7 @@ pub(super) struct StoredCollection {
 }
 
 /// A collection and its definition.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub(super) struct DefinedCollection {
     pub(super) number: i32,
     pub(super) name: Name,
@@ -134,7 +134,10 @@ impl CatalogSnapshot {
                 statements: store.statements(collection),
                 rules,
                 indexes: PlannedIndex::all(&collection.definition),
-                references: references(&definitions, &collection.definition.id),
+                references: references(&definitions, &collection.definition.id)
+                    .into_iter()
+                    .chain(of_accounts(&definitions, &collection.definition))
+                    .collect(),
             }
         });
         let made = made.collect();
@@ -160,6 +163,19 @@ pub(super) fn references(definitions: &Definitions, id: &str) -> Vec<Reference> 
     }
     found
 }
+
+/// The records of the system that go with an account: their ids of accounts are unique in all collections.
+fn of_accounts(definitions: &Definitions, definition: &Definition) -> Vec<Reference> {
+    let all = definitions.all.iter().enumerate().filter(|_| definition.auth.is_some());
+    let is_of_accounts =
+        |other: &Definition| other.system && other.auth.is_none() && other.field(RECORD_REF).is_some();
+    all.filter(|(_, other)| is_of_accounts(&other.definition))
+        .map(|(at, _)| Reference { at, field: RECORD_REF.to_owned(), is_list: false, cascades: true })
+        .collect()
+}
+
+/// The field of the system's collections that names an account.
+const RECORD_REF: &str = "recordRef";
 
 /// A collection of a snapshot; cheap to clone.
 #[derive(Debug, Clone)]

@@ -21,6 +21,7 @@ mod read;
 mod refresh;
 mod rules;
 pub mod settings;
+mod signed_in;
 mod store;
 mod system;
 mod write;
@@ -34,7 +35,7 @@ use std::time::{Duration, Instant};
 use parking_lot::RwLock;
 use serde_json::{Map, Value};
 
-pub use accounts::{AuthRecord, HashError, PasswordHasher};
+pub use accounts::{AuthRecord, HashError, PasswordHasher, SecondFactor};
 pub use catalog::CollectionHandle;
 use catalog::{CatalogSnapshot, Definitions};
 use definitions::{Plan, PlannedIndex};
@@ -45,6 +46,7 @@ pub use read::{ListRequest, TypedPage};
 use refresh::RefreshTask;
 pub use rules::Caller;
 use settings::{AppSettings, RateRule, RateWindows, SettingsError, SettingsStore};
+use signed_in::{SignedIn, SignedInTask};
 use store::{Defined, TypedStore};
 
 use super::schema::{Violation, Violations};
@@ -138,6 +140,8 @@ struct Inner {
     hasher: Arc<dyn PasswordHasher>,
     /// Whether everyone may sign up in the collection `users` of a new database.
     users_are_open: bool,
+    /// The records of connected callers.
+    signed_in: SignedIn,
     /// Whether the collections of the system are known to be there.
     has_system: AtomicBool,
     /// The last look for an unknown collection.
@@ -160,6 +164,8 @@ impl TypedRecords {
         let task = RefreshTask::new(typed.clone(), realtime.clone());
         let backoff = Backoff { first: Duration::from_millis(200), longest: Duration::from_secs(5) };
         supervisor.periodic("collections", Duration::ZERO, backoff, task);
+        let task = SignedInTask::new(typed.clone(), realtime.clone());
+        supervisor.periodic("signed-in-records", signed_in::INTERVAL, backoff, task);
         typed
     }
 
@@ -171,6 +177,7 @@ impl TypedRecords {
             catalog: RwLock::default(),
             hasher: accounts.hasher,
             users_are_open: accounts.users_are_open,
+            signed_in: SignedIn::default(),
             has_system: AtomicBool::new(false),
             looked: tokio::sync::Mutex::default(),
             settings_store: SettingsStore::new(database),
@@ -230,7 +237,11 @@ impl TypedRecords {
             shared.map(|collection| (collection.name.clone(), collection.number)).collect();
         self.inner.records.keep_collections(&names);
         let catalog = Arc::new(CatalogSnapshot::new(definitions, &self.inner.store));
-        *self.inner.catalog.write() = Some(Arc::clone(&catalog));
+        let before = self.inner.catalog.write().replace(Arc::clone(&catalog));
+        if before.is_none_or(|before| before.definitions.all != catalog.definitions.all) {
+            // They hold their collections as they were.
+            self.inner.signed_in.clear();
+        }
         Ok(catalog)
     }
 
