@@ -30,11 +30,13 @@ pub(crate) enum Command {
     /// Read streams of server-sent events, and check that each message arrives, in order and in time. Exit codes as for run
     Sse(SseArgs),
     /// Follow changes of records over many streams while writers make them, and check that each subscriber gets each change once, in order.
-    /// Collections are named loadtest_0, loadtest_1 and so on. Exit codes as for run. Start a service with rate limits with
+    /// Collections are named loadtest_0, loadtest_1 and so on. For any server of PocketBase's API too (--api). Exit codes as for run. Start a service with rate limits with
     /// RATE_WRITES=0
     Realtime(RealtimeArgs),
     /// Create single records in a closed loop, then get them; report both rates
     Crud(CrudArgs),
+    /// Get a path in a closed loop; report the rate
+    Get(crate::get::GetArgs),
     /// Simulate many chat clients, which create conversations, add messages, append to some, list and page; then check that
     /// every acknowledged message is stored once, in order. Exit codes as for run. Start a service with rate limits with
     /// RATE_WRITES=0
@@ -175,8 +177,10 @@ pub(crate) struct RealtimeArgs {
     /// URL of the service
     #[arg(long, default_value = "http://127.0.0.1:3000")]
     pub(crate) url: Target,
-    /// Subscribers, each with a connection and one topic
-    #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    #[command(flatten)]
+    pub(crate) of_api: crate::realtime::ApiArgs,
+    /// Subscribers, each with a connection and one topic. 0: writes alone are measured
+    #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u32).range(0..=100_000))]
     pub(crate) subscribers: u32,
     /// Topics, which are collections; the service has up to 1,000
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1_000))]

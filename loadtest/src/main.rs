@@ -7,7 +7,7 @@
 //!      └▶ report, progress
 //! ```
 //!
-//! `drain`, [`crud`], [`conversations`], `sse`, [`realtime`], [`streams`] and `large` measure one thing each, in one process.
+//! `drain`, [`crud`], [`get`], [`conversations`], `sse`, [`realtime`], [`streams`] and `large` measure one thing each, in one process.
 //!
 //! `run` plans the test and starts `worker` processes of the same program (by the [`protocol`]). A worker sends on a fixed [`schedule`] or as fast as answers come, and counts in a [`tally`]. At the end
 //! `run` adds the tallies up, counts the run's rows in the [`database`], and the [`audit`] compares the two.
@@ -23,6 +23,7 @@ mod descriptors;
 mod drain;
 mod environment;
 mod fleet;
+mod get;
 mod health;
 mod interrupts;
 mod large;
@@ -55,6 +56,7 @@ fn main() -> ExitCode {
         Command::Drain(args) => drain::run(&args),
         Command::Sse(args) => sse::run(&args),
         Command::Crud(args) => crud::run(&args),
+        Command::Get(args) => get::run(&args),
         Command::Conversations(args) => conversations::run(&args),
         Command::Large(args) => large::run(&args),
         Command::Realtime(args) => realtime::run(&args),

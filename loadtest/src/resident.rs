@@ -51,6 +51,10 @@ pub(crate) async fn usage(
     token: Option<&Token>,
     pid: Option<u32>,
 ) -> Result<Usage, ResidentError> {
+    if let Some(pid) = pid {
+        let usage = resident_of(pid).zip(cpu_s(pid)).ok_or(ResidentError::NoProcess(pid))?;
+        return Ok(Usage { resident_bytes: usage.0, cpu_s: usage.1 });
+    }
     let mut connection = Connection::open(target).await?;
     let mut request = Request::get(target.path("/metrics")).header(HOST, target.host_header());
     if let Some(token) = token {
@@ -67,11 +71,8 @@ pub(crate) async fn usage(
         let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
         value.and_then(|value| value.parse::<f64>().ok()).ok_or(ResidentError::NoMetrics)
     };
-    let cpu_s = match pid {
-        Some(pid) => cpu_s(pid).ok_or(ResidentError::NoProcess(pid))?,
-        None => value("process_cpu_seconds_total")?,
-    };
-    Ok(Usage { resident_bytes: value("process_resident_memory_bytes")? as u64, cpu_s })
+    let resident_bytes = value("process_resident_memory_bytes")? as u64;
+    Ok(Usage { resident_bytes, cpu_s: value("process_cpu_seconds_total")? })
 }
 
 /// The CPU time of a process (proc_pid_stat(5), utime and stime). The unit of these fields is 10 ms on all common machines.

@@ -1,4 +1,5 @@
-//! Load of live subscribers: writers create and update records, subscribers follow them by `/api/events/stream`, and each delivery is audited.
+//! Load of live subscribers: writers create and update records, subscribers follow them by `/api/events/stream`, or by the API of
+//! [`pocketbase`], and each delivery is audited.
 //!
 //! ```text
 //! pace ─▶ writers ══ create, update ══▶ the service ══ events ══▶ subscribers ─▶ audit
@@ -8,6 +9,7 @@
 //! Everything runs on one thread, so that a change's sending and its delivery are on one clock, and the audit needs no locks.
 
 mod audit;
+mod pocketbase;
 mod stream;
 mod subscriber;
 mod writer;
@@ -35,6 +37,8 @@ use crate::resident::{ResidentError, Usage, usage};
 use crate::schedule::{Lane, Schedule};
 use crate::tally::Times;
 use audit::{Delivered, Faults, TopicLog};
+pub(crate) use pocketbase::ApiArgs;
+use pocketbase::{Api, PocketBase, PocketBaseError};
 use stream::Marker;
 use subscriber::{Observations, Subscriber};
 use writer::{Tickets, Writes};
@@ -60,6 +64,8 @@ enum Error {
     Unsendable,
     #[error(transparent)]
     Descriptors(#[from] NoDescriptors),
+    #[error(transparent)]
+    PocketBase(#[from] PocketBaseError),
     #[error("cannot start")]
     Runtime(#[from] std::io::Error),
     #[error("{ready} of {all} streams are ready; refused: {refused}")]
@@ -74,6 +80,8 @@ struct Plan {
     host: String,
     token: Option<HeaderValue>,
     base: String,
+    /// `None`: the API is ours.
+    pocketbase: Option<PocketBase>,
     logs: Vec<RefCell<TopicLog>>,
     padding: String,
     updates: f64,
@@ -99,8 +107,13 @@ impl Plan {
             run,
             address,
             host: args.url.host_header(),
-            token: token.map(|token| bearer(&token.0).ok_or(Error::Unsendable)).transpose()?,
+            token: match args.of_api.api {
+                Api::Tidegate => token.map(|token| bearer(&token.0).ok_or(Error::Unsendable)).transpose()?,
+                // Guests are under the rules.
+                Api::Pocketbase => None,
+            },
             base: args.url.path(""),
+            pocketbase: PocketBase::new(&args.url, &args.of_api, args.behind)?,
             logs: (0..args.topics).map(|_| RefCell::default()).collect(),
             padding: "x".repeat(args.payload as usize),
             updates: args.updates / 100.0,
@@ -126,7 +139,10 @@ impl Plan {
     }
 
     fn record_path(&self, topic: usize) -> String {
-        format!("{}/api/stress/records/loadtest_{topic}", self.base)
+        match &self.pocketbase {
+            None => format!("{}/api/stress/records/loadtest_{topic}", self.base),
+            Some(pocketbase) => pocketbase.record_path(topic),
+        }
     }
 
     /// Microseconds since the start of the program.
@@ -134,25 +150,28 @@ impl Plan {
         at.saturating_duration_since(self.origin).as_micros() as u64
     }
 
-    fn record(&self, change: Delivered, sent_us: u64) -> String {
+    fn record(&self, topic: usize, change: Delivered, sent_us: u64) -> String {
         let value = Marker::value(&self.run, change, sent_us);
-        format!("{{\"lt\":\"{value}\",\"padding\":\"{}\"}}", self.padding)
+        match &self.pocketbase {
+            None => format!("{{\"lt\":\"{value}\",\"padding\":\"{}\"}}", self.padding),
+            Some(pocketbase) => pocketbase.record(topic, change.number, &value, &self.padding),
+        }
     }
 
     fn stream_request(&self, subscriber: &Subscriber) -> Vec<u8> {
         let Self { base, host, .. } = self;
-        let topic = subscriber.topic;
-        let mut request = format!(
-            "GET {base}/api/events/stream?topics=records/loadtest_{topic} HTTP/1.1\r\nhost: {host}\r\n"
-        )
-        .into_bytes();
+        let path = match self.pocketbase {
+            None => format!("/api/events/stream?topics=records/loadtest_{}", subscriber.topic),
+            Some(_) => "/api/realtime".to_owned(),
+        };
+        let mut request = format!("GET {base}{path} HTTP/1.1\r\nhost: {host}\r\n").into_bytes();
         if let Some(token) = &self.token {
             request.extend_from_slice(b"authorization: ");
             request.extend_from_slice(token.as_bytes());
             request.extend_from_slice(b"\r\n");
         }
         let last_id = subscriber.last_id.borrow();
-        if !last_id.is_empty() {
+        if self.pocketbase.is_none() && !last_id.is_empty() {
             request.extend_from_slice(b"last-event-id: ");
             request.extend_from_slice(&last_id);
             request.extend_from_slice(b"\r\n");
@@ -196,7 +215,14 @@ async fn measure(args: &RealtimeArgs) -> Result<bool, Error> {
     let address = args.url.resolve().await?;
     let plan = Rc::new(Plan::new(args, address)?);
     let token = Token::shown(args.token.as_deref());
-    let figures = async || usage(&args.url, token.as_ref(), args.pid).await;
+    if let Some(pocketbase) = &plan.pocketbase {
+        pocketbase.make_collections(plan.topics(), token.as_ref()).await?;
+    }
+    let is_measured = plan.pocketbase.is_none() || args.pid.is_some();
+    let figures = async || match is_measured {
+        true => usage(&args.url, token.as_ref(), args.pid).await.map(Some),
+        false => Ok(None),
+    };
     // The collections exist, and every connection of the pool is warm.
     write_at_once(args, &plan, u64::from(args.topics)).await;
     let start = if args.behind > 0 { behind(args, &plan).await? } else { vec![Vec::new(); plan.topics()] };
@@ -233,10 +259,11 @@ async fn measure(args: &RealtimeArgs) -> Result<bool, Error> {
     let (began, own_began) = (figures().await?, own_cpu_s());
     let started = Instant::now();
     let reconnecting = tokio::task::spawn_local(reconnect(args.reconnects, subscribers.clone()));
-    match args.rate > 0.0 {
-        true => write_paced(args, &plan).await?,
+    match args.rate > 0.0 || args.of_api.closed_loop {
+        true => write_for_a_while(args, &plan).await?,
         false => tokio::time::sleep(Duration::from_secs_f64(args.seconds)).await,
     }
+    let written_s = started.elapsed().as_secs_f64();
     reconnecting.abort();
     plan.is_settling.set(true);
     let is_complete = settled(&plan, &subscribers).await;
@@ -249,7 +276,8 @@ async fn measure(args: &RealtimeArgs) -> Result<bool, Error> {
     for subscriber in &subscribers {
         faults.missed += subscriber.seen.borrow().missed(&plan.log(subscriber.topic));
     }
-    let figures = Figures { open_s, caught_up, behind_deliveries, elapsed_s, before, began, ended, own_s };
+    let usage = before.zip(began).zip(ended).map(|((before, began), ended)| [before, began, ended]);
+    let figures = Figures { open_s, caught_up, behind_deliveries, elapsed_s, written_s, usage, own_s };
     let resets = plan.observations.borrow().resets;
     print(args, &plan, &figures, faults);
     let refusals = &plan.writes.borrow().refusals;
@@ -268,11 +296,12 @@ fn subscriber(args: &RealtimeArgs, number: u32, start: &[Vec<u8>]) -> Rc<Subscri
     Rc::new(subscriber)
 }
 
-/// Writes at the run's rate, for its duration.
-async fn write_paced(args: &RealtimeArgs, plan: &Rc<Plan>) -> Result<(), Error> {
+/// Writes at the run's rate, or as fast as answers come, for its duration.
+async fn write_for_a_while(args: &RealtimeArgs, plan: &Rc<Plan>) -> Result<(), Error> {
     let duration = Duration::from_secs_f64(args.seconds);
     let schedule = Schedule::new(args.rate, duration, Lane { worker: 0, workers: 1 });
-    let tickets = Rc::new(Tickets::Paced(Pace::start(Some(schedule), duration)));
+    let schedule = (!args.of_api.closed_loop).then_some(schedule);
+    let tickets = Rc::new(Tickets::Paced(Pace::start(schedule, duration)));
     let mut writers = writers(args, plan, &tickets);
     if let Tickets::Paced(pace) = &*tickets {
         pace.run().await?;
@@ -404,26 +433,30 @@ struct Figures {
     caught_up: Option<Times>,
     behind_deliveries: u64,
     elapsed_s: f64,
-    before: Usage,
-    began: Usage,
-    ended: Usage,
+    /// The writes' part of it.
+    written_s: f64,
+    /// Before the streams, with idle ones, and at the end.
+    usage: Option<[Usage; 3]>,
     own_s: f64,
 }
 
 fn print(args: &RealtimeArgs, plan: &Plan, figures: &Figures, faults: Faults) {
     let seen = plan.observations.borrow();
     let writes = plan.writes.borrow();
-    let Figures { open_s, caught_up, behind_deliveries, elapsed_s, before, began, ended, own_s } = figures;
+    let Figures { open_s, caught_up, behind_deliveries, elapsed_s, written_s, usage, own_s } = figures;
     let mib = |bytes: u64| bytes as f64 / 1_048_576.0;
     let line = |times: &Times| {
         let at = |percentile| time(times.at(percentile).as_micros() as u64);
         format!("p50 {}, p99 {}, max {}", at(50.0), at(99.0), time(times.max().as_micros() as u64))
     };
+    let rate = match args.of_api.closed_loop {
+        true => format!("{} writers", args.writers),
+        false => format!("{} changes/s", args.rate),
+    };
     println!(
-        "{} subscribers of {} topics, {} changes/s of {} bytes for {} s",
+        "{} subscribers of {} topics, {rate} of {} bytes for {} s",
         grouped(u64::from(args.subscribers)),
         grouped(u64::from(args.topics)),
-        args.rate,
         args.payload,
         args.seconds
     );
@@ -443,7 +476,12 @@ fn print(args: &RealtimeArgs, plan: &Plan, figures: &Figures, faults: Faults) {
         acknowledged += log.borrow().acknowledged();
         unknown += log.borrow().unknown();
     }
-    println!("changes      {} acknowledged, {} without an answer", grouped(acknowledged), grouped(unknown));
+    println!(
+        "changes      {} acknowledged, {} a second, {} without an answer",
+        grouped(acknowledged),
+        grouped(per_second(acknowledged, *written_s) as u64),
+        grouped(unknown)
+    );
     println!(
         "deliveries   {}, {} a second, {:.1} MiB received",
         grouped(seen.deliveries),
@@ -463,21 +501,22 @@ fn print(args: &RealtimeArgs, plan: &Plan, figures: &Figures, faults: Faults) {
         grouped(seen.unconnected),
         grouped(seen.resets)
     );
-    let cpu_s = ended.cpu_s - began.cpu_s;
-    let each = match seen.deliveries {
-        0 => String::new(),
-        deliveries => format!(", {:.2} µs a delivery", cpu_s * 1e6 / deliveries as f64),
-    };
-    println!("service CPU  {cpu_s:.2} s, {:.1} % of a core{each}", cpu_s / elapsed_s * 100.0);
-    let each = began.resident_bytes.saturating_sub(before.resident_bytes) as f64
-        / 1024.0
-        / f64::from(args.subscribers);
-    println!(
-        "resident     {:.1} MiB before, {:.1} with idle streams ({each:.1} KiB each), {:.1} at the end",
-        mib(before.resident_bytes),
-        mib(began.resident_bytes),
-        mib(ended.resident_bytes)
-    );
+    if let Some([before, began, ended]) = usage {
+        let cpu_s = ended.cpu_s - began.cpu_s;
+        let each = match seen.deliveries {
+            0 => String::new(),
+            deliveries => format!(", {:.2} µs a delivery", cpu_s * 1e6 / deliveries as f64),
+        };
+        println!("service CPU  {cpu_s:.2} s, {:.1} % of a core{each}", cpu_s / elapsed_s * 100.0);
+        let growth = began.resident_bytes.saturating_sub(before.resident_bytes) as f64;
+        println!(
+            "resident     {:.1} MiB before, {:.1} with idle streams ({:.1} KiB each), {:.1} at the end",
+            mib(before.resident_bytes),
+            mib(began.resident_bytes),
+            growth / 1024.0 / f64::from(args.subscribers.max(1)),
+            mib(ended.resident_bytes)
+        );
+    }
     println!("own CPU      {own_s:.2} s, {:.1} % of a core", own_s / elapsed_s * 100.0);
     println!(
         "audit        {} missed, {} doubled, {} out of order, {} never sent",

@@ -13,6 +13,8 @@ const LONGEST: usize = 4 << 20;
 pub(super) enum Noticed {
     /// The head came, with this status.
     Head(u16),
+    /// PocketBase's first event, whose id is that of the client.
+    Connected,
     /// `ready`: nothing committed behind it is missed.
     Ready,
     /// `reset`: changes may be missing.
@@ -37,6 +39,7 @@ enum Part {
 enum Kind {
     #[default]
     Other,
+    Connected,
     Ready,
     Reset,
 }
@@ -205,13 +208,14 @@ impl AnswerReader {
         last_id: &mut Vec<u8>,
         noticed: &mut impl FnMut(Noticed),
     ) {
-        if let Some(data) = line.strip_prefix(b"data: ") {
+        if let Some(data) = field(line, b"data:") {
             self.change = marker.find(data);
-        } else if let Some(id) = line.strip_prefix(b"id: ") {
+        } else if let Some(id) = field(line, b"id:") {
             self.id.clear();
             self.id.extend_from_slice(id);
-        } else if let Some(event) = line.strip_prefix(b"event: ") {
+        } else if let Some(event) = field(line, b"event:") {
             self.kind = match event {
+                b"PB_CONNECT" => Kind::Connected,
                 b"ready" => Kind::Ready,
                 b"reset" => Kind::Reset,
                 _ => Kind::Other,
@@ -222,6 +226,7 @@ impl AnswerReader {
                 self.id.clear();
             }
             match (std::mem::take(&mut self.kind), self.change.take()) {
+                (Kind::Connected, _) => noticed(Noticed::Connected),
                 (Kind::Ready, _) => noticed(Noticed::Ready),
                 (Kind::Reset, _) => noticed(Noticed::Reset),
                 (Kind::Other, Some((change, sent_us))) => noticed(Noticed::Change(change, sent_us)),
@@ -229,6 +234,12 @@ impl AnswerReader {
             }
         }
     }
+}
+
+/// The value of a field of an event, with or without a space before it.
+fn field<'a>(line: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
+    let value = line.strip_prefix(name)?;
+    Some(value.strip_prefix(b" ").unwrap_or(value))
 }
 
 #[cfg(test)]
@@ -278,6 +289,23 @@ mod tests {
             assert_eq!(all, expected, "pieces of {length}");
             assert_eq!(last_id, b"s", "of the last complete event");
         }
+    }
+
+    #[test]
+    fn events_of_pocketbase_are_found() {
+        let value = Marker::value("rt-x", change(3, None), 7);
+        let events = format!(
+            "id:abc\nevent:PB_CONNECT\ndata:{{\"clientId\":\"abc\"}}\n\nid:abc\nevent:t/*\ndata:{{\"record\":{{\"lt\":\"{value}\"}}}}\n\n"
+        );
+        let answer = format!(
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n{:x}\r\n{events}\r\n",
+            events.len()
+        );
+        let (mut reader, mut last_id, mut all) = (AnswerReader::new(), Vec::new(), Vec::new());
+        let marker = Marker::new("rt-x");
+        reader.read(answer.as_bytes(), &marker, &mut last_id, |noticed| all.push(noticed)).unwrap();
+        assert_eq!(all, [Noticed::Head(200), Noticed::Connected, Noticed::Change(change(3, None), 7)]);
+        assert_eq!(last_id, b"abc");
     }
 
     #[test]

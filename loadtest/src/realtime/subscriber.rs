@@ -35,6 +35,8 @@ pub(super) struct Subscriber {
     pub(super) last_id: RefCell<Vec<u8>>,
     /// Whether it was ready once.
     pub(super) is_ready: Cell<bool>,
+    /// What it resumes by, where the id of an event is none.
+    resume_key: String,
 }
 
 /// The measurements of all subscribers.
@@ -87,6 +89,7 @@ impl Subscriber {
             seen: RefCell::default(),
             last_id: RefCell::default(),
             is_ready: Cell::new(false),
+            resume_key: uuid::Uuid::new_v4().to_string(),
         }
     }
 }
@@ -118,7 +121,8 @@ async fn connection(plan: &Plan, subscriber: &Subscriber, opening: &Semaphore) -
         Ok::<_, io::Error>(stream)
     };
     let Ok(stream) = opened.await else { return End::Unconnected };
-    let mut answer = Answer { reader: AnswerReader::new(), ready_us: None, refused: None };
+    let mut answer =
+        Answer { reader: AnswerReader::new(), is_connected: false, ready_us: None, refused: None };
     loop {
         tokio::select! {
             readable = stream.readable() => if readable.is_err() { return End::Closed },
@@ -128,6 +132,22 @@ async fn connection(plan: &Plan, subscriber: &Subscriber, opening: &Semaphore) -
         let limit = slow.map_or(READ_BYTES, |bytes| (bytes / SLOW_READS as usize).clamp(64, READ_BYTES));
         if let Some(end) = answer.read(plan, subscriber, &stream, limit) {
             return end;
+        }
+        if std::mem::take(&mut answer.is_connected) {
+            let Some(pocketbase) = &plan.pocketbase else { continue };
+            let client = subscriber.last_id.borrow().clone();
+            match pocketbase.subscribe(&client, subscriber.topic, &subscriber.resume_key).await {
+                Ok(()) => set_ready(
+                    &mut answer.ready_us,
+                    subscriber,
+                    &mut plan.observations.borrow_mut(),
+                    plan.us(Instant::now()),
+                ),
+                Err(error) => {
+                    plan.refuse(crate::describe(&error));
+                    return End::Closed;
+                }
+            }
         }
         if answer.ready_us.is_some() {
             drop(turn.take());
@@ -141,6 +161,8 @@ async fn connection(plan: &Plan, subscriber: &Subscriber, opening: &Semaphore) -
 /// The answer on one connection.
 struct Answer {
     reader: AnswerReader,
+    /// The client's id has come, and its topic is not set.
+    is_connected: bool,
     /// The time of `ready`.
     ready_us: Option<u64>,
     /// The status, if it is not 200.
@@ -169,13 +191,11 @@ impl Answer {
         let mut seen = subscriber.seen.borrow_mut();
         let log = plan.log(subscriber.topic);
         observations.bytes += read as u64;
-        let Self { reader, ready_us, refused } = self;
+        let Self { reader, is_connected, ready_us, refused } = self;
         let notice = |noticed| match noticed {
             Noticed::Head(status) => *refused = (status != 200).then_some(status),
-            Noticed::Ready => {
-                *ready_us = Some(now_us);
-                observations.ready += u64::from(!subscriber.is_ready.replace(true));
-            }
+            Noticed::Connected => *is_connected = true,
+            Noticed::Ready => set_ready(ready_us, subscriber, &mut observations, now_us),
             Noticed::Reset => observations.resets += 1,
             Noticed::Change(change, sent_us) => {
                 observations.deliveries += 1;
@@ -192,6 +212,12 @@ impl Answer {
         let parsed = reader.read(bytes, &plan.marker, &mut subscriber.last_id.borrow_mut(), notice);
         parsed.err().map(|_| self.refused.map_or(End::Closed, End::Refused))
     }
+}
+
+/// From now on nothing is missed.
+fn set_ready(ready_us: &mut Option<u64>, subscriber: &Subscriber, observations: &mut Observations, us: u64) {
+    *ready_us = Some(us);
+    observations.ready += u64::from(!subscriber.is_ready.replace(true));
 }
 
 async fn open(plan: &Plan, is_slow: bool) -> io::Result<TcpStream> {

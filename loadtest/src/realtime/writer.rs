@@ -101,7 +101,7 @@ async fn change(
     let (number, floor) = plan.log_mut(topic).begin();
     let change = Delivered { number, previous: record.as_ref().map(|record| record.number), floor };
     let sent = Instant::now();
-    let body = plan.record(change, plan.us(sent));
+    let body = plan.record(topic, change, plan.us(sent));
     let (method, path) = match &record {
         Some(record) => (Method::PATCH, format!("{}/{}", plan.record_path(topic), record.id)),
         None => (Method::POST, plan.record_path(topic)),
