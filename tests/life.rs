@@ -93,7 +93,7 @@ async fn settings_that_cannot_be_used_are_one_line_on_stderr_and_exit_2() {
         ),
         (
             &[("HOST", "0.0.0.0")],
-            "tidegate: HOST: got \"0.0.0.0\", takes a loopback address, unless AUTH=required: whoever reaches an open service may use it\n",
+            "tidegate: HOST: got \"0.0.0.0\", takes a loopback address, unless AUTH=required: all programs that reach an open service may use it\n",
         ),
         (&[("MAX_FOLLOWERS", "10")], "tidegate: MAX_FOLLOWERS is gone: use MAX_SUBSCRIBERS\n"),
         (

@@ -196,3 +196,34 @@ async fn the_reference_is_that_of_the_code_and_of_the_database() {
         "docs/REFERENCE.md is old: UPDATE_REFERENCE=1 cargo test --test main reference\nfirst difference: {differs:#?}"
     );
 }
+
+/// The documents that explain, beside the reference.
+fn explained() -> String {
+    let documents = [
+        "README.md",
+        "docs/USE.md",
+        "docs/ROUTES.md",
+        "docs/POCKETBASE.md",
+        "docs/OPERATE.md",
+        "docs/RECIPES.md",
+    ];
+    documents.map(|path| std::fs::read_to_string(of_repository(path)).unwrap()).join("\n")
+}
+
+#[test]
+fn each_setting_is_explained_in_a_document() {
+    let text = explained();
+    let words: std::collections::BTreeSet<&str> =
+        text.split(|letter: char| !letter.is_ascii_alphanumeric() && letter != '_').collect();
+    let settings = ALL_SETTINGS.iter().flat_map(|(_, settings)| *settings);
+    let left: Vec<&str> = settings.map(|setting| setting.name).filter(|name| !words.contains(name)).collect();
+    assert!(left.is_empty(), "docs/OPERATE.md says nothing of {left:?}");
+}
+
+#[tokio::test]
+async fn each_route_is_explained_in_the_document_of_its_module() {
+    let database = TestDatabase::create_empty().await;
+    let service = Service::start(database.url(), &[("MODULES", "all"), ("FAULTS", "on")]).await;
+    let left = routes::unexplained(&service.get("/api/openapi.json").await.json(), &explained());
+    assert!(left.is_empty(), "docs/USE.md, or the document of their module, says nothing of {left:#?}");
+}

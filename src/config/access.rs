@@ -1,4 +1,4 @@
-//! How much anybody may ask for, behind which proxies, and from which web pages.
+//! Rate limits, trusted proxies, and the origins of web pages.
 
 use std::net::IpAddr;
 

@@ -1,16 +1,16 @@
-//! Who may use the service, and how anybody proves who he is.
+//! Access to the service, and the tokens that prove an identity.
 
 use serde::Deserialize;
 
 use super::{AuthConfig, ConfigError};
 
-/// Whether anybody has to say who he is.
+/// Whether requests need a token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum AuthMode {
-    /// Nobody has to: whoever reaches the service may use it.
+    /// No: all programs that reach the service may use it.
     Open,
-    /// Everybody has to.
+    /// Yes.
     Required,
 }
 
@@ -45,7 +45,7 @@ impl AuthConfig {
         if self.jwt_jwks_url.is_some() && self.jwt_public_key_file.is_some() {
             return refuse("JWT_JWKS_URL", "one beside JWT_PUBLIC_KEY_FILE", "a value only without that");
         }
-        // Without them a token that an issuer made for somebody else would be good here (RFC 8725, sections 3.8 and 3.9).
+        // Without them a token that an issuer made for another service would be valid here (RFC 8725, sections 3.8 and 3.9).
         for (name, value) in [("JWT_ISSUER", &self.jwt_issuer), ("JWT_AUDIENCE", &self.jwt_audience)] {
             if self.trusts_an_issuer() && value.is_none() {
                 return refuse(name, "nothing", "a value where tokens of another issuer are taken");
@@ -55,7 +55,7 @@ impl AuthConfig {
     }
 }
 
-/// Keys that anybody on the way could replace would let anybody in.
+/// Over a plain connection the keys could be replaced on their way, and any token be made to fit.
 fn is_safe(url: &str) -> bool {
     url.starts_with("https://")
         || [

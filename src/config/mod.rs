@@ -91,8 +91,7 @@ impl Config {
     /// What one concern's settings ask of another's.
     fn check_together(&self, variables: &Variables) -> Result<(), ConfigError> {
         if self.is_open() && !self.server.host.is_loopback() {
-            let takes =
-                "a loopback address, unless AUTH=required: whoever reaches an open service may use it";
+            let takes = "a loopback address, unless AUTH=required: all programs that reach an open service may use it";
             return Err(refuse("HOST", self.server.host, takes));
         }
         self.check_writers(variables)?;
@@ -136,12 +135,12 @@ impl Config {
         Ok(())
     }
 
-    /// Whether anybody has to say who he is: where `AUTH` says nothing, nobody.
+    /// Whether requests need a token. `AUTH` unset: no.
     pub fn auth_mode(&self) -> AuthMode {
         self.auth.auth.unwrap_or(AuthMode::Open)
     }
 
-    /// How often anybody may ask: where nothing is set and the service is open, as often as he likes.
+    /// The rate limits. Unset, an open service has none.
     pub fn rates(&self) -> Rates {
         self.access.rates(self.is_open())
     }

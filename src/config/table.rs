@@ -164,7 +164,7 @@ settings! {
         pub streams_compact_after_s: u64 = "60", int(1, 31_536_000, "seconds"),
             "Age of the messages of which compaction by key (Stream-Compaction) removes those that later ones replace.";
         pub webhook_allow_private: Switch = "off", SWITCH,
-            "Lets webhooks of subscriptions reach loopback and private addresses, and this machine without TLS. For development: whoever may create subscriptions can then send requests into the service's network.";
+            "Lets webhooks of subscriptions reach loopback and private addresses, and this machine without TLS. For development: callers that may create subscriptions can then send requests into the service's network.";
     }
 
     /// Files.
@@ -186,7 +186,7 @@ settings! {
     /// Who may use the service, and how clients prove who they are.
     auth: AuthConfig, "Authentication" {
         pub(super) auth: Option<AuthMode> = "", one_of(&["open", "required"]),
-            "Whether everybody has to show a token. Unset: open, which HOST off loopback does not allow.";
+            "Whether requests need a token. Unset: open, which HOST off loopback does not allow.";
         pub stress_token: Option<String> = "", secret(STRESS_TOKEN_TAKES),
             "A bearer token that is good for ever and for everything. Unset: there is none.";
         pub jwt_secret: Option<String> = "", secret(JWT_SECRET_TAKES),
@@ -202,7 +202,7 @@ settings! {
         pub jwt_permissions_claim: String = "permissions", text("the name of a claim"),
             "The claim with the permissions of a token's subject: an array of words, or words with spaces between.";
         pub(super) registration: Option<Switch> = "", SWITCH,
-            "Whether anybody may register as a user. Unset: on with AUTH=open, off with AUTH=required.";
+            "Lets callers register as users. Unset: on with AUTH=open, off with AUTH=required.";
         pub refresh_token_s: u64 = "2592000", int(60, 31_536_000, "seconds"),
             "Time after which a session ends that is not used.";
     }

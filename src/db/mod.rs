@@ -70,8 +70,8 @@ pub enum DbError {
     /// The quota had no connection free in time.
     #[error("no connection of the pool's quota within {} s", .0.as_secs_f32())]
     Exhausted(Duration),
-    /// The task that ran the statements panicked: a commit may have been sent or not.
-    #[error("the outcome is unknown: the task that ran the statements panicked")]
+    /// The statements ended without an answer, by a panic of their task or because the answer to their commit was lost: they may be committed.
+    #[error("the outcome is unknown: the statements ended without an answer, and may be committed")]
     OutcomeUnknown,
     /// Postgres returned a value that none of the service's statements can return.
     #[error("postgres returned {0}")]

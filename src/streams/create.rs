@@ -36,7 +36,7 @@ pub struct Fork {
     pub source: StreamPath,
     /// The position up to which it is shared; `None`: its end.
     pub offset: Option<Offset>,
-    /// So many bytes, or JSON messages, of the append behind that position are shared too.
+    /// The number of bytes, or of JSON messages, of the append behind that position that are shared too.
     pub sub_offset: u64,
 }
 

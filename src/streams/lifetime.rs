@@ -11,7 +11,7 @@ pub const MAX_TTL_S: u64 = 9_999_999_999;
 /// The time at which a stream ends by itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Lifetime {
-    /// So many seconds after the last read or write (`Stream-TTL`).
+    /// This number of seconds after the last read or write (`Stream-TTL`).
     Ttl(u64),
     /// At a time (`Stream-Expires-At`).
     ExpiresAt(Micros),

@@ -63,3 +63,25 @@ pub(super) fn write(text: &mut String, api: &Value) {
         line(text, route, &route.path.replace("{*", "{"), about);
     }
 }
+
+/// The described routes that no document names. Those of PocketBase's API are explained by PocketBase: its document names each word of their paths.
+pub(super) fn unexplained(api: &Value, documents: &str) -> Vec<String> {
+    let collections = std::fs::read_to_string(super::of_repository("docs/POCKETBASE.md")).unwrap();
+    let mut left = Vec::new();
+    for (path, item) in api["paths"].as_object().unwrap() {
+        for (method, operation) in item.as_object().unwrap() {
+            let is_named = match operation["tags"][0].as_str() {
+                None => true,
+                Some("collections") => path
+                    .split('/')
+                    .filter(|part| !part.starts_with('{'))
+                    .all(|part| collections.contains(part)),
+                Some(_) => documents.contains(path.as_str()),
+            };
+            if !is_named {
+                left.push(format!("{} {path}", method.to_uppercase()));
+            }
+        }
+    }
+    left
+}

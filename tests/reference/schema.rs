@@ -193,7 +193,7 @@ const COLUMNS: &str = "
     from pg_class c
     join pg_attribute a on a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped
     left join pg_attrdef d on d.adrelid = c.oid and d.adnum = a.attnum
-    where c.relnamespace = 'public'::regnamespace and c.relkind in ('r', 'p') and not c.relispartition
+    where c.relnamespace = 'public'::regnamespace and c.relkind in ('r', 'p') and not c.relispartition and c.relname !~ '^records_[0-9]+$'
     order by c.relname collate \"C\", a.attnum";
 
 /// Keys, checks and indexes of a table, as SQL.
@@ -208,7 +208,7 @@ const RULES: &str = "
         from pg_index i
         where i.indrelid = c.oid and not exists (select from pg_constraint o where o.conindid = i.indexrelid and o.contype in ('p', 'u'))
     ) as rules (part, kind, rule)
-    where c.relnamespace = 'public'::regnamespace and c.relkind in ('r', 'p') and not c.relispartition
+    where c.relnamespace = 'public'::regnamespace and c.relkind in ('r', 'p') and not c.relispartition and c.relname !~ '^records_[0-9]+$'
     order by c.relname collate \"C\", part, array_position(array['p', 'u', 'f', 'c'], kind), rule collate \"C\"";
 
 pub(super) async fn write_tables(text: &mut String, client: &Client) {

@@ -209,7 +209,7 @@ impl Batch {
         self.lines.iter().filter(|line| line.left_out.is_some() || !line.event.is_empty()).count() as u64
     }
 
-    /// Keeps the first lines, at most so many.
+    /// Keeps the first `lines` lines.
     pub(super) fn limit(&mut self, lines: usize) {
         self.is_cut |= lines < self.lines.len();
         self.lines.truncate(lines);

@@ -522,7 +522,7 @@ mod tests {
         assert_eq!(batch.body(), b"{\"line\":\"2\"}\n");
         source.advance(&batch);
         assert!(Bench::next(&mut source).is_none() && !source.is_truncated().unwrap());
-        // Broken off: an error once nobody waits for the rest.
+        // Cut off: an error once the command does not wait for the rest.
         std::fs::write(bench.folder.join("a.log"), &whole[..begun.len()]).unwrap();
         let mut source = bench.open();
         assert!(!source.fill(false).unwrap() && source.is_damaged());

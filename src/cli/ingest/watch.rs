@@ -247,7 +247,7 @@ fn version(metadata: &Metadata) -> (FileId, Changed) {
     (file_id(metadata), (metadata.ctime(), metadata.ctime_nsec()))
 }
 
-/// Finds files that were renamed while nobody looked: they are in the folders where they were. Where a file of the command line was renamed,
+/// Finds files that were renamed while the command did not run: they are in the folders where they were. Where a file of the command line was renamed,
 /// later ones may have been too, of which nothing is known yet. Those in `found` are not listed again.
 fn renamed(paths: &[PathBuf], state: &State, found: &[PathBuf]) -> Vec<PathBuf> {
     let watched: Vec<PathBuf> = paths.iter().filter_map(|path| std::path::absolute(path).ok()).collect();

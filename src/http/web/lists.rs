@@ -21,7 +21,7 @@ const STREAMS_PAGE: usize = 200;
 #[derive(Serialize)]
 struct CollectionResponse {
     name: String,
-    /// About so many; `None`: Postgres has not counted them yet.
+    /// Postgres' estimate; `None`: it has none yet.
     records: Option<i64>,
 }
 
