@@ -230,6 +230,7 @@ async fn start(
     let users = &accounts.users;
     let starting = Starting { config, database: &database, quotas, state, routes: &routes, users, webhooks };
     let (realtime, modules) = starting.modules(&operations);
+    state.sample_figures(pipeline.ingest());
     state.serve(Services {
         ingest: pipeline.ingest().clone(),
         routes,

@@ -121,6 +121,12 @@ pub struct TaskReport {
     pub last_success: Option<SystemTime>,
     /// The time since then, by a monotonic clock.
     pub since_success: Option<Duration>,
+    /// Whether a step is under way. Always, for a task without steps.
+    pub is_stepping: bool,
+    /// Finished steps since the start, failed ones too.
+    pub steps: u64,
+    /// The duration of the last one. `None`: none has finished, or the task has no steps.
+    pub last_step: Option<Duration>,
     /// Restarts after panics.
     pub restarts: u64,
     /// The last failure and its time.
@@ -162,6 +168,10 @@ struct Task {
 struct Status {
     state: TaskState,
     last_success: Option<(SystemTime, Instant)>,
+    /// The start of the step under way.
+    step_began: Option<Instant>,
+    steps: u64,
+    last_step: Option<Duration>,
     restarts: u64,
     failures: u32,
     failing_since: Option<Instant>,
@@ -248,11 +258,13 @@ impl Supervisor {
         let (task, supervisor) = (self.register(name, false), self.clone());
         self.shared.running.lock().spawn(async move {
             loop {
+                task.step_begins();
                 let stepped = tokio::select! {
                     biased;
                     () = task.panic.notified() => catch_unwind(panic_on_demand),
                     stepped = AssertUnwindSafe(step.step()).catch_unwind() => stepped,
                 };
+                task.step_ends();
                 let wait = match stepped {
                     Ok(Ok(next)) => {
                         task.succeeded();
@@ -297,12 +309,14 @@ impl Supervisor {
         let (task, supervisor) = (self.register(name, false), self.clone());
         std::thread::Builder::new().name(name.to_owned()).spawn(move || {
             loop {
+                task.step_begins();
                 let stepped = catch_unwind(AssertUnwindSafe(|| {
                     if task.panic_asked.swap(false, Ordering::Relaxed) {
                         panic_on_demand::<()>();
                     }
                     step()
                 }));
+                task.step_ends();
                 match stepped {
                     Ok(ControlFlow::Continue(())) => task.succeeded(),
                     Ok(ControlFlow::Break(())) => break,
@@ -352,6 +366,9 @@ impl Supervisor {
             status: Mutex::new(Status {
                 state: TaskState::Running,
                 last_success: None,
+                step_began: None,
+                steps: 0,
+                last_step: None,
                 restarts: 0,
                 failures: 0,
                 failing_since: None,
@@ -389,6 +406,16 @@ impl Supervisor {
 }
 
 impl Task {
+    fn step_begins(&self) {
+        self.status.lock().step_began = Some(Instant::now());
+    }
+
+    fn step_ends(&self) {
+        let mut status = self.status.lock();
+        status.last_step = status.step_began.take().map(|began| began.elapsed());
+        status.steps += 1;
+    }
+
     fn succeeded(&self) {
         let mut status = self.status.lock();
         if status.failures > 0 {
@@ -426,6 +453,10 @@ impl Task {
             state: status.state,
             last_success: status.last_success.map(|(at, _)| at),
             since_success: status.last_success.map(|(_, at)| at.elapsed()),
+            // A task without steps has one that never ends.
+            is_stepping: status.step_began.is_some() || status.steps == 0,
+            steps: status.steps,
+            last_step: status.last_step,
             restarts: status.restarts,
             last_error: status.last_error.clone(),
             is_stuck: status.state == TaskState::Ended

@@ -16,6 +16,7 @@ const TASKS: [(&str, bool); 39] = [
     ("dead-letter-writer", true),
     ("feed", false),
     ("fence", true),
+    ("figures", false),
     ("file-sweeper", false),
     ("idle-connections", false),
     ("imports", false),

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::support::accounts::{PASSWORD, guarded, key, log_in, register, send, token_with};
 use crate::support::postgres::TestDatabase;
-use crate::support::service::{Answer, Service};
+use crate::support::service::{Answer, Service, eventually};
 use crate::support::sse::EventStream;
 
 /// The mark of a request of the service's own page, as browsers set it.
@@ -373,6 +373,66 @@ async fn the_figures_need_neither_a_feed_nor_postgres_and_are_shared() {
         let refused = service.request("GET", &format!("/ui/events?{query}"), &headers, "").await;
         assert_eq!(refused.json()["error"]["field"], "count", "{query}");
     }
+}
+
+/// The first two events of a page: the figures of the last minutes, and those of now.
+async fn figures(service: &Service) -> [Value; 2] {
+    let mut stream = EventStream::open(service, "/ui/events?count=1&history=true", &[]).await;
+    let events = stream.take(2).await;
+    assert_eq!((events[0].event.as_str(), events[1].event.as_str()), ("history", "stats"));
+    [0, 1].map(|place: usize| serde_json::from_str(&events[place].data).unwrap())
+}
+
+#[tokio::test]
+async fn the_charts_begin_with_the_last_minutes_and_each_lane_shows_what_it_does() {
+    let database = TestDatabase::create().await;
+    let service = Service::start(database.url(), &[("MODULES", "events,web"), ("WRITERS", "2")]).await;
+    assert_eq!(service.post(&[], r#"{"n": 1}"#).await.status.as_u16(), 202);
+    service.settled().await;
+    // Nobody watches meanwhile.
+    let [past, now] = eventually("the event is in the figures of the past", async || {
+        let [past, now] = figures(&service).await;
+        let sum: f64 = past["committed"].as_array().unwrap().iter().filter_map(Value::as_f64).sum();
+        (sum > 0.0 && past["x"].as_array().unwrap().len() >= 2).then_some([past, now])
+    })
+    .await;
+    let length = past["x"].as_array().unwrap().len();
+    for (name, line) in past.as_object().unwrap() {
+        assert_eq!(line.as_array().unwrap().len(), length, "{name}");
+    }
+    assert!(past["p99"].as_array().unwrap().iter().any(Value::is_number), "{past}");
+    let lanes = now["lanes"]["each"].as_array().unwrap();
+    let batches: u64 = lanes.iter().map(|lane| lane["batches"].as_u64().unwrap()).sum();
+    assert!(lanes.len() == 2 && batches >= 1, "{now}");
+    assert!(lanes.iter().all(|lane| lane["state"] == "waiting" && lane["events"] == 0), "{now}");
+    let figures_task =
+        now["tasks"].as_array().unwrap().iter().find(|task| task["name"] == "figures").unwrap();
+    assert!(figures_task["steps"].as_u64() >= Some(1) && figures_task["last_step_ms"].is_number(), "{now}");
+
+    database
+        .connect()
+        .await
+        .batch_execute("alter table requests rename column payload to gone")
+        .await
+        .unwrap();
+    service.post(&[], r#"{"n": 2}"#).await;
+    let lanes = eventually("a lane is halted", async || {
+        let [_, now] = figures(&service).await;
+        let is_halted = now["lanes"]["each"].as_array().unwrap().iter().any(|lane| lane["state"] == "halted");
+        is_halted.then_some(now["lanes"].clone())
+    })
+    .await;
+    assert_eq!((&lanes["busy"], &lanes["count"]), (&json!(1), &json!(2)), "{lanes}");
+    assert!(lanes["each"].as_array().unwrap().iter().any(|lane| lane["events"] == 1), "{lanes}");
+    database
+        .connect()
+        .await
+        .batch_execute("alter table requests rename column gone to payload")
+        .await
+        .unwrap();
+    service.settled().await;
+    let refused = service.request("GET", "/ui/events?history=x", &[], "").await;
+    assert_eq!(refused.status.as_u16(), 400);
 }
 
 #[tokio::test]

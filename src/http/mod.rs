@@ -371,6 +371,13 @@ impl AppState {
         let _set_once = self.streams.set(streams);
     }
 
+    /// Starts the samples with which the web page's charts begin, if it is on.
+    pub fn sample_figures(&self, ingest: &Ingest) {
+        if let Some(web) = &self.web {
+            web.history.start(ingest, &self.metrics, &self.supervisor);
+        }
+    }
+
     /// The web page.
     fn web(&self) -> Result<&web::Web, ApiError> {
         self.web.as_ref().ok_or_else(ApiError::unknown_path)

@@ -51,6 +51,7 @@ pub use tidegate_journal as journal;
 pub(crate) use write::copy::copy_rows;
 pub(crate) use write::copy_writer::set_again;
 pub use write::hook::BatchHook;
+pub use write::lanes::{LaneActivity, LaneReport};
 pub use write::restore::{Restored, Restorer};
 pub(crate) use write::verdict::Verdict as WriteVerdict;
 

@@ -29,6 +29,7 @@ use crate::ingest::write::batcher::Source;
 use crate::ingest::write::batcher::{BatchSettings, Batcher};
 use crate::ingest::write::copy_writer::{CopyWriter, TargetTables};
 use crate::ingest::write::hook::BatchHook;
+use crate::ingest::write::lanes::LaneSlot;
 use crate::ingest::write::writer::Writer;
 use crate::observe::Metrics;
 use crate::supervisor::{Backoff, Next, Supervisor};
@@ -179,6 +180,7 @@ impl Pipeline {
             None => Source::Queue(Arc::clone(&queue)),
         };
         let rates = Arc::new(Rates::default());
+        let slots: Arc<[Arc<LaneSlot>]> = (0..settings.writers).map(|_| Arc::default()).collect();
         let ingest = Ingest {
             shared: Arc::new(Shared {
                 queue: Arc::clone(&queue),
@@ -190,7 +192,7 @@ impl Pipeline {
                 json_limits: JsonLimits { depth: limits::MAX_JSON_DEPTH, bytes: config.max_event_bytes },
                 writer_status: Arc::clone(events.status()),
                 dead_letter_writer_status: Arc::clone(dead_events.status()),
-                lanes: settings.writers,
+                lanes: Arc::clone(&slots),
             }),
         };
 
@@ -200,7 +202,7 @@ impl Pipeline {
             max_copy_bytes: limits::MAX_COPY_BYTES,
         };
         let batcher = Arc::new(Batcher::new(batches, source));
-        let writer = Writer { batcher, copy_writer: events, metrics: Arc::clone(metrics) };
+        let writer = Writer { batcher, copy_writer: events, metrics: Arc::clone(metrics), lanes: slots };
         let lane =
             |number| supervisor.spawn_drained(format!("lane-{number}"), writer.clone().run(number as i32));
         let lanes = (0..settings.writers).map(lane).collect();

@@ -56,6 +56,12 @@ struct TaskHealth {
     state: &'static str,
     /// Unix time in milliseconds; null before the first success, and for tasks without steps.
     last_success_ms: Option<u64>,
+    /// Whether a step is under way, or waits for work; always, for tasks without steps.
+    is_stepping: bool,
+    /// Finished steps, since the start.
+    steps: u64,
+    /// The duration of the last one in milliseconds, with its wait for work.
+    last_step_ms: Option<f64>,
     /// Restarts after panics.
     restarts: u64,
     last_error: Option<LastErrorHealth>,
@@ -68,6 +74,10 @@ impl From<TaskReport> for TaskHealth {
             critical: task.critical,
             state: task.state.name(),
             last_success_ms: task.last_success.map(unix_ms),
+            is_stepping: task.is_stepping,
+            steps: task.steps,
+            // To the microsecond.
+            last_step_ms: task.last_step.map(|took| took.as_micros() as f64 / 1e3),
             restarts: task.restarts,
             last_error: task.last_error.map(|(message, at)| LastErrorHealth { message, at_ms: unix_ms(at) }),
         }

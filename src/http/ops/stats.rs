@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use super::health::{HealthResponse, LedgerHealth};
 use crate::http::AppState;
-use crate::ingest::AckLevel;
+use crate::ingest::{AckLevel, LaneActivity, LaneReport};
 use crate::observe::{Latencies, LatencySample, Metrics};
 use crate::time::Micros;
 
@@ -48,6 +48,33 @@ struct LaneStats {
     count: usize,
     /// Those that store a batch.
     busy: usize,
+    /// What each of them is doing, in the order of their numbers.
+    each: Vec<OneLaneStats>,
+}
+
+#[derive(Serialize)]
+struct OneLaneStats {
+    /// `waiting`, `copying`, `isolating` (bad rows of a batch), `retrying` (a passing error) or `halted` (the database needs its operator).
+    state: &'static str,
+    /// The time in this state, in milliseconds.
+    since_ms: u64,
+    /// Events of its batch.
+    events: u64,
+    /// Finished batches, since the start.
+    batches: u64,
+}
+
+impl LaneStats {
+    fn of(lanes: &[LaneReport]) -> Self {
+        let busy = lanes.iter().filter(|lane| lane.activity != LaneActivity::Waiting).count();
+        let each = lanes.iter().map(|lane| OneLaneStats {
+            state: lane.activity.name(),
+            since_ms: lane.since.as_millis().try_into().unwrap_or(u64::MAX),
+            events: lane.events,
+            batches: lane.batches,
+        });
+        Self { count: lanes.len(), busy, each: each.collect() }
+    }
 }
 
 #[derive(Serialize)]
@@ -185,8 +212,7 @@ fn stats(state: &AppState, last_second: Option<LastSecond>) -> StatsResponse {
         health: HealthResponse::now(state),
         pipeline: state.services.get().map(|services| {
             let now = services.ingest.snapshot();
-            let (count, busy) = now.lanes;
-            PipelineStats { ledger: LedgerHealth::of(&now), lanes: LaneStats { count, busy } }
+            PipelineStats { ledger: LedgerHealth::of(&now), lanes: LaneStats::of(&now.lanes) }
         }),
         refused: refused(&state.metrics),
         realtime: RealtimeStats {

@@ -1,4 +1,5 @@
-//! `GET /ui/events`: the node's figures, once a second, as server-sent events. All viewers share a snapshot (`ops::Stats`).
+//! `GET /ui/events`: the node's figures, once a second, as server-sent events. All viewers share a snapshot (`ops::Stats`). With `history=true`
+//! an event `history` with the figures of the last minutes comes first.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -31,6 +32,9 @@ const PATIENCE: Duration = Duration::from_secs(30);
 pub(super) struct FiguresQuery {
     /// The number of snapshots, at least 1; without it they do not end.
     count: Option<u64>,
+    /// Whether the figures of the last minutes come first, which do not count.
+    #[serde(default)]
+    history: bool,
 }
 
 /// `GET /ui/events`.
@@ -40,8 +44,9 @@ pub(super) async fn stream(
     query: Result<Query<FiguresQuery>, QueryRejection>,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
-    let takes = || ApiError::invalid("count takes a whole number from 1").field("count");
-    let count = query.map_err(|_| takes())?.0.count;
+    let takes =
+        || ApiError::invalid("count takes a whole number from 1, history true or false").field("count");
+    let FiguresQuery { count, history } = query.map_err(|_| takes())?.0;
     if count == Some(0) {
         return Err(takes());
     }
@@ -56,12 +61,20 @@ pub(super) async fn stream(
         access: Some(StreamAccess::of_scope(Scope::OpsRead, headers)),
         retry_ms: Some(RETRY_MS),
     };
-    Ok(stream.respond(Figures { state, due: Instant::now(), left: count, _permit: permit }))
+    Ok(stream.respond(Figures { state, history, due: Instant::now(), left: count, _permit: permit }))
+}
+
+/// Figures that cannot be encoded, which is a defect.
+fn failed(error: &serde_json::Error) -> Close {
+    tracing::error!(error = error.to_string(), "figures cannot be sent; their viewers are cut off");
+    Close::Ended("failed")
 }
 
 /// The snapshots for one viewer.
 struct Figures {
     state: Arc<AppState>,
+    /// Whether those of the last minutes are still to be sent.
+    history: bool,
     due: Instant,
     /// Snapshots until the end; `None`: there is none.
     left: Option<u64>,
@@ -74,6 +87,12 @@ impl EventSource for Figures {
     }
 
     async fn write(&mut self, out: &mut BytesMut) -> Result<(), Close> {
+        if std::mem::take(&mut self.history)
+            && let Some(web) = &self.state.web
+        {
+            let json = serde_json::to_vec(&web.history.response()).map_err(|error| failed(&error))?;
+            sse::write_event(out, sse::Fields { event: Some("history"), ..sse::Fields::default() }, &json);
+        }
         match &mut self.left {
             Some(0) => return Err(Close::Ended("complete")),
             Some(left) => *left -= 1,
@@ -81,10 +100,7 @@ impl EventSource for Figures {
         }
         let stats = &self.state.stats;
         self.due = if self.left == Some(0) { Instant::now() } else { stats.next_at() };
-        let json = stats.snapshot(&self.state).map_err(|error| {
-            tracing::error!(error = error.to_string(), "figures cannot be sent; their viewers are cut off");
-            Close::Ended("failed")
-        })?;
+        let json = stats.snapshot(&self.state).map_err(|error| failed(&error))?;
         sse::write_event(out, sse::Fields { event: Some("stats"), ..sse::Fields::default() }, &json);
         Ok(())
     }

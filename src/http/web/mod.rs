@@ -5,7 +5,7 @@
 //! | `/`, `/stress` | the two documents, the same for everybody |
 //! | `/ui/assets/{version}/{name}` | scripts and styles, embedded in the binary |
 //! | `/ui/session`, `/ui/session/refresh` | sign-in by cookie |
-//! | `/ui/events` | the node's figures, once a second |
+//! | `/ui/events` | the node's figures, once a second, behind those of the last minutes |
 //! | `/ui/collections`, `/ui/streams` | lists that only the page needs |
 //! | `/ui/api/…`, `/ui/v1/…`, `/ui/_test/…` | the API. Each route requires the access of its own path |
 //!
@@ -15,6 +15,7 @@ mod assets;
 mod document;
 mod enter;
 mod figures;
+mod history;
 mod lists;
 mod session;
 
@@ -66,6 +67,7 @@ pub(super) fn routes(modules: Modules) -> Routes {
 pub(super) struct Web {
     documents: document::Documents,
     viewers: Arc<Semaphore>,
+    pub(super) history: Arc<history::History>,
     /// The life of the cookies of a session, in seconds.
     refresh_token_s: u64,
 }
@@ -76,6 +78,7 @@ impl Web {
         config.modules().has(Module::Web).then(|| Self {
             documents: document::Documents::new(config),
             viewers: Arc::new(Semaphore::new(MAX_VIEWERS)),
+            history: Arc::default(),
             refresh_token_s: config.auth.refresh_token_s,
         })
     }

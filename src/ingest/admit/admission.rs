@@ -20,6 +20,7 @@ use crate::ingest::queue::occupancy::Size;
 use crate::ingest::queue::refusal::{Refusal, Refused};
 use crate::ingest::queue::{self, QueuedBatch, RowChunk};
 use crate::ingest::status::WriterStatus;
+use crate::ingest::write::lanes::LaneSlot;
 use crate::observe::Metrics;
 
 /// An event to be admitted.
@@ -103,7 +104,8 @@ pub(in crate::ingest) struct Shared {
     pub json_limits: JsonLimits,
     pub writer_status: Arc<WriterStatus>,
     pub dead_letter_writer_status: Arc<WriterStatus>,
-    pub lanes: usize,
+    /// What the writer's lanes are doing.
+    pub lanes: Arc<[Arc<LaneSlot>]>,
 }
 
 #[derive(Debug)]

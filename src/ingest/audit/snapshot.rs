@@ -6,6 +6,7 @@ use crate::ingest::journal::{Lost, Usage};
 use crate::ingest::queue::occupancy::Size;
 use crate::ingest::queue::refusal::Refusal;
 use crate::ingest::status::{LastError, WriterState};
+use crate::ingest::write::lanes::LaneReport;
 
 /// The pipeline's figures at one moment.
 #[derive(Debug, Clone)]
@@ -26,8 +27,8 @@ pub struct Snapshot {
     pub capacity: Size,
     /// Overloads that are not stored yet.
     pub dead_held: Size,
-    /// The lanes, and those of them that store a batch.
-    pub lanes: (usize, usize),
+    /// The lanes.
+    pub lanes: Vec<LaneReport>,
     /// The writers' state and last error.
     pub writer: (WriterState, Option<LastError>),
     /// The state and last error of the dead-letter writer.
@@ -56,25 +57,32 @@ pub struct JournalSnapshot {
 }
 
 impl Ingest {
+    /// Accepted events that are not settled, and those of them that are in the queue.
+    pub fn pending(&self) -> (u64, u64) {
+        let (held, metrics) = (self.shared.queue.held().events, &self.shared.metrics);
+        let settled = || metrics.committed.get() + metrics.duplicates.get() + metrics.dead.get();
+        let pending = match &self.shared.journal {
+            Some(journal) => journal.backlog.pending() + held,
+            None => metrics.accepted.get().saturating_sub(settled()),
+        };
+        (pending, held)
+    }
+
     /// The current figures.
     pub fn snapshot(&self) -> Snapshot {
         let shared = &self.shared;
         let metrics = &shared.metrics;
         let held = shared.queue.held();
-        let settled = metrics.committed.get() + metrics.duplicates.get() + metrics.dead.get();
         Snapshot {
             accepted: metrics.accepted.get(),
             committed: metrics.committed.get(),
             duplicates: metrics.duplicates.get(),
             dead: metrics.dead.get(),
-            pending: match &shared.journal {
-                Some(journal) => journal.backlog.pending() + held.events,
-                None => metrics.accepted.get().saturating_sub(settled),
-            },
+            pending: self.pending().0,
             held,
             capacity: shared.queue.limits().capacity,
             dead_held: shared.dead_letters.held(),
-            lanes: (shared.lanes, usize::try_from(metrics.gauges.lanes_busy.get()).unwrap_or_default()),
+            lanes: shared.lanes.iter().map(|lane| lane.report()).collect(),
             writer: shared.writer_status.get(),
             dead_letter_writer: shared.dead_letter_writer_status.get(),
             journal: shared.journal.as_ref().map(|journal| JournalSnapshot {

@@ -27,6 +27,7 @@ use tokio_postgres::types::Type;
 use super::claims::{Claimed, Claims};
 use super::copy::{CopyBatch, Kind, Origin, copy_rows};
 use super::hook::BatchHook;
+use super::lanes::{LaneActivity, LaneSlot};
 use super::probe;
 use super::verdict::{Fault, Verdict};
 use crate::db::{Connection, Database, DbError, begin, presets, query_in_time, roll_back, sql};
@@ -156,12 +157,19 @@ pub struct Lane {
     /// The lane's epoch in each journal. A missing epoch has to be raised first.
     epochs: HashMap<JournalId, i64>,
     state: LaneState,
+    /// Where it notes what it is doing, for figures.
+    slot: Arc<LaneSlot>,
 }
 
 impl Lane {
     /// The lane with this number.
     pub fn new(number: i32) -> Self {
-        Self { number, epochs: HashMap::new(), state: LaneState::NotStored(Step::Other) }
+        Self::noting(number, Arc::default())
+    }
+
+    /// The same; it notes in `slot` what it is doing.
+    pub fn noting(number: i32, slot: Arc<LaneSlot>) -> Self {
+        Self { number, epochs: HashMap::new(), state: LaneState::NotStored(Step::Other), slot }
     }
 }
 
@@ -289,6 +297,8 @@ impl CopyWriter {
                 self.status.running();
                 return Err(WriteError::Rejected(Rejected { error, attempts }));
             }
+            let halted = verdict == Verdict::Halt;
+            lane.slot.enter(if halted { LaneActivity::Halted } else { LaneActivity::Retrying });
             self.back_off(verdict, &error, attempts).await;
             // With statements of users the time limit is this writer's own, and a lock of requests reaches it, too.
             if batch.events > 1 && error.is_cancelled() && !self.hook.runs_statements() {

@@ -9,6 +9,7 @@
 //! |---|---|
 //! | [`batcher`] | when a COPY starts and what it takes |
 //! | [`writer`] | the lanes; isolates bad rows |
+//! | [`lanes`] | what each lane is doing |
 //! | [`copy_writer`] | one batch, exactly once, with retries |
 //! | [`copy`] | what one COPY takes, and its protocol |
 //! | [`claims`] | idempotency keys |
@@ -22,6 +23,7 @@ pub mod claims;
 pub mod copy;
 pub mod copy_writer;
 pub mod hook;
+pub mod lanes;
 pub mod probe;
 pub mod restore;
 pub mod verdict;

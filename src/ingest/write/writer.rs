@@ -11,6 +11,7 @@ use std::sync::Arc;
 use super::batcher::{Batch, Batcher};
 use super::copy::{CopyBatch, Kind};
 use super::copy_writer::{CopyWriter, Lane, Rejected, WriteError, Written, unsettled};
+use super::lanes::{LaneActivity, LaneSlot};
 use super::verdict::{Fault, Faults};
 use crate::bisect;
 use crate::ingest::event::dead_letter::Reason;
@@ -27,6 +28,8 @@ pub struct Writer {
     pub copy_writer: CopyWriter,
     /// Counters.
     pub metrics: Arc<Metrics>,
+    /// Where the lanes note what they are doing, by their numbers.
+    pub lanes: Arc<[Arc<LaneSlot>]>,
 }
 
 /// A part of a batch that is still to be written.
@@ -40,12 +43,15 @@ struct Part {
 impl Writer {
     /// Runs one lane until the batcher ends.
     pub async fn run(self, number: i32) {
-        let mut lane = Lane::new(number);
+        let slot = usize::try_from(number).ok().and_then(|number| self.lanes.get(number)).cloned();
+        let slot = slot.unwrap_or_default();
+        let mut lane = Lane::noting(number, Arc::clone(&slot));
         let mut rejected_in_a_row = 0_u64;
         while let Some(batch) = self.batcher.next().await {
             self.metrics.gauges.lanes_busy.inc();
-            let faults = self.write(&batch, &mut lane).await;
+            let faults = self.write(&batch, &mut lane, &slot).await;
             self.metrics.gauges.lanes_busy.dec();
+            slot.end();
             self.batcher.set_rejecting(!faults.is_empty());
             let Some(fault) = faults.values().next() else {
                 rejected_in_a_row = 0;
@@ -63,15 +69,18 @@ impl Writer {
     }
 
     /// Writes a batch; returns the faults of the rows that became dead letters.
-    async fn write(&self, batch: &Batch, lane: &mut Lane) -> Faults {
+    async fn write(&self, batch: &Batch, lane: &mut Lane, slot: &LaneSlot) -> Faults {
         let whole = batch.copy_batch();
+        slot.begin(whole.events);
         let mut faults = Faults::new();
         // Most batches end here.
         let Err(error) = self.write_part(batch, &whole, 0, lane).await else { return faults };
+        slot.enter(LaneActivity::Isolating);
         let tuples = whole.tuples();
         let part = Part { range: 0..whole.events, may_probe: true };
         let mut pending = self.isolate(batch, &whole, part, error, &tuples, &mut faults).await;
         while let Some(part) = pending.pop() {
+            slot.enter(LaneActivity::Isolating);
             let copy_batch = whole.part(&tuples, &part.range, &faults);
             if let Err(error) = self.write_part(batch, &copy_batch, part.range.start, lane).await {
                 pending.extend(self.isolate(batch, &whole, part, error, &tuples, &mut faults).await);

@@ -4,7 +4,9 @@ import { Chart } from './charts.js';
 import { ago, bytes, compact, count, duration, h, ms, plural, replace, text } from './dom.js';
 import { may } from './session.js';
 
-const SPAN_S = 120;
+// What the charts show: five minutes, and less where less is known.
+const SPAN_S = 300;
+const LEAST_SPAN_S = 60;
 const PARTS = [
   ['committed', 'committed', 'in Postgres'],
   ['duplicates', 'duplicates', 'left out for their key'],
@@ -76,17 +78,18 @@ export function open(main) {
 
   const rates = new Chart('Events', [
     { label: 'accepted', ink: 'accepted', fill: true }, { label: 'committed', ink: 'committed' }, { label: 'dead', ink: 'dead' },
-  ], { unit: 'a second', least: 10 });
-  const pending = new Chart('Pending', [{ label: 'pending', ink: 'pending', fill: true }, { label: 'in the queue', ink: 'muted', dash: [4, 3] }], { unit: 'events', least: 10 });
+  ], { unit: 'a second', least: 10, span: LEAST_SPAN_S });
+  const pending = new Chart('Pending', [{ label: 'pending', ink: 'pending', fill: true }, { label: 'in the queue', ink: 'muted', dash: [4, 3] }], { unit: 'events', least: 10, span: LEAST_SPAN_S });
   const acks = new Chart('Acknowledgement', [
     { label: 'p50', ink: 'accepted' }, { label: 'p95', ink: 'pending' }, { label: 'p99', ink: 'dead' },
-  ], { unit: 'from head to answer', format: ms, least: 2 });
+  ], { unit: 'from head to answer', format: ms, least: 2, span: LEAST_SPAN_S });
   const writes = new Chart('Disk and Postgres', [
     { label: 'journal sync p99', ink: 'accepted' }, { label: 'COPY p99', ink: 'committed' },
-  ], { unit: '', format: ms, least: 5 });
+  ], { unit: '', format: ms, least: 5, span: LEAST_SPAN_S });
   const level = h('span', { class: 'quiet' });
   acks.figure.querySelector('h3').append(' ', level);
 
+  const lane_list = h('ul', { class: 'tasks' });
   const tasks = h('ul', { class: 'tasks' });
   const summary = h('small');
   const refused = h('p', { class: 'quiet' });
@@ -94,7 +97,8 @@ export function open(main) {
   replace(main,
     h('section', { class: 'hero' }, h('div', { class: 'row between' }, line, facts), headline, bar, equation, notices),
     h('section', {}, h('h2', { class: 'hidden' }, 'The way of an event'), flow),
-    h('section', {}, h('h2', { class: 'hidden' }, 'The last two minutes'), h('div', { class: 'charts' }, [rates, pending, acks, writes].map((chart) => chart.figure))),
+    h('section', {}, h('h2', { class: 'hidden' }, 'The last minutes'), h('div', { class: 'charts' }, [rates, pending, acks, writes].map((chart) => chart.figure))),
+    h('section', {}, h('h2', {}, 'Lanes'), lane_list),
     h('section', {}, h('h2', {}, 'Background tasks ', summary), tasks),
     h('section', {}, h('h2', {}, 'Refusals'), refused));
 
@@ -103,6 +107,12 @@ export function open(main) {
   let last_at = 0;
 
   const push = (now) => {
+    const last = history.x.at(-1);
+    if (!before && last && now.at_ms / 1000 - last < 3) {
+      // The newest figures of the past are of this second.
+      before = now;
+      return;
+    }
     // Without figures for a while, the lines have a gap.
     const seconds = before ? (now.at_ms - before.at_ms) / 1000 : 0;
     const is_same = before && now.uptime_s >= before.uptime_s && seconds > 0 && seconds < 3;
@@ -126,6 +136,27 @@ export function open(main) {
     }
   };
 
+  /** The figures of the last minutes, which the service has kept. What is known from before a restart of it stays. */
+  const begin = (past) => {
+    const kept = past.x.length ? history.x.filter((x) => x < past.x[0]).length : history.x.length;
+    for (const all of Object.values(history)) all.length = kept;
+    if (kept && past.x.length && past.x[0] - history.x.at(-1) > 3) add({ x: past.x[0] - 0.5 });
+    for (const [name, all] of Object.entries(history)) all.push(...past[name]);
+    before = null;
+    draw();
+  };
+
+  const DOING = { waiting: 'waits for events', copying: 'writes a batch', isolating: 'isolates bad rows', retrying: 'tries again', halted: 'halted: the database needs you' };
+  const show_lanes = (now) => replace(lane_list, (now.lanes?.each ?? []).map((lane, number) => {
+    const kind = lane.state === 'halted' ? 'bad' : lane.state === 'retrying' ? 'warn' : 'ok';
+    return h('li', { class: kind === 'ok' ? '' : 'failing' },
+      h('span', { class: `badge ${kind}` }, h('span', {}, `lane ${number}`)),
+      h('span', { class: 'quiet' }, [
+        DOING[lane.state] ?? lane.state, lane.events > 0 && plural(lane.events, 'event'),
+        lane.since_ms >= 1000 && `for ${duration(lane.since_ms / 1000)}`, plural(lane.batches, 'batch', 'batches'),
+      ].filter(Boolean).join(' · ')));
+  }));
+
   const show_tasks = (now) => {
     const failing = now.tasks.filter((task) => task.state !== 'running');
     text(summary, failing.length ? `${count(failing.length)} of ${count(now.tasks.length)} do not run as they should` : `all ${count(now.tasks.length)} run`);
@@ -136,7 +167,9 @@ export function open(main) {
       return h('li', { class: task.state === 'running' ? '' : 'failing' },
         h('span', { class: `badge ${kind}` }, h('span', {}, task.name)),
         h('span', { class: 'quiet' }, [
-          task.state !== 'running' && task.state, last, task.critical && 'critical',
+          task.state !== 'running' && task.state, task.steps > 0 && (task.is_stepping ? 'in a step' : 'waits'),
+          task.steps > 0 && plural(task.steps, 'step'), task.last_step_ms !== null && `last ${ms(task.last_step_ms)}`,
+          !task.is_stepping && last, task.critical && 'critical',
           task.restarts > 0 && plural(task.restarts, 'restart'),
         ].filter(Boolean).join(' · ')),
         task.last_error && h('p', { class: task.state === 'running' ? 'quiet' : '' }, `${task.last_error.message} (${ago(task.last_error.at_ms)})`));
@@ -159,6 +192,16 @@ export function open(main) {
     }
     for (const task of now.tasks) if (task.state === 'failing') all.push(`The task ${task.name} fails.`);
     replace(notices, all.map((notice) => h('li', {}, notice)));
+  };
+
+  const draw = () => {
+    const known = (history.x.at(-1) ?? 0) - (history.x[0] ?? 0);
+    for (const chart of [rates, pending, acks, writes]) chart.span = Math.min(SPAN_S, Math.max(LEAST_SPAN_S, known));
+    const data = (...series) => [history.x, ...series.map((name) => history[name])];
+    rates.set(data('accepted', 'committed', 'dead'));
+    pending.set(data('pending', 'queued'));
+    acks.set(data('p50', 'p95', 'p99'));
+    writes.set(data('sync', 'copy'));
   };
 
   const show = (now) => {
@@ -194,16 +237,13 @@ export function open(main) {
     const all = Object.entries(now.refused).filter(([, number]) => number > 0);
     text(refused, all.length ? `Refused since the start: ${all.map(([reason, number]) => `${count(number)} ${reason}`).join(', ')}.` : 'No event was refused since the start.');
     show_notices(now);
+    show_lanes(now);
     show_tasks(now);
-    const data = (...series) => [history.x, ...series.map((name) => history[name])];
-    rates.set(data('accepted', 'committed', 'dead'));
-    pending.set(data('pending', 'queued'));
-    acks.set(data('p50', 'p95', 'p99'));
-    writes.set(data('sync', 'copy'));
+    draw();
     main.dataset.snapshots = String(Number(main.dataset.snapshots ?? 0) + 1);
   };
 
-  const events = new Events('/events', { stats: show }, {
+  const events = new Events('/events?history=true', { history: begin, stats: show }, {
     state: (own) => {
       if (own !== 'lost') return;
       dot.className = 'dot bad';
