@@ -1,13 +1,14 @@
 """Runs the commands of the documents; see ../docs.sh.
 
-Each fenced block `sh` of a document runs in one shell, in order, in an empty folder. A comment directly above a block changes that:
+Each fenced block `sh` of a document runs in one shell, in order, in an empty folder, and each block `sql` by psql. A comment directly above a block
+changes that:
 
     <!-- run in the background -->       until the end of the document. The next block waits until the service is ready
     <!-- run for 2 s -->                 a stream without an end: it has to print something, and is ended
     <!-- not run here: PATH … -->        the checkers that cover it: scripts or tests that CI or .ci/long runs
     <!-- not run here: reason: TEXT -->  nothing can run it: the text says why
 
-A mark `<!-- sh below: not run here: PATH -->` holds up to the next heading of the same or a higher level. Only ports and folders are replaced, and
+A mark `<!-- below: not run here: PATH -->` holds up to the next heading of the same or a higher level. Only ports and folders are replaced, and
 `cargo run` is the binary of this build. Curl fails on an error of HTTP.
 """
 import json
@@ -41,6 +42,10 @@ DOCUMENTS = {
     "docs/UNDERSTAND.md": None,
     "docs/REFERENCE.md": None,
     "clients/python/README.md": None,
+}
+# Tables that statements name.
+TABLES = {
+    "docs/USE.md": "create schema app; create table app.orders (id int primary key, state text); create table orders (id int primary key, state text)",
 }
 # Files that commands read.
 FILES = {
@@ -78,7 +83,7 @@ def blocks(path):
         elif heading := re.match(r"(#+) ", line):
             sections = [section for section in sections if section[0] < len(heading[1])]
             level, mark = len(heading[1]), None
-        elif below := re.match(r"<!-- sh below: (.*) -->$", line):
+        elif below := re.match(r"<!-- below: (.*) -->$", line):
             sections.append((level, below[1]))
         elif above := re.match(r"<!-- ((?:run|not run).*) -->$", line):
             mark = above[1]
@@ -295,16 +300,21 @@ def rows(document, _):
 AFTER = {"docs/START.md": chart, "README.md": rows}
 
 
+def psql(text):
+    """Statements as a command."""
+    return f"psql -X -v ON_ERROR_STOP=1 \"$(tidegate url)\" <<'SQL'\n{text}\nSQL\n"
+
+
 def check(path, settings, port):
     """Runs a document's commands; the line for its end."""
     found = blocks(path)
-    commands = [block for block in found if re.match(r"(sh|bash|shell|console)\b", block[1])]
+    commands = [block for block in found if re.match(r"(sh|bash|shell|console|sql)\b", block[1])]
     # Blocks with a file's name are files of recipes.
     commands = [block for block in commands if len(block[1].split()) == 1]
     document, ran, left = None, 0, 0
     started = time.monotonic()
     try:
-        for line, _, text, mark in commands:
+        for line, language, text, mark in commands:
             if mark and mark.startswith("not run here: "):
                 covered(path, line, mark.removeprefix("not run here: "))
                 left += 1
@@ -313,8 +323,10 @@ def check(path, settings, port):
                 document = Document(port)
                 if settings is not None:
                     document.start("exec tidegate", settings)
+                    if path in TABLES:
+                        document.run(psql(TABLES[path]))
             try:
-                text = document.replaced(text)
+                text = psql(text) if language == "sql" else document.replaced(text)
                 if mark == "run in the background":
                     document.start(text)
                 elif mark and (seconds := re.fullmatch(r"run for (\d+) s", mark)):
@@ -366,7 +378,7 @@ def links(documents):
 def main():
     documents = subprocess.check_output(["git", "ls-files", "-co", "--exclude-standard", "*.md"], text=True).split()
     unknown = [path for path in documents if path not in DOCUMENTS and path not in ("CHANGELOG.md",)]
-    with_commands = [path for path in unknown if any(re.match(r"(sh|bash)\b", info) for _, info, _, _ in blocks(path))]
+    with_commands = [path for path in unknown if any(re.match(r"(sh|bash|sql)\b", info) for _, info, _, _ in blocks(path))]
     if with_commands:
         raise Failed(f"documents with commands that DOCUMENTS of tests/outside/docs/run.py does not list: {with_commands}")
     links(documents)
