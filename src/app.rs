@@ -152,6 +152,7 @@ fn listen(config: &Config, max_connections: usize, state: &Arc<AppState>) -> Res
 struct Running {
     database: Database,
     pipeline: Pipeline,
+    realtime: Option<Realtime>,
 }
 
 async fn start(
@@ -238,10 +239,10 @@ async fn start(
         bodies: Arc::clone(&state.bodies),
         limits: state.limits,
         accounts,
-        realtime,
+        realtime: realtime.clone(),
         modules,
     });
-    Ok(Running { database, pipeline })
+    Ok(Running { database, pipeline, realtime })
 }
 
 /// The start of the modules that are on, each with its settings and quotas.
@@ -324,7 +325,7 @@ impl Starting<'_> {
         FeedReader::start(hub, queries, supervisor);
         WatchCheck::start(operations, supervisor);
         let realtime = Realtime::new(hub, queries);
-        realtime.clients().start(supervisor);
+        realtime.clients().start(config.records.changes_retention_s, supervisor);
         realtime
     }
 
@@ -539,7 +540,7 @@ async fn until_stopped(
     lifecycle: &Lifecycle,
     signals: &Signals,
 ) -> Result<(), AppError> {
-    let Running { database, pipeline } = running;
+    let Running { database, pipeline, realtime } = running;
     let asked = tokio::select! {
         () = signals.first() => true,
         () = supervisor.failed() => false,
@@ -552,6 +553,12 @@ async fn until_stopped(
     let now = Instant::now();
     // A client that does not read its response must not use up the time for storing accepted events.
     server.stop(now + shutdown_quarters(config, 1)).await;
+    // The streams have ended.
+    if let Some(realtime) = realtime
+        && let Err(error) = realtime.clients().flush_positions().await
+    {
+        tracing::warn!(error = error.with_sources(), "clients get some events again when they come back");
+    }
     let drained = pipeline.drain(now + shutdown_quarters(config, 3)).await;
     // All requests for records and messages are answered by now.
     supervisor.shutdown().await;

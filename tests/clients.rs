@@ -34,7 +34,7 @@ impl Node {
         let hub = Hub::new(&config.subscriber_limits(), &metrics);
         FeedReader::start(&hub, &database, &supervisor);
         let realtime = Realtime::new(&hub, &database);
-        realtime.clients().start(&supervisor);
+        realtime.clients().start(86_400, &supervisor);
         Self { realtime, supervisor }
     }
 

@@ -59,6 +59,7 @@ mod pocketbase_auth;
 mod pocketbase_filters;
 mod pocketbase_realtime;
 mod pocketbase_relations;
+mod pocketbase_resume;
 mod pocketbase_settings;
 mod pool;
 mod pooler;

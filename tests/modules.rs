@@ -40,10 +40,11 @@ const CORE: [&str; 22] = [
     "tidegate_table_sets",
     "users",
 ];
-const CHANGES: [&str; 7] = [
+const CHANGES: [&str; 8] = [
     "changes",
     "client_messages",
     "client_nodes",
+    "client_positions",
     "feed_floor",
     "feed_positions",
     "feed_readers",
@@ -298,7 +299,7 @@ async fn a_database_of_an_earlier_version_has_all_tables_and_works_with_events_a
         .batch_execute(
             "drop table tidegate_table_sets; delete from tidegate_migrations where version >= 14;
              alter table collections drop schema, drop updated;
-             alter table changes drop old, drop keys; alter table feed_readers drop seen, drop until; drop table watched_tables, auth_tickets, client_nodes, client_messages cascade;
+             alter table changes drop old, drop keys; alter table feed_readers drop seen, drop until; drop table watched_tables, auth_tickets, client_nodes, client_messages, client_positions cascade;
              drop table event_routes, route_counts, route_deferred, route_errors, route_passed cascade;
              drop table streams, stream_chunks, stream_inbox, stream_producers, stream_secrets, stream_subscription_links, stream_subscriptions cascade;
              do $$ declare f regprocedure; begin

@@ -228,7 +228,7 @@ async fn errors_are_those_of_pocketbase() {
     ] {
         refused(&service, ("GET", &format!("{all}?{query}"), "", &Value::Null), 400, GENERIC).await;
     }
-    let with = |name: &str| format!("Only superusers can filter by \"{name}\".");
+    let with = |name: &str| format!("Only superusers can filter by {name}");
     for (query, name) in
         [("filter=@request.method='GET'", "@request."), ("filter=@collection.posts.code='x'", "@collection.")]
     {

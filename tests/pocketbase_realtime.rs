@@ -8,11 +8,11 @@ use crate::support::postgres::TestDatabase;
 use crate::support::service::{Service, eventually};
 use crate::support::sse::EventStream;
 
-const REALTIME: &str = "/api/realtime";
+pub(crate) const REALTIME: &str = "/api/realtime";
 const GENERIC: &str = "Something went wrong while processing your request.";
 
 /// A stream, and its client's id.
-async fn connect(service: &Service) -> (EventStream, String) {
+pub(crate) async fn connect(service: &Service) -> (EventStream, String) {
     let mut stream = EventStream::open(service, REALTIME, &[]).await;
     assert_eq!(
         (stream.status.as_u16(), &stream.headers["content-type"]),
@@ -24,19 +24,19 @@ async fn connect(service: &Service) -> (EventStream, String) {
     (stream, first.id)
 }
 
-async fn subscribe(service: &Service, token: &str, client: &str, topics: &[&str]) {
+pub(crate) async fn subscribe(service: &Service, token: &str, client: &str, topics: &[&str]) {
     let body = json!({"clientId": client, "subscriptions": topics});
     assert_eq!(good(service, "POST", REALTIME, token, &body).await, Value::Null);
 }
 
 /// The next event: its name, action, and a member of its record.
-async fn next(stream: &mut EventStream, member: &str) -> (String, String, Value) {
+pub(crate) async fn next(stream: &mut EventStream, member: &str) -> (String, String, Value) {
     let event = stream.next().await.unwrap().unwrap();
     let data: Value = serde_json::from_str(&event.data).unwrap();
     (event.event, data["action"].as_str().unwrap().to_owned(), data["record"][member].clone())
 }
 
-fn with(topic: &str, options: &Value) -> String {
+pub(crate) fn with(topic: &str, options: &Value) -> String {
     format!("{topic}?options={}", utf8_percent_encode(&options.to_string(), NON_ALPHANUMERIC))
 }
 

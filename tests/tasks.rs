@@ -9,6 +9,7 @@ use crate::support::service::{Folder, Service, eventually};
 /// Every task with these settings, and whether it is critical.
 const TASKS: [(&str, bool); 39] = [
     ("change-retention", false),
+    ("client-positions", false),
     ("clients", false),
     ("collections", false),
     ("conversation-reads", true),

@@ -86,6 +86,7 @@ const CHANGES: TableSet = TableSet {
         "tidegate_publish",
         "client_nodes",
         "client_messages",
+        "client_positions",
         "watched_tables",
         "tidegate_watch_topic",
         "tidegate_watch_tree",

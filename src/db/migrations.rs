@@ -51,6 +51,7 @@ const MIGRATIONS: &[(&str, &str)] = &[
     ("V25__stream_sql", include_str!("../../sql/migrations/V25__stream_sql.sql")),
     ("V26__private_collections", include_str!("../../sql/migrations/V26__private_collections.sql")),
     ("V27__app_settings", include_str!("../../sql/migrations/V27__app_settings.sql")),
+    ("V28__client_positions", include_str!("../../sql/migrations/V28__client_positions.sql")),
 ];
 
 /// Names of tables that are created later: one a day, and one a collection.

@@ -39,6 +39,8 @@ pub(super) const RETRY_MS: u64 = 1_000;
 const RESET_LIMIT: Duration = Duration::from_secs(5);
 /// The time for the last event of a client that is cut off. One that reads takes it at once.
 const CUT_LIMIT: Duration = Duration::from_millis(250);
+/// The time for a client to take the end of a stream whose source asks for it, and to close its side.
+const SETTLE_LIMIT: Duration = Duration::from_secs(5);
 /// Disables the buffering of nginx for a stream.
 static X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
 
@@ -112,6 +114,14 @@ pub(super) trait EventSource: Send + Sync + 'static {
         std::future::pending()
     }
 
+    /// Whether a stream that the service ends is to be received whole: then its connection is not reset, and its end waits for the client.
+    fn settles(&self) -> bool {
+        false
+    }
+
+    /// The client has received everything and closed its side, or has not in time.
+    fn settled(&mut self, _is_received: bool) {}
+
     /// The stream has ended.
     fn closed(&mut self, _close: Close) {}
 }
@@ -140,6 +150,19 @@ impl EventStream {
             let Some((stream, mut source)) = taken.lock().take() else { return };
             drop(taken);
             let reason = stream.run(&mut source, &mut connection).await;
+            if reason != Close::ClientGone && source.settles() {
+                let is_received = connection.settle(SETTLE_LIMIT).await;
+                if is_received {
+                    // The last chunk, if the end came while it was sent.
+                    source.sent();
+                } else {
+                    stream.connection.reset();
+                }
+                source.settled(is_received);
+                drop(connection);
+                source.closed(reason);
+                return;
+            }
             let mut last = BytesMut::new();
             source.cut(&mut last, reason);
             // Only what the socket takes at once: a client that reads takes it.
@@ -314,6 +337,7 @@ impl Output for DetachedConnection {
     ) -> Result<(), Close> {
         let Some(rest) = self.try_send(&chunk).map_err(|_| Close::ClientGone)? else { return Ok(()) };
         drop(chunk);
+        self.keep_rest(&rest);
         let sending = async {
             let rest = source.hold(rest).await;
             self.send_rest(rest).await.map_err(|_| Close::ClientGone)

@@ -9,6 +9,7 @@
 use std::fmt;
 use std::sync::Arc;
 
+use super::Change;
 use crate::db::ServerIdentity;
 
 /// A position in the feed. Cheap to clone.
@@ -92,6 +93,28 @@ impl Position {
     /// The newest snapshot that it names.
     pub fn newest(&self) -> &Arc<Snapshot> {
         self.poll.as_ref().map_or(&self.base, |poll| &poll.end)
+    }
+
+    /// Whether this change of its server was delivered up to here.
+    pub fn includes(&self, change: &Change) -> bool {
+        let saw = |snapshot: &Snapshot| snapshot.saw(change.xid);
+        self.origin == change.poll.origin
+            && (saw(&self.base)
+                || self.poll.as_ref().is_some_and(|poll| saw(&poll.end) && change.place <= poll.place))
+    }
+
+    /// The position behind nothing that one of `others` is not behind.
+    pub fn oldest<'a>(others: impl Iterator<Item = &'a Self>) -> Option<Self> {
+        let others: Vec<&Self> = others.collect();
+        if let [only] = *others {
+            return Some(only.clone());
+        }
+        let older = |a: &'a Self, b: &'a Self| if a.base.covers(&b.base) { b } else { a };
+        let oldest = others.iter().copied().reduce(older)?;
+        match others.iter().find(|other| other.origin != oldest.origin) {
+            None => Some(Self::of(oldest.origin, Arc::clone(&oldest.base))),
+            Some(_foreign) => Some(Self::unknown()),
+        }
     }
 
     /// Reads what [`fmt::Display`] writes.

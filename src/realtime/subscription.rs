@@ -217,6 +217,11 @@ impl Subscription {
         self.has_joined = true;
     }
 
+    /// The point of the feed from which on the topics that joined last are delivered live.
+    pub fn join_point(&self) -> &Position {
+        &self.joined
+    }
+
     /// The position behind the last change that was returned.
     pub fn position(&self) -> &Position {
         &self.position

@@ -141,6 +141,36 @@ impl Shown {
             (own, other) => own == other,
         }
     }
+
+    /// The identity to which kept positions are bound: the same for each token of it, and one for all guests.
+    pub(super) fn identity(&self) -> String {
+        let said = match self {
+            Self::Guest | Self::Key(None) => return "guest".to_owned(),
+            Self::Record(record) => return format!("{}/{}", record.collection, record.id),
+            Self::Key(Some(said)) => said,
+        };
+        let mut said = said.clone();
+        if let Some(members) = said.as_object_mut() {
+            for of_one_token in ["session", "issued_s", "expires_s", "scopes"] {
+                members.remove(of_one_token);
+            }
+        }
+        format!("key/{}", fingerprint(&said.to_string()))
+    }
+
+    /// The owner of kept positions, whose number is bounded: the identity, or the address of a guest.
+    pub(super) fn owner(&self, head: &Parts) -> String {
+        if *self != Self::Guest {
+            return self.identity();
+        }
+        let address = head.extensions.get::<ClientAddress>().map(|client| client.ip);
+        match address {
+            // A client has a whole network of these.
+            Some(IpAddr::V6(ip)) => format!("guest:{:x}/64", ip.to_bits() >> 64),
+            Some(ip) => format!("guest:{ip}"),
+            None => "guest".to_owned(),
+        }
+    }
 }
 
 /// The caller of a request to a stream.

@@ -116,7 +116,8 @@ impl Operation {
             TypedError::RuleFails => bad(self.failed().into()),
             TypedError::InvalidQuery => bad(GENERIC.into()),
             TypedError::SuperusersName(name) => {
-                Refusal::new(StatusCode::FORBIDDEN, format!("Only superusers can filter by \"{name}\"."))
+                // The name ends in a full stop.
+                Refusal::new(StatusCode::FORBIDDEN, format!("Only superusers can filter by {name}"))
             }
             TypedError::Needed(names) if self == Self::DeleteCollection => {
                 bad(format!("Failed to delete collection probably due to existing reference in {names}.")

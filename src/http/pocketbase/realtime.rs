@@ -7,6 +7,10 @@
 //!
 //! A topic is a collection, or one of its records, with options: a filter, `expand`, `fields`, and the query and headers that rules read. Each
 //! change is judged by the collection's list rule, or for one record by its view rule, on the record as the change left it.
+//!
+//! The option `resume` of a topic, a UUID, keeps a position on the server: see [`crate::realtime::clients`]. A client that comes back with it gets the
+//! changes of meanwhile. They are read from the table for all returning topics of a request at once, from the oldest of their positions on; each
+//! topic skips those up to its own.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -16,21 +20,27 @@ use axum::Extension;
 use axum::extract::{Request, State};
 use axum::response::Response;
 use bytes::{Bytes, BytesMut};
-use hyper::StatusCode;
+use hyper::header::{CACHE_CONTROL, HeaderValue};
+use hyper::{HeaderMap, StatusCode};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use tokio::time::Instant;
+use uuid::Uuid;
 
 use super::caller::{self, Shown};
 use super::error::{Operation, Refusal};
 use super::{body, no_content};
+use crate::db::DbError;
 use crate::http::AppState;
-use crate::http::event_stream::{self, CHUNK_BYTES, Close, EventSource, EventStream};
+use crate::http::event_stream::{self, CHUNK_BYTES, Close, EventSource, EventStream, LAST_EVENT_ID};
 use crate::http::server::ConnectionHandle;
 use crate::http::wire::error::ApiError;
 use crate::http::wire::{query, sse};
-use crate::realtime::clients::{ClientConnection, ClientId, ClientRequest, OpenError, RequestError};
-use crate::realtime::{Action, Change, Next, Subscription};
+use crate::realtime::clients::{
+    ClientConnection, ClientId, ClientRequest, Clients, KeptPosition, MAX_POSITIONS, OpenError, PositionName,
+    RequestError,
+};
+use crate::realtime::{Action, Change, Next, Position, Subscription};
 use crate::records::RequestValues;
 use crate::records::schema::{Projection, Violation, Violations};
 use crate::records::typed::{
@@ -46,6 +56,8 @@ const MAX_BYTES: usize = 4 << 20;
 const MAX_ID: usize = 255;
 /// The time between two checks of a superuser's token.
 const CHECK: Duration = Duration::from_secs(15);
+/// The time between two renewals of a position without new changes.
+const RENEWAL: Duration = Duration::from_secs(60);
 /// The time for which changes are written without a pause for other tasks.
 const MAX_RUN: Duration = Duration::from_millis(2);
 
@@ -61,14 +73,18 @@ const MAX_RUN: Duration = Duration::from_millis(2);
 pub(super) async fn connect(
     State(state): State<Arc<AppState>>,
     Extension(connection): Extension<ConnectionHandle>,
+    headers: HeaderMap,
 ) -> Result<Response, Refusal> {
     let services = state.services()?;
+    // Of a client that reads the ids of events. The id of PB_CONNECT is none.
+    let last = headers.get(LAST_EVENT_ID).and_then(|id| id.to_str().ok()).and_then(Position::parse);
     let (typed, realtime) = (services.typed()?.clone(), services.realtime()?);
     let client = realtime.clients().open().await.map_err(|error| match error {
         OpenError::Database(error) => ApiError::from(error),
         OpenError::NoRandomness => ApiError::internal(),
     })?;
     let subscription = realtime.connect(None).map_err(ApiError::from)?;
+    let clients = realtime.clients().clone();
     let stream = EventStream {
         state: Arc::clone(&state),
         heartbeat: Duration::from_secs(realtime.limits().heartbeat_s),
@@ -76,9 +92,10 @@ pub(super) async fn connect(
         access: None,
         retry_ms: None,
     };
-    Ok(stream.respond(Source {
+    let mut response = stream.respond(Source {
         state,
         typed,
+        clients,
         client,
         connection,
         subscription,
@@ -86,16 +103,26 @@ pub(super) async fn connect(
         checked: Instant::now(),
         topics: Vec::new(),
         feed: BTreeSet::new(),
+        cursors: Vec::new(),
+        last,
+        position: Position::unknown(),
+        unsent: None,
+        renewed: Instant::now(),
         request: None,
         joining: None,
+        is_reading: false,
         is_greeted: false,
-    }))
+    });
+    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    Ok(response)
 }
 
 /// A request to a stream, on its way between nodes.
 #[derive(Debug, Serialize, Deserialize)]
 struct Message {
     shown: Shown,
+    /// The owner of kept positions.
+    owner: String,
     topics: Vec<String>,
 }
 
@@ -107,6 +134,8 @@ enum Reply {
     OtherCaller,
     /// The feed could not be read, or there are too many topics.
     Failed,
+    /// The owner has [`MAX_POSITIONS`] positions.
+    TooManyPositions,
 }
 
 /// `POST /api/realtime`.
@@ -133,7 +162,8 @@ pub(super) async fn subscribe(
     let shown = caller::shown(&state, &read.head).await?;
     let unknown = || Refusal::new(StatusCode::NOT_FOUND, "Missing or invalid client id.");
     let id = ClientId::parse(&id).ok_or_else(unknown)?;
-    let message = serde_json::to_vec(&Message { shown, topics }).map_err(|_| Refusal::internal())?;
+    let owner = shown.owner(&read.head);
+    let message = serde_json::to_vec(&Message { shown, owner, topics }).map_err(|_| Refusal::internal())?;
     let answered = services.realtime()?.clients().request(&id, message.into()).await;
     let away = || {
         ApiError::unavailable("overloaded", "the stream does not answer; try again", Duration::from_secs(1))
@@ -149,6 +179,12 @@ pub(super) async fn subscribe(
         Ok(Reply::OtherCaller) => {
             let message = "The current and the previous request authorization don't match.";
             Err(Refusal::new(StatusCode::FORBIDDEN, message))
+        }
+        Ok(Reply::TooManyPositions) => {
+            let message = format!("There are {MAX_POSITIONS} subscriptions with resume already.");
+            let mut violations = Violations::default();
+            violations.add("subscriptions", Violation::new("too_many_values", message));
+            Err(Operation::Read.refuses(TypedError::Refused(violations)))
         }
         Ok(Reply::Failed) | Err(_) => Err(away().into()),
     }
@@ -196,6 +232,12 @@ fn parse(members: &Map<String, Value>, is_form: bool) -> Result<(String, Vec<Str
     for (at, _) in topics.iter().enumerate().filter(is_long) {
         of_topics.add(&at.to_string(), too_long(MAX_TOPIC));
     }
+    for (at, topic) in topics.iter().enumerate().take(MAX_TOPICS) {
+        if Options::of_topic(topic).resume().is_err() {
+            let violation = Violation::new("invalid_format", "The option resume must be a UUID.".to_owned());
+            of_topics.add(&at.to_string(), violation);
+        }
+    }
     violations.add_all("subscriptions", of_topics);
     match violations.into_result() {
         Ok(()) => Ok((id, topics.into_iter().filter(|topic| !topic.is_empty()).collect())),
@@ -217,6 +259,12 @@ struct Topic {
     filter: String,
     expand: Expand,
     fields: Option<Projection>,
+    /// The name of its kept position, if it has one.
+    cursor: Option<Uuid>,
+    /// While changes are read from the table: those up to here are not for it.
+    floor: Option<Position>,
+    /// Whether it misses changes if the table does not have them any more.
+    returns: bool,
 }
 
 /// The options of a topic.
@@ -227,10 +275,29 @@ struct Options {
     headers: Map<String, Value>,
 }
 
+impl Options {
+    /// Broken options are none.
+    fn of_topic(topic: &str) -> Self {
+        let (_, query) = topic.split_once('?').unwrap_or_default();
+        let options = query::pairs(query).find(|(name, _)| name == "options");
+        options.and_then(|(_, json)| serde_json::from_str(&json).ok()).unwrap_or_default()
+    }
+
+    /// The client's name for a kept position.
+    fn resume(&self) -> Result<Option<Uuid>, uuid::Error> {
+        match self.query.get("resume") {
+            None | Some(Value::Null) => Ok(None),
+            Some(Value::String(text)) => Uuid::try_parse(text).map(Some),
+            Some(_) => Uuid::try_parse("").map(Some),
+        }
+    }
+}
+
 impl Topic {
     /// Reads a topic. `None`: there is no such collection, and nothing is ever sent.
     async fn parse(text: String, typed: &TypedRecords) -> Option<Self> {
-        let (path, options) = text.split_once('?').unwrap_or((&text, ""));
+        let options = Options::of_topic(&text);
+        let path = text.split_once('?').map_or(&*text, |(path, _)| path);
         let (name, record) = match path.split_once('/') {
             None | Some((_, "*")) => (path.split('/').next().unwrap_or_default(), None),
             Some((name, record)) => (name, Some(record.to_owned())),
@@ -243,9 +310,9 @@ impl Topic {
         if found.name().as_str() != name && found.definition().id != name {
             return None;
         }
-        let options = query::pairs(options).find(|(name, _)| name == "options");
-        let options: Options =
-            options.and_then(|(_, json)| serde_json::from_str(&json).ok()).unwrap_or_default();
+        // One name serves several topics: each has a position of its own.
+        let of_topic = format!("{}/{}", found.definition().id, record.as_deref().unwrap_or("*"));
+        let cursor = options.resume().ok().flatten().map(|resume| Uuid::new_v5(&resume, of_topic.as_bytes()));
         let texts = |members: Map<String, Value>, is_header: bool| -> Map<String, Value> {
             let text = |(name, value): (String, Value)| {
                 let name = if is_header { name.to_lowercase().replace('-', "_") } else { name };
@@ -267,7 +334,8 @@ impl Topic {
         let (filter, expand) = (option("filter").to_owned(), Expand::parse(option("expand")));
         let fields = Projection::parse(option("fields")).flatten();
         let (collection, feed) = (found.definition().id.clone(), found.topic().to_owned());
-        Some(Self { collection, feed, record, filter, expand, fields, request, text })
+        let (floor, returns) = (None, false);
+        Some(Self { collection, feed, record, filter, expand, fields, request, text, cursor, floor, returns })
     }
 
     fn matches(&self, change: &Change) -> bool {
@@ -275,10 +343,30 @@ impl Topic {
     }
 }
 
+/// A kept position.
+struct Cursor {
+    name: Uuid,
+    /// `None`: it is new, and begins where its topics join.
+    kept: Option<KeptPosition>,
+    /// While changes are read from the table: those up to here are not for it.
+    floor: Option<Position>,
+    /// While changes are read from the table: its topics have their changes up to here.
+    position: Option<Position>,
+}
+
+/// A request whose topics have not joined.
+struct JoiningRequest {
+    request: ClientRequest,
+    owner: String,
+    /// Whether some come back from a position.
+    returns: bool,
+}
+
 /// The events of a client.
 struct Source {
     state: Arc<AppState>,
     typed: TypedRecords,
+    clients: Clients,
     client: ClientConnection,
     connection: ConnectionHandle,
     subscription: Subscription,
@@ -289,10 +377,20 @@ struct Source {
     topics: Vec<Topic>,
     /// The topics of the feed that these need.
     feed: BTreeSet<String>,
+    cursors: Vec<Cursor>,
+    /// The position with which the client came.
+    last: Option<Position>,
+    /// The topics that are not read from the table have their changes up to here, in written chunks.
+    position: Position,
+    /// What becomes the position of the cursors once the chunk that was written last is sent.
+    unsent: Option<Position>,
+    /// The last renewal of positions without new changes.
+    renewed: Instant,
     /// A request that waits for the one before.
     request: Option<ClientRequest>,
-    /// A request whose topics have not joined.
-    joining: Option<ClientRequest>,
+    joining: Option<JoiningRequest>,
+    /// Whether changes are read from the table.
+    is_reading: bool,
     is_greeted: bool,
 }
 
@@ -310,17 +408,56 @@ impl Source {
         for text in message.topics {
             topics.extend(Topic::parse(text, &self.typed).await);
         }
+        let identity: Arc<str> = message.shown.identity().into();
+        let last = self.last.take();
+        let returning = match self.set_cursors(&topics, &identity).await {
+            Ok(returning) => returning,
+            Err(error) => {
+                tracing::warn!(error = error.with_sources(), "the positions of a client cannot be read");
+                self.last = last;
+                self.cursors.clear();
+                return answer(request, Reply::Failed);
+            }
+        };
+        let is_known = |topic: &Topic| self.topics.iter().any(|known| known.text == topic.text);
+        for topic in topics.iter_mut() {
+            let kept = || returning.iter().find(|(name, _)| topic.cursor == Some(*name));
+            topic.floor = match is_known(topic) {
+                true => None,
+                // More exact than what is kept.
+                false => last.clone().or_else(|| kept().map(|(_, position)| position.clone())),
+            };
+            topic.returns = topic.floor.is_some();
+        }
+        let from = Position::oldest(topics.iter().filter_map(|topic| topic.floor.as_ref()));
+        let of_table: BTreeSet<String> =
+            topics.iter().filter(|topic| topic.returns).map(|topic| topic.feed.clone()).collect();
+        // Known topics of the same collections are read from the table too, from where they are.
+        for topic in topics.iter_mut().filter(|topic| is_known(topic) && of_table.contains(&topic.feed)) {
+            topic.returns = true;
+        }
+        for cursor in &mut self.cursors {
+            let returns = |topic: &Topic| topic.cursor == Some(cursor.name) && topic.returns;
+            if !topics.iter().any(returns) {
+                (cursor.floor, cursor.position) = (None, None);
+            }
+        }
         let wanted: BTreeSet<String> = topics.iter().map(|topic| topic.feed.clone()).collect();
-        for gone in self.feed.difference(&wanted) {
+        for gone in self.feed.difference(&wanted).chain(self.feed.intersection(&of_table)) {
             self.subscription.remove(gone);
         }
-        let new: Vec<String> = wanted.difference(&self.feed).cloned().collect();
+        let is_new = |name: &&String| !self.feed.contains(*name) || of_table.contains(*name);
+        let new: Vec<String> = wanted.iter().filter(is_new).cloned().collect();
         (self.shown, self.topics, self.feed) = (message.shown, topics, wanted);
-        if new.is_empty() {
+        let has_new_cursor = self.cursors.iter().any(|cursor| cursor.kept.is_none());
+        if new.is_empty() && !has_new_cursor {
             return answer(request, Reply::Set);
         }
-        match self.subscription.add(new.clone(), None) {
-            Ok(()) => self.joining = Some(request),
+        match self.subscription.add(new.clone(), from.clone()) {
+            Ok(()) => {
+                let (owner, returns) = (message.owner, from.is_some());
+                self.joining = Some(JoiningRequest { request, owner, returns });
+            }
             Err(_too_many) => {
                 self.forget(&new);
                 answer(request, Reply::Failed);
@@ -328,9 +465,122 @@ impl Source {
         }
     }
 
+    /// Sets the cursors to those of the topics. Returns the positions of those that are taken over.
+    async fn set_cursors(
+        &mut self,
+        topics: &[Topic],
+        identity: &Arc<str>,
+    ) -> Result<Vec<(Uuid, Position)>, DbError> {
+        let names: BTreeSet<Uuid> = topics.iter().filter_map(|topic| topic.cursor).collect();
+        let is_bound =
+            |cursor: &Cursor| cursor.kept.as_ref().is_some_and(|kept| kept.name().identity == *identity);
+        // A client that has signed in goes on where it is, by a position of its new identity.
+        let is_live =
+            |name: &Uuid| self.cursors.iter().any(|cursor| cursor.name == *name && cursor.kept.is_some());
+        let live: BTreeSet<Uuid> = names.iter().filter(|name| is_live(name)).copied().collect();
+        self.cursors.retain(|cursor| names.contains(&cursor.name) && is_bound(cursor));
+        let mut returning = Vec::new();
+        for name in names {
+            if self.cursors.iter().any(|cursor| cursor.name == name) {
+                continue;
+            }
+            let full = PositionName { identity: Arc::clone(identity), name };
+            let mut cursor = Cursor { name, kept: None, floor: None, position: None };
+            if !live.contains(&name) {
+                let taken = self.clients.take_position(&full, self.client.id()).await?;
+                if let Some((position, kept)) = taken {
+                    cursor.floor = Some(position.clone());
+                    cursor.position = Some(position.clone());
+                    cursor.kept = Some(kept);
+                    returning.push((name, position));
+                }
+            }
+            self.cursors.push(cursor);
+        }
+        Ok(returning)
+    }
+
+    /// The topics of a request have joined: new cursors begin here.
+    async fn joined(&mut self, joining: JoiningRequest) {
+        let JoiningRequest { request, owner, returns } = joining;
+        let point = self.subscription.join_point().clone();
+        let before = std::mem::replace(&mut self.position, point.clone());
+        for topic in &mut self.topics {
+            topic.floor = match (returns, topic.returns) {
+                (false, _) => None,
+                (true, true) => topic.floor.take().or_else(|| Some(before.clone())),
+                (true, false) => Some(point.clone()),
+            };
+        }
+        for cursor in self.cursors.iter_mut().filter(|cursor| cursor.kept.is_some() && cursor.floor.is_none())
+        {
+            // Its topics are read from the table because of others.
+            if self.topics.iter().any(|topic| topic.cursor == Some(cursor.name) && topic.returns) {
+                (cursor.floor, cursor.position) = (Some(before.clone()), Some(before.clone()));
+            }
+        }
+        let identity: Arc<str> = self.shown.identity().into();
+        let mut reply = Reply::Set;
+        for cursor in self.cursors.iter_mut().filter(|cursor| cursor.kept.is_none()) {
+            let name = PositionName { identity: Arc::clone(&identity), name: cursor.name };
+            // Of a client that came with a position of its own.
+            let of_topic = |topic: &&Topic| topic.cursor == Some(cursor.name) && topic.returns;
+            let start = self.topics.iter().find(of_topic).and_then(|topic| topic.floor.clone());
+            (cursor.floor, cursor.position) = (start.clone(), start.clone());
+            let start = start.unwrap_or_else(|| point.clone());
+            match self.clients.add_position(&name, &owner, self.client.id(), &start).await {
+                Ok(Some(kept)) => cursor.kept = Some(kept),
+                Ok(None) => reply = Reply::TooManyPositions,
+                Err(error) => {
+                    tracing::warn!(error = error.with_sources(), "a position of a client cannot be kept");
+                    reply = Reply::Failed;
+                }
+            }
+        }
+        if reply != Reply::Set {
+            // The next request tries again.
+            self.cursors.retain(|cursor| cursor.kept.is_some());
+            self.topics.retain(|topic| {
+                topic.cursor.is_none_or(|name| self.cursors.iter().any(|cursor| cursor.name == name))
+            });
+        }
+        self.is_reading = returns;
+        if !returns {
+            self.caught_up();
+        }
+        answer(request, reply);
+    }
+
+    /// Nothing is read from the table any more.
+    fn caught_up(&mut self) {
+        self.position = self.subscription.position().clone();
+        for topic in &mut self.topics {
+            (topic.floor, topic.returns) = (None, false);
+        }
+        for cursor in &mut self.cursors {
+            (cursor.floor, cursor.position) = (None, None);
+        }
+    }
+
     fn forget(&mut self, feed: &[String]) {
         self.feed.retain(|name| !feed.contains(name));
         self.topics.retain(|topic| !feed.contains(&topic.feed));
+        let topics = &self.topics;
+        self.cursors.retain(|cursor| topics.iter().any(|topic| topic.cursor == Some(cursor.name)));
+    }
+
+    /// A change was written, or is of no topic.
+    fn advance(&mut self, change: &Change) {
+        if !self.subscription.is_of_table() {
+            self.position = change.position();
+            return;
+        }
+        for cursor in &mut self.cursors {
+            // Others wait at their positions.
+            if cursor.floor.as_ref().is_some_and(|floor| !floor.includes(change)) {
+                cursor.position = Some(change.position());
+            }
+        }
     }
 
     /// An administrator whose token has ended is a guest.
@@ -367,7 +617,8 @@ impl Source {
             return;
         }
         let record_of_caller = self.settle().await;
-        for topic in self.topics.iter().filter(|topic| topic.matches(change)) {
+        let is_new = |topic: &&Topic| topic.floor.as_ref().is_none_or(|floor| !floor.includes(change));
+        for topic in self.topics.iter().filter(|topic| topic.matches(change)).filter(is_new) {
             let Ok(Some(collection)) = self.typed.collection(&topic.collection).await else { continue };
             let form = change.parsed(|| ChangedRecord::read(&collection, change));
             let Ok(record) = form else { continue };
@@ -454,16 +705,20 @@ impl EventSource for Source {
                 begun = Instant::now();
             }
             match self.subscription.next().await? {
-                Next::Change(change) => self.write_change(out, &change).await,
+                Next::Change(change) => {
+                    self.write_change(out, &change).await;
+                    self.advance(&change);
+                }
                 Next::Joined => {
-                    if let Some(request) = self.joining.take() {
-                        answer(request, Reply::Set);
+                    if let Some(joining) = self.joining.take() {
+                        self.joined(joining).await;
                     }
                 }
                 Next::NotJoined => {
-                    if let Some(request) = self.joining.take() {
+                    if let Some(JoiningRequest { request, .. }) = self.joining.take() {
                         // The next request adds them again.
                         self.topics.clear();
+                        self.cursors.clear();
                         let feed: Vec<String> = std::mem::take(&mut self.feed).into_iter().collect();
                         for name in &feed {
                             self.subscription.remove(name);
@@ -473,19 +728,63 @@ impl EventSource for Source {
                 }
                 Next::Reset => {
                     let data = json!({"action": "reset"}).to_string();
-                    for topic in &self.topics {
+                    for topic in self.topics.iter().filter(|topic| topic.returns) {
                         let fields = sse::Fields { event: Some(&topic.text), ..sse::Fields::default() };
                         sse::write_event(out, fields, data.as_bytes());
                     }
                 }
                 Next::Nothing => break,
             }
+            if self.is_reading && !self.subscription.is_busy() {
+                self.is_reading = false;
+                self.caught_up();
+            }
+        }
+        if !self.cursors.is_empty() {
+            self.unsent = Some(self.position.clone());
+            self.cursors.iter().filter_map(|cursor| cursor.kept.as_ref()).for_each(KeptPosition::sends);
         }
         Ok(())
     }
 
+    fn heartbeat(&mut self, out: &mut BytesMut) {
+        sse::write_comment(out);
+        // What a quiet stream has stays of use.
+        if !self.cursors.is_empty()
+            && self.renewed.elapsed() >= RENEWAL
+            && !self.is_reading
+            && self.joining.is_none()
+        {
+            self.renewed = Instant::now();
+            if let Some(position) = self.subscription.moved_on() {
+                self.position = position;
+            }
+            for kept in self.cursors.iter().filter_map(|cursor| cursor.kept.as_ref()) {
+                kept.sent(&self.position);
+                kept.renew();
+            }
+        }
+    }
+
     fn sent(&mut self) {
         self.subscription.sent();
+        let Some(position) = self.unsent.take() else { return };
+        for cursor in &self.cursors {
+            if let Some(kept) = &cursor.kept {
+                kept.sent(cursor.position.as_ref().unwrap_or(&position));
+            }
+        }
+    }
+
+    fn settles(&self) -> bool {
+        !self.cursors.is_empty()
+    }
+
+    fn settled(&mut self, is_received: bool) {
+        self.cursors
+            .iter()
+            .filter_map(|cursor| cursor.kept.as_ref())
+            .for_each(|kept| kept.finished(is_received));
     }
 
     fn cut(&mut self, out: &mut BytesMut, close: Close) {

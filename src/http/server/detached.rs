@@ -86,11 +86,13 @@ pub(in crate::http) struct DetachedConnection {
     ignored: usize,
     /// A part of a chunk was sent.
     is_mid_chunk: bool,
+    /// The rest of a chunk that the socket has not taken.
+    rest: Bytes,
 }
 
 impl DetachedConnection {
     pub(super) fn new(io: TimedStream, read: Bytes, is_chunked: bool, idle_timeout: Duration) -> Self {
-        Self { io, read, is_chunked, idle_timeout, ignored: 0, is_mid_chunk: false }
+        Self { io, read, is_chunked, idle_timeout, ignored: 0, is_mid_chunk: false, rest: Bytes::new() }
     }
 
     /// The socket, for another protocol, and what the client has sent of it.
@@ -146,13 +148,19 @@ impl DetachedConnection {
         !self.is_mid_chunk && matches!(self.try_send(chunk), Ok(None))
     }
 
+    /// Keeps the rest of a chunk that has to wait, for [`Self::settle`].
+    pub(in crate::http) fn keep_rest(&mut self, rest: &Bytes) {
+        self.rest = rest.clone();
+    }
+
     /// Sends the rest of a chunk.
     ///
     /// # Errors
     ///
     /// The connection is over, or the client took nothing for `IDLE_TIMEOUT_S`.
-    pub(in crate::http) async fn send_rest(&mut self, mut rest: Bytes) -> io::Result<()> {
-        while !rest.is_empty() {
+    pub(in crate::http) async fn send_rest(&mut self, rest: Bytes) -> io::Result<()> {
+        self.rest = rest;
+        while !self.rest.is_empty() {
             let Ok(writable) = tokio::time::timeout(self.idle_timeout, self.io.stream.writable()).await
             else {
                 // The kernel would keep unread data for minutes.
@@ -161,18 +169,44 @@ impl DetachedConnection {
             };
             writable?;
             self.check()?;
-            match self.io.stream.try_write(&rest) {
+            match self.io.stream.try_write(&self.rest) {
                 Ok(written) => {
                     self.io.timer.wrote(true);
                     self.is_mid_chunk = true;
-                    rest.advance(written);
+                    self.rest.advance(written);
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Err(error) => return Err(error),
             }
         }
         self.is_mid_chunk = false;
+        self.rest = Bytes::new();
         Ok(())
+    }
+
+    /// Sends what is left of a chunk and the end of the stream, and waits until the client closes its side. False: it has not, and what it has
+    /// received is not known.
+    pub(in crate::http) async fn settle(&mut self, limit: Duration) -> bool {
+        let settling = async {
+            let rest = std::mem::take(&mut self.rest);
+            if self.is_mid_chunk && rest.is_empty() {
+                return Err(io::ErrorKind::BrokenPipe.into());
+            }
+            self.send_rest(rest).await?;
+            if self.is_chunked {
+                self.send_rest(Bytes::from_static(LAST_CHUNK)).await?;
+            }
+            self.io.stream.shutdown().await?;
+            let mut bytes = [0; 256];
+            while self.ignored < MAX_IGNORED_BYTES {
+                match self.io.stream.read(&mut bytes).await? {
+                    0 => return Ok(()),
+                    read => self.ignored += read,
+                }
+            }
+            Err(io::Error::from(io::ErrorKind::InvalidData))
+        };
+        matches!(tokio::time::timeout(limit, settling).await, Ok(Ok(())))
     }
 
     /// Ends the stream and its connection. The end of a body of which a client takes nothing is not waited for: it sees a broken one.

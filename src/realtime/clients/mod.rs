@@ -16,6 +16,7 @@
 //! [`REQUEST_LIMIT`]. A message that nobody reads is deleted by later ones. An answer may be lost, by a crash or the limit: the request may have
 //! been served nevertheless, so requests are to be such that repeating one does no harm.
 
+mod positions;
 mod store;
 
 use std::collections::HashMap;
@@ -33,6 +34,8 @@ use uuid::Uuid;
 use super::hub::Hub;
 use crate::db::{Database, DbError};
 use crate::supervisor::{Backoff, Next, Step, StepError, Supervisor};
+pub use positions::{KeptPosition, MAX_POSITIONS, PositionName};
+use positions::{PositionTask, Positions};
 use store::{ClientStore, Message, Sent, TAKEN_AT_ONCE};
 
 /// The longest body of a request or an answer (`sql/migrations/V18`).
@@ -53,8 +56,8 @@ const REGISTRATION: Duration = Duration::from_secs(10);
 const AFTER_ERROR: Duration = Duration::from_millis(200);
 /// Characters of a node in an id.
 const NODE_CHARACTERS: usize = 16;
-/// Characters of an id: behind the node, 128 random bits.
-const ID_CHARACTERS: usize = NODE_CHARACTERS + 32;
+/// Characters of an id: behind the node, 120 random bits, 5 a character. PocketBase's ids have as many.
+const ID_CHARACTERS: usize = NODE_CHARACTERS + 24;
 
 /// The id of a connection, among all nodes: whoever has it may send requests to it.
 #[derive(Clone, PartialEq, Eq, Hash)]
@@ -64,11 +67,11 @@ impl ClientId {
     /// Reads an id; `None`: it is none of ours.
     pub fn parse(text: &str) -> Option<Self> {
         let is_id = text.len() == ID_CHARACTERS
-            && text.bytes().all(|byte| byte.is_ascii_digit() || matches!(byte, b'a'..=b'f'));
+            && text.bytes().all(|byte| byte.is_ascii_digit() || byte.is_ascii_lowercase());
         is_id.then(|| Self(text.into()))
     }
 
-    /// As text, in hexadecimal.
+    /// As text: digits and lower-case letters.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -129,6 +132,7 @@ struct Inner {
     /// so that others know a node with connections.
     registered: tokio::sync::Mutex<Option<Instant>>,
     remote: Semaphore,
+    positions: Positions,
 }
 
 #[derive(Debug, Default)]
@@ -206,11 +210,15 @@ impl Clients {
             state: Mutex::default(),
             registered: tokio::sync::Mutex::default(),
             remote: Semaphore::new(MAX_REMOTE),
+            positions: Positions::default(),
         }))
     }
 
-    /// Starts the task that reads messages of other nodes. It sleeps while this node has neither connections nor requests to others.
-    pub fn start(&self, supervisor: &Supervisor) {
+    /// Starts the task that reads messages of other nodes, which sleeps while this node has neither connections nor requests to others, and the one
+    /// that keeps positions of clients. These are of use for `retention_s` seconds.
+    pub fn start(&self, retention_s: u64, supervisor: &Supervisor) {
+        let keeper = PositionTask { clients: self.clone(), retention_s: retention_s as f64, swept: None };
+        supervisor.periodic("client-positions", Duration::ZERO, Backoff::fixed(AFTER_ERROR), keeper);
         let task = ClientTask { clients: self.clone(), answers: JoinSet::new() };
         supervisor.periodic("clients", Duration::ZERO, Backoff::fixed(AFTER_ERROR), task);
     }
@@ -221,9 +229,11 @@ impl Clients {
     ///
     /// [`OpenError`].
     pub async fn open(&self) -> Result<ClientConnection, OpenError> {
-        let mut random = [0; (ID_CHARACTERS - NODE_CHARACTERS) / 2];
+        let mut random = [0; ID_CHARACTERS - NODE_CHARACTERS];
         getrandom::fill(&mut random).map_err(|_| OpenError::NoRandomness)?;
-        let id = ClientId(format!("{}{:032x}", self.node(), u128::from_be_bytes(random)).into());
+        let digit = |byte: &u8| char::from_digit(u32::from(byte & 31), 32);
+        let id =
+            ClientId(self.node().chars().chain(random.iter().filter_map(digit)).collect::<String>().into());
         let (sender, requests) = mpsc::channel(MAX_WAITING);
         let mut registered = self.0.registered.lock().await;
         self.register(&mut registered).await?;
@@ -314,6 +324,9 @@ impl Clients {
 
     /// Serves a request of another node.
     async fn serve(&self, request: Uuid, sender: &str, client: &str, body: Bytes) -> Result<(), DbError> {
+        if let Some(released) = self.serve_release(client, &body).await {
+            return self.0.store.answer(request, sender, Some(&released?)).await;
+        }
         let answer = async {
             let answered = self.request_here(&ClientId::parse(client)?, body).ok()?;
             tokio::time::timeout(REQUEST_LIMIT, answered).await.ok()?.ok()
@@ -376,7 +389,7 @@ mod tests {
 
     #[test]
     fn an_id_has_a_form_of_its_own_and_is_not_printed() {
-        let text = format!("{}{}", "0".repeat(16), "a1".repeat(16));
+        let text = format!("{}{}", "0".repeat(16), "a1".repeat(12));
         let id = ClientId::parse(&text).unwrap();
         assert_eq!((id.as_str(), id.node()), (&*text, &*"0".repeat(16)));
         assert!(!format!("{id:?}").contains("a1"), "{id:?}");
@@ -384,5 +397,6 @@ mod tests {
         {
             assert!(ClientId::parse(bad).is_none(), "{bad}");
         }
+        assert_eq!(text.len(), 40);
     }
 }

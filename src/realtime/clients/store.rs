@@ -1,4 +1,4 @@
-//! The tables `client_nodes` and `client_messages`.
+//! The tables `client_nodes`, `client_messages` and `client_positions`.
 
 use std::time::Duration;
 
@@ -7,6 +7,7 @@ use tokio_postgres::types::Type;
 use uuid::Uuid;
 
 use super::ClientId;
+use super::positions::{MAX_POSITIONS, PositionName};
 use crate::db::{Database, DbError, Parameter, sql};
 
 /// The messages that are read at once.
@@ -40,7 +41,15 @@ pub(super) enum Message {
     Answer { request: Uuid, body: Option<Bytes> },
 }
 
-/// Messages between nodes.
+/// A position that a connection keeps.
+#[derive(Debug)]
+pub(super) struct KeptRow<'a> {
+    pub(super) name: &'a PositionName,
+    pub(super) holder: &'a ClientId,
+    pub(super) position: String,
+}
+
+/// Messages between nodes, and positions that they keep.
 #[derive(Debug, Clone)]
 pub(super) struct ClientStore {
     database: Database,
@@ -117,5 +126,78 @@ impl ClientStore {
             })
         };
         rows.iter().map(message).collect()
+    }
+
+    /// The connection that keeps a position.
+    pub(super) async fn position_holder(&self, name: &PositionName) -> Result<Option<String>, DbError> {
+        let find = sql!(self.database, "realtime/client_position_holder.sql");
+        self.first(find, &[(&&*name.identity, Type::TEXT), (&name.name, Type::UUID)], "holder").await
+    }
+
+    /// Makes a connection the keeper of a position; returns the position.
+    pub(super) async fn take_position(
+        &self,
+        name: &PositionName,
+        holder: &ClientId,
+    ) -> Result<Option<String>, DbError> {
+        let take = sql!(self.database, "realtime/client_position_take.sql");
+        let parameters: [Parameter<'_>; 3] =
+            [(&&*name.identity, Type::TEXT), (&name.name, Type::UUID), (&holder.as_str(), Type::TEXT)];
+        self.first(take, &parameters, "position").await
+    }
+
+    /// A text of the first row.
+    async fn first(
+        &self,
+        statement: &str,
+        parameters: &[Parameter<'_>],
+        column: &str,
+    ) -> Result<Option<String>, DbError> {
+        let rows = self.database.query_in_time(self.timeout, statement, parameters).await?;
+        Ok(rows.first().map(|row| row.try_get(column)).transpose()?)
+    }
+
+    /// Adds a position. False: the owner has too many.
+    pub(super) async fn add_position(
+        &self,
+        name: &PositionName,
+        owner: &str,
+        holder: &ClientId,
+        position: &str,
+    ) -> Result<bool, DbError> {
+        let add = sql!(self.database, "realtime/client_position_add.sql");
+        let parameters: [Parameter<'_>; 6] = [
+            (&&*name.identity, Type::TEXT),
+            (&name.name, Type::UUID),
+            (&owner, Type::TEXT),
+            (&holder.as_str(), Type::TEXT),
+            (&position, Type::TEXT),
+            (&(MAX_POSITIONS as i64), Type::INT8),
+        ];
+        Ok(!self.database.query_in_time(self.timeout, add, &parameters).await?.is_empty())
+    }
+
+    /// Keeps positions.
+    pub(super) async fn keep_positions(&self, rows: &[KeptRow<'_>]) -> Result<(), DbError> {
+        let identities: Vec<&str> = rows.iter().map(|row| &*row.name.identity).collect();
+        let names: Vec<Uuid> = rows.iter().map(|row| row.name.name).collect();
+        let holders: Vec<&str> = rows.iter().map(|row| row.holder.as_str()).collect();
+        let positions: Vec<&str> = rows.iter().map(|row| row.position.as_str()).collect();
+        let parameters: [Parameter<'_>; 4] = [
+            (&identities, Type::TEXT_ARRAY),
+            (&names, Type::UUID_ARRAY),
+            (&holders, Type::TEXT_ARRAY),
+            (&positions, Type::TEXT_ARRAY),
+        ];
+        let keep = sql!(self.database, "realtime/client_positions_keep.sql");
+        self.database.query_in_time(self.timeout, keep, &parameters).await?;
+        Ok(())
+    }
+
+    /// Deletes positions that no connection has renewed for a number of seconds; returns how many.
+    pub(super) async fn forget_positions(&self, older_than_s: f64, limit: i64) -> Result<usize, DbError> {
+        let forget = sql!(self.database, "realtime/client_positions_forget.sql");
+        let parameters: [Parameter<'_>; 2] = [(&older_than_s, Type::FLOAT8), (&limit, Type::INT8)];
+        Ok(self.database.query_in_time(self.timeout, forget, &parameters).await?.len())
     }
 }

@@ -1,0 +1,6 @@
+-- Keeps positions: $1 identities, $2 names, $3 the connections that keep them, $4 the positions. Those that another connection has taken over stay
+-- as they are.
+update {schema}.client_positions p set position = kept.position, at = now()
+from unnest($1::text[], $2::uuid[], $3::text[], $4::text[]) as kept (identity, name, holder, position)
+where p.identity = kept.identity and p.name = kept.name and p.holder = kept.holder
+returning 1
