@@ -119,7 +119,8 @@ struct PathTemplate {
 impl PathTemplate {
     fn parse(path: &str) -> Self {
         let mut parts = path.split('{');
-        let (mut first, mut numbers) = (parts.next().unwrap_or_default().to_owned(), Vec::<(u64, String)>::new());
+        let (mut first, mut numbers) =
+            (parts.next().unwrap_or_default().to_owned(), Vec::<(u64, String)>::new());
         for part in parts {
             let number = part.split_once('}').and_then(|(digits, text)| Some((digits.parse().ok()?, text)));
             match number {
@@ -151,12 +152,9 @@ mod tests {
 
     #[test]
     fn numbers_in_braces_become_random_ones_and_other_braces_stay() {
-        for (path, filled) in [
-            ("/a?n={1}&m={1}", "/a?n=0&m=0"),
-            ("/a", "/a"),
-            ("/{x}/{1}/{0}{", "/{x}/0/{0}{"),
-            ("{1}", "0"),
-        ] {
+        for (path, filled) in
+            [("/a?n={1}&m={1}", "/a?n=0&m=0"), ("/a", "/a"), ("/{x}/{1}/{0}{", "/{x}/0/{0}{"), ("{1}", "0")]
+        {
             assert_eq!(PathTemplate::parse(path).fill(), filled);
         }
         let path = PathTemplate::parse("/{10}");

@@ -335,10 +335,10 @@ impl Clients {
             self.flush_positions().await?;
         } else if let Some(before) = before {
             let release = self.release_position(&before, name);
-            match tokio::time::timeout(RELEASE_LIMIT, release).await {
-                Ok(Err(RequestError::Database(error))) => return Err(error),
-                // A node that is gone has kept it.
-                Ok(_) | Err(_) => {}
+            // A node that is gone has kept it.
+            if let Ok(Err(RequestError::Database(error))) = tokio::time::timeout(RELEASE_LIMIT, release).await
+            {
+                return Err(error);
             }
         }
         let Some(text) = self.0.store.take_position(name, holder).await? else { return Ok(None) };
