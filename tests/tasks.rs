@@ -7,7 +7,7 @@ use crate::support::postgres::TestDatabase;
 use crate::support::service::{Folder, Service, eventually};
 
 /// Every task with these settings, and whether it is critical.
-const TASKS: [(&str, bool); 39] = [
+const TASKS: [(&str, bool); 41] = [
     ("change-retention", false),
     ("client-positions", false),
     ("clients", false),
