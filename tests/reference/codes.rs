@@ -36,6 +36,7 @@ const MEANINGS: &[(&str, &str)] = &[
     ("wrong_credentials", "email and password do not belong together"),
     ("invalid_ticket", "the ticket is used, expired or unknown"),
     ("forbidden", "the caller lacks a scope, or the route is not for such a key"),
+    ("private_collection", "the collection has accounts or hidden fields: only PocketBase's API serves it"),
     ("foreign_origin", "a write-only key, sent by a page that is not of its origins"),
     ("foreign_host", "an open service, called by another host name than that of this machine"),
     ("cross_site", "called by a page of another site"),
