@@ -4,7 +4,7 @@ Each fenced block `sh` of a document runs in one shell, in order, in an empty fo
 changes that:
 
     <!-- run in the background -->       until the end of the document. The next block waits until the service is ready
-    <!-- run for 2 s -->                 a stream without an end: it has to print something, and is ended
+    <!-- run for 2 s -->                 a stream without an end, in a shell of its own: it has to print something, and is ended
     <!-- not run here: PATH … -->        the checkers that cover it: scripts or tests that CI or .ci/long runs
     <!-- not run here: reason: TEXT -->  nothing can run it: the text says why
 
@@ -200,16 +200,19 @@ class Document:
         raise Failed(f"it took more than {limit} s")
 
     def run_for(self, text, seconds):
-        """Runs a stream for a moment, in a copy of the document's shell."""
-        out, inner = os.path.join(self.root, "stream"), os.path.join(self.root, "stream.sh")
-        with open(inner, "w") as file:
-            file.write(text)
-        self.run(f"( source {inner} ) > {out} 2>{out}.errors & stream=$!\nsleep {seconds}\nkill -TERM -- $(pgrep -P $stream) $stream 2>/dev/null || true\n"
-                 "wait $stream 2>/dev/null || true\n")
-        printed = open(out).read()
+        """Runs a stream for a moment, in a shell of its own."""
+        with open(os.path.join(self.root, "stream"), "w+") as out:
+            process = subprocess.Popen(["bash", "-c", SHELL + text], stdout=out, stderr=self.log, cwd=self.folder, env=self.environment, start_new_session=True)
+            time.sleep(seconds)
+            ended = process.poll()
+            if ended is None:
+                os.killpg(process.pid, signal.SIGTERM)
+            process.wait()
+            out.seek(0)
+            printed = out.read()
         self.log.write(printed)
-        if not printed.strip():
-            raise Failed(f"it printed nothing in {seconds} s: {open(out + '.errors').read()}")
+        if ended not in (None, 0) or not printed.strip():
+            raise Failed(f"it printed nothing in {seconds} s, or failed ({ended})")
 
     def printed(self):
         self.log.flush()
