@@ -298,7 +298,7 @@ async fn a_database_of_an_earlier_version_has_all_tables_and_works_with_events_a
     client
         .batch_execute(
             "drop table tidegate_table_sets; delete from tidegate_migrations where version >= 14;
-             alter table collections drop schema, drop updated;
+             alter table collections drop schema, drop updated, drop private;
              alter table changes drop old, drop keys; alter table feed_readers drop seen, drop until; drop table watched_tables, auth_tickets, client_nodes, client_messages, client_positions cascade;
              drop table event_routes, route_counts, route_deferred, route_errors, route_passed cascade;
              drop table streams, stream_chunks, stream_inbox, stream_producers, stream_secrets, stream_subscription_links, stream_subscriptions cascade;

@@ -241,7 +241,7 @@ async fn errors_are_those_of_pocketbase() {
     refused(&service, ("POST", &nowhere, "", &json!({})), 404, "Missing or invalid collection context.")
         .await;
     refused(&service, ("PUT", &path, "", &json!({})), 404, NOT_FOUND).await;
-    for unknown in ["/api/collections/posts/auth-with-password", "/api/settings", "/api/batch"] {
+    for unknown in ["/api/settings", "/api/batch"] {
         refused(&service, ("POST", unknown, "", &json!({})), 404, "File not found.").await;
     }
 }
@@ -282,7 +282,7 @@ async fn rules_decide_about_access_and_superusers_skip_them() {
     for name in ["locked", "nothing"] {
         let headers = [("origin", "https://app.example"), ("sec-fetch-site", "cross-site")];
         let answer = service.request("GET", &records(name), &headers, "").await;
-        assert_eq!(answer.header("access-control-allow-origin"), "https://app.example");
+        assert_eq!(answer.header("access-control-allow-origin"), "*");
         assert_eq!(answer.header("access-control-allow-credentials"), "");
     }
     let asks = [("origin", "https://app.example"), ("access-control-request-method", "PATCH")];
@@ -427,7 +427,8 @@ async fn collections_are_listed_refused_and_deleted_as_in_pocketbase() {
         refused(&service, ("GET", &records(name), &token, &Value::Null), 404, "Missing collection context.")
             .await;
     }
-    let views = "select count(*) from pg_views where schemaname = 'public_collections'";
+    let views =
+        "select count(*) from pg_views where schemaname = 'public_collections' and viewname !~ '^(_|users$)'";
     let views: i64 = database.connect().await.query_one(views, &[]).await.unwrap().get(0);
     assert_eq!(views, 1);
     let scaffolds = good(&service, "GET", "/api/collections/meta/scaffolds", &token, &Value::Null).await;

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use axum::Router;
 use axum::response::{IntoResponse, Response};
 use hyper::body::Incoming;
-use hyper::header::{ACCESS_CONTROL_ALLOW_CREDENTIALS, ALLOW};
+use hyper::header::{ACCESS_CONTROL_ALLOW_CREDENTIALS, ACCESS_CONTROL_ALLOW_ORIGIN, ALLOW, HeaderValue};
 use hyper::{HeaderMap, Method, Request, StatusCode, Uri};
 use tokio_util::sync::CancellationToken;
 use tower_service::Service;
@@ -90,7 +90,10 @@ async fn cross_origin(
     };
     cors::let_read(response.headers_mut(), origin);
     if is_of_rules {
-        response.headers_mut().remove(ACCESS_CONTROL_ALLOW_CREDENTIALS);
+        // As PocketBase answers. Browsers take it only where there are no credentials.
+        let headers = response.headers_mut();
+        headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
+        headers.remove(ACCESS_CONTROL_ALLOW_CREDENTIALS);
     }
     response
 }

@@ -4,22 +4,18 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use axum::extract::State;
+use axum::Json;
+use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
-use axum::{Extension, Json};
+use hyper::StatusCode;
 use hyper::header::CONTENT_TYPE;
-use hyper::{HeaderMap, StatusCode};
 use serde::Serialize;
-use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
-use crate::auth::{Decision, Scope};
 use crate::config::Module;
 use crate::db::{HousekeepingStatus, PartitionFailure};
-use crate::http::AppState;
-use crate::http::edge::authorize;
-use crate::http::edge::client::ClientAddress;
 use crate::http::wire::error::ApiError;
+use crate::http::{AppState, pocketbase};
 use crate::ingest::{Account, JournalSnapshot, LastError, Rates, Refusal, Snapshot, WriterState};
 use crate::observe::Gauges;
 use crate::routes::RouteStatus;
@@ -358,8 +354,7 @@ struct Http {
 )]
 pub(super) async fn api_health(
     State(state): State<Arc<AppState>>,
-    Extension(client): Extension<ClientAddress>,
-    headers: HeaderMap,
+    request: Request,
 ) -> Result<Response, ApiError> {
     let health = HealthResponse::now(&state);
     let code = match health.status {
@@ -369,31 +364,10 @@ pub(super) async fn api_health(
     if !state.modules.has(Module::PocketBase) {
         return Ok((code, Json(health)).into_response());
     }
-    let healthy = PocketBaseHealth {
-        message: if code == StatusCode::OK { "API is healthy." } else { "API is not healthy." },
-        code: code.as_u16(),
-        data: Map::new(),
-        status: health.status,
-    };
-    let principal = authorize::of_raw_token(&state, &headers, client.peer).await?;
-    let sees_all = principal.may(Scope::OpsRead, state.verifier.is_open()) == Decision::Allowed;
-    let health = if sees_all { serde_json::to_value(&health) } else { Ok(Value::Null) };
-    let (Ok(mut shown), Ok(health)) = (serde_json::to_value(&healthy), health) else {
-        return Err(ApiError::internal());
-    };
-    if let (Value::Object(shown), Value::Object(health)) = (&mut shown, health) {
-        shown.extend(health);
-    }
+    let (head, _) = request.into_parts();
+    let full = serde_json::to_value(&health).map_err(|_| ApiError::internal())?;
+    let shown = pocketbase::health(&state, &head, (code.as_u16(), health.status), full).await?;
     Ok((code, Json(shown)).into_response())
-}
-
-/// Health as clients of PocketBase read it, which everyone may see.
-#[derive(Serialize)]
-struct PocketBaseHealth {
-    message: &'static str,
-    code: u16,
-    data: Map<String, Value>,
-    status: &'static str,
 }
 
 impl HealthResponse {

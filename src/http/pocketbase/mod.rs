@@ -8,6 +8,7 @@ mod body;
 mod caller;
 mod collections;
 mod error;
+mod health;
 mod passwords;
 mod rate;
 mod realtime;
@@ -16,6 +17,7 @@ mod settings;
 mod tokens;
 
 pub(super) use error::{RefusalResponse, is_health, refused, speaks};
+pub(super) use health::health;
 pub use passwords::RecordPasswords;
 pub(super) use rate::refuse;
 

@@ -89,7 +89,8 @@ impl TypedSort {
                 }
                 SortBy::Path(path) => {
                     // A field of the record itself is never null, and an index on it is in the default order.
-                    let nulls = match (path.hops.is_empty() && !path.is_json(), descends) {
+                    let is_never_null = path.hops.is_empty() && !path.is_json() && !path.is_guarded;
+                    let nulls = match (is_never_null, descends) {
                         (true, _) => "",
                         (false, true) => " nulls last",
                         (false, false) => " nulls first",
