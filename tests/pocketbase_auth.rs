@@ -427,6 +427,59 @@ async fn rules_know_the_caller_and_what_belongs_to_them() {
 }
 
 #[tokio::test]
+async fn rules_over_the_body_hold_for_modifiers_and_no_expand_leads_over_hidden_fields() {
+    let database = TestDatabase::create().await;
+    let (service, admin) = start(&database).await;
+    let fields = json!([
+        {"name": "n", "type": "number"},
+        {"name": "roles", "type": "select", "values": ["user", "admin"], "maxSelect": 2},
+        {"name": "code", "type": "text", "autogeneratePattern": "[a-z]{5}"},
+    ]);
+    let more = json!({
+        "createRule": "@request.body.roles:isset = false",
+        "updateRule": "@request.body.n:isset = false && @request.body.roles:isset = false",
+    });
+    make(&service, &admin, "people", fields, more).await;
+    let made = good(&service, "POST", &records("people"), "", &json!({"code:autogenerate": "x"})).await;
+    let path = path_of("people", &made);
+    for member in ["roles", "roles+", "+roles"] {
+        let body = json!({member: "admin"});
+        refused(&service, ("POST", &records("people"), "", &body), 400, "Failed to create record.").await;
+    }
+    for member in ["n", "n+", "n-", "roles", "roles+", "+roles", "roles-"] {
+        refused(&service, ("PATCH", &path, "", &json!({member: "1"})), 404, NOT_FOUND).await;
+    }
+    good(&service, "PATCH", &path, "", &json!({"code": "y"})).await;
+    for (rule, body, is_good) in [
+        ("@request.body.n = 2", json!({"n+": 2}), true),
+        ("@request.body.n = 2", json!({"n+": 2}), false),
+        ("@request.body.n = 2", json!({"n": 1, "n+": 1}), true),
+        ("@request.body.n:changed = false", json!({"n+": 1}), false),
+        ("@request.body.n:changed = false", json!({"n+": 0}), true),
+        ("@request.body.n:changed = false", json!({"roles+": "user"}), true),
+        ("@request.body.roles !~ 'admin' && @collection.people.id ?!= ''", json!({"roles+": "admin"}), false),
+        ("@request.body.roles !~ 'admin' && @collection.people.id ?!= ''", json!({"n+": 1}), false),
+        ("@request.body.roles:length < 2", json!({"roles+": "admin"}), false),
+        ("@request.body.roles:length < 2", json!({"roles-": "user"}), true),
+    ] {
+        good(&service, "PATCH", "/api/collections/people", &admin, &json!({"updateRule": rule})).await;
+        let status = status(&service, "PATCH", &path, "", &body).await;
+        assert_eq!(status, if is_good { 200 } else { 404 }, "{rule} {body}");
+    }
+
+    let teams = make(&service, &admin, "teams", json!([{"name": "name", "type": "text"}]), json!({})).await;
+    let secret = json!([{"name": "team", "type": "relation", "collectionId": teams["id"], "hidden": true}]);
+    make(&service, &admin, "notes", secret, json!({})).await;
+    let team = good(&service, "POST", &records("teams"), &admin, &json!({"name": "red"})).await;
+    good(&service, "POST", &records("notes"), &admin, &json!({"team": team["id"]})).await;
+    for (name, expand) in [("notes", "team"), ("teams", "notes_via_team")] {
+        let query = [("expand", expand)];
+        assert_eq!(found(&service, "", name, &query, "expand").await, json!([null]), "{expand}");
+        assert_ne!(found(&service, &admin, name, &query, "expand").await, json!([null]), "{expand}");
+    }
+}
+
+#[tokio::test]
 async fn emails_and_hidden_fields_are_seen_and_filtered_only_by_whom_they_concern() {
     let database = TestDatabase::create().await;
     let (service, admin) = start(&database).await;
@@ -750,6 +803,24 @@ async fn a_stream_keeps_its_caller_and_sees_what_they_are_now() {
         "{events:?}"
     );
     assert_eq!(topics(&other).await, 204);
+
+    // A stream ends with its token, so that a client comes back with a later one.
+    let lend = format!("{COLLECTIONS}/staff/impersonate/{}", ann["id"].as_str().unwrap());
+    let lent = good(&service, "POST", &lend, &admin, &json!({"duration": 2})).await["token"].clone();
+    let mut stream = EventStream::open(&service, "/api/realtime", &[]).await;
+    let client = stream.next().await.unwrap().unwrap().id;
+    let body = json!({"clientId": client, "subscriptions": ["marks/*"]});
+    assert_eq!(status(&service, "POST", "/api/realtime", lent.as_str().unwrap(), &body).await, 204);
+    while let Some(event) = stream.next().await {
+        event.unwrap();
+    }
+    refused(
+        &service,
+        ("POST", "/api/collections/staff/auth-refresh", lent.as_str().unwrap(), &Value::Null),
+        401,
+        NO_TOKEN,
+    )
+    .await;
 }
 
 #[tokio::test]

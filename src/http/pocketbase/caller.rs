@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use hyper::http::request::Parts;
 use hyper::{HeaderMap, Method};
@@ -18,6 +19,7 @@ use crate::http::edge::authorize;
 use crate::http::edge::client::ClientAddress;
 use crate::records::RequestValues;
 use crate::records::typed::{AuthRecord, Caller, CollectionHandle};
+use crate::time::Millis;
 
 /// The sender of a request, by its token. An invalid token counts as none.
 #[derive(Debug)]
@@ -90,6 +92,9 @@ pub(super) async fn require_record(
     }
 }
 
+/// The longest time until the expiry of a token that is waited for, in seconds: a year.
+const MAX_LIFETIME_S: u64 = 31_557_600;
+
 /// The caller of a stream, by what is no secret, and is checked again while the stream lasts.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub(super) enum Shown {
@@ -110,16 +115,19 @@ pub(super) struct ShownRecord {
     key: String,
     /// Of the secret of its collection's tokens.
     secret: String,
+    /// The first second of Unix time at which the token is not valid.
+    expires_s: i64,
 }
 
 impl ShownRecord {
-    pub(super) fn of(record: &AuthRecord) -> Self {
+    fn of(record: &AuthRecord, expires_s: i64) -> Self {
         let secret = record.collection().auth().map_or("", |auth| auth.auth_token.secret.as_str());
         Self {
             collection: record.collection().definition().id.clone(),
             id: record.id().to_owned(),
             key: fingerprint(record.token_key()),
             secret: fingerprint(secret),
+            expires_s,
         }
     }
 }
@@ -140,6 +148,15 @@ impl Shown {
             }
             (own, other) => own == other,
         }
+    }
+
+    /// The time until the token of a record expires. `None`: it is of another kind, whose validity is checked now and then.
+    pub(super) fn expires_in(&self) -> Option<Duration> {
+        let Self::Record(record) = self else { return None };
+        let now_s = Millis::now().0.div_euclid(1_000);
+        let left_s = u64::try_from(record.expires_s.saturating_sub(now_s)).unwrap_or_default();
+        // No clock of this process runs for longer.
+        Some(Duration::from_secs(left_s.min(MAX_LIFETIME_S)))
     }
 
     /// The identity to which kept positions are bound: the same for each token of it, and one for all guests.
@@ -178,7 +195,7 @@ pub(super) async fn shown(state: &AppState, head: &Parts) -> Result<Shown, Refus
     match Sender::of(state, head).await? {
         Sender::Guest | Sender::Other => Ok(Shown::default()),
         Sender::Admin => Ok(Shown::Key(authorize::raw_credential(state, &head.headers)?.to_json())),
-        Sender::Record(verified) => Ok(Shown::Record(ShownRecord::of(&verified.0))),
+        Sender::Record(verified) => Ok(Shown::Record(ShownRecord::of(&verified.0, verified.1.exp))),
     }
 }
 
@@ -189,7 +206,7 @@ pub(super) async fn record_again(
 ) -> Result<Option<Arc<AuthRecord>>, Refusal> {
     let record = state.services()?.typed()?.signed_in(&shown.collection, &shown.id).await;
     let record = record.map_err(|error| Operation::Read.refuses(error))?;
-    Ok(record.filter(|record| ShownRecord::of(record) == *shown))
+    Ok(record.filter(|record| ShownRecord::of(record, shown.expires_s) == *shown))
 }
 
 /// Whether the token of an administrator is still valid. If that cannot be decided now, it is.

@@ -112,6 +112,7 @@ pub(super) async fn connect(
         joining: None,
         is_reading: false,
         is_greeted: false,
+        expires: None,
     });
     response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     Ok(response)
@@ -392,6 +393,8 @@ struct Source {
     /// Whether changes are read from the table.
     is_reading: bool,
     is_greeted: bool,
+    /// The time at which the token of the caller's record expires: the stream ends then, and a client that has a new one comes back with it.
+    expires: Option<Instant>,
 }
 
 impl Source {
@@ -449,6 +452,7 @@ impl Source {
         let is_new = |name: &&String| !self.feed.contains(*name) || of_table.contains(*name);
         let new: Vec<String> = wanted.iter().filter(is_new).cloned().collect();
         (self.shown, self.topics, self.feed) = (message.shown, topics, wanted);
+        self.expires = self.shown.expires_in().map(|left| Instant::now() + left);
         let has_new_cursor = self.cursors.iter().any(|cursor| cursor.kept.is_none());
         if new.is_empty() && !has_new_cursor {
             return answer(request, Reply::Set);
@@ -671,6 +675,14 @@ fn answer(request: ClientRequest, reply: Reply) {
     request.answer(serde_json::to_vec(&reply).unwrap_or_default().into());
 }
 
+/// Resolves at the expiry of a token. Cancel-safe.
+async fn expiry(expires: Option<Instant>) {
+    match expires {
+        Some(expires) => tokio::time::sleep_until(expires).await,
+        None => std::future::pending().await,
+    }
+}
+
 impl EventSource for Source {
     async fn ready(&mut self) {
         let is_busy = self.subscription.is_busy();
@@ -681,6 +693,7 @@ impl EventSource for Source {
         tokio::select! {
             request = self.client.next(), if takes_requests => self.request = Some(request),
             () = self.subscription.ready() => {}
+            () = expiry(self.expires) => {}
         }
     }
 
@@ -690,6 +703,9 @@ impl EventSource for Source {
             let fields = sse::Fields { id: Some(id), event: Some("PB_CONNECT"), retry_ms: None };
             sse::write_event(out, fields, format!("{{\"clientId\":\"{id}\"}}").as_bytes());
             return Ok(());
+        }
+        if self.expires.is_some_and(|expires| expires <= Instant::now()) {
+            return Err(Close::Ended("expired"));
         }
         self.check().await;
         if !self.subscription.is_busy()

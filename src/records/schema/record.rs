@@ -58,6 +58,29 @@ impl Definition {
         violations.into_result().map(|()| members)
     }
 
+    /// A client's body as rules read it: what a modifier makes of a field is the field's value, so that a rule over `role` also holds for `role+`.
+    /// `None`: the body has no modifiers.
+    pub fn without_modifiers(
+        &self,
+        before: Option<&Map<String, Value>>,
+        body: &Map<String, Value>,
+    ) -> Option<Map<String, Value>> {
+        let mut plain: Option<Map<String, Value>> = None;
+        for field in &self.fields {
+            let name = &field.name;
+            let modified = ["{}+", "+{}", "{}-", "{}:autogenerate"].map(|form| form.replace("{}", name));
+            let Some(sent) = modified.iter().find_map(|name| body.get(name)) else { continue };
+            let value = field.applied(old(field, before), body, before.is_none());
+            let plain = plain.get_or_insert_with(|| body.clone());
+            // A value that the field refuses is set all the same.
+            plain.insert(name.clone(), value.unwrap_or_else(|_| sent.clone()));
+            for name in &modified {
+                plain.remove(name);
+            }
+        }
+        plain
+    }
+
     /// A record as clients see it: fields that it lacks have their zero, secret ones are left out, hidden ones are for superusers, and so is an email
     /// that the record does not make visible, unless the client `sees_email`.
     pub fn shown(

@@ -58,16 +58,20 @@ struct Step {
 }
 
 impl CollectionHandle {
-    fn step(&self, name: &str) -> Option<Step> {
+    /// The step of a name. One over a hidden field is for superusers.
+    fn step(&self, name: &str, is_superuser: bool) -> Option<Step> {
         if let Some(field) = self.definition().field(name) {
             let Kind::Relation { collection_id, .. } = &field.kind else { return None };
+            if field.hidden && !is_superuser {
+                return None;
+            }
             let is_list = field.kind.is_list();
             let to = self.other(collection_id)?;
             return Some(Step { to, field: name.to_owned(), is_list, is_back: false, is_single: !is_list });
         }
         let (collection, via) = name.split_once("_via_")?;
         let to = self.other(collection).filter(|to| to.name().as_str() == collection)?;
-        let field = to.definition().field(via)?;
+        let field = to.definition().field(via).filter(|field| is_superuser || !field.hidden)?;
         let Kind::Relation { collection_id, .. } = &field.kind else { return None };
         if *collection_id != self.definition().id {
             return None;
@@ -101,7 +105,7 @@ impl TypedRecords {
             };
             let mut shown: Vec<Map<String, Value>> = records.iter().map(one).collect();
             for (name, inner) in &expand.0 {
-                let Some(step) = collection.step(name) else { continue };
+                let Some(step) = collection.step(name, caller.is_superuser) else { continue };
                 let related = self.related(&step, caller, &records).await?;
                 if related.is_empty() {
                     continue;

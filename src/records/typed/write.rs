@@ -14,7 +14,7 @@ use super::{TypedError, TypedRecords};
 use crate::records::expression::{Parameter, Parameters};
 use crate::records::schema::{DateText, Definition, Field, Kind, PASSWORD, Violation, Violations};
 use crate::records::store::Outcome;
-use crate::records::{Data, Record, RecordId, RecordsError, TypedExpression};
+use crate::records::{Data, Record, RecordId, RecordsError, RequestValues, TypedExpression};
 use crate::time::Millis;
 
 /// The attempts to lock all records that a deletion changes.
@@ -32,8 +32,17 @@ impl TypedRecords {
         caller: &Caller,
         mut body: Map<String, Value>,
     ) -> Result<Map<String, Value>, TypedError> {
-        let access = collection.access(RuleKind::Create, caller)?;
         let definition = collection.definition();
+        let plain;
+        let caller = match definition.without_modifiers(None, &caller.request.body) {
+            Some(body) => {
+                plain =
+                    Caller { request: RequestValues { body, ..caller.request.clone() }, ..caller.clone() };
+                &plain
+            }
+            None => caller,
+        };
+        let access = collection.access(RuleKind::Create, caller)?;
         let is_chosen = body.get("id").is_some_and(|id| !matches!(id, Value::Null) && *id != "");
         let now = Millis::now();
         if !is_chosen {
@@ -158,7 +167,10 @@ impl TypedRecords {
             holds_for(collection, RuleKind::Update, caller, &members)?;
         }
         let mut compared = None;
-        let manages = self.manages(collection, caller, &members).await?;
+        let manages = match reads_before(collection, RuleKind::Manage, caller) {
+            true => self.manages(collection, &with_before(collection, caller, &members), &members).await?,
+            false => self.manages(collection, caller, &members).await?,
+        };
         if definition.auth.is_some() {
             let mut violations = self.check_passwords(Some(&members), body, manages).await?;
             if !violations.is_empty() {
@@ -276,10 +288,9 @@ impl TypedRecords {
         if rule.is_own() {
             return Ok(false);
         }
-        let rule_text = collection.rule(kind);
-        if rule_text.reads_before() {
+        if reads_before(collection, kind, caller) {
             let record = self.inner.records.look_up(collection.statements(), id).await.map_err(of_record)?;
-            let caller = with_before(caller, &members_of(&record, collection.definition()));
+            let caller = with_before(collection, caller, &members_of(&record, collection.definition()));
             if let Access::If(again) = collection.access(kind, &caller)? {
                 rule = again;
             }
@@ -337,12 +348,12 @@ fn holds_for(
     members: &Map<String, Value>,
 ) -> Result<(), TypedError> {
     let with;
-    let caller = match collection.rule(kind) {
-        rule @ Rule::Filter { .. } if rule.reads_before() => {
-            with = with_before(caller, members);
+    let caller = match reads_before(collection, kind, caller) {
+        true => {
+            with = with_before(collection, caller, members);
             &with
         }
-        _ => caller,
+        false => caller,
     };
     match collection.access(kind, caller)? {
         Access::Granted => Ok(()),
@@ -355,8 +366,20 @@ fn holds_for(
     }
 }
 
-fn with_before(caller: &Caller, members: &Map<String, Value>) -> Caller {
+/// Whether a rule's values depend on the stored record: `:changed`, and modifiers.
+fn reads_before(collection: &CollectionHandle, kind: RuleKind, caller: &Caller) -> bool {
+    let has_modifiers = || collection.definition().without_modifiers(None, &caller.request.body).is_some();
+    match collection.rule(kind) {
+        rule @ Rule::Filter { fixed: None, .. } => rule.reads_before() || has_modifiers(),
+        _ => false,
+    }
+}
+
+fn with_before(collection: &CollectionHandle, caller: &Caller, members: &Map<String, Value>) -> Caller {
     let mut caller = caller.clone();
+    if let Some(body) = collection.definition().without_modifiers(Some(members), &caller.request.body) {
+        caller.request.body = body;
+    }
     caller.request.before = Some(members.clone());
     caller
 }
