@@ -283,7 +283,14 @@ impl Starting<'_> {
             });
         }
         let file_queries = self.quota(PoolUse::FILES);
-        let files = on(Module::Files).map(|starting| starting.files(&file_queries));
+        // Files of records are kept in the same way, whether users have files or not.
+        let contents = match on(Module::Files) {
+            Some(starting) => Some(starting.files(&file_queries)),
+            None => on(Module::PocketBase)
+                .zip(of_records.as_ref())
+                .map(|(starting, queries)| starting.files(queries)),
+        };
+        let files = contents.clone().filter(|_| modules.has(Module::Files));
         let imports = on(Module::Imports).zip(files.as_ref());
         let imports =
             imports.map(|(starting, files)| starting.imports(&file_queries, files, conversations.as_ref()));
@@ -291,10 +298,11 @@ impl Starting<'_> {
         let stress = stress.map(|(starting, records)| starting.stress(records));
         let typed =
             on(Module::PocketBase).zip(records.as_ref()).zip(of_records.as_ref().zip(realtime.as_ref()));
-        let typed = typed.map(|((starting, records), (queries, realtime))| {
+        let typed = typed.zip(contents).map(|(((starting, records), (queries, realtime)), files)| {
             TypedRecords::start(
                 records,
                 queries,
+                &files,
                 realtime,
                 starting.account_settings(),
                 &starting.state.supervisor,

@@ -56,6 +56,8 @@ mod openapi;
 mod permissions;
 mod pocketbase;
 mod pocketbase_auth;
+mod pocketbase_batch;
+mod pocketbase_files;
 mod pocketbase_filters;
 mod pocketbase_realtime;
 mod pocketbase_relations;

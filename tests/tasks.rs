@@ -7,7 +7,7 @@ use crate::support::postgres::TestDatabase;
 use crate::support::service::{Folder, Service, eventually};
 
 /// Every task with these settings, and whether it is critical.
-const TASKS: [(&str, bool); 41] = [
+const TASKS: [(&str, bool); 42] = [
     ("change-retention", false),
     ("client-positions", false),
     ("clients", false),
@@ -29,6 +29,7 @@ const TASKS: [(&str, bool); 41] = [
     ("partitions", false),
     ("rates", false),
     ("record-creates", true),
+    ("record-files", false),
     ("record-gets", true),
     ("revocations", false),
     ("routes", false),

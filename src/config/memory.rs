@@ -65,7 +65,7 @@ impl MemoryShares {
             records: of(Module::Records, base / 16),
             conversations: of(Module::Conversations, base / 16),
             subscribers: if modules.has_feed() { subscribers.unwrap_or(base / 8) } else { 0 },
-            downloads: of(Module::Files, base / 32),
+            downloads: if has_downloads(modules) { base / 32 } else { 0 },
             imports: of(Module::Imports, base / 32),
             streams: of(Module::Streams, base / 16),
             large_payloads: of(Module::Stress, base / 8),
@@ -84,6 +84,11 @@ impl MemoryShares {
     }
 }
 
+/// Whether a module has files to download: those of users, or of records.
+fn has_downloads(modules: Modules) -> bool {
+    modules.has(Module::Files) || modules.has(Module::PocketBase)
+}
+
 /// Bytes of shares that have a size of their own.
 fn own(queue: Option<u64>, subscribers: Option<u64>) -> u64 {
     queue.unwrap_or(0).saturating_add(subscribers.unwrap_or(0))
@@ -92,6 +97,8 @@ fn own(queue: Option<u64>, subscribers: Option<u64>) -> u64 {
 /// Parts of the other shares.
 fn parts(modules: Modules, queue: Option<u64>, subscribers: Option<u64>) -> u64 {
     let all: u64 = modules.infos().map(|info| info.memory_parts).sum();
+    // Those of files of records, where the module files is off.
+    let all = if has_downloads(modules) && !modules.has(Module::Files) { all + 1 } else { all };
     let all = if modules.has_feed() { all + SUBSCRIBERS_PARTS } else { all };
     all - queue.map_or(0, |_| QUEUE_PARTS) - subscribers.map_or(0, |_| SUBSCRIBERS_PARTS)
 }

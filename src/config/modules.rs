@@ -132,6 +132,9 @@ const STREAMS: TableSet = TableSet {
     ],
 };
 
+/// Files of users and of records.
+const FILES: TableSet = TableSet { name: "files", relations: &["files", "file_store", "record_files"] };
+
 /// Every module, in the order of lists.
 pub static ALL_MODULES: [ModuleInfo; 10] = [
     ModuleInfo {
@@ -209,7 +212,7 @@ pub static ALL_MODULES: [ModuleInfo; 10] = [
         name: "files",
         on: OnByDefault::Always,
         needs: &[Module::Events],
-        tables: &[TableSet { name: "files", relations: &["files", "file_store"] }],
+        tables: &[FILES],
         uses: &[PoolUse::FILES],
         memory_parts: 1,
         settings: &["MAX_FILE_BYTES", "FILE_QUOTA_BYTES", "FILES_SWEEP_S"],
@@ -275,10 +278,11 @@ pub static ALL_MODULES: [ModuleInfo; 10] = [
         on: OnByDefault::Never,
         // Its collections are those of records, in the same tables, and changes of their fields come by the feed.
         needs: &[Module::Events, Module::Records],
-        tables: &[TableSet { name: "pocketbase", relations: &["app_settings"] }],
+        // Its files are kept as those of the module files, whose routes may be off.
+        tables: &[FILES, TableSet { name: "pocketbase", relations: &["app_settings"] }],
         uses: &[],
         memory_parts: 0,
-        settings: &[],
+        settings: &["MAX_FILE_BYTES", "FILES_SWEEP_S"],
     },
 ];
 
@@ -482,7 +486,7 @@ mod tests {
             [
                 "CHANGES_RETENTION_S has no effect: MODULES lacks records, conversations, streams",
                 "MAX_SUBSCRIBERS has no effect: MODULES lacks records, conversations, imports, streams, stress",
-                "FILES_SWEEP_S has no effect: MODULES lacks files",
+                "FILES_SWEEP_S has no effect: MODULES lacks files, pocketbase",
             ]
         );
         assert_eq!(notes("events,records,files,imports"), [""; 0]);

@@ -52,6 +52,7 @@ const MIGRATIONS: &[(&str, &str)] = &[
     ("V26__private_collections", include_str!("../../sql/migrations/V26__private_collections.sql")),
     ("V27__app_settings", include_str!("../../sql/migrations/V27__app_settings.sql")),
     ("V28__client_positions", include_str!("../../sql/migrations/V28__client_positions.sql")),
+    ("V29__record_files", include_str!("../../sql/migrations/V29__record_files.sql")),
 ];
 
 /// Names of tables that are created later: one a day, and one a collection.

@@ -4,6 +4,7 @@
 //! database      which database's files these are
 //! tmp/…         drafts: contents that are still on their way
 //! ab/abcd…      contents by their SHA-256, below its first two digits
+//! ab/abcd….100x100  their previews, which can be made again
 //! ```
 //!
 //! Every name in it is the service's own: digits of a hash, or of a draft's random id. Each folder is opened relative to its
@@ -147,6 +148,58 @@ impl Contents {
         Ok(())
     }
 
+    /// A preview of a content, as it was kept. `None`: there is none, or it has more than `max` bytes.
+    pub(super) fn preview(&self, hash: &ContentHash, kind: &str, max: u64) -> io::Result<Option<Vec<u8>>> {
+        let folder = self.folder(&hash.folder())?;
+        let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
+        let file = match openat(&folder, preview_name(hash, kind).as_str(), flags, Mode::empty()) {
+            Err(Errno::ENOENT | Errno::ELOOP) => return Ok(None),
+            opened => File::from(opened?),
+        };
+        let metadata = file.metadata()?;
+        if !metadata.is_file() || metadata.len() > max {
+            return Ok(None);
+        }
+        let mut bytes = Vec::new();
+        file.take(max).read_to_end(&mut bytes)?;
+        Ok(Some(bytes))
+    }
+
+    /// Keeps a preview of a content beside it. It is whole or not there, and may be lost.
+    pub(super) fn keep_preview(
+        &self,
+        hash: &ContentHash,
+        kind: &str,
+        bytes: &[u8],
+    ) -> Result<(), FilesError> {
+        self.check_room(bytes.len() as u64)?;
+        let folder = self.folder(&hash.folder())?;
+        let mut draft = self.draft()?;
+        draft.write(bytes)?;
+        draft.complete()?;
+        let name = preview_name(hash, kind);
+        renameat(draft.folder(), draft.name(), &folder, name.as_str()).map_err(io::Error::from)?;
+        draft.moved();
+        Ok(())
+    }
+
+    /// Removes the previews of contents that are gone, of those whose hash begins with `first`.
+    pub(super) fn sweep_previews(&self, first: u8) -> io::Result<()> {
+        let folder = match self.folder(&format!("{first:02x}")) {
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+            folder => folder?,
+        };
+        for name in names(&folder)? {
+            let Some(hash) = name.split_once('.').and_then(|(hash, _)| ContentHash::parse(hash)) else {
+                continue;
+            };
+            if !exists(&folder, &hash.to_string())? {
+                unlinkat(&folder, name.as_str(), UnlinkatFlags::NoRemoveDir)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Whether the folder exists.
     pub(super) fn exists(&self) -> io::Result<bool> {
         match self.root() {
@@ -209,6 +262,10 @@ impl Contents {
             Err(error) => Err(error.into()),
         }
     }
+}
+
+fn preview_name(hash: &ContentHash, kind: &str) -> String {
+    format!("{hash}.{kind}")
 }
 
 fn open_folder(root: &File, name: &str) -> io::Result<File> {

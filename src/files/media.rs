@@ -2,6 +2,8 @@
 //!
 //! The check is not a defence: a file is only ever sent as an attachment, in a sandbox, and no browser may guess its type. It
 //! rejects mistakes that would surprise later readers of the file.
+//!
+//! Files of records have the type of their content alone: [`detect`].
 
 use mime::Mime;
 
@@ -56,6 +58,103 @@ pub(super) fn judge(declared: Option<&Mime>, head: &[u8]) -> Result<String, File
         declared: declared.essence_str().to_owned(),
         found: found.unwrap_or("something else"),
     })
+}
+
+/// The type of a content that begins with `head`, whatever its sender says: by its signature, else of a text by its first characters, else that of
+/// bytes.
+pub(super) fn detect(head: &[u8]) -> String {
+    // The head may end within a character.
+    let text = match std::str::from_utf8(head) {
+        Ok(text) => Some(text),
+        Err(error) if error.error_len().is_none() => std::str::from_utf8(&head[..error.valid_up_to()]).ok(),
+        Err(_) => None,
+    };
+    let text = text.filter(|text| !has_binary(text.as_bytes()));
+    let found = infer::get(head).map(|found| found.mime_type());
+    match (found, text) {
+        // A text may begin with "BM", the signature of a bitmap.
+        (Some(found), text) if !found.starts_with("text/") && (found != "image/bmp" || text.is_none()) => {
+            plain_type(found)
+        }
+        (found, Some(text)) => {
+            of_text(text, head.len() >= LOOKED_AT_BYTES).or(found).unwrap_or("text/plain").to_owned()
+        }
+        (_, None) => UNKNOWN.to_owned(),
+    }
+}
+
+/// A type by its registered name.
+fn plain_type(found: &str) -> String {
+    match found.split_once("/x-") {
+        Some((kind @ ("audio" | "video" | "image"), subtype)) if !matches!(subtype, "icon") => {
+            format!("{kind}/{subtype}")
+        }
+        _ => found.to_owned(),
+    }
+}
+
+/// The type of a text, if it is another one than plain. `is_cut`: more of it follows.
+fn of_text(text: &str, is_cut: bool) -> Option<&'static str> {
+    let text = text.trim_start_matches('\u{feff}').trim_start();
+    let is_json = |text: &str| match serde_json::from_str::<serde::de::IgnoredAny>(text) {
+        Ok(_) => true,
+        Err(error) => is_cut && error.is_eof(),
+    };
+    let head: String = text.chars().take(1024).collect::<String>().to_ascii_lowercase();
+    if head.starts_with('<') {
+        return match () {
+            () if head.contains("<svg") && !head.contains("<html") => Some("image/svg+xml"),
+            () if head.starts_with("<?xml") => Some("text/xml"),
+            () if ["<!doctype html", "<html", "<head", "<body", "<script"]
+                .iter()
+                .any(|tag| head.starts_with(tag)) =>
+            {
+                Some("text/html")
+            }
+            () => None,
+        };
+    }
+    if text.starts_with(['{', '[']) {
+        let mut lines = text.lines().filter(|line| !line.trim().is_empty());
+        return match is_json(text) {
+            true => Some("application/json"),
+            // The last line may be cut.
+            false if text.starts_with('{') => {
+                let whole = text.lines().count().saturating_sub(usize::from(is_cut));
+                (whole > 1
+                    && lines
+                        .by_ref()
+                        .take(whole)
+                        .all(|line| serde_json::from_str::<serde::de::IgnoredAny>(line).is_ok()))
+                .then_some("application/x-ndjson")
+            }
+            false => None,
+        };
+    }
+    [(',', "text/csv"), ('\t', "text/tab-separated-values")]
+        .into_iter()
+        .find(|(separator, _)| is_table(text, *separator, is_cut))
+        .map(|(_, name)| name)
+}
+
+/// Whether each line has the same number of cells, at least two, and there are two lines.
+fn is_table(text: &str, separator: char, is_cut: bool) -> bool {
+    let (mut counts, mut cells, mut is_quoted) = (Vec::new(), 1, false);
+    for character in text.chars() {
+        match character {
+            '"' => is_quoted = !is_quoted,
+            '\n' if !is_quoted => {
+                counts.push(cells);
+                cells = 1;
+            }
+            other if other == separator && !is_quoted => cells += 1,
+            _ => {}
+        }
+    }
+    if !is_cut && !text.ends_with('\n') {
+        counts.push(cells);
+    }
+    counts.len() >= 2 && counts[0] >= 2 && counts.iter().all(|count| *count == counts[0])
 }
 
 fn suits(declared: &Mime, found: Option<&str>, head: &[u8]) -> bool {
@@ -151,6 +250,34 @@ mod tests {
     }
 
     #[test]
+    fn a_content_has_a_type_whatever_its_sender_says() {
+        for (head, expected) in [
+            (PNG, "image/png"),
+            (&PNG[..9], "image/png"),
+            (ZIP, "application/zip"),
+            (b"", "text/plain"),
+            (b"hello", "text/plain"),
+            ("caf\u{e9}".as_bytes().split_last().unwrap().1, "text/plain"),
+            (b"BM is text", "text/plain"),
+            (b"\0\x01\x02", "application/octet-stream"),
+            (b"\xff\xfe\xfd", "application/octet-stream"),
+            (b"{\"a\":1}", "application/json"),
+            (b"{\"a\":1}\n{\"a\":2}\n", "application/x-ndjson"),
+            (b"{not json", "text/plain"),
+            (b"a,b\n1,\"2,3\"\n", "text/csv"),
+            (b"a,b\nonly one\n", "text/plain"),
+            (b"<svg xmlns=\"http://www.w3.org/2000/svg\"/>", "image/svg+xml"),
+            (b"<?xml version=\"1.0\"?>\n<svg/>", "image/svg+xml"),
+            (b"<?xml version=\"1.0\"?><a/>", "text/xml"),
+            (b"<html><body>x</body></html>", "text/html"),
+            (b"%PDF-1.4\n", "application/pdf"),
+            (b"RIFF\x24\0\0\0WAVEfmt ", "audio/wav"),
+        ] {
+            assert_eq!(detect(head), expected, "{head:?}");
+        }
+    }
+
+    #[test]
     fn what_is_no_type_is_refused() {
         for bad in
             ["", "text", "text/", "*/*", "text/html\r\nx: y", "text/ü", &format!("text/{}", "x".repeat(300))]
@@ -163,6 +290,7 @@ mod tests {
         #[test]
         fn nothing_that_is_sent_makes_it_panic(text in "\\PC{0,80}", head in prop::collection::vec(any::<u8>(), 0..300)) {
             let _ = judge(declared(&text).ok().as_ref(), &head);
+            let _ = (detect(&head), detect(text.as_bytes()));
         }
     }
 }

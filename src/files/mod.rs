@@ -3,12 +3,18 @@
 //! An upload is streamed into drafts, hashed and synced; then one transaction checks the owner's quota, moves the contents to
 //! their places and adds the rows. A visible row therefore has its content. A crash leaves at most a draft or a content without
 //! a row, which the sweeper removes.
+//!
+//! Files of records are kept in the same way: [`AttachmentUpload`] streams them into drafts, and the transaction that stores the record moves
+//! their contents and adds their rows.
 
+mod attachments;
 mod content;
 mod draft;
 mod list;
 mod media;
 mod model;
+mod previews;
+mod receive;
 mod store;
 mod sweeper;
 mod upload;
@@ -23,9 +29,11 @@ use futures_util::Stream;
 use tokio::sync::{OnceCell, OwnedSemaphorePermit, Semaphore};
 use uuid::Uuid;
 
+pub use attachments::{Attached, AttachedFile, Attachment, AttachmentUpload, Detach};
 pub use list::FileQuery;
 pub use media::has_binary;
 pub use model::{ContentHash, StoredFile};
+pub use previews::{Preview, PreviewSize};
 pub use sweeper::Swept;
 pub use upload::Upload;
 
@@ -50,6 +58,7 @@ struct Inner {
     metrics: Arc<Metrics>,
     uploads: Arc<Semaphore>,
     downloads: Arc<Semaphore>,
+    previews: Arc<Semaphore>,
     /// Whether the folder is this database's, once that was checked.
     is_ours: OnceCell<bool>,
 }
@@ -170,6 +179,7 @@ impl Files {
             metrics: Arc::clone(metrics),
             uploads: Arc::new(Semaphore::new(limits::MAX_UPLOADS)),
             downloads: Arc::new(Semaphore::new(max_downloads)),
+            previews: Arc::new(Semaphore::new(previews::MAX_AT_ONCE)),
             is_ours: OnceCell::new(),
             config,
         };
@@ -274,7 +284,11 @@ impl Files {
     ///
     /// [`FilesError::ContentMissing`], and [`FilesError::Disk`] if the content was changed.
     pub async fn open(&self, file: &StoredFile) -> Result<File, FilesError> {
-        let (contents, hash, size) = (self.inner.contents.clone(), file.sha256, file.size);
+        self.open_content(file.sha256, file.size).await
+    }
+
+    async fn open_content(&self, hash: ContentHash, size: u64) -> Result<File, FilesError> {
+        let contents = self.inner.contents.clone();
         // Here no error of the folder means a full disk.
         let why = |error: io::Error| match error.kind() {
             io::ErrorKind::NotFound => FilesError::ContentMissing,

@@ -7,9 +7,10 @@ use tokio_postgres::Row;
 use tokio_postgres::types::Type;
 use uuid::Uuid;
 
+use super::attachments::{Attached, AttachedFile, Detach};
 use super::list::{FILES, FileQuery};
 use super::{ContentHash, FilesError, StoredFile};
-use crate::db::{Connection, Database, DbError, Parameter, begin_in_time, in_time, sql};
+use crate::db::{Connection, Database, DbError, Parameter, Transaction, begin_in_time, in_time, sql};
 use crate::paging::{Page, SortKey};
 use crate::time::Micros;
 
@@ -164,6 +165,122 @@ impl FileStore {
     pub(super) async fn id(&self) -> Result<Option<Uuid>, DbError> {
         let rows = self.query(sql!(self.database, "files/store_id.sql"), &[]).await?;
         Ok(rows.first().map(|row| row.try_get(0)).transpose()?)
+    }
+
+    /// Adds the rows of attached files, and keeps their contents from the sweeper until the transaction ends.
+    pub(super) async fn attach(
+        &self,
+        transaction: &Transaction<'_>,
+        files: &[Attached<'_>],
+    ) -> Result<(), DbError> {
+        let hashes: Vec<&[u8]> = files.iter().map(|file| &file.attachment.sha256.0[..]).collect();
+        let lock = sql!(self.database, "files/lock_contents.sql");
+        transaction.query_typed(lock, &[(&hashes, Type::BYTEA_ARRAY)]).await?;
+        let collections: Vec<i32> = files.iter().map(|file| file.collection).collect();
+        let records: Vec<&str> = files.iter().map(|file| file.record).collect();
+        let names: Vec<&str> = files.iter().map(|file| file.name).collect();
+        let sizes: Vec<i64> = files.iter().map(|file| file.attachment.size() as i64).collect();
+        let types: Vec<&str> = files.iter().map(|file| file.attachment.mime_type()).collect();
+        let attach = sql!(self.database, "files/attachments/attach.sql");
+        let parameters: [Parameter<'_>; 6] = [
+            (&collections, Type::INT4_ARRAY),
+            (&records, Type::TEXT_ARRAY),
+            (&names, Type::TEXT_ARRAY),
+            (&sizes, Type::INT8_ARRAY),
+            (&types, Type::TEXT_ARRAY),
+            (&hashes, Type::BYTEA_ARRAY),
+        ];
+        let stored = transaction.query_typed(attach, &parameters).await?.len() as u64;
+        DbError::all_stored("record_files", files.len() as u64, stored)
+    }
+
+    /// Removes rows of attached files.
+    pub(super) async fn detach(&self, transaction: &Transaction<'_>, files: &Detach) -> Result<(), DbError> {
+        match files {
+            Detach::Names { collection, record, names } => {
+                let detach = sql!(self.database, "files/attachments/detach_names.sql");
+                let parameters: [Parameter<'_>; 3] =
+                    [(collection, Type::INT4), (&record.as_str(), Type::TEXT), (names, Type::TEXT_ARRAY)];
+                transaction.query_typed(detach, &parameters).await?;
+            }
+            Detach::Records { collection, records } => {
+                let detach = sql!(self.database, "files/attachments/detach_records.sql");
+                let parameters: [Parameter<'_>; 2] = [(collection, Type::INT4), (records, Type::TEXT_ARRAY)];
+                transaction.query_typed(detach, &parameters).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes the rows of attached files of a collection that no record names; without a table all of them.
+    pub(super) async fn detach_unnamed(
+        &self,
+        transaction: &Transaction<'_>,
+        collection: i32,
+        table: Option<&str>,
+    ) -> Result<(), DbError> {
+        let detach = match table {
+            Some(table) => {
+                sql!(self.database, "files/attachments/detach_unnamed.sql").replace("{table}", table)
+            }
+            None => sql!(self.database, "files/attachments/detach_collection.sql").to_owned(),
+        };
+        transaction.query_typed(&detach, &[(&collection, Type::INT4)]).await?;
+        Ok(())
+    }
+
+    /// The collections that have attached files.
+    pub(super) async fn attached_collections(&self) -> Result<Vec<i32>, DbError> {
+        let rows = self.query(sql!(self.database, "files/attachments/collections.sql"), &[]).await?;
+        rows.iter().map(|row| Ok(row.try_get(0)?)).collect()
+    }
+
+    /// Removes the rows that no record names of a part of a collection's attached files; returns the part's last one.
+    pub(super) async fn sweep_attached(
+        &self,
+        collection: i32,
+        table: Option<&str>,
+        after: &(String, String),
+    ) -> Result<Option<((String, String), u64)>, DbError> {
+        let Some(table) = table else {
+            let detach = sql!(self.database, "files/attachments/detach_collection.sql");
+            self.query(detach, &[(&collection, Type::INT4)]).await?;
+            return Ok(None);
+        };
+        let sweep = sql!(self.database, "files/attachments/sweep.sql").replace("{table}", table);
+        let parameters: [Parameter<'_>; 3] =
+            [(&collection, Type::INT4), (&after.0.as_str(), Type::TEXT), (&after.1.as_str(), Type::TEXT)];
+        let rows = self.query(&sweep, &parameters).await?;
+        let last = rows.first().map(|row| {
+            let removed: i64 = row.try_get("removed")?;
+            Ok::<_, DbError>(((row.try_get("record")?, row.try_get("name")?), removed.unsigned_abs()))
+        });
+        last.transpose()
+    }
+
+    /// An attached file, with its record's members.
+    pub(super) async fn attached(
+        &self,
+        collection: i32,
+        table: &str,
+        record: &str,
+        name: &str,
+    ) -> Result<Option<AttachedFile>, DbError> {
+        let find = sql!(self.database, "files/attachments/find.sql").replace("{table}", table);
+        let parameters: [Parameter<'_>; 3] =
+            [(&collection, Type::INT4), (&record, Type::TEXT), (&name, Type::TEXT)];
+        let rows = self.query(&find, &parameters).await?;
+        let read = |row: &Row| -> Result<AttachedFile, DbError> {
+            let sha256 = ContentHash::from_bytes(row.try_get("sha256")?);
+            Ok(AttachedFile {
+                size: size(row.try_get("size")?)?,
+                mime_type: row.try_get("mime_type")?,
+                sha256: sha256.ok_or(DbError::Unexpected("a hash of another length"))?,
+                uploaded_s: row.try_get::<_, i64>("uploaded_s")?.unsigned_abs(),
+                members: row.try_get("data")?,
+            })
+        };
+        rows.first().map(read).transpose()
     }
 
     /// Those of these contents that no file has.

@@ -75,6 +75,8 @@ impl Files {
                     }
                 }
             }
+            let contents = inner.contents.clone();
+            blocking(move || Ok(contents.sweep_previews(first)?)).await?;
         }
         Ok(swept)
     }

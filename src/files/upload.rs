@@ -3,17 +3,15 @@
 use std::io;
 
 use bytes::Bytes;
-use futures_util::{Stream, StreamExt};
+use futures_util::Stream;
 use tokio::sync::OwnedSemaphorePermit;
 use uuid::Uuid;
 
 use super::draft::Draft;
+use super::receive::complete;
 use super::store::{NewFile, counted};
 use super::{Files, FilesError, StoredFile, blocking, media, model};
 use crate::config::limits;
-
-/// Bytes collected before a write.
-const BUFFER_BYTES: usize = 256 * 1024;
 
 /// An upload under way. Dropped before it is finished, it leaves nothing behind.
 #[derive(Debug)]
@@ -42,12 +40,7 @@ impl Upload {
     /// # Errors
     ///
     /// [`FilesError`]; the upload is then to be dropped.
-    pub async fn add<S>(
-        &mut self,
-        named: &str,
-        declared: Option<&str>,
-        mut source: S,
-    ) -> Result<(), FilesError>
+    pub async fn add<S>(&mut self, named: &str, declared: Option<&str>, source: S) -> Result<(), FilesError>
     where
         S: Stream<Item = io::Result<Bytes>> + Unpin,
     {
@@ -56,27 +49,10 @@ impl Upload {
         }
         let filename = model::file_name(named)?;
         let declared = declared.map(media::declared).transpose()?;
-        let contents = self.files.inner.contents.clone();
-        let mut draft = blocking(move || Ok(contents.draft()?)).await?;
-        let mut buffer = Vec::with_capacity(BUFFER_BYTES);
-        let mut size = 0_u64;
-        while let Some(piece) = source.next().await {
-            let piece = piece.map_err(FilesError::Source)?;
-            size += piece.len() as u64;
-            self.check_size(size)?;
-            if buffer.len() + piece.len() > BUFFER_BYTES {
-                (draft, buffer) = self.write(draft, buffer).await?;
-            }
-            buffer.extend_from_slice(&piece);
-        }
-        self.check_size(size)?;
-        (draft, _) = self.write(draft, buffer).await?;
+        let draft = self.files.receive(source, |size| self.check_size(size)).await?;
         let mime_type = media::judge(declared.as_ref(), draft.head())?;
-        let (draft, sha256) = blocking(move || {
-            let hash = draft.complete()?;
-            Ok((draft, hash))
-        })
-        .await?;
+        let size = draft.size();
+        let (draft, sha256) = complete(draft).await?;
         self.left = self.left.map(|left| left.saturating_sub(counted(size)));
         self.parts.push((draft, NewFile { id: Uuid::new_v4(), filename, size, mime_type, sha256 }));
         Ok(())
@@ -91,19 +67,6 @@ impl Upload {
             Some(left) if counted(size) > left => Err(FilesError::QuotaExceeded(config.file_quota_bytes)),
             _ => Ok(()),
         }
-    }
-
-    /// Writes collected bytes on a blocking thread.
-    async fn write(&self, mut draft: Draft, mut buffer: Vec<u8>) -> Result<(Draft, Vec<u8>), FilesError> {
-        let contents = self.files.inner.contents.clone();
-        blocking(move || {
-            if draft.write(&buffer)? {
-                contents.check_room(0)?;
-            }
-            buffer.clear();
-            Ok((draft, buffer))
-        })
-        .await
     }
 
     /// Stores all files, or none.

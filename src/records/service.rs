@@ -252,7 +252,8 @@ impl Records {
         Ok(self.inner.store.collections().await?)
     }
 
-    fn fits(&self, data: &Data) -> Result<(), RecordsError> {
+    /// Checks a record's size.
+    pub(super) fn fits(&self, data: &Data) -> Result<(), RecordsError> {
         let max_bytes = self.settings().max_record_bytes;
         if data.size() > max_bytes { Err(RecordsError::TooLarge(max_bytes)) } else { Ok(()) }
     }

@@ -18,17 +18,27 @@ const ENCODED: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'|')
     .remove(b'~');
 
-/// An attachment of this name: a quoted string if that represents it exactly, else an approximation and the full name.
-pub(super) fn attachment(filename: &str) -> HeaderValue {
+/// An attachment of this name.
+pub(in crate::http) fn attachment(filename: &str) -> HeaderValue {
+    disposition("attachment", filename)
+}
+
+/// A content of this name that is shown.
+pub(in crate::http) fn inline(filename: &str) -> HeaderValue {
+    disposition("inline", filename)
+}
+
+/// The name: a quoted string if that represents it exactly, else an approximation and the full name.
+fn disposition(kind: &'static str, filename: &str) -> HeaderValue {
     let plain = |c: char| matches!(c, ' '..='~') && !matches!(c, '"' | '\\' | '%');
     let quoted: String = filename.chars().map(|c| if plain(c) { c } else { '_' }).collect();
     let value = if filename.chars().all(plain) {
-        format!("attachment; filename=\"{quoted}\"")
+        format!("{kind}; filename=\"{quoted}\"")
     } else {
         let encoded = utf8_percent_encode(filename, ENCODED);
-        format!("attachment; filename=\"{quoted}\"; filename*=UTF-8''{encoded}")
+        format!("{kind}; filename=\"{quoted}\"; filename*=UTF-8''{encoded}")
     };
-    HeaderValue::try_from(value).unwrap_or(HeaderValue::from_static("attachment"))
+    HeaderValue::try_from(value).unwrap_or(HeaderValue::from_static(kind))
 }
 
 #[cfg(test)]

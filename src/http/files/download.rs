@@ -1,5 +1,6 @@
 //! `GET /api/files/{id}`: a file's content as an attachment, never displayed in the service's origin.
 
+use std::fmt::Display;
 use std::fs::File;
 use std::io;
 use std::ops::Range;
@@ -125,8 +126,8 @@ fn unsatisfiable(file: &StoredFile) -> Result<Response, ApiError> {
 }
 
 /// The bytes of a file in chunks, read on blocking threads. `permit` is held until the end.
-fn pieces(
-    id: Uuid,
+pub(in crate::http) fn pieces(
+    id: impl Display + Clone + Send + 'static,
     content: Arc<File>,
     bytes: Range<u64>,
     permit: OwnedSemaphorePermit,
@@ -134,7 +135,7 @@ fn pieces(
 ) -> impl Stream<Item = Result<Bytes, FilesError>> + Send + 'static {
     stream::unfold((bytes, permit), move |(rest, permit)| {
         before_each();
-        let content = Arc::clone(&content);
+        let (content, id) = (Arc::clone(&content), id.clone());
         async move {
             if rest.is_empty() {
                 return None;

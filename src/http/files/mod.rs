@@ -1,10 +1,10 @@
 //! `/api/files`: upload, list, download and delete files.
 
-mod disposition;
-mod download;
-mod multipart;
-mod part_name;
-mod range;
+pub(super) mod disposition;
+pub(super) mod download;
+pub(super) mod multipart;
+pub(super) mod part_name;
+pub(super) mod range;
 mod upload;
 
 use std::sync::Arc;
@@ -120,7 +120,7 @@ async fn delete(
 }
 
 /// The deadline for `bytes` in either direction: a slower client would keep a place from others.
-fn deadline(services: &Services, bytes: u64) -> Instant {
+pub(super) fn deadline(services: &Services, bytes: u64) -> Instant {
     let rate = limits::FILE_MIN_RATE;
     Instant::now() + services.limits.body_timeout + Duration::from_secs(bytes / rate)
 }

@@ -16,7 +16,7 @@ use super::super::wire::body::LimitedBody;
 use super::super::wire::error::ApiError;
 
 /// The longest head of a part, in bytes, with the preceding boundary.
-pub(super) const MAX_PART_HEAD_BYTES: u64 = 16 * 1024;
+pub(in crate::http) const MAX_PART_HEAD_BYTES: u64 = 16 * 1024;
 /// The size of a chunk while a head is expected.
 const HEAD_PIECE_BYTES: usize = 4 * 1024;
 /// The longest boundary (RFC 2046, section 5.1.1).
@@ -24,26 +24,26 @@ const MAX_BOUNDARY_BYTES: usize = 70;
 
 /// Bytes that may still come before a part's head is complete.
 #[derive(Debug, Clone, Default)]
-pub(super) struct BytesReceived(Arc<AtomicU64>);
+pub(in crate::http) struct BytesReceived(Arc<AtomicU64>);
 
 /// No bound while content is expected.
 const NO_BOUND: u64 = u64::MAX;
 
 impl BytesReceived {
     /// Expects a head from now on.
-    pub(super) fn expect_head(&self) {
+    pub(in crate::http) fn expect_head(&self) {
         self.0.store(MAX_PART_HEAD_BYTES, Ordering::Relaxed);
     }
 
     /// Expects content from now on.
-    pub(super) fn expect_content(&self) {
+    pub(in crate::http) fn expect_content(&self) {
         self.0.store(NO_BOUND, Ordering::Relaxed);
     }
 }
 
 /// A body in chunks.
 #[derive(Debug)]
-pub(super) struct PartChunks<'a> {
+pub(in crate::http) struct PartChunks<'a> {
     body: &'a mut LimitedBody,
     pace: BytesReceived,
     /// Bytes not passed on yet.
@@ -53,13 +53,13 @@ pub(super) struct PartChunks<'a> {
 }
 
 impl<'a> PartChunks<'a> {
-    pub(super) fn new(body: &'a mut LimitedBody, pace: &BytesReceived) -> Self {
+    pub(in crate::http) fn new(body: &'a mut LimitedBody, pace: &BytesReceived) -> Self {
         let pace = pace.clone();
         Self { body, pace, rest: Bytes::new(), rests: false, refusal: None }
     }
 
     /// The reason why the body was rejected, if it was.
-    pub(super) fn take_refusal(mut self) -> Option<ApiError> {
+    pub(in crate::http) fn take_refusal(mut self) -> Option<ApiError> {
         self.refusal.take().or_else(|| self.body.take_refusal())
     }
 }
@@ -98,7 +98,7 @@ impl Stream for PartChunks<'_> {
 }
 
 /// The boundary in a request's `Content-Type`.
-pub(super) fn boundary(content_type: Option<&HeaderValue>) -> Result<String, ApiError> {
+pub(in crate::http) fn boundary(content_type: Option<&HeaderValue>) -> Result<String, ApiError> {
     let declared = content_type.and_then(|value| value.to_str().ok()).unwrap_or_default();
     match multer::parse_boundary(declared) {
         Ok(boundary) if (1..=MAX_BOUNDARY_BYTES).contains(&boundary.len()) => Ok(boundary),
@@ -115,7 +115,7 @@ pub(super) fn boundary(content_type: Option<&HeaderValue>) -> Result<String, Api
 }
 
 /// The error for a malformed multipart body. The offending bytes are not quoted.
-pub(super) fn malformed(error: &multer::Error) -> ApiError {
+pub(in crate::http) fn malformed(error: &multer::Error) -> ApiError {
     let message = match error {
         multer::Error::IncompleteFieldData { .. } | multer::Error::IncompleteStream => {
             "the multipart body ends before its last boundary, or has none"

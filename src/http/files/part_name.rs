@@ -16,7 +16,7 @@ use percent_encoding::percent_decode;
 
 /// The kind of a part.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum PartName {
+pub(in crate::http) enum PartName {
     /// A file of this name, which may be empty.
     File(String),
     /// A field of a form.
@@ -26,7 +26,7 @@ pub(super) enum PartName {
 }
 
 /// Parses a part's `Content-Disposition`.
-pub(super) fn read(disposition: &[u8]) -> PartName {
+pub(in crate::http) fn read(disposition: &[u8]) -> PartName {
     let (mut field, mut plain, mut extended) = (None, None, None);
     for (name, value) in Parameters(disposition) {
         let slot = match name.to_ascii_lowercase().as_slice() {

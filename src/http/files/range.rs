@@ -8,7 +8,7 @@ use hyper::header::{IF_RANGE, RANGE};
 
 /// The requested part of a content.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum RangeSelection {
+pub(in crate::http) enum RangeSelection {
     /// The whole content.
     Whole,
     /// These bytes.
@@ -20,7 +20,7 @@ pub(super) enum RangeSelection {
 /// The part of a content of `size` bytes, with the strong tag `tag`, that a request asks for. A header that is malformed, or
 /// names another unit or several ranges, is ignored, as section 14.2 permits; so is one for another version (`If-Range`,
 /// compared strongly).
-pub(super) fn part(headers: &HeaderMap, tag: &str, size: u64) -> RangeSelection {
+pub(in crate::http) fn part(headers: &HeaderMap, tag: &str, size: u64) -> RangeSelection {
     let mut ranges = headers.get_all(RANGE).iter();
     let (Some(range), None) = (ranges.next(), ranges.next()) else { return RangeSelection::Whole };
     let is_meant = headers.get(IF_RANGE).is_none_or(|condition| condition.as_bytes() == tag.as_bytes());

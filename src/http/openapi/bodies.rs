@@ -24,6 +24,30 @@ pub(in crate::http) struct RecordRequest {
     members: BTreeMap<String, Value>,
 }
 
+/// Writes of records.
+#[derive(ToSchema)]
+#[schema(as = BatchOfWrites)]
+#[expect(dead_code, reason = "it describes a body")]
+pub(in crate::http) struct BatchOfWrites {
+    /// At most 50, unless superusers set another number.
+    requests: Vec<WriteOfBatch>,
+}
+
+/// A write of a record.
+#[derive(ToSchema)]
+#[schema(as = WriteOfBatch)]
+#[expect(dead_code, reason = "it describes a body")]
+pub(in crate::http) struct WriteOfBatch {
+    /// POST, PUT, PATCH or DELETE.
+    method: String,
+    /// /api/collections/{collection}/records, of PATCH and DELETE with /{id}; with a query.
+    url: String,
+    /// As `@request.headers`.
+    headers: Option<BTreeMap<String, String>>,
+    /// The members of the record.
+    body: Option<BTreeMap<String, Value>>,
+}
+
 /// A record.
 #[derive(Serialize, ToSchema)]
 #[schema(as = Record)]

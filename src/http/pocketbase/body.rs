@@ -1,4 +1,4 @@
-//! Bodies of requests: a JSON object, or a form.
+//! Bodies of requests: a JSON object, or a form, whose files `multipart` receives.
 
 use std::fmt;
 use std::time::Instant;
@@ -11,10 +11,12 @@ use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};
 
 use super::error::Refusal;
+use super::multipart::{self, Files};
 use crate::http::Services;
-use crate::http::wire::body::{self, BodyLimits, LimitedBody, WholeBody};
+use crate::http::wire::body::{self, BodyLimits, LimitedBody, MemoryPermit, WholeBody};
 use crate::http::wire::encoding::{Encoding, decode_whole};
 use crate::http::wire::{json, query};
+use crate::records::typed::Uploads;
 
 /// The head of a request, and the members of its body.
 pub(super) struct Read {
@@ -22,13 +24,46 @@ pub(super) struct Read {
     pub(super) members: Map<String, Value>,
     /// Whether it was a form: its values are typed by their spelling.
     pub(super) is_form: bool,
+    /// The files that came with it.
+    pub(super) uploads: Uploads,
+    /// The names of those parts of a form that are files, and the names of the files in records.
+    pub(super) parts: Vec<(String, String)>,
     /// Holds the memory of the body.
-    _whole: WholeBody,
+    _memory: Memory,
+}
+
+/// The memory of a body.
+enum Memory {
+    Whole { _body: WholeBody },
+    Fields { _permit: MemoryPermit },
 }
 
 /// Reads a body of up to `bytes`: JSON, or a form without files. An empty one has no members.
 pub(super) async fn read(services: &Services, request: Request, bytes: usize) -> Result<Read, Refusal> {
+    read_with(services, request, bytes, Files::None).await
+}
+
+/// Reads a body of up to `bytes` beside its files, which a form in parts may have.
+pub(super) async fn read_with(
+    services: &Services,
+    request: Request,
+    bytes: usize,
+    files: Files<'_>,
+) -> Result<Read, Refusal> {
     let (head, incoming) = request.into_parts();
+    let media_type = media_type(&head);
+    if media_type == "multipart/form-data" && !matches!(files, Files::None) {
+        let form = multipart::read(services, &head, incoming, bytes, files).await?;
+        let multipart::Form { members, uploads, parts, permit } = form;
+        return Ok(Read {
+            head,
+            members,
+            is_form: true,
+            uploads,
+            parts,
+            _memory: Memory::Fields { _permit: permit },
+        });
+    }
     let limits = BodyLimits {
         bytes,
         setting: "MAX_EVENT_BYTES",
@@ -47,21 +82,31 @@ pub(super) async fn read(services: &Services, request: Request, bytes: usize) ->
             return Err(refusal.into());
         }
     };
-    let media_type = head.headers.get(CONTENT_TYPE).map_or("", |value| value.to_str().unwrap_or("?"));
-    let media_type = media_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
     let is_form = match media_type.as_str() {
         "" | "application/json" => false,
         "application/x-www-form-urlencoded" => true,
         _ if whole.is_empty() => false,
         _ => return Err(Refusal::new(StatusCode::BAD_REQUEST, "Unsupported Content-Type.")),
     };
-    let parse = move |whole: &WholeBody| Ok(if is_form { Some(of_form(whole)) } else { of_json(whole) });
+    let parse = move |whole: &WholeBody| Ok(if is_form { of_form(whole) } else { of_json(whole) });
     let (members, whole) = json::parse(whole, parse).await?;
-    Ok(Read { head, members: members.ok_or_else(Refusal::generic)?, is_form, _whole: whole })
+    Ok(Read {
+        head,
+        members: members.ok_or_else(Refusal::generic)?,
+        is_form,
+        uploads: Uploads::default(),
+        parts: Vec::new(),
+        _memory: Memory::Whole { _body: whole },
+    })
+}
+
+fn media_type(head: &Parts) -> String {
+    let media_type = head.headers.get(CONTENT_TYPE).map_or("", |value| value.to_str().unwrap_or("?"));
+    media_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase()
 }
 
 /// The members of a JSON object; of an empty body and of null there are none. Text behind the value is ignored, as PocketBase ignores it.
-fn of_json(body: &[u8]) -> Option<Map<String, Value>> {
+pub(super) fn of_json(body: &[u8]) -> Option<Map<String, Value>> {
     if body.trim_ascii().is_empty() {
         return Some(Map::new());
     }
@@ -75,12 +120,16 @@ fn of_json(body: &[u8]) -> Option<Map<String, Value>> {
 
 /// The members of a form: `true`, `false` and numbers in their shortest spelling are typed, a repeated name is a list, and the JSON of
 /// `@jsonPayload` is taken as it is.
-fn of_form(body: &[u8]) -> Map<String, Value> {
-    let text = String::from_utf8_lossy(body);
+fn of_form(body: &[u8]) -> Option<Map<String, Value>> {
+    of_pairs(query::pairs(&String::from_utf8_lossy(body)))
+}
+
+/// The members of the fields of a form. `None`: a `@jsonPayload` is no JSON object.
+pub(super) fn of_pairs(pairs: impl Iterator<Item = (String, String)>) -> Option<Map<String, Value>> {
     let (mut members, mut payloads) = (Map::new(), Vec::new());
-    for (name, value) in query::pairs(&text) {
-        if name == "@jsonPayload" {
-            payloads.extend(of_json(value.as_bytes()));
+    for (name, value) in pairs {
+        if name == PAYLOAD {
+            payloads.push(of_json(value.as_bytes())?);
             continue;
         }
         let value = typed(&value);
@@ -93,7 +142,28 @@ fn of_form(body: &[u8]) -> Map<String, Value> {
     for payload in payloads {
         members.extend(payload);
     }
-    members
+    Some(members)
+}
+
+/// The field of a form that has members as JSON.
+const PAYLOAD: &str = "@jsonPayload";
+
+/// Adds the name of a file to a member of a record: behind the names that it keeps.
+pub(super) fn add_file(members: &mut Map<String, Value>, member: &str, name: String) {
+    let kept = members.entry(member.to_owned()).or_insert_with(|| Value::Array(Vec::new()));
+    match kept {
+        Value::Array(names) => names.push(name.into()),
+        Value::String(text) if !text.is_empty() => {
+            let mut names = match serde_json::from_str::<Value>(text) {
+                Ok(Value::Array(names)) => names,
+                _ => vec![text.as_str().into()],
+            };
+            names.push(name.into());
+            *kept = Value::Array(names);
+        }
+        // Null, or what is no name.
+        _ => *kept = Value::Array(vec![name.into()]),
+    }
 }
 
 fn typed(text: &str) -> Value {
@@ -203,7 +273,8 @@ mod tests {
             "a=true&n=7&x=1.50&f=1.5&z=007&l=a&l=b&t=a+b%26&%40jsonPayload=%7B%22a%22%3A%7B%22b%22%3A1%7D%7D";
         let expected =
             json!({"a": {"b": 1}, "n": 7, "x": "1.50", "f": 1.5, "z": "007", "l": ["a", "b"], "t": "a b&"});
-        assert_eq!(Value::Object(of_form(form.as_bytes())), expected);
+        assert_eq!(of_form(form.as_bytes()).map(Value::Object), Some(expected));
+        assert_eq!(of_form(b"%40jsonPayload=%5B1%5D"), None);
     }
 
     proptest! {

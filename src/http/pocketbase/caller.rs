@@ -54,6 +54,32 @@ impl Sender {
         })
     }
 
+    /// The sender of a request for a protected file, by the token in its URL.
+    pub(super) async fn of_file_token(state: &AppState, token: &str) -> Result<Self, Refusal> {
+        if token.is_empty() {
+            return Ok(Self::Guest);
+        }
+        let verified = tokens::verify(state.services()?.typed()?, token, RecordTokenKind::File).await?;
+        Ok(verified.map_or(Self::Guest, |verified| Self::Record(Box::new(verified))))
+    }
+
+    /// The caller of an operation on a collection; `values` are made if a rule reads them.
+    pub(super) fn caller(
+        &self,
+        collection: &CollectionHandle,
+        values: impl FnOnce() -> RequestValues,
+    ) -> Caller {
+        let is_superuser = self.is_superuser();
+        let mut caller = Caller { is_superuser, request: RequestValues::default() };
+        if is_superuser || collection.reads_request() {
+            caller.request = values();
+        }
+        match self.record() {
+            None => caller,
+            Some(record) => record.caller(caller),
+        }
+    }
+
     /// Whether no rule limits it.
     pub(super) fn is_superuser(&self) -> bool {
         match self {
@@ -228,15 +254,7 @@ pub(super) async fn caller(
     body: Option<&Map<String, Value>>,
 ) -> Result<Caller, Refusal> {
     let sender = Sender::of(state, head).await?;
-    let is_superuser = sender.is_superuser();
-    let mut caller = Caller { is_superuser, request: RequestValues::default() };
-    if is_superuser || collection.reads_request() {
-        caller.request = request_values("default", head, query, body);
-    }
-    Ok(match sender.record() {
-        None => caller,
-        Some(record) => record.caller(caller),
-    })
+    Ok(sender.caller(collection, || request_values("default", head, query, body)))
 }
 
 /// What rules read of a request, but for its sender.

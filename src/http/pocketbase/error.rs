@@ -4,20 +4,21 @@ use std::borrow::Cow;
 
 use axum::body::Body;
 use axum::response::{IntoResponse, Response};
-use hyper::header::{CONTENT_TYPE, HeaderValue, WWW_AUTHENTICATE};
+use hyper::header::{CONTENT_TYPE, HeaderName, HeaderValue, WWW_AUTHENTICATE};
 use hyper::{HeaderMap, StatusCode};
 use serde::Serialize;
 use serde_json::{Value, json};
 use utoipa::ToSchema;
 
 use crate::config::{Module, Modules};
+use crate::files::FilesError;
 use crate::http::wire::error::ApiError;
 use crate::records::RecordsError;
 use crate::records::schema::Violations;
 use crate::records::typed::TypedError;
 
 /// PocketBase's paths beside those of collections. What is not there is an error in its form.
-const PATHS: [&str; 9] = [
+const PATHS: [&str; 10] = [
     "/api/collections",
     "/api/realtime",
     "/api/batch",
@@ -27,13 +28,16 @@ const PATHS: [&str; 9] = [
     "/api/backups",
     "/api/admins",
     "/api/oauth2-redirect",
+    "/api/files/token",
 ];
 
 /// Whether the answers of a path have PocketBase's form.
 pub(in crate::http) fn speaks(modules: Modules, path: &str) -> bool {
     let is_below =
         |root: &str| path.strip_prefix(root).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
-    modules.has(Module::PocketBase) && PATHS.iter().any(|root| is_below(root))
+    // Files of records have two names more than those of users.
+    let is_of_record = || path.strip_prefix("/api/files/").is_some_and(|rest| rest.matches('/').count() == 2);
+    modules.has(Module::PocketBase) && (PATHS.iter().any(|root| is_below(root)) || is_of_record())
 }
 
 /// Whether a path is the health that clients of PocketBase ask for.
@@ -130,6 +134,12 @@ impl Operation {
             TypedError::Blocked(message) => bad(sentence(&message).into()),
             TypedError::Records(RecordsError::UnknownCollection) => Refusal::not_found(),
             TypedError::Records(error) => ApiError::from(error).into(),
+            // As of a file that is not there: it may be in the folder of another node.
+            TypedError::Files(error @ (FilesError::NotFound | FilesError::ContentMissing)) => {
+                let _logged = ApiError::from(error);
+                Refusal::not_found()
+            }
+            TypedError::Files(error) => ApiError::from(error).into(),
         }
     }
 }
@@ -148,6 +158,26 @@ impl Refusal {
     /// 400, without saying why: PocketBase does not either.
     pub(super) fn generic() -> Self {
         Self::new(StatusCode::BAD_REQUEST, GENERIC)
+    }
+
+    /// 400 with a reason for each member.
+    pub(super) fn with(message: &'static str, data: Value) -> Self {
+        Self { data, ..Self::new(StatusCode::BAD_REQUEST, message) }
+    }
+
+    /// Adds a header.
+    pub(super) fn with_header(mut self, name: HeaderName, value: HeaderValue) -> Self {
+        self.headers.get_or_insert_default().insert(name, value);
+        self
+    }
+
+    pub(super) fn status(&self) -> StatusCode {
+        self.status
+    }
+
+    /// Its body.
+    pub(super) fn shown(&self) -> Value {
+        json!({"data": self.data, "message": self.message, "status": self.status.as_u16()})
     }
 
     pub(super) fn not_found() -> Self {
@@ -222,10 +252,17 @@ mod tests {
     #[test]
     fn answers_below_the_paths_of_pocketbase_have_its_form_where_it_is_on() {
         let all = Modules::all();
-        for path in ["/api/collections", "/api/collections/posts/records", "/api/settings", "/api/batch"] {
+        for path in [
+            "/api/collections",
+            "/api/collections/posts/records",
+            "/api/settings",
+            "/api/batch",
+            "/api/files/token",
+            "/api/files/posts/abcdefghijklmno/a_b.txt",
+        ] {
             assert!(speaks(all, path) && !speaks([Module::Events].into_iter().collect(), path), "{path}");
         }
-        for path in ["/api/collectionsx", "/api/stress/records/items", "/api", "/"] {
+        for path in ["/api/collectionsx", "/api/stress/records/items", "/api/files/upload", "/api", "/"] {
             assert!(!speaks(all, path), "{path}");
         }
         assert_eq!(sentence("a page"), "A page.");

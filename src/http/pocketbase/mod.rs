@@ -4,11 +4,14 @@
 //! about access, whatever `AUTH` says: a caller with the permission `admin` is a superuser, all others are guests.
 
 mod auth;
+mod batch;
 mod body;
 mod caller;
 mod collections;
 mod error;
+mod files;
 mod health;
+mod multipart;
 mod passwords;
 mod rate;
 mod realtime;
@@ -51,6 +54,9 @@ pub(super) fn routes() -> Routes {
         .route(Access::Rules, routes!(settings::view, settings::update))
         .route(Access::Rules, routes!(records::list, records::create))
         .route(Access::Rules, routes!(records::view, records::update, records::delete))
+        .route(Access::Rules, routes!(batch::post))
+        .route(Access::Rules, routes!(files::token))
+        .route(Access::Rules, routes!(files::get))
 }
 
 /// The query of a request.
@@ -58,7 +64,11 @@ struct Query(Vec<(String, String)>);
 
 impl Query {
     fn of(uri: &Uri) -> Self {
-        Self(query::pairs(uri.query().unwrap_or_default()).collect())
+        Self::parse(uri.query().unwrap_or_default())
+    }
+
+    fn parse(text: &str) -> Self {
+        Self(query::pairs(text).collect())
     }
 
     /// The first value of a name; `""` if there is none.
@@ -136,6 +146,11 @@ impl PageResponse {
 /// A JSON answer.
 fn answer(services: &Services, body: &impl Serialize) -> Result<Response, Refusal> {
     let bytes = serde_json::to_vec(body).map_err(|_| Refusal::internal())?;
+    answer_json(services, bytes)
+}
+
+/// An answer that is JSON already.
+fn answer_json(services: &Services, bytes: Vec<u8>) -> Result<Response, Refusal> {
     Ok(json::json(StatusCode::OK, held(services, bytes)?))
 }
 

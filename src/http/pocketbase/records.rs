@@ -8,12 +8,14 @@ use axum::response::Response;
 use serde_json::{Map, Value};
 
 use super::auth::take_password;
-use super::caller::caller;
+use super::caller::{self, Sender, caller};
 use super::error::{Operation, Refusal};
-use super::{PageResponse, Query, answer, body, no_content};
+use super::multipart::Files;
+use super::{PageResponse, Query, answer, answer_json, body, no_content};
 use crate::http::openapi::bodies::{RecordRequest, RecordResponse};
 use crate::http::{AppState, Services};
-use crate::records::typed::{Caller, CollectionHandle, Expand};
+use crate::records::schema::Rules;
+use crate::records::typed::{Caller, CollectionHandle, Expand, Write, WriteRequest};
 use hyper::StatusCode;
 
 type RecordPath = Result<Path<(String, String)>, PathRejection>;
@@ -29,6 +31,44 @@ async fn collection(
 ) -> Result<CollectionHandle, Refusal> {
     let found = services.typed()?.collection(name).await.map_err(|error| Operation::Read.refuses(error))?;
     found.ok_or_else(|| Refusal::new(StatusCode::NOT_FOUND, message))
+}
+
+/// A write: its collection, its sender, and its body with the files in it.
+struct Sent {
+    collection: CollectionHandle,
+    caller: Caller,
+    query: Query,
+    read: body::Read,
+}
+
+impl Sent {
+    /// Reads a write of a record of the collection `name`. Files are not kept of a sender for whom the rule is closed.
+    async fn read(
+        state: &AppState,
+        name: &str,
+        request: Request,
+        is_closed: impl Fn(&Rules) -> bool,
+    ) -> Result<Self, Refusal> {
+        let services = state.services()?;
+        let typed = services.typed()?;
+        let found = typed.collection(name).await.map_err(|error| Operation::Read.refuses(error))?;
+        let (head, incoming) = request.into_parts();
+        let sender = Sender::of(state, &head).await?;
+        let is_open = |collection: &&CollectionHandle| {
+            sender.is_superuser() || !is_closed(&collection.definition().rules)
+        };
+        let files = found.as_ref().filter(is_open).map_or(Files::Unknown, Files::Of);
+        let request = Request::from_parts(head, incoming);
+        let mut read = body::read_with(services, request, typed.max_body_bytes(), files).await?;
+        for (member, name) in std::mem::take(&mut read.parts) {
+            body::add_file(&mut read.members, &member, name);
+        }
+        let collection = found.ok_or_else(|| Refusal::new(StatusCode::NOT_FOUND, MISSING_OR_INVALID))?;
+        let query = Query::of(&read.head.uri);
+        let values = || caller::request_values("default", &read.head, &query, Some(&read.members));
+        let caller = sender.caller(&collection, values);
+        Ok(Self { collection, caller, query, read })
+    }
 }
 
 fn names(path: RecordPath) -> Result<(String, String), Refusal> {
@@ -139,14 +179,17 @@ pub(super) async fn create(
     let services = state.services()?;
     let Path(name) = path.map_err(|_| Refusal::not_found())?;
     let typed = services.typed()?;
-    let read = body::read(services, request, typed.max_body_bytes()).await?;
-    let query = Query::of(&read.head.uri);
-    let collection = collection(services, &name, MISSING_OR_INVALID).await?;
-    let caller = caller(&state, &read.head, &query, &collection, Some(&read.members)).await?;
-    query.projection()?;
+    let sent = Sent::read(&state, &name, request, |rules| rules.create_rule.is_none()).await?;
+    let Sent { collection, caller, query, read } = sent;
+    let (fields, refuse) = (query.projection()?, |error| Operation::CreateRecord.refuses(error));
     take_password(&state, &read.head, &caller, &collection, "", &read.members)?;
-    let members = typed.create(&collection, &caller, read.members).await;
-    let members = members.map_err(|error| Operation::CreateRecord.refuses(error))?;
+    if !read.uploads.is_empty() {
+        let (write, expand) = (Write::Create, Expand::parse(query.get("expand")));
+        let request = WriteRequest { collection, caller, write, body: read.members, expand, fields };
+        let record = typed.write_alone(request, read.uploads).await.map_err(refuse)?;
+        return answer_json(services, record);
+    }
+    let members = typed.create(&collection, &caller, read.members).await.map_err(refuse)?;
     show(services, &collection, &caller, &query, members).await
 }
 
@@ -178,14 +221,17 @@ pub(super) async fn update(
     let services = state.services()?;
     let (name, id) = names(path)?;
     let typed = services.typed()?;
-    let read = body::read(services, request, typed.max_body_bytes()).await?;
-    let query = Query::of(&read.head.uri);
-    let collection = collection(services, &name, MISSING_OR_INVALID).await?;
-    let caller = caller(&state, &read.head, &query, &collection, Some(&read.members)).await?;
-    query.projection()?;
+    let sent = Sent::read(&state, &name, request, |rules| rules.update_rule.is_none()).await?;
+    let Sent { collection, caller, query, read } = sent;
+    let (fields, refuse) = (query.projection()?, |error| Operation::UpdateRecord.refuses(error));
     take_password(&state, &read.head, &caller, &collection, &id, &read.members)?;
-    let members = typed.update(&collection, &caller, &id, &read.members).await;
-    let members = members.map_err(|error| Operation::UpdateRecord.refuses(error))?;
+    if collection.definition().sets_files(&read.members) {
+        let (write, expand) = (Write::Update(id), Expand::parse(query.get("expand")));
+        let request = WriteRequest { collection, caller, write, body: read.members, expand, fields };
+        let record = typed.write_alone(request, read.uploads).await.map_err(refuse)?;
+        return answer_json(services, record);
+    }
+    let members = typed.update(&collection, &caller, &id, &read.members).await.map_err(refuse)?;
     show(services, &collection, &caller, &query, members).await
 }
 

@@ -302,6 +302,22 @@ impl Definition {
         self.fields.iter().find(|field| field.name == name)
     }
 
+    /// The fields of files.
+    pub fn file_fields(&self) -> impl Iterator<Item = &Field> {
+        self.fields.iter().filter(|field| matches!(field.kind, Kind::File { .. }))
+    }
+
+    /// Whether it has fields of files.
+    pub fn has_files(&self) -> bool {
+        self.file_fields().next().is_some()
+    }
+
+    /// Whether a body sets fields of files.
+    pub fn sets_files(&self, body: &serde_json::Map<String, Value>) -> bool {
+        let is_of = |field: &Field, member: &str| member.trim_matches(['+', '-']) == field.name;
+        self.file_fields().any(|field| body.keys().any(|member| is_of(field, member)))
+    }
+
     /// Its parsed indexes.
     pub fn parsed_indexes(&self) -> Vec<Index> {
         self.indexes.iter().filter_map(|text| Index::parse(text).ok()).collect()

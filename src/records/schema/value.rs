@@ -177,7 +177,15 @@ impl Field {
                 Ok(())
             }
             Kind::GeoPoint {} => validate_point(value),
-            Kind::Bool {} | Kind::Autodate { .. } | Kind::File { .. } => Ok(()),
+            Kind::File { max_select, .. } => {
+                let max = (*max_select).max(1);
+                if chosen(value).len() as i64 <= max {
+                    return Ok(());
+                }
+                let message = format!("The maximum allowed files is {max}.");
+                Err(Violation::new("too_many_files", message).with("maxSelect", max))
+            }
+            Kind::Bool {} | Kind::Autodate { .. } => Ok(()),
         }
     }
 

@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 
 use super::catalog::CollectionHandle;
 use super::rules::{Access, Caller, RuleKind, parse};
-use super::store::ListStatement;
+use super::store::{ListStatement, Reads};
 use super::system::SUPERUSERS;
 use super::write::{members_of, of_record};
 use super::{TypedError, TypedRecords};
@@ -206,7 +206,7 @@ impl TypedRecords {
         };
         let (order, limit) = ("id".to_owned(), 1);
         let statement = ListStatement { conditions, order, parameters, limit, offset: 0, counted: None };
-        let listed = self.inner.store.list(collection.number(), statement, usize::MAX).await?;
+        let listed = self.inner.store.list(Reads::Pool, collection.number(), statement, usize::MAX).await?;
         let record = listed.and_then(|(records, _)| records.into_iter().next());
         Ok(record.map(|record| AuthRecord {
             collection: collection.clone(),
@@ -253,7 +253,7 @@ impl TypedRecords {
         let caller = record.caller(caller.clone());
         // Superusers are bound by the rule of their own collection, too.
         let caller = Caller { is_superuser: false, ..caller };
-        self.holds_for_record(&record.collection, RuleKind::Auth, &caller, &record.members).await
+        self.holds_for_record(Reads::Pool, &record.collection, RuleKind::Auth, &caller, &record.members).await
     }
 
     /// Whether a sign-in of a record takes two methods.
@@ -279,7 +279,7 @@ impl TypedRecords {
         match rule.matches(&record.members, Millis::now()).map_err(|_| TypedError::InvalidQuery)? {
             Some(holds) => Ok(holds),
             None => match RecordId::parse(record.id()) {
-                Some(id) => self.exists(&record.collection, id, &rule).await,
+                Some(id) => self.exists(Reads::Pool, &record.collection, id, &rule).await,
                 None => Ok(true),
             },
         }
@@ -317,7 +317,7 @@ impl TypedRecords {
         let conditions = format!("(data ->> 'recordRef') collate \"C\" = {id} and created < {since}");
         let (order, limit) = ("id".to_owned(), 100);
         let statement = ListStatement { conditions, order, parameters, limit, offset: 0, counted: None };
-        let expired = self.inner.store.list(sessions.number(), statement, usize::MAX).await?;
+        let expired = self.inner.store.list(Reads::Pool, sessions.number(), statement, usize::MAX).await?;
         for session in expired.map(|(records, _)| records).unwrap_or_default() {
             match self.delete(sessions, &Caller::superuser(), session.id.as_str()).await {
                 Ok(()) | Err(TypedError::NotFound) => {}
@@ -367,6 +367,7 @@ impl TypedRecords {
     /// Whether a rule of a stored record's collection holds for it; one for superusers does not.
     async fn holds_for_record(
         &self,
+        reads: Reads<'_>,
         collection: &CollectionHandle,
         kind: RuleKind,
         caller: &Caller,
@@ -380,7 +381,7 @@ impl TypedRecords {
                     None => {
                         let id = members.get("id").and_then(Value::as_str).and_then(RecordId::parse);
                         let Some(id) = id else { return Ok(false) };
-                        self.exists(collection, id, &rule).await
+                        self.exists(reads, collection, id, &rule).await
                     }
                 }
             }
@@ -392,6 +393,7 @@ impl TypedRecords {
     /// Whether a caller manages a stored account: sets its email, its password and `verified` as they like.
     pub(super) async fn manages(
         &self,
+        reads: Reads<'_>,
         collection: &CollectionHandle,
         caller: &Caller,
         members: &Map<String, Value>,
@@ -400,7 +402,7 @@ impl TypedRecords {
             return Ok(true);
         }
         match collection.auth().is_some() {
-            true => self.holds_for_record(collection, RuleKind::Manage, caller, members).await,
+            true => self.holds_for_record(reads, collection, RuleKind::Manage, caller, members).await,
             false => Ok(false),
         }
     }
@@ -408,6 +410,7 @@ impl TypedRecords {
     /// Whether a caller would manage an account that is not stored yet.
     pub(super) async fn would_manage(
         &self,
+        reads: Reads<'_>,
         collection: &CollectionHandle,
         caller: &Caller,
         members: &Map<String, Value>,
@@ -418,7 +421,7 @@ impl TypedRecords {
         }
         match collection.access(RuleKind::Manage, caller) {
             Ok(Access::Granted) => Ok(true),
-            Ok(Access::If(rule)) => self.decide(collection, &rule, members, (now, now)).await,
+            Ok(Access::If(rule)) => self.decide(reads, collection, &rule, members, (now, now)).await,
             Err(TypedError::Forbidden | TypedError::InvalidQuery) => Ok(false),
             Err(error) => Err(error),
         }
@@ -427,6 +430,7 @@ impl TypedRecords {
     /// The ids of the records whose email a caller sees.
     pub(super) async fn emails_seen(
         &self,
+        reads: Reads<'_>,
         collection: &CollectionHandle,
         caller: &Caller,
         records: &[Map<String, Value>],
@@ -464,7 +468,7 @@ impl TypedRecords {
             }
         }
         if let (Some(rule), false) = (manage, asked.is_empty()) {
-            seen.extend(self.those_of(collection, asked, &rule).await?);
+            seen.extend(self.those_of(reads, collection, asked, &rule).await?);
         }
         Ok(seen)
     }
@@ -472,6 +476,7 @@ impl TypedRecords {
     /// Those of some ids whose records an expression holds for.
     async fn those_of(
         &self,
+        reads: Reads<'_>,
         collection: &CollectionHandle,
         ids: Vec<String>,
         expression: &TypedExpression,
@@ -483,7 +488,7 @@ impl TypedRecords {
         let holds = expression.compile(Millis::now(), &table, &mut parameters);
         let (conditions, order) = (format!("{among} and {holds}"), "id".to_owned());
         let statement = ListStatement { conditions, order, parameters, limit, offset: 0, counted: None };
-        let listed = self.inner.store.list(collection.number(), statement, usize::MAX).await?;
+        let listed = self.inner.store.list(reads, collection.number(), statement, usize::MAX).await?;
         let records = listed.map(|(records, _)| records).unwrap_or_default();
         Ok(records.iter().map(|record| record.id.as_str().to_owned()).collect())
     }
@@ -546,12 +551,15 @@ impl TypedRecords {
     /// Whether another auth collection has a record with this id.
     pub(super) async fn is_id_of_others(
         &self,
+        reads: Reads<'_>,
         collection: &CollectionHandle,
         id: RecordId,
     ) -> Result<bool, TypedError> {
         for other in CollectionHandle::all(&collection.catalog) {
             let is_other = other.auth().is_some() && other.number() != collection.number();
-            if is_other && !self.inner.store.known_ids(other.number(), &[id.as_str()]).await?.is_empty() {
+            if is_other
+                && !self.inner.store.known_ids(reads, other.number(), &[id.as_str()]).await?.is_empty()
+            {
                 return Ok(true);
             }
         }

@@ -261,6 +261,19 @@ impl CollectionHandle {
             || self.definition().fields.iter().any(|field| matches!(field.kind, Kind::Relation { .. }))
     }
 
+    /// The most bytes of the files of one record. A file of a field without a limit has 5 MiB.
+    pub fn max_files_bytes(&self) -> u64 {
+        let of = |field: &Field| match &field.kind {
+            Kind::File { max_select, .. } => {
+                let max = super::Uploads::max_bytes(self.definition(), &field.name).unwrap_or_default();
+                // One more, so that too many of them are named as such.
+                max.saturating_mul(max_select.max(&1).unsigned_abs().saturating_add(1))
+            }
+            _ => 0,
+        };
+        self.definition().file_fields().map(of).fold(0, u64::saturating_add)
+    }
+
     pub(super) fn indexes(&self) -> &[PlannedIndex] {
         &self.made().indexes
     }

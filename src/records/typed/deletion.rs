@@ -97,8 +97,8 @@ impl<'a> Deletion<'a> {
     }
 
     /// The records that are locked, in an order in which no two deletions wait for each other.
-    pub(super) fn locked(&self) -> impl Iterator<Item = (i32, &BTreeSet<RecordId>)> {
-        self.locked.iter().map(|(number, ids)| (*number, ids))
+    pub(super) fn locked(&self) -> &Ids {
+        &self.locked
     }
 
     /// The next records to read: the number of their collection, and a condition on the ids of its parameter.

@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 use super::catalog::CollectionHandle;
 use super::deletion::names;
 use super::rules::{Access, Caller, RuleKind};
-use super::store::ListStatement;
+use super::store::{ListStatement, Reads};
 use super::write::members_of;
 use super::{TypedError, TypedRecords};
 use crate::config::limits;
@@ -96,9 +96,21 @@ impl TypedRecords {
         records: Vec<Map<String, Value>>,
         expand: &'a Expand,
     ) -> BoxFuture<'a, Result<Vec<Map<String, Value>>, TypedError>> {
+        self.shown_by(Reads::Pool, collection, caller, records, expand)
+    }
+
+    /// The same, with related records as a transaction sees them.
+    pub(super) fn shown_by<'a>(
+        &'a self,
+        reads: Reads<'a>,
+        collection: &'a CollectionHandle,
+        caller: &'a Caller,
+        records: Vec<Map<String, Value>>,
+        expand: &'a Expand,
+    ) -> BoxFuture<'a, Result<Vec<Map<String, Value>>, TypedError>> {
         Box::pin(async move {
             let (definition, name) = (collection.definition(), collection.name().as_str());
-            let emails = self.emails_seen(collection, caller, &records).await?;
+            let emails = self.emails_seen(reads, collection, caller, &records).await?;
             let one = |members: &Map<String, Value>| {
                 let sees_email = !emails.is_empty() && emails.contains(id(members));
                 definition.shown(name, members, caller.is_superuser, sees_email)
@@ -106,14 +118,14 @@ impl TypedRecords {
             let mut shown: Vec<Map<String, Value>> = records.iter().map(one).collect();
             for (name, inner) in &expand.0 {
                 let Some(step) = collection.step(name, caller.is_superuser) else { continue };
-                let related = self.related(&step, caller, &records).await?;
+                let related = self.related(reads, &step, caller, &records).await?;
                 if related.is_empty() {
                     continue;
                 }
                 let ids: Vec<Value> = related.iter().map(|record| id(record).into()).collect();
                 let keys: Vec<Vec<String>> =
                     related.iter().map(|record| words(record, &step.field)).collect();
-                let related = self.shown(&step.to, caller, related, inner).await?;
+                let related = self.shown_by(reads, &step.to, caller, related, inner).await?;
                 for (record, members) in shown.iter_mut().zip(&records) {
                     let found: Vec<Value> = match step.is_back {
                         true => {
@@ -149,6 +161,7 @@ impl TypedRecords {
     /// The records of a step that a caller may view.
     async fn related(
         &self,
+        reads: Reads<'_>,
         step: &Step,
         caller: &Caller,
         records: &[Map<String, Value>],
@@ -184,7 +197,7 @@ impl TypedRecords {
         let order = "created, id".to_owned();
         let statement = ListStatement { conditions, order, parameters, limit, offset: 0, counted: None };
         let max_bytes = limits::MAX_PAGE_BYTES;
-        let listed = self.inner.store.list(step.to.number(), statement, max_bytes).await?;
+        let listed = self.inner.store.list(reads, step.to.number(), statement, max_bytes).await?;
         let Some((related, _)) = listed else {
             return Err(TypedError::Blocked(format!("related records have at most {max_bytes} bytes")));
         };

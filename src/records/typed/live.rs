@@ -8,6 +8,7 @@ use serde_json::{Map, Value, json};
 use super::catalog::CollectionHandle;
 use super::read::OF_SUPERUSERS;
 use super::rules::{Access, Caller, RuleKind};
+use super::store::Reads;
 use super::write::of_text;
 use super::{TypedError, TypedRecords};
 use crate::realtime::Change;
@@ -101,7 +102,9 @@ impl TypedRecords {
             }
         }
         for expression in &expressions {
-            if !self.decide(collection, expression, &record.members, record.times).await? {
+            let holds =
+                self.decide(Reads::Pool, collection, expression, &record.members, record.times).await?;
+            if !holds {
                 return Ok(false);
             }
         }

@@ -11,10 +11,12 @@
 //! `src/http/pocketbase`.
 
 mod accounts;
+mod batch;
 mod catalog;
 mod definitions;
 mod deletion;
 mod expand;
+mod files;
 mod live;
 mod meta;
 mod read;
@@ -24,6 +26,7 @@ pub mod settings;
 mod signed_in;
 mod store;
 mod system;
+mod uploads;
 mod write;
 
 use std::collections::HashMap;
@@ -36,10 +39,12 @@ use parking_lot::RwLock;
 use serde_json::{Map, Value};
 
 pub use accounts::{AuthRecord, HashError, PasswordHasher, SecondFactor};
+pub use batch::{BatchFailure, Write, WriteRequest};
 pub use catalog::CollectionHandle;
 use catalog::{CatalogSnapshot, Definitions};
 use definitions::{Plan, PlannedIndex};
 pub use expand::Expand;
+pub use files::RecordFile;
 pub use live::ChangedRecord;
 pub use meta::{CollectionsPage, scaffolds};
 pub use read::{ListRequest, TypedPage};
@@ -48,11 +53,13 @@ pub use rules::Caller;
 use settings::{AppSettings, RateRule, RateWindows, SettingsError, SettingsStore};
 use signed_in::{SignedIn, SignedInTask};
 use store::{Defined, TypedStore};
+pub use uploads::{Upload, Uploads};
 
 use super::schema::{Violation, Violations};
 use super::{Records, RecordsError};
 use crate::config::limits;
 use crate::db::{Database, DbError};
+use crate::files::{Files, FilesError};
 use crate::realtime::Realtime;
 use crate::supervisor::{Backoff, Supervisor};
 
@@ -101,6 +108,9 @@ pub enum TypedError {
     /// The store of records failed.
     #[error(transparent)]
     Records(#[from] RecordsError),
+    /// The store of files failed.
+    #[error(transparent)]
+    Files(#[from] FilesError),
 }
 
 impl From<DbError> for TypedError {
@@ -156,24 +166,35 @@ impl TypedRecords {
     pub fn start(
         records: &Records,
         database: &Database,
+        files: &Files,
         realtime: &Realtime,
         accounts: AccountSettings,
         supervisor: &Supervisor,
     ) -> Self {
-        let typed = Self::new(records, database, accounts);
+        let typed = Self::with_files(records, database, Some(files), accounts);
         let task = RefreshTask::new(typed.clone(), realtime.clone());
         let backoff = Backoff { first: Duration::from_millis(200), longest: Duration::from_secs(5) };
         supervisor.periodic("collections", Duration::ZERO, backoff, task);
         let task = SignedInTask::new(typed.clone(), realtime.clone());
         supervisor.periodic("signed-in-records", signed_in::INTERVAL, backoff, task);
+        typed.keep_files_swept(files, supervisor);
         typed
     }
 
     /// Typed collections without the task that follows the catalogue: for a command that ends soon.
     pub fn new(records: &Records, database: &Database, accounts: AccountSettings) -> Self {
+        Self::with_files(records, database, None, accounts)
+    }
+
+    fn with_files(
+        records: &Records,
+        database: &Database,
+        files: Option<&Files>,
+        accounts: AccountSettings,
+    ) -> Self {
         let inner = Inner {
             records: records.clone(),
-            store: TypedStore::new(database, database.statement_timeout()),
+            store: TypedStore::new(database, files, database.statement_timeout()),
             catalog: RwLock::default(),
             hasher: accounts.hasher,
             users_are_open: accounts.users_are_open,

@@ -4,7 +4,7 @@ use serde_json::{Map, Value};
 
 use super::catalog::CollectionHandle;
 use super::rules::{Access, Caller, RuleKind};
-use super::store::ListStatement;
+use super::store::{ListStatement, Reads};
 use super::write::{members_of, of_record};
 use super::{TypedError, TypedRecords};
 use crate::config::limits;
@@ -116,7 +116,7 @@ impl TypedRecords {
         let limit = usize::try_from(per_page).unwrap_or_default();
         let statement = ListStatement { conditions, order, parameters, limit, offset, counted };
         let max_bytes = limits::MAX_PAGE_BYTES;
-        let listed = self.inner.store.list(collection.number(), statement, max_bytes).await?;
+        let listed = self.inner.store.list(Reads::Pool, collection.number(), statement, max_bytes).await?;
         let Some((records, total)) = listed else {
             return Err(TypedError::Blocked(format!(
                 "a page has at most {max_bytes} bytes: ask for fewer records"
@@ -145,7 +145,7 @@ impl TypedRecords {
         if let Access::If(rule) = access {
             let holds = match rule.matches(&members, Millis::now()).map_err(|_| TypedError::InvalidQuery)? {
                 Some(holds) => holds,
-                None => self.exists(collection, id, &rule).await?,
+                None => self.exists(Reads::Pool, collection, id, &rule).await?,
             };
             if !holds {
                 return Err(TypedError::NotFound);
@@ -157,6 +157,7 @@ impl TypedRecords {
     /// Whether a record is there for which an expression holds.
     pub(super) async fn exists(
         &self,
+        reads: Reads<'_>,
         collection: &CollectionHandle,
         id: RecordId,
         expression: &TypedExpression,
@@ -173,7 +174,7 @@ impl TypedRecords {
             offset: 0,
             counted: None,
         };
-        let listed = self.inner.store.list(collection.number(), statement, usize::MAX).await?;
+        let listed = self.inner.store.list(reads, collection.number(), statement, usize::MAX).await?;
         Ok(listed.is_some_and(|(records, _)| !records.is_empty()))
     }
 }

@@ -1,19 +1,22 @@
 //! Definitions of collections, and lists of their records, in Postgres.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use futures_util::TryStreamExt;
+use tokio_postgres::RowStream;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::types::Type;
 
 use super::catalog::{DefinedCollection, StoredCollection};
 use super::definitions::{Plan, PlannedIndex};
-use super::deletion::{Deletion, Verdict};
+use super::deletion::{Deletion, Ids, Verdict};
 use crate::db::{
-    Database, DbError, JsonText, Parameter as Typed, Transaction, begin_in_time, begin_snapshot_in_time,
-    in_time, sql,
+    Connection, Database, DbError, JsonText, Parameter as Typed, Transaction, begin_in_time,
+    begin_snapshot_in_time, in_time, sql,
 };
+use crate::files::{Detach, Files, FilesError};
 use crate::records::collections::{Collection, table};
 use crate::records::expression::Parameters;
 use crate::records::store::{Bound, record, records};
@@ -30,6 +33,15 @@ pub(super) struct TypedStore {
     timeout: Duration,
     /// The schema of the views, in quotes, and its name.
     views: (String, String),
+    /// Files of records. `None`: this store writes none, and deletes no records that have some.
+    files: Option<Files>,
+}
+
+/// The connection of a read: one of its own, or that of a transaction, whose changes it sees.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Reads<'a> {
+    Pool,
+    Within(&'a Transaction<'a>),
 }
 
 /// A list that is to be read.
@@ -59,9 +71,42 @@ pub(super) enum Defined<E> {
 }
 
 impl TypedStore {
-    pub(super) fn new(database: &Database, timeout: Duration) -> Self {
+    pub(super) fn new(database: &Database, files: Option<&Files>, timeout: Duration) -> Self {
         let name = format!("{}_collections", database.schema());
-        Self { database: database.clone(), timeout, views: (format!("\"{name}\""), name) }
+        let views = (format!("\"{name}\""), name);
+        Self { database: database.clone(), timeout, views, files: files.cloned() }
+    }
+
+    /// Files of records.
+    pub(super) fn files(&self) -> Result<&Files, FilesError> {
+        self.files.as_ref().ok_or(FilesError::NotFound)
+    }
+
+    /// A connection for a transaction, and the time of its statements.
+    pub(super) async fn connection(&self) -> Result<(Connection, Duration), DbError> {
+        Ok((self.database.get().await?, self.timeout))
+    }
+
+    /// The time of a statement.
+    pub(super) fn timeout(&self) -> Duration {
+        self.timeout
+    }
+
+    /// Turns off a planner's step that takes longer than these statements, for a transaction.
+    pub(super) async fn without_jit(&self, transaction: &Transaction<'_>) -> Result<(), DbError> {
+        Ok(transaction.batch_execute(sql!("records/without_jit.sql")).await?)
+    }
+
+    async fn query(
+        &self,
+        reads: Reads<'_>,
+        sql: &str,
+        parameters: &[Typed<'_>],
+    ) -> Result<Vec<tokio_postgres::Row>, DbError> {
+        match reads {
+            Reads::Pool => self.database.query_in_time(self.timeout, sql, parameters).await,
+            Reads::Within(transaction) => Ok(transaction.query_typed(sql, parameters).await?),
+        }
     }
 
     /// The table of a collection.
@@ -158,6 +203,9 @@ impl TypedStore {
         }
         let report = sql!(self.database, "records/typed/report.sql");
         let Some(definition) = &plan.definition else {
+            if let Some(files) = &self.files {
+                files.detach_unnamed(transaction, number, None).await?;
+            }
             let undefine = sql!(self.database, "records/typed/undefine.sql");
             transaction.query_typed(undefine, &[(&number, Type::INT4)]).await?;
             transaction
@@ -184,6 +232,10 @@ impl TypedStore {
             transaction.batch_execute(&of_table(sql!("records/typed/lock_table.sql"))).await?;
             let convert = of_table(sql!("records/typed/convert.sql")).replace("{members}", members);
             transaction.batch_execute(&convert).await?;
+            // A field of files that was removed, or keeps one of several.
+            if let Some(files) = &self.files {
+                files.detach_unnamed(transaction, number, Some(&table)).await?;
+            }
         }
         self.index(transaction, number, &plan.indexes, at_fault).await?;
         if has_views {
@@ -254,6 +306,7 @@ impl TypedStore {
     /// A list of up to `max_bytes`.
     pub(super) async fn list(
         &self,
+        reads: Reads<'_>,
         number: i32,
         list: ListStatement,
         max_bytes: usize,
@@ -269,6 +322,11 @@ impl TypedStore {
             (of_table(sql!("records/count.sql"), &conditions), Bound::new(parameters))
         });
         let bound = Bound::new(list.parameters);
+        if let Reads::Within(transaction) = reads {
+            let rows = transaction.query_typed_raw(&page, bound.typed()).await?;
+            let (found, is_whole) = gathered(rows, max_bytes).await?;
+            return Ok(is_whole.then_some((found, None)));
+        }
         let mut connection = self.database.get().await?;
         let read = in_time(self.timeout, async {
             let transaction = begin_snapshot_in_time(&mut connection, self.timeout).await?;
@@ -289,21 +347,9 @@ impl TypedStore {
                 None => None,
                 Some(rows) => Some(rows.first().ok_or(DbError::Unexpected("no count"))?.try_get(0)?),
             };
-            let (mut found, mut bytes) = (Vec::new(), 0);
-            {
-                let rows = rows?;
-                futures_util::pin_mut!(rows);
-                while let Some(row) = rows.try_next().await? {
-                    let record = record(&row)?;
-                    bytes += record.json_len();
-                    if bytes > max_bytes {
-                        break;
-                    }
-                    found.push(record);
-                }
-            }
+            let (found, is_whole) = gathered(rows?, max_bytes).await?;
             transaction.commit().await?;
-            Ok((bytes <= max_bytes).then_some((found, total)))
+            Ok(is_whole.then_some((found, total)))
         })
         .await;
         connection.release(read)
@@ -312,6 +358,7 @@ impl TypedStore {
     /// Whether a condition holds for a record as it would be. The condition's parameters begin with `$5`.
     pub(super) async fn holds(
         &self,
+        reads: Reads<'_>,
         id: &str,
         members: &[u8],
         times: (Millis, Millis),
@@ -330,14 +377,19 @@ impl TypedStore {
         ];
         // The first four stand for these.
         typed.extend(bound.typed().into_iter().skip(typed.len()));
-        let rows = self.database.query_in_time(self.timeout, &sql, &typed).await?;
+        let rows = self.query(reads, &sql, &typed).await?;
         Ok(rows.first().ok_or(DbError::Unexpected("no verdict"))?.try_get(0)?)
     }
 
     /// Those of `ids` that a collection has.
-    pub(super) async fn known_ids(&self, number: i32, ids: &[&str]) -> Result<Vec<String>, DbError> {
+    pub(super) async fn known_ids(
+        &self,
+        reads: Reads<'_>,
+        number: i32,
+        ids: &[&str],
+    ) -> Result<Vec<String>, DbError> {
         let sql = sql!("records/typed/known_ids.sql").replace("{table}", &self.table(number));
-        let rows = self.database.query_in_time(self.timeout, &sql, &[(&ids, Type::TEXT_ARRAY)]).await?;
+        let rows = self.query(reads, &sql, &[(&ids, Type::TEXT_ARRAY)]).await?;
         rows.iter().map(|row| Ok(row.try_get(0)?)).collect()
     }
 
@@ -355,56 +407,136 @@ impl TypedStore {
         let mut connection = self.database.get().await?;
         let done = in_time(self.timeout, async {
             let transaction = begin_in_time(&mut connection, self.timeout).await?;
-            for (number, ids) in deletion.locked() {
-                let ids: Vec<&str> = ids.iter().map(RecordId::as_str).collect();
-                let lock = sql!("records/lock_ids.sql");
-                transaction.query_typed(lock, &[(&number, Type::INT4), (&ids, Type::TEXT_ARRAY)]).await?;
+            self.lock(&transaction, deletion.locked()).await?;
+            let verdict = self.delete_within(&transaction, &mut deletion).await?;
+            match &verdict {
+                Verdict::Go => transaction.commit().await?,
+                _ => transaction.rollback().await?,
             }
-            if let Some((number, ids)) = deletion.needs_others() {
-                let others = sql!("records/typed/has_others.sql").replace("{table}", &self.table(number));
-                let rows = transaction.query_typed(&others, &[(&ids, Type::TEXT_ARRAY)]).await?;
-                let has_others = rows.first().ok_or(DbError::Unexpected("no count"))?.try_get(0)?;
-                deletion.has_others(has_others);
-            }
-            while let Some((number, condition, ids)) = deletion.next_read() {
-                let read = sql!("records/typed/naming.sql")
-                    .replace("{table}", &self.table(number))
-                    .replace("{condition}", &condition)
-                    .replace("{limit}", &(Deletion::MAX + 1).to_string());
-                let rows = transaction.query_typed(&read, &[(&ids, Type::TEXT_ARRAY)]).await?;
-                deletion.read(records(&rows)?);
-            }
-            match deletion.verdict() {
-                Verdict::Go => {}
-                other => {
-                    transaction.rollback().await?;
-                    return Ok(other);
-                }
-            }
-            let now = SystemTime::from(Millis::now());
-            for (collection, id, data) in deletion.writes() {
-                let (collection, id) = (collection.statements(), id.as_str());
-                let topic = collection.topic.as_str();
-                let mut parameters: Vec<Typed<'_>> =
-                    vec![(&topic, Type::TEXT), (&id, Type::TEXT), (&now, Type::TIMESTAMPTZ)];
-                let data = data.as_deref().map(JsonText);
-                let rows = match &data {
-                    None => transaction.query_typed(&collection.delete, &parameters).await?,
-                    Some(data) => {
-                        parameters.push((data, Type::JSONB));
-                        transaction.query_typed(&collection.update, &parameters).await?
-                    }
-                };
-                if rows.is_empty() {
-                    return Err(DbError::DroppedByTrigger { table: "records", sent: 1, stored: 0 });
-                }
-            }
-            transaction.commit().await?;
-            Ok(Verdict::Go)
+            Ok(verdict)
         })
         .await;
         connection.release(done)
     }
+
+    /// Takes the locks of records, as the first statements of a transaction.
+    pub(super) async fn lock(&self, transaction: &Transaction<'_>, locked: &Ids) -> Result<(), DbError> {
+        for (number, ids) in locked {
+            let ids: Vec<&str> = ids.iter().map(RecordId::as_str).collect();
+            let lock = sql!("records/lock_ids.sql");
+            transaction.query_typed(lock, &[(number, Type::INT4), (&ids, Type::TEXT_ARRAY)]).await?;
+        }
+        Ok(())
+    }
+
+    /// A deletion as a part of a transaction; it changes nothing unless the verdict is good.
+    pub(super) async fn delete_within(
+        &self,
+        transaction: &Transaction<'_>,
+        deletion: &mut Deletion<'_>,
+    ) -> Result<Verdict, DbError> {
+        if let Some((number, ids)) = deletion.needs_others() {
+            let others = sql!("records/typed/has_others.sql").replace("{table}", &self.table(number));
+            let rows = transaction.query_typed(&others, &[(&ids, Type::TEXT_ARRAY)]).await?;
+            let has_others = rows.first().ok_or(DbError::Unexpected("no count"))?.try_get(0)?;
+            deletion.has_others(has_others);
+        }
+        while let Some((number, condition, ids)) = deletion.next_read() {
+            let read = sql!("records/typed/naming.sql")
+                .replace("{table}", &self.table(number))
+                .replace("{condition}", &condition)
+                .replace("{limit}", &(Deletion::MAX + 1).to_string());
+            let rows = transaction.query_typed(&read, &[(&ids, Type::TEXT_ARRAY)]).await?;
+            deletion.read(records(&rows)?);
+        }
+        match deletion.verdict() {
+            Verdict::Go => {}
+            other => return Ok(other),
+        }
+        let mut gone: BTreeMap<i32, Vec<String>> = BTreeMap::new();
+        for (collection, id, data) in deletion.writes() {
+            self.write(transaction, collection.statements(), id, data.as_deref()).await?;
+            if data.is_none() && collection.definition().has_files() {
+                gone.entry(collection.number()).or_default().push(id.as_str().to_owned());
+            }
+        }
+        let gone: Vec<Detach> =
+            gone.into_iter().map(|(collection, records)| Detach::Records { collection, records }).collect();
+        if let (Some(files), false) = (&self.files, gone.is_empty()) {
+            files.detach(transaction, &gone).await?;
+        }
+        Ok(Verdict::Go)
+    }
+
+    /// A record, whose row is locked until the transaction ends.
+    pub(super) async fn lock_row(
+        &self,
+        transaction: &Transaction<'_>,
+        collection: &Collection,
+        id: RecordId,
+    ) -> Result<Option<Record>, DbError> {
+        let rows = transaction.query_typed(&collection.lock, &[(&id.as_str(), Type::TEXT)]).await?;
+        Ok(records(&rows)?.pop())
+    }
+
+    /// Adds a record. `None`: its id is taken.
+    pub(super) async fn add_record(
+        &self,
+        transaction: &Transaction<'_>,
+        collection: &Collection,
+        id: RecordId,
+        data: &[u8],
+    ) -> Result<Option<Record>, DbError> {
+        let now = SystemTime::from(Millis::now());
+        let (ids, data) = ([id.as_str()], [JsonText(data)]);
+        let parameters: [Typed<'_>; 4] = [
+            (&collection.topic.as_str(), Type::TEXT),
+            (&&ids[..], Type::TEXT_ARRAY),
+            (&now, Type::TIMESTAMPTZ),
+            (&&data[..], Type::JSONB_ARRAY),
+        ];
+        let rows = transaction.query_typed(&collection.create, &parameters).await?;
+        Ok(records(&rows)?.pop())
+    }
+
+    /// Changes a record that exists and is locked, or deletes it, without data; returns it as it is now, or was.
+    pub(super) async fn write(
+        &self,
+        transaction: &Transaction<'_>,
+        collection: &Collection,
+        id: RecordId,
+        data: Option<&[u8]>,
+    ) -> Result<Record, DbError> {
+        let now = SystemTime::from(Millis::now());
+        let (topic, id) = (collection.topic.as_str(), id.as_str());
+        let mut parameters: Vec<Typed<'_>> =
+            vec![(&topic, Type::TEXT), (&id, Type::TEXT), (&now, Type::TIMESTAMPTZ)];
+        let data = data.map(JsonText);
+        let rows = match &data {
+            None => transaction.query_typed(&collection.delete, &parameters).await?,
+            Some(data) => {
+                parameters.push((data, Type::JSONB));
+                transaction.query_typed(&collection.update, &parameters).await?
+            }
+        };
+        let dropped = DbError::DroppedByTrigger { table: "records", sent: 1, stored: 0 };
+        records(&rows)?.pop().ok_or(dropped)
+    }
+}
+
+/// The records of a list, until they have more than `max_bytes`; whether all of them are there.
+async fn gathered(rows: RowStream, max_bytes: usize) -> Result<(Vec<Record>, bool), DbError> {
+    let (mut found, mut bytes) = (Vec::new(), 0_usize);
+    futures_util::pin_mut!(rows);
+    while let Some(row) = rows.try_next().await? {
+        let record = record(&row)?;
+        bytes = bytes.saturating_add(record.json_len());
+        if bytes > max_bytes {
+            return Ok((found, false));
+        }
+        found.push(record);
+    }
+    Ok((found, true))
 }
 
 fn stored(rows: &[tokio_postgres::Row]) -> Result<Vec<StoredCollection>, DbError> {

@@ -9,7 +9,8 @@ use super::accounts::settle;
 use super::catalog::CollectionHandle;
 use super::deletion::{Allows, Deletion, Ids, Verdict};
 use super::rules::{Access, Caller, Rule, RuleKind};
-use super::store::violated_index;
+use super::store::{Reads, violated_index};
+use super::uploads::Uploads;
 use super::{TypedError, TypedRecords};
 use crate::records::expression::{Parameter, Parameters};
 use crate::records::schema::{DateText, Definition, Field, Kind, PASSWORD, Violation, Violations};
@@ -18,7 +19,16 @@ use crate::records::{Data, Record, RecordId, RecordsError, RequestValues, TypedE
 use crate::time::Millis;
 
 /// The attempts to lock all records that a deletion changes.
-const MAX_LOCKINGS: usize = 8;
+pub(super) const MAX_LOCKINGS: usize = 8;
+
+/// A record that may be created.
+pub(super) struct Prepared {
+    pub(super) id: RecordId,
+    /// Whether a client chose the id.
+    is_chosen: bool,
+    pub(super) members: Map<String, Value>,
+    pub(super) data: Data,
+}
 
 impl TypedRecords {
     /// Creates a record; returns its members.
@@ -30,8 +40,24 @@ impl TypedRecords {
         &self,
         collection: &CollectionHandle,
         caller: &Caller,
-        mut body: Map<String, Value>,
+        body: Map<String, Value>,
     ) -> Result<Map<String, Value>, TypedError> {
+        let prepared = self.prepare_new(Reads::Pool, collection, caller, body, &Uploads::default()).await?;
+        let Prepared { id, is_chosen, data, .. } = prepared;
+        let created = self.inner.records.insert(collection.statements(), id, is_chosen, data).await;
+        let record = created.map_err(|error| of_constraint(collection, error))?;
+        Ok(members_of(&record, collection.definition()))
+    }
+
+    /// The record that a body creates, if its values and the rule allow it.
+    pub(super) async fn prepare_new(
+        &self,
+        reads: Reads<'_>,
+        collection: &CollectionHandle,
+        caller: &Caller,
+        mut body: Map<String, Value>,
+        uploads: &Uploads,
+    ) -> Result<Prepared, TypedError> {
         let definition = collection.definition();
         let plain;
         let caller = match definition.without_modifiers(None, &caller.request.body) {
@@ -49,15 +75,15 @@ impl TypedRecords {
             // Its neighbours in the index are the records of the same time.
             body.insert("id".into(), RecordId::make(now).as_str().into());
         }
-        let members = definition.apply(None, &body, caller.is_superuser, &DateText::at(now));
         let mut violations = match definition.auth.is_some() {
             true => self.check_passwords(None, &body, false).await?,
             false => Violations::default(),
         };
-        let mut members = match members {
+        let mut members = match definition.apply(None, &body, caller.is_superuser, &DateText::at(now)) {
             Ok(members) => members,
             Err(more) => {
                 violations.extend(more);
+                violations.extend(uploads.check(definition, &body));
                 return Err(TypedError::Refused(violations));
             }
         };
@@ -65,35 +91,34 @@ impl TypedRecords {
         if id.is_none() {
             violations.add("id", Violation::format());
         }
+        violations.extend(uploads.check(definition, &body));
         // No rule reads them, so none of Postgres' logs has them.
         members.retain(|name, _| !definition.field(name).is_some_and(Field::is_secret));
-        let missing = self.missing_relations(collection, &body).await?;
-        check_references(definition, None, &members, &missing, &mut violations);
+        let missing = self.missing_relations(reads, collection, &body).await?;
+        check_references(definition, None, &members, &missing, uploads, &mut violations);
         violations.into_result().map_err(TypedError::Refused)?;
         let Some(id) = id else { return Err(TypedError::refused("id", Violation::format())) };
         let manages = match definition.auth.is_some() {
-            true => self.would_manage(collection, caller, &members, now).await?,
+            true => self.would_manage(reads, collection, caller, &members, now).await?,
             false => false,
         };
         settle(definition, None, &mut members, manages)?;
         if let Access::If(rule) = access {
-            let holds = self.decide(collection, &rule, &members, (now, now)).await?;
+            let holds = self.decide(reads, collection, &rule, &members, (now, now)).await?;
             if !holds {
                 return Err(TypedError::RuleFails);
             }
         }
-        if definition.auth.is_some() && is_chosen && self.is_id_of_others(collection, id).await? {
+        if definition.auth.is_some() && is_chosen && self.is_id_of_others(reads, collection, id).await? {
             let message = "Invalid or duplicated auth record id.";
             return Err(TypedError::refused("id", Violation::new("invalid_auth_id", message)));
         }
         members.extend(self.hashed(definition, &body).await?);
         let data = Data::merged(stored(&members, definition));
-        let created = self.inner.records.insert(collection.statements(), id, is_chosen, data).await;
-        let record = created.map_err(|error| of_constraint(collection, error))?;
-        Ok(members_of(&record, definition))
+        Ok(Prepared { id, is_chosen, members, data })
     }
 
-    /// Changes a record; returns its members.
+    /// Changes a record; returns its members. A body that sets fields of files is for [`Self::write_alone`].
     ///
     /// # Errors
     ///
@@ -109,9 +134,8 @@ impl TypedRecords {
         collection.access(RuleKind::Update, caller)?;
         let id = RecordId::parse(id).ok_or(TypedError::NotFound)?;
         let is_decided = self.decides(collection, RuleKind::Update, caller, id).await?;
-        let missing = self.missing_relations(collection, body).await?;
+        let missing = self.missing_relations(Reads::Pool, collection, body).await?;
         let (manages, hashes, password) = self.prepare(collection, caller, id, is_decided, body).await?;
-        let now = DateText::at(Millis::now());
         // The closure's own refusal: that of the store has no place for it.
         let refusal = Mutex::new(None);
         let decide = |record: &Record| {
@@ -124,14 +148,9 @@ impl TypedRecords {
                 if password.as_ref().is_some_and(|password| members.get(PASSWORD) != Some(password)) {
                     return Err(RecordsError::Overloaded.into());
                 }
-                let mut changed = definition
-                    .apply(Some(&members), body, caller.is_superuser, &now)
-                    .map_err(TypedError::Refused)?;
-                changed.extend(hashes.clone());
-                settle(definition, Some(&members), &mut changed, manages)?;
-                let mut violations = Violations::default();
-                check_references(definition, Some(&members), &changed, &missing, &mut violations);
-                violations.into_result().map_err(TypedError::Refused)?;
+                let (missing, hashes, uploads) = (&missing, &hashes, &Uploads::default());
+                let change = Change { body, missing, uploads, hashes, manages };
+                let changed = change.apply(collection, caller, &members)?;
                 Ok(Data::merged(stored(&changed, definition)))
             };
             decided().map(Outcome::Update).map_err(|error| {
@@ -168,8 +187,11 @@ impl TypedRecords {
         }
         let mut compared = None;
         let manages = match reads_before(collection, RuleKind::Manage, caller) {
-            true => self.manages(collection, &with_before(collection, caller, &members), &members).await?,
-            false => self.manages(collection, caller, &members).await?,
+            true => {
+                self.manages(Reads::Pool, collection, &with_before(collection, caller, &members), &members)
+                    .await?
+            }
+            false => self.manages(Reads::Pool, collection, caller, &members).await?,
         };
         if definition.auth.is_some() {
             let mut violations = self.check_passwords(Some(&members), body, manages).await?;
@@ -256,6 +278,7 @@ impl TypedRecords {
     /// Whether an expression holds for a record with these members and times: decided here, or by Postgres, if it reads other records.
     pub(super) async fn decide(
         &self,
+        reads: Reads<'_>,
         collection: &CollectionHandle,
         expression: &TypedExpression,
         members: &Map<String, Value>,
@@ -273,7 +296,7 @@ impl TypedRecords {
         let condition = expression.compile(now, &|id| self.table(collection, id), &mut parameters);
         let data = stored(members, collection.definition());
         let id = members.get("id").and_then(Value::as_str).unwrap_or_default();
-        Ok(self.inner.store.holds(id, &data, times, &condition, parameters).await?)
+        Ok(self.inner.store.holds(reads, id, &data, times, &condition, parameters).await?)
     }
 
     /// Whether Postgres has decided the rule of an access to a record: one that reads more than the record itself.
@@ -295,19 +318,20 @@ impl TypedRecords {
                 rule = again;
             }
         }
-        match self.exists(collection, id, &rule).await? {
+        match self.exists(Reads::Pool, collection, id, &rule).await? {
             true => Ok(true),
             false => Err(TypedError::NotFound),
         }
     }
 
     /// The ids in a body that no record has, by the field that names them.
-    async fn missing_relations(
+    pub(super) async fn missing_relations(
         &self,
+        reads: Reads<'_>,
         collection: &CollectionHandle,
         body: &Map<String, Value>,
-    ) -> Result<HashMap<String, HashSet<String>>, TypedError> {
-        let mut missing: HashMap<String, HashSet<String>> = HashMap::new();
+    ) -> Result<MissingIds, TypedError> {
+        let mut missing = MissingIds::new();
         for field in &collection.definition().fields {
             let Kind::Relation { collection_id, .. } = &field.kind else { continue };
             let mut ids: HashSet<String> = HashSet::new();
@@ -322,7 +346,7 @@ impl TypedRecords {
             let known = match collection.other(collection_id) {
                 Some(other) => {
                     let wanted: Vec<&str> = ids.iter().map(String::as_str).collect();
-                    self.inner.store.known_ids(other.number(), &wanted).await?
+                    self.inner.store.known_ids(reads, other.number(), &wanted).await?
                 }
                 None => Vec::new(),
             };
@@ -337,6 +361,47 @@ impl TypedRecords {
     pub(super) fn table(&self, collection: &CollectionHandle, id: &str) -> String {
         // Expressions are resolved against the same snapshot.
         collection.other(id).map_or_else(String::new, |other| self.inner.store.table(other.number()))
+    }
+}
+
+/// The ids in a body that no record has, by the field that names them.
+pub(super) type MissingIds = HashMap<String, HashSet<String>>;
+
+/// A change of a record, with what it needs beside the record.
+pub(super) struct Change<'a> {
+    pub(super) body: &'a Map<String, Value>,
+    pub(super) missing: &'a MissingIds,
+    pub(super) uploads: &'a Uploads,
+    /// Of new passwords.
+    pub(super) hashes: &'a HashMap<String, Value>,
+    /// Whether the caller manages the account.
+    pub(super) manages: bool,
+}
+
+impl Change<'_> {
+    /// The members of a record after the change, if its values allow it.
+    pub(super) fn apply(
+        &self,
+        collection: &CollectionHandle,
+        caller: &Caller,
+        members: &Map<String, Value>,
+    ) -> Result<Map<String, Value>, TypedError> {
+        let Self { body, missing, uploads, hashes, manages } = *self;
+        let definition = collection.definition();
+        let now = DateText::at(Millis::now());
+        let mut changed = match definition.apply(Some(members), body, caller.is_superuser, &now) {
+            Ok(changed) => changed,
+            Err(mut violations) => {
+                violations.extend(uploads.check(definition, body));
+                return Err(TypedError::Refused(violations));
+            }
+        };
+        changed.extend(hashes.clone());
+        settle(definition, Some(members), &mut changed, manages)?;
+        let mut violations = uploads.check(definition, body);
+        check_references(definition, Some(members), &changed, missing, uploads, &mut violations);
+        violations.into_result().map_err(TypedError::Refused)?;
+        Ok(changed)
     }
 }
 
@@ -367,7 +432,7 @@ fn holds_for(
 }
 
 /// Whether a rule's values depend on the stored record: `:changed`, and modifiers.
-fn reads_before(collection: &CollectionHandle, kind: RuleKind, caller: &Caller) -> bool {
+pub(super) fn reads_before(collection: &CollectionHandle, kind: RuleKind, caller: &Caller) -> bool {
     let has_modifiers = || collection.definition().without_modifiers(None, &caller.request.body).is_some();
     match collection.rule(kind) {
         rule @ Rule::Filter { fixed: None, .. } => rule.reads_before() || has_modifiers(),
@@ -375,7 +440,11 @@ fn reads_before(collection: &CollectionHandle, kind: RuleKind, caller: &Caller) 
     }
 }
 
-fn with_before(collection: &CollectionHandle, caller: &Caller, members: &Map<String, Value>) -> Caller {
+pub(super) fn with_before(
+    collection: &CollectionHandle,
+    caller: &Caller,
+    members: &Map<String, Value>,
+) -> Caller {
     let mut caller = caller.clone();
     if let Some(body) = collection.definition().without_modifiers(Some(members), &caller.request.body) {
         caller.request.body = body;
@@ -389,7 +458,8 @@ fn check_references(
     definition: &Definition,
     before: Option<&Map<String, Value>>,
     after: &Map<String, Value>,
-    missing: &HashMap<String, HashSet<String>>,
+    missing: &MissingIds,
+    uploads: &Uploads,
     violations: &mut Violations,
 ) {
     for field in &definition.fields {
@@ -408,9 +478,9 @@ fn check_references(
                 }
             }
             Kind::File { .. } => {
-                let new: Vec<String> = new().collect();
+                let new: Vec<String> = new().filter(|name| !uploads.has(name)).collect();
                 if !new.is_empty() {
-                    let message = format!("Invalid new files: {new:?}.").replace('"', "");
+                    let message = format!("Invalid new files: [{}].", new.join(" "));
                     let violation = Violation::new("invalid_file", message);
                     violations.add(&field.name, violation.with("invalidFiles", new));
                 }
@@ -421,7 +491,7 @@ fn check_references(
 }
 
 /// A failed write; a violated unique index is one of its fields.
-fn of_constraint(collection: &CollectionHandle, error: RecordsError) -> TypedError {
+pub(super) fn of_constraint(collection: &CollectionHandle, error: RecordsError) -> TypedError {
     let not_unique = || Violation::new("not_unique", "Value must be unique.");
     match &error {
         RecordsError::Taken => TypedError::refused("id", not_unique()),
