@@ -348,10 +348,10 @@ async fn positions_are_bounded_and_their_names_checked() {
     // Those of others count for them alone.
     let (_stream, of_superuser) = connect(&service).await;
     subscribe(&service, &token, &of_superuser, &[&topic]).await;
-    // One that nobody uses makes room.
-    let age = "update client_positions set at = now() - interval '6 minutes'
+    // One whose connection has ended makes room.
+    let end = "update client_positions set is_open = false, at = now() - interval '1 minute'
         where name = (select name from client_positions where owner like 'guest%' limit 1) returning name";
-    let oldest: Uuid = database_client.query_one(age, &[]).await.unwrap().get(0);
+    let oldest: Uuid = database_client.query_one(end, &[]).await.unwrap().get(0);
     subscribe(&service, "", &client, &[&topic]).await;
     let count =
         "select count(*), count(*) filter (where name = $1) from client_positions where identity = 'guest'";

@@ -7,6 +7,8 @@ create table {schema}.client_positions (
     -- The connection that keeps it. Others that kept it before do not write any more.
     holder text not null,
     position text not null,
+    -- Whether that connection is open, as far as is known.
+    is_open boolean not null default true,
     -- The last time at which a connection renewed it.
     at timestamptz not null default now(),
     primary key (identity, name)

@@ -265,6 +265,7 @@ impl Positions {
                     name: &entry.name,
                     holder: &entry.holder,
                     position: received.to_string(),
+                    is_open: marks.ended.is_none(),
                 });
             }
             let written = store.keep_positions(&rows).await;
@@ -310,7 +311,7 @@ impl Positions {
             marks.ended.get_or_insert(Ended::Vanished(now));
             marks.received(now).to_string()
         };
-        store.keep_positions(&[KeptRow { name, holder, position }]).await?;
+        store.keep_positions(&[KeptRow { name, holder, position, is_open: false }]).await?;
         self.0.kept.lock().remove(&(holder.clone(), name.clone()));
         Ok(())
     }

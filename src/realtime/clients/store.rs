@@ -47,6 +47,7 @@ pub(super) struct KeptRow<'a> {
     pub(super) name: &'a PositionName,
     pub(super) holder: &'a ClientId,
     pub(super) position: String,
+    pub(super) is_open: bool,
 }
 
 /// Messages between nodes, and positions that they keep.
@@ -183,11 +184,13 @@ impl ClientStore {
         let names: Vec<Uuid> = rows.iter().map(|row| row.name.name).collect();
         let holders: Vec<&str> = rows.iter().map(|row| row.holder.as_str()).collect();
         let positions: Vec<&str> = rows.iter().map(|row| row.position.as_str()).collect();
-        let parameters: [Parameter<'_>; 4] = [
+        let open: Vec<bool> = rows.iter().map(|row| row.is_open).collect();
+        let parameters: [Parameter<'_>; 5] = [
             (&identities, Type::TEXT_ARRAY),
             (&names, Type::UUID_ARRAY),
             (&holders, Type::TEXT_ARRAY),
             (&positions, Type::TEXT_ARRAY),
+            (&open, Type::BOOL_ARRAY),
         ];
         let keep = sql!(self.database, "realtime/client_positions_keep.sql");
         self.database.query_in_time(self.timeout, keep, &parameters).await?;
