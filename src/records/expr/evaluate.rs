@@ -120,6 +120,8 @@ impl<'a> Evaluation<'a> {
             Operand::Flag(flag) => return Ok(vec![Value::of_flag(*flag)]),
             Operand::Date(date) => return Ok(vec![date.value(self.now)]),
             Operand::Field(field, modifier) => (field, *modifier),
+            // Of typed collections.
+            Operand::Call(..) => return Ok(vec![Value::Null]),
         };
         let found = self.find(field)?;
         Ok(match modifier {

@@ -147,6 +147,16 @@ enum Operand {
     Flag(bool),
     Date(DateMacro),
     Field(Field, Option<Modifier>),
+    /// A function of operands that are none themselves; over typed collections alone.
+    Call(Function, Vec<Operand>),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Function {
+    /// Kilometres between two points, each a longitude and a latitude.
+    GeoDistance,
+    /// A format, a time and modifiers, as SQLite has them.
+    Strftime,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -3,10 +3,11 @@
 use super::super::expression::{Field, MAX_FIELD_BYTES, MAX_PARTS};
 use super::date::DateMacro;
 use super::like::Like;
+use super::typed::MAX_ARGUMENTS;
 use super::value::Value;
 use super::{
-    Comparison, ExpressionError, MAX_CHARACTERS, MAX_COMPARISONS, MAX_DEPTH, Modifier, Names, Node, Operand,
-    Operator, Order,
+    Comparison, ExpressionError, Function, MAX_CHARACTERS, MAX_COMPARISONS, MAX_DEPTH, Modifier, Names, Node,
+    Operand, Operator, Order,
 };
 
 /// Operators; one that is the beginning of another comes behind it.
@@ -156,17 +157,59 @@ impl<'a> Parser<'a> {
             (Some('A'..='Z' | 'a'..='z' | '_' | '@' | '#'), _) => {
                 let length = rest.bytes().skip(1).take_while(|byte| is_of_identifier(*byte)).count() + 1;
                 self.at += length;
-                let identifier = self.identifier(rest.get(..length).unwrap_or_default(), start)?;
-                if self.rest().trim_start().starts_with('(') {
-                    let message = "there are no functions; geoDistance and strftime are not supported";
-                    return Err(self.error(start, message));
+                let name = rest.get(..length).unwrap_or_default();
+                if self.rest().starts_with('(') {
+                    return self.call(name, start);
                 }
-                identifier
+                self.identifier(name, start)?
             }
             _ => return Err(self.error(start, "a field, a text in quotes or a number is expected here")),
         };
         self.skip_space();
         Ok(operand)
+    }
+
+    /// The arguments of a function.
+    fn call(&mut self, name: &str, start: usize) -> Result<Operand, ExpressionError> {
+        let function = match (name, self.names) {
+            ("geoDistance", Names::Request(_)) => Function::GeoDistance,
+            ("strftime", Names::Request(_)) => Function::Strftime,
+            _ => {
+                let message = "there is no such function; geoDistance and strftime are for typed collections";
+                return Err(self.error(start, message));
+            }
+        };
+        self.skip_space();
+        let (mut arguments, mut is_more) = (Vec::new(), !{
+            self.take("(");
+            self.take(")")
+        });
+        while is_more {
+            let start = self.at;
+            match self.operand()? {
+                Operand::Call(..) => return Err(self.error(start, "a function takes no other one")),
+                argument => arguments.push(argument),
+            }
+            is_more = self.take(",");
+            if arguments.len() > MAX_ARGUMENTS || (!is_more && !self.take(")")) {
+                return Err(self.error(self.at, "a comma or a closing parenthesis is expected here"));
+            }
+        }
+        let is_text = |operand: &Operand| matches!(operand, Operand::Literal(Value::Text(_)));
+        let is_constant = |operand: &Operand| matches!(operand, Operand::Literal(_));
+        let is_right = match function {
+            Function::GeoDistance => arguments.len() == 4 && !arguments.iter().any(is_text),
+            Function::Strftime => {
+                arguments.first().is_some_and(is_text) && arguments.iter().skip(2).all(is_constant)
+            }
+        };
+        match is_right {
+            true => Ok(Operand::Call(function, arguments)),
+            false => Err(self.error(
+                start,
+                "write geoDistance(lonA, latA, lonB, latB) of numbers, or strftime('format', time, 'modifier', …)",
+            )),
+        }
     }
 
     /// A text in quotes; a backslash escapes only its quote, and over typed collections itself too, as JSON has it.

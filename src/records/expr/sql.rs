@@ -79,6 +79,8 @@ impl Compiler<'_> {
             Operand::Literal(value) => Some(value.clone()),
             Operand::Flag(flag) => Some(Value::of_flag(*flag)),
             Operand::Date(date) => Some(date.value(self.now)),
+            // Calls are for typed collections.
+            Operand::Call(..) => Some(Value::Null),
             Operand::Field(..) => None,
         }
     }

@@ -123,6 +123,8 @@ impl<'a> Evaluation<'a> {
                 value => Scalar::of_literal(&value),
             })),
             TypedOperand::Path(path) => self.path(path),
+            // Postgres decides.
+            TypedOperand::Distance(_) | TypedOperand::Moment(_) => Ok(literal(Scalar::Null)),
         }
     }
 

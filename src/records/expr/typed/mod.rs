@@ -19,11 +19,13 @@
 #[cfg(test)]
 mod corpus;
 mod evaluate;
+mod moment;
 mod resolve;
 mod scalar;
 mod sort;
 mod sql;
 
+pub(super) use moment::MAX_ARGUMENTS;
 pub use resolve::{Catalog, ResolveError, Seen, TypedCollection};
 
 use super::date::DateMacro;
@@ -64,6 +66,10 @@ enum TypedOperand {
     Flag(bool),
     Date(DateMacro),
     Path(TypedPath),
+    /// Kilometres between two points. Postgres decides.
+    Distance(Box<[TypedOperand; 4]>),
+    /// The text of a time. Postgres decides.
+    Moment(Box<(moment::Format, TypedOperand)>),
 }
 
 /// A field, of the record or of those that relations lead to.
@@ -154,6 +160,7 @@ impl TypedNode {
                 [&comparison.left, &comparison.right].into_iter().any(|operand| match operand {
                     TypedOperand::Path(path) => path.needs_table(),
                     TypedOperand::Literal(_) | TypedOperand::Flag(_) | TypedOperand::Date(_) => false,
+                    TypedOperand::Distance(_) | TypedOperand::Moment(_) => true,
                 })
             }
         }

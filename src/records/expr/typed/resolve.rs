@@ -1,8 +1,10 @@
 //! Names to fields: of the collection, of related records (`author.name`, `author.team.name`), and of those that name a record
 //! (`posts_via_author.title`).
 
+use super::super::date::DateMacro;
 use super::super::value::Value;
-use super::super::{ExpressionError, Modifier, Node, Operand, Operator};
+use super::super::{ExpressionError, Function, Modifier, Node, Operand, Operator};
+use super::moment::Format;
 use super::{Hop, Leaf, Step, TypedComparison, TypedExpression, TypedNode, TypedOperand, TypedPath};
 use crate::records::expr::like::Like;
 use crate::records::expr::parser::{AUTH, COLLECTION};
@@ -104,6 +106,7 @@ impl<'a> Resolver<'a> {
             Operand::Literal(value) => return Ok(TypedOperand::Literal(value.clone())),
             Operand::Flag(flag) => return Ok(TypedOperand::Flag(*flag)),
             Operand::Date(date) => return Ok(TypedOperand::Date(*date)),
+            Operand::Call(function, arguments) => return self.call(*function, arguments, side),
             Operand::Field(FieldName::Path(names), modifier) => (names.clone(), *modifier),
             Operand::Field(FieldName::Id, modifier) => (vec!["id".to_owned()], *modifier),
             Operand::Field(FieldName::Created, modifier) => (vec!["created".to_owned()], *modifier),
@@ -125,6 +128,37 @@ impl<'a> Resolver<'a> {
             }
             path => path.map(TypedOperand::Path),
         }
+    }
+
+    fn call(
+        &self,
+        function: Function,
+        arguments: &[Operand],
+        side: &'static str,
+    ) -> Result<TypedOperand, ResolveError> {
+        let now = Operand::Date(DateMacro::Now);
+        Ok(match (function, arguments) {
+            (Function::GeoDistance, [a, b, c, d]) => {
+                let operand = |operand| self.operand(operand, side);
+                TypedOperand::Distance(Box::new([operand(a)?, operand(b)?, operand(c)?, operand(d)?]))
+            }
+            (Function::Strftime, [Operand::Literal(format), rest @ ..]) => {
+                let (time, modifiers) = rest.split_first().unwrap_or((&now, &[]));
+                let text = |operand: &Operand| match operand {
+                    Operand::Literal(value) => value.text().to_owned(),
+                    _ => String::new(),
+                };
+                let modifiers: Vec<String> = modifiers.iter().map(text).collect();
+                // Unknown fields are refused whatever the format.
+                let time = self.operand(time, side)?;
+                match Format::parse(format.text(), &modifiers) {
+                    Some(format) => TypedOperand::Moment(Box::new((format, time))),
+                    None => TypedOperand::Literal(Value::Null),
+                }
+            }
+            // The parser has checked them.
+            _ => TypedOperand::Literal(Value::Null),
+        })
     }
 
     /// A step to a collection.

@@ -207,7 +207,14 @@ impl<'a> Compiler<'a> {
 
     /// The conditions under which a client sees the records that an operand leads to.
     fn seen(&mut self, operand: &TypedOperand) -> Vec<String> {
-        let TypedOperand::Path(path) = operand else { return Vec::new() };
+        let path = match operand {
+            TypedOperand::Path(path) => path,
+            TypedOperand::Distance(points) => {
+                return points.iter().flat_map(|point| self.seen(point)).collect();
+            }
+            TypedOperand::Moment(moment) => return self.seen(&moment.1),
+            TypedOperand::Literal(_) | TypedOperand::Flag(_) | TypedOperand::Date(_) => return Vec::new(),
+        };
         let mut conditions = Vec::new();
         if path.is_guarded {
             let row = self.shared(path);
@@ -448,7 +455,36 @@ impl<'a> Compiler<'a> {
                 value => self.literal(Scalar::of_literal(&value)),
             },
             TypedOperand::Path(path) => self.path(path),
+            TypedOperand::Distance(points) => self.distance(points),
+            TypedOperand::Moment(moment) => {
+                let (format, time) = &**moment;
+                let time = self.operand(time);
+                let mut bind = |text: String| self.bind(text);
+                let text = format.sql(time.number.as_deref(), time.text.as_deref(), &mut bind);
+                Side { is_many: time.is_many, ..Side::of_text(text, Affinity::None) }
+            }
         }
+    }
+
+    /// Kilometres between two points on a sphere.
+    fn distance(&mut self, points: &[TypedOperand; 4]) -> Side {
+        let sides = points.each_ref().map(|operand| {
+            let side = self.operand(operand);
+            let side = self.drawn(&side, Affinity::Number);
+            (side.number.unwrap_or_else(|| "null".into()), side.is_many)
+        });
+        let is_many = sides.iter().any(|(_, is_many)| *is_many);
+        // A number that no `float8` holds would be an error.
+        let radians = |(number, _): (String, bool)| {
+            format!("radians(case when ({number}) between -1e15 and 1e15 then ({number})::float8 end)")
+        };
+        let [a_lon, a_lat, b_lon, b_lat] = sides.map(radians);
+        // Rounding may lead beyond 1. `least` and `greatest` would not see nulls.
+        let sql = format!(
+            "(select (6371 * acos(case when c > 1 then 1 when c < -1 then -1 else c end))::numeric from (select \
+             cos({a_lat}) * cos({b_lat}) * cos({b_lon} - {a_lon}) + sin({a_lat}) * sin({b_lat}) as c) as angle)"
+        );
+        Side { is_many, is_json: true, ..Side::of_number(sql, Affinity::None) }
     }
 
     fn literal(&mut self, scalar: Scalar<'static>) -> Side {
@@ -519,8 +555,12 @@ impl<'a> Compiler<'a> {
                         format!("({row}data -> '{name}' #> {path}::text[])")
                     }
                 };
+                // Without the spaces outside of texts.
+                let compact =
+                    format!(r#"regexp_replace({value}::text, '("(?:[^"\\]|\\.)*")|([,:]) ', '\1\2', 'g')"#);
                 let text = format!(
-                    "(case when jsonb_typeof({value}) not in ('number', 'boolean', 'null') then {value} #>> '{{}}' end)"
+                    "(case jsonb_typeof({value}) when 'string' then {value} #>> '{{}}' \
+                     when 'array' then {compact} when 'object' then {compact} end)"
                 );
                 Side { number: Some(number(&value)), is_json: true, ..Side::of_text(text, Affinity::None) }
             }
