@@ -508,3 +508,71 @@ async fn a_changed_definition_keeps_the_data_of_known_fields_on_every_node() {
     let data = refused(&service, twice, 400, "Failed to create record.").await;
     assert_eq!(data["n"]["code"], "validation_not_unique");
 }
+
+#[tokio::test]
+async fn an_import_changes_all_collections_or_none() {
+    let database = TestDatabase::create().await;
+    let (service, token) = start(&database).await;
+    let import = format!("{COLLECTIONS}/import");
+    let old = make(&service, &token, "old", basic(), json!({})).await;
+    let kept = make(&service, &token, "kept", basic(), json!({})).await;
+    good(&service, "POST", &records("old"), "", &json!({"title": "stays", "n": 1})).await;
+    let open = |name: &str, fields: Value| json!({"name": name, "type": "base", "listRule": "", "viewRule": "", "createRule": "", "fields": fields});
+    // A relation may lead to a collection of a later body.
+    let mut first = open(
+        "first",
+        json!([{"name": "second", "type": "relation", "collectionId": "pbc_second00", "maxSelect": 1}]),
+    );
+    let mut second = open("second", json!([{"name": "title", "type": "text"}]));
+    second["id"] = json!("pbc_second00");
+    let mut changed = open("renamed", json!([{"name": "more", "type": "number"}]));
+    changed["id"] = old["id"].clone();
+    let bad = json!({"name": "!!", "type": "base"});
+    let body = json!({"collections": [first, second, changed, bad]});
+    let data = refused(&service, ("PUT", &import, &token, &body), 400, "Failed to import collections.").await;
+    assert_eq!(data["collections"]["code"], "validation_collections_import_failure");
+    assert!(data["collections"]["message"].as_str().unwrap().contains("\"!!\""), "{data}");
+    refused(&service, ("GET", &format!("{COLLECTIONS}/first"), &token, &Value::Null), 404, NOT_FOUND).await;
+    // A rule that names an unknown field, and a relation to nowhere.
+    for (member, value) in [
+        ("listRule", json!("nope = 1")),
+        ("fields", json!([{"name": "r", "type": "relation", "collectionId": "nowhere"}])),
+    ] {
+        let mut bad = open("bad", json!([]));
+        bad[member] = value;
+        let body = json!({"collections": [second, bad]});
+        refused(&service, ("PUT", &import, &token, &body), 400, "Failed to import collections.").await;
+    }
+    first["listRule"] = json!("second.title != ''");
+    let body = json!({"collections": [first, second, changed]});
+    good(&service, "PUT", &import, &token, &body).await;
+    let made = good(&service, "POST", &records("second"), "", &json!({"title": "x"})).await;
+    good(&service, "POST", &records("first"), "", &json!({"second": made["id"]})).await;
+    assert_eq!(found(&service, "", "first", &[], "second").await, json!([made["id"]]));
+    // Fields that the body lacks stay, with their data.
+    let renamed = good(&service, "GET", &format!("{COLLECTIONS}/renamed"), &token, &Value::Null).await;
+    let names: Vec<&str> =
+        renamed["fields"].as_array().unwrap().iter().map(|field| field["name"].as_str().unwrap()).collect();
+    assert_eq!(names, ["more", "id", "title", "n", "owner"]);
+    assert_eq!(found(&service, "", "renamed", &[], "title").await, json!(["stays"]));
+    // The same again changes nothing, and what is missing is deleted if asked to.
+    good(&service, "PUT", &import, &token, &body).await;
+    good(&service, "GET", &format!("{COLLECTIONS}/kept"), &token, &Value::Null).await;
+    let body = json!({"collections": [first, second, changed], "deleteMissing": true});
+    good(&service, "PUT", &import, &token, &body).await;
+    refused(&service, ("GET", &format!("{COLLECTIONS}/kept"), &token, &Value::Null), 404, NOT_FOUND).await;
+    assert_eq!(found(&service, "", "renamed", &[], "more").await, json!([0]));
+    assert_eq!(found(&service, "", "renamed", &[], "title").await, json!([null]));
+    // A collection that another one needs is not deleted.
+    let body = json!({"collections": [first], "deleteMissing": true});
+    refused(&service, ("PUT", &import, &token, &body), 400, "Failed to import collections.").await;
+    let message = "An error occurred while validating the submitted data.";
+    for body in [json!({}), json!({"collections": []})] {
+        let data = refused(&service, ("PUT", &import, &token, &body), 400, message).await;
+        assert_eq!(data["collections"]["code"], "validation_required");
+    }
+    refused(&service, ("PUT", &import, &token, &json!({"collections": "x"})), 400, GENERIC).await;
+    let needed = "The request requires valid record authorization token.";
+    refused(&service, ("PUT", &import, "", &body), 401, needed).await;
+    let _ = kept;
+}

@@ -12,10 +12,12 @@ use super::error::{Operation, Refusal};
 use super::{PageResponse, Query, answer, body, no_content};
 use crate::http::openapi::bodies::{CollectionRequest, CollectionResponse};
 use crate::http::{AppState, Services};
-use crate::records::typed::CollectionHandle;
+use crate::records::schema::{Violation, Violations};
+use crate::records::typed::{CollectionHandle, TypedError};
 
-/// Bytes of a definition.
+/// Bytes of a definition, and of an import.
 const MAX_BYTES: usize = 1 << 20;
+const MAX_IMPORT_BYTES: usize = 8 << 20;
 
 type CollectionPath = Result<Path<String>, PathRejection>;
 
@@ -200,6 +202,52 @@ pub(super) async fn truncate(
     let refuse = |error| Operation::DeleteRecord.refuses(error);
     let found = typed.collection(&name(path)?).await.map_err(refuse)?.ok_or_else(Refusal::not_found)?;
     typed.truncate(&found).await.map_err(refuse)?;
+    Ok(no_content())
+}
+
+/// `PUT /api/collections/import`.
+#[utoipa::path(
+    put,
+    path = "/api/collections/import",
+    tag = "collections",
+    summary = "Creates and changes collections by their ids or names, all or none of them",
+    request_body(
+        content = Value,
+        content_type = "application/json",
+        description = "collections, and deleteMissing: whether collections and fields that are not named are deleted with their data",
+        example = json!({"collections": [], "deleteMissing": false})
+    ),
+    responses(
+        (status = 204, description = "They are as the body has them"),
+        (status = 400, description = "A collection is refused"),
+        (status = 401, description = "A token is required"),
+        (status = 403, description = "The token is not a superuser's"),
+    )
+)]
+pub(super) async fn import(
+    State(state): State<Arc<AppState>>,
+    request: Request,
+) -> Result<Response, Refusal> {
+    let services = state.services()?;
+    let read = body::read(services, request, MAX_IMPORT_BYTES).await?;
+    require_superuser(&state, &read.head).await?;
+    let collections: &[Value] = match read.members.get("collections") {
+        None | Some(Value::Null) => &[],
+        Some(Value::Array(collections)) => collections.as_slice(),
+        Some(_) => return Err(Refusal::generic()),
+    };
+    let deletes_missing = match read.members.get("deleteMissing") {
+        None | Some(Value::Null) => false,
+        Some(Value::Bool(deletes)) => *deletes,
+        Some(_) => return Err(Refusal::generic()),
+    };
+    if collections.is_empty() {
+        let mut violations = Violations::default();
+        violations.add("collections", Violation::required());
+        return Err(Operation::Form.refuses(TypedError::Refused(violations)));
+    }
+    let imported = services.typed()?.import_collections(collections, deletes_missing).await;
+    imported.map_err(|error| Operation::ImportCollections.refuses(error))?;
     Ok(no_content())
 }
 

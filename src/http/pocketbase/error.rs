@@ -87,7 +87,8 @@ pub(super) enum Operation {
     CreateCollection,
     UpdateCollection,
     DeleteCollection,
-    /// A form of sign-ins.
+    ImportCollections,
+    /// A form of sign-ins, or the members of another body before they are used.
     Form,
 }
 
@@ -103,6 +104,7 @@ impl Operation {
             Self::CreateCollection => "Failed to create collection.",
             Self::UpdateCollection => "Failed to update collection.",
             Self::DeleteCollection => "Failed to delete collection.",
+            Self::ImportCollections => "Failed to import collections.",
             Self::Form => "An error occurred while validating the submitted data.",
         }
     }

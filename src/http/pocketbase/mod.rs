@@ -44,6 +44,7 @@ pub(super) fn routes() -> Routes {
     Routes::default()
         .route(Access::Rules, routes!(collections::list, collections::create))
         .route(Access::Rules, routes!(collections::view, collections::update, collections::delete))
+        .route(Access::Rules, routes!(collections::import))
         .route(Access::Rules, routes!(collections::truncate))
         .route(Access::Rules, routes!(collections::scaffolds))
         .route(Access::Rules, routes!(auth::with_password))

@@ -221,6 +221,103 @@ impl Plan {
         Ok(Self::of(Some(old), Some(&old.definition), name, definition))
     }
 
+    /// Creates and changes collections by their ids, else by their names, all or none of them. Fields that a collection has and the body does not, and
+    /// collections that the bodies lack, stay unless `deletes_missing`; those of the system always do. Relations and rules may lead to collections
+    /// of later bodies.
+    pub(super) fn import(
+        definitions: &Definitions,
+        bodies: &[Value],
+        deletes_missing: bool,
+    ) -> Result<Vec<Self>, TypedError> {
+        let mut all = definitions.all.clone();
+        // The places of the imported ones, and of each the collection before.
+        let mut imported: Vec<(usize, Option<usize>)> = Vec::new();
+        for body in bodies {
+            let member = |name: &str| body.get(name).and_then(Value::as_str).filter(|text| !text.is_empty());
+            let known = Definitions::new(all.clone());
+            let found = member("id")
+                .and_then(|id| known.all.iter().position(|other| other.definition.id == id))
+                .or_else(|| known.find(member("name")?));
+            let at = found.unwrap_or(all.len());
+            if imported.iter().any(|(other, _)| *other == at) {
+                let name = member("name").unwrap_or_default();
+                return Err(not_imported(name, "", "the collection occurs twice"));
+            }
+            let made = match found.and_then(|at| known.all.get(at)) {
+                None => Definition::create(body),
+                Some(old) => {
+                    let body =
+                        if deletes_missing { body.clone() } else { with_fields(body, &old.definition) };
+                    old.definition.change(&old.name, &body)
+                }
+            };
+            let (name, definition) = made.map_err(|error| {
+                let error = TypedError::from(error);
+                refused_import(body, &error).unwrap_or(error)
+            })?;
+            let now = Millis::now();
+            let (number, created) =
+                found.and_then(|at| all.get(at)).map_or((0, now), |old| (old.number, old.created));
+            let collection = DefinedCollection { number, name, definition, created, updated: now };
+            match all.get_mut(at) {
+                Some(old) => *old = collection,
+                None => all.push(collection),
+            }
+            imported.push((at, found));
+        }
+        let is_missing = |at: usize, collection: &DefinedCollection| {
+            deletes_missing
+                && !collection.definition.system
+                && !imported.iter().any(|(imported, _)| *imported == at)
+        };
+        let mut plans = Vec::new();
+        for (at, collection) in definitions.all.iter().enumerate().filter(|(at, old)| is_missing(*at, old)) {
+            let staying = |reference: &super::catalog::Reference| {
+                all.get(reference.at)
+                    .is_some_and(|other| reference.at != at && !is_missing(reference.at, other))
+            };
+            let after = Definitions::new(all.clone());
+            if let Some(user) = references(&after, &collection.definition.id).iter().find(|one| staying(one))
+            {
+                let user = all.get(user.at).map_or("", |user| user.name.as_str());
+                let reason = format!("a relation of {user} leads to it");
+                return Err(not_imported(collection.name.as_str(), &collection.definition.id, &reason));
+            }
+            plans.push(Self::deletion(collection));
+        }
+        // As they will be.
+        let places: Vec<usize> = (0..all.len())
+            .filter(|at| all.get(*at).is_some_and(|collection| !is_missing(*at, collection)))
+            .collect();
+        let after = Definitions::new(places.iter().filter_map(|at| all.get(*at).cloned()).collect());
+        for (at, found) in imported {
+            let (Some(place), Some(collection)) = (places.iter().position(|place| *place == at), all.get(at))
+            else {
+                continue;
+            };
+            if let Err(error) = check(&after, Some(place), &collection.name, &collection.definition) {
+                let body = json!({"name": collection.name.as_str(), "id": collection.definition.id});
+                return Err(refused_import(&body, &error).unwrap_or(error));
+            }
+            let old = found.and_then(|at| definitions.all.get(at));
+            let (name, definition) = (collection.name.clone(), collection.definition.clone());
+            plans.push(Self::of(old, old.map(|old| &old.definition), name, definition));
+        }
+        Ok(plans)
+    }
+
+    fn deletion(old: &DefinedCollection) -> Self {
+        Self {
+            number: Some(old.number),
+            old_name: None,
+            name: old.name.clone(),
+            definition: None,
+            members: None,
+            indexes: Vec::new(),
+            columns: String::new(),
+        }
+    }
+
     pub(super) fn of(
         old: Option<&DefinedCollection>,
         before: Option<&Definition>,
@@ -255,16 +352,40 @@ impl Plan {
         if !names.is_empty() {
             return Err(TypedError::Needed(names.join(", ")));
         }
-        Ok(Self {
-            number: Some(old.number),
-            old_name: None,
-            name: old.name.clone(),
-            definition: None,
-            members: None,
-            indexes: Vec::new(),
-            columns: String::new(),
-        })
+        Ok(Self::deletion(old))
     }
+}
+
+/// A body with the fields that only the collection has.
+fn with_fields(body: &Value, old: &Definition) -> Value {
+    let mut body = body.clone();
+    if let Some(Value::Array(fields)) = body.get_mut("fields") {
+        let is_sent = |field: &Field, sent: &Value| {
+            let is = |member: &str, text: &str| sent.get(member).and_then(Value::as_str) == Some(text);
+            is("id", &field.id) || is("name", &field.name)
+        };
+        let missing = old.fields.iter().filter(|field| !fields.iter().any(|sent| is_sent(field, sent)));
+        let missing: Vec<Value> = missing.map(Field::json).collect();
+        fields.extend(missing);
+    }
+    body
+}
+
+fn not_imported(name: &str, id: &str, reason: &str) -> TypedError {
+    let message = format!("Data validations failed for collection {name:?} ({id}):\n{reason}.");
+    TypedError::refused("collections", Violation::new("collections_import_failure", message))
+}
+
+/// The error of an import whose collection is refused. `None`: it is another error.
+fn refused_import(body: &Value, error: &TypedError) -> Option<TypedError> {
+    let reason = match error {
+        TypedError::Refused(violations) => serde_json::to_string_pretty(violations).ok()?,
+        TypedError::Format => "a member has another type than it takes".to_owned(),
+        TypedError::NotFound => "its id cannot be changed".to_owned(),
+        _ => return None,
+    };
+    let member = |name: &str| body.get(name).and_then(Value::as_str).unwrap_or_default();
+    Some(not_imported(member("name"), member("id"), &reason))
 }
 
 /// Checks a definition against all others.

@@ -354,6 +354,19 @@ impl TypedRecords {
         Arc::clone(known.insert(Arc::new(settings)))
     }
 
+    /// Creates, changes and, if asked to, deletes collections, all or none of them.
+    ///
+    /// # Errors
+    ///
+    /// [`TypedError`].
+    pub async fn import_collections(
+        &self,
+        bodies: &[Value],
+        deletes_missing: bool,
+    ) -> Result<(), TypedError> {
+        self.define(|definitions| Plan::import(definitions, bodies, deletes_missing)).await
+    }
+
     async fn define(
         &self,
         plan: impl Fn(&Definitions) -> Result<Vec<Plan>, TypedError>,
