@@ -12,8 +12,8 @@ use uuid::Uuid;
 use crate::pocketbase::{basic, good, make, path_of, records, refused, send, start};
 use crate::pocketbase_realtime::{REALTIME, connect, next, subscribe, with};
 use crate::support::postgres::TestDatabase;
-use crate::support::service::{Service, eventually};
-use crate::support::sse::EventStream;
+use crate::support::service::{Service, eventually, narrow};
+use crate::support::sse::{EventStream, metric};
 
 const VARIABLES: [(&str, &str); 1] = [("MODULES", "events,records,pocketbase")];
 
@@ -153,7 +153,10 @@ struct RawStream {
 
 impl RawStream {
     async fn open(service: &Service, topic: &str) -> Self {
-        let mut socket = TcpStream::connect(&service.address).await.unwrap();
+        Self::over(TcpStream::connect(&service.address).await.unwrap(), service, topic).await
+    }
+
+    async fn over(mut socket: TcpStream, service: &Service, topic: &str) -> Self {
         let head = format!("GET {REALTIME} HTTP/1.1\r\nhost: localhost\r\n\r\n");
         socket.write_all(head.as_bytes()).await.unwrap();
         let mut stream = Self { socket, text: String::new() };
@@ -369,4 +372,34 @@ async fn positions_are_bounded_and_their_names_checked() {
     })
     .await;
     assert_eq!(send(&other, "GET", "/api/health", "", &Value::Null).await.status.as_u16(), 200);
+}
+
+#[tokio::test]
+async fn a_slow_reader_that_is_cut_off_has_everything_once_after_it_comes_back() {
+    let database = TestDatabase::create().await;
+    let (here, elsewhere, _token) = nodes(&database, &[("SUBSCRIBER_BYTES", "262144")]).await;
+    let topic = resumed("posts/*", Uuid::new_v4());
+    let mut stream = RawStream::over(narrow(&here.address).await, &here, &topic).await;
+    let title = "x".repeat(4_000);
+    let cut = "tidegate_follows_closed_total{reason=\"slow_reader\"}";
+    let begun = metric(&here, cut).await;
+    let mut written = 0;
+    // It does not read until it was given up.
+    while metric(&here, "tidegate_followers_dropped_total{reason=\"slow\"}").await == 0.0 {
+        for _ in 0..50 {
+            good(&elsewhere, "POST", &records("posts"), "", &json!({"n": written, "title": title})).await;
+            written += 1;
+        }
+        assert!(written < 20_000, "it is never cut off");
+    }
+    while stream.read().await {}
+    let mut found = stream.numbers();
+    drop(stream);
+    assert!(!found.is_empty() && (found.len() as u64) < written, "{} of {written}", found.len());
+    eventually("its end is counted", async || (metric(&here, cut).await > begun).then_some(())).await;
+    let (mut stream, client) = connect(&elsewhere).await;
+    subscribe(&elsewhere, "", &client, &[&topic]).await;
+    let missing = written as usize - found.len();
+    found.extend(numbers(&mut stream, missing).await);
+    assert_eq!(found, range(0..written));
 }
