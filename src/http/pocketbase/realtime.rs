@@ -483,24 +483,20 @@ impl Source {
             |name: &Uuid| self.cursors.iter().any(|cursor| cursor.name == *name && cursor.kept.is_some());
         let live: BTreeSet<Uuid> = names.iter().filter(|name| is_live(name)).copied().collect();
         self.cursors.retain(|cursor| names.contains(&cursor.name) && is_bound(cursor));
+        let known = |name: &Uuid| self.cursors.iter().any(|cursor| cursor.name == *name);
+        let (new, taken): (Vec<Uuid>, Vec<Uuid>) =
+            names.into_iter().filter(|name| !known(name)).partition(|name| live.contains(name));
+        let taking = self.clients.take_positions(identity, &taken, self.client.id());
         let mut returning = Vec::new();
-        for name in names {
-            if self.cursors.iter().any(|cursor| cursor.name == name) {
-                continue;
-            }
-            let full = PositionName { identity: Arc::clone(identity), name };
-            let mut cursor = Cursor { name, kept: None, floor: None, position: None };
-            if !live.contains(&name) {
-                let taken = self.clients.take_position(&full, self.client.id()).await?;
-                if let Some((position, kept)) = taken {
-                    cursor.floor = Some(position.clone());
-                    cursor.position = Some(position.clone());
-                    cursor.kept = Some(kept);
-                    returning.push((name, position));
-                }
-            }
-            self.cursors.push(cursor);
+        for (position, kept) in taking.await? {
+            let name = kept.name().name;
+            returning.push((name, position.clone()));
+            let (floor, kept) = (Some(position), Some(kept));
+            self.cursors.push(Cursor { name, kept, position: floor.clone(), floor });
         }
+        let others = taken.into_iter().filter(|name| !returning.iter().any(|(known, _)| known == name));
+        let others = new.into_iter().chain(others);
+        self.cursors.extend(others.map(|name| Cursor { name, kept: None, floor: None, position: None }));
         Ok(returning)
     }
 

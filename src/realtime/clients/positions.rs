@@ -25,7 +25,9 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::future::join_all;
 use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 use uuid::Uuid;
@@ -59,6 +61,13 @@ const SWEEP: Duration = Duration::from_secs(60);
 const MORE_RETENTION_S: f64 = 86_400.0;
 /// What a request to a connection begins with if it is about a position: no JSON does.
 const RELEASE: &[u8] = b"\0release ";
+
+/// A request to the node of a connection, behind [`RELEASE`].
+#[derive(Debug, Serialize, Deserialize)]
+struct ReleaseRequest {
+    identity: String,
+    names: Vec<Uuid>,
+}
 
 /// The name of a kept position, of one identity.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -289,62 +298,93 @@ impl Positions {
         }
     }
 
-    /// Ends the keeping of a position by a connection of this node, whose client has another one now, and writes what the client has.
+    /// Ends the keeping of positions by a connection of this node, whose client has another one now, and writes what the client has.
     async fn release(
         &self,
         store: &ClientStore,
         holder: &ClientId,
-        name: &PositionName,
+        identity: &Arc<str>,
+        names: &[Uuid],
     ) -> Result<(), DbError> {
-        let Some(entry) = self.0.kept.lock().get(&(holder.clone(), name.clone())).cloned() else {
-            return Ok(());
+        let key =
+            |name: &Uuid| (holder.clone(), PositionName { identity: Arc::clone(identity), name: *name });
+        let entries: Vec<Arc<Entry>> = {
+            let kept = self.0.kept.lock();
+            names.iter().filter_map(|name| kept.get(&key(name)).cloned()).collect()
         };
         let until = Instant::now() + END_LIMIT;
-        while entry.marks.lock().ended.is_none() && Instant::now() < until {
+        while entries.iter().any(|entry| entry.marks.lock().ended.is_none()) && Instant::now() < until {
             // As a rule it has ended, or its end is on its way.
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
         let _writing = self.0.writing.lock().await;
-        let position = {
+        let now = Instant::now();
+        let row = |entry: &'_ Arc<Entry>| {
             let mut marks = entry.marks.lock();
-            let now = Instant::now();
             marks.ended.get_or_insert(Ended::Vanished(now));
             marks.received(now).to_string()
         };
-        store.keep_positions(&[KeptRow { name, holder, position, is_open: false }]).await?;
-        self.0.kept.lock().remove(&(holder.clone(), name.clone()));
+        let positions: Vec<String> = entries.iter().map(row).collect();
+        let rows = entries.iter().zip(positions).map(|(entry, position)| KeptRow {
+            name: &entry.name,
+            holder,
+            position,
+            is_open: false,
+        });
+        let rows: Vec<KeptRow<'_>> = rows.collect();
+        if !rows.is_empty() {
+            store.keep_positions(&rows).await?;
+        }
+        let mut kept = self.0.kept.lock();
+        for name in names {
+            kept.remove(&key(name));
+        }
         Ok(())
     }
 }
 
 impl Clients {
-    /// Takes a position over for a connection of this node: from the one that kept it before, on whichever node. `None`: the identity has none of
-    /// this name.
+    /// Takes positions over for a connection of this node: from those that kept them before, on whichever nodes. Returns those that the identity has.
     ///
     /// # Errors
     ///
     /// [`DbError`].
-    pub async fn take_position(
+    pub async fn take_positions(
         &self,
-        name: &PositionName,
+        identity: &Arc<str>,
+        names: &[Uuid],
         holder: &ClientId,
-    ) -> Result<Option<(Position, KeptPosition)>, DbError> {
-        let before = self.0.store.position_holder(name).await?;
-        let before = before.as_deref().and_then(ClientId::parse);
-        if before.as_ref() == Some(holder) {
-            // It had the topic before.
-            self.flush_positions().await?;
-        } else if let Some(before) = before {
-            let release = self.release_position(&before, name);
-            // A node that is gone has kept it.
-            if let Ok(Err(RequestError::Database(error))) = tokio::time::timeout(RELEASE_LIMIT, release).await
-            {
-                return Err(error);
+    ) -> Result<Vec<(Position, KeptPosition)>, DbError> {
+        if names.is_empty() {
+            return Ok(Vec::new());
+        }
+        let before = self.0.store.position_holders(identity, names).await?;
+        let mut releases = Vec::new();
+        for before in before.iter().filter_map(|before| ClientId::parse(before)) {
+            if before == *holder {
+                // It had the topic before.
+                self.flush_positions().await?;
+            } else {
+                releases.push(async move {
+                    let release = self.release_positions(&before, identity, names);
+                    match tokio::time::timeout(RELEASE_LIMIT, release).await {
+                        Ok(Err(RequestError::Database(error))) => Err(error),
+                        // A node that is gone has kept it.
+                        Ok(_) | Err(_) => Ok(()),
+                    }
+                });
             }
         }
-        let Some(text) = self.0.store.take_position(name, holder).await? else { return Ok(None) };
-        let position = Position::parse(&text).unwrap_or_else(Position::unknown);
-        Ok(Some((position.clone(), self.0.positions.hold(holder, name, position))))
+        for released in join_all(releases).await {
+            released?;
+        }
+        let taken = self.0.store.take_positions(identity, names, holder).await?;
+        let taken = taken.into_iter().map(|(name, text)| {
+            let position = Position::parse(&text).unwrap_or_else(Position::unknown);
+            let name = PositionName { identity: Arc::clone(identity), name };
+            (position.clone(), self.0.positions.hold(holder, &name, position))
+        });
+        Ok(taken.collect())
     }
 
     /// A new position for a connection of this node. `None`: the owner has [`MAX_POSITIONS`], and all are in use.
@@ -363,21 +403,26 @@ impl Clients {
         Ok(is_added.then(|| self.0.positions.hold(holder, name, position.clone())))
     }
 
-    async fn release_position(&self, holder: &ClientId, name: &PositionName) -> Result<(), RequestError> {
+    async fn release_positions(
+        &self,
+        holder: &ClientId,
+        identity: &Arc<str>,
+        names: &[Uuid],
+    ) -> Result<(), RequestError> {
         if holder.node() == self.node() {
-            return Ok(self.0.positions.release(&self.0.store, holder, name).await?);
+            return Ok(self.0.positions.release(&self.0.store, holder, identity, names).await?);
         }
-        let body = [RELEASE, name.name.as_bytes(), name.identity.as_bytes()].concat();
-        self.request_elsewhere(holder, body.into()).await.map(|_released| ())
+        let body = ReleaseRequest { identity: identity.to_string(), names: names.to_vec() };
+        let body = serde_json::to_vec(&body).unwrap_or_default();
+        self.request_elsewhere(holder, [RELEASE, &body].concat().into()).await.map(|_released| ())
     }
 
-    /// Serves the request of another node to release a position. `None`: the request is another one.
+    /// Serves the request of another node to release positions. `None`: the request is another one.
     pub(super) async fn serve_release(&self, holder: &str, body: &[u8]) -> Option<Result<Bytes, DbError>> {
         let holder = &ClientId::parse(holder)?;
-        let (name, identity) = body.strip_prefix(RELEASE)?.split_first_chunk()?;
-        let identity = std::str::from_utf8(identity).ok()?.into();
-        let name = PositionName { identity, name: Uuid::from_bytes(*name) };
-        Some(self.0.positions.release(&self.0.store, holder, &name).await.map(|()| Bytes::new()))
+        let ReleaseRequest { identity, names } = serde_json::from_slice(body.strip_prefix(RELEASE)?).ok()?;
+        let released = self.0.positions.release(&self.0.store, holder, &identity.into(), &names).await;
+        Some(released.map(|()| Bytes::new()))
     }
 
     /// Writes all positions of connections that have ended.

@@ -129,33 +129,30 @@ impl ClientStore {
         rows.iter().map(message).collect()
     }
 
-    /// The connection that keeps a position.
-    pub(super) async fn position_holder(&self, name: &PositionName) -> Result<Option<String>, DbError> {
-        let find = sql!(self.database, "realtime/client_position_holder.sql");
-        self.first(find, &[(&&*name.identity, Type::TEXT), (&name.name, Type::UUID)], "holder").await
+    /// The connections that keep positions of an identity.
+    pub(super) async fn position_holders(
+        &self,
+        identity: &str,
+        names: &[Uuid],
+    ) -> Result<Vec<String>, DbError> {
+        let find = sql!(self.database, "realtime/client_position_holders.sql");
+        let parameters: [Parameter<'_>; 2] = [(&identity, Type::TEXT), (&names, Type::UUID_ARRAY)];
+        let rows = self.database.query_in_time(self.timeout, find, &parameters).await?;
+        rows.iter().map(|row| Ok(row.try_get("holder")?)).collect()
     }
 
-    /// Makes a connection the keeper of a position; returns the position.
-    pub(super) async fn take_position(
+    /// Makes a connection the keeper of positions; returns those that there are.
+    pub(super) async fn take_positions(
         &self,
-        name: &PositionName,
+        identity: &str,
+        names: &[Uuid],
         holder: &ClientId,
-    ) -> Result<Option<String>, DbError> {
-        let take = sql!(self.database, "realtime/client_position_take.sql");
+    ) -> Result<Vec<(Uuid, String)>, DbError> {
+        let take = sql!(self.database, "realtime/client_positions_take.sql");
         let parameters: [Parameter<'_>; 3] =
-            [(&&*name.identity, Type::TEXT), (&name.name, Type::UUID), (&holder.as_str(), Type::TEXT)];
-        self.first(take, &parameters, "position").await
-    }
-
-    /// A text of the first row.
-    async fn first(
-        &self,
-        statement: &str,
-        parameters: &[Parameter<'_>],
-        column: &str,
-    ) -> Result<Option<String>, DbError> {
-        let rows = self.database.query_in_time(self.timeout, statement, parameters).await?;
-        Ok(rows.first().map(|row| row.try_get(column)).transpose()?)
+            [(&identity, Type::TEXT), (&names, Type::UUID_ARRAY), (&holder.as_str(), Type::TEXT)];
+        let rows = self.database.query_in_time(self.timeout, take, &parameters).await?;
+        rows.iter().map(|row| Ok((row.try_get("name")?, row.try_get("position")?))).collect()
     }
 
     /// Adds a position. False: the owner has too many.
