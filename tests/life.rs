@@ -429,6 +429,6 @@ async fn the_load_tests_audit_finds_what_was_accepted_and_misses_what_was_taken_
         .await
         .unwrap();
     let (code, output) = load(&["--rate", "500"]).await;
-    assert_eq!(code, Some(1), "{output}");
+    assert_eq!(code, Some(3), "{output}");
     assert!(output.contains("lost"), "{output}");
 }

@@ -49,6 +49,7 @@ mod issuers;
 mod large_json;
 mod life;
 mod live;
+mod loadtest;
 mod losses;
 mod messages;
 mod modules;

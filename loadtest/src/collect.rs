@@ -6,11 +6,11 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep_until};
 
 use crate::fleet::{Event, Fleet};
-use crate::interrupts::Interrupts;
+use crate::live::Live;
 use crate::pace::CATCH_UP;
-use crate::progress::Progress;
 use crate::protocol::{Message, Plan};
-use crate::tally::{Counts, Tally};
+use crate::schedule::Phase;
+use crate::tally::{Counts, Tally, Times};
 
 /// The time limit for opening the workers' connections.
 const START_TIMEOUT: Duration = Duration::from_secs(30);
@@ -46,39 +46,44 @@ pub(crate) struct Collected {
 }
 
 /// Runs the workers of `plan` to their end. The first interrupt stops them in order, a second one at once.
-pub(crate) async fn collect(plan: &Plan, interrupts: &mut Interrupts) -> Result<Collected, Error> {
+pub(crate) async fn collect(plan: &Plan, live: &Live) -> Result<Collected, Error> {
     let plans: Vec<Plan> = (0..plan.workers).map(|worker| Plan { worker, ..plan.clone() }).collect();
     let mut fleet = Fleet::start(&plans).await?;
     tokio::select! {
         ready = all_ready(&mut fleet, plans.len()) => ready?,
         () = tokio::time::sleep(START_TIMEOUT) => return Err(Error::StartTimeout),
-        () = interrupts.next() => return Err(Error::Interrupted),
+        () = live.interrupted() => return Err(Error::Interrupted),
     }
     let mut workers = Workers::new(plans.len());
     let duration = Duration::from_secs_f64(plan.duration_s);
     let last_answers = Duration::from_secs_f64(plan.timeout_s) + CATCH_UP + MARGIN;
-    let mut progress = Progress::start(duration);
     let mut deadline = Instant::now() + duration + last_answers;
     let mut interrupted = false;
+    let events = |phase: &Phase| Phase { per_second: phase.per_second * plan.events() as f64, ..*phase };
+    live.begin(plan.duration_s, plan.phases.iter().map(events).collect());
     fleet.go().await;
     while workers.running() > 0 {
         tokio::select! {
             event = fleet.next() => match event {
-                Some((worker, event)) => workers.take(worker, event),
+                Some((worker, event)) => {
+                    let before = workers.counts(worker);
+                    workers.take(worker, event, live);
+                    let now = workers.counts(worker);
+                    live.add(now.accepted.saturating_sub(before.accepted), now.errors().saturating_sub(before.errors()), &Times::empty());
+                }
                 None => break,
             },
-            () = interrupts.next() => {
+            () = live.interrupted() => {
                 let patience = if interrupted { Duration::ZERO } else { last_answers };
                 deadline = deadline.min(Instant::now() + patience);
                 interrupted = true;
-                progress.note("interrupted: waiting for the last answers; once more ends at once");
+                live.note("interrupted: waiting for the last answers; once more ends at once");
                 fleet.stop();
             }
             () = sleep_until(deadline) => break,
         }
-        progress.update(&workers.so_far());
     }
-    progress.finish();
+    live.end("waiting until the accepted events are stored");
     Ok(workers.sum(interrupted))
 }
 
@@ -115,28 +120,28 @@ impl Workers {
         self.0.iter().filter(|worker| matches!(worker, Worker::Running(_))).count()
     }
 
-    fn take(&mut self, worker: usize, event: Event) {
+    fn counts(&self, worker: usize) -> Counts {
+        match self.0.get(worker) {
+            Some(Worker::Running(counts) | Worker::Lost(counts, _)) => counts.clone(),
+            Some(Worker::Done(tally)) => tally.counts.clone(),
+            None => Counts::default(),
+        }
+    }
+
+    fn take(&mut self, worker: usize, event: Event, live: &Live) {
         let worker = &mut self.0[worker];
         let Worker::Running(counts) = worker else { return };
         match event {
-            Event::Received(Message::Progress(now)) => *counts = now,
+            Event::Received(Message::Progress(now)) => {
+                live.add(0, 0, &now.latest);
+                *counts = now.counts;
+            }
             Event::Received(Message::Done(tally)) => *worker = Worker::Done(tally),
             Event::Received(Message::Failed(why)) | Event::Lost(why) => {
                 *worker = Worker::Lost(std::mem::take(counts), why);
             }
             Event::Received(Message::Ready) => {}
         }
-    }
-
-    fn so_far(&self) -> Counts {
-        let mut sum = Counts::default();
-        for worker in &self.0 {
-            match worker {
-                Worker::Running(counts) | Worker::Lost(counts, _) => sum.add(counts),
-                Worker::Done(tally) => sum.add(&tally.counts),
-            }
-        }
-        sum
     }
 
     /// Adds up all results. A worker that did not report counts with its last progress, and its requests in flight as unknown.
@@ -163,15 +168,18 @@ impl Workers {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::protocol::Progress;
 
     #[test]
     fn a_worker_that_dies_fails_the_run_and_leaves_its_last_word() {
         let mut workers = Workers::new(2);
         let counts = |sent, accepted| Counts { sent, accepted, ..Counts::default() };
-        workers.take(0, Event::Received(Message::Progress(counts(10, 7))));
-        workers.take(0, Event::Lost("killed".to_owned()));
+        let live = Live::default();
+        let progress = Progress { counts: counts(10, 7), ..Progress::default() };
+        workers.take(0, Event::Received(Message::Progress(Box::new(progress))), &live);
+        workers.take(0, Event::Lost("killed".to_owned()), &live);
         let done = Tally { counts: counts(5, 5), elapsed_s: 2.0, ..Tally::default() };
-        workers.take(1, Event::Received(Message::Done(Box::new(done))));
+        workers.take(1, Event::Received(Message::Done(Box::new(done))), &live);
         assert_eq!(workers.running(), 0);
         let collected = workers.sum(false);
         assert_eq!(collected.tally.counts, Counts { unknown: 3, ..counts(15, 12) });

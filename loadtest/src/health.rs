@@ -9,6 +9,7 @@ use hyper::header::{AUTHORIZATION, HOST};
 
 use crate::client::{Body, ConnectError, Connection, Target, bearer};
 use crate::protocol::Token;
+use crate::view::ServiceGlance;
 
 const TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -33,6 +34,7 @@ pub(crate) enum Error {
 }
 
 /// Queries a service's health.
+#[derive(Debug, Clone)]
 pub(crate) struct Health {
     target: Target,
     token: Option<Token>,
@@ -46,6 +48,25 @@ impl Health {
 
     /// Accepted events that are not committed yet; `None`: the service does not report them.
     pub(crate) async fn pending(&self) -> Result<Option<u64>, Error> {
+        Ok(self.report().await?.and_then(|health| health.get("pending")?.as_u64()))
+    }
+
+    /// What the service reports of its queue; `None`: nothing, or it does not answer.
+    pub(crate) async fn glance(&self) -> Option<ServiceGlance> {
+        let health = self.report().await.ok()??;
+        Some(ServiceGlance {
+            queue: health.pointer("/queue/events")?.as_u64()?,
+            pending: health.get("pending")?.as_u64()?,
+            resident_bytes: health.pointer("/memory/resident_bytes").and_then(serde_json::Value::as_u64),
+        })
+    }
+
+    /// The version of the service, if it reports one.
+    pub(crate) async fn version(&self) -> Option<String> {
+        self.report().await.ok()??.get("version")?.as_str().map(str::to_owned)
+    }
+
+    async fn report(&self) -> Result<Option<serde_json::Value>, Error> {
         let url = self.target.url("/api/health");
         let mut request =
             Request::get(self.target.path("/api/health")).header(HOST, self.target.host_header());
@@ -60,7 +81,6 @@ impl Health {
         };
         let answer = connection.exchange(request, Body::Keep, TIMEOUT).await;
         let answer = answer.map_err(|_| Error::Silent(url))?;
-        let health: Option<serde_json::Value> = serde_json::from_slice(&answer.body).ok();
-        Ok(health.and_then(|health| health.get("pending")?.as_u64()))
+        Ok(serde_json::from_slice(&answer.body).ok())
     }
 }

@@ -62,14 +62,15 @@ impl Pace {
             return None;
         }
         let n = self.taken.replace(self.taken.get() + 1);
-        let due = self.schedule.map_or_else(Instant::now, |schedule| self.start + schedule.due_at(n));
+        let due =
+            self.schedule.as_ref().map_or_else(Instant::now, |schedule| self.start + schedule.due_at(n));
         Some(Ticket { n, due })
     }
 
     /// Releases every ticket at its time, and ends the run.
     pub(crate) async fn run(&self) -> io::Result<()> {
         let mut timer = FineTimer::new()?;
-        let Some(schedule) = self.schedule else {
+        let Some(schedule) = &self.schedule else {
             timer.sleep(self.duration).await?;
             self.stop();
             return Ok(());
@@ -108,7 +109,7 @@ impl Pace {
 
     /// The due times of tickets that no connection took.
     pub(crate) fn untaken(&self) -> impl Iterator<Item = Instant> + '_ {
-        let schedule = self.schedule;
+        let schedule = self.schedule.as_ref();
         let left = if schedule.is_some() { self.taken.get()..self.released.get() } else { 0..0 };
         left.filter_map(move |n| schedule.map(|schedule| self.start + schedule.due_at(n)))
     }

@@ -11,8 +11,8 @@ use serde::{Deserialize, Serialize};
 use crate::client::Target;
 use crate::environment::variable;
 use crate::payload::Source;
-use crate::schedule::Lane;
-use crate::tally::{Counts, Tally};
+use crate::schedule::{Lane, Phase};
+use crate::tally::{Counts, Tally, Times};
 
 /// The line that starts the clock.
 pub(crate) const GO: &str = "go";
@@ -32,8 +32,8 @@ pub(crate) struct Plan {
     pub(crate) token: Option<Token>,
     /// Connections of this worker.
     pub(crate) connections: usize,
-    /// Requests per second over all workers; `None`: a closed loop.
-    pub(crate) requests_per_second: Option<f64>,
+    /// The phases of a run with fixed rates, in requests per second over all workers; empty: a closed loop.
+    pub(crate) phases: Vec<Phase>,
     /// The time during which requests are started, in seconds.
     pub(crate) duration_s: f64,
     /// The time limit of an answer, in seconds.
@@ -82,10 +82,19 @@ impl fmt::Debug for Token {
 pub(crate) enum Message {
     /// Every connection is open.
     Ready,
-    /// The counts so far.
-    Progress(Counts),
+    /// The counts so far, and the latencies since the last such message.
+    Progress(Box<Progress>),
     /// The worker has failed.
     Failed(String),
     /// The worker has its last answer and ends.
     Done(Box<Tally>),
+}
+
+/// What a worker reports while it runs.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub(crate) struct Progress {
+    /// The counts so far.
+    pub(crate) counts: Counts,
+    /// From the due time to the answer, of the accepted requests since the last report.
+    pub(crate) latest: Times,
 }

@@ -7,10 +7,12 @@ use comfy_table::{CellAlignment, Table, presets};
 use serde::Serialize;
 
 use crate::audit::Audit;
+use crate::payload::now_ms;
+use crate::protocol::Plan;
 use crate::tally::{Counts, Tally, Times};
 
 /// The percentiles in the table, and their names in JSON.
-const PERCENTILES: [(f64, &str); 6] =
+pub(crate) const PERCENTILES: [(f64, &str); 6] =
     [(50.0, "p50"), (75.0, "p75"), (90.0, "p90"), (99.0, "p99"), (99.9, "p99.9"), (99.99, "p99.99")];
 
 /// The parameters of the run.
@@ -92,6 +94,25 @@ impl Summary {
     }
 }
 
+impl Setup {
+    /// That of a plan which is about to run.
+    pub(crate) fn of(plan: &Plan) -> Self {
+        let events = plan.events() as f64;
+        Self {
+            run: plan.run.clone(),
+            started_at_ms: now_ms(),
+            url: plan.target.url(""),
+            mode: if plan.batch.is_some() { "batch" } else { "single" },
+            batch_size: plan.batch,
+            workers: plan.workers,
+            connections: plan.connections,
+            rate: plan.phases.first().map(|phase| phase.per_second * events),
+            duration_s: plan.duration_s,
+            bad_percent: plan.bad_percent,
+        }
+    }
+}
+
 impl Report {
     /// Combines the workers' sum and the audit. The run passes if nothing failed and the audit, if there is one, balances.
     pub(crate) fn new(
@@ -117,20 +138,9 @@ impl Report {
         }
     }
 
-    /// Adds a failure of the run.
-    pub(crate) fn fail(&mut self, failure: String) {
-        self.failures.push(failure);
-        self.passed = false;
-    }
-
-    /// The tables and the verdict.
-    pub(crate) fn render(&self) -> String {
-        let mut text = format!("{}\n{}\n", self.counts_table(), self.latency_table());
-        for failure in &self.failures {
-            text.push_str(&format!("failed: {failure}\n"));
-        }
-        text.push_str(&self.verdict());
-        text
+    /// The tables.
+    pub(crate) fn tables(&self) -> String {
+        format!("{}\n{}\n", self.counts_table(), self.latency_table())
     }
 
     fn counts_table(&self) -> Table {
@@ -214,40 +224,6 @@ impl Report {
         align(&mut table);
         table
     }
-
-    fn verdict(&self) -> String {
-        let Some(audit) = &self.audit else {
-            return "audit: not done".to_owned();
-        };
-        if audit.balances() {
-            return format!("audit: all {} accepted events are kept", grouped(self.counts.accepted));
-        }
-        if audit.lost == 0 && audit.doubled == 0 && audit.surplus == 0 {
-            let unsettled = grouped(audit.unsettled);
-            return match audit.pending {
-                Some(_) => format!(
-                    "audit: not finished: {unsettled} accepted events are still pending, and make no progress"
-                ),
-                None => format!(
-                    "audit: not finished: {unsettled} accepted events are not stored, and the service does not \
-                     report what is pending"
-                ),
-            };
-        }
-        let mut text = format!(
-            "audit: DIFFERENCE: {} lost, {} doubled, {} there without a promise",
-            grouped(audit.lost),
-            grouped(audit.doubled),
-            grouped(audit.surplus),
-        );
-        if !audit.doubled_trace_ids.is_empty() {
-            text.push_str(&format!("; doubled are {} …", audit.doubled_trace_ids.join(", ")));
-        }
-        if audit.unsettled > 0 {
-            text.push_str(&format!("; {} are still pending", grouped(audit.unsettled)));
-        }
-        text
-    }
 }
 
 fn table() -> Table {
@@ -323,8 +299,8 @@ mod tests {
 
     #[test]
     fn the_tables_name_refusals_losses_and_percentiles() {
-        let text = report(Some(Audit { lost: 3, ..Audit::default() }), vec![]).render();
-        for expected in ["1,000 (500/s)", "refused, 503", "p99.99", "1.50 ms", "DIFFERENCE: 3 lost"] {
+        let text = report(Some(Audit { lost: 3, ..Audit::default() }), vec![]).tables();
+        for expected in ["1,000 (500/s)", "refused, 503", "p99.99", "1.50 ms"] {
             assert!(text.contains(expected), "{expected} is missing in\n{text}");
         }
     }

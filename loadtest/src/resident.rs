@@ -42,18 +42,22 @@ pub(crate) struct Usage {
 
 /// Bytes of resident memory, from `/metrics`.
 pub(crate) async fn resident_bytes(target: &Target, token: Option<&Token>) -> Result<u64, ResidentError> {
-    Ok(usage(target, token, None).await?.resident_bytes)
+    Ok(usage(target, token, &[]).await?.resident_bytes)
 }
 
-/// Memory and CPU time from `/metrics`, which has whole seconds; those of the process `pid` of this machine are exact to 10 ms.
+/// Memory and CPU time from `/metrics`, which has whole seconds; those of the processes `pids` of this machine, if there are any, are
+/// exact to 10 ms.
 pub(crate) async fn usage(
     target: &Target,
     token: Option<&Token>,
-    pid: Option<u32>,
+    pids: &[u32],
 ) -> Result<Usage, ResidentError> {
-    if let Some(pid) = pid {
-        let usage = resident_of(pid).zip(cpu_s(pid)).ok_or(ResidentError::NoProcess(pid))?;
-        return Ok(Usage { resident_bytes: usage.0, cpu_s: usage.1 });
+    if !pids.is_empty() {
+        let of = |pid: &u32| resident_of(*pid).zip(cpu_s(*pid)).ok_or(ResidentError::NoProcess(*pid));
+        return pids.iter().map(of).try_fold(Usage { resident_bytes: 0, cpu_s: 0.0 }, |sum, one| {
+            let (resident_bytes, cpu_s) = one?;
+            Ok(Usage { resident_bytes: sum.resident_bytes + resident_bytes, cpu_s: sum.cpu_s + cpu_s })
+        });
     }
     let mut connection = Connection::open(target).await?;
     let mut request = Request::get(target.path("/metrics")).header(HOST, target.host_header());

@@ -9,10 +9,21 @@
 
 use std::time::Duration;
 
-/// The due times of one worker's share of a fixed-rate run.
-#[derive(Debug, Clone, Copy)]
+use serde::{Deserialize, Serialize};
+
+/// A stretch of a run with one rate.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Phase {
+    /// Requests per second over all workers, above 0.
+    pub(crate) per_second: f64,
+    /// Its duration, in seconds.
+    pub(crate) seconds: f64,
+}
+
+/// The due times of one worker's share of a run whose rates are fixed.
+#[derive(Debug, Clone)]
 pub(crate) struct Schedule {
-    per_second: f64,
+    phases: Vec<Phase>,
     lane: Lane,
     total: u64,
 }
@@ -42,8 +53,13 @@ impl Lane {
 impl Schedule {
     /// The share of `lane` in a run of `per_second` requests per second over all workers, for `duration`.
     pub(crate) fn new(per_second: f64, duration: Duration, lane: Lane) -> Self {
-        let total = (per_second * duration.as_secs_f64()).round().max(1.0) as u64;
-        Self { per_second, lane, total: lane.share(total) }
+        Self::of(vec![Phase { per_second, seconds: duration.as_secs_f64() }], lane)
+    }
+
+    /// The share of `lane` in a run of these phases, one after the other; at least one.
+    pub(crate) fn of(phases: Vec<Phase>, lane: Lane) -> Self {
+        let requests: f64 = phases.iter().map(|phase| phase.per_second * phase.seconds).sum();
+        Self { phases, lane, total: lane.share(requests.round().max(1.0) as u64) }
     }
 
     /// The number of this worker's requests.
@@ -53,22 +69,58 @@ impl Schedule {
 
     /// The due time of this worker's request `n`, from the start of the run.
     pub(crate) fn due_at(&self, n: u64) -> Duration {
-        Duration::from_secs_f64(self.lane.in_run(n) as f64 / self.per_second)
+        let (mut left, mut start) = (self.lane.in_run(n) as f64, 0.0);
+        let mut phases = self.phases.iter().peekable();
+        while let Some(phase) = phases.next() {
+            let requests = phase.per_second * phase.seconds;
+            // The last phase has no end: its rate goes on.
+            if left < requests || phases.peek().is_none() {
+                return Duration::from_secs_f64(start + left / phase.per_second);
+            }
+            left -= requests;
+            start += phase.seconds;
+        }
+        Duration::from_secs_f64(start)
     }
 
     /// The number of requests that are due after `elapsed`: all that a wake-up has to release, however late it is.
     pub(crate) fn due_by(&self, elapsed: Duration) -> u64 {
-        let in_run = elapsed.as_secs_f64() * self.per_second;
+        let in_run = requests_by(&self.phases, elapsed.as_secs_f64());
         let mut due = self.lane.share((in_run.floor() as u64).saturating_add(1));
         // The divisions here and in `due_at` may round apart by one; `due_at` is decisive.
         while due > 0 && self.due_at(due - 1) > elapsed {
             due -= 1;
         }
-        while self.due_at(due) <= elapsed {
+        while due < self.total && self.due_at(due) <= elapsed {
             due += 1;
         }
         due.min(self.total)
     }
+}
+
+/// The number of the run's requests before a time.
+fn requests_by(phases: &[Phase], mut left_s: f64) -> f64 {
+    let mut requests = 0.0;
+    for (index, phase) in phases.iter().enumerate() {
+        let is_last = index + 1 == phases.len();
+        let seconds = if is_last { left_s } else { left_s.min(phase.seconds) };
+        requests += seconds * phase.per_second;
+        left_s -= seconds;
+        if left_s <= 0.0 {
+            break;
+        }
+    }
+    requests
+}
+
+/// The rate that is asked for at a time; after the end that of the last phase.
+pub(crate) fn rate_at(phases: &[Phase], elapsed_s: f64) -> Option<f64> {
+    let mut end = 0.0;
+    let phase = phases.iter().find(|phase| {
+        end += phase.seconds;
+        elapsed_s < end
+    });
+    phase.or(phases.last()).map(|phase| phase.per_second)
 }
 
 #[cfg(test)]
@@ -105,6 +157,25 @@ mod tests {
                 assert!(before == due || schedule.due_by(before) <= n, "{n} at {per_second}/s");
             }
         }
+    }
+
+    #[test]
+    fn a_run_of_phases_changes_its_rate_without_gap_or_overlap() {
+        let phase = |per_second, seconds| Phase { per_second, seconds };
+        let phases = vec![phase(100.0, 2.0), phase(1_000.0, 1.0), phase(50.0, 2.0)];
+        let schedule = Schedule::of(phases.clone(), ALONE);
+        assert_eq!(schedule.total(), 1_300);
+        assert_eq!(schedule.due_at(199), Duration::from_millis(1_990));
+        assert_eq!(schedule.due_at(200), Duration::from_secs(2));
+        assert_eq!(schedule.due_at(201), Duration::from_millis(2_001));
+        assert_eq!(schedule.due_at(1_200), Duration::from_secs(3));
+        assert_eq!(schedule.due_at(1_201), Duration::from_millis(3_020));
+        for n in 0..schedule.total() {
+            assert!(schedule.due_by(schedule.due_at(n)) > n, "{n}");
+        }
+        let rates = [0.0, 1.9, 2.0, 2.9, 3.0, 99.0].map(|at| rate_at(&phases, at));
+        assert_eq!(rates, [100.0, 100.0, 1_000.0, 1_000.0, 50.0, 50.0].map(Some));
+        assert_eq!(rate_at(&[], 1.0), None);
     }
 
     #[test]

@@ -128,7 +128,7 @@ impl Shared {
             return;
         }
         if self.answers == Body::Skip {
-            tally.accepted.record(latency);
+            tally.accept(latency);
             tally.counts.accepted += self.events;
             return;
         }
@@ -136,7 +136,7 @@ impl Shared {
             drop(tally);
             return self.count_unknown(ticket, trace_id);
         };
-        tally.accepted.record(latency);
+        tally.accept(latency);
         tally.counts.accepted += batch.accepted;
         let unaccounted = self.events.saturating_sub(batch.accepted + batch.rejected.len() as u64);
         tally.counts.unknown += unaccounted;

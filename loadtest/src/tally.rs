@@ -53,6 +53,11 @@ impl Counts {
         self.refused.values().sum::<u64>() + self.rejected.values().sum::<u64>()
     }
 
+    /// Events that the service did not accept, or that it did not answer, or that were not sent in time.
+    pub(crate) fn errors(&self) -> u64 {
+        self.all_refused() + self.unknown + self.unsent
+    }
+
     /// Sent events without an outcome yet.
     pub(crate) fn in_flight(&self) -> u64 {
         self.sent.saturating_sub(self.accepted + self.all_refused() + self.unknown)
@@ -104,6 +109,21 @@ impl Times {
         Duration::from_micros(self.0.value_at_percentile(percentile))
     }
 
+    /// The recorded times in microseconds, each with its count.
+    pub(crate) fn counted(&self) -> impl Iterator<Item = (u64, u64)> + '_ {
+        self.0.iter_recorded().map(|value| (value.value_iterated_to(), value.count_since_last_iteration()))
+    }
+
+    /// Records a time of this many microseconds, `count` times.
+    pub(crate) fn record_n(&mut self, us: u64, count: u64) {
+        self.0.saturating_record_n(us.max(1), count);
+    }
+
+    /// Removes all times.
+    pub(crate) fn clear(&mut self) {
+        self.0.reset();
+    }
+
     /// The longest time.
     pub(crate) fn max(&self) -> Duration {
         Duration::from_micros(self.0.max())
@@ -147,6 +167,9 @@ pub(crate) struct Tally {
     pub(crate) counts: Counts,
     /// From the due time to the answer, of requests answered with 202.
     pub(crate) accepted: Times,
+    /// Those of them since the last report of progress.
+    #[serde(skip)]
+    pub(crate) latest: Times,
     /// The same of all others. Unanswered and unsent requests count with the time until they were given up: leaving them out
     /// would make a stalled service look fast.
     pub(crate) other: Times,
@@ -163,6 +186,19 @@ pub(crate) struct Tally {
 impl Tally {
     /// The maximum of unknown requests kept by trace id; further ones are only counted.
     pub(crate) const NAMED_UNKNOWN: usize = 100_000;
+
+    /// Records the latency of an accepted request.
+    pub(crate) fn accept(&mut self, latency: Duration) {
+        self.accepted.record(latency);
+        self.latest.record(latency);
+    }
+
+    /// Adds the measurements of a later step of the run.
+    pub(crate) fn add_after(&mut self, later: &Self) {
+        let elapsed_s = self.elapsed_s + later.elapsed_s;
+        self.add(later);
+        self.elapsed_s = elapsed_s;
+    }
 
     /// Adds another worker's measurements.
     pub(crate) fn add(&mut self, other: &Self) {

@@ -122,10 +122,17 @@ async fn change(
             None
         }
     };
-    plan.log_mut(topic).settle(number, id.is_some());
+    let is_made = id.is_some();
+    plan.log_mut(topic).settle(number, is_made);
     *current = id.map(|id| Current { id, number });
+    let elapsed = sent.elapsed();
+    if !is_made {
+        plan.live.fail();
+    } else if !plan.has_subscribers {
+        plan.live.record(elapsed);
+    }
     let mut writes = plan.writes.borrow_mut();
-    writes.answers.record(sent.elapsed());
+    writes.answers.record(elapsed);
     writes.lag.record(sent.saturating_duration_since(ticket.due));
     answer.is_ok()
 }

@@ -9,67 +9,33 @@ pub(crate) mod read;
 pub(crate) mod sse;
 mod usage;
 
-use std::process::ExitCode;
 use std::time::Duration;
 
 use bytes::Bytes;
+use clap::Args;
 use http_body_util::Full;
 use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HOST, HeaderValue};
 use hyper::{Method, Request};
 
-use crate::cli::StreamsArgs;
-use crate::client::{Answer, Body, ConnectError, Connection, Failure, Target, bearer};
-use crate::protocol::Token;
-use crate::tally::Times;
+use super::{Context, Error, succeeded};
+use crate::client::{Answer, Body, Connection, Target};
 use message::LEAST_SIZE;
 
-/// The time limit of one answer.
-const TIMEOUT: Duration = Duration::from_secs(30);
+/// Unless `--duration` is given.
+const DURATION_S: f64 = 10.0;
 const NEXT_OFFSET: &str = "stream-next-offset";
 const UP_TO_DATE: &str = "stream-up-to-date";
+const NO_OFFSET: Error = Error::Unreadable("no offset");
 
-#[derive(Debug, thiserror::Error)]
-enum Error {
-    #[error("cannot connect to the server")]
-    Connect(#[from] ConnectError),
-    #[error("the URL, the path or the token holds characters that HTTP cannot carry")]
-    Unsendable,
-    #[error("no answer")]
-    Unanswered,
-    #[error("answered {status}: {body}")]
-    Refused { status: u16, body: String },
-    #[error("an answer names no offset")]
-    NoOffset,
-    #[error("a message takes at least {LEAST_SIZE} bytes")]
-    Size,
-    #[error("cannot start")]
-    Start(#[from] std::io::Error),
-    #[error(transparent)]
-    Descriptors(#[from] crate::descriptors::NoDescriptors),
-    #[error("there is no process {0} on this machine")]
-    NoProcess(u32),
-}
-
-impl From<Failure> for Error {
-    fn from(_: Failure) -> Self {
-        Self::Unanswered
-    }
-}
-
-/// Runs a measurement. Its result is whether the audit found nothing.
-fn finish(measured: Result<bool, Error>) -> ExitCode {
-    match measured {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::FAILURE,
-        Err(error) => {
-            eprintln!("loadtest: {}", crate::describe(&error));
-            ExitCode::FAILURE
-        }
-    }
-}
-
-fn block_on(future: impl Future<Output = Result<bool, Error>>) -> Result<bool, Error> {
-    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(future)
+/// The arguments that all loads of Durable Streams have.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct StreamsArgs {
+    /// The beginning of the streams' paths; the run and a number follow it
+    #[arg(long, default_value = "/v1/stream/loadtest")]
+    pub(crate) path: String,
+    /// Bytes of each message
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(48..=1_048_576))]
+    pub(crate) size: u32,
 }
 
 /// The servers and the streams of a run.
@@ -80,22 +46,23 @@ struct Plan {
     content_type: &'static str,
     size: usize,
     token: Option<HeaderValue>,
+    timeout: Duration,
 }
 
 impl Plan {
-    fn new(args: &StreamsArgs) -> Result<Self, Error> {
+    fn new(context: &Context, args: &StreamsArgs) -> Result<Self, Error> {
         let size = args.size as usize;
         if size < LEAST_SIZE {
-            return Err(Error::Size);
+            return Err(Error::Usage(format!("a message takes at least {LEAST_SIZE} bytes")));
         }
-        let token = Token::shown(args.token.as_deref());
         let run: String = uuid::Uuid::new_v4().simple().to_string().chars().take(12).collect();
         Ok(Self {
-            targets: args.url.clone(),
+            targets: context.common.url.clone(),
             path: format!("{}-{run}", args.path.trim_end_matches('/')),
             content_type: "text/plain",
             size,
-            token: token.map(|token| bearer(&token.0).ok_or(Error::Unsendable)).transpose()?,
+            token: context.authorization().cloned(),
+            timeout: context.timeout(),
         })
     }
 
@@ -136,7 +103,7 @@ impl Plan {
         let mut connection = self.connect(0).await?;
         for number in 0..streams {
             let request = self.request(self.target(0), &Method::PUT, &self.stream(number), Bytes::new())?;
-            succeeded(connection.exchange(request, Body::Keep, TIMEOUT).await?)?;
+            succeeded(connection.exchange(request, Body::Keep, self.timeout).await?)?;
         }
         Ok(())
     }
@@ -147,7 +114,7 @@ impl Plan {
         for number in 0..streams {
             let request =
                 self.request(self.target(0), &Method::DELETE, &self.stream(number), Bytes::new())?;
-            succeeded(connection.exchange(request, Body::Skip, TIMEOUT).await?)?;
+            succeeded(connection.exchange(request, Body::Skip, self.timeout).await?)?;
         }
         Ok(())
     }
@@ -161,8 +128,8 @@ impl Plan {
         body: Bytes,
     ) -> Result<String, Error> {
         let request = self.request(target, &Method::POST, stream, body)?;
-        let answer = succeeded(connection.exchange(request, Body::Keep, TIMEOUT).await?)?;
-        header(&answer, NEXT_OFFSET).ok_or(Error::NoOffset)
+        let answer = succeeded(connection.exchange(request, Body::Keep, self.timeout).await?)?;
+        header(&answer, NEXT_OFFSET).ok_or(NO_OFFSET)
     }
 
     /// Reads a stream from an offset to its end, and passes its bytes to `piece`. Returns the number of answers.
@@ -177,10 +144,10 @@ impl Plan {
         loop {
             let path = format!("{stream}?offset={offset}");
             let request = self.request(target, &Method::GET, &path, Bytes::new())?;
-            let answer = succeeded(connection.exchange(request, Body::Keep, TIMEOUT).await?)?;
+            let answer = succeeded(connection.exchange(request, Body::Keep, self.timeout).await?)?;
             answers += 1;
             piece(&answer.body);
-            let next = header(&answer, NEXT_OFFSET).ok_or(Error::NoOffset)?;
+            let next = header(&answer, NEXT_OFFSET).ok_or(NO_OFFSET)?;
             if header(&answer, UP_TO_DATE).is_some() || next == offset {
                 return Ok(answers);
             }
@@ -191,25 +158,4 @@ impl Plan {
 
 fn header(answer: &Answer, name: &str) -> Option<String> {
     answer.headers.get(name)?.to_str().ok().map(str::to_owned)
-}
-
-fn succeeded(answer: Answer) -> Result<Answer, Error> {
-    if (200..300).contains(&answer.status) {
-        return Ok(answer);
-    }
-    let body = String::from_utf8_lossy(&answer.body).chars().take(300).collect();
-    Err(Error::Refused { status: answer.status, body })
-}
-
-/// Times in milliseconds on one line.
-fn milliseconds(times: &Times) -> String {
-    let ms = |time: Duration| time.as_secs_f64() * 1e3;
-    let at = |percentile| ms(times.at(percentile));
-    format!(
-        "p50 {:.2} ms, p99 {:.2} ms, p99.9 {:.2} ms, longest {:.2} ms",
-        at(50.0),
-        at(99.0),
-        at(99.9),
-        ms(times.max())
-    )
 }

@@ -1,24 +1,49 @@
-//! Live readers over SSE: each gets every message once, in order. Latency is measured from the time at which a message is due, so a late writer counts
+//! `streams-sse`: live readers over SSE: each gets every message once, in order. Latency is measured from the time at which a message is due, so a late writer counts
 //! against the server.
 
-use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use clap::Args;
 use hyper::Method;
 use parking_lot::Mutex;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, sleep_until};
 
-use super::message::{Cutter, Message, Order};
+use super::super::{Context, Error, succeeded};
+use super::message::{Cutter, Message};
 use super::read::fill_stream;
 use super::usage::Usage;
-use super::{Error, NEXT_OFFSET, Plan, TIMEOUT, block_on, finish, header, milliseconds, succeeded};
-use crate::cli::StreamsSseArgs;
+use super::{DURATION_S, NEXT_OFFSET, NO_OFFSET, Plan, StreamsArgs, header};
+use crate::cli::non_negative;
 use crate::client::{Body, Connection};
 use crate::descriptors;
+use crate::document::Outcome;
+use crate::findings::Findings;
+use crate::live::Live;
+use crate::order::Order;
+use crate::schedule::Phase;
 use crate::tally::Times;
+
+/// The arguments of `streams-sse`.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct StreamsSseArgs {
+    #[command(flatten)]
+    pub(crate) streams: StreamsArgs,
+    /// Streams; subscribers are spread over them
+    #[arg(long = "streams", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=10_000))]
+    pub(crate) number: u16,
+    /// Subscribers, each with a connection
+    #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub(crate) subscribers: u32,
+    /// Messages per second of each stream, on a fixed schedule. 0: none, which measures idle subscribers
+    #[arg(long, default_value = "10", value_parser = non_negative)]
+    pub(crate) rate: f64,
+    /// Messages that each stream has before
+    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=10_000_000))]
+    pub(crate) history: u32,
+}
 
 /// Descriptors beside those of subscribers.
 const OTHER_DESCRIPTORS: u64 = 64;
@@ -35,8 +60,8 @@ struct Seen {
     connected: u32,
     latency: Times,
     deliveries: u64,
-    missed: u64,
-    doubled: u64,
+    /// Of each subscriber.
+    orders: Vec<Order>,
     garbled: u64,
     reconnects: u64,
     reasons: Vec<String>,
@@ -45,6 +70,7 @@ struct Seen {
 /// What all of them share.
 struct Shared {
     plan: Plan,
+    live: Arc<Live>,
     started: Instant,
     /// The time at which reading ends.
     until: Mutex<Option<Instant>>,
@@ -53,14 +79,10 @@ struct Shared {
     offsets: Vec<String>,
 }
 
-/// Measures live reads; the exit code is 0 if every subscriber got every acknowledged message once, in order.
-pub(crate) fn run(args: &StreamsSseArgs) -> ExitCode {
-    finish(block_on(measure(args)))
-}
-
-async fn measure(args: &StreamsSseArgs) -> Result<bool, Error> {
+/// Measures live reads. Every subscriber has to get every acknowledged message once, in order.
+pub(crate) async fn measure(context: &Context, args: &StreamsSseArgs) -> Result<Outcome, Error> {
     descriptors::raise(u64::from(args.subscribers) + OTHER_DESCRIPTORS)?;
-    let plan = Plan::new(&args.streams)?;
+    let plan = Plan::new(context, &args.streams)?;
     let streams = usize::from(args.number);
     plan.create(streams).await?;
     let mut offsets = Vec::new();
@@ -71,8 +93,11 @@ async fn measure(args: &StreamsSseArgs) -> Result<bool, Error> {
         offsets.push(end(&plan, stream).await?);
     }
     let started = Instant::now();
-    let shared = Arc::new(Shared { plan, started, until: Mutex::new(None), seen: Mutex::default(), offsets });
-    let before = Usage::of(&args.streams.pid)?;
+    let live = Arc::clone(&context.live);
+    let shared =
+        Arc::new(Shared { plan, live, started, until: Mutex::new(None), seen: Mutex::default(), offsets });
+    shared.seen.lock().orders = vec![Order::default(); args.subscribers as usize];
+    let before = Usage::of(&context.common.pid)?;
     let opening = Arc::new(tokio::sync::Semaphore::new(OPENING));
     let mut subscribers = JoinSet::new();
     for number in 0..args.subscribers as usize {
@@ -83,72 +108,88 @@ async fn measure(args: &StreamsSseArgs) -> Result<bool, Error> {
     while shared.seen.lock().connected < args.subscribers && Instant::now() < deadline {
         sleep(Duration::from_millis(10)).await;
     }
-    let idle = Usage::of(&args.streams.pid)?;
+    let idle = Usage::of(&context.common.pid)?;
+    let duration = context.duration(DURATION_S);
+    let deliveries = args.rate * f64::from(args.subscribers);
+    let phases =
+        (deliveries > 0.0).then(|| Phase { per_second: deliveries, seconds: duration.as_secs_f64() });
+    context.live.begin(duration.as_secs_f64(), phases.into_iter().collect());
     let begun = Instant::now();
-    let (sent, late) = write(&shared, args, streams).await?;
+    let (sent, late) = write(&shared, args.rate, streams, begun + duration).await?;
     let elapsed = begun.elapsed().as_secs_f64();
-    let after = Usage::of(&args.streams.pid)?;
+    let after = Usage::of(&context.common.pid)?;
     *shared.until.lock() = Some(Instant::now() + LAST_ARRIVALS);
     // A subscriber ends when it has everything.
     wait(&shared, &sent, args.subscribers).await;
+    context.live.end("the last figures");
     subscribers.abort_all();
     while subscribers.join_next().await.is_some() {}
     let seen = std::mem::take(&mut *shared.seen.lock());
     let wanted: u64 = (0..args.subscribers as usize).map(|number| sent[number % streams]).sum();
-    println!(
-        "subscribers {} of {} connected, {streams} streams, {} messages/s each for {:.0} s, {} bytes, history {}",
-        seen.connected, args.subscribers, args.rate, args.streams.seconds, shared.plan.size, args.history
+    let mut outcome = Outcome::default();
+    outcome.figure(
+        "subscribers",
+        format!(
+            "{} of {} connected, {streams} streams, {} messages/s each, {} bytes, history {}",
+            seen.connected, args.subscribers, args.rate, shared.plan.size, args.history
+        ),
     );
-    println!(
-        "deliveries {} of {wanted} ({:.2} %), {:.0}/s; {}",
-        seen.deliveries,
-        if wanted == 0 { 100.0 } else { seen.deliveries as f64 / wanted as f64 * 100.0 },
-        seen.deliveries as f64 / elapsed,
-        milliseconds(&seen.latency)
+    outcome.figure(
+        "deliveries",
+        format!("{} of {wanted}, {:.0}/s", seen.deliveries, seen.deliveries as f64 / elapsed),
     );
-    println!("writer     {late} messages sent over 5 ms late");
+    outcome.figure("writer", format!("{late} messages sent over 5 ms late"));
     if let (Some(before), Some(idle), Some(after)) = (before, idle, after) {
         let subscribers = f64::from(args.subscribers);
-        println!(
-            "memory     {:.1} KiB an idle subscriber",
-            idle.growth_since(before) / subscribers / 1_024.0
+        outcome.figure(
+            "memory",
+            format!("{:.1} KiB an idle subscriber", idle.growth_since(before) / subscribers / 1_024.0),
         );
         if seen.deliveries > 0 {
-            println!("CPU        {:.2} µs a delivery", after.cpu_since(idle) / seen.deliveries as f64 * 1e6);
+            let each = after.cpu_since(idle) / seen.deliveries as f64 * 1e6;
+            outcome.figure("CPU", format!("{each:.2} µs a delivery"));
         }
     }
-    println!(
-        "audit      {} missed, {} doubled or out of order, {} bytes garbled, {} reconnects",
-        seen.missed, seen.doubled, seen.garbled, seen.reconnects
-    );
-    for reason in &seen.reasons {
-        println!("           {reason}");
+    outcome.figure("reconnects", seen.reconnects.to_string());
+    if seen.connected < args.subscribers {
+        outcome.failures.push(format!(
+            "only {} subscribers connected: {}",
+            seen.connected,
+            seen.reasons.join("; ")
+        ));
     }
-    let is_whole = seen.deliveries == wanted && seen.connected == args.subscribers;
-    let is_right = is_whole && seen.missed + seen.doubled + seen.garbled == 0;
+    let mut findings = Findings::of("deliveries", wanted);
+    for (number, order) in seen.orders.iter().enumerate() {
+        order.add_to(&mut findings);
+        findings.lost += sent[number % streams].saturating_sub(order.next);
+    }
+    findings.unexpected = seen.garbled.div_ceil(shared.plan.size as u64);
+    findings.notes.extend(seen.reasons);
+    outcome.latency("delivery", seen.latency);
+    outcome.audit = Some(findings);
     shared.plan.delete(streams).await?;
-    Ok(is_right)
+    Ok(outcome)
 }
 
 /// The offset of a stream's end.
 async fn end(plan: &Plan, stream: usize) -> Result<String, Error> {
     let mut connection = plan.connect(0).await?;
     let request = plan.request(plan.target(0), &Method::HEAD, &plan.stream(stream), Bytes::new())?;
-    let answer = succeeded(connection.exchange(request, Body::Skip, TIMEOUT).await?)?;
-    header(&answer, NEXT_OFFSET).ok_or(Error::NoOffset)
+    let answer = succeeded(connection.exchange(request, Body::Skip, plan.timeout).await?)?;
+    header(&answer, NEXT_OFFSET).ok_or(NO_OFFSET)
 }
 
 /// Appends to each stream on a fixed schedule; returns the messages of each, and the number of late ones.
 async fn write(
     shared: &Arc<Shared>,
-    args: &StreamsSseArgs,
+    rate: f64,
     streams: usize,
+    until: Instant,
 ) -> Result<(Vec<u64>, u64), Error> {
     let begun = Instant::now();
-    let until = begun + Duration::from_secs_f64(args.streams.seconds);
     let mut writers = JoinSet::new();
     for stream in 0..streams {
-        let (shared, rate) = (Arc::clone(shared), args.rate);
+        let shared = Arc::clone(shared);
         // Streams take turns within a period.
         let phase = if rate > 0.0 { stream as f64 / streams as f64 / rate } else { 0.0 };
         writers.spawn(async move {
@@ -181,7 +222,7 @@ async fn write_one(
     let (mut number, mut late) = (0, 0);
     loop {
         let due = begun + Duration::from_secs_f64(number as f64 / rate);
-        if due >= until {
+        if due >= until || shared.live.is_stopped() {
             return Ok((stream, number, late));
         }
         connection.idle(sleep_until(due.into())).await;
@@ -209,7 +250,6 @@ struct Subscriber<'a> {
     offset: String,
     lines: LineReader,
     cutter: Cutter,
-    order: Order,
 }
 
 impl<'a> Subscriber<'a> {
@@ -222,7 +262,6 @@ impl<'a> Subscriber<'a> {
             offset: shared.offsets[stream].clone(),
             lines: LineReader::default(),
             cutter: Cutter::new(shared.plan.size),
-            order: Order::default(),
         }
     }
 
@@ -268,18 +307,21 @@ impl<'a> Subscriber<'a> {
             if !std::mem::replace(&mut counted, true) {
                 seen.connected += 1;
             }
-            let (before, garbled) = (self.order, self.cutter.garbled);
-            let (cutter, order, offset, started) =
-                (&mut self.cutter, &mut self.order, &mut self.offset, self.shared.started);
+            let Seen { orders, latency, deliveries, garbled, .. } = &mut *seen;
+            let Some(order) = orders.get_mut(self.number) else { return false };
+            let Self { cutter, offset, shared, .. } = self;
+            let before = cutter.garbled;
             self.lines.read(piece, |event, data| match event {
                 "data" => cutter.add(data.as_bytes(), |message| {
                     if message.writer != 1 {
                         return;
                     }
                     order.take(message.number);
-                    let sent = started + Duration::from_micros(message.sent_us);
-                    seen.latency.record(now.saturating_duration_since(sent));
-                    seen.deliveries += 1;
+                    let sent = shared.started + Duration::from_micros(message.sent_us);
+                    let late = now.saturating_duration_since(sent);
+                    latency.record(late);
+                    shared.live.record(late);
+                    *deliveries += 1;
                 }),
                 "control" => {
                     if let Some(next) = next_offset(data) {
@@ -288,9 +330,7 @@ impl<'a> Subscriber<'a> {
                 }
                 _ => {}
             });
-            seen.missed += self.order.missed - before.missed;
-            seen.doubled += self.order.doubled - before.doubled;
-            seen.garbled += self.cutter.garbled - garbled;
+            *garbled += cutter.garbled - before;
             true
         };
         match connection.follow(request, CONNECTED, piece).await? {

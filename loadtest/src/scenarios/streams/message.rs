@@ -1,4 +1,4 @@
-//! Messages of a known size, which name their writer, their number and the time of their sending; and what is wrong with messages that arrive.
+//! Messages of a known size, which name their writer, their number and the time of their sending.
 
 use std::fmt::Write as _;
 
@@ -78,29 +78,6 @@ impl Cutter {
     }
 }
 
-/// What a reader found of one writer's messages in one stream.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) struct Order {
-    /// The number of the next message.
-    pub(super) next: u64,
-    /// Messages that are not there.
-    pub(super) missed: u64,
-    /// Messages that came again, or before an earlier one.
-    pub(super) doubled: u64,
-}
-
-impl Order {
-    /// Takes a message in.
-    pub(super) fn take(&mut self, number: u64) {
-        if number < self.next {
-            self.doubled += 1;
-        } else {
-            self.missed += number - self.next;
-            self.next = number + 1;
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -121,14 +98,5 @@ mod tests {
         let mut cutter = Cutter::new(LEAST_SIZE);
         cutter.add(&[b'x'; LEAST_SIZE + 1], |_| panic!("that is none"));
         assert_eq!((cutter.garbled, cutter.left()), (LEAST_SIZE as u64, 1));
-    }
-
-    #[test]
-    fn gaps_and_repetitions_are_counted() {
-        let mut order = Order::default();
-        for number in [0, 1, 1, 4, 3, 5] {
-            order.take(number);
-        }
-        assert_eq!(order, Order { next: 6, missed: 2, doubled: 2 });
     }
 }

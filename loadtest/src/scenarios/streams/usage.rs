@@ -1,6 +1,6 @@
 //! CPU time and memory of the server's processes, from `/proc`: any server can be measured so.
 
-use super::Error;
+use super::super::Error;
 use crate::resident::{cpu_s, resident_of};
 
 /// The use of resources so far.

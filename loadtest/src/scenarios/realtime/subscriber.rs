@@ -202,6 +202,7 @@ impl Answer {
                 observations.last_delivery = Some(now);
                 observations.faults.add(seen.add(change, &log));
                 let latency = Duration::from_micros(now_us.saturating_sub(sent_us));
+                plan.live.record(latency);
                 match !subscriber.is_slow && ready_us.is_some_and(|ready| ready <= sent_us) {
                     true => observations.live.record(latency),
                     false => observations.late.record(latency),

@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use crate::order::Order;
+
 /// The longest line with an id; ids are far shorter.
 const LONGEST_ID_LINE: usize = 64;
 
@@ -10,42 +12,33 @@ pub(super) struct Reader {
     per_s: f64,
     /// The arrival of the first message: it is due at once, and the others at their rate from then on.
     first_at: Option<Instant>,
-    last_id: u64,
+    /// The order of the messages, by their ids less 1.
+    pub(super) order: Order,
     /// The beginning of an incomplete line.
     line: Vec<u8>,
 }
 
-/// The result of one chunk.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Chunk {
-    /// Messages.
-    pub(super) messages: u64,
-    /// Messages that do not follow the last one.
-    pub(super) gaps: u64,
-}
-
 impl Reader {
     pub(super) fn new(per_s: f64) -> Self {
-        Self { per_s, first_at: None, last_id: 0, line: Vec::new() }
+        Self { per_s, first_at: None, order: Order::default(), line: Vec::new() }
     }
 
-    /// Parses a chunk that arrived `now`; reports the lateness of each message.
-    pub(super) fn read(&mut self, piece: &[u8], now: Instant, mut late: impl FnMut(Duration)) -> Chunk {
-        let mut read = Chunk::default();
+    /// Parses a chunk that arrived `now`; reports the lateness of each message, and returns their number.
+    pub(super) fn read(&mut self, piece: &[u8], now: Instant, mut late: impl FnMut(Duration)) -> u64 {
+        let mut messages = 0;
         let mut lines = piece.split(|byte| *byte == b'\n');
         let unfinished = lines.next_back().unwrap_or_default();
         for line in lines {
             let id = if self.line.is_empty() { id(line) } else { self.finished(line) };
             let Some(id) = id else { continue };
-            read.messages += 1;
-            read.gaps += u64::from(id != self.last_id + 1);
-            self.last_id = id;
+            messages += 1;
+            self.order.take(id.saturating_sub(1));
             let due = Duration::from_secs_f64(id.saturating_sub(1) as f64 / self.per_s);
             let first_at = *self.first_at.get_or_insert(now);
             late(now.saturating_duration_since(first_at + due));
         }
         self.keep(unfinished);
-        read
+        messages
     }
 
     fn finished(&mut self, end: &[u8]) -> Option<u64> {
@@ -76,13 +69,15 @@ mod tests {
     fn ids_are_found_however_the_stream_is_cut() {
         for length in 1..STREAM.len() {
             let mut reader = Reader::new(10.0);
-            let mut all = Chunk::default();
+            let mut messages = 0;
             for piece in STREAM.chunks(length) {
-                let read = reader.read(piece, Instant::now(), |_| {});
-                all.messages += read.messages;
-                all.gaps += read.gaps;
+                messages += reader.read(piece, Instant::now(), |_| {});
             }
-            assert_eq!(all, Chunk { messages: 4, gaps: 1 }, "pieces of {length}");
+            assert_eq!(
+                (messages, reader.order.missed(), reader.order.doubled),
+                (4, 1, 0),
+                "pieces of {length}"
+            );
         }
     }
 

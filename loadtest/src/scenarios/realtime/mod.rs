@@ -1,4 +1,4 @@
-//! Load of live subscribers: writers create and update records, subscribers follow them by `/api/events/stream`, or by the API of
+//! `realtime`: live subscribers. Writers create and update records, subscribers follow them by `/api/events/stream`, or by the API of
 //! [`pocketbase`], and each delivery is audited.
 //!
 //! ```text
@@ -17,32 +17,39 @@ mod writer;
 use std::cell::{Cell, Ref, RefCell, RefMut};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::process::ExitCode;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use clap::Args;
 use hyper::header::HeaderValue;
 use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::time::TimeValLike as _;
 use tokio::sync::Semaphore;
-use tokio::task::{JoinSet, LocalSet};
+use tokio::task::JoinSet;
 
-use crate::cli::RealtimeArgs;
-use crate::client::bearer;
-use crate::descriptors::{self, NoDescriptors};
+use super::{Context, Error};
+use crate::cli::{non_negative, share};
+use crate::client::Target;
+use crate::descriptors;
+use crate::document::Outcome;
+use crate::findings::Findings;
+use crate::live::Live;
 use crate::pace::Pace;
-use crate::protocol::Token;
 use crate::report::{grouped, per_second, time};
-use crate::resident::{ResidentError, Usage, usage};
-use crate::schedule::{Lane, Schedule};
+use crate::resident::{Usage, usage};
+use crate::schedule::{Lane, Phase, Schedule};
 use crate::tally::Times;
-use audit::{Delivered, Faults, TopicLog};
+use audit::{Delivered, TopicLog};
 pub(crate) use pocketbase::ApiArgs;
-use pocketbase::{Api, PocketBase, PocketBaseError};
+pub(super) use pocketbase::PocketBaseError;
+use pocketbase::{Api, PocketBase};
 use stream::Marker;
 use subscriber::{Observations, Subscriber};
 use writer::{Tickets, Writes};
 
+/// Unless `--duration` is given.
+const DURATION_S: f64 = 20.0;
 /// Streams opened at once, unless they are to come all at once.
 const OPENING: usize = 100;
 /// Descriptors beside those of the subscribers.
@@ -56,20 +63,38 @@ const SETTLED: Duration = Duration::from_secs(2);
 /// Bytes of an event beside its payload, about.
 const EVENT_BYTES: f64 = 350.0;
 
-#[derive(Debug, thiserror::Error)]
-enum Error {
-    #[error(transparent)]
-    Usage(#[from] ResidentError),
-    #[error("the URL or the token holds characters that HTTP cannot carry")]
-    Unsendable,
-    #[error(transparent)]
-    Descriptors(#[from] NoDescriptors),
-    #[error(transparent)]
-    PocketBase(#[from] PocketBaseError),
-    #[error("cannot start")]
-    Runtime(#[from] std::io::Error),
-    #[error("{ready} of {all} streams are ready; refused: {refused}")]
-    NotReady { ready: u64, all: usize, refused: String },
+/// The arguments of `realtime`.
+#[derive(Debug, Args)]
+pub(crate) struct RealtimeArgs {
+    #[command(flatten)]
+    pub(crate) of_api: ApiArgs,
+    /// Subscribers, each with a connection and one topic. 0: writes alone are measured
+    #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u32).range(0..=100_000))]
+    pub(crate) subscribers: u32,
+    /// Topics, which are collections; the service has up to 1,000
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1_000))]
+    pub(crate) topics: u32,
+    /// Changes per second over all topics, on a fixed schedule. 0: none, which measures idle streams
+    #[arg(long, default_value = "50", value_parser = non_negative)]
+    pub(crate) rate: f64,
+    /// Bytes of padding in each record
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(0..=65_536))]
+    pub(crate) payload: u32,
+    /// Percentage of changes that update a record; the others create one
+    #[arg(long, value_name = "PERCENT", default_value = "50", value_parser = share)]
+    pub(crate) updates: f64,
+    /// Connections of the writers
+    #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub(crate) writers: u16,
+    /// Percentage of subscribers that read half as fast as changes come, until the load is over
+    #[arg(long, value_name = "PERCENT", default_value = "0", value_parser = share)]
+    pub(crate) slow: f64,
+    /// Reconnects per second, each of a random subscriber, with the id of its last event
+    #[arg(long, default_value = "0", value_parser = non_negative)]
+    pub(crate) reconnects: f64,
+    /// Before the load, all subscribers connect at once, each this number of changes behind
+    #[arg(long, value_name = "CHANGES", default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=10_000))]
+    pub(crate) behind: u32,
 }
 
 /// The properties common to all, and the measurements.
@@ -77,6 +102,10 @@ struct Plan {
     run: String,
     marker: Marker,
     address: SocketAddr,
+    target: Target,
+    live: Arc<Live>,
+    /// Whether deliveries are the operations that are shown; otherwise writes are.
+    has_subscribers: bool,
     host: String,
     token: Option<HeaderValue>,
     base: String,
@@ -97,8 +126,8 @@ struct Plan {
 }
 
 impl Plan {
-    fn new(args: &RealtimeArgs, address: SocketAddr) -> Result<Self, Error> {
-        let token = Token::shown(args.token.as_deref());
+    fn new(context: &Context, args: &RealtimeArgs, address: SocketAddr) -> Result<Self, Error> {
+        let target = context.target();
         let random = std::iter::repeat_with(|| fastrand::alphanumeric().to_ascii_lowercase()).take(10);
         let run = format!("rt-{}", random.collect::<String>());
         let each_s = args.rate / f64::from(args.topics) * (f64::from(args.payload) + EVENT_BYTES);
@@ -106,15 +135,18 @@ impl Plan {
             marker: Marker::new(&run),
             run,
             address,
-            host: args.url.host_header(),
+            host: target.host_header(),
+            target: target.clone(),
+            live: Arc::clone(&context.live),
             token: match args.of_api.api {
-                Api::Tidegate => token.map(|token| bearer(&token.0).ok_or(Error::Unsendable)).transpose()?,
+                Api::Tidegate => context.authorization().cloned(),
                 // Guests are under the rules.
                 Api::Pocketbase => None,
             },
-            base: args.url.path(""),
-            pocketbase: PocketBase::new(&args.url, &args.of_api, args.behind)?,
+            base: target.path(""),
+            pocketbase: PocketBase::new(target, &args.of_api, args.behind)?,
             logs: (0..args.topics).map(|_| RefCell::default()).collect(),
+            has_subscribers: args.subscribers > 0,
             padding: "x".repeat(args.payload as usize),
             updates: args.updates / 100.0,
             slow_bytes_s: (args.slow > 0.0).then_some((each_s / 2.0) as usize),
@@ -195,32 +227,19 @@ impl Plan {
     }
 }
 
-/// Runs the load; the exit code is 0 if the audit finds no fault.
-pub(crate) fn run(args: &RealtimeArgs) -> ExitCode {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let measured =
-        runtime.map_err(Error::Runtime).and_then(|runtime| LocalSet::new().block_on(&runtime, measure(args)));
-    match measured {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::FAILURE,
-        Err(error) => {
-            eprintln!("loadtest: {}", crate::describe(&error));
-            ExitCode::FAILURE
-        }
-    }
-}
-
-async fn measure(args: &RealtimeArgs) -> Result<bool, Error> {
+/// Runs the load, and audits each delivery.
+pub(crate) async fn measure(context: &Context, args: &RealtimeArgs) -> Result<Outcome, Error> {
+    let duration = context.duration(DURATION_S);
+    let seconds = duration.as_secs_f64();
     descriptors::raise(u64::from(args.subscribers) + OTHER_DESCRIPTORS)?;
-    let address = args.url.resolve().await?;
-    let plan = Rc::new(Plan::new(args, address)?);
-    let token = Token::shown(args.token.as_deref());
+    let address = context.target().resolve().await?;
+    let plan = Rc::new(Plan::new(context, args, address)?);
     if let Some(pocketbase) = &plan.pocketbase {
-        pocketbase.make_collections(plan.topics(), token.as_ref()).await?;
+        pocketbase.make_collections(plan.topics(), context.token()).await?;
     }
-    let is_measured = plan.pocketbase.is_none() || args.pid.is_some();
+    let is_measured = plan.pocketbase.is_none() || !context.common.pid.is_empty();
     let figures = async || match is_measured {
-        true => usage(&args.url, token.as_ref(), args.pid).await.map(Some),
+        true => usage(context.target(), context.token(), &context.common.pid).await.map(Some),
         false => Ok(None),
     };
     // The collections exist, and every connection of the pool is warm.
@@ -258,17 +277,26 @@ async fn measure(args: &RealtimeArgs) -> Result<bool, Error> {
 
     let (began, own_began) = (figures().await?, own_cpu_s());
     let started = Instant::now();
+    // Each change goes to the subscribers of its topic.
+    let operations = match args.subscribers {
+        0 => args.rate,
+        subscribers => args.rate * f64::from(subscribers) / f64::from(args.topics),
+    };
+    let is_paced = args.rate > 0.0 && !args.of_api.closed_loop;
+    let phases = if is_paced { vec![Phase { per_second: operations, seconds }] } else { Vec::new() };
+    context.live.begin(seconds, phases);
     let reconnecting = tokio::task::spawn_local(reconnect(args.reconnects, subscribers.clone()));
     match args.rate > 0.0 || args.of_api.closed_loop {
-        true => write_for_a_while(args, &plan).await?,
-        false => tokio::time::sleep(Duration::from_secs_f64(args.seconds)).await,
+        true => write_for_a_while(args, &plan, duration).await?,
+        false => tokio::time::sleep(duration).await,
     }
     let written_s = started.elapsed().as_secs_f64();
     reconnecting.abort();
     plan.is_settling.set(true);
     let is_complete = settled(&plan, &subscribers).await;
     let last = plan.observations.borrow().last_delivery.filter(|last| *last > started);
-    let elapsed_s = last.map_or(args.seconds, |last| (last - started).as_secs_f64().max(args.seconds));
+    let elapsed_s = last.map_or(seconds, |last| (last - started).as_secs_f64().max(seconds));
+    context.live.end("the last figures");
     let (ended, own_s) = (figures().await?, own_cpu_s() - own_began);
     drop(following);
 
@@ -278,13 +306,27 @@ async fn measure(args: &RealtimeArgs) -> Result<bool, Error> {
     }
     let usage = before.zip(began).zip(ended).map(|((before, began), ended)| [before, began, ended]);
     let figures = Figures { open_s, caught_up, behind_deliveries, elapsed_s, written_s, usage, own_s };
-    let resets = plan.observations.borrow().resets;
-    print(args, &plan, &figures, faults);
-    let refusals = &plan.writes.borrow().refusals;
-    for refusal in refusals {
-        println!("             {refusal}");
+    let mut outcome = report(args, &plan, &figures);
+    let (resets, acknowledged) = {
+        let acknowledged: u64 = plan.logs.iter().map(|log| log.borrow().acknowledged()).sum();
+        (plan.observations.borrow().resets, acknowledged)
+    };
+    let mut findings = Findings {
+        lost: faults.missed,
+        doubled: faults.doubled,
+        out_of_order: faults.swapped,
+        unexpected: faults.unsent,
+        ..Findings::of("changes for each of their subscribers", acknowledged)
+    };
+    findings.notes.extend(plan.writes.borrow().refusals.iter().cloned());
+    if resets > 0 {
+        outcome.failures.push(format!("{} streams were reset: changes may be missing", grouped(resets)));
     }
-    Ok(is_complete && faults == Faults::default() && resets == 0)
+    if !is_complete && findings.balances() {
+        outcome.failures.push("not every subscriber has every change".to_owned());
+    }
+    outcome.audit = Some(findings);
+    Ok(outcome)
 }
 
 fn subscriber(args: &RealtimeArgs, number: u32, start: &[Vec<u8>]) -> Rc<Subscriber> {
@@ -297,14 +339,16 @@ fn subscriber(args: &RealtimeArgs, number: u32, start: &[Vec<u8>]) -> Rc<Subscri
 }
 
 /// Writes at the run's rate, or as fast as answers come, for its duration.
-async fn write_for_a_while(args: &RealtimeArgs, plan: &Rc<Plan>) -> Result<(), Error> {
-    let duration = Duration::from_secs_f64(args.seconds);
+async fn write_for_a_while(args: &RealtimeArgs, plan: &Rc<Plan>, duration: Duration) -> Result<(), Error> {
     let schedule = Schedule::new(args.rate, duration, Lane { worker: 0, workers: 1 });
     let schedule = (!args.of_api.closed_loop).then_some(schedule);
     let tickets = Rc::new(Tickets::Paced(Pace::start(schedule, duration)));
     let mut writers = writers(args, plan, &tickets);
     if let Tickets::Paced(pace) = &*tickets {
-        pace.run().await?;
+        tokio::select! {
+            paced = pace.run() => paced?,
+            () = plan.live.interrupted() => pace.stop(),
+        }
     }
     while writers.join_next().await.is_some() {}
     Ok(())
@@ -319,7 +363,7 @@ async fn write_at_once(args: &RealtimeArgs, plan: &Rc<Plan>, count: u64) {
 fn writers(args: &RealtimeArgs, plan: &Rc<Plan>, tickets: &Rc<Tickets>) -> JoinSet<()> {
     let mut writers = JoinSet::new();
     for _ in 0..args.writers {
-        writers.spawn_local(writer::write(Rc::clone(plan), args.url.clone(), Rc::clone(tickets)));
+        writers.spawn_local(writer::write(Rc::clone(plan), plan.target.clone(), Rc::clone(tickets)));
     }
     writers
 }
@@ -440,35 +484,37 @@ struct Figures {
     own_s: f64,
 }
 
-fn print(args: &RealtimeArgs, plan: &Plan, figures: &Figures, faults: Faults) {
+fn report(args: &RealtimeArgs, plan: &Plan, figures: &Figures) -> Outcome {
+    let mut outcome = Outcome::default();
     let seen = plan.observations.borrow();
     let writes = plan.writes.borrow();
     let Figures { open_s, caught_up, behind_deliveries, elapsed_s, written_s, usage, own_s } = figures;
     let mib = |bytes: u64| bytes as f64 / 1_048_576.0;
-    let line = |times: &Times| {
-        let at = |percentile| time(times.at(percentile).as_micros() as u64);
-        format!("p50 {}, p99 {}, max {}", at(50.0), at(99.0), time(times.max().as_micros() as u64))
-    };
     let rate = match args.of_api.closed_loop {
         true => format!("{} writers", args.writers),
         false => format!("{} changes/s", args.rate),
     };
-    println!(
-        "{} subscribers of {} topics, {rate} of {} bytes for {} s",
-        grouped(u64::from(args.subscribers)),
-        grouped(u64::from(args.topics)),
-        args.payload,
-        args.seconds
-    );
-    println!("ready        all in {open_s:.2} s");
-    if let Some(times) = caught_up {
-        println!(
-            "caught up    {} of {} in {} ({} deliveries), p50 {}",
-            grouped(times.len()),
+    outcome.figure(
+        "load",
+        format!(
+            "{} subscribers of {} topics, {rate} of {} bytes",
             grouped(u64::from(args.subscribers)),
-            time(times.max().as_micros() as u64),
-            grouped(*behind_deliveries),
-            time(times.at(50.0).as_micros() as u64)
+            grouped(u64::from(args.topics)),
+            args.payload,
+        ),
+    );
+    outcome.figure("ready", format!("all in {open_s:.2} s"));
+    if let Some(times) = caught_up {
+        outcome.figure(
+            "caught up",
+            format!(
+                "{} of {} in {} ({} deliveries), p50 {}",
+                grouped(times.len()),
+                grouped(u64::from(args.subscribers)),
+                time(times.max().as_micros() as u64),
+                grouped(*behind_deliveries),
+                time(times.at(50.0).as_micros() as u64)
+            ),
         );
     }
     let (mut acknowledged, mut unknown) = (0, 0);
@@ -476,30 +522,34 @@ fn print(args: &RealtimeArgs, plan: &Plan, figures: &Figures, faults: Faults) {
         acknowledged += log.borrow().acknowledged();
         unknown += log.borrow().unknown();
     }
-    println!(
-        "changes      {} acknowledged, {} a second, {} without an answer",
-        grouped(acknowledged),
-        grouped(per_second(acknowledged, *written_s) as u64),
-        grouped(unknown)
+    outcome.figure(
+        "changes",
+        format!(
+            "{} acknowledged, {} a second, {} without an answer",
+            grouped(acknowledged),
+            grouped(per_second(acknowledged, *written_s) as u64),
+            grouped(unknown)
+        ),
     );
-    println!(
-        "deliveries   {}, {} a second, {:.1} MiB received",
-        grouped(seen.deliveries),
-        grouped(per_second(seen.deliveries, *elapsed_s) as u64),
-        mib(seen.bytes)
+    outcome.figure(
+        "deliveries",
+        format!(
+            "{}, {} a second, {:.1} MiB received",
+            grouped(seen.deliveries),
+            grouped(per_second(seen.deliveries, *elapsed_s) as u64),
+            mib(seen.bytes)
+        ),
     );
-    println!("latency      {}", line(&seen.live));
-    if seen.late.len() > 0 {
-        println!("             resumed and slow: {}", line(&seen.late));
-    }
-    println!("writes       answered: {}; sent late: {}", line(&writes.answers), line(&writes.lag));
-    println!(
-        "connections  {} reconnects, {} cut off, refused: {}, {} not connected, {} resets",
-        grouped(seen.reconnects),
-        grouped(seen.cut_off),
-        refusals(&seen.refused),
-        grouped(seen.unconnected),
-        grouped(seen.resets)
+    outcome.figure(
+        "connections",
+        format!(
+            "{} reconnects, {} cut off, refused: {}, {} not connected, {} resets",
+            grouped(seen.reconnects),
+            grouped(seen.cut_off),
+            refusals(&seen.refused),
+            grouped(seen.unconnected),
+            grouped(seen.resets)
+        ),
     );
     if let Some([before, began, ended]) = usage {
         let cpu_s = ended.cpu_s - began.cpu_s;
@@ -507,22 +557,28 @@ fn print(args: &RealtimeArgs, plan: &Plan, figures: &Figures, faults: Faults) {
             0 => String::new(),
             deliveries => format!(", {:.2} µs a delivery", cpu_s * 1e6 / deliveries as f64),
         };
-        println!("service CPU  {cpu_s:.2} s, {:.1} % of a core{each}", cpu_s / elapsed_s * 100.0);
+        outcome.figure(
+            "service CPU",
+            format!("{cpu_s:.2} s, {:.1} % of a core{each}", cpu_s / elapsed_s * 100.0),
+        );
         let growth = began.resident_bytes.saturating_sub(before.resident_bytes) as f64;
-        println!(
-            "resident     {:.1} MiB before, {:.1} with idle streams ({:.1} KiB each), {:.1} at the end",
-            mib(before.resident_bytes),
-            mib(began.resident_bytes),
-            growth / 1024.0 / f64::from(args.subscribers.max(1)),
-            mib(ended.resident_bytes)
+        outcome.figure(
+            "resident",
+            format!(
+                "{:.1} MiB before, {:.1} with idle streams ({:.1} KiB each), {:.1} at the end",
+                mib(before.resident_bytes),
+                mib(began.resident_bytes),
+                growth / 1024.0 / f64::from(args.subscribers.max(1)),
+                mib(ended.resident_bytes)
+            ),
         );
     }
-    println!("own CPU      {own_s:.2} s, {:.1} % of a core", own_s / elapsed_s * 100.0);
-    println!(
-        "audit        {} missed, {} doubled, {} out of order, {} never sent",
-        grouped(faults.missed),
-        grouped(faults.doubled),
-        grouped(faults.swapped),
-        grouped(faults.unsent)
-    );
+    outcome.figure("own CPU", format!("{own_s:.2} s, {:.1} % of a core", own_s / elapsed_s * 100.0));
+    outcome.latency("delivery", seen.live.clone());
+    if seen.late.len() > 0 {
+        outcome.latency("resumed, slow", seen.late.clone());
+    }
+    outcome.latency("write", writes.answers.clone());
+    outcome.latency("send lag", writes.lag.clone());
+    outcome
 }
