@@ -1,4 +1,4 @@
-//! The load test against real services: each scenario passes and writes its report, and each finding has its exit code.
+//! The load test against real services: each scenario passes and writes its report, each finding has its exit code, and chaos loses nothing.
 
 use std::path::PathBuf;
 use std::process::{Output, Stdio};
@@ -226,4 +226,23 @@ async fn an_interrupted_load_ends_in_order_and_is_audited() {
     let report = report(folder.path());
     assert_eq!((&report["interrupted"], &report["passed"]), (&true.into(), &true.into()));
     assert!(report["audit"]["checked"].as_u64() > Some(0), "{}", report["audit"]);
+}
+
+#[tokio::test]
+async fn chaos_strikes_its_own_service_which_loses_nothing() {
+    let (folder, temporary) = (Folder::new(), Folder::new());
+    let arguments = ["chaos", "--rate", "100", "--duration", "22", "--every", "3", "--report", folder.path()];
+    let mut chaos = command(&arguments);
+    chaos.args(["--set", "JOURNAL_MIN_FREE=0"]).env("TMPDIR", temporary.path());
+    let output = tokio::time::timeout(PATIENCE, chaos.output()).await.unwrap().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    let report = report(folder.path());
+    let actions = report["details"]["actions"].as_object().unwrap();
+    let strikes: u64 = actions.values().filter_map(Value::as_u64).sum();
+    assert!(strikes >= 4 && report["notes"].as_array().unwrap().len() as u64 >= strikes, "{report}");
+    assert!(report["audit"]["checked"].as_u64() > Some(500), "{}", report["audit"]);
+    let left: Vec<_> = std::fs::read_dir(temporary.path()).unwrap().flatten().collect();
+    assert!(left.is_empty(), "{left:?}");
+    let (code, output) = run(&["chaos", "--url", "http://127.0.0.1:1"]).await;
+    assert!(code == Some(2) && output.contains("takes no --url"), "{output}");
 }

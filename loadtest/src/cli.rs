@@ -9,6 +9,7 @@ use crate::client::Target;
 use crate::findings::EXIT_CODES;
 use crate::protocol::{Plan, Token};
 use crate::scenarios::SendingArgs;
+use crate::scenarios::chaos::ChaosArgs;
 use crate::scenarios::conversations::ConversationsArgs;
 use crate::scenarios::crud::CrudArgs;
 use crate::scenarios::drain::DrainArgs;
@@ -68,6 +69,10 @@ pub(crate) enum Command {
     /// Send events and records, chat and read streams at the same time, each with its audit
     #[command(after_help = EXIT_CODES)]
     Mixed(Box<With<MixedArgs>>),
+    /// Send events while faults strike, Postgres crashes and stalls, and the service is killed; for a service with a private Postgres that the
+    /// run starts itself
+    #[command(after_help = EXIT_CODES)]
+    Chaos(Box<With<ChaosArgs>>),
     /// Collect a backlog in the journal while the table is locked, let it drain, and compare with one plain COPY of the same
     /// rows. For a scratch database: the table is locked, and a table drain_floor is created and dropped
     #[command(after_help = EXIT_CODES)]
@@ -141,6 +146,11 @@ pub(crate) struct Common {
 }
 
 impl Common {
+    /// Whether no other URL is given.
+    pub(crate) fn has_default_url(&self) -> bool {
+        DEFAULT_URL.parse().is_ok_and(|default: Target| self.url == [default])
+    }
+
     /// The service, or the first of several. There is a default, so there is one.
     #[expect(clippy::expect_used, reason = "clap requires a value, and there is a default")]
     pub(crate) fn target(&self) -> &Target {

@@ -54,7 +54,8 @@ use clap::Parser as _;
 use crate::cli::{Cli, Command, With};
 use crate::scenarios::load::Mode;
 use crate::scenarios::{
-    conversations, crud, drain, events, get, large, mixed, ramp, realtime, run, soak, spike, sse, streams,
+    chaos, conversations, crud, drain, events, get, large, mixed, ramp, realtime, run, soak, spike, sse,
+    streams,
 };
 
 fn main() -> ExitCode {
@@ -87,6 +88,10 @@ fn main() -> ExitCode {
         Command::Mixed(args) => {
             let With { own, common } = *args;
             run("mixed", common, async |context| mixed::measure(context, &own).await)
+        }
+        Command::Chaos(args) => {
+            let With { own, common } = *args;
+            chaos::run(&own, common)
         }
         Command::Drain(args) => {
             let With { own, common } = *args;

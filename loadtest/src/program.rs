@@ -31,6 +31,11 @@ impl Program {
         found.map(Self).ok_or(Error::Missing)
     }
 
+    /// Its path.
+    pub(crate) fn path(&self) -> &Path {
+        &self.0
+    }
+
     /// The URL of the database of a service with this environment.
     pub(crate) fn database_url(&self) -> Result<String, Error> {
         Ok(self.ask("url", &["url"])?.trim().to_owned())

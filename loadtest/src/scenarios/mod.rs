@@ -1,5 +1,6 @@
 //! The scenarios, one a file, and what all have in common: the view, the audit, the report and the exit code.
 
+pub(crate) mod chaos;
 pub(crate) mod conversations;
 pub(crate) mod crud;
 pub(crate) mod drain;
@@ -39,7 +40,7 @@ use crate::payload::now_ms;
 use crate::protocol::Token;
 use crate::resident::ResidentError;
 use crate::view::View;
-use crate::{collect, database, payload};
+use crate::{collect, database, payload, program};
 
 pub(crate) use load::SendingArgs;
 
@@ -71,6 +72,8 @@ pub(crate) enum Error {
     Resident(#[from] ResidentError),
     #[error(transparent)]
     Descriptors(#[from] NoDescriptors),
+    #[error(transparent)]
+    Program(#[from] program::Error),
     #[error("no answer{}", .0.as_ref().map(|what| format!(" ({what})")).unwrap_or_default())]
     Unanswered(Option<String>),
     #[error("answered {status}: {body}")]
@@ -85,6 +88,8 @@ pub(crate) enum Error {
     PocketBase(#[from] realtime::PocketBaseError),
     #[error("{ready} of {all} streams are ready; refused: {refused}")]
     NotReady { ready: u64, all: usize, refused: String },
+    #[error("the service that the run started: {0}")]
+    Started(String),
     #[error("interrupted")]
     Interrupted,
     #[error("a part of the run failed")]
