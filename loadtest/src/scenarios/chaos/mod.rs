@@ -9,7 +9,7 @@ use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use clap::{Args, ValueEnum};
@@ -209,8 +209,11 @@ async fn act(
     let mut counts = BTreeMap::new();
     let mut round: Vec<Action> = Vec::new();
     let every = Duration::from_secs_f64(args.every);
+    let mut due = Instant::now();
     loop {
-        if over.within(every).await || args.actions.is_empty() {
+        // After an action that took longer the next one begins at once.
+        due += every;
+        if over.within(due.saturating_duration_since(Instant::now())).await || args.actions.is_empty() {
             return Ok(counts);
         }
         if round.is_empty() {
