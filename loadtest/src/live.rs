@@ -288,7 +288,7 @@ impl State {
         }
         let asked = if self.is_loaded { rate_at(&self.phases, at_s + seconds / 2.0) } else { None };
         let service = self.service;
-        self.windows.push(Window {
+        let window = Window {
             at_s,
             seconds,
             loaded: self.is_loaded,
@@ -299,7 +299,13 @@ impl State {
             queue: service.map(|service| service.queue),
             pending: service.map(|service| service.pending),
             resident_bytes: service.and_then(|service| service.resident_bytes),
-        });
+        };
+        // The rest of a load is no window of its own: reports of workers come in steps, which would make it a peak.
+        let is_rest = seconds < self.window.as_secs_f64() * 0.7;
+        match self.windows.last_mut() {
+            Some(last) if is_rest && last.loaded && window.loaded => last.join(&window),
+            _ => self.windows.push(window),
+        }
         self.current.clear();
         (self.done, self.errors, self.window_began) = (0, 0, now);
         if self.windows.len() > MAX_WINDOWS {
@@ -363,6 +369,18 @@ mod tests {
         assert_eq!((sum, windows[0].errors, windows[0].asked), (4, 1, Some(10.0)));
         assert!(windows[0].loaded);
         assert_eq!(windows[0].times().len(), 4);
+    }
+
+    #[test]
+    fn the_rest_of_a_load_belongs_to_its_last_window() {
+        let live = Live::default();
+        live.begin(9.0, Vec::new());
+        live.state.lock().windows.push(window(0.0, 10, 1_000));
+        live.record(Duration::from_millis(5));
+        live.end("audit");
+        let (windows, _) = live.take();
+        assert_eq!((windows[0].done, windows[0].times().len()), (11, 11));
+        assert!(windows[0].seconds > 1.0 && windows[1..].iter().all(|window| !window.loaded), "{windows:?}");
     }
 
     #[test]

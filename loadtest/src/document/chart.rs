@@ -6,11 +6,13 @@ use std::fmt::Write as _;
 /// The size of a chart, in its own units: legible when it is as narrow as a phone.
 const WIDTH: f64 = 480.0;
 const HEIGHT: f64 = 280.0;
-const LEFT: f64 = 62.0;
+const LEFT: f64 = 72.0;
 const RIGHT: f64 = 14.0;
 const TOP: f64 = 14.0;
 const BOTTOM: f64 = 40.0;
-/// Dash patterns, by the number of the line.
+/// The colours of lines, as the page's style names them.
+const COLOURS: usize = 4;
+/// Dash patterns: with the colours, sixteen lines differ.
 const DASHES: [&str; 4] = ["", "7 4", "2 3", "9 3 2 3"];
 /// Points closer than this are one.
 const NEAR: f64 = 0.4;
@@ -50,6 +52,11 @@ pub(super) struct Chart {
     pub(super) lines: Vec<Line>,
     /// Moments to mark, on the x axis.
     pub(super) marks: Vec<f64>,
+}
+
+/// The colour and the dash pattern of a line, by its number.
+fn stroke(number: usize) -> (usize, &'static str) {
+    (number % COLOURS, DASHES[(number + number / COLOURS) % DASHES.len()])
 }
 
 /// Text that is safe in HTML and in attributes.
@@ -160,20 +167,16 @@ impl Chart {
         }
         for (number, line) in self.lines.iter().enumerate() {
             let path = path(line, &x, &y, self.y.scale);
-            let dash = DASHES[number % DASHES.len()];
-            let _infallible = write!(
-                svg,
-                "<path class=\"line l{}\" stroke-dasharray=\"{dash}\" d=\"{path}\"/>",
-                number % DASHES.len()
-            );
+            let (colour, dash) = stroke(number);
+            let _infallible =
+                write!(svg, "<path class=\"line l{colour}\" stroke-dasharray=\"{dash}\" d=\"{path}\"/>");
         }
         svg.push_str("</svg><figcaption>");
         for (number, line) in self.lines.iter().enumerate() {
-            let number = number % DASHES.len();
+            let (colour, dash) = stroke(number);
             let _infallible = write!(
                 svg,
-                "<span class=\"key\"><svg viewBox=\"0 0 30 8\" aria-hidden=\"true\"><path class=\"line l{number}\" stroke-dasharray=\"{}\" d=\"M0 4H30\"/></svg>{}</span>",
-                DASHES[number],
+                "<span class=\"key\"><svg viewBox=\"0 0 30 8\" aria-hidden=\"true\"><path class=\"line l{colour}\" stroke-dasharray=\"{dash}\" d=\"M0 4H30\"/></svg>{}</span>",
                 escaped(&line.name)
             );
         }
@@ -270,6 +273,12 @@ mod tests {
             assert_eq!(open, close, "{tag}");
         }
         assert!(svg.contains("M62.0 240.0L264.0 127.0") || svg.contains('L'), "{svg}");
+    }
+
+    #[test]
+    fn sixteen_lines_differ_by_colour_or_dash() {
+        let strokes: std::collections::BTreeSet<(usize, &str)> = (0..16).map(stroke).collect();
+        assert_eq!(strokes.len(), 16);
     }
 
     #[test]

@@ -140,12 +140,12 @@ impl Outcome {
             Some(tables) => text.push_str(tables),
             None => {
                 for (name, times) in &self.latencies {
-                    text.push_str(&format!("{name:<13}{}\n", on_one_line(times)));
+                    text.push_str(&format!("{name:<12} {}\n", on_one_line(times)));
                 }
             }
         }
         for (name, value) in &self.figures {
-            text.push_str(&format!("{name:<13}{value}\n"));
+            text.push_str(&format!("{name:<12} {value}\n"));
         }
         for failure in &self.failures {
             text.push_str(&format!("failed: {failure}\n"));

@@ -231,12 +231,7 @@ fn charts(document: &Document) -> Vec<Chart> {
             title: "Latency over time".to_owned(),
             description: format!("p99 of each window: {}.", span(&p99, |us| time(us as u64))),
             x: seconds(),
-            y: Axis {
-                name: "latency".to_owned(),
-                scale: Scale::Logarithmic,
-                text: |us| time(us as u64),
-                ticks: Vec::new(),
-            },
+            y: Axis { name: "latency".to_owned(), scale: Scale::Logarithmic, text: tick, ticks: Vec::new() },
             lines: vec![
                 Line { name: "p99".to_owned(), points: at(99.0) },
                 Line { name: "p50".to_owned(), points: at(50.0) },
@@ -304,12 +299,7 @@ fn percentile_chart(latencies: &[Latency]) -> Chart {
             text: percentile,
             ticks: (0..=(nines.floor() as i32).clamp(1, 6)).map(f64::from).collect(),
         },
-        y: Axis {
-            name: "latency".to_owned(),
-            scale: Scale::Logarithmic,
-            text: |us| time(us as u64),
-            ticks: Vec::new(),
-        },
+        y: Axis { name: "latency".to_owned(), scale: Scale::Logarithmic, text: tick, ticks: Vec::new() },
         lines: lines.collect(),
         marks: Vec::new(),
     }
@@ -327,6 +317,15 @@ fn percentile(nines: f64) -> String {
 
 fn plain(value: f64) -> String {
     if value.fract() == 0.0 { format!("{value:.0}") } else { format!("{value:.1}") }
+}
+
+/// A latency for an axis, without needless digits.
+fn tick(us: f64) -> String {
+    match us {
+        us if us >= 1e6 => format!("{} s", plain(us / 1e6)),
+        us if us >= 1e3 => format!("{} ms", plain(us / 1e3)),
+        us => format!("{} µs", plain(us)),
+    }
 }
 
 /// A count with a unit, for an axis.
@@ -439,6 +438,13 @@ mod tests {
         assert!(Document::read(&folder.join("report.html")).is_err());
         std::fs::remove_dir_all(&folder).unwrap();
         assert!(Document::read(&folder).is_err());
+    }
+
+    #[test]
+    fn ticks_are_short() {
+        let ticks = [10.0, 200.0, 1_000.0, 50_000.0, 2_500_000.0].map(tick);
+        assert_eq!(ticks, ["10 µs", "200 µs", "1 ms", "50 ms", "2.5 s"]);
+        assert_eq!([0.0, 500.0, 20_000.0, 1_500_000.0].map(short), ["0", "500", "20k", "1.5M"]);
     }
 
     #[test]
