@@ -38,7 +38,8 @@ pub(crate) use sql::sql;
 pub use statement::{
     BY_INDEX, ConflictRetries, DependentWrites, Query, Transaction, WriteFailure, begin, begin_in_time,
     begin_snapshot_in_time, in_time, presets, query_all_in_time, query_alone_in_time, query_bare_in_time,
-    query_in_time, query_often_in_time, query_snapshot_in_time, read_then_write, roll_back,
+    query_in_time, query_often_in_time, query_snapshot_in_time, read_snapshot_in_time, read_then_write,
+    roll_back,
 };
 pub use stress::FailingStatements;
 pub(crate) use tidegate_connection::chain;

@@ -8,6 +8,7 @@ use std::ops::{Deref, DerefMut};
 use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
+use futures_util::TryStreamExt;
 use futures_util::future::join_all;
 use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{IsolationLevel, Row, Statement};
@@ -295,6 +296,93 @@ async fn query_all_prepared(
     }
     let asked = statements.iter().map(|(statement, values)| connection.query(statement, values));
     in_transaction(connection, isolation, timeout, all(asked)).await
+}
+
+/// As [`query_snapshot_in_time`], with the rows of one more statement, which is the last one: `take` gets each as it comes, and the rest is skipped once
+/// it returns false. Plans are not compiled. Only frequent statements are worth to be prepared.
+///
+/// # Errors
+///
+/// As [`query_in_time`], and those of `take`. Nothing is repeated.
+pub async fn read_snapshot_in_time(
+    connection: &Connection,
+    timeout: Duration,
+    is_frequent: bool,
+    queries: &[Query<'_>],
+    last: &Query<'_>,
+    mut take: impl FnMut(&Row) -> Result<bool, DbError>,
+) -> Result<Vec<Vec<Row>>, DbError> {
+    connection.pending().expect(timeout + GRACE);
+    let mut read = in_time(timeout, async {
+        let is_prepared = is_frequent && connection.prepares();
+        read_snapshot(connection, timeout, is_prepared, queries, last, &mut take).await
+    })
+    .await;
+    if let Err(error) = &read
+        && error.is_unprepared()
+    {
+        // Nothing was read.
+        stop_preparing(connection, error);
+        read = in_time(timeout, read_snapshot(connection, timeout, false, queries, last, &mut take)).await;
+    }
+    if !matches!(read, Err(DbError::Timeout(_))) {
+        connection.pending().received();
+    }
+    read
+}
+
+async fn read_snapshot(
+    connection: &Connection,
+    timeout: Duration,
+    is_prepared: bool,
+    queries: &[Query<'_>],
+    last: &Query<'_>,
+    take: &mut impl FnMut(&Row) -> Result<bool, DbError>,
+) -> Result<Vec<Vec<Row>>, DbError> {
+    let statements = match is_prepared {
+        true => prepared_each(connection, queries).await?,
+        false => Vec::new(),
+    };
+    let statement = match is_prepared {
+        true => Some(prepared(connection, last.0, &last.1).await?),
+        false => None,
+    };
+    let streamed = async {
+        let rows = match &statement {
+            Some((statement, values)) => connection.query_raw(statement, values.iter().copied()).await?,
+            None => {
+                let typed = last.1.iter().map(|(value, kind)| (*value, kind.clone()));
+                connection.query_typed_raw(last.0, typed).await?
+            }
+        };
+        let mut rows = std::pin::pin!(rows);
+        while let Some(row) = rows.try_next().await? {
+            match take(&row) {
+                Ok(true) => {}
+                // The connection skips the rows that are left.
+                Ok(false) => break,
+                Err(error) => return Ok(Err(error)),
+            }
+        }
+        Ok(Ok(()))
+    };
+    let asks = async {
+        let (unset, asked, streamed) = tokio::join!(
+            biased;
+            connection.batch_execute(sql!("db/without_jit.sql")),
+            async {
+                match is_prepared {
+                    true => all(asked(connection, &statements)).await,
+                    false => all(asked_unprepared(connection, queries)).await,
+                }
+            },
+            streamed,
+        );
+        unset?;
+        Ok((asked?, streamed?))
+    };
+    let (rows, streamed) = in_transaction(connection, Isolation::Snapshot, timeout, asks).await?;
+    streamed.map(|()| rows)
 }
 
 /// As [`query_often_in_time`], without a transaction around the one statement, which costs a seventh of the time of a small one. Nothing

@@ -312,7 +312,7 @@ impl RecordStore {
             let transaction = begin_snapshot_in_time(&mut connection, self.timeout).await?;
             let (unset, now) = tokio::join!(
                 biased;
-                transaction.batch_execute(sql!("records/without_jit.sql")),
+                transaction.batch_execute(sql!("db/without_jit.sql")),
                 transaction.query_typed(sql!(self.database, "realtime/now.sql"), &[]),
             );
             unset?;

@@ -587,7 +587,8 @@ impl Source {
     async fn check(&mut self) {
         if matches!(self.shown, Shown::Key(_)) && self.checked.elapsed() >= CHECK {
             self.checked = Instant::now();
-            if !caller::is_still_superuser(&self.state, &self.shown, self.connection.peer()).await {
+            let peer = self.connection.peer();
+            if !Box::pin(caller::is_still_superuser(&self.state, &self.shown, peer)).await {
                 self.shown = Shown::default();
             }
         }
@@ -596,7 +597,7 @@ impl Source {
     /// The record of the caller as it is now. One that is gone, or whose tokens are void, leaves a guest.
     async fn settle(&mut self) -> Option<Arc<AuthRecord>> {
         let Shown::Record(shown) = &self.shown else { return None };
-        match caller::record_again(&self.state, shown).await {
+        match Box::pin(caller::record_again(&self.state, shown)).await {
             Ok(Some(record)) => Some(record),
             Ok(None) => {
                 self.shown = Shown::default();
@@ -707,7 +708,8 @@ impl EventSource for Source {
         if !self.subscription.is_busy()
             && let Some(request) = self.request.take()
         {
-            self.set(request).await;
+            // On the heap, as every idle stream holds room for the largest future that it may run.
+            Box::pin(self.set(request)).await;
         }
         let mut begun = Instant::now();
         while out.len() < CHUNK_BYTES {

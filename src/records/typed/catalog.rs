@@ -4,8 +4,10 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::definitions::PlannedIndex;
+use super::live::Judgements;
 use super::rules::{Rule, RuleKind};
 use super::store::TypedStore;
+use super::totals::Totals;
 use crate::records::collections::Collection;
 use crate::records::schema::{Definition, Field, Kind};
 use crate::records::{Catalog, Name, RequestValues, TypedCollection};
@@ -115,6 +117,8 @@ pub(super) struct Reference {
 #[derive(Debug, Default)]
 pub(super) struct CatalogSnapshot {
     pub(super) definitions: Definitions,
+    pub(super) totals: Totals,
+    pub(super) judgements: Judgements,
     made: Vec<Made>,
 }
 
@@ -141,7 +145,7 @@ impl CatalogSnapshot {
             }
         });
         let made = made.collect();
-        Self { definitions, made }
+        Self { definitions, totals: Totals::default(), judgements: Judgements::default(), made }
     }
 }
 

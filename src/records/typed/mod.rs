@@ -26,6 +26,7 @@ pub mod settings;
 mod signed_in;
 mod store;
 mod system;
+mod totals;
 mod uploads;
 mod write;
 
@@ -222,7 +223,12 @@ impl TypedRecords {
         if let Some(found) = CollectionHandle::find(&self.catalog().await?, name) {
             return Ok(Some(found));
         }
-        // It may be new, and its row of the feed not here yet.
+        // On the heap, as every idle stream holds room for the largest future that it may run.
+        Box::pin(self.look_up(name)).await
+    }
+
+    /// The same of one that is not known: it may be new, and its row of the feed not here yet.
+    async fn look_up(&self, name: &str) -> Result<Option<CollectionHandle>, TypedError> {
         let mut looked = self.inner.looked.lock().await;
         if looked.is_none_or(|last| last.elapsed() >= LOOK_INTERVAL) {
             self.refresh().await?;
@@ -245,7 +251,7 @@ impl TypedRecords {
         let known = self.inner.catalog.read().clone();
         match known {
             Some(known) => Ok(known),
-            None => self.refresh().await,
+            None => Box::pin(self.refresh()).await,
         }
     }
 

@@ -4,7 +4,7 @@ use serde_json::{Map, Value};
 
 use super::catalog::CollectionHandle;
 use super::rules::{Access, Caller, RuleKind};
-use super::store::{ListStatement, Reads};
+use super::store::{CountStatement, ListStatement, Reads};
 use super::write::{members_of, of_record};
 use super::{TypedError, TypedRecords};
 use crate::config::limits;
@@ -110,7 +110,10 @@ impl TypedRecords {
         let order = sort.compile(&table, &mut parameters);
         let counted = (!request.skips_total).then(|| {
             let mut parameters = Parameters::default();
-            (compile(&mut parameters), parameters)
+            let conditions = compile(&mut parameters);
+            let is_own = expressions.iter().all(TypedExpression::is_own);
+            let remembers = is_own.then(|| (&collection.catalog.totals, collection.topic()));
+            CountStatement { conditions, parameters, remembers }
         });
         let offset = (page - 1).saturating_mul(per_page).unsigned_abs();
         let limit = usize::try_from(per_page).unwrap_or_default();

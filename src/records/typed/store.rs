@@ -1,10 +1,12 @@
 //! Definitions of collections, and lists of their records, in Postgres.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use futures_util::TryStreamExt;
+use parking_lot::Mutex;
 use tokio_postgres::RowStream;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::types::Type;
@@ -12,13 +14,14 @@ use tokio_postgres::types::Type;
 use super::catalog::{DefinedCollection, StoredCollection};
 use super::definitions::{Plan, PlannedIndex};
 use super::deletion::{Deletion, Ids, Verdict};
+use super::totals::{Counted, KnownTotal, Totals};
 use crate::db::{
-    Connection, Database, DbError, JsonText, Parameter as Typed, Transaction, begin_in_time,
-    begin_snapshot_in_time, in_time, sql,
+    Connection, Database, DbError, JsonText, Parameter as Typed, Query, Transaction, begin_in_time, in_time,
+    read_snapshot_in_time, sql,
 };
 use crate::files::{Detach, Files, FilesError};
 use crate::records::collections::{Collection, table};
-use crate::records::expression::Parameters;
+use crate::records::expression::{Parameter, Parameters};
 use crate::records::store::{Bound, record, records};
 use crate::records::{Name, Record, RecordId};
 use crate::time::Millis;
@@ -35,6 +38,7 @@ pub(super) struct TypedStore {
     views: (String, String),
     /// Files of records. `None`: this store writes none, and deletes no records that have some.
     files: Option<Files>,
+    frequent: FrequentStatements,
 }
 
 /// The connection of a read: one of its own, or that of a transaction, whose changes it sees.
@@ -45,14 +49,46 @@ pub(super) enum Reads<'a> {
 }
 
 /// A list that is to be read.
-pub(super) struct ListStatement {
+pub(super) struct ListStatement<'a> {
     pub(super) conditions: String,
     pub(super) order: String,
     pub(super) parameters: Parameters,
     pub(super) limit: usize,
     pub(super) offset: u64,
-    /// The conditions once more, with parameters of their own, to count.
-    pub(super) counted: Option<(String, Parameters)>,
+    /// What is counted, too.
+    pub(super) counted: Option<CountStatement<'a>>,
+}
+
+/// The conditions of a list once more, with parameters of their own, to count.
+pub(super) struct CountStatement<'a> {
+    pub(super) conditions: String,
+    pub(super) parameters: Parameters,
+    /// The known totals and the topic of the collection's changes. `None`: the conditions read more than this collection.
+    pub(super) remembers: Option<(&'a Totals, &'a str)>,
+}
+
+/// The statements that came several times, by their text. Beyond [`Self::MOST`] it begins anew.
+#[derive(Debug, Clone, Default)]
+struct FrequentStatements(Arc<Mutex<HashMap<u64, u32>>>);
+
+impl FrequentStatements {
+    /// With their counts, fewer than a connection keeps prepared.
+    const MOST: usize = 24;
+    /// The requests after which a statement is frequent.
+    const OFTEN: u32 = 5;
+
+    /// Whether a statement is frequent, with this time.
+    fn is_frequent(&self, sql: &str) -> bool {
+        let mut hasher = DefaultHasher::new();
+        sql.hash(&mut hasher);
+        let mut seen = self.0.lock();
+        if seen.len() >= Self::MOST && !seen.contains_key(&hasher.finish()) {
+            seen.clear();
+        }
+        let times = seen.entry(hasher.finish()).or_default();
+        *times = times.saturating_add(1);
+        *times >= Self::OFTEN
+    }
 }
 
 /// The records of a list. `None`: they are larger than a page may be.
@@ -74,7 +110,13 @@ impl TypedStore {
     pub(super) fn new(database: &Database, files: Option<&Files>, timeout: Duration) -> Self {
         let name = format!("{}_collections", database.schema());
         let views = (format!("\"{name}\""), name);
-        Self { database: database.clone(), timeout, views, files: files.cloned() }
+        Self {
+            database: database.clone(),
+            timeout,
+            views,
+            files: files.cloned(),
+            frequent: FrequentStatements::default(),
+        }
     }
 
     /// Files of records.
@@ -308,7 +350,7 @@ impl TypedStore {
         &self,
         reads: Reads<'_>,
         number: i32,
-        list: ListStatement,
+        list: ListStatement<'_>,
         max_bytes: usize,
     ) -> Result<Listed, DbError> {
         let of_table = |text: &str, conditions: &str| {
@@ -318,41 +360,57 @@ impl TypedStore {
             .replace("{order}", &list.order)
             .replace("{limit}", &list.limit.to_string())
             .replace("{offset}", &list.offset.to_string());
-        let count = list.counted.map(|(conditions, parameters)| {
-            (of_table(sql!("records/count.sql"), &conditions), Bound::new(parameters))
-        });
+        let begun = Instant::now();
+        let (mut count, mut keeps) = (None, None);
+        if let Some(CountStatement { conditions, mut parameters, remembers }) = list.counted {
+            let key = remembers.and_then(|_| Counted::new(number, &conditions, &parameters));
+            let known = key.as_ref().zip(remembers).and_then(|(key, (totals, _))| totals.get(key));
+            let text = match (&known, remembers) {
+                (Some(known), Some((_, topic))) => {
+                    let mut bind = |text: &str| parameters.bind(Parameter::Text(text.to_owned()));
+                    sql!(self.database, "records/typed/count_again.sql")
+                        .replace("{known}", &bind(&known.total.to_string()))
+                        .replace("{topic}", &bind(topic))
+                        .replace("{older}", &bind(&known.snapshot))
+                        .replace("{since}", &bind(known.since()))
+                }
+                _ => sql!("records/typed/count.sql").to_owned(),
+            };
+            count = Some((of_table(&text, &conditions), Bound::new(parameters)));
+            keeps = key.zip(remembers.map(|(totals, _)| totals));
+        }
         let bound = Bound::new(list.parameters);
         if let Reads::Within(transaction) = reads {
             let rows = transaction.query_typed_raw(&page, bound.typed()).await?;
             let (found, is_whole) = gathered(rows, max_bytes).await?;
             return Ok(is_whole.then_some((found, None)));
         }
-        let mut connection = self.database.get().await?;
-        let read = in_time(self.timeout, async {
-            let transaction = begin_snapshot_in_time(&mut connection, self.timeout).await?;
-            let counted = async {
-                match &count {
-                    None => Ok(None),
-                    Some((sql, bound)) => transaction.query_typed(sql, &bound.typed()).await.map(Some),
+        let is_frequent = self.frequent.is_frequent(&page);
+        let counts: Vec<Query<'_>> = count.iter().map(|(sql, bound)| (sql.as_str(), bound.typed())).collect();
+        let (mut found, mut bytes) = (Vec::new(), 0);
+        let connection = self.database.get().await?;
+        let page: Query<'_> = (&page, bound.typed());
+        let read = read_snapshot_in_time(&connection, self.timeout, is_frequent, &counts, &page, |row| {
+            let record = record(row)?;
+            bytes += record.json_len();
+            found.push(record);
+            Ok(bytes <= max_bytes)
+        });
+        let counted = read.await;
+        let counted = connection.release(counted)?;
+        let total = match counted.first() {
+            None => None,
+            Some(rows) => {
+                let row = rows.first().ok_or(DbError::Unexpected("no count"))?;
+                let (total, snapshot) =
+                    (row.try_get("total")?, row.try_get::<_, Option<String>>("snapshot")?);
+                if let (Some((key, totals)), Some(snapshot)) = (keeps, snapshot) {
+                    totals.keep(key, KnownTotal { total, snapshot }, begun);
                 }
-            };
-            let (unset, counted, rows) = tokio::join!(
-                biased;
-                transaction.batch_execute(sql!("records/without_jit.sql")),
-                counted,
-                transaction.query_typed_raw(&page, bound.typed()),
-            );
-            unset?;
-            let total = match counted? {
-                None => None,
-                Some(rows) => Some(rows.first().ok_or(DbError::Unexpected("no count"))?.try_get(0)?),
-            };
-            let (found, is_whole) = gathered(rows?, max_bytes).await?;
-            transaction.commit().await?;
-            Ok(is_whole.then_some((found, total)))
-        })
-        .await;
-        connection.release(read)
+                Some(total)
+            }
+        };
+        Ok((bytes <= max_bytes).then_some((found, total)))
     }
 
     /// Whether a condition holds for a record as it would be. The condition's parameters begin with `$5`.
