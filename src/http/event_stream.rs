@@ -26,6 +26,7 @@ use tokio::time::Instant;
 use super::AppState;
 use super::edge::authorize::{Proof, StreamAccess};
 use super::server::{ConnectionHandle, Detachable, DetachedConnection};
+use super::turns::in_turn;
 use super::wire::sse;
 use crate::realtime::{Dropped, SubscriptionEnd};
 
@@ -244,18 +245,23 @@ impl EventStream {
                 () = source.ready() => true,
             };
             if is_ready {
-                source.write(&mut out).await?;
+                in_turn(async {
+                    source.write(&mut out).await?;
+                    if !out.is_empty() {
+                        // An idle stream holds no buffer.
+                        output.send(std::mem::take(&mut out), source, draining.as_mut()).await?;
+                    }
+                    Ok::<_, Close>(())
+                })
+                .await?;
+                source.sent();
             } else {
                 heartbeat.as_mut().reset(Instant::now() + self.heartbeat);
                 self.check_access().await?;
                 source.heartbeat(&mut out);
-            }
-            if !out.is_empty() {
-                // An idle stream holds no buffer.
-                output.send(std::mem::take(&mut out), source, draining.as_mut()).await?;
-            }
-            if is_ready {
-                source.sent();
+                if !out.is_empty() {
+                    output.send(std::mem::take(&mut out), source, draining.as_mut()).await?;
+                }
             }
         }
     }

@@ -29,6 +29,7 @@ mod records;
 mod server;
 mod streams;
 mod stress;
+mod turns;
 mod web;
 mod wire;
 

@@ -9,6 +9,9 @@ use memchr::memchr2;
 /// The media type of a stream of events.
 pub(in crate::http) const MEDIA_TYPE: &str = "text/event-stream";
 
+/// Bytes of an event beside its id, its name and its data, if that is one line.
+const FIELDS_BYTES: usize = 32;
+
 /// The fields of an event before its data.
 #[derive(Debug, Clone, Copy, Default)]
 pub(in crate::http) struct Fields<'a> {
@@ -23,6 +26,9 @@ pub(in crate::http) struct Fields<'a> {
 /// Writes one event. Each line end in `data`, be it CR, LF or both, reaches the client as LF: the standard does not
 /// distinguish them.
 pub(in crate::http) fn write_event(out: &mut BytesMut, fields: Fields<'_>, data: &[u8]) {
+    // At once: most chunks are one event, in a buffer that begins empty.
+    let [id, event] = [fields.id, fields.event].map(|text| text.map_or(0, str::len));
+    out.reserve(id + event + data.len() + FIELDS_BYTES);
     if let Some(retry_ms) = fields.retry_ms {
         write_field(out, b"retry: ", itoa::Buffer::new().format(retry_ms).as_bytes());
     }
