@@ -5,14 +5,20 @@
 //! run in the connection's own task.
 
 use std::convert::Infallible;
+use std::future::poll_fn;
+use std::panic::AssertUnwindSafe;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::response::{IntoResponse, Response};
+use futures_util::FutureExt as _;
 use hyper::body::Incoming;
 use hyper::header::{ACCESS_CONTROL_ALLOW_CREDENTIALS, ACCESS_CONTROL_ALLOW_ORIGIN, ALLOW, HeaderValue};
 use hyper::{HeaderMap, Method, Request, StatusCode, Uri};
+use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 use tower_service::Service;
 use tracing::Instrument;
@@ -323,13 +329,45 @@ impl ClientGone {
 }
 
 /// Runs a handler to its end, though its client may have gone: a handler that is dropped within a statement costs its
-/// connection to the database.
+/// connection to the database. It runs in the connection's task as long as that lives, which is cheaper than a task of its own.
 async fn to_its_end(handler: impl Future<Output = Response> + Send + 'static) -> Response {
-    match tokio::spawn(handler).await {
+    let handler = AssertUnwindSafe(handler).catch_unwind();
+    let mut handler = Unfinished(Some(Box::pin(handler)));
+    match poll_fn(|cx| handler.poll(cx)).await {
         Ok(response) => response,
-        Err(panicked) => {
-            tracing::error!(error = panicked.to_string(), "a request was not answered");
+        Err(_panic) => {
+            tracing::error!("a request was not answered: its handler panicked");
             ApiError::internal().into_response()
+        }
+    }
+}
+
+/// A handler that goes on in a task of its own once this is dropped.
+struct Unfinished<F: Future + Send + 'static>(Option<Pin<Box<F>>>)
+where
+    F::Output: Send;
+
+impl<F: Future + Send + 'static> Unfinished<F>
+where
+    F::Output: Send,
+{
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<F::Output> {
+        let Some(handler) = &mut self.0 else { return Poll::Pending };
+        let polled = handler.as_mut().poll(cx);
+        if polled.is_ready() {
+            self.0 = None;
+        }
+        polled
+    }
+}
+
+impl<F: Future + Send + 'static> Drop for Unfinished<F>
+where
+    F::Output: Send,
+{
+    fn drop(&mut self) {
+        if let (Some(handler), Ok(runtime)) = (self.0.take(), Handle::try_current()) {
+            runtime.spawn(handler);
         }
     }
 }
