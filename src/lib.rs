@@ -11,7 +11,7 @@
 //!
 //! Dependencies point one way, which `.ci/run` checks: `main → cli → app → http → { ingest, routes, records, conversations, files, imports, streams, auth } → db`
 //! (and `cli → doctor → ingest`, `imports → { ingest, files, conversations }`, `{ records, conversations, streams } → realtime`), and any
-//! module → `config`, `observe`, `supervisor`, `paging`, `bisect`, `lines`, `time`, `typed`, `offload`.
+//! module → `config`, `observe`, `supervisor`, `paging`, `bisect`, `lines`, `time`, `typed`, `offload`, `waking`.
 
 pub mod app;
 pub mod auth;
@@ -40,3 +40,4 @@ pub mod supervisor;
 pub mod test_server;
 pub mod time;
 pub mod typed;
+pub mod waking;

@@ -32,7 +32,7 @@ impl PoolUse {
     /// Users, sessions and keys.
     pub const ACCOUNTS: Self = Self::brief(2);
     /// Commits of created records.
-    pub const RECORD_COMMITS: Self = Self::brief(2);
+    pub const RECORD_COMMITS: Self = Self::brief(3);
     /// All else that records need.
     pub const RECORDS: Self = Self::brief(6);
     /// Commits of conversations, messages and pieces.

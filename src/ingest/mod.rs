@@ -43,7 +43,7 @@ pub use event::row::content;
 pub use event::{id, json, keys, row, text};
 pub use pipeline::{Drained, IngestSettings, OpenJournal, Pipeline};
 pub use queue::RowChunk;
-pub use queue::commit_waiter::{DeadEvent, LocalWaker, NotStored};
+pub use queue::commit_waiter::{DeadEvent, NotStored};
 pub use queue::occupancy;
 pub use queue::refusal::{Refusal, Refused};
 pub use status::{LastError, WriterState};

@@ -17,6 +17,8 @@ use crate::time::Millis;
 
 /// The records of a batch.
 const MAX_REQUESTS: usize = 128;
+/// Waiting creations with which a second batch begins: fewer cost more time each than it saves.
+const SECOND_AT: usize = 8;
 /// Batches of look-ups at once.
 const READERS: usize = 2;
 /// The most ids that are made for a record until one is free.
@@ -331,6 +333,7 @@ impl BatchWork for Creations {
     type Error = RecordsError;
 
     const MAX_REQUESTS: usize = MAX_REQUESTS;
+    const SECOND_AT: Option<usize> = Some(SECOND_AT);
 
     async fn run(&self, collection: &Collection, requests: &[Self::Request]) -> Outcomes<Self> {
         let new: Vec<NewRecord<'_>> = requests

@@ -1,7 +1,8 @@
 //! Group commit: requests that wait at the same time share one statement, and for writes one commit.
 //!
 //! A batch belongs to one shard, for instance a collection of records. While a batch of a shard runs, new requests for the
-//! shard wait for the next one, which takes up to [`BatchWork::MAX_REQUESTS`] and begins when the running one has ended.
+//! shard wait for the next one, which takes up to [`BatchWork::MAX_REQUESTS`] and begins when the running one has ended, or beside
+//! it ([`BatchWork::SECOND_AT`]).
 //! Batches therefore grow with the load, and a single request waits for no other. [`Shards`] chooses the next shard; one task
 //! owns it. Each request is answered after the commit of its batch.
 //!
@@ -10,6 +11,7 @@
 //! Waiting requests are bounded in bytes and in time: a request that joins no batch in time is rejected. A request in a batch
 //! gets the batch's outcome, however long it takes.
 
+mod answer;
 mod shards;
 
 use std::collections::VecDeque;
@@ -19,11 +21,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 
 use super::DbError;
 use crate::bisect;
+use crate::waking::WakeBatch;
+use answer::AnswerSender;
 use shards::Shards;
 
 /// Bytes that complete a batch.
@@ -50,6 +54,8 @@ pub trait BatchWork: Send + Sync + 'static {
 
     /// Requests of one batch at most.
     const MAX_REQUESTS: usize;
+    /// Waiting requests with which a second batch of a shard begins while one runs. `None`: never.
+    const SECOND_AT: Option<usize> = None;
 
     /// Runs a batch; returns an answer for each request, in order.
     fn run(
@@ -119,7 +125,7 @@ struct Waiting<W: BatchWork> {
     request: W::Request,
     bytes: usize,
     claim: Claim,
-    answer: oneshot::Sender<Outcome<W>>,
+    answer: AnswerSender<Outcome<W>>,
     // Here and not in the caller's future: a waiting request counts even after its caller has left.
     _permit: OwnedSemaphorePermit,
 }
@@ -165,7 +171,7 @@ impl<W: BatchWork> BatchExecutor<W> {
         let units = u32::try_from(bytes.div_ceil(UNIT_BYTES)).unwrap_or(u32::MAX).max(1);
         let permit = Arc::clone(&self.budget).try_acquire_many_owned(units);
         let permit = permit.map_err(|_| Overloaded)?;
-        let (answer, mut answered) = oneshot::channel();
+        let (answer, mut answered) = answer::channel();
         let claim = Claim::default();
         let waiting = Waiting { shard, request, bytes, claim: claim.clone(), answer, _permit: permit };
         self.waiting.send(waiting).map_err(|_| Overloaded)?;
@@ -185,7 +191,7 @@ async fn run_batches<W: BatchWork>(
     mut asked: UnboundedReceiver<Waiting<W>>,
     concurrency: usize,
 ) {
-    let mut shards = Shards::new(concurrency);
+    let mut shards = Shards::new(concurrency, W::SECOND_AT);
     let mut running = JoinSet::new();
     let (ending, mut ended) = unbounded_channel();
     loop {
@@ -269,8 +275,9 @@ async fn run<W: BatchWork>(work: &W, shard: &W::Shard, waiting: Vec<Waiting<W>>)
             Ok(outcomes) => {
                 // Callers may need values that they share with their requests.
                 drop(requests);
+                let mut wakes = WakeBatch::default();
                 for ((answer, _permit), outcome) in answers.into_iter().zip(outcomes) {
-                    let _gone = answer.send(outcome);
+                    answer.send(outcome, &mut wakes);
                 }
                 continue;
             }
@@ -285,8 +292,9 @@ async fn run<W: BatchWork>(work: &W, shard: &W::Shard, waiting: Vec<Waiting<W>>)
             }
             _ => {
                 let error = W::Error::from(error);
+                let mut wakes = WakeBatch::default();
                 for (answer, _permit) in answers {
-                    let _gone = answer.send(Err(error.clone()));
+                    answer.send(Err(error.clone()), &mut wakes);
                 }
             }
         }
@@ -365,7 +373,7 @@ mod tests {
         let (waiting, answered): (Vec<_>, Vec<_>) = numbers
             .iter()
             .map(|number| {
-                let (answer, answered) = oneshot::channel();
+                let (answer, answered) = answer::channel();
                 let permit = Arc::clone(&budget).try_acquire_owned().unwrap();
                 let (shard, claim) = (Arc::clone(&shard), Claim::default());
                 let waiting = Waiting { shard, request: *number, bytes: 0, claim, answer, _permit: permit };

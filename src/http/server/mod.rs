@@ -25,8 +25,8 @@ use tokio_util::task::TaskTracker;
 
 use self::connection::ConnectionLimits;
 use crate::config::{ServerConfig, limits};
-use crate::ingest;
 use crate::observe::Metrics;
+use crate::waking::LocalWaker;
 pub(super) use connection::TimedStream;
 pub(super) use detached::{Detachable, DetachedConnection};
 pub(super) use handle::ConnectionHandle;
@@ -243,7 +243,7 @@ impl Worker {
     async fn run(mut self, handler: impl Handler) {
         let tasks = TaskTracker::new();
         // Wakes the answers of one group commit together. Not tracked, as it never ends by itself.
-        tokio::spawn(ingest::LocalWaker::serve());
+        tokio::spawn(LocalWaker::serve());
         loop {
             let accepted = tokio::select! {
                 accepted = self.connections.recv() => accepted,

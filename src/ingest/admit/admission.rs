@@ -361,7 +361,8 @@ impl Drop for ForgetWaiter<'_> {
 mod tests {
     use super::*;
     use crate::ingest::journal::disk::{self, DiskSettings, OpenedJournal};
-    use crate::ingest::queue::commit_waiter::{Outcome, WakeBatch};
+    use crate::ingest::queue::commit_waiter::Outcome;
+    use crate::waking::WakeBatch;
 
     #[test]
     fn a_request_that_ends_before_its_commit_leaves_no_waiter_in_the_backlog() {

@@ -15,11 +15,12 @@ use crate::ingest::event::keys::Key;
 use crate::ingest::event::row;
 use crate::ingest::journal::{AppendError, JournalWriter, Records};
 use crate::ingest::queue::QueuedBatch;
-use crate::ingest::queue::commit_waiter::{NotJournaled, WakeBatch};
+use crate::ingest::queue::commit_waiter::NotJournaled;
 use crate::ingest::queue::occupancy::Size;
 use crate::ingest::queue::refusal::Refusal;
 use crate::ingest::queue::{Queue, QueuedBatches, Taken};
 use crate::observe::Metrics;
+use crate::waking::WakeBatch;
 
 /// The most bytes of a group; its last batch may exceed them.
 const GROUP_BYTES: u64 = 4 * 1024 * 1024;

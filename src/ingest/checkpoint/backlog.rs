@@ -20,8 +20,9 @@ use uuid::Uuid;
 
 use crate::ingest::event::id::{self, Tag};
 use crate::ingest::journal::{JournalError, JournalId, JournalRead, JournalReader, JournalRows};
-use crate::ingest::queue::commit_waiter::{CommitWaiter, Outcome, WakeBatch};
+use crate::ingest::queue::commit_waiter::{CommitWaiter, Outcome};
 use crate::ingest::queue::occupancy::{Size, ThresholdNotify};
+use crate::waking::WakeBatch;
 
 /// The sequences of all journals on disk, by state.
 #[derive(Debug)]

@@ -1,26 +1,19 @@
 //! What a request awaits until its events are journaled or committed.
 //!
 //! A [`CommitWaiter`] is shared by a request and its events. The task that reaches a level reports it to the waiter, which
-//! wakes the request.
-//!
-//! # Waking
-//!
-//! A group commit answers many requests of a few threads at once. Waking a task from another thread costs a system call,
-//! so requests are not woken one by one. Their wakers go to the [`LocalWaker`] of their thread. It is woken once, and wakes
-//! all of them on its own thread, which costs next to nothing.
+//! wakes the request, together with others of its thread ([`crate::waking`]).
 
-use std::cell::RefCell;
 use std::sync::Arc;
 use std::task::{Poll, Waker};
 
 use parking_lot::{Mutex, MutexGuard};
-use tokio::sync::Notify;
 use uuid::Uuid;
 
 use super::refusal::Refusal;
 use crate::ingest::AckLevel;
 use crate::ingest::event::dead_letter::Reason;
 use crate::ingest::event::keys::Key;
+use crate::waking::{LocalWaker, WakeBatch};
 
 /// Why events were not journaled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -197,80 +190,6 @@ impl CommitWaiter {
         }
         if state.unsettled == 0 {
             wake_batch.add(state.waker.take(), self.local_waker.as_ref());
-        }
-    }
-}
-
-/// Wakes the waiting tasks of one thread, all at once.
-#[derive(Debug, Default)]
-pub struct LocalWaker {
-    ready: Mutex<Vec<Waker>>,
-    notify: Notify,
-}
-
-thread_local! {
-    static LOCAL_WAKER: RefCell<Option<Arc<LocalWaker>>> = const { RefCell::new(None) };
-}
-
-impl LocalWaker {
-    /// Serves this thread for as long as the future runs. Tasks of other threads are woken one by one.
-    pub async fn serve() {
-        let local_waker = Arc::new(Self::default());
-        LOCAL_WAKER.set(Some(Arc::clone(&local_waker)));
-        let _cleared = ClearLocalWaker;
-        loop {
-            local_waker.notify.notified().await;
-            let ready = std::mem::take(&mut *local_waker.ready());
-            for waker in ready {
-                waker.wake();
-            }
-        }
-    }
-
-    fn of_this_thread() -> Option<Arc<Self>> {
-        LOCAL_WAKER.with_borrow(Clone::clone)
-    }
-
-    fn ready(&self) -> MutexGuard<'_, Vec<Waker>> {
-        self.ready.lock()
-    }
-}
-
-struct ClearLocalWaker;
-
-impl Drop for ClearLocalWaker {
-    fn drop(&mut self) {
-        LOCAL_WAKER.set(None);
-    }
-}
-
-/// Collects wakers, and wakes them on drop.
-#[derive(Debug, Default)]
-pub struct WakeBatch {
-    by_thread: Vec<(Arc<LocalWaker>, Vec<Waker>)>,
-    /// Wakers of threads without a [`LocalWaker`].
-    others: Vec<Waker>,
-}
-
-impl WakeBatch {
-    fn add(&mut self, waker: Option<Waker>, local_waker: Option<&Arc<LocalWaker>>) {
-        let Some(waker) = waker else { return };
-        let Some(local_waker) = local_waker else { return self.others.push(waker) };
-        match self.by_thread.iter_mut().find(|(known, _)| Arc::ptr_eq(known, local_waker)) {
-            Some((_, wakers)) => wakers.push(waker),
-            None => self.by_thread.push((Arc::clone(local_waker), vec![waker])),
-        }
-    }
-}
-
-impl Drop for WakeBatch {
-    fn drop(&mut self) {
-        for (local_waker, wakers) in self.by_thread.drain(..) {
-            local_waker.ready().extend(wakers);
-            local_waker.notify.notify_one();
-        }
-        for waker in self.others.drain(..) {
-            waker.wake();
         }
     }
 }

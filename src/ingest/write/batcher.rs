@@ -21,10 +21,11 @@ use tokio::sync::Notify;
 use super::copy::{CopyBatch, Kind, Origin};
 use crate::ingest::checkpoint::backlog::{Backlog, JournalBatch};
 use crate::ingest::journal::JournalRead;
-use crate::ingest::queue::commit_waiter::{Outcome, WakeBatch};
+use crate::ingest::queue::commit_waiter::Outcome;
 use crate::ingest::queue::occupancy::Size;
 use crate::ingest::queue::{Queue, QueuedBatches};
 use crate::ingest::status::{WriterState, WriterStatus};
+use crate::waking::WakeBatch;
 
 /// The longest that events wait for a batch to grow, in flush intervals.
 const GROWTH_INTERVALS: u32 = 8;
