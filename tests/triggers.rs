@@ -339,3 +339,20 @@ async fn a_key_that_a_trigger_drops_stores_no_event_twice() {
     .await;
     assert_eq!(rows(&database, "requests").await, 1);
 }
+
+#[tokio::test]
+async fn dropped_bytes_of_a_stream_are_an_error_and_it_does_not_grow() {
+    let database = TestDatabase::create().await;
+    let service = Service::start(database.url(), &[]).await;
+    let headers = [("content-type", "text/plain")];
+    let stream = "/v1/stream/dropped";
+    assert_eq!(service.request("PUT", stream, &headers, "").await.status.as_u16(), 201);
+    assert_eq!(service.request("POST", stream, &headers, "abc").await.status.as_u16(), 204);
+    dropping(&database, "stream_chunks", "insert", "").await;
+    let dropped = service.request("POST", stream, &headers, "lost").await;
+    assert!(!dropped.status.is_success(), "{dropped:?}");
+    restored(&database, "stream_chunks").await;
+    let appended = service.request("POST", stream, &headers, "def").await;
+    assert_eq!(appended.header("stream-next-offset"), "0000000000000000_0000000000000006");
+    assert_eq!(service.get(stream).await.body, "abcdef".as_bytes());
+}

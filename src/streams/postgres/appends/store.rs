@@ -101,6 +101,9 @@ impl AppendStore {
         ids: &[i64],
         batch: i64,
     ) -> Result<HashMap<StreamId, Offset>, DbError> {
+        if let [group] = groups {
+            return self.append_group(group, batch).await;
+        }
         let lengths: Vec<i64> = groups.iter().map(|group| group.chunk.bytes.len() as i64).collect();
         let bytes: Vec<&[u8]> = groups.iter().map(|group| &group.chunk.bytes[..]).collect();
         let append_ends: Vec<Option<String>> =
@@ -117,6 +120,29 @@ impl AppendStore {
         ];
         let connection = self.database.get().await?;
         let sql = sql!(self.database, "streams/append.sql");
+        let appended = query_alone_in_time(&connection, self.timeout, sql, &parameters).await;
+        firsts(&connection.release(appended)?, "id")
+    }
+
+    async fn append_group(
+        &self,
+        group: &plain::PlainGroup,
+        batch: i64,
+    ) -> Result<HashMap<StreamId, Offset>, DbError> {
+        let (id, chunk) = (group.stream.id().0 as i64, &group.chunk);
+        let (length, bytes) = (chunk.bytes.len() as i64, &chunk.bytes[..]);
+        let append_ends = array_text(chunk.append_ends.as_deref());
+        let message_ends = array_text(chunk.message_ends.as_deref());
+        let parameters: [Parameter<'_>; 6] = [
+            (&id, Type::INT8),
+            (&length, Type::INT8),
+            (&bytes, Type::BYTEA),
+            (&append_ends, Type::TEXT),
+            (&message_ends, Type::TEXT),
+            (&batch, Type::INT8),
+        ];
+        let connection = self.database.get().await?;
+        let sql = sql!(self.database, "streams/append_one.sql");
         let appended = query_alone_in_time(&connection, self.timeout, sql, &parameters).await;
         firsts(&connection.release(appended)?, "id")
     }
