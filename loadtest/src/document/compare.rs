@@ -139,7 +139,7 @@ fn options(command: &str) -> Vec<String> {
     for word in command.split(' ').skip(2) {
         match options.last_mut() {
             Some(last) if !word.starts_with("--") && !last.contains('=') => {
-                last.push_str(&format!("={word}"))
+                last.push_str(&format!("={word}"));
             }
             _ => options.push(word.to_owned()),
         }

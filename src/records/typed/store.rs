@@ -136,7 +136,7 @@ impl TypedStore {
 
     /// Turns off a planner's step that takes longer than these statements, for a transaction.
     pub(super) async fn without_jit(&self, transaction: &Transaction<'_>) -> Result<(), DbError> {
-        Ok(transaction.batch_execute(sql!("records/without_jit.sql")).await?)
+        Ok(transaction.batch_execute(sql!("db/without_jit.sql")).await?)
     }
 
     async fn query(

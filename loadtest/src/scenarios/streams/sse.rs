@@ -112,7 +112,7 @@ pub(crate) async fn measure(context: &Context, args: &StreamsSseArgs) -> Result<
     let duration = context.duration(DURATION_S);
     let deliveries = args.rate * f64::from(args.subscribers);
     let phases =
-        (deliveries > 0.0).then(|| Phase { per_second: deliveries, seconds: duration.as_secs_f64() });
+        (deliveries > 0.0).then_some(Phase { per_second: deliveries, seconds: duration.as_secs_f64() });
     context.live.begin(duration.as_secs_f64(), phases.into_iter().collect());
     let begun = Instant::now();
     let (sent, late) = write(&shared, args.rate, streams, begun + duration).await?;
