@@ -369,6 +369,14 @@ impl TypedRecords {
         if !definition.fields.iter().any(Field::is_secret) {
             return Ok((false, HashMap::new()));
         }
+        let with;
+        let caller = match reads_before(collection, RuleKind::Manage, caller) {
+            true => {
+                with = with_before(collection, caller, before);
+                &with
+            }
+            false => caller,
+        };
         let manages = self.manages(reads, collection, caller, before).await?;
         if definition.auth.is_some() {
             let violations = self.check_passwords(Some(before), body, manages).await?;

@@ -61,15 +61,17 @@ impl<'a> Deletion<'a> {
     pub(super) fn new(
         root: &CollectionHandle,
         ids: &[RecordId],
-        mut locked: Ids,
+        locked: Ids,
         allows: &'a Allows<'a>,
     ) -> Self {
+        let mut found = Ids::new();
         if root.definition().is_superusers() {
-            locked.entry(root.number()).or_default().insert(RecordId::impossible());
+            // It has to be locked, too.
+            found.entry(root.number()).or_default().insert(RecordId::impossible());
         }
         Self {
             locked,
-            found: Ids::new(),
+            found,
             records: BTreeMap::new(),
             reads: VecDeque::from([Read { reference: None, ids: ids.to_vec() }]),
             reading: None,
