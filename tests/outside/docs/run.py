@@ -6,7 +6,7 @@ changes that:
     <!-- run in the background -->       until the end of the document. The next block waits until the service is ready
     <!-- run for 2 s -->                 a stream without an end, in a shell of its own: it has to print something, and is ended
     <!-- not run here: PATH … -->        the checkers that cover it: scripts or tests that CI or .ci/long runs
-    <!-- not run here: reason: TEXT -->  nothing can run it: the text says why
+    <!-- not run here: reason: TEXT -->  nothing can run it: the text says why. Of a load test the options are checked, of a script its syntax
 
 A mark `<!-- below: not run here: PATH -->` holds up to the next heading of the same or a higher level. Only ports and folders are replaced, and
 `cargo run` is the binary of this build. Curl fails on an error of HTTP.
@@ -14,6 +14,7 @@ A mark `<!-- below: not run here: PATH -->` holds up to the next heading of the 
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -23,7 +24,7 @@ import time
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 
-BINARY = os.environ["BINARY"]
+BINARY, LOADTEST = os.environ["BINARY"], os.environ["LOADTEST"]
 # Of each document two ports: its service's and its pages'.
 FIRST_PORT = int(os.environ.get("DOCS_PORT", "3830"))
 # Documents that run at once.
@@ -34,7 +35,7 @@ DOCUMENTS = {
     "CONTRIBUTING.md": None,
     "docs/START.md": None,
     "docs/USE.md": {"FAULTS": "on"},
-    "docs/OPERATE.md": {},
+    "docs/OPERATE.md": {"MODULES": "all"},
     "docs/ROUTES.md": {},
     "docs/POCKETBASE.md": None,
     "docs/RECIPES.md": {},
@@ -131,17 +132,33 @@ exec tidegate "$@"
             "JOURNAL_MIN_FREE": "0", "JOURNAL_MAX_BYTES": "33554432", "PAGER": "cat"}
 
 
+def check_options(path, line, text):
+    """The load test of this build takes the options of a block's commands, and scripts of the repository are there."""
+    for command in text.replace("\\\n", " ").splitlines():
+        command = re.sub(r"\s#.*", "", command)
+        options = re.search(r"(?:-p loadtest -- |target/release/loadtest )(.*)", command)
+        if options:
+            # What a shell would insert is a number.
+            words = shlex.split(re.sub(r'"\$\([^)]*\)"', "1", options[1]))
+            done = subprocess.run([LOADTEST, *words, "--help"], text=True, capture_output=True)
+            if done.returncode != 0:
+                raise Failed(f"{path}:{line}: loadtest {options[1]}\n{done.stderr}")
+        for script in re.findall(r"\bloadtest/[a-z_]+\.sh\b", command):
+            if not os.access(script, os.X_OK) or subprocess.run(["bash", "-n", script]).returncode != 0:
+                raise Failed(f"{path}:{line}: {script} cannot be run")
+
+
 class Document:
     """One document's shell, folder and background processes."""
 
-    def __init__(self, port):
+    def __init__(self, port, settings):
         self.port, self.pages = port, port + 1
         self.root = tempfile.mkdtemp(prefix="tidegate-docs-")
         # The private Postgres runs as another user, who has to reach its folder.
         os.chmod(self.root, 0o755)
         self.folder = os.path.join(self.root, "work")
         os.mkdir(self.folder)
-        self.environment = environment(self.root, port)
+        self.environment = {**environment(self.root, port), **(settings or {})}
         self.background, self.log = [], open(os.path.join(self.root, "log"), "w+")
         for name, text in FILES.items():
             os.makedirs(os.path.dirname(os.path.join(self.folder, name)), exist_ok=True)
@@ -163,10 +180,10 @@ class Document:
             text = text.replace(old, new)
         return text
 
-    def start(self, text, settings=None):
+    def start(self, text):
         """Runs a block in the background."""
         process = subprocess.Popen(["bash", "-c", SHELL.replace("--max-time 30", "--max-time 600") + text], stdout=self.log, stderr=self.log,
-                                   cwd=self.folder, env={**self.environment, **(settings or {})}, start_new_session=True)
+                                   cwd=self.folder, env=self.environment, start_new_session=True)
         self.background.append(process)
         if "tidegate" in text or "cargo run" in text:
             self.wait_for_service(process)
@@ -320,12 +337,13 @@ def check(path, settings, port):
         for line, language, text, mark in commands:
             if mark and mark.startswith("not run here: "):
                 covered(path, line, mark.removeprefix("not run here: "))
+                check_options(path, line, text)
                 left += 1
                 continue
             if document is None:
-                document = Document(port)
+                document = Document(port, settings)
                 if settings is not None:
-                    document.start("exec tidegate", settings)
+                    document.start("exec tidegate")
                     if path in TABLES:
                         document.run(psql(TABLES[path]))
             try:
