@@ -6,9 +6,11 @@ mod codes;
 mod routes;
 mod schema;
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
+use regex::Regex;
 use tidegate::config::{ALL_MODULES, ALL_SETTINGS};
 use tidegate::observe::Metrics;
 
@@ -213,7 +215,7 @@ fn explained() -> String {
 #[test]
 fn each_setting_is_explained_in_a_document() {
     let text = explained();
-    let words: std::collections::BTreeSet<&str> =
+    let words: BTreeSet<&str> =
         text.split(|letter: char| !letter.is_ascii_alphanumeric() && letter != '_').collect();
     let settings = ALL_SETTINGS.iter().flat_map(|(_, settings)| *settings);
     let left: Vec<&str> = settings.map(|setting| setting.name).filter(|name| !words.contains(name)).collect();
@@ -226,4 +228,38 @@ async fn each_route_is_explained_in_the_document_of_its_module() {
     let service = Service::start(database.url(), &[("MODULES", "all"), ("FAULTS", "on")]).await;
     let left = routes::unexplained(&service.get("/api/openapi.json").await.json(), &explained());
     assert!(left.is_empty(), "docs/USE.md, or the document of their module, says nothing of {left:#?}");
+}
+
+/// Names in capitals that documents mention, and that are no settings of the service.
+const OTHER_VARIABLES: [&str; 6] =
+    ["TIDEGATE_KEY", "TIDEGATE_URL", "LOADTEST_TOKEN", "POSTGRES_PASSWORD", "SSL_CERT_DIR", "SSL_CERT_FILE"];
+/// Names that begin as those of the service's objects do: a role, prefixes, volumes of Compose.
+const OTHER_OBJECTS: [&str; 5] =
+    ["tidegate_routes", "tidegate_route_", "tidegate_", "tidegate_data", "tidegate_postgres"];
+
+#[test]
+fn settings_metrics_functions_and_routes_that_a_document_names_exist() {
+    let text = explained();
+    let reference = std::fs::read_to_string(FILE).unwrap();
+    let objects: BTreeSet<&str> =
+        reference.split(|letter: char| !letter.is_ascii_alphanumeric() && letter != '_').collect();
+    let routes: BTreeSet<String> = tidegate::http::routes()
+        .iter()
+        .map(|route| format!("{} {}", route.method, route.path.replace("{*", "{")))
+        .collect();
+    let mut unknown = BTreeSet::new();
+    let mut look = |pattern: &str, is_known: &dyn Fn(&str) -> bool| {
+        for found in Regex::new(pattern).unwrap().captures_iter(&text) {
+            if !is_known(&found[1]) {
+                unknown.insert(found[1].to_owned());
+            }
+        }
+    };
+    look("`([A-Z][A-Z0-9]*_[A-Z0-9_]*[A-Z0-9])(?:=[^`]*)?`", &|name| {
+        // Error codes of a protocol are in capitals too.
+        objects.contains(name) || OTHER_VARIABLES.contains(&name)
+    });
+    look("`(tidegate_[a-z_]*)", &|name| objects.contains(name) || OTHER_OBJECTS.contains(&name));
+    look(r"`((?:GET|POST|PUT|PATCH|DELETE) /[^`? ]+)", &|route| routes.contains(route));
+    assert!(unknown.is_empty(), "documents name what is not there: {unknown:#?}");
 }
