@@ -138,6 +138,9 @@ pub struct TaskReport {
 /// The time after which a failing task counts as stuck: longer than an outage of Postgres that passes.
 const LONGEST_FAILURE: Duration = Duration::from_secs(300);
 
+/// Tasks that run more often are not for operators to run.
+const LEAST_TIMED: Duration = Duration::from_secs(60);
+
 /// Starts and supervises tasks; cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Supervisor {
@@ -159,6 +162,10 @@ struct Task {
     name: String,
     critical: bool,
     status: Mutex<Status>,
+    /// The time between two steps; `None`: it has no steps, or waits in them.
+    interval: Option<Duration>,
+    /// Requested by an operator: the next step begins at once.
+    run: Notify,
     /// Requested by a test of the reaction to a panic.
     panic: Notify,
     panic_asked: AtomicBool,
@@ -255,7 +262,7 @@ impl Supervisor {
         backoff: Backoff,
         mut step: impl Step,
     ) {
-        let (task, supervisor) = (self.register(name, false), self.clone());
+        let (task, supervisor) = (self.register_timed(name, interval), self.clone());
         self.shared.running.lock().spawn(async move {
             loop {
                 task.step_begins();
@@ -287,6 +294,7 @@ impl Supervisor {
                 }
                 tokio::select! {
                     () = tokio::time::sleep(wait) => {}
+                    () = task.run.notified() => {}
                     // Requested while the task waits: the next step begins at once and panics.
                     () = task.panic.notified() => task.panic.notify_one(),
                 }
@@ -327,6 +335,25 @@ impl Supervisor {
         })
     }
 
+    /// The tasks that run a step each minute or less often, with their intervals.
+    pub fn timed(&self) -> Vec<(String, Duration)> {
+        let tasks = self.shared.tasks.lock();
+        let timed = tasks.iter().filter_map(|task| Some((task.name.clone(), task.timed()?)));
+        let mut timed: Vec<_> = timed.collect();
+        timed.sort();
+        timed
+    }
+
+    /// Lets the next step of a task of [`Self::timed`] begin at once. Whether there is one with this name.
+    pub fn run_now(&self, name: &str) -> bool {
+        let tasks = self.shared.tasks.lock();
+        let task = tasks.iter().find(|task| task.name == name && task.timed().is_some());
+        if let Some(task) = task {
+            task.run.notify_one();
+        }
+        task.is_some()
+    }
+
     /// Resolves when a critical task has ended early.
     pub async fn failed(&self) {
         self.shared.failed.cancelled().await;
@@ -360,8 +387,16 @@ impl Supervisor {
     }
 
     fn register(&self, name: impl Into<String>, critical: bool) -> Arc<Task> {
+        self.add(name.into(), critical, None)
+    }
+
+    fn register_timed(&self, name: impl Into<String>, interval: Duration) -> Arc<Task> {
+        self.add(name.into(), false, Some(interval))
+    }
+
+    fn add(&self, name: String, critical: bool, interval: Option<Duration>) -> Arc<Task> {
         let task = Arc::new(Task {
-            name: name.into(),
+            name,
             critical,
             status: Mutex::new(Status {
                 state: TaskState::Running,
@@ -375,6 +410,8 @@ impl Supervisor {
                 panicked: false,
                 last_error: None,
             }),
+            interval,
+            run: Notify::new(),
             panic: Notify::new(),
             panic_asked: AtomicBool::new(false),
         });
@@ -414,6 +451,11 @@ impl Task {
         let mut status = self.status.lock();
         status.last_step = status.step_began.take().map(|began| began.elapsed());
         status.steps += 1;
+    }
+
+    /// Its interval, if that is a minute or more.
+    fn timed(&self) -> Option<Duration> {
+        self.interval.filter(|interval| *interval >= LEAST_TIMED)
     }
 
     fn succeeded(&self) {

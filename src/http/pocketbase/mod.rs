@@ -8,6 +8,7 @@ mod batch;
 mod body;
 mod caller;
 mod collections;
+mod crons;
 mod error;
 mod files;
 mod health;
@@ -26,7 +27,8 @@ pub(super) use rate::refuse;
 
 use axum::body::Body;
 use axum::response::Response;
-use hyper::{StatusCode, Uri};
+use axum::routing::any;
+use hyper::{Method, StatusCode, Uri};
 use serde::Serialize;
 use serde_json::{Map, Value};
 use utoipa_axum::routes;
@@ -38,6 +40,9 @@ use super::wire::query;
 use crate::records::schema::Projection;
 use crate::records::typed::ListRequest;
 use error::Refusal;
+
+/// The methods of backups, which are not there.
+const BACKUP_METHODS: [Method; 3] = [Method::GET, Method::POST, Method::DELETE];
 
 /// Every route of typed collections.
 pub(super) fn routes() -> Routes {
@@ -53,6 +58,10 @@ pub(super) fn routes() -> Routes {
         .route(Access::Rules, routes!(auth::methods))
         .route(Access::Rules, routes!(realtime::connect, realtime::subscribe))
         .route(Access::Rules, routes!(settings::view, settings::update))
+        .route(Access::Rules, routes!(crons::list))
+        .route(Access::Rules, routes!(crons::run))
+        .page(Access::Rules, &BACKUP_METHODS, "/api/backups", any(crons::backups))
+        .page(Access::Rules, &BACKUP_METHODS, "/api/backups/{*rest}", any(crons::backups))
         .route(Access::Rules, routes!(records::list, records::create))
         .route(Access::Rules, routes!(records::view, records::update, records::delete))
         .route(Access::Rules, routes!(batch::post))
