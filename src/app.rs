@@ -48,6 +48,7 @@ use crate::ingest::{IngestSettings, OpenJournal, Pipeline, row};
 use crate::lifecycle::Lifecycle;
 use crate::observe::Metrics;
 use crate::outbound::jwks;
+use crate::outbound::mail::Mailer;
 use crate::realtime::{ChangeRetention, FeedReader, Hub, Realtime, WatchCheck};
 use crate::records::large::LargePayloads;
 use crate::records::typed::{AccountSettings, TypedRecords};
@@ -232,7 +233,12 @@ async fn start(
     let starting = Starting { config, database: &database, quotas, state, routes: &routes, users, webhooks };
     let (realtime, modules) = starting.modules(&operations);
     state.sample_figures(pipeline.ingest());
+    let mailer = config
+        .modules()
+        .has(Module::PocketBase)
+        .then(|| Mailer::start(config.database.data_dir.join("mail"), metrics, supervisor));
     state.serve(Services {
+        mailer,
         ingest: pipeline.ingest().clone(),
         routes,
         database: operations,

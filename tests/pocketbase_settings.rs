@@ -142,3 +142,45 @@ async fn superusers_may_be_bound_to_addresses() {
     let (again, token) = start(&database).await;
     good(&again, "GET", SETTINGS, &token, &Value::Null).await;
 }
+
+#[tokio::test]
+async fn periodic_tasks_are_listed_and_run_and_backups_are_made_elsewhere() {
+    let database = TestDatabase::create().await;
+    let (service, token) = start(&database).await;
+    let crons = good(&service, "GET", "/api/crons", &token, &Value::Null).await;
+    let cron = crons.as_array().unwrap().iter().find(|cron| cron["id"] == "account-clean-up").unwrap();
+    assert_eq!(cron["expression"], "*/10 * * * *");
+    // An expired one-time password goes at once.
+    let users = good(&service, "GET", "/api/collections/users", &token, &Value::Null).await;
+    let otp = json!({"collectionRef": users["id"], "recordRef": "abcdefghijklmno", "password": "12345678"});
+    let mut path = String::new();
+    for _ in 0..2 {
+        let made = good(&service, "POST", &records("_otps"), &token, &otp).await;
+        path = format!("{}/{}", records("_otps"), made["id"].as_str().unwrap());
+    }
+    let client = database.connect().await;
+    let number: i32 =
+        client.query_one("select id from collections where name = '_otps'", &[]).await.unwrap().get(0);
+    let id = path.rsplit('/').next().unwrap();
+    let age = format!("update records_{number} set created = now() - interval '1 hour' where id = '{id}'");
+    assert_eq!(client.execute(age.as_str(), &[]).await.unwrap(), 1);
+    good(&service, "POST", "/api/crons/account-clean-up", &token, &Value::Null).await;
+    eventually("the expired one is deleted", async || {
+        let left = good(&service, "GET", &records("_otps"), &token, &Value::Null).await;
+        (left["totalItems"] == 1).then_some(())
+    })
+    .await;
+    assert_eq!(send(&service, "GET", &path, &token, &Value::Null).await.status, StatusCode::NOT_FOUND);
+    let unknown = "Missing or invalid cron job.";
+    refused(&service, ("POST", "/api/crons/nothing", &token, &Value::Null), 404, unknown).await;
+    // A task that waits in its steps is none to run.
+    refused(&service, ("POST", "/api/crons/feed", &token, &Value::Null), 404, unknown).await;
+    let needed = "The request requires valid record authorization token.";
+    let elsewhere = "Backups are made by pg_dump, or by the provider of the database.";
+    for (method, path) in
+        [("GET", "/api/backups"), ("POST", "/api/backups"), ("DELETE", "/api/backups/x.zip")]
+    {
+        refused(&service, (method, path, "", &Value::Null), 401, needed).await;
+        refused(&service, (method, path, &token, &Value::Null), 501, elsewhere).await;
+    }
+}

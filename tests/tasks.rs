@@ -7,7 +7,8 @@ use crate::support::postgres::TestDatabase;
 use crate::support::service::{Folder, Service, eventually};
 
 /// Every task with these settings, and whether it is critical.
-const TASKS: [(&str, bool); 42] = [
+const TASKS: [(&str, bool); 44] = [
+    ("account-clean-up", false),
     ("change-retention", false),
     ("client-positions", false),
     ("clients", false),
@@ -25,6 +26,7 @@ const TASKS: [(&str, bool); 42] = [
     ("journal-maintenance", false),
     ("lane-0", true),
     ("lane-1", true),
+    ("mailer", false),
     ("message-keys", false),
     ("partitions", false),
     ("rates", false),

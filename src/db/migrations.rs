@@ -53,6 +53,7 @@ const MIGRATIONS: &[(&str, &str)] = &[
     ("V27__app_settings", include_str!("../../sql/migrations/V27__app_settings.sql")),
     ("V28__client_positions", include_str!("../../sql/migrations/V28__client_positions.sql")),
     ("V29__record_files", include_str!("../../sql/migrations/V29__record_files.sql")),
+    ("V30__mail_limits", include_str!("../../sql/migrations/V30__mail_limits.sql")),
 ];
 
 /// Names of tables that are created later: one a day, and one a collection.

@@ -56,6 +56,7 @@ use crate::imports::Imports;
 use crate::ingest::{AckLevel, Ingest};
 use crate::lifecycle::Lifecycle;
 use crate::observe::Metrics;
+use crate::outbound::mail::Mailer;
 use crate::realtime::Realtime;
 use crate::records::Records;
 use crate::records::typed::TypedRecords;
@@ -103,6 +104,11 @@ macro_rules! modules {
         }
 
         impl Services {
+            /// The sender of mails.
+            fn mailer(&self) -> Result<&Mailer, ApiError> {
+                self.mailer.as_ref().ok_or_else(ApiError::unknown_path)
+            }
+
             /// The feed of changes.
             fn realtime(&self) -> Result<&Realtime, ApiError> {
                 self.realtime.as_ref().ok_or_else(ApiError::unknown_path)
@@ -276,6 +282,8 @@ pub struct Services {
     pub limits: RequestLimits,
     /// The feed of changes; `None`: no module that is on has changes.
     pub realtime: Option<Realtime>,
+    /// Sends mails; `None`: no module that is on sends any.
+    pub mailer: Option<Mailer>,
     /// Users, sessions and keys.
     pub accounts: Accounts,
     /// Modules.

@@ -106,6 +106,8 @@ pub struct Metrics {
     pub stream_wakes: IntCounterVec,
     /// Appends by `tidegate_append`, by outcome.
     pub stream_inbox: IntCounterVec,
+    /// Mails, by outcome.
+    pub mails: IntCounterVec,
     /// Restarts of background tasks after a panic, by task.
     pub task_restarts: IntCounterVec,
     /// Gauges, read when the metrics are rendered.
@@ -332,6 +334,11 @@ impl Metrics {
                 "Appends by tidegate_append that this node moved to their streams, or could not move (failed).",
                 &["outcome"],
             )?,
+            mails: counters(
+                "tidegate_mails_total",
+                "Mails that were sent, refused by the mail server, that failed for another reason, or found no place in the queue (dropped).",
+                &["outcome"],
+            )?,
             task_restarts: counters(
                 "tidegate_task_restarts_total",
                 "Restarts of background tasks after a panic.",
@@ -470,6 +477,7 @@ impl Metrics {
             Box::new(self.search_indexed.clone()),
             Box::new(self.stream_wakes.clone()),
             Box::new(self.stream_inbox.clone()),
+            Box::new(self.mails.clone()),
             Box::new(self.task_restarts.clone()),
             Box::new(gauges.queue_events.clone()),
             Box::new(gauges.queue_bytes.clone()),
@@ -516,7 +524,7 @@ impl Metrics {
     /// If one of them is not registered.
     pub fn report_only(&self, modules: Modules) -> prometheus::Result<()> {
         let gauges = &self.gauges;
-        let parts: [(bool, Vec<Box<dyn Collector>>); 7] = [
+        let parts: [(bool, Vec<Box<dyn Collector>>); 8] = [
             (modules.has(Module::Intake), vec![Box::new(self.intake_rejected.clone())]),
             (
                 modules.has_feed(),
@@ -550,6 +558,7 @@ impl Metrics {
                     Box::new(gauges.stream_inbox_rows.clone()),
                 ],
             ),
+            (modules.has(Module::PocketBase), vec![Box::new(self.mails.clone())]),
             (
                 modules.has(Module::Stress),
                 vec![

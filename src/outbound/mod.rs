@@ -4,6 +4,7 @@ mod address;
 mod client;
 pub mod event_sender;
 pub mod jwks;
+pub mod mail;
 pub mod webhooks;
 
 pub use address::AddressPolicy;

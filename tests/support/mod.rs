@@ -9,6 +9,7 @@ pub(crate) mod load;
 pub(crate) mod postgres;
 pub(crate) mod proxy;
 pub(crate) mod service;
+pub(crate) mod smtp;
 pub(crate) mod sse;
 pub(crate) mod streams;
 pub(crate) mod websocket;

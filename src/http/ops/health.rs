@@ -17,7 +17,8 @@ use crate::db::{HousekeepingStatus, PartitionFailure};
 use crate::http::wire::error::ApiError;
 use crate::http::{AppState, pocketbase};
 use crate::ingest::{Account, JournalSnapshot, LastError, Rates, Refusal, Snapshot, WriterState};
-use crate::observe::Gauges;
+use crate::observe::{Gauges, Metrics};
+use crate::outbound::mail::Mailer;
 use crate::routes::RouteStatus;
 use crate::supervisor::TaskReport;
 
@@ -36,6 +37,9 @@ pub(super) struct HealthResponse {
     /// Appends by `tidegate_append`; absent where streams are off.
     #[serde(skip_serializing_if = "Option::is_none")]
     stream_inbox: Option<StreamInboxHealth>,
+    /// Mails; absent where no module sends any.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    mails: Option<MailsHealth>,
     memory: Memory,
     http: Http,
     /// Events that could not be kept, since the start, by the protocol of another SDK. Absent without one.
@@ -93,6 +97,33 @@ impl StreamInboxHealth {
     fn of(gauges: &Gauges) -> Self {
         let rows = |state| gauges.stream_inbox_rows.with_label_values(&[state]).get();
         Self { waiting: rows("waiting"), failed: rows("failed") }
+    }
+}
+
+/// Mails, since the start. The task `mailer` has the last failure of the mail server.
+#[derive(Serialize, ToSchema)]
+struct MailsHealth {
+    /// They wait to be sent.
+    waiting: usize,
+    sent: u64,
+    /// The mail server refused them, or they were malformed.
+    refused: u64,
+    /// The mail server could not be reached, or sent no mail at all.
+    failed: u64,
+    /// They found no place in the queue.
+    dropped: u64,
+}
+
+impl MailsHealth {
+    fn of(mailer: &Mailer, metrics: &Metrics) -> Self {
+        let count = |outcome| metrics.mails.with_label_values(&[outcome]).get();
+        Self {
+            waiting: mailer.waiting(),
+            sent: count("sent"),
+            refused: count("refused"),
+            failed: count("failed"),
+            dropped: count("dropped"),
+        }
     }
 }
 
@@ -409,6 +440,11 @@ impl HealthResponse {
                 .modules
                 .has(Module::Streams)
                 .then(|| StreamInboxHealth::of(&state.metrics.gauges)),
+            mails: state
+                .services
+                .get()
+                .and_then(|services| services.mailer.as_ref())
+                .map(|mailer| MailsHealth::of(mailer, &state.metrics)),
             memory: Memory { resident_bytes: resident_bytes() },
             http: Http {
                 connections: state.metrics.gauges.connections.get(),

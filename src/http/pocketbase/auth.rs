@@ -11,6 +11,7 @@ use hyper::StatusCode;
 use hyper::http::request::Parts;
 use serde_json::{Map, Value, json};
 
+use super::alerts::alert_later;
 use super::caller::{request_values, require_record, require_superuser};
 use super::error::{Operation, Refusal};
 use super::tokens::{TokenDetails, issue};
@@ -130,6 +131,12 @@ impl SignIn<'_> {
         let typed = services.typed()?;
         let query = Query::of(&self.head.uri);
         let refuse = |error| Operation::Read.refuses(error);
+        if self.record.is_superuser()
+            && let Some(client) = self.head.extensions.get::<ClientAddress>()
+            && !typed.settings().await.map_err(refuse)?.admits_superuser_from(client.ip)
+        {
+            return Err(Refusal::not_from_there());
+        }
         let context = self.method.unwrap_or("default");
         let request = request_values(context, self.head, &query, Some(self.members));
         let caller = Caller { is_superuser: false, request };
@@ -144,6 +151,9 @@ impl SignIn<'_> {
             let mut response = answer(services, &json!({"mfaId": mfa_id}))?;
             *response.status_mut() = StatusCode::UNAUTHORIZED;
             return Ok(response);
+        }
+        if self.method.is_some() {
+            alert_later(services, self.head, &self.record)?;
         }
         let token = match self.token {
             Some(token) => token,

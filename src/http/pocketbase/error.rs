@@ -195,6 +195,11 @@ impl Refusal {
         Self::new(StatusCode::UNAUTHORIZED, "The request requires valid record authorization token.")
     }
 
+    /// 403: superusers may not call from that address.
+    pub(super) fn not_from_there() -> Self {
+        Self::new(StatusCode::FORBIDDEN, "You are not allowed to perform this request.")
+    }
+
     /// 403: the token is not a superuser's.
     pub(super) fn not_a_superuser() -> Self {
         Self::new(StatusCode::FORBIDDEN, "The authorized record is not allowed to perform this action.")

@@ -3,6 +3,8 @@
 //! This face owns the wire: bodies, queries, errors word for word. Fields, rules and relations are `crate::records::typed`. Its rules decide
 //! about access, whatever `AUTH` says: a caller with the permission `admin` is a superuser, all others are guests.
 
+mod accounts;
+mod alerts;
 mod auth;
 mod batch;
 mod body;
@@ -12,7 +14,9 @@ mod crons;
 mod error;
 mod files;
 mod health;
+mod mails;
 mod multipart;
+mod otp;
 mod passwords;
 mod rate;
 mod realtime;
@@ -58,10 +62,19 @@ pub(super) fn routes() -> Routes {
         .route(Access::Rules, routes!(auth::methods))
         .route(Access::Rules, routes!(realtime::connect, realtime::subscribe))
         .route(Access::Rules, routes!(settings::view, settings::update))
+        .route(Access::Rules, routes!(settings::test_email))
         .route(Access::Rules, routes!(crons::list))
         .route(Access::Rules, routes!(crons::run))
         .page(Access::Rules, &BACKUP_METHODS, "/api/backups", any(crons::backups))
         .page(Access::Rules, &BACKUP_METHODS, "/api/backups/{*rest}", any(crons::backups))
+        .route(Access::Rules, routes!(accounts::request_verification))
+        .route(Access::Rules, routes!(accounts::confirm_verification))
+        .route(Access::Rules, routes!(accounts::request_password_reset))
+        .route(Access::Rules, routes!(accounts::confirm_password_reset))
+        .route(Access::Rules, routes!(accounts::request_email_change))
+        .route(Access::Rules, routes!(accounts::confirm_email_change))
+        .route(Access::Rules, routes!(otp::request_otp))
+        .route(Access::Rules, routes!(otp::with_otp))
         .route(Access::Rules, routes!(records::list, records::create))
         .route(Access::Rules, routes!(records::view, records::update, records::delete))
         .route(Access::Rules, routes!(batch::post))

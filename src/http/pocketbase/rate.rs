@@ -13,8 +13,6 @@ use crate::http::edge::client::ClientAddress;
 use crate::records::typed::CollectionHandle;
 use crate::records::typed::settings::{AppSettings, Audience};
 
-const NOT_ALLOWED: &str = "You are not allowed to perform this request.";
-
 /// What counts of the sender of a request.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Limited {
@@ -81,7 +79,7 @@ async fn check(state: &AppState, head: &Parts, route: &str, client: ClientAddres
     let sender = Sender::of(state, head).await?;
     let limited = Limited::new(&sender, client.ip);
     if limited.is_superuser && !settings.admits_superuser_from(client.ip) {
-        return Err(Refusal::new(StatusCode::FORBIDDEN, NOT_ALLOWED));
+        return Err(Refusal::not_from_there());
     }
     let (method, path) = (&head.method, head.uri.path());
     let actions = actions(method, route);

@@ -9,7 +9,7 @@ const MAX_URL: usize = 2_082;
 
 /// Whether a text is an email address: atoms with dots between, and a domain of at least two labels, the last of which begins and ends with a
 /// letter. Characters beyond ASCII are letters.
-pub(in crate::records) fn is_email(text: &str) -> bool {
+pub fn is_email(text: &str) -> bool {
     let Some((local, domain)) = text.rsplit_once('@') else { return false };
     let is_atom = |c: char| !c.is_ascii() || c.is_ascii_alphanumeric() || "!#$%&'*+-/=?^_`{|}~".contains(c);
     let are_atoms = local.split('.').all(|atom| !atom.is_empty() && atom.chars().all(is_atom));
@@ -42,7 +42,7 @@ static URL: LazyLock<Option<Regex>> = LazyLock::new(|| {
 });
 
 /// Whether a text is a URL: with one of a few schemes, or none where the host has a dot.
-pub(in crate::records) fn is_url(text: &str) -> bool {
+pub fn is_url(text: &str) -> bool {
     let length = text.chars().count();
     if !(4..=MAX_URL).contains(&length) {
         return false;

@@ -26,7 +26,7 @@ mod record;
 mod value;
 mod violation;
 
-pub(in crate::records) use address::{is_email, is_url};
+pub use address::{is_email, is_url};
 pub use auth::{
     AuthOptions, EMAIL, EMAIL_VISIBILITY, MailTemplate, PASSWORD, TOKEN_KEY, TokenOptions, VERIFIED,
     token_key,

@@ -17,7 +17,9 @@ mod definitions;
 mod deletion;
 mod expand;
 mod files;
+mod links;
 mod live;
+mod mails;
 mod meta;
 mod read;
 mod refresh;
@@ -47,6 +49,7 @@ use definitions::{Plan, PlannedIndex};
 pub use expand::Expand;
 pub use files::RecordFile;
 pub use live::ChangedRecord;
+pub use mails::{MailKey, MailKind, Otp};
 pub use meta::{CollectionsPage, scaffolds};
 pub use read::{ListRequest, TypedPage};
 use refresh::RefreshTask;
@@ -54,6 +57,7 @@ pub use rules::Caller;
 use settings::{AppSettings, RateRule, RateWindows, SettingsError, SettingsStore};
 use signed_in::{SignedIn, SignedInTask};
 use store::{Defined, TypedStore};
+pub use system::SUPERUSERS;
 pub use uploads::{Upload, Uploads};
 
 use super::schema::{Violation, Violations};
@@ -179,6 +183,12 @@ impl TypedRecords {
         let task = SignedInTask::new(typed.clone(), realtime.clone());
         supervisor.periodic("signed-in-records", signed_in::INTERVAL, backoff, task);
         typed.keep_files_swept(files, supervisor);
+        let cleaned = typed.clone();
+        let clean_up = move || {
+            let typed = cleaned.clone();
+            async move { typed.clean_up().await }
+        };
+        supervisor.periodic("account-clean-up", mails::CLEANUP_INTERVAL, backoff, clean_up);
         typed
     }
 

@@ -612,6 +612,22 @@ fn stored(rows: &[tokio_postgres::Row]) -> Result<Vec<StoredCollection>, DbError
         .collect()
 }
 
+impl TypedStore {
+    /// Takes the one mail that an address may get in some time. Whether there was one left.
+    pub(super) async fn take_mail(&self, key: &[u8], interval: Duration) -> Result<bool, DbError> {
+        let take = sql!(self.database, "records/mails/take.sql");
+        let seconds = interval.as_secs_f64();
+        let parameters: [Typed<'_>; 2] = [(&key, Type::BYTEA), (&seconds, Type::FLOAT8)];
+        Ok(!self.database.query_in_time(self.timeout, take, &parameters).await?.is_empty())
+    }
+
+    /// Gives back what was taken for a mail.
+    pub(super) async fn return_mail(&self, key: &[u8]) -> Result<(), DbError> {
+        let give = sql!(self.database, "records/mails/return.sql");
+        self.database.query_in_time(self.timeout, give, &[(&key, Type::BYTEA)]).await.map(drop)
+    }
+}
+
 /// Whether values that have to be unique are not.
 fn is_not_unique(error: &DbError) -> bool {
     error.sql_state() == Some(&SqlState::UNIQUE_VIOLATION)

@@ -18,7 +18,7 @@ const OWN: &str =
 /// The rule of accounts: each its own.
 const SELF: &str = "id = @request.auth.id";
 /// The collection of superusers.
-pub(super) const SUPERUSERS: &str = "_superusers";
+pub const SUPERUSERS: &str = "_superusers";
 
 /// Dates of a record.
 fn dates(mut fields: Vec<Value>) -> Value {

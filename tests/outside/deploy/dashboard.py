@@ -18,6 +18,7 @@ SILENT = {
     "tidegate_partitions_failing",
     "tidegate_stream_wakes_total",
     "tidegate_stream_inbox_total",
+    "tidegate_mails_total",
 }
 # Alerts for what this run does to the service.
 EXPECTED = {"TidegateCannotStore", "TidegateDeadLetters", "TidegateRouteErrors", "TidegateTaskPanicked"}
