@@ -49,6 +49,7 @@ use crate::lifecycle::Lifecycle;
 use crate::observe::Metrics;
 use crate::outbound::jwks;
 use crate::outbound::mail::Mailer;
+use crate::outbound::oidc::ProviderClient;
 use crate::realtime::{ChangeRetention, FeedReader, Hub, Realtime, WatchCheck};
 use crate::records::large::LargePayloads;
 use crate::records::typed::{AccountSettings, TypedRecords};
@@ -237,8 +238,12 @@ async fn start(
         .modules()
         .has(Module::PocketBase)
         .then(|| Mailer::start(config.database.data_dir.join("mail"), metrics, supervisor));
+    let policy = webhooks::policy(config);
+    let providers = config.modules().has(Module::PocketBase).then(|| ProviderClient::new(policy));
+    let providers = providers.transpose().map_err(std::io::Error::other)?;
     state.serve(Services {
         mailer,
+        providers,
         ingest: pipeline.ingest().clone(),
         routes,
         database: operations,

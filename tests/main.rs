@@ -62,6 +62,7 @@ mod pocketbase_files;
 mod pocketbase_filters;
 mod pocketbase_lists;
 mod pocketbase_mails;
+mod pocketbase_oauth2;
 mod pocketbase_realtime;
 mod pocketbase_relations;
 mod pocketbase_resume;

@@ -12,6 +12,14 @@ use crate::outbound::AddressPolicy;
 use crate::outbound::webhooks::{ClientError, WebhookClient};
 use crate::streams::subscriptions::{PublicUrls, WebhookSender};
 
+/// The addresses that URLs of clients may lead to.
+pub(super) fn policy(config: &Config) -> AddressPolicy {
+    match config.streams.webhook_allow_private.is_on() {
+        true => AddressPolicy::Private,
+        false => AddressPolicy::Public,
+    }
+}
+
 /// The client, as subscriptions see it.
 #[derive(Debug)]
 pub(super) struct Sender(WebhookClient);
@@ -19,11 +27,7 @@ pub(super) struct Sender(WebhookClient);
 impl Sender {
     /// A sender to the addresses that the settings permit.
     pub(super) fn new(config: &Config) -> Result<Self, ClientError> {
-        let policy = match config.streams.webhook_allow_private.is_on() {
-            true => AddressPolicy::Private,
-            false => AddressPolicy::Public,
-        };
-        WebhookClient::new(policy).map(Self)
+        WebhookClient::new(policy(config)).map(Self)
     }
 }
 

@@ -15,6 +15,7 @@
 mod accounts;
 mod clock;
 mod credential;
+mod id_tokens;
 mod issuer;
 mod jwt;
 pub mod keys;
@@ -33,6 +34,7 @@ mod verifier;
 
 pub use accounts::Accounts;
 pub use credential::Credential;
+pub use id_tokens::id_token_claims;
 pub use issuer::IssuerError;
 pub use keys::{KeyHash, is_key, is_write_only_key};
 pub use principal::{Decision, Identity, Principal};

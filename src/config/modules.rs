@@ -282,7 +282,7 @@ pub static ALL_MODULES: [ModuleInfo; 10] = [
         tables: &[FILES, TableSet { name: "pocketbase", relations: &["app_settings", "mail_limits"] }],
         uses: &[],
         memory_parts: 0,
-        settings: &["MAX_FILE_BYTES", "FILES_SWEEP_S"],
+        settings: &["MAX_FILE_BYTES", "FILES_SWEEP_S", "WEBHOOK_ALLOW_PRIVATE"],
     },
 ];
 

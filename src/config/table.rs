@@ -164,7 +164,7 @@ settings! {
         pub streams_compact_after_s: u64 = "60", int(1, 31_536_000, "seconds"),
             "Age of the messages of which compaction by key (Stream-Compaction) removes those that later ones replace.";
         pub webhook_allow_private: Switch = "off", SWITCH,
-            "Lets webhooks of subscriptions reach loopback and private addresses, and this machine without TLS. For development: callers that may create subscriptions can then send requests into the service's network.";
+            "Lets webhooks of subscriptions, and requests to providers of OAuth2, reach loopback and private addresses, and this machine without TLS. For development: callers that may create subscriptions can then send requests into the service's network.";
     }
 
     /// Files.

@@ -57,6 +57,7 @@ use crate::ingest::{AckLevel, Ingest};
 use crate::lifecycle::Lifecycle;
 use crate::observe::Metrics;
 use crate::outbound::mail::Mailer;
+use crate::outbound::oidc::ProviderClient;
 use crate::realtime::Realtime;
 use crate::records::Records;
 use crate::records::typed::TypedRecords;
@@ -104,6 +105,11 @@ macro_rules! modules {
         }
 
         impl Services {
+            /// The client of providers of identities.
+            fn providers(&self) -> Result<&ProviderClient, ApiError> {
+                self.providers.as_ref().ok_or_else(ApiError::unknown_path)
+            }
+
             /// The sender of mails.
             fn mailer(&self) -> Result<&Mailer, ApiError> {
                 self.mailer.as_ref().ok_or_else(ApiError::unknown_path)
@@ -284,6 +290,8 @@ pub struct Services {
     pub realtime: Option<Realtime>,
     /// Sends mails; `None`: no module that is on sends any.
     pub mailer: Option<Mailer>,
+    /// Asks providers of identities; `None`: no module that is on has any.
+    pub providers: Option<ProviderClient>,
     /// Users, sessions and keys.
     pub accounts: Accounts,
     /// Modules.

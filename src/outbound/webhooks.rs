@@ -18,7 +18,7 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use reqwest::header::{CONTENT_TYPE, HeaderName, HeaderValue};
-use reqwest::{Client, StatusCode, Url};
+use reqwest::{Client, RequestBuilder, StatusCode, Url};
 use tokio::time::timeout;
 
 use super::address::{AddressPolicy, is_loopback, literal};
@@ -227,14 +227,29 @@ impl WebhookClient {
         signature: &str,
         within: Duration,
     ) -> Result<Vec<u8>, WebhookError> {
-        let url = self.parse(url)?;
         let signature = HeaderValue::from_str(signature).map_err(|_| WebhookError::Signature)?;
-        let request = self
-            .client
-            .post(url)
-            .header(CONTENT_TYPE, HeaderValue::from_static("application/json"))
-            .header(&WEBHOOK_SIGNATURE, signature)
-            .body(body);
+        let build = |client: &Client, url: Url| {
+            client
+                .post(url)
+                .header(CONTENT_TYPE, HeaderValue::from_static("application/json"))
+                .header(&WEBHOOK_SIGNATURE, signature)
+                .body(body)
+        };
+        self.ask(url, build, within).await
+    }
+
+    /// Sends the request that `build` makes for a URL. Returns the content of a 2xx answer, as [`Self::post`] does.
+    ///
+    /// # Errors
+    ///
+    /// [`WebhookError`].
+    pub(super) async fn ask(
+        &self,
+        url: &str,
+        build: impl FnOnce(&Client, Url) -> RequestBuilder,
+        within: Duration,
+    ) -> Result<Vec<u8>, WebhookError> {
+        let request = build(&self.client, self.parse(url)?);
         let answered = timeout(within, async {
             let mut response = request.send().await.map_err(failure)?;
             if !response.status().is_success() {

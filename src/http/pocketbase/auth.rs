@@ -14,6 +14,7 @@ use serde_json::{Map, Value, json};
 use super::alerts::alert_later;
 use super::caller::{request_values, require_record, require_superuser};
 use super::error::{Operation, Refusal};
+use super::oauth2::providers;
 use super::tokens::{TokenDetails, issue};
 use super::{Query, answer, body};
 use crate::auth::RecordTokenKind;
@@ -403,7 +404,7 @@ pub(super) async fn methods(
     let seconds = |is_on: bool, duration: i64| if is_on { duration } else { 0 };
     let methods = json!({
         "password": {"enabled": passwords.enabled, "identityFields": fields},
-        "oauth2": {"enabled": options.oauth2.enabled, "providers": []},
+        "oauth2": {"enabled": options.oauth2.enabled, "providers": providers(options)?},
         "mfa": {"enabled": mfa.enabled, "duration": seconds(mfa.enabled, mfa.duration)},
         "otp": {"enabled": otp.enabled, "duration": seconds(otp.enabled, otp.duration)},
         // Of clients of former versions.

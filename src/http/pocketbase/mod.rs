@@ -16,6 +16,7 @@ mod files;
 mod health;
 mod mails;
 mod multipart;
+mod oauth2;
 mod otp;
 mod passwords;
 mod rate;
@@ -31,7 +32,7 @@ pub(super) use rate::refuse;
 
 use axum::body::Body;
 use axum::response::Response;
-use axum::routing::any;
+use axum::routing::{any, get};
 use hyper::{Method, StatusCode, Uri};
 use serde::Serialize;
 use serde_json::{Map, Value};
@@ -75,6 +76,10 @@ pub(super) fn routes() -> Routes {
         .route(Access::Rules, routes!(accounts::confirm_email_change))
         .route(Access::Rules, routes!(otp::request_otp))
         .route(Access::Rules, routes!(otp::with_otp))
+        .route(Access::Rules, routes!(oauth2::with_oauth2))
+        // A provider is another site.
+        .route(Access::Fixed, routes!(oauth2::redirect, oauth2::redirect_form))
+        .page(Access::Fixed, &[Method::GET], "/api/oauth2-redirect/{outcome}", get(oauth2::page))
         .route(Access::Rules, routes!(records::list, records::create))
         .route(Access::Rules, routes!(records::view, records::update, records::delete))
         .route(Access::Rules, routes!(batch::post))

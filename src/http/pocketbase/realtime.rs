@@ -31,11 +31,11 @@ use super::caller::{self, Shown};
 use super::error::{Operation, Refusal};
 use super::{body, no_content};
 use crate::db::DbError;
-use crate::http::AppState;
 use crate::http::event_stream::{self, CHUNK_BYTES, Close, EventSource, EventStream, LAST_EVENT_ID};
 use crate::http::server::ConnectionHandle;
 use crate::http::wire::error::ApiError;
 use crate::http::wire::{query, sse};
+use crate::http::{AppState, Services};
 use crate::realtime::clients::{
     ClientConnection, ClientId, ClientRequest, Clients, KeptPosition, MAX_POSITIONS, OpenError, PositionName,
     RequestError,
@@ -111,12 +111,17 @@ pub(super) async fn connect(
         request: None,
         joining: None,
         is_reading: false,
+        awaits_redirect: false,
+        redirect: None,
         is_greeted: false,
         expires: None,
     });
     response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     Ok(response)
 }
+
+/// The topic of a client that waits for a provider's redirect.
+const REDIRECT: &str = "@oauth2";
 
 /// A request to a stream, on its way between nodes.
 #[derive(Debug, Serialize, Deserialize)]
@@ -125,6 +130,9 @@ struct Message {
     /// The owner of kept positions.
     owner: String,
     topics: Vec<String>,
+    /// The data of a provider's redirect. Without it the topics are set.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    redirect: Option<Value>,
 }
 
 /// The answer of a stream.
@@ -137,6 +145,8 @@ enum Reply {
     Failed,
     /// The owner has [`MAX_POSITIONS`] positions.
     TooManyPositions,
+    /// The client waits for no redirect.
+    NotAwaited,
 }
 
 /// `POST /api/realtime`.
@@ -164,7 +174,8 @@ pub(super) async fn subscribe(
     let unknown = || Refusal::new(StatusCode::NOT_FOUND, "Missing or invalid client id.");
     let id = ClientId::parse(&id).ok_or_else(unknown)?;
     let owner = shown.owner(&read.head);
-    let message = serde_json::to_vec(&Message { shown, owner, topics }).map_err(|_| Refusal::internal())?;
+    let message = serde_json::to_vec(&Message { shown, owner, topics, redirect: None })
+        .map_err(|_| Refusal::internal())?;
     let answered = services.realtime()?.clients().request(&id, message.into()).await;
     let away = || {
         ApiError::unavailable("overloaded", "the stream does not answer; try again", Duration::from_secs(1))
@@ -187,7 +198,20 @@ pub(super) async fn subscribe(
             violations.add("subscriptions", Violation::new("too_many_values", message));
             Err(Operation::Read.refuses(TypedError::Refused(violations)))
         }
-        Ok(Reply::Failed) | Err(_) => Err(away().into()),
+        Ok(Reply::Failed | Reply::NotAwaited) | Err(_) => Err(away().into()),
+    }
+}
+
+/// Sends the data of a provider's redirect to the client that waits for it, on any node. Whether there is one.
+pub(super) async fn send_redirect(services: &Services, id: &str, data: Value) -> Result<bool, Refusal> {
+    let Some(id) = ClientId::parse(id) else { return Ok(false) };
+    let message =
+        Message { shown: Shown::default(), owner: String::new(), topics: Vec::new(), redirect: Some(data) };
+    let message = serde_json::to_vec(&message).map_err(|_| Refusal::internal())?;
+    match services.realtime()?.clients().request(&id, message.into()).await {
+        Ok(answer) => Ok(matches!(serde_json::from_slice(&answer), Ok(Reply::Set))),
+        Err(RequestError::Database(error)) => Err(ApiError::from(error).into()),
+        Err(_) => Ok(false),
     }
 }
 
@@ -392,6 +416,10 @@ struct Source {
     joining: Option<JoiningRequest>,
     /// Whether changes are read from the table.
     is_reading: bool,
+    /// Whether the client waits for a provider's redirect; it gets one.
+    awaits_redirect: bool,
+    /// The data of one that is to be sent.
+    redirect: Option<Value>,
     is_greeted: bool,
     /// The time at which the token of the caller's record expires: the stream ends then, and a client that has a new one comes back with it.
     expires: Option<Instant>,
@@ -403,10 +431,18 @@ impl Source {
         let Ok(message) = serde_json::from_slice::<Message>(&request.body) else {
             return answer(request, Reply::Failed);
         };
+        if let Some(redirect) = message.redirect {
+            if !std::mem::take(&mut self.awaits_redirect) {
+                return answer(request, Reply::NotAwaited);
+            }
+            self.redirect = Some(redirect);
+            return answer(request, Reply::Set);
+        }
         self.settle().await;
         if !self.shown.may_become(&message.shown) {
             return answer(request, Reply::OtherCaller);
         }
+        self.awaits_redirect = message.topics.iter().any(|topic| topic == REDIRECT);
         let mut topics = Vec::with_capacity(message.topics.len());
         for text in message.topics {
             topics.extend(Topic::parse(text, &self.typed).await);
@@ -710,6 +746,11 @@ impl EventSource for Source {
         {
             // On the heap, as every idle stream holds room for the largest future that it may run.
             Box::pin(self.set(request)).await;
+        }
+        if let Some(redirect) = self.redirect.take() {
+            let fields =
+                sse::Fields { id: Some(self.client.id().as_str()), event: Some(REDIRECT), retry_ms: None };
+            sse::write_event(out, fields, redirect.to_string().as_bytes());
         }
         let mut begun = Instant::now();
         while out.len() < CHUNK_BYTES {

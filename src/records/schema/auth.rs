@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
+use super::address::is_url;
 use super::definition::{Definition, DefinitionError};
 use super::field::{Field, Kind};
 use super::generate::generate;
@@ -86,6 +87,10 @@ pub struct Oauth2Options {
     /// The services.
     pub providers: Vec<Map<String, Value>>,
 }
+
+/// The names of providers: generic ones of OpenID Connect.
+pub const PROVIDERS: [&str; 3] = ["oidc", "oidc2", "oidc3"];
+const CLIENT_SECRET: &str = "clientSecret";
 
 /// Fields that get values of another service's user; `""`: none.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -296,6 +301,16 @@ impl AuthOptions {
                 token.secret = secret()?;
             }
         }
+        // A secret that is left out stays.
+        for provider in &mut merged.oauth2.providers {
+            let known = self.oauth2.providers.iter().find(|known| known.get("name") == provider.get("name"));
+            let secret = known.and_then(|known| known.get(CLIENT_SECRET));
+            let is_sent =
+                provider.get(CLIENT_SECRET).and_then(Value::as_str).is_some_and(|sent| !sent.is_empty());
+            if let (Some(secret), false) = (secret, is_sent) {
+                provider.insert(CLIENT_SECRET.into(), secret.clone());
+            }
+        }
         Ok(merged)
     }
 
@@ -308,7 +323,7 @@ impl AuthOptions {
         let providers = members.get_mut("oauth2").and_then(|oauth2| oauth2.get_mut("providers"));
         for provider in providers.and_then(Value::as_array_mut).into_iter().flatten() {
             if let Some(provider) = provider.as_object_mut() {
-                provider.remove("clientSecret");
+                provider.remove(CLIENT_SECRET);
             }
         }
         members
@@ -371,18 +386,8 @@ impl AuthOptions {
         nested("passwordAuth", of_passwords);
         let mut of_providers = Violations::default();
         for (at, provider) in self.oauth2.providers.iter().enumerate() {
-            let name = provider.get("name").and_then(Value::as_str).unwrap_or_default();
-            let violation = match name {
-                "" => Violation::required(),
-                // None of them can be signed in with yet.
-                name => {
-                    let message = format!("Invalid or missing provider with name {name}.");
-                    Violation::new("missing_provider", message).with("name", name)
-                }
-            };
-            let mut of_provider = Violations::default();
-            of_provider.add("name", violation);
-            of_providers.add_all(&at.to_string(), of_provider);
+            let earlier = self.oauth2.providers.get(..at).unwrap_or_default();
+            of_providers.add_all(&at.to_string(), provider_violations(provider, earlier));
         }
         let mut of_oauth2 = Violations::default();
         of_oauth2.add_all("providers", of_providers);
@@ -432,6 +437,36 @@ fn merge(known: &mut Value, sent: &Value) {
         (_, Value::Null) => {}
         (known, sent) => *known = sent.clone(),
     }
+}
+
+/// The violations of a provider, behind others.
+fn provider_violations(provider: &Map<String, Value>, earlier: &[Map<String, Value>]) -> Violations {
+    let text = |name: &str| provider.get(name).and_then(Value::as_str).unwrap_or_default();
+    let mut found = Violations::default();
+    match text("name") {
+        "" => found.add("name", Violation::required()),
+        name if !PROVIDERS.contains(&name) => {
+            let message = format!("Invalid or missing provider with name {name}.");
+            found.add("name", Violation::new("missing_provider", message).with("name", name));
+        }
+        name if earlier.iter().any(|other| other.get("name").and_then(Value::as_str) == Some(name)) => {
+            let message = format!("The provider {name} is already registered.");
+            found.add("name", Violation::new("duplicated_provider", message).with("name", name));
+        }
+        _ => {}
+    }
+    for member in ["clientId", CLIENT_SECRET] {
+        if text(member).is_empty() {
+            found.add(member, Violation::required());
+        }
+    }
+    for member in ["authURL", "tokenURL", "userInfoURL"] {
+        let url = text(member);
+        if !url.is_empty() && !is_url(url) {
+            found.add(member, Violation::new("is_url", "Must be a valid URL."));
+        }
+    }
+    found
 }
 
 fn check_duration(duration: i64, found: &mut Violations) {

@@ -28,8 +28,8 @@ mod violation;
 
 pub use address::{is_email, is_url};
 pub use auth::{
-    AuthOptions, EMAIL, EMAIL_VISIBILITY, MailTemplate, PASSWORD, TOKEN_KEY, TokenOptions, VERIFIED,
-    token_key,
+    AuthOptions, EMAIL, EMAIL_VISIBILITY, MailTemplate, PASSWORD, PROVIDERS, TOKEN_KEY, TokenOptions,
+    VERIFIED, token_key,
 };
 pub use date::DateText;
 pub use definition::{CollectionKind, Definition, DefinitionError, Rules};
