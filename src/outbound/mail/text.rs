@@ -32,9 +32,9 @@ pub(super) fn of_html(html: &str) -> String {
             if let Some(address) = link.take() {
                 text.push_str(&format!("({address})"));
             }
-        } else if name == "br" {
-            text.push('\n');
-        } else if !INLINE.contains(&name.as_str()) && !text.is_empty() && !text.ends_with('\n') {
+        } else if name == "br"
+            || (!INLINE.contains(&name.as_str()) && !text.is_empty() && !text.ends_with('\n'))
+        {
             text.push('\n');
         }
         if name == "li" && !is_end {
