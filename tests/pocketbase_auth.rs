@@ -276,7 +276,7 @@ async fn another_password_or_email_ends_all_tokens_and_only_managers_set_them_fr
     good(&service, "PATCH", &path, &token, &same).await;
     let refresh = "/api/collections/staff/auth-refresh";
     good(&service, "POST", refresh, &token, &Value::Null).await;
-    // Somebody else may not even try.
+    // Others may not even try.
     refused(&service, ("PATCH", &path, "", &with(json!({"oldPassword": SECRET}))), 404, NOT_FOUND).await;
 
     good(&service, "PATCH", &path, &token, &with(json!({"oldPassword": SECRET}))).await;

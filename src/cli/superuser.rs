@@ -1,5 +1,7 @@
 //! `tidegate keys superuser`: the superusers of typed collections, with or without a running service.
 
+use std::sync::Arc;
+
 use clap::Args;
 
 use super::users::read_line;
@@ -13,7 +15,6 @@ use crate::realtime::Hub;
 use crate::records::typed::{AccountSettings, TypedError, TypedRecords};
 use crate::records::{Records, RecordsError, RecordsSettings};
 use crate::supervisor::Supervisor;
-use std::sync::Arc;
 
 #[derive(Debug, Args)]
 pub(super) struct SuperuserArgs {

@@ -529,7 +529,7 @@ pub(super) fn complete_fields(fields: &mut Vec<Field>) {
         field.system = true;
         match &field.kind {
             Kind::Password { .. } => (field.hidden, field.required) = (true, true),
-            // Whoever guesses it signs tokens.
+            // A token key that can be guessed signs tokens.
             Kind::Text { .. } => *field = own,
             _ => {}
         }

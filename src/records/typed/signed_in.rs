@@ -23,7 +23,7 @@ const MAX_RECORDS: usize = 20_000;
 /// The time between two looks of the task. Readers look by themselves; this only keeps the subscription short.
 pub(super) const INTERVAL: Duration = Duration::from_millis(50);
 
-/// Cached records, by the topic of their collection and their id, and the changes of all accounts, which whoever reads a record takes first: the
+/// Cached records, by the topic of their collection and their id, and the changes of all accounts, which a reader of a record takes first: the
 /// feed delivers a change to all its subscribers before the next one, so a stream never judges a change by an older record of its caller.
 #[derive(Debug)]
 pub(super) struct SignedIn {

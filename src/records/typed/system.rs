@@ -143,7 +143,7 @@ fn plans(definitions: &Definitions, is_open: bool) -> Result<Vec<Plan>, TypedErr
                 "the collection users is new: everyone may sign up there, until its createRule is changed"
             ),
             false => tracing::info!(
-                "the collection users is new: nobody may sign up there, until a superuser sets its createRule"
+                "the collection users is new: sign-up is closed until a superuser sets its createRule"
             ),
         }
     }
