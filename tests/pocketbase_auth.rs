@@ -323,6 +323,12 @@ async fn another_password_or_email_ends_all_tokens_and_only_managers_set_them_fr
     good(&service, "PATCH", "/api/collections/staff", &admin, &json!({"authRule": null})).await;
     let form = json!({"identity": "bob@example.com", "password": SECRET});
     refused(&service, ("POST", "/api/collections/staff/auth-with-password", "", &form), 403, message).await;
+    let bad = json!({"mfa": {"enabled": false, "rule": "nothing = 1"}, "manageRule": "nothing = 1"});
+    let request = ("PATCH", "/api/collections/staff", admin.as_str(), &bad);
+    let data = refused(&service, request, 400, "Failed to update collection.").await;
+    for pointer in ["/mfa/rule", "/manageRule"] {
+        assert_eq!(data.pointer(pointer).unwrap()["code"], "validation_invalid_rule", "{data}");
+    }
     // Another secret of the collection ends all tokens, and no secret is shown.
     let secret = json!({"authRule": "", "authToken": {"secret": "s".repeat(40)}});
     let shown = good(&service, "PATCH", "/api/collections/staff", &admin, &secret).await;

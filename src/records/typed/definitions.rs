@@ -434,12 +434,21 @@ fn check(
         }
     }
     violations.add_all("indexes", of_indexes);
+    let check_rule = |text: Option<&str>| {
+        let text = text.filter(|text| !text.is_empty())?;
+        let error = rules::parse(text, &RequestValues::default(), &all, &definition.id).err()?;
+        Some(Violation::new("invalid_rule", format!("Invalid rule. Raw error: {error}.")))
+    };
     for (rule, text) in definition.all_rules() {
-        let Some(text) = text.filter(|text| !text.is_empty()) else { continue };
-        if let Err(error) = rules::parse(text, &RequestValues::default(), &all, &definition.id) {
-            let message = format!("Invalid rule. Raw error: {error}.");
-            violations.add(rule, Violation::new("invalid_rule", message));
+        if let Some(violation) = check_rule(text) {
+            violations.add(rule, violation);
         }
+    }
+    let of_second_factors = definition.auth.as_ref().map(|auth| auth.mfa.rule.as_str());
+    if let Some(violation) = check_rule(of_second_factors) {
+        let mut of_mfa = Violations::default();
+        of_mfa.add("rule", violation);
+        violations.add_all("mfa", of_mfa);
     }
     violations.into_result().map_err(TypedError::Refused)
 }

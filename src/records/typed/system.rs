@@ -17,6 +17,8 @@ const OWN: &str =
     "@request.auth.id != '' && recordRef = @request.auth.id && collectionRef = @request.auth.collectionId";
 /// The rule of accounts: each its own.
 const SELF: &str = "id = @request.auth.id";
+/// The collections of the system, and `users`.
+const COLLECTIONS: i64 = 6;
 /// The collection of superusers.
 pub const SUPERUSERS: &str = "_superusers";
 
@@ -102,7 +104,8 @@ impl TypedRecords {
         }
         let is_open = self.inner.users_are_open;
         let decide = |stored| plans(&Definitions::of(stored), is_open);
-        match self.inner.store.define(limits::MAX_COLLECTIONS, decide).await? {
+        // They do not count: a database that has all others gets them, too.
+        match self.inner.store.define(limits::MAX_COLLECTIONS + COLLECTIONS, decide).await? {
             Defined::Refused(refusal) => return Err(refusal),
             Defined::InUse | Defined::NotUnique(_) => return Err(TypedError::Failed),
             Defined::Done => {}
