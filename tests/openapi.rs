@@ -15,6 +15,9 @@ const DESCRIPTION: &str = "/api/openapi.json";
 /// Whether a route is described: no part of the description, and not of the web page.
 fn is_described(path: &str) -> bool {
     let is_of_page = path == "/" || path == "/stress" || path.starts_with("/ui/");
+    // Backups are refused, and a user sees the page behind a provider's redirect.
+    let is_of_page =
+        is_of_page || path.starts_with("/api/backups") || path == "/api/oauth2-redirect/{outcome}";
     path != DESCRIPTION && !path.starts_with("/api/docs") && !is_of_page
 }
 

@@ -57,6 +57,10 @@ pub(super) fn write(text: &mut String, api: &Value) {
         let about = match route.path.as_str() {
             "/" | "/stress" => "the web page",
             path if path.starts_with("/ui/") => "of the web page",
+            path if path.starts_with("/api/backups") => "501: the database's own tools make backups",
+            path if path.starts_with("/api/oauth2-redirect") => {
+                "a page for the user whom a provider sends back"
+            }
             "/api/openapi.json" => "the API's description (OpenAPI 3.1)",
             _ => "a page of the description",
         };

@@ -424,7 +424,7 @@ pub(super) async fn redirect(
 ) -> Result<Response, Refusal> {
     let query = Query::of(request.uri());
     let [id, code, error] = ["state", "code", "error"].map(|name| query.get(name).to_owned());
-    redirected(state.services()?, StatusCode::TEMPORARY_REDIRECT, id, code, error).await
+    redirected(state.services()?, StatusCode::TEMPORARY_REDIRECT, &id, &code, &error).await
 }
 
 /// `POST /api/oauth2-redirect`.
@@ -444,23 +444,23 @@ pub(super) async fn redirect_form(
     let read = body::read(services, request, MAX_BYTES).await?;
     let member = |name| text(&read.members, name, read.is_form).unwrap_or_default();
     let [id, code, error] = ["state", "code", "error"].map(member);
-    redirected(services, StatusCode::SEE_OTHER, id, code, error).await
+    redirected(services, StatusCode::SEE_OTHER, &id, &code, &error).await
 }
 
 async fn redirected(
     services: &Services,
     status: StatusCode,
-    id: String,
-    code: String,
-    error: String,
+    id: &str,
+    code: &str,
+    error: &str,
 ) -> Result<Response, Refusal> {
     let mut data = json!({"state": id, "code": code});
     if !error.is_empty()
         && let Some(data) = data.as_object_mut()
     {
-        data.insert("error".into(), error.as_str().into());
+        data.insert("error".into(), error.into());
     }
-    let is_awaited = send_redirect(services, &id, data).await?;
+    let is_awaited = send_redirect(services, id, data).await?;
     let is_done = is_awaited && error.is_empty() && !code.is_empty();
     let mut response = Response::new(Body::empty());
     *response.status_mut() = status;
