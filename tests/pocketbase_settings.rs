@@ -50,7 +50,7 @@ async fn settings_are_for_superusers_and_the_same_on_every_node() {
     assert_eq!(fields, json!({"meta": {"appName": "Tide"}}));
 
     let loading = "An error occurred while loading the submitted data.";
-    for bad in [json!({"batch": 5}), json!({"meta": {"appName": "a\u{0}"}})] {
+    for bad in [json!([]), json!({"batch": 5}), json!({"meta": {"appName": "a\u{0}"}})] {
         refused(&one, ("PATCH", SETTINGS, &token, &bad), 400, loading).await;
     }
     let saving = "An error occurred while saving the new settings.";

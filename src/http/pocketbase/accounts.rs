@@ -149,7 +149,7 @@ pub(super) async fn request_verification(
     request: Request,
 ) -> Result<Response, Refusal> {
     let services = state.services()?;
-    let read = body::read(services, request, MAX_BYTES).await?;
+    let read = body::read_form(services, request, MAX_BYTES).await?;
     let collection = collection(services, path).await?;
     if is_superusers(&collection) {
         return Err(bad("All superusers are verified by default."));
@@ -185,7 +185,7 @@ pub(super) async fn request_password_reset(
     request: Request,
 ) -> Result<Response, Refusal> {
     let services = state.services()?;
-    let read = body::read(services, request, MAX_BYTES).await?;
+    let read = body::read_form(services, request, MAX_BYTES).await?;
     let collection = collection(services, path).await?;
     if !options(&collection)?.password_auth.enabled {
         return Err(bad("The collection is not configured to allow password authentication."));
@@ -266,7 +266,7 @@ pub(super) async fn confirm_verification(
     request: Request,
 ) -> Result<Response, Refusal> {
     let services = state.services()?;
-    let read = body::read(services, request, MAX_BYTES).await?;
+    let read = body::read_form(services, request, MAX_BYTES).await?;
     let collection = collection(services, path).await?;
     if is_superusers(&collection) {
         return Err(bad("All superusers are verified by default."));
@@ -308,7 +308,7 @@ pub(super) async fn confirm_password_reset(
     request: Request,
 ) -> Result<Response, Refusal> {
     let services = state.services()?;
-    let read = body::read(services, request, MAX_BYTES).await?;
+    let read = body::read_form(services, request, MAX_BYTES).await?;
     let collection = collection(services, path).await?;
     let member = |name| text(&read.members, name, read.is_form);
     let (token, password, confirm) = (member("token")?, member(PASSWORD)?, member("passwordConfirm")?);
@@ -361,7 +361,7 @@ pub(super) async fn request_email_change(
     request: Request,
 ) -> Result<Response, Refusal> {
     let services = state.services()?;
-    let read = body::read(services, request, MAX_BYTES).await?;
+    let read = body::read_form(services, request, MAX_BYTES).await?;
     let (record, _) = require_record(&state, &read.head).await?;
     let collection = collection(services, path).await?;
     if record.collection().definition().id != collection.definition().id {
@@ -423,7 +423,7 @@ pub(super) async fn confirm_email_change(
     request: Request,
 ) -> Result<Response, Refusal> {
     let services = state.services()?;
-    let read = body::read(services, request, MAX_BYTES).await?;
+    let read = body::read_form(services, request, MAX_BYTES).await?;
     let collection = collection(services, path).await?;
     if is_superusers(&collection) {
         return Err(bad("All superusers can change their emails directly."));

@@ -43,6 +43,11 @@ pub(super) async fn read(services: &Services, request: Request, bytes: usize) ->
     read_with(services, request, bytes, Files::None).await
 }
 
+/// Reads a form of sign-ins or of settings, of up to `bytes`: one that cannot be read has a message of its own.
+pub(super) async fn read_form(services: &Services, request: Request, bytes: usize) -> Result<Read, Refusal> {
+    read(services, request, bytes).await.map_err(Refusal::of_form)
+}
+
 /// Reads a body of up to `bytes` beside its files, which a form in parts may have.
 pub(super) async fn read_with(
     services: &Services,

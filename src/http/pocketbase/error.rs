@@ -75,6 +75,7 @@ pub(in crate::http) struct RefusalResponse<'a> {
 }
 
 const GENERIC: &str = "Something went wrong while processing your request.";
+const NOT_LOADED: &str = "An error occurred while loading the submitted data.";
 const NOT_FOUND: &str = "The requested resource wasn't found.";
 
 /// The operation of a request, which its errors name.
@@ -180,6 +181,14 @@ impl Refusal {
     /// Its body.
     pub(super) fn shown(&self) -> Value {
         json!({"data": self.data, "message": self.message, "status": self.status.as_u16()})
+    }
+
+    /// The refusal of a form, whose body cannot be read.
+    pub(super) fn of_form(self) -> Self {
+        match self.message == GENERIC {
+            true => Self { message: NOT_LOADED.into(), ..self },
+            false => self,
+        }
     }
 
     pub(super) fn not_found() -> Self {

@@ -237,7 +237,7 @@ pub(super) async fn with_oauth2(
     request: Request,
 ) -> Result<Response, Refusal> {
     let services = state.services()?;
-    let read = body::read(services, request, MAX_BYTES).await?;
+    let read = body::read_form(services, request, MAX_BYTES).await?;
     let collection = collection(services, path).await?;
     let auth = options(&collection)?;
     if !auth.oauth2.enabled {
@@ -441,7 +441,7 @@ pub(super) async fn redirect_form(
     request: Request,
 ) -> Result<Response, Refusal> {
     let services = state.services()?;
-    let read = body::read(services, request, MAX_BYTES).await?;
+    let read = body::read_form(services, request, MAX_BYTES).await?;
     let member = |name| text(&read.members, name, read.is_form).unwrap_or_default();
     let [id, code, error] = ["state", "code", "error"].map(member);
     redirected(services, StatusCode::SEE_OTHER, &id, &code, &error).await

@@ -66,7 +66,7 @@ pub(super) async fn request_otp(
     request: Request,
 ) -> Result<Response, Refusal> {
     let services = state.services()?;
-    let read = body::read(services, request, MAX_BYTES).await?;
+    let read = body::read_form(services, request, MAX_BYTES).await?;
     let collection = collection(services, path).await?;
     require_otp(&collection)?;
     let address = email(&read)?;
@@ -147,7 +147,7 @@ pub(super) async fn with_otp(
     request: Request,
 ) -> Result<Response, Refusal> {
     let services = state.services()?;
-    let read = body::read(services, request, MAX_BYTES).await?;
+    let read = body::read_form(services, request, MAX_BYTES).await?;
     let collection = collection(services, path).await?;
     require_otp(&collection)?;
     let member = |name| text(&read.members, name, read.is_form);

@@ -74,7 +74,7 @@ pub(super) async fn update(
     let services = state.services()?;
     let unreadable =
         || Refusal::new(StatusCode::BAD_REQUEST, "An error occurred while loading the submitted data.");
-    let read = body::read(services, request, MAX_BYTES).await?;
+    let read = body::read_form(services, request, MAX_BYTES).await?;
     require_superuser(&state, &read.head).await?;
     let query = Query::of(&read.head.uri);
     query.projection()?;
@@ -124,7 +124,7 @@ pub(super) async fn test_email(
 ) -> Result<Response, Refusal> {
     const FAILED: &str = "Failed to send the test email.";
     let services = state.services()?;
-    let read = body::read(services, request, MAX_BYTES).await?;
+    let read = body::read_form(services, request, MAX_BYTES).await?;
     require_superuser(&state, &read.head).await?;
     let member = |name| text(&read.members, name, read.is_form);
     let (email, template, name) = (member(EMAIL)?, member("template")?, member("collection")?);
