@@ -368,7 +368,7 @@ async fn what_a_token_brings_or_points_at_is_never_looked_at_and_no_redirect_is_
 }
 
 /// A certificate for `name` by an authority of our own making, and that authority's.
-fn certified(name: &str) -> (TlsAcceptor, String) {
+pub(crate) fn certified(name: &str) -> (TlsAcceptor, String) {
     let key = KeyPair::generate().unwrap();
     let mut params = CertificateParams::new(Vec::new()).unwrap();
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);

@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 
+use crate::issuers::certified;
 use crate::pocketbase::{COLLECTIONS, good, records, refused, send, start};
 use crate::pocketbase_settings::change;
 use crate::support::postgres::TestDatabase;
@@ -444,4 +445,33 @@ async fn a_sign_in_from_a_new_place_is_reported_by_mail_and_the_first_one_is_not
     let mails = server.to("ada@example.com");
     assert!(mails.iter().any(|mail| mail.text.contains("127.0.0.1 three")), "{mails:?}");
     assert!(!mails.iter().any(|mail| mail.text.contains("127.0.0.1 one")), "{mails:?}");
+}
+
+#[tokio::test]
+async fn a_connection_begins_with_tls_and_only_a_trusted_server_gets_mails() {
+    let database = TestDatabase::create().await;
+    let folder = Folder::new();
+    let file = format!("{}/authority.pem", folder.path());
+    // The system's authorities are trusted; SSL_CERT_FILE names others in their place.
+    let (tls, authority) = certified("127.0.0.1");
+    std::fs::write(&file, authority).unwrap();
+    let server = SmtpServer::start_with(Manner::Takes, Some(tls)).await;
+    let plain = SmtpServer::start(Manner::Takes).await;
+    let test = json!({"email": "ada@example.com", "template": "otp"});
+    for is_trusted in [true, false] {
+        let mut variables = vec![("MODULES", "events,records,pocketbase")];
+        if is_trusted {
+            variables.push(("SSL_CERT_FILE", file.as_str()));
+        }
+        let service = Service::start(database.url(), &variables).await;
+        let token = crate::support::accounts::key(&database, &["--admin"]).await;
+        change(&service, &token, server.settings()).await;
+        change(&service, &token, json!({"smtp": {"tls": true}})).await;
+        let answer = send(&service, "POST", TEST, &token, &test).await;
+        assert_eq!(answer.status.is_success(), is_trusted, "{answer:?}");
+        change(&service, &token, plain.settings()).await;
+        let answer = send(&service, "POST", TEST, &token, &test).await;
+        assert_eq!(answer.status.as_u16(), 400, "a server without TLS gets none: {answer:?}");
+    }
+    assert_eq!((server.count(), plain.count()), (1, 0));
 }

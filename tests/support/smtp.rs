@@ -3,9 +3,10 @@
 use std::sync::Arc;
 
 use parking_lot::Mutex;
-use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncWrite, AsyncWriteExt, BufReader};
+use tokio::net::TcpListener;
 use tokio::task::JoinSet;
+use tokio_rustls::TlsAcceptor;
 
 /// A mail as it came.
 #[derive(Debug, Clone)]
@@ -48,6 +49,11 @@ pub(crate) struct SmtpServer {
 
 impl SmtpServer {
     pub(crate) async fn start(manner: Manner) -> Self {
+        Self::start_with(manner, None).await
+    }
+
+    /// A server whose connections begin with TLS, if it has a certificate.
+    pub(crate) async fn start_with(manner: Manner, tls: Option<TlsAcceptor>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let state = Arc::new(Mutex::new(State { mails: Vec::new(), manner }));
@@ -56,9 +62,15 @@ impl SmtpServer {
         tasks.spawn(async move {
             let mut sessions = JoinSet::new();
             while let Ok((socket, _)) = listener.accept().await {
-                let state = Arc::clone(&shared);
+                let (state, tls) = (Arc::clone(&shared), tls.clone());
                 sessions.spawn(async move {
-                    let _gone = session(socket, &state).await;
+                    let _gone = match tls {
+                        None => session(socket, &state).await,
+                        Some(tls) => match tls.accept(socket).await {
+                            Ok(stream) => session(stream, &state).await,
+                            Err(error) => Err(error),
+                        },
+                    };
                 });
             }
         });
@@ -84,15 +96,16 @@ impl SmtpServer {
     }
 }
 
-async fn session(socket: TcpStream, state: &Mutex<State>) -> std::io::Result<()> {
+async fn session(stream: impl AsyncRead + AsyncWrite + Unpin, state: &Mutex<State>) -> std::io::Result<()> {
     let manner = state.lock().manner;
-    let (reader, mut writer) = socket.into_split();
+    let (reader, mut writer) = tokio::io::split(stream);
     let mut lines = BufReader::new(reader).lines();
     if manner == Manner::IsSilent {
         while lines.next_line().await?.is_some() {}
         return Ok(());
     }
     writer.write_all(b"220 test ESMTP\r\n").await?;
+    writer.flush().await?;
     let (mut to, mut auth) = (String::new(), String::new());
     while let Some(line) = lines.next_line().await? {
         let verb = line.get(..4).unwrap_or_default().to_uppercase();
@@ -114,6 +127,7 @@ async fn session(socket: TcpStream, state: &Mutex<State>) -> std::io::Result<()>
             }
             "DATA" => {
                 writer.write_all(b"354 go on\r\n").await?;
+                writer.flush().await?;
                 let mut text = String::new();
                 while let Some(line) = lines.next_line().await?.filter(|line| line != ".") {
                     text.push_str(line.strip_prefix('.').unwrap_or(&line));
@@ -127,6 +141,7 @@ async fn session(socket: TcpStream, state: &Mutex<State>) -> std::io::Result<()>
             _ => "250 ok\r\n".to_owned(),
         };
         writer.write_all(answer.as_bytes()).await?;
+        writer.flush().await?;
     }
     Ok(())
 }
