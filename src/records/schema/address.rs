@@ -41,7 +41,7 @@ static URL: LazyLock<Option<Regex>> = LazyLock::new(|| {
     .ok()
 });
 
-/// Whether a text is a URL: with one of a few schemes, or none where the host has a dot.
+/// Whether a text is a URL: with one of a few schemes, or none where the host has a dot or a port.
 pub fn is_url(text: &str) -> bool {
     let length = text.chars().count();
     if !(4..=MAX_URL).contains(&length) {
@@ -49,7 +49,7 @@ pub fn is_url(text: &str) -> bool {
     }
     let Some(found) = URL.as_ref().and_then(|url| url.captures(text)) else { return false };
     let has_dot = found.name("host").is_some_and(|host| host.as_str().contains('.'));
-    found.name("scheme").is_some() || has_dot
+    found.name("scheme").is_some() || has_dot || text.contains(':')
 }
 
 /// The host of a URL, without its port.
