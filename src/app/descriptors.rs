@@ -47,12 +47,10 @@ pub(super) fn max_connections(config: &Config, limit: u64) -> usize {
 fn reserved(config: &Config) -> u64 {
     let threads = config.server.http_threads() as u64 * THREAD;
     let modules = config.modules();
-    // Uploads of records keep each of their files open until the records are stored.
-    let uploads = match (modules.has(Module::Files), modules.has(Module::PocketBase)) {
-        (_, true) => limits::MAX_UPLOADS * limits::MAX_FILES_PER_RECORDS,
-        (true, false) => limits::MAX_UPLOADS,
-        (false, false) => 0,
-    };
+    let uploads = if modules.has(Module::Files) { limits::MAX_UPLOADS } else { 0 };
+    // Those of records keep each of their files open until the records are stored.
+    let of_records = limits::MAX_RECORD_UPLOADS * limits::MAX_FILES_PER_RECORDS;
+    let uploads = if modules.has(Module::PocketBase) { uploads + of_records } else { uploads };
     let imports =
         if modules.has(Module::Imports) { config.quotas().of(PoolUse::IMPORTS).connections } else { 0 };
     let files = (uploads + config.memory().max_downloads() + imports) as u64;

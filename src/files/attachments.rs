@@ -4,6 +4,7 @@
 //! changed or deleted by another face leaves rows behind, which a task of the records removes. Contents without a row go with the next sweep.
 
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -121,7 +122,7 @@ impl Files {
     ///
     /// [`FilesError::Overloaded`], [`FilesError::DiskFull`], [`FilesError::OtherDatabase`], [`FilesError::Database`].
     pub async fn begin_attachments(&self, announced: u64) -> Result<AttachmentUpload, FilesError> {
-        let waiting = std::sync::Arc::clone(&self.inner.uploads).acquire_owned();
+        let waiting = Arc::clone(&self.inner.record_uploads).acquire_owned();
         let turn = match tokio::time::timeout(TURN_WAIT, waiting).await {
             Ok(Ok(turn)) => turn,
             _ => return Err(FilesError::Overloaded("uploads")),

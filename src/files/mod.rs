@@ -57,6 +57,7 @@ struct Inner {
     store: FileStore,
     metrics: Arc<Metrics>,
     uploads: Arc<Semaphore>,
+    record_uploads: Arc<Semaphore>,
     downloads: Arc<Semaphore>,
     previews: Arc<Semaphore>,
     /// Whether the folder is this database's, once that was checked.
@@ -178,6 +179,7 @@ impl Files {
             store: FileStore::new(database, database.statement_timeout()),
             metrics: Arc::clone(metrics),
             uploads: Arc::new(Semaphore::new(limits::MAX_UPLOADS)),
+            record_uploads: Arc::new(Semaphore::new(limits::MAX_RECORD_UPLOADS)),
             downloads: Arc::new(Semaphore::new(max_downloads)),
             previews: Arc::new(Semaphore::new(previews::MAX_AT_ONCE)),
             is_ours: OnceCell::new(),
