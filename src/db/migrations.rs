@@ -626,7 +626,7 @@ mod tests {
         let turned_on = texts(&[], latest(), files);
         let numbers: Vec<usize> =
             (1..).zip(&turned_on).filter(|(_, sql)| !sql.is_empty()).map(|(n, _)| n).collect();
-        assert_eq!(numbers, [6, 12]);
+        assert_eq!(numbers, [6, 12, 29]);
         assert!(turned_on[11].contains("file_store replica identity"), "{}", turned_on[11]);
         // Off, and migrated with the core.
         let off = texts(&["files"], 11, events);

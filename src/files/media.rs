@@ -77,6 +77,7 @@ pub(super) fn detect(head: &[u8]) -> String {
             plain_type(found)
         }
         (found, Some(text)) => {
+            let found = found.filter(|found| found.starts_with("text/"));
             of_text(text, head.len() >= LOOKED_AT_BYTES).or(found).unwrap_or("text/plain").to_owned()
         }
         (_, None) => UNKNOWN.to_owned(),
