@@ -407,7 +407,7 @@ struct Source {
     last: Option<Position>,
     /// The topics that are not read from the table have their changes up to here, in written chunks.
     position: Position,
-    /// What becomes the position of the cursors once the chunk that was written last is sent.
+    /// The position of the cursors once the chunk that was written last is sent.
     unsent: Option<Position>,
     /// The last renewal of positions without new changes.
     renewed: Instant,
@@ -804,7 +804,7 @@ impl EventSource for Source {
 
     fn heartbeat(&mut self, out: &mut BytesMut) {
         sse::write_comment(out);
-        // What a quiet stream has stays of use.
+        // The position of a quiet stream stays of use.
         if !self.cursors.is_empty()
             && self.renewed.elapsed() >= RENEWAL
             && !self.is_reading

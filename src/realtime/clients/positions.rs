@@ -59,7 +59,7 @@ const KEPT_AT_ONCE: usize = 1_000;
 const SWEEP: Duration = Duration::from_secs(60);
 /// A position is of use for `CHANGES_RETENTION_S`. The row lasts longer, so that a client which comes too late learns it.
 const MORE_RETENTION_S: f64 = 86_400.0;
-/// What a request to a connection begins with if it is about a position: no JSON does.
+/// The beginning of a request about positions, which no JSON has.
 const RELEASE: &[u8] = b"\0release ";
 
 /// A request to the node of a connection, behind [`RELEASE`].
@@ -100,7 +100,7 @@ struct Entry {
     marks: Mutex<Marks>,
 }
 
-/// What a connection has sent, and when.
+/// The positions that a connection has sent, with their times.
 #[derive(Debug)]
 struct Marks {
     /// The position at the begin.
@@ -163,14 +163,14 @@ impl Marks {
         marks.last().map_or(&self.start, |(_, position)| position)
     }
 
-    /// What was sent up to a time.
+    /// The position that was sent up to a time.
     fn at(&self, time: Option<Instant>) -> &Position {
         let marks = self.old.iter().chain(&self.recent).rev();
         let mut before = marks.skip_while(|(at, _)| time.is_none_or(|time| *at > time));
         before.next().map_or(&self.start, |(_, position)| position)
     }
 
-    /// What the client has, as far as it is known.
+    /// The position up to which the client has everything, as far as is known.
     fn received(&self, now: Instant) -> &Position {
         match self.ended {
             Some(Ended::Delivered) => self.last(),
@@ -319,7 +319,7 @@ impl Positions {
         }
         let _writing = self.0.writing.lock().await;
         let now = Instant::now();
-        let row = |entry: &'_ Arc<Entry>| {
+        let row = |entry: &Arc<Entry>| {
             let mut marks = entry.marks.lock();
             marks.ended.get_or_insert(Ended::Vanished(now));
             marks.received(now).to_string()

@@ -179,11 +179,9 @@ impl<'a> Parser<'a> {
                 return Err(self.error(start, message));
             }
         };
-        self.skip_space();
-        let (mut arguments, mut is_more) = (Vec::new(), !{
-            self.take("(");
-            self.take(")")
-        });
+        self.take("(");
+        let mut arguments = Vec::new();
+        let mut is_more = !self.take(")");
         while is_more {
             let start = self.at;
             match self.operand()? {

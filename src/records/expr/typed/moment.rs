@@ -1,7 +1,7 @@
 //! `strftime` in SQL, as SQLite has it: the format and the modifiers are constants, the time is any operand.
 //!
-//! Nothing fails: what is no time, a modifier that SQLite does not know, and a time outside of the years 1 to 9999 are null. Only here: steps of more than
-//! 4,000 years are null too.
+//! Nothing fails: a text that is no time, a modifier that SQLite does not know, and a time outside of the years 1 to 9999 are null. Steps of more than
+//! 4,000 years are null too, which they are only here.
 
 /// The most arguments.
 pub(in crate::records::expr) const MAX_ARGUMENTS: usize = 10;
