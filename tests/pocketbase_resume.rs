@@ -403,3 +403,51 @@ async fn a_slow_reader_that_is_cut_off_has_everything_once_after_it_comes_back()
     found.extend(numbers(&mut stream, missing).await);
     assert_eq!(found, range(0..written));
 }
+
+#[tokio::test]
+async fn a_topic_that_comes_back_among_live_ones_disturbs_none_of_them() {
+    let database = TestDatabase::create().await;
+    let (service, _elsewhere, token) = nodes(&database, &[]).await;
+    make(&service, &token, "others", basic(), json!({})).await;
+    let (all, others) = ("posts/*", "others/*");
+    let back = resumed("posts", Uuid::new_v4());
+    let (mut stream, client) = connect(&service).await;
+    subscribe(&service, "", &client, &[all, others, &back]).await;
+    let writing = async {
+        for n in 0..300 {
+            let name = if n % 2 == 0 { "posts" } else { "others" };
+            good(&service, "POST", &records(name), "", &json!({"n": n})).await;
+        }
+    };
+    let changing = async {
+        for _ in 0..15 {
+            subscribe(&service, "", &client, &[all, others]).await;
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            subscribe(&service, "", &client, &[all, others, &back]).await;
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    let reading = async {
+        let (mut of_all, mut of_others, mut of_back) = (Vec::new(), Vec::new(), Vec::new());
+        while of_all.len() < 150 || of_others.len() < 150 || of_back.last() != Some(&298) {
+            let (name, _, n) = next(&mut stream, "n").await;
+            let n = n.as_u64().unwrap();
+            match name {
+                name if name == all => of_all.push(n),
+                name if name == others => of_others.push(n),
+                _ => of_back.push(n),
+            }
+        }
+        (of_all, of_others, of_back)
+    };
+    let ((of_all, of_others, of_back), (), ()) = tokio::join!(reading, writing, changing);
+    assert_eq!(of_all, (0..300).step_by(2).collect::<Vec<u64>>());
+    assert_eq!(of_others, (1..300).step_by(2).collect::<Vec<u64>>());
+    // It left in the middle of events, so those that had just been sent come again.
+    let mut seen = BTreeSet::new();
+    for n in of_back {
+        assert!(n / 2 <= seen.len() as u64, "{n} behind {seen:?}");
+        seen.insert(n);
+    }
+    assert_eq!(seen.len(), 150);
+}

@@ -290,6 +290,8 @@ struct Topic {
     floor: Option<Position>,
     /// Whether it misses changes if the table does not have them any more.
     returns: bool,
+    /// Whether it has joined: changes of its collection that come before are for others.
+    is_joined: bool,
 }
 
 /// The options of a topic.
@@ -359,8 +361,21 @@ impl Topic {
         let (filter, expand) = (option("filter").to_owned(), Expand::parse(option("expand")));
         let fields = Projection::parse(option("fields")).flatten();
         let (collection, feed) = (found.definition().id.clone(), found.topic().to_owned());
-        let (floor, returns) = (None, false);
-        Some(Self { collection, feed, record, filter, expand, fields, request, text, cursor, floor, returns })
+        let (floor, returns, is_joined) = (None, false, false);
+        Some(Self {
+            collection,
+            feed,
+            record,
+            filter,
+            expand,
+            fields,
+            request,
+            text,
+            cursor,
+            floor,
+            returns,
+            is_joined,
+        })
     }
 
     fn matches(&self, change: &Change) -> bool {
@@ -472,13 +487,21 @@ impl Source {
         let of_table: BTreeSet<String> =
             topics.iter().filter(|topic| topic.returns).map(|topic| topic.feed.clone()).collect();
         // Known topics of the same collections are read from the table too, from where they are.
-        for topic in topics.iter_mut().filter(|topic| is_known(topic) && of_table.contains(&topic.feed)) {
-            topic.returns = true;
+        for topic in topics.iter_mut().filter(|topic| is_known(topic)) {
+            topic.is_joined = true;
+            if of_table.contains(&topic.feed) {
+                (topic.floor, topic.returns) = (Some(self.position.clone()), true);
+            }
         }
         for cursor in &mut self.cursors {
             let returns = |topic: &Topic| topic.cursor == Some(cursor.name) && topic.returns;
-            if !topics.iter().any(returns) {
-                (cursor.floor, cursor.position) = (None, None);
+            match topics.iter().any(returns) {
+                false => (cursor.floor, cursor.position) = (None, None),
+                true if cursor.floor.is_none() => {
+                    let here = Some(self.position.clone());
+                    (cursor.floor, cursor.position) = (here.clone(), here);
+                }
+                true => {}
             }
         }
         let wanted: BTreeSet<String> = topics.iter().map(|topic| topic.feed.clone()).collect();
@@ -491,6 +514,7 @@ impl Source {
         self.expires = self.shown.expires_in().map(|left| Instant::now() + left);
         let has_new_cursor = self.cursors.iter().any(|cursor| cursor.kept.is_none());
         if new.is_empty() && !has_new_cursor {
+            self.topics.iter_mut().for_each(|topic| topic.is_joined = true);
             return answer(request, Reply::Set);
         }
         match self.subscription.add(new.clone(), from.clone()) {
@@ -540,19 +564,11 @@ impl Source {
     async fn joined(&mut self, joining: JoiningRequest) {
         let JoiningRequest { request, owner, returns } = joining;
         let point = self.subscription.join_point().clone();
-        let before = std::mem::replace(&mut self.position, point.clone());
+        self.position = point.clone();
         for topic in &mut self.topics {
-            topic.floor = match (returns, topic.returns) {
-                (false, _) => None,
-                (true, true) => topic.floor.take().or_else(|| Some(before.clone())),
-                (true, false) => Some(point.clone()),
-            };
-        }
-        for cursor in self.cursors.iter_mut().filter(|cursor| cursor.kept.is_some() && cursor.floor.is_none())
-        {
-            // Its topics are read from the table because of others.
-            if self.topics.iter().any(|topic| topic.cursor == Some(cursor.name) && topic.returns) {
-                (cursor.floor, cursor.position) = (Some(before.clone()), Some(before.clone()));
+            topic.is_joined = true;
+            if !topic.returns {
+                topic.floor = returns.then(|| point.clone());
             }
         }
         let identity: Arc<str> = self.shown.identity().into();
@@ -609,6 +625,15 @@ impl Source {
     fn advance(&mut self, change: &Change) {
         if !self.subscription.is_of_table() {
             self.position = change.position();
+            // Of topics that are about to be read from the table, those that had waited.
+            let is_it = |topic: &&mut Topic| topic.returns && topic.is_joined && *topic.feed == *change.topic;
+            for topic in self.topics.iter_mut().filter(is_it) {
+                topic.floor = Some(self.position.clone());
+                for cursor in self.cursors.iter_mut().filter(|cursor| Some(cursor.name) == topic.cursor) {
+                    let here = Some(self.position.clone());
+                    (cursor.floor, cursor.position) = (here.clone(), here);
+                }
+            }
             return;
         }
         for cursor in &mut self.cursors {
@@ -654,7 +679,9 @@ impl Source {
             return;
         }
         let record_of_caller = self.settle().await;
-        let is_new = |topic: &&Topic| topic.floor.as_ref().is_none_or(|floor| !floor.includes(change));
+        let is_new = |topic: &&Topic| {
+            topic.is_joined && topic.floor.as_ref().is_none_or(|floor| !floor.includes(change))
+        };
         for topic in self.topics.iter().filter(|topic| topic.matches(change)).filter(is_new) {
             let Ok(Some(collection)) = self.typed.collection(&topic.collection).await else { continue };
             let form = change.parsed(|| ChangedRecord::read(&collection, change));
