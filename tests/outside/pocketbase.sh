@@ -55,6 +55,8 @@ start_tidegate() {
   export PORT=$port DATA_DIR=$data MODULES=events,records,pocketbase LOG_FORMAT=json JOURNAL_MIN_FREE=0 JOURNAL_MAX_BYTES=134217728
   # Guests and browsers reach only what its rules allow, as with PocketBase; records as large as a test's.
   export AUTH=required RATE_LOGINS=0 RATE_WRITES=0 JWT_SECRET=local-test-only-local-test-only-local MAX_EVENT_BYTES=4194304
+  # Its providers of sign-ins are on this machine.
+  export WEBHOOK_ALLOW_PRIVATE=on
   # A test of nodes starts its own.
   export TIDEGATE_BINARY=$binary
   "$binary" > "$data/log" 2>&1 &
