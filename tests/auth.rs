@@ -324,7 +324,7 @@ async fn the_command_line_makes_users_and_gives_them_passwords_and_permissions()
     let body = json!({"email": ADA, "password": "another password"});
     let tokens = Tokens::of(&send(&service, "POST", "/api/auth/login", "", &body).await);
     tidegate(&database, &["users", "delete", ADA], "").await.unwrap();
-    eventually("he is gone", async || (me(&service, &tokens.access).await == 401).then_some(())).await;
+    eventually("the user is gone", async || (me(&service, &tokens.access).await == 401).then_some(())).await;
     assert_eq!(refresh(&service, &tokens.refresh).await.status.as_u16(), 401);
     assert!(tidegate(&database, &["users", "log-out", ADA], "").await.is_err());
 }

@@ -98,7 +98,7 @@ async fn parts_on_their_way_when_a_users_imports_end_are_counted() {
     // A lane that has not committed its part yet.
     let on_its_way = lane.transaction().await.unwrap();
     on_its_way.batch_execute(&part(1, 7)).await.unwrap();
-    // Keeps the user, and so what became of his import.
+    // Keeps the user, and so what became of their import.
     holder.batch_execute("begin; select from users for key share").await.unwrap();
     let committing = async {
         eventually("the import is stopped", async || {

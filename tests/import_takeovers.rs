@@ -1,4 +1,4 @@
-//! Imports that are taken up by another process, or by another node: each line is stored once, by whoever has the file.
+//! Imports that are taken up by another process, or by another node: each line is stored once, by the process that has the file.
 
 use std::time::Duration;
 

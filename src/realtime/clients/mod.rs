@@ -59,7 +59,7 @@ const NODE_CHARACTERS: usize = 16;
 /// Characters of an id: behind the node, 120 random bits, 5 a character. PocketBase's ids have as many.
 const ID_CHARACTERS: usize = NODE_CHARACTERS + 24;
 
-/// The id of a connection, among all nodes: whoever has it may send requests to it.
+/// The id of a connection, among all nodes: a client that has it may send requests to it.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct ClientId(Box<str>);
 
