@@ -25,7 +25,7 @@ use crate::tally::{Counts, Tally};
 use crate::view::{Glance, View};
 
 /// The interval of progress reports.
-const PROGRESS: Duration = Duration::from_millis(500);
+const PROGRESS: Duration = Duration::from_millis(200);
 
 /// The reason why a worker fails.
 #[derive(Debug, thiserror::Error)]

@@ -10,6 +10,8 @@ use crate::findings::{FAILED, Findings};
 use crate::report::{grouped, time};
 use crate::statistics::{Estimate, FEWEST_WINDOWS, Figure, Sample};
 
+/// The verdict on a figure whose interval excludes that there is no difference.
+const DIFFERS: &str = "differs";
 /// The figures that are compared.
 const FIGURES: [(&str, Figure); 6] = [
     ("operations/s", Figure::Rate),
@@ -43,7 +45,7 @@ fn render(a: &Document, b: &Document) -> String {
     for (name, figure) in FIGURES {
         let (first, second) = (one.estimate(figure), other.estimate(figure));
         let ratio = one.ratio(&other, figure);
-        let verdict = ratio.map_or("", verdict);
+        let verdict = ratio.map_or_else(|| appears(second), verdict);
         table.add_row([
             name.to_owned(),
             shown(first, figure),
@@ -51,9 +53,15 @@ fn render(a: &Document, b: &Document) -> String {
             ratio.map_or("–".to_owned(), ratio_text),
             verdict.to_owned(),
         ]);
-        if let (Some(ratio), "differs") = (ratio, verdict) {
-            let word = if ratio.value > 1.0 { "higher" } else { "lower" };
-            sentences.push(format!("B's {name} is {word}: {} of A's", ratio_text(ratio)));
+        match ratio {
+            Some(ratio) if verdict == DIFFERS => {
+                let word = if ratio.value > 1.0 { "higher" } else { "lower" };
+                sentences.push(format!("B's {name} is {word}: {} of A's", ratio_text(ratio)));
+            }
+            None if verdict == DIFFERS => {
+                sentences.push(format!("B's {name} is {}, and A's is 0", shown(second, figure)));
+            }
+            _ => {}
         }
     }
     for column in table.column_iter_mut().skip(1).take(3) {
@@ -82,10 +90,18 @@ fn render(a: &Document, b: &Document) -> String {
     text
 }
 
+/// Whether a figure that is 0 in the other run is there for certain.
+fn appears(estimate: Estimate) -> &'static str {
+    match estimate.interval {
+        Some((low, _)) if low > 0.0 => DIFFERS,
+        _ => "",
+    }
+}
+
 /// Whether the interval of a ratio excludes 1.
 fn verdict(ratio: Estimate) -> &'static str {
     match ratio.interval {
-        Some((low, high)) if low > 1.0 || high < 1.0 => "differs",
+        Some((low, high)) if low > 1.0 || high < 1.0 => DIFFERS,
         Some(_) => "no difference shown",
         None => "",
     }
@@ -178,6 +194,10 @@ mod tests {
         assert!(text.contains("the command: A has --connections=8, B has --connections=32"), "{text}");
         assert!(text.contains("B's p99 is higher: 1.8"), "{text}");
         assert!(!text.contains("operations/s is"), "{text}");
+        let mut refused = document("loadtest events --rate 1000 --connections 8", 1_000);
+        refused.windows.iter_mut().for_each(|window| window.errors = 10);
+        let text = render(&a, &refused);
+        assert!(text.contains("B's errors, % is 0.99 (0.99 to 0.99), and A's is 0"), "{text}");
         let same = render(&a, &a);
         assert!(same.contains("no difference is shown: every interval"), "{same}");
         assert!(!same.contains("differs"), "{same}");
