@@ -49,10 +49,11 @@ pub(crate) struct Collected {
 pub(crate) async fn collect(plan: &Plan, live: &Live) -> Result<Collected, Error> {
     let plans: Vec<Plan> = (0..plan.workers).map(|worker| Plan { worker, ..plan.clone() }).collect();
     let mut fleet = Fleet::start(&plans).await?;
+    let mut seen = live.interrupts();
     tokio::select! {
         ready = all_ready(&mut fleet, plans.len()) => ready?,
         () = tokio::time::sleep(START_TIMEOUT) => return Err(Error::StartTimeout),
-        () = live.interrupted() => return Err(Error::Interrupted),
+        () = live.interrupted(seen) => return Err(Error::Interrupted),
     }
     let mut workers = Workers::new(plans.len());
     let duration = Duration::from_secs_f64(plan.duration_s);
@@ -73,7 +74,8 @@ pub(crate) async fn collect(plan: &Plan, live: &Live) -> Result<Collected, Error
                 }
                 None => break,
             },
-            () = live.interrupted() => {
+            () = live.interrupted(seen) => {
+                seen = live.interrupts();
                 let patience = if interrupted { Duration::ZERO } else { last_answers };
                 deadline = deadline.min(Instant::now() + patience);
                 interrupted = true;

@@ -214,19 +214,24 @@ impl Live {
     /// Makes loads end early; once more makes them end at once. Returns the number of times.
     pub(crate) fn interrupt(&self) -> u32 {
         self.interrupts.send_modify(|interrupts| *interrupts += 1);
-        *self.interrupts.borrow()
+        self.interrupts()
     }
 
     /// Whether loads end early.
     pub(crate) fn is_stopped(&self) -> bool {
-        *self.interrupts.borrow() > 0
+        self.interrupts() > 0
     }
 
-    /// Waits for the next interrupt.
-    pub(crate) async fn interrupted(&self) {
+    /// The number of interrupts so far.
+    pub(crate) fn interrupts(&self) -> u32 {
+        *self.interrupts.borrow()
+    }
+
+    /// Waits until there are more interrupts than these: one that comes while nothing waits is not missed.
+    pub(crate) async fn interrupted(&self, seen: u32) {
         let mut interrupts = self.interrupts.subscribe();
         // The sender lives as long as this value.
-        if interrupts.changed().await.is_err() {
+        if interrupts.wait_for(|interrupts| *interrupts > seen).await.is_err() {
             std::future::pending::<()>().await;
         }
     }
@@ -394,6 +399,16 @@ mod tests {
         assert_eq!(state.windows.iter().map(|window| window.done).sum::<u64>(), 3_000);
         assert_eq!(state.windows[7].times().len(), 20);
         assert!((state.windows[7].rate() - 10.0).abs() < 1e-9);
+    }
+
+    #[tokio::test]
+    async fn an_interrupt_is_not_missed_while_nothing_waits() {
+        let live = Live::default();
+        let seen = live.interrupts();
+        live.interrupt();
+        live.interrupted(seen).await;
+        let next = tokio::time::timeout(Duration::from_millis(1), live.interrupted(live.interrupts()));
+        assert!(next.await.is_err());
     }
 
     #[test]

@@ -36,6 +36,9 @@ pub(crate) async fn measure(context: &Context, args: &EventsArgs, mode: Mode) ->
     let duration = context.duration(DURATION_S);
     let phases = steady(args.rate, duration);
     let sent =
-        load::conduct(context, &args.load, mode, async |load| load.send(&phases, duration).await).await;
-    Ok(sent?.0)
+        load::conduct(context, &args.load, mode, async |load| load.send(&phases, duration).await.map(drop))
+            .await;
+    let (mut outcome, ()) = sent?;
+    outcome.own_json = Some(outcome.details.clone());
+    Ok(outcome)
 }

@@ -249,11 +249,12 @@ impl<'a> Load<'a> {
     async fn audit(&mut self) -> Option<Audit> {
         let location = self.location.clone()?;
         let expected = self.expected();
+        let seen = self.context.live.interrupts();
         let audited = tokio::select! {
             audited = audit::audit(&location, &self.health, &self.rows, expected, self.settle_timeout) => {
                 audited.map_err(|error| crate::describe(&error))
             }
-            () = self.context.live.interrupted() => Err("interrupted".to_owned()),
+            () = self.context.live.interrupted(seen) => Err("interrupted".to_owned()),
         };
         audited.map_err(|why| self.failures.push(format!("no audit: {why}"))).ok()
     }
@@ -323,8 +324,7 @@ fn outcome(report: Report, tally: Tally) -> Outcome {
         tables: Some(report.tables()),
         failures: report.failures,
         interrupted: report.interrupted,
-        details: own.clone(),
-        own_json: Some(own),
+        details: own,
         ..Outcome::default()
     };
     outcome.latency("accepted", tally.accepted);

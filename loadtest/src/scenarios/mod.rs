@@ -90,6 +90,8 @@ pub(crate) enum Error {
     NotReady { ready: u64, all: usize, refused: String },
     #[error("the service that the run started: {0}")]
     Started(String),
+    #[error(transparent)]
+    Report(#[from] document::Error),
     #[error("interrupted")]
     Interrupted,
     #[error("a part of the run failed")]
@@ -261,17 +263,17 @@ fn write(
     live: &Live,
 ) -> Result<(), Error> {
     let is_json = path.extension().is_some_and(|extension| extension == "json");
-    let failed = |error: &dyn std::error::Error| Error::Usage(crate::describe(error));
     // Of a load of events, a file has these results alone, as it always had.
     if let (true, Some(own)) = (is_json, outcome.own_json.take()) {
         let json = serde_json::to_vec_pretty(&own).map_err(std::io::Error::from)?;
-        return std::fs::write(path, json)
-            .map_err(|error| failed(&document::Error::Unwritten(path.to_path_buf(), error)));
+        let written = std::fs::write(path, json);
+        return Ok(written.map_err(|error| document::Error::Unwritten(path.to_path_buf(), error))?);
     }
     let document = Document::new(name, machine, started_at_ms, outcome, live.take());
-    let written = if is_json { document.write_json(path) } else { document.write(path) };
-    written.map_err(|error| failed(&error))?;
-    if !is_json {
+    if is_json {
+        document.write_json(path)?;
+    } else {
+        document.write(path)?;
         eprintln!("wrote {}", path.join("report.html").display());
     }
     Ok(())

@@ -87,7 +87,6 @@ pub(crate) async fn measure(context: &Context, args: &RampArgs) -> Result<Outcom
         "bound_p99_ms": args.p99_ms,
         "steps": steps.iter().map(Step::json).collect::<Vec<_>>(),
     });
-    outcome.own_json = None;
     Ok(outcome)
 }
 

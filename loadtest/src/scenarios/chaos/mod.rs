@@ -172,7 +172,6 @@ async fn measure_started(
     }
     let details = std::mem::take(&mut outcome.details);
     outcome.details = json!({ "actions": counts, "seed": args.seed, "load": details });
-    outcome.own_json = None;
     Ok(outcome)
 }
 

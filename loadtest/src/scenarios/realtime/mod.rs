@@ -347,7 +347,7 @@ async fn write_for_a_while(args: &RealtimeArgs, plan: &Rc<Plan>, duration: Durat
     if let Tickets::Paced(pace) = &*tickets {
         tokio::select! {
             paced = pace.run() => paced?,
-            () = plan.live.interrupted() => pace.stop(),
+            () = plan.live.interrupted(0) => pace.stop(),
         }
     }
     while writers.join_next().await.is_some() {}
