@@ -234,7 +234,7 @@ impl EventStream {
         tokio::pin!(draining, heartbeat);
         if let Some(retry_ms) = self.retry_ms {
             sse::write_retry(&mut out, retry_ms);
-            output.send(std::mem::take(&mut out), source, draining.as_mut()).await?;
+            Box::pin(output.send(std::mem::take(&mut out), source, draining.as_mut())).await?;
         }
         loop {
             let is_ready = tokio::select! {
@@ -244,24 +244,28 @@ impl EventStream {
                 () = &mut heartbeat => false,
                 () = source.ready() => true,
             };
-            if is_ready {
-                in_turn(async {
-                    source.write(&mut out).await?;
-                    if !out.is_empty() {
-                        // An idle stream holds no buffer.
-                        output.send(std::mem::take(&mut out), source, draining.as_mut()).await?;
-                    }
-                    Ok::<_, Close>(())
-                })
-                .await?;
-                source.sent();
-            } else {
+            if !is_ready {
                 heartbeat.as_mut().reset(Instant::now() + self.heartbeat);
-                self.check_access().await?;
-                source.heartbeat(&mut out);
+            }
+            // On the heap, as an idle stream would hold room for all of it: some tens of kilobytes.
+            let writing = Box::pin(async {
+                if is_ready {
+                    source.write(&mut out).await?;
+                } else {
+                    self.check_access().await?;
+                    source.heartbeat(&mut out);
+                }
                 if !out.is_empty() {
+                    // An idle stream holds no buffer.
                     output.send(std::mem::take(&mut out), source, draining.as_mut()).await?;
                 }
+                Ok::<_, Close>(())
+            });
+            if is_ready {
+                in_turn(writing).await?;
+                source.sent();
+            } else {
+                writing.await?;
             }
         }
     }

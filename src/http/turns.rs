@@ -5,7 +5,7 @@
 //! at once.
 
 use std::future::poll_fn;
-use std::pin::pin;
+use std::pin::Pin;
 use std::sync::Arc;
 
 use tokio::sync::Semaphore;
@@ -16,13 +16,12 @@ thread_local! {
 }
 
 /// Does work in a turn, which ends where the work has to wait for something.
-pub(super) async fn in_turn<T>(work: impl Future<Output = T>) -> T {
+pub(super) async fn in_turn<T>(mut work: impl Future<Output = T> + Unpin) -> T {
     let turns = TURN.with(Arc::clone);
     // Never closed.
     let mut turn = turns.acquire_owned().await.ok();
-    let mut work = pin!(work);
     poll_fn(|cx| {
-        let polled = work.as_mut().poll(cx);
+        let polled = Pin::new(&mut work).poll(cx);
         if polled.is_pending() {
             turn = None;
         }
@@ -43,7 +42,7 @@ mod tests {
     async fn work_that_waits_holds_no_turn() {
         let waiting: Vec<_> = (0..100).map(|_| tokio::spawn(in_turn(std::future::pending::<()>()))).collect();
         tokio::task::yield_now().await;
-        in_turn(async {}).await;
+        in_turn(Box::pin(async {})).await;
         waiting.iter().for_each(tokio::task::JoinHandle::abort);
     }
 
@@ -55,7 +54,7 @@ mod tests {
             async move { log.lock().push(what) }
         };
         let turn = TURN.with(Arc::clone).acquire_owned().await;
-        let mut tasks: Vec<_> = (0..3).map(|_| tokio::spawn(in_turn(note("stream")))).collect();
+        let mut tasks: Vec<_> = (0..3).map(|_| tokio::spawn(in_turn(Box::pin(note("stream"))))).collect();
         // They are all ready, and wait for the turn.
         tokio::task::yield_now().await;
         drop(turn);

@@ -793,7 +793,7 @@ impl EventSource for Source {
                 }
                 Next::Joined => {
                     if let Some(joining) = self.joining.take() {
-                        self.joined(joining).await;
+                        Box::pin(self.joined(joining)).await;
                     }
                 }
                 Next::NotJoined => {
