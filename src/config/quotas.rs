@@ -170,7 +170,7 @@ mod tests {
             PoolUse::ERRORS,
             PoolUse::CONVERSATIONS,
         ];
-        assert_eq!(uses.map(|wanted| all.of(wanted).connections), [6, 2, 3, 1, 4]);
+        assert_eq!(uses.map(|wanted| all.of(wanted).connections), [6, 3, 3, 1, 4]);
         assert_eq!((all.has_own(), all.spare()), (true, 4));
         let least = quotas(&[("DB_POOL_SIZE", "5")]);
         assert_eq!((least.others, least.has_own(), least.spare(), least.brief()), (2, false, 0, 1));
