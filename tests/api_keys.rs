@@ -387,8 +387,10 @@ async fn a_user_mints_keys_within_his_rights_and_loses_them_with_his_rights() {
     eventually("the key lost it too", async || (post_event(&service, api_key).await == 403).then_some(()))
         .await;
     tidegate(&database, &["users", "delete", "ada@example.com"], "").await.unwrap();
-    eventually("the key went with its user", async || (post_event(&service, api_key).await == 401).then_some(()))
-        .await;
+    eventually("the key went with its user", async || {
+        (post_event(&service, api_key).await == 401).then_some(())
+    })
+    .await;
 }
 
 #[tokio::test]

@@ -76,7 +76,8 @@ async fn a_user_of_many_messages_is_deleted_in_lots_and_a_deletion_cut_short_goe
     assert!(cut.contains("the same command deletes the rest"), "{cut}");
     assert_eq!((count(&client, "users").await, count(&client, "messages").await), (2, 12_001));
     // They are shut out already, whichever way they come.
-    eventually("their session is over", async || (me(&service, &ada.access).await == 401).then_some(())).await;
+    eventually("their session is over", async || (me(&service, &ada.access).await == 401).then_some(()))
+        .await;
     let tried = send(&service, "POST", CONVERSATIONS, &log_in(&service, ADA).await.access, &json!({})).await;
     assert_eq!(tried.status.as_u16(), 403, "{:?}", tried.body);
     client.execute("select pg_advisory_unlock_all()", &[]).await.unwrap();
