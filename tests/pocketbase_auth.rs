@@ -31,7 +31,7 @@ async fn people(service: &Service, token: &str, name: &str, fields: Value, more:
     good(service, "POST", COLLECTIONS, token, &body).await
 }
 
-fn account(email: &str, more: Value) -> Value {
+fn account(email: &str, more: &Value) -> Value {
     let mut body = json!({"email": email, "password": SECRET, "passwordConfirm": SECRET});
     for (member, value) in more.as_object().unwrap() {
         body[member] = value.clone();
@@ -40,7 +40,7 @@ fn account(email: &str, more: Value) -> Value {
 }
 
 /// Signs up; returns the record.
-async fn sign_up(service: &Service, name: &str, email: &str, more: Value) -> Value {
+async fn sign_up(service: &Service, name: &str, email: &str, more: &Value) -> Value {
     good(service, "POST", &records(name), "", &account(email, more)).await
 }
 
@@ -66,7 +66,7 @@ async fn a_record_signs_up_signs_in_and_prolongs_its_token() {
     let (service, admin) = start(&database).await;
     let staff = people(&service, &admin, "staff", json!([{"name": "nick", "type": "text"}]), json!({})).await;
     let made =
-        sign_up(&service, "staff", "ann@example.com", json!({"nick": "Ann", "tokenKey": "x".repeat(40)}))
+        sign_up(&service, "staff", "ann@example.com", &json!({"nick": "Ann", "tokenKey": "x".repeat(40)}))
             .await;
     assert_eq!(
         made,
@@ -147,7 +147,7 @@ async fn wrong_credentials_are_told_nothing_and_forms_are_validated() {
         "passwordAuth": {"enabled": true, "identityFields": ["nick", "email"]},
     });
     people(&service, &admin, "staff", json!([{"name": "nick", "type": "text"}]), more).await;
-    let ann = sign_up(&service, "staff", "ann@example.com", json!({"nick": "Ann"})).await;
+    let ann = sign_up(&service, "staff", "ann@example.com", &json!({"nick": "Ann"})).await;
     let path = format!("{COLLECTIONS}/staff/auth-with-password");
     for (identity, password) in [
         ("ann@example.com", "wrong password"),
@@ -193,7 +193,7 @@ async fn wrong_credentials_are_told_nothing_and_forms_are_validated() {
         refused(&service, ("POST", &path, "", &form), 400, loading).await;
     }
 
-    let base = account("new@example.com", json!({}));
+    let base = account("new@example.com", &json!({}));
     for (more, member, code) in [
         (json!({"password": null, "passwordConfirm": null}), "password", "required"),
         (json!({"password": "short", "passwordConfirm": "short"}), "password", "min_text_constraint"),
@@ -222,7 +222,7 @@ async fn wrong_credentials_are_told_nothing_and_forms_are_validated() {
     }
     // An id is of one account only.
     people(&service, &admin, "others", json!([]), json!({})).await;
-    let body = account("bob@example.com", json!({"id": ann["id"]}));
+    let body = account("bob@example.com", &json!({"id": ann["id"]}));
     let request = ("POST", "/api/collections/others/records", "", &body);
     let data = refused(&service, request, 400, "Failed to create record.").await;
     assert_eq!(data["id"]["code"], "validation_invalid_auth_id");
@@ -240,7 +240,7 @@ async fn another_password_or_email_ends_all_tokens_and_only_managers_set_them_fr
     let more = json!({"authRule": "blocked = false", "manageRule": "@request.auth.role = 'boss'"});
     let fields = json!([{"name": "role", "type": "text"}, {"name": "blocked", "type": "bool"}]);
     people(&service, &admin, "staff", fields, more).await;
-    let ann = sign_up(&service, "staff", "ann@example.com", json!({"role": "none"})).await;
+    let ann = sign_up(&service, "staff", "ann@example.com", &json!({"role": "none"})).await;
     let path = path_of("staff", &ann);
     let token = sign_in(&service, "staff", "ann@example.com", SECRET).await;
     let next = json!({"password": "a new password", "passwordConfirm": "a new password"});
@@ -290,7 +290,7 @@ async fn another_password_or_email_ends_all_tokens_and_only_managers_set_them_fr
         good(&service, "PATCH", &path, &admin, &json!({"email": "anna@example.com", "verified": true})).await;
     assert_eq!((&changed["email"], &changed["verified"]), (&json!("anna@example.com"), &json!(true)));
     refused(&service, ("POST", refresh, &token, &Value::Null), 401, NO_TOKEN).await;
-    sign_up(&service, "staff", "bob@example.com", json!({"role": "boss"})).await;
+    sign_up(&service, "staff", "bob@example.com", &json!({"role": "boss"})).await;
     let boss = sign_in(&service, "staff", "bob@example.com", SECRET).await;
     good(
         &service,
@@ -309,7 +309,7 @@ async fn another_password_or_email_ends_all_tokens_and_only_managers_set_them_fr
         "POST",
         &records("staff"),
         &boss,
-        &account("new@example.com", json!({"verified": true})),
+        &account("new@example.com", &json!({"verified": true})),
     )
     .await;
     assert_eq!((&made["verified"], &made["email"]), (&json!(true), &json!("new@example.com")));
@@ -364,7 +364,7 @@ async fn rules_know_the_caller_and_what_belongs_to_them() {
     let ann = sign_up(&service, "staff", "ann@example.com", more).await;
     good(&service, "PATCH", &path_of("staff", &ann), &admin, &json!({"level": "high"})).await;
     let ann_token = sign_in(&service, "staff", "ann@example.com", SECRET).await;
-    sign_up(&service, "staff", "bob@example.com", json!({"team": made[1]})).await;
+    sign_up(&service, "staff", "bob@example.com", &json!({"team": made[1]})).await;
     let bob_token = sign_in(&service, "staff", "bob@example.com", SECRET).await;
     let posts = json!([
         {"name": "title", "type": "text"},
@@ -491,8 +491,8 @@ async fn emails_and_hidden_fields_are_seen_and_filtered_only_by_whom_they_concer
     let (service, admin) = start(&database).await;
     let fields = json!([{"name": "note", "type": "text", "hidden": true}]);
     people(&service, &admin, "staff", fields, json!({})).await;
-    let ann = sign_up(&service, "staff", "ann@example.com", json!({"note": "set by a guest"})).await;
-    let bob = sign_up(&service, "staff", "bob@example.com", json!({"emailVisibility": true})).await;
+    let ann = sign_up(&service, "staff", "ann@example.com", &json!({"note": "set by a guest"})).await;
+    let bob = sign_up(&service, "staff", "bob@example.com", &json!({"emailVisibility": true})).await;
     good(&service, "PATCH", &path_of("staff", &ann), &admin, &json!({"note": "secret"})).await;
     let token = sign_in(&service, "staff", "ann@example.com", SECRET).await;
     let emails = async |token: &str| found(&service, token, "staff", &[("sort", "@rowid")], "email").await;
@@ -543,7 +543,7 @@ async fn emails_and_hidden_fields_are_seen_and_filtered_only_by_whom_they_concer
         }
     }
     // An order by emails says nothing of hidden ones.
-    let zoe = sign_up(&service, "staff", "aaa@example.com", json!({})).await;
+    let zoe = sign_up(&service, "staff", "aaa@example.com", &json!({})).await;
     let sorted = found(&service, "", "staff", &[("sort", "email,-@rowid")], "id").await;
     assert_eq!(sorted, json!([zoe["id"], ann["id"], bob["id"]]));
     let sorted = found(&service, "", "staff", &[("sort", "email,@rowid")], "id").await;
@@ -568,7 +568,7 @@ async fn other_faces_serve_no_accounts_and_no_hidden_fields() {
     make(&service, &admin, "posts", json!([{"name": "title", "type": "text"}]), json!({})).await;
     let note =
         good(&service, "POST", &records("notes"), &admin, &json!({"title": "a", "inner": "hidden"})).await;
-    let user = sign_up(&service, "users", "ann@example.com", json!({})).await;
+    let user = sign_up(&service, "users", "ann@example.com", &json!({})).await;
     for (name, record) in [("notes", &note), ("users", &user)] {
         let all = format!("/api/stress/records/{name}");
         let one = format!("{all}/{}", record["id"].as_str().unwrap());
@@ -594,7 +594,7 @@ async fn other_faces_serve_no_accounts_and_no_hidden_fields() {
     let mut stream = EventStream::open(&service, topics, &[]).await;
     assert_eq!(stream.status.as_u16(), 200);
     good(&service, "PATCH", &path_of("notes", &note), &admin, &json!({"title": "b"})).await;
-    sign_up(&service, "users", "bob@example.com", json!({})).await;
+    sign_up(&service, "users", "bob@example.com", &json!({})).await;
     good(&service, "POST", &records("posts"), &admin, &json!({"title": "public"})).await;
     loop {
         let event = stream.next().await.unwrap().unwrap();
@@ -662,7 +662,7 @@ async fn superusers_come_from_the_command_line_and_the_last_one_stays() {
         "POST",
         &records("_superusers"),
         &token,
-        &account("two@example.com", json!({"verified": false})),
+        &account("two@example.com", &json!({"verified": false})),
     )
     .await;
     assert_eq!((&made["verified"], &made["email"]), (&json!(true), &json!("two@example.com")));
@@ -691,8 +691,13 @@ async fn superusers_come_from_the_command_line_and_the_last_one_stays() {
     refused(&service, gone, 400, "Failed to delete collection.").await;
     let only = "Only superusers can perform this action.";
     refused(&service, ("GET", &records("_superusers"), "", &Value::Null), 403, only).await;
-    refused(&service, ("POST", &records("_superusers"), "", &account("x@example.com", json!({}))), 403, only)
-        .await;
+    refused(
+        &service,
+        ("POST", &records("_superusers"), "", &account("x@example.com", &json!({}))),
+        403,
+        only,
+    )
+    .await;
 }
 
 async fn status_of(service: &Service, method: &str, path: &str, token: &str) -> u16 {
@@ -705,7 +710,7 @@ async fn a_guarded_service_takes_no_sign_ups_until_a_superuser_says_so_and_shows
     let service = guarded(&database, &[("MODULES", "events,records,pocketbase")]).await;
     let admin = key(&database, &["--admin"]).await;
     let only = "Only superusers can perform this action.";
-    let body = account("ann@example.com", json!({}));
+    let body = account("ann@example.com", &json!({}));
     refused(&service, ("POST", &records("users"), "", &body), 403, only).await;
     good(&service, "PATCH", "/api/collections/users", &admin, &json!({"createRule": ""})).await;
     good(&service, "POST", &records("users"), "", &body).await;
@@ -752,8 +757,8 @@ async fn a_stream_keeps_its_caller_and_sees_what_they_are_now() {
     let database = TestDatabase::create().await;
     let (service, admin) = start(&database).await;
     people(&service, &admin, "staff", json!([{"name": "role", "type": "text"}]), json!({})).await;
-    let ann = sign_up(&service, "staff", "ann@example.com", json!({"role": "none"})).await;
-    sign_up(&service, "staff", "bob@example.com", json!({})).await;
+    let ann = sign_up(&service, "staff", "ann@example.com", &json!({"role": "none"})).await;
+    sign_up(&service, "staff", "bob@example.com", &json!({})).await;
     let token = sign_in(&service, "staff", "ann@example.com", SECRET).await;
     let other = sign_in(&service, "staff", "bob@example.com", SECRET).await;
     let rule = json!({"listRule": "@request.auth.role = 'reader'"});
@@ -796,7 +801,7 @@ async fn a_stream_keeps_its_caller_and_sees_what_they_are_now() {
     assert_eq!(events.len(), 2, "{events:?}");
     assert_eq!((&events[0]["email"], &events[1]["title"]), (&json!("ann@example.com"), &json!("seen")));
     assert!(events[0].get("tokenKey").is_none() && events[0].get("password").is_none());
-    sign_up(&service, "staff", "zoe@example.com", json!({})).await;
+    sign_up(&service, "staff", "zoe@example.com", &json!({})).await;
     let events = seen("m3").await;
     assert_eq!((events.len(), events[0].get("email")), (1, None), "{events:?}");
     // Another password: a guest, who may become another user.
@@ -834,7 +839,7 @@ async fn no_input_of_a_client_is_an_error_of_the_service() {
     let database = TestDatabase::create().await;
     let (service, admin) = start(&database).await;
     people(&service, &admin, "staff", json!([{"name": "nick", "type": "text"}]), json!({})).await;
-    let ann = sign_up(&service, "staff", "ann@example.com", json!({})).await;
+    let ann = sign_up(&service, "staff", "ann@example.com", &json!({})).await;
     let token = sign_in(&service, "staff", "ann@example.com", SECRET).await;
     let odd = prop_oneof![
         Just(json!("a\u{0}b")),

@@ -47,7 +47,7 @@ impl Provider {
     }
 
     /// Its entry in a collection, with more members.
-    fn entry(&self, more: Value) -> Value {
+    fn entry(&self, more: &Value) -> Value {
         let url = &self.url;
         let mut entry = json!({
             "name": "oidc", "displayName": "Example", "clientId": "tide gate", "clientSecret": "not:shown",
@@ -131,7 +131,7 @@ async fn a_code_makes_a_user_and_finds_them_again() {
     let database = TestDatabase::create().await;
     let (service, token) = start_service(&database).await;
     let provider = Provider::start().await;
-    let made = people(&service, &token, provider.entry(json!({}))).await;
+    let made = people(&service, &token, provider.entry(&json!({}))).await;
     assert!(!made.to_string().contains("not:shown"), "{made}");
     // A change without the secret keeps it.
     let mut shown = made["oauth2"].clone();
@@ -202,7 +202,7 @@ async fn a_known_address_is_linked_and_an_account_that_nobody_has_proven_loses_i
     let database = TestDatabase::create().await;
     let (service, token) = start_service(&database).await;
     let provider = Provider::start().await;
-    people(&service, &token, provider.entry(json!({}))).await;
+    people(&service, &token, provider.entry(&json!({}))).await;
     let account =
         json!({"email": "ann@example.com", "password": "correct horse", "passwordConfirm": "correct horse"});
     let made = good(&service, "POST", &records("people"), "", &account).await;
@@ -238,7 +238,7 @@ async fn the_redirect_reaches_the_client_that_waits_on_another_node() {
     let (one, token) = start_service(&database).await;
     let (other, _) = start_service(&database).await;
     let provider = Provider::start().await;
-    people(&one, &token, provider.entry(json!({}))).await;
+    people(&one, &token, provider.entry(&json!({}))).await;
     let mut stream = EventStream::open(&one, "/api/realtime", &[]).await;
     let client = stream.next().await.unwrap().unwrap().id;
     let redirect = format!("/api/oauth2-redirect?state={client}&code=c1");
@@ -278,7 +278,7 @@ async fn a_provider_is_not_asked_at_private_addresses_unless_that_is_allowed() {
     let service = Service::start(database.url(), &[("MODULES", "events,records,pocketbase")]).await;
     let token = key(&database, &["--admin"]).await;
     let provider = Provider::start().await;
-    people(&service, &token, provider.entry(json!({}))).await;
+    people(&service, &token, provider.entry(&json!({}))).await;
     provider.knows("c1", json!({"sub": "p-1", "email": "ann@example.com", "email_verified": true}));
     refused(&service, ("POST", WITH, "", &with("c1")), 400, "Failed to fetch OAuth2 token.").await;
     assert!(provider.exchanged.lock().is_empty());
@@ -287,7 +287,7 @@ async fn a_provider_is_not_asked_at_private_addresses_unless_that_is_allowed() {
         ("clientId", json!(""), "validation_required"),
         ("tokenURL", json!("x"), "validation_is_url"),
     ] {
-        let entry = provider.entry(json!({member: value}));
+        let entry = provider.entry(&json!({member: value}));
         let body = json!({"name": "others", "type": "auth", "oauth2": {"providers": [entry]}});
         let data =
             refused(&service, ("POST", COLLECTIONS, &token, &body), 400, "Failed to create collection.")
