@@ -273,6 +273,11 @@ impl TypedRecords {
         let names: HashMap<_, _> =
             shared.map(|collection| (collection.name.clone(), collection.number)).collect();
         self.inner.records.keep_collections(&names);
+        let known = self.inner.catalog.read().clone();
+        if let Some(known) = known.filter(|known| known.definitions.all == definitions.all) {
+            // Its totals and judgements are still right.
+            return Ok(known);
+        }
         let catalog = Arc::new(CatalogSnapshot::new(definitions, &self.inner.store));
         let before = self.inner.catalog.write().replace(Arc::clone(&catalog));
         if before.is_none_or(|before| before.definitions.all != catalog.definitions.all) {
