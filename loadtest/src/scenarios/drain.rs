@@ -17,6 +17,7 @@ use crate::document::Outcome;
 use crate::findings::Findings;
 use crate::health::Health;
 use crate::payload::{DEFAULT_TEMPLATE, Payloads, Source};
+use crate::tally::Times;
 
 /// Events per request.
 const BATCH: usize = 1000;
@@ -76,7 +77,8 @@ async fn drain(
     let started = Instant::now();
     // Also after a failure: the service would wait for the lock.
     holder.let_go().await?;
-    let (events, bytes) = gathered?;
+    let (events, bytes, times) = gathered?;
+    outcome.latency("batch", times);
     outcome
         .figure("gathered", format!("{events} events, {} MiB of JSON, in {gathering_s:.1} s", bytes >> 20));
     // As for other audits, it is progress that counts: a backlog may take its time.
@@ -114,13 +116,13 @@ async fn drain(
     Ok(outcome)
 }
 
-/// Posts batches up to the size; returns their events and bytes.
-async fn gather(context: &Context, args: &DrainArgs) -> Result<(u64, u64), Error> {
+/// Posts batches up to the size; returns their events, bytes and latencies.
+async fn gather(context: &Context, args: &DrainArgs) -> Result<(u64, u64, Times), Error> {
     let template = args.payload.clone().unwrap_or_else(|| DEFAULT_TEMPLATE.into());
     let mut payloads = Payloads::load(&Source::Template(template), BATCH, args.bad)?;
     let mut connection = Connection::open(context.target()).await?;
     let wanted = u64::from(args.mebibytes) << 20;
-    let (mut requests, mut bytes) = (0, 0);
+    let (mut requests, mut bytes, mut all) = (0, 0, Times::empty());
     context.live.begin(0.0, Vec::new());
     while bytes < wanted && !context.live.is_stopped() {
         let body: Bytes = payloads.body(requests);
@@ -129,11 +131,12 @@ async fn gather(context: &Context, args: &DrainArgs) -> Result<(u64, u64), Error
         request.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/x-ndjson"));
         let sent = Instant::now();
         succeeded(connection.exchange(request, Body::Keep, context.timeout()).await?)?;
-        let mut times = crate::tally::Times::empty();
+        let mut times = Times::empty();
         times.record(sent.elapsed());
+        all.add(&times);
         context.live.add(BATCH as u64, 0, &times);
         requests += 1;
         bytes += length;
     }
-    Ok((requests * BATCH as u64, bytes))
+    Ok((requests * BATCH as u64, bytes, all))
 }

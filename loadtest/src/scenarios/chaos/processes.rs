@@ -48,12 +48,12 @@ impl Postgres {
         Some(Self { pid, program, arguments, uid: owner.uid(), gid: owner.gid() })
     }
 
-    /// Kills a backend.
+    /// Kills a backend, or another of its processes where nobody is connected.
     pub(super) fn crash(&self) -> Result<(), Error> {
-        let backend = self.children().into_iter().find(|pid| title(*pid).starts_with(BACKEND));
-        let backend =
-            backend.ok_or_else(|| Error::Started("Postgres has no connection to kill".to_owned()))?;
-        signal(backend, Signal::SIGKILL);
+        let children = self.children();
+        let backend = children.iter().find(|pid| title(**pid).contains(BACKEND)).or(children.last());
+        let victim = backend.ok_or_else(|| Error::Started("Postgres has no process to kill".to_owned()))?;
+        signal(*victim, Signal::SIGKILL);
         Ok(())
     }
 
