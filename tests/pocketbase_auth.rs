@@ -361,7 +361,7 @@ async fn rules_know_the_caller_and_what_belongs_to_them() {
         made.push(good(&service, "POST", &records("teams"), "", &json!({"name": name})).await["id"].clone());
     }
     let more = json!({"team": made[0], "guilds": [made[0], made[1]], "data": {"a": [1, {"b": "deep"}]}});
-    let ann = sign_up(&service, "staff", "ann@example.com", more).await;
+    let ann = sign_up(&service, "staff", "ann@example.com", &more).await;
     good(&service, "PATCH", &path_of("staff", &ann), &admin, &json!({"level": "high"})).await;
     let ann_token = sign_in(&service, "staff", "ann@example.com", SECRET).await;
     sign_up(&service, "staff", "bob@example.com", &json!({"team": made[1]})).await;
