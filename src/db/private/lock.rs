@@ -7,6 +7,8 @@ use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use nix::unistd::Uid;
 
@@ -14,6 +16,8 @@ use super::account::other_owner;
 use super::error::PrivateError;
 
 const FILE: &str = "tidegate.lock";
+/// The time for which the lock may outlive a killed service: a child that it was about to start has the file until its `exec`.
+const FORK_LIMIT: Duration = Duration::from_secs(1);
 
 /// The lock, held while this service uses the folder.
 #[derive(Debug)]
@@ -31,7 +35,14 @@ impl DataDirLock {
             .truncate(false)
             .open(&path)
             .map_err(|error| refused(data_dir, &path, error))?;
-        match file.try_lock() {
+        let deadline = Instant::now() + FORK_LIMIT;
+        let locked = loop {
+            match file.try_lock() {
+                Err(TryLockError::WouldBlock) if Instant::now() < deadline => thread::sleep(FORK_LIMIT / 50),
+                locked => break locked,
+            }
+        };
+        match locked {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
                 let mut pid = String::new();
