@@ -191,6 +191,8 @@ async fn the_reference_is_that_of_the_code_and_of_the_database() {
         [] as [&str; 0],
         "error codes without a meaning: MEANINGS of tests/reference/codes.rs"
     );
+    let unknown = unknown_names(&text);
+    assert!(unknown.is_empty(), "documents name what is not there: {unknown:#?}");
     let written = std::fs::read_to_string(FILE).unwrap_or_default();
     let differs = written.lines().zip(text.lines()).find(|(old, new)| old != new);
     assert!(
@@ -237,10 +239,9 @@ const OTHER_VARIABLES: [&str; 6] =
 const OTHER_OBJECTS: [&str; 5] =
     ["tidegate_routes", "tidegate_route_", "tidegate_", "tidegate_data", "tidegate_postgres"];
 
-#[test]
-fn settings_metrics_functions_and_routes_that_a_document_names_exist() {
+/// Settings, metrics, functions, tables and routes that a document names, and that are not there.
+fn unknown_names(reference: &str) -> BTreeSet<String> {
     let text = explained();
-    let reference = std::fs::read_to_string(FILE).unwrap();
     let objects: BTreeSet<&str> =
         reference.split(|letter: char| !letter.is_ascii_alphanumeric() && letter != '_').collect();
     let routes: BTreeSet<String> = tidegate::http::routes()
@@ -261,5 +262,5 @@ fn settings_metrics_functions_and_routes_that_a_document_names_exist() {
     });
     look("`(tidegate_[a-z_]*)", &|name| objects.contains(name) || OTHER_OBJECTS.contains(&name));
     look(r"`((?:GET|POST|PUT|PATCH|DELETE) /[^`? ]+)", &|route| routes.contains(route));
-    assert!(unknown.is_empty(), "documents name what is not there: {unknown:#?}");
+    unknown
 }
