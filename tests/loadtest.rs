@@ -190,9 +190,13 @@ async fn two_reports_are_compared_and_a_worker_runs_alone() {
     let (code, output) = run(&[&worker[..], &["--json"]].concat()).await;
     assert_eq!(code, Some(0), "{output}");
     let last: Value = serde_json::from_str(output.lines().last().unwrap()).unwrap();
-    assert_eq!(last["done"]["counts"]["accepted"], 50, "half of the schedule: {last}");
+    // A busy machine may not send all of them in time.
+    let counts = &last["done"]["counts"];
+    let due = counts["sent"].as_u64().unwrap() + counts["unsent"].as_u64().unwrap();
+    assert_eq!(due, 50, "half of the schedule: {last}");
     let (code, output) = run(&worker).await;
-    assert!(code == Some(0) && output.contains("lt-alone · single") && output.contains("p99.99"), "{output}");
+    assert_eq!(code, Some(0), "{output}");
+    assert!(output.contains("lt-alone · single") && output.contains("p99.99"), "{output}");
 }
 
 #[tokio::test]
