@@ -1,6 +1,6 @@
 //! Mails: to an SMTP server, or without one to files.
 //!
-//! [`Mailer::begin`] puts a mail into a queue that is bounded in mails and bytes, and never waits; the task `mailer` sends up to [`MAX_SENDING`]
+//! [`Mailer::begin`] puts a mail into a queue that is bounded in mails and bytes, and never waits; the task `mailer` sends up to `MAX_SENDING`
 //! at once, each within a limit of time. What is queued is in memory: a stop of the service loses it, and its users ask again.
 //!
 //! A server that cannot be reached, or that rejects every mail, is a failure of the task: it is logged once, and `/api/health` reports it. A mail
