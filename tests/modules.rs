@@ -59,7 +59,7 @@ const OF_CONVERSATIONS: [&str; 7] = [
     "search_documents",
     "search_rebuild",
 ];
-const OF_FILES: [&str; 2] = ["file_store", "files"];
+const OF_FILES: [&str; 3] = ["file_store", "files", "record_files"];
 const OF_IMPORTS: [&str; 3] = ["import_parts", "import_rejected", "imports"];
 const OF_STREAMS: [&str; 7] = [
     "stream_chunks",
@@ -299,7 +299,7 @@ async fn a_database_of_an_earlier_version_has_all_tables_and_works_with_events_a
         .batch_execute(
             "drop table tidegate_table_sets; delete from tidegate_migrations where version >= 14;
              alter table collections drop schema, drop updated, drop private;
-             alter table changes drop old, drop keys; alter table feed_readers drop seen, drop until; drop table watched_tables, auth_tickets, client_nodes, client_messages, client_positions cascade;
+             alter table changes drop old, drop keys; alter table feed_readers drop seen, drop until; drop table watched_tables, auth_tickets, client_nodes, client_messages, client_positions, record_files cascade;
              drop table event_routes, route_counts, route_deferred, route_errors, route_passed cascade;
              drop table streams, stream_chunks, stream_inbox, stream_producers, stream_secrets, stream_subscription_links, stream_subscriptions cascade;
              do $$ declare f regprocedure; begin
