@@ -170,8 +170,8 @@ async fn a_write_only_key_sends_events_from_pages_of_its_origins_and_does_nothin
                     assert!(matches!(status, 200 | 403), "{route:?} {status}");
                     assert!(answer.json().get("tasks").is_none(), "{answer:?}");
                 }
-                // Rules decide; the key is no superuser's.
-                Access::Rules => assert!(matches!(status, 400 | 401 | 403 | 404), "{route:?} {status}"),
+                // Rules decide; the key is no superuser's. Without the module another one may have the path, by other methods.
+                Access::Rules => assert!(matches!(status, 400 | 401 | 403..=405), "{route:?} {status}"),
                 Access::Public | Access::Fixed | Access::Optional => {
                     assert!(!matches!(status, 401 | 403), "{route:?} {status}");
                 }
