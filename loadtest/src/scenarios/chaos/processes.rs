@@ -13,6 +13,8 @@ use super::super::Error;
 
 /// How a backend of the service calls itself, behind the cluster's name: the role and the database of a private cluster.
 const BACKEND: &str = ": tidegate tidegate ";
+/// How the service names the folder of a socket that cannot be in the cluster.
+const SOCKET_FOLDER: &str = "tidegate-";
 
 /// A running Postgres.
 #[derive(Debug, Clone)]
@@ -22,6 +24,8 @@ pub(super) struct Postgres {
     arguments: Vec<String>,
     uid: u32,
     gid: u32,
+    /// The folder of its socket, which may be beside the cluster.
+    socket_folder: Option<PathBuf>,
 }
 
 /// Processes that stand still as long as this value lives.
@@ -45,7 +49,9 @@ impl Postgres {
             arguments.skip(1).map(|argument| String::from_utf8_lossy(argument).into_owned()).collect();
         let owner = std::fs::metadata(&folder).ok()?;
         let program = std::fs::read_link(format!("{folder}/exe")).ok()?;
-        Some(Self { pid, program, arguments, uid: owner.uid(), gid: owner.gid() })
+        // postmaster.pid: pid, data, start, port, folder of the socket.
+        let socket_folder = file.lines().nth(4).map(PathBuf::from);
+        Some(Self { pid, program, arguments, uid: owner.uid(), gid: owner.gid(), socket_folder })
     }
 
     /// Kills a backend, or another of its processes where nobody is connected.
@@ -68,6 +74,17 @@ impl Postgres {
     /// Asks it to end its sessions and stop.
     pub(super) fn stop(&self) {
         signal(self.pid, Signal::SIGINT);
+    }
+
+    /// Removes the folder of its socket after its end, if the service made one beside the cluster: a service removes that of the
+    /// Postgres that it started, and not of one that this program did. Only an empty folder is removed.
+    pub(super) fn release(&self) {
+        let is_made = |folder: &&PathBuf| {
+            folder.file_name().is_some_and(|name| name.to_string_lossy().starts_with(SOCKET_FOLDER))
+        };
+        if let Some(folder) = self.socket_folder.as_ref().filter(is_made) {
+            let _gone = std::fs::remove_dir(folder);
+        }
     }
 
     /// Whether it runs.

@@ -151,6 +151,7 @@ impl Service {
         if let Some(postgres) = Postgres::of_cluster(&self.cluster()) {
             postgres.stop();
             self.postgres_stopped(&postgres).await?;
+            postgres.release();
         }
         Ok(())
     }
@@ -209,6 +210,7 @@ impl Drop for Service {
                 }
                 std::thread::sleep(LOOK);
             }
+            postgres.release();
         }
         if !self.keeps {
             let _gone = fs::remove_dir_all(&self.folder);
