@@ -16,8 +16,8 @@ use super::account::other_owner;
 use super::error::PrivateError;
 
 const FILE: &str = "tidegate.lock";
-/// The time for which the lock may outlive a killed service: a child that it was about to start has the file until its `exec`.
-const FORK_LIMIT: Duration = Duration::from_secs(1);
+/// The time for which a lock or a socket may outlive its process or its use: a child that was about to start has a copy until its `exec`.
+pub(super) const FORK_LIMIT: Duration = Duration::from_secs(1);
 
 /// The lock, held while this service uses the folder.
 #[derive(Debug)]

@@ -19,6 +19,7 @@ use super::binaries::Binaries;
 use super::child_path::ChildPath;
 use super::cluster;
 use super::error::{PrivateError, printed};
+use super::lock::FORK_LIMIT;
 use super::postmaster::{self, Liveness, PidFile, Status, invalidate};
 use super::socket;
 
@@ -93,7 +94,8 @@ impl Server {
         let socket_folder = socket::folder_for(&self.cluster, &self.mark, &self.account)?;
         socket::clear(&socket_folder);
         let orphans_deadline = Instant::now() + ORPHANS_TIMEOUT;
-        let mut port = cluster::last_port(&self.cluster).filter(|port| is_free(*port));
+        // URLs name the last port. A child of this process that is not in its `exec` yet has copies of sockets: their port is free in a moment.
+        let mut port = cluster::last_port(&self.cluster).filter(|port| is_free_soon(*port));
         let mut port_attempts = 0;
         loop {
             let chosen = match port {
@@ -111,7 +113,7 @@ impl Server {
                 sleep(Duration::from_millis(500));
             } else if tail.contains("TCP/IP sockets") && port_attempts < PORT_ATTEMPTS {
                 port_attempts += 1;
-                port = None;
+                port = port.filter(|port| port_attempts == 1 && is_free_soon(*port));
             } else {
                 return Err(error);
             }
@@ -211,8 +213,18 @@ fn tail(cluster: &Path, from: u64) -> std::io::Result<String> {
     Ok(lines[lines.len().saturating_sub(TAIL_LINES)..].join("\n"))
 }
 
-fn is_free(port: u16) -> bool {
-    TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok()
+/// Whether a port is free, or becomes free within [`FORK_LIMIT`].
+fn is_free_soon(port: u16) -> bool {
+    let deadline = Instant::now() + FORK_LIMIT;
+    loop {
+        if TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
+            return true;
+        }
+        if Instant::now() >= deadline {
+            return false;
+        }
+        sleep(FORK_LIMIT / 50);
+    }
 }
 
 fn free_port() -> std::io::Result<u16> {
