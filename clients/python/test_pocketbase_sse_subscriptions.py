@@ -216,6 +216,8 @@ async def proxy() -> AsyncIterator[Proxy]:
 
 
 QUICK = Timeouts(request=10.0, connect=3.0, backoff=0.05, backoff_max=0.2)
+# Seconds. What a server that keeps positions sent in the last moments before a break (10 ms) comes again.
+SENT_AGAIN = 0.05
 
 
 class TestSSEConnectionManagement:
@@ -260,6 +262,7 @@ class TestSSEConnectionManagement:
                 name = stream.client_id
                 await admin.create(posts, {"title": "before"})
                 assert (await next_of(events)).record["title"] == "before"
+                await asyncio.sleep(SENT_AGAIN)
                 proxy.refuse = True
                 proxy.cut()
                 await until(lambda: not stream.is_open)
@@ -279,6 +282,7 @@ class TestSSEConnectionManagement:
                 proxy.inject(f"id: position-7\nevent: {events.sent_topic}\ndata: {data}\n\n".encode())
                 numbered = await next_of(events)
                 assert (numbered.id, numbered.record["title"], events.resumable) == ("position-7", "numbered", True)
+                await asyncio.sleep(SENT_AGAIN)
                 proxy.cut()
                 await until(lambda: stream.reconnects == 2 and stream.is_open)
                 await admin.create(posts, {"title": "last"})
@@ -534,6 +538,7 @@ class TestErrorHandling:
                 assert len(await take(slow, 5)) == 5
                 with pytest.raises(SlowConsumer):
                     await next_of(slow)
+                await asyncio.sleep(SENT_AGAIN)
                 proxy.busy = 3
                 proxy.cut()
                 await until(lambda: stream.reconnects == 1)
