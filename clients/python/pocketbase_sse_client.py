@@ -169,6 +169,16 @@ class SSEParser:
             raise ValueError(f"a message of more than {self._max_bytes} bytes")
         return messages
 
+    @property
+    def last_id(self) -> str:
+        """The id of the last message, or the one that a message before it had."""
+        return self._id
+
+    @property
+    def is_between(self) -> bool:
+        """Whether no message has begun that is not complete."""
+        return not (self._pending or self._data or self._event)
+
     def _line_end(self, start: int) -> int:
         lf = self._pending.find(b"\n", start)
         cr = self._pending.find(b"\r", start, lf if lf >= 0 else len(self._pending))
@@ -428,6 +438,7 @@ class RealtimeConnection:
         self._failure: BaseException | None = None
         self._task: asyncio.Task[None] | None = None
         self._retry_ms: int | None = None
+        self._last_id = ""  # Of the last event, from a server that numbers its events.
         self._beats = False
         self._was_open = False
         self._stream: aiohttp.ClientResponse | None = None
@@ -569,7 +580,10 @@ class RealtimeConnection:
         """Opens one stream and reads it to its end, beside the task that reports topics."""
         timeouts = self._client.timeouts
         async with asyncio.timeout(timeouts.connect):
-            response = await self._client._open_stream()
+            # A server that numbers its events goes on behind this one. Topics that are new since then begin where they are reported.
+            subscriptions = [subscription for listeners in self._subscriptions.values() for subscription in listeners]
+            known = all(subscription.is_active for subscription in subscriptions)
+            response = await self._client._open_stream(self._last_id if known else "")
         self._stream = response
         reporter: asyncio.Task[None] | None = None
         try:
@@ -600,6 +614,7 @@ class RealtimeConnection:
             if not chunk:
                 return
             self.last_activity = time.monotonic()
+            numbered = False
             for message in parser.feed(chunk):
                 self._retry_ms = message.retry if message.retry is not None else self._retry_ms
                 if message.event == "PB_CONNECT":
@@ -608,6 +623,10 @@ class RealtimeConnection:
                     named.set()
                 else:
                     self._deliver(message)
+                    numbered = message.id not in ("", self.client_id)
+            # An event of several topics has one number: a chunk that ends within it has not all of them.
+            if numbered and parser.is_between:
+                self._last_id = parser.last_id
             self._beats = self._beats or parser.comments > 0
 
     def _deliver(self, message: SSEMessage) -> None:
@@ -966,9 +985,9 @@ class PocketBaseClient:
             if connection in owner:
                 owner.remove(connection)
 
-    async def _open_stream(self) -> aiohttp.ClientResponse:
-        return await self._http().get(self.url + "/api/realtime", headers=self._authorization() | {"Accept": "text/event-stream"},
-                                      timeout=aiohttp.ClientTimeout(total=None))
+    async def _open_stream(self, last_id: str) -> aiohttp.ClientResponse:
+        headers = self._authorization() | {"Accept": "text/event-stream"} | ({"Last-Event-ID": last_id} if last_id else {})
+        return await self._http().get(self.url + "/api/realtime", headers=headers, timeout=aiohttp.ClientTimeout(total=None))
 
     def _authorization(self) -> dict[str, str]:
         return self._headers | ({"Authorization": self.token} if self.token else {})
