@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::pocketbase::{COLLECTIONS, found, good, make, records, refused, start};
+use crate::pocketbase::{COLLECTIONS, found, good, make, records, refused, send, start};
 use crate::support::postgres::TestDatabase;
 
 /// Answers of PocketBase 0.40.6: collections, records, filters with the rows that they find, orders.
@@ -227,4 +227,73 @@ async fn functions_find_what_pocketbase_finds() {
         json!({"viewRule": "strftime('%Y', d) = '2024'", "listRule": "geoDistance(p.lon, p.lat, 2, 48) < 5"});
     good(&service, "PATCH", &format!("{COLLECTIONS}/calls"), &token, &rule).await;
     assert_eq!(found(&service, "", "calls", &[], "row").await, json!(["a"]));
+}
+
+/// Answers of PocketBase 0.40.6: rules of creation over lists of the body, with the bodies below that each admits, or its complaint.
+const BODY_RULES: &[(&str, &str)] = &[
+    (r#"@request.body.tags:each ~ "create""#, "f"),
+    (r#"@request.body.tags:each = "a""#, "cd"),
+    (r#"@request.body.tags:each ?= "a""#, "cdeg"),
+    (r#"@request.body.tags:each != "a""#, "abfhij"),
+    (r#"@request.body.tags:each ?!= "a""#, "abefghij"),
+    (r#"@request.body.one:each = "a""#, "h"),
+    (r#"@request.body.tags:each = """#, ""),
+    (r"@request.body.tags:each = @request.body.title", ""),
+    (r"@request.body.tags:each = tags:each", "cd"),
+    (r"tags:each = @request.body.tags:each", "cd"),
+    (r#""a" = @request.body.tags:each"#, "cd"),
+    (r"@request.body.tags:length = 2", "efg"),
+    (r#"@request.body.tags:each > "a""#, "f"),
+    (r#"@request.body.title:each = "a""#, "field \"title\" doesn't support multivalue operations."),
+    (r#"@request.body.title:length = 2"#, "field \"title\" doesn't support multivalue operations."),
+    (r#"@request.body.j:each = "a""#, "field \"j\" doesn't support multivalue operations."),
+    (r#"@request.body.nope:each = "a""#, "invalid modifier sequence nope:each."),
+];
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn lists_of_the_body_are_judged_by_their_elements() {
+    let database = TestDatabase::create().await;
+    let (service, token) = start(&database).await;
+    let collection = json!({
+        "name": "tagged", "type": "base", "createRule": "",
+        "fields": [
+            {"name": "tags", "type": "select", "values": ["a", "b", "create_x", "create_y"], "maxSelect": 4},
+            {"name": "one", "type": "select", "values": ["a", "b"], "maxSelect": 1},
+            {"name": "title", "type": "text"},
+            {"name": "j", "type": "json"},
+        ],
+    });
+    good(&service, "POST", COLLECTIONS, &token, &collection).await;
+    let bodies = json!([
+        {},
+        {"tags": []},
+        {"tags": ["a"]},
+        {"tags": "a"},
+        {"tags": ["a", "b"]},
+        {"tags": ["create_x", "create_y"], "title": "a"},
+        {"tags": ["create_x", "a"]},
+        {"one": "a", "title": "a", "nope": "a", "j": ["a"]},
+        {"nope": ["a"], "j": "a"},
+        {"nope": ["a", "b"], "tags": null},
+    ]);
+    let path = format!("{COLLECTIONS}/tagged");
+    for (rule, expected) in BODY_RULES {
+        let change = json!({"createRule": rule});
+        let answer = send(&service, "PATCH", &path, &token, &change).await;
+        if answer.status != 200 {
+            let message = answer.json()["data"]["createRule"]["message"].to_string();
+            let message: Value = serde_json::from_str(&message).unwrap();
+            assert!(message.as_str().unwrap().ends_with(expected), "{rule}: {message}");
+            continue;
+        }
+        let mut admitted = String::new();
+        for (body, letter) in bodies.as_array().unwrap().iter().zip('a'..) {
+            let status = send(&service, "POST", &records("tagged"), "", body).await.status;
+            assert!([200, 400].contains(&status), "{rule}: {body}: {status}");
+            if status == 200 {
+                admitted.push(letter);
+            }
+        }
+        assert_eq!(admitted, *expected, "{rule}");
+    }
 }

@@ -121,7 +121,7 @@ impl<'a> Evaluation<'a> {
             Operand::Date(date) => return Ok(vec![date.value(self.now)]),
             Operand::Field(field, modifier) => (field, *modifier),
             // Of typed collections.
-            Operand::Call(..) => return Ok(vec![Value::Null]),
+            Operand::Call(..) | Operand::Body { .. } => return Ok(vec![Value::Null]),
         };
         let found = self.find(field)?;
         Ok(match modifier {

@@ -147,6 +147,12 @@ enum Operand {
     Flag(bool),
     Date(DateMacro),
     Field(Field, Option<Modifier>),
+    /// `:each` or `:length` of a member of the request's body, which have a meaning for fields with lists; over typed collections alone.
+    Body {
+        field: String,
+        elements: Vec<Value<'static>>,
+        modifier: Modifier,
+    },
     /// A function of operands that are none themselves; over typed collections alone.
     Call(Function, Vec<Operand>),
 }
@@ -164,4 +170,14 @@ enum Modifier {
     Each,
     Length,
     Lower,
+}
+
+impl Modifier {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Each => "each",
+            Self::Length => "length",
+            Self::Lower => "lower",
+        }
+    }
 }

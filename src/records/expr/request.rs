@@ -99,6 +99,16 @@ impl RequestValues {
             (_, Some(members)) => at(members, path),
             _ => auth.map_or(Json::Null, |auth| at(&auth.members, path)),
         };
+        if let (Some(Some(modifier @ (Modifier::Each | Modifier::Length))), "body") =
+            (modifier_of_field, root)
+        {
+            let elements = match &value {
+                Json::Null => Vec::new(),
+                Json::Array(elements) => elements.iter().map(value_of).collect(),
+                value => vec![value_of(value)],
+            };
+            return Some(Operand::Body { field: path.to_owned(), elements, modifier });
+        }
         let is_set = || members.is_some_and(|members| members.contains_key(path));
         match modifier {
             None => Some(literal(&value)),
@@ -146,15 +156,19 @@ fn at(members: &Map<String, Json>, path: &str) -> Json {
 }
 
 fn literal(value: &Json) -> Operand {
-    // Postgres has no NUL in texts.
-    let text = |text: &str| Operand::Literal(Value::Text(text.replace('\0', "\u{fffd}").into()));
     match value {
-        Json::Null => Operand::Literal(Value::Null),
         Json::Bool(flag) => Operand::Flag(*flag),
-        Json::Number(number) => {
-            // Without an exponent.
-            Operand::Literal(Value::Number(number.as_f64().unwrap_or_default().to_string().into()))
-        }
+        value => Operand::Literal(value_of(value)),
+    }
+}
+
+fn value_of(value: &Json) -> Value<'static> {
+    // Postgres has no NUL in texts.
+    let text = |text: &str| Value::Text(text.replace('\0', "\u{fffd}").into());
+    match value {
+        Json::Null => Value::Null,
+        // Without an exponent.
+        Json::Number(number) => Value::Number(number.as_f64().unwrap_or_default().to_string().into()),
         Json::String(value) => text(value),
         nested => text(&nested.to_string()),
     }
@@ -190,7 +204,6 @@ mod tests {
             ("body.n", number("1.5")),
             ("body.o.p.0", number("7")),
             ("body.l", text("[\"a\",\"b\"]")),
-            ("body.l:length", number("2")),
             ("body.t:lower", text("text")),
             ("body.nul", text("a\u{fffd}")),
             ("body.nothing", Operand::Literal(Value::Null)),
@@ -205,7 +218,21 @@ mod tests {
         ] {
             assert_eq!(values.operand(name), Some(expected), "{name}");
         }
-        for bad in ["auth.id:isset", "method:isset", "query.a:changed", "body.l:each", "body.n:x"] {
+        let body = |field: &str, elements: &[&'static str], modifier| Operand::Body {
+            field: field.into(),
+            elements: elements.iter().map(|text| Value::Text((*text).into())).collect(),
+            modifier,
+        };
+        for (name, expected) in [
+            ("body.l:each", body("l", &["a", "b"], Modifier::Each)),
+            ("body.l:length", body("l", &["a", "b"], Modifier::Length)),
+            ("body.t:each", body("t", &["Text"], Modifier::Each)),
+            ("body.none:each", body("none", &[], Modifier::Each)),
+            ("body.nothing:each", body("nothing", &[], Modifier::Each)),
+        ] {
+            assert_eq!(values.operand(name), Some(expected), "{name}");
+        }
+        for bad in ["auth.id:isset", "method:isset", "query.a:changed", "query.a:each", "body.n:x"] {
             assert_eq!(values.operand(bad), None, "{bad}");
         }
     }

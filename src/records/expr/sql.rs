@@ -80,7 +80,7 @@ impl Compiler<'_> {
             Operand::Flag(flag) => Some(Value::of_flag(*flag)),
             Operand::Date(date) => Some(date.value(self.now)),
             // Calls are for typed collections.
-            Operand::Call(..) => Some(Value::Null),
+            Operand::Call(..) | Operand::Body { .. } => Some(Value::Null),
             Operand::Field(..) => None,
         }
     }

@@ -124,7 +124,9 @@ impl<'a> Evaluation<'a> {
             })),
             TypedOperand::Path(path) => self.path(path),
             // Postgres decides.
-            TypedOperand::Distance(_) | TypedOperand::Moment(_) => Ok(literal(Scalar::Null)),
+            TypedOperand::Elements(..) | TypedOperand::Distance(_) | TypedOperand::Moment(_) => {
+                Ok(literal(Scalar::Null))
+            }
         }
     }
 

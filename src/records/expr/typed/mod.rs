@@ -66,6 +66,8 @@ enum TypedOperand {
     Flag(bool),
     Date(DateMacro),
     Path(TypedPath),
+    /// The elements of a list in the body of the request, with the name of its field. Postgres decides.
+    Elements(String, Vec<Value<'static>>),
     /// Kilometres between two points. Postgres decides.
     Distance(Box<[TypedOperand; 4]>),
     /// The text of a time. Postgres decides.
@@ -160,7 +162,7 @@ impl TypedNode {
                 [&comparison.left, &comparison.right].into_iter().any(|operand| match operand {
                     TypedOperand::Path(path) => path.needs_table(),
                     TypedOperand::Literal(_) | TypedOperand::Flag(_) | TypedOperand::Date(_) => false,
-                    TypedOperand::Distance(_) | TypedOperand::Moment(_) => true,
+                    TypedOperand::Elements(..) | TypedOperand::Distance(_) | TypedOperand::Moment(_) => true,
                 })
             }
         }

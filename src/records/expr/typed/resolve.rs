@@ -55,6 +55,30 @@ pub enum ResolveError {
         /// The whole path.
         path: String,
     },
+    /// A modifier of lists stands at a member of the body that is no field.
+    #[error(
+        "invalid {side} operand \"@request.body.{field}:{modifier}\" - invalid modifier sequence {field}:{modifier}"
+    )]
+    NoField {
+        /// `left` or `right`.
+        side: &'static str,
+        /// The member.
+        field: String,
+        /// The modifier.
+        modifier: &'static str,
+    },
+    /// A modifier of lists stands at a member of the body whose field has no list.
+    #[error(
+        "invalid {side} operand \"@request.body.{field}:{modifier}\" - field \"{field}\" doesn't support multivalue operations"
+    )]
+    NoList {
+        /// `left` or `right`.
+        side: &'static str,
+        /// The member.
+        field: String,
+        /// The modifier.
+        modifier: &'static str,
+    },
     /// It leads to too many records.
     #[error("a field leads over at most {MAX_HOPS} relations")]
     TooFar,
@@ -107,6 +131,9 @@ impl<'a> Resolver<'a> {
             Operand::Flag(flag) => return Ok(TypedOperand::Flag(*flag)),
             Operand::Date(date) => return Ok(TypedOperand::Date(*date)),
             Operand::Call(function, arguments) => return self.call(*function, arguments, side),
+            Operand::Body { field, elements, modifier } => {
+                return self.body(field, elements, *modifier, side);
+            }
             Operand::Field(FieldName::Path(names), modifier) => (names.clone(), *modifier),
             Operand::Field(FieldName::Id, modifier) => (vec!["id".to_owned()], *modifier),
             Operand::Field(FieldName::Created, modifier) => (vec!["created".to_owned()], *modifier),
@@ -128,6 +155,30 @@ impl<'a> Resolver<'a> {
             }
             path => path.map(TypedOperand::Path),
         }
+    }
+
+    /// `:each` or `:length` of a member of the request's body.
+    fn body(
+        &self,
+        name: &str,
+        elements: &[Value<'static>],
+        modifier: Modifier,
+        side: &'static str,
+    ) -> Result<TypedOperand, ResolveError> {
+        let collection = self.catalog.by_id(self.collection);
+        let own = collection.and_then(|collection| collection.definition.field(name));
+        let (field, modifier_name) = (name.to_owned(), modifier.name());
+        let Some(own) = own else {
+            return Err(ResolveError::NoField { side, field, modifier: modifier_name });
+        };
+        if !matches!(own.kind, Kind::Select { .. } | Kind::Relation { .. } | Kind::File { .. }) {
+            return Err(ResolveError::NoList { side, field, modifier: modifier_name });
+        }
+        Ok(match modifier {
+            Modifier::Each if own.kind.is_list() => TypedOperand::Elements(field, elements.to_vec()),
+            Modifier::Each => TypedOperand::Literal(elements.first().cloned().unwrap_or(Value::Null)),
+            _ => TypedOperand::Literal(Value::Number(elements.len().to_string().into())),
+        })
     }
 
     fn call(

@@ -66,8 +66,19 @@ struct Side {
     affinity: Affinity,
     /// The value of a literal.
     literal: Option<Scalar<'static>>,
-    is_json: bool,
+    nulls: Nulls,
     is_many: bool,
+}
+
+/// What null equals.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Nulls {
+    /// Null and the empty text.
+    Empty,
+    /// Null: a member of JSON.
+    Null,
+    /// Nothing: an element of the request's body.
+    Unknown,
 }
 
 impl Side {
@@ -80,7 +91,7 @@ impl Side {
     }
 
     fn empty(affinity: Affinity) -> Self {
-        Self { number: None, text: None, affinity, literal: None, is_json: false, is_many: false }
+        Self { number: None, text: None, affinity, literal: None, nulls: Nulls::Empty, is_many: false }
     }
 
     fn is_null(&self) -> String {
@@ -187,6 +198,27 @@ impl<'a> Compiler<'a> {
         format!("j{}", number + 1)
     }
 
+    /// The alias of the elements of a list in the request's body, by the shared joins.
+    fn shared_values(&mut self, field: &str, values: &[Value<'static>]) -> String {
+        let (side, name) = (self.side, format!("@request.body.{field}"));
+        let is_it = |join: &Join| join.side == side && join.each.as_deref() == Some(name.as_str());
+        let number = match self.joins.iter().position(is_it) {
+            Some(number) => number,
+            None => {
+                let texts = values.iter().map(|value| value.text().to_owned()).collect();
+                let texts = self.parameters.bind(Parameter::Texts(texts));
+                let alias = format!("j{}", self.joins.len() + 1);
+                // Of an empty one, null.
+                let sql = format!(
+                    " cross join unnest(case when {texts}::text[] = '{{}}' then '{{null}}' else {texts}::text[] end) as {alias} (element)"
+                );
+                self.joins.push(Join { hops: Vec::new(), each: Some(name), side, sql });
+                self.joins.len() - 1
+            }
+        };
+        format!("j{}", number + 1)
+    }
+
     /// The join of a step from the row with the prefix `row`.
     fn join(&mut self, hop: &Hop, row: &str, next: &str) -> String {
         let on = match &hop.step {
@@ -213,7 +245,10 @@ impl<'a> Compiler<'a> {
                 return points.iter().flat_map(|point| self.seen(point)).collect();
             }
             TypedOperand::Moment(moment) => return self.seen(&moment.1),
-            TypedOperand::Literal(_) | TypedOperand::Flag(_) | TypedOperand::Date(_) => return Vec::new(),
+            TypedOperand::Literal(_)
+            | TypedOperand::Flag(_)
+            | TypedOperand::Date(_)
+            | TypedOperand::Elements(..) => return Vec::new(),
         };
         let mut conditions = Vec::new();
         if path.is_guarded {
@@ -344,7 +379,7 @@ impl<'a> Compiler<'a> {
     /// The equality of a field with a constant, in a form for which an index can be used. It may be null, which is as good as
     /// false where it stands alone.
     fn by_index(&mut self, left: &Side, right: &Side) -> Option<String> {
-        let is_plain = |side: &Side| side.literal.is_none() && !side.is_json;
+        let is_plain = |side: &Side| side.literal.is_none() && side.nulls == Nulls::Empty;
         if !is_plain(left) || right.literal.is_none() || right.is_empty_literal() {
             return None;
         }
@@ -396,7 +431,11 @@ impl<'a> Compiler<'a> {
             let pairs = equal_parts(&one, &other);
             if pairs.is_empty() { "false".into() } else { format!("coalesce({}, false)", pairs.join(", ")) }
         };
-        if left.is_json || right.is_json {
+        let either = |nulls| left.nulls == nulls || right.nulls == nulls;
+        if either(Nulls::Unknown) {
+            return same(self, left, right);
+        }
+        if either(Nulls::Null) {
             let (one, other) = (left.is_null(), right.is_null());
             let same = same(self, left, right);
             return format!("(case when {one} or {other} then {one} and {other} else {same} end)");
@@ -455,6 +494,11 @@ impl<'a> Compiler<'a> {
                 value => self.literal(Scalar::of_literal(&value)),
             },
             TypedOperand::Path(path) => self.path(path),
+            TypedOperand::Elements(field, elements) => {
+                let element = self.shared_values(field, elements);
+                let side = Side::of_text(format!("{element}.element"), Affinity::None);
+                Side { is_many: true, nulls: Nulls::Unknown, ..side }
+            }
             TypedOperand::Distance(points) => self.distance(points),
             TypedOperand::Moment(moment) => {
                 let (format, time) = &**moment;
@@ -484,7 +528,7 @@ impl<'a> Compiler<'a> {
             "(select (6371 * acos(case when c > 1 then 1 when c < -1 then -1 else c end))::numeric from (select \
              cos({a_lat}) * cos({b_lat}) * cos({b_lon} - {a_lon}) + sin({a_lat}) * sin({b_lat}) as c) as angle)"
         );
-        Side { is_many, is_json: true, ..Side::of_number(sql, Affinity::None) }
+        Side { is_many, nulls: Nulls::Null, ..Side::of_number(sql, Affinity::None) }
     }
 
     fn literal(&mut self, scalar: Scalar<'static>) -> Side {
@@ -515,7 +559,7 @@ impl<'a> Compiler<'a> {
         if path.is_lower {
             let text = side.as_text().unwrap_or_else(|| "null::text".into());
             side = Side {
-                is_json: side.is_json,
+                nulls: side.nulls,
                 ..Side::of_text(format!("lower({text} collate \"C\")"), Affinity::None)
             };
         }
@@ -562,7 +606,11 @@ impl<'a> Compiler<'a> {
                     "(case jsonb_typeof({value}) when 'string' then {value} #>> '{{}}' \
                      when 'array' then {compact} when 'object' then {compact} end)"
                 );
-                Side { number: Some(number(&value)), is_json: true, ..Side::of_text(text, Affinity::None) }
+                Side {
+                    number: Some(number(&value)),
+                    nulls: Nulls::Null,
+                    ..Side::of_text(text, Affinity::None)
+                }
             }
         }
     }
