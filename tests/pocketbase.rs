@@ -576,3 +576,82 @@ async fn an_import_changes_all_collections_or_none() {
     refused(&service, ("PUT", &import, "", &body), 401, needed).await;
     let _ = kept;
 }
+
+/// The answers to ids are those of PocketBase 0.40.6, but for ids that differ in case alone, which it refuses.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_collection_says_what_its_ids_are() {
+    let database = TestDatabase::create().await;
+    let (service, token) = start(&database).await;
+    let id = |more: Value| {
+        let mut id =
+            json!({"name": "id", "type": "text", "primaryKey": true, "required": true, "system": true});
+        id.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        id
+    };
+    let text = json!({"name": "t", "type": "text"});
+    let body = json!({"name": "plain", "type": "base", "fields": [text]});
+    let plain = good(&service, "POST", COLLECTIONS, &token, &body).await;
+    let first = good(&service, "POST", &records("plain"), &token, &json!({"t": "x"})).await;
+    assert_eq!(first["id"].as_str().unwrap().len(), 15);
+    // Ids that were made before stay.
+    let own = json!({"min": 3, "max": 40, "pattern": "^[A-Za-z_]+$", "autogeneratePattern": "[A-Z]{5}"});
+    let mut fields = plain["fields"].clone();
+    fields[0].as_object_mut().unwrap().extend(own.as_object().unwrap().clone());
+    let change = json!({"name": "own", "fields": fields});
+    good(&service, "PATCH", &format!("{COLLECTIONS}/plain"), &token, &change).await;
+    let made = good(&service, "POST", &records("own"), &token, &json!({"t": "x"})).await;
+    let made = made["id"].as_str().unwrap();
+    assert!(made.len() == 5 && made.bytes().all(|byte| byte.is_ascii_uppercase()), "{made}");
+    let one = format!("{}/{made}", records("own"));
+    assert_eq!(good(&service, "PATCH", &one, &token, &json!({"t": "y"})).await["t"], "y");
+    assert_eq!(good(&service, "GET", &one, &token, &Value::Null).await["t"], "y");
+    let relation = json!({"name": "one", "type": "relation", "collectionId": plain["id"], "maxSelect": 1});
+    let body = json!({"name": "related", "type": "base", "fields": [relation]});
+    good(&service, "POST", COLLECTIONS, &token, &body).await;
+    let related = good(&service, "POST", &records("related"), &token, &json!({"one": made})).await;
+    let path = format!("{}/{}?expand=one", records("related"), related["id"].as_str().unwrap());
+    assert_eq!(good(&service, "GET", &path, &token, &Value::Null).await["expand"]["one"]["id"], made);
+    good(&service, "DELETE", &one, &token, &Value::Null).await;
+    let left = good(&service, "GET", &records("own"), &token, &Value::Null).await;
+    assert_eq!(left["items"].as_array().unwrap().len(), 1);
+    assert_eq!(left["items"][0]["id"], first["id"]);
+
+    let free = json!({"pattern": "^[^\\s].*$", "autogeneratePattern": ""});
+    let body = json!({"name": "free", "type": "base", "fields": [id(free), text]});
+    good(&service, "POST", COLLECTIONS, &token, &body).await;
+    for good_id in ["a", "A_b-c", "é", "a@#+,;~!(){}[]=&^b", &"x".repeat(100)] {
+        let made = good(&service, "POST", &records("free"), &token, &json!({"id": good_id})).await;
+        assert_eq!(made["id"], good_id);
+        let filter = json!(good_id).to_string();
+        let rows = found(&service, &token, "free", &[("filter", &format!("id = {filter}"))], "id").await;
+        assert_eq!(rows, json!([good_id]));
+    }
+    let long = "x".repeat(101);
+    for (bad, code) in [
+        ("", "validation_required"),
+        ("a.b", "validation_forbidden_pk_character"),
+        ("a/b", "validation_forbidden_pk_character"),
+        ("a b", "validation_forbidden_pk_character"),
+        ("a\tb", "validation_forbidden_pk_character"),
+        (&long, "validation_max_text_constraint"),
+        ("a", "validation_not_unique"),
+    ] {
+        let answer = send(&service, "POST", &records("free"), &token, &json!({"id": bad})).await;
+        assert_eq!(
+            (answer.status.as_u16(), &answer.json()["data"]["id"]["code"]),
+            (400, &json!(code)),
+            "{bad}"
+        );
+    }
+    let short =
+        json!({"name": "short", "type": "base", "fields": [id(json!({"autogeneratePattern": "[a-z]{8}"}))]});
+    good(&service, "POST", COLLECTIONS, &token, &short).await;
+    let batch =
+        json!({"requests": [{"method": "POST", "url": "/api/collections/short/records", "body": {}}]});
+    good(&service, "PATCH", "/api/settings", &token, &json!({"batch": {"enabled": true}})).await;
+    let answers = good(&service, "POST", "/api/batch", &token, &batch).await;
+    assert_eq!(answers[0]["body"]["id"].as_str().unwrap().len(), 8, "{answers}");
+    // The other face serves the same records.
+    let path = "/api/stress/records/free/A_b-c";
+    assert_eq!(good(&service, "GET", path, &token, &Value::Null).await["id"], "A_b-c");
+}

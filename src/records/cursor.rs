@@ -1,6 +1,7 @@
 //! The sort key of a record, which is the content of a cursor: JSON, with the order that it belongs to and a value for each key.
 
 use super::RecordsError;
+use super::model::RecordId;
 use super::sort::{COMPARED_CHARACTERS, COMPARED_DIGITS, KeyKind, KeyValue, Sort};
 use crate::ingest::json::{self, JsonKind};
 use crate::paging::Cursor;
@@ -45,7 +46,7 @@ impl RecordSortKey {
                 let ms = text.parse().ok().filter(|ms: &i64| ms.unsigned_abs() <= LATEST.unsigned_abs());
                 ms.map(|ms| KeyValue::Time(Millis(ms)))
             }
-            KeyKind::Id => (text.len() <= 15).then_some(KeyValue::Text(text)),
+            KeyKind::Id => (text.len() <= RecordId::MAX_BYTES).then_some(KeyValue::Text(text)),
             KeyKind::Text => (text.chars().count() <= COMPARED_CHARACTERS).then_some(KeyValue::Text(text)),
         });
         Some(Self { values: values.collect::<Option<_>>()? })
@@ -82,7 +83,7 @@ mod tests {
     proptest! {
         #[test]
         fn a_sort_key_round_trips_in_its_own_order_only(
-            ms in 0..LATEST, text in "[^\0]{0,200}", number in any::<i64>(), id in "[a-z0-9]{15}"
+            ms in 0..LATEST, text in "[^\0]{0,200}", number in any::<i64>(), id in "[a-z0-9]{1,100}"
         ) {
             let sort = Sort::parse("-created,name").unwrap();
             let key = RecordSortKey { values: vec![

@@ -86,7 +86,7 @@ impl Draft {
         walk(body, &mut found)?;
         let id = match found.id.as_deref().map(serde_json::from_str::<Option<Cow<'_, str>>>) {
             None | Some(Ok(None)) => None,
-            Some(Ok(Some(text))) => Some(RecordId::parse(&text).ok_or_else(bad_id)?),
+            Some(Ok(Some(text))) => Some(RecordId::parse_plain(&text).ok_or_else(bad_id)?),
             Some(Err(_)) => return Err(bad_id()),
         };
         let data = match found.reserved {

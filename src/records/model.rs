@@ -1,5 +1,7 @@
 //! Records and their parts.
 
+use std::fmt;
+
 use crate::time::Millis;
 
 /// A collection's name: a letter or `_`, then letters, digits or `_`, at most 63.
@@ -31,31 +33,58 @@ pub struct ListedCollection {
     pub records: Option<i64>,
 }
 
-/// A record's id: 15 characters of `a` to `z` and `0` to `9`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct RecordId([u8; RecordId::LENGTH]);
+/// A record's id. Those that the service makes have 15 characters of `a` to `z` and `0` to `9`; a typed collection may describe others.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct RecordId {
+    /// Its bytes, and zeros after them.
+    bytes: [u8; RecordId::MAX_BYTES],
+    length: u8,
+}
 
 const DIGITS: &[u8; 36] = b"0123456789abcdefghijklmnopqrstuvwxyz";
 /// The digits of a made id for the millisecond; eight suffice until the year 2059, and start over then.
 const TIME_DIGITS: usize = 8;
+/// The length of a made id.
+const MADE: usize = 15;
+/// PocketBase's `forbiddenPKCharacters`. No id has a control character either.
+const FORBIDDEN: &[char] = &['.', '/', '\\', '|', '\'', '"', '`', '<', '>', ':', '?', '*', '%', '$', ' '];
 
 impl RecordId {
-    const LENGTH: usize = 15;
+    /// The longest id.
+    pub const MAX_BYTES: usize = 100;
 
-    /// The id, if it is one.
+    /// The id, if it is one: 1 to 100 bytes without [`Self::forbidden`] characters.
     pub fn parse(text: &str) -> Option<Self> {
-        let bytes: [u8; Self::LENGTH] = text.as_bytes().try_into().ok()?;
-        bytes.iter().all(|byte| byte.is_ascii_digit() || byte.is_ascii_lowercase()).then_some(Self(bytes))
+        Self::forbidden(text).is_none().then_some(text).and_then(Self::of)
     }
 
-    /// An id of no record, for a look-up without a result: `_` is in no id.
+    /// The id, if it is one as the service makes them.
+    pub fn parse_plain(text: &str) -> Option<Self> {
+        let is_plain = text.bytes().all(|byte| byte.is_ascii_digit() || byte.is_ascii_lowercase());
+        (is_plain && text.len() == MADE).then_some(text).and_then(Self::of)
+    }
+
+    /// The first character that is in no id.
+    pub fn forbidden(text: &str) -> Option<char> {
+        text.chars().find(|character| FORBIDDEN.contains(character) || character.is_ascii_control())
+    }
+
+    /// An id of no record, for a look-up without a result.
     pub fn impossible() -> Self {
-        Self([b'_'; Self::LENGTH])
+        Self::of(".").unwrap_or(Self { bytes: [0; Self::MAX_BYTES], length: 0 })
+    }
+
+    fn of(text: &str) -> Option<Self> {
+        let mut bytes = [0; Self::MAX_BYTES];
+        let length = u8::try_from(text.len()).ok().filter(|length| *length > 0)?;
+        bytes.get_mut(..text.len())?.copy_from_slice(text.as_bytes());
+        Some(Self { bytes, length })
     }
 
     /// A new id. It begins with the time, so that new records are neighbours in the index; the rest is random.
     pub fn make(now: Millis) -> Self {
-        let mut id = [0; Self::LENGTH];
+        let mut bytes = [0; Self::MAX_BYTES];
+        let (id, _) = bytes.split_at_mut(MADE);
         let mut rest = now.0.unsigned_abs();
         let (time, random) = id.split_at_mut(TIME_DIGITS);
         for digit in time.iter_mut().rev() {
@@ -65,12 +94,19 @@ impl RecordId {
         for digit in random {
             *digit = DIGITS[fastrand::usize(..DIGITS.len())];
         }
-        Self(id)
+        Self { bytes, length: MADE as u8 }
     }
 
     /// Its text.
     pub fn as_str(&self) -> &str {
-        std::str::from_utf8(&self.0).unwrap_or_default()
+        let bytes = self.bytes.get(..usize::from(self.length)).unwrap_or_default();
+        std::str::from_utf8(bytes).unwrap_or_default()
+    }
+}
+
+impl fmt::Debug for RecordId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "RecordId({:?})", self.as_str())
     }
 }
 
@@ -136,10 +172,16 @@ mod tests {
         for bad in ["", "1a", "a-b", "a.b", "..", "a\"b", "a;b", "a\0b", "ä", &"x".repeat(64)] {
             assert!(Name::parse(bad).is_none(), "{bad:?}");
         }
-        assert!(RecordId::parse("abcdefghij01234").is_some());
+        assert!(RecordId::parse_plain("abcdefghij01234").is_some());
         for bad in
             ["", "abcdefghij0123", "abcdefghij012345", "ABCDEFGHIJ01234", "abcdefghij0123_", "ääääääää"]
         {
+            assert!(RecordId::parse_plain(bad).is_none(), "{bad:?}");
+        }
+        for good in ["a", "A_b-c", "ä@#+,;~!(){}[]=&^", &"x".repeat(100)] {
+            assert_eq!(RecordId::parse(good).unwrap().as_str(), good);
+        }
+        for bad in ["", "a.b", "a b", "a/b", "a\0", "\u{1}", "a\tb", &"x".repeat(101), &"x".repeat(300)] {
             assert!(RecordId::parse(bad).is_none(), "{bad:?}");
         }
         assert!(RecordId::parse(RecordId::impossible().as_str()).is_none());

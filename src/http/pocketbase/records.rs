@@ -126,7 +126,7 @@ pub(super) async fn list(
     summary = "A record",
     params(
         ("collection" = String, Path, description = "Its name or its id", example = "posts"),
-        ("id" = String, Path, description = "15 characters of a to z and 0 to 9"),
+        ("id" = String, Path, description = "15 characters of a to z and 0 to 9, unless the collection's id field says otherwise"),
         ("expand" = Option<String>, Query, description = "Related records: author,comments_via_post"),
         ("fields" = Option<String>, Query, description = "Only these members"),
     ),
@@ -201,7 +201,7 @@ pub(super) async fn create(
     summary = "Changes a record; modifiers such as n+ count on top of what is stored",
     params(
         ("collection" = String, Path, description = "Its name or its id", example = "posts"),
-        ("id" = String, Path, description = "15 characters of a to z and 0 to 9"),
+        ("id" = String, Path, description = "15 characters of a to z and 0 to 9, unless the collection's id field says otherwise"),
         ("expand" = Option<String>, Query, description = "Related records"),
         ("fields" = Option<String>, Query, description = "Only these members"),
     ),
@@ -243,7 +243,7 @@ pub(super) async fn update(
     summary = "Deletes a record, and what follows of it by relations",
     params(
         ("collection" = String, Path, description = "Its name or its id", example = "posts"),
-        ("id" = String, Path, description = "15 characters of a to z and 0 to 9"),
+        ("id" = String, Path, description = "15 characters of a to z and 0 to 9, unless the collection's id field says otherwise"),
     ),
     responses(
         (status = 204, description = "It is deleted"),

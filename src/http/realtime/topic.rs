@@ -300,7 +300,7 @@ mod tests {
             "records/",
             "records/1a",
             "records/items/",
-            "records/items/x",
+            "records/items/x.y",
             "conversations/x",
             "table/orders",
             "table/app.orders.x",

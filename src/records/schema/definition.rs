@@ -6,7 +6,8 @@ use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 
 use super::auth::{self, AuthOptions};
-use super::field::{Field, ID, Kind};
+use super::field::{Field, ID, ID_PATTERN, Kind, MADE_ID};
+use super::generate::generate;
 use super::index::Index;
 use super::violation::{Violation, Violations};
 use crate::records::Name;
@@ -300,6 +301,34 @@ impl Definition {
     /// The field of a name.
     pub fn field(&self, name: &str) -> Option<&Field> {
         self.fields.iter().find(|field| field.name == name)
+    }
+
+    /// Whether all ids have 15 characters of `a` to `z` and `0` to `9`.
+    pub fn has_plain_ids(&self) -> bool {
+        self.fields.iter().any(|field| {
+            matches!(&field.kind, Kind::Text { primary_key: true, min: 15, max: 15, pattern, .. }
+                if pattern.as_str() == ID_PATTERN)
+        })
+    }
+
+    /// Whether the service makes such an id for a record that comes without one.
+    pub fn makes_plain_ids(&self) -> bool {
+        self.fields.iter().any(|field| {
+            matches!(&field.kind, Kind::Text { primary_key: true, autogenerate_pattern, .. }
+                if autogenerate_pattern == MADE_ID)
+        })
+    }
+
+    /// An id by the pattern of the id field. `None`: it has none, so that clients choose ids.
+    pub fn made_id(&self) -> Option<String> {
+        self.fields.iter().find_map(|field| match &field.kind {
+            Kind::Text { primary_key: true, autogenerate_pattern, .. }
+                if !autogenerate_pattern.is_empty() =>
+            {
+                generate(autogenerate_pattern)
+            }
+            _ => None,
+        })
     }
 
     /// The fields of files.

@@ -10,7 +10,9 @@ use super::violation::{Violation, Violations};
 /// The field of the id.
 pub const ID: &str = "id";
 /// The pattern of ids without one of their own.
-const ID_PATTERN: &str = "^[a-z0-9]+$";
+pub(super) const ID_PATTERN: &str = "^[a-z0-9]+$";
+/// What the service makes ids of, if a collection does not say otherwise.
+pub(super) const MADE_ID: &str = "[a-z0-9]{15}";
 /// The longest name, in bytes: a column of a view has it.
 const MAX_NAME_BYTES: usize = 63;
 /// Names that records have already.
@@ -245,7 +247,7 @@ impl Field {
             min: 15,
             max: 15,
             pattern: Pattern::new(ID_PATTERN),
-            autogenerate_pattern: "[a-z0-9]{15}".into(),
+            autogenerate_pattern: MADE_ID.into(),
             primary_key: true,
         };
         let mut field = Self {

@@ -7,8 +7,11 @@ use super::date::DateText;
 use super::field::{Field, Kind};
 use super::number::{number_text, parse_number};
 use super::violation::Violation;
+use crate::records::RecordId;
 
 /// The most characters of a text without a limit of its own.
+/// The longest id, in bytes.
+const MAX_ID: i64 = RecordId::MAX_BYTES as i64;
 const MAX_TEXT: i64 = 5_000;
 /// The most characters of a password without a limit of its own.
 const MAX_PASSWORD: i64 = 71;
@@ -86,7 +89,7 @@ impl Field {
         }
         let text = value.as_str().unwrap_or_default();
         match &self.kind {
-            Kind::Text { min, max, pattern, .. } => {
+            Kind::Text { min, max, pattern, primary_key, .. } => {
                 if is_empty {
                     return Ok(());
                 }
@@ -97,6 +100,14 @@ impl Field {
                 }
                 if length > max {
                     return Err(at_most(max).with("max", max));
+                }
+                if *primary_key && let Some(character) = RecordId::forbidden(text) {
+                    let message = format!("'{character}' is not a valid primary key character.");
+                    let violation = Violation::new("forbidden_pk_character", message);
+                    return Err(violation.with("ch", character.to_string()));
+                }
+                if *primary_key && text.len() > RecordId::MAX_BYTES {
+                    return Err(at_most(MAX_ID).with("max", MAX_ID));
                 }
                 if pattern.matches(text) { Ok(()) } else { Err(Violation::format()) }
             }

@@ -458,7 +458,11 @@ impl WriteRequest {
             Some(Value::String(id)) if id.is_empty() => {}
             Some(id) => return id.as_str().and_then(RecordId::parse),
         }
-        let id = RecordId::make(Millis::now());
+        let definition = self.collection.definition();
+        let id = match definition.makes_plain_ids() {
+            true => RecordId::make(Millis::now()),
+            false => RecordId::parse(definition.made_id()?.as_str())?,
+        };
         self.body.insert("id".into(), id.as_str().into());
         // It is new, whatever it was asked for.
         if matches!(self.write, Write::Upsert) {

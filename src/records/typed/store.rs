@@ -279,6 +279,12 @@ impl TypedStore {
                 files.detach_unnamed(transaction, number, Some(&table)).await?;
             }
         }
+        if !definition.has_plain_ids() {
+            let free = sql!("records/typed/free_ids.sql")
+                .replace("{table}", &table)
+                .replace("{name}", &format!("records_{number}"));
+            transaction.batch_execute(&free).await?;
+        }
         self.index(transaction, number, &plan.indexes, at_fault).await?;
         if has_views {
             let make = sql!("records/typed/make_view.sql")

@@ -71,7 +71,7 @@ impl TypedRecords {
         let access = collection.access(RuleKind::Create, caller)?;
         let is_chosen = body.get("id").is_some_and(|id| !matches!(id, Value::Null) && *id != "");
         let now = Millis::now();
-        if !is_chosen {
+        if !is_chosen && definition.makes_plain_ids() {
             // Its neighbours in the index are the records of the same time.
             body.insert("id".into(), RecordId::make(now).as_str().into());
         }
