@@ -16,7 +16,7 @@ use super::caller::{request_values, require_record, require_superuser};
 use super::error::{Operation, Refusal};
 use super::oauth2::providers;
 use super::tokens::{TokenDetails, issue};
-use super::{Query, answer, body};
+use super::{Query, answer, answer_shown, body};
 use crate::auth::RecordTokenKind;
 use crate::http::edge::authorize;
 use crate::http::edge::client::ClientAddress;
@@ -172,10 +172,7 @@ impl SignIn<'_> {
         if let (Some(meta), Value::Object(members)) = (self.meta, &mut body) {
             members.insert("meta".into(), meta);
         }
-        match query.projection()? {
-            None => answer(services, &body),
-            Some(fields) => answer(services, &fields.apply(&body)),
-        }
+        answer_shown(services, &query, &body)
     }
 
     /// The id of a new session that waits for a second factor. `None`: none is needed, or this was it.
@@ -410,8 +407,5 @@ pub(super) async fn methods(
         // Of clients of former versions.
         "authProviders": [], "usernamePassword": has("username"), "emailPassword": has(EMAIL),
     });
-    match Query::of(request.uri()).projection()? {
-        None => answer(services, &methods),
-        Some(fields) => answer(services, &fields.apply(&methods)),
-    }
+    answer_shown(services, &Query::of(request.uri()), &methods)
 }

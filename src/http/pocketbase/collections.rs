@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use super::caller::require_superuser;
 use super::error::{Operation, Refusal};
-use super::{PageResponse, Query, answer, body, no_content};
+use super::{PageResponse, Query, answer, answer_shown, body, no_content};
 use crate::http::openapi::bodies::{CollectionRequest, CollectionResponse};
 use crate::http::{AppState, Services};
 use crate::records::schema::{Violation, Violations};
@@ -23,11 +23,7 @@ type CollectionPath = Result<Path<String>, PathRejection>;
 
 /// The answer with one collection.
 fn show(services: &Services, query: &Query, collection: &CollectionHandle) -> Result<Response, Refusal> {
-    let shown = collection.shown();
-    match query.projection()? {
-        None => answer(services, &shown),
-        Some(fields) => answer(services, &fields.apply(&shown)),
-    }
+    answer_shown(services, query, &collection.shown())
 }
 
 fn name(path: CollectionPath) -> Result<String, Refusal> {

@@ -177,6 +177,14 @@ fn answer(services: &Services, body: &impl Serialize) -> Result<Response, Refusa
     answer_json(services, bytes)
 }
 
+/// A JSON answer with the members that `fields` of the query names.
+fn answer_shown(services: &Services, query: &Query, body: &Value) -> Result<Response, Refusal> {
+    match query.projection()? {
+        None => answer(services, body),
+        Some(fields) => answer(services, &fields.apply(body)),
+    }
+}
+
 /// An answer that is JSON already.
 fn answer_json(services: &Services, bytes: Vec<u8>) -> Result<Response, Refusal> {
     Ok(json::json(StatusCode::OK, held(services, bytes)?))

@@ -12,7 +12,7 @@ use super::auth::text;
 use super::caller::require_superuser;
 use super::error::{Operation, Refusal};
 use super::mails::{RecordMail, not_sent};
-use super::{Query, answer, body, no_content};
+use super::{Query, answer_shown, body, no_content};
 use crate::http::openapi::bodies::SettingsRequest;
 use crate::http::{AppState, Services};
 use crate::outbound::mail::Attempts;
@@ -24,11 +24,7 @@ use crate::records::typed::settings::{AppSettings, SettingsError};
 const MAX_BYTES: usize = 1 << 20;
 
 fn show(services: &Services, query: &Query, settings: &AppSettings) -> Result<Response, Refusal> {
-    let shown = settings.shown();
-    match query.projection()? {
-        None => answer(services, &shown),
-        Some(fields) => answer(services, &fields.apply(&shown)),
-    }
+    answer_shown(services, query, &settings.shown())
 }
 
 /// `GET /api/settings`.
