@@ -66,9 +66,7 @@ pub(super) fn text(members: &Map<String, Value>, member: &str, is_form: bool) ->
         None | Some(Value::Null) => Ok(String::new()),
         Some(Value::String(text)) => Ok(text.clone()),
         Some(value @ (Value::Number(_) | Value::Bool(_))) if is_form => Ok(text_of(value)),
-        Some(_) => {
-            Err(Refusal::new(StatusCode::BAD_REQUEST, "An error occurred while loading the submitted data."))
-        }
+        Some(_) => Err(Refusal::not_loaded(Violations::default())),
     }
 }
 
@@ -351,7 +349,7 @@ pub(super) async fn impersonate(
     require_superuser(&state, &read.head).await?;
     let Path((name, id)) = path.map_err(|_| Refusal::not_found())?;
     let collection = named(services, &name).await?;
-    let bad = || Refusal::new(StatusCode::BAD_REQUEST, "An error occurred while loading the submitted data.");
+    let bad = || Refusal::not_loaded(Violations::default());
     let duration = match read.members.get("duration") {
         None | Some(Value::Null) => 0,
         Some(duration) => duration.as_i64().ok_or_else(bad)?,

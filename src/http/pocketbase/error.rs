@@ -75,7 +75,6 @@ pub(in crate::http) struct RefusalResponse<'a> {
 }
 
 const GENERIC: &str = "Something went wrong while processing your request.";
-const NOT_LOADED: &str = "An error occurred while loading the submitted data.";
 const NOT_FOUND: &str = "The requested resource wasn't found.";
 
 /// The operation of a request, which its errors name.
@@ -183,10 +182,15 @@ impl Refusal {
         json!({"data": self.data, "message": self.message, "status": self.status.as_u16()})
     }
 
+    /// 400: members of a form cannot be read.
+    pub(super) fn not_loaded(violations: Violations) -> Self {
+        Self::of_values("An error occurred while loading the submitted data.", violations)
+    }
+
     /// The refusal of a form, whose body cannot be read.
     pub(super) fn of_form(self) -> Self {
         match self.message == GENERIC {
-            true => Self { message: NOT_LOADED.into(), ..self },
+            true => Self::not_loaded(Violations::default()),
             false => self,
         }
     }

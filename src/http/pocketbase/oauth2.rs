@@ -260,7 +260,7 @@ pub(super) async fn with_oauth2(
         violations.add("code", Violation::required());
     }
     let Some(provider) = provider.filter(|_| violations.is_empty()) else {
-        return Err(Refusal::of_values("An error occurred while loading the submitted data.", violations));
+        return Err(Refusal::not_loaded(violations));
     };
     let sender = Sender::of(&state, &read.head).await?;
     let user = ProviderUser::of_code(services, &provider, &read.members).await?;

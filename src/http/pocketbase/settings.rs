@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use axum::extract::{Request, State};
 use axum::response::Response;
-use hyper::StatusCode;
 use serde_json::{Map, Value};
 
 use super::accounts::check_email;
@@ -68,8 +67,6 @@ pub(super) async fn update(
     request: Request,
 ) -> Result<Response, Refusal> {
     let services = state.services()?;
-    let unreadable =
-        || Refusal::new(StatusCode::BAD_REQUEST, "An error occurred while loading the submitted data.");
     let read = body::read_form(services, request, MAX_BYTES).await?;
     require_superuser(&state, &read.head).await?;
     let query = Query::of(&read.head.uri);
@@ -77,7 +74,7 @@ pub(super) async fn update(
     let changed = services.typed()?.change_settings(&read.members).await;
     match changed.map_err(|error| Operation::Read.refuses(error))? {
         Ok(settings) => show(services, &query, &settings),
-        Err(SettingsError::Format) => Err(unreadable()),
+        Err(SettingsError::Format) => Err(Refusal::not_loaded(Violations::default())),
         Err(SettingsError::Refused(violations)) => {
             Err(Refusal::of_values("An error occurred while saving the new settings.", violations))
         }
