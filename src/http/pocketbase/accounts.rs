@@ -12,7 +12,7 @@ use serde_json::Map;
 
 use super::auth::{collection, options, refused, take_sign_in, text};
 use super::body::{self, Read};
-use super::caller::require_record;
+use super::caller::{require_of, require_record};
 use super::error::{Operation, Refusal};
 use super::mails::RecordMail;
 use super::no_content;
@@ -364,11 +364,7 @@ pub(super) async fn request_email_change(
     let read = body::read_form(services, request, MAX_BYTES).await?;
     let (record, _) = require_record(&state, &read.head).await?;
     let collection = collection(services, path).await?;
-    if record.collection().definition().id != collection.definition().id {
-        let name = record.collection().name().as_str();
-        let message = format!("The request requires auth record from {name} collection.");
-        return Err(Refusal::new(StatusCode::FORBIDDEN, message));
-    }
+    require_of(&collection, &record)?;
     if is_superusers(&collection) {
         return Err(bad("All superusers can change their emails directly."));
     }

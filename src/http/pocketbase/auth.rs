@@ -12,7 +12,7 @@ use hyper::http::request::Parts;
 use serde_json::{Map, Value, json};
 
 use super::alerts::alert_later;
-use super::caller::{request_values, require_record, require_superuser};
+use super::caller::{request_values, require_of, require_record, require_superuser};
 use super::error::{Operation, Refusal};
 use super::oauth2::providers;
 use super::tokens::{TokenDetails, issue};
@@ -304,11 +304,7 @@ pub(super) async fn refresh(
     let read = body::read(services, request, MAX_BYTES).await?;
     let (record, claims) = require_record(&state, &read.head).await?;
     let collection = collection(services, path).await?;
-    if record.collection().definition().id != collection.definition().id {
-        let name = record.collection().name().as_str();
-        let message = format!("The request requires auth record from {name} collection.");
-        return Err(Refusal::new(StatusCode::FORBIDDEN, message));
-    }
+    require_of(&collection, &record)?;
     let token = match claims.refreshable {
         Some(true) => None,
         // It came with the request.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hyper::http::request::Parts;
-use hyper::{HeaderMap, Method};
+use hyper::{HeaderMap, Method, StatusCode};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
@@ -116,6 +116,16 @@ pub(super) async fn require_record(
         Sender::Record(verified) => Ok(*verified),
         _ => Err(Refusal::token_needed()),
     }
+}
+
+/// Refuses a record that is of another collection.
+pub(super) fn require_of(collection: &CollectionHandle, record: &AuthRecord) -> Result<(), Refusal> {
+    if record.collection().definition().id == collection.definition().id {
+        return Ok(());
+    }
+    let name = record.collection().name().as_str();
+    let message = format!("The request requires auth record from {name} collection.");
+    Err(Refusal::new(StatusCode::FORBIDDEN, message))
 }
 
 /// The longest time until the expiry of a token that is waited for, in seconds: a year.
