@@ -14,7 +14,7 @@ use super::auth::{collection, options, refused, take_sign_in, text};
 use super::body::{self, Read};
 use super::caller::{require_of, require_record};
 use super::error::{Operation, Refusal};
-use super::mails::RecordMail;
+use super::mails::{BackgroundMail, RecordMail};
 use super::no_content;
 use super::tokens::{TokenDetails, issue, verify};
 use crate::auth::{RecordClaims, RecordTokenKind};
@@ -94,38 +94,34 @@ impl TokenMail {
         Self { kind: RecordTokenKind::PasswordReset, template: |auth| &auth.reset_password_template, key }
     }
 
-    /// Sends the mail to a record, after the answer to its request.
-    fn send_later(self, state: Arc<AppState>, record: AuthRecord) {
-        // It ends with the mail, whose time is limited, and whose queue is.
-        tokio::spawn(async move {
-            if let Err(error) = self.send(&state, &record).await {
-                tracing::debug!(error, "a mail was not sent");
+    /// Answers a request for the mail. It is sent to the record that has the address, if `takes` holds for it and its last mail was sent a while ago.
+    async fn answer(
+        self,
+        services: &Services,
+        collection: &CollectionHandle,
+        address: &str,
+        takes: fn(&AuthRecord) -> bool,
+    ) -> Result<Response, Refusal> {
+        let (typed, mailer) = (services.typed()?, services.mailer()?);
+        let Self { kind, template, key } = self;
+        let record = typed.by_identity(collection, EMAIL, address).await.map_err(failed)?;
+        let is_left = typed.take_mail(key).await.map_err(failed)?;
+        let Some(record) = record.filter(|record| is_left && takes(record)) else { return Ok(no_content()) };
+        let record = Arc::new(record);
+        let mail = BackgroundMail { record: Arc::clone(&record), template };
+        let words = async move {
+            let token = issue(&record, kind, TokenDetails::default());
+            token.map(|token| Some(vec![("TOKEN", token)])).map_err(|_| TypedError::Failed)
+        };
+        let sender = typed.clone();
+        mail.send(typed.clone(), mailer.clone(), words, move |is_sent| async move {
+            match is_sent {
+                true => Ok(()),
                 // The user may ask again at once.
-                if let Ok(typed) = state.services().and_then(Services::typed) {
-                    let _logged_there = typed.return_mail(self.key).await;
-                }
+                false => sender.return_mail(key).await,
             }
         });
-    }
-
-    async fn send(&self, state: &AppState, record: &AuthRecord) -> Result<(), String> {
-        let failed = |_: Refusal| "the mail could not be made".to_owned();
-        let services = state.services().map_err(|error| error.message().to_owned())?;
-        let typed = services.typed().map_err(|error| error.message().to_owned())?;
-        let settings = typed.settings().await.map_err(|error| error.to_string())?;
-        let token = issue(record, self.kind, TokenDetails::default()).map_err(failed)?;
-        let auth = options(record.collection()).map_err(failed)?;
-        let mail = RecordMail {
-            settings: &settings,
-            template: (self.template)(auth),
-            definition: record.collection().definition(),
-            members: record.members(),
-            recipient: record.email(),
-            words: &[("TOKEN", token.as_str())],
-        };
-        let mailer = services.mailer().map_err(|error| error.message().to_owned())?;
-        let pending = mail.begin(mailer, Attempts::Three).map_err(|error| error.to_string())?;
-        pending.sent().await.map_err(|error| error.to_string())
+        Ok(no_content())
     }
 }
 
@@ -155,14 +151,8 @@ pub(super) async fn request_verification(
         return Err(bad("All superusers are verified by default."));
     }
     let address = email(&read)?;
-    let typed = services.typed()?;
-    let record = typed.by_identity(&collection, EMAIL, &address).await.map_err(failed)?;
     let mail = TokenMail::verification(&collection, &address);
-    let is_left = typed.take_mail(mail.key).await.map_err(failed)?;
-    if let Some(record) = record.filter(|record| is_left && !record.is_verified()) {
-        mail.send_later(Arc::clone(&state), record);
-    }
-    Ok(no_content())
+    mail.answer(services, &collection, &address, |record| !record.is_verified()).await
 }
 
 /// `POST /api/collections/{collection}/request-password-reset`.
@@ -191,14 +181,8 @@ pub(super) async fn request_password_reset(
         return Err(bad("The collection is not configured to allow password authentication."));
     }
     let address = email(&read)?;
-    let typed = services.typed()?;
-    let record = typed.by_identity(&collection, EMAIL, &address).await.map_err(failed)?;
     let mail = TokenMail::password_reset(&collection, &address);
-    let is_left = typed.take_mail(mail.key).await.map_err(failed)?;
-    if let Some(record) = record.filter(|_| is_left) {
-        mail.send_later(Arc::clone(&state), record);
-    }
-    Ok(no_content())
+    mail.answer(services, &collection, &address, |_| true).await
 }
 
 /// The record of a form's token. `None`: the violation has been added.

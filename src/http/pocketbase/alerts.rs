@@ -1,16 +1,17 @@
 //! Mails about sign-ins from new places: an address and a program that a record has not signed in from before.
 
+use std::sync::Arc;
+
 use hyper::header::USER_AGENT;
 use hyper::http::request::Parts;
 use sha2::{Digest, Sha256};
 
-use super::mails::RecordMail;
+use super::mails::BackgroundMail;
 use crate::http::Services;
 use crate::http::edge::client::ClientAddress;
 use crate::http::wire::error::ApiError;
-use crate::outbound::mail::{Attempts, Mailer};
 use crate::records::schema::DateText;
-use crate::records::typed::{AuthRecord, TypedRecords};
+use crate::records::typed::AuthRecord;
 use crate::time::Millis;
 
 /// Characters of a program's name that count.
@@ -25,34 +26,15 @@ pub(super) fn alert_later(services: &Services, head: &Parts, record: &AuthRecord
     let hash = Sha256::digest(format!("{}{agent}", client.ip).as_bytes());
     let fingerprint: String = hash.iter().take(16).map(|byte| format!("{byte:02x}")).collect();
     let info = format!("{} - {} {agent}", DateText::at(Millis::now()).as_str(), client.ip);
-    let (typed, mailer, record) = (services.typed()?.clone(), services.mailer()?.clone(), record.clone());
-    tokio::spawn(async move {
-        if let Err(error) = alert(&typed, &mailer, &record, &fingerprint, &info).await {
-            tracing::debug!(error, "no mail about a sign-in");
-        }
-    });
-    Ok(())
-}
-
-async fn alert(
-    typed: &TypedRecords,
-    mailer: &Mailer,
-    record: &AuthRecord,
-    fingerprint: &str,
-    info: &str,
-) -> Result<(), String> {
-    let is_news = typed.add_origin(record, fingerprint).await.map_err(|error| error.to_string())?;
-    let auth = record.collection().auth();
-    let Some(auth) = auth.filter(|_| is_news && !record.email().is_empty()) else { return Ok(()) };
-    let settings = typed.settings().await.map_err(|error| error.to_string())?;
-    let mail = RecordMail {
-        settings: &settings,
-        template: &auth.auth_alert.email_template,
-        definition: record.collection().definition(),
-        members: record.members(),
-        recipient: record.email(),
-        words: &[("ALERT_INFO", info)],
+    let (typed, mailer, record) =
+        (services.typed()?.clone(), services.mailer()?.clone(), Arc::new(record.clone()));
+    let mail =
+        BackgroundMail { record: Arc::clone(&record), template: |auth| &auth.auth_alert.email_template };
+    let origins = typed.clone();
+    let words = async move {
+        let is_news = origins.add_origin(&record, &fingerprint).await?;
+        Ok((is_news && !record.email().is_empty()).then(|| vec![("ALERT_INFO", info)]))
     };
-    let pending = mail.begin(mailer, Attempts::Three).map_err(|error| error.to_string())?;
-    pending.sent().await.map_err(|error| error.to_string())
+    mail.send(typed, mailer, words, |_| std::future::ready(Ok(())));
+    Ok(())
 }

@@ -1,11 +1,14 @@
 //! Mails of typed collections: templates with their words, and the mail server of the settings.
 
+use std::sync::Arc;
+
 use serde_json::{Map, Value};
 
 use super::error::Refusal;
 use crate::outbound::mail::{Attempts, Mail, MailError, MailServer, Mailer, PendingMail, SmtpAuth};
-use crate::records::schema::{Definition, Kind, MailTemplate};
+use crate::records::schema::{AuthOptions, Definition, Kind, MailTemplate};
 use crate::records::typed::settings::AppSettings;
+use crate::records::typed::{AuthRecord, TypedError, TypedRecords};
 
 /// The page around the text of a template.
 const LAYOUT: (&str, &str) = (
@@ -107,6 +110,67 @@ impl RecordMail<'_> {
     /// Queues the mail.
     pub(super) fn begin(&self, mailer: &Mailer, attempts: Attempts) -> Result<PendingMail, MailError> {
         mailer.begin(server(self.settings), self.mail(), attempts)
+    }
+}
+
+/// A mail to a record's address that is made and sent after the answer to its request.
+pub(super) struct BackgroundMail {
+    pub(super) record: Arc<AuthRecord>,
+    pub(super) template: fn(&AuthOptions) -> &MailTemplate,
+}
+
+/// The words of a mail with their values. `None`: no mail is sent.
+type Words = Option<Vec<(&'static str, String)>>;
+
+impl BackgroundMail {
+    /// Begins a task that sends the mail with the words that `words` resolves to. `settle` runs with the outcome: whether the mail was sent.
+    ///
+    /// The task ends with the mail, whose time is limited, as is the queue.
+    pub(super) fn send<S>(
+        self,
+        typed: TypedRecords,
+        mailer: Mailer,
+        words: impl Future<Output = Result<Words, TypedError>> + Send + 'static,
+        settle: impl FnOnce(bool) -> S + Send + 'static,
+    ) where
+        S: Future<Output = Result<(), TypedError>> + Send,
+    {
+        tokio::spawn(async move {
+            let sent = match words.await {
+                Ok(None) => return,
+                Ok(Some(words)) => self.sent(&typed, &mailer, &words).await,
+                Err(error) => Err(error.to_string()),
+            };
+            if let Err(error) = &sent {
+                tracing::debug!(error, "a mail was not sent");
+            }
+            if let Err(error) = settle(sent.is_ok()).await {
+                tracing::debug!(error = error.to_string(), "the outcome of a mail was not recorded");
+            }
+        });
+    }
+
+    /// Makes the mail, and waits until the server has it.
+    async fn sent(
+        &self,
+        typed: &TypedRecords,
+        mailer: &Mailer,
+        words: &[(&'static str, String)],
+    ) -> Result<(), String> {
+        let settings = typed.settings().await.map_err(|error| error.to_string())?;
+        let collection = self.record.collection();
+        let auth = collection.auth().ok_or("the collection has no accounts any more")?;
+        let words: Vec<(&str, &str)> = words.iter().map(|(name, value)| (*name, value.as_str())).collect();
+        let mail = RecordMail {
+            settings: &settings,
+            template: (self.template)(auth),
+            definition: collection.definition(),
+            members: self.record.members(),
+            recipient: self.record.email(),
+            words: &words,
+        };
+        let pending = mail.begin(mailer, Attempts::Three).map_err(|error| error.to_string())?;
+        pending.sent().await.map_err(|error| error.to_string())
     }
 }
 

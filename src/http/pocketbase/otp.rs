@@ -11,11 +11,11 @@ use serde_json::json;
 use super::accounts::email;
 use super::auth::{SignIn, collection, options, refused, take_sign_in, text};
 use super::error::{Operation, Refusal};
-use super::mails::RecordMail;
+use super::mails::BackgroundMail;
 use super::{answer, body};
 use crate::http::AppState;
 use crate::http::edge::client::ClientAddress;
-use crate::outbound::mail::Attempts;
+use crate::outbound::mail::Mailer;
 use crate::records::schema::{EMAIL, PASSWORD, Violation, Violations};
 use crate::records::typed::settings::RateRule;
 use crate::records::typed::{AuthRecord, CollectionHandle, TypedError, TypedRecords};
@@ -70,7 +70,7 @@ pub(super) async fn request_otp(
     let collection = collection(services, path).await?;
     require_otp(&collection)?;
     let address = email(&read)?;
-    let typed = services.typed()?;
+    let (typed, mailer) = (services.typed()?, services.mailer()?);
     let record = typed.by_identity(&collection, EMAIL, &address).await.map_err(failed)?;
     let surplus = typed.surplus_otp(&collection, record.as_ref()).await.map_err(failed)?;
     let (id, password) = TypedRecords::new_otp(&collection).map_err(failed)?;
@@ -78,46 +78,30 @@ pub(super) async fn request_otp(
         (_, Some(last)) => last,
         (None, None) => id,
         (Some(record), None) => {
-            let (state, shown) = (Arc::clone(&state), id.clone());
-            // After the answer, which an unknown address gets as soon. It ends with the mail, whose time is limited, and whose queue is.
-            tokio::spawn(async move {
-                if let Err(error) = send(&state, &record, &id, &password).await {
-                    tracing::debug!(error, "a one-time password was not sent");
-                }
-            });
+            let shown = id.clone();
+            send(typed, mailer, record, id, password);
             shown
         }
     };
     answer(services, &json!({"otpId": shown}))
 }
 
-/// Keeps and sends a one-time password. One that cannot be sent is deleted.
-async fn send(state: &AppState, record: &AuthRecord, id: &str, password: &str) -> Result<(), String> {
-    let services = state.services().map_err(|error| error.message().to_owned())?;
-    let typed = services.typed().map_err(|error| error.message().to_owned())?;
-    let text = |error: TypedError| error.to_string();
-    typed.add_otp(record, id, password).await.map_err(text)?;
-    let sent = async {
-        let settings = typed.settings().await.map_err(text)?;
-        let template = record.collection().auth().map(|auth| &auth.otp.email_template);
-        let mail = RecordMail {
-            settings: &settings,
-            template: template.ok_or("the collection has no accounts any more")?,
-            definition: record.collection().definition(),
-            members: record.members(),
-            recipient: record.email(),
-            words: &[("OTP", password), ("OTP_ID", id)],
-        };
-        let mailer = services.mailer().map_err(|error| error.message().to_owned())?;
-        let pending = mail.begin(mailer, Attempts::Three).map_err(|error| error.to_string())?;
-        pending.sent().await.map_err(|error| error.to_string())?;
-        typed.otp_sent(id, record.email()).await.map_err(text)
+/// Keeps and sends a one-time password, after the answer, which an unknown address gets as soon. One that cannot be sent is deleted.
+fn send(typed: &TypedRecords, mailer: &Mailer, record: AuthRecord, id: String, password: String) {
+    let record = Arc::new(record);
+    let mail = BackgroundMail { record: Arc::clone(&record), template: |auth| &auth.otp.email_template };
+    let (adder, settler) = (typed.clone(), typed.clone());
+    let (otp_id, address) = (id.clone(), record.email().to_owned());
+    let words = async move {
+        adder.add_otp(&record, &id, &password).await?;
+        Ok(Some(vec![("OTP", password), ("OTP_ID", id)]))
     };
-    let sent = sent.await;
-    if sent.is_err() {
-        typed.delete_otp(id).await.map_err(text)?;
-    }
-    sent
+    mail.send(typed.clone(), mailer.clone(), words, move |is_sent| async move {
+        match is_sent {
+            true => settler.otp_sent(&otp_id, &address).await,
+            false => settler.delete_otp(&otp_id).await.map(drop),
+        }
+    });
 }
 
 /// `POST /api/collections/{collection}/auth-with-otp`.
