@@ -1,5 +1,5 @@
 -- Sends the request $1 with the body $5 to the connection $3 of the node $2, for the node $4, and wakes that node by a change. Up to $6 messages
--- wait for a node. Deletes more messages that nobody has read than it adds: so their number is bounded.
+-- wait for a node. Deletes more unread messages than it adds: so their number is bounded.
 with old as (
     delete from {schema}.client_messages
     where number in (

@@ -60,7 +60,7 @@ impl Listeners {
         self.0.write().push(listener);
     }
 
-    /// Reports a change. `event` is made only if somebody listens.
+    /// Reports a change. `event` is made only for listeners.
     pub fn report(&self, event: impl FnOnce() -> StreamEvent) {
         let listeners = self.0.read();
         if listeners.is_empty() {

@@ -263,7 +263,7 @@ pub(super) async fn confirm_verification(
     let typed = services.typed()?;
     if let Some((record, _)) = found {
         if !record.is_verified() {
-            // Somebody else may have signed up with this address, and may use the password once passwords are on.
+            // Another person may have signed up with this address, and may use the password once passwords are on.
             let new_password = !options(&collection)?.password_auth.enabled;
             typed.verify(&record, new_password).await.map_err(failed)?;
         }

@@ -46,7 +46,7 @@ impl Sender {
             return Ok(verified.map_or(Self::Guest, |verified| Self::Record(Box::new(verified))));
         }
         let principal = authorize::of_raw_token(state, &head.headers, client.peer).await?;
-        // An open service makes nobody a superuser: rules are the access here.
+        // An open service has no superusers: rules are the access here.
         Ok(match principal.may(Scope::Admin, false) {
             Decision::Allowed => Self::Admin,
             _ if principal.is_known() => Self::Other,

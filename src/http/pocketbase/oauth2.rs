@@ -324,7 +324,7 @@ fn random_password(body: &mut Map<String, Value>) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// Changes a known record to what the provider proved. An account that nobody has proven may be somebody else's: it loses its password, and its
+/// Changes a known record to what the provider proved. An account with an unproven address may be another person's: it loses its password, and its
 /// other providers. Whether it keeps its links.
 async fn adapt(
     typed: &TypedRecords,

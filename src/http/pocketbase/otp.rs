@@ -160,7 +160,7 @@ pub(super) async fn with_otp(
     };
     let mut record = otp.record;
     if !record.is_verified() && !otp.sent_to.is_empty() && otp.sent_to == record.email() {
-        // Somebody else may have signed up with this address before. With a second factor the password is still of use.
+        // Another person may have signed up with this address before. With a second factor the password is still of use.
         let new_password = !options(&collection)?.mfa.enabled;
         typed.verify(&record, new_password).await.map_err(failed)?;
         let changed = typed.auth_record(&collection.definition().id, record.id()).await.map_err(failed)?;

@@ -35,7 +35,7 @@ const MAX_QUEUED_BYTES: usize = 16 << 20;
 const MAX_SENDING: usize = 8;
 /// The limit of one attempt.
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(30);
-/// The waits before further attempts, where nobody waits for the outcome: a server may ask for patience (greylisting).
+/// The waits before further attempts of mails whose outcome is not awaited: a server may ask for later attempts (greylisting).
 const RETRY_WAITS: [Duration; 2] = [Duration::from_secs(5), Duration::from_secs(30)];
 /// The interval between log lines about refused mails.
 const REFUSED_LOG_INTERVAL: Duration = Duration::from_secs(60);
@@ -67,7 +67,7 @@ pub enum MailError {
     /// The server refuses this mail.
     #[error("the mail server refuses the mail: {0}")]
     Refused(String),
-    /// The server cannot be reached, or sends nobody's mails.
+    /// The server cannot be reached, or sends no mails of this service.
     #[error("the mail server: {0}")]
     Server(String),
     /// The service stops.

@@ -13,7 +13,7 @@
 //! feed, which is read for the node's subscribers anyway, wakes that node. The requesting node looks for the answer itself while it waits.
 //!
 //! Bounds: [`MAX_BODY_BYTES`], [`MAX_WAITING`] requests a connection, [`MAX_REMOTE`] requests of a node to others, 256 messages to a node, and
-//! [`REQUEST_LIMIT`]. A message that nobody reads is deleted by later ones. An answer may be lost, by a crash or the limit: the request may have
+//! [`REQUEST_LIMIT`]. An unread message is deleted by later ones. An answer may be lost, by a crash or the limit: the request may have
 //! been served nevertheless, so requests are to be such that repeating one does no harm.
 
 mod positions;

@@ -72,7 +72,7 @@ struct ReleaseRequest {
 /// The name of a kept position, of one identity.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct PositionName {
-    /// The client: nobody else gets or moves its positions.
+    /// The client: no other client gets or moves its positions.
     pub identity: Arc<str>,
     /// The client's name for it.
     pub name: Uuid,

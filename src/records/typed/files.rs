@@ -33,7 +33,7 @@ impl TypedRecords {
         Ok(self.inner.store.files()?)
     }
 
-    /// A file of a record, whoever asks.
+    /// A file of a record, for any caller.
     ///
     /// # Errors
     ///

@@ -208,7 +208,7 @@ impl TypedRecords {
         }
     }
 
-    /// Records that the email of an account is proven. With `new_password` the present password, which someone else may have chosen before,
+    /// Records that the email of an account is proven. With `new_password` the present password, which another person may have chosen before,
     /// is replaced by a random one, and all tokens are void.
     ///
     /// # Errors

@@ -675,7 +675,7 @@ mod tests {
                 for link in &links {
                     prop_assert!(link.acked <= link.tail);
                 }
-                // Whoever ends a wake leaves no pending data without one.
+                // The end of a wake leaves no pending data without one.
                 let ended = before.0.wake.is_some() && state.wake.is_none();
                 let by_request = accepted || matches!(act, Act::EndAttempt(_));
                 prop_assert!(!(ended && by_request && links.iter().any(Link::is_pending)), "{act:?}");

@@ -260,7 +260,7 @@ impl LifeStore {
                 &parameters,
             )
             .await?;
-        // Somebody else created it at the same time.
+        // Another caller created it at the same time.
         let Some(row) = rows.first() else { return Ok(Attempt::Again) };
         let stream = stream(row)?;
         if let Some(chunk) = &chunk {
