@@ -239,7 +239,8 @@ async fn a_full_disk_is_named_in_the_log_and_in_answers() {
     }
     assert_eq!(service.log().matches(line).count(), 1, "{}", service.log());
     assert!(service.log().contains("\"free_bytes\":"), "{}", service.log());
-    assert_eq!(service.health().await["journal"]["state"], "disk_low");
+    let health = service.health().await;
+    assert_eq!((&health["status"], &health["journal"]["state"]), (&"overloaded".into(), &"disk_low".into()));
 }
 
 #[tokio::test]

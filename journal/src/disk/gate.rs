@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use super::Refusal;
 
 /// How long a full file system or a shortage is assumed to last.
-const TRANSIENT: Duration = Duration::from_secs(1);
+pub(super) const TRANSIENT: Duration = Duration::from_secs(1);
 /// Lifetime of a figure of free space.
 const FREE_SPACE: Duration = Duration::from_millis(500);
 
@@ -23,6 +23,8 @@ pub(super) struct Gate {
     free_read_at_ms: AtomicU64,
     /// Until when the file system is assumed to be full, in milliseconds since `started`; 0: an append succeeded since.
     no_space_until_ms: AtomicU64,
+    /// The same for free space that the next segment would take below the minimum.
+    no_segment_until_ms: AtomicU64,
     /// The same for a shortage of descriptors or memory.
     shortage_until_ms: AtomicU64,
     started: Instant,
@@ -38,6 +40,7 @@ impl Gate {
             free: AtomicU64::new(u64::MAX),
             free_read_at_ms: AtomicU64::new(0),
             no_space_until_ms: AtomicU64::new(0),
+            no_segment_until_ms: AtomicU64::new(0),
             shortage_until_ms: AtomicU64::new(0),
             started: Instant::now(),
         }
@@ -51,8 +54,8 @@ impl Gate {
         self.refusal(|until_ms| until_ms != 0 && self.now_ms() < until_ms).map_or(Ok(()), Err)
     }
 
-    /// The refusal to log: a full file system counts as full until an append succeeds.
-    pub(super) fn refusal_for_log(&self) -> Option<Refusal> {
+    /// The refusal to report: a full file system counts as full until an append succeeds.
+    pub(super) fn refusal_until_append(&self) -> Option<Refusal> {
         self.refusal(|until_ms| until_ms != 0)
     }
 
@@ -65,7 +68,7 @@ impl Gate {
         [
             (is(&self.gone), Refusal::Gone),
             (is(&self.full), Refusal::Full),
-            (is(&self.low), Refusal::MinFree),
+            (is(&self.low) || assumed(&self.no_segment_until_ms), Refusal::MinFree),
             (assumed(&self.no_space_until_ms), Refusal::NoSpace),
             (assumed(&self.shortage_until_ms), Refusal::Shortage),
         ]
@@ -103,6 +106,16 @@ impl Gate {
         self.no_space_until_ms.store(self.transient_until_ms(), Ordering::Relaxed);
     }
 
+    /// There is no free space for the next segment.
+    pub(super) fn no_segment(&self) {
+        self.no_segment_until_ms.store(self.transient_until_ms(), Ordering::Relaxed);
+    }
+
+    /// The next segment has its space.
+    pub(super) fn segment_prepared(&self) {
+        self.no_segment_until_ms.store(0, Ordering::Relaxed);
+    }
+
     pub(super) fn shortage(&self) {
         self.shortage_until_ms.store(self.transient_until_ms(), Ordering::Relaxed);
     }
@@ -114,6 +127,7 @@ impl Gate {
     /// An append succeeded.
     pub(super) fn append_succeeded(&self) {
         self.no_space_until_ms.store(0, Ordering::Relaxed);
+        self.no_segment_until_ms.store(0, Ordering::Relaxed);
         self.shortage_until_ms.store(0, Ordering::Relaxed);
     }
 

@@ -331,6 +331,11 @@ impl JournalReader {
         self.gate.accepting()
     }
 
+    /// The reason of the last refusal, until its cause has passed or an append succeeds: the journal may accept events that are sent now.
+    pub fn refusal(&self) -> Option<Refusal> {
+        self.gate.refusal_until_append()
+    }
+
     /// Advances the synced end of the current journal's last segment.
     pub(super) fn advance(&self, end: u64, used: u64) {
         let mut state = self.state.lock();

@@ -221,7 +221,7 @@ impl JournalReader {
         while self.files.free_space(&self.settings.dir).unwrap_or(u64::MAX) < wanted {
             // A recycled segment needs no free space.
             if !self.release_oldest(spare, true).map_err(|error| self.failed("release a segment", error))? {
-                self.gate.no_space();
+                self.gate.no_segment();
                 return Err(AppendError::MinFree);
             }
             if spare.is_some() {
@@ -297,6 +297,9 @@ impl JournalReader {
         if looked.is_ok() && grows && !self.gate.is_low() && self.gate.poisoned().is_none() {
             let mut spare = self.spare.lock();
             let _tried_again = self.prepare_ahead(&mut spare);
+            if spare.is_some() {
+                self.gate.segment_prepared();
+            }
         }
         self.report();
     }
@@ -322,7 +325,7 @@ impl JournalReader {
 
     /// Logs each change of the refusal, once.
     fn report(&self) {
-        let now = self.gate.refusal_for_log();
+        let now = self.gate.refusal_until_append();
         let before = std::mem::replace(&mut *self.reported.lock(), now);
         if now == before {
             return;

@@ -484,11 +484,13 @@ fn status(state: &AppState) -> &'static str {
             let has_lost =
                 |journal: &JournalSnapshot| journal.lost > 0 || journal.acknowledged_lost.losses > 0;
             let lost = now.journal.as_ref().is_some_and(has_lost);
+            // A further event is tried, as its success ends the refusal.
+            let refused = now.journal.as_ref().is_some_and(|journal| journal.refusal.is_some());
             let states = [now.writer.0, now.dead_letter_writer.0, fence];
             let running = states.iter().all(|state| *state == WriterState::Running)
                 && state.supervisor.report().iter().all(|task| !task.is_stuck);
             let kept = services.database.housekeeping().status().is_fine();
-            if running && !lost && kept { "ok" } else { "degraded" }
+            if running && !lost && !refused && kept { "ok" } else { "degraded" }
         }
     }
 }

@@ -46,7 +46,7 @@ pub struct JournalSnapshot {
     pub pending_bytes: u64,
     /// Acknowledged events that the journal lost, until an operator acknowledges the loss.
     pub acknowledged_lost: Lost,
-    /// Why it accepts nothing, if so.
+    /// Why it refused the last events, until it accepts one or the cause has passed.
     pub refusal: Option<Refusal>,
     /// Each journal's account, as of the last checkpoint.
     pub accounts: Vec<Account>,
@@ -89,7 +89,7 @@ impl Ingest {
                 usage: journal.backlog.reader().usage(),
                 pending_bytes: journal.backlog.pending_bytes(),
                 acknowledged_lost: journal.backlog.reader().lost(),
-                refusal: self.journal_accepts().err(),
+                refusal: journal.backlog.reader().refusal().map(Refusal::from),
                 accounts: journal.ledger.accounts(),
                 lost: journal.ledger.lost(),
                 checkpoint: journal.checkpoint_status.get(),

@@ -248,6 +248,25 @@ fn little_free_space_refuses_and_passes() {
 }
 
 #[test]
+fn free_space_without_a_further_segment_is_reported_until_it_passes() {
+    let (disk, mut settings) = (Disk::new(), settings(8, 10));
+    settings.min_free = 1 << 20;
+    disk.set_free(1 << 20);
+    let (mut writer, reader, _) = open_disk(&disk, &settings).unwrap();
+    assert_eq!(reader.refusal(), None);
+    assert!(matches!(one(&mut writer, 0, 10), Err(AppendError::MinFree)));
+    assert_eq!((reader.accepting(), reader.refusal()), (Err(Refusal::MinFree), Some(Refusal::MinFree)));
+    // The next event is tried, and the state stays.
+    std::thread::sleep(gate::TRANSIENT + std::time::Duration::from_millis(5));
+    reader.run_maintenance();
+    assert_eq!((reader.accepting(), reader.refusal()), (Ok(()), Some(Refusal::MinFree)));
+    disk.set_free(1 << 30);
+    reader.run_maintenance();
+    assert_eq!((reader.accepting(), reader.refusal()), (Ok(()), None));
+    one(&mut writer, 0, 10).unwrap();
+}
+
+#[test]
 fn it_opens_on_a_full_disk_so_that_what_is_pending_can_drain() {
     let (disk, mut settings) = (Disk::new(), settings(8, 10));
     let (mut writer, reader, _) = open_disk(&disk, &settings).unwrap();
