@@ -26,7 +26,10 @@ pub fn id_token_claims(
         Some(set) => {
             let header = jsonwebtoken::decode_header(token).ok()?;
             let keys = IssuerKeys::default();
-            keys.replace(set).ok()?;
+            if let Some(malformed) = keys.replace(set).ok()?.newly_malformed {
+                // At each sign-in, as no keys are kept.
+                tracing::debug!(malformed, "keys of an OAuth2 provider cannot be read and are skipped (jwksURL)");
+            }
             let mut validation = Validation::new(header.alg);
             // Checked below, with the leeway of all.
             validation.validate_exp = false;

@@ -25,7 +25,7 @@ pub(super) struct IssuerKeys {
     keys: RwLock<Arc<Vec<Arc<IssuerKey>>>>,
     /// Notified by a token that fits none of the keys.
     lacking: Notify,
-    /// The number of malformed keys in the last set, so that they are logged once.
+    /// The number of malformed keys in the last set, so that they are reported once.
     malformed: AtomicUsize,
 }
 
@@ -49,6 +49,15 @@ pub enum IssuerError {
     NotASet,
 }
 
+/// A published set that has replaced the keys.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct ReplacedKeys {
+    /// The number of keys.
+    pub(super) count: usize,
+    /// The number of malformed keys, which are skipped, where it is not the last set's.
+    pub(super) newly_malformed: Option<usize>,
+}
+
 /// Keys of a set at most.
 const MAX_KEYS: usize = 100;
 
@@ -60,14 +69,12 @@ impl IssuerKeys {
         Ok(Self { keys: RwLock::new(Arc::new(vec![Arc::new(key)])), ..Self::default() })
     }
 
-    /// Replaces the keys by those of a published set; returns their number.
-    pub(super) fn replace(&self, set: &[u8]) -> Result<usize, IssuerError> {
+    /// Replaces the keys by those of a published set.
+    pub(super) fn replace(&self, set: &[u8]) -> Result<ReplacedKeys, IssuerError> {
         let set: KeySet = serde_json::from_slice(set).map_err(|_| IssuerError::NotASet)?;
         let parsed: Vec<_> = set.keys.iter().take(MAX_KEYS).map(Jwk::deserialize).collect();
         let malformed = parsed.iter().filter(|parsed| parsed.is_err()).count();
-        if self.malformed.swap(malformed, Ordering::Relaxed) != malformed && malformed > 0 {
-            tracing::warn!(malformed, "keys of the issuer cannot be read and are skipped (JWT_JWKS_URL)");
-        }
+        let is_news = self.malformed.swap(malformed, Ordering::Relaxed) != malformed && malformed > 0;
         let keys: Vec<Arc<IssuerKey>> = parsed.iter().flatten().filter_map(of_set).collect();
         let count = keys.len();
         // An empty set would lock out all users until the next fetch; more likely it is a mistake.
@@ -75,7 +82,7 @@ impl IssuerKeys {
             return Err(IssuerError::NotASet);
         }
         *self.keys.write() = Arc::new(keys);
-        Ok(count)
+        Ok(ReplacedKeys { count, newly_malformed: is_news.then_some(malformed) })
     }
 
     /// The keys that may verify a token with this algorithm and key name.

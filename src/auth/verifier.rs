@@ -90,7 +90,11 @@ impl Verifier {
     ///
     /// [`IssuerError::NotASet`]: the former keys stay.
     pub fn replace_issuer_keys(&self, set: &[u8]) -> Result<usize, IssuerError> {
-        self.tokens.issuer().replace(set)
+        let replaced = self.tokens.issuer().replace(set)?;
+        if let Some(malformed) = replaced.newly_malformed {
+            tracing::warn!(malformed, "keys of the issuer cannot be read and are skipped (JWT_JWKS_URL)");
+        }
+        Ok(replaced.count)
     }
 
     /// Resolves when a token fits none of the issuer's keys: it may have published others.
