@@ -371,6 +371,10 @@ async fn positions_are_bounded_and_their_names_checked() {
         (database_client.query_one(count, &[]).await.unwrap().get::<_, i64>(0) == 2).then_some(())
     })
     .await;
+    eventually("those that are left are counted", async || {
+        (metric(&other, "tidegate_client_positions").await == 2.0).then_some(())
+    })
+    .await;
     assert_eq!(send(&other, "GET", "/api/health", "", &Value::Null).await.status.as_u16(), 200);
 }
 

@@ -150,6 +150,8 @@ pub struct Gauges {
     pub followers: IntGauge,
     /// Bytes of changes waiting for subscribers, including those that their sockets have not taken.
     pub followers_bytes: IntGauge,
+    /// Positions in the feed that are kept for clients, at the last count.
+    pub client_positions: IntGauge,
     /// Age in seconds of the first change that search had not read, at its last poll.
     pub search_lag_seconds: Gauge,
     /// Rows of the inbox of streams, by state, at the last count.
@@ -367,6 +369,10 @@ impl Metrics {
                     "tidegate_followers_bytes",
                     "Bytes of changes waiting for subscribers, including those that their sockets have not taken.",
                 )?,
+                client_positions: gauge(
+                    "tidegate_client_positions",
+                    "Positions in the feed that are kept for clients (`resume`), of all nodes, at the last count.",
+                )?,
                 search_lag_seconds: Gauge::new(
                     "tidegate_search_lag_seconds",
                     "Age of the first change that search had not read, at its last poll.",
@@ -489,6 +495,7 @@ impl Metrics {
             Box::new(gauges.sse_streams.clone()),
             Box::new(gauges.followers.clone()),
             Box::new(gauges.followers_bytes.clone()),
+            Box::new(gauges.client_positions.clone()),
             Box::new(gauges.search_lag_seconds.clone()),
             Box::new(gauges.stream_inbox_rows.clone()),
             Box::new(gauges.pool.clone()),
@@ -558,7 +565,10 @@ impl Metrics {
                     Box::new(gauges.stream_inbox_rows.clone()),
                 ],
             ),
-            (modules.has(Module::PocketBase), vec![Box::new(self.mails.clone())]),
+            (
+                modules.has(Module::PocketBase),
+                vec![Box::new(self.mails.clone()), Box::new(gauges.client_positions.clone())],
+            ),
             (
                 modules.has(Module::Stress),
                 vec![

@@ -449,8 +449,10 @@ impl Step for PositionTask {
     async fn step(&mut self) -> Result<Next, StepError> {
         let (positions, store) = (&self.clients.0.positions, &self.clients.0.store);
         if self.swept.is_none_or(|swept| swept.elapsed() >= SWEEP) {
-            let deleted = store.forget_positions(self.retention_s + MORE_RETENTION_S, SWEPT_AT_ONCE).await?;
-            if deleted < SWEPT_AT_ONCE as usize {
+            let (deleted, left) =
+                store.forget_positions(self.retention_s + MORE_RETENTION_S, SWEPT_AT_ONCE).await?;
+            self.clients.0.hub.metrics().gauges.client_positions.set(left);
+            if deleted < SWEPT_AT_ONCE {
                 self.swept = Some(Instant::now());
             }
         }

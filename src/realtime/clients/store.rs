@@ -194,10 +194,15 @@ impl ClientStore {
         Ok(())
     }
 
-    /// Deletes positions that no connection has renewed for a number of seconds; returns how many.
-    pub(super) async fn forget_positions(&self, older_than_s: f64, limit: i64) -> Result<usize, DbError> {
+    /// Deletes positions that no connection has renewed for a number of seconds; returns the number of deleted ones, and of those that are left.
+    pub(super) async fn forget_positions(
+        &self,
+        older_than_s: f64,
+        limit: i64,
+    ) -> Result<(i64, i64), DbError> {
         let forget = sql!(self.database, "realtime/client_positions_forget.sql");
         let parameters: [Parameter<'_>; 2] = [(&older_than_s, Type::FLOAT8), (&limit, Type::INT8)];
-        Ok(self.database.query_in_time(self.timeout, forget, &parameters).await?.len())
+        let rows = self.database.query_in_time(self.timeout, forget, &parameters).await?;
+        Ok(rows.first().map_or((0, 0), |row| (row.get(0), row.get(1))))
     }
 }
