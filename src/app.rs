@@ -52,6 +52,7 @@ use crate::outbound::mail::Mailer;
 use crate::outbound::oidc::ProviderClient;
 use crate::realtime::{ChangeRetention, FeedReader, Hub, Realtime, WatchCheck};
 use crate::records::large::LargePayloads;
+use crate::records::typed::logs::RequestLogs;
 use crate::records::typed::{AccountSettings, TypedRecords};
 use crate::records::{Records, RecordsSettings};
 use crate::routes::Routes;
@@ -155,6 +156,7 @@ struct Running {
     database: Database,
     pipeline: Pipeline,
     realtime: Option<Realtime>,
+    request_logs: Option<RequestLogs>,
 }
 
 async fn start(
@@ -234,6 +236,7 @@ async fn start(
     let starting = Starting { config, database: &database, quotas, state, routes: &routes, users, webhooks };
     let (realtime, modules) = starting.modules(&operations);
     state.sample_figures(pipeline.ingest());
+    let request_logs = modules.request_logs.clone();
     let mailer = config
         .modules()
         .has(Module::PocketBase)
@@ -253,7 +256,7 @@ async fn start(
         realtime: realtime.clone(),
         modules,
     });
-    Ok(Running { database, pipeline, realtime })
+    Ok(Running { database, pipeline, realtime, request_logs })
 }
 
 /// The start of the modules that are on, each with its settings and quotas.
@@ -319,7 +322,10 @@ impl Starting<'_> {
                 &starting.state.supervisor,
             )
         });
-        (realtime, ModuleServices { records, conversations, files, imports, typed, stress })
+        let request_logs = typed.as_ref().zip(of_records.as_ref()).map(|(typed, queries)| {
+            RequestLogs::start(typed, queries, &self.state.metrics, &self.state.supervisor)
+        });
+        (realtime, ModuleServices { records, conversations, files, imports, typed, request_logs, stress })
     }
 
     /// What accounts of typed collections take from the service.
@@ -559,7 +565,7 @@ async fn until_stopped(
     lifecycle: &Lifecycle,
     signals: &Signals,
 ) -> Result<(), AppError> {
-    let Running { database, pipeline, realtime } = running;
+    let Running { database, pipeline, realtime, request_logs } = running;
     let asked = tokio::select! {
         () = signals.first() => true,
         () = supervisor.failed() => false,
@@ -577,6 +583,9 @@ async fn until_stopped(
         && let Err(error) = realtime.clients().flush_positions().await
     {
         tracing::warn!(error = error.with_sources(), "clients get some events again when they come back");
+    }
+    if let Some(logs) = request_logs {
+        logs.stop().await;
     }
     let drained = pipeline.drain(now + shutdown_quarters(config, 3)).await;
     // All requests for records and messages are answered by now.

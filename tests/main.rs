@@ -61,6 +61,7 @@ mod pocketbase_batch;
 mod pocketbase_files;
 mod pocketbase_filters;
 mod pocketbase_lists;
+mod pocketbase_logs;
 mod pocketbase_mails;
 mod pocketbase_oauth2;
 mod pocketbase_realtime;

@@ -70,7 +70,7 @@ const OF_STREAMS: [&str; 7] = [
     "stream_subscriptions",
     "streams",
 ];
-const OF_POCKETBASE: [&str; 2] = ["app_settings", "mail_limits"];
+const OF_POCKETBASE: [&str; 3] = ["app_settings", "mail_limits", "request_logs"];
 const OF_STRESS: [&str; 2] = ["large_payload_parts", "large_payloads"];
 
 async fn tables(client: &Client) -> BTreeSet<String> {

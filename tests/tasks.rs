@@ -7,7 +7,7 @@ use crate::support::postgres::TestDatabase;
 use crate::support::service::{Folder, Service, eventually};
 
 /// Every task with these settings, and whether it is critical.
-const TASKS: [(&str, bool); 44] = [
+const TASKS: [(&str, bool); 45] = [
     ("account-clean-up", false),
     ("change-retention", false),
     ("client-positions", false),
@@ -33,6 +33,7 @@ const TASKS: [(&str, bool); 44] = [
     ("record-creates", true),
     ("record-files", false),
     ("record-gets", true),
+    ("request-logs", false),
     ("revocations", false),
     ("routes", false),
     ("search", false),

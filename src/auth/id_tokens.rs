@@ -28,7 +28,10 @@ pub fn id_token_claims(
             let keys = IssuerKeys::default();
             if let Some(malformed) = keys.replace(set).ok()?.newly_malformed {
                 // At each sign-in, as no keys are kept.
-                tracing::debug!(malformed, "keys of an OAuth2 provider cannot be read and are skipped (jwksURL)");
+                tracing::debug!(
+                    malformed,
+                    "keys of an OAuth2 provider cannot be read and are skipped (jwksURL)"
+                );
             }
             let mut validation = Validation::new(header.alg);
             // Checked below, with the leeway of all.

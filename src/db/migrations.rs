@@ -54,6 +54,7 @@ const MIGRATIONS: &[(&str, &str)] = &[
     ("V28__client_positions", include_str!("../../sql/migrations/V28__client_positions.sql")),
     ("V29__record_files", include_str!("../../sql/migrations/V29__record_files.sql")),
     ("V30__mail_limits", include_str!("../../sql/migrations/V30__mail_limits.sql")),
+    ("V31__request_logs", include_str!("../../sql/migrations/V31__request_logs.sql")),
 ];
 
 /// Names of tables that are created later: one a day, and one a collection.

@@ -61,6 +61,7 @@ use crate::outbound::oidc::ProviderClient;
 use crate::realtime::Realtime;
 use crate::records::Records;
 use crate::records::typed::TypedRecords;
+use crate::records::typed::logs::RequestLogs;
 use crate::routes::Routes as UserRoutes;
 use crate::supervisor::Supervisor;
 use edge::origin::OwnOrigin;
@@ -160,6 +161,8 @@ modules! {
     imports: Imports, Imports, imports::routes();
     /// Typed collections.
     typed: TypedRecords, PocketBase, pocketbase::routes();
+    /// The log of requests to typed collections.
+    request_logs: RequestLogs, PocketBase, pocketbase::log_routes();
     /// The stress API.
     stress: StressServices, Stress, stress::routes();
 }

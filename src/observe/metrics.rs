@@ -108,6 +108,8 @@ pub struct Metrics {
     pub stream_inbox: IntCounterVec,
     /// Mails, by outcome.
     pub mails: IntCounterVec,
+    /// Entries of the log of requests, by outcome.
+    pub request_logs: IntCounterVec,
     /// Restarts of background tasks after a panic, by task.
     pub task_restarts: IntCounterVec,
     /// Gauges, read when the metrics are rendered.
@@ -336,6 +338,11 @@ impl Metrics {
                 "Appends by tidegate_append that this node moved to their streams, or could not move (failed).",
                 &["outcome"],
             )?,
+            request_logs: counters(
+                "tidegate_request_logs_total",
+                "Entries of the log of requests to typed collections, by outcome (stored or dropped).",
+                &["outcome"],
+            )?,
             mails: counters(
                 "tidegate_mails_total",
                 "Mails that were sent, refused by the mail server, that failed for another reason, or found no place in the queue (dropped).",
@@ -484,6 +491,7 @@ impl Metrics {
             Box::new(self.stream_wakes.clone()),
             Box::new(self.stream_inbox.clone()),
             Box::new(self.mails.clone()),
+            Box::new(self.request_logs.clone()),
             Box::new(self.task_restarts.clone()),
             Box::new(gauges.queue_events.clone()),
             Box::new(gauges.queue_bytes.clone()),
@@ -567,7 +575,11 @@ impl Metrics {
             ),
             (
                 modules.has(Module::PocketBase),
-                vec![Box::new(self.mails.clone()), Box::new(gauges.client_positions.clone())],
+                vec![
+                    Box::new(self.mails.clone()),
+                    Box::new(self.request_logs.clone()),
+                    Box::new(gauges.client_positions.clone()),
+                ],
             ),
             (
                 modules.has(Module::Stress),

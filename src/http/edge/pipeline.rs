@@ -228,7 +228,8 @@ struct Exchange {
 }
 
 impl Exchange {
-    async fn answer(self, request: Request<Incoming>) -> Response {
+    async fn answer(self, mut request: Request<Incoming>) -> Response {
+        let logged = pocketbase::RequestLog::begin(&self.state, &mut request);
         let method = request.method().clone();
         let state = Arc::clone(&self.state);
         let started = self.started;
@@ -252,6 +253,9 @@ impl Exchange {
         count(&state.metrics, route, response.status());
         state.metrics.request_seconds.with_label_values(&[route]).observe(elapsed.as_secs_f64());
         log(&method, route, response.status(), elapsed);
+        if let Some(logged) = logged {
+            logged.end(&state, &response, client, elapsed);
+        }
         response
     }
 

@@ -19,6 +19,7 @@ use crate::http::{AppState, pocketbase};
 use crate::ingest::{Account, JournalSnapshot, LastError, Rates, Refusal, Snapshot, WriterState};
 use crate::observe::{Gauges, Metrics};
 use crate::outbound::mail::Mailer;
+use crate::records::typed::logs::RequestLogs;
 use crate::routes::RouteStatus;
 use crate::supervisor::TaskReport;
 
@@ -40,6 +41,9 @@ pub(super) struct HealthResponse {
     /// Mails; absent where no module sends any.
     #[serde(skip_serializing_if = "Option::is_none")]
     mails: Option<MailsHealth>,
+    /// The log of requests to typed collections; absent without these.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    request_logs: Option<RequestLogsHealth>,
     memory: Memory,
     http: Http,
     /// Events that could not be kept, since the start, by the protocol of another SDK. Absent without one.
@@ -124,6 +128,23 @@ impl MailsHealth {
             failed: count("failed"),
             dropped: count("dropped"),
         }
+    }
+}
+
+/// Entries of the log of requests, since the start. The task `request-logs` has the last failure.
+#[derive(Serialize, ToSchema)]
+struct RequestLogsHealth {
+    /// They wait to be stored.
+    waiting: usize,
+    stored: u64,
+    /// They found no place in the queue.
+    dropped: u64,
+}
+
+impl RequestLogsHealth {
+    fn of(logs: &RequestLogs, metrics: &Metrics) -> Self {
+        let count = |outcome| metrics.request_logs.with_label_values(&[outcome]).get();
+        Self { waiting: logs.waiting(), stored: count("stored"), dropped: count("dropped") }
     }
 }
 
@@ -445,6 +466,11 @@ impl HealthResponse {
                 .get()
                 .and_then(|services| services.mailer.as_ref())
                 .map(|mailer| MailsHealth::of(mailer, &state.metrics)),
+            request_logs: state
+                .services
+                .get()
+                .and_then(|services| services.modules.request_logs.as_ref())
+                .map(|logs| RequestLogsHealth::of(logs, &state.metrics)),
             memory: Memory { resident_bytes: resident_bytes() },
             http: Http {
                 connections: state.metrics.gauges.connections.get(),

@@ -12,6 +12,7 @@ use sha2::{Digest, Sha256};
 
 use super::Query;
 use super::error::{Operation, Refusal};
+use super::request_log::LoggedSender;
 use super::tokens;
 use crate::auth::{Credential, Decision, RecordClaims, RecordTokenKind, Scope};
 use crate::http::AppState;
@@ -37,6 +38,14 @@ pub(super) enum Sender {
 impl Sender {
     /// The sender of a request.
     pub(super) async fn of(state: &AppState, head: &Parts) -> Result<Self, Refusal> {
+        let sender = Self::read(state, head).await?;
+        if let Some(logged) = head.extensions.get::<LoggedSender>() {
+            logged.set(&sender);
+        }
+        Ok(sender)
+    }
+
+    async fn read(state: &AppState, head: &Parts) -> Result<Self, Refusal> {
         let Some(client) = head.extensions.get::<ClientAddress>() else { return Ok(Self::Guest) };
         if let Some(token) = authorize::raw_token(state, &head.headers)
             && RecordClaims::read(&token).is_some()

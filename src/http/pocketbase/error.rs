@@ -10,6 +10,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 use utoipa::ToSchema;
 
+use super::request_log::LoggedRefusal;
 use crate::config::{Module, Modules};
 use crate::files::FilesError;
 use crate::http::wire::error::ApiError;
@@ -261,6 +262,7 @@ impl IntoResponse for Refusal {
             *response.headers_mut() = *headers;
         }
         response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        response.extensions_mut().insert(LoggedRefusal { message: message.into_owned(), data });
         response
     }
 }

@@ -14,6 +14,7 @@ mod crons;
 mod error;
 mod files;
 mod health;
+mod logs;
 mod mails;
 mod multipart;
 mod oauth2;
@@ -22,6 +23,7 @@ mod passwords;
 mod rate;
 mod realtime;
 mod records;
+mod request_log;
 mod settings;
 mod tokens;
 
@@ -29,6 +31,7 @@ pub(super) use error::{RefusalResponse, is_health, refused, speaks};
 pub(super) use health::health;
 pub use passwords::RecordPasswords;
 pub(super) use rate::refuse;
+pub(super) use request_log::RequestLog;
 
 use axum::body::Body;
 use axum::response::Response;
@@ -85,6 +88,14 @@ pub(super) fn routes() -> Routes {
         .route(Access::Rules, routes!(batch::post))
         .route(Access::Rules, routes!(files::token))
         .route(Access::Rules, routes!(files::get))
+}
+
+/// The routes of the log of requests.
+pub(super) fn log_routes() -> Routes {
+    Routes::default()
+        .route(Access::Rules, routes!(logs::list, logs::clear))
+        .route(Access::Rules, routes!(logs::stats))
+        .route(Access::Rules, routes!(logs::view))
 }
 
 /// The query of a request.

@@ -19,6 +19,7 @@ mod expand;
 mod files;
 mod links;
 mod live;
+pub mod logs;
 mod mails;
 mod meta;
 mod read;
@@ -339,6 +340,11 @@ impl TypedRecords {
             Some(known) => Ok(known),
             None => self.refresh_settings().await,
         }
+    }
+
+    /// The settings of the application. `None`: they have not been read yet.
+    pub fn known_settings(&self) -> Option<Arc<AppSettings>> {
+        self.inner.settings.read().clone()
     }
 
     /// Merges `patch` into the settings of the application; `Ok(Err(_))`: they are refused.

@@ -1,7 +1,7 @@
 //! Settings of the application that typed collections serve, as superusers change them while it runs.
 //!
-//! They are one row of JSON. Each change merges into it, in a transaction, and every node reads it anew by the feed. The defaults, the checks
-//! and the messages are those of PocketBase 0.40.6.
+//! They are one row of JSON. Each change merges into it, in a transaction, and every node reads it anew by the feed. The defaults (but for
+//! `logs.minLevel`), the checks and the messages are those of PocketBase 0.40.6.
 
 mod check;
 mod cron;
@@ -113,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn the_defaults_are_those_of_a_fresh_pocketbase() {
+    fn the_defaults_are_those_of_a_fresh_pocketbase_but_for_the_level_of_logs() {
         let expected = json!({
             "superuserIPs": [],
             "smtp": {"enabled": false, "port": 587, "host": "smtp.example.com", "username": "", "authMethod": "", "tls": false, "localName": ""},
@@ -128,7 +128,7 @@ mod tests {
             ], "excludedIPs": [], "enabled": false},
             "trustedProxy": {"headers": [], "useLeftmostIP": false},
             "batch": {"enabled": false, "maxRequests": 50, "timeout": 3, "maxBodySize": 0},
-            "logs": {"maxDataSize": 0, "maxDays": 5, "minLevel": 0, "logIP": true, "logAuthId": false},
+            "logs": {"maxDataSize": 0, "maxDays": 5, "minLevel": 8, "logIP": true, "logAuthId": false},
         });
         assert_eq!(AppSettings::default().shown(), expected);
     }

@@ -30,7 +30,7 @@ pub struct AppSettings {
     pub trusted_proxy: Proxy,
     /// Batches of requests.
     pub batch: Batches,
-    /// Logs; without effect.
+    /// The log of requests.
     pub logs: Logs,
 }
 
@@ -175,22 +175,27 @@ impl Default for Meta {
     }
 }
 
-/// Logs of requests.
+/// The log of requests.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-#[expect(missing_docs, reason = "their names say it, and nothing reads them")]
 pub struct Logs {
+    /// Without effect: an entry has a few KiB at most.
     pub max_data_size: i64,
+    /// Days for which entries are kept; 0: nothing is logged.
     pub max_days: i64,
+    /// The lowest level that is logged: 0 for all requests, 8 for errors.
     pub min_level: i64,
+    /// Whether entries have the address of the client.
     #[serde(rename = "logIP")]
     pub log_ip: bool,
+    /// Whether entries have the id of the record that signed in.
     pub log_auth_id: bool,
 }
 
 impl Default for Logs {
+    /// As PocketBase's, but for the level: each entry is a row in the user's database, and requests are many.
     fn default() -> Self {
-        Self { max_data_size: 0, max_days: 5, min_level: 0, log_ip: true, log_auth_id: false }
+        Self { max_data_size: 0, max_days: 5, min_level: 8, log_ip: true, log_auth_id: false }
     }
 }
 

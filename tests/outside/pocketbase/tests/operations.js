@@ -1,5 +1,5 @@
 import { suite, test } from 'node:test';
-import { assert, client, mailbox, make, raw, refused, superuser, until } from '../support.js';
+import { assert, client, later, mailbox, make, raw, refused, superuser, until } from '../support.js';
 
 suite('operations', () => {
   test('health has more for superusers', async () => {
@@ -57,14 +57,22 @@ suite('operations', () => {
 
   test('requests are logged', async (t) => {
     const posts = await make(t);
-    await client().collection(posts.name).getList();
     const admin = await superuser();
+    const { logs } = await admin.settings.getAll();
+    await admin.settings.update({ logs: { minLevel: 0 } });
+    later(t, () => admin.settings.update({ logs }));
+    await client().collection(posts.name).getList();
     const filter = `data.url ~ "${posts.name}" && data.method = "GET"`;
     await until(async () => (await admin.logs.getList(1, 1, { filter })).totalItems > 0);
     const [entry] = (await admin.logs.getList(1, 1, { filter, sort: '-created' })).items;
     assert.equal(entry.data.status, 200);
     assert.equal((await admin.logs.getOne(entry.id)).id, entry.id);
     assert.ok((await admin.logs.getStats({ filter })).reduce((sum, hour) => sum + hour.total, 0) > 0);
+    await refused(client().collection(posts.name).getOne('nothing'), 404);
+    const failed = `data.url ~ "${posts.name}" && data.status >= 400 && level > 4`;
+    await until(async () => (await admin.logs.getList(1, 1, { filter: failed })).totalItems > 0);
+    await refused(admin.logs.getList(1, 1, { filter: 'nothing = 1' }), 400);
+    await refused(admin.logs.getOne('nothing'), 404);
     await refused(client().logs.getList(), 401);
   });
 
