@@ -66,8 +66,8 @@ impl LimitSubject {
     }
 }
 
-/// An IPv4 address, or an IPv6 network of 64 bits.
-fn network(address: IpAddr) -> IpAddr {
+/// An IPv4 address, or an IPv6 network of 64 bits: a client has a whole one.
+pub fn network(address: IpAddr) -> IpAddr {
     match address {
         IpAddr::V4(_) => address,
         IpAddr::V6(address) => IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() >> 64 << 64)),

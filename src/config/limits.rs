@@ -45,6 +45,8 @@ pub const MAX_FILES_PER_UPLOAD: usize = 20;
 pub const MAX_FILES_PER_RECORDS: usize = 50;
 /// Requests at once that receive files of records; others wait, and beyond that 503. Guests may send them, so they leave those of users alone.
 pub const MAX_RECORD_UPLOADS: usize = 8;
+/// Those of one address, or of one /64 of IPv6: a slow client leaves some to others.
+pub const MAX_RECORD_UPLOADS_PER_ADDRESS: usize = 6;
 /// Uploads under way at once; beyond it 503.
 pub const MAX_UPLOADS: usize = 8;
 /// Bytes a second that a client sends or reads of a file at least, beside `BODY_TIMEOUT_S`; slower ones are cut off.

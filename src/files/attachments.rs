@@ -4,15 +4,15 @@
 //! changed or deleted by another face leaves rows behind, which a task of the records removes. Contents without a row go with the next sweep.
 
 use std::io;
-use std::sync::Arc;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::Stream;
-use tokio::sync::OwnedSemaphorePermit;
 
 use super::draft::Draft;
 use super::receive::complete;
+use super::upload_turns::UploadTurn;
 use super::{ContentHash, Files, FilesError, blocking, media};
 use crate::db::{DbError, Transaction};
 
@@ -23,7 +23,7 @@ const TURN_WAIT: Duration = Duration::from_secs(20);
 #[derive(Debug)]
 pub struct AttachmentUpload {
     files: Files,
-    _turn: OwnedSemaphorePermit,
+    _turn: UploadTurn,
 }
 
 /// An uploaded content that no record names yet. Dropped, it is removed.
@@ -115,18 +115,19 @@ impl AttachmentUpload {
 }
 
 impl Files {
-    /// Begins an upload of files of records, with the announced number of bytes. The quota of users does not count: who may write a record is
+    /// Begins an upload of files of records by an address, with the announced number of bytes. The quota of users does not count: who may write a record is
     /// the matter of its collection's rules, and how much of the number and the size that its fields allow.
     ///
     /// # Errors
     ///
     /// [`FilesError::Overloaded`], [`FilesError::DiskFull`], [`FilesError::OtherDatabase`], [`FilesError::Database`].
-    pub async fn begin_attachments(&self, announced: u64) -> Result<AttachmentUpload, FilesError> {
-        let waiting = Arc::clone(&self.inner.record_uploads).acquire_owned();
-        let turn = match tokio::time::timeout(TURN_WAIT, waiting).await {
-            Ok(Ok(turn)) => turn,
-            _ => return Err(FilesError::Overloaded("uploads")),
-        };
+    pub async fn begin_attachments(
+        &self,
+        address: IpAddr,
+        announced: u64,
+    ) -> Result<AttachmentUpload, FilesError> {
+        let turn = self.inner.record_uploads.take(address, TURN_WAIT).await;
+        let turn = turn.ok_or(FilesError::Overloaded("uploads"))?;
         let contents = self.inner.contents.clone();
         blocking(move || contents.check_room(announced)).await?;
         // Checked first: a new folder's contents would be swept by the first database that claims it.

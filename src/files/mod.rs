@@ -18,6 +18,7 @@ mod receive;
 mod store;
 mod sweeper;
 mod upload;
+mod upload_turns;
 
 use std::fs::File;
 use std::io;
@@ -43,6 +44,7 @@ use crate::observe::Metrics;
 use crate::paging::{InvalidParameter, Page};
 use content::Contents;
 use store::FileStore;
+use upload_turns::UploadTurns;
 
 /// Files, within a quota of the pool; cheap to clone.
 #[derive(Debug, Clone)]
@@ -57,7 +59,7 @@ struct Inner {
     store: FileStore,
     metrics: Arc<Metrics>,
     uploads: Arc<Semaphore>,
-    record_uploads: Arc<Semaphore>,
+    record_uploads: UploadTurns,
     downloads: Arc<Semaphore>,
     previews: Arc<Semaphore>,
     /// Whether the folder is this database's, once that was checked.
@@ -179,7 +181,7 @@ impl Files {
             store: FileStore::new(database, database.statement_timeout()),
             metrics: Arc::clone(metrics),
             uploads: Arc::new(Semaphore::new(limits::MAX_UPLOADS)),
-            record_uploads: Arc::new(Semaphore::new(limits::MAX_RECORD_UPLOADS)),
+            record_uploads: UploadTurns::new(),
             downloads: Arc::new(Semaphore::new(max_downloads)),
             previews: Arc::new(Semaphore::new(previews::MAX_AT_ONCE)),
             is_ours: OnceCell::new(),

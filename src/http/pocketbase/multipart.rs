@@ -4,6 +4,7 @@
 //! and the rest of those that are too large, are read and dropped.
 
 use std::io;
+use std::net::IpAddr;
 use std::time::Instant;
 
 use axum::body::Body;
@@ -15,9 +16,11 @@ use serde_json::{Map, Value};
 
 use super::body::of_pairs;
 use super::error::{Operation, Refusal};
+use crate::auth::limits::network;
 use crate::config::limits;
 use crate::files::FilesError;
 use crate::http::Services;
+use crate::http::edge::client::ClientAddress;
 use crate::http::files::multipart::{BytesReceived, MAX_PART_HEAD_BYTES, PartChunks, boundary};
 use crate::http::files::part_name::{self, PartName};
 use crate::http::wire::body::{BodyLimits, LimitedBody, MemoryPermit};
@@ -94,6 +97,7 @@ async fn take(
     let mut reader = Reader {
         services,
         files,
+        address: head.extensions.get::<ClientAddress>().map(|client| network(client.ip)),
         announced,
         left: bytes,
         fields: Vec::new(),
@@ -122,6 +126,7 @@ async fn take(
 struct Reader<'a> {
     services: &'a Services,
     files: Files<'a>,
+    address: Option<IpAddr>,
     announced: u64,
     /// Bytes that fields may still have.
     left: usize,
@@ -204,7 +209,8 @@ impl Reader<'_> {
         self.count(filename.len() + part_name.len())?;
         let refuse = |error: FilesError| Operation::Read.refuses(error.into());
         if self.uploads.upload().is_none() {
-            self.uploads.begin(own.begin_attachments(self.announced).await.map_err(refuse)?);
+            let address = self.address.ok_or_else(Refusal::internal)?;
+            self.uploads.begin(own.begin_attachments(address, self.announced).await.map_err(refuse)?);
         }
         let Some(upload) = self.uploads.upload() else { return Err(Refusal::internal()) };
         let mut content = part.map_err(|_| io::Error::from(io::ErrorKind::InvalidData));
