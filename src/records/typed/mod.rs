@@ -17,6 +17,7 @@ mod definitions;
 mod deletion;
 mod expand;
 mod files;
+mod frequent;
 mod links;
 mod live;
 pub mod logs;

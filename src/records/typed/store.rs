@@ -1,12 +1,10 @@
 //! Definitions of collections, and lists of their records, in Postgres.
 
-use std::collections::{BTreeMap, HashMap};
-use std::hash::{DefaultHasher, Hash, Hasher};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use futures_util::TryStreamExt;
-use parking_lot::Mutex;
 use tokio_postgres::RowStream;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::types::Type;
@@ -14,6 +12,7 @@ use tokio_postgres::types::Type;
 use super::catalog::{DefinedCollection, StoredCollection};
 use super::definitions::{Plan, PlannedIndex};
 use super::deletion::{Deletion, Ids, Verdict};
+use super::frequent::FrequentStatements;
 use super::totals::{Counted, KnownTotal, Totals};
 use crate::db::{
     Connection, Database, DbError, JsonText, Parameter as Typed, Query, Transaction, begin_in_time, in_time,
@@ -65,30 +64,6 @@ pub(super) struct CountStatement<'a> {
     pub(super) parameters: Parameters,
     /// The known totals and the topic of the collection's changes. `None`: the conditions read more than this collection.
     pub(super) remembers: Option<(&'a Totals, &'a str)>,
-}
-
-/// The statements that came several times, by their text. Beyond [`Self::MOST`] it begins anew.
-#[derive(Debug, Clone, Default)]
-struct FrequentStatements(Arc<Mutex<HashMap<u64, u32>>>);
-
-impl FrequentStatements {
-    /// With their counts, fewer than a connection keeps prepared.
-    const MOST: usize = 24;
-    /// The requests after which a statement is frequent.
-    const OFTEN: u32 = 5;
-
-    /// Whether a statement is frequent, with this time.
-    fn is_frequent(&self, sql: &str) -> bool {
-        let mut hasher = DefaultHasher::new();
-        sql.hash(&mut hasher);
-        let mut seen = self.0.lock();
-        if seen.len() >= Self::MOST && !seen.contains_key(&hasher.finish()) {
-            seen.clear();
-        }
-        let times = seen.entry(hasher.finish()).or_default();
-        *times = times.saturating_add(1);
-        *times >= Self::OFTEN
-    }
 }
 
 /// The records of a list. `None`: they are larger than a page may be.
