@@ -8,6 +8,7 @@ use super::definition::{Definition, DefinitionError};
 use super::field::{Field, Kind};
 use super::generate::generate;
 use super::index::Index;
+use super::mail_template::MailTemplate;
 use super::violation::{Violation, Violations};
 
 /// The pattern of secrets that the service makes, of collections and of records.
@@ -177,102 +178,25 @@ impl std::fmt::Debug for TokenOptions {
     }
 }
 
-/// A mail.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct MailTemplate {
-    /// Its subject, with words such as `{APP_NAME}`.
-    pub subject: String,
-    /// Its body, in HTML.
-    pub body: String,
-}
-
-impl MailTemplate {
-    /// A mail of one sentence, a button that leads to a page of the admin UI, and another sentence.
-    fn new(subject: &str, paragraphs: &[&str]) -> Self {
-        let paragraph = |text: &&str| match text.strip_prefix("<p>") {
-            Some(_) => format!("{text}\n"),
-            None => format!("<p>{text}</p>\n"),
-        };
-        let paragraphs: String = paragraphs.iter().map(paragraph).collect();
-        let body = format!("<p>Hello,</p>\n{paragraphs}<p>\n  Thanks,<br/>\n  {{APP_NAME}} team\n</p>");
-        Self { subject: subject.to_owned(), body }
-    }
-
-    fn with_button(subject: &str, before: &str, page: &str, label: &str, after: &str) -> Self {
-        let button = format!(
-            "<p>\n  <a class=\"btn\" href=\"{{APP_URL}}/_/#/auth/{page}/{{TOKEN}}\" target=\"_blank\" rel=\"noopener\">{label}</a>\n</p>"
-        );
-        let after = format!("<i>{after}</i>");
-        let first = if page == "confirm-verification" {
-            vec!["Thank you for joining us at {APP_NAME}."]
-        } else {
-            Vec::new()
-        };
-        let paragraphs: Vec<&str> =
-            first.into_iter().chain([before, button.as_str(), after.as_str()]).collect();
-        Self::new(subject, &paragraphs)
-    }
-}
-
 impl Default for AuthOptions {
     fn default() -> Self {
         let token = |duration| TokenOptions { secret: String::new(), duration };
-        let not_asked = |what: &str| format!("If you didn't {what}, you can ignore this email.");
         Self {
             auth_rule: Some(String::new()),
             manage_rule: None,
-            auth_alert: AuthAlert {
-                enabled: true,
-                email_template: MailTemplate::new(
-                    "Login from a new location",
-                    &[
-                        "We noticed a login to your {APP_NAME} account from a new location:",
-                        "<p><em>{ALERT_INFO}</em></p>",
-                        "<strong>If this wasn't you, you should immediately change your {APP_NAME} account password to revoke access from all other locations.</strong>",
-                        "If this was you, you may disregard this email.",
-                    ],
-                ),
-            },
+            auth_alert: AuthAlert { enabled: true, email_template: MailTemplate::login_alert() },
             oauth2: Oauth2Options::default(),
             password_auth: PasswordAuth::default(),
             mfa: MfaOptions::default(),
-            otp: OtpOptions {
-                email_template: MailTemplate::new(
-                    "OTP for {APP_NAME}",
-                    &[
-                        "Your one-time password is: <strong>{OTP}</strong>",
-                        &format!("<i>{}</i>", not_asked("ask for the one-time password")),
-                    ],
-                ),
-                ..OtpOptions::default()
-            },
+            otp: OtpOptions { email_template: MailTemplate::one_time_password(), ..OtpOptions::default() },
             auth_token: token(432_000),
             password_reset_token: token(1_800),
             email_change_token: token(1_800),
             verification_token: token(86_400),
             file_token: token(180),
-            verification_template: MailTemplate::with_button(
-                "Verify your {APP_NAME} email",
-                "Click on the button below to verify your email address.",
-                "confirm-verification",
-                "Verify",
-                &not_asked("recently register").replace("you can", "please"),
-            ),
-            reset_password_template: MailTemplate::with_button(
-                "Reset your {APP_NAME} password",
-                "Click on the button below to reset your password.",
-                "confirm-password-reset",
-                "Reset password",
-                &not_asked("ask to reset your password").replace("you can", "please"),
-            ),
-            confirm_email_change_template: MailTemplate::with_button(
-                "Confirm your {APP_NAME} new email address",
-                "Click on the button below to confirm your new email address.",
-                "confirm-email-change",
-                "Confirm new email",
-                &not_asked("ask to change your email address").replace("you can", "please"),
-            ),
+            verification_template: MailTemplate::verification(),
+            reset_password_template: MailTemplate::password_reset(),
+            confirm_email_change_template: MailTemplate::email_change(),
         }
     }
 }

@@ -19,6 +19,7 @@ mod definition;
 mod field;
 mod generate;
 mod index;
+mod mail_template;
 mod number;
 mod pattern;
 mod projection;
@@ -28,14 +29,14 @@ mod violation;
 
 pub use address::{is_email, is_url};
 pub use auth::{
-    AuthOptions, EMAIL, EMAIL_VISIBILITY, MailTemplate, PASSWORD, PROVIDERS, TOKEN_KEY, TokenOptions,
-    VERIFIED, token_key,
+    AuthOptions, EMAIL, EMAIL_VISIBILITY, PASSWORD, PROVIDERS, TOKEN_KEY, TokenOptions, VERIFIED, token_key,
 };
 pub use date::DateText;
 pub use definition::{CollectionKind, Definition, DefinitionError, Rules};
 pub use field::{Field, Kind};
 pub use generate::generate;
 pub use index::{Index, IndexColumn, IndexCondition};
+pub use mail_template::MailTemplate;
 pub use number::{number_text, parse_number};
 pub use projection::Projection;
 pub use value::text as text_of;
