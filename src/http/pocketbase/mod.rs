@@ -64,7 +64,7 @@ pub(super) fn routes() -> Routes {
         .route(Access::Rules, routes!(auth::refresh))
         .route(Access::Rules, routes!(auth::impersonate))
         .route(Access::Rules, routes!(auth::methods))
-        .route(Access::Rules, routes!(realtime::connect, realtime::subscribe))
+        .route(Access::Rules, routes!(realtime::connect, realtime::requests::subscribe))
         .route(Access::Rules, routes!(settings::view, settings::update))
         .route(Access::Rules, routes!(settings::test_email))
         .route(Access::Rules, routes!(crons::list))
