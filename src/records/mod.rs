@@ -12,6 +12,7 @@
 mod collections;
 mod cursor;
 mod data;
+mod definitions_task;
 mod expr;
 mod expression;
 mod filter;
