@@ -226,6 +226,8 @@ async fn an_interrupted_load_ends_in_order_and_is_audited() {
     let output = tokio::time::timeout(PATIENCE, child.wait_with_output()).await.unwrap().unwrap();
     rest.await.unwrap();
     assert_eq!(output.status.code(), Some(0), "{output:?}");
+    let printed = String::from_utf8_lossy(&output.stdout);
+    assert!(printed.contains("The run was interrupted."), "{printed}");
     let report = report(folder.path());
     assert_eq!((&report["interrupted"], &report["passed"]), (&true.into(), &true.into()));
     assert!(report["audit"]["checked"].as_u64() > Some(0), "{}", report["audit"]);

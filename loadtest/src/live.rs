@@ -211,6 +211,11 @@ impl Live {
         state.unshown.push(format!("{at_s:>6.1} s  {text}"));
     }
 
+    /// The notes that the view has not shown yet.
+    pub(crate) fn unshown(&self) -> Vec<String> {
+        std::mem::take(&mut self.state.lock().unshown)
+    }
+
     /// Makes loads end early; once more makes them end at once. Returns the number of times.
     pub(crate) fn interrupt(&self) -> u32 {
         self.interrupts.send_modify(|interrupts| *interrupts += 1);

@@ -1,17 +1,17 @@
 //! The live view on standard error: a bar and three lines on a terminal, otherwise a line now and then.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::io::IsTerminal as _;
 use std::time::{Duration, Instant};
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use console::{Term, measure_text_width, style, truncate_str};
 
 use crate::report::{grouped, time};
 
 /// The interval of plain lines.
 const PLAIN_EVERY: Duration = Duration::from_secs(2);
-/// The steps of the bar.
-const STEPS: u64 = 1_000;
+/// The columns of the bar.
+const BAR: usize = 40;
 
 /// What is shown at one time.
 #[derive(Debug, Clone, Default)]
@@ -46,7 +46,7 @@ pub(crate) struct ServiceGlance {
 
 /// The view of one run.
 pub(crate) struct View {
-    bar: Option<ProgressBar>,
+    screen: Option<Screen>,
     name: String,
     duration_s: Cell<Option<f64>>,
     last_line: Cell<Instant>,
@@ -55,15 +55,8 @@ pub(crate) struct View {
 impl View {
     /// Starts the display.
     pub(crate) fn start(name: &str, duration_s: Option<f64>) -> Self {
-        let bar = std::io::stderr().is_terminal().then(|| {
-            let bar = ProgressBar::with_draw_target(Some(STEPS), ProgressDrawTarget::stderr());
-            let style = ProgressStyle::with_template("{prefix} {bar:40.cyan} {msg}");
-            bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
-            bar.set_prefix(name.to_owned());
-            bar
-        });
         Self {
-            bar,
+            screen: std::io::stderr().is_terminal().then(|| Screen::new(Term::buffered_stderr())),
             name: name.to_owned(),
             duration_s: Cell::new(duration_s),
             last_line: Cell::new(Instant::now()),
@@ -77,34 +70,92 @@ impl View {
 
     /// Shows the state.
     pub(crate) fn show(&self, glance: &Glance) {
-        match &self.bar {
-            Some(bar) => {
+        let mut lines = lines(glance, self.duration_s.get());
+        match &self.screen {
+            Some(screen) => {
                 let part = self.duration_s.get().map_or(0.0, |duration| glance.elapsed_s / duration);
-                bar.set_position((part.clamp(0.0, 1.0) * STEPS as f64) as u64);
-                bar.set_message(lines(glance, self.duration_s.get()).join("\n"));
+                if let Some(first) = lines.first_mut() {
+                    *first = format!("{} {} {first}", self.name, bar(part));
+                }
+                screen.draw(&[], &lines);
             }
             None if self.last_line.get().elapsed() >= PLAIN_EVERY => {
                 self.last_line.set(Instant::now());
-                eprintln!("{}: {}", self.name, lines(glance, self.duration_s.get()).join("; "));
+                eprintln!("{}: {}", self.name, lines.join("; "));
             }
             None => {}
         }
     }
 
-    /// Shows a note above the bar, which stays.
+    /// Shows a note above the state, which stays.
     pub(crate) fn note(&self, text: &str) {
-        match &self.bar {
-            Some(bar) => bar.println(text),
+        match &self.screen {
+            Some(screen) => {
+                let lines = screen.lines();
+                screen.draw(&[text], &lines);
+            }
             None => eprintln!("{text}"),
         }
     }
 
-    /// Removes the bar.
+    /// Removes the state.
     pub(crate) fn finish(&self) {
-        if let Some(bar) = &self.bar {
-            bar.finish_and_clear();
+        if let Some(screen) = &self.screen {
+            screen.draw(&[], &[]);
         }
     }
+}
+
+/// The lines at the end of a terminal that are drawn again and again. The cursor stays below them, so an echoed `^C` is beside none of them.
+struct Screen {
+    term: Term,
+    drawn: RefCell<Vec<String>>,
+}
+
+impl Screen {
+    fn new(term: Term) -> Self {
+        Self { term, drawn: RefCell::default() }
+    }
+
+    /// The lines that are there.
+    fn lines(&self) -> Vec<String> {
+        self.drawn.borrow().clone()
+    }
+
+    /// Replaces the lines, and writes others above them, which stay. A terminal that is gone is no reason to end a run.
+    fn draw(&self, above: &[&str], lines: &[String]) {
+        let (height, width) = self.term.size();
+        let (height, width) = (usize::from(height).max(2), usize::from(width).max(2));
+        let old = rows(&self.drawn.borrow(), width).min(height - 1);
+        // A line as wide as the terminal would be two rows in some.
+        let lines: Vec<String> = lines
+            .iter()
+            .take(height - 1)
+            .map(|line| truncate_str(line, width - 1, "…").into_owned())
+            .collect();
+        let written = (|| {
+            self.term.clear_line()?;
+            self.term.clear_last_lines(old)?;
+            for line in above.iter().copied().chain(lines.iter().map(String::as_str)) {
+                self.term.write_line(line)?;
+            }
+            self.term.flush()
+        })();
+        if written.is_ok() {
+            *self.drawn.borrow_mut() = lines;
+        }
+    }
+}
+
+/// The rows that lines take on a terminal of this width. One that is narrower than before has wrapped them.
+fn rows(lines: &[String], width: usize) -> usize {
+    lines.iter().map(|line| measure_text_width(line).div_ceil(width).max(1)).sum()
+}
+
+/// A bar of which this part, from 0 to 1, is done.
+fn bar(part: f64) -> String {
+    let done = (part.clamp(0.0, 1.0) * BAR as f64) as usize;
+    style(format!("{}{}", "█".repeat(done), "░".repeat(BAR - done))).for_stderr().cyan().to_string()
 }
 
 /// The lines of a state.
@@ -166,5 +217,12 @@ mod tests {
         glance.stage = Some("audit".to_owned());
         glance.service = None;
         assert_eq!(lines(&glance, Some(10.0)), ["audit"]);
+    }
+
+    #[test]
+    fn lines_that_a_narrower_terminal_has_wrapped_count_with_all_their_rows() {
+        let lines = [bar(0.5), "x".repeat(20), String::new()];
+        assert_eq!([80, 40, 39, 19, 10].map(|width| rows(&lines, width)), [3, 3, 4, 6, 7]);
+        assert_eq!(measure_text_width(&bar(2.0)), BAR);
     }
 }

@@ -147,6 +147,9 @@ impl Outcome {
         for (name, value) in &self.figures {
             text.push_str(&format!("{name:<12} {value}\n"));
         }
+        if self.interrupted {
+            text.push_str("The run was interrupted.\n");
+        }
         for failure in &self.failures {
             text.push_str(&format!("failed: {failure}\n"));
         }

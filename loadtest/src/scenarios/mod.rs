@@ -232,8 +232,10 @@ where
     let last_interrupt = async {
         loop {
             interrupts.next().await;
-            if context.live.interrupt() >= LAST_INTERRUPT {
-                return;
+            match context.live.interrupt() {
+                1 => context.live.note("interrupted: the load ends in order; once more ends it at once"),
+                LAST_INTERRUPT.. => return,
+                _ => context.live.note("interrupted again: the load ends at once; once more ends all"),
             }
         }
     };
@@ -242,6 +244,7 @@ where
         () = last_interrupt => Err(Error::Interrupted),
     };
     watching.abort();
+    context.live.unshown().iter().for_each(|note| view.note(note));
     view.finish();
     let mut outcome = outcome?;
     outcome.interrupted |= context.live.is_stopped();
