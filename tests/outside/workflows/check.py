@@ -62,7 +62,8 @@ def versions(workflow):
     assert code == 0, text
     with open("Cargo.lock") as file:
         locked = re.search(r'name = "tidegate"\nversion = "(.+)"', file.read())[1]
-    assert found == {"version": locked, "image": "ghcr.io/some/where"}, found
+    build = subprocess.run(["git", "log", "-1", "--format=%h %cs"], text=True, capture_output=True, check=True).stdout.strip()
+    assert found == {"version": locked, "build": build, "image": "ghcr.io/some/where"}, found
     code, text, _ = run(workflow, "version", name, **by_hand | {"GITHUB_REF": "refs/tags/v99.0.0", "GITHUB_REF_NAME": "v99.0.0"})
     assert code == 1 and "v99.0.0" in text, text
 
