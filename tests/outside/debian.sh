@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# A Debian package on this machine: installs it, starts the unit's own command under a socket like systemd's, stores an event, drains, stops,
-# installs it again over itself, removes it, and purges it. Needs root, and a machine without a tidegate of its own.
+# A Debian package on this machine: installs it, starts the unit's own command under a socket like systemd's and with the unit's limits, stores an
+# event, drains, stops, installs it again over itself, removes it, and purges it. Needs root, mounts, and a machine without a tidegate of its own.
 #
 # usage: tests/outside/debian.sh PACKAGE.deb
 set -euo pipefail
@@ -9,6 +9,7 @@ cd "$(dirname "$0")/../.."
 for path in /usr/bin/tidegate /etc/tidegate /var/lib/tidegate; do [[ ! -e $path ]] || { echo "$path exists"; exit 1; }; done
 needed=()
 for each in systemd-analyze:systemd adduser:adduser; do command -v "${each%:*}" >/dev/null || needed+=("${each#*:}"); done
+/usr/bin/python3 -c 'import seccomp' 2>/dev/null || needed+=(python3-seccomp)
 [[ ${#needed[@]} -eq 0 ]] || { apt-get update -qq && apt-get install -y -qq --no-install-recommends "${needed[@]}"; } >/dev/null
 trap 'dpkg --purge tidegate >/dev/null 2>&1 || true' EXIT
 export DEBIAN_FRONTEND=noninteractive

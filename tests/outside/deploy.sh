@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The files of deploy/ that cannot run here: compose files and Kubernetes manifests against their schemas, the dashboard against Grafana's
-# own model, provisioning, references between files, and the environment that they set, with which the service has to start.
+# The files of deploy/ that cannot run here: compose files and Kubernetes manifests against their schemas, the Dockerfile by hadolint, the dashboard
+# against Grafana's own model, provisioning, references between files, and the environment that they set, with which the service has to start.
 #
 # usage: tests/outside/deploy.sh        TIDEGATE names another binary than target/debug/tidegate
 set -euo pipefail
@@ -16,6 +16,7 @@ cmp -s "$requirements" "$venv/.installed" || {
   cp "$requirements" "$venv/.installed"
 }
 "$venv/bin/check-jsonschema" --builtin-schema vendor.compose-spec docker-compose.yml deploy/monitoring.yml
+"$venv/bin/hadolint" deploy/Dockerfile
 for version in 1.30 1.33; do
   "$venv/bin/kubernetes-validate" --strict --quiet --kubernetes-version $version deploy/kubernetes.yaml
 done
