@@ -1,5 +1,5 @@
 // Charts by uPlot, in the colours of the theme. Each has its figures as text beside it: a canvas says nothing to a screen reader.
-import { compact, h, text } from './dom.js';
+import { compact, h, ms, text } from './dom.js';
 
 const charts = new Set();
 const probe = h('span', { class: 'probe', 'aria-hidden': 'true' });
@@ -11,15 +11,26 @@ export function ink(name) {
   return getComputedStyle(probe).color;
 }
 
+// Steps of an axis: powers of ten, and some times them. Counts have no parts.
+const steps = (from) => Array.from({ length: 16 }, (_, at) => [1, 2, 2.5, 5].map((step) => Number(`${step}e${at + from}`))).flat()
+  .filter((step) => from < 0 || Number.isInteger(step));
+/** Options of a chart of latencies, in milliseconds. */
+export const LATENCY = {
+  format: ms,
+  tick: (value) => (value === 0 ? '0' : value >= 1000 ? `${Number((value / 1000).toPrecision(6))} s` : `${Number(value.toPrecision(6))} ms`),
+  steps_from: -2,
+};
+
 const faint = (color, alpha) => color.replace(/^rgb\((.*)\)$/, `rgba($1, ${alpha})`);
 
 /**
  * A chart in a figure. `lines`: `{label, ink, fill?, dash?}`; `format`: values as text; `time`: whether x is a time, else `xs` formats it;
- * `span`: seconds that are shown, up to the newest value; `least`: the highest value that the axis has at least.
+ * `span`: seconds that are shown, up to the newest value; `least`: the highest value that the axis has at least; `tick`: values of the axis as text;
+ * `steps_from`: the power of ten of its smallest step.
  */
 export class Chart {
-  constructor(title, lines, { format = compact, height = 168, span = 120, least = 1, time = true, xs, unit = '' } = {}) {
-    Object.assign(this, { lines, format, height, span, least, time, xs, data: [[], ...lines.map(() => [])] });
+  constructor(title, lines, { format = compact, tick = format, steps_from = 0, height = 168, span = 120, least = 1, time = true, xs, unit = '' } = {}) {
+    Object.assign(this, { lines, format, tick, steps_from, height, span, least, time, xs, data: [[], ...lines.map(() => [])] });
     this.values = lines.map(() => h('b', {}, '–'));
     const keys = lines.map((line, at) => h('span', { class: 'key' },
       h('i', { class: `swatch ink-${line.ink}${line.dash ? ' dashed' : ''}`, 'aria-hidden': 'true' }), line.label, ' ', this.values[at]));
@@ -56,13 +67,13 @@ export class Chart {
       };
     });
     const options = {
-      width: this.width, height: this.height, padding: [8, 14, 0, 0],
+      width: this.width, height: this.height, padding: [8, 26, 0, 0],
       legend: { show: false },
       cursor: { drag: { x: false, y: false }, points: { size: 6 }, y: false },
       scales: { x: { time: this.time, range }, y: { range: (_, __, max) => [0, Math.max(this.least, (max ?? 0) * 1.12)] } },
       axes: [
         { ...axis, grid: { show: false }, size: 24, gap: 3, space: 64, values: this.time ? times : (_, all) => all.map((value) => (value === null ? '' : this.xs ? this.xs(value) : compact(value))) },
-        { ...axis, size: 52, gap: 6, space: 30, values: (_, all) => all.map((value) => (value === null ? '' : this.format(value))) },
+        { ...axis, size: 52, gap: 6, space: 30, incrs: steps(this.steps_from), values: (_, all) => all.map((value) => (value === null ? '' : this.tick(value))) },
       ],
       series: [{}, ...series],
       hooks: { setCursor: [(plot) => this.show(plot.cursor.idx)] },

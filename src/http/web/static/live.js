@@ -1,6 +1,6 @@
 // The live view: the ledger in words, the way of an event, rates and latencies, and what runs.
 import { Events } from './api.js';
-import { Chart } from './charts.js';
+import { Chart, LATENCY } from './charts.js';
 import { ago, bytes, compact, count, duration, h, ms, plural, replace, text } from './dom.js';
 import { may } from './session.js';
 
@@ -80,13 +80,13 @@ export function open(main) {
     { label: 'accepted', ink: 'accepted', fill: true }, { label: 'committed', ink: 'committed' }, { label: 'dead', ink: 'dead' },
   ], { unit: 'a second', least: 10, span: LEAST_SPAN_S });
   const pending = new Chart('Pending', [{ label: 'pending', ink: 'pending', fill: true }, { label: 'in the queue', ink: 'muted', dash: [4, 3] }], { unit: 'events', least: 10, span: LEAST_SPAN_S });
-  const acks = new Chart('Acknowledgement', [
+  const acks = new Chart('Acks', [
     { label: 'p50', ink: 'accepted' }, { label: 'p95', ink: 'pending' }, { label: 'p99', ink: 'dead' },
-  ], { unit: 'from head to answer', format: ms, least: 2, span: LEAST_SPAN_S });
+  ], { ...LATENCY, least: 2, span: LEAST_SPAN_S });
   const writes = new Chart('Disk and Postgres', [
     { label: 'journal sync p99', ink: 'accepted' }, { label: 'COPY p99', ink: 'committed' },
-  ], { unit: '', format: ms, least: 5, span: LEAST_SPAN_S });
-  const level = h('span', { class: 'quiet' });
+  ], { ...LATENCY, least: 5, span: LEAST_SPAN_S });
+  const level = h('small', { title: 'from the head of a request to its answer' });
   acks.figure.querySelector('h3').append(' ', level);
 
   const lane_list = h('ul', { class: 'tasks' });
@@ -121,7 +121,7 @@ export function open(main) {
     const levels = now.last_second?.acks ?? {};
     const busiest = Object.entries(levels).sort((one, other) => other[1].count - one[1].count)[0];
     const ack = busiest && busiest[1].count > 0 ? busiest[1] : null;
-    if (ack) text(level, `to ${busiest[0]}`);
+    if (ack) text(level, busiest[0]);
     add({
       x: now.at_ms / 1000, accepted: rate('accepted'), committed: rate('committed'), dead: rate('dead'),
       pending: now.pending, queued: now.queue?.events, p50: ack?.p50_ms, p95: ack?.p95_ms, p99: ack?.p99_ms,
@@ -167,7 +167,7 @@ export function open(main) {
       return h('li', { class: task.state === 'running' ? '' : 'failing' },
         h('span', { class: `badge ${kind}` }, h('span', {}, task.name)),
         h('span', { class: 'quiet' }, [
-          task.state !== 'running' && task.state, task.steps > 0 && (task.is_stepping ? 'in a step' : 'waits'),
+          task.state !== 'running' && task.state, task.steps > 0 && task.is_stepping && 'in a step',
           task.steps > 0 && plural(task.steps, 'step'), task.last_step_ms !== null && `last ${ms(task.last_step_ms)}`,
           !task.is_stepping && last, task.critical && 'critical',
           task.restarts > 0 && plural(task.restarts, 'restart'),

@@ -1,6 +1,6 @@
 // The document at `/stress`: every stress route, run from the browser. Results are a table and a chart, which are there before the first run.
 import { get, next, refresh } from './api.js';
-import { Chart } from './charts.js';
+import { Chart, LATENCY } from './charts.js';
 import { busy, bytes, confirm, count, field, h, ms, options, plural, pretty, replace, say, table, text } from './dom.js';
 import { has_faults, may } from './session.js';
 import { has_stress, show_views, start } from './shell.js';
@@ -91,9 +91,9 @@ start(async (main) => {
 
   // Results.
   const latency = new Chart('Latency', [{ label: 'p50', ink: 'accepted', points: true }, { label: 'p99', ink: 'dead', points: true }],
-    { unit: 'of each second of the run', format: ms, least: 5, time: false, xs: (value) => `${value} s` });
+    { ...LATENCY, unit: 'of each second of the run', least: 5, time: false, xs: (value) => `${value} s` });
   const spread = new Chart('Percentiles', [{ label: 'at this percentile', ink: 'committed', fill: true }],
-    { unit: 'of all operations', format: ms, least: 5, time: false, xs: (value) => `p${value}` });
+    { ...LATENCY, unit: 'of all operations', least: 5, time: false, xs: (value) => `p${value}` });
   latency.set([[0, 1, 2, 3, 4, 5], Array(6).fill(null), Array(6).fill(null)]);
   spread.set([[0, 25, 50, 75, 99], Array(5).fill(null)]);
   const results = h('div');
@@ -426,7 +426,7 @@ start(async (main) => {
   };
 
   // The configuration.
-  const config = h('div');
+  const config = h('div', { class: 'stack' });
   const load_config = async () => {
     if (!may('stress')) return;
     const now = await get('/api/stress/config');
@@ -510,7 +510,7 @@ start(async (main) => {
 
   replace(main,
     h('section', { class: 'hero' }, h('h1', {}, 'Stress'), h('p', { class: 'lead' }, 'Every stress route of this service, run from this browser, over its own connections. A browser opens six of them at once to one service.')),
-    h('section', { 'aria-label': 'Of every run', class: 'fields' }, field('Collection', collection), field('Token', token), field('Workers', concurrency), field('Seconds', seconds), field('Bytes of a record or an event', size)),
+    h('section', { 'aria-label': 'Of every run', class: 'fields' }, field('Collection', collection), field('Token', token), field('Workers', concurrency), field('Seconds', seconds), field('Size, bytes', size)),
     h('section', {}, h('h2', { class: 'hidden' }, 'Runs'), tablist, panels),
     h('section', { 'aria-label': 'Results' }, h('h2', { class: 'hidden' }, 'Results'), h('div', { class: 'row between' }, status, stop_button), bar, problems),
     h('section', { class: 'charts', 'aria-label': 'Charts of the last run' }, latency.figure, spread.figure),
