@@ -83,6 +83,9 @@ async fn every_scenario_passes_its_audit_and_writes_its_report() {
         assert_eq!((&report["scenario"], &report["passed"]), (&name.into(), &true.into()), "{report}");
         assert!(report["audit"]["checked"].as_u64() > Some(0), "{name}: {}", report["audit"]);
         assert!(report["latencies"][0]["count"].as_u64() > Some(0), "{name}: {}", report["latencies"]);
+        if matches!(name, "events" | "batch" | "spike" | "soak" | "ramp") {
+            assert_eq!(report["figures"][1][0], "accepted", "{name}: {}", report["figures"]);
+        }
         let windows = report["windows"].as_array().unwrap();
         let done: u64 = windows.iter().filter_map(|window| window["done"].as_u64()).sum();
         assert!(done > 0 && windows.iter().any(|window| window["pending"].is_u64()), "{name}: {windows:?}");

@@ -151,9 +151,17 @@ impl Report {
             format!("{run} · {mode}"),
             format!("{pace}, {duration_s} s, {workers} × {connections}"),
         ]);
-        let mut row = |name: &str, value: String| {
-            table.add_row(vec![name.to_owned(), value]);
-        };
+        for (name, value) in self.figures() {
+            table.add_row(vec![name, value]);
+        }
+        align(&mut table);
+        table
+    }
+
+    /// The counts, by name.
+    pub(crate) fn figures(&self) -> Vec<(String, String)> {
+        let mut rows = Vec::new();
+        let mut row = |name: &str, value: String| rows.push((name.to_owned(), value));
         let counts = &self.counts;
         let rate = |events| {
             format!("{} ({}/s)", grouped(events), grouped(per_second(events, self.elapsed_s) as u64))
@@ -196,8 +204,7 @@ impl Report {
             }
         }
         row("generator's CPU", format!("{:.2} s", self.generator_cpu_s));
-        align(&mut table);
-        table
+        rows
     }
 
     fn latency_table(&self) -> Table {

@@ -106,8 +106,9 @@ pub(crate) struct Outcome {
     /// Failures of the run.
     pub(crate) failures: Vec<String>,
     pub(crate) interrupted: bool,
-    /// Tables to print instead of figures and latencies.
+    /// Tables to print instead of latencies, and the figures that they show: in a report these come first.
     pub(crate) tables: Option<String>,
+    pub(crate) tabled: Vec<(String, String)>,
     /// The scenario's own results.
     pub(crate) details: serde_json::Value,
     /// What a report in one file has instead of the document.
@@ -199,7 +200,7 @@ impl Document {
             exit_code,
             interrupted: outcome.interrupted,
             failures: outcome.failures,
-            figures: outcome.figures,
+            figures: outcome.tabled.into_iter().chain(outcome.figures).collect(),
             latencies: outcome.latencies.into_iter().map(|(name, times)| Latency::new(name, times)).collect(),
             audit: outcome.audit,
             windows,

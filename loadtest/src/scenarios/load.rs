@@ -322,6 +322,7 @@ fn outcome(report: Report, tally: Tally) -> Outcome {
     let mut outcome = Outcome {
         audit,
         tables: Some(report.tables()),
+        tabled: report.figures(),
         failures: report.failures,
         interrupted: report.interrupted,
         details: own,

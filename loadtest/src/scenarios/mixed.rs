@@ -83,8 +83,8 @@ pub(crate) async fn measure(context: &Context, args: &MixedArgs) -> Result<Outco
         };
         sum.latencies
             .extend(outcome.latencies.into_iter().map(|(kind, times)| (format!("{name}: {kind}"), times)));
-        sum.figures
-            .extend(outcome.figures.into_iter().map(|(kind, value)| (format!("{name}: {kind}"), value)));
+        let figures = outcome.tabled.into_iter().chain(outcome.figures);
+        sum.figures.extend(figures.map(|(kind, value)| (format!("{name}: {kind}"), value)));
         sum.failures.extend(outcome.failures.into_iter().map(|failure| format!("{name}: {failure}")));
         sum.interrupted |= outcome.interrupted;
         if let Some(audit) = outcome.audit {
