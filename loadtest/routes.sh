@@ -3,10 +3,11 @@
 #
 #     loadtest/routes.sh      # after cargo build --release; needs wrk and psql, and leaves nothing behind
 #
-# BEFORE=FILE measures another binary too, without routes. KINDS narrows what is measured.
+# BEFORE=FILE measures another binary too, without routes. KINDS narrows what is measured. KINDS=bad is apart: with ten routes and DURABILITY=disk it
+# drains a backlog of which a constraint refuses a part, then redrives the dead letters.
 set -euo pipefail
 rounds=${ROUNDS:-3} seconds=${DURATION:-5}
-binary=${BINARY:-target/release/tidegate}
+binary=${BINARY:-target/release/tidegate} loadtest=${LOADTEST:-target/release/loadtest}
 kinds=${KINDS:-${BEFORE:+before }none tenth three key upsert ten}
 port=${PORT:-$((20000 + RANDOM % 20000))}
 folder=$(mktemp -d) server='' url=''
@@ -23,6 +24,14 @@ stop() {
 }
 trap tidy EXIT
 service=(env -u DATABASE_URL "DATA_DIR=$folder/data" HOST=127.0.0.1 "PORT=$port" DURABILITY=memory)
+start() {
+  "${service[@]}" "$1" >"$folder/log" 2>&1 &
+  server=$!
+  for ((look = 0; look < 300; look++)); do
+    url=$("${service[@]}" "$1" url 2>"$folder/url") && curl -m 2 -sf -o "$folder/health" "127.0.0.1:$port/api/health" && break
+    sleep 0.1
+  done
+}
 sql() { psql -X -q -A -t -v ON_ERROR_STOP=1 "$url" -c "$1"; }
 size() { sql "select coalesce(sum(pg_relation_size(oid)), 0) from pg_class where relname ~ '^requests' and relkind = 'r'"; }
 add() { "${service[@]}" "$binary" routes add "$@" >"$folder/added" || { cat "$folder/added"; exit 1; } }
@@ -62,16 +71,27 @@ routes() {
   esac
 }
 
+if [[ $kinds == bad ]]; then
+  service+=(DURABILITY=disk)
+  start "$binary"
+  routes ten
+  for part in 1 50; do
+    echo "== $part % bad"
+    "$loadtest" drain --url "http://127.0.0.1:$port" --database-url "$url" --mebibytes 20 --bad "$part"
+  done
+  echo '== redrive'
+  dead=$(sql 'select count(*) from dead_letters')
+  began=$(date +%s.%N)
+  "${service[@]}" "$binary" redrive --all
+  awk -v n="$dead" -v s="$(date +%s.%N)" -v b="$began" 'BEGIN {printf "%d dead letters in %.2f s, %.0f/s\n", n, s - b, n / (s - b)}'
+  exit
+fi
+
 for ((round = 0; round < rounds; round++)); do
   for kind in $kinds; do
     used=$binary
     [[ $kind != before ]] || used=$BEFORE
-    "${service[@]}" "$used" >"$folder/log" 2>&1 &
-    server=$!
-    for ((look = 0; look < 300; look++)); do
-      url=$("${service[@]}" "$used" url 2>"$folder/url") && curl -m 2 -sf -o "$folder/health" "127.0.0.1:$port/api/health" && break
-      sleep 0.1
-    done
+    start "$used"
     routes "$kind"
     begun=$(date +%s.%N)
     timeout 120 wrk -t1 -c4 -d"${seconds}s" -s "$folder/bulk.lua" "http://127.0.0.1:$port/api/v1/events/batch" >"$folder/wrk"
