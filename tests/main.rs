@@ -68,6 +68,7 @@ mod pocketbase_realtime;
 mod pocketbase_relations;
 mod pocketbase_resume;
 mod pocketbase_settings;
+mod pocketbase_views;
 mod pool;
 mod pooler;
 mod presets;

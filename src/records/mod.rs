@@ -29,6 +29,7 @@ pub mod typed;
 use std::sync::Arc;
 
 pub use data::{Data, Draft};
+use expr::typed::TimeFormat;
 pub use expr::typed::{Catalog, ResolveError, Seen, TypedCollection, TypedExpression, TypedSort};
 pub use expr::{
     AuthValues, Expression, ExpressionError, ExpressionMatcher, Made, RequestAuth, RequestValues, Subject,

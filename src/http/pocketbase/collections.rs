@@ -5,7 +5,8 @@ use std::sync::Arc;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, Request, State};
 use axum::response::Response;
-use serde_json::Value;
+use hyper::StatusCode;
+use serde_json::{Value, json};
 
 use super::caller::require_superuser;
 use super::error::{Operation, Refusal};
@@ -268,4 +269,68 @@ pub(super) async fn scaffolds(
     require_superuser(&state, &head).await?;
     let scaffolds = crate::records::typed::scaffolds().map_err(|error| Operation::Read.refuses(error))?;
     answer(services, &scaffolds)
+}
+
+/// Characters of a query that is tried.
+const MAX_QUERY: usize = 5_000;
+
+/// `POST /api/collections/meta/dry-run-view`.
+#[utoipa::path(
+    post,
+    path = "/api/collections/meta/dry-run-view",
+    tag = "collections",
+    summary = "Runs the query of a view without making one",
+    request_body(
+        content = Value,
+        content_type = "application/json",
+        description = "query: a SELECT over collections",
+        example = json!({"query": "SELECT id FROM posts"})
+    ),
+    responses(
+        (status = 200, description = "fields: those of the view; sample: its first records, at most 10", body = Value),
+        (status = 400, description = "The query is invalid: the message has the reason"),
+        (status = 401, description = "A token is required"),
+        (status = 403, description = "The token is not a superuser's"),
+    )
+)]
+pub(super) async fn dry_run_view(
+    State(state): State<Arc<AppState>>,
+    request: Request,
+) -> Result<Response, Refusal> {
+    let services = state.services()?;
+    let read = body::read(services, request, MAX_BYTES).await?;
+    require_superuser(&state, &read.head).await?;
+    let query = match read.members.get("query") {
+        None | Some(Value::Null) => "",
+        Some(Value::String(query)) => query.as_str(),
+        Some(_) => {
+            let message = "An error occurred while loading the submitted data.";
+            return Err(Refusal::new(StatusCode::BAD_REQUEST, message));
+        }
+    };
+    let mut violations = Violations::default();
+    if query.is_empty() {
+        violations.add("query", Violation::required());
+    } else if query.chars().count() > MAX_QUERY {
+        let message = format!("The length must be no more than {MAX_QUERY}.");
+        let violation = Violation::new("length_too_long", message).with("max", MAX_QUERY).with("min", 0);
+        violations.add("query", violation);
+    }
+    violations
+        .into_result()
+        .map_err(|violations| Operation::Form.refuses(TypedError::Refused(violations)))?;
+    let tried = services.typed()?.dry_run_view(query).await;
+    match tried.map_err(|error| Operation::Read.refuses(error))? {
+        Ok(tried) => {
+            let shown = json!({"fields": tried.fields, "sample": tried.sample});
+            match Query::of(&read.head.uri).projection()? {
+                None => answer(services, &shown),
+                Some(fields) => answer(services, &fields.apply(&shown)),
+            }
+        }
+        Err(reason) => {
+            let message = format!("Invalid view query. Raw error: \n{reason}");
+            Err(Refusal::new(StatusCode::BAD_REQUEST, super::error::sentence(&message)))
+        }
+    }
 }

@@ -133,6 +133,7 @@ impl Operation {
             TypedError::Needed(_) => bad(self.failed().into()),
             TypedError::LastSuperuser => bad("You can't delete the only existing superuser.".into()),
             TypedError::System => bad(self.failed().into()),
+            TypedError::IsView => bad("Unsupported collection type.".into()),
             TypedError::Failed => Refusal::internal(),
             TypedError::Blocked(message) => bad(sentence(&message).into()),
             TypedError::Records(RecordsError::UnknownCollection) => Refusal::not_found(),
@@ -221,7 +222,7 @@ impl Refusal {
 }
 
 /// A text with a capital and a full stop.
-fn sentence(text: &str) -> String {
+pub(super) fn sentence(text: &str) -> String {
     let mut characters = text.chars();
     let first = characters.next().map(|first| first.to_ascii_uppercase());
     let mut sentence: String = first.into_iter().chain(characters).collect();

@@ -60,6 +60,7 @@ pub(super) fn routes() -> Routes {
         .route(Access::Rules, routes!(collections::import))
         .route(Access::Rules, routes!(collections::truncate))
         .route(Access::Rules, routes!(collections::scaffolds))
+        .route(Access::Rules, routes!(collections::dry_run_view))
         .route(Access::Rules, routes!(auth::with_password))
         .route(Access::Rules, routes!(auth::refresh))
         .route(Access::Rules, routes!(auth::impersonate))

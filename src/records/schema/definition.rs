@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 
-use super::auth::{self, AuthOptions};
+use super::auth::{self, AuthOptions, TOKEN_KEY};
 use super::field::{Field, ID, ID_PATTERN, Kind, MADE_ID};
 use super::generate::generate;
 use super::index::Index;
@@ -57,6 +57,8 @@ pub enum CollectionKind {
     Base,
     /// Records that sign in.
     Auth,
+    /// Records of a query.
+    View,
 }
 
 impl CollectionKind {
@@ -65,11 +67,12 @@ impl CollectionKind {
         match self {
             Self::Base => "base",
             Self::Auth => "auth",
+            Self::View => "view",
         }
     }
 
     fn parse(name: &str) -> Option<Self> {
-        [Self::Base, Self::Auth].into_iter().find(|kind| kind.name() == name)
+        [Self::Base, Self::Auth, Self::View].into_iter().find(|kind| kind.name() == name)
     }
 }
 
@@ -95,6 +98,12 @@ pub struct Definition {
     /// Options of sign-ins; `None`: its records do not sign in.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub auth: Option<Box<AuthOptions>>,
+    /// The query of a view, in SQLite's SQL.
+    #[serde(default, skip_serializing_if = "Option::is_none", rename = "viewQuery")]
+    pub view_query: Option<String>,
+    /// Whether the query of a view has lost what it reads, so that the view has no records.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not", rename = "isBroken")]
+    pub is_broken: bool,
 }
 
 /// A refused definition.
@@ -139,6 +148,7 @@ struct DefinitionRequest {
     delete_rule: Option<Option<String>>,
     fields: Option<Vec<Field>>,
     indexes: Option<Vec<String>>,
+    view_query: Option<String>,
 }
 
 impl DefinitionRequest {
@@ -174,7 +184,26 @@ impl Definition {
             fields: vec![Field::id_field()],
             indexes: Vec::new(),
             auth: None,
+            view_query: None,
+            is_broken: false,
         }
+    }
+
+    /// Whether its records are those of a query.
+    pub fn is_view(&self) -> bool {
+        self.kind == CollectionKind::View
+    }
+
+    /// Whether a field never leaves the service.
+    pub fn is_secret(&self, field: &Field) -> bool {
+        field.is_secret() || (self.auth.is_some() && field.name == TOKEN_KEY)
+    }
+
+    /// Whether a field is one of the table's columns of times.
+    pub fn is_column(&self, field: &Field) -> bool {
+        !self.is_view()
+            && matches!(field.kind, Kind::Autodate { .. })
+            && matches!(field.name.as_str(), "created" | "updated")
     }
 
     /// Whether it is the collection of superusers.
@@ -206,7 +235,7 @@ impl Definition {
         request.apply_rules(&mut rules);
         let id = request.id.take().filter(|id| !id.is_empty()).unwrap_or_else(|| collection_id(kind, &text));
         let auth = match kind {
-            CollectionKind::Base => None,
+            CollectionKind::Base | CollectionKind::View => None,
             CollectionKind::Auth => Some(Box::new(AuthOptions::default().merged(body)?)),
         };
         let mut definition = Self {
@@ -217,10 +246,19 @@ impl Definition {
             fields: request.fields.unwrap_or_default(),
             indexes: request.indexes.unwrap_or_default(),
             auth,
+            view_query: None,
+            is_broken: false,
         };
-        definition.complete_fields(None);
-        definition.complete_indexes(&text);
-        definition.check(None, &mut violations);
+        if kind == CollectionKind::View {
+            definition.view_query = Some(request.view_query.unwrap_or_default());
+            // Its query has them.
+            definition.fields.clear();
+            definition.check_view(&mut violations);
+        } else {
+            definition.complete_fields(None);
+            definition.complete_indexes(&text);
+            definition.check(None, &mut violations);
+        }
         match (name, violations.into_result()) {
             (Some(name), Ok(())) => Ok((name, definition)),
             (_, Err(violations)) => Err(DefinitionError::Violations(violations)),
@@ -279,12 +317,20 @@ impl Definition {
                 .filter_map(|text| Some(Index::parse(text).ok()?.text(name.as_str())))
                 .collect();
         }
-        if let Some(fields) = request.fields.take() {
+        if let (true, Some(query)) = (self.is_view(), request.view_query.take()) {
+            new.view_query = Some(query);
+        }
+        if let Some(fields) = request.fields.take().filter(|_| !self.is_view()) {
             new.fields = fields;
             new.complete_fields(Some(self));
         }
-        new.complete_indexes(name.as_ref().unwrap_or(old_name).as_str());
-        new.check(Some(self), &mut violations);
+        match self.is_view() {
+            true => new.check_view(&mut violations),
+            false => {
+                new.complete_indexes(name.as_ref().unwrap_or(old_name).as_str());
+                new.check(Some(self), &mut violations);
+            }
+        }
         match (name, violations.into_result()) {
             (Some(name), Ok(())) => Ok((name, new)),
             (_, Err(violations)) => Err(DefinitionError::Violations(violations)),
@@ -434,6 +480,23 @@ impl Definition {
         self.check_indexes(violations);
         if let Some(auth) = &self.auth {
             auth.check(self, violations);
+        }
+    }
+
+    /// Checks what a view has besides its query.
+    fn check_view(&self, violations: &mut Violations) {
+        for (name, rule) in self.rules.named() {
+            if rule.is_some() && !matches!(name, "listRule" | "viewRule") {
+                violations.add(name, Violation::new("nil", "Must be blank."));
+            }
+        }
+        if !self.indexes.is_empty() {
+            let message = "View collections don't support indexes.";
+            violations.add("indexes", Violation::new("indexes_not_supported", message));
+        }
+        if self.view_query.as_deref().unwrap_or_default().trim().is_empty() {
+            violations.add("viewQuery", Violation::required());
+            violations.add("fields", Violation::required());
         }
     }
 

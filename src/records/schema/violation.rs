@@ -107,6 +107,14 @@ impl Violations {
         }
     }
 
+    /// The first member with a violation of its own.
+    pub fn first(&self) -> Option<(&str, &Violation)> {
+        self.0.iter().find_map(|(member, entry)| match entry {
+            Entry::Violation(violation) => Some((member.as_str(), violation)),
+            Entry::Members(_) => None,
+        })
+    }
+
     /// As an error.
     ///
     /// # Errors

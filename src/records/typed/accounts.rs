@@ -194,10 +194,8 @@ impl TypedRecords {
         let statement = ListStatement { conditions, order, parameters, limit, offset: 0, counted: None };
         let listed = self.inner.store.list(Reads::Pool, collection.number(), statement, usize::MAX).await?;
         let record = listed.and_then(|(records, _)| records.into_iter().next());
-        Ok(record.map(|record| AuthRecord {
-            collection: collection.clone(),
-            members: members_of(&record, definition),
-        }))
+        Ok(record
+            .map(|record| AuthRecord { collection: collection.clone(), members: record.members(definition) }))
     }
 
     /// Creates a superuser, or sets the password of the one with this email; returns the id.
@@ -259,7 +257,7 @@ impl TypedRecords {
                     None => {
                         let id = members.get("id").and_then(Value::as_str).and_then(RecordId::parse);
                         let Some(id) = id else { return Ok(false) };
-                        self.exists(reads, collection, id, &rule).await
+                        self.exists(reads, collection, id.as_str(), &rule).await
                     }
                 }
             }

@@ -105,6 +105,10 @@ impl TypedRecords {
     ) -> Result<Vec<Option<Vec<u8>>>, BatchFailure> {
         let deadline = Instant::now() + limit;
         let mut locked = Ids::new();
+        for (place, request) in requests.iter().enumerate() {
+            let writable = request.collection.expect_writable();
+            writable.map_err(|error| BatchFailure::Request(place, request.write.clone(), error))?;
+        }
         for request in &mut requests {
             // Made before the first attempt: a repeated one locks the same records.
             if let Some(id) = request.chosen_id() {
@@ -433,7 +437,7 @@ impl TypedRecords {
         let Access::If(rule) = collection.access(kind, caller)? else { return Ok(()) };
         let holds = match rule.matches(members, Millis::now()).map_err(|_| TypedError::InvalidQuery)? {
             Some(holds) => holds,
-            None => self.exists(Reads::Within(transaction), collection, id, &rule).await?,
+            None => self.exists(Reads::Within(transaction), collection, id.as_str(), &rule).await?,
         };
         if holds { Ok(()) } else { Err(TypedError::NotFound) }
     }

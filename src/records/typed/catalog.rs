@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use super::TypedError;
 use super::definitions::PlannedIndex;
 use super::live::Judgements;
 use super::rules::{Rule, RuleKind};
@@ -140,6 +141,8 @@ impl CatalogSnapshot {
                 indexes: PlannedIndex::all(&collection.definition),
                 references: references(&definitions, &collection.definition.id)
                     .into_iter()
+                    // Those of a view follow of what it reads.
+                    .filter(|reference| !definitions.all.get(reference.at).is_some_and(is_view))
                     .chain(of_accounts(&definitions, &collection.definition))
                     .collect(),
             }
@@ -147,6 +150,10 @@ impl CatalogSnapshot {
         let made = made.collect();
         Self { definitions, totals: Totals::default(), judgements: Judgements::default(), made }
     }
+}
+
+fn is_view(collection: &DefinedCollection) -> bool {
+    collection.definition.is_view()
 }
 
 /// The fields that name records of the collection with this id.
@@ -262,7 +269,17 @@ impl CollectionHandle {
         // Rules of other collections count in filters over relations, and in `expand`.
         rules.into_iter().any(|(_, text)| text.is_some_and(RequestValues::are_read_by))
             || !self.references().is_empty()
+            || self.is_named_by_views()
             || self.definition().fields.iter().any(|field| matches!(field.kind, Kind::Relation { .. }))
+    }
+
+    /// Nothing, unless it is a view.
+    ///
+    /// # Errors
+    ///
+    /// [`TypedError::IsView`].
+    pub(super) fn expect_writable(&self) -> Result<(), TypedError> {
+        if self.definition().is_view() { Err(TypedError::IsView) } else { Ok(()) }
     }
 
     /// The most bytes of the files of one record. A file of a field without a limit has 5 MiB.
@@ -278,16 +295,30 @@ impl CollectionHandle {
         self.definition().file_fields().map(of).fold(0, u64::saturating_add)
     }
 
+    /// Whether a field of a view names its records.
+    fn is_named_by_views(&self) -> bool {
+        let id = &self.definition().id;
+        let names = |field: &Field| matches!(&field.kind, Kind::Relation { collection_id, .. } if collection_id == id);
+        let mut views = self.catalog.definitions.all.iter().filter(|one| is_view(one));
+        views.any(|view| view.definition.fields.iter().any(names))
+    }
+
+    /// The collections with tables that a view reads, by other views too.
+    pub(super) fn tables(&self) -> Vec<Self> {
+        let places = super::view::tables(&self.catalog.definitions, self.at);
+        places.into_iter().map(|at| self.at(at)).collect()
+    }
+
+    /// Whether a list may read a view: it is one, or its rules and filters may lead to one.
+    pub(super) fn reads_views(&self) -> bool {
+        self.catalog.definitions.all.iter().any(is_view)
+    }
+
     pub(super) fn indexes(&self) -> &[PlannedIndex] {
         &self.made().indexes
     }
 
     pub(super) fn references(&self) -> &[Reference] {
         &self.made().references
-    }
-
-    /// Whether a field is one of the table's columns of times.
-    pub(super) fn is_column(field: &Field) -> bool {
-        matches!(field.kind, Kind::Autodate { .. }) && matches!(field.name.as_str(), "created" | "updated")
     }
 }

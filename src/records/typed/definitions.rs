@@ -1,14 +1,16 @@
 //! Changes of definitions, planned: what is checked against all other collections, and what has to happen to the table.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use serde_json::{Value, json};
 
 use super::TypedError;
 use super::catalog::{CollectionHandle, DefinedCollection, Definitions, references};
 use super::rules;
 use super::store::quoted;
+use super::view::{self, Views, WrittenView};
 use crate::records::schema::{
-    Definition, DefinitionError, Field, Index, IndexColumn, IndexCondition, Kind, TOKEN_KEY, Violation,
-    Violations,
+    Definition, DefinitionError, Field, Index, IndexColumn, IndexCondition, Kind, Violation, Violations,
 };
 use crate::records::{Catalog, Name, RequestValues};
 use crate::time::Millis;
@@ -28,6 +30,12 @@ pub(super) struct Plan {
     pub(super) indexes: Vec<PlannedIndex>,
     /// The columns of its view, in SQL.
     pub(super) columns: String,
+    /// The query of its records. `None`: they are those of a table, or there are none.
+    pub(super) view: Option<WrittenView>,
+    /// Whether it is a view.
+    pub(super) is_view: bool,
+    /// Whether it follows of another change, which it does not stop.
+    pub(super) follows: bool,
 }
 
 /// An index in SQL.
@@ -64,12 +72,12 @@ impl PlannedIndex {
 
     fn of(at: usize, index: &Index, definition: &Definition) -> Option<Self> {
         let column = |IndexColumn { field, ignores_case, descends }: &IndexColumn| {
-            let value = indexed(definition.field(field)?, *ignores_case);
+            let value = indexed(definition, definition.field(field)?, *ignores_case);
             Some(format!("({value}){}", if *descends { " desc" } else { "" }))
         };
         let condition = |IndexCondition { field, operator, value }: &IndexCondition| {
             let field = definition.field(field)?;
-            let left = indexed(field, false);
+            let left = indexed(definition, field, false);
             Some(match value {
                 None if *operator == "=" => format!("({left}) is null"),
                 None => format!("({left}) is not null"),
@@ -103,11 +111,11 @@ fn literal(text: &str) -> String {
 }
 
 /// A field's value, as the expressions of `expr::typed` have it: else the index serves none of them.
-fn indexed(field: &Field, ignores_case: bool) -> String {
+fn indexed(definition: &Definition, field: &Field, ignores_case: bool) -> String {
     let name = &field.name;
     match &field.kind {
         _ if field.is_id() => "id".into(),
-        _ if CollectionHandle::is_column(field) => name.clone(),
+        _ if definition.is_column(field) => name.clone(),
         Kind::Number { .. } | Kind::Bool {} => number(name),
         Kind::Json { .. } | Kind::GeoPoint {} => format!("data -> '{name}'"),
         _ if ignores_case => format!("lower((data ->> '{name}') collate \"C\")"),
@@ -129,7 +137,7 @@ fn columns(definition: &Definition) -> String {
         let name = &field.name;
         let value = match &field.kind {
             _ if field.is_id() => "id".to_owned(),
-            _ if CollectionHandle::is_column(field) => name.clone(),
+            _ if definition.is_column(field) => name.clone(),
             Kind::Number { .. } => format!("({})::double precision", number(name)),
             Kind::Bool {} => format!("({}) <> 0", number(name)),
             Kind::Json { .. } | Kind::GeoPoint {} => format!("data -> '{name}'"),
@@ -142,14 +150,18 @@ fn columns(definition: &Definition) -> String {
         };
         format!("{value} as {}", quoted(name))
     };
-    let is_secret =
-        |field: &&Field| field.is_secret() || (definition.auth.is_some() && field.name == TOKEN_KEY);
-    definition.fields.iter().filter(|field| !is_secret(field)).map(column).collect::<Vec<_>>().join(", ")
+    definition
+        .fields
+        .iter()
+        .filter(|field| !definition.is_secret(field))
+        .map(column)
+        .collect::<Vec<_>>()
+        .join(", ")
 }
 
 /// The members of records after a change of their fields. `None`: they stay as they are.
 fn members(before: &Definition, after: &Definition) -> Option<String> {
-    let in_data = |field: &&Field| !field.is_id() && !CollectionHandle::is_column(field);
+    let in_data = |field: &&Field| !field.is_id() && !after.is_column(field);
     let mut removed: Vec<String> = Vec::new();
     let (mut added, mut defaults) = (Vec::new(), Vec::new());
     for old in before.fields.iter().filter(in_data) {
@@ -206,19 +218,25 @@ impl From<DefinitionError> for TypedError {
 
 impl Plan {
     /// A new collection.
-    pub(super) fn create(definitions: &Definitions, body: &Value) -> Result<Self, TypedError> {
+    pub(super) fn create(definitions: &Definitions, body: &Value) -> Result<Vec<Self>, TypedError> {
         let (name, definition) = Definition::create(body)?;
-        check(definitions, None, &name, &definition)?;
-        Ok(Self::of(None, None, name, definition))
+        let mut all = definitions.all.clone();
+        let now = Millis::now();
+        all.push(DefinedCollection { number: 0, name, definition, created: now, updated: now });
+        let at = all.len() - 1;
+        Changed::of(definitions, all).plans(&[(at, None)])
     }
 
     /// A changed one.
-    pub(super) fn change(definitions: &Definitions, id: &str, body: &Value) -> Result<Self, TypedError> {
+    pub(super) fn change(definitions: &Definitions, id: &str, body: &Value) -> Result<Vec<Self>, TypedError> {
         let at = definitions.find(id).ok_or(TypedError::NotFound)?;
         let old = definitions.all.get(at).ok_or(TypedError::NotFound)?;
         let (name, definition) = old.definition.change(&old.name, body)?;
-        check(definitions, Some(at), &name, &definition)?;
-        Ok(Self::of(Some(old), Some(&old.definition), name, definition))
+        let mut all = definitions.all.clone();
+        if let Some(one) = all.get_mut(at) {
+            *one = DefinedCollection { name, definition, ..old.clone() };
+        }
+        Changed::of(definitions, all).plans(&[(at, Some(at))])
     }
 
     /// Creates and changes collections by their ids, else by their names, all or none of them. Fields that a collection has and the body does not, and
@@ -289,20 +307,19 @@ impl Plan {
         let places: Vec<usize> = (0..all.len())
             .filter(|at| all.get(*at).is_some_and(|collection| !is_missing(*at, collection)))
             .collect();
-        let after = Definitions::new(places.iter().filter_map(|at| all.get(*at).cloned()).collect());
-        for (at, found) in imported {
-            let (Some(place), Some(collection)) = (places.iter().position(|place| *place == at), all.get(at))
-            else {
-                continue;
-            };
-            if let Err(error) = check(&after, Some(place), &collection.name, &collection.definition) {
+        let after = places.iter().filter_map(|at| all.get(*at).cloned()).collect();
+        let changed = Changed::of(definitions, after);
+        let requested: Vec<(usize, Option<usize>)> = imported
+            .into_iter()
+            .filter_map(|(at, found)| Some((places.iter().position(|place| *place == at)?, found)))
+            .collect();
+        for (place, _) in &requested {
+            if let (Err(error), Some(collection)) = (changed.check(*place), changed.after.all.get(*place)) {
                 let body = json!({"name": collection.name.as_str(), "id": collection.definition.id});
                 return Err(refused_import(&body, &error).unwrap_or(error));
             }
-            let old = found.and_then(|at| definitions.all.get(at));
-            let (name, definition) = (collection.name.clone(), collection.definition.clone());
-            plans.push(Self::of(old, old.map(|old| &old.definition), name, definition));
         }
+        plans.extend(changed.plans(&requested)?);
         Ok(plans)
     }
 
@@ -315,6 +332,9 @@ impl Plan {
             members: None,
             indexes: Vec::new(),
             columns: String::new(),
+            view: None,
+            is_view: old.definition.is_view(),
+            follows: false,
         }
     }
 
@@ -328,15 +348,18 @@ impl Plan {
             number: old.map(|old| old.number),
             old_name: old.map(|old| old.name.clone()).filter(|old| *old != name),
             name,
-            members: before.and_then(|before| members(before, &definition)),
+            members: before.filter(|_| !definition.is_view()).and_then(|before| members(before, &definition)),
             indexes: PlannedIndex::all(&definition),
             columns: columns(&definition),
+            is_view: definition.is_view(),
             definition: Some(definition),
+            view: None,
+            follows: false,
         }
     }
 
     /// A deleted one.
-    pub(super) fn delete(definitions: &Definitions, id: &str) -> Result<Self, TypedError> {
+    pub(super) fn delete(definitions: &Definitions, id: &str) -> Result<Vec<Self>, TypedError> {
         let at = definitions.find(id).ok_or(TypedError::NotFound)?;
         let old = definitions.all.get(at).ok_or(TypedError::NotFound)?;
         if old.definition.system {
@@ -352,8 +375,94 @@ impl Plan {
         if !names.is_empty() {
             return Err(TypedError::Needed(names.join(", ")));
         }
-        Ok(Self::deletion(old))
+        let mut all = definitions.all.clone();
+        all.remove(at);
+        let changed = Changed::of(definitions, all);
+        let was_whole = |view: &&DefinedCollection| {
+            let before = definitions.all.iter().find(|one| one.number == view.number);
+            view.definition.is_broken && before.is_some_and(|before| !before.definition.is_broken)
+        };
+        let broken: Vec<&str> =
+            changed.after.all.iter().filter(was_whole).map(|view| view.name.as_str()).collect();
+        if !broken.is_empty() {
+            return Err(TypedError::Needed(broken.join(", ")));
+        }
+        let mut plans = vec![Self::deletion(old)];
+        plans.extend(changed.plans(&[])?);
+        Ok(plans)
     }
+}
+
+/// All collections as they will be, and before.
+struct Changed<'a> {
+    before: &'a Definitions,
+    after: Definitions,
+    views: Views,
+}
+
+impl<'a> Changed<'a> {
+    fn of(before: &'a Definitions, mut after: Vec<DefinedCollection>) -> Self {
+        let is_same = |one: &DefinedCollection, other: &DefinedCollection| {
+            one.number == other.number && one.number != 0
+        };
+        let renamed = before.all.iter().enumerate().filter_map(|(at, was)| {
+            let now = after.iter().find(|now| is_same(now, was) && now.name != was.name)?;
+            Some((at, now.name.as_str().to_owned()))
+        });
+        let renamed: BTreeMap<usize, String> = renamed.collect();
+        for view in after.iter_mut().filter(|_| !renamed.is_empty()) {
+            let was = before.all.iter().find(|was| is_same(was, view));
+            let kept = was.and_then(|was| was.definition.view_query.as_ref());
+            let kept = kept.filter(|kept| view.definition.view_query.as_ref() == Some(*kept));
+            if let Some(query) = kept.and_then(|query| WrittenView::renamed(query, before, &renamed)) {
+                view.definition.view_query = Some(query);
+            }
+        }
+        let (after, views) = view::settled(after);
+        Self { before, after, views }
+    }
+
+    /// Checks the collection at a place.
+    fn check(&self, at: usize) -> Result<(), TypedError> {
+        let collection = self.after.all.get(at).ok_or(TypedError::NotFound)?;
+        if let Some(Err(error)) = self.views.get(at) {
+            return Err(refused_view(&error.to_string()));
+        }
+        check(&self.after, Some(at), &collection.name, &collection.definition)
+    }
+
+    /// The changes of the collections at places, each with its place before, and those of the views that follow of them.
+    fn plans(&self, requested: &[(usize, Option<usize>)]) -> Result<Vec<Plan>, TypedError> {
+        for (at, _) in requested {
+            self.check(*at)?;
+        }
+        let touched: BTreeSet<usize> = requested.iter().map(|(at, _)| *at).collect();
+        let following = self.views.concerned(self.before, &self.after, &touched).into_iter().map(|at| {
+            let number = self.after.all.get(at).map(|one| one.number);
+            (at, self.before.all.iter().position(|one| Some(one.number) == number))
+        });
+        let mut all: Vec<(usize, Option<usize>)> = requested.iter().copied().chain(following).collect();
+        all.sort_by_key(|(at, _)| self.views.rank(*at));
+        let plan = |(at, found): (usize, Option<usize>)| {
+            let now = self.after.all.get(at)?;
+            let old = found.and_then(|at| self.before.all.get(at));
+            let plan =
+                Plan::of(old, old.map(|old| &old.definition), now.name.clone(), now.definition.clone());
+            let view = self.views.get(at).and_then(|written| written.as_ref().ok().cloned());
+            Some(Plan { view, follows: !touched.contains(&at), ..plan })
+        };
+        Ok(all.into_iter().filter_map(plan).collect())
+    }
+}
+
+/// The refusal of a view's query.
+pub(super) fn refused_view(reason: &str) -> TypedError {
+    let reason: String = reason.chars().take(500).collect();
+    let violation = Violation::new("invalid_view_query", format!("Invalid query - {reason}"));
+    let mut violations = Violations::default();
+    violations.add("viewQuery", violation);
+    violations.add("fields", Violation::required());
+    TypedError::Refused(violations)
 }
 
 /// A body with the fields that only the collection has.
@@ -417,7 +526,7 @@ fn check(
     let all = Definitions::new(all);
     let mut of_fields = Violations::default();
     for (place, field) in definition.fields.iter().enumerate() {
-        let found = check_field(&all, field);
+        let found = check_field(&all, definition, field);
         of_fields.add_all(&place.to_string(), found);
     }
     violations.add_all("fields", of_fields);
@@ -453,13 +562,22 @@ fn check(
     violations.into_result().map_err(TypedError::Refused)
 }
 
-fn check_field(all: &Definitions, field: &Field) -> Violations {
+fn check_field(all: &Definitions, definition: &Definition, field: &Field) -> Violations {
     let mut found = Violations::default();
     match &field.kind {
         Kind::Relation { collection_id, .. } if all.by_id(collection_id).is_none() => {
             let message = "The relation collection doesn't exist.";
             found.add("collectionId", Violation::new("field_relation_missing_collection", message));
         }
+        // PocketBase's rule.
+        Kind::Relation { collection_id, .. }
+            if !definition.is_view()
+                && all.by_id(collection_id).is_some_and(|other| other.definition.is_view()) =>
+        {
+            let message = "Only view collections are allowed to have relations to other views.";
+            found.add("collectionId", Violation::new("relation_field_non_view_base_collection", message));
+        }
+        _ if definition.is_view() => {}
         // They are columns of the table, which every change sets.
         Kind::Autodate { on_create, on_update }
             if (field.name == "created" && (*on_update || !*on_create))
@@ -497,6 +615,9 @@ pub(super) fn shown(collection: &CollectionHandle) -> Value {
             members.insert(rule.to_owned(), text.into());
         }
         members.extend(definition.auth.iter().flat_map(|auth| auth.shown()));
+        members.extend(
+            definition.view_query.iter().map(|query| ("viewQuery".to_owned(), query.as_str().into())),
+        );
     }
     shown
 }

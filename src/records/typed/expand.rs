@@ -9,7 +9,6 @@ use super::catalog::CollectionHandle;
 use super::deletion::names;
 use super::rules::{Access, Caller, RuleKind};
 use super::store::{ListStatement, Reads};
-use super::write::members_of;
 use super::{TypedError, TypedRecords};
 use crate::config::limits;
 use crate::records::expression::{Parameter, Parameters};
@@ -201,7 +200,7 @@ impl TypedRecords {
         let Some((related, _)) = listed else {
             return Err(TypedError::Blocked(format!("related records have at most {max_bytes} bytes")));
         };
-        Ok(related.iter().map(|record| members_of(record, step.to.definition())).collect())
+        Ok(related.iter().map(|record| record.members(step.to.definition())).collect())
     }
 }
 

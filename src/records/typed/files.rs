@@ -45,15 +45,14 @@ impl TypedRecords {
         name: &str,
     ) -> Result<RecordFile, TypedError> {
         let id = RecordId::parse(id).ok_or(TypedError::NotFound)?;
-        let table = self.inner.store.table(collection.number());
-        let found = self.files()?.attached(collection.number(), &table, id.as_str(), name).await;
-        let file = match found {
-            // It was deleted meanwhile, on another node.
-            Err(crate::files::FilesError::Database(error)) if error.is_table_missing() => None,
-            found => found?,
+        let (file, members) = match collection.definition().is_view() {
+            true => self.file_of_view(collection, id, name).await?,
+            false => {
+                let file = self.attached(collection, id, name).await?.ok_or(TypedError::NotFound)?;
+                let members: Map<String, Value> = serde_json::from_str(&file.members).unwrap_or_default();
+                (file, members)
+            }
         };
-        let file = file.ok_or(TypedError::NotFound)?;
-        let members: Map<String, Value> = serde_json::from_str(&file.members).unwrap_or_default();
         let names_it = |value: &Value| match value {
             Value::String(text) => text == name,
             Value::Array(texts) => texts.iter().any(|text| text == name),
@@ -67,6 +66,38 @@ impl TypedRecords {
             }
             _ => Err(TypedError::NotFound),
         }
+    }
+
+    async fn attached(
+        &self,
+        collection: &CollectionHandle,
+        id: RecordId,
+        name: &str,
+    ) -> Result<Option<AttachedFile>, TypedError> {
+        let table = self.inner.store.table(collection.number());
+        match self.files()?.attached(collection.number(), &table, id.as_str(), name).await {
+            // It was deleted meanwhile, on another node.
+            Err(crate::files::FilesError::Database(error)) if error.is_table_missing() => Ok(None),
+            found => Ok(found?),
+        }
+    }
+
+    /// A file that a view's record may name, of the record with the same id that the view reads; and the members of the view's record.
+    async fn file_of_view(
+        &self,
+        view: &CollectionHandle,
+        id: RecordId,
+        name: &str,
+    ) -> Result<(AttachedFile, Map<String, Value>), TypedError> {
+        let members = self.view_of_query(view, id.as_str()).await?;
+        for source in view.tables() {
+            if source.definition().has_files()
+                && let Some(file) = self.attached(&source, id, name).await?
+            {
+                return Ok((file, members));
+            }
+        }
+        Err(TypedError::NotFound)
     }
 
     /// Whether a caller may read the protected files of a record: by the view rule.

@@ -167,5 +167,11 @@ pub fn scaffolds() -> Result<Value, TypedError> {
         let indexes = definition.indexes.iter().map(|text| text.replace("`scaffold`", "``"));
         members.insert("indexes".into(), indexes.collect());
     }
-    Ok(json!({"base": base, "auth": auth}))
+    let mut view = base.clone();
+    if let Value::Object(members) = &mut view {
+        members.insert("type".into(), "view".into());
+        members.insert("fields".into(), Value::Array(Vec::new()));
+        members.insert("viewQuery".into(), "".into());
+    }
+    Ok(json!({"base": base, "auth": auth, "view": view}))
 }

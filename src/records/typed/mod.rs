@@ -15,6 +15,7 @@ mod batch;
 mod catalog;
 mod definitions;
 mod deletion;
+mod dry_run;
 mod expand;
 mod files;
 mod frequent;
@@ -32,6 +33,7 @@ mod store;
 mod system;
 mod totals;
 mod uploads;
+mod view;
 mod write;
 
 use std::collections::HashMap;
@@ -48,6 +50,7 @@ pub use batch::{BatchFailure, Write, WriteRequest};
 pub use catalog::CollectionHandle;
 use catalog::{CatalogSnapshot, Definitions};
 use definitions::{Plan, PlannedIndex};
+pub use dry_run::DryRun;
 pub use expand::Expand;
 pub use files::RecordFile;
 pub use live::ChangedRecord;
@@ -110,6 +113,9 @@ pub enum TypedError {
     /// The system has no random bytes for a secret, or a password could not be hashed.
     #[error("a secret could not be made")]
     Failed,
+    /// Records of a view are not written.
+    #[error("records of a view are not written")]
+    IsView,
     /// It would be too large, or something else is in its way; the reason is for the caller.
     #[error("{0}")]
     Blocked(String),
@@ -304,7 +310,7 @@ impl TypedRecords {
     ///
     /// [`TypedError`].
     pub async fn create_collection(&self, body: &Value) -> Result<CollectionHandle, TypedError> {
-        let plan = |definitions: &Definitions| Ok(vec![Plan::create(definitions, body)?]);
+        let plan = |definitions: &Definitions| Plan::create(definitions, body);
         let name = body.get("name").and_then(Value::as_str).unwrap_or_default();
         self.define(plan).await?;
         self.collection(name).await?.ok_or(TypedError::NotFound)
@@ -318,7 +324,7 @@ impl TypedRecords {
     pub async fn change_collection(&self, name: &str, body: &Value) -> Result<CollectionHandle, TypedError> {
         let known = self.collection(name).await?.ok_or(TypedError::NotFound)?;
         let id = &known.definition().id;
-        self.define(|definitions| Ok(vec![Plan::change(definitions, id, body)?])).await?;
+        self.define(|definitions| Plan::change(definitions, id, body)).await?;
         let changed = self.collection(id).await?.ok_or(TypedError::NotFound)?;
         if changed.name() != known.name() {
             let renamed =
@@ -336,7 +342,7 @@ impl TypedRecords {
     /// [`TypedError`].
     pub async fn delete_collection(&self, name: &str) -> Result<(), TypedError> {
         let id = self.collection(name).await?.ok_or(TypedError::NotFound)?.definition().id.clone();
-        self.define(|definitions| Ok(vec![Plan::delete(definitions, &id)?])).await
+        self.define(|definitions| Plan::delete(definitions, &id)).await
     }
 
     /// The settings of the application.
@@ -426,6 +432,7 @@ impl TypedRecords {
                     "something in the database depends on the view of the collection, such as another view";
                 Err(TypedError::Blocked(message.into()))
             }
+            Defined::InvalidView(reason) => Err(definitions::refused_view(&reason)),
             Defined::NotUnique(PlannedIndex { at, name, .. }) => {
                 let message = format!("Failed to create index {name} - UNIQUE constraint failed.");
                 let mut of_index = Violations::default();

@@ -8,6 +8,7 @@ use super::store::{CountStatement, ListStatement, Reads};
 use super::write::{members_of, of_record};
 use super::{TypedError, TypedRecords};
 use crate::config::limits;
+use crate::db::DbError;
 use crate::records::expression::{Parameter, Parameters};
 use crate::records::{RecordId, Seen, TypedExpression, TypedSort};
 use crate::time::Millis;
@@ -68,6 +69,9 @@ impl TypedRecords {
         request: &ListRequest,
     ) -> Result<TypedPage, TypedError> {
         let rule = collection.access(RuleKind::List, caller)?;
+        if collection.definition().is_broken {
+            return Err(TypedError::InvalidQuery);
+        }
         if !caller.is_superuser {
             let uses = |name: &&&str| request.filter.contains(**name) || request.sort.contains(**name);
             if let Some(name) = OF_SUPERUSERS.iter().find(uses) {
@@ -111,7 +115,9 @@ impl TypedRecords {
         let counted = (!request.skips_total).then(|| {
             let mut parameters = Parameters::default();
             let conditions = compile(&mut parameters);
-            let is_own = expressions.iter().all(TypedExpression::is_own);
+            // The records of a view change with those of other collections.
+            let is_own =
+                !collection.definition().is_view() && expressions.iter().all(TypedExpression::is_own);
             let remembers = is_own.then(|| (&collection.catalog.totals, collection.topic()));
             CountStatement { conditions, parameters, remembers }
         });
@@ -119,14 +125,15 @@ impl TypedRecords {
         let limit = usize::try_from(per_page).unwrap_or_default();
         let statement = ListStatement { conditions, order, parameters, limit, offset, counted };
         let max_bytes = limits::MAX_PAGE_BYTES;
-        let listed = self.inner.store.list(Reads::Pool, collection.number(), statement, max_bytes).await?;
+        let listed = self.inner.store.list(Reads::Pool, collection.number(), statement, max_bytes).await;
+        let listed = listed.map_err(|error| of_query(collection, error))?;
         let Some((records, total)) = listed else {
             return Err(TypedError::Blocked(format!(
                 "a page has at most {max_bytes} bytes: ask for fewer records"
             )));
         };
         let definition = collection.definition();
-        let records = records.iter().map(|record| members_of(record, definition)).collect();
+        let records = records.iter().map(|record| record.members(definition)).collect();
         Ok(TypedPage { records, page, per_page, total })
     }
 
@@ -142,9 +149,14 @@ impl TypedRecords {
         id: &str,
     ) -> Result<Map<String, Value>, TypedError> {
         let access = collection.access(RuleKind::View, caller)?;
-        let id = RecordId::parse(id).ok_or(TypedError::NotFound)?;
-        let record = self.inner.records.look_up(collection.statements(), id).await.map_err(of_record)?;
-        let members = members_of(&record, collection.definition());
+        let members = match collection.definition().is_view() {
+            true => self.view_of_query(collection, id).await?,
+            false => {
+                let id = RecordId::parse(id).ok_or(TypedError::NotFound)?;
+                let found = self.inner.records.look_up(collection.statements(), id).await;
+                members_of(&found.map_err(of_record)?, collection.definition())
+            }
+        };
         if let Access::If(rule) = access {
             let holds = match rule.matches(&members, Millis::now()).map_err(|_| TypedError::InvalidQuery)? {
                 Some(holds) => holds,
@@ -157,16 +169,36 @@ impl TypedRecords {
         Ok(members)
     }
 
+    /// A record of a view, by its id, which may be any text.
+    pub(super) async fn view_of_query(
+        &self,
+        collection: &CollectionHandle,
+        id: &str,
+    ) -> Result<Map<String, Value>, TypedError> {
+        // Postgres has no NUL in texts.
+        if id.is_empty() || id.contains('\0') {
+            return Err(TypedError::NotFound);
+        }
+        let mut parameters = Parameters::default();
+        let conditions = format!("id = {}", parameters.bind(Parameter::Text(id.to_owned())));
+        let (order, limit) = ("id".to_owned(), 1);
+        let statement = ListStatement { conditions, order, parameters, limit, offset: 0, counted: None };
+        let listed = self.inner.store.list(Reads::Pool, collection.number(), statement, usize::MAX).await;
+        let listed = listed.map_err(|error| of_query(collection, error))?;
+        let record = listed.and_then(|(records, _)| records.into_iter().next());
+        Ok(record.ok_or(TypedError::NotFound)?.members(collection.definition()))
+    }
+
     /// Whether a record is there for which an expression holds.
     pub(super) async fn exists(
         &self,
         reads: Reads<'_>,
         collection: &CollectionHandle,
-        id: RecordId,
+        id: &str,
         expression: &TypedExpression,
     ) -> Result<bool, TypedError> {
         let mut parameters = Parameters::default();
-        let is_it = format!("id = {}", parameters.bind(Parameter::Text(id.as_str().to_owned())));
+        let is_it = format!("id = {}", parameters.bind(Parameter::Text(id.to_owned())));
         let table = |id: &str| self.table(collection, id);
         let holds = expression.compile(Millis::now(), &table, &mut parameters);
         let statement = ListStatement {
@@ -180,4 +212,11 @@ impl TypedRecords {
         let listed = self.inner.store.list(reads, collection.number(), statement, usize::MAX).await?;
         Ok(listed.is_some_and(|(records, _)| !records.is_empty()))
     }
+}
+
+/// The error of a list. A view's query may fail on the values that it reads.
+fn of_query(collection: &CollectionHandle, error: DbError) -> TypedError {
+    let is_of_query =
+        collection.reads_views() && error.state_code().is_some_and(|code| code.starts_with("22"));
+    if is_of_query { TypedError::InvalidQuery } else { error.into() }
 }

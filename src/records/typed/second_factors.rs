@@ -50,7 +50,7 @@ impl TypedRecords {
         match rule.matches(record.members(), Millis::now()).map_err(|_| TypedError::InvalidQuery)? {
             Some(holds) => Ok(holds),
             None => match RecordId::parse(record.id()) {
-                Some(id) => self.exists(Reads::Pool, record.collection(), id, &rule).await,
+                Some(id) => self.exists(Reads::Pool, record.collection(), id.as_str(), &rule).await,
                 None => Ok(true),
             },
         }

@@ -1,19 +1,22 @@
 //! Definitions of collections, and lists of their records, in Postgres.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use futures_util::TryStreamExt;
-use tokio_postgres::RowStream;
+use serde_json::{Map, Value};
 use tokio_postgres::error::SqlState;
 use tokio_postgres::types::Type;
+use tokio_postgres::{Row, RowStream};
 
 use super::catalog::{DefinedCollection, StoredCollection};
 use super::definitions::{Plan, PlannedIndex};
 use super::deletion::{Deletion, Ids, Verdict};
 use super::frequent::FrequentStatements;
 use super::totals::{Counted, KnownTotal, Totals};
+use super::view::WrittenView;
+use super::write::of_text;
 use crate::db::{
     Connection, Database, DbError, JsonText, Parameter as Typed, Query, Transaction, begin_in_time, in_time,
     read_snapshot_in_time, sql,
@@ -21,12 +24,16 @@ use crate::db::{
 use crate::files::{Detach, Files, FilesError};
 use crate::records::collections::{Collection, table};
 use crate::records::expression::{Parameter, Parameters};
-use crate::records::store::{Bound, record, records};
+use crate::records::schema::Definition;
+use crate::records::store::{Bound, records};
 use crate::records::{Name, Record, RecordId};
 use crate::time::Millis;
 
 /// The time of a change of a schema: it may rewrite every record, and build indexes.
 const DEFINE_TIMEOUT: Duration = Duration::from_secs(120);
+
+/// The longest time of a view's first records while collections are changed, which no other node does meanwhile.
+const SAMPLE_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Definitions and lists, with a quota of the pool.
 #[derive(Debug, Clone)]
@@ -66,8 +73,38 @@ pub(super) struct CountStatement<'a> {
     pub(super) remembers: Option<(&'a Totals, &'a str)>,
 }
 
+/// A record of a list. Unlike one of a table, that of a view may have any text as its id.
+#[derive(Debug)]
+pub(super) struct ListedRecord {
+    pub(super) id: String,
+    created: Millis,
+    updated: Millis,
+    data: String,
+}
+
+impl ListedRecord {
+    fn read(row: &Row) -> Result<Self, DbError> {
+        Ok(Self {
+            id: row.try_get::<_, Option<String>>(0)?.unwrap_or_default(),
+            created: row.try_get::<_, SystemTime>(2)?.into(),
+            updated: row.try_get::<_, SystemTime>(3)?.into(),
+            data: row.try_get(4)?,
+        })
+    }
+
+    /// About the length of its JSON.
+    fn json_len(&self) -> usize {
+        self.data.len() + self.id.len() + 100
+    }
+
+    /// Its members.
+    pub(super) fn members(&self, definition: &Definition) -> Map<String, Value> {
+        of_text(&self.data, &self.id, (self.created, self.updated), definition)
+    }
+}
+
 /// The records of a list. `None`: they are larger than a page may be.
-pub(super) type Listed = Option<(Vec<Record>, Option<i64>)>;
+pub(super) type Listed = Option<(Vec<ListedRecord>, Option<i64>)>;
 
 /// The outcome of a change of a collection.
 pub(super) enum Defined<E> {
@@ -79,6 +116,8 @@ pub(super) enum Defined<E> {
     NotUnique(PlannedIndex),
     /// Something in the database depends on the collection's view or table.
     InUse,
+    /// The query of a view cannot be run, for this reason.
+    InvalidView(String),
 }
 
 impl TypedStore {
@@ -119,7 +158,7 @@ impl TypedStore {
         reads: Reads<'_>,
         sql: &str,
         parameters: &[Typed<'_>],
-    ) -> Result<Vec<tokio_postgres::Row>, DbError> {
+    ) -> Result<Vec<Row>, DbError> {
         match reads {
             Reads::Pool => self.database.query_in_time(self.timeout, sql, parameters).await,
             Reads::Within(transaction) => Ok(transaction.query_typed(sql, parameters).await?),
@@ -163,7 +202,10 @@ impl TypedStore {
             transaction.query_typed(sql!(self.database, "records/lock_collections.sql"), &[]).await?;
             let rows =
                 transaction.query_typed(sql!(self.database, "records/typed/definitions.sql"), &[]).await?;
-            let plans = match decide(stored(&rows)?) {
+            let known = stored(&rows)?;
+            let mut numbers: HashMap<String, i32> =
+                known.iter().map(|one| (one.name.as_str().to_owned(), one.number)).collect();
+            let plans = match decide(known) {
                 Ok(plans) => plans,
                 Err(refusal) => {
                     transaction.rollback().await?;
@@ -178,8 +220,13 @@ impl TypedStore {
                 let make = sql!("records/typed/make_views_schema.sql").replace("{views}", &self.views.0);
                 transaction.batch_execute(&make).await?;
             }
+            self.begin_views(&transaction, &plans, &mut numbers).await?;
             for plan in &plans {
-                self.execute(&transaction, plan, max, has_views, &mut at_fault).await?;
+                let mut change = Change { has_views, max, numbers: &mut numbers, at_fault: &mut at_fault };
+                if let Some(reason) = self.execute(&transaction, plan, &mut change).await? {
+                    transaction.rollback().await?;
+                    return Ok(Defined::InvalidView(reason));
+                }
             }
             transaction.commit().await?;
             Ok(Defined::Done)
@@ -201,14 +248,14 @@ impl TypedStore {
         &self,
         transaction: &Transaction<'_>,
         plan: &Plan,
-        max: i64,
-        has_views: bool,
-        at_fault: &mut Option<PlannedIndex>,
-    ) -> Result<(), DbError> {
+        change: &mut Change<'_>,
+    ) -> Result<Option<String>, DbError> {
+        let has_views = change.has_views;
         let number = match plan.number {
             Some(number) => number,
-            None => self.add(transaction, &plan.name, max).await?,
+            None => self.add(transaction, plan, change.max).await?,
         };
+        change.numbers.insert(plan.name.as_str().to_owned(), number);
         let table = self.table(number);
         if has_views {
             for name in [plan.old_name.as_ref(), Some(&plan.name)].into_iter().flatten() {
@@ -225,12 +272,25 @@ impl TypedStore {
             }
             let undefine = sql!(self.database, "records/typed/undefine.sql");
             transaction.query_typed(undefine, &[(&number, Type::INT4)]).await?;
-            transaction
-                .batch_execute(&sql!("records/typed/drop_table.sql").replace("{table}", &table))
-                .await?;
+            change.numbers.remove(plan.name.as_str());
+            let drop = match plan.is_view {
+                true => sql!("records/typed/drop_records_view.sql"),
+                false => sql!("records/typed/drop_table.sql"),
+            };
+            transaction.batch_execute(&drop.replace("{table}", &table)).await?;
             transaction.query_typed(report, &[(&plan.name.as_str(), Type::TEXT)]).await?;
             tracing::info!(collection = plan.name.as_str(), "collection deleted");
-            return Ok(());
+            return Ok(None);
+        };
+        let broken;
+        let definition = match self.make_view(transaction, plan, number, change).await? {
+            None => definition,
+            Some(reason) if !plan.follows => return Ok(Some(reason)),
+            Some(reason) => {
+                tracing::warn!(view = plan.name.as_str(), reason, "a view has lost what it reads");
+                broken = Definition { is_broken: true, ..definition.clone() };
+                &broken
+            }
         };
         let schema =
             serde_json::to_vec(definition).map_err(|_| DbError::Unexpected("a schema that is no JSON"))?;
@@ -254,13 +314,15 @@ impl TypedStore {
                 files.detach_unnamed(transaction, number, Some(&table)).await?;
             }
         }
-        if !definition.has_plain_ids() {
-            let free = sql!("records/typed/free_ids.sql")
-                .replace("{table}", &table)
-                .replace("{name}", &format!("records_{number}"));
-            transaction.batch_execute(&free).await?;
+        if !plan.is_view {
+            if !definition.has_plain_ids() {
+                let free = sql!("records/typed/free_ids.sql")
+                    .replace("{table}", &table)
+                    .replace("{name}", &format!("records_{number}"));
+                transaction.batch_execute(&free).await?;
+            }
+            self.index(transaction, number, &plan.indexes, change.at_fault).await?;
         }
-        self.index(transaction, number, &plan.indexes, at_fault).await?;
         if has_views {
             let make = sql!("records/typed/make_view.sql")
                 .replace("{views}", &self.views.0)
@@ -270,17 +332,121 @@ impl TypedStore {
             transaction.batch_execute(&make).await?;
         }
         transaction.query_typed(report, &[(&plan.name.as_str(), Type::TEXT)]).await?;
+        Ok(None)
+    }
+
+    /// Takes what they read from views that are changed, so that tables and other views can go, and the names of collections that get other
+    /// ones or go.
+    async fn begin_views(
+        &self,
+        transaction: &Transaction<'_>,
+        plans: &[Plan],
+        numbers: &mut HashMap<String, i32>,
+    ) -> Result<(), DbError> {
+        for plan in plans {
+            numbers.remove(plan.old_name.as_ref().unwrap_or(&plan.name).as_str());
+            if let (Some(number), true) = (plan.number, plan.is_view) {
+                let empty = self.view_statement(number, sql!("records/typed/no_records.sql"));
+                transaction.batch_execute(&empty).await?;
+            }
+        }
         Ok(())
     }
 
-    /// Adds a collection with its table.
-    async fn add(&self, transaction: &Transaction<'_>, name: &Name, max: i64) -> Result<i32, DbError> {
+    fn view_statement(&self, number: i32, query: &str) -> String {
+        sql!("records/typed/make_records_view.sql")
+            .replace("{table}", &self.table(number))
+            .replace("{query}", query)
+    }
+
+    /// Makes the records of a view, and looks at the first of them unless it follows of another change. Returns the reason for which it cannot
+    /// be made.
+    async fn make_view(
+        &self,
+        transaction: &Transaction<'_>,
+        plan: &Plan,
+        number: i32,
+        change: &Change<'_>,
+    ) -> Result<Option<String>, DbError> {
+        let Some(view) = &plan.view else { return Ok(None) };
+        let Some(query) = self.view_query(view, change.numbers) else {
+            return Ok(Some("it reads a collection that is not there".into()));
+        };
+        let savepoint = sql!("records/typed/savepoint.sql");
+        let roll_back = sql!("records/typed/rollback_to_savepoint.sql");
+        transaction.batch_execute(savepoint).await?;
+        let made = transaction.batch_execute(&self.view_statement(number, &query)).await;
+        if let Err(error) = made.map_err(DbError::from) {
+            let reason = fault_of_query(&error).ok_or(error)?;
+            transaction.batch_execute(roll_back).await?;
+            return Ok(Some(reason));
+        }
+        if plan.follows {
+            return Ok(None);
+        }
+        transaction.batch_execute(savepoint).await?;
+        let milliseconds = SAMPLE_TIMEOUT.as_millis().to_string();
+        let limit = sql!("records/typed/set_timeout.sql");
+        transaction.query_typed(limit, &[(&milliseconds.as_str(), Type::TEXT)]).await?;
+        let sample = sql!("records/typed/sample.sql").replace("{query}", &query);
+        let sampled = transaction.query_typed(&sample, &[]).await.map_err(DbError::from);
+        transaction.batch_execute(roll_back).await?;
+        match sampled {
+            Ok(rows) => {
+                let records: Vec<ListedRecord> =
+                    rows.iter().map(ListedRecord::read).collect::<Result<_, _>>()?;
+                Ok(fault_of_ids(&records))
+            }
+            // It is slow, and not wrong.
+            Err(error) if error.is_cancelled() => Ok(None),
+            Err(error) => Ok(Some(fault_of_query(&error).ok_or(error)?)),
+        }
+    }
+
+    /// The SQL of a view with the tables of collections.
+    fn view_query(&self, view: &WrittenView, numbers: &HashMap<String, i32>) -> Option<String> {
+        view.sql(|name| numbers.get(name).map(|number| self.table(*number)))
+    }
+
+    /// The first records of a query, or the reason for which there are none.
+    pub(super) async fn sample(
+        &self,
+        view: &WrittenView,
+        numbers: &HashMap<String, i32>,
+    ) -> Result<Result<Vec<ListedRecord>, String>, DbError> {
+        let Some(query) = self.view_query(view, numbers) else {
+            return Ok(Err("it reads a collection that is not there".into()));
+        };
+        let sample = sql!("records/typed/sample.sql").replace("{query}", &query);
+        match self.database.query_in_time(self.timeout, &sample, &[]).await {
+            Ok(rows) => {
+                let records: Vec<ListedRecord> =
+                    rows.iter().map(ListedRecord::read).collect::<Result<_, _>>()?;
+                Ok(fault_of_ids(&records).map_or(Ok(records), Err))
+            }
+            Err(error) => Ok(Err(fault_of_query(&error).ok_or(error)?)),
+        }
+    }
+
+    /// Adds a collection with its table, or as a view without records.
+    async fn add(&self, transaction: &Transaction<'_>, plan: &Plan, max: i64) -> Result<i32, DbError> {
+        let (name, is_view) = (&plan.name, plan.is_view);
         let add = sql!(self.database, "records/add_collection.sql");
         let added = transaction.query_typed(add, &[(&name.as_str(), Type::TEXT), (&max, Type::INT8)]).await?;
         let added = added.first().ok_or(DbError::Unexpected("no count of collections"))?;
         let Some(number) = added.try_get::<_, Option<i32>>("id")? else {
             return Err(DbError::DroppedByTrigger { table: "collections", sent: 1, stored: 0 });
         };
+        if is_view {
+            let empty = self.view_statement(number, sql!("records/typed/no_records.sql"));
+            transaction.batch_execute(&empty).await?;
+            tracing::info!(
+                collection = name.as_str(),
+                view = format!("records_{number}"),
+                "collection created"
+            );
+            return Ok(number);
+        }
         let make = sql!("records/make_table.sql")
             .replace("{table}", &self.table(number))
             .replace("{name}", name.as_str());
@@ -372,7 +538,7 @@ impl TypedStore {
         let connection = self.database.get().await?;
         let page: Query<'_> = (&page, bound.typed());
         let read = read_snapshot_in_time(&connection, self.timeout, is_frequent, &counts, &page, |row| {
-            let record = record(row)?;
+            let record = ListedRecord::read(row)?;
             bytes += record.json_len();
             found.push(record);
             Ok(bytes <= max_bytes)
@@ -564,11 +730,11 @@ impl TypedStore {
 }
 
 /// The records of a list, until they have more than `max_bytes`; whether all of them are there.
-async fn gathered(rows: RowStream, max_bytes: usize) -> Result<(Vec<Record>, bool), DbError> {
+async fn gathered(rows: RowStream, max_bytes: usize) -> Result<(Vec<ListedRecord>, bool), DbError> {
     let (mut found, mut bytes) = (Vec::new(), 0_usize);
     futures_util::pin_mut!(rows);
     while let Some(row) = rows.try_next().await? {
-        let record = record(&row)?;
+        let record = ListedRecord::read(&row)?;
         bytes = bytes.saturating_add(record.json_len());
         if bytes > max_bytes {
             return Ok((found, false));
@@ -578,7 +744,7 @@ async fn gathered(rows: RowStream, max_bytes: usize) -> Result<(Vec<Record>, boo
     Ok((found, true))
 }
 
-fn stored(rows: &[tokio_postgres::Row]) -> Result<Vec<StoredCollection>, DbError> {
+fn stored(rows: &[Row]) -> Result<Vec<StoredCollection>, DbError> {
     rows.iter()
         .map(|row| {
             let name: &str = row.try_get("name")?;
@@ -606,6 +772,35 @@ impl TypedStore {
     pub(super) async fn return_mail(&self, key: &[u8]) -> Result<(), DbError> {
         let give = sql!(self.database, "records/mails/return.sql");
         self.database.query_in_time(self.timeout, give, &[(&key, Type::BYTEA)]).await.map(drop)
+    }
+}
+
+/// What the changes of a transaction share.
+struct Change<'a> {
+    has_views: bool,
+    /// The most collections.
+    max: i64,
+    /// The numbers of collections by their names.
+    numbers: &'a mut HashMap<String, i32>,
+    at_fault: &'a mut Option<PlannedIndex>,
+}
+
+/// The reason for which a view's query cannot be run, if it is the query's: its types, its groups, its values, its size.
+fn fault_of_query(error: &DbError) -> Option<String> {
+    let is_of_query =
+        |code: &str| ["0A", "21", "22", "2201", "42", "54"].iter().any(|class| code.starts_with(class));
+    error.state_code().filter(|code| is_of_query(code)).map(|_| error.message())
+}
+
+/// The fault of the ids of a view's first records.
+fn fault_of_ids(records: &[ListedRecord]) -> Option<String> {
+    let mut known = HashSet::new();
+    if records.iter().any(|record| record.id.is_empty()) {
+        return Some("the query could return records with empty or invalid ids".into());
+    }
+    match records.iter().all(|record| known.insert(record.id.as_str())) {
+        true => None,
+        false => Some("the query could return records with non-unique ids".into()),
     }
 }
 

@@ -107,7 +107,9 @@ impl TypedRecords {
         // They do not count: a database that has all others gets them, too.
         match self.inner.store.define(limits::MAX_COLLECTIONS + COLLECTIONS, decide).await? {
             Defined::Refused(refusal) => return Err(refusal),
-            Defined::InUse | Defined::NotUnique(_) => return Err(TypedError::Failed),
+            Defined::InUse | Defined::InvalidView(_) | Defined::NotUnique(_) => {
+                return Err(TypedError::Failed);
+            }
             Defined::Done => {}
         }
         self.inner.has_system.store(true, Ordering::Relaxed);

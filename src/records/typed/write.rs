@@ -58,6 +58,7 @@ impl TypedRecords {
         mut body: Map<String, Value>,
         uploads: &Uploads,
     ) -> Result<Prepared, TypedError> {
+        collection.expect_writable()?;
         let definition = collection.definition();
         let plain;
         let caller = match definition.without_modifiers(None, &caller.request.body) {
@@ -130,6 +131,7 @@ impl TypedRecords {
         id: &str,
         body: &Map<String, Value>,
     ) -> Result<Map<String, Value>, TypedError> {
+        collection.expect_writable()?;
         let definition = collection.definition();
         collection.access(RuleKind::Update, caller)?;
         let id = RecordId::parse(id).ok_or(TypedError::NotFound)?;
@@ -219,6 +221,7 @@ impl TypedRecords {
         caller: &Caller,
         id: &str,
     ) -> Result<(), TypedError> {
+        collection.expect_writable()?;
         collection.access(RuleKind::Delete, caller)?;
         let id = RecordId::parse(id).ok_or(TypedError::NotFound)?;
         let is_decided = self.decides(collection, RuleKind::Delete, caller, id).await?;
@@ -235,6 +238,10 @@ impl TypedRecords {
     ///
     /// [`TypedError`].
     pub async fn truncate(&self, collection: &CollectionHandle) -> Result<(), TypedError> {
+        if collection.definition().is_view() {
+            let reason = "view collections cannot be truncated since they don't store their own records";
+            return Err(TypedError::Blocked(reason.into()));
+        }
         loop {
             let ids = self.inner.store.first_ids(collection.number()).await?;
             if ids.is_empty() {
@@ -318,7 +325,7 @@ impl TypedRecords {
                 rule = again;
             }
         }
-        match self.exists(Reads::Pool, collection, id, &rule).await? {
+        match self.exists(Reads::Pool, collection, id.as_str(), &rule).await? {
             true => Ok(true),
             false => Err(TypedError::NotFound),
         }
@@ -538,7 +545,7 @@ pub(super) fn of_text(
 ) -> Map<String, Value> {
     let mut members: Map<String, Value> = serde_json::from_str(data).unwrap_or_default();
     members.insert("id".into(), id.into());
-    for field in definition.fields.iter().filter(|field| CollectionHandle::is_column(field)) {
+    for field in definition.fields.iter().filter(|field| definition.is_column(field)) {
         let time = if field.name == "created" { created } else { updated };
         members.insert(field.name.clone(), DateText::at(time).as_str().into());
     }
@@ -548,7 +555,7 @@ pub(super) fn of_text(
 /// The members that are stored in `data`, as JSON.
 pub(super) fn stored(members: &Map<String, Value>, definition: &Definition) -> Vec<u8> {
     let is_column =
-        |name: &str| name == "id" || definition.field(name).is_some_and(CollectionHandle::is_column);
+        |name: &str| name == "id" || definition.field(name).is_some_and(|field| definition.is_column(field));
     let kept: BTreeMap<&String, &Value> = members.iter().filter(|(name, _)| !is_column(name)).collect();
     serde_json::to_vec(&kept).unwrap_or_default()
 }

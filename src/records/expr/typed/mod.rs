@@ -25,6 +25,7 @@ mod scalar;
 mod sort;
 mod sql;
 
+pub(in crate::records) use moment::Format as TimeFormat;
 pub(super) use moment::MAX_ARGUMENTS;
 pub use resolve::{Catalog, ResolveError, Seen, TypedCollection};
 

@@ -14,7 +14,7 @@ const MAX_YEARS: f64 = 4_000.0;
 
 /// A call of `strftime` but for its time.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Format {
+pub(in crate::records) struct Format {
     /// Texts, and SQL over `t`.
     parts: Vec<Part>,
     steps: Vec<Step>,
@@ -46,7 +46,7 @@ struct Step(String);
 
 impl Format {
     /// The format and the modifiers of a call. `None`: it is null.
-    pub(super) fn parse(format: &str, modifiers: &[String]) -> Option<Self> {
+    pub(in crate::records) fn parse(format: &str, modifiers: &[String]) -> Option<Self> {
         let mut parts = Vec::new();
         let mut text = String::new();
         let mut characters = format.chars();
@@ -87,7 +87,7 @@ impl Format {
     }
 
     /// The text in SQL, of a time that is an SQL number or an SQL text; `bind` binds a constant.
-    pub(super) fn sql(
+    pub(in crate::records) fn sql(
         &self,
         number: Option<&str>,
         text: Option<&str>,

@@ -274,6 +274,8 @@ impl<'a> Resolver<'a> {
                 return if rest.is_empty() { leaf(Leaf::Id) } else { Err(unknown(name)) };
             }
             let is_list = field.kind.is_list();
+            // Its times are members.
+            let is_view = at.definition.is_view();
             match &field.kind {
                 Kind::Json { .. } | Kind::GeoPoint {} => {
                     return leaf(Leaf::Json(name.clone(), rest.to_vec()));
@@ -297,8 +299,12 @@ impl<'a> Resolver<'a> {
                     });
                 }
                 Kind::Number { .. } | Kind::Bool {} => return leaf(Leaf::Number(name.clone())),
-                Kind::Autodate { .. } if name == "created" => return leaf(Leaf::Column("created")),
-                Kind::Autodate { .. } if name == "updated" => return leaf(Leaf::Column("updated")),
+                Kind::Autodate { .. } if name == "created" && !is_view => {
+                    return leaf(Leaf::Column("created"));
+                }
+                Kind::Autodate { .. } if name == "updated" && !is_view => {
+                    return leaf(Leaf::Column("updated"));
+                }
                 _ => return leaf(Leaf::Text(name.clone())),
             }
         }

@@ -1,0 +1,1 @@
+savepoint tidegate_view
