@@ -61,13 +61,16 @@ impl Source {
             let form = change.parsed(|| ChangedRecord::read(&collection, change));
             let Ok(record) = form else { continue };
             let is_superuser = matches!(self.shown, Shown::Key(_));
-            let caller = Caller { is_superuser, request: topic.request.clone() };
-            let caller = match &record_of_caller {
-                Some(own) => own.caller(caller),
-                None => caller,
-            };
+            let signed_in = (is_superuser || record_of_caller.is_some()).then(|| {
+                let caller = Caller { is_superuser, ..topic.guest.clone() };
+                match &record_of_caller {
+                    Some(own) => own.caller(caller),
+                    None => caller,
+                }
+            });
+            let caller = signed_in.as_ref().unwrap_or(&topic.guest);
             let is_single = topic.record.is_some();
-            match self.typed.sees(&collection, &caller, is_single, &topic.filter, &record).await {
+            match self.typed.sees(&collection, caller, is_single, &topic.filter, &record).await {
                 Ok(true) => {}
                 Ok(false) => continue,
                 Err(error) => {
@@ -78,7 +81,7 @@ impl Source {
                     continue;
                 }
             }
-            let data = self.data(topic, &collection, &caller, &record, action).await;
+            let data = self.data(topic, &collection, caller, &record, action).await;
             let fields = sse::Fields { id: Some(change.id()), event: Some(&topic.text), retry_ms: None };
             sse::write_event(out, fields, &data);
         }
@@ -98,7 +101,9 @@ impl Source {
         if topic.expand.is_empty() && topic.fields.is_none() && is_shared {
             return record.event(action, caller.is_superuser);
         }
-        let shown = self.typed.shown(collection, caller, vec![record.members().clone()], &topic.expand).await;
+        let record = vec![record.members().clone()];
+        // On the heap, as most events need no room for it.
+        let shown = Box::pin(self.typed.shown(collection, caller, record, &topic.expand)).await;
         let shown = shown.ok().and_then(|mut shown| shown.pop()).unwrap_or_default();
         let shown = topic.fields.as_ref().map_or_else(|| shown.clone(), |fields| fields.apply_to(&shown));
         serde_json::to_vec(&json!({"action": action, "record": shown})).unwrap_or_default().into()

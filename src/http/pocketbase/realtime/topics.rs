@@ -20,7 +20,8 @@ pub(super) struct Topic {
     pub(super) feed: String,
     /// `None`: all records.
     pub(super) record: Option<String>,
-    pub(super) request: RequestValues,
+    /// The caller as a guest, with the values of their options.
+    pub(super) guest: Caller,
     pub(super) filter: String,
     pub(super) expand: Expand,
     pub(super) fields: Option<Projection>,
@@ -109,7 +110,7 @@ impl Topic {
             filter,
             expand,
             fields,
-            request,
+            guest: Caller { is_superuser: false, request },
             text,
             cursor,
             floor,
