@@ -26,7 +26,7 @@ use tokio::time::Instant;
 use super::AppState;
 use super::edge::authorize::{Proof, StreamAccess};
 use super::server::{ConnectionHandle, Detachable, DetachedConnection};
-use super::turns::in_turn;
+use super::turns::Turn;
 use super::wire::sse;
 use crate::realtime::{Dropped, SubscriptionEnd};
 
@@ -244,9 +244,18 @@ impl EventStream {
                 () = &mut heartbeat => false,
                 () = source.ready() => true,
             };
-            if !is_ready {
-                heartbeat.as_mut().reset(Instant::now() + self.heartbeat);
-            }
+            // Before room for the work is taken: streams that wait need none.
+            let mut turn = match is_ready {
+                true => Some(tokio::select! {
+                    biased;
+                    () = &mut draining => return Err(Close::Draining),
+                    turn = Turn::next() => turn,
+                }),
+                false => {
+                    heartbeat.as_mut().reset(Instant::now() + self.heartbeat);
+                    None
+                }
+            };
             // On the heap, as an idle stream would hold room for all of it: some tens of kilobytes.
             let writing = Box::pin(async {
                 if is_ready {
@@ -255,18 +264,21 @@ impl EventStream {
                     self.check_access().await?;
                     source.heartbeat(&mut out);
                 }
+                let is_full = out.len() >= CHUNK_BYTES;
                 if !out.is_empty() {
                     // An idle stream holds no buffer.
                     output.send(std::mem::take(&mut out), source, draining.as_mut()).await?;
                 }
-                Ok::<_, Close>(())
+                Ok::<_, Close>(is_full)
             });
-            if is_ready {
-                in_turn(writing).await?;
-                source.sent();
-            } else {
+            let Some(turn) = &mut turn else {
                 writing.await?;
+                continue;
+            };
+            if turn.run(writing).await? {
+                turn.leaves_more();
             }
+            source.sent();
         }
     }
 

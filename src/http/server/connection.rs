@@ -29,6 +29,7 @@ use super::Handler;
 use super::detached::{Detachable, DetachedBody, DetachedConnection, Detaching};
 use super::handle::ConnectionHandle;
 use super::timer::{ConnectionTimer, Phase};
+use crate::http::turns;
 
 /// Limits of a connection.
 #[derive(Debug, Clone, Copy)]
@@ -57,6 +58,7 @@ pub(super) async fn serve(
         let (handler, handle, detaching) = (handler.clone(), handle.clone(), Arc::clone(&detaching));
         async move {
             handle.timer.enter(Phase::Busy);
+            turns::note_request();
             let is_chunked = request.version() == Version::HTTP_11;
             let mut response = match limits.operations_only {
                 true => handler.answer_operator(request, &handle).await,

@@ -33,6 +33,7 @@ use crate::http::edge::client::ClientAddress;
 use crate::http::edge::routes::Access;
 use crate::http::event_stream::{CHUNK_BYTES, Close};
 use crate::http::server::{ConnectionHandle, TimedStream};
+use crate::http::turns::Turn;
 use crate::http::wire::error::ApiError;
 use crate::realtime::{Change, Next, Position, Realtime, Subscription};
 
@@ -156,21 +157,38 @@ impl Session {
     async fn serve(&mut self) -> Result<Infallible, End> {
         loop {
             let step = self.step().await?;
-            let is_changes = matches!(step, Step::Changes);
-            match step {
-                Step::Heartbeat => self.beat().await?,
-                Step::Stats => self.collect_stats()?,
-                Step::Changes => self.collect_changes().await?,
-                Step::Message(None) => return Err(Close::ClientGone.into()),
-                Step::Message(Some(Err(error))) => return Err(fault(&error)),
-                Step::Message(Some(Ok(message))) => self.take(message).await?,
+            if !matches!(step, Step::Changes) {
+                Box::pin(self.act(step)).await?;
+                continue;
             }
-            self.next_request().await;
-            self.send().await?;
-            if let Some(subscription) = self.parts.subscription.as_mut().filter(|_| is_changes) {
+            let mut turn = tokio::select! {
+                biased;
+                () = self.parts.state.lifecycle.draining() => return Err(Close::Draining.into()),
+                turn = Turn::next() => turn,
+            };
+            if turn.run(Box::pin(self.act(step))).await? {
+                turn.leaves_more();
+            }
+            if let Some(subscription) = &mut self.parts.subscription {
                 subscription.sent();
             }
         }
+    }
+
+    /// Does what a step asks for, and sends what that has to say: whether it is a full chunk.
+    async fn act(&mut self, step: Step) -> Result<bool, End> {
+        match step {
+            Step::Heartbeat => self.beat().await?,
+            Step::Stats => self.collect_stats()?,
+            Step::Changes => self.collect_changes().await?,
+            Step::Message(None) => return Err(Close::ClientGone.into()),
+            Step::Message(Some(Err(error))) => return Err(fault(&error)),
+            Step::Message(Some(Ok(message))) => self.take(message).await?,
+        }
+        self.next_request().await;
+        let is_full = self.frames.len() >= CHUNK_BYTES;
+        self.send().await?;
+        Ok(is_full)
     }
 
     /// Waits for something to do.
