@@ -311,10 +311,10 @@ async fn a_position_that_is_too_old_or_of_another_server_begins_with_a_reset() {
 #[tokio::test]
 async fn a_subscriber_that_falls_behind_and_still_reads_is_told_and_resumes() {
     let database = TestDatabase::create().await;
-    let service = Service::start(database.url(), &[("SUBSCRIBER_BYTES", "1000000")]).await;
+    let service = Service::start(database.url(), &[("SUBSCRIBERS_BYTES", "2000000")]).await;
     let client = database.connect().await;
     let (mut stream, mut last) = opened(&service, "topic/x", "").await;
-    // More than its buffer takes, in one transaction, so that it is published at once.
+    // More than there is memory for, in one transaction, so that it is published at once.
     let all = "select tidegate_publish('x', jsonb_build_object('n', n, 'text', repeat('x', 2000))) from generate_series(0, 2999) n";
     client.batch_execute(all).await.unwrap();
     let (mut seen, mut cuts) = (Vec::new(), 0);

@@ -140,9 +140,9 @@ settings! {
         pub max_user_subscribers: usize = "100", int(1, 1_000_000, "subscribers"),
             "Subscribers of one user at once; further ones are answered 503. With AUTH=open only MAX_SUBSCRIBERS counts.";
         pub subscriber_bytes: usize = "1048576", int(65_536, 1_073_741_824, "bytes"),
-            "Bytes of the events that wait for one subscriber; beyond it the stream is closed, to be resumed.";
+            "Bytes of new events for a subscriber that takes nothing of what it was sent; beyond it the stream is closed, to be resumed.";
         pub(super) subscribers_bytes: Option<usize> = "", int(524_288, 1_099_511_627_775, "bytes"),
-            "Bytes of all that is held for subscribers until their sockets take it: half for those that catch up, half for new events; the slowest are closed before it is used up. Unset: an eighth of MEMORY_BUDGET.";
+            "Bytes of all that is held for subscribers until their sockets take it: at most half for those that catch up, the rest for new events; the slowest are closed before it is used up. Unset: an eighth of MEMORY_BUDGET.";
         pub sse_heartbeat_s: u64 = "15", int(1, 3_600, "seconds"),
             "Time without an event after which a stream is sent an id or a comment, and its token is checked again.";
     }

@@ -14,7 +14,6 @@ use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
 
-use super::memory::MemoryPermit;
 use super::{MatchError, Members, Place, Poll, Position, State};
 use crate::db::sql;
 
@@ -92,8 +91,6 @@ pub struct Change {
     pub old: Option<String>,
     /// Its forms, each made once for all subscribers.
     pub(super) forms: Forms,
-    /// The memory that it takes while it waits for subscribers.
-    pub(super) held: Option<MemoryPermit>,
 }
 
 impl Change {
@@ -221,7 +218,6 @@ impl Change {
             data: data.to_owned(),
             old: None,
             forms: Forms::default(),
-            held: None,
         }
     }
 }

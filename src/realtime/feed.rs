@@ -22,6 +22,10 @@ use crate::time::Micros;
 const TIMEOUT: Duration = Duration::from_secs(10);
 /// The time between two polls on average: changes that are committed meanwhile are read together.
 const GAP: Duration = Duration::from_millis(4);
+/// The same after a poll with [`BUSY_CHANGES`]: more are committed than a poll each costs little for.
+const BUSY_GAP: Duration = Duration::from_millis(12);
+/// Changes of a poll from which on times are busy.
+const BUSY_CHANGES: usize = 32;
 /// The polls that may follow each other without a gap.
 const BURST: u32 = 10;
 /// The shortest wait for changes of other nodes.
@@ -45,7 +49,7 @@ pub struct FeedReader {
     is_woken: bool,
 }
 
-/// An allowance of polls: some at once, and one each [`GAP`].
+/// An allowance of polls: some at once, and one each [`GAP`] or [`BUSY_GAP`].
 #[derive(Debug)]
 struct Pace {
     /// When it is full again.
@@ -53,8 +57,10 @@ struct Pace {
 }
 
 impl Pace {
-    fn spend(&mut self) {
-        self.full_at = self.full_at.max(Instant::now()) + GAP;
+    /// For a poll that began then, and found this number of changes.
+    fn spend(&mut self, begun: Instant, changes: usize) {
+        let gap = if changes < BUSY_CHANGES { GAP } else { BUSY_GAP };
+        self.full_at = self.full_at.max(begun) + gap;
     }
 
     /// When the next poll may begin.
@@ -128,7 +134,7 @@ impl FeedReader {
                 begun
             }
         };
-        self.pace.spend();
+        let (begun_at, mut changes) = (Instant::now(), 0);
         let progress = self.progress.insert(begun);
         let poll = loop {
             let after = progress.partial.as_ref().map_or(Place::START, |(_, after)| *after);
@@ -147,13 +153,13 @@ impl FeedReader {
             }
             progress.partial = Some((Arc::clone(&page.poll.end), page.next(after)));
             let (is_full, poll) = (page.is_full, Arc::clone(&page.poll));
-            for change in page.changes {
-                self.hub.publish(change);
-            }
+            changes += page.changes.len();
+            self.hub.publish(page.changes);
             if !is_full {
                 break poll;
             }
         };
+        self.pace.spend(begun_at, changes);
         let Poll { origin, end, .. } = &*poll;
         (progress.seen, progress.partial) = (Arc::clone(end), None);
         self.hub.set_published(Position::of(*origin, Arc::clone(end)));

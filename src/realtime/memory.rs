@@ -1,4 +1,4 @@
-//! The memory budget of subscribers: changes that wait in the hub, and chunks on their way to the socket.
+//! The memory budget of subscribers: changes that wait in the hub, chunks on their way to the socket, and pages that were read from the table.
 //!
 //! Bytes are held until the socket has taken them. From three quarters of the limit on the hub drops the subscribers that hold most for the
 //! longest, so that memory is left for the others. The bytes of a dropped subscriber are released with its connection, a moment later; until
@@ -45,6 +45,13 @@ impl MemoryBudget {
         self.0.held.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).ok()?;
         self.0.gauge.add(bytes as i64);
         Some(MemoryPermit { budget: self.clone(), bytes })
+    }
+
+    /// A permit for this number of bytes, which have a limit of their own.
+    pub(super) fn hold(&self, bytes: usize) -> MemoryPermit {
+        self.0.held.fetch_add(bytes, Ordering::Relaxed);
+        self.0.gauge.add(bytes as i64);
+        MemoryPermit { budget: self.clone(), bytes }
     }
 
     /// Bytes to release before this number more leaves a quarter of the limit free.

@@ -6,6 +6,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::buffer::{Buffer, Dropped};
+use crate::waking::WakeBatch;
 
 /// How long a ranking is used.
 const RANKING_AGE: Duration = Duration::from_millis(100);
@@ -33,7 +34,7 @@ impl Ranking {
         mut excess: usize,
         all: impl Fn() -> Vec<(u128, Weak<Buffer>)>,
     ) -> usize {
-        let (mut dropped, mut is_fresh) = (0, false);
+        let (mut dropped, mut is_fresh, mut wakes) = (0, false, WakeBatch::default());
         if excess > 0 && self.made.is_none_or(|made| made.elapsed() > RANKING_AGE) {
             self.renew(all());
             is_fresh = true;
@@ -52,7 +53,7 @@ impl Ranking {
                 continue;
             };
             let held = buffer.holds().map_or(0, |(held, _)| held);
-            if buffer.drop_with(Dropped::Slow) {
+            if buffer.drop_with(Dropped::Slow, &mut wakes) {
                 dropped += 1;
                 excess = excess.saturating_sub(held);
             }

@@ -335,7 +335,6 @@ fn change(row: &Row, poll: &Arc<Poll>) -> Result<Change, DbError> {
         data: row.try_get("data")?,
         old: row.try_get("old")?,
         forms: Forms::default(),
-        held: None,
     })
 }
 

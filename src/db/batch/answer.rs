@@ -5,11 +5,11 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll};
 
 use parking_lot::Mutex;
 
-use crate::waking::{LocalWaker, WakeBatch};
+use crate::waking::{WaitingTask, WakeBatch};
 
 /// The sender was dropped without an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -18,28 +18,24 @@ pub(super) struct NoAnswer;
 #[derive(Debug)]
 struct State<T> {
     answer: Option<Result<T, NoAnswer>>,
-    waker: Option<Waker>,
+    task: WaitingTask,
     is_abandoned: bool,
 }
 
-#[derive(Debug)]
-struct Slot<T> {
-    state: Mutex<State<T>>,
-    local_waker: Option<Arc<LocalWaker>>,
-}
+type Slot<T> = Mutex<State<T>>;
 
 /// Sends the answer. Dropped, it reports that there is none.
 #[derive(Debug)]
 pub(super) struct AnswerSender<T>(Option<Arc<Slot<T>>>);
 
-/// Receives the answer, in a task of the thread that made it.
+/// Receives the answer.
 #[derive(Debug)]
 pub(super) struct AnswerReceiver<T>(Arc<Slot<T>>);
 
 /// The two ends.
 pub(super) fn channel<T>() -> (AnswerSender<T>, AnswerReceiver<T>) {
-    let state = Mutex::new(State { answer: None, waker: None, is_abandoned: false });
-    let slot = Arc::new(Slot { state, local_waker: LocalWaker::of_this_thread() });
+    let slot =
+        Arc::new(Mutex::new(State { answer: None, task: WaitingTask::default(), is_abandoned: false }));
     (AnswerSender(Some(Arc::clone(&slot))), AnswerReceiver(slot))
 }
 
@@ -47,30 +43,30 @@ impl<T> AnswerSender<T> {
     /// Sends the answer; its task is woken when `wakes` is dropped. Without a receiver nothing happens.
     pub(super) fn send(mut self, answer: T, wakes: &mut WakeBatch) {
         if let Some(slot) = self.0.take() {
-            slot.set(Ok(answer), wakes);
+            slot.lock().set(Ok(answer), wakes);
         }
     }
 
     /// Whether the receiver was dropped.
     pub(super) fn is_closed(&self) -> bool {
-        self.0.as_ref().is_none_or(|slot| slot.state.lock().is_abandoned)
+        self.0.as_ref().is_none_or(|slot| slot.lock().is_abandoned)
     }
 }
 
 impl<T> Drop for AnswerSender<T> {
     fn drop(&mut self) {
         if let Some(slot) = self.0.take() {
-            slot.set(Err(NoAnswer), &mut WakeBatch::default());
+            let mut wakes = WakeBatch::default();
+            slot.lock().set(Err(NoAnswer), &mut wakes);
         }
     }
 }
 
-impl<T> Slot<T> {
-    fn set(&self, answer: Result<T, NoAnswer>, wakes: &mut WakeBatch) {
-        let mut state = self.state.lock();
-        if !state.is_abandoned {
-            state.answer = Some(answer);
-            wakes.add(state.waker.take(), self.local_waker.as_ref());
+impl<T> State<T> {
+    fn set(&mut self, answer: Result<T, NoAnswer>, wakes: &mut WakeBatch) {
+        if !self.is_abandoned {
+            self.answer = Some(answer);
+            self.task.wake(wakes);
         }
     }
 }
@@ -79,24 +75,21 @@ impl<T> Future for AnswerReceiver<T> {
     type Output = Result<T, NoAnswer>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let mut state = self.0.state.lock();
+        let mut state = self.0.lock();
         if let Some(answer) = state.answer.take() {
             return Poll::Ready(answer);
         }
-        match &state.waker {
-            Some(waker) if waker.will_wake(cx.waker()) => {}
-            _ => state.waker = Some(cx.waker().clone()),
-        }
+        state.task.register(cx);
         Poll::Pending
     }
 }
 
 impl<T> Drop for AnswerReceiver<T> {
     fn drop(&mut self) {
-        let mut state = self.0.state.lock();
+        let mut state = self.0.lock();
         state.is_abandoned = true;
         let unread = state.answer.take();
-        state.waker = None;
+        state.task.clear();
         drop(state);
         // Without the lock: it may be large.
         drop(unread);

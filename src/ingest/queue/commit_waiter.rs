@@ -4,7 +4,7 @@
 //! wakes the request, together with others of its thread ([`crate::waking`]).
 
 use std::sync::Arc;
-use std::task::{Poll, Waker};
+use std::task::Poll;
 
 use parking_lot::{Mutex, MutexGuard};
 use uuid::Uuid;
@@ -13,7 +13,7 @@ use super::refusal::Refusal;
 use crate::ingest::AckLevel;
 use crate::ingest::event::dead_letter::Reason;
 use crate::ingest::event::keys::Key;
-use crate::waking::{LocalWaker, WakeBatch};
+use crate::waking::{WaitingTask, WakeBatch};
 
 /// Why events were not journaled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -76,7 +76,6 @@ pub enum Outcome<'a> {
 #[derive(Debug)]
 pub struct CommitWaiter {
     state: Mutex<State>,
-    local_waker: Option<Arc<LocalWaker>>,
     /// The level that the request waits for.
     pub level: AckLevel,
     /// The events' keys, by index in the batch.
@@ -87,7 +86,7 @@ pub struct CommitWaiter {
 
 #[derive(Debug)]
 struct State {
-    waker: Option<Waker>,
+    task: WaitingTask,
     journaled: Option<Result<Uuid, NotJournaled>>,
     unsettled: u64,
     dead: u64,
@@ -105,18 +104,17 @@ pub struct Duplicates {
 }
 
 impl CommitWaiter {
-    /// A waiter for `events` events, awaited on this thread.
+    /// A waiter for `events` events.
     pub fn new(events: u64, level: AckLevel, keys: Box<[(u32, Key)]>, trace_from_id: bool) -> Arc<Self> {
         Arc::new(Self {
             state: Mutex::new(State {
-                waker: None,
+                task: WaitingTask::default(),
                 journaled: None,
                 unsettled: events,
                 dead: 0,
                 dead_events: Vec::new(),
                 duplicates: Duplicates::default(),
             }),
-            local_waker: LocalWaker::of_this_thread(),
             level,
             keys,
             trace_from_id,
@@ -156,10 +154,7 @@ impl CommitWaiter {
             if let Some(ready) = poll(&mut state) {
                 return Poll::Ready(ready);
             }
-            match &state.waker {
-                Some(waker) if waker.will_wake(context.waker()) => {}
-                _ => state.waker = Some(context.waker().clone()),
-            }
+            state.task.register(context);
             Poll::Pending
         })
         .await
@@ -169,7 +164,7 @@ impl CommitWaiter {
     pub fn answer(&self, journaled: Result<Uuid, NotJournaled>, wake_batch: &mut WakeBatch) {
         let mut state = self.state();
         state.journaled = Some(journaled);
-        wake_batch.add(state.waker.take(), self.local_waker.as_ref());
+        state.task.wake(wake_batch);
     }
 
     /// Reports the outcome of `events` events, the first of which has this index.
@@ -189,7 +184,7 @@ impl CommitWaiter {
             duplicates.indices.extend((index..index + events).take(unlisted));
         }
         if state.unsettled == 0 {
-            wake_batch.add(state.waker.take(), self.local_waker.as_ref());
+            state.task.wake(wake_batch);
         }
     }
 }
@@ -216,23 +211,5 @@ mod tests {
         let dead = DeadEvent { index: 1, cause: cause.clone() };
         assert_eq!(waiting.await.unwrap(), (1, vec![dead]));
         assert_eq!(waiter.take_duplicates(), Duplicates { count: 1, indices: vec![2] });
-    }
-
-    #[tokio::test]
-    async fn tasks_are_woken_by_the_waker_of_their_thread() {
-        let local_waker = tokio::spawn(LocalWaker::serve());
-        tokio::task::yield_now().await;
-        let waiter = CommitWaiter::new(1, AckLevel::Journaled, Box::default(), false);
-        assert!(waiter.local_waker.is_some());
-        let waiting = tokio::spawn({
-            let waiter = Arc::clone(&waiter);
-            async move { waiter.journaled().await }
-        });
-        tokio::task::yield_now().await;
-        std::thread::spawn(move || waiter.answer(Ok(Uuid::max()), &mut WakeBatch::default())).join().unwrap();
-        assert_eq!(waiting.await.unwrap(), Ok(Uuid::max()));
-        local_waker.abort();
-        let _aborted = local_waker.await;
-        assert!(LocalWaker::of_this_thread().is_none());
     }
 }
