@@ -8,7 +8,7 @@ use crate::http::wire::{query, sse};
 use crate::realtime::{Change, Position};
 use crate::records::RequestValues;
 use crate::records::schema::Projection;
-use crate::records::typed::{Expand, TypedRecords};
+use crate::records::typed::{Caller, Expand, TypedRecords};
 
 /// A topic of a client.
 pub(super) struct Topic {
