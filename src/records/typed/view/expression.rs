@@ -129,9 +129,7 @@ impl Compiler<'_> {
             }
             Expr::Ceil { expr, .. } => self.rounded("ceil", expr),
             Expr::Floor { expr, .. } => self.rounded("floor", expr),
-            other => {
-                Err(ViewError::new(format!("the expression {} is not supported in views", shortened(other))))
-            }
+            other => Err(ViewError::unknown(construct(other))),
         }
     }
 
@@ -365,9 +363,25 @@ impl Compiler<'_> {
     }
 }
 
-/// An expression's text for an error.
-fn shortened(expr: &Expr) -> String {
-    expr.to_string().chars().take(60).collect()
+/// The name of an expression for an error. Not its text, which is written by recursion.
+fn construct(expr: &Expr) -> &'static str {
+    match expr {
+        Expr::Array(_) | Expr::CompoundFieldAccess { .. } => "an array",
+        Expr::AtTimeZone { .. } => "AT TIME ZONE",
+        Expr::Cast { .. } => "this form of CAST",
+        Expr::Convert { .. } => "CONVERT",
+        Expr::Extract { .. } => "EXTRACT",
+        Expr::ILike { .. } => "ILIKE",
+        Expr::Interval(_) => "INTERVAL",
+        Expr::Overlay { .. } => "OVERLAY",
+        Expr::Position { .. } => "POSITION",
+        Expr::RLike { .. } | Expr::SimilarTo { .. } => "a pattern other than that of LIKE",
+        Expr::Tuple(_) => "a row of values",
+        Expr::Trim { .. } => "this form of TRIM",
+        Expr::TypedString(_) => "a text with a type",
+        Expr::Wildcard(_) | Expr::QualifiedWildcard(..) => "* in an expression",
+        _ => "an expression of this kind",
+    }
 }
 
 fn literal(value: &Literal) -> Result<Value, ViewError> {

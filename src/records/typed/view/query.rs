@@ -442,8 +442,9 @@ impl<'a> Compiler<'a> {
                 (Some(name), _) => name.clone(),
                 (None, Expr::Identifier(ident)) => self.declared(std::slice::from_ref(ident))?,
                 (None, Expr::CompoundIdentifier(names)) => self.declared(names)?,
-                // Its text, which no field has as its name.
-                (None, expr) => expr.to_string(),
+                // PocketBase has its text, which is no field's name either.
+                (None, Expr::Function(function)) => format!("{}()", function.name),
+                (None, _) => "an expression".to_owned(),
             };
             columns.push(column(name, value, origin));
         }
