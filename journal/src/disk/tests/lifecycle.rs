@@ -252,8 +252,9 @@ fn free_space_without_a_further_segment_is_reported_until_it_passes() {
     let (disk, mut settings) = (Disk::new(), settings(8, 10));
     settings.min_free = 1 << 20;
     disk.set_free(1 << 20);
+    // The first segment is tried as it opens.
     let (mut writer, reader, _) = open_disk(&disk, &settings).unwrap();
-    assert_eq!(reader.refusal(), None);
+    assert_eq!(reader.refusal(), Some(Refusal::MinFree));
     assert!(matches!(one(&mut writer, 0, 10), Err(AppendError::MinFree)));
     assert_eq!((reader.accepting(), reader.refusal()), (Err(Refusal::MinFree), Some(Refusal::MinFree)));
     // The next event is tried, and the state stays.
