@@ -1,5 +1,7 @@
 //! Notifications to systemd, the manual pages, completions, and `tidegate config check`.
 
+use std::process::Stdio;
+
 use nix::sys::signal::Signal;
 use tokio::net::UnixDatagram;
 
@@ -111,4 +113,15 @@ async fn manual_pages_and_completions_know_every_command() {
     }
     let (_, version, _) = run(&["--version"], &[]).await;
     assert!(version.starts_with(concat!("tidegate ", env!("CARGO_PKG_VERSION"), " (")), "{version}");
+}
+
+#[tokio::test]
+async fn a_command_whose_output_nobody_reads_goes_on_to_its_end() {
+    for arguments in [&["config", "check"][..], &["completions", "bash"]] {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let child = program(arguments, &[]).stdout(writer).stderr(Stdio::piped()).spawn().unwrap();
+        let output = child.wait_with_output().await.unwrap();
+        assert_eq!((output.status.code(), output.stderr.as_slice()), (Some(0), &b""[..]), "{output:?}");
+    }
 }

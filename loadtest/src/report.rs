@@ -1,6 +1,7 @@
 //! The results: a table, and JSON.
 
 use std::collections::BTreeMap;
+use std::io::Write as _;
 use std::time::Duration;
 
 use comfy_table::{CellAlignment, Table, presets};
@@ -248,6 +249,11 @@ fn align(table: &mut Table) {
 /// Events per second.
 pub(crate) fn per_second(events: u64, elapsed_s: f64) -> f64 {
     if elapsed_s > 0.0 { events as f64 / elapsed_s } else { 0.0 }
+}
+
+/// Prints results. A reader of standard output that left changes neither them nor the exit code.
+pub(crate) fn print(text: &str) {
+    let _left = writeln!(std::io::stdout(), "{text}");
 }
 
 /// A time in a suitable unit.

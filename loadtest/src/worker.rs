@@ -18,7 +18,7 @@ use crate::interrupts::Interrupts;
 use crate::pace::Pace;
 use crate::payload::{self, Payloads, now_ms};
 use crate::protocol::{GO, Message, Plan, Progress};
-use crate::report::{Report, Setup};
+use crate::report::{Report, Setup, print};
 use crate::schedule::Schedule;
 use crate::sender::{RequestError, Requests, Shared, send_until_stopped};
 use crate::tally::{Counts, Tally};
@@ -136,7 +136,7 @@ async fn alone(args: &WorkerArgs, url: Target) -> ExitCode {
             Err(_) => ExitCode::FAILURE,
         },
         Ok(tally) => {
-            println!("{}", Report::new(setup, &tally, None, Vec::new(), false).tables());
+            print(&Report::new(setup, &tally, None, Vec::new(), false).tables());
             ExitCode::SUCCESS
         }
         Err(error) => {

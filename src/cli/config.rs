@@ -5,6 +5,7 @@ use std::path::Path;
 use clap::Subcommand;
 
 use super::Failure;
+use super::output::print_line;
 use crate::config::{Origin, Variables, effective};
 
 #[derive(Debug, Subcommand)]
@@ -17,16 +18,16 @@ pub(super) fn run(command: &ConfigCommand) -> Result<(), Failure> {
     let ConfigCommand::Check = command;
     let settings = effective(&Variables::from_process(Path::new(".env"))?)?;
     for (concern, settings) in settings.concerns {
-        println!("# {concern}");
+        print_line!("# {concern}");
         for setting in settings {
             let (name, origin) = (setting.name, setting.origin.name());
             let line = match setting.origin {
                 Origin::Unset => format!("#{name}="),
                 _ => format!("{name}={}", quoted(&setting.value)),
             };
-            println!("{line:<40} # {origin}");
+            print_line!("{line:<40} # {origin}");
         }
-        println!();
+        print_line!();
     }
     for note in settings.notes {
         eprintln!("tidegate: {note}");

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clap::Args;
 use uuid::Uuid;
 
+use super::output::print_line;
 use super::{Failure, offline};
 use crate::config::Config;
 use crate::doctor;
@@ -28,18 +29,18 @@ pub(super) fn run(args: &DoctorArgs) -> Result<(), Failure> {
     let host = doctor::check_host(&config, &scratch);
     let removed = fs::remove_dir_all(&scratch);
     for finding in &host {
-        println!("{finding}");
+        print_line!("{finding}");
     }
     let database = offline::with_database(&config, async |database| {
         Ok(doctor::check_database(&config, &database).await)
     })?;
     for finding in &database {
-        println!("{finding}");
+        print_line!("{finding}");
     }
     if let Err(error) = removed {
-        println!("warn  scratch folder: {} is left: {error}", scratch.display());
+        print_line!("warn  scratch folder: {} is left: {error}", scratch.display());
     }
     let (fine, conclusion) = doctor::conclusion(&host, &database);
-    println!("{conclusion}");
+    print_line!("{conclusion}");
     if fine { Ok(()) } else { Err(Failure::Run("see the lines marked FAIL".into())) }
 }

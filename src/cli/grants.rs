@@ -2,6 +2,7 @@
 
 use clap::Args;
 
+use super::output::print_line;
 use super::{Failure, offline};
 use crate::config::{Config, ConfigError, Module};
 use crate::db::{self, ConnectionUrl};
@@ -33,7 +34,7 @@ pub(super) fn run(args: &GrantsArgs) -> Result<(), Failure> {
             return Err(Failure::Usage("--appender needs streams (MODULES)".into()));
         }
         for statement in db::grants_of_appender(schema, role) {
-            println!("{statement};");
+            print_line!("{statement};");
         }
         return Ok(());
     }
@@ -42,7 +43,7 @@ pub(super) fn run(args: &GrantsArgs) -> Result<(), Failure> {
             return Err(Failure::Usage(format!("{option} needs records or conversations (MODULES)")));
         }
         for statement in statements {
-            println!("{statement};");
+            print_line!("{statement};");
         }
         return Ok(());
     }
@@ -67,7 +68,7 @@ pub(super) fn run(args: &GrantsArgs) -> Result<(), Failure> {
         }
     }
     for statement in statements {
-        println!("{statement};");
+        print_line!("{statement};");
     }
     Ok(())
 }

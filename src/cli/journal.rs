@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clap::Args;
 use rangemap::RangeSet;
 
+use super::output::{print_line, read_to_its_end};
 use super::{Failure, offline};
 use crate::config::Config;
 use crate::db;
@@ -49,7 +50,8 @@ pub(super) fn run(args: &JournalArgs) -> Result<(), Failure> {
         let segment = segments.iter().find(|segment| segment.file.file_name() == wanted.file_name());
         let segment =
             segment.ok_or_else(|| Failure::Run(format!("there is no segment {}", wanted.display())))?;
-        return export(&reader, segment).map_err(|error| Failure::Run(format!("cannot export: {error}")));
+        return read_to_its_end(export(&reader, segment))
+            .map_err(|error| Failure::Run(format!("cannot export: {error}")));
     }
     let losses = records.list().map_err(|error| failed(&error))?;
     let mut check = Check { reader: &reader, recorded: recorded(&losses), damaged: 0 };
@@ -62,14 +64,14 @@ pub(super) fn run(args: &JournalArgs) -> Result<(), Failure> {
     if args.check {
         check.gaps(&segments).map_err(|error| failed(&error))?;
         for damage in &recovered.unknown {
-            println!("UNREADABLE: {}; its content is unknown", damage.at);
+            print_line!("UNREADABLE: {}; its content is unknown", damage.at);
         }
         for segment in &recovered.headless {
-            println!("the header of {} cannot be read; its events can", segment.display());
+            print_line!("the header of {} cannot be read; its events can", segment.display());
         }
     }
     if segments.is_empty() && recovered.unknown.is_empty() {
-        println!("the journal in {} is empty", dir.display());
+        print_line!("the journal in {} is empty", dir.display());
     }
     let lost = print_losses(&losses);
     if !args.check {
@@ -99,8 +101,8 @@ fn list(segment: &SegmentInfo) {
     let SegmentInfo { journal, number, first, end, used, state, file, .. } = segment;
     let name = file.file_name().unwrap_or_default().display();
     match journal {
-        None => println!("{name}  {}", state.name()),
-        Some(journal) => println!(
+        None => print_line!("{name}  {}", state.name()),
+        Some(journal) => print_line!(
             "{name}  {}  journal {journal}  part {number}  {} events from {first}  {used} bytes",
             state.name(),
             end - first
@@ -136,7 +138,7 @@ impl Check<'_> {
     fn segment(&mut self, segment: &SegmentInfo) -> Result<(), JournalError> {
         let Some(journal) = segment.journal else { return Ok(()) };
         if self.range(journal, segment.first, segment.end)? == 0 {
-            println!("  checked");
+            print_line!("  checked");
         }
         Ok(())
     }
@@ -164,7 +166,7 @@ impl Check<'_> {
                     let new: u64 = recorded.map_or(events, |(_, ranges)| {
                         ranges.gaps(&(from..until)).map(|gap| gap.end - gap.start).sum()
                     });
-                    println!("  DAMAGED: {events} events, {from} to {}: {at}", until - 1);
+                    print_line!("  DAMAGED: {events} events, {from} to {}: {at}", until - 1);
                     self.damaged += new;
                     bad += events;
                     next = until;
@@ -185,7 +187,7 @@ pub(super) fn print_losses(losses: &[(Loss, LossState)]) -> u64 {
             }
             None => format!("an unknown number of acknowledged events of journal {}", loss.journal),
         };
-        println!(
+        print_line!(
             "LOST {}: {what}: {} at offset {}, {} bytes, {}",
             loss.id(),
             loss.segment.display(),
@@ -194,7 +196,7 @@ pub(super) fn print_losses(losses: &[(Loss, LossState)]) -> u64 {
             loss.cause.describe()
         );
         if let Some(copy) = &loss.copy {
-            println!("  a copy of the bytes is {}", copy.display());
+            print_line!("  a copy of the bytes is {}", copy.display());
         }
         sum + loss.lost()
     })
@@ -206,8 +208,8 @@ fn acknowledge(records: &LossRecords, ids: &[String]) -> Result<(), Failure> {
             None => {
                 return Err(Failure::Run(format!("there is no loss {id}: `tidegate journal` lists them")));
             }
-            Some(0) => println!("{id} was acknowledged before"),
-            Some(_) => println!("{id} is acknowledged"),
+            Some(0) => print_line!("{id} was acknowledged before"),
+            Some(_) => print_line!("{id} is acknowledged"),
         }
     }
     Ok(())
@@ -217,7 +219,7 @@ fn recover(config: &Config, records: &LossRecords) -> Result<(), Failure> {
     let losses = records.list().map_err(|error| failed(&error))?;
     let losses: Vec<_> = losses.into_iter().filter(|(_, state)| *state != LossState::Recovered).collect();
     if losses.is_empty() {
-        println!("nothing is lost");
+        print_line!("nothing is lost");
         return Ok(());
     }
     let left = offline::with_database(config, async |database| {
@@ -246,12 +248,12 @@ fn recover(config: &Config, records: &LossRecords) -> Result<(), Failure> {
 fn report(loss: &Loss, sum: &Restored) {
     let (id, found) = (loss.id(), sum.found());
     if loss.events.is_none() {
-        println!(
+        print_line!(
             "{id}: the segment's content is unknown; put it back while the service is stopped, and the next start stores its events"
         );
         return;
     }
-    println!(
+    print_line!(
         "{id}: {found} events can be read: {} stored, {} duplicates, {} dead letters, {} stored before; {} are still lost",
         sum.stored,
         sum.duplicates,
@@ -260,7 +262,7 @@ fn report(loss: &Loss, sum: &Restored) {
         loss.lost()
     );
     if sum.unsettled > 0 {
-        println!("  {} are not settled yet: the service stores them, or try again later", sum.unsettled);
+        print_line!("  {} are not settled yet: the service stores them, or try again later", sum.unsettled);
     }
 }
 

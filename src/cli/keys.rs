@@ -5,6 +5,7 @@ use time::format_description::well_known::Rfc3339;
 use time::{Duration, OffsetDateTime};
 use uuid::Uuid;
 
+use super::output::print_line;
 use super::superuser::{self, SuperuserArgs};
 use super::{Failure, offline};
 use crate::auth::keys::{KEYS_PAGE, KeyRequest, ListedKey};
@@ -81,7 +82,7 @@ pub(super) fn run(args: KeysArgs) -> Result<(), Failure> {
             let replaces = args.replaces.map(|id| (id, i64::from(args.overlap_h) * 3600));
             let request = KeyRequest { name: args.name, scopes, expires_s: args.expires, replaces, origins };
             let made = accounts.keys.create(&request, None, &Scopes::ADMIN).await?;
-            println!("{}", made.secret.reveal());
+            print_line!("{}", made.secret.reveal());
             Ok(())
         }
         KeysCommand::List => {
@@ -110,7 +111,7 @@ fn print(key: &ListedKey) {
     let (used, scopes) = (or(&key.last_used, "never"), key.scopes.names().join(" "));
     let origins = key.origins.as_ref().map(|origins| format!("  from {}", origins.join(" ")));
     let origins = origins.unwrap_or_default();
-    println!("{}  {}  {state}  used {used}  [{scopes}]{origins}  {}", key.id, key.prefix, key.name);
+    print_line!("{}  {}  {state}  used {used}  [{scopes}]{origins}  {}", key.id, key.prefix, key.name);
 }
 
 /// The scope of this name.

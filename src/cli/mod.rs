@@ -10,6 +10,7 @@ mod ingest;
 mod journal;
 mod keys;
 mod offline;
+mod output;
 mod redrive;
 mod routes;
 mod superuser;
@@ -24,6 +25,7 @@ use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 
+use self::output::print_line;
 use crate::app::{self, AppError, StartOptions};
 use crate::config::{Config, ConfigError, help};
 use crate::db::{self, private};
@@ -160,7 +162,7 @@ fn url() -> Result<(), Failure> {
         None => private::running_url(&config.database.data_dir)
             .map_err(|error| Failure::Run(db::chain(&error)))?,
     };
-    println!("{url}");
+    print_line!("{url}");
     Ok(())
 }
 

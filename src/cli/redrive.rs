@@ -3,6 +3,7 @@
 use clap::Args;
 use uuid::Uuid;
 
+use super::output::print_line;
 use super::{Failure, offline};
 use crate::config::{Config, limits};
 use crate::db::Database;
@@ -45,7 +46,7 @@ pub(super) fn run(args: RedriveArgs) -> Result<(), Failure> {
         let store = DeadLetterStore::new(&database);
         let done = store.redrive(&selection, limits, usize::MAX, &*routes::hook(&database)).await;
         let done = done.map_err(|error| Failure::Run(error.with_sources()))?;
-        println!("{} stored, {} rejected again", done.stored, done.refused);
+        print_line!("{} stored, {} rejected again", done.stored, done.refused);
         if done.refused == 0 {
             Ok(())
         } else {
@@ -62,9 +63,9 @@ async fn redrive_route(
 ) -> Result<(), Failure> {
     let done = RouteErrorStore::new(database).redrive(name, ids, sqlstate, u64::MAX).await?;
     let Rerouted { taken, refused, missing, .. } = done;
-    println!("{taken} routed, {refused} refused again");
+    print_line!("{taken} routed, {refused} refused again");
     if missing > 0 {
-        println!("{missing} are no longer stored; their errors are forgotten");
+        print_line!("{missing} are no longer stored; their errors are forgotten");
     }
     match refused {
         0 => Ok(()),

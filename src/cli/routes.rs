@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use clap::{Args, Subcommand};
 
+use super::output::print_line;
 use super::{Failure, offline};
 use crate::config::Config;
 use crate::db::{self, Database};
@@ -198,7 +199,7 @@ async fn command(command: RoutesCommand, database: &Database) -> Result<(), Fail
         }
         RoutesCommand::Remove { name } => {
             if !routes.remove(&RouteName::parse(&name)?, None, PATIENCE, wait_message()).await? {
-                println!("{name} is disabled; the service drops its trigger once requests is free");
+                print_line!("{name} is disabled; the service drops its trigger once requests is free");
             }
         }
         RoutesCommand::Backfill { name, no_wait } => {
@@ -240,7 +241,7 @@ async fn add(args: AddArgs, routes: &RouteStore) -> Result<(), Failure> {
         }
     };
     for note in added.notes {
-        println!("note: {note}");
+        print_line!("note: {note}");
     }
     if args.backfill { fill(&name, !args.no_wait, routes).await } else { Ok(()) }
 }
@@ -249,7 +250,7 @@ async fn add(args: AddArgs, routes: &RouteStore) -> Result<(), Failure> {
 async fn fill(name: &RouteName, waits: bool, routes: &RouteStore) -> Result<(), Failure> {
     let text = name.as_str();
     if !waits {
-        println!(
+        print_line!(
             "the running service routes the stored events; `tidegate routes stats {text}` has its progress"
         );
         return Ok(());
@@ -259,14 +260,14 @@ async fn fill(name: &RouteName, waits: bool, routes: &RouteStore) -> Result<(), 
         eprintln!();
     }
     let route = filled?;
-    println!(
+    print_line!(
         "{text}: {} stored events routed, {} rows, {} refused",
         route.backfill.map_or(0, |fill| fill.events),
         route.rows,
         route.errors
     );
     if route.errors > 0 {
-        println!(
+        print_line!(
             "  GET /api/v1/dead-letters?reason=route&route={text} lists the refused events with their errors"
         );
     }
@@ -314,18 +315,18 @@ async fn check(args: CheckArgs, routes: &RouteStore) -> Result<(), Failure> {
     };
     let report = routes.check(&definition, &sample).await?;
     let CheckReport { events, rows, refused, share, .. } = report;
-    println!("columns: {}", report.columns.join(", "));
-    report.notes.iter().for_each(|note| println!("note: {note}"));
-    println!(
+    print_line!("columns: {}", report.columns.join(", "));
+    report.notes.iter().for_each(|note| print_line!("note: {note}"));
+    print_line!(
         "{events} events: {rows} rows, {refused} refused, {:.0} % of the time of storing them",
         share * 100.0
     );
     for error in &report.errors {
-        println!("  {} × {} {}, such as {}", error.events, error.sqlstate, error.message, error.example);
+        print_line!("  {} × {} {}, such as {}", error.events, error.sqlstate, error.message, error.example);
     }
     if !report.plan.is_empty() {
-        println!("plan:");
-        report.plan.iter().for_each(|line| println!("  {line}"));
+        print_line!("plan:");
+        report.plan.iter().for_each(|line| print_line!("  {line}"));
     }
     match report.suspends {
         Some((state, error)) => Err(Failure::Run(format!("the route would be suspended: {state} {error}"))),
@@ -336,22 +337,22 @@ async fn check(args: CheckArgs, routes: &RouteStore) -> Result<(), Failure> {
 async fn suggest(args: SuggestArgs, routes: &RouteStore) -> Result<(), Failure> {
     let name = args.apply.map(|name| RouteName::parse(&name)).transpose()?;
     let suggestion = routes.suggest(&args.into, &args.condition, &args.key, args.sample).await?;
-    println!("-- {} of {} events", suggestion.events, suggestion.read);
+    print_line!("-- {} of {} events", suggestion.events, suggestion.read);
     for column in suggestion.columns.iter().filter(|column| column.events < suggestion.events) {
-        println!("-- {}: in {} of {} events", column.name, column.events, suggestion.events);
+        print_line!("-- {}: in {} of {} events", column.name, column.events, suggestion.events);
     }
-    println!("{};", suggestion.table);
+    print_line!("{};", suggestion.table);
     let Some(name) = name else {
         let Definition { into, sql, key, .. } = &suggestion.definition;
         let key = if key.is_empty() { String::new() } else { format!(" --key {}", shell(&key.join(","))) };
-        println!("\ntidegate routes add NAME --into {}{key} --sql {}", shell(into), shell(sql));
+        print_line!("\ntidegate routes add NAME --into {}{key} --sql {}", shell(into), shell(sql));
         return Ok(());
     };
     if suggestion.events == 0 {
         return Err(Failure::Run("no event fits the condition, so nothing was made".into()));
     }
     routes.apply_suggestion(&name, &suggestion, args.backfill, PATIENCE, wait_message()).await?;
-    println!("-- made, with the route {}", name.as_str());
+    print_line!("-- made, with the route {}", name.as_str());
     if args.backfill { fill(&name, !args.no_wait, routes).await } else { Ok(()) }
 }
 
@@ -375,19 +376,19 @@ fn wait_message() -> impl Fn(&str) + Send + Sync {
 fn print_line(route: &ListedRoute) {
     let ListedRoute { name, into, rows, errors, deferred, .. } = route;
     let state = route.state.name();
-    println!("{name}  {state}  into {into}  {rows} rows  {errors} errors  {deferred} deferred");
+    print_line!("{name}  {state}  into {into}  {rows} rows  {errors} errors  {deferred} deferred");
 }
 
 fn print_stats(route: &ListedRoute) {
     print_line(route);
     let seconds = route.microseconds as f64 / 1e6;
-    println!("  {} batches in {seconds:.3} s, {} rows refused so far", route.batches, route.refused);
+    print_line!("  {} batches in {seconds:.3} s, {} rows refused so far", route.batches, route.refused);
     if let Some(backfill) = route.backfill {
         let state = if backfill.is_done { "done" } else { "under way" };
-        println!("  backfill {state}: {} events read", backfill.events);
+        print_line!("  backfill {state}: {} events read", backfill.events);
     }
     if let (Some((state, error)), Some(at)) = (&route.error, &route.suspended_at) {
-        println!("  last suspended {at}: {state} {error}");
+        print_line!("  last suspended {at}: {state} {error}");
     }
 }
 
@@ -405,6 +406,6 @@ fn print_whole(route: &ListedRoute) {
     }
     words.extend(route.strict.then(|| "--strict".to_owned()));
     words.extend(route.serial.then(|| "--serial".to_owned()));
-    println!("{}", words.join(" "));
+    print_line!("{}", words.join(" "));
     print_stats(route);
 }

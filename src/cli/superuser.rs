@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use clap::Args;
 
+use super::output::print_line;
 use super::users::read_line;
 use super::{Failure, offline};
 use crate::auth::Accounts;
@@ -40,7 +41,7 @@ pub(super) fn run(args: SuperuserArgs) -> Result<(), Failure> {
         let (typed, supervisor) = typed(&config, &accounts, &database)?;
         let made = typed.set_superuser(&args.email, &password).await;
         supervisor.shutdown().await;
-        println!("{}", made.map_err(failure)?);
+        print_line!("{}", made.map_err(failure)?);
         Ok(())
     })
 }

@@ -7,6 +7,7 @@ use clap::{Args, Subcommand};
 use uuid::Uuid;
 
 use super::keys::scope;
+use super::output::print_line;
 use super::{Failure, offline};
 use crate::auth::users::{Email, ListedUser, Password, UserName};
 use crate::auth::{Accounts, Scopes};
@@ -74,7 +75,7 @@ pub(super) fn run(args: UsersArgs) -> Result<(), Failure> {
                     true => Scopes::of_a_registered_user(),
                     false => permission.into_iter().collect(),
                 };
-                println!("{}", users.add(&Email::parse(&email)?, password, permissions).await?.id);
+                print_line!("{}", users.add(&Email::parse(&email)?, password, permissions).await?.id);
                 Ok(())
             }
             (UsersCommand::Password { user }, Some(password)) => {
@@ -151,7 +152,7 @@ async fn delete(
     };
     match deleting.await {
         Ok(()) => {
-            println!("deleted the user and all their data; {}", amount(so_far));
+            print_line!("deleted the user and all their data; {}", amount(so_far));
             Ok(())
         }
         Err(Failure::Run(why)) => {
@@ -199,7 +200,7 @@ fn print(listed: &ListedUser) {
         Some((issuer, subject)) => format!("{subject} of {issuer}"),
         None => user.email.clone(),
     };
-    println!("{}  {}  [{}]  {name}", user.id, user.created, user.permissions.names().join(" "));
+    print_line!("{}  {}  [{}]  {name}", user.id, user.created, user.permissions.names().join(" "));
 }
 
 fn no_such_user() -> Failure {

@@ -4,6 +4,7 @@ use clap::Args;
 use serde::Serialize;
 
 use super::journal::print_losses;
+use super::output::print_line;
 use super::{Failure, offline};
 use crate::config::Config;
 use crate::db::{self, DbError};
@@ -39,7 +40,7 @@ pub(super) fn run(args: &VerifyArgs) -> Result<(), Failure> {
     match args.json {
         true => {
             let verified = Verified { report: &report, routes: &routes };
-            println!("{}", serde_json::to_string_pretty(&verified).unwrap_or_default());
+            print_line!("{}", serde_json::to_string_pretty(&verified).unwrap_or_default());
         }
         false => {
             routes.iter().for_each(print_route);
@@ -78,13 +79,13 @@ fn host(config: &Config) -> Result<Host, Failure> {
 
 fn print_route(books: &RouteBooks) {
     let RouteBooks { name, rows, refused, deferred, refused_gone, deferred_gone, target } = books;
-    println!("route {name}: {rows} rows, {refused} refused, {deferred} deferred");
+    print_line!("route {name}: {rows} rows, {refused} refused, {deferred} deferred");
     let gone = refused_gone + deferred_gone;
     if gone > 0 {
-        println!("  {gone} of the refused and deferred events were taken out of requests later");
+        print_line!("  {gone} of the refused and deferred events were taken out of requests later");
     }
     let Some(TargetBooks { column, rows, doubled, repeated, without_event, not_routed }) = target else {
-        println!(
+        print_line!(
             "  its table is not compared: no column of it is the event's id, or several routes write to it"
         );
         return;
@@ -94,13 +95,13 @@ fn print_route(books: &RouteBooks) {
         (*repeated, "are more than the select makes of their events"),
     ];
     for (number, text) in differences.into_iter().filter(|(number, _)| *number > 0) {
-        println!("  DIFFERENCE: {number} of {rows} rows of the table {text}, by its column {column}");
+        print_line!("  DIFFERENCE: {number} of {rows} rows of the table {text}, by its column {column}");
     }
     if *without_event > 0 {
-        println!("  {without_event} rows of the table belong to no event that the select takes now");
+        print_line!("  {without_event} rows of the table belong to no event that the select takes now");
     }
     if let Some(events @ 1..) = not_routed {
-        println!(
+        print_line!(
             "  {events} events that the select takes have no row: stored before the route or while it was disabled, or deleted since"
         );
     }
@@ -110,18 +111,18 @@ fn print(report: &VerifyReport) {
     for journal in &report.journals {
         let JournalReport { journal: id, accepted, committed, duplicates, dead, .. } = journal;
         let JournalReport { discarded, quarantined, pending, removed, .. } = journal;
-        println!(
+        print_line!(
             "journal {id}: {accepted} accepted = {committed} committed + {duplicates} duplicates + {dead} dead + {discarded} discarded + {quarantined} quarantined + {pending} pending"
         );
         if *removed > 0 {
-            println!(
+            print_line!(
                 "  {removed} of the committed were taken out of requests later: by a delete, a truncate, RETENTION_DAYS, or with a partition that was truncated, dropped or detached"
             );
         }
         for difference in &journal.differences {
             let ranges: Vec<String> =
                 difference.ranges.iter().map(|(first, last)| format!("{first}–{last}")).collect();
-            println!(
+            print_line!(
                 "  DIFFERENCE: {} {}: {}",
                 difference.events,
                 difference.kind.describe(),
@@ -130,17 +131,18 @@ fn print(report: &VerifyReport) {
         }
     }
     if report.rows_without_journal > 0 {
-        println!(
+        print_line!(
             "{} rows have no journal: they were imported, or stored with DURABILITY=memory or by another program",
             report.rows_without_journal
         );
     }
     print_losses(&report.losses.iter().map(|loss| (loss.clone(), LossState::Lost)).collect::<Vec<_>>());
     for foreign in &report.lost_elsewhere {
-        println!(
+        print_line!(
             "LOST {}: {} acknowledged events, by its receipts; this host has no record of it: look at the host of its journal",
-            foreign.journal, foreign.events
+            foreign.journal,
+            foreign.events
         );
     }
-    println!("{}", if report.balances() { "the books balance" } else { "the books do not balance" });
+    print_line!("{}", if report.balances() { "the books balance" } else { "the books do not balance" });
 }

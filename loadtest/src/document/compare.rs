@@ -7,7 +7,7 @@ use comfy_table::{CellAlignment, Table, presets};
 
 use super::Document;
 use crate::findings::{FAILED, Findings};
-use crate::report::{grouped, time};
+use crate::report::{grouped, print, time};
 use crate::statistics::{Estimate, FEWEST_WINDOWS, Figure, Sample};
 
 /// The verdict on a figure whose interval excludes that there is no difference.
@@ -26,7 +26,7 @@ const FIGURES: [(&str, Figure); 6] = [
 pub(crate) fn run(one: &Path, other: &Path) -> ExitCode {
     match (Document::read(one), Document::read(other)) {
         (Ok(one), Ok(other)) => {
-            println!("{}", render(&one, &other));
+            print(&render(&one, &other));
             ExitCode::SUCCESS
         }
         (Err(error), _) | (_, Err(error)) => {

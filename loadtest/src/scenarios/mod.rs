@@ -38,6 +38,7 @@ use crate::interrupts::Interrupts;
 use crate::live::Live;
 use crate::payload::now_ms;
 use crate::protocol::Token;
+use crate::report::print;
 use crate::resident::ResidentError;
 use crate::view::View;
 use crate::{collect, database, payload, program};
@@ -248,7 +249,7 @@ where
     view.finish();
     let mut outcome = outcome?;
     outcome.interrupted |= context.live.is_stopped();
-    println!("{}", outcome.render());
+    print(&outcome.render());
     let code = outcome.exit_code();
     if let Some(path) = report {
         write(name, &path, outcome, machine, started_at_ms, &context.live)?;
