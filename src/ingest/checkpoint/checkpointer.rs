@@ -90,16 +90,22 @@ impl Checkpoints {
         self.highest.lock()
     }
 
-    /// Records a number read from the database. False if it is lower than one seen before; a checkpoint is requested then.
-    pub fn observe(&self, journal: JournalId, number: i64) -> bool {
+    /// The highest number seen: a statement that is sent from now on reads no lower one. `None`: none was seen.
+    pub fn latest(&self, journal: JournalId) -> Option<i64> {
+        self.highest().get(&journal).copied()
+    }
+
+    /// Records a number read from the database, by a statement that was sent when `since` was the latest one. False if it is lower; a checkpoint is
+    /// requested then. One that was raised since does not count: another task may have handled its answer before this one.
+    pub fn observe(&self, journal: JournalId, number: i64, since: Option<i64>) -> bool {
         let mut highest = self.highest();
         let known = highest.entry(journal).or_insert(number);
-        if number < *known {
+        *known = number.max(*known);
+        let is_lower = since.is_some_and(|since| number < since);
+        if is_lower {
             self.request();
-            return false;
         }
-        *known = number;
-        true
+        !is_lower
     }
 
     /// Requests a checkpoint ahead of the interval.
@@ -330,7 +336,8 @@ impl Checkpointer {
         let numbers = self.receipts.checkpoint_numbers(connection, journals).await?;
         Ok(numbers.len() == journals.len()
             && numbers.iter().all(|(journal, number)| {
-                self.checkpoints.is_highest(*journal, *number) && self.checkpoints.observe(*journal, *number)
+                self.checkpoints.is_highest(*journal, *number)
+                    && self.checkpoints.observe(*journal, *number, None)
             }))
     }
 
@@ -403,5 +410,24 @@ impl Checkpointer {
             }
             None => {}
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_that_another_one_has_overtaken_is_no_way_back_in_time() {
+        let (checkpoints, journal) = (Checkpoints::default(), JournalId(uuid::Uuid::from_u128(1)));
+        assert!(checkpoints.observe(journal, 4, checkpoints.latest(journal)));
+        // Sent before the checkpoint, and handled after it.
+        let since = checkpoints.latest(journal);
+        checkpoints.set(journal, 5);
+        assert!(checkpoints.observe(journal, 4, since) && checkpoints.latest(journal) == Some(5));
+        assert!(!checkpoints.requested.load(Ordering::Relaxed));
+        // Sent after it.
+        assert!(!checkpoints.observe(journal, 4, checkpoints.latest(journal)));
+        assert!(checkpoints.requested.load(Ordering::Relaxed));
     }
 }

@@ -381,9 +381,10 @@ impl CopyWriter {
         let transaction = begin(connection).await?;
         let storing = async {
             let timeout = self.statement_timeout();
+            let since = self.checkpoints.latest(journal);
             let held = receipts.hold_lane(&transaction, journal, lane.number, epoch, timeout).await?;
             let Some(number) = held else { return Ok(None) };
-            if !self.checkpoints.observe(journal, number) {
+            if !self.checkpoints.observe(journal, number, since) {
                 // This batch may be stored nevertheless. The checkpointer finds what is missing.
                 tracing::warn!("the database went back in time; a checkpoint will find what it lacks");
             }
