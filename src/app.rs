@@ -322,10 +322,6 @@ impl Starting<'_> {
                 &starting.state.supervisor,
             )
         });
-        // With typed collections their catalogue does this.
-        if let (Some(records), Some(realtime), None) = (&records, &realtime, &typed) {
-            records.follow_definitions(realtime, &self.state.supervisor);
-        }
         let request_logs = typed.as_ref().zip(of_records.as_ref()).map(|(typed, queries)| {
             RequestLogs::start(typed, queries, &self.state.metrics, &self.state.supervisor)
         });

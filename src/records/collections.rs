@@ -108,11 +108,6 @@ impl Collections {
         self.known.write().remove(name);
     }
 
-    /// Forgets all collections.
-    pub(super) fn forget_all(&self) {
-        self.known.write().clear();
-    }
-
     /// Forgets the collections that have another number than these, or are not among them.
     pub(super) fn keep(&self, numbers: &HashMap<Name, i32>) {
         self.known.write().retain(|name, collection| numbers.get(name) == Some(&collection.id));

@@ -12,7 +12,6 @@
 mod collections;
 mod cursor;
 mod data;
-mod definitions_task;
 mod expr;
 mod expression;
 mod filter;

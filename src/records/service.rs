@@ -2,10 +2,8 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Duration;
 
 use super::collections::{Collection, Collections};
-use super::definitions_task::{COLLECTIONS, DefinitionsTask};
 use super::list::ListQuery;
 use super::model::{ListedCollection, Name, Record, RecordId, Version};
 use super::store::{NewRecord, Outcome, RecordStore};
@@ -13,8 +11,8 @@ use super::{Data, Draft, RecordsError, merge};
 use crate::config::limits;
 use crate::db::{BatchExecutor, BatchWork, Database, Outcomes};
 use crate::paging::Page;
-use crate::realtime::{Hub, Position, Realtime};
-use crate::supervisor::{Backoff, Supervisor};
+use crate::realtime::{Hub, Position};
+use crate::supervisor::Supervisor;
 use crate::time::Millis;
 
 /// The records of a batch.
@@ -108,18 +106,6 @@ impl Records {
         let inner =
             Inner { settings: settings.clone(), collections, store, creations, lookups, hub: hub.clone() };
         Self { inner: Arc::new(inner) }
-    }
-
-    /// Looks collections up again once a node with typed collections has changed their definitions: this node does not know these.
-    pub fn follow_definitions(&self, realtime: &Realtime, supervisor: &Supervisor) {
-        let records = self.clone();
-        let forget = move || {
-            records.inner.collections.forget_all();
-            std::future::ready(Ok(()))
-        };
-        let task = DefinitionsTask::new(realtime, &[COLLECTIONS], forget);
-        let backoff = Backoff { first: Duration::from_millis(200), longest: Duration::from_secs(5) };
-        supervisor.periodic("collections", Duration::ZERO, backoff, task);
     }
 
     /// Limits.

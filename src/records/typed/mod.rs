@@ -25,6 +25,7 @@ pub mod logs;
 mod mails;
 mod meta;
 mod read;
+mod refresh;
 mod rules;
 mod second_factors;
 pub mod settings;
@@ -57,6 +58,7 @@ pub use live::ChangedRecord;
 pub use mails::{MailKey, MailKind, Otp};
 pub use meta::{CollectionsPage, scaffolds};
 pub use read::{ListRequest, TypedPage};
+use refresh::RefreshTask;
 pub use rules::Caller;
 pub use second_factors::SecondFactor;
 use settings::{AppSettings, RateRule, RateWindows, SettingsError, SettingsStore};
@@ -65,14 +67,13 @@ use store::{Defined, TypedStore};
 pub use system::SUPERUSERS;
 pub use uploads::{Upload, Uploads};
 
-use super::definitions_task::{COLLECTIONS, DefinitionsTask};
 use super::schema::{Violation, Violations};
 use super::{Records, RecordsError};
 use crate::config::limits;
 use crate::db::{Database, DbError};
 use crate::files::{Files, FilesError};
 use crate::realtime::Realtime;
-use crate::supervisor::{Backoff, StepError, Supervisor};
+use crate::supervisor::{Backoff, Supervisor};
 
 /// The least time between two looks for a collection that is not known.
 const LOOK_INTERVAL: Duration = Duration::from_millis(100);
@@ -133,9 +134,6 @@ impl From<DbError> for TypedError {
     }
 }
 
-/// The topic of changed settings (`sql/records/settings/save.sql`).
-const SETTINGS: &str = "settings:changed";
-
 impl TypedError {
     fn refused(member: &str, violation: Violation) -> Self {
         let mut violations = Violations::default();
@@ -189,12 +187,7 @@ impl TypedRecords {
         supervisor: &Supervisor,
     ) -> Self {
         let typed = Self::with_files(records, database, Some(files), accounts);
-        let refreshed = typed.clone();
-        let refresh = move || {
-            let typed = refreshed.clone();
-            async move { typed.refresh_all().await.map_err(|error| StepError::new(error.to_string())) }
-        };
-        let task = DefinitionsTask::new(realtime, &[COLLECTIONS, SETTINGS], refresh);
+        let task = RefreshTask::new(typed.clone(), realtime.clone());
         let backoff = Backoff { first: Duration::from_millis(200), longest: Duration::from_secs(5) };
         supervisor.periodic("collections", Duration::ZERO, backoff, task);
         let task = SignedInTask::new(typed.clone(), realtime.clone());
@@ -381,12 +374,6 @@ impl TypedRecords {
     /// one left.
     pub fn take_request(&self, rule: &RateRule, bucket: &str, address: IpAddr) -> bool {
         self.inner.rate_windows.take(rule, bucket, address, Instant::now())
-    }
-
-    /// Reads the catalogue and the settings anew.
-    async fn refresh_all(&self) -> Result<(), TypedError> {
-        self.refresh().await?;
-        self.refresh_settings().await.map(drop)
     }
 
     /// Reads the settings anew.

@@ -1,40 +1,46 @@
-//! The task that keeps what a node knows of collections current: each change of a definition, by any node, is a row of the feed.
+//! The task that keeps a node's catalogue and settings current: a change of either, by any node, is a row of the feed.
 
 use crate::realtime::{self, Realtime, Subscription};
 use crate::supervisor::{Next, Step, StepError};
 
-/// The topic of changed definitions (`sql/records/typed/report.sql`). No collection has a `:` in its name.
-pub(super) const COLLECTIONS: &str = "collections:changed";
+use super::TypedRecords;
 
-/// Refreshes what is known once it follows its topics, and behind each of their changes.
-pub(super) struct DefinitionsTask<R> {
+/// The topic of changed definitions (`sql/records/typed/report.sql`). No collection has a `:` in its name.
+const COLLECTIONS: &str = "collections:changed";
+/// The topic of changed settings (`sql/records/settings/save.sql`).
+const SETTINGS: &str = "settings:changed";
+
+pub(super) struct RefreshTask {
+    typed: TypedRecords,
     realtime: Realtime,
-    topics: &'static [&'static str],
-    refresh: R,
     subscription: Option<Subscription>,
 }
 
-impl<R> DefinitionsTask<R> {
-    pub(super) fn new(realtime: &Realtime, topics: &'static [&'static str], refresh: R) -> Self {
-        Self { realtime: realtime.clone(), topics, refresh, subscription: None }
+impl RefreshTask {
+    pub(super) fn new(typed: TypedRecords, realtime: Realtime) -> Self {
+        Self { typed, realtime, subscription: None }
+    }
+
+    async fn refresh(&self) -> Result<(), StepError> {
+        let refreshed = async {
+            self.typed.refresh().await?;
+            self.typed.refresh_settings().await
+        };
+        refreshed.await.map(drop).map_err(|error| StepError::new(error.to_string()))
     }
 }
 
-impl<R, F> Step for DefinitionsTask<R>
-where
-    R: Fn() -> F + Send + 'static,
-    F: Future<Output = Result<(), StepError>> + Send,
-{
+impl Step for RefreshTask {
     async fn step(&mut self) -> Result<Next, StepError> {
         let subscription = match &mut self.subscription {
             Some(subscription) => subscription,
             None => {
-                let topics = self.topics.iter().map(|topic| (*topic).to_owned()).collect();
-                let joining = self.realtime.join(topics, None, None);
+                let joining =
+                    self.realtime.join(vec![COLLECTIONS.to_owned(), SETTINGS.to_owned()], None, None);
                 let mut subscription = joining.map_err(|error| StepError::new(error.to_string()))?;
                 subscription.joined().await;
                 // Changes before that are not delivered.
-                (self.refresh)().await?;
+                self.refresh().await?;
                 self.subscription.insert(subscription)
             }
         };
@@ -52,8 +58,8 @@ where
                 false
             }
         };
-        if has_changed && let Err(error) = (self.refresh)().await {
-            // The next step refreshes again.
+        if has_changed && let Err(error) = self.refresh().await {
+            // The next step reads the catalogue again.
             self.subscription = None;
             return Err(error);
         }
