@@ -283,6 +283,10 @@ impl Compiler<'_> {
             Some((time, modifiers)) => (self.value(time)?, modifiers),
             None => (Value::of_text("now"), &[][..]),
         };
+        // It stands in a sub-select, where these would count other rows.
+        if time.is_aggregate && [" over (", "count(*)"].iter().any(|part| time.sql.contains(part)) {
+            return Err(ViewError::unknown("a time made of a window or of count(*)"));
+        }
         let mut texts = Vec::new();
         for modifier in modifiers {
             let text = self.value(modifier)?.literal;
