@@ -36,8 +36,11 @@ const MAX_BYTES: usize = 5_000;
 const MAX_PARENTHESES: usize = 24;
 /// The most operators and keywords. The parser nests a chain of operators without end, and a tree is copied and dropped by recursion.
 const MAX_OPERATORS: usize = 500;
+/// The stack of the thread that parses and writes: several times what the deepest query takes without optimization. Unused pages of it are no
+/// memory.
+const STACK_BYTES: usize = 32 << 20;
 /// The deepest nesting that the parser follows.
-const MAX_PARSED_DEPTH: usize = 60;
+const MAX_PARSED_DEPTH: usize = 50;
 /// The most bytes of the SQL that is written.
 const MAX_WRITTEN_BYTES: usize = 200_000;
 /// The most tables that a query reads, by other views too: each of them multiplies the work.
@@ -77,6 +80,10 @@ impl WrittenView {
     ///
     /// [`ViewError`], if SQLite or this module does not know it.
     pub(super) fn of(text: &str, definitions: &Definitions) -> Result<Self, ViewError> {
+        on_own_stack(|| Self::written(text, definitions))
+    }
+
+    fn written(text: &str, definitions: &Definitions) -> Result<Self, ViewError> {
         let query = parsed(text)?;
         let mut compiler = query::Compiler::new(definitions);
         let (sql, columns, is_ordered) = compiler.view(&query)?;
@@ -94,13 +101,16 @@ impl WrittenView {
         definitions: &Definitions,
         names: &BTreeMap<usize, String>,
     ) -> Option<String> {
-        let query = parsed(text).ok()?;
-        let mut compiler = query::Compiler::new(definitions);
-        compiler.view(&query).ok()?;
+        let named = on_own_stack(|| {
+            let query = parsed(text)?;
+            let mut compiler = query::Compiler::new(definitions);
+            compiler.view(&query)?;
+            Ok(compiler.names_of_tables())
+        });
         let mut renamed = text.to_owned();
         let mut has_changed = false;
         // From the end, so that the places before it stay.
-        for ((begin, end), at) in compiler.names_of_tables().into_iter().rev() {
+        for ((begin, end), at) in named.ok()?.into_iter().rev() {
             let Some(name) = names.get(&at) else { continue };
             let (begin, end) = (offset(text, begin)?, offset(text, end)?);
             renamed.get(begin..end)?;
@@ -120,6 +130,17 @@ impl WrittenView {
         }
         Some(sql)
     }
+}
+
+/// Runs what recurses over a query's tree on a thread with a stack of its own: the parser's frames are large, those of a build without
+/// optimization much larger than the stacks of other threads allow for. It takes moments.
+fn on_own_stack<T: Send>(step: impl FnOnce() -> Result<T, ViewError> + Send) -> Result<T, ViewError> {
+    let failed = || ViewError::new("the query cannot be read: there is no thread for it");
+    std::thread::scope(|scope| {
+        let thread =
+            std::thread::Builder::new().name("view".into()).stack_size(STACK_BYTES).spawn_scoped(scope, step);
+        thread.map_or_else(|_| Err(failed()), |thread| thread.join().unwrap_or_else(|_| Err(failed())))
+    })
 }
 
 /// The byte of a line and a column, which count from 1 on.
