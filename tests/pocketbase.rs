@@ -241,7 +241,7 @@ async fn errors_are_those_of_pocketbase() {
     refused(&service, ("POST", &nowhere, "", &json!({})), 404, "Missing or invalid collection context.")
         .await;
     refused(&service, ("PUT", &path, "", &json!({})), 404, NOT_FOUND).await;
-    for unknown in ["/api/admins", "/api/logs", "/api/collections/posts/nothing/x"] {
+    for unknown in ["/api/admins", "/api/logs/stats/x", "/api/collections/posts/nothing/x"] {
         refused(&service, ("POST", unknown, "", &json!({})), 404, "File not found.").await;
     }
 }
