@@ -562,6 +562,8 @@ async fn other_faces_serve_no_accounts_and_no_hidden_fields() {
     let database = TestDatabase::create().await;
     let variables = [("MODULES", "events,records,pocketbase,stress")];
     let service = Service::start(database.url(), &variables).await;
+    let without = [("MODULES", "events,records,stress")];
+    let without = Service::start(database.url(), &without).await;
     let admin = key(&database, &["--admin"]).await;
     let notes = json!([{"name": "title", "type": "text"}, {"name": "inner", "type": "text", "hidden": true}]);
     make(&service, &admin, "notes", notes, json!({})).await;
@@ -623,6 +625,14 @@ async fn other_faces_serve_no_accounts_and_no_hidden_fields() {
     let shown = json!({"fields": [{"name": "title", "type": "text"}]});
     good(&service, "PATCH", "/api/collections/notes", &admin, &shown).await;
     assert_eq!(service.get("/api/stress/records/notes").await.status.as_u16(), 200);
+    // A node without typed collections, which knows a collection, finds out that it has a hidden field.
+    assert_eq!(without.get("/api/stress/records/posts").await.status.as_u16(), 200);
+    let hidden = json!({"fields": [{"name": "title", "type": "text", "hidden": true}]});
+    good(&service, "PATCH", "/api/collections/posts", &admin, &hidden).await;
+    eventually("the other node serves it no more", async || {
+        (without.get("/api/stress/records/posts").await.status.as_u16() == 403).then_some(())
+    })
+    .await;
 }
 
 #[tokio::test]

@@ -1,7 +1,11 @@
 //! The collections. Looked-up collections are cached, so that a request needs a statement for its record only.
+//!
+//! A node with typed collections hears of their changes by the feed. Another one would serve a collection that has got hidden fields for ever, so a
+//! request looks each collection up again after [`LOOK_UP_AGAIN`]. An idle node asks for nothing.
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use parking_lot::RwLock;
 
@@ -63,13 +67,23 @@ pub(super) fn table(database: &Database, id: i32) -> String {
     database.sql(&format!("{{schema}}.records_{id}"))
 }
 
+/// The time for which a looked-up collection is used without another look-up.
+const LOOK_UP_AGAIN: Duration = Duration::from_secs(2);
+
 /// The cached collections.
 #[derive(Debug)]
 pub(super) struct Collections {
     store: RecordStore,
     /// At most `max` of them.
-    known: RwLock<HashMap<Name, Arc<Collection>>>,
+    known: RwLock<HashMap<Name, Known>>,
     max: i64,
+}
+
+/// A cached collection, and the time of its last look-up.
+#[derive(Debug)]
+struct Known {
+    collection: Arc<Collection>,
+    looked_up: Instant,
 }
 
 impl Collections {
@@ -79,14 +93,36 @@ impl Collections {
 
     /// The collection, if it exists.
     pub(super) async fn find(&self, name: &Name) -> Result<Arc<Collection>, RecordsError> {
-        if let Some(known) = self.known.read().get(name) {
-            return Ok(Arc::clone(known));
+        if let Some(cached) = self.cached(name) {
+            return Ok(cached);
         }
         match self.store.find_collection(name).await? {
-            Some(FoundCollection { is_private: true, .. }) => Err(RecordsError::PrivateCollection),
-            Some(FoundCollection { id, .. }) => Ok(self.remember(name, id)),
-            None => Err(RecordsError::UnknownCollection),
+            Some(FoundCollection { is_private: false, id }) => Ok(self.remember(name, id)),
+            other => {
+                self.forget(name);
+                Err(match other {
+                    Some(_) => RecordsError::PrivateCollection,
+                    None => RecordsError::UnknownCollection,
+                })
+            }
         }
+    }
+
+    /// The cached collection. Of the requests that find it too old one looks it up again, and the others use it meanwhile.
+    fn cached(&self, name: &Name) -> Option<Arc<Collection>> {
+        let used = |known: &Known| {
+            (known.looked_up.elapsed() < LOOK_UP_AGAIN).then(|| Arc::clone(&known.collection))
+        };
+        if let Some(cached) = used(self.known.read().get(name)?) {
+            return Some(cached);
+        }
+        let mut known = self.known.write();
+        let known = known.get_mut(name)?;
+        let cached = used(known);
+        if cached.is_none() {
+            known.looked_up = Instant::now();
+        }
+        cached
     }
 
     /// The collection, created if it does not exist.
@@ -110,15 +146,20 @@ impl Collections {
 
     /// Forgets the collections that have another number than these, or are not among them.
     pub(super) fn keep(&self, numbers: &HashMap<Name, i32>) {
-        self.known.write().retain(|name, collection| numbers.get(name) == Some(&collection.id));
+        self.known.write().retain(|name, known| numbers.get(name) == Some(&known.collection.id));
     }
 
     fn remember(&self, name: &Name, id: i32) -> Arc<Collection> {
-        let collection = Arc::new(Collection::new(self.store.database(), id, name));
         let mut known = self.known.write();
+        if let Some(known) = known.get_mut(name).filter(|known| known.collection.id == id) {
+            known.looked_up = Instant::now();
+            return Arc::clone(&known.collection);
+        }
+        let collection = Arc::new(Collection::new(self.store.database(), id, name));
         // Another node may allow more collections than this one: those are looked up each time.
         if (known.len() as i64) < self.max {
-            known.insert(name.clone(), Arc::clone(&collection));
+            let looked_up = Instant::now();
+            known.insert(name.clone(), Known { collection: Arc::clone(&collection), looked_up });
         }
         collection
     }
