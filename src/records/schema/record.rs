@@ -66,6 +66,9 @@ impl Definition {
         body: &Map<String, Value>,
     ) -> Option<Map<String, Value>> {
         let mut plain: Option<Map<String, Value>> = None;
+        if !has_modifiers(body) {
+            return None;
+        }
         for field in &self.fields {
             let name = &field.name;
             let modified = ["{}+", "+{}", "{}-", "{}:autogenerate"].map(|form| form.replace("{}", name));
@@ -115,6 +118,11 @@ impl Definition {
         shown.insert("collectionName".into(), name.into());
         shown
     }
+}
+
+/// Whether a body may have a modifier: most have none, and the names of all modifiers of all fields need not be made.
+fn has_modifiers(body: &Map<String, Value>) -> bool {
+    body.keys().any(|name| name.starts_with('+') || name.ends_with(['+', '-']) || name.ends_with(":autogenerate"))
 }
 
 fn old(field: &Field, before: Option<&Map<String, Value>>) -> Value {
