@@ -271,7 +271,7 @@ mod tests {
             ("SELECT id from generate_series(1, 10)", "not supported"),
             ("SELECT id, \0 from posts", "\\0"),
             ("values (1)", "not supported"),
-            ("table posts", "one SELECT"),
+            ("table posts", "an SQL statement"),
         ] {
             let error = written(query).unwrap_err();
             assert!(error.contains(reason), "{query}: {error}");
