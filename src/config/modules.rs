@@ -279,7 +279,10 @@ pub static ALL_MODULES: [ModuleInfo; 10] = [
         // Its collections are those of records, in the same tables, and changes of their fields come by the feed.
         needs: &[Module::Events, Module::Records],
         // Its files are kept as those of the module files, whose routes may be off.
-        tables: &[FILES, TableSet { name: "pocketbase", relations: &["app_settings", "mail_limits", "request_logs"] }],
+        tables: &[
+            FILES,
+            TableSet { name: "pocketbase", relations: &["app_settings", "mail_limits", "request_logs"] },
+        ],
         uses: &[],
         memory_parts: 0,
         settings: &["MAX_FILE_BYTES", "FILES_SWEEP_S", "WEBHOOK_ALLOW_PRIVATE"],

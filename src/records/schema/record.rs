@@ -122,7 +122,8 @@ impl Definition {
 
 /// Whether a body may have a modifier: most have none, and the names of all modifiers of all fields need not be made.
 fn has_modifiers(body: &Map<String, Value>) -> bool {
-    body.keys().any(|name| name.starts_with('+') || name.ends_with(['+', '-']) || name.ends_with(":autogenerate"))
+    body.keys()
+        .any(|name| name.starts_with('+') || name.ends_with(['+', '-']) || name.ends_with(":autogenerate"))
 }
 
 fn old(field: &Field, before: Option<&Map<String, Value>>) -> Value {
