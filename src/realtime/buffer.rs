@@ -55,6 +55,9 @@ pub(super) struct Run {
     _held: MemoryPermit,
 }
 
+/// The most entries for which an empty buffer keeps memory; no budget counts it.
+const KEPT_ENTRIES: usize = 256;
+
 /// An entry of a buffer.
 #[derive(Debug)]
 enum Entry {
@@ -112,9 +115,8 @@ impl Drop for InFlight {
     fn drop(&mut self) {
         let mut waiting = self.buffer.waiting();
         waiting.in_flight -= self.bytes;
-        if waiting.in_flight == 0 {
-            waiting.came = (0, 0);
-        }
+        // The client takes what it is sent, even if another chunk waits already.
+        waiting.came = (0, 0);
         waiting.progressed = Instant::now();
         if waiting.dropped.is_some() {
             self.buffer.budget.left(self.bytes);
@@ -303,6 +305,9 @@ impl Buffer {
             if waiting.begun == run.changes.len() {
                 waiting.begun = 0;
                 let taken = waiting.entries.pop_front();
+                if waiting.entries.is_empty() && waiting.entries.capacity() > KEPT_ENTRIES {
+                    waiting.entries = VecDeque::new();
+                }
                 // Without the lock, as it may be the last subscriber's.
                 drop(guard);
                 drop(taken);
@@ -380,13 +385,14 @@ mod tests {
         assert_eq!(push(&buffer, 0..20, 1_000), None, "the service is late, and not the client");
         let chunk = buffer.try_hold(&Bytes::from(vec![0; 600]));
         assert_eq!(push(&buffer, 20..23, 10), None);
+        // Another one waits already.
+        let next = buffer.try_hold(&Bytes::from(vec![0; 600]));
         drop(chunk);
-        let chunk = buffer.try_hold(&Bytes::from(vec![0; 600]));
         assert_eq!(push(&buffer, 23..26, 10), None, "it has taken a chunk");
         assert_eq!(push(&buffer, 26..27, 10), Some(Dropped::Slow));
         assert_eq!(push(&buffer, 27..28, 10), None, "reported once");
         assert_eq!((buffer.dropped(), buffer.waiting().entries.len()), (Some(Dropped::Slow), 0));
-        drop(chunk);
+        drop(next);
         assert_eq!(budget.held(), 0);
 
         let buffer = Arc::new(Buffer::new(&budget));
