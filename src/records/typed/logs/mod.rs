@@ -10,6 +10,7 @@
 mod queue;
 mod store;
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -37,6 +38,8 @@ const MAX_ROWS: i64 = 1_000_000;
 /// The interval between two deletions, and the rows that one statement deletes.
 const PRUNE_INTERVAL: Duration = Duration::from_secs(600);
 const PRUNED_AT_ONCE: i64 = 5_000;
+/// The entries of this node after which old ones are deleted before that.
+const PRUNE_AFTER: usize = 100_000;
 /// The time for the entries that wait when the service stops.
 const LAST_FLUSH: Duration = Duration::from_secs(2);
 const DAY_S: f64 = 86_400.0;
@@ -88,6 +91,8 @@ struct Inner {
     queue: LogQueue,
     /// The entries of a statement. Kept until it has succeeded.
     writing: Mutex<Vec<LogEntry>>,
+    /// The entries that were stored since the last deletion.
+    unpruned: AtomicUsize,
 }
 
 impl RequestLogs {
@@ -103,6 +108,7 @@ impl RequestLogs {
             store: LogStore::new(database),
             queue: LogQueue::new(metrics),
             writing: Mutex::default(),
+            unpruned: AtomicUsize::new(0),
         }));
         let backoff = Backoff { first: Duration::from_millis(200), longest: Duration::from_secs(5) };
         let task = LogTask { logs: logs.clone(), pruned: None };
@@ -140,6 +146,7 @@ impl RequestLogs {
             }
             inner.store.add(&writing).await?;
             inner.queue.stored(writing.len());
+            inner.unpruned.fetch_add(writing.len(), Ordering::Relaxed);
             writing.clear();
         }
     }
@@ -312,7 +319,10 @@ impl Step for LogTask {
         let settings = &settings.map_err(|error| StepError::new(error.to_string()))?.logs;
         let (is_due, is_changed) = match &self.pruned {
             None => (true, true),
-            Some((at, known)) => (at.elapsed() >= PRUNE_INTERVAL, known != settings),
+            Some((at, known)) => {
+                let many = self.logs.0.unpruned.load(Ordering::Relaxed) >= PRUNE_AFTER;
+                (many || at.elapsed() >= PRUNE_INTERVAL, known != settings)
+            }
         };
         if is_due || is_changed {
             let pruned = async {
@@ -321,6 +331,7 @@ impl Step for LogTask {
                 }
                 self.logs.prune(settings).await
             };
+            self.logs.0.unpruned.store(0, Ordering::Relaxed);
             pruned.await.map_err(|error| StepError::new(error.with_sources()))?;
             self.pruned = Some((Instant::now(), settings.clone()));
         }
