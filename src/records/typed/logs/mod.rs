@@ -5,7 +5,7 @@
 //! ```
 //!
 //! An entry delays no request and fails none: one without a place in the queue is dropped and counted. The task keeps the entries of a statement
-//! that failed, and tries again. All nodes write to one table, whose rows are bounded in age (`logs.maxDays`) and number ([`MAX_ROWS`]).
+//! that failed, and tries again. All nodes write to one table, whose rows are bounded in age (`logs.maxDays`) and number (a million).
 
 mod queue;
 mod store;
