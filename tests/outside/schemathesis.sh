@@ -30,7 +30,7 @@ status=0
 "$venv/bin/schemathesis" run "http://127.0.0.1:$port/api/openapi.json" \
   --header "Authorization: Bearer $key" \
   --checks not_a_server_error,status_code_conformance,content_type_conformance,response_headers_conformance,response_schema_conformance,unsupported_method,ignored_auth \
-  --exclude-path-regex '^/(api/stress/error/(500|timeout)|api/stress/sse-stream|api/events/(stream|ws)|_test/|api/(batch|backups|collections|crons|files/token|oauth2-redirect|realtime|settings))' \
+  --exclude-path-regex '^/(api/stress/error/(500|timeout)|api/stress/sse-stream|api/events/(stream|ws)|_test/|api/(batch|backups|collections|crons|files/token|logs|oauth2-redirect|realtime|settings))' \
   --max-examples "$examples" --seed 1 --workers 1 --request-timeout 10 --suppress-health-check all \
   --continue-on-failure --warnings off --no-color || status=$?
 # The requests before may have revoked the key. As PocketBase does, these answer 404 to another method.
@@ -38,7 +38,7 @@ key=$("$binary" keys create --admin --name collections)
 "$venv/bin/schemathesis" run "http://127.0.0.1:$port/api/openapi.json" \
   --header "Authorization: Bearer $key" \
   --checks not_a_server_error,status_code_conformance,content_type_conformance,response_headers_conformance,response_schema_conformance \
-  --include-path-regex '^/api/(batch|backups|collections|crons|files/token|oauth2-redirect|settings)' \
+  --include-path-regex '^/api/(batch|backups|collections|crons|files/token|logs|oauth2-redirect|settings)' \
   --max-examples "$examples" --seed 1 --workers 1 --request-timeout 10 --suppress-health-check all \
   --continue-on-failure --warnings off --no-color || status=$?
 if grep -E '"level":"ERROR"|panicked' "$data/log"; then status=1; fi
