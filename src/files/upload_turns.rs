@@ -1,4 +1,5 @@
-//! Turns of uploads of files of records: so many at once, and only some of them of one address. Guests may upload, and a slow client holds its turn.
+//! Turns of uploads of files of records. Their number is bounded, and one address gets a part of them: guests may upload, and a slow client holds
+//! its turn.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;

@@ -303,10 +303,7 @@ pub(super) async fn dry_run_view(
     let query = match read.members.get("query") {
         None | Some(Value::Null) => "",
         Some(Value::String(query)) => query.as_str(),
-        Some(_) => {
-            let message = "An error occurred while loading the submitted data.";
-            return Err(Refusal::new(StatusCode::BAD_REQUEST, message));
-        }
+        Some(_) => return Err(Refusal::not_loaded(Violations::default())),
     };
     let mut violations = Violations::default();
     if query.is_empty() {

@@ -9,9 +9,9 @@ use super::number::{number_text, parse_number};
 use super::violation::Violation;
 use crate::records::RecordId;
 
-/// The most characters of a text without a limit of its own.
 /// The longest id, in bytes.
 const MAX_ID: i64 = RecordId::MAX_BYTES as i64;
+/// The most characters of a text without a limit of its own.
 const MAX_TEXT: i64 = 5_000;
 /// The most characters of a password without a limit of its own.
 const MAX_PASSWORD: i64 = 71;
